@@ -1,0 +1,448 @@
+//! What is known of each backend, and the table that ranks them.
+//!
+//! The score law: a backend's points are cached and change only when an event touches it. A ping's
+//! end sets latency and loss; a report sets queue, CPU and memory; a lease given out or come home
+//! sets in flight. The error rate, which decays with time, is evaluated anew at each ping's end,
+//! report and request's end, and stands still in between: at most one ping interval old.
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Rules, Weights};
+use crate::estimate::{ErrorRate, Ewma};
+use crate::event::{LoadReport, Outcome, ProbeResult};
+use crate::health::HealthTracker;
+use crate::score::ScoreParts;
+use crate::snapshot::BackendSnapshot;
+use crate::time::Instant;
+use crate::tournament::{ABSENT, Entry, Ruling, Tournament};
+
+/// Names a backend for the life of a router.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct BackendId(pub(crate) u32);
+
+impl BackendId {
+    /// A small number that counts up from 0: an index for the driver's own tables.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The id with this index; for replaying recordings and for tests.
+    pub const fn from_index(index: u32) -> Self {
+        Self(index)
+    }
+
+    pub(crate) const fn from_slot(slot: usize) -> Self {
+        debug_assert!(slot < u32::MAX as usize, "a table never holds as many");
+        Self(slot as u32)
+    }
+}
+
+/// All that is known of one backend.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(crate) name: String,
+    /// Gone from the configuration: no requests, no probes; leases still come home.
+    pub(crate) is_retired: bool,
+    pub(crate) health: HealthTracker,
+    in_flight: u32,
+    pings: Pings,
+    load: Load,
+    requests: Requests,
+    parts: ScoreParts,
+}
+
+#[derive(Debug, Default)]
+struct Pings {
+    answered: u64,
+    failed: u64,
+    last_latency: Option<(Instant, Duration)>,
+    last_ended_at: Option<Instant>,
+    latency_ewma_ms: Ewma,
+    loss_ewma: Ewma,
+}
+
+#[derive(Debug, Default)]
+struct Load {
+    read: u64,
+    failed: u64,
+    last_read_at: Option<Instant>,
+    /// Each as last said; a report that leaves one out does not change it.
+    queue: Option<f64>,
+    cpu_busy_ms: Option<f64>,
+    memory_bytes: Option<f64>,
+    queue_ewma: Ewma,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    ended: u64,
+    errors: u64,
+    last_ended_at: Option<Instant>,
+    error_rate: ErrorRate,
+    response_ewma_ms: Ewma,
+}
+
+impl Backend {
+    fn new(name: String, weights: &Weights) -> Self {
+        let mut backend = Self {
+            name,
+            is_retired: false,
+            health: HealthTracker::default(),
+            in_flight: 0,
+            pings: Pings::default(),
+            load: Load::default(),
+            requests: Requests::default(),
+            parts: ScoreParts::default(),
+        };
+        backend.parts.latency = weights.latency_points(None);
+        backend.parts.total = backend.parts.sum();
+        backend
+    }
+
+    /// A ping ended. Only answers feed the latency: a fast failure is no fast backend.
+    pub(crate) fn ping_ended(&mut self, now: Instant, result: &ProbeResult, rules: &Rules) {
+        let alpha = rules.smoothing.alpha;
+        self.pings.last_ended_at = Some(now);
+        self.pings
+            .loss_ewma
+            .observe(alpha, if result.is_ok() { 0.0 } else { 1.0 });
+        match result {
+            Ok(answer) => {
+                self.pings.answered += 1;
+                self.pings.last_latency = Some((now, answer.latency));
+                self.pings
+                    .latency_ewma_ms
+                    .observe(alpha, millis(answer.latency));
+            }
+            Err(_) => self.pings.failed += 1,
+        }
+        self.rescore_pings(rules);
+        self.rescore_errors(now, rules);
+    }
+
+    /// A report came; numbers that cannot be are taken as not said.
+    pub(crate) fn report_read(&mut self, now: Instant, report: &LoadReport, rules: &Rules) {
+        let said = |number: Option<f64>| number.filter(|x| x.is_finite() && *x >= 0.0);
+        self.load.read += 1;
+        self.load.last_read_at = Some(now);
+        if let Some(queue) = said(report.queue) {
+            self.load.queue = Some(queue);
+            self.load.queue_ewma.observe(rules.smoothing.alpha, queue);
+        }
+        self.load.cpu_busy_ms = said(report.cpu_busy_ms).or(self.load.cpu_busy_ms);
+        self.load.memory_bytes = said(report.memory_bytes).or(self.load.memory_bytes);
+        self.rescore_load(&rules.weights);
+        self.rescore_errors(now, rules);
+    }
+
+    /// A report failed or could not be read; this changes nothing but its counter.
+    pub(crate) const fn report_failed(&mut self) {
+        self.load.failed += 1;
+    }
+
+    /// A lease went out.
+    pub(crate) fn lease_out(&mut self, weights: &Weights) {
+        self.in_flight += 1;
+        self.rescore_in_flight(weights);
+    }
+
+    /// A lease came home.
+    pub(crate) fn lease_home(&mut self, now: Instant, outcome: &Outcome, rules: &Rules) {
+        debug_assert!(
+            self.in_flight > 0,
+            "a lease comes home once, to the router that gave it"
+        );
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(is_error) = outcome.is_error() {
+            self.requests.ended += 1;
+            self.requests.errors += u64::from(is_error);
+            self.requests.last_ended_at = Some(now);
+            self.requests
+                .error_rate
+                .observe(now, is_error, rules.errors.half_life);
+            if let (Outcome::Answered { latency, .. }, false) = (outcome, is_error) {
+                let alpha = rules.smoothing.alpha;
+                self.requests
+                    .response_ewma_ms
+                    .observe(alpha, millis(*latency));
+            }
+        }
+        self.parts.in_flight = rules.weights.in_flight_points(self.in_flight);
+        self.rescore_errors(now, rules);
+    }
+
+    pub(crate) const fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    pub(crate) const fn parts(&self) -> &ScoreParts {
+        &self.parts
+    }
+
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.is_retired && self.health.health().is_usable()
+    }
+
+    pub(crate) fn snapshot(
+        &self,
+        now: Instant,
+        id: BackendId,
+        is_current: bool,
+        rules: &Rules,
+    ) -> BackendSnapshot {
+        let age = |at: Option<Instant>| at.map(|at| now.since(at));
+        let (pings, load, requests) = (&self.pings, &self.load, &self.requests);
+        BackendSnapshot {
+            id,
+            name: self.name.clone(),
+            health: self.health.health(),
+            is_current,
+            latency: pings.last_latency.map(|(_, latency)| latency),
+            latency_ewma_ms: pings.latency_ewma_ms.value(),
+            latency_age: age(pings.last_latency.map(|(at, _)| at)),
+            loss_ewma: pings.loss_ewma.value(),
+            ping_age: age(pings.last_ended_at),
+            pings_answered: pings.answered,
+            pings_failed: pings.failed,
+            reports_read: load.read,
+            reports_failed: load.failed,
+            requests: requests.ended,
+            errors: requests.errors,
+            error_rate: self.error_rate_at(now, rules),
+            in_flight: self.in_flight,
+            response_ewma_ms: requests.response_ewma_ms.value(),
+            request_age: age(requests.last_ended_at),
+            queue: load.queue,
+            queue_ewma: load.queue_ewma.value(),
+            cpu_busy_ms: load.cpu_busy_ms,
+            memory_bytes: load.memory_bytes,
+            report_age: age(load.last_read_at),
+            score: self.parts,
+        }
+    }
+
+    fn error_rate_at(&self, now: Instant, rules: &Rules) -> f64 {
+        self.requests
+            .error_rate
+            .rate_at(now, rules.errors.half_life, rules.errors.prior)
+    }
+
+    fn rescore_all(&mut self, now: Instant, rules: &Rules) {
+        self.rescore_pings(rules);
+        self.rescore_load(&rules.weights);
+        self.rescore_in_flight(&rules.weights);
+        self.rescore_errors(now, rules);
+    }
+
+    fn rescore_pings(&mut self, rules: &Rules) {
+        let ended = self.pings.answered + self.pings.failed;
+        let loss = self.pings.loss_ewma.value();
+        let loss = loss.filter(|_| ended >= u64::from(rules.smoothing.loss_pings));
+        self.parts.latency = rules
+            .weights
+            .latency_points(self.pings.latency_ewma_ms.value());
+        self.parts.loss = rules.weights.loss_points(loss);
+        self.parts.total = self.parts.sum();
+    }
+
+    fn rescore_load(&mut self, weights: &Weights) {
+        self.parts.queue = weights.queue_points(self.load.queue_ewma.value());
+        self.parts.cpu = weights.cpu_points(self.load.cpu_busy_ms);
+        self.parts.memory = weights.memory_points(self.load.memory_bytes);
+        self.parts.total = self.parts.sum();
+    }
+
+    fn rescore_in_flight(&mut self, weights: &Weights) {
+        self.parts.in_flight = weights.in_flight_points(self.in_flight);
+        self.parts.total = self.parts.sum();
+    }
+
+    fn rescore_errors(&mut self, now: Instant, rules: &Rules) {
+        self.parts.errors = rules.weights.error_points(self.error_rate_at(now, rules));
+        self.parts.total = self.parts.sum();
+    }
+}
+
+/// The backends by id, ranked: usable ones before others, then by score, then by id.
+#[derive(Debug)]
+pub(crate) struct BackendTable {
+    backends: Vec<Backend>,
+    by_name: BTreeMap<String, BackendId>,
+    ranking: Tournament,
+}
+
+impl BackendTable {
+    pub(crate) fn new() -> Self {
+        Self {
+            backends: Vec::new(),
+            by_name: BTreeMap::new(),
+            ranking: Tournament::new(),
+        }
+    }
+
+    /// Adds a backend; or brings a retired one of this name back, with nothing known of it but its
+    /// leases.
+    pub(crate) fn add(&mut self, name: &str, weights: &Weights) -> BackendId {
+        let mut backend = Backend::new(name.to_owned(), weights);
+        if let Some(id) = self.find(name) {
+            let old = &self.backends[id.index()];
+            debug_assert!(old.is_retired, "a configured backend is not added again");
+            backend.in_flight = old.in_flight;
+            backend.rescore_in_flight(weights);
+            self.backends[id.index()] = backend;
+            self.rank(id);
+            return id;
+        }
+        let id = BackendId::from_slot(self.backends.len());
+        self.backends.push(backend);
+        self.by_name.insert(name.to_owned(), id);
+        self.ranking.push(ABSENT);
+        self.rank(id);
+        id
+    }
+
+    /// Changes a backend by `change` and ranks it anew; `None` for an id never given out.
+    pub(crate) fn update<T>(
+        &mut self,
+        id: BackendId,
+        change: impl FnOnce(&mut Backend) -> T,
+    ) -> Option<T> {
+        let done = change(self.backends.get_mut(id.index())?);
+        self.rank(id);
+        Some(done)
+    }
+
+    /// Takes a backend out of the configuration.
+    pub(crate) fn retire(&mut self, id: BackendId) {
+        self.update(id, |backend| backend.is_retired = true);
+    }
+
+    /// Scores every backend by new rules.
+    pub(crate) fn rescore_all(&mut self, now: Instant, rules: &Rules) {
+        for slot in 0..self.backends.len() {
+            self.update(BackendId::from_slot(slot), |backend| {
+                backend.rescore_all(now, rules)
+            });
+        }
+    }
+
+    pub(crate) fn get(&self, id: BackendId) -> Option<&Backend> {
+        self.backends.get(id.index())
+    }
+
+    /// The backend of this name, retired or not.
+    pub(crate) fn find(&self, name: &str) -> Option<BackendId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Whether it is in the configuration.
+    pub(crate) fn is_configured(&self, id: BackendId) -> bool {
+        self.get(id).is_some_and(|backend| !backend.is_retired)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (BackendId, &Backend)> {
+        let ids = (0..self.backends.len()).map(BackendId::from_slot);
+        ids.zip(&self.backends)
+    }
+
+    /// The best of all: usable if any is, else the least bad; `None` when all are retired.
+    pub(crate) fn lowest(&self) -> Option<BackendId> {
+        self.ranking.winner().map(Self::ranked_id)
+    }
+
+    /// The best of those not in `tried`.
+    pub(crate) fn lowest_except(&self, tried: &[BackendId]) -> Option<BackendId> {
+        if tried.is_empty() {
+            return self.lowest();
+        }
+        self.lowest_where(|id, _| {
+            if tried.contains(&id) {
+                Ruling::Skip
+            } else {
+                Ruling::Take
+            }
+        })
+    }
+
+    /// The best that `judge` takes.
+    pub(crate) fn lowest_where(
+        &self,
+        judge: impl Fn(BackendId, &Backend) -> Ruling,
+    ) -> Option<BackendId> {
+        let judge = |entry: Entry| judge(Self::ranked_id(entry), &self.backends[entry.slot]);
+        self.ranking.find(judge).map(Self::ranked_id)
+    }
+
+    /// States what holds between calls; panics where it does not.
+    pub(crate) fn check_invariants(&self) {
+        for (id, backend) in self.iter() {
+            let parts = &backend.parts;
+            assert!(
+                parts.total.to_bits() == parts.sum().to_bits(),
+                "the score of {id:?} is exactly the sum of its parts"
+            );
+            for (factor, points) in parts.parts() {
+                assert!(
+                    points.is_finite(),
+                    "{} points of {id:?} are finite",
+                    factor.name()
+                );
+                assert!(
+                    points >= 0.0,
+                    "{} points of {id:?} are not negative",
+                    factor.name()
+                );
+            }
+            assert!(
+                self.ranking.key(id.index()) == Self::rank_key(backend),
+                "the ranking knows {id:?} as it is"
+            );
+        }
+        let best = self
+            .iter()
+            .filter(|(_, backend)| !backend.is_retired)
+            .min_by(|a, b| {
+                let order = b.1.is_usable().cmp(&a.1.is_usable());
+                order.then(a.1.parts.total.total_cmp(&b.1.parts.total))
+            });
+        assert!(
+            self.lowest() == best.map(|(id, _)| id),
+            "the ranking's winner is the usable backend with the lowest score and id"
+        );
+    }
+
+    fn rank(&mut self, id: BackendId) {
+        let key = Self::rank_key(&self.backends[id.index()]);
+        self.ranking.set(id.index(), key);
+    }
+
+    /// Orders like (not usable, score) for backends in the configuration. The bits of floats that
+    /// are finite and not negative are ordered like the floats, and leave the highest bit free.
+    fn rank_key(backend: &Backend) -> u64 {
+        const UNUSABLE: u64 = 1 << 63;
+        debug_assert!(backend.parts.total.is_finite(), "scores are finite");
+        debug_assert!(
+            backend.parts.total.is_sign_positive(),
+            "scores are not negative"
+        );
+        let score = backend.parts.total.to_bits();
+        if backend.is_retired {
+            ABSENT
+        } else if backend.is_usable() {
+            score
+        } else {
+            score | UNUSABLE
+        }
+    }
+
+    const fn ranked_id(entry: Entry) -> BackendId {
+        BackendId::from_slot(entry.slot)
+    }
+}
+
+fn millis(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e3
+}

@@ -1,0 +1,348 @@
+//! What a router can be told to do: rules with their defaults, units and ranges.
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything a [`Router`](crate::Router) is configured by.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RouterConfig {
+    /// The backends by name, in order of preference among equals. Names are not empty and differ.
+    pub backends: Vec<String>,
+    /// How to choose among them.
+    pub rules: Rules,
+}
+
+impl RouterConfig {
+    /// Backends that a router takes at most; a round of probes of as many is already a load.
+    pub const BACKENDS_MAX: usize = 10_000;
+
+    /// Checks names and rules.
+    ///
+    /// # Errors
+    /// The first value that cannot be: `backends[1].name` for the second backend's name, or the
+    /// path of a rule below `routing`.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.backends.len() > Self::BACKENDS_MAX {
+            let allowed = format!("at most {} backends", Self::BACKENDS_MAX);
+            return Err(ConfigError::new("backends", &allowed));
+        }
+        let mut seen = BTreeSet::new();
+        for (index, name) in self.backends.iter().enumerate() {
+            let path = format!("backends[{index}].name");
+            if name.is_empty() {
+                return Err(ConfigError::new(&path, "not empty"));
+            }
+            if !seen.insert(name) {
+                return Err(ConfigError::new(&path, "unlike the names before it"));
+            }
+        }
+        self.rules.validate()
+    }
+}
+
+/// The rules of routing; the `routing` object of the proxy's configuration file.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Rules {
+    /// What ranks the backends.
+    pub policy: PolicyKind,
+    /// What each factor of the score costs.
+    pub weights: Weights,
+    /// When a better backend is taken.
+    pub switch: SwitchRules,
+    /// When backends are asked how they are.
+    pub probes: ProbeRules,
+    /// When a backend is down, and up again.
+    pub health: HealthRules,
+    /// How errors of the past count.
+    pub errors: ErrorRules,
+    /// How samples become averages.
+    pub smoothing: Smoothing,
+}
+
+/// What ranks the backends.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyKind {
+    /// The lowest score, held steady by threshold and cooldown.
+    #[default]
+    Score,
+}
+
+/// Points that each factor of the score adds; each is finite and from 0 to 1e6.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Weights {
+    /// Points per millisecond of the latency average (1).
+    pub latency: f64,
+    /// Points for a loss of 1, all pings lost (80).
+    pub loss: f64,
+    /// Points per percent of the error rate (40).
+    pub errors: f64,
+    /// Points per request in flight (2).
+    pub in_flight: f64,
+    /// Points of an endless queue: `queue · tanh(queueEwma / 50)` (12).
+    pub queue: f64,
+    /// Points of a fully busy CPU: `cpu · tanh(cpuBusyMs / 100)` (30).
+    pub cpu: f64,
+    /// Points of endless memory: `memory · tanh(bytes / 200 MiB)` (12).
+    pub memory: f64,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self {
+            latency: 1.0,
+            loss: 80.0,
+            errors: 40.0,
+            in_flight: 2.0,
+            queue: 12.0,
+            cpu: 30.0,
+            memory: 12.0,
+        }
+    }
+}
+
+/// When a better backend is taken.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct SwitchRules {
+    /// Points by which another backend must be lower (30); finite, from 0 to 1e6.
+    pub threshold: f64,
+    /// Time that must have passed since the last switch (1500 ms); at most an hour.
+    #[serde(rename = "cooldownMs", with = "millis")]
+    pub cooldown: Duration,
+    /// Whether a single request goes past a current backend when load alone makes the gap (true).
+    pub spill_over: bool,
+}
+
+impl Default for SwitchRules {
+    fn default() -> Self {
+        Self {
+            threshold: 30.0,
+            cooldown: Duration::from_millis(1500),
+            spill_over: true,
+        }
+    }
+}
+
+/// When backends are asked how they are; every time from 1 ms to an hour.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ProbeRules {
+    /// Time between two pings of a backend (5000 ms).
+    #[serde(rename = "pingIntervalMs", with = "millis")]
+    pub ping_interval: Duration,
+    /// Time in which a ping must be answered (1000 ms).
+    #[serde(rename = "pingTimeoutMs", with = "millis")]
+    pub ping_timeout: Duration,
+    /// Time to the next ping while a verdict is open: after the first failure or success and
+    /// before the backend is down or up (500 ms).
+    #[serde(rename = "pingRetryMs", with = "millis")]
+    pub ping_retry: Duration,
+    /// Time between two reports of a backend (3000 ms).
+    #[serde(rename = "reportIntervalMs", with = "millis")]
+    pub report_interval: Duration,
+    /// Time in which a report must be answered (1000 ms).
+    #[serde(rename = "reportTimeoutMs", with = "millis")]
+    pub report_timeout: Duration,
+}
+
+impl Default for ProbeRules {
+    fn default() -> Self {
+        Self {
+            ping_interval: Duration::from_millis(5000),
+            ping_timeout: Duration::from_millis(1000),
+            ping_retry: Duration::from_millis(500),
+            report_interval: Duration::from_millis(3000),
+            report_timeout: Duration::from_millis(1000),
+        }
+    }
+}
+
+/// When a backend is down, and up again.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct HealthRules {
+    /// Failed pings in a row after which a backend is down (3); from 1 to 1000.
+    pub fall: u32,
+    /// Answered pings in a row after which a backend is up again (2); from 1 to 1000.
+    pub rise: u32,
+}
+
+impl Default for HealthRules {
+    fn default() -> Self {
+        Self { fall: 3, rise: 2 }
+    }
+}
+
+/// How errors of the past count.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ErrorRules {
+    /// Time after which a request counts half (30 000 ms); from 1 ms to a day.
+    #[serde(rename = "halfLifeMs", with = "millis")]
+    pub half_life: Duration,
+    /// Good requests that every backend is credited with, so that one error among few does not
+    /// decide (10); finite, from 0 to 1e6. With 0, a backend without requests has no errors.
+    pub prior: f64,
+}
+
+impl Default for ErrorRules {
+    fn default() -> Self {
+        Self {
+            half_life: Duration::from_secs(30),
+            prior: 10.0,
+        }
+    }
+}
+
+/// How samples become averages.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Smoothing {
+    /// Share of a new sample in an average (0.2); above 0, at most 1.
+    pub alpha: f64,
+    /// Pings after which loss counts in the score (5); from 0 to 1000.
+    pub loss_pings: u32,
+}
+
+impl Default for Smoothing {
+    fn default() -> Self {
+        Self {
+            alpha: 0.2,
+            loss_pings: 5,
+        }
+    }
+}
+
+impl Rules {
+    /// Checks every number against its range.
+    ///
+    /// # Errors
+    /// The first number out of range, by its path in the configuration file below `routing`.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        const HOUR: Duration = Duration::from_secs(3600);
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        const TICK: Duration = Duration::from_millis(1);
+        let weights = [
+            ("weights.latency", self.weights.latency),
+            ("weights.loss", self.weights.loss),
+            ("weights.errors", self.weights.errors),
+            ("weights.inFlight", self.weights.in_flight),
+            ("weights.queue", self.weights.queue),
+            ("weights.cpu", self.weights.cpu),
+            ("weights.memory", self.weights.memory),
+            ("switch.threshold", self.switch.threshold),
+            ("errors.prior", self.errors.prior),
+        ];
+        for (path, value) in weights {
+            if !(0.0..=1e6).contains(&value) {
+                return Err(ConfigError::new(path, "a number from 0 to 1000000"));
+            }
+        }
+        let spans = [
+            (
+                "switch.cooldownMs",
+                self.switch.cooldown,
+                Duration::ZERO,
+                HOUR,
+            ),
+            (
+                "probes.pingIntervalMs",
+                self.probes.ping_interval,
+                TICK,
+                HOUR,
+            ),
+            ("probes.pingTimeoutMs", self.probes.ping_timeout, TICK, HOUR),
+            ("probes.pingRetryMs", self.probes.ping_retry, TICK, HOUR),
+            (
+                "probes.reportIntervalMs",
+                self.probes.report_interval,
+                TICK,
+                HOUR,
+            ),
+            (
+                "probes.reportTimeoutMs",
+                self.probes.report_timeout,
+                TICK,
+                HOUR,
+            ),
+            ("errors.halfLifeMs", self.errors.half_life, TICK, DAY),
+        ];
+        for (path, value, least, most) in spans {
+            if value < least || value > most {
+                let range = format!(
+                    "milliseconds from {} to {}",
+                    least.as_millis(),
+                    most.as_millis()
+                );
+                return Err(ConfigError::new(path, &range));
+            }
+        }
+        let counts = [
+            ("health.fall", self.health.fall, 1),
+            ("health.rise", self.health.rise, 1),
+            ("smoothing.lossPings", self.smoothing.loss_pings, 0),
+        ];
+        for (path, value, least) in counts {
+            if value < least || value > 1000 {
+                return Err(ConfigError::new(
+                    path,
+                    &format!("a whole number from {least} to 1000"),
+                ));
+            }
+        }
+        if !(self.smoothing.alpha > 0.0 && self.smoothing.alpha <= 1.0) {
+            return Err(ConfigError::new(
+                "smoothing.alpha",
+                "a number above 0 and at most 1",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A configured value that cannot be: where it stands and what it should be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConfigError {
+    /// The path of the value, keys joined by dots.
+    pub path: String,
+    /// What is allowed there.
+    pub allowed: String,
+}
+
+impl ConfigError {
+    /// The value at `path` should have been `allowed`.
+    pub fn new(path: &str, allowed: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            allowed: allowed.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: must be {}", self.path, self.allowed)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Durations as whole milliseconds, for the fields whose names end in `Ms`.
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}

@@ -1,0 +1,185 @@
+//! Averages of what was seen: pure numbers that know nothing of backends.
+//!
+//! `observe` takes a sample in; everything else only reads, projecting to the time asked for.
+use std::time::Duration;
+
+use crate::time::Instant;
+
+/// An exponentially weighted moving average: `value + alpha · (sample − value)`, the first sample
+/// taken as it is. It never leaves the range of its samples, whatever rounding does.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ewma {
+    value: Option<f64>,
+}
+
+impl Ewma {
+    /// Takes a finite sample in, weighing it by `alpha`, above 0 and at most 1.
+    pub(crate) fn observe(&mut self, alpha: f64, sample: f64) {
+        debug_assert!(sample.is_finite(), "samples are checked where they enter");
+        self.value = Some(match self.value {
+            None => sample,
+            // Bounded: `1e308 + (1 − 1e308)` is 0, which is below both.
+            Some(value) => (value + alpha * (sample - value))
+                .max(value.min(sample))
+                .min(value.max(sample)),
+        });
+    }
+
+    /// The average; `None` before the first sample.
+    pub(crate) const fn value(&self) -> Option<f64> {
+        self.value
+    }
+}
+
+/// The share of errors among recent requests: `errors / (requests + prior)`, both counts halving
+/// every half-life.
+///
+/// Counts decay in steps: as long as less than 1/65536 of the half-life has passed since the last
+/// step (0.46 ms of 30 s), they stand still, and the time is made up for by the next step. So the
+/// error of a reading is below 0.0011 %, and a busy backend pays for one `exp2` a step instead of
+/// one a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ErrorRate {
+    requests: f64,
+    errors: f64,
+    stepped_at: Instant,
+}
+
+impl ErrorRate {
+    /// Takes the end of a request in.
+    pub(crate) fn observe(&mut self, now: Instant, is_error: bool, half_life: Duration) {
+        if let Some(share) = self.share_left(now, half_life) {
+            self.requests *= share;
+            self.errors *= share;
+            self.stepped_at = now;
+            if self.errors < FORGOTTEN {
+                self.errors = 0.0;
+            }
+        }
+        self.requests += 1.0;
+        if is_error {
+            self.errors += 1.0;
+        }
+    }
+
+    /// The share of errors at `now`, 0 to 1, with `prior` good requests beside those seen.
+    pub(crate) fn rate_at(&self, now: Instant, half_life: Duration, prior: f64) -> f64 {
+        if self.errors == 0.0 {
+            return 0.0;
+        }
+        let share = self.share_left(now, half_life).unwrap_or(1.0);
+        let errors = self.errors * share;
+        if errors < FORGOTTEN {
+            0.0
+        } else {
+            errors / (self.requests * share + prior)
+        }
+    }
+
+    /// What is left of the counts, when a step is due.
+    fn share_left(&self, now: Instant, half_life: Duration) -> Option<f64> {
+        let half_life = u64::try_from(half_life.as_nanos()).unwrap_or(u64::MAX);
+        let passed = now.as_nanos().saturating_sub(self.stepped_at.as_nanos());
+        let is_due = passed > half_life / STEPS_PER_HALF_LIFE;
+        is_due.then(|| libm::exp2(-(passed as f64 / half_life as f64)))
+    }
+}
+
+const STEPS_PER_HALF_LIFE: u64 = 65_536;
+/// Decayed errors below this count as none: 30 half-lives after a single one.
+const FORGOTTEN: f64 = 1e-9;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF_LIFE: Duration = Duration::from_secs(30);
+
+    #[track_caller]
+    fn assert_near(left: f64, right: f64) {
+        assert!((left - right).abs() < 1e-12, "{left} is not {right}");
+    }
+
+    /// The first sample is taken as it is, then each moves the average by a fifth of the distance.
+    #[test]
+    fn ewma_by_hand() {
+        let mut ewma = Ewma::default();
+        assert_eq!(ewma.value(), None);
+        for (sample, expected) in [
+            (100.0, 100.0),
+            (200.0, 120.0),
+            (20.0, 100.0),
+            (100.0, 100.0),
+        ] {
+            ewma.observe(0.2, sample);
+            assert_near(ewma.value().unwrap(), expected);
+        }
+    }
+
+    /// With alpha 1 and samples of very different size, rounding does not leave their range.
+    #[test]
+    fn ewma_stays_in_range_despite_rounding() {
+        let mut ewma = Ewma::default();
+        ewma.observe(1.0, 1e308);
+        ewma.observe(1.0, 1.0);
+        assert_eq!(ewma.value(), Some(1.0));
+    }
+
+    /// One error of one request beside ten credited good ones is 1/11; a half-life later both
+    /// counts are halves, so 0.5/10.5; nine good ones then make it 0.5/19.5.
+    #[test]
+    fn error_rate_by_hand() {
+        let mut rate = ErrorRate::default();
+        let start = Instant::from_millis(5_000);
+        assert_near(rate.rate_at(start, HALF_LIFE, 10.0), 0.0);
+        rate.observe(start, true, HALF_LIFE);
+        assert_near(rate.rate_at(start, HALF_LIFE, 10.0), 1.0 / 11.0);
+        assert_near(rate.rate_at(start, HALF_LIFE, 0.0), 1.0);
+        let later = start + HALF_LIFE;
+        assert_near(rate.rate_at(later, HALF_LIFE, 10.0), 0.5 / 10.5);
+        for _ in 0..9 {
+            rate.observe(later, false, HALF_LIFE);
+        }
+        assert_near(rate.rate_at(later, HALF_LIFE, 10.0), 0.5 / 19.5);
+    }
+
+    /// Reading does not change what is read later, and ten minutes without requests forgive a
+    /// hundred errors.
+    #[test]
+    fn error_rate_reads_are_pure_and_forgiving() {
+        let mut rate = ErrorRate::default();
+        for _ in 0..100 {
+            rate.observe(Instant::ZERO, true, HALF_LIFE);
+        }
+        let end = Instant::from_millis(600_000);
+        let before = rate.rate_at(end, HALF_LIFE, 10.0);
+        for second in 0..600 {
+            let _ = rate.rate_at(Instant::from_millis(second * 1000), HALF_LIFE, 10.0);
+        }
+        assert_eq!(rate.rate_at(end, HALF_LIFE, 10.0), before);
+        assert!(before < 1e-4, "{before}");
+        assert_eq!(
+            rate.rate_at(Instant::from_millis(2_000_000), HALF_LIFE, 10.0),
+            0.0
+        );
+    }
+
+    /// Steps lose no time: a request every 0.1 ms for a half-life counts as one every 10 ms
+    /// weighted a hundredfold does, up to the documented error.
+    #[test]
+    fn small_steps_add_up() {
+        let mut fine = ErrorRate::default();
+        fine.observe(Instant::ZERO, true, HALF_LIFE);
+        let mut now = Instant::ZERO;
+        for _ in 0..300_000 {
+            now += Duration::from_micros(100);
+            fine.observe(now, false, HALF_LIFE);
+        }
+        let expected_errors = 0.5;
+        assert!(
+            (fine.errors / expected_errors - 1.0).abs() < 1.1e-5,
+            "{}",
+            fine.errors
+        );
+    }
+}

@@ -1,0 +1,294 @@
+//! The vocabulary between the router and whoever drives it: what it is told ([`Event`]), what it
+//! wants done ([`Action`]) and what it tells observers ([`Notice`]).
+use std::time::Duration;
+
+use crate::backend::BackendId;
+use crate::config::RouterConfig;
+use crate::time::Instant;
+
+/// A fact for the router.
+#[derive(Debug)]
+pub enum Event {
+    /// A probe that the router asked for came to its end. Unknown or late ones are counted and
+    /// ignored.
+    ProbeFinished {
+        /// The id from [`Action::StartProbe`].
+        probe: ProbeId,
+        /// What came of it.
+        result: ProbeResult,
+    },
+    /// A request that [`Router::route`](crate::Router::route) admitted came to its end.
+    RequestFinished {
+        /// The lease that `route` gave out.
+        lease: Lease,
+        /// How the backend did.
+        outcome: Outcome,
+    },
+    /// A backend's own load figures came by another way than a report probe.
+    LoadReported {
+        /// Whose figures these are.
+        backend: BackendId,
+        /// The figures.
+        report: LoadReport,
+    },
+    /// The configuration changed. A backend keeps its state when its name stays; one whose name is
+    /// gone gets no new requests, and its leases still come back.
+    Reconfigured(Box<RouterConfig>),
+}
+
+/// Something the router wants its driver to do.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    /// Send one probe; its end is reported by [`Event::ProbeFinished`].
+    StartProbe {
+        /// Names this probe; never used twice.
+        probe: ProbeId,
+        /// Whom to ask.
+        backend: BackendId,
+        /// What to ask for.
+        kind: ProbeKind,
+        /// When it has failed if there is no answer yet. The router itself counts it as
+        /// [`ProbeFailure::TimedOut`] then; a later result is late news.
+        deadline: Instant,
+    },
+    /// Something an observer may want to know.
+    Notify(Notice),
+}
+
+/// A fact for observers; no decision hangs on anyone reading it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// The current backend changed.
+    Switched {
+        /// The current backend until now; `None` for the very first choice.
+        from: Option<BackendId>,
+        /// The current backend from now on.
+        to: BackendId,
+        /// Why.
+        reason: SwitchReason,
+    },
+    /// A better backend was seen and not taken. Told when the candidate or the kind of reason
+    /// changes, and at most once a second between two switches, not for every request.
+    Held {
+        /// The current backend.
+        current: BackendId,
+        /// The backend that scored lower.
+        candidate: BackendId,
+        /// Why it was not taken.
+        reason: HoldReason,
+    },
+    /// A backend's health changed.
+    HealthChanged {
+        /// Whose.
+        backend: BackendId,
+        /// What it is now.
+        is_up: bool,
+        /// What showed it: the last failure, or `None` when successes did.
+        cause: Option<ProbeFailure>,
+    },
+}
+
+/// Why the current backend changed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SwitchReason {
+    /// There was no current backend before. Not counted as a switch: it starts no cooldown.
+    First,
+    /// The new one's score is lower.
+    Better {
+        /// By how many points.
+        by: f64,
+    },
+    /// The old one went down or left the configuration; threshold and cooldown do not apply.
+    Failover,
+}
+
+/// Why the current backend was kept although another one scored lower.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum HoldReason {
+    /// The gap is smaller than the threshold.
+    BelowThreshold {
+        /// Points that are missing.
+        missing: f64,
+    },
+    /// The gap is large enough, the last switch too recent.
+    Cooldown {
+        /// Time until a switch is allowed.
+        left: Duration,
+    },
+    /// Load alone makes the gap: the single request spills over and the current backend stays.
+    LoadAlone,
+}
+
+impl HoldReason {
+    /// Whether both are of the same kind, whatever their numbers.
+    pub(crate) const fn is_same_kind(self, other: Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::BelowThreshold { .. }, Self::BelowThreshold { .. })
+                | (Self::Cooldown { .. }, Self::Cooldown { .. })
+                | (Self::LoadAlone, Self::LoadAlone)
+        )
+    }
+}
+
+/// Names one probe.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ProbeId(pub(crate) u64);
+
+impl ProbeId {
+    /// The number behind the id.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The id with this number; for replaying recordings and for tests of late news.
+    pub const fn from_u64(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+/// What a probe asks for.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum ProbeKind {
+    /// `GET /health`: is it alive, and how fast does it answer.
+    Ping,
+    /// `GET /metrics`: the backend's own load figures.
+    Report,
+}
+
+/// How a probe ended.
+pub type ProbeResult = Result<ProbeAnswer, ProbeFailure>;
+
+/// A probe that was answered well (2xx or 3xx).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeAnswer {
+    /// From the start of the probe (connection set-up included) to the end of its answer.
+    pub latency: Duration,
+    /// The load figures of a [`ProbeKind::Report`]; `None` when they could not be read.
+    pub report: Option<LoadReport>,
+}
+
+/// Why a probe failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProbeFailure {
+    /// The connection was refused: nobody listens. A ping's refusal brings the backend down at
+    /// once; a report's, like any failure of it, says nothing about health.
+    Refused,
+    /// The connection could not be made for another reason.
+    Unreachable,
+    /// No whole answer before the deadline.
+    TimedOut,
+    /// The connection ended before the answer was whole.
+    Cut,
+    /// The answer was not HTTP.
+    Malformed,
+    /// The answer's status was neither 2xx nor 3xx.
+    Status(u16),
+}
+
+/// A backend's own load figures; each is `None` when it did not say.
+///
+/// Negative and non-finite numbers are taken as not said.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LoadReport {
+    /// Requests waiting (`queueLen`).
+    pub queue: Option<f64>,
+    /// CPU busy time in ms of the last second or so (`cpuBusyMs`).
+    pub cpu_busy_ms: Option<f64>,
+    /// Bytes in use: `heapUsed`, else `memRss`.
+    pub memory_bytes: Option<f64>,
+}
+
+/// The right to send one request to one backend; counted in flight until it comes back by
+/// [`Event::RequestFinished`].
+///
+/// Neither `Copy` nor `Clone`, so that requests in flight balance by construction.
+#[derive(Debug, PartialEq)]
+#[must_use = "a lease that is dropped leaves its request in flight for ever"]
+pub struct Lease {
+    pub(crate) id: LeaseId,
+    pub(crate) backend: BackendId,
+    pub(crate) routed_at: Instant,
+}
+
+impl Lease {
+    /// The request's number: 1 for the first that this router admitted.
+    pub const fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// Where the request goes.
+    pub const fn backend(&self) -> BackendId {
+        self.backend
+    }
+
+    /// When it was routed.
+    pub const fn routed_at(&self) -> Instant {
+        self.routed_at
+    }
+}
+
+/// Numbers the requests that a router admitted, from 1.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct LeaseId(pub(crate) u64);
+
+impl LeaseId {
+    /// The number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+/// How a request ended, as far as the backend is concerned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    /// A whole answer came. A status of 500 or more counts as an error.
+    Answered {
+        /// The final status.
+        status: u16,
+        /// From the dispatch to the backend to the answer's head.
+        latency: Duration,
+    },
+    /// The backend or the way to it failed.
+    Failed(RequestFailure),
+    /// The client left, or the proxy gave up for a reason of its own: says nothing about the
+    /// backend.
+    Abandoned,
+}
+
+impl Outcome {
+    /// Whether it counts as an error of the backend; `None` when it says nothing about it.
+    pub const fn is_error(&self) -> Option<bool> {
+        match self {
+            Self::Answered { status, .. } => Some(*status >= 500),
+            Self::Failed(_) => Some(true),
+            Self::Abandoned => None,
+        }
+    }
+}
+
+/// How a backend failed a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RequestFailure {
+    /// The connection was refused: nobody listens. The backend is down at once.
+    Refused,
+    /// The connection could not be made for another reason, or not in time.
+    Unreachable,
+    /// The connection ended before the answer's head was whole.
+    Cut,
+    /// No answer's head in time.
+    TimedOut,
+    /// The answer broke the protocol.
+    Malformed,
+    /// The answer's body was cut or stalled.
+    Truncated,
+}
+
+/// Why a request was not admitted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NoRoute {
+    /// No backend is configured.
+    NoBackends,
+    /// Every backend has been tried for this request.
+    AllTried,
+}

@@ -1,0 +1,180 @@
+//! Whether a backend is taken to be able to serve.
+//!
+//! | state | ping answered | ping failed | refused, by ping or request |
+//! |---|---|---|---|
+//! | unknown | up | down after `fall` in a row | down |
+//! | up | counts start again | down after `fall` in a row | down |
+//! | down | up after `rise` in a row | counts start again | counts start again |
+//!
+//! Requests bring a backend down by refusal only, and never up.
+use crate::config::HealthRules;
+use crate::event::ProbeFailure;
+
+/// Whether a backend is taken to be able to serve.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Health {
+    /// No ping has told yet; taken to be able.
+    Unknown,
+    /// It answers.
+    Up,
+    /// It does not; it gets requests only when no other backend can serve.
+    Down,
+}
+
+impl Health {
+    /// Whether requests may go there: known up, or not known down.
+    pub const fn is_usable(self) -> bool {
+        !matches!(self, Self::Down)
+    }
+}
+
+/// Follows a backend's health by its pings and refusals.
+///
+/// Facts (`ping_answered`, `ping_failed`, `refused`) tell whether the health changed by them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HealthTracker {
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Unknown { failures_in_row: u32 },
+    Up { failures_in_row: u32 },
+    Down { answers_in_row: u32 },
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Unknown { failures_in_row: 0 }
+    }
+}
+
+impl HealthTracker {
+    /// A ping was answered well.
+    pub(crate) fn ping_answered(&mut self, rules: &HealthRules) -> bool {
+        let state = match self.state {
+            State::Down { answers_in_row } if answers_in_row + 1 < rules.rise => State::Down {
+                answers_in_row: answers_in_row + 1,
+            },
+            State::Unknown { .. } | State::Up { .. } | State::Down { .. } => {
+                State::Up { failures_in_row: 0 }
+            }
+        };
+        self.enter(state)
+    }
+
+    /// A ping failed.
+    pub(crate) fn ping_failed(&mut self, cause: ProbeFailure, rules: &HealthRules) -> bool {
+        let is_last = |failures_in_row: u32| {
+            cause == ProbeFailure::Refused || failures_in_row + 1 >= rules.fall
+        };
+        let state = match self.state {
+            State::Unknown { failures_in_row } if !is_last(failures_in_row) => State::Unknown {
+                failures_in_row: failures_in_row + 1,
+            },
+            State::Up { failures_in_row } if !is_last(failures_in_row) => State::Up {
+                failures_in_row: failures_in_row + 1,
+            },
+            State::Unknown { .. } | State::Up { .. } | State::Down { .. } => {
+                State::Down { answers_in_row: 0 }
+            }
+        };
+        self.enter(state)
+    }
+
+    /// A request's connection was refused: nobody listens.
+    pub(crate) fn refused(&mut self) -> bool {
+        self.enter(State::Down { answers_in_row: 0 })
+    }
+
+    /// What is known.
+    pub(crate) const fn health(&self) -> Health {
+        match self.state {
+            State::Unknown { .. } => Health::Unknown,
+            State::Up { .. } => Health::Up,
+            State::Down { .. } => Health::Down,
+        }
+    }
+
+    /// Whether the last pings speak against the present state without having changed it yet: the
+    /// next ping should come soon.
+    pub(crate) const fn is_verdict_open(&self) -> bool {
+        match self.state {
+            State::Unknown { failures_in_row } | State::Up { failures_in_row } => {
+                failures_in_row > 0
+            }
+            State::Down { answers_in_row } => answers_in_row > 0,
+        }
+    }
+
+    fn enter(&mut self, state: State) -> bool {
+        let before = self.health();
+        self.state = state;
+        before != self.health()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every path of the table: pings are letters (a answered, f failed, r refused, R a request's
+    /// refusal), and after them stand the health and whether the verdict is open.
+    #[test]
+    fn follows_the_table() {
+        let cases = [
+            ("", Health::Unknown, false),
+            ("a", Health::Up, false),
+            ("f", Health::Unknown, true),
+            ("ff", Health::Unknown, true),
+            ("fff", Health::Down, false),
+            ("ffa", Health::Up, false),
+            ("r", Health::Down, false),
+            ("R", Health::Down, false),
+            ("af", Health::Up, true),
+            ("affaff", Health::Up, true),
+            ("afff", Health::Down, false),
+            ("aff", Health::Up, true),
+            ("ar", Health::Down, false),
+            ("aR", Health::Down, false),
+            ("afffa", Health::Down, true),
+            ("afffaf", Health::Down, false),
+            ("afffaR", Health::Down, false),
+            ("afffafa", Health::Down, true),
+            ("afffaa", Health::Up, false),
+            ("afffaaff", Health::Up, true),
+        ];
+        for (pings, health, is_open) in cases {
+            let mut tracker = HealthTracker::default();
+            for ping in pings.chars() {
+                let before = tracker.health();
+                let rules = HealthRules::default();
+                let changed = match ping {
+                    'a' => tracker.ping_answered(&rules),
+                    'f' => tracker.ping_failed(ProbeFailure::TimedOut, &rules),
+                    'r' => tracker.ping_failed(ProbeFailure::Refused, &rules),
+                    _ => tracker.refused(),
+                };
+                assert_eq!(
+                    changed,
+                    before != tracker.health(),
+                    "{pings}: change is told"
+                );
+            }
+            assert_eq!(tracker.health(), health, "{pings}");
+            assert_eq!(tracker.is_verdict_open(), is_open, "{pings}");
+        }
+    }
+
+    /// With `fall` and `rise` of 1, one ping decides and no verdict is ever open.
+    #[test]
+    fn single_pings_decide() {
+        let rules = HealthRules { fall: 1, rise: 1 };
+        let mut tracker = HealthTracker::default();
+        assert!(tracker.ping_failed(ProbeFailure::Status(500), &rules));
+        assert_eq!(tracker.health(), Health::Down);
+        assert!(tracker.ping_answered(&rules));
+        assert_eq!(tracker.health(), Health::Up);
+        assert!(!tracker.is_verdict_open());
+    }
+}

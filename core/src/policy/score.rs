@@ -1,0 +1,21 @@
+//! `score`: the lowest score wins, of equals the lowest id. The formula stands in
+//! [`score.rs`](crate::score); scores are kept up to date by the backend table, so that a choice
+//! costs no arithmetic.
+use crate::policy::{Candidates, Choice, Policy};
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// The policy has no state of its own.
+#[derive(Debug)]
+pub(crate) struct Score;
+
+impl Policy for Score {
+    fn choose(
+        &mut self,
+        _now: Instant,
+        candidates: &Candidates<'_>,
+        _rng: &mut Rng,
+    ) -> Option<Choice> {
+        candidates.lowest_scored().map(|backend| Choice { backend })
+    }
+}

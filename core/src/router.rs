@@ -1,0 +1,496 @@
+//! The router: the only place where health, policy, gate, probes and estimates meet.
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::backend::{BackendId, BackendTable};
+use crate::config::{ConfigError, RouterConfig, Rules};
+use crate::event::{
+    Action, Event, HoldReason, Lease, LeaseId, LoadReport, NoRoute, Notice, Outcome, ProbeFailure,
+    ProbeId, ProbeKind, ProbeResult, RequestFailure, SwitchReason,
+};
+use crate::gate::{SwitchGate, Verdict};
+use crate::policy::{Candidates, Policy, Ranker};
+use crate::probe::{Due, EndedProbe, ProbeSchedule};
+use crate::rng::Rng;
+use crate::snapshot::Snapshot;
+use crate::time::Instant;
+
+/// Decides which backend serves a request.
+///
+/// A deterministic machine without I/O. Its methods are of four kinds:
+/// 1. [`new`](Self::new);
+/// 2. facts: [`handle_event`](Self::handle_event), [`handle_timeout`](Self::handle_timeout);
+/// 3. the question that must be answered at once: [`route`](Self::route);
+/// 4. effects, drained after every call of the others: [`poll_action`](Self::poll_action) until
+///    `None`, then [`poll_timeout`](Self::poll_timeout) for when to call `handle_timeout` next.
+///
+/// `now` never goes backwards. `route` and the end of a request allocate nothing in steady state
+/// and cost a few comparisons for each doubling of the number of backends.
+///
+/// What holds between calls:
+/// - The current backend is configured, and usable if any backend is: when it goes down or leaves,
+///   the best usable one takes its place at once (failover, which starts a cooldown like any
+///   switch); when none is usable, the first one to become so does. A current backend that leaves
+///   while no other is usable leaves none behind.
+/// - While no backend is usable, requests go to the least bad one, which does not become current.
+/// - Requests in flight of all backends are the leases out.
+#[derive(Debug)]
+pub struct Router {
+    rules: Rules,
+    table: BackendTable,
+    /// The configured backends, in their order.
+    order: Vec<BackendId>,
+    probes: ProbeSchedule,
+    policy: Ranker,
+    gate: SwitchGate,
+    rng: Rng,
+    current: Option<BackendId>,
+    actions: VecDeque<Action>,
+    leases_given: u64,
+    leases_home: u64,
+    switches: u64,
+    spills: u64,
+    late_probes: u64,
+    refused_configs: u64,
+    last_switch: Option<(Instant, SwitchReason)>,
+    last_hold: Option<(Instant, BackendId, HoldReason)>,
+    /// The hold that observers were last told of.
+    told_hold: Option<(Instant, BackendId, HoldReason)>,
+}
+
+impl Router {
+    /// A router of these backends and rules, at time `now`; the first probes are due at once.
+    ///
+    /// # Errors
+    /// The first value of the configuration that cannot be.
+    pub fn new(config: RouterConfig, seed: u64, now: Instant) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let mut router = Self {
+            table: BackendTable::new(),
+            order: Vec::new(),
+            probes: ProbeSchedule::new(),
+            policy: Ranker::new(config.rules.policy),
+            gate: SwitchGate::new(&config.rules),
+            rng: Rng::new(seed),
+            current: None,
+            actions: VecDeque::with_capacity(4 * config.backends.len() + 16),
+            leases_given: 0,
+            leases_home: 0,
+            switches: 0,
+            spills: 0,
+            late_probes: 0,
+            refused_configs: 0,
+            last_switch: None,
+            last_hold: None,
+            told_hold: None,
+            rules: config.rules,
+        };
+        router.arrange(now, &config.backends);
+        router.check_in_debug();
+        Ok(router)
+    }
+
+    /// Takes a fact in.
+    pub fn handle_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::RequestFinished { lease, outcome } => self.request_finished(now, lease, outcome),
+            Event::ProbeFinished { probe, result } => self.probe_finished(now, probe, &result),
+            Event::LoadReported { backend, report } => self.load_reported(now, backend, &report),
+            Event::Reconfigured(config) => self.reconfigured(now, *config),
+        }
+        self.check_in_debug();
+    }
+
+    /// Does what is due by `now`: starts probes and gives overdue ones up. Early or repeated calls
+    /// do nothing; afterwards the next deadline is `None` or later than `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(due) = self.probes.due(now) {
+            match due {
+                Due::Start(line) => {
+                    let (probe, deadline) = self.probes.start(now, line, &self.rules.probes);
+                    let (backend, kind) = (line.backend, line.kind);
+                    let start = Action::StartProbe {
+                        probe,
+                        backend,
+                        kind,
+                        deadline,
+                    };
+                    self.actions.push_back(start);
+                }
+                Due::GiveUp(probe) => {
+                    let Some(ended) = self.probes.finish(probe) else {
+                        debug_assert!(false, "a probe is given up only while outstanding");
+                        return;
+                    };
+                    self.probe_ended(now, ended, &Err(ProbeFailure::TimedOut));
+                }
+            }
+        }
+        debug_assert!(
+            self.poll_timeout().is_none_or(|deadline| deadline > now),
+            "after a timeout the next deadline lies ahead"
+        );
+        self.check_in_debug();
+    }
+
+    /// Admits a request: names the backend that it goes to and counts it in flight there until the
+    /// lease comes home by [`Event::RequestFinished`].
+    ///
+    /// `tried` names backends that this very request has been sent to in vain. Such a retry goes
+    /// to the best of the others and moves nothing else.
+    ///
+    /// # Errors
+    /// When there is no backend to name.
+    pub fn route(&mut self, now: Instant, tried: &[BackendId]) -> Result<Lease, NoRoute> {
+        let candidates = Candidates::new(&self.table, tried);
+        let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
+            let is_empty = self.order.is_empty();
+            return Err(if is_empty {
+                NoRoute::NoBackends
+            } else {
+                NoRoute::AllTried
+            });
+        };
+        let is_free = !tried.is_empty() || !self.policy.is_gated();
+        let backend = if is_free || !self.is_usable(choice.backend) {
+            choice.backend
+        } else {
+            self.restrain(now, choice.backend)
+        };
+        let weights = &self.rules.weights;
+        self.table
+            .update(backend, |backend| backend.lease_out(weights));
+        self.leases_given += 1;
+        self.check_in_debug();
+        Ok(Lease {
+            id: LeaseId(self.leases_given),
+            backend,
+            routed_at: now,
+        })
+    }
+
+    /// The next thing that the driver is to do; `None` when that was all.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.probes.deadline()
+    }
+
+    /// The router as plain data.
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        let backends = self.order.iter().filter_map(|id| {
+            let is_current = self.current == Some(*id);
+            let backend = self.table.get(*id)?;
+            Some(backend.snapshot(now, *id, is_current, &self.rules))
+        });
+        Snapshot {
+            at: now,
+            policy: self.policy.kind(),
+            current: self.current,
+            switches: self.switches,
+            spills: self.spills,
+            last_switch: self.last_switch,
+            last_hold: self.last_hold,
+            late_probes: self.late_probes,
+            refused_configs: self.refused_configs,
+            backends: backends.collect(),
+        }
+    }
+
+    /// The backend that requests go to; `None` before the first one.
+    pub const fn current(&self) -> Option<BackendId> {
+        self.current
+    }
+
+    /// The configured backend of this name.
+    pub fn backend(&self, name: &str) -> Option<BackendId> {
+        self.table
+            .find(name)
+            .filter(|id| self.table.is_configured(*id))
+    }
+
+    /// The name of a backend, whether or not it is still configured.
+    pub fn name(&self, backend: BackendId) -> Option<&str> {
+        self.table.get(backend).map(|backend| backend.name.as_str())
+    }
+
+    /// States what holds between calls, and panics where it does not. Debug builds check it by
+    /// themselves after every fact and decision; its cost grows with the number of backends.
+    pub fn check_invariants(&self) {
+        self.table.check_invariants();
+        self.probes.check_invariants();
+        let in_flight: u64 = self
+            .table
+            .iter()
+            .map(|(_, b)| u64::from(b.in_flight()))
+            .sum();
+        let leases_out = self.leases_given - self.leases_home;
+        assert!(
+            in_flight == leases_out,
+            "requests in flight are the leases out"
+        );
+        let configured = self
+            .table
+            .iter()
+            .filter(|(_, backend)| !backend.is_retired)
+            .count();
+        assert!(
+            configured == self.order.len(),
+            "only configured backends are not retired"
+        );
+        if let Some(current) = self.current {
+            assert!(
+                self.table.is_configured(current),
+                "the current backend is configured"
+            );
+            assert!(
+                self.is_usable(current) || !self.table.iter().any(|(_, b)| b.is_usable()),
+                "the current backend is usable if any is"
+            );
+        }
+        assert!(
+            self.switches == 0 || self.last_switch.is_some(),
+            "switches leave their reason"
+        );
+    }
+
+    fn request_finished(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
+        let backend = lease.backend;
+        let rules = &self.rules;
+        let is_refused = outcome == Outcome::Failed(RequestFailure::Refused);
+        let is_newly_down = self.table.update(backend, |backend| {
+            backend.lease_home(now, &outcome, rules);
+            is_refused && backend.health.refused()
+        });
+        let Some(is_newly_down) = is_newly_down else {
+            debug_assert!(false, "a lease comes home to the router that gave it out");
+            return;
+        };
+        self.leases_home += 1;
+        self.policy.on_outcome(now, backend, &outcome);
+        if is_newly_down {
+            self.health_changed(now, backend, Some(ProbeFailure::Refused));
+        }
+    }
+
+    fn probe_finished(&mut self, now: Instant, probe: ProbeId, result: &ProbeResult) {
+        let Some(ended) = self.probes.finish(probe) else {
+            self.late_probes += 1;
+            return;
+        };
+        if now > ended.deadline {
+            // As if `handle_timeout` had come first, so that their order does not matter.
+            self.late_probes += 1;
+            self.probe_ended(now, ended, &Err(ProbeFailure::TimedOut));
+        } else {
+            self.probe_ended(now, ended, result);
+        }
+    }
+
+    fn probe_ended(&mut self, now: Instant, ended: EndedProbe, result: &ProbeResult) {
+        let id = ended.line.backend;
+        let is_open = match ended.line.kind {
+            _ if !self.table.is_configured(id) => false,
+            ProbeKind::Ping => self.ping_ended(now, id, result),
+            ProbeKind::Report => {
+                self.report_ended(now, id, result);
+                false
+            }
+        };
+        self.probes
+            .schedule(now, ended, is_open, &self.rules.probes);
+    }
+
+    /// Returns whether the verdict on the backend's health is open.
+    fn ping_ended(&mut self, now: Instant, id: BackendId, result: &ProbeResult) -> bool {
+        let rules = &self.rules;
+        let done = self.table.update(id, |backend| {
+            backend.ping_ended(now, result, rules);
+            let has_changed = match result {
+                Ok(_) => backend.health.ping_answered(&rules.health),
+                Err(cause) => backend.health.ping_failed(*cause, &rules.health),
+            };
+            (has_changed, backend.health.is_verdict_open())
+        });
+        let (has_changed, is_open) = done.unwrap_or_default();
+        if has_changed {
+            self.health_changed(now, id, result.as_ref().err().copied());
+        }
+        is_open
+    }
+
+    fn report_ended(&mut self, now: Instant, id: BackendId, result: &ProbeResult) {
+        let rules = &self.rules;
+        let report = result.as_ref().ok().and_then(|answer| answer.report);
+        self.table.update(id, |backend| match report {
+            Some(report) => backend.report_read(now, &report, rules),
+            None => backend.report_failed(),
+        });
+    }
+
+    fn load_reported(&mut self, now: Instant, id: BackendId, report: &LoadReport) {
+        let rules = &self.rules;
+        if self.table.is_configured(id) {
+            self.table
+                .update(id, |backend| backend.report_read(now, report, rules));
+        }
+    }
+
+    fn reconfigured(&mut self, now: Instant, config: RouterConfig) {
+        if config.validate().is_err() {
+            self.refused_configs += 1;
+            return;
+        }
+        if self.policy.kind() != config.rules.policy {
+            self.policy = Ranker::new(config.rules.policy);
+        }
+        self.gate.reconfigure(&config.rules);
+        self.rules = config.rules;
+        self.table.rescore_all(now, &self.rules);
+        self.arrange(now, &config.backends);
+        self.probes.reconfigure(now, &self.rules.probes);
+        self.settle(now);
+    }
+
+    /// Makes the backends of these names, and no others, the configured ones.
+    fn arrange(&mut self, now: Instant, names: &[String]) {
+        let order: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(index, name)| {
+                let kept = self
+                    .table
+                    .find(name)
+                    .filter(|id| self.table.is_configured(*id));
+                kept.unwrap_or_else(|| {
+                    let id = self.table.add(name, &self.rules.weights);
+                    self.probes
+                        .add(now, id, (index, names.len()), &self.rules.probes);
+                    id
+                })
+            })
+            .collect();
+        let kept: BTreeSet<_> = order.iter().copied().collect();
+        for id in std::mem::replace(&mut self.order, order) {
+            if !kept.contains(&id) {
+                self.table.retire(id);
+                self.probes.retire(id);
+            }
+        }
+    }
+
+    fn health_changed(&mut self, now: Instant, backend: BackendId, cause: Option<ProbeFailure>) {
+        let is_up = self.is_usable(backend);
+        self.notify(Notice::HealthChanged {
+            backend,
+            is_up,
+            cause,
+        });
+        self.settle(now);
+    }
+
+    /// Leaves a current backend that cannot be used as soon as another one can.
+    fn settle(&mut self, now: Instant) {
+        let Some(current) = self.current.filter(|id| !self.is_usable(*id)) else {
+            return;
+        };
+        match self.table.lowest().filter(|id| self.is_usable(*id)) {
+            Some(best) => self.change_current(now, best, SwitchReason::Failover),
+            None if self.table.is_configured(current) => {}
+            None => self.current = None,
+        }
+    }
+
+    /// What the gate makes of the best usable backend for a request's first attempt: where the
+    /// request goes.
+    fn restrain(&mut self, now: Instant, best: BackendId) -> BackendId {
+        let Some(current) = self.current else {
+            self.change_current(now, best, SwitchReason::First);
+            return best;
+        };
+        if current == best {
+            return current;
+        }
+        let (Some(from), Some(to)) = (self.table.get(current), self.table.get(best)) else {
+            debug_assert!(false, "the current and the best backend are in the table");
+            return best;
+        };
+        match self.gate.judge(now, from, to) {
+            Verdict::Keep => current,
+            Verdict::Hold(reason) => {
+                self.held(now, current, best, reason);
+                self.spill(current, reason).unwrap_or(current)
+            }
+            Verdict::Switch { by } => {
+                self.change_current(now, best, SwitchReason::Better { by });
+                best
+            }
+        }
+    }
+
+    /// The backend that this single request goes to, past the current one.
+    fn spill(&mut self, current: BackendId, reason: HoldReason) -> Option<BackendId> {
+        let is_below = matches!(reason, HoldReason::BelowThreshold { .. });
+        if is_below || !self.gate.spills() {
+            return None;
+        }
+        let from = self.table.get(current)?;
+        let to = self
+            .table
+            .lowest_where(|_, other| self.gate.judge_spill(from, other))?;
+        self.spills += 1;
+        Some(to)
+    }
+
+    fn change_current(&mut self, now: Instant, to: BackendId, reason: SwitchReason) {
+        let from = self.current.replace(to);
+        debug_assert!(from != Some(to), "a switch changes the current backend");
+        if reason != SwitchReason::First {
+            self.switches += 1;
+            self.gate.switched(now);
+        }
+        self.last_switch = Some((now, reason));
+        self.told_hold = None;
+        self.notify(Notice::Switched { from, to, reason });
+    }
+
+    /// Notes a hold, and tells observers when it is another one than they know, at most once in
+    /// [`HELD_NOTICES_APART`]: under load the best candidate may change with every request.
+    fn held(&mut self, now: Instant, current: BackendId, candidate: BackendId, reason: HoldReason) {
+        self.last_hold = Some((now, candidate, reason));
+        let is_news = self.told_hold.is_none_or(|(at, told, told_reason)| {
+            let is_other = told != candidate || !told_reason.is_same_kind(reason);
+            is_other && now.since(at) >= HELD_NOTICES_APART
+        });
+        if is_news {
+            self.told_hold = self.last_hold;
+            self.notify(Notice::Held {
+                current,
+                candidate,
+                reason,
+            });
+        }
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        self.actions.push_back(Action::Notify(notice));
+    }
+
+    fn is_usable(&self, id: BackendId) -> bool {
+        self.table
+            .get(id)
+            .is_some_and(|backend| backend.is_usable())
+    }
+
+    fn check_in_debug(&self) {
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
+    }
+}
+
+/// Notices of holds within this time of the last one are left out.
+const HELD_NOTICES_APART: Duration = Duration::from_secs(1);

@@ -1,0 +1,203 @@
+//! A winner tree: which of many slots has the least key, kept up to date as keys change.
+//!
+//! Law: every inner node holds the better of its two children, so the root is the winner; a change
+//! costs one comparison a level and stops where nothing changes. Among equal keys the lowest slot
+//! wins. The router ranks backends with one and finds its next deadline with another.
+//! (Knuth, The Art of Computer Programming 3, section 5.4.1: tree of winners.)
+
+/// Slots numbered from 0 and their keys; the least key wins.
+#[derive(Debug)]
+pub(crate) struct Tournament {
+    /// Number of slots in use.
+    len: usize,
+    /// Number of leaves, a power of two; slot `i` is node `leaves + i`, and node 1 the root.
+    leaves: usize,
+    nodes: Vec<Entry>,
+}
+
+/// A slot and its key.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Entry {
+    pub(crate) key: u64,
+    pub(crate) slot: usize,
+}
+
+/// What [`Tournament::find`] is to do with an entry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ruling {
+    /// This one will do.
+    Take,
+    /// Not this one; one that ranks behind it may do.
+    Skip,
+    /// Neither this one nor any that ranks behind it.
+    Stop,
+}
+
+/// The key of a slot that does not take part.
+pub(crate) const ABSENT: u64 = u64::MAX;
+
+impl Tournament {
+    /// Without slots.
+    pub(crate) fn new() -> Self {
+        Self {
+            len: 0,
+            leaves: 1,
+            nodes: vec![Entry::absent(0); 2],
+        }
+    }
+
+    /// Adds the next slot.
+    pub(crate) fn push(&mut self, key: u64) {
+        if self.len == self.leaves {
+            self.grow();
+        }
+        let slot = self.len;
+        self.len += 1;
+        self.set(slot, key);
+    }
+
+    /// Changes the key of a slot.
+    pub(crate) fn set(&mut self, slot: usize, key: u64) {
+        debug_assert!(slot < self.len, "only slots that were pushed have keys");
+        let mut node = self.leaves + slot;
+        self.nodes[node] = Entry { key, slot };
+        while node > 1 {
+            node /= 2;
+            let better = self.better_child(node);
+            if self.nodes[node] == better {
+                break;
+            }
+            self.nodes[node] = better;
+        }
+    }
+
+    /// The least key and its slot; `None` when no slot takes part.
+    pub(crate) fn winner(&self) -> Option<Entry> {
+        Some(self.nodes[1]).filter(|entry| entry.key != ABSENT)
+    }
+
+    /// The best-ranked slot that `judge` takes; the root's own cost when it takes the winner,
+    /// otherwise a branch and bound search over the entries that rank before the answer.
+    pub(crate) fn find(&self, judge: impl Fn(Entry) -> Ruling) -> Option<Entry> {
+        let mut best = None;
+        self.search(1, &judge, &mut best);
+        best
+    }
+
+    /// The key of a slot.
+    pub(crate) fn key(&self, slot: usize) -> u64 {
+        self.nodes[self.leaves + slot].key
+    }
+
+    fn search(&self, node: usize, judge: &impl Fn(Entry) -> Ruling, best: &mut Option<Entry>) {
+        let entry = self.nodes[node];
+        if entry.key == ABSENT || best.is_some_and(|best| best <= entry) {
+            return;
+        }
+        match judge(entry) {
+            Ruling::Take => *best = Some(entry),
+            Ruling::Stop => {}
+            Ruling::Skip if node >= self.leaves => {}
+            Ruling::Skip => {
+                // The better half first: what it yields bounds the other.
+                let better = usize::from(self.nodes[2 * node] != entry);
+                self.search(2 * node + better, judge, best);
+                self.search(2 * node + 1 - better, judge, best);
+            }
+        }
+    }
+
+    fn better_child(&self, node: usize) -> Entry {
+        let (left, right) = (self.nodes[2 * node], self.nodes[2 * node + 1]);
+        // Slots on the left are lower: they win ties.
+        if right.key < left.key { right } else { left }
+    }
+
+    fn grow(&mut self) {
+        let old: Vec<u64> = (0..self.len).map(|slot| self.key(slot)).collect();
+        self.leaves *= 2;
+        self.nodes = vec![Entry::absent(0); 2 * self.leaves];
+        for slot in 0..self.leaves {
+            let key = old.get(slot).copied().unwrap_or(ABSENT);
+            self.nodes[self.leaves + slot] = Entry { key, slot };
+        }
+        for node in (1..self.leaves).rev() {
+            self.nodes[node] = self.better_child(node);
+        }
+    }
+}
+
+impl Entry {
+    const fn absent(slot: usize) -> Self {
+        Self { key: ABSENT, slot }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The winner, and the best of every other slot, agree with a plain scan after each of many
+    /// changes of keys, at sizes around powers of two.
+    #[test]
+    fn agrees_with_a_scan() {
+        for size in [1, 2, 3, 4, 5, 8, 9, 33] {
+            let mut tree = Tournament::new();
+            let mut keys = Vec::new();
+            for slot in 0..size {
+                keys.push(ABSENT);
+                tree.push(ABSENT);
+                assert_eq!(tree.winner(), None, "{slot} absent slots");
+            }
+            let mut rng = crate::rng::Rng::new(size as u64);
+            for _ in 0..500 {
+                let slot = (rng.next_u64() % size as u64) as usize;
+                let key = if rng.next_u64().is_multiple_of(5) {
+                    ABSENT
+                } else {
+                    rng.next_u64() % 7
+                };
+                keys[slot] = key;
+                tree.set(slot, key);
+                let scan = |accept: &dyn Fn(usize) -> bool| {
+                    (0..size)
+                        .filter(|slot| keys[*slot] != ABSENT && accept(*slot))
+                        .map(|slot| Entry {
+                            key: keys[slot],
+                            slot,
+                        })
+                        .min()
+                };
+                assert_eq!(tree.winner(), scan(&|_| true));
+                let odd = tree.find(|e| {
+                    if e.slot % 2 == 1 {
+                        Ruling::Take
+                    } else {
+                        Ruling::Skip
+                    }
+                });
+                assert_eq!(odd, scan(&|slot| slot % 2 == 1));
+                let bounded = tree.find(|e| match e.key {
+                    4.. => Ruling::Stop,
+                    _ if e.slot % 3 == 0 => Ruling::Skip,
+                    _ => Ruling::Take,
+                });
+                assert_eq!(bounded, scan(&|slot| slot % 3 != 0 && keys[slot] < 4));
+            }
+        }
+    }
+
+    /// Equal keys: the lowest slot wins, whichever was set last.
+    #[test]
+    fn ties_go_to_the_lowest_slot() {
+        let mut tree = Tournament::new();
+        for _ in 0..5 {
+            tree.push(9);
+        }
+        tree.set(4, 3);
+        tree.set(2, 3);
+        assert_eq!(tree.winner(), Some(Entry { key: 3, slot: 2 }));
+        tree.set(2, 9);
+        assert_eq!(tree.winner(), Some(Entry { key: 3, slot: 4 }));
+    }
+}
