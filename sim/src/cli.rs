@@ -1,0 +1,58 @@
+//! The `sim` program: one backend, until a signal ends it.
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use signal_hook::iterator::Signals;
+
+use crate::backend::{Backend, Config};
+use crate::options::{self, Command};
+
+/// Runs a backend as `arguments` (without the program's name) and the environment say.
+///
+/// Returns after SIGINT or SIGTERM, once the answers in progress are out; a second signal ends the
+/// process at once.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let config = match options::parse(arguments, |name| env::var_os(name)) {
+        Ok(Command::Run(config)) => config,
+        Ok(Command::Help) => {
+            // Nobody is left to be told when stdout is closed.
+            drop(io::stdout().write_all(options::help().as_bytes()));
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("sim: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sim: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let is_ending = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order the first signal only sets the flag, and the second finds it set.
+        flag::register_conditional_shutdown(signal, 1, Arc::clone(&is_ending))?;
+        flag::register(signal, Arc::clone(&is_ending))?;
+    }
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let backend = Backend::start(config)?;
+    signals.forever().next();
+    backend.stop(DRAIN_MAX);
+    Ok(())
+}
+
+/// As long as the proxy drains: nothing that it still waits for is cut.
+const DRAIN_MAX: Duration = Duration::from_secs(10);

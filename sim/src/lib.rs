@@ -1,0 +1,54 @@
+//! Simulated backends for IntelliProxy: servers with faults that one can choose, repeat and watch.
+//!
+//! [`Model`] says what becomes of a request: it is seeded, is told the time, and does no I/O.
+//! [`Backend`] is a blocking HTTP/1.1 server that acts it out, a thread for each connection. The
+//! binary `sim` runs one backend; the binary `all` runs the proxy and the servers A and B.
+//!
+//! # What a backend answers
+//! | path | answer |
+//! |---|---|
+//! | `/health` | `OK`: a ping |
+//! | `/metrics` | the backend's own figures as JSON: an observation, never faulted, moves nothing |
+//! | any other | `Hello from backend on port N`: traffic |
+//!
+//! # Faults
+//! Pings and traffic pass the same seeded faults, so that what a proxy learns from its pings is
+//! what its traffic meets:
+//! - **loss** (Gilbert-Elliott): every request may move the channel between the states G and B,
+//!   each with a loss rate of its own. Above 80 % of the queue's maximum an overloaded server
+//!   loses more: `multiplier · (queue / max − 0.8) / 0.2` on top, as an independent loss.
+//!   A lost *ping* gets no answer: the connection stays silent until the client leaves, at most
+//!   30 s. Lost *traffic* is late instead, as TCP makes it: sent again after 200 ms, then after
+//!   400 ms, and so on, five times at most. So a lossy spell is felt by both, and nobody who
+//!   tries the demonstration with curl stares at a hanging terminal.
+//! - **errors** are answered with status 500, **slow answers** come later by a fixed time, and
+//!   every request costs **CPU work**.
+//! - the **queue** is a random walk of the model's own, reported by `/metrics`.
+//!
+//! With [`Faults::Health`] traffic is spared all of them and only pings are struck.
+//!
+//! ```
+//! use intelliproxy_sim::{Backend, Config, Parameters};
+//!
+//! let backend = Backend::start(Config::faultless())?;
+//! let slow = Parameters { slow_rate: 1.0, slow_ms: 40, ..Parameters::faultless() };
+//! backend.set_parameters(slow)?;
+//! assert_ne!(backend.port(), 0);
+//! backend.kill();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+mod backend;
+pub mod cli;
+mod connection;
+mod date;
+mod http;
+mod metrics;
+mod model;
+mod options;
+mod parameters;
+mod process;
+mod work;
+
+pub use backend::{Backend, Config, Counters, LogLevel, StartError};
+pub use model::{Answer, Channel, Fate, Model, RequestKind};
+pub use parameters::{Faults, ParameterError, Parameters, Preset};

@@ -1,0 +1,333 @@
+//! A backend's command line and environment: preset, then variables, then flags.
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt::{self, Write};
+
+use crate::backend::{Config, LogLevel};
+use crate::parameters::{Faults, Field, Parameters, Preset, RANGES};
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Command {
+    /// Print the help text.
+    Help,
+    /// Run a backend.
+    Run(Config),
+}
+
+/// A command line or an environment that cannot be followed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum UsageError {
+    /// A value that is not allowed, with the flag or variable that brought it.
+    BadValue { origin: String, value: String, allowed: String },
+    /// A flag at the end, without its value.
+    MissingValue { flag: String },
+    /// An argument that is neither flag nor preset, or a second preset.
+    Unknown { argument: String },
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadValue { origin, value, allowed } => {
+                write!(f, "{origin}: {value:?} is not {allowed}")
+            }
+            Self::MissingValue { flag } => write!(f, "{flag} needs a value"),
+            Self::Unknown { argument } => write!(f, "unknown argument {argument:?}, see --help"),
+        }
+    }
+}
+
+impl Error for UsageError {}
+
+/// Reads arguments (without the program's name) and the environment's variables.
+pub(crate) fn parse(
+    arguments: impl Iterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, UsageError> {
+    let mut preset = None;
+    let mut flags = Vec::new();
+    let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+    while let Some(argument) = arguments.next() {
+        let (flag, inline_value) = match argument.split_once('=') {
+            Some((flag, value)) => (flag, Some(value.to_owned())),
+            None => (argument.as_str(), None),
+        };
+        match (argument.as_str(), preset) {
+            ("-h" | "--help", _) => return Ok(Command::Help),
+            ("A", None) => preset = Some(Preset::A),
+            ("B", None) => preset = Some(Preset::B),
+            _ => {
+                let Some(name) = setting_of(flag) else {
+                    return Err(UsageError::Unknown { argument });
+                };
+                let flag = flag.to_owned();
+                let Some(value) = inline_value.or_else(|| arguments.next()) else {
+                    return Err(UsageError::MissingValue { flag });
+                };
+                flags.push((name, flag, value));
+            }
+        }
+    }
+
+    let mut draft = Draft {
+        port: preset.map_or(Preset::A.port(), Preset::port),
+        seed: None,
+        log: LogLevel::Info,
+        parameters: preset.map_or_else(Parameters::default, Preset::parameters),
+    };
+    for name in names() {
+        if let Some(value) = variable(name) {
+            draft.set(name, name.to_owned(), &value.to_string_lossy())?;
+        }
+    }
+    for (name, flag, value) in flags {
+        draft.set(name, flag, &value)?;
+    }
+    let Draft { port, seed, log, parameters } = draft;
+    let seed = seed.unwrap_or_else(|| u64::from(port));
+    Ok(Command::Run(Config { port, seed, log, parameters }))
+}
+
+/// The help text, defaults included.
+pub(crate) fn help() -> String {
+    let mut text = String::from(HELP_HEAD);
+    let mut defaults = Parameters::default();
+    let mut line = |name: &str, default: String, help: &str| {
+        let flag = flag_of(name);
+        // Writing to a string does not fail.
+        drop(writeln!(text, "  {flag:<28}{name:<26}{default:<9}{help}"));
+    };
+    line(PORT, Preset::A.port().to_string(), "port on 127.0.0.1 and ::1; 0: any that is free");
+    for range in &RANGES {
+        let default = match range.field {
+            Field::Fraction(field) => field(&mut defaults).to_string(),
+            Field::Whole { field, .. } => field(&mut defaults).to_string(),
+        };
+        line(range.name, default, range.help);
+    }
+    line(FAULTS, "all".to_owned(), "all, or health: faults strike only /health");
+    line(SEED, "the port".to_owned(), "same seed, same faults");
+    line(LOG, "info".to_owned(), "off, info or debug: every fault");
+    text + HELP_TAIL
+}
+
+/// A configuration in the making.
+struct Draft {
+    port: u16,
+    seed: Option<u64>,
+    log: LogLevel,
+    parameters: Parameters,
+}
+
+impl Draft {
+    /// Sets what `name` means to `value`, which came by the flag or variable `origin`.
+    fn set(&mut self, name: &str, origin: String, value: &str) -> Result<(), UsageError> {
+        let (is_set, allowed) = match name {
+            PORT => (put(&mut self.port, value.parse().ok()), "a port from 0 to 65535".to_owned()),
+            SEED => (
+                put(&mut self.seed, value.parse().ok().map(Some)),
+                format!("a whole number from 0 to {}", u64::MAX),
+            ),
+            FAULTS => {
+                let faults = match value {
+                    "health" => Some(Faults::Health),
+                    "all" => Some(Faults::All),
+                    _ => None,
+                };
+                (put(&mut self.parameters.faults, faults), "health or all".to_owned())
+            }
+            LOG => {
+                let level = match value {
+                    "off" => Some(LogLevel::Off),
+                    "info" => Some(LogLevel::Info),
+                    "debug" => Some(LogLevel::Debug),
+                    _ => None,
+                };
+                (put(&mut self.log, level), "off, info or debug".to_owned())
+            }
+            _ => {
+                let Some(range) = RANGES.iter().find(|range| range.name == name) else {
+                    return Err(UsageError::Unknown { argument: origin });
+                };
+                let parameters = &mut self.parameters;
+                let is_parsed = match range.field {
+                    Field::Fraction(field) => put(field(parameters), value.parse().ok()),
+                    Field::Whole { field, .. } => put(field(parameters), value.parse().ok()),
+                };
+                (is_parsed && self.parameters.check().is_ok(), range.allowed())
+            }
+        };
+        if is_set {
+            Ok(())
+        } else {
+            Err(UsageError::BadValue { origin, value: value.to_owned(), allowed })
+        }
+    }
+}
+
+fn put<T>(place: &mut T, value: Option<T>) -> bool {
+    value.map(|value| *place = value).is_some()
+}
+
+/// All variables, in the order of the help text.
+fn names() -> impl Iterator<Item = &'static str> {
+    RANGES.iter().map(|range| range.name).chain([PORT, FAULTS, SEED, LOG])
+}
+
+/// `--p-g-to-b` of `P_G_TO_B`.
+fn flag_of(name: &str) -> String {
+    let name = if name == LOG { "LOG" } else { name };
+    format!("--{}", name.to_ascii_lowercase().replace('_', "-"))
+}
+
+fn setting_of(flag: &str) -> Option<&'static str> {
+    names().find(|name| flag_of(name) == flag)
+}
+
+const PORT: &str = "PORT";
+const FAULTS: &str = "FAULTS";
+const SEED: &str = "SEED";
+/// Not just LOG, which other programs read, too.
+const LOG: &str = "SIM_LOG";
+
+const HELP_HEAD: &str = "\
+A simulated backend: an HTTP server with faults to choose.
+
+Usage: sim [A|B] [OPTIONS]
+
+  A  port 3000, 4 % of the answers late by 300 ms, 16 ms of CPU work per request
+  B  port 3002, 12 % of the answers late by 850 ms, 8 ms of CPU work per request
+
+Options, each by flag or environment variable; a flag wins over the variable, and
+both win over A and B:
+
+  flag                        variable                  default  meaning
+";
+
+const HELP_TAIL: &str = "  -h, --help                                                     this text
+
+It answers /health (a ping), /metrics (its figures as JSON) and any other path
+(traffic). Loss strikes by the Gilbert-Elliott model: a lost ping gets no answer; lost
+traffic is late by retransmissions (200 ms, 600 ms, ... 6200 ms), as TCP makes it.
+
+Exit codes: 0 after SIGINT or SIGTERM, 1 when it cannot run, 2 for a bad option.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command, UsageError> {
+        parse(arguments.iter().map(OsString::from), |name| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[track_caller]
+    fn config(arguments: &[&str], variables: &[(&str, &str)]) -> Config {
+        match parse_with(arguments, variables) {
+            Ok(Command::Run(config)) => config,
+            other => panic!("{arguments:?} {variables:?}: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn error(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+        parse_with(arguments, variables).unwrap_err().to_string()
+    }
+
+    /// With nothing given the documented defaults hold, the seed being the port.
+    #[test]
+    fn defaults() {
+        let config = config(&[], &[]);
+        assert_eq!((config.port, config.seed, config.log), (3000, 3000, LogLevel::Info));
+        assert_eq!(config.parameters, Parameters::default());
+    }
+
+    /// A preset is overridden by a variable, and that by a flag, wherever the flag stands.
+    #[test]
+    fn flags_win_over_variables_over_presets() {
+        let preset = config(&["B"], &[]);
+        assert_eq!((preset.port, preset.seed), (3002, 3002));
+        assert_eq!(preset.parameters, Preset::B.parameters());
+        let by_variable = config(&["B"], &[("SLOW_MS", "10"), ("PORT", "4000")]);
+        assert_eq!((by_variable.port, by_variable.parameters.slow_ms), (4000, 10));
+        assert_eq!(by_variable.parameters.slow_rate, 0.12);
+        let by_flag = config(&["--slow-ms", "20", "B", "--port=0"], &[("SLOW_MS", "10")]);
+        assert_eq!((by_flag.port, by_flag.parameters.slow_ms), (0, 20));
+    }
+
+    /// Every setting can be set by its flag in both spellings and by its variable, and changes
+    /// something: seen by comparing with the defaults.
+    #[test]
+    fn every_setting_has_flag_and_variable() {
+        for name in names() {
+            let value = match name {
+                FAULTS => "health",
+                LOG => "debug",
+                _ => "1",
+            };
+            let flag = flag_of(name);
+            let inline = format!("{flag}={value}");
+            let by_variable = config(&[], &[(name, value)]);
+            assert_ne!(by_variable, config(&[], &[]), "{name}");
+            assert_eq!(config(&[&flag, value], &[]), by_variable, "{name}");
+            assert_eq!(config(&[&inline], &[]), by_variable, "{name}");
+            assert!(help().contains(&flag) && help().contains(name), "{name} lacks help");
+        }
+    }
+
+    /// A bad value is refused by the flag or variable that brought it, with what is allowed.
+    #[test]
+    fn bad_values_name_their_origin() {
+        let fraction = "is not a number from 0 to 1";
+        for (arguments, variables, expected) in [
+            (&["--slow-rate", "1.5"][..], &[][..], format!("--slow-rate: \"1.5\" {fraction}")),
+            (&["--err-rate=nan"], &[], format!("--err-rate: \"nan\" {fraction}")),
+            (&["--err-rate="], &[], format!("--err-rate: \"\" {fraction}")),
+            (&[], &[("P_G_TO_B", "x")], format!("P_G_TO_B: \"x\" {fraction}")),
+            (
+                &[],
+                &[("SIM_QUEUE_MAX", "0")],
+                "SIM_QUEUE_MAX: \"0\" is not a whole number from 1 to 1000000".to_owned(),
+            ),
+            (
+                &["--cpu-load-ms", "-1"],
+                &[],
+                "--cpu-load-ms: \"-1\" is not a whole number from 0 to 60000".to_owned(),
+            ),
+            (
+                &["A"],
+                &[("PORT", "65536")],
+                "PORT: \"65536\" is not a port from 0 to 65535".to_owned(),
+            ),
+            (&["--faults", "none"], &[], "--faults: \"none\" is not health or all".to_owned()),
+            (&["--log", "all"], &[], "--log: \"all\" is not off, info or debug".to_owned()),
+        ] {
+            assert_eq!(error(arguments, variables), expected);
+        }
+    }
+
+    /// Arguments without a meaning, and flags without a value, are refused.
+    #[test]
+    fn stray_arguments_are_refused() {
+        for (arguments, expected) in [
+            (&["C"][..], "unknown argument \"C\", see --help"),
+            (&["A", "B"], "unknown argument \"B\", see --help"),
+            (&["--prot", "1"], "unknown argument \"--prot\", see --help"),
+            (&["--port=1", "2"], "unknown argument \"2\", see --help"),
+            (&["--port"], "--port needs a value"),
+        ] {
+            assert_eq!(error(arguments, &[]), expected);
+        }
+    }
+
+    /// Help is given whatever else is asked.
+    #[test]
+    fn help_wins() {
+        assert_eq!(parse_with(&["B", "--help"], &[("PORT", "x")]), Ok(Command::Help));
+        assert_eq!(parse_with(&["-h"], &[]), Ok(Command::Help));
+    }
+}

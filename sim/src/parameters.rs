@@ -1,0 +1,260 @@
+//! What can be chosen about a simulated backend, with its defaults, presets and allowed ranges.
+//!
+//! Holds the one table of ranges; the command line and [`Parameters::check`] both read it.
+use std::error::Error;
+use std::fmt;
+
+/// How a backend behaves. All rates are shares from 0 to 1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameters {
+    /// Chance per request that a good channel turns bad.
+    pub p_g_to_b: f64,
+    /// Chance per request that a bad channel turns good.
+    pub p_b_to_g: f64,
+    /// Share of requests lost while the channel is good.
+    pub loss_in_g: f64,
+    /// Share of requests lost while the channel is bad.
+    pub loss_in_b: f64,
+    /// Upper bound of the queue's random walk.
+    pub queue_max: u32,
+    /// Share of requests answered with status 500.
+    pub error_rate: f64,
+    /// Share of requests answered late by `slow_ms`.
+    pub slow_rate: f64,
+    /// Extra time of a slow answer, in milliseconds.
+    pub slow_ms: u32,
+    /// CPU work of each request, in milliseconds of an undisturbed core.
+    pub cpu_load_ms: u32,
+    /// Additional loss when the queue is at its maximum.
+    pub overload_drop_multiplier: f64,
+    /// Whom the faults strike.
+    pub faults: Faults,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            p_g_to_b: 0.03,
+            p_b_to_g: 0.08,
+            loss_in_g: 0.01,
+            loss_in_b: 0.45,
+            queue_max: 80,
+            error_rate: 0.03,
+            slow_rate: 0.08,
+            slow_ms: 600,
+            cpu_load_ms: 0,
+            overload_drop_multiplier: 0.6,
+            faults: Faults::All,
+        }
+    }
+}
+
+impl Parameters {
+    /// A backend that answers everything at once and never fails: the ground for tests.
+    pub fn faultless() -> Self {
+        Self {
+            p_g_to_b: 0.0,
+            p_b_to_g: 0.0,
+            loss_in_g: 0.0,
+            loss_in_b: 0.0,
+            error_rate: 0.0,
+            slow_rate: 0.0,
+            slow_ms: 0,
+            overload_drop_multiplier: 0.0,
+            ..Self::default()
+        }
+    }
+
+    /// Refuses values out of their range; the error names the first one.
+    pub fn check(&self) -> Result<(), ParameterError> {
+        let mut copy = self.clone();
+        for range in &RANGES {
+            let is_allowed = match range.field {
+                Field::Fraction(field) => (0.0..=1.0).contains(field(&mut copy)),
+                Field::Whole { field, min, max } => (min..=max).contains(field(&mut copy)),
+            };
+            if !is_allowed {
+                return Err(ParameterError { name: range.name, allowed: range.allowed() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whom the faults strike.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Faults {
+    /// Only pings (`/health`); traffic is answered at once.
+    Health,
+    /// Pings and traffic alike.
+    All,
+}
+
+/// One of the two servers of the demonstration, different enough that there is something to route.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Preset {
+    /// Port 3000: seldom slow, and then a little; 16 ms of CPU work per request.
+    A,
+    /// Port 3002: often slow, and then much; 8 ms of CPU work per request.
+    B,
+}
+
+impl Preset {
+    /// The port this server listens on.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::A => 3000,
+            Self::B => 3002,
+        }
+    }
+
+    /// How this server behaves.
+    pub fn parameters(self) -> Parameters {
+        let (slow_rate, slow_ms, cpu_load_ms) = match self {
+            Self::A => (0.04, 300, 16),
+            Self::B => (0.12, 850, 8),
+        };
+        Parameters { slow_rate, slow_ms, cpu_load_ms, ..Parameters::default() }
+    }
+}
+
+/// A parameter out of its range.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ParameterError {
+    name: &'static str,
+    allowed: String,
+}
+
+impl fmt::Display for ParameterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} must be {}", self.name, self.allowed)
+    }
+}
+
+impl Error for ParameterError {}
+
+/// One parameter by the name of its environment variable, with its range and its help.
+pub(crate) struct Range {
+    pub(crate) name: &'static str,
+    pub(crate) field: Field,
+    pub(crate) help: &'static str,
+}
+
+impl Range {
+    pub(crate) fn allowed(&self) -> String {
+        match self.field {
+            Field::Fraction(_) => "a number from 0 to 1".to_owned(),
+            Field::Whole { min, max, .. } => format!("a whole number from {min} to {max}"),
+        }
+    }
+}
+
+/// Where a parameter lives, with its type and bounds.
+#[derive(Clone, Copy)]
+pub(crate) enum Field {
+    Fraction(fn(&mut Parameters) -> &mut f64),
+    Whole { field: fn(&mut Parameters) -> &mut u32, min: u32, max: u32 },
+}
+
+/// Every ranged parameter, in the order of the help text.
+pub(crate) const RANGES: [Range; 10] = [
+    Range {
+        name: "P_G_TO_B",
+        field: Field::Fraction(|p| &mut p.p_g_to_b),
+        help: "chance per request that a good channel turns bad",
+    },
+    Range {
+        name: "P_B_TO_G",
+        field: Field::Fraction(|p| &mut p.p_b_to_g),
+        help: "chance per request that a bad channel turns good",
+    },
+    Range {
+        name: "LOSS_IN_G",
+        field: Field::Fraction(|p| &mut p.loss_in_g),
+        help: "loss while the channel is good",
+    },
+    Range {
+        name: "LOSS_IN_B",
+        field: Field::Fraction(|p| &mut p.loss_in_b),
+        help: "loss while the channel is bad",
+    },
+    Range {
+        name: "SIM_QUEUE_MAX",
+        field: Field::Whole { field: |p| &mut p.queue_max, min: 1, max: 1_000_000 },
+        help: "upper bound of the queue's random walk",
+    },
+    Range {
+        name: "ERR_RATE",
+        field: Field::Fraction(|p| &mut p.error_rate),
+        help: "share of requests answered with status 500",
+    },
+    Range {
+        name: "SLOW_RATE",
+        field: Field::Fraction(|p| &mut p.slow_rate),
+        help: "share of requests answered late",
+    },
+    Range {
+        name: "SLOW_MS",
+        field: Field::Whole { field: |p| &mut p.slow_ms, min: 0, max: 600_000 },
+        help: "how late a slow answer is, in ms",
+    },
+    Range {
+        name: "CPU_LOAD_MS",
+        field: Field::Whole { field: |p| &mut p.cpu_load_ms, min: 0, max: 60_000 },
+        help: "CPU work of each request, in ms",
+    },
+    Range {
+        name: "OVERLOAD_DROP_MULTIPLIER",
+        field: Field::Fraction(|p| &mut p.overload_drop_multiplier),
+        help: "extra loss with a full queue; falls to 0 at 80 % of its maximum",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every range accepts its two ends and refuses what lies just outside, by the name of its
+    /// variable: each row changes one field of sound parameters.
+    #[test]
+    fn ranges_hold_at_both_ends() {
+        for range in &RANGES {
+            let refused = |change: &dyn Fn(&mut Parameters)| {
+                let mut parameters = Parameters::default();
+                change(&mut parameters);
+                parameters.check().err().map(|error| error.name)
+            };
+            match range.field {
+                Field::Fraction(field) => {
+                    for good in [0.0, 1.0] {
+                        assert_eq!(refused(&|p| *field(p) = good), None, "{}", range.name);
+                    }
+                    for bad in [-0.001, 1.001, f64::NAN, f64::INFINITY] {
+                        assert_eq!(refused(&|p| *field(p) = bad), Some(range.name));
+                    }
+                }
+                Field::Whole { field, min, max } => {
+                    for good in [min, max] {
+                        assert_eq!(refused(&|p| *field(p) = good), None, "{}", range.name);
+                    }
+                    assert_eq!(refused(&|p| *field(p) = max + 1), Some(range.name));
+                    if let Some(below) = min.checked_sub(1) {
+                        assert_eq!(refused(&|p| *field(p) = below), Some(range.name));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The presets are sound and differ from the defaults only as the demonstration says.
+    #[test]
+    fn presets_are_sound() {
+        for preset in [Preset::A, Preset::B] {
+            let parameters = preset.parameters();
+            assert_eq!(parameters.check(), Ok(()));
+            assert_eq!(parameters.error_rate, Parameters::default().error_rate);
+        }
+        assert_eq!((Preset::A.port(), Preset::B.port()), (3000, 3002));
+        assert_eq!(Parameters::faultless().check(), Ok(()));
+    }
+}

@@ -1,0 +1,74 @@
+//! CPU work of a known size: so much that an undisturbed core needs the asked time for it.
+//!
+//! A fixed amount of work, not a loop until some time has passed: on a busy machine it takes
+//! longer, as the work of a real server does.
+use std::hint;
+use std::time::{Duration, Instant};
+
+/// How fast this machine works.
+#[derive(Debug)]
+pub(crate) struct Work {
+    rounds_per_slice: u64,
+}
+
+impl Work {
+    /// Measures the machine for some milliseconds. The best of several measurements counts: what
+    /// disturbs one only makes it slower.
+    pub(crate) fn calibrate() -> Self {
+        let best = (0..CALIBRATIONS)
+            .map(|_| {
+                let start = Instant::now();
+                spin(CALIBRATION_ROUNDS);
+                start.elapsed().as_nanos().max(1)
+            })
+            .min()
+            .unwrap_or(1);
+        let rounds = u128::from(CALIBRATION_ROUNDS) * SLICE.as_nanos() / best;
+        Self { rounds_per_slice: u64::try_from(rounds).unwrap_or(u64::MAX).max(1) }
+    }
+
+    /// Works for `cpu`, in slices, and gives up between two of them once `is_over`.
+    pub(crate) fn run(&self, cpu: Duration, is_over: impl Fn() -> bool) {
+        for _ in 0..cpu.as_nanos() / SLICE.as_nanos() {
+            if is_over() {
+                return;
+            }
+            spin(self.rounds_per_slice);
+        }
+    }
+}
+
+fn spin(rounds: u64) {
+    let mut state = hint::black_box(1_u64);
+    for _ in 0..rounds {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).rotate_left(17) ^ 1;
+    }
+    hint::black_box(state);
+}
+
+const SLICE: Duration = Duration::from_millis(1);
+const CALIBRATIONS: u32 = 8;
+/// About a millisecond on a machine of 2025.
+const CALIBRATION_ROUNDS: u64 = 500_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Work takes at least about its time: a disturbed machine makes it longer, never shorter.
+    #[test]
+    fn work_takes_its_time() {
+        let work = Work::calibrate();
+        let start = Instant::now();
+        work.run(Duration::from_millis(40), || false);
+        assert!(start.elapsed() > Duration::from_millis(15), "{:?}", start.elapsed());
+    }
+
+    /// Work that is over before it begins does nothing: a minute of it returns at once.
+    #[test]
+    fn work_can_be_given_up() {
+        let start = Instant::now();
+        Work::calibrate().run(Duration::from_secs(600), || true);
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+}
