@@ -11,6 +11,8 @@
 //!
 //! While 3 or 4 holds, a single request may spill over to a backend that has as many fewer in
 //! flight and is at least the threshold lower. A spill is no switch.
+use std::time::Duration;
+
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::event::HoldReason;
@@ -22,7 +24,7 @@ use crate::tournament::Ruling;
 #[derive(Debug)]
 pub(crate) struct SwitchGate {
     threshold: f64,
-    cooldown: std::time::Duration,
+    cooldown: Duration,
     /// Requests by which the current backend must be busier for a spill; `None`: never.
     spill_load: Option<u32>,
     last_switch_at: Option<Instant>,
@@ -46,7 +48,7 @@ impl SwitchGate {
     pub(crate) fn new(rules: &Rules) -> Self {
         let mut gate = Self {
             threshold: 0.0,
-            cooldown: std::time::Duration::ZERO,
+            cooldown: Duration::ZERO,
             spill_load: None,
             last_switch_at: None,
         };
@@ -105,9 +107,10 @@ impl SwitchGate {
         }
     }
 
-    /// Whether spilling over is configured.
-    pub(crate) const fn spills(&self) -> bool {
-        self.spill_load.is_some()
+    /// Whether the current backend has enough in flight for any spill; spares the search.
+    pub(crate) fn may_spill(&self, current: &Backend) -> bool {
+        self.spill_load
+            .is_some_and(|load| current.in_flight() >= load)
     }
 
     fn is_busier(&self, current: &Backend, other: &Backend) -> bool {

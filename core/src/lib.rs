@@ -4,6 +4,71 @@
 //! facts and the time, and answers with decisions, actions and a deadline. It opens no socket,
 //! reads no clock, starts no thread and draws no randomness but from the seed it is given, so the
 //! same inputs give the same outputs, bit for bit, on every platform.
+//!
+//! Whoever drives it owns sockets and clock. After each call the driver does the actions that the
+//! router wants done, and calls again when a fact is there or the router's deadline has come:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use intelliproxy_core::{
+//!     Action, Event, Instant, NoRoute, Outcome, ProbeAnswer, ProbeId, ProbeKind, ProbeResult, Router,
+//!     RouterConfig, Rules,
+//! };
+//!
+//! // Two backends; the seed fixes every random choice.
+//! let backends = vec!["near".to_owned(), "far".to_owned()];
+//! let mut now = Instant::ZERO;
+//! let mut router = Router::new(RouterConfig { backends, rules: Rules::default() }, 42, now)?;
+//!
+//! // The probe loop: start what is due, and tell how each probe ended. A real driver sends
+//! // `GET /health` or `GET /metrics` here and sleeps until `poll_timeout`.
+//! # let mut pings = 0;
+//! while let Some(deadline) = router.poll_timeout().filter(|at| *at < Instant::from_millis(6_000)) {
+//!     now = now.max(deadline);
+//!     router.handle_timeout(now);
+//!     let mut ended: Vec<(ProbeId, ProbeResult)> = Vec::new();
+//!     while let Some(action) = router.poll_action() {
+//!         match action {
+//!             Action::StartProbe { probe, backend, kind: ProbeKind::Ping, .. } => {
+//!                 let ms = if router.name(backend) == Some("near") { 3 } else { 80 };
+//!                 let latency = Duration::from_millis(ms);
+//!                 ended.push((probe, Ok(ProbeAnswer { latency, report: None })));
+//! #               pings += 1;
+//!             }
+//!             // Reports are left unanswered: the router gives them up at their deadline.
+//!             Action::StartProbe { .. } => {}
+//!             Action::Notify(notice) => println!("{now:?}: {notice:?}"),
+//!         }
+//!     }
+//!     for (probe, result) in ended {
+//!         router.handle_event(now, Event::ProbeFinished { probe, result });
+//!     }
+//! }
+//! # assert_eq!(pings, 4);
+//!
+//! // A request: where does it go, and how did it end there?
+//! let lease = router.route(now, &[]).expect("two backends to choose from");
+//! assert_eq!(router.name(lease.backend()), Some("near"));
+//! let tried = [lease.backend()];
+//! now += Duration::from_millis(4);
+//! let outcome = Outcome::Answered { status: 503, latency: Duration::from_millis(4) };
+//! router.handle_event(now, Event::RequestFinished { lease, outcome });
+//!
+//! // Not well; a retry goes to the other one, and a third attempt nowhere.
+//! let lease = router.route(now, &tried).expect("one backend is left");
+//! assert_eq!(router.name(lease.backend()), Some("far"));
+//! let outcome = Outcome::Answered { status: 200, latency: Duration::from_millis(90) };
+//! router.handle_event(now, Event::RequestFinished { lease, outcome });
+//! let everyone: Vec<_> = router.snapshot(now).backends.iter().map(|b| b.id).collect();
+//! assert_eq!(router.route(now, &everyone), Err(NoRoute::AllTried));
+//!
+//! // Why: one error among ten credited good requests is a rate of 1/11, 40 points a percent.
+//! let near = &router.snapshot(now).backends[0];
+//! assert_eq!(near.score.latency, 3.0);
+//! assert!((near.score.errors - 40.0 * 100.0 / 11.0).abs() < 1e-9);
+//! # Ok::<(), intelliproxy_core::ConfigError>(())
+//! ```
 mod backend;
 mod config;
 mod estimate;

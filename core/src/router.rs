@@ -433,11 +433,11 @@ impl Router {
 
     /// The backend that this single request goes to, past the current one.
     fn spill(&mut self, current: BackendId, reason: HoldReason) -> Option<BackendId> {
+        let from = self.table.get(current)?;
         let is_below = matches!(reason, HoldReason::BelowThreshold { .. });
-        if is_below || !self.gate.spills() {
+        if is_below || !self.gate.may_spill(from) {
             return None;
         }
-        let from = self.table.get(current)?;
         let to = self
             .table
             .lowest_where(|_, other| self.gate.judge_spill(from, other))?;
@@ -494,3 +494,6 @@ impl Router {
 
 /// Notices of holds within this time of the last one are left out.
 const HELD_NOTICES_APART: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

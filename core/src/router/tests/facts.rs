@@ -1,0 +1,274 @@
+//! What pings, reports and the ends of requests change.
+use super::*;
+
+/// All factors at once, against numbers by hand; tanh(.5) = 0.462117157260.
+#[test]
+fn the_score_is_the_rule() {
+    let mut world = World::with_rules(
+        &["a"],
+        Rules {
+            smoothing: crate::config::Smoothing {
+                loss_pings: 2,
+                ..Default::default()
+            },
+            ..Rules::default()
+        },
+    );
+    world.answer(A, 100);
+    let queue = |queue| LoadReport {
+        queue: Some(queue),
+        ..LoadReport::default()
+    };
+    let load = LoadReport {
+        cpu_busy_ms: Some(50.0),
+        memory_bytes: Some(104_857_600.0),
+        ..queue(0.0)
+    };
+    world.report(A, Some(load));
+    world.tell(Event::LoadReported {
+        backend: A,
+        report: queue(125.0),
+    });
+    world.advance(5000);
+    world.fail(A, ProbeFailure::TimedOut);
+    let lease = world.route();
+    let score = world.snapshot().backends[0].score;
+    let half = 0.462_117_157_260;
+    let expected = [
+        100.0,
+        80.0 * 0.2,
+        0.0,
+        2.0,
+        12.0 * half,
+        30.0 * half,
+        12.0 * half,
+    ];
+    for ((factor, points), expected) in score.parts().into_iter().zip(expected) {
+        assert!(
+            (points - expected).abs() < 1e-9,
+            "{}: {points}, {expected}",
+            factor.name()
+        );
+    }
+    assert_eq!(
+        score.total,
+        score.parts().iter().map(|(_, points)| points).sum::<f64>()
+    );
+    world.end(lease, Outcome::Abandoned);
+}
+
+/// Loss counts from the fifth ping on: after one of five failed, as 0.2 · 0.8³ or by place.
+#[test]
+fn loss_counts_from_the_fifth_ping_on() {
+    let mut world = World::new(&["a"]);
+    world.answer(A, 100);
+    world.await_ping(A);
+    world.fail(A, ProbeFailure::TimedOut);
+    for ended in 3..=5 {
+        assert_eq!(
+            world.snapshot().backends[0].score.loss,
+            0.0,
+            "before ping {ended}"
+        );
+        world.await_ping(A);
+        world.answer(A, 100);
+    }
+    let loss: f64 = 0.2 * 0.8 * 0.8 * 0.8;
+    assert!((world.snapshot().backends[0].score.loss - 80.0 * loss).abs() < 1e-12);
+}
+
+/// Numbers that cannot be are taken as not said, a failed report changes its counter only, and a
+/// refused one does not touch the health.
+#[test]
+fn reports_that_cannot_be_change_nothing() {
+    let mut world = World::new(&["a"]);
+    world.answer(A, 5);
+    world.report(
+        A,
+        Some(LoadReport {
+            queue: Some(8.0),
+            ..LoadReport::default()
+        }),
+    );
+    let before = world.snapshot().backends.remove(0);
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0] {
+        let report = LoadReport {
+            queue: Some(bad),
+            cpu_busy_ms: Some(bad),
+            memory_bytes: Some(bad),
+        };
+        world.tell(Event::LoadReported { backend: A, report });
+    }
+    let after = world.snapshot().backends.remove(0);
+    assert_eq!((after.queue, after.cpu_busy_ms), (Some(8.0), None));
+    assert_eq!((after.memory_bytes, after.score), (None, before.score));
+    world.advance(3000);
+    world.end_probe(A, ProbeKind::Report, Err(ProbeFailure::Refused));
+    world.advance(3000);
+    world.report(A, None);
+    let after = world.snapshot().backends.remove(0);
+    assert_eq!((after.reports_failed, after.queue), (2, Some(8.0)));
+    assert_eq!((after.health, after.score), (before.health, before.score));
+    assert_eq!(after.report_age, Some(Duration::from_millis(6000)));
+}
+
+/// A client's abort counts for nothing; a 499 is no error and a 500 is; only good answers feed the
+/// response average, and none feeds the latency.
+#[test]
+fn outcomes_count_as_they_should() {
+    let mut world = World::new(&["a"]);
+    for outcome in [
+        Outcome::Abandoned,
+        Outcome::Answered {
+            status: 499,
+            latency: Duration::from_millis(10),
+        },
+        Outcome::Answered {
+            status: 500,
+            latency: Duration::from_millis(90),
+        },
+        Outcome::Answered {
+            status: 200,
+            latency: Duration::from_millis(20),
+        },
+    ] {
+        let lease = world.route();
+        world.end(lease, outcome);
+    }
+    let a = world.snapshot().backends.remove(0);
+    assert_eq!((a.requests, a.errors, a.in_flight), (3, 1, 0));
+    assert!((a.response_ewma_ms.unwrap() - 12.0).abs() < 1e-9);
+    assert!((a.error_rate - 1.0 / 13.0).abs() < 1e-12);
+    assert_eq!((a.latency, a.latency_ewma_ms), (None, None));
+}
+
+/// Pings: at once, then spread over the interval, then every 5 s; reports likewise every 3 s.
+/// Nobody answers the reports, and no backend ever has two of a kind outstanding.
+#[test]
+fn probes_are_spread_and_steady() {
+    let mut world = World::new(&["a", "b"]);
+    let start = world.now;
+    let mut pings = Vec::new();
+    for _ in 0..=130 {
+        for (_, backend, kind) in world.asked.clone() {
+            if kind == ProbeKind::Ping {
+                pings.push((world.now.since(start).as_millis(), backend));
+                world.answer(backend, 10);
+            }
+        }
+        let reports = world.asked.len();
+        world.advance(100);
+        assert!(reports <= 100);
+    }
+    let expected = [
+        (0, A),
+        (0, B),
+        (2500, A),
+        (5000, B),
+        (7500, A),
+        (10_000, B),
+        (12_500, A),
+    ];
+    assert_eq!(pings, expected);
+    // At 0, then a: 1.5, 4.5, …, b: 3, 6, … s, up to 13.1 s.
+    let reports = world.asked.iter().filter(|asked| asked.1 == A).count();
+    assert_eq!(reports, 1 + 4);
+    assert_eq!(world.asked.len() - reports, 1 + 4);
+    assert_eq!(world.snapshot().backends[0].reports_failed, 5);
+}
+
+/// While a verdict is open pings follow each other by 500 ms; with the verdict, the interval is
+/// back.
+#[test]
+fn an_open_verdict_hurries_the_next_ping() {
+    let mut world = World::new(&["a"]);
+    let start = world.now;
+    let answers = [true, false, false, false, false, true, true, true];
+    let mut at = Vec::new();
+    for is_good in answers {
+        world.await_ping(A);
+        at.push(world.now.since(start).as_millis());
+        if is_good {
+            world.answer(A, 1)
+        } else {
+            world.fail(A, ProbeFailure::Cut)
+        }
+    }
+    assert_eq!(at, [0, 5000, 5500, 6000, 11_000, 16_000, 16_500, 21_500]);
+    assert_eq!(world.snapshot().backends[0].health, Health::Up);
+}
+
+/// A ping that is not answered by its deadline has timed out, whether the deadline or the late
+/// answer is handled first; the late answer changes nothing more.
+#[test]
+fn late_answers_are_counted_and_ignored() {
+    let answer = |probe| Event::ProbeFinished {
+        probe,
+        result: Ok(ProbeAnswer {
+            latency: Duration::from_secs(1),
+            report: None,
+        }),
+    };
+    let mut snapshots = Vec::new();
+    for timeout_first in [true, false] {
+        let mut world = World::new(&["a"]);
+        let probe = world.asked[0].0;
+        world.now += Duration::from_millis(1001);
+        if timeout_first {
+            world.router.handle_timeout(world.now);
+        }
+        world.tell(answer(probe));
+        world.router.handle_timeout(world.now);
+        world.tell(answer(probe));
+        world.tell(answer(ProbeId::from_u64(77)));
+        let snapshot = world.snapshot();
+        assert_eq!(snapshot.late_probes, 3);
+        let a = &snapshot.backends[0];
+        assert_eq!((a.pings_answered, a.pings_failed, a.latency), (0, 1, None));
+        snapshots.push((snapshot, world.router.poll_timeout()));
+    }
+    assert_eq!(snapshots[0], snapshots[1]);
+}
+
+/// Early and repeated timeouts do nothing, and looking changes nothing.
+#[test]
+fn looking_and_early_timeouts_are_harmless() {
+    let mut world = World::with_latencies(10, 20);
+    world.serve();
+    let (before, deadline) = (world.snapshot(), world.router.poll_timeout());
+    assert_eq!(
+        deadline,
+        Some(world.now + Duration::from_millis(1000)),
+        "the reports' deadline"
+    );
+    for _ in 0..3 {
+        world.router.handle_timeout(world.now);
+        assert_eq!(world.router.poll_action(), None);
+        world.router.snapshot(world.now + Duration::from_secs(3600));
+    }
+    assert_eq!(
+        (world.snapshot(), world.router.poll_timeout()),
+        (before, deadline)
+    );
+}
+
+/// A single error of the current backend costs it 4000/11 points, and is forgiven with time: each
+/// ping evaluates the rate anew.
+#[test]
+fn an_old_error_is_forgiven() {
+    let mut world = World::new(&["a"]);
+    world.answer(A, 10);
+    let lease = world.route();
+    world.finish(lease, 502);
+    let points = |world: &World| world.snapshot().backends[0].score.errors;
+    assert!((points(&world) - 4000.0 / 11.0).abs() < 1e-9);
+    for _ in 0..6 {
+        world.advance(5000);
+        world.answer(A, 10);
+    }
+    assert!(
+        (points(&world) - 4000.0 * 0.5 / 10.5).abs() < 1e-6,
+        "{}",
+        points(&world)
+    );
+}
