@@ -5,8 +5,9 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Connection, Host, LogLevel, unix_time};
+use crate::backend::LogLevel;
 use crate::date::imf_fixdate;
+use crate::host::{Connection, Host, unix_time};
 use crate::http::{Path, ReadError, Reply, Request, RequestReader};
 use crate::model::{Answer, Fate, RequestKind};
 
@@ -54,7 +55,12 @@ impl<'a> Server<'a> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(READ_TIMEOUT))?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        Ok(Self { host, connection, reader: RequestReader::new(stream), out: Vec::new() })
+        Ok(Self {
+            host,
+            connection,
+            reader: RequestReader::new(stream),
+            out: Vec::new(),
+        })
     }
 
     fn run(&mut self) -> io::Result<End> {
@@ -89,12 +95,15 @@ impl<'a> Server<'a> {
                 self.host.count(|counters| counters.polls += 1);
                 let report = self.host.report();
                 let date = date();
-                return self.reply(request, Reply {
-                    status: "200 OK",
-                    content_type: "application/json",
-                    date: &date,
-                    body: report.as_bytes(),
-                });
+                return self.reply(
+                    request,
+                    Reply {
+                        status: "200 OK",
+                        content_type: "application/json",
+                        date: &date,
+                        body: report.as_bytes(),
+                    },
+                );
             }
         };
         let fate = self.host.request(kind);
@@ -109,9 +118,10 @@ impl<'a> Server<'a> {
         }
         let port = self.host.port;
         let (status, body) = match (answer.is_error, kind) {
-            (true, _) => {
-                ("500 Internal Server Error", format!("Simulated error of backend on port {port}"))
-            }
+            (true, _) => (
+                "500 Internal Server Error",
+                format!("Simulated error of backend on port {port}"),
+            ),
             (false, RequestKind::Ping) => ("200 OK", "OK".to_owned()),
             (false, RequestKind::Traffic) => {
                 ("200 OK", format!("Hello from backend on port {port}"))
@@ -176,7 +186,10 @@ impl<'a> Server<'a> {
         } else if answer.is_error || is_delayed {
             let status = if answer.is_error { 500 } else { 200 };
             self.host.log(LogLevel::Debug, || {
-                format!("{name} answered {status} after {} ms", answer.delay.as_millis())
+                format!(
+                    "{name} answered {status} after {} ms",
+                    answer.delay.as_millis()
+                )
             });
         }
     }
@@ -187,7 +200,12 @@ impl<'a> Server<'a> {
 }
 
 fn text<'a>(status: &'static str, date: &'a str, body: &'a [u8]) -> Reply<'a> {
-    Reply { status, content_type: "text/plain; charset=utf-8", date, body }
+    Reply {
+        status,
+        content_type: "text/plain; charset=utf-8",
+        date,
+        body,
+    }
 }
 
 fn date() -> String {
@@ -225,7 +243,10 @@ fn drain(mut stream: &TcpStream, time_max: Duration, bytes_max: u64) -> io::Resu
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }
 
 /// Bounds an idle connection, and every pause within a request. Longer than a proxy's pool keeps

@@ -41,6 +41,7 @@ mod backend;
 pub mod cli;
 mod connection;
 mod date;
+mod host;
 mod http;
 mod metrics;
 mod model;

@@ -20,7 +20,11 @@ impl CpuMeter {
         let Some(used) = used else { return };
         self.samples.push_back((now, used));
         // Keep the youngest sample that is at least a window old, and all after it.
-        while self.samples.get(1).is_some_and(|(at, _)| now.since(*at) >= CPU_WINDOW) {
+        while self
+            .samples
+            .get(1)
+            .is_some_and(|(at, _)| now.since(*at) >= CPU_WINDOW)
+        {
             self.samples.pop_front();
         }
     }
@@ -56,7 +60,9 @@ fn parse_stat(stat: &str) -> Option<Duration> {
 
 /// VmRSS of proc_pid_status(5): unlike statm it counts in kB, whatever the page size.
 fn parse_status(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
 }
@@ -76,7 +82,10 @@ mod tests {
         assert_eq!(parse_stat(stat), Some(Duration::from_millis(1540)));
         assert_eq!(parse_stat("42 (a) S 1 2"), None);
         assert_eq!(parse_stat(""), None);
-        assert_eq!(parse_status("Name:\ta\nVmRSS:\t    2048 kB\nRssAnon:\t 9 kB\n"), Some(2_097_152));
+        assert_eq!(
+            parse_status("Name:\ta\nVmRSS:\t    2048 kB\nRssAnon:\t 9 kB\n"),
+            Some(2_097_152)
+        );
         assert_eq!(parse_status("Name:\ta\n"), None);
     }
 

@@ -1,0 +1,256 @@
+//! Starts the three, shows what they log, and ends them together.
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::process::{ExitCode, ExitStatus};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::child::{Child, Role};
+use crate::options::Options;
+
+/// What the launcher waits for.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A child logged a line.
+    Line { role: Role, text: String },
+    /// The user, or the system, wants an end.
+    Signal,
+}
+
+/// Why the demonstration ends.
+#[derive(Debug)]
+enum Stop {
+    Signal,
+    Ended { role: Role, status: ExitStatus },
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The launcher and its children, in the order of their end.
+pub(crate) struct Launcher {
+    children: Vec<Child>,
+    events: Receiver<Event>,
+    sender: SyncSender<Event>,
+    has_colours: bool,
+    listening: Vec<Role>,
+}
+
+impl Launcher {
+    /// Runs the demonstration to its end.
+    pub(crate) fn run(options: &Options) -> ExitCode {
+        let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
+        if let Err(error) = forward_signals(sender.clone()) {
+            eprintln!("all: cannot handle signals: {error}");
+            return ExitCode::FAILURE;
+        }
+        let has_colours = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none();
+        let mut launcher = Self {
+            children: Vec::new(),
+            events,
+            sender,
+            has_colours,
+            listening: Vec::new(),
+        };
+        let stop = match launcher.start(options) {
+            Ok(()) => launcher.watch(None, |_| false).err(),
+            Err(stop) => Some(stop),
+        };
+        let code = match stop {
+            None | Some(Stop::Signal) => ExitCode::SUCCESS,
+            Some(Stop::Ended { role, status }) => {
+                launcher.say(&format!("{} ended by itself ({status})", role.name()));
+                ExitCode::FAILURE
+            }
+            Some(Stop::Failed(error)) => {
+                eprintln!("all: {error}");
+                ExitCode::FAILURE
+            }
+        };
+        launcher.end();
+        code
+    }
+
+    /// Starts the servers, then the proxy, whose first pings should find them.
+    fn start(&mut self, options: &Options) -> Result<(), Stop> {
+        for (role, port) in [(Role::A, options.port_a), (Role::B, options.port_b)] {
+            self.spawn(role, &["--port".into(), port.to_string().into()])?;
+        }
+        self.watch(Some(START_MAX), |launcher| {
+            [Role::A, Role::B]
+                .iter()
+                .all(|role| launcher.listening.contains(role))
+        })?;
+        self.spawn(Role::Proxy, &options.proxy_arguments)?;
+        self.watch(Some(START_MAX), |launcher| {
+            launcher.listening.contains(&Role::Proxy)
+        })?;
+        self.introduce(options)
+    }
+
+    fn spawn(&mut self, role: Role, arguments: &[OsString]) -> Result<(), Stop> {
+        self.children
+            .push(Child::spawn(role, arguments, &self.sender)?);
+        Ok(())
+    }
+
+    fn introduce(&self, options: &Options) -> Result<(), Stop> {
+        let Options { port_a, port_b, .. } = options;
+        let proxy = match &options.proxy_address {
+            Some(address) => format!("http://{address}/"),
+            None => "where its configuration says".to_owned(),
+        };
+        let mut lines = vec![
+            format!("proxy     {proxy}"),
+            format!("server A  http://localhost:{port_a}/"),
+            format!("server B  http://localhost:{port_b}/"),
+        ];
+        if options.proxy_address.is_some() {
+            lines.push(format!("try       curl {proxy}"));
+            lines.push(format!("          curl {proxy}stats"));
+        }
+        lines.push("Ctrl-C ends all three".to_owned());
+        for line in lines {
+            self.print("all", &line)?;
+        }
+        Ok(())
+    }
+
+    /// Shows lines until something ends the demonstration, `is_done`, or `wait_max` is over.
+    fn watch(
+        &mut self,
+        wait_max: Option<Duration>,
+        is_done: impl Fn(&Self) -> bool,
+    ) -> Result<(), Stop> {
+        let end = wait_max.map(|wait_max| Instant::now() + wait_max);
+        let mut looked_at = Instant::now();
+        while !is_done(self) && end.is_none_or(|end| Instant::now() < end) {
+            match self.events.recv_timeout(LOOK_EVERY) {
+                Ok(Event::Signal) => return Err(Stop::Signal),
+                Ok(Event::Line { role, text }) => self.show(role, &text)?,
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+            if looked_at.elapsed() < LOOK_EVERY {
+                continue;
+            }
+            looked_at = Instant::now();
+            for index in 0..self.children.len() {
+                let child = &mut self.children[index];
+                let role = child.role;
+                if let Some(status) = child.status()? {
+                    self.show_rest();
+                    return Err(Stop::Ended { role, status });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the children, the proxy first: it still needs the servers for its requests in flight.
+    fn end(mut self) {
+        let (proxy, servers): (Vec<Child>, Vec<Child>) = self
+            .children
+            .drain(..)
+            .partition(|child| child.role == Role::Proxy);
+        for group in [proxy, servers] {
+            self.end_group(group);
+        }
+        self.show_rest();
+        self.say("all have ended");
+    }
+
+    /// Tells a group to end and waits; kills what has not ended in time or on a further signal.
+    fn end_group(&mut self, mut group: Vec<Child>) {
+        let deadline = Instant::now() + END_MAX;
+        group.iter_mut().for_each(Child::end);
+        let mut is_impatient = false;
+        loop {
+            // A child whose status cannot be had is killed when it is dropped.
+            group.retain_mut(|child| matches!(child.status(), Ok(None)));
+            if group.is_empty() {
+                return;
+            }
+            if is_impatient || Instant::now() >= deadline {
+                for child in &mut group {
+                    self.say(&format!("{} is killed", child.role.name()));
+                    child.kill();
+                }
+                // Dropping waits for them.
+                return;
+            }
+            match self.events.recv_timeout(END_LOOK_EVERY) {
+                Ok(Event::Signal) => is_impatient = true,
+                // A closed output must not keep the children from ending.
+                Ok(Event::Line { role, text }) => drop(self.show(role, &text)),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn show(&mut self, role: Role, text: &str) -> io::Result<()> {
+        if text.contains("listening on") && !self.listening.contains(&role) {
+            self.listening.push(role);
+        }
+        self.print(role.label(), text)
+    }
+
+    fn show_rest(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            if let Event::Line { role, text } = event {
+                // As in `end_group`.
+                drop(self.show(role, &text));
+            }
+        }
+    }
+
+    /// Says something of the launcher's own, if anybody still listens.
+    fn say(&self, text: &str) {
+        drop(self.print("all", text));
+    }
+
+    fn print(&self, label: &str, text: &str) -> io::Result<()> {
+        let label = format!("[{label}]");
+        let (colour, plain) = match label.as_str() {
+            _ if !self.has_colours => ("", ""),
+            "[proxy]" => ("\x1b[36m", "\x1b[0m"),
+            "[A]" => ("\x1b[32m", "\x1b[0m"),
+            "[B]" => ("\x1b[33m", "\x1b[0m"),
+            _ => ("\x1b[1m", "\x1b[0m"),
+        };
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{colour}{label:<7}{plain} {text}")?;
+        stdout.flush()
+    }
+}
+
+/// Makes events of the signals that ask for an end.
+fn forward_signals(events: SyncSender<Event>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    thread::Builder::new().spawn(move || {
+        for _ in signals.forever() {
+            if events.send(Event::Signal).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// How often it is seen whether all children still run.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const END_LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Lines in wait while the output is slow; then the children wait, too.
+const EVENTS_MAX: usize = 256;
+/// After this long the introduction comes anyway.
+const START_MAX: Duration = Duration::from_secs(5);
+/// The proxy takes up to 10 s for its requests in flight.
+const END_MAX: Duration = Duration::from_secs(11);
