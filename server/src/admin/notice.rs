@@ -1,0 +1,152 @@
+//! What the router tells, as one line of the log each.
+use intelliproxy_core::{BackendId, HoldReason, Notice, ProbeFailure, SwitchReason};
+
+/// The line for a notice; `name` names a backend.
+pub fn describe<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a str) -> String {
+    match *notice {
+        Notice::Switched { from, to, reason } => {
+            let change = from.map_or_else(
+                || format!("start with {}", name(to)),
+                |from| format!("switch {} -> {}", name(from), name(to)),
+            );
+            match reason {
+                SwitchReason::First => change,
+                SwitchReason::Better { by } => format!("{change}: better by {by:.1} points"),
+                SwitchReason::Failover => format!("{change}: failover"),
+            }
+        }
+        Notice::Held {
+            current,
+            candidate,
+            reason,
+        } => {
+            let (current, candidate) = (name(current), name(candidate));
+            match reason {
+                HoldReason::BelowThreshold { missing } => format!(
+                    "hold {current}: {candidate} is better, {missing:.1} points below the threshold"
+                ),
+                HoldReason::Cooldown { left } => format!(
+                    "hold {current}: {candidate} is better, {} ms of the cooldown left",
+                    left.as_micros().div_ceil(1000)
+                ),
+                HoldReason::LoadAlone => format!(
+                    "hold {current}: load alone makes {candidate} better, single requests go there"
+                ),
+            }
+        }
+        Notice::HealthChanged {
+            backend,
+            is_up,
+            cause,
+        } => {
+            let state = if is_up { "up" } else { "down" };
+            let cause = cause.map_or_else(String::new, |cause| {
+                format!(": {}", describe_failure(cause))
+            });
+            format!("{} is {state}{cause}", name(backend))
+        }
+    }
+}
+
+/// Why a probe failed, in a few words.
+fn describe_failure(failure: ProbeFailure) -> String {
+    match failure {
+        ProbeFailure::Refused => "refused".to_owned(),
+        ProbeFailure::Unreachable => "unreachable".to_owned(),
+        ProbeFailure::TimedOut => "timed out".to_owned(),
+        ProbeFailure::Cut => "connection cut".to_owned(),
+        ProbeFailure::Malformed => "answer is not HTTP".to_owned(),
+        ProbeFailure::Status(status) => format!("status {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The id with a number, which only the router gives out.
+    fn id(number: u32) -> BackendId {
+        serde_json::from_value(number.into()).expect("a number")
+    }
+
+    /// The line of every kind of notice; row by row.
+    #[test]
+    fn notices_have_their_lines() {
+        let (a, b) = (id(0), id(1));
+        let switched = |from, reason| Notice::Switched {
+            from,
+            to: b,
+            reason,
+        };
+        let held = |reason| Notice::Held {
+            current: a,
+            candidate: b,
+            reason,
+        };
+        let changed = |is_up, cause| Notice::HealthChanged {
+            backend: b,
+            is_up,
+            cause,
+        };
+        let left = Duration::from_micros(730_001);
+        let rows = [
+            (switched(None, SwitchReason::First), "start with B"),
+            (
+                switched(Some(a), SwitchReason::Better { by: 312.44 }),
+                "switch A -> B: better by 312.4 points",
+            ),
+            (
+                switched(Some(a), SwitchReason::Failover),
+                "switch A -> B: failover",
+            ),
+            (
+                switched(None, SwitchReason::Failover),
+                "start with B: failover",
+            ),
+            (
+                held(HoldReason::BelowThreshold { missing: 18.0 }),
+                "hold A: B is better, 18.0 points below the threshold",
+            ),
+            (
+                held(HoldReason::Cooldown { left }),
+                "hold A: B is better, 731 ms of the cooldown left",
+            ),
+            (
+                held(HoldReason::LoadAlone),
+                "hold A: load alone makes B better, single requests go there",
+            ),
+            (changed(true, None), "B is up"),
+            (changed(false, None), "B is down"),
+            (
+                changed(false, Some(ProbeFailure::Refused)),
+                "B is down: refused",
+            ),
+            (
+                changed(false, Some(ProbeFailure::Unreachable)),
+                "B is down: unreachable",
+            ),
+            (
+                changed(false, Some(ProbeFailure::TimedOut)),
+                "B is down: timed out",
+            ),
+            (
+                changed(false, Some(ProbeFailure::Cut)),
+                "B is down: connection cut",
+            ),
+            (
+                changed(false, Some(ProbeFailure::Malformed)),
+                "B is down: answer is not HTTP",
+            ),
+            (
+                changed(false, Some(ProbeFailure::Status(503))),
+                "B is down: status 503",
+            ),
+        ];
+        for (notice, expected) in rows {
+            let line = describe(&notice, |backend| if backend == a { "A" } else { "B" });
+            assert_eq!(line, expected);
+        }
+    }
+}

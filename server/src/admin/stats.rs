@@ -1,0 +1,382 @@
+//! The router's snapshot as the JSON of /stats.
+//!
+//! An array with one object for each backend, in the configured order. What is not known is null;
+//! the score and its parts are what the router decides by, so that a backend without a ping has
+//! the points of an unknown latency there and null as its latency. Percent are of 100, times and
+//! ages are in ms, memory in bytes; fractions are rounded to three decimals.
+use std::time::Duration;
+
+use intelliproxy_core::{BackendSnapshot, Factor, Health, ScoreParts, Snapshot};
+use serde::{Serialize, Serializer};
+
+use crate::config::BackendTarget;
+
+/// The body of an answer to /stats.
+pub fn stats_json(snapshot: &Snapshot, targets: &[BackendTarget]) -> Vec<u8> {
+    let rows: Vec<BackendStats<'_>> = snapshot
+        .backends
+        .iter()
+        .enumerate()
+        .map(|(index, backend)| {
+            let is_its = |target: &&BackendTarget| target.name == backend.name;
+            let same_place = targets.get(index).filter(is_its);
+            let target = same_place.or_else(|| targets.iter().find(is_its));
+            BackendStats::new(backend, target)
+        })
+        .collect();
+    // Plain data with string keys: there is nothing that JSON could not take.
+    serde_json::to_vec(&rows).unwrap_or_default()
+}
+
+/// One backend as /stats shows it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BackendStats<'a> {
+    name: &'a str,
+    url: Option<&'a str>,
+    /// `unknown` until the first pings are in.
+    health: &'static str,
+    /// Whether it is up; null while unknown.
+    alive: Option<bool>,
+    current: bool,
+    /// The sum of `score_parts` as shown, so that they add up to the last decimal.
+    score: Decimal,
+    score_parts: ScorePoints,
+    latency: Option<Decimal>,
+    latency_ewma: Option<Decimal>,
+    latency_age_ms: Option<Decimal>,
+    /// Share of failed pings among all.
+    loss_percent: Option<Decimal>,
+    /// From 0 to 1.
+    loss_ewma: Option<Decimal>,
+    success_pings: u64,
+    fail_pings: u64,
+    total_pings: u64,
+    ping_age_ms: Option<Decimal>,
+    total_requests: u64,
+    error_requests: u64,
+    /// Percent of recent requests, as the score takes it; null before the first request.
+    error_rate: Option<Decimal>,
+    active_requests: u32,
+    response_ewma: Option<Decimal>,
+    request_age_ms: Option<Decimal>,
+    queue: Option<Decimal>,
+    queue_ewma: Option<Decimal>,
+    /// Busy time as reported, ms.
+    cpu: Option<Decimal>,
+    memory: Option<Decimal>,
+    report_age_ms: Option<Decimal>,
+    reports_read: u64,
+    reports_failed: u64,
+}
+
+impl<'a> BackendStats<'a> {
+    fn new(backend: &'a BackendSnapshot, target: Option<&'a BackendTarget>) -> Self {
+        let (health, alive) = match backend.health {
+            Health::Unknown => ("unknown", None),
+            Health::Up => ("up", Some(true)),
+            Health::Down => ("down", Some(false)),
+        };
+        let total_pings = backend.pings_answered.saturating_add(backend.pings_failed);
+        let loss = backend.pings_failed as f64 / total_pings as f64;
+        let score_parts = ScorePoints::new(&backend.score);
+        Self {
+            name: &backend.name,
+            url: target.map(|target| target.url.as_str()),
+            health,
+            alive,
+            current: backend.is_current,
+            score: score_parts.sum(),
+            score_parts,
+            latency: millis(backend.latency),
+            latency_ewma: backend.latency_ewma_ms.map(Decimal::new),
+            latency_age_ms: millis(backend.latency_age),
+            loss_percent: (total_pings > 0).then(|| Decimal::new(100.0 * loss)),
+            loss_ewma: backend.loss_ewma.map(Decimal::new),
+            success_pings: backend.pings_answered,
+            fail_pings: backend.pings_failed,
+            total_pings,
+            ping_age_ms: millis(backend.ping_age),
+            total_requests: backend.requests,
+            error_requests: backend.errors,
+            error_rate: (backend.requests > 0).then(|| Decimal::new(100.0 * backend.error_rate)),
+            active_requests: backend.in_flight,
+            response_ewma: backend.response_ewma_ms.map(Decimal::new),
+            request_age_ms: millis(backend.request_age),
+            queue: backend.queue.map(Decimal::new),
+            queue_ewma: backend.queue_ewma.map(Decimal::new),
+            cpu: backend.cpu_busy_ms.map(Decimal::new),
+            memory: backend.memory_bytes.map(Decimal::new),
+            report_age_ms: millis(backend.report_age),
+            reports_read: backend.reports_read,
+            reports_failed: backend.reports_failed,
+        }
+    }
+}
+
+/// The points of each factor by its name.
+struct ScorePoints(Vec<(&'static str, Decimal)>);
+
+impl ScorePoints {
+    fn new(score: &ScoreParts) -> Self {
+        let points = |(factor, points): (Factor, f64)| (factor.name(), Decimal::new(points));
+        Self(score.parts().into_iter().map(points).collect())
+    }
+
+    /// Their sum, without the binary fractions that adding decimals leaves behind.
+    fn sum(&self) -> Decimal {
+        Decimal::new(self.0.iter().map(|(_, points)| points.0).sum())
+    }
+}
+
+impl Serialize for ScorePoints {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, points)| (name, points)))
+    }
+}
+
+/// A number rounded to three decimals; a whole one is written without a fraction.
+#[derive(Clone, Copy)]
+struct Decimal(f64);
+
+impl Decimal {
+    fn new(number: f64) -> Self {
+        let rounded = (number * 1000.0).round() / 1000.0;
+        // Beyond 2^53 / 1000 there are no thousandths to round; far beyond, the product overflows.
+        Self(if rounded.is_finite() { rounded } else { number })
+    }
+}
+
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let is_whole = self.0.fract() == 0.0 && self.0.abs() <= WHOLE_MAX;
+        // JSON has no word for a number that is not finite: serde_json writes null.
+        if is_whole {
+            to.serialize_i64(self.0 as i64)
+        } else {
+            to.serialize_f64(self.0)
+        }
+    }
+}
+
+/// Up to here every whole number is one of f64.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+
+fn millis(span: Option<Duration>) -> Option<Decimal> {
+    span.map(|span| Decimal::new(span.as_secs_f64() * 1000.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use intelliproxy_core::{BackendId, Instant, PolicyKind};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A backend of which nothing is known.
+    fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
+        let id: BackendId = serde_json::from_value(number.into()).expect("a number");
+        BackendSnapshot {
+            id,
+            name: name.to_owned(),
+            health: Health::Unknown,
+            is_current: false,
+            latency: None,
+            latency_ewma_ms: None,
+            latency_age: None,
+            loss_ewma: None,
+            ping_age: None,
+            pings_answered: 0,
+            pings_failed: 0,
+            reports_read: 0,
+            reports_failed: 0,
+            requests: 0,
+            errors: 0,
+            error_rate: 0.0,
+            in_flight: 0,
+            response_ewma_ms: None,
+            request_age: None,
+            queue: None,
+            queue_ewma: None,
+            cpu_busy_ms: None,
+            memory_bytes: None,
+            report_age: None,
+            score: ScoreParts {
+                latency: 10_000.0,
+                total: 10_000.0,
+                ..ScoreParts::default()
+            },
+        }
+    }
+
+    fn target(name: &str) -> BackendTarget {
+        BackendTarget {
+            name: name.to_owned(),
+            url: format!("http://{name}"),
+            authority: name.to_owned(),
+            addresses: Vec::new(),
+        }
+    }
+
+    fn stats(backends: Vec<BackendSnapshot>, targets: &[BackendTarget]) -> Value {
+        let snapshot = Snapshot {
+            at: Instant::ZERO,
+            policy: PolicyKind::Score,
+            current: None,
+            switches: 0,
+            spills: 0,
+            last_switch: None,
+            last_hold: None,
+            late_probes: 0,
+            refused_configs: 0,
+            backends,
+        };
+        serde_json::from_slice(&stats_json(&snapshot, targets)).expect("JSON")
+    }
+
+    /// Of a backend that was never asked, every number that nobody knows is null.
+    #[test]
+    fn unknown_numbers_are_null() {
+        let parts = json!({
+            "latency": 10000, "loss": 0, "errors": 0, "inFlight": 0, "queue": 0, "cpu": 0,
+            "memory": 0,
+        });
+        let expected = json!([{
+            "name": "A", "url": "http://A", "health": "unknown", "alive": null, "current": false,
+            "score": 10000, "scoreParts": parts,
+            "latency": null, "latencyEwma": null, "latencyAgeMs": null,
+            "lossPercent": null, "lossEwma": null,
+            "successPings": 0, "failPings": 0, "totalPings": 0, "pingAgeMs": null,
+            "totalRequests": 0, "errorRequests": 0, "errorRate": null, "activeRequests": 0,
+            "responseEwma": null, "requestAgeMs": null,
+            "queue": null, "queueEwma": null, "cpu": null, "memory": null, "reportAgeMs": null,
+            "reportsRead": 0, "reportsFailed": 0,
+        }]);
+        assert_eq!(
+            stats(vec![unknown_backend(0, "A")], &[target("A")]),
+            expected
+        );
+    }
+
+    /// Every known number comes out under its name, in its unit and rounded.
+    #[test]
+    fn known_numbers_are_shown() {
+        let backend = BackendSnapshot {
+            health: Health::Up,
+            is_current: true,
+            latency: Some(Duration::from_nanos(12_345_678)),
+            latency_ewma_ms: Some(10.00049),
+            latency_age: Some(Duration::from_millis(1500)),
+            loss_ewma: Some(0.2),
+            ping_age: Some(Duration::from_micros(1)),
+            pings_answered: 2,
+            pings_failed: 1,
+            reports_read: 7,
+            reports_failed: 8,
+            requests: 100,
+            errors: 5,
+            error_rate: 0.0123456,
+            in_flight: 3,
+            response_ewma_ms: Some(1e300),
+            request_age: Some(Duration::ZERO),
+            queue: Some(4.0),
+            queue_ewma: Some(3.9996),
+            cpu_busy_ms: Some(0.1),
+            memory_bytes: Some(209_715_200.0),
+            report_age: Some(Duration::from_secs(3)),
+            ..unknown_backend(0, "A")
+        };
+        let stats = stats(vec![backend], &[target("A")]);
+        let rows = [
+            ("health", json!("up")),
+            ("alive", json!(true)),
+            ("current", json!(true)),
+            ("latency", json!(12.346)),
+            ("latencyEwma", json!(10)),
+            ("latencyAgeMs", json!(1500)),
+            ("lossPercent", json!(33.333)),
+            ("lossEwma", json!(0.2)),
+            ("pingAgeMs", json!(0.001)),
+            ("successPings", json!(2)),
+            ("failPings", json!(1)),
+            ("totalPings", json!(3)),
+            ("reportsRead", json!(7)),
+            ("reportsFailed", json!(8)),
+            ("totalRequests", json!(100)),
+            ("errorRequests", json!(5)),
+            ("errorRate", json!(1.235)),
+            ("activeRequests", json!(3)),
+            ("responseEwma", json!(1e300)),
+            ("requestAgeMs", json!(0)),
+            ("queue", json!(4)),
+            ("queueEwma", json!(4)),
+            ("cpu", json!(0.1)),
+            ("memory", json!(209_715_200)),
+            ("reportAgeMs", json!(3000)),
+        ];
+        for (key, expected) in rows {
+            assert_eq!(stats[0][key], expected, "{key}");
+        }
+    }
+
+    /// The parts as shown add up to the score as shown, also where rounding moved each of them.
+    #[test]
+    fn parts_sum_to_the_score() {
+        let mut backend = unknown_backend(0, "A");
+        backend.health = Health::Down;
+        backend.score = ScoreParts {
+            latency: 12.3454,
+            loss: 78.4004,
+            errors: 0.1004,
+            in_flight: 6.0,
+            queue: 0.0014,
+            cpu: 29.9994,
+            memory: 0.3334,
+            total: 127.1804,
+        };
+        let stats = stats(vec![backend], &[]);
+        let parts = stats[0]["scoreParts"].as_object().expect("an object");
+        let sum: f64 = parts.values().filter_map(Value::as_f64).sum();
+        let score = stats[0]["score"].as_f64().expect("a number");
+        assert!((sum - score).abs() < 1e-9, "{sum} {score}");
+        assert!((score - 127.1804).abs() < 0.004, "{score}");
+        assert_eq!(stats[0]["alive"], json!(false));
+    }
+
+    /// Targets are found by name, wherever they stand; a backend without one has no URL.
+    #[test]
+    fn targets_are_found_by_name() {
+        let backends = ["A", "B", "C"]
+            .iter()
+            .zip(0..)
+            .map(|(name, id)| unknown_backend(id, name));
+        let stats = stats(backends.collect(), &[target("B"), target("A")]);
+        let urls: Vec<&Value> = (0..3).map(|index| &stats[index]["url"]).collect();
+        assert_eq!(urls, [&json!("http://A"), &json!("http://B"), &Value::Null]);
+    }
+
+    /// No backends, no rows.
+    #[test]
+    fn nothing_is_an_empty_array() {
+        assert_eq!(stats(Vec::new(), &[]), json!([]));
+    }
+
+    /// Numbers that JSON has not are null, and minus zero is zero.
+    #[test]
+    fn odd_numbers_are_valid_json() {
+        let rows = [
+            (f64::NAN, "null"),
+            (f64::INFINITY, "null"),
+            (-0.0, "0"),
+            (-0.0001, "0"),
+            (0.0005, "0.001"),
+            (1e15, "1000000000000000"),
+            (1e16, "1e+16"),
+            (f64::MAX, "1.7976931348623157e+308"),
+        ];
+        for (number, expected) in rows {
+            let text = serde_json::to_string(&Decimal::new(number)).expect("JSON");
+            assert_eq!(text, expected);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The program: from its arguments to its exit code.
+//!
+//! | exit code | when |
+//! |---|---|
+//! | 0 | it served until it was told to stop, or answered `--help`, `--version`, `--check` |
+//! | 1 | it could not run: a port is taken, a backend does not resolve |
+//! | 2 | an argument or the configuration file cannot be |
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use log::{LevelFilter, info};
+
+use crate::config::Config;
+use crate::logging;
+use crate::reactor;
+use crate::resolve::Setup;
+
+mod command;
+mod flags;
+mod help;
+
+pub use command::{Command, UsageError};
+
+/// Runs the program with its arguments, the first of which is its own name.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    match Command::parse(args.skip(1), read_file) {
+        Ok(Command::Run { config, log_level }) => run(*config, log_level),
+        Ok(Command::Check { file: Some(file) }) => {
+            print(&format!("{file}: configuration is valid"))
+        }
+        Ok(Command::Check { file: None }) => print("configuration is valid"),
+        Ok(Command::PrintConfig { config }) => print(&config.to_json()),
+        Ok(Command::Help) => print(help::text().trim_end()),
+        Ok(Command::Version) => print(concat!("intelliproxy ", env!("CARGO_PKG_VERSION"))),
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+/// Serves until the end.
+fn run(config: Config, log_level: LevelFilter) -> ExitCode {
+    let log = match logging::start(log_level) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(&format!("cannot start the log: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = Setup::new(config).and_then(|setup| {
+        announce(&setup);
+        reactor::serve(setup)
+    });
+    log.finish();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs where the proxy listens and where its backends are.
+fn announce(setup: &Setup) {
+    for listener in &setup.listeners {
+        // A socket that is bound has an address; without one there is nothing to tell.
+        if let Ok(address) = listener.local_addr() {
+            info!("listening on http://{address}");
+        }
+    }
+    for backend in &setup.backends {
+        let addresses: Vec<String> = backend.addresses.iter().map(ToString::to_string).collect();
+        info!(
+            "backend {} is {} ({})",
+            backend.name,
+            backend.url,
+            addresses.join(", ")
+        );
+    }
+}
+
+/// Reads a file that a person wrote, so one of a bearable size.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)?;
+    if read as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!(
+            "larger than {FILE_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Prints to stdout. That nobody reads it is no fault of the program.
+fn print(text: &str) -> ExitCode {
+    let _ = writeln!(io::stdout(), "{text}");
+    ExitCode::SUCCESS
+}
+
+/// Prints one line about what is wrong to stderr.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "intelliproxy: {text}");
+}
+
+/// The exit code for arguments and files that cannot be.
+const EXIT_USAGE: u8 = 2;
+/// Bytes of a configuration file: a thousand backends take a tenth of it.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;

@@ -1,0 +1,276 @@
+//! Arguments row by row; files come from a table instead of a disk.
+use std::time::Duration;
+
+use super::*;
+use crate::config::BackendConfig;
+
+/// The files of the tests.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let text: &[u8] = match path.to_str() {
+        Some("good.json") => {
+            b"{\"listen\": [\"127.0.0.1:1\"], \"routing\": {\"switch\": {\"threshold\": 7}},\n\
+              \"backends\": [{\"name\": \"F\", \"url\": \"http://f\"}]}"
+        }
+        Some("bad.json") => b"{\n\"limits\": {\n\"headBytesMax\": 9}}",
+        Some("latin.json") => b"{\n\"forwarding\": {\"via\": \"\xe9\"}}",
+        _ => return Err(io::ErrorKind::NotFound.into()),
+    };
+    Ok(text.to_vec())
+}
+
+fn parse(args: &[&str]) -> Result<Command, UsageError> {
+    Command::parse(args.iter().map(OsString::from), read_file)
+}
+
+#[track_caller]
+fn config(args: &[&str]) -> Config {
+    match parse(args) {
+        Ok(Command::Run { config, .. }) => *config,
+        other => panic!("{args:?} should run, and gives {other:?}"),
+    }
+}
+
+/// Without arguments: the defaults, logging at info; and they are those of the plain form.
+#[test]
+fn plain_form_is_the_default() {
+    let expected = Command::Run {
+        config: Box::default(),
+        log_level: LevelFilter::Info,
+    };
+    assert_eq!(parse(&[]), Ok(expected.clone()));
+    let plain = "--listen 127.0.0.1:3001 --backend A=http://localhost:3000 \
+                 --backend B=http://localhost:3002";
+    assert_eq!(parse(&plain.split(' ').collect::<Vec<_>>()), Ok(expected));
+}
+
+/// Every flag sets the value that it names; row by row.
+#[test]
+fn flags_set_their_values() {
+    type Change = fn(&mut Config);
+    let rows: [(&[&str], Change); 16] = [
+        (&["--listen=[::1]:80"], |c| {
+            c.listen = vec!["[::1]:80".to_owned()]
+        }),
+        (&["--listen", "a:1", "--listen", "b:2"], |c| {
+            c.listen = vec!["a:1".to_owned(), "b:2".to_owned()];
+        }),
+        (&["--backend", "X=http://x:1/"], |c| {
+            let (name, url) = ("X".to_owned(), "http://x:1/".to_owned());
+            c.backends = vec![BackendConfig { name, url }];
+        }),
+        (&["--policy", "score"], |_| {}),
+        (&["--threshold", "12.5"], |c| {
+            c.routing.switch.threshold = 12.5
+        }),
+        (&["--cooldown-ms=0"], |c| {
+            c.routing.switch.cooldown = Duration::ZERO
+        }),
+        (&["--no-spill-over"], |c| {
+            c.routing.switch.spill_over = false
+        }),
+        (&["--ping-interval-ms", "100"], |c| {
+            c.routing.probes.ping_interval = Duration::from_millis(100);
+        }),
+        (&["--ping-timeout-ms", "50"], |c| {
+            c.routing.probes.ping_timeout = Duration::from_millis(50);
+        }),
+        (&["--keep-host"], |c| c.forwarding.keep_host = true),
+        (&["--clients", "5"], |c| c.limits.clients = 5),
+        (&["--body-bytes-max", "1000"], |c| {
+            c.limits.body_bytes_max = 1000
+        }),
+        (&["--connect-ms", "20"], |c| {
+            c.timeouts.connect = Duration::from_millis(20)
+        }),
+        (&["--response-head-ms", "30"], |c| {
+            c.timeouts.response_head = Duration::from_millis(30)
+        }),
+        (&["--stats-allow", "::1", "--stats-allow=10.0.0.0/8"], |c| {
+            c.stats.allow = vec!["::1".to_owned(), "10.0.0.0/8".to_owned()];
+        }),
+        (&["--keep-host", "--threshold", "1", "--clients=1"], |c| {
+            c.forwarding.keep_host = true;
+            c.routing.switch.threshold = 1.0;
+            c.limits.clients = 1;
+        }),
+    ];
+    let mut given: Vec<&str> = Vec::new();
+    for (args, change) in rows {
+        let mut expected = Config::default();
+        change(&mut expected);
+        assert_eq!(config(args), expected, "{args:?}");
+        given.extend(args.iter().filter_map(|arg| arg.split('=').next()));
+    }
+    for flag in &FLAGS {
+        assert!(given.contains(&flag.name), "{} has no row", flag.name);
+    }
+}
+
+/// The file is read, and flags win over it wherever they stand.
+#[test]
+fn flags_win_over_the_file() {
+    let file = config(&["--config", "good.json"]);
+    assert_eq!(file.listen, ["127.0.0.1:1"]);
+    assert_eq!(file.routing.switch.threshold, 7.0);
+    assert_eq!(file.backends.len(), 1);
+    let args = [
+        "--listen=b:2",
+        "--threshold=8",
+        "--config=good.json",
+        "--backend=X=http://x",
+    ];
+    let both = config(&args);
+    assert_eq!(both.listen, ["b:2"]);
+    assert_eq!(both.routing.switch.threshold, 8.0);
+    assert_eq!(both.backends.len(), 1);
+    assert_eq!(both.backends[0].name, "X");
+}
+
+/// What is asked for instead of serving; row by row.
+#[test]
+fn other_commands() {
+    let rows: [(&[&str], Command); 8] = [
+        (&["--help"], Command::Help),
+        (&["-h"], Command::Help),
+        (&["--threshold", "9", "--help", "--nonsense"], Command::Help),
+        (&["--version"], Command::Version),
+        (&["-V"], Command::Version),
+        (&["--check"], Command::Check { file: None }),
+        (
+            &["--check", "--config", "good.json"],
+            Command::Check {
+                file: Some("good.json".to_owned()),
+            },
+        ),
+        (
+            &["--print-config"],
+            Command::PrintConfig {
+                config: Box::default(),
+            },
+        ),
+    ];
+    for (args, expected) in rows {
+        assert_eq!(parse(args), Ok(expected), "{args:?}");
+    }
+    for (text, level) in [
+        ("error", LevelFilter::Error),
+        ("warn", LevelFilter::Warn),
+        ("info", LevelFilter::Info),
+        ("debug", LevelFilter::Debug),
+        ("trace", LevelFilter::Trace),
+    ] {
+        let expected = Command::Run {
+            config: Box::default(),
+            log_level: level,
+        };
+        assert_eq!(parse(&["--log-level", text]), Ok(expected));
+    }
+}
+
+/// Every fault is one line that names the argument or the file; row by row.
+#[test]
+fn faults_are_told_in_one_line() {
+    let rows: [(&[&str], &str); 27] = [
+        (&["--nonsense"], "--nonsense: no such argument; see --help"),
+        (
+            &["--nonsense=1"],
+            "--nonsense: no such argument; see --help",
+        ),
+        (
+            &["127.0.0.1:1"],
+            "127.0.0.1:1: no such argument; see --help",
+        ),
+        (&[""], ": no such argument; see --help"),
+        (&["a\nb"], "a\\nb: no such argument; see --help"),
+        (&["--listen"], "--listen: needs a value"),
+        (&["--listen="], "--listen: needs a value"),
+        (&["--listen", ""], "--listen: needs a value"),
+        (&["--listen", "--check"], "--listen: needs a value"),
+        (&["--config"], "--config: needs a value"),
+        (&["--check=yes"], "--check: takes no value"),
+        (&["--keep-host=yes"], "--keep-host: takes no value"),
+        (&["--check", "--check"], "--check: given twice"),
+        (
+            &["--threshold", "1", "--threshold=2"],
+            "--threshold: given twice",
+        ),
+        (
+            &["--check", "--print-config"],
+            "--print-config: not together with --check",
+        ),
+        (
+            &["--log-level", "loud"],
+            "--log-level: must be error, warn, info, debug or trace, not \"loud\"",
+        ),
+        (
+            &["--listen", "a:1", "--listen", "3001"],
+            "--listen: must be HOST:PORT, and \"3001\" ends in a number and is no IPv4 address",
+        ),
+        (
+            &["--backend", "http://x"],
+            "--backend: must be NAME=http://HOST[:PORT], not \"http://x\"",
+        ),
+        (
+            &["--backend", "A=ftp://x"],
+            "--backend: url must be http://HOST[:PORT], and \"ftp://x\" does not begin with \
+             http://",
+        ),
+        (
+            &["--backend", "A=http://x", "--backend", "A=http://y"],
+            "--backend: name must be a name of its own, and \"A\" is there already",
+        ),
+        (
+            &["--policy", "best"],
+            "--policy: must be score, not \"best\"",
+        ),
+        (
+            &["--threshold", "high"],
+            "--threshold: must be a number, not \"high\"",
+        ),
+        (
+            &["--threshold", "-1"],
+            "--threshold: must be a number from 0 to 1000000",
+        ),
+        (
+            &["--threshold", "NaN"],
+            "--threshold: must be a number from 0 to 1000000",
+        ),
+        (
+            &["--connect-ms", "1.5"],
+            "--connect-ms: must be a whole number of milliseconds, not \"1.5\"",
+        ),
+        (
+            &["--clients", "0"],
+            "--clients: must be a whole number from 1 to 1000000",
+        ),
+        (
+            &["--config", "bad.json", "--check"],
+            "bad.json:3: limits.headBytesMax: must be a whole number from 1024 to 60000",
+        ),
+    ];
+    for (args, expected) in rows {
+        let error = parse(args).expect_err(expected).to_string();
+        assert_eq!(error, expected, "{args:?}");
+    }
+}
+
+/// A file that is not there, or not text, is named.
+#[test]
+fn unreadable_files_are_named() {
+    let error = |file: &str| parse(&["--config", file]).expect_err(file).to_string();
+    assert_eq!(
+        error("none.json"),
+        "none.json: cannot be read: entity not found"
+    );
+    assert_eq!(error("latin.json"), "latin.json:2: is not UTF-8");
+}
+
+/// An argument that is not UTF-8 is refused, not guessed.
+#[cfg(unix)]
+#[test]
+fn arguments_are_utf8() {
+    use std::os::unix::ffi::OsStringExt;
+    let arg = OsString::from_vec(b"--listen=\xff".to_vec());
+    let error = Command::parse([arg].into_iter(), read_file).expect_err("not UTF-8");
+    assert_eq!(error.to_string(), "--listen=\u{fffd}: is not UTF-8");
+}

@@ -1,0 +1,214 @@
+//! The flags that set a value of the configuration.
+use std::str::FromStr;
+use std::time::Duration;
+
+use intelliproxy_core::PolicyKind;
+
+use crate::config::{BackendConfig, Config};
+
+/// A flag that sets a value of the configuration.
+pub(super) struct Flag {
+    /// With its dashes.
+    pub(super) name: &'static str,
+    /// What its value is called in the help; `None` when it takes none.
+    pub(super) value: Option<&'static str>,
+    /// Where the value stands in a configuration file; what is wrong there is this flag's fault.
+    pub(super) path: &'static str,
+    /// What it does, for the help.
+    pub(super) help: &'static str,
+    /// How it changes the configuration.
+    pub(super) change: Change,
+}
+
+/// How a flag changes the configuration.
+#[derive(Clone, Copy)]
+pub(super) enum Change {
+    /// Sets one value; given at most once. The error says what the text must be.
+    Set(fn(&mut Config, &str) -> Result<(), String>),
+    /// Adds to a list, which the first use empties.
+    Append {
+        /// Empties the list.
+        clear: fn(&mut Config),
+        /// Adds one entry.
+        push: fn(&mut Config, &str) -> Result<(), String>,
+    },
+}
+
+impl Flag {
+    /// Whether it may be given more than once.
+    pub(super) const fn is_repeatable(&self) -> bool {
+        matches!(self.change, Change::Append { .. })
+    }
+
+    /// Whether a path of the configuration is this flag's value or lies in it.
+    pub(super) fn covers(&self, path: &str) -> bool {
+        path.strip_prefix(self.path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+    }
+}
+
+/// All of them, in the order of the help.
+pub(super) const FLAGS: [Flag; 14] = [
+    Flag {
+        name: "--listen",
+        value: Some("HOST:PORT"),
+        path: "listen",
+        help: "where to listen; localhost means both loopback addresses, port 0 any free one",
+        change: Change::Append {
+            clear: |config| config.listen.clear(),
+            push: |config, text| {
+                config.listen.push(text.to_owned());
+                Ok(())
+            },
+        },
+    },
+    Flag {
+        name: "--backend",
+        value: Some("NAME=URL"),
+        path: "backends",
+        help: "a backend, http://HOST[:PORT], and how logs and /stats call it",
+        change: Change::Append {
+            clear: |config| config.backends.clear(),
+            push: |config, text| {
+                let (name, url) = text
+                    .split_once('=')
+                    .ok_or_else(|| format!("must be NAME=http://HOST[:PORT], not {text:?}"))?;
+                let (name, url) = (name.to_owned(), url.to_owned());
+                config.backends.push(BackendConfig { name, url });
+                Ok(())
+            },
+        },
+    },
+    Flag {
+        name: "--policy",
+        value: Some("NAME"),
+        path: "routing.policy",
+        help: "what ranks the backends",
+        change: Change::Set(|config, text| set_policy(&mut config.routing.policy, text)),
+    },
+    Flag {
+        name: "--threshold",
+        value: Some("POINTS"),
+        path: "routing.switch.threshold",
+        help: "points by which another backend must be better to be taken",
+        change: Change::Set(|config, text| {
+            set(&mut config.routing.switch.threshold, text, "a number")
+        }),
+    },
+    Flag {
+        name: "--cooldown-ms",
+        value: Some("MS"),
+        path: "routing.switch.cooldownMs",
+        help: "time from one switch to the next",
+        change: Change::Set(|config, text| set_millis(&mut config.routing.switch.cooldown, text)),
+    },
+    Flag {
+        name: "--no-spill-over",
+        value: None,
+        path: "routing.switch.spillOver",
+        help: "send no single request past a current backend that is merely busy",
+        change: Change::Set(|config, _| {
+            config.routing.switch.spill_over = false;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "--ping-interval-ms",
+        value: Some("MS"),
+        path: "routing.probes.pingIntervalMs",
+        help: "time from one ping of a backend to the next",
+        change: Change::Set(|config, text| {
+            set_millis(&mut config.routing.probes.ping_interval, text)
+        }),
+    },
+    Flag {
+        name: "--ping-timeout-ms",
+        value: Some("MS"),
+        path: "routing.probes.pingTimeoutMs",
+        help: "time in which a ping must be answered",
+        change: Change::Set(|config, text| {
+            set_millis(&mut config.routing.probes.ping_timeout, text)
+        }),
+    },
+    Flag {
+        name: "--keep-host",
+        value: None,
+        path: "forwarding.keepHost",
+        help: "send the client's Host to the backend instead of the backend's own",
+        change: Change::Set(|config, _| {
+            config.forwarding.keep_host = true;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "--clients",
+        value: Some("N"),
+        path: "limits.clients",
+        help: "client connections at the same time",
+        change: Change::Set(|config, text| set(&mut config.limits.clients, text, WHOLE)),
+    },
+    Flag {
+        name: "--body-bytes-max",
+        value: Some("N"),
+        path: "limits.bodyBytesMax",
+        help: "bytes of a request's body; 0 for any size",
+        change: Change::Set(|config, text| set(&mut config.limits.body_bytes_max, text, WHOLE)),
+    },
+    Flag {
+        name: "--connect-ms",
+        value: Some("MS"),
+        path: "timeouts.connectMs",
+        help: "time to connect to one address of a backend",
+        change: Change::Set(|config, text| set_millis(&mut config.timeouts.connect, text)),
+    },
+    Flag {
+        name: "--response-head-ms",
+        value: Some("MS"),
+        path: "timeouts.responseHeadMs",
+        help: "time from a request's end to its answer's head",
+        change: Change::Set(|config, text| set_millis(&mut config.timeouts.response_head, text)),
+    },
+    Flag {
+        name: "--stats-allow",
+        value: Some("NETWORK"),
+        path: "stats.allow",
+        help: "who may see /stats, an address or ADDRESS/PREFIX",
+        change: Change::Append {
+            clear: |config| config.stats.allow.clear(),
+            push: |config, text| {
+                config.stats.allow.push(text.to_owned());
+                Ok(())
+            },
+        },
+    },
+];
+
+/// What a count or a size has to be.
+const WHOLE: &str = "a whole number, 0 or more";
+
+/// Reads a number; whether it is in its range is checked with the whole configuration.
+fn set<T: FromStr>(value: &mut T, text: &str, allowed: &str) -> Result<(), String> {
+    *value = text
+        .parse()
+        .map_err(|_| format!("must be {allowed}, not {text:?}"))?;
+    Ok(())
+}
+
+fn set_millis(span: &mut Duration, text: &str) -> Result<(), String> {
+    let mut millis = 0;
+    set(&mut millis, text, "a whole number of milliseconds")?;
+    *span = Duration::from_millis(millis);
+    Ok(())
+}
+
+/// Reads a policy by the name that it has in a configuration file.
+fn set_policy(policy: &mut PolicyKind, text: &str) -> Result<(), String> {
+    *policy = serde_json::from_value(text.into()).map_err(|error| {
+        let message = error.to_string().replace('`', "");
+        let known = message
+            .split_once(", expected ")
+            .map_or("a policy", |(_, known)| known);
+        format!("must be {known}, not {text:?}")
+    })?;
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! What `--help` shows.
+use std::fmt::Write;
+
+use super::flags::FLAGS;
+use crate::config::Config;
+
+/// The whole help: usage, every flag, every key of a configuration file with its default.
+pub(super) fn text() -> String {
+    let mut text = String::from(
+        "intelliproxy: an adaptive HTTP/1.1 reverse proxy\n\
+         \n\
+         usage: intelliproxy [FLAG]...\n\
+         \n\
+         Without flags it listens on 127.0.0.1:3001 and routes to the backends\n\
+         A=http://localhost:3000 and B=http://localhost:3002. A flag and its value may also be\n\
+         written --flag=value. Flags win over the configuration file.\n\
+         \n\
+         program:\n",
+    );
+    for (flag, help) in PROGRAM_FLAGS {
+        push_flag(&mut text, flag, help);
+    }
+    text.push_str("\nrouting and forwarding:\n");
+    for flag in &FLAGS {
+        let usage = flag.value.map_or_else(
+            || flag.name.to_owned(),
+            |value| format!("{} {value}", flag.name),
+        );
+        let replaces = "; may be repeated; replaces those of the file";
+        let tail = if flag.is_repeatable() { replaces } else { "" };
+        push_flag(&mut text, &usage, &format!("{}{tail}", flag.help));
+    }
+    text.push_str(
+        "\nexit codes: 0 after a stop by SIGINT or SIGTERM, 1 when it cannot run, 2 when a flag\n\
+         or the configuration file cannot be\n\
+         \n\
+         configuration file: JSON; every key may be left out, and these are the defaults\n\n",
+    );
+    text.push_str(&Config::default().to_json());
+    text.push('\n');
+    text
+}
+
+/// Adds one flag, its explanation wrapped to a column of its own.
+fn push_flag(text: &mut String, usage: &str, help: &str) {
+    let mut line = format!("  {usage:<width$}", width = HELP_COLUMN - 2);
+    let mut is_empty = true;
+    for word in help.split(' ') {
+        if !is_empty && line.len() + 1 + word.len() > LINE_MAX {
+            push_line(text, &line);
+            line = " ".repeat(HELP_COLUMN);
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_empty = false;
+    }
+    push_line(text, &line);
+}
+
+fn push_line(text: &mut String, line: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{line}");
+}
+
+/// The flags that set no value of the configuration.
+const PROGRAM_FLAGS: [(&str, &str); 6] = [
+    ("--config FILE", "read the configuration from a JSON file"),
+    ("--check", "say whether flags and file are valid, and end"),
+    (
+        "--print-config",
+        "show the configuration that flags and file make, as JSON, and end",
+    ),
+    (
+        "--log-level LEVEL",
+        "error, warn, info (default), debug or trace; the log goes to stderr",
+    ),
+    ("-h, --help", "show this and end"),
+    ("-V, --version", "show the version and end"),
+];
+
+/// Where the explanations begin.
+const HELP_COLUMN: usize = 26;
+/// Characters of a line.
+const LINE_MAX: usize = 90;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every flag has its line, every key its default, and no line is too wide for a terminal.
+    #[test]
+    fn everything_is_explained() {
+        let text = text();
+        for flag in &FLAGS {
+            assert!(
+                text.contains(&format!("\n  {} ", flag.name)),
+                "{}",
+                flag.name
+            );
+        }
+        for key in [
+            "\"headBytesMax\": 32768",
+            "\"cooldownMs\": 1500",
+            "\"spillOver\": true",
+        ] {
+            assert!(text.contains(key), "{key}");
+        }
+        for line in text.lines() {
+            assert!(line.len() <= LINE_MAX, "{line}");
+            assert_eq!(line, line.trim_end());
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Every value of a configuration against what is allowed for it.
+use std::fmt;
+use std::time::Duration;
+
+use intelliproxy_core::ConfigError;
+
+use super::{BackendUrl, Config, Limits, ListenAddress, Network, StatsRules};
+
+impl Config {
+    /// Checks every value against its range, and those that hang together against each other.
+    ///
+    /// # Errors
+    /// The first value that cannot be, by its path in the configuration file.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.check_listen()?;
+        self.check_backends()?;
+        self.routing.validate().map_err(|error| {
+            ConfigError::new(&format!("routing.{}", error.path), &error.allowed)
+        })?;
+        for count in &COUNTS {
+            if !(count.least..=count.most).contains(&(count.value)(self)) {
+                return Err(ConfigError::new(count.path, &count.allowed()));
+            }
+        }
+        for span in &SPANS {
+            if !(SPAN_MIN..=SPAN_MAX).contains(&(span.value)(self)) {
+                return Err(ConfigError::new(span.path, &Span::allowed()));
+            }
+        }
+        let Limits {
+            head_bytes_max,
+            target_bytes_max,
+            ..
+        } = self.limits;
+        if target_bytes_max > head_bytes_max {
+            let allowed = format!("at most limits.headBytesMax, which is {head_bytes_max}");
+            return Err(ConfigError::new("limits.targetBytesMax", &allowed));
+        }
+        if !is_token(&self.forwarding.via) {
+            return Err(ConfigError::new(
+                "forwarding.via",
+                "a token of 1 to 64 characters",
+            ));
+        }
+        self.check_stats()?;
+        for (path, value) in [
+            ("probePaths.ping", &self.probe_paths.ping),
+            ("probePaths.report", &self.probe_paths.report),
+        ] {
+            if !is_path(value) {
+                return Err(ConfigError::new(path, PATH_ALLOWED));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is allowed for the number at a path, as far as a whole number is.
+    pub(super) fn allowed_at(path: &str) -> Option<String> {
+        let count = COUNTS
+            .iter()
+            .find(|count| count.path == path)
+            .map(Count::allowed);
+        count.or_else(|| {
+            SPANS
+                .iter()
+                .any(|span| span.path == path)
+                .then(Span::allowed)
+        })
+    }
+
+    fn check_listen(&self) -> Result<(), ConfigError> {
+        check_length("listen", self.listen.len(), 1, LISTEN_MAX)?;
+        let mut seen: Vec<ListenAddress> = Vec::with_capacity(self.listen.len());
+        for (index, text) in self.listen.iter().enumerate() {
+            let path = format!("listen[{index}]");
+            let address = ListenAddress::parse(text)
+                .map_err(|error| refuse(&path, "HOST:PORT", text, error))?;
+            if address.port != 0 && seen.contains(&address) {
+                return Err(refuse(&path, "listed once", text, "is there already"));
+            }
+            seen.push(address);
+        }
+        Ok(())
+    }
+
+    fn check_backends(&self) -> Result<(), ConfigError> {
+        check_length("backends", self.backends.len(), 0, BACKENDS_MAX)?;
+        for (index, backend) in self.backends.iter().enumerate() {
+            let path = format!("backends[{index}].name");
+            if !is_backend_name(&backend.name) {
+                let allowed = "1 to 64 letters, digits, '.', '_' and '-'";
+                return Err(ConfigError::new(&path, allowed));
+            }
+            if self
+                .backends
+                .iter()
+                .take(index)
+                .any(|earlier| earlier.name == backend.name)
+            {
+                return Err(refuse(
+                    &path,
+                    "a name of its own",
+                    &backend.name,
+                    "is there already",
+                ));
+            }
+            let path = format!("backends[{index}].url");
+            BackendUrl::parse(&backend.url)
+                .map_err(|error| refuse(&path, "http://HOST[:PORT]", &backend.url, error))?;
+        }
+        Ok(())
+    }
+
+    fn check_stats(&self) -> Result<(), ConfigError> {
+        check_length("stats.allow", self.stats.allow.len(), 0, NETWORKS_MAX)?;
+        for (index, text) in self.stats.allow.iter().enumerate() {
+            let path = format!("stats.allow[{index}]");
+            Network::parse(text)
+                .map_err(|error| refuse(&path, "ADDRESS or ADDRESS/PREFIX", text, error))?;
+        }
+        Ok(())
+    }
+}
+
+impl StatsRules {
+    /// The networks of `allow`; what is none, which [`Config::validate`] refuses, is left out.
+    pub fn networks(&self) -> Vec<Network> {
+        self.allow
+            .iter()
+            .filter_map(|text| Network::parse(text).ok())
+            .collect()
+    }
+}
+
+/// A whole number with its range.
+struct Count {
+    path: &'static str,
+    value: fn(&Config) -> u64,
+    least: u64,
+    most: u64,
+}
+
+impl Count {
+    fn allowed(&self) -> String {
+        format!("a whole number from {} to {}", self.least, self.most)
+    }
+}
+
+/// A time; all have the same range.
+struct Span {
+    path: &'static str,
+    value: fn(&Config) -> Duration,
+}
+
+impl Span {
+    fn allowed() -> String {
+        format!(
+            "milliseconds from {} to {}",
+            SPAN_MIN.as_millis(),
+            SPAN_MAX.as_millis()
+        )
+    }
+}
+
+const fn count(path: &'static str, value: fn(&Config) -> u64, least: u64, most: u64) -> Count {
+    Count {
+        path,
+        value,
+        least,
+        most,
+    }
+}
+
+const fn span(path: &'static str, value: fn(&Config) -> Duration) -> Span {
+    Span { path, value }
+}
+
+/// Every whole number outside `routing`; the reason for a range is with the field.
+const COUNTS: [Count; 9] = [
+    count(
+        "limits.headBytesMax",
+        |config| config.limits.head_bytes_max as u64,
+        1024,
+        60_000,
+    ),
+    count(
+        "limits.targetBytesMax",
+        |config| config.limits.target_bytes_max as u64,
+        64,
+        60_000,
+    ),
+    count(
+        "limits.fieldsMax",
+        |config| config.limits.fields_max as u64,
+        8,
+        128,
+    ),
+    count(
+        "limits.chunkExtensionBytesMax",
+        |config| config.limits.chunk_extension_bytes_max as u64,
+        0,
+        60_000,
+    ),
+    count(
+        "limits.trailerBytesMax",
+        |config| config.limits.trailer_bytes_max as u64,
+        0,
+        60_000,
+    ),
+    count(
+        "limits.bodyBytesMax",
+        |config| config.limits.body_bytes_max,
+        0,
+        u64::MAX,
+    ),
+    count(
+        "limits.clients",
+        |config| config.limits.clients as u64,
+        1,
+        1_000_000,
+    ),
+    count(
+        "limits.attempts",
+        |config| config.limits.attempts as u64,
+        1,
+        16,
+    ),
+    count(
+        "pool.idlePerBackend",
+        |config| config.pool.idle_per_backend as u64,
+        0,
+        100_000,
+    ),
+];
+
+/// Every time outside `routing`.
+const SPANS: [Span; 11] = [
+    span("timeouts.requestHeadMs", |config| {
+        config.timeouts.request_head
+    }),
+    span("timeouts.requestBodyMs", |config| {
+        config.timeouts.request_body
+    }),
+    span("timeouts.clientIdleMs", |config| {
+        config.timeouts.client_idle
+    }),
+    span("timeouts.clientWriteMs", |config| {
+        config.timeouts.client_write
+    }),
+    span("timeouts.connectMs", |config| config.timeouts.connect),
+    span("timeouts.responseHeadMs", |config| {
+        config.timeouts.response_head
+    }),
+    span("timeouts.responseBodyMs", |config| {
+        config.timeouts.response_body
+    }),
+    span("timeouts.tunnelIdleMs", |config| {
+        config.timeouts.tunnel_idle
+    }),
+    span("timeouts.lingerMs", |config| config.timeouts.linger),
+    span("timeouts.shutdownMs", |config| config.timeouts.shutdown),
+    span("pool.idleMs", |config| config.pool.idle),
+];
+
+/// The shortest time that can be configured.
+const SPAN_MIN: Duration = Duration::from_millis(1);
+/// The longest time that can be configured: a day.
+const SPAN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Entries of `listen`.
+const LISTEN_MAX: usize = 64;
+/// Entries of `backends`; each is looked at for every request.
+const BACKENDS_MAX: usize = 1000;
+/// Entries of `stats.allow`; each may be looked at for every request for /stats.
+const NETWORKS_MAX: usize = 64;
+/// Characters of a name: a backend's, or the one in Via.
+const NAME_MAX: usize = 64;
+/// Characters of a probe's path.
+const PATH_MAX: usize = 1024;
+/// What a probe's path has to be.
+const PATH_ALLOWED: &str = "a path: '/' and at most 1023 visible ASCII characters, without '#'";
+
+/// The refusal of a text, with the text itself in it.
+fn refuse(path: &str, allowed: &str, text: &str, wrong: impl fmt::Display) -> ConfigError {
+    ConfigError::new(path, &format!("{allowed}, and {text:?} {wrong}"))
+}
+
+fn check_length(path: &str, length: usize, least: usize, most: usize) -> Result<(), ConfigError> {
+    if !(least..=most).contains(&length) {
+        return Err(ConfigError::new(
+            path,
+            &format!("a list of {least} to {most} entries"),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a name reads the same in a log line, a flag, a URL and a metric's label.
+fn is_backend_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_plain)
+}
+
+/// Whether this is a token (RFC 9110 section 5.6.2) of a bearable length.
+fn is_token(text: &str) -> bool {
+    let is_token_byte =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(is_token_byte)
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/')
+        && text.len() <= PATH_MAX
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'#')
+}
+
+#[cfg(test)]
+mod tests;

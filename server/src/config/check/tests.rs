@@ -1,0 +1,318 @@
+//! Ranges at their edges, lists and texts row by row.
+use super::super::BackendConfig;
+use super::*;
+
+/// Sets one whole number of a configuration.
+type SetCount = fn(&mut Config, u64);
+/// Sets one time of a configuration.
+type SetSpan = fn(&mut Config, Duration);
+
+fn as_usize(number: u64) -> usize {
+    usize::try_from(number).expect("a number that fits")
+}
+
+#[track_caller]
+fn assert_refused(config: &Config, path: &str) {
+    let error = config.validate().expect_err(path);
+    assert_eq!(error.path, path, "{error}");
+}
+
+/// What the program starts with is valid.
+#[test]
+fn default_is_valid() {
+    assert_eq!(Config::default().validate(), Ok(()));
+}
+
+/// Every whole number is refused one below its range and one above, and taken at its ends and one
+/// inside.
+#[test]
+fn counts_are_held_to_their_ranges() {
+    let rows: [(&str, SetCount, u64, u64); 8] = [
+        (
+            "limits.headBytesMax",
+            |c, n| c.limits.head_bytes_max = as_usize(n),
+            1024,
+            60_000,
+        ),
+        (
+            "limits.targetBytesMax",
+            |c, n| c.limits.target_bytes_max = as_usize(n),
+            64,
+            60_000,
+        ),
+        (
+            "limits.fieldsMax",
+            |c, n| c.limits.fields_max = as_usize(n),
+            8,
+            128,
+        ),
+        (
+            "limits.chunkExtensionBytesMax",
+            |c, n| c.limits.chunk_extension_bytes_max = as_usize(n),
+            0,
+            60_000,
+        ),
+        (
+            "limits.trailerBytesMax",
+            |c, n| c.limits.trailer_bytes_max = as_usize(n),
+            0,
+            60_000,
+        ),
+        (
+            "limits.clients",
+            |c, n| c.limits.clients = as_usize(n),
+            1,
+            1_000_000,
+        ),
+        (
+            "limits.attempts",
+            |c, n| c.limits.attempts = as_usize(n),
+            1,
+            16,
+        ),
+        (
+            "pool.idlePerBackend",
+            |c, n| c.pool.idle_per_backend = as_usize(n),
+            0,
+            100_000,
+        ),
+    ];
+    for (path, set, least, most) in rows {
+        let with = |number: u64| {
+            let mut config = Config::default();
+            // The two that hang together: out of each other's way.
+            config.limits.head_bytes_max = 60_000;
+            config.limits.target_bytes_max = 64;
+            set(&mut config, number);
+            config
+        };
+        for number in [least, least + 1, most - 1, most] {
+            assert_eq!(with(number).validate(), Ok(()), "{path} {number}");
+        }
+        for number in [least.checked_sub(1), Some(most + 1)].into_iter().flatten() {
+            assert_refused(&with(number), path);
+        }
+        let expected = format!("a whole number from {least} to {most}");
+        assert_eq!(Config::allowed_at(path), Some(expected));
+    }
+}
+
+/// A body may have any size, and no limit at all.
+#[test]
+fn bodies_have_any_limit() {
+    for number in [0, 1, u64::MAX] {
+        let mut config = Config::default();
+        config.limits.body_bytes_max = number;
+        assert_eq!(config.validate(), Ok(()), "{number}");
+    }
+}
+
+/// Every time is refused below a millisecond and above a day, and taken at both ends.
+#[test]
+fn spans_are_held_to_their_range() {
+    let rows: [(&str, SetSpan); 11] = [
+        ("timeouts.requestHeadMs", |c, span| {
+            c.timeouts.request_head = span
+        }),
+        ("timeouts.requestBodyMs", |c, span| {
+            c.timeouts.request_body = span
+        }),
+        ("timeouts.clientIdleMs", |c, span| {
+            c.timeouts.client_idle = span
+        }),
+        ("timeouts.clientWriteMs", |c, span| {
+            c.timeouts.client_write = span
+        }),
+        ("timeouts.connectMs", |c, span| c.timeouts.connect = span),
+        ("timeouts.responseHeadMs", |c, span| {
+            c.timeouts.response_head = span
+        }),
+        ("timeouts.responseBodyMs", |c, span| {
+            c.timeouts.response_body = span
+        }),
+        ("timeouts.tunnelIdleMs", |c, span| {
+            c.timeouts.tunnel_idle = span
+        }),
+        ("timeouts.lingerMs", |c, span| c.timeouts.linger = span),
+        ("timeouts.shutdownMs", |c, span| c.timeouts.shutdown = span),
+        ("pool.idleMs", |c, span| c.pool.idle = span),
+    ];
+    for (path, set) in rows {
+        let with = |millis: u64| {
+            let mut config = Config::default();
+            set(&mut config, Duration::from_millis(millis));
+            config
+        };
+        for millis in [1, 2, 86_399_999, 86_400_000] {
+            assert_eq!(with(millis).validate(), Ok(()), "{path} {millis}");
+        }
+        for millis in [0, 86_400_001, u64::MAX] {
+            assert_refused(&with(millis), path);
+        }
+    }
+}
+
+/// A request's target fits into its head, or the smaller limit would never be seen.
+#[test]
+fn target_is_no_longer_than_head() {
+    for (target, is_valid) in [(1999, true), (2000, true), (2001, false)] {
+        let mut config = Config::default();
+        config.limits.head_bytes_max = 2000;
+        config.limits.target_bytes_max = target;
+        assert_eq!(config.validate().is_ok(), is_valid, "{target}");
+    }
+}
+
+/// The rules of routing are the core's, below `routing`.
+#[test]
+fn routing_is_checked_below_its_key() {
+    let mut config = Config::default();
+    config.routing.switch.threshold = -1.0;
+    assert_refused(&config, "routing.switch.threshold");
+}
+
+/// Lists are taken from their least to their most entries.
+#[test]
+fn lists_are_bounded() {
+    let rows = [
+        ("listen", 1, 64),
+        ("backends", 0, 1000),
+        ("stats.allow", 0, 64),
+    ];
+    for (path, least, most) in rows {
+        let with = |length: usize| {
+            let mut config = Config::default();
+            match path {
+                "listen" => config.listen = vec!["127.0.0.1:0".to_owned(); length],
+                "backends" => {
+                    let url = "http://localhost".to_owned();
+                    config.backends = (0..length)
+                        .map(|index| BackendConfig {
+                            name: index.to_string(),
+                            url: url.clone(),
+                        })
+                        .collect();
+                }
+                _ => config.stats.allow = vec!["::1".to_owned(); length],
+            }
+            config
+        };
+        for length in [least, least + 1, most - 1, most] {
+            assert_eq!(with(length).validate(), Ok(()), "{path} {length}");
+        }
+        for length in [least.checked_sub(1), Some(most + 1)].into_iter().flatten() {
+            assert_refused(&with(length), path);
+        }
+    }
+}
+
+/// Texts that cannot be are refused by path, and named; row by row.
+#[test]
+fn texts_are_checked() {
+    type Change = fn(&mut Config);
+    let rows: [(&str, Change, &str); 17] = [
+        (
+            "listen[0]",
+            |c| c.listen = vec!["3001".to_owned()],
+            "HOST:PORT, and \"3001\" ends in a number and is no IPv4 address",
+        ),
+        (
+            "listen[1]",
+            |c| c.listen = vec!["LOCALHOST:1".to_owned(), "localhost:1".to_owned()],
+            "listed once, and \"localhost:1\" is there already",
+        ),
+        (
+            "backends[0].name",
+            |c| c.backends[0].name = String::new(),
+            "1 to 64 letters, digits, '.', '_' and '-'",
+        ),
+        (
+            "backends[0].name",
+            |c| c.backends[0].name = "a".repeat(65),
+            "1 to 64 letters, digits, '.', '_' and '-'",
+        ),
+        (
+            "backends[1].name",
+            |c| c.backends[1].name = "a\nb".to_owned(),
+            "1 to 64 letters, digits, '.', '_' and '-'",
+        ),
+        (
+            "backends[1].name",
+            |c| c.backends[1].name = "A".to_owned(),
+            "a name of its own, and \"A\" is there already",
+        ),
+        (
+            "backends[1].url",
+            |c| c.backends[1].url = "https://x\n".to_owned(),
+            "http://HOST[:PORT], and \"https://x\\n\" does not begin with http://",
+        ),
+        (
+            "backends[0].url",
+            |c| c.backends[0].url = "http://x:0".to_owned(),
+            "http://HOST[:PORT], and \"http://x:0\" has a port that is none",
+        ),
+        (
+            "forwarding.via",
+            |c| c.forwarding.via = String::new(),
+            "a token of 1 to 64 characters",
+        ),
+        (
+            "forwarding.via",
+            |c| c.forwarding.via = "a b".to_owned(),
+            "a token of 1 to 64 characters",
+        ),
+        (
+            "forwarding.via",
+            |c| c.forwarding.via = "a".repeat(65),
+            "a token of 1 to 64 characters",
+        ),
+        (
+            "stats.allow[0]",
+            |c| c.stats.allow = vec!["localhost".to_owned()],
+            "ADDRESS or ADDRESS/PREFIX, and \"localhost\" has no IPv4 or IPv6 address",
+        ),
+        (
+            "probePaths.ping",
+            |c| c.probe_paths.ping = String::new(),
+            PATH_ALLOWED,
+        ),
+        (
+            "probePaths.ping",
+            |c| c.probe_paths.ping = "health".to_owned(),
+            PATH_ALLOWED,
+        ),
+        (
+            "probePaths.report",
+            |c| c.probe_paths.report = "/a b".to_owned(),
+            PATH_ALLOWED,
+        ),
+        (
+            "probePaths.report",
+            |c| c.probe_paths.report = "/a#b".to_owned(),
+            PATH_ALLOWED,
+        ),
+        (
+            "probePaths.report",
+            |c| c.probe_paths.report = format!("/{}", "a".repeat(1024)),
+            PATH_ALLOWED,
+        ),
+    ];
+    for (path, change, allowed) in rows {
+        let mut config = Config::default();
+        change(&mut config);
+        assert_eq!(config.validate(), Err(ConfigError::new(path, allowed)));
+    }
+}
+
+/// The networks are those of the list.
+#[test]
+fn networks_are_read_from_the_list() {
+    let networks = StatsRules::default().networks();
+    let is_allowed = |address: &str| {
+        let address = address.parse().expect("an address");
+        networks.iter().any(|network| network.contains(address))
+    };
+    for (address, expected) in [("127.0.0.9", true), ("::1", true), ("10.0.0.1", false)] {
+        assert_eq!(is_allowed(address), expected, "{address}");
+    }
+}

@@ -1,0 +1,270 @@
+//! What the proxy can be told to do: every option with its default, unit and range.
+//!
+//! The types here are plain data; `file.rs` reads them from JSON and `check.rs` holds every value
+//! against its range. Nothing here opens a file or resolves a name: that is `cli` and `resolve`.
+use std::time::Duration;
+
+use intelliproxy_core::Rules;
+use serde::{Deserialize, Serialize};
+
+mod check;
+mod file;
+mod host;
+mod listen;
+mod locate;
+mod millis;
+mod network;
+mod target;
+mod url;
+
+pub use file::FileError;
+pub use host::HostError;
+pub use listen::ListenAddress;
+pub use network::{Network, NetworkError};
+pub use target::BackendTarget;
+pub use url::{BackendUrl, UrlError};
+
+/// The whole configuration of a proxy.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Config {
+    /// Addresses to listen on, `HOST:PORT`, 1 to 64 that differ; `localhost` means both loopback
+    /// addresses, port 0 any free one.
+    pub listen: Vec<String>,
+    /// Where requests go, in order of preference among equals, at most 1000; names differ.
+    pub backends: Vec<BackendConfig>,
+    /// How to choose among them.
+    pub routing: Rules,
+    /// What one peer may ask for.
+    pub limits: Limits,
+    /// How long each thing may take.
+    pub timeouts: Timeouts,
+    /// What is changed in a forwarded message.
+    pub forwarding: Forwarding,
+    /// Which upstream connections are kept.
+    pub pool: PoolRules,
+    /// What to do when more clients come than `limits.clients`.
+    pub overflow: Overflow,
+    /// Who may look at /stats.
+    pub stats: StatsRules,
+    /// The paths that probes ask for.
+    pub probe_paths: ProbePaths,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec!["127.0.0.1:3001".to_owned()],
+            backends: vec![
+                BackendConfig {
+                    name: "A".to_owned(),
+                    url: "http://localhost:3000".to_owned(),
+                },
+                BackendConfig {
+                    name: "B".to_owned(),
+                    url: "http://localhost:3002".to_owned(),
+                },
+            ],
+            routing: Rules::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            forwarding: Forwarding::default(),
+            pool: PoolRules::default(),
+            overflow: Overflow::default(),
+            stats: StatsRules::default(),
+            probe_paths: ProbePaths::default(),
+        }
+    }
+}
+
+/// One backend as configured.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct BackendConfig {
+    /// How logs and /stats call it: 1 to 64 letters, digits, `.`, `_` and `-`.
+    pub name: String,
+    /// `http://HOST[:PORT]`, without path, query or user; port 80 when left out.
+    pub url: String,
+}
+
+/// What one peer may ask for; every number is a count or bytes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Limits {
+    /// Bytes of a head, request or answer, from its first to its empty line (32 768); 1024 to
+    /// 60 000. Larger requests are answered 431, larger answers 502.
+    pub head_bytes_max: usize,
+    /// Bytes of a request's target (16 384); 64 to 60 000 and at most `headBytesMax`. Longer ones
+    /// are answered 414.
+    pub target_bytes_max: usize,
+    /// Fields of a head or trailer section (128); 8 to 128.
+    pub fields_max: usize,
+    /// Bytes of one chunk's extensions (1024), skipped and never forwarded; 0 to 60 000.
+    pub chunk_extension_bytes_max: usize,
+    /// Bytes of a trailer section (8192); 0 to 60 000.
+    pub trailer_bytes_max: usize,
+    /// Bytes of a request body (0: any size). Larger ones are answered 413.
+    pub body_bytes_max: u64,
+    /// Client connections at the same time (10 000); 1 to 1 000 000.
+    pub clients: usize,
+    /// Backends that one request is tried on before it fails (3); 1 to 16.
+    pub attempts: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes_max: 32 * 1024,
+            target_bytes_max: 16 * 1024,
+            fields_max: 128,
+            chunk_extension_bytes_max: 1024,
+            trailer_bytes_max: 8 * 1024,
+            body_bytes_max: 0,
+            clients: 10_000,
+            attempts: 3,
+        }
+    }
+}
+
+/// How long each thing may take; every time from 1 ms to a day.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Timeouts {
+    /// From a request's first byte to the end of its head (10 s); then 408.
+    #[serde(rename = "requestHeadMs", with = "millis")]
+    pub request_head: Duration,
+    /// Between two pieces of a request's body (30 s); then 408.
+    #[serde(rename = "requestBodyMs", with = "millis")]
+    pub request_body: Duration,
+    /// Between two requests of a client, and before its first (60 s); then it is closed.
+    #[serde(rename = "clientIdleMs", with = "millis")]
+    pub client_idle: Duration,
+    /// A client takes nothing of what waits for it (30 s); then it is cut.
+    #[serde(rename = "clientWriteMs", with = "millis")]
+    pub client_write: Duration,
+    /// To connect to one address of a backend (2 s); then the next one, then 504.
+    #[serde(rename = "connectMs", with = "millis")]
+    pub connect: Duration,
+    /// From the request's last byte to the answer's head (60 s); then 504.
+    #[serde(rename = "responseHeadMs", with = "millis")]
+    pub response_head: Duration,
+    /// Between two pieces of an answer's body, or of the request's body towards a backend that
+    /// takes none (60 s); then the client's answer is cut.
+    #[serde(rename = "responseBodyMs", with = "millis")]
+    pub response_body: Duration,
+    /// A tunnel without a byte in either direction (1 h); then it is closed.
+    #[serde(rename = "tunnelIdleMs", with = "millis")]
+    pub tunnel_idle: Duration,
+    /// What a client still sends after its last answer is read and dropped for so long (2 s), so
+    /// that the answer is not lost to a reset (RFC 9112 section 9.6).
+    #[serde(rename = "lingerMs", with = "millis")]
+    pub linger: Duration,
+    /// Requests in flight may end after a signal to stop (10 s).
+    #[serde(rename = "shutdownMs", with = "millis")]
+    pub shutdown: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            request_head: Duration::from_secs(10),
+            request_body: Duration::from_secs(30),
+            client_idle: Duration::from_secs(60),
+            client_write: Duration::from_secs(30),
+            connect: Duration::from_secs(2),
+            response_head: Duration::from_secs(60),
+            response_body: Duration::from_secs(60),
+            tunnel_idle: Duration::from_secs(3600),
+            linger: Duration::from_secs(2),
+            shutdown: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What is changed in a forwarded message.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Forwarding {
+    /// Send the client's Host to the backend instead of the backend's own (false).
+    pub keep_host: bool,
+    /// The name that Via fields carry (`intelliproxy`); a token of 1 to 64 characters.
+    pub via: String,
+}
+
+impl Default for Forwarding {
+    fn default() -> Self {
+        Self {
+            keep_host: false,
+            via: "intelliproxy".to_owned(),
+        }
+    }
+}
+
+/// Which upstream connections are kept.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct PoolRules {
+    /// Idle connections kept for each backend (1024); 0 to 100 000.
+    pub idle_per_backend: usize,
+    /// How long an idle one is kept (4 s, below the 5 s after which Node's server closes its
+    /// side); 1 ms to a day.
+    #[serde(rename = "idleMs", with = "millis")]
+    pub idle: Duration,
+}
+
+impl Default for PoolRules {
+    fn default() -> Self {
+        Self {
+            idle_per_backend: 1024,
+            idle: Duration::from_secs(4),
+        }
+    }
+}
+
+/// What to do when more clients come than `limits.clients`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// They wait in the listener's backlog until another client leaves.
+    #[default]
+    Wait,
+    /// They are answered 503 and closed.
+    Reject,
+}
+
+/// Who may look at /stats.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct StatsRules {
+    /// Addresses or networks (`10.0.0.0/8`, `::1`) that get it, at most 64; for others the path is
+    /// forwarded like any other.
+    pub allow: Vec<String>,
+}
+
+impl Default for StatsRules {
+    fn default() -> Self {
+        Self {
+            allow: vec!["127.0.0.0/8".to_owned(), "::1".to_owned()],
+        }
+    }
+}
+
+/// The paths that probes ask for; each begins with `/` and has at most 1024 visible ASCII
+/// characters, without `#`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ProbePaths {
+    /// Pings (`/health`).
+    pub ping: String,
+    /// Reports (`/metrics`).
+    pub report: String,
+}
+
+impl Default for ProbePaths {
+    fn default() -> Self {
+        Self {
+            ping: "/health".to_owned(),
+            report: "/metrics".to_owned(),
+        }
+    }
+}

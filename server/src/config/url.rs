@@ -1,0 +1,167 @@
+//! A backend's URL: `http://HOST[:PORT]`, and nothing beyond it but one `/`.
+use std::fmt;
+
+use super::host::{HostError, HostPort};
+
+/// Where a backend is, as its URL says it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BackendUrl {
+    /// IPv4 address, IPv6 address without brackets, or DNS name in lower case.
+    pub host: String,
+    /// The port; 80 when the URL has none.
+    pub port: u16,
+    /// What a Host field carries: the host, in brackets if it is an IPv6 address, and the port
+    /// unless it is 80 (RFC 9110 section 7.2, RFC 3986 section 6.2.3).
+    pub authority: String,
+}
+
+impl BackendUrl {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// What makes it another kind of URL, or none at all.
+    pub fn parse(text: &str) -> Result<Self, UrlError> {
+        let (scheme, rest) = text.split_once("://").ok_or(UrlError::NotHttp)?;
+        if !scheme.eq_ignore_ascii_case("http") {
+            return Err(UrlError::NotHttp);
+        }
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at(end);
+        if authority.contains('@') {
+            return Err(UrlError::User);
+        }
+        match tail {
+            "" | "/" => {}
+            _ if tail.contains('#') => return Err(UrlError::Fragment),
+            _ if tail.contains('?') => return Err(UrlError::Query),
+            _ => return Err(UrlError::Path),
+        }
+        let HostPort {
+            host,
+            is_ipv6,
+            port,
+        } = HostPort::parse(authority).map_err(UrlError::Host)?;
+        let port = match port {
+            Some(0) => return Err(UrlError::Host(HostError::Port)),
+            Some(port) => port,
+            None => DEFAULT_PORT,
+        };
+        let bare = if is_ipv6 {
+            format!("[{host}]")
+        } else {
+            host.clone()
+        };
+        let authority = if port == DEFAULT_PORT {
+            bare
+        } else {
+            format!("{bare}:{port}")
+        };
+        Ok(Self {
+            host,
+            port,
+            authority,
+        })
+    }
+}
+
+/// What is wrong with a backend's URL.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UrlError {
+    /// It does not begin with `http://`.
+    NotHttp,
+    /// It has a user or password.
+    User,
+    /// It has a path other than `/`.
+    Path,
+    /// It has a query.
+    Query,
+    /// It has a fragment.
+    Fragment,
+    /// Its host or port cannot be.
+    Host(HostError),
+}
+
+impl fmt::Display for UrlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotHttp => f.write_str("does not begin with http://"),
+            Self::User => f.write_str("has a user"),
+            Self::Path => f.write_str("has a path"),
+            Self::Query => f.write_str("has a query"),
+            Self::Fragment => f.write_str("has a fragment"),
+            Self::Host(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for UrlError {}
+
+/// The port of `http` URLs without one.
+const DEFAULT_PORT: u16 = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Host, port and Host field of every URL shape that is taken; row by row.
+    #[test]
+    fn urls_are_read() {
+        let rows = [
+            ("http://localhost:3000", "localhost", 3000, "localhost:3000"),
+            (
+                "http://localhost:3000/",
+                "localhost",
+                3000,
+                "localhost:3000",
+            ),
+            ("HTTP://Example.COM", "example.com", 80, "example.com"),
+            ("http://example.com:80", "example.com", 80, "example.com"),
+            ("http://10.0.0.7:8080", "10.0.0.7", 8080, "10.0.0.7:8080"),
+            ("http://[::1]:3000", "::1", 3000, "[::1]:3000"),
+            ("http://[2001:DB8::0:1]", "2001:db8::1", 80, "[2001:db8::1]"),
+            ("http://a:65535", "a", 65535, "a:65535"),
+            ("http://a:1", "a", 1, "a:1"),
+        ];
+        for (text, host, port, authority) in rows {
+            let expected = BackendUrl {
+                host: host.to_owned(),
+                port,
+                authority: authority.to_owned(),
+            };
+            assert_eq!(BackendUrl::parse(text), Ok(expected), "{text}");
+        }
+    }
+
+    /// Everything else is refused by the kind of its fault; row by row.
+    #[test]
+    fn bad_urls_are_refused() {
+        let rows = [
+            ("", UrlError::NotHttp),
+            ("localhost:3000", UrlError::NotHttp),
+            ("//localhost", UrlError::NotHttp),
+            ("https://localhost", UrlError::NotHttp),
+            (" http://localhost", UrlError::NotHttp),
+            ("http:/localhost", UrlError::NotHttp),
+            ("http://user@localhost", UrlError::User),
+            ("http://user:secret@localhost:80/", UrlError::User),
+            ("http://localhost/api", UrlError::Path),
+            ("http://localhost//", UrlError::Path),
+            ("http://localhost?a=b", UrlError::Query),
+            ("http://localhost/?", UrlError::Query),
+            ("http://localhost#top", UrlError::Fragment),
+            ("http://", UrlError::Host(HostError::NoHost)),
+            ("http:///", UrlError::Host(HostError::NoHost)),
+            ("http://:80", UrlError::Host(HostError::NoHost)),
+            ("http://localhost:0", UrlError::Host(HostError::Port)),
+            ("http://localhost:65536", UrlError::Host(HostError::Port)),
+            ("http://localhost:", UrlError::Host(HostError::Port)),
+            ("http://::1:80", UrlError::Host(HostError::BareIpv6)),
+            ("http://a b", UrlError::Host(HostError::Name)),
+            ("http://a\r\nb", UrlError::Host(HostError::Name)),
+            ("http://a\\b", UrlError::Host(HostError::Name)),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(BackendUrl::parse(text), Err(expected), "{text}");
+        }
+    }
+}
