@@ -1,0 +1,557 @@
+//! The oracle: what a router should know and decide, written apart from its code.
+//!
+//! It keeps whole histories and works everything out anew each time it is asked, in the words of
+//! the rules: slow, plain, and with nothing cached. Time is in whole milliseconds.
+use std::collections::BTreeMap;
+
+use intelliproxy_core::{
+    BackendId, Health, HoldReason, LoadReport, ProbeFailure, ProbeKind, Rules, ScoreParts,
+    SwitchReason,
+};
+
+/// What the rules say of a world of backends.
+pub(crate) struct Model {
+    pub(crate) rules: Rules,
+    pub(crate) names: Vec<&'static str>,
+    /// By name, for every backend that ever was.
+    pub(crate) backends: BTreeMap<&'static str, Backend>,
+    pub(crate) current: Option<BackendId>,
+    pub(crate) last_switch: Option<u64>,
+    pub(crate) switches: u64,
+    pub(crate) spills: u64,
+    pub(crate) late: u64,
+    /// Where failovers went since these were last taken, and the scores that they were made by.
+    pub(crate) failovers: Vec<(BackendId, BTreeMap<BackendId, f64>)>,
+}
+
+pub(crate) struct Backend {
+    pub(crate) id: BackendId,
+    pub(crate) is_configured: bool,
+    pub(crate) in_flight: u32,
+    /// Pings ended, and requests refused, since it came.
+    pub(crate) facts: Vec<(u64, Fact)>,
+    pub(crate) reports: Vec<LoadReport>,
+    pub(crate) reports_failed: u64,
+    /// Requests ended: when, and whether in error.
+    pub(crate) requests: Vec<(u64, bool)>,
+    pub(crate) responses: Vec<f64>,
+    /// When its error rate was last evaluated for the score.
+    pub(crate) touched_at: u64,
+    pub(crate) lines: BTreeMap<ProbeKind, Line>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Fact {
+    Answered { ms: f64 },
+    Failed(ProbeFailure),
+    RequestRefused,
+}
+
+/// One backend's pings or reports.
+pub(crate) struct Line {
+    pub(crate) due: Option<u64>,
+    pub(crate) outstanding: Option<Outstanding>,
+    pub(crate) first_wait: Option<u64>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Outstanding {
+    pub(crate) probe: u64,
+    pub(crate) started: u64,
+    pub(crate) deadline: u64,
+}
+
+/// Where a request goes, and what is told of it.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Decision {
+    Keep(BackendId),
+    Switch(BackendId, SwitchReason),
+    Hold {
+        goes_to: BackendId,
+        candidate: BackendId,
+        reason: HoldReason,
+    },
+    /// A retry or fail open: nothing else moves.
+    Aside(BackendId),
+    Nowhere,
+}
+
+impl Model {
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            names: Vec::new(),
+            backends: BTreeMap::new(),
+            current: None,
+            last_switch: None,
+            switches: 0,
+            spills: 0,
+            late: 0,
+            failovers: Vec::new(),
+        }
+    }
+
+    pub(crate) fn configure(&mut self, now: u64, names: &[&'static str], rules: Rules) {
+        self.rules = rules;
+        for backend in self.backends.values_mut() {
+            backend.touched_at = now;
+        }
+        for (index, name) in names.iter().enumerate() {
+            if self
+                .backends
+                .get(name)
+                .is_some_and(|backend| backend.is_configured)
+            {
+                continue;
+            }
+            let next_id = BackendId::from_index(self.backends.len() as u32);
+            let old = self.backends.remove(name);
+            let mut backend = Backend {
+                id: old.as_ref().map_or(next_id, |old| old.id),
+                in_flight: old.as_ref().map_or(0, |old| old.in_flight),
+                ..Backend::unknown(now)
+            };
+            let mut old_lines = old.map(|old| old.lines).unwrap_or_default();
+            for kind in [ProbeKind::Ping, ProbeKind::Report] {
+                let outstanding = old_lines.remove(&kind).and_then(|line| line.outstanding);
+                let wait = self.interval(kind) * (index as u64 + 1) / names.len() as u64;
+                let due = outstanding.is_none().then_some(now);
+                backend.lines.insert(
+                    kind,
+                    Line {
+                        due,
+                        outstanding,
+                        first_wait: Some(wait),
+                    },
+                );
+            }
+            self.backends.insert(name, backend);
+        }
+        for (name, backend) in &mut self.backends {
+            if !names.contains(name) {
+                backend.is_configured = false;
+                backend.lines.values_mut().for_each(|line| line.due = None);
+            }
+        }
+        let soonest = |kind| now + self.interval(kind);
+        let limits = [
+            (ProbeKind::Ping, soonest(ProbeKind::Ping)),
+            (ProbeKind::Report, soonest(ProbeKind::Report)),
+        ];
+        for backend in self.backends.values_mut() {
+            for (kind, limit) in limits {
+                let line = backend
+                    .lines
+                    .get_mut(&kind)
+                    .expect("two lines for each backend");
+                line.due = line.due.map(|due| due.min(limit));
+            }
+        }
+        self.names = names.to_vec();
+        self.settle(now);
+    }
+
+    pub(crate) fn by_id(&self, id: BackendId) -> &Backend {
+        self.backends
+            .values()
+            .find(|backend| backend.id == id)
+            .expect("a known backend")
+    }
+
+    pub(crate) fn by_id_mut(&mut self, id: BackendId) -> &mut Backend {
+        self.backends
+            .values_mut()
+            .find(|backend| backend.id == id)
+            .expect("a known backend")
+    }
+
+    pub(crate) fn interval(&self, kind: ProbeKind) -> u64 {
+        let probes = &self.rules.probes;
+        let span = if kind == ProbeKind::Ping {
+            probes.ping_interval
+        } else {
+            probes.report_interval
+        };
+        span.as_millis() as u64
+    }
+
+    pub(crate) fn timeout(&self, kind: ProbeKind) -> u64 {
+        let probes = &self.rules.probes;
+        let span = if kind == ProbeKind::Ping {
+            probes.ping_timeout
+        } else {
+            probes.report_timeout
+        };
+        span.as_millis() as u64
+    }
+
+    /// When the router wants to be called next.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        let lines = self
+            .backends
+            .values()
+            .flat_map(|backend| backend.lines.values());
+        lines
+            .filter_map(|line| line.outstanding.map(|probe| probe.deadline).or(line.due))
+            .min()
+    }
+
+    /// The probe ended; returns whether it was outstanding.
+    pub(crate) fn probe_ended(
+        &mut self,
+        now: u64,
+        probe: u64,
+        result: Result<Answer, ProbeFailure>,
+    ) -> bool {
+        let rules = self.rules.clone();
+        let (ping_retry, intervals) = (
+            rules.probes.ping_retry.as_millis() as u64,
+            [
+                self.interval(ProbeKind::Ping),
+                self.interval(ProbeKind::Report),
+            ],
+        );
+        for backend in self.backends.values_mut() {
+            for kind in [ProbeKind::Ping, ProbeKind::Report] {
+                let line = &backend.lines[&kind];
+                let Some(ended) = line.outstanding.filter(|out| out.probe == probe) else {
+                    continue;
+                };
+                let is_late = now > ended.deadline;
+                let result = if is_late {
+                    Err(ProbeFailure::TimedOut)
+                } else {
+                    result
+                };
+                self.late += u64::from(is_late);
+                if backend.is_configured {
+                    backend.learn(now, kind, result);
+                }
+                let is_open = kind == ProbeKind::Ping && backend.is_verdict_open(&rules);
+                let is_configured = backend.is_configured;
+                let line = backend
+                    .lines
+                    .get_mut(&kind)
+                    .expect("two lines for each backend");
+                line.outstanding = None;
+                let interval = intervals[usize::from(kind == ProbeKind::Report)];
+                let regular = ended.started + line.first_wait.unwrap_or(interval).min(interval);
+                line.due = is_configured.then_some(if is_open && now + ping_retry < regular {
+                    now + ping_retry
+                } else {
+                    line.first_wait = None;
+                    regular
+                });
+                self.settle(now);
+                return true;
+            }
+        }
+        self.late += 1;
+        false
+    }
+
+    /// Leaves a current backend that is of no use as soon as another is.
+    pub(crate) fn settle(&mut self, now: u64) {
+        let Some(current) = self.current.filter(|id| !self.is_usable(*id)) else {
+            return;
+        };
+        let configured = self
+            .backends
+            .values()
+            .filter(|backend| backend.is_configured);
+        let total = |backend: &Backend| backend.points(&self.rules).iter().sum();
+        let scores = configured
+            .map(|backend| (backend.id, total(backend)))
+            .collect();
+        match lowest(&scores, |id| self.is_usable(id)) {
+            Some(best) => {
+                self.current = Some(best);
+                self.last_switch = Some(now);
+                self.switches += 1;
+                self.failovers.push((best, scores));
+            }
+            None if self.by_id(current).is_configured => {}
+            None => self.current = None,
+        }
+    }
+
+    /// What is to become of a request, from the scores as they are; takes it down as done.
+    pub(crate) fn route(
+        &mut self,
+        now: u64,
+        tried: &[BackendId],
+        scores: &BTreeMap<BackendId, ScoreParts>,
+    ) -> Decision {
+        let totals = scores
+            .iter()
+            .map(|(id, score)| (*id, score.total))
+            .collect();
+        let best_usable = lowest(&totals, |id| self.is_usable(id) && !tried.contains(&id));
+        let least_bad = lowest(&totals, |id| !tried.contains(&id));
+        let decision = match (best_usable, least_bad, self.current) {
+            (_, None, _) => Decision::Nowhere,
+            (None, Some(least_bad), _) => Decision::Aside(least_bad),
+            (Some(best), ..) if !tried.is_empty() => Decision::Aside(best),
+            (Some(best), _, None) => Decision::Switch(best, SwitchReason::First),
+            (Some(best), _, Some(current)) => self.compare(now, current, best, scores),
+        };
+        let goes_to = match decision {
+            Decision::Nowhere => return decision,
+            Decision::Keep(to) | Decision::Aside(to) => to,
+            Decision::Switch(to, reason) => {
+                self.current = Some(to);
+                if reason != SwitchReason::First {
+                    self.last_switch = Some(now);
+                    self.switches += 1;
+                }
+                to
+            }
+            Decision::Hold { goes_to, .. } => {
+                self.spills += u64::from(Some(goes_to) != self.current);
+                goes_to
+            }
+        };
+        self.by_id_mut(goes_to).in_flight += 1;
+        decision
+    }
+
+    fn compare(
+        &self,
+        now: u64,
+        current: BackendId,
+        best: BackendId,
+        scores: &BTreeMap<BackendId, ScoreParts>,
+    ) -> Decision {
+        let (threshold, weight) = (self.rules.switch.threshold, self.rules.weights.in_flight);
+        let gap_to = |id: BackendId| scores[&current].total - scores[&id].total;
+        let more_than = |id: BackendId| {
+            i64::from(self.by_id(current).in_flight) - i64::from(self.by_id(id).in_flight)
+        };
+        let is_busier = |id: BackendId| {
+            let least = (threshold / weight).ceil().max(1.0);
+            self.rules.switch.spill_over && weight > 0.0 && more_than(id) as f64 >= least
+        };
+        let gap = gap_to(best);
+        if gap == 0.0 {
+            return Decision::Keep(current);
+        }
+        if gap < threshold {
+            let reason = HoldReason::BelowThreshold {
+                missing: threshold - gap,
+            };
+            return Decision::Hold {
+                goes_to: current,
+                candidate: best,
+                reason,
+            };
+        }
+        let by_load = scores[&current].in_flight - scores[&best].in_flight;
+        let cooldown = self.rules.switch.cooldown.as_millis() as u64;
+        let left = self
+            .last_switch
+            .map_or(0, |at| (at + cooldown).saturating_sub(now));
+        let reason = if is_busier(best) && gap - by_load < threshold {
+            HoldReason::LoadAlone
+        } else if left > 0 {
+            HoldReason::Cooldown {
+                left: std::time::Duration::from_millis(left),
+            }
+        } else {
+            return Decision::Switch(best, SwitchReason::Better { by: gap });
+        };
+        let totals = scores
+            .iter()
+            .map(|(id, score)| (*id, score.total))
+            .collect();
+        let spill = lowest(&totals, |id| {
+            self.is_usable(id) && is_busier(id) && gap_to(id) >= threshold
+        });
+        Decision::Hold {
+            goes_to: spill.unwrap_or(current),
+            candidate: best,
+            reason,
+        }
+    }
+
+    pub(crate) fn is_usable(&self, id: BackendId) -> bool {
+        let backend = self.by_id(id);
+        backend.is_configured && backend.health(&self.rules) != Health::Down
+    }
+}
+
+/// A probe's good answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub(crate) ms: u64,
+    pub(crate) report: Option<LoadReport>,
+}
+
+impl Backend {
+    fn unknown(now: u64) -> Self {
+        Self {
+            id: BackendId::from_index(0),
+            is_configured: true,
+            in_flight: 0,
+            facts: Vec::new(),
+            reports: Vec::new(),
+            reports_failed: 0,
+            requests: Vec::new(),
+            responses: Vec::new(),
+            touched_at: now,
+            lines: BTreeMap::new(),
+        }
+    }
+
+    fn learn(&mut self, now: u64, kind: ProbeKind, result: Result<Answer, ProbeFailure>) {
+        match (kind, result) {
+            (ProbeKind::Ping, Ok(answer)) => {
+                self.facts.push((
+                    now,
+                    Fact::Answered {
+                        ms: answer.ms as f64,
+                    },
+                ));
+                self.touched_at = now;
+            }
+            (ProbeKind::Ping, Err(cause)) => {
+                self.facts.push((now, Fact::Failed(cause)));
+                self.touched_at = now;
+            }
+            (
+                ProbeKind::Report,
+                Ok(Answer {
+                    report: Some(report),
+                    ..
+                }),
+            ) => {
+                self.reports.push(report);
+                self.touched_at = now;
+            }
+            (ProbeKind::Report, _) => self.reports_failed += 1,
+        }
+    }
+
+    pub(crate) fn health(&self, rules: &Rules) -> Health {
+        let mut health = Health::Unknown;
+        for ended in 1..=self.facts.len() {
+            let facts = &self.facts[..ended];
+            health = match facts[ended - 1].1 {
+                Fact::RequestRefused | Fact::Failed(ProbeFailure::Refused) => Health::Down,
+                Fact::Failed(_) if failures_in_row(facts) >= rules.health.fall => Health::Down,
+                Fact::Failed(_) => health,
+                Fact::Answered { .. } if health != Health::Down => Health::Up,
+                Fact::Answered { .. } if answers_in_row(facts) >= rules.health.rise => Health::Up,
+                Fact::Answered { .. } => Health::Down,
+            };
+        }
+        health
+    }
+
+    pub(crate) fn is_verdict_open(&self, rules: &Rules) -> bool {
+        if self.health(rules) == Health::Down {
+            answers_in_row(&self.facts) > 0
+        } else {
+            failures_in_row(&self.facts) > 0
+        }
+    }
+
+    pub(crate) fn latencies(&self) -> Vec<f64> {
+        let latency = |fact: &(u64, Fact)| match fact.1 {
+            Fact::Answered { ms } => Some(ms),
+            Fact::Failed(_) | Fact::RequestRefused => None,
+        };
+        self.facts.iter().filter_map(latency).collect()
+    }
+
+    pub(crate) fn losses(&self) -> Vec<f64> {
+        let loss = |fact: &(u64, Fact)| match fact.1 {
+            Fact::Answered { .. } => Some(0.0),
+            Fact::Failed(_) => Some(1.0),
+            Fact::RequestRefused => None,
+        };
+        self.facts.iter().filter_map(loss).collect()
+    }
+
+    /// What was said of one figure, numbers that cannot be left out.
+    pub(crate) fn said(&self, figure: impl Fn(&LoadReport) -> Option<f64>) -> Vec<f64> {
+        let said = self.reports.iter().filter_map(figure);
+        said.filter(|number| number.is_finite() && *number >= 0.0)
+            .collect()
+    }
+
+    pub(crate) fn error_rate(&self, now: u64, rules: &Rules) -> f64 {
+        let half_life = rules.errors.half_life.as_millis() as f64;
+        let weight = |at: u64| libm::pow(0.5, now.saturating_sub(at) as f64 / half_life);
+        let requests: f64 = self.requests.iter().map(|(at, _)| weight(*at)).sum();
+        let errors: f64 = self
+            .requests
+            .iter()
+            .filter(|(_, is_error)| *is_error)
+            .map(|(at, _)| weight(*at))
+            .sum();
+        if errors == 0.0 {
+            0.0
+        } else {
+            errors / (requests + rules.errors.prior)
+        }
+    }
+
+    /// The points in the order of [`ScoreParts::parts`].
+    pub(crate) fn points(&self, rules: &Rules) -> [f64; 7] {
+        let (weights, alpha) = (&rules.weights, rules.smoothing.alpha);
+        let losses = self.losses();
+        let counts = losses.len() >= rules.smoothing.loss_pings as usize;
+        let loss = average(alpha, &losses).filter(|_| counts).unwrap_or(0.0);
+        let last = |figures: Vec<f64>| figures.last().copied().unwrap_or(0.0);
+        let queue = average(alpha, &self.said(|report| report.queue)).unwrap_or(0.0);
+        let cpu = last(self.said(|report| report.cpu_busy_ms));
+        let memory = last(self.said(|report| report.memory_bytes));
+        [
+            weights.latency * average(alpha, &self.latencies()).unwrap_or(10_000.0),
+            weights.loss * if loss > 0.98 { 0.98 } else { loss },
+            weights.errors * self.error_rate(self.touched_at, rules) * 100.0,
+            weights.in_flight * f64::from(self.in_flight),
+            weights.queue * libm::tanh(queue / 50.0),
+            weights.cpu * libm::tanh(cpu / 100.0),
+            weights.memory * libm::tanh(memory / (200.0 * 1024.0 * 1024.0)),
+        ]
+    }
+}
+
+/// The backend with the lowest score among those wanted, of equals the lowest id.
+fn lowest(
+    scores: &BTreeMap<BackendId, f64>,
+    is_wanted: impl Fn(BackendId) -> bool,
+) -> Option<BackendId> {
+    let mut best: Option<BackendId> = None;
+    for (id, score) in scores {
+        if is_wanted(*id) && best.is_none_or(|best| *score < scores[&best]) {
+            best = Some(*id);
+        }
+    }
+    best
+}
+
+/// The moving average, written as shares of old and new.
+pub(crate) fn average(alpha: f64, samples: &[f64]) -> Option<f64> {
+    let (first, rest) = samples.split_first()?;
+    Some(
+        rest.iter()
+            .fold(*first, |old, new| (1.0 - alpha) * old + alpha * new),
+    )
+}
+
+fn failures_in_row(facts: &[(u64, Fact)]) -> u32 {
+    let since = facts
+        .iter()
+        .rev()
+        .take_while(|(_, fact)| !matches!(fact, Fact::Answered { .. }));
+    since
+        .filter(|(_, fact)| matches!(fact, Fact::Failed(_)))
+        .count() as u32
+}
+
+fn answers_in_row(facts: &[(u64, Fact)]) -> u32 {
+    let is_answer = |(_, fact): &&(u64, Fact)| matches!(fact, Fact::Answered { .. });
+    facts.iter().rev().take_while(is_answer).count() as u32
+}
