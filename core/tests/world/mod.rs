@@ -1,0 +1,545 @@
+//! A router beside its oracle, and the driver of both: each step does one thing to the two of them
+//! and compares everything that can be seen.
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use intelliproxy_core::{
+    Action, BackendId, Event, Instant, Lease, LoadReport, NoRoute, Notice, Outcome, ProbeAnswer,
+    ProbeFailure, ProbeId, ProbeKind, RequestFailure, Router, RouterConfig, Rules, ScoreParts,
+    Snapshot, SwitchReason,
+};
+
+use crate::model::{self, Answer, Decision, Fact, Model, Outstanding};
+
+/// One step. Indices are taken modulo what there is to choose from.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// Time passes, and every deadline is minded.
+    Wait {
+        ms: u64,
+    },
+    /// Time passes, and deadlines with it: a driver that was kept from its work.
+    Sleep {
+        ms: u64,
+    },
+    Route,
+    Retry {
+        tried: u8,
+    },
+    Finish {
+        which: usize,
+        outcome: Outcome,
+    },
+    EndProbe {
+        which: usize,
+        result: Result<Answer, ProbeFailure>,
+    },
+    /// A result for a probe that has ended, or that never was.
+    Noise {
+        which: u64,
+        result: Result<Answer, ProbeFailure>,
+    },
+    Load {
+        which: usize,
+        report: LoadReport,
+    },
+    Configure {
+        names: u8,
+        rules: Box<Rules>,
+    },
+}
+
+/// The router, its oracle, and what the driver of both holds.
+struct World {
+    router: Router,
+    model: Model,
+    now: u64,
+    leases: Vec<Lease>,
+    /// Probes that nobody has told the end of.
+    untold: Vec<u64>,
+    started: u64,
+    last_switch: Option<u64>,
+    /// Router and model went apart over equal scores: what follows cannot be compared.
+    is_tied: bool,
+    trace: Vec<String>,
+}
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+impl World {
+    fn new(rules: &Rules) -> Self {
+        let now = 50;
+        let names = names_of(0b0111);
+        let router = Router::new(config(&names, rules.clone()), 7, Instant::from_millis(now));
+        let mut model = Model::new(rules.clone());
+        model.configure(now, &names, rules.clone());
+        Self {
+            router: router.expect("a valid configuration"),
+            model,
+            now,
+            leases: Vec::new(),
+            untold: Vec::new(),
+            started: 0,
+            last_switch: None,
+            is_tied: false,
+            trace: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, step: &Step) {
+        match step {
+            Step::Wait { ms } => self.wait(*ms),
+            Step::Sleep { ms } => self.now += ms,
+            Step::Route => self.route(&[]),
+            Step::Retry { tried } => {
+                let known = self.model.backends.values().map(|backend| backend.id);
+                let tried: Vec<_> = known.filter(|id| tried >> id.index() & 1 == 1).collect();
+                self.route(&tried);
+            }
+            Step::Finish { which, outcome } => self.finish(*which, *outcome),
+            Step::EndProbe { which, result } if !self.untold.is_empty() => {
+                let probe = self.untold.remove(which % self.untold.len());
+                self.model.probe_ended(self.now, probe, *result);
+                self.tell(Event::ProbeFinished {
+                    probe: ProbeId::from_u64(probe),
+                    result: told(result),
+                });
+            }
+            Step::EndProbe { .. } => {}
+            Step::Noise { which, result } => self.make_noise(*which, result),
+            Step::Load { which, report } => {
+                let ids: Vec<_> = self
+                    .model
+                    .backends
+                    .values()
+                    .map(|backend| backend.id)
+                    .collect();
+                let id = ids[which % ids.len()];
+                let now = self.now;
+                let backend = self.model.by_id_mut(id);
+                if backend.is_configured {
+                    backend.reports.push(*report);
+                    backend.touched_at = now;
+                }
+                self.tell(Event::LoadReported {
+                    backend: id,
+                    report: *report,
+                });
+            }
+            Step::Configure { names, rules } => {
+                let names = names_of(*names);
+                self.model.configure(self.now, &names, (**rules).clone());
+                self.tell(Event::Reconfigured(Box::new(config(
+                    &names,
+                    (**rules).clone(),
+                ))));
+            }
+        }
+        self.check();
+    }
+
+    fn wait(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while let Some(deadline) = self.router.poll_timeout().filter(|_| !self.is_tied) {
+            let at = self.now.max(deadline.as_nanos() / 1_000_000);
+            if at > end {
+                break;
+            }
+            self.now = at;
+            self.mind_deadlines();
+        }
+        self.now = end;
+    }
+
+    /// Lets router and model do what is due, and compares what they started.
+    fn mind_deadlines(&mut self) {
+        let now = Instant::from_millis(self.now);
+        self.router.handle_timeout(now);
+        assert!(
+            self.router.poll_timeout().is_none_or(|next| next > now),
+            "the next lies ahead"
+        );
+        self.give_up();
+        let mut started = Vec::new();
+        self.drain(&mut started);
+        for (probe, backend, kind, deadline) in started {
+            self.started += 1;
+            assert_eq!(probe, self.started, "each probe has its own number");
+            let expected = self.now + self.model.timeout(kind);
+            assert_eq!(deadline, Instant::from_millis(expected));
+            let now = self.now;
+            let backend = self.model.by_id_mut(backend);
+            assert!(backend.is_configured, "a removed backend is not probed");
+            let line = backend
+                .lines
+                .get_mut(&kind)
+                .expect("two lines for each backend");
+            assert!(
+                line.outstanding.is_none(),
+                "never two outstanding for the same backend"
+            );
+            assert!(
+                line.due.is_some_and(|due| due <= now),
+                "a probe is started when it is due"
+            );
+            line.due = None;
+            line.outstanding = Some(Outstanding {
+                probe,
+                started: now,
+                deadline: expected,
+            });
+            self.untold.push(probe);
+        }
+        self.check();
+        self.router.handle_timeout(now);
+        assert_eq!(
+            self.router.poll_action(),
+            None,
+            "a second call finds nothing to do"
+        );
+    }
+
+    fn give_up(&mut self) {
+        let overdue = |model: &Model, now| {
+            let lines = model.backends.values().flat_map(|backend| {
+                let lines = backend.lines.iter();
+                lines.filter_map(|(kind, line)| Some((line.outstanding?, backend.id, *kind)))
+            });
+            let overdue = lines.filter(|(probe, ..)| probe.deadline <= now);
+            overdue.min_by_key(|(probe, id, kind)| (probe.deadline, *id, *kind))
+        };
+        while let Some((probe, ..)) = overdue(&self.model, self.now) {
+            // The model takes a result past its deadline for late news; here it is none.
+            let late = self.model.late;
+            self.model
+                .probe_ended(self.now, probe.probe, Err(ProbeFailure::TimedOut));
+            self.model.late = late;
+        }
+    }
+
+    fn route(&mut self, tried: &[BackendId]) {
+        let scores = self.scores();
+        let usable = |id: &BackendId| self.model.is_usable(*id);
+        let was_usable_left = scores.keys().any(|id| usable(id) && !tried.contains(id));
+        let decision = self.model.route(self.now, tried, &scores);
+        let now = Instant::from_millis(self.now);
+        let result = self.router.route(now, tried);
+        self.trace
+            .push(format!("{} {decision:?} {result:?}", self.now));
+        let expected = match decision {
+            Decision::Nowhere => None,
+            Decision::Keep(to) | Decision::Switch(to, _) | Decision::Aside(to) => Some(to),
+            Decision::Hold {
+                goes_to,
+                candidate,
+                reason,
+            } => {
+                let hold = self.router.snapshot(now).last_hold;
+                assert_eq!(hold, Some((now, candidate, reason)));
+                Some(goes_to)
+            }
+        };
+        assert_eq!(
+            result.as_ref().ok().map(Lease::backend),
+            expected,
+            "{decision:?}"
+        );
+        match result {
+            Ok(lease) => {
+                let id = lease.backend();
+                assert!(!tried.contains(&id), "a retry goes elsewhere");
+                assert!(
+                    self.model.is_usable(id) || !was_usable_left,
+                    "never a down backend while a usable one is left"
+                );
+                self.leases.push(lease);
+            }
+            Err(reason) => {
+                let is_empty = self.model.names.is_empty();
+                assert_eq!(reason == NoRoute::NoBackends, is_empty);
+            }
+        }
+        if let Decision::Switch(to, reason) = decision {
+            let actions: Vec<_> = std::iter::from_fn(|| self.router.poll_action()).collect();
+            let [
+                Action::Notify(Notice::Switched {
+                    to: told,
+                    reason: why,
+                    ..
+                }),
+            ] = &actions[..]
+            else {
+                panic!("a switch is told, and nothing else: {actions:?}");
+            };
+            assert_eq!((*told, *why), (to, reason));
+            self.judge_switch(*why);
+        }
+        let mut started = Vec::new();
+        self.drain(&mut started);
+        assert_eq!(started, [], "a decision starts no probe");
+    }
+
+    fn finish(&mut self, which: usize, outcome: Outcome) {
+        if self.leases.is_empty() {
+            return;
+        }
+        let lease = self.leases.swap_remove(which % self.leases.len());
+        let now = self.now;
+        let backend = self.model.by_id_mut(lease.backend());
+        backend.in_flight -= 1;
+        backend.touched_at = now;
+        match outcome {
+            Outcome::Abandoned => {}
+            Outcome::Answered { status, latency } => {
+                backend.requests.push((now, status >= 500));
+                if status < 500 {
+                    backend.responses.push(latency.as_secs_f64() * 1e3);
+                }
+            }
+            Outcome::Failed(failure) => {
+                backend.requests.push((now, true));
+                if failure == RequestFailure::Refused {
+                    backend.facts.push((now, Fact::RequestRefused));
+                }
+            }
+        }
+        self.model.settle(now);
+        self.tell(Event::RequestFinished { lease, outcome });
+    }
+
+    /// Tells a result that the router cannot be waiting for.
+    fn make_noise(&mut self, which: u64, result: &Result<Answer, ProbeFailure>) {
+        let lines = self
+            .model
+            .backends
+            .values()
+            .flat_map(|backend| backend.lines.values());
+        let outstanding: Vec<_> = lines.filter_map(|line| line.outstanding).collect();
+        let probe = which % (self.started + 3);
+        if outstanding.iter().all(|out| out.probe != probe) {
+            assert!(!self.model.probe_ended(self.now, probe, *result));
+            self.tell(Event::ProbeFinished {
+                probe: ProbeId::from_u64(probe),
+                result: told(result),
+            });
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.router
+            .handle_event(Instant::from_millis(self.now), event);
+        let mut started = Vec::new();
+        self.drain(&mut started);
+        assert_eq!(started, [], "probes are started by time alone");
+    }
+
+    /// Takes the router's actions; the probes to start are collected, the notices judged.
+    fn drain(&mut self, started: &mut Vec<(u64, BackendId, ProbeKind, Instant)>) {
+        let mut failovers = Vec::new();
+        while let Some(action) = self.router.poll_action() {
+            self.trace.push(format!("{} {action:?}", self.now));
+            match action {
+                Action::StartProbe {
+                    probe,
+                    backend,
+                    kind,
+                    deadline,
+                } => {
+                    started.push((probe.as_u64(), backend, kind, deadline));
+                }
+                Action::Notify(Notice::Switched { to, reason, .. }) => {
+                    assert_eq!(
+                        reason,
+                        SwitchReason::Failover,
+                        "others are made by requests"
+                    );
+                    self.judge_switch(reason);
+                    failovers.push(to);
+                }
+                Action::Notify(Notice::Held { .. } | Notice::HealthChanged { .. }) => {}
+            }
+        }
+        let expected = std::mem::take(&mut self.model.failovers);
+        for (to, (expected_to, scores)) in failovers.iter().zip(&expected) {
+            if to != expected_to {
+                // The model's sums are rounded otherwise than the router's.
+                assert!(
+                    is_near(scores[to], scores[expected_to]),
+                    "failover to the best one"
+                );
+                self.is_tied = true;
+                return;
+            }
+        }
+        assert_eq!(
+            failovers.len(),
+            expected.len(),
+            "a useless current backend is left at once"
+        );
+    }
+
+    /// No switch within the cooldown but a failover; every other one gained the threshold.
+    fn judge_switch(&mut self, reason: SwitchReason) {
+        if let SwitchReason::Better { by } = reason {
+            let cooldown = self.model.rules.switch.cooldown.as_millis() as u64;
+            let passed = self.last_switch.map(|at| self.now - at);
+            assert!(
+                passed.is_none_or(|passed| passed >= cooldown),
+                "no switch in the cooldown"
+            );
+            assert!(
+                by >= self.model.rules.switch.threshold,
+                "a switch gains the threshold"
+            );
+        }
+        if reason != SwitchReason::First {
+            self.last_switch = Some(self.now);
+        }
+    }
+
+    fn scores(&self) -> BTreeMap<BackendId, ScoreParts> {
+        let snapshot = self.router.snapshot(Instant::from_millis(self.now));
+        snapshot
+            .backends
+            .iter()
+            .map(|backend| (backend.id, backend.score))
+            .collect()
+    }
+
+    /// Everything that can be seen of the router is as the model has it.
+    fn check(&self) {
+        if self.is_tied {
+            return;
+        }
+        let snapshot = self.router.snapshot(Instant::from_millis(self.now));
+        let (model, rules) = (&self.model, &self.model.rules);
+        assert_eq!(snapshot.current, model.current);
+        assert_eq!(snapshot.switches, model.switches);
+        assert_eq!(snapshot.spills, model.spills);
+        assert_eq!(snapshot.late_probes, model.late);
+        assert_eq!(
+            self.router.poll_timeout(),
+            model.deadline().map(Instant::from_millis)
+        );
+        let names: Vec<_> = snapshot
+            .backends
+            .iter()
+            .map(|backend| &backend.name)
+            .collect();
+        assert_eq!(names, model.names.iter().collect::<Vec<_>>());
+        for seen in &snapshot.backends {
+            let backend = model.by_id(seen.id);
+            let alpha = rules.smoothing.alpha;
+            assert_eq!(
+                seen.health,
+                backend.health(rules),
+                "health of {}",
+                seen.name
+            );
+            assert_eq!(seen.pings_answered, backend.latencies().len() as u64);
+            let pings = backend.losses().len() as u64;
+            assert_eq!(seen.pings_answered + seen.pings_failed, pings);
+            assert_eq!(seen.reports_read, backend.reports.len() as u64);
+            assert_eq!(seen.reports_failed, backend.reports_failed);
+            assert_eq!(seen.requests, backend.requests.len() as u64);
+            let out = self
+                .leases
+                .iter()
+                .filter(|lease| lease.backend() == seen.id)
+                .count();
+            assert_eq!(seen.in_flight as usize, out, "in flight is the leases out");
+            let queues = backend.said(|report| report.queue);
+            check_average("latency", seen.latency_ewma_ms, alpha, &backend.latencies());
+            check_average("loss", seen.loss_ewma, alpha, &backend.losses());
+            check_average("response", seen.response_ewma_ms, alpha, &backend.responses);
+            check_average("queue", seen.queue_ewma, alpha, &queues);
+            let rate = backend.error_rate(self.now, rules);
+            assert!(
+                is_near(seen.error_rate, rate),
+                "error rate {} {rate}",
+                seen.error_rate
+            );
+            assert!((0.0..=1.0).contains(&seen.error_rate));
+            let mut sum = 0.0;
+            for ((factor, points), expected) in
+                seen.score.parts().into_iter().zip(backend.points(rules))
+            {
+                let name = factor.name();
+                assert!(points.is_finite(), "{name} points are finite");
+                assert!(
+                    is_near(points, expected),
+                    "{name}: {points} instead of {expected}"
+                );
+                sum += points;
+            }
+            assert!(seen.score.total.is_finite(), "scores are finite");
+            assert_eq!(seen.score.total, sum, "the breakdown sums to the score");
+        }
+    }
+}
+
+/// The average is what the model makes of the samples, and lies in their range.
+#[track_caller]
+fn check_average(name: &str, seen: Option<f64>, alpha: f64, samples: &[f64]) {
+    let Some(seen) = seen else {
+        assert!(samples.is_empty(), "samples of {name} have an average");
+        return;
+    };
+    let least = samples.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    assert!(
+        (least..=most).contains(&seen),
+        "{name} {seen} lies within {least} and {most}"
+    );
+    let expected = model::average(alpha, samples).expect("there are samples");
+    assert!(
+        is_near(seen, expected),
+        "{name} is {seen} instead of {expected}"
+    );
+}
+
+/// Equal but for rounding and for errors too old to count.
+fn is_near(left: f64, right: f64) -> bool {
+    (left - right).abs() <= 1e-6 + 1e-9 * left.abs().max(right.abs())
+}
+
+pub(crate) fn config(names: &[&str], rules: Rules) -> RouterConfig {
+    RouterConfig {
+        backends: names.iter().map(|name| (*name).to_owned()).collect(),
+        rules,
+    }
+}
+
+fn names_of(mask: u8) -> Vec<&'static str> {
+    let chosen = NAMES
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| mask >> bit & 1 == 1);
+    let names = chosen.map(|(_, name)| *name);
+    // Another order, too: ids are not places.
+    if mask & 0b1_0000 == 0 {
+        names.collect()
+    } else {
+        names.rev().collect()
+    }
+}
+
+fn told(result: &Result<Answer, ProbeFailure>) -> Result<ProbeAnswer, ProbeFailure> {
+    result.map(|answer| ProbeAnswer {
+        latency: Duration::from_millis(answer.ms),
+        report: answer.report,
+    })
+}
+
+pub(crate) fn run(rules: &Rules, steps: &[Step]) -> (Vec<String>, Snapshot) {
+    let mut world = World::new(rules);
+    world.mind_deadlines();
+    for step in steps {
+        world.take(step);
+        if world.is_tied {
+            break;
+        }
+    }
+    let snapshot = world.router.snapshot(Instant::from_millis(world.now));
+    (world.trace, snapshot)
+}
