@@ -4,6 +4,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 
+use socket2::SockRef;
+
 use crate::config::{BackendTarget, BackendUrl, Config, ListenAddress};
 
 /// All that serving needs: what was configured, and where that is.
@@ -157,6 +159,8 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, i
 /// Binds one address; also tells the port that it got.
 fn bind(address: SocketAddr) -> io::Result<(TcpListener, u16)> {
     let listener = TcpListener::bind(address)?;
+    // Listening once more changes nothing but the backlog, which std leaves no choice of.
+    SockRef::from(&listener).listen(BACKLOG)?;
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();
     Ok((listener, port))
@@ -169,6 +173,8 @@ fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || has_no_family
 }
 
+/// Connections that wait to be accepted, up to the system's own bound (Linux: somaxconn, 4096).
+const BACKLOG: i32 = 4096;
 /// How often a port is asked for that is free on all addresses.
 const FREE_PORT_ATTEMPTS: u32 = 8;
 

@@ -203,12 +203,20 @@ fn set_millis(span: &mut Duration, text: &str) -> Result<(), String> {
 
 /// Reads a policy by the name that it has in a configuration file.
 fn set_policy(policy: &mut PolicyKind, text: &str) -> Result<(), String> {
-    *policy = serde_json::from_value(text.into()).map_err(|error| {
-        let message = error.to_string().replace('`', "");
-        let known = message
-            .split_once(", expected ")
-            .map_or("a policy", |(_, known)| known);
-        format!("must be {known}, not {text:?}")
-    })?;
+    *policy = serde_json::from_value(text.into())
+        .map_err(|_| format!("must be {}, not {text:?}", known_policies()))?;
     Ok(())
+}
+
+/// The names of the policies, in words: what the refusal of a name that is none offers.
+pub(super) fn known_policies() -> String {
+    let refusal =
+        serde_json::from_value::<PolicyKind>("".into()).map_err(|error| error.to_string());
+    let known = refusal
+        .err()
+        .and_then(|text| Some(text.split_once(", expected ")?.1.to_owned()));
+    known.map_or_else(
+        || "a policy".to_owned(),
+        |known| known.replace('`', "").replace("one of ", ""),
+    )
 }

@@ -1,7 +1,9 @@
 //! What `--help` shows.
 use std::fmt::Write;
 
-use super::flags::FLAGS;
+use serde_json::Value;
+
+use super::flags::{FLAGS, Flag, known_policies};
 use crate::config::Config;
 
 /// The whole help: usage, every flag, every key of a configuration file with its default.
@@ -26,9 +28,17 @@ pub(super) fn text() -> String {
             || flag.name.to_owned(),
             |value| format!("{} {value}", flag.name),
         );
-        let replaces = "; may be repeated; replaces those of the file";
-        let tail = if flag.is_repeatable() { replaces } else { "" };
-        push_flag(&mut text, &usage, &format!("{}{tail}", flag.help));
+        let tail = match default_of(flag) {
+            Some(default) => format!(" (default {default})"),
+            None if flag.is_repeatable() => REPEATABLE.to_owned(),
+            None => String::new(),
+        };
+        let known = if flag.name == "--policy" {
+            format!(": {}", known_policies())
+        } else {
+            String::new()
+        };
+        push_flag(&mut text, &usage, &format!("{}{known}{tail}", flag.help));
     }
     text.push_str(
         "\nexit codes: 0 after a stop by SIGINT or SIGTERM, 1 when it cannot run, 2 when a flag\n\
@@ -39,6 +49,18 @@ pub(super) fn text() -> String {
     text.push_str(&Config::default().to_json());
     text.push('\n');
     text
+}
+
+/// The default of a flag that takes one value, as a configuration file has it.
+fn default_of(flag: &Flag) -> Option<String> {
+    flag.value?;
+    let config = serde_json::to_value(Config::default()).ok()?;
+    match config.pointer(&format!("/{}", flag.path.replace('.', "/")))? {
+        Value::Array(_) => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => number.as_f64().map(|number| number.to_string()),
+        value => Some(value.to_string()),
+    }
 }
 
 /// Adds one flag, its explanation wrapped to a column of its own.
@@ -81,6 +103,8 @@ const PROGRAM_FLAGS: [(&str, &str); 6] = [
     ("-V, --version", "show the version and end"),
 ];
 
+/// What holds for flags that fill a list.
+const REPEATABLE: &str = "; may be repeated, and replaces what the file has";
 /// Where the explanations begin.
 const HELP_COLUMN: usize = 26;
 /// Characters of a line.
@@ -107,6 +131,13 @@ mod tests {
             "\"spillOver\": true",
         ] {
             assert!(text.contains(key), "{key}");
+        }
+        for line in [
+            "another backend must be better to be taken (default 30)",
+            "score (default",
+        ] {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            assert!(words.join(" ").contains(line), "{line}");
         }
         for line in text.lines() {
             assert!(line.len() <= LINE_MAX, "{line}");
