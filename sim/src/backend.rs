@@ -22,17 +22,23 @@ pub struct Config {
     pub seed: u64,
     /// What is logged, on stderr.
     pub log: LogLevel,
+    /// Connections served at a time; one more is answered 503.
+    pub connections_max: usize,
     /// How the backend behaves.
     pub parameters: Parameters,
 }
 
 impl Config {
+    /// Connections served at a time unless something else is asked for: it bounds the threads.
+    pub const CONNECTIONS_MAX: usize = 1024;
+
     /// A silent backend without faults on a free port: the ground for tests.
     pub fn faultless() -> Self {
         Self {
             port: 0,
             seed: 1,
             log: LogLevel::Off,
+            connections_max: Self::CONNECTIONS_MAX,
             parameters: Parameters::faultless(),
         }
     }

@@ -32,6 +32,7 @@ pub(crate) enum Phase {
 pub(crate) struct Host {
     pub(crate) port: u16,
     log: LogLevel,
+    connections_max: usize,
     started: Clock,
     model: Mutex<Model>,
     work: OnceLock<Work>,
@@ -61,6 +62,7 @@ impl Host {
         Self {
             port,
             log: config.log,
+            connections_max: config.connections_max,
             started: Clock::now(),
             model: Mutex::new(Model::new(config.parameters, config.seed, Instant::ZERO)),
             work: OnceLock::new(),
@@ -189,7 +191,7 @@ impl Host {
         };
         let is_full = {
             let mut connections = lock(&self.connections);
-            let is_full = connections.len() >= CONNECTIONS_MAX;
+            let is_full = connections.len() >= self.connections_max;
             if !is_full {
                 connections.insert(id, Arc::clone(&connection));
             }
@@ -293,8 +295,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bounds the threads, and the memory that clients can take.
-const CONNECTIONS_MAX: usize = 1024;
 /// A connection's thread keeps its buffers on the heap.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

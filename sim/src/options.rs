@@ -98,11 +98,11 @@ pub(crate) fn parse(
         log,
         parameters,
     } = draft;
-    let seed = seed.unwrap_or_else(|| u64::from(port));
     Ok(Command::Run(Config {
         port,
-        seed,
+        seed: seed.unwrap_or_else(|| u64::from(port)),
         log,
+        connections_max: Config::CONNECTIONS_MAX,
         parameters,
     }))
 }

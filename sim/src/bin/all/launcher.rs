@@ -42,7 +42,8 @@ pub(crate) struct Launcher {
     events: Receiver<Event>,
     sender: SyncSender<Event>,
     has_colours: bool,
-    listening: Vec<Role>,
+    /// Where the children listen, as they say in their log: the first address of each.
+    urls: Vec<(Role, String)>,
 }
 
 impl Launcher {
@@ -59,7 +60,7 @@ impl Launcher {
             events,
             sender,
             has_colours,
-            listening: Vec::new(),
+            urls: Vec::new(),
         };
         let stop = match launcher.start(options) {
             Ok(()) => launcher.watch(None, |_| false).err(),
@@ -86,15 +87,24 @@ impl Launcher {
             self.spawn(role, &["--port".into(), port.to_string().into()])?;
         }
         self.watch(Some(START_MAX), |launcher| {
-            [Role::A, Role::B]
-                .iter()
-                .all(|role| launcher.listening.contains(role))
+            launcher.url(Role::A).is_some() && launcher.url(Role::B).is_some()
         })?;
-        self.spawn(Role::Proxy, &options.proxy_arguments)?;
+        let port_a = self.port(Role::A).unwrap_or(options.port_a);
+        let port_b = self.port(Role::B).unwrap_or(options.port_b);
+
+        let mut arguments = Vec::new();
+        if !options.names_backends {
+            for (name, port) in [("A", port_a), ("B", port_b)] {
+                let backend = format!("{name}=http://localhost:{port}");
+                arguments.extend(["--backend".into(), backend.into()]);
+            }
+        }
+        arguments.extend(options.proxy_arguments.iter().cloned());
+        self.spawn(Role::Proxy, &arguments)?;
         self.watch(Some(START_MAX), |launcher| {
-            launcher.listening.contains(&Role::Proxy)
+            launcher.url(Role::Proxy).is_some()
         })?;
-        self.introduce(options)
+        self.introduce(port_a, port_b)
     }
 
     fn spawn(&mut self, role: Role, arguments: &[OsString]) -> Result<(), Stop> {
@@ -103,26 +113,33 @@ impl Launcher {
         Ok(())
     }
 
-    fn introduce(&self, options: &Options) -> Result<(), Stop> {
-        let Options { port_a, port_b, .. } = options;
-        let proxy = match &options.proxy_address {
-            Some(address) => format!("http://{address}/"),
-            None => "where its configuration says".to_owned(),
-        };
+    fn introduce(&self, port_a: u16, port_b: u16) -> Result<(), Stop> {
+        let proxy = self.url(Role::Proxy);
         let mut lines = vec![
-            format!("proxy     {proxy}"),
-            format!("server A  http://localhost:{port_a}/"),
-            format!("server B  http://localhost:{port_b}/"),
+            format!("proxy     {}", proxy.unwrap_or("where its options say")),
+            format!("server A  http://localhost:{port_a}"),
+            format!("server B  http://localhost:{port_b}"),
         ];
-        if options.proxy_address.is_some() {
-            lines.push(format!("try       curl {proxy}"));
-            lines.push(format!("          curl {proxy}stats"));
+        if let Some(proxy) = proxy {
+            lines.push(format!("try       curl {proxy}/"));
+            lines.push(format!("          curl {proxy}/stats"));
         }
         lines.push("Ctrl-C ends all three".to_owned());
         for line in lines {
             self.print("all", &line)?;
         }
         Ok(())
+    }
+
+    fn url(&self, role: Role) -> Option<&str> {
+        self.urls
+            .iter()
+            .find(|(whose, _)| *whose == role)
+            .map(|(_, url)| url.as_str())
+    }
+
+    fn port(&self, role: Role) -> Option<u16> {
+        self.url(role)?.rsplit(':').next()?.parse().ok()
     }
 
     /// Shows lines until something ends the demonstration, `is_done`, or `wait_max` is over.
@@ -197,8 +214,11 @@ impl Launcher {
     }
 
     fn show(&mut self, role: Role, text: &str) -> io::Result<()> {
-        if text.contains("listening on") && !self.listening.contains(&role) {
-            self.listening.push(role);
+        if self.url(role).is_none()
+            && let Some((_, after)) = text.split_once("listening on ")
+            && let Some(url) = after.split(' ').next()
+        {
+            self.urls.push((role, url.to_owned()));
         }
         self.print(role.label(), text)
     }
@@ -250,7 +270,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const END_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Lines in wait while the output is slow; then the children wait, too.
 const EVENTS_MAX: usize = 256;
-/// After this long the introduction comes anyway.
+/// After this long a child that does not say where it listens is taken to listen.
 const START_MAX: Duration = Duration::from_secs(5);
 /// The proxy takes up to 10 s for its requests in flight.
 const END_MAX: Duration = Duration::from_secs(11);

@@ -17,14 +17,14 @@ pub(crate) enum Command {
 /// How the demonstration is run.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Options {
-    /// The port of server A.
+    /// The port of server A; 0 for any that is free.
     pub(crate) port_a: u16,
-    /// The port of server B.
+    /// The port of server B; 0 for any that is free.
     pub(crate) port_b: u16,
-    /// Where the proxy will listen; `None` when only its configuration file says so.
-    pub(crate) proxy_address: Option<String>,
     /// The proxy's arguments.
     pub(crate) proxy_arguments: Vec<OsString>,
+    /// Whether the proxy's arguments say which backends it has.
+    pub(crate) names_backends: bool,
 }
 
 /// A variable that holds no port.
@@ -38,7 +38,7 @@ impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: {:?} is not a port from 1 to 65535",
+            "{}: {:?} is not a port from 0 to 65535",
             self.variable, self.value
         )
     }
@@ -59,54 +59,23 @@ pub(crate) fn parse(
     }
     let port = |name: &'static str, preset: Preset| match variable(name) {
         None => Ok(preset.port()),
-        Some(value) => match value.parse() {
-            Ok(port) if port != 0 => Ok(port),
-            _ => Err(UsageError {
-                variable: name,
-                value,
-            }),
-        },
+        Some(value) => value.parse().map_err(|_| UsageError {
+            variable: name,
+            value,
+        }),
     };
-    let port_a = port("A_PORT", Preset::A)?;
-    let port_b = port("B_PORT", Preset::B)?;
-    let has_config = value_of("--config", &arguments).is_some();
-    let listen = value_of("--listen", &arguments);
-    let mut proxy_arguments = Vec::new();
-    let are_elsewhere = (port_a, port_b) != (Preset::A.port(), Preset::B.port());
-    if are_elsewhere && !has_config && value_of("--backend", &arguments).is_none() {
-        for (name, port) in [("A", port_a), ("B", port_b)] {
-            let backend = format!("{name}=http://localhost:{port}");
-            proxy_arguments.extend(["--backend".into(), backend.into()]);
-        }
-    }
-    proxy_arguments.extend(arguments);
-    let proxy_address = listen.or_else(|| (!has_config).then(|| PROXY_ADDRESS.to_owned()));
+    let names_backends = arguments.iter().any(|argument| {
+        let argument = argument.to_string_lossy();
+        let flag = argument.split('=').next();
+        flag == Some("--backend") || flag == Some("--config")
+    });
     Ok(Command::Run(Options {
-        port_a,
-        port_b,
-        proxy_address,
-        proxy_arguments,
+        port_a: port("A_PORT", Preset::A)?,
+        port_b: port("B_PORT", Preset::B)?,
+        proxy_arguments: arguments,
+        names_backends,
     }))
 }
-
-/// The value of a flag, in the forms `--flag value` and `--flag=value`; the last one counts.
-fn value_of(flag: &str, arguments: &[OsString]) -> Option<String> {
-    let mut value = None;
-    let mut arguments = arguments.iter().map(|argument| argument.to_string_lossy());
-    while let Some(argument) = arguments.next() {
-        if argument == flag {
-            value = arguments.next().map(|next| next.into_owned());
-        } else if let Some(inline) = argument.strip_prefix(flag)
-            && let Some(inline) = inline.strip_prefix('=')
-        {
-            value = Some(inline.to_owned());
-        }
-    }
-    value
-}
-
-/// Where the proxy listens unless it is told otherwise.
-const PROXY_ADDRESS: &str = "127.0.0.1:3001";
 
 /// The help text.
 pub(crate) const HELP: &str = "\
@@ -120,8 +89,8 @@ Every argument is handed to the proxy; `cargo proxy --help` explains them. Examp
   cargo all --listen 127.0.0.1:8080
 
 Environment:
-  A_PORT  port of server A (3000)
-  B_PORT  port of server B (3002)
+  A_PORT  port of server A (3000), 0: any that is free
+  B_PORT  port of server B (3002), 0: any that is free
   and those of `cargo A --help` but PORT, for both servers: SLOW_RATE=0.5 cargo all
 
 Exit codes: 0 after Ctrl-C or SIGTERM, 1 when one of the three ends by itself, 2 for a
@@ -139,59 +108,48 @@ mod tests {
         })
     }
 
-    /// Arguments pass to the proxy as they are; its address is known from the last --listen, from
-    /// its default, or not at all.
+    /// Arguments pass to the proxy as they are, and it is seen whether they name backends.
     #[test]
     fn arguments_are_the_proxys() {
-        for (arguments, address) in [
-            (&[][..], Some("127.0.0.1:3001")),
-            (&["--policy", "learned"], Some("127.0.0.1:3001")),
-            (
-                &["--listen", "[::1]:1", "--listen=127.0.0.1:2"],
-                Some("127.0.0.1:2"),
-            ),
-            (&["--config", "x.json"], None),
-            (&["--config=x.json", "--listen", "[::1]:1"], Some("[::1]:1")),
+        for (arguments, names_backends) in [
+            (&[][..], false),
+            (&["--policy", "learned"], false),
+            (&["--backends", "--listen=127.0.0.1:2"], false),
+            (&["--config", "x.json"], true),
+            (&["--config=x.json"], true),
+            (&["--listen", "[::1]:1", "--backend", "X=http://x"], true),
+            (&["--backend=X=http://x"], true),
         ] {
             assert_eq!(
                 options(arguments, &[]),
                 Ok(Command::Run(Options {
                     port_a: 3000,
                     port_b: 3002,
-                    proxy_address: address.map(str::to_owned),
                     proxy_arguments: arguments.iter().map(OsString::from).collect(),
+                    names_backends,
                 }))
             );
         }
     }
 
-    /// Servers on other ports are announced to the proxy, unless the user names backends himself.
+    /// The servers' ports come from their variables.
     #[test]
-    fn other_ports_are_announced() {
-        let moved = &[("A_PORT", "4000")];
-        let announced = ["--backend", "A=http://localhost:4000", "--backend"];
-        let Ok(Command::Run(with)) = options(&["--policy", "p2c"], moved) else {
-            panic!("a port is no reason to refuse");
+    fn ports_come_from_variables() {
+        let Ok(Command::Run(options)) = options(&[], &[("A_PORT", "0"), ("B_PORT", "65535")])
+        else {
+            panic!("ports are no reason to refuse");
         };
-        assert_eq!((with.port_a, with.port_b), (4000, 3002));
-        assert_eq!(with.proxy_arguments[..3], announced.map(OsString::from));
-        assert_eq!(with.proxy_arguments[3], "B=http://localhost:3002");
-        for own in [&["--backend", "X=http://x"][..], &["--config", "x.json"]] {
-            let Ok(Command::Run(without)) = options(own, moved) else {
-                panic!("a port is no reason to refuse");
-            };
-            assert_eq!(without.proxy_arguments.len(), own.len());
-        }
+        assert_eq!((options.port_a, options.port_b), (0, 65535));
     }
 
     /// Ports that are none are refused by the variable's name.
     #[test]
     fn bad_ports_are_refused() {
-        for value in ["0", "65536", "x", ""] {
+        for value in ["-1", "65536", "x", ""] {
             let error = options(&[], &[("B_PORT", value)]).unwrap_err().to_string();
             assert_eq!(
                 error,
-                format!("B_PORT: {value:?} is not a port from 1 to 65535")
+                format!("B_PORT: {value:?} is not a port from 0 to 65535")
             );
         }
     }
