@@ -346,3 +346,123 @@ mod millis {
         u64::deserialize(from).map(Duration::from_millis)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The defaults are the documented ones, as the configuration file has them, and both ways of
+    /// translation agree.
+    #[test]
+    fn defaults_as_json() {
+        let json = serde_json::json!({
+            "policy": "score",
+            "weights": {
+                "latency": 1.0, "loss": 80.0, "errors": 40.0, "inFlight": 2.0,
+                "queue": 12.0, "cpu": 30.0, "memory": 12.0,
+            },
+            "switch": { "threshold": 30.0, "cooldownMs": 1500, "spillOver": true },
+            "probes": {
+                "pingIntervalMs": 5000, "pingTimeoutMs": 1000, "pingRetryMs": 500,
+                "reportIntervalMs": 3000, "reportTimeoutMs": 1000,
+            },
+            "health": { "fall": 3, "rise": 2 },
+            "errors": { "halfLifeMs": 30_000, "prior": 10.0 },
+            "smoothing": { "alpha": 0.2, "lossPings": 5 },
+        });
+        assert_eq!(serde_json::to_value(Rules::default()).unwrap(), json);
+        assert_eq!(
+            serde_json::from_value::<Rules>(json).unwrap(),
+            Rules::default()
+        );
+        assert_eq!(
+            serde_json::from_str::<Rules>("{}").unwrap(),
+            Rules::default()
+        );
+        assert!(serde_json::from_str::<Rules>(r#"{"weights": {"latencies": 1}}"#).is_err());
+    }
+
+    /// Every range ends where it says: just inside is taken, just outside refused by its path.
+    #[test]
+    fn ranges_are_exact() {
+        let cases = [
+            (r#"{"weights": {"latency": 1000000}}"#, None),
+            (
+                r#"{"weights": {"latency": 1000000.1}}"#,
+                Some("weights.latency"),
+            ),
+            (
+                r#"{"weights": {"inFlight": -0.1}}"#,
+                Some("weights.inFlight"),
+            ),
+            (r#"{"switch": {"threshold": 0, "cooldownMs": 0}}"#, None),
+            (r#"{"switch": {"cooldownMs": 3600000}}"#, None),
+            (
+                r#"{"switch": {"cooldownMs": 3600001}}"#,
+                Some("switch.cooldownMs"),
+            ),
+            (
+                r#"{"probes": {"pingIntervalMs": 1, "reportTimeoutMs": 3600000}}"#,
+                None,
+            ),
+            (
+                r#"{"probes": {"pingIntervalMs": 0}}"#,
+                Some("probes.pingIntervalMs"),
+            ),
+            (
+                r#"{"probes": {"pingTimeoutMs": 0}}"#,
+                Some("probes.pingTimeoutMs"),
+            ),
+            (
+                r#"{"probes": {"pingRetryMs": 3600001}}"#,
+                Some("probes.pingRetryMs"),
+            ),
+            (
+                r#"{"probes": {"reportIntervalMs": 0}}"#,
+                Some("probes.reportIntervalMs"),
+            ),
+            (
+                r#"{"probes": {"reportTimeoutMs": 0}}"#,
+                Some("probes.reportTimeoutMs"),
+            ),
+            (r#"{"errors": {"halfLifeMs": 86400000}}"#, None),
+            (
+                r#"{"errors": {"halfLifeMs": 86400001}}"#,
+                Some("errors.halfLifeMs"),
+            ),
+            (r#"{"errors": {"prior": -1}}"#, Some("errors.prior")),
+            (r#"{"health": {"fall": 1, "rise": 1000}}"#, None),
+            (r#"{"health": {"fall": 0}}"#, Some("health.fall")),
+            (r#"{"health": {"rise": 1001}}"#, Some("health.rise")),
+            (r#"{"smoothing": {"alpha": 1, "lossPings": 0}}"#, None),
+            (r#"{"smoothing": {"alpha": 0}}"#, Some("smoothing.alpha")),
+            (r#"{"smoothing": {"alpha": 1.01}}"#, Some("smoothing.alpha")),
+            (
+                r#"{"smoothing": {"lossPings": 1001}}"#,
+                Some("smoothing.lossPings"),
+            ),
+        ];
+        for (json, refused) in cases {
+            let rules: Rules = serde_json::from_str(json).expect(json);
+            let path = rules.validate().err().map(|error| error.path);
+            assert_eq!(path.as_deref(), refused, "{json}");
+        }
+    }
+
+    /// As many backends as are allowed, and one more.
+    #[test]
+    fn backends_are_bounded() {
+        for (count, is_allowed) in [
+            (RouterConfig::BACKENDS_MAX - 1, true),
+            (RouterConfig::BACKENDS_MAX, true),
+            (RouterConfig::BACKENDS_MAX + 1, false),
+        ] {
+            let backends = (0..count).map(|index| index.to_string()).collect();
+            let config = RouterConfig {
+                backends,
+                rules: Rules::default(),
+            };
+            assert_eq!(config.validate().is_ok(), is_allowed, "{count} backends");
+        }
+    }
+}

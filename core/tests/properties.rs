@@ -17,6 +17,15 @@ use proptest::strategy::ValueTree;
 use model::Answer;
 use world::{Step, config, run};
 
+/// So many of proptest's usual 256 cases; `PROPTEST_CASES` scales all of them for a wider sweep.
+fn cases(of_256: u32) -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig {
+        cases: (usual.cases * of_256).div_ceil(256),
+        ..usual
+    }
+}
+
 fn any_number() -> impl Strategy<Value = f64> {
     prop_oneof![
         6 => 0.0..200.0,
@@ -125,7 +134,7 @@ fn any_noise() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
+    #![proptest_config(cases(120))]
 
     /// The router decides, counts and averages as the oracle does, at every step of any list.
     #[test]
@@ -135,7 +144,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(cases(40))]
 
     /// The same list of events gives the same decisions, actions and end, bit for bit.
     #[test]

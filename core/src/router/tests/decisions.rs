@@ -359,3 +359,43 @@ fn holds_are_told_sparingly() {
     );
     assert_eq!(world.snapshot().last_hold, Some((world.now, C, reason)));
 }
+
+/// A spill goes to usable backends only: within the cooldown a loaded, slow current backend keeps a
+/// request that neither fits the better one, as loaded, nor may go to an idle one that is down.
+#[test]
+fn a_spill_never_goes_to_a_down_backend() {
+    let mut rules = Rules::default();
+    rules.probes.ping_interval = Duration::from_millis(100);
+    rules.smoothing.alpha = 1.0;
+    let mut world = World::with_rules(&["a", "b", "c"], rules);
+    world.answer(B, 100);
+    assert_eq!(world.serve(), B);
+    world.answer(A, 10);
+    let mut leases: Vec<_> = (0..20).map(|_| world.route()).collect();
+    assert!(leases.iter().all(|lease| lease.backend() == A));
+    for _ in 0..10 {
+        leases.push(world.router.route(world.now, &[A, C]).expect("b is left"));
+    }
+    world.answer(C, 1);
+    world.await_ping(C);
+    world.fail(C, ProbeFailure::Refused);
+    world.await_ping(A);
+    world.answer(A, 100);
+    world.await_ping(B);
+    world.answer(B, 1);
+    // a: 100 + 40 points, b: 1 + 20, c: 1 and down.
+    let lease = world.route();
+    assert_eq!(lease.backend(), A);
+    let hold = world
+        .snapshot()
+        .last_hold
+        .map(|(_, candidate, reason)| (candidate, reason));
+    assert!(
+        matches!(hold, Some((B, HoldReason::Cooldown { .. }))),
+        "{hold:?}"
+    );
+    leases.push(lease);
+    leases
+        .into_iter()
+        .for_each(|lease| world.finish(lease, 200));
+}
