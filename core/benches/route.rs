@@ -4,10 +4,7 @@
 //! machine does only ever adds time. Cases: `calm`, one request at a time; `errors`, every tenth
 //! answer a 500, so that the error rate decays all the time; `loaded`, hundreds in flight, so that
 //! requests spill over; `held`, the current backend slow and the cooldown never over.
-#![expect(
-    clippy::disallowed_types,
-    reason = "a benchmark reads the clock; the core does not"
-)]
+#![expect(clippy::disallowed_types, reason = "a benchmark reads the clock; the core does not")]
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::{Duration, Instant as Clock};
@@ -17,10 +14,7 @@ use intelliproxy_core::{
 };
 
 fn main() {
-    println!(
-        "{:>8}  {:8}{:>12}{:>12}   ns",
-        "backends", "case", "route", "finish"
-    );
+    println!("{:>8}  {:8}{:>12}{:>12}   ns", "backends", "case", "route", "finish");
     for count in [2, 10, 1000] {
         for case in ["calm", "errors", "loaded", "held"] {
             let (route, finish) = fastest(count, case);
@@ -52,10 +46,7 @@ struct Load {
 impl Load {
     fn new(count: usize, case: &str) -> Self {
         let backends = (0..count).map(|index| format!("backend {index}")).collect();
-        let mut config = RouterConfig {
-            backends,
-            ..RouterConfig::default()
-        };
+        let mut config = RouterConfig { backends, ..RouterConfig::default() };
         if case == "held" {
             config.rules.switch.cooldown = Duration::from_secs(3600);
         }
@@ -84,33 +75,21 @@ impl Load {
         self.now += Duration::from_secs(10);
         for _ in 0..2 {
             self.now += Duration::from_secs(10);
-            self.answer_pings(|index| {
-                if index == 1 {
-                    1000.0
-                } else {
-                    1.0 + index as f64 / count as f64
-                }
-            });
+            self.answer_pings(
+                |index| {
+                    if index == 1 { 1000.0 } else { 1.0 + index as f64 / count as f64 }
+                },
+            );
         }
     }
 
     fn answer_pings(&mut self, latency_ms: impl Fn(usize) -> f64) {
         self.router.handle_timeout(self.now);
         while let Some(action) = self.router.poll_action() {
-            if let Action::StartProbe {
-                probe,
-                backend,
-                kind: ProbeKind::Ping,
-                ..
-            } = action
-            {
+            if let Action::StartProbe { probe, backend, kind: ProbeKind::Ping, .. } = action {
                 let latency = Duration::from_secs_f64(latency_ms(backend.index()) / 1e3);
-                let result = Ok(ProbeAnswer {
-                    latency,
-                    report: None,
-                });
-                self.router
-                    .handle_event(self.now, Event::ProbeFinished { probe, result });
+                let result = Ok(ProbeAnswer { latency, report: None });
+                self.router.handle_event(self.now, Event::ProbeFinished { probe, result });
             }
         }
     }
@@ -152,9 +131,6 @@ impl Load {
 }
 
 fn finished(lease: Lease, status: u16) -> Event {
-    let outcome = Outcome::Answered {
-        status,
-        latency: Duration::from_millis(2),
-    };
+    let outcome = Outcome::Answered { status, latency: Duration::from_millis(2) };
     Event::RequestFinished { lease, outcome }
 }

@@ -106,16 +106,12 @@ impl Backend {
     pub(crate) fn ping_ended(&mut self, now: Instant, result: &ProbeResult, rules: &Rules) {
         let alpha = rules.smoothing.alpha;
         self.pings.last_ended_at = Some(now);
-        self.pings
-            .loss_ewma
-            .observe(alpha, if result.is_ok() { 0.0 } else { 1.0 });
+        self.pings.loss_ewma.observe(alpha, if result.is_ok() { 0.0 } else { 1.0 });
         match result {
             Ok(answer) => {
                 self.pings.answered += 1;
                 self.pings.last_latency = Some((now, answer.latency));
-                self.pings
-                    .latency_ewma_ms
-                    .observe(alpha, millis(answer.latency));
+                self.pings.latency_ewma_ms.observe(alpha, millis(answer.latency));
             }
             Err(_) => self.pings.failed += 1,
         }
@@ -151,23 +147,16 @@ impl Backend {
 
     /// A lease came home.
     pub(crate) fn lease_home(&mut self, now: Instant, outcome: &Outcome, rules: &Rules) {
-        debug_assert!(
-            self.in_flight > 0,
-            "a lease comes home once, to the router that gave it"
-        );
+        debug_assert!(self.in_flight > 0, "a lease comes home once, to the router that gave it");
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(is_error) = outcome.is_error() {
             self.requests.ended += 1;
             self.requests.errors += u64::from(is_error);
             self.requests.last_ended_at = Some(now);
-            self.requests
-                .error_rate
-                .observe(now, is_error, rules.errors.half_life);
+            self.requests.error_rate.observe(now, is_error, rules.errors.half_life);
             if let (Outcome::Answered { latency, .. }, false) = (outcome, is_error) {
                 let alpha = rules.smoothing.alpha;
-                self.requests
-                    .response_ewma_ms
-                    .observe(alpha, millis(*latency));
+                self.requests.response_ewma_ms.observe(alpha, millis(*latency));
             }
         }
         self.parts.in_flight = rules.weights.in_flight_points(self.in_flight);
@@ -225,9 +214,7 @@ impl Backend {
     }
 
     fn error_rate_at(&self, now: Instant, rules: &Rules) -> f64 {
-        self.requests
-            .error_rate
-            .rate_at(now, rules.errors.half_life, rules.errors.prior)
+        self.requests.error_rate.rate_at(now, rules.errors.half_life, rules.errors.prior)
     }
 
     fn rescore_all(&mut self, now: Instant, rules: &Rules) {
@@ -241,9 +228,7 @@ impl Backend {
         let ended = self.pings.answered + self.pings.failed;
         let loss = self.pings.loss_ewma.value();
         let loss = loss.filter(|_| ended >= u64::from(rules.smoothing.loss_pings));
-        self.parts.latency = rules
-            .weights
-            .latency_points(self.pings.latency_ewma_ms.value());
+        self.parts.latency = rules.weights.latency_points(self.pings.latency_ewma_ms.value());
         self.parts.loss = rules.weights.loss_points(loss);
         self.parts.total = self.parts.sum();
     }
@@ -276,11 +261,7 @@ pub(crate) struct BackendTable {
 
 impl BackendTable {
     pub(crate) fn new() -> Self {
-        Self {
-            backends: Vec::new(),
-            by_name: BTreeMap::new(),
-            ranking: Tournament::new(),
-        }
+        Self { backends: Vec::new(), by_name: BTreeMap::new(), ranking: Tournament::new() }
     }
 
     /// Adds a backend; or brings a retired one of this name back, with nothing known of it but its
@@ -323,9 +304,7 @@ impl BackendTable {
     /// Scores every backend by new rules.
     pub(crate) fn rescore_all(&mut self, now: Instant, rules: &Rules) {
         for slot in 0..self.backends.len() {
-            self.update(BackendId::from_slot(slot), |backend| {
-                backend.rescore_all(now, rules)
-            });
+            self.update(BackendId::from_slot(slot), |backend| backend.rescore_all(now, rules));
         }
     }
 
@@ -358,13 +337,7 @@ impl BackendTable {
         if tried.is_empty() {
             return self.lowest();
         }
-        self.lowest_where(|id, _| {
-            if tried.contains(&id) {
-                Ruling::Skip
-            } else {
-                Ruling::Take
-            }
-        })
+        self.lowest_where(|id, _| if tried.contains(&id) { Ruling::Skip } else { Ruling::Take })
     }
 
     /// The best that `judge` takes.
@@ -385,29 +358,18 @@ impl BackendTable {
                 "the score of {id:?} is exactly the sum of its parts"
             );
             for (factor, points) in parts.parts() {
-                assert!(
-                    points.is_finite(),
-                    "{} points of {id:?} are finite",
-                    factor.name()
-                );
-                assert!(
-                    points >= 0.0,
-                    "{} points of {id:?} are not negative",
-                    factor.name()
-                );
+                assert!(points.is_finite(), "{} points of {id:?} are finite", factor.name());
+                assert!(points >= 0.0, "{} points of {id:?} are not negative", factor.name());
             }
             assert!(
                 self.ranking.key(id.index()) == Self::rank_key(backend),
                 "the ranking knows {id:?} as it is"
             );
         }
-        let best = self
-            .iter()
-            .filter(|(_, backend)| !backend.is_retired)
-            .min_by(|a, b| {
-                let order = b.1.is_usable().cmp(&a.1.is_usable());
-                order.then(a.1.parts.total.total_cmp(&b.1.parts.total))
-            });
+        let best = self.iter().filter(|(_, backend)| !backend.is_retired).min_by(|a, b| {
+            let order = b.1.is_usable().cmp(&a.1.is_usable());
+            order.then(a.1.parts.total.total_cmp(&b.1.parts.total))
+        });
         assert!(
             self.lowest() == best.map(|(id, _)| id),
             "the ranking's winner is the usable backend with the lowest score and id"
@@ -424,10 +386,7 @@ impl BackendTable {
     fn rank_key(backend: &Backend) -> u64 {
         const UNUSABLE: u64 = 1 << 63;
         debug_assert!(backend.parts.total.is_finite(), "scores are finite");
-        debug_assert!(
-            backend.parts.total.is_sign_positive(),
-            "scores are not negative"
-        );
+        debug_assert!(backend.parts.total.is_sign_positive(), "scores are not negative");
         let score = backend.parts.total.to_bits();
         if backend.is_retired {
             ABSENT

@@ -120,11 +120,7 @@ pub struct SwitchRules {
 
 impl Default for SwitchRules {
     fn default() -> Self {
-        Self {
-            threshold: 30.0,
-            cooldown: Duration::from_millis(1500),
-            spill_over: true,
-        }
+        Self { threshold: 30.0, cooldown: Duration::from_millis(1500), spill_over: true }
     }
 }
 
@@ -192,10 +188,7 @@ pub struct ErrorRules {
 
 impl Default for ErrorRules {
     fn default() -> Self {
-        Self {
-            half_life: Duration::from_secs(30),
-            prior: 10.0,
-        }
+        Self { half_life: Duration::from_secs(30), prior: 10.0 }
     }
 }
 
@@ -211,10 +204,7 @@ pub struct Smoothing {
 
 impl Default for Smoothing {
     fn default() -> Self {
-        Self {
-            alpha: 0.2,
-            loss_pings: 5,
-        }
+        Self { alpha: 0.2, loss_pings: 5 }
     }
 }
 
@@ -244,41 +234,18 @@ impl Rules {
             }
         }
         let spans = [
-            (
-                "switch.cooldownMs",
-                self.switch.cooldown,
-                Duration::ZERO,
-                HOUR,
-            ),
-            (
-                "probes.pingIntervalMs",
-                self.probes.ping_interval,
-                TICK,
-                HOUR,
-            ),
+            ("switch.cooldownMs", self.switch.cooldown, Duration::ZERO, HOUR),
+            ("probes.pingIntervalMs", self.probes.ping_interval, TICK, HOUR),
             ("probes.pingTimeoutMs", self.probes.ping_timeout, TICK, HOUR),
             ("probes.pingRetryMs", self.probes.ping_retry, TICK, HOUR),
-            (
-                "probes.reportIntervalMs",
-                self.probes.report_interval,
-                TICK,
-                HOUR,
-            ),
-            (
-                "probes.reportTimeoutMs",
-                self.probes.report_timeout,
-                TICK,
-                HOUR,
-            ),
+            ("probes.reportIntervalMs", self.probes.report_interval, TICK, HOUR),
+            ("probes.reportTimeoutMs", self.probes.report_timeout, TICK, HOUR),
             ("errors.halfLifeMs", self.errors.half_life, TICK, DAY),
         ];
         for (path, value, least, most) in spans {
             if value < least || value > most {
-                let range = format!(
-                    "milliseconds from {} to {}",
-                    least.as_millis(),
-                    most.as_millis()
-                );
+                let range =
+                    format!("milliseconds from {} to {}", least.as_millis(), most.as_millis());
                 return Err(ConfigError::new(path, &range));
             }
         }
@@ -296,10 +263,7 @@ impl Rules {
             }
         }
         if !(self.smoothing.alpha > 0.0 && self.smoothing.alpha <= 1.0) {
-            return Err(ConfigError::new(
-                "smoothing.alpha",
-                "a number above 0 and at most 1",
-            ));
+            return Err(ConfigError::new("smoothing.alpha", "a number above 0 and at most 1"));
         }
         Ok(())
     }
@@ -317,10 +281,7 @@ pub struct ConfigError {
 impl ConfigError {
     /// The value at `path` should have been `allowed`.
     pub fn new(path: &str, allowed: &str) -> Self {
-        Self {
-            path: path.to_owned(),
-            allowed: allowed.to_owned(),
-        }
+        Self { path: path.to_owned(), allowed: allowed.to_owned() }
     }
 }
 
@@ -371,14 +332,8 @@ mod tests {
             "smoothing": { "alpha": 0.2, "lossPings": 5 },
         });
         assert_eq!(serde_json::to_value(Rules::default()).unwrap(), json);
-        assert_eq!(
-            serde_json::from_value::<Rules>(json).unwrap(),
-            Rules::default()
-        );
-        assert_eq!(
-            serde_json::from_str::<Rules>("{}").unwrap(),
-            Rules::default()
-        );
+        assert_eq!(serde_json::from_value::<Rules>(json).unwrap(), Rules::default());
+        assert_eq!(serde_json::from_str::<Rules>("{}").unwrap(), Rules::default());
         assert!(serde_json::from_str::<Rules>(r#"{"weights": {"latencies": 1}}"#).is_err());
     }
 
@@ -387,49 +342,19 @@ mod tests {
     fn ranges_are_exact() {
         let cases = [
             (r#"{"weights": {"latency": 1000000}}"#, None),
-            (
-                r#"{"weights": {"latency": 1000000.1}}"#,
-                Some("weights.latency"),
-            ),
-            (
-                r#"{"weights": {"inFlight": -0.1}}"#,
-                Some("weights.inFlight"),
-            ),
+            (r#"{"weights": {"latency": 1000000.1}}"#, Some("weights.latency")),
+            (r#"{"weights": {"inFlight": -0.1}}"#, Some("weights.inFlight")),
             (r#"{"switch": {"threshold": 0, "cooldownMs": 0}}"#, None),
             (r#"{"switch": {"cooldownMs": 3600000}}"#, None),
-            (
-                r#"{"switch": {"cooldownMs": 3600001}}"#,
-                Some("switch.cooldownMs"),
-            ),
-            (
-                r#"{"probes": {"pingIntervalMs": 1, "reportTimeoutMs": 3600000}}"#,
-                None,
-            ),
-            (
-                r#"{"probes": {"pingIntervalMs": 0}}"#,
-                Some("probes.pingIntervalMs"),
-            ),
-            (
-                r#"{"probes": {"pingTimeoutMs": 0}}"#,
-                Some("probes.pingTimeoutMs"),
-            ),
-            (
-                r#"{"probes": {"pingRetryMs": 3600001}}"#,
-                Some("probes.pingRetryMs"),
-            ),
-            (
-                r#"{"probes": {"reportIntervalMs": 0}}"#,
-                Some("probes.reportIntervalMs"),
-            ),
-            (
-                r#"{"probes": {"reportTimeoutMs": 0}}"#,
-                Some("probes.reportTimeoutMs"),
-            ),
+            (r#"{"switch": {"cooldownMs": 3600001}}"#, Some("switch.cooldownMs")),
+            (r#"{"probes": {"pingIntervalMs": 1, "reportTimeoutMs": 3600000}}"#, None),
+            (r#"{"probes": {"pingIntervalMs": 0}}"#, Some("probes.pingIntervalMs")),
+            (r#"{"probes": {"pingTimeoutMs": 0}}"#, Some("probes.pingTimeoutMs")),
+            (r#"{"probes": {"pingRetryMs": 3600001}}"#, Some("probes.pingRetryMs")),
+            (r#"{"probes": {"reportIntervalMs": 0}}"#, Some("probes.reportIntervalMs")),
+            (r#"{"probes": {"reportTimeoutMs": 0}}"#, Some("probes.reportTimeoutMs")),
             (r#"{"errors": {"halfLifeMs": 86400000}}"#, None),
-            (
-                r#"{"errors": {"halfLifeMs": 86400001}}"#,
-                Some("errors.halfLifeMs"),
-            ),
+            (r#"{"errors": {"halfLifeMs": 86400001}}"#, Some("errors.halfLifeMs")),
             (r#"{"errors": {"prior": -1}}"#, Some("errors.prior")),
             (r#"{"health": {"fall": 1, "rise": 1000}}"#, None),
             (r#"{"health": {"fall": 0}}"#, Some("health.fall")),
@@ -437,10 +362,7 @@ mod tests {
             (r#"{"smoothing": {"alpha": 1, "lossPings": 0}}"#, None),
             (r#"{"smoothing": {"alpha": 0}}"#, Some("smoothing.alpha")),
             (r#"{"smoothing": {"alpha": 1.01}}"#, Some("smoothing.alpha")),
-            (
-                r#"{"smoothing": {"lossPings": 1001}}"#,
-                Some("smoothing.lossPings"),
-            ),
+            (r#"{"smoothing": {"lossPings": 1001}}"#, Some("smoothing.lossPings")),
         ];
         for (json, refused) in cases {
             let rules: Rules = serde_json::from_str(json).expect(json);
@@ -458,10 +380,7 @@ mod tests {
             (RouterConfig::BACKENDS_MAX + 1, false),
         ] {
             let backends = (0..count).map(|index| index.to_string()).collect();
-            let config = RouterConfig {
-                backends,
-                rules: Rules::default(),
-            };
+            let config = RouterConfig { backends, rules: Rules::default() };
             assert_eq!(config.validate().is_ok(), is_allowed, "{count} backends");
         }
     }

@@ -19,9 +19,9 @@ impl Ewma {
         self.value = Some(match self.value {
             None => sample,
             // Bounded: `1e308 + (1 − 1e308)` is 0, which is below both.
-            Some(value) => (value + alpha * (sample - value))
-                .max(value.min(sample))
-                .min(value.max(sample)),
+            Some(value) => {
+                (value + alpha * (sample - value)).max(value.min(sample)).min(value.max(sample))
+            }
         });
     }
 
@@ -69,11 +69,7 @@ impl ErrorRate {
         }
         let share = self.share_left(now, half_life).unwrap_or(1.0);
         let errors = self.errors * share;
-        if errors < FORGOTTEN {
-            0.0
-        } else {
-            errors / (self.requests * share + prior)
-        }
+        if errors < FORGOTTEN { 0.0 } else { errors / (self.requests * share + prior) }
     }
 
     /// What is left of the counts, when a step is due.
@@ -105,12 +101,7 @@ mod tests {
     fn ewma_by_hand() {
         let mut ewma = Ewma::default();
         assert_eq!(ewma.value(), None);
-        for (sample, expected) in [
-            (100.0, 100.0),
-            (200.0, 120.0),
-            (20.0, 100.0),
-            (100.0, 100.0),
-        ] {
+        for (sample, expected) in [(100.0, 100.0), (200.0, 120.0), (20.0, 100.0), (100.0, 100.0)] {
             ewma.observe(0.2, sample);
             assert_near(ewma.value().unwrap(), expected);
         }
@@ -158,10 +149,7 @@ mod tests {
         }
         assert_eq!(rate.rate_at(end, HALF_LIFE, 10.0), before);
         assert!(before < 1e-4, "{before}");
-        assert_eq!(
-            rate.rate_at(Instant::from_millis(2_000_000), HALF_LIFE, 10.0),
-            0.0
-        );
+        assert_eq!(rate.rate_at(Instant::from_millis(2_000_000), HALF_LIFE, 10.0), 0.0);
     }
 
     /// Steps lose no time: a request every 0.1 ms for a half-life counts as one every 10 ms
@@ -176,10 +164,6 @@ mod tests {
             fine.observe(now, false, HALF_LIFE);
         }
         let expected_errors = 0.5;
-        assert!(
-            (fine.errors / expected_errors - 1.0).abs() < 1.1e-5,
-            "{}",
-            fine.errors
-        );
+        assert!((fine.errors / expected_errors - 1.0).abs() < 1.1e-5, "{}", fine.errors);
     }
 }

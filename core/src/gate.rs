@@ -78,9 +78,7 @@ impl SwitchGate {
             return Verdict::Keep;
         }
         if gap < self.threshold {
-            return Verdict::Hold(HoldReason::BelowThreshold {
-                missing: self.threshold - gap,
-            });
+            return Verdict::Hold(HoldReason::BelowThreshold { missing: self.threshold - gap });
         }
         let load_gap = current.parts().in_flight - best.parts().in_flight;
         if self.is_busier(current, best) && gap - load_gap < self.threshold {
@@ -100,17 +98,12 @@ impl SwitchGate {
         if !other.is_usable() || gap < self.threshold {
             return Ruling::Stop;
         }
-        if self.is_busier(current, other) {
-            Ruling::Take
-        } else {
-            Ruling::Skip
-        }
+        if self.is_busier(current, other) { Ruling::Take } else { Ruling::Skip }
     }
 
     /// Whether the current backend has enough in flight for any spill; spares the search.
     pub(crate) fn may_spill(&self, current: &Backend) -> bool {
-        self.spill_load
-            .is_some_and(|load| current.in_flight() >= load)
+        self.spill_load.is_some_and(|load| current.in_flight() >= load)
     }
 
     fn is_busier(&self, current: &Backend, other: &Backend) -> bool {

@@ -53,9 +53,9 @@ impl HealthTracker {
     /// A ping was answered well.
     pub(crate) fn ping_answered(&mut self, rules: &HealthRules) -> bool {
         let state = match self.state {
-            State::Down { answers_in_row } if answers_in_row + 1 < rules.rise => State::Down {
-                answers_in_row: answers_in_row + 1,
-            },
+            State::Down { answers_in_row } if answers_in_row + 1 < rules.rise => {
+                State::Down { answers_in_row: answers_in_row + 1 }
+            }
             State::Unknown { .. } | State::Up { .. } | State::Down { .. } => {
                 State::Up { failures_in_row: 0 }
             }
@@ -69,12 +69,12 @@ impl HealthTracker {
             cause == ProbeFailure::Refused || failures_in_row + 1 >= rules.fall
         };
         let state = match self.state {
-            State::Unknown { failures_in_row } if !is_last(failures_in_row) => State::Unknown {
-                failures_in_row: failures_in_row + 1,
-            },
-            State::Up { failures_in_row } if !is_last(failures_in_row) => State::Up {
-                failures_in_row: failures_in_row + 1,
-            },
+            State::Unknown { failures_in_row } if !is_last(failures_in_row) => {
+                State::Unknown { failures_in_row: failures_in_row + 1 }
+            }
+            State::Up { failures_in_row } if !is_last(failures_in_row) => {
+                State::Up { failures_in_row: failures_in_row + 1 }
+            }
             State::Unknown { .. } | State::Up { .. } | State::Down { .. } => {
                 State::Down { answers_in_row: 0 }
             }
@@ -155,11 +155,7 @@ mod tests {
                     'r' => tracker.ping_failed(ProbeFailure::Refused, &rules),
                     _ => tracker.refused(),
                 };
-                assert_eq!(
-                    changed,
-                    before != tracker.health(),
-                    "{pings}: change is told"
-                );
+                assert_eq!(changed, before != tracker.health(), "{pings}: change is told");
             }
             assert_eq!(tracker.health(), health, "{pings}");
             assert_eq!(tracker.is_verdict_open(), is_open, "{pings}");

@@ -69,14 +69,8 @@ struct Line {
 #[derive(Clone, Copy, Debug)]
 enum LineState {
     Idle,
-    Due {
-        at: Instant,
-    },
-    Outstanding {
-        probe: ProbeId,
-        started_at: Instant,
-        deadline: Instant,
-    },
+    Due { at: Instant },
+    Outstanding { probe: ProbeId, started_at: Instant, deadline: Instant },
 }
 
 impl ProbeSchedule {
@@ -109,15 +103,8 @@ impl ProbeSchedule {
                 }
                 continue;
             }
-            debug_assert!(
-                self.lines.len() == line.slot(),
-                "ids are given out without gaps"
-            );
-            self.lines.push(Line {
-                state: LineState::Idle,
-                first_wait,
-                is_retired: false,
-            });
+            debug_assert!(self.lines.len() == line.slot(), "ids are given out without gaps");
+            self.lines.push(Line { state: LineState::Idle, first_wait, is_retired: false });
             self.deadlines.push(ABSENT);
             self.enter(line, LineState::Due { at: now });
         }
@@ -173,14 +160,7 @@ impl ProbeSchedule {
         let probe = ProbeId(self.started);
         let deadline = now + rules.timeout(line.kind);
         self.outstanding.insert(probe, line);
-        self.enter(
-            line,
-            LineState::Outstanding {
-                probe,
-                started_at: now,
-                deadline,
-            },
-        );
+        self.enter(line, LineState::Outstanding { probe, started_at: now, deadline });
         (probe, deadline)
     }
 
@@ -188,21 +168,13 @@ impl ProbeSchedule {
     /// [`schedule`](Self::schedule).
     pub(crate) fn finish(&mut self, probe: ProbeId) -> Option<EndedProbe> {
         let line = self.outstanding.remove(&probe)?;
-        let LineState::Outstanding {
-            started_at,
-            deadline,
-            ..
-        } = self.lines[line.slot()].state
+        let LineState::Outstanding { started_at, deadline, .. } = self.lines[line.slot()].state
         else {
             debug_assert!(false, "an outstanding probe's line says so");
             return None;
         };
         self.enter(line, LineState::Idle);
-        Some(EndedProbe {
-            line,
-            started_at,
-            deadline,
-        })
+        Some(EndedProbe { line, started_at, deadline })
     }
 
     /// Makes the line of an ended probe due again, unless its backend is retired. `is_open`: a
@@ -232,9 +204,7 @@ impl ProbeSchedule {
 
     /// The earliest time at which a line wants attention.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadlines
-            .winner()
-            .map(|entry| Instant::from_nanos(entry.key))
+        self.deadlines.winner().map(|entry| Instant::from_nanos(entry.key))
     }
 
     /// States what holds between calls; panics where it does not.
@@ -256,15 +226,8 @@ impl ProbeSchedule {
                 LineState::Idle => assert!(line.is_retired, "only retired backends rest"),
             }
         }
-        let outstanding = self
-            .lines
-            .iter()
-            .filter(|line| line.state.is_outstanding())
-            .count();
-        assert!(
-            outstanding == self.outstanding.len(),
-            "every outstanding probe has its line"
-        );
+        let outstanding = self.lines.iter().filter(|line| line.state.is_outstanding()).count();
+        assert!(outstanding == self.outstanding.len(), "every outstanding probe has its line");
     }
 
     fn enter(&mut self, line: LineId, state: LineState) {
@@ -279,15 +242,8 @@ impl LineId {
     }
 
     const fn from_slot(slot: usize) -> Self {
-        let kind = if slot.is_multiple_of(2) {
-            ProbeKind::Ping
-        } else {
-            ProbeKind::Report
-        };
-        Self {
-            backend: BackendId::from_slot(slot / 2),
-            kind,
-        }
+        let kind = if slot.is_multiple_of(2) { ProbeKind::Ping } else { ProbeKind::Report };
+        Self { backend: BackendId::from_slot(slot / 2), kind }
     }
 }
 

@@ -17,9 +17,7 @@ impl Rng {
     pub fn new(seed: u64) -> Self {
         let mut counter = seed;
         // splitmix64 never yields four zeros in a row, the one state that xoshiro cannot leave.
-        Self {
-            state: [(); 4].map(|()| splitmix64(&mut counter)),
-        }
+        Self { state: [(); 4].map(|()| splitmix64(&mut counter)) }
     }
 
     /// The next 64 random bits.
@@ -61,15 +59,8 @@ mod tests {
     /// as the authors' C program prints them, and splitmix64's from 0.
     #[test]
     fn follows_the_published_streams() {
-        let mut rng = Rng {
-            state: [1, 2, 3, 4],
-        };
-        let expected = [
-            41_943_041,
-            58_720_359,
-            3_588_806_011_781_223,
-            3_591_011_842_654_386,
-        ];
+        let mut rng = Rng { state: [1, 2, 3, 4] };
+        let expected = [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386];
         for number in expected {
             assert_eq!(rng.next_u64(), number);
         }
@@ -87,10 +78,7 @@ mod tests {
             seen[rng.below(3) as usize] += 1;
             assert!((0.0..1.0).contains(&rng.unit()));
         }
-        assert!(
-            seen.iter().all(|count| (900..1100).contains(count)),
-            "{seen:?}"
-        );
+        assert!(seen.iter().all(|count| (900..1100).contains(count)), "{seen:?}");
         assert_eq!(rng.below(0), 0);
     }
 }

@@ -109,12 +109,7 @@ impl Router {
                 Due::Start(line) => {
                     let (probe, deadline) = self.probes.start(now, line, &self.rules.probes);
                     let (backend, kind) = (line.backend, line.kind);
-                    let start = Action::StartProbe {
-                        probe,
-                        backend,
-                        kind,
-                        deadline,
-                    };
+                    let start = Action::StartProbe { probe, backend, kind, deadline };
                     self.actions.push_back(start);
                 }
                 Due::GiveUp(probe) => {
@@ -145,11 +140,7 @@ impl Router {
         let candidates = Candidates::new(&self.table, tried);
         let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
             let is_empty = self.order.is_empty();
-            return Err(if is_empty {
-                NoRoute::NoBackends
-            } else {
-                NoRoute::AllTried
-            });
+            return Err(if is_empty { NoRoute::NoBackends } else { NoRoute::AllTried });
         };
         let is_free = !tried.is_empty() || !self.policy.is_gated();
         let backend = if is_free || !self.is_usable(choice.backend) {
@@ -158,15 +149,10 @@ impl Router {
             self.restrain(now, choice.backend)
         };
         let weights = &self.rules.weights;
-        self.table
-            .update(backend, |backend| backend.lease_out(weights));
+        self.table.update(backend, |backend| backend.lease_out(weights));
         self.leases_given += 1;
         self.check_in_debug();
-        Ok(Lease {
-            id: LeaseId(self.leases_given),
-            backend,
-            routed_at: now,
-        })
+        Ok(Lease { id: LeaseId(self.leases_given), backend, routed_at: now })
     }
 
     /// The next thing that the driver is to do; `None` when that was all.
@@ -207,9 +193,7 @@ impl Router {
 
     /// The configured backend of this name.
     pub fn backend(&self, name: &str) -> Option<BackendId> {
-        self.table
-            .find(name)
-            .filter(|id| self.table.is_configured(*id))
+        self.table.find(name).filter(|id| self.table.is_configured(*id))
     }
 
     /// The name of a backend, whether or not it is still configured.
@@ -222,39 +206,19 @@ impl Router {
     pub fn check_invariants(&self) {
         self.table.check_invariants();
         self.probes.check_invariants();
-        let in_flight: u64 = self
-            .table
-            .iter()
-            .map(|(_, b)| u64::from(b.in_flight()))
-            .sum();
+        let in_flight: u64 = self.table.iter().map(|(_, b)| u64::from(b.in_flight())).sum();
         let leases_out = self.leases_given - self.leases_home;
-        assert!(
-            in_flight == leases_out,
-            "requests in flight are the leases out"
-        );
-        let configured = self
-            .table
-            .iter()
-            .filter(|(_, backend)| !backend.is_retired)
-            .count();
-        assert!(
-            configured == self.order.len(),
-            "only configured backends are not retired"
-        );
+        assert!(in_flight == leases_out, "requests in flight are the leases out");
+        let configured = self.table.iter().filter(|(_, backend)| !backend.is_retired).count();
+        assert!(configured == self.order.len(), "only configured backends are not retired");
         if let Some(current) = self.current {
-            assert!(
-                self.table.is_configured(current),
-                "the current backend is configured"
-            );
+            assert!(self.table.is_configured(current), "the current backend is configured");
             assert!(
                 self.is_usable(current) || !self.table.iter().any(|(_, b)| b.is_usable()),
                 "the current backend is usable if any is"
             );
         }
-        assert!(
-            self.switches == 0 || self.last_switch.is_some(),
-            "switches leave their reason"
-        );
+        assert!(self.switches == 0 || self.last_switch.is_some(), "switches leave their reason");
     }
 
     fn request_finished(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
@@ -300,8 +264,7 @@ impl Router {
                 false
             }
         };
-        self.probes
-            .schedule(now, ended, is_open, &self.rules.probes);
+        self.probes.schedule(now, ended, is_open, &self.rules.probes);
     }
 
     /// Returns whether the verdict on the backend's health is open.
@@ -334,8 +297,7 @@ impl Router {
     fn load_reported(&mut self, now: Instant, id: BackendId, report: &LoadReport) {
         let rules = &self.rules;
         if self.table.is_configured(id) {
-            self.table
-                .update(id, |backend| backend.report_read(now, report, rules));
+            self.table.update(id, |backend| backend.report_read(now, report, rules));
         }
     }
 
@@ -361,14 +323,10 @@ impl Router {
             .iter()
             .enumerate()
             .map(|(index, name)| {
-                let kept = self
-                    .table
-                    .find(name)
-                    .filter(|id| self.table.is_configured(*id));
+                let kept = self.table.find(name).filter(|id| self.table.is_configured(*id));
                 kept.unwrap_or_else(|| {
                     let id = self.table.add(name, &self.rules.weights);
-                    self.probes
-                        .add(now, id, (index, names.len()), &self.rules.probes);
+                    self.probes.add(now, id, (index, names.len()), &self.rules.probes);
                     id
                 })
             })
@@ -384,11 +342,7 @@ impl Router {
 
     fn health_changed(&mut self, now: Instant, backend: BackendId, cause: Option<ProbeFailure>) {
         let is_up = self.is_usable(backend);
-        self.notify(Notice::HealthChanged {
-            backend,
-            is_up,
-            cause,
-        });
+        self.notify(Notice::HealthChanged { backend, is_up, cause });
         self.settle(now);
     }
 
@@ -438,9 +392,7 @@ impl Router {
         if is_below || !self.gate.may_spill(from) {
             return None;
         }
-        let to = self
-            .table
-            .lowest_where(|_, other| self.gate.judge_spill(from, other))?;
+        let to = self.table.lowest_where(|_, other| self.gate.judge_spill(from, other))?;
         self.spills += 1;
         Some(to)
     }
@@ -467,11 +419,7 @@ impl Router {
         });
         if is_news {
             self.told_hold = self.last_hold;
-            self.notify(Notice::Held {
-                current,
-                candidate,
-                reason,
-            });
+            self.notify(Notice::Held { current, candidate, reason });
         }
     }
 
@@ -480,9 +428,7 @@ impl Router {
     }
 
     fn is_usable(&self, id: BackendId) -> bool {
-        self.table
-            .get(id)
-            .is_some_and(|backend| backend.is_usable())
+        self.table.get(id).is_some_and(|backend| backend.is_usable())
     }
 
     fn check_in_debug(&self) {

@@ -66,9 +66,7 @@ impl ScoreParts {
     /// The total that the parts give; [`total`](Self::total) holds it once they are set.
     pub(crate) fn sum(&self) -> f64 {
         // From 0.0, so that parts of −0.0 (a weight of −0) do not give a total of −0.0.
-        self.parts()
-            .iter()
-            .fold(0.0, |sum, (_, points)| sum + points)
+        self.parts().iter().fold(0.0, |sum, (_, points)| sum + points)
     }
 }
 
@@ -137,10 +135,7 @@ mod tests {
 
     #[track_caller]
     fn assert_points(actual: f64, expected: f64) {
-        assert!(
-            (actual - expected).abs() < 1e-9,
-            "{actual} points instead of {expected}"
-        );
+        assert!((actual - expected).abs() < 1e-9, "{actual} points instead of {expected}");
     }
 
     /// Points by hand for the default weights; tanh(1) = 0.761594155956.
@@ -157,10 +152,7 @@ mod tests {
         assert_points(weights.queue_points(Some(50.0)), 12.0 * 0.761_594_155_956);
         assert_points(weights.queue_points(None), 0.0);
         assert_points(weights.cpu_points(Some(100.0)), 30.0 * 0.761_594_155_956);
-        assert_points(
-            weights.memory_points(Some(209_715_200.0)),
-            12.0 * 0.761_594_155_956,
-        );
+        assert_points(weights.memory_points(Some(209_715_200.0)), 12.0 * 0.761_594_155_956);
         assert_points(weights.memory_points(Some(f64::MAX)), 12.0);
     }
 
@@ -179,16 +171,7 @@ mod tests {
         };
         parts.total = parts.sum();
         assert_eq!(parts.total, 0.1 + 0.2 + 0.3 + 0.4 + 0.5 + 0.6 + 0.7);
-        let named: Vec<_> = parts
-            .parts()
-            .iter()
-            .map(|(factor, _)| factor.name())
-            .collect();
-        assert_eq!(
-            named,
-            [
-                "latency", "loss", "errors", "inFlight", "queue", "cpu", "memory"
-            ]
-        );
+        let named: Vec<_> = parts.parts().iter().map(|(factor, _)| factor.name()).collect();
+        assert_eq!(named, ["latency", "loss", "errors", "inFlight", "queue", "cpu", "memory"]);
     }
 }

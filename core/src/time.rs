@@ -70,15 +70,9 @@ mod tests {
     /// Arithmetic at both ends saturates instead of wrapping or panicking.
     #[test]
     fn arithmetic_saturates() {
-        assert_eq!(
-            Instant::FAR_FUTURE + Duration::from_secs(1),
-            Instant::FAR_FUTURE
-        );
+        assert_eq!(Instant::FAR_FUTURE + Duration::from_secs(1), Instant::FAR_FUTURE);
         assert_eq!(Instant::ZERO + Duration::MAX, Instant::FAR_FUTURE);
         assert_eq!(Instant::ZERO - Instant::from_millis(5), Duration::ZERO);
-        assert_eq!(
-            Instant::from_millis(7) - Instant::from_millis(5),
-            Duration::from_millis(2)
-        );
+        assert_eq!(Instant::from_millis(7) - Instant::from_millis(5), Duration::from_millis(2));
     }
 }

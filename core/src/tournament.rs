@@ -39,11 +39,7 @@ pub(crate) const ABSENT: u64 = u64::MAX;
 impl Tournament {
     /// Without slots.
     pub(crate) fn new() -> Self {
-        Self {
-            len: 0,
-            leaves: 1,
-            nodes: vec![Entry::absent(0); 2],
-        }
+        Self { len: 0, leaves: 1, nodes: vec![Entry::absent(0); 2] }
     }
 
     /// Adds the next slot.
@@ -152,30 +148,18 @@ mod tests {
             let mut rng = crate::rng::Rng::new(size as u64);
             for _ in 0..500 {
                 let slot = (rng.next_u64() % size as u64) as usize;
-                let key = if rng.next_u64().is_multiple_of(5) {
-                    ABSENT
-                } else {
-                    rng.next_u64() % 7
-                };
+                let key =
+                    if rng.next_u64().is_multiple_of(5) { ABSENT } else { rng.next_u64() % 7 };
                 keys[slot] = key;
                 tree.set(slot, key);
                 let scan = |accept: &dyn Fn(usize) -> bool| {
                     (0..size)
                         .filter(|slot| keys[*slot] != ABSENT && accept(*slot))
-                        .map(|slot| Entry {
-                            key: keys[slot],
-                            slot,
-                        })
+                        .map(|slot| Entry { key: keys[slot], slot })
                         .min()
                 };
                 assert_eq!(tree.winner(), scan(&|_| true));
-                let odd = tree.find(|e| {
-                    if e.slot % 2 == 1 {
-                        Ruling::Take
-                    } else {
-                        Ruling::Skip
-                    }
-                });
+                let odd = tree.find(|e| if e.slot % 2 == 1 { Ruling::Take } else { Ruling::Skip });
                 assert_eq!(odd, scan(&|slot| slot % 2 == 1));
                 let bounded = tree.find(|e| match e.key {
                     4.. => Ruling::Stop,

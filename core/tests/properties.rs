@@ -20,10 +20,7 @@ use world::{Step, config, run};
 /// So many of proptest's usual 256 cases; `PROPTEST_CASES` scales all of them for a wider sweep.
 fn cases(of_256: u32) -> ProptestConfig {
     let usual = ProptestConfig::default();
-    ProptestConfig {
-        cases: (usual.cases * of_256).div_ceil(256),
-        ..usual
-    }
+    ProptestConfig { cases: (usual.cases * of_256).div_ceil(256), ..usual }
 }
 
 fn any_number() -> impl Strategy<Value = f64> {
@@ -53,10 +50,8 @@ fn any_wild_report() -> impl Strategy<Value = LoadReport> {
 }
 
 fn any_result() -> impl Strategy<Value = Result<Answer, ProbeFailure>> {
-    let answer = (
-        prop_oneof![0_u64..150, Just(u64::MAX >> 20)],
-        proptest::option::of(any_report()),
-    );
+    let answer =
+        (prop_oneof![0_u64..150, Just(u64::MAX >> 20)], proptest::option::of(any_report()));
     let answer = answer.prop_map(|(ms, report)| Ok(Answer { ms, report }));
     let failure = select(vec![
         ProbeFailure::Refused,
@@ -70,12 +65,8 @@ fn any_result() -> impl Strategy<Value = Result<Answer, ProbeFailure>> {
 }
 
 fn any_outcome() -> impl Strategy<Value = Outcome> {
-    let answered = |status| {
-        move |ms| Outcome::Answered {
-            status,
-            latency: Duration::from_millis(ms),
-        }
-    };
+    let answered =
+        |status| move |ms| Outcome::Answered { status, latency: Duration::from_millis(ms) };
     let failure = select(vec![
         RequestFailure::Refused,
         RequestFailure::Unreachable,
@@ -95,11 +86,8 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
 /// Rules of which half-life, alpha, health and probes are the same all through a run, as the
 /// model's plain sums over histories need; the others vary from step to step.
 fn any_rules() -> impl Strategy<Value = Rules> {
-    let switch = (
-        select(vec![0.0, 1.0, 30.0, 30.0, 200.0]),
-        select(vec![0, 200, 1500]),
-        any::<bool>(),
-    );
+    let switch =
+        (select(vec![0.0, 1.0, 30.0, 30.0, 200.0]), select(vec![0, 200, 1500]), any::<bool>());
     let in_flight = select(vec![0.0, 2.0, 2.0, 10.0, 0.7]);
     (switch, in_flight).prop_map(|((threshold, cooldown, spill_over), in_flight)| {
         let mut rules = Rules::default();
@@ -116,7 +104,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0_u64..700).prop_map(|ms| Step::Wait { ms }),
-        1 => (0_u64..40_000).prop_map(|ms| Step::Wait { ms }),
+        1 => (0_u64..12_000).prop_map(|ms| Step::Wait { ms }),
         1 => (0_u64..3000).prop_map(|ms| Step::Sleep { ms }),
         20 => Just(Step::Route),
         2 => any::<u8>().prop_map(|tried| Step::Retry { tried }),
@@ -134,7 +122,7 @@ fn any_noise() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(cases(120))]
+    #![proptest_config(cases(256))]
 
     /// The router decides, counts and averages as the oracle does, at every step of any list.
     #[test]
@@ -144,7 +132,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(40))]
+    #![proptest_config(cases(100))]
 
     /// The same list of events gives the same decisions, actions and end, bit for bit.
     #[test]

@@ -97,11 +97,7 @@ impl Model {
             backend.touched_at = now;
         }
         for (index, name) in names.iter().enumerate() {
-            if self
-                .backends
-                .get(name)
-                .is_some_and(|backend| backend.is_configured)
-            {
+            if self.backends.get(name).is_some_and(|backend| backend.is_configured) {
                 continue;
             }
             let next_id = BackendId::from_index(self.backends.len() as u32);
@@ -116,14 +112,7 @@ impl Model {
                 let outstanding = old_lines.remove(&kind).and_then(|line| line.outstanding);
                 let wait = self.interval(kind) * (index as u64 + 1) / names.len() as u64;
                 let due = outstanding.is_none().then_some(now);
-                backend.lines.insert(
-                    kind,
-                    Line {
-                        due,
-                        outstanding,
-                        first_wait: Some(wait),
-                    },
-                );
+                backend.lines.insert(kind, Line { due, outstanding, first_wait: Some(wait) });
             }
             self.backends.insert(name, backend);
         }
@@ -140,10 +129,7 @@ impl Model {
         ];
         for backend in self.backends.values_mut() {
             for (kind, limit) in limits {
-                let line = backend
-                    .lines
-                    .get_mut(&kind)
-                    .expect("two lines for each backend");
+                let line = backend.lines.get_mut(&kind).expect("two lines for each backend");
                 line.due = line.due.map(|due| due.min(limit));
             }
         }
@@ -152,48 +138,31 @@ impl Model {
     }
 
     pub(crate) fn by_id(&self, id: BackendId) -> &Backend {
-        self.backends
-            .values()
-            .find(|backend| backend.id == id)
-            .expect("a known backend")
+        self.backends.values().find(|backend| backend.id == id).expect("a known backend")
     }
 
     pub(crate) fn by_id_mut(&mut self, id: BackendId) -> &mut Backend {
-        self.backends
-            .values_mut()
-            .find(|backend| backend.id == id)
-            .expect("a known backend")
+        self.backends.values_mut().find(|backend| backend.id == id).expect("a known backend")
     }
 
     pub(crate) fn interval(&self, kind: ProbeKind) -> u64 {
         let probes = &self.rules.probes;
-        let span = if kind == ProbeKind::Ping {
-            probes.ping_interval
-        } else {
-            probes.report_interval
-        };
+        let span =
+            if kind == ProbeKind::Ping { probes.ping_interval } else { probes.report_interval };
         span.as_millis() as u64
     }
 
     pub(crate) fn timeout(&self, kind: ProbeKind) -> u64 {
         let probes = &self.rules.probes;
-        let span = if kind == ProbeKind::Ping {
-            probes.ping_timeout
-        } else {
-            probes.report_timeout
-        };
+        let span =
+            if kind == ProbeKind::Ping { probes.ping_timeout } else { probes.report_timeout };
         span.as_millis() as u64
     }
 
     /// When the router wants to be called next.
     pub(crate) fn deadline(&self) -> Option<u64> {
-        let lines = self
-            .backends
-            .values()
-            .flat_map(|backend| backend.lines.values());
-        lines
-            .filter_map(|line| line.outstanding.map(|probe| probe.deadline).or(line.due))
-            .min()
+        let lines = self.backends.values().flat_map(|backend| backend.lines.values());
+        lines.filter_map(|line| line.outstanding.map(|probe| probe.deadline).or(line.due)).min()
     }
 
     /// The probe ended; returns whether it was outstanding.
@@ -206,10 +175,7 @@ impl Model {
         let rules = self.rules.clone();
         let (ping_retry, intervals) = (
             rules.probes.ping_retry.as_millis() as u64,
-            [
-                self.interval(ProbeKind::Ping),
-                self.interval(ProbeKind::Report),
-            ],
+            [self.interval(ProbeKind::Ping), self.interval(ProbeKind::Report)],
         );
         for backend in self.backends.values_mut() {
             for kind in [ProbeKind::Ping, ProbeKind::Report] {
@@ -218,21 +184,14 @@ impl Model {
                     continue;
                 };
                 let is_late = now > ended.deadline;
-                let result = if is_late {
-                    Err(ProbeFailure::TimedOut)
-                } else {
-                    result
-                };
+                let result = if is_late { Err(ProbeFailure::TimedOut) } else { result };
                 self.late += u64::from(is_late);
                 if backend.is_configured {
                     backend.learn(now, kind, result);
                 }
                 let is_open = kind == ProbeKind::Ping && backend.is_verdict_open(&rules);
                 let is_configured = backend.is_configured;
-                let line = backend
-                    .lines
-                    .get_mut(&kind)
-                    .expect("two lines for each backend");
+                let line = backend.lines.get_mut(&kind).expect("two lines for each backend");
                 line.outstanding = None;
                 let interval = intervals[usize::from(kind == ProbeKind::Report)];
                 let regular = ended.started + line.first_wait.unwrap_or(interval).min(interval);
@@ -255,14 +214,9 @@ impl Model {
         let Some(current) = self.current.filter(|id| !self.is_usable(*id)) else {
             return;
         };
-        let configured = self
-            .backends
-            .values()
-            .filter(|backend| backend.is_configured);
+        let configured = self.backends.values().filter(|backend| backend.is_configured);
         let total = |backend: &Backend| backend.points(&self.rules).iter().sum();
-        let scores = configured
-            .map(|backend| (backend.id, total(backend)))
-            .collect();
+        let scores = configured.map(|backend| (backend.id, total(backend))).collect();
         match lowest(&scores, |id| self.is_usable(id)) {
             Some(best) => {
                 self.current = Some(best);
@@ -282,10 +236,7 @@ impl Model {
         tried: &[BackendId],
         scores: &BTreeMap<BackendId, ScoreParts>,
     ) -> Decision {
-        let totals = scores
-            .iter()
-            .map(|(id, score)| (*id, score.total))
-            .collect();
+        let totals = scores.iter().map(|(id, score)| (*id, score.total)).collect();
         let best_usable = lowest(&totals, |id| self.is_usable(id) && !tried.contains(&id));
         let least_bad = lowest(&totals, |id| !tried.contains(&id));
         let decision = match (best_usable, least_bad, self.current) {
@@ -336,41 +287,23 @@ impl Model {
             return Decision::Keep(current);
         }
         if gap < threshold {
-            let reason = HoldReason::BelowThreshold {
-                missing: threshold - gap,
-            };
-            return Decision::Hold {
-                goes_to: current,
-                candidate: best,
-                reason,
-            };
+            let reason = HoldReason::BelowThreshold { missing: threshold - gap };
+            return Decision::Hold { goes_to: current, candidate: best, reason };
         }
         let by_load = scores[&current].in_flight - scores[&best].in_flight;
         let cooldown = self.rules.switch.cooldown.as_millis() as u64;
-        let left = self
-            .last_switch
-            .map_or(0, |at| (at + cooldown).saturating_sub(now));
+        let left = self.last_switch.map_or(0, |at| (at + cooldown).saturating_sub(now));
         let reason = if is_busier(best) && gap - by_load < threshold {
             HoldReason::LoadAlone
         } else if left > 0 {
-            HoldReason::Cooldown {
-                left: std::time::Duration::from_millis(left),
-            }
+            HoldReason::Cooldown { left: std::time::Duration::from_millis(left) }
         } else {
             return Decision::Switch(best, SwitchReason::Better { by: gap });
         };
-        let totals = scores
-            .iter()
-            .map(|(id, score)| (*id, score.total))
-            .collect();
-        let spill = lowest(&totals, |id| {
-            self.is_usable(id) && is_busier(id) && gap_to(id) >= threshold
-        });
-        Decision::Hold {
-            goes_to: spill.unwrap_or(current),
-            candidate: best,
-            reason,
-        }
+        let totals = scores.iter().map(|(id, score)| (*id, score.total)).collect();
+        let spill =
+            lowest(&totals, |id| self.is_usable(id) && is_busier(id) && gap_to(id) >= threshold);
+        Decision::Hold { goes_to: spill.unwrap_or(current), candidate: best, reason }
     }
 
     pub(crate) fn is_usable(&self, id: BackendId) -> bool {
@@ -405,25 +338,14 @@ impl Backend {
     fn learn(&mut self, now: u64, kind: ProbeKind, result: Result<Answer, ProbeFailure>) {
         match (kind, result) {
             (ProbeKind::Ping, Ok(answer)) => {
-                self.facts.push((
-                    now,
-                    Fact::Answered {
-                        ms: answer.ms as f64,
-                    },
-                ));
+                self.facts.push((now, Fact::Answered { ms: answer.ms as f64 }));
                 self.touched_at = now;
             }
             (ProbeKind::Ping, Err(cause)) => {
                 self.facts.push((now, Fact::Failed(cause)));
                 self.touched_at = now;
             }
-            (
-                ProbeKind::Report,
-                Ok(Answer {
-                    report: Some(report),
-                    ..
-                }),
-            ) => {
+            (ProbeKind::Report, Ok(Answer { report: Some(report), .. })) => {
                 self.reports.push(report);
                 self.touched_at = now;
             }
@@ -475,25 +397,16 @@ impl Backend {
     /// What was said of one figure, numbers that cannot be left out.
     pub(crate) fn said(&self, figure: impl Fn(&LoadReport) -> Option<f64>) -> Vec<f64> {
         let said = self.reports.iter().filter_map(figure);
-        said.filter(|number| number.is_finite() && *number >= 0.0)
-            .collect()
+        said.filter(|number| number.is_finite() && *number >= 0.0).collect()
     }
 
     pub(crate) fn error_rate(&self, now: u64, rules: &Rules) -> f64 {
         let half_life = rules.errors.half_life.as_millis() as f64;
         let weight = |at: u64| libm::pow(0.5, now.saturating_sub(at) as f64 / half_life);
         let requests: f64 = self.requests.iter().map(|(at, _)| weight(*at)).sum();
-        let errors: f64 = self
-            .requests
-            .iter()
-            .filter(|(_, is_error)| *is_error)
-            .map(|(at, _)| weight(*at))
-            .sum();
-        if errors == 0.0 {
-            0.0
-        } else {
-            errors / (requests + rules.errors.prior)
-        }
+        let errors: f64 =
+            self.requests.iter().filter(|(_, is_error)| *is_error).map(|(at, _)| weight(*at)).sum();
+        if errors == 0.0 { 0.0 } else { errors / (requests + rules.errors.prior) }
     }
 
     /// The points in the order of [`ScoreParts::parts`].
@@ -535,20 +448,12 @@ fn lowest(
 /// The moving average, written as shares of old and new.
 pub(crate) fn average(alpha: f64, samples: &[f64]) -> Option<f64> {
     let (first, rest) = samples.split_first()?;
-    Some(
-        rest.iter()
-            .fold(*first, |old, new| (1.0 - alpha) * old + alpha * new),
-    )
+    Some(rest.iter().fold(*first, |old, new| (1.0 - alpha) * old + alpha * new))
 }
 
 fn failures_in_row(facts: &[(u64, Fact)]) -> u32 {
-    let since = facts
-        .iter()
-        .rev()
-        .take_while(|(_, fact)| !matches!(fact, Fact::Answered { .. }));
-    since
-        .filter(|(_, fact)| matches!(fact, Fact::Failed(_)))
-        .count() as u32
+    let since = facts.iter().rev().take_while(|(_, fact)| !matches!(fact, Fact::Answered { .. }));
+    since.filter(|(_, fact)| matches!(fact, Fact::Failed(_))).count() as u32
 }
 
 fn answers_in_row(facts: &[(u64, Fact)]) -> u32 {

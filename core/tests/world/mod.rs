@@ -108,12 +108,7 @@ impl World {
             Step::EndProbe { .. } => {}
             Step::Noise { which, result } => self.make_noise(*which, result),
             Step::Load { which, report } => {
-                let ids: Vec<_> = self
-                    .model
-                    .backends
-                    .values()
-                    .map(|backend| backend.id)
-                    .collect();
+                let ids: Vec<_> = self.model.backends.values().map(|backend| backend.id).collect();
                 let id = ids[which % ids.len()];
                 let now = self.now;
                 let backend = self.model.by_id_mut(id);
@@ -121,18 +116,12 @@ impl World {
                     backend.reports.push(*report);
                     backend.touched_at = now;
                 }
-                self.tell(Event::LoadReported {
-                    backend: id,
-                    report: *report,
-                });
+                self.tell(Event::LoadReported { backend: id, report: *report });
             }
             Step::Configure { names, rules } => {
                 let names = names_of(*names);
                 self.model.configure(self.now, &names, (**rules).clone());
-                self.tell(Event::Reconfigured(Box::new(config(
-                    &names,
-                    (**rules).clone(),
-                ))));
+                self.tell(Event::Reconfigured(Box::new(config(&names, (**rules).clone()))));
             }
         }
         self.check();
@@ -155,10 +144,7 @@ impl World {
     fn mind_deadlines(&mut self) {
         let now = Instant::from_millis(self.now);
         self.router.handle_timeout(now);
-        assert!(
-            self.router.poll_timeout().is_none_or(|next| next > now),
-            "the next lies ahead"
-        );
+        assert!(self.router.poll_timeout().is_none_or(|next| next > now), "the next lies ahead");
         self.give_up();
         let mut started = Vec::new();
         self.drain(&mut started);
@@ -170,33 +156,16 @@ impl World {
             let now = self.now;
             let backend = self.model.by_id_mut(backend);
             assert!(backend.is_configured, "a removed backend is not probed");
-            let line = backend
-                .lines
-                .get_mut(&kind)
-                .expect("two lines for each backend");
-            assert!(
-                line.outstanding.is_none(),
-                "never two outstanding for the same backend"
-            );
-            assert!(
-                line.due.is_some_and(|due| due <= now),
-                "a probe is started when it is due"
-            );
+            let line = backend.lines.get_mut(&kind).expect("two lines for each backend");
+            assert!(line.outstanding.is_none(), "never two outstanding for the same backend");
+            assert!(line.due.is_some_and(|due| due <= now), "a probe is started when it is due");
             line.due = None;
-            line.outstanding = Some(Outstanding {
-                probe,
-                started: now,
-                deadline: expected,
-            });
+            line.outstanding = Some(Outstanding { probe, started: now, deadline: expected });
             self.untold.push(probe);
         }
         self.check();
         self.router.handle_timeout(now);
-        assert_eq!(
-            self.router.poll_action(),
-            None,
-            "a second call finds nothing to do"
-        );
+        assert_eq!(self.router.poll_action(), None, "a second call finds nothing to do");
     }
 
     fn give_up(&mut self) {
@@ -211,8 +180,7 @@ impl World {
         while let Some((probe, ..)) = overdue(&self.model, self.now) {
             // The model takes a result past its deadline for late news; here it is none.
             let late = self.model.late;
-            self.model
-                .probe_ended(self.now, probe.probe, Err(ProbeFailure::TimedOut));
+            self.model.probe_ended(self.now, probe.probe, Err(ProbeFailure::TimedOut));
             self.model.late = late;
         }
     }
@@ -224,26 +192,17 @@ impl World {
         let decision = self.model.route(self.now, tried, &scores);
         let now = Instant::from_millis(self.now);
         let result = self.router.route(now, tried);
-        self.trace
-            .push(format!("{} {decision:?} {result:?}", self.now));
+        self.trace.push(format!("{} {decision:?} {result:?}", self.now));
         let expected = match decision {
             Decision::Nowhere => None,
             Decision::Keep(to) | Decision::Switch(to, _) | Decision::Aside(to) => Some(to),
-            Decision::Hold {
-                goes_to,
-                candidate,
-                reason,
-            } => {
+            Decision::Hold { goes_to, candidate, reason } => {
                 let hold = self.router.snapshot(now).last_hold;
                 assert_eq!(hold, Some((now, candidate, reason)));
                 Some(goes_to)
             }
         };
-        assert_eq!(
-            result.as_ref().ok().map(Lease::backend),
-            expected,
-            "{decision:?}"
-        );
+        assert_eq!(result.as_ref().ok().map(Lease::backend), expected, "{decision:?}");
         match result {
             Ok(lease) => {
                 let id = lease.backend();
@@ -261,13 +220,7 @@ impl World {
         }
         if let Decision::Switch(to, reason) = decision {
             let actions: Vec<_> = std::iter::from_fn(|| self.router.poll_action()).collect();
-            let [
-                Action::Notify(Notice::Switched {
-                    to: told,
-                    reason: why,
-                    ..
-                }),
-            ] = &actions[..]
+            let [Action::Notify(Notice::Switched { to: told, reason: why, .. })] = &actions[..]
             else {
                 panic!("a switch is told, and nothing else: {actions:?}");
             };
@@ -309,11 +262,7 @@ impl World {
 
     /// Tells a result that the router cannot be waiting for.
     fn make_noise(&mut self, which: u64, result: &Result<Answer, ProbeFailure>) {
-        let lines = self
-            .model
-            .backends
-            .values()
-            .flat_map(|backend| backend.lines.values());
+        let lines = self.model.backends.values().flat_map(|backend| backend.lines.values());
         let outstanding: Vec<_> = lines.filter_map(|line| line.outstanding).collect();
         let probe = which % (self.started + 3);
         if outstanding.iter().all(|out| out.probe != probe) {
@@ -326,8 +275,7 @@ impl World {
     }
 
     fn tell(&mut self, event: Event) {
-        self.router
-            .handle_event(Instant::from_millis(self.now), event);
+        self.router.handle_event(Instant::from_millis(self.now), event);
         let mut started = Vec::new();
         self.drain(&mut started);
         assert_eq!(started, [], "probes are started by time alone");
@@ -339,20 +287,11 @@ impl World {
         while let Some(action) = self.router.poll_action() {
             self.trace.push(format!("{} {action:?}", self.now));
             match action {
-                Action::StartProbe {
-                    probe,
-                    backend,
-                    kind,
-                    deadline,
-                } => {
+                Action::StartProbe { probe, backend, kind, deadline } => {
                     started.push((probe.as_u64(), backend, kind, deadline));
                 }
                 Action::Notify(Notice::Switched { to, reason, .. }) => {
-                    assert_eq!(
-                        reason,
-                        SwitchReason::Failover,
-                        "others are made by requests"
-                    );
+                    assert_eq!(reason, SwitchReason::Failover, "others are made by requests");
                     self.judge_switch(reason);
                     failovers.push(to);
                 }
@@ -363,19 +302,12 @@ impl World {
         for (to, (expected_to, scores)) in failovers.iter().zip(&expected) {
             if to != expected_to {
                 // The model's sums are rounded otherwise than the router's.
-                assert!(
-                    is_near(scores[to], scores[expected_to]),
-                    "failover to the best one"
-                );
+                assert!(is_near(scores[to], scores[expected_to]), "failover to the best one");
                 self.is_tied = true;
                 return;
             }
         }
-        assert_eq!(
-            failovers.len(),
-            expected.len(),
-            "a useless current backend is left at once"
-        );
+        assert_eq!(failovers.len(), expected.len(), "a useless current backend is left at once");
     }
 
     /// No switch within the cooldown but a failover; every other one gained the threshold.
@@ -383,14 +315,8 @@ impl World {
         if let SwitchReason::Better { by } = reason {
             let cooldown = self.model.rules.switch.cooldown.as_millis() as u64;
             let passed = self.last_switch.map(|at| self.now - at);
-            assert!(
-                passed.is_none_or(|passed| passed >= cooldown),
-                "no switch in the cooldown"
-            );
-            assert!(
-                by >= self.model.rules.switch.threshold,
-                "a switch gains the threshold"
-            );
+            assert!(passed.is_none_or(|passed| passed >= cooldown), "no switch in the cooldown");
+            assert!(by >= self.model.rules.switch.threshold, "a switch gains the threshold");
         }
         if reason != SwitchReason::First {
             self.last_switch = Some(self.now);
@@ -399,11 +325,7 @@ impl World {
 
     fn scores(&self) -> BTreeMap<BackendId, ScoreParts> {
         let snapshot = self.router.snapshot(Instant::from_millis(self.now));
-        snapshot
-            .backends
-            .iter()
-            .map(|backend| (backend.id, backend.score))
-            .collect()
+        snapshot.backends.iter().map(|backend| (backend.id, backend.score)).collect()
     }
 
     /// Everything that can be seen of the router is as the model has it.
@@ -417,36 +339,20 @@ impl World {
         assert_eq!(snapshot.switches, model.switches);
         assert_eq!(snapshot.spills, model.spills);
         assert_eq!(snapshot.late_probes, model.late);
-        assert_eq!(
-            self.router.poll_timeout(),
-            model.deadline().map(Instant::from_millis)
-        );
-        let names: Vec<_> = snapshot
-            .backends
-            .iter()
-            .map(|backend| &backend.name)
-            .collect();
+        assert_eq!(self.router.poll_timeout(), model.deadline().map(Instant::from_millis));
+        let names: Vec<_> = snapshot.backends.iter().map(|backend| &backend.name).collect();
         assert_eq!(names, model.names.iter().collect::<Vec<_>>());
         for seen in &snapshot.backends {
             let backend = model.by_id(seen.id);
             let alpha = rules.smoothing.alpha;
-            assert_eq!(
-                seen.health,
-                backend.health(rules),
-                "health of {}",
-                seen.name
-            );
+            assert_eq!(seen.health, backend.health(rules), "health of {}", seen.name);
             assert_eq!(seen.pings_answered, backend.latencies().len() as u64);
             let pings = backend.losses().len() as u64;
             assert_eq!(seen.pings_answered + seen.pings_failed, pings);
             assert_eq!(seen.reports_read, backend.reports.len() as u64);
             assert_eq!(seen.reports_failed, backend.reports_failed);
             assert_eq!(seen.requests, backend.requests.len() as u64);
-            let out = self
-                .leases
-                .iter()
-                .filter(|lease| lease.backend() == seen.id)
-                .count();
+            let out = self.leases.iter().filter(|lease| lease.backend() == seen.id).count();
             assert_eq!(seen.in_flight as usize, out, "in flight is the leases out");
             let queues = backend.said(|report| report.queue);
             check_average("latency", seen.latency_ewma_ms, alpha, &backend.latencies());
@@ -454,11 +360,7 @@ impl World {
             check_average("response", seen.response_ewma_ms, alpha, &backend.responses);
             check_average("queue", seen.queue_ewma, alpha, &queues);
             let rate = backend.error_rate(self.now, rules);
-            assert!(
-                is_near(seen.error_rate, rate),
-                "error rate {} {rate}",
-                seen.error_rate
-            );
+            assert!(is_near(seen.error_rate, rate), "error rate {} {rate}", seen.error_rate);
             assert!((0.0..=1.0).contains(&seen.error_rate));
             let mut sum = 0.0;
             for ((factor, points), expected) in
@@ -466,10 +368,7 @@ impl World {
             {
                 let name = factor.name();
                 assert!(points.is_finite(), "{name} points are finite");
-                assert!(
-                    is_near(points, expected),
-                    "{name}: {points} instead of {expected}"
-                );
+                assert!(is_near(points, expected), "{name}: {points} instead of {expected}");
                 sum += points;
             }
             assert!(seen.score.total.is_finite(), "scores are finite");
@@ -487,15 +386,9 @@ fn check_average(name: &str, seen: Option<f64>, alpha: f64, samples: &[f64]) {
     };
     let least = samples.iter().copied().fold(f64::INFINITY, f64::min);
     let most = samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    assert!(
-        (least..=most).contains(&seen),
-        "{name} {seen} lies within {least} and {most}"
-    );
+    assert!((least..=most).contains(&seen), "{name} {seen} lies within {least} and {most}");
     let expected = model::average(alpha, samples).expect("there are samples");
-    assert!(
-        is_near(seen, expected),
-        "{name} is {seen} instead of {expected}"
-    );
+    assert!(is_near(seen, expected), "{name} is {seen} instead of {expected}");
 }
 
 /// Equal but for rounding and for errors too old to count.
@@ -504,24 +397,14 @@ fn is_near(left: f64, right: f64) -> bool {
 }
 
 pub(crate) fn config(names: &[&str], rules: Rules) -> RouterConfig {
-    RouterConfig {
-        backends: names.iter().map(|name| (*name).to_owned()).collect(),
-        rules,
-    }
+    RouterConfig { backends: names.iter().map(|name| (*name).to_owned()).collect(), rules }
 }
 
 fn names_of(mask: u8) -> Vec<&'static str> {
-    let chosen = NAMES
-        .iter()
-        .enumerate()
-        .filter(|(bit, _)| mask >> bit & 1 == 1);
+    let chosen = NAMES.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1);
     let names = chosen.map(|(_, name)| *name);
     // Another order, too: ids are not places.
-    if mask & 0b1_0000 == 0 {
-        names.collect()
-    } else {
-        names.rev().collect()
-    }
+    if mask & 0b1_0000 == 0 { names.collect() } else { names.rev().collect() }
 }
 
 fn told(result: &Result<Answer, ProbeFailure>) -> Result<ProbeAnswer, ProbeFailure> {

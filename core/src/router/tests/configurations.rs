@@ -10,11 +10,7 @@ fn a_removed_backend_rests_and_returns() {
     assert_eq!(lease.backend(), A);
     world.notices();
     world.reconfigure(&["b", "c"], Rules::default());
-    let switched = Notice::Switched {
-        from: Some(A),
-        to: B,
-        reason: SwitchReason::Failover,
-    };
+    let switched = Notice::Switched { from: Some(A), to: B, reason: SwitchReason::Failover };
     assert_eq!(world.notices(), [switched]);
     assert_eq!(world.router.backend("a"), None);
     assert_eq!(world.router.name(A), Some("a"));
@@ -23,12 +19,7 @@ fn a_removed_backend_rests_and_returns() {
     world.advance(20_000);
     assert!(world.asked.iter().all(|asked| asked.1 != A));
     assert_eq!(world.serve(), B);
-    let names: Vec<_> = world
-        .snapshot()
-        .backends
-        .iter()
-        .map(|b| (b.name.clone(), b.id))
-        .collect();
+    let names: Vec<_> = world.snapshot().backends.iter().map(|b| (b.name.clone(), b.id)).collect();
     assert_eq!(names, [("b".to_owned(), B), ("c".to_owned(), C)]);
     world.reconfigure(&["a", "b"], Rules::default());
     let a = world.snapshot().backends.remove(0);
@@ -48,11 +39,7 @@ fn a_quick_return_does_not_double_probes() {
     world.reconfigure(&["a", "b"], Rules::default());
     world.advance(999);
     let pings = |world: &World| {
-        world
-            .asked
-            .iter()
-            .filter(|asked| (asked.1, asked.2) == (A, ProbeKind::Ping))
-            .count()
+        world.asked.iter().filter(|asked| (asked.1, asked.2) == (A, ProbeKind::Ping)).count()
     };
     assert_eq!(pings(&world), 1);
     world.answer(A, 5);
@@ -71,38 +58,22 @@ fn an_empty_configuration_has_no_current_backend() {
     world.reconfigure(&["b"], Rules::default());
     world.notices();
     assert_eq!(world.serve(), B);
-    let first = Notice::Switched {
-        from: None,
-        to: B,
-        reason: SwitchReason::First,
-    };
+    let first = Notice::Switched { from: None, to: B, reason: SwitchReason::First };
     assert_eq!(world.notices(), [first]);
 }
 
 /// A configuration that cannot be is refused at the start, and later ignored and counted.
 #[test]
 fn impossible_configurations_are_refused() {
-    let bad_weight = Weights {
-        cpu: f64::NAN,
-        ..Weights::default()
-    };
+    let bad_weight = Weights { cpu: f64::NAN, ..Weights::default() };
     let cases = [
-        (
-            config(&["a", ""], Rules::default()),
-            "backends[1].name: must be not empty",
-        ),
+        (config(&["a", ""], Rules::default()), "backends[1].name: must be not empty"),
         (
             config(&["a", "b", "a"], Rules::default()),
             "backends[2].name: must be unlike the names before it",
         ),
         (
-            config(
-                &["a"],
-                Rules {
-                    weights: bad_weight,
-                    ..Rules::default()
-                },
-            ),
+            config(&["a"], Rules { weights: bad_weight, ..Rules::default() }),
             "weights.cpu: must be a number from 0 to 1000000",
         ),
     ];
@@ -126,8 +97,5 @@ fn new_rules_take_effect_at_once() {
     rules.probes.ping_interval = Duration::from_millis(200);
     world.reconfigure(&["a", "b"], rules);
     assert_eq!(world.snapshot().backends[1].score.total, 60.0);
-    assert_eq!(
-        world.router.poll_timeout(),
-        Some(world.now + Duration::from_millis(200))
-    );
+    assert_eq!(world.router.poll_timeout(), Some(world.now + Duration::from_millis(200)));
 }

@@ -8,25 +8,14 @@ fn the_first_choice_is_no_switch() {
     let mut world = World::new(&["a", "b"]);
     assert_eq!(world.router.current(), None);
     assert_eq!(world.serve(), A);
-    let first = Notice::Switched {
-        from: None,
-        to: A,
-        reason: SwitchReason::First,
-    };
+    let first = Notice::Switched { from: None, to: A, reason: SwitchReason::First };
     assert_eq!(world.notices(), [first]);
     assert_eq!(world.snapshot().switches, 0);
     world.answer(B, 40);
     world.notices();
     assert_eq!(world.serve(), B);
     let reason = SwitchReason::Better { by: 9_960.0 };
-    assert_eq!(
-        world.notices(),
-        [Notice::Switched {
-            from: Some(A),
-            to: B,
-            reason
-        }]
-    );
+    assert_eq!(world.notices(), [Notice::Switched { from: Some(A), to: B, reason }]);
     assert_eq!(world.snapshot().switches, 1);
 }
 
@@ -41,11 +30,7 @@ fn the_threshold_is_exact() {
         world.notices();
         assert_eq!(world.serve(), expected, "b answers in {b_ms} ms");
         let reason = HoldReason::BelowThreshold { missing: 1.0 };
-        let held = Notice::Held {
-            current: A,
-            candidate: B,
-            reason,
-        };
+        let held = Notice::Held { current: A, candidate: B, reason };
         assert_eq!(world.notices().contains(&held), expected == A);
     }
 }
@@ -60,10 +45,7 @@ fn the_cooldown_is_exact() {
                 ping_interval: Duration::from_millis(100),
                 ..Default::default()
             },
-            smoothing: crate::config::Smoothing {
-                alpha: 1.0,
-                ..Default::default()
-            },
+            smoothing: crate::config::Smoothing { alpha: 1.0, ..Default::default() },
             ..Rules::default()
         },
     );
@@ -77,17 +59,8 @@ fn the_cooldown_is_exact() {
     world.notices();
     world.advance(1399);
     assert_eq!(world.serve(), B);
-    let reason = HoldReason::Cooldown {
-        left: Duration::from_millis(1),
-    };
-    assert_eq!(
-        world.notices(),
-        [Notice::Held {
-            current: B,
-            candidate: A,
-            reason
-        }]
-    );
+    let reason = HoldReason::Cooldown { left: Duration::from_millis(1) };
+    assert_eq!(world.notices(), [Notice::Held { current: B, candidate: A, reason }]);
     assert_eq!(world.snapshot().last_hold, Some((world.now, A, reason)));
     world.advance(1);
     assert_eq!(world.serve(), A);
@@ -127,21 +100,10 @@ fn a_current_backend_that_goes_down_is_left_at_once() {
         }
     }
     let cause = Some(ProbeFailure::Status(503));
-    let down = Notice::HealthChanged {
-        backend: B,
-        is_up: false,
-        cause,
-    };
-    let switched = Notice::Switched {
-        from: Some(B),
-        to: A,
-        reason: SwitchReason::Failover,
-    };
+    let down = Notice::HealthChanged { backend: B, is_up: false, cause };
+    let switched = Notice::Switched { from: Some(B), to: A, reason: SwitchReason::Failover };
     assert!(world.notices().ends_with(&[down, switched]));
-    assert_eq!(
-        world.snapshot().last_switch,
-        Some((world.now, SwitchReason::Failover))
-    );
+    assert_eq!(world.snapshot().last_switch, Some((world.now, SwitchReason::Failover)));
     assert_eq!(world.serve(), A);
     assert_eq!(world.snapshot().switches, 1);
 }
@@ -156,10 +118,7 @@ fn a_refused_request_fails_over() {
     world.end(lease, Outcome::Failed(RequestFailure::Refused));
     assert_eq!(world.snapshot().backends[0].health, Health::Down);
     assert_eq!(world.router.current(), Some(B));
-    let retry = world
-        .router
-        .route(world.now, &[A])
-        .expect("the other backend");
+    let retry = world.router.route(world.now, &[A]).expect("the other backend");
     assert_eq!(retry.backend(), B);
     world.finish(retry, 200);
     assert_eq!(world.serve(), B);
@@ -179,11 +138,7 @@ fn failed_requests_do_not_bring_a_backend_down() {
         let lease = world.route();
         world.end(lease, Outcome::Failed(failure));
         let a = &world.snapshot().backends[0];
-        assert_eq!(
-            (a.health, a.requests, a.errors),
-            (Health::Up, 1, 1),
-            "{failure:?}"
-        );
+        assert_eq!((a.health, a.requests, a.errors), (Health::Up, 1, 1), "{failure:?}");
         // 1 of 1 + 10 credited: 100/11 percent, 40 points each.
         assert!((a.score.errors - 4000.0 / 11.0).abs() < 1e-9);
     }
@@ -203,27 +158,15 @@ fn fails_open_when_nobody_is_up() {
     assert_eq!(world.router.current(), Some(B));
     // A: 10 ms; B: 20 ms. Loss does not count yet.
     assert_eq!(world.serve(), A);
-    assert_eq!(
-        world.router.current(),
-        Some(B),
-        "failing open moves nothing"
-    );
+    assert_eq!(world.router.current(), Some(B), "failing open moves nothing");
     world.await_ping(A);
     world.answer(A, 10);
     assert_eq!(world.router.current(), Some(B), "one answer is no recovery");
     world.await_ping(A);
     world.notices();
     world.answer(A, 10);
-    let up = Notice::HealthChanged {
-        backend: A,
-        is_up: true,
-        cause: None,
-    };
-    let switched = Notice::Switched {
-        from: Some(B),
-        to: A,
-        reason: SwitchReason::Failover,
-    };
+    let up = Notice::HealthChanged { backend: A, is_up: true, cause: None };
+    let switched = Notice::Switched { from: Some(B), to: A, reason: SwitchReason::Failover };
     assert_eq!(world.notices(), [up, switched]);
 }
 
@@ -235,16 +178,10 @@ fn says_why_there_is_no_route() {
     assert_eq!(world.router.route(world.now, &[]), Err(NoRoute::NoBackends));
     assert_eq!(world.router.poll_timeout(), None);
     let mut world = World::with_latencies(10, 20);
-    assert_eq!(
-        world.router.route(world.now, &[B, A]),
-        Err(NoRoute::AllTried)
-    );
+    assert_eq!(world.router.route(world.now, &[B, A]), Err(NoRoute::AllTried));
     world.advance(5000);
     world.fail(B, ProbeFailure::Refused);
-    let lease = world
-        .router
-        .route(world.now, &[A])
-        .expect("the untried backend");
+    let lease = world.router.route(world.now, &[A]).expect("the untried backend");
     assert_eq!(lease.backend(), B);
     world.end(lease, Outcome::Abandoned);
 }
@@ -258,10 +195,7 @@ fn a_retry_moves_nothing() {
     }
     assert_eq!(world.serve(), A);
     let before = world.snapshot();
-    let lease = world
-        .router
-        .route(world.now, &[A])
-        .expect("another backend");
+    let lease = world.router.route(world.now, &[A]).expect("another backend");
     assert_eq!(lease.backend(), C);
     world.finish(lease, 200);
     assert_eq!(world.router.current(), Some(A));
@@ -280,10 +214,7 @@ fn load_alone_spills_over() {
     let snapshot = world.snapshot();
     assert_eq!((snapshot.spills, snapshot.switches), (3, 0));
     assert_eq!(snapshot.current, Some(A));
-    assert_eq!(
-        snapshot.last_hold.map(|(_, to, why)| (to, why)),
-        Some((B, HoldReason::LoadAlone))
-    );
+    assert_eq!(snapshot.last_hold.map(|(_, to, why)| (to, why)), Some((B, HoldReason::LoadAlone)));
     for lease in leases {
         world.finish(lease, 200);
     }
@@ -300,14 +231,8 @@ fn without_spill_over_load_switches() {
     let leases: Vec<_> = (0..16).map(|_| world.route()).collect();
     assert_eq!(leases[15].backend(), B);
     let reason = SwitchReason::Better { by: 30.0 };
-    assert!(world.notices().contains(&Notice::Switched {
-        from: Some(A),
-        to: B,
-        reason
-    }));
-    leases
-        .into_iter()
-        .for_each(|lease| world.finish(lease, 200));
+    assert!(world.notices().contains(&Notice::Switched { from: Some(A), to: B, reason }));
+    leases.into_iter().for_each(|lease| world.finish(lease, 200));
 }
 
 /// A gap of 20 by latency and 10 by load is no load alone: it is a switch.
@@ -325,9 +250,7 @@ fn a_mixed_gap_switches() {
     assert_eq!(leases[4].backend(), A, "a gap of 28");
     assert_eq!(leases[5].backend(), B, "a gap of 30, five in flight");
     assert_eq!(world.snapshot().switches, 1);
-    leases
-        .into_iter()
-        .for_each(|lease| world.finish(lease, 200));
+    leases.into_iter().for_each(|lease| world.finish(lease, 200));
 }
 
 /// A hold is told once, again when its candidate changes, but at most once a second.
@@ -349,14 +272,7 @@ fn holds_are_told_sparingly() {
     world.now += Duration::from_millis(1000);
     world.serve();
     let reason = HoldReason::BelowThreshold { missing: 10.0 };
-    assert_eq!(
-        world.notices(),
-        [Notice::Held {
-            current: A,
-            candidate: C,
-            reason
-        }]
-    );
+    assert_eq!(world.notices(), [Notice::Held { current: A, candidate: C, reason }]);
     assert_eq!(world.snapshot().last_hold, Some((world.now, C, reason)));
 }
 
@@ -386,16 +302,8 @@ fn a_spill_never_goes_to_a_down_backend() {
     // a: 100 + 40 points, b: 1 + 20, c: 1 and down.
     let lease = world.route();
     assert_eq!(lease.backend(), A);
-    let hold = world
-        .snapshot()
-        .last_hold
-        .map(|(_, candidate, reason)| (candidate, reason));
-    assert!(
-        matches!(hold, Some((B, HoldReason::Cooldown { .. }))),
-        "{hold:?}"
-    );
+    let hold = world.snapshot().last_hold.map(|(_, candidate, reason)| (candidate, reason));
+    assert!(matches!(hold, Some((B, HoldReason::Cooldown { .. }))), "{hold:?}");
     leases.push(lease);
-    leases
-        .into_iter()
-        .for_each(|lease| world.finish(lease, 200));
+    leases.into_iter().for_each(|lease| world.finish(lease, 200));
 }

@@ -7,53 +7,26 @@ fn the_score_is_the_rule() {
     let mut world = World::with_rules(
         &["a"],
         Rules {
-            smoothing: crate::config::Smoothing {
-                loss_pings: 2,
-                ..Default::default()
-            },
+            smoothing: crate::config::Smoothing { loss_pings: 2, ..Default::default() },
             ..Rules::default()
         },
     );
     world.answer(A, 100);
-    let queue = |queue| LoadReport {
-        queue: Some(queue),
-        ..LoadReport::default()
-    };
-    let load = LoadReport {
-        cpu_busy_ms: Some(50.0),
-        memory_bytes: Some(104_857_600.0),
-        ..queue(0.0)
-    };
+    let queue = |queue| LoadReport { queue: Some(queue), ..LoadReport::default() };
+    let load =
+        LoadReport { cpu_busy_ms: Some(50.0), memory_bytes: Some(104_857_600.0), ..queue(0.0) };
     world.report(A, Some(load));
-    world.tell(Event::LoadReported {
-        backend: A,
-        report: queue(125.0),
-    });
+    world.tell(Event::LoadReported { backend: A, report: queue(125.0) });
     world.advance(5000);
     world.fail(A, ProbeFailure::TimedOut);
     let lease = world.route();
     let score = world.snapshot().backends[0].score;
     let half = 0.462_117_157_260;
-    let expected = [
-        100.0,
-        80.0 * 0.2,
-        0.0,
-        2.0,
-        12.0 * half,
-        30.0 * half,
-        12.0 * half,
-    ];
+    let expected = [100.0, 80.0 * 0.2, 0.0, 2.0, 12.0 * half, 30.0 * half, 12.0 * half];
     for ((factor, points), expected) in score.parts().into_iter().zip(expected) {
-        assert!(
-            (points - expected).abs() < 1e-9,
-            "{}: {points}, {expected}",
-            factor.name()
-        );
+        assert!((points - expected).abs() < 1e-9, "{}: {points}, {expected}", factor.name());
     }
-    assert_eq!(
-        score.total,
-        score.parts().iter().map(|(_, points)| points).sum::<f64>()
-    );
+    assert_eq!(score.total, score.parts().iter().map(|(_, points)| points).sum::<f64>());
     world.end(lease, Outcome::Abandoned);
 }
 
@@ -65,11 +38,7 @@ fn loss_counts_from_the_fifth_ping_on() {
     world.await_ping(A);
     world.fail(A, ProbeFailure::TimedOut);
     for ended in 3..=5 {
-        assert_eq!(
-            world.snapshot().backends[0].score.loss,
-            0.0,
-            "before ping {ended}"
-        );
+        assert_eq!(world.snapshot().backends[0].score.loss, 0.0, "before ping {ended}");
         world.await_ping(A);
         world.answer(A, 100);
     }
@@ -83,20 +52,11 @@ fn loss_counts_from_the_fifth_ping_on() {
 fn reports_that_cannot_be_change_nothing() {
     let mut world = World::new(&["a"]);
     world.answer(A, 5);
-    world.report(
-        A,
-        Some(LoadReport {
-            queue: Some(8.0),
-            ..LoadReport::default()
-        }),
-    );
+    world.report(A, Some(LoadReport { queue: Some(8.0), ..LoadReport::default() }));
     let before = world.snapshot().backends.remove(0);
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0] {
-        let report = LoadReport {
-            queue: Some(bad),
-            cpu_busy_ms: Some(bad),
-            memory_bytes: Some(bad),
-        };
+        let report =
+            LoadReport { queue: Some(bad), cpu_busy_ms: Some(bad), memory_bytes: Some(bad) };
         world.tell(Event::LoadReported { backend: A, report });
     }
     let after = world.snapshot().backends.remove(0);
@@ -119,18 +79,9 @@ fn outcomes_count_as_they_should() {
     let mut world = World::new(&["a"]);
     for outcome in [
         Outcome::Abandoned,
-        Outcome::Answered {
-            status: 499,
-            latency: Duration::from_millis(10),
-        },
-        Outcome::Answered {
-            status: 500,
-            latency: Duration::from_millis(90),
-        },
-        Outcome::Answered {
-            status: 200,
-            latency: Duration::from_millis(20),
-        },
+        Outcome::Answered { status: 499, latency: Duration::from_millis(10) },
+        Outcome::Answered { status: 500, latency: Duration::from_millis(90) },
+        Outcome::Answered { status: 200, latency: Duration::from_millis(20) },
     ] {
         let lease = world.route();
         world.end(lease, outcome);
@@ -160,15 +111,7 @@ fn probes_are_spread_and_steady() {
         world.advance(100);
         assert!(reports <= 100);
     }
-    let expected = [
-        (0, A),
-        (0, B),
-        (2500, A),
-        (5000, B),
-        (7500, A),
-        (10_000, B),
-        (12_500, A),
-    ];
+    let expected = [(0, A), (0, B), (2500, A), (5000, B), (7500, A), (10_000, B), (12_500, A)];
     assert_eq!(pings, expected);
     // At 0, then a: 1.5, 4.5, …, b: 3, 6, … s, up to 13.1 s.
     let reports = world.asked.iter().filter(|asked| asked.1 == A).count();
@@ -188,11 +131,7 @@ fn an_open_verdict_hurries_the_next_ping() {
     for is_good in answers {
         world.await_ping(A);
         at.push(world.now.since(start).as_millis());
-        if is_good {
-            world.answer(A, 1)
-        } else {
-            world.fail(A, ProbeFailure::Cut)
-        }
+        if is_good { world.answer(A, 1) } else { world.fail(A, ProbeFailure::Cut) }
     }
     assert_eq!(at, [0, 5000, 5500, 6000, 11_000, 16_000, 16_500, 21_500]);
     assert_eq!(world.snapshot().backends[0].health, Health::Up);
@@ -204,10 +143,7 @@ fn an_open_verdict_hurries_the_next_ping() {
 fn late_answers_are_counted_and_ignored() {
     let answer = |probe| Event::ProbeFinished {
         probe,
-        result: Ok(ProbeAnswer {
-            latency: Duration::from_secs(1),
-            report: None,
-        }),
+        result: Ok(ProbeAnswer { latency: Duration::from_secs(1), report: None }),
     };
     let mut snapshots = Vec::new();
     for timeout_first in [true, false] {
@@ -236,20 +172,13 @@ fn looking_and_early_timeouts_are_harmless() {
     let mut world = World::with_latencies(10, 20);
     world.serve();
     let (before, deadline) = (world.snapshot(), world.router.poll_timeout());
-    assert_eq!(
-        deadline,
-        Some(world.now + Duration::from_millis(1000)),
-        "the reports' deadline"
-    );
+    assert_eq!(deadline, Some(world.now + Duration::from_millis(1000)), "the reports' deadline");
     for _ in 0..3 {
         world.router.handle_timeout(world.now);
         assert_eq!(world.router.poll_action(), None);
         world.router.snapshot(world.now + Duration::from_secs(3600));
     }
-    assert_eq!(
-        (world.snapshot(), world.router.poll_timeout()),
-        (before, deadline)
-    );
+    assert_eq!((world.snapshot(), world.router.poll_timeout()), (before, deadline));
 }
 
 /// A single error of the current backend costs it 4000/11 points, and is forgiven with time: each
@@ -266,9 +195,5 @@ fn an_old_error_is_forgiven() {
         world.advance(5000);
         world.answer(A, 10);
     }
-    assert!(
-        (points(&world) - 4000.0 * 0.5 / 10.5).abs() < 1e-6,
-        "{}",
-        points(&world)
-    );
+    assert!((points(&world) - 4000.0 * 0.5 / 10.5).abs() < 1e-6, "{}", points(&world));
 }

@@ -24,12 +24,7 @@ impl World {
     fn with_rules(names: &[&str], rules: Rules) -> Self {
         let now = Instant::from_millis(1_000_000);
         let router = Router::new(config(names, rules), 1, now).expect("a valid configuration");
-        let mut world = Self {
-            router,
-            now,
-            asked: Vec::new(),
-            notices: Vec::new(),
-        };
+        let mut world = Self { router, now, asked: Vec::new(), notices: Vec::new() };
         world.advance(0);
         world
     }
@@ -57,12 +52,7 @@ impl World {
     fn drain(&mut self) {
         while let Some(action) = self.router.poll_action() {
             match action {
-                Action::StartProbe {
-                    probe,
-                    backend,
-                    kind,
-                    ..
-                } => {
+                Action::StartProbe { probe, backend, kind, .. } => {
                     self.asked.push((probe, backend, kind));
                 }
                 Action::Notify(notice) => self.notices.push(notice),
@@ -72,23 +62,15 @@ impl World {
 
     #[track_caller]
     fn end_probe(&mut self, backend: BackendId, kind: ProbeKind, result: ProbeResult) {
-        let latest = self
-            .asked
-            .iter()
-            .rposition(|asked| (asked.1, asked.2) == (backend, kind));
-        let (probe, ..) = self
-            .asked
-            .remove(latest.expect("a probe of this backend was started"));
+        let latest = self.asked.iter().rposition(|asked| (asked.1, asked.2) == (backend, kind));
+        let (probe, ..) = self.asked.remove(latest.expect("a probe of this backend was started"));
         self.tell(Event::ProbeFinished { probe, result });
     }
 
     /// Answers the backend's latest ping.
     #[track_caller]
     fn answer(&mut self, backend: BackendId, ms: u64) {
-        let answer = ProbeAnswer {
-            latency: Duration::from_millis(ms),
-            report: None,
-        };
+        let answer = ProbeAnswer { latency: Duration::from_millis(ms), report: None };
         self.end_probe(backend, ProbeKind::Ping, Ok(answer));
     }
 
@@ -114,10 +96,7 @@ impl World {
 
     #[track_caller]
     fn report(&mut self, backend: BackendId, report: Option<LoadReport>) {
-        let answer = ProbeAnswer {
-            latency: Duration::ZERO,
-            report,
-        };
+        let answer = ProbeAnswer { latency: Duration::ZERO, report };
         self.end_probe(backend, ProbeKind::Report, Ok(answer));
     }
 
@@ -143,13 +122,7 @@ impl World {
     }
 
     fn finish(&mut self, lease: Lease, status: u16) {
-        self.end(
-            lease,
-            Outcome::Answered {
-                status,
-                latency: Duration::from_millis(7),
-            },
-        );
+        self.end(lease, Outcome::Answered { status, latency: Duration::from_millis(7) });
     }
 
     fn end(&mut self, lease: Lease, outcome: Outcome) {
@@ -170,10 +143,7 @@ impl World {
 }
 
 fn config(names: &[&str], rules: Rules) -> RouterConfig {
-    RouterConfig {
-        backends: names.iter().map(|name| (*name).to_owned()).collect(),
-        rules,
-    }
+    RouterConfig { backends: names.iter().map(|name| (*name).to_owned()).collect(), rules }
 }
 
 const A: BackendId = BackendId(0);
