@@ -68,17 +68,11 @@ impl Backend {
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.parameters.check().map_err(StartError::Parameter)?;
         let listeners = listen(config.port)?;
-        let addresses: Vec<SocketAddr> = listeners
-            .iter()
-            .map(TcpListener::local_addr)
-            .collect::<Result<_, _>>()?;
+        let addresses: Vec<SocketAddr> =
+            listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
         let port = addresses.first().map_or(config.port, SocketAddr::port);
         let host = Arc::new(Host::new(port, config));
-        let mut backend = Self {
-            host,
-            addresses,
-            threads: Vec::new(),
-        };
+        let mut backend = Self { host, addresses, threads: Vec::new() };
         for listener in listeners {
             let host = Arc::clone(&backend.host);
             let accept = thread::Builder::new().spawn(move || host.accept(&listener))?;
@@ -88,11 +82,8 @@ impl Backend {
         let measure = thread::Builder::new().spawn(move || host.measure())?;
         backend.threads.push(measure);
         backend.host.log(LogLevel::Info, || {
-            let urls: Vec<String> = backend
-                .addresses
-                .iter()
-                .map(|address| format!("http://{address}"))
-                .collect();
+            let urls: Vec<String> =
+                backend.addresses.iter().map(|address| format!("http://{address}")).collect();
             format!("listening on {}", urls.join(" and "))
         });
         Ok(backend)
@@ -185,10 +176,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Parameter(error) => error.fmt(f),
             Self::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
-                write!(
-                    f,
-                    "cannot listen on {address}: the port is taken by another process"
-                )
+                write!(f, "cannot listen on {address}: the port is taken by another process")
             }
             Self::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Self::System(source) => write!(f, "cannot start: {source}"),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::LogLevel;
 use crate::date::imf_fixdate;
-use crate::host::{Connection, Host, unix_time};
+use crate::host::{Connection, Host, Phase, unix_time};
 use crate::http::{Path, ReadError, Reply, Request, RequestReader};
 use crate::model::{Answer, Fate, RequestKind};
 
@@ -55,12 +55,7 @@ impl<'a> Server<'a> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(READ_TIMEOUT))?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        Ok(Self {
-            host,
-            connection,
-            reader: RequestReader::new(stream),
-            out: Vec::new(),
-        })
+        Ok(Self { host, connection, reader: RequestReader::new(stream), out: Vec::new() })
     }
 
     fn run(&mut self) -> io::Result<End> {
@@ -113,15 +108,14 @@ impl<'a> Server<'a> {
             return Ok(Some(End::Cut));
         };
         self.host.work(answer.cpu);
-        if !self.host.pause(answer.delay) {
+        if !self.pause(answer.delay)? {
             return Ok(Some(End::Cut));
         }
         let port = self.host.port;
         let (status, body) = match (answer.is_error, kind) {
-            (true, _) => (
-                "500 Internal Server Error",
-                format!("Simulated error of backend on port {port}"),
-            ),
+            (true, _) => {
+                ("500 Internal Server Error", format!("Simulated error of backend on port {port}"))
+            }
             (false, RequestKind::Ping) => ("200 OK", "OK".to_owned()),
             (false, RequestKind::Traffic) => {
                 ("200 OK", format!("Hello from backend on port {port}"))
@@ -129,6 +123,30 @@ impl<'a> Server<'a> {
         };
         let date = date();
         self.reply(request, text(status, &date, body.as_bytes()))
+    }
+
+    /// Waits for `delay`; says whether there is still somebody to answer, and a backend to do it.
+    ///
+    /// While the backend runs, a client that has closed its side is waited for: it may have closed
+    /// only one direction. At the end of the backend it is taken to have gone.
+    fn pause(&self, delay: Duration) -> io::Result<bool> {
+        let end = Instant::now() + delay;
+        if delay.is_zero() || self.host.wait_for_phase(Phase::Draining, delay) == Phase::Running {
+            return Ok(true);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if !left.is_zero() && !self.reader.has_unread() {
+            let stream = &self.connection.stream;
+            stream.set_read_timeout(Some(left))?;
+            match stream.peek(&mut [0]) {
+                Ok(0) => return Ok(false),
+                Ok(_) => {}
+                Err(error) if is_timeout(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        Ok(self.host.wait_for_phase(Phase::Killed, left) < Phase::Killed)
     }
 
     fn reply(&mut self, request: &Request, reply: Reply<'_>) -> io::Result<Option<End>> {
@@ -186,10 +204,7 @@ impl<'a> Server<'a> {
         } else if answer.is_error || is_delayed {
             let status = if answer.is_error { 500 } else { 200 };
             self.host.log(LogLevel::Debug, || {
-                format!(
-                    "{name} answered {status} after {} ms",
-                    answer.delay.as_millis()
-                )
+                format!("{name} gets {status} after {} ms", answer.delay.as_millis())
             });
         }
     }
@@ -200,12 +215,7 @@ impl<'a> Server<'a> {
 }
 
 fn text<'a>(status: &'static str, date: &'a str, body: &'a [u8]) -> Reply<'a> {
-    Reply {
-        status,
-        content_type: "text/plain; charset=utf-8",
-        date,
-        body,
-    }
+    Reply { status, content_type: "text/plain; charset=utf-8", date, body }
 }
 
 fn date() -> String {
@@ -243,10 +253,7 @@ fn drain(mut stream: &TcpStream, time_max: Duration, bytes_max: u64) -> io::Resu
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Bounds an idle connection, and every pause within a request. Longer than a proxy's pool keeps

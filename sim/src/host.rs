@@ -92,10 +92,7 @@ impl Host {
 
     pub(crate) fn counters(&self) -> Counters {
         let connections_open = lock(&self.connections).len();
-        Counters {
-            connections_open,
-            ..lock(&self.counters).clone()
-        }
+        Counters { connections_open, ..lock(&self.counters).clone() }
     }
 
     /// The /metrics answer of this moment.
@@ -121,29 +118,15 @@ impl Host {
         }
     }
 
-    /// Waits for `delay`, or until the backend is killed; says whether it still lives.
-    pub(crate) fn pause(&self, delay: Duration) -> bool {
-        delay.is_zero() || self.wait_for_phase(Phase::Killed, delay) < Phase::Killed
-    }
-
     pub(crate) fn count(&self, count: impl FnOnce(&mut Counters)) {
         count(&mut lock(&self.counters));
     }
 
     pub(crate) fn log(&self, level: LogLevel, message: impl FnOnce() -> String) {
         if level <= self.log {
-            let name = if level == LogLevel::Debug {
-                "DEBUG"
-            } else {
-                "INFO"
-            };
+            let name = if level == LogLevel::Debug { "DEBUG" } else { "INFO" };
             // A log that cannot be written is no reason to stop serving.
-            drop(writeln!(
-                io::stderr(),
-                "{name} backend {}: {}",
-                self.port,
-                message()
-            ));
+            drop(writeln!(io::stderr(), "{name} backend {}: {}", self.port, message()));
         }
     }
 
@@ -180,10 +163,7 @@ impl Host {
     }
 
     fn admit(self: &Arc<Self>, stream: TcpStream) {
-        let connection = Arc::new(Connection {
-            stream,
-            is_idle: AtomicBool::new(false),
-        });
+        let connection = Arc::new(Connection { stream, is_idle: AtomicBool::new(false) });
         let id = {
             let mut counters = lock(&self.counters);
             counters.connections += 1;
@@ -202,20 +182,13 @@ impl Host {
             connection::refuse(&connection.stream);
             return;
         }
-        let guard = Registered {
-            host: Arc::clone(self),
-            id,
-        };
-        let spawned = thread::Builder::new()
-            .stack_size(THREAD_STACK_BYTES)
-            .spawn(move || {
-                connection::serve(&guard.host, &connection);
-            });
+        let guard = Registered { host: Arc::clone(self), id };
+        let spawned = thread::Builder::new().stack_size(THREAD_STACK_BYTES).spawn(move || {
+            connection::serve(&guard.host, &connection);
+        });
         if let Err(error) = spawned {
             // The closure is gone, and with it guard and connection.
-            self.log(LogLevel::Debug, || {
-                format!("cannot start a thread: {error}")
-            });
+            self.log(LogLevel::Debug, || format!("cannot start a thread: {error}"));
         }
     }
 
@@ -236,7 +209,7 @@ impl Host {
     }
 
     /// Waits until `phase` is reached, at most for `wait_max`; returns the phase then.
-    fn wait_for_phase(&self, phase: Phase, wait_max: Duration) -> Phase {
+    pub(crate) fn wait_for_phase(&self, phase: Phase, wait_max: Duration) -> Phase {
         let current = lock(&self.phase);
         let (current, _) = self
             .phase_changed
@@ -285,9 +258,7 @@ impl Drop for Registered {
 
 /// Time since 1970; zero for a clock set before that.
 pub(crate) fn unix_time() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// No thread here leaves shared data half changed when it panics, so a poisoned lock is sound.

@@ -73,12 +73,7 @@ pub(crate) struct RequestReader<R> {
 
 impl<R: Read> RequestReader<R> {
     pub(crate) fn new(stream: R) -> Self {
-        Self {
-            stream,
-            buffer: vec![0; HEAD_BYTES_MAX].into_boxed_slice(),
-            start: 0,
-            end: 0,
-        }
+        Self { stream, buffer: vec![0; HEAD_BYTES_MAX].into_boxed_slice(), start: 0, end: 0 }
     }
 
     /// Reads the next head; `None` when the stream ends between two requests.
@@ -184,10 +179,7 @@ impl<R: Read> RequestReader<R> {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
-        debug_assert!(
-            self.end < self.buffer.len(),
-            "a full buffer has no room for more"
-        );
+        debug_assert!(self.end < self.buffer.len(), "a full buffer has no room for more");
         loop {
             match self.stream.read(&mut self.buffer[self.end..]) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
@@ -218,12 +210,7 @@ impl Reply<'_> {
             Some(request) if request.is_http_10 => "Connection: keep-alive\r\n",
             _ => "",
         };
-        let Self {
-            status,
-            content_type,
-            date,
-            body,
-        } = self;
+        let Self { status, content_type, date, body } = self;
         let length = body.len();
         out.extend_from_slice(
             format!(
@@ -277,9 +264,7 @@ fn framing(fields: &[httparse::Header<'_>], is_http_10: bool) -> Result<Body, Re
     let mut lengths = values(fields, "content-length");
     if let Some(coding) = codings.next() {
         if lengths.next().is_some() {
-            return Err(ReadError::Malformed(
-                "both Transfer-Encoding and Content-Length",
-            ));
+            return Err(ReadError::Malformed("both Transfer-Encoding and Content-Length"));
         }
         let is_chunked = coding.eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
         if !is_chunked || is_http_10 {
@@ -296,12 +281,8 @@ fn framing(fields: &[httparse::Header<'_>], is_http_10: bool) -> Result<Body, Re
     if !first.iter().all(u8::is_ascii_digit) {
         return Err(ReadError::Malformed("bad Content-Length"));
     }
-    let length = str::from_utf8(first)
-        .ok()
-        .and_then(|digits| digits.parse().ok());
-    length
-        .map(Body::Length)
-        .ok_or(ReadError::Malformed("bad Content-Length"))
+    let length = str::from_utf8(first).ok().and_then(|digits| digits.parse().ok());
+    length.map(Body::Length).ok_or(ReadError::Malformed("bad Content-Length"))
 }
 
 /// The options of the Connection fields that matter here.
@@ -317,10 +298,7 @@ impl Connection {
                 .flat_map(|value| value.split(|byte| *byte == b','))
                 .any(|option| option.trim_ascii().eq_ignore_ascii_case(meant))
         };
-        Self {
-            close: has(b"close"),
-            keep_alive: has(b"keep-alive"),
-        }
+        Self { close: has(b"close"), keep_alive: has(b"keep-alive") }
     }
 }
 

@@ -72,11 +72,7 @@ impl Model {
         if losses > 0 && kind == RequestKind::Ping {
             return Fate::Dropped;
         }
-        let slow = if slow_draw < self.parameters.slow_rate {
-            self.parameters.slow_ms
-        } else {
-            0
-        };
+        let slow = if slow_draw < self.parameters.slow_rate { self.parameters.slow_ms } else { 0 };
         Fate::Answered(Answer {
             is_error: error_draw < self.parameters.error_rate,
             delay: Duration::from_millis(u64::from(slow)) + retransmission_delay(losses),

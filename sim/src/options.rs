@@ -19,11 +19,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum UsageError {
     /// A value that is not allowed, with the flag or variable that brought it.
-    BadValue {
-        origin: String,
-        value: String,
-        allowed: String,
-    },
+    BadValue { origin: String, value: String, allowed: String },
     /// A flag at the end, without its value.
     MissingValue { flag: String },
     /// An argument that is neither flag nor preset, or a second preset.
@@ -33,11 +29,7 @@ pub(crate) enum UsageError {
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadValue {
-                origin,
-                value,
-                allowed,
-            } => {
+            Self::BadValue { origin, value, allowed } => {
                 write!(f, "{origin}: {value:?} is not {allowed}")
             }
             Self::MissingValue { flag } => write!(f, "{flag} needs a value"),
@@ -92,12 +84,7 @@ pub(crate) fn parse(
     for (name, flag, value) in flags {
         draft.set(name, flag, &value)?;
     }
-    let Draft {
-        port,
-        seed,
-        log,
-        parameters,
-    } = draft;
+    let Draft { port, seed, log, parameters } = draft;
     Ok(Command::Run(Config {
         port,
         seed: seed.unwrap_or_else(|| u64::from(port)),
@@ -116,11 +103,7 @@ pub(crate) fn help() -> String {
         // Writing to a string does not fail.
         let _ = writeln!(text, "  {flag:<28}{name:<26}{default:<9}{help}");
     };
-    line(
-        PORT,
-        Preset::A.port().to_string(),
-        "port on 127.0.0.1 and ::1; 0: any that is free",
-    );
+    line(PORT, Preset::A.port().to_string(), "port on 127.0.0.1 and ::1; 0: any that is free");
     for range in &RANGES {
         let default = match range.field {
             Field::Fraction(field) => field(&mut defaults).to_string(),
@@ -128,11 +111,7 @@ pub(crate) fn help() -> String {
         };
         line(range.name, default, range.help);
     }
-    line(
-        FAULTS,
-        "all".to_owned(),
-        "all, or health: faults strike only /health",
-    );
+    line(FAULTS, "all".to_owned(), "all, or health: faults strike only /health");
     line(SEED, "the port".to_owned(), "same seed, same faults");
     line(LOG, "info".to_owned(), "off, info or debug: every fault");
     text + HELP_TAIL
@@ -150,10 +129,7 @@ impl Draft {
     /// Sets what `name` means to `value`, which came by the flag or variable `origin`.
     fn set(&mut self, name: &str, origin: String, value: &str) -> Result<(), UsageError> {
         let (is_set, allowed) = match name {
-            PORT => (
-                put(&mut self.port, value.parse().ok()),
-                "a port from 0 to 65535".to_owned(),
-            ),
+            PORT => (put(&mut self.port, value.parse().ok()), "a port from 0 to 65535".to_owned()),
             SEED => (
                 put(&mut self.seed, value.parse().ok().map(Some)),
                 format!("a whole number from 0 to {}", u64::MAX),
@@ -164,10 +140,7 @@ impl Draft {
                     "all" => Some(Faults::All),
                     _ => None,
                 };
-                (
-                    put(&mut self.parameters.faults, faults),
-                    "health or all".to_owned(),
-                )
+                (put(&mut self.parameters.faults, faults), "health or all".to_owned())
             }
             LOG => {
                 let level = match value {
@@ -187,20 +160,13 @@ impl Draft {
                     Field::Fraction(field) => put(field(parameters), value.parse().ok()),
                     Field::Whole { field, .. } => put(field(parameters), value.parse().ok()),
                 };
-                (
-                    is_parsed && self.parameters.check().is_ok(),
-                    range.allowed(),
-                )
+                (is_parsed && self.parameters.check().is_ok(), range.allowed())
             }
         };
         if is_set {
             Ok(())
         } else {
-            Err(UsageError::BadValue {
-                origin,
-                value: value.to_owned(),
-                allowed,
-            })
+            Err(UsageError::BadValue { origin, value: value.to_owned(), allowed })
         }
     }
 }
@@ -211,10 +177,7 @@ fn put<T>(place: &mut T, value: Option<T>) -> bool {
 
 /// All variables, in the order of the help text.
 fn names() -> impl Iterator<Item = &'static str> {
-    RANGES
-        .iter()
-        .map(|range| range.name)
-        .chain([PORT, FAULTS, SEED, LOG])
+    RANGES.iter().map(|range| range.name).chain([PORT, FAULTS, SEED, LOG])
 }
 
 /// `--p-g-to-b` of `P_G_TO_B`.
@@ -284,10 +247,7 @@ mod tests {
     #[test]
     fn defaults() {
         let config = config(&[], &[]);
-        assert_eq!(
-            (config.port, config.seed, config.log),
-            (3000, 3000, LogLevel::Info)
-        );
+        assert_eq!((config.port, config.seed, config.log), (3000, 3000, LogLevel::Info));
         assert_eq!(config.parameters, Parameters::default());
     }
 
@@ -298,10 +258,7 @@ mod tests {
         assert_eq!((preset.port, preset.seed), (3002, 3002));
         assert_eq!(preset.parameters, Preset::B.parameters());
         let by_variable = config(&["B"], &[("SLOW_MS", "10"), ("PORT", "4000")]);
-        assert_eq!(
-            (by_variable.port, by_variable.parameters.slow_ms),
-            (4000, 10)
-        );
+        assert_eq!((by_variable.port, by_variable.parameters.slow_ms), (4000, 10));
         assert_eq!(by_variable.parameters.slow_rate, 0.12);
         let by_flag = config(&["--slow-ms", "20", "B", "--port=0"], &[("SLOW_MS", "10")]);
         assert_eq!((by_flag.port, by_flag.parameters.slow_ms), (0, 20));
@@ -323,10 +280,7 @@ mod tests {
             assert_ne!(by_variable, config(&[], &[]), "{name}");
             assert_eq!(config(&[&flag, value], &[]), by_variable, "{name}");
             assert_eq!(config(&[&inline], &[]), by_variable, "{name}");
-            assert!(
-                help().contains(&flag) && help().contains(name),
-                "{name} lacks help"
-            );
+            assert!(help().contains(&flag) && help().contains(name), "{name} lacks help");
         }
     }
 
@@ -335,26 +289,10 @@ mod tests {
     fn bad_values_name_their_origin() {
         let fraction = "is not a number from 0 to 1";
         for (arguments, variables, expected) in [
-            (
-                &["--slow-rate", "1.5"][..],
-                &[][..],
-                format!("--slow-rate: \"1.5\" {fraction}"),
-            ),
-            (
-                &["--err-rate=nan"],
-                &[],
-                format!("--err-rate: \"nan\" {fraction}"),
-            ),
-            (
-                &["--err-rate="],
-                &[],
-                format!("--err-rate: \"\" {fraction}"),
-            ),
-            (
-                &[],
-                &[("P_G_TO_B", "x")],
-                format!("P_G_TO_B: \"x\" {fraction}"),
-            ),
+            (&["--slow-rate", "1.5"][..], &[][..], format!("--slow-rate: \"1.5\" {fraction}")),
+            (&["--err-rate=nan"], &[], format!("--err-rate: \"nan\" {fraction}")),
+            (&["--err-rate="], &[], format!("--err-rate: \"\" {fraction}")),
+            (&[], &[("P_G_TO_B", "x")], format!("P_G_TO_B: \"x\" {fraction}")),
             (
                 &[],
                 &[("SIM_QUEUE_MAX", "0")],
@@ -370,16 +308,8 @@ mod tests {
                 &[("PORT", "65536")],
                 "PORT: \"65536\" is not a port from 0 to 65535".to_owned(),
             ),
-            (
-                &["--faults", "none"],
-                &[],
-                "--faults: \"none\" is not health or all".to_owned(),
-            ),
-            (
-                &["--log", "all"],
-                &[],
-                "--log: \"all\" is not off, info or debug".to_owned(),
-            ),
+            (&["--faults", "none"], &[], "--faults: \"none\" is not health or all".to_owned()),
+            (&["--log", "all"], &[], "--log: \"all\" is not off, info or debug".to_owned()),
         ] {
             assert_eq!(error(arguments, variables), expected);
         }
@@ -402,10 +332,7 @@ mod tests {
     /// Help is given whatever else is asked.
     #[test]
     fn help_wins() {
-        assert_eq!(
-            parse_with(&["B", "--help"], &[("PORT", "x")]),
-            Ok(Command::Help)
-        );
+        assert_eq!(parse_with(&["B", "--help"], &[("PORT", "x")]), Ok(Command::Help));
         assert_eq!(parse_with(&["-h"], &[]), Ok(Command::Help));
     }
 }

@@ -74,10 +74,7 @@ impl Parameters {
                 Field::Whole { field, min, max } => (min..=max).contains(field(&mut copy)),
             };
             if !is_allowed {
-                return Err(ParameterError {
-                    name: range.name,
-                    allowed: range.allowed(),
-                });
+                return Err(ParameterError { name: range.name, allowed: range.allowed() });
             }
         }
         Ok(())
@@ -117,12 +114,7 @@ impl Preset {
             Self::A => (0.04, 300, 16),
             Self::B => (0.12, 850, 8),
         };
-        Parameters {
-            slow_rate,
-            slow_ms,
-            cpu_load_ms,
-            ..Parameters::default()
-        }
+        Parameters { slow_rate, slow_ms, cpu_load_ms, ..Parameters::default() }
     }
 }
 
@@ -161,11 +153,7 @@ impl Range {
 #[derive(Clone, Copy)]
 pub(crate) enum Field {
     Fraction(fn(&mut Parameters) -> &mut f64),
-    Whole {
-        field: fn(&mut Parameters) -> &mut u32,
-        min: u32,
-        max: u32,
-    },
+    Whole { field: fn(&mut Parameters) -> &mut u32, min: u32, max: u32 },
 }
 
 /// Every ranged parameter, in the order of the help text.
@@ -192,11 +180,7 @@ pub(crate) const RANGES: [Range; 10] = [
     },
     Range {
         name: "SIM_QUEUE_MAX",
-        field: Field::Whole {
-            field: |p| &mut p.queue_max,
-            min: 1,
-            max: 1_000_000,
-        },
+        field: Field::Whole { field: |p| &mut p.queue_max, min: 1, max: 1_000_000 },
         help: "upper bound of the queue's random walk",
     },
     Range {
@@ -211,20 +195,12 @@ pub(crate) const RANGES: [Range; 10] = [
     },
     Range {
         name: "SLOW_MS",
-        field: Field::Whole {
-            field: |p| &mut p.slow_ms,
-            min: 0,
-            max: 600_000,
-        },
+        field: Field::Whole { field: |p| &mut p.slow_ms, min: 0, max: 600_000 },
         help: "how late a slow answer is, in ms",
     },
     Range {
         name: "CPU_LOAD_MS",
-        field: Field::Whole {
-            field: |p| &mut p.cpu_load_ms,
-            min: 0,
-            max: 60_000,
-        },
+        field: Field::Whole { field: |p| &mut p.cpu_load_ms, min: 0, max: 60_000 },
         help: "CPU work of each request, in ms",
     },
     Range {

@@ -20,11 +20,7 @@ impl CpuMeter {
         let Some(used) = used else { return };
         self.samples.push_back((now, used));
         // Keep the youngest sample that is at least a window old, and all after it.
-        while self
-            .samples
-            .get(1)
-            .is_some_and(|(at, _)| now.since(*at) >= CPU_WINDOW)
-        {
+        while self.samples.get(1).is_some_and(|(at, _)| now.since(*at) >= CPU_WINDOW) {
             self.samples.pop_front();
         }
     }
@@ -60,9 +56,7 @@ fn parse_stat(stat: &str) -> Option<Duration> {
 
 /// VmRSS of proc_pid_status(5): unlike statm it counts in kB, whatever the page size.
 fn parse_status(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
 }

@@ -24,9 +24,7 @@ impl Work {
             .min()
             .unwrap_or(1);
         let rounds = u128::from(CALIBRATION_ROUNDS) * SLICE.as_nanos() / best;
-        Self {
-            rounds_per_slice: u64::try_from(rounds).unwrap_or(u64::MAX).max(1),
-        }
+        Self { rounds_per_slice: u64::try_from(rounds).unwrap_or(u64::MAX).max(1) }
     }
 
     /// Works for `cpu`, in slices, and gives up between two of them once `is_over`.
@@ -63,11 +61,7 @@ mod tests {
         let work = Work::calibrate();
         let start = Instant::now();
         work.run(Duration::from_millis(40), || false);
-        assert!(
-            start.elapsed() > Duration::from_millis(15),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() > Duration::from_millis(15), "{:?}", start.elapsed());
     }
 
     /// Work that is over before it begins does nothing: a minute of it returns at once.

@@ -44,11 +44,7 @@ fn read_all(bytes: &[u8], size: usize) -> (Vec<Request>, Result<(), String>) {
 fn read(input: &str) -> (Vec<Request>, Result<(), String>) {
     let whole = read_all(input.as_bytes(), usize::MAX);
     for size in [7, 1] {
-        assert_eq!(
-            read_all(input.as_bytes(), size),
-            whole,
-            "in pieces of {size}: {input:?}"
-        );
+        assert_eq!(read_all(input.as_bytes(), size), whole, "in pieces of {size}: {input:?}");
     }
     whole
 }
@@ -88,11 +84,7 @@ fn persistence_follows_version_and_options() {
         ("1.1", "", true),
         ("1.1", "Connection: close\r\n", false),
         ("1.1", "Connection: x, CLOSE\r\n", false),
-        (
-            "1.1",
-            "Connection: keep-alive\r\nConnection: close\r\n",
-            false,
-        ),
+        ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
         ("1.0", "", false),
         ("1.0", "Connection: Keep-Alive\r\n", true),
         ("1.0", "Connection: keep-alive, close\r\n", false),
@@ -105,10 +97,7 @@ fn persistence_follows_version_and_options() {
 /// Bodies of both framings are skipped exactly: the pipelined request behind each is found.
 #[test]
 fn bodies_are_skipped_exactly() {
-    let long = format!(
-        "POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 40000\r\n\r\n{:040000}",
-        1
-    );
+    let long = format!("POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 40000\r\n\r\n{:040000}", 1);
     for first in [
         "GET / HTTP/1.1\r\nHost: b\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 5\r\n\r\nGET /",
@@ -121,20 +110,14 @@ fn bodies_are_skipped_exactly() {
         let (requests, end) = read(&format!("{first}GET /health HTTP/1.1\r\nHost: b\r\n\r\n"));
         assert_eq!(end, Ok(()), "{first:.80}");
         assert_eq!(requests.len(), 2, "{first:.80}");
-        assert_eq!(
-            (requests[0].path, requests[1].path),
-            (Path::Other, Path::Health)
-        );
+        assert_eq!((requests[0].path, requests[1].path), (Path::Other, Path::Health));
     }
 }
 
 /// What is malformed or ambiguous is refused by name, and nothing behind it is read as a request.
 #[test]
 fn bad_input_is_refused() {
-    let many_fields = format!(
-        "GET / HTTP/1.1\r\nHost: b\r\n{}\r\n",
-        "X: y\r\n".repeat(FIELDS_MAX)
-    );
+    let many_fields = format!("GET / HTTP/1.1\r\nHost: b\r\n{}\r\n", "X: y\r\n".repeat(FIELDS_MAX));
     let large_head = format!("GET /{} HTTP/1.1\r\n", "x".repeat(HEAD_BYTES_MAX));
     let long_chunk_line = format!(
         "POST / HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n1;{}",
@@ -145,55 +128,28 @@ fn bad_input_is_refused() {
         ("hello\r\n\r\n".to_owned(), "bad method or target"),
         ("GET / HTTP/2.0\r\n\r\n".to_owned(), "bad version"),
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), "not exactly one Host"),
-        (
-            "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned(),
-            "not exactly one Host",
-        ),
-        (
-            "GET / HTTP/1.1\r\nHost: b\r\nbad name: x\r\n\r\n".to_owned(),
-            "bad field name",
-        ),
-        (
-            "CONNECT b:1 HTTP/1.1\r\nHost: b\r\n\r\n".to_owned(),
-            "no tunnels here",
-        ),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned(), "not exactly one Host"),
+        ("GET / HTTP/1.1\r\nHost: b\r\nbad name: x\r\n\r\n".to_owned(), "bad field name"),
+        ("CONNECT b:1 HTTP/1.1\r\nHost: b\r\n\r\n".to_owned(), "no tunnels here"),
         (many_fields, "too many fields"),
         (large_head, "head too large"),
         (post("Content-Length: +1\r\n"), "bad Content-Length"),
         (post("Content-Length: \r\n"), "bad Content-Length"),
         (post("Content-Length: 1, 1\r\n"), "bad Content-Length"),
-        (
-            post("Content-Length: 99999999999999999999\r\n"),
-            "bad Content-Length",
-        ),
-        (
-            post("Content-Length: 1\r\nContent-Length: 2\r\n"),
-            "differing Content-Length",
-        ),
+        (post("Content-Length: 99999999999999999999\r\n"), "bad Content-Length"),
+        (post("Content-Length: 1\r\nContent-Length: 2\r\n"), "differing Content-Length"),
         (
             post("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"),
             "both Transfer-Encoding and Content-Length",
         ),
-        (
-            post("Transfer-Encoding: gzip, chunked\r\n"),
-            "unknown Transfer-Encoding",
-        ),
-        (
-            post("Transfer-Encoding: x\r\n"),
-            "unknown Transfer-Encoding",
-        ),
+        (post("Transfer-Encoding: gzip, chunked\r\n"), "unknown Transfer-Encoding"),
+        (post("Transfer-Encoding: x\r\n"), "unknown Transfer-Encoding"),
         (
             "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
             "unknown Transfer-Encoding",
         ),
-        (
-            post("Transfer-Encoding: chunked\r\n") + "x\r\n",
-            "bad chunk size",
-        ),
-        (
-            post("Transfer-Encoding: chunked\r\n") + "1\r\nab\r\n",
-            "chunk longer than its size",
-        ),
+        (post("Transfer-Encoding: chunked\r\n") + "x\r\n", "bad chunk size"),
+        (post("Transfer-Encoding: chunked\r\n") + "1\r\nab\r\n", "chunk longer than its size"),
         (long_chunk_line, "chunk line too long"),
     ] {
         let (requests, end) = read(&input);
@@ -208,11 +164,7 @@ fn limits_are_inclusive() {
     let head = |path: &str| format!("GET /{path} HTTP/1.1\r\nHost: b\r\n\r\n");
     let room = HEAD_BYTES_MAX - head("").len();
     assert!(read_all(head(&"x".repeat(room)).as_bytes(), 4096).1.is_ok());
-    assert!(
-        read_all(head(&"x".repeat(room + 1)).as_bytes(), 4096)
-            .1
-            .is_err()
-    );
+    assert!(read_all(head(&"x".repeat(room + 1)).as_bytes(), 4096).1.is_err());
     let fields = "X: y\r\n".repeat(FIELDS_MAX - 1);
     read_one(&format!("GET / HTTP/1.1\r\nHost: b\r\n{fields}\r\n"));
 }
@@ -224,18 +176,9 @@ fn an_end_within_a_request_is_an_error() {
         ("", true),
         ("\r\n", true),
         ("GET", false),
-        (
-            "POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 5\r\n\r\nfour",
-            false,
-        ),
-        (
-            "POST / HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfour",
-            false,
-        ),
-        (
-            "POST / HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
-            false,
-        ),
+        ("POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 5\r\n\r\nfour", false),
+        ("POST / HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfour", false),
+        ("POST / HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", false),
     ] {
         let (requests, end) = read(input);
         assert_eq!(end.is_ok(), is_clean, "{input:?}");
@@ -262,34 +205,13 @@ fn continue_is_expected_with_a_body_only() {
 /// Answers carry their length always, their body not for HEAD, and the connection's fate.
 #[test]
 fn replies_are_framed() {
-    let reply = Reply {
-        status: "200 OK",
-        content_type: "text/plain",
-        date: "now",
-        body: b"hello",
-    };
+    let reply = Reply { status: "200 OK", content_type: "text/plain", date: "now", body: b"hello" };
     let head = "HTTP/1.1 200 OK\r\nDate: now\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n";
     for (request, keeps_alive, expected) in [
-        (
-            "GET / HTTP/1.1\r\nHost: b\r\n\r\n",
-            true,
-            format!("{head}\r\nhello"),
-        ),
-        (
-            "HEAD / HTTP/1.1\r\nHost: b\r\n\r\n",
-            true,
-            format!("{head}\r\n"),
-        ),
-        (
-            "GET / HTTP/1.0\r\n\r\n",
-            true,
-            format!("{head}Connection: keep-alive\r\n\r\nhello"),
-        ),
-        (
-            "GET / HTTP/1.0\r\n\r\n",
-            false,
-            format!("{head}Connection: close\r\n\r\nhello"),
-        ),
+        ("GET / HTTP/1.1\r\nHost: b\r\n\r\n", true, format!("{head}\r\nhello")),
+        ("HEAD / HTTP/1.1\r\nHost: b\r\n\r\n", true, format!("{head}\r\n")),
+        ("GET / HTTP/1.0\r\n\r\n", true, format!("{head}Connection: keep-alive\r\n\r\nhello")),
+        ("GET / HTTP/1.0\r\n\r\n", false, format!("{head}Connection: close\r\n\r\nhello")),
     ] {
         let mut out = Vec::new();
         reply.write(Some(&read_one(request)), keeps_alive, &mut out);
@@ -297,8 +219,5 @@ fn replies_are_framed() {
     }
     let mut out = Vec::new();
     reply.write(None, false, &mut out);
-    assert_eq!(
-        String::from_utf8(out).unwrap(),
-        format!("{head}Connection: close\r\n\r\nhello")
-    );
+    assert_eq!(String::from_utf8(out).unwrap(), format!("{head}Connection: close\r\n\r\nhello"));
 }

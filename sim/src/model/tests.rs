@@ -20,10 +20,7 @@ fn share(fates: &[Fate], is_meant: impl Fn(&Fate) -> bool) -> f64 {
 
 #[track_caller]
 fn assert_near(measured: f64, expected: f64, tolerance: f64) {
-    assert!(
-        (measured - expected).abs() <= tolerance,
-        "{measured} is not {expected} ± {tolerance}"
-    );
+    assert!((measured - expected).abs() <= tolerance, "{measured} is not {expected} ± {tolerance}");
 }
 
 /// The same seed gives the same fates and the same queue, another seed others.
@@ -49,32 +46,19 @@ fn a_seed_decides_everything() {
 /// pGtoB / (pGtoB + pBtoG) = 3/11 of the requests.
 #[test]
 fn pings_are_lost_as_the_channel_says() {
-    let parameters = Parameters {
-        overload_drop_multiplier: 0.0,
-        ..Parameters::default()
-    };
+    let parameters = Parameters { overload_drop_multiplier: 0.0, ..Parameters::default() };
     let fates = fates(&parameters, 1, RequestKind::Ping, ROUNDS);
     let expected = 8.0 / 11.0 * 0.01 + 3.0 / 11.0 * 0.45;
-    assert_near(
-        share(&fates, |fate| *fate == Fate::Dropped),
-        expected,
-        0.005,
-    );
+    assert_near(share(&fates, |fate| *fate == Fate::Dropped), expected, 0.005);
 }
 
 /// Losses come in bursts: after a lost ping the next one is lost far more often than on average.
 #[test]
 fn losses_come_in_bursts() {
-    let parameters = Parameters {
-        overload_drop_multiplier: 0.0,
-        ..Parameters::default()
-    };
+    let parameters = Parameters { overload_drop_multiplier: 0.0, ..Parameters::default() };
     let fates = fates(&parameters, 2, RequestKind::Ping, ROUNDS);
-    let after_loss: Vec<Fate> = fates
-        .windows(2)
-        .filter(|pair| pair[0] == Fate::Dropped)
-        .map(|pair| pair[1])
-        .collect();
+    let after_loss: Vec<Fate> =
+        fates.windows(2).filter(|pair| pair[0] == Fate::Dropped).map(|pair| pair[1]).collect();
     let average = share(&fates, |fate| *fate == Fate::Dropped);
     assert!(share(&after_loss, |fate| *fate == Fate::Dropped) > 2.5 * average);
 }
@@ -93,14 +77,7 @@ fn errors_and_slow_answers_have_their_shares() {
     let slow = Duration::from_millis(600);
     let is = |is_error: bool, delay: Duration| {
         let cpu = Duration::from_millis(9);
-        share(&fates, |fate| {
-            *fate
-                == Fate::Answered(Answer {
-                    is_error,
-                    delay,
-                    cpu,
-                })
-        })
+        share(&fates, |fate| *fate == Fate::Answered(Answer { is_error, delay, cpu }))
     };
     assert_near(is(true, slow), 0.03 * 0.08, 0.0005);
     assert_near(is(true, Duration::ZERO), 0.03 * 0.92, 0.002);
@@ -111,10 +88,7 @@ fn errors_and_slow_answers_have_their_shares() {
 /// Changing one rate leaves the draws of the others where they were.
 #[test]
 fn a_rate_does_not_shift_the_draws_of_another() {
-    let lossy = Parameters {
-        loss_in_g: 0.2,
-        ..Parameters::faultless()
-    };
+    let lossy = Parameters { loss_in_g: 0.2, ..Parameters::faultless() };
     let slow = Parameters {
         slow_rate: 0.5,
         slow_ms: 100,
@@ -135,29 +109,15 @@ fn a_rate_does_not_shift_the_draws_of_another() {
 /// lost, half of the requests are on time, a quarter late by 200 ms, an eighth by 600 ms.
 #[test]
 fn lost_traffic_is_late_not_unanswered() {
-    let parameters = Parameters {
-        loss_in_g: 0.5,
-        ..Parameters::faultless()
-    };
+    let parameters = Parameters { loss_in_g: 0.5, ..Parameters::faultless() };
     let fates = fates(&parameters, 5, RequestKind::Traffic, ROUNDS);
     let late_by = |delay_ms| {
         let delay = Duration::from_millis(delay_ms);
-        share(&fates, |fate| {
-            *fate
-                == Fate::Answered(Answer {
-                    delay,
-                    ..Answer::default()
-                })
-        })
+        share(&fates, |fate| *fate == Fate::Answered(Answer { delay, ..Answer::default() }))
     };
-    for (delay_ms, expected) in [
-        (0, 0.5),
-        (200, 0.25),
-        (600, 0.125),
-        (1400, 0.0625),
-        (3000, 0.03125),
-        (6200, 0.03125),
-    ] {
+    for (delay_ms, expected) in
+        [(0, 0.5), (200, 0.25), (600, 0.125), (1400, 0.0625), (3000, 0.03125), (6200, 0.03125)]
+    {
         assert_near(late_by(delay_ms), expected, 0.004);
     }
 }
@@ -165,16 +125,10 @@ fn lost_traffic_is_late_not_unanswered() {
 /// When everything is lost, no ping is answered and all traffic is late by the bounded maximum.
 #[test]
 fn total_loss_is_bounded_for_traffic() {
-    let parameters = Parameters {
-        loss_in_g: 1.0,
-        ..Parameters::faultless()
-    };
+    let parameters = Parameters { loss_in_g: 1.0, ..Parameters::faultless() };
     let pings = fates(&parameters, 6, RequestKind::Ping, 100);
     assert!(pings.iter().all(|fate| *fate == Fate::Dropped));
-    let late = Answer {
-        delay: Duration::from_millis(6200),
-        ..Answer::default()
-    };
+    let late = Answer { delay: Duration::from_millis(6200), ..Answer::default() };
     let traffic = fates(&parameters, 6, RequestKind::Traffic, 100);
     assert!(traffic.iter().all(|fate| *fate == Fate::Answered(late)));
 }
@@ -183,10 +137,7 @@ fn total_loss_is_bounded_for_traffic() {
 /// with and without traffic between them.
 #[test]
 fn health_faults_spare_traffic() {
-    let parameters = Parameters {
-        faults: Faults::Health,
-        ..Parameters::default()
-    };
+    let parameters = Parameters { faults: Faults::Health, ..Parameters::default() };
     let alone = fates(&parameters, 7, RequestKind::Ping, 500);
     let mut model = Model::new(parameters, 7, Instant::ZERO);
     let mut now = Instant::ZERO;
@@ -211,10 +162,7 @@ fn the_queue_walks_within_its_bounds() {
         before = model.queue();
         seen[before as usize] = true;
     }
-    assert!(
-        seen.iter().all(|was_seen| *was_seen),
-        "the walk misses lengths"
-    );
+    assert!(seen.iter().all(|was_seen| *was_seen), "the walk misses lengths");
 }
 
 /// However often the time is told, the queue at a given time is the same; time that goes back or
@@ -246,18 +194,11 @@ fn a_long_silence_is_bounded() {
 /// Loss grows from the channel's at 80 % of the queue to the multiplier's on top at 100 %.
 #[test]
 fn overload_adds_loss() {
-    let parameters = Parameters {
-        queue_max: 100,
-        loss_in_g: 0.1,
-        ..Parameters::default()
-    };
+    let parameters = Parameters { queue_max: 100, loss_in_g: 0.1, ..Parameters::default() };
     let mut model = Model::new(parameters, 11, Instant::ZERO);
-    for (queue, expected) in [
-        (0, 0.1),
-        (80, 0.1),
-        (90, 1.0 - 0.9 * (1.0 - 0.3)),
-        (100, 1.0 - 0.9 * (1.0 - 0.6)),
-    ] {
+    for (queue, expected) in
+        [(0, 0.1), (80, 0.1), (90, 1.0 - 0.9 * (1.0 - 0.3)), (100, 1.0 - 0.9 * (1.0 - 0.6))]
+    {
         model.queue = queue;
         assert_near(model.loss(), expected, 1e-12);
     }
@@ -267,16 +208,9 @@ fn overload_adds_loss() {
 #[test]
 fn parameters_change_while_it_runs() {
     let mut model = Model::new(Parameters::default(), 12, Instant::ZERO);
-    let lost = Parameters {
-        loss_in_g: 1.0,
-        queue_max: 3,
-        ..Parameters::faultless()
-    };
+    let lost = Parameters { loss_in_g: 1.0, queue_max: 3, ..Parameters::faultless() };
     model.handle_parameters(Instant::ZERO, lost.clone());
     assert_eq!(model.parameters(), &lost);
     assert!(model.queue() <= 3);
-    assert_eq!(
-        model.request(Instant::ZERO, RequestKind::Ping),
-        Fate::Dropped
-    );
+    assert_eq!(model.request(Instant::ZERO, RequestKind::Ping), Fate::Dropped);
 }

@@ -9,19 +9,11 @@ use serde_json::Value;
 use crate::client::{Client, DEADLINE, wait_until};
 
 fn start(parameters: Parameters) -> Backend {
-    Backend::start(Config {
-        parameters,
-        ..Config::faultless()
-    })
-    .expect("a backend")
+    Backend::start(Config { parameters, ..Config::faultless() }).expect("a backend")
 }
 
 fn slow(slow_ms: u32) -> Parameters {
-    Parameters {
-        slow_rate: 1.0,
-        slow_ms,
-        ..Parameters::faultless()
-    }
+    Parameters { slow_rate: 1.0, slow_ms, ..Parameters::faultless() }
 }
 
 /// Every path is answered as documented, on one connection that stays open.
@@ -34,42 +26,22 @@ fn answers_on_a_kept_connection() {
         let response = client.get(path);
         assert_eq!((response.status, &*response.body), (200, body), "{path}");
         assert_eq!(response.field("connection"), None, "{path}");
-        assert!(
-            response
-                .field("date")
-                .is_some_and(|date| date.ends_with(" GMT")),
-            "{path}"
-        );
+        assert!(response.field("date").is_some_and(|date| date.ends_with(" GMT")), "{path}");
     }
     let counters = backend.counters();
     assert_eq!((counters.connections, counters.connections_open), (1, 1));
-    assert_eq!(
-        (counters.requests, counters.pings, counters.polls),
-        (2, 1, 0)
-    );
+    assert_eq!((counters.requests, counters.pings, counters.polls), (2, 1, 0));
 }
 
 /// All addresses that the backend names answer; 127.0.0.1 is always among them.
 #[test]
 fn listens_on_every_loopback_address() {
     let backend = start(Parameters::faultless());
-    assert!(
-        backend
-            .addresses()
-            .iter()
-            .any(|address| address.ip().to_string() == "127.0.0.1")
-    );
-    assert_eq!(
-        backend.addresses().len() == 2,
-        TcpListener::bind("[::1]:0").is_ok()
-    );
+    assert!(backend.addresses().iter().any(|address| address.ip().to_string() == "127.0.0.1"));
+    assert_eq!(backend.addresses().len() == 2, TcpListener::bind("[::1]:0").is_ok());
     for address in backend.addresses() {
         assert_eq!(address.port(), backend.port());
-        assert_eq!(
-            Client::connect_to(*address).get("/").status,
-            200,
-            "{address}"
-        );
+        assert_eq!(Client::connect_to(*address).get("/").status, 200, "{address}");
     }
 }
 
@@ -87,10 +59,7 @@ fn pipelined_requests_are_answered_in_order() {
     assert_eq!(client.response().body, "OK");
     assert!(client.response().body.starts_with("Hello"));
     let last = client.response();
-    assert_eq!(
-        (&*last.body, last.field("connection")),
-        ("OK", Some("close"))
-    );
+    assert_eq!((&*last.body, last.field("connection")), ("OK", Some("close")));
     assert_eq!(client.rest(), b"");
     assert_eq!(backend.counters().requests, 1);
 }
@@ -101,10 +70,7 @@ fn bodies_are_read_and_forgotten() {
     let backend = start(Parameters::faultless());
     let mut client = Client::connect(backend.port());
     let body = vec![b'x'; 3_000_000];
-    client.send(format!(
-        "POST / HTTP/1.1\r\nHost: b\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    ));
+    client.send(format!("POST / HTTP/1.1\r\nHost: b\r\nContent-Length: {}\r\n\r\n", body.len()));
     client.send(&body);
     assert_eq!(client.response().status, 200);
     client.send("PUT / HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -160,10 +126,7 @@ fn bad_requests_are_refused() {
     client.send("GET / HTTP/1.1\r\nHost: b\r\nContent-Length: x\r\n\r\n");
     client.send(vec![b'x'; 100_000]);
     let response = client.response();
-    assert_eq!(
-        (response.status, response.field("connection")),
-        (400, Some("close"))
-    );
+    assert_eq!((response.status, response.field("connection")), (400, Some("close")));
     assert_eq!(response.body, "Bad request: bad Content-Length\n");
     assert_eq!(client.rest(), b"");
     let counters = backend.counters();
@@ -173,26 +136,15 @@ fn bad_requests_are_refused() {
 /// The report has all its fields with their types, and is no ping.
 #[test]
 fn metrics_are_reported() {
-    let parameters = Parameters {
-        slow_ms: 7,
-        queue_max: 9,
-        ..Parameters::faultless()
-    };
+    let parameters = Parameters { slow_ms: 7, queue_max: 9, ..Parameters::faultless() };
     let backend = start(parameters);
     let response = Client::connect(backend.port()).get("/metrics");
     assert_eq!(response.field("content-type"), Some("application/json"));
     let report: Value = serde_json::from_str(&response.body).expect("JSON");
     assert_eq!(report["port"], backend.port());
     assert_eq!(report["ge_state"], "G");
-    assert_eq!(
-        (&report["slowMs"], &report["simQueueMax"]),
-        (&7.into(), &9.into())
-    );
-    assert!(
-        report["queueLen"]
-            .as_u64()
-            .is_some_and(|length| length <= 9)
-    );
+    assert_eq!((&report["slowMs"], &report["simQueueMax"]), (&7.into(), &9.into()));
+    assert!(report["queueLen"].as_u64().is_some_and(|length| length <= 9));
     for name in ["slowRate", "errRate", "uptime", "timestamp"] {
         assert!(report[name].is_number(), "{name} in {report}");
     }
@@ -200,29 +152,18 @@ fn metrics_are_reported() {
         assert!(report["lossParams"][name].is_number(), "{name} in {report}");
     }
     let is_linux = cfg!(target_os = "linux");
-    assert_eq!(
-        report["memRss"]
-            .as_u64()
-            .is_some_and(|bytes| bytes > 100_000),
-        is_linux
-    );
+    assert_eq!(report["memRss"].as_u64().is_some_and(|bytes| bytes > 100_000), is_linux);
     assert_eq!(report.get("heapUsed"), Some(&Value::Null));
     assert!(report.get("cpuBusyMs").is_some());
     let counters = backend.counters();
-    assert_eq!(
-        (counters.polls, counters.pings, counters.requests),
-        (1, 0, 0)
-    );
+    assert_eq!((counters.polls, counters.pings, counters.requests), (1, 0, 0));
 }
 
 /// CPU work shows in the report after a second of it; how much depends on what else runs here.
 #[cfg(target_os = "linux")]
 #[test]
 fn cpu_work_is_measured() {
-    let backend = start(Parameters {
-        cpu_load_ms: 100,
-        ..Parameters::faultless()
-    });
+    let backend = start(Parameters { cpu_load_ms: 100, ..Parameters::faultless() });
     wait_until("the CPU is busy", || {
         let mut client = Client::connect(backend.port());
         assert_eq!(client.get("/").status, 200);
@@ -234,74 +175,39 @@ fn cpu_work_is_measured() {
 /// A dropped ping gets no byte, neither while the client waits nor when the backend ends.
 #[test]
 fn a_dropped_ping_is_never_answered() {
-    let backend = start(Parameters {
-        loss_in_g: 1.0,
-        ..Parameters::faultless()
-    });
+    let backend = start(Parameters { loss_in_g: 1.0, ..Parameters::faultless() });
     let mut client = Client::connect(backend.port());
     client.send("GET /health HTTP/1.1\r\nHost: b\r\n\r\n");
     wait_until("the ping is dropped", || backend.counters().dropped == 1);
-    client
-        .stream
-        .set_read_timeout(Some(Duration::from_millis(50)))
-        .expect("a timeout");
-    let waiting = client
-        .stream
-        .read(&mut [0; 1])
-        .expect_err("nothing to read");
-    assert!(
-        matches!(waiting.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
-        "{waiting}"
-    );
-    client
-        .stream
-        .set_read_timeout(Some(DEADLINE))
-        .expect("a timeout");
-    assert!(
-        backend.stop(DEADLINE),
-        "a silent connection does not hold up the end"
-    );
+    client.stream.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+    let waiting = client.stream.read(&mut [0; 1]).expect_err("nothing to read");
+    assert!(matches!(waiting.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{waiting}");
+    client.stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    assert!(backend.stop(DEADLINE), "a silent connection does not hold up the end");
     assert_eq!(client.rest(), b"");
 }
 
 /// A client that gives up waiting takes its connection with it.
 #[test]
 fn a_client_that_leaves_frees_its_connection() {
-    let backend = start(Parameters {
-        loss_in_g: 1.0,
-        ..Parameters::faultless()
-    });
+    let backend = start(Parameters { loss_in_g: 1.0, ..Parameters::faultless() });
     let mut client = Client::connect(backend.port());
     client.send("GET /health HTTP/1.1\r\nHost: b\r\n\r\n");
     wait_until("the ping is dropped", || backend.counters().dropped == 1);
     drop(client);
-    wait_until("the connection is gone", || {
-        backend.counters().connections_open == 0
-    });
+    wait_until("the connection is gone", || backend.counters().connections_open == 0);
 }
 
 /// `Faults::Health` strikes pings only, `Faults::All` traffic, too; changed while it runs.
 #[test]
 fn faults_strike_whom_they_should() {
-    let failing = |faults| Parameters {
-        error_rate: 1.0,
-        faults,
-        ..Parameters::faultless()
-    };
+    let failing = |faults| Parameters { error_rate: 1.0, faults, ..Parameters::faultless() };
     let backend = start(failing(Faults::Health));
     let mut client = Client::connect(backend.port());
-    assert_eq!(
-        (client.get("/health").status, client.get("/").status),
-        (500, 200)
-    );
-    backend
-        .set_parameters(failing(Faults::All))
-        .expect("sound parameters");
+    assert_eq!((client.get("/health").status, client.get("/").status), (500, 200));
+    backend.set_parameters(failing(Faults::All)).expect("sound parameters");
     assert_eq!(backend.parameters(), failing(Faults::All));
-    assert_eq!(
-        (client.get("/health").status, client.get("/").status),
-        (500, 500)
-    );
+    assert_eq!((client.get("/health").status, client.get("/").status), (500, 500));
     assert_eq!(client.get("/metrics").status, 200);
     assert_eq!(backend.counters().errors, 3);
 }
@@ -319,37 +225,19 @@ fn slow_answers_take_their_time() {
 /// Parameters out of range are refused at the start and later, and the old ones stay.
 #[test]
 fn bad_parameters_are_refused() {
-    let bad = Parameters {
-        loss_in_b: 1.5,
-        ..Parameters::faultless()
-    };
+    let bad = Parameters { loss_in_b: 1.5, ..Parameters::faultless() };
     let message = "LOSS_IN_B must be a number from 0 to 1";
-    let config = Config {
-        parameters: bad.clone(),
-        ..Config::faultless()
-    };
-    assert_eq!(
-        Backend::start(config).expect_err("a refusal").to_string(),
-        message
-    );
+    let config = Config { parameters: bad.clone(), ..Config::faultless() };
+    assert_eq!(Backend::start(config).expect_err("a refusal").to_string(), message);
     let backend = start(Parameters::faultless());
-    assert_eq!(
-        backend
-            .set_parameters(bad)
-            .expect_err("a refusal")
-            .to_string(),
-        message
-    );
+    assert_eq!(backend.set_parameters(bad).expect_err("a refusal").to_string(), message);
     assert_eq!(backend.parameters(), Parameters::faultless());
 }
 
 /// One connection more than the maximum is answered 503; one that ends makes room.
 #[test]
 fn connections_are_bounded() {
-    let config = Config {
-        connections_max: 2,
-        ..Config::faultless()
-    };
+    let config = Config { connections_max: 2, ..Config::faultless() };
     let backend = Backend::start(config).expect("a backend");
     let mut first = Client::connect(backend.port());
     let mut second = Client::connect(backend.port());
@@ -371,18 +259,12 @@ fn a_killed_backend_is_gone_and_replaceable() {
     let port = backend.port();
     let mut client = Client::connect(port);
     client.send("GET / HTTP/1.1\r\nHost: b\r\n\r\n");
-    wait_until("the request is in progress", || {
-        backend.counters().requests == 1
-    });
+    wait_until("the request is in progress", || backend.counters().requests == 1);
     backend.kill();
     assert_eq!(client.rest(), b"");
     let refusal = TcpStream::connect(("127.0.0.1", port)).expect_err("a refusal");
     assert_eq!(refusal.kind(), ErrorKind::ConnectionRefused);
-    let successor = Backend::start(Config {
-        port,
-        ..Config::faultless()
-    })
-    .expect("the same port");
+    let successor = Backend::start(Config { port, ..Config::faultless() }).expect("the same port");
     assert_eq!(Client::connect(successor.port()).get("/").status, 200);
 }
 
@@ -396,16 +278,22 @@ fn a_stopped_backend_finishes_its_answers() {
     backend.set_parameters(slow(300)).expect("sound parameters");
     let mut busy = Client::connect(backend.port());
     busy.send("GET / HTTP/1.1\r\nHost: b\r\n\r\n");
-    wait_until("the request is in progress", || {
-        backend.counters().requests == 2
-    });
+    wait_until("the request is in progress", || backend.counters().requests == 2);
     assert!(backend.stop(DEADLINE), "nothing had to be cut");
     let response = busy.response();
-    assert_eq!(
-        (response.status, response.field("connection")),
-        (200, Some("close"))
-    );
+    assert_eq!((response.status, response.field("connection")), (200, Some("close")));
     assert_eq!((busy.rest(), idle.rest()), (vec![], vec![]));
+}
+
+/// Stopping does not wait for answers to clients that have gone.
+#[test]
+fn a_stop_does_not_wait_for_clients_that_left() {
+    let backend = start(slow(600_000));
+    let mut client = Client::connect(backend.port());
+    client.send("GET / HTTP/1.1\r\nHost: b\r\n\r\n");
+    wait_until("the request is in progress", || backend.counters().requests == 1);
+    drop(client);
+    assert!(backend.stop(DEADLINE), "nobody is left to wait for");
 }
 
 /// Stopping cuts what takes longer than it may.
@@ -414,13 +302,8 @@ fn a_stop_is_bounded() {
     let backend = start(slow(600_000));
     let mut client = Client::connect(backend.port());
     client.send("GET / HTTP/1.1\r\nHost: b\r\n\r\n");
-    wait_until("the request is in progress", || {
-        backend.counters().requests == 1
-    });
-    assert!(
-        !backend.stop(Duration::from_millis(20)),
-        "the answer had to be cut"
-    );
+    wait_until("the request is in progress", || backend.counters().requests == 1);
+    assert!(!backend.stop(Duration::from_millis(20)), "the answer had to be cut");
     assert_eq!(client.rest(), b"");
 }
 
@@ -429,11 +312,7 @@ fn a_stop_is_bounded() {
 fn a_taken_port_is_refused() {
     let backend = start(Parameters::faultless());
     let port = backend.port();
-    let error = Backend::start(Config {
-        port,
-        ..Config::faultless()
-    })
-    .expect_err("a refusal");
+    let error = Backend::start(Config { port, ..Config::faultless() }).expect_err("a refusal");
     assert_eq!(
         error.to_string(),
         format!("cannot listen on 127.0.0.1:{port}: the port is taken by another process")

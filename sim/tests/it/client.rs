@@ -29,16 +29,11 @@ impl Client {
     pub(crate) fn connect_to(address: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("a listener");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        Self {
-            stream,
-            unread: Vec::new(),
-        }
+        Self { stream, unread: Vec::new() }
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream
-            .write_all(bytes.as_ref())
-            .expect("a connection that takes bytes");
+        self.stream.write_all(bytes.as_ref()).expect("a connection that takes bytes");
     }
 
     /// Sends a GET request and reads its answer.
@@ -50,11 +45,9 @@ impl Client {
     /// Reads an answer with its body.
     pub(crate) fn response(&mut self) -> Response {
         let mut response = self.response_head();
-        let length = response.field("content-length").map_or(0, |value| {
-            value
-                .parse::<usize>()
-                .expect("a Content-Length that is a number")
-        });
+        let length = response
+            .field("content-length")
+            .map_or(0, |value| value.parse::<usize>().expect("a Content-Length that is a number"));
         while self.unread.len() < length {
             self.fill();
         }
@@ -66,11 +59,7 @@ impl Client {
     /// Reads an answer without a body, whatever its Content-Length says.
     pub(crate) fn response_head(&mut self) -> Response {
         let end = loop {
-            match self
-                .unread
-                .windows(4)
-                .position(|window| window == b"\r\n\r\n")
-            {
+            match self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
                 Some(at) => break at + 4,
                 None => self.fill(),
             }
@@ -80,11 +69,7 @@ impl Client {
             .strip_prefix("HTTP/1.1 ")
             .and_then(|rest| rest.get(..3)?.parse().ok())
             .expect("a status line");
-        Response {
-            status,
-            head,
-            body: String::new(),
-        }
+        Response { status, head, body: String::new() }
     }
 
     /// Reads to the end of the connection; a reset is an end, too.
@@ -99,10 +84,7 @@ impl Client {
 
     fn fill(&mut self) {
         let mut piece = [0; 4096];
-        let count = self
-            .stream
-            .read(&mut piece)
-            .expect("more of the answer in time");
+        let count = self.stream.read(&mut piece).expect("more of the answer in time");
         assert_ne!(count, 0, "the connection ended within an answer");
         self.unread.extend_from_slice(&piece[..count]);
     }

@@ -37,11 +37,7 @@ impl Program {
                 }
             });
         }
-        Self {
-            child,
-            lines,
-            seen: Vec::new(),
-        }
+        Self { child, lines, seen: Vec::new() }
     }
 
     /// Waits for a line that contains `what`.
@@ -65,19 +61,13 @@ impl Program {
     fn wait_for_port(&mut self, before: &str) -> u16 {
         let line = self.wait_for(before);
         let (_, after) = line.split_once(before).expect("the line has it");
-        let digits = after
-            .split(|c: char| !c.is_ascii_digit())
-            .next()
-            .unwrap_or_default();
+        let digits = after.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
         digits.parse().expect("a port")
     }
 
     fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill")
-            .args([name, &pid])
-            .status()
-            .expect("the kill program");
+        let status = Command::new("kill").args([name, &pid]).status().expect("the kill program");
         assert!(status.success());
     }
 
@@ -116,14 +106,14 @@ fn is_refused(port: u16) -> bool {
 
 /// Starts the demonstration on free ports and waits for its introduction; returns the ports of the
 /// proxy, A and B.
-fn start_all() -> (Program, [u16; 3]) {
-    let ports = [("A_PORT", "0"), ("B_PORT", "0"), ("FAULTS", "health")];
-    let mut program = Program::start(
-        all()
-            .args(["--listen", "127.0.0.1:0"])
-            .env_clear()
-            .envs(ports),
-    );
+fn start_all(variables: &[(&str, &str)]) -> (Program, [u16; 3]) {
+    let mut command = all();
+    command
+        .args(["--listen", "127.0.0.1:0"])
+        .env_clear()
+        .envs([("A_PORT", "0"), ("B_PORT", "0")])
+        .envs(variables.iter().copied());
+    let mut program = Program::start(&mut command);
     let proxy = program.wait_for_port("[all]   proxy     http://127.0.0.1:");
     let a = program.wait_for_port("[all]   server A  http://localhost:");
     let b = program.wait_for_port("[all]   server B  http://localhost:");
@@ -135,11 +125,8 @@ fn start_all() -> (Program, [u16; 3]) {
 #[test]
 fn sim_serves_until_a_signal() {
     for name in ["-TERM", "-INT"] {
-        let mut program = Program::start(
-            sim()
-                .env_clear()
-                .args(["B", "--port", "0", "--faults", "health"]),
-        );
+        let mut program =
+            Program::start(sim().env_clear().args(["B", "--port", "0", "--faults", "health"]));
         let port = program.wait_for_port("listening on http://127.0.0.1:");
         let body = Client::connect(port).get("/").body;
         assert_eq!(body, format!("Hello from backend on port {port}"));
@@ -155,10 +142,7 @@ fn sim_refuses_bad_options() {
     let by_flag = output(sim().env_clear().args(["A", "--slow-rate", "2"]));
     assert_eq!(by_flag.status.code(), Some(2));
     let message = String::from_utf8_lossy(&by_flag.stderr).into_owned();
-    assert_eq!(
-        message,
-        "sim: --slow-rate: \"2\" is not a number from 0 to 1\n"
-    );
+    assert_eq!(message, "sim: --slow-rate: \"2\" is not a number from 0 to 1\n");
     let by_variable = output(sim().env_clear().env("ERR_RATE", "x").arg("A"));
     assert_eq!(by_variable.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&by_variable.stderr).contains("ERR_RATE: \"x\""));
@@ -192,7 +176,7 @@ fn help_is_printed() {
 #[test]
 fn all_serves_until_a_signal() {
     for name in ["-INT", "-TERM"] {
-        let (mut program, ports) = start_all();
+        let (mut program, ports) = start_all(&[("FAULTS", "health")]);
         let [proxy, a, b] = ports;
         let body = Client::connect(proxy).get("/").body;
         let hello = |port| format!("Hello from backend on port {port}");
@@ -201,19 +185,35 @@ fn all_serves_until_a_signal() {
         assert_eq!(program.exit_code(), Some(0), "{:#?}", program.seen);
         assert!(ports.into_iter().all(is_refused));
         for label in ["[proxy] ", "[A]     ", "[B]     "] {
-            assert!(
-                program.seen.iter().any(|line| line.starts_with(label)),
-                "{:#?}",
-                program.seen
-            );
+            assert!(program.seen.iter().any(|line| line.starts_with(label)), "{:#?}", program.seen);
         }
     }
+}
+
+/// A request in flight when the signal comes is still answered: the proxy ends first and waits for
+/// it, and the servers run until then.
+#[test]
+fn requests_in_flight_are_answered() {
+    let (mut program, [proxy, ..]) = start_all(&[
+        ("SIM_LOG", "debug"),
+        ("SLOW_RATE", "1"),
+        ("SLOW_MS", "400"),
+        ("ERR_RATE", "0"),
+        ("P_G_TO_B", "0"),
+        ("LOSS_IN_G", "0"),
+    ]);
+    let mut client = Client::connect(proxy);
+    client.send("GET / HTTP/1.1\r\nHost: b\r\n\r\n");
+    program.wait_for("request gets 200 after 400 ms");
+    program.signal("-TERM");
+    assert_eq!(client.response().status, 200);
+    assert_eq!(program.exit_code(), Some(0), "{:#?}", program.seen);
 }
 
 /// Even when `all` is killed outright, nothing is left running.
 #[test]
 fn nothing_outlives_a_killed_launcher() {
-    let (mut program, ports) = start_all();
+    let (mut program, ports) = start_all(&[]);
     program.child.kill().expect("it runs");
     wait_until("all ports are free", || ports.into_iter().all(is_refused));
 }
@@ -227,11 +227,7 @@ fn all_end_when_one_does() {
     assert_eq!(program.exit_code(), Some(1), "{:#?}", program.seen);
     assert!(is_refused(a));
     let said = |what: &str| program.seen.iter().any(|line| line.contains(what));
-    assert!(
-        said("the proxy ended by itself (exit status: 2)"),
-        "{:#?}",
-        program.seen
-    );
+    assert!(said("the proxy ended by itself (exit status: 2)"), "{:#?}", program.seen);
     assert!(said("--no-such-option"), "{:#?}", program.seen);
 }
 
@@ -241,8 +237,5 @@ fn all_refuses_bad_variables() {
     let output = output(all().env_clear().env("A_PORT", "x"));
     assert_eq!(output.status.code(), Some(2));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(
-        message,
-        "all: A_PORT: \"x\" is not a port from 0 to 65535\n"
-    );
+    assert_eq!(message, "all: A_PORT: \"x\" is not a port from 0 to 65535\n");
 }

@@ -63,21 +63,12 @@ impl Child {
             .process_group(0)
             .spawn()?;
         let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
-        let mut child = Self {
-            role,
-            process,
-            readers: Vec::new(),
-            status: None,
-        };
+        let mut child = Self { role, process, readers: Vec::new(), status: None };
         if let Some(stdout) = stdout {
-            child
-                .readers
-                .push(read_lines(role, stdout, events.clone())?);
+            child.readers.push(read_lines(role, stdout, events.clone())?);
         }
         if let Some(stderr) = stderr {
-            child
-                .readers
-                .push(read_lines(role, stderr, events.clone())?);
+            child.readers.push(read_lines(role, stderr, events.clone())?);
         }
         Ok(child)
     }
@@ -122,11 +113,7 @@ fn read_lines(
         let mut line = Vec::new();
         loop {
             line.clear();
-            match pipe
-                .by_ref()
-                .take(LINE_BYTES_MAX)
-                .read_until(b'\n', &mut line)
-            {
+            match pipe.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {
                     let text = String::from_utf8_lossy(&line).trim_end().to_owned();

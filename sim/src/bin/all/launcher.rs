@@ -55,13 +55,8 @@ impl Launcher {
             return ExitCode::FAILURE;
         }
         let has_colours = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none();
-        let mut launcher = Self {
-            children: Vec::new(),
-            events,
-            sender,
-            has_colours,
-            urls: Vec::new(),
-        };
+        let mut launcher =
+            Self { children: Vec::new(), events, sender, has_colours, urls: Vec::new() };
         let stop = match launcher.start(options) {
             Ok(()) => launcher.watch(None, |_| false).err(),
             Err(stop) => Some(stop),
@@ -101,15 +96,14 @@ impl Launcher {
         }
         arguments.extend(options.proxy_arguments.iter().cloned());
         self.spawn(Role::Proxy, &arguments)?;
-        self.watch(Some(START_MAX), |launcher| {
-            launcher.url(Role::Proxy).is_some()
-        })?;
+        self.watch(Some(START_MAX), |launcher| launcher.url(Role::Proxy).is_some())?;
+        // Let the rest of what they say at their start come first.
+        self.watch(Some(LOOK_EVERY), |_| false)?;
         self.introduce(port_a, port_b)
     }
 
     fn spawn(&mut self, role: Role, arguments: &[OsString]) -> Result<(), Stop> {
-        self.children
-            .push(Child::spawn(role, arguments, &self.sender)?);
+        self.children.push(Child::spawn(role, arguments, &self.sender)?);
         Ok(())
     }
 
@@ -132,10 +126,7 @@ impl Launcher {
     }
 
     fn url(&self, role: Role) -> Option<&str> {
-        self.urls
-            .iter()
-            .find(|(whose, _)| *whose == role)
-            .map(|(_, url)| url.as_str())
+        self.urls.iter().find(|(whose, _)| *whose == role).map(|(_, url)| url.as_str())
     }
 
     fn port(&self, role: Role) -> Option<u16> {
@@ -174,10 +165,8 @@ impl Launcher {
 
     /// Ends the children, the proxy first: it still needs the servers for its requests in flight.
     fn end(mut self) {
-        let (proxy, servers): (Vec<Child>, Vec<Child>) = self
-            .children
-            .drain(..)
-            .partition(|child| child.role == Role::Proxy);
+        let (proxy, servers): (Vec<Child>, Vec<Child>) =
+            self.children.drain(..).partition(|child| child.role == Role::Proxy);
         for group in [proxy, servers] {
             self.end_group(group);
         }

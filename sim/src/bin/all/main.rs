@@ -51,11 +51,7 @@ fn run_role(role: &OsString, arguments: Vec<OsString>) -> ExitCode {
         drop(low_level::raise(SIGTERM));
     });
     if role == "proxy" {
-        intelliproxy::cli::main(
-            [OsString::from("intelliproxy")]
-                .into_iter()
-                .chain(arguments),
-        )
+        intelliproxy::cli::main([OsString::from("intelliproxy")].into_iter().chain(arguments))
     } else {
         intelliproxy_sim::cli::main([role.clone()].into_iter().chain(arguments))
     }

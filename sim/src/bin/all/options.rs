@@ -36,11 +36,7 @@ pub(crate) struct UsageError {
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {:?} is not a port from 0 to 65535",
-            self.variable, self.value
-        )
+        write!(f, "{}: {:?} is not a port from 0 to 65535", self.variable, self.value)
     }
 }
 
@@ -51,18 +47,12 @@ pub(crate) fn parse(
     arguments: Vec<OsString>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Command, UsageError> {
-    if arguments
-        .iter()
-        .any(|argument| argument == "-h" || argument == "--help")
-    {
+    if arguments.iter().any(|argument| argument == "-h" || argument == "--help") {
         return Ok(Command::Help);
     }
     let port = |name: &'static str, preset: Preset| match variable(name) {
         None => Ok(preset.port()),
-        Some(value) => value.parse().map_err(|_| UsageError {
-            variable: name,
-            value,
-        }),
+        Some(value) => value.parse().map_err(|_| UsageError { variable: name, value }),
     };
     let names_backends = arguments.iter().any(|argument| {
         let argument = argument.to_string_lossy();
@@ -147,19 +137,13 @@ mod tests {
     fn bad_ports_are_refused() {
         for value in ["-1", "65536", "x", ""] {
             let error = options(&[], &[("B_PORT", value)]).unwrap_err().to_string();
-            assert_eq!(
-                error,
-                format!("B_PORT: {value:?} is not a port from 0 to 65535")
-            );
+            assert_eq!(error, format!("B_PORT: {value:?} is not a port from 0 to 65535"));
         }
     }
 
     /// Help is this program's own.
     #[test]
     fn help_is_not_passed_on() {
-        assert_eq!(
-            options(&["--policy", "x", "--help"], &[]),
-            Ok(Command::Help)
-        );
+        assert_eq!(options(&["--policy", "x", "--help"], &[]), Ok(Command::Help));
     }
 }
