@@ -75,25 +75,16 @@ fn announce(setup: &Setup) {
     }
     for backend in &setup.backends {
         let addresses: Vec<String> = backend.addresses.iter().map(ToString::to_string).collect();
-        info!(
-            "backend {} is {} ({})",
-            backend.name,
-            backend.url,
-            addresses.join(", ")
-        );
+        info!("backend {} is {} ({})", backend.name, backend.url, addresses.join(", "));
     }
 }
 
 /// Reads a file that a person wrote, so one of a bearable size.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = File::open(path)?
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)?;
+    let read = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if read as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other(format!(
-            "larger than {FILE_BYTES_MAX} bytes"
-        )));
+        return Err(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
     }
     Ok(bytes)
 }

@@ -36,11 +36,7 @@ pub(crate) struct LogGuard {
 impl LogGuard {
     /// Waits until the lines queued so far are written, but no longer than [`FINISH_TIME`].
     pub(crate) fn finish(self) {
-        if self
-            .messages
-            .send_timeout(Message::Finish, FINISH_TIME)
-            .is_ok()
-        {
+        if self.messages.send_timeout(Message::Finish, FINISH_TIME).is_ok() {
             // Nothing is ever sent: the writer ends by dropping its side.
             let _ = self.ended.recv_timeout(FINISH_TIME);
         }
@@ -67,11 +63,7 @@ impl Log for LineQueue {
             Some(module) if module == record.target() => Cow::Borrowed(module),
             _ => Cow::Owned(record.target().to_owned()),
         };
-        let line = Line {
-            level: record.level(),
-            target,
-            text: record.args().to_string(),
-        };
+        let line = Line { level: record.level(), target, text: record.args().to_string() };
         if self.messages.try_send(Message::Line(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -102,11 +94,7 @@ impl Line {
         let mut record = Record::builder();
         record.level(self.level).target(&self.target);
         if self.text.contains(char::is_control) {
-            log.log(
-                &record
-                    .args(format_args!("{}", self.text.escape_debug()))
-                    .build(),
-            );
+            log.log(&record.args(format_args!("{}", self.text.escape_debug())).build());
         } else {
             log.log(&record.args(format_args!("{}", self.text)).build());
         }
@@ -122,33 +110,27 @@ fn spawn(
     let (messages, queued) = crossbeam_channel::bounded(lines_max);
     let (ending, ended) = crossbeam_channel::bounded(0);
     let dropped = Arc::new(AtomicU64::new(0));
-    let queue = LineQueue {
-        level,
-        messages: messages.clone(),
-        dropped: Arc::clone(&dropped),
-    };
-    thread::Builder::new()
-        .name("log".to_owned())
-        .spawn(move || {
-            // Dropped after the queue, whatever ends this thread: who sees the end sends in vain.
-            let _ending: Sender<()> = ending;
-            let queued = queued;
-            while let Ok(message) = queued.recv() {
-                let is_last = matches!(message, Message::Finish);
-                if let Message::Line(line) = message {
-                    write(&line);
-                }
-                if is_last || queued.is_empty() {
-                    let count = dropped.swap(0, Ordering::Relaxed);
-                    if count > 0 {
-                        write(&dropped_line(count));
-                    }
-                }
-                if is_last {
-                    break;
+    let queue = LineQueue { level, messages: messages.clone(), dropped: Arc::clone(&dropped) };
+    thread::Builder::new().name("log".to_owned()).spawn(move || {
+        // Dropped after the queue, whatever ends this thread: who sees the end sends in vain.
+        let _ending: Sender<()> = ending;
+        let queued = queued;
+        while let Ok(message) = queued.recv() {
+            let is_last = matches!(message, Message::Finish);
+            if let Message::Line(line) = message {
+                write(&line);
+            }
+            if is_last || queued.is_empty() {
+                let count = dropped.swap(0, Ordering::Relaxed);
+                if count > 0 {
+                    write(&dropped_line(count));
                 }
             }
-        })?;
+            if is_last {
+                break;
+            }
+        }
+    })?;
     Ok((queue, LogGuard { messages, ended }))
 }
 
@@ -172,13 +154,7 @@ mod tests {
 
     /// Logs one line through a queue.
     fn log(queue: &LineQueue, level: Level, text: &str) {
-        queue.log(
-            &Record::builder()
-                .level(level)
-                .target("t")
-                .args(format_args!("{text}"))
-                .build(),
-        );
+        queue.log(&Record::builder().level(level).target("t").args(format_args!("{text}")).build());
     }
 
     /// Lines are written in order, those below the level are not, and the end waits for them.
@@ -207,9 +183,7 @@ mod tests {
         };
         let (queue, guard) = spawn(LevelFilter::Info, 2, write).expect("a thread");
         log(&queue, Level::Info, "0");
-        let first = lines
-            .recv()
-            .expect("the first line, then the writer is held up");
+        let first = lines.recv().expect("the first line, then the writer is held up");
         for text in ["1", "2", "3", "4", "5"] {
             log(&queue, Level::Info, text);
         }

@@ -30,11 +30,7 @@ impl Setup {
         for text in &config.listen {
             listeners.append(&mut listen(text)?);
         }
-        Ok(Self {
-            config,
-            backends,
-            listeners,
-        })
+        Ok(Self { config, backends, listeners })
     }
 }
 
@@ -45,24 +41,12 @@ impl Setup {
 /// # Errors
 /// Why there is none, in the words of the system's resolver.
 pub fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-    if host
-        .strip_suffix('.')
-        .unwrap_or(host)
-        .eq_ignore_ascii_case("localhost")
-    {
-        let loopback = [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ];
-        return Ok(loopback
-            .map(|address| SocketAddr::new(address, port))
-            .to_vec());
+    if host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case("localhost") {
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        return Ok(loopback.map(|address| SocketAddr::new(address, port)).to_vec());
     }
     let mut addresses: Vec<SocketAddr> = Vec::new();
-    for address in (host, port)
-        .to_socket_addrs()
-        .map_err(|error| os_error_text(&error))?
-    {
+    for address in (host, port).to_socket_addrs().map_err(|error| os_error_text(&error))? {
         if !addresses.contains(&address) {
             addresses.push(address);
         }
@@ -76,14 +60,12 @@ pub fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
 /// A system error in lower case, without its number and without what std says before it.
 pub(crate) fn os_error_text(error: &io::Error) -> String {
     let text = error.to_string();
-    let text = text
-        .strip_prefix("failed to lookup address information: ")
-        .unwrap_or(&text);
+    let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
     let text = text.split_once(" (os error").map_or(text, |(text, _)| text);
     let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| {
-        first.to_lowercase().chain(characters).collect()
-    })
+    characters
+        .next()
+        .map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }
 
 /// The configured backends with their addresses.
@@ -123,10 +105,7 @@ fn listen(text: &str) -> Result<Vec<TcpListener>, String> {
                     && attempts_left > 0
                     && error.kind() == io::ErrorKind::AddrInUse => {}
             Err((address, error)) => {
-                return Err(format!(
-                    "cannot listen on {address}: {}",
-                    os_error_text(&error)
-                ));
+                return Err(format!("cannot listen on {address}: {}", os_error_text(&error)));
             }
         }
     }
@@ -205,10 +184,7 @@ mod tests {
     fn unresolvable_backend_is_named() {
         let mut config = Config::default();
         let url = "http://nowhere.invalid:80".to_owned();
-        config.backends = vec![BackendConfig {
-            name: "A".to_owned(),
-            url,
-        }];
+        config.backends = vec![BackendConfig { name: "A".to_owned(), url }];
         let error = backend_targets(&config).expect_err("no such host");
         let start = "backend A (http://nowhere.invalid:80): cannot resolve nowhere.invalid: ";
         assert!(error.starts_with(start), "{error}");
@@ -219,10 +195,8 @@ mod tests {
     #[test]
     fn backends_are_resolved_in_order() {
         let targets = backend_targets(&Config::default()).expect("the default");
-        let authorities: Vec<&str> = targets
-            .iter()
-            .map(|target| target.authority.as_str())
-            .collect();
+        let authorities: Vec<&str> =
+            targets.iter().map(|target| target.authority.as_str()).collect();
         assert_eq!(authorities, ["localhost:3000", "localhost:3002"]);
         assert!(targets.iter().all(|target| target.addresses.len() == 2));
     }
@@ -256,10 +230,7 @@ mod tests {
     #[test]
     fn foreign_address_is_refused() {
         let error = listen("192.0.2.1:0").expect_err("not ours");
-        assert!(
-            error.starts_with("cannot listen on 192.0.2.1:0: "),
-            "{error}"
-        );
+        assert!(error.starts_with("cannot listen on 192.0.2.1:0: "), "{error}");
     }
 
     /// A foreign address beside one of ours is left out.

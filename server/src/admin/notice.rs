@@ -15,11 +15,7 @@ pub fn describe<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a str) -> Str
                 SwitchReason::Failover => format!("{change}: failover"),
             }
         }
-        Notice::Held {
-            current,
-            candidate,
-            reason,
-        } => {
+        Notice::Held { current, candidate, reason } => {
             let (current, candidate) = (name(current), name(candidate));
             match reason {
                 HoldReason::BelowThreshold { missing } => format!(
@@ -34,15 +30,10 @@ pub fn describe<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a str) -> Str
                 ),
             }
         }
-        Notice::HealthChanged {
-            backend,
-            is_up,
-            cause,
-        } => {
+        Notice::HealthChanged { backend, is_up, cause } => {
             let state = if is_up { "up" } else { "down" };
-            let cause = cause.map_or_else(String::new, |cause| {
-                format!(": {}", describe_failure(cause))
-            });
+            let cause =
+                cause.map_or_else(String::new, |cause| format!(": {}", describe_failure(cause)));
             format!("{} is {state}{cause}", name(backend))
         }
     }
@@ -75,21 +66,9 @@ mod tests {
     #[test]
     fn notices_have_their_lines() {
         let (a, b) = (id(0), id(1));
-        let switched = |from, reason| Notice::Switched {
-            from,
-            to: b,
-            reason,
-        };
-        let held = |reason| Notice::Held {
-            current: a,
-            candidate: b,
-            reason,
-        };
-        let changed = |is_up, cause| Notice::HealthChanged {
-            backend: b,
-            is_up,
-            cause,
-        };
+        let switched = |from, reason| Notice::Switched { from, to: b, reason };
+        let held = |reason| Notice::Held { current: a, candidate: b, reason };
+        let changed = |is_up, cause| Notice::HealthChanged { backend: b, is_up, cause };
         let left = Duration::from_micros(730_001);
         let rows = [
             (switched(None, SwitchReason::First), "start with B"),
@@ -97,14 +76,8 @@ mod tests {
                 switched(Some(a), SwitchReason::Better { by: 312.44 }),
                 "switch A -> B: better by 312.4 points",
             ),
-            (
-                switched(Some(a), SwitchReason::Failover),
-                "switch A -> B: failover",
-            ),
-            (
-                switched(None, SwitchReason::Failover),
-                "start with B: failover",
-            ),
+            (switched(Some(a), SwitchReason::Failover), "switch A -> B: failover"),
+            (switched(None, SwitchReason::Failover), "start with B: failover"),
             (
                 held(HoldReason::BelowThreshold { missing: 18.0 }),
                 "hold A: B is better, 18.0 points below the threshold",
@@ -119,30 +92,12 @@ mod tests {
             ),
             (changed(true, None), "B is up"),
             (changed(false, None), "B is down"),
-            (
-                changed(false, Some(ProbeFailure::Refused)),
-                "B is down: refused",
-            ),
-            (
-                changed(false, Some(ProbeFailure::Unreachable)),
-                "B is down: unreachable",
-            ),
-            (
-                changed(false, Some(ProbeFailure::TimedOut)),
-                "B is down: timed out",
-            ),
-            (
-                changed(false, Some(ProbeFailure::Cut)),
-                "B is down: connection cut",
-            ),
-            (
-                changed(false, Some(ProbeFailure::Malformed)),
-                "B is down: answer is not HTTP",
-            ),
-            (
-                changed(false, Some(ProbeFailure::Status(503))),
-                "B is down: status 503",
-            ),
+            (changed(false, Some(ProbeFailure::Refused)), "B is down: refused"),
+            (changed(false, Some(ProbeFailure::Unreachable)), "B is down: unreachable"),
+            (changed(false, Some(ProbeFailure::TimedOut)), "B is down: timed out"),
+            (changed(false, Some(ProbeFailure::Cut)), "B is down: connection cut"),
+            (changed(false, Some(ProbeFailure::Malformed)), "B is down: answer is not HTTP"),
+            (changed(false, Some(ProbeFailure::Status(503))), "B is down: status 503"),
         ];
         for (notice, expected) in rows {
             let line = describe(&notice, |backend| if backend == a { "A" } else { "B" });

@@ -151,11 +151,7 @@ impl Serialize for Decimal {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let is_whole = self.0.fract() == 0.0 && self.0.abs() <= WHOLE_MAX;
         // JSON has no word for a number that is not finite: serde_json writes null.
-        if is_whole {
-            to.serialize_i64(self.0 as i64)
-        } else {
-            to.serialize_f64(self.0)
-        }
+        if is_whole { to.serialize_i64(self.0 as i64) } else { to.serialize_f64(self.0) }
     }
 }
 
@@ -201,11 +197,7 @@ mod tests {
             cpu_busy_ms: None,
             memory_bytes: None,
             report_age: None,
-            score: ScoreParts {
-                latency: 10_000.0,
-                total: 10_000.0,
-                ..ScoreParts::default()
-            },
+            score: ScoreParts { latency: 10_000.0, total: 10_000.0, ..ScoreParts::default() },
         }
     }
 
@@ -252,10 +244,7 @@ mod tests {
             "queue": null, "queueEwma": null, "cpu": null, "memory": null, "reportAgeMs": null,
             "reportsRead": 0, "reportsFailed": 0,
         }]);
-        assert_eq!(
-            stats(vec![unknown_backend(0, "A")], &[target("A")]),
-            expected
-        );
+        assert_eq!(stats(vec![unknown_backend(0, "A")], &[target("A")]), expected);
     }
 
     /// Every known number comes out under its name, in its unit and rounded.
@@ -346,10 +335,7 @@ mod tests {
     /// Targets are found by name, wherever they stand; a backend without one has no URL.
     #[test]
     fn targets_are_found_by_name() {
-        let backends = ["A", "B", "C"]
-            .iter()
-            .zip(0..)
-            .map(|(name, id)| unknown_backend(id, name));
+        let backends = ["A", "B", "C"].iter().zip(0..).map(|(name, id)| unknown_backend(id, name));
         let stats = stats(backends.collect(), &[target("B"), target("A")]);
         let urls: Vec<&Value> = (0..3).map(|index| &stats[index]["url"]).collect();
         assert_eq!(urls, [&json!("http://A"), &json!("http://B"), &Value::Null]);

@@ -96,10 +96,7 @@ impl Command {
         let config = Box::new(config);
         Ok(match (has_check, has_print) {
             (true, true) => {
-                return Err(UsageError::argument(
-                    "--print-config",
-                    "not together with --check",
-                ));
+                return Err(UsageError::argument("--print-config", "not together with --check"));
             }
             (true, false) => Self::Check { file },
             (false, true) => Self::PrintConfig { config },
@@ -136,10 +133,7 @@ pub enum UsageError {
 
 impl UsageError {
     fn argument(argument: &str, wrong: impl Into<String>) -> Self {
-        Self::Argument {
-            argument: argument.to_owned(),
-            wrong: wrong.into(),
-        }
+        Self::Argument { argument: argument.to_owned(), wrong: wrong.into() }
     }
 }
 
@@ -174,14 +168,10 @@ impl<I: Iterator<Item = OsString>> Arguments<I> {
             return Ok(None);
         };
         Ok(Some(match text.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => Argument {
-                name: name.to_owned(),
-                inline: Some(value.to_owned()),
-            },
-            _ => Argument {
-                name: text,
-                inline: None,
-            },
+            Some((name, value)) if name.starts_with("--") => {
+                Argument { name: name.to_owned(), inline: Some(value.to_owned()) }
+            }
+            _ => Argument { name: text, inline: None },
         }))
     }
 
@@ -208,9 +198,7 @@ impl<I: Iterator<Item = OsString>> Arguments<I> {
 }
 
 fn refuse_value(name: &str, inline: Option<String>) -> Result<(), UsageError> {
-    inline.map_or(Ok(()), |_| {
-        Err(UsageError::argument(name, "takes no value"))
-    })
+    inline.map_or(Ok(()), |_| Err(UsageError::argument(name, "takes no value")))
 }
 
 fn parse_level(name: &str, text: &str) -> Result<LevelFilter, UsageError> {
@@ -232,32 +220,16 @@ fn load(
     file: &str,
     read_file: impl Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Config, UsageError> {
-    let unreadable = |wrong: String| UsageError::Unreadable {
-        file: file.to_owned(),
-        wrong,
-    };
+    let unreadable = |wrong: String| UsageError::Unreadable { file: file.to_owned(), wrong };
     let bytes = read_file(Path::new(file))
         .map_err(|error| unreadable(format!("cannot be read: {}", os_error_text(&error))))?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = error
-            .as_bytes()
-            .get(..error.utf8_error().valid_up_to())
-            .unwrap_or_default();
+        let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
         let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
-        let error = FileError {
-            line,
-            path: String::new(),
-            wrong: "is not UTF-8".to_owned(),
-        };
-        UsageError::File {
-            file: file.to_owned(),
-            error,
-        }
+        let error = FileError { line, path: String::new(), wrong: "is not UTF-8".to_owned() };
+        UsageError::File { file: file.to_owned(), error }
     })?;
-    Config::from_json(&text).map_err(|error| UsageError::File {
-        file: file.to_owned(),
-        error,
-    })
+    Config::from_json(&text).map_err(|error| UsageError::File { file: file.to_owned(), error })
 }
 
 /// Applies the flags in their order and checks the outcome.
@@ -266,10 +238,8 @@ fn apply(config: &mut Config, settings: &[(&Flag, String)]) -> Result<(), UsageE
         let changed = match flag.change {
             Change::Set(set) => set(config, value),
             Change::Append { clear, push } => {
-                let is_first = settings
-                    .iter()
-                    .take(index)
-                    .all(|(earlier, _)| earlier.name != flag.name);
+                let is_first =
+                    settings.iter().take(index).all(|(earlier, _)| earlier.name != flag.name);
                 if is_first {
                     clear(config);
                 }
@@ -281,10 +251,7 @@ fn apply(config: &mut Config, settings: &[(&Flag, String)]) -> Result<(), UsageE
     config.validate().map_err(|error| {
         let culprit = settings.iter().find(|(flag, _)| flag.covers(&error.path));
         let argument = culprit.map_or(error.path.as_str(), |(flag, _)| flag.name);
-        let place = error
-            .path
-            .rsplit_once('.')
-            .filter(|_| error.path.starts_with("backends["));
+        let place = error.path.rsplit_once('.').filter(|_| error.path.starts_with("backends["));
         let what = place.map_or_else(String::new, |(_, what)| format!("{what} "));
         UsageError::argument(argument, format!("{what}must be {}", error.allowed))
     })

@@ -42,8 +42,7 @@ impl Flag {
 
     /// Whether a path of the configuration is this flag's value or lies in it.
     pub(super) fn covers(&self, path: &str) -> bool {
-        path.strip_prefix(self.path)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+        path.strip_prefix(self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
     }
 }
 
@@ -188,9 +187,7 @@ const WHOLE: &str = "a whole number, 0 or more";
 
 /// Reads a number; whether it is in its range is checked with the whole configuration.
 fn set<T: FromStr>(value: &mut T, text: &str, allowed: &str) -> Result<(), String> {
-    *value = text
-        .parse()
-        .map_err(|_| format!("must be {allowed}, not {text:?}"))?;
+    *value = text.parse().map_err(|_| format!("must be {allowed}, not {text:?}"))?;
     Ok(())
 }
 
@@ -212,9 +209,7 @@ fn set_policy(policy: &mut PolicyKind, text: &str) -> Result<(), String> {
 pub(super) fn known_policies() -> String {
     let refusal =
         serde_json::from_value::<PolicyKind>("".into()).map_err(|error| error.to_string());
-    let known = refusal
-        .err()
-        .and_then(|text| Some(text.split_once(", expected ")?.1.to_owned()));
+    let known = refusal.err().and_then(|text| Some(text.split_once(", expected ")?.1.to_owned()));
     known.map_or_else(
         || "a policy".to_owned(),
         |known| known.replace('`', "").replace("one of ", ""),

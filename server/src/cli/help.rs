@@ -24,20 +24,16 @@ pub(super) fn text() -> String {
     }
     text.push_str("\nrouting and forwarding:\n");
     for flag in &FLAGS {
-        let usage = flag.value.map_or_else(
-            || flag.name.to_owned(),
-            |value| format!("{} {value}", flag.name),
-        );
+        let usage = flag
+            .value
+            .map_or_else(|| flag.name.to_owned(), |value| format!("{} {value}", flag.name));
         let tail = match default_of(flag) {
             Some(default) => format!(" (default {default})"),
             None if flag.is_repeatable() => REPEATABLE.to_owned(),
             None => String::new(),
         };
-        let known = if flag.name == "--policy" {
-            format!(": {}", known_policies())
-        } else {
-            String::new()
-        };
+        let known =
+            if flag.name == "--policy" { format!(": {}", known_policies()) } else { String::new() };
         push_flag(&mut text, &usage, &format!("{}{known}{tail}", flag.help));
     }
     text.push_str(
@@ -91,14 +87,8 @@ fn push_line(text: &mut String, line: &str) {
 const PROGRAM_FLAGS: [(&str, &str); 6] = [
     ("--config FILE", "read the configuration from a JSON file"),
     ("--check", "say whether flags and file are valid, and end"),
-    (
-        "--print-config",
-        "show the configuration that flags and file make, as JSON, and end",
-    ),
-    (
-        "--log-level LEVEL",
-        "error, warn, info (default), debug or trace; the log goes to stderr",
-    ),
+    ("--print-config", "show the configuration that flags and file make, as JSON, and end"),
+    ("--log-level LEVEL", "error, warn, info (default), debug or trace; the log goes to stderr"),
     ("-h, --help", "show this and end"),
     ("-V, --version", "show the version and end"),
 ];
@@ -119,23 +109,12 @@ mod tests {
     fn everything_is_explained() {
         let text = text();
         for flag in &FLAGS {
-            assert!(
-                text.contains(&format!("\n  {} ", flag.name)),
-                "{}",
-                flag.name
-            );
+            assert!(text.contains(&format!("\n  {} ", flag.name)), "{}", flag.name);
         }
-        for key in [
-            "\"headBytesMax\": 32768",
-            "\"cooldownMs\": 1500",
-            "\"spillOver\": true",
-        ] {
+        for key in ["\"headBytesMax\": 32768", "\"cooldownMs\": 1500", "\"spillOver\": true"] {
             assert!(text.contains(key), "{key}");
         }
-        for line in [
-            "another backend must be better to be taken (default 30)",
-            "score (default",
-        ] {
+        for line in ["another backend must be better to be taken (default 30)", "score (default"] {
             let words: Vec<&str> = text.split_whitespace().collect();
             assert!(words.join(" ").contains(line), "{line}");
         }

@@ -27,20 +27,13 @@ impl Config {
                 return Err(ConfigError::new(span.path, &Span::allowed()));
             }
         }
-        let Limits {
-            head_bytes_max,
-            target_bytes_max,
-            ..
-        } = self.limits;
+        let Limits { head_bytes_max, target_bytes_max, .. } = self.limits;
         if target_bytes_max > head_bytes_max {
             let allowed = format!("at most limits.headBytesMax, which is {head_bytes_max}");
             return Err(ConfigError::new("limits.targetBytesMax", &allowed));
         }
         if !is_token(&self.forwarding.via) {
-            return Err(ConfigError::new(
-                "forwarding.via",
-                "a token of 1 to 64 characters",
-            ));
+            return Err(ConfigError::new("forwarding.via", "a token of 1 to 64 characters"));
         }
         self.check_stats()?;
         for (path, value) in [
@@ -56,16 +49,8 @@ impl Config {
 
     /// What is allowed for the number at a path, as far as a whole number is.
     pub(super) fn allowed_at(path: &str) -> Option<String> {
-        let count = COUNTS
-            .iter()
-            .find(|count| count.path == path)
-            .map(Count::allowed);
-        count.or_else(|| {
-            SPANS
-                .iter()
-                .any(|span| span.path == path)
-                .then(Span::allowed)
-        })
+        let count = COUNTS.iter().find(|count| count.path == path).map(Count::allowed);
+        count.or_else(|| SPANS.iter().any(|span| span.path == path).then(Span::allowed))
     }
 
     fn check_listen(&self) -> Result<(), ConfigError> {
@@ -91,18 +76,8 @@ impl Config {
                 let allowed = "1 to 64 letters, digits, '.', '_' and '-'";
                 return Err(ConfigError::new(&path, allowed));
             }
-            if self
-                .backends
-                .iter()
-                .take(index)
-                .any(|earlier| earlier.name == backend.name)
-            {
-                return Err(refuse(
-                    &path,
-                    "a name of its own",
-                    &backend.name,
-                    "is there already",
-                ));
+            if self.backends.iter().take(index).any(|earlier| earlier.name == backend.name) {
+                return Err(refuse(&path, "a name of its own", &backend.name, "is there already"));
             }
             let path = format!("backends[{index}].url");
             BackendUrl::parse(&backend.url)
@@ -125,10 +100,7 @@ impl Config {
 impl StatsRules {
     /// The networks of `allow`; what is none, which [`Config::validate`] refuses, is left out.
     pub fn networks(&self) -> Vec<Network> {
-        self.allow
-            .iter()
-            .filter_map(|text| Network::parse(text).ok())
-            .collect()
+        self.allow.iter().filter_map(|text| Network::parse(text).ok()).collect()
     }
 }
 
@@ -154,21 +126,12 @@ struct Span {
 
 impl Span {
     fn allowed() -> String {
-        format!(
-            "milliseconds from {} to {}",
-            SPAN_MIN.as_millis(),
-            SPAN_MAX.as_millis()
-        )
+        format!("milliseconds from {} to {}", SPAN_MIN.as_millis(), SPAN_MAX.as_millis())
     }
 }
 
 const fn count(path: &'static str, value: fn(&Config) -> u64, least: u64, most: u64) -> Count {
-    Count {
-        path,
-        value,
-        least,
-        most,
-    }
+    Count { path, value, least, most }
 }
 
 const fn span(path: &'static str, value: fn(&Config) -> Duration) -> Span {
@@ -177,86 +140,32 @@ const fn span(path: &'static str, value: fn(&Config) -> Duration) -> Span {
 
 /// Every whole number outside `routing`; the reason for a range is with the field.
 const COUNTS: [Count; 9] = [
-    count(
-        "limits.headBytesMax",
-        |config| config.limits.head_bytes_max as u64,
-        1024,
-        60_000,
-    ),
-    count(
-        "limits.targetBytesMax",
-        |config| config.limits.target_bytes_max as u64,
-        64,
-        60_000,
-    ),
-    count(
-        "limits.fieldsMax",
-        |config| config.limits.fields_max as u64,
-        8,
-        128,
-    ),
+    count("limits.headBytesMax", |config| config.limits.head_bytes_max as u64, 1024, 60_000),
+    count("limits.targetBytesMax", |config| config.limits.target_bytes_max as u64, 64, 60_000),
+    count("limits.fieldsMax", |config| config.limits.fields_max as u64, 8, 128),
     count(
         "limits.chunkExtensionBytesMax",
         |config| config.limits.chunk_extension_bytes_max as u64,
         0,
         60_000,
     ),
-    count(
-        "limits.trailerBytesMax",
-        |config| config.limits.trailer_bytes_max as u64,
-        0,
-        60_000,
-    ),
-    count(
-        "limits.bodyBytesMax",
-        |config| config.limits.body_bytes_max,
-        0,
-        u64::MAX,
-    ),
-    count(
-        "limits.clients",
-        |config| config.limits.clients as u64,
-        1,
-        1_000_000,
-    ),
-    count(
-        "limits.attempts",
-        |config| config.limits.attempts as u64,
-        1,
-        16,
-    ),
-    count(
-        "pool.idlePerBackend",
-        |config| config.pool.idle_per_backend as u64,
-        0,
-        100_000,
-    ),
+    count("limits.trailerBytesMax", |config| config.limits.trailer_bytes_max as u64, 0, 60_000),
+    count("limits.bodyBytesMax", |config| config.limits.body_bytes_max, 0, u64::MAX),
+    count("limits.clients", |config| config.limits.clients as u64, 1, 1_000_000),
+    count("limits.attempts", |config| config.limits.attempts as u64, 1, 16),
+    count("pool.idlePerBackend", |config| config.pool.idle_per_backend as u64, 0, 100_000),
 ];
 
 /// Every time outside `routing`.
 const SPANS: [Span; 11] = [
-    span("timeouts.requestHeadMs", |config| {
-        config.timeouts.request_head
-    }),
-    span("timeouts.requestBodyMs", |config| {
-        config.timeouts.request_body
-    }),
-    span("timeouts.clientIdleMs", |config| {
-        config.timeouts.client_idle
-    }),
-    span("timeouts.clientWriteMs", |config| {
-        config.timeouts.client_write
-    }),
+    span("timeouts.requestHeadMs", |config| config.timeouts.request_head),
+    span("timeouts.requestBodyMs", |config| config.timeouts.request_body),
+    span("timeouts.clientIdleMs", |config| config.timeouts.client_idle),
+    span("timeouts.clientWriteMs", |config| config.timeouts.client_write),
     span("timeouts.connectMs", |config| config.timeouts.connect),
-    span("timeouts.responseHeadMs", |config| {
-        config.timeouts.response_head
-    }),
-    span("timeouts.responseBodyMs", |config| {
-        config.timeouts.response_body
-    }),
-    span("timeouts.tunnelIdleMs", |config| {
-        config.timeouts.tunnel_idle
-    }),
+    span("timeouts.responseHeadMs", |config| config.timeouts.response_head),
+    span("timeouts.responseBodyMs", |config| config.timeouts.response_body),
+    span("timeouts.tunnelIdleMs", |config| config.timeouts.tunnel_idle),
     span("timeouts.lingerMs", |config| config.timeouts.linger),
     span("timeouts.shutdownMs", |config| config.timeouts.shutdown),
     span("pool.idleMs", |config| config.pool.idle),
@@ -286,10 +195,7 @@ fn refuse(path: &str, allowed: &str, text: &str, wrong: impl fmt::Display) -> Co
 
 fn check_length(path: &str, length: usize, least: usize, most: usize) -> Result<(), ConfigError> {
     if !(least..=most).contains(&length) {
-        return Err(ConfigError::new(
-            path,
-            &format!("a list of {least} to {most} entries"),
-        ));
+        return Err(ConfigError::new(path, &format!("a list of {least} to {most} entries")));
     }
     Ok(())
 }
@@ -310,9 +216,7 @@ fn is_token(text: &str) -> bool {
 fn is_path(text: &str) -> bool {
     text.starts_with('/')
         && text.len() <= PATH_MAX
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'#')
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
 }
 
 #[cfg(test)]

@@ -36,11 +36,9 @@ impl Config {
         };
         match config.validate() {
             Ok(()) => Ok(config),
-            Err(error) => Err(FileError::new(
-                text,
-                &error.path,
-                format!("must be {}", error.allowed),
-            )),
+            Err(error) => {
+                Err(FileError::new(text, &error.path, format!("must be {}", error.allowed)))
+            }
         }
     }
 
@@ -64,11 +62,7 @@ pub struct FileError {
 
 impl FileError {
     fn new(text: &str, path: &str, wrong: String) -> Self {
-        Self {
-            line: line_of(text, path),
-            path: path.to_owned(),
-            wrong,
-        }
+        Self { line: line_of(text, path), path: path.to_owned(), wrong }
     }
 
     /// Says a refusal of serde in the words of this configuration. The words of a message that
@@ -78,28 +72,16 @@ impl FileError {
         let message = without_place(error);
         // Serde stands right behind the key when it refuses one.
         let line = error.line();
-        if let Some((_, known)) = message
-            .strip_prefix("unknown field ")
-            .and_then(|rest| rest.split_once("`, expected "))
+        if let Some((_, known)) =
+            message.strip_prefix("unknown field ").and_then(|rest| rest.split_once("`, expected "))
         {
-            let known = known
-                .strip_prefix("one of ")
-                .unwrap_or(known)
-                .replace('`', "");
+            let known = known.strip_prefix("one of ").unwrap_or(known).replace('`', "");
             let wrong = format!("unknown key; known: {known}");
-            return Self {
-                line,
-                path: path.to_owned(),
-                wrong,
-            };
+            return Self { line, path: path.to_owned(), wrong };
         }
         if let Some(key) = message.strip_prefix("duplicate field ") {
             let path = below(path, key.trim_matches('`'));
-            return Self {
-                line,
-                path,
-                wrong: "repeated".to_owned(),
-            };
+            return Self { line, path, wrong: "repeated".to_owned() };
         }
         if let Some(key) = message.strip_prefix("missing field ") {
             return Self::new(text, path, format!("needs {}", key.replace('`', "")));
@@ -137,9 +119,7 @@ impl std::error::Error for FileError {}
 fn find_misshapen(value: &Value, schema: &Value, path: String) -> Option<String> {
     match (schema, value) {
         (Value::Object(schema), Value::Object(object)) => object.iter().find_map(|(key, value)| {
-            schema
-                .get(key)
-                .and_then(|schema| find_misshapen(value, schema, below(&path, key)))
+            schema.get(key).and_then(|schema| find_misshapen(value, schema, below(&path, key)))
         }),
         (Value::Object(_), _) => Some(path),
         (Value::Array(schema), Value::Array(array)) => {
@@ -154,19 +134,14 @@ fn find_misshapen(value: &Value, schema: &Value, path: String) -> Option<String>
 
 /// The path of a key in the object at a path.
 fn below(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 /// An error's text without the place that serde_json puts behind it.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
-    text.strip_suffix(&place)
-        .map_or_else(|| text.clone(), str::to_owned)
+    text.strip_suffix(&place).map_or_else(|| text.clone(), str::to_owned)
 }
 
 /// What serde expected, for those who do not write Rust.
@@ -202,11 +177,7 @@ mod tests {
     #[test]
     fn other_values_survive_json() {
         let listen = vec!["localhost:0".to_owned(), "[::1]:8080".to_owned()];
-        let mut config = Config {
-            listen,
-            backends: Vec::new(),
-            ..Config::default()
-        };
+        let mut config = Config { listen, backends: Vec::new(), ..Config::default() };
         config.routing.switch.cooldown = Duration::from_millis(1);
         config.routing.switch.spill_over = false;
         config.limits.body_bytes_max = u64::MAX;
@@ -279,27 +250,12 @@ mod tests {
                 "2: a.b: unknown key; known: listen, backends, routing, \
                 limits, timeouts, forwarding, pool, overflow, stats, probePaths",
             ),
-            (
-                "{\"forwarding\": {\"via\": \"a\",\n\"via\": \"b\"}}",
-                "2: forwarding.via: repeated",
-            ),
+            ("{\"forwarding\": {\"via\": \"a\",\n\"via\": \"b\"}}", "2: forwarding.via: repeated"),
             ("{\"listen\": [],\n\"listen\": []}", "2: listen: repeated"),
-            (
-                "{\n\"listen\": \"a:1\"}",
-                "2: listen: must be a list, not string \"a:1\"",
-            ),
-            (
-                "{\n\"listen\": [\n1]}",
-                "3: listen[0]: must be a string, not integer 1",
-            ),
-            (
-                "{\n\"listen\": []}",
-                "2: listen: must be a list of 1 to 64 entries",
-            ),
-            (
-                "{\"overflow\":\n\"drop\"}",
-                "2: overflow: must be wait or reject, not drop",
-            ),
+            ("{\n\"listen\": \"a:1\"}", "2: listen: must be a list, not string \"a:1\""),
+            ("{\n\"listen\": [\n1]}", "3: listen[0]: must be a string, not integer 1"),
+            ("{\n\"listen\": []}", "2: listen: must be a list of 1 to 64 entries"),
+            ("{\"overflow\":\n\"drop\"}", "2: overflow: must be wait or reject, not drop"),
             (
                 "{\"backends\": [\n{\"name\": \"A\", \"url\": \"http://a\"},\n\
                  {\"name\": \"A\", \"url\": \"http://b\"}]}",
@@ -310,24 +266,15 @@ mod tests {
                 "2: backends[0].url: must be http://HOST[:PORT], and \"ftp://a\" does not begin \
                  with http://",
             ),
-            (
-                "{\"backends\": [\n{\"name\": \"A\"}]}",
-                "2: backends[0]: needs url",
-            ),
+            ("{\"backends\": [\n{\"name\": \"A\"}]}", "2: backends[0]: needs url"),
             (
                 "{\"backends\": [\n{\"name\": \"A\", \"url\": \"http://a\", \"weight\": 1}]}",
                 "2: backends[0].weight: unknown key; known: name or url",
             ),
-            (
-                "{\"backends\": [\n[\"A\", \"http://a\"]]}",
-                "2: backends[0]: must be an object",
-            ),
+            ("{\"backends\": [\n[\"A\", \"http://a\"]]}", "2: backends[0]: must be an object"),
             ("{\n\"limits\": []}", "2: limits: must be an object"),
             ("{\n\"limits\": null}", "2: limits: must be an object"),
-            (
-                "{\"routing\": {\n\"switch\": [30]}}",
-                "2: routing.switch: must be an object",
-            ),
+            ("{\"routing\": {\n\"switch\": [30]}}", "2: routing.switch: must be an object"),
             ("[]", "1: must be an object"),
             ("\n7", "2: must be an object"),
             (
@@ -348,15 +295,9 @@ mod tests {
                  prefix length that is none",
             ),
             ("", "1: EOF while parsing a value (column 0)"),
-            (
-                "{\n\"listen\": [\"a:1\"]\n\"x\": 1}",
-                "3: expected `,` or `}` (column 1)",
-            ),
+            ("{\n\"listen\": [\"a:1\"]\n\"x\": 1}", "3: expected `,` or `}` (column 1)"),
             ("{}\n{}", "2: trailing characters (column 1)"),
-            (
-                "{\"listen\": [\n1e999]}",
-                "2: number out of range (column 5)",
-            ),
+            ("{\"listen\": [\n1e999]}", "2: number out of range (column 5)"),
             ("// a comment\n{}", "1: expected value (column 1)"),
         ];
         for (text, expected) in rows {

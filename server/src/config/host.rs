@@ -24,11 +24,7 @@ impl HostPort {
                 None if rest.is_empty() => None,
                 None => return Err(HostError::AfterBracket),
             };
-            return Ok(Self {
-                host: address.to_string(),
-                is_ipv6: true,
-                port,
-            });
+            return Ok(Self { host: address.to_string(), is_ipv6: true, port });
         }
         let (host, port) = match text.split_once(':') {
             Some((_, rest)) if rest.contains(':') => return Err(HostError::BareIpv6),
@@ -40,20 +36,12 @@ impl HostPort {
         }
         if ends_in_number(host) {
             let address: Ipv4Addr = host.parse().map_err(|_| HostError::Ipv4Address)?;
-            return Ok(Self {
-                host: address.to_string(),
-                is_ipv6: false,
-                port,
-            });
+            return Ok(Self { host: address.to_string(), is_ipv6: false, port });
         }
         if !is_name(host) {
             return Err(HostError::Name);
         }
-        Ok(Self {
-            host: host.to_ascii_lowercase(),
-            is_ipv6: false,
-            port,
-        })
+        Ok(Self { host: host.to_ascii_lowercase(), is_ipv6: false, port })
     }
 }
 
@@ -107,11 +95,7 @@ fn parse_port(digits: &str) -> Result<u16, HostError> {
 /// Whether a resolver would take the host for an IPv4 address in one of its many spellings
 /// (`127.1`, `0x7f.1`): then it has to be one in the plain spelling.
 fn ends_in_number(host: &str) -> bool {
-    let last = host
-        .trim_end_matches('.')
-        .rsplit('.')
-        .next()
-        .unwrap_or_default();
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
     match hexadecimal {
         Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
@@ -125,9 +109,7 @@ fn is_name(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -139,11 +121,7 @@ mod tests {
     use super::*;
 
     fn host_port(host: &str, is_ipv6: bool, port: Option<u16>) -> Result<HostPort, HostError> {
-        Ok(HostPort {
-            host: host.to_owned(),
-            is_ipv6,
-            port,
-        })
+        Ok(HostPort { host: host.to_owned(), is_ipv6, port })
     }
 
     /// Every shape that is taken comes out in its one spelling; row by row.
@@ -156,14 +134,8 @@ mod tests {
             ("127.0.0.1:80", host_port("127.0.0.1", false, Some(80))),
             ("[::1]", host_port("::1", true, None)),
             ("[0:0:0:0:0:0:0:1]:8080", host_port("::1", true, Some(8080))),
-            (
-                "[::ffff:10.0.0.1]:1",
-                host_port("::ffff:10.0.0.1", true, Some(1)),
-            ),
-            (
-                "my_service.example.com.",
-                host_port("my_service.example.com.", false, None),
-            ),
+            ("[::ffff:10.0.0.1]:1", host_port("::ffff:10.0.0.1", true, Some(1))),
+            ("my_service.example.com.", host_port("my_service.example.com.", false, None)),
             ("a-b.c:65535", host_port("a-b.c", false, Some(65535))),
             ("h:0", host_port("h", false, Some(0))),
             (long_label.as_str(), host_port(&long_label, false, None)),

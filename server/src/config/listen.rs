@@ -17,10 +17,7 @@ impl ListenAddress {
     /// What cannot be about the host or the port.
     pub fn parse(text: &str) -> Result<Self, HostError> {
         let HostPort { host, port, .. } = HostPort::parse(text)?;
-        Ok(Self {
-            host,
-            port: port.ok_or(HostError::Port)?,
-        })
+        Ok(Self { host, port: port.ok_or(HostError::Port)? })
     }
 }
 
@@ -31,12 +28,7 @@ mod tests {
     /// Addresses with a port are taken, all else is refused; row by row.
     #[test]
     fn listen_addresses_need_a_port() {
-        let address = |host: &str, port| {
-            Ok(ListenAddress {
-                host: host.to_owned(),
-                port,
-            })
-        };
+        let address = |host: &str, port| Ok(ListenAddress { host: host.to_owned(), port });
         let rows = [
             ("127.0.0.1:3001", address("127.0.0.1", 3001)),
             ("0.0.0.0:0", address("0.0.0.0", 0)),

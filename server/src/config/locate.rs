@@ -33,14 +33,10 @@ enum Step<'a> {
 
 /// The steps of a path. Keys of a configuration contain neither dots nor brackets.
 fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
-    path.split(['.', '['])
-        .filter(|part| !part.is_empty())
-        .map(|part| {
-            let index = part
-                .strip_suffix(']')
-                .and_then(|digits| digits.parse().ok());
-            index.map_or(Step::Key(part), Step::Index)
-        })
+    path.split(['.', '[']).filter(|part| !part.is_empty()).map(|part| {
+        let index = part.strip_suffix(']').and_then(|digits| digits.parse().ok());
+        index.map_or(Step::Key(part), Step::Index)
+    })
 }
 
 /// A place in a JSON text. Every method that finds nothing of its kind returns `None` and leaves
@@ -247,11 +243,7 @@ mod tests {
     /// Nesting of any depth is gone past without recursion.
     #[test]
     fn depth_is_no_matter() {
-        let deep = format!(
-            "{{\"a\": {}{},\n\"b\": 1}}",
-            "[".repeat(100_000),
-            "]".repeat(100_000)
-        );
+        let deep = format!("{{\"a\": {}{},\n\"b\": 1}}", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(line_of(&deep, "b"), 2);
     }
 }

@@ -56,14 +56,8 @@ impl Default for Config {
         Self {
             listen: vec!["127.0.0.1:3001".to_owned()],
             backends: vec![
-                BackendConfig {
-                    name: "A".to_owned(),
-                    url: "http://localhost:3000".to_owned(),
-                },
-                BackendConfig {
-                    name: "B".to_owned(),
-                    url: "http://localhost:3002".to_owned(),
-                },
+                BackendConfig { name: "A".to_owned(), url: "http://localhost:3000".to_owned() },
+                BackendConfig { name: "B".to_owned(), url: "http://localhost:3002".to_owned() },
             ],
             routing: Rules::default(),
             limits: Limits::default(),
@@ -193,10 +187,7 @@ pub struct Forwarding {
 
 impl Default for Forwarding {
     fn default() -> Self {
-        Self {
-            keep_host: false,
-            via: "intelliproxy".to_owned(),
-        }
+        Self { keep_host: false, via: "intelliproxy".to_owned() }
     }
 }
 
@@ -214,10 +205,7 @@ pub struct PoolRules {
 
 impl Default for PoolRules {
     fn default() -> Self {
-        Self {
-            idle_per_backend: 1024,
-            idle: Duration::from_secs(4),
-        }
+        Self { idle_per_backend: 1024, idle: Duration::from_secs(4) }
     }
 }
 
@@ -243,9 +231,7 @@ pub struct StatsRules {
 
 impl Default for StatsRules {
     fn default() -> Self {
-        Self {
-            allow: vec!["127.0.0.0/8".to_owned(), "::1".to_owned()],
-        }
+        Self { allow: vec!["127.0.0.0/8".to_owned(), "::1".to_owned()] }
     }
 }
 
@@ -262,9 +248,6 @@ pub struct ProbePaths {
 
 impl Default for ProbePaths {
     fn default() -> Self {
-        Self {
-            ping: "/health".to_owned(),
-            report: "/metrics".to_owned(),
-        }
+        Self { ping: "/health".to_owned(), report: "/metrics".to_owned() }
     }
 }

@@ -28,10 +28,7 @@ impl Network {
         }
         let canonical = address.to_canonical();
         if canonical.is_ipv4() && address.is_ipv6() && prefix >= MAPPED_BITS {
-            return Ok(Self {
-                address: canonical,
-                prefix: prefix - MAPPED_BITS,
-            });
+            return Ok(Self { address: canonical, prefix: prefix - MAPPED_BITS });
         }
         Ok(Self { address, prefix })
     }
@@ -74,11 +71,7 @@ fn parse_prefix(digits: &str, length: u8) -> Result<u8, NetworkError> {
     if !is_plain || (digits.len() > 1 && digits.starts_with('0')) {
         return Err(NetworkError::Prefix);
     }
-    digits
-        .parse()
-        .ok()
-        .filter(|prefix| *prefix <= length)
-        .ok_or(NetworkError::Prefix)
+    digits.parse().ok().filter(|prefix| *prefix <= length).ok_or(NetworkError::Prefix)
 }
 
 /// The address as a number.

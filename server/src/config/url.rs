@@ -36,31 +36,16 @@ impl BackendUrl {
             _ if tail.contains('?') => return Err(UrlError::Query),
             _ => return Err(UrlError::Path),
         }
-        let HostPort {
-            host,
-            is_ipv6,
-            port,
-        } = HostPort::parse(authority).map_err(UrlError::Host)?;
+        let HostPort { host, is_ipv6, port } =
+            HostPort::parse(authority).map_err(UrlError::Host)?;
         let port = match port {
             Some(0) => return Err(UrlError::Host(HostError::Port)),
             Some(port) => port,
             None => DEFAULT_PORT,
         };
-        let bare = if is_ipv6 {
-            format!("[{host}]")
-        } else {
-            host.clone()
-        };
-        let authority = if port == DEFAULT_PORT {
-            bare
-        } else {
-            format!("{bare}:{port}")
-        };
-        Ok(Self {
-            host,
-            port,
-            authority,
-        })
+        let bare = if is_ipv6 { format!("[{host}]") } else { host.clone() };
+        let authority = if port == DEFAULT_PORT { bare } else { format!("{bare}:{port}") };
+        Ok(Self { host, port, authority })
     }
 }
 
@@ -108,12 +93,7 @@ mod tests {
     fn urls_are_read() {
         let rows = [
             ("http://localhost:3000", "localhost", 3000, "localhost:3000"),
-            (
-                "http://localhost:3000/",
-                "localhost",
-                3000,
-                "localhost:3000",
-            ),
+            ("http://localhost:3000/", "localhost", 3000, "localhost:3000"),
             ("HTTP://Example.COM", "example.com", 80, "example.com"),
             ("http://example.com:80", "example.com", 80, "example.com"),
             ("http://10.0.0.7:8080", "10.0.0.7", 8080, "10.0.0.7:8080"),
@@ -123,11 +103,8 @@ mod tests {
             ("http://a:1", "a", 1, "a:1"),
         ];
         for (text, host, port, authority) in rows {
-            let expected = BackendUrl {
-                host: host.to_owned(),
-                port,
-                authority: authority.to_owned(),
-            };
+            let expected =
+                BackendUrl { host: host.to_owned(), port, authority: authority.to_owned() };
             assert_eq!(BackendUrl::parse(text), Ok(expected), "{text}");
         }
     }

@@ -33,10 +33,7 @@ fn config(args: &[&str]) -> Config {
 /// Without arguments: the defaults, logging at info; and they are those of the plain form.
 #[test]
 fn plain_form_is_the_default() {
-    let expected = Command::Run {
-        config: Box::default(),
-        log_level: LevelFilter::Info,
-    };
+    let expected = Command::Run { config: Box::default(), log_level: LevelFilter::Info };
     assert_eq!(parse(&[]), Ok(expected.clone()));
     let plain = "--listen 127.0.0.1:3001 --backend A=http://localhost:3000 \
                  --backend B=http://localhost:3002";
@@ -48,9 +45,7 @@ fn plain_form_is_the_default() {
 fn flags_set_their_values() {
     type Change = fn(&mut Config);
     let rows: [(&[&str], Change); 16] = [
-        (&["--listen=[::1]:80"], |c| {
-            c.listen = vec!["[::1]:80".to_owned()]
-        }),
+        (&["--listen=[::1]:80"], |c| c.listen = vec!["[::1]:80".to_owned()]),
         (&["--listen", "a:1", "--listen", "b:2"], |c| {
             c.listen = vec!["a:1".to_owned(), "b:2".to_owned()];
         }),
@@ -59,15 +54,9 @@ fn flags_set_their_values() {
             c.backends = vec![BackendConfig { name, url }];
         }),
         (&["--policy", "score"], |_| {}),
-        (&["--threshold", "12.5"], |c| {
-            c.routing.switch.threshold = 12.5
-        }),
-        (&["--cooldown-ms=0"], |c| {
-            c.routing.switch.cooldown = Duration::ZERO
-        }),
-        (&["--no-spill-over"], |c| {
-            c.routing.switch.spill_over = false
-        }),
+        (&["--threshold", "12.5"], |c| c.routing.switch.threshold = 12.5),
+        (&["--cooldown-ms=0"], |c| c.routing.switch.cooldown = Duration::ZERO),
+        (&["--no-spill-over"], |c| c.routing.switch.spill_over = false),
         (&["--ping-interval-ms", "100"], |c| {
             c.routing.probes.ping_interval = Duration::from_millis(100);
         }),
@@ -76,15 +65,9 @@ fn flags_set_their_values() {
         }),
         (&["--keep-host"], |c| c.forwarding.keep_host = true),
         (&["--clients", "5"], |c| c.limits.clients = 5),
-        (&["--body-bytes-max", "1000"], |c| {
-            c.limits.body_bytes_max = 1000
-        }),
-        (&["--connect-ms", "20"], |c| {
-            c.timeouts.connect = Duration::from_millis(20)
-        }),
-        (&["--response-head-ms", "30"], |c| {
-            c.timeouts.response_head = Duration::from_millis(30)
-        }),
+        (&["--body-bytes-max", "1000"], |c| c.limits.body_bytes_max = 1000),
+        (&["--connect-ms", "20"], |c| c.timeouts.connect = Duration::from_millis(20)),
+        (&["--response-head-ms", "30"], |c| c.timeouts.response_head = Duration::from_millis(30)),
         (&["--stats-allow", "::1", "--stats-allow=10.0.0.0/8"], |c| {
             c.stats.allow = vec!["::1".to_owned(), "10.0.0.0/8".to_owned()];
         }),
@@ -113,12 +96,7 @@ fn flags_win_over_the_file() {
     assert_eq!(file.listen, ["127.0.0.1:1"]);
     assert_eq!(file.routing.switch.threshold, 7.0);
     assert_eq!(file.backends.len(), 1);
-    let args = [
-        "--listen=b:2",
-        "--threshold=8",
-        "--config=good.json",
-        "--backend=X=http://x",
-    ];
+    let args = ["--listen=b:2", "--threshold=8", "--config=good.json", "--backend=X=http://x"];
     let both = config(&args);
     assert_eq!(both.listen, ["b:2"]);
     assert_eq!(both.routing.switch.threshold, 8.0);
@@ -138,16 +116,9 @@ fn other_commands() {
         (&["--check"], Command::Check { file: None }),
         (
             &["--check", "--config", "good.json"],
-            Command::Check {
-                file: Some("good.json".to_owned()),
-            },
+            Command::Check { file: Some("good.json".to_owned()) },
         ),
-        (
-            &["--print-config"],
-            Command::PrintConfig {
-                config: Box::default(),
-            },
-        ),
+        (&["--print-config"], Command::PrintConfig { config: Box::default() }),
     ];
     for (args, expected) in rows {
         assert_eq!(parse(args), Ok(expected), "{args:?}");
@@ -159,10 +130,7 @@ fn other_commands() {
         ("debug", LevelFilter::Debug),
         ("trace", LevelFilter::Trace),
     ] {
-        let expected = Command::Run {
-            config: Box::default(),
-            log_level: level,
-        };
+        let expected = Command::Run { config: Box::default(), log_level: level };
         assert_eq!(parse(&["--log-level", text]), Ok(expected));
     }
 }
@@ -172,14 +140,8 @@ fn other_commands() {
 fn faults_are_told_in_one_line() {
     let rows: [(&[&str], &str); 27] = [
         (&["--nonsense"], "--nonsense: no such argument; see --help"),
-        (
-            &["--nonsense=1"],
-            "--nonsense: no such argument; see --help",
-        ),
-        (
-            &["127.0.0.1:1"],
-            "127.0.0.1:1: no such argument; see --help",
-        ),
+        (&["--nonsense=1"], "--nonsense: no such argument; see --help"),
+        (&["127.0.0.1:1"], "127.0.0.1:1: no such argument; see --help"),
         (&[""], ": no such argument; see --help"),
         (&["a\nb"], "a\\nb: no such argument; see --help"),
         (&["--listen"], "--listen: needs a value"),
@@ -190,14 +152,8 @@ fn faults_are_told_in_one_line() {
         (&["--check=yes"], "--check: takes no value"),
         (&["--keep-host=yes"], "--keep-host: takes no value"),
         (&["--check", "--check"], "--check: given twice"),
-        (
-            &["--threshold", "1", "--threshold=2"],
-            "--threshold: given twice",
-        ),
-        (
-            &["--check", "--print-config"],
-            "--print-config: not together with --check",
-        ),
+        (&["--threshold", "1", "--threshold=2"], "--threshold: given twice"),
+        (&["--check", "--print-config"], "--print-config: not together with --check"),
         (
             &["--log-level", "loud"],
             "--log-level: must be error, warn, info, debug or trace, not \"loud\"",
@@ -219,30 +175,15 @@ fn faults_are_told_in_one_line() {
             &["--backend", "A=http://x", "--backend", "A=http://y"],
             "--backend: name must be a name of its own, and \"A\" is there already",
         ),
-        (
-            &["--policy", "best"],
-            "--policy: must be score, not \"best\"",
-        ),
-        (
-            &["--threshold", "high"],
-            "--threshold: must be a number, not \"high\"",
-        ),
-        (
-            &["--threshold", "-1"],
-            "--threshold: must be a number from 0 to 1000000",
-        ),
-        (
-            &["--threshold", "NaN"],
-            "--threshold: must be a number from 0 to 1000000",
-        ),
+        (&["--policy", "best"], "--policy: must be score, not \"best\""),
+        (&["--threshold", "high"], "--threshold: must be a number, not \"high\""),
+        (&["--threshold", "-1"], "--threshold: must be a number from 0 to 1000000"),
+        (&["--threshold", "NaN"], "--threshold: must be a number from 0 to 1000000"),
         (
             &["--connect-ms", "1.5"],
             "--connect-ms: must be a whole number of milliseconds, not \"1.5\"",
         ),
-        (
-            &["--clients", "0"],
-            "--clients: must be a whole number from 1 to 1000000",
-        ),
+        (&["--clients", "0"], "--clients: must be a whole number from 1 to 1000000"),
         (
             &["--config", "bad.json", "--check"],
             "bad.json:3: limits.headBytesMax: must be a whole number from 1024 to 60000",
@@ -258,10 +199,7 @@ fn faults_are_told_in_one_line() {
 #[test]
 fn unreadable_files_are_named() {
     let error = |file: &str| parse(&["--config", file]).expect_err(file).to_string();
-    assert_eq!(
-        error("none.json"),
-        "none.json: cannot be read: entity not found"
-    );
+    assert_eq!(error("none.json"), "none.json: cannot be read: entity not found");
     assert_eq!(error("latin.json"), "latin.json:2: is not UTF-8");
 }
 

@@ -28,54 +28,19 @@ fn default_is_valid() {
 #[test]
 fn counts_are_held_to_their_ranges() {
     let rows: [(&str, SetCount, u64, u64); 8] = [
-        (
-            "limits.headBytesMax",
-            |c, n| c.limits.head_bytes_max = as_usize(n),
-            1024,
-            60_000,
-        ),
-        (
-            "limits.targetBytesMax",
-            |c, n| c.limits.target_bytes_max = as_usize(n),
-            64,
-            60_000,
-        ),
-        (
-            "limits.fieldsMax",
-            |c, n| c.limits.fields_max = as_usize(n),
-            8,
-            128,
-        ),
+        ("limits.headBytesMax", |c, n| c.limits.head_bytes_max = as_usize(n), 1024, 60_000),
+        ("limits.targetBytesMax", |c, n| c.limits.target_bytes_max = as_usize(n), 64, 60_000),
+        ("limits.fieldsMax", |c, n| c.limits.fields_max = as_usize(n), 8, 128),
         (
             "limits.chunkExtensionBytesMax",
             |c, n| c.limits.chunk_extension_bytes_max = as_usize(n),
             0,
             60_000,
         ),
-        (
-            "limits.trailerBytesMax",
-            |c, n| c.limits.trailer_bytes_max = as_usize(n),
-            0,
-            60_000,
-        ),
-        (
-            "limits.clients",
-            |c, n| c.limits.clients = as_usize(n),
-            1,
-            1_000_000,
-        ),
-        (
-            "limits.attempts",
-            |c, n| c.limits.attempts = as_usize(n),
-            1,
-            16,
-        ),
-        (
-            "pool.idlePerBackend",
-            |c, n| c.pool.idle_per_backend = as_usize(n),
-            0,
-            100_000,
-        ),
+        ("limits.trailerBytesMax", |c, n| c.limits.trailer_bytes_max = as_usize(n), 0, 60_000),
+        ("limits.clients", |c, n| c.limits.clients = as_usize(n), 1, 1_000_000),
+        ("limits.attempts", |c, n| c.limits.attempts = as_usize(n), 1, 16),
+        ("pool.idlePerBackend", |c, n| c.pool.idle_per_backend = as_usize(n), 0, 100_000),
     ];
     for (path, set, least, most) in rows {
         let with = |number: u64| {
@@ -111,28 +76,14 @@ fn bodies_have_any_limit() {
 #[test]
 fn spans_are_held_to_their_range() {
     let rows: [(&str, SetSpan); 11] = [
-        ("timeouts.requestHeadMs", |c, span| {
-            c.timeouts.request_head = span
-        }),
-        ("timeouts.requestBodyMs", |c, span| {
-            c.timeouts.request_body = span
-        }),
-        ("timeouts.clientIdleMs", |c, span| {
-            c.timeouts.client_idle = span
-        }),
-        ("timeouts.clientWriteMs", |c, span| {
-            c.timeouts.client_write = span
-        }),
+        ("timeouts.requestHeadMs", |c, span| c.timeouts.request_head = span),
+        ("timeouts.requestBodyMs", |c, span| c.timeouts.request_body = span),
+        ("timeouts.clientIdleMs", |c, span| c.timeouts.client_idle = span),
+        ("timeouts.clientWriteMs", |c, span| c.timeouts.client_write = span),
         ("timeouts.connectMs", |c, span| c.timeouts.connect = span),
-        ("timeouts.responseHeadMs", |c, span| {
-            c.timeouts.response_head = span
-        }),
-        ("timeouts.responseBodyMs", |c, span| {
-            c.timeouts.response_body = span
-        }),
-        ("timeouts.tunnelIdleMs", |c, span| {
-            c.timeouts.tunnel_idle = span
-        }),
+        ("timeouts.responseHeadMs", |c, span| c.timeouts.response_head = span),
+        ("timeouts.responseBodyMs", |c, span| c.timeouts.response_body = span),
+        ("timeouts.tunnelIdleMs", |c, span| c.timeouts.tunnel_idle = span),
         ("timeouts.lingerMs", |c, span| c.timeouts.linger = span),
         ("timeouts.shutdownMs", |c, span| c.timeouts.shutdown = span),
         ("pool.idleMs", |c, span| c.pool.idle = span),
@@ -174,11 +125,7 @@ fn routing_is_checked_below_its_key() {
 /// Lists are taken from their least to their most entries.
 #[test]
 fn lists_are_bounded() {
-    let rows = [
-        ("listen", 1, 64),
-        ("backends", 0, 1000),
-        ("stats.allow", 0, 64),
-    ];
+    let rows = [("listen", 1, 64), ("backends", 0, 1000), ("stats.allow", 0, 64)];
     for (path, least, most) in rows {
         let with = |length: usize| {
             let mut config = Config::default();
@@ -187,10 +134,7 @@ fn lists_are_bounded() {
                 "backends" => {
                     let url = "http://localhost".to_owned();
                     config.backends = (0..length)
-                        .map(|index| BackendConfig {
-                            name: index.to_string(),
-                            url: url.clone(),
-                        })
+                        .map(|index| BackendConfig { name: index.to_string(), url: url.clone() })
                         .collect();
                 }
                 _ => config.stats.allow = vec!["::1".to_owned(); length],
@@ -251,46 +195,22 @@ fn texts_are_checked() {
             |c| c.backends[0].url = "http://x:0".to_owned(),
             "http://HOST[:PORT], and \"http://x:0\" has a port that is none",
         ),
-        (
-            "forwarding.via",
-            |c| c.forwarding.via = String::new(),
-            "a token of 1 to 64 characters",
-        ),
+        ("forwarding.via", |c| c.forwarding.via = String::new(), "a token of 1 to 64 characters"),
         (
             "forwarding.via",
             |c| c.forwarding.via = "a b".to_owned(),
             "a token of 1 to 64 characters",
         ),
-        (
-            "forwarding.via",
-            |c| c.forwarding.via = "a".repeat(65),
-            "a token of 1 to 64 characters",
-        ),
+        ("forwarding.via", |c| c.forwarding.via = "a".repeat(65), "a token of 1 to 64 characters"),
         (
             "stats.allow[0]",
             |c| c.stats.allow = vec!["localhost".to_owned()],
             "ADDRESS or ADDRESS/PREFIX, and \"localhost\" has no IPv4 or IPv6 address",
         ),
-        (
-            "probePaths.ping",
-            |c| c.probe_paths.ping = String::new(),
-            PATH_ALLOWED,
-        ),
-        (
-            "probePaths.ping",
-            |c| c.probe_paths.ping = "health".to_owned(),
-            PATH_ALLOWED,
-        ),
-        (
-            "probePaths.report",
-            |c| c.probe_paths.report = "/a b".to_owned(),
-            PATH_ALLOWED,
-        ),
-        (
-            "probePaths.report",
-            |c| c.probe_paths.report = "/a#b".to_owned(),
-            PATH_ALLOWED,
-        ),
+        ("probePaths.ping", |c| c.probe_paths.ping = String::new(), PATH_ALLOWED),
+        ("probePaths.ping", |c| c.probe_paths.ping = "health".to_owned(), PATH_ALLOWED),
+        ("probePaths.report", |c| c.probe_paths.report = "/a b".to_owned(), PATH_ALLOWED),
+        ("probePaths.report", |c| c.probe_paths.report = "/a#b".to_owned(), PATH_ALLOWED),
         (
             "probePaths.report",
             |c| c.probe_paths.report = format!("/{}", "a".repeat(1024)),

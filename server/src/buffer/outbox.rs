@@ -1,0 +1,154 @@
+//! What waits to be written to one connection.
+use super::{Buffer, BufferPool, LARGE, SMALL};
+
+/// Bytes waiting for one connection; while it `holds`, those already written stay too, so that
+/// they can be written once more to another one.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    buffer: Option<Buffer>,
+    sent: usize,
+    is_holding: bool,
+}
+
+impl Outbox {
+    /// Keeps what is written from now on until [`release`](Self::release), or until there is more
+    /// than fits in one buffer.
+    pub(crate) fn hold(&mut self) {
+        debug_assert!(self.buffer.is_none(), "holding begins with the first byte");
+        self.is_holding = true;
+    }
+
+    /// The connection took `count` of the [`pending`](Self::pending) bytes.
+    pub(crate) fn written(&mut self, count: usize, pool: &mut BufferPool) {
+        self.sent += count;
+        if !self.is_holding {
+            self.drop_sent(pool);
+        }
+    }
+
+    /// Keeps written bytes no longer.
+    pub(crate) fn release(&mut self, pool: &mut BufferPool) {
+        if self.is_holding {
+            self.is_holding = false;
+            self.drop_sent(pool);
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
+        if let Some(buffer) = self.buffer.take() {
+            pool.give(buffer);
+        }
+        *self = Self::default();
+    }
+
+    /// Everything held is to be written again, with the bytes at `range` replaced by `new`.
+    /// Returns by how many bytes it grew or shrank.
+    pub(crate) fn rewind(
+        &mut self,
+        range: std::ops::Range<usize>,
+        new: &[u8],
+        pool: &mut BufferPool,
+    ) {
+        debug_assert!(self.is_holding, "only what was held can be written again");
+        self.sent = 0;
+        if let Some(buffer) = &self.buffer
+            && buffer.bytes().get(range.clone()) != Some(new)
+        {
+            let replaced = buffer.spliced(range, new, pool);
+            if let Some(old) = self.buffer.replace(replaced) {
+                pool.give(old);
+            }
+        }
+    }
+
+    /// Adds a whole buffer; gives it back as an error when it has to wait for the ones before.
+    pub(crate) fn push(&mut self, buffer: Buffer, pool: &mut BufferPool) -> Result<(), Buffer> {
+        let Some(own) = &mut self.buffer else {
+            self.buffer = Some(buffer);
+            return Ok(());
+        };
+        if own.append(buffer.bytes()) {
+            pool.give(buffer);
+            return Ok(());
+        }
+        if self.sent < own.len() {
+            return Err(buffer);
+        }
+        self.is_holding = false;
+        self.sent = 0;
+        if let Some(old) = self.buffer.replace(buffer) {
+            pool.give(old);
+        }
+        Ok(())
+    }
+
+    /// Makes room for `needed` more bytes, and `wished` if that can be had; false when they have
+    /// to wait.
+    pub(crate) fn reserve(&mut self, needed: usize, wished: usize, pool: &mut BufferPool) -> bool {
+        if let Some(own) = &self.buffer {
+            if own.room() >= needed {
+                return true;
+            }
+            if self.sent < own.len() {
+                return false;
+            }
+            self.is_holding = false;
+            self.drop_sent(pool);
+        }
+        let wished = wished.max(needed);
+        let buffer = if wished <= SMALL { pool.take_small() } else { pool.take_large() };
+        debug_assert!(needed <= LARGE, "no single thing is larger than a buffer");
+        self.buffer = Some(buffer);
+        true
+    }
+
+    /// Bytes that can be appended now without waiting and without a new buffer.
+    pub(crate) fn room(&self) -> usize {
+        self.buffer.as_ref().map_or(0, Buffer::room)
+    }
+
+    /// Adds bytes for which there is room.
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        let fits = self.buffer.as_mut().is_some_and(|own| own.append(bytes));
+        debug_assert!(fits || bytes.is_empty(), "room is reserved before bytes are added");
+    }
+
+    /// Gives room that is not needed back.
+    pub(crate) fn shrink(&mut self, pool: &mut BufferPool) {
+        if !self.is_holding && self.sent == 0 {
+            pool.shrink(&mut self.buffer);
+        }
+    }
+
+    /// What is to be written next.
+    pub(crate) fn pending(&self) -> &[u8] {
+        self.buffer.as_ref().map_or(&[], |own| &own.bytes()[self.sent..])
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buffer.as_ref().is_none_or(|own| own.len() == self.sent)
+    }
+
+    /// Whether everything from the first byte on can still be written again.
+    pub(crate) const fn is_holding(&self) -> bool {
+        self.is_holding
+    }
+
+    /// Whether the connection took any byte of what is held.
+    pub(crate) const fn has_sent(&self) -> bool {
+        self.sent > 0
+    }
+
+    fn drop_sent(&mut self, pool: &mut BufferPool) {
+        let Some(own) = &mut self.buffer else { return };
+        own.consume(self.sent);
+        self.sent = 0;
+        if own.is_empty()
+            && let Some(buffer) = self.buffer.take()
+        {
+            pool.give(buffer);
+        }
+    }
+}

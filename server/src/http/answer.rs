@@ -1,0 +1,57 @@
+//! Answers that the proxy makes itself.
+
+/// A whole answer: status, a short body, and whether the connection ends with it.
+///
+/// A HEAD request gets the same head and no body.
+pub(crate) fn encode(
+    status: u16,
+    content_type: &str,
+    body: &[u8],
+    is_head_request: bool,
+    connection: Option<&'static str>,
+) -> Vec<u8> {
+    let mut answer = format!(
+        "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
+        reason(status),
+        body.len()
+    )
+    .into_bytes();
+    if let Some(connection) = connection {
+        answer.extend_from_slice(format!("Connection: {connection}\r\n").as_bytes());
+    }
+    answer.extend_from_slice(b"\r\n");
+    if !is_head_request {
+        answer.extend_from_slice(body);
+    }
+    answer
+}
+
+/// An error's answer; its text says no more than the status does.
+pub(crate) fn encode_error(
+    status: u16,
+    is_head_request: bool,
+    connection: Option<&'static str>,
+) -> Vec<u8> {
+    let body = format!("{status} {}\n", reason(status));
+    encode(status, "text/plain; charset=utf-8", body.as_bytes(), is_head_request, connection)
+}
+
+/// The reason phrase of a status that the proxy answers by itself (RFC 9110 section 15, RFC 6585).
+const fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}

@@ -1,0 +1,373 @@
+//! Bodies on their way through: read by one framing, written by another, copied only where the
+//! bytes change.
+use super::chunked::{ChunkLimits, ChunkedReader};
+use super::error::ChunkError;
+use super::framing::Framing;
+use crate::buffer::{Buffer, BufferPool, Outbox, SMALL};
+
+/// How the body at hand is read.
+#[derive(Debug)]
+pub(crate) enum BodyReader {
+    /// So many bytes are left; `None` never ends by itself (until close, tunnels).
+    Plain {
+        left: Option<u64>,
+    },
+    Chunked(ChunkedReader),
+}
+
+/// How it is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum BodyWriter {
+    /// As it comes: its length is announced, or the connection's end is its end.
+    Plain,
+    /// In chunks; `with_trailer` when the reader of it takes trailer fields.
+    Chunked { with_trailer: bool },
+}
+
+/// What one call of [`relay`] did.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Relayed {
+    /// Bytes of the body's data that went on.
+    pub(crate) data: u64,
+    /// Whether the body is over and its end is written.
+    pub(crate) is_end: bool,
+}
+
+impl BodyReader {
+    /// The reader for `framing`; `None` when there is nothing to read.
+    pub(crate) const fn new(framing: Framing, limits: ChunkLimits) -> Option<Self> {
+        match framing {
+            Framing::None => None,
+            Framing::Length(length) => Some(Self::Plain { left: Some(length) }),
+            Framing::UntilClose => Some(Self::Plain { left: None }),
+            Framing::Chunked => Some(Self::Chunked(ChunkedReader::new(limits))),
+        }
+    }
+
+    /// Whether the connection's end here is the body's own end.
+    pub(crate) const fn ends_at_close(&self) -> bool {
+        matches!(self, Self::Plain { left: None })
+    }
+}
+
+/// Room that a chunk takes besides its data: 16 digits and two CRLF.
+const CHUNK_OVERHEAD: usize = 20;
+/// The end of a chunked body without trailer fields.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Moves body bytes from `input` to `output` as far as there is room.
+///
+/// # Errors
+/// What is wrong with a chunked body; what came before it has been moved.
+pub(crate) fn relay(
+    reader: &mut BodyReader,
+    writer: BodyWriter,
+    input: &mut Option<Buffer>,
+    output: &mut Outbox,
+    pool: &mut BufferPool,
+) -> Result<Relayed, ChunkError> {
+    match (reader, writer) {
+        (BodyReader::Plain { left }, BodyWriter::Plain) => {
+            Ok(relay_plain(left, input, output, pool))
+        }
+        (BodyReader::Plain { .. }, BodyWriter::Chunked { .. }) => {
+            Ok(relay_into_chunks(input, output, pool))
+        }
+        (BodyReader::Chunked(reader), writer) => relay_chunked(reader, writer, input, output, pool),
+    }
+}
+
+/// Ends a body that ended with its connection.
+///
+/// Returns false when there is no room now.
+pub(crate) fn finish(writer: BodyWriter, output: &mut Outbox, pool: &mut BufferPool) -> bool {
+    match writer {
+        BodyWriter::Plain => true,
+        BodyWriter::Chunked { .. } => {
+            let has_room = output.reserve(LAST_CHUNK.len(), 0, pool);
+            if has_room {
+                output.append(LAST_CHUNK);
+            }
+            has_room
+        }
+    }
+}
+
+/// Bytes of `input` that belong to a body with `left` bytes to come.
+fn own_len(left: Option<u64>, input: &Option<Buffer>) -> usize {
+    let available = input.as_ref().map_or(0, Buffer::len);
+    left.map_or(available, |left| usize::try_from(left).unwrap_or(usize::MAX).min(available))
+}
+
+fn relay_plain(
+    left: &mut Option<u64>,
+    input: &mut Option<Buffer>,
+    output: &mut Outbox,
+    pool: &mut BufferPool,
+) -> Relayed {
+    let mut moved = 0;
+    loop {
+        let len = own_len(*left, input);
+        let Some(buffer) = input.as_mut().filter(|_| len > 0) else {
+            break;
+        };
+        let count = if len == buffer.len() && (output.is_empty() || output.room() >= len) {
+            // All of it: the buffer changes hands.
+            let Some(buffer) = input.take() else { break };
+            if let Err(buffer) = output.push(buffer, pool) {
+                *input = Some(buffer);
+                break;
+            }
+            len
+        } else {
+            if !output.reserve(1, len, pool) {
+                break;
+            }
+            let count = len.min(output.room());
+            output.append(&buffer.bytes()[..count]);
+            buffer.consume(count);
+            count
+        };
+        moved += count as u64;
+        *left = left.map(|left| left - count as u64);
+    }
+    Relayed { data: moved, is_end: *left == Some(0) }
+}
+
+fn relay_into_chunks(
+    input: &mut Option<Buffer>,
+    output: &mut Outbox,
+    pool: &mut BufferPool,
+) -> Relayed {
+    let mut moved = 0;
+    while let Some(buffer) = input.as_mut().filter(|buffer| !buffer.is_empty()) {
+        let len = buffer.len();
+        let count = if output.is_empty() && buffer.prepend(&size_line(len)[..]) {
+            let fits = buffer.append(b"\r\n");
+            debug_assert!(fits, "a read leaves room for a chunk's end");
+            let Some(buffer) = input.take() else { break };
+            if let Err(mut buffer) = output.push(buffer, pool) {
+                buffer.consume(size_line(len).len());
+                buffer.truncate(len);
+                *input = Some(buffer);
+                break;
+            }
+            len
+        } else {
+            if !output.reserve(CHUNK_OVERHEAD + 1, len + CHUNK_OVERHEAD, pool) {
+                break;
+            }
+            let count = len.min(output.room() - CHUNK_OVERHEAD);
+            append_chunk(output, &buffer.bytes()[..count]);
+            buffer.consume(count);
+            count
+        };
+        moved += count as u64;
+    }
+    Relayed { data: moved, is_end: false }
+}
+
+fn relay_chunked(
+    reader: &mut ChunkedReader,
+    writer: BodyWriter,
+    input: &mut Option<Buffer>,
+    output: &mut Outbox,
+    pool: &mut BufferPool,
+) -> Result<Relayed, ChunkError> {
+    let mut relayed = Relayed::default();
+    loop {
+        let bytes = input.as_ref().map_or(&[][..], Buffer::bytes);
+        let wished = if bytes.len() + CHUNK_OVERHEAD <= SMALL { SMALL } else { bytes.len() };
+        if !output.reserve(CHUNK_OVERHEAD + 1, wished, pool) {
+            break;
+        }
+        let piece = reader.read(bytes, output.room() - CHUNK_OVERHEAD)?;
+        let data = &bytes[piece.data.clone()];
+        relayed.data += data.len() as u64;
+        match writer {
+            _ if data.is_empty() => {}
+            BodyWriter::Plain => output.append(data),
+            BodyWriter::Chunked { .. } => append_chunk(output, data),
+        }
+        if let Some(buffer) = input {
+            buffer.consume(piece.consumed);
+        }
+        if piece.is_end {
+            relayed.is_end = write_end(reader, writer, output, pool);
+            break;
+        }
+        if piece.consumed == 0 {
+            break;
+        }
+    }
+    output.shrink(pool);
+    Ok(relayed)
+}
+
+/// Writes the last chunk and the trailer fields that may pass; false when there is no room now.
+fn write_end(
+    reader: &ChunkedReader,
+    writer: BodyWriter,
+    output: &mut Outbox,
+    pool: &mut BufferPool,
+) -> bool {
+    match writer {
+        BodyWriter::Chunked { with_trailer: true } if reader.has_trailer() => {
+            let trailer = reader.forwarded_trailer();
+            let needed = trailer.len() + LAST_CHUNK.len();
+            let has_room = output.reserve(needed, needed, pool);
+            if has_room {
+                output.append(b"0\r\n");
+                output.append(&trailer);
+                output.append(b"\r\n");
+            }
+            has_room
+        }
+        writer => finish(writer, output, pool),
+    }
+}
+
+fn append_chunk(output: &mut Outbox, data: &[u8]) {
+    output.append(&size_line(data.len()));
+    output.append(data);
+    output.append(b"\r\n");
+}
+
+/// `HEX CRLF` without allocating.
+fn size_line(len: usize) -> SizeLine {
+    let mut line = SizeLine { bytes: *b"0000000000000000\r\n", start: 16 };
+    let mut left = len;
+    loop {
+        line.start -= 1;
+        line.bytes[line.start] = b"0123456789abcdef"[left % 16];
+        left /= 16;
+        if left == 0 {
+            return line;
+        }
+    }
+}
+
+struct SizeLine {
+    bytes: [u8; 18],
+    start: usize,
+}
+
+impl std::ops::Deref for SizeLine {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: ChunkLimits =
+        ChunkLimits { extension_bytes_max: 100, trailer_bytes_max: 100, fields_max: 8 };
+
+    /// Relays `wire` read in pieces of `step` bytes through an outbox that is drained by `drain`
+    /// bytes at a time; returns everything written, and how much of the input was left.
+    fn run(
+        framing: Framing,
+        writer: BodyWriter,
+        wire: &[u8],
+        step: usize,
+        drain: usize,
+    ) -> (Vec<u8>, usize) {
+        let mut pool = BufferPool::default();
+        let mut reader = BodyReader::new(framing, LIMITS).expect("a body");
+        let (mut input, mut output, mut written) = (None, Outbox::default(), Vec::new());
+        let (mut at, mut is_end) = (0, false);
+        for _ in 0..1_000_000 {
+            if at < wire.len() && !is_end {
+                let space = pool.read_space(&mut input);
+                let count = step.min(wire.len() - at).min(space.len());
+                space[..count].copy_from_slice(&wire[at..at + count]);
+                if let Some(buffer) = &mut input {
+                    buffer.filled(count);
+                }
+                at += count;
+            }
+            if !is_end {
+                is_end = relay(&mut reader, writer, &mut input, &mut output, &mut pool)
+                    .expect("a good body")
+                    .is_end;
+            }
+            let is_dry = input.as_ref().is_none_or(Buffer::is_empty);
+            if at == wire.len() && !is_end && reader.ends_at_close() && is_dry {
+                is_end = finish(writer, &mut output, &mut pool);
+            }
+            let count = drain.min(output.pending().len());
+            written.extend_from_slice(&output.pending()[..count]);
+            output.written(count, &mut pool);
+            if is_end && output.is_empty() {
+                let left = wire.len() - at + input.as_ref().map_or(0, Buffer::len);
+                if let Some(buffer) = input {
+                    pool.give(buffer);
+                }
+                assert_eq!(pool.lent(), 0, "every buffer comes back");
+                return (written, left);
+            }
+        }
+        panic!("the body never ended");
+    }
+
+    /// Decodes a chunked body with a reader of its own.
+    fn decode(wire: &[u8]) -> Vec<u8> {
+        let (mut rest, mut data) = (wire, Vec::new());
+        loop {
+            let end = rest.windows(2).position(|pair| pair == b"\r\n").expect("a size line");
+            let size = std::str::from_utf8(&rest[..end]).expect("digits");
+            let size = usize::from_str_radix(size, 16).expect("a size");
+            rest = &rest[end + 2..];
+            if size == 0 {
+                assert_eq!(rest, b"\r\n");
+                return data;
+            }
+            data.extend_from_slice(&rest[..size]);
+            assert_eq!(&rest[size..size + 2], b"\r\n");
+            rest = &rest[size + 2..];
+        }
+    }
+
+    /// Every pair of framings carries the same data, however it is cut and however it drains.
+    #[test]
+    fn data_is_kept() {
+        let data: Vec<u8> = (0..200_000_u32).map(|i| (i.wrapping_mul(i) / 7) as u8).collect();
+        let mut chunked = Vec::new();
+        for piece in data.chunks(7001) {
+            chunked.extend_from_slice(format!("{:x};e=1\r\n", piece.len()).as_bytes());
+            chunked.extend_from_slice(piece);
+            chunked.extend_from_slice(b"\r\n");
+        }
+        chunked.extend_from_slice(b"0\r\n\r\n");
+        let chunks = BodyWriter::Chunked { with_trailer: true };
+        for (step, drain) in [(1 << 20, 1 << 20), (997, 1 << 20), (1 << 20, 991), (1400, 800)] {
+            let plain = Framing::Length(data.len() as u64);
+            let (out, left) =
+                run(plain, BodyWriter::Plain, &[&data[..], b"next"].concat(), step, drain);
+            assert_eq!((out.len(), out == data), (data.len(), true), "{step} {drain}");
+            assert!(left <= 4);
+            let (out, _) = run(Framing::Chunked, BodyWriter::Plain, &chunked, step, drain);
+            assert!(out == data, "{step} {drain}");
+            let (out, _) = run(Framing::Chunked, chunks, &chunked, step, drain);
+            assert!(decode(&out) == data, "{step} {drain}");
+            let (out, _) = run(Framing::UntilClose, chunks, &data, step, drain);
+            assert!(decode(&out) == data, "{step} {drain}");
+        }
+    }
+
+    /// Trailer fields go on only to a writer that takes them.
+    #[test]
+    fn trailers_go_where_they_may() {
+        let wire = b"1\r\nx\r\n0\r\nX-T: 1\r\nContent-Length: 5\r\n\r\n";
+        let (out, _) =
+            run(Framing::Chunked, BodyWriter::Chunked { with_trailer: true }, wire, 3, 9);
+        assert_eq!(out, b"1\r\nx\r\n0\r\nX-T: 1\r\n\r\n");
+        let (out, _) =
+            run(Framing::Chunked, BodyWriter::Chunked { with_trailer: false }, wire, 3, 9);
+        assert_eq!(out, b"1\r\nx\r\n0\r\n\r\n");
+    }
+}

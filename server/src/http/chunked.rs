@@ -1,0 +1,333 @@
+//! Reading chunked bodies (RFC 9112 section 7.1), strictly: a size is plain hexadecimal followed
+//! at once by `;` or CRLF, every line ends in CRLF, extensions are skipped and bounded, trailer
+//! fields are checked and bounded.
+//!
+//! | state | waits for | then |
+//! |---|---|---|
+//! | `Size` | hex digits | `;` `Extension`, CR `SizeEnd` |
+//! | `Extension` | anything but control bytes | CR `SizeEnd` |
+//! | `SizeEnd` | LF | size 0 `Trailer`, else `Data` |
+//! | `Data` | so many bytes | `DataCr` |
+//! | `DataCr`, `DataLf` | CR, LF | `Size` |
+//! | `Trailer` | field lines and an empty one | `Done` |
+//! | `Done` | nothing: it is terminal | |
+use std::ops::Range;
+
+use super::error::ChunkError;
+use super::field::Name;
+
+/// What a chunked body may spend besides its data.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChunkLimits {
+    pub(crate) extension_bytes_max: usize,
+    pub(crate) trailer_bytes_max: usize,
+    pub(crate) fields_max: usize,
+}
+
+/// Digits that a chunk size may have, leading zeros included.
+const SIZE_DIGITS_MAX: u8 = 16;
+/// Sizes from here on are refused; no body is 2^60 bytes long, and nothing overflows below.
+const SIZE_END: u64 = 1 << 60;
+
+/// A chunked body being read.
+#[derive(Debug)]
+pub(crate) struct ChunkedReader {
+    state: State,
+    limits: ChunkLimits,
+    /// The trailer section as it came, its empty line left out.
+    trailer: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Size { value: u64, digits: u8 },
+    Extension { size: u64, len: usize },
+    SizeEnd { size: u64 },
+    Data { left: u64 },
+    DataCr,
+    DataLf,
+    Trailer,
+    Done,
+}
+
+/// What one call of [`ChunkedReader::read`] found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Piece {
+    /// Bytes of the input that are done with.
+    pub(crate) consumed: usize,
+    /// Where in the input the body's data stands; empty when there is none in this piece.
+    pub(crate) data: Range<usize>,
+    /// Whether the body is over.
+    pub(crate) is_end: bool,
+}
+
+impl ChunkedReader {
+    pub(crate) const fn new(limits: ChunkLimits) -> Self {
+        Self { state: State::Size { value: 0, digits: 0 }, limits, trailer: Vec::new() }
+    }
+
+    /// Reads up to the next piece of data of at most `data_max` bytes, to the end of the body, or
+    /// to the end of the input. After the end it says so again and consumes nothing.
+    ///
+    /// # Errors
+    /// The first rule that the body breaks; the reader is of no use afterwards.
+    pub(crate) fn read(&mut self, input: &[u8], data_max: usize) -> Result<Piece, ChunkError> {
+        let mut at = 0;
+        while self.state != State::Done {
+            if let State::Data { left } = self.state {
+                let available = (input.len() - at).min(data_max);
+                let len = usize::try_from(left).unwrap_or(usize::MAX).min(available);
+                if len == 0 {
+                    break;
+                }
+                let left = left - len as u64;
+                self.state = if left == 0 { State::DataCr } else { State::Data { left } };
+                return Ok(Piece { consumed: at + len, data: at..at + len, is_end: false });
+            }
+            let Some(&byte) = input.get(at) else { break };
+            at += 1;
+            self.state = self.step(byte)?;
+        }
+        Ok(Piece { consumed: at, data: at..at, is_end: self.state == State::Done })
+    }
+
+    /// The trailer fields that may be passed on, as lines; none before the end.
+    ///
+    /// A field that frames a message, routes it or says how to treat it has no place behind a
+    /// body (RFC 9110 section 6.5.1): a peer that merged it would read another message.
+    pub(crate) fn forwarded_trailer(&self) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for (line, field) in trailer_lines(&self.trailer) {
+            if field.is_some_and(is_passed_on) {
+                lines.extend_from_slice(line);
+                lines.extend_from_slice(b"\r\n");
+            }
+        }
+        lines
+    }
+
+    /// Whether there were trailer fields.
+    pub(crate) fn has_trailer(&self) -> bool {
+        self.trailer.len() > 2
+    }
+
+    fn step(&mut self, byte: u8) -> Result<State, ChunkError> {
+        Ok(match (self.state, byte) {
+            (State::Size { value, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                let digit = (byte as char).to_digit(16).unwrap_or_default();
+                let value = value * 16 + u64::from(digit);
+                if value >= SIZE_END || digits == SIZE_DIGITS_MAX {
+                    return Err(ChunkError::SizeOverflow);
+                }
+                State::Size { value, digits: digits + 1 }
+            }
+            (State::Size { value, digits: 1.. }, b';') => State::Extension { size: value, len: 1 },
+            (State::Size { value, digits: 1.. }, b'\r') => State::SizeEnd { size: value },
+            (State::Size { digits: 1.., .. }, b'\n') => return Err(ChunkError::BareLineFeed),
+            (State::Size { .. }, _) => return Err(ChunkError::InvalidSize),
+            (State::Extension { size, .. }, b'\r') => State::SizeEnd { size },
+            (State::Extension { .. }, b'\n') => return Err(ChunkError::BareLineFeed),
+            (State::Extension { size, len }, b'\t' | b' '..=b'~' | 0x80..) => {
+                if len >= self.limits.extension_bytes_max {
+                    return Err(ChunkError::ExtensionTooLong);
+                }
+                State::Extension { size, len: len + 1 }
+            }
+            (State::Extension { .. }, _) => return Err(ChunkError::InvalidExtension),
+            (State::SizeEnd { size: 0 }, b'\n') => State::Trailer,
+            (State::SizeEnd { size }, b'\n') => State::Data { left: size },
+            (State::SizeEnd { .. }, _) => return Err(ChunkError::BareLineFeed),
+            (State::DataCr, b'\r') => State::DataLf,
+            (State::DataLf, b'\n') => State::Size { value: 0, digits: 0 },
+            (State::DataCr | State::DataLf, _) => return Err(ChunkError::MissingLineEnd),
+            (State::Trailer, _) => return self.step_trailer(byte),
+            (State::Data { .. } | State::Done, _) => self.state,
+        })
+    }
+
+    fn step_trailer(&mut self, byte: u8) -> Result<State, ChunkError> {
+        let is_after_cr = self.trailer.last() == Some(&b'\r');
+        if is_after_cr != (byte == b'\n') {
+            return Err(ChunkError::BareLineFeed);
+        }
+        if self.trailer.len() >= self.limits.trailer_bytes_max + 2 {
+            return Err(ChunkError::TrailerTooLarge);
+        }
+        self.trailer.push(byte);
+        let is_end = self.trailer == b"\r\n" || self.trailer.ends_with(b"\r\n\r\n");
+        if !is_end {
+            return Ok(State::Trailer);
+        }
+        let lines = || trailer_lines(&self.trailer);
+        if lines().any(|(_, name)| name.is_none()) {
+            return Err(ChunkError::InvalidTrailer);
+        }
+        if lines().count() > self.limits.fields_max {
+            return Err(ChunkError::TrailerTooLarge);
+        }
+        Ok(State::Done)
+    }
+}
+
+/// The lines of a trailer section, each with its field's name, or `None` where it is no field.
+fn trailer_lines(section: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    section
+        .split(|&byte| byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .filter(|line| !line.is_empty())
+        .map(|line| (line, field_name(line)))
+}
+
+/// The name of a field line (RFC 9112 section 5): a token, a colon at once, a value without
+/// control bytes.
+fn field_name(line: &[u8]) -> Option<&[u8]> {
+    let colon = line.iter().position(|&byte| byte == b':')?;
+    let (name, value) = line.split_at(colon);
+    let is_field = !name.is_empty()
+        && name.iter().all(|&b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+        && value.iter().all(|&b| matches!(b, b'\t' | b' '..=b'~' | 0x80..));
+    is_field.then_some(name)
+}
+
+/// Whether a field may stand in a trailer section that is passed on.
+fn is_passed_on(name: &[u8]) -> bool {
+    const REFUSED: [&str; 22] = [
+        "age",
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-range",
+        "content-type",
+        "cookie",
+        "date",
+        "expires",
+        "location",
+        "max-forwards",
+        "pragma",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "range",
+        "retry-after",
+        "set-cookie",
+        "trailer",
+        "vary",
+        "warning",
+        "www-authenticate",
+        "forwarded",
+    ];
+    Name::of(name) == Name::Other
+        && !REFUSED.iter().any(|refused| name.eq_ignore_ascii_case(refused.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: ChunkLimits =
+        ChunkLimits { extension_bytes_max: 8, trailer_bytes_max: 32, fields_max: 2 };
+
+    /// Reads `input` in steps of `step` bytes: the data, what was left over, or the error.
+    fn read_all(input: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool, Vec<u8>), ChunkError> {
+        let mut reader = ChunkedReader::new(LIMITS);
+        let (mut data, mut at, mut seen) = (Vec::new(), 0, 0);
+        loop {
+            seen = (seen + step).min(input.len());
+            loop {
+                let piece = reader.read(&input[at..seen], usize::MAX)?;
+                data.extend_from_slice(&input[at..seen][piece.data.clone()]);
+                at += piece.consumed;
+                if piece.is_end {
+                    return Ok((data, input.len() - at, true, reader.forwarded_trailer()));
+                }
+                if piece.consumed == 0 {
+                    break;
+                }
+            }
+            if seen == input.len() {
+                return Ok((data, 0, false, Vec::new()));
+            }
+        }
+    }
+
+    /// Good bodies come out the same read whole and byte by byte, and nothing behind is touched.
+    #[test]
+    fn good_bodies() {
+        let rows: [[&[u8]; 4]; 6] = [
+            [b"one", b"5\r\nhello\r\n0\r\n\r\n", b"hello", b""],
+            [b"hex and zeros", b"A\r\n0123456789\r\n001\r\nz\r\n000\r\n\r\n", b"0123456789z", b""],
+            [b"extension", b"1;a=\"b\"\r\nx\r\n0;z\r\n\r\n", b"x", b""],
+            [b"trailer", b"0\r\nX-T: 1\r\n\r\n", b"", b"X-T: 1\r\n"],
+            [b"forbidden trailer", b"0\r\nHost: a\r\nX: y\r\n\r\n", b"", b"X: y\r\n"],
+            [b"empty", b"0\r\n\r\n", b"", b""],
+        ];
+        for [name, input, data, trailer] in rows {
+            let name = String::from_utf8_lossy(name);
+            let whole = [input, b"GET / next"].concat();
+            for step in [1, 2, 3, whole.len()] {
+                let (got, left, is_end, lines) = read_all(&whole, step).expect(&name);
+                assert!(is_end, "{name}");
+                assert_eq!(got, data, "{name} in steps of {step}");
+                assert_eq!(left, 10, "{name} in steps of {step}");
+                assert_eq!(lines, trailer, "{name}");
+            }
+        }
+    }
+
+    /// Broken bodies are refused for the rule they break, read whole and byte by byte.
+    #[test]
+    fn bad_bodies() {
+        let rows: [(&[u8], ChunkError); 22] = [
+            (b"0x5\r\n", ChunkError::InvalidSize),
+            (b"-5\r\n", ChunkError::InvalidSize),
+            (b"+5\r\n", ChunkError::InvalidSize),
+            (b" 5\r\n", ChunkError::InvalidSize),
+            (b"5 \r\n", ChunkError::InvalidSize),
+            (b"\r\n", ChunkError::InvalidSize),
+            (b";a\r\n", ChunkError::InvalidSize),
+            (b"G\r\n", ChunkError::InvalidSize),
+            (b"10000000000000005\r\n", ChunkError::SizeOverflow),
+            (b"1000000000000000\r\n", ChunkError::SizeOverflow),
+            (b"00000000000000001\r\n", ChunkError::SizeOverflow),
+            (b"5\nhello", ChunkError::BareLineFeed),
+            (b"5\r5\r\n", ChunkError::BareLineFeed),
+            (b"5;a\nhello", ChunkError::BareLineFeed),
+            (b"5;\x00\r\n", ChunkError::InvalidExtension),
+            (b"5;123456789\r\n", ChunkError::ExtensionTooLong),
+            (b"5\r\nhelloWORLD", ChunkError::MissingLineEnd),
+            (b"5\r\nhello\n0", ChunkError::MissingLineEnd),
+            (b"0\r\nX-A b\r\n\r\n", ChunkError::InvalidTrailer),
+            (b"0\r\n folded: b\r\n\r\n", ChunkError::InvalidTrailer),
+            (b"0\r\nX: a\nY: b\r\n\r\n", ChunkError::BareLineFeed),
+            (b"0\r\na:1\r\nb:2\r\nc:3\r\n\r\n", ChunkError::TrailerTooLarge),
+        ];
+        for (input, expected) in rows {
+            for step in [1, input.len()] {
+                let shown = String::from_utf8_lossy(input);
+                assert_eq!(read_all(input, step), Err(expected), "{shown:?} by {step}");
+            }
+        }
+    }
+
+    /// Extensions and trailers pass up to their limit and not one byte more.
+    #[test]
+    fn limits_are_exact() {
+        for (len, is_good) in [(7, true), (8, true), (9, false)] {
+            let body = [b"1;".as_slice(), &vec![b'a'; len - 1], b"\r\nx\r\n0\r\n\r\n"].concat();
+            assert_eq!(read_all(&body, 1).is_ok(), is_good, "extension of {len}");
+        }
+        for (len, is_good) in [(31, true), (32, true), (33, false)] {
+            let line = [b"x:".as_slice(), &vec![b'a'; len - 4], b"\r\n"].concat();
+            let body = [b"0\r\n".as_slice(), &line, b"\r\n"].concat();
+            assert_eq!(read_all(&body, 1).is_ok(), is_good, "trailer section of {len}");
+        }
+    }
+
+    /// Data comes in pieces of at most the size asked for.
+    #[test]
+    fn pieces_are_bounded() {
+        let mut reader = ChunkedReader::new(LIMITS);
+        let input = b"5\r\nhello\r\n";
+        let piece = reader.read(input, 2).expect("a good body");
+        assert_eq!(piece, Piece { consumed: 5, data: 3..5, is_end: false });
+    }
+}

@@ -1,0 +1,214 @@
+//! What can be wrong with a message, named by the party at fault.
+use std::fmt;
+
+/// Something wrong with a request: the proxy answers it with [`status`](Self::status) and closes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClientError {
+    /// A line ends in LF without CR (RFC 9112 section 2.2 lets a recipient accept it; two readers
+    /// that differ on it are a smuggling hole).
+    BareLineFeed,
+    /// A byte before the request line that is no CRLF, or a request line that is none.
+    MalformedRequestLine,
+    /// A method that is not a token.
+    InvalidMethod,
+    /// A version that is neither HTTP/1.0 nor HTTP/1.1.
+    UnsupportedVersion,
+    /// A target that is none of the forms of RFC 9112 section 3.2, or has a fragment, a control
+    /// byte or a byte that a URI cannot have.
+    InvalidTarget,
+    /// CONNECT: this proxy opens no tunnels to elsewhere (RFC 9110 section 9.3.6).
+    ConnectMethod,
+    /// TRACE would show fields that only backends should see (RFC 9110 section 9.3.8).
+    TraceMethod,
+    /// A field line that is none: no colon, space before it, an empty or non-token name, folding,
+    /// or a control byte in the value.
+    MalformedField,
+    /// No Host in HTTP/1.1 (RFC 9112 section 3.2).
+    MissingHost,
+    /// More than one Host.
+    DuplicateHost,
+    /// A Host that is no `uri-host [":" port]`, or an empty one.
+    InvalidHost,
+    /// The target is longer than `limits.targetBytesMax`.
+    TargetTooLong,
+    /// The head is longer than `limits.headBytesMax`.
+    HeadTooLarge,
+    /// The head has more fields than `limits.fieldsMax`.
+    TooManyFields,
+    /// Content-Length and Transfer-Encoding together (RFC 9112 section 6.1).
+    AmbiguousFraming,
+    /// A Content-Length that is no plain number, or two that are not one.
+    InvalidContentLength,
+    /// A Transfer-Encoding that is not exactly `chunked`.
+    UnsupportedTransferEncoding,
+    /// Transfer-Encoding from HTTP/1.0 (RFC 9112 section 6.1).
+    TransferEncodingInOldVersion,
+    /// An expectation other than 100-continue (RFC 9110 section 10.1.1).
+    UnsupportedExpectation,
+    /// The body is longer than `limits.bodyBytesMax`.
+    BodyTooLarge,
+    /// A chunked body that breaks its grammar.
+    MalformedChunk(ChunkError),
+    /// The head was not whole in time.
+    HeadTimeout,
+    /// The body stalled.
+    BodyTimeout,
+    /// The client closed in the middle of its request.
+    Incomplete,
+}
+
+impl ClientError {
+    /// The status that answers it.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::HeadTimeout | Self::BodyTimeout => 408,
+            Self::BodyTooLarge => 413,
+            Self::TargetTooLong => 414,
+            Self::UnsupportedExpectation => 417,
+            Self::HeadTooLarge | Self::TooManyFields => 431,
+            Self::MalformedChunk(ChunkError::ExtensionTooLong | ChunkError::TrailerTooLarge) => 431,
+            Self::UnsupportedTransferEncoding | Self::ConnectMethod | Self::TraceMethod => 501,
+            Self::UnsupportedVersion => 505,
+            _ => 400,
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BareLineFeed => "line ends in a bare LF",
+            Self::MalformedRequestLine => "malformed request line",
+            Self::InvalidMethod => "invalid method",
+            Self::UnsupportedVersion => "unsupported version",
+            Self::InvalidTarget => "invalid target",
+            Self::ConnectMethod => "CONNECT is not supported",
+            Self::TraceMethod => "TRACE is not supported",
+            Self::MalformedField => "malformed field line",
+            Self::MissingHost => "no Host",
+            Self::DuplicateHost => "more than one Host",
+            Self::InvalidHost => "invalid Host",
+            Self::TargetTooLong => "target too long",
+            Self::HeadTooLarge => "head too large",
+            Self::TooManyFields => "too many fields",
+            Self::AmbiguousFraming => "Content-Length together with Transfer-Encoding",
+            Self::InvalidContentLength => "invalid Content-Length",
+            Self::UnsupportedTransferEncoding => "unsupported Transfer-Encoding",
+            Self::TransferEncodingInOldVersion => "Transfer-Encoding in HTTP/1.0",
+            Self::UnsupportedExpectation => "unsupported Expect",
+            Self::BodyTooLarge => "body too large",
+            Self::MalformedChunk(error) => return write!(f, "malformed chunked body: {error}"),
+            Self::HeadTimeout => "request head not whole in time",
+            Self::BodyTimeout => "request body stalled",
+            Self::Incomplete => "client closed in the middle of its request",
+        })
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+/// Something wrong with a backend's answer or the way to it: answered with
+/// [`status`](Self::status) when nothing of the answer has been passed on, else the client is cut.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UpstreamError {
+    /// No backend is configured.
+    NoBackend,
+    /// Nobody listens at any of the backend's addresses.
+    Refused,
+    /// The connection could not be made for another reason.
+    Unreachable,
+    /// The connection was not made in time.
+    ConnectTimeout,
+    /// The connection ended before the answer's head was whole.
+    Cut,
+    /// No answer's head in time.
+    HeadTimeout,
+    /// The head is no HTTP/1 answer.
+    MalformedHead,
+    /// The head is longer or has more fields than the limits.
+    HeadTooLarge,
+    /// Content-Length and Transfer-Encoding together, invalid or differing lengths, or a
+    /// transfer coding other than chunked.
+    AmbiguousFraming,
+    /// A 101 that was not asked for, or names another protocol.
+    UnexpectedUpgrade,
+    /// The connection ended inside the answer's body.
+    Truncated,
+    /// The answer's chunked body breaks its grammar.
+    MalformedChunk(ChunkError),
+    /// The answer's body stalled, or the backend stopped taking the request's.
+    BodyTimeout,
+}
+
+impl UpstreamError {
+    /// The status that answers it.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::NoBackend => 503,
+            Self::ConnectTimeout | Self::HeadTimeout | Self::BodyTimeout => 504,
+            _ => 502,
+        }
+    }
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoBackend => "no backend is configured",
+            Self::Refused => "connection refused",
+            Self::Unreachable => "backend unreachable",
+            Self::ConnectTimeout => "connection not made in time",
+            Self::Cut => "connection closed before an answer",
+            Self::HeadTimeout => "no answer in time",
+            Self::MalformedHead => "malformed answer head",
+            Self::HeadTooLarge => "answer head too large",
+            Self::AmbiguousFraming => "ambiguous framing of the answer",
+            Self::UnexpectedUpgrade => "upgrade that was not asked for",
+            Self::Truncated => "answer cut inside its body",
+            Self::MalformedChunk(error) => {
+                return write!(f, "malformed chunked answer: {error}");
+            }
+            Self::BodyTimeout => "body stalled",
+        })
+    }
+}
+
+impl std::error::Error for UpstreamError {}
+
+/// What is wrong with a chunked body.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ChunkError {
+    /// A chunk size that is not plain hexadecimal.
+    InvalidSize,
+    /// A chunk size of 2^60 or more.
+    SizeOverflow,
+    /// A control byte in a chunk extension, or a size followed by neither `;` nor CRLF.
+    InvalidExtension,
+    /// Chunk extensions longer than `limits.chunkExtensionBytesMax`.
+    ExtensionTooLong,
+    /// A line that does not end in CRLF.
+    BareLineFeed,
+    /// Chunk data not followed by CRLF.
+    MissingLineEnd,
+    /// A trailer line that is no field line.
+    InvalidTrailer,
+    /// A trailer section longer than `limits.trailerBytesMax` or with too many fields.
+    TrailerTooLarge,
+}
+
+impl fmt::Display for ChunkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InvalidSize => "invalid chunk size",
+            Self::SizeOverflow => "chunk size too large",
+            Self::InvalidExtension => "invalid chunk extension",
+            Self::ExtensionTooLong => "chunk extensions too long",
+            Self::BareLineFeed => "chunk line without CRLF",
+            Self::MissingLineEnd => "chunk data not followed by CRLF",
+            Self::InvalidTrailer => "invalid trailer field",
+            Self::TrailerTooLarge => "trailer section too large",
+        })
+    }
+}
+
+impl std::error::Error for ChunkError {}

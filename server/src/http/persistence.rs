@@ -1,0 +1,22 @@
+//! Whether a connection lives on after a message (RFC 9112 section 9.3).
+use super::field::{Fields, Name, tokens};
+use super::head::Version;
+
+/// Whether the sender of a head wants its connection to persist.
+pub(crate) fn is_persistent(version: Version, fields: &Fields<'_, '_>) -> bool {
+    let mut asks_to_keep = version == Version::Http11;
+    for value in fields.values(Name::Connection) {
+        for option in tokens(value) {
+            if option.eq_ignore_ascii_case(b"close") {
+                return false;
+            }
+            asks_to_keep |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+    asks_to_keep
+}
+
+/// Whether Connection names `option`.
+pub(crate) fn has_option(fields: &Fields<'_, '_>, option: &[u8]) -> bool {
+    fields.values(Name::Connection).flat_map(tokens).any(|token| token.eq_ignore_ascii_case(option))
+}

@@ -1,0 +1,39 @@
+//! Changing the protocol of a connection (RFC 9110 section 7.8).
+use super::field::{Fields, Name, tokens};
+use super::framing::Framing;
+use super::head::{RequestHead, ResponseHead, Version};
+use super::persistence::has_option;
+
+/// Whether a request asks for an upgrade that the proxy passes on: one of a GET without a body,
+/// and never to HTTP/2, whose requests nobody here could see (h2c smuggling).
+pub(crate) fn is_asked(head: &RequestHead<'_, '_>, framing: Framing) -> bool {
+    let fields = &head.fields;
+    head.version == Version::Http11
+        && head.method == "GET"
+        && framing == Framing::None
+        && fields.has(Name::Upgrade)
+        && has_option(fields, b"upgrade")
+        && protocols(fields).all(is_tunnelled)
+        && protocols(fields).next().is_some()
+}
+
+/// Whether a 101 switches to a protocol among those that `asked` (an Upgrade value) names.
+pub(crate) fn is_granted(head: &ResponseHead<'_, '_>, asked: &[u8]) -> bool {
+    let fields = &head.fields;
+    let mut granted = protocols(fields).peekable();
+    has_option(fields, b"upgrade")
+        && granted.peek().is_some()
+        && granted.all(|one| tokens(asked).any(|name| name.eq_ignore_ascii_case(one)))
+}
+
+/// The protocols that Upgrade names.
+fn protocols<'b>(fields: &Fields<'_, 'b>) -> impl Iterator<Item = &'b [u8]> {
+    fields.values(Name::Upgrade).flat_map(tokens)
+}
+
+fn is_tunnelled(protocol: &[u8]) -> bool {
+    let name = protocol.split(|&byte| byte == b'/').next().unwrap_or_default();
+    let is_http =
+        [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|other| name.eq_ignore_ascii_case(other));
+    !is_http && !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic())
+}

@@ -1,0 +1,173 @@
+//! The side of a session that faces its client: requests in, answers out.
+use std::net::SocketAddr;
+
+use intelliproxy_core::Instant;
+
+use super::exchange::{Exchange, is_idempotent};
+use super::shared::Shared;
+use crate::buffer::{Buffer, Outbox};
+use crate::http::ClientError;
+use crate::http::body::{BodyReader, BodyWriter};
+use crate::http::field::{Name, Slots};
+use crate::http::forward::{self, RequestContext, RequestPlan};
+use crate::http::framing::{Framing, request_framing};
+use crate::http::head::{Parsed, RequestHead, Version, parse_request};
+use crate::http::persistence::is_persistent;
+use crate::http::target::{Destination, destination};
+use crate::http::upgrade;
+
+/// The client's connection: what came in, what goes out, and how far each is.
+#[derive(Debug)]
+pub(crate) struct ClientHalf {
+    pub(crate) peer: SocketAddr,
+    /// The peer's address as forwarded messages name it.
+    pub(crate) address: Box<str>,
+    /// Whether it may look at /stats.
+    pub(crate) may_see_stats: bool,
+    pub(crate) input: Option<Buffer>,
+    pub(crate) output: Outbox,
+    pub(crate) receive: Receive,
+    pub(crate) send: Send,
+    /// Whether the client has ended its side.
+    pub(crate) is_eof: bool,
+    /// Whether a read was refused for want of room.
+    pub(crate) is_paused: bool,
+    /// When the request head at hand began to come.
+    pub(crate) head_since: Option<Instant>,
+    /// When it last sent something, or when waiting for it began.
+    pub(crate) last_read: Instant,
+    /// When it last took something, or when something began to wait for it.
+    pub(crate) last_write: Instant,
+}
+
+/// What the client is expected to send.
+#[derive(Debug)]
+pub(crate) enum Receive {
+    /// A request head; between two exchanges.
+    Head,
+    /// The body of the exchange at hand.
+    Body { reader: BodyReader, writer: BodyWriter, data: u64 },
+    /// Nothing until the exchange is over.
+    Ended,
+    /// Bytes of a tunnel.
+    Tunnel,
+    /// Whatever it still sends is dropped: its last answer is out.
+    Discarding { until: Instant },
+}
+
+/// What the client gets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Send {
+    /// Answers.
+    Open,
+    /// What waits, and then the end of the connection; a reset where a clean end would make a cut
+    /// answer look whole.
+    Closing { with_reset: bool },
+    /// Nothing: the end was sent.
+    Shut,
+}
+
+/// A request whose head is whole.
+pub(crate) struct Begun {
+    pub(crate) exchange: Exchange,
+    pub(crate) framing: Framing,
+    /// Bytes of the head.
+    pub(crate) len: usize,
+    /// Whether it asks for /stats and may have it.
+    pub(crate) is_stats: bool,
+}
+
+impl ClientHalf {
+    pub(crate) fn new(peer: SocketAddr, may_see_stats: bool, now: Instant) -> Self {
+        Self {
+            peer,
+            address: peer.ip().to_canonical().to_string().into_boxed_str(),
+            may_see_stats,
+            input: None,
+            output: Outbox::default(),
+            receive: Receive::Head,
+            send: Send::Open,
+            is_eof: false,
+            is_paused: false,
+            head_since: None,
+            last_read: now,
+            last_write: now,
+        }
+    }
+
+    /// Whether the request at hand has come in whole.
+    pub(crate) const fn has_whole_request(&self) -> bool {
+        matches!(self.receive, Receive::Ended | Receive::Tunnel)
+    }
+
+    /// Parses the head of the next request; the forwarded head is left in `shared.scratch`.
+    pub(crate) fn parse(
+        &self,
+        now: Instant,
+        shared: &mut Shared,
+    ) -> Result<Parsed<Begun>, ClientError> {
+        let input = self.input.as_ref().map_or(&[][..], Buffer::bytes);
+        let mut slots = Slots::new();
+        let head = match parse_request(input, &mut slots, &shared.head_limits)? {
+            Parsed::Complete(head) => head,
+            Parsed::Partial => return Ok(Parsed::Partial),
+        };
+        let destination = destination(&head)?;
+        let framing = request_framing(&head)?;
+        if head.version == Version::Http11
+            && head.fields.values(Name::Expect).any(|v| !v.eq_ignore_ascii_case(b"100-continue"))
+        {
+            return Err(ClientError::UnsupportedExpectation);
+        }
+        let body_max = shared.config.limits.body_bytes_max;
+        if let Framing::Length(length) = framing
+            && body_max > 0
+            && length > body_max
+        {
+            return Err(ClientError::BodyTooLarge);
+        }
+        let is_upgrade = upgrade::is_asked(&head, framing);
+        let plan = RequestPlan { destination, framing, is_upgrade };
+        let keeps_host = shared.config.forwarding.keep_host && !destination.host.is_empty();
+        let context = RequestContext {
+            // The backend's own comes when the backend is known.
+            authority: "",
+            keeps_host,
+            client: &self.address,
+            via: &shared.config.forwarding.via,
+        };
+        shared.scratch.clear();
+        let host = forward::encode_request(&head, &plan, &context, &mut shared.scratch);
+        let exchange = Exchange {
+            lease: None,
+            tried: Vec::new(),
+            is_head_request: head.method == "HEAD",
+            is_idempotent: is_idempotent(head.method),
+            version: head.version,
+            is_persistent: is_persistent(head.version, &head.fields) && !shared.is_stopping,
+            upgrade: is_upgrade.then(|| asked_protocols(&head)),
+            takes_trailers: forward::takes_trailers(&head.fields),
+            host: (!keeps_host).then_some(host),
+            dispatched_at: now,
+            answer: None,
+            has_seen_answer: false,
+            has_begun_answer: false,
+            last_error: None,
+            interim: 0,
+        };
+        let is_stats =
+            self.may_see_stats && framing == Framing::None && is_stats(&head, destination);
+        Ok(Parsed::Complete(Begun { exchange, framing, len: head.len, is_stats }))
+    }
+}
+
+fn is_stats(head: &RequestHead<'_, '_>, destination: Destination<'_>) -> bool {
+    let path = destination.path.split('?').next().unwrap_or_default();
+    path == "/stats" && matches!(head.method, "GET" | "HEAD")
+}
+
+/// The values of Upgrade as one list.
+fn asked_protocols(head: &RequestHead<'_, '_>) -> Box<[u8]> {
+    let values: Vec<&[u8]> = head.fields.values(Name::Upgrade).collect();
+    values.join(&b", "[..]).into_boxed_slice()
+}

@@ -1,0 +1,128 @@
+//! The connection table: who a connection is, by an id that is never mistaken for an older one.
+use intelliproxy_core::{BackendId, Instant};
+use slab::Slab;
+
+use super::probe::ProbeExchange;
+use super::session::Session;
+
+/// Names one connection of the proxy, client or upstream. A slot is used again, the generation
+/// tells its users apart, so that late news of a closed connection is recognised.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ConnId {
+    slot: u32,
+    generation: u32,
+}
+
+impl ConnId {
+    /// The id as one number, for a driver that keeps numbers.
+    pub const fn to_bits(self) -> u64 {
+        (self.generation as u64) << 32 | self.slot as u64
+    }
+
+    /// The id behind [`to_bits`](Self::to_bits).
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { slot: bits as u32, generation: (bits >> 32) as u32 }
+    }
+
+    /// A small number, used by one connection at a time: an index for the driver's own table.
+    pub const fn slot(self) -> usize {
+        self.slot as usize
+    }
+}
+
+/// What a connection is for.
+#[derive(Debug)]
+pub(crate) enum Conn {
+    /// A client's; its session also holds the bytes of the upstream it uses.
+    Client(Box<Session>),
+    /// One to a backend.
+    Upstream(Upstream),
+    /// One that carries a single probe.
+    Probe(Box<ProbeExchange>),
+}
+
+/// A connection to a backend.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upstream {
+    pub(crate) backend: BackendId,
+    /// The session that uses it; `None` while it is idle in the pool.
+    pub(crate) session: Option<ConnId>,
+    /// When it came to the pool last.
+    pub(crate) idle_since: Instant,
+    /// Addresses of the backend that were tried before the one at hand.
+    pub(crate) attempt: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    generation: u32,
+    pub(crate) conn: Conn,
+    /// The earliest timer entry that is out for this connection.
+    pub(crate) armed: Instant,
+    /// Whether it waits in the list of connections to be served.
+    pub(crate) is_dirty: bool,
+}
+
+/// All connections.
+#[derive(Debug, Default)]
+pub(crate) struct ConnTable {
+    entries: Slab<Entry>,
+    generation: u32,
+}
+
+impl ConnTable {
+    /// Adds a connection that `make` builds knowing its id.
+    pub(crate) fn insert(&mut self, make: impl FnOnce(ConnId) -> Conn) -> ConnId {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let vacant = self.entries.vacant_entry();
+        // A slot number beyond 2^32 would need as many open sockets.
+        let id = ConnId { slot: vacant.key() as u32, generation };
+        let entry =
+            Entry { generation, conn: make(id), armed: Instant::FAR_FUTURE, is_dirty: false };
+        vacant.insert(entry);
+        id
+    }
+
+    /// Takes a connection out; `None` when it is gone already.
+    pub(crate) fn remove(&mut self, id: ConnId) -> Option<Conn> {
+        self.get_mut(id)?;
+        Some(self.entries.remove(id.slot()).conn)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(id.slot());
+        entry.filter(|entry| entry.generation == id.generation)
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: ConnId) -> Option<&Entry> {
+        self.entries.get(id.slot()).filter(|entry| entry.generation == id.generation)
+    }
+
+    #[inline]
+    pub(crate) fn session_mut(&mut self, id: ConnId) -> Option<&mut Session> {
+        match self.get_mut(id) {
+            Some(Entry { conn: Conn::Client(session), .. }) => Some(session),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn upstream_mut(&mut self, id: ConnId) -> Option<&mut Upstream> {
+        match self.get_mut(id) {
+            Some(Entry { conn: Conn::Upstream(upstream), .. }) => Some(upstream),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnId, &Conn)> {
+        self.entries.iter().map(|(slot, entry)| {
+            (ConnId { slot: slot as u32, generation: entry.generation }, &entry.conn)
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}

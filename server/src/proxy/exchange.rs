@@ -1,0 +1,53 @@
+//! One request and its answer, across however many backends it takes.
+use std::ops::Range;
+use std::time::Duration;
+
+use intelliproxy_core::{BackendId, Instant, Lease};
+
+use crate::http::UpstreamError;
+use crate::http::head::Version;
+
+/// What is known of the exchange at hand.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// The right to send it to [`backend`](Self::backend); `None` between two attempts.
+    pub(crate) lease: Option<Lease>,
+    /// The backends that failed it already; allocates only then.
+    pub(crate) tried: Vec<BackendId>,
+    pub(crate) is_head_request: bool,
+    /// Whether doing it twice is as good as once (RFC 9110 section 9.2.2).
+    pub(crate) is_idempotent: bool,
+    pub(crate) version: Version,
+    /// Whether the client's connection is to live on.
+    pub(crate) is_persistent: bool,
+    /// The protocols that the client asked to switch to, when that was passed on.
+    pub(crate) upgrade: Option<Box<[u8]>>,
+    /// Whether the client reads trailer fields.
+    pub(crate) takes_trailers: bool,
+    /// Where the backend's own Host stands in the forwarded head, when it is sent.
+    pub(crate) host: Option<Range<usize>>,
+    /// When the attempt at hand began.
+    pub(crate) dispatched_at: Instant,
+    /// The final status and how long its head took, once it came.
+    pub(crate) answer: Option<(u16, Duration)>,
+    /// Whether any byte came for this attempt.
+    pub(crate) has_seen_answer: bool,
+    /// Whether any byte of the final answer was passed on.
+    pub(crate) has_begun_answer: bool,
+    /// How the last attempt failed.
+    pub(crate) last_error: Option<UpstreamError>,
+    /// Interim answers passed on.
+    pub(crate) interim: u32,
+}
+
+impl Exchange {
+    /// The backend of the attempt at hand.
+    pub(crate) fn backend(&self) -> Option<BackendId> {
+        self.lease.as_ref().map(Lease::backend)
+    }
+}
+
+/// Whether a method is idempotent (RFC 9110 section 9.2.2).
+pub(crate) fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
+}

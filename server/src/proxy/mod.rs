@@ -1,0 +1,763 @@
+//! The whole proxy in memory: connections, sessions, router, pool and timers, without a socket or
+//! a clock.
+//!
+//! A driver (the reactor, or a simulator) tells it what happened and when, and does what it asks:
+//! bytes are read into [`read_space`](Proxy::read_space) and written from
+//! [`write_ready`](Proxy::write_ready), connections are made and closed by
+//! [`poll_action`](Proxy::poll_action), and [`handle_timeout`](Proxy::handle_timeout) is due at
+//! [`poll_timeout`](Proxy::poll_timeout). The same calls with the same times do the same things.
+mod client_half;
+mod conn;
+mod exchange;
+mod notice;
+mod pool;
+mod probe;
+mod session;
+mod shared;
+mod timers;
+mod upstream_half;
+mod verdict;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use intelliproxy_core::{
+    Action as RouterAction, BackendId, ConfigError, Event, Instant, ProbeFailure, ProbeId,
+    ProbeKind, ProbeResult, Router, RouterConfig, Snapshot,
+};
+
+use self::client_half::ClientHalf;
+pub use self::conn::ConnId;
+use self::conn::{Conn, ConnTable, Upstream};
+pub use self::notice::{Notice, RemedyTaken};
+use self::pool::Pool;
+use self::probe::ProbeExchange;
+use self::session::{Need, Session, Side};
+use self::shared::Shared;
+use self::timers::Timers;
+use crate::admin::stats_json;
+use crate::config::{BackendTarget, Config, Network, Overflow};
+use crate::http::UpstreamError;
+
+/// Something the proxy wants its driver to do.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    /// Make a connection; its end is told by [`Proxy::handle_connected`].
+    Connect {
+        /// How the proxy calls it.
+        conn: ConnId,
+        /// Where to.
+        address: SocketAddr,
+    },
+    /// Send the end of the stream; reading goes on.
+    Shutdown {
+        /// Which connection; all that waited for it is written.
+        conn: ConnId,
+    },
+    /// Close a connection; its id means nothing any more.
+    Close {
+        /// Which connection.
+        conn: ConnId,
+        /// Whether by a reset, so that nobody takes the end for a clean one.
+        with_reset: bool,
+    },
+    /// Something an observer may want to know.
+    Notify(Notice),
+}
+
+/// Why a connection could not be made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ConnectFailure {
+    /// Nobody listens there.
+    Refused,
+    /// Anything else.
+    Unreachable,
+}
+
+/// The proxy. Its methods are of the four kinds that [`Router`]'s are: facts (`handle_*`), answers
+/// at once (`read_space`, `write_ready`, `handle_accept`), effects (`poll_*`) and getters.
+#[derive(Debug)]
+pub struct Proxy {
+    table: ConnTable,
+    shared: Shared,
+    router: Router,
+    pool: Pool,
+    timers: Timers,
+    targets: Vec<BackendTarget>,
+    /// For each backend, the address that took a connection last.
+    preferred: Vec<usize>,
+    stats_allowed: Vec<Network>,
+    dirty: VecDeque<ConnId>,
+    clients: usize,
+    /// Exchanges that have a lease, for the invariant that leases balance.
+    leases: usize,
+    /// Where bytes of connections go that nobody expects any of.
+    sink: [u8; 64],
+    stop_deadline: Option<Instant>,
+}
+
+impl Proxy {
+    /// A proxy for `targets`, the backends of `config` in their order with their addresses.
+    ///
+    /// # Errors
+    /// The first value of the configuration that cannot be.
+    pub fn new(
+        config: Config,
+        targets: Vec<BackendTarget>,
+        seed: u64,
+        now: Instant,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let router_config = RouterConfig {
+            backends: targets.iter().map(|target| target.name.clone()).collect(),
+            rules: config.routing.clone(),
+        };
+        let router = Router::new(router_config, seed, now)?;
+        Ok(Self {
+            table: ConnTable::default(),
+            router,
+            pool: Pool::default(),
+            timers: Timers::default(),
+            preferred: vec![0; targets.len()],
+            targets,
+            stats_allowed: config.stats.networks(),
+            shared: Shared::new(config),
+            dirty: VecDeque::new(),
+            clients: 0,
+            leases: 0,
+            sink: [0; 64],
+            stop_deadline: None,
+        })
+    }
+
+    /// A client connected. It is served, or told that there is no room.
+    pub fn handle_accept(&mut self, now: Instant, peer: SocketAddr) -> ConnId {
+        let is_full = self.clients >= self.shared.config.limits.clients;
+        self.clients += 1;
+        let may_see_stats = self.stats_allowed.iter().any(|network| network.contains(peer.ip()));
+        let id = self.table.insert(|_| {
+            let client = ClientHalf::new(peer, may_see_stats, now);
+            Conn::Client(Box::new(Session::new(client, now)))
+        });
+        if is_full || self.shared.is_stopping {
+            self.notify(Notice::ClientRefused { peer });
+            if let Some(session) = self.table.session_mut(id) {
+                session.handle_refused(now, &mut self.shared);
+            }
+        }
+        self.serve(now, id);
+        id
+    }
+
+    /// A connection that was asked for is there, or could not be made.
+    pub fn handle_connected(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        result: Result<(), ConnectFailure>,
+    ) {
+        match (self.owner(conn), result) {
+            (Owner::Session(id, Side::Upstream), Ok(())) => {
+                self.prefer(conn);
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_linked(now, conn, false, &mut self.shared);
+                }
+                self.serve(now, id);
+            }
+            (Owner::Session(id, Side::Upstream), Err(failure)) => {
+                self.redirect(now, id, conn, connect_error(failure));
+                self.serve(now, id);
+            }
+            (Owner::Probe, Ok(())) => {
+                if let Some(probe) = self.probe_mut(conn) {
+                    probe.handle_connected();
+                }
+                self.mark_dirty(conn);
+            }
+            (Owner::Probe, Err(failure)) => self.redirect_probe(now, conn, failure),
+            (Owner::Session(_, Side::Client) | Owner::Idle(_) | Owner::Gone, _) => {}
+        }
+    }
+
+    /// Room for bytes that came on a connection; empty when they have to wait.
+    pub fn read_space(&mut self, conn: ConnId) -> &mut [u8] {
+        match self.owner(conn) {
+            Owner::Session(id, side) => match self.table.session_mut(id) {
+                Some(session) => session.read_space(side, &mut self.shared),
+                None => &mut [],
+            },
+            Owner::Probe => self.probe_mut(conn).map_or(&mut [], ProbeExchange::read_space),
+            Owner::Idle(_) => &mut self.sink,
+            Owner::Gone => &mut [],
+        }
+    }
+
+    /// `count` bytes were put into [`read_space`](Self::read_space); none when nothing had come.
+    pub fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
+        match self.owner(conn) {
+            Owner::Session(id, side) => {
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_read(now, side, count, &mut self.shared);
+                }
+                if count > 0 {
+                    self.serve(now, id);
+                }
+            }
+            Owner::Probe => {
+                let result = self.probe_mut(conn).and_then(|probe| probe.handle_read(now, count));
+                if let Some(result) = result {
+                    self.finish_probe(now, conn, result);
+                }
+            }
+            Owner::Idle(backend) if count > 0 => {
+                self.notify(Notice::UnsolicitedBytes { backend });
+                self.discard_idle(backend, conn);
+            }
+            Owner::Idle(_) | Owner::Gone => {}
+        }
+    }
+
+    /// A peer ended its side: no more bytes come.
+    pub fn handle_eof(&mut self, now: Instant, conn: ConnId) {
+        match self.owner(conn) {
+            Owner::Session(id, side) => {
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_eof(now, side, &mut self.shared);
+                }
+                self.serve(now, id);
+            }
+            Owner::Probe => {
+                if let Some(result) = self.probe_mut(conn).map(|probe| probe.handle_eof(now)) {
+                    self.finish_probe(now, conn, result);
+                }
+            }
+            Owner::Idle(backend) => self.discard_idle(backend, conn),
+            Owner::Gone => {}
+        }
+    }
+
+    /// A connection was reset or broke otherwise.
+    pub fn handle_failed(&mut self, now: Instant, conn: ConnId) {
+        match self.owner(conn) {
+            Owner::Session(id, side) => {
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_failed(now, side, &mut self.shared);
+                }
+                self.serve(now, id);
+            }
+            Owner::Probe => self.finish_probe(now, conn, Err(ProbeFailure::Cut)),
+            Owner::Idle(backend) => self.discard_idle(backend, conn),
+            Owner::Gone => {}
+        }
+    }
+
+    /// Bytes that wait for a connection.
+    pub fn write_ready(&self, conn: ConnId) -> &[u8] {
+        match self.table.get(conn).map(|entry| &entry.conn) {
+            Some(Conn::Client(session)) => session.write_ready(Side::Client),
+            Some(Conn::Upstream(Upstream { session: Some(id), .. })) => {
+                match self.table.get(*id).map(|entry| &entry.conn) {
+                    Some(Conn::Client(session)) => session.write_ready(Side::Upstream),
+                    _ => &[],
+                }
+            }
+            Some(Conn::Probe(probe)) => probe.write_ready(),
+            Some(Conn::Upstream(_)) | None => &[],
+        }
+    }
+
+    /// A connection took the first `count` bytes of [`write_ready`](Self::write_ready).
+    pub fn handle_written(&mut self, now: Instant, conn: ConnId, count: usize) {
+        match self.owner(conn) {
+            Owner::Session(id, side) => {
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_written(now, side, count, &mut self.shared);
+                }
+                self.serve(now, id);
+            }
+            Owner::Probe => {
+                if let Some(probe) = self.probe_mut(conn) {
+                    probe.handle_written(count);
+                }
+            }
+            Owner::Idle(_) | Owner::Gone => {}
+        }
+    }
+
+    /// A connection takes no more bytes; it may still have sent some that were not read yet.
+    pub fn handle_write_failed(&mut self, now: Instant, conn: ConnId) {
+        match self.owner(conn) {
+            Owner::Session(id, side) => {
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_write_failed(now, side, &mut self.shared);
+                }
+                self.serve(now, id);
+            }
+            Owner::Probe => self.finish_probe(now, conn, Err(ProbeFailure::Cut)),
+            Owner::Idle(backend) => self.discard_idle(backend, conn),
+            Owner::Gone => {}
+        }
+    }
+
+    /// Time has passed: deadlines are held, probes begin. Early or repeated calls do no harm;
+    /// afterwards the next deadline is none or later than `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.router.poll_timeout().is_some_and(|at| at <= now) {
+            self.router.handle_timeout(now);
+            self.drain_router(now);
+        }
+        while let Some(conn) = self.timers.due(&mut self.table, now) {
+            self.handle_conn_timeout(now, conn);
+        }
+        if self.stop_deadline.is_some_and(|at| at <= now) {
+            self.stop_deadline = None;
+            for id in self.client_ids() {
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_cut(now, &mut self.shared);
+                }
+                self.serve(now, id);
+            }
+        }
+        debug_assert!(
+            self.poll_timeout().is_none_or(|next| next > now),
+            "after a timeout was handled, the next one is later"
+        );
+    }
+
+    /// No exchange is to begin any more: idle clients are closed, busy ones after the exchange at
+    /// hand, and all of them when `timeouts.shutdownMs` are over.
+    pub fn handle_stop(&mut self, now: Instant) {
+        if self.shared.is_stopping {
+            return;
+        }
+        self.shared.is_stopping = true;
+        self.stop_deadline = Some(now + self.shared.config.timeouts.shutdown);
+        for id in self.client_ids() {
+            if let Some(session) = self.table.session_mut(id) {
+                session.handle_stopping(now, &mut self.shared);
+            }
+            self.serve(now, id);
+        }
+        let idle: Vec<ConnId> = self.pool.drain().collect();
+        for conn in idle {
+            self.close(conn, false);
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.shared.actions.pop_front()
+    }
+
+    /// The next connection that has bytes to be written, or room to read again.
+    pub fn poll_dirty(&mut self) -> Option<ConnId> {
+        while let Some(conn) = self.dirty.pop_front() {
+            if let Some(entry) = self.table.get_mut(conn) {
+                entry.is_dirty = false;
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let router = if self.shared.is_stopping { None } else { self.router.poll_timeout() };
+        [router, self.timers.next(), self.stop_deadline].into_iter().flatten().min()
+    }
+
+    /// Whether another client may be accepted now. With `overflow: reject` one more always may:
+    /// it is told that there is no room.
+    pub fn accepts(&self) -> bool {
+        !self.shared.is_stopping
+            && (self.shared.config.overflow == Overflow::Reject
+                || self.clients < self.shared.config.limits.clients)
+    }
+
+    /// Whether the proxy is stopping and no client is left.
+    pub fn is_stopped(&self) -> bool {
+        self.shared.is_stopping && self.clients == 0
+    }
+
+    /// Client connections at the moment.
+    pub fn clients(&self) -> usize {
+        self.clients
+    }
+
+    /// The router as plain data.
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        self.router.snapshot(now)
+    }
+
+    /// How a backend is called.
+    pub fn backend_name(&self, backend: BackendId) -> &str {
+        self.targets.get(backend.index()).map_or("?", |target| &target.name)
+    }
+
+    /// Holds the tables against each other; for tests, and cheap enough for any of them.
+    ///
+    /// # Panics
+    /// When one of the invariants of LIFECYCLE.md does not hold.
+    pub fn check_invariants(&self) {
+        let (mut clients, mut leases, mut idle) = (0, 0, 0);
+        for (id, conn) in self.table.iter() {
+            match conn {
+                Conn::Client(session) => {
+                    clients += 1;
+                    leases += usize::from(session.has_lease());
+                    if let Some(upstream) = session.upstream_conn() {
+                        let entry = self.table.get(upstream).map(|entry| &entry.conn);
+                        let owner = match entry {
+                            Some(Conn::Upstream(upstream)) => upstream.session,
+                            _ => None,
+                        };
+                        assert_eq!(owner, Some(id), "I1: a session's upstream is its own");
+                    }
+                }
+                Conn::Upstream(upstream) => idle += usize::from(upstream.session.is_none()),
+                Conn::Probe(_) => {}
+            }
+        }
+        assert_eq!(clients, self.clients, "I2: every client is counted");
+        assert_eq!(leases, self.leases, "I3: every lease is held by one exchange");
+        assert_eq!(idle, self.pool.len(), "I4: an upstream without a session is in the pool");
+        self.router.check_invariants();
+    }
+
+    /// Whether nothing is held for anybody: no client, no lease, no lent buffer.
+    pub fn is_at_rest(&self) -> bool {
+        self.clients == 0 && self.leases == 0 && self.shared.buffers.lent() == 0
+    }
+
+    /// Connections of all kinds, probes and idle upstreams included.
+    pub fn connections(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Does what a session wants, then looks at what it has for its connections.
+    fn serve(&mut self, now: Instant, id: ConnId) {
+        while let Some(need) = self.table.session_mut(id).and_then(Session::poll_need) {
+            self.fulfil(now, id, need);
+        }
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let Conn::Client(session) = &mut entry.conn else {
+            return;
+        };
+        let client = !session.write_ready(Side::Client).is_empty() || session.resumes(Side::Client);
+        let upstream = session.upstream_conn().filter(|_| {
+            !session.write_ready(Side::Upstream).is_empty() || session.resumes(Side::Upstream)
+        });
+        let deadline = session.poll_timeout(&self.shared);
+        if client {
+            self.mark_dirty(id);
+        }
+        if let Some(conn) = upstream {
+            self.mark_dirty(conn);
+        }
+        if let Some(at) = deadline {
+            self.timers.arm(&mut self.table, id, at);
+        }
+    }
+
+    fn fulfil(&mut self, now: Instant, id: ConnId, need: Need) {
+        match need {
+            Need::Finish { lease, outcome } => {
+                self.leases -= 1;
+                self.router.handle_event(now, Event::RequestFinished { lease, outcome });
+                self.drain_router(now);
+            }
+            Need::Release { conn, is_reusable } => self.release(now, conn, is_reusable),
+            Need::Dispatch => self.dispatch(now, id),
+            Need::Redial { backend } => self.dial(now, id, backend, 0),
+            Need::GiveUpConnect { conn } => {
+                self.redirect(now, id, conn, UpstreamError::ConnectTimeout);
+            }
+            Need::Stats => {
+                let json = stats_json(&self.router.snapshot(now), &self.targets);
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_stats(now, &json, &mut self.shared);
+                }
+            }
+            Need::ShutdownUpstream { conn } => {
+                self.shared.actions.push_back(Action::Shutdown { conn });
+            }
+            Need::ShutdownClient => self.shared.actions.push_back(Action::Shutdown { conn: id }),
+            Need::Close { with_reset } => {
+                self.close(id, with_reset);
+                self.clients -= 1;
+            }
+        }
+    }
+
+    /// Finds a backend, and a connection to it, for the request that waits.
+    fn dispatch(&mut self, now: Instant, id: ConnId) {
+        let Some(session) = self.table.session_mut(id) else {
+            return;
+        };
+        let routed = self.router.route(now, session.tried());
+        self.drain_router(now);
+        let Ok(lease) = routed else {
+            if let Some(session) = self.table.session_mut(id) {
+                session.handle_unroutable(now, &mut self.shared);
+            }
+            return;
+        };
+        self.leases += 1;
+        let backend = lease.backend();
+        let authority = self.targets.get(backend.index()).map_or("", |t| t.authority.as_str());
+        if let Some(session) = self.table.session_mut(id) {
+            session.handle_routed(now, lease, authority, &mut self.shared);
+        }
+        let Some(conn) = self.pool.take(backend) else {
+            return self.dial(now, id, backend, 0);
+        };
+        if let Some(upstream) = self.table.upstream_mut(conn) {
+            upstream.session = Some(id);
+        }
+        if let Some(session) = self.table.session_mut(id) {
+            session.handle_linked(now, conn, true, &mut self.shared);
+        }
+    }
+
+    /// Asks for a connection to the backend's address number `attempt`, counted from the one that
+    /// took a connection last.
+    fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: usize) {
+        let Some(address) = self.address(backend, attempt) else {
+            if let Some(session) = self.table.session_mut(id) {
+                session.handle_unlinked(now, UpstreamError::Unreachable, &mut self.shared);
+            }
+            return;
+        };
+        let conn = self.table.insert(|_| {
+            Conn::Upstream(Upstream { backend, session: Some(id), idle_since: now, attempt })
+        });
+        if let Some(session) = self.table.session_mut(id) {
+            session.handle_dialling(now, conn);
+        }
+        self.shared.actions.push_back(Action::Connect { conn, address });
+    }
+
+    /// A connection could not be made: the next address is tried, or the session told.
+    fn redirect(&mut self, now: Instant, id: ConnId, conn: ConnId, error: UpstreamError) {
+        let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn) else {
+            return;
+        };
+        self.close(conn, false);
+        let Some(session) = self.table.session_mut(id) else {
+            return;
+        };
+        session.handle_undialled();
+        if self.address(backend, attempt + 1).is_some() {
+            self.dial(now, id, backend, attempt + 1);
+        } else if let Some(session) = self.table.session_mut(id) {
+            session.handle_unlinked(now, error, &mut self.shared);
+        }
+    }
+
+    /// A connection was made: its address is the first to be tried next time.
+    fn prefer(&mut self, conn: ConnId) {
+        if let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn)
+            && attempt > 0
+            && let Some(target) = self.targets.get(backend.index())
+            && let Some(preferred) = self.preferred.get_mut(backend.index())
+        {
+            *preferred = (*preferred + attempt) % target.addresses.len();
+        }
+    }
+
+    /// The address to try after `attempt` others; `None` when all have been tried.
+    fn address(&self, backend: BackendId, attempt: usize) -> Option<SocketAddr> {
+        let addresses = &self.targets.get(backend.index())?.addresses;
+        let first = self.preferred.get(backend.index()).copied().unwrap_or_default();
+        let index = (attempt < addresses.len()).then(|| (first + attempt) % addresses.len())?;
+        addresses.get(index).copied()
+    }
+
+    /// An upstream connection is not used any more: it is kept for the next request, or closed.
+    fn release(&mut self, now: Instant, conn: ConnId, is_reusable: bool) {
+        let rules = self.shared.config.pool;
+        let Some(upstream) = self.table.upstream_mut(conn) else {
+            return;
+        };
+        upstream.session = None;
+        upstream.idle_since = now;
+        let backend = upstream.backend;
+        let is_kept = is_reusable
+            && !self.shared.is_stopping
+            && self.pool.put(backend, conn, rules.idle_per_backend);
+        if is_kept {
+            self.timers.arm(&mut self.table, conn, now + rules.idle);
+        } else {
+            self.close(conn, false);
+        }
+    }
+
+    fn discard_idle(&mut self, backend: BackendId, conn: ConnId) {
+        self.pool.remove(backend, conn);
+        self.close(conn, false);
+    }
+
+    fn close(&mut self, conn: ConnId, with_reset: bool) {
+        if let Some(conn_kind) = self.table.remove(conn) {
+            if let Conn::Client(mut session) = conn_kind {
+                session.give_back(&mut self.shared);
+            }
+            self.shared.actions.push_back(Action::Close { conn, with_reset });
+        }
+    }
+
+    fn handle_conn_timeout(&mut self, now: Instant, conn: ConnId) {
+        match self.owner(conn) {
+            Owner::Session(id, Side::Client) => {
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_timeout(now, &mut self.shared);
+                }
+                self.serve(now, id);
+            }
+            // An attached upstream's deadlines are its session's.
+            Owner::Session(_, Side::Upstream) | Owner::Gone => {}
+            Owner::Idle(backend) => {
+                let idle = self.shared.config.pool.idle;
+                let Some(upstream) = self.table.upstream_mut(conn) else {
+                    return;
+                };
+                let ends = upstream.idle_since + idle;
+                if ends <= now {
+                    self.discard_idle(backend, conn);
+                } else {
+                    self.timers.arm(&mut self.table, conn, ends);
+                }
+            }
+            Owner::Probe => self.finish_probe(now, conn, Err(ProbeFailure::TimedOut)),
+        }
+    }
+
+    /// Does what the router wants.
+    fn drain_router(&mut self, now: Instant) {
+        while let Some(action) = self.router.poll_action() {
+            match action {
+                RouterAction::StartProbe { probe, backend, kind, deadline } => {
+                    self.start_probe(now, probe, backend, kind, deadline);
+                }
+                RouterAction::Notify(notice) => self.notify(Notice::Router(notice)),
+            }
+        }
+    }
+
+    fn start_probe(
+        &mut self,
+        now: Instant,
+        probe: ProbeId,
+        backend: BackendId,
+        kind: ProbeKind,
+        deadline: Instant,
+    ) {
+        let (Some(target), Some(address)) =
+            (self.targets.get(backend.index()), self.address(backend, 0))
+        else {
+            return;
+        };
+        let paths = &self.shared.config.probe_paths;
+        let path = match kind {
+            ProbeKind::Ping => &paths.ping,
+            ProbeKind::Report => &paths.report,
+        };
+        let exchange =
+            ProbeExchange::new(probe, backend, kind, now, deadline, path, &target.authority);
+        let conn = self.table.insert(|_| Conn::Probe(Box::new(exchange)));
+        self.timers.arm(&mut self.table, conn, deadline);
+        self.shared.actions.push_back(Action::Connect { conn, address });
+    }
+
+    /// A probe's connection could not be made: the next address is tried, or the probe has failed.
+    fn redirect_probe(&mut self, now: Instant, conn: ConnId, failure: ConnectFailure) {
+        let Some(probe) = self.probe_mut(conn) else {
+            return;
+        };
+        probe.attempt += 1;
+        let (backend, attempt, deadline) = (probe.backend, probe.attempt, probe.deadline);
+        let Some(address) = self.address(backend, attempt) else {
+            let failure = match failure {
+                ConnectFailure::Refused => ProbeFailure::Refused,
+                ConnectFailure::Unreachable => ProbeFailure::Unreachable,
+            };
+            return self.finish_probe(now, conn, Err(failure));
+        };
+        // A connection id names one socket: the next one gets an id of its own.
+        let Some(Conn::Probe(exchange)) = self.table.remove(conn) else {
+            return;
+        };
+        self.shared.actions.push_back(Action::Close { conn, with_reset: false });
+        let conn = self.table.insert(|_| Conn::Probe(exchange));
+        self.timers.arm(&mut self.table, conn, deadline);
+        self.shared.actions.push_back(Action::Connect { conn, address });
+    }
+
+    fn finish_probe(&mut self, now: Instant, conn: ConnId, result: ProbeResult) {
+        let Some(probe) = self.probe_mut(conn).map(|probe| probe.probe) else {
+            return;
+        };
+        self.close(conn, false);
+        self.router.handle_event(now, Event::ProbeFinished { probe, result });
+        self.drain_router(now);
+    }
+
+    fn probe_mut(&mut self, conn: ConnId) -> Option<&mut ProbeExchange> {
+        match self.table.get_mut(conn).map(|entry| &mut entry.conn) {
+            Some(Conn::Probe(probe)) => Some(probe),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn owner(&self, conn: ConnId) -> Owner {
+        match self.table.get(conn).map(|entry| &entry.conn) {
+            Some(Conn::Client(_)) => Owner::Session(conn, Side::Client),
+            Some(Conn::Upstream(upstream)) => match upstream.session {
+                Some(id) => Owner::Session(id, Side::Upstream),
+                None => Owner::Idle(upstream.backend),
+            },
+            Some(Conn::Probe(_)) => Owner::Probe,
+            None => Owner::Gone,
+        }
+    }
+
+    #[inline]
+    fn mark_dirty(&mut self, conn: ConnId) {
+        if let Some(entry) = self.table.get_mut(conn)
+            && !entry.is_dirty
+        {
+            entry.is_dirty = true;
+            self.dirty.push_back(conn);
+        }
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        self.shared.actions.push_back(Action::Notify(notice));
+    }
+
+    fn client_ids(&self) -> Vec<ConnId> {
+        let clients = self.table.iter().filter(|(_, conn)| matches!(conn, Conn::Client(_)));
+        clients.map(|(id, _)| id).collect()
+    }
+}
+
+/// Whom news of a connection is for.
+#[derive(Clone, Copy)]
+enum Owner {
+    Session(ConnId, Side),
+    Probe,
+    /// The pool, which keeps it for this backend.
+    Idle(BackendId),
+    /// Nobody: late news.
+    Gone,
+}
+
+const fn connect_error(failure: ConnectFailure) -> UpstreamError {
+    match failure {
+        ConnectFailure::Refused => UpstreamError::Refused,
+        ConnectFailure::Unreachable => UpstreamError::Unreachable,
+    }
+}

@@ -1,0 +1,78 @@
+//! What observers may want to know; the edge formats and logs it.
+use std::net::SocketAddr;
+
+use intelliproxy_core::BackendId;
+
+use super::verdict::Remedy;
+use crate::http::{ClientError, UpstreamError};
+
+/// Bytes of a peer's own text that a notice carries.
+const EXCERPT_MAX: usize = 80;
+
+/// A fact for observers; nothing in the proxy hangs on anyone reading it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// The router's own.
+    Router(intelliproxy_core::Notice),
+    /// A client broke a rule and was answered with the error's status.
+    ClientError {
+        /// Who.
+        peer: SocketAddr,
+        /// The rule.
+        error: ClientError,
+        /// The beginning of what it sent, escaped.
+        excerpt: String,
+    },
+    /// A backend, or the way to it, failed a request.
+    UpstreamError {
+        /// Whose request.
+        peer: SocketAddr,
+        /// The backend, if one had been chosen.
+        backend: Option<BackendId>,
+        /// What went wrong.
+        error: UpstreamError,
+        /// What was done about it.
+        remedy: RemedyTaken,
+    },
+    /// A client was turned away because `limits.clients` are connected.
+    ClientRefused {
+        /// Who.
+        peer: SocketAddr,
+    },
+    /// A backend sent bytes that nobody asked for; the connection was discarded.
+    UnsolicitedBytes {
+        /// Who.
+        backend: BackendId,
+    },
+}
+
+/// What was done about a failed upstream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RemedyTaken {
+    /// The same backend was tried on a fresh connection.
+    Redialled,
+    /// Another backend was tried.
+    Retried,
+    /// The client got the error's status.
+    Answered,
+    /// The client's answer was cut.
+    Truncated,
+}
+
+impl From<Remedy> for RemedyTaken {
+    fn from(remedy: Remedy) -> Self {
+        match remedy {
+            Remedy::Redial => Self::Redialled,
+            Remedy::Retry => Self::Retried,
+            Remedy::Answer => Self::Answered,
+            Remedy::Truncate => Self::Truncated,
+        }
+    }
+}
+
+impl Notice {
+    pub(crate) fn client_error(peer: SocketAddr, error: ClientError, input: &[u8]) -> Self {
+        let excerpt = input[..input.len().min(EXCERPT_MAX)].escape_ascii().to_string();
+        Self::ClientError { peer, error, excerpt }
+    }
+}

@@ -1,0 +1,50 @@
+//! Idle upstream connections, by backend: the one used last is used next, so that the others can
+//! expire.
+use intelliproxy_core::BackendId;
+
+use super::conn::ConnId;
+
+/// The idle connections.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    idle: Vec<Vec<ConnId>>,
+}
+
+impl Pool {
+    /// Takes the idle connection to `backend` that was used last.
+    pub(crate) fn take(&mut self, backend: BackendId) -> Option<ConnId> {
+        self.idle.get_mut(backend.index())?.pop()
+    }
+
+    /// Keeps an idle connection; false when there are `most` already.
+    pub(crate) fn put(&mut self, backend: BackendId, conn: ConnId, most: usize) -> bool {
+        if self.idle.len() <= backend.index() {
+            self.idle.resize_with(backend.index() + 1, Vec::new);
+        }
+        let list = &mut self.idle[backend.index()];
+        let has_room = list.len() < most;
+        if has_room {
+            list.push(conn);
+        }
+        has_room
+    }
+
+    /// Forgets a connection that ended while idle.
+    pub(crate) fn remove(&mut self, backend: BackendId, conn: ConnId) {
+        if let Some(list) = self.idle.get_mut(backend.index())
+            && let Some(at) = list.iter().rposition(|&other| other == conn)
+        {
+            list.remove(at);
+        }
+    }
+
+    /// Takes every idle connection out.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = ConnId> + '_ {
+        self.idle.iter_mut().flat_map(|list| list.drain(..))
+    }
+
+    /// Idle connections over all backends.
+    pub(crate) fn len(&self) -> usize {
+        self.idle.iter().map(Vec::len).sum()
+    }
+}

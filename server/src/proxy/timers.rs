@@ -1,0 +1,54 @@
+//! Deadlines as data: a heap of (time, connection), re-armed lazily.
+//!
+//! A connection's own deadline moves with every event; the heap holds at most the earliest entry
+//! that matters. When an entry comes due, the connection says what its deadline is now: an entry
+//! that came too early goes back in, so a busy connection costs one heap operation per shortest
+//! timeout and not one per request.
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use intelliproxy_core::Instant;
+
+use super::conn::{ConnId, ConnTable};
+
+/// Entries that came due or are to come.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    heap: BinaryHeap<Reverse<(Instant, ConnId)>>,
+}
+
+impl Timers {
+    /// Makes sure that `conn` is looked at no later than `at`.
+    #[inline]
+    pub(crate) fn arm(&mut self, table: &mut ConnTable, conn: ConnId, at: Instant) {
+        if let Some(entry) = table.get_mut(conn)
+            && at < entry.armed
+        {
+            entry.armed = at;
+            self.heap.push(Reverse((at, conn)));
+        }
+    }
+
+    /// The next connection to look at now, once for each time it was armed; stale entries are
+    /// dropped on the way.
+    pub(crate) fn due(&mut self, table: &mut ConnTable, now: Instant) -> Option<ConnId> {
+        while let Some(&Reverse((at, conn))) = self.heap.peek() {
+            if at > now {
+                return None;
+            }
+            self.heap.pop();
+            if let Some(entry) = table.get_mut(conn)
+                && entry.armed == at
+            {
+                entry.armed = Instant::FAR_FUTURE;
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// When the next entry comes due.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.heap.peek().map(|&Reverse((at, _))| at)
+    }
+}

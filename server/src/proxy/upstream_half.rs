@@ -1,0 +1,207 @@
+//! The side of a session that faces a backend: the request out, its answer in.
+use intelliproxy_core::Instant;
+
+use super::conn::ConnId;
+use super::exchange::Exchange;
+use super::shared::Shared;
+use crate::buffer::{Buffer, Outbox};
+use crate::http::UpstreamError;
+use crate::http::body::{BodyReader, BodyWriter};
+use crate::http::field::Slots;
+use crate::http::forward::{self, ResponsePlan};
+use crate::http::framing::{Framing, response_framing};
+use crate::http::head::{Parsed, Version, parse_response};
+use crate::http::persistence::is_persistent;
+use crate::http::upgrade;
+
+/// The upstream of the exchange at hand: the connection is borrowed from the pool, the bytes stay
+/// here, so that they outlive a connection that turns out dead.
+#[derive(Debug)]
+pub(crate) struct UpstreamHalf {
+    pub(crate) link: Link,
+    pub(crate) input: Option<Buffer>,
+    pub(crate) output: Outbox,
+    pub(crate) receive: Receive,
+    /// Whether the backend has ended its side.
+    pub(crate) is_eof: bool,
+    /// Whether the connection was reset or broke otherwise.
+    pub(crate) has_failed: bool,
+    /// Whether it takes no more bytes; it may still send some.
+    pub(crate) is_write_broken: bool,
+    /// Whether the tunnel's end was passed on to it.
+    pub(crate) is_shut: bool,
+    /// Whether its answer lets the connection live on.
+    pub(crate) is_persistent: bool,
+    /// Whether a read was refused for want of room.
+    pub(crate) is_paused: bool,
+    pub(crate) last_read: Instant,
+    pub(crate) last_write: Instant,
+}
+
+/// The connection to the backend.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Link {
+    /// There is none (yet).
+    None,
+    /// It is being made.
+    Connecting { conn: ConnId, since: Instant },
+    /// It carries bytes; a reused one carried an exchange before.
+    Open { conn: ConnId, is_reused: bool },
+}
+
+/// What the backend is expected to send.
+#[derive(Debug)]
+pub(crate) enum Receive {
+    /// Nothing: no exchange.
+    Idle,
+    /// The answer's head.
+    Head,
+    /// Its body.
+    Body { reader: BodyReader, writer: BodyWriter },
+    /// Nothing more: the answer is whole.
+    Ended,
+    /// Bytes of a tunnel.
+    Tunnel,
+}
+
+/// An answer's head on its way to the client; the forwarded head is left in `shared.scratch`.
+pub(crate) struct Headed {
+    /// Bytes of the head as it came.
+    pub(crate) len: usize,
+    pub(crate) kind: HeadKind,
+}
+
+pub(crate) enum HeadKind {
+    /// 1xx: another head follows. Not passed on to HTTP/1.0 (RFC 9110 section 15.2).
+    Interim { is_passed_on: bool },
+    /// 101 to a request that asked for it.
+    Switch,
+    /// The answer.
+    Final {
+        status: u16,
+        framing: Framing,
+        writer: BodyWriter,
+        is_upstream_persistent: bool,
+        is_client_persistent: bool,
+    },
+}
+
+impl UpstreamHalf {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            link: Link::None,
+            input: None,
+            output: Outbox::default(),
+            receive: Receive::Idle,
+            is_eof: false,
+            has_failed: false,
+            is_write_broken: false,
+            is_shut: false,
+            is_persistent: false,
+            is_paused: false,
+            last_read: now,
+            last_write: now,
+        }
+    }
+
+    /// The connection, whatever its state.
+    pub(crate) const fn conn(&self) -> Option<ConnId> {
+        match self.link {
+            Link::None => None,
+            Link::Connecting { conn, .. } | Link::Open { conn, .. } => Some(conn),
+        }
+    }
+
+    pub(crate) const fn is_open(&self) -> bool {
+        matches!(self.link, Link::Open { .. })
+    }
+
+    /// Whether the connection is one that carried an exchange before.
+    pub(crate) const fn is_reused(&self) -> bool {
+        matches!(self.link, Link::Open { is_reused: true, .. })
+    }
+
+    /// Forgets the connection and what came over it; what goes out stays.
+    pub(crate) fn unlink(&mut self, shared: &mut Shared) {
+        if let Some(buffer) = self.input.take() {
+            shared.buffers.give(buffer);
+        }
+        self.link = Link::None;
+        self.receive = Receive::Idle;
+        self.is_eof = false;
+        self.has_failed = false;
+        self.is_write_broken = false;
+        self.is_shut = false;
+        self.is_paused = false;
+        self.is_persistent = false;
+    }
+
+    /// Parses the next head that the backend sent.
+    pub(crate) fn parse(
+        &self,
+        exchange: &Exchange,
+        has_whole_request: bool,
+        shared: &mut Shared,
+    ) -> Result<Parsed<Headed>, UpstreamError> {
+        let input = self.input.as_ref().map_or(&[][..], Buffer::bytes);
+        let mut slots = Slots::new();
+        let head = match parse_response(input, &mut slots, &shared.head_limits)? {
+            Parsed::Complete(head) => head,
+            Parsed::Partial => return Ok(Parsed::Partial),
+        };
+        let framing = response_framing(&head, exchange.is_head_request)?;
+        let len = head.len;
+        let mut plan = ResponsePlan { is_chunked: false, connection: None };
+        let kind = match head.status {
+            101 => {
+                let asked = exchange.upgrade.as_deref().unwrap_or_default();
+                if !upgrade::is_granted(&head, asked) {
+                    return Err(UpstreamError::UnexpectedUpgrade);
+                }
+                plan.connection = Some("upgrade");
+                HeadKind::Switch
+            }
+            100..=199 => HeadKind::Interim { is_passed_on: exchange.version == Version::Http11 },
+            status => {
+                let is_old = exchange.version == Version::Http10;
+                let has_body_mark = matches!(framing, Framing::Chunked | Framing::UntilClose);
+                plan.is_chunked = has_body_mark && !is_old;
+                let is_upstream_persistent =
+                    is_persistent(head.version, &head.fields) && framing != Framing::UntilClose;
+                // An answer before the request's end leaves bytes of it behind: no next request.
+                let is_client_persistent = exchange.is_persistent
+                    && has_whole_request
+                    && !(has_body_mark && is_old)
+                    && !shared.is_stopping;
+                plan.connection = connection_option(exchange.version, is_client_persistent);
+                let writer = if plan.is_chunked {
+                    BodyWriter::Chunked { with_trailer: exchange.takes_trailers }
+                } else {
+                    BodyWriter::Plain
+                };
+                HeadKind::Final {
+                    status,
+                    framing,
+                    writer,
+                    is_upstream_persistent,
+                    is_client_persistent,
+                }
+            }
+        };
+        shared.scratch.clear();
+        forward::encode_response(&head, &plan, &mut shared.scratch);
+        Ok(Parsed::Complete(Headed { len, kind }))
+    }
+}
+
+/// What Connection has to say so that the client knows whether its connection lives on.
+pub(crate) const fn connection_option(
+    version: Version,
+    is_persistent: bool,
+) -> Option<&'static str> {
+    match (version, is_persistent) {
+        (Version::Http11, true) => None,
+        (Version::Http10, true) => Some("keep-alive"),
+        (_, false) => Some("close"),
+    }
+}

@@ -1,0 +1,109 @@
+//! What becomes of an exchange whose upstream failed: a pure decision.
+use crate::http::UpstreamError;
+
+/// What to do about a failed upstream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Remedy {
+    /// Try the same backend on a fresh connection and blame nobody: an idle connection was closed
+    /// by the backend just when it was used again.
+    Redial,
+    /// Blame the backend and try another one.
+    Retry,
+    /// Blame the backend and answer the client with the error.
+    Answer,
+    /// Blame the backend and cut the client's answer, of which a part is gone already.
+    Truncate,
+}
+
+/// What is known when an upstream fails.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: UpstreamError,
+    /// Whether any byte of the final answer was passed on.
+    pub(crate) has_begun_answer: bool,
+    /// Whether any byte came from this upstream for this request.
+    pub(crate) has_seen_answer: bool,
+    /// Whether the upstream took any byte of the request.
+    pub(crate) has_sent: bool,
+    /// Whether everything sent can be sent again.
+    pub(crate) can_replay: bool,
+    /// Whether doing it twice is as good as once (RFC 9110 section 9.2.2).
+    pub(crate) is_idempotent: bool,
+    /// Whether the connection had carried an exchange before.
+    pub(crate) is_reused: bool,
+    /// Backends that may still be tried after this one.
+    pub(crate) attempts_left: usize,
+}
+
+/// The remedy for a failure.
+pub(crate) const fn remedy(failure: &Failure) -> Remedy {
+    if failure.has_begun_answer {
+        return Remedy::Truncate;
+    }
+    // RFC 9112 section 9.3.1: retry by oneself only what cannot have been done, or may be done
+    // twice, and of which no answer was seen.
+    let is_cut = matches!(failure.error, UpstreamError::Cut);
+    let is_unconnected = matches!(
+        failure.error,
+        UpstreamError::Refused | UpstreamError::Unreachable | UpstreamError::ConnectTimeout
+    );
+    let is_safe = !failure.has_seen_answer
+        && failure.can_replay
+        && (is_unconnected || is_cut)
+        && (failure.is_idempotent || !failure.has_sent);
+    if !is_safe {
+        return Remedy::Answer;
+    }
+    if is_cut && failure.is_reused {
+        return Remedy::Redial;
+    }
+    if failure.attempts_left > 0 { Remedy::Retry } else { Remedy::Answer }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CUT: Failure = Failure {
+        error: UpstreamError::Cut,
+        has_begun_answer: false,
+        has_seen_answer: false,
+        has_sent: true,
+        can_replay: true,
+        is_idempotent: true,
+        is_reused: false,
+        attempts_left: 2,
+    };
+
+    /// Each condition alone turns a retry into what is safe instead.
+    #[test]
+    fn only_what_is_safe_is_retried() {
+        let post = Failure { is_idempotent: false, ..CUT };
+        let rows = [
+            ("an idempotent request that was cut", CUT, Remedy::Retry),
+            ("on a reused connection", Failure { is_reused: true, ..CUT }, Remedy::Redial),
+            ("with a part passed on", Failure { has_begun_answer: true, ..CUT }, Remedy::Truncate),
+            ("with a part seen", Failure { has_seen_answer: true, ..CUT }, Remedy::Answer),
+            ("with its bytes gone", Failure { can_replay: false, ..CUT }, Remedy::Answer),
+            ("for the last time", Failure { attempts_left: 0, ..CUT }, Remedy::Answer),
+            ("POST that was sent", post, Remedy::Answer),
+            ("POST on a reused connection", Failure { is_reused: true, ..post }, Remedy::Answer),
+            ("POST that was not sent", Failure { has_sent: false, ..post }, Remedy::Retry),
+            (
+                "POST not sent on a reused connection",
+                Failure { has_sent: false, is_reused: true, ..post },
+                Remedy::Redial,
+            ),
+            (
+                "POST refused",
+                Failure { error: UpstreamError::Refused, has_sent: false, ..post },
+                Remedy::Retry,
+            ),
+            ("garbage", Failure { error: UpstreamError::MalformedHead, ..CUT }, Remedy::Answer),
+            ("silence", Failure { error: UpstreamError::HeadTimeout, ..CUT }, Remedy::Answer),
+        ];
+        for (name, failure, expected) in rows {
+            assert_eq!(remedy(&failure), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! The only I/O of the proxy: one thread, one poll, one clock reading a turn.
+//!
+//! A turn waits for readiness, reads the clock, takes each event to its connection at once, goes
+//! on with connections that had more bytes than their share, accepts new ones, and handles
+//! timeouts. After each step the proxy's effects are carried out, so bytes are written in the turn
+//! that read them and only a write that blocked waits for an edge. Nothing here knows what the
+//! bytes mean.
+mod clock;
+mod signal;
+mod socket;
+mod token;
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::time::{Duration, SystemTime};
+
+use intelliproxy_core::Instant;
+use log::{info, warn};
+use mio::event::Event;
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll};
+
+use self::clock::Clock;
+use self::signal::Signals;
+use self::socket::{Moved, Socket, connect_failure};
+use self::token::Source;
+use crate::admin::log_notice;
+use crate::proxy::{Action, ConnId, Proxy};
+use crate::resolve::Setup;
+
+/// Events taken from the system in one turn.
+const EVENTS_MAX: usize = 1024;
+/// Reads of one connection in one turn; what is left waits until the others had theirs.
+const READS_MAX: usize = 16;
+/// Connections accepted from one listener in one turn.
+const ACCEPTS_MAX: usize = 128;
+/// How long accepting rests when the system has no more sockets to give.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// Why it could not begin, or go on.
+pub fn serve(setup: Setup) -> Result<(), String> {
+    raise_file_limit();
+    let mut reactor = Reactor::new(setup)?;
+    while !reactor.is_over() {
+        reactor.turn().map_err(|error| format!("cannot wait for events: {error}"))?;
+    }
+    info!("stopped");
+    Ok(())
+}
+
+struct Reactor {
+    poll: Poll,
+    clock: Clock,
+    now: Instant,
+    proxy: Proxy,
+    signals: Signals,
+    listeners: Vec<Listener>,
+    /// By the slot of the connection's id.
+    sockets: Vec<Option<Socket>>,
+    /// Connections with bytes left to read.
+    unread: VecDeque<ConnId>,
+    /// When accepting may go on after the system ran out of sockets.
+    accepts_from: Instant,
+    /// Whether a second signal asked for the end at once.
+    is_aborted: bool,
+}
+
+struct Listener {
+    socket: TcpListener,
+    is_ready: bool,
+}
+
+impl Reactor {
+    fn new(setup: Setup) -> Result<Self, String> {
+        let fail = |error: std::io::Error| format!("cannot set up polling: {error}");
+        let poll = Poll::new().map_err(fail)?;
+        let mut signals = Signals::new().map_err(fail)?;
+        let registry = poll.registry();
+        let token = Source::Signals.to_token();
+        registry.register(&mut signals.stream, token, Interest::READABLE).map_err(fail)?;
+        let mut listeners = Vec::new();
+        for (index, listener) in setup.listeners.into_iter().enumerate() {
+            // Accepted sockets inherit the option.
+            let _ = socket2::SockRef::from(&listener).set_tcp_nodelay(true);
+            let mut socket = TcpListener::from_std(listener);
+            let token = Source::Listener(index).to_token();
+            registry.register(&mut socket, token, Interest::READABLE).map_err(fail)?;
+            listeners.push(Listener { socket, is_ready: false });
+        }
+        let clock = Clock::new();
+        let now = clock.now();
+        let proxy = Proxy::new(setup.config, setup.backends, seed(), now)
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            poll,
+            clock,
+            now,
+            proxy,
+            signals,
+            listeners,
+            sockets: Vec::new(),
+            unread: VecDeque::new(),
+            accepts_from: now,
+            is_aborted: false,
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_aborted || self.proxy.is_stopped()
+    }
+
+    fn turn(&mut self) -> std::io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        self.run(&mut events)
+    }
+
+    fn run(&mut self, events: &mut Events) -> std::io::Result<()> {
+        while !self.is_over() {
+            match self.poll.poll(events, self.patience()) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => result?,
+            }
+            self.now = self.clock.now();
+            for event in events.iter() {
+                self.take_event(event);
+            }
+            for _ in 0..self.unread.len() {
+                if let Some(conn) = self.unread.pop_front() {
+                    if let Some(socket) = self.socket(conn) {
+                        socket.is_queued = false;
+                    }
+                    self.read(conn);
+                    self.carry_out();
+                }
+            }
+            self.accept();
+            if self.proxy.poll_timeout().is_some_and(|at| at <= self.now) {
+                self.proxy.handle_timeout(self.now);
+                self.carry_out();
+            }
+        }
+        Ok(())
+    }
+
+    /// How long to wait for events.
+    fn patience(&self) -> Option<Duration> {
+        if !self.unread.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let mut next = self.proxy.poll_timeout();
+        if self.listeners.iter().any(|listener| listener.is_ready) && self.proxy.accepts() {
+            next = Some(next.map_or(self.accepts_from, |next| next.min(self.accepts_from)));
+        }
+        next.map(|at| at.since(self.now))
+    }
+
+    fn take_event(&mut self, event: &Event) {
+        match Source::from_token(event.token()) {
+            Source::Signals => self.take_signals(),
+            Source::Listener(index) => {
+                if let Some(listener) = self.listeners.get_mut(index) {
+                    listener.is_ready = true;
+                }
+            }
+            Source::Conn(conn) => {
+                // A stale token is of a connection closed earlier in this turn.
+                let Some(socket) = self.socket(conn) else {
+                    return;
+                };
+                let is_broken = event.is_error();
+                socket.is_readable |= event.is_readable() || event.is_read_closed() || is_broken;
+                socket.is_writable |= event.is_writable();
+                socket.is_ending |= event.is_read_closed() || is_broken;
+                if socket.is_connecting {
+                    self.take_connected(conn);
+                } else {
+                    self.write(conn);
+                    self.read(conn);
+                }
+                self.carry_out();
+            }
+        }
+    }
+
+    fn take_signals(&mut self) {
+        let count = self.signals.take();
+        if count == 0 {
+            return;
+        }
+        if count > 1 || self.listeners.is_empty() {
+            self.is_aborted = true;
+            return;
+        }
+        info!("stopping: {} clients are connected", self.proxy.clients());
+        self.listeners.clear();
+        self.proxy.handle_stop(self.now);
+        self.carry_out();
+    }
+
+    fn take_connected(&mut self, conn: ConnId) {
+        let Some(socket) = self.socket(conn) else {
+            return;
+        };
+        let Some(result) = socket.connected() else {
+            return;
+        };
+        socket.is_connecting = false;
+        socket.is_writable = true;
+        self.proxy.handle_connected(self.now, conn, result);
+    }
+
+    /// Reads what came, up to a connection's share.
+    fn read(&mut self, conn: ConnId) {
+        for _ in 0..READS_MAX {
+            let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
+                return;
+            };
+            if socket.conn != conn || !socket.is_readable || socket.is_connecting {
+                return;
+            }
+            let space = self.proxy.read_space(conn);
+            if space.is_empty() {
+                return;
+            }
+            match socket.read(space) {
+                Moved::Bytes(count) => self.proxy.handle_read(self.now, conn, count),
+                Moved::Blocked => return self.proxy.handle_read(self.now, conn, 0),
+                Moved::Ended => return self.proxy.handle_eof(self.now, conn),
+                Moved::Failed => return self.proxy.handle_failed(self.now, conn),
+            }
+            self.flush();
+        }
+        if let Some(socket) = self.socket(conn)
+            && !socket.is_queued
+        {
+            socket.is_queued = true;
+            self.unread.push_back(conn);
+        }
+    }
+
+    /// Writes what waits, as far as the system takes it.
+    fn write(&mut self, conn: ConnId) {
+        loop {
+            let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
+                return;
+            };
+            if socket.conn != conn || !socket.is_writable {
+                return;
+            }
+            let bytes = self.proxy.write_ready(conn);
+            if bytes.is_empty() {
+                return;
+            }
+            match socket.write(bytes) {
+                Moved::Bytes(count) => self.proxy.handle_written(self.now, conn, count),
+                Moved::Blocked => return,
+                Moved::Ended | Moved::Failed => {
+                    socket.is_writable = false;
+                    return self.proxy.handle_write_failed(self.now, conn);
+                }
+            }
+        }
+    }
+
+    /// Writes to every connection that has something new, and carries out actions on the way.
+    fn flush(&mut self) {
+        loop {
+            while let Some(action) = self.proxy.poll_action() {
+                self.act(action);
+            }
+            let Some(conn) = self.proxy.poll_dirty() else {
+                return;
+            };
+            self.write(conn);
+            // Reading goes on where back-pressure has ended.
+            if let Some(socket) = self.socket(conn)
+                && socket.is_readable
+                && !socket.is_queued
+            {
+                socket.is_queued = true;
+                self.unread.push_back(conn);
+            }
+        }
+    }
+
+    /// Carries out what the proxy wants.
+    fn carry_out(&mut self) {
+        self.flush();
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Connect { conn, address } => {
+                match Socket::connecting(address, conn, self.poll.registry()) {
+                    Ok(socket) => self.insert(socket),
+                    Err(error) => {
+                        let failure = connect_failure(&error);
+                        self.proxy.handle_connected(self.now, conn, Err(failure));
+                    }
+                }
+            }
+            Action::Shutdown { conn } => {
+                if let Some(socket) = self.socket(conn) {
+                    socket.shutdown();
+                }
+            }
+            Action::Close { conn, with_reset } => {
+                let slot = self.sockets.get_mut(conn.slot());
+                if let Some(socket) = slot.and_then(|slot| slot.take_if(|s| s.conn == conn)) {
+                    socket.close(with_reset);
+                }
+            }
+            Action::Notify(notice) => {
+                log_notice(&notice, |backend| self.proxy.backend_name(backend));
+            }
+        }
+    }
+
+    /// Accepts clients as far as there is room for them.
+    fn accept(&mut self) {
+        if self.now < self.accepts_from {
+            return;
+        }
+        for index in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_MAX {
+                let Some(listener) = self.listeners.get_mut(index) else {
+                    return;
+                };
+                if !listener.is_ready || !self.proxy.accepts() {
+                    break;
+                }
+                match listener.socket.accept() {
+                    Ok((stream, peer)) => {
+                        let conn = self.proxy.handle_accept(self.now, peer);
+                        match Socket::accepted(stream, conn, self.poll.registry()) {
+                            Ok(socket) => self.insert(socket),
+                            Err(_) => self.proxy.handle_failed(self.now, conn),
+                        }
+                        self.carry_out();
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        listener.is_ready = false;
+                    }
+                    // The client left before it was accepted, or a signal came.
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::ConnectionAborted | ErrorKind::Interrupted
+                        ) => {}
+                    Err(error) => {
+                        warn!("cannot accept: {error}");
+                        self.accepts_from = self.now + ACCEPT_REST;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, socket: Socket) {
+        let slot = socket.conn.slot();
+        if self.sockets.len() <= slot {
+            self.sockets.resize_with(slot + 1, || None);
+        }
+        self.sockets[slot] = Some(socket);
+    }
+
+    fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
+        self.sockets.get_mut(conn.slot())?.as_mut().filter(|socket| socket.conn == conn)
+    }
+}
+
+/// A seed that differs from run to run; a recording carries the one it was made with.
+fn seed() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// Lets the process have as many sockets as the system allows it.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!("cannot raise the limit of open files: {error}");
+    }
+}

@@ -1,0 +1,158 @@
+//! One stream socket and what is known of its readiness.
+//!
+//! Readiness is told once per edge, so it is kept here until a read or a write uses it up.
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry};
+use socket2::SockRef;
+
+use super::token::Source;
+use crate::proxy::{ConnId, ConnectFailure};
+
+/// A stream registered once, for both directions, for its life.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    stream: TcpStream,
+    pub(crate) conn: ConnId,
+    pub(crate) is_connecting: bool,
+    pub(crate) is_readable: bool,
+    pub(crate) is_writable: bool,
+    /// Whether the peer's end is behind the bytes that wait: a short read is not the last one.
+    pub(crate) is_ending: bool,
+    /// Whether it waits in the list of sockets with bytes left to read.
+    pub(crate) is_queued: bool,
+}
+
+/// What a read or a write came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Moved {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// None now.
+    Blocked,
+    /// None any more: the peer has ended its side.
+    Ended,
+    /// The connection broke.
+    Failed,
+}
+
+impl Socket {
+    /// A socket whose connection is there.
+    pub(crate) fn accepted(
+        mut stream: TcpStream,
+        conn: ConnId,
+        registry: &Registry,
+    ) -> io::Result<Self> {
+        registry.register(&mut stream, Source::Conn(conn).to_token(), BOTH)?;
+        Ok(Self::new(stream, conn, false))
+    }
+
+    /// A socket whose connection is being made.
+    pub(crate) fn connecting(
+        address: SocketAddr,
+        conn: ConnId,
+        registry: &Registry,
+    ) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(address)?;
+        // A socket that refuses the option still carries bytes.
+        let _ = stream.set_nodelay(true);
+        registry.register(&mut stream, Source::Conn(conn).to_token(), BOTH)?;
+        Ok(Self::new(stream, conn, true))
+    }
+
+    const fn new(stream: TcpStream, conn: ConnId, is_connecting: bool) -> Self {
+        Self {
+            stream,
+            conn,
+            is_connecting,
+            is_readable: false,
+            is_writable: !is_connecting,
+            is_ending: false,
+            is_queued: false,
+        }
+    }
+
+    /// Whether the connection has been made; `None` while it is open.
+    pub(crate) fn connected(&self) -> Option<Result<(), ConnectFailure>> {
+        match self.stream.take_error() {
+            Ok(Some(error)) | Err(error) => return Some(Err(connect_failure(&error))),
+            Ok(None) => {}
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => Some(Ok(())),
+            Err(error) if error.kind() == ErrorKind::NotConnected => None,
+            Err(error) => Some(Err(connect_failure(&error))),
+        }
+    }
+
+    pub(crate) fn read(&mut self, space: &mut [u8]) -> Moved {
+        loop {
+            return match self.stream.read(space) {
+                Ok(0) => {
+                    self.is_readable = false;
+                    Moved::Ended
+                }
+                Ok(count) => {
+                    // Fewer bytes than asked for: no more are there, an edge tells of the next.
+                    self.is_readable = count == space.len() || self.is_ending;
+                    Moved::Bytes(count)
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_readable = false;
+                    Moved::Blocked
+                }
+                Err(_) => {
+                    self.is_readable = false;
+                    Moved::Failed
+                }
+            };
+        }
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Moved {
+        loop {
+            return match self.stream.write(bytes) {
+                Ok(count @ 1..) => {
+                    // Fewer bytes than offered: the system's buffer is full, an edge tells of room.
+                    self.is_writable = count == bytes.len();
+                    Moved::Bytes(count)
+                }
+                Ok(0) => Moved::Failed,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_writable = false;
+                    Moved::Blocked
+                }
+                Err(_) => Moved::Failed,
+            };
+        }
+    }
+
+    /// Sends the end of the stream.
+    pub(crate) fn shutdown(&self) {
+        // A connection that broke meanwhile needs no end.
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Closes, by a reset if asked for.
+    pub(crate) fn close(self, with_reset: bool) {
+        if with_reset {
+            // Without the option the close is a clean one, which is the best that is left.
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// What the system's error means for the proxy.
+pub(crate) fn connect_failure(error: &io::Error) -> ConnectFailure {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => ConnectFailure::Refused,
+        _ => ConnectFailure::Unreachable,
+    }
+}
