@@ -6,33 +6,31 @@
 //! [`write_ready`](Proxy::write_ready), connections are made and closed by
 //! [`poll_action`](Proxy::poll_action), and [`handle_timeout`](Proxy::handle_timeout) is due at
 //! [`poll_timeout`](Proxy::poll_timeout). The same calls with the same times do the same things.
-mod client_half;
 mod conn;
-mod exchange;
+mod dispatch;
 mod notice;
 mod pool;
 mod probe;
+mod probing;
 mod session;
 mod shared;
 mod timers;
-mod upstream_half;
-mod verdict;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use intelliproxy_core::{
-    Action as RouterAction, BackendId, ConfigError, Event, Instant, ProbeFailure, ProbeId,
-    ProbeKind, ProbeResult, Router, RouterConfig, Snapshot,
+    Action as RouterAction, BackendId, ConfigError, Event, Instant, ProbeFailure, Router,
+    RouterConfig, Snapshot,
 };
 
-use self::client_half::ClientHalf;
 pub use self::conn::ConnId;
 use self::conn::{Conn, ConnTable, Upstream};
+use self::dispatch::connect_error;
 pub use self::notice::{Notice, RemedyTaken};
 use self::pool::Pool;
 use self::probe::ProbeExchange;
-use self::session::{Need, Session, Side};
+use self::session::{ClientHalf, Need, Session, Side};
 use self::shared::Shared;
 use self::timers::Timers;
 use crate::admin::stats_json;
@@ -491,114 +489,6 @@ impl Proxy {
         }
     }
 
-    /// Finds a backend, and a connection to it, for the request that waits.
-    fn dispatch(&mut self, now: Instant, id: ConnId) {
-        let Some(session) = self.table.session_mut(id) else {
-            return;
-        };
-        let routed = self.router.route(now, session.tried());
-        self.drain_router(now);
-        let Ok(lease) = routed else {
-            if let Some(session) = self.table.session_mut(id) {
-                session.handle_unroutable(now, &mut self.shared);
-            }
-            return;
-        };
-        self.leases += 1;
-        let backend = lease.backend();
-        let authority = self.targets.get(backend.index()).map_or("", |t| t.authority.as_str());
-        if let Some(session) = self.table.session_mut(id) {
-            session.handle_routed(now, lease, authority, &mut self.shared);
-        }
-        let Some(conn) = self.pool.take(backend) else {
-            return self.dial(now, id, backend, 0);
-        };
-        if let Some(upstream) = self.table.upstream_mut(conn) {
-            upstream.session = Some(id);
-        }
-        if let Some(session) = self.table.session_mut(id) {
-            session.handle_linked(now, conn, true, &mut self.shared);
-        }
-    }
-
-    /// Asks for a connection to the backend's address number `attempt`, counted from the one that
-    /// took a connection last.
-    fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: usize) {
-        let Some(address) = self.address(backend, attempt) else {
-            if let Some(session) = self.table.session_mut(id) {
-                session.handle_unlinked(now, UpstreamError::Unreachable, &mut self.shared);
-            }
-            return;
-        };
-        let conn = self.table.insert(|_| {
-            Conn::Upstream(Upstream { backend, session: Some(id), idle_since: now, attempt })
-        });
-        if let Some(session) = self.table.session_mut(id) {
-            session.handle_dialling(now, conn);
-        }
-        self.shared.actions.push_back(Action::Connect { conn, address });
-    }
-
-    /// A connection could not be made: the next address is tried, or the session told.
-    fn redirect(&mut self, now: Instant, id: ConnId, conn: ConnId, error: UpstreamError) {
-        let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn) else {
-            return;
-        };
-        self.close(conn, false);
-        let Some(session) = self.table.session_mut(id) else {
-            return;
-        };
-        session.handle_undialled();
-        if self.address(backend, attempt + 1).is_some() {
-            self.dial(now, id, backend, attempt + 1);
-        } else if let Some(session) = self.table.session_mut(id) {
-            session.handle_unlinked(now, error, &mut self.shared);
-        }
-    }
-
-    /// A connection was made: its address is the first to be tried next time.
-    fn prefer(&mut self, conn: ConnId) {
-        if let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn)
-            && attempt > 0
-            && let Some(target) = self.targets.get(backend.index())
-            && let Some(preferred) = self.preferred.get_mut(backend.index())
-        {
-            *preferred = (*preferred + attempt) % target.addresses.len();
-        }
-    }
-
-    /// The address to try after `attempt` others; `None` when all have been tried.
-    fn address(&self, backend: BackendId, attempt: usize) -> Option<SocketAddr> {
-        let addresses = &self.targets.get(backend.index())?.addresses;
-        let first = self.preferred.get(backend.index()).copied().unwrap_or_default();
-        let index = (attempt < addresses.len()).then(|| (first + attempt) % addresses.len())?;
-        addresses.get(index).copied()
-    }
-
-    /// An upstream connection is not used any more: it is kept for the next request, or closed.
-    fn release(&mut self, now: Instant, conn: ConnId, is_reusable: bool) {
-        let rules = self.shared.config.pool;
-        let Some(upstream) = self.table.upstream_mut(conn) else {
-            return;
-        };
-        upstream.session = None;
-        upstream.idle_since = now;
-        let backend = upstream.backend;
-        let is_kept = is_reusable
-            && !self.shared.is_stopping
-            && self.pool.put(backend, conn, rules.idle_per_backend);
-        if is_kept {
-            self.timers.arm(&mut self.table, conn, now + rules.idle);
-        } else {
-            self.close(conn, false);
-        }
-    }
-
-    fn discard_idle(&mut self, backend: BackendId, conn: ConnId) {
-        self.pool.remove(backend, conn);
-        self.close(conn, false);
-    }
-
     fn close(&mut self, conn: ConnId, with_reset: bool) {
         if let Some(conn_kind) = self.table.remove(conn) {
             if let Conn::Client(mut session) = conn_kind {
@@ -646,71 +536,6 @@ impl Proxy {
         }
     }
 
-    fn start_probe(
-        &mut self,
-        now: Instant,
-        probe: ProbeId,
-        backend: BackendId,
-        kind: ProbeKind,
-        deadline: Instant,
-    ) {
-        let (Some(target), Some(address)) =
-            (self.targets.get(backend.index()), self.address(backend, 0))
-        else {
-            return;
-        };
-        let paths = &self.shared.config.probe_paths;
-        let path = match kind {
-            ProbeKind::Ping => &paths.ping,
-            ProbeKind::Report => &paths.report,
-        };
-        let exchange =
-            ProbeExchange::new(probe, backend, kind, now, deadline, path, &target.authority);
-        let conn = self.table.insert(|_| Conn::Probe(Box::new(exchange)));
-        self.timers.arm(&mut self.table, conn, deadline);
-        self.shared.actions.push_back(Action::Connect { conn, address });
-    }
-
-    /// A probe's connection could not be made: the next address is tried, or the probe has failed.
-    fn redirect_probe(&mut self, now: Instant, conn: ConnId, failure: ConnectFailure) {
-        let Some(probe) = self.probe_mut(conn) else {
-            return;
-        };
-        probe.attempt += 1;
-        let (backend, attempt, deadline) = (probe.backend, probe.attempt, probe.deadline);
-        let Some(address) = self.address(backend, attempt) else {
-            let failure = match failure {
-                ConnectFailure::Refused => ProbeFailure::Refused,
-                ConnectFailure::Unreachable => ProbeFailure::Unreachable,
-            };
-            return self.finish_probe(now, conn, Err(failure));
-        };
-        // A connection id names one socket: the next one gets an id of its own.
-        let Some(Conn::Probe(exchange)) = self.table.remove(conn) else {
-            return;
-        };
-        self.shared.actions.push_back(Action::Close { conn, with_reset: false });
-        let conn = self.table.insert(|_| Conn::Probe(exchange));
-        self.timers.arm(&mut self.table, conn, deadline);
-        self.shared.actions.push_back(Action::Connect { conn, address });
-    }
-
-    fn finish_probe(&mut self, now: Instant, conn: ConnId, result: ProbeResult) {
-        let Some(probe) = self.probe_mut(conn).map(|probe| probe.probe) else {
-            return;
-        };
-        self.close(conn, false);
-        self.router.handle_event(now, Event::ProbeFinished { probe, result });
-        self.drain_router(now);
-    }
-
-    fn probe_mut(&mut self, conn: ConnId) -> Option<&mut ProbeExchange> {
-        match self.table.get_mut(conn).map(|entry| &mut entry.conn) {
-            Some(Conn::Probe(probe)) => Some(probe),
-            _ => None,
-        }
-    }
-
     #[inline]
     fn owner(&self, conn: ConnId) -> Owner {
         match self.table.get(conn).map(|entry| &entry.conn) {
@@ -753,11 +578,4 @@ enum Owner {
     Idle(BackendId),
     /// Nobody: late news.
     Gone,
-}
-
-const fn connect_error(failure: ConnectFailure) -> UpstreamError {
-    match failure {
-        ConnectFailure::Refused => UpstreamError::Refused,
-        ConnectFailure::Unreachable => UpstreamError::Unreachable,
-    }
 }

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 
 use intelliproxy_core::BackendId;
 
-use super::verdict::Remedy;
+use super::session::Remedy;
 use crate::http::{ClientError, UpstreamError};
 
 /// Bytes of a peer's own text that a notice carries.

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use intelliproxy_core::Instant;
 
 use super::exchange::{Exchange, is_idempotent};
-use super::shared::Shared;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::ClientError;
 use crate::http::body::{BodyReader, BodyWriter};
@@ -15,6 +14,7 @@ use crate::http::head::{Parsed, RequestHead, Version, parse_request};
 use crate::http::persistence::is_persistent;
 use crate::http::target::{Destination, destination};
 use crate::http::upgrade;
+use crate::proxy::shared::Shared;
 
 /// The client's connection: what came in, what goes out, and how far each is.
 #[derive(Debug)]

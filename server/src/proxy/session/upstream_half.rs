@@ -1,9 +1,7 @@
 //! The side of a session that faces a backend: the request out, its answer in.
 use intelliproxy_core::Instant;
 
-use super::conn::ConnId;
 use super::exchange::Exchange;
-use super::shared::Shared;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::UpstreamError;
 use crate::http::body::{BodyReader, BodyWriter};
@@ -13,6 +11,8 @@ use crate::http::framing::{Framing, response_framing};
 use crate::http::head::{Parsed, Version, parse_response};
 use crate::http::persistence::is_persistent;
 use crate::http::upgrade;
+use crate::proxy::conn::ConnId;
+use crate::proxy::shared::Shared;
 
 /// The upstream of the exchange at hand: the connection is borrowed from the pool, the bytes stay
 /// here, so that they outlive a connection that turns out dead.

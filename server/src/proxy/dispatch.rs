@@ -1,0 +1,133 @@
+//! From a request that waits to a connection that carries it, and back: routing, the pool, dialling
+//! one address of a backend after the other.
+use std::net::SocketAddr;
+
+use intelliproxy_core::{BackendId, Instant};
+
+use super::conn::{Conn, ConnId, Upstream};
+use super::{Action, ConnectFailure, Proxy};
+use crate::http::UpstreamError;
+
+impl Proxy {
+    /// Finds a backend, and a connection to it, for the request that waits.
+    pub(super) fn dispatch(&mut self, now: Instant, id: ConnId) {
+        let Some(session) = self.table.session_mut(id) else {
+            return;
+        };
+        let routed = self.router.route(now, session.tried());
+        self.drain_router(now);
+        let Ok(lease) = routed else {
+            if let Some(session) = self.table.session_mut(id) {
+                session.handle_unroutable(now, &mut self.shared);
+            }
+            return;
+        };
+        self.leases += 1;
+        let backend = lease.backend();
+        let authority = self.targets.get(backend.index()).map_or("", |t| t.authority.as_str());
+        if let Some(session) = self.table.session_mut(id) {
+            session.handle_routed(now, lease, authority, &mut self.shared);
+        }
+        let Some(conn) = self.pool.take(backend) else {
+            return self.dial(now, id, backend, 0);
+        };
+        if let Some(upstream) = self.table.upstream_mut(conn) {
+            upstream.session = Some(id);
+        }
+        if let Some(session) = self.table.session_mut(id) {
+            session.handle_linked(now, conn, true, &mut self.shared);
+        }
+    }
+
+    /// Asks for a connection to the backend's address number `attempt`, counted from the one that
+    /// took a connection last.
+    pub(super) fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: usize) {
+        let Some(address) = self.address(backend, attempt) else {
+            if let Some(session) = self.table.session_mut(id) {
+                session.handle_unlinked(now, UpstreamError::Unreachable, &mut self.shared);
+            }
+            return;
+        };
+        let conn = self.table.insert(|_| {
+            Conn::Upstream(Upstream { backend, session: Some(id), idle_since: now, attempt })
+        });
+        if let Some(session) = self.table.session_mut(id) {
+            session.handle_dialling(now, conn);
+        }
+        self.shared.actions.push_back(Action::Connect { conn, address });
+    }
+
+    /// A connection could not be made: the next address is tried, or the session told.
+    pub(super) fn redirect(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        conn: ConnId,
+        error: UpstreamError,
+    ) {
+        let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn) else {
+            return;
+        };
+        self.close(conn, false);
+        let Some(session) = self.table.session_mut(id) else {
+            return;
+        };
+        session.handle_undialled();
+        if self.address(backend, attempt + 1).is_some() {
+            self.dial(now, id, backend, attempt + 1);
+        } else if let Some(session) = self.table.session_mut(id) {
+            session.handle_unlinked(now, error, &mut self.shared);
+        }
+    }
+
+    /// A connection was made: its address is the first to be tried next time.
+    pub(super) fn prefer(&mut self, conn: ConnId) {
+        if let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn)
+            && attempt > 0
+            && let Some(target) = self.targets.get(backend.index())
+            && let Some(preferred) = self.preferred.get_mut(backend.index())
+        {
+            *preferred = (*preferred + attempt) % target.addresses.len();
+        }
+    }
+
+    /// The address to try after `attempt` others; `None` when all have been tried.
+    pub(super) fn address(&self, backend: BackendId, attempt: usize) -> Option<SocketAddr> {
+        let addresses = &self.targets.get(backend.index())?.addresses;
+        let first = self.preferred.get(backend.index()).copied().unwrap_or_default();
+        let index = (attempt < addresses.len()).then(|| (first + attempt) % addresses.len())?;
+        addresses.get(index).copied()
+    }
+
+    /// An upstream connection is not used any more: it is kept for the next request, or closed.
+    pub(super) fn release(&mut self, now: Instant, conn: ConnId, is_reusable: bool) {
+        let rules = self.shared.config.pool;
+        let Some(upstream) = self.table.upstream_mut(conn) else {
+            return;
+        };
+        upstream.session = None;
+        upstream.idle_since = now;
+        let backend = upstream.backend;
+        let is_kept = is_reusable
+            && !self.shared.is_stopping
+            && self.pool.put(backend, conn, rules.idle_per_backend);
+        if is_kept {
+            self.timers.arm(&mut self.table, conn, now + rules.idle);
+        } else {
+            self.close(conn, false);
+        }
+    }
+
+    pub(super) fn discard_idle(&mut self, backend: BackendId, conn: ConnId) {
+        self.pool.remove(backend, conn);
+        self.close(conn, false);
+    }
+}
+
+/// What a failure to connect means for a request.
+pub(super) const fn connect_error(failure: ConnectFailure) -> UpstreamError {
+    match failure {
+        ConnectFailure::Refused => UpstreamError::Refused,
+        ConnectFailure::Unreachable => UpstreamError::Unreachable,
+    }
+}

@@ -1,0 +1,73 @@
+//! Probes on behalf of the router, each on a connection of its own.
+use intelliproxy_core::{BackendId, Event, Instant, ProbeFailure, ProbeId, ProbeKind, ProbeResult};
+
+use super::conn::{Conn, ConnId};
+use super::probe::ProbeExchange;
+use super::{Action, ConnectFailure, Proxy};
+
+impl Proxy {
+    pub(super) fn start_probe(
+        &mut self,
+        now: Instant,
+        probe: ProbeId,
+        backend: BackendId,
+        kind: ProbeKind,
+        deadline: Instant,
+    ) {
+        let (Some(target), Some(address)) =
+            (self.targets.get(backend.index()), self.address(backend, 0))
+        else {
+            return;
+        };
+        let paths = &self.shared.config.probe_paths;
+        let path = match kind {
+            ProbeKind::Ping => &paths.ping,
+            ProbeKind::Report => &paths.report,
+        };
+        let exchange =
+            ProbeExchange::new(probe, backend, kind, now, deadline, path, &target.authority);
+        let conn = self.table.insert(|_| Conn::Probe(Box::new(exchange)));
+        self.timers.arm(&mut self.table, conn, deadline);
+        self.shared.actions.push_back(Action::Connect { conn, address });
+    }
+
+    /// A probe's connection could not be made: the next address is tried, or the probe has failed.
+    pub(super) fn redirect_probe(&mut self, now: Instant, conn: ConnId, failure: ConnectFailure) {
+        let Some(probe) = self.probe_mut(conn) else {
+            return;
+        };
+        probe.attempt += 1;
+        let (backend, attempt, deadline) = (probe.backend, probe.attempt, probe.deadline);
+        let Some(address) = self.address(backend, attempt) else {
+            let failure = match failure {
+                ConnectFailure::Refused => ProbeFailure::Refused,
+                ConnectFailure::Unreachable => ProbeFailure::Unreachable,
+            };
+            return self.finish_probe(now, conn, Err(failure));
+        };
+        // A connection id names one socket: the next one gets an id of its own.
+        let Some(Conn::Probe(exchange)) = self.table.remove(conn) else {
+            return;
+        };
+        self.shared.actions.push_back(Action::Close { conn, with_reset: false });
+        let conn = self.table.insert(|_| Conn::Probe(exchange));
+        self.timers.arm(&mut self.table, conn, deadline);
+        self.shared.actions.push_back(Action::Connect { conn, address });
+    }
+
+    pub(super) fn finish_probe(&mut self, now: Instant, conn: ConnId, result: ProbeResult) {
+        let Some(probe) = self.probe_mut(conn).map(|probe| probe.probe) else {
+            return;
+        };
+        self.close(conn, false);
+        self.router.handle_event(now, Event::ProbeFinished { probe, result });
+        self.drain_router(now);
+    }
+
+    pub(super) fn probe_mut(&mut self, conn: ConnId) -> Option<&mut ProbeExchange> {
+        match self.table.get_mut(conn).map(|entry| &mut entry.conn) {
+            Some(Conn::Probe(probe)) => Some(probe),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What becomes of a session when one of its peers breaks a rule, fails or leaves.
+use intelliproxy_core::{Instant, Outcome, RequestFailure};
+
+use super::Session;
+use super::client_half::{Receive, Send};
+use super::upstream_half::connection_option;
+use super::verdict::{Failure, Remedy, remedy};
+use crate::buffer::Buffer;
+use crate::http::answer;
+use crate::http::{ClientError, UpstreamError};
+use crate::proxy::Action;
+use crate::proxy::notice::Notice;
+use crate::proxy::shared::Shared;
+
+impl Session {
+    /// The client broke a rule: it is answered, if it can be, and closed.
+    pub(super) fn fail_client(&mut self, now: Instant, error: ClientError, shared: &mut Shared) {
+        let client = &mut self.client;
+        let excerpt = client.input.as_ref().map_or(&[][..], Buffer::bytes);
+        let notice = Notice::client_error(client.peer, error, excerpt);
+        shared.actions.push_back(Action::Notify(notice));
+        let has_begun_answer = self.exchange.as_ref().is_some_and(|e| e.has_begun_answer);
+        let is_head_request = self.exchange.as_ref().is_some_and(|e| e.is_head_request);
+        self.abandon(shared);
+        if has_begun_answer {
+            self.client.send = Send::Closing { with_reset: true };
+            return;
+        }
+        let bytes = answer::encode_error(error.status(), is_head_request, Some("close"));
+        self.answer(now, bytes, shared);
+        self.client.send = Send::Closing { with_reset: false };
+    }
+
+    /// The upstream failed: what becomes of the exchange is decided in `verdict.rs`.
+    pub(super) fn fail_upstream(&mut self, error: UpstreamError, shared: &mut Shared) {
+        let Some(exchange) = &mut self.exchange else {
+            return;
+        };
+        let attempts_max = shared.config.limits.attempts;
+        let upstream = &mut self.upstream;
+        let failure = Failure {
+            error,
+            has_begun_answer: exchange.has_begun_answer,
+            has_seen_answer: exchange.has_seen_answer,
+            has_sent: upstream.output.has_sent(),
+            can_replay: upstream.output.is_holding(),
+            is_idempotent: exchange.is_idempotent,
+            is_reused: upstream.is_reused(),
+            attempts_left: attempts_max.saturating_sub(exchange.tried.len() + 1),
+        };
+        let backend = exchange.backend();
+        let mut remedy = remedy(&failure);
+        if backend.is_none() {
+            remedy = Remedy::Answer;
+        }
+        shared.actions.push_back(Action::Notify(Notice::UpstreamError {
+            peer: self.client.peer,
+            backend,
+            error,
+            remedy: remedy.into(),
+        }));
+        if let Some(conn) = upstream.conn() {
+            self.needs.release = Some((conn, false));
+        }
+        upstream.unlink(shared);
+        if remedy == Remedy::Redial {
+            exchange.has_seen_answer = false;
+            upstream.output.rewind(0..0, b"", &mut shared.buffers);
+            self.needs.redial = backend;
+            return;
+        }
+        exchange.last_error = Some(error);
+        if let Some(lease) = exchange.lease.take() {
+            exchange.tried.push(lease.backend());
+            self.needs.finish = Some((lease, Outcome::Failed(request_failure(error))));
+        }
+        match remedy {
+            Remedy::Redial => {}
+            Remedy::Retry => {
+                exchange.has_seen_answer = false;
+                upstream.output.rewind(0..0, b"", &mut shared.buffers);
+                self.needs.dispatch = true;
+            }
+            Remedy::Answer => {
+                let is_persistent = exchange.is_persistent
+                    && matches!(self.client.receive, Receive::Ended)
+                    && !shared.is_stopping;
+                exchange.is_persistent = is_persistent;
+                let connection = connection_option(exchange.version, is_persistent);
+                let is_head_request = exchange.is_head_request;
+                let bytes = answer::encode_error(error.status(), is_head_request, connection);
+                let now = self.client.last_read.max(exchange.dispatched_at);
+                self.answer(now, bytes, shared);
+            }
+            Remedy::Truncate => {
+                self.exchange = None;
+                upstream.output.clear(&mut shared.buffers);
+                self.client.send = Send::Closing { with_reset: true };
+            }
+        }
+    }
+
+    /// Answers the exchange at hand (or what was no request) with bytes of the proxy's own.
+    pub(super) fn answer(&mut self, now: Instant, bytes: Vec<u8>, shared: &mut Shared) {
+        let is_persistent = self.exchange.take().is_some_and(|exchange| exchange.is_persistent);
+        self.upstream.output.clear(&mut shared.buffers);
+        let buffer = shared.buffers.adopt(Buffer::holding(bytes));
+        if let Err(buffer) = self.client.output.push(buffer, &mut shared.buffers) {
+            // Interim answers fill the way out: a client that reads none of them gets no other.
+            shared.buffers.give(buffer);
+            self.client.send = Send::Closing { with_reset: true };
+        }
+        self.client.last_write = now;
+        self.end_request(now, is_persistent);
+    }
+
+    /// Gives up the exchange at hand without blaming its backend.
+    pub(super) fn abandon(&mut self, shared: &mut Shared) {
+        if let Some(lease) = self.exchange.as_mut().and_then(|exchange| exchange.lease.take()) {
+            self.needs.finish = Some((lease, Outcome::Abandoned));
+        }
+        if let Some(conn) = self.upstream.conn().or_else(|| self.needs.give_up.take()) {
+            self.needs.release = Some((conn, false));
+        }
+        self.exchange = None;
+        self.needs.dispatch = false;
+        self.needs.redial = None;
+        self.needs.stats = false;
+        self.upstream.unlink(shared);
+        self.upstream.output.clear(&mut shared.buffers);
+    }
+
+    /// Ends the session now.
+    pub(super) fn end(&mut self, _now: Instant, with_reset: bool, shared: &mut Shared) {
+        if let Some(exchange) = &mut self.exchange
+            && let Some((status @ 101, latency)) = exchange.answer
+            && let Some(lease) = exchange.lease.take()
+        {
+            // A tunnel that was opened was an answer.
+            self.needs.finish = Some((lease, Outcome::Answered { status, latency }));
+        }
+        self.abandon(shared);
+        self.needs.close = Some(with_reset);
+    }
+}
+
+/// How the router is told of an error.
+const fn request_failure(error: UpstreamError) -> RequestFailure {
+    match error {
+        UpstreamError::NoBackend | UpstreamError::Unreachable | UpstreamError::ConnectTimeout => {
+            RequestFailure::Unreachable
+        }
+        UpstreamError::Refused => RequestFailure::Refused,
+        UpstreamError::Cut => RequestFailure::Cut,
+        UpstreamError::HeadTimeout => RequestFailure::TimedOut,
+        UpstreamError::MalformedHead
+        | UpstreamError::HeadTooLarge
+        | UpstreamError::AmbiguousFraming
+        | UpstreamError::UnexpectedUpgrade => RequestFailure::Malformed,
+        UpstreamError::Truncated
+        | UpstreamError::MalformedChunk(_)
+        | UpstreamError::BodyTimeout => RequestFailure::Truncated,
+    }
+}

@@ -1,0 +1,375 @@
+//! One client connection, exchange after exchange.
+//!
+//! A session is told what happened on its client's connection and on the upstream it borrows, and
+//! what it asked the proxy for ([`Need`]). The two halves move by themselves; where they meet,
+//! [`settle`](Session::settle) in `settle.rs` applies the joint rules J1 to J7 of
+//! LIFECYCLE.md until nothing changes. What goes wrong is in `failure.rs`, how long things may
+//! take in `deadline.rs`.
+mod client_half;
+mod deadline;
+mod exchange;
+mod failure;
+mod settle;
+mod upstream_half;
+mod verdict;
+
+use intelliproxy_core::{BackendId, Instant, Lease, Outcome};
+
+pub(crate) use self::client_half::ClientHalf;
+use self::client_half::{Receive, Send};
+use self::exchange::Exchange;
+use self::upstream_half::{Link, UpstreamHalf, connection_option};
+pub(crate) use self::verdict::Remedy;
+use super::conn::ConnId;
+use super::shared::Shared;
+use crate::buffer::SMALL;
+use crate::http::{UpstreamError, answer};
+
+/// Which of a session's two connections is meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Side {
+    Client,
+    Upstream,
+}
+
+/// What a session wants of the proxy.
+#[derive(Debug)]
+pub(crate) enum Need {
+    /// An attempt is over: the lease goes back.
+    Finish { lease: Lease, outcome: Outcome },
+    /// The upstream connection is not used any more.
+    Release { conn: ConnId, is_reusable: bool },
+    /// A backend and a connection to it, for the request that waits.
+    Dispatch,
+    /// A fresh connection to the same backend.
+    Redial { backend: BackendId },
+    /// The text of /stats.
+    Stats,
+    /// The connection that is being made is taking too long: another address, or
+    /// [`handle_unlinked`](Session::handle_unlinked).
+    GiveUpConnect { conn: ConnId },
+    /// The upstream gets no more bytes.
+    ShutdownUpstream { conn: ConnId },
+    /// The client gets no more bytes.
+    ShutdownClient,
+    /// The client's connection ends, and with it the session.
+    Close { with_reset: bool },
+}
+
+/// A client connection and all that hangs on it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    client: ClientHalf,
+    upstream: UpstreamHalf,
+    exchange: Option<Exchange>,
+    needs: Needs,
+}
+
+/// Needs not yet fetched; they are fetched in the order of the fields.
+#[derive(Debug, Default)]
+struct Needs {
+    finish: Option<(Lease, Outcome)>,
+    release: Option<(ConnId, bool)>,
+    dispatch: bool,
+    redial: Option<BackendId>,
+    give_up: Option<ConnId>,
+    stats: bool,
+    shutdown_upstream: Option<ConnId>,
+    shutdown_client: bool,
+    close: Option<bool>,
+}
+
+impl Session {
+    pub(crate) fn new(client: ClientHalf, now: Instant) -> Self {
+        Self { client, upstream: UpstreamHalf::new(now), exchange: None, needs: Needs::default() }
+    }
+
+    /// Room for bytes from one side; empty when it has to wait.
+    pub(crate) fn read_space(&mut self, side: Side, shared: &mut Shared) -> &mut [u8] {
+        let (input, is_paused, is_wanted) = match side {
+            Side::Client => (
+                &mut self.client.input,
+                &mut self.client.is_paused,
+                self.needs.close.is_none() && !self.client.is_eof,
+            ),
+            Side::Upstream => (
+                &mut self.upstream.input,
+                &mut self.upstream.is_paused,
+                !self.upstream.is_eof && !self.upstream.has_failed,
+            ),
+        };
+        if !is_wanted {
+            return &mut [];
+        }
+        let space = shared.buffers.read_space(input);
+        *is_paused = space.is_empty();
+        space
+    }
+
+    /// Whether reading from one side was refused and has room again; asking takes the answer.
+    pub(crate) fn resumes(&mut self, side: Side) -> bool {
+        let (input, is_paused) = match side {
+            Side::Client => (&self.client.input, &mut self.client.is_paused),
+            Side::Upstream => (&self.upstream.input, &mut self.upstream.is_paused),
+        };
+        let resumes = *is_paused && input.as_ref().is_none_or(|buffer| buffer.len() < SMALL);
+        if resumes {
+            *is_paused = false;
+        }
+        resumes
+    }
+
+    /// `count` bytes came from one side.
+    pub(crate) fn handle_read(
+        &mut self,
+        now: Instant,
+        side: Side,
+        count: usize,
+        shared: &mut Shared,
+    ) {
+        if count == 0 {
+            // Nothing came: the room goes back.
+            shared.buffers.shrink(&mut self.client.input);
+            shared.buffers.shrink(&mut self.upstream.input);
+            return;
+        }
+        match side {
+            Side::Client => {
+                if let Some(input) = &mut self.client.input {
+                    input.filled(count);
+                }
+                self.client.last_read = now;
+                if self.exchange.is_none() && self.client.head_since.is_none() {
+                    self.client.head_since = Some(now);
+                }
+            }
+            Side::Upstream => {
+                if let Some(input) = &mut self.upstream.input {
+                    input.filled(count);
+                }
+                self.upstream.last_read = now;
+                if let Some(exchange) = &mut self.exchange {
+                    exchange.has_seen_answer = true;
+                }
+            }
+        }
+        self.settle(now, shared);
+    }
+
+    /// One side ended: it sends nothing more.
+    pub(crate) fn handle_eof(&mut self, now: Instant, side: Side, shared: &mut Shared) {
+        match side {
+            Side::Client => self.client.is_eof = true,
+            Side::Upstream => self.upstream.is_eof = true,
+        }
+        self.settle(now, shared);
+    }
+
+    /// One side was reset or broke otherwise.
+    pub(crate) fn handle_failed(&mut self, now: Instant, side: Side, shared: &mut Shared) {
+        match side {
+            Side::Client => self.end(now, true, shared),
+            Side::Upstream => {
+                self.upstream.has_failed = true;
+                self.settle(now, shared);
+            }
+        }
+    }
+
+    /// One side took `count` of the bytes that waited for it.
+    pub(crate) fn handle_written(
+        &mut self,
+        now: Instant,
+        side: Side,
+        count: usize,
+        shared: &mut Shared,
+    ) {
+        let (output, last_write) = match side {
+            Side::Client => (&mut self.client.output, &mut self.client.last_write),
+            Side::Upstream => (&mut self.upstream.output, &mut self.upstream.last_write),
+        };
+        output.written(count, &mut shared.buffers);
+        *last_write = now;
+        if output.is_empty() {
+            self.settle(now, shared);
+        } else {
+            output.shrink(&mut shared.buffers);
+        }
+    }
+
+    /// One side takes no more bytes, though it may still send some.
+    pub(crate) fn handle_write_failed(&mut self, now: Instant, side: Side, shared: &mut Shared) {
+        match side {
+            Side::Client => self.end(now, true, shared),
+            Side::Upstream => self.upstream.is_write_broken = true,
+        }
+    }
+
+    /// The upstream connection that was dialled is being made.
+    pub(crate) fn handle_dialling(&mut self, now: Instant, conn: ConnId) {
+        self.upstream.link = Link::Connecting { conn, since: now };
+    }
+
+    /// The connection that was dialled could not be made.
+    pub(crate) const fn handle_undialled(&mut self) {
+        self.upstream.link = Link::None;
+    }
+
+    /// The upstream connection is there: a pooled one, or the one that was dialled.
+    pub(crate) fn handle_linked(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        is_reused: bool,
+        shared: &mut Shared,
+    ) {
+        self.upstream.link = Link::Open { conn, is_reused };
+        self.upstream.receive = upstream_half::Receive::Head;
+        self.upstream.last_write = now;
+        self.upstream.last_read = now;
+        self.settle(now, shared);
+    }
+
+    /// A backend was chosen for the request that waits.
+    pub(crate) fn handle_routed(
+        &mut self,
+        now: Instant,
+        lease: Lease,
+        authority: &str,
+        shared: &mut Shared,
+    ) {
+        let Some(exchange) = &mut self.exchange else {
+            debug_assert!(false, "only an exchange is routed");
+            return;
+        };
+        exchange.lease = Some(lease);
+        exchange.dispatched_at = now;
+        if let Some(host) = &mut exchange.host {
+            let value = authority.as_bytes();
+            self.upstream.output.rewind(host.clone(), value, &mut shared.buffers);
+            host.end = host.start + value.len();
+        }
+    }
+
+    /// No connection to the backend could be made, or there is no backend left.
+    pub(crate) fn handle_unlinked(
+        &mut self,
+        now: Instant,
+        error: UpstreamError,
+        shared: &mut Shared,
+    ) {
+        self.fail_upstream(error, shared);
+        self.settle(now, shared);
+    }
+
+    /// There is no backend (left) for the request that waits: it fails as its last attempt did.
+    pub(crate) fn handle_unroutable(&mut self, now: Instant, shared: &mut Shared) {
+        let last_error = self.exchange.as_ref().and_then(|exchange| exchange.last_error);
+        self.handle_unlinked(now, last_error.unwrap_or(UpstreamError::NoBackend), shared);
+    }
+
+    /// The text of /stats is there.
+    pub(crate) fn handle_stats(&mut self, now: Instant, json: &[u8], shared: &mut Shared) {
+        if let Some(exchange) = &self.exchange {
+            let connection = connection_option(exchange.version, exchange.is_persistent);
+            let is_head_request = exchange.is_head_request;
+            let bytes = answer::encode(200, "application/json", json, is_head_request, connection);
+            self.answer(now, bytes, shared);
+        }
+        self.settle(now, shared);
+    }
+
+    /// The proxy is stopping: an idle session ends, a busy one with its exchange.
+    pub(crate) fn handle_stopping(&mut self, now: Instant, shared: &mut Shared) {
+        match &mut self.exchange {
+            Some(exchange) => exchange.is_persistent = false,
+            None if matches!(self.client.receive, Receive::Head)
+                && self.client.output.is_empty() =>
+            {
+                self.needs.close = Some(false);
+            }
+            None => {}
+        }
+        self.settle(now, shared);
+    }
+
+    /// Ends the session whatever it is doing.
+    pub(crate) fn handle_cut(&mut self, now: Instant, shared: &mut Shared) {
+        self.end(now, self.exchange.is_some(), shared);
+    }
+
+    /// Tells a client for whom there is no room so.
+    pub(crate) fn handle_refused(&mut self, now: Instant, shared: &mut Shared) {
+        let bytes = answer::encode_error(503, false, Some("close"));
+        self.answer(now, bytes, shared);
+        self.client.send = Send::Closing { with_reset: false };
+        self.settle(now, shared);
+    }
+
+    /// Gives every buffer back: the session is over.
+    pub(crate) fn give_back(&mut self, shared: &mut Shared) {
+        self.upstream.unlink(shared);
+        self.upstream.output.clear(&mut shared.buffers);
+        self.client.output.clear(&mut shared.buffers);
+        if let Some(buffer) = self.client.input.take() {
+            shared.buffers.give(buffer);
+        }
+    }
+
+    /// The next thing that the session wants.
+    pub(crate) fn poll_need(&mut self) -> Option<Need> {
+        let needs = &mut self.needs;
+        if let Some((lease, outcome)) = needs.finish.take() {
+            return Some(Need::Finish { lease, outcome });
+        }
+        if let Some((conn, is_reusable)) = needs.release.take() {
+            return Some(Need::Release { conn, is_reusable });
+        }
+        if std::mem::take(&mut needs.dispatch) {
+            return Some(Need::Dispatch);
+        }
+        if let Some(backend) = needs.redial.take() {
+            return Some(Need::Redial { backend });
+        }
+        if let Some(conn) = needs.give_up.take() {
+            return Some(Need::GiveUpConnect { conn });
+        }
+        if std::mem::take(&mut needs.stats) {
+            return Some(Need::Stats);
+        }
+        if let Some(conn) = needs.shutdown_upstream.take() {
+            return Some(Need::ShutdownUpstream { conn });
+        }
+        if std::mem::take(&mut needs.shutdown_client) {
+            return Some(Need::ShutdownClient);
+        }
+        needs.close.map(|with_reset| Need::Close { with_reset })
+    }
+
+    /// Bytes that wait for one side, as far as it can take them.
+    pub(crate) fn write_ready(&self, side: Side) -> &[u8] {
+        match side {
+            Side::Client => self.client.output.pending(),
+            Side::Upstream if self.upstream.is_open() && !self.upstream.is_write_broken => {
+                self.upstream.output.pending()
+            }
+            Side::Upstream => &[],
+        }
+    }
+
+    /// The upstream connection it uses or is making.
+    pub(crate) const fn upstream_conn(&self) -> Option<ConnId> {
+        self.upstream.conn()
+    }
+
+    /// The lease of the attempt at hand, for the invariant that leases balance.
+    pub(crate) fn has_lease(&self) -> bool {
+        let in_exchange = self.exchange.as_ref().is_some_and(|exchange| exchange.lease.is_some());
+        in_exchange || self.needs.finish.is_some()
+    }
+
+    /// The backends that failed the request that waits.
+    pub(crate) fn tried(&self) -> &[BackendId] {
+        self.exchange.as_ref().map_or(&[], |exchange| &exchange.tried)
+    }
+}

@@ -1,0 +1,441 @@
+//! Where the halves of a session meet: the joint rules J1 to J7 of LIFECYCLE.md, applied until
+//! nothing changes. Each rule says whether it changed something; none of them waits.
+use intelliproxy_core::{Instant, Outcome};
+
+use super::Session;
+use super::client_half::{Begun, Receive, Send};
+use super::upstream_half::{self, HeadKind, Headed};
+use crate::buffer::{Buffer, SMALL};
+use crate::http::body::{self, BodyReader, BodyWriter};
+use crate::http::framing::Framing;
+use crate::http::head::Parsed;
+use crate::http::{ClientError, UpstreamError};
+use crate::proxy::shared::Shared;
+
+/// Interim answers (1xx) that one exchange may bring; more are a backend gone wrong.
+const INTERIM_MAX: u32 = 32;
+
+impl Session {
+    /// Applies the joint rules until nothing changes.
+    pub(super) fn settle(&mut self, now: Instant, shared: &mut Shared) {
+        while self.needs.close.is_none()
+            && (self.begin_exchange(now, shared)
+                || self.relay_request(now, shared)
+                || self.take_head(now, shared)
+                || self.relay_answer(now, shared)
+                || self.end_exchange(now, shared)
+                || self.relay_tunnel(now, shared)
+                || self.close_client(now, shared))
+        {}
+        shared.buffers.shrink(&mut self.client.input);
+        shared.buffers.shrink(&mut self.upstream.input);
+    }
+
+    /// J1: a whole head begins an exchange when none is under way and the last answer is out.
+    fn begin_exchange(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        let client = &mut self.client;
+        if !matches!(client.receive, Receive::Head)
+            || client.send != Send::Open
+            || self.exchange.is_some()
+            || !client.output.is_empty()
+        {
+            return false;
+        }
+        let Some(input) = client.input.as_ref().filter(|input| !input.is_empty()) else {
+            if client.is_eof {
+                self.needs.close = Some(false);
+            }
+            return false;
+        };
+        if client.head_since.is_none() {
+            client.head_since = Some(now);
+        }
+        let held = input.len();
+        match client.parse(now, shared) {
+            Ok(Parsed::Complete(begun)) => self.begin(now, begun, shared),
+            Ok(Parsed::Partial) if client.is_eof => {
+                // Nothing but the end of lines is no request either.
+                let is_empty = held <= 2;
+                if is_empty {
+                    self.needs.close = Some(false);
+                } else {
+                    self.fail_client(now, ClientError::Incomplete, shared);
+                }
+            }
+            Ok(Parsed::Partial) => return false,
+            Err(error) => self.fail_client(now, error, shared),
+        }
+        true
+    }
+
+    fn begin(&mut self, now: Instant, begun: Begun, shared: &mut Shared) {
+        let Begun { exchange, framing, len, is_stats } = begun;
+        let client = &mut self.client;
+        client.head_since = None;
+        client.last_read = now;
+        if let Some(input) = &mut client.input {
+            input.consume(len);
+        }
+        self.exchange = Some(exchange);
+        client.receive = Receive::Ended;
+        if is_stats {
+            self.needs.stats = true;
+            return;
+        }
+        let output = &mut self.upstream.output;
+        output.hold();
+        let mut left = None;
+        if let Framing::Length(length) = framing {
+            left = Some(length);
+        }
+        let has_long_body = left.is_some_and(|left| {
+            client.input.as_ref().is_some_and(|input| {
+                input.len() + shared.scratch.len() > SMALL && input.len() as u64 <= left
+            })
+        });
+        let mut head = None;
+        if has_long_body && client.input.as_mut().is_some_and(|i| i.prepend(&shared.scratch)) {
+            // The head goes before the body where it was read.
+            head = client.input.take();
+            let body = head.as_ref().map_or(0, Buffer::len) - shared.scratch.len();
+            left = left.map(|left| left - body as u64);
+        }
+        let head = head.unwrap_or_else(|| shared.buffers.holding_all(&[&shared.scratch]));
+        let pushed = output.push(head, &mut shared.buffers);
+        debug_assert!(pushed.is_ok(), "nothing waits before the head of a request");
+        let (reader, writer) = match (framing, left) {
+            (Framing::Chunked, _) => (
+                BodyReader::new(framing, shared.chunk_limits),
+                BodyWriter::Chunked { with_trailer: true },
+            ),
+            (_, Some(0) | None) => (None, BodyWriter::Plain),
+            (_, left) => (Some(BodyReader::Plain { left }), BodyWriter::Plain),
+        };
+        if let Some(reader) = reader {
+            client.receive = Receive::Body { reader, writer, data: 0 };
+        }
+        self.upstream.last_write = now;
+        self.needs.dispatch = true;
+    }
+
+    /// J2: the request's body goes on as far as there is room.
+    fn relay_request(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        let client = &mut self.client;
+        let Receive::Body { reader, writer, data } = &mut client.receive else {
+            return false;
+        };
+        if self.exchange.is_none() || self.upstream.is_write_broken {
+            return false;
+        }
+        if client.input.as_ref().is_none_or(Buffer::is_empty) {
+            if client.is_eof {
+                self.fail_client(now, ClientError::Incomplete, shared);
+                return true;
+            }
+            return false;
+        }
+        let was_empty = self.upstream.output.is_empty();
+        let output = &mut self.upstream.output;
+        match body::relay(reader, *writer, &mut client.input, output, &mut shared.buffers) {
+            Ok(relayed) => {
+                if was_empty {
+                    self.upstream.last_write = now;
+                }
+                *data += relayed.data;
+                let body_max = shared.config.limits.body_bytes_max;
+                if body_max > 0 && *data > body_max {
+                    self.fail_client(now, ClientError::BodyTooLarge, shared);
+                    return true;
+                }
+                if relayed.is_end {
+                    client.receive = Receive::Ended;
+                }
+                let is_stuck = client.input.as_ref().is_some_and(|input| !input.is_empty());
+                relayed.is_end || (client.is_eof && !is_stuck)
+            }
+            Err(error) => {
+                self.fail_client(now, ClientError::MalformedChunk(error), shared);
+                true
+            }
+        }
+    }
+
+    /// J3: a whole answer's head goes on.
+    fn take_head(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        let upstream = &mut self.upstream;
+        if !matches!(upstream.receive, upstream_half::Receive::Head) {
+            return false;
+        }
+        let Some(exchange) = &mut self.exchange else {
+            return false;
+        };
+        if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
+            let has_whole_request = self.client.has_whole_request();
+            match upstream.parse(exchange, has_whole_request, shared) {
+                Ok(Parsed::Complete(headed)) => return self.pass_head(now, headed, shared),
+                Ok(Parsed::Partial) => {}
+                Err(error) => {
+                    self.fail_upstream(error, shared);
+                    return true;
+                }
+            }
+        }
+        if self.upstream.is_eof || self.upstream.has_failed {
+            self.fail_upstream(UpstreamError::Cut, shared);
+            return true;
+        }
+        false
+    }
+
+    /// Writes the head in `shared.scratch` to the client; false when it has to wait for room.
+    fn pass_head(&mut self, now: Instant, headed: Headed, shared: &mut Shared) -> bool {
+        let (client, upstream) = (&mut self.client, &mut self.upstream);
+        let (Some(exchange), Some(input)) = (&mut self.exchange, &mut upstream.input) else {
+            return false;
+        };
+        let rest = input.len() - headed.len;
+        let is_all_body = match headed.kind {
+            HeadKind::Final {
+                framing: Framing::Length(length), writer: BodyWriter::Plain, ..
+            } => rest as u64 <= length,
+            _ => false,
+        };
+        let mut is_moved = false;
+        if is_all_body && client.output.is_empty() {
+            input.consume(headed.len);
+            if input.prepend(&shared.scratch) {
+                // The head goes before the body where it was read.
+                if let Some(whole) = upstream.input.take() {
+                    let pushed = client.output.push(whole, &mut shared.buffers);
+                    debug_assert!(pushed.is_ok(), "nothing waits before the answer");
+                }
+                is_moved = true;
+            } else {
+                let head = shared.buffers.holding_all(&[&shared.scratch]);
+                let pushed = client.output.push(head, &mut shared.buffers);
+                debug_assert!(pushed.is_ok(), "nothing waits before the answer");
+            }
+        } else if !matches!(headed.kind, HeadKind::Interim { is_passed_on: false }) {
+            let wished = shared.scratch.len() + rest + rest / 8;
+            let needed = shared.scratch.len();
+            if !client.output.reserve(needed, wished, &mut shared.buffers) {
+                return false;
+            }
+            client.output.append(&shared.scratch);
+            input.consume(headed.len);
+        } else {
+            input.consume(headed.len);
+        }
+        client.last_write = now;
+        match headed.kind {
+            HeadKind::Interim { .. } => {
+                // The backend is at work: its time for the next head begins anew, but not for ever.
+                upstream.last_write = now;
+                exchange.interim += 1;
+                if exchange.interim > INTERIM_MAX {
+                    self.fail_upstream(UpstreamError::MalformedHead, shared);
+                }
+            }
+            HeadKind::Switch => {
+                exchange.answer = Some((101, now.since(exchange.dispatched_at)));
+                exchange.has_begun_answer = true;
+                upstream.receive = upstream_half::Receive::Tunnel;
+                upstream.output.release(&mut shared.buffers);
+                client.receive = Receive::Tunnel;
+                client.last_read = now;
+            }
+            HeadKind::Final {
+                status,
+                framing,
+                writer,
+                is_upstream_persistent,
+                is_client_persistent,
+            } => {
+                exchange.answer = Some((status, now.since(exchange.dispatched_at)));
+                exchange.has_begun_answer = true;
+                exchange.is_persistent = is_client_persistent;
+                upstream.is_persistent = is_upstream_persistent;
+                upstream.output.release(&mut shared.buffers);
+                let left = match framing {
+                    Framing::Length(length) if is_moved => {
+                        let left = length - rest as u64;
+                        (left > 0).then_some(BodyReader::Plain { left: Some(left) })
+                    }
+                    framing => BodyReader::new(framing, shared.chunk_limits),
+                };
+                upstream.receive = match left {
+                    Some(reader) => upstream_half::Receive::Body { reader, writer },
+                    None => upstream_half::Receive::Ended,
+                };
+            }
+        }
+        true
+    }
+
+    /// J4: the answer's body goes on as far as there is room.
+    fn relay_answer(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        let (client, upstream) = (&mut self.client, &mut self.upstream);
+        let upstream_half::Receive::Body { reader, writer } = &mut upstream.receive else {
+            return false;
+        };
+        let was_empty = client.output.is_empty();
+        // A chunked body's end may wait for room with nothing left to read.
+        let relayed = body::relay(
+            reader,
+            *writer,
+            &mut upstream.input,
+            &mut client.output,
+            &mut shared.buffers,
+        );
+        match relayed {
+            Ok(relayed) if relayed.is_end => {
+                upstream.receive = upstream_half::Receive::Ended;
+                if was_empty {
+                    client.last_write = now;
+                }
+                return true;
+            }
+            Ok(relayed) => {
+                if was_empty && relayed.data > 0 {
+                    client.last_write = now;
+                }
+            }
+            Err(error) => {
+                self.fail_upstream(UpstreamError::MalformedChunk(error), shared);
+                return true;
+            }
+        }
+        if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
+            return false;
+        }
+        if upstream.is_eof && !upstream.has_failed && reader.ends_at_close() {
+            if body::finish(*writer, &mut client.output, &mut shared.buffers) {
+                upstream.receive = upstream_half::Receive::Ended;
+                return true;
+            }
+            return false;
+        }
+        // With output waiting, the cut is told when what came before it is out.
+        if (upstream.is_eof || upstream.has_failed) && client.output.is_empty() {
+            self.fail_upstream(UpstreamError::Truncated, shared);
+            return true;
+        }
+        false
+    }
+
+    /// J5: with its answer whole, an exchange is over; its connections are judged.
+    fn end_exchange(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        let (client, upstream) = (&mut self.client, &mut self.upstream);
+        if !matches!(upstream.receive, upstream_half::Receive::Ended) {
+            return false;
+        }
+        let Some(mut exchange) = self.exchange.take() else {
+            return false;
+        };
+        let is_whole = matches!(client.receive, Receive::Ended);
+        let is_reusable = upstream.is_persistent
+            && is_whole
+            && upstream.output.is_empty()
+            && upstream.input.as_ref().is_none_or(Buffer::is_empty)
+            && !upstream.is_eof
+            && !upstream.has_failed
+            && !upstream.is_write_broken;
+        if let Some(conn) = upstream.conn() {
+            self.needs.release = Some((conn, is_reusable));
+        }
+        upstream.output.clear(&mut shared.buffers);
+        upstream.unlink(shared);
+        if let (Some(lease), Some((status, latency))) = (exchange.lease.take(), exchange.answer) {
+            self.needs.finish = Some((lease, Outcome::Answered { status, latency }));
+        }
+        self.end_request(now, exchange.is_persistent && is_whole);
+        true
+    }
+
+    /// The client's side of an exchange's end.
+    pub(super) fn end_request(&mut self, now: Instant, is_persistent: bool) {
+        let client = &mut self.client;
+        client.last_read = now;
+        if is_persistent && client.send == Send::Open {
+            client.receive = Receive::Head;
+            let has_more = client.input.as_ref().is_some_and(|input| !input.is_empty());
+            client.head_since = has_more.then_some(now);
+        } else if client.send == Send::Open {
+            client.send = Send::Closing { with_reset: false };
+        }
+    }
+
+    /// J6: a tunnel's bytes go on, and its ends when what came before them is out.
+    fn relay_tunnel(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        let (client, upstream) = (&mut self.client, &mut self.upstream);
+        if !matches!(client.receive, Receive::Tunnel) {
+            return false;
+        }
+        let mut whole = BodyReader::Plain { left: None };
+        let buffers = &mut shared.buffers;
+        for (input, output) in
+            [(&mut client.input, &mut upstream.output), (&mut upstream.input, &mut client.output)]
+        {
+            let was_empty = output.is_empty();
+            // Plain bytes cannot be malformed.
+            let moved = body::relay(&mut whole, BodyWriter::Plain, input, output, buffers);
+            if was_empty && moved.is_ok_and(|moved| moved.data > 0) {
+                client.last_write = now;
+                upstream.last_write = now;
+            }
+        }
+        if upstream.has_failed || upstream.is_write_broken {
+            self.end(now, true, shared);
+            return true;
+        }
+        let is_dry = |input: &Option<Buffer>| input.as_ref().is_none_or(Buffer::is_empty);
+        let is_client_over = client.is_eof && is_dry(&client.input) && upstream.output.is_empty();
+        let is_upstream_over =
+            upstream.is_eof && is_dry(&upstream.input) && client.output.is_empty();
+        if is_client_over && is_upstream_over {
+            self.end(now, false, shared);
+            return true;
+        }
+        if is_client_over && !upstream.is_shut {
+            upstream.is_shut = true;
+            self.needs.shutdown_upstream = upstream.conn();
+        }
+        if is_upstream_over && client.send == Send::Open {
+            client.send = Send::Shut;
+            self.needs.shutdown_client = true;
+        }
+        false
+    }
+
+    /// J7: a client whose last answer is out is told so; what it still sends is dropped for a
+    /// while, since closing at once could destroy the answer (RFC 9112 section 9.6).
+    fn close_client(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        let client = &mut self.client;
+        if matches!(client.receive, Receive::Discarding { .. }) {
+            if let Some(buffer) = client.input.take() {
+                shared.buffers.give(buffer);
+            }
+            if client.is_eof {
+                self.needs.close = Some(false);
+            }
+            return false;
+        }
+        let Send::Closing { with_reset } = client.send else {
+            return false;
+        };
+        if !client.output.is_empty() {
+            return false;
+        }
+        let has_all = client.is_eof
+            || (matches!(client.receive, Receive::Ended)
+                && client.input.as_ref().is_none_or(Buffer::is_empty));
+        if with_reset || has_all {
+            self.needs.close = Some(with_reset);
+            return false;
+        }
+        client.send = Send::Shut;
+        client.receive = Receive::Discarding { until: now + shared.config.timeouts.linger };
+        self.needs.shutdown_client = true;
+        true
+    }
+}
