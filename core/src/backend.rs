@@ -13,6 +13,7 @@ use crate::config::{Rules, Weights};
 use crate::estimate::{ErrorRate, Ewma};
 use crate::event::{LoadReport, Outcome, ProbeResult};
 use crate::health::HealthTracker;
+use crate::policy::PolicyView;
 use crate::score::ScoreParts;
 use crate::snapshot::BackendSnapshot;
 use crate::time::Instant;
@@ -175,11 +176,20 @@ impl Backend {
         !self.is_retired && self.health.health().is_usable()
     }
 
+    const fn light(&self) -> Light {
+        Light {
+            in_flight: self.in_flight,
+            is_configured: !self.is_retired,
+            is_usable: !self.is_retired && self.health.health().is_usable(),
+        }
+    }
+
     pub(crate) fn snapshot(
         &self,
         now: Instant,
         id: BackendId,
         is_current: bool,
+        policy: PolicyView,
         rules: &Rules,
     ) -> BackendSnapshot {
         let age = |at: Option<Instant>| at.map(|at| now.since(at));
@@ -210,10 +220,11 @@ impl Backend {
             memory_bytes: load.memory_bytes,
             report_age: age(load.last_read_at),
             score: self.parts,
+            policy,
         }
     }
 
-    fn error_rate_at(&self, now: Instant, rules: &Rules) -> f64 {
+    pub(crate) fn error_rate_at(&self, now: Instant, rules: &Rules) -> f64 {
         self.requests.error_rate.rate_at(now, rules.errors.half_life, rules.errors.prior)
     }
 
@@ -251,17 +262,32 @@ impl Backend {
     }
 }
 
+/// What a scan over all backends wants of each.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Light {
+    pub(crate) in_flight: u32,
+    pub(crate) is_configured: bool,
+    pub(crate) is_usable: bool,
+}
+
 /// The backends by id, ranked: usable ones before others, then by score, then by id.
 #[derive(Debug)]
 pub(crate) struct BackendTable {
     backends: Vec<Backend>,
+    /// What a scan over all wants of each, close together.
+    lights: Vec<Light>,
     by_name: BTreeMap<String, BackendId>,
     ranking: Tournament,
 }
 
 impl BackendTable {
     pub(crate) fn new() -> Self {
-        Self { backends: Vec::new(), by_name: BTreeMap::new(), ranking: Tournament::new() }
+        Self {
+            backends: Vec::new(),
+            lights: Vec::new(),
+            by_name: BTreeMap::new(),
+            ranking: Tournament::new(),
+        }
     }
 
     /// Adds a backend; or brings a retired one of this name back, with nothing known of it but its
@@ -279,6 +305,7 @@ impl BackendTable {
         }
         let id = BackendId::from_slot(self.backends.len());
         self.backends.push(backend);
+        self.lights.push(Light::default());
         self.by_name.insert(name.to_owned(), id);
         self.ranking.push(ABSENT);
         self.rank(id);
@@ -310,6 +337,16 @@ impl BackendTable {
 
     pub(crate) fn get(&self, id: BackendId) -> Option<&Backend> {
         self.backends.get(id.index())
+    }
+
+    /// What a scan wants of a backend.
+    pub(crate) fn light(&self, id: BackendId) -> Option<Light> {
+        self.lights.get(id.index()).copied()
+    }
+
+    /// Backends that ever were; ids are below it.
+    pub(crate) const fn len(&self) -> usize {
+        self.backends.len()
     }
 
     /// The backend of this name, retired or not.
@@ -362,6 +399,10 @@ impl BackendTable {
                 assert!(points >= 0.0, "{} points of {id:?} are not negative", factor.name());
             }
             assert!(
+                self.light(id) == Some(backend.light()),
+                "the scanned row of {id:?} is as it is"
+            );
+            assert!(
                 self.ranking.key(id.index()) == Self::rank_key(backend),
                 "the ranking knows {id:?} as it is"
             );
@@ -379,6 +420,7 @@ impl BackendTable {
     fn rank(&mut self, id: BackendId) {
         let key = Self::rank_key(&self.backends[id.index()]);
         self.ranking.set(id.index(), key);
+        self.lights[id.index()] = self.backends[id.index()].light();
     }
 
     /// Orders like (not usable, score) for backends in the configuration. The bits of floats that

@@ -60,6 +60,8 @@ pub struct Rules {
     pub errors: ErrorRules,
     /// How samples become averages.
     pub smoothing: Smoothing,
+    /// The policy `peak_ewma`.
+    pub peak_ewma: PeakEwmaRules,
 }
 
 /// What ranks the backends.
@@ -69,6 +71,16 @@ pub enum PolicyKind {
     /// The lowest score, held steady by threshold and cooldown.
     #[default]
     Score,
+    /// The fewest requests in flight.
+    LeastRequest,
+    /// Of two drawn at random, the one with fewer requests in flight.
+    P2c,
+    /// Of two drawn at random, the one with the smaller peak answer time times requests in flight.
+    PeakEwma,
+    /// By turns.
+    RoundRobin,
+    /// At random.
+    Random,
 }
 
 /// Points that each factor of the score adds; each is finite and from 0 to 1e6.
@@ -184,11 +196,19 @@ pub struct ErrorRules {
     /// Good requests that every backend is credited with, so that one error among few does not
     /// decide (10); finite, from 0 to 1e6. With 0, a backend without requests has no errors.
     pub prior: f64,
+    /// Time that a failed request is charged with wherever costs are compared (5000 ms): about
+    /// the time in which a request must be answered; from 1 ms to an hour.
+    #[serde(rename = "chargeMs", with = "millis")]
+    pub charge: Duration,
 }
 
 impl Default for ErrorRules {
     fn default() -> Self {
-        Self { half_life: Duration::from_secs(30), prior: 10.0 }
+        Self {
+            half_life: Duration::from_secs(30),
+            prior: 10.0,
+            charge: Duration::from_millis(5000),
+        }
     }
 }
 
@@ -205,6 +225,21 @@ pub struct Smoothing {
 impl Default for Smoothing {
     fn default() -> Self {
         Self { alpha: 0.2, loss_pings: 5 }
+    }
+}
+
+/// The policy `peak_ewma`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct PeakEwmaRules {
+    /// Time constant with which a peak is forgotten (10 000 ms); from 1 ms to an hour.
+    #[serde(rename = "decayMs", with = "millis")]
+    pub decay: Duration,
+}
+
+impl Default for PeakEwmaRules {
+    fn default() -> Self {
+        Self { decay: Duration::from_secs(10) }
     }
 }
 
@@ -241,6 +276,8 @@ impl Rules {
             ("probes.reportIntervalMs", self.probes.report_interval, TICK, HOUR),
             ("probes.reportTimeoutMs", self.probes.report_timeout, TICK, HOUR),
             ("errors.halfLifeMs", self.errors.half_life, TICK, DAY),
+            ("errors.chargeMs", self.errors.charge, TICK, HOUR),
+            ("peakEwma.decayMs", self.peak_ewma.decay, TICK, HOUR),
         ];
         for (path, value, least, most) in spans {
             if value < least || value > most {
@@ -328,8 +365,9 @@ mod tests {
                 "reportIntervalMs": 3000, "reportTimeoutMs": 1000,
             },
             "health": { "fall": 3, "rise": 2 },
-            "errors": { "halfLifeMs": 30_000, "prior": 10.0 },
+            "errors": { "halfLifeMs": 30_000, "prior": 10.0, "chargeMs": 5000 },
             "smoothing": { "alpha": 0.2, "lossPings": 5 },
+            "peakEwma": { "decayMs": 10_000 },
         });
         assert_eq!(serde_json::to_value(Rules::default()).unwrap(), json);
         assert_eq!(serde_json::from_value::<Rules>(json).unwrap(), Rules::default());

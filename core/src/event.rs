@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::backend::BackendId;
 use crate::config::RouterConfig;
+use crate::policy::Token;
 use crate::time::Instant;
 
 /// A fact for the router.
@@ -23,6 +24,20 @@ pub enum Event {
         lease: Lease,
         /// How the backend did.
         outcome: Outcome,
+    },
+    /// The answer to a request began and will go on for long (a stream, an upgraded connection):
+    /// what follows tells nothing of how fast the backend works. Policies that learn take the
+    /// request as answered now; it stays in flight until [`Event::RequestFinished`], of which
+    /// they then learn nothing. To be told at most once for a lease that is out; never needed.
+    StreamOpened {
+        /// The number of the lease.
+        lease: LeaseId,
+        /// Where it went.
+        backend: BackendId,
+        /// The answer's final status (101 for an upgrade).
+        status: u16,
+        /// From the dispatch to the backend to the answer's head.
+        latency: Duration,
     },
     /// A backend's own load figures came by another way than a report probe.
     LoadReported {
@@ -209,6 +224,10 @@ pub struct Lease {
     pub(crate) id: LeaseId,
     pub(crate) backend: BackendId,
     pub(crate) routed_at: Instant,
+    /// The mark that the policy put on the request.
+    pub(crate) token: Token,
+    /// Which of the router's policies it was, counted.
+    pub(crate) policy_epoch: u32,
 }
 
 impl Lease {

@@ -202,6 +202,16 @@ impl ProbeSchedule {
         self.enter(ended.line, LineState::Due { at });
     }
 
+    /// Sees to it that a backend's next ping starts at `at` or before, unless one is outstanding.
+    pub(crate) fn hasten(&mut self, backend: BackendId, at: Instant) {
+        let line = LineId { backend, kind: ProbeKind::Ping };
+        if let LineState::Due { at: due } = self.lines[line.slot()].state
+            && due > at
+        {
+            self.enter(line, LineState::Due { at });
+        }
+    }
+
     /// The earliest time at which a line wants attention.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadlines.winner().map(|entry| Instant::from_nanos(entry.key))

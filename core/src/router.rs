@@ -1,5 +1,5 @@
 //! The router: the only place where health, policy, gate, probes and estimates meet.
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::backend::{BackendId, BackendTable};
@@ -9,7 +9,7 @@ use crate::event::{
     ProbeId, ProbeKind, ProbeResult, RequestFailure, SwitchReason,
 };
 use crate::gate::{SwitchGate, Verdict};
-use crate::policy::{Candidates, Policy, Ranker};
+use crate::policy::{self, Candidates, Ended, Policy, Sent, Token};
 use crate::probe::{Due, EndedProbe, ProbeSchedule};
 use crate::rng::Rng;
 use crate::snapshot::Snapshot;
@@ -41,7 +41,11 @@ pub struct Router {
     /// The configured backends, in their order.
     order: Vec<BackendId>,
     probes: ProbeSchedule,
-    policy: Ranker,
+    policy: Box<dyn Policy>,
+    /// Counts the policies that were in use, so that none gets another's marks.
+    policy_epoch: u32,
+    /// Leases whose answers are streams: for the policy they have ended.
+    streams: BTreeMap<LeaseId, BackendId>,
     gate: SwitchGate,
     rng: Rng,
     current: Option<BackendId>,
@@ -69,7 +73,9 @@ impl Router {
             table: BackendTable::new(),
             order: Vec::new(),
             probes: ProbeSchedule::new(),
-            policy: Ranker::new(config.rules.policy),
+            policy: policy::new(&config.rules),
+            policy_epoch: 0,
+            streams: BTreeMap::new(),
             gate: SwitchGate::new(&config.rules),
             rng: Rng::new(seed),
             current: None,
@@ -94,6 +100,9 @@ impl Router {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::RequestFinished { lease, outcome } => self.request_finished(now, lease, outcome),
+            Event::StreamOpened { lease, backend, status, latency } => {
+                self.stream_opened(now, lease, backend, Outcome::Answered { status, latency });
+            }
             Event::ProbeFinished { probe, result } => self.probe_finished(now, probe, &result),
             Event::LoadReported { backend, report } => self.load_reported(now, backend, &report),
             Event::Reconfigured(config) => self.reconfigured(now, *config),
@@ -151,8 +160,11 @@ impl Router {
         let weights = &self.rules.weights;
         self.table.update(backend, |backend| backend.lease_out(weights));
         self.leases_given += 1;
+        let token = choice.token;
+        self.policy.on_dispatch(now, &Sent { backend, token });
         self.check_in_debug();
-        Ok(Lease { id: LeaseId(self.leases_given), backend, routed_at: now })
+        let (id, policy_epoch) = (LeaseId(self.leases_given), self.policy_epoch);
+        Ok(Lease { id, backend, routed_at: now, token, policy_epoch })
     }
 
     /// The next thing that the driver is to do; `None` when that was all.
@@ -170,11 +182,12 @@ impl Router {
         let backends = self.order.iter().filter_map(|id| {
             let is_current = self.current == Some(*id);
             let backend = self.table.get(*id)?;
-            Some(backend.snapshot(now, *id, is_current, &self.rules))
+            let reason = self.policy.view(now, *id, backend);
+            Some(backend.snapshot(now, *id, is_current, reason, &self.rules))
         });
         Snapshot {
             at: now,
-            policy: self.policy.kind(),
+            policy: self.rules.policy,
             current: self.current,
             switches: self.switches,
             spills: self.spills,
@@ -234,9 +247,47 @@ impl Router {
             return;
         };
         self.leases_home += 1;
-        self.policy.on_outcome(now, backend, &outcome);
+        if self.streams.remove(&lease.id).is_none() {
+            let token = if lease.policy_epoch == self.policy_epoch { lease.token } else { 0 };
+            self.tell_policy(now, backend, token, now.since(lease.routed_at), &outcome);
+        }
         if is_newly_down {
             self.health_changed(now, backend, Some(ProbeFailure::Refused));
+        }
+    }
+
+    fn stream_opened(&mut self, now: Instant, lease: LeaseId, backend: BackendId, head: Outcome) {
+        let is_out = self.table.get(backend).is_some_and(|backend| backend.in_flight() > 0);
+        let streams = self.streams.values().filter(|at| **at == backend).count();
+        let is_room = self.table.get(backend).is_some_and(|b| (streams as u32) < b.in_flight());
+        if !is_out || !is_room || self.streams.insert(lease, backend).is_some() {
+            return;
+        }
+        if let Outcome::Answered { latency, .. } = head {
+            // The mark stays with the lease: what ends here is an ordinary request.
+            self.tell_policy(now, backend, 0, latency, &head);
+        }
+    }
+
+    fn tell_policy(
+        &mut self,
+        now: Instant,
+        backend: BackendId,
+        token: Token,
+        elapsed: Duration,
+        outcome: &Outcome,
+    ) {
+        let Some(facts) = self.table.get(backend) else { return };
+        self.policy.on_outcome(now, &Ended { backend, token, outcome, elapsed, facts });
+        self.hasten_pings(now, backend);
+    }
+
+    /// Pings a backend as often as the policy wants.
+    fn hasten_pings(&mut self, now: Instant, backend: BackendId) {
+        if let Some(wait) = self.policy.ping_every(backend)
+            && self.table.is_configured(backend)
+        {
+            self.probes.hasten(backend, now + wait);
         }
     }
 
@@ -265,6 +316,7 @@ impl Router {
             }
         };
         self.probes.schedule(now, ended, is_open, &self.rules.probes);
+        self.hasten_pings(now, id);
     }
 
     /// Returns whether the verdict on the backend's health is open.
@@ -279,6 +331,7 @@ impl Router {
             (has_changed, backend.health.is_verdict_open())
         });
         let (has_changed, is_open) = done.unwrap_or_default();
+        self.policy.on_ping(now, id, result.is_ok());
         if has_changed {
             self.health_changed(now, id, result.as_ref().err().copied());
         }
@@ -306,15 +359,32 @@ impl Router {
             self.refused_configs += 1;
             return;
         }
-        if self.policy.kind() != config.rules.policy {
-            self.policy = Ranker::new(config.rules.policy);
-        }
+        let is_other = self.rules.policy != config.rules.policy;
         self.gate.reconfigure(&config.rules);
         self.rules = config.rules;
+        if is_other {
+            self.change_policy(now);
+        } else {
+            self.policy.reconfigure(&self.rules);
+        }
         self.table.rescore_all(now, &self.rules);
         self.arrange(now, &config.backends);
         self.probes.reconfigure(now, &self.rules.probes);
         self.settle(now);
+    }
+
+    /// Starts the policy that the rules name, and tells it what there is.
+    fn change_policy(&mut self, now: Instant) {
+        self.policy = policy::new(&self.rules);
+        self.policy_epoch = self.policy_epoch.wrapping_add(1);
+        for (id, backend) in self.table.iter() {
+            let streams = self.streams.values().filter(|at| **at == id).count();
+            let in_flight = backend.in_flight().saturating_sub(streams as u32);
+            self.policy.on_join(now, id, in_flight);
+            if backend.is_retired {
+                self.policy.on_leave(now, id);
+            }
+        }
     }
 
     /// Makes the backends of these names, and no others, the configured ones.
@@ -327,6 +397,9 @@ impl Router {
                 kept.unwrap_or_else(|| {
                     let id = self.table.add(name, &self.rules.weights);
                     self.probes.add(now, id, (index, names.len()), &self.rules.probes);
+                    let streams = self.streams.values().filter(|at| **at == id).count();
+                    let in_flight = self.table.light(id).map_or(0, |light| light.in_flight);
+                    self.policy.on_join(now, id, in_flight.saturating_sub(streams as u32));
                     id
                 })
             })
@@ -336,6 +409,7 @@ impl Router {
             if !kept.contains(&id) {
                 self.table.retire(id);
                 self.probes.retire(id);
+                self.policy.on_leave(now, id);
             }
         }
     }

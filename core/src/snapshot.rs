@@ -5,6 +5,7 @@ use crate::backend::BackendId;
 use crate::config::PolicyKind;
 use crate::event::{HoldReason, SwitchReason};
 use crate::health::Health;
+use crate::policy::PolicyView;
 use crate::score::ScoreParts;
 use crate::time::Instant;
 
@@ -86,4 +87,6 @@ pub struct BackendSnapshot {
     pub report_age: Option<Duration>,
     /// The score that decisions use: as of the last event that touched this backend.
     pub score: ScoreParts,
+    /// The policy's own reason for or against it.
+    pub policy: PolicyView,
 }

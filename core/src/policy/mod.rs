@@ -1,17 +1,35 @@
 //! Policies rank backends and do nothing else: health filters before them, the gate restrains
-//! after them, the router combines.
+//! `score` after it, the router combines.
+//!
+//! A policy sees the usable backends ([`Candidates`]), the requests that go out and come home, and
+//! the pings; it has no timer. One that wants a backend pinged more often than the schedule does
+//! says so by [`Policy::ping_every`]. The same calls with the same seed give the same choices.
+mod candidates;
+mod least_request;
+mod p2c;
+mod peak_ewma;
+mod random;
+mod round_robin;
 mod score;
+mod view;
 
-use crate::backend::{BackendId, BackendTable};
-use crate::config::PolicyKind;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use crate::backend::{Backend, BackendId};
+use crate::config::{PolicyKind, Rules};
 use crate::event::Outcome;
 use crate::rng::Rng;
 use crate::time::Instant;
 
-use self::score::Score;
+pub(crate) use self::candidates::Candidates;
+pub use self::view::PolicyView;
 
-/// Ranks candidates. The same calls with the same seed give the same choices.
-pub(crate) trait Policy {
+/// Ranks candidates.
+///
+/// The router tells it of every backend (`on_join` before anything else), of every request
+/// (`on_dispatch`, then once `on_outcome`) and of every ping.
+pub(crate) trait Policy: Debug + Send + Sync {
     /// The candidate that this request should go to; `None` only when there is none.
     fn choose(
         &mut self,
@@ -20,78 +38,100 @@ pub(crate) trait Policy {
         rng: &mut Rng,
     ) -> Option<Choice>;
 
-    /// A request to this backend came to its end. Policies that do not learn do not listen.
-    fn on_outcome(&mut self, _now: Instant, _backend: BackendId, _outcome: &Outcome) {}
-}
+    /// Takes new rules; what was learned stays.
+    fn reconfigure(&mut self, _rules: &Rules) {}
 
-/// Who may be chosen: the usable backends that were not tried, or, when there are none, the others
-/// that were not tried (fail open).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidates<'a> {
-    table: &'a BackendTable,
-    tried: &'a [BackendId],
+    /// A backend came into the configuration, or the policy into use, with so many requests out.
+    fn on_join(&mut self, _now: Instant, _backend: BackendId, _in_flight: u32) {}
+
+    /// A backend left the configuration; its requests still come home.
+    fn on_leave(&mut self, _now: Instant, _backend: BackendId) {}
+
+    /// A request went to this backend.
+    fn on_dispatch(&mut self, _now: Instant, _sent: &Sent) {}
+
+    /// A request came to its end. Policies that do not learn do not listen.
+    fn on_outcome(&mut self, _now: Instant, _ended: &Ended<'_>) {}
+
+    /// A ping ended.
+    fn on_ping(&mut self, _now: Instant, _backend: BackendId, _is_good: bool) {}
+
+    /// How often this backend is to be pinged, when more often than by the schedule.
+    fn ping_every(&self, _backend: BackendId) -> Option<Duration> {
+        None
+    }
+
+    /// Whether the gate restrains its choices: only a policy that sends everything to one backend
+    /// needs steadying.
+    fn is_gated(&self) -> bool {
+        false
+    }
+
+    /// Its reason for or against this backend, as of `now`.
+    fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView;
 }
 
 /// What a policy would do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Choice {
     pub(crate) backend: BackendId,
+    /// What the policy wants to find again at the request's end.
+    pub(crate) token: Token,
 }
 
-/// The configured policy; an enum, so that a choice costs no indirect call.
-#[derive(Debug)]
-pub(crate) enum Ranker {
-    Score(Score),
+/// A policy's own mark on a request; 0 where it has none.
+pub(crate) type Token = u32;
+
+/// A request that went out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) backend: BackendId,
+    pub(crate) token: Token,
 }
 
-impl<'a> Candidates<'a> {
-    pub(crate) const fn new(table: &'a BackendTable, tried: &'a [BackendId]) -> Self {
-        Self { table, tried }
-    }
-
-    /// The candidate with the lowest score, of equals the one with the lowest id.
-    fn lowest_scored(&self) -> Option<BackendId> {
-        self.table.lowest_except(self.tried)
-    }
+/// A request that came to its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended<'a> {
+    pub(crate) backend: BackendId,
+    /// Of the choice; 0 when another policy made it.
+    pub(crate) token: Token,
+    pub(crate) outcome: &'a Outcome,
+    /// From the decision to this end.
+    pub(crate) elapsed: Duration,
+    /// The backend after it.
+    pub(crate) facts: &'a Backend,
 }
 
-impl Ranker {
-    pub(crate) const fn new(kind: PolicyKind) -> Self {
-        match kind {
-            PolicyKind::Score => Self::Score(Score),
-        }
-    }
-
-    pub(crate) const fn kind(&self) -> PolicyKind {
-        match self {
-            Self::Score(_) => PolicyKind::Score,
-        }
-    }
-
-    /// Whether the gate restrains its choices: only a policy that sends everything to one backend
-    /// needs steadying.
-    pub(crate) const fn is_gated(&self) -> bool {
-        match self {
-            Self::Score(_) => true,
-        }
+impl Choice {
+    pub(crate) const fn of(backend: BackendId) -> Self {
+        Self { backend, token: 0 }
     }
 }
 
-impl Policy for Ranker {
-    fn choose(
-        &mut self,
-        now: Instant,
-        candidates: &Candidates<'_>,
-        rng: &mut Rng,
-    ) -> Option<Choice> {
-        match self {
-            Self::Score(score) => score.choose(now, candidates, rng),
-        }
-    }
-
-    fn on_outcome(&mut self, now: Instant, backend: BackendId, outcome: &Outcome) {
-        match self {
-            Self::Score(score) => score.on_outcome(now, backend, outcome),
-        }
+/// The policy of these rules, knowing nothing.
+pub(crate) fn new(rules: &Rules) -> Box<dyn Policy> {
+    match rules.policy {
+        PolicyKind::Score => Box::new(score::Score),
+        PolicyKind::LeastRequest => Box::new(least_request::LeastRequest),
+        PolicyKind::P2c => Box::new(p2c::P2c),
+        PolicyKind::PeakEwma => Box::new(peak_ewma::PeakEwma::new(rules)),
+        PolicyKind::RoundRobin => Box::new(round_robin::RoundRobin::new()),
+        PolicyKind::Random => Box::new(random::Random),
     }
 }
+
+/// A span in ms.
+fn millis(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e3
+}
+
+/// The entry of a backend in a table that grows as backends come.
+fn entry<T: Default>(rows: &mut Vec<T>, backend: BackendId) -> &mut T {
+    if rows.len() <= backend.index() {
+        rows.resize_with(backend.index() + 1, T::default);
+    }
+    &mut rows[backend.index()]
+}
+
+#[cfg(test)]
+mod testing;

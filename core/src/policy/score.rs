@@ -1,7 +1,8 @@
 //! `score`: the lowest score wins, of equals the lowest id. The formula stands in
 //! [`score.rs`](crate::score); scores are kept up to date by the backend table, so that a choice
 //! costs no arithmetic.
-use crate::policy::{Candidates, Choice, Policy};
+use crate::backend::{Backend, BackendId};
+use crate::policy::{Candidates, Choice, Policy, PolicyView};
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -16,6 +17,14 @@ impl Policy for Score {
         candidates: &Candidates<'_>,
         _rng: &mut Rng,
     ) -> Option<Choice> {
-        candidates.lowest_scored().map(|backend| Choice { backend })
+        candidates.lowest_scored().map(Choice::of)
+    }
+
+    fn is_gated(&self) -> bool {
+        true
+    }
+
+    fn view(&self, _now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {
+        PolicyView::Score { points: backend.parts().total }
     }
 }

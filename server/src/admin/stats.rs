@@ -6,8 +6,9 @@
 //! ages are in ms, memory in bytes; fractions are rounded to three decimals.
 use std::time::Duration;
 
-use intelliproxy_core::{BackendSnapshot, Factor, Health, ScoreParts, Snapshot};
+use intelliproxy_core::{BackendSnapshot, Factor, Health, PolicyView, ScoreParts, Snapshot};
 use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use crate::config::BackendTarget;
 
@@ -68,6 +69,8 @@ struct BackendStats<'a> {
     report_age_ms: Option<Decimal>,
     reports_read: u64,
     reports_failed: u64,
+    /// The policy's own reason for or against it.
+    policy: Value,
 }
 
 impl<'a> BackendStats<'a> {
@@ -110,7 +113,23 @@ impl<'a> BackendStats<'a> {
             report_age_ms: millis(backend.report_age),
             reports_read: backend.reports_read,
             reports_failed: backend.reports_failed,
+            policy: policy_json(&backend.policy),
         }
+    }
+}
+
+/// A policy's reason under the keys that it has for it.
+fn policy_json(view: &PolicyView) -> Value {
+    match view {
+        PolicyView::Score { points } => json!({ "points": Decimal::new(*points) }),
+        PolicyView::LeastRequest { in_flight } | PolicyView::P2c { in_flight } => {
+            json!({ "inFlight": in_flight })
+        }
+        PolicyView::PeakEwma { cost_ms, load } => {
+            json!({ "costMs": cost_ms.map(Decimal::new), "load": Decimal::new(*load) })
+        }
+        PolicyView::RoundRobin { was_last } => json!({ "wasLast": was_last }),
+        _ => json!({}),
     }
 }
 
@@ -165,8 +184,6 @@ fn millis(span: Option<Duration>) -> Option<Decimal> {
 #[cfg(test)]
 mod tests {
     use intelliproxy_core::{BackendId, Instant, PolicyKind};
-    use serde_json::{Value, json};
-
     use super::*;
 
     /// A backend of which nothing is known.
@@ -198,6 +215,7 @@ mod tests {
             memory_bytes: None,
             report_age: None,
             score: ScoreParts { latency: 10_000.0, total: 10_000.0, ..ScoreParts::default() },
+            policy: PolicyView::Score { points: 10_000.0 },
         }
     }
 
@@ -242,7 +260,7 @@ mod tests {
             "totalRequests": 0, "errorRequests": 0, "errorRate": null, "activeRequests": 0,
             "responseEwma": null, "requestAgeMs": null,
             "queue": null, "queueEwma": null, "cpu": null, "memory": null, "reportAgeMs": null,
-            "reportsRead": 0, "reportsFailed": 0,
+            "reportsRead": 0, "reportsFailed": 0, "policy": { "points": 10000 },
         }]);
         assert_eq!(stats(vec![unknown_backend(0, "A")], &[target("A")]), expected);
     }

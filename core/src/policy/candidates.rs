@@ -1,0 +1,119 @@
+//! Who may be chosen for a request, and ways of drawing from them.
+use crate::backend::{Backend, BackendId, BackendTable};
+use crate::rng::Rng;
+
+/// Who may be chosen: the usable backends that were not tried, or, when there are none, the others
+/// that were not tried (fail open).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidates<'a> {
+    table: &'a BackendTable,
+    tried: &'a [BackendId],
+    is_fail_open: bool,
+}
+
+impl<'a> Candidates<'a> {
+    pub(crate) fn new(table: &'a BackendTable, tried: &'a [BackendId]) -> Self {
+        let best = table.lowest_except(tried).and_then(|id| table.get(id));
+        let is_fail_open = best.is_none_or(|backend| !backend.is_usable());
+        Self { table, tried, is_fail_open }
+    }
+
+    /// The candidate with the lowest score, of equals the one with the lowest id.
+    pub(super) fn lowest_scored(&self) -> Option<BackendId> {
+        self.table.lowest_except(self.tried)
+    }
+
+    /// Whether this backend is a candidate.
+    pub(super) fn has(&self, id: BackendId) -> bool {
+        self.table.light(id).is_some_and(|light| {
+            light.is_configured
+                && (light.is_usable || self.is_fail_open)
+                && (self.tried.is_empty() || !self.tried.contains(&id))
+        })
+    }
+
+    /// Whether no usable backend is left, so that the others are candidates.
+    pub(super) const fn is_fail_open(&self) -> bool {
+        self.is_fail_open
+    }
+
+    /// Every candidate with its requests in flight, by id.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (BackendId, u32)> {
+        (0..self.table.len()).map(BackendId::from_slot).filter(|id| self.has(*id)).map(|id| {
+            let in_flight = self.table.light(id).map_or(0, |light| light.in_flight);
+            (id, in_flight)
+        })
+    }
+
+    /// What is known of a candidate.
+    pub(super) fn facts(&self, id: BackendId) -> Option<&'a Backend> {
+        self.table.get(id)
+    }
+
+    /// Requests in flight at a backend.
+    pub(super) fn in_flight(&self, id: BackendId) -> u32 {
+        self.table.light(id).map_or(0, |light| light.in_flight)
+    }
+
+    /// Slots of the table, candidates or not: ids are below it.
+    pub(super) fn slots(&self) -> usize {
+        self.table.len()
+    }
+
+    /// A candidate, each as likely as the others.
+    pub(super) fn draw(&self, rng: &mut Rng) -> Option<BackendId> {
+        self.draw_but(None, rng)
+    }
+
+    /// A candidate other than `but`, each as likely as the others.
+    ///
+    /// A few draws from all slots first: most are candidates nearly always, and then a draw costs
+    /// the same however many there are.
+    pub(super) fn draw_but(&self, but: Option<BackendId>, rng: &mut Rng) -> Option<BackendId> {
+        let slots = self.table.len() as u64;
+        for _ in 0..DRAWS_MAX {
+            let id = BackendId::from_slot(rng.below(slots) as usize);
+            if Some(id) != but && self.has(id) {
+                return Some(id);
+            }
+        }
+        let others = || self.iter().map(|(id, _)| id).filter(|id| Some(*id) != but);
+        let count = others().count() as u64;
+        others().nth(rng.below(count) as usize)
+    }
+
+    /// The least by `cost`, drawn among equals; `None` when there is no candidate.
+    pub(super) fn least<C: PartialOrd>(
+        &self,
+        rng: &mut Rng,
+        mut cost: impl FnMut(BackendId, u32) -> C,
+    ) -> Option<BackendId> {
+        let mut best: Option<(BackendId, C)> = None;
+        let mut equals = 0_u64;
+        for (id, in_flight) in self.iter() {
+            let cost = cost(id, in_flight);
+            match &best {
+                Some((_, least)) if cost > *least => continue,
+                Some((_, least)) if cost == *least => {
+                    // The k-th of k equals is taken with probability 1/k: each ends as likely.
+                    equals += 1;
+                    if rng.below(equals) != 0 {
+                        continue;
+                    }
+                }
+                _ => equals = 1,
+            }
+            best = Some((id, cost));
+        }
+        best.map(|(id, _)| id)
+    }
+
+    /// Two different candidates in the order of their drawing; the same twice when there is one.
+    pub(super) fn two(&self, rng: &mut Rng) -> Option<(BackendId, BackendId)> {
+        let first = self.draw(rng)?;
+        Some((first, self.draw_but(Some(first), rng).unwrap_or(first)))
+    }
+}
+
+/// Draws from all slots before the candidates are counted.
+const DRAWS_MAX: usize = 8;

@@ -1,0 +1,58 @@
+//! `p2c`: of two different candidates drawn at random, the one with fewer requests in flight; the
+//! first drawn when they are equal.
+//!
+//! Mitzenmacher, The Power of Two Choices in Randomized Load Balancing (2001).
+use crate::backend::{Backend, BackendId};
+use crate::policy::{Candidates, Choice, Policy, PolicyView};
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// The policy has no state of its own.
+#[derive(Debug)]
+pub(crate) struct P2c;
+
+impl Policy for P2c {
+    fn choose(
+        &mut self,
+        _now: Instant,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<Choice> {
+        let (first, second) = candidates.two(rng)?;
+        let is_second_better = candidates.in_flight(second) < candidates.in_flight(first);
+        Some(Choice::of(if is_second_better { second } else { first }))
+    }
+
+    fn view(&self, _now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {
+        PolicyView::P2c { in_flight: backend.in_flight() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::PolicyKind;
+    use crate::policy::testing::Bench;
+
+    /// With two backends both are drawn always: they take turns as long as nothing ends.
+    #[test]
+    fn of_two_the_less_loaded() {
+        let mut bench = Bench::new(PolicyKind::P2c, 2);
+        for _ in 0..50 {
+            assert_eq!(bench.send(&[]) + bench.send(&[]), 1);
+        }
+        bench.bring_down(0);
+        assert_eq!(bench.send(&[]), 1);
+    }
+
+    /// With three, the one that holds far more loses every pair that it is in.
+    #[test]
+    fn the_busiest_is_never_chosen() {
+        let mut bench = Bench::new(PolicyKind::P2c, 3);
+        for _ in 0..100 {
+            bench.send(&[0, 1]);
+        }
+        for _ in 0..100 {
+            assert_ne!(bench.send(&[]), 2);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! `peak_ewma`: of two different candidates drawn at random, the one with the smaller load.
+//!
+//! `load = cost · (inFlight + 1)`, `cost` in ms: a sample above it replaces it (peak), one below
+//! moves it: `cost = cost·w + rtt·(1 − w)`, `w = exp(−dt / decay)`, dt since the last sample. A
+//! sample is the time to the answer's head; a failure counts as the charge for it
+//! (`errors.chargeMs`). Reads project the decay towards 0 to the present and never write it. An
+//! unknown cost is 0, so that a new backend is tried; while its first answer is out, each request
+//! in flight there counts as 1 s (tower's and Finagle's penalty for the unknown).
+//!
+//! Finagle (`Balancers.p2cPeakEwma`), tower (`balance::p2c` over `PeakEwma`).
+use crate::backend::{Backend, BackendId};
+use crate::config::Rules;
+use crate::event::Outcome;
+use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, entry, millis};
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// The costs by backend.
+#[derive(Debug)]
+pub(crate) struct PeakEwma {
+    decay_ms: f64,
+    charge_ms: f64,
+    costs: Vec<Option<Cost>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    ms: f64,
+    at: Instant,
+}
+
+impl PeakEwma {
+    pub(super) fn new(rules: &Rules) -> Self {
+        let mut policy = Self { decay_ms: 0.0, charge_ms: 0.0, costs: Vec::new() };
+        policy.reconfigure(rules);
+        policy
+    }
+
+    fn cost_ms(&self, now: Instant, backend: BackendId) -> Option<f64> {
+        let cost = (*self.costs.get(backend.index())?)?;
+        Some(cost.ms * self.weight(now, cost.at))
+    }
+
+    fn load(&self, now: Instant, backend: BackendId, in_flight: u32) -> f64 {
+        match self.cost_ms(now, backend) {
+            Some(cost) => cost * f64::from(in_flight.saturating_add(1)),
+            None => UNKNOWN_MS * f64::from(in_flight),
+        }
+    }
+
+    fn weight(&self, now: Instant, at: Instant) -> f64 {
+        libm::exp(-millis(now.since(at)) / self.decay_ms)
+    }
+}
+
+impl Policy for PeakEwma {
+    fn choose(
+        &mut self,
+        now: Instant,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<Choice> {
+        let (first, second) = candidates.two(rng)?;
+        let load = |id| self.load(now, id, candidates.in_flight(id));
+        Some(Choice::of(if load(second) < load(first) { second } else { first }))
+    }
+
+    fn reconfigure(&mut self, rules: &Rules) {
+        self.decay_ms = millis(rules.peak_ewma.decay);
+        self.charge_ms = millis(rules.errors.charge);
+    }
+
+    fn on_join(&mut self, _now: Instant, backend: BackendId, _in_flight: u32) {
+        *entry(&mut self.costs, backend) = None;
+    }
+
+    fn on_outcome(&mut self, now: Instant, ended: &Ended<'_>) {
+        let rtt = match (ended.outcome, ended.outcome.is_error()) {
+            (_, None) => return,
+            (Outcome::Answered { latency, .. }, Some(false)) => millis(*latency),
+            _ => self.charge_ms,
+        };
+        let ms = match *entry(&mut self.costs, ended.backend) {
+            Some(cost) if rtt <= cost.ms => {
+                let weight = self.weight(now, cost.at);
+                cost.ms * weight + rtt * (1.0 - weight)
+            }
+            _ => rtt,
+        };
+        *entry(&mut self.costs, ended.backend) = Some(Cost { ms, at: now });
+    }
+
+    fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView {
+        let load = self.load(now, id, backend.in_flight());
+        PolicyView::PeakEwma { cost_ms: self.cost_ms(now, id), load }
+    }
+}
+
+/// What each request in flight counts where no answer has come yet.
+const UNKNOWN_MS: f64 = 1000.0;
+
+#[cfg(test)]
+mod tests {
+    use crate::config::PolicyKind;
+    use crate::policy::PolicyView;
+    use crate::policy::testing::Bench;
+
+    #[track_caller]
+    fn assert_cost(bench: &Bench, slot: usize, expected: f64, expected_load: f64) {
+        let PolicyView::PeakEwma { cost_ms: Some(cost), load } = bench.view(slot) else {
+            panic!("a known cost: {:?}", bench.view(slot));
+        };
+        assert!((cost - expected).abs() < 1e-9, "cost {cost}");
+        assert!((load - expected_load).abs() < 1e-9, "load {load}");
+    }
+
+    /// By hand, e^-1 = 0.367879441171: 100 ms; a decay time later, 20 ms make
+    /// 100/e + 20·(1 − 1/e) = 49.430355294; a peak of 80 replaces it; a read half a decay time on
+    /// is 80·e^-0.5 = 48.522452777, twice that with one in flight, and changes nothing.
+    #[test]
+    fn costs_by_hand() {
+        let mut bench = Bench::new(PolicyKind::PeakEwma, 1);
+        assert_eq!(bench.view(0), PolicyView::PeakEwma { cost_ms: None, load: 0.0 });
+        bench.send(&[]);
+        assert_eq!(bench.view(0), PolicyView::PeakEwma { cost_ms: None, load: 1000.0 });
+        bench.answer(0, 100.0);
+        assert_cost(&bench, 0, 100.0, 100.0);
+        bench.send(&[]);
+        bench.wait(10_000 - 20);
+        bench.answer(0, 20.0);
+        assert_cost(&bench, 0, 49.430_355_293_7, 49.430_355_293_7);
+        bench.send(&[]);
+        bench.answer(0, 80.0);
+        bench.wait(5000);
+        bench.send(&[]);
+        assert_cost(&bench, 0, 48.522_452_777, 97.044_905_554);
+        assert_cost(&bench, 0, 48.522_452_777, 97.044_905_554);
+    }
+
+    /// A failure counts as its charge, 5000 ms by default, and of two the smaller load is chosen.
+    #[test]
+    fn failures_are_charged() {
+        let mut bench = Bench::new(PolicyKind::PeakEwma, 2);
+        bench.send(&[1]);
+        bench.fail(0);
+        bench.send(&[0]);
+        bench.answer(1, 30.0);
+        assert_cost(&bench, 0, 4_985.022_477_517, 4_985.022_477_517);
+        for _ in 0..100 {
+            assert_eq!(bench.send(&[]), 1);
+        }
+    }
+}

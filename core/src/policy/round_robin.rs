@@ -1,0 +1,57 @@
+//! `round_robin`: the candidate after the last one, by id, and after the highest the lowest.
+//!
+//! State: the id after the last choice. A candidate that was skipped while it could not be used is
+//! not made up for.
+use crate::backend::{Backend, BackendId};
+use crate::policy::{Candidates, Choice, Policy, PolicyView};
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub(crate) struct RoundRobin {
+    next: usize,
+}
+
+impl RoundRobin {
+    pub(super) const fn new() -> Self {
+        Self { next: 0 }
+    }
+}
+
+impl Policy for RoundRobin {
+    fn choose(
+        &mut self,
+        _now: Instant,
+        candidates: &Candidates<'_>,
+        _rng: &mut Rng,
+    ) -> Option<Choice> {
+        let slots = candidates.slots();
+        let turns = (self.next..slots).chain(0..self.next.min(slots));
+        let chosen = turns.map(BackendId::from_slot).find(|id| candidates.has(*id))?;
+        self.next = chosen.index() + 1;
+        Some(Choice::of(chosen))
+    }
+
+    fn view(&self, _now: Instant, id: BackendId, _backend: &Backend) -> PolicyView {
+        PolicyView::RoundRobin { was_last: self.next == id.index() + 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::PolicyKind;
+    use crate::policy::testing::Bench;
+
+    /// Turns by id; a backend that is down and one that was tried are skipped.
+    #[test]
+    fn turns_by_id() {
+        let mut bench = Bench::new(PolicyKind::RoundRobin, 4);
+        let turns: Vec<_> = (0..5).map(|_| bench.send(&[])).collect();
+        assert_eq!(turns, [0, 1, 2, 3, 0]);
+        bench.bring_down(1);
+        assert_eq!(bench.send(&[]), 2);
+        assert_eq!(bench.send(&[3]), 0);
+        assert_eq!(bench.send(&[]), 2);
+    }
+}

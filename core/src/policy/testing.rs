@@ -1,0 +1,88 @@
+//! A router on a bench: requests and answers by hand, backends by their index.
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::backend::BackendId;
+use crate::config::{PolicyKind, RouterConfig, Rules};
+use crate::event::{
+    Action, Event, Lease, Outcome, ProbeAnswer, ProbeId, ProbeKind, RequestFailure,
+};
+use crate::policy::PolicyView;
+use crate::router::Router;
+use crate::time::Instant;
+
+pub(crate) struct Bench {
+    pub(crate) router: Router,
+    pub(crate) now: Instant,
+    leases: Vec<VecDeque<Lease>>,
+}
+
+impl Bench {
+    pub(crate) fn new(policy: PolicyKind, count: usize) -> Self {
+        Self::with(Rules { policy, ..Rules::default() }, count)
+    }
+
+    pub(crate) fn with(rules: Rules, count: usize) -> Self {
+        let backends = (0..count).map(|slot| format!("b{slot}")).collect();
+        let now = Instant::from_millis(1000);
+        let router = Router::new(RouterConfig { backends, rules }, 1, now).expect("valid rules");
+        Self { router, now, leases: (0..count).map(|_| VecDeque::new()).collect() }
+    }
+
+    /// Sends a request that was at `tried` before; returns where it went.
+    pub(crate) fn send(&mut self, tried: &[u32]) -> usize {
+        let tried: Vec<_> = tried.iter().map(|slot| BackendId::from_index(*slot)).collect();
+        let lease = self.router.route(self.now, &tried).expect("a backend");
+        let slot = lease.backend().index();
+        self.leases[slot].push_back(lease);
+        slot
+    }
+
+    /// The oldest request of this backend is answered well, after this time from now.
+    pub(crate) fn answer(&mut self, slot: usize, ms: f64) {
+        let latency = Duration::from_secs_f64(ms / 1e3);
+        self.now += latency;
+        self.end(slot, Outcome::Answered { status: 200, latency });
+    }
+
+    /// The oldest request of this backend fails at once.
+    pub(crate) fn fail(&mut self, slot: usize) {
+        self.end(slot, Outcome::Failed(RequestFailure::Cut));
+    }
+
+    pub(crate) fn end(&mut self, slot: usize, outcome: Outcome) {
+        let lease = self.leases[slot].pop_front().expect("a request in flight");
+        self.router.handle_event(self.now, Event::RequestFinished { lease, outcome });
+    }
+
+    pub(crate) fn wait(&mut self, ms: u64) {
+        self.now += Duration::from_millis(ms);
+    }
+
+    /// Its connections are refused.
+    pub(crate) fn bring_down(&mut self, slot: u32) {
+        let others: Vec<_> = (0..self.leases.len() as u32).filter(|other| *other != slot).collect();
+        assert_eq!(self.send(&others), slot as usize);
+        self.end(slot as usize, Outcome::Failed(RequestFailure::Refused));
+    }
+
+    /// Minds the deadlines, and answers every ping well at once; returns whom it pinged.
+    pub(crate) fn mind_pings(&mut self) -> Vec<usize> {
+        self.router.handle_timeout(self.now);
+        let mut pings: Vec<(ProbeId, usize)> = Vec::new();
+        while let Some(action) = self.router.poll_action() {
+            if let Action::StartProbe { probe, backend, kind: ProbeKind::Ping, .. } = action {
+                pings.push((probe, backend.index()));
+            }
+        }
+        for (probe, _) in &pings {
+            let result = Ok(ProbeAnswer { latency: Duration::from_millis(1), report: None });
+            self.router.handle_event(self.now, Event::ProbeFinished { probe: *probe, result });
+        }
+        pings.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    pub(crate) fn view(&self, slot: usize) -> PolicyView {
+        self.router.snapshot(self.now).backends[slot].policy.clone()
+    }
+}
