@@ -1,0 +1,222 @@
+//! Records as bytes. Nothing is allocated for a record: it is appended to a block's buffer, which
+//! is used again.
+use std::time::Duration;
+
+use super::header::config_to_json;
+use super::record::tag;
+use super::wire::{put_f64, put_varint, put_varint_wide};
+use crate::backend::BackendId;
+use crate::event::{
+    Event, Lease, LoadReport, NoRoute, Outcome, ProbeFailure, ProbeId, ProbeKind, RequestFailure,
+};
+use crate::time::Instant;
+
+/// Writes one block: where it begins in time and numbers, then its records.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    pub(super) block: Vec<u8>,
+    last_at: u64,
+    last_lease: u64,
+}
+
+impl Encoder {
+    pub(super) const fn new(block: Vec<u8>) -> Self {
+        Self { block, last_at: 0, last_lease: 0 }
+    }
+
+    /// Begins a block in an empty buffer. A block is read without those before it.
+    pub(super) fn begin(&mut self, now: Instant, lost: u64) {
+        debug_assert!(self.block.is_empty(), "a block begins in an empty buffer");
+        self.last_at = now.as_nanos();
+        put_varint(&mut self.block, self.last_at);
+        put_varint(&mut self.block, self.last_lease);
+        put_varint(&mut self.block, lost);
+    }
+
+    pub(super) fn timed_out(&mut self, now: Instant) {
+        self.tag(now, tag::TIMED_OUT);
+    }
+
+    pub(super) fn ended(&mut self, now: Instant, is_continued: bool) {
+        self.tag(now, tag::ENDED);
+        self.block.push(u8::from(is_continued));
+    }
+
+    pub(super) fn routed(
+        &mut self,
+        now: Instant,
+        tried: &[BackendId],
+        result: Result<&Lease, NoRoute>,
+    ) {
+        match result {
+            Ok(lease) if tried.is_empty() && lease.id.0 == self.last_lease.wrapping_add(1) => {
+                self.tag(now, tag::ROUTED_NEXT);
+                self.backend(lease.backend);
+                self.last_lease = lease.id.0;
+            }
+            Ok(lease) => {
+                self.tag(now, tag::ROUTED);
+                self.tried(tried);
+                self.backend(lease.backend);
+                put_varint(&mut self.block, lease.id.0.wrapping_sub(self.last_lease));
+                self.last_lease = lease.id.0;
+            }
+            Err(reason) => {
+                self.tag(now, tag::NOT_ROUTED);
+                self.tried(tried);
+                self.block.push(match reason {
+                    NoRoute::NoBackends => 0,
+                    NoRoute::AllTried => 1,
+                });
+            }
+        }
+    }
+
+    pub(super) fn probe_started(
+        &mut self,
+        now: Instant,
+        probe: ProbeId,
+        backend: BackendId,
+        kind: ProbeKind,
+    ) {
+        self.tag(now, tag::PROBE_STARTED);
+        put_varint(&mut self.block, probe.0);
+        self.backend(backend);
+        self.block.push(match kind {
+            ProbeKind::Ping => 0,
+            ProbeKind::Report => 1,
+        });
+    }
+
+    /// Every event has its record: a new variant does not compile without one.
+    pub(super) fn event(&mut self, now: Instant, event: &Event) {
+        match event {
+            Event::ProbeFinished { probe, result: Ok(answer) } => {
+                self.tag(now, tag::PROBE_ANSWERED);
+                put_varint(&mut self.block, probe.0);
+                self.span(answer.latency);
+                self.block.push(u8::from(answer.report.is_some()));
+                if let Some(report) = &answer.report {
+                    self.report(report);
+                }
+            }
+            Event::ProbeFinished { probe, result: Err(failure) } => {
+                self.tag(now, tag::PROBE_FAILED);
+                put_varint(&mut self.block, probe.0);
+                match failure {
+                    ProbeFailure::Refused => self.block.push(0),
+                    ProbeFailure::Unreachable => self.block.push(1),
+                    ProbeFailure::TimedOut => self.block.push(2),
+                    ProbeFailure::Cut => self.block.push(3),
+                    ProbeFailure::Malformed => self.block.push(4),
+                    ProbeFailure::Status(status) => {
+                        self.block.push(5);
+                        put_varint(&mut self.block, u64::from(*status));
+                    }
+                }
+            }
+            Event::RequestFinished { lease, outcome } => self.finished(now, lease, outcome),
+            Event::StreamOpened { lease, backend, status, latency } => {
+                self.tag(now, tag::STREAM_OPENED);
+                put_varint(&mut self.block, self.last_lease.wrapping_sub(lease.0));
+                self.backend(*backend);
+                put_varint(&mut self.block, u64::from(*status));
+                self.span(*latency);
+            }
+            Event::LoadReported { backend, report } => {
+                self.tag(now, tag::LOAD_REPORTED);
+                self.backend(*backend);
+                self.report(report);
+            }
+            Event::Reconfigured(config) => {
+                self.tag(now, tag::RECONFIGURED);
+                let json = config_to_json(config);
+                put_varint(&mut self.block, json.len() as u64);
+                self.block.extend_from_slice(&json);
+            }
+        }
+    }
+
+    fn finished(&mut self, now: Instant, lease: &Lease, outcome: &Outcome) {
+        match outcome {
+            Outcome::Answered { status: 200, latency } => {
+                self.tag(now, tag::FINISHED_OK);
+                self.lease(lease);
+                self.span(*latency);
+            }
+            Outcome::Answered { status, latency } => {
+                self.tag(now, tag::FINISHED_ANSWERED);
+                self.lease(lease);
+                put_varint(&mut self.block, u64::from(*status));
+                self.span(*latency);
+            }
+            Outcome::Failed(failure) => {
+                self.tag(now, tag::FINISHED_FAILED);
+                self.lease(lease);
+                self.block.push(match failure {
+                    RequestFailure::Refused => 0,
+                    RequestFailure::Unreachable => 1,
+                    RequestFailure::Cut => 2,
+                    RequestFailure::TimedOut => 3,
+                    RequestFailure::Malformed => 4,
+                    RequestFailure::Truncated => 5,
+                });
+            }
+            Outcome::Abandoned => {
+                self.tag(now, tag::FINISHED_ABANDONED);
+                self.lease(lease);
+            }
+        }
+    }
+
+    /// The kind of a record and the time since the last one. The difference wraps, so that a time
+    /// that went backwards comes back as it was.
+    fn tag(&mut self, now: Instant, tag: u8) {
+        let passed = now.as_nanos().wrapping_sub(self.last_at);
+        self.last_at = now.as_nanos();
+        if passed == 0 {
+            self.block.push(tag | tag::NO_TIME);
+        } else {
+            self.block.push(tag);
+            put_varint(&mut self.block, passed);
+        }
+    }
+
+    /// A lease's number, counted back from the last one given out.
+    fn lease(&mut self, lease: &Lease) {
+        put_varint(&mut self.block, self.last_lease.wrapping_sub(lease.id.0));
+    }
+
+    fn backend(&mut self, backend: BackendId) {
+        put_varint(&mut self.block, u64::from(backend.0));
+    }
+
+    fn tried(&mut self, tried: &[BackendId]) {
+        put_varint(&mut self.block, tried.len() as u64);
+        for backend in tried {
+            self.backend(*backend);
+        }
+    }
+
+    fn span(&mut self, span: Duration) {
+        put_varint_wide(&mut self.block, span.as_nanos());
+    }
+
+    fn report(&mut self, report: &LoadReport) {
+        let numbers = [report.queue, report.cpu_busy_ms, report.memory_bytes];
+        let said = numbers.iter().enumerate();
+        let said = said.fold(0, |said, (bit, number)| said | u8::from(number.is_some()) << bit);
+        self.block.push(said);
+        for number in numbers.into_iter().flatten() {
+            put_f64(&mut self.block, number);
+        }
+    }
+}
+
+/// The last block of a file, as its payload.
+pub fn end_block(at: Instant, is_continued: bool) -> Vec<u8> {
+    let mut encoder = Encoder::new(Vec::new());
+    encoder.begin(at, 0);
+    encoder.ended(at, is_continued);
+    encoder.block
+}

@@ -1,0 +1,154 @@
+//! How a journal begins: what it takes to build the router that it is the journal of.
+use serde::{Deserialize, Serialize};
+
+use super::crc::crc32;
+use super::read::{Fault, JournalError};
+use crate::config::{RouterConfig, Rules};
+use crate::time::Instant;
+
+/// The first bytes of a journal. Like PNG's they hold a byte that is no text, both line ends and
+/// an end of file, so that a copy that was "translated" on its way is recognised.
+pub(super) const MAGIC: [u8; 8] = *b"\x89IPJ\r\n\x1a\n";
+/// The format described in the module's documentation.
+pub const VERSION: u16 = 1;
+/// Bytes of a header or block; more is taken for damage. Ten thousand backends need a megabyte.
+pub(super) const BYTES_MAX: u32 = 64 * 1024 * 1024;
+
+/// What a journal begins with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Header {
+    /// The router's configuration when this file began.
+    pub config: RouterConfig,
+    /// The seed of the router's random choices.
+    pub seed: u64,
+    /// The time at which the router was made.
+    pub started: Instant,
+    /// What the wall clock said then, nanoseconds since 1970; 0 when nobody said.
+    pub wall_clock_nanos: u64,
+    /// Number of the file in its recording, from 0. The records before a later one are in other
+    /// files, which may be gone: decisions can be checked from the first file on only.
+    pub part: u32,
+    /// What the policy had learned before the start, as the text it was given; `None` for nothing.
+    pub state: Option<String>,
+}
+
+/// The header as JSON. Durations are whole milliseconds there, as in the configuration file.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HeaderJson {
+    backends: Vec<String>,
+    routing: Rules,
+    seed: u64,
+    started: Instant,
+    wall_clock_nanos: u64,
+    part: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
+}
+
+/// A router's configuration as JSON.
+#[derive(Deserialize, Serialize)]
+struct ConfigJson {
+    backends: Vec<String>,
+    routing: Rules,
+}
+
+impl Header {
+    /// The bytes that a file begins with.
+    pub fn encode(&self) -> Vec<u8> {
+        let json = HeaderJson {
+            backends: self.config.backends.clone(),
+            routing: self.config.rules.clone(),
+            seed: self.seed,
+            started: self.started,
+            wall_clock_nanos: self.wall_clock_nanos,
+            part: self.part,
+            state: self.state.clone(),
+        };
+        // Plain data with string keys: there is nothing that JSON could not take.
+        let json = serde_json::to_vec(&json).unwrap_or_default();
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&frame(&json));
+        bytes.extend_from_slice(&json);
+        bytes
+    }
+
+    /// Reads the header of `bytes`; also tells where it ends.
+    pub(super) fn decode(bytes: &[u8]) -> Result<(Self, usize), JournalError> {
+        let magic = bytes.get(..MAGIC.len()).unwrap_or(bytes);
+        if !MAGIC.starts_with(magic) {
+            return Err(JournalError::new(0, Fault::NotAJournal));
+        }
+        let cut = JournalError::new(bytes.len(), Fault::CutOff);
+        let at = MAGIC.len();
+        let Some(version) = bytes.get(at..at + 2) else {
+            return Err(cut);
+        };
+        let version = u16::from_le_bytes([version[0], version[1]]);
+        if version != VERSION {
+            return Err(JournalError::new(at, Fault::Version(version)));
+        }
+        let json = payload(bytes, at + 2)?.ok_or(cut)?;
+        let wrong = |text: String| JournalError::new(at + 2 + FRAME_BYTES, Fault::Config(text));
+        let json_read: HeaderJson =
+            serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
+        let config = RouterConfig { backends: json_read.backends, rules: json_read.routing };
+        config.validate().map_err(|error| wrong(error.to_string()))?;
+        let header = Self {
+            config,
+            seed: json_read.seed,
+            started: json_read.started,
+            wall_clock_nanos: json_read.wall_clock_nanos,
+            part: json_read.part,
+            state: json_read.state,
+        };
+        Ok((header, at + 2 + FRAME_BYTES + json.len()))
+    }
+}
+
+/// Bytes before every header and block: its length and checksum.
+pub(super) const FRAME_BYTES: usize = 8;
+
+/// What stands before a payload: its length, and the checksum of length and payload.
+pub fn frame(payload: &[u8]) -> [u8; FRAME_BYTES] {
+    // A payload beyond 4 GiB cannot be: blocks are handed over at 32 KiB.
+    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
+    let crc = crc32([&len, payload]).to_le_bytes();
+    [len[0], len[1], len[2], len[3], crc[0], crc[1], crc[2], crc[3]]
+}
+
+/// The payload framed at `at`; `None` when the bytes end before it does.
+pub(super) fn payload(bytes: &[u8], at: usize) -> Result<Option<&[u8]>, JournalError> {
+    let word = |at: usize| {
+        let bytes = bytes.get(at..at + 4)?;
+        Some(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    };
+    let Some(len) = word(at) else {
+        return Ok(None);
+    };
+    if len > BYTES_MAX {
+        return Err(JournalError::new(at, Fault::Checksum));
+    }
+    let begin = at + FRAME_BYTES;
+    let (Some(crc), Some(payload)) = (word(at + 4), bytes.get(begin..begin + len as usize)) else {
+        return Ok(None);
+    };
+    if crc32([&len.to_le_bytes(), payload]) != crc {
+        return Err(JournalError::new(at, Fault::Checksum));
+    }
+    Ok(Some(payload))
+}
+
+/// A configuration as the JSON of a record.
+pub(super) fn config_to_json(config: &RouterConfig) -> Vec<u8> {
+    let json = ConfigJson { backends: config.backends.clone(), routing: config.rules.clone() };
+    serde_json::to_vec(&json).unwrap_or_default()
+}
+
+/// The configuration that [`config_to_json`] wrote.
+pub(super) fn config_from_json(json: &[u8]) -> Result<RouterConfig, &'static str> {
+    let json: ConfigJson =
+        serde_json::from_slice(json).map_err(|_| "a configuration of another version")?;
+    Ok(RouterConfig { backends: json.backends, rules: json.routing })
+}

@@ -1,0 +1,292 @@
+//! Reads a journal back, as far as it is whole.
+use std::fmt;
+use std::time::Duration;
+
+use super::header::{FRAME_BYTES, Header, VERSION, config_from_json, payload};
+use super::record::{Admission, Entry, Record, tag};
+use super::wire::Cursor;
+use crate::backend::BackendId;
+use crate::event::{
+    LeaseId, LoadReport, NoRoute, Outcome, ProbeAnswer, ProbeFailure, ProbeId, ProbeKind,
+    RequestFailure,
+};
+use crate::time::Instant;
+
+/// The records of a journal in their order; ends after the first error.
+///
+/// A journal that is whole ends with [`Record::Ended`]. One that does not yields an error at the
+/// offset where it stops being readable, after everything before that.
+#[derive(Clone, Debug)]
+pub struct Reader<'a> {
+    bytes: &'a [u8],
+    /// Where the next block begins.
+    at: usize,
+    block: Option<Block<'a>>,
+    is_over: bool,
+    has_ended: bool,
+}
+
+/// What is left of a block.
+#[derive(Clone, Debug)]
+struct Block<'a> {
+    cursor: Cursor<'a>,
+    /// Where its payload begins in the file.
+    begin: usize,
+    last_at: u64,
+    last_lease: u64,
+}
+
+impl<'a> Reader<'a> {
+    /// The header of a journal, and a reader of what follows.
+    ///
+    /// # Errors
+    /// What begins otherwise than a journal, and a header that is not whole.
+    pub fn new(bytes: &'a [u8]) -> Result<(Header, Self), JournalError> {
+        let (header, at) = Header::decode(bytes)?;
+        Ok((header, Self { bytes, at, block: None, is_over: false, has_ended: false }))
+    }
+
+    fn next_entry(&mut self) -> Result<Option<Entry>, JournalError> {
+        loop {
+            if let Some(block) = self.block.as_mut().filter(|block| !block.cursor.is_at_end()) {
+                let offset = block.begin + block.cursor.position();
+                let entry = block
+                    .entry(offset as u64)
+                    .map_err(|wrong| JournalError::new(offset, Fault::Malformed(wrong)))?;
+                self.has_ended = matches!(entry.record, Record::Ended { .. });
+                return Ok(Some(entry));
+            }
+            if self.at == self.bytes.len() && self.has_ended {
+                return Ok(None);
+            }
+            if self.has_ended {
+                return Err(JournalError::new(self.at, Fault::Malformed("bytes after the end")));
+            }
+            let begin = self.at + FRAME_BYTES;
+            let Some(payload) = payload(self.bytes, self.at)? else {
+                return Err(JournalError::new(self.at, Fault::CutOff));
+            };
+            let head = |wrong| JournalError::new(begin, Fault::Malformed(wrong));
+            let mut cursor = Cursor::new(payload);
+            let last_at = cursor.varint().map_err(head)?;
+            let last_lease = cursor.varint().map_err(head)?;
+            let lost = cursor.varint().map_err(head)?;
+            self.at = begin + payload.len();
+            self.block = Some(Block { cursor, begin, last_at, last_lease });
+            if lost > 0 {
+                let at = Instant::from_nanos(last_at);
+                let record = Record::Lost { records: lost };
+                return Ok(Some(Entry { at, offset: begin as u64, record }));
+            }
+        }
+    }
+}
+
+impl Iterator for Reader<'_> {
+    type Item = Result<Entry, JournalError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        let next = self.next_entry().transpose();
+        self.is_over = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl Block<'_> {
+    fn entry(&mut self, offset: u64) -> Result<Entry, &'static str> {
+        let byte = self.cursor.byte()?;
+        if byte & tag::NO_TIME == 0 {
+            self.last_at = self.last_at.wrapping_add(self.cursor.varint()?);
+        }
+        let record = self.record(byte & !tag::NO_TIME)?;
+        Ok(Entry { at: Instant::from_nanos(self.last_at), offset, record })
+    }
+
+    fn record(&mut self, kind: u8) -> Result<Record, &'static str> {
+        Ok(match kind {
+            tag::TIMED_OUT => Record::TimedOut,
+            tag::ROUTED_NEXT => {
+                let backend = self.backend()?;
+                self.last_lease = self.last_lease.wrapping_add(1);
+                let lease = LeaseId(self.last_lease);
+                Record::Routed { tried: Vec::new(), result: Ok(Admission { lease, backend }) }
+            }
+            tag::ROUTED => {
+                let tried = self.tried()?;
+                let backend = self.backend()?;
+                self.last_lease = self.last_lease.wrapping_add(self.cursor.varint()?);
+                let lease = LeaseId(self.last_lease);
+                Record::Routed { tried, result: Ok(Admission { lease, backend }) }
+            }
+            tag::NOT_ROUTED => {
+                let tried = self.tried()?;
+                let reason = match self.cursor.byte()? {
+                    0 => NoRoute::NoBackends,
+                    1 => NoRoute::AllTried,
+                    _ => return Err("an unknown reason for no route"),
+                };
+                Record::Routed { tried, result: Err(reason) }
+            }
+            tag::PROBE_STARTED => {
+                let (probe, backend) = (self.probe()?, self.backend()?);
+                let kind = match self.cursor.byte()? {
+                    0 => ProbeKind::Ping,
+                    1 => ProbeKind::Report,
+                    _ => return Err("an unknown kind of probe"),
+                };
+                Record::ProbeStarted { probe, backend, kind }
+            }
+            tag::PROBE_ANSWERED => {
+                let (probe, latency) = (self.probe()?, self.span()?);
+                let report = match self.cursor.byte()? {
+                    0 => None,
+                    1 => Some(self.report()?),
+                    _ => return Err("an unknown kind of report"),
+                };
+                Record::ProbeFinished { probe, result: Ok(ProbeAnswer { latency, report }) }
+            }
+            tag::PROBE_FAILED => {
+                let probe = self.probe()?;
+                let failure = match self.cursor.byte()? {
+                    0 => ProbeFailure::Refused,
+                    1 => ProbeFailure::Unreachable,
+                    2 => ProbeFailure::TimedOut,
+                    3 => ProbeFailure::Cut,
+                    4 => ProbeFailure::Malformed,
+                    5 => ProbeFailure::Status(self.cursor.small()?),
+                    _ => return Err("an unknown failure of a probe"),
+                };
+                Record::ProbeFinished { probe, result: Err(failure) }
+            }
+            tag::FINISHED_OK => {
+                let (lease, latency) = (self.lease()?, self.span()?);
+                let outcome = Outcome::Answered { status: 200, latency };
+                Record::RequestFinished { lease, outcome }
+            }
+            tag::FINISHED_ANSWERED => {
+                let (lease, status) = (self.lease()?, self.cursor.small()?);
+                let outcome = Outcome::Answered { status, latency: self.span()? };
+                Record::RequestFinished { lease, outcome }
+            }
+            tag::FINISHED_FAILED => {
+                let lease = self.lease()?;
+                let failure = match self.cursor.byte()? {
+                    0 => RequestFailure::Refused,
+                    1 => RequestFailure::Unreachable,
+                    2 => RequestFailure::Cut,
+                    3 => RequestFailure::TimedOut,
+                    4 => RequestFailure::Malformed,
+                    5 => RequestFailure::Truncated,
+                    _ => return Err("an unknown failure of a request"),
+                };
+                Record::RequestFinished { lease, outcome: Outcome::Failed(failure) }
+            }
+            tag::FINISHED_ABANDONED => {
+                Record::RequestFinished { lease: self.lease()?, outcome: Outcome::Abandoned }
+            }
+            tag::STREAM_OPENED => Record::StreamOpened {
+                lease: self.lease()?,
+                backend: self.backend()?,
+                status: self.cursor.small()?,
+                latency: self.span()?,
+            },
+            tag::LOAD_REPORTED => {
+                Record::LoadReported { backend: self.backend()?, report: self.report()? }
+            }
+            tag::RECONFIGURED => {
+                let len = self.cursor.small()?;
+                let config = config_from_json(self.cursor.take(len)?)?;
+                Record::Reconfigured(Box::new(config))
+            }
+            tag::ENDED => Record::Ended { is_continued: self.cursor.byte()? != 0 },
+            _ => return Err("an unknown kind of record"),
+        })
+    }
+
+    fn probe(&mut self) -> Result<ProbeId, &'static str> {
+        self.cursor.varint().map(ProbeId)
+    }
+
+    fn backend(&mut self) -> Result<BackendId, &'static str> {
+        self.cursor.small().map(BackendId)
+    }
+
+    fn lease(&mut self) -> Result<LeaseId, &'static str> {
+        Ok(LeaseId(self.last_lease.wrapping_sub(self.cursor.varint()?)))
+    }
+
+    fn tried(&mut self) -> Result<Vec<BackendId>, &'static str> {
+        let count = self.cursor.varint()?;
+        // Grows as ids are read: a count that lies costs nothing.
+        (0..count).map(|_| self.backend()).collect()
+    }
+
+    fn span(&mut self) -> Result<Duration, &'static str> {
+        let nanos = self.cursor.varint_wide()?;
+        let seconds = u64::try_from(nanos / 1_000_000_000).map_err(|_| "too long a time")?;
+        Ok(Duration::new(seconds, (nanos % 1_000_000_000) as u32))
+    }
+
+    fn report(&mut self) -> Result<LoadReport, &'static str> {
+        let said = self.cursor.byte()?;
+        if said > 0b111 {
+            return Err("an unknown figure in a report");
+        }
+        let mut number = |bit: u8| (said >> bit & 1 == 1).then(|| self.cursor.f64()).transpose();
+        let (queue, cpu_busy_ms, memory_bytes) = (number(0)?, number(1)?, number(2)?);
+        Ok(LoadReport { queue, cpu_busy_ms, memory_bytes })
+    }
+}
+
+/// Where a journal stops being readable, and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct JournalError {
+    /// Bytes before the damage; what ended before it was read.
+    pub offset: u64,
+    /// What is wrong there.
+    pub fault: Fault,
+}
+
+/// What is wrong with a journal.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// It does not begin as a journal does.
+    NotAJournal,
+    /// It is of a version that is not known here.
+    Version(u16),
+    /// It ends without its end.
+    CutOff,
+    /// The checksum of the block that begins here does not fit it.
+    Checksum,
+    /// The checksum fits, and yet the record cannot be.
+    Malformed(&'static str),
+    /// The configuration in its header cannot be.
+    Config(String),
+}
+
+impl JournalError {
+    pub(super) const fn new(offset: usize, fault: Fault) -> Self {
+        Self { offset: offset as u64, fault }
+    }
+}
+
+impl fmt::Display for JournalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "offset {}: ", self.offset)?;
+        match &self.fault {
+            Fault::NotAJournal => write!(f, "not a recording of IntelliProxy"),
+            Fault::Version(version) => {
+                write!(f, "recorded in format {version}, and only format {VERSION} is known")
+            }
+            Fault::CutOff => write!(f, "cut off: the recording ends without its end mark"),
+            Fault::Checksum => write!(f, "corrupt: the checksum of this block does not fit"),
+            Fault::Malformed(wrong) => write!(f, "malformed: {wrong}"),
+            Fault::Config(wrong) => write!(f, "its configuration cannot be: {wrong}"),
+        }
+    }
+}
+
+impl std::error::Error for JournalError {}

@@ -1,0 +1,117 @@
+//! What a journal says, record by record, as it is read back.
+use std::time::Duration;
+
+use crate::backend::BackendId;
+use crate::config::RouterConfig;
+use crate::event::{LeaseId, LoadReport, NoRoute, Outcome, ProbeId, ProbeKind, ProbeResult};
+use crate::time::Instant;
+
+/// One record: when it happened, and where it stands in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The `now` of the call.
+    pub at: Instant,
+    /// Bytes before it in the file.
+    pub offset: u64,
+    /// What happened.
+    pub record: Record,
+}
+
+/// Something that the router was told or asked, or that became of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// `handle_timeout` was called.
+    TimedOut,
+    /// `route` was called, and answered.
+    Routed {
+        /// The backends that were named as tried.
+        tried: Vec<BackendId>,
+        /// Lease and backend that were given out.
+        result: Result<Admission, NoRoute>,
+    },
+    /// The router started a probe. An effect, not an input: it is checked, and it tells which
+    /// backend a probe's result belongs to.
+    ProbeStarted {
+        /// Its number.
+        probe: ProbeId,
+        /// Who was asked.
+        backend: BackendId,
+        /// For what.
+        kind: ProbeKind,
+    },
+    /// [`Event::ProbeFinished`](crate::Event::ProbeFinished).
+    ProbeFinished {
+        /// Its number.
+        probe: ProbeId,
+        /// What came of it.
+        result: ProbeResult,
+    },
+    /// [`Event::RequestFinished`](crate::Event::RequestFinished).
+    RequestFinished {
+        /// The lease that came home.
+        lease: LeaseId,
+        /// How the backend did.
+        outcome: Outcome,
+    },
+    /// [`Event::StreamOpened`](crate::Event::StreamOpened).
+    StreamOpened {
+        /// The lease, which stays out.
+        lease: LeaseId,
+        /// Where it went.
+        backend: BackendId,
+        /// The answer's status.
+        status: u16,
+        /// From the dispatch to the answer's head.
+        latency: Duration,
+    },
+    /// [`Event::LoadReported`](crate::Event::LoadReported).
+    LoadReported {
+        /// Whose figures.
+        backend: BackendId,
+        /// The figures.
+        report: LoadReport,
+    },
+    /// [`Event::Reconfigured`](crate::Event::Reconfigured).
+    Reconfigured(Box<RouterConfig>),
+    /// The writer could not keep up: this many records are not there.
+    Lost {
+        /// How many.
+        records: u64,
+    },
+    /// The recording ends here as it should.
+    Ended {
+        /// Whether it goes on in another file.
+        is_continued: bool,
+    },
+}
+
+/// The answer to a request that was admitted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Admission {
+    /// The lease's number.
+    pub lease: LeaseId,
+    /// Where the request went.
+    pub backend: BackendId,
+}
+
+/// The kinds of records as bytes. The highest bit of the byte says that no time has passed.
+pub(super) mod tag {
+    pub(in crate::journal) const NO_TIME: u8 = 0x80;
+    pub(in crate::journal) const TIMED_OUT: u8 = 1;
+    /// A first attempt whose lease follows the one before.
+    pub(in crate::journal) const ROUTED_NEXT: u8 = 2;
+    pub(in crate::journal) const ROUTED: u8 = 3;
+    pub(in crate::journal) const NOT_ROUTED: u8 = 4;
+    pub(in crate::journal) const PROBE_STARTED: u8 = 5;
+    pub(in crate::journal) const PROBE_ANSWERED: u8 = 6;
+    pub(in crate::journal) const PROBE_FAILED: u8 = 7;
+    /// A request answered with status 200.
+    pub(in crate::journal) const FINISHED_OK: u8 = 8;
+    pub(in crate::journal) const FINISHED_ANSWERED: u8 = 9;
+    pub(in crate::journal) const FINISHED_FAILED: u8 = 10;
+    pub(in crate::journal) const FINISHED_ABANDONED: u8 = 11;
+    pub(in crate::journal) const LOAD_REPORTED: u8 = 12;
+    pub(in crate::journal) const RECONFIGURED: u8 = 13;
+    pub(in crate::journal) const ENDED: u8 = 14;
+    pub(in crate::journal) const STREAM_OPENED: u8 = 15;
+}

@@ -1,0 +1,148 @@
+//! Runs a journal through a router again and compares what comes out.
+use std::collections::{BTreeMap, VecDeque};
+
+use super::header::Header;
+use super::record::{Admission, Entry, Record};
+use crate::backend::BackendId;
+use crate::config::ConfigError;
+use crate::event::{Action, Event, Lease, LeaseId, NoRoute, ProbeId, ProbeKind};
+use crate::router::Router;
+
+/// A router that lives through a journal: every input at its time, every decision compared.
+///
+/// Exact from the first file's first record to the first gap. After a gap, or from a later file,
+/// nothing can be compared: what the router had learned is not known.
+#[derive(Debug)]
+pub struct Replay {
+    router: Router,
+    leases: BTreeMap<LeaseId, Lease>,
+    /// Probes that the router has started and the journal has yet to tell of.
+    started: VecDeque<(ProbeId, BackendId, ProbeKind)>,
+    is_exact: bool,
+}
+
+/// What a record was, compared with what the router does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// An input that nothing is compared of.
+    Fact,
+    /// A decision or a probe that came out as recorded.
+    Same,
+    /// A decision that came out otherwise.
+    OtherRoute {
+        /// As recorded.
+        recorded: Result<Admission, NoRoute>,
+        /// As it came out.
+        replayed: Result<Admission, NoRoute>,
+    },
+    /// A probe that came out otherwise: number, backend and kind.
+    OtherProbe {
+        /// As recorded.
+        recorded: (ProbeId, BackendId, ProbeKind),
+        /// As it came out; `None` when none was started.
+        replayed: Option<(ProbeId, BackendId, ProbeKind)>,
+    },
+    /// Records are missing before this one, or a lease came home that was never given out:
+    /// nothing can be compared from here on.
+    Unknown,
+}
+
+impl Replay {
+    /// The router as it was when the recording began.
+    ///
+    /// # Errors
+    /// A configuration that this version refuses.
+    pub fn new(header: &Header) -> Result<Self, ConfigError> {
+        let router = Router::new(header.config.clone(), header.seed, header.started)?;
+        let is_exact = header.part == 0;
+        Ok(Self { router, leases: BTreeMap::new(), started: VecDeque::new(), is_exact })
+    }
+
+    /// Takes one record; after one that differs the router goes on its own way. Nothing is done
+    /// once [`is_exact`](Self::is_exact) is false.
+    pub fn apply(&mut self, entry: &Entry) -> Step {
+        if !self.is_exact {
+            return Step::Unknown;
+        }
+        let now = entry.at;
+        let step = match &entry.record {
+            Record::TimedOut => {
+                self.router.handle_timeout(now);
+                Step::Fact
+            }
+            Record::Routed { tried, result } => {
+                let routed = self.router.route(now, tried);
+                let replayed = routed
+                    .as_ref()
+                    .map_err(|reason| *reason)
+                    .map(|lease| Admission { lease: lease.id, backend: lease.backend });
+                if let (Ok(lease), Ok(recorded)) = (routed, result) {
+                    self.leases.insert(recorded.lease, lease);
+                }
+                if replayed == *result {
+                    Step::Same
+                } else {
+                    Step::OtherRoute { recorded: *result, replayed }
+                }
+            }
+            Record::ProbeStarted { probe, backend, kind } => {
+                let recorded = (*probe, *backend, *kind);
+                let replayed = self.started.pop_front();
+                if replayed == Some(recorded) {
+                    Step::Same
+                } else {
+                    Step::OtherProbe { recorded, replayed }
+                }
+            }
+            Record::ProbeFinished { probe, result } => {
+                self.tell(now, Event::ProbeFinished { probe: *probe, result: result.clone() })
+            }
+            Record::RequestFinished { lease, outcome } => match self.leases.remove(lease) {
+                Some(lease) => self.tell(now, Event::RequestFinished { lease, outcome: *outcome }),
+                None => self.lose(),
+            },
+            Record::StreamOpened { lease, backend, status, latency } => {
+                let (lease, backend) = (*lease, *backend);
+                let (status, latency) = (*status, *latency);
+                self.tell(now, Event::StreamOpened { lease, backend, status, latency })
+            }
+            Record::LoadReported { backend, report } => {
+                self.tell(now, Event::LoadReported { backend: *backend, report: *report })
+            }
+            Record::Reconfigured(config) => self.tell(now, Event::Reconfigured(config.clone())),
+            Record::Lost { .. } => self.lose(),
+            Record::Ended { .. } => Step::Fact,
+        };
+        while let Some(action) = self.router.poll_action() {
+            if let Action::StartProbe { probe, backend, kind, .. } = action {
+                self.started.push_back((probe, backend, kind));
+            }
+        }
+        step
+    }
+
+    /// Whether everything since the router's start has been there.
+    pub const fn is_exact(&self) -> bool {
+        self.is_exact
+    }
+
+    /// The router as it stands between the records.
+    pub const fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// The router, to try something out on; the replay cannot go on from there.
+    pub fn into_router(self) -> Router {
+        self.router
+    }
+
+    fn tell(&mut self, now: crate::time::Instant, event: Event) -> Step {
+        self.router.handle_event(now, event);
+        Step::Fact
+    }
+
+    const fn lose(&mut self) -> Step {
+        self.is_exact = false;
+        Step::Unknown
+    }
+}

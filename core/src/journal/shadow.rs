@@ -1,0 +1,224 @@
+//! Another router told the same story: what would it have done at each decision?
+//!
+//! It is asked at every recorded request, and then told what really happened: the request counts
+//! where it really went, with the outcome that it really had. So its view of the backends is the
+//! recorded one at every moment, and only its own memory (the current backend, what its policy
+//! draws and counts) follows its own decisions.
+//!
+//! What it would have changed by its decisions, it never sees: a backend that gets more requests
+//! also gets slower.
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::record::{Admission, Entry, Record};
+use crate::backend::BackendId;
+use crate::config::{ConfigError, RouterConfig, Rules};
+use crate::event::{
+    Action, Event, Lease, LeaseId, LoadReport, NoRoute, Outcome, ProbeId, ProbeKind, ProbeResult,
+};
+use crate::router::Router;
+use crate::time::Instant;
+
+/// A router under rules of its own that decides along a journal.
+#[derive(Debug)]
+pub struct Shadow {
+    router: Router,
+    /// Rules in place of recorded ones, also where the recording was configured anew.
+    rules: Rules,
+    leases: BTreeMap<LeaseId, Lease>,
+    /// Recorded probes that are out.
+    recorded: BTreeMap<ProbeId, (BackendId, ProbeKind)>,
+    /// Recorded lines (backend and kind of probe) with a probe out.
+    lines_out: BTreeSet<(BackendId, bool)>,
+    /// The last recorded result of each line.
+    results: BTreeMap<(BackendId, bool), ProbeResult>,
+    /// The shadow's own probes that are out, and since when.
+    waiting: BTreeMap<(BackendId, bool), (ProbeId, Instant)>,
+    /// Every backend that there was, to name all but one.
+    ids: Vec<BackendId>,
+    /// Reused for naming them.
+    others: Vec<BackendId>,
+}
+
+/// What the shadow would have done with a recorded request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Choice {
+    /// Where the request went.
+    pub recorded: Result<Admission, NoRoute>,
+    /// Where the shadow would have sent it.
+    pub chosen: Result<BackendId, NoRoute>,
+    /// Whether it was a first attempt.
+    pub is_first: bool,
+}
+
+impl Shadow {
+    /// A router of these backends and rules.
+    ///
+    /// # Errors
+    /// The first value of the configuration that cannot be.
+    pub fn new(config: RouterConfig, seed: u64, now: Instant) -> Result<Self, ConfigError> {
+        let rules = config.rules.clone();
+        let ids = (0..config.backends.len()).map(BackendId::from_slot).collect();
+        Ok(Self {
+            router: Router::new(config, seed, now)?,
+            rules,
+            leases: BTreeMap::new(),
+            recorded: BTreeMap::new(),
+            lines_out: BTreeSet::new(),
+            results: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            ids,
+            others: Vec::new(),
+        })
+    }
+
+    /// Takes one record; says what the shadow chooses when it is a request.
+    pub fn apply(&mut self, entry: &Entry) -> Option<Choice> {
+        let now = entry.at;
+        if self.router.poll_timeout().is_some_and(|at| at <= now) {
+            self.router.handle_timeout(now);
+            self.drain(now);
+        }
+        self.answer_waiting(now);
+        let mut choice = None;
+        match &entry.record {
+            Record::TimedOut | Record::Ended { .. } => {}
+            Record::Routed { tried, result } => choice = Some(self.route(now, tried, *result)),
+            Record::ProbeStarted { probe, backend, kind } => {
+                self.recorded.insert(*probe, (*backend, *kind));
+                self.lines_out.insert(line(*backend, *kind));
+            }
+            Record::ProbeFinished { probe, result } => self.probe_finished(now, *probe, result),
+            Record::RequestFinished { lease, outcome } => {
+                if let Some(lease) = self.leases.remove(lease) {
+                    let event = Event::RequestFinished { lease, outcome: *outcome };
+                    self.router.handle_event(now, event);
+                }
+            }
+            Record::StreamOpened { lease, backend, status, latency } => {
+                // The shadow counts its leases in its own way.
+                if let Some(lease) = self.leases.get(lease).map(Lease::id) {
+                    let (backend, status, latency) = (*backend, *status, *latency);
+                    let event = Event::StreamOpened { lease, backend, status, latency };
+                    self.router.handle_event(now, event);
+                }
+            }
+            Record::LoadReported { backend, report } => self.load_reported(now, *backend, *report),
+            Record::Reconfigured(config) => {
+                let rules = self.rules.clone();
+                let config = RouterConfig { backends: config.backends.clone(), rules };
+                for name in &config.backends {
+                    if self.router.backend(name).is_none() {
+                        self.ids.push(BackendId::from_slot(self.ids.len()));
+                    }
+                }
+                self.router.handle_event(now, Event::Reconfigured(Box::new(config)));
+            }
+            Record::Lost { .. } => self.forget(now),
+        }
+        self.drain(now);
+        choice
+    }
+
+    /// The router as it stands between the records.
+    pub const fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// Decides, then sends the request where it really went.
+    fn route(
+        &mut self,
+        now: Instant,
+        tried: &[BackendId],
+        recorded: Result<Admission, NoRoute>,
+    ) -> Choice {
+        let lease = self.router.route(now, tried);
+        let chosen = lease.as_ref().map(|lease| lease.backend).map_err(|reason| *reason);
+        let admission = recorded.ok();
+        match (lease, admission) {
+            (Ok(lease), Some(admission)) if lease.backend == admission.backend => {
+                self.leases.insert(admission.lease, lease);
+            }
+            (lease, admission) => {
+                if let Ok(lease) = lease {
+                    let outcome = Outcome::Abandoned;
+                    self.router.handle_event(now, Event::RequestFinished { lease, outcome });
+                }
+                if let Some(admission) = admission {
+                    self.admit(now, admission);
+                }
+            }
+        }
+        Choice { recorded, chosen, is_first: tried.is_empty() }
+    }
+
+    /// Has the router send a request to one backend, by naming all others as tried.
+    fn admit(&mut self, now: Instant, to: Admission) {
+        self.others.clear();
+        self.others.extend(self.ids.iter().filter(|id| **id != to.backend));
+        if let Ok(lease) = self.router.route(now, &self.others) {
+            self.leases.insert(to.lease, lease);
+        }
+    }
+
+    /// A recorded probe came to its end: so does the shadow's own of the same line.
+    fn probe_finished(&mut self, now: Instant, probe: ProbeId, result: &ProbeResult) {
+        let Some((backend, kind)) = self.recorded.remove(&probe) else {
+            return;
+        };
+        let line = line(backend, kind);
+        self.lines_out.remove(&line);
+        self.results.insert(line, result.clone());
+        if let Some((probe, _)) = self.waiting.remove(&line) {
+            let event = Event::ProbeFinished { probe, result: result.clone() };
+            self.router.handle_event(now, event);
+        } else if let (ProbeKind::Report, Ok(answer)) = (kind, result)
+            && let Some(report) = answer.report
+        {
+            self.load_reported(now, backend, report);
+        }
+    }
+
+    fn load_reported(&mut self, now: Instant, backend: BackendId, report: LoadReport) {
+        self.router.handle_event(now, Event::LoadReported { backend, report });
+    }
+
+    /// Answers probes of lines that nobody asked in the recording at this time: by what the line
+    /// said last. Those that were asked come to their own end.
+    fn answer_waiting(&mut self, now: Instant) {
+        let ready = |(line, (_, since)): (&(BackendId, bool), &(ProbeId, Instant))| {
+            let is_ready = *since < now && !self.lines_out.contains(line);
+            (is_ready && self.results.contains_key(line)).then_some(*line)
+        };
+        let ready: Vec<_> = self.waiting.iter().filter_map(ready).collect();
+        for line in ready {
+            if let (Some((probe, _)), Some(result)) =
+                (self.waiting.remove(&line), self.results.get(&line))
+            {
+                let event = Event::ProbeFinished { probe, result: result.clone() };
+                self.router.handle_event(now, event);
+            }
+        }
+    }
+
+    fn drain(&mut self, now: Instant) {
+        while let Some(action) = self.router.poll_action() {
+            if let Action::StartProbe { probe, backend, kind, .. } = action {
+                self.waiting.insert(line(backend, kind), (probe, now));
+            }
+        }
+    }
+
+    /// After a gap nobody knows which requests and probes are still out: none is.
+    fn forget(&mut self, now: Instant) {
+        for (_, lease) in std::mem::take(&mut self.leases) {
+            let outcome = Outcome::Abandoned;
+            self.router.handle_event(now, Event::RequestFinished { lease, outcome });
+        }
+        self.recorded.clear();
+        self.lines_out.clear();
+    }
+}
+
+const fn line(backend: BackendId, kind: ProbeKind) -> (BackendId, bool) {
+    (backend, matches!(kind, ProbeKind::Report))
+}
