@@ -8,6 +8,8 @@ pub(crate) struct Outbox {
     buffer: Option<Buffer>,
     sent: usize,
     is_holding: bool,
+    /// Whether the connection took any byte since the last [`clear`](Self::clear).
+    has_sent: bool,
 }
 
 impl Outbox {
@@ -21,6 +23,7 @@ impl Outbox {
     /// The connection took `count` of the [`pending`](Self::pending) bytes.
     pub(crate) fn written(&mut self, count: usize, pool: &mut BufferPool) {
         self.sent += count;
+        self.has_sent = true;
         if !self.is_holding {
             self.drop_sent(pool);
         }
@@ -42,16 +45,16 @@ impl Outbox {
         *self = Self::default();
     }
 
-    /// Everything held is to be written again, with the bytes at `range` replaced by `new`.
-    /// Returns by how many bytes it grew or shrank.
+    /// Everything is to be written again, with the bytes at `range` replaced by `new`.
     pub(crate) fn rewind(
         &mut self,
         range: std::ops::Range<usize>,
         new: &[u8],
         pool: &mut BufferPool,
     ) {
-        debug_assert!(self.is_holding, "only what was held can be written again");
+        debug_assert!(self.can_rewind(), "only what is still there can be written again");
         self.sent = 0;
+        self.has_sent = false;
         if let Some(buffer) = &self.buffer
             && buffer.bytes().get(range.clone()) != Some(new)
         {
@@ -131,14 +134,14 @@ impl Outbox {
         self.buffer.as_ref().is_none_or(|own| own.len() == self.sent)
     }
 
-    /// Whether everything from the first byte on can still be written again.
-    pub(crate) const fn is_holding(&self) -> bool {
-        self.is_holding
+    /// Whether everything from the first byte on is still there.
+    pub(crate) const fn can_rewind(&self) -> bool {
+        self.is_holding || !self.has_sent
     }
 
-    /// Whether the connection took any byte of what is held.
+    /// Whether the connection took any byte.
     pub(crate) const fn has_sent(&self) -> bool {
-        self.sent > 0
+        self.has_sent
     }
 
     fn drop_sent(&mut self, pool: &mut BufferPool) {

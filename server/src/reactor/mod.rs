@@ -244,20 +244,22 @@ impl Reactor {
     /// Writes what waits, as far as the system takes it.
     fn write(&mut self, conn: ConnId) {
         loop {
-            let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
-                return;
-            };
-            if socket.conn != conn || !socket.is_writable {
+            let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else { return };
+            let bytes = self.proxy.write_ready(conn);
+            if socket.conn != conn || bytes.is_empty() || socket.is_connecting {
                 return;
             }
-            let bytes = self.proxy.write_ready(conn);
-            if bytes.is_empty() {
+            if !socket.is_writable {
+                if socket.watch_writes(self.poll.registry()).is_err() {
+                    self.proxy.handle_failed(self.now, conn);
+                }
                 return;
             }
             match socket.write(bytes) {
                 Moved::Bytes(count) => self.proxy.handle_written(self.now, conn, count),
-                Moved::Blocked => return,
+                Moved::Blocked => {}
                 Moved::Ended | Moved::Failed => {
+                    // What waits is taken by nobody; what it sent is still read.
                     socket.is_writable = false;
                     return self.proxy.handle_write_failed(self.now, conn);
                 }
@@ -336,7 +338,12 @@ impl Reactor {
                     Ok((stream, peer)) => {
                         let conn = self.proxy.handle_accept(self.now, peer);
                         match Socket::accepted(stream, conn, self.poll.registry()) {
-                            Ok(socket) => self.insert(socket),
+                            Ok(mut socket) => {
+                                // Its first bytes are often here already.
+                                socket.is_readable = true;
+                                self.insert(socket);
+                                self.read(conn);
+                            }
                             Err(_) => self.proxy.handle_failed(self.now, conn),
                         }
                         self.carry_out();

@@ -12,7 +12,8 @@ use socket2::SockRef;
 use super::token::Source;
 use crate::proxy::{ConnId, ConnectFailure};
 
-/// A stream registered once, for both directions, for its life.
+/// A stream, registered for its life: for reading, and for writing from the first time that a
+/// write has to wait (one being made waits for that from the start).
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
@@ -22,6 +23,8 @@ pub(crate) struct Socket {
     pub(crate) is_writable: bool,
     /// Whether the peer's end is behind the bytes that wait: a short read is not the last one.
     pub(crate) is_ending: bool,
+    /// Whether the system tells when there is room to write.
+    watches_writes: bool,
     /// Whether it waits in the list of sockets with bytes left to read.
     pub(crate) is_queued: bool,
 }
@@ -46,7 +49,7 @@ impl Socket {
         conn: ConnId,
         registry: &Registry,
     ) -> io::Result<Self> {
-        registry.register(&mut stream, Source::Conn(conn).to_token(), BOTH)?;
+        registry.register(&mut stream, Source::Conn(conn).to_token(), Interest::READABLE)?;
         Ok(Self::new(stream, conn, false))
     }
 
@@ -70,9 +73,20 @@ impl Socket {
             is_connecting,
             is_readable: false,
             is_writable: !is_connecting,
+            watches_writes: is_connecting,
             is_ending: false,
             is_queued: false,
         }
+    }
+
+    /// Asks for an edge when there is room to write again; once for the socket's life, since most
+    /// never have to wait.
+    pub(crate) fn watch_writes(&mut self, registry: &Registry) -> io::Result<()> {
+        if self.watches_writes {
+            return Ok(());
+        }
+        self.watches_writes = true;
+        registry.reregister(&mut self.stream, Source::Conn(self.conn).to_token(), BOTH)
     }
 
     /// Whether the connection has been made; `None` while it is open.

@@ -43,7 +43,7 @@ impl Session {
             has_begun_answer: exchange.has_begun_answer,
             has_seen_answer: exchange.has_seen_answer,
             has_sent: upstream.output.has_sent(),
-            can_replay: upstream.output.is_holding(),
+            can_replay: upstream.output.can_rewind(),
             is_idempotent: exchange.is_idempotent,
             is_reused: upstream.is_reused(),
             attempts_left: attempts_max.saturating_sub(exchange.tried.len() + 1),

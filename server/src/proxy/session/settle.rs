@@ -83,7 +83,10 @@ impl Session {
             return;
         }
         let output = &mut self.upstream.output;
-        output.hold();
+        // What must not be done twice is not kept once it was sent.
+        if self.exchange.as_ref().is_some_and(|exchange| exchange.is_idempotent) {
+            output.hold();
+        }
         let mut left = None;
         if let Framing::Length(length) = framing {
             left = Some(length);
