@@ -76,14 +76,16 @@ pub(crate) fn parse_request<'h, 'b>(
                 None => Ok(Parsed::Partial),
             };
         }
-        Err(error) => return Err(request_error(error, line_start)),
+        Err(httparse::Error::Version) => return version_error(line_start),
+        Err(error) => return Err(request_error(error)),
     };
     let len = parsed;
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
     else {
         return Err(ClientError::MalformedRequestLine);
     };
-    if target.len() > limits.target_bytes_max {
+    let line_len = method.len() + target.len() + "  HTTP/1.x\r".len();
+    if target.len() > limits.target_bytes_max || line_len > line_bytes_max(limits) {
         return Err(ClientError::TargetTooLong);
     }
     if len - skipped > limits.head_bytes_max {
@@ -190,31 +192,88 @@ fn check_line_ends(input: &[u8]) -> Result<(), BareLineFeed> {
 /// Whether an unfinished head is too large already, and what of it.
 fn oversize(input: &[u8], limits: &HeadLimits) -> Option<ClientError> {
     let is_first_line = !input.contains(&b'\n');
-    // The method and two spaces come on top; a longer method than this is no method of ours.
-    if is_first_line && input.len() > limits.target_bytes_max + 32 {
+    if is_first_line && input.len() > line_bytes_max(limits) {
         return Some(ClientError::TargetTooLong);
     }
     (input.len() >= limits.head_bytes_max).then_some(ClientError::HeadTooLarge)
 }
 
+/// Bytes of a request line without its LF: method, spaces and version come on top of the target; a
+/// longer method than fits in is no method of ours.
+const fn line_bytes_max(limits: &HeadLimits) -> usize {
+    limits.target_bytes_max + 32
+}
+
 /// What httparse's error means, told apart further where the status depends on it.
-fn request_error(error: httparse::Error, line: &[u8]) -> ClientError {
+const fn request_error(error: httparse::Error) -> ClientError {
     match error {
         httparse::Error::TooManyHeaders => ClientError::TooManyFields,
         httparse::Error::HeaderName | httparse::Error::HeaderValue => ClientError::MalformedField,
-        httparse::Error::Version if is_other_version(line) => ClientError::UnsupportedVersion,
         httparse::Error::NewLine => ClientError::BareLineFeed,
         _ => ClientError::MalformedRequestLine,
     }
 }
 
-/// Whether the request line ends in `HTTP/` and a version that is not ours: 505, not 400.
-fn is_other_version(input: &[u8]) -> bool {
-    let line = input.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or_default();
-    let Some(space) = line.iter().rposition(|&byte| byte == b' ') else {
-        return false;
-    };
-    matches!(&line[space + 1..], [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-        if major.is_ascii_digit() && minor.is_ascii_digit() && (*major, *minor) != (b'1', b'0')
-            && (*major, *minor) != (b'1', b'1'))
+/// Tells a version that is not ours, 505, from none, 400: once the line shows which, so that the
+/// answer does not hang on how the line was cut.
+fn version_error<T>(input: &[u8]) -> Result<Parsed<T>, ClientError> {
+    let end = input.iter().position(|&byte| byte == b'\r' || byte == b'\n');
+    let line = &input[..end.unwrap_or(input.len())];
+    let version = line.splitn(3, |&byte| byte == b' ').nth(2).unwrap_or_default();
+    let is_begun = version.iter().zip(b"HTTP/0.0").all(|(&got, &form)| match form {
+        b'0' => got.is_ascii_digit(),
+        form => got == form,
+    });
+    match version.len() {
+        8 if is_begun && end.is_some() => Err(ClientError::UnsupportedVersion),
+        0..=8 if is_begun && end.is_none() => Ok(Parsed::Partial),
+        _ => Err(ClientError::MalformedRequestLine),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: HeadLimits =
+        HeadLimits { head_bytes_max: 256, target_bytes_max: 64, fields_max: 8 };
+
+    /// What became of `input` that came in pieces of `step` bytes.
+    fn verdict(input: &[u8], step: usize) -> Result<bool, ClientError> {
+        for end in (0..input.len()).step_by(step).chain([input.len()]) {
+            let mut slots = Slots::new();
+            match parse_request(&input[..end], &mut slots, &LIMITS)? {
+                Parsed::Complete(_) => return Ok(true),
+                Parsed::Partial => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// A head gets the same verdict whole and byte by byte; found by the fuzzer: a version that is
+    /// not ours was another error while it was not whole, a long method an error only then.
+    #[test]
+    fn pieces_make_no_difference() {
+        let long_method = "M".repeat(90);
+        let fitting = format!("{} /", "M".repeat(64 + 32 - 11 - 1));
+        let (too_long, fitting) =
+            (format!("{long_method} / HTTP/1.1\r\n\r\n"), format!("{fitting} HTTP/1.1\r\n\r\n"));
+        let rows: [(&str, Result<bool, ClientError>); 10] = [
+            ("GET / HTTP/1.1\r\n\r\n", Ok(true)),
+            ("GET / HTTP/2.0\r\n\r\n", Err(ClientError::UnsupportedVersion)),
+            ("GET / HTTP/0.9\r\n", Err(ClientError::UnsupportedVersion)),
+            ("GET / HTTP/2.", Ok(false)),
+            ("GET / HTTP/2.0x\r\n", Err(ClientError::MalformedRequestLine)),
+            ("GET / HTTQ/1.1\r\n", Err(ClientError::MalformedRequestLine)),
+            ("GET / x HTTP/2.0\r\n", Err(ClientError::MalformedRequestLine)),
+            ("GET / HTTP/20\r\n", Err(ClientError::MalformedRequestLine)),
+            (&too_long, Err(ClientError::TargetTooLong)),
+            (&fitting, Ok(true)),
+        ];
+        for (input, expected) in rows {
+            for step in [1, 3, input.len()] {
+                assert_eq!(verdict(input.as_bytes(), step), expected, "{input:?} by {step}");
+            }
+        }
+    }
 }
