@@ -75,6 +75,7 @@ mod estimate;
 mod event;
 mod gate;
 mod health;
+pub mod journal;
 mod policy;
 mod probe;
 mod rng;

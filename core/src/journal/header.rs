@@ -80,16 +80,16 @@ impl Header {
         if !MAGIC.starts_with(magic) {
             return Err(JournalError::new(0, Fault::NotAJournal));
         }
-        let cut = JournalError::new(bytes.len(), Fault::CutOff);
         let at = MAGIC.len();
         let Some(version) = bytes.get(at..at + 2) else {
-            return Err(cut);
+            return Err(JournalError::new(bytes.len(), Fault::CutOff));
         };
         let version = u16::from_le_bytes([version[0], version[1]]);
         if version != VERSION {
             return Err(JournalError::new(at, Fault::Version(version)));
         }
-        let json = payload(bytes, at + 2)?.ok_or(cut)?;
+        let json =
+            payload(bytes, at + 2)?.ok_or_else(|| JournalError::new(at + 2, Fault::CutOff))?;
         let wrong = |text: String| JournalError::new(at + 2 + FRAME_BYTES, Fault::Config(text));
         let json_read: HeaderJson =
             serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;

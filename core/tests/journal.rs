@@ -1,0 +1,445 @@
+//! Journals: every record comes back as it went in, a recorded router replays bit for bit, and
+//! damage is told by its place.
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use intelliproxy_core::journal::{
+    Entry, Fault, Header, JournalError, JournalSink, Reader, Record, RecordedRouter, Replay,
+    Shadow, Step, frame,
+};
+use intelliproxy_core::{
+    Action, Event, Instant, Lease, LoadReport, Outcome, PolicyKind, ProbeAnswer, ProbeFailure,
+    ProbeId, ProbeResult, RequestFailure, RouterConfig, Rules, Smoothing,
+};
+use proptest::prelude::*;
+
+/// A sink in memory that takes as many blocks as it is told to.
+#[derive(Clone, Debug, Default)]
+struct Memory {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Blocks by number that are not taken.
+    refused: Vec<usize>,
+    blocks: usize,
+}
+
+impl JournalSink for Memory {
+    fn begin(&mut self, header: &Header) {
+        let mut bytes = self.bytes.lock().expect("no panic in another test thread");
+        if bytes.is_empty() {
+            *bytes = header.encode();
+        }
+    }
+
+    fn put(&mut self, block: &mut Vec<u8>, _at: Instant, _records: u64, _is_last: bool) -> bool {
+        let number = self.blocks;
+        self.blocks += 1;
+        if self.refused.contains(&number) {
+            return false;
+        }
+        let mut bytes = self.bytes.lock().expect("no panic in another test thread");
+        bytes.extend_from_slice(&frame(block));
+        bytes.append(block);
+        true
+    }
+
+    fn unwritten(&self) -> u64 {
+        0
+    }
+}
+
+/// What is done to a router.
+#[derive(Clone, Debug)]
+enum Call {
+    Wait { nanos: u64 },
+    Route { tried: u8 },
+    Finish { which: usize, outcome: Outcome },
+    Stream { which: usize, status: u16 },
+    EndProbe { which: usize, result: ProbeResult },
+    Noise { probe: u64, result: ProbeResult },
+    Load { backend: u8, report: LoadReport },
+    Configure { backends: u8, rules: Box<Rules> },
+}
+
+fn number() -> impl Strategy<Value = Option<f64>> {
+    prop_oneof![
+        Just(None),
+        (0.0..1e12).prop_map(Some),
+        any::<u64>().prop_map(|bits| Some(f64::from_bits(bits))),
+    ]
+}
+
+fn report() -> impl Strategy<Value = LoadReport> {
+    (number(), number(), number()).prop_map(|(queue, cpu_busy_ms, memory_bytes)| LoadReport {
+        queue,
+        cpu_busy_ms,
+        memory_bytes,
+    })
+}
+
+fn span() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        (0_u64..20_000_000_000).prop_map(Duration::from_nanos),
+        Just(Duration::MAX),
+        Just(Duration::ZERO),
+    ]
+}
+
+fn probe_result() -> impl Strategy<Value = ProbeResult> {
+    prop_oneof![
+        (span(), proptest::option::of(report()))
+            .prop_map(|(latency, report)| Ok(ProbeAnswer { latency, report })),
+        Just(Err(ProbeFailure::Refused)),
+        Just(Err(ProbeFailure::Unreachable)),
+        Just(Err(ProbeFailure::TimedOut)),
+        Just(Err(ProbeFailure::Cut)),
+        Just(Err(ProbeFailure::Malformed)),
+        any::<u16>().prop_map(|status| Err(ProbeFailure::Status(status))),
+    ]
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        4 => span().prop_map(|latency| Outcome::Answered { status: 200, latency }),
+        2 => (any::<u16>(), span())
+            .prop_map(|(status, latency)| Outcome::Answered { status, latency }),
+        1 => Just(Outcome::Failed(RequestFailure::Refused)),
+        1 => Just(Outcome::Failed(RequestFailure::Unreachable)),
+        1 => Just(Outcome::Failed(RequestFailure::Cut)),
+        1 => Just(Outcome::Failed(RequestFailure::TimedOut)),
+        1 => Just(Outcome::Failed(RequestFailure::Malformed)),
+        1 => Just(Outcome::Failed(RequestFailure::Truncated)),
+        1 => Just(Outcome::Abandoned),
+    ]
+}
+
+/// Every policy that the configuration file knows.
+fn policies() -> Vec<PolicyKind> {
+    let refusal = serde_json::from_value::<PolicyKind>("".into()).expect_err("no such policy");
+    let text = refusal.to_string();
+    let names = text.split('`').skip(1).step_by(2).filter(|name| !name.is_empty());
+    names.filter_map(|name| serde_json::from_value(name.into()).ok()).collect()
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let policy = proptest::sample::select(policies());
+    (policy, 0.0..100.0, 0.01..1.0, 0_u64..3000).prop_map(|(policy, threshold, alpha, cooldown)| {
+        let mut rules = Rules { policy, ..Rules::default() };
+        rules.switch.threshold = threshold;
+        rules.switch.cooldown = Duration::from_millis(cooldown);
+        rules.smoothing = Smoothing { alpha, ..rules.smoothing };
+        rules
+    })
+}
+
+fn steps() -> impl Strategy<Value = Vec<Call>> {
+    let step = prop_oneof![
+        6 => (0_u64..2_000_000_000).prop_map(|nanos| Call::Wait { nanos }),
+        8 => prop_oneof![4 => Just(0_u8), 1 => any::<u8>()].prop_map(|tried| Call::Route { tried }),
+        6 => (any::<usize>(), outcome()).prop_map(|(which, outcome)| Call::Finish { which, outcome }),
+        1 => (any::<usize>(), any::<u16>()).prop_map(|(which, status)| Call::Stream { which, status }),
+        4 => (any::<usize>(), probe_result())
+            .prop_map(|(which, result)| Call::EndProbe { which, result }),
+        1 => (any::<u64>(), probe_result())
+            .prop_map(|(probe, result)| Call::Noise { probe, result }),
+        1 => (any::<u8>(), report()).prop_map(|(backend, report)| Call::Load { backend, report }),
+        1 => (any::<u8>(), rules())
+            .prop_map(|(backends, rules)| Call::Configure { backends, rules: Box::new(rules) }),
+    ];
+    proptest::collection::vec(step, 0..120)
+}
+
+fn config(mask: u8, rules: Rules) -> RouterConfig {
+    let names = ["A", "B", "C", "D"].iter().enumerate();
+    let names = names.filter(|(bit, _)| mask >> bit & 1 == 1);
+    RouterConfig { backends: names.map(|(_, name)| (*name).to_owned()).collect(), rules }
+}
+
+/// Records what becomes of a router, and tells what it decided.
+fn record(rules: &Rules, seed: u64, steps: &[Call], refused: Vec<usize>) -> (Vec<u8>, Vec<String>) {
+    let sink = Memory { refused, ..Memory::default() };
+    let bytes = Arc::clone(&sink.bytes);
+    let mut now = Instant::from_nanos(123_456_789);
+    let mut router = RecordedRouter::new(config(0b111, rules.clone()), seed, now)
+        .expect("a valid configuration");
+    router.record_into(Box::new(sink), 1_700_000_000_000_000_000);
+    let (mut leases, mut probes, mut told): (Vec<Lease>, Vec<ProbeId>, Vec<String>) =
+        Default::default();
+    for step in steps {
+        match step {
+            Call::Wait { nanos } => {
+                now += Duration::from_nanos(*nanos);
+                router.handle_timeout(now);
+            }
+            Call::Route { tried } => {
+                let tried: Vec<_> = (0..4)
+                    .filter(|bit| tried >> bit & 1 == 1)
+                    .map(intelliproxy_core::BackendId::from_index)
+                    .collect();
+                let result = router.route(now, &tried);
+                told.push(format!("{result:?}"));
+                leases.extend(result);
+            }
+            Call::Finish { which, outcome } if !leases.is_empty() => {
+                let lease = leases.swap_remove(which % leases.len());
+                router.handle_event(now, Event::RequestFinished { lease, outcome: *outcome });
+            }
+            Call::Stream { which, status } if !leases.is_empty() => {
+                let lease = &leases[which % leases.len()];
+                let (lease, backend) = (lease.id(), lease.backend());
+                let latency = Duration::from_millis(3);
+                let event = Event::StreamOpened { lease, backend, status: *status, latency };
+                router.handle_event(now, event);
+            }
+            Call::EndProbe { which, result } if !probes.is_empty() => {
+                let probe = probes.swap_remove(which % probes.len());
+                router.handle_event(now, Event::ProbeFinished { probe, result: result.clone() });
+            }
+            Call::Noise { probe, result } => {
+                let probe = ProbeId::from_u64(*probe);
+                router.handle_event(now, Event::ProbeFinished { probe, result: result.clone() });
+            }
+            Call::Load { backend, report } => {
+                let backend = intelliproxy_core::BackendId::from_index(u32::from(backend % 6));
+                router.handle_event(now, Event::LoadReported { backend, report: *report });
+            }
+            Call::Configure { backends, rules } => {
+                let config = config(*backends, (**rules).clone());
+                router.handle_event(now, Event::Reconfigured(Box::new(config)));
+            }
+            Call::Finish { .. } | Call::Stream { .. } | Call::EndProbe { .. } => {}
+        }
+        while let Some(action) = router.poll_action() {
+            if let Action::StartProbe { probe, .. } = action {
+                probes.push(probe);
+            }
+        }
+    }
+    drop(router);
+    let bytes = bytes.lock().expect("no panic in another test thread").clone();
+    (bytes, told)
+}
+
+fn read(bytes: &[u8]) -> (Header, Vec<Entry>, Option<JournalError>) {
+    let (header, reader) = Reader::new(bytes).expect("a header");
+    let (mut entries, mut error) = (Vec::new(), None);
+    for next in reader {
+        match next {
+            Ok(entry) => entries.push(entry),
+            Err(wrong) => error = Some(wrong),
+        }
+    }
+    (header, entries, error)
+}
+
+/// A short history with every kind of step.
+fn example() -> Vec<u8> {
+    let answered = |ms| Outcome::Answered { status: 200, latency: Duration::from_millis(ms) };
+    let pong = ProbeAnswer { latency: Duration::from_millis(2), report: None };
+    let steps = [
+        Call::Wait { nanos: 1_000 },
+        Call::EndProbe { which: 0, result: Ok(pong) },
+        Call::Route { tried: 0 },
+        Call::Wait { nanos: 1_500_000_000 },
+        Call::Route { tried: 1 },
+        Call::Finish { which: 0, outcome: answered(5) },
+        Call::Configure { backends: 0b11, rules: Box::default() },
+        Call::Load { backend: 1, report: LoadReport { queue: Some(2.0), ..Default::default() } },
+        Call::Route { tried: 0b11 },
+        Call::Finish { which: 0, outcome: Outcome::Failed(RequestFailure::Cut) },
+    ];
+    record(&Rules::default(), 7, &steps, Vec::new()).0
+}
+
+proptest! {
+    /// Whatever becomes of a router, under every policy: its journal replays with every decision
+    /// and every probe the same, and the shadow under the same rules agrees with each first one.
+    #[test]
+    fn histories_replay_bit_for_bit(rules in rules(), seed: u64, steps in steps()) {
+        let (bytes, told) = record(&rules, seed, &steps, Vec::new());
+        let (header, entries, error) = read(&bytes);
+        prop_assert_eq!(error, None);
+        prop_assert_eq!(header.seed, seed);
+        prop_assert_eq!(&header.config.rules, &rules);
+        let mut replay = Replay::new(&header).expect("a valid configuration");
+        let mut decisions = 0;
+        for entry in &entries {
+            let step = replay.apply(entry);
+            prop_assert!(matches!(step, Step::Fact | Step::Same), "{:?} of {:?}", step, entry);
+            decisions += usize::from(matches!(entry.record, Record::Routed { .. }));
+        }
+        prop_assert!(replay.is_exact());
+        prop_assert_eq!(decisions, told.len());
+        prop_assert_eq!(entries.last().map(|e| e.record.clone()),
+            Some(Record::Ended { is_continued: false }));
+    }
+
+    /// A shadow under any rules lives through any history without harm, also with gaps in it.
+    #[test]
+    fn shadows_live_through_everything(
+        recorded in rules(), others in rules(), seed: u64, steps in steps(), gap in 0_usize..4,
+    ) {
+        let (bytes, _) = record(&recorded, seed, &steps, vec![gap]);
+        let Ok((header, reader)) = Reader::new(&bytes) else {
+            return Ok(());
+        };
+        let config = RouterConfig { rules: others, ..header.config };
+        let mut shadow = Shadow::new(config, 1, header.started).expect("a valid configuration");
+        for entry in reader.map_while(Result::ok) {
+            let is_request = matches!(entry.record, Record::Routed { .. });
+            prop_assert_eq!(shadow.apply(&entry).is_some(), is_request);
+        }
+        shadow.router().check_invariants();
+    }
+
+    /// A bit that was flipped anywhere is found: what is read before the error is as recorded.
+    #[test]
+    fn flipped_bits_are_found(place: prop::sample::Index, bit in 0_u8..8) {
+        let whole = example();
+        let mut bytes = whole.clone();
+        let at = place.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        let (_, entries, _) = read(&whole);
+        match Reader::new(&bytes) {
+            Err(error) => prop_assert!(error.offset as usize <= at, "{error}"),
+            Ok((_, reader)) => {
+                let (good, bad): (Vec<_>, Vec<_>) = reader.partition(Result::is_ok);
+                prop_assert_eq!(bad.len(), 1);
+                let good: Vec<Entry> = good.into_iter().map_while(Result::ok).collect();
+                prop_assert_eq!(&good[..], &entries[..good.len()]);
+            }
+        }
+    }
+
+    /// Random bytes, with and without a proper beginning, are refused and nothing worse.
+    #[test]
+    fn noise_is_refused(noise in proptest::collection::vec(any::<u8>(), 0..300), keep: bool) {
+        let mut bytes = if keep { example()[..200].to_vec() } else { Vec::new() };
+        bytes.extend_from_slice(&noise);
+        if let Ok((_, reader)) = Reader::new(&bytes) {
+            prop_assert!(reader.last().is_none_or(|last| last.is_err()));
+        }
+    }
+
+    /// Blocks whose checksum fits and whose records cannot be end in an error, never in a panic.
+    #[test]
+    fn forged_blocks_are_refused(payload in proptest::collection::vec(any::<u8>(), 0..60)) {
+        let whole = example();
+        let (header, _) = Reader::new(&whole).expect("a header");
+        let mut bytes = header.encode();
+        bytes.extend_from_slice(&frame(&payload));
+        bytes.extend_from_slice(&payload);
+        let (_, reader) = Reader::new(&bytes).expect("a header");
+        for entry in reader.map_while(Result::ok) {
+            prop_assert!(entry.offset < bytes.len() as u64);
+        }
+    }
+}
+
+/// Cut after any byte, a journal says so at an offset that is there, and what was whole is read.
+#[test]
+fn cuts_are_told() {
+    let whole = example();
+    let (_, entries, error) = read(&whole);
+    assert_eq!(error, None);
+    assert!(entries.len() > 10, "{entries:?}");
+    for len in 0..whole.len() {
+        let error = match Reader::new(&whole[..len]) {
+            Err(error) => error,
+            Ok((_, reader)) => {
+                let read: Vec<_> = reader.collect();
+                let good: Vec<Entry> = read.iter().flatten().cloned().collect();
+                assert_eq!(good, entries[..good.len()], "cut at {len}");
+                read.into_iter().find_map(Result::err).expect("the cut is found")
+            }
+        };
+        assert_eq!(error.fault, Fault::CutOff, "cut at {len}");
+        assert!(error.offset as usize <= len, "cut at {len}");
+        assert!(error.to_string().starts_with(&format!("offset {}: cut off", error.offset)));
+    }
+}
+
+/// Files that are none of ours, or of another version, or go on after their end, are told apart.
+#[test]
+fn foreign_files_are_refused() {
+    let fault = |bytes: &[u8]| match Reader::new(bytes) {
+        Err(error) => error,
+        Ok((_, mut reader)) => reader.find_map(Result::err).expect("an error"),
+    };
+    assert_eq!(fault(b"GIF89a...").fault, Fault::NotAJournal);
+    assert_eq!(
+        fault(b"\x89PNG\r\n\x1a\n").to_string(),
+        "offset 0: not a recording of IntelliProxy"
+    );
+    let mut other = example();
+    other[8] = 9;
+    assert_eq!((fault(&other).offset, fault(&other).fault), (8, Fault::Version(9)));
+    let mut long = example();
+    let len = long.len() as u64;
+    long.push(0);
+    assert_eq!(
+        (fault(&long).offset, fault(&long).fault),
+        (len, Fault::Malformed("bytes after the end"))
+    );
+}
+
+/// What the sink does not take is a gap of as many records, and nothing is compared after it.
+#[test]
+fn gaps_are_told() {
+    // Blocks are handed over every second: the first has all records up to then.
+    let mut steps = vec![Call::Route { tried: 0 }; 5];
+    for _ in 0..3 {
+        steps.push(Call::Wait { nanos: 1_100_000_000 });
+        steps.push(Call::Route { tried: 0 });
+    }
+    let (bytes, _) = record(&Rules::default(), 1, &steps, vec![1]);
+    let (header, entries, error) = read(&bytes);
+    assert_eq!(error, None);
+    let (whole, _) = record(&Rules::default(), 1, &steps, Vec::new());
+    let (_, all, _) = read(&whole);
+    let lost: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| match entry.record {
+            Record::Lost { records } => Some(records as usize),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(lost, [all.len() + 1 - entries.len()]);
+    let mut replay = Replay::new(&header).expect("a valid configuration");
+    let steps: Vec<Step> = entries.iter().map(|entry| replay.apply(entry)).collect();
+    assert_eq!(steps.iter().filter(|step| **step == Step::Same).count(), 5);
+    assert_eq!(steps.last(), Some(&Step::Unknown));
+    assert!(!replay.is_exact());
+}
+
+/// Another seed or rule decides otherwise, and the replay sees it.
+#[test]
+fn differences_are_seen() {
+    let rules = Rules { policy: PolicyKind::Random, ..Rules::default() };
+    let (bytes, _) = record(&rules, 3, &vec![Call::Route { tried: 0 }; 40], Vec::new());
+    let (mut header, entries, _) = read(&bytes);
+    header.seed += 1;
+    let mut replay = Replay::new(&header).expect("a valid configuration");
+    let steps: Vec<Step> = entries.iter().map(|entry| replay.apply(entry)).collect();
+    let differ = steps.iter().filter(|step| matches!(step, Step::OtherRoute { .. })).count();
+    assert!((10..40).contains(&differ), "{differ} of 40");
+}
+
+/// The size of a request at a thousand a second, ten in flight: two records.
+#[test]
+fn a_request_takes_a_few_bytes() {
+    let mut steps = vec![Call::Route { tried: 0 }; 10];
+    for number in 0..4000_u64 {
+        let latency = Duration::from_nanos(9_876_543 + number * 977);
+        steps.extend([
+            Call::Finish { which: 3, outcome: Outcome::Answered { status: 200, latency } },
+            Call::Wait { nanos: 987_654 + number * 31 },
+            Call::Route { tried: 0 },
+        ]);
+    }
+    let (bytes, _) = record(&Rules::default(), 1, &steps, Vec::new());
+    let (_, entries, _) = read(&bytes);
+    // Without the calls of handle_timeout, which a driver makes only when one is due.
+    let timeouts = entries.iter().filter(|entry| entry.record == Record::TimedOut).count();
+    let per_request = (bytes.len() - 4 * timeouts) as f64 / 4010.0;
+    assert!(per_request < 16.0, "{per_request} bytes");
+}
