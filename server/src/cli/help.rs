@@ -114,7 +114,7 @@ mod tests {
         for key in ["\"headBytesMax\": 32768", "\"cooldownMs\": 1500", "\"spillOver\": true"] {
             assert!(text.contains(key), "{key}");
         }
-        for line in ["another backend must be better to be taken (default 30)", "score (default"] {
+        for line in ["another backend must be better to be taken (default 30)", "(default score)"] {
             let words: Vec<&str> = text.split_whitespace().collect();
             assert!(words.join(" ").contains(line), "{line}");
         }

@@ -175,7 +175,6 @@ fn faults_are_told_in_one_line() {
             &["--backend", "A=http://x", "--backend", "A=http://y"],
             "--backend: name must be a name of its own, and \"A\" is there already",
         ),
-        (&["--policy", "best"], "--policy: must be score, not \"best\""),
         (&["--threshold", "high"], "--threshold: must be a number, not \"high\""),
         (&["--threshold", "-1"], "--threshold: must be a number from 0 to 1000000"),
         (&["--threshold", "NaN"], "--threshold: must be a number from 0 to 1000000"),
@@ -193,6 +192,14 @@ fn faults_are_told_in_one_line() {
         let error = parse(args).expect_err(expected).to_string();
         assert_eq!(error, expected, "{args:?}");
     }
+}
+
+/// An unknown policy is told with the names of those that there are.
+#[test]
+fn policies_are_named() {
+    let error = parse(&["--policy", "best"]).expect_err("no such policy").to_string();
+    assert!(error.starts_with("--policy: must be score, "), "{error}");
+    assert!(error.ends_with(", not \"best\""), "{error}");
 }
 
 /// A file that is not there, or not text, is named.
