@@ -1,1 +1,17 @@
-//! What the tests of the whole share.
+//! The simulated world: the whole proxy without a socket or a clock.
+//!
+//! [`world::World`] puts the real `Proxy` between scripted [`client`]s and model [`backend`]s, over
+//! a virtual [`net`]work, in virtual time. Everything follows from one seed. [`oracle`] says what
+//! must hold, [`strict`] reads every message a second time.
+pub mod answer;
+pub mod backend;
+pub mod client;
+pub mod driver;
+pub mod ledger;
+pub mod net;
+pub mod oracle;
+mod play;
+pub mod strict;
+pub mod trace;
+pub mod weather;
+pub mod world;

@@ -427,6 +427,11 @@ impl Proxy {
         self.clients == 0 && self.leases == 0 && self.shared.buffers.lent() == 0
     }
 
+    /// Buffers in use: at most four for each client.
+    pub fn buffers_lent(&self) -> usize {
+        self.shared.buffers.lent()
+    }
+
     /// Connections of all kinds, probes and idle upstreams included.
     pub fn connections(&self) -> usize {
         self.table.len()

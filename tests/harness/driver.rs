@@ -1,0 +1,314 @@
+//! The reactor's place in a world: the real `Proxy`, driven through the same calls in the same
+//! order, with virtual sockets that tell of each change once.
+//!
+//! Its law is the reactor's: an event is taken to its connection at once, effects are carried out
+//! after every step, a write that blocked waits for an edge, a connection reads at most its share.
+//! Every call is followed by the proxy's own check of its tables.
+use std::collections::VecDeque;
+
+use intelliproxy::proxy::{Action, ConnId, Notice, Proxy};
+
+use crate::net::{Moved, Net};
+
+/// The proxy and its sockets.
+#[derive(Debug)]
+pub struct Driver {
+    /// What is tested.
+    pub proxy: Proxy,
+    /// What it told its observers, oldest first.
+    pub notices: Vec<Notice>,
+    socks: Vec<Option<Sock>>,
+    unread: VecDeque<ConnId>,
+    /// Connections that are gone, for news that come too late.
+    gone: Vec<ConnId>,
+    reads_max: usize,
+}
+
+/// What is known of a socket's readiness.
+#[derive(Clone, Copy, Debug)]
+struct Sock {
+    conn: ConnId,
+    link: usize,
+    is_connecting: bool,
+    is_readable: bool,
+    is_writable: bool,
+    is_ending: bool,
+    is_queued: bool,
+}
+
+/// What the network tells of a socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Edge {
+    /// Bytes came.
+    pub is_readable: bool,
+    /// There is room again.
+    pub is_writable: bool,
+    /// The peer has ended or reset it.
+    pub is_ending: bool,
+}
+
+impl Driver {
+    /// A driver that reads a connection at most `reads_max` times in a row.
+    pub const fn new(proxy: Proxy, reads_max: usize) -> Self {
+        Self {
+            proxy,
+            notices: Vec::new(),
+            socks: Vec::new(),
+            unread: VecDeque::new(),
+            gone: Vec::new(),
+            reads_max,
+        }
+    }
+
+    /// Whether connections have bytes left to read now.
+    pub fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// A client's connection was accepted.
+    pub fn accept(&mut self, net: &mut Net, link: usize, peer: std::net::SocketAddr) {
+        let conn = self.proxy.handle_accept(net.now, peer);
+        net.trace.note(net.now, format_args!("accept link {link}"));
+        self.insert(conn, link, false);
+        self.carry_out(net);
+        // What came before it was accepted is there at once.
+        let inward = &net.links[link].inward;
+        let edge = Edge {
+            is_readable: inward.waiting() > 0 || inward.is_at_end() || inward.is_reset(),
+            is_writable: false,
+            is_ending: inward.is_at_end() || inward.is_reset(),
+        };
+        if edge.is_readable {
+            self.take_edge(net, link, edge);
+        }
+    }
+
+    /// A connection that was asked for is there, or not.
+    pub fn take_connected(&mut self, net: &mut Net, link: usize) -> bool {
+        let Some(result) = net.links[link].connecting.take() else { return false };
+        let Some(sock) = self.sock_of(link).filter(|sock| sock.is_connecting) else {
+            return false;
+        };
+        sock.is_connecting = false;
+        sock.is_writable = true;
+        let conn = sock.conn;
+        net.trace.note(net.now, format_args!("connected link {link}: {result:?}"));
+        self.proxy.handle_connected(net.now, conn, result);
+        self.carry_out(net);
+        result.is_ok()
+    }
+
+    /// News of a socket.
+    pub fn take_edge(&mut self, net: &mut Net, link: usize, edge: Edge) {
+        let Some(sock) = self.sock_of(link) else { return };
+        sock.is_readable |= edge.is_readable || edge.is_ending;
+        sock.is_writable |= edge.is_writable;
+        sock.is_ending |= edge.is_ending;
+        let conn = sock.conn;
+        if !sock.is_connecting {
+            self.write(net, conn);
+            self.read(net, conn);
+        }
+        self.carry_out(net);
+    }
+
+    /// Connections that had more bytes than their share go on.
+    pub fn read_on(&mut self, net: &mut Net) {
+        for _ in 0..self.unread.len() {
+            if let Some(conn) = self.unread.pop_front() {
+                if let Some(sock) = self.sock(conn) {
+                    sock.is_queued = false;
+                }
+                self.read(net, conn);
+                self.carry_out(net);
+            }
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, net: &mut Net) {
+        self.proxy.handle_timeout(net.now);
+        self.carry_out(net);
+    }
+
+    /// No exchange is to begin any more.
+    pub fn handle_stop(&mut self, net: &mut Net) {
+        net.trace.note(net.now, format_args!("stop"));
+        self.proxy.handle_stop(net.now);
+        self.carry_out(net);
+    }
+
+    /// Tells the proxy news of a connection that is gone; nothing may come of it.
+    pub fn tell_late_news(&mut self, net: &mut Net) {
+        let count = self.gone.len() as u64;
+        let Some(&conn) = self.gone.get(net.rng.below(count) as usize) else { return };
+        net.trace.note(net.now, format_args!("late news"));
+        match net.rng.below(6) {
+            0 => self.proxy.handle_eof(net.now, conn),
+            1 => self.proxy.handle_failed(net.now, conn),
+            2 => self.proxy.handle_read(net.now, conn, 0),
+            3 => self.proxy.handle_written(net.now, conn, 1),
+            4 => self.proxy.handle_connected(net.now, conn, Ok(())),
+            _ => self.proxy.handle_write_failed(net.now, conn),
+        }
+        assert!(self.proxy.read_space(conn).is_empty(), "a connection that is gone reads nothing");
+        assert!(self.proxy.write_ready(conn).is_empty(), "one that is gone writes nothing");
+        self.carry_out(net);
+    }
+
+    fn read(&mut self, net: &mut Net, conn: ConnId) {
+        for _ in 0..self.reads_max {
+            let Some(Some(sock)) = self.socks.get_mut(conn.slot()) else { return };
+            if sock.conn != conn || !sock.is_readable || sock.is_connecting {
+                return;
+            }
+            let space = self.proxy.read_space(conn);
+            if space.is_empty() {
+                return;
+            }
+            let (link, room) = (sock.link, space.len());
+            let moved = net.proxy_read(link, space);
+            net.trace.note(net.now, format_args!("link {link} read {moved:?}"));
+            match moved {
+                Moved::Bytes(count) => {
+                    // Fewer bytes than asked for: no more are there, an edge tells of the next.
+                    sock.is_readable = count == room || sock.is_ending;
+                    self.proxy.handle_read(net.now, conn, count);
+                }
+                Moved::Blocked => {
+                    sock.is_readable = false;
+                    self.proxy.handle_read(net.now, conn, 0);
+                    return;
+                }
+                Moved::Ended => {
+                    sock.is_readable = false;
+                    self.proxy.handle_eof(net.now, conn);
+                    return;
+                }
+                Moved::Failed => {
+                    sock.is_readable = false;
+                    self.proxy.handle_failed(net.now, conn);
+                    return;
+                }
+            }
+            self.carry_out(net);
+        }
+        if let Some(sock) = self.sock(conn)
+            && !sock.is_queued
+        {
+            sock.is_queued = true;
+            self.unread.push_back(conn);
+        }
+    }
+
+    fn write(&mut self, net: &mut Net, conn: ConnId) {
+        loop {
+            let Some(Some(sock)) = self.socks.get_mut(conn.slot()) else { return };
+            if sock.conn != conn || !sock.is_writable {
+                return;
+            }
+            let bytes = self.proxy.write_ready(conn);
+            if bytes.is_empty() {
+                return;
+            }
+            let (link, offered) = (sock.link, bytes.len());
+            let moved = net.proxy_write(link, bytes);
+            net.trace.note(net.now, format_args!("link {link} write of {offered}: {moved:?}"));
+            match moved {
+                Moved::Bytes(count) => {
+                    sock.is_writable = count == offered;
+                    self.proxy.handle_written(net.now, conn, count);
+                }
+                Moved::Blocked => {
+                    sock.is_writable = false;
+                    return;
+                }
+                Moved::Ended | Moved::Failed => {
+                    sock.is_writable = false;
+                    return self.proxy.handle_write_failed(net.now, conn);
+                }
+            }
+        }
+    }
+
+    /// Carries out what the proxy wants until it wants nothing.
+    fn carry_out(&mut self, net: &mut Net) {
+        loop {
+            while let Some(action) = self.proxy.poll_action() {
+                self.act(net, action);
+            }
+            let Some(conn) = self.proxy.poll_dirty() else { break };
+            self.write(net, conn);
+            if let Some(sock) = self.sock(conn)
+                && sock.is_readable
+                && !sock.is_queued
+            {
+                sock.is_queued = true;
+                self.unread.push_back(conn);
+            }
+        }
+        self.proxy.check_invariants();
+    }
+
+    fn act(&mut self, net: &mut Net, action: Action) {
+        match action {
+            Action::Connect { conn, address } => match net.dial(address) {
+                Ok(link) => {
+                    net.trace.note(net.now, format_args!("dial {address} as link {link}"));
+                    self.insert(conn, link, true);
+                }
+                Err(failure) => {
+                    net.trace.note(net.now, format_args!("dial {address}: {failure:?}"));
+                    self.proxy.handle_connected(net.now, conn, Err(failure));
+                }
+            },
+            Action::Shutdown { conn } => {
+                if let Some(sock) = self.sock(conn) {
+                    let link = sock.link;
+                    net.trace.note(net.now, format_args!("link {link} shutdown"));
+                    net.proxy_shutdown(link);
+                }
+            }
+            Action::Close { conn, with_reset } => {
+                let slot = self.socks.get_mut(conn.slot());
+                if let Some(sock) = slot.and_then(|slot| slot.take_if(|s| s.conn == conn)) {
+                    net.trace.note(
+                        net.now,
+                        format_args!("link {} close, reset {with_reset}", sock.link),
+                    );
+                    net.proxy_close(sock.link, with_reset);
+                    self.gone.push(conn);
+                }
+            }
+            Action::Notify(notice) => {
+                net.trace.note(net.now, format_args!("notice {notice:?}"));
+                self.notices.push(notice);
+            }
+        }
+    }
+
+    fn insert(&mut self, conn: ConnId, link: usize, is_connecting: bool) {
+        let slot = conn.slot();
+        if self.socks.len() <= slot {
+            self.socks.resize_with(slot + 1, || None);
+        }
+        assert!(self.socks[slot].is_none(), "a slot is used by one connection at a time");
+        self.socks[slot] = Some(Sock {
+            conn,
+            link,
+            is_connecting,
+            is_readable: false,
+            is_writable: !is_connecting,
+            is_ending: false,
+            is_queued: false,
+        });
+    }
+
+    fn sock(&mut self, conn: ConnId) -> Option<&mut Sock> {
+        self.socks.get_mut(conn.slot())?.as_mut().filter(|sock| sock.conn == conn)
+    }
+
+    fn sock_of(&mut self, link: usize) -> Option<&mut Sock> {
+        self.socks.iter_mut().flatten().find(|sock| sock.link == link)
+    }
+}

@@ -1,0 +1,406 @@
+//! A second HTTP/1.1 parser, strict and slow, that shares no code and no library with the proxy's.
+//!
+//! It reads whatever reaches a backend or a client, byte by byte if need be, and refuses all that
+//! two readers could read differently, that a proxy must not pass on (RFC 9110 section 7.6.1), or
+//! that this proxy says it never sends. It knows nothing of the proxy's state: only bytes in order.
+
+/// Which way the messages go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    /// Requests, read by a backend.
+    ToBackend,
+    /// Answers, read by a client.
+    ToClient,
+}
+
+/// The head of a message.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Head {
+    /// The request's method; empty in an answer.
+    pub method: String,
+    /// The request's target; empty in an answer.
+    pub target: String,
+    /// The answer's status; 0 in a request.
+    pub status: u16,
+    /// Name in lower case and value, in order.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Head {
+    /// Every value of the fields called `name` (in lower case).
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let named = self.fields.iter().filter(|(other, _)| other == name);
+        named.map(|(_, value)| value.as_str()).collect()
+    }
+
+    /// The value of the one field called `name`.
+    pub fn one(&self, name: &str) -> Option<&str> {
+        match self.all(name)[..] {
+            [value] => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The value of the one field called `name`, as a number.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.one(name)?.parse().ok()
+    }
+}
+
+/// One step of reading.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Item {
+    /// A head; its body follows, which may be empty.
+    Head(Head),
+    /// Bytes of the body, or of a tunnel.
+    Data(Vec<u8>),
+    /// The message is whole; its trailer fields.
+    End(Vec<(String, String)>),
+}
+
+/// What the reader of an answer knows of the request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Asked {
+    /// Whether its method was HEAD.
+    pub is_head: bool,
+    /// Whether it came as HTTP/1.0.
+    pub is_old: bool,
+    /// Whether it asked for an upgrade.
+    pub is_upgrade: bool,
+}
+
+/// Where the reader stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Head,
+    Length(u64),
+    UntilClose,
+    Size,
+    Chunk(u64),
+    ChunkEnd,
+    Trailer,
+    Tunnel,
+}
+
+/// Reads messages out of a stream of bytes.
+#[derive(Debug)]
+pub struct Reader {
+    way: Way,
+    held: Vec<u8>,
+    at: usize,
+    state: State,
+    trailer: Vec<(String, String)>,
+    /// The head is read and said, its end not yet.
+    is_inside: bool,
+}
+
+type Read<T> = Result<T, String>;
+
+impl Reader {
+    /// A reader at the beginning of a connection.
+    pub const fn new(way: Way) -> Self {
+        Self {
+            way,
+            held: Vec::new(),
+            at: 0,
+            state: State::Head,
+            trailer: Vec::new(),
+            is_inside: false,
+        }
+    }
+
+    /// Adds bytes that came.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.held.drain(..self.at);
+        self.at = 0;
+        self.held.extend_from_slice(bytes);
+    }
+
+    /// Whether a message has begun and is not over; a body that ends with the connection counts.
+    pub const fn is_inside(&self) -> bool {
+        self.is_inside || self.at < self.held.len()
+    }
+
+    /// Whether the message at hand ends only with its connection.
+    pub fn ends_at_close(&self) -> bool {
+        self.state == State::UntilClose
+    }
+
+    /// Whether the connection carries another protocol by now.
+    pub fn is_tunnel(&self) -> bool {
+        self.state == State::Tunnel
+    }
+
+    /// The backend's side agrees to an upgrade: what follows is no HTTP.
+    pub const fn begin_tunnel(&mut self) {
+        self.state = State::Tunnel;
+        self.is_inside = false;
+    }
+
+    /// The next item; `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// The rule that the bytes break.
+    pub fn next(&mut self, asked: Option<Asked>) -> Read<Option<Item>> {
+        match self.state {
+            State::Head => self.next_head(asked),
+            State::Length(0) => Ok(Some(self.end())),
+            State::Length(left) | State::Chunk(left) => {
+                let Some(data) = self.take(left) else { return Ok(None) };
+                let left = left - data.len() as u64;
+                self.state = match self.state {
+                    State::Chunk(_) if left == 0 => State::ChunkEnd,
+                    State::Chunk(_) => State::Chunk(left),
+                    _ => State::Length(left),
+                };
+                Ok(Some(Item::Data(data)))
+            }
+            State::UntilClose | State::Tunnel => Ok(self.take(u64::MAX).map(Item::Data)),
+            State::ChunkEnd => match self.held.get(self.at..self.at + 2) {
+                Some(b"\r\n") => {
+                    self.at += 2;
+                    self.state = State::Size;
+                    self.next(asked)
+                }
+                Some(_) => Err("chunk data is not followed by CRLF".to_owned()),
+                None => Ok(None),
+            },
+            State::Size => {
+                let Some(line) = self.line()? else { return Ok(None) };
+                let is_plain = !line.is_empty()
+                    && line.len() <= 16
+                    && line.bytes().all(|byte| byte.is_ascii_hexdigit());
+                if !is_plain {
+                    return Err(format!("chunk size line {line:?}"));
+                }
+                let size = u64::from_str_radix(&line, 16).map_err(|error| error.to_string())?;
+                self.state = if size == 0 { State::Trailer } else { State::Chunk(size) };
+                self.next(asked)
+            }
+            State::Trailer => {
+                let Some(line) = self.line()? else { return Ok(None) };
+                if line.is_empty() {
+                    return Ok(Some(self.end()));
+                }
+                let field = field(&line)?;
+                if NEVER_TRAILING.contains(&field.0.as_str()) {
+                    return Err(format!("trailer field {}", field.0));
+                }
+                self.trailer.push(field);
+                self.next(asked)
+            }
+        }
+    }
+
+    fn end(&mut self) -> Item {
+        self.state = State::Head;
+        self.is_inside = false;
+        Item::End(std::mem::take(&mut self.trailer))
+    }
+
+    fn take(&mut self, most: u64) -> Option<Vec<u8>> {
+        let held = &self.held[self.at..];
+        let count = held.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+        let data = held[..count].to_vec();
+        self.at += count;
+        (count > 0).then_some(data)
+    }
+
+    /// The next line without its CRLF.
+    fn line(&mut self) -> Read<Option<String>> {
+        let held = &self.held[self.at..];
+        let Some(end) = held.iter().position(|&byte| byte == b'\n') else {
+            return if held.len() > 100_000 { Err("endless line".to_owned()) } else { Ok(None) };
+        };
+        let Some(line) = held[..end].strip_suffix(b"\r") else {
+            return Err("bare LF".to_owned());
+        };
+        if line.iter().any(|&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f) {
+            return Err(format!("control byte in {:?}", line.escape_ascii().to_string()));
+        }
+        let text = line.iter().map(|&byte| byte as char).collect();
+        self.at += end + 1;
+        Ok(Some(text))
+    }
+
+    fn next_head(&mut self, asked: Option<Asked>) -> Read<Option<Item>> {
+        let held = &self.held[self.at..];
+        if !held.windows(4).any(|four| four == b"\r\n\r\n") {
+            // A head that can only be wrong is said so at once.
+            if self.way == Way::ToBackend && held.first().is_some_and(u8::is_ascii_control) {
+                return Err("empty line before a request".to_owned());
+            }
+            return Ok(None);
+        }
+        let first = self.line()?.unwrap_or_default();
+        let mut head = match self.way {
+            Way::ToBackend => request_line(&first)?,
+            Way::ToClient => status_line(&first)?,
+        };
+        while let Some(line) = self.line()? {
+            if line.is_empty() {
+                break;
+            }
+            head.fields.push(field(&line)?);
+        }
+        let length = framing(&head)?;
+        self.state = match self.way {
+            Way::ToBackend => {
+                check_request(&head)?;
+                length.unwrap_or(State::Length(0))
+            }
+            Way::ToClient => {
+                let asked = asked.ok_or("an answer that nobody waits for")?;
+                check_answer(&head, asked)?;
+                match head.status {
+                    101 => State::Tunnel,
+                    100..=199 => State::Length(0),
+                    204 | 304 => State::Length(0),
+                    _ if asked.is_head => State::Length(0),
+                    _ => length.unwrap_or(State::UntilClose),
+                }
+            }
+        };
+        self.is_inside = self.state != State::Tunnel;
+        Ok(Some(Item::Head(head)))
+    }
+}
+
+const HOP_BY_HOP: [&str; 6] = [
+    "keep-alive",
+    "proxy-connection",
+    "http2-settings",
+    "proxy-authenticate-info",
+    "x-hop",
+    "x-second-hop",
+];
+
+const NEVER_TRAILING: [&str; 12] = [
+    "content-length",
+    "transfer-encoding",
+    "host",
+    "connection",
+    "upgrade",
+    "te",
+    "via",
+    "trailer",
+    "authorization",
+    "set-cookie",
+    "x-forwarded-for",
+    "content-type",
+];
+
+/// Names that gateways to CGI would read as ones that frame or route a message.
+const LOOKALIKES: [&str; 4] =
+    ["content_length", "transfer_encoding", "x_forwarded_for", "x_forwarded_host"];
+
+fn is_token(text: &str) -> bool {
+    let is_symbol = |byte: u8| b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || is_symbol(byte))
+}
+
+fn request_line(line: &str) -> Read<Head> {
+    let parts: Vec<&str> = line.split(' ').collect();
+    let [method, target, "HTTP/1.1"] = parts[..] else {
+        return Err(format!("request line {line:?}"));
+    };
+    let is_good_target = (target.starts_with('/') || (target == "*" && method == "OPTIONS"))
+        && target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if !is_token(method) || !is_good_target || matches!(method, "CONNECT" | "TRACE") {
+        return Err(format!("request line {line:?}"));
+    }
+    Ok(Head { method: method.to_owned(), target: target.to_owned(), ..Head::default() })
+}
+
+fn status_line(line: &str) -> Read<Head> {
+    let wrong = || format!("status line {line:?}");
+    let rest = line.strip_prefix("HTTP/1.1 ").ok_or_else(wrong)?;
+    let (digits, _) = rest.split_once(' ').ok_or_else(wrong)?;
+    let is_status = digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let status = digits.parse().ok().filter(|_| is_status).ok_or_else(wrong)?;
+    Ok(Head { status, ..Head::default() })
+}
+
+fn field(line: &str) -> Read<(String, String)> {
+    let (name, value) = line.split_once(':').ok_or_else(|| format!("field line {line:?}"))?;
+    if !is_token(name) {
+        return Err(format!("field name in {line:?}"));
+    }
+    Ok((name.to_ascii_lowercase(), value.trim_matches([' ', '\t']).to_owned()))
+}
+
+/// How the fields frame the body, if they do.
+fn framing(head: &Head) -> Read<Option<State>> {
+    let (lengths, codings) = (head.all("content-length"), head.all("transfer-encoding"));
+    match (&lengths[..], &codings[..]) {
+        ([], []) => Ok(None),
+        ([], ["chunked"]) => Ok(Some(State::Size)),
+        ([digits], []) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
+            digits.parse().map(|length| Some(State::Length(length))).map_err(|e| e.to_string())
+        }
+        _ => Err(format!("framing by lengths {lengths:?} and codings {codings:?}")),
+    }
+}
+
+fn check_common(head: &Head) -> Read<()> {
+    for (name, _) in &head.fields {
+        if HOP_BY_HOP.contains(&name.as_str()) || LOOKALIKES.contains(&name.as_str()) {
+            return Err(format!("field {name} was passed on"));
+        }
+    }
+    if head.all("connection").len() > 1 {
+        return Err("more than one Connection".to_owned());
+    }
+    Ok(())
+}
+
+fn check_request(head: &Head) -> Read<()> {
+    check_common(head)?;
+    if head.one("host").is_none_or(str::is_empty) {
+        return Err(format!("Host fields {:?}", head.all("host")));
+    }
+    let (upgrade, te) = (head.all("upgrade"), head.all("te"));
+    match head.one("connection") {
+        Some("upgrade") if upgrade.len() == 1 && te.is_empty() => {}
+        Some("te") if upgrade.is_empty() && te == ["trailers"] => {}
+        Some("close") | None if upgrade.is_empty() && te.is_empty() => {}
+        connection => {
+            return Err(format!("Connection {connection:?}, Upgrade {upgrade:?}, TE {te:?}"));
+        }
+    }
+    // A probe says who it is; everything else has passed through a proxy and says so.
+    let is_probe = head.one("user-agent") == Some("intelliproxy");
+    let via = head.all("via");
+    if !is_probe && !via.last().is_some_and(|last| last.ends_with(" intelliproxy")) {
+        return Err(format!("Via fields {via:?}"));
+    }
+    if !is_probe && head.all("x-forwarded-for").len() != 1 {
+        return Err(format!("X-Forwarded-For fields {:?}", head.all("x-forwarded-for")));
+    }
+    Ok(())
+}
+
+fn check_answer(head: &Head, asked: Asked) -> Read<()> {
+    check_common(head)?;
+    let has_coding = !head.all("transfer-encoding").is_empty();
+    let has_length = !head.all("content-length").is_empty();
+    match head.status {
+        101 if !asked.is_upgrade => return Err("101 to a request that did not ask".to_owned()),
+        100..=199 | 204 if has_coding || has_length => {
+            return Err(format!("status {} with a framing", head.status));
+        }
+        100..=199 if asked.is_old => return Err("1xx to HTTP/1.0".to_owned()),
+        _ => {}
+    }
+    if asked.is_old && has_coding {
+        return Err("Transfer-Encoding to HTTP/1.0".to_owned());
+    }
+    let has_body = !asked.is_head && !matches!(head.status, 100..=199 | 204 | 304);
+    if has_body && !asked.is_old && !has_coding && !has_length {
+        return Err("a body until close to HTTP/1.1".to_owned());
+    }
+    match (head.status, head.one("connection")) {
+        (101, Some("upgrade")) | (_, Some("close" | "keep-alive") | None) => Ok(()),
+        (status, connection) => Err(format!("Connection {connection:?} with status {status}")),
+    }
+}

@@ -1,0 +1,328 @@
+//! A world: the proxy, its clients and backends, the network between them, and the time.
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use intelliproxy::config::{BackendTarget, Config};
+use intelliproxy::proxy::{Notice, Proxy};
+use intelliproxy_core::Instant;
+
+use crate::backend::{Backend, Received, Reply};
+use crate::client::{Answer, Client, End, Pace, Step};
+use crate::driver::Driver;
+use crate::ledger::{Ledger, Run};
+use crate::net::{Happening, Listening, Net, Path};
+use crate::oracle::Verdict;
+use crate::strict::Head;
+use crate::trace::Trace;
+use crate::weather::Weather;
+
+/// Something that changes at a time of the script.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    /// A backend's address behaves differently; its connections break if it goes away.
+    Listening(usize, Listening),
+    /// A backend closes the connections on which nothing goes on.
+    CloseIdle(usize),
+    /// The proxy is told to stop.
+    Stop,
+    /// Faults are over.
+    Calm,
+}
+
+/// Decides on the answer to a request for which no script says anything.
+pub type Decide = fn(&mut Net, Weather, bool, &Head, u64) -> (Reply, Run);
+
+/// A world under construction, and then at work.
+pub struct World {
+    pub(crate) seed: u64,
+    pub(crate) config: Config,
+    pub(crate) net: Net,
+    pub(crate) driver: Option<Driver>,
+    pub(crate) backends: Vec<Backend>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) client_paths: (Path, Path),
+    pub(crate) changes: Vec<Change>,
+    pub(crate) ledger: Ledger,
+    pub(crate) weather: Weather,
+    pub(crate) decide: Decide,
+    pub(crate) backlog: VecDeque<usize>,
+    pub(crate) owners: Vec<Option<usize>>,
+    pub(crate) patience: Duration,
+    pub(crate) has_stopped: bool,
+    /// Whether nothing goes wrong from the beginning to the end.
+    pub(crate) is_fair: bool,
+}
+
+/// What came of a world.
+#[derive(Debug)]
+pub struct Report {
+    /// What each client got.
+    pub clients: Vec<Client>,
+    /// What each backend got.
+    pub backends: Vec<Backend>,
+    /// What the proxy told its observers.
+    pub notices: Vec<Notice>,
+    /// Hash of everything that happened.
+    pub hash: u64,
+    /// How many things happened.
+    pub steps: u64,
+    /// When it was over.
+    pub ended_at: Instant,
+}
+
+impl Report {
+    /// The answers of client `index` as (status, body, whether it looks whole).
+    pub fn answers(&self, index: usize) -> Vec<(u16, String, bool)> {
+        let show = |answer: &Answer| {
+            let body = String::from_utf8_lossy(&answer.body).into_owned();
+            (answer.head.status, body, answer.is_whole)
+        };
+        self.clients[index].answers.iter().map(show).collect()
+    }
+
+    /// The statuses that client `index` got.
+    pub fn statuses(&self, index: usize) -> Vec<u16> {
+        self.clients[index].answers.iter().map(|answer| answer.head.status).collect()
+    }
+
+    /// How the connection of client `index` ended.
+    pub fn end(&self, index: usize) -> Option<End> {
+        self.clients[index].end
+    }
+
+    /// `METHOD target` of the requests that backend `index` got, probes left out.
+    pub fn requests(&self, index: usize) -> Vec<String> {
+        let show =
+            |received: &Received| format!("{} {}", received.head.method, received.head.target);
+        self.backends[index].requests.iter().map(show).collect()
+    }
+}
+
+/// A network without surprises.
+pub const CALM_PATH: Path = Path {
+    latency: Duration::from_micros(200),
+    jitter: Duration::ZERO,
+    segment_max: 64 * 1024,
+    capacity: 256 * 1024,
+    is_harsh: false,
+};
+
+/// How long a world may take, in its own time, from the last fault on.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Turns at one and the same time before time is said to stand still.
+const TURNS_MAX: u32 = 200_000;
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// An empty world with a network without surprises.
+    pub fn new() -> Self {
+        Self::seeded(1, false)
+    }
+
+    /// An empty world of this seed; `is_shown` prints what happens.
+    pub fn seeded(seed: u64, is_shown: bool) -> Self {
+        Self {
+            seed,
+            config: Config::default(),
+            net: Net::new(seed, Trace::new(is_shown), (CALM_PATH, CALM_PATH)),
+            driver: None,
+            backends: Vec::new(),
+            clients: Vec::new(),
+            client_paths: (CALM_PATH, CALM_PATH),
+            changes: Vec::new(),
+            ledger: Ledger::default(),
+            weather: Weather::Clear,
+            decide: crate::answer::decide,
+            backlog: VecDeque::new(),
+            owners: Vec::new(),
+            patience: PATIENCE,
+            has_stopped: false,
+            is_fair: false,
+        }
+    }
+
+    /// Changes the proxy's configuration.
+    #[must_use]
+    pub fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Sets what may go wrong.
+    #[must_use]
+    pub const fn weather(mut self, weather: Weather) -> Self {
+        self.weather = weather;
+        self
+    }
+
+    /// Adds a backend that gives these answers first.
+    #[must_use]
+    pub fn backend(self, script: Vec<Reply>) -> Self {
+        self.backend_at(script, Listening::Yes)
+    }
+
+    /// Adds a backend whose address behaves so.
+    #[must_use]
+    pub fn backend_at(mut self, script: Vec<Reply>, listening: Listening) -> Self {
+        let last = u8::try_from(self.backends.len()).expect("few backends") + 1;
+        let address = SocketAddr::from(([10, 1, 0, last], 80));
+        self.net.listening.push((address, listening));
+        let mut backend = Backend::new(address);
+        backend.script = script.into();
+        self.backends.push(backend);
+        self
+    }
+
+    /// Sets how the last backend reads.
+    #[must_use]
+    pub fn backend_pace(mut self, pace: Pace) -> Self {
+        if let Some(backend) = self.backends.last_mut() {
+            backend.pace = pace;
+        }
+        self
+    }
+
+    /// Adds a client that follows a script.
+    #[must_use]
+    pub fn client(self, script: Vec<Step>) -> Self {
+        self.client_at(0, script)
+    }
+
+    /// Adds a client that connects after so many milliseconds.
+    #[must_use]
+    pub fn client_at(mut self, millis: u64, script: Vec<Step>) -> Self {
+        self.add_client(Instant::from_millis(millis), script);
+        self
+    }
+
+    /// Sets how connections of clients behave.
+    #[must_use]
+    pub const fn client_paths(mut self, inward: Path, outward: Path) -> Self {
+        self.client_paths = (inward, outward);
+        self
+    }
+
+    /// Sets how connections to backends behave.
+    #[must_use]
+    pub const fn backend_paths(mut self, inward: Path, outward: Path) -> Self {
+        self.net.paths = (inward, outward);
+        self
+    }
+
+    /// Adds a change at a time.
+    #[must_use]
+    pub fn change_at(mut self, millis: u64, change: Change) -> Self {
+        self.add_change(Instant::from_millis(millis), change);
+        self
+    }
+
+    /// Adds a client; it can still be changed.
+    pub fn add_client(&mut self, starts: Instant, script: Vec<Step>) -> &mut Client {
+        let index = self.clients.len();
+        let last = u8::try_from(index % 200).expect("below 200") + 1;
+        let peer = SocketAddr::from(([192, 0, 2, last], 40_000 + index as u16));
+        self.clients.push(Client::new(peer, starts, script));
+        self.net.at(starts, Happening::Client(index));
+        &mut self.clients[index]
+    }
+
+    /// Says that nothing goes wrong: every polite client must be served.
+    #[must_use]
+    pub const fn fair(mut self) -> Self {
+        self.is_fair = true;
+        self
+    }
+
+    /// Adds a change.
+    pub fn add_change(&mut self, at: Instant, change: Change) {
+        self.changes.push(change);
+        self.net.at(at, Happening::Change(self.changes.len() - 1));
+    }
+
+    /// The numbers of requests, and their facts.
+    pub const fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    /// The one source of chance.
+    pub const fn net(&mut self) -> &mut Net {
+        &mut self.net
+    }
+
+    /// Lets it happen, to the end: all clients are done, nothing is held, the proxy has stopped.
+    pub fn run(mut self) -> Report {
+        let targets = self.targets();
+        let proxy = Proxy::new(self.config.clone(), targets, self.seed, self.net.now)
+            .expect("a configuration that can be");
+        let reads_max = self.net.pick(1, 16) as usize;
+        self.driver = Some(Driver::new(proxy, reads_max));
+        self.run_until("every client is done", |world| world.clients.iter().all(Client::is_done));
+        self.run_until("nothing is held for anybody", |world| world.proxy().is_at_rest());
+        if !self.has_stopped {
+            self.run_until("idle connections are closed", |world| world.proxy().connections() == 0);
+            self.stop();
+        }
+        self.run_until("the proxy has stopped", |world| {
+            world.proxy().is_stopped() && world.proxy().connections() == 0
+        });
+        self.hold(match self.proxy().is_at_rest() {
+            true => Ok(()),
+            false => Err("the proxy has stopped and holds something".to_owned()),
+        });
+        let driver = self.driver.take().expect("the driver was made above");
+        Report {
+            hash: self.net.trace.hash(),
+            steps: self.net.trace.lines(),
+            ended_at: self.net.now,
+            clients: self.clients,
+            backends: self.backends,
+            notices: driver.notices,
+        }
+    }
+
+    fn targets(&self) -> Vec<BackendTarget> {
+        let target = |(index, backend): (usize, &Backend)| BackendTarget {
+            name: format!("b{index}"),
+            url: format!("http://b{index}.test"),
+            authority: format!("b{index}.test"),
+            addresses: vec![backend.address],
+        };
+        self.backends.iter().enumerate().map(target).collect()
+    }
+
+    pub(crate) fn proxy(&self) -> &Proxy {
+        &self.driver.as_ref().expect("the world is at work").proxy
+    }
+
+    /// Panics with the seed when a rule was broken.
+    #[track_caller]
+    pub(crate) fn hold(&self, verdict: Verdict) {
+        if let Err(text) = verdict {
+            let now = Duration::from_nanos(self.net.now.as_nanos());
+            panic!("at {now:?}: {text}");
+        }
+    }
+
+    fn run_until(&mut self, what: &str, is_reached: impl Fn(&Self) -> bool) {
+        let deadline = self.net.now + self.patience;
+        let (mut last, mut turns) = (self.net.now, 0);
+        while !is_reached(self) {
+            if self.net.now > deadline || !self.turn() {
+                let open: Vec<usize> =
+                    (0..self.clients.len()).filter(|&i| !self.clients[i].is_done()).collect();
+                self.hold(Err(format!("it never comes to this: {what}; clients {open:?}")));
+            }
+            turns = if self.net.now > last { 0 } else { turns + 1 };
+            last = self.net.now;
+            if turns > TURNS_MAX {
+                self.hold(Err("time stands still".to_owned()));
+            }
+        }
+    }
+}
