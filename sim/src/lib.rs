@@ -43,6 +43,7 @@ mod connection;
 mod date;
 mod host;
 mod http;
+pub mod lab;
 mod metrics;
 mod model;
 mod options;

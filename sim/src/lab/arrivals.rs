@@ -1,0 +1,182 @@
+//! When requests come, and the luck each one carries.
+use intelliproxy_core::Rng;
+
+use super::draw::Draw;
+use super::scenario::{Bursts, Scenario};
+
+/// The requests of a run, in order of time: an endless iterator.
+///
+/// Depends on scenario and seed alone, never on what a policy does with the requests.
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    rng: Rng,
+    /// Requests a nanosecond.
+    base_rate: f64,
+    bursts: Option<Bursts>,
+    is_high: bool,
+    /// When the present state of the bursts ends, ns.
+    burst_ends_at: f64,
+    /// Steps of the rate: from when, ns, and the factor from then on.
+    steps: Vec<(f64, f64)>,
+    /// The step in force.
+    step: usize,
+    /// ns.
+    now: f64,
+}
+
+/// One request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// ns.
+    pub(super) at: u64,
+    pub(super) draw: Draw,
+}
+
+impl Arrivals {
+    pub(super) fn new(scenario: &Scenario, seed: u64) -> Self {
+        let mut arrivals = Self {
+            rng: Rng::new(seed),
+            base_rate: scenario.base_rate() / 1e9,
+            bursts: scenario.arrivals.bursts,
+            is_high: true,
+            burst_ends_at: f64::INFINITY,
+            steps: steps(scenario),
+            step: 0,
+            now: 0.0,
+        };
+        if arrivals.bursts.is_some() {
+            arrivals.turn_burst();
+        }
+        arrivals
+    }
+
+    /// Ends the present state of the bursts and draws the length of the other.
+    fn turn_burst(&mut self) {
+        let Some(bursts) = self.bursts else {
+            return;
+        };
+        self.is_high = !self.is_high;
+        self.burst_ends_at = self.now + bursts.mean_ms * 1e6 * exponential(&mut self.rng);
+    }
+
+    /// Requests a nanosecond now.
+    fn rate(&self) -> f64 {
+        let burst = self.bursts.map_or(1.0, |b| if self.is_high { b.high } else { b.low });
+        self.base_rate * burst * self.steps[self.step].1
+    }
+
+    /// When the rate changes next.
+    fn rate_changes_at(&self) -> f64 {
+        let step = self.steps.get(self.step + 1).map_or(f64::INFINITY, |step| step.0);
+        step.min(self.burst_ends_at)
+    }
+}
+
+impl Iterator for Arrivals {
+    type Item = Arrival;
+
+    fn next(&mut self) -> Option<Arrival> {
+        // In units of the mean gap, whatever the rate is while it passes.
+        let mut gap = exponential(&mut self.rng);
+        loop {
+            let (rate, changes_at) = (self.rate(), self.rate_changes_at());
+            let reach = (changes_at - self.now) * rate;
+            // With a rate of 0 for ever the next request comes in the far future.
+            if gap <= reach || changes_at.is_infinite() {
+                self.now += gap / rate;
+                break;
+            }
+            gap -= reach;
+            self.now = changes_at;
+            if self.burst_ends_at <= changes_at {
+                self.turn_burst();
+            } else {
+                self.step += 1;
+            }
+        }
+        Some(Arrival { at: self.now as u64, draw: Draw::new(self.rng.next_u64()) })
+    }
+}
+
+/// The surges as steps of the rate, the first at 0.
+fn steps(scenario: &Scenario) -> Vec<(f64, f64)> {
+    let surges = &scenario.arrivals.surges;
+    let spans = surges.iter().map(|surge| {
+        let end = surge.for_s.map_or(f64::INFINITY, |span| surge.from_s + span);
+        (surge.from_s, end, surge.factor)
+    });
+    let spans: Vec<_> = spans.collect();
+    let mut edges: Vec<f64> = spans.iter().flat_map(|(from, end, _)| [*from, *end]).collect();
+    edges.push(0.0);
+    edges.retain(|edge| edge.is_finite());
+    edges.sort_unstable_by(f64::total_cmp);
+    edges.dedup();
+    let factor_at = |edge: f64| {
+        let active = spans.iter().filter(|(from, end, _)| *from <= edge && edge < *end);
+        active.map(|(_, _, factor)| factor).product::<f64>()
+    };
+    edges.iter().map(|edge| (edge * 1e9, factor_at(*edge))).collect()
+}
+
+/// An exponential draw of mean 1.
+fn exponential(rng: &mut Rng) -> f64 {
+    -libm::log(1.0 - rng.unit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::scenario::{Rate, Surge};
+
+    fn count_by_second(scenario: &Scenario, seconds: usize) -> Vec<f64> {
+        let mut counts = vec![0.0; seconds];
+        for arrival in Arrivals::new(scenario, 3) {
+            let Some(count) = counts.get_mut(arrival.at as usize / 1_000_000_000) else {
+                break;
+            };
+            *count += 1.0;
+        }
+        counts
+    }
+
+    /// A steady rate comes out as Poisson counts: mean and variance agree with the rate within
+    /// four standard errors.
+    #[test]
+    fn steady_rate_is_poisson() {
+        let mut scenario = Scenario::default();
+        scenario.arrivals.rate = Rate::PerSecond(1000.0);
+        let counts = count_by_second(&scenario, 400);
+        let mean = counts.iter().sum::<f64>() / 400.0;
+        let variance = counts.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / 399.0;
+        assert!((mean - 1000.0).abs() < 4.0 * (1000.0_f64 / 400.0).sqrt(), "{mean}");
+        assert!((variance / 1000.0 - 1.0).abs() < 4.0 * (2.0_f64 / 399.0).sqrt(), "{variance}");
+    }
+
+    /// Surges change the rate exactly between their edges; overlapping ones multiply.
+    #[test]
+    fn surges_change_the_rate() {
+        let mut scenario = Scenario::default();
+        scenario.arrivals.rate = Rate::PerSecond(10_000.0);
+        scenario.arrivals.surges = vec![
+            Surge { from_s: 1.0, for_s: Some(2.0), factor: 2.0 },
+            Surge { from_s: 2.0, for_s: None, factor: 0.5 },
+        ];
+        let counts = count_by_second(&scenario, 5);
+        for (count, expected) in counts.iter().zip([1.0, 2.0, 1.0, 0.5, 0.5]) {
+            assert!((count / 10_000.0 - expected).abs() < 0.06, "{counts:?}");
+        }
+    }
+
+    /// Bursts keep their mean rate and make the counts vary far more than Poisson's.
+    #[test]
+    fn bursts_vary_and_keep_the_mean() {
+        let mut scenario = Scenario::default();
+        scenario.arrivals.rate = Rate::PerSecond(1000.0);
+        scenario.arrivals.bursts = Some(Bursts { low: 0.6, high: 1.4, mean_ms: 500.0 });
+        let counts = count_by_second(&scenario, 400);
+        let mean = counts.iter().sum::<f64>() / 400.0;
+        let variance = counts.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / 399.0;
+        assert!((mean / 1000.0 - 1.0).abs() < 0.06, "{mean}");
+        assert!(variance > 10_000.0, "{variance}");
+    }
+}

@@ -1,0 +1,103 @@
+//! Ranges of a scenario's numbers, held while they are read, so that an error knows its line and
+//! path.
+use intelliproxy_core::{PolicyKind, Rules};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+/// A number above 0, at most 1e9.
+pub(super) fn positive<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
+    let number = f64::deserialize(from)?;
+    let is_allowed = number > 0.0 && number <= NUMBER_MAX;
+    is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be above 0, at most 1e9"))
+}
+
+/// A number from 0 to 1e9.
+pub(super) fn amount<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
+    let number = f64::deserialize(from)?;
+    let is_allowed = (0.0..=NUMBER_MAX).contains(&number);
+    is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0 to 1e9"))
+}
+
+/// Nothing, or a number from 0 to 1e9.
+pub(super) fn some_amount<'a, D: Deserializer<'a>>(from: D) -> Result<Option<f64>, D::Error> {
+    let number = Option::<f64>::deserialize(from)?;
+    let is_allowed = number.is_none_or(|number| (0.0..=NUMBER_MAX).contains(&number));
+    is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0 to 1e9, or null"))
+}
+
+/// A time from 1 ms to a day, in seconds.
+pub(super) fn run_seconds<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
+    let number = f64::deserialize(from)?;
+    let is_allowed = (0.001..=86_400.0).contains(&number);
+    is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0.001 to 86400"))
+}
+
+/// A share, from 0 to 1.
+pub(super) fn share<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
+    let number = f64::deserialize(from)?;
+    let is_allowed = (0.0..=1.0).contains(&number);
+    is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0 to 1"))
+}
+
+/// How many of something there are: from 1 to 10 000.
+pub(super) fn count<'a, D: Deserializer<'a>>(from: D) -> Result<u32, D::Error> {
+    let number = u32::deserialize(from)?;
+    let is_allowed = (1..=COUNT_MAX).contains(&number);
+    is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 1 to 10000"))
+}
+
+/// How many of something fit: from 0 to 1 000 000.
+pub(super) fn room<'a, D: Deserializer<'a>>(from: D) -> Result<u32, D::Error> {
+    let number = u32::deserialize(from)?;
+    let is_allowed = number <= 1_000_000;
+    is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0 to 1000000"))
+}
+
+/// Two numbers from 0 to 1e9, the lower one first.
+pub(super) fn range<'a, D: Deserializer<'a>>(from: D) -> Result<[f64; 2], D::Error> {
+    let range = <[f64; 2]>::deserialize(from)?;
+    is_range(range)
+        .then_some(range)
+        .ok_or_else(|| D::Error::custom("must be [low, high], from 0 to 1e9"))
+}
+
+/// Nothing, or two numbers from 0 to 1e9, the lower one first.
+pub(super) fn some_range<'a, D: Deserializer<'a>>(from: D) -> Result<Option<[f64; 2]>, D::Error> {
+    let range = Option::<[f64; 2]>::deserialize(from)?;
+    let is_allowed = range.is_none_or(is_range);
+    is_allowed
+        .then_some(range)
+        .ok_or_else(|| D::Error::custom("must be [low, high], from 0 to 1e9, or null"))
+}
+
+/// Points of a quantile function: `[share, ms]`, shares rising from 0 to 1, times not falling.
+pub(super) fn quantiles<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<[f64; 2]>, D::Error> {
+    let points = Vec::<[f64; 2]>::deserialize(from)?;
+    let has_ends = matches!(points.as_slice(), [[first, _], .., [last, _]]
+        if *first == 0.0 && *last == 1.0);
+    let is_rising = points.windows(2).all(|pair| pair[0][0] < pair[1][0]);
+    let is_monotone = points.windows(2).all(|pair| pair[0][1] <= pair[1][1]);
+    let is_bounded = points.iter().all(|point| (0.0..=NUMBER_MAX).contains(&point[1]));
+    (has_ends && is_rising && is_monotone && is_bounded).then_some(points).ok_or_else(|| {
+        D::Error::custom("must be [share, ms] pairs: shares rising from 0 to 1, times not falling")
+    })
+}
+
+/// Rules that a router takes. The policy stays out: the lab sets it.
+pub(super) fn rules<'a, D: Deserializer<'a>>(from: D) -> Result<Rules, D::Error> {
+    let rules = Rules::deserialize(from)?;
+    rules.validate().map_err(D::Error::custom)?;
+    if rules.policy != PolicyKind::default() {
+        return Err(D::Error::custom("policy: must be left out; the lab compares policies"));
+    }
+    Ok(rules)
+}
+
+fn is_range([low, high]: [f64; 2]) -> bool {
+    low >= 0.0 && low <= high && high <= NUMBER_MAX
+}
+
+/// Above all that is meant, below where nanoseconds of it overflow.
+const NUMBER_MAX: f64 = 1e9;
+/// As many backends as a router takes.
+const COUNT_MAX: u32 = 10_000;

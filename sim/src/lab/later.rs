@@ -1,0 +1,73 @@
+//! Events that lie at no fixed distance: a heap by time, of equal times in the order of entry.
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use intelliproxy_core::{ProbeId, ProbeResult};
+
+use super::backend::Answer;
+use super::earliest::NEVER;
+
+/// The events.
+#[derive(Debug, Default)]
+pub(super) struct LaterEvents {
+    heap: BinaryHeap<Reverse<Entry>>,
+    entered: u64,
+}
+
+/// Something that happens later.
+#[derive(Debug)]
+pub(super) enum Later {
+    /// An answer leaves its backend.
+    Leaves { request: u64, answer: Answer },
+    /// A probe ends at its proxy.
+    ProbeEnds { proxy: usize, probe: ProbeId, result: ProbeResult },
+    /// A fault of the script starts or ends.
+    Fault { backend: usize, index: usize, is_active: bool },
+    /// A speed is drawn anew, and again after `every` ns.
+    Redraw { backend: usize, index: usize, every: u64 },
+    /// A backend enters or leaves the configuration.
+    Member { backend: usize, is_configured: bool },
+}
+
+#[derive(Debug)]
+struct Entry {
+    at: u64,
+    number: u64,
+    event: Later,
+}
+
+impl LaterEvents {
+    pub(super) fn push(&mut self, at: u64, event: Later) {
+        self.entered += 1;
+        self.heap.push(Reverse(Entry { at, number: self.entered, event }));
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Later> {
+        self.heap.pop().map(|entry| entry.0.event)
+    }
+
+    /// When the first event is; [`NEVER`] for none.
+    pub(super) fn first(&self) -> u64 {
+        self.heap.peek().map_or(NEVER, |entry| entry.0.at)
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+
+impl Eq for Entry {}

@@ -1,0 +1,489 @@
+//! A workload, the backends that serve it, and what goes wrong: plain data, read from JSON.
+//!
+//! `SCENARIOS.md` beside this package shows every knob by an example.
+use std::fmt;
+
+use intelliproxy_core::Rules;
+use serde::{Deserialize, Serialize};
+
+use super::check;
+use super::service::Service;
+use crate::parameters::{Faults, Parameters};
+
+/// One scenario. Every key may be left out; the defaults are ten equal backends at 70 %.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Scenario {
+    /// Its name in tables.
+    pub name: String,
+    /// What it is about, in a line.
+    pub about: String,
+    /// For how long requests arrive, s.
+    #[serde(deserialize_with = "check::run_seconds")]
+    pub duration_s: f64,
+    /// Requests that arrive before this are served but not counted, s.
+    #[serde(deserialize_with = "check::amount")]
+    pub warmup_s: f64,
+    /// Proxies that share the arrivals, each with a router of its own.
+    #[serde(deserialize_with = "check::count")]
+    pub proxies: u32,
+    /// From a proxy to a backend and back, ms.
+    #[serde(deserialize_with = "check::amount")]
+    pub rtt_ms: f64,
+    /// After this a proxy gives a request up, ms.
+    #[serde(deserialize_with = "check::positive")]
+    pub timeout_ms: f64,
+    /// What a failed request is charged in percentiles and cost, ms.
+    #[serde(deserialize_with = "check::amount")]
+    pub charge_ms: f64,
+    /// When requests come.
+    pub arrivals: Arrivals,
+    /// The work of a request, where its backend says nothing else.
+    pub service: Service,
+    /// Who serves.
+    pub backends: Vec<BackendGroup>,
+    /// The proxies' rules: the `routing` object of the proxy's configuration, without the policy.
+    #[serde(deserialize_with = "check::rules")]
+    pub routing: Rules,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            name: "scenario".to_owned(),
+            about: String::new(),
+            duration_s: 60.0,
+            warmup_s: 0.0,
+            proxies: 1,
+            rtt_ms: 0.5,
+            timeout_ms: 5000.0,
+            charge_ms: 5000.0,
+            arrivals: Arrivals::default(),
+            service: Service::Exponential(10.0),
+            backends: vec![BackendGroup { count: 10, ..BackendGroup::default() }],
+            routing: Rules::default(),
+        }
+    }
+}
+
+/// When requests come: a Poisson process whose rate may change.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Arrivals {
+    /// The rate while nothing changes it.
+    pub rate: Rate,
+    /// Makes the process bursty (MMPP).
+    pub bursts: Option<Bursts>,
+    /// Times of another rate; factors of overlapping ones multiply.
+    pub surges: Vec<Surge>,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Self { rate: Rate::Load(0.7), bursts: None, surges: Vec::new() }
+    }
+}
+
+/// A rate of arrivals.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub enum Rate {
+    /// As share of the capacity of the backends there at the start, without their faults; the
+    /// speed of one that is redrawn counts with its mean.
+    Load(#[serde(deserialize_with = "check::amount")] f64),
+    /// Requests a second.
+    PerSecond(#[serde(deserialize_with = "check::amount")] f64),
+}
+
+/// Two states by turns, each of exponential length: a Markov-modulated Poisson process.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Bursts {
+    /// Factor of the rate in the low state, in which it starts.
+    #[serde(deserialize_with = "check::amount")]
+    pub low: f64,
+    /// Factor of the rate in the high state.
+    #[serde(deserialize_with = "check::amount")]
+    pub high: f64,
+    /// Mean length of either state, ms.
+    #[serde(deserialize_with = "check::positive")]
+    pub mean_ms: f64,
+}
+
+/// A time of another rate.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Surge {
+    /// When it starts, s.
+    #[serde(default, deserialize_with = "check::amount")]
+    pub from_s: f64,
+    /// How long it lasts, s; null: to the end.
+    #[serde(default, deserialize_with = "check::some_amount")]
+    pub for_s: Option<f64>,
+    /// Factor of the rate.
+    #[serde(deserialize_with = "check::amount")]
+    pub factor: f64,
+}
+
+/// Equal backends.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct BackendGroup {
+    /// Their name; with a number behind it when there are several.
+    pub name: String,
+    /// How many.
+    #[serde(deserialize_with = "check::count")]
+    pub count: u32,
+    /// Requests that each serves at a time.
+    #[serde(deserialize_with = "check::count")]
+    pub workers: u32,
+    /// Requests that may wait at each; one more is answered 503 at once.
+    #[serde(deserialize_with = "check::room")]
+    pub queue: u32,
+    /// Work done in a unit of time.
+    #[serde(deserialize_with = "check::positive")]
+    pub speed: f64,
+    /// How much each request served beside it slows a request: with k in service, each is
+    /// `1 + sharing · (k − 1)` times slower. 0 for workers that do not disturb each other.
+    #[serde(deserialize_with = "check::amount")]
+    pub sharing: f64,
+    /// The work of a request here; null: the scenario's.
+    pub service: Option<Service>,
+    /// How it answers probes.
+    pub probes: Probes,
+    /// When it enters the configuration, s.
+    #[serde(deserialize_with = "check::amount")]
+    pub joins_s: f64,
+    /// How long it stays there, s; null: to the end.
+    #[serde(deserialize_with = "check::some_amount")]
+    pub stays_s: Option<f64>,
+    /// What goes wrong, and when; overlapping ones add up.
+    pub faults: Vec<Fault>,
+}
+
+impl Default for BackendGroup {
+    fn default() -> Self {
+        Self {
+            name: "b".to_owned(),
+            count: 1,
+            workers: 4,
+            queue: 128,
+            speed: 1.0,
+            sharing: 0.0,
+            service: None,
+            probes: Probes::default(),
+            joins_s: 0.0,
+            stays_s: None,
+            faults: Vec::new(),
+        }
+    }
+}
+
+/// How a backend answers probes: apart from its workers, unless `waits`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Probes {
+    /// Work of a ping at speed 1, ms.
+    #[serde(deserialize_with = "check::amount")]
+    pub work_ms: f64,
+    /// Whether a ping is as late as a request that comes now would wait.
+    pub waits: bool,
+    /// The memory it reports, MiB.
+    #[serde(deserialize_with = "check::amount")]
+    pub memory_mib: f64,
+    /// Makes pings as unreliable as those of the simulated servers, and the reported queue a
+    /// random walk; null: pings get through, and the report tells the requests that wait.
+    pub lossy: Option<Lossy>,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self { work_ms: 1.0, waits: false, memory_mib: 50.0, lossy: None }
+    }
+}
+
+/// Faults of pings alone, as in the simulated servers' [`Parameters`].
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Lossy {
+    /// Chance per ping that a good channel turns bad.
+    #[serde(deserialize_with = "check::share")]
+    pub good_to_bad: f64,
+    /// Chance per ping that a bad channel turns good.
+    #[serde(deserialize_with = "check::share")]
+    pub bad_to_good: f64,
+    /// Share of pings lost while the channel is good.
+    #[serde(deserialize_with = "check::share")]
+    pub loss_in_good: f64,
+    /// Share of pings lost while the channel is bad.
+    #[serde(deserialize_with = "check::share")]
+    pub loss_in_bad: f64,
+    /// Share of pings answered 500.
+    #[serde(deserialize_with = "check::share")]
+    pub error_share: f64,
+    /// Share of pings answered late by `slow_ms`.
+    #[serde(deserialize_with = "check::share")]
+    pub slow_share: f64,
+    /// How late, ms.
+    #[serde(deserialize_with = "check::room")]
+    pub slow_ms: u32,
+    /// Upper bound of the reported queue's walk.
+    #[serde(deserialize_with = "check::count")]
+    pub queue_max: u32,
+    /// Additional loss with the reported queue at its maximum.
+    #[serde(deserialize_with = "check::share")]
+    pub overload_loss: f64,
+}
+
+impl Default for Lossy {
+    fn default() -> Self {
+        (&Parameters::default()).into()
+    }
+}
+
+impl From<&Parameters> for Lossy {
+    fn from(parameters: &Parameters) -> Self {
+        Self {
+            good_to_bad: parameters.p_g_to_b,
+            bad_to_good: parameters.p_b_to_g,
+            loss_in_good: parameters.loss_in_g,
+            loss_in_bad: parameters.loss_in_b,
+            error_share: parameters.error_rate,
+            slow_share: parameters.slow_rate,
+            slow_ms: parameters.slow_ms,
+            queue_max: parameters.queue_max,
+            overload_loss: parameters.overload_drop_multiplier,
+        }
+    }
+}
+
+impl Lossy {
+    /// The same in the words of the simulated servers.
+    pub fn parameters(&self) -> Parameters {
+        Parameters {
+            p_g_to_b: self.good_to_bad,
+            p_b_to_g: self.bad_to_good,
+            loss_in_g: self.loss_in_good,
+            loss_in_b: self.loss_in_bad,
+            queue_max: self.queue_max,
+            error_rate: self.error_share,
+            slow_rate: self.slow_share,
+            slow_ms: self.slow_ms,
+            cpu_load_ms: 0,
+            overload_drop_multiplier: self.overload_loss,
+            faults: Faults::All,
+        }
+    }
+}
+
+/// Something that is wrong with a backend for a time.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Fault {
+    /// When it starts, s.
+    #[serde(default, deserialize_with = "check::amount")]
+    pub from_s: f64,
+    /// How long it lasts, s; null: to the end.
+    #[serde(default, deserialize_with = "check::some_amount")]
+    pub for_s: Option<f64>,
+    /// What is wrong.
+    pub what: FaultKind,
+}
+
+/// What can be wrong with a backend.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub enum FaultKind {
+    /// Its speed is so many times its own.
+    Speed(#[serde(deserialize_with = "check::amount")] f64),
+    /// Its speed is drawn anew again and again.
+    #[serde(rename_all = "camelCase")]
+    Redraw {
+        /// Each draw is uniform in this, times its own speed.
+        #[serde(deserialize_with = "check::range")]
+        between: [f64; 2],
+        /// Time between two draws, s; the backends of a group take turns within it.
+        #[serde(deserialize_with = "check::run_seconds")]
+        every_s: f64,
+    },
+    /// It answers every request 500, fast; probes are fine.
+    #[serde(rename_all = "camelCase")]
+    Sinkhole {
+        /// How fast, ms.
+        #[serde(deserialize_with = "check::amount")]
+        after_ms: f64,
+    },
+    /// Nothing comes out of it: neither answers, those to earlier requests included, nor probes.
+    BlackHole,
+    /// It refuses every connection, those of probes included.
+    Refusing,
+    /// This share of requests is answered 500, after their work.
+    Errors(#[serde(deserialize_with = "check::share")] f64),
+    /// A share of answers leaves late; no worker waits for it.
+    Slow {
+        /// Which share.
+        #[serde(deserialize_with = "check::share")]
+        share: f64,
+        /// How late, ms.
+        #[serde(deserialize_with = "check::amount")]
+        ms: f64,
+    },
+}
+
+impl Scenario {
+    /// Reads a scenario.
+    ///
+    /// # Errors
+    /// The first fault, with its line and path: text that is no JSON, an unknown key, a wrong
+    /// type, a number out of its range.
+    pub fn from_json(text: &str) -> Result<Self, ScenarioError> {
+        let mut source = serde_json::Deserializer::from_str(text);
+        let scenario: Self = serde_path_to_error::deserialize(&mut source).map_err(|error| {
+            let path = error.path().to_string();
+            let path = if path == "." { String::new() } else { path };
+            ScenarioError::from_serde(path, error.inner())
+        })?;
+        source.end().map_err(|error| ScenarioError::from_serde(String::new(), &error))?;
+        scenario.check_whole().map_err(|(path, wrong)| {
+            let key = format!("\"{path}\"");
+            let line = text.lines().position(|line| line.contains(&key)).unwrap_or(0) + 1;
+            ScenarioError { line, path: path.to_owned(), wrong: wrong.to_owned() }
+        })?;
+        Ok(scenario)
+    }
+
+    /// The whole scenario as JSON that [`Scenario::from_json`] reads, indented.
+    pub fn to_json(&self) -> String {
+        // Plain data with string keys: there is nothing that JSON could not take.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// The same scenario, its times stretched by `factor`: duration, warm-up, faults and surges,
+    /// but not the times of requests. For short runs.
+    #[must_use]
+    pub fn scaled(mut self, factor: f64) -> Self {
+        let scale = |time: &mut f64| *time *= factor;
+        scale(&mut self.duration_s);
+        scale(&mut self.warmup_s);
+        for surge in &mut self.arrivals.surges {
+            scale(&mut surge.from_s);
+            surge.for_s.as_mut().map(scale);
+        }
+        for group in &mut self.backends {
+            scale(&mut group.joins_s);
+            group.stays_s.as_mut().map(scale);
+            for fault in &mut group.faults {
+                scale(&mut fault.from_s);
+                fault.for_s.as_mut().map(scale);
+            }
+        }
+        self
+    }
+
+    /// Requests a second while nothing changes the rate.
+    pub fn base_rate(&self) -> f64 {
+        let load = match self.arrivals.rate {
+            Rate::PerSecond(rate) => return rate,
+            Rate::Load(load) => load,
+        };
+        let there = self.backends.iter().filter(|group| group.joins_s == 0.0);
+        load * there.map(|group| f64::from(group.count) * self.capacity_of(group)).sum::<f64>()
+    }
+
+    /// The work of a request at a backend of this group.
+    pub fn service_of<'a>(&'a self, group: &'a BackendGroup) -> &'a Service {
+        group.service.as_ref().unwrap_or(&self.service)
+    }
+
+    /// Requests a second that one backend of this group can serve.
+    fn capacity_of(&self, group: &BackendGroup) -> f64 {
+        let workers = f64::from(group.workers);
+        let slowed = 1.0 + group.sharing * (workers - 1.0);
+        let redraws = group.faults.iter().filter_map(|fault| match fault.what {
+            FaultKind::Redraw { between: [low, high], .. } => Some(low.midpoint(high)),
+            _ => None,
+        });
+        let speed = group.speed * redraws.product::<f64>();
+        1000.0 * speed * workers / (slowed * self.service_of(group).mean_ms())
+    }
+
+    /// What no single value shows: the key that is wrong, and why.
+    fn check_whole(&self) -> Result<(), (&'static str, &'static str)> {
+        if self.warmup_s >= self.duration_s {
+            return Err(("warmupS", "must be less than durationS"));
+        }
+        if self.proxies > PROXIES_MAX {
+            return Err(("proxies", "must be from 1 to 1000"));
+        }
+        let mut names = self.backend_names();
+        let count = names.len();
+        if count > BACKENDS_MAX {
+            return Err(("backends", "must be at most 10000"));
+        }
+        if names.iter().any(String::is_empty) {
+            return Err(("backends", "must have names"));
+        }
+        names.sort_unstable();
+        names.dedup();
+        if names.len() < count {
+            return Err(("backends", "must have names that differ"));
+        }
+        let rate = self.base_rate();
+        if !(rate > 0.0 && rate <= RATE_MAX) {
+            return Err(("arrivals", "must come to a rate above 0, at most 1e7 a second"));
+        }
+        Ok(())
+    }
+
+    /// The backends' names, in their order.
+    pub fn backend_names(&self) -> Vec<String> {
+        let names = self.backends.iter().flat_map(|group| {
+            (1..=group.count).map(|number| match group.count {
+                1 => group.name.clone(),
+                _ => format!("{}{number}", group.name),
+            })
+        });
+        names.collect()
+    }
+}
+
+/// What is wrong with a scenario's text, and where.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ScenarioError {
+    /// The line, from 1.
+    pub line: usize,
+    /// The path of the value, keys joined by dots; empty for a fault in the JSON itself.
+    pub path: String,
+    /// What is wrong there.
+    pub wrong: String,
+}
+
+impl ScenarioError {
+    fn from_serde(path: String, error: &serde_json::Error) -> Self {
+        let text = error.to_string();
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        let wrong = text.strip_suffix(&place).unwrap_or(&text).to_owned();
+        Self { line: error.line().max(1), path, wrong }
+    }
+}
+
+impl fmt::Display for ScenarioError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            write!(f, "{}: {}", self.line, self.wrong)
+        } else {
+            write!(f, "{}: {}: {}", self.line, self.path, self.wrong)
+        }
+    }
+}
+
+impl std::error::Error for ScenarioError {}
+
+const PROXIES_MAX: u32 = 1000;
+/// As many as a router takes.
+const BACKENDS_MAX: usize = 10_000;
+/// More would not end while somebody waits.
+const RATE_MAX: f64 = 1e7;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! What a run comes to: latencies as clients see them, failures charged.
+use serde::Serialize;
+
+/// Collects the requests of a run.
+#[derive(Debug)]
+pub(super) struct Tally {
+    /// Of every counted request, ns; failed ones at their charge.
+    charged: Vec<u64>,
+    /// Sum over answered ones, ns.
+    answered_sum: f64,
+    failed: u64,
+    routed: Vec<u64>,
+    charge: u64,
+}
+
+/// The figures of one run. Times in ms.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Figures {
+    /// Requests counted: all that arrived after the warm-up.
+    pub requests: u64,
+    /// Of these, answered 5xx, refused, given up or not admitted.
+    pub failed: u64,
+    /// Mean time of the answered ones.
+    pub mean_ms: f64,
+    /// Half take longer, failed ones charged.
+    pub p50_ms: f64,
+    /// One in a hundred takes longer, failed ones charged.
+    pub p99_ms: f64,
+    /// One in a thousand takes longer, failed ones charged.
+    pub p999_ms: f64,
+    /// Mean time, failed ones charged.
+    pub cost_ms: f64,
+    /// Share of requests that each backend was sent, in the scenario's order.
+    pub shares: Vec<f64>,
+    /// Changes of the routers' current backends, a second and proxy; only policies under the gate
+    /// have one.
+    pub switches_per_s: f64,
+}
+
+impl Tally {
+    /// For about so many requests to so many backends; a failed one is charged so many ns.
+    pub(super) fn new(requests: usize, backends: usize, charge: u64) -> Self {
+        Self {
+            charged: Vec::with_capacity(requests),
+            answered_sum: 0.0,
+            failed: 0,
+            routed: vec![0; backends],
+            charge,
+        }
+    }
+
+    pub(super) fn routed(&mut self, backend: usize) {
+        self.routed[backend] += 1;
+    }
+
+    pub(super) fn answered(&mut self, latency: u64) {
+        self.charged.push(latency);
+        self.answered_sum += latency as f64;
+    }
+
+    pub(super) fn failed(&mut self) {
+        self.charged.push(self.charge);
+        self.failed += 1;
+    }
+
+    pub(super) fn figures(mut self, switches_per_s: f64) -> Figures {
+        let count = self.charged.len() as u64;
+        let routed: u64 = self.routed.iter().sum();
+        let failed_sum = self.failed as f64 * self.charge as f64;
+        Figures {
+            requests: count,
+            failed: self.failed,
+            mean_ms: self.answered_sum / (count - self.failed).max(1) as f64 / 1e6,
+            p50_ms: quantile_ms(&mut self.charged, 0.5),
+            p99_ms: quantile_ms(&mut self.charged, 0.99),
+            p999_ms: quantile_ms(&mut self.charged, 0.999),
+            cost_ms: (self.answered_sum + failed_sum) / count.max(1) as f64 / 1e6,
+            shares: self.routed.iter().map(|n| *n as f64 / routed.max(1) as f64).collect(),
+            switches_per_s,
+        }
+    }
+}
+
+/// The least value that a share of `q` of all does not exceed, exactly; 0 of none.
+fn quantile_ms(values: &mut [u64], q: f64) -> f64 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    let rank = (q * values.len() as f64).ceil() as usize;
+    let index = rank.clamp(1, values.len()) - 1;
+    *values.select_nth_unstable(index).1 as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hundred requests by hand: 98 of 1 to 98 ms and two failures at 5 s. The 99th in order is
+    /// a failure; the mean leaves failures out, the cost does not.
+    #[test]
+    fn figures_by_hand() {
+        let mut tally = Tally::new(100, 2, 5_000_000_000);
+        for ms in 1..=98 {
+            tally.routed(usize::from(ms > 49));
+            tally.answered(ms * 1_000_000);
+        }
+        tally.failed();
+        tally.failed();
+        let figures = tally.figures(0.5);
+        assert_eq!((figures.requests, figures.failed), (100, 2));
+        assert_eq!((figures.p50_ms, figures.p99_ms, figures.p999_ms), (50.0, 5000.0, 5000.0));
+        assert_eq!(figures.mean_ms, 49.5);
+        assert!((figures.cost_ms - (49.5 * 98.0 + 10_000.0) / 100.0).abs() < 1e-9);
+        assert_eq!(figures.shares, [0.5, 0.5]);
+    }
+
+    /// Nothing counted is no division by zero.
+    #[test]
+    fn nothing_counted() {
+        let figures = Tally::new(0, 1, 5).figures(0.0);
+        assert_eq!((figures.mean_ms, figures.cost_ms, figures.p99_ms), (0.0, 0.0, 0.0));
+    }
+}
