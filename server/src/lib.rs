@@ -10,4 +10,5 @@ pub mod http;
 mod logging;
 pub mod proxy;
 pub mod reactor;
+pub mod record;
 pub mod resolve;

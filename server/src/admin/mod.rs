@@ -1,8 +1,10 @@
 //! Read-only views of the proxy for people and their tools: plain data in, text out.
 mod log;
 mod notice;
+mod recording;
 mod stats;
 
 pub(crate) use log::log_notice;
 pub use notice::describe;
+pub(crate) use recording::recording_field;
 pub use stats::stats_json;

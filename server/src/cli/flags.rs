@@ -47,7 +47,7 @@ impl Flag {
 }
 
 /// All of them, in the order of the help.
-pub(super) const FLAGS: [Flag; 14] = [
+pub(super) const FLAGS: [Flag; 17] = [
     Flag {
         name: "--listen",
         value: Some("HOST:PORT"),
@@ -179,6 +179,30 @@ pub(super) const FLAGS: [Flag; 14] = [
                 Ok(())
             },
         },
+    },
+    Flag {
+        name: "--record",
+        value: Some("FILE"),
+        path: "recording.file",
+        help: "record every input of the router, for intelliproxy replay",
+        change: Change::Set(|config, text| {
+            config.recording.file = Some(text.to_owned());
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "--record-bytes-max",
+        value: Some("N"),
+        path: "recording.bytesMax",
+        help: "bytes of one file, of a ring of files FILE.0, FILE.1, ...; 0 for one of any size",
+        change: Change::Set(|config, text| set(&mut config.recording.bytes_max, text, WHOLE)),
+    },
+    Flag {
+        name: "--record-files",
+        value: Some("N"),
+        path: "recording.files",
+        help: "files of that ring",
+        change: Change::Set(|config, text| set(&mut config.recording.files, text, WHOLE)),
     },
 ];
 

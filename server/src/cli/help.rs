@@ -52,7 +52,7 @@ fn default_of(flag: &Flag) -> Option<String> {
     flag.value?;
     let config = serde_json::to_value(Config::default()).ok()?;
     match config.pointer(&format!("/{}", flag.path.replace('.', "/")))? {
-        Value::Array(_) => None,
+        Value::Array(_) | Value::Null => None,
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => number.as_f64().map(|number| number.to_string()),
         value => Some(value.to_string()),

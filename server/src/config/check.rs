@@ -44,6 +44,9 @@ impl Config {
                 return Err(ConfigError::new(path, PATH_ALLOWED));
             }
         }
+        if self.recording.file.as_ref().is_some_and(String::is_empty) {
+            return Err(ConfigError::new("recording.file", "the path of a file, or null"));
+        }
         Ok(())
     }
 
@@ -139,7 +142,7 @@ const fn span(path: &'static str, value: fn(&Config) -> Duration) -> Span {
 }
 
 /// Every whole number outside `routing`; the reason for a range is with the field.
-const COUNTS: [Count; 9] = [
+const COUNTS: [Count; 11] = [
     count("limits.headBytesMax", |config| config.limits.head_bytes_max as u64, 1024, 60_000),
     count("limits.targetBytesMax", |config| config.limits.target_bytes_max as u64, 64, 60_000),
     count("limits.fieldsMax", |config| config.limits.fields_max as u64, 8, 128),
@@ -154,6 +157,8 @@ const COUNTS: [Count; 9] = [
     count("limits.clients", |config| config.limits.clients as u64, 1, 1_000_000),
     count("limits.attempts", |config| config.limits.attempts as u64, 1, 16),
     count("pool.idlePerBackend", |config| config.pool.idle_per_backend as u64, 0, 100_000),
+    count("recording.bytesMax", |config| config.recording.bytes_max, 0, u64::MAX),
+    count("recording.files", |config| u64::from(config.recording.files), 2, 1000),
 ];
 
 /// Every time outside `routing`.

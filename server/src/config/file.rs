@@ -243,12 +243,12 @@ mod tests {
             (
                 "{\n\n\"listne\": []}",
                 "3: listne: unknown key; known: listen, backends, routing, \
-                limits, timeouts, forwarding, pool, overflow, stats, probePaths",
+                limits, timeouts, forwarding, pool, overflow, stats, probePaths, recording",
             ),
             (
                 "{\n\"a.b\":\n1}",
                 "2: a.b: unknown key; known: listen, backends, routing, \
-                limits, timeouts, forwarding, pool, overflow, stats, probePaths",
+                limits, timeouts, forwarding, pool, overflow, stats, probePaths, recording",
             ),
             ("{\"forwarding\": {\"via\": \"a\",\n\"via\": \"b\"}}", "2: forwarding.via: repeated"),
             ("{\"listen\": [],\n\"listen\": []}", "2: listen: repeated"),

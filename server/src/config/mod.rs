@@ -49,6 +49,8 @@ pub struct Config {
     pub stats: StatsRules,
     /// The paths that probes ask for.
     pub probe_paths: ProbePaths,
+    /// What is recorded for `intelliproxy replay`.
+    pub recording: RecordingRules,
 }
 
 impl Default for Config {
@@ -67,6 +69,7 @@ impl Default for Config {
             overflow: Overflow::default(),
             stats: StatsRules::default(),
             probe_paths: ProbePaths::default(),
+            recording: RecordingRules::default(),
         }
     }
 }
@@ -249,5 +252,26 @@ pub struct ProbePaths {
 impl Default for ProbePaths {
     fn default() -> Self {
         Self { ping: "/health".to_owned(), report: "/metrics".to_owned() }
+    }
+}
+
+/// What is recorded for `intelliproxy replay`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct RecordingRules {
+    /// The file that gets every input of the router (null: none). One that is there is kept as
+    /// `FILE.old`.
+    pub file: Option<String>,
+    /// Bytes of one file (0: any number). With a bound the files are `FILE.0`, `FILE.1` and so
+    /// on, and when all are full the oldest is written over: its decisions, and the check of all
+    /// later ones against the start, are then gone.
+    pub bytes_max: u64,
+    /// Files of that ring (4); 2 to 1000.
+    pub files: u32,
+}
+
+impl Default for RecordingRules {
+    fn default() -> Self {
+        Self { file: None, bytes_max: 0, files: 4 }
     }
 }

@@ -1,17 +1,19 @@
 //! Answers that the proxy makes itself.
 
-/// A whole answer: status, a short body, and whether the connection ends with it.
+/// A whole answer: status, a short body, and whether the connection ends with it; `fields` are
+/// further header lines, each with its line end.
 ///
 /// A HEAD request gets the same head and no body.
 pub(crate) fn encode(
     status: u16,
     content_type: &str,
+    fields: &str,
     body: &[u8],
     is_head_request: bool,
     connection: Option<&'static str>,
 ) -> Vec<u8> {
     let mut answer = format!(
-        "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
+        "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{fields}",
         reason(status),
         body.len()
     )
@@ -33,7 +35,8 @@ pub(crate) fn encode_error(
     connection: Option<&'static str>,
 ) -> Vec<u8> {
     let body = format!("{status} {}\n", reason(status));
-    encode(status, "text/plain; charset=utf-8", body.as_bytes(), is_head_request, connection)
+    let kind = "text/plain; charset=utf-8";
+    encode(status, kind, "", body.as_bytes(), is_head_request, connection)
 }
 
 /// The reason phrase of a status that the proxy answers by itself (RFC 9110 section 15, RFC 6585).

@@ -19,9 +19,10 @@ mod timers;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use intelliproxy_core::journal::{JournalSink, RecordedRouter};
 use intelliproxy_core::{
-    Action as RouterAction, BackendId, ConfigError, Event, Instant, ProbeFailure, Router,
-    RouterConfig, Snapshot,
+    Action as RouterAction, BackendId, ConfigError, Event, Instant, ProbeFailure, RouterConfig,
+    Snapshot,
 };
 
 pub use self::conn::ConnId;
@@ -33,7 +34,7 @@ use self::probe::ProbeExchange;
 use self::session::{ClientHalf, Need, Session, Side};
 use self::shared::Shared;
 use self::timers::Timers;
-use crate::admin::stats_json;
+use crate::admin::{recording_field, stats_json};
 use crate::config::{BackendTarget, Config, Network, Overflow};
 use crate::http::UpstreamError;
 
@@ -72,13 +73,13 @@ pub enum ConnectFailure {
     Unreachable,
 }
 
-/// The proxy. Its methods are of the four kinds that [`Router`]'s are: facts (`handle_*`), answers
+/// The proxy. Its methods are of the four kinds that [`Router`](intelliproxy_core::Router)'s are: facts (`handle_*`), answers
 /// at once (`read_space`, `write_ready`, `handle_accept`), effects (`poll_*`) and getters.
 #[derive(Debug)]
 pub struct Proxy {
     table: ConnTable,
     shared: Shared,
-    router: Router,
+    router: RecordedRouter,
     pool: Pool,
     timers: Timers,
     targets: Vec<BackendTarget>,
@@ -110,7 +111,7 @@ impl Proxy {
             backends: targets.iter().map(|target| target.name.clone()).collect(),
             rules: config.routing.clone(),
         };
-        let router = Router::new(router_config, seed, now)?;
+        let router = RecordedRouter::new(router_config, seed, now)?;
         Ok(Self {
             table: ConnTable::default(),
             router,
@@ -126,6 +127,12 @@ impl Proxy {
             sink: [0; 64],
             stop_deadline: None,
         })
+    }
+
+    /// Records every input of the router from its start; to be called before any other method.
+    /// `wall_clock_nanos` is the time of day, nanoseconds since 1970.
+    pub fn record_into(&mut self, sink: Box<dyn JournalSink>, wall_clock_nanos: u64) {
+        self.router.record_into(sink, wall_clock_nanos);
     }
 
     /// A client connected. It is served, or told that there is no room.
@@ -479,8 +486,9 @@ impl Proxy {
             }
             Need::Stats => {
                 let json = stats_json(&self.router.snapshot(now), &self.targets);
+                let fields = self.router.recording().map_or_else(String::new, recording_field);
                 if let Some(session) = self.table.session_mut(id) {
-                    session.handle_stats(now, &json, &mut self.shared);
+                    session.handle_stats(now, &fields, &json, &mut self.shared);
                 }
             }
             Need::ShutdownUpstream { conn } => {

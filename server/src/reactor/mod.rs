@@ -26,6 +26,7 @@ use self::socket::{Moved, Socket, connect_failure};
 use self::token::Source;
 use crate::admin::log_notice;
 use crate::proxy::{Action, ConnId, Proxy};
+use crate::record::{self, RecordGuard};
 use crate::resolve::Setup;
 
 /// Events taken from the system in one turn.
@@ -66,6 +67,8 @@ struct Reactor {
     accepts_from: Instant,
     /// Whether a second signal asked for the end at once.
     is_aborted: bool,
+    /// Dropped after the proxy: waits until the last of its recording is written.
+    _recording: Option<RecordGuard>,
 }
 
 struct Listener {
@@ -92,8 +95,13 @@ impl Reactor {
         }
         let clock = Clock::new();
         let now = clock.now();
-        let proxy = Proxy::new(setup.config, setup.backends, seed(), now)
+        let recording = record::start(&setup.config.recording)?;
+        let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
             .map_err(|error| error.to_string())?;
+        let recording = recording.map(|(recorder, guard)| {
+            proxy.record_into(Box::new(recorder), wall_clock_nanos());
+            guard
+        });
         Ok(Self {
             poll,
             clock,
@@ -105,6 +113,7 @@ impl Reactor {
             unread: VecDeque::new(),
             accepts_from: now,
             is_aborted: false,
+            _recording: recording,
         })
     }
 
@@ -382,6 +391,11 @@ impl Reactor {
 
 /// A seed that differs from run to run; a recording carries the one it was made with.
 fn seed() -> u64 {
+    wall_clock_nanos()
+}
+
+/// The time of day, nanoseconds since 1970.
+fn wall_clock_nanos() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| since.as_nanos() as u64)
 }

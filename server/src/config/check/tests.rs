@@ -27,7 +27,7 @@ fn default_is_valid() {
 /// inside.
 #[test]
 fn counts_are_held_to_their_ranges() {
-    let rows: [(&str, SetCount, u64, u64); 8] = [
+    let rows: [(&str, SetCount, u64, u64); 9] = [
         ("limits.headBytesMax", |c, n| c.limits.head_bytes_max = as_usize(n), 1024, 60_000),
         ("limits.targetBytesMax", |c, n| c.limits.target_bytes_max = as_usize(n), 64, 60_000),
         ("limits.fieldsMax", |c, n| c.limits.fields_max = as_usize(n), 8, 128),
@@ -41,6 +41,7 @@ fn counts_are_held_to_their_ranges() {
         ("limits.clients", |c, n| c.limits.clients = as_usize(n), 1, 1_000_000),
         ("limits.attempts", |c, n| c.limits.attempts = as_usize(n), 1, 16),
         ("pool.idlePerBackend", |c, n| c.pool.idle_per_backend = as_usize(n), 0, 100_000),
+        ("recording.files", |c, n| c.recording.files = as_usize(n) as u32, 2, 1000),
     ];
     for (path, set, least, most) in rows {
         let with = |number: u64| {
@@ -154,7 +155,7 @@ fn lists_are_bounded() {
 #[test]
 fn texts_are_checked() {
     type Change = fn(&mut Config);
-    let rows: [(&str, Change, &str); 17] = [
+    let rows: [(&str, Change, &str); 18] = [
         (
             "listen[0]",
             |c| c.listen = vec!["3001".to_owned()],
@@ -196,6 +197,11 @@ fn texts_are_checked() {
             "http://HOST[:PORT], and \"http://x:0\" has a port that is none",
         ),
         ("forwarding.via", |c| c.forwarding.via = String::new(), "a token of 1 to 64 characters"),
+        (
+            "recording.file",
+            |c| c.recording.file = Some(String::new()),
+            "the path of a file, or null",
+        ),
         (
             "forwarding.via",
             |c| c.forwarding.via = "a b".to_owned(),

@@ -268,12 +268,19 @@ impl Session {
         self.handle_unlinked(now, last_error.unwrap_or(UpstreamError::NoBackend), shared);
     }
 
-    /// The text of /stats is there.
-    pub(crate) fn handle_stats(&mut self, now: Instant, json: &[u8], shared: &mut Shared) {
+    /// The text of /stats is there, with header fields of its own.
+    pub(crate) fn handle_stats(
+        &mut self,
+        now: Instant,
+        fields: &str,
+        json: &[u8],
+        shared: &mut Shared,
+    ) {
         if let Some(exchange) = &self.exchange {
             let connection = connection_option(exchange.version, exchange.is_persistent);
             let is_head_request = exchange.is_head_request;
-            let bytes = answer::encode(200, "application/json", json, is_head_request, connection);
+            let kind = "application/json";
+            let bytes = answer::encode(200, kind, fields, json, is_head_request, connection);
             self.answer(now, bytes, shared);
         }
         self.settle(now, shared);

@@ -1,0 +1,154 @@
+//! Recordings: the router's journal on its way to a file, by a thread of its own.
+//!
+//! The router's thread fills blocks of 32 KiB and puts them into a bounded queue; it never waits.
+//! When the queue is full, because the disk does not keep up, the block is lost and counted: the
+//! file tells of it before the next block, /stats in a field, the log once for each time. Buffers
+//! go back and forth, so that nothing is allocated in steady state.
+//!
+//! A recording ends when its router does; [`RecordGuard`] waits until it is written.
+mod files;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use intelliproxy_core::Instant;
+use intelliproxy_core::journal::{Header, JournalSink};
+use log::{error, info, warn};
+
+use self::files::Files;
+use crate::config::RecordingRules;
+
+/// The router's end of the queue.
+#[derive(Debug)]
+pub struct Recorder {
+    messages: Sender<Message>,
+    spares: Receiver<Vec<u8>>,
+    unwritten: Arc<AtomicU64>,
+    /// Whether the last block was lost: the log is told once.
+    is_losing: bool,
+}
+
+/// Waits, when it is dropped, for the end of a recording whose router has gone; at most
+/// [`FINISH_TIME`].
+#[derive(Debug)]
+#[must_use = "what is still queued is lost unless somebody waits"]
+pub struct RecordGuard {
+    ended: Receiver<()>,
+}
+
+/// What goes through the queue.
+#[derive(Debug)]
+enum Message {
+    Begin(Box<Header>),
+    Block { payload: Vec<u8>, at: Instant, records: u64 },
+}
+
+/// Opens the file and starts the writer; `None` when nothing is to be recorded.
+///
+/// # Errors
+/// Why the file cannot be made, in one line.
+pub fn start(rules: &RecordingRules) -> Result<Option<(Recorder, RecordGuard)>, String> {
+    let Some(path) = &rules.file else {
+        return Ok(None);
+    };
+    let fail = |error: io::Error| {
+        format!("cannot record into {path}: {}", crate::resolve::os_error_text(&error))
+    };
+    let files = Files::create(path.into(), rules.bytes_max, rules.files).map_err(fail)?;
+    info!("recording the router's inputs into {}", files.path().display());
+    spawn(files, BLOCKS_MAX).map(Some).map_err(fail)
+}
+
+/// Starts a writer behind a queue of `blocks_max` blocks.
+fn spawn(mut files: Files, blocks_max: usize) -> io::Result<(Recorder, RecordGuard)> {
+    let (messages, queued) = crossbeam_channel::bounded::<Message>(blocks_max);
+    let (spare, spares) = crossbeam_channel::bounded(blocks_max);
+    let (ending, ended) = crossbeam_channel::bounded(0);
+    let unwritten = Arc::new(AtomicU64::new(0));
+    let lost = Arc::clone(&unwritten);
+    let recorder = Recorder { messages, spares, unwritten, is_losing: false };
+    thread::Builder::new().name("record".to_owned()).spawn(move || {
+        // Dropped at the end of this thread, whatever ends it.
+        let _ending: Sender<()> = ending;
+        let mut is_broken = false;
+        for message in queued {
+            let (result, records) = match message {
+                Message::Begin(_) if is_broken => continue,
+                Message::Block { records, .. } if is_broken => {
+                    lost.fetch_add(records, Ordering::Relaxed);
+                    continue;
+                }
+                Message::Begin(header) => (files.begin(*header), 0),
+                Message::Block { mut payload, at, records } => {
+                    let result = files.write(&payload, at);
+                    payload.clear();
+                    // A spare too many is let go.
+                    let _ = spare.try_send(payload);
+                    (result, records)
+                }
+            };
+            if let Err(wrong) = result {
+                let path = files.path().display();
+                error!("recording into {path} ends: {}", crate::resolve::os_error_text(&wrong));
+                lost.fetch_add(records, Ordering::Relaxed);
+                is_broken = true;
+            }
+        }
+    })?;
+    Ok((recorder, RecordGuard { ended }))
+}
+
+impl JournalSink for Recorder {
+    fn begin(&mut self, header: &Header) {
+        // Without its new header a file is still read: it is configured anew by a record.
+        let _ = self.messages.try_send(Message::Begin(Box::new(header.clone())));
+    }
+
+    fn put(&mut self, block: &mut Vec<u8>, at: Instant, records: u64, is_last: bool) -> bool {
+        let spare = self.spares.try_recv().unwrap_or_default();
+        let payload = std::mem::replace(block, spare);
+        let message = Message::Block { payload, at, records };
+        let sent = if is_last {
+            self.messages.send_timeout(message, FINISH_TIME).map_err(|error| error.into_inner())
+        } else {
+            self.messages.try_send(message).map_err(|error| error.into_inner())
+        };
+        match sent {
+            Ok(()) => self.is_losing = false,
+            Err(message) => {
+                if let Message::Block { mut payload, .. } = message {
+                    payload.clear();
+                    *block = payload;
+                }
+                if !self.is_losing {
+                    warn!("the recording does not keep up: {records} records lost, maybe more");
+                }
+                self.is_losing = true;
+            }
+        }
+        !self.is_losing
+    }
+
+    fn unwritten(&self) -> u64 {
+        self.unwritten.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for RecordGuard {
+    fn drop(&mut self) {
+        // Nothing is ever sent: the writer ends by dropping its side.
+        let _ = self.ended.recv_timeout(FINISH_TIME);
+    }
+}
+
+/// Blocks that wait to be written: 2 MiB, about a second of 100 000 requests.
+const BLOCKS_MAX: usize = 64;
+/// How long the program's end waits for the disk, twice at worst.
+const FINISH_TIME: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use intelliproxy_core::journal::{Entry, Reader, Record, RecordedRouter};
+use intelliproxy_core::{RouterConfig, Rules};
+
+use super::*;
+
+/// A folder of its own, gone with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = format!("intelliproxy-record-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left in the system's own folder for such things does no harm.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn rules(file: &Path, bytes_max: u64, files: u32) -> RecordingRules {
+    RecordingRules { file: Some(file.to_string_lossy().into_owned()), bytes_max, files }
+}
+
+fn router() -> RecordedRouter {
+    let backends = vec!["A".to_owned(), "B".to_owned()];
+    let config = RouterConfig { backends, rules: Rules::default() };
+    RecordedRouter::new(config, 1, Instant::ZERO).expect("a valid configuration")
+}
+
+fn read(file: &Path) -> (Header, Vec<Entry>) {
+    let bytes = fs::read(file).expect("a file");
+    let (header, reader) = Reader::new(&bytes).expect("a header");
+    (header, reader.collect::<Result<_, _>>().expect("a whole recording"))
+}
+
+/// Everything is in the file once the router and the guard are gone; an older recording is kept.
+#[test]
+fn all_is_written_at_the_end() {
+    let folder = Folder::new("end");
+    let file = folder.file("journal");
+    fs::write(&file, "older").expect("a file");
+    let (recorder, guard) = start(&rules(&file, 0, 4)).expect("a file").expect("a recorder");
+    let mut router = router();
+    router.record_into(Box::new(recorder), 5);
+    for number in 0..20_000 {
+        let lease = router.route(Instant::from_millis(number), &[]).expect("a backend");
+        let _ = lease;
+    }
+    let counts = router.recording().expect("a recording");
+    assert_eq!((counts.records, counts.lost), (20_000, 0));
+    drop(router);
+    drop(guard);
+    let (header, entries) = read(&file);
+    assert_eq!((header.part, header.wall_clock_nanos), (0, 5));
+    assert_eq!(entries.len(), 20_001);
+    assert_eq!(fs::read(folder.file("journal.old")).expect("a file"), b"older");
+}
+
+/// A ring of files: each has its number and its end, the oldest are written over.
+#[test]
+fn rings_are_bounded() {
+    let folder = Folder::new("ring");
+    let file = folder.file("journal");
+    let (recorder, guard) = start(&rules(&file, 40_000, 3)).expect("a file").expect("a recorder");
+    let mut router = router();
+    router.record_into(Box::new(recorder), 5);
+    for number in 0..60_000 {
+        let _ = router.route(Instant::from_millis(number), &[]).expect("a backend");
+        // The disk of a test machine is given the time it needs.
+        if number % 5_000 == 0 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    drop(router);
+    drop(guard);
+    let mut parts = Vec::new();
+    for number in 0..3 {
+        let path = folder.file(&format!("journal.{number}"));
+        assert!(fs::metadata(&path).expect("a file").len() < 42_000);
+        let (header, entries) = read(&path);
+        parts.push(header.part);
+        let is_end = |is_continued| Record::Ended { is_continued };
+        let last = entries.last().expect("an end").record.clone();
+        assert!(last == is_end(true) || last == is_end(false));
+    }
+    assert!(!folder.file("journal.3").exists());
+    let (first, last) = (parts.iter().min().copied(), parts.iter().max().copied());
+    assert_eq!(last.zip(first).map(|(last, first)| last - first), Some(2), "{parts:?}");
+    assert!(last > Some(3));
+}
+
+/// A queue without room loses blocks at once, and the file says how many records.
+#[test]
+fn a_full_queue_loses_and_tells() {
+    let folder = Folder::new("full");
+    let (messages, queued) = crossbeam_channel::bounded(2);
+    let (_spare, spares) = crossbeam_channel::bounded(2);
+    let unwritten = Arc::new(AtomicU64::new(0));
+    let recorder = Recorder { messages, spares, unwritten, is_losing: false };
+    let mut router = router();
+    router.record_into(Box::new(recorder), 5);
+    for second in 0..40 {
+        let _ = router.route(Instant::from_millis(2000 * second), &[]).expect("a backend");
+    }
+    // One place took the header, one the first block; every second begins another one.
+    let counts = router.recording().expect("a recording");
+    assert_eq!((counts.records, counts.lost), (40, 38));
+    let file = folder.file("journal");
+    let mut files = Files::create(file.clone(), 0, 1).expect("a file");
+    let writer = thread::spawn(move || {
+        for message in queued {
+            match message {
+                Message::Begin(header) => files.begin(*header).expect("room"),
+                Message::Block { payload, at, .. } => files.write(&payload, at).expect("room"),
+            }
+        }
+    });
+    drop(router);
+    writer.join().expect("a file");
+    let (_, entries) = read(&file);
+    let lost = entries.iter().find_map(|entry| match entry.record {
+        Record::Lost { records } => Some(records),
+        _ => None,
+    });
+    assert_eq!(lost, Some(38));
+}
+
+/// A place where no file can be made is told in one line, before anything is served.
+#[test]
+fn impossible_files_are_told() {
+    let error = start(&rules(Path::new("/nonexistent/journal"), 0, 4)).expect_err("no folder");
+    assert_eq!(error, "cannot record into /nonexistent/journal: no such file or directory");
+    let none = RecordingRules::default();
+    assert!(start(&none).expect("nothing to do").is_none());
+}
