@@ -9,7 +9,8 @@
 //! | `SizeEnd` | LF | size 0 `Trailer`, else `Data` |
 //! | `Data` | so many bytes | `DataCr` |
 //! | `DataCr`, `DataLf` | CR, LF | `Size` |
-//! | `Trailer` | field lines and an empty one | `Done` |
+//! | `Trailer` | field lines and an empty one | `Done`; CR at once `TrailerEnd` |
+//! | `TrailerEnd` | LF | `Done` |
 //! | `Done` | nothing: it is terminal | |
 use std::ops::Range;
 
@@ -47,6 +48,7 @@ enum State {
     DataCr,
     DataLf,
     Trailer,
+    TrailerEnd,
     Done,
 }
 
@@ -108,7 +110,7 @@ impl ChunkedReader {
 
     /// Whether there were trailer fields.
     pub(crate) fn has_trailer(&self) -> bool {
-        self.trailer.len() > 2
+        !self.trailer.is_empty()
     }
 
     fn step(&mut self, byte: u8) -> Result<State, ChunkError> {
@@ -140,6 +142,10 @@ impl ChunkedReader {
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => State::Size { value: 0, digits: 0 },
             (State::DataCr | State::DataLf, _) => return Err(ChunkError::MissingLineEnd),
+            // The empty section is the rule, and needs no room.
+            (State::Trailer, b'\r') if self.trailer.is_empty() => State::TrailerEnd,
+            (State::TrailerEnd, b'\n') => State::Done,
+            (State::TrailerEnd, _) => return Err(ChunkError::BareLineFeed),
             (State::Trailer, _) => return self.step_trailer(byte),
             (State::Data { .. } | State::Done, _) => self.state,
         })
@@ -154,7 +160,7 @@ impl ChunkedReader {
             return Err(ChunkError::TrailerTooLarge);
         }
         self.trailer.push(byte);
-        let is_end = self.trailer == b"\r\n" || self.trailer.ends_with(b"\r\n\r\n");
+        let is_end = self.trailer.ends_with(b"\r\n\r\n");
         if !is_end {
             return Ok(State::Trailer);
         }

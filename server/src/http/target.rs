@@ -74,25 +74,41 @@ fn strip_scheme(target: &str) -> Option<&str> {
 /// Whether `text` is `uri-host [":" port]` with a host (RFC 9110 section 4.2.1 forbids an empty
 /// one) and without user information.
 pub(crate) fn is_authority(text: &str) -> bool {
-    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let Some((address, port)) = rest.split_once(']') else {
-            return false;
-        };
-        let is_address = address.parse::<std::net::Ipv6Addr>().is_ok();
-        if !is_address || !(port.is_empty() || port.starts_with(':')) {
+    let bytes = text.as_bytes();
+    let host_end = if bytes.first() == Some(&b'[') {
+        let Some(end) = text.find(']') else { return false };
+        if text[1..end].parse::<std::net::Ipv6Addr>().is_err() {
             return false;
         }
-        ("ipv6", port.strip_prefix(':').unwrap_or_default())
+        end + 1
     } else {
-        text.split_once(':').unwrap_or((text, ""))
+        bytes.iter().position(|&byte| !IS_NAME_BYTE[usize::from(byte)]).unwrap_or(bytes.len())
     };
-    // reg-name: unreserved, sub-delims and percent-encoded octets (RFC 3986 section 3.2.2).
-    let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b);
-    !host.is_empty()
-        && host.bytes().all(is_name_byte)
-        && port.len() <= 5
-        && port.bytes().all(|byte| byte.is_ascii_digit())
+    match bytes.get(host_end..) {
+        _ if host_end == 0 => false,
+        Some([]) => true,
+        Some([b':', port @ ..]) => port.len() <= 5 && port.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
 }
+
+/// The bytes of a reg-name: unreserved, sub-delims and percent-encoded octets (RFC 3986 section
+/// 3.2.2).
+const IS_NAME_BYTE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 0x80 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let marks = b"-._~!$&'()*+,;=%";
+    let mut index = 0;
+    while index < marks.len() {
+        table[marks[index] as usize] = true;
+        index += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

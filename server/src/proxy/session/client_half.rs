@@ -162,8 +162,9 @@ impl ClientHalf {
 }
 
 fn is_stats(head: &RequestHead<'_, '_>, destination: Destination<'_>) -> bool {
-    let path = destination.path.split('?').next().unwrap_or_default();
-    path == "/stats" && matches!(head.method, "GET" | "HEAD")
+    let rest = destination.path.strip_prefix("/stats");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('?'))
+        && matches!(head.method, "GET" | "HEAD")
 }
 
 /// The values of Upgrade as one list.
