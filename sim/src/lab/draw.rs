@@ -34,7 +34,7 @@ impl Draw {
         if count == 1 {
             return 0;
         }
-        ((mix(self.0 ^ 0x5052_4f58_59) as u128 * count as u128) >> 64) as usize
+        ((mix(self.0 ^ 0x0050_524f_5859) as u128 * count as u128) >> 64) as usize
     }
 }
 

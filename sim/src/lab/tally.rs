@@ -82,6 +82,13 @@ impl Tally {
     }
 }
 
+impl Figures {
+    /// Failed requests among all, 0 to 1.
+    pub fn failed_share(&self) -> f64 {
+        self.failed as f64 / self.requests.max(1) as f64
+    }
+}
+
 /// The least value that a share of `q` of all does not exceed, exactly; 0 of none.
 fn quantile_ms(values: &mut [u64], q: f64) -> f64 {
     if values.is_empty() {

@@ -8,28 +8,18 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use intelliproxy_core::{ConfigError, Lease, Outcome, PolicyKind, RequestFailure, Rng};
+use intelliproxy_core::{ConfigError, Lease, Outcome, RequestFailure, Rng};
 use serde::Serialize;
 
 use super::arrivals::{Arrival, Arrivals};
 use super::backend::{self, Answer, Backend, MS, Reception, seconds};
+use super::contender::Contender;
 use super::draw::{Draw, derive};
 use super::earliest::{Earliest, NEVER};
 use super::later::{Later, LaterEvents};
 use super::proxy::Proxy;
 use super::scenario::{FaultKind, Scenario};
 use super::tally::{Figures, Tally};
-
-/// Who decides where requests go.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Contender {
-    /// Knows every true speed, queue and fault at once, of all proxies together, and sends each
-    /// request where its expected delay is least, failures at their charge. Greedy: a reference,
-    /// not a bound.
-    Oracle,
-    /// A policy of the core, in a router for each proxy.
-    Policy(PolicyKind),
-}
 
 /// What a run has shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -1,0 +1,101 @@
+//! Who decides where requests go.
+use std::fmt;
+
+use intelliproxy_core::PolicyKind;
+use serde::de::value::Error;
+use serde::de::{DeserializeOwned, Visitor};
+use serde::{Deserializer, forward_to_deserialize_any};
+
+/// Who decides where requests go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Contender {
+    /// Knows every true speed, queue and fault at once, of all proxies together, and sends each
+    /// request where its expected delay is least, failures at their charge. Greedy: a reference,
+    /// not a bound.
+    Oracle,
+    /// A policy of the core, in a router for each proxy.
+    Policy(PolicyKind),
+}
+
+impl Contender {
+    /// The oracle and every policy that the core offers.
+    pub fn all() -> Vec<Self> {
+        let policies = names_of::<PolicyKind>().iter().filter_map(|name| Self::named(name));
+        [Self::Oracle].into_iter().chain(policies).collect()
+    }
+
+    /// The contender of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        if name == ORACLE {
+            return Some(Self::Oracle);
+        }
+        serde_json::from_value(name.into()).ok().map(Self::Policy)
+    }
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Oracle => f.pad(ORACLE),
+            Self::Policy(policy) => {
+                let name = serde_json::to_value(policy).unwrap_or_default();
+                f.pad(name.as_str().unwrap_or("?"))
+            }
+        }
+    }
+}
+
+const ORACLE: &str = "oracle";
+
+/// The variants of an enum as configuration files call them: its own deserializer is asked, so
+/// that no list has to be kept beside it.
+fn names_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    let mut names: &'static [&'static str] = &[];
+    // It must fail, there is no value; the names are known then.
+    drop(T::deserialize(Names(&mut names)));
+    names
+}
+
+/// A deserializer of nothing that notes which variants are expected.
+struct Names<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for Names<'_> {
+    type Error = Error;
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        *self.0 = variants;
+        visitor.visit_unit()
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_unit()
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every contender is found by its own name, the oracle first and the default policy among
+    /// them; an unknown name is nobody.
+    #[test]
+    fn names_lead_back() {
+        let all = Contender::all();
+        assert_eq!(all[0], Contender::Oracle);
+        assert!(all.contains(&Contender::Policy(PolicyKind::default())));
+        for contender in all {
+            assert_eq!(Contender::named(&contender.to_string()), Some(contender));
+        }
+        assert_eq!(Contender::named("nobody"), None);
+    }
+}

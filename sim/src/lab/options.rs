@@ -1,0 +1,234 @@
+//! The lab's command line.
+use std::error::Error;
+use std::fmt;
+
+use super::contender::Contender;
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Command {
+    /// Print the help text.
+    Help,
+    /// Print the names of scenarios and policies.
+    List,
+    /// Print a named scenario as JSON.
+    Show(String),
+    /// Run scenarios.
+    Run(Options),
+}
+
+/// How to run scenarios.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Options {
+    /// Named scenarios; empty for all, unless there are files.
+    pub(super) scenarios: Vec<String>,
+    /// Files of further scenarios.
+    pub(super) files: Vec<String>,
+    /// The oracle first.
+    pub(super) contenders: Vec<Contender>,
+    /// How many seeds.
+    pub(super) seeds: u64,
+    /// The first of them.
+    pub(super) first_seed: u64,
+    /// Stretches every scenario's time.
+    pub(super) duration_scale: f64,
+    /// Threads; 0 for one per core.
+    pub(super) jobs: usize,
+    /// Print JSON instead of tables.
+    pub(super) json: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            scenarios: Vec::new(),
+            files: Vec::new(),
+            contenders: Contender::all(),
+            seeds: 5,
+            first_seed: 1,
+            duration_scale: 1.0,
+            jobs: 0,
+            json: false,
+        }
+    }
+}
+
+/// A command line that cannot be followed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum UsageError {
+    /// A value that is not allowed.
+    BadValue { flag: String, value: String, allowed: String },
+    /// A flag without its value.
+    MissingValue { flag: String },
+    /// A flag that does not exist.
+    UnknownFlag { flag: String },
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadValue { flag, value, allowed } => {
+                write!(f, "{flag}: {value:?} is not {allowed}")
+            }
+            Self::MissingValue { flag } => write!(f, "{flag} needs a value"),
+            Self::UnknownFlag { flag } => write!(f, "unknown flag {flag:?}, see --help"),
+        }
+    }
+}
+
+impl Error for UsageError {}
+
+/// Reads arguments, without the program's name.
+pub(super) fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+    let mut options = Options::default();
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        if !argument.starts_with('-') {
+            options.scenarios.push(argument);
+            continue;
+        }
+        let (flag, mut inline) = match argument.split_once('=') {
+            Some((flag, value)) => (flag.to_owned(), Some(value.to_owned())),
+            None => (argument, None),
+        };
+        let mut value = || {
+            let value = inline.take().or_else(|| arguments.next());
+            value.ok_or_else(|| UsageError::MissingValue { flag: flag.clone() })
+        };
+        match flag.as_str() {
+            "-h" | "--help" => return Ok(Command::Help),
+            "--list" => return Ok(Command::List),
+            "--show" => return Ok(Command::Show(value()?)),
+            "--json" => options.json = true,
+            "--scenario" => options.files.push(value()?),
+            "--policies" => options.contenders = contenders(&flag, &value()?)?,
+            "--seeds" => options.seeds = number(&flag, &value()?, 1..=1000)?,
+            "--first-seed" => options.first_seed = number(&flag, &value()?, 0..=u64::MAX)?,
+            "--jobs" => options.jobs = number(&flag, &value()?, 1..=1024)? as usize,
+            "--duration-scale" => options.duration_scale = scale(&flag, value()?)?,
+            _ => return Err(UsageError::UnknownFlag { flag }),
+        }
+    }
+    Ok(Command::Run(options))
+}
+
+/// The named ones, with the oracle before them.
+fn contenders(flag: &str, value: &str) -> Result<Vec<Contender>, UsageError> {
+    let mut contenders = vec![Contender::Oracle];
+    for name in value.split(',') {
+        let contender = Contender::named(name).ok_or_else(|| {
+            let names: Vec<_> = Contender::all().iter().map(ToString::to_string).collect();
+            let allowed = format!("one of {}", names.join(", "));
+            UsageError::BadValue { flag: flag.to_owned(), value: name.to_owned(), allowed }
+        })?;
+        if !contenders.contains(&contender) {
+            contenders.push(contender);
+        }
+    }
+    Ok(contenders)
+}
+
+fn number(
+    flag: &str,
+    value: &str,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<u64, UsageError> {
+    value.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
+        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
+        UsageError::BadValue { flag: flag.to_owned(), value: value.to_owned(), allowed }
+    })
+}
+
+fn scale(flag: &str, value: String) -> Result<f64, UsageError> {
+    let allowed = "a number from 0.001 to 1000".to_owned();
+    let scale = value.parse().ok().filter(|scale| (0.001..=1000.0).contains(scale));
+    scale.ok_or_else(|| UsageError::BadValue { flag: flag.to_owned(), value, allowed })
+}
+
+/// The text of `--help`.
+pub(super) const HELP: &str = "\
+Compares routing policies on scenarios, in virtual time, on the router that the proxy runs.
+
+Usage: cargo lab [SCENARIO...] [OPTIONS]
+
+Without a SCENARIO all named ones run. Each runs under the oracle, which knows every true speed,
+queue and fault, and under every policy; arrivals and their luck are the same for all of them.
+
+Options:
+      --policies A,B       only these policies, and the oracle (all)
+      --seeds N            runs of each, by different seeds (5)
+      --first-seed N       the first seed (1)
+      --duration-scale X   every scenario's time multiplied by X, for short or long runs (1)
+      --scenario FILE      also run the scenario in this JSON file, see sim/SCENARIOS.md; with no
+                           SCENARIO named, nothing but files
+      --json               results as JSON, every run with its figures
+      --jobs N             runs at a time (one for each core)
+      --list               name scenarios and policies
+      --show SCENARIO      print a named scenario as JSON, to start one's own from
+  -h, --help               print this
+
+Columns: times in ms. mean of answered requests; p50, p99, p99.9 and cost (the mean of all) with
+failed requests charged; failed, in % of requests; switches of the current backend a second; p99 and
+cost over the oracle's, the geometric mean over seeds; shares, in %, the least and the most in a
+group of equal backends.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command, UsageError> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    /// Every flag by itself, in both spellings, and defaults for what is left out.
+    #[test]
+    fn flags_are_read() {
+        let run = |change: &dyn Fn(&mut Options)| {
+            let mut options = Options::default();
+            change(&mut options);
+            Ok(Command::Run(options))
+        };
+        assert_eq!(read(""), run(&|_| {}));
+        assert_eq!(
+            read("llm burst120"),
+            run(&|o| {
+                o.scenarios = vec!["llm".to_owned(), "burst120".to_owned()];
+            })
+        );
+        assert_eq!(read("--seeds 3 --first-seed=9"), run(&|o| (o.seeds, o.first_seed) = (3, 9)));
+        assert_eq!(read("--json --jobs 1"), run(&|o| (o.json, o.jobs) = (true, 1)));
+        assert_eq!(read("--duration-scale .5"), run(&|o| o.duration_scale = 0.5));
+        assert_eq!(read("--scenario a.json"), run(&|o| o.files = vec!["a.json".to_owned()]));
+        assert_eq!(
+            read("--policies score,score"),
+            run(&|o| {
+                o.contenders =
+                    ["oracle", "score"].iter().filter_map(|n| Contender::named(n)).collect();
+            })
+        );
+        assert_eq!(read("--list"), Ok(Command::List));
+        assert_eq!(read("--show llm"), Ok(Command::Show("llm".to_owned())));
+        assert_eq!(read("x --help"), Ok(Command::Help));
+    }
+
+    /// What cannot be is refused by the name of its flag.
+    #[test]
+    fn faults_are_named() {
+        let cases = [
+            ("--seeds 0", "--seeds: \"0\" is not a whole number from 1 to 1000"),
+            ("--seeds", "--seeds needs a value"),
+            ("--jobs x", "--jobs: \"x\" is not a whole number from 1 to 1024"),
+            (
+                "--duration-scale NaN",
+                "--duration-scale: \"NaN\" is not a number from 0.001 to 1000",
+            ),
+            ("--policy x", "unknown flag \"--policy\", see --help"),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(read(line).expect_err(line).to_string(), expected);
+        }
+        let error = read("--policies oracle,best").expect_err("no such policy").to_string();
+        assert!(error.starts_with("--policies: \"best\" is not one of oracle, score"), "{error}");
+    }
+}

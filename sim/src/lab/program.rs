@@ -1,0 +1,233 @@
+//! The lab's program: scenarios shared out over threads, tables as they become complete.
+//!
+//! Runs are independent of each other and of the threads they run on, so the output is the same
+//! however many there are.
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::num::NonZero;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use super::catalogue::catalogue;
+use super::contender::Contender;
+use super::options::{self, Command, HELP, Options};
+use super::scenario::Scenario;
+use super::summary::{Overall, ScenarioResult, SeedRun};
+use super::table::{scenario_table, summary_table};
+use super::world::{Run, run};
+
+/// Runs the program with its arguments, without its name.
+///
+/// | exit code | when |
+/// |---|---|
+/// | 0 | all ran |
+/// | 1 | a file cannot be read, or the output has no reader any more |
+/// | 2 | an argument or a scenario cannot be |
+pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let text = match options::parse(arguments) {
+        Ok(Command::Run(options)) => return run_options(&options),
+        Ok(Command::Help) => HELP.to_owned(),
+        Ok(Command::List) => list(),
+        Ok(Command::Show(name)) => match named(&name) {
+            Ok(scenario) => scenario.to_json() + "\n",
+            Err(error) => return refuse(&error),
+        },
+        Err(error) => return refuse(&error.to_string()),
+    };
+    print(&text)
+}
+
+/// Every contender and seed of a scenario, on this thread.
+///
+/// # Errors
+/// When a router refuses the scenario's backends or rules; not for a scenario that was read.
+pub fn run_all(
+    scenario: &Scenario,
+    contenders: &[Contender],
+    seeds: &[u64],
+) -> Result<ScenarioResult, intelliproxy_core::ConfigError> {
+    let runs = contenders.iter().map(|contender| {
+        let runs = seeds
+            .iter()
+            .map(|seed| run(scenario, *contender, *seed).map(|run| SeedRun { seed: *seed, run }));
+        Ok((contender.to_string(), runs.collect::<Result<_, _>>()?))
+    });
+    Ok(ScenarioResult::new(scenario, runs.collect::<Result<_, _>>()?))
+}
+
+fn run_options(options: &Options) -> ExitCode {
+    let scenarios = match scenarios(options) {
+        Ok(scenarios) => scenarios,
+        Err(Unready::Refused(error)) => return refuse(&error),
+        Err(Unready::Unread(error)) => {
+            eprintln!("lab: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let tasks = Tasks { scenarios: &scenarios, options };
+    let next = AtomicUsize::new(0);
+    let refusal = Mutex::new(None);
+    let (sender, results) = channel();
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let jobs = if options.jobs == 0 { cores } else { options.jobs };
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(tasks.count()) {
+            let (sender, tasks, next, refusal) = (sender.clone(), &tasks, &next, &refusal);
+            scope.spawn(move || {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= tasks.count() {
+                        return;
+                    }
+                    let (scenario, contender, seed) = tasks.get(number);
+                    let result = run(scenario, contender, seed).map_err(|error| {
+                        *refusal.lock().unwrap_or_else(|e| e.into_inner()) =
+                            Some(format!("{}: {error}", scenario.name));
+                    });
+                    // Without a reader there is nothing left to do.
+                    if result.is_err() || sender.send((number, result.ok())).is_err() {
+                        next.store(tasks.count(), Ordering::Relaxed);
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let code = report(&tasks, &results);
+        next.store(tasks.count(), Ordering::Relaxed);
+        match refusal.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            Some(error) => refuse(&error),
+            None => code,
+        }
+    })
+}
+
+/// What is to be run: scenario by scenario, in it seed by seed under every contender.
+struct Tasks<'a> {
+    scenarios: &'a [Scenario],
+    options: &'a Options,
+}
+
+impl Tasks<'_> {
+    const fn per_scenario(&self) -> usize {
+        self.options.contenders.len() * self.options.seeds as usize
+    }
+
+    const fn count(&self) -> usize {
+        self.scenarios.len() * self.per_scenario()
+    }
+
+    fn get(&self, number: usize) -> (&Scenario, Contender, u64) {
+        let (scenario, rest) = (number / self.per_scenario(), number % self.per_scenario());
+        let (contender, seed) =
+            (rest / self.options.seeds as usize, rest as u64 % self.options.seeds);
+        let seed = self.options.first_seed.wrapping_add(seed);
+        (&self.scenarios[scenario], self.options.contenders[contender], seed)
+    }
+
+    fn result(&self, scenario: usize, runs: &[Option<Run>]) -> ScenarioResult {
+        let first = scenario * self.per_scenario();
+        let mut by_contender = Vec::with_capacity(self.options.contenders.len());
+        for (index, contender) in self.options.contenders.iter().enumerate() {
+            let start = first + index * self.options.seeds as usize;
+            let numbers = start..start + self.options.seeds as usize;
+            let runs = numbers.filter_map(|number| {
+                let seed = self.get(number).2;
+                runs[number].clone().map(|run| SeedRun { seed, run })
+            });
+            by_contender.push((contender.to_string(), runs.collect()));
+        }
+        ScenarioResult::new(&self.scenarios[scenario], by_contender)
+    }
+}
+
+/// Prints each scenario's table as soon as it and all before it are complete.
+fn report(tasks: &Tasks<'_>, results: &Receiver<(usize, Option<Run>)>) -> ExitCode {
+    let mut runs: Vec<Option<Run>> = vec![None; tasks.count()];
+    let mut complete = Vec::new();
+    let shows_progress = io::stderr().is_terminal();
+    for (done, (number, run)) in results.iter().enumerate() {
+        runs[number] = run;
+        if shows_progress {
+            let (scenario, contender, seed) = tasks.get(number);
+            let count = tasks.count();
+            eprint!("\r\x1b[K{}/{count}: {} {contender} seed {seed}", done + 1, scenario.name);
+        }
+        while complete.len() < tasks.scenarios.len() {
+            let first = complete.len() * tasks.per_scenario();
+            if runs[first..first + tasks.per_scenario()].iter().any(Option::is_none) {
+                break;
+            }
+            let result = tasks.result(complete.len(), &runs);
+            if shows_progress {
+                eprint!("\r\x1b[K");
+            }
+            if !tasks.options.json {
+                let text = scenario_table(&tasks.scenarios[complete.len()], &result);
+                if print(&text) != ExitCode::SUCCESS {
+                    return ExitCode::FAILURE;
+                }
+            } else if !shows_progress {
+                eprintln!("lab: {} done", result.name);
+            }
+            complete.push(result);
+        }
+    }
+    let overall = Overall::of(&complete);
+    if tasks.options.json {
+        let json = serde_json::json!({ "scenarios": complete, "summary": overall });
+        return print(&format!("{json:#}\n"));
+    }
+    print(&summary_table(complete.len(), tasks.options.seeds, &overall))
+}
+
+enum Unready {
+    Refused(String),
+    Unread(String),
+}
+
+fn scenarios(options: &Options) -> Result<Vec<Scenario>, Unready> {
+    let mut scenarios = Vec::new();
+    for name in &options.scenarios {
+        scenarios.push(named(name).map_err(Unready::Refused)?);
+    }
+    for file in &options.files {
+        let text = fs::read_to_string(file)
+            .map_err(|error| Unready::Unread(format!("{file}: {error}")))?;
+        let scenario = Scenario::from_json(&text)
+            .map_err(|error| Unready::Refused(format!("{file}:{error}")))?;
+        scenarios.push(scenario);
+    }
+    if scenarios.is_empty() {
+        scenarios = catalogue();
+    }
+    Ok(scenarios.into_iter().map(|scenario| scenario.scaled(options.duration_scale)).collect())
+}
+
+fn named(name: &str) -> Result<Scenario, String> {
+    let found = catalogue().into_iter().find(|scenario| scenario.name == name);
+    found.ok_or_else(|| format!("no scenario {name:?}, see --list"))
+}
+
+fn list() -> String {
+    let scenarios = catalogue().into_iter().map(|s| format!("  {:12}{}\n", s.name, s.about));
+    let policies = Contender::all().into_iter().map(|contender| format!("  {contender}\n"));
+    let (scenarios, policies): (String, String) = (scenarios.collect(), policies.collect());
+    format!("scenarios:\n{scenarios}policies:\n{policies}")
+}
+
+fn print(text: &str) -> ExitCode {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn refuse(error: &str) -> ExitCode {
+    eprintln!("lab: {error}");
+    ExitCode::from(2)
+}

@@ -1,0 +1,198 @@
+//! Runs put together: means over seeds, ratios to the oracle, geometric means over scenarios.
+use serde::Serialize;
+
+use super::scenario::Scenario;
+use super::tally::Figures;
+use super::world::Run;
+
+/// A scenario under every contender.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScenarioResult {
+    /// Its name.
+    pub name: String,
+    /// What it is about.
+    pub about: String,
+    /// Each contender's figures, the oracle's first.
+    pub contenders: Vec<ContenderResult>,
+}
+
+/// A contender in a scenario.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContenderResult {
+    /// Its name.
+    pub policy: String,
+    /// The mean over seeds of every figure.
+    pub mean: Figures,
+    /// Its p99 over the oracle's, the geometric mean over seeds.
+    pub p99_ratio: f64,
+    /// Its cost over the oracle's, the geometric mean over seeds.
+    pub cost_ratio: f64,
+    /// Its runs, by seed.
+    pub runs: Vec<SeedRun>,
+}
+
+/// A run and its seed.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SeedRun {
+    /// The seed.
+    pub seed: u64,
+    /// What it has shown.
+    #[serde(flatten)]
+    pub run: Run,
+}
+
+/// A contender over all scenarios.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Overall {
+    /// Its name.
+    pub policy: String,
+    /// The geometric mean of its p99 ratios.
+    pub p99_ratio: f64,
+    /// The geometric mean of its cost ratios.
+    pub cost_ratio: f64,
+    /// Its largest p99 ratio.
+    pub worst_p99_ratio: f64,
+    /// In which scenario.
+    pub worst_p99_in: String,
+    /// Its largest share of failed requests above the oracle's.
+    pub worst_failed_share: f64,
+    /// In which scenario.
+    pub worst_failed_in: String,
+}
+
+impl ScenarioResult {
+    /// Puts the runs of a scenario together: by contender, the oracle's first, and by seed in the
+    /// same order for all.
+    pub fn new(scenario: &Scenario, runs: Vec<(String, Vec<SeedRun>)>) -> Self {
+        let reference: Vec<Figures> = runs
+            .first()
+            .map(|(_, runs)| runs.iter().map(|seed| seed.run.figures.clone()).collect())
+            .unwrap_or_default();
+        let contenders = runs.into_iter().map(|(policy, runs)| {
+            let ratio = |of: fn(&Figures) -> f64| {
+                let pairs = runs.iter().zip(&reference);
+                geometric_mean(pairs.map(|(seed, by)| of(&seed.run.figures) / of(by)))
+            };
+            ContenderResult {
+                policy,
+                mean: mean(&runs),
+                p99_ratio: ratio(|figures| figures.p99_ms),
+                cost_ratio: ratio(|figures| figures.cost_ms),
+                runs,
+            }
+        });
+        Self {
+            contenders: contenders.collect(),
+            name: scenario.name.clone(),
+            about: scenario.about.clone(),
+        }
+    }
+}
+
+impl Overall {
+    /// Every contender of the scenarios, all of which have the same ones.
+    pub fn of(scenarios: &[ScenarioResult]) -> Vec<Self> {
+        let count = scenarios.first().map_or(0, |scenario| scenario.contenders.len());
+        (0..count).map(|index| Self::of_one(scenarios, index)).collect()
+    }
+
+    fn of_one(scenarios: &[ScenarioResult], index: usize) -> Self {
+        let results = scenarios.iter().map(|scenario| (scenario, &scenario.contenders[index]));
+        let p99 = results.clone().map(|(_, result)| result.p99_ratio);
+        let cost = results.clone().map(|(_, result)| result.cost_ratio);
+        let worst_p99 = results.clone().max_by(|a, b| a.1.p99_ratio.total_cmp(&b.1.p99_ratio));
+        let excess = |(scenario, result): &(&ScenarioResult, &ContenderResult)| {
+            result.mean.failed_share() - scenario.contenders[0].mean.failed_share()
+        };
+        let worst_failed = results.clone().max_by(|a, b| excess(a).total_cmp(&excess(b)));
+        let name = |worst: &Option<(&ScenarioResult, _)>| {
+            worst.as_ref().map_or_else(String::new, |(scenario, _)| scenario.name.clone())
+        };
+        Self {
+            policy: results.clone().next().map_or_else(String::new, |r| r.1.policy.clone()),
+            p99_ratio: geometric_mean(p99),
+            cost_ratio: geometric_mean(cost),
+            worst_p99_in: name(&worst_p99),
+            worst_p99_ratio: worst_p99.map_or(f64::NAN, |(_, result)| result.p99_ratio),
+            worst_failed_in: name(&worst_failed),
+            worst_failed_share: worst_failed.as_ref().map_or(f64::NAN, excess),
+        }
+    }
+}
+
+/// The mean of every figure; counts are rounded.
+fn mean(runs: &[SeedRun]) -> Figures {
+    let count = runs.len().max(1) as f64;
+    let of = |figure: &dyn Fn(&Figures) -> f64| {
+        runs.iter().map(|seed| figure(&seed.run.figures)).sum::<f64>() / count
+    };
+    let backends = runs.first().map_or(0, |seed| seed.run.figures.shares.len());
+    Figures {
+        requests: of(&|figures| figures.requests as f64).round() as u64,
+        failed: of(&|figures| figures.failed as f64).round() as u64,
+        mean_ms: of(&|figures| figures.mean_ms),
+        p50_ms: of(&|figures| figures.p50_ms),
+        p99_ms: of(&|figures| figures.p99_ms),
+        p999_ms: of(&|figures| figures.p999_ms),
+        cost_ms: of(&|figures| figures.cost_ms),
+        shares: (0..backends).map(|index| of(&|figures| figures.shares[index])).collect(),
+        switches_per_s: of(&|figures| figures.switches_per_s),
+    }
+}
+
+/// NaN of none.
+fn geometric_mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) =
+        values.fold((0.0, 0.0), |(sum, count), value: f64| (sum + libm::log(value), count + 1.0));
+    libm::exp(sum / count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(seed: u64, p99_ms: f64, failed: u64) -> SeedRun {
+        let figures = Figures {
+            requests: 1000,
+            failed,
+            mean_ms: 1.0,
+            p50_ms: 1.0,
+            p99_ms,
+            p999_ms: 1.0,
+            cost_ms: 2.0 * p99_ms,
+            shares: vec![1.0],
+            switches_per_s: 0.0,
+        };
+        let run = Run { figures, arrivals_hash: 0, trace_hash: 0, arrived: 1000 };
+        SeedRun { seed, run }
+    }
+
+    /// Two scenarios by hand. Ratios pair seeds: 20/10 and 40/5 make 4 in the geometric mean, 1
+    /// and 1 make 1; over both scenarios 2, the worst 4, and 0.2 % failed above the oracle.
+    #[test]
+    fn ratios_by_hand() {
+        let scenario = |name: &str| Scenario { name: name.to_owned(), ..Scenario::default() };
+        let runs = |a: [SeedRun; 2], b: [SeedRun; 2]| {
+            vec![("oracle".to_owned(), a.to_vec()), ("p".to_owned(), b.to_vec())]
+        };
+        let oracle = [run(1, 10.0, 1), run(2, 5.0, 1)];
+        let first = runs(oracle.clone(), [run(1, 20.0, 3), run(2, 40.0, 3)]);
+        let second = runs(oracle.clone(), oracle);
+        let results = [
+            ScenarioResult::new(&scenario("x"), first),
+            ScenarioResult::new(&scenario("y"), second),
+        ];
+        assert!((results[0].contenders[1].p99_ratio - 4.0).abs() < 1e-12);
+        assert_eq!(results[0].contenders[1].mean.p99_ms, 30.0);
+        let [oracle, policy] = Overall::of(&results).try_into().expect("two contenders");
+        assert_eq!((oracle.p99_ratio, oracle.worst_failed_share), (1.0, 0.0));
+        assert!((policy.p99_ratio - 2.0).abs() < 1e-12);
+        assert!((policy.worst_p99_ratio - 4.0).abs() < 1e-12);
+        assert!((policy.worst_failed_share - 0.002).abs() < 1e-12);
+        assert_eq!((policy.worst_p99_in.as_str(), policy.worst_failed_in.as_str()), ("x", "x"));
+    }
+}

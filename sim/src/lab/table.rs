@@ -1,0 +1,82 @@
+//! Results as text for people: a table for each scenario and a summary.
+use std::fmt::Write;
+
+use super::scenario::Scenario;
+use super::summary::{Overall, ScenarioResult};
+use super::tally::Figures;
+
+/// A scenario's table.
+pub fn scenario_table(scenario: &Scenario, result: &ScenarioResult) -> String {
+    let mut text = format!("\n{}: {}\n", result.name, result.about);
+    let _ = writeln!(
+        text,
+        "{:14}{:>9}{:>9}{:>10}{:>10}{:>10}{:>9}{:>10}{:>9}{:>10}  share of each backend, %",
+        "policy", "mean", "p50", "p99", "p99.9", "cost", "failed%", "switch/s", "p99 x", "cost x"
+    );
+    for contender in &result.contenders {
+        let mean = &contender.mean;
+        let _ = writeln!(
+            text,
+            "{:14}{:>9}{:>9}{:>10}{:>10}{:>10}{:>9.3}{:>10.2}{:>9.3}{:>10.3}  {}",
+            contender.policy,
+            ms(mean.mean_ms),
+            ms(mean.p50_ms),
+            ms(mean.p99_ms),
+            ms(mean.p999_ms),
+            ms(mean.cost_ms),
+            100.0 * mean.failed_share(),
+            mean.switches_per_s,
+            contender.p99_ratio,
+            contender.cost_ratio,
+            shares(scenario, mean),
+        );
+    }
+    text
+}
+
+/// The summary over scenarios.
+pub fn summary_table(scenarios: usize, seeds: u64, overall: &[Overall]) -> String {
+    let mut text = format!(
+        "\nsummary: {scenarios} scenarios, {seeds} seeds, over the oracle, failures charged\n\
+         {:14}{:>10}{:>11}{:>12}  {:14}{:>16}  in\n",
+        "policy", "p99 x", "cost x", "worst p99 x", "in", "worst failed +%"
+    );
+    for one in overall {
+        let _ = writeln!(
+            text,
+            "{:14}{:>10.3}{:>11.3}{:>12.3}  {:14}{:>16.3}  {}",
+            one.policy,
+            one.p99_ratio,
+            one.cost_ratio,
+            one.worst_p99_ratio,
+            one.worst_p99_in,
+            100.0 * one.worst_failed_share,
+            one.worst_failed_in,
+        );
+    }
+    text
+}
+
+/// Milliseconds with as many digits as tell something.
+fn ms(value: f64) -> String {
+    if value < 1000.0 { format!("{value:.2}") } else { format!("{value:.0}") }
+}
+
+/// Each group's backends: one share, or the least and the largest.
+fn shares(scenario: &Scenario, figures: &Figures) -> String {
+    let mut text = String::new();
+    let mut rest = figures.shares.as_slice();
+    for group in &scenario.backends {
+        let (these, others) = rest.split_at(rest.len().min(group.count as usize));
+        rest = others;
+        let percent = |share: f64| 100.0 * share;
+        let least = percent(these.iter().copied().fold(f64::INFINITY, f64::min));
+        let most = percent(these.iter().copied().fold(0.0, f64::max));
+        let separator = if text.is_empty() { "" } else { ", " };
+        let _ = match these.len() {
+            1 => write!(text, "{separator}{} {most:.1}", group.name),
+            _ => write!(text, "{separator}{} {least:.1}..{most:.1}", group.name),
+        };
+    }
+    text
+}
