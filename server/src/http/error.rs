@@ -130,6 +130,8 @@ pub enum UpstreamError {
     /// Content-Length and Transfer-Encoding together, invalid or differing lengths, or a
     /// transfer coding other than chunked.
     AmbiguousFraming,
+    /// Bytes that came before any of the request had been sent: they answer something else.
+    Unsolicited,
     /// A 101 that was not asked for, or names another protocol.
     UnexpectedUpgrade,
     /// The connection ended inside the answer's body.
@@ -163,6 +165,7 @@ impl fmt::Display for UpstreamError {
             Self::MalformedHead => "malformed answer head",
             Self::HeadTooLarge => "answer head too large",
             Self::AmbiguousFraming => "ambiguous framing of the answer",
+            Self::Unsolicited => "answer before the request",
             Self::UnexpectedUpgrade => "upgrade that was not asked for",
             Self::Truncated => "answer cut inside its body",
             Self::MalformedChunk(error) => {

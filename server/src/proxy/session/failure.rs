@@ -156,6 +156,7 @@ const fn request_failure(error: UpstreamError) -> RequestFailure {
         UpstreamError::MalformedHead
         | UpstreamError::HeadTooLarge
         | UpstreamError::AmbiguousFraming
+        | UpstreamError::Unsolicited
         | UpstreamError::UnexpectedUpgrade => RequestFailure::Malformed,
         UpstreamError::Truncated
         | UpstreamError::MalformedChunk(_)

@@ -173,6 +173,12 @@ impl Session {
             return false;
         };
         if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
+            if !upstream.output.has_sent() {
+                // It is of an earlier exchange, or of nobody's: never this client's answer.
+                exchange.has_seen_answer = false;
+                self.fail_upstream(UpstreamError::Unsolicited, shared);
+                return true;
+            }
             let has_whole_request = self.client.has_whole_request();
             match upstream.parse(exchange, has_whole_request, shared) {
                 Ok(Parsed::Complete(headed)) => return self.pass_head(now, headed, shared),

@@ -42,7 +42,8 @@ pub(crate) const fn remedy(failure: &Failure) -> Remedy {
     }
     // RFC 9112 section 9.3.1: retry by oneself only what cannot have been done, or may be done
     // twice, and of which no answer was seen.
-    let is_cut = matches!(failure.error, UpstreamError::Cut);
+    // What an idle connection brought before the request made it useless as its end would have.
+    let is_cut = matches!(failure.error, UpstreamError::Cut | UpstreamError::Unsolicited);
     let is_unconnected = matches!(
         failure.error,
         UpstreamError::Refused | UpstreamError::Unreachable | UpstreamError::ConnectTimeout
@@ -97,6 +98,21 @@ mod tests {
             (
                 "POST refused",
                 Failure { error: UpstreamError::Refused, has_sent: false, ..post },
+                Remedy::Retry,
+            ),
+            (
+                "POST on a reused connection that brought bytes before it was sent",
+                Failure {
+                    error: UpstreamError::Unsolicited,
+                    has_sent: false,
+                    is_reused: true,
+                    ..post
+                },
+                Remedy::Redial,
+            ),
+            (
+                "bytes on a fresh connection before the request",
+                Failure { error: UpstreamError::Unsolicited, has_sent: false, ..CUT },
                 Remedy::Retry,
             ),
             ("garbage", Failure { error: UpstreamError::MalformedHead, ..CUT }, Remedy::Answer),
