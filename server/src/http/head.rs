@@ -191,8 +191,8 @@ fn check_line_ends(input: &[u8]) -> Result<(), BareLineFeed> {
 
 /// Whether an unfinished head is too large already, and what of it.
 fn oversize(input: &[u8], limits: &HeadLimits) -> Option<ClientError> {
-    let is_first_line = !input.contains(&b'\n');
-    if is_first_line && input.len() > line_bytes_max(limits) {
+    let line_len = input.iter().position(|&byte| byte == b'\n').unwrap_or(input.len());
+    if line_len > line_bytes_max(limits) {
         return Some(ClientError::TargetTooLong);
     }
     (input.len() >= limits.head_bytes_max).then_some(ClientError::HeadTooLarge)
@@ -258,7 +258,7 @@ mod tests {
         let fitting = format!("{} /", "M".repeat(64 + 32 - 11 - 1));
         let (too_long, fitting) =
             (format!("{long_method} / HTTP/1.1\r\n\r\n"), format!("{fitting} HTTP/1.1\r\n\r\n"));
-        let rows: [(&str, Result<bool, ClientError>); 10] = [
+        let rows: [(&str, Result<bool, ClientError>); 11] = [
             ("GET / HTTP/1.1\r\n\r\n", Ok(true)),
             ("GET / HTTP/2.0\r\n\r\n", Err(ClientError::UnsupportedVersion)),
             ("GET / HTTP/0.9\r\n", Err(ClientError::UnsupportedVersion)),
@@ -268,6 +268,7 @@ mod tests {
             ("GET / x HTTP/2.0\r\n", Err(ClientError::MalformedRequestLine)),
             ("GET / HTTP/20\r\n", Err(ClientError::MalformedRequestLine)),
             (&too_long, Err(ClientError::TargetTooLong)),
+            (&too_long[..too_long.len() - 2], Err(ClientError::TargetTooLong)),
             (&fitting, Ok(true)),
         ];
         for (input, expected) in rows {
