@@ -6,6 +6,8 @@ pub mod admin;
 pub(crate) mod buffer;
 pub mod cli;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 mod logging;
 pub mod proxy;

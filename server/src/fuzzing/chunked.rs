@@ -1,0 +1,238 @@
+//! Chunked bodies: against the second reader, whole against piece by piece, and encoded bodies
+//! decoded again.
+use super::Source;
+use super::strict::{self, Extent, Verdict};
+use crate::buffer::{Buffer, BufferPool, Outbox};
+use crate::http::ChunkError;
+use crate::http::body::{self, BodyReader, BodyWriter, relay};
+use crate::http::chunked::{ChunkLimits, ChunkedReader};
+use crate::http::field::Name;
+use crate::http::framing::Framing;
+
+const USUAL: ChunkLimits =
+    ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
+/// Small enough that a short input reaches each of them.
+const NARROW: ChunkLimits =
+    ChunkLimits { extension_bytes_max: 8, trailer_bytes_max: 24, fields_max: 2 };
+
+/// Three bytes that say how to cut, then anything: as a chunked body, and as the data of one.
+///
+/// # Panics
+/// When two readers differ, when cutting makes a difference, or when a body changes on its way.
+pub fn chunked(data: &[u8]) {
+    let mut source = Source::new(data);
+    let step = 1 + usize::from(source.byte());
+    let drain = 1 + usize::from(source.byte());
+    let data_max = 1 + usize::from(source.byte());
+    let wire = source.rest;
+    for limits in [USUAL, NARROW] {
+        let whole = decode(wire, limits, wire.len().max(1), usize::MAX);
+        assert_eq!(whole, decode(wire, limits, 1, usize::MAX), "byte by byte");
+        assert_eq!(whole, decode(wire, limits, step, data_max), "in steps of {step}");
+        agrees_with_the_second_reader(wire, &whole);
+        for with_trailer in [false, true] {
+            passes_on(wire, limits, with_trailer, (step, drain), &whole);
+        }
+    }
+    for writer in [BodyWriter::Chunked { with_trailer: true }, BodyWriter::Plain] {
+        carries(wire, writer, step, drain);
+    }
+}
+
+/// A body as it was read; `None` for one that is not whole.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Decoded {
+    data: Vec<u8>,
+    /// Bytes of the input that it took; only of a whole one.
+    len: Option<usize>,
+    trailer: Vec<u8>,
+}
+
+/// Reads `wire` as it comes in steps of `step` bytes, pieces of at most `data_max` at a time.
+fn decode(
+    wire: &[u8],
+    limits: ChunkLimits,
+    step: usize,
+    data_max: usize,
+) -> Result<Decoded, ChunkError> {
+    let mut reader = ChunkedReader::new(limits);
+    let (mut data, mut at, mut seen) = (Vec::new(), 0, 0);
+    loop {
+        seen = (seen + step).min(wire.len());
+        loop {
+            let input = &wire[at..seen];
+            let piece = reader.read(input, data_max)?;
+            assert!(piece.consumed <= input.len(), "no more is consumed than there is");
+            assert!(piece.data.end <= piece.consumed, "data is consumed");
+            assert!(piece.data.len() <= data_max, "no more data than asked for");
+            data.extend_from_slice(&input[piece.data.clone()]);
+            at += piece.consumed;
+            if piece.is_end {
+                let again = reader.read(b"0", data_max)?;
+                assert!(again.is_end && again.consumed == 0, "the end is terminal");
+                return Ok(Decoded { data, len: Some(at), trailer: reader.forwarded_trailer() });
+            }
+            if piece.consumed == 0 {
+                break;
+            }
+        }
+        if seen == wire.len() {
+            return Ok(Decoded { data, len: None, trailer: Vec::new() });
+        }
+    }
+}
+
+fn agrees_with_the_second_reader(wire: &[u8], ours: &Result<Decoded, ChunkError>) {
+    let theirs = strict::chunks(wire);
+    match (ours, &theirs) {
+        (Ok(Decoded { data, len: Some(len), trailer }), Verdict::Whole(body)) => {
+            assert_eq!((data, *len), (&body.data, body.len), "the same body");
+            let Verdict::Whole(passed) =
+                strict::chunks(&[b"0\r\n", &trailer[..], b"\r\n"].concat())
+            else {
+                panic!("a trailer section that goes on is one")
+            };
+            for (name, value) in &passed.trailer {
+                assert!(body.trailer.contains(&(name.clone(), value.clone())), "it came so");
+                assert_eq!(Name::of(name), Name::Other, "and frames or routes nothing");
+            }
+        }
+        (Ok(Decoded { len: None, .. }), Verdict::More) => {}
+        // Control bytes of a trailer line show at once to one of them, at its end to the other.
+        (
+            Ok(Decoded { len: None, .. }),
+            Verdict::Wrong("control byte or line end" | "trailer field"),
+        ) => {}
+        // A limit that the second reader does not have, or a byte that shows before its line ends.
+        (Err(_), Verdict::More) => {}
+        (Err(_), Verdict::Wrong(_)) => {}
+        (
+            Err(
+                ChunkError::ExtensionTooLong
+                | ChunkError::TrailerTooLarge
+                | ChunkError::SizeOverflow,
+            ),
+            Verdict::Whole(_),
+        ) => {}
+        (ours, theirs) => panic!("{ours:?}, and the second reader says {theirs:?}"),
+    }
+}
+
+/// Relays a chunked body in chunks and in plain; what comes out is what was read.
+fn passes_on(
+    wire: &[u8],
+    limits: ChunkLimits,
+    with_trailer: bool,
+    (step, drain): (usize, usize),
+    expected: &Result<Decoded, ChunkError>,
+) {
+    let reader = || BodyReader::Chunked(ChunkedReader::new(limits));
+    let passed = run(reader(), BodyWriter::Chunked { with_trailer }, wire, step, drain);
+    let plain = run(reader(), BodyWriter::Plain, wire, step, drain);
+    match expected {
+        Ok(Decoded { data, len: Some(_), trailer }) => {
+            let (Ok((passed, true)), Ok((plain, true))) = (passed, plain) else {
+                panic!("a whole body goes on whole")
+            };
+            assert_eq!(&plain, data, "a body without its framing is its data");
+            let Verdict::Whole(body) = strict::chunks(&passed) else {
+                panic!("what goes on is a chunked body")
+            };
+            assert_eq!((&body.data, body.len), (data, passed.len()), "the same, and all of it");
+            let lines = trailer.iter().filter(|&&byte| byte == b'\n').count();
+            assert_eq!(body.trailer.len(), if with_trailer { lines } else { 0 }, "trailers");
+        }
+        Ok(Decoded { len: None, .. }) => {
+            let (Ok((passed, false)), Ok((_, false))) = (passed, plain) else {
+                panic!("a body that was cut has no end")
+            };
+            assert_eq!(strict::chunks(&passed), Verdict::More, "nor has what went on");
+        }
+        Err(error) => {
+            assert_eq!(passed.as_ref().err(), Some(error), "the same error");
+            assert_eq!(plain.err(), Some(*error), "the same error");
+        }
+    }
+}
+
+/// Relays `data` as a body of known length and as one until close: it arrives.
+fn carries(data: &[u8], writer: BodyWriter, step: usize, drain: usize) {
+    let limits = USUAL;
+    let mut framings = vec![Framing::UntilClose];
+    if writer == BodyWriter::Plain && !data.is_empty() {
+        framings.push(Framing::Length(data.len() as u64));
+    }
+    for framing in framings {
+        let Some(reader) = BodyReader::new(framing, limits) else { continue };
+        let Ok((out, true)) = run(reader, writer, data, step, drain) else {
+            panic!("plain bytes cannot be malformed, and end")
+        };
+        let arrived = match writer {
+            BodyWriter::Plain => out,
+            BodyWriter::Chunked { .. } => {
+                let ours = decode(&out, limits, out.len(), usize::MAX);
+                let Verdict::Whole(body) = strict::body(&out, Extent::Chunked, false) else {
+                    panic!("what was encoded decodes")
+                };
+                assert_eq!(ours.map(|ours| ours.data), Ok(body.data.clone()), "both readers agree");
+                assert_eq!(body.len, out.len(), "nothing follows the end");
+                body.data
+            }
+        };
+        assert_eq!(arrived, data, "decode(encode(x)) = x");
+    }
+}
+
+/// Relays `wire`, which comes in steps of `step` bytes, to a peer that takes `drain` at a time;
+/// returns what it took and whether the body ended.
+fn run(
+    mut reader: BodyReader,
+    writer: BodyWriter,
+    wire: &[u8],
+    step: usize,
+    drain: usize,
+) -> Result<(Vec<u8>, bool), ChunkError> {
+    let mut pool = BufferPool::default();
+    let (mut input, mut output, mut written) = (None, Outbox::default(), Vec::new());
+    let (mut at, mut is_end) = (0, false);
+    let result = loop {
+        let mut has_moved = false;
+        if at < wire.len() && !is_end {
+            let space = pool.read_space(&mut input);
+            let count = step.min(wire.len() - at).min(space.len());
+            space[..count].copy_from_slice(&wire[at..at + count]);
+            if let Some(buffer) = &mut input {
+                buffer.filled(count);
+            }
+            at += count;
+            has_moved = count > 0;
+        }
+        if !is_end {
+            match relay(&mut reader, writer, &mut input, &mut output, &mut pool) {
+                Ok(relayed) => {
+                    is_end = relayed.is_end;
+                    has_moved |= relayed.data > 0;
+                }
+                Err(error) => break Err(error),
+            }
+        }
+        pool.shrink(&mut input);
+        if at == wire.len() && !is_end && reader.ends_at_close() && input.is_none() {
+            is_end = body::finish(writer, &mut output, &mut pool);
+        }
+        let count = drain.min(output.pending().len());
+        written.extend_from_slice(&output.pending()[..count]);
+        output.written(count, &mut pool);
+        has_moved |= count > 0;
+        if output.is_empty() && (is_end || (at == wire.len() && !has_moved)) {
+            break Ok((written, is_end));
+        }
+    };
+    if let Some(buffer) = input.take() {
+        pool.give(buffer);
+    }
+    output.clear(&mut pool);
+    assert_eq!(pool.lent(), 0, "every buffer comes back");
+    let _: Option<Buffer> = input;
+    result
+}

@@ -1,0 +1,44 @@
+//! Configurations from any text: what is accepted is valid, reads back as itself and makes a proxy.
+use std::net::{Ipv4Addr, SocketAddr};
+
+use intelliproxy_core::Instant;
+
+use crate::config::{BackendTarget, BackendUrl, Config};
+use crate::proxy::Proxy;
+
+/// A configuration file, from any bytes.
+///
+/// # Panics
+/// When an accepted configuration is not valid, does not read back as itself or makes no proxy, or
+/// when a refusal does not say where.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let config = match Config::from_json(text) {
+        Ok(config) => config,
+        Err(error) => {
+            let lines = text.split('\n').count();
+            assert!((1..=lines).contains(&error.line), "a refusal names a line of the text");
+            assert!(!error.wrong.is_empty(), "and says what is wrong there");
+            assert!(!error.to_string().is_empty(), "for a reader");
+            return;
+        }
+    };
+    assert_eq!(config.validate(), Ok(()), "what is accepted is valid");
+    let json = config.to_json();
+    assert_eq!(Config::from_json(&json).as_ref(), Ok(&config), "and reads back as itself");
+    assert_eq!(config.stats.networks().len(), config.stats.allow.len(), "every network is one");
+    let mut targets = Vec::new();
+    for backend in &config.backends {
+        let url = BackendUrl::parse(&backend.url).expect("a valid configuration has valid URLs");
+        targets.push(BackendTarget {
+            name: backend.name.clone(),
+            url: backend.url.clone(),
+            authority: url.authority,
+            addresses: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, url.port))],
+        });
+    }
+    let mut proxy = Proxy::new(config, targets, 1, Instant::ZERO).expect("and makes a proxy");
+    proxy.handle_timeout(Instant::ZERO);
+    proxy.check_invariants();
+    assert!(proxy.is_at_rest(), "which begins at rest");
+}

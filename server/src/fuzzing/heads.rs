@@ -1,0 +1,278 @@
+//! Heads: against httparse alone, against the second reader, whole against piece by piece, and
+//! forwarded heads read again.
+use super::strict::{self, Extent, Head, Verdict};
+use crate::http::field::{Fields, Name, Slots};
+use crate::http::forward::{self, RequestContext, RequestPlan, ResponsePlan};
+use crate::http::framing::{Framing, request_framing, response_framing};
+use crate::http::head::{HeadLimits, Parsed, Version, parse_request, parse_response};
+use crate::http::persistence::is_persistent;
+use crate::http::target::destination;
+use crate::http::{ClientError, UpstreamError, upgrade};
+
+const USUAL: HeadLimits =
+    HeadLimits { head_bytes_max: 32 * 1024, target_bytes_max: 16 * 1024, fields_max: 128 };
+/// Small enough that a short input reaches each of them.
+const NARROW: HeadLimits = HeadLimits { head_bytes_max: 128, target_bytes_max: 64, fields_max: 8 };
+/// Inputs up to here are also parsed byte by byte, longer ones in pieces: the work is quadratic.
+const BYTEWISE_MAX: usize = 512;
+
+type Seen = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A request's head, from any bytes.
+///
+/// # Panics
+/// When what is accepted is read differently by another reader, or by the same one piece by piece.
+pub fn request_head(data: &[u8]) {
+    for limits in [&USUAL, &NARROW] {
+        let whole = read_request(data, limits);
+        let pieces = by_pieces(data, |input| read_request(input, limits));
+        match (&whole, &pieces) {
+            // A limit, or a line end that httparse would take, shows before what is behind it.
+            (Err(_), Err(error)) if is_early(*error) => {}
+            _ => assert_eq!(whole, pieces, "pieces make no difference"),
+        }
+        if let Ok(Some(read)) = &whole {
+            agrees_with_httparse(data, read);
+        }
+    }
+    let mut slots = Slots::new();
+    let Ok(Parsed::Complete(head)) = parse_request(data, &mut slots, &USUAL) else { return };
+    let Ok(destination) = destination(&head) else { return };
+    let Ok(framing) = request_framing(&head) else { return };
+
+    // What is accepted is one message to the second reader too, and the same one.
+    let Verdict::Whole(other) = strict::request(data) else {
+        panic!("accepted, and no request to a strict reader: {:?}", strict::request(data))
+    };
+    assert_eq!(other.len, head.len, "both heads end at the same byte");
+    assert_eq!(other.line[0], head.method.as_bytes(), "one method");
+    assert_eq!(other.line[1], head.target.as_bytes(), "one target");
+    assert_eq!(other.fields, seen(&head.fields), "the same fields");
+    assert_eq!(other.request_extent(), Ok(extent(framing)), "one framing");
+
+    for (keeps_host, allows_upgrade) in [(false, false), (true, true)] {
+        let is_upgrade = allows_upgrade && upgrade::is_asked(&head, framing);
+        let plan = RequestPlan { destination, framing, is_upgrade };
+        let context =
+            RequestContext { authority: "backend:80", keeps_host, client: "192.0.2.1", via: "v" };
+        let mut out = b"before".to_vec();
+        let host = forward::encode_request(&head, &plan, &context, &mut out);
+        let out = &out["before".len()..];
+        let Verdict::Whole(sent) = strict::request(out) else {
+            panic!("forwarded, and no request: {:?}", out.escape_ascii().to_string())
+        };
+        assert_eq!(sent.len, out.len(), "the head is all that is sent of it");
+        assert_eq!(sent.line[0], other.line[0], "the method goes on as it came");
+        assert_eq!(sent.line[1], forwarded_target(&other), "the target goes on in origin form");
+        assert_eq!(sent.line[2], b"HTTP/1.1", "the proxy speaks for itself");
+        assert_eq!(sent.request_extent(), other.request_extent(), "the framing is kept");
+        let hosts: Vec<&[u8]> = sent.values("Host").collect();
+        let expected = if keeps_host && !destination.host.is_empty() {
+            destination.host
+        } else {
+            context.authority
+        };
+        assert_eq!(hosts, [expected.as_bytes()], "one Host, the one meant");
+        assert_eq!(&out[host], expected.as_bytes(), "the range is the Host's value");
+        carries_nothing_else(&sent, &other, is_upgrade);
+    }
+}
+
+/// An answer's head, from any bytes.
+///
+/// # Panics
+/// When what is accepted is read differently by another reader, or by the same one piece by piece.
+pub fn response_head(data: &[u8]) {
+    for limits in [&USUAL, &NARROW] {
+        let whole = read_response(data, limits);
+        let pieces = by_pieces(data, |input| read_response(input, limits));
+        match (&whole, &pieces) {
+            (Err(_), Err(UpstreamError::HeadTooLarge | UpstreamError::MalformedHead)) => {}
+            _ => assert_eq!(whole, pieces, "pieces make no difference"),
+        }
+        if let Ok(Some(read)) = &whole {
+            let mut slots = [httparse::EMPTY_HEADER; 128];
+            let mut response = httparse::Response::new(&mut slots);
+            let parsed = response.parse(data);
+            assert_eq!(parsed, Ok(httparse::Status::Complete(read.len)), "httparse accepts it");
+            assert_eq!(plain(response.headers), read.fields, "with the same fields");
+        }
+    }
+    let mut slots = Slots::new();
+    let Ok(Parsed::Complete(head)) = parse_response(data, &mut slots, &USUAL) else { return };
+    let Verdict::Whole(other) = strict::response(data) else {
+        panic!("accepted, and no answer to a strict reader: {:?}", strict::response(data))
+    };
+    assert_eq!(other.len, head.len, "both heads end at the same byte");
+    assert_eq!(other.line[1], head.status.to_string().into_bytes(), "one status");
+    assert_eq!(other.line[2], head.reason, "one reason phrase");
+    assert_eq!(other.fields, seen(&head.fields), "the same fields");
+    let _ = is_persistent(head.version, &head.fields);
+    let _ = upgrade::is_granted(&head, b"websocket, other/2");
+    for is_head_request in [false, true] {
+        let Ok(framing) = response_framing(&head, is_head_request) else { continue };
+        let expected = other.response_extent(is_head_request);
+        assert_eq!(expected, Ok(extent(framing)), "one framing");
+        for (is_old, connection) in [(false, None), (false, Some("close")), (true, Some("close"))] {
+            let has_mark = matches!(framing, Framing::Chunked | Framing::UntilClose);
+            let plan = ResponsePlan { is_chunked: has_mark && !is_old, connection };
+            let mut out = Vec::new();
+            forward::encode_response(&head, &plan, &mut out);
+            let Verdict::Whole(sent) = strict::response(&out) else {
+                panic!("passed on, and no answer: {:?}", out.escape_ascii().to_string())
+            };
+            assert_eq!(sent.len, out.len(), "the head is all that is sent of it");
+            assert_eq!(sent.line[1..], other.line[1..], "status and reason go on as they came");
+            let expected = match framing {
+                Framing::Chunked | Framing::UntilClose if is_old => Extent::UntilClose,
+                Framing::Chunked | Framing::UntilClose => Extent::Chunked,
+                framing => extent(framing),
+            };
+            assert_eq!(sent.response_extent(is_head_request), Ok(expected), "framed as planned");
+            assert!(sent.values("Content-Length").count() <= 1, "one length goes on");
+            let options: Vec<&[u8]> = sent.values("Connection").collect();
+            assert_eq!(options, Vec::from_iter(connection.map(str::as_bytes)), "our Connection");
+            for name in ["Keep-Alive", "Proxy-Connection", "TE", "Trailer_Encoding"] {
+                assert_eq!(sent.values(name).count(), 0, "{name} is for one hop");
+            }
+        }
+    }
+}
+
+/// What a parse said, without what it borrowed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Read {
+    line: Vec<u8>,
+    is_old: bool,
+    fields: Seen,
+    len: usize,
+}
+
+fn read_request(input: &[u8], limits: &HeadLimits) -> Result<Option<Read>, ClientError> {
+    let mut slots = Slots::new();
+    Ok(match parse_request(input, &mut slots, limits)? {
+        Parsed::Partial => None,
+        Parsed::Complete(head) => Some(Read {
+            line: [head.method, " ", head.target].concat().into_bytes(),
+            is_old: head.version == Version::Http10,
+            fields: seen(&head.fields),
+            len: head.len,
+        }),
+    })
+}
+
+fn read_response(input: &[u8], limits: &HeadLimits) -> Result<Option<Read>, UpstreamError> {
+    let mut slots = Slots::new();
+    Ok(match parse_response(input, &mut slots, limits)? {
+        Parsed::Partial => None,
+        Parsed::Complete(head) => Some(Read {
+            line: [head.status.to_string().as_bytes(), b" ", head.reason].concat(),
+            is_old: head.version == Version::Http10,
+            fields: seen(&head.fields),
+            len: head.len,
+        }),
+    })
+}
+
+/// The first verdict while the input comes in pieces.
+fn by_pieces<T, E>(
+    data: &[u8],
+    read: impl Fn(&[u8]) -> Result<Option<T>, E>,
+) -> Result<Option<T>, E> {
+    let step = if data.len() <= BYTEWISE_MAX { 1 } else { 61 + data.len() / 64 };
+    for end in (0..data.len()).step_by(step) {
+        if let Some(head) = read(&data[..end])? {
+            return Ok(Some(head));
+        }
+    }
+    read(data)
+}
+
+/// Whether an error can show before the one that the whole input has.
+const fn is_early(error: ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::BareLineFeed
+            | ClientError::HeadTooLarge
+            | ClientError::TargetTooLong
+            | ClientError::TooManyFields
+    )
+}
+
+fn agrees_with_httparse(data: &[u8], read: &Read) {
+    let mut slots = [httparse::EMPTY_HEADER; 128];
+    let mut request = httparse::Request::new(&mut slots);
+    let parsed = request.parse(data);
+    assert_eq!(parsed, Ok(httparse::Status::Complete(read.len)), "httparse accepts it");
+    let line = [request.method.unwrap_or_default(), " ", request.path.unwrap_or_default()].concat();
+    assert_eq!(line.into_bytes(), read.line, "with the same line");
+    assert_eq!(request.version == Some(0), read.is_old, "and version");
+    assert_eq!(plain(request.headers), read.fields, "and fields");
+}
+
+fn plain(headers: &[httparse::Header<'_>]) -> Seen {
+    headers.iter().map(|header| (header.name.as_bytes().to_vec(), header.value.to_vec())).collect()
+}
+
+fn seen(fields: &Fields<'_, '_>) -> Seen {
+    fields.iter().map(|(name, _, value)| (name.as_bytes().to_vec(), value.to_vec())).collect()
+}
+
+const fn extent(framing: Framing) -> Extent {
+    match framing {
+        Framing::None => Extent::Length(0),
+        Framing::Length(length) => Extent::Length(length),
+        Framing::Chunked => Extent::Chunked,
+        Framing::UntilClose => Extent::UntilClose,
+    }
+}
+
+/// The target in origin form, worked out from the one that came.
+pub(super) fn forwarded_target(head: &Head) -> Vec<u8> {
+    let target = &head.line[1];
+    if target.starts_with(b"/") || target == b"*" {
+        return target.clone();
+    }
+    let rest = &target["http://".len()..];
+    match rest.iter().position(|byte| matches!(byte, b'/' | b'?')) {
+        Some(start) if rest[start] == b'/' => rest[start..].to_vec(),
+        Some(start) => [b"/", &rest[start..]].concat(),
+        None if head.line[0] == b"OPTIONS" => b"*".to_vec(),
+        None => b"/".to_vec(),
+    }
+}
+
+/// Every field that goes on is the proxy's own or came just so, and none is for one hop.
+fn carries_nothing_else(sent: &Head, came: &Head, is_upgrade: bool) {
+    for (name, value) in &sent.fields {
+        let known = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let is_known = match known.as_str() {
+            "host" | "x-forwarded-host" => true,
+            "x-forwarded-for" => value.ends_with(b"192.0.2.1"),
+            "x-forwarded-proto" => value == b"http",
+            "via" => value == b"1.0 v" || value == b"1.1 v" || came_so(came, name, value),
+            "transfer-encoding" => value == b"chunked",
+            "connection" if is_upgrade => value == b"upgrade",
+            "connection" => value == b"te",
+            "te" => value == b"trailers",
+            "upgrade" => is_upgrade && came_so(came, name, value),
+            "keep-alive" | "proxy-connection" | "http2-settings" => false,
+            // As gateways to CGI read it, it would be another field.
+            _ if known.contains('_') && is_framing(&known) => false,
+            _ => came_so(came, name, value),
+        };
+        assert!(is_known, "{known} goes on as {:?}", value.escape_ascii().to_string());
+    }
+    for name in ["X-Forwarded-For", "X-Forwarded-Proto", "Transfer-Encoding", "Connection"] {
+        assert!(sent.values(name).count() <= 1, "{name} is there once");
+    }
+}
+
+fn came_so(came: &Head, name: &[u8], value: &[u8]) -> bool {
+    came.fields.iter().any(|field| field.0 == name && field.1 == value)
+}
+
+fn is_framing(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    Name::of(name.as_bytes()) != Name::Other
+}

@@ -1,0 +1,250 @@
+//! The router under a list of operations: whatever it is told, its invariants hold, its numbers
+//! are numbers, and the same list gives the same decisions.
+use std::time::Duration;
+
+use intelliproxy_core::{
+    Action, Event, Health, Instant, Lease, LoadReport, NoRoute, Outcome, ProbeAnswer, ProbeFailure,
+    ProbeId, ProbeResult, RequestFailure, Router, RouterConfig, Rules,
+};
+
+use super::Source;
+
+/// A seed, then operations.
+///
+/// # Panics
+/// When an invariant does not hold, or the same list ends elsewhere the second time.
+pub fn router(data: &[u8]) {
+    let (first, second) = (run(data), run(data));
+    assert_eq!(first, second, "the same facts give the same decisions");
+}
+
+/// Operations of one list.
+const STEPS_MAX: usize = 2000;
+
+struct World {
+    router: Router,
+    now: Instant,
+    leases: Vec<Lease>,
+    probes: Vec<ProbeId>,
+    trace: Vec<String>,
+}
+
+fn run(data: &[u8]) -> Vec<String> {
+    let mut source = Source::new(data);
+    let seed = u64::from(source.byte());
+    let config = RouterConfig { backends: names(source.byte()), rules: Rules::default() };
+    let router = Router::new(config, seed, Instant::ZERO).expect("a valid configuration");
+    let mut world = World {
+        router,
+        now: Instant::ZERO,
+        leases: Vec::new(),
+        probes: Vec::new(),
+        trace: Vec::new(),
+    };
+    let mut steps = 0;
+    while !source.is_empty() && steps < STEPS_MAX {
+        world.step(&mut source);
+        world.check();
+        steps += 1;
+    }
+    while let Some(lease) = world.leases.pop() {
+        world.tell(Event::RequestFinished { lease, outcome: Outcome::Abandoned });
+    }
+    world.check();
+    let snapshot = world.router.snapshot(world.now);
+    assert!(snapshot.backends.iter().all(|b| b.in_flight == 0), "every lease came home");
+    world.trace.push(format!("{snapshot:?}"));
+    world.trace
+}
+
+impl World {
+    fn step(&mut self, source: &mut Source<'_>) {
+        match source.byte() % 12 {
+            0..=2 => self.route(0),
+            3 => {
+                let tried = source.byte();
+                self.route(tried);
+            }
+            4 | 5 => {
+                let (which, outcome) = (usize::from(source.byte()), outcome(source));
+                if !self.leases.is_empty() {
+                    let lease = self.leases.swap_remove(which % self.leases.len());
+                    self.tell(Event::RequestFinished { lease, outcome });
+                }
+            }
+            6 | 7 => {
+                let (which, result) = (usize::from(source.byte()), result(source));
+                if !self.probes.is_empty() {
+                    let probe = self.probes.swap_remove(which % self.probes.len());
+                    self.tell(Event::ProbeFinished { probe, result });
+                }
+            }
+            8 => {
+                // A probe that never was, has ended, or is under way.
+                let probe = ProbeId::from_u64(u64::from(source.byte()));
+                let result = result(source);
+                self.tell(Event::ProbeFinished { probe, result });
+            }
+            9 => {
+                let (which, report) = (usize::from(source.byte()), report(source));
+                let backends = self.router.snapshot(self.now).backends;
+                if !backends.is_empty() {
+                    let backend = backends[which % backends.len()].id;
+                    self.tell(Event::LoadReported { backend, report });
+                }
+            }
+            10 => {
+                let millis = u64::from(source.byte()) * u64::from(source.byte());
+                self.now += Duration::from_millis(millis);
+                self.router.handle_timeout(self.now);
+                let next = self.router.poll_timeout();
+                assert!(next.is_none_or(|next| next > self.now), "the next deadline lies ahead");
+                self.drain();
+            }
+            _ => {
+                let config = RouterConfig { backends: names(source.byte()), rules: rules(source) };
+                self.tell(Event::Reconfigured(Box::new(config)));
+            }
+        }
+    }
+
+    fn route(&mut self, tried: u8) {
+        let backends = self.router.snapshot(self.now).backends;
+        let is_tried = |index: usize| tried >> index.min(7) & 1 == 1;
+        let ids: Vec<_> = backends.iter().map(|b| b.id).filter(|id| is_tried(id.index())).collect();
+        let routed = self.router.route(self.now, &ids);
+        self.trace.push(format!("{routed:?}"));
+        match routed {
+            Ok(lease) => {
+                assert!(!ids.contains(&lease.backend()), "what was tried is not tried again");
+                let chosen = backends.iter().find(|b| b.id == lease.backend());
+                let chosen = chosen.expect("only what is configured is chosen");
+                let is_free = |b: &&intelliproxy_core::BackendSnapshot| {
+                    b.health != Health::Down && !ids.contains(&b.id)
+                };
+                assert!(
+                    chosen.health != Health::Down || !backends.iter().any(|b| is_free(&b)),
+                    "what is down is chosen only when nothing else is left"
+                );
+                self.leases.push(lease);
+            }
+            Err(NoRoute::NoBackends) => assert!(backends.is_empty(), "there are none"),
+            Err(NoRoute::AllTried) => assert_eq!(ids.len(), backends.len(), "all were tried"),
+        }
+        self.drain();
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.router.handle_event(self.now, event);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(action) = self.router.poll_action() {
+            self.trace.push(format!("{action:?}"));
+            if let Action::StartProbe { probe, deadline, .. } = action {
+                assert!(deadline > self.now, "a probe has time");
+                self.probes.push(probe);
+            }
+        }
+    }
+
+    fn check(&self) {
+        self.router.check_invariants();
+        let snapshot = self.router.snapshot(self.now);
+        let in_flight: u64 = snapshot.backends.iter().map(|b| u64::from(b.in_flight)).sum();
+        assert!(in_flight <= self.leases.len() as u64, "no more in flight than leases out");
+        for backend in &snapshot.backends {
+            let parts = backend.score.parts();
+            assert!(parts.iter().all(|(_, points)| *points >= 0.0), "points are no penalty");
+            assert!(backend.score.total.is_finite(), "a score is a number");
+            assert!((0.0..=1.0).contains(&backend.error_rate), "a rate is a share");
+        }
+        assert_eq!(snapshot, self.router.snapshot(self.now), "looking changes nothing");
+    }
+}
+
+/// Up to five backends, by a mask; in another order when the highest bit is set.
+fn names(mask: u8) -> Vec<String> {
+    let chosen = (0..5).filter(|index| mask >> index & 1 == 1);
+    let mut names: Vec<String> = chosen.map(|index| format!("b{index}")).collect();
+    if mask & 0x80 != 0 {
+        names.reverse();
+    }
+    if mask & 0x60 == 0x60 {
+        // Refused: a name twice.
+        names.extend(names.first().cloned());
+    }
+    names
+}
+
+fn rules(source: &mut Source<'_>) -> Rules {
+    let mut rules = Rules::default();
+    rules.switch.threshold = f64::from(source.byte());
+    rules.switch.cooldown = Duration::from_millis(u64::from(source.byte()) * 20);
+    let flags = source.byte();
+    rules.switch.spill_over = flags & 1 == 0;
+    rules.weights.in_flight = f64::from(source.byte()) / 8.0;
+    rules.probes.ping_interval = Duration::from_millis(1 + u64::from(source.byte()) * 40);
+    rules.health.fall = 1 + u32::from(flags >> 1 & 3);
+    rules.health.rise = 1 + u32::from(flags >> 3 & 3);
+    if flags & 0x80 != 0 {
+        rules.weights.latency = number(source);
+    }
+    rules
+}
+
+/// A number that is none now and then.
+fn number(source: &mut Source<'_>) -> f64 {
+    match source.byte() {
+        0 => f64::from_bits(source.number()),
+        1 => f64::NAN,
+        2 => f64::INFINITY,
+        3 => f64::MAX,
+        4 => -1.0,
+        other => f64::from(other) * 4.0,
+    }
+}
+
+fn report(source: &mut Source<'_>) -> LoadReport {
+    let said = source.byte();
+    let mut figure = |bit: u8| (said >> bit & 1 == 1).then(|| number(source));
+    LoadReport { queue: figure(0), cpu_busy_ms: figure(1), memory_bytes: figure(2) }
+}
+
+fn millis(source: &mut Source<'_>) -> Duration {
+    match source.byte() {
+        255 => Duration::from_nanos(source.number()),
+        other => Duration::from_millis(u64::from(other) * 4),
+    }
+}
+
+fn result(source: &mut Source<'_>) -> ProbeResult {
+    match source.byte() {
+        0 => Err(ProbeFailure::Refused),
+        1 => Err(ProbeFailure::Unreachable),
+        2 => Err(ProbeFailure::TimedOut),
+        3 => Err(ProbeFailure::Cut),
+        4 => Err(ProbeFailure::Malformed),
+        5 => Err(ProbeFailure::Status(500)),
+        other => {
+            let latency = millis(source);
+            let report = (other & 1 == 1).then(|| report(source));
+            Ok(ProbeAnswer { latency, report })
+        }
+    }
+}
+
+fn outcome(source: &mut Source<'_>) -> Outcome {
+    match source.byte() {
+        0 => Outcome::Abandoned,
+        1 => Outcome::Failed(RequestFailure::Refused),
+        2 => Outcome::Failed(RequestFailure::Unreachable),
+        3 => Outcome::Failed(RequestFailure::Cut),
+        4 => Outcome::Failed(RequestFailure::TimedOut),
+        5 => Outcome::Failed(RequestFailure::Malformed),
+        6 => Outcome::Failed(RequestFailure::Truncated),
+        7..=20 => Outcome::Answered { status: 503, latency: millis(source) },
+        _ => Outcome::Answered { status: 200, latency: millis(source) },
+    }
+}

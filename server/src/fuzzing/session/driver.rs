@@ -1,0 +1,370 @@
+//! Drives a proxy as the reactor would, with peers that keep everything they said and got.
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use intelliproxy_core::Instant;
+
+use super::super::strict::{self, Verdict};
+use super::texts;
+use crate::config::{BackendTarget, Config};
+use crate::proxy::{Action, ConnId, ConnectFailure, Notice, Proxy};
+
+/// Bytes that all peers say together.
+const SAID_MAX: usize = 1 << 20;
+
+pub(super) struct Driver {
+    pub(super) proxy: Proxy,
+    pub(super) links: Vec<Link>,
+    now: Instant,
+    said: usize,
+    /// Requests so far, so that each has a target of its own.
+    requests: usize,
+}
+
+/// One connection as its peer sees it.
+pub(super) struct Link {
+    pub(super) conn: ConnId,
+    pub(super) is_client: bool,
+    is_connected: bool,
+    /// What the peer sends that was not read yet.
+    inbox: Vec<u8>,
+    /// What was read of it.
+    pub(super) sent: Vec<u8>,
+    /// What the peer got.
+    pub(super) got: Vec<u8>,
+    /// Whether the peer ended its side, and whether the proxy was told.
+    is_ending: bool,
+    pub(super) is_ended: bool,
+    pub(super) has_failed: bool,
+    is_write_broken: bool,
+    /// Whether the proxy said that there are bytes to write since there were none.
+    is_told: bool,
+    /// Whether the proxy ended its side.
+    pub(super) is_shut: bool,
+    /// Whether the proxy closed it, and whether by a reset.
+    pub(super) closed: Option<bool>,
+    /// Whether the client was told that there is no room.
+    pub(super) is_refused: bool,
+    /// Whether the peer said something besides `texts`.
+    pub(super) is_wild: bool,
+}
+
+impl Driver {
+    pub(super) fn new(config: Config, backends: usize, addresses: usize) -> Self {
+        let target = |index: usize| BackendTarget {
+            name: format!("b{index}"),
+            url: format!("http://b{index}"),
+            authority: format!("b{index}"),
+            addresses: (0..addresses)
+                .map(|port| SocketAddr::from(([192, 0, 2, index as u8], 80 + port as u16)))
+                .collect(),
+        };
+        let targets = (0..backends).map(target).collect();
+        let proxy = Proxy::new(config, targets, 3, Instant::ZERO).expect("a valid configuration");
+        Self { proxy, links: Vec::new(), now: Instant::ZERO, said: 0, requests: 0 }
+    }
+
+    pub(super) fn accept(&mut self, may_see_stats: bool) {
+        if !self.proxy.accepts() {
+            return;
+        }
+        let first = if may_see_stats { 127 } else { 198 };
+        let conn = self.proxy.handle_accept(self.now, SocketAddr::from(([first, 0, 0, 1], 4000)));
+        self.links.push(Link::new(conn, true));
+        self.carry_out();
+    }
+
+    /// A connection of those that are open, if there is one.
+    pub(super) fn pick(&self, which: u8) -> Option<usize> {
+        let open: Vec<usize> =
+            (0..self.links.len()).filter(|&link| self.links[link].closed.is_none()).collect();
+        (!open.is_empty()).then(|| open[usize::from(which) % open.len()])
+    }
+
+    /// Something that fits the peer.
+    pub(super) fn text(&mut self, link: Option<usize>, which: u8) -> Vec<u8> {
+        let Some(link) = link else { return Vec::new() };
+        if self.links[link].is_client {
+            self.requests += 1;
+            return texts::request(which, &format!("/{link}/{}", self.requests));
+        }
+        let target = last_target(&self.links[link].got);
+        texts::answer(which, &target.unwrap_or_else(|| "nothing".to_owned()))
+    }
+
+    /// A peer sends bytes, which are read as far as there is room, `step` at a time.
+    pub(super) fn say(&mut self, link: Option<usize>, bytes: &[u8], step: usize) {
+        let Some(at) = link else { return };
+        let link = &mut self.links[at];
+        if link.is_ending || link.has_failed || self.said + bytes.len() > SAID_MAX {
+            return;
+        }
+        self.said += bytes.len();
+        link.inbox.extend_from_slice(bytes);
+        self.read(at, step);
+    }
+
+    /// A peer has said something that names what it likes.
+    pub(super) fn mark_wild(&mut self, link: Option<usize>) {
+        if let Some(at) = link {
+            self.links[at].is_wild = true;
+        }
+    }
+
+    fn read(&mut self, at: usize, step: usize) {
+        loop {
+            let link = &mut self.links[at];
+            if link.closed.is_some() || !link.is_connected || link.has_failed || link.is_ended {
+                return;
+            }
+            if link.inbox.is_empty() {
+                if link.is_ending {
+                    link.is_ended = true;
+                    let conn = link.conn;
+                    self.proxy.handle_eof(self.now, conn);
+                    self.carry_out();
+                }
+                return;
+            }
+            let space = self.proxy.read_space(link.conn);
+            let count = step.min(space.len()).min(link.inbox.len());
+            if count == 0 {
+                return;
+            }
+            space[..count].copy_from_slice(&link.inbox[..count]);
+            link.sent.extend(link.inbox.drain(..count));
+            let conn = link.conn;
+            self.proxy.handle_read(self.now, conn, count);
+            self.carry_out();
+        }
+    }
+
+    /// A peer takes up to `count` of the bytes that wait for it.
+    pub(super) fn write(&mut self, link: Option<usize>, count: usize) {
+        let Some(at) = link else { return };
+        let link = &mut self.links[at];
+        if link.closed.is_some() || !link.is_connected || link.is_write_broken || link.has_failed {
+            return;
+        }
+        let ready = self.proxy.write_ready(link.conn);
+        let count = count.min(ready.len());
+        if count == 0 {
+            return;
+        }
+        assert!(!link.is_shut, "nothing follows the end");
+        link.got.extend_from_slice(&ready[..count]);
+        let conn = link.conn;
+        self.proxy.handle_written(self.now, conn, count);
+        self.carry_out();
+    }
+
+    /// Every peer takes everything, and what waited to be read is read.
+    pub(super) fn write_all(&mut self) {
+        let mut at = 0;
+        while at < self.links.len() {
+            self.write(Some(at), usize::MAX);
+            self.read(at, usize::MAX);
+            at += 1;
+        }
+    }
+
+    /// A peer ends its side, after what it said before.
+    pub(super) fn end(&mut self, link: Option<usize>) {
+        let Some(at) = link else { return };
+        self.links[at].is_ending = true;
+        self.read(at, usize::MAX);
+    }
+
+    /// A connection breaks.
+    pub(super) fn fail(&mut self, link: Option<usize>) {
+        let Some(at) = link else { return };
+        let link = &mut self.links[at];
+        if link.is_connected && !link.has_failed && !link.is_ended {
+            link.has_failed = true;
+            let conn = link.conn;
+            self.proxy.handle_failed(self.now, conn);
+            self.carry_out();
+        }
+    }
+
+    pub(super) fn fail_writing(&mut self, link: Option<usize>) {
+        let Some(at) = link else { return };
+        let link = &mut self.links[at];
+        let is_waiting = !self.proxy.write_ready(link.conn).is_empty();
+        if link.is_connected && !link.is_write_broken && is_waiting {
+            link.is_write_broken = true;
+            let conn = link.conn;
+            self.proxy.handle_write_failed(self.now, conn);
+            self.carry_out();
+        }
+    }
+
+    pub(super) fn connect(&mut self, link: Option<usize>, result: Result<(), ConnectFailure>) {
+        let Some(at) = link else { return };
+        let link = &mut self.links[at];
+        if !link.is_connected && link.closed.is_none() {
+            link.is_connected = true;
+            let conn = link.conn;
+            self.proxy.handle_connected(self.now, conn, result);
+            self.carry_out();
+        }
+    }
+
+    pub(super) fn connect_all(&mut self) {
+        let mut at = 0;
+        while at < self.links.len() {
+            self.connect(Some(at), Ok(()));
+            at += 1;
+        }
+    }
+
+    /// Time passes, and what came due is done or waits, as with a driver that is late.
+    pub(super) fn pass(&mut self, span: Duration, is_late: bool) {
+        self.now += span;
+        if !is_late {
+            self.proxy.handle_timeout(self.now);
+            self.carry_out();
+        }
+    }
+
+    /// Time passes until the next deadline.
+    pub(super) fn wait(&mut self) {
+        if let Some(at) = self.proxy.poll_timeout() {
+            self.now = self.now.max(at);
+            self.pass(Duration::ZERO, false);
+        }
+    }
+
+    /// News of a connection that is closed.
+    pub(super) fn tell_late(&mut self, which: u8) {
+        let closed: Vec<ConnId> =
+            self.links.iter().filter(|link| link.closed.is_some()).map(|link| link.conn).collect();
+        if closed.is_empty() {
+            return;
+        }
+        let conn = closed[usize::from(which) % closed.len()];
+        assert!(self.proxy.read_space(conn).is_empty(), "there is no room for the gone");
+        assert!(self.proxy.write_ready(conn).is_empty(), "nor anything for them");
+        self.proxy.handle_connected(self.now, conn, Ok(()));
+        self.proxy.handle_read(self.now, conn, 0);
+        self.proxy.handle_written(self.now, conn, 0);
+        self.proxy.handle_eof(self.now, conn);
+        self.proxy.handle_failed(self.now, conn);
+        self.proxy.handle_write_failed(self.now, conn);
+        assert_eq!(self.proxy.poll_action(), None, "late news changes nothing");
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.proxy.handle_stop(self.now);
+        self.carry_out();
+    }
+
+    /// Holds what must hold after each operation.
+    pub(super) fn check(&mut self) {
+        self.proxy.check_invariants();
+        for link in self.links.iter_mut().filter(|link| link.closed.is_none()) {
+            let is_waiting = !self.proxy.write_ready(link.conn).is_empty();
+            assert!(!is_waiting || link.is_told, "the driver is told of bytes to write");
+            assert!(!is_waiting || link.is_connected, "only what is open is written to");
+            assert!(!is_waiting || !link.is_shut, "nothing follows the end");
+            link.is_told &= is_waiting;
+        }
+    }
+
+    /// Peers stop misbehaving: clients leave, everything is taken, time passes. Nothing is left.
+    pub(super) fn finish(&mut self, ends_by_stop: bool) {
+        let deadline = self.now + Duration::from_secs(1800);
+        for at in 0..self.links.len() {
+            if self.links[at].is_client && self.links[at].closed.is_none() {
+                self.links[at].inbox.clear();
+                self.end(Some(at));
+            }
+        }
+        if ends_by_stop {
+            self.stop();
+        }
+        while self.proxy.clients() > 0 && self.now < deadline {
+            self.write_all();
+            self.wait();
+        }
+        assert_eq!(self.proxy.clients(), 0, "every client is served or given up in time");
+        assert!(self.proxy.is_at_rest(), "without clients nothing is held");
+        self.stop();
+        for _ in 0..1000 {
+            self.wait();
+        }
+        assert!(self.proxy.is_stopped(), "it has stopped");
+        assert_eq!(self.proxy.poll_timeout(), None, "nothing is to come");
+        assert_eq!(self.proxy.connections(), 0, "no connection is left");
+        assert!(self.links.iter().all(|link| link.closed.is_some()), "for the driver neither");
+        self.check();
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(action) = self.proxy.poll_action() {
+            match action {
+                Action::Connect { conn, .. } => {
+                    assert!(self.links.iter().all(|link| link.conn != conn), "ids are new");
+                    self.links.push(Link::new(conn, false));
+                }
+                Action::Shutdown { conn } => {
+                    assert!(self.proxy.write_ready(conn).is_empty(), "all is out before the end");
+                    self.link(conn).is_shut = true;
+                }
+                Action::Close { conn, with_reset } => self.link(conn).closed = Some(with_reset),
+                Action::Notify(Notice::ClientRefused { .. }) => {
+                    if let Some(link) = self.links.last_mut() {
+                        link.is_refused = true;
+                    }
+                }
+                Action::Notify(Notice::ClientError { excerpt, .. }) => {
+                    assert!(excerpt.is_ascii() && excerpt.len() <= 4 * 80, "escaped and cut");
+                }
+                Action::Notify(_) => {}
+            }
+        }
+        while let Some(conn) = self.proxy.poll_dirty() {
+            self.link(conn).is_told = true;
+        }
+    }
+
+    /// An open connection.
+    fn link(&mut self, conn: ConnId) -> &mut Link {
+        let link = self.links.iter_mut().find(|link| link.conn == conn && link.closed.is_none());
+        link.expect("the proxy speaks of open connections only")
+    }
+}
+
+impl Link {
+    fn new(conn: ConnId, is_client: bool) -> Self {
+        Self {
+            conn,
+            is_client,
+            is_connected: is_client,
+            inbox: Vec::new(),
+            sent: Vec::new(),
+            got: Vec::new(),
+            is_ending: false,
+            is_ended: false,
+            has_failed: false,
+            is_write_broken: false,
+            is_told: false,
+            is_shut: false,
+            closed: None,
+            is_refused: false,
+            is_wild: false,
+        }
+    }
+}
+
+/// The target of the last request that a backend got whole.
+fn last_target(got: &[u8]) -> Option<String> {
+    let (mut rest, mut target) = (got, None);
+    while let Verdict::Whole(head) = strict::request(rest) {
+        let extent = head.request_extent().ok()?;
+        let Verdict::Whole(body) = strict::body(&rest[head.len..], extent, false) else { break };
+        target = Some(String::from_utf8_lossy(&head.line[1]).into_owned());
+        rest = &rest[head.len + body.len..];
+    }
+    target
+}

@@ -1,0 +1,126 @@
+//! The whole proxy under a list of operations: clients and backends that say anything in any
+//! pieces at any time, connections that fail in every way, time that passes.
+//!
+//! After each operation the proxy's invariants hold; at the end everything that went over the
+//! connections is read by the second reader ([`oracle`]), and the proxy comes to rest.
+mod driver;
+mod oracle;
+mod texts;
+
+use std::time::Duration;
+
+use self::driver::Driver;
+use super::Source;
+use crate::config::{Config, Overflow};
+use crate::proxy::ConnectFailure;
+
+/// Three bytes that configure, then operations.
+///
+/// # Panics
+/// When an invariant does not hold, a message is not what was sent, or the proxy never rests.
+pub fn session(data: &[u8]) {
+    let mut source = Source::new(data);
+    let flags = source.byte();
+    let counts = source.byte();
+    let ends_by_stop = source.byte() & 1 == 1;
+    let addresses = 1 + usize::from(flags >> 5 & 1);
+    let mut driver = Driver::new(config(flags, counts), usize::from(counts % 4), addresses);
+    let mut steps = 0;
+    while !source.is_empty() && steps < STEPS_MAX {
+        step(&mut driver, &mut source);
+        driver.check();
+        steps += 1;
+    }
+    driver.finish(ends_by_stop);
+    oracle::check(&driver.links);
+}
+
+/// Operations of one list; each may cost a check of everything.
+const STEPS_MAX: usize = 400;
+
+fn config(flags: u8, counts: u8) -> Config {
+    let mut config = Config::default();
+    config.forwarding.keep_host = flags & 1 != 0;
+    config.overflow = if flags & 2 != 0 { Overflow::Reject } else { Overflow::Wait };
+    if flags & 4 != 0 {
+        config.limits.head_bytes_max = 1024;
+        config.limits.target_bytes_max = 64;
+        config.limits.fields_max = 8;
+        config.limits.body_bytes_max = 64;
+        config.limits.trailer_bytes_max = 32;
+        config.limits.chunk_extension_bytes_max = 8;
+    }
+    config.pool.idle_per_backend = if flags & 8 != 0 { 0 } else { 2 };
+    config.limits.attempts = if flags & 16 != 0 { 1 } else { 3 };
+    config.limits.clients = 1 + usize::from(counts >> 2 & 3);
+    config.timeouts.tunnel_idle = Duration::from_secs(90);
+    config
+}
+
+fn step(driver: &mut Driver, source: &mut Source<'_>) {
+    let operation = source.byte();
+    match operation % 16 {
+        0 => driver.accept(operation & 16 != 0),
+        // Anything at all, from anyone.
+        1 => {
+            let link = driver.pick(source.byte());
+            let count = usize::from(source.byte());
+            let bytes = source.take(count);
+            driver.say(link, bytes, usize::MAX);
+            driver.mark_wild(link);
+        }
+        // Something sensible, cut into pieces.
+        2 | 3 => {
+            let (link, which, step) = (driver.pick(source.byte()), source.byte(), source.byte());
+            let text = driver.text(link, which);
+            driver.say(link, &text, if step == 0 { usize::MAX } else { step.into() });
+        }
+        // Much of something.
+        4 => {
+            let (link, count) = (driver.pick(source.byte()), usize::from(source.byte()));
+            driver.say(link, &vec![b'x'; 300 * count], usize::MAX);
+        }
+        5 => {
+            let (link, count) = (driver.pick(source.byte()), usize::from(source.byte()));
+            driver.write(link, if count == 0 { usize::MAX } else { count });
+        }
+        6 => driver.write_all(),
+        7 => {
+            let link = driver.pick(source.byte());
+            driver.end(link);
+        }
+        8 => {
+            let link = driver.pick(source.byte());
+            driver.fail(link);
+        }
+        9 => {
+            let link = driver.pick(source.byte());
+            driver.fail_writing(link);
+        }
+        10 => {
+            let link = driver.pick(source.byte());
+            let result = match operation >> 4 {
+                0..=10 => Ok(()),
+                11..=13 => Err(ConnectFailure::Refused),
+                _ => Err(ConnectFailure::Unreachable),
+            };
+            driver.connect(link, result);
+        }
+        11 => driver.connect_all(),
+        12 => {
+            const MILLIS: [u64; 8] = [0, 1, 40, 900, 2_100, 4_500, 31_000, 61_000];
+            let millis = MILLIS[usize::from(operation >> 5)];
+            driver.pass(Duration::from_millis(millis), operation & 16 != 0);
+        }
+        13 => driver.wait(),
+        14 => driver.tell_late(source.byte()),
+        _ => {
+            if operation == 0xff {
+                driver.stop();
+            } else {
+                driver.connect_all();
+                driver.write_all();
+            }
+        }
+    }
+}

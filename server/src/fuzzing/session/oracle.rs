@@ -1,0 +1,208 @@
+//! What went over the connections, read by the second reader when all is over.
+//!
+//! | rule | says |
+//! |---|---|
+//! | O1 | what a backend got is whole requests and at most one unfinished one |
+//! | O2 | each of them is one that a client sent: method, target, body |
+//! | O3 | one that may not be done twice is forwarded whole at most once |
+//! | O4 | what a client got is whole answers and at most one unfinished one, one per request |
+//! | O5 | a whole answer is one that a backend sent whole, or the proxy's own |
+//! | O6 | an answer that names a request's target is the answer to that request |
+//! | O7 | nothing follows an answer that ends the connection |
+use std::collections::BTreeMap;
+
+use super::super::heads::forwarded_target;
+use super::super::strict::{self, Body, Extent, Head, Verdict};
+use super::driver::Link;
+use super::texts::MARK;
+
+/// Method, target, body.
+type Request = (Vec<u8>, Vec<u8>, Vec<u8>);
+/// Status, body.
+type Answer = (Vec<u8>, Vec<u8>);
+
+/// Holds everything that was said against the rules.
+pub(super) fn check(links: &[Link]) {
+    let mut sent: BTreeMap<Request, usize> = BTreeMap::new();
+    for link in links.iter().filter(|link| link.is_client) {
+        for (head, body) in requests(&link.sent) {
+            if let Some(body) = body {
+                let request = (head.line[0].clone(), target(&head), body.data);
+                *sent.entry(request).or_default() += 1;
+            }
+        }
+    }
+    let mut answers: Vec<Answer> = Vec::new();
+    for link in links.iter().filter(|link| !link.is_client) {
+        let methods = check_forwarded(link, &mut sent);
+        read_answers(link, &methods, &mut answers);
+    }
+    let is_wild = links.iter().any(|link| !link.is_client && link.is_wild);
+    for link in links.iter().filter(|link| link.is_client) {
+        check_answered(link, &answers, is_wild);
+    }
+}
+
+/// Requests one after the other, as far as they are any; the last one maybe without its body.
+fn requests(mut bytes: &[u8]) -> Vec<(Head, Option<Body>)> {
+    let mut requests = Vec::new();
+    while let Verdict::Whole(head) = strict::request(bytes) {
+        let rest = &bytes[head.len..];
+        let read = head.request_extent().map(|extent| strict::body(rest, extent, false));
+        let Ok(Verdict::Whole(body)) = read else {
+            requests.push((head, None));
+            break;
+        };
+        bytes = &rest[body.len..];
+        requests.push((head, Some(body)));
+    }
+    requests
+}
+
+/// O1 to O3 for what one backend got; returns the methods of its requests in order.
+fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Vec<u8>> {
+    let (mut rest, mut methods) = (&link.got[..], Vec::new());
+    while !rest.is_empty() {
+        let head = match strict::request(rest) {
+            Verdict::Whole(head) => head,
+            Verdict::More => {
+                let end = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
+                methods.push(rest[..end].to_vec());
+                return methods;
+            }
+            Verdict::Wrong(why) => panic!("O1: {why} in {}", text(rest)),
+        };
+        methods.push(head.line[0].clone());
+        let extent = head.request_extent().expect("O1: a backend can tell where a body ends");
+        let body = match strict::body(&rest[head.len..], extent, false) {
+            Verdict::Whole(body) => body,
+            Verdict::More => return methods,
+            Verdict::Wrong(why) => panic!("O1: {why} in {}", text(rest)),
+        };
+        rest = &rest[head.len + body.len..];
+        if head.values("User-Agent").any(|value| value == b"intelliproxy") {
+            // A probe: nothing but it goes over its connection.
+            assert!(rest.is_empty(), "O1: a probe is alone");
+            return methods;
+        }
+        let is_upgrade = head.values("Upgrade").next().is_some();
+        let is_idempotent = !matches!(&head.line[0][..], b"POST" | b"PATCH");
+        let request = (head.line[0].clone(), head.line[1].clone(), body.data);
+        match sent.get_mut(&request) {
+            Some(count) if is_idempotent || *count > 0 => *count = count.saturating_sub(1),
+            Some(_) => panic!("O3: {} {} twice", text(&request.0), text(&request.1)),
+            None => panic!("O2: nobody sent {} {}", text(&request.0), text(&request.1)),
+        }
+        // Behind a 101 the bytes are of another protocol; without one they are requests.
+        if is_upgrade && link.sent.windows(5).any(|window| window == b" 101 ") {
+            return methods;
+        }
+    }
+    methods
+}
+
+/// Adds the whole answers that a backend sent.
+fn read_answers(link: &Link, methods: &[Vec<u8>], answers: &mut Vec<Answer>) {
+    let (mut rest, mut methods) = (&link.sent[..], methods.iter());
+    let mut method = methods.next();
+    while let (Verdict::Whole(head), Some(asked)) = (strict::response(rest), method) {
+        let is_head_request = asked == b"HEAD";
+        let is_closed = link.is_ended && !link.has_failed;
+        let Ok(extent) = head.response_extent(is_head_request) else { return };
+        let is_final = !head.line[1].starts_with(b"1");
+        match strict::body(&rest[head.len..], extent, is_closed) {
+            Verdict::Whole(body) => {
+                rest = &rest[head.len + body.len..];
+                if is_final {
+                    answers.push((head.line[1].clone(), body.data));
+                    method = methods.next();
+                }
+            }
+            _ => return,
+        }
+    }
+}
+
+/// O4 to O7 for what one client got.
+fn check_answered(link: &Link, answers: &[Answer], is_wild: bool) {
+    let asked = if link.is_refused { Vec::new() } else { requests(&link.sent) };
+    let (mut rest, mut count) = (&link.got[..], 0);
+    while !rest.is_empty() {
+        let head = match strict::response(rest) {
+            Verdict::Whole(head) => head,
+            Verdict::More => return,
+            Verdict::Wrong(why) => panic!("O4: {why} in {}", text(rest)),
+        };
+        let request = asked.get(count).map(|(head, _)| head);
+        let is_old = request.is_some_and(|request| request.line[2] == b"HTTP/1.0");
+        let is_closing = head.values("Connection").any(|value| value == b"close");
+        if head.line[1] == b"101" {
+            return assert!(request.is_some(), "O4: a tunnel was asked for");
+        }
+        if head.line[1].starts_with(b"1") {
+            assert!(!is_old && request.is_some(), "O4: interim answers are for those who ask");
+            rest = &rest[head.len..];
+            continue;
+        }
+        assert!(request.is_some() || (count == asked.len() && is_closing), "O4: one too many");
+        let is_chunked = head.values("Transfer-Encoding").next().is_some();
+        assert!(!is_old || !is_chunked, "O4: HTTP/1.0 knows no chunks");
+        let own = own_text(&rest[head.len..], &head);
+        let is_head_request = request.is_some_and(|request| request.line[0] == b"HEAD");
+        // An error in the head itself is answered before the method means anything.
+        let is_bodiless = is_head_request && !(is_closing && own.is_some());
+        let extent = head.response_extent(is_bodiless).expect("O4: a client can tell the end");
+        let is_closed = link.closed == Some(false) && !link.has_failed;
+        let body = match strict::body(&rest[head.len..], extent, is_closed) {
+            Verdict::Whole(body) => body,
+            Verdict::More => return,
+            Verdict::Wrong(why) => panic!("O4: {why} in {}", text(rest)),
+        };
+        rest = &rest[head.len + body.len..];
+        let is_own = own == Some(&body.data[..]) || is_own(&head, is_bodiless, &body);
+        let is_sent =
+            answers.iter().any(|answer| answer.0 == head.line[1] && answer.1 == body.data);
+        assert!(is_own || is_sent, "O5: nobody sent {} {}", text(&head.line[1]), text(&body.data));
+        if let (Some(named), Some(request), false) = (named(&body.data), request, is_wild) {
+            assert_eq!(text(named), text(&target(request)), "O6: the answer to its own request");
+        }
+        if is_closing || extent == Extent::UntilClose {
+            assert!(rest.is_empty(), "O7: {} follows the last answer", text(rest));
+        }
+        count += 1;
+    }
+}
+
+/// The text of an error of the proxy's own, if `rest` begins with it.
+fn own_text<'b>(rest: &'b [u8], head: &Head) -> Option<&'b [u8]> {
+    let length = head.values("Content-Length").next()?;
+    let length: usize = std::str::from_utf8(length).ok()?.parse().ok()?;
+    let body = rest.get(..length)?;
+    let expected = [&head.line[1][..], b" ", &head.line[2], b"\n"].concat();
+    (body == expected).then_some(body)
+}
+
+/// Whether an answer is /stats, or an error of the proxy's own to a HEAD request.
+fn is_own(head: &Head, is_bodiless: bool, body: &Body) -> bool {
+    let kind = head.values("Content-Type").next().unwrap_or_default();
+    (kind == b"application/json" && (is_bodiless || body.data.starts_with(b"{")))
+        || (is_bodiless && kind == b"text/plain; charset=utf-8" && head.line[1][0] >= b'4')
+}
+
+/// The target that an answer names.
+fn named(body: &[u8]) -> Option<&[u8]> {
+    let named = body.strip_prefix(MARK.as_bytes())?;
+    (named != b"nothing" && named.starts_with(b"/")).then_some(named)
+}
+
+fn target(head: &Head) -> Vec<u8> {
+    let is_absolute = !head.line[1].starts_with(b"/") && head.line[1] != b"*";
+    if is_absolute && !head.line[1].to_ascii_lowercase().starts_with(b"http://") {
+        return head.line[1].clone();
+    }
+    forwarded_target(head)
+}
+
+fn text(bytes: &[u8]) -> String {
+    bytes[..bytes.len().min(300)].escape_ascii().to_string()
+}

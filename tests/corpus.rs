@@ -1,0 +1,37 @@
+//! The fuzz targets' bodies over the inputs kept in `fuzz/corpus/`: what fuzzing found interesting
+//! holds on every build.
+use std::path::Path;
+
+use intelliproxy::fuzzing::TARGETS;
+
+/// Every input of every target's corpus runs through the target, in the order of their names; the
+/// last name printed is the one that panicked.
+#[test]
+fn the_corpus_holds() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    for (name, target) in TARGETS {
+        let entries = std::fs::read_dir(corpus.join(name)).expect("a corpus for each target");
+        let mut paths: Vec<_> = entries.map(|entry| entry.expect("a listing").path()).collect();
+        paths.sort();
+        assert!(!paths.is_empty(), "a corpus without inputs shows nothing");
+        for path in paths {
+            println!("{}", path.display());
+            target(&std::fs::read(&path).expect("an input"));
+        }
+    }
+}
+
+/// Each target has a shim of its name, so that none of them runs over its corpus only.
+#[test]
+fn every_target_is_fuzzed() {
+    let shims = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/fuzz_targets");
+    let mut found: Vec<String> = std::fs::read_dir(shims)
+        .expect("a folder of shims")
+        .map(|entry| entry.expect("a listing").path())
+        .map(|path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
+        .collect();
+    found.sort();
+    let mut expected: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+}
