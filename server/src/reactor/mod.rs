@@ -45,8 +45,9 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 pub fn serve(setup: Setup) -> Result<(), String> {
     raise_file_limit();
     let mut reactor = Reactor::new(setup)?;
+    let mut events = Events::with_capacity(EVENTS_MAX);
     while !reactor.is_over() {
-        reactor.turn().map_err(|error| format!("cannot wait for events: {error}"))?;
+        reactor.turn(&mut events).map_err(|error| format!("cannot wait for events: {error}"))?;
     }
     info!("stopped");
     Ok(())
@@ -121,35 +122,28 @@ impl Reactor {
         self.is_aborted || self.proxy.is_stopped()
     }
 
-    fn turn(&mut self) -> std::io::Result<()> {
-        let mut events = Events::with_capacity(EVENTS_MAX);
-        self.run(&mut events)
-    }
-
-    fn run(&mut self, events: &mut Events) -> std::io::Result<()> {
-        while !self.is_over() {
-            match self.poll.poll(events, self.patience()) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                result => result?,
-            }
-            self.now = self.clock.now();
-            for event in events.iter() {
-                self.take_event(event);
-            }
-            for _ in 0..self.unread.len() {
-                if let Some(conn) = self.unread.pop_front() {
-                    if let Some(socket) = self.socket(conn) {
-                        socket.is_queued = false;
-                    }
-                    self.read(conn);
-                    self.carry_out();
+    fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
+        match self.poll.poll(events, self.patience()) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => result?,
+        }
+        self.now = self.clock.now();
+        for event in events.iter() {
+            self.take_event(event);
+        }
+        for _ in 0..self.unread.len() {
+            if let Some(conn) = self.unread.pop_front() {
+                if let Some(socket) = self.socket(conn) {
+                    socket.is_queued = false;
                 }
+                self.read(conn);
+                self.flush();
             }
-            self.accept();
-            if self.proxy.poll_timeout().is_some_and(|at| at <= self.now) {
-                self.proxy.handle_timeout(self.now);
-                self.carry_out();
-            }
+        }
+        self.accept();
+        if self.proxy.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.proxy.handle_timeout(self.now);
+            self.flush();
         }
         Ok(())
     }
@@ -189,7 +183,7 @@ impl Reactor {
                     self.write(conn);
                     self.read(conn);
                 }
-                self.carry_out();
+                self.flush();
             }
         }
     }
@@ -206,7 +200,7 @@ impl Reactor {
         info!("stopping: {} clients are connected", self.proxy.clients());
         self.listeners.clear();
         self.proxy.handle_stop(self.now);
-        self.carry_out();
+        self.flush();
     }
 
     fn take_connected(&mut self, conn: ConnId) {
@@ -276,7 +270,8 @@ impl Reactor {
         }
     }
 
-    /// Writes to every connection that has something new, and carries out actions on the way.
+    /// Carries out what the proxy wants: actions, and writing to every connection that has
+    /// something new.
     fn flush(&mut self) {
         loop {
             while let Some(action) = self.proxy.poll_action() {
@@ -295,11 +290,6 @@ impl Reactor {
                 self.unread.push_back(conn);
             }
         }
-    }
-
-    /// Carries out what the proxy wants.
-    fn carry_out(&mut self) {
-        self.flush();
     }
 
     fn act(&mut self, action: Action) {
@@ -355,7 +345,7 @@ impl Reactor {
                             }
                             Err(_) => self.proxy.handle_failed(self.now, conn),
                         }
-                        self.carry_out();
+                        self.flush();
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         listener.is_ready = false;

@@ -22,7 +22,7 @@ use self::upstream_half::{Link, UpstreamHalf, connection_option};
 pub(crate) use self::verdict::Remedy;
 use super::conn::ConnId;
 use super::shared::Shared;
-use crate::buffer::SMALL;
+use crate::buffer::LARGE;
 use crate::http::{UpstreamError, answer};
 
 /// Which of a session's two connections is meant.
@@ -112,7 +112,9 @@ impl Session {
             Side::Client => (&self.client.input, &mut self.client.is_paused),
             Side::Upstream => (&self.upstream.input, &mut self.upstream.is_paused),
         };
-        let resumes = *is_paused && input.as_ref().is_none_or(|buffer| buffer.len() < SMALL);
+        // Below half a buffer, so that neither every byte taken means another small read, nor a
+        // head that is not whole yet waits for ever.
+        let resumes = *is_paused && input.as_ref().is_none_or(|buffer| buffer.len() < LARGE / 2);
         if resumes {
             *is_paused = false;
         }
