@@ -60,6 +60,8 @@ pub struct Rules {
     pub errors: ErrorRules,
     /// How samples become averages.
     pub smoothing: Smoothing,
+    /// The policy `learned`.
+    pub learned: LearnedRules,
     /// The policy `peak_ewma`.
     pub peak_ewma: PeakEwmaRules,
 }
@@ -71,6 +73,8 @@ pub enum PolicyKind {
     /// The lowest score, held steady by threshold and cooldown.
     #[default]
     Score,
+    /// The shortest delay expected under a model learned from completions.
+    Learned,
     /// The fewest requests in flight.
     LeastRequest,
     /// Of two drawn at random, the one with fewer requests in flight.
@@ -228,6 +232,26 @@ impl Default for Smoothing {
     }
 }
 
+/// The policy `learned`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct LearnedRules {
+    /// Standard errors by which completions must depart from a speed before it is forgotten
+    /// (1.5); from 0.5 to 5. Less follows changes sooner and takes noise for change more often.
+    pub confidence: f64,
+    /// Trials of idle or returning backends that each request earns (0.005); from 0 to 0.1.
+    pub exploration: f64,
+    /// Share of the requests that go by `least_request`, for comparison (0.005); from 0, which
+    /// turns the guard off, to 0.1. Keep it below the percentile that you care for.
+    pub control_share: f64,
+}
+
+impl Default for LearnedRules {
+    fn default() -> Self {
+        Self { confidence: 1.5, exploration: 0.005, control_share: 0.005 }
+    }
+}
+
 /// The policy `peak_ewma`.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -302,6 +326,16 @@ impl Rules {
         if !(self.smoothing.alpha > 0.0 && self.smoothing.alpha <= 1.0) {
             return Err(ConfigError::new("smoothing.alpha", "a number above 0 and at most 1"));
         }
+        let portions = [
+            ("learned.confidence", self.learned.confidence, 0.5, 5.0),
+            ("learned.exploration", self.learned.exploration, 0.0, 0.1),
+            ("learned.controlShare", self.learned.control_share, 0.0, 0.1),
+        ];
+        for (path, value, least, most) in portions {
+            if !(least..=most).contains(&value) {
+                return Err(ConfigError::new(path, &format!("a number from {least} to {most}")));
+            }
+        }
         Ok(())
     }
 }
@@ -367,6 +401,7 @@ mod tests {
             "health": { "fall": 3, "rise": 2 },
             "errors": { "halfLifeMs": 30_000, "prior": 10.0, "chargeMs": 5000 },
             "smoothing": { "alpha": 0.2, "lossPings": 5 },
+            "learned": { "confidence": 1.5, "exploration": 0.005, "controlShare": 0.005 },
             "peakEwma": { "decayMs": 10_000 },
         });
         assert_eq!(serde_json::to_value(Rules::default()).unwrap(), json);

@@ -87,15 +87,15 @@ mod tournament;
 
 pub use backend::BackendId;
 pub use config::{
-    ConfigError, ErrorRules, HealthRules, PeakEwmaRules, PolicyKind, ProbeRules, RouterConfig,
-    Rules, Smoothing, SwitchRules, Weights,
+    ConfigError, ErrorRules, HealthRules, LearnedRules, PeakEwmaRules, PolicyKind, ProbeRules,
+    RouterConfig, Rules, Smoothing, SwitchRules, Weights,
 };
 pub use event::{
     Action, Event, HoldReason, Lease, LeaseId, LoadReport, NoRoute, Notice, Outcome, ProbeAnswer,
     ProbeFailure, ProbeId, ProbeKind, ProbeResult, RequestFailure, SwitchReason,
 };
 pub use health::Health;
-pub use policy::PolicyView;
+pub use policy::{GuardView, LearnedState, LearnedView, PolicyView};
 pub use rng::Rng;
 pub use router::Router;
 pub use score::{Factor, ScoreParts};

@@ -195,6 +195,7 @@ impl Router {
             last_hold: self.last_hold,
             late_probes: self.late_probes,
             refused_configs: self.refused_configs,
+            guard: self.policy.guard(now),
             backends: backends.collect(),
         }
     }
@@ -381,6 +382,9 @@ impl Router {
             let streams = self.streams.values().filter(|at| **at == id).count();
             let in_flight = backend.in_flight().saturating_sub(streams as u32);
             self.policy.on_join(now, id, in_flight);
+            if !backend.is_usable() {
+                self.policy.on_health(now, id, false);
+            }
             if backend.is_retired {
                 self.policy.on_leave(now, id);
             }
@@ -416,6 +420,7 @@ impl Router {
 
     fn health_changed(&mut self, now: Instant, backend: BackendId, cause: Option<ProbeFailure>) {
         let is_up = self.is_usable(backend);
+        self.policy.on_health(now, backend, is_up);
         self.notify(Notice::HealthChanged { backend, is_up, cause });
         self.settle(now);
     }

@@ -5,7 +5,7 @@ use crate::backend::BackendId;
 use crate::config::PolicyKind;
 use crate::event::{HoldReason, SwitchReason};
 use crate::health::Health;
-use crate::policy::PolicyView;
+use crate::policy::{GuardView, PolicyView};
 use crate::score::ScoreParts;
 use crate::time::Instant;
 
@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub late_probes: u64,
     /// Configurations that were refused as they could not be; the old ones stayed in force.
     pub refused_configs: u64,
+    /// How the live guard over the policy stands; only `learned` has one.
+    pub guard: Option<GuardView>,
     /// The configured backends, in their order.
     pub backends: Vec<BackendSnapshot>,
 }

@@ -5,6 +5,8 @@
 //! wins. The router ranks backends with one and finds its next deadline with another.
 //! (Knuth, The Art of Computer Programming 3, section 5.4.1: tree of winners.)
 
+use crate::rng::Rng;
+
 /// Slots numbered from 0 and their keys; the least key wins.
 #[derive(Debug)]
 pub(crate) struct Tournament {
@@ -70,6 +72,27 @@ impl Tournament {
     /// The least key and its slot; `None` when no slot takes part.
     pub(crate) fn winner(&self) -> Option<Entry> {
         Some(self.nodes[1]).filter(|entry| entry.key != ABSENT)
+    }
+
+    /// The least key and one of the slots that have it: with all keys equal, each slot is as
+    /// likely; otherwise none of them is left out.
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Option<Entry> {
+        let winner = self.winner()?;
+        let (mut node, mut first, mut width) = (1, 0, self.leaves);
+        while node < self.leaves {
+            width /= 2;
+            let is_equal = |child: usize| self.nodes[child].key == winner.key;
+            let goes_right = match (is_equal(2 * node), is_equal(2 * node + 1)) {
+                (true, true) => {
+                    let count = (self.len - first).min(2 * width) as u64;
+                    rng.below(count) >= width as u64
+                }
+                (is_left, _) => !is_left,
+            };
+            node = 2 * node + usize::from(goes_right);
+            first += if goes_right { width } else { 0 };
+        }
+        Some(self.nodes[node])
     }
 
     /// The best-ranked slot that `judge` takes; the root's own cost when it takes the winner,
@@ -145,7 +168,7 @@ mod tests {
                 tree.push(ABSENT);
                 assert_eq!(tree.winner(), None, "{slot} absent slots");
             }
-            let mut rng = crate::rng::Rng::new(size as u64);
+            let mut rng = Rng::new(size as u64);
             for _ in 0..500 {
                 let slot = (rng.next_u64() % size as u64) as usize;
                 let key =
@@ -169,6 +192,29 @@ mod tests {
                 assert_eq!(bounded, scan(&|slot| slot % 3 != 0 && keys[slot] < 4));
             }
         }
+    }
+
+    /// Drawn from five equal slots, each comes a fifth of the time, within four standard
+    /// deviations (28 of 5000); of two equal ones both come, and none with a higher key.
+    #[test]
+    fn draws_among_equals() {
+        let mut rng = Rng::new(3);
+        let mut tree = Tournament::new();
+        assert_eq!(tree.draw(&mut rng), None);
+        (0..5).for_each(|_| tree.push(9));
+        let mut counts = [0_i32; 5];
+        for _ in 0..5000 {
+            counts[tree.draw(&mut rng).unwrap().slot] += 1;
+        }
+        assert!(counts.iter().all(|count| (count - 1000).abs() < 112), "{counts:?}");
+        tree.set(1, 4);
+        tree.set(4, 4);
+        let mut counts = [0_i32; 5];
+        for _ in 0..1000 {
+            counts[tree.draw(&mut rng).unwrap().slot] += 1;
+        }
+        assert_eq!([counts[0], counts[2], counts[3]], [0; 3]);
+        assert!(counts[1] > 100 && counts[4] > 100, "{counts:?}");
     }
 
     /// Equal keys: the lowest slot wins, whichever was set last.

@@ -37,6 +37,11 @@ impl<'a> Candidates<'a> {
         self.is_fail_open
     }
 
+    /// Whether the request has not been sent anywhere yet.
+    pub(super) const fn is_first_attempt(&self) -> bool {
+        self.tried.is_empty()
+    }
+
     /// Every candidate with its requests in flight, by id.
     pub(super) fn iter(&self) -> impl Iterator<Item = (BackendId, u32)> {
         (0..self.table.len()).map(BackendId::from_slot).filter(|id| self.has(*id)).map(|id| {

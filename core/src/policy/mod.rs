@@ -5,6 +5,7 @@
 //! the pings; it has no timer. One that wants a backend pinged more often than the schedule does
 //! says so by [`Policy::ping_every`]. The same calls with the same seed give the same choices.
 mod candidates;
+mod learned;
 mod least_request;
 mod p2c;
 mod peak_ewma;
@@ -23,7 +24,8 @@ use crate::rng::Rng;
 use crate::time::Instant;
 
 pub(crate) use self::candidates::Candidates;
-pub use self::view::PolicyView;
+pub use self::learned::GuardView;
+pub use self::view::{LearnedState, LearnedView, PolicyView};
 
 /// Ranks candidates.
 ///
@@ -47,6 +49,9 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// A backend left the configuration; its requests still come home.
     fn on_leave(&mut self, _now: Instant, _backend: BackendId) {}
 
+    /// A backend went down or came up.
+    fn on_health(&mut self, _now: Instant, _backend: BackendId, _is_up: bool) {}
+
     /// A request went to this backend.
     fn on_dispatch(&mut self, _now: Instant, _sent: &Sent) {}
 
@@ -65,6 +70,11 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// needs steadying.
     fn is_gated(&self) -> bool {
         false
+    }
+
+    /// How the guard over it stands, if it has one.
+    fn guard(&self, _now: Instant) -> Option<GuardView> {
+        None
     }
 
     /// Its reason for or against this backend, as of `now`.
@@ -112,6 +122,7 @@ impl Choice {
 pub(crate) fn new(rules: &Rules) -> Box<dyn Policy> {
     match rules.policy {
         PolicyKind::Score => Box::new(score::Score),
+        PolicyKind::Learned => Box::new(learned::Learned::new(rules)),
         PolicyKind::LeastRequest => Box::new(least_request::LeastRequest),
         PolicyKind::P2c => Box::new(p2c::P2c),
         PolicyKind::PeakEwma => Box::new(peak_ewma::PeakEwma::new(rules)),

@@ -1,4 +1,5 @@
 //! A policy's own reason for or against a backend, as plain data.
+use std::time::Duration;
 
 /// What a policy sees in one backend; which variant there is tells the policy.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,4 +34,55 @@ pub enum PolicyView {
     },
     /// `random`: no reason.
     Random,
+    /// `learned`: the least cost of those whose state allows.
+    Learned(LearnedView),
+}
+
+/// What `learned` knows of a backend: the whole reason for its decisions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LearnedView {
+    /// Whether it may be used.
+    pub state: LearnedState,
+    /// Requests in flight that tell something: streams do not after their heads.
+    pub in_flight: u32,
+    /// Relative speed; 1 is about the pool's median.
+    pub speed: f64,
+    /// Completions that the speed is an average of, about.
+    pub memory: u32,
+    /// Predicted latency of one more request, ms.
+    pub latency_ms: f64,
+    /// Share of errors among its last 200 requests or so.
+    pub error_share: f64,
+    /// What of it is above the pool's and beyond the noise: this much is charged.
+    pub error_excess: f64,
+    /// Requests in flight at which it refuses, if it did.
+    pub cap: Option<f64>,
+    /// The cost of one more request, ms, as of the last event that touched this backend.
+    pub cost_ms: f64,
+}
+
+/// Whether `learned` uses a backend.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LearnedState {
+    /// As the model says.
+    Normal,
+    /// Completions are overdue: not used until the next one.
+    Stalled,
+    /// Too many errors: not used.
+    Quarantined {
+        /// Time until a good ping begins probation.
+        left: Duration,
+    },
+    /// One request at a time.
+    Probation {
+        /// Good answers in a row.
+        good: u32,
+        /// Good answers wanted.
+        needed: u32,
+    },
+    /// New or back: few requests at a time.
+    SlowStart {
+        /// Requests in flight allowed; grows by one a good answer.
+        window: u32,
+    },
 }

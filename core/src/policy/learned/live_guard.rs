@@ -1,0 +1,271 @@
+//! The live guard: a slice of the requests goes by `least_request`, and the learner stays in charge
+//! only while it is not worse.
+//!
+//! A sample `y` is taken at each good or failed end of a control request: the mean of `ln cost` of
+//! the learner's requests that ended since the sample before, less the control's own `ln cost`.
+//! Cost is the time from decision to end, ms; a failure is charged (`errors.chargeMs`). Being taken
+//! over the same stretch of time, both sides saw the same load.
+//!
+//! Sequential test: `x = clamp(y/σ, ±3) − 0.05`, σ from samples that forget after 2000. For each
+//! λ of 0.1, 0.25, 0.5 a one-sided CUSUM `g ← max(0, g + λx − λ²/2)`; the learner is demoted when
+//! any is above ln 10⁶. For samples no worse than the allowance each `exp g` is below a process
+//! of Shiryaev–Roberts kind, so a false alarm comes once in 10⁶/3 control samples or less often
+//! (Lorden 1971; Shin, Ramdas, Rinaldo 2023), about once in 7·10⁷ requests at the default slice.
+//! A learner that doubles the median is demoted after some 60 control samples.
+//!
+//! A demotion lasts 10 s and doubles up to 10 min with each one that follows a return within
+//! ten times as long. Meanwhile requests go by `least_request` over what the guard rails leave, and
+//! the learner goes on learning.
+use std::time::Duration;
+
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// Who decides, and how both sides do.
+#[derive(Clone, Debug)]
+pub(super) struct LiveGuard {
+    /// Share of the requests that are the control's.
+    share: f64,
+    charge_ms: f64,
+    demoted_until: Option<Instant>,
+    returned_at: Option<Instant>,
+    back_off: Duration,
+    pub(super) demotions: u64,
+    /// The learner's `ln cost` since the last sample: sum and count.
+    since: (f64, u64),
+    /// Decayed count, mean and sum of squares of the samples.
+    samples: f64,
+    mean: f64,
+    spread: f64,
+    alarms: [f64; LAMBDAS.len()],
+    pub(super) controls: u64,
+}
+
+/// How the live guard stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GuardView {
+    /// Whether the learner decides; else `least_request` does.
+    pub is_learner_in_charge: bool,
+    /// When the learner is tried again, if it was demoted.
+    pub returns_in: Option<Duration>,
+    /// Demotions so far.
+    pub demotions: u64,
+    /// Control requests compared so far.
+    pub controls: u64,
+    /// Cost of the learner over that of `least_request`, by their geometric means: below 1 is a
+    /// gain. `None` before there are samples to tell.
+    pub ratio: Option<f64>,
+    /// Where the ratio lies with 95 % confidence.
+    pub interval: Option<(f64, f64)>,
+    /// How near a demotion is: 0 far, 1 there.
+    pub alarm: f64,
+}
+
+impl LiveGuard {
+    pub(super) const fn new() -> Self {
+        Self {
+            share: 0.0,
+            charge_ms: 0.0,
+            demoted_until: None,
+            returned_at: None,
+            back_off: BACK_OFF_MIN,
+            demotions: 0,
+            since: (0.0, 0),
+            samples: 0.0,
+            mean: 0.0,
+            spread: 0.0,
+            alarms: [0.0; LAMBDAS.len()],
+            controls: 0,
+        }
+    }
+
+    pub(super) const fn configure(&mut self, share: f64, charge_ms: f64) {
+        self.share = share;
+        self.charge_ms = charge_ms;
+    }
+
+    /// Whether the learner decides, as of the last request.
+    pub(super) const fn is_in_charge(&self) -> bool {
+        self.demoted_until.is_none()
+    }
+
+    /// A request comes: whether it is one of the control's.
+    pub(super) fn draw(&mut self, now: Instant, rng: &mut Rng) -> bool {
+        if self.share <= 0.0 {
+            return false;
+        }
+        if let Some(until) = self.demoted_until {
+            if now < until {
+                return false;
+            }
+            self.demoted_until = None;
+            self.returned_at = Some(now);
+            self.alarms = [0.0; LAMBDAS.len()];
+            (self.since, self.samples) = ((0.0, 0), 0.0);
+        }
+        rng.unit() < self.share
+    }
+
+    /// One of the learner's requests ended.
+    pub(super) fn learner_ended(&mut self, elapsed_ms: f64, is_error: bool) {
+        self.since.0 += self.ln_cost(elapsed_ms, is_error);
+        self.since.1 += 1;
+    }
+
+    /// One of the control's requests ended.
+    pub(super) fn control_ended(&mut self, now: Instant, elapsed_ms: f64, is_error: bool) {
+        let (sum, count) = std::mem::take(&mut self.since);
+        if count == 0 || !self.is_in_charge() {
+            return;
+        }
+        self.controls += 1;
+        self.take_sample(sum / count as f64 - self.ln_cost(elapsed_ms, is_error));
+        if self.samples >= SAMPLES_MIN && self.alarms.iter().any(|alarm| *alarm > ALARM) {
+            self.demote(now);
+        }
+    }
+
+    pub(super) fn view(&self, now: Instant) -> GuardView {
+        let is_known = self.samples >= SAMPLES_MIN;
+        // Exponential forgetting leaves twice as many samples as its memory is long.
+        let error = Z_95 * self.deviation() / (2.0 * self.samples).sqrt().max(1.0);
+        let worst = self.alarms.iter().copied().fold(0.0, f64::max);
+        GuardView {
+            is_learner_in_charge: self.demoted_until.is_none_or(|until| until <= now),
+            returns_in: self.demoted_until.filter(|until| *until > now).map(|until| until - now),
+            demotions: self.demotions,
+            controls: self.controls,
+            ratio: is_known.then(|| libm::exp(self.mean)),
+            interval: is_known
+                .then(|| (libm::exp(self.mean - error), libm::exp(self.mean + error))),
+            alarm: (worst / ALARM).min(1.0),
+        }
+    }
+
+    fn take_sample(&mut self, y: f64) {
+        let deviation = self.deviation();
+        if self.samples >= SAMPLES_MIN {
+            let x = (y / deviation).clamp(-X_MAX, X_MAX) - ALLOWANCE;
+            for (alarm, lambda) in self.alarms.iter_mut().zip(LAMBDAS) {
+                *alarm = (*alarm + lambda * x - 0.5 * lambda * lambda).max(0.0);
+            }
+        }
+        self.samples = self.samples * (1.0 - 1.0 / SAMPLES_MAX) + 1.0;
+        let gap = y - self.mean;
+        self.mean += gap / self.samples;
+        self.spread = self.spread * (1.0 - 1.0 / SAMPLES_MAX) + gap * (y - self.mean);
+    }
+
+    fn demote(&mut self, now: Instant) {
+        let was_calm =
+            self.returned_at.is_none_or(|at| now.since(at) > self.back_off.saturating_mul(CALM));
+        self.back_off = if was_calm { BACK_OFF_MIN } else { (self.back_off * 2).min(BACK_OFF_MAX) };
+        self.demoted_until = Some(now + self.back_off);
+        self.demotions += 1;
+    }
+
+    fn deviation(&self) -> f64 {
+        (self.spread / (self.samples - 1.0).max(1.0)).max(0.0).sqrt().max(DEVIATION_MIN)
+    }
+
+    fn ln_cost(&self, elapsed_ms: f64, is_error: bool) -> f64 {
+        let cost = if is_error { self.charge_ms.max(elapsed_ms) } else { elapsed_ms };
+        libm::log(cost.max(COST_MIN_MS))
+    }
+}
+
+const LAMBDAS: [f64; 3] = [0.1, 0.25, 0.5];
+/// ln 10^6.
+const ALARM: f64 = 13.815_510_557_964_274;
+const ALLOWANCE: f64 = 0.05;
+const X_MAX: f64 = 3.0;
+const SAMPLES_MIN: f64 = 10.0;
+const SAMPLES_MAX: f64 = 2000.0;
+const DEVIATION_MIN: f64 = 0.1;
+const COST_MIN_MS: f64 = 1e-3;
+const Z_95: f64 = 1.96;
+const BACK_OFF_MIN: Duration = Duration::from_secs(10);
+const BACK_OFF_MAX: Duration = Duration::from_secs(600);
+const CALM: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard() -> LiveGuard {
+        let mut guard = LiveGuard::new();
+        guard.configure(0.5, 5000.0);
+        guard
+    }
+
+    /// Runs pairs of requests, exponential of these means, until a demotion; returns how many.
+    fn pairs_to_demotion(guard: &mut LiveGuard, now: Instant, learner: f64, most: u64) -> u64 {
+        let mut rng = Rng::new(9);
+        let mut draw = |mean: f64| -mean * libm::log(1.0 - rng.unit());
+        for pair in 0..most {
+            for _ in 0..20 {
+                guard.learner_ended(draw(learner), false);
+            }
+            guard.control_ended(now, draw(10.0), false);
+            if !guard.is_in_charge() {
+                return pair + 1;
+            }
+        }
+        most
+    }
+
+    /// Equal sides go on for 20 000 samples, and the ratio is 1 within its interval; a learner
+    /// twice as slow is demoted within 100, one ten times as slow within 40.
+    #[test]
+    fn demotes_what_is_worse() {
+        let now = Instant::from_millis(1000);
+        let mut equal = guard();
+        assert_eq!(pairs_to_demotion(&mut equal, now, 10.0, 20_000), 20_000);
+        let view = equal.view(now);
+        let (low, high) = view.interval.expect("samples");
+        // Exactly the mean of logarithms differs: one side's mean is over 20, the other's over 1.
+        assert!(low < 1.02 && high > 0.98 && high - low < 0.2, "{view:?}");
+        assert!(pairs_to_demotion(&mut guard(), now, 20.0, 1000) < 100);
+        assert!(pairs_to_demotion(&mut guard(), now, 100.0, 1000) < 40);
+    }
+
+    /// The first demotion lasts 10 s, the next one soon after 20 s; half an hour later 10 s again.
+    #[test]
+    fn back_off_doubles_and_forgets() {
+        let mut guard = guard();
+        let mut rng = Rng::new(1);
+        let mut now = Instant::from_millis(1000);
+        for (calm_s, expected_s) in [(0, 10), (1, 20), (1, 40), (1800, 10)] {
+            now += Duration::from_secs(calm_s);
+            pairs_to_demotion(&mut guard, now, 1000.0, 1000);
+            let wait = Duration::from_secs(expected_s);
+            assert_eq!(guard.view(now).returns_in, Some(wait));
+            now += wait;
+            guard.draw(now, &mut rng);
+            assert!(guard.is_in_charge());
+        }
+        assert_eq!(guard.demotions, 4);
+    }
+
+    /// By hand: ln cost 2.0 and 4.0 of the learner, 1.0 of the control: a sample of 2.
+    #[test]
+    fn a_sample_by_hand() {
+        let mut guard = guard();
+        guard.learner_ended(libm::exp(2.0), false);
+        guard.learner_ended(libm::exp(4.0), false);
+        guard.control_ended(Instant::ZERO, libm::exp(1.0), false);
+        assert!((guard.mean - 2.0).abs() < 1e-12);
+        guard.learner_ended(1.0, true);
+        guard.control_ended(Instant::ZERO, 5000.0, false);
+        assert!((guard.mean - 1.0).abs() < 1e-3, "{}", guard.mean);
+    }
+
+    /// With a share of 0 there is no control and no random number is drawn.
+    #[test]
+    fn can_be_turned_off() {
+        let mut guard = LiveGuard::new();
+        let mut rng = Rng::new(5);
+        assert!(!guard.draw(Instant::ZERO, &mut rng));
+        assert_eq!(rng, Rng::new(5));
+    }
+}

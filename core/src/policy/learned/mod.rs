@@ -1,0 +1,552 @@
+//! `learned`: shortest expected delay under a model that is learned online.
+//!
+//! Each request goes where `cost = q(n+1)/v · (1 + 0.08·(n+1)) + T·excess` is least, drawn among
+//! equals: v the backend's relative speed ([`speed`]), q(n) its latency at n in flight if its
+//! speed were 1 ([`curve`]), both learned from the proxy's own completions, so that there is
+//! nothing a backend could lie about; T what a failure is charged with; excess the share of its
+//! errors above the pool's and beyond the noise. Speeds are drawn to the pool's median by their
+//! standard error: equal backends become exactly equal, and the policy turns into `least_request`.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`speed`] | completions against exposure, and the memory that is used |
+//! | [`curve`] | the pool's congestion curve, and each backend's deviation |
+//! | [`unit`] | one backend: counters, cost; and what the pool has in common |
+//! | [`rails`] | stall, quarantine, probation, caps, slow start |
+//! | [`explore`] | the budget for trials |
+//! | [`live_guard`] | the control slice, and demotion to `least_request` |
+//!
+//! A cost rises while a backend works without completing. Costs in the tournament tree are as of
+//! each backend's last look, so the winner is looked at and weighed anew until it stays the
+//! winner: then it is the least of all. (Shortest expected delay: Whitt 1986; adaptive memory:
+//! Lepski 1991.)
+mod curve;
+mod errors;
+mod explore;
+mod live_guard;
+mod rails;
+mod speed;
+mod unit;
+
+use std::time::Duration;
+
+use self::curve::{LEVELS, bin};
+use self::explore::Explorer;
+use self::live_guard::LiveGuard;
+use self::rails::{PING_EVERY, Rails, Standing};
+use self::unit::{Pool, Unit};
+use crate::backend::{Backend, BackendId};
+use crate::config::Rules;
+use crate::event::{Outcome, RequestFailure};
+use crate::policy::view::{LearnedState, LearnedView};
+use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, Sent, Token, millis};
+use crate::rng::Rng;
+use crate::time::Instant;
+use crate::tournament::{ABSENT, Tournament};
+
+pub use self::live_guard::GuardView;
+
+/// The learner: a model of each backend, and who may be used.
+#[derive(Debug)]
+pub(crate) struct Learned {
+    pool: Pool,
+    units: Vec<Unit>,
+    /// The costs of the backends that are open.
+    costs: Tournament,
+    explorer: Explorer,
+    guard: LiveGuard,
+    /// Backends in the configuration.
+    present: usize,
+    quarantined: usize,
+    probation: usize,
+    /// For medians.
+    scratch: Vec<f64>,
+}
+
+impl Learned {
+    pub(super) fn new(rules: &Rules) -> Self {
+        let mut learned = Self {
+            pool: Pool::new(),
+            units: Vec::new(),
+            costs: Tournament::new(),
+            explorer: Explorer::new(),
+            guard: LiveGuard::new(),
+            present: 0,
+            quarantined: 0,
+            probation: 0,
+            scratch: Vec::new(),
+        };
+        learned.reconfigure(rules);
+        learned
+    }
+
+    /// The least cost of all that are open, as of now.
+    fn cheapest(
+        &mut self,
+        now: Instant,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<BackendId> {
+        for _ in 0..LOOKS_MAX {
+            let slot = self.costs.draw(rng)?.slot;
+            let unit = &mut self.units[slot];
+            if unit.n == 0 || unit.looked_at == now {
+                break;
+            }
+            unit.look(now, &mut self.pool);
+            self.weigh(slot);
+        }
+        let winner = BackendId::from_slot(self.costs.draw(rng)?.slot);
+        if candidates.has(winner) {
+            return Some(winner);
+        }
+        let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
+        let cost = |id, _| open(id).map_or(f64::INFINITY, |unit| unit.cost);
+        candidates.least(rng, cost).filter(|id| open(*id).is_some())
+    }
+
+    /// The fewest in flight of all that are open.
+    fn fewest(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<BackendId> {
+        let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
+        let load = |id, in_flight| if open(id).is_some() { in_flight } else { u32::MAX };
+        candidates.least(rng, load).filter(|id| open(*id).is_some())
+    }
+
+    /// The least bad when nobody is open.
+    fn least_bad(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<BackendId> {
+        candidates.least(rng, |id, _| {
+            let Some(unit) = self.units.get(id.index()) else {
+                return f64::INFINITY;
+            };
+            let wait = unit.latency_at(&self.pool, unit.n.saturating_add(1));
+            let is_shut = if unit.rails.is_normal() { 0 } else { 1 };
+            // Quarantined ones last: a normal one is usable, however full.
+            f64::from(is_shut) * SHUT_MS + wait + unit.rails.risk(unit.n) * self.pool.charge_ms
+        })
+    }
+
+    /// A backend that is worth a trial, and what kind of trial.
+    fn explore(&mut self, now: Instant, candidates: &Candidates<'_>) -> Option<Choice> {
+        if let Some(backend) = self.explorer.followed()
+            && self.units[backend.index()].n == 0
+            && self.units[backend.index()].is_open()
+            && candidates.has(backend)
+        {
+            self.explorer.follow();
+            return Some(Choice { backend, token: LEARNER | IDLE_TRIAL });
+        }
+        if self.probation > 0 && self.explorer.can_spend(explore::PROBATION) {
+            for slot in 0..self.units.len() {
+                let unit = &self.units[slot];
+                let Standing::Probation { good, needed, is_out: false } = unit.rails.standing
+                else {
+                    continue;
+                };
+                let cost = if good == 0 { explore::TRIAL } else { explore::PROBATION };
+                let backend = BackendId::from_slot(slot);
+                if unit.is_up && self.explorer.can_spend(cost) && candidates.has(backend) {
+                    self.explorer.spend(cost);
+                    self.units[slot].rails.standing =
+                        Standing::Probation { good, needed, is_out: true };
+                    return Some(Choice { backend, token: LEARNER | PROBATION });
+                }
+            }
+        }
+        if now < self.explorer.look_at || !self.explorer.can_spend(explore::TRIAL) {
+            return None;
+        }
+        self.explorer.look_at = now + IDLE_LOOKS_APART;
+        let idle = (0..self.units.len()).find(|slot| {
+            let unit = &self.units[*slot];
+            let idle_ms = millis(now.since(unit.used_at));
+            let wait_ms = IDLE_MIN_MS.max(IDLE_LATENCIES * unit.latency_or(&self.pool));
+            unit.n == 0
+                && idle_ms > wait_ms
+                && unit.is_open()
+                && candidates.has(BackendId::from_slot(*slot))
+        })?;
+        self.explorer.spend(explore::TRIAL);
+        Some(Choice { backend: BackendId::from_slot(idle), token: LEARNER | IDLE_TRIAL })
+    }
+
+    /// Takes the cost of a backend into the ranking.
+    fn weigh(&mut self, slot: usize) {
+        let unit = &mut self.units[slot];
+        unit.weigh(&self.pool);
+        let key = if unit.is_open() { unit.cost.to_bits() } else { ABSENT };
+        self.costs.set(slot, key);
+    }
+
+    /// A good answer of a request that was in flight with n − 1 others.
+    fn completed(&mut self, now: Instant, slot: usize, elapsed_ms: f64) {
+        let pool = &mut self.pool;
+        let unit = &mut self.units[slot];
+        let n = unit.n + 1;
+        let was_booting = pool.is_booting();
+        pool.completions += 1;
+        pool.errors.observe(false, POOL_MEMORY);
+        average(&mut pool.latency_ms, elapsed_ms);
+        average(&mut unit.latency_ms, elapsed_ms);
+        unit.errors.observe(false, OWN_MEMORY);
+        let was_stalled = unit.rails.is_stalled;
+        unit.rails.succeeded();
+        unit.quiet_since = now;
+        unit.due = 0.0;
+        if was_booting {
+            pool.boot();
+            if !pool.is_booting() {
+                self.adopt_curve();
+            }
+            return;
+        }
+        unit.speed.complete();
+        if unit.rails.is_normal() && !was_stalled {
+            pool.curve.completions[(n as usize).min(LEVELS)] += 1.0;
+            unit.shape.completions[bin(n)] += 1.0;
+        }
+        unit.completions += 1;
+        if unit.completions.is_multiple_of(REFRESH) {
+            unit.shape.fit(pool.phi, REFRESH as f64 / SHAPE_MEMORY);
+            unit.shape.adopt(&pool.curve);
+        }
+        unit.settle(pool);
+        unit.due_speed = unit.v;
+        if pool.completions.is_multiple_of(REFRESH) {
+            self.refresh(now);
+        }
+    }
+
+    /// An error of a request that was in flight with n − 1 others.
+    fn failed(&mut self, now: Instant, slot: usize, is_timeout: bool) {
+        let unit = &mut self.units[slot];
+        // Without its own run of errors, which else were part of what they are compared with.
+        let own = f64::from(unit.rails.errors_in_row);
+        let others = self.pool.error_share_without(own);
+        self.pool.errors.observe(true, POOL_MEMORY);
+        let common = self.pool.error_share();
+        let n = unit.n + 1;
+        if !is_timeout && unit.rails.is_normal() {
+            // An answer, if a bad one: it is not stalled.
+            unit.rails.is_stalled = false;
+            unit.quiet_since = now;
+            unit.due = 0.0;
+        }
+        let curve = &self.pool.curve;
+        let is_full = unit.shape.latency(curve, n) > FULL * unit.shape.latency(curve, 1);
+        if is_full && !unit.rails.is_stalled && unit.rails.is_normal() {
+            unit.rails.was_full(n);
+            return;
+        }
+        unit.errors.observe(true, OWN_MEMORY);
+        let is_bad = unit.rails.failed(others);
+        if is_bad && unit.rails.is_normal() {
+            self.quarantine(now, slot);
+        }
+        if common >= AMNESTY && self.quarantined + self.probation > 0 {
+            self.forgive(now);
+        }
+    }
+
+    /// Quarantines a backend, unless half of them are already.
+    fn quarantine(&mut self, now: Instant, slot: usize) {
+        if 2 * (self.quarantined + self.probation + 1) <= self.present {
+            self.units[slot].rails.quarantine(now);
+            self.count();
+        }
+    }
+
+    /// The whole pool fails alike: those that are not worse return at once.
+    fn forgive(&mut self, now: Instant) {
+        let common = self.pool.error_share();
+        for slot in 0..self.units.len() {
+            let rails = &mut self.units[slot].rails;
+            if !rails.is_normal() && !rails.is_worse_than(common) {
+                rails.come_back(now);
+                self.weigh(slot);
+            }
+        }
+        self.count();
+    }
+
+    /// Counts who is quarantined and who on probation.
+    fn count(&mut self) {
+        let standing = |wanted: fn(&Standing) -> bool| {
+            let here = self.units.iter().filter(|unit| unit.is_present);
+            here.filter(|unit| wanted(&unit.rails.standing)).count()
+        };
+        let quarantined = standing(|standing| matches!(standing, Standing::Quarantined { .. }));
+        let probation = standing(|standing| matches!(standing, Standing::Probation { .. }));
+        (self.quarantined, self.probation) = (quarantined, probation);
+    }
+
+    /// Fits the curve and the median of the speeds to what was seen, and weighs everyone.
+    fn refresh(&mut self, now: Instant) {
+        for unit in &mut self.units {
+            if unit.is_present {
+                unit.look(now, &mut self.pool);
+            }
+        }
+        let pool = &mut self.pool;
+        let memory = (pool.completions as f64 / 3.0).clamp(CURVE_MEMORY_MIN, CURVE_MEMORY_MAX);
+        pool.curve.forget(REFRESH as f64 / memory);
+        pool.curve.fit();
+        self.scratch.clear();
+        let known = self.units.iter().filter(|unit| {
+            unit.is_present && unit.rails.is_normal() && unit.speed.completions[0] > 0.0
+        });
+        self.scratch.extend(known.map(|unit| unit.estimate.ln_speed));
+        pool.center = median(&mut self.scratch);
+        if pool.center.abs() > CENTER_MAX {
+            // Only the product of speed and curve can be seen: keep the speeds around 1.
+            let factor = libm::exp(pool.center);
+            pool.curve.rescale(factor);
+            for unit in &mut self.units {
+                unit.speed.rescale(factor);
+                unit.settle(pool);
+                unit.due_speed /= factor;
+            }
+            pool.center = 0.0;
+        }
+        self.adopt_curve();
+    }
+
+    /// Gives the pool's curve to everyone, and weighs them.
+    fn adopt_curve(&mut self) {
+        for slot in 0..self.units.len() {
+            let unit = &mut self.units[slot];
+            if unit.is_present {
+                unit.shape.adopt(&self.pool.curve);
+                unit.settle(&self.pool);
+                self.weigh(slot);
+            }
+        }
+    }
+
+    /// How the live guard stands.
+    fn guard_view(&self, now: Instant) -> GuardView {
+        self.guard.view(now)
+    }
+}
+
+impl Policy for Learned {
+    fn choose(
+        &mut self,
+        now: Instant,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<Choice> {
+        if candidates.is_fail_open() {
+            return self.least_bad(candidates, rng).map(Choice::of);
+        }
+        let mut token = 0;
+        if candidates.is_first_attempt() {
+            self.explorer.earn();
+            let is_control = self.guard.draw(now, rng);
+            if is_control || !self.guard.is_in_charge() {
+                if let Some(backend) = self.fewest(candidates, rng) {
+                    let token = if is_control { CONTROL } else { 0 };
+                    return Some(Choice { backend, token });
+                }
+            } else {
+                token = LEARNER;
+            }
+            if let Some(trial) = self.explore(now, candidates) {
+                return Some(trial);
+            }
+        }
+        let chosen = self.cheapest(now, candidates, rng);
+        let backend = chosen.or_else(|| self.least_bad(candidates, rng))?;
+        Some(Choice { backend, token })
+    }
+
+    fn reconfigure(&mut self, rules: &Rules) {
+        self.pool.z = rules.learned.confidence;
+        self.pool.charge_ms = millis(rules.errors.charge);
+        self.explorer.configure(rules.learned.exploration);
+        self.guard.configure(rules.learned.control_share, self.pool.charge_ms);
+    }
+
+    fn on_join(&mut self, now: Instant, backend: BackendId, in_flight: u32) {
+        let unit = Unit::new(now, in_flight, &self.pool);
+        let slot = backend.index();
+        if slot == self.units.len() {
+            self.units.push(unit);
+            self.costs.push(ABSENT);
+        } else {
+            debug_assert!(slot < self.units.len(), "ids are given out without gaps");
+            self.units[slot] = unit;
+        }
+        self.scratch.reserve(self.units.len());
+        self.present = self.units.iter().filter(|unit| unit.is_present).count();
+        self.count();
+        self.weigh(slot);
+    }
+
+    fn on_leave(&mut self, _now: Instant, backend: BackendId) {
+        self.units[backend.index()].is_present = false;
+        self.explorer.forget(backend);
+        self.present = self.units.iter().filter(|unit| unit.is_present).count();
+        self.count();
+        self.weigh(backend.index());
+    }
+
+    fn on_health(&mut self, _now: Instant, backend: BackendId, is_up: bool) {
+        let unit = &mut self.units[backend.index()];
+        if is_up && !unit.is_up {
+            let fresh = Rails::new();
+            unit.rails.window = unit.rails.window.min(fresh.window);
+            unit.rails.is_stalled = false;
+        }
+        unit.is_up = is_up;
+        self.weigh(backend.index());
+    }
+
+    fn on_dispatch(&mut self, now: Instant, sent: &Sent) {
+        let slot = sent.backend.index();
+        let unit = &mut self.units[slot];
+        unit.look(now, &mut self.pool);
+        if unit.n == 0 {
+            unit.quiet_since = now;
+            unit.due = 0.0;
+            unit.due_speed = unit.v;
+        }
+        unit.n += 1;
+        unit.used_at = now;
+        self.weigh(slot);
+    }
+
+    fn on_outcome(&mut self, now: Instant, ended: &Ended<'_>) {
+        let slot = ended.backend.index();
+        let elapsed_ms = millis(ended.elapsed);
+        let is_error = ended.outcome.is_error();
+        let unit = &mut self.units[slot];
+        unit.look(now, &mut self.pool);
+        debug_assert!(unit.n > 0, "only requests that went out come home");
+        unit.n = unit.n.saturating_sub(1);
+        let predicted_ms = unit.latency_at(&self.pool, 1);
+        let is_trial = ended.token & IDLE_TRIAL != 0;
+        match is_error {
+            Some(false) => self.completed(now, slot, elapsed_ms),
+            Some(true) => {
+                let failure = Outcome::Failed(RequestFailure::TimedOut);
+                self.failed(now, slot, *ended.outcome == failure);
+            }
+            None => {}
+        }
+        if ended.token & PROBATION != 0 {
+            self.units[slot].rails.probation_ended(now, is_error.map(|is_error| !is_error));
+            self.count();
+        }
+        if is_trial {
+            let good_ms = (is_error == Some(false)).then_some(elapsed_ms);
+            let record = &mut self.units[slot].series;
+            self.explorer.ended(ended.backend, record, predicted_ms, good_ms);
+        }
+        if let Some(is_error) = is_error {
+            if ended.token & CONTROL != 0 {
+                self.guard.control_ended(now, elapsed_ms, is_error);
+            } else if ended.token & LEARNER != 0 {
+                self.guard.learner_ended(elapsed_ms, is_error);
+            }
+        }
+        let unit = &self.units[slot];
+        if unit.n == 0 && unit.rails.is_stalled && unit.rails.is_normal() {
+            // Nothing is left there that could show it working: pings and probation are to.
+            self.quarantine(now, slot);
+            let rails = &mut self.units[slot].rails;
+            rails.is_stalled = rails.is_normal();
+        }
+        self.weigh(slot);
+    }
+
+    fn on_ping(&mut self, now: Instant, backend: BackendId, is_good: bool) {
+        let slot = backend.index();
+        let rails = &mut self.units[slot].rails;
+        if is_good && rails.ping_answered(now) {
+            self.count();
+        } else if is_good && rails.is_stalled && rails.is_normal() && self.units[slot].n == 0 {
+            // More than half are out of use: this one could not be quarantined.
+            self.units[slot].rails.come_back(now);
+            self.weigh(slot);
+        }
+    }
+
+    fn ping_every(&self, backend: BackendId) -> Option<Duration> {
+        let rails = &self.units.get(backend.index())?.rails;
+        matches!(rails.standing, Standing::Quarantined { .. }).then_some(PING_EVERY)
+    }
+
+    fn view(&self, now: Instant, id: BackendId, _backend: &Backend) -> PolicyView {
+        let unit = &self.units[id.index()];
+        let state = match unit.rails.standing {
+            Standing::Quarantined { until } => LearnedState::Quarantined { left: until - now },
+            Standing::Probation { good, needed, .. } => LearnedState::Probation { good, needed },
+            Standing::Normal if unit.rails.is_stalled => LearnedState::Stalled,
+            Standing::Normal if unit.rails.window < rails::WINDOW_OPEN => {
+                LearnedState::SlowStart { window: unit.rails.window }
+            }
+            Standing::Normal => LearnedState::Normal,
+        };
+        PolicyView::Learned(LearnedView {
+            state,
+            in_flight: unit.n,
+            speed: unit.v,
+            memory: speed::length(unit.estimate.memory.into()) as u32,
+            latency_ms: unit.latency_at(&self.pool, unit.n.saturating_add(1)),
+            error_share: unit.errors.share(),
+            error_excess: unit.error_excess(&self.pool),
+            cap: unit.rails.cap,
+            cost_ms: unit.cost,
+        })
+    }
+
+    fn guard(&self, now: Instant) -> Option<GuardView> {
+        Some(self.guard_view(now))
+    }
+}
+
+/// The average of latencies: the first few plainly, then each a twentieth.
+fn average(mean: &mut f64, ms: f64) {
+    *mean = if *mean > 0.0 { *mean + LATENCY_ALPHA * (ms - *mean) } else { ms.max(LATENCY_MIN_MS) };
+}
+
+/// The median; 0 of nothing.
+fn median(numbers: &mut [f64]) -> f64 {
+    if numbers.is_empty() {
+        return 0.0;
+    }
+    numbers.sort_unstable_by(f64::total_cmp);
+    let half = numbers.len() / 2;
+    if numbers.len() % 2 == 1 { numbers[half] } else { 0.5 * (numbers[half - 1] + numbers[half]) }
+}
+
+/// Marks on requests.
+const LEARNER: Token = 1;
+const CONTROL: Token = 2;
+const PROBATION: Token = 4;
+const IDLE_TRIAL: Token = 8;
+
+/// Backends that one decision looks at; one or two as a rule.
+const LOOKS_MAX: usize = 4;
+const REFRESH: u64 = 64;
+const SHAPE_MEMORY: f64 = 4000.0;
+const CURVE_MEMORY_MIN: f64 = 640.0;
+const CURVE_MEMORY_MAX: f64 = 20_000.0;
+const POOL_MEMORY: f64 = 1000.0;
+const OWN_MEMORY: f64 = 200.0;
+/// Speeds are scaled anew when their median is beyond e^0.7, about 2.
+const CENTER_MAX: f64 = 0.7;
+/// So many times the idle latency is full.
+const FULL: f64 = 4.0;
+/// The pool's share of errors from which on it fails as a whole.
+const AMNESTY: f64 = 0.1;
+const IDLE_MIN_MS: f64 = 1000.0;
+const IDLE_LATENCIES: f64 = 30.0;
+const IDLE_LOOKS_APART: Duration = Duration::from_millis(50);
+const LATENCY_ALPHA: f64 = 0.05;
+const LATENCY_MIN_MS: f64 = 1e-3;
+/// More than any wait: what is quarantined comes after all that is not.
+const SHUT_MS: f64 = 1e12;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! How fast one backend works just now: completions against exposure, under several memories.
+//!
+//! While a backend holds n requests for dt ms, a backend of speed 1 would complete `dx = D(n)·dt`
+//! of them: its exposure. Its speed is completions / exposure, exact for requests still running
+//! (censored ones, in the words of survival analysis). Each of nine memories W = 8 … 2048 forgets
+//! by exposure: `f = 1/(1 + dx/W)`, `C ← C·f`, `X ← (X + dx)·f`; a completion adds 1 to C.
+//!
+//! The memory used is Lepski's choice: the longest one whose interval for the root of the speed,
+//! `(√(C + 3/8) ± h)/√X` with `h = z·√φ/2` (Anscombe's transform), shares a point with those of all
+//! shorter ones. So it is long while the speed is steady and short just after a change.
+
+/// Completions and exposure of one backend.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Speed {
+    /// Completions, by memory.
+    pub(super) completions: [f64; MEMORIES],
+    /// Completions that a backend of speed 1 would have had, by memory.
+    pub(super) exposure: [f64; MEMORIES],
+    block: Block,
+}
+
+/// Two neighbouring stretches of the same exposure, whose completions tell the dispersion.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Block {
+    completions: [f64; 2],
+    exposure: [f64; 2],
+}
+
+/// What a backend's completions say of its speed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Estimate {
+    /// Logarithm of the speed.
+    pub(super) ln_speed: f64,
+    /// Standard error of `ln_speed`.
+    pub(super) error: f64,
+    /// The memory used, by its index.
+    pub(super) memory: u8,
+}
+
+impl Speed {
+    /// Exposure passes; returns a sample of the dispersion when a pair of stretches is full.
+    pub(super) fn expose(&mut self, dx: f64) -> Option<f64> {
+        for memory in 0..MEMORIES {
+            let kept = 1.0 / (1.0 + dx * (1.0 / length(memory)));
+            self.completions[memory] *= kept;
+            self.exposure[memory] = (self.exposure[memory] + dx) * kept;
+        }
+        self.block.expose(dx)
+    }
+
+    /// A request was completed well.
+    pub(super) fn complete(&mut self) {
+        for completions in &mut self.completions {
+            *completions += 1.0;
+        }
+        self.block.completions[self.block.at()] += 1.0;
+    }
+
+    /// The speed as it stands, for intervals of `z` standard errors under dispersion `phi`.
+    pub(super) fn estimate(&self, z: f64, phi: f64) -> Estimate {
+        let half = 0.5 * z * phi.sqrt();
+        let (mut low, mut high) = ([0.0; MEMORIES], [0.0; MEMORIES]);
+        for memory in 0..MEMORIES {
+            let root = (self.completions[memory] + 0.375).sqrt();
+            let scale = 1.0 / self.exposure[memory].max(EXPOSURE_MIN).sqrt();
+            low[memory] = (root - half) * scale;
+            high[memory] = (root + half) * scale;
+        }
+        let (mut lowest, mut highest) = (low[0], high[0]);
+        let mut used = 0;
+        for memory in 1..MEMORIES {
+            lowest = lowest.max(low[memory]);
+            highest = highest.min(high[memory]);
+            if lowest > highest {
+                break;
+            }
+            used = memory;
+        }
+        let (completions, exposure) = (self.completions[used], self.exposure[used]);
+        Estimate {
+            ln_speed: libm::log((completions + 0.5) / (exposure + 0.5)),
+            error: (phi / (completions + 1.0)).sqrt(),
+            memory: used as u8,
+        }
+    }
+
+    /// Counts exposure by a curve `factor` times as high.
+    pub(super) fn rescale(&mut self, factor: f64) {
+        self.exposure.iter_mut().for_each(|exposure| *exposure *= factor);
+        self.block.exposure.iter_mut().for_each(|exposure| *exposure *= factor);
+    }
+}
+
+impl Block {
+    const fn at(&self) -> usize {
+        (self.exposure[0] >= BLOCK_EXPOSURE) as usize
+    }
+
+    fn expose(&mut self, dx: f64) -> Option<f64> {
+        self.exposure[self.at()] += dx;
+        if self.exposure[1] < BLOCK_EXPOSURE {
+            return None;
+        }
+        let ([c1, c2], [x1, x2]) = (self.completions, self.exposure);
+        *self = Self::default();
+        let total = c1 + c2;
+        let gap = c1 * x2 - c2 * x1;
+        (total > 0.0).then(|| gap * gap / (x1 * x2 * total))
+    }
+}
+
+/// The length of a memory in completions.
+pub(super) const fn length(memory: usize) -> f64 {
+    (8_u32 << memory) as f64
+}
+
+pub(super) const MEMORIES: usize = 9;
+const EXPOSURE_MIN: f64 = 1e-9;
+const BLOCK_EXPOSURE: f64 = 32.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand: 8 of exposure halve what the shortest memory had, its own share included, and a
+    /// completion adds one everywhere.
+    #[test]
+    fn memories_by_hand() {
+        let mut speed = Speed::default();
+        speed.complete();
+        speed.expose(8.0);
+        assert_eq!(speed.completions[0], 0.5);
+        assert_eq!(speed.exposure[0], 4.0);
+        assert!((speed.exposure[8] - 8.0 / (1.0 + 8.0 / 2048.0)).abs() < 1e-12);
+        speed.complete();
+        assert_eq!(speed.completions[0], 1.5);
+    }
+
+    /// A steady speed of 2 is found with the longest memory; after it has fallen to a fifth, a
+    /// short memory takes over within 40 completions and is near after 150; with no completion at all,
+    /// exposure alone makes the speed fall.
+    #[test]
+    fn follows_a_change_with_a_short_memory() {
+        let mut speed = Speed::default();
+        for _ in 0..6000 {
+            speed.expose(0.5);
+            speed.complete();
+        }
+        let steady = speed.estimate(1.5, 1.0);
+        assert_eq!(steady.memory, 8);
+        assert!((steady.ln_speed - 2.0_f64.ln()).abs() < 0.01, "{steady:?}");
+        let mut stalled = speed.clone();
+        for _ in 0..40 {
+            speed.expose(2.5);
+            speed.complete();
+        }
+        assert!(speed.estimate(1.5, 1.0).memory <= 3);
+        for _ in 0..110 {
+            speed.expose(2.5);
+            speed.complete();
+        }
+        let fallen = speed.estimate(1.5, 1.0);
+        assert!((fallen.ln_speed - 0.4_f64.ln()).abs() < 0.25, "{fallen:?}");
+        for _ in 0..12 {
+            stalled.expose(5.0);
+        }
+        assert!(stalled.estimate(1.5, 1.0).ln_speed < 2.0_f64.ln() - 1.0);
+    }
+
+    /// By hand: 40 and 24 completions in two stretches of 32 are (40·32 − 24·32)²/(32·32·64) = 4.
+    #[test]
+    fn dispersion_by_hand() {
+        let mut speed = Speed::default();
+        let mut sample = None;
+        for count in [40, 24] {
+            for _ in 0..count {
+                speed.complete();
+            }
+            sample = speed.expose(32.0);
+        }
+        assert_eq!(sample, Some(4.0));
+        assert_eq!(speed.block, Block::default());
+    }
+}
