@@ -16,6 +16,7 @@ use log::{LevelFilter, info};
 use crate::config::Config;
 use crate::logging;
 use crate::reactor;
+use crate::replay;
 use crate::resolve::Setup;
 
 mod command;
@@ -26,7 +27,11 @@ pub use command::{Command, UsageError};
 
 /// Runs the program with its arguments, the first of which is its own name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    match Command::parse(args.skip(1), read_file) {
+    let mut args = args.skip(1).peekable();
+    if args.next_if(|arg| arg == "replay").is_some() {
+        return replay::main(args);
+    }
+    match Command::parse(args, read_file) {
         Ok(Command::Run { config, log_level }) => run(*config, log_level),
         Ok(Command::Check { file: Some(file) }) => {
             print(&format!("{file}: configuration is valid"))

@@ -13,4 +13,5 @@ mod logging;
 pub mod proxy;
 pub mod reactor;
 pub mod record;
+pub mod replay;
 pub mod resolve;

@@ -124,6 +124,11 @@ impl Shadow {
         &self.router
     }
 
+    /// The router, to try something out on; the shadow cannot go on from there.
+    pub fn into_router(self) -> Router {
+        self.router
+    }
+
     /// Decides, then sends the request where it really went.
     fn route(
         &mut self,

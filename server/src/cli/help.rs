@@ -12,6 +12,7 @@ pub(super) fn text() -> String {
         "intelliproxy: an adaptive HTTP/1.1 reverse proxy\n\
          \n\
          usage: intelliproxy [FLAG]...\n\
+         \x20      intelliproxy replay FILE...   what --record wrote; see replay --help\n\
          \n\
          Without flags it listens on 127.0.0.1:3001 and routes to the backends\n\
          A=http://localhost:3000 and B=http://localhost:3002. A flag and its value may also be\n\

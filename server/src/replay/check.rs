@@ -1,0 +1,161 @@
+//! Does everything come out the same?
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::ops::ControlFlow;
+
+use intelliproxy_core::journal::{Record, Replay, Step};
+use intelliproxy_core::{LeaseId, Outcome};
+
+use super::Answer;
+use super::recording::Recording;
+use super::text::{moment, percent, quantile};
+
+/// Runs the recording through the router and compares.
+pub(super) fn check(recording: &Recording) -> Result<Answer, String> {
+    let header = recording.header();
+    let mut replay = Replay::new(header).map_err(|error| error.to_string())?;
+    let mut tally = Tally::default();
+    let mut leases: BTreeMap<LeaseId, usize> = BTreeMap::new();
+    let mut end = header.started;
+    let damage = recording.each(|entry| {
+        let step = replay.apply(entry);
+        tally.records += 1;
+        end = end.max(entry.at);
+        let is_probe = matches!(entry.record, Record::ProbeStarted { .. });
+        match step {
+            Step::Same if is_probe => tally.probes += 1,
+            Step::Same => tally.same += 1,
+            Step::OtherRoute { .. } | Step::OtherProbe { .. } => {
+                tally.differ += 1;
+                if tally.first_difference.is_none() {
+                    let at = moment(header, entry.at);
+                    let text = format!("at {at}, offset {}: {step:?}", entry.offset);
+                    tally.first_difference = Some(text);
+                }
+            }
+            Step::Unknown if is_probe || matches!(entry.record, Record::Routed { .. }) => {
+                tally.unchecked += 1;
+            }
+            Step::Fact | Step::Unknown => {}
+        }
+        match &entry.record {
+            Record::Routed { result: Ok(admission), .. } => {
+                let backend = admission.backend.index();
+                if tally.shares.len() <= backend {
+                    tally.shares.resize(backend + 1, 0);
+                }
+                tally.shares[backend] += 1;
+                leases.insert(admission.lease, backend);
+            }
+            Record::Routed { result: Err(_), .. } => tally.unrouted += 1,
+            Record::RequestFinished { lease, outcome } => {
+                leases.remove(lease);
+                tally.finish(outcome);
+            }
+            Record::Lost { records } => tally.lost += records,
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    let mut answer = tally.report(recording, end.since(header.started).as_secs_f64());
+    answer.wrong.extend(damage);
+    Ok(answer)
+}
+
+/// What was counted.
+#[derive(Debug, Default)]
+struct Tally {
+    records: u64,
+    same: u64,
+    probes: u64,
+    differ: u64,
+    unchecked: u64,
+    lost: u64,
+    unrouted: u64,
+    good: u64,
+    errors: u64,
+    abandoned: u64,
+    first_difference: Option<String>,
+    /// Requests by backend.
+    shares: Vec<u64>,
+    latencies_ms: Vec<f64>,
+}
+
+impl Tally {
+    fn finish(&mut self, outcome: &Outcome) {
+        match (outcome.is_error(), outcome) {
+            (None, _) => self.abandoned += 1,
+            (Some(true), _) => self.errors += 1,
+            (Some(false), Outcome::Answered { latency, .. }) => {
+                self.good += 1;
+                self.latencies_ms.push(latency.as_secs_f64() * 1e3);
+            }
+            (Some(false), _) => self.good += 1,
+        }
+    }
+
+    fn report(&mut self, recording: &Recording, seconds: f64) -> Answer {
+        let header = recording.header();
+        let requests: u64 = self.shares.iter().sum();
+        let mut text = String::new();
+        let backends = header.config.backends.len();
+        let policy = &header.config.rules.policy;
+        let _ = writeln!(
+            text,
+            "recording  {}, {seconds:.3} s, {backends} backends, policy {policy:?}, seed {}",
+            super::text::utc(header.wall_clock_nanos),
+            header.seed
+        );
+        let bytes = recording.bytes();
+        let each = bytes as f64 / requests.max(1) as f64;
+        let _ = writeln!(
+            text,
+            "records    {} in {bytes} bytes, {each:.1} a request; {} lost",
+            self.records, self.lost
+        );
+        let _ = writeln!(
+            text,
+            "decisions  {} the same, {} differ, {} could not be checked; {} probes the same",
+            self.same, self.differ, self.unchecked, self.probes
+        );
+        self.latencies_ms.sort_by(f64::total_cmp);
+        let at = |share| {
+            quantile(&self.latencies_ms, share).map_or("-".to_owned(), |ms| format!("{ms:.2} ms"))
+        };
+        let _ = writeln!(
+            text,
+            "answers    {} good, {} errors, {} abandoned, {} unrouted; to the head p50 {}, p99 {}",
+            self.good,
+            self.errors,
+            self.abandoned,
+            self.unrouted,
+            at(0.5),
+            at(0.99)
+        );
+        for (index, count) in self.shares.iter().enumerate() {
+            let name = header.config.backends.get(index).map_or("?", String::as_str);
+            let _ = writeln!(
+                text,
+                "traffic    {name}: {count} requests, {}",
+                percent(*count, requests)
+            );
+        }
+        let mut wrong = Vec::new();
+        if let Some(difference) = &self.first_difference {
+            wrong.push(format!("{} differ; the first {difference}", self.differ));
+        }
+        if !recording.is_from_start() {
+            wrong.push(format!(
+                "begins with part {} of a ring: what the router knew before is gone, and no \
+                 decision can be checked against it",
+                header.part
+            ));
+        } else if self.unchecked > 0 {
+            wrong.push(format!(
+                "{} records are missing, and {} decisions behind the gap cannot be checked",
+                self.lost, self.unchecked
+            ));
+        }
+        Answer { text, wrong }
+    }
+}

@@ -1,0 +1,208 @@
+//! What other decisions would have cost, estimated from what the recorded ones did.
+//!
+//! Within a second, which request goes where is as good as chance: requests of the same second
+//! met the same backends in about the same state. So a request that the other rules would have
+//! sent to B is taken to cost what requests of that second cost at B. In other words, each
+//! recorded request counts with the weight `share wanted / share recorded` of its backend in its
+//! second (inverse propensity, the propensity being the recorded share). Where nothing went to B
+//! in that second there is nothing to go by: those requests are left out, and their share is told.
+//!
+//! The interval is the jackknife's over consecutive blocks of seconds, 1.96 standard errors to
+//! either side; seconds depend on each other, blocks hardly.
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// One recorded request, decided again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    /// When it was routed, since the start.
+    pub(super) at: Duration,
+    /// Where it went.
+    pub(super) recorded: usize,
+    /// Where the others would have sent it.
+    pub(super) chosen: Option<usize>,
+    /// What it cost, ms.
+    pub(super) cost_ms: f64,
+}
+
+/// What comes of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Estimate {
+    /// Share of requests that there was something to go by for.
+    pub(super) supported: f64,
+    /// Mean cost as recorded in the same seconds, ms.
+    pub(super) recorded_ms: f64,
+    /// Mean cost under the other rules, ms.
+    pub(super) estimated_ms: f64,
+    /// Half the width of the interval of the difference; `None` when there are too few blocks.
+    pub(super) half_width_ms: Option<f64>,
+    /// Quantiles of the weighted costs: median and 99th percentile, ms.
+    pub(super) p50_ms: f64,
+    /// See above.
+    pub(super) p99_ms: f64,
+    /// As many equally weighted requests tell as much.
+    pub(super) effective: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Cell {
+    recorded: u64,
+    wanted: u64,
+    cost: f64,
+}
+
+/// Sums over a block of seconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    supported: f64,
+    estimated: f64,
+    recorded: f64,
+}
+
+/// Estimates; `None` when nothing was recorded that could be gone by.
+pub(super) fn estimate(samples: &[Sample]) -> Option<Estimate> {
+    let mut cells: BTreeMap<(u64, usize), Cell> = BTreeMap::new();
+    for sample in samples {
+        let second = sample.at.as_secs();
+        let cell = cells.entry((second, sample.recorded)).or_default();
+        cell.recorded += 1;
+        cell.cost += sample.cost_ms;
+        if let Some(chosen) = sample.chosen {
+            cells.entry((second, chosen)).or_default().wanted += 1;
+        }
+    }
+    let mut seconds: BTreeMap<u64, (Sums, u64, f64)> = BTreeMap::new();
+    for ((second, _), cell) in &cells {
+        let (sums, count, cost) = seconds.entry(*second).or_default();
+        *count += cell.recorded;
+        *cost += cell.cost;
+        if cell.recorded > 0 {
+            sums.supported += cell.wanted as f64;
+            sums.estimated += cell.wanted as f64 * cell.cost / cell.recorded as f64;
+        }
+    }
+    for (sums, count, cost) in seconds.values_mut() {
+        sums.recorded = if *count > 0 { sums.supported * *cost / *count as f64 } else { 0.0 };
+    }
+    let all: Vec<Sums> = seconds.into_values().map(|(sums, ..)| sums).collect();
+    let whole = total(all.iter());
+    if whole.supported <= 0.0 {
+        return None;
+    }
+    let weight = |sample: &Sample| {
+        let cell = cells.get(&(sample.at.as_secs(), sample.recorded))?;
+        Some(cell.wanted as f64 / cell.recorded as f64)
+    };
+    let mut weighted: Vec<(f64, f64)> =
+        samples.iter().filter_map(|sample| Some((sample.cost_ms, weight(sample)?))).collect();
+    weighted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let squares: f64 = weighted.iter().map(|(_, weight)| weight * weight).sum();
+    Some(Estimate {
+        supported: whole.supported / samples.len() as f64,
+        recorded_ms: whole.recorded / whole.supported,
+        estimated_ms: whole.estimated / whole.supported,
+        half_width_ms: half_width(&all),
+        p50_ms: weighted_quantile(&weighted, 0.5),
+        p99_ms: weighted_quantile(&weighted, 0.99),
+        effective: whole.supported * whole.supported / squares,
+    })
+}
+
+fn total<'a>(sums: impl Iterator<Item = &'a Sums>) -> Sums {
+    sums.fold(Sums::default(), |all, one| Sums {
+        supported: all.supported + one.supported,
+        estimated: all.estimated + one.estimated,
+        recorded: all.recorded + one.recorded,
+    })
+}
+
+/// Of the difference between estimated and recorded mean, by leaving out one block at a time.
+fn half_width(seconds: &[Sums]) -> Option<f64> {
+    let blocks = BLOCKS.min(seconds.len() / 2);
+    if blocks < BLOCKS_MIN {
+        return None;
+    }
+    let difference = |sums: Sums| (sums.estimated - sums.recorded) / sums.supported;
+    let whole = total(seconds.iter());
+    let bound = |block: usize| block * seconds.len() / blocks;
+    let left_out: Vec<f64> = (0..blocks)
+        .filter_map(|block| {
+            let part = total(seconds[bound(block)..bound(block + 1)].iter());
+            let rest = Sums {
+                supported: whole.supported - part.supported,
+                estimated: whole.estimated - part.estimated,
+                recorded: whole.recorded - part.recorded,
+            };
+            (rest.supported > 0.0).then(|| difference(rest))
+        })
+        .collect();
+    let count = left_out.len() as f64;
+    let mean = left_out.iter().sum::<f64>() / count;
+    let squares: f64 = left_out.iter().map(|one| (one - mean) * (one - mean)).sum();
+    Some(1.96 * ((count - 1.0) / count * squares).sqrt())
+}
+
+fn weighted_quantile(sorted: &[(f64, f64)], share: f64) -> f64 {
+    let whole: f64 = sorted.iter().map(|(_, weight)| weight).sum();
+    let mut sum = 0.0;
+    for (cost, weight) in sorted {
+        sum += weight;
+        if sum >= share * whole && *weight > 0.0 {
+            return *cost;
+        }
+    }
+    sorted.last().map_or(0.0, |(cost, _)| *cost)
+}
+
+/// Blocks that are left out one by one.
+const BLOCKS: usize = 40;
+/// With fewer, an interval would say more than is known.
+const BLOCKS_MIN: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(seconds: u64, chosen: impl Fn(u64) -> usize) -> Vec<Sample> {
+        let sample = |number: u64| Sample {
+            at: Duration::from_millis(number * 50),
+            recorded: (number % 2) as usize,
+            chosen: Some(chosen(number)),
+            // Backend 0 costs 10 or 12 ms, backend 1 costs 30 ms.
+            cost_ms: if number % 2 == 0 { 10.0 + (number / 2 % 2 * 2) as f64 } else { 30.0 },
+        };
+        (0..20 * seconds).map(sample).collect()
+    }
+
+    /// Half and half costs 20.5 ms; everything to backend 0 would have cost 11, as recorded there.
+    #[test]
+    fn costs_by_hand() {
+        let all = estimate(&samples(60, |_| 0)).expect("an estimate");
+        assert!((all.recorded_ms - 20.5).abs() < 1e-9, "{all:?}");
+        assert!((all.estimated_ms - 11.0).abs() < 1e-9, "{all:?}");
+        assert_eq!(all.supported, 1.0);
+        assert!((all.effective - 600.0).abs() < 1e-6, "{all:?}");
+        assert!(all.half_width_ms.is_some_and(|half| half < 0.01), "{all:?}");
+        assert_eq!((all.p50_ms, all.p99_ms), (10.0, 12.0));
+    }
+
+    /// The recorded choices themselves are estimated at what they cost, exactly.
+    #[test]
+    fn the_same_choices_cost_the_same() {
+        let same = estimate(&samples(30, |number| (number % 2) as usize)).expect("an estimate");
+        assert!((same.estimated_ms - same.recorded_ms).abs() < 1e-9, "{same:?}");
+        assert!((same.effective - 600.0).abs() < 1e-6, "{same:?}");
+    }
+
+    /// Where nothing went there is nothing to go by, and it is told; a short recording has no
+    /// interval.
+    #[test]
+    fn what_nobody_saw_is_left_out() {
+        let half = samples(4, |number| if number % 4 == 0 { 0 } else { 9 });
+        let half = estimate(&half).expect("an estimate");
+        assert!((half.supported - 0.25).abs() < 1e-9, "{half:?}");
+        assert_eq!(half.half_width_ms, None);
+        assert_eq!(estimate(&samples(4, |_| 9)), None);
+        assert_eq!(estimate(&[]), None);
+    }
+}

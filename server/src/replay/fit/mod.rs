@@ -1,0 +1,232 @@
+//! What were the backends like? A scenario for the lab, fitted from a recording.
+//!
+//! | of a backend | is fitted by |
+//! |---|---|
+//! | width | how fast it finishes work with n requests in flight: likelihood of `min(n, workers)` |
+//! | service time | answers that found a free worker: their quantiles |
+//! | speed | its mean service time against that of all |
+//! | faults | seconds in which it finished far less than that, answered errors, refused, or said nothing |
+//!
+//! The network's part of an answer's time counts as service, so the scenario has no round trip.
+//! Widths beyond the most that was in flight cannot be seen: the fit says so.
+mod history;
+mod spells;
+mod width;
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use self::history::{History, Visit};
+use self::spells::{Spell, spells};
+use self::width::{Width, fit_width};
+use super::Answer;
+use super::recording::Recording;
+use super::text::quantile;
+
+/// The scenario as JSON, and a summary of it.
+pub(super) fn fit(recording: &Recording) -> Result<(String, Answer), String> {
+    let (history, wrong) = History::read(recording);
+    let header = recording.header();
+    let fitted: Vec<Fitted<'_>> = history
+        .backends
+        .iter()
+        .zip(&header.config.backends)
+        .map(|(visits, name)| Fitted::new(name, visits, &history))
+        .collect();
+    let means: Vec<f64> = fitted.iter().filter_map(Fitted::mean_ms).collect();
+    if means.is_empty() {
+        return Err("there is no good answer in the recording to fit a backend to".to_owned());
+    }
+    let mean_ms = means.iter().sum::<f64>() / means.len() as f64;
+    let mut text = String::new();
+    let backends: Vec<Value> =
+        fitted.iter().map(|backend| backend.to_json(mean_ms, &mut text)).collect();
+    let rate = history.arrivals.len() as f64 / history.seconds;
+    let charge_ms = header.config.rules.errors.charge.as_secs_f64() * 1e3;
+    let mut routing = serde_json::to_value(&header.config.rules).unwrap_or_default();
+    if let Some(rules) = routing.as_object_mut() {
+        // The lab compares policies: it sets them itself.
+        rules.remove("policy");
+    }
+    let scenario = json!({
+        "name": "recorded",
+        "about": format!("fitted from a recording of {} requests", history.arrivals.len()),
+        "durationS": rounded(history.seconds),
+        "rttMs": 0.0,
+        "timeoutMs": rounded(history.timeout_ms().unwrap_or(TIMEOUT_MS)),
+        "chargeMs": charge_ms,
+        "arrivals": { "rate": { "perSecond": rounded(rate) }, "surges": surges(&history, rate) },
+        "backends": backends,
+        "routing": routing,
+    });
+    let _ = writeln!(text, "arrivals   {rate:.2} a second for {:.1} s", history.seconds);
+    let mut good: Vec<f64> = history.good().map(|visit| visit.latency_ms).collect();
+    good.sort_by(f64::total_cmp);
+    if let (Some(p50), Some(p99)) = (quantile(&good, 0.5), quantile(&good, 0.99)) {
+        let _ = writeln!(text, "recorded   p50 {p50:.2} ms, p99 {p99:.2} ms of good answers");
+    }
+    text.push_str(
+        "not known  retries (the lab has none), clients that wait for their answers before they \
+         ask again,\n           and service times that depend on the request\n",
+    );
+    let json = serde_json::to_string_pretty(&scenario).unwrap_or_default();
+    Ok((json + "\n", Answer { text, wrong }))
+}
+
+/// One backend as it was.
+struct Fitted<'a> {
+    name: &'a str,
+    visits: &'a [Visit],
+    width: Option<Width>,
+    spells: Vec<Spell>,
+    /// Service times, ms, sorted.
+    service_ms: Vec<f64>,
+    ping_ms: Option<f64>,
+    duration_s: f64,
+}
+
+impl<'a> Fitted<'a> {
+    fn new(name: &'a str, backend: &'a history::BackendHistory, history: &History) -> Self {
+        let visits = &backend.visits[..];
+        let mut width = fit_width(visits, |_| true);
+        let mut found = spells(backend, width.as_ref(), history.seconds);
+        // Once more without the times in which it was not itself.
+        let is_calm = |spells: &[Spell], at: f64| !spells.iter().any(|spell| spell.contains(at));
+        if !found.is_empty() {
+            let again = fit_width(visits, |at| is_calm(&found, at));
+            if again.is_some() {
+                width = again;
+                found = spells(backend, width.as_ref(), history.seconds);
+            }
+        }
+        let workers = width.as_ref().map_or(1, |width| width.workers);
+        let calm = || visits.iter().filter(|visit| visit.is_good() && is_calm(&found, visit.at_s));
+        let unhindered = calm().filter(|visit| visit.in_flight < workers);
+        let mut service_ms: Vec<f64> = unhindered.map(|visit| visit.latency_ms).collect();
+        if service_ms.len() < SERVICE_MIN {
+            service_ms = calm().map(|visit| visit.latency_ms).collect();
+        }
+        if service_ms.is_empty() {
+            service_ms =
+                visits.iter().filter(|visit| visit.is_good()).map(|v| v.latency_ms).collect();
+        }
+        service_ms.sort_by(f64::total_cmp);
+        let mut pings: Vec<f64> = backend.pings_ms.clone();
+        pings.sort_by(f64::total_cmp);
+        let ping_ms = quantile(&pings, 0.5);
+        Self {
+            name,
+            visits,
+            width,
+            spells: found,
+            service_ms,
+            ping_ms,
+            duration_s: history.seconds,
+        }
+    }
+
+    fn mean_ms(&self) -> Option<f64> {
+        let count = self.service_ms.len() as f64;
+        (count > 0.0).then(|| (self.service_ms.iter().sum::<f64>() / count).max(1e-6))
+    }
+
+    fn to_json(&self, mean_ms: f64, text: &mut String) -> Value {
+        let own_ms = self.mean_ms();
+        let speed = own_ms.map_or(1.0, |own| mean_ms / own);
+        let workers = self.width.as_ref().map_or(1, |width| width.workers);
+        let most = self.visits.iter().map(|visit| visit.in_flight + 1).max().unwrap_or(1);
+        let at_least = if self.width.as_ref().is_none_or(|width| !width.is_seen) {
+            " or more (no more were ever in flight)"
+        } else {
+            ""
+        };
+        let quantiles = quantiles(&self.service_ms, speed, mean_ms);
+        let mut faults: Vec<Value> = self.spells.iter().map(Spell::to_json).collect();
+        if let Some(share) = self.errors() {
+            faults.push(json!({ "what": { "errors": rounded(share) } }));
+        }
+        let own = own_ms.map_or("-".to_owned(), |own| format!("{own:.2} ms"));
+        let _ = writeln!(
+            text,
+            "{:<10} speed {speed:.2}, {workers} workers{at_least}, mean service {own}, {} faults",
+            self.name,
+            faults.len()
+        );
+        for spell in &self.spells {
+            let _ = writeln!(text, "           {spell}");
+        }
+        json!({
+            "name": self.name,
+            "workers": workers,
+            "queue": most.max(QUEUE),
+            "speed": rounded(speed),
+            "service": { "empirical": quantiles },
+            "probes": { "workMs": rounded(self.ping_ms.unwrap_or(1.0)) },
+            "faults": faults,
+        })
+    }
+
+    /// The share of errors outside the spells, if it is worth telling.
+    fn errors(&self) -> Option<f64> {
+        let calm = |at: f64| at <= self.duration_s && !self.spells.iter().any(|s| s.contains(at));
+        let (mut all, mut errors) = (0.0, 0.0);
+        for visit in self.visits.iter().filter(|visit| calm(visit.at_s)) {
+            all += f64::from(u8::from(visit.is_good() || visit.is_error()));
+            errors += f64::from(u8::from(visit.is_error()));
+        }
+        (errors / f64::max(all, 1.0) >= ERRORS_MIN).then(|| errors / all)
+    }
+}
+
+/// Points of the quantile function, as work at the backend's speed.
+fn quantiles(sorted_ms: &[f64], speed: f64, mean_ms: f64) -> Vec<[f64; 2]> {
+    let of = |share: f64| quantile(sorted_ms, share).map_or(mean_ms, |ms| ms * speed);
+    SHARES.iter().map(|share| [*share, rounded(of(*share))]).collect()
+}
+
+/// Times in which far more or fewer requests came.
+fn surges(history: &History, rate: f64) -> Vec<Value> {
+    let windows = (history.seconds / SURGE_S).floor() as usize;
+    let mut counts = vec![0_u32; windows];
+    for at in &history.arrivals {
+        if let Some(count) = counts.get_mut((at / SURGE_S) as usize) {
+            *count += 1;
+        }
+    }
+    let mut surges = Vec::new();
+    for (window, count) in counts.iter().enumerate() {
+        let factor = f64::from(*count) / (rate * SURGE_S);
+        // Beyond what chance does to a Poisson count, and worth it.
+        let noise = 4.0 / (rate * SURGE_S).sqrt();
+        if (factor - 1.0).abs() > f64::max(0.25, noise) {
+            let (from, factor) = (window as f64 * SURGE_S, rounded(factor));
+            surges.push(json!({ "fromS": from, "forS": SURGE_S, "factor": factor }));
+        }
+    }
+    surges
+}
+
+/// Rounded to a thousandth, as far as that is finite.
+fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
+}
+
+/// Where the quantile function is taken.
+const SHARES: [f64; 19] = [
+    0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999,
+    0.9999, 1.0,
+];
+/// Fewer answers that found a free worker than this say less than all answers do.
+const SERVICE_MIN: usize = 50;
+/// Requests that may wait at a backend, when not more were seen.
+const QUEUE: u32 = 128;
+/// What the lab takes for a timeout when none was seen, ms.
+const TIMEOUT_MS: f64 = 5000.0;
+/// Shares of errors below this are not told.
+const ERRORS_MIN: f64 = 0.001;
+/// The grain of the rate of arrivals, s.
+const SURGE_S: f64 = 5.0;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! When was a backend not itself?
+//!
+//! Its history is cut into pieces in which about [`EXPECTED`] requests should have ended; pieces
+//! that stand out are joined to spells.
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use super::super::text::quantile;
+use super::history::{BackendHistory, Ending, Visit};
+use super::rounded;
+use super::width::{Exposure, Width};
+
+/// A time in which something was wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Spell {
+    pub(super) from_s: f64,
+    pub(super) to_s: f64,
+    pub(super) what: What,
+}
+
+/// What was wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum What {
+    /// It worked so many times as fast.
+    Speed(f64),
+    /// It answered errors at once, after so many ms.
+    Sinkhole(f64),
+    /// This share of its answers were errors.
+    Errors(f64),
+    /// Nothing came.
+    BlackHole,
+    /// Nobody listened.
+    Refusing,
+}
+
+impl Spell {
+    pub(super) fn contains(&self, at_s: f64) -> bool {
+        (self.from_s..self.to_s).contains(&at_s)
+    }
+
+    /// As the lab reads it.
+    pub(super) fn to_json(&self) -> Value {
+        let what = match self.what {
+            What::Speed(factor) => json!({ "speed": rounded(factor) }),
+            What::Sinkhole(ms) => json!({ "sinkhole": { "afterMs": rounded(ms) } }),
+            What::Errors(share) => json!({ "errors": rounded(share) }),
+            What::BlackHole => json!("blackHole"),
+            What::Refusing => json!("refusing"),
+        };
+        let (from, length) = (rounded(self.from_s), rounded(self.to_s - self.from_s));
+        json!({ "fromS": from, "forS": length, "what": what })
+    }
+
+    /// Whether both are of the same kind, so that they are one.
+    fn joins(&self, next: &Self) -> bool {
+        let is_near = next.from_s - self.to_s < 1e-6;
+        is_near && std::mem::discriminant(&self.what) == std::mem::discriminant(&next.what)
+    }
+}
+
+impl fmt::Display for Spell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "from {:.1} s to {:.1} s: ", self.from_s, self.to_s)?;
+        match self.what {
+            What::Speed(factor) => write!(f, "{factor:.2} times its speed"),
+            What::Sinkhole(ms) => write!(f, "errors at once, after {ms:.1} ms"),
+            What::Errors(share) => write!(f, "{:.1} % errors", 100.0 * share),
+            What::BlackHole => write!(f, "no answers"),
+            What::Refusing => write!(f, "refuses connections"),
+        }
+    }
+}
+
+/// The spells of a backend, in their order.
+pub(super) fn spells(backend: &BackendHistory, width: Option<&Width>, end_s: f64) -> Vec<Spell> {
+    let mut spells = refusals(backend, end_s);
+    if let Some(width) = width {
+        let pieces = pieces(backend, width, end_s);
+        let mut speeds: Vec<f64> = pieces.iter().map(|piece| piece.speed).collect();
+        speeds.sort_by(f64::total_cmp);
+        let usual = quantile(&speeds, 0.5).unwrap_or(1.0).max(1e-9);
+        let good = backend.visits.iter().filter(|visit| visit.is_good());
+        let mut good_ms: Vec<f64> = good.map(|visit| visit.latency_ms).collect();
+        good_ms.sort_by(f64::total_cmp);
+        let usual_ms = quantile(&good_ms, 0.5).unwrap_or_default();
+        let mut found: Vec<Spell> = Vec::new();
+        for piece in &pieces {
+            let is_refusing = spells.iter().any(|spell| spell.contains(piece.from_s));
+            let Some(what) = piece.what(usual, usual_ms).filter(|_| !is_refusing) else {
+                continue;
+            };
+            let next = Spell { from_s: piece.from_s, to_s: piece.to_s, what };
+            match found.last_mut() {
+                Some(last) if last.joins(&next) => {
+                    last.what = mix(last, &next);
+                    last.to_s = next.to_s;
+                }
+                _ => found.push(next),
+            }
+        }
+        spells.extend(found.into_iter().filter(|spell| spell.to_s - spell.from_s >= SPELL_MIN_S));
+    }
+    spells.sort_by(|a, b| a.from_s.total_cmp(&b.from_s));
+    spells
+}
+
+/// Both together, each weighed by its length.
+fn mix(one: &Spell, two: &Spell) -> What {
+    let (a, b) = (one.to_s - one.from_s, two.to_s - two.from_s);
+    let mean = |x: f64, y: f64| (x * a + y * b) / (a + b);
+    match (one.what, two.what) {
+        (What::Speed(x), What::Speed(y)) => What::Speed(mean(x, y)),
+        (What::Sinkhole(x), What::Sinkhole(y)) => What::Sinkhole(mean(x, y)),
+        (What::Errors(x), What::Errors(y)) => What::Errors(mean(x, y)),
+        (what, _) => what,
+    }
+}
+
+/// From a refused connection to the next sign of life.
+fn refusals(backend: &BackendHistory, end_s: f64) -> Vec<Spell> {
+    let mut signs = backend.refusals.clone();
+    signs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (mut spells, mut since) = (Vec::new(), None);
+    for (at, is_refused) in signs {
+        match (since, is_refused) {
+            (None, true) => since = Some(at),
+            (Some(from_s), false) => {
+                spells.push(Spell { from_s, to_s: at, what: What::Refusing });
+                since = None;
+            }
+            _ => {}
+        }
+    }
+    if let Some(from_s) = since {
+        spells.push(Spell { from_s, to_s: end_s, what: What::Refusing });
+    }
+    spells
+}
+
+/// A piece of a backend's history.
+#[derive(Clone, Debug)]
+struct Piece {
+    from_s: f64,
+    to_s: f64,
+    /// Requests that ended against those that should have.
+    speed: f64,
+    good: u32,
+    errors: u32,
+    timed_out: u32,
+    error_ms: f64,
+}
+
+impl Piece {
+    fn what(&self, usual: f64, usual_ms: f64) -> Option<What> {
+        let (good, errors) = (f64::from(self.good), f64::from(self.errors));
+        let share = errors / f64::max(good + errors, 1.0);
+        if self.good == 0 && (self.timed_out > 0 || self.errors == 0) {
+            return Some(What::BlackHole);
+        }
+        if share >= 0.5 && self.error_ms < 0.3 * usual_ms {
+            return Some(What::Sinkhole(self.error_ms));
+        }
+        if share >= 0.2 {
+            return Some(What::Errors(share));
+        }
+        let factor = self.speed / usual;
+        (!(0.6..1.7).contains(&factor)).then_some(What::Speed(factor))
+    }
+}
+
+/// Cuts the history by work that should have been done: whole seconds, as many as it takes.
+fn pieces(backend: &BackendHistory, width: &Width, end_s: f64) -> Vec<Piece> {
+    let mut by_second: Vec<Vec<&Visit>> = vec![Vec::new(); end_s as usize + 2];
+    for visit in &backend.visits {
+        let seconds = by_second.len();
+        by_second[(visit.end_s as usize).min(seconds - 1)].push(visit);
+    }
+    let work = work_by_second(&backend.visits, width, by_second.len());
+    let mut pieces = Vec::new();
+    let (mut from, mut expected) = (0, 0.0);
+    for second in 0..by_second.len() {
+        expected += work[second] * width.per_second;
+        if expected < EXPECTED {
+            continue;
+        }
+        let visits = || by_second[from..=second].iter().flatten();
+        let count = |is: fn(&Visit) -> bool| visits().filter(|visit| is(visit)).count() as u32;
+        let good = count(Visit::is_good);
+        let mut error_ms: Vec<f64> =
+            visits().filter(|v| v.ending == Ending::Error).map(|v| v.latency_ms).collect();
+        error_ms.sort_by(f64::total_cmp);
+        pieces.push(Piece {
+            from_s: from as f64,
+            to_s: (second as f64 + 1.0).min(end_s),
+            speed: f64::from(good) / expected,
+            good,
+            errors: count(Visit::is_error),
+            timed_out: count(|visit| visit.ending == Ending::TimedOut),
+            error_ms: quantile(&error_ms, 0.5).unwrap_or(f64::INFINITY),
+        });
+        (from, expected) = (second + 1, 0.0);
+    }
+    pieces
+}
+
+/// Worker seconds spent in each second.
+fn work_by_second(visits: &[Visit], width: &Width, seconds: usize) -> Vec<f64> {
+    // Cutting each visit at the seconds' bounds gives each second an exposure of its own.
+    let mut cut: Vec<Vec<Visit>> = vec![Vec::new(); seconds];
+    for visit in visits {
+        let (first, last) = (visit.at_s as usize, (visit.end_s as usize).min(seconds - 1));
+        for (second, cut) in cut.iter_mut().enumerate().take(last + 1).skip(first) {
+            let at_s = (visit.at_s - second as f64).max(0.0);
+            let end_s = (visit.end_s - second as f64).min(1.0);
+            cut.push(Visit { at_s, end_s, ..*visit });
+        }
+    }
+    cut.iter().map(|visits| Exposure::new(visits, |_| true).work(width.workers).0).collect()
+}
+
+/// Requests that should have ended in a piece.
+const EXPECTED: f64 = 30.0;
+/// Shorter spells are taken for chance, s.
+const SPELL_MIN_S: f64 = 2.0;

@@ -1,0 +1,191 @@
+//! The arguments of `intelliproxy replay`.
+use std::ffi::OsString;
+use std::time::Duration;
+
+use intelliproxy_core::PolicyKind;
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Options {
+    /// The files of one recording, in any order.
+    pub(super) files: Vec<String>,
+    pub(super) question: Question,
+}
+
+/// What is asked about them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Question {
+    /// Does everything come out the same?
+    Check,
+    /// Why this decision?
+    Explain(Which),
+    /// What would others have decided?
+    Decide {
+        /// Another policy than the recorded one.
+        policy: Option<PolicyKind>,
+        /// A file with other rules.
+        rules: Option<String>,
+    },
+    /// What were the backends like?
+    Fit {
+        /// The scenario's file.
+        file: String,
+    },
+}
+
+/// One decision.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Which {
+    /// The first one this long after the start or later.
+    At(Duration),
+    /// The request with this number.
+    Request(u64),
+}
+
+/// What `intelliproxy replay --help` shows.
+pub(super) const HELP: &str = "\
+intelliproxy replay: run a recording through the router again
+
+usage: intelliproxy replay FILE... [--at TIME | --request N]
+       intelliproxy replay FILE... [--policy NAME] [--rules FILE]
+       intelliproxy replay FILE... --fit FILE
+
+Files are what --record wrote; those of a ring belong together. Without a flag every decision is
+checked against the recorded one, bit for bit.
+
+  --at TIME      explain the first decision this long after the start: 12.5, 90s, 250ms, 3m
+  --request N    explain the decision of request number N
+  --policy NAME  decide again by another policy
+  --rules FILE   decide again by other rules: JSON, the routing object of a configuration file
+  --fit FILE     write a scenario for the lab with backends as they were in the recording
+
+exit codes: 0 when all comes out the same, or the question is answered; 1 when a decision differs
+or cannot be checked, or a file is damaged; 2 when an argument cannot be";
+
+impl Options {
+    /// Understands the arguments; `None` asks for help.
+    pub(super) fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
+        let mut files = Vec::new();
+        let (mut which, mut policy, mut rules, mut fit) = (None, None, None, None);
+        let mut args = args.map(|text| {
+            text.into_string().map_err(|text| format!("{}: is not UTF-8", text.to_string_lossy()))
+        });
+        while let Some(arg) = args.next().transpose()? {
+            if !arg.starts_with("--") && arg != "-h" {
+                files.push(arg);
+                continue;
+            }
+            let (name, inline) = match arg.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (arg, None),
+            };
+            let mut value = || {
+                let value = match inline.clone() {
+                    Some(value) => Some(value),
+                    None => args.next().transpose()?,
+                };
+                value
+                    .filter(|value| !value.is_empty())
+                    .ok_or_else(|| format!("{name}: needs a value"))
+            };
+            match name.as_str() {
+                "--help" | "-h" => return Ok(None),
+                "--at" => {
+                    let text = value()?;
+                    let at = parse_time(&text).ok_or_else(|| {
+                        format!("--at: must be a time such as 12.5, 90s, 250ms or 3m, not {text:?}")
+                    })?;
+                    set(&mut which, Which::At(at), "--at and --request")?;
+                }
+                "--request" => {
+                    let text = value()?;
+                    let number = text
+                        .parse()
+                        .map_err(|_| format!("--request: must be a number, not {text:?}"))?;
+                    set(&mut which, Which::Request(number), "--at and --request")?;
+                }
+                "--policy" => {
+                    let text = value()?;
+                    let kind = serde_json::from_value(text.as_str().into())
+                        .map_err(|error| format!("--policy: {error}"))?;
+                    set(&mut policy, kind, "--policy")?;
+                }
+                "--rules" => set(&mut rules, value()?, "--rules")?,
+                "--fit" => set(&mut fit, value()?, "--fit")?,
+                _ => return Err(format!("{name}: no such argument; see replay --help")),
+            }
+        }
+        if files.is_empty() {
+            return Err("replay: needs a file; see replay --help".to_owned());
+        }
+        let question = match (which, policy.is_some() || rules.is_some(), fit) {
+            (None, false, None) => Question::Check,
+            (Some(which), false, None) => Question::Explain(which),
+            (None, true, None) => Question::Decide { policy, rules },
+            (None, false, Some(file)) => Question::Fit { file },
+            _ => return Err("replay: one question at a time; see replay --help".to_owned()),
+        };
+        Ok(Some(Self { files, question }))
+    }
+}
+
+fn set<T>(place: &mut Option<T>, value: T, name: &str) -> Result<(), String> {
+    match place.replace(value) {
+        Some(_) => Err(format!("{name}: given twice")),
+        None => Ok(()),
+    }
+}
+
+/// A time with its unit, seconds when there is none.
+fn parse_time(text: &str) -> Option<Duration> {
+    let units = [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    let (number, factor) = unit.unwrap_or((text, 1.0));
+    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * factor).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &str) -> Result<Option<Options>, String> {
+        Options::parse(args.split(' ').map(OsString::from))
+    }
+
+    /// Every question is understood, and two at a time are not.
+    #[test]
+    fn questions_are_understood() {
+        let question = |args: &str| parse(args).expect(args).expect(args).question;
+        assert_eq!(question("f g"), Question::Check);
+        let at = |millis| Question::Explain(Which::At(Duration::from_millis(millis)));
+        for (args, millis) in [
+            ("f --at 12.5", 12_500),
+            ("--at=3m f", 180_000),
+            ("f --at 250ms", 250),
+            ("f --at 1h", 3_600_000),
+        ] {
+            assert_eq!(question(args), at(millis), "{args}");
+        }
+        assert_eq!(question("f --request 7"), Question::Explain(Which::Request(7)));
+        let policy = Some(PolicyKind::Random);
+        assert_eq!(question("f --policy random"), Question::Decide { policy, rules: None });
+        let rules = Some("r".to_owned());
+        assert_eq!(question("f --rules r"), Question::Decide { policy: None, rules });
+        assert_eq!(question("f --fit o"), Question::Fit { file: "o".to_owned() });
+        assert_eq!(parse("--help"), Ok(None));
+        for args in [
+            "--at 1",
+            "f --at",
+            "f --at x",
+            "f --at -1",
+            "f --at 1 --request 1",
+            "f --fit a --at 1",
+            "f --policy best",
+            "f --what",
+            "f --request one",
+            "f --fit a --policy random",
+        ] {
+            assert!(parse(args).is_err(), "{args}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The files of one recording, in their order.
+use std::fs;
+use std::ops::ControlFlow;
+
+use intelliproxy_core::journal::{Entry, Header, Reader, Record};
+
+/// One recording: a file, or those of a ring that are left.
+#[derive(Debug)]
+pub(super) struct Recording {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    file: String,
+    bytes: Vec<u8>,
+    header: Header,
+}
+
+impl Recording {
+    /// Reads the files.
+    pub(super) fn load(files: &[String]) -> Result<Self, String> {
+        let mut parts = Vec::with_capacity(files.len());
+        for file in files {
+            let bytes = fs::read(file)
+                .map_err(|error| format!("{file}: {}", crate::resolve::os_error_text(&error)))?;
+            let (header, _) = Reader::new(&bytes).map_err(|error| format!("{file}: {error}"))?;
+            parts.push(Part { file: file.clone(), bytes, header });
+        }
+        parts.sort_by_key(|part| part.header.part);
+        let recording = Self { parts };
+        let first = recording.header();
+        for part in recording.parts.iter().skip(1) {
+            let (seed, clock) = (part.header.seed, part.header.wall_clock_nanos);
+            if (seed, clock) != (first.seed, first.wall_clock_nanos) {
+                let other = &recording.parts[0].file;
+                return Err(format!("{} is of another recording than {other}", part.file));
+            }
+        }
+        Ok(recording)
+    }
+
+    /// The header of the first file.
+    pub(super) fn header(&self) -> &Header {
+        &self.parts[0].header
+    }
+
+    /// Whether it begins where its router did.
+    pub(super) fn is_from_start(&self) -> bool {
+        self.header().part == 0
+    }
+
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes.len() as u64).sum()
+    }
+
+    /// Goes through the records until `take` breaks off. Returns what is wrong with the files:
+    /// reading ends there, or goes on behind a gap where a file is missing.
+    pub(super) fn each(&self, mut take: impl FnMut(&Entry) -> ControlFlow<()>) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut next = self.header().part;
+        for part in &self.parts {
+            let Ok((header, reader)) = Reader::new(&part.bytes) else {
+                continue;
+            };
+            if header.part < next {
+                wrong.push(format!("{}: given twice", part.file));
+                continue;
+            }
+            let mut is_behind_gap = header.part > next;
+            if is_behind_gap {
+                wrong.push(format!("part {next} is missing before {}", part.file));
+            }
+            next = header.part + 1;
+            for entry in reader {
+                match entry {
+                    Ok(entry) => {
+                        if std::mem::take(&mut is_behind_gap) {
+                            let record = Record::Lost { records: 0 };
+                            let gap = Entry { record, ..entry.clone() };
+                            if take(&gap).is_break() {
+                                return wrong;
+                            }
+                        }
+                        if take(&entry).is_break() {
+                            return wrong;
+                        }
+                    }
+                    Err(error) => {
+                        wrong.push(format!("{}: {error}", part.file));
+                        return wrong;
+                    }
+                }
+            }
+        }
+        wrong
+    }
+}
