@@ -307,7 +307,9 @@ impl Proxy {
     /// Time has passed: deadlines are held, probes begin. Early or repeated calls do no harm;
     /// afterwards the next deadline is none or later than `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.router.poll_timeout().is_some_and(|at| at <= now) {
+        let is_router_due = self.router.poll_timeout().is_some_and(|at| at <= now);
+        // A proxy that stops begins no probes: they would keep it from coming to rest.
+        if is_router_due && !self.shared.is_stopping {
             self.router.handle_timeout(now);
             self.drain_router(now);
         }
