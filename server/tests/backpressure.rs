@@ -1,0 +1,74 @@
+//! A client that is not read for want of room is read again when there is some.
+use std::net::SocketAddr;
+
+use intelliproxy::config::{BackendTarget, Config};
+use intelliproxy::proxy::{Action, ConnId, Proxy};
+use intelliproxy_core::Instant;
+
+const NOW: Instant = Instant::from_millis(1);
+
+/// Hands over as much as there is room for; what is left.
+fn hand_over<'b>(proxy: &mut Proxy, conn: ConnId, mut bytes: &'b [u8]) -> &'b [u8] {
+    loop {
+        let space = proxy.read_space(conn);
+        let count = bytes.len().min(space.len());
+        if count == 0 {
+            return bytes;
+        }
+        space[..count].copy_from_slice(&bytes[..count]);
+        bytes = &bytes[count..];
+        proxy.handle_read(NOW, conn, count);
+    }
+}
+
+/// Writes all that waits; the connections that the proxy made, and whether `client` was asked to be
+/// read again.
+fn settle(proxy: &mut Proxy, client: ConnId) -> (Option<ConnId>, bool) {
+    let (mut made, mut is_resumed) = (None, false);
+    loop {
+        while let Some(action) = proxy.poll_action() {
+            if let Action::Connect { conn, .. } = action {
+                proxy.handle_connected(NOW, conn, Ok(()));
+                made = Some(conn);
+            }
+        }
+        let Some(conn) = proxy.poll_dirty() else { return (made, is_resumed) };
+        let count = proxy.write_ready(conn).len();
+        if count > 0 {
+            proxy.handle_written(NOW, conn, count);
+        }
+        is_resumed |= conn == client && count == 0;
+    }
+}
+
+/// Requests wait behind one that is under way until the client's buffer is full in the middle of a
+/// head of 30 KB. When the ones before are answered, the rest of that head is read: it was not,
+/// since the pause ended only below 2 KiB.
+#[test]
+fn a_head_cut_by_a_full_buffer_is_read_on() {
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    let target = BackendTarget {
+        name: "A".to_owned(),
+        url: "http://127.0.0.1:9".to_owned(),
+        authority: "127.0.0.1:9".to_owned(),
+        addresses: vec![address],
+    };
+    let mut proxy = Proxy::new(Config::default(), vec![target], 1, NOW).expect("good defaults");
+    let client = proxy.handle_accept(NOW, address);
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(30_000));
+    let mut rest = &long.repeat(10).into_bytes()[..];
+    let (mut upstream, mut is_readable) = (None, true);
+    for answered in 1..=10 {
+        if is_readable {
+            rest = hand_over(&mut proxy, client, rest);
+            is_readable = false;
+        }
+        let (made, is_resumed) = settle(&mut proxy, client);
+        (upstream, is_readable) = (made.or(upstream), is_resumed);
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        assert!(hand_over(&mut proxy, upstream.expect("a connection"), answer).is_empty());
+        is_readable |= settle(&mut proxy, client).1;
+        let requests = proxy.snapshot(NOW).backends[0].requests;
+        assert_eq!(requests, answered, "requests answered with {} bytes unread", rest.len());
+    }
+}
