@@ -1,0 +1,271 @@
+//! Time travel over real sockets: the program records live traffic, is ended by a signal, and
+//! `intelliproxy replay` finds every decision the same.
+//!
+//! The program runs as a process of its own: this test binary again, as [`program`].
+use std::error::Error;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use intelliproxy_sim::lab::Scenario;
+use intelliproxy_sim::{Backend, Config, Parameters};
+
+/// Arguments of the program, a line each; there when this process is to be it.
+const ARGUMENTS: &str = "INTELLIPROXY_TEST_ARGUMENTS";
+/// How long anything may take here.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// No test: the program itself, when another test asks for it.
+#[test]
+fn program() -> ExitCode {
+    let Ok(arguments) = std::env::var(ARGUMENTS) else {
+        return ExitCode::SUCCESS;
+    };
+    let arguments = ["intelliproxy"].into_iter().chain(arguments.lines());
+    intelliproxy::cli::main(arguments.map(Into::into))
+}
+
+/// A process that runs the program.
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a test has a file"));
+    command.args(["--exact", "program", "--nocapture"]).env(ARGUMENTS, arguments.join("\n"));
+    command
+}
+
+/// What `intelliproxy replay` says, and whether it is content.
+fn replay(arguments: &[&str]) -> (bool, String) {
+    let arguments = [&["replay"], arguments].concat();
+    let output = command(&arguments).output().expect("a process");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// A folder of its own, gone with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let name = format!("intelliproxy-recording-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left among temporary files does no harm.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running proxy.
+struct Proxy {
+    child: Child,
+    port: u16,
+}
+
+impl Proxy {
+    fn start(arguments: &[&str]) -> Self {
+        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
+        let mut child = command(&arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a process");
+        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let (told, port) = mpsc::channel();
+        // Reads to the end, so that the log is never in the way.
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some((_, port)) = line.split_once("listening on http://127.0.0.1:") {
+                    let _ = told.send(port.trim().parse::<u16>());
+                }
+            }
+        });
+        let port = port.recv_timeout(PATIENCE).expect("it listens").expect("a port");
+        Self { child, port }
+    }
+
+    /// Asks it to end, and waits until it has.
+    fn stop(mut self) {
+        let id = self.child.id().to_string();
+        let killed = Command::new("kill").args(["-TERM", &id]).status().expect("a process");
+        assert!(killed.success());
+        assert!(self.child.wait().expect("a child").success());
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Does nothing to one that has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a request on a connection and reads the answer: its head.
+fn ask(stream: &mut TcpStream, path: &str) -> Result<String, Box<dyn Error>> {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")?;
+    let mut bytes = Vec::new();
+    loop {
+        let mut piece = [0; 4096];
+        let count = stream.read(&mut piece)?;
+        if count == 0 {
+            return Err("cut".into());
+        }
+        bytes.extend_from_slice(&piece[..count]);
+        let text = String::from_utf8_lossy(&bytes);
+        let Some((head, _)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head.lines().find_map(|line| {
+            line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok()
+        });
+        if bytes.len() >= head.len() + 4 + length.ok_or("no length")? {
+            return Ok(head.to_owned());
+        }
+    }
+}
+
+/// Sends `count` requests over each of some connections; whatever comes back will do.
+fn load(port: u16, connections: usize, count: usize) {
+    let clients: Vec<_> = (0..connections)
+        .map(|_| {
+            thread::spawn(move || {
+                let connect = || {
+                    let stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+                    stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+                    stream
+                };
+                let mut stream = connect();
+                for _ in 0..count {
+                    if ask(&mut stream, "/").is_err() {
+                        stream = connect();
+                    }
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("no panic in a client");
+    }
+}
+
+/// Records traffic to two backends, one of them slow and faulty and killed before the end.
+fn record(policy: &str, file: &str, further: &[&str]) {
+    let good = Backend::start(Config::faultless()).expect("a backend");
+    let faulty =
+        Parameters { error_rate: 0.05, slow_rate: 0.3, slow_ms: 15, ..Parameters::faultless() };
+    let faulty = Backend::start(Config { parameters: faulty, ..Config::faultless() });
+    let faulty = faulty.expect("a backend");
+    let backends =
+        [&good, &faulty].map(|backend| format!("x{0}=http://127.0.0.1:{0}", backend.port()));
+    let arguments = [
+        &["--backend", &backends[0], "--backend", &backends[1], "--policy", policy],
+        &["--ping-interval-ms", "50", "--record", file][..],
+        further,
+    ]
+    .concat();
+    let proxy = Proxy::start(&arguments);
+    load(proxy.port, 6, 60);
+    faulty.kill();
+    load(proxy.port, 3, 30);
+    let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).expect("a connection");
+    let head = ask(&mut stream, "/stats").expect("an answer");
+    let field = head.lines().find(|line| line.starts_with("X-IntelliProxy-Recording: records="));
+    assert!(field.is_some_and(|field| field.ends_with(", lost=0")), "{head}");
+    drop(stream);
+    proxy.stop();
+    good.kill();
+}
+
+/// Live traffic replays bit for bit under a policy with a memory and one that draws, and every
+/// question about it is answered.
+#[test]
+fn live_traffic_replays() {
+    for policy in ["score", "p2c"] {
+        let folder = Folder::new(policy);
+        let file = folder.file("journal");
+        record(policy, &file, &[]);
+        let (is_same, text) = replay(&[&file]);
+        assert!(is_same, "{text}");
+        assert!(text.contains(" 0 differ, 0 could not be checked"), "{text}");
+        let decisions = text.split_once("decisions  ").and_then(|(_, rest)| rest.split_once(' '));
+        let decisions: u32 = decisions.expect("a count").0.parse().expect("a number");
+        assert!(decisions >= 450, "{text}");
+
+        let (is_found, text) = replay(&[&file, "--request", "100"]);
+        assert!(is_found && text.contains("the replay decides the same"), "{text}");
+        for word in ["points", "known", "rule ", "changes"] {
+            assert!(text.contains(word), "{word} in {text}");
+        }
+        assert!(replay(&[&file, "--at", "100ms"]).0);
+        assert!(!replay(&[&file, "--at", "2h"]).0);
+
+        let (_, text) = replay(&[&file, "--policy", policy]);
+        assert!(text.contains("agreement  "), "{text}");
+        let (is_answered, text) = replay(&[&file, "--policy", "random"]);
+        assert!(is_answered && text.contains("not known"), "{text}");
+
+        let scenario = folder.file("scenario.json");
+        let (is_fitted, text) = replay(&[&file, "--fit", &scenario]);
+        assert!(is_fitted && text.contains("speed"), "{text}");
+        let scenario = fs::read_to_string(scenario).expect("a scenario");
+        let scenario = Scenario::from_json(&scenario).expect("the lab reads it");
+        assert_eq!(scenario.backends.len(), 2);
+    }
+}
+
+/// A recording that was cut off, or holds a flipped bit, is replayed up to there, and the place is
+/// told.
+#[test]
+fn damage_is_told() {
+    let folder = Folder::new("damage");
+    let file = folder.file("journal");
+    record("least_request", &file, &[]);
+    let bytes = fs::read(&file).expect("a file");
+    fs::write(&file, &bytes[..bytes.len() - 5]).expect("a file");
+    let (is_same, text) = replay(&[&file]);
+    assert!(!is_same);
+    assert!(text.contains("cut off") && text.contains(": offset "), "{text}");
+    assert!(text.contains(" 0 differ, 0 could not be checked"), "{text}");
+    let mut flipped = bytes;
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 4;
+    fs::write(&file, &flipped).expect("a file");
+    let (is_same, text) = replay(&[&file]);
+    assert!(!is_same && text.contains("corrupt: the checksum"), "{text}");
+    fs::write(&file, "no journal").expect("a file");
+    let (is_same, text) = replay(&[&file]);
+    assert!(!is_same && text.contains("offset 0: not a recording of IntelliProxy"), "{text}");
+}
+
+/// The files of a ring that are all there are one recording; without the first, nothing can be
+/// checked and that is said.
+#[test]
+fn rings_replay_from_their_start() {
+    let folder = Folder::new("ring");
+    let file = folder.file("journal");
+    record("score", &file, &["--record-bytes-max", "2000", "--record-files", "1000"]);
+    let files: Vec<String> = (0..1000)
+        .map(|number| format!("{file}.{number}"))
+        .take_while(|name| Path::new(name).exists())
+        .collect();
+    assert!(files.len() > 1, "{files:?}");
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let (is_same, text) = replay(&files);
+    assert!(is_same && text.contains(" 0 differ, 0 could not be checked"), "{text}");
+    let (is_same, text) = replay(&files[1..]);
+    assert!(!is_same && text.contains("what the router knew before is gone"), "{text}");
+    assert!(replay(&[files[1], "--policy", "p2c"]).0);
+}
