@@ -146,6 +146,12 @@ impl Conn {
         waits || !self.steps.is_empty() || !self.unsent.is_empty()
     }
 
+    /// Whether bytes of an answer are still to come.
+    pub fn is_answering(&self) -> bool {
+        let is_send = |step: &Step| matches!(step, Step::Send(_) | Step::SendWhole(_));
+        !self.unsent.is_empty() || self.steps.iter().any(is_send)
+    }
+
     /// Reads what was pushed up to the next thing that matters.
     ///
     /// # Errors
@@ -153,12 +159,15 @@ impl Conn {
     pub fn read(&mut self, link: usize) -> Result<Option<Found>, String> {
         while let Some(item) = self.reader.next(None)? {
             match (item, &mut self.current) {
+                (Item::Data(_), _) if self.is_tunnel && !self.steps.is_empty() => {
+                    return Err("bytes of a tunnel before it was opened".to_owned());
+                }
                 (Item::Data(data), _) if self.is_tunnel => {
                     self.tunnelled.extend_from_slice(&data);
                     self.unsent.extend_from_slice(&data);
                 }
                 (Item::Head(head), None) => {
-                    if self.is_busy() {
+                    if self.is_answering() {
                         return Err("a request before the answer to the last one".to_owned());
                     }
                     let is_probe = head.one("user-agent") == Some("intelliproxy");

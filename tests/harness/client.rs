@@ -13,6 +13,8 @@ use crate::strict::{Asked, Head, Item, Reader, Way};
 pub enum Step {
     /// Send bytes.
     Send(Vec<u8>),
+    /// Send bytes in one piece that the network does not cut.
+    SendWhole(Vec<u8>),
     /// From now on an answer is expected.
     Ask {
         /// What its reader has to know.
@@ -72,6 +74,8 @@ pub enum End {
 pub struct Answer {
     /// The number of the request that it should be the answer to.
     pub id: Option<u64>,
+    /// Whether a request waited for it.
+    pub is_asked_for: bool,
     /// What it was asked with.
     pub asked: Asked,
     /// Its head; with status 0 when none came.
@@ -105,6 +109,8 @@ pub struct Client {
     pub answers: Vec<Answer>,
     /// Whether it does nothing that the proxy may answer with an error.
     pub is_polite: bool,
+    /// Whether it comes when all faults are over, so that nothing may go wrong for it.
+    pub must_be_served: bool,
     /// Bytes that wait to be taken by the network.
     pub unsent: Vec<u8>,
     /// When it reads again.
@@ -134,6 +140,7 @@ impl Client {
             end: None,
             answers: Vec::new(),
             is_polite: true,
+            must_be_served: false,
             unsent: Vec::new(),
             reads_at: None,
             paths: None,
@@ -164,7 +171,12 @@ impl Client {
         self.received += bytes.len() as u64;
         self.reader.push(bytes);
         loop {
-            let asked = self.outstanding.front().map(|(asked, _)| *asked);
+            let asked = match self.outstanding.front() {
+                Some((asked, _)) => Some(*asked),
+                // It may have provoked an error that is the answer to nothing.
+                None if !self.is_polite && !self.must_be_served => Some(Asked::default()),
+                None => None,
+            };
             match self.reader.next(asked)? {
                 None => return Ok(()),
                 Some(Item::Head(head))
@@ -177,9 +189,11 @@ impl Client {
                     }
                 }
                 Some(Item::Head(head)) => {
-                    let (asked, id) = self.outstanding[0];
+                    let first = self.outstanding.front().copied();
+                    let (asked, id) = first.unwrap_or_default();
                     self.current = Some(Answer {
                         id,
+                        is_asked_for: first.is_some(),
                         asked,
                         head,
                         interim: std::mem::take(&mut self.interim),

@@ -26,9 +26,11 @@ pub struct Request {
     pub is_idempotent: bool,
     /// Bytes of its body.
     pub body: u64,
+    /// Bytes that it sends through the tunnel that it asks for.
+    pub tunnel: u64,
     /// Whether its trailer has a field that may pass.
     pub has_trailer: bool,
-    /// Whether the proxy may try it again: all of it fits in one buffer.
+    /// Whether the proxy can try it again, however it comes: it fits in the smallest buffer.
     pub is_replayable: bool,
 }
 

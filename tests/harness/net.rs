@@ -294,6 +294,12 @@ impl Net {
         self.rng.below(100) < percent
     }
 
+    /// Bytes that the proxy read from backends.
+    pub fn taken_from_backends(&self) -> u64 {
+        let links = self.links.iter().filter(|link| link.address.is_some());
+        links.map(|link| link.inward.taken).sum()
+    }
+
     /// The proxy reads.
     pub fn proxy_read(&mut self, link: usize, space: &mut [u8]) -> Moved {
         let pipe = &mut self.links[link].inward;
@@ -359,6 +365,14 @@ impl Net {
             return bytes.len();
         }
         self.put(link, Toward::Proxy, bytes)
+    }
+
+    /// The peer writes one piece that is neither cut nor made to wait.
+    pub fn peer_send_whole(&mut self, link: usize, bytes: &[u8]) {
+        let Link { outward, inward, is_closed_by_proxy, .. } = &self.links[link];
+        if !outward.has_rst && !inward.is_ended && !is_closed_by_proxy {
+            self.send(link, Toward::Proxy, Segment::Bytes(bytes.to_vec()));
+        }
     }
 
     /// The peer takes up to `most` bytes that arrived.

@@ -2,6 +2,7 @@
 use intelliproxy::proxy::Proxy;
 use intelliproxy_core::Instant;
 
+use crate::backend::Received;
 use crate::client::{Answer, Client, End};
 use crate::ledger::{Fate, Ledger, OF_REQUEST, Request, content};
 use crate::strict::Head;
@@ -59,6 +60,16 @@ pub fn request_body_is_exact_or_cut(request: Request, body: &[u8], is_whole: boo
     Ok(())
 }
 
+/// Of a request's trailer fields those pass that may, and no others.
+pub fn request_trailer_is_kept(request: Request, received: &Received) -> Verdict {
+    let own = [("x-sum".to_owned(), request.id.to_string())];
+    let expected = if request.has_trailer { &own[..] } else { &[] };
+    if received.is_whole && received.trailer != expected {
+        return Err(format!("request {} came with trailer {:?}", request.id, received.trailer));
+    }
+    Ok(())
+}
+
 /// A request that may not be done twice is not.
 pub fn nothing_is_done_twice(ledger: &Ledger, request: Request) -> Verdict {
     let runs = ledger.runs(request.id).len();
@@ -106,7 +117,7 @@ pub fn tunnel_is_exact_or_cut(answer: &Answer, request: Request) -> Verdict {
     if answer.head.status != 101 {
         return Ok(());
     }
-    let own = content(request.id, OF_REQUEST, request.body);
+    let own = content(request.id, OF_REQUEST, request.tunnel);
     if !own.starts_with(&answer.body) {
         return Err(format!("tunnel {} brings bytes that are not its own", request.id));
     }
@@ -132,6 +143,15 @@ pub fn other_answers_are_the_proxys(answer: &Answer) -> Verdict {
         return Ok(());
     }
     Err(format!("request {:?} got {} with {text:?} from nobody", answer.id, answer.head.status))
+}
+
+/// What comes without being asked for is the proxy's word that something was wrong.
+pub fn stray_answers_are_refusals(answer: &Answer) -> Verdict {
+    let is_refusal = answer.head.status >= 400 && answer.head.one("connection") == Some("close");
+    if answer.is_asked_for || answer.head.one("x-answer-to").is_none() && is_refusal {
+        return Ok(());
+    }
+    Err(format!("nobody asked, and {} came with {:?}", answer.head.status, answer.head.fields))
 }
 
 /// A broken request gets no backend's answer.

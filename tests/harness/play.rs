@@ -47,7 +47,15 @@ impl World {
     }
 
     pub(crate) fn stop(&mut self) {
-        self.has_stopped = true;
+        if std::mem::replace(&mut self.has_stopped, true) {
+            return;
+        }
+        // Nobody listens any more: the system resets who waits to be accepted.
+        for link in std::mem::take(&mut self.backlog) {
+            if let Some(index) = self.owner(link) {
+                self.clients[index].finish(End::Reset);
+            }
+        }
         self.drive(|driver, net| driver.handle_stop(net));
     }
 
@@ -173,6 +181,7 @@ impl World {
         });
         match step {
             Step::Send(bytes) => client.unsent = bytes,
+            Step::SendWhole(bytes) => self.net.peer_send_whole(link, &bytes),
             Step::Ask { asked, id } => client.outstanding.push_back((asked, id)),
             Step::Wait(wait) => {
                 client.rests_until = Some(self.net.now + wait);
@@ -303,6 +312,7 @@ impl World {
         {
             let (body, is_whole) = (&received.body, received.is_whole);
             self.hold(oracle::request_body_is_exact_or_cut(request, body, is_whole));
+            self.hold(oracle::request_trailer_is_kept(request, &received));
         }
         self.backends[backend].requests.push(received);
     }
@@ -420,6 +430,7 @@ impl World {
         };
         match step {
             Step::Send(bytes) => conn.unsent = bytes,
+            Step::SendWhole(bytes) => self.net.peer_send_whole(link, &bytes),
             Step::Wait(wait) => {
                 conn.rests_until = Some(self.net.now + wait);
                 self.net.after(wait, Happening::Backend(link));
@@ -445,6 +456,7 @@ impl World {
         self.hold(oracle::answer_is_ones_own(answer));
         self.hold(oracle::answer_body_is_exact_or_cut(answer));
         self.hold(oracle::other_answers_are_the_proxys(answer));
+        self.hold(oracle::stray_answers_are_refusals(answer));
         let request = answer.id.and_then(|id| self.ledger.request(id));
         if let Some(request) = request {
             self.hold(oracle::tunnel_is_exact_or_cut(answer, request));
@@ -458,7 +470,7 @@ impl World {
 
     fn judge_client(&self, index: usize) {
         let client = &self.clients[index];
-        if client.is_polite && self.is_fair && !self.has_stopped {
+        if (client.is_polite && self.is_fair) || client.must_be_served {
             self.hold(oracle::fair_weather_serves_all(client));
         }
     }

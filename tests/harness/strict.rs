@@ -59,7 +59,7 @@ pub enum Item {
 }
 
 /// What the reader of an answer knows of the request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Asked {
     /// Whether its method was HEAD.
     pub is_head: bool,

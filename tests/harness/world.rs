@@ -67,6 +67,8 @@ pub struct Report {
     pub hash: u64,
     /// How many things happened.
     pub steps: u64,
+    /// Bytes that the proxy read from backends.
+    pub taken_from_backends: u64,
     /// When it was over.
     pub ended_at: Instant,
 }
@@ -250,6 +252,11 @@ impl World {
         &mut self.ledger
     }
 
+    /// A script made up from chance.
+    pub fn script(&mut self, plan: fn(&mut Net, &mut Ledger) -> Vec<Step>) -> Vec<Step> {
+        plan(&mut self.net, &mut self.ledger)
+    }
+
     /// The one source of chance.
     pub const fn net(&mut self) -> &mut Net {
         &mut self.net
@@ -280,6 +287,7 @@ impl World {
             hash: self.net.trace.hash(),
             steps: self.net.trace.lines(),
             ended_at: self.net.now,
+            taken_from_backends: self.net.taken_from_backends(),
             clients: self.clients,
             backends: self.backends,
             notices: driver.notices,
