@@ -42,9 +42,9 @@ impl Session {
                 self.needs.give_up = self.upstream.conn();
                 self.upstream.link = Link::None;
             }
-            Expiry::ResponseHead => self.fail_upstream(UpstreamError::HeadTimeout, shared),
+            Expiry::ResponseHead => self.fail_upstream(now, UpstreamError::HeadTimeout, shared),
             Expiry::ResponseBody | Expiry::UpstreamWrite => {
-                self.fail_upstream(UpstreamError::BodyTimeout, shared);
+                self.fail_upstream(now, UpstreamError::BodyTimeout, shared);
             }
             Expiry::Tunnel => self.end(now, false, shared),
         }

@@ -32,7 +32,12 @@ impl Session {
     }
 
     /// The upstream failed: what becomes of the exchange is decided in `verdict.rs`.
-    pub(super) fn fail_upstream(&mut self, error: UpstreamError, shared: &mut Shared) {
+    pub(super) fn fail_upstream(
+        &mut self,
+        now: Instant,
+        error: UpstreamError,
+        shared: &mut Shared,
+    ) {
         let Some(exchange) = &mut self.exchange else {
             return;
         };
@@ -89,7 +94,6 @@ impl Session {
                 let connection = connection_option(exchange.version, is_persistent);
                 let is_head_request = exchange.is_head_request;
                 let bytes = answer::encode_error(error.status(), is_head_request, connection);
-                let now = self.client.last_read.max(exchange.dispatched_at);
                 self.answer(now, bytes, shared);
             }
             Remedy::Truncate => {
@@ -140,7 +144,8 @@ impl Session {
             self.needs.finish = Some((lease, Outcome::Answered { status, latency }));
         }
         self.abandon(shared);
-        self.needs.close = Some(with_reset);
+        // What still waits is lost, and a clean end could make the rest of it look whole.
+        self.needs.close = Some(with_reset || !self.client.output.is_empty());
     }
 }
 

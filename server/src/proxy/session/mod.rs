@@ -260,7 +260,7 @@ impl Session {
         error: UpstreamError,
         shared: &mut Shared,
     ) {
-        self.fail_upstream(error, shared);
+        self.fail_upstream(now, error, shared);
         self.settle(now, shared);
     }
 

@@ -176,7 +176,7 @@ impl Session {
             if !upstream.output.has_sent() {
                 // It is of an earlier exchange, or of nobody's: never this client's answer.
                 exchange.has_seen_answer = false;
-                self.fail_upstream(UpstreamError::Unsolicited, shared);
+                self.fail_upstream(now, UpstreamError::Unsolicited, shared);
                 return true;
             }
             let has_whole_request = self.client.has_whole_request();
@@ -184,13 +184,13 @@ impl Session {
                 Ok(Parsed::Complete(headed)) => return self.pass_head(now, headed, shared),
                 Ok(Parsed::Partial) => {}
                 Err(error) => {
-                    self.fail_upstream(error, shared);
+                    self.fail_upstream(now, error, shared);
                     return true;
                 }
             }
         }
         if self.upstream.is_eof || self.upstream.has_failed {
-            self.fail_upstream(UpstreamError::Cut, shared);
+            self.fail_upstream(now, UpstreamError::Cut, shared);
             return true;
         }
         false
@@ -242,7 +242,7 @@ impl Session {
                 upstream.last_write = now;
                 exchange.interim += 1;
                 if exchange.interim > INTERIM_MAX {
-                    self.fail_upstream(UpstreamError::MalformedHead, shared);
+                    self.fail_upstream(now, UpstreamError::MalformedHead, shared);
                 }
             }
             HeadKind::Switch => {
@@ -310,7 +310,7 @@ impl Session {
                 }
             }
             Err(error) => {
-                self.fail_upstream(UpstreamError::MalformedChunk(error), shared);
+                self.fail_upstream(now, UpstreamError::MalformedChunk(error), shared);
                 return true;
             }
         }
@@ -326,7 +326,7 @@ impl Session {
         }
         // With output waiting, the cut is told when what came before it is out.
         if (upstream.is_eof || upstream.has_failed) && client.output.is_empty() {
-            self.fail_upstream(UpstreamError::Truncated, shared);
+            self.fail_upstream(now, UpstreamError::Truncated, shared);
             return true;
         }
         false

@@ -1,0 +1,477 @@
+//! Scenes of the simulated world with a name: what clients and backends do, and what comes of it.
+use std::time::Duration;
+
+use intelliproxy::config::Overflow;
+use intelliproxy_tests::backend::Reply;
+use intelliproxy_tests::client::{End, Pace, Step};
+use intelliproxy_tests::net::{Listening, Path};
+use intelliproxy_tests::strict::Asked;
+use intelliproxy_tests::world::{CALM_PATH, Change, Report, World};
+
+/// A request whose answer is expected.
+fn ask(text: &str) -> Vec<Step> {
+    let asked = Asked {
+        is_head: text.starts_with("HEAD"),
+        is_old: text.contains("HTTP/1.0\r\n"),
+        is_upgrade: text.contains("Upgrade:"),
+    };
+    vec![Step::Ask { asked, id: None }, Step::Send(text.as_bytes().to_vec())]
+}
+
+/// `GET path` with a Host.
+fn get(path: &str) -> Vec<Step> {
+    ask(&format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n"))
+}
+
+/// `POST path` with a body.
+fn post(path: &str, body: &str) -> Vec<Step> {
+    let length = body.len();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: a.test\r\nContent-Length: {length}\r\n\r\n");
+    ask(&(head + body))
+}
+
+const fn wait(millis: u64) -> Step {
+    Step::Wait(Duration::from_millis(millis))
+}
+
+fn send(bytes: impl Into<Vec<u8>>) -> Step {
+    Step::Send(bytes.into())
+}
+
+/// A path with so much room.
+const fn narrow(capacity: usize) -> Path {
+    Path { capacity, ..CALM_PATH }
+}
+
+fn has_error(report: &Report, text: &str) -> bool {
+    report.notices.iter().any(|notice| format!("{notice:?}").contains(text))
+}
+
+/// Requests sent in one go are answered one by one and in order.
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let slow =
+        Reply::steps(vec![wait(80), send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")]);
+    let report = World::new()
+        .backend(vec![slow, Reply::ok("second"), Reply::ok("third")])
+        .client([get("/1"), get("/2"), get("/3")].concat())
+        .run();
+    let bodies: Vec<_> = report.answers(0).into_iter().map(|(_, body, _)| body).collect();
+    assert_eq!(bodies, ["first", "second", "third"]);
+    assert_eq!(report.requests(0), ["GET /1", "GET /2", "GET /3"]);
+    assert_eq!(report.backends[0].connections, 1 + probes(&report, 0), "one connection for all");
+}
+
+/// Connections to a backend that carried no request: those of probes.
+fn probes(report: &Report, backend: usize) -> usize {
+    let mut links: Vec<_> = report.backends[backend].requests.iter().map(|r| r.link).collect();
+    links.dedup();
+    report.backends[backend].connections - links.len()
+}
+
+/// A pooled connection that the backend closes just when it is used again is no failure: a GET is
+/// sent once more on a fresh one.
+#[test]
+fn a_stale_pooled_connection_is_redialled() {
+    let report = World::new()
+        .backend(vec![
+            Reply::ok("one"),
+            Reply { at_head: true, ..Reply::steps(vec![Step::Close]) },
+            Reply::ok("two"),
+        ])
+        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(50)], get("/2")].concat())
+        .run();
+    assert_eq!(report.statuses(0), [200, 200]);
+    assert_eq!(report.requests(0), ["GET /1", "GET /2", "GET /2"]);
+    assert!(has_error(&report, "Redialled"));
+}
+
+/// An idle connection that the backend closed before it was used again is not used again.
+#[test]
+fn a_closed_idle_connection_is_forgotten() {
+    let report = World::new()
+        .backend(Vec::new())
+        .change_at(40, Change::CloseIdle(0))
+        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(100)], post("/2", "x")].concat())
+        .run();
+    assert_eq!(report.statuses(0), [200, 200]);
+    assert!(!has_error(&report, "UpstreamError"));
+}
+
+/// A POST of which a byte was sent is not sent again, however the backend fails.
+#[test]
+fn a_post_that_was_sent_is_not_retried() {
+    for end in [Step::Close, Step::Reset] {
+        let crash = Reply::steps(vec![end]);
+        let report = World::new()
+            .backend(vec![crash.clone()])
+            .backend(vec![crash])
+            .client(post("/order", "one coffee"))
+            .run();
+        assert_eq!(report.statuses(0), [502]);
+        let all = [report.requests(0), report.requests(1)].concat();
+        assert_eq!(all, ["POST /order"]);
+    }
+}
+
+/// A POST goes on to the next backend when nobody listens at the first.
+#[test]
+fn a_refused_connection_leads_to_the_next_backend() {
+    for listening in [Listening::Refusing, Listening::Unreachable, Listening::Hanging] {
+        let report = World::new()
+            .backend_at(Vec::new(), listening)
+            .backend(Vec::new())
+            .client(post("/order", "one coffee"))
+            .run();
+        assert_eq!(report.statuses(0), [200], "{listening:?}");
+        assert_eq!(report.requests(1), ["POST /order"]);
+    }
+}
+
+/// A GET is not lost to backends that crash one after the other while a third one is well.
+#[test]
+fn crashes_lose_no_get() {
+    let crash = || vec![Reply::steps(vec![Step::Reset]); 2];
+    let report =
+        World::new().backend(crash()).backend(crash()).backend(Vec::new()).client(get("/1")).run();
+    assert_eq!(report.statuses(0), [200]);
+}
+
+/// An answer that is cut in its body is cut for the client as well, whatever its framing: a reset
+/// where a clean end would look whole.
+#[test]
+fn a_cut_answer_looks_cut() {
+    let old = "GET / HTTP/1.0\r\nHost: a.test\r\n\r\n";
+    let new = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    let rows = [
+        ("length, 1.1", new, "Content-Length: 10\r\n\r\nhello", Step::Close),
+        ("length, 1.0", old, "Content-Length: 10\r\n\r\nhello", Step::Close),
+        ("chunked, 1.1", new, "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", Step::Close),
+        ("chunked, 1.0", old, "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", Step::Close),
+        ("until close, 1.1", new, "\r\nhello", Step::Reset),
+        ("until close, 1.0", old, "\r\nhello", Step::Reset),
+    ];
+    for (name, request, answer, end) in rows {
+        let answer = send(format!("HTTP/1.1 200 OK\r\n{answer}"));
+        let report = World::new()
+            .backend(vec![Reply::steps(vec![answer, wait(5), end])])
+            .client(ask(request))
+            .run();
+        assert_eq!(report.answers(0), [(200, "hello".to_owned(), false)], "{name}");
+        assert_eq!(report.end(0), Some(End::Reset), "{name}");
+    }
+}
+
+/// A chunked answer is put together for an HTTP/1.0 client and ends with the connection.
+#[test]
+fn an_old_client_gets_no_chunks() {
+    let chunks =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    let report = World::new()
+        .backend(vec![Reply::bytes(chunks)])
+        .client(ask("GET / HTTP/1.0\r\nHost: a.test\r\nConnection: keep-alive\r\n\r\n"))
+        .run();
+    assert_eq!(report.answers(0), [(200, "abcde".to_owned(), true)]);
+    assert_eq!(report.end(0), Some(End::Clean));
+}
+
+/// A client that goes on sending after an error was answered still gets that answer: the proxy
+/// reads on for a while before it closes (RFC 9112 section 9.6).
+#[test]
+fn an_early_error_is_not_lost_to_a_reset() {
+    let mut script = ask("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\n");
+    for _ in 0..20 {
+        script.extend([send(vec![b'x'; 10_000]), wait(5)]);
+    }
+    let harsh = Path { is_harsh: true, ..narrow(20_000) };
+    let report = World::new()
+        .config(|config| config.limits.body_bytes_max = 999_999)
+        .backend(Vec::new())
+        .client_paths(harsh, harsh)
+        .client(script)
+        .run();
+    assert_eq!(report.statuses(0), [413]);
+    assert_eq!(report.end(0), Some(End::Clean));
+}
+
+/// A client that waits for 100 gets it from the backend, and its body then goes there.
+#[test]
+fn continue_comes_from_the_backend() {
+    let mut script =
+        ask("PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
+    script.extend([Step::AwaitSign, send("body")]);
+    let reply = Reply {
+        at_head: true,
+        ..Reply::steps(vec![
+            send("HTTP/1.1 100 Continue\r\n\r\n"),
+            wait(50),
+            send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        ])
+    };
+    let report = World::new().backend(vec![reply]).client(script).run();
+    assert_eq!(report.statuses(0), [200]);
+    assert_eq!(report.clients[0].answers[0].interim, [100]);
+    assert_eq!(report.backends[0].requests[0].body, b"body");
+}
+
+const UPGRADE: &str =
+    "GET /t HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: sim/1\r\n\r\n";
+
+/// A tunnel opens after a 101; what the client sent before stays behind until then.
+#[test]
+fn a_tunnel_opens_after_the_101_only() {
+    let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: sim/1\r\n\r\n";
+    let mut script = ask(UPGRADE);
+    script.extend([send("early "), wait(200), send("late"), Step::Fin, Step::AwaitEnd]);
+    let steps = vec![wait(100), send(granted)];
+    let report = World::new()
+        .backend(vec![Reply { at_head: false, steps, is_tunnel: true }])
+        .client(script)
+        .run();
+    assert_eq!(report.answers(0), [(101, "early late".to_owned(), true)]);
+}
+
+/// A 101 that nobody asked for, or to another protocol, is a broken answer.
+#[test]
+fn a_101_has_to_be_asked_for() {
+    let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n";
+    for request in [UPGRADE, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"] {
+        let report = World::new().backend(vec![Reply::bytes(granted)]).client(ask(request)).run();
+        assert_eq!(report.statuses(0), [502]);
+    }
+}
+
+/// Bytes behind an answer, or of an answer that nobody asked for, never reach another request.
+#[test]
+fn bytes_behind_an_answer_are_nobodys() {
+    let poison = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    let good = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood";
+    for pause in [0, 20] {
+        let steps = if pause == 0 {
+            vec![Step::SendWhole(format!("{good}{poison}").into_bytes())]
+        } else {
+            vec![send(good), wait(pause), send(poison)]
+        };
+        let report = World::new()
+            .backend(vec![Reply::steps(steps), Reply::bytes(good)])
+            .client([get("/1"), vec![Step::AwaitAnswers(1), wait(100)], get("/2")].concat())
+            .run();
+        let bodies: Vec<_> = report.answers(0).into_iter().map(|(_, body, _)| body).collect();
+        assert_eq!(bodies, ["good", "good"], "after {pause} ms");
+        assert_eq!(report.backends[0].connections, 2 + probes(&report, 0));
+    }
+}
+
+/// A reader that takes nothing holds up its backend, at no more than some buffers of memory.
+#[test]
+fn a_slow_reader_costs_no_memory() {
+    let big =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n{}", "x".repeat(4_000_000));
+    let mut script = vec![Step::Pace(Pace::Never)];
+    script.extend(get("/big"));
+    script.extend([wait(5000), Step::Close]);
+    let report = World::new()
+        .backend(vec![Reply::bytes(big)])
+        .client_paths(CALM_PATH, narrow(10_000))
+        .backend_paths(narrow(50_000), CALM_PATH)
+        .client(script)
+        .run();
+    let taken = report.taken_from_backends;
+    assert!((100_000..400_000).contains(&taken), "{taken} bytes were read ahead");
+}
+
+/// The same the other way: a backend that takes nothing holds up the client's body.
+#[test]
+fn a_slow_backend_costs_no_memory() {
+    let head = "PUT /big HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4000000\r\n\r\n";
+    let mut script = ask(head);
+    script.push(send(vec![b'x'; 4_000_000]));
+    let report = World::new()
+        .config(|config| config.timeouts.response_body = Duration::from_secs(3))
+        .backend(Vec::new())
+        .backend_pace(Pace::Never)
+        .client_paths(narrow(50_000), CALM_PATH)
+        .backend_paths(CALM_PATH, narrow(10_000))
+        .client(script)
+        .run();
+    // Afterwards it is read and dropped for the linger time, or until the answer is out.
+    assert_eq!(report.statuses(0), [504]);
+}
+
+/// A head that comes too slowly is answered 408, and so is a body that stalls.
+#[test]
+fn slow_clients_are_told_so() {
+    let mut head = vec![Step::Ask { asked: Asked::default(), id: None }];
+    for byte in "GET / HTTP/1.1\r\nHost: a.test\r\nX-Slow: loris\r\n".bytes() {
+        head.extend([send([byte]), wait(400)]);
+    }
+    let body = [
+        ask("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 9\r\n\r\nhalf"),
+        vec![wait(60_000)],
+    ];
+    let report = World::new().backend(Vec::new()).client(head).client(body.concat()).run();
+    assert_eq!(report.statuses(0), [408]);
+    assert_eq!(report.statuses(1), [408]);
+}
+
+/// An idle client is closed without a word.
+#[test]
+fn an_idle_client_is_closed() {
+    let report = World::new()
+        .backend(Vec::new())
+        .client([get("/"), vec![Step::AwaitAnswers(1), Step::AwaitEnd]].concat())
+        .client(vec![Step::AwaitEnd])
+        .run();
+    assert_eq!(report.statuses(0), [200]);
+    assert_eq!([report.end(0), report.end(1)], [Some(End::Clean); 2]);
+}
+
+/// An error that follows a long wait gets as long to be taken as any other answer: the time that
+/// the backend took is not counted against the client.
+#[test]
+fn an_error_after_a_long_wait_reaches_its_client() {
+    let mut script = get("/silent");
+    script.extend([Step::AwaitAnswers(1), wait(1000)]);
+    script.extend(get("/again"));
+    let report = World::new()
+        .config(|config| {
+            config.timeouts.response_head = Duration::from_secs(50);
+            config.timeouts.client_write = Duration::from_secs(5);
+            config.timeouts.client_idle = Duration::from_secs(10);
+        })
+        .backend(vec![Reply::steps(Vec::new())])
+        .client(script)
+        .run();
+    assert_eq!(report.statuses(0), [504, 200]);
+}
+
+/// A client whose answer is still on its way when the time to stop is over is cut, and sees it.
+#[test]
+fn what_waits_when_the_time_to_stop_is_over_looks_cut() {
+    let body = "x".repeat(100_000);
+    let mut script = vec![Step::Pace(Pace::Slow { bytes: 10, pause: Duration::from_millis(10) })];
+    script.extend(ask("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n"));
+    let report = World::new()
+        .config(|config| config.timeouts.shutdown = Duration::from_secs(1))
+        .backend(vec![Reply::steps(vec![
+            send(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}")),
+            Step::Close,
+        ])])
+        .client_paths(CALM_PATH, narrow(1000))
+        .change_at(500, Change::Stop)
+        .client(script)
+        .run();
+    assert_eq!(report.end(0), Some(End::Reset));
+    assert!(!report.clients[0].answers[0].is_whole);
+}
+
+/// Stopping ends idle clients at once, lets the exchange at hand end and begins no other.
+#[test]
+fn stopping_ends_with_the_exchange_at_hand() {
+    let slow =
+        Reply::steps(vec![wait(300), send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlast")]);
+    let report = World::new()
+        .backend(vec![slow])
+        .change_at(100, Change::Stop)
+        .client([get("/1"), get("/2")].concat())
+        .client(vec![Step::AwaitEnd])
+        .run();
+    assert_eq!(report.answers(0), [(200, "last".to_owned(), true)]);
+    assert_eq!(report.requests(0), ["GET /1"]);
+    assert_eq!(report.end(1), Some(End::Clean));
+}
+
+/// One client too many is told that there is no room, or waits for it, as configured.
+#[test]
+fn clients_beyond_the_limit_wait_or_are_told() {
+    for (overflow, expected) in [(Overflow::Reject, 503), (Overflow::Wait, 200)] {
+        let hold = [get("/"), vec![Step::AwaitAnswers(1), wait(500)]].concat();
+        let report = World::new()
+            .config(|config| {
+                config.limits.clients = 2;
+                config.overflow = overflow;
+            })
+            .backend(Vec::new())
+            .client(hold.clone())
+            .client(hold)
+            .client_at(100, get("/third"))
+            .run();
+        assert_eq!([report.statuses(0), report.statuses(1)], [[200], [200]]);
+        assert_eq!(report.statuses(2), [expected]);
+    }
+}
+
+/// Every limit of a request holds exactly: one less and just so pass, one more does not.
+#[test]
+fn limits_hold_exactly() {
+    let target =
+        |len: usize| format!("GET /{} HTTP/1.1\r\nHost: a.test\r\n\r\n", "t".repeat(len - 1));
+    let head = |len: usize| {
+        let rest = "GET / HTTP/1.1\r\nHost: a.test\r\nX-P: \r\n\r\n".len();
+        format!("GET / HTTP/1.1\r\nHost: a.test\r\nX-P: {}\r\n\r\n", "p".repeat(len - rest))
+    };
+    let fields = |count: usize| {
+        format!("GET / HTTP/1.1\r\nHost: a.test\r\n{}\r\n", "X-F: 1\r\n".repeat(count - 1))
+    };
+    let body = |len: usize| {
+        let body = "b".repeat(len);
+        format!("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: {len}\r\n\r\n{body}")
+    };
+    let chunked = |len: usize| {
+        let body = "b".repeat(len);
+        format!(
+            "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n{len:x}\r\n{body}\r\n0\r\n\r\n"
+        )
+    };
+    type Make<'a> = &'a dyn Fn(usize) -> String;
+    let rows: [(&str, usize, u16, Make<'_>); 5] = [
+        ("target", 200, 414, &target),
+        ("head", 2000, 431, &head),
+        ("fields", 20, 431, &fields),
+        ("body", 500, 413, &body),
+        ("chunked body", 500, 413, &chunked),
+    ];
+    for (name, limit, status, make) in rows {
+        for (len, expected) in [(limit - 1, 200), (limit, 200), (limit + 1, status)] {
+            for segment_max in [65_536, 1] {
+                let path = Path { segment_max, ..CALM_PATH };
+                let report = World::new()
+                    .config(|config| {
+                        config.limits.target_bytes_max = 200;
+                        config.limits.head_bytes_max = 2000;
+                        config.limits.fields_max = 20;
+                        config.limits.body_bytes_max = 500;
+                    })
+                    .backend(Vec::new())
+                    .client_paths(path, path)
+                    .client(ask(&make(len)))
+                    .run();
+                assert_eq!(report.statuses(0), [expected], "{name} of {len} by {segment_max}");
+            }
+        }
+    }
+}
+
+/// What two readers could read differently is refused, closes the connection, and whatever hides
+/// behind it is not served.
+#[test]
+fn nothing_hides_behind_a_broken_request() {
+    let rows = [
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("Content-Length: 5\r\nContent-Length: 6\r\n", 400),
+        ("Transfer-Encoding: xchunked\r\n", 501),
+        ("X: y\r\n z\r\n", 400),
+        ("Transfer-Encoding : chunked\r\n", 400),
+    ];
+    for (fields, status) in rows {
+        let hidden = "0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: a.test\r\n\r\n";
+        let request = format!("POST / HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n{hidden}");
+        let report = World::new()
+            .backend(Vec::new())
+            .client([ask(&request), vec![Step::AwaitEnd]].concat())
+            .run();
+        assert_eq!(report.statuses(0), [status], "{fields}");
+        assert!(report.requests(0).is_empty(), "{fields}");
+        assert_eq!(report.end(0), Some(End::Clean), "{fields}");
+    }
+}
