@@ -60,7 +60,7 @@ pub(crate) struct Learned {
     quarantined: usize,
     probation: usize,
     /// For medians.
-    scratch: Vec<f64>,
+    scratch: Vec<(f64, f64)>,
 }
 
 impl Learned {
@@ -206,7 +206,7 @@ impl Learned {
         }
         unit.completions += 1;
         if unit.completions.is_multiple_of(REFRESH) {
-            unit.shape.fit(pool.phi, REFRESH as f64 / SHAPE_MEMORY);
+            unit.shape.fit(unit.phi, REFRESH as f64 / SHAPE_MEMORY);
             unit.shape.adopt(&pool.curve);
         }
         unit.settle(pool);
@@ -294,7 +294,7 @@ impl Learned {
         let known = self.units.iter().filter(|unit| {
             unit.is_present && unit.rails.is_normal() && unit.speed.completions[0] > 0.0
         });
-        self.scratch.extend(known.map(|unit| unit.estimate.ln_speed));
+        self.scratch.extend(known.map(|unit| (unit.estimate.ln_speed, unit.estimate.error)));
         pool.center = median(&mut self.scratch);
         if pool.center.abs() > CENTER_MAX {
             // Only the product of speed and curve can be seen: keep the speeds around 1.
@@ -510,14 +510,18 @@ fn average(mean: &mut f64, ms: f64) {
     *mean = if *mean > 0.0 { *mean + LATENCY_ALPHA * (ms - *mean) } else { ms.max(LATENCY_MIN_MS) };
 }
 
-/// The median; 0 of nothing.
-fn median(numbers: &mut [f64]) -> f64 {
-    if numbers.is_empty() {
-        return 0.0;
-    }
-    numbers.sort_unstable_by(f64::total_cmp);
-    let half = numbers.len() / 2;
-    if numbers.len() % 2 == 1 { numbers[half] } else { 0.5 * (numbers[half - 1] + numbers[half]) }
+/// The median of numbers with their standard errors, each weighed by its inverse square: what is
+/// hardly known has no say, which matters where there are two. 0 of nothing.
+fn median(numbers: &mut [(f64, f64)]) -> f64 {
+    numbers.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    let weight = |(_, error): &(f64, f64)| 1.0 / (error * error);
+    let half = 0.5 * numbers.iter().map(weight).sum::<f64>();
+    let mut below = 0.0;
+    let middle = numbers.iter().find(|number| {
+        below += weight(number);
+        below >= half
+    });
+    middle.map_or(0.0, |(number, _)| *number)
 }
 
 /// Marks on requests.

@@ -7,7 +7,8 @@
 //!
 //! The memory used is Lepski's choice: the longest one whose interval for the root of the speed,
 //! `(√(C + 3/8) ± h)/√X` with `h = z·√φ/2` (Anscombe's transform), shares a point with those of all
-//! shorter ones. So it is long while the speed is steady and short just after a change.
+//! shorter ones. The shortest considered has 4·φ to 8·φ completions, and 8 at least: below, clumped
+//! completions are no sample of anything. So it is long while the speed is steady and short just after a change.
 
 /// Completions and exposure of one backend.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,9 +67,11 @@ impl Speed {
             low[memory] = (root - half) * scale;
             high[memory] = (root + half) * scale;
         }
-        let (mut lowest, mut highest) = (low[0], high[0]);
-        let mut used = 0;
-        for memory in 1..MEMORIES {
+        // Completions that come in clumps of phi say as much as a phi-th of them.
+        let first = (0..MEMORIES - 1).find(|memory| phi < f64::from(2_u32 << memory)).unwrap_or(0);
+        let (mut lowest, mut highest) = (low[first], high[first]);
+        let mut used = first;
+        for memory in first + 1..MEMORIES {
             lowest = lowest.max(low[memory]);
             highest = highest.min(high[memory]);
             if lowest > highest {

@@ -11,7 +11,7 @@ use crate::time::Instant;
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
     pub(super) curve: Curve,
-    /// Dispersion of completions: variance over that of a Poisson process.
+    /// Dispersion of completions over all: what a new backend starts with.
     pub(super) phi: f64,
     /// The median of the backends' `ln` speed.
     pub(super) center: f64,
@@ -40,6 +40,9 @@ pub(super) struct Unit {
     pub(super) looked_at: Instant,
     pub(super) speed: Speed,
     pub(super) shape: Shape,
+    /// Dispersion of its completions: variance over that of a Poisson process.
+    pub(super) phi: f64,
+    phi_samples: u32,
     pub(super) estimate: Estimate,
     /// `estimate`, drawn to the pool's median by its error.
     pub(super) v: f64,
@@ -107,6 +110,8 @@ impl Unit {
             looked_at: now,
             speed: Speed::default(),
             shape: Shape::new(),
+            phi: pool.phi,
+            phi_samples: 0,
             estimate: Speed::default().estimate(pool.z, pool.phi),
             v: 1.0,
             errors: Errors::default(),
@@ -140,8 +145,11 @@ impl Unit {
         }
         let exposure = n / self.shape.latency(&pool.curve, self.n) * dt;
         if let Some(sample) = self.speed.expose(exposure) {
-            let moved = pool.phi + PHI_RATE * (sample.min(PHI_MAX) - pool.phi);
-            pool.phi = moved.clamp(PHI_MIN, PHI_MAX);
+            let sample = sample.min(PHI_MAX);
+            let rate = PHI_RATE.max(1.0 / (PHI_PRIOR + f64::from(self.phi_samples)));
+            self.phi = (self.phi + rate * (sample - self.phi)).clamp(PHI_MIN, PHI_MAX);
+            self.phi_samples = self.phi_samples.saturating_add(1);
+            pool.phi = (pool.phi + PHI_RATE * (sample - pool.phi)).clamp(PHI_MIN, PHI_MAX);
         }
         self.due += self.due_speed * exposure;
         if self.rails.is_normal() && !self.rails.is_stalled {
@@ -149,7 +157,7 @@ impl Unit {
                 self.v * self.shape.factor(self.n) * dt;
             self.shape.predicted[bin(self.n)] += self.v * n / pool.curve.latency(self.n) * dt;
             let quiet_ms = millis(now.since(self.quiet_since));
-            self.rails.is_stalled = self.due > STALL_DUE * pool.phi.max(1.0)
+            self.rails.is_stalled = self.due > STALL_DUE * self.phi.max(1.0)
                 && quiet_ms > STALL_LATENCIES * self.latency_or(pool);
         }
         self.settle(pool);
@@ -157,8 +165,8 @@ impl Unit {
 
     /// Estimates the speed from what was counted.
     pub(super) fn settle(&mut self, pool: &Pool) {
-        self.estimate = self.speed.estimate(pool.z, pool.phi);
-        let gap = super::curve::soft(self.estimate.ln_speed - pool.center, self.estimate.error);
+        self.estimate = self.speed.estimate(pool.z, self.phi);
+        let gap = firm(self.estimate.ln_speed - pool.center, self.estimate.error);
         self.v = libm::exp(pool.center + gap);
     }
 
@@ -196,12 +204,28 @@ impl Unit {
     }
 }
 
+/// `gap` where it is beyond twice its error, 0 where it is within it, and straight between: equal
+/// backends become exactly equal, and clearly different ones are taken as they are.
+/// (Gao and Bruce 1997, firm shrinkage; soft shrinkage kept pulling the worse of two backends to
+/// the better one.)
+fn firm(gap: f64, error: f64) -> f64 {
+    let size = gap.abs();
+    if size <= error {
+        0.0
+    } else if size >= 2.0 * error {
+        gap
+    } else {
+        2.0 * (size - error).copysign(gap)
+    }
+}
+
 /// Good completions that only set the time scale.
 const BOOT: u64 = 20;
 const SCALE_START_MS: f64 = 10.0;
 const SCALE_MIN_MS: f64 = 1e-4;
 const SCALE_MAX_MS: f64 = 1e7;
 const PHI_RATE: f64 = 0.02;
+const PHI_PRIOR: f64 = 4.0;
 const PHI_MIN: f64 = 0.5;
 const PHI_MAX: f64 = 16.0;
 const STALL_DUE: f64 = 12.0;
