@@ -1,0 +1,129 @@
+//! The lab checks itself: against queueing theory, against itself, and against its golden table.
+use std::fmt::Write;
+use std::{env, fs};
+
+use intelliproxy_sim::lab::{
+    Arrivals, BackendGroup, Contender, Rate, Scenario, Service, catalogue, run, run_all,
+};
+
+/// M/M/c: the mean wait, the share that waits and the mean in service agree with Erlang's C
+/// formula within 3 %, for one worker and for several, at light and at heavy load.
+#[test]
+fn agrees_with_erlang_c() {
+    for (workers, load) in [(1, 0.5), (1, 0.8), (4, 0.7), (16, 0.9)] {
+        let scenario = Scenario {
+            duration_s: 400_000.0 * 0.01 / (f64::from(workers) * load),
+            rtt_ms: 0.0,
+            timeout_ms: 1e6,
+            arrivals: Arrivals { rate: Rate::Load(load), ..Arrivals::default() },
+            service: Service::Exponential(10.0),
+            backends: vec![BackendGroup { workers, queue: 100_000, ..BackendGroup::default() }],
+            ..Scenario::default()
+        };
+        let figures = run(&scenario, Contender::Oracle, 7).expect("it runs").figures;
+        let wait = 10.0 * erlang_c(workers, load) / (f64::from(workers) * (1.0 - load));
+        let expected = 10.0 + wait;
+        let error = figures.mean_ms / expected - 1.0;
+        assert_eq!(figures.failed, 0);
+        assert!(error.abs() < 0.03, "M/M/{workers} at {load}: {error:+.4}");
+    }
+}
+
+/// The chance that a request waits at `workers` servers of this load.
+fn erlang_c(workers: u32, load: f64) -> f64 {
+    let offered = f64::from(workers) * load;
+    // Erlang B by its recursion.
+    let blocked = (1..=workers)
+        .fold(1.0, |blocked, n| offered * blocked / (f64::from(n) + offered * blocked));
+    blocked / (1.0 - load * (1.0 - blocked))
+}
+
+/// The same seed gives the same bits, another seed others.
+#[test]
+fn same_seed_same_bits() {
+    for scenario in short_scenarios(0.003) {
+        for contender in Contender::all() {
+            let once = run(&scenario, contender, 5).expect("it runs");
+            let again = run(&scenario, contender, 5).expect("it runs");
+            assert_eq!(once, again, "{} under {contender}", scenario.name);
+            let other = run(&scenario, contender, 6).expect("it runs");
+            assert_ne!(once.trace_hash, other.trace_hash, "{} under {contender}", scenario.name);
+        }
+    }
+}
+
+/// Every contender sees the same arrivals with the same luck, and no request is lost on the way:
+/// with no warm-up, all that arrived are counted.
+#[test]
+fn equal_arrivals_for_all() {
+    for scenario in short_scenarios(0.003) {
+        let runs = Contender::all().into_iter().map(|contender| run(&scenario, contender, 5));
+        let runs: Vec<_> = runs.collect::<Result<_, _>>().expect("they run");
+        for one in &runs {
+            assert_eq!(one.arrivals_hash, runs[0].arrivals_hash, "{}", scenario.name);
+            assert_eq!(one.figures.requests, runs[0].arrived, "{}", scenario.name);
+            let sum: f64 = one.figures.shares.iter().sum();
+            assert!((sum - 1.0).abs() < 1e-9, "{}", scenario.name);
+        }
+    }
+}
+
+/// The golden table: what policies come to on short runs of the named scenarios. A change of it is
+/// a change of behaviour, to be looked at line by line and explained where it is made.
+/// `INTELLIPROXY_GOLDEN=write cargo test -p intelliproxy-sim golden` writes it anew.
+#[test]
+fn golden_table() {
+    let contenders: Vec<_> = GOLDEN_POLICIES.iter().filter_map(|n| Contender::named(n)).collect();
+    assert_eq!(contenders.len(), GOLDEN_POLICIES.len(), "the core offers these policies");
+    let mut table = format!(
+        "{:11}{:14}{:>9}{:>9}{:>9}{:>9}{:>9}{:>8}{:>8}\n",
+        "scenario", "policy", "mean", "p50", "p99", "cost", "failed", "p99 x", "cost x"
+    );
+    for scenario in short_scenarios(0.01) {
+        let result = run_all(&scenario, &contenders, &[1]).expect("it runs");
+        for one in &result.contenders {
+            let mean = &one.mean;
+            let _ = writeln!(
+                table,
+                "{:11}{:14}{:>9.2}{:>9.2}{:>9.2}{:>9.2}{:>9}{:>8.2}{:>8.2}",
+                result.name,
+                one.policy,
+                mean.mean_ms,
+                mean.p50_ms,
+                mean.p99_ms,
+                mean.cost_ms,
+                mean.failed,
+                one.p99_ratio,
+                one.cost_ratio
+            );
+        }
+    }
+    if env::var_os("INTELLIPROXY_GOLDEN").is_some_and(|value| value == "write") {
+        fs::write(GOLDEN_FILE, &table).expect("the golden table can be written");
+    }
+    let golden = fs::read_to_string(GOLDEN_FILE).expect("the golden table is there");
+    for (line, (ours, golden)) in table.lines().zip(golden.lines()).enumerate() {
+        assert_eq!(ours, golden, "line {} of {GOLDEN_FILE}", line + 1);
+    }
+    assert_eq!(table.lines().count(), golden.lines().count(), "lines of {GOLDEN_FILE}");
+}
+
+/// The named scenarios in little: a part of their time and, but for the fleet's, all their
+/// backends.
+fn short_scenarios(scale: f64) -> Vec<Scenario> {
+    let scenarios = catalogue().into_iter().map(|scenario| {
+        let mut short = scenario.scaled(scale);
+        if short.name == "fleet200" {
+            // Debug builds check every backend after every event.
+            short.proxies = 2;
+            short.backends.iter_mut().for_each(|group| group.count = 4);
+            short.duration_s *= 5.0;
+        }
+        short
+    });
+    scenarios.collect()
+}
+
+const GOLDEN_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/lab.txt");
+const GOLDEN_POLICIES: [&str; 6] =
+    ["oracle", "score", "least_request", "p2c", "round_robin", "random"];
