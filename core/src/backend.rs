@@ -14,6 +14,7 @@ use crate::estimate::{ErrorRate, Ewma};
 use crate::event::{LoadReport, Outcome, ProbeResult};
 use crate::health::HealthTracker;
 use crate::policy::PolicyView;
+use crate::policy::linear_rl::FEATURES;
 use crate::score::ScoreParts;
 use crate::snapshot::BackendSnapshot;
 use crate::time::Instant;
@@ -170,6 +171,27 @@ impl Backend {
 
     pub(crate) const fn parts(&self) -> &ScoreParts {
         &self.parts
+    }
+
+    /// The queue it last reported, if that is no older than `age`.
+    pub(crate) fn reported_queue(&self, now: Instant, age: Duration) -> Option<f64> {
+        let is_fresh = self.load.last_read_at.is_some_and(|at| now.since(at) <= age);
+        self.load.queue.filter(|_| is_fresh)
+    }
+
+    /// What `linear_rl` sees of it, each from 0 to 1; its formula stands there.
+    pub(crate) fn features(&self, now: Instant, rules: &Rules) -> [f64; FEATURES] {
+        let latency_ms = self.pings.latency_ewma_ms.value().unwrap_or(10_000.0);
+        [
+            libm::tanh(latency_ms / 500.0),
+            self.pings.loss_ewma.value().unwrap_or(0.0),
+            self.error_rate_at(now, rules),
+            libm::tanh(f64::from(self.in_flight) / 10.0),
+            libm::tanh(self.load.queue_ewma.value().unwrap_or(0.0) / 20.0),
+            libm::tanh(self.load.cpu_busy_ms.unwrap_or(0.0) / 100.0),
+            libm::tanh(self.load.memory_bytes.unwrap_or(0.0) / (200.0 * 1024.0 * 1024.0)),
+            1.0,
+        ]
     }
 
     pub(crate) fn is_usable(&self) -> bool {

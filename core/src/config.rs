@@ -64,6 +64,10 @@ pub struct Rules {
     pub learned: LearnedRules,
     /// The policy `peak_ewma`.
     pub peak_ewma: PeakEwmaRules,
+    /// The policy `prequal`.
+    pub prequal: PrequalRules,
+    /// The policy `linear_rl`.
+    pub linear_rl: LinearRlRules,
 }
 
 /// What ranks the backends.
@@ -75,12 +79,16 @@ pub enum PolicyKind {
     Score,
     /// The shortest delay expected under a model learned from completions.
     Learned,
+    /// The highest value by weights learned from rewards.
+    LinearRl,
     /// The fewest requests in flight.
     LeastRequest,
     /// Of two drawn at random, the one with fewer requests in flight.
     P2c,
     /// Of two drawn at random, the one with the smaller peak answer time times requests in flight.
     PeakEwma,
+    /// The fastest of those that are not hot, by a pool of load probes.
+    Prequal,
     /// By turns.
     RoundRobin,
     /// At random.
@@ -267,6 +275,35 @@ impl Default for PeakEwmaRules {
     }
 }
 
+/// The policy `prequal`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct PrequalRules {
+    /// The quantile of requests in flight above which a probe is hot (0.84); from 0 to 1. Low ones
+    /// weigh load more than latency, and herd.
+    pub hot_quantile: f64,
+}
+
+impl Default for PrequalRules {
+    fn default() -> Self {
+        Self { hot_quantile: 0.84 }
+    }
+}
+
+/// The policy `linear_rl`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct LinearRlRules {
+    /// Share of the requests that explore at the start (0.1); from 0 to 1. It decays to a tenth.
+    pub exploration: f64,
+}
+
+impl Default for LinearRlRules {
+    fn default() -> Self {
+        Self { exploration: 0.1 }
+    }
+}
+
 impl Rules {
     /// Checks every number against its range.
     ///
@@ -330,6 +367,8 @@ impl Rules {
             ("learned.confidence", self.learned.confidence, 0.5, 5.0),
             ("learned.exploration", self.learned.exploration, 0.0, 0.1),
             ("learned.controlShare", self.learned.control_share, 0.0, 0.1),
+            ("prequal.hotQuantile", self.prequal.hot_quantile, 0.0, 1.0),
+            ("linearRl.exploration", self.linear_rl.exploration, 0.0, 1.0),
         ];
         for (path, value, least, most) in portions {
             if !(least..=most).contains(&value) {
@@ -403,6 +442,8 @@ mod tests {
             "smoothing": { "alpha": 0.2, "lossPings": 5 },
             "learned": { "confidence": 1.5, "exploration": 0.005, "controlShare": 0.005 },
             "peakEwma": { "decayMs": 10_000 },
+            "prequal": { "hotQuantile": 0.84 },
+            "linearRl": { "exploration": 0.1 },
         });
         assert_eq!(serde_json::to_value(Rules::default()).unwrap(), json);
         assert_eq!(serde_json::from_value::<Rules>(json).unwrap(), Rules::default());
@@ -429,6 +470,15 @@ mod tests {
             (r#"{"errors": {"halfLifeMs": 86400000}}"#, None),
             (r#"{"errors": {"halfLifeMs": 86400001}}"#, Some("errors.halfLifeMs")),
             (r#"{"errors": {"prior": -1}}"#, Some("errors.prior")),
+            (r#"{"errors": {"chargeMs": 0}}"#, Some("errors.chargeMs")),
+            (r#"{"errors": {"chargeMs": 3600000}}"#, None),
+            (r#"{"peakEwma": {"decayMs": 0}}"#, Some("peakEwma.decayMs")),
+            (r#"{"learned": {"confidence": 5, "exploration": 0, "controlShare": 0.1}}"#, None),
+            (r#"{"learned": {"confidence": 0.49}}"#, Some("learned.confidence")),
+            (r#"{"learned": {"exploration": 0.11}}"#, Some("learned.exploration")),
+            (r#"{"learned": {"controlShare": -0.01}}"#, Some("learned.controlShare")),
+            (r#"{"prequal": {"hotQuantile": 1.01}}"#, Some("prequal.hotQuantile")),
+            (r#"{"linearRl": {"exploration": 1.01}}"#, Some("linearRl.exploration")),
             (r#"{"health": {"fall": 1, "rise": 1000}}"#, None),
             (r#"{"health": {"fall": 0}}"#, Some("health.fall")),
             (r#"{"health": {"rise": 1001}}"#, Some("health.rise")),

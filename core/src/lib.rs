@@ -87,8 +87,8 @@ mod tournament;
 
 pub use backend::BackendId;
 pub use config::{
-    ConfigError, ErrorRules, HealthRules, LearnedRules, PeakEwmaRules, PolicyKind, ProbeRules,
-    RouterConfig, Rules, Smoothing, SwitchRules, Weights,
+    ConfigError, ErrorRules, HealthRules, LearnedRules, LinearRlRules, PeakEwmaRules, PolicyKind,
+    PrequalRules, ProbeRules, RouterConfig, Rules, Smoothing, SwitchRules, Weights,
 };
 pub use event::{
     Action, Event, HoldReason, Lease, LeaseId, LoadReport, NoRoute, Notice, Outcome, ProbeAnswer,

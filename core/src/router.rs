@@ -9,7 +9,7 @@ use crate::event::{
     ProbeId, ProbeKind, ProbeResult, RequestFailure, SwitchReason,
 };
 use crate::gate::{SwitchGate, Verdict};
-use crate::policy::{self, Candidates, Ended, Policy, Sent, Token};
+use crate::policy::{self, Candidates, Ended, Policy, Token};
 use crate::probe::{Due, EndedProbe, ProbeSchedule};
 use crate::rng::Rng;
 use crate::snapshot::Snapshot;
@@ -161,7 +161,7 @@ impl Router {
         self.table.update(backend, |backend| backend.lease_out(weights));
         self.leases_given += 1;
         let token = choice.token;
-        self.policy.on_dispatch(now, &Sent { backend, token });
+        self.policy.on_dispatch(now, backend);
         self.check_in_debug();
         let (id, policy_epoch) = (LeaseId(self.leases_given), self.policy_epoch);
         Ok(Lease { id, backend, routed_at: now, token, policy_epoch })
@@ -323,9 +323,15 @@ impl Router {
     /// Returns whether the verdict on the backend's health is open.
     fn ping_ended(&mut self, now: Instant, id: BackendId, result: &ProbeResult) -> bool {
         let rules = &self.rules;
+        let is_lost = matches!(
+            result,
+            Err(ProbeFailure::TimedOut | ProbeFailure::Cut | ProbeFailure::Unreachable)
+        );
+        let is_vouched = is_lost && self.policy.vouches_for(now, id);
         let done = self.table.update(id, |backend| {
             backend.ping_ended(now, result, rules);
             let has_changed = match result {
+                Err(_) if is_vouched => false,
                 Ok(_) => backend.health.ping_answered(&rules.health),
                 Err(cause) => backend.health.ping_failed(*cause, &rules.health),
             };

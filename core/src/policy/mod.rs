@@ -7,8 +7,10 @@
 mod candidates;
 mod learned;
 mod least_request;
+pub(crate) mod linear_rl;
 mod p2c;
 mod peak_ewma;
+mod prequal;
 mod random;
 mod round_robin;
 mod score;
@@ -53,13 +55,19 @@ pub(crate) trait Policy: Debug + Send + Sync {
     fn on_health(&mut self, _now: Instant, _backend: BackendId, _is_up: bool) {}
 
     /// A request went to this backend.
-    fn on_dispatch(&mut self, _now: Instant, _sent: &Sent) {}
+    fn on_dispatch(&mut self, _now: Instant, _backend: BackendId) {}
 
     /// A request came to its end. Policies that do not learn do not listen.
     fn on_outcome(&mut self, _now: Instant, _ended: &Ended<'_>) {}
 
     /// A ping ended.
     fn on_ping(&mut self, _now: Instant, _backend: BackendId, _is_good: bool) {}
+
+    /// Whether it has seen for itself that this backend works, so that a ping that was lost (and
+    /// not answered badly or refused) is no evidence against it.
+    fn vouches_for(&self, _now: Instant, _backend: BackendId) -> bool {
+        false
+    }
 
     /// How often this backend is to be pinged, when more often than by the schedule.
     fn ping_every(&self, _backend: BackendId) -> Option<Duration> {
@@ -77,6 +85,14 @@ pub(crate) trait Policy: Debug + Send + Sync {
         None
     }
 
+    /// The weights that it has learned, if it is of that kind.
+    fn weights(&self) -> Option<[f64; linear_rl::FEATURES]> {
+        None
+    }
+
+    /// Takes weights learned before, in their range.
+    fn set_weights(&mut self, _weights: [f64; linear_rl::FEATURES]) {}
+
     /// Its reason for or against this backend, as of `now`.
     fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView;
 }
@@ -91,13 +107,6 @@ pub(crate) struct Choice {
 
 /// A policy's own mark on a request; 0 where it has none.
 pub(crate) type Token = u32;
-
-/// A request that went out.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sent {
-    pub(crate) backend: BackendId,
-    pub(crate) token: Token,
-}
 
 /// A request that came to its end.
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +135,8 @@ pub(crate) fn new(rules: &Rules) -> Box<dyn Policy> {
         PolicyKind::LeastRequest => Box::new(least_request::LeastRequest),
         PolicyKind::P2c => Box::new(p2c::P2c),
         PolicyKind::PeakEwma => Box::new(peak_ewma::PeakEwma::new(rules)),
+        PolicyKind::LinearRl => Box::new(linear_rl::LinearRl::new(rules)),
+        PolicyKind::Prequal => Box::new(prequal::Prequal::new(rules)),
         PolicyKind::RoundRobin => Box::new(round_robin::RoundRobin::new()),
         PolicyKind::Random => Box::new(random::Random),
     }

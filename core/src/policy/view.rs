@@ -27,6 +27,26 @@ pub enum PolicyView {
         /// `cost_ms · (in flight + 1)`.
         load: f64,
     },
+    /// `prequal`: the cold one with the least latency.
+    Prequal {
+        /// Probes of it in the pool.
+        probes: u32,
+        /// Requests in flight by the latest one, reported queue included.
+        in_flight: f64,
+        /// Recent latency by the latest one, ms.
+        latency_ms: Option<f64>,
+        /// Whether the latest one is above the pool's quantile of in flight.
+        is_hot: bool,
+    },
+    /// `linear_rl`: the highest value.
+    LinearRl {
+        /// The weights times the features.
+        value: f64,
+        /// Latency, loss, errors, in flight, queue, CPU, memory, and 1.
+        features: [f64; 8],
+        /// The weights, the same for all backends.
+        weights: [f64; 8],
+    },
     /// `round_robin`: by turns.
     RoundRobin {
         /// Whether the last request went there.

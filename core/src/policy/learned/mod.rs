@@ -39,7 +39,7 @@ use crate::backend::{Backend, BackendId};
 use crate::config::Rules;
 use crate::event::{Outcome, RequestFailure};
 use crate::policy::view::{LearnedState, LearnedView};
-use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, Sent, Token, millis};
+use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, Token, millis};
 use crate::rng::Rng;
 use crate::time::Instant;
 use crate::tournament::{ABSENT, Tournament};
@@ -188,6 +188,7 @@ impl Learned {
         average(&mut pool.latency_ms, elapsed_ms);
         average(&mut unit.latency_ms, elapsed_ms);
         unit.errors.observe(false, OWN_MEMORY);
+        unit.answered_at = Some(now);
         let was_stalled = unit.rails.is_stalled;
         unit.rails.succeeded();
         unit.quiet_since = now;
@@ -401,8 +402,8 @@ impl Policy for Learned {
         self.weigh(backend.index());
     }
 
-    fn on_dispatch(&mut self, now: Instant, sent: &Sent) {
-        let slot = sent.backend.index();
+    fn on_dispatch(&mut self, now: Instant, backend: BackendId) {
+        let slot = backend.index();
         let unit = &mut self.units[slot];
         unit.look(now, &mut self.pool);
         if unit.n == 0 {
@@ -469,6 +470,11 @@ impl Policy for Learned {
             self.units[slot].rails.come_back(now);
             self.weigh(slot);
         }
+    }
+
+    fn vouches_for(&self, now: Instant, backend: BackendId) -> bool {
+        let answered_at = self.units.get(backend.index()).and_then(|unit| unit.answered_at);
+        answered_at.is_some_and(|at| now.since(at) < VOUCHED)
     }
 
     fn ping_every(&self, backend: BackendId) -> Option<Duration> {
@@ -540,6 +546,8 @@ const POOL_MEMORY: f64 = 1000.0;
 const OWN_MEMORY: f64 = 200.0;
 /// Speeds are scaled anew when their median is beyond e^0.7, about 2.
 const CENTER_MAX: f64 = 0.7;
+/// A good answer vouches for a backend this long: about as long as a lost ping was out.
+const VOUCHED: Duration = Duration::from_secs(1);
 /// So many times the idle latency is full.
 const FULL: f64 = 4.0;
 /// The pool's share of errors from which on it fails as a whole.

@@ -53,6 +53,8 @@ pub(super) struct Unit {
     pub(super) completions: u64,
     /// How trials of it have turned out.
     pub(super) series: Record,
+    /// The last good answer.
+    pub(super) answered_at: Option<Instant>,
     /// The last dispatch.
     pub(super) used_at: Instant,
     /// The last answer, or the dispatch that ended idleness.
@@ -119,6 +121,7 @@ impl Unit {
             latency_ms: 0.0,
             completions: 0,
             series: Record::default(),
+            answered_at: None,
             used_at: now,
             quiet_since: now,
             due: 0.0,

@@ -1,0 +1,203 @@
+//! `linear_rl`: a linear value of eight features, learned by what came of past choices.
+//!
+//! `Q = w·f`, highest wins, f = [tanh(latency/500 ms), loss, error share, tanh(inFlight/10),
+//! tanh(queue/20), tanh(cpu/100 ms), tanh(memory/200 MiB), 1], w from −1, −5, −20, −1, −2, −1, −1,
+//! 0.1. Reward `10 − ms/100 − 50·error`, ms bounded by the charge for a failure. Stochastic
+//! gradient descent with rate 0.1 over batches of 5: `w += 0.1 · mean((r − w·f)·f)`.
+//!
+//! Features are those of the moment of the decision, kept until its end; the weights of costs stay
+//! at most 0 (free, they learned to reward lost pings); in flight is exact. Exploration: with
+//! probability ε a candidate at random, `ε = max(0.01, 0.1/(1 + decisions/1000))` (configurable
+//! start). A readable baseline of learning; its model cannot tell queueing from being slow.
+use std::collections::VecDeque;
+
+use crate::backend::{Backend, BackendId};
+use crate::config::Rules;
+use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, Token, millis};
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// Weights, and the features of the choices that are out.
+#[derive(Debug)]
+pub(crate) struct LinearRl {
+    rules: Rules,
+    weights: [f64; FEATURES],
+    decisions: u64,
+    /// Features of the latest choices; the first has the number `first`.
+    frozen: VecDeque<[f64; FEATURES]>,
+    first: u32,
+    /// Sum of the steps of the batch, and its size.
+    batch: ([f64; FEATURES], u32),
+}
+
+impl LinearRl {
+    pub(super) fn new(rules: &Rules) -> Self {
+        Self {
+            rules: rules.clone(),
+            weights: WEIGHTS_START,
+            decisions: 0,
+            frozen: VecDeque::with_capacity(FROZEN_MAX),
+            first: 0,
+            batch: ([0.0; FEATURES], 0),
+        }
+    }
+
+    fn features(&self, now: Instant, backend: &Backend) -> [f64; FEATURES] {
+        backend.features(now, &self.rules)
+    }
+
+    fn value(&self, features: &[f64; FEATURES]) -> f64 {
+        self.weights.iter().zip(features).map(|(weight, feature)| weight * feature).sum()
+    }
+
+    fn epsilon(&self) -> f64 {
+        let start = self.rules.linear_rl.exploration;
+        (start / (1.0 + self.decisions as f64 / EXPLORATION_DECAY)).max(0.1 * start)
+    }
+
+    fn freeze(&mut self, features: [f64; FEATURES]) -> Token {
+        if self.frozen.len() == FROZEN_MAX {
+            self.frozen.pop_front();
+            self.first = self.first.wrapping_add(1);
+        }
+        self.frozen.push_back(features);
+        // With its highest bit set a token is never 0, which means none.
+        self.first.wrapping_add(self.frozen.len() as u32 - 1) | TOKEN_BIT
+    }
+
+    fn frozen(&self, token: Token) -> Option<[f64; FEATURES]> {
+        let age = token.wrapping_sub(self.first) & !TOKEN_BIT;
+        self.frozen.get(age as usize).copied()
+    }
+
+    fn learn(&mut self, features: &[f64; FEATURES], reward: f64) {
+        let gap = reward - self.value(features);
+        let (steps, size) = &mut self.batch;
+        for (step, feature) in steps.iter_mut().zip(features) {
+            *step += gap * feature;
+        }
+        *size += 1;
+        if *size == BATCH {
+            for (index, step) in steps.iter().enumerate() {
+                let most = if index == FEATURES - 1 { WEIGHT_MAX } else { 0.0 };
+                let moved = self.weights[index] + RATE * step / f64::from(BATCH);
+                self.weights[index] = moved.clamp(-WEIGHT_MAX, most);
+            }
+            self.batch = ([0.0; FEATURES], 0);
+        }
+    }
+}
+
+impl Policy for LinearRl {
+    fn choose(
+        &mut self,
+        now: Instant,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<Choice> {
+        let epsilon = self.epsilon();
+        self.decisions += 1;
+        let backend = if rng.unit() < epsilon {
+            candidates.draw(rng)?
+        } else {
+            candidates.least(rng, |id, _| {
+                let facts = candidates.facts(id);
+                facts.map_or(f64::INFINITY, |facts| -self.value(&self.features(now, facts)))
+            })?
+        };
+        let features = self.features(now, candidates.facts(backend)?);
+        Some(Choice { backend, token: self.freeze(features) })
+    }
+
+    fn reconfigure(&mut self, rules: &Rules) {
+        self.rules = rules.clone();
+    }
+
+    fn on_outcome(&mut self, _now: Instant, ended: &Ended<'_>) {
+        let Some(is_error) = ended.outcome.is_error().filter(|_| ended.token != 0) else {
+            return;
+        };
+        let Some(features) = self.frozen(ended.token) else {
+            return;
+        };
+        let charge = millis(self.rules.errors.charge);
+        let ms = if is_error { charge } else { millis(ended.elapsed).min(charge) };
+        self.learn(&features, 10.0 - ms / 100.0 - 50.0 * f64::from(is_error));
+    }
+
+    fn view(&self, now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {
+        let features = self.features(now, backend);
+        PolicyView::LinearRl { value: self.value(&features), features, weights: self.weights }
+    }
+
+    fn weights(&self) -> Option<[f64; FEATURES]> {
+        Some(self.weights)
+    }
+
+    fn set_weights(&mut self, weights: [f64; FEATURES]) {
+        self.weights = weights;
+    }
+}
+
+/// Features, the constant one included.
+pub(crate) const FEATURES: usize = 8;
+pub(crate) const WEIGHT_MAX: f64 = 1000.0;
+const WEIGHTS_START: [f64; FEATURES] = [-1.0, -5.0, -20.0, -1.0, -2.0, -1.0, -1.0, 0.1];
+const RATE: f64 = 0.1;
+const BATCH: u32 = 5;
+const EXPLORATION_DECAY: f64 = 1000.0;
+/// Choices whose features are kept; those of requests that are out longer teach nothing.
+const FROZEN_MAX: usize = 8192;
+const TOKEN_BIT: Token = 1 << 31;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PolicyKind;
+    use crate::policy::testing::Bench;
+
+    /// By hand: only the constant feature, value 0.1, reward 5: five such steps of 4.9 in a batch
+    /// move its weight by 0.1·4.9 to 0.59; a cost's weight does not rise above 0.
+    #[test]
+    fn steps_by_hand() {
+        let mut policy = LinearRl::new(&Rules::default());
+        let mut features = [0.0; FEATURES];
+        features[7] = 1.0;
+        (0..4).for_each(|_| policy.learn(&features, 5.0));
+        assert_eq!(policy.weights, WEIGHTS_START);
+        policy.learn(&features, 5.0);
+        assert!((policy.weights[7] - 0.59).abs() < 1e-12, "{:?}", policy.weights);
+        features[1] = 1.0;
+        (0..500).for_each(|_| policy.learn(&features, 50.0));
+        assert_eq!(policy.weights[1], 0.0);
+    }
+
+    /// A backend never asked: latency unknown counts as 10 s, tanh(20) = 1, the rest 0, so that its
+    /// value is −1 + 0.1; with ten in flight tanh(1) = 0.761594 less.
+    #[test]
+    fn values_by_hand() {
+        let mut bench = Bench::new(PolicyKind::LinearRl, 1);
+        let value = |bench: &Bench| match bench.view(0) {
+            PolicyView::LinearRl { value, .. } => value,
+            other => panic!("{other:?}"),
+        };
+        assert!((value(&bench) + 0.9).abs() < 1e-6, "{}", value(&bench));
+        (0..10).for_each(|_| assert_eq!(bench.send(&[]), 0));
+        assert!((value(&bench) + 0.9 + 0.761_594).abs() < 1e-6);
+    }
+
+    /// Tokens find their features, also beyond the largest token, and forgotten ones find none.
+    #[test]
+    fn tokens_find_their_features() {
+        for first in [0, TOKEN_BIT - 2, Token::MAX - 1] {
+            let mut policy = LinearRl::new(&Rules::default());
+            policy.first = first;
+            for number in 0..3 {
+                let token = policy.freeze([f64::from(number); FEATURES]);
+                assert_ne!(token, 0);
+                assert_eq!(policy.frozen(token).map(|f| f[0]), Some(f64::from(number)));
+                assert_eq!(policy.frozen(token.wrapping_sub(4)), None);
+            }
+        }
+    }
+}
