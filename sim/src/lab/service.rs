@@ -108,7 +108,7 @@ impl Service {
     /// The mean by the midpoint rule over the quantile function; for clipped ones, where it is
     /// bounded.
     fn integrated_mean_ms(&self) -> f64 {
-        const STEPS: u32 = 100_000;
+        const STEPS: u32 = 10_000;
         let step = |index| self.quantile_ms((f64::from(index) + 0.5) / f64::from(STEPS));
         (0..STEPS).map(step).sum::<f64>() / f64::from(STEPS)
     }
