@@ -76,6 +76,7 @@ mod event;
 mod gate;
 mod health;
 pub mod journal;
+mod memory;
 mod policy;
 mod probe;
 mod rng;
@@ -95,6 +96,7 @@ pub use event::{
     ProbeFailure, ProbeId, ProbeKind, ProbeResult, RequestFailure, SwitchReason,
 };
 pub use health::Health;
+pub use memory::{BackendMemory, LearnedMemory, Lessons, Memory, MemoryError};
 pub use policy::{GuardView, LearnedState, LearnedView, PolicyView};
 pub use rng::Rng;
 pub use router::Router;

@@ -9,6 +9,7 @@ use crate::event::{
     ProbeId, ProbeKind, ProbeResult, RequestFailure, SwitchReason,
 };
 use crate::gate::{SwitchGate, Verdict};
+use crate::memory::{Memory, MemoryError};
 use crate::policy::{self, Candidates, Ended, Policy, Token};
 use crate::probe::{Due, EndedProbe, ProbeSchedule};
 use crate::rng::Rng;
@@ -197,6 +198,31 @@ impl Router {
             refused_configs: self.refused_configs,
             guard: self.policy.guard(now),
             backends: backends.collect(),
+        }
+    }
+
+    /// What the policy has learned, to be kept across restarts; `None` when it does not learn.
+    pub fn learned_state(&self) -> Option<Memory> {
+        let name = |id| self.name(id).filter(|_| self.table.is_configured(id)).map(str::to_owned);
+        self.policy.lessons(&name).map(|learned| Memory { version: Memory::VERSION, learned })
+    }
+
+    /// Takes in what this policy learned before, for the backends that it names and that are
+    /// configured; best before the first request. An input like any event: a replay needs it.
+    ///
+    /// # Errors
+    /// When it cannot be, or is another policy's; then nothing has changed.
+    pub fn restore(&mut self, memory: &Memory) -> Result<(), MemoryError> {
+        memory.validate()?;
+        let table = &self.table;
+        let name = |id| {
+            let is_configured = table.is_configured(id);
+            table.get(id).filter(|_| is_configured).map(|backend| backend.name.clone())
+        };
+        if self.policy.learn_lessons(&memory.learned, &name) {
+            Ok(())
+        } else {
+            Err(MemoryError::Policy)
         }
     }
 

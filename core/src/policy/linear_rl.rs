@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 
 use crate::backend::{Backend, BackendId};
 use crate::config::Rules;
+use crate::memory::Lessons;
 use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, Token, millis};
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -130,12 +131,18 @@ impl Policy for LinearRl {
         PolicyView::LinearRl { value: self.value(&features), features, weights: self.weights }
     }
 
-    fn weights(&self) -> Option<[f64; FEATURES]> {
-        Some(self.weights)
+    fn lessons(&self, _name: &dyn Fn(BackendId) -> Option<String>) -> Option<Lessons> {
+        Some(Lessons::LinearRl(self.weights))
     }
 
-    fn set_weights(&mut self, weights: [f64; FEATURES]) {
-        self.weights = weights;
+    fn learn_lessons(
+        &mut self,
+        lessons: &Lessons,
+        _name: &dyn Fn(BackendId) -> Option<String>,
+    ) -> bool {
+        let Lessons::LinearRl(weights) = lessons else { return false };
+        self.weights = *weights;
+        true
     }
 }
 

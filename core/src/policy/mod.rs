@@ -22,6 +22,7 @@ use std::time::Duration;
 use crate::backend::{Backend, BackendId};
 use crate::config::{PolicyKind, Rules};
 use crate::event::Outcome;
+use crate::memory::Lessons;
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -85,13 +86,19 @@ pub(crate) trait Policy: Debug + Send + Sync {
         None
     }
 
-    /// The weights that it has learned, if it is of that kind.
-    fn weights(&self) -> Option<[f64; linear_rl::FEATURES]> {
+    /// What it has learned, backends by name; `None` when it does not learn.
+    fn lessons(&self, _name: &dyn Fn(BackendId) -> Option<String>) -> Option<Lessons> {
         None
     }
 
-    /// Takes weights learned before, in their range.
-    fn set_weights(&mut self, _weights: [f64; linear_rl::FEATURES]) {}
+    /// Takes in valid lessons; returns whether they are of its kind.
+    fn learn_lessons(
+        &mut self,
+        _lessons: &Lessons,
+        _name: &dyn Fn(BackendId) -> Option<String>,
+    ) -> bool {
+        false
+    }
 
     /// Its reason for or against this backend, as of `now`.
     fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView;

@@ -3,10 +3,11 @@
 //! A probe is what the proxy knows of a backend at a moment: requests in flight (its own, and the
 //! queue that the backend reported within the last second), and recent latency at about as many in
 //! flight. They cost nothing: each request adds one of a candidate drawn at random, each good
-//! answer one of the backend it came from. Of those in the pool at most 16, 1 s old at most; when
-//! it is full, the oldest and the worst leave by turns. Hot is a probe above the 0.84 quantile
+//! answer one of the backend it came from; a newer one replaces that of the same backend, which it
+//! knows better. Of those in the pool at most 16, 1 s old at most; when it is full, the oldest and the worst leave by turns. Hot is a probe above the 0.84 quantile
 //! (configurable) of in flight in the pool. Chosen is the cold one with the least latency; if all
-//! are hot, the one with the fewest in flight. A probe that is used counts one more in flight.
+//! are hot, the one with the fewest in flight. A probe that is used counts one more in flight,
+//! with the latency there.
 //! With fewer than two probes of candidates, a candidate at random.
 //!
 //! Wydrowski et al., Load is not what you should balance: Introducing Prequal (NSDI 2024). Latency
@@ -53,6 +54,7 @@ impl Prequal {
         let in_flight = f64::from(facts.in_flight());
         let queue = facts.reported_queue(now, AGE_MAX).unwrap_or(0.0).min(QUEUE_MAX);
         let latency_ms = entry(&mut self.latencies, backend).at(facts.in_flight());
+        self.pool.retain(|probe| probe.backend != backend);
         self.pool.push(Probe { backend, at: now, in_flight: in_flight + queue, latency_ms });
         if self.pool.len() > POOL_MAX {
             let hot = self.hot_above();
@@ -123,8 +125,11 @@ impl Policy for Prequal {
         let best = able().min_by(|a, b| self.badness(*a, hot).total_cmp(&self.badness(*b, hot)));
         match best.filter(|_| able().count() >= POOL_MIN) {
             Some(best) => {
-                self.pool[best].in_flight += 1.0;
-                Some(Choice::of(self.pool[best].backend))
+                let probe = &mut self.pool[best];
+                probe.in_flight += 1.0;
+                let in_flight = candidates.in_flight(probe.backend).saturating_add(1);
+                probe.latency_ms = entry(&mut self.latencies, probe.backend).at(in_flight);
+                Some(Choice::of(probe.backend))
             }
             None => Some(Choice::of(drawn)),
         }

@@ -14,6 +14,7 @@
 //! | [`unit`] | one backend: counters, cost; and what the pool has in common |
 //! | [`rails`] | stall, quarantine, probation, caps, slow start |
 //! | [`explore`] | the budget for trials |
+//! | [`keep`] | what is kept across restarts |
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
 //!
 //! A cost rises while a backend works without completing. Costs in the tournament tree are as of
@@ -23,6 +24,7 @@
 mod curve;
 mod errors;
 mod explore;
+mod keep;
 mod live_guard;
 mod rails;
 mod speed;
@@ -38,6 +40,7 @@ use self::unit::{Pool, Unit};
 use crate::backend::{Backend, BackendId};
 use crate::config::Rules;
 use crate::event::{Outcome, RequestFailure};
+use crate::memory::Lessons;
 use crate::policy::view::{LearnedState, LearnedView};
 use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, Token, millis};
 use crate::rng::Rng;
@@ -291,12 +294,8 @@ impl Learned {
         let memory = (pool.completions as f64 / 3.0).clamp(CURVE_MEMORY_MIN, CURVE_MEMORY_MAX);
         pool.curve.forget(REFRESH as f64 / memory);
         pool.curve.fit();
-        self.scratch.clear();
-        let known = self.units.iter().filter(|unit| {
-            unit.is_present && unit.rails.is_normal() && unit.speed.completions[0] > 0.0
-        });
-        self.scratch.extend(known.map(|unit| (unit.estimate.ln_speed, unit.estimate.error)));
-        pool.center = median(&mut self.scratch);
+        self.recenter();
+        let pool = &mut self.pool;
         if pool.center.abs() > CENTER_MAX {
             // Only the product of speed and curve can be seen: keep the speeds around 1.
             let factor = libm::exp(pool.center);
@@ -309,6 +308,16 @@ impl Learned {
             pool.center = 0.0;
         }
         self.adopt_curve();
+    }
+
+    /// Finds the median of the speeds.
+    fn recenter(&mut self) {
+        self.scratch.clear();
+        let known = self.units.iter().filter(|unit| {
+            unit.is_present && unit.rails.is_normal() && unit.speed.completions[0] > 0.0
+        });
+        self.scratch.extend(known.map(|unit| (unit.estimate.ln_speed, unit.estimate.error)));
+        self.pool.center = median(&mut self.scratch);
     }
 
     /// Gives the pool's curve to everyone, and weighs them.
@@ -504,6 +513,20 @@ impl Policy for Learned {
             cap: unit.rails.cap,
             cost_ms: unit.cost,
         })
+    }
+
+    fn lessons(&self, name: &dyn Fn(BackendId) -> Option<String>) -> Option<Lessons> {
+        Some(Lessons::Learned(self.remember(name)))
+    }
+
+    fn learn_lessons(
+        &mut self,
+        lessons: &Lessons,
+        name: &dyn Fn(BackendId) -> Option<String>,
+    ) -> bool {
+        let Lessons::Learned(memory) = lessons else { return false };
+        self.recall(memory, name);
+        true
     }
 
     fn guard(&self, now: Instant) -> Option<GuardView> {
