@@ -8,7 +8,7 @@ use intelliproxy_core::{LeaseId, Outcome};
 
 use super::Answer;
 use super::recording::Recording;
-use super::text::{moment, percent, quantile};
+use super::text::{moment, percent, policy_name, quantile};
 
 /// Runs the recording through the router and compares.
 pub(super) fn check(recording: &Recording) -> Result<Answer, String> {
@@ -99,10 +99,10 @@ impl Tally {
         let requests: u64 = self.shares.iter().sum();
         let mut text = String::new();
         let backends = header.config.backends.len();
-        let policy = &header.config.rules.policy;
+        let policy = policy_name(header.config.rules.policy);
         let _ = writeln!(
             text,
-            "recording  {}, {seconds:.3} s, {backends} backends, policy {policy:?}, seed {}",
+            "recording  {}, {seconds:.3} s, {backends} backends, policy {policy}, seed {}",
             super::text::utc(header.wall_clock_nanos),
             header.seed
         );

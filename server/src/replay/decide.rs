@@ -9,7 +9,7 @@ use intelliproxy_core::{LeaseId, Outcome, RouterConfig, Rules};
 use super::Answer;
 use super::estimate::{Estimate, Sample, estimate};
 use super::recording::Recording;
-use super::text::percent;
+use super::text::{percent, policy_name};
 
 /// Decides every recorded request again by `rules`.
 pub(super) fn decide(recording: &Recording, rules: Rules) -> Result<Answer, String> {
@@ -58,8 +58,8 @@ pub(super) fn decide(recording: &Recording, rules: Rules) -> Result<Answer, Stri
         ControlFlow::Continue(())
     });
     let mut text = String::new();
-    let _ = writeln!(text, "recorded   policy {:?}", header.config.rules.policy);
-    let _ = writeln!(text, "again      policy {policy:?}");
+    let _ = writeln!(text, "recorded   policy {}", policy_name(header.config.rules.policy));
+    let _ = writeln!(text, "again      policy {}", policy_name(policy));
     let _ = writeln!(
         text,
         "agreement  {} of {} decisions, {}",

@@ -16,7 +16,7 @@ use intelliproxy_core::{
 use super::Answer;
 use super::options::Which;
 use super::recording::Recording;
-use super::text::{moment, span};
+use super::text::{moment, policy_name, span};
 
 /// Explains the decision that is asked for.
 pub(super) fn explain(recording: &Recording, which: Which) -> Result<Answer, String> {
@@ -193,7 +193,11 @@ impl Told<'_> {
             let _ = writeln!(text, "tried      {} before, in vain", tried.join(", "));
         }
         let current = self.before.current.map_or("none", |id| self.name(id));
-        let _ = write!(text, "policy     {:?}, current backend {current}", self.before.policy);
+        let _ = write!(
+            text,
+            "policy     {}, current backend {current}",
+            policy_name(self.before.policy)
+        );
         if let Some((at, reason)) = self.before.last_switch {
             let ago = span(self.entry.at.since(at));
             let _ = write!(text, " since {ago} ({})", why_switched(reason));

@@ -1,8 +1,8 @@
 //! Times and numbers as a person reads them.
 use std::time::Duration;
 
-use intelliproxy_core::Instant;
 use intelliproxy_core::journal::Header;
+use intelliproxy_core::{Instant, PolicyKind};
 
 /// Nanoseconds since 1970 as a date and time of day in UTC.
 pub(super) fn utc(nanos: u64) -> String {
@@ -45,6 +45,12 @@ pub(super) fn span(span: Duration) -> String {
     } else {
         format!("{:.1} s", ms / 1e3)
     }
+}
+
+/// A policy by the name that it has in the configuration.
+pub(super) fn policy_name(policy: PolicyKind) -> String {
+    let name = serde_json::to_value(policy).ok();
+    name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").to_owned()
 }
 
 /// A share in percent.

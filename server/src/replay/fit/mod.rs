@@ -2,7 +2,7 @@
 //!
 //! | of a backend | is fitted by |
 //! |---|---|
-//! | width | how fast it finishes work with n requests in flight: likelihood of `min(n, workers)` |
+//! | width | from how many in flight on an answer takes longer: `max(1, (n + 1) / workers)` |
 //! | service time | answers that found a free worker: their quantiles |
 //! | speed | its mean service time against that of all |
 //! | faults | seconds in which it finished far less than that, answered errors, refused, or said nothing |
@@ -40,8 +40,13 @@ pub(super) fn fit(recording: &Recording) -> Result<(String, Answer), String> {
     }
     let mean_ms = means.iter().sum::<f64>() / means.len() as f64;
     let mut text = String::new();
-    let backends: Vec<Value> =
-        fitted.iter().map(|backend| backend.to_json(mean_ms, &mut text)).collect();
+    // A width that could not be seen is at least what was in flight, and likely that of others.
+    let seen = fitted.iter().filter_map(|backend| backend.width.as_ref());
+    let widest = seen.filter(|width| width.is_seen).map(|width| width.workers).max();
+    let backends: Vec<Value> = fitted
+        .iter()
+        .map(|backend| backend.to_json(mean_ms, widest.unwrap_or(1), &mut text))
+        .collect();
     let rate = history.arrivals.len() as f64 / history.seconds;
     let charge_ms = header.config.rules.errors.charge.as_secs_f64() * 1e3;
     let mut routing = serde_json::to_value(&header.config.rules).unwrap_or_default();
@@ -94,9 +99,13 @@ impl<'a> Fitted<'a> {
         // Once more without the times in which it was not itself.
         let is_calm = |spells: &[Spell], at: f64| !spells.iter().any(|spell| spell.contains(at));
         if !found.is_empty() {
-            let again = fit_width(visits, |at| is_calm(&found, at));
-            if again.is_some() {
-                width = again;
+            let calm = |at: f64| is_calm(&found, at);
+            let again = fit_width(visits, calm);
+            if let (Some(again), Some(first)) = (again, &width) {
+                // What was waited for in bad times only is seen in them only.
+                let is_first = !again.is_seen && first.workers > again.workers;
+                let wider = Width { workers: first.workers, ..again.clone() };
+                width = Some(if is_first { wider.with_pace_of(visits, calm) } else { again });
                 found = spells(backend, width.as_ref(), history.seconds);
             }
         }
@@ -131,16 +140,14 @@ impl<'a> Fitted<'a> {
         (count > 0.0).then(|| (self.service_ms.iter().sum::<f64>() / count).max(1e-6))
     }
 
-    fn to_json(&self, mean_ms: f64, text: &mut String) -> Value {
+    fn to_json(&self, mean_ms: f64, widest: u32, text: &mut String) -> Value {
         let own_ms = self.mean_ms();
         let speed = own_ms.map_or(1.0, |own| mean_ms / own);
-        let workers = self.width.as_ref().map_or(1, |width| width.workers);
+        let is_seen = self.width.as_ref().is_some_and(|width| width.is_seen);
+        let own = self.width.as_ref().map_or(1, |width| width.workers);
+        let workers = if is_seen { own } else { own.max(widest) };
         let most = self.visits.iter().map(|visit| visit.in_flight + 1).max().unwrap_or(1);
-        let at_least = if self.width.as_ref().is_none_or(|width| !width.is_seen) {
-            " or more (no more were ever in flight)"
-        } else {
-            ""
-        };
+        let at_least = if !is_seen { " (a guess: nobody ever waited)" } else { "" };
         let quantiles = quantiles(&self.service_ms, speed, mean_ms);
         let mut faults: Vec<Value> = self.spells.iter().map(Spell::to_json).collect();
         if let Some(share) = self.errors() {

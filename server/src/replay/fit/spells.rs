@@ -77,9 +77,7 @@ pub(super) fn spells(backend: &BackendHistory, width: Option<&Width>, end_s: f64
     let mut spells = refusals(backend, end_s);
     if let Some(width) = width {
         let pieces = pieces(backend, width, end_s);
-        let mut speeds: Vec<f64> = pieces.iter().map(|piece| piece.speed).collect();
-        speeds.sort_by(f64::total_cmp);
-        let usual = quantile(&speeds, 0.5).unwrap_or(1.0).max(1e-9);
+        let usual = usual_speed(&pieces);
         let good = backend.visits.iter().filter(|visit| visit.is_good());
         let mut good_ms: Vec<f64> = good.map(|visit| visit.latency_ms).collect();
         good_ms.sort_by(f64::total_cmp);
@@ -103,6 +101,20 @@ pub(super) fn spells(backend: &BackendHistory, width: Option<&Width>, end_s: f64
     }
     spells.sort_by(|a, b| a.from_s.total_cmp(&b.from_s));
     spells
+}
+
+/// The speed that it had for half of the time. By time, as a slow time has the more pieces.
+fn usual_speed(pieces: &[Piece]) -> f64 {
+    let mut speeds: Vec<(f64, f64)> =
+        pieces.iter().map(|piece| (piece.speed, piece.to_s - piece.from_s)).collect();
+    speeds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let half = speeds.iter().map(|(_, length)| length).sum::<f64>() / 2.0;
+    let mut passed = 0.0;
+    let middle = speeds.iter().find(|(_, length)| {
+        passed += length;
+        passed >= half
+    });
+    middle.map_or(1.0, |(speed, _)| speed.max(1e-9))
 }
 
 /// Both together, each weighed by its length.

@@ -1,8 +1,9 @@
 //! How many requests does a backend serve at a time?
 //!
-//! With n in flight, one of W workers finishes `min(n, W)` times as many requests a second as with
-//! one. From how long it held n requests (exposure) and how many ended then, the likelihood of
-//! each W is known, exactly so for exponential service times and well enough for others.
+//! A request that finds n others at one of W workers with service time s waits for `n − W + 1` of
+//! them to end, so its mean time is `s · max(1, (n + 1) / W)`: flat up to W, then a slope. The W
+//! that fits the means by n best is taken, weighed by their standard errors. (Counting ends while
+//! n are in flight would tell the same in theory; answers that come in bunches spoil it.)
 use super::history::Visit;
 
 /// What was found.
@@ -28,7 +29,8 @@ impl Exposure {
     pub(super) fn new(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Self {
         // Beginnings and ends in order of time; of equal times ends come first.
         let mut events: Vec<(f64, bool, bool)> = Vec::with_capacity(2 * visits.len());
-        for visit in visits {
+        // One that ended as it began, as a refused one does, held no worker.
+        for visit in visits.iter().filter(|visit| visit.end_s > visit.at_s) {
             events.push((visit.at_s, true, false));
             events.push((visit.end_s, false, visit.is_good()));
         }
@@ -56,35 +58,78 @@ impl Exposure {
         let work = self.seconds.iter().enumerate().map(|(n, seconds)| seconds * busy(n)).sum();
         (work, self.ended.iter().sum())
     }
+}
 
-    fn log_likelihood(&self, workers: u32) -> f64 {
-        let (work, ended) = self.work(workers);
-        let busy = |n: usize| (n.min(workers as usize) as f64).max(1.0);
-        let each: f64 = self.ended.iter().enumerate().map(|(n, ended)| ended * busy(n).ln()).sum();
-        each - ended * work.ln()
+/// The width that fits best; `None` when nothing ended well.
+pub(super) fn fit_width(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Option<Width> {
+    let levels = levels(visits, &counts);
+    let most = levels.iter().rposition(|level| level.count > 0.0)? as u32 + 1;
+    let mut best = (most, f64::INFINITY);
+    for workers in (1..=most).rev() {
+        let misfit = misfit(&levels, workers);
+        // Of widths that fit the same, the widest: nobody has waited then.
+        if misfit < best.1 - 1e-9 {
+            best = (workers, misfit);
+        }
+    }
+    let width = Width { workers: best.0, per_second: 0.0, is_seen: best.0 < most };
+    Some(width.with_pace_of(visits, counts))
+}
+
+impl Width {
+    /// With as many requests a second as so many workers finished each.
+    pub(super) fn with_pace_of(self, visits: &[Visit], counts: impl Fn(f64) -> bool) -> Self {
+        let (work, ended) = Exposure::new(visits, counts).work(self.workers);
+        Self { per_second: if work > 0.0 { ended / work } else { 0.0 }, ..self }
     }
 }
 
-/// The likeliest width; `None` when nothing ended well.
-pub(super) fn fit_width(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Option<Width> {
-    let exposure = Exposure::new(visits, counts);
-    let (work, ended) = exposure.work(1);
-    if ended < 1.0 || work <= 0.0 {
-        return None;
-    }
-    let most = exposure.seconds.len().saturating_sub(1).max(1) as u32;
-    let mut best = (1, f64::NEG_INFINITY);
-    for workers in 1..=most {
-        let likelihood = exposure.log_likelihood(workers);
-        // A wider one has to be better by more than rounding.
-        if likelihood > best.1 + 1e-9 {
-            best = (workers, likelihood);
+/// Times to the answer of requests that found as many others in flight.
+#[derive(Clone, Copy, Debug, Default)]
+struct Level {
+    count: f64,
+    mean: f64,
+    /// Sum of squared distances from the mean (Welford).
+    squares: f64,
+}
+
+fn levels(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Vec<Level> {
+    let mut levels: Vec<Level> = Vec::new();
+    for visit in visits.iter().filter(|visit| visit.is_good() && counts(visit.at_s)) {
+        let slot = (visit.in_flight as usize).min(WIDTH_MAX);
+        if levels.len() <= slot {
+            levels.resize(slot + 1, Level::default());
         }
+        let level = &mut levels[slot];
+        level.count += 1.0;
+        let away = visit.latency_ms - level.mean;
+        level.mean += away / level.count;
+        level.squares += away * (visit.latency_ms - level.mean);
     }
-    let workers = best.0;
-    let (work, ended) = exposure.work(workers);
-    Some(Width { workers, per_second: ended / work, is_seen: workers < most })
+    levels
+}
+
+/// How far the means are from those of so many workers, in squares of their standard errors, with
+/// the service time that suits them best.
+fn misfit(levels: &[Level], workers: u32) -> f64 {
+    let slower = |n: usize| ((n as f64 + 1.0) / f64::from(workers)).max(1.0);
+    let told = || levels.iter().enumerate().filter(|(_, level)| level.count >= LEVEL_MIN);
+    // Every level's error from the same relative spread: a small level's own says little.
+    let spread: f64 = told().map(|(_, l)| l.squares / (l.mean * l.mean).max(1e-12)).sum::<f64>()
+        / told().map(|(_, l)| l.count).sum::<f64>().max(1.0);
+    let weight = |level: &Level| level.count / (spread * level.mean * level.mean).max(1e-12);
+    let (mut top, mut bottom) = (0.0, 0.0);
+    for (n, level) in told() {
+        top += weight(level) * level.mean * slower(n);
+        bottom += weight(level) * slower(n) * slower(n);
+    }
+    let service = if bottom > 0.0 { top / bottom } else { 0.0 };
+    told()
+        .map(|(n, l)| weight(l) * (l.mean - service * slower(n)) * (l.mean - service * slower(n)))
+        .sum()
 }
 
 /// Widths beyond this are all the same.
 const WIDTH_MAX: usize = 512;
+/// Fewer answers than this tell nothing of their level.
+const LEVEL_MIN: f64 = 5.0;
