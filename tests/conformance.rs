@@ -1,0 +1,14 @@
+//! Bytes to verdict: what becomes of messages, good and bad, held against the whole proxy in
+//! memory. Every case runs whole and byte by byte, and must end with nothing held for anybody.
+#[path = "conformance/bench.rs"]
+mod bench;
+#[path = "conformance/bodies.rs"]
+mod bodies;
+#[path = "conformance/limits.rs"]
+mod limits;
+#[path = "conformance/requests.rs"]
+mod requests;
+#[path = "conformance/responses.rs"]
+mod responses;
+#[path = "conformance/timeouts.rs"]
+mod timeouts;

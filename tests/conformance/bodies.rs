@@ -1,0 +1,237 @@
+//! Request bodies, and requests that follow each other.
+use intelliproxy::config::Config;
+
+use crate::bench::{Bench, forwarded, refusal};
+
+const HEAD: &str = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+const NEXT: &str = "GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
+const EMPTY_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+/// Takes a chunked body apart that was written by a strict writer: data, and trailer lines.
+#[track_caller]
+pub(crate) fn dechunk(mut text: &str) -> (String, String) {
+    let mut data = String::new();
+    loop {
+        let (size, rest) = text.split_once("\r\n").expect("a size line");
+        let is_plain = size.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        assert!(is_plain && !size.is_empty() && !size.starts_with("00"), "size {size:?}");
+        let size = usize::from_str_radix(size, 16).expect("hexadecimal");
+        if size == 0 {
+            let trailer = rest.strip_suffix("\r\n").expect("an empty line at the end");
+            assert!(!trailer.contains("\r\n\r\n"), "nothing follows the end");
+            return (data, trailer.to_owned());
+        }
+        data.push_str(&rest[..size]);
+        text = rest[size..].strip_prefix("\r\n").expect("CRLF behind the data");
+    }
+}
+
+/// Bodies that break the grammar: the client is refused, the backend's request never gets an end,
+/// and what follows is not served.
+#[test]
+fn bad_chunks_are_refused() {
+    for (name, body) in [
+        ("prefix", "0x5\r\nhello\r\n0\r\n\r\n"),
+        ("sign", "+5\r\nhello\r\n0\r\n\r\n"),
+        ("negative", "-5\r\nhello\r\n0\r\n\r\n"),
+        ("no hexadecimal", "G\r\nhello\r\n0\r\n\r\n"),
+        ("empty size", "\r\nhello\r\n0\r\n\r\n"),
+        ("space before the size", " 5\r\nhello\r\n0\r\n\r\n"),
+        ("space after the size", "5 \r\nhello\r\n0\r\n\r\n"),
+        ("tab after the size", "5\t;a\r\nhello\r\n0\r\n\r\n"),
+        ("underscore", "1_0\r\nhello\r\n0\r\n\r\n"),
+        ("2^64 and 5", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
+        ("2^60", "1000000000000000\r\nhello\r\n0\r\n\r\n"),
+        ("17 digits", "00000000000000005\r\nhello\r\n0\r\n\r\n"),
+        ("size line ends in LF", "5\nhello\r\n0\r\n\r\n"),
+        ("size line ends in CR", "5\rhello\r\n0\r\n\r\n"),
+        ("extension ends in LF", "5;a=b\nhello\r\n0\r\n\r\n"),
+        ("CR inside an extension", "5;a\rb\r\nhello\r\n0\r\n\r\n"),
+        ("NUL in an extension", "5;a\0b\r\nhello\r\n0\r\n\r\n"),
+        ("extension without semicolon", "5 a\r\nhello\r\n0\r\n\r\n"),
+        ("nothing after the data", "5\r\nhello0\r\n\r\n"),
+        ("LF after the data", "5\r\nhello\n0\r\n\r\n"),
+        ("CR after the data", "5\r\nhello\r0\r\n\r\n"),
+        ("data too long", "5\r\nhello!\r\n0\r\n\r\n"),
+        ("trailer line ends in LF", "5\r\nhello\r\n0\r\nA: b\n\r\n"),
+        ("trailer ends in LF", "5\r\nhello\r\n0\r\n\n"),
+        ("bare CR in the trailer", "5\r\nhello\r\n0\r\nA: b\rc\r\n\r\n"),
+        ("folded trailer", "5\r\nhello\r\n0\r\nA: b\r\n c\r\n\r\n"),
+        ("no colon in the trailer", "5\r\nhello\r\n0\r\nAbc\r\n\r\n"),
+        ("space before a trailer's colon", "5\r\nhello\r\n0\r\nA : b\r\n\r\n"),
+        ("empty trailer name", "5\r\nhello\r\n0\r\n: b\r\n\r\n"),
+        ("trailer name that is no token", "5\r\nhello\r\n0\r\nA@: b\r\n\r\n"),
+        ("NUL in the trailer", "5\r\nhello\r\n0\r\nA: \0\r\n\r\n"),
+    ] {
+        for step in [usize::MAX, 1] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            let client = bench.client_with(format!("{HEAD}{body}{NEXT}").as_bytes());
+            assert_eq!(bench.text(client), refusal(400), "{name} by {step}");
+            for &upstream in bench.upstreams() {
+                let text = bench.text(upstream);
+                let is_last = text.ends_with("0\r\n\r\n") || text.contains("/next");
+                assert!(!is_last, "{name} by {step}: never whole: {text}");
+                assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}: cut");
+            }
+            assert!(bench.upstreams().len() <= 1, "{name} by {step}");
+            bench.end(client);
+            assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+        }
+    }
+}
+
+/// Chunked bodies are framed anew: sizes plain, no extension passes, of the trailer what may.
+#[test]
+fn good_chunks_are_framed_anew() {
+    let trailer = "X-Sum: 1\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\nHost: evil\r\n\
+                   Authorization: x\r\nConnection: close\r\nTE: x\r\nContent-Type: x\r\n\
+                   Content_Length: 9\r\nX-Forwarded-For: x\r\nX-Other:\r\n";
+    for (name, body, data, passed) in [
+        ("empty", "0\r\n\r\n", "", ""),
+        ("one", "5\r\nhello\r\n0\r\n\r\n", "hello", ""),
+        ("two", "5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n", "hello!", ""),
+        ("upper case and zeros", "00A\r\n0123456789\r\n000\r\n\r\n", "0123456789", ""),
+        ("extensions", "5;a;b=\"c d\"\r\nhello\r\n0;x=y\r\n\r\n", "hello", ""),
+        ("extension above ASCII", "5;\u{e9}\r\nhello\r\n0\r\n\r\n", "hello", ""),
+        ("data like chunks", "7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n", "\r\n0\r\n\r\n", ""),
+        ("trailer", &format!("1\r\nx\r\n0\r\n{trailer}\r\n"), "x", "X-Sum: 1\r\nX-Other:\r\n"),
+    ] {
+        for step in [usize::MAX, 1] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            let client = bench.client_with(format!("{HEAD}{body}").as_bytes());
+            let upstream = bench.upstream();
+            let text = bench.text(upstream);
+            let head = forwarded("POST /", "Transfer-Encoding: chunked\r\n");
+            let (fields, forwarded_body) = text.split_once("\r\n\r\n").expect("a head");
+            let mut expected: Vec<&str> = head.trim_end().lines().collect();
+            let mut got: Vec<&str> = fields.lines().collect();
+            expected.sort_unstable();
+            got.sort_unstable();
+            assert_eq!(got, expected, "{name} by {step}");
+            assert_eq!(dechunk(forwarded_body), (data.to_owned(), passed.to_owned()), "{name}");
+            bench.send(upstream, EMPTY_ANSWER);
+            assert!(bench.text(client).starts_with("HTTP/1.1 200 OK\r\n"), "{name} by {step}");
+            assert_eq!(bench.wire(upstream).closed, None, "{name} by {step}: it is kept");
+        }
+    }
+}
+
+/// A client that leaves inside its body leaves no whole request behind it.
+#[test]
+fn cut_uploads_are_seen_as_cut() {
+    for request in [
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhell".to_owned(),
+        format!("{HEAD}5\r\nhell"),
+        format!("{HEAD}5\r\nhello\r\n0\r\n"),
+    ] {
+        for is_reset in [false, true] {
+            let mut bench = Bench::new(Config::default());
+            let client = bench.client_with(request.as_bytes());
+            let upstream = bench.upstream();
+            if is_reset {
+                bench.reset(client);
+                assert_eq!(bench.text(client), "");
+            } else {
+                bench.end(client);
+                assert_eq!(bench.text(client), refusal(400));
+            }
+            assert!(!bench.text(upstream).ends_with("0\r\n\r\n"), "{request}");
+            assert!(!bench.text(upstream).ends_with("hello"), "{request}");
+            assert!(bench.wire(upstream).closed.is_some(), "{request}");
+            assert!(bench.proxy.is_at_rest(), "{request}");
+        }
+    }
+}
+
+/// Pipelined requests: one at a time to the backend, answers in order, each framing in its turn.
+#[test]
+fn pipelined_requests_are_served_in_order() {
+    let requests = [
+        "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc".to_owned(),
+        "HEAD /3 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        HEAD.replace("POST /", "POST /4") + "3\r\ndef\r\n0\r\n\r\n",
+        "GET /5 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".to_owned(),
+        "GET /never HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+    ];
+    for step in [usize::MAX, 1] {
+        let mut bench = Bench::new(Config::default());
+        bench.step = step;
+        let client = bench.client_with(requests.concat().as_bytes());
+        let upstream = bench.upstream();
+        for number in 1..=5 {
+            let text = String::from_utf8(bench.drain(upstream)).expect("text");
+            let paths: Vec<&str> = text.matches(" HTTP/1.1\r\n").collect();
+            assert_eq!(paths.len(), 1, "one at a time: {text}");
+            assert!(text.contains(&format!("/{number} HTTP/1.1\r\n")), "{number}: {text}");
+            let answer = format!("HTTP/1.1 200 OK\r\nN: {number}\r\nContent-Length: 1\r\n\r\n");
+            let body = if number == 3 { "" } else { &number.to_string() };
+            bench.send(upstream, format!("{answer}{body}").as_bytes());
+        }
+        let text = bench.text(client);
+        let order: Vec<char> = text
+            .match_indices("\r\nN: ")
+            .filter_map(|(at, start)| text[at + start.len()..].chars().next())
+            .collect();
+        assert_eq!(order, ['1', '2', '3', '4', '5'], "{text}");
+        assert!(
+            text.ends_with("N: 5\r\nContent-Length: 1\r\nConnection: close\r\n\r\n5"),
+            "{text}"
+        );
+        assert_eq!(bench.upstreams().len(), 1, "one connection carried them all");
+        assert_eq!(bench.drain(upstream), b"", "what follows close is not served");
+    }
+}
+
+/// `Expect: 100-continue` is the backend's to answer: its 100 goes to the client, whose body then
+/// goes on; a final answer instead of it ends the connection, since the body may still come.
+#[test]
+fn expectations_are_passed_on() {
+    let request =
+        b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\nContent-Length: 5\r\n\r\n";
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(request);
+    let upstream = bench.upstream();
+    assert!(bench.text(upstream).contains("Expect: 100-Continue\r\n"));
+    assert_eq!(bench.text(client), "", "the proxy promises nothing by itself");
+    bench.send(upstream, b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(bench.drain(client), b"HTTP/1.1 100 Continue\r\n\r\n");
+    bench.send(client, b"hello");
+    assert!(bench.text(upstream).ends_with("\r\n\r\nhello"));
+    bench.send(upstream, EMPTY_ANSWER);
+    assert_eq!(bench.drain(client), EMPTY_ANSWER);
+    assert_eq!(bench.wire(upstream).closed, None);
+
+    bench.send(client, request);
+    bench.send(upstream, b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+    let refused = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    assert_eq!(bench.text(client), refused);
+    assert!(bench.wire(client).is_shut);
+    assert!(bench.wire(upstream).closed.is_some(), "it waits for a body that never comes");
+
+    let mut bench = Bench::new(Config::default());
+    bench.client_with(b"POST / HTTP/1.0\r\nExpect: x\r\nContent-Length: 1\r\n\r\nx");
+    let text = bench.text(bench.upstream());
+    assert!(!text.contains("Expect"), "HTTP/1.0 has no expectations: {text}");
+}
+
+/// A slow backend holds its client back: only so much is taken in, and nothing is lost.
+#[test]
+fn uploads_are_held_back() {
+    let mut bench = Bench::new(Config::default());
+    let length = 4 << 20;
+    let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+    let client = bench.client_with(head.as_bytes());
+    let upstream = bench.upstream();
+    let head_length = bench.drain(upstream).len();
+    assert!(head_length > 0);
+    bench.take(upstream, 0);
+    bench.send(client, &vec![b'x'; length]);
+    let held = length - bench.unread(client);
+    assert!(held <= 512 * 1024, "{held} bytes are held for one connection");
+    bench.take(upstream, usize::MAX);
+    assert_eq!(bench.unread(client), 0);
+    assert_eq!(bench.wire(upstream).received.len(), length);
+}

@@ -1,0 +1,243 @@
+//! Every limit at one below, at it, and at one above.
+use intelliproxy::config::{Config, Overflow};
+
+use crate::bench::{Bench, refusal};
+
+const OWN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
+
+/// Sends a request whole and byte by byte; it reaches a backend, or is refused with a status.
+#[track_caller]
+fn assert_verdict(name: &str, config: &Config, request: &[u8], refused: Option<u16>) {
+    for step in [usize::MAX, 1] {
+        let mut bench = Bench::new(config.clone());
+        bench.step = step;
+        let client = bench.client_with(request);
+        match refused {
+            Some(status) => assert_eq!(bench.text(client), refusal(status), "{name} by {step}"),
+            None => {
+                assert_eq!(bench.text(client), "", "{name} by {step}");
+                bench.send(bench.upstream(), OWN);
+                assert!(bench.text(client).starts_with("HTTP/1.1 200 "), "{name} by {step}");
+            }
+        }
+    }
+}
+
+/// A head of `length` bytes: filled up in its last field.
+fn head_of(start: &str, length: usize) -> Vec<u8> {
+    let rest = length - start.len() - "F: \r\n\r\n".len();
+    format!("{start}F: {}\r\n\r\n", "x".repeat(rest)).into_bytes()
+}
+
+/// `limits.headBytesMax` for requests: 431.
+#[test]
+fn request_heads() {
+    let mut config = Config::default();
+    config.limits.head_bytes_max = 2000;
+    config.limits.target_bytes_max = 1000;
+    for (length, refused) in [(1999, None), (2000, None), (2001, Some(431)), (50_000, Some(431))] {
+        let request = head_of("GET / HTTP/1.1\r\nHost: h\r\n", length);
+        assert_verdict(&format!("{length} bytes"), &config, &request, refused);
+    }
+    let endless = [&b"GET / HTTP/1.1\r\n"[..], &b"A: b\r\n".repeat(1000)].concat();
+    assert_verdict("without end", &config, &endless, Some(431));
+}
+
+/// `limits.headBytesMax` for answers: 502.
+#[test]
+fn answer_heads() {
+    let mut config = Config::default();
+    config.limits.head_bytes_max = 2000;
+    config.limits.target_bytes_max = 1000;
+    for (length, is_good) in [(1999, true), (2000, true), (2001, false), (70_000, false)] {
+        for step in [usize::MAX, 1] {
+            let mut bench = Bench::new(config.clone());
+            bench.step = step;
+            let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+            let start = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n";
+            bench.send(bench.upstream(), &head_of(start, length));
+            let status = if is_good { "HTTP/1.1 200 " } else { "HTTP/1.1 502 " };
+            assert!(bench.text(client).starts_with(status), "{length} by {step}");
+        }
+    }
+}
+
+/// `limits.targetBytesMax`: 414.
+#[test]
+fn targets() {
+    let mut config = Config::default();
+    config.limits.target_bytes_max = 100;
+    for (length, refused) in [(99, None), (100, None), (101, Some(414)), (20_000, Some(414))] {
+        let request = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(length - 1));
+        assert_verdict(&format!("{length} bytes"), &config, request.as_bytes(), refused);
+    }
+}
+
+/// `limits.fieldsMax`, Host among them: 431 for requests, 502 for answers.
+#[test]
+fn fields() {
+    let mut config = Config::default();
+    config.limits.fields_max = 10;
+    for (count, is_good) in [(9, true), (10, true), (11, false), (200, false)] {
+        let fields = "A: b\r\n".repeat(count - 1);
+        let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        let refused = (!is_good).then_some(431);
+        assert_verdict(&format!("{count} fields"), &config, request.as_bytes(), refused);
+        let mut bench = Bench::new(config.clone());
+        let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n");
+        bench.send(bench.upstream(), answer.as_bytes());
+        let status = if is_good { "HTTP/1.1 200 " } else { "HTTP/1.1 502 " };
+        assert!(bench.text(client).starts_with(status), "{count} fields of an answer");
+    }
+    // The most that can be configured is what there is room for.
+    config.limits.fields_max = 128;
+    for (count, refused) in [(128, None), (129, Some(431))] {
+        let fields = "A: b\r\n".repeat(count - 1);
+        let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        assert_verdict(&format!("{count} fields"), &config, request.as_bytes(), refused);
+    }
+}
+
+/// `limits.chunkExtensionBytesMax`, for each chunk, the semicolon included: 431.
+#[test]
+fn chunk_extensions() {
+    let mut config = Config::default();
+    config.limits.chunk_extension_bytes_max = 10;
+    for (length, refused) in [(9, None), (10, None), (11, Some(431))] {
+        let chunk = format!("1;{}\r\nx\r\n", "e".repeat(length - 1));
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"
+        );
+        assert_verdict(&format!("{length} bytes"), &config, request.as_bytes(), refused);
+    }
+}
+
+/// `limits.trailerBytesMax`, and `limits.fieldsMax` for trailers: 431.
+#[test]
+fn trailers() {
+    let mut config = Config::default();
+    config.limits.trailer_bytes_max = 50;
+    config.limits.fields_max = 8;
+    let head = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+    for (length, refused) in [(49, None), (50, None), (51, Some(431))] {
+        let request = format!("{head}A: {}\r\n\r\n", "x".repeat(length - "A: \r\n".len()));
+        assert_verdict(&format!("{length} bytes"), &config, request.as_bytes(), refused);
+    }
+    for (count, refused) in [(7, None), (8, None), (9, Some(431))] {
+        let request = format!("{head}{}\r\n", "A:\r\n".repeat(count));
+        assert_verdict(&format!("{count} fields"), &config, request.as_bytes(), refused);
+    }
+}
+
+/// `limits.bodyBytesMax`, announced or not: 413.
+#[test]
+fn bodies() {
+    let mut config = Config::default();
+    config.limits.body_bytes_max = 10;
+    for (length, refused) in [(9, None), (10, None), (11, Some(413))] {
+        let body = "x".repeat(length);
+        let request =
+            format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}");
+        assert_verdict(&format!("{length} bytes"), &config, request.as_bytes(), refused);
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n\
+             5\r\nxxxxx\r\n{:x}\r\n{}\r\n0\r\n\r\n",
+            length - 5,
+            "x".repeat(length - 5)
+        );
+        assert_verdict(&format!("{length} bytes in chunks"), &config, request.as_bytes(), refused);
+    }
+}
+
+/// `limits.clients` with `overflow: reject`: one more is answered 503, and a place is free again
+/// when one leaves; with `overflow: wait` it is not accepted.
+#[test]
+fn clients() {
+    let mut config = Config::default();
+    config.limits.clients = 2;
+    config.overflow = Overflow::Reject;
+    let mut bench = Bench::new(config.clone());
+    let request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    let (first, second) = (bench.client(), bench.client());
+    assert!(bench.proxy.accepts(), "whoever comes is told");
+    let third = bench.client_with(request);
+    assert_eq!(bench.text(third), refusal(503));
+    assert!(bench.upstreams().is_empty());
+    bench.end(third);
+    bench.send(second, request);
+    assert_eq!(bench.upstreams().len(), 1, "those in service go on");
+    bench.end(first);
+    let fourth = bench.client_with(request);
+    assert_eq!(bench.text(fourth), "");
+    assert_eq!(bench.upstreams().len(), 2);
+
+    config.overflow = Overflow::Wait;
+    let mut bench = Bench::new(config);
+    let first = bench.client();
+    assert!(bench.proxy.accepts(), "one of two");
+    bench.client();
+    assert!(!bench.proxy.accepts(), "two of two");
+    bench.end(first);
+    assert!(bench.proxy.accepts(), "one has left");
+}
+
+/// `limits.attempts`: so many backends are tried, and no more.
+#[test]
+fn attempts() {
+    for attempts in 1..=4 {
+        let mut config = Config::default();
+        config.limits.attempts = attempts;
+        let mut bench = Bench::with_backends(config, &["a", "b", "c", "d"]);
+        let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        for tried in 1..=attempts {
+            assert_eq!(bench.upstreams().len(), tried);
+            assert_eq!(bench.text(client), "");
+            bench.end(bench.upstream());
+        }
+        assert_eq!(bench.upstreams().len(), attempts);
+        assert!(bench.text(client).starts_with("HTTP/1.1 502 "));
+    }
+}
+
+/// `pool.idlePerBackend`: so many idle connections are kept.
+#[test]
+fn idle_connections() {
+    for (limit, kept) in [(0, 0), (1, 1), (2, 2), (3, 3), (4, 3)] {
+        let mut config = Config::default();
+        config.pool.idle_per_backend = limit;
+        let mut bench = Bench::new(config);
+        for _ in 0..3 {
+            bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        }
+        let upstreams = bench.upstreams().to_vec();
+        assert_eq!(upstreams.len(), 3);
+        for &upstream in &upstreams {
+            bench.send(upstream, OWN);
+        }
+        let open = upstreams.iter().filter(|&&conn| bench.wire(conn).closed.is_none()).count();
+        assert_eq!(open, kept, "at most {limit}");
+    }
+}
+
+/// Answers to a client that reads nothing are held back, and nothing is lost.
+#[test]
+fn downloads_are_held_back() {
+    let length = 4 << 20;
+    for (framing, overhead) in [(format!("Content-Length: {length}"), false), (String::new(), true)]
+    {
+        let mut bench = Bench::new(Config::default());
+        let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        bench.take(client, 0);
+        let upstream = bench.upstream();
+        let head = if overhead { String::new() } else { format!("{framing}\r\n") };
+        bench.send(upstream, format!("HTTP/1.1 200 OK\r\n{head}\r\n").as_bytes());
+        bench.send(upstream, &vec![b'x'; length]);
+        let held = length - bench.unread(upstream);
+        assert!(held <= 512 * 1024, "{held} bytes are held for one connection");
+        bench.take(client, usize::MAX);
+        assert_eq!(bench.unread(upstream), 0);
+        let count = bench.wire(client).received.iter().filter(|&&byte| byte == b'x').count();
+        assert_eq!(count, length);
+    }
+}

@@ -1,0 +1,349 @@
+//! Request heads: what is refused, with which status, and what the backend gets of the rest.
+use intelliproxy::config::Config;
+
+use crate::bench::{Bench, forwarded, refusal};
+
+/// What follows a bad request on its connection, and must not be served.
+const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// Sends `request` and one more behind it: the first is refused with `status`, the second is not
+/// looked at, and no backend hears of either.
+#[track_caller]
+fn assert_refused(name: &str, request: &[u8], status: u16) {
+    for step in [usize::MAX, 1] {
+        let mut bench = Bench::new(Config::default());
+        bench.step = step;
+        let client = bench.client_with(&[request, NEXT].concat());
+        assert_eq!(bench.text(client), refusal(status), "{name} by {step}");
+        assert!(bench.upstreams().is_empty(), "{name} by {step}: nothing is forwarded");
+        assert!(bench.wire(client).is_shut, "{name} by {step}: the client is told the end");
+        bench.end(client);
+        assert_eq!(bench.wire(client).closed, Some(false), "{name} by {step}");
+        assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+    }
+}
+
+/// Sends `request`: a backend gets `expected`, its answer goes back, the connection lives on.
+#[track_caller]
+fn assert_forwarded(name: &str, request: &[u8], expected: &str) {
+    for step in [usize::MAX, 1] {
+        let mut bench = Bench::new(Config::default());
+        bench.step = step;
+        let client = bench.client_with(request);
+        assert_eq!(bench.text(client), "", "{name} by {step}");
+        let upstream = bench.upstream();
+        assert_eq!(bench.text(upstream), expected, "{name} by {step}");
+        bench.send(upstream, b"HTTP/1.1 204 No Content\r\n\r\n");
+        assert!(bench.text(client).starts_with("HTTP/1.1 204 No Content\r\n"), "{name} by {step}");
+        bench.end(client);
+        assert_eq!(bench.wire(client).closed, Some(false), "{name} by {step}");
+        assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+    }
+}
+
+/// Request lines that are none.
+#[test]
+fn bad_request_lines_are_refused() {
+    let rows: [(&str, &[u8], u16); 33] = [
+        ("space inside the target", b"GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("two spaces before the target", b"GET  /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("two spaces before the version", b"GET /a  HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("tab for a space", b"GET\t/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("tab inside the target", b"GET /a\tb HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("space after the version", b"GET /a HTTP/1.1 \r\nHost: h\r\n\r\n", 400),
+        ("space before the method", b" GET /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("fragment", b"GET /a#b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("NUL in the target", b"GET /a\0b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("control byte in the target", b"GET /a\x01b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("DEL in the target", b"GET /a\x7fb HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("byte above ASCII in the target", b"GET /\xc3\xa9 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("bare CR in the target", b"GET /a\rb HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("no target", b"GET HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("relative target", b"GET a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("asterisk for GET", b"GET * HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("authority for GET", b"GET h:80 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("absolute without authority", b"GET http:///a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("absolute with a user", b"GET http://u@h/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("absolute of another scheme", b"GET https://h/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("absolute with a bad port", b"GET http://h:x/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("method that is no token", b"G(T /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("empty method", b" /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("HTTP/0.9", b"GET /a\r\n", 400),
+        ("version in lower case", b"GET /a http/1.1\r\nHost: h\r\n\r\n", 400),
+        ("version without a minor", b"GET /a HTTP/1\r\nHost: h\r\n\r\n", 400),
+        ("version 1.2", b"GET /a HTTP/1.2\r\nHost: h\r\n\r\n", 505),
+        ("version 2.0", b"GET /a HTTP/2.0\r\nHost: h\r\n\r\n", 505),
+        ("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        ("CONNECT", b"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n", 501),
+        ("TRACE", b"TRACE / HTTP/1.1\r\nHost: h\r\n\r\n", 501),
+        ("binary garbage", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        ("empty lines without end", b"\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+    ];
+    for (name, request, status) in rows {
+        assert_refused(name, request, status);
+    }
+}
+
+/// Lines that end or fold in a way that two readers could read differently, and fields that are
+/// none.
+#[test]
+fn bad_fields_are_refused() {
+    let rows: [(&str, &[u8]); 27] = [
+        ("all lines end in LF", b"GET / HTTP/1.1\nHost: h\n\n"),
+        ("request line ends in LF", b"GET / HTTP/1.1\nHost: h\r\n\r\n"),
+        ("a field ends in LF", b"GET / HTTP/1.1\r\nHost: h\nA: b\r\n\r\n"),
+        ("last field ends in LF", b"GET / HTTP/1.1\r\nHost: h\n\r\n"),
+        ("head ends in LF", b"GET / HTTP/1.1\r\nHost: h\r\n\n"),
+        ("empty line is LF", b"\nGET / HTTP/1.1\r\nHost: h\r\n\r\n"),
+        ("empty line is CR", b"\rGET / HTTP/1.1\r\nHost: h\r\n\r\n"),
+        ("bare CR in a value", b"GET / HTTP/1.1\r\nHost: h\r\nA: b\rc\r\n\r\n"),
+        ("bare CR in a name", b"GET / HTTP/1.1\r\nHost: h\r\nA\rb: c\r\n\r\n"),
+        ("CR twice", b"GET / HTTP/1.1\r\nHost: h\r\r\n\r\n"),
+        ("folded by a space", b"GET / HTTP/1.1\r\nHost: h\r\nA: b\r\n c\r\n\r\n"),
+        ("folded by a tab", b"GET / HTTP/1.1\r\nHost: h\r\nA: b\r\n\tc\r\n\r\n"),
+        ("first field folded", b"GET / HTTP/1.1\r\n Host: h\r\n\r\n"),
+        ("empty first field folded", b"GET / HTTP/1.1\r\n \r\nHost: h\r\n\r\n"),
+        ("space before the colon", b"GET / HTTP/1.1\r\nHost : h\r\n\r\n"),
+        ("tab before the colon", b"GET / HTTP/1.1\r\nHost: h\r\nA\t: b\r\n\r\n"),
+        ("space in a name", b"GET / HTTP/1.1\r\nHost: h\r\nA b: c\r\n\r\n"),
+        ("empty name", b"GET / HTTP/1.1\r\nHost: h\r\n: b\r\n\r\n"),
+        ("name that is no token", b"GET / HTTP/1.1\r\nHost: h\r\nA@b: c\r\n\r\n"),
+        ("name with a parenthesis", b"GET / HTTP/1.1\r\nHost: h\r\nA(b): c\r\n\r\n"),
+        ("name above ASCII", b"GET / HTTP/1.1\r\nHost: h\r\n\xc3\xa9: c\r\n\r\n"),
+        ("no colon", b"GET / HTTP/1.1\r\nHost: h\r\nAbc\r\n\r\n"),
+        ("NUL in a value", b"GET / HTTP/1.1\r\nHost: h\r\nA: b\0c\r\n\r\n"),
+        ("control byte in a value", b"GET / HTTP/1.1\r\nHost: h\r\nA: b\x01c\r\n\r\n"),
+        ("vertical tab in a value", b"GET / HTTP/1.1\r\nHost: h\r\nA: b\x0bc\r\n\r\n"),
+        ("DEL in a value", b"GET / HTTP/1.1\r\nHost: h\r\nA: b\x7fc\r\n\r\n"),
+        ("escape in a name", b"GET / HTTP/1.1\r\nHost: h\r\nA\x1b: c\r\n\r\n"),
+    ];
+    for (name, request) in rows {
+        assert_refused(name, request, 400);
+    }
+}
+
+/// One Host, and one that can be.
+#[test]
+fn bad_hosts_are_refused() {
+    for (name, fields) in [
+        ("none", ""),
+        ("two", "Host: h\r\nHost: i\r\n"),
+        ("two that are equal", "Host: h\r\nhost: h\r\n"),
+        ("empty", "Host:\r\n"),
+        ("empty but for a port", "Host: :80\r\n"),
+        ("space inside", "Host: a b\r\n"),
+        ("two in one", "Host: a, b\r\n"),
+        ("user", "Host: u@h\r\n"),
+        ("path", "Host: h/p\r\n"),
+        ("scheme", "Host: http://h\r\n"),
+        ("fragment", "Host: h#f\r\n"),
+        ("port that is none", "Host: h:8x\r\n"),
+        ("two ports", "Host: h:80:80\r\n"),
+        ("IPv6 without brackets", "Host: ::1\r\n"),
+        ("open bracket", "Host: [::1\r\n"),
+        ("bracketed name", "Host: [h]\r\n"),
+        ("quotation mark", "Host: \"h\"\r\n"),
+        ("backslash", "Host: h\\i\r\n"),
+        ("above ASCII", "Host: h\u{e9}\r\n"),
+    ] {
+        assert_refused(name, format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes(), 400);
+    }
+    let absolute = b"GET http://i/ HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n";
+    assert_refused("two under an absolute target", absolute, 400);
+    let absolute = b"GET http://i/ HTTP/1.1\r\n\r\n";
+    assert_refused("none under an absolute target", absolute, 400);
+    assert_refused("two in HTTP/1.0", b"GET / HTTP/1.0\r\nHost: h\r\nHost: h\r\n\r\n", 400);
+}
+
+/// Framing is decided once or not at all (RFC 9112 section 6.3).
+#[test]
+fn ambiguous_framing_is_refused() {
+    for (name, fields, status) in [
+        ("both", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("both, the other way round", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", 400),
+        ("both, length of none", "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("both, and neither good", "Content-Length: x\r\nTransfer-Encoding: y\r\n", 400),
+        ("lengths that differ", "Content-Length: 5\r\nContent-Length: 6\r\n", 400),
+        ("lengths that agree", "Content-Length: 5\r\nContent-Length: 5\r\n", 400),
+        ("list of lengths", "Content-Length: 5, 6\r\n", 400),
+        ("list of equal lengths", "Content-Length: 5, 5\r\n", 400),
+        ("no number", "Content-Length: five\r\n", 400),
+        ("empty length", "Content-Length:\r\n", 400),
+        ("negative length", "Content-Length: -5\r\n", 400),
+        ("sign", "Content-Length: +5\r\n", 400),
+        ("hexadecimal length", "Content-Length: 0x5\r\n", 400),
+        ("fraction", "Content-Length: 5.0\r\n", 400),
+        ("space inside", "Content-Length: 5 5\r\n", 400),
+        ("19 digits", "Content-Length: 1000000000000000000\r\n", 400),
+        ("2^64 and 5", "Content-Length: 18446744073709551621\r\n", 400),
+        ("30 digits", "Content-Length: 100000000000000000000000000005\r\n", 400),
+        ("other coding", "Transfer-Encoding: xchunked\r\n", 501),
+        ("identity", "Transfer-Encoding: identity\r\n", 501),
+        ("chunked not last", "Transfer-Encoding: chunked, identity\r\n", 501),
+        ("chunked not alone", "Transfer-Encoding: gzip, chunked\r\n", 501),
+        ("chunked twice", "Transfer-Encoding: chunked, chunked\r\n", 501),
+        ("two lines", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 501),
+        ("empty coding", "Transfer-Encoding:\r\n", 501),
+        ("comma", "Transfer-Encoding: ,chunked\r\n", 501),
+        ("parameter", "Transfer-Encoding: chunked;q=1\r\n", 501),
+        ("quotes", "Transfer-Encoding: \"chunked\"\r\n", 501),
+        ("vertical tab", "Transfer-Encoding: \u{b}chunked\r\n", 400),
+        ("space before the colon", "Transfer-Encoding : chunked\r\n", 400),
+        ("folded", "Transfer-Encoding:\r\n chunked\r\n", 400),
+        ("expectation of something else", "Expect: 200-ok\r\nContent-Length: 5\r\n", 417),
+    ] {
+        let request = format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\nhello");
+        assert_refused(name, request.as_bytes(), status);
+    }
+    let old = b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    assert_refused("chunked in HTTP/1.0", old, 400);
+}
+
+/// What is good, also where it looks odd, reaches the backend as one clear message.
+#[test]
+fn good_requests_are_forwarded() {
+    let get = forwarded("GET /", "");
+    let rows = [
+        ("plain", "GET / HTTP/1.1\r\nHost: h\r\n\r\n", get.clone()),
+        ("empty line before", "\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", get.clone()),
+        ("four empty lines", "\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", get.clone()),
+        ("case of a name", "GET / HTTP/1.1\r\nhOsT: h\r\n\r\n", get.clone()),
+        ("space around a value", "GET / HTTP/1.1\r\nHost: \t h \t\r\n\r\n", get.clone()),
+        ("absolute target", "GET http://h/ HTTP/1.1\r\nHost: other\r\n\r\n", get.clone()),
+        ("absolute without path", "GET HTTP://h HTTP/1.1\r\nHost: other\r\n\r\n", get),
+        (
+            "absolute with a query only",
+            "GET http://h?a=b HTTP/1.1\r\nHost: h\r\n\r\n",
+            forwarded("GET /?a=b", ""),
+        ),
+        ("asterisk", "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", forwarded("OPTIONS *", "")),
+        (
+            "absolute OPTIONS",
+            "OPTIONS http://h HTTP/1.1\r\nHost: h\r\n\r\n",
+            forwarded("OPTIONS *", ""),
+        ),
+        ("unknown method", "get /a HTTP/1.1\r\nHost: h\r\n\r\n", forwarded("get /a", "")),
+        (
+            "path and query byte for byte",
+            "GET /a//../%2e%2F?x=[1]&y=a|b'\" HTTP/1.1\r\nHost: h\r\n\r\n",
+            forwarded("GET /a//../%2e%2F?x=[1]&y=a|b'\"", ""),
+        ),
+        (
+            "hop-by-hop fields",
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n\
+             Proxy-Connection: x\r\nTE: gzip\r\nUpgrade: h2c\r\nStays: 1\r\n\r\n",
+            forwarded("GET /", "Stays: 1\r\n"),
+        ),
+        (
+            "fields that cannot be named away",
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: host, content-length\r\nContent-Length: 0\r\n\r\n",
+            forwarded("GET /", "Content-Length: 0\r\n"),
+        ),
+        (
+            "lookalikes of framing fields",
+            "GET / HTTP/1.1\r\nHost: h\r\nContent_Length: 9\r\nTransfer_Encoding: chunked\r\n\r\n",
+            forwarded("GET /", ""),
+        ),
+        (
+            "trailers are announced by the proxy itself",
+            "GET / HTTP/1.1\r\nHost: h\r\nTE: trailers, deflate\r\nConnection: TE\r\n\r\n",
+            forwarded("GET /", "Connection: te\r\nTE: trailers\r\n"),
+        ),
+        (
+            "upgrade to HTTP/2 is not passed on",
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+             HTTP2-Settings: AAMAAABkAAQ\r\n\r\n",
+            forwarded("GET /", ""),
+        ),
+        (
+            "upgrade with a body is not passed on",
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+             Content-Length: 1\r\n\r\nx",
+            forwarded("GET /", "Content-Length: 1\r\n") + "x",
+        ),
+        (
+            "upgrade",
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            forwarded("GET /", "Upgrade: websocket\r\nConnection: upgrade\r\n"),
+        ),
+        (
+            "body of a GET",
+            "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nGET /",
+            forwarded("GET /", "Content-Length: 5\r\n") + "GET /",
+        ),
+        ("no body", "POST / HTTP/1.1\r\nHost: h\r\n\r\n", forwarded("POST /", "")),
+        (
+            "zeros before a length",
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 005\r\n\r\nhello",
+            forwarded("POST /", "Content-Length: 005\r\n") + "hello",
+        ),
+    ];
+    for (name, request, expected) in rows {
+        assert_forwarded(name, request.as_bytes(), &expected);
+    }
+}
+
+/// Fields go on in their order and with their bytes, those above ASCII among them.
+#[test]
+fn fields_pass_untouched() {
+    let lines: [&[u8]; 6] =
+        [b"A:1", b"b:  2 \t", b"A: \"3, 4\": 5", b"Empty:", b"Latin: \xe9", b"Tab: a\tb"];
+    let mut request = b"GET / HTTP/1.1\r\nHost: h\r\n".to_vec();
+    for line in lines {
+        request.extend_from_slice(line);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    let mut bench = Bench::new(Config::default());
+    bench.client_with(&request);
+    let received = &bench.wire(bench.upstream()).received;
+    let joined = lines.join(&b"\r\n"[..]);
+    assert!(received.windows(joined.len()).any(|window| window == joined));
+}
+
+/// Who the client is: its address is last in X-Forwarded-For, what it claimed of itself before it;
+/// Via grows; the version that the client spoke is told.
+#[test]
+fn the_client_is_named() {
+    let mut bench = Bench::new(Config::default());
+    bench.client_with(
+        b"GET / HTTP/1.0\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Proto: https\r\n\
+          X-Forwarded-Host: evil\r\nX_Forwarded_For: 2.2.2.2\r\nVia: 1.1 before\r\n\r\n",
+    );
+    assert_eq!(
+        bench.text(bench.upstream()),
+        "GET / HTTP/1.1\r\nHost: a.test\r\nVia: 1.1 before\r\nX-Forwarded-For: 1.1.1.1, 192.0.2.7\r\n\
+         X-Forwarded-Proto: http\r\nVia: 1.0 intelliproxy\r\n\r\n"
+    );
+    let mut config = Config::default();
+    config.forwarding.keep_host = true;
+    config.forwarding.via = "edge".to_owned();
+    let mut bench = Bench::new(config);
+    let client = bench.client_from("[2001:db8::1]:5");
+    bench.send(client, b"GET http://Real:81/ HTTP/1.1\r\nHost: other\r\n\r\n");
+    assert_eq!(
+        bench.text(bench.upstream()),
+        "GET / HTTP/1.1\r\nHost: Real:81\r\nX-Forwarded-For: 2001:db8::1\r\n\
+         X-Forwarded-Proto: http\r\nX-Forwarded-Host: Real:81\r\nVia: 1.1 edge\r\n\r\n"
+    );
+}
+
+/// A client that ends inside its head gets 400, one that ends between two requests nothing.
+#[test]
+fn ends_of_clients() {
+    for (sent, expected) in [
+        (&b""[..], String::new()),
+        (b"\r\n", String::new()),
+        (b"GET", refusal(400)),
+        (b"GET / HTTP/1.1\r\nHost: h\r\n", refusal(400)),
+        (b"GET / HTTP/1.1\r\nHost: h\r\n\r", refusal(400)),
+    ] {
+        let mut bench = Bench::new(Config::default());
+        let client = bench.client_with(sent);
+        bench.end(client);
+        assert_eq!(bench.text(client), expected, "{:?}", sent.escape_ascii().to_string());
+        assert_eq!(bench.wire(client).closed, Some(false));
+        assert!(bench.upstreams().is_empty());
+        assert!(bench.proxy.is_at_rest());
+    }
+}

@@ -1,0 +1,480 @@
+//! Answers of backends: what passes, what is answered 502 in their place, and what is cut.
+use intelliproxy::config::Config;
+use intelliproxy::proxy::{ConnId, Notice};
+
+use crate::bench::{Bench, Dialling};
+use crate::bodies::dechunk;
+
+const GET: &str = "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
+const NEXT: &str = "GET /2 HTTP/1.1\r\nHost: h\r\n\r\n";
+const OWN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
+/// The proxy's own answer on a connection that lives on.
+const BAD_GATEWAY: &str = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                           Content-Length: 16\r\n\r\n502 Bad Gateway\n";
+
+/// Asks once more on the same client connection: a fresh upstream gets it, and its own answer
+/// comes back.
+#[track_caller]
+fn assert_next_is_own(name: &str, bench: &mut Bench, client: ConnId) {
+    bench.drain(client);
+    let before = bench.upstreams().to_vec();
+    bench.send(client, NEXT.as_bytes());
+    let upstream = bench.upstream();
+    assert!(!before.contains(&upstream), "{name}: the connection is not used again");
+    bench.send(upstream, OWN.as_bytes());
+    assert_eq!(bench.text(client), OWN, "{name}: the next answer is its own");
+}
+
+/// Heads that break a rule are answered 502, their connection is closed, and the client goes on
+/// with another one.
+#[test]
+fn bad_heads_become_502() {
+    for (name, answer) in [
+        ("garbage", "hello\r\n\r\n"),
+        ("another protocol", "SSH-2.0-OpenSSH_9.2\r\n"),
+        ("status that is no number", "HTTP/1.1 abc OK\r\n\r\n"),
+        ("status of two digits", "HTTP/1.1 20 OK\r\n\r\n"),
+        ("status of four digits", "HTTP/1.1 2000 OK\r\n\r\n"),
+        ("status below 100", "HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n"),
+        ("no version", "200 OK\r\n\r\n"),
+        ("version 2", "HTTP/2 200 OK\r\n\r\n"),
+        ("version 1.2", "HTTP/1.2 200 OK\r\n\r\n"),
+        ("space before it", " HTTP/1.1 200 OK\r\n\r\n"),
+        ("two spaces", "HTTP/1.1  200 OK\r\n\r\n"),
+        ("control byte in the reason", "HTTP/1.1 200 O\u{1}K\r\nContent-Length: 0\r\n\r\n"),
+        ("status line ends in LF", "HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n"),
+        ("field ends in LF", "HTTP/1.1 200 OK\r\nContent-Length: 0\nA: b\r\n\r\n"),
+        ("head ends in LF", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\n"),
+        ("bare CR", "HTTP/1.1 200 OK\r\nA: b\rc\r\nContent-Length: 0\r\n\r\n"),
+        ("folded", "HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 0\r\n\r\n"),
+        ("space before a colon", "HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n"),
+        ("empty name", "HTTP/1.1 200 OK\r\n: b\r\nContent-Length: 0\r\n\r\n"),
+        ("no colon", "HTTP/1.1 200 OK\r\nAbc\r\nContent-Length: 0\r\n\r\n"),
+        ("NUL", "HTTP/1.1 200 OK\r\nA: \0\r\nContent-Length: 0\r\n\r\n"),
+        (
+            "both framings",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ),
+        (
+            "lengths that differ",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        ),
+        ("list of lengths", "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n"),
+        ("no length", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"),
+        ("negative length", "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n"),
+        ("huge length", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n"),
+        ("other coding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"),
+        ("chunked not last", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n"),
+        ("chunked twice", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n"),
+        ("chunked in HTTP/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (
+            "101 not asked for",
+            "HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        ),
+    ] {
+        for step in [usize::MAX, 1] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            let client = bench.client_with(GET.as_bytes());
+            let upstream = bench.upstream();
+            bench.send(upstream, answer.as_bytes());
+            assert_eq!(bench.text(client), BAD_GATEWAY, "{name} by {step}");
+            assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}");
+            assert_next_is_own(name, &mut bench, client);
+        }
+    }
+}
+
+/// Answers as the client gets them, and whether their connection carries another exchange.
+#[test]
+fn good_answers_pass() {
+    let rows: [(&str, &str, &str, &str, bool); 16] = [
+        ("length", "GET", OWN, OWN, true),
+        ("empty", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "", true),
+        ("no reason", "GET", "HTTP/1.1 299 \r\nContent-Length: 1\r\n\r\nx", "", true),
+        (
+            "neither reason nor its space",
+            "GET",
+            "HTTP/1.1 200\r\nContent-Length: 1\r\n\r\nx",
+            "HTTP/1.1 200 \r\nContent-Length: 1\r\n\r\nx",
+            true,
+        ),
+        ("404", "GET", "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", "", true),
+        (
+            "fields in order",
+            "GET",
+            "HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nB:2\r\nSet-Cookie: c=3\r\nContent-Length: 1\r\n\r\nx",
+            "",
+            true,
+        ),
+        (
+            "hop-by-hop fields",
+            "GET",
+            "HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n\
+             Proxy-Connection: x\r\nStays: 1\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nStays: 1\r\nContent-Length: 0\r\n\r\n",
+            true,
+        ),
+        (
+            "close is the backend's own affair",
+            "GET",
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+            false,
+        ),
+        (
+            "HTTP/1.0 closes",
+            "GET",
+            "HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+            false,
+        ),
+        (
+            "HTTP/1.0 with keep-alive",
+            "GET",
+            "HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 1\r\n\r\nx",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+            true,
+        ),
+        (
+            "equal lengths are one",
+            "GET",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+            true,
+        ),
+        ("204", "GET", "HTTP/1.1 204 No Content\r\nA: b\r\n\r\n", "", true),
+        ("304 with a length", "GET", "HTTP/1.1 304 N\r\nContent-Length: 9\r\n\r\n", "", true),
+        ("HEAD with a length", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "", true),
+        (
+            "HEAD with chunks announced",
+            "HEAD",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\n",
+            true,
+        ),
+        (
+            "early hints",
+            "GET",
+            "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+            "",
+            true,
+        ),
+    ];
+    for (name, method, answer, expected, is_kept) in rows {
+        // Where nothing else is said, every byte passes.
+        let expected = if expected.is_empty() { answer } else { expected };
+        for step in [usize::MAX, 1] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            let client = bench.client_with(GET.replace("GET", method).as_bytes());
+            let upstream = bench.upstream();
+            bench.send(upstream, answer.as_bytes());
+            assert_eq!(bench.text(client), expected, "{name} by {step}");
+            assert_eq!(bench.wire(upstream).closed.is_none(), is_kept, "{name} by {step}");
+            bench.end(client);
+            assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+        }
+    }
+}
+
+/// Chunks are framed anew for HTTP/1.1 and taken apart for HTTP/1.0, extensions left out; trailers
+/// go to clients that asked for them.
+#[test]
+fn chunked_answers_are_framed_anew() {
+    let body = "5;a=b\r\nhello\r\n001\r\n!\r\n0\r\nX-Sum: 1\r\nContent-Length: 3\r\n\r\n";
+    let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+    for step in [usize::MAX, 1] {
+        for (fields, trailer) in [("", ""), ("TE: trailers\r\nConnection: te\r\n", "X-Sum: 1\r\n")]
+        {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+            let client = bench.client_with(request.as_bytes());
+            let upstream = bench.upstream();
+            bench.send(upstream, answer.as_bytes());
+            let text = bench.text(client);
+            let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+            assert_eq!(head, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked");
+            assert_eq!(dechunk(body), ("hello!".to_owned(), trailer.to_owned()));
+            assert_eq!(bench.wire(upstream).closed, None);
+        }
+        for connection in ["", "Connection: keep-alive\r\n"] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            let request = format!("GET / HTTP/1.0\r\n{connection}\r\n");
+            let client = bench.client_with(request.as_bytes());
+            bench.send(bench.upstream(), answer.as_bytes());
+            assert_eq!(bench.text(client), "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello!");
+            assert!(bench.wire(client).is_over(), "its end is the end of the connection");
+        }
+    }
+}
+
+/// An answer until close gets an end that a client can see, in the framing of its version.
+#[test]
+fn answers_until_close_are_framed() {
+    for step in [usize::MAX, 1] {
+        for (version, head, is_kept) in [
+            ("1.1", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", true),
+            ("1.0", "HTTP/1.1 200 OK\r\nConnection: close", false),
+        ] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            let request = format!("GET / HTTP/{version}\r\nHost: h\r\n\r\n");
+            let client = bench.client_with(request.as_bytes());
+            let upstream = bench.upstream();
+            bench.send(upstream, b"HTTP/1.1 200 OK\r\n\r\nhello");
+            bench.send(upstream, b"!");
+            assert!(!bench.wire(client).is_over() && !bench.text(client).ends_with("0\r\n\r\n"));
+            bench.end(upstream);
+            let text = bench.text(client);
+            let (got, body) = text.split_once("\r\n\r\n").expect("a head");
+            assert_eq!(got, head);
+            let data = if is_kept { dechunk(body).0 } else { body.to_owned() };
+            assert_eq!(data, "hello!");
+            assert_eq!(bench.wire(client).is_over(), !is_kept);
+            assert!(bench.wire(upstream).closed.is_some());
+        }
+    }
+}
+
+/// A body that was cut is seen as cut: what came is passed on, then the connection is reset, and
+/// never does an end of the body come.
+#[test]
+fn cut_answers_are_seen_as_cut() {
+    for (name, answer, is_reset) in [
+        ("length", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", false),
+        ("length, no body", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", false),
+        ("length, by reset", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", true),
+        ("in a chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhello", false),
+        (
+            "between chunks",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            false,
+        ),
+        (
+            "in the last chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+            false,
+        ),
+        (
+            "bad chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nx\r\n",
+            false,
+        ),
+        (
+            "no CRLF",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n",
+            false,
+        ),
+        ("until close, by reset", "HTTP/1.1 200 OK\r\n\r\nhello", true),
+    ] {
+        for step in [usize::MAX, 1] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            let client = bench.client_with(GET.as_bytes());
+            let upstream = bench.upstream();
+            bench.send(upstream, answer.as_bytes());
+            if is_reset {
+                bench.reset(upstream);
+            } else {
+                bench.end(upstream);
+            }
+            let text = bench.text(client);
+            assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{name} by {step}: {text}");
+            assert!(!text.ends_with("0\r\n\r\n"), "{name} by {step}: {text}");
+            let is_passed_on = step == 1 || text.contains("hello") == answer.contains("hello");
+            assert!(is_passed_on, "{name}: {text}");
+            assert_eq!(bench.wire(client).closed, Some(true), "{name} by {step}: reset");
+            assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}");
+            assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+        }
+    }
+}
+
+/// Bytes that belong to no answer end their connection; the next client's answer is its own.
+#[test]
+fn bytes_after_an_answer_are_nobodys() {
+    let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    for (name, method, answer) in [
+        ("length", "GET", OWN),
+        ("204", "GET", "HTTP/1.1 204 No Content\r\n\r\n"),
+        ("304", "GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n"),
+        ("HEAD", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"),
+        ("chunks", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    ] {
+        for step in [usize::MAX, 1] {
+            // At once with the answer, or when the connection is idle.
+            for is_late in [false, true] {
+                let mut bench = Bench::new(Config::default());
+                bench.step = step;
+                let client = bench.client_with(GET.replace("GET", method).as_bytes());
+                let upstream = bench.upstream();
+                if is_late {
+                    bench.send(upstream, answer.as_bytes());
+                    bench.send(upstream, smuggled.as_bytes());
+                    let told = |n: &Notice| matches!(n, Notice::UnsolicitedBytes { .. });
+                    assert!(bench.notices.iter().any(told), "{name}: it is told");
+                } else {
+                    bench.send(upstream, format!("{answer}{smuggled}").as_bytes());
+                }
+                assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}");
+                assert!(!bench.text(client).contains("evil"), "{name} by {step}");
+                assert_next_is_own(name, &mut bench, client);
+            }
+        }
+    }
+}
+
+/// An answer before the request's end is passed on, and neither connection is used again.
+#[test]
+fn early_answers_end_both_connections() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nhel");
+    let upstream = bench.upstream();
+    bench.send(upstream, b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno");
+    bench.end(upstream);
+    assert_eq!(
+        bench.text(client),
+        "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
+    );
+    assert!(bench.wire(client).is_shut);
+    assert!(bench.wire(upstream).closed.is_some());
+    bench.send(client, b"lo GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(bench.upstreams().len(), 1, "what follows is no request");
+}
+
+/// Interim answers pass to HTTP/1.1 clients only, and not without end.
+#[test]
+fn interim_answers() {
+    let interim = "HTTP/1.1 102 Processing\r\n\r\n";
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(b"GET / HTTP/1.0\r\n\r\n");
+    bench.send(bench.upstream(), format!("{interim}{OWN}").as_bytes());
+    assert!(bench.text(client).starts_with("HTTP/1.1 200 OK\r\n"), "{}", bench.text(client));
+
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(GET.as_bytes());
+    let upstream = bench.upstream();
+    bench.send(upstream, interim.repeat(1000).as_bytes());
+    assert!(bench.wire(upstream).closed.is_some(), "a flood ends");
+    assert!(bench.text(client).ends_with(BAD_GATEWAY), "{}", bench.text(client));
+}
+
+/// A tunnel opens after a 101 to a request that asked for that protocol, and not before; then
+/// bytes pass both ways, those that came early included, and ends with them.
+#[test]
+fn tunnels_open_after_a_101() {
+    let request =
+        "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let switch =
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
+    for step in [usize::MAX, 1] {
+        let mut bench = Bench::new(Config::default());
+        bench.step = step;
+        let client = bench.client_with(format!("{request}early").as_bytes());
+        let upstream = bench.upstream();
+        assert!(bench.text(upstream).ends_with("\r\n\r\n"), "what is early stays behind");
+        bench.drain(upstream);
+        bench.send(upstream, format!("{switch}first").as_bytes());
+        assert_eq!(bench.text(client), format!("{switch}first"));
+        assert_eq!(bench.text(upstream), "early");
+        bench.send(client, b"GET / HTTP/1.1\r\n\r\n\0\xff");
+        bench.send(upstream, b"HTTP/1.1 x\0");
+        assert_eq!(bench.wire(upstream).received, b"earlyGET / HTTP/1.1\r\n\r\n\0\xff");
+        assert!(bench.text(client).ends_with("HTTP/1.1 x\0"));
+        bench.end(client);
+        assert!(bench.wire(upstream).is_shut, "one side's end is passed on");
+        bench.send(upstream, b"last");
+        assert!(bench.text(client).ends_with("last"), "the other side goes on");
+        bench.end(upstream);
+        assert_eq!(bench.wire(client).closed, Some(false));
+        assert!(bench.proxy.is_at_rest());
+    }
+    // Another protocol than was asked for, none named, or a connection that does not say so.
+    for refused in [
+        switch.replace("websocket", "h2c"),
+        switch.replace("websocket", "websocket, other"),
+        switch.replace("Upgrade: websocket\r\n", ""),
+        switch.replace("Connection: upgrade\r\n", ""),
+    ] {
+        let mut bench = Bench::new(Config::default());
+        let client = bench.client_with(request.as_bytes());
+        bench.send(bench.upstream(), refused.as_bytes());
+        assert_eq!(bench.text(client), BAD_GATEWAY, "{refused}");
+    }
+    // A refusal is an answer like any other.
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(format!("{request}{NEXT}").as_bytes());
+    let upstream = bench.upstream();
+    bench.send(upstream, OWN.as_bytes());
+    assert_eq!(bench.drain(client), OWN.as_bytes());
+    assert!(bench.text(upstream).ends_with("Via: 1.1 intelliproxy\r\n\r\n"));
+    assert!(bench.text(upstream).contains("GET /2 HTTP/1.1\r\n"), "the next one is served");
+}
+
+/// What is retried: a request that may be sent again, and of whose answer nothing was seen.
+#[test]
+fn failures_are_retried_where_it_is_safe() {
+    let answered = |text: &str| text.starts_with("HTTP/1.1 200 OK\r\n");
+    for (name, request, is_retried) in [
+        ("GET", GET.to_owned(), true),
+        ("PUT", "PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab".to_owned(), true),
+        ("POST", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab".to_owned(), false),
+    ] {
+        let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
+        let client = bench.client_with(request.as_bytes());
+        let first = bench.upstream();
+        let sent = bench.text(first);
+        bench.end(first);
+        assert_eq!(bench.upstreams().len(), if is_retried { 2 } else { 1 }, "{name}");
+        if is_retried {
+            let second = bench.upstream();
+            let again = sent.replace("Host: a.test", "Host: b.test");
+            assert_eq!(bench.text(second), again, "{name}: the same, to the other one");
+            bench.send(second, OWN.as_bytes());
+            assert!(answered(&bench.text(client)), "{name}");
+        } else {
+            assert_eq!(bench.text(client), BAD_GATEWAY, "{name}");
+        }
+        // With a byte of the answer seen, nothing is sent again.
+        let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
+        let client = bench.client_with(request.as_bytes());
+        bench.send(bench.upstream(), b"H");
+        bench.end(bench.upstream());
+        assert_eq!(bench.upstreams().len(), 1, "{name}");
+        assert_eq!(bench.text(client), BAD_GATEWAY, "{name}");
+    }
+    // A POST that could not be sent at all goes elsewhere.
+    let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
+    bench.dialling = Dialling::IsRefused;
+    let client = bench.client_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab");
+    assert_eq!(bench.upstreams().len(), 2);
+    assert_eq!(bench.text(client), BAD_GATEWAY, "both refuse");
+}
+
+/// A pooled connection that turns out dead is replaced, and its backend is not blamed.
+#[test]
+fn dead_pooled_connections_are_replaced() {
+    let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
+    let client = bench.client_with(GET.as_bytes());
+    let pooled = bench.upstream();
+    bench.send(pooled, OWN.as_bytes());
+    bench.drain(client);
+    bench.send(client, NEXT.as_bytes());
+    assert_eq!(bench.upstreams(), [pooled], "the pooled one is used");
+    bench.end(pooled);
+    let fresh = bench.upstream();
+    assert_ne!(fresh, pooled);
+    assert!(bench.text(fresh).starts_with("GET /2 HTTP/1.1\r\nHost: a.test\r\n"));
+    bench.send(fresh, OWN.as_bytes());
+    assert_eq!(bench.text(client), OWN);
+    let snapshot = bench.proxy.snapshot(bench.now);
+    assert_eq!((snapshot.backends[0].requests, snapshot.backends[0].errors), (2, 0));
+    // One that closes while it is idle is not used at all.
+    bench.end(fresh);
+    assert_eq!(bench.wire(fresh).closed, Some(false));
+    bench.send(client, NEXT.as_bytes());
+    assert_eq!(bench.upstreams().len(), 3);
+}

@@ -1,0 +1,213 @@
+//! Every timeout one millisecond before it is over, and when it is.
+use std::time::Duration;
+
+use intelliproxy::config::Config;
+
+use crate::bench::{Bench, Dialling, refusal};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// Lets `span` pass: one millisecond before its end `is_over` does not hold, at its end it does.
+#[track_caller]
+fn assert_over_after(bench: &mut Bench, span: Duration, is_over: impl Fn(&Bench) -> bool) {
+    bench.pass(span - MILLISECOND);
+    assert!(!is_over(bench), "not before the time");
+    bench.pass(MILLISECOND);
+    assert!(is_over(bench), "when the time is over: {:?}", bench.notices);
+}
+
+/// `timeouts.requestHeadMs` runs from a head's first byte, whatever still comes of it: 408.
+#[test]
+fn request_head() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client();
+    bench.pass(Duration::from_secs(50));
+    bench.send(client, b"GET / HTTP/1.1\r\n");
+    bench.pass(Duration::from_secs(9));
+    bench.send(client, b"Host: h\r\n");
+    assert_over_after(&mut bench, Duration::from_secs(1), |bench| {
+        bench.text(client) == refusal(408)
+    });
+}
+
+/// `timeouts.requestBodyMs` runs from the last piece: 408, and the backend's request has no end.
+#[test]
+fn request_body() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc");
+    let upstream = bench.upstream();
+    bench.pass(Duration::from_secs(29));
+    bench.send(client, b"def");
+    assert_over_after(&mut bench, Duration::from_secs(30), |bench| {
+        bench.text(client) == refusal(408)
+    });
+    assert!(bench.wire(upstream).closed.is_some());
+}
+
+/// `timeouts.clientIdleMs` before the first request and between two: closed without a word.
+#[test]
+fn client_idle() {
+    let mut bench = Bench::new(Config::default());
+    let silent = bench.client();
+    assert_over_after(&mut bench, Duration::from_secs(60), |bench| {
+        bench.wire(silent).closed == Some(false)
+    });
+    assert_eq!(bench.text(silent), "");
+    let client = bench.client_with(GET);
+    bench.pass(Duration::from_secs(30));
+    bench.send(bench.upstream(), b"HTTP/1.1 204 N\r\n\r\n");
+    assert_over_after(&mut bench, Duration::from_secs(60), |bench| {
+        bench.wire(client).closed == Some(false)
+    });
+}
+
+/// `timeouts.clientWriteMs`: a client that takes nothing of its answer is cut.
+#[test]
+fn client_write() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(GET);
+    bench.take(client, 0);
+    bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown");
+    bench.pass(Duration::from_secs(29));
+    bench.take(client, 1);
+    assert_over_after(&mut bench, Duration::from_secs(30), |bench| {
+        bench.wire(client).closed == Some(true)
+    });
+    assert!(bench.proxy.is_at_rest());
+}
+
+/// `timeouts.connectMs` for each backend that is tried: 504 after the last.
+#[test]
+fn connect() {
+    let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
+    bench.dialling = Dialling::Hangs;
+    let client = bench.client_with(GET);
+    let first = bench.upstream();
+    assert_over_after(&mut bench, Duration::from_secs(2), |bench| {
+        bench.wire(first).closed.is_some()
+    });
+    assert_eq!(bench.text(client), "", "the other backend is tried");
+    assert_over_after(&mut bench, Duration::from_secs(2), |bench| {
+        bench.text(client).starts_with("HTTP/1.1 504 ")
+    });
+}
+
+/// `timeouts.responseHeadMs` runs from the request's last byte: 504. Interim answers begin it anew.
+#[test]
+fn response_head() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na");
+    bench.pass(Duration::from_secs(20));
+    bench.send(client, b"b");
+    bench.pass(Duration::from_secs(50));
+    bench.send(bench.upstream(), b"HTTP/1.1 102 Processing\r\n\r\n");
+    bench.drain(client);
+    assert_over_after(&mut bench, Duration::from_secs(60), |bench| {
+        bench.text(client).starts_with("HTTP/1.1 504 ")
+    });
+    assert!(bench.wire(bench.upstream()).closed.is_some());
+}
+
+/// `timeouts.responseBodyMs` runs from the last piece: the client's answer is cut.
+#[test]
+fn response_body() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(GET);
+    let upstream = bench.upstream();
+    bench.send(upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc");
+    bench.pass(Duration::from_secs(59));
+    bench.send(upstream, b"def");
+    assert_over_after(&mut bench, Duration::from_secs(60), |bench| {
+        bench.wire(client).closed == Some(true)
+    });
+    assert!(bench.wire(upstream).closed.is_some());
+}
+
+/// A backend that takes nothing of a request's body has `timeouts.responseBodyMs`, too: 504.
+#[test]
+fn backend_that_takes_nothing() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc");
+    let upstream = bench.upstream();
+    bench.take(upstream, 0);
+    bench.send(client, b"defghi");
+    assert_over_after(&mut bench, Duration::from_secs(60), |bench| {
+        bench.text(client).starts_with("HTTP/1.1 504 ")
+    });
+}
+
+/// `timeouts.tunnelIdleMs` without a byte in either direction: the tunnel is closed.
+#[test]
+fn tunnel_idle() {
+    let mut config = Config::default();
+    config.routing.probes.ping_interval = Duration::from_secs(3600);
+    config.routing.probes.report_interval = Duration::from_secs(3600);
+    let mut bench = Bench::new(config);
+    let client = bench.client_with(
+        b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
+    let upstream = bench.upstream();
+    bench.send(upstream, b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    bench.pass(Duration::from_secs(3500));
+    bench.send(client, b"x");
+    bench.pass(Duration::from_secs(3500));
+    bench.send(upstream, b"y");
+    assert_over_after(&mut bench, Duration::from_secs(3600), |bench| {
+        bench.wire(client).closed.is_some()
+    });
+    assert!(bench.wire(upstream).closed.is_some());
+}
+
+/// `timeouts.lingerMs`: what a client sends after its last answer is dropped for so long.
+#[test]
+fn linger() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(b"bad\r\n\r\n");
+    assert!(bench.wire(client).is_shut);
+    bench.pass(Duration::from_millis(1500));
+    bench.send(client, &[b'x'; 100_000]);
+    assert_eq!(bench.unread(client), 0, "it is read and dropped");
+    assert_over_after(&mut bench, Duration::from_millis(500), |bench| {
+        bench.wire(client).closed.is_some()
+    });
+    assert!(bench.proxy.is_at_rest());
+}
+
+/// `timeouts.shutdownMs`: after a stop, who is idle is closed at once, who is busy may end, and who
+/// has not by then is cut.
+#[test]
+fn shutdown() {
+    let mut bench = Bench::new(Config::default());
+    let (idle, ends, hangs) = (bench.client(), bench.client_with(GET), bench.client_with(GET));
+    let upstream = bench.upstreams()[0];
+    bench.proxy.handle_stop(bench.now);
+    bench.run();
+    assert_eq!(bench.wire(idle).closed, Some(false));
+    assert!(!bench.proxy.accepts());
+    bench.pass(Duration::from_secs(9));
+    bench.send(upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown");
+    let whole = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nown";
+    assert_eq!(bench.text(ends), whole);
+    assert!(bench.wire(ends).is_over());
+    assert_over_after(&mut bench, Duration::from_secs(1), |bench| {
+        bench.wire(hangs).closed == Some(true) && bench.proxy.is_stopped()
+    });
+    assert!(bench.proxy.is_at_rest());
+}
+
+/// `pool.idleMs`: an idle upstream is closed when it is over, and a used one has it anew.
+#[test]
+fn pool_idle() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(GET);
+    let upstream = bench.upstream();
+    bench.send(upstream, b"HTTP/1.1 204 N\r\n\r\n");
+    bench.pass(Duration::from_secs(3));
+    bench.send(client, GET);
+    bench.pass(Duration::from_secs(3));
+    bench.send(upstream, b"HTTP/1.1 204 N\r\n\r\n");
+    assert_over_after(&mut bench, Duration::from_secs(4), |bench| {
+        bench.wire(upstream).closed == Some(false)
+    });
+}

@@ -1,0 +1,116 @@
+//! Backends that die, hang up and cut; clients that see it, or do not.
+use std::io::{BufReader, ErrorKind, Read, Write};
+use std::net::TcpListener;
+
+use intelliproxy_sim::{Backend, Config as SimConfig};
+
+use crate::parties::{Script, answer, config, connect, get, proxy, read_answer, serve, wait_until};
+
+/// A backend that closes each connection after its answer without saying so: nobody sees it.
+#[test]
+fn dead_pooled_connections_are_replaced() {
+    let backend = Script::start(|stream, _| {
+        answer(stream, b"once");
+        false
+    });
+    let address = proxy(&[&backend.url]);
+    let mut stream = BufReader::new(connect(address));
+    for _ in 0..50 {
+        stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+        let (head, body) = read_answer(&mut stream);
+        assert_eq!((head[0].as_str(), &body[..]), ("HTTP/1.1 200 OK", &b"once"[..]));
+    }
+    assert_eq!(backend.connections(), 50);
+}
+
+/// A backend that closes without an answer is passed over for a request that may be sent again;
+/// for one that may not, the client is told.
+#[test]
+fn requests_are_retried_where_it_is_safe() {
+    let (dead, alive) = (Script::start(|_, _| false), Script::start(|s, _| answer(s, b"alive")));
+    let address = proxy(&[&dead.url, &alive.url]);
+    for _ in 0..20 {
+        assert_eq!(get(address, "/"), ("HTTP/1.1 200 OK".to_owned(), "alive".to_owned()));
+    }
+    let address = proxy(&[&dead.url]);
+    let mut stream = BufReader::new(connect(address));
+    let request = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx";
+    stream.get_mut().write_all(request).expect("sent");
+    assert_eq!(read_answer(&mut stream).0[0], "HTTP/1.1 502 Bad Gateway");
+}
+
+/// Backends are killed and started again under load, in turn: no client sees a failure.
+#[test]
+fn killed_backends_are_not_seen() {
+    let start =
+        |port| Backend::start(SimConfig { port, ..SimConfig::faultless() }).expect("a port");
+    let mut backends = [start(0), start(0)];
+    let ports = [backends[0].port(), backends[1].port()];
+    let urls = ports.map(|port| format!("http://127.0.0.1:{port}"));
+    let address = proxy(&[&urls[0], &urls[1]]);
+    let mut stream = BufReader::new(connect(address));
+    let mut served = [0; 2];
+    let mut ask = |count: usize| {
+        for _ in 0..count {
+            stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+            let (head, body) = read_answer(&mut stream);
+            let text = String::from_utf8(body).expect("text");
+            assert_eq!(head[0], "HTTP/1.1 200 OK", "{text}");
+            let is_its = |port: &u16| text.ends_with(&format!("port {port}"));
+            served[ports.iter().position(is_its).expect("one of the two")] += 1;
+        }
+    };
+    for turn in 0..4 {
+        ask(100);
+        let current = current(address);
+        let killed = std::mem::replace(&mut backends[current], start(0));
+        killed.kill();
+        ask(100);
+        backends[current] = start(ports[current]);
+        let is_up = || stats(address)[current]["alive"] == true;
+        wait_until(&format!("the killed one is up again in turn {turn}"), is_up);
+    }
+    assert!(served.iter().all(|&count| count >= 200), "{served:?}");
+}
+
+fn stats(address: std::net::SocketAddr) -> serde_json::Value {
+    serde_json::from_str(&get(address, "/stats").1).expect("JSON")
+}
+
+fn current(address: std::net::SocketAddr) -> usize {
+    let stats = stats(address);
+    usize::from(stats[1]["current"] == true)
+}
+
+/// An answer that is cut ends by a reset for the client, with what came of it.
+#[test]
+fn cut_answers_are_resets() {
+    for head in
+        ["Content-Length: 9\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
+    {
+        let backend = Script::start(move |stream, _| {
+            let bytes = format!("HTTP/1.1 200 OK\r\n{head}");
+            stream.get_mut().write_all(bytes.as_bytes()).expect("sent");
+            false
+        });
+        let mut stream = connect(proxy(&[&backend.url]));
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+        let mut bytes = Vec::new();
+        let error = stream.read_to_end(&mut bytes).expect_err("a reset");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert!(!bytes.ends_with(b"0\r\n\r\n"), "{:?}", bytes.escape_ascii().to_string());
+    }
+}
+
+/// A backend that nobody listens at is passed over, or answered 502; without any backend, 503.
+#[test]
+fn refused_backends_become_502() {
+    // A port that nobody listens on any more.
+    let port =
+        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let url = format!("http://127.0.0.1:{port}");
+    assert_eq!(get(proxy(&[&url]), "/").0, "HTTP/1.1 502 Bad Gateway");
+    let alive = Script::start(|stream, _| answer(stream, b"alive"));
+    assert_eq!(get(proxy(&[&url, &alive.url]), "/").1, "alive");
+    assert_eq!(get(serve(config(&[]))[0], "/").0, "HTTP/1.1 503 Service Unavailable");
+}

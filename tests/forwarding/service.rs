@@ -1,0 +1,164 @@
+//! Who is served, where, and who sees what.
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+
+use intelliproxy::config::Overflow;
+use serde_json::Value;
+
+use crate::parties::{
+    Script, answer, config, connect, echo, get, proxy, read_answer, read_head, serve, wait_until,
+};
+
+/// Every field that the README promises is there, with a kind of value that it may have.
+#[test]
+fn stats_are_shown_to_who_may_see_them() {
+    let backend = Script::start(|stream, _| answer(stream, b"own"));
+    let address = proxy(&[&backend.url, &backend.url]);
+    get(address, "/");
+    let parsed = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+    let (status, text) = get(address, "/stats");
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    let stats = parsed(&text);
+    assert_eq!(stats.as_array().map(Vec::len), Some(2));
+    let names = [
+        "latency",
+        "latencyEwma",
+        "lossPercent",
+        "lossEwma",
+        "successPings",
+        "failPings",
+        "totalPings",
+        "totalRequests",
+        "errorRequests",
+        "errorRate",
+        "activeRequests",
+        "queue",
+        "queueEwma",
+        "cpu",
+        "memory",
+        "score",
+    ];
+    for backend in stats.as_array().expect("an array") {
+        assert!(backend["name"].is_string() && backend["url"].is_string());
+        assert!(backend["current"].is_boolean() && backend["scoreParts"].is_object());
+        for name in names {
+            let value = backend.get(name).expect(name);
+            assert!(value.is_number() || value.is_null(), "{name}: {value}");
+        }
+    }
+    assert_eq!(stats[0]["name"], "A");
+    let requests: u64 =
+        stats.as_array().into_iter().flatten().filter_map(|b| b["totalRequests"].as_u64()).sum();
+    assert_eq!(requests, 1, "looking is no request");
+    wait_until("both have answered a ping", || {
+        let stats = parsed(&get(address, "/stats?again").1);
+        stats
+            .as_array()
+            .into_iter()
+            .flatten()
+            .all(|b| b["alive"] == true && b["latency"].is_number())
+    });
+    // For others the path is one like any other.
+    let mut closed = config(&[&backend.url]);
+    closed.stats.allow = vec!["203.0.113.0/24".to_owned()];
+    assert_eq!(get(serve(closed)[0], "/stats").1, "own");
+    assert_eq!(get(address, "/stats/x").1, "own");
+}
+
+/// With `overflow: reject`, who comes to a full house is told so at once, and served once there is
+/// room; those in service are not disturbed.
+#[test]
+fn overflow_is_rejected() {
+    let backend = Script::start(echo);
+    let mut config = config(&[&backend.url]);
+    config.limits.clients = 1;
+    config.overflow = Overflow::Reject;
+    let address = serve(config)[0];
+    let mut first = BufReader::new(connect(address));
+    ask(&mut first);
+    let mut second = connect(address);
+    let mut text = String::new();
+    second.read_to_string(&mut text).expect("an answer and an end");
+    assert!(text.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{text}");
+    ask(&mut first);
+    drop(second);
+    drop(first);
+    wait_until("there is room again", || {
+        let mut stream = BufReader::new(connect(address));
+        let request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        let is_sent = stream.get_mut().write_all(request).is_ok();
+        is_sent && read_head(&mut stream).is_some_and(|head| head[0] == "HTTP/1.1 200 OK")
+    });
+}
+
+/// With `overflow: wait`, who comes to a full house is served when another one leaves.
+#[test]
+fn overflow_waits() {
+    let backend = Script::start(echo);
+    let mut config = config(&[&backend.url]);
+    config.limits.clients = 1;
+    let address = serve(config)[0];
+    let mut first = BufReader::new(connect(address));
+    ask(&mut first);
+    let mut second = BufReader::new(connect(address));
+    second.get_mut().write_all(b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    ask(&mut first);
+    assert_eq!(backend.connections(), 1, "the second one's request was not looked at");
+    drop(first);
+    assert!(String::from_utf8_lossy(&read_answer(&mut second).1).starts_with("GET /2 "));
+}
+
+fn ask(stream: &mut BufReader<std::net::TcpStream>) {
+    stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    assert_eq!(read_answer(stream).0[0], "HTTP/1.1 200 OK");
+}
+
+/// `localhost` is both loopback addresses: to listen on, and of a backend that has only one.
+#[test]
+fn localhost_is_both_loopbacks() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        // Without IPv6 there is but one.
+        return;
+    }
+    for host in ["127.0.0.1", "[::1]"] {
+        let backend = Script::start_at(&format!("{host}:0"), echo).expect("a free port");
+        let port = backend.url.rsplit(':').next().expect("a port").to_owned();
+        let mut config = config(&[&format!("http://localhost:{port}")]);
+        config.listen = vec!["localhost:0".to_owned()];
+        let addresses = serve(config);
+        assert_eq!(addresses.len(), 2);
+        assert!(
+            addresses.iter().any(SocketAddr::is_ipv4) && addresses.iter().any(SocketAddr::is_ipv6)
+        );
+        for address in addresses {
+            let text = get(address, "/").1;
+            assert!(text.contains(&format!("\nHost: localhost:{port}\n")), "{text}");
+            let ip = address.ip();
+            assert!(text.contains(&format!("\nX-Forwarded-For: {ip}\n")), "{text}");
+        }
+    }
+}
+
+/// A bad request is answered and its connection closed, while another client goes on.
+#[test]
+fn bad_requests_disturb_nobody() {
+    let backend = Script::start(echo);
+    let address = proxy(&[&backend.url]);
+    let mut good = BufReader::new(connect(address));
+    ask(&mut good);
+    for (bytes, status) in [
+        (&b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"[..], 400),
+        (b"GET / HTTP/1.1\nHost: h\n\n", 400),
+        (b"CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n", 501),
+        (b"GET / HTTP/3.0\r\nHost: h\r\n\r\n", 505),
+        (&[b'A'; 100_000], 414),
+    ] {
+        let mut bad = connect(address);
+        bad.write_all(bytes).expect("sent");
+        let mut text = String::new();
+        bad.read_to_string(&mut text).expect("an answer and an end");
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{text}");
+        ask(&mut good);
+    }
+    assert_eq!(backend.connections(), 1);
+}

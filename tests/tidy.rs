@@ -1,0 +1,355 @@
+//! The repository's own rules, held by reading its files: purity of the inner rings, lengths,
+//! reasons for dependencies, and a README that says what the program does.
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use intelliproxy::config::Config;
+use serde_json::Value;
+
+/// Rings 0 and 1 are told facts and the time: they reach for no clock, thread, socket, file or
+/// setting, and iterate nothing whose order differs from run to run.
+#[test]
+fn inner_rings_are_pure() {
+    let words = [
+        "std::thread",
+        "thread::spawn",
+        "std::env",
+        "std::fs",
+        "std::process",
+        "mio",
+        "SystemTime",
+        "HashMap",
+        "HashSet",
+        "TcpStream",
+        "TcpListener",
+        "UdpSocket",
+        "UnixStream",
+        "rustix",
+        "socket2",
+        "println",
+        "thread_local",
+        "RefCell",
+        "Mutex",
+        "Atomic",
+    ];
+    let pure = [
+        "core/src",
+        "server/src/http",
+        "server/src/proxy",
+        "server/src/buffer",
+        "server/src/admin",
+    ];
+    let mut seen = 0;
+    for file in pure.iter().flat_map(|folder| files(folder, &["rs"])) {
+        seen += 1;
+        for (number, line) in code_lines(&file) {
+            let found = words.iter().find(|word| has_word(&line, word));
+            assert_eq!(found, None, "{}:{number}: {line}", file.display());
+            let times = line.matches("std::time::").count();
+            let spans = line.matches("std::time::Duration").count();
+            assert_eq!(
+                times,
+                spans,
+                "{}:{number}: of std::time only Duration: {line}",
+                file.display()
+            );
+            let is_core = file.starts_with(root().join("core"));
+            assert!(!(is_core && line.contains("std::net")), "{}:{number}: {line}", file.display());
+        }
+    }
+    assert!(seen > 40, "{seen} files were found");
+}
+
+/// Files are read as a whole, so none is longer than can be.
+#[test]
+fn files_are_short() {
+    for file in files(".", &["rs", "py", "mjs", "sh"]).into_iter().chain(files(".ci", &[""])) {
+        let lines = read(&file).lines().count();
+        assert!(lines <= 600, "{} has {lines} lines", file.display());
+    }
+}
+
+/// Nothing is left for later.
+#[test]
+fn nothing_is_left_for_later() {
+    let marks = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("X", "XX"),
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+    ];
+    for file in files(".", &["rs", "md", "toml", "py", "mjs", "yml"]) {
+        for (number, line) in read(&file).lines().enumerate() {
+            let found = marks.iter().find(|mark| has_word(line, mark));
+            assert_eq!(found, None, "{}:{}: {line}", file.display(), number + 1);
+        }
+    }
+}
+
+/// Neither tests nor pure code wait by the clock: what is waited for is asked for.
+#[test]
+fn nothing_sleeps() {
+    let sleep = concat!("sle", "ep(");
+    // A ring of files is shown to be bounded at the pace that a disk can keep: its writer says
+    // nothing that could be waited for.
+    let excepted = root().join("server/src/record/tests.rs");
+    let folders = ["core", "server", "tests", "sim/tests", "fuzz/fuzz_targets"];
+    let all = folders.iter().flat_map(|folder| files(folder, &["rs"]));
+    for file in all.filter(|file| *file != excepted) {
+        for (number, line) in read(&file).lines().enumerate() {
+            assert!(!line.contains(sleep), "{}:{}: {line}", file.display(), number + 1);
+        }
+    }
+}
+
+/// Every direct dependency from elsewhere has its reason in a comment above it, or above the group
+/// that it stands in.
+#[test]
+fn dependencies_have_reasons() {
+    let mut seen = 0;
+    for file in files(".", &["toml"]).into_iter().filter(|file| file.ends_with("Cargo.toml")) {
+        let text = read(&file);
+        let lines: Vec<&str> = text.lines().collect();
+        let mut is_dependencies = false;
+        for (number, line) in lines.iter().enumerate() {
+            if line.starts_with('[') {
+                is_dependencies = line.ends_with("dependencies]") && !line.contains("workspace");
+            } else if is_dependencies && line.contains('=') && !line.starts_with(['#', ' ']) {
+                seen += 1;
+                let above = lines[..number]
+                    .iter()
+                    .rev()
+                    .find(|line| !line.contains(" = ") && !line.contains("workspace = true"));
+                let has_reason = above.is_some_and(|line| line.starts_with('#'));
+                assert!(has_reason, "{}:{}: {line}", file.display(), number + 1);
+            }
+        }
+    }
+    assert!(seen > 10, "{seen} dependencies were found");
+}
+
+/// Every relative link in a document leads to a file that is there, and to a heading that it has.
+#[test]
+fn links_resolve() {
+    let mut seen = 0;
+    for file in files(".", &["md"]) {
+        for link in links(&read(&file)) {
+            if link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            seen += 1;
+            let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let folder = file.parent().expect("a file has a folder");
+            let target = if path.is_empty() { file.clone() } else { folder.join(path) };
+            assert!(target.exists(), "{}: {link}", file.display());
+            let is_heading = |line: &str| line.starts_with('#') && slug(line) == anchor;
+            let is_there = anchor.is_empty() || read(&target).lines().any(is_heading);
+            assert!(is_there, "{}: no such heading: {link}", file.display());
+        }
+    }
+    assert!(seen > 5, "{seen} links were found");
+}
+
+/// The README's tables of keys have every key of the configuration and no other, with its default.
+#[test]
+fn readme_has_every_key() {
+    let mut real = BTreeMap::new();
+    flatten("", &json_of(&Config::default()), &mut real);
+    let mut told = BTreeMap::new();
+    for row in key_rows() {
+        let before = told.insert(row.key.clone(), row.default.clone());
+        assert_eq!(before, None, "{} is told twice", row.key);
+    }
+    let missing: Vec<_> = real.iter().filter(|(key, _)| !told.contains_key(*key)).collect();
+    assert!(missing.is_empty(), "README.md does not have these keys: {missing:#?}");
+    for (key, default) in told {
+        let value = real.get(&key).unwrap_or_else(|| panic!("there is no key {key}"));
+        let told: Value = serde_json::from_str(&default).unwrap_or(Value::String(default));
+        let is_same = told == *value || (told.is_number() && told.as_f64() == value.as_f64());
+        assert!(is_same, "the default of {key} is {value}, and not {told}");
+    }
+}
+
+/// Every range `N to M` in these tables is exact: its ends are taken, and what lies beyond refused.
+#[test]
+fn readme_has_the_real_ranges() {
+    let mut seen = 0;
+    for row in key_rows() {
+        let Some((least, most)) = row.range.split_once(" to ") else { continue };
+        let number = |text: &str| text.replace(' ', "").parse::<f64>().ok();
+        let (Some(least), Some(most)) = (number(least), number(most)) else { continue };
+        seen += 1;
+        let outside = if most <= 1.0 { 0.001 } else { 1.0 };
+        for (value, is_good) in
+            [(least, true), (most, true), (least - outside, false), (most + outside, false)]
+        {
+            let is_taken = takes(&row.key, value);
+            assert_eq!(is_taken, is_good, "{} = {value}", row.key);
+        }
+    }
+    assert!(seen > 30, "{seen} ranges were found");
+}
+
+/// The README's tables of flags have every flag that the program knows and no other.
+#[test]
+fn readme_has_every_flag() {
+    let mut real: Vec<String> = ["flags.rs", "help.rs"]
+        .iter()
+        .flat_map(|name| quoted_flags(&read(&root().join("server/src/cli").join(name))))
+        .collect();
+    let readme = read(&root().join("README.md"));
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `-"));
+    let mut told: Vec<String> = rows
+        .filter_map(|row| row.split('`').next())
+        .flat_map(|cell| flags_in(&format!("-{cell}")))
+        .collect();
+    real.sort_unstable();
+    real.dedup();
+    told.sort_unstable();
+    assert_eq!(told, real, "left: the README's flags; right: the program's");
+}
+
+/// One row of a table of keys: `` | `key` | default | range | meaning | ``.
+struct KeyRow {
+    key: String,
+    default: String,
+    range: String,
+}
+
+fn key_rows() -> Vec<KeyRow> {
+    let readme = read(&root().join("README.md"));
+    let section = readme
+        .split_once("\n## Configuration\n")
+        .and_then(|(_, rest)| rest.split("\n## ").next())
+        .expect("a section about the configuration")
+        .to_owned();
+    let mut rows = Vec::new();
+    for line in section.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `-"))
+    {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [key, default, range, _] = cells[..] else {
+            panic!("a row of keys has four cells: {line}");
+        };
+        let plain = |cell: &str| cell.trim_matches('`').to_owned();
+        rows.push(KeyRow { key: plain(key), default: plain(default), range: plain(range) });
+    }
+    rows
+}
+
+/// Every leaf of a configuration by its path; lists are leaves.
+fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
+    let Value::Object(map) = value else {
+        into.insert(path.to_owned(), value.clone());
+        return;
+    };
+    for (key, value) in map {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        flatten(&path, value, into);
+    }
+}
+
+fn json_of(config: &Config) -> Value {
+    serde_json::to_value(config).expect("plain data")
+}
+
+/// Whether a configuration with this number at this key is valid.
+fn takes(key: &str, number: f64) -> bool {
+    let mut config = json_of(&Config::default());
+    // Two that hang together: each is tried where the other leaves it room.
+    if key == "limits.targetBytesMax" {
+        config["limits"]["headBytesMax"] = 60_000.into();
+    } else {
+        config["limits"]["targetBytesMax"] = 64.into();
+    }
+    let place = config.pointer_mut(&format!("/{}", key.replace('.', "/"))).expect(key);
+    let is_whole = place.is_u64() || place.is_i64();
+    *place = if is_whole { Value::from(number as i64) } else { Value::from(number) };
+    Config::from_json(&config.to_string()).is_ok()
+}
+
+fn quoted_flags(text: &str) -> Vec<String> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let strings = code.lines().flat_map(|line| {
+        line.split('"').skip(1).step_by(2).filter(|part| part.starts_with('-')).collect::<Vec<_>>()
+    });
+    strings.flat_map(flags_in).collect()
+}
+
+/// The flags in `-h, --help` or `--listen HOST:PORT`.
+fn flags_in(text: &str) -> Vec<String> {
+    let is_flag = |word: &&str| word.starts_with('-') && word.len() > 1;
+    text.split([' ', ',']).filter(is_flag).map(str::to_owned).collect()
+}
+
+/// What stands in `](...)`, code left out.
+fn links(text: &str) -> Vec<String> {
+    let prose: Vec<&str> = text.split("```").step_by(2).collect();
+    let ends = prose.iter().flat_map(|part| part.split("](").skip(1));
+    ends.filter_map(|rest| rest.split(')').next()).map(str::to_owned).collect()
+}
+
+/// A heading as a link names it.
+fn slug(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// Whether `word` stands in `line` with no letter of another word beside it.
+fn has_word(line: &str, word: &str) -> bool {
+    let is_beside = |c: char| c.is_alphanumeric() || c == '_';
+    let starts_open = word.starts_with(|c: char| c.is_alphanumeric());
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back().is_some_and(is_beside);
+        let after = line[at + word.len()..].chars().next().is_some_and(is_beside);
+        let is_prefix = word == "Atomic";
+        !(starts_open && before) && (is_prefix || !after)
+    })
+}
+
+/// The lines of a file up to its tests, comments left out, with their numbers.
+fn code_lines(file: &Path) -> Vec<(usize, String)> {
+    let is_test = file.components().any(|part| {
+        let part = part.as_os_str();
+        part == "tests" || part == "tests.rs" || part == "testing.rs"
+    });
+    let text = if is_test { String::new() } else { read(file) };
+    let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let lines = code.lines().enumerate().map(|(at, line)| (at + 1, line.to_owned()));
+    lines.filter(|(_, line)| !line.trim_start().starts_with("//")).collect()
+}
+
+/// The files below a folder of the repository that end in one of these, what is built left out.
+fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let path = entry.expect("a readable folder").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let is_built = ["target", ".git", "corpus", "artifacts", "coverage"].contains(&&*name);
+            if path.is_dir() && !is_built {
+                folders.push(path);
+            } else if path.is_file() {
+                let ending = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+                if endings.contains(&&*ending) {
+                    found.push(path);
+                }
+            }
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+fn read(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().expect("tests is a folder of the repository").to_owned()
+}
