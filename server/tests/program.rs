@@ -1,0 +1,250 @@
+//! The program as a process: what it prints, how it ends, what it logs.
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::Duration;
+
+/// Far longer than anything here takes; only a failing test waits this long.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running proxy and its log. Dropping it kills it.
+struct Program {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    port: u16,
+}
+
+impl Program {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = program();
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("a process");
+        let log = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut started = Self { child, log, port: 0 };
+        let line = started.line_with("listening on http://127.0.0.1:");
+        let port = line.rsplit(':').next().and_then(|text| text.parse().ok());
+        started.port = port.expect("a port at the line's end");
+        started
+    }
+
+    /// The next line of the log that contains `what`.
+    #[track_caller]
+    fn line_with(&mut self, what: &str) -> String {
+        let mut all = String::new();
+        loop {
+            let mut line = String::new();
+            let count = self.log.read_line(&mut line).expect("a log of UTF-8");
+            assert_ne!(count, 0, "the log ended without {what:?}:\n{all}");
+            if line.contains(what) {
+                return line.trim_end().to_owned();
+            }
+            all.push_str(&line);
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("a listener");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        stream
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args([name, &pid]).status().expect("the kill program");
+        assert!(status.success());
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        self.child.wait().expect("a status").code()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Fails when it has ended, as it should have.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_intelliproxy"));
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    program().args(arguments).stdout(Stdio::piped()).output().expect("a process")
+}
+
+/// Code, stdout and stderr of a run that ends by itself.
+#[track_caller]
+fn assert_ends(arguments: &[&str], code: i32, stdout: &str, stderr: &str) {
+    let output = output(arguments);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), stderr, "{arguments:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), stdout, "{arguments:?}");
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+}
+
+/// Usage errors are one line that names the argument, and exit code 2.
+#[test]
+fn usage_errors_exit_with_2() {
+    for (arguments, line) in [
+        (&["--no-such"][..], "--no-such: no such argument; see --help"),
+        (&["--clients"], "--clients: needs a value"),
+        (&["--clients", "0"], "--clients: must be a whole number from 1 to 1000000"),
+        (
+            &["--backend", "A=ftp://x"],
+            "--backend: url must be http://HOST[:PORT], and \"ftp://x\" does not begin with http://",
+        ),
+        (
+            &["--config", "/no/such/file"],
+            "/no/such/file: cannot be read: no such file or directory",
+        ),
+    ] {
+        assert_ends(arguments, 2, "", &format!("intelliproxy: {line}\n"));
+    }
+}
+
+/// `--check` names file, line and path of what cannot be, and says so when all is well.
+#[test]
+fn check_names_file_line_and_path() {
+    let name = format!("intelliproxy-check-{}.json", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let file = path.to_str().expect("a path of UTF-8");
+    for (text, refusal) in [
+        ("{}", None),
+        (
+            "{\n \"limits\": {\n  \"clients\": 0\n }\n}",
+            Some(":3: limits.clients: must be a whole number from 1 to 1000000"),
+        ),
+        (
+            "{\n \"timeouts\": {\"connectMs\": \"3\"}\n}",
+            Some(
+                ":2: timeouts.connectMs: must be milliseconds from 1 to 86400000, not string \"3\"",
+            ),
+        ),
+        (
+            "{\n\n \"stats\": {\"allow\": [\"::1\", \"x\"]}\n}",
+            Some(
+                ":3: stats.allow[1]: must be ADDRESS or ADDRESS/PREFIX, and \"x\" has no IPv4 or IPv6 address",
+            ),
+        ),
+    ] {
+        std::fs::write(&path, text).expect("a file");
+        match refusal {
+            None => assert_ends(
+                &["--check", "--config", file],
+                0,
+                &format!("{file}: configuration is valid\n"),
+                "",
+            ),
+            Some(refusal) => assert_ends(
+                &["--check", "--config", file],
+                2,
+                "",
+                &format!("intelliproxy: {file}{refusal}\n"),
+            ),
+        }
+    }
+    std::fs::remove_file(path).expect("it was there");
+}
+
+/// What cannot run is one line that names it, and exit code 1.
+#[test]
+fn run_time_errors_exit_with_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    for (arguments, line) in [
+        (
+            ["--listen", &address, "--log-level=error"],
+            format!("cannot listen on {address}: address already in use\n"),
+        ),
+        (
+            ["--backend", "A=http://nowhere.invalid", "--log-level=error"],
+            "backend A (http://nowhere.invalid): cannot resolve nowhere.invalid: ".to_owned(),
+        ),
+    ] {
+        let output = output(&arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.starts_with(&format!("intelliproxy: {line}")), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert_eq!(output.status.code(), Some(1), "{text}");
+    }
+}
+
+/// A signal lets the answer under way end, closes idle clients, and the exit code is 0.
+#[test]
+fn signals_end_it_after_requests_in_flight() {
+    for name in ["-TERM", "-INT"] {
+        let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("A=http://{}", backend.local_addr().expect("bound"));
+        let mut program = Program::start(&["--backend", &url]);
+        let mut idle = program.connect();
+        let mut busy = program.connect();
+        busy.write_all(b"GET /busy HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+        // Pings connect, too: the request is the connection that asks for its path.
+        let mut upstream = loop {
+            let (mut stream, _) = backend.accept().expect("a connection");
+            let mut start = [0; 9];
+            if stream.read_exact(&mut start).is_ok() && &start == b"GET /busy" {
+                break stream;
+            }
+        };
+        program.signal(name);
+        program.line_with("stopping: 2 clients are connected");
+        let mut rest = Vec::new();
+        idle.read_to_end(&mut rest).expect("its end");
+        assert!(rest.is_empty(), "an idle client is closed without a word");
+        upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").expect("sent");
+        let mut text = String::new();
+        busy.read_to_string(&mut text).expect("an answer and an end");
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("done"), "{text}");
+        assert_eq!(program.exit_code(), Some(0));
+    }
+}
+
+/// A second signal ends it at once, whoever still waits.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("A=http://{}", backend.local_addr().expect("bound"));
+    let mut program = Program::start(&["--backend", &url]);
+    let mut busy = program.connect();
+    busy.write_all(b"GET /never HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    program.signal("-TERM");
+    program.line_with("stopping: ");
+    program.signal("-TERM");
+    assert_eq!(program.exit_code(), Some(0));
+}
+
+/// A refusal is told to the client by its status, and in the log with the rule, who it was, and
+/// what it sent, escaped.
+#[test]
+fn refusals_are_logged() {
+    let mut program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);
+    let mut client = program.connect();
+    let peer = client.local_addr().expect("bound");
+    client.write_all(b"GET /\x1b[31m HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    let mut text = String::new();
+    client.read_to_string(&mut text).expect("an answer and an end");
+    assert!(text.ends_with("\r\n\r\n400 Bad Request\n"), "{text}");
+    let line = program.line_with("WARN");
+    assert!(line.contains(&format!("client {peer}: 400: ")), "{line}");
+    assert!(line.contains("\"GET /\\x1b[31m HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n\""), "{line}");
+}
+
+/// The help tells of every flag that the README has, and the version is one line.
+#[test]
+fn help_and_version_are_printed() {
+    let output = output(&["--help"]);
+    let help = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0));
+    for flag in
+        ["--config FILE", "--listen HOST:PORT", "--backend NAME=URL", "--stats-allow NETWORK"]
+    {
+        assert!(help.contains(flag), "{flag}");
+    }
+    let version = format!("intelliproxy {}\n", env!("CARGO_PKG_VERSION"));
+    assert_ends(&["--version"], 0, &version, "");
+}
