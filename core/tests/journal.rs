@@ -424,6 +424,50 @@ fn differences_are_seen() {
     assert!((10..40).contains(&differ), "{differ} of 40");
 }
 
+/// What was learned before is part of the journal, whether it is restored before the recording
+/// begins or after.
+#[test]
+fn memories_are_recorded() {
+    let rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };
+    let learn = |router: &mut RecordedRouter, count: u64| {
+        for number in 1..=count {
+            let now = Instant::from_millis(1000 * number);
+            let lease = router.route(now, &[]).expect("a backend");
+            let latency = Duration::from_millis(5 + 20 * lease.backend().index() as u64);
+            let outcome = Outcome::Answered { status: 200, latency };
+            router.handle_event(now + latency, Event::RequestFinished { lease, outcome });
+        }
+    };
+    let new = || {
+        RecordedRouter::new(config(0b11, rules.clone()), 1, Instant::ZERO).expect("a configuration")
+    };
+    let mut teacher = new();
+    learn(&mut teacher, 500);
+    let memory = teacher.learned_state().expect("it learns");
+    for is_before in [true, false] {
+        let sink = Memory::default();
+        let bytes = Arc::clone(&sink.bytes);
+        let mut router = new();
+        if is_before {
+            router.restore(&memory).expect("its own");
+        }
+        router.record_into(Box::new(sink), 0);
+        if !is_before {
+            router.restore(&memory).expect("its own");
+        }
+        learn(&mut router, 200);
+        drop(router);
+        let bytes = bytes.lock().expect("no panic in another test thread").clone();
+        let (header, entries, error) = read(&bytes);
+        assert_eq!(error, None);
+        assert_eq!(entries[0].record, Record::Restored(Box::new(memory.clone())));
+        let mut replay = Replay::new(&header).expect("a valid configuration");
+        for entry in &entries {
+            assert!(matches!(replay.apply(entry), Step::Fact | Step::Same), "{entry:?}");
+        }
+    }
+}
+
 /// The size of a request at a thousand a second, ten in flight: two records.
 #[test]
 fn a_request_takes_a_few_bytes() {

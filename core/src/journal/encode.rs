@@ -9,6 +9,7 @@ use crate::backend::BackendId;
 use crate::event::{
     Event, Lease, LoadReport, NoRoute, Outcome, ProbeFailure, ProbeId, ProbeKind, RequestFailure,
 };
+use crate::memory::Memory;
 use crate::time::Instant;
 
 /// Writes one block: where it begins in time and numbers, then its records.
@@ -35,6 +36,14 @@ impl Encoder {
 
     pub(super) fn timed_out(&mut self, now: Instant) {
         self.tag(now, tag::TIMED_OUT);
+    }
+
+    pub(super) fn restored(&mut self, now: Instant, memory: &Memory) {
+        self.tag(now, tag::RESTORED);
+        // What a router took has finite numbers only: there is nothing that JSON could not take.
+        let json = serde_json::to_vec(memory).unwrap_or_default();
+        put_varint(&mut self.block, json.len() as u64);
+        self.block.extend_from_slice(&json);
     }
 
     pub(super) fn ended(&mut self, now: Instant, is_continued: bool) {

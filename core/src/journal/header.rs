@@ -28,8 +28,6 @@ pub struct Header {
     /// Number of the file in its recording, from 0. The records before a later one are in other
     /// files, which may be gone: decisions can be checked from the first file on only.
     pub part: u32,
-    /// What the policy had learned before the start, as the text it was given; `None` for nothing.
-    pub state: Option<String>,
 }
 
 /// The header as JSON. Durations are whole milliseconds there, as in the configuration file.
@@ -42,8 +40,6 @@ struct HeaderJson {
     started: Instant,
     wall_clock_nanos: u64,
     part: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    state: Option<String>,
 }
 
 /// A router's configuration as JSON.
@@ -63,7 +59,6 @@ impl Header {
             started: self.started,
             wall_clock_nanos: self.wall_clock_nanos,
             part: self.part,
-            state: self.state.clone(),
         };
         // Plain data with string keys: there is nothing that JSON could not take.
         let json = serde_json::to_vec(&json).unwrap_or_default();
@@ -101,7 +96,6 @@ impl Header {
             started: json_read.started,
             wall_clock_nanos: json_read.wall_clock_nanos,
             part: json_read.part,
-            state: json_read.state,
         };
         Ok((header, at + 2 + FRAME_BYTES + json.len()))
     }

@@ -31,6 +31,7 @@
 //! | stream opened | lease, backend, status, ns | 11 |
 //! | load reported | backend, figures | 6–30 |
 //! | configured anew | JSON | as long as it is |
+//! | restored | JSON | as long as it is |
 //! | end | whether another file goes on | 3 |
 //!
 //! Routing a request and its end take about 14 bytes together. What the file ends with is its end

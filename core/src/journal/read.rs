@@ -201,6 +201,12 @@ impl Block<'_> {
                 let config = config_from_json(self.cursor.take(len)?)?;
                 Record::Reconfigured(Box::new(config))
             }
+            tag::RESTORED => {
+                let len = self.cursor.small()?;
+                let memory = serde_json::from_slice(self.cursor.take(len)?)
+                    .map_err(|_| "a memory of another version")?;
+                Record::Restored(memory)
+            }
             tag::ENDED => Record::Ended { is_continued: self.cursor.byte()? != 0 },
             _ => return Err("an unknown kind of record"),
         })

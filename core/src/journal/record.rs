@@ -4,6 +4,7 @@ use std::time::Duration;
 use crate::backend::BackendId;
 use crate::config::RouterConfig;
 use crate::event::{LeaseId, LoadReport, NoRoute, Outcome, ProbeId, ProbeKind, ProbeResult};
+use crate::memory::Memory;
 use crate::time::Instant;
 
 /// One record: when it happened, and where it stands in the file.
@@ -73,6 +74,8 @@ pub enum Record {
     },
     /// [`Event::Reconfigured`](crate::Event::Reconfigured).
     Reconfigured(Box<RouterConfig>),
+    /// `restore` was called, and took this.
+    Restored(Box<Memory>),
     /// The writer could not keep up: this many records are not there.
     Lost {
         /// How many.
@@ -114,4 +117,5 @@ pub(super) mod tag {
     pub(in crate::journal) const RECONFIGURED: u8 = 13;
     pub(in crate::journal) const ENDED: u8 = 14;
     pub(in crate::journal) const STREAM_OPENED: u8 = 15;
+    pub(in crate::journal) const RESTORED: u8 = 16;
 }

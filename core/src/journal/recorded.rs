@@ -8,6 +8,7 @@ use super::header::Header;
 use crate::backend::BackendId;
 use crate::config::{ConfigError, RouterConfig};
 use crate::event::{Action, Event, Lease, NoRoute};
+use crate::memory::{Memory, MemoryError};
 use crate::router::Router;
 use crate::time::Instant;
 
@@ -20,7 +21,14 @@ pub struct RecordedRouter {
     router: Router,
     journal: Option<Box<Journal>>,
     /// What the router was made of, until its first input.
-    origin: Option<Box<Header>>,
+    origin: Option<Box<Origin>>,
+}
+
+/// What a router begins with.
+#[derive(Debug)]
+struct Origin {
+    header: Header,
+    memory: Option<Memory>,
 }
 
 /// Where the blocks of a journal go. It never waits: what it cannot take is lost, and counted.
@@ -51,29 +59,47 @@ impl RecordedRouter {
     /// # Errors
     /// The first value of the configuration that cannot be.
     pub fn new(config: RouterConfig, seed: u64, now: Instant) -> Result<Self, ConfigError> {
-        let header = Header {
-            config: config.clone(),
-            seed,
-            started: now,
-            wall_clock_nanos: 0,
-            part: 0,
-            state: None,
-        };
+        let header =
+            Header { config: config.clone(), seed, started: now, wall_clock_nanos: 0, part: 0 };
         let router = Router::new(config, seed, now)?;
-        Ok(Self { router, journal: None, origin: Some(Box::new(header)) })
+        let origin = Origin { header, memory: None };
+        Ok(Self { router, journal: None, origin: Some(Box::new(origin)) })
     }
 
     /// Records everything from now on; `wall_clock_nanos` is what the clock on the wall says,
     /// nanoseconds since 1970. Does nothing after the first input: a journal begins where its
     /// router does.
     pub fn record_into(&mut self, mut sink: Box<dyn JournalSink>, wall_clock_nanos: u64) {
-        let Some(mut header) = self.origin.take() else {
+        let Some(origin) = self.origin.take() else {
             debug_assert!(false, "a journal begins before the router's first input");
             return;
         };
-        header.wall_clock_nanos = wall_clock_nanos;
+        let Origin { header, memory } = *origin;
+        let header = Header { wall_clock_nanos, ..header };
         sink.begin(&header);
-        self.journal = Some(Box::new(Journal::new(header, sink)));
+        let started = header.started;
+        let mut journal = Journal::new(Box::new(header), sink);
+        if let Some(memory) = &memory {
+            journal.write(started, |encoder| encoder.restored(started, memory));
+        }
+        self.journal = Some(Box::new(journal));
+    }
+
+    /// Takes in what was learned before; see [`Router::restore`].
+    ///
+    /// # Errors
+    /// When it cannot be, or is another policy's.
+    pub fn restore(&mut self, memory: &Memory) -> Result<(), MemoryError> {
+        self.router.restore(memory)?;
+        match (&mut self.journal, &mut self.origin) {
+            (Some(journal), _) => {
+                let now = journal.last_at;
+                journal.write(now, |encoder| encoder.restored(now, memory));
+            }
+            (None, Some(origin)) => origin.memory = Some(memory.clone()),
+            (None, None) => {}
+        }
+        Ok(())
     }
 
     /// Takes a fact in; see [`Router::handle_event`].

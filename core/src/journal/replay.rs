@@ -110,6 +110,11 @@ impl Replay {
                 self.tell(now, Event::LoadReported { backend: *backend, report: *report })
             }
             Record::Reconfigured(config) => self.tell(now, Event::Reconfigured(config.clone())),
+            Record::Restored(memory) => match self.router.restore(memory) {
+                Ok(()) => Step::Fact,
+                // It was taken when it was recorded.
+                Err(_) => self.lose(),
+            },
             Record::Lost { .. } => self.lose(),
             Record::Ended { .. } => Step::Fact,
         };

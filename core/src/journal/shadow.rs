@@ -113,6 +113,8 @@ impl Shadow {
                 }
                 self.router.handle_event(now, Event::Reconfigured(Box::new(config)));
             }
+            // Refused where it is another policy's, which then begins with nothing.
+            Record::Restored(memory) => drop(self.router.restore(memory)),
             Record::Lost { .. } => self.forget(now),
         }
         self.drain(now);

@@ -6,7 +6,8 @@
 //! gradient descent with rate 0.1 over batches of 5: `w += 0.1 · mean((r − w·f)·f)`.
 //!
 //! Features are those of the moment of the decision, kept until its end; the weights of costs stay
-//! at most 0 (free, they learned to reward lost pings); in flight is exact. Exploration: with
+//! at most 0 (free, they learned to reward lost pings); in flight is exact, and what a backend
+//! reports of itself counts at most half of its weight, so that no report draws everything. Exploration: with
 //! probability ε a candidate at random, `ε = max(0.01, 0.1/(1 + decisions/1000))` (configurable
 //! start). A readable baseline of learning; its model cannot tell queueing from being slow.
 use std::collections::VecDeque;
@@ -48,7 +49,10 @@ impl LinearRl {
     }
 
     fn value(&self, features: &[f64; FEATURES]) -> f64 {
-        self.weights.iter().zip(features).map(|(weight, feature)| weight * feature).sum()
+        let part = |index: usize| self.weights[index] * features[index];
+        let seen: f64 = [0, 1, 2, 3, 7].into_iter().map(part).sum();
+        let said: f64 = (4..7).map(part).sum();
+        seen + said.max(SAID_SHARE * self.weights[IN_FLIGHT])
     }
 
     fn epsilon(&self) -> f64 {
@@ -80,7 +84,11 @@ impl LinearRl {
         *size += 1;
         if *size == BATCH {
             for (index, step) in steps.iter().enumerate() {
-                let most = if index == FEATURES - 1 { WEIGHT_MAX } else { 0.0 };
+                let most = match index {
+                    IN_FLIGHT => IN_FLIGHT_MAX,
+                    _ if index == FEATURES - 1 => WEIGHT_MAX,
+                    _ => 0.0,
+                };
                 let moved = self.weights[index] + RATE * step / f64::from(BATCH);
                 self.weights[index] = moved.clamp(-WEIGHT_MAX, most);
             }
@@ -150,6 +158,11 @@ impl Policy for LinearRl {
 pub(crate) const FEATURES: usize = 8;
 pub(crate) const WEIGHT_MAX: f64 = 1000.0;
 const WEIGHTS_START: [f64; FEATURES] = [-1.0, -5.0, -20.0, -1.0, -2.0, -1.0, -1.0, 0.1];
+const IN_FLIGHT: usize = 3;
+/// What in flight weighs at least, so that no backend can take everything.
+const IN_FLIGHT_MAX: f64 = -0.1;
+/// What a backend says of itself weighs at most this share of a great many in flight.
+const SAID_SHARE: f64 = 0.5;
 const RATE: f64 = 0.1;
 const BATCH: u32 = 5;
 const EXPLORATION_DECAY: f64 = 1000.0;

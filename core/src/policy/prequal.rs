@@ -11,7 +11,8 @@
 //! With fewer than two probes of candidates, a candidate at random.
 //!
 //! Wydrowski et al., Load is not what you should balance: Introducing Prequal (NSDI 2024). Latency
-//! in ms; unknown is 0, so that a new backend is tried.
+//! in ms, by the in flight that a request met; unknown, or 5 s without an answer, is 0, so that a
+//! new or forgotten backend is tried.
 use crate::backend::{Backend, BackendId};
 use crate::config::Rules;
 use crate::event::Outcome;
@@ -38,7 +39,10 @@ struct Probe {
 
 /// Latency averages by in flight: 1, 2–3, 4–7, … 128 and more.
 #[derive(Clone, Copy, Debug, Default)]
-struct Latencies([Option<f64>; LEVELS]);
+struct Latencies {
+    averages: [Option<f64>; LEVELS],
+    seen_at: Instant,
+}
 
 impl Prequal {
     pub(super) fn new(rules: &Rules) -> Self {
@@ -53,7 +57,7 @@ impl Prequal {
     fn probe(&mut self, now: Instant, backend: BackendId, facts: &Backend) {
         let in_flight = f64::from(facts.in_flight());
         let queue = facts.reported_queue(now, AGE_MAX).unwrap_or(0.0).min(QUEUE_MAX);
-        let latency_ms = entry(&mut self.latencies, backend).at(facts.in_flight());
+        let latency_ms = entry(&mut self.latencies, backend).at(now, facts.in_flight());
         self.pool.retain(|probe| probe.backend != backend);
         self.pool.push(Probe { backend, at: now, in_flight: in_flight + queue, latency_ms });
         if self.pool.len() > POOL_MAX {
@@ -95,15 +99,19 @@ impl Latencies {
     }
 
     /// The average at the nearest level that has one, the lower of two as near.
-    fn at(&self, in_flight: u32) -> f64 {
+    fn at(&self, now: Instant, in_flight: u32) -> f64 {
+        if now.since(self.seen_at) > FORGOTTEN_AFTER {
+            return 0.0;
+        }
         let level = Self::level(in_flight);
-        let near = (0..LEVELS).filter(|other| self.0[*other].is_some());
+        let near = (0..LEVELS).filter(|other| self.averages[*other].is_some());
         let nearest = near.min_by_key(|other| other.abs_diff(level));
-        nearest.and_then(|level| self.0[level]).unwrap_or(0.0)
+        nearest.and_then(|level| self.averages[level]).unwrap_or(0.0)
     }
 
-    fn observe(&mut self, in_flight: u32, ms: f64) {
-        let average = &mut self.0[Self::level(in_flight)];
+    fn observe(&mut self, now: Instant, in_flight: u32, ms: f64) {
+        self.seen_at = now;
+        let average = &mut self.averages[Self::level(in_flight)];
         *average = Some(average.map_or(ms, |old| old + ALPHA * (ms - old)));
     }
 }
@@ -128,10 +136,13 @@ impl Policy for Prequal {
                 let probe = &mut self.pool[best];
                 probe.in_flight += 1.0;
                 let in_flight = candidates.in_flight(probe.backend).saturating_add(1);
-                probe.latency_ms = entry(&mut self.latencies, probe.backend).at(in_flight);
-                Some(Choice::of(probe.backend))
+                probe.latency_ms = entry(&mut self.latencies, probe.backend).at(now, in_flight);
+                Some(Choice { backend: probe.backend, token: in_flight })
             }
-            None => Some(Choice::of(drawn)),
+            None => {
+                let token = candidates.in_flight(drawn).saturating_add(1);
+                Some(Choice { backend: drawn, token })
+            }
         }
     }
 
@@ -151,8 +162,10 @@ impl Policy for Prequal {
         if let (Outcome::Answered { latency, .. }, Some(false)) =
             (ended.outcome, ended.outcome.is_error())
         {
-            let in_flight = ended.facts.in_flight().saturating_add(1);
-            entry(&mut self.latencies, ended.backend).observe(in_flight, millis(*latency));
+            if ended.token > 0 {
+                let latencies = entry(&mut self.latencies, ended.backend);
+                latencies.observe(now, ended.token, millis(*latency));
+            }
             self.probe(now, ended.backend, ended.facts);
         }
     }
@@ -172,6 +185,7 @@ impl Policy for Prequal {
 const POOL_MAX: usize = 16;
 const POOL_MIN: usize = 2;
 const AGE_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+const FORGOTTEN_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 const LEVELS: usize = 8;
 const ALPHA: f64 = 0.2;
 /// Longer than any latency in ms that a duration can hold.
@@ -219,13 +233,14 @@ mod tests {
     /// and then 30 are 20 + 0.2·10 = 22.
     #[test]
     fn latency_at_that_in_flight() {
+        let now = Instant::from_millis(1);
         let mut latencies = Latencies::default();
-        assert_eq!(latencies.at(9), 0.0);
-        latencies.observe(1, 10.0);
-        latencies.observe(4, 20.0);
-        latencies.observe(7, 30.0);
+        assert_eq!(latencies.at(now, 9), 0.0);
+        latencies.observe(now, 1, 10.0);
+        latencies.observe(now, 4, 20.0);
+        latencies.observe(now, 7, 30.0);
         for (in_flight, expected) in [(0, 10.0), (1, 10.0), (2, 10.0), (5, 22.0), (1000, 22.0)] {
-            assert_eq!(latencies.at(in_flight), expected, "{in_flight}");
+            assert_eq!(latencies.at(now, in_flight), expected, "{in_flight}");
         }
     }
 

@@ -1,5 +1,7 @@
 use super::*;
 use crate::config::PolicyKind;
+use crate::event::Outcome;
+use crate::memory::{Lessons, Memory, MemoryError};
 use crate::policy::testing::Bench;
 
 fn learned(bench: &Bench, slot: usize) -> LearnedView {
@@ -7,10 +9,33 @@ fn learned(bench: &Bench, slot: usize) -> LearnedView {
     view
 }
 
+/// Without control requests and trials, so that every request is the model's choice.
+fn bench(count: usize) -> Bench {
+    let mut rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };
+    rules.learned.control_share = 0.0;
+    Bench::with(rules, count)
+}
+
+/// Sends requests one after another, answered after these times by backend; how many each got.
+fn serve(bench: &mut Bench, requests: usize, ms: &[f64]) -> Vec<usize> {
+    let mut counts = vec![0; ms.len()];
+    for _ in 0..requests {
+        let slot = bench.send(&[]);
+        counts[slot] += 1;
+        bench.answer(slot, ms[slot]);
+        bench.mind_pings();
+    }
+    counts
+}
+
+fn error() -> Outcome {
+    Outcome::Answered { status: 500, latency: Duration::from_millis(1) }
+}
+
 /// A new pool: nothing known, slow start of two each, and requests spread over all.
 #[test]
 fn starts_slowly_and_evenly() {
-    let mut bench = Bench::new(PolicyKind::Learned, 3);
+    let mut bench = bench(3);
     let mut counts = [0; 3];
     for _ in 0..6 {
         counts[bench.send(&[])] += 1;
@@ -18,4 +43,176 @@ fn starts_slowly_and_evenly() {
     assert_eq!(counts, [2; 3]);
     assert_eq!(learned(&bench, 0).state, LearnedState::SlowStart { window: 2 });
     assert_eq!(learned(&bench, 0).speed, 1.0);
+}
+
+/// Of two, one five times as slow: it gets next to nothing, and the model says why. Equal ones
+/// are exactly equal.
+#[test]
+fn finds_the_fast() {
+    let mut bench = bench(3);
+    let counts = serve(&mut bench, 2000, &[10.0, 50.0, 10.0]);
+    assert!(counts[1] < 100, "{counts:?}");
+    let (fast, slow) = (learned(&bench, 0), learned(&bench, 1));
+    assert_eq!(fast.speed.to_bits(), learned(&bench, 2).speed.to_bits());
+    let ratio = fast.speed / slow.speed;
+    assert!((3.5..7.0).contains(&ratio), "{ratio}");
+    assert!((fast.latency_ms - 10.0).abs() < 2.0, "{fast:?}");
+}
+
+/// Answers of 500 in a row quarantine; a good ping past the back-off begins probation, and good
+/// answers one at a time end it in slow start. Meanwhile nothing goes there.
+#[test]
+fn quarantine_and_return() {
+    let mut bench = bench(4);
+    serve(&mut bench, 400, &[10.0; 4]);
+    while learned(&bench, 2).state == LearnedState::Normal
+        || matches!(learned(&bench, 2).state, LearnedState::SlowStart { .. })
+    {
+        let slot = bench.send(&[]);
+        if slot == 2 {
+            bench.end(2, error());
+        } else {
+            bench.answer(slot, 10.0);
+        }
+    }
+    assert!(matches!(learned(&bench, 2).state, LearnedState::Quarantined { .. }));
+    for _ in 0..20 {
+        let slot = bench.send(&[]);
+        assert_ne!(slot, 2);
+        bench.answer(slot, 10.0);
+    }
+    bench.wait(60);
+    assert!(bench.mind_pings().contains(&2), "pinged within 250 ms");
+    assert_eq!(learned(&bench, 2).state, LearnedState::Probation { good: 0, needed: 4 });
+    let mut seen = 0;
+    while matches!(learned(&bench, 2).state, LearnedState::Probation { .. }) {
+        let slot = bench.send(&[]);
+        if slot == 2 {
+            seen += 1;
+            assert_ne!(bench.send(&[]), 2, "one at a time");
+        }
+        bench.answer(slot, 10.0);
+        assert!(seen < 5);
+    }
+    assert_eq!(seen, 4);
+    assert_eq!(learned(&bench, 2).state, LearnedState::SlowStart { window: 2 });
+}
+
+/// A backend that falls silent is left alone after some dozen expected completions, long before
+/// the timeout, and one completion brings it back.
+#[test]
+fn stalls_are_found() {
+    let mut bench = bench(2);
+    serve(&mut bench, 1000, &[10.0; 2]);
+    let mut held = 0;
+    for _ in 0..300 {
+        let slot = bench.send(&[]);
+        if slot == 0 {
+            held += 1;
+        } else {
+            bench.answer(1, 10.0);
+        }
+    }
+    assert!(held <= 12, "{held} requests went into the hole");
+    assert_eq!(learned(&bench, 0).state, LearnedState::Stalled);
+    bench.answer(0, 1.0);
+    assert_eq!(learned(&bench, 0).state, LearnedState::Normal);
+}
+
+/// A stream leaves n at its head and in flight at its end, and its length teaches nothing.
+#[test]
+fn streams_leave_early() {
+    let mut bench = bench(1);
+    let lease = bench.router.route(bench.now, &[]).expect("a backend");
+    let (id, backend) = (lease.id(), lease.backend());
+    let open = || crate::Event::StreamOpened {
+        lease: id,
+        backend,
+        status: 101,
+        latency: Duration::from_millis(3),
+    };
+    bench.router.handle_event(bench.now, open());
+    bench.router.handle_event(bench.now, open());
+    assert_eq!(learned(&bench, 0).in_flight, 0);
+    assert_eq!(bench.router.snapshot(bench.now).backends[0].in_flight, 1);
+    bench.wait(100_000);
+    let outcome = Outcome::Abandoned;
+    bench.router.handle_event(bench.now, crate::Event::RequestFinished { lease, outcome });
+    assert_eq!(bench.router.snapshot(bench.now).backends[0].in_flight, 0);
+}
+
+/// What was learned comes back through JSON, bit for bit, for backends of the same name; another
+/// version, another policy and numbers that cannot be are refused and change nothing.
+#[test]
+fn remembers_across_restarts() {
+    let mut first = bench(2);
+    serve(&mut first, 1000, &[10.0, 50.0]);
+    let memory = first.router.learned_state().expect("it learns");
+    let json = serde_json::to_string(&memory).expect("plain data");
+    let read: Memory = serde_json::from_str(&json).expect("its own");
+    assert_eq!(read, memory);
+    let mut second = bench(2);
+    second.router.restore(&read).expect("its own");
+    let ratio = learned(&second, 0).speed / learned(&second, 1).speed;
+    assert!(ratio > 3.0, "{ratio}");
+    assert_eq!(second.router.learned_state(), Some(read.clone()));
+    let untouched = bench(2).router.learned_state();
+    let spoil = |change: &dyn Fn(&mut Memory)| {
+        let mut memory = read.clone();
+        change(&mut memory);
+        let mut third = bench(2);
+        let error = third.router.restore(&memory).expect_err("it was spoilt");
+        assert_eq!(third.router.learned_state(), untouched, "{error}");
+        error
+    };
+    assert_eq!(spoil(&|memory| memory.version = 2), MemoryError::Version(2));
+    let foreign = Lessons::LinearRl([-1.0; 8]);
+    assert_eq!(spoil(&|memory| memory.learned = foreign.clone()), MemoryError::Policy);
+    for (value, is_backend) in [(f64::NAN, true), (-1.0, true), (f64::INFINITY, false)] {
+        let error = spoil(&|memory| {
+            let Lessons::Learned(learned) = &mut memory.learned else { return };
+            if is_backend {
+                learned.backends.get_mut("b1").expect("known").exposure[3] = value;
+            } else {
+                learned.scale_ms = value;
+            }
+        });
+        let path = if is_backend { "backends.b1.exposure" } else { "scaleMs" };
+        assert_eq!(error, MemoryError::Number(path.to_owned()));
+    }
+    let short = spoil(&|memory| {
+        let Lessons::Learned(learned) = &mut memory.learned else { return };
+        learned.curve_time_ms.pop();
+    });
+    assert_eq!(short, MemoryError::Number("curveTimeMs".to_owned()));
+}
+
+/// The state of a backend fits in 4 KiB.
+#[test]
+fn a_backend_is_small() {
+    assert!(size_of::<Unit>() <= 4096, "{}", size_of::<Unit>());
+}
+
+/// Requests with failures everywhere still go somewhere, and the pool recovers from it.
+#[test]
+fn a_pool_that_fails_as_a_whole_goes_on() {
+    let mut bench = bench(3);
+    serve(&mut bench, 300, &[10.0; 3]);
+    let mut counts = [0; 3];
+    for _ in 0..300 {
+        let slot = bench.send(&[]);
+        counts[slot] += 1;
+        bench.end(slot, error());
+        bench.wait(5);
+        bench.mind_pings();
+    }
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    for _ in 0..20 {
+        bench.wait(500);
+        bench.mind_pings();
+        serve(&mut bench, 300, &[10.0; 3]);
+    }
+    for slot in 0..3 {
+        assert_eq!(learned(&bench, slot).state, LearnedState::Normal, "{slot}");
+    }
 }

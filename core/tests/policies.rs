@@ -1,0 +1,215 @@
+//! What holds for every policy and every list of events, stated without knowing how they decide.
+use std::time::Duration;
+
+use intelliproxy_core::{
+    Action, BackendId, Event, Health, Instant, LearnedState, Lease, LoadReport, Outcome,
+    PolicyKind, PolicyView, ProbeAnswer, ProbeFailure, ProbeKind, RequestFailure, Router,
+    RouterConfig, Rules,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+const POLICIES: [PolicyKind; 9] = [
+    PolicyKind::Score,
+    PolicyKind::Learned,
+    PolicyKind::LinearRl,
+    PolicyKind::LeastRequest,
+    PolicyKind::P2c,
+    PolicyKind::PeakEwma,
+    PolicyKind::Prequal,
+    PolicyKind::RoundRobin,
+    PolicyKind::Random,
+];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Wait { ms: u64, are_pings_good: bool },
+    Route { tried: u8 },
+    Finish { which: usize, outcome: Outcome },
+    Stream { which: usize },
+    Report { which: u32, report: LoadReport },
+    Configure { count: usize, policy: PolicyKind },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let outcome = prop_oneof![
+        8 => (0_u64..3000).prop_map(|ms| (200, ms)).prop_map(answered),
+        3 => (0_u64..300).prop_map(|ms| (503, ms)).prop_map(answered),
+        2 => select(vec![
+            RequestFailure::Refused, RequestFailure::Cut, RequestFailure::TimedOut,
+        ]).prop_map(Outcome::Failed),
+        1 => Just(Outcome::Abandoned),
+    ];
+    let number = || proptest::option::of(prop_oneof![0.0..100.0, any::<f64>()]);
+    let report = (number(), number(), number()).prop_map(|(queue, cpu_busy_ms, memory_bytes)| {
+        LoadReport { queue, cpu_busy_ms, memory_bytes }
+    });
+    prop_oneof![
+        4 => (0_u64..400, any::<bool>())
+            .prop_map(|(ms, are_pings_good)| Step::Wait { ms, are_pings_good }),
+        1 => (0_u64..20_000).prop_map(|ms| Step::Wait { ms, are_pings_good: true }),
+        20 => Just(Step::Route { tried: 0 }),
+        2 => any::<u8>().prop_map(|tried| Step::Route { tried }),
+        14 => (any::<usize>(), outcome).prop_map(|(which, outcome)| Step::Finish { which, outcome }),
+        1 => any::<usize>().prop_map(|which| Step::Stream { which }),
+        2 => (0_u32..5, report).prop_map(|(which, report)| Step::Report { which, report }),
+        1 => (0_usize..6, select(POLICIES.to_vec()))
+            .prop_map(|(count, policy)| Step::Configure { count, policy }),
+    ]
+}
+
+fn answered((status, ms): (u16, u64)) -> Outcome {
+    Outcome::Answered { status, latency: Duration::from_millis(ms) }
+}
+
+fn config(count: usize, policy: PolicyKind) -> RouterConfig {
+    let backends = (0..count).map(|slot| format!("b{slot}")).collect();
+    let mut rules = Rules { policy, ..Rules::default() };
+    rules.learned.control_share = 0.1;
+    RouterConfig { backends, rules }
+}
+
+/// Runs the steps, checks every decision, and returns all that could be seen.
+fn run(policy: PolicyKind, steps: &[Step]) -> String {
+    let mut now = Instant::from_millis(5);
+    let mut router = Router::new(config(4, policy), 3, now).expect("valid rules");
+    let mut leases: Vec<Lease> = Vec::new();
+    let mut trace = String::new();
+    for step in steps {
+        match step {
+            Step::Wait { ms, are_pings_good } => {
+                now += Duration::from_millis(*ms);
+                mind(&mut router, now, *are_pings_good);
+            }
+            Step::Route { tried } => {
+                let tried: Vec<_> =
+                    (0..8).filter(|bit| tried >> bit & 1 == 1).map(BackendId::from_index).collect();
+                let before = router.snapshot(now);
+                let Ok(lease) = router.route(now, &tried) else {
+                    let is_left = before.backends.iter().any(|b| !tried.contains(&b.id));
+                    assert!(!is_left, "a backend that was not tried is always found");
+                    continue;
+                };
+                trace.push_str(&format!("{:?} ", lease.backend()));
+                assert!(!tried.contains(&lease.backend()), "a retry goes elsewhere");
+                let chosen = before.backends.iter().find(|b| b.id == lease.backend());
+                let chosen = chosen.expect("a configured backend");
+                let quarantined = |view: &PolicyView| {
+                    matches!(view, PolicyView::Learned(view)
+                        if matches!(view.state, LearnedState::Quarantined { .. }))
+                };
+                for other in before.backends.iter().filter(|other| !tried.contains(&other.id)) {
+                    let is_usable = other.health != Health::Down;
+                    assert!(
+                        !is_usable || chosen.health != Health::Down,
+                        "never a down backend while a usable one is left"
+                    );
+                    assert!(
+                        !is_usable || quarantined(&other.policy) || !quarantined(&chosen.policy),
+                        "never a quarantined backend while another is left"
+                    );
+                }
+                leases.push(lease);
+            }
+            Step::Finish { which, outcome } if !leases.is_empty() => {
+                let lease = leases.swap_remove(which % leases.len());
+                router.handle_event(now, Event::RequestFinished { lease, outcome: *outcome });
+            }
+            Step::Stream { which } if !leases.is_empty() => {
+                let lease = &leases[which % leases.len()];
+                let (id, backend) = (lease.id(), lease.backend());
+                let latency = Duration::from_millis(1);
+                let event = Event::StreamOpened { lease: id, backend, status: 200, latency };
+                router.handle_event(now, event);
+            }
+            Step::Finish { .. } | Step::Stream { .. } => {}
+            Step::Report { which, report } => {
+                let backend = BackendId::from_index(*which);
+                router.handle_event(now, Event::LoadReported { backend, report: *report });
+            }
+            Step::Configure { count, policy } => {
+                let event = Event::Reconfigured(Box::new(config(*count, *policy)));
+                router.handle_event(now, event);
+            }
+        }
+        let snapshot = router.snapshot(now);
+        for backend in &snapshot.backends {
+            check_finite(&backend.policy);
+        }
+        if let Some(memory) = router.learned_state() {
+            assert_eq!(memory.validate(), Ok(()), "what was learned can be restored");
+        }
+    }
+    trace + &format!("{:?} {:?}", router.snapshot(now), router.learned_state())
+}
+
+fn mind(router: &mut Router, now: Instant, are_pings_good: bool) {
+    router.handle_timeout(now);
+    while let Some(action) = router.poll_action() {
+        let Action::StartProbe { probe, kind: ProbeKind::Ping, .. } = action else { continue };
+        let answer = ProbeAnswer { latency: Duration::from_millis(2), report: None };
+        let result = if are_pings_good { Ok(answer) } else { Err(ProbeFailure::TimedOut) };
+        router.handle_event(now, Event::ProbeFinished { probe, result });
+    }
+}
+
+fn check_finite(view: &PolicyView) {
+    let text = format!("{view:?}");
+    assert!(!text.contains("NaN") && !text.contains("inf,"), "{text}");
+    if let PolicyView::Learned(view) = view {
+        assert!(view.cost_ms >= 0.0 && view.speed > 0.0, "{view:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Every decision of every policy keeps the rules, all that is shown is finite, and the same
+    /// events give the same bits.
+    #[test]
+    fn every_policy_keeps_the_rules(
+        policy in select(POLICIES.to_vec()),
+        steps in vec(any_step(), 0..200),
+    ) {
+        prop_assert_eq!(run(policy, &steps), run(policy, &steps));
+    }
+
+    /// One backend reports that it is idle, the others report whatever; all answer alike. It does
+    /// not get everything, whether the reports come once or again and again. (`score` sends all to
+    /// one backend by its rule; its reports are bounded by their points.)
+    #[test]
+    fn reports_cannot_take_everything(
+        policy in select(POLICIES[1..].to_vec()),
+        queue in prop_oneof![0.0..1e3, any::<f64>()],
+        is_stale in any::<bool>(),
+    ) {
+        let mut now = Instant::from_millis(5);
+        let mut router = Router::new(config(4, policy), 3, now).expect("valid rules");
+        let liar = router.backend("b0").expect("configured");
+        let mut out: std::collections::VecDeque<Lease> = std::collections::VecDeque::new();
+        let mut liars = 0;
+        for number in 0..800 {
+            now += Duration::from_millis(1);
+            if number == 0 || (!is_stale && number % 50 == 0) {
+                for slot in 0..4 {
+                    let backend = BackendId::from_index(slot);
+                    let load = if backend == liar { 0.0 } else { queue };
+                    let report = LoadReport {
+                        queue: Some(load), cpu_busy_ms: Some(load), memory_bytes: Some(load),
+                    };
+                    router.handle_event(now, Event::LoadReported { backend, report });
+                }
+            }
+            let lease = router.route(now, &[]).expect("a backend");
+            liars += usize::from(lease.backend() == liar);
+            out.push_back(lease);
+            if out.len() > 60 {
+                let lease = out.pop_front().expect("there are many");
+                let outcome = answered((200, 60));
+                router.handle_event(now, Event::RequestFinished { lease, outcome });
+            }
+        }
+        prop_assert!(liars < 720, "{:?}: {} of 800", policy, liars);
+    }
+}
