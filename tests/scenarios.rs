@@ -128,6 +128,36 @@ fn a_refused_connection_leads_to_the_next_backend() {
     }
 }
 
+/// A backend is reached at its second address when the first takes no connection, and from then on
+/// at once.
+#[test]
+fn the_next_address_is_tried() {
+    for listening in [Listening::Refusing, Listening::Unreachable, Listening::Hanging] {
+        let report = World::new()
+            .config(|config| config.pool.idle_per_backend = 0)
+            .backend(Vec::new())
+            .dead_address(listening)
+            .client(post("/1", "x"))
+            .client_at(9000, post("/2", "x"))
+            .run();
+        assert_eq!([report.statuses(0), report.statuses(1)], [[200], [200]], "{listening:?}");
+        assert!(!has_error(&report, "UpstreamError"), "{listening:?}");
+    }
+}
+
+/// Two clients connect at once to a backend whose first address hangs: the first to get through by
+/// the second address does not lead the other back to the first.
+#[test]
+fn one_way_through_the_addresses_is_not_turned_by_another() {
+    let report = World::new()
+        .backend(Vec::new())
+        .dead_address(Listening::Hanging)
+        .client_at(1000, post("/1", "x"))
+        .client_at(1300, post("/2", "x"))
+        .run();
+    assert_eq!([report.statuses(0), report.statuses(1)], [[200], [200]]);
+}
+
 /// A GET is not lost to backends that crash one after the other while a third one is well.
 #[test]
 fn crashes_lose_no_get() {

@@ -74,9 +74,9 @@ impl Driver {
         // What came before it was accepted is there at once.
         let inward = &net.links[link].inward;
         let edge = Edge {
-            is_readable: inward.waiting() > 0 || inward.is_at_end() || inward.is_reset(),
+            is_readable: inward.waiting() > 0 || inward.has_end(),
             is_writable: false,
-            is_ending: inward.is_at_end() || inward.is_reset(),
+            is_ending: inward.has_end(),
         };
         if edge.is_readable {
             self.take_edge(net, link, edge);

@@ -166,6 +166,11 @@ impl Pipe {
         self.has_fin && self.arrived.is_empty()
     }
 
+    /// Whether its end came, clean or not; bytes may wait before it.
+    pub const fn has_end(&self) -> bool {
+        self.has_fin || self.has_rst
+    }
+
     /// Whether a reset came.
     pub const fn is_reset(&self) -> bool {
         self.has_rst
@@ -190,9 +195,8 @@ impl Pipe {
     /// Takes bytes that arrived into `space`.
     fn take(&mut self, space: &mut [u8]) -> usize {
         let count = space.len().min(self.arrived.len());
-        for (to, from) in space.iter_mut().zip(self.arrived.drain(..count)) {
-            *to = from;
-        }
+        space[..count].copy_from_slice(&self.arrived.make_contiguous()[..count]);
+        self.arrived.drain(..count);
         self.held -= count;
         self.taken += count as u64;
         count

@@ -4,6 +4,7 @@ use std::time::Duration;
 use intelliproxy::config::{Config, Overflow};
 use intelliproxy_core::Instant;
 
+use crate::client::Pace;
 use crate::net::{Listening, Net, Path};
 use crate::plan;
 use crate::weather::Weather;
@@ -24,6 +25,16 @@ pub fn world(seed: u64, is_shown: bool) -> World {
     let backends = world.net().pick(if weather == Weather::Clear { 1 } else { 2 }, 3);
     for _ in 0..backends {
         world = world.backend(Vec::new());
+        if world.net().chance(15) {
+            let bytes = world.net().pick(2000, 8000) as usize;
+            let pause = Duration::from_millis(world.net().pick(1, 10));
+            world = world.backend_pace(Pace::Slow { bytes, pause });
+        }
+    }
+    if world.net().chance(15) {
+        let states = [Listening::Refusing, Listening::Unreachable, Listening::Hanging];
+        let state = states[world.net().pick(0, 2) as usize];
+        world = world.dead_address(state);
     }
     let (inward, outward) = (path(world.net()), path(world.net()));
     world = world.backend_paths(inward, outward);

@@ -49,6 +49,8 @@ pub struct World {
     pub(crate) backlog: VecDeque<usize>,
     pub(crate) owners: Vec<Option<usize>>,
     pub(crate) patience: Duration,
+    /// An address of every backend where it cannot be reached.
+    pub(crate) dead_address: Option<SocketAddr>,
     pub(crate) has_stopped: bool,
     /// Whether nothing goes wrong from the beginning to the end.
     pub(crate) is_fair: bool,
@@ -144,6 +146,7 @@ impl World {
             backlog: VecDeque::new(),
             owners: Vec::new(),
             patience: PATIENCE,
+            dead_address: None,
             has_stopped: false,
             is_fair: false,
         }
@@ -178,6 +181,15 @@ impl World {
         let mut backend = Backend::new(address);
         backend.script = script.into();
         self.backends.push(backend);
+        self
+    }
+
+    /// Gives every backend a first address where it cannot be reached.
+    #[must_use]
+    pub fn dead_address(mut self, listening: Listening) -> Self {
+        let address = SocketAddr::from(([10, 2, 0, 1], 80));
+        self.net.listening.push((address, listening));
+        self.dead_address = Some(address);
         self
     }
 
@@ -299,7 +311,10 @@ impl World {
             name: format!("b{index}"),
             url: format!("http://b{index}.test"),
             authority: format!("b{index}.test"),
-            addresses: vec![backend.address],
+            addresses: match self.dead_address {
+                Some(dead) => vec![dead, backend.address],
+                None => vec![backend.address],
+            },
         };
         self.backends.iter().enumerate().map(target).collect()
     }

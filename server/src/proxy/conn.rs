@@ -49,8 +49,24 @@ pub(crate) struct Upstream {
     pub(crate) session: Option<ConnId>,
     /// When it came to the pool last.
     pub(crate) idle_since: Instant,
-    /// Addresses of the backend that were tried before the one at hand.
-    pub(crate) attempt: usize,
+    /// Which of the backend's addresses it leads to.
+    pub(crate) attempt: Attempt,
+}
+
+/// One of a backend's addresses on the way through all of them. Where the way began is kept:
+/// meanwhile another connection may change which address is preferred.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Attempt {
+    /// The address that was tried first.
+    pub(crate) first: usize,
+    /// Addresses that were tried before the one at hand.
+    pub(crate) before: usize,
+}
+
+impl Attempt {
+    pub(crate) const fn next(self) -> Self {
+        Self { before: self.before + 1, ..self }
+    }
 }
 
 #[derive(Debug)]

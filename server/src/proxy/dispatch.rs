@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use intelliproxy_core::{BackendId, Instant};
 
-use super::conn::{Conn, ConnId, Upstream};
+use super::conn::{Attempt, Conn, ConnId, Upstream};
 use super::{Action, ConnectFailure, Proxy};
 use crate::http::UpstreamError;
 
@@ -29,7 +29,7 @@ impl Proxy {
             session.handle_routed(now, lease, authority, &mut self.shared);
         }
         let Some(conn) = self.pool.take(backend) else {
-            return self.dial(now, id, backend, 0);
+            return self.dial(now, id, backend, self.first_attempt(backend));
         };
         if let Some(upstream) = self.table.upstream_mut(conn) {
             upstream.session = Some(id);
@@ -39,9 +39,8 @@ impl Proxy {
         }
     }
 
-    /// Asks for a connection to the backend's address number `attempt`, counted from the one that
-    /// took a connection last.
-    pub(super) fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: usize) {
+    /// Asks for a connection to one of the backend's addresses.
+    pub(super) fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: Attempt) {
         let Some(address) = self.address(backend, attempt) else {
             if let Some(session) = self.table.session_mut(id) {
                 session.handle_unlinked(now, UpstreamError::Unreachable, &mut self.shared);
@@ -73,8 +72,8 @@ impl Proxy {
             return;
         };
         session.handle_undialled();
-        if self.address(backend, attempt + 1).is_some() {
-            self.dial(now, id, backend, attempt + 1);
+        if self.address(backend, attempt.next()).is_some() {
+            self.dial(now, id, backend, attempt.next());
         } else if let Some(session) = self.table.session_mut(id) {
             session.handle_unlinked(now, error, &mut self.shared);
         }
@@ -83,19 +82,25 @@ impl Proxy {
     /// A connection was made: its address is the first to be tried next time.
     pub(super) fn prefer(&mut self, conn: ConnId) {
         if let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn)
-            && attempt > 0
+            && attempt.before > 0
             && let Some(target) = self.targets.get(backend.index())
             && let Some(preferred) = self.preferred.get_mut(backend.index())
         {
-            *preferred = (*preferred + attempt) % target.addresses.len();
+            *preferred = (attempt.first + attempt.before) % target.addresses.len();
         }
     }
 
-    /// The address to try after `attempt` others; `None` when all have been tried.
-    pub(super) fn address(&self, backend: BackendId, attempt: usize) -> Option<SocketAddr> {
-        let addresses = &self.targets.get(backend.index())?.addresses;
+    /// The way through a backend's addresses, from the one that took a connection last.
+    pub(super) fn first_attempt(&self, backend: BackendId) -> Attempt {
         let first = self.preferred.get(backend.index()).copied().unwrap_or_default();
-        let index = (attempt < addresses.len()).then(|| (first + attempt) % addresses.len())?;
+        Attempt { first, before: 0 }
+    }
+
+    /// The address of an attempt; `None` when all have been tried.
+    pub(super) fn address(&self, backend: BackendId, attempt: Attempt) -> Option<SocketAddr> {
+        let addresses = &self.targets.get(backend.index())?.addresses;
+        let Attempt { first, before } = attempt;
+        let index = (before < addresses.len()).then(|| (first + before) % addresses.len())?;
         addresses.get(index).copied()
     }
 

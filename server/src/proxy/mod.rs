@@ -482,7 +482,9 @@ impl Proxy {
             }
             Need::Release { conn, is_reusable } => self.release(now, conn, is_reusable),
             Need::Dispatch => self.dispatch(now, id),
-            Need::Redial { backend } => self.dial(now, id, backend, 0),
+            Need::Redial { backend } => {
+                self.dial(now, id, backend, self.first_attempt(backend));
+            }
             Need::GiveUpConnect { conn } => {
                 self.redirect(now, id, conn, UpstreamError::ConnectTimeout);
             }

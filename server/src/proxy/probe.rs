@@ -5,6 +5,7 @@ use intelliproxy_core::{
     BackendId, Instant, LoadReport, ProbeAnswer, ProbeFailure, ProbeId, ProbeKind, ProbeResult,
 };
 
+use super::conn::Attempt;
 use crate::http::body::BodyReader;
 use crate::http::chunked::ChunkLimits;
 use crate::http::field::Slots;
@@ -24,8 +25,8 @@ pub(crate) struct ProbeExchange {
     kind: ProbeKind,
     started: Instant,
     pub(crate) deadline: Instant,
-    /// Addresses tried before the one at hand.
-    pub(crate) attempt: usize,
+    /// Which of the backend's addresses it asks.
+    pub(crate) attempt: Attempt,
     is_open: bool,
     request: Vec<u8>,
     sent: usize,
@@ -54,7 +55,7 @@ impl ProbeExchange {
             kind,
             started,
             deadline,
-            attempt: 0,
+            attempt: Attempt { first: 0, before: 0 },
             is_open: false,
             request: request.into_bytes(),
             sent: 0,

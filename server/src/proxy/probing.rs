@@ -14,8 +14,9 @@ impl Proxy {
         kind: ProbeKind,
         deadline: Instant,
     ) {
+        let attempt = self.first_attempt(backend);
         let (Some(target), Some(address)) =
-            (self.targets.get(backend.index()), self.address(backend, 0))
+            (self.targets.get(backend.index()), self.address(backend, attempt))
         else {
             return;
         };
@@ -24,8 +25,9 @@ impl Proxy {
             ProbeKind::Ping => &paths.ping,
             ProbeKind::Report => &paths.report,
         };
-        let exchange =
+        let mut exchange =
             ProbeExchange::new(probe, backend, kind, now, deadline, path, &target.authority);
+        exchange.attempt = attempt;
         let conn = self.table.insert(|_| Conn::Probe(Box::new(exchange)));
         self.timers.arm(&mut self.table, conn, deadline);
         self.shared.actions.push_back(Action::Connect { conn, address });
@@ -36,7 +38,7 @@ impl Proxy {
         let Some(probe) = self.probe_mut(conn) else {
             return;
         };
-        probe.attempt += 1;
+        probe.attempt = probe.attempt.next();
         let (backend, attempt, deadline) = (probe.backend, probe.attempt, probe.deadline);
         let Some(address) = self.address(backend, attempt) else {
             let failure = match failure {
