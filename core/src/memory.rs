@@ -75,11 +75,27 @@ pub enum MemoryError {
     Policy,
     /// A number that cannot have been learned: where it stands.
     Number(String),
+    /// No memory at all: what is wrong with the text, and where.
+    Text(String),
 }
 
 impl Memory {
     /// The version that is written and read.
     pub const VERSION: u32 = 1;
+
+    /// Reads a memory from its JSON text; it is not validated yet.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn from_json(text: &str) -> Result<Self, MemoryError> {
+        serde_json::from_str(text).map_err(|error| MemoryError::Text(error.to_string()))
+    }
+
+    /// The memory as JSON text.
+    pub fn to_json(&self) -> String {
+        // Plain data with string keys and finite numbers: JSON takes all of it.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
 
     /// Checks the version and every number.
     ///
@@ -139,6 +155,7 @@ impl fmt::Display for MemoryError {
             }
             Self::Policy => write!(f, "the state of another policy"),
             Self::Number(path) => write!(f, "{path} of the state is out of range"),
+            Self::Text(wrong) => write!(f, "not a state: {wrong}"),
         }
     }
 }

@@ -15,3 +15,4 @@ pub mod reactor;
 pub mod record;
 pub mod replay;
 pub mod resolve;
+mod state;

@@ -47,7 +47,7 @@ impl Flag {
 }
 
 /// All of them, in the order of the help.
-pub(super) const FLAGS: [Flag; 17] = [
+pub(super) const FLAGS: [Flag; 18] = [
     Flag {
         name: "--listen",
         value: Some("HOST:PORT"),
@@ -179,6 +179,16 @@ pub(super) const FLAGS: [Flag; 17] = [
                 Ok(())
             },
         },
+    },
+    Flag {
+        name: "--state",
+        value: Some("FILE"),
+        path: "stateFile",
+        help: "keep what the policy learns in a file, across restarts",
+        change: Change::Set(|config, text| {
+            config.state_file = Some(text.to_owned());
+            Ok(())
+        }),
     },
     Flag {
         name: "--record",

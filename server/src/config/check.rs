@@ -44,6 +44,9 @@ impl Config {
                 return Err(ConfigError::new(path, PATH_ALLOWED));
             }
         }
+        if self.state_file.as_ref().is_some_and(String::is_empty) {
+            return Err(ConfigError::new("stateFile", "the path of a file, or null"));
+        }
         if self.recording.file.as_ref().is_some_and(String::is_empty) {
             return Err(ConfigError::new("recording.file", "the path of a file, or null"));
         }

@@ -51,6 +51,8 @@ pub struct Config {
     pub probe_paths: ProbePaths,
     /// What is recorded for `intelliproxy replay`.
     pub recording: RecordingRules,
+    /// The file in which what a policy learns is kept across restarts; null for none (null).
+    pub state_file: Option<String>,
 }
 
 impl Default for Config {
@@ -70,6 +72,7 @@ impl Default for Config {
             stats: StatsRules::default(),
             probe_paths: ProbePaths::default(),
             recording: RecordingRules::default(),
+            state_file: None,
         }
     }
 }

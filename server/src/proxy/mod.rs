@@ -21,8 +21,8 @@ use std::net::SocketAddr;
 
 use intelliproxy_core::journal::{JournalSink, RecordedRouter};
 use intelliproxy_core::{
-    Action as RouterAction, BackendId, ConfigError, Event, Instant, ProbeFailure, RouterConfig,
-    Snapshot,
+    Action as RouterAction, BackendId, ConfigError, Event, Instant, Memory, MemoryError,
+    ProbeFailure, RouterConfig, Snapshot,
 };
 
 pub use self::conn::ConnId;
@@ -127,6 +127,20 @@ impl Proxy {
             sink: [0; 64],
             stop_deadline: None,
         })
+    }
+
+    /// Takes in what the router's policy learned before, from the text of
+    /// [`learned_state`](Self::learned_state); to be called before any other method.
+    ///
+    /// # Errors
+    /// When the text is no state, or another policy's; then nothing has changed.
+    pub fn restore(&mut self, text: &str) -> Result<(), MemoryError> {
+        self.router.restore(text)
+    }
+
+    /// What the router's policy has learned; `None` when it does not learn.
+    pub fn learned_state(&self) -> Option<Memory> {
+        self.router.learned_state()
     }
 
     /// Records every input of the router from its start; to be called before any other method.

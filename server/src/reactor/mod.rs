@@ -28,6 +28,7 @@ use crate::admin::log_notice;
 use crate::proxy::{Action, ConnId, Proxy};
 use crate::record::{self, RecordGuard};
 use crate::resolve::Setup;
+use crate::state::Keeper;
 
 /// Events taken from the system in one turn.
 const EVENTS_MAX: usize = 1024;
@@ -49,6 +50,9 @@ pub fn serve(setup: Setup) -> Result<(), String> {
     while !reactor.is_over() {
         reactor.turn(&mut events).map_err(|error| format!("cannot wait for events: {error}"))?;
     }
+    if let Some(keeper) = reactor.keeper.take() {
+        keeper.finish(&reactor.proxy);
+    }
     info!("stopped");
     Ok(())
 }
@@ -68,6 +72,8 @@ struct Reactor {
     accepts_from: Instant,
     /// Whether a second signal asked for the end at once.
     is_aborted: bool,
+    /// Keeps what the policy learns.
+    keeper: Option<Keeper>,
     /// Dropped after the proxy: waits until the last of its recording is written.
     _recording: Option<RecordGuard>,
 }
@@ -97,8 +103,10 @@ impl Reactor {
         let clock = Clock::new();
         let now = clock.now();
         let recording = record::start(&setup.config.recording)?;
+        let state_file = setup.config.state_file.clone();
         let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
             .map_err(|error| error.to_string())?;
+        let keeper = state_file.map(|path| Keeper::start(path, &mut proxy, now)).transpose()?;
         let recording = recording.map(|(recorder, guard)| {
             proxy.record_into(Box::new(recorder), wall_clock_nanos());
             guard
@@ -114,6 +122,7 @@ impl Reactor {
             unread: VecDeque::new(),
             accepts_from: now,
             is_aborted: false,
+            keeper,
             _recording: recording,
         })
     }
@@ -144,6 +153,9 @@ impl Reactor {
         if self.proxy.poll_timeout().is_some_and(|at| at <= self.now) {
             self.proxy.handle_timeout(self.now);
             self.flush();
+        }
+        if let Some(keeper) = &mut self.keeper {
+            keeper.handle_turn(self.now, &self.proxy);
         }
         Ok(())
     }
