@@ -80,7 +80,7 @@ fn rings_are_bounded() {
         let _ = router.route(Instant::from_millis(number), &[]).expect("a backend");
         // The disk of a test machine is given the time it needs.
         if number % 5_000 == 0 {
-            std::thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
         }
     }
     drop(router);

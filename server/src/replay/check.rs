@@ -120,7 +120,8 @@ impl Tally {
         );
         self.latencies_ms.sort_by(f64::total_cmp);
         let at = |share| {
-            quantile(&self.latencies_ms, share).map_or("-".to_owned(), |ms| format!("{ms:.2} ms"))
+            quantile(&self.latencies_ms, share)
+                .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.2} ms"))
         };
         let _ = writeln!(
             text,

@@ -169,7 +169,11 @@ mod tests {
             recorded: (number % 2) as usize,
             chosen: Some(chosen(number)),
             // Backend 0 costs 10 or 12 ms, backend 1 costs 30 ms.
-            cost_ms: if number % 2 == 0 { 10.0 + (number / 2 % 2 * 2) as f64 } else { 30.0 },
+            cost_ms: if number.is_multiple_of(2) {
+                10.0 + (number / 2 % 2 * 2) as f64
+            } else {
+                30.0
+            },
         };
         (0..20 * seconds).map(sample).collect()
     }

@@ -67,7 +67,7 @@ struct Case {
 }
 
 enum Brain {
-    Exact(Replay),
+    Exact(Box<Replay>),
     /// When something is missing: a router told what there is.
     Near(Box<Shadow>),
 }
@@ -112,8 +112,8 @@ impl Case {
             recording.each(&mut again);
         }
         let is_exact = shadow.is_none();
-        let brain =
-            shadow.map_or_else(|| Brain::Exact(replay), |shadow| Brain::Near(Box::new(shadow)));
+        let brain = shadow
+            .map_or_else(|| Brain::Exact(Box::new(replay)), |shadow| Brain::Near(Box::new(shadow)));
         Ok(Self { brain, is_exact })
     }
 }
@@ -203,6 +203,9 @@ impl Told<'_> {
             let _ = write!(text, " since {ago} ({})", why_switched(reason));
         }
         text.push('\n');
+        if let Some(guard) = &self.before.guard {
+            let _ = writeln!(text, "guard      {guard:?}");
+        }
     }
 
     fn candidates(&self, text: &mut String) {

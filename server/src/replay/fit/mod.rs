@@ -104,8 +104,8 @@ impl<'a> Fitted<'a> {
             if let (Some(again), Some(first)) = (again, &width) {
                 // What was waited for in bad times only is seen in them only.
                 let is_first = !again.is_seen && first.workers > again.workers;
-                let wider = Width { workers: first.workers, ..again.clone() };
-                width = Some(if is_first { wider.with_pace_of(visits, calm) } else { again });
+                let workers = if is_first { first.workers } else { again.workers };
+                width = Some(Width { workers, ..again }.with_pace_of(visits, calm));
                 found = spells(backend, width.as_ref(), history.seconds);
             }
         }
@@ -153,7 +153,7 @@ impl<'a> Fitted<'a> {
         if let Some(share) = self.errors() {
             faults.push(json!({ "what": { "errors": rounded(share) } }));
         }
-        let own = own_ms.map_or("-".to_owned(), |own| format!("{own:.2} ms"));
+        let own = own_ms.map_or_else(|| "-".to_owned(), |own| format!("{own:.2} ms"));
         let _ = writeln!(
             text,
             "{:<10} speed {speed:.2}, {workers} workers{at_least}, mean service {own}, {} faults",
