@@ -102,20 +102,6 @@ impl RecordedRouter {
         Ok(())
     }
 
-    /// Takes in what the policy learned before, from the text of a [`Memory`]; see
-    /// [`Router::restore`]. To be called before any input, and before recording begins: the
-    /// journal's header carries the text.
-    ///
-    /// # Errors
-    /// When the text is no memory, or not this policy's; then nothing has changed.
-    pub fn restore(&mut self, text: &str) -> Result<(), MemoryError> {
-        self.router.restore(&Memory::from_json(text)?)?;
-        if let Some(header) = &mut self.origin {
-            header.state = Some(text.to_owned());
-        }
-        Ok(())
-    }
-
     /// Takes a fact in; see [`Router::handle_event`].
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         if let Some(journal) = &mut self.journal {

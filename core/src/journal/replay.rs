@@ -6,7 +6,6 @@ use super::record::{Admission, Entry, Record};
 use crate::backend::BackendId;
 use crate::config::ConfigError;
 use crate::event::{Action, Event, Lease, LeaseId, NoRoute, ProbeId, ProbeKind};
-use crate::memory::{Memory, MemoryError};
 use crate::router::Router;
 
 /// A router that lives through a journal: every input at its time, every decision compared.
@@ -54,12 +53,7 @@ impl Replay {
     /// # Errors
     /// A configuration that this version refuses.
     pub fn new(header: &Header) -> Result<Self, ConfigError> {
-        let mut router = Router::new(header.config.clone(), header.seed, header.started)?;
-        if let Some(text) = &header.state {
-            let refused = |error: MemoryError| ConfigError::new("state", &error.to_string());
-            let memory = Memory::from_json(text).map_err(refused)?;
-            router.restore(&memory).map_err(refused)?;
-        }
+        let router = Router::new(header.config.clone(), header.seed, header.started)?;
         let is_exact = header.part == 0;
         Ok(Self { router, leases: BTreeMap::new(), started: VecDeque::new(), is_exact })
     }

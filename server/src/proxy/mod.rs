@@ -135,7 +135,7 @@ impl Proxy {
     /// # Errors
     /// When the text is no state, or another policy's; then nothing has changed.
     pub fn restore(&mut self, text: &str) -> Result<(), MemoryError> {
-        self.router.restore(text)
+        self.router.restore(&Memory::from_json(text)?)
     }
 
     /// What the router's policy has learned; `None` when it does not learn.
