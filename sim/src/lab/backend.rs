@@ -6,7 +6,8 @@ use intelliproxy_core::{
 };
 
 use super::draw::{Draw, derive};
-use super::scenario::{BackendGroup, Fault, FaultKind, Probes, Scenario};
+use super::group::{BackendGroup, FaultKind, Probes};
+use super::scenario::Scenario;
 use super::service::Service;
 use super::station::Station;
 use crate::model::{Fate, Model, RequestKind};
@@ -15,8 +16,6 @@ use crate::model::{Fate, Model, RequestKind};
 #[derive(Debug)]
 pub(super) struct Backend {
     pub(super) name: String,
-    /// Which group of the scenario it belongs to.
-    pub(super) group: usize,
     pub(super) is_configured: bool,
     /// Requests on their way to it.
     pub(super) inbound: usize,
@@ -95,7 +94,6 @@ impl Backend {
         let parameters = spec.probes.lossy.map(|lossy| lossy.parameters());
         Self {
             name,
-            group,
             is_configured: false,
             inbound: 0,
             station: Station::new(
@@ -279,12 +277,6 @@ impl Condition {
             FaultKind::Sinkhole { .. } | FaultKind::BlackHole | FaultKind::Refusing => {}
         }
     }
-}
-
-/// When a fault starts and ends, ns.
-pub(super) fn span(fault: &Fault) -> (u64, Option<u64>) {
-    let end = fault.for_s.map(|span| seconds(fault.from_s + span));
-    (seconds(fault.from_s), end)
 }
 
 /// Seconds as ns.

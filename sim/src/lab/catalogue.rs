@@ -1,7 +1,6 @@
 //! The named scenarios.
-use super::scenario::{
-    Arrivals, BackendGroup, Bursts, Fault, FaultKind, Lossy, Probes, Rate, Scenario, Surge,
-};
+use super::group::{BackendGroup, Fault, FaultKind, Lossy, Probes};
+use super::scenario::{Arrivals, Bursts, Rate, Scenario, Surge};
 use super::service::{Part, Service};
 use crate::parameters::Preset;
 

@@ -58,11 +58,13 @@ mod check;
 mod contender;
 mod draw;
 mod earliest;
+mod group;
 mod later;
 mod options;
 mod program;
 mod proxy;
 mod scenario;
+mod script;
 mod service;
 mod station;
 mod summary;
@@ -72,11 +74,9 @@ mod world;
 
 pub use catalogue::catalogue;
 pub use contender::Contender;
+pub use group::{BackendGroup, Fault, FaultKind, Lossy, Probes};
 pub use program::{main, run_all};
-pub use scenario::{
-    Arrivals, BackendGroup, Bursts, Fault, FaultKind, Lossy, Probes, Rate, Scenario, ScenarioError,
-    Surge,
-};
+pub use scenario::{Arrivals, Bursts, Rate, Scenario, ScenarioError, Surge};
 pub use service::{Part, Service};
 pub use summary::{ContenderResult, Overall, ScenarioResult, SeedRun};
 pub use table::{scenario_table, summary_table};

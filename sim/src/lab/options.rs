@@ -36,6 +36,8 @@ pub(super) struct Options {
     pub(super) jobs: usize,
     /// Print JSON instead of tables.
     pub(super) json: bool,
+    /// In JSON, tell where requests went in every second.
+    pub(super) timeline: bool,
 }
 
 impl Default for Options {
@@ -49,6 +51,7 @@ impl Default for Options {
             duration_scale: 1.0,
             jobs: 0,
             json: false,
+            timeline: false,
         }
     }
 }
@@ -100,6 +103,7 @@ pub(super) fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, 
             "--list" => return Ok(Command::List),
             "--show" => return Ok(Command::Show(value()?)),
             "--json" => options.json = true,
+            "--timeline" => (options.json, options.timeline) = (true, true),
             "--scenario" => options.files.push(value()?),
             "--policies" => options.contenders = contenders(&flag, &value()?)?,
             "--seeds" => options.seeds = number(&flag, &value()?, 1..=1000)?,
@@ -162,6 +166,7 @@ Options:
       --scenario FILE      also run the scenario in this JSON file, see sim/SCENARIOS.md; with no
                            SCENARIO named, nothing but files
       --json               results as JSON, every run with its figures
+      --timeline           as --json, with the requests that each backend was sent in every second
       --jobs N             runs at a time (one for each core)
       --list               name scenarios and policies
       --show SCENARIO      print a named scenario as JSON, to start one's own from

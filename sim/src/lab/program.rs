@@ -83,7 +83,13 @@ fn run_options(options: &Options) -> ExitCode {
                         return;
                     }
                     let (scenario, contender, seed) = tasks.get(number);
-                    let result = run(scenario, contender, seed).map_err(|error| {
+                    let result = run(scenario, contender, seed).map(|mut run| {
+                        if !tasks.options.timeline {
+                            run.routed_by_second = Vec::new();
+                        }
+                        run
+                    });
+                    let result = result.map_err(|error| {
                         *refusal.lock().unwrap_or_else(|e| e.into_inner()) =
                             Some(format!("{}: {error}", scenario.name));
                     });

@@ -167,7 +167,13 @@ mod tests {
             shares: vec![1.0],
             switches_per_s: 0.0,
         };
-        let run = Run { figures, arrivals_hash: 0, trace_hash: 0, arrived: 1000 };
+        let run = Run {
+            figures,
+            arrivals_hash: 0,
+            trace_hash: 0,
+            routed_by_second: vec![],
+            arrived: 1000,
+        };
         SeedRun { seed, run }
     }
 

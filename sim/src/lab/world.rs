@@ -12,13 +12,14 @@ use intelliproxy_core::{ConfigError, Lease, Outcome, RequestFailure, Rng};
 use serde::Serialize;
 
 use super::arrivals::{Arrival, Arrivals};
-use super::backend::{self, Answer, Backend, MS, Reception, seconds};
+use super::backend::{Answer, Backend, MS, Reception, seconds};
 use super::contender::Contender;
 use super::draw::{Draw, derive};
 use super::earliest::{Earliest, NEVER};
 use super::later::{Later, LaterEvents};
 use super::proxy::Proxy;
-use super::scenario::{FaultKind, Scenario};
+use super::scenario::Scenario;
+use super::script::script;
 use super::tally::{Figures, Tally};
 
 /// What a run has shown.
@@ -32,6 +33,9 @@ pub struct Run {
     pub arrivals_hash: u64,
     /// Stands for every decision and every end with its time.
     pub trace_hash: u64,
+    /// Requests that each backend was sent in each second, those of the warm-up included.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routed_by_second: Vec<Vec<u32>>,
     /// All requests that arrived, those of the warm-up included.
     pub arrived: u64,
 }
@@ -76,6 +80,7 @@ struct World {
     proxy_count: usize,
     oracle_rng: Rng,
     tally: Tally,
+    routed_by_second: Vec<Vec<u32>>,
     arrived: u64,
     arrivals_hash: Hash,
     trace_hash: Hash,
@@ -127,11 +132,18 @@ impl World {
             deadlines: Earliest::new(proxy_count),
             proxy_count,
             oracle_rng: Rng::new(derive(seed, ORACLE, 0)),
+            routed_by_second: Vec::new(),
             arrived: 0,
             arrivals_hash: Hash::default(),
             trace_hash: Hash::default(),
         };
-        world.set_script(scenario);
+        for (at, event) in script(scenario) {
+            world.later.push(at, event);
+        }
+        // Before there are routers: what is there from the start does not join.
+        while world.later.first() == 0 {
+            world.happen();
+        }
         if let Contender::Policy(policy) = contender {
             let members = members(&world.backends);
             for number in 0..proxy_count {
@@ -143,45 +155,6 @@ impl World {
             }
         }
         Ok(world)
-    }
-
-    /// Enters faults, joins and leaves; does those of time 0.
-    fn set_script(&mut self, scenario: &Scenario) {
-        let mut index_in_group = 0;
-        for number in 0..self.backends.len() {
-            let group = self.backends[number].group;
-            let spec = &scenario.backends[group];
-            let is_first = number == 0 || self.backends[number - 1].group != group;
-            index_in_group = if is_first { 0 } else { index_in_group + 1 };
-            if spec.joins_s > 0.0 {
-                let joins = Later::Member { backend: number, is_configured: true };
-                self.later.push(seconds(spec.joins_s), joins);
-            } else {
-                self.backends[number].is_configured = true;
-            }
-            if let Some(span) = spec.stays_s {
-                let leaves = Later::Member { backend: number, is_configured: false };
-                self.later.push(seconds(spec.joins_s + span), leaves);
-            }
-            for (index, fault) in spec.faults.iter().enumerate() {
-                let (from, to) = backend::span(fault);
-                if from == 0 {
-                    self.set_fault(number, index, true);
-                } else {
-                    let starts = Later::Fault { backend: number, index, is_active: true };
-                    self.later.push(from, starts);
-                }
-                if let Some(to) = to {
-                    self.later.push(to, Later::Fault { backend: number, index, is_active: false });
-                }
-                if let FaultKind::Redraw { every_s, .. } = fault.what {
-                    let every = seconds(every_s);
-                    let turn = f64::from(index_in_group + 1) / f64::from(spec.count);
-                    let at = from + (turn * every as f64) as u64;
-                    self.later.push(at, Later::Redraw { backend: number, index, every });
-                }
-            }
-        }
     }
 
     fn run(&mut self) {
@@ -247,10 +220,19 @@ impl World {
         if at >= self.warm_at {
             self.tally.routed(backend);
         }
+        self.note_second(at, backend);
         let number = self.oldest + self.requests.len() as u64;
         self.requests.push_back(Request { at, draw, proxy, is_open: true, lease });
         self.backends[backend].inbound += 1;
         self.inbound.push_back((at + self.rtt / 2, number, backend));
+    }
+
+    fn note_second(&mut self, at: u64, backend: usize) {
+        let second = (at / SECOND) as usize;
+        while self.routed_by_second.len() <= second {
+            self.routed_by_second.push(vec![0; self.backends.len()]);
+        }
+        self.routed_by_second[second][backend] += 1;
     }
 
     fn arrive_at_backend(&mut self) {
@@ -420,6 +402,7 @@ impl World {
             figures: self.tally.figures(switches as f64 / time),
             arrivals_hash: self.arrivals_hash.0,
             trace_hash: self.trace_hash.0,
+            routed_by_second: self.routed_by_second,
             arrived: self.arrived,
         }
     }
@@ -448,6 +431,7 @@ impl Hash {
     }
 }
 
+const SECOND: u64 = 1_000_000_000;
 const BACKENDS: u64 = 1;
 const ARRIVALS: u64 = 2;
 const ROUTERS: u64 = 3;

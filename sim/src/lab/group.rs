@@ -1,0 +1,211 @@
+//! The backends of a scenario, how they answer probes and what goes wrong with them: plain data.
+use serde::{Deserialize, Serialize};
+
+use super::check;
+use super::service::Service;
+use crate::parameters::{Faults, Parameters};
+
+/// Equal backends.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct BackendGroup {
+    /// Their name; with a number behind it when there are several.
+    pub name: String,
+    /// How many.
+    #[serde(deserialize_with = "check::count")]
+    pub count: u32,
+    /// Requests that each serves at a time.
+    #[serde(deserialize_with = "check::count")]
+    pub workers: u32,
+    /// Requests that may wait at each; one more is answered 503 at once.
+    #[serde(deserialize_with = "check::room")]
+    pub queue: u32,
+    /// Work done in a unit of time.
+    #[serde(deserialize_with = "check::positive")]
+    pub speed: f64,
+    /// How much each request served beside it slows a request: with k in service, each is
+    /// `1 + sharing · (k − 1)` times slower. 0 for workers that do not disturb each other.
+    #[serde(deserialize_with = "check::amount")]
+    pub sharing: f64,
+    /// The work of a request here; null: the scenario's.
+    pub service: Option<Service>,
+    /// How it answers probes.
+    pub probes: Probes,
+    /// When it enters the configuration, s.
+    #[serde(deserialize_with = "check::amount")]
+    pub joins_s: f64,
+    /// How long it stays there, s; null: to the end.
+    #[serde(deserialize_with = "check::some_amount")]
+    pub stays_s: Option<f64>,
+    /// What goes wrong, and when; overlapping ones add up.
+    pub faults: Vec<Fault>,
+}
+
+impl Default for BackendGroup {
+    fn default() -> Self {
+        Self {
+            name: "b".to_owned(),
+            count: 1,
+            workers: 4,
+            queue: 128,
+            speed: 1.0,
+            sharing: 0.0,
+            service: None,
+            probes: Probes::default(),
+            joins_s: 0.0,
+            stays_s: None,
+            faults: Vec::new(),
+        }
+    }
+}
+
+/// How a backend answers probes: apart from its workers, unless `waits`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Probes {
+    /// Work of a ping at speed 1, ms.
+    #[serde(deserialize_with = "check::amount")]
+    pub work_ms: f64,
+    /// Whether a ping is as late as a request that comes now would wait.
+    pub waits: bool,
+    /// The memory it reports, MiB.
+    #[serde(deserialize_with = "check::amount")]
+    pub memory_mib: f64,
+    /// Makes pings as unreliable as those of the simulated servers, and the reported queue a
+    /// random walk; null: pings get through, and the report tells the requests that wait.
+    pub lossy: Option<Lossy>,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self { work_ms: 1.0, waits: false, memory_mib: 50.0, lossy: None }
+    }
+}
+
+/// Faults of pings alone, as in the simulated servers' [`Parameters`].
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Lossy {
+    /// Chance per ping that a good channel turns bad.
+    #[serde(deserialize_with = "check::share")]
+    pub good_to_bad: f64,
+    /// Chance per ping that a bad channel turns good.
+    #[serde(deserialize_with = "check::share")]
+    pub bad_to_good: f64,
+    /// Share of pings lost while the channel is good.
+    #[serde(deserialize_with = "check::share")]
+    pub loss_in_good: f64,
+    /// Share of pings lost while the channel is bad.
+    #[serde(deserialize_with = "check::share")]
+    pub loss_in_bad: f64,
+    /// Share of pings answered 500.
+    #[serde(deserialize_with = "check::share")]
+    pub error_share: f64,
+    /// Share of pings answered late by `slow_ms`.
+    #[serde(deserialize_with = "check::share")]
+    pub slow_share: f64,
+    /// How late, ms.
+    #[serde(deserialize_with = "check::room")]
+    pub slow_ms: u32,
+    /// Upper bound of the reported queue's walk.
+    #[serde(deserialize_with = "check::count")]
+    pub queue_max: u32,
+    /// Additional loss with the reported queue at its maximum.
+    #[serde(deserialize_with = "check::share")]
+    pub overload_loss: f64,
+}
+
+impl Default for Lossy {
+    fn default() -> Self {
+        (&Parameters::default()).into()
+    }
+}
+
+impl From<&Parameters> for Lossy {
+    fn from(parameters: &Parameters) -> Self {
+        Self {
+            good_to_bad: parameters.p_g_to_b,
+            bad_to_good: parameters.p_b_to_g,
+            loss_in_good: parameters.loss_in_g,
+            loss_in_bad: parameters.loss_in_b,
+            error_share: parameters.error_rate,
+            slow_share: parameters.slow_rate,
+            slow_ms: parameters.slow_ms,
+            queue_max: parameters.queue_max,
+            overload_loss: parameters.overload_drop_multiplier,
+        }
+    }
+}
+
+impl Lossy {
+    /// The same in the words of the simulated servers.
+    pub fn parameters(&self) -> Parameters {
+        Parameters {
+            p_g_to_b: self.good_to_bad,
+            p_b_to_g: self.bad_to_good,
+            loss_in_g: self.loss_in_good,
+            loss_in_b: self.loss_in_bad,
+            queue_max: self.queue_max,
+            error_rate: self.error_share,
+            slow_rate: self.slow_share,
+            slow_ms: self.slow_ms,
+            cpu_load_ms: 0,
+            overload_drop_multiplier: self.overload_loss,
+            faults: Faults::All,
+        }
+    }
+}
+
+/// Something that is wrong with a backend for a time.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Fault {
+    /// When it starts, s.
+    #[serde(default, deserialize_with = "check::amount")]
+    pub from_s: f64,
+    /// How long it lasts, s; null: to the end.
+    #[serde(default, deserialize_with = "check::some_amount")]
+    pub for_s: Option<f64>,
+    /// What is wrong.
+    pub what: FaultKind,
+}
+
+/// What can be wrong with a backend.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub enum FaultKind {
+    /// Its speed is so many times its own.
+    Speed(#[serde(deserialize_with = "check::amount")] f64),
+    /// Its speed is drawn anew again and again.
+    #[serde(rename_all = "camelCase")]
+    Redraw {
+        /// Each draw is uniform in this, times its own speed.
+        #[serde(deserialize_with = "check::range")]
+        between: [f64; 2],
+        /// Time between two draws, s; the backends of a group take turns within it.
+        #[serde(deserialize_with = "check::run_seconds")]
+        every_s: f64,
+    },
+    /// It answers every request 500, fast; probes are fine.
+    #[serde(rename_all = "camelCase")]
+    Sinkhole {
+        /// How fast, ms.
+        #[serde(deserialize_with = "check::amount")]
+        after_ms: f64,
+    },
+    /// Nothing comes out of it: neither answers, those to earlier requests included, nor probes.
+    BlackHole,
+    /// It refuses every connection, those of probes included.
+    Refusing,
+    /// This share of requests is answered 500, after their work.
+    Errors(#[serde(deserialize_with = "check::share")] f64),
+    /// A share of answers leaves late; no worker waits for it.
+    Slow {
+        /// Which share.
+        #[serde(deserialize_with = "check::share")]
+        share: f64,
+        /// How late, ms.
+        #[serde(deserialize_with = "check::amount")]
+        ms: f64,
+    },
+}

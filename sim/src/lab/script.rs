@@ -1,0 +1,41 @@
+//! What a scenario has happen, and when: faults, joins, leaves and redraws as events.
+use super::backend::seconds;
+use super::group::{BackendGroup, FaultKind};
+use super::later::Later;
+use super::scenario::Scenario;
+
+/// Everything that happens by script: when, in ns, and what. Of a redraw only the first one.
+pub(super) fn script(scenario: &Scenario) -> Vec<(u64, Later)> {
+    let mut events = Vec::new();
+    let mut backend = 0;
+    for group in &scenario.backends {
+        for turn in 1..=group.count {
+            add_backend(&mut events, group, backend, f64::from(turn) / f64::from(group.count));
+            backend += 1;
+        }
+    }
+    events
+}
+
+/// Adds what happens to one backend, whose turn within its group is at this part of a period.
+fn add_backend(events: &mut Vec<(u64, Later)>, group: &BackendGroup, backend: usize, turn: f64) {
+    let joins = Later::Member { backend, is_configured: true };
+    events.push((seconds(group.joins_s), joins));
+    if let Some(span) = group.stays_s {
+        let leaves = Later::Member { backend, is_configured: false };
+        events.push((seconds(group.joins_s + span), leaves));
+    }
+    for (index, fault) in group.faults.iter().enumerate() {
+        let from = seconds(fault.from_s);
+        events.push((from, Later::Fault { backend, index, is_active: true }));
+        if let Some(span) = fault.for_s {
+            let ends = Later::Fault { backend, index, is_active: false };
+            events.push((seconds(fault.from_s + span), ends));
+        }
+        if let FaultKind::Redraw { every_s, .. } = fault.what {
+            let every = seconds(every_s);
+            let first = from + (turn * every as f64) as u64;
+            events.push((first, Later::Redraw { backend, index, every }));
+        }
+    }
+}
