@@ -243,12 +243,14 @@ mod tests {
             (
                 "{\n\n\"listne\": []}",
                 "3: listne: unknown key; known: listen, backends, routing, \
-                limits, timeouts, forwarding, pool, overflow, stats, probePaths, recording",
+                limits, timeouts, forwarding, pool, overflow, stats, probePaths, recording, \
+                stateFile",
             ),
             (
                 "{\n\"a.b\":\n1}",
                 "2: a.b: unknown key; known: listen, backends, routing, \
-                limits, timeouts, forwarding, pool, overflow, stats, probePaths, recording",
+                limits, timeouts, forwarding, pool, overflow, stats, probePaths, recording, \
+                stateFile",
             ),
             ("{\"forwarding\": {\"via\": \"a\",\n\"via\": \"b\"}}", "2: forwarding.via: repeated"),
             ("{\"listen\": [],\n\"listen\": []}", "2: listen: repeated"),

@@ -44,7 +44,7 @@ fn plain_form_is_the_default() {
 #[test]
 fn flags_set_their_values() {
     type Change = fn(&mut Config);
-    let rows: [(&[&str], Change); 17] = [
+    let rows: [(&[&str], Change); 18] = [
         (&["--listen=[::1]:80"], |c| c.listen = vec!["[::1]:80".to_owned()]),
         (&["--listen", "a:1", "--listen", "b:2"], |c| {
             c.listen = vec!["a:1".to_owned(), "b:2".to_owned()];
@@ -71,6 +71,7 @@ fn flags_set_their_values() {
         (&["--stats-allow", "::1", "--stats-allow=10.0.0.0/8"], |c| {
             c.stats.allow = vec!["::1".to_owned(), "10.0.0.0/8".to_owned()];
         }),
+        (&["--state", "s"], |c| c.state_file = Some("s".to_owned())),
         (&["--record", "f", "--record-bytes-max=9", "--record-files", "3"], |c| {
             let file = Some("f".to_owned());
             c.recording = RecordingRules { file, bytes_max: 9, files: 3 };
