@@ -6,7 +6,9 @@
 //! ages are in ms, memory in bytes; fractions are rounded to three decimals.
 use std::time::Duration;
 
-use intelliproxy_core::{BackendSnapshot, Factor, Health, PolicyView, ScoreParts, Snapshot};
+use intelliproxy_core::{
+    BackendSnapshot, Factor, Health, LearnedState, PolicyView, ScoreParts, Snapshot,
+};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -128,6 +130,34 @@ fn policy_json(view: &PolicyView) -> Value {
         PolicyView::PeakEwma { cost_ms, load } => {
             json!({ "costMs": cost_ms.map(Decimal::new), "load": Decimal::new(*load) })
         }
+        PolicyView::Prequal { probes, in_flight, latency_ms, is_hot } => json!({
+            "probes": probes, "inFlight": Decimal::new(*in_flight),
+            "latencyMs": latency_ms.map(Decimal::new), "hot": is_hot,
+        }),
+        PolicyView::LinearRl { value, features, weights } => json!({
+            "value": Decimal::new(*value), "features": features.map(Decimal::new),
+            "weights": weights.map(Decimal::new),
+        }),
+        PolicyView::Learned(view) => {
+            let state = match view.state {
+                LearnedState::Normal => json!("normal"),
+                LearnedState::Stalled => json!("stalled"),
+                LearnedState::Quarantined { left } => {
+                    json!({ "quarantinedForMs": millis(Some(left)) })
+                }
+                LearnedState::Probation { good, needed } => {
+                    json!({ "probation": good, "needed": needed })
+                }
+                LearnedState::SlowStart { window } => json!({ "slowStart": window }),
+            };
+            json!({
+                "state": state, "inFlight": view.in_flight, "speed": Decimal::new(view.speed),
+                "memory": view.memory, "latencyMs": Decimal::new(view.latency_ms),
+                "errorShare": Decimal::new(view.error_share),
+                "errorExcess": Decimal::new(view.error_excess),
+                "cap": view.cap.map(Decimal::new), "costMs": Decimal::new(view.cost_ms),
+            })
+        }
         PolicyView::RoundRobin { was_last } => json!({ "wasLast": was_last }),
         _ => json!({}),
     }
@@ -183,8 +213,8 @@ fn millis(span: Option<Duration>) -> Option<Decimal> {
 
 #[cfg(test)]
 mod tests {
-    use intelliproxy_core::{BackendId, Instant, PolicyKind};
     use super::*;
+    use intelliproxy_core::{BackendId, Instant, PolicyKind};
 
     /// A backend of which nothing is known.
     fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
@@ -239,6 +269,7 @@ mod tests {
             last_hold: None,
             late_probes: 0,
             refused_configs: 0,
+            guard: None,
             backends,
         };
         serde_json::from_slice(&stats_json(&snapshot, targets)).expect("JSON")
