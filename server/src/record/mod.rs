@@ -32,8 +32,8 @@ pub struct Recorder {
     is_losing: bool,
 }
 
-/// Waits, when it is dropped, for the end of a recording whose router has gone; at most
-/// [`FINISH_TIME`].
+/// Waits, when it is dropped, for the end of a recording whose router has gone; five seconds at
+/// most.
 #[derive(Debug)]
 #[must_use = "what is still queued is lost unless somebody waits"]
 pub struct RecordGuard {
