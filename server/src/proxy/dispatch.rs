@@ -83,10 +83,17 @@ impl Proxy {
     pub(super) fn prefer(&mut self, conn: ConnId) {
         if let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn)
             && attempt.before > 0
-            && let Some(target) = self.targets.get(backend.index())
+        {
+            self.prefer_attempt(backend, attempt);
+        }
+    }
+
+    /// The address of `attempt` is the first to be tried next time.
+    pub(super) fn prefer_attempt(&mut self, backend: BackendId, attempt: Attempt) {
+        if let Some(target) = self.targets.get(backend.index())
             && let Some(preferred) = self.preferred.get_mut(backend.index())
         {
-            *preferred = (attempt.first + attempt.before) % target.addresses.len();
+            *preferred = (attempt.first + attempt.before) % target.addresses.len().max(1);
         }
     }
 

@@ -551,7 +551,7 @@ impl Proxy {
                     self.timers.arm(&mut self.table, conn, ends);
                 }
             }
-            Owner::Probe => self.finish_probe(now, conn, Err(ProbeFailure::TimedOut)),
+            Owner::Probe => self.time_out_probe(now, conn),
         }
     }
 

@@ -69,6 +69,11 @@ impl ProbeExchange {
         self.is_open = true;
     }
 
+    /// Whether the connection has been made.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     pub(crate) fn read_space(&mut self) -> &mut [u8] {
         self.answer.resize(self.len + READ_BYTES, 0);
         &mut self.answer[self.len..]

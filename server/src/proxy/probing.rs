@@ -57,6 +57,18 @@ impl Proxy {
         self.shared.actions.push_back(Action::Connect { conn, address });
     }
 
+    /// A probe's time is over. Where no connection came about at all, the backend's next address is
+    /// the first to be tried from now on: one that swallows everything must not hide the others.
+    pub(super) fn time_out_probe(&mut self, now: Instant, conn: ConnId) {
+        if let Some(probe) = self.probe_mut(conn)
+            && !probe.is_open()
+        {
+            let (backend, attempt) = (probe.backend, probe.attempt.next());
+            self.prefer_attempt(backend, attempt);
+        }
+        self.finish_probe(now, conn, Err(ProbeFailure::TimedOut));
+    }
+
     pub(super) fn finish_probe(&mut self, now: Instant, conn: ConnId, result: ProbeResult) {
         let Some(probe) = self.probe_mut(conn).map(|probe| probe.probe) else {
             return;

@@ -1,0 +1,104 @@
+//! Which upstream connections are made, and which are used again.
+use std::net::SocketAddr;
+
+use intelliproxy::config::{BackendTarget, Config};
+use intelliproxy::proxy::{Action, ConnId, Proxy};
+use intelliproxy_core::Instant;
+
+const START: Instant = Instant::from_millis(1);
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A proxy whose only backend has these addresses.
+fn proxy(ports: &[u16]) -> Proxy {
+    let target = BackendTarget {
+        name: "A".to_owned(),
+        url: "http://a".to_owned(),
+        authority: "a".to_owned(),
+        addresses: ports.iter().map(|&port| address(port)).collect(),
+    };
+    Proxy::new(Config::default(), vec![target], 1, START).expect("good defaults")
+}
+
+fn hand_over(proxy: &mut Proxy, now: Instant, conn: ConnId, bytes: &[u8]) {
+    let space = proxy.read_space(conn);
+    space[..bytes.len()].copy_from_slice(bytes);
+    proxy.handle_read(now, conn, bytes.len());
+}
+
+/// Writes all that waits; the connections asked for and those closed meanwhile.
+fn settle(proxy: &mut Proxy, now: Instant) -> (Vec<(ConnId, SocketAddr)>, Vec<ConnId>) {
+    let (mut asked, mut closed) = (Vec::new(), Vec::new());
+    loop {
+        while let Some(action) = proxy.poll_action() {
+            match action {
+                Action::Connect { conn, address } => asked.push((conn, address)),
+                Action::Close { conn, .. } => closed.push(conn),
+                Action::Shutdown { .. } | Action::Notify(_) => {}
+            }
+        }
+        let Some(conn) = proxy.poll_dirty() else { return (asked, closed) };
+        let count = proxy.write_ready(conn).len();
+        if count > 0 {
+            proxy.handle_written(now, conn, count);
+        }
+    }
+}
+
+/// Two requests to a backend that answers the first with `fields`; whether the second one went out
+/// on the same connection.
+fn is_reused(fields: &str) -> bool {
+    let mut proxy = proxy(&[1]);
+    let client = proxy.handle_accept(START, address(9));
+    hand_over(&mut proxy, START, client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (asked, _) = settle(&mut proxy, START);
+    let (upstream, _) = asked[0];
+    proxy.handle_connected(START, upstream, Ok(()));
+    settle(&mut proxy, START);
+    let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+    hand_over(&mut proxy, START, upstream, answer.as_bytes());
+    let (_, closed) = settle(&mut proxy, START);
+    hand_over(&mut proxy, START, client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (asked, _) = settle(&mut proxy, START);
+    assert_eq!(closed == [upstream], asked.len() == 1, "closed, or used again");
+    asked.is_empty()
+}
+
+/// A backend that says that it will close is taken at its word, although it stays open.
+#[test]
+fn a_connection_is_reused_only_where_the_backend_keeps_it() {
+    let rows = [
+        ("Content-Length: 0\r\n", true),
+        ("Content-Length: 0\r\nConnection: keep-alive\r\n", true),
+        ("Content-Length: 0\r\nConnection: close\r\n", false),
+        ("Content-Length: 0\r\nConnection: x, Close\r\n", false),
+    ];
+    for (fields, expected) in rows {
+        assert_eq!(is_reused(fields), expected, "{fields:?}");
+    }
+}
+
+/// An address that swallows everything does not hide the next one: when a ping got no connection
+/// in its time, the next ping and the next request begin elsewhere.
+#[test]
+fn a_silent_address_is_left_by_the_probes() {
+    let mut proxy = proxy(&[1, 2]);
+    proxy.handle_timeout(START);
+    let (asked, _) = settle(&mut proxy, START);
+    assert!(asked.iter().all(|&(_, to)| to == address(1)), "ping and report: {asked:?}");
+    let mut now = START;
+    let later = loop {
+        now = proxy.poll_timeout().expect("probes go on");
+        proxy.handle_timeout(now);
+        let (asked, _) = settle(&mut proxy, now);
+        if !asked.is_empty() {
+            break asked;
+        }
+    };
+    assert_eq!(later[0].1, address(2));
+    let client = proxy.handle_accept(now, address(9));
+    hand_over(&mut proxy, now, client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(settle(&mut proxy, now).0[0].1, address(2));
+}
