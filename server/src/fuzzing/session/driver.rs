@@ -290,8 +290,10 @@ impl Driver {
         assert_eq!(self.proxy.clients(), 0, "every client is served or given up in time");
         assert!(self.proxy.is_at_rest(), "without clients nothing is held");
         self.stop();
-        for _ in 0..1000 {
+        let mut waits = 0;
+        while self.proxy.poll_timeout().is_some() && waits < 1000 {
             self.wait();
+            waits += 1;
         }
         assert!(self.proxy.is_stopped(), "it has stopped");
         assert_eq!(self.proxy.poll_timeout(), None, "nothing is to come");
@@ -357,13 +359,14 @@ impl Link {
     }
 }
 
-/// The target of the last request that a backend got whole.
+/// The target of the last request of which a backend got the head; none while another head comes.
 fn last_target(got: &[u8]) -> Option<String> {
     let (mut rest, mut target) = (got, None);
-    while let Verdict::Whole(head) = strict::request(rest) {
+    while !rest.is_empty() {
+        let Verdict::Whole(head) = strict::request(rest) else { return None };
+        target = Some(String::from_utf8_lossy(&head.line[1]).into_owned());
         let extent = head.request_extent().ok()?;
         let Verdict::Whole(body) = strict::body(&rest[head.len..], extent, false) else { break };
-        target = Some(String::from_utf8_lossy(&head.line[1]).into_owned());
         rest = &rest[head.len + body.len..];
     }
     target

@@ -185,14 +185,15 @@ fn own_text<'b>(rest: &'b [u8], head: &Head) -> Option<&'b [u8]> {
 /// Whether an answer is /stats, or an error of the proxy's own to a HEAD request.
 fn is_own(head: &Head, is_bodiless: bool, body: &Body) -> bool {
     let kind = head.values("Content-Type").next().unwrap_or_default();
-    (kind == b"application/json" && (is_bodiless || body.data.starts_with(b"{")))
+    (kind == b"application/json" && (is_bodiless || body.data.starts_with(b"[")))
         || (is_bodiless && kind == b"text/plain; charset=utf-8" && head.line[1][0] >= b'4')
 }
 
 /// The target that an answer names.
 fn named(body: &[u8]) -> Option<&[u8]> {
     let named = body.strip_prefix(MARK.as_bytes())?;
-    (named != b"nothing" && named.starts_with(b"/")).then_some(named)
+    let end = named.iter().position(|&byte| byte == b'\n')?;
+    named.starts_with(b"/").then_some(&named[..end])
 }
 
 fn target(head: &Head) -> Vec<u8> {

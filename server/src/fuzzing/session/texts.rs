@@ -39,7 +39,7 @@ pub(super) fn request(which: u8, target: &str) -> Vec<u8> {
 
 /// A backend's answer to a request for `target`.
 pub(super) fn answer(which: u8, target: &str) -> Vec<u8> {
-    let body = format!("{MARK}{target}");
+    let body = format!("{MARK}{target}\n");
     let len = body.len();
     let text = match which % 20 {
         0..=2 => format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n{body}"),
@@ -78,5 +78,5 @@ pub(super) fn answer(which: u8, target: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// What the body of an answer begins with that names its request's target.
+/// What the body of an answer begins with that names its request's target, which a line end ends.
 pub(super) const MARK: &str = "answer to ";
