@@ -1,4 +1,8 @@
 //! The named scenarios.
+use std::time::Duration;
+
+use intelliproxy_core::Rules;
+
 use super::group::{BackendGroup, Fault, FaultKind, Lossy, Probes};
 use super::scenario::{Arrivals, Bursts, Rate, Scenario, Surge};
 use super::service::{Part, Service};
@@ -153,8 +157,11 @@ fn llm() -> Scenario {
         sharing: 0.05,
         ..group(&format!("gpu{}", index + 1), 1)
     });
+    let mut routing = Rules::default();
+    routing.errors.charge = Duration::from_secs(120);
     Scenario {
         duration_s: 3600.0,
+        routing,
         timeout_ms: 120_000.0,
         charge_ms: 120_000.0,
         service: Service::Lognormal {

@@ -73,8 +73,7 @@ fn equal_arrivals_for_all() {
 /// `INTELLIPROXY_GOLDEN=write cargo test -p intelliproxy-sim golden` writes it anew.
 #[test]
 fn golden_table() {
-    let contenders: Vec<_> = GOLDEN_POLICIES.iter().filter_map(|n| Contender::named(n)).collect();
-    assert_eq!(contenders.len(), GOLDEN_POLICIES.len(), "the core offers these policies");
+    let contenders = Contender::all();
     let mut table = format!(
         "{:11}{:14}{:>9}{:>9}{:>9}{:>9}{:>9}{:>8}{:>8}\n",
         "scenario", "policy", "mean", "p50", "p99", "cost", "failed", "p99 x", "cost x"
@@ -125,5 +124,3 @@ fn short_scenarios(scale: f64) -> Vec<Scenario> {
 }
 
 const GOLDEN_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/lab.txt");
-const GOLDEN_POLICIES: [&str; 6] =
-    ["oracle", "score", "least_request", "p2c", "round_robin", "random"];
