@@ -61,7 +61,6 @@ fn a_head_cut_by_a_full_buffer_is_read_on() {
     for answered in 1..=10 {
         if is_readable {
             rest = hand_over(&mut proxy, client, rest);
-            is_readable = false;
         }
         let (made, is_resumed) = settle(&mut proxy, client);
         (upstream, is_readable) = (made.or(upstream), is_resumed);

@@ -6,7 +6,7 @@ use intelliproxy::proxy::{Action, ConnId, Proxy};
 use intelliproxy_core::Instant;
 
 /// The proxy and its two peers.
-pub struct World {
+pub(crate) struct World {
     proxy: Proxy,
     client: ConnId,
     upstream: Option<ConnId>,
@@ -17,7 +17,7 @@ pub struct World {
 
 impl World {
     /// A proxy with one client connected.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::from_millis(1);
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let target = BackendTarget {
@@ -33,7 +33,7 @@ impl World {
     }
 
     /// One request and its answer; returns the bytes that the client got.
-    pub fn exchange(&mut self, request: &[u8], answer: &[u8]) -> usize {
+    pub(crate) fn exchange(&mut self, request: &[u8], answer: &[u8]) -> usize {
         self.now = Instant::from_nanos(self.now.as_nanos() + 20_000);
         (self.to_backend, self.to_client) = (0, 0);
         self.hand_over(self.client, request);

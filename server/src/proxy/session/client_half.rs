@@ -30,6 +30,8 @@ pub(crate) struct ClientHalf {
     pub(crate) send: Send,
     /// Whether the client has ended its side.
     pub(crate) is_eof: bool,
+    /// Whether it said that the request at hand is its last: nothing comes behind it.
+    pub(crate) has_said_last: bool,
     /// Whether a read was refused for want of room.
     pub(crate) is_paused: bool,
     /// When the request head at hand began to come.
@@ -73,6 +75,8 @@ pub(crate) struct Begun {
     pub(crate) framing: Framing,
     /// Bytes of the head.
     pub(crate) len: usize,
+    /// Whether the client wants its connection to end with the answer.
+    pub(crate) is_last: bool,
     /// Whether it asks for /stats and may have it.
     pub(crate) is_stats: bool,
 }
@@ -88,6 +92,7 @@ impl ClientHalf {
             receive: Receive::Head,
             send: Send::Open,
             is_eof: false,
+            has_said_last: false,
             is_paused: false,
             head_since: None,
             last_read: now,
@@ -138,13 +143,14 @@ impl ClientHalf {
         };
         shared.scratch.clear();
         let host = forward::encode_request(&head, &plan, &context, &mut shared.scratch);
+        let asks_to_persist = is_persistent(head.version, &head.fields);
         let exchange = Exchange {
             lease: None,
             tried: Vec::new(),
             is_head_request: head.method == "HEAD",
             is_idempotent: is_idempotent(head.method),
             version: head.version,
-            is_persistent: is_persistent(head.version, &head.fields) && !shared.is_stopping,
+            is_persistent: asks_to_persist && !shared.is_stopping,
             upgrade: is_upgrade.then(|| asked_protocols(&head)),
             takes_trailers: forward::takes_trailers(&head.fields),
             host: (!keeps_host).then_some(host),
@@ -157,7 +163,8 @@ impl ClientHalf {
         };
         let is_stats =
             self.may_see_stats && framing == Framing::None && is_stats(&head, destination);
-        Ok(Parsed::Complete(Begun { exchange, framing, len: head.len, is_stats }))
+        let (len, is_last) = (head.len, !asks_to_persist);
+        Ok(Parsed::Complete(Begun { exchange, framing, len, is_last, is_stats }))
     }
 }
 

@@ -50,13 +50,12 @@ impl Session {
         if client.head_since.is_none() {
             client.head_since = Some(now);
         }
-        let held = input.len();
+        let is_blank = input.bytes().iter().all(|byte| b"\r\n".contains(byte));
         match client.parse(now, shared) {
             Ok(Parsed::Complete(begun)) => self.begin(now, begun, shared),
             Ok(Parsed::Partial) if client.is_eof => {
-                // Nothing but the end of lines is no request either.
-                let is_empty = held <= 2;
-                if is_empty {
+                // Nothing but ends of lines is no request.
+                if is_blank {
                     self.needs.close = Some(false);
                 } else {
                     self.fail_client(now, ClientError::Incomplete, shared);
@@ -69,9 +68,10 @@ impl Session {
     }
 
     fn begin(&mut self, now: Instant, begun: Begun, shared: &mut Shared) {
-        let Begun { exchange, framing, len, is_stats } = begun;
+        let Begun { exchange, framing, len, is_last, is_stats } = begun;
         let client = &mut self.client;
         client.head_since = None;
+        client.has_said_last = is_last;
         client.last_read = now;
         if let Some(input) = &mut client.input {
             input.consume(len);
@@ -435,8 +435,10 @@ impl Session {
         if !client.output.is_empty() {
             return false;
         }
+        // One that was told of the end only by its answer may have sent its next request.
         let has_all = client.is_eof
-            || (matches!(client.receive, Receive::Ended)
+            || (client.has_said_last
+                && matches!(client.receive, Receive::Ended)
                 && client.input.as_ref().is_none_or(Buffer::is_empty));
         if with_reset || has_all {
             self.needs.close = Some(with_reset);

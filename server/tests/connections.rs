@@ -1,4 +1,4 @@
-//! Which upstream connections are made, and which are used again.
+//! Which connections are made, which are used again, and how they end.
 use std::net::SocketAddr;
 
 use intelliproxy::config::{BackendTarget, Config};
@@ -88,17 +88,44 @@ fn a_silent_address_is_left_by_the_probes() {
     proxy.handle_timeout(START);
     let (asked, _) = settle(&mut proxy, START);
     assert!(asked.iter().all(|&(_, to)| to == address(1)), "ping and report: {asked:?}");
-    let mut now = START;
-    let later = loop {
-        now = proxy.poll_timeout().expect("probes go on");
+    let (now, later) = loop {
+        let now = proxy.poll_timeout().expect("probes go on");
         proxy.handle_timeout(now);
         let (asked, _) = settle(&mut proxy, now);
         if !asked.is_empty() {
-            break asked;
+            break (now, asked);
         }
     };
     assert_eq!(later[0].1, address(2));
     let client = proxy.handle_accept(now, address(9));
     hand_over(&mut proxy, now, client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(settle(&mut proxy, now).0[0].1, address(2));
+}
+
+/// What the proxy does with its client's connection once the answer is written: a client that said
+/// that its request was the last is closed; one that learns it from the answer may have sent
+/// another request, whose arrival after a close would draw a reset that destroys the answer (RFC
+/// 9112 section 9.6), so it only gets the end of the stream.
+#[test]
+fn a_client_that_did_not_ask_for_the_end_is_not_closed_at_once() {
+    let rows = [("Connection: close\r\n", false, true), ("", true, false)];
+    for (fields, stops, is_closed) in rows {
+        let mut proxy = proxy(&[1]);
+        let client = proxy.handle_accept(START, address(9));
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        hand_over(&mut proxy, START, client, request.as_bytes());
+        let (asked, _) = settle(&mut proxy, START);
+        proxy.handle_connected(START, asked[0].0, Ok(()));
+        settle(&mut proxy, START);
+        if stops {
+            proxy.handle_stop(START);
+        }
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        hand_over(&mut proxy, START, asked[0].0, answer);
+        let (_, closed) = settle(&mut proxy, START);
+        assert_eq!(closed.contains(&client), is_closed, "{fields:?}");
+        proxy.handle_eof(START, client);
+        let (_, closed_then) = settle(&mut proxy, START);
+        assert_eq!(closed_then.contains(&client), !is_closed, "closed with the client's own end");
+    }
 }
