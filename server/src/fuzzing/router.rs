@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, Event, Health, Instant, Lease, LoadReport, NoRoute, Outcome, ProbeAnswer, ProbeFailure,
-    ProbeId, ProbeResult, RequestFailure, Router, RouterConfig, Rules,
+    Action, Event, Health, Instant, Lease, LoadReport, NoRoute, Outcome, PolicyKind, ProbeAnswer,
+    ProbeFailure, ProbeId, ProbeResult, RequestFailure, Router, RouterConfig, Rules,
 };
 
 use super::Source;
@@ -31,9 +31,10 @@ struct World {
 
 fn run(data: &[u8]) -> Vec<String> {
     let mut source = Source::new(data);
-    let seed = u64::from(source.byte());
-    let config = RouterConfig { backends: names(source.byte()), rules: Rules::default() };
-    let router = Router::new(config, seed, Instant::ZERO).expect("a valid configuration");
+    let seed = source.byte();
+    let rules = Rules { policy: policy(seed), ..Rules::default() };
+    let config = RouterConfig { backends: names(source.byte()), rules };
+    let router = Router::new(config, seed.into(), Instant::ZERO).expect("a valid configuration");
     let mut world = World {
         router,
         now: Instant::ZERO,
@@ -188,10 +189,26 @@ fn rules(source: &mut Source<'_>) -> Rules {
     rules.probes.ping_interval = Duration::from_millis(1 + u64::from(source.byte()) * 40);
     rules.health.fall = 1 + u32::from(flags >> 1 & 3);
     rules.health.rise = 1 + u32::from(flags >> 3 & 3);
+    rules.policy = policy(source.byte());
     if flags & 0x80 != 0 {
         rules.weights.latency = number(source);
     }
     rules
+}
+
+fn policy(which: u8) -> PolicyKind {
+    const POLICIES: [PolicyKind; 9] = [
+        PolicyKind::Score,
+        PolicyKind::Learned,
+        PolicyKind::LinearRl,
+        PolicyKind::LeastRequest,
+        PolicyKind::P2c,
+        PolicyKind::PeakEwma,
+        PolicyKind::Prequal,
+        PolicyKind::RoundRobin,
+        PolicyKind::Random,
+    ];
+    POLICIES[usize::from(which) % POLICIES.len()]
 }
 
 /// A number that is none now and then.
