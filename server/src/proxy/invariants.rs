@@ -1,0 +1,35 @@
+//! The invariants of LIFECYCLE.md, held by every test that drives a proxy.
+use super::Proxy;
+use super::conn::Conn;
+
+impl Proxy {
+    /// Holds the tables against each other; for tests, and cheap enough for any of them.
+    ///
+    /// # Panics
+    /// When one of the invariants of LIFECYCLE.md does not hold.
+    pub fn check_invariants(&self) {
+        let (mut clients, mut leases, mut idle) = (0, 0, 0);
+        for (id, conn) in self.table.iter() {
+            match conn {
+                Conn::Client(session) => {
+                    clients += 1;
+                    leases += usize::from(session.has_lease());
+                    if let Some(upstream) = session.upstream_conn() {
+                        let entry = self.table.get(upstream).map(|entry| &entry.conn);
+                        let owner = match entry {
+                            Some(Conn::Upstream(upstream)) => upstream.session,
+                            _ => None,
+                        };
+                        assert_eq!(owner, Some(id), "I1: a session's upstream is its own");
+                    }
+                }
+                Conn::Upstream(upstream) => idle += usize::from(upstream.session.is_none()),
+                Conn::Probe(_) => {}
+            }
+        }
+        assert_eq!(clients, self.clients, "I2: every client is counted");
+        assert_eq!(leases, self.leases, "I3: every lease is held by one exchange");
+        assert_eq!(idle, self.pool.len(), "I4: an upstream without a session is in the pool");
+        self.router.check_invariants();
+    }
+}
