@@ -3,7 +3,7 @@
 //! kept in `fuzz/corpus/`, so that these run with every `cargo test` and on stable.
 //!
 //! Nothing of the proxy uses this module. It stands here since it looks at the codec's insides.
-//! Where a second opinion exists the two are compared: [`strict`] shares no code with the codec.
+//! Where a second opinion exists the two are compared: `strict.rs` shares no code with the codec.
 mod chunked;
 mod config;
 mod heads;

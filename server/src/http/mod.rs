@@ -1,8 +1,8 @@
 //! The HTTP/1.1 codec: bytes in, values out, and back. Nothing here knows of connections, time or
 //! routing.
 //!
-//! Heads are stateless ([`head`]), bodies are small machines ([`body`], [`chunked`]). Framing is
-//! decided once, in [`framing`]; nobody else reads Content-Length or Transfer-Encoding.
+//! Heads are stateless (`head.rs`), bodies are small machines (`body.rs`, `chunked.rs`). Framing is
+//! decided once, in `framing.rs`; nobody else reads Content-Length or Transfer-Encoding.
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod chunked;
@@ -11,6 +11,8 @@ pub(crate) mod field;
 pub(crate) mod forward;
 pub(crate) mod framing;
 pub(crate) mod head;
+#[doc(hidden)]
+pub mod measure;
 pub(crate) mod persistence;
 pub(crate) mod target;
 pub(crate) mod upgrade;

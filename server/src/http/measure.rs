@@ -1,0 +1,60 @@
+//! The codec's steps one by one, for benchmarks: what they cost without a connection around them.
+use super::chunked::{ChunkLimits, ChunkedReader};
+use super::field::Slots;
+use super::forward::{RequestContext, RequestPlan, ResponsePlan, encode_request, encode_response};
+use super::framing::{request_framing, response_framing};
+use super::head::{HeadLimits, Parsed, parse_request, parse_response};
+use super::target::destination;
+
+const LIMITS: HeadLimits =
+    HeadLimits { head_bytes_max: 32 * 1024, target_bytes_max: 16 * 1024, fields_max: 128 };
+const CHUNKS: ChunkLimits =
+    ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
+
+/// Parses a request's head, decides its framing and writes the head that goes on into `out`;
+/// returns its length, or `None` when it is not whole or breaks a rule.
+pub fn request_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+    let mut slots = Slots::new();
+    let Ok(Parsed::Complete(head)) = parse_request(input, &mut slots, &LIMITS) else { return None };
+    let destination = destination(&head).ok()?;
+    let framing = request_framing(&head).ok()?;
+    let plan = RequestPlan { destination, framing, is_upgrade: false };
+    let context = RequestContext {
+        authority: "127.0.0.1:3000",
+        keeps_host: false,
+        client: "127.0.0.1",
+        via: "intelliproxy",
+    };
+    out.clear();
+    encode_request(&head, &plan, &context, out);
+    Some(out.len())
+}
+
+/// The same for an answer's head.
+pub fn response_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+    let mut slots = Slots::new();
+    let Ok(Parsed::Complete(head)) = parse_response(input, &mut slots, &LIMITS) else {
+        return None;
+    };
+    response_framing(&head, false).ok()?;
+    out.clear();
+    encode_response(&head, &ResponsePlan { is_chunked: false, connection: None }, out);
+    Some(out.len())
+}
+
+/// Reads a whole chunked body; returns the bytes of its data.
+pub fn chunked(input: &[u8]) -> Option<usize> {
+    let mut reader = ChunkedReader::new(CHUNKS);
+    let (mut at, mut data) = (0, 0);
+    loop {
+        let piece = reader.read(&input[at..], usize::MAX).ok()?;
+        at += piece.consumed;
+        data += piece.data.len();
+        if piece.is_end {
+            return Some(data);
+        }
+        if piece.consumed == 0 {
+            return None;
+        }
+    }
+}
