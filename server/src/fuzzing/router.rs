@@ -33,7 +33,7 @@ fn run(data: &[u8]) -> Vec<String> {
     let mut source = Source::new(data);
     let seed = source.byte();
     let rules = Rules { policy: policy(seed), ..Rules::default() };
-    let config = RouterConfig { backends: names(source.byte()), rules };
+    let config = RouterConfig { backends: names(source.byte() & 0x9f), rules };
     let router = Router::new(config, seed.into(), Instant::ZERO).expect("a valid configuration");
     let mut world = World {
         router,

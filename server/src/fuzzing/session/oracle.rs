@@ -106,7 +106,8 @@ fn read_answers(link: &Link, methods: &[Vec<u8>], answers: &mut Vec<Answer>) {
     let (mut rest, mut methods) = (&link.sent[..], methods.iter());
     let mut method = methods.next();
     while let (Verdict::Whole(head), Some(asked)) = (strict::response(rest), method) {
-        let is_head_request = asked == b"HEAD";
+        // An answer may come when not even the method has been taken whole.
+        let is_head_request = b"HEAD".starts_with(asked);
         let is_closed = link.is_ended && !link.has_failed;
         let Ok(extent) = head.response_extent(is_head_request) else { return };
         let is_final = !head.line[1].starts_with(b"1");
