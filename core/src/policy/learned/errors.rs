@@ -1,4 +1,4 @@
-//! Shares of errors: counts that forget by requests, not by time.
+//! Shares of errors: counts that forget by requests, their own or the pool's, not by time.
 
 /// Requests and errors, both forgotten a little with each request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -15,6 +15,12 @@ impl Errors {
         let kept = 1.0 - 1.0 / memory;
         self.requests = self.requests * kept + 1.0;
         self.errors = self.errors * kept + f64::from(is_error);
+    }
+
+    /// A share of what was seen says nothing any more.
+    pub(super) fn forget(&mut self, share: f64) {
+        self.requests *= 1.0 - share;
+        self.errors *= 1.0 - share;
     }
 
     /// Errors of requests, with one good request beside those seen.

@@ -46,6 +46,7 @@ impl Learned {
             if let Some(known) = known.filter(|_| unit.is_present) {
                 unit.recall(known);
             }
+            unit.settle(pool);
         }
         self.adopt_curve();
         self.recenter();

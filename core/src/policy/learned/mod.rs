@@ -17,9 +17,10 @@
 //! | [`keep`] | what is kept across restarts |
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
 //!
-//! A cost rises while a backend works without completing. Costs in the tournament tree are as of
-//! each backend's last look, so the winner is looked at and weighed anew until it stays the
-//! winner: then it is the least of all. (Shortest expected delay: Whitt 1986; adaptive memory:
+//! A cost rises while a backend works without completing. A speed is estimated when a request
+//! ends; costs in the tournament tree are as of then or of a later dispatch. When more exposure
+//! than that of a completion has passed since, the winner is estimated and weighed anew until it
+//! stays the winner: then it is the least of all, to within that one completion. (Shortest expected delay: Whitt 1986; adaptive memory:
 //! Lepski 1991.)
 mod curve;
 mod errors;
@@ -90,16 +91,16 @@ impl Learned {
         candidates: &Candidates<'_>,
         rng: &mut Rng,
     ) -> Option<BackendId> {
+        let mut slot = self.costs.draw(rng)?.slot;
         for _ in 0..LOOKS_MAX {
-            let slot = self.costs.draw(rng)?.slot;
-            let unit = &mut self.units[slot];
-            if unit.n == 0 || unit.looked_at == now {
+            if !self.units[slot].is_stale(now) {
                 break;
             }
-            unit.look(now, &mut self.pool);
+            self.units[slot].look(now, &mut self.pool);
             self.weigh(slot);
+            slot = self.costs.draw(rng)?.slot;
         }
-        let winner = BackendId::from_slot(self.costs.draw(rng)?.slot);
+        let winner = BackendId::from_slot(slot);
         if candidates.has(winner) {
             return Some(winner);
         }
@@ -108,10 +109,13 @@ impl Learned {
         candidates.least(rng, cost).filter(|id| open(*id).is_some())
     }
 
-    /// The fewest in flight of all that are open.
+    /// The fewest in flight of all that are open; those whose last answer was an error only where
+    /// there are no others: by failing fast they would have the fewest.
     fn fewest(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<BackendId> {
         let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
-        let load = |id, in_flight| if open(id).is_some() { in_flight } else { u32::MAX };
+        let load = |id, in_flight| {
+            open(id).map_or((2, 0), |unit| (u8::from(unit.rails.errors_in_row > 0), in_flight))
+        };
         candidates.least(rng, load).filter(|id| open(*id).is_some())
     }
 
@@ -285,9 +289,13 @@ impl Learned {
 
     /// Fits the curve and the median of the speeds to what was seen, and weighs everyone.
     fn refresh(&mut self, now: Instant) {
+        // Else a backend that is charged for its errors, and so gets no requests, would be charged
+        // for as long as trials take to outweigh them, however little others fail by now.
+        let stale = REFRESH as f64 / (UNASKED_MEMORY * self.present.max(1) as f64);
         for unit in &mut self.units {
             if unit.is_present {
                 unit.look(now, &mut self.pool);
+                unit.errors.forget(stale);
             }
         }
         let pool = &mut self.pool;
@@ -305,7 +313,7 @@ impl Learned {
                 unit.settle(pool);
                 unit.due_speed /= factor;
             }
-            pool.center = 0.0;
+            pool.set_center(0.0);
         }
         self.adopt_curve();
     }
@@ -317,7 +325,7 @@ impl Learned {
             unit.is_present && unit.rails.is_normal() && unit.speed.completions[0] > 0.0
         });
         self.scratch.extend(known.map(|unit| (unit.estimate.ln_speed, unit.estimate.error)));
-        self.pool.center = median(&mut self.scratch);
+        self.pool.set_center(unit::median(&mut self.scratch));
     }
 
     /// Gives the pool's curve to everyone, and weighs them.
@@ -326,7 +334,7 @@ impl Learned {
             let unit = &mut self.units[slot];
             if unit.is_present {
                 unit.shape.adopt(&self.pool.curve);
-                unit.settle(&self.pool);
+                unit.draw_in(&self.pool);
                 self.weigh(slot);
             }
         }
@@ -414,7 +422,7 @@ impl Policy for Learned {
     fn on_dispatch(&mut self, now: Instant, backend: BackendId) {
         let slot = backend.index();
         let unit = &mut self.units[slot];
-        unit.look(now, &mut self.pool);
+        unit.count(now, &mut self.pool);
         if unit.n == 0 {
             unit.quiet_since = now;
             unit.due = 0.0;
@@ -430,11 +438,16 @@ impl Policy for Learned {
         let elapsed_ms = millis(ended.elapsed);
         let is_error = ended.outcome.is_error();
         let unit = &mut self.units[slot];
-        unit.look(now, &mut self.pool);
+        unit.count(now, &mut self.pool);
+        unit.take_in(&mut self.pool);
+        let is_trial = ended.token & IDLE_TRIAL != 0;
+        // A good answer is counted before the speed is estimated.
+        if is_trial || is_error != Some(false) {
+            unit.settle(&self.pool);
+        }
         debug_assert!(unit.n > 0, "only requests that went out come home");
         unit.n = unit.n.saturating_sub(1);
-        let predicted_ms = unit.latency_at(&self.pool, 1);
-        let is_trial = ended.token & IDLE_TRIAL != 0;
+        let predicted_ms = if is_trial { unit.latency_at(&self.pool, 1) } else { 0.0 };
         match is_error {
             Some(false) => self.completed(now, slot, elapsed_ms),
             Some(true) => {
@@ -539,20 +552,6 @@ fn average(mean: &mut f64, ms: f64) {
     *mean = if *mean > 0.0 { *mean + LATENCY_ALPHA * (ms - *mean) } else { ms.max(LATENCY_MIN_MS) };
 }
 
-/// The median of numbers with their standard errors, each weighed by its inverse square: what is
-/// hardly known has no say, which matters where there are two. 0 of nothing.
-fn median(numbers: &mut [(f64, f64)]) -> f64 {
-    numbers.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-    let weight = |(_, error): &(f64, f64)| 1.0 / (error * error);
-    let half = 0.5 * numbers.iter().map(weight).sum::<f64>();
-    let mut below = 0.0;
-    let middle = numbers.iter().find(|number| {
-        below += weight(number);
-        below >= half
-    });
-    middle.map_or(0.0, |(number, _)| *number)
-}
-
 /// Marks on requests.
 const LEARNER: Token = 1;
 const CONTROL: Token = 2;
@@ -567,6 +566,8 @@ const CURVE_MEMORY_MIN: f64 = 640.0;
 const CURVE_MEMORY_MAX: f64 = 20_000.0;
 const POOL_MEMORY: f64 = 1000.0;
 const OWN_MEMORY: f64 = 200.0;
+/// The same for a backend that is not asked, in requests of the pool for each of its backends.
+const UNASKED_MEMORY: f64 = 400.0;
 /// Speeds are scaled anew when their median is beyond e^0.7, about 2.
 const CENTER_MAX: f64 = 0.7;
 /// A good answer vouches for a backend this long: about as long as a lost ping was out.

@@ -15,6 +15,8 @@ pub(super) struct Pool {
     pub(super) phi: f64,
     /// The median of the backends' `ln` speed.
     pub(super) center: f64,
+    /// The speed at the median.
+    pub(super) center_speed: f64,
     /// The last thousand or so requests.
     pub(super) errors: Errors,
     /// Average time of an answered request, ms.
@@ -36,8 +38,12 @@ pub(super) struct Unit {
     pub(super) is_up: bool,
     /// Requests in flight that tell something.
     pub(super) n: u32,
-    /// Exposure is counted up to here.
-    pub(super) looked_at: Instant,
+    /// Time at n in flight is counted up to here.
+    looked_at: Instant,
+    /// Exposure counted that `speed` has not been told of.
+    pending: f64,
+    /// Exposure per ms with n in flight.
+    pace: f64,
     pub(super) speed: Speed,
     pub(super) shape: Shape,
     /// Dispersion of its completions: variance over that of a Poisson process.
@@ -72,6 +78,7 @@ impl Pool {
             curve: Curve::new(SCALE_START_MS),
             phi: 1.0,
             center: 0.0,
+            center_speed: 1.0,
             errors: Errors::default(),
             latency_ms: 0.0,
             completions: 0,
@@ -97,6 +104,12 @@ impl Pool {
         self.error_share_without(0.0)
     }
 
+    /// The median of the speeds is this, as a logarithm.
+    pub(super) fn set_center(&mut self, center: f64) {
+        self.center = center;
+        self.center_speed = libm::exp(center);
+    }
+
     /// The share of errors, this many of the latest left out.
     pub(super) fn error_share_without(&self, own: f64) -> f64 {
         (self.errors.errors - own).max(0.0) / (self.errors.requests + ERRORS_PRIOR)
@@ -110,6 +123,8 @@ impl Unit {
             is_up: true,
             n,
             looked_at: now,
+            pending: 0.0,
+            pace: 0.0,
             speed: Speed::default(),
             shape: Shape::new(),
             phi: pool.phi,
@@ -134,19 +149,54 @@ impl Unit {
         unit
     }
 
-    /// Counts the time since the last look; the speed is estimated anew.
+    /// Whether so much exposure has passed since the speed was estimated that its fall may matter:
+    /// that of a completion, at its own speed or at 1, whichever is more.
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
+        if self.n == 0 || self.looked_at == now {
+            return false;
+        }
+        let exposure = self.pending + self.pace * millis(now.since(self.looked_at));
+        exposure * self.v.max(1.0) >= STALE
+    }
+
+    /// Counts the time since the last look, and estimates the speed anew.
     pub(super) fn look(&mut self, now: Instant, pool: &mut Pool) {
+        self.count(now, pool);
+        self.take_in(pool);
+        self.settle(pool);
+    }
+
+    /// Counts the time since the last look; to be done before anything changes that it counts
+    /// under. The speed stays as it was estimated.
+    pub(super) fn count(&mut self, now: Instant, pool: &mut Pool) {
         let dt = millis(now.since(self.looked_at));
         self.looked_at = now;
         if self.n == 0 || dt <= 0.0 {
             return;
         }
-        let n = f64::from(self.n);
         if pool.is_booting() {
-            pool.boot_exposure += n.sqrt() * dt;
+            pool.boot_exposure += f64::from(self.n).sqrt() * dt;
             return;
         }
-        let exposure = n / self.shape.latency(&pool.curve, self.n) * dt;
+        let exposure = self.pace * dt;
+        self.pending += exposure;
+        self.due += self.due_speed * exposure;
+        if self.rails.is_normal() && !self.rails.is_stalled {
+            let worked = self.v * dt;
+            pool.curve.time[(self.n as usize).min(LEVELS)] += worked * self.shape.factor(self.n);
+            self.shape.predicted[bin(self.n)] +=
+                worked * f64::from(self.n) / pool.curve.latency(self.n);
+            self.rails.is_stalled = self.due > STALL_DUE * self.phi.max(1.0)
+                && millis(now.since(self.quiet_since)) > STALL_LATENCIES * self.latency_or(pool);
+        }
+    }
+
+    /// Tells the speed of the exposure that was counted.
+    pub(super) fn take_in(&mut self, pool: &mut Pool) {
+        let exposure = std::mem::take(&mut self.pending);
+        if exposure <= 0.0 {
+            return;
+        }
         if let Some(sample) = self.speed.expose(exposure) {
             let sample = sample.min(PHI_MAX);
             let rate = PHI_RATE.max(1.0 / (PHI_PRIOR + f64::from(self.phi_samples)));
@@ -154,27 +204,23 @@ impl Unit {
             self.phi_samples = self.phi_samples.saturating_add(1);
             pool.phi = (pool.phi + PHI_RATE * (sample - pool.phi)).clamp(PHI_MIN, PHI_MAX);
         }
-        self.due += self.due_speed * exposure;
-        if self.rails.is_normal() && !self.rails.is_stalled {
-            pool.curve.time[(self.n as usize).min(LEVELS)] +=
-                self.v * self.shape.factor(self.n) * dt;
-            self.shape.predicted[bin(self.n)] += self.v * n / pool.curve.latency(self.n) * dt;
-            let quiet_ms = millis(now.since(self.quiet_since));
-            self.rails.is_stalled = self.due > STALL_DUE * self.phi.max(1.0)
-                && quiet_ms > STALL_LATENCIES * self.latency_or(pool);
-        }
-        self.settle(pool);
     }
 
     /// Estimates the speed from what was counted.
     pub(super) fn settle(&mut self, pool: &Pool) {
         self.estimate = self.speed.estimate(pool.z, self.phi);
+        self.draw_in(pool);
+    }
+
+    /// Draws the speed as estimated to the pool's median.
+    pub(super) fn draw_in(&mut self, pool: &Pool) {
         let gap = firm(self.estimate.ln_speed - pool.center, self.estimate.error);
-        self.v = libm::exp(pool.center + gap);
+        self.v = if gap == 0.0 { pool.center_speed } else { libm::exp(pool.center + gap) };
     }
 
     /// Weighs one more request.
     pub(super) fn weigh(&mut self, pool: &Pool) {
+        self.pace = f64::from(self.n) / self.shape.latency(&pool.curve, self.n);
         let next = self.n.saturating_add(1);
         let marginal = 1.0 + CROWD * f64::from(next);
         let wait = self.latency_at(pool, next) * marginal;
@@ -222,6 +268,20 @@ fn firm(gap: f64, error: f64) -> f64 {
     }
 }
 
+/// The median of numbers with their standard errors, each weighed by its inverse square: what is
+/// hardly known has no say, which matters where there are two. 0 of nothing.
+pub(super) fn median(numbers: &mut [(f64, f64)]) -> f64 {
+    numbers.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    let weight = |(_, error): &(f64, f64)| 1.0 / (error * error);
+    let half = 0.5 * numbers.iter().map(weight).sum::<f64>();
+    let mut below = 0.0;
+    let middle = numbers.iter().find(|number| {
+        below += weight(number);
+        below >= half
+    });
+    middle.map_or(0.0, |(number, _)| *number)
+}
+
 /// Good completions that only set the time scale.
 const BOOT: u64 = 20;
 const SCALE_START_MS: f64 = 10.0;
@@ -231,6 +291,8 @@ const PHI_RATE: f64 = 0.02;
 const PHI_PRIOR: f64 = 4.0;
 const PHI_MIN: f64 = 0.5;
 const PHI_MAX: f64 = 16.0;
+/// Completions due since the speed was estimated.
+const STALE: f64 = 1.0;
 const STALL_DUE: f64 = 12.0;
 const STALL_LATENCIES: f64 = 2.0;
 /// What a request's presence costs those that come after it, by requests in flight.
