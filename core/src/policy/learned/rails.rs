@@ -10,7 +10,8 @@
 //! | probation | an error | quarantined, four times as long |
 //!
 //! Beside its standing, a backend may be stalled (no completion where twelve were due), capped
-//! (it refused while full), or in slow start (a window that grows by a request a good answer).
+//! (it refused while full), in slow start (a window that grows by a request a good answer), or
+//! suspect (after an error where errors are rare, no more requests while it has others to answer).
 use std::time::Duration;
 
 use super::errors::Errors;
@@ -28,6 +29,9 @@ pub(super) struct Rails {
     /// The last twenty or so requests.
     pub(super) recent: Errors,
     pub(super) errors_in_row: u32,
+    /// Its last answer was an error, where errors are rare: the requests that it has are to tell
+    /// more before it gets another.
+    is_suspect: bool,
     /// Times that the back-off was made four times as long.
     relapses: u32,
     /// When it was last quarantined or returned from it.
@@ -51,6 +55,7 @@ impl Rails {
             cap: None,
             recent: Errors::default(),
             errors_in_row: 0,
+            is_suspect: false,
             relapses: 0,
             troubled_at: None,
         }
@@ -60,6 +65,7 @@ impl Rails {
     pub(super) fn is_open(&self, n: u32) -> bool {
         self.standing == Standing::Normal
             && !self.is_stalled
+            && !(self.is_suspect && n > 0)
             && n < self.window
             && self.cap.is_none_or(|cap| f64::from(n) < cap)
     }
@@ -72,6 +78,7 @@ impl Rails {
     pub(super) fn succeeded(&mut self) {
         self.is_stalled = false;
         self.errors_in_row = 0;
+        self.is_suspect = false;
         self.recent.observe(false, RECENT);
         if let Some(cap) = &mut self.cap {
             *cap += CAP_GROWTH;
@@ -90,7 +97,8 @@ impl Rails {
         self.errors_in_row = self.errors_in_row.saturating_add(1);
         self.recent.observe(true, RECENT);
         // Where errors are that rare, two in a row are no chance.
-        let in_row = if pool < POOL_CALM { ERRORS_IN_ROW - 1 } else { ERRORS_IN_ROW };
+        self.is_suspect = pool < POOL_CALM;
+        let in_row = if self.is_suspect { ERRORS_IN_ROW - 1 } else { ERRORS_IN_ROW };
         self.is_worse_than(pool)
             && (self.errors_in_row >= in_row || self.recent.errors >= ERRORS_RECENT)
     }
@@ -145,6 +153,7 @@ impl Rails {
         self.troubled_at = Some(now);
         self.recent = Errors::default();
         self.errors_in_row = 0;
+        self.is_suspect = false;
         self.is_stalled = false;
         self.window = WINDOW_START;
     }
@@ -243,6 +252,19 @@ mod tests {
         }
         assert!(rails.is_open(96) && !rails.is_open(98));
         assert_eq!(rails.risk(98), 0.7);
+    }
+
+    /// An error in a calm pool: nothing more while it has requests, one when it has none; a good
+    /// answer clears it. Where errors are usual one is no reason.
+    #[test]
+    fn an_error_makes_suspect() {
+        let mut rails = Rails::new();
+        rails.failed(0.0);
+        assert!(rails.is_open(0) && !rails.is_open(1));
+        rails.succeeded();
+        assert!(rails.is_open(1));
+        rails.failed(0.01);
+        assert!(rails.is_open(1));
     }
 
     /// A window of 2 grows by each good answer and is gone at 64.
