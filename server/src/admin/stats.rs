@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    BackendSnapshot, Factor, Health, LearnedState, PolicyView, ScoreParts, Snapshot,
+    BackendSnapshot, Factor, GuardView, Health, LearnedState, PolicyView, ScoreParts, Snapshot,
 };
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ pub fn stats_json(snapshot: &Snapshot, targets: &[BackendTarget]) -> Vec<u8> {
             let is_its = |target: &&BackendTarget| target.name == backend.name;
             let same_place = targets.get(index).filter(is_its);
             let target = same_place.or_else(|| targets.iter().find(is_its));
-            BackendStats::new(backend, target)
+            BackendStats::new(backend, target, snapshot.guard.as_ref())
         })
         .collect();
     // Plain data with string keys: there is nothing that JSON could not take.
@@ -76,7 +76,11 @@ struct BackendStats<'a> {
 }
 
 impl<'a> BackendStats<'a> {
-    fn new(backend: &'a BackendSnapshot, target: Option<&'a BackendTarget>) -> Self {
+    fn new(
+        backend: &'a BackendSnapshot,
+        target: Option<&'a BackendTarget>,
+        guard: Option<&GuardView>,
+    ) -> Self {
         let (health, alive) = match backend.health {
             Health::Unknown => ("unknown", None),
             Health::Up => ("up", Some(true)),
@@ -115,7 +119,7 @@ impl<'a> BackendStats<'a> {
             report_age_ms: millis(backend.report_age),
             reports_read: backend.reports_read,
             reports_failed: backend.reports_failed,
-            policy: policy_json(&backend.policy),
+            policy: with_guard(policy_json(&backend.policy), guard),
         }
     }
 }
@@ -161,6 +165,21 @@ fn policy_json(view: &PolicyView) -> Value {
         PolicyView::RoundRobin { was_last } => json!({ "wasLast": was_last }),
         _ => json!({}),
     }
+}
+
+/// A policy's reason, with how the guard over the policy stands where there is one: the same for
+/// all backends.
+fn with_guard(mut reason: Value, guard: Option<&GuardView>) -> Value {
+    if let Some(guard) = guard {
+        let pair = |(low, high): (f64, f64)| [Decimal::new(low), Decimal::new(high)];
+        reason["guard"] = json!({
+            "inCharge": if guard.is_learner_in_charge { "learned" } else { "least_request" },
+            "returnsInMs": millis(guard.returns_in), "demotions": guard.demotions,
+            "controls": guard.controls, "costRatio": guard.ratio.map(Decimal::new),
+            "interval95": guard.interval.map(pair), "alarm": Decimal::new(guard.alarm),
+        });
+    }
+    reason
 }
 
 /// The points of each factor by its name.
@@ -388,6 +407,34 @@ mod tests {
         let stats = stats(backends.collect(), &[target("B"), target("A")]);
         let urls: Vec<&Value> = (0..3).map(|index| &stats[index]["url"]).collect();
         assert_eq!(urls, [&json!("http://A"), &json!("http://B"), &Value::Null]);
+    }
+
+    /// Under a guard every backend's reason says who is in charge, and what the measured gain is.
+    #[test]
+    fn the_guard_is_shown() {
+        let mut guard = GuardView {
+            is_learner_in_charge: true,
+            returns_in: None,
+            demotions: 0,
+            controls: 12,
+            ratio: Some(0.80004),
+            interval: Some((0.75, 0.85)),
+            alarm: 0.0,
+        };
+        let reason = with_guard(json!({ "inFlight": 1 }), Some(&guard));
+        let expected = json!({
+            "inCharge": "learned", "returnsInMs": null, "demotions": 0, "controls": 12,
+            "costRatio": 0.8, "interval95": [0.75, 0.85], "alarm": 0,
+        });
+        assert_eq!(reason, json!({ "inFlight": 1, "guard": expected }));
+        guard.is_learner_in_charge = false;
+        guard.returns_in = Some(Duration::from_secs(10));
+        (guard.ratio, guard.interval) = (None, None);
+        let reason = with_guard(json!({}), Some(&guard));
+        assert_eq!(reason["guard"]["inCharge"], json!("least_request"));
+        assert_eq!(reason["guard"]["returnsInMs"], json!(10_000));
+        assert_eq!(reason["guard"]["interval95"], Value::Null);
+        assert_eq!(with_guard(json!({}), None), json!({}));
     }
 
     /// No backends, no rows.
