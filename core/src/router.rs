@@ -69,12 +69,36 @@ impl Router {
     /// # Errors
     /// The first value of the configuration that cannot be.
     pub fn new(config: RouterConfig, seed: u64, now: Instant) -> Result<Self, ConfigError> {
+        let policy = policy::new(&config.rules);
+        Self::with_policy(config, policy, seed, now)
+    }
+
+    /// A router of a learner that is broken on purpose, its costs inverted, under its live guard:
+    /// for tests of that guard. No configuration leads here.
+    ///
+    /// # Errors
+    /// The first value of the configuration that cannot be.
+    pub fn with_broken_learner(
+        config: RouterConfig,
+        seed: u64,
+        now: Instant,
+    ) -> Result<Self, ConfigError> {
+        let policy = policy::broken_learner(&config.rules);
+        Self::with_policy(config, policy, seed, now)
+    }
+
+    fn with_policy(
+        config: RouterConfig,
+        policy: Box<dyn Policy>,
+        seed: u64,
+        now: Instant,
+    ) -> Result<Self, ConfigError> {
         config.validate()?;
         let mut router = Self {
             table: BackendTable::new(),
             order: Vec::new(),
             probes: ProbeSchedule::new(),
-            policy: policy::new(&config.rules),
+            policy,
             policy_epoch: 0,
             streams: BTreeMap::new(),
             gate: SwitchGate::new(&config.rules),

@@ -149,6 +149,11 @@ pub(crate) fn new(rules: &Rules) -> Box<dyn Policy> {
     }
 }
 
+/// A learner whose costs are inverted, whatever policy the rules name.
+pub(crate) fn broken_learner(rules: &Rules) -> Box<dyn Policy> {
+    Box::new(learned::Learned::inverted(rules))
+}
+
 /// A span in ms.
 fn millis(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3

@@ -29,6 +29,15 @@ impl Bench {
         Self { router, now, leases: (0..count).map(|_| VecDeque::new()).collect() }
     }
 
+    /// Under a learner with inverted costs.
+    pub(crate) fn broken(rules: Rules, count: usize) -> Self {
+        let mut bench = Self::with(rules.clone(), count);
+        let backends = (0..count).map(|slot| format!("b{slot}")).collect();
+        let config = RouterConfig { backends, rules };
+        bench.router = Router::with_broken_learner(config, 1, bench.now).expect("valid rules");
+        bench
+    }
+
     /// Sends a request that was at `tried` before; returns where it went.
     pub(crate) fn send(&mut self, tried: &[u32]) -> usize {
         let tried: Vec<_> = tried.iter().map(|slot| BackendId::from_index(*slot)).collect();

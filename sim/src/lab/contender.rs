@@ -15,6 +15,9 @@ pub enum Contender {
     Oracle,
     /// A policy of the core, in a router for each proxy.
     Policy(PolicyKind),
+    /// `learned` with its costs inverted, under its guard: shows what the guard is worth. Only by
+    /// its name, [`all`](Self::all) leaves it out.
+    BrokenLearner,
 }
 
 impl Contender {
@@ -29,6 +32,9 @@ impl Contender {
         if name == ORACLE {
             return Some(Self::Oracle);
         }
+        if name == BROKEN_LEARNER {
+            return Some(Self::BrokenLearner);
+        }
         serde_json::from_value(name.into()).ok().map(Self::Policy)
     }
 }
@@ -37,6 +43,7 @@ impl fmt::Display for Contender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Oracle => f.pad(ORACLE),
+            Self::BrokenLearner => f.pad(BROKEN_LEARNER),
             Self::Policy(policy) => {
                 let name = serde_json::to_value(policy).unwrap_or_default();
                 f.pad(name.as_str().unwrap_or("?"))
@@ -46,6 +53,7 @@ impl fmt::Display for Contender {
 }
 
 const ORACLE: &str = "oracle";
+const BROKEN_LEARNER: &str = "broken_learner";
 
 /// The variants of an enum as configuration files call them: its own deserializer is asked, so
 /// that no list has to be kept beside it.
@@ -93,7 +101,7 @@ mod tests {
         let all = Contender::all();
         assert_eq!(all[0], Contender::Oracle);
         assert!(all.contains(&Contender::Policy(PolicyKind::default())));
-        for contender in all {
+        for contender in all.into_iter().chain([Contender::BrokenLearner]) {
             assert_eq!(Contender::named(&contender.to_string()), Some(contender));
         }
         assert_eq!(Contender::named("nobody"), None);

@@ -16,15 +16,17 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy at time 0 of these backends: numbers in the lab, and names.
+    /// A proxy at time 0 of these backends: numbers in the lab, and names. Without a policy, of
+    /// a broken learner.
     pub(super) fn new(
         rules: &Rules,
-        policy: PolicyKind,
+        policy: Option<PolicyKind>,
         backends: &[(usize, &str)],
         seed: u64,
     ) -> Result<Self, ConfigError> {
-        let rules = Rules { policy, ..rules.clone() };
-        let router = Router::new(config(&rules, backends), seed, Instant::ZERO)?;
+        let rules = Rules { policy: policy.unwrap_or(PolicyKind::Learned), ..rules.clone() };
+        let build = if policy.is_some() { Router::new } else { Router::with_broken_learner };
+        let router = build(config(&rules, backends), seed, Instant::ZERO)?;
         let mut proxy = Self { router, backends: Vec::new(), rules };
         proxy.learn_ids(backends);
         Ok(proxy)

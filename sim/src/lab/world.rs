@@ -144,7 +144,11 @@ impl World {
         while world.later.first() == 0 {
             world.happen();
         }
-        if let Contender::Policy(policy) = contender {
+        if contender != Contender::Oracle {
+            let policy = match contender {
+                Contender::Policy(policy) => Some(policy),
+                Contender::Oracle | Contender::BrokenLearner => None,
+            };
             let members = members(&world.backends);
             for number in 0..proxy_count {
                 let seed = derive(seed, ROUTERS, number as u64);

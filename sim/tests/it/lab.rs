@@ -68,6 +68,33 @@ fn equal_arrivals_for_all() {
     }
 }
 
+/// A learner whose costs are inverted is demoted by its guard, with a slice of 5 %, within the
+/// first four seconds (4800 requests), and from then on p99 is that of `least_request`; without
+/// its guard it is over twice as long.
+#[test]
+fn a_broken_learner_is_demoted() {
+    let mut scenario = Scenario {
+        duration_s: 10.0,
+        warmup_s: 4.0,
+        arrivals: Arrivals { rate: Rate::Load(0.6), ..Arrivals::default() },
+        service: Service::Exponential(10.0),
+        backends: vec![BackendGroup { count: 5, ..BackendGroup::default() }],
+        ..Scenario::default()
+    };
+    scenario.routing.learned.control_share = 0.05;
+    let mut unguarded = scenario.clone();
+    unguarded.routing.learned.control_share = 0.0;
+    let p99 = |scenario: &Scenario, name: &str| {
+        let contender = Contender::named(name).expect("a contender");
+        run(scenario, contender, 3).expect("it runs").figures.p99_ms
+    };
+    let least_request = p99(&scenario, "least_request");
+    let guarded = p99(&scenario, "broken_learner");
+    assert!((guarded / least_request - 1.0).abs() < 0.02, "{guarded} {least_request}");
+    let broken = p99(&unguarded, "broken_learner");
+    assert!(broken > 2.0 * least_request, "{broken} {least_request}");
+}
+
 /// The golden table: what policies come to on short runs of the named scenarios. A change of it is
 /// a change of behaviour, to be looked at line by line and explained where it is made.
 /// `INTELLIPROXY_GOLDEN=write cargo test -p intelliproxy-sim golden` writes it anew.

@@ -63,6 +63,8 @@ pub(crate) struct Learned {
     present: usize,
     quarantined: usize,
     probation: usize,
+    /// Whether it prefers what costs most: to show that the guard is there.
+    is_inverted: bool,
     /// For medians.
     scratch: Vec<(f64, f64)>,
 }
@@ -78,10 +80,16 @@ impl Learned {
             present: 0,
             quarantined: 0,
             probation: 0,
+            is_inverted: false,
             scratch: Vec::new(),
         };
         learned.reconfigure(rules);
         learned
+    }
+
+    /// One that is broken: the most expensive backend is its first choice.
+    pub(super) fn inverted(rules: &Rules) -> Self {
+        Self { is_inverted: true, ..Self::new(rules) }
     }
 
     /// The least cost of all that are open, as of now.
@@ -180,6 +188,9 @@ impl Learned {
     fn weigh(&mut self, slot: usize) {
         let unit = &mut self.units[slot];
         unit.weigh(&self.pool);
+        if self.is_inverted {
+            unit.cost = 1.0 / unit.cost;
+        }
         let key = if unit.is_open() { unit.cost.to_bits() } else { ABSENT };
         self.costs.set(slot, key);
     }

@@ -216,3 +216,26 @@ fn a_pool_that_fails_as_a_whole_goes_on() {
         assert_eq!(learned(&bench, slot).state, LearnedState::Normal, "{slot}");
     }
 }
+
+/// A learner whose costs are inverted prefers the slow one of two. With a control slice of 5 % it
+/// is demoted within 2000 requests, and then requests go by `least_request`: to both alike, as
+/// they come one at a time.
+#[test]
+fn a_broken_learner_is_demoted() {
+    let mut rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };
+    rules.learned.control_share = 0.05;
+    let mut bench = Bench::broken(rules, 2);
+    let guard = |bench: &Bench| bench.router.snapshot(bench.now).guard.expect("it is guarded");
+    let counts = serve(&mut bench, 200, &[10.0, 50.0]);
+    assert!(counts[1] > 2 * counts[0], "broken: {counts:?}");
+    let mut requests = 200;
+    while guard(&bench).is_learner_in_charge {
+        serve(&mut bench, 1, &[10.0, 50.0]);
+        requests += 1;
+        assert!(requests < 2000, "{:?}", guard(&bench));
+    }
+    assert_eq!(guard(&bench).demotions, 1);
+    assert!(guard(&bench).ratio.is_some_and(|ratio| ratio > 1.3), "{:?}", guard(&bench));
+    let counts = serve(&mut bench, 200, &[10.0, 50.0]);
+    assert!((70..130).contains(&counts[0]), "least_request: {counts:?}");
+}
