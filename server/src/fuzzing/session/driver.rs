@@ -32,6 +32,8 @@ pub(super) struct Link {
     pub(super) sent: Vec<u8>,
     /// What the peer got.
     pub(super) got: Vec<u8>,
+    /// For each time it took bytes: how many it had got, and how many of its own had been read.
+    pub(super) takes: Vec<(usize, usize)>,
     /// Whether the peer ended its side, and whether the proxy was told.
     is_ending: bool,
     pub(super) is_ended: bool,
@@ -152,6 +154,7 @@ impl Driver {
             return;
         }
         assert!(!link.is_shut, "nothing follows the end");
+        link.takes.push((link.got.len(), link.sent.len()));
         link.got.extend_from_slice(&ready[..count]);
         let conn = link.conn;
         self.proxy.handle_written(self.now, conn, count);
@@ -346,6 +349,7 @@ impl Link {
             inbox: Vec::new(),
             sent: Vec::new(),
             got: Vec::new(),
+            takes: Vec::new(),
             is_ending: false,
             is_ended: false,
             has_failed: false,

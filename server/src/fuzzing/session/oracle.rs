@@ -9,6 +9,7 @@
 //! | O5 | a whole answer is one that a backend sent whole, or the proxy's own |
 //! | O6 | an answer that names a request's target is the answer to that request |
 //! | O7 | nothing follows an answer that ends the connection |
+//! | O8 | a connection to a backend is used again only when its bytes ended where its answer did |
 use std::collections::BTreeMap;
 
 use super::super::heads::forwarded_target;
@@ -34,8 +35,8 @@ pub(super) fn check(links: &[Link]) {
     }
     let mut answers: Vec<Answer> = Vec::new();
     for link in links.iter().filter(|link| !link.is_client) {
-        let methods = check_forwarded(link, &mut sent);
-        read_answers(link, &methods, &mut answers);
+        let begun = check_forwarded(link, &mut sent);
+        read_answers(link, &begun, &mut answers);
     }
     let is_wild = links.iter().any(|link| !link.is_client && link.is_wild);
     for link in links.iter().filter(|link| link.is_client) {
@@ -59,31 +60,42 @@ fn requests(mut bytes: &[u8]) -> Vec<(Head, Option<Body>)> {
     requests
 }
 
-/// O1 to O3 for what one backend got; returns the methods of its requests in order.
-fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Vec<u8>> {
-    let (mut rest, mut methods) = (&link.got[..], Vec::new());
+/// A request that a backend got, or began to get.
+struct Begun {
+    /// Maybe only its beginning.
+    method: Vec<u8>,
+    /// Bytes of the backend's that had been read when it began.
+    read_before: usize,
+}
+
+/// O1 to O3 for what one backend got; returns its requests in order.
+fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Begun> {
+    let (mut rest, mut begun) = (&link.got[..], Vec::new());
+    let read_before =
+        |at: usize| link.takes.iter().rev().find(|take| take.0 <= at).map_or(0, |&(_, read)| read);
     while !rest.is_empty() {
+        let read_before = read_before(link.got.len() - rest.len());
         let head = match strict::request(rest) {
             Verdict::Whole(head) => head,
             Verdict::More => {
                 let end = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
-                methods.push(rest[..end].to_vec());
-                return methods;
+                begun.push(Begun { method: rest[..end].to_vec(), read_before });
+                return begun;
             }
             Verdict::Wrong(why) => panic!("O1: {why} in {}", text(rest)),
         };
-        methods.push(head.line[0].clone());
+        begun.push(Begun { method: head.line[0].clone(), read_before });
         let extent = head.request_extent().expect("O1: a backend can tell where a body ends");
         let body = match strict::body(&rest[head.len..], extent, false) {
             Verdict::Whole(body) => body,
-            Verdict::More => return methods,
+            Verdict::More => return begun,
             Verdict::Wrong(why) => panic!("O1: {why} in {}", text(rest)),
         };
         rest = &rest[head.len + body.len..];
         if head.values("User-Agent").any(|value| value == b"intelliproxy") {
             // A probe: nothing but it goes over its connection.
             assert!(rest.is_empty(), "O1: a probe is alone");
-            return methods;
+            return begun;
         }
         let is_upgrade = head.values("Upgrade").next().is_some();
         let is_idempotent = !matches!(&head.line[0][..], b"POST" | b"PATCH");
@@ -95,33 +107,34 @@ fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Vec<
         }
         // Behind a 101 the bytes are of another protocol; without one they are requests.
         if is_upgrade && link.sent.windows(5).any(|window| window == b" 101 ") {
-            return methods;
+            return begun;
         }
     }
-    methods
+    begun
 }
 
-/// Adds the whole answers that a backend sent.
-fn read_answers(link: &Link, methods: &[Vec<u8>], answers: &mut Vec<Answer>) {
-    let (mut rest, mut methods) = (&link.sent[..], methods.iter());
-    let mut method = methods.next();
-    while let (Verdict::Whole(head), Some(asked)) = (strict::response(rest), method) {
+/// Adds the whole answers that a backend sent; O8.
+fn read_answers(link: &Link, begun: &[Begun], answers: &mut Vec<Answer>) {
+    let (mut rest, mut begun) = (&link.sent[..], begun.iter());
+    let mut asked = begun.next();
+    while let (Verdict::Whole(head), Some(request)) = (strict::response(rest), asked) {
         // An answer may come when not even the method has been taken whole.
-        let is_head_request = b"HEAD".starts_with(asked);
+        let is_head_request = b"HEAD".starts_with(&request.method);
         let is_closed = link.is_ended && !link.has_failed;
-        let Ok(extent) = head.response_extent(is_head_request) else { return };
+        let Ok(extent) = head.response_extent(is_head_request) else { break };
         let is_final = !head.line[1].starts_with(b"1");
-        match strict::body(&rest[head.len..], extent, is_closed) {
-            Verdict::Whole(body) => {
-                rest = &rest[head.len + body.len..];
-                if is_final {
-                    answers.push((head.line[1].clone(), body.data));
-                    method = methods.next();
-                }
-            }
-            _ => return,
+        let read = strict::body(&rest[head.len..], extent, is_closed);
+        let Verdict::Whole(body) = read else { break };
+        rest = &rest[head.len + body.len..];
+        if is_final {
+            answers.push((head.line[1].clone(), body.data));
+            asked = begun.next();
+            let ended_at = link.sent.len() - rest.len();
+            let is_clean = asked.is_none_or(|next| next.read_before == ended_at);
+            assert!(is_clean, "O8: used again after {}", text(rest));
         }
     }
+    assert!(begun.next().is_none(), "O8: used again without an answer");
 }
 
 /// O4 to O7 for what one client got.
