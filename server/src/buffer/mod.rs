@@ -11,16 +11,16 @@ mod outbox;
 pub(crate) use outbox::Outbox;
 
 /// Room before the bytes of a fresh large buffer: a forwarded head is longer than the one it
-/// replaces by the fields that the proxy adds, which fit in here in the common case (measured: 150
-/// to 300 bytes). Without room the body is copied, once.
+/// replaces by the fields that the proxy adds (111 bytes for a small request on loopback), which
+/// fit in here in the common case. Without room the body is copied, once.
 const HEADROOM: usize = 1024;
 /// Room kept after the bytes that are read, for the CRLF that ends a chunk.
 const TAILROOM: usize = 16;
 /// Bytes of a small buffer: most heads and small messages fit (and with the allocator's own 16
 /// bytes its stride is no power of two, so that neighbours do not share cache sets).
 pub(crate) const SMALL: usize = 2032;
-/// Bytes that a large buffer takes in one read. Measured with answers of 64 KiB and 1 MiB: twice
-/// 64 KiB saves a read and a write for the former, four times 64 KiB leaves the second-level cache.
+/// Bytes that a large buffer takes in one read. Measured with answers of 64 KiB and 1 MiB: 128 KiB
+/// costs less than 64 KiB per answer of 64 KiB (0.97 of a bare relay's CPU time against 1.08).
 pub(crate) const LARGE: usize = 128 * 1024;
 /// Free buffers of each kind that the pool keeps.
 const SPARE_SMALL_MAX: usize = 1024;
