@@ -1,10 +1,12 @@
 //! Backends that die, hang up and cut; clients that see it, or do not.
 use std::io::{BufReader, ErrorKind, Read, Write};
-use std::net::TcpListener;
+use std::net::SocketAddr;
 
 use intelliproxy_sim::{Backend, Config as SimConfig};
 
-use crate::parties::{Script, answer, config, connect, get, proxy, read_answer, serve, wait_until};
+use crate::parties::{
+    Script, answer, config, connect, get, proxy, read_answer, refuse, serve, wait_until,
+};
 
 /// A backend that closes each connection after its answer without saying so: nobody sees it.
 #[test]
@@ -73,11 +75,11 @@ fn killed_backends_are_not_seen() {
     assert!(served.iter().all(|&count| count >= 200), "{served:?}");
 }
 
-fn stats(address: std::net::SocketAddr) -> serde_json::Value {
+fn stats(address: SocketAddr) -> serde_json::Value {
     serde_json::from_str(&get(address, "/stats").1).expect("JSON")
 }
 
-fn current(address: std::net::SocketAddr) -> usize {
+fn current(address: SocketAddr) -> usize {
     let stats = stats(address);
     usize::from(stats[1]["current"] == true)
 }
@@ -105,10 +107,8 @@ fn cut_answers_are_resets() {
 /// A backend that nobody listens at is passed over, or answered 502; without any backend, 503.
 #[test]
 fn refused_backends_become_502() {
-    // A port that nobody listens on any more.
-    let port =
-        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-    let url = format!("http://127.0.0.1:{port}");
+    let (_refusing, refused) = refuse(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let url = format!("http://{refused}");
     assert_eq!(get(proxy(&[&url]), "/").0, "HTTP/1.1 502 Bad Gateway");
     let alive = Script::start(|stream, _| answer(stream, b"alive"));
     assert_eq!(get(proxy(&[&url, &alive.url]), "/").1, "alive");

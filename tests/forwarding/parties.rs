@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use intelliproxy::config::{BackendConfig, Config};
 use intelliproxy::reactor;
 use intelliproxy::resolve::Setup;
+use socket2::{Domain, Socket, Type};
 
 /// Far longer than anything here takes; only a failing test waits this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -119,6 +120,18 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
         assert!(Instant::now() < end, "in vain: {what}");
         thread::yield_now();
     }
+}
+
+/// A port that is taken and on which nobody listens: connections to it are refused for as long as the
+/// socket lives, and no other test can be given it meanwhile.
+pub(crate) fn refuse(address: SocketAddr) -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+    if address.is_ipv6() {
+        socket.set_only_v6(true).expect("IPv6 alone");
+    }
+    socket.bind(&address.into()).expect("a free port");
+    let address = socket.local_addr().expect("its address").as_socket().expect("of the Internet");
+    (socket, address)
 }
 
 /// A backend that is a script: it is called with each request's head, and with the connection, on

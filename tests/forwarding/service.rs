@@ -1,12 +1,13 @@
 //! Who is served, where, and who sees what.
 use std::io::{BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use intelliproxy::config::Overflow;
 use serde_json::Value;
 
 use crate::parties::{
-    Script, answer, config, connect, echo, get, proxy, read_answer, read_head, serve, wait_until,
+    Script, answer, config, connect, echo, get, proxy, read_answer, read_head, refuse, serve,
+    wait_until,
 };
 
 /// Every field that the README promises is there, with a kind of value that it may have.
@@ -120,9 +121,17 @@ fn localhost_is_both_loopbacks() {
         // Without IPv6 there is but one.
         return;
     }
-    for host in ["127.0.0.1", "[::1]"] {
-        let backend = Script::start_at(&format!("{host}:0"), echo).expect("a free port");
-        let port = backend.url.rsplit(':').next().expect("a port").to_owned();
+    let loopbacks = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    for (own, other) in [(loopbacks[0], loopbacks[1]), (loopbacks[1], loopbacks[0])] {
+        // Nobody else may be found at the port of the other address.
+        let (port, _refusing, _backend) = loop {
+            let (refusing, refused) = refuse(SocketAddr::new(other, 0));
+            let port = refused.port();
+            let own = SocketAddr::new(own, port).to_string();
+            if let Ok(backend) = Script::start_at(&own, echo) {
+                break (port, refusing, backend);
+            }
+        };
         let mut config = config(&[&format!("http://localhost:{port}")]);
         config.listen = vec!["localhost:0".to_owned()];
         let addresses = serve(config);
