@@ -214,7 +214,14 @@ impl BufferPool {
 
     /// Takes the buffer in `slot` back when it is empty, and swaps a large one for a small one
     /// when that is enough: a large buffer stays with a connection only while it is needed.
+    #[inline]
     pub(crate) fn shrink(&mut self, slot: &mut Option<Buffer>) {
+        if slot.is_some() {
+            self.shrink_some(slot);
+        }
+    }
+
+    fn shrink_some(&mut self, slot: &mut Option<Buffer>) {
         let Some(buffer) = slot else { return };
         if buffer.is_empty() {
             if let Some(buffer) = slot.take() {

@@ -181,6 +181,17 @@ impl Default for Timeouts {
     }
 }
 
+impl Timeouts {
+    /// The shortest of them all.
+    pub(crate) fn shortest(&self) -> Duration {
+        let Self { request_head, request_body, client_idle, client_write, .. } = *self;
+        let Self { connect, response_head, response_body, tunnel_idle, .. } = *self;
+        let of_clients = request_head.min(request_body).min(client_idle).min(client_write);
+        let of_backends = connect.min(response_head).min(response_body);
+        of_clients.min(of_backends).min(tunnel_idle).min(self.linger).min(self.shutdown)
+    }
+}
+
 /// What is changed in a forwarded message.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]

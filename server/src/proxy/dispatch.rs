@@ -124,7 +124,7 @@ impl Proxy {
             && !self.shared.is_stopping
             && self.pool.put(backend, conn, rules.idle_per_backend);
         if is_kept {
-            self.timers.arm(&mut self.table, conn, now + rules.idle);
+            self.arm(conn, now + rules.idle);
         } else {
             self.close(conn, false);
         }

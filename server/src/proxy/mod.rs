@@ -13,6 +13,7 @@ mod notice;
 mod pool;
 mod probe;
 mod probing;
+mod serving;
 mod session;
 mod shared;
 mod timers;
@@ -22,8 +23,8 @@ use std::net::SocketAddr;
 
 use intelliproxy_core::journal::{JournalSink, RecordedRouter};
 use intelliproxy_core::{
-    Action as RouterAction, BackendId, ConfigError, Event, Instant, Memory, MemoryError,
-    ProbeFailure, RouterConfig, Snapshot,
+    Action as RouterAction, BackendId, ConfigError, Instant, Memory, MemoryError, ProbeFailure,
+    RouterConfig, Snapshot,
 };
 
 pub use self::conn::ConnId;
@@ -32,12 +33,10 @@ use self::dispatch::connect_error;
 pub use self::notice::{Notice, RemedyTaken};
 use self::pool::Pool;
 use self::probe::ProbeExchange;
-use self::session::{ClientHalf, Need, Session, Side};
+use self::session::{ClientHalf, Session, Side};
 use self::shared::Shared;
 use self::timers::Timers;
-use crate::admin::{recording_field, stats_json};
 use crate::config::{BackendTarget, Config, Network, Overflow};
-use crate::http::UpstreamError;
 
 /// Something the proxy wants its driver to do.
 #[derive(Debug, PartialEq)]
@@ -431,101 +430,6 @@ impl Proxy {
         self.table.len()
     }
 
-    /// Does what a session wants, then looks at what it has for its connections.
-    fn serve(&mut self, now: Instant, id: ConnId) {
-        while let Some(need) = self.table.session_mut(id).and_then(Session::poll_need) {
-            self.fulfil(now, id, need);
-        }
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        let Conn::Client(session) = &mut entry.conn else {
-            return;
-        };
-        let client = !session.write_ready(Side::Client).is_empty() || session.resumes(Side::Client);
-        let upstream = session.upstream_conn().filter(|_| {
-            !session.write_ready(Side::Upstream).is_empty() || session.resumes(Side::Upstream)
-        });
-        let deadline = session.poll_timeout(&self.shared);
-        if client {
-            self.mark_dirty(id);
-        }
-        if let Some(conn) = upstream {
-            self.mark_dirty(conn);
-        }
-        if let Some(at) = deadline {
-            self.timers.arm(&mut self.table, id, at);
-        }
-    }
-
-    fn fulfil(&mut self, now: Instant, id: ConnId, need: Need) {
-        match need {
-            Need::Finish { lease, outcome } => {
-                self.leases -= 1;
-                self.router.handle_event(now, Event::RequestFinished { lease, outcome });
-                self.drain_router(now);
-            }
-            Need::Release { conn, is_reusable } => self.release(now, conn, is_reusable),
-            Need::Dispatch => self.dispatch(now, id),
-            Need::Redial { backend } => {
-                self.dial(now, id, backend, self.first_attempt(backend));
-            }
-            Need::GiveUpConnect { conn } => {
-                self.redirect(now, id, conn, UpstreamError::ConnectTimeout);
-            }
-            Need::Stats => {
-                let json = stats_json(&self.router.snapshot(now), &self.targets);
-                let fields = self.router.recording().map_or_else(String::new, recording_field);
-                if let Some(session) = self.table.session_mut(id) {
-                    session.handle_stats(now, &fields, &json, &mut self.shared);
-                }
-            }
-            Need::ShutdownUpstream { conn } => {
-                self.shared.actions.push_back(Action::Shutdown { conn });
-            }
-            Need::ShutdownClient => self.shared.actions.push_back(Action::Shutdown { conn: id }),
-            Need::Close { with_reset } => {
-                self.close(id, with_reset);
-                self.clients -= 1;
-            }
-        }
-    }
-
-    fn close(&mut self, conn: ConnId, with_reset: bool) {
-        if let Some(conn_kind) = self.table.remove(conn) {
-            if let Conn::Client(mut session) = conn_kind {
-                session.give_back(&mut self.shared);
-            }
-            self.shared.actions.push_back(Action::Close { conn, with_reset });
-        }
-    }
-
-    fn handle_conn_timeout(&mut self, now: Instant, conn: ConnId) {
-        match self.owner(conn) {
-            Owner::Session(id, Side::Client) => {
-                if let Some(session) = self.table.session_mut(id) {
-                    session.handle_timeout(now, &mut self.shared);
-                }
-                self.serve(now, id);
-            }
-            // An attached upstream's deadlines are its session's.
-            Owner::Session(_, Side::Upstream) | Owner::Gone => {}
-            Owner::Idle(backend) => {
-                let idle = self.shared.config.pool.idle;
-                let Some(upstream) = self.table.upstream_mut(conn) else {
-                    return;
-                };
-                let ends = upstream.idle_since + idle;
-                if ends <= now {
-                    self.discard_idle(backend, conn);
-                } else {
-                    self.timers.arm(&mut self.table, conn, ends);
-                }
-            }
-            Owner::Probe => self.time_out_probe(now, conn),
-        }
-    }
-
     /// Does what the router wants.
     fn drain_router(&mut self, now: Instant) {
         while let Some(action) = self.router.poll_action() {
@@ -535,6 +439,13 @@ impl Proxy {
                 }
                 RouterAction::Notify(notice) => self.notify(Notice::Router(notice)),
             }
+        }
+    }
+
+    /// Makes sure that a connection is looked at no later than `at`.
+    fn arm(&mut self, conn: ConnId, at: Instant) {
+        if let Some(entry) = self.table.get_mut(conn) {
+            self.timers.arm(&mut entry.armed, conn, at);
         }
     }
 

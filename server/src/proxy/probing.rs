@@ -29,7 +29,7 @@ impl Proxy {
             ProbeExchange::new(probe, backend, kind, now, deadline, path, &target.authority);
         exchange.attempt = attempt;
         let conn = self.table.insert(|_| Conn::Probe(Box::new(exchange)));
-        self.timers.arm(&mut self.table, conn, deadline);
+        self.arm(conn, deadline);
         self.shared.actions.push_back(Action::Connect { conn, address });
     }
 
@@ -53,7 +53,7 @@ impl Proxy {
         };
         self.shared.actions.push_back(Action::Close { conn, with_reset: false });
         let conn = self.table.insert(|_| Conn::Probe(exchange));
-        self.timers.arm(&mut self.table, conn, deadline);
+        self.arm(conn, deadline);
         self.shared.actions.push_back(Action::Connect { conn, address });
     }
 

@@ -1,5 +1,6 @@
 //! What all sessions of a proxy share.
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::Action;
 use crate::buffer::BufferPool;
@@ -13,6 +14,8 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) head_limits: HeadLimits,
     pub(crate) chunk_limits: ChunkLimits,
+    /// No session waits for anything less long than this.
+    pub(crate) shortest_timeout: Duration,
     pub(crate) buffers: BufferPool,
     /// Room for encoding one head.
     pub(crate) scratch: Vec<u8>,
@@ -35,6 +38,7 @@ impl Shared {
                 trailer_bytes_max: limits.trailer_bytes_max,
                 fields_max: limits.fields_max,
             },
+            shortest_timeout: config.timeouts.shortest(),
             config,
             buffers: BufferPool::default(),
             scratch: Vec::new(),

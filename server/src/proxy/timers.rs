@@ -18,13 +18,11 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// Makes sure that `conn` is looked at no later than `at`.
+    /// Makes sure that `conn`, which is looked at at `armed`, is looked at no later than `at`.
     #[inline]
-    pub(crate) fn arm(&mut self, table: &mut ConnTable, conn: ConnId, at: Instant) {
-        if let Some(entry) = table.get_mut(conn)
-            && at < entry.armed
-        {
-            entry.armed = at;
+    pub(crate) fn arm(&mut self, armed: &mut Instant, conn: ConnId, at: Instant) {
+        if at < *armed {
+            *armed = at;
             self.heap.push(Reverse((at, conn)));
         }
     }

@@ -18,7 +18,7 @@ use intelliproxy_core::Instant;
 use log::{info, warn};
 use mio::event::Event;
 use mio::net::TcpListener;
-use mio::{Events, Interest, Poll};
+use mio::{Events, Interest, Poll, Token};
 
 use self::clock::Clock;
 use self::signal::Signals;
@@ -137,8 +137,14 @@ impl Reactor {
             result => result?,
         }
         self.now = self.clock.now();
-        for event in events.iter() {
-            self.take_event(event);
+        // Answers before requests: their connections are free for the requests that came with
+        // them, and what a backend sent unasked is seen before its connection is used again.
+        for is_of_backend in [true, false] {
+            for event in events.iter() {
+                if self.is_of_backend(event.token()) == is_of_backend {
+                    self.take_event(event);
+                }
+            }
         }
         for _ in 0..self.unread.len() {
             if let Some(conn) = self.unread.pop_front() {
@@ -192,11 +198,24 @@ impl Reactor {
                 if socket.is_connecting {
                     self.take_connected(conn);
                 } else {
-                    self.write(conn);
+                    if event.is_writable() {
+                        self.write(conn);
+                    }
                     self.read(conn);
                 }
                 self.flush();
             }
+        }
+    }
+
+    /// Whether news is of a connection to a backend.
+    fn is_of_backend(&self, token: Token) -> bool {
+        match Source::from_token(token) {
+            Source::Conn(conn) => {
+                let socket = self.sockets.get(conn.slot()).and_then(Option::as_ref);
+                socket.is_some_and(|socket| socket.is_outgoing)
+            }
+            Source::Signals | Source::Listener(_) => false,
         }
     }
 
@@ -270,8 +289,15 @@ impl Reactor {
                 }
                 return;
             }
+            let length = bytes.len();
             match socket.write(bytes) {
-                Moved::Bytes(count) => self.proxy.handle_written(self.now, conn, count),
+                Moved::Bytes(count) => {
+                    self.proxy.handle_written(self.now, conn, count);
+                    if count == length {
+                        // What there is to be written now made the connection dirty.
+                        return;
+                    }
+                }
                 Moved::Blocked => {}
                 Moved::Ended | Moved::Failed => {
                     // What waits is taken by nobody; what it sent is still read.

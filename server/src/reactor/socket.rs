@@ -1,12 +1,14 @@
 //! One stream socket and what is known of its readiness.
 //!
 //! Readiness is told once per edge, so it is kept here until a read or a write uses it up.
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 
 use super::token::Source;
@@ -18,6 +20,8 @@ use crate::proxy::{ConnId, ConnectFailure};
 pub(crate) struct Socket {
     stream: TcpStream,
     pub(crate) conn: ConnId,
+    /// Whether it leads to a backend.
+    pub(crate) is_outgoing: bool,
     pub(crate) is_connecting: bool,
     pub(crate) is_readable: bool,
     pub(crate) is_writable: bool,
@@ -70,6 +74,7 @@ impl Socket {
         Self {
             stream,
             conn,
+            is_outgoing: is_connecting,
             is_connecting,
             is_readable: false,
             is_writable: !is_connecting,
@@ -104,18 +109,18 @@ impl Socket {
 
     pub(crate) fn read(&mut self, space: &mut [u8]) -> Moved {
         loop {
-            return match self.stream.read(space) {
-                Ok(0) => {
+            return match recv(&self.stream, &mut *space, RecvFlags::empty()) {
+                Ok((0, _)) => {
                     self.is_readable = false;
                     Moved::Ended
                 }
-                Ok(count) => {
+                Ok((count, _)) => {
                     // Fewer bytes than asked for: no more are there, an edge tells of the next.
                     self.is_readable = count == space.len() || self.is_ending;
                     Moved::Bytes(count)
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(Errno::INTR) => continue,
+                Err(Errno::WOULDBLOCK) => {
                     self.is_readable = false;
                     Moved::Blocked
                 }
@@ -129,15 +134,15 @@ impl Socket {
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Moved {
         loop {
-            return match self.stream.write(bytes) {
+            return match send(&self.stream, bytes, SendFlags::NOSIGNAL) {
                 Ok(count @ 1..) => {
                     // Fewer bytes than offered: the system's buffer is full, an edge tells of room.
                     self.is_writable = count == bytes.len();
                     Moved::Bytes(count)
                 }
                 Ok(0) => Moved::Failed,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(Errno::INTR) => continue,
+                Err(Errno::WOULDBLOCK) => {
                     self.is_writable = false;
                     Moved::Blocked
                 }

@@ -366,6 +366,18 @@ impl Session {
         }
     }
 
+    /// Whether bytes wait for one side that it can take.
+    pub(crate) fn has_output(&self, side: Side) -> bool {
+        match side {
+            Side::Client => !self.client.output.is_empty(),
+            Side::Upstream => {
+                self.upstream.is_open()
+                    && !self.upstream.is_write_broken
+                    && !self.upstream.output.is_empty()
+            }
+        }
+    }
+
     /// The upstream connection it uses or is making.
     pub(crate) const fn upstream_conn(&self) -> Option<ConnId> {
         self.upstream.conn()

@@ -19,26 +19,40 @@ impl Session {
     /// Applies the joint rules until nothing changes.
     pub(super) fn settle(&mut self, now: Instant, shared: &mut Shared) {
         while self.needs.close.is_none()
-            && (self.begin_exchange(now, shared)
-                || self.relay_request(now, shared)
-                || self.take_head(now, shared)
-                || self.relay_answer(now, shared)
-                || self.end_exchange(now, shared)
-                || self.relay_tunnel(now, shared)
+            && (self.advance_client(now, shared)
+                || self.advance_upstream(now, shared)
                 || self.close_client(now, shared))
         {}
         shared.buffers.shrink(&mut self.client.input);
         shared.buffers.shrink(&mut self.upstream.input);
     }
 
+    /// The rule for what the client is expected to send.
+    #[inline]
+    fn advance_client(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        match self.client.receive {
+            Receive::Head => self.begin_exchange(now, shared),
+            Receive::Body { .. } => self.relay_request(now, shared),
+            Receive::Tunnel => self.relay_tunnel(now, shared),
+            Receive::Ended | Receive::Discarding { .. } => false,
+        }
+    }
+
+    /// The rule for what the backend is expected to send.
+    #[inline]
+    fn advance_upstream(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        match self.upstream.receive {
+            upstream_half::Receive::Head => self.take_head(now, shared),
+            upstream_half::Receive::Body { .. } => self.relay_answer(now, shared),
+            upstream_half::Receive::Ended => self.end_exchange(now, shared),
+            upstream_half::Receive::Idle | upstream_half::Receive::Tunnel => false,
+        }
+    }
+
     /// J1: a whole head begins an exchange when none is under way and the last answer is out.
     fn begin_exchange(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let client = &mut self.client;
-        if !matches!(client.receive, Receive::Head)
-            || client.send != Send::Open
-            || self.exchange.is_some()
-            || !client.output.is_empty()
-        {
+        if client.send != Send::Open || self.exchange.is_some() || !client.output.is_empty() {
             return false;
         }
         let Some(input) = client.input.as_ref().filter(|input| !input.is_empty()) else {
@@ -166,9 +180,6 @@ impl Session {
     /// J3: a whole answer's head goes on.
     fn take_head(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let upstream = &mut self.upstream;
-        if !matches!(upstream.receive, upstream_half::Receive::Head) {
-            return false;
-        }
         let Some(exchange) = &mut self.exchange else {
             return false;
         };
@@ -335,9 +346,6 @@ impl Session {
     /// J5: with its answer whole, an exchange is over; its connections are judged.
     fn end_exchange(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
-        if !matches!(upstream.receive, upstream_half::Receive::Ended) {
-            return false;
-        }
         let Some(mut exchange) = self.exchange.take() else {
             return false;
         };
@@ -377,9 +385,6 @@ impl Session {
     /// J6: a tunnel's bytes go on, and its ends when what came before them is out.
     fn relay_tunnel(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
-        if !matches!(client.receive, Receive::Tunnel) {
-            return false;
-        }
         let mut whole = BodyReader::Plain { left: None };
         let buffers = &mut shared.buffers;
         for (input, output) in

@@ -1,0 +1,129 @@
+//! What sessions want, and when they are looked at.
+use intelliproxy_core::{Event, Instant};
+
+use super::conn::{Conn, ConnId};
+use super::session::{Need, Session, Side};
+use super::{Action, Owner, Proxy};
+use crate::admin::{recording_field, stats_json};
+use crate::http::UpstreamError;
+
+impl Proxy {
+    /// Something happened to a session: does what it wants and sees to its deadline.
+    pub(super) fn serve(&mut self, now: Instant, id: ConnId) {
+        self.tend(now, id);
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let Conn::Client(session) = &entry.conn else {
+            return;
+        };
+        // A deadline that begins now is at least this far away: where a look is due before, it
+        // need not be known yet.
+        let horizon = now + self.shared.shortest_timeout;
+        if entry.armed > horizon
+            && let Some(at) = session.poll_timeout(&self.shared)
+        {
+            self.timers.arm(&mut entry.armed, id, at.min(horizon));
+        }
+        debug_assert!(
+            session.poll_timeout(&self.shared).is_none_or(|at| entry.armed <= at),
+            "a session is looked at no later than its deadline"
+        );
+    }
+
+    /// Does what a session wants, then looks at what it has for its connections.
+    fn tend(&mut self, now: Instant, id: ConnId) {
+        while let Some(need) = self.table.session_mut(id).and_then(Session::poll_need) {
+            self.fulfil(now, id, need);
+        }
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let Conn::Client(session) = &mut entry.conn else {
+            return;
+        };
+        if !entry.is_dirty && (session.has_output(Side::Client) || session.resumes(Side::Client)) {
+            entry.is_dirty = true;
+            self.dirty.push_back(id);
+        }
+        let upstream = session
+            .upstream_conn()
+            .filter(|_| session.has_output(Side::Upstream) || session.resumes(Side::Upstream));
+        if let Some(conn) = upstream {
+            self.mark_dirty(conn);
+        }
+    }
+
+    fn fulfil(&mut self, now: Instant, id: ConnId, need: Need) {
+        match need {
+            Need::Finish { lease, outcome } => {
+                self.leases -= 1;
+                self.router.handle_event(now, Event::RequestFinished { lease, outcome });
+                self.drain_router(now);
+            }
+            Need::Release { conn, is_reusable } => self.release(now, conn, is_reusable),
+            Need::Dispatch => self.dispatch(now, id),
+            Need::Redial { backend } => {
+                self.dial(now, id, backend, self.first_attempt(backend));
+            }
+            Need::GiveUpConnect { conn } => {
+                self.redirect(now, id, conn, UpstreamError::ConnectTimeout);
+            }
+            Need::Stats => {
+                let json = stats_json(&self.router.snapshot(now), &self.targets);
+                let fields = self.router.recording().map_or_else(String::new, recording_field);
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_stats(now, &fields, &json, &mut self.shared);
+                }
+            }
+            Need::ShutdownUpstream { conn } => {
+                self.shared.actions.push_back(Action::Shutdown { conn });
+            }
+            Need::ShutdownClient => self.shared.actions.push_back(Action::Shutdown { conn: id }),
+            Need::Close { with_reset } => {
+                self.close(id, with_reset);
+                self.clients -= 1;
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, conn: ConnId, with_reset: bool) {
+        if let Some(conn_kind) = self.table.remove(conn) {
+            if let Conn::Client(mut session) = conn_kind {
+                session.give_back(&mut self.shared);
+            }
+            self.shared.actions.push_back(Action::Close { conn, with_reset });
+        }
+    }
+
+    pub(super) fn handle_conn_timeout(&mut self, now: Instant, conn: ConnId) {
+        match self.owner(conn) {
+            Owner::Session(id, Side::Client) => {
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_timeout(now, &mut self.shared);
+                }
+                self.tend(now, id);
+                // One to whom nothing happens is not looked at before its deadline.
+                let deadline = self.table.session_mut(id).map(|s| s.poll_timeout(&self.shared));
+                if let Some(at) = deadline.flatten() {
+                    self.arm(id, at);
+                }
+            }
+            // An attached upstream's deadlines are its session's.
+            Owner::Session(_, Side::Upstream) | Owner::Gone => {}
+            Owner::Idle(backend) => {
+                let idle = self.shared.config.pool.idle;
+                let Some(upstream) = self.table.upstream_mut(conn) else {
+                    return;
+                };
+                let ends = upstream.idle_since + idle;
+                if ends <= now {
+                    self.discard_idle(backend, conn);
+                } else {
+                    self.arm(conn, ends);
+                }
+            }
+            Owner::Probe => self.time_out_probe(now, conn),
+        }
+    }
+}
