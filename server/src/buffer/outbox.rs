@@ -55,8 +55,9 @@ impl Outbox {
         debug_assert!(self.can_rewind(), "only what is still there can be written again");
         self.sent = 0;
         self.has_sent = false;
-        if let Some(buffer) = &self.buffer
+        if let Some(buffer) = &mut self.buffer
             && buffer.bytes().get(range.clone()) != Some(new)
+            && !buffer.splice(range.clone(), new)
         {
             let replaced = buffer.spliced(range, new, pool);
             if let Some(old) = self.buffer.replace(replaced) {

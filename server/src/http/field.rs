@@ -33,48 +33,82 @@ pub(crate) enum Name {
 }
 
 impl Name {
+    /// The name that a field name (a token) stands for, in any case.
     pub(crate) fn of(name: &[u8]) -> Self {
-        let (known, spelled) = match name.len() {
-            2 => (Self::Te, "te"),
-            3 => (Self::Via, "via"),
-            4 => (Self::Host, "host"),
-            6 => (Self::Expect, "expect"),
-            7 => (Self::Upgrade, "upgrade"),
-            10 => match name[0] | 0x20 {
-                b'c' => (Self::Connection, "connection"),
-                b'k' => (Self::KeepAlive, "keep-alive"),
-                _ => return Self::Other,
-            },
-            14 => match name[0] | 0x20 {
-                b'c' => (Self::ContentLength, "content-length"),
-                b'h' => (Self::Http2Settings, "http2-settings"),
-                _ => return Self::Other,
-            },
-            15 => (Self::XForwardedFor, "x-forwarded-for"),
-            16 => match name[0] | 0x20 {
-                b'p' => (Self::ProxyConnection, "proxy-connection"),
-                b'x' => (Self::XForwardedHost, "x-forwarded-host"),
-                _ => return Self::Other,
-            },
-            17 => match name[0] | 0x20 {
-                b't' => (Self::TransferEncoding, "transfer-encoding"),
-                b'x' => (Self::XForwardedProto, "x-forwarded-proto"),
-                _ => return Self::Other,
-            },
+        let Some(first) = name.first() else { return Self::Other };
+        let (known, spelled) = match (name.len(), first | 0x20) {
+            (2, b't') => (Self::Te, const { Spelled::new(b"te") }),
+            (3, b'v') => (Self::Via, const { Spelled::new(b"via") }),
+            (4, b'h') => (Self::Host, const { Spelled::new(b"host") }),
+            (6, b'e') => (Self::Expect, const { Spelled::new(b"expect") }),
+            (7, b'u') => (Self::Upgrade, const { Spelled::new(b"upgrade") }),
+            (10, b'c') => (Self::Connection, const { Spelled::new(b"connection") }),
+            (10, b'k') => (Self::KeepAlive, const { Spelled::new(b"keep-alive") }),
+            (14, b'c') => (Self::ContentLength, const { Spelled::new(b"content-length") }),
+            (14, b'h') => (Self::Http2Settings, const { Spelled::new(b"http2-settings") }),
+            (15, b'x') => (Self::XForwardedFor, const { Spelled::new(b"x-forwarded-for") }),
+            (16, b'p') => (Self::ProxyConnection, const { Spelled::new(b"proxy-connection") }),
+            (16, b'x') => (Self::XForwardedHost, const { Spelled::new(b"x-forwarded-host") }),
+            (17, b't') => (Self::TransferEncoding, const { Spelled::new(b"transfer-encoding") }),
+            (17, b'x') => (Self::XForwardedProto, const { Spelled::new(b"x-forwarded-proto") }),
             _ => return Self::Other,
         };
-        if name.eq_ignore_ascii_case(spelled.as_bytes()) {
+        if Spelled::new(name) == spelled {
             known
-        } else if name.iter().zip(spelled.as_bytes()).all(|(&got, &want)| looks_like(got, want)) {
+        } else if spelled.looks_like(name) {
             Self::Lookalike
         } else {
             Self::Other
         }
     }
+
+    /// A set of this name alone; see [`Fields::has_any`].
+    pub(crate) const fn bit(self) -> u32 {
+        1 << self as u8
+    }
 }
 
-fn looks_like(got: u8, want: u8) -> bool {
-    got.eq_ignore_ascii_case(&want) || (want == b'-' && got == b'_')
+/// A token of up to 17 bytes, its letters in lower case, as three numbers that are compared at once
+/// for what byte by byte would take a loop. The bit that makes a letter small is set in every byte:
+/// no two bytes that a token may have, and that are not one letter, become the same by that, but
+/// `^` and `~`, and no name that is known has them.
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct Spelled {
+    /// The first eight bytes, or all of them.
+    front: u64,
+    /// The last eight bytes, or all of them.
+    back: u64,
+    /// The ninth byte, which is the only one that 17 bytes have besides.
+    middle: u8,
+}
+
+impl Spelled {
+    const fn new(token: &[u8]) -> Self {
+        const SMALL: u64 = u64::from_le_bytes([0x20; 8]);
+        let (front, back) = match (token.first_chunk(), token.last_chunk()) {
+            (Some(front), Some(back)) => (u64::from_le_bytes(*front), u64::from_le_bytes(*back)),
+            _ => {
+                let (mut all, mut at) = (0, 0);
+                while at < token.len() {
+                    all = all << 8 | token[at] as u64;
+                    at += 1;
+                }
+                (all, all)
+            }
+        };
+        let middle = if token.len() > 8 { token[8] | 0x20 } else { 0 };
+        Self { front: front | SMALL, back: back | SMALL, middle }
+    }
+
+    /// Whether `token`, of the same length, is the same but for underscores in the place of hyphens.
+    fn looks_like(self, token: &[u8]) -> bool {
+        let mut hyphenated = [0; 17];
+        let Some(hyphenated) = hyphenated.get_mut(..token.len()) else { return false };
+        for (to, &from) in hyphenated.iter_mut().zip(token) {
+            *to = if from == b'_' { b'-' } else { from };
+        }
+        Self::new(hyphenated) == self
+    }
 }
 
 /// Room for parsing one head without allocating.
@@ -101,9 +135,18 @@ pub(crate) struct Fields<'h, 'b> {
     end: usize,
     list: &'h [httparse::Header<'b>],
     names: &'h mut [Name],
+    /// The names that there are, as a set of [`Name::bit`]s.
+    present: u32,
+    has_repeated_length: bool,
 }
 
 impl<'h, 'b> Fields<'h, 'b> {
+    /// Where the first field line of a head of `len` bytes begins, or the empty line without any.
+    pub(super) fn first_line(input: &[u8], len: usize, list: &[httparse::Header<'_>]) -> usize {
+        let end = len.saturating_sub("\r\n".len());
+        list.first().map_or(end, |header| offset(input, header.name.as_bytes()))
+    }
+
     /// Holds every line to the grammar that httparse leaves open: each ends in CRLF, follows the
     /// one before at once, and `len` ends in the empty line. `None` when one does not.
     pub(super) fn check(
@@ -115,11 +158,15 @@ impl<'h, 'b> Fields<'h, 'b> {
     ) -> Option<Self> {
         let names = names.get_mut(..list.len())?;
         let mut at = first;
+        let mut present = 0;
+        let mut has_repeated_length = false;
         for (header, name) in list.iter().zip(names.iter_mut()) {
             if offset(input, header.name.as_bytes()) != at {
                 return None;
             }
             *name = Name::of(header.name.as_bytes());
+            has_repeated_length |= present & name.bit() & Name::ContentLength.bit() != 0;
+            present |= name.bit();
             at = match header.value {
                 [] => at + header.name.len() + 1,
                 value => offset(input, value) + value.len(),
@@ -133,14 +180,19 @@ impl<'h, 'b> Fields<'h, 'b> {
             at += 2;
         }
         let is_whole = input.get(at..len) == Some(b"\r\n");
-        let mut fields = Self { input, first, end: at, list, names };
-        fields.mark_nominated();
+        let mut fields = Self { input, first, end: at, list, names, present, has_repeated_length };
+        if fields.has(Name::Connection) {
+            fields.mark_nominated();
+        }
         is_whole.then_some(fields)
     }
 
     /// Every value of the fields called `name`.
     pub(crate) fn values(&self, name: Name) -> impl Iterator<Item = &'b [u8]> + '_ {
-        self.iter().filter(move |(_, known, _)| *known == name).map(|(_, _, value)| value)
+        // Most of the names that are asked for are not there.
+        let list = if self.has(name) { self.list } else { &[] };
+        let named = list.iter().zip(self.names.iter()).filter(move |&(_, &known)| known == name);
+        named.map(|(header, _)| header.value)
     }
 
     /// Name as sent, name as known, value: field by field.
@@ -149,8 +201,18 @@ impl<'h, 'b> Fields<'h, 'b> {
     }
 
     /// Whether there is a field called `name`.
-    pub(crate) fn has(&self, name: Name) -> bool {
-        self.names.contains(&name)
+    pub(crate) const fn has(&self, name: Name) -> bool {
+        self.has_any(name.bit())
+    }
+
+    /// Whether there is a field with one of `names`, a set of [`Name::bit`]s.
+    pub(crate) const fn has_any(&self, names: u32) -> bool {
+        self.present & names != 0
+    }
+
+    /// Whether there is more than one Content-Length.
+    pub(crate) const fn has_repeated_length(&self) -> bool {
+        self.has_repeated_length
     }
 
     /// Hands the lines for whose names `keep` holds to `write`, in order, as runs of bytes just
@@ -179,9 +241,6 @@ impl<'h, 'b> Fields<'h, 'b> {
     /// Marks the fields that Connection names as hop-by-hop. Fields that frame the message or say
     /// where it goes cannot be named away (RFC 9110 section 7.6.1: not those meant for all).
     fn mark_nominated(&mut self) {
-        if !self.has(Name::Connection) {
-            return;
-        }
         let names = &mut *self.names;
         let list = self.list;
         for header in list.iter().filter(|h| h.name.eq_ignore_ascii_case("connection")) {
@@ -195,6 +254,7 @@ impl<'h, 'b> Fields<'h, 'b> {
                 for (other, name) in list.iter().zip(names.iter_mut()) {
                     if *name == Name::Other && other.name.as_bytes().eq_ignore_ascii_case(option) {
                         *name = Name::Nominated;
+                        self.present |= Name::Nominated.bit();
                     }
                 }
             }

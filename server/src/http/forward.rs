@@ -47,8 +47,8 @@ pub(crate) fn encode_request(
     let host_start = out.len() - start;
     let client_host = plan.destination.host;
     let keeps_host = context.keeps_host && !client_host.is_empty();
-    let host = if keeps_host { client_host } else { context.authority };
-    out.extend_from_slice(host.as_bytes());
+    let host = if keeps_host { client_host } else { context.authority.as_bytes() };
+    out.extend_from_slice(host);
     let host = host_start..out.len() - start;
     out.extend_from_slice(b"\r\n");
     let keeps = |name| match name {
@@ -72,17 +72,17 @@ pub(crate) fn encode_request(
         out.extend_from_slice(value);
         out.extend_from_slice(b", ");
     }
-    let mut put = |text: &str| out.extend_from_slice(text.as_bytes());
-    put(context.client);
-    put("\r\nX-Forwarded-Proto: http\r\n");
-    if !client_host.is_empty() {
-        put("X-Forwarded-Host: ");
-        put(client_host);
-        put("\r\n");
+    out.extend_from_slice(context.client.as_bytes());
+    if client_host.is_empty() {
+        out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
+    } else {
+        out.extend_from_slice(b"\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: ");
+        out.extend_from_slice(client_host);
     }
-    put(if head.version == Version::Http10 { "Via: 1.0 " } else { "Via: 1.1 " });
-    put(context.via);
-    put("\r\n\r\n");
+    let is_old = head.version == Version::Http10;
+    out.extend_from_slice(if is_old { b"\r\nVia: 1.0 " } else { b"\r\nVia: 1.1 " });
+    out.extend_from_slice(context.via.as_bytes());
+    out.extend_from_slice(b"\r\n\r\n");
     host
 }
 
@@ -95,12 +95,33 @@ pub(crate) struct ResponsePlan {
     pub(crate) connection: Option<&'static str>,
 }
 
+/// Fields that an answer's head may lose on its way.
+const DROPPED: u32 = Name::Connection.bit()
+    | Name::Http2Settings.bit()
+    | Name::KeepAlive.bit()
+    | Name::Lookalike.bit()
+    | Name::Nominated.bit()
+    | Name::ProxyConnection.bit()
+    | Name::Te.bit()
+    | Name::TransferEncoding.bit()
+    | Name::Upgrade.bit();
+
+/// Whether an answer's head goes on just as it came, as most do: then it need not be written anew.
+pub(crate) fn is_verbatim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan) -> bool {
+    head.version == Version::Http11
+        && head.reason.is_some()
+        && *plan == (ResponsePlan { is_chunked: false, connection: None })
+        && !matches!(head.status, 100..=199 | 204)
+        && !head.fields.has_any(DROPPED)
+        && !head.fields.has_repeated_length()
+}
+
 /// Appends the forwarded head of an answer to `out`.
 pub(crate) fn encode_response(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     let digit = |unit: u16| b'0' + u8::try_from(head.status / unit % 10).unwrap_or_default();
     out.extend_from_slice(&[digit(100), digit(10), digit(1), b' ']);
-    out.extend_from_slice(head.reason);
+    out.extend_from_slice(head.reason.unwrap_or_default());
     out.extend_from_slice(b"\r\n");
     let is_interim_or_empty = matches!(head.status, 100..=199 | 204);
     let mut seen_length = false;
@@ -113,7 +134,7 @@ pub(crate) fn encode_response(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, 
         _ => false,
     };
     // Equal lengths on several lines go on as one.
-    if head.fields.values(Name::ContentLength).count() > 1 {
+    if head.fields.has_repeated_length() {
         head.fields.write_kept(
             |name| keeps(name) && name != Name::ContentLength,
             |run| out.extend_from_slice(run),

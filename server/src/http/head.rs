@@ -43,8 +43,8 @@ pub(crate) struct RequestHead<'h, 'b> {
 /// A whole answer head.
 pub(crate) struct ResponseHead<'h, 'b> {
     pub(crate) status: u16,
-    /// The reason phrase as sent, maybe empty.
-    pub(crate) reason: &'b [u8],
+    /// The reason phrase as sent, maybe empty; `None` where not even its space was sent.
+    pub(crate) reason: Option<&'b [u8]>,
     pub(crate) version: Version,
     pub(crate) fields: Fields<'h, 'b>,
     /// Bytes of the head, the empty line behind it included.
@@ -137,19 +137,20 @@ pub(crate) fn parse_response<'h, 'b>(
     let (Some(status), Some(minor)) = (response.code, response.version) else {
         return Err(UpstreamError::MalformedHead);
     };
+    let list: &'h [httparse::Header<'b>] = response.headers;
     // HTTP/1.x SP 3DIGIT, then CRLF or SP reason CRLF (RFC 9112 section 4).
-    let line_end = input.iter().position(|&byte| byte == b'\n').unwrap_or_default();
     let status_end = "HTTP/1.x 200".len();
-    let reason = match line_end.checked_sub(1).and_then(|end| input.get(status_end..end)) {
-        Some([]) => &[][..],
-        Some([b' ', reason @ ..]) => reason,
+    let first = Fields::first_line(input, len, list);
+    let reason = match input.get(status_end..first) {
+        Some(b"\r\n") => None,
+        Some([b' ', reason @ .., b'\r', b'\n']) => Some(reason),
         _ => return Err(UpstreamError::MalformedHead),
     };
-    if input.get(line_end - 1) != Some(&b'\r') || !(100..=999).contains(&status) {
+    let has_line_end = |reason: &[u8]| reason.iter().any(|byte| b"\r\n".contains(byte));
+    if reason.is_some_and(has_line_end) || !(100..=999).contains(&status) {
         return Err(UpstreamError::MalformedHead);
     }
-    let list: &'h [httparse::Header<'b>] = response.headers;
-    let Some(fields) = Fields::check(input, line_end + 1, len, list, names) else {
+    let Some(fields) = Fields::check(input, first, len, list, names) else {
         return Err(UpstreamError::MalformedHead);
     };
     let version = if minor == 0 { Version::Http10 } else { Version::Http11 };

@@ -5,6 +5,9 @@ use super::head::Version;
 /// Whether the sender of a head wants its connection to persist.
 pub(crate) fn is_persistent(version: Version, fields: &Fields<'_, '_>) -> bool {
     let mut asks_to_keep = version == Version::Http11;
+    if !fields.has(Name::Connection) {
+        return asks_to_keep;
+    }
     for value in fields.values(Name::Connection) {
         for option in tokens(value) {
             if option.eq_ignore_ascii_case(b"close") {

@@ -10,7 +10,7 @@ pub(crate) struct Destination<'b> {
     /// begins with `?`, and a `/` is meant before it.
     pub(crate) path: &'b str,
     /// The host that the client means; empty when an HTTP/1.0 client named none.
-    pub(crate) host: &'b str,
+    pub(crate) host: &'b [u8],
 }
 
 /// Checks the method, the target and Host of a request.
@@ -39,6 +39,7 @@ pub(crate) fn destination<'b>(head: &RequestHead<'_, 'b>) -> Result<Destination<
     };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
+    let authority = authority.as_bytes();
     if !is_authority(authority) {
         return Err(ClientError::InvalidTarget);
     }
@@ -48,21 +49,18 @@ pub(crate) fn destination<'b>(head: &RequestHead<'_, 'b>) -> Result<Destination<
 }
 
 /// The one Host that a request has; empty where HTTP/1.0 has none.
-fn host<'b>(head: &RequestHead<'_, 'b>) -> Result<&'b str, ClientError> {
+fn host<'b>(head: &RequestHead<'_, 'b>) -> Result<&'b [u8], ClientError> {
     let mut values = head.fields.values(Name::Host);
     let Some(value) = values.next() else {
         return match head.version {
-            Version::Http10 => Ok(""),
+            Version::Http10 => Ok(b""),
             Version::Http11 => Err(ClientError::MissingHost),
         };
     };
     if values.next().is_some() {
         return Err(ClientError::DuplicateHost);
     }
-    match std::str::from_utf8(value) {
-        Ok(host) if is_authority(host) => Ok(host),
-        _ => Err(ClientError::InvalidHost),
-    }
+    if is_authority(value) { Ok(value) } else { Err(ClientError::InvalidHost) }
 }
 
 /// What follows `http://`, in any case.
@@ -71,13 +69,13 @@ fn strip_scheme(target: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("http://").then_some(rest)
 }
 
-/// Whether `text` is `uri-host [":" port]` with a host (RFC 9110 section 4.2.1 forbids an empty
+/// Whether `bytes` are `uri-host [":" port]` with a host (RFC 9110 section 4.2.1 forbids an empty
 /// one) and without user information.
-pub(crate) fn is_authority(text: &str) -> bool {
-    let bytes = text.as_bytes();
+pub(crate) fn is_authority(bytes: &[u8]) -> bool {
     let host_end = if bytes.first() == Some(&b'[') {
-        let Some(end) = text.find(']') else { return false };
-        if text[1..end].parse::<std::net::Ipv6Addr>().is_err() {
+        let Some(end) = bytes.iter().position(|&byte| byte == b']') else { return false };
+        let address = std::str::from_utf8(&bytes[1..end]).unwrap_or_default();
+        if address.parse::<std::net::Ipv6Addr>().is_err() {
             return false;
         }
         end + 1
@@ -118,13 +116,13 @@ mod tests {
     #[test]
     fn authorities() {
         for good in ["a", "a.example", "a.example:80", "[::1]", "[::1]:8080", "a:", "10.0.0.1"] {
-            assert!(is_authority(good), "{good}");
+            assert!(is_authority(good.as_bytes()), "{good}");
         }
         for bad in [
             "", ":80", "a b", "a@b", "a/b", "a#b", "a?b", "[::1", "[::1]x", "[x]", "a:b",
             "a:123456", "a:1:2", "a\u{e9}", "a\\b", "::1",
         ] {
-            assert!(!is_authority(bad), "{bad}");
+            assert!(!is_authority(bad.as_bytes()), "{bad}");
         }
     }
 }

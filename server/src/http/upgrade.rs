@@ -8,10 +8,10 @@ use super::persistence::has_option;
 /// and never to HTTP/2, whose requests nobody here could see (h2c smuggling).
 pub(crate) fn is_asked(head: &RequestHead<'_, '_>, framing: Framing) -> bool {
     let fields = &head.fields;
-    head.version == Version::Http11
+    fields.has(Name::Upgrade)
+        && head.version == Version::Http11
         && head.method == "GET"
         && framing == Framing::None
-        && fields.has(Name::Upgrade)
         && has_option(fields, b"upgrade")
         && protocols(fields).all(is_tunnelled)
         && protocols(fields).next().is_some()

@@ -117,7 +117,7 @@ impl Session {
             let body = head.as_ref().map_or(0, Buffer::len) - shared.scratch.len();
             left = left.map(|left| left - body as u64);
         }
-        let head = head.unwrap_or_else(|| shared.buffers.holding_all(&[&shared.scratch]));
+        let head = head.unwrap_or_else(|| shared.buffers.holding_head(&shared.scratch));
         let pushed = output.push(head, &mut shared.buffers);
         debug_assert!(pushed.is_ok(), "nothing waits before the head of a request");
         let (reader, writer) = match (framing, left) {
@@ -220,30 +220,25 @@ impl Session {
             } => rest as u64 <= length,
             _ => false,
         };
-        let mut is_moved = false;
-        if is_all_body && client.output.is_empty() {
-            input.consume(headed.len);
-            if input.prepend(&shared.scratch) {
-                // The head goes before the body where it was read.
-                if let Some(whole) = upstream.input.take() {
-                    let pushed = client.output.push(whole, &mut shared.buffers);
-                    debug_assert!(pushed.is_ok(), "nothing waits before the answer");
-                }
-                is_moved = true;
-            } else {
-                let head = shared.buffers.holding_all(&[&shared.scratch]);
-                let pushed = client.output.push(head, &mut shared.buffers);
+        // The head goes before the body where it was read.
+        let is_moved = is_all_body
+            && client.output.is_empty()
+            && (headed.is_verbatim || input.replace_front(headed.len, &shared.scratch));
+        if is_moved {
+            if let Some(whole) = upstream.input.take() {
+                let pushed = client.output.push(whole, &mut shared.buffers);
                 debug_assert!(pushed.is_ok(), "nothing waits before the answer");
             }
-        } else if !matches!(headed.kind, HeadKind::Interim { is_passed_on: false }) {
-            let wished = shared.scratch.len() + rest + rest / 8;
-            let needed = shared.scratch.len();
-            if !client.output.reserve(needed, wished, &mut shared.buffers) {
-                return false;
-            }
-            client.output.append(&shared.scratch);
-            input.consume(headed.len);
         } else {
+            if !matches!(headed.kind, HeadKind::Interim { is_passed_on: false }) {
+                let as_it_came = &input.bytes()[..headed.len];
+                let head = if headed.is_verbatim { as_it_came } else { &shared.scratch };
+                let wished = head.len() + rest + rest / 8;
+                if !client.output.reserve(head.len(), wished, &mut shared.buffers) {
+                    return false;
+                }
+                client.output.append(head);
+            }
             input.consume(headed.len);
         }
         client.last_write = now;

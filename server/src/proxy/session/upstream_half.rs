@@ -64,10 +64,13 @@ pub(crate) enum Receive {
     Tunnel,
 }
 
-/// An answer's head on its way to the client; the forwarded head is left in `shared.scratch`.
+/// An answer's head on its way to the client; the forwarded head is left in `shared.scratch`,
+/// unless it is the head as it came.
 pub(crate) struct Headed {
     /// Bytes of the head as it came.
     pub(crate) len: usize,
+    /// Whether it goes on as it came.
+    pub(crate) is_verbatim: bool,
     pub(crate) kind: HeadKind,
 }
 
@@ -188,9 +191,12 @@ impl UpstreamHalf {
                 }
             }
         };
-        shared.scratch.clear();
-        forward::encode_response(&head, &plan, &mut shared.scratch);
-        Ok(Parsed::Complete(Headed { len, kind }))
+        let is_verbatim = forward::is_verbatim(&head, &plan);
+        if !is_verbatim {
+            shared.scratch.clear();
+            forward::encode_response(&head, &plan, &mut shared.scratch);
+        }
+        Ok(Parsed::Complete(Headed { len, is_verbatim, kind }))
     }
 }
 
