@@ -7,26 +7,20 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    BackendSnapshot, Factor, GuardView, Health, LearnedState, PolicyView, ScoreParts, Snapshot,
+    BackendId, BackendSnapshot, Factor, GuardView, Health, LearnedState, PolicyView, ScoreParts,
+    Snapshot,
 };
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::config::BackendTarget;
-
-/// The body of an answer to /stats.
-pub fn stats_json(snapshot: &Snapshot, targets: &[BackendTarget]) -> Vec<u8> {
-    let rows: Vec<BackendStats<'_>> = snapshot
-        .backends
-        .iter()
-        .enumerate()
-        .map(|(index, backend)| {
-            let is_its = |target: &&BackendTarget| target.name == backend.name;
-            let same_place = targets.get(index).filter(is_its);
-            let target = same_place.or_else(|| targets.iter().find(is_its));
-            BackendStats::new(backend, target, snapshot.guard.as_ref())
-        })
-        .collect();
+/// The body of an answer to /stats; `url` tells where a backend is.
+pub fn stats_json<'a>(
+    snapshot: &'a Snapshot,
+    url: impl Fn(BackendId) -> Option<&'a str>,
+) -> Vec<u8> {
+    let guard = snapshot.guard.as_ref();
+    let row = |backend: &'a BackendSnapshot| BackendStats::new(backend, url(backend.id), guard);
+    let rows: Vec<BackendStats<'_>> = snapshot.backends.iter().map(row).collect();
     // Plain data with string keys: there is nothing that JSON could not take.
     serde_json::to_vec(&rows).unwrap_or_default()
 }
@@ -76,11 +70,7 @@ struct BackendStats<'a> {
 }
 
 impl<'a> BackendStats<'a> {
-    fn new(
-        backend: &'a BackendSnapshot,
-        target: Option<&'a BackendTarget>,
-        guard: Option<&GuardView>,
-    ) -> Self {
+    fn new(backend: &'a BackendSnapshot, url: Option<&'a str>, guard: Option<&GuardView>) -> Self {
         let (health, alive) = match backend.health {
             Health::Unknown => ("unknown", None),
             Health::Up => ("up", Some(true)),
@@ -91,7 +81,7 @@ impl<'a> BackendStats<'a> {
         let score_parts = ScorePoints::new(&backend.score);
         Self {
             name: &backend.name,
-            url: target.map(|target| target.url.as_str()),
+            url,
             health,
             alive,
             current: backend.is_current,
@@ -233,7 +223,7 @@ fn millis(span: Option<Duration>) -> Option<Decimal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use intelliproxy_core::{BackendId, Instant, PolicyKind};
+    use intelliproxy_core::{Instant, PolicyKind};
 
     /// A backend of which nothing is known.
     fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
@@ -268,16 +258,7 @@ mod tests {
         }
     }
 
-    fn target(name: &str) -> BackendTarget {
-        BackendTarget {
-            name: name.to_owned(),
-            url: format!("http://{name}"),
-            authority: name.to_owned(),
-            addresses: Vec::new(),
-        }
-    }
-
-    fn stats(backends: Vec<BackendSnapshot>, targets: &[BackendTarget]) -> Value {
+    fn stats(backends: Vec<BackendSnapshot>, urls: &[&str]) -> Value {
         let snapshot = Snapshot {
             at: Instant::ZERO,
             policy: PolicyKind::Score,
@@ -291,7 +272,8 @@ mod tests {
             guard: None,
             backends,
         };
-        serde_json::from_slice(&stats_json(&snapshot, targets)).expect("JSON")
+        let url = |backend: BackendId| urls.get(backend.index()).copied();
+        serde_json::from_slice(&stats_json(&snapshot, url)).expect("JSON")
     }
 
     /// Of a backend that was never asked, every number that nobody knows is null.
@@ -312,7 +294,7 @@ mod tests {
             "queue": null, "queueEwma": null, "cpu": null, "memory": null, "reportAgeMs": null,
             "reportsRead": 0, "reportsFailed": 0, "policy": { "points": 10000 },
         }]);
-        assert_eq!(stats(vec![unknown_backend(0, "A")], &[target("A")]), expected);
+        assert_eq!(stats(vec![unknown_backend(0, "A")], &["http://A"]), expected);
     }
 
     /// Every known number comes out under its name, in its unit and rounded.
@@ -343,7 +325,7 @@ mod tests {
             report_age: Some(Duration::from_secs(3)),
             ..unknown_backend(0, "A")
         };
-        let stats = stats(vec![backend], &[target("A")]);
+        let stats = stats(vec![backend], &["http://A"]);
         let rows = [
             ("health", json!("up")),
             ("alive", json!(true)),
@@ -400,13 +382,13 @@ mod tests {
         assert_eq!(stats[0]["alive"], json!(false));
     }
 
-    /// Targets are found by name, wherever they stand; a backend without one has no URL.
+    /// URLs are found by id, in whatever order backends are configured; one may have none.
     #[test]
-    fn targets_are_found_by_name() {
-        let backends = ["A", "B", "C"].iter().zip(0..).map(|(name, id)| unknown_backend(id, name));
-        let stats = stats(backends.collect(), &[target("B"), target("A")]);
+    fn urls_are_found_by_id() {
+        let backends = [("B", 1), ("A", 0), ("C", 2)].map(|(name, id)| unknown_backend(id, name));
+        let stats = stats(backends.to_vec(), &["http://A", "http://B"]);
         let urls: Vec<&Value> = (0..3).map(|index| &stats[index]["url"]).collect();
-        assert_eq!(urls, [&json!("http://A"), &json!("http://B"), &Value::Null]);
+        assert_eq!(urls, [&json!("http://B"), &json!("http://A"), &Value::Null]);
     }
 
     /// Under a guard every backend's reason says who is in charge, and what the measured gain is.

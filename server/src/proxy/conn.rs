@@ -2,6 +2,7 @@
 use intelliproxy_core::{BackendId, Instant};
 use slab::Slab;
 
+use super::places::Attempt;
 use super::probe::ProbeExchange;
 use super::session::Session;
 
@@ -51,22 +52,6 @@ pub(crate) struct Upstream {
     pub(crate) idle_since: Instant,
     /// Which of the backend's addresses it leads to.
     pub(crate) attempt: Attempt,
-}
-
-/// One of a backend's addresses on the way through all of them. Where the way began is kept:
-/// meanwhile another connection may change which address is preferred.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Attempt {
-    /// The address that was tried first.
-    pub(crate) first: usize,
-    /// Addresses that were tried before the one at hand.
-    pub(crate) before: usize,
-}
-
-impl Attempt {
-    pub(crate) const fn next(self) -> Self {
-        Self { before: self.before + 1, ..self }
-    }
 }
 
 #[derive(Debug)]

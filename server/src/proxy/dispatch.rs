@@ -1,10 +1,9 @@
 //! From a request that waits to a connection that carries it, and back: routing, the pool, dialling
 //! one address of a backend after the other.
-use std::net::SocketAddr;
-
 use intelliproxy_core::{BackendId, Instant};
 
-use super::conn::{Attempt, Conn, ConnId, Upstream};
+use super::conn::{Conn, ConnId, Upstream};
+use super::places::Attempt;
 use super::{Action, ConnectFailure, Proxy};
 use crate::http::UpstreamError;
 
@@ -24,12 +23,12 @@ impl Proxy {
         };
         self.leases += 1;
         let backend = lease.backend();
-        let authority = self.targets.get(backend.index()).map_or("", |t| t.authority.as_str());
+        let authority = self.places.authority(backend);
         if let Some(session) = self.table.session_mut(id) {
             session.handle_routed(now, lease, authority, &mut self.shared);
         }
         let Some(conn) = self.pool.take(backend) else {
-            return self.dial(now, id, backend, self.first_attempt(backend));
+            return self.dial(now, id, backend, self.places.first_attempt(backend));
         };
         if let Some(upstream) = self.table.upstream_mut(conn) {
             upstream.session = Some(id);
@@ -41,7 +40,7 @@ impl Proxy {
 
     /// Asks for a connection to one of the backend's addresses.
     pub(super) fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: Attempt) {
-        let Some(address) = self.address(backend, attempt) else {
+        let Some(address) = self.places.address(backend, attempt) else {
             if let Some(session) = self.table.session_mut(id) {
                 session.handle_unlinked(now, UpstreamError::Unreachable, &mut self.shared);
             }
@@ -72,7 +71,7 @@ impl Proxy {
             return;
         };
         session.handle_undialled();
-        if self.address(backend, attempt.next()).is_some() {
+        if self.places.address(backend, attempt.next()).is_some() {
             self.dial(now, id, backend, attempt.next());
         } else if let Some(session) = self.table.session_mut(id) {
             session.handle_unlinked(now, error, &mut self.shared);
@@ -82,33 +81,10 @@ impl Proxy {
     /// A connection was made: its address is the first to be tried next time.
     pub(super) fn prefer(&mut self, conn: ConnId) {
         if let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn)
-            && attempt.before > 0
+            && attempt.is_further()
         {
-            self.prefer_attempt(backend, attempt);
+            self.places.prefer(backend, attempt);
         }
-    }
-
-    /// The address of `attempt` is the first to be tried next time.
-    pub(super) fn prefer_attempt(&mut self, backend: BackendId, attempt: Attempt) {
-        if let Some(target) = self.targets.get(backend.index())
-            && let Some(preferred) = self.preferred.get_mut(backend.index())
-        {
-            *preferred = (attempt.first + attempt.before) % target.addresses.len().max(1);
-        }
-    }
-
-    /// The way through a backend's addresses, from the one that took a connection last.
-    pub(super) fn first_attempt(&self, backend: BackendId) -> Attempt {
-        let first = self.preferred.get(backend.index()).copied().unwrap_or_default();
-        Attempt { first, before: 0 }
-    }
-
-    /// The address of an attempt; `None` when all have been tried.
-    pub(super) fn address(&self, backend: BackendId, attempt: Attempt) -> Option<SocketAddr> {
-        let addresses = &self.targets.get(backend.index())?.addresses;
-        let Attempt { first, before } = attempt;
-        let index = (before < addresses.len()).then(|| (first + before) % addresses.len())?;
-        addresses.get(index).copied()
     }
 
     /// An upstream connection is not used any more: it is kept for the next request, or closed.

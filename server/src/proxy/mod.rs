@@ -10,6 +10,7 @@ mod conn;
 mod dispatch;
 mod invariants;
 mod notice;
+mod places;
 mod pool;
 mod probe;
 mod probing;
@@ -31,6 +32,7 @@ pub use self::conn::ConnId;
 use self::conn::{Conn, ConnTable, Upstream};
 use self::dispatch::connect_error;
 pub use self::notice::{Notice, RemedyTaken};
+use self::places::Places;
 use self::pool::Pool;
 use self::probe::ProbeExchange;
 use self::session::{ClientHalf, Session, Side};
@@ -82,9 +84,7 @@ pub struct Proxy {
     router: RecordedRouter,
     pool: Pool,
     timers: Timers,
-    targets: Vec<BackendTarget>,
-    /// For each backend, the address that took a connection last.
-    preferred: Vec<usize>,
+    places: Places,
     stats_allowed: Vec<Network>,
     dirty: VecDeque<ConnId>,
     clients: usize,
@@ -117,8 +117,7 @@ impl Proxy {
             router,
             pool: Pool::default(),
             timers: Timers::default(),
-            preferred: vec![0; targets.len()],
-            targets,
+            places: Places::new(targets),
             stats_allowed: config.stats.networks(),
             shared: Shared::new(config),
             dirty: VecDeque::new(),
@@ -412,7 +411,7 @@ impl Proxy {
 
     /// How a backend is called.
     pub fn backend_name(&self, backend: BackendId) -> &str {
-        self.targets.get(backend.index()).map_or("?", |target| &target.name)
+        self.places.target(backend).map_or("?", |target| &target.name)
     }
 
     /// Whether nothing is held for anybody: no client, no lease, no lent buffer.

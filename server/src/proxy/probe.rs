@@ -5,7 +5,7 @@ use intelliproxy_core::{
     BackendId, Instant, LoadReport, ProbeAnswer, ProbeFailure, ProbeId, ProbeKind, ProbeResult,
 };
 
-use super::conn::Attempt;
+use super::places::Attempt;
 use crate::http::body::BodyReader;
 use crate::http::chunked::ChunkLimits;
 use crate::http::field::Slots;
@@ -55,7 +55,7 @@ impl ProbeExchange {
             kind,
             started,
             deadline,
-            attempt: Attempt { first: 0, before: 0 },
+            attempt: Attempt::default(),
             is_open: false,
             request: request.into_bytes(),
             sent: 0,

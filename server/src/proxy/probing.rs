@@ -14,9 +14,9 @@ impl Proxy {
         kind: ProbeKind,
         deadline: Instant,
     ) {
-        let attempt = self.first_attempt(backend);
+        let attempt = self.places.first_attempt(backend);
         let (Some(target), Some(address)) =
-            (self.targets.get(backend.index()), self.address(backend, attempt))
+            (self.places.target(backend), self.places.address(backend, attempt))
         else {
             return;
         };
@@ -40,7 +40,7 @@ impl Proxy {
         };
         probe.attempt = probe.attempt.next();
         let (backend, attempt, deadline) = (probe.backend, probe.attempt, probe.deadline);
-        let Some(address) = self.address(backend, attempt) else {
+        let Some(address) = self.places.address(backend, attempt) else {
             let failure = match failure {
                 ConnectFailure::Refused => ProbeFailure::Refused,
                 ConnectFailure::Unreachable => ProbeFailure::Unreachable,
@@ -64,7 +64,7 @@ impl Proxy {
             && !probe.is_open()
         {
             let (backend, attempt) = (probe.backend, probe.attempt.next());
-            self.prefer_attempt(backend, attempt);
+            self.places.prefer(backend, attempt);
         }
         self.finish_probe(now, conn, Err(ProbeFailure::TimedOut));
     }

@@ -64,13 +64,14 @@ impl Proxy {
             Need::Release { conn, is_reusable } => self.release(now, conn, is_reusable),
             Need::Dispatch => self.dispatch(now, id),
             Need::Redial { backend } => {
-                self.dial(now, id, backend, self.first_attempt(backend));
+                self.dial(now, id, backend, self.places.first_attempt(backend));
             }
             Need::GiveUpConnect { conn } => {
                 self.redirect(now, id, conn, UpstreamError::ConnectTimeout);
             }
             Need::Stats => {
-                let json = stats_json(&self.router.snapshot(now), &self.targets);
+                let url = |backend| Some(self.places.target(backend)?.url.as_str());
+                let json = stats_json(&self.router.snapshot(now), url);
                 let fields = self.router.recording().map_or_else(String::new, recording_field);
                 if let Some(session) = self.table.session_mut(id) {
                     session.handle_stats(now, &fields, &json, &mut self.shared);
