@@ -2,9 +2,11 @@
 mod log;
 mod notice;
 mod recording;
+mod reloads;
 mod stats;
 
 pub(crate) use log::log_notice;
 pub use notice::describe;
 pub(crate) use recording::recording_field;
+pub(crate) use reloads::reloads_field;
 pub use stats::stats_json;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 mod check;
 mod file;
+mod fixed;
 mod host;
 mod listen;
 mod locate;

@@ -95,9 +95,10 @@ impl Proxy {
         };
         upstream.session = None;
         upstream.idle_since = now;
-        let backend = upstream.backend;
+        let &mut Upstream { backend, attempt, .. } = upstream;
         let is_kept = is_reusable
             && !self.shared.is_stopping
+            && self.places.is_current(backend, attempt)
             && self.pool.put(backend, conn, rules.idle_per_backend);
         if is_kept {
             self.arm(conn, now + rules.idle);

@@ -1,6 +1,6 @@
 //! The invariants of LIFECYCLE.md, held by every test that drives a proxy.
 use super::Proxy;
-use super::conn::Conn;
+use super::conn::{Conn, Upstream};
 
 impl Proxy {
     /// Holds the tables against each other; for tests, and cheap enough for any of them.
@@ -8,12 +8,13 @@ impl Proxy {
     /// # Panics
     /// When one of the invariants of LIFECYCLE.md does not hold.
     pub fn check_invariants(&self) {
-        let (mut clients, mut leases, mut idle) = (0, 0, 0);
+        let (mut clients, mut leases, mut idle, mut displaced) = (0, 0, 0, 0);
         for (id, conn) in self.table.iter() {
             match conn {
                 Conn::Client(session) => {
                     clients += 1;
                     leases += usize::from(session.has_lease());
+                    displaced += usize::from(session.lease().is_some_and(|l| self.is_displaced(l)));
                     if let Some(upstream) = session.upstream_conn() {
                         let entry = self.table.get(upstream).map(|entry| &entry.conn);
                         let owner = match entry {
@@ -23,13 +24,22 @@ impl Proxy {
                         assert_eq!(owner, Some(id), "I1: a session's upstream is its own");
                     }
                 }
-                Conn::Upstream(upstream) => idle += usize::from(upstream.session.is_none()),
-                Conn::Probe(_) => {}
+                Conn::Upstream(upstream) => {
+                    let Upstream { backend, attempt, session, .. } = *upstream;
+                    idle += usize::from(session.is_none());
+                    let is_current = self.places.is_current(backend, attempt);
+                    assert!(is_current || session.is_some(), "I7: the pool has no displaced one");
+                }
+                Conn::Probe(probe) => {
+                    let is_current = self.places.is_current(probe.backend, probe.attempt);
+                    assert!(is_current, "I7: no probe is of a backend that left or moved");
+                }
             }
         }
         assert_eq!(clients, self.clients, "I2: every client is counted");
         assert_eq!(leases, self.leases, "I3: every lease is held by one exchange");
         assert_eq!(idle, self.pool.len(), "I4: an upstream without a session is in the pool");
+        assert_eq!(displaced, self.displaced(), "I8: displaced requests are those under way");
         self.router.check_invariants();
     }
 }

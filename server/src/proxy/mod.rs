@@ -14,6 +14,7 @@ mod places;
 mod pool;
 mod probe;
 mod probing;
+mod reconfigure;
 mod serving;
 mod session;
 mod shared;
@@ -35,6 +36,9 @@ pub use self::notice::{Notice, RemedyTaken};
 use self::places::Places;
 use self::pool::Pool;
 use self::probe::ProbeExchange;
+pub use self::reconfigure::ConfigChange;
+pub(crate) use self::reconfigure::ReloadCounts;
+use self::reconfigure::Reloads;
 use self::session::{ClientHalf, Session, Side};
 use self::shared::Shared;
 use self::timers::Timers;
@@ -93,6 +97,7 @@ pub struct Proxy {
     /// Where bytes of connections go that nobody expects any of.
     sink: [u8; 64],
     stop_deadline: Option<Instant>,
+    reloads: Reloads,
 }
 
 impl Proxy {
@@ -107,11 +112,7 @@ impl Proxy {
         now: Instant,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
-        let router_config = RouterConfig {
-            backends: targets.iter().map(|target| target.name.clone()).collect(),
-            rules: config.routing.clone(),
-        };
-        let router = RecordedRouter::new(router_config, seed, now)?;
+        let router = RecordedRouter::new(router_config(&config, &targets), seed, now)?;
         Ok(Self {
             table: ConnTable::default(),
             router,
@@ -125,6 +126,7 @@ impl Proxy {
             leases: 0,
             sink: [0; 64],
             stop_deadline: None,
+            reloads: Reloads::default(),
         })
     }
 
@@ -479,6 +481,12 @@ impl Proxy {
         let clients = self.table.iter().filter(|(_, conn)| matches!(conn, Conn::Client(_)));
         clients.map(|(id, _)| id).collect()
     }
+}
+
+/// What the router has to know of a configuration.
+fn router_config(config: &Config, targets: &[BackendTarget]) -> RouterConfig {
+    let backends = targets.iter().map(|target| target.name.clone()).collect();
+    RouterConfig { backends, rules: config.routing.clone() }
 }
 
 /// Whom news of a connection is for.

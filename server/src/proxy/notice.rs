@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 
 use intelliproxy_core::BackendId;
 
+use super::reconfigure::ConfigChange;
 use super::session::Remedy;
 use crate::http::{ClientError, UpstreamError};
 
@@ -38,6 +39,13 @@ pub enum Notice {
     ClientRefused {
         /// Who.
         peer: SocketAddr,
+    },
+    /// The configuration changed at run time.
+    Reconfigured(Box<ConfigChange>),
+    /// A configuration that came at run time cannot be; the one in use goes on.
+    ConfigRefused {
+        /// What is wrong with it, in one line.
+        wrong: String,
     },
     /// A backend sent bytes that nobody asked for; the connection was discarded.
     UnsolicitedBytes {

@@ -16,16 +16,22 @@ struct Place {
     target: BackendTarget,
     /// The address that took a connection last.
     preferred: usize,
+    /// Counts the times that the backend left or moved.
+    revision: u32,
+    is_configured: bool,
 }
 
 /// One of a backend's addresses on the way through all of them. Where the way began is kept:
-/// meanwhile another connection may change which address is preferred.
+/// meanwhile another connection may change which address is preferred. It ends when the backend
+/// leaves or moves.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Attempt {
     /// The address that was tried first.
     first: usize,
     /// Addresses that were tried before the one at hand.
     before: usize,
+    /// Which of the backend's places it is about.
+    revision: u32,
 }
 
 impl Attempt {
@@ -42,13 +48,73 @@ impl Attempt {
 impl Places {
     /// The places of backends in the order of their ids.
     pub(crate) fn new(targets: Vec<BackendTarget>) -> Self {
-        let place = |target| Place { target, preferred: 0 };
+        let place = |target| Place { target, preferred: 0, revision: 0, is_configured: true };
         Self { places: targets.into_iter().map(place).collect() }
+    }
+
+    /// Makes these backends, with these ids, the configured ones. One that stays where it is keeps
+    /// its preferred address; one that leaves has no address any more.
+    pub(crate) fn set(&mut self, ids: &[BackendId], targets: Vec<BackendTarget>) {
+        debug_assert!(ids.len() == targets.len(), "the router knows every backend");
+        let stays: Vec<bool> =
+            ids.iter().zip(&targets).map(|(&id, target)| self.is_at(id, target)).collect();
+        for place in &mut self.places {
+            place.is_configured = false;
+        }
+        for ((&id, target), stays) in ids.iter().zip(targets).zip(stays) {
+            match self.places.get_mut(id.index()) {
+                Some(place) if stays => {
+                    place.target.url = target.url;
+                    place.is_configured = true;
+                }
+                Some(place) => {
+                    let revision = place.revision + 1;
+                    *place = Place { target, preferred: 0, revision, is_configured: true };
+                }
+                None => {
+                    debug_assert!(id.index() == self.places.len(), "ids count up");
+                    let place = Place { target, preferred: 0, revision: 0, is_configured: true };
+                    self.places.push(place);
+                }
+            }
+        }
+        for place in &mut self.places {
+            if !place.is_configured && !place.target.addresses.is_empty() {
+                place.target.addresses.clear();
+                place.revision += 1;
+            }
+        }
+    }
+
+    /// The configured backends.
+    pub(crate) fn configured(&self) -> impl Iterator<Item = (BackendId, &str)> {
+        let ids = (0..).map(BackendId::from_index).zip(&self.places);
+        let configured = ids.filter(|(_, place)| place.is_configured);
+        configured.map(|(id, place)| (id, place.target.name.as_str()))
+    }
+
+    /// Whether a backend is configured and already where `target` says, whatever the order of its
+    /// addresses.
+    pub(crate) fn is_at(&self, backend: BackendId, target: &BackendTarget) -> bool {
+        self.places.get(backend.index()).filter(|place| place.is_configured).is_some_and(|place| {
+            let (old, new) = (&place.target.addresses, &target.addresses);
+            place.target.authority == target.authority
+                && old.iter().all(|address| new.contains(address))
+                && new.iter().all(|address| old.contains(address))
+        })
+    }
+
+    /// Whether the backend is configured and still where it was when `attempt` was made.
+    pub(crate) fn is_current(&self, backend: BackendId, attempt: Attempt) -> bool {
+        let place = self.places.get(backend.index()).filter(|place| place.is_configured);
+        place.is_some_and(|place| place.revision == attempt.revision)
     }
 
     /// The address of `attempt` is the first to be tried next time.
     pub(crate) fn prefer(&mut self, backend: BackendId, attempt: Attempt) {
-        if let Some(place) = self.places.get_mut(backend.index()) {
+        if self.is_current(backend, attempt)
+            && let Some(place) = self.places.get_mut(backend.index())
+        {
             let count = place.target.addresses.len().max(1);
             place.preferred = (attempt.first + attempt.before) % count;
         }
@@ -56,14 +122,18 @@ impl Places {
 
     /// The way through a backend's addresses, from the one that took a connection last.
     pub(crate) fn first_attempt(&self, backend: BackendId) -> Attempt {
-        let first = self.places.get(backend.index()).map_or(0, |place| place.preferred);
-        Attempt { first, before: 0 }
+        self.places.get(backend.index()).map_or_else(Attempt::default, |place| Attempt {
+            first: place.preferred,
+            before: 0,
+            revision: place.revision,
+        })
     }
 
-    /// The address of an attempt; `None` when all have been tried.
+    /// The address of an attempt; `None` when all have been tried, or the backend left or moved.
     pub(crate) fn address(&self, backend: BackendId, attempt: Attempt) -> Option<SocketAddr> {
-        let addresses = &self.target(backend)?.addresses;
-        let Attempt { first, before } = attempt;
+        let addresses =
+            &self.target(backend).filter(|_| self.is_current(backend, attempt))?.addresses;
+        let Attempt { first, before, .. } = attempt;
         let index = (before < addresses.len()).then(|| (first + before) % addresses.len())?;
         addresses.get(index).copied()
     }

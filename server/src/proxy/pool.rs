@@ -38,6 +38,17 @@ impl Pool {
         }
     }
 
+    /// Takes out what is more than `most` idle connections to `backend`: those used longest ago.
+    pub(crate) fn trim(&mut self, backend: BackendId, most: usize) -> Vec<ConnId> {
+        let list = self.idle.get_mut(backend.index());
+        list.map_or_else(Vec::new, |list| list.drain(..list.len().saturating_sub(most)).collect())
+    }
+
+    /// The idle connections to `backend`, the one used last at the end.
+    pub(crate) fn idle(&self, backend: BackendId) -> &[ConnId] {
+        self.idle.get(backend.index()).map_or(&[], Vec::as_slice)
+    }
+
     /// Takes every idle connection out.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = ConnId> + '_ {
         self.idle.iter_mut().flat_map(|list| list.drain(..))

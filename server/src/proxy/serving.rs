@@ -4,7 +4,7 @@ use intelliproxy_core::{Event, Instant};
 use super::conn::{Conn, ConnId};
 use super::session::{Need, Session, Side};
 use super::{Action, Owner, Proxy};
-use crate::admin::{recording_field, stats_json};
+use crate::admin::{recording_field, reloads_field, stats_json};
 use crate::http::UpstreamError;
 
 impl Proxy {
@@ -29,6 +29,14 @@ impl Proxy {
             session.poll_timeout(&self.shared).is_none_or(|at| entry.armed <= at),
             "a session is looked at no later than its deadline"
         );
+    }
+
+    /// Makes sure that a session is looked at at its deadline.
+    pub(super) fn arm_session(&mut self, id: ConnId) {
+        let deadline = self.table.session_mut(id).map(|session| session.poll_timeout(&self.shared));
+        if let Some(at) = deadline.flatten() {
+            self.arm(id, at);
+        }
     }
 
     /// Does what a session wants, then looks at what it has for its connections.
@@ -58,21 +66,24 @@ impl Proxy {
         match need {
             Need::Finish { lease, outcome } => {
                 self.leases -= 1;
+                let outcome = self.outcome_of(lease.id(), outcome);
                 self.router.handle_event(now, Event::RequestFinished { lease, outcome });
                 self.drain_router(now);
             }
             Need::Release { conn, is_reusable } => self.release(now, conn, is_reusable),
             Need::Dispatch => self.dispatch(now, id),
-            Need::Redial { backend } => {
+            Need::Redial { backend } if !self.reroutes(id) => {
                 self.dial(now, id, backend, self.places.first_attempt(backend));
             }
+            Need::Redial { .. } => {}
             Need::GiveUpConnect { conn } => {
                 self.redirect(now, id, conn, UpstreamError::ConnectTimeout);
             }
             Need::Stats => {
                 let url = |backend| Some(self.places.target(backend)?.url.as_str());
                 let json = stats_json(&self.router.snapshot(now), url);
-                let fields = self.router.recording().map_or_else(String::new, recording_field);
+                let recording = self.router.recording().map_or_else(String::new, recording_field);
+                let fields = recording + &reloads_field(self.reload_counts());
                 if let Some(session) = self.table.session_mut(id) {
                     session.handle_stats(now, &fields, &json, &mut self.shared);
                 }
@@ -105,10 +116,7 @@ impl Proxy {
                 }
                 self.tend(now, id);
                 // One to whom nothing happens is not looked at before its deadline.
-                let deadline = self.table.session_mut(id).map(|s| s.poll_timeout(&self.shared));
-                if let Some(at) = deadline.flatten() {
-                    self.arm(id, at);
-                }
+                self.arm_session(id);
             }
             // An attached upstream's deadlines are its session's.
             Owner::Session(_, Side::Upstream) | Owner::Gone => {}

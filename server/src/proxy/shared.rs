@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Action;
 use crate::buffer::BufferPool;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::http::chunked::ChunkLimits;
 use crate::http::head::HeadLimits;
 
@@ -26,18 +26,9 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(config: Config) -> Self {
-        let limits = &config.limits;
         Self {
-            head_limits: HeadLimits {
-                head_bytes_max: limits.head_bytes_max,
-                target_bytes_max: limits.target_bytes_max,
-                fields_max: limits.fields_max,
-            },
-            chunk_limits: ChunkLimits {
-                extension_bytes_max: limits.chunk_extension_bytes_max,
-                trailer_bytes_max: limits.trailer_bytes_max,
-                fields_max: limits.fields_max,
-            },
+            head_limits: head_limits(&config.limits),
+            chunk_limits: chunk_limits(&config.limits),
             shortest_timeout: config.timeouts.shortest(),
             config,
             buffers: BufferPool::default(),
@@ -45,5 +36,29 @@ impl Shared {
             actions: VecDeque::new(),
             is_stopping: false,
         }
+    }
+
+    /// Takes a new configuration; messages that were begun keep the limits of their bodies.
+    pub(crate) fn reconfigure(&mut self, config: Config) {
+        self.head_limits = head_limits(&config.limits);
+        self.chunk_limits = chunk_limits(&config.limits);
+        self.shortest_timeout = config.timeouts.shortest();
+        self.config = config;
+    }
+}
+
+const fn head_limits(limits: &Limits) -> HeadLimits {
+    HeadLimits {
+        head_bytes_max: limits.head_bytes_max,
+        target_bytes_max: limits.target_bytes_max,
+        fields_max: limits.fields_max,
+    }
+}
+
+const fn chunk_limits(limits: &Limits) -> ChunkLimits {
+    ChunkLimits {
+        extension_bytes_max: limits.chunk_extension_bytes_max,
+        trailer_bytes_max: limits.trailer_bytes_max,
+        fields_max: limits.fields_max,
     }
 }

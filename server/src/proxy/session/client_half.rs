@@ -47,8 +47,8 @@ pub(crate) struct ClientHalf {
 pub(crate) enum Receive {
     /// A request head; between two exchanges.
     Head,
-    /// The body of the exchange at hand.
-    Body { reader: BodyReader, writer: BodyWriter, data: u64 },
+    /// The body of the exchange at hand, and how much of it may come (0: any size).
+    Body { reader: BodyReader, writer: BodyWriter, data: u64, data_max: u64 },
     /// Nothing until the exchange is over.
     Ended,
     /// Bytes of a tunnel.

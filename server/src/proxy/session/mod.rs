@@ -7,6 +7,7 @@
 //! take in `deadline.rs`.
 mod client_half;
 mod deadline;
+mod displaced;
 mod exchange;
 mod failure;
 mod settle;

@@ -129,7 +129,8 @@ impl Session {
             (_, left) => (Some(BodyReader::Plain { left }), BodyWriter::Plain),
         };
         if let Some(reader) = reader {
-            client.receive = Receive::Body { reader, writer, data: 0 };
+            let data_max = shared.config.limits.body_bytes_max;
+            client.receive = Receive::Body { reader, writer, data: 0, data_max };
         }
         self.upstream.last_write = now;
         self.needs.dispatch = true;
@@ -138,7 +139,7 @@ impl Session {
     /// J2: the request's body goes on as far as there is room.
     fn relay_request(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let client = &mut self.client;
-        let Receive::Body { reader, writer, data } = &mut client.receive else {
+        let Receive::Body { reader, writer, data, data_max } = &mut client.receive else {
             return false;
         };
         if self.exchange.is_none() || self.upstream.is_write_broken {
@@ -159,8 +160,7 @@ impl Session {
                     self.upstream.last_write = now;
                 }
                 *data += relayed.data;
-                let body_max = shared.config.limits.body_bytes_max;
-                if body_max > 0 && *data > body_max {
+                if *data_max > 0 && *data > *data_max {
                     self.fail_client(now, ClientError::BodyTooLarge, shared);
                     return true;
                 }

@@ -1,0 +1,79 @@
+//! What cannot change while the proxy runs, and what has changed between two configurations.
+use super::Config;
+
+impl Config {
+    /// Puts in what only a restart can change, from the configuration `old` that is in use;
+    /// returns the keys of what would have been different.
+    pub(crate) fn keep_fixed(&mut self, old: &Self) -> Vec<&'static str> {
+        let mut kept = Vec::new();
+        if self.listen != old.listen {
+            self.listen.clone_from(&old.listen);
+            kept.push("listen");
+        }
+        if self.recording != old.recording {
+            self.recording.clone_from(&old.recording);
+            kept.push("recording");
+        }
+        if self.state_file != old.state_file {
+            self.state_file.clone_from(&old.state_file);
+            kept.push("stateFile");
+        }
+        kept
+    }
+
+    /// The keys, backends left out, below which this one differs from `old`.
+    pub(crate) fn settings_unlike(&self, old: &Self) -> Vec<&'static str> {
+        let settings = [
+            ("routing", self.routing != old.routing),
+            ("limits", self.limits != old.limits),
+            ("timeouts", self.timeouts != old.timeouts),
+            ("forwarding", self.forwarding != old.forwarding),
+            ("pool", self.pool != old.pool),
+            ("overflow", self.overflow != old.overflow),
+            ("stats", self.stats != old.stats),
+            ("probePaths", self.probe_paths != old.probe_paths),
+        ];
+        settings.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::Overflow;
+
+    /// Every key of a configuration is either kept, or told when it changes, or `backends`.
+    #[test]
+    fn every_key_is_kept_or_told() {
+        let old = Config::default();
+        let mut new = Config {
+            listen: vec!["[::1]:1".to_owned()],
+            backends: Vec::new(),
+            overflow: Overflow::Reject,
+            state_file: Some("s".to_owned()),
+            ..Config::default()
+        };
+        new.routing.switch.threshold = 1.0;
+        new.limits.clients = 1;
+        new.timeouts.connect *= 2;
+        new.forwarding.keep_host = true;
+        new.pool.idle_per_backend = 1;
+        new.stats.allow.clear();
+        new.probe_paths.ping.push('x');
+        new.recording.files += 1;
+        let kept = new.keep_fixed(&old);
+        assert_eq!(kept, ["listen", "recording", "stateFile"]);
+        assert_eq!((&new.listen, &new.state_file), (&old.listen, &old.state_file));
+        assert_eq!(new.recording, old.recording);
+        let told = new.settings_unlike(&old);
+        let mut all = [&kept[..], &told[..], &["backends"]].concat();
+        all.sort_unstable();
+        let json: Value = serde_json::from_str(&old.to_json()).expect("JSON");
+        let mut keys: Vec<_> = json.as_object().expect("an object").keys().cloned().collect();
+        keys.sort_unstable();
+        assert_eq!(all, keys);
+        assert_eq!(old.settings_unlike(&old), [""; 0]);
+    }
+}

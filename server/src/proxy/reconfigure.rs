@@ -1,0 +1,239 @@
+//! A configuration that changes while the proxy runs. LIFECYCLE.md has the rules, R1 to R7.
+use std::collections::BTreeSet;
+
+use intelliproxy_core::{
+    BackendId, ConfigError, Event, Instant, Lease, LeaseId, Outcome, ProbeFailure, RouterConfig,
+};
+
+use super::conn::{Conn, ConnId};
+use super::notice::Notice;
+use super::{Proxy, router_config};
+use crate::config::{BackendTarget, Config};
+
+/// What is kept of the configurations that came at run time.
+#[derive(Debug, Default)]
+pub(crate) struct Reloads {
+    /// Leases of requests that were on their way when their backend left or moved.
+    displaced: BTreeSet<LeaseId>,
+    counts: ReloadCounts,
+}
+
+/// How many configurations came at run time, and why the last bad one was bad.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct ReloadCounts {
+    pub(crate) done: u64,
+    pub(crate) refused: u64,
+    /// Until a good one comes.
+    pub(crate) last_error: Option<String>,
+}
+
+/// What a new configuration changed, by the backends' names and the configuration's keys.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ConfigChange {
+    /// Backends that were not there before.
+    pub added: Vec<String>,
+    /// Backends that are gone.
+    pub removed: Vec<String>,
+    /// Backends that are somewhere else now.
+    pub moved: Vec<String>,
+    /// Keys, `backends` left out, whose values differ and hold from now on.
+    pub settings: Vec<&'static str>,
+    /// Keys whose values only a restart can change; they stay as they were.
+    pub needs_restart: Vec<&'static str>,
+}
+
+impl Proxy {
+    /// The configuration changed; `targets` are its backends in their order with their addresses.
+    /// It holds from now on, and no connection or request is lost by it: R1 to R7.
+    ///
+    /// # Errors
+    /// The first value that cannot be; then nothing has changed.
+    pub fn handle_reconfigured(
+        &mut self,
+        now: Instant,
+        mut config: Config,
+        targets: Vec<BackendTarget>,
+    ) -> Result<(), ConfigError> {
+        config.validate()?;
+        let wanted = router_config(&config, &targets);
+        wanted.validate()?;
+        let mut change = ConfigChange {
+            needs_restart: config.keep_fixed(&self.shared.config),
+            settings: config.settings_unlike(&self.shared.config),
+            ..ConfigChange::default()
+        };
+        let displaced = self.compare(&targets, &mut change);
+        self.stats_allowed = config.stats.networks();
+        self.shared.reconfigure(config);
+        self.tell_router(now, wanted, &displaced, &change);
+        self.set_places(targets);
+        self.displace_requests(now, &displaced);
+        self.trim_idle(now);
+        self.tell_clients(now);
+        self.reloads.counts.done += 1;
+        self.reloads.counts.last_error = None;
+        self.notify(Notice::Reconfigured(Box::new(change)));
+        Ok(())
+    }
+
+    /// A new configuration could not be read or cannot be: the one in use goes on.
+    pub fn handle_config_refused(&mut self, wrong: String) {
+        self.reloads.counts.refused += 1;
+        self.reloads.counts.last_error = Some(wrong.clone());
+        self.notify(Notice::ConfigRefused { wrong });
+    }
+
+    pub(super) const fn reload_counts(&self) -> &ReloadCounts {
+        &self.reloads.counts
+    }
+
+    /// Whether it is of before its backend left or moved.
+    pub(super) fn is_displaced(&self, lease: &Lease) -> bool {
+        self.reloads.displaced.contains(&lease.id())
+    }
+
+    /// Requests under way that are of before their backend left or moved.
+    pub(super) fn displaced(&self) -> usize {
+        self.reloads.displaced.len()
+    }
+
+    /// What the end of a request says about its backend: nothing about one that left or moved
+    /// since (R3).
+    pub(super) fn outcome_of(&mut self, lease: LeaseId, outcome: Outcome) -> Outcome {
+        let is_displaced = self.reloads.displaced.remove(&lease);
+        if is_displaced { Outcome::Abandoned } else { outcome }
+    }
+
+    /// Whether the request at hand is of before its backend left or moved; then it is routed anew.
+    pub(super) fn reroutes(&mut self, id: ConnId) -> bool {
+        let Some(session) = self.table.session_mut(id) else {
+            return false;
+        };
+        let lease = session.lease().map(Lease::id);
+        let is_displaced = lease.is_some_and(|lease| self.reloads.displaced.contains(&lease));
+        if is_displaced {
+            session.handle_displaced(&mut self.shared);
+        }
+        is_displaced
+    }
+
+    /// Tells added, removed and moved backends apart; returns the ids of the last two.
+    fn compare(&self, targets: &[BackendTarget], change: &mut ConfigChange) -> BTreeSet<BackendId> {
+        let mut displaced = BTreeSet::new();
+        let mut kept = BTreeSet::new();
+        for target in targets {
+            match self.router.backend(&target.name) {
+                Some(id) if self.places.is_at(id, target) => {
+                    kept.insert(id);
+                }
+                Some(id) => {
+                    displaced.insert(id);
+                    change.moved.push(target.name.clone());
+                }
+                None => change.added.push(target.name.clone()),
+            }
+        }
+        for (id, name) in self.places.configured() {
+            if !kept.contains(&id) && displaced.insert(id) {
+                change.removed.push(name.to_owned());
+            }
+        }
+        displaced
+    }
+
+    /// R1, R2: the router forgets what it knows of backends that left or moved, and what is on its
+    /// way to them otherwise than for a request ends.
+    fn tell_router(
+        &mut self,
+        now: Instant,
+        wanted: RouterConfig,
+        displaced: &BTreeSet<BackendId>,
+        change: &ConfigChange,
+    ) {
+        // A backend that left and came back is a new one to the router.
+        let moved: BTreeSet<&String> = change.moved.iter().collect();
+        let stays = |name: &&String| !moved.contains(name);
+        let backends = wanted.backends.iter().filter(stays).cloned().collect();
+        let without = RouterConfig { backends, rules: wanted.rules.clone() };
+        self.router.handle_event(now, Event::Reconfigured(Box::new(without)));
+        self.drain_router(now);
+        self.end_connections(now, displaced);
+        if !moved.is_empty() {
+            self.router.handle_event(now, Event::Reconfigured(Box::new(wanted)));
+            self.drain_router(now);
+        }
+    }
+
+    /// Ends idle connections and probes of backends that left or moved.
+    fn end_connections(&mut self, now: Instant, displaced: &BTreeSet<BackendId>) {
+        for &backend in displaced {
+            for conn in self.pool.trim(backend, 0) {
+                self.close(conn, false);
+            }
+        }
+        let is_its =
+            |conn: &Conn| matches!(conn, Conn::Probe(probe) if displaced.contains(&probe.backend));
+        let probes: Vec<ConnId> =
+            self.table.iter().filter(|(_, conn)| is_its(conn)).map(|(id, _)| id).collect();
+        for conn in probes {
+            // Nobody counts it: the backend is not configured at this moment.
+            self.finish_probe(now, conn, Err(ProbeFailure::Cut));
+        }
+    }
+
+    fn set_places(&mut self, targets: Vec<BackendTarget>) {
+        let ids: Vec<BackendId> =
+            targets.iter().filter_map(|target| self.router.backend(&target.name)).collect();
+        self.places.set(&ids, targets);
+    }
+
+    /// R3: requests that were not begun are routed anew, others go on where they are.
+    fn displace_requests(&mut self, now: Instant, displaced: &BTreeSet<BackendId>) {
+        if displaced.is_empty() {
+            return;
+        }
+        for id in self.client_ids() {
+            let Some(session) = self.table.session_mut(id) else {
+                continue;
+            };
+            if let Some(lease) = session.lease()
+                && displaced.contains(&lease.backend())
+            {
+                self.reloads.displaced.insert(lease.id());
+                session.handle_displaced(&mut self.shared);
+                self.serve(now, id);
+            }
+        }
+    }
+
+    /// R5: idle connections beyond the new bound are closed, and all of them at the new time.
+    fn trim_idle(&mut self, now: Instant) {
+        let rules = self.shared.config.pool;
+        let ids: Vec<BackendId> = self.places.configured().map(|(id, _)| id).collect();
+        for backend in ids {
+            for conn in self.pool.trim(backend, rules.idle_per_backend) {
+                self.close(conn, false);
+            }
+            for index in 0..self.pool.idle(backend).len() {
+                let conn = self.pool.idle(backend)[index];
+                let since =
+                    self.table.upstream_mut(conn).map_or(now, |upstream| upstream.idle_since);
+                self.arm(conn, since + rules.idle);
+            }
+        }
+    }
+
+    /// R6: deadlines are those of the new times, and /stats is for whom it is now.
+    fn tell_clients(&mut self, now: Instant) {
+        for id in self.client_ids() {
+            if let Some(session) = self.table.session_mut(id) {
+                let ip = session.peer().ip();
+                let may_see_stats = self.stats_allowed.iter().any(|network| network.contains(ip));
+                session.handle_reconfigured(may_see_stats);
+            }
+            // The old times may be what it is looked at by.
+            self.arm_session(id);
+            self.serve(now, id);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What becomes of a session when the configuration changes under it.
+use intelliproxy_core::{Lease, Outcome};
+
+use super::Session;
+use crate::proxy::shared::Shared;
+
+impl Session {
+    /// The backend of the exchange at hand is not there any more, or not where it was. A request
+    /// of which nothing was sent yet is routed anew; one that was begun goes on where it is.
+    pub(crate) fn handle_displaced(&mut self, shared: &mut Shared) {
+        let Some(exchange) = &mut self.exchange else {
+            return;
+        };
+        if self.upstream.output.has_sent() {
+            return;
+        }
+        let Some(lease) = exchange.lease.take() else {
+            return;
+        };
+        exchange.has_seen_answer = false;
+        // Says nothing about the backend.
+        self.needs.finish = Some((lease, Outcome::Abandoned));
+        if let Some(conn) = self.upstream.conn() {
+            self.needs.release = Some((conn, false));
+        }
+        self.upstream.unlink(shared);
+        self.needs.dispatch = true;
+    }
+
+    /// The configuration changed: whether the client may look at /stats may have, too.
+    pub(crate) const fn handle_reconfigured(&mut self, may_see_stats: bool) {
+        self.client.may_see_stats = may_see_stats;
+    }
+
+    /// Where the client comes from.
+    pub(crate) const fn peer(&self) -> std::net::SocketAddr {
+        self.client.peer
+    }
+
+    /// The right by which the request at hand is where it is.
+    pub(crate) fn lease(&self) -> Option<&Lease> {
+        self.exchange.as_ref()?.lease.as_ref()
+    }
+}
