@@ -13,11 +13,13 @@ use std::process::ExitCode;
 
 use log::{LevelFilter, info};
 
-use crate::config::Config;
+use crate::config::{BackendTarget, Config};
 use crate::logging;
 use crate::reactor;
+use crate::reload::Source;
 use crate::replay;
-use crate::resolve::Setup;
+use crate::resolve::{Setup, backend_targets};
+use crate::state;
 
 mod command;
 mod flags;
@@ -31,8 +33,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     if args.next_if(|arg| arg == "replay").is_some() {
         return replay::main(args);
     }
-    match Command::parse(args, read_file) {
-        Ok(Command::Run { config, log_level }) => run(*config, log_level),
+    let args: Vec<OsString> = args.collect();
+    match Command::parse(args.iter().cloned(), read_file) {
+        Ok(Command::Run { config, log_level, file }) => run(*config, log_level, file, args),
         Ok(Command::Check { file: Some(file) }) => {
             print(&format!("{file}: configuration is valid"))
         }
@@ -47,8 +50,13 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Serves until the end.
-fn run(config: Config, log_level: LevelFilter) -> ExitCode {
+/// Serves until the end; on SIGHUP by what the arguments make of the file by then.
+fn run(
+    config: Config,
+    log_level: LevelFilter,
+    file: Option<String>,
+    args: Vec<OsString>,
+) -> ExitCode {
     let log = match logging::start(log_level) {
         Ok(log) => log,
         Err(error) => {
@@ -56,8 +64,9 @@ fn run(config: Config, log_level: LevelFilter) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = Setup::new(config).and_then(|setup| {
+    let result = Setup::new(config).and_then(|mut setup| {
         announce(&setup);
+        setup.reload = Some(Source::new(move || reload(file.as_deref(), &args)));
         reactor::serve(setup)
     });
     log.finish();
@@ -68,6 +77,22 @@ fn run(config: Config, log_level: LevelFilter) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the arguments make of the configuration file now, and where its backends are now.
+fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendTarget>), String> {
+    match file {
+        Some(file) => info!("SIGHUP: reading {file} again"),
+        None => info!("SIGHUP: no --config FILE, so only the backends' names are resolved again"),
+    }
+    let command = Command::parse(args.iter().cloned(), read_file);
+    let Command::Run { config, .. } = command.map_err(|error| error.to_string())? else {
+        // The arguments are those that it was started with.
+        return Err("these arguments serve nothing".to_owned());
+    };
+    let targets = backend_targets(&config)?;
+    state::check(&config, &targets)?;
+    Ok((*config, targets))
 }
 
 /// Logs where the proxy listens and where its backends are.

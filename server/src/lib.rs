@@ -13,6 +13,7 @@ mod logging;
 pub mod proxy;
 pub mod reactor;
 pub mod record;
+pub mod reload;
 pub mod replay;
 pub mod resolve;
 mod state;

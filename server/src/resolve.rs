@@ -1,12 +1,14 @@
-//! Names become addresses and addresses become listeners, once, before anything is served.
+//! Names become addresses and addresses become listeners, before anything is served; names once
+//! more when the configuration is read again, by a thread of its own.
 //!
-//! The standard library does the work and may block; the reactor runs only after that.
+//! The standard library does the work and may block; the reactor never does.
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 
 use socket2::SockRef;
 
 use crate::config::{BackendTarget, BackendUrl, Config, ListenAddress};
+use crate::reload::Source;
 
 /// All that serving needs: what was configured, and where that is.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct Setup {
     pub backends: Vec<BackendTarget>,
     /// The listeners, bound, listening and non-blocking.
     pub listeners: Vec<TcpListener>,
+    /// How the configuration is read again on SIGHUP; without it, that does nothing.
+    pub reload: Option<Source>,
 }
 
 impl Setup {
@@ -30,7 +34,7 @@ impl Setup {
         for text in &config.listen {
             listeners.append(&mut listen(text)?);
         }
-        Ok(Self { config, backends, listeners })
+        Ok(Self { config, backends, listeners, reload: None })
     }
 }
 
@@ -69,7 +73,7 @@ pub(crate) fn os_error_text(error: &io::Error) -> String {
 }
 
 /// The configured backends with their addresses.
-fn backend_targets(config: &Config) -> Result<Vec<BackendTarget>, String> {
+pub(crate) fn backend_targets(config: &Config) -> Result<Vec<BackendTarget>, String> {
     let mut targets = Vec::with_capacity(config.backends.len());
     for backend in &config.backends {
         let fail = |wrong: String| format!("backend {} ({}): {wrong}", backend.name, backend.url);

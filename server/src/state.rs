@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use intelliproxy_core::{Instant, Memory};
 use log::{info, warn};
 
+use crate::config::{BackendTarget, Config};
 use crate::proxy::Proxy;
 use crate::resolve::os_error_text;
 
@@ -40,9 +41,7 @@ impl Keeper {
     /// learns nothing.
     pub(crate) fn start(path: String, proxy: &mut Proxy, now: Instant) -> Result<Self, String> {
         let fail = |wrong: String| format!("state {path}: {wrong}");
-        if proxy.learned_state().is_none() {
-            return Err(fail("this policy learns nothing that could be kept".to_owned()));
-        }
+        check_policy(&path, proxy)?;
         match read(Path::new(&path)) {
             Ok(Some(text)) => {
                 proxy.restore(&text).map_err(|error| fail(error.to_string()))?;
@@ -95,6 +94,25 @@ impl Keeper {
     }
 }
 
+/// Whether a configuration with a state file could be started with.
+///
+/// # Errors
+/// One line: its policy learns nothing.
+pub(crate) fn check(config: &Config, targets: &[BackendTarget]) -> Result<(), String> {
+    let Some(path) = &config.state_file else {
+        return Ok(());
+    };
+    let proxy = Proxy::new(config.clone(), targets.to_vec(), 0, Instant::ZERO);
+    check_policy(path, &proxy.map_err(|error| error.to_string())?)
+}
+
+fn check_policy(path: &str, proxy: &Proxy) -> Result<(), String> {
+    match proxy.learned_state() {
+        Some(_) => Ok(()),
+        None => Err(format!("state {path}: this policy learns nothing that could be kept")),
+    }
+}
+
 /// Writes what comes until nobody sends any more.
 fn write_all(file: &Path, states: &Receiver<Memory>) {
     for state in states {
@@ -136,7 +154,6 @@ mod tests {
     use intelliproxy_core::PolicyKind;
 
     use super::*;
-    use crate::config::{BackendTarget, Config};
 
     /// A folder of the test's own, empty.
     fn folder(name: &str) -> PathBuf {

@@ -218,6 +218,18 @@ fn a_second_signal_ends_it_at_once() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
+/// Without a configuration file SIGHUP resolves the backends' names again, and says so.
+#[test]
+fn a_hangup_without_a_file_resolves_again() {
+    let mut program = Program::start(&["--backend", "A=http://localhost:1"]);
+    program.signal("-HUP");
+    program.line_with("SIGHUP: no --config FILE, so only the backends' names are resolved again");
+    let line = program.line_with("configuration: ");
+    assert!(line.ends_with("configuration: nothing changed"), "{line}");
+    program.signal("-TERM");
+    assert_eq!(program.exit_code(), Some(0));
+}
+
 /// A refusal is told to the client by its status, and in the log with the rule, who it was, and
 /// what it sent, escaped.
 #[test]

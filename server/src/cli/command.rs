@@ -19,6 +19,8 @@ pub enum Command {
         config: Box<Config>,
         /// Logging down to this level.
         log_level: LevelFilter,
+        /// The file that it was read from.
+        file: Option<String>,
     },
     /// Say that the configuration is valid, which it is.
     Check {
@@ -100,7 +102,7 @@ impl Command {
             }
             (true, false) => Self::Check { file },
             (false, true) => Self::PrintConfig { config },
-            (false, false) => Self::Run { config, log_level },
+            (false, false) => Self::Run { config, log_level, file },
         })
     }
 }

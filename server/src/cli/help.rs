@@ -38,7 +38,10 @@ pub(super) fn text() -> String {
         push_flag(&mut text, &usage, &format!("{}{known}{tail}", flag.help));
     }
     text.push_str(
-        "\nexit codes: 0 after a stop by SIGINT or SIGTERM, 1 when it cannot run, 2 when a flag\n\
+        "\nsignals: SIGINT and SIGTERM stop it, a second one at once; SIGHUP makes it read the file\n\
+         again (without one, resolve the backends' names again) and drops nothing for it\n\
+         \n\
+         exit codes: 0 after a stop by SIGINT or SIGTERM, 1 when it cannot run, 2 when a flag\n\
          or the configuration file cannot be\n\
          \n\
          configuration file: JSON; every key may be left out, and these are the defaults\n\n",
@@ -86,7 +89,7 @@ fn push_line(text: &mut String, line: &str) {
 
 /// The flags that set no value of the configuration.
 const PROGRAM_FLAGS: [(&str, &str); 6] = [
-    ("--config FILE", "read the configuration from a JSON file"),
+    ("--config FILE", "read the configuration from a JSON file, and again on SIGHUP"),
     ("--check", "say whether flags and file are valid, and end"),
     ("--print-config", "show the configuration that flags and file make, as JSON, and end"),
     ("--log-level LEVEL", "error, warn, info (default), debug or trace; the log goes to stderr"),

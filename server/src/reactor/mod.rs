@@ -12,13 +12,15 @@ mod token;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use intelliproxy_core::Instant;
 use log::{info, warn};
 use mio::event::Event;
 use mio::net::TcpListener;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::clock::Clock;
 use self::signal::Signals;
@@ -27,6 +29,7 @@ use self::token::Source;
 use crate::admin::log_notice;
 use crate::proxy::{Action, ConnId, Proxy};
 use crate::record::{self, RecordGuard};
+use crate::reload::Reloader;
 use crate::resolve::Setup;
 use crate::state::Keeper;
 
@@ -63,6 +66,11 @@ struct Reactor {
     now: Instant,
     proxy: Proxy,
     signals: Signals,
+    hangups: Signals,
+    /// Wakes the poll up from other threads.
+    waker: Arc<Waker>,
+    /// Reads the configuration again.
+    reloader: Option<Reloader>,
     listeners: Vec<Listener>,
     /// By the slot of the connection's id.
     sockets: Vec<Option<Socket>>,
@@ -87,10 +95,15 @@ impl Reactor {
     fn new(setup: Setup) -> Result<Self, String> {
         let fail = |error: std::io::Error| format!("cannot set up polling: {error}");
         let poll = Poll::new().map_err(fail)?;
-        let mut signals = Signals::new().map_err(fail)?;
         let registry = poll.registry();
-        let token = Source::Signals.to_token();
-        registry.register(&mut signals.stream, token, Interest::READABLE).map_err(fail)?;
+        let watch = |signals: &[i32], source: Source| {
+            let mut signals = Signals::new(signals)?;
+            registry.register(&mut signals.stream, source.to_token(), Interest::READABLE)?;
+            Ok(signals)
+        };
+        let signals = watch(&[SIGINT, SIGTERM], Source::Signals).map_err(fail)?;
+        let hangups = watch(&[SIGHUP], Source::Hangups).map_err(fail)?;
+        let waker = Waker::new(registry, Source::Waker.to_token()).map_err(fail)?;
         let mut listeners = Vec::new();
         for (index, listener) in setup.listeners.into_iter().enumerate() {
             // Accepted sockets inherit the option.
@@ -117,6 +130,9 @@ impl Reactor {
             now,
             proxy,
             signals,
+            hangups,
+            waker: Arc::new(waker),
+            reloader: setup.reload.map(Reloader::new),
             listeners,
             sockets: Vec::new(),
             unread: VecDeque::new(),
@@ -181,6 +197,12 @@ impl Reactor {
     fn take_event(&mut self, event: &Event) {
         match Source::from_token(event.token()) {
             Source::Signals => self.take_signals(),
+            Source::Hangups => {
+                if self.hangups.take() > 0 {
+                    self.reload();
+                }
+            }
+            Source::Waker => self.take_reloaded(),
             Source::Listener(index) => {
                 if let Some(listener) = self.listeners.get_mut(index) {
                     listener.is_ready = true;
@@ -215,7 +237,7 @@ impl Reactor {
                 let socket = self.sockets.get(conn.slot()).and_then(Option::as_ref);
                 socket.is_some_and(|socket| socket.is_outgoing)
             }
-            Source::Signals | Source::Listener(_) => false,
+            Source::Signals | Source::Hangups | Source::Waker | Source::Listener(_) => false,
         }
     }
 
@@ -232,6 +254,41 @@ impl Reactor {
         self.listeners.clear();
         self.proxy.handle_stop(self.now);
         self.flush();
+    }
+
+    /// Has the configuration read again.
+    fn reload(&mut self) {
+        if self.listeners.is_empty() {
+            return info!("stopping: the configuration is not read again");
+        }
+        let Some(reloader) = &mut self.reloader else { return };
+        let waker = Arc::clone(&self.waker);
+        let wake = move || {
+            // A poll that is gone needs no waking.
+            let _ = waker.wake();
+        };
+        if let Err(wrong) = reloader.ask(wake) {
+            self.proxy.handle_config_refused(wrong);
+            self.flush();
+        }
+    }
+
+    /// Takes the configuration that was read again, if it is there.
+    fn take_reloaded(&mut self) {
+        let Some((loaded, is_asked_again)) = self.reloader.as_mut().and_then(Reloader::take) else {
+            return;
+        };
+        let result = loaded.and_then(|(config, targets)| {
+            let result = self.proxy.handle_reconfigured(self.now, config, targets);
+            result.map_err(|error| error.to_string())
+        });
+        if let Err(wrong) = result {
+            self.proxy.handle_config_refused(wrong);
+        }
+        self.flush();
+        if is_asked_again {
+            self.reload();
+        }
     }
 
     fn take_connected(&mut self, conn: ConnId) {

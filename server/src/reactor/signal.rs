@@ -1,11 +1,10 @@
-//! SIGINT and SIGTERM as bytes on a socket that the poll watches.
+//! Signals as bytes on a socket that the poll watches.
 use std::io::{self, Read};
 
 use mio::net::UnixStream;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::{pipe, unregister};
 
-/// The signals that ask for an end, while this value lives.
+/// Some signals that are not to end the process, while this value lives.
 #[derive(Debug)]
 pub(crate) struct Signals {
     pub(crate) stream: UnixStream,
@@ -13,11 +12,11 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(signals: &[i32]) -> io::Result<Self> {
         let mut handlers = Vec::new();
         let (stream, sender) = std::os::unix::net::UnixStream::pair()?;
         stream.set_nonblocking(true)?;
-        for signal in [SIGINT, SIGTERM] {
+        for &signal in signals {
             handlers.push(pipe::register(signal, sender.try_clone()?)?);
         }
         Ok(Self { stream: UnixStream::from_std(stream), handlers })

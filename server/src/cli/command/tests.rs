@@ -33,7 +33,8 @@ fn config(args: &[&str]) -> Config {
 /// Without arguments: the defaults, logging at info; and they are those of the plain form.
 #[test]
 fn plain_form_is_the_default() {
-    let expected = Command::Run { config: Box::default(), log_level: LevelFilter::Info };
+    let (config, log_level) = (Box::default(), LevelFilter::Info);
+    let expected = Command::Run { config, log_level, file: None };
     assert_eq!(parse(&[]), Ok(expected.clone()));
     let plain = "--listen 127.0.0.1:3001 --backend A=http://localhost:3000 \
                  --backend B=http://localhost:3002";
@@ -135,7 +136,7 @@ fn other_commands() {
         ("debug", LevelFilter::Debug),
         ("trace", LevelFilter::Trace),
     ] {
-        let expected = Command::Run { config: Box::default(), log_level: level };
+        let expected = Command::Run { config: Box::default(), log_level: level, file: None };
         assert_eq!(parse(&["--log-level", text]), Ok(expected));
     }
 }

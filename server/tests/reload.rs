@@ -1,0 +1,246 @@
+//! SIGHUP and the program as a process: what changes at once, what does not, what is said.
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+/// Far longer than anything here takes; only a failing test waits this long.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running proxy with its file, its log and its port. Dropping it ends it.
+struct Program {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    port: u16,
+    file: PathBuf,
+}
+
+impl Program {
+    fn start(name: &str, text: &str, flags: &[&str]) -> Self {
+        let name = format!("intelliproxy-reload-{name}-{}.json", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        fs::write(&file, text).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_intelliproxy"));
+        command.arg("--config").arg(&file).args(flags);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("a process");
+        let log = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut started = Self { child, log, port: 0, file };
+        let line = started.line_with("listening on http://127.0.0.1:");
+        let port = line.rsplit(':').next().and_then(|text| text.parse().ok());
+        started.port = port.expect("a port at the line's end");
+        started
+    }
+
+    /// The next line of the log that contains `what`.
+    #[track_caller]
+    fn line_with(&mut self, what: &str) -> String {
+        let mut all = String::new();
+        loop {
+            let mut line = String::new();
+            let count = self.log.read_line(&mut line).expect("a log of UTF-8");
+            assert_ne!(count, 0, "the log ended without {what:?}:\n{all}");
+            if line.contains(what) {
+                return line.trim_end().to_owned();
+            }
+            all.push_str(&line);
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("a listener");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        stream
+    }
+
+    /// Writes the file and sends SIGHUP.
+    fn reload(&self, text: &str) {
+        fs::write(&self.file, text).expect("a file");
+        self.hang_up();
+    }
+
+    fn hang_up(&self) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-HUP", &pid]).status().expect("the kill program");
+        assert!(status.success());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        drop(fs::remove_file(&self.file));
+    }
+}
+
+/// A backend that answers every request, probes included, with its name; `/slow` only once it is
+/// told so.
+struct Backend {
+    port: u16,
+    /// Told to when a request for `/slow` is there, and then asked for leave to answer it.
+    slow: crossbeam_channel::Receiver<crossbeam_channel::Sender<()>>,
+}
+
+impl Backend {
+    fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let (told, slow) = crossbeam_channel::unbounded();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let told = told.clone();
+                thread::spawn(move || serve(&stream, name, &told));
+            }
+        });
+        Self { port, slow }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+/// Answers the requests of one connection.
+fn serve(
+    stream: &TcpStream,
+    name: &str,
+    told: &crossbeam_channel::Sender<crossbeam_channel::Sender<()>>,
+) {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    while let Some(first) = lines.next() {
+        while lines.next().is_some_and(|line| !line.is_empty()) {}
+        if first.starts_with("GET /slow ") {
+            let (leave, given) = crossbeam_channel::bounded(1);
+            told.send(leave).expect("a test that waits");
+            given.recv_timeout(DEADLINE).expect("leave to answer");
+        }
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len());
+        if (&*stream).write_all(head.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn ask(stream: &mut TcpStream, path: &str) {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+}
+
+/// Head and body of the next answer.
+fn answer(stream: &mut TcpStream) -> (String, String) {
+    let mut bytes = Vec::new();
+    loop {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        bytes.push(byte[0]);
+        if bytes.ends_with(b"\r\n\r\n") {
+            break;
+        }
+    }
+    let head = String::from_utf8(bytes).expect("text");
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    let length: usize = length.expect("a length").parse().expect("a number");
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).expect("a body");
+    (head, String::from_utf8(body).expect("text"))
+}
+
+fn config(backends: &[(&str, &Backend)], further: &str) -> String {
+    let backends: Vec<String> = backends
+        .iter()
+        .map(|(name, backend)| format!("{{\"name\": \"{name}\", \"url\": \"{}\"}}", backend.url()))
+        .collect();
+    format!("{{\n\"backends\": [{}]{further}\n}}", backends.join(", "))
+}
+
+const LISTEN: &[&str] = &["--listen", "127.0.0.1:0"];
+
+/// A good file takes effect without a dropped connection: the request in flight ends on the backend
+/// that was removed, the client's connection lives on, and its next request goes to the new one.
+#[test]
+fn a_good_file_takes_effect_at_once() {
+    let (old, new) = (Backend::start("old"), Backend::start("new"));
+    let mut program = Program::start("good", &config(&[("A", &old)], ""), LISTEN);
+    let mut busy = program.connect();
+    ask(&mut busy, "/slow");
+    let leave = old.slow.recv_timeout(DEADLINE).expect("the request");
+    let mut idle = program.connect();
+    ask(&mut idle, "/");
+    assert_eq!(answer(&mut idle).1, "old");
+    program.reload(&config(&[("B", &new)], ", \"timeouts\": {\"connectMs\": 77}"));
+    let line = program.line_with("configuration: ");
+    assert!(line.ends_with("configuration: added B; removed A; other timeouts"), "{line}");
+    ask(&mut idle, "/");
+    assert_eq!(answer(&mut idle).1, "new");
+    leave.send(()).expect("a backend that waits");
+    assert_eq!(answer(&mut busy).1, "old");
+    ask(&mut busy, "/");
+    assert_eq!(answer(&mut busy).1, "new");
+    ask(&mut idle, "/stats");
+    let (head, body) = answer(&mut idle);
+    assert!(head.contains("\r\nX-IntelliProxy-Reloads: done=1, refused=0\r\n"), "{head}");
+    assert!(body.contains("\"name\":\"B\"") && !body.contains("\"name\":\"A\""), "{body}");
+}
+
+/// A bad file is one line that names file, line and path; what was in use goes on, and a good file
+/// is taken after it.
+#[test]
+fn a_bad_file_changes_nothing() {
+    let backend = Backend::start("only");
+    let good = config(&[("A", &backend)], "");
+    let mut program = Program::start("bad", &good, LISTEN);
+    let mut client = program.connect();
+    for (text, wrong) in [
+        ("{\n\"limits\": {\n\"clients\": 0}}", ":3: limits.clients: must be a whole number from 1"),
+        ("{\n\"backends\": [", ":2: EOF while parsing"),
+        (
+            "{\"backends\": [{\"name\": \"N\", \"url\": \"http://nowhere.invalid\"}]}",
+            "backend N (http://nowhere.invalid): cannot resolve nowhere.invalid: ",
+        ),
+        ("{\"stateFile\": \"learned.json\"}", "state learned.json: this policy learns nothing"),
+    ] {
+        program.reload(text);
+        let line = program.line_with("configuration");
+        let told = line.split_once("configuration refused, the one in use goes on: ");
+        let file = program.file.to_string_lossy();
+        let (_, told) = told.unwrap_or_else(|| panic!("{line}"));
+        assert!(told.strip_prefix(&*file).unwrap_or(told).starts_with(wrong), "{line}");
+        ask(&mut client, "/");
+        assert_eq!(answer(&mut client).1, "only");
+    }
+    ask(&mut client, "/stats");
+    let (head, _) = answer(&mut client);
+    assert!(
+        head.contains("X-IntelliProxy-Reloads: done=0, refused=4, lastError=\"state "),
+        "{head}"
+    );
+    program.reload(&good);
+    let line = program.line_with("configuration: ");
+    assert!(line.ends_with("configuration: nothing changed"), "{line}");
+    ask(&mut client, "/stats");
+    let (head, _) = answer(&mut client);
+    assert!(head.contains("X-IntelliProxy-Reloads: done=1, refused=4\r\n"), "{head}");
+}
+
+/// Flags go on ruling over the file, and what only a restart can change is named and stays.
+#[test]
+fn flags_rule_and_addresses_stay() {
+    let backend = Backend::start("flag");
+    let flags = ["--listen=127.0.0.1:0", &format!("--backend=F={}", backend.url())];
+    let mut program = Program::start("flags", "{}", &flags);
+    let other = Backend::start("file");
+    program.reload(&config(
+        &[("X", &other)],
+        ", \"listen\": [\"127.0.0.1:1\"], \"recording\": {\"files\": 9}",
+    ));
+    let line = program.line_with("configuration: ");
+    assert!(line.ends_with("configuration: nothing changed"), "{line}");
+    let line = program.line_with("needs a restart");
+    assert!(line.contains("recording: a change needs a restart; left as it was"), "{line}");
+    let mut client = program.connect();
+    ask(&mut client, "/");
+    assert_eq!(answer(&mut client).1, "flag");
+}
