@@ -12,11 +12,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use intelliproxy::proxy::Notice;
-use intelliproxy_tests::seeds;
+use intelliproxy::proxy::{ConfigChange, Notice};
 use intelliproxy_tests::world::Report;
+use intelliproxy_tests::{oracle, seeds};
 
-/// Seeds of the usual sweep: about 20 seconds in a debug build.
+/// Seeds of the usual sweep: about 30 seconds in a debug build.
 const SEEDS: Range<u64> = 0..200;
 /// Every so many seeds, a world is made twice and must be the same.
 const TWICE_EVERY: u64 = 25;
@@ -79,7 +79,7 @@ fn rules_hold_in_every_world() {
 }
 
 /// What a sweep has to have seen, so that its rules had something to say.
-const EXPECTED: [&str; 27] = [
+const EXPECTED: [&str; 36] = [
     "101",
     "200",
     "204",
@@ -107,6 +107,15 @@ const EXPECTED: [&str; 27] = [
     "Reset",
     "tunnel whole",
     "request cut",
+    "stats",
+    "backend added",
+    "backend removed",
+    "backend moved",
+    "settings changed",
+    "nothing changed",
+    "configuration refused",
+    "answered where no backend is any more",
+    "connection closed with its backend",
 ];
 
 /// What happened in a world.
@@ -115,6 +124,9 @@ fn marks(report: &Report) -> BTreeSet<String> {
     for client in &report.clients {
         marks.extend(client.end.map(|end| format!("{end:?}")));
         for answer in &client.answers {
+            if oracle::is_stats(answer) {
+                marks.insert("stats".to_owned());
+            }
             marks.insert(answer.head.status.to_string());
             let facts = [
                 (!answer.is_whole, "cut"),
@@ -130,11 +142,35 @@ fn marks(report: &Report) -> BTreeSet<String> {
         marks.insert("request cut".to_owned());
     }
     for notice in &report.notices {
-        if let Notice::UpstreamError { remedy, .. } = notice {
-            marks.insert(format!("{remedy:?}"));
+        match notice {
+            Notice::UpstreamError { remedy, .. } => {
+                marks.insert(format!("{remedy:?}"));
+            }
+            Notice::Reconfigured(change) => marks.extend(change_marks(change)),
+            Notice::ConfigRefused { .. } => {
+                marks.insert("configuration refused".to_owned());
+            }
+            _ => {}
         }
     }
+    let facts = [
+        (report.reloads.ended_there > 0, "answered where no backend is any more"),
+        (report.reloads.closed > 0, "connection closed with its backend"),
+    ];
+    marks.extend(facts.iter().filter(|(is, _)| *is).map(|(_, mark)| (*mark).to_owned()));
     marks
+}
+
+/// What a new configuration changed.
+fn change_marks(change: &ConfigChange) -> Vec<String> {
+    let facts = [
+        (!change.added.is_empty(), "backend added"),
+        (!change.removed.is_empty(), "backend removed"),
+        (!change.moved.is_empty(), "backend moved"),
+        (!change.settings.is_empty(), "settings changed"),
+        (*change == ConfigChange::default(), "nothing changed"),
+    ];
+    facts.iter().filter(|(is, _)| *is).map(|(_, mark)| (*mark).to_owned()).collect()
 }
 
 /// The same seed makes the same world, down to the hash of everything that happens.

@@ -82,6 +82,8 @@ pub struct Conn {
     pub reads_at: Option<Instant>,
     /// Until when it waits.
     pub rests_until: Option<Instant>,
+    /// Whether a request came on it.
+    pub has_served: bool,
     /// Whether it sends everything back.
     pub is_tunnel: bool,
     /// Bytes that came through the tunnel.
@@ -134,6 +136,7 @@ impl Conn {
             unsent: Vec::new(),
             reads_at: None,
             rests_until: None,
+            has_served: false,
             is_tunnel: false,
             tunnelled: Vec::new(),
             is_tunnel_over: false,
@@ -170,6 +173,7 @@ impl Conn {
                     if self.is_answering() {
                         return Err("a request before the answer to the last one".to_owned());
                     }
+                    self.has_served = true;
                     let is_probe = head.one("user-agent") == Some("intelliproxy");
                     let received = Received {
                         head: head.clone(),

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use intelliproxy::proxy::{Action, ConnId, Notice, Proxy};
 
 use crate::net::{Moved, Net};
+use crate::reload::begins_request;
 
 /// The proxy and its sockets.
 #[derive(Debug)]
@@ -212,6 +213,9 @@ impl Driver {
                 return;
             }
             let (link, offered) = (sock.link, bytes.len());
+            if net.links[link].is_displaced {
+                assert!(!begins_request(bytes), "a request begins where its backend is no more");
+            }
             let moved = net.proxy_write(link, bytes);
             net.trace.note(net.now, format_args!("link {link} write of {offered}: {moved:?}"));
             match moved {
@@ -232,7 +236,7 @@ impl Driver {
     }
 
     /// Carries out what the proxy wants until it wants nothing.
-    fn carry_out(&mut self, net: &mut Net) {
+    pub(crate) fn carry_out(&mut self, net: &mut Net) {
         loop {
             while let Some(action) = self.proxy.poll_action() {
                 self.act(net, action);

@@ -12,6 +12,8 @@ pub mod net;
 pub mod oracle;
 pub mod plan;
 mod play;
+pub mod recording;
+pub mod reload;
 pub mod seeds;
 pub mod strict;
 pub mod trace;

@@ -108,6 +108,8 @@ pub struct Link {
     pub is_closed_by_peer: bool,
     /// Whether a reset told the peer that the proxy is gone.
     is_refused: bool,
+    /// Whether the backend left or moved while it was open: no request may begin on it.
+    pub is_displaced: bool,
     /// How making it ends, while it is being made.
     pub connecting: Option<Result<(), ConnectFailure>>,
 }
@@ -140,6 +142,8 @@ pub struct Net {
     pub listening: Vec<(SocketAddr, Listening)>,
     /// How connections to backends behave.
     pub paths: (Path, Path),
+    /// Where the proxy may connect to at the moment.
+    pub configured: Vec<SocketAddr>,
     queue: BinaryHeap<Reverse<(Instant, u64, Happening)>>,
     count: u64,
 }
@@ -216,6 +220,7 @@ impl Net {
     pub fn new(seed: u64, trace: Trace, paths: (Path, Path)) -> Self {
         Self {
             listening: Vec::new(),
+            configured: Vec::new(),
             paths,
             now: Instant::ZERO,
             rng: Rng::new(seed),
@@ -236,6 +241,7 @@ impl Net {
             is_reset_by_proxy: false,
             is_closed_by_peer: false,
             is_refused: false,
+            is_displaced: false,
             connecting: None,
         });
         self.links.len() - 1
@@ -246,6 +252,7 @@ impl Net {
     /// # Errors
     /// Why it failed at once.
     pub fn dial(&mut self, address: SocketAddr) -> Result<usize, ConnectFailure> {
+        assert!(self.configured.contains(&address), "{address} is dialled and not configured");
         let known = self.listening.iter().find(|(other, _)| *other == address);
         let result = match known.map(|(_, state)| state) {
             Some(Listening::Yes) => Some(Ok(())),

@@ -145,6 +145,21 @@ pub fn other_answers_are_the_proxys(answer: &Answer) -> Verdict {
     Err(format!("request {:?} got {} with {text:?} from nobody", answer.id, answer.head.status))
 }
 
+/// /stats is whole: a list of backends.
+pub fn stats_are_whole(answer: &Answer) -> Verdict {
+    let is_list = answer.body.starts_with(b"[{\"name\":\"b") && answer.body.ends_with(b"}]");
+    let is_empty = answer.asked.is_head || answer.body == b"[]";
+    if !is_stats(answer) || !answer.is_whole || is_list || is_empty {
+        return Ok(());
+    }
+    Err(format!("/stats is {:?}", String::from_utf8_lossy(&answer.body)))
+}
+
+/// Whether it is the proxy's own /stats.
+pub fn is_stats(answer: &Answer) -> bool {
+    answer.id.is_none() && answer.head.one("content-type") == Some("application/json")
+}
+
 /// What comes without being asked for is the proxy's word that something was wrong.
 pub fn stray_answers_are_refusals(answer: &Answer) -> Verdict {
     let is_refusal = answer.head.status >= 400 && answer.head.one("connection") == Some("close");
@@ -164,7 +179,14 @@ pub fn nothing_bad_is_answered_well(answer: &Answer, request: Request) -> Verdic
 
 /// With nothing going wrong anywhere, every request gets its whole answer from a backend.
 pub fn fair_weather_serves_all(client: &Client) -> Verdict {
-    let is_served = |answer: &Answer| answer.is_whole && answer.head.one("x-answer-to").is_some();
+    let is_served = |answer: &Answer| {
+        let is_answered = match answer.id {
+            Some(_) => answer.head.one("x-answer-to").is_some(),
+            // It asked for /stats, of the proxy or of a backend.
+            None => answer.head.status == 200,
+        };
+        answer.is_whole && is_answered
+    };
     if let Some(answer) = client.answers.iter().find(|answer| !is_served(answer)) {
         return Err(format!(
             "nothing went wrong, and yet request {:?} got {} (whole: {})",

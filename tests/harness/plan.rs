@@ -36,8 +36,14 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
     let count = net.pick(1, 6);
     let is_pipelined = net.chance(40);
     let ends = net.pick(0, 2);
+    let mut asked = 0;
     for number in 1..=count {
         let is_last = number == count;
+        if net.chance(5) {
+            asked += 1;
+            script.extend(stats(net));
+        }
+        asked += 1;
         let mut draft = Draft::new(net, ledger);
         draft.is_upgrade = is_last && net.chance(12);
         draft.render(net, is_last && ends == 0);
@@ -47,7 +53,7 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
             return script;
         }
         if !is_pipelined {
-            script.push(Step::AwaitAnswers(number as usize));
+            script.push(Step::AwaitAnswers(asked));
             if net.chance(30) {
                 script.push(Step::Wait(Duration::from_millis(net.pick(0, 300))));
             }
@@ -57,6 +63,15 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
         script.extend([Step::Fin, Step::AwaitEnd]);
     }
     script
+}
+
+/// Asks for /stats; who may not see it is answered by a backend.
+fn stats(net: &mut Net) -> [Step; 2] {
+    let is_head = net.chance(20);
+    let method = if is_head { "HEAD" } else { "GET" };
+    let head = format!("{method} /stats HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let asked = Asked { is_head, ..Asked::default() };
+    [Step::Ask { asked, id: None }, Step::Send(head.into_bytes())]
 }
 
 /// The script of a client with bad manners somewhere; it may expect anything.

@@ -120,12 +120,16 @@ impl World {
             }
             Change::CloseIdle(backend) => {
                 let conns = self.backends[backend].conns.iter();
-                let idle = conns.filter(|(_, conn)| conn.current.is_none() && !conn.is_busy());
+                // One that is fresh has a request coming.
+                let idle = conns.filter(|(_, conn)| {
+                    conn.has_served && conn.current.is_none() && !conn.is_busy()
+                });
                 let links: Vec<usize> = idle.map(|(&link, _)| link).collect();
                 for link in links {
                     self.backend_ends(link, false);
                 }
             }
+            Change::Reload(index) => self.reload(index),
             Change::Stop => self.stop(),
             Change::Calm => self.weather = Weather::Clear,
         }
@@ -385,7 +389,11 @@ impl World {
         }
         let scripted = self.backends[backend].script.pop_front();
         let Some(request) = request else {
-            return scripted.unwrap_or_else(|| Reply::ok(&format!("from b{backend}")));
+            let own = match &*head.method {
+                "HEAD" => Reply::bytes("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n"),
+                _ => Reply::ok(&format!("from b{backend}")),
+            };
+            return scripted.unwrap_or(own);
         };
         let number = self.ledger.runs(request.id).len() as u64 + 1;
         let is_steady = backend == 0;
@@ -429,7 +437,10 @@ impl World {
             return false;
         };
         match step {
-            Step::Send(bytes) => conn.unsent = bytes,
+            Step::Send(bytes) => {
+                conn.unsent = bytes;
+                self.reloaded.ended_there += usize::from(self.net.links[link].is_displaced);
+            }
             Step::SendWhole(bytes) => self.net.peer_send_whole(link, &bytes),
             Step::Wait(wait) => {
                 conn.rests_until = Some(self.net.now + wait);
@@ -457,6 +468,7 @@ impl World {
         self.hold(oracle::answer_body_is_exact_or_cut(answer));
         self.hold(oracle::other_answers_are_the_proxys(answer));
         self.hold(oracle::stray_answers_are_refusals(answer));
+        self.hold(oracle::stats_are_whole(answer));
         let request = answer.id.and_then(|id| self.ledger.request(id));
         if let Some(request) = request {
             self.hold(oracle::tunnel_is_exact_or_cut(answer, request));

@@ -7,6 +7,7 @@ use intelliproxy_core::Instant;
 use crate::client::Pace;
 use crate::net::{Listening, Net, Path};
 use crate::plan;
+use crate::reload;
 use crate::weather::Weather;
 use crate::world::{Change, World};
 
@@ -31,6 +32,10 @@ pub fn world(seed: u64, is_shown: bool) -> World {
             world = world.backend_pace(Pace::Slow { bytes, pause });
         }
     }
+    let spares = world.net().pick(0, 2);
+    for _ in 0..spares {
+        world = world.spare(Vec::new());
+    }
     if world.net().chance(15) {
         let states = [Listening::Refusing, Listening::Unreachable, Listening::Hanging];
         let state = states[world.net().pick(0, 2) as usize];
@@ -42,6 +47,11 @@ pub fn world(seed: u64, is_shown: bool) -> World {
     let is_fair = weather == Weather::Clear && !stops;
     if is_fair {
         world = world.fair();
+    }
+    for _ in 0..[0, 0, 1, 2, 5][world.net().pick(0, 4) as usize] {
+        let at = world.net().pick(0, 5000);
+        let reload = reload::plan(world.net(), weather, (backends + spares) as usize);
+        world.add_reload(Instant::from_millis(at), reload);
     }
     let clients = world.net().pick(1, 8);
     for _ in 0..clients {
@@ -116,6 +126,9 @@ fn path(net: &mut Net) -> Path {
 
 fn shape(net: &mut Net, config: &mut Config, weather: Weather) {
     config.forwarding.keep_host = net.chance(30);
+    if net.chance(30) {
+        config.stats.allow = vec!["192.0.2.0/24".to_owned()];
+    }
     config.pool.idle = Duration::from_millis([20, 300, 4000][net.pick(0, 2) as usize]);
     config.pool.idle_per_backend = [0, 1, 100, 100][net.pick(0, 3) as usize];
     if net.chance(15) {

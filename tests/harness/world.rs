@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use intelliproxy::config::{BackendTarget, Config};
+use intelliproxy::config::Config;
 use intelliproxy::proxy::{Notice, Proxy};
 use intelliproxy_core::Instant;
 
@@ -13,6 +13,8 @@ use crate::driver::Driver;
 use crate::ledger::{Ledger, Run};
 use crate::net::{Happening, Listening, Net, Path};
 use crate::oracle::Verdict;
+use crate::recording::Recording;
+use crate::reload::{Named, Reload, Reloads, Wanted};
 use crate::strict::Head;
 use crate::trace::Trace;
 use crate::weather::Weather;
@@ -24,6 +26,8 @@ pub enum Change {
     Listening(usize, Listening),
     /// A backend closes the connections on which nothing goes on.
     CloseIdle(usize),
+    /// The scripted configuration of this number is to hold from now on.
+    Reload(usize),
     /// The proxy is told to stop.
     Stop,
     /// Faults are over.
@@ -43,6 +47,10 @@ pub struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) client_paths: (Path, Path),
     pub(crate) changes: Vec<Change>,
+    pub(crate) reloads: Vec<Reload>,
+    /// Which of the backends are configured, and how they are called.
+    pub(crate) configured: Vec<Named>,
+    pub(crate) reloaded: Reloads,
     pub(crate) ledger: Ledger,
     pub(crate) weather: Weather,
     pub(crate) decide: Decide,
@@ -65,6 +73,8 @@ pub struct Report {
     pub backends: Vec<Backend>,
     /// What the proxy told its observers.
     pub notices: Vec<Notice>,
+    /// What came of configurations that changed.
+    pub reloads: Reloads,
     /// Hash of everything that happened.
     pub hash: u64,
     /// How many things happened.
@@ -114,6 +124,8 @@ pub const CALM_PATH: Path = Path {
 
 /// How long a world may take, in its own time, from the last fault on.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Every so many seeds the recording of the router is run again, which costs as much once more.
+const REPLAYED_EVERY: u64 = 4;
 /// Turns at one and the same time before time is said to stand still.
 const TURNS_MAX: u32 = 200_000;
 
@@ -140,6 +152,9 @@ impl World {
             clients: Vec::new(),
             client_paths: (CALM_PATH, CALM_PATH),
             changes: Vec::new(),
+            reloads: Vec::new(),
+            configured: Vec::new(),
+            reloaded: Reloads::default(),
             ledger: Ledger::default(),
             weather: Weather::Clear,
             decide: crate::answer::decide,
@@ -175,6 +190,18 @@ impl World {
     /// Adds a backend whose address behaves so.
     #[must_use]
     pub fn backend_at(mut self, script: Vec<Reply>, listening: Listening) -> Self {
+        let index = self.backends.len();
+        self.configured.push(Named { name: index, machine: index });
+        self.machine_at(script, listening)
+    }
+
+    /// Adds a backend that is not configured at the beginning.
+    #[must_use]
+    pub fn spare(self, script: Vec<Reply>) -> Self {
+        self.machine_at(script, Listening::Yes)
+    }
+
+    fn machine_at(mut self, script: Vec<Reply>, listening: Listening) -> Self {
         let last = u8::try_from(self.backends.len()).expect("few backends") + 1;
         let address = SocketAddr::from(([10, 1, 0, last], 80));
         self.net.listening.push((address, listening));
@@ -259,6 +286,19 @@ impl World {
         self.net.at(at, Happening::Change(self.changes.len() - 1));
     }
 
+    /// Changes the proxy's configuration at a time.
+    #[must_use]
+    pub fn reload_at(mut self, millis: u64, reload: impl Fn(&mut Wanted) + 'static) -> Self {
+        self.add_reload(Instant::from_millis(millis), Box::new(reload));
+        self
+    }
+
+    /// Adds a new configuration.
+    pub fn add_reload(&mut self, at: Instant, reload: Reload) {
+        self.reloads.push(reload);
+        self.add_change(at, Change::Reload(self.reloads.len() - 1));
+    }
+
     /// The numbers of requests, and their facts.
     pub const fn ledger(&mut self) -> &mut Ledger {
         &mut self.ledger
@@ -276,9 +316,12 @@ impl World {
 
     /// Lets it happen, to the end: all clients are done, nothing is held, the proxy has stopped.
     pub fn run(mut self) -> Report {
-        let targets = self.targets();
-        let proxy = Proxy::new(self.config.clone(), targets, self.seed, self.net.now)
+        let targets = self.targets_of(&self.configured);
+        self.net.configured = targets.iter().flat_map(|to| to.addresses.clone()).collect();
+        let mut proxy = Proxy::new(self.config.clone(), targets, self.seed, self.net.now)
             .expect("a configuration that can be");
+        let recording = Recording::default();
+        proxy.record_into(Box::new(recording.clone()), 0);
         let reads_max = self.net.pick(1, 16) as usize;
         self.driver = Some(Driver::new(proxy, reads_max));
         self.run_until("every client is done", |world| world.clients.iter().all(Client::is_done));
@@ -294,7 +337,10 @@ impl World {
             true => Ok(()),
             false => Err("the proxy has stopped and holds something".to_owned()),
         });
-        let driver = self.driver.take().expect("the driver was made above");
+        let notices = self.driver.take().expect("the driver was made above").notices;
+        if self.seed % REPLAYED_EVERY == 1 {
+            self.hold(recording.replays());
+        }
         Report {
             hash: self.net.trace.hash(),
             steps: self.net.trace.lines(),
@@ -302,21 +348,9 @@ impl World {
             taken_from_backends: self.net.taken_from_backends(),
             clients: self.clients,
             backends: self.backends,
-            notices: driver.notices,
+            notices,
+            reloads: self.reloaded,
         }
-    }
-
-    fn targets(&self) -> Vec<BackendTarget> {
-        let target = |(index, backend): (usize, &Backend)| BackendTarget {
-            name: format!("b{index}"),
-            url: format!("http://b{index}.test"),
-            authority: format!("b{index}.test"),
-            addresses: match self.dead_address {
-                Some(dead) => vec![dead, backend.address],
-                None => vec![backend.address],
-            },
-        };
-        self.backends.iter().enumerate().map(target).collect()
     }
 
     pub(crate) fn proxy(&self) -> &Proxy {

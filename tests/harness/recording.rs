@@ -1,0 +1,48 @@
+//! A world's router recorded in memory, and run again.
+use std::sync::{Arc, Mutex};
+
+use intelliproxy_core::Instant;
+use intelliproxy_core::journal::{Header, JournalSink, Reader, Replay, Step, frame};
+
+use crate::oracle::Verdict;
+
+/// The bytes of a recording; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Recording(Arc<Mutex<Vec<u8>>>);
+
+impl JournalSink for Recording {
+    fn begin(&mut self, header: &Header) {
+        let mut bytes = self.0.lock().expect("one thread");
+        if bytes.is_empty() {
+            *bytes = header.encode();
+        }
+    }
+
+    fn put(&mut self, block: &mut Vec<u8>, _at: Instant, _records: u64, _is_last: bool) -> bool {
+        let mut bytes = self.0.lock().expect("one thread");
+        bytes.extend_from_slice(&frame(block));
+        bytes.append(block);
+        true
+    }
+
+    fn unwritten(&self) -> u64 {
+        0
+    }
+}
+
+impl Recording {
+    /// Once the router is gone: every decision comes out as it was, to the last one.
+    pub fn replays(&self) -> Verdict {
+        let bytes = self.0.lock().map_err(|error| error.to_string())?;
+        let (header, reader) = Reader::new(&bytes).map_err(|error| error.to_string())?;
+        let mut replay = Replay::new(&header).map_err(|error| error.to_string())?;
+        for entry in reader {
+            let entry = entry.map_err(|error| format!("the recording: {error}"))?;
+            match replay.apply(&entry) {
+                Step::Fact | Step::Same => {}
+                step => return Err(format!("the replay of {entry:?} is {step:?}")),
+            }
+        }
+        Ok(())
+    }
+}

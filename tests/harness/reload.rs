@@ -1,0 +1,222 @@
+//! Configurations that change while a world is at work, and what must not happen then.
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use intelliproxy::config::{BackendTarget, Config, Overflow};
+use intelliproxy_core::PolicyKind;
+
+use crate::net::Net;
+use crate::weather::Weather;
+use crate::world::World;
+
+/// A backend by its name, and the machine where it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Named {
+    /// It is called `b` and this number.
+    pub name: usize,
+    /// Which of the world's backends it is.
+    pub machine: usize,
+}
+
+/// A configuration that is wanted from now on.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Everything but the backends.
+    pub config: Config,
+    /// The backends in their order.
+    pub backends: Vec<Named>,
+}
+
+/// Makes the configuration that is wanted out of the one in use.
+pub type Reload = Box<dyn Fn(&mut Wanted)>;
+
+/// What configurations came to in a world.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reloads {
+    /// Requests that were answered by a backend that had left or moved.
+    pub ended_there: usize,
+    /// Connections that were idle, or about to be used, when their backend left or moved.
+    pub closed: usize,
+}
+
+impl World {
+    /// Takes a new configuration.
+    pub(crate) fn reload(&mut self, index: usize) {
+        let mut wanted = Wanted { config: self.config.clone(), backends: self.configured.clone() };
+        (self.reloads[index])(&mut wanted);
+        let Wanted { config, backends } = wanted;
+        let policy = config.routing.policy;
+        let line = format_args!("reload {backends:?} by {policy:?}");
+        self.net.trace.note(self.net.now, line);
+        let targets = self.targets_of(&backends);
+        let mut names: Vec<usize> = backends.iter().map(|named| named.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        let is_good = config.validate().is_ok() && names.len() == backends.len();
+        let Some(driver) = &mut self.driver else { return };
+        if !is_good {
+            let before = format!("{:?}", driver.proxy);
+            let result = driver.proxy.handle_reconfigured(self.net.now, config, targets);
+            assert!(result.is_err(), "a configuration that cannot be is refused");
+            assert_eq!(before, format!("{:?}", driver.proxy), "and changes nothing");
+            driver.proxy.handle_config_refused("not this one".to_owned());
+            return driver.carry_out(&mut self.net);
+        }
+        let gone: Vec<SocketAddr> = self
+            .configured
+            .iter()
+            .filter(|old| !backends.contains(old))
+            .map(|old| self.backends[old.machine].address)
+            .collect();
+        let is_gone = |address| gone.contains(&address);
+        let mut displaced = Vec::new();
+        for (number, link) in self.net.links.iter_mut().enumerate() {
+            if link.address.is_some_and(is_gone) && !link.is_closed_by_proxy {
+                link.is_displaced = true;
+                displaced.push(number);
+            }
+        }
+        self.net.configured = targets.iter().flat_map(|to| to.addresses.clone()).collect();
+        let result = driver.proxy.handle_reconfigured(self.net.now, config.clone(), targets);
+        assert_eq!(result, Ok(()), "a configuration that can be is taken");
+        driver.carry_out(&mut self.net);
+        let is_closed = |link: &&usize| self.net.links[**link].is_closed_by_proxy;
+        self.reloaded.closed += displaced.iter().filter(is_closed).count();
+        self.config = config;
+        self.configured = backends;
+    }
+
+    /// The backends as the proxy is told of them.
+    pub(crate) fn targets_of(&self, backends: &[Named]) -> Vec<BackendTarget> {
+        let target = |named: &Named| {
+            let Named { name, machine } = *named;
+            let host = if name == machine {
+                format!("b{name}.test")
+            } else {
+                format!("b{name}-at-{machine}.test")
+            };
+            let address = self.backends[machine].address;
+            BackendTarget {
+                name: format!("b{name}"),
+                url: format!("http://{host}"),
+                authority: host,
+                addresses: match self.dead_address {
+                    Some(dead) => vec![dead, address],
+                    None => vec![address],
+                },
+            }
+        };
+        backends.iter().map(target).collect()
+    }
+}
+
+/// Whether these bytes are the beginning of a request, which has its whole first line.
+pub(crate) fn begins_request(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let is_method = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_uppercase);
+    line.ends_with(b" HTTP/1.1") && line.split(|&byte| byte == b' ').next().is_some_and(is_method)
+}
+
+/// A new configuration made up from chance. In clear weather nobody may come to harm by it, and in
+/// crashes the backend that never crashes stays where it is.
+pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
+    let (kind, first, second) = (net.pick(0, 11), net.pick(0, 9), net.pick(0, 9));
+    let (first, second) = (first as usize, second as usize);
+    let fixed = usize::from(weather == Weather::Crashes);
+    match kind {
+        0..=1 => Box::new(move |wanted| {
+            // Not the last one.
+            let free = wanted.backends.len().saturating_sub(fixed);
+            if free > 0 && wanted.backends.len() > 1 {
+                wanted.backends.remove(fixed + first % free);
+            }
+        }),
+        2..=3 => Box::new(move |wanted| {
+            let names = if fixed > 0 { 3.min(machines) } else { machines };
+            let name = first_free(names, first, |name| {
+                wanted.backends.iter().all(|other| other.name != name)
+            });
+            if let (Some(name), Some(machine)) = (name, free_machine(wanted, machines, second)) {
+                wanted.backends.push(Named { name, machine });
+            }
+        }),
+        4..=5 => Box::new(move |wanted| {
+            let free = wanted.backends.len().saturating_sub(fixed);
+            if let Some(machine) = free_machine(wanted, machines, second)
+                && free > 0
+            {
+                wanted.backends[fixed + first % free].machine = machine;
+            }
+        }),
+        6..=7 => {
+            const POLICIES: [PolicyKind; 9] = [
+                PolicyKind::Score,
+                PolicyKind::Learned,
+                PolicyKind::LinearRl,
+                PolicyKind::LeastRequest,
+                PolicyKind::P2c,
+                PolicyKind::PeakEwma,
+                PolicyKind::Prequal,
+                PolicyKind::RoundRobin,
+                PolicyKind::Random,
+            ];
+            Box::new(move |wanted| {
+                wanted.config.routing.policy = POLICIES[first % POLICIES.len()];
+                wanted.config.routing.probes.ping_interval = millis([300, 2000, 5000][second % 3]);
+            })
+        }
+        8 => Box::new(move |wanted| {
+            wanted.config.pool.idle_per_backend = [0, 1, 100][first % 3];
+            wanted.config.pool.idle = millis([20, 300, 4000][second % 3]);
+            wanted.config.stats.allow = match first % 2 {
+                0 => vec!["192.0.2.0/24".to_owned()],
+                _ => Vec::new(),
+            };
+            wanted.config.forwarding.keep_host = second % 2 == 0;
+        }),
+        9 => Box::new(move |wanted| {
+            wanted.config.limits.clients = [1, 2, 4, 10_000][first % 4];
+            if weather != Weather::Storm {
+                return;
+            }
+            wanted.config.limits.attempts = 1 + second % 4;
+            wanted.config.overflow = [Overflow::Wait, Overflow::Reject][second % 2];
+            let timeouts = &mut wanted.config.timeouts;
+            timeouts.request_head = millis([400, 3000, 10_000][first % 3]);
+            timeouts.request_body = millis([1500, 3000, 10_000][second % 3]);
+            timeouts.client_write = millis([400, 3000, 10_000][first % 3]);
+            timeouts.connect = millis([100, 700, 2000][second % 3]);
+            timeouts.response_head = millis([400, 3000, 15_000][first % 3]);
+            timeouts.response_body = millis([400, 3000, 15_000][second % 3]);
+            timeouts.tunnel_idle = millis([300, 3000, 20_000][first % 3]);
+        }),
+        10 => Box::new(move |wanted| match first % 3 {
+            0 => wanted.config.limits.clients = 0,
+            1 => wanted.config.routing.switch.threshold = -1.0,
+            _ => {
+                let first = wanted.backends[0];
+                wanted.backends.push(first);
+            }
+        }),
+        _ => Box::new(move |wanted| {
+            let last = wanted.backends.len() - 1;
+            wanted.backends.swap(fixed.min(last), last);
+        }),
+    }
+}
+
+/// A machine where nobody is.
+fn free_machine(wanted: &Wanted, machines: usize, from: usize) -> Option<usize> {
+    first_free(machines, from, |machine| {
+        wanted.backends.iter().all(|other| other.machine != machine)
+    })
+}
+
+/// The first number below `count` that will do, from `from` on and around.
+fn first_free(count: usize, from: usize, is_free: impl Fn(usize) -> bool) -> Option<usize> {
+    (from..from + count).map(|number| number % count).find(|&number| is_free(number))
+}
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
