@@ -1,4 +1,7 @@
 //! Scenes of the simulated world with a name: what clients and backends do, and what comes of it.
+#[path = "scenarios/reload.rs"]
+mod reload;
+
 use std::time::Duration;
 
 use intelliproxy::config::Overflow;
@@ -259,6 +262,45 @@ fn a_tunnel_opens_after_the_101_only() {
         .client(script)
         .run();
     assert_eq!(report.answers(0), [(101, "early late".to_owned(), true)]);
+}
+
+/// A tunnel lives as long as bytes come in either direction in time, and no longer.
+#[test]
+fn an_idle_tunnel_is_closed() {
+    let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: sim/1\r\n\r\n";
+    let mut script = [ask(UPGRADE), vec![Step::AwaitSign]].concat();
+    for piece in ["one ", "two ", "three"] {
+        script.extend([wait(1500), send(piece)]);
+    }
+    script.push(Step::AwaitEnd);
+    let report = World::new()
+        .config(|config| config.timeouts.tunnel_idle = Duration::from_secs(2))
+        .backend(vec![Reply { at_head: false, steps: vec![send(granted)], is_tunnel: true }])
+        .client(script)
+        .run();
+    assert_eq!(report.answers(0), [(101, "one two three".to_owned(), true)]);
+    assert_eq!(report.end(0), Some(End::Clean));
+    assert!(report.backends[0].conns.is_empty(), "nor does its other half live on");
+}
+
+/// /stats is answered among other requests, in order, and nothing of it is forwarded.
+#[test]
+fn stats_are_answered_among_other_requests() {
+    let head = "HEAD /stats HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    let slow = Reply::steps(vec![wait(50), send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1")]);
+    let report = World::new()
+        .config(|config| config.stats.allow = vec!["192.0.2.0/24".to_owned()])
+        .backend(vec![slow, Reply::ok("2")])
+        .client([get("/1"), get("/stats?x"), get("/2"), ask(head), get("/stats")].concat())
+        .run();
+    assert_eq!(report.statuses(0), [200; 5]);
+    assert_eq!(report.requests(0), ["GET /1", "GET /2"]);
+    let bodies: Vec<_> = report.answers(0).into_iter().map(|(_, body, _)| body).collect();
+    assert_eq!([&*bodies[0], &*bodies[2], &*bodies[3]], ["1", "2", ""]);
+    for (index, requests) in [(1, 1), (4, 2)] {
+        assert!(bodies[index].starts_with("[{\"name\":\"b0\",\"url\":\"http://b0.test\""));
+        assert!(bodies[index].contains(&format!("\"totalRequests\":{requests},")));
+    }
 }
 
 /// A 101 that nobody asked for, or to another protocol, is a broken answer.

@@ -1,0 +1,313 @@
+//! Configurations that change while clients are served.
+use intelliproxy_core::PolicyKind;
+use intelliproxy_tests::reload::{Named, Wanted};
+
+use super::*;
+
+/// After so many milliseconds, 200 and these bytes.
+fn later(millis: u64, body: &str) -> Reply {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    Reply::steps(vec![wait(millis), send(head)])
+}
+
+fn bodies(report: &Report, client: usize) -> Vec<String> {
+    report.answers(client).into_iter().map(|(_, body, _)| body).collect()
+}
+
+/// The only backend from now on is this one, at its own place.
+fn only(machine: usize) -> impl Fn(&mut Wanted) {
+    move |wanted| wanted.backends = vec![Named { name: machine, machine }]
+}
+
+/// A request on its way to a backend that is removed ends there, without a word about it; the next
+/// one of the same client goes elsewhere.
+#[test]
+fn a_removed_backend_ends_what_it_has_begun() {
+    let report = World::new()
+        .backend(vec![later(300, "old")])
+        .spare(vec![Reply::ok("new")])
+        .reload_at(100, only(1))
+        .client([get("/1"), get("/2")].concat())
+        .run();
+    assert_eq!(bodies(&report, 0), ["old", "new"]);
+    assert_eq!([report.requests(0), report.requests(1)], [["GET /1"], ["GET /2"]]);
+    assert_eq!(report.reloads.ended_there, 1);
+    assert!(!has_error(&report, "UpstreamError"));
+}
+
+/// A backend that moves gets no request where it was, neither over the connection that waits for
+/// one nor over a new one, and is asked for by its new name where it is.
+#[test]
+fn a_moved_backend_is_asked_where_it_is() {
+    let report = World::new()
+        .backend(vec![Reply::ok("before")])
+        .spare(vec![Reply::ok("after")])
+        .reload_at(100, |wanted| wanted.backends[0].machine = 1)
+        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(200)], get("/2")].concat())
+        .run();
+    assert_eq!(bodies(&report, 0), ["before", "after"]);
+    assert_eq!(report.reloads.closed, 1, "the connection that was idle");
+    let hosts: Vec<_> = (0..2)
+        .map(|backend| report.backends[backend].requests[0].head.one("host").map(str::to_owned))
+        .collect();
+    assert_eq!(hosts, [Some("b0.test".to_owned()), Some("b0-at-1.test".to_owned())]);
+    assert!(has_error(&report, "moved: [\"b0\"]"), "and nothing else changed");
+}
+
+/// A backend that comes back gets new connections: one that was in use when it left is not kept.
+#[test]
+fn a_connection_does_not_outlive_its_backends_leave() {
+    let report = World::new()
+        .backend(vec![later(300, "first"), Reply::ok("second")])
+        .spare(Vec::new())
+        .reload_at(100, only(1))
+        .reload_at(200, only(0))
+        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(100)], get("/2")].concat())
+        .run();
+    assert_eq!(bodies(&report, 0), ["first", "second"]);
+    let links: Vec<_> = report.backends[0].requests.iter().map(|request| request.link).collect();
+    assert_ne!(links[0], links[1]);
+}
+
+/// A request of which nothing was sent yet, whatever its method, does not wait for a backend that
+/// is removed: it goes elsewhere at once, with its body, and that is no attempt.
+#[test]
+fn what_was_not_begun_goes_elsewhere() {
+    let report = World::new()
+        .config(|config| {
+            config.timeouts.connect = Duration::from_secs(3600);
+            config.limits.attempts = 1;
+        })
+        .backend_at(Vec::new(), Listening::Hanging)
+        .spare(vec![Reply::ok("here")])
+        .reload_at(100, only(1))
+        .client(post("/order", &"x".repeat(5000)))
+        .run();
+    assert_eq!(bodies(&report, 0), ["here"]);
+    assert_eq!(report.backends[1].requests[0].body.len(), 5000);
+    let host = report.backends[1].requests[0].head.one("host");
+    assert_eq!(host, Some("b1.test"));
+    assert!(!has_error(&report, "UpstreamError"));
+}
+
+/// What would be sent once more to its own backend, because a reused connection turned out dead,
+/// goes elsewhere when that backend has been removed meanwhile.
+#[test]
+fn what_would_be_redialled_goes_elsewhere() {
+    let report = World::new()
+        .backend(vec![Reply::ok("one"), Reply::steps(vec![wait(200), Step::Close])])
+        .spare(vec![Reply::ok("two")])
+        .reload_at(150, only(1))
+        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(50)], get("/2")].concat())
+        .run();
+    assert_eq!(bodies(&report, 0), ["one", "two"]);
+    assert_eq!(report.requests(1), ["GET /2"]);
+    assert!(has_error(&report, "Redialled"));
+}
+
+/// How a request ends on a backend that has moved meanwhile is no reproach to where it is now.
+#[test]
+fn a_moved_backend_is_not_blamed() {
+    let report = World::new()
+        .config(|config| config.stats.allow = vec!["192.0.2.0/24".to_owned()])
+        .backend(vec![Reply::steps(vec![wait(300), Step::Reset])])
+        .spare(Vec::new())
+        .reload_at(100, |wanted| wanted.backends[0].machine = 1)
+        .client(post("/1", "x"))
+        .client_at(1000, get("/stats"))
+        .run();
+    assert_eq!(report.statuses(0), [502]);
+    let stats = &bodies(&report, 1)[0];
+    assert!(stats.contains("\"errorRequests\":0"), "{stats}");
+    assert!(stats.contains("\"activeRequests\":0"), "{stats}");
+    assert!(stats.contains("\"url\":\"http://b0-at-1.test\""), "{stats}");
+}
+
+/// Without a backend requests are answered 503; with one that is added they are served.
+#[test]
+fn backends_come_and_go_one_and_all() {
+    let pause = |answers| vec![Step::AwaitAnswers(answers), wait(200)];
+    let report = World::new()
+        .backend(Vec::new())
+        .reload_at(100, |wanted| wanted.backends.clear())
+        .reload_at(300, only(0))
+        .client([get("/1"), pause(1), get("/2"), pause(2), get("/3")].concat())
+        .run();
+    assert_eq!(report.statuses(0), [200, 503, 200]);
+    assert_eq!(report.requests(0), ["GET /1", "GET /3"]);
+}
+
+/// Policies take over from one another with requests in flight, and lose none of them.
+#[test]
+fn policies_change_under_load() {
+    const POLICIES: [PolicyKind; 9] = [
+        PolicyKind::Learned,
+        PolicyKind::LeastRequest,
+        PolicyKind::P2c,
+        PolicyKind::PeakEwma,
+        PolicyKind::Prequal,
+        PolicyKind::LinearRl,
+        PolicyKind::RoundRobin,
+        PolicyKind::Random,
+        PolicyKind::Score,
+    ];
+    let slow = || (0..200).map(|_| later(7, "fine")).collect::<Vec<_>>();
+    let mut world = World::new().backend(slow()).backend(slow()).backend(slow());
+    for (at, policy) in (1..).zip(POLICIES) {
+        world = world.reload_at(at * 40, move |wanted| wanted.config.routing.policy = policy);
+    }
+    for _ in 0..4 {
+        let requests: Vec<_> = (0..50).map(|number| get(&format!("/{number}"))).collect();
+        world = world.client(requests.concat());
+    }
+    let report = world.run();
+    for client in 0..4 {
+        assert_eq!(report.statuses(client), [200; 50]);
+    }
+    assert!(!has_error(&report, "UpstreamError"));
+}
+
+/// A configuration that cannot be changes nothing at all, which the world looks at, and is told.
+#[test]
+fn a_bad_configuration_changes_nothing() {
+    let report = World::new()
+        .config(|config| config.stats.allow = vec!["192.0.2.0/24".to_owned()])
+        .backend(vec![later(300, "one")])
+        .spare(Vec::new())
+        .reload_at(100, |wanted| wanted.config.limits.clients = 0)
+        .reload_at(110, |wanted| wanted.config.routing.switch.threshold = f64::NAN)
+        .reload_at(120, |wanted| {
+            // A name that is there twice.
+            wanted.backends = vec![Named { name: 0, machine: 1 }, Named { name: 0, machine: 0 }];
+        })
+        .client([get("/1"), get("/2"), get("/stats")].concat())
+        .run();
+    assert_eq!(report.statuses(0), [200; 3]);
+    assert_eq!(report.requests(0), ["GET /1", "GET /2"]);
+    let head = &report.clients[0].answers[2].head;
+    let told = head.one("x-intelliproxy-reloads");
+    assert_eq!(told, Some("done=0, refused=3, lastError=\"not this one\""));
+}
+
+/// With lower limits nobody in service is dropped: clients stay and a body that was begun may end;
+/// who comes then is held to them.
+#[test]
+fn lower_limits_drop_nobody() {
+    let long = [
+        ask("POST /long HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        vec![
+            send("3\r\nabc\r\n"),
+            wait(300),
+            send("40\r\n"),
+            send([b'x'; 64]),
+            send("\r\n0\r\n\r\n"),
+        ],
+        vec![Step::AwaitAnswers(1)],
+        post("/next", &"x".repeat(11)),
+    ];
+    let hold = |path| [get(path), vec![Step::AwaitAnswers(1), wait(500)], get(path)].concat();
+    let report = World::new()
+        .backend(Vec::new())
+        .reload_at(100, |wanted| {
+            wanted.config.limits.clients = 1;
+            wanted.config.limits.body_bytes_max = 10;
+            wanted.config.limits.head_bytes_max = 1024;
+            wanted.config.limits.target_bytes_max = 64;
+        })
+        .client(long.concat())
+        .client(hold("/a"))
+        .client(hold("/b"))
+        .client_at(200, get("/waits"))
+        .client_at(200, get(&format!("/{}", "t".repeat(64))))
+        .run();
+    assert_eq!(report.statuses(0), [200, 413]);
+    assert_eq!([report.statuses(1), report.statuses(2)], [[200; 2]; 2]);
+    assert_eq!([report.statuses(3), report.statuses(4)], [[200], [414]]);
+    assert_eq!(report.requests(0).last().map(String::as_str), Some("GET /waits"));
+}
+
+/// Shorter times hold at once, also where a longer one is being waited for: an idle client, a slow
+/// backend, a tunnel. Longer ones do, too.
+#[test]
+fn times_change_at_once() {
+    let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: sim/1\r\n\r\n";
+    let hour = Duration::from_secs(3600);
+    let report = World::new()
+        .config(|config| {
+            config.timeouts.client_idle = hour;
+            config.timeouts.response_head = hour;
+            config.timeouts.tunnel_idle = hour;
+            config.timeouts.request_body = Duration::from_millis(200);
+        })
+        .backend(vec![
+            Reply { at_head: false, steps: vec![send(granted)], is_tunnel: true },
+            Reply::steps(Vec::new()),
+        ])
+        .reload_at(100, move |wanted| {
+            wanted.config.timeouts.client_idle = Duration::from_secs(2);
+            wanted.config.timeouts.response_head = Duration::from_secs(3);
+            wanted.config.timeouts.tunnel_idle = Duration::from_secs(4);
+            wanted.config.timeouts.request_body = hour;
+        })
+        .client([ask(UPGRADE), vec![Step::AwaitEnd]].concat())
+        .client_at(20, get("/silent"))
+        .client(vec![Step::AwaitEnd])
+        .client_at(
+            40,
+            [
+                ask("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\nab"),
+                vec![wait(1000), send("cd")],
+            ]
+            .concat(),
+        )
+        .run();
+    assert_eq!(report.statuses(0), [101]);
+    assert_eq!(report.statuses(1), [504]);
+    assert_eq!([report.end(0), report.end(2)], [Some(End::Clean); 2]);
+    assert_eq!(report.statuses(3), [200]);
+}
+
+/// With room for fewer idle connections those beyond it are closed, and with none the next request
+/// makes a new one.
+#[test]
+fn the_pool_shrinks_at_once() {
+    let report = World::new()
+        .backend(Vec::new())
+        .reload_at(100, |wanted| wanted.config.pool.idle_per_backend = 0)
+        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(200)], get("/2")].concat())
+        .run();
+    assert_eq!(report.statuses(0), [200, 200]);
+    let links: Vec<_> = report.backends[0].requests.iter().map(|request| request.link).collect();
+    assert_ne!(links[0], links[1]);
+}
+
+/// Who may see /stats changes for clients that are connected, too.
+#[test]
+fn stats_are_for_whom_they_are_now() {
+    let pause = |answers| vec![Step::AwaitAnswers(answers), wait(200)];
+    let report = World::new()
+        .backend(Vec::new())
+        .reload_at(100, |wanted| wanted.config.stats.allow = vec!["192.0.2.0/24".to_owned()])
+        .reload_at(300, |wanted| wanted.config.stats.allow.clear())
+        .client([get("/stats"), pause(1), get("/stats"), pause(2), get("/stats")].concat())
+        .run();
+    assert_eq!(report.statuses(0), [200; 3]);
+    assert_eq!(report.requests(0), ["GET /stats"; 2]);
+    assert!(bodies(&report, 0)[1].starts_with("[{\"name\":\"b0\""));
+}
+
+/// What only a restart can change is told and stays.
+#[test]
+fn what_needs_a_restart_stays() {
+    let report = World::new()
+        .backend(Vec::new())
+        .reload_at(100, |wanted| {
+            wanted.config.listen = vec!["127.0.0.1:1".to_owned()];
+            wanted.config.recording.files = 9;
+            wanted.config.state_file = Some("learned.json".to_owned());
+        })
+        .client(get("/1"))
+        .run();
+    assert_eq!(report.statuses(0), [200]);
+    assert!(has_error(&report, "needs_restart: [\"listen\", \"recording\", \"stateFile\"]"));
+}
