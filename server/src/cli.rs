@@ -65,7 +65,6 @@ fn run(
         }
     };
     let result = Setup::new(config).and_then(|mut setup| {
-        announce(&setup);
         setup.reload = Some(Source::new(move || reload(file.as_deref(), &args)));
         reactor::serve(setup)
     });
@@ -93,20 +92,6 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendT
     let targets = backend_targets(&config)?;
     state::check(&config, &targets)?;
     Ok((*config, targets))
-}
-
-/// Logs where the proxy listens and where its backends are.
-fn announce(setup: &Setup) {
-    for listener in &setup.listeners {
-        // A socket that is bound has an address; without one there is nothing to tell.
-        if let Ok(address) = listener.local_addr() {
-            info!("listening on http://{address}");
-        }
-    }
-    for backend in &setup.backends {
-        let addresses: Vec<String> = backend.addresses.iter().map(ToString::to_string).collect();
-        info!("backend {} is {} ({})", backend.name, backend.url, addresses.join(", "));
-    }
 }
 
 /// Reads a file that a person wrote, so one of a bearable size.

@@ -36,6 +36,20 @@ impl Setup {
         }
         Ok(Self { config, backends, listeners, reload: None })
     }
+
+    /// Where the proxy listens and where its backends are, a line each.
+    pub(crate) fn announcement(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        // A socket that is bound has an address; without one there is nothing to tell.
+        for address in self.listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
+            lines.push(format!("listening on http://{address}"));
+        }
+        for BackendTarget { name, url, addresses, .. } in &self.backends {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            lines.push(format!("backend {name} is {url} ({})", addresses.join(", ")));
+        }
+        lines
+    }
 }
 
 /// The addresses of a host, each once, in the order in which to try them.

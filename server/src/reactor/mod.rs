@@ -48,7 +48,12 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Why it could not begin, or go on.
 pub fn serve(setup: Setup) -> Result<(), String> {
     raise_file_limit();
+    let announcement = setup.announcement();
     let mut reactor = Reactor::new(setup)?;
+    // Whoever waits for these lines may send a signal at once.
+    for line in announcement {
+        info!("{line}");
+    }
     let mut events = Events::with_capacity(EVENTS_MAX);
     while !reactor.is_over() {
         reactor.turn(&mut events).map_err(|error| format!("cannot wait for events: {error}"))?;
