@@ -290,10 +290,13 @@ impl Proxy {
     pub fn handle_written(&mut self, now: Instant, conn: ConnId, count: usize) {
         match self.owner(conn) {
             Owner::Session(id, side) => {
-                if let Some(session) = self.table.session_mut(id) {
-                    session.handle_written(now, side, count, &mut self.shared);
+                let shared = &mut self.shared;
+                let session = self.table.session_mut(id);
+                if session.is_some_and(|session| session.handle_written(now, side, count, shared)) {
+                    self.serve(now, id);
+                } else {
+                    self.watch(now, id);
                 }
-                self.serve(now, id);
             }
             Owner::Probe => {
                 if let Some(probe) = self.probe_mut(conn) {

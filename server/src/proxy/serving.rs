@@ -11,6 +11,11 @@ impl Proxy {
     /// Something happened to a session: does what it wants and sees to its deadline.
     pub(super) fn serve(&mut self, now: Instant, id: ConnId) {
         self.tend(now, id);
+        self.watch(now, id);
+    }
+
+    /// Makes sure that a session to which something happened is looked at in time.
+    pub(super) fn watch(&mut self, now: Instant, id: ConnId) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };

@@ -42,8 +42,9 @@ pub(crate) struct ClientHalf {
     pub(crate) last_write: Instant,
 }
 
-/// What the client is expected to send.
+/// What the client is expected to send. Its tag is a byte of its own, since every step looks at it.
 #[derive(Debug)]
+#[repr(u8)]
 pub(crate) enum Receive {
     /// A request head; between two exchanges.
     Head,
@@ -98,6 +99,14 @@ impl ClientHalf {
             last_read: now,
             last_write: now,
         }
+    }
+
+    /// Whether it waits for the client's next request, of which nothing has come.
+    pub(crate) const fn is_at_rest(&self) -> bool {
+        matches!(self.receive, Receive::Head)
+            && matches!(self.send, Send::Open)
+            && self.input.is_none()
+            && !self.is_eof
     }
 
     /// Whether the request at hand has come in whole.

@@ -34,12 +34,12 @@ impl Session {
             return;
         }
         match expiry {
-            Expiry::ClientIdle | Expiry::Linger => self.needs.close = Some(false),
+            Expiry::ClientIdle | Expiry::Linger => self.needs.close(false),
             Expiry::RequestHead => self.fail_client(now, ClientError::HeadTimeout, shared),
             Expiry::RequestBody => self.fail_client(now, ClientError::BodyTimeout, shared),
             Expiry::ClientWrite => self.end(now, true, shared),
             Expiry::Connect => {
-                self.needs.give_up = self.upstream.conn();
+                self.needs.give_up(self.upstream.conn());
                 self.upstream.link = Link::None;
             }
             Expiry::ResponseHead => self.fail_upstream(now, UpstreamError::HeadTimeout, shared),
@@ -60,7 +60,7 @@ impl Session {
     fn next_deadline(&self, shared: &Shared) -> Option<(Instant, Expiry)> {
         let times = &shared.config.timeouts;
         let (client, upstream) = (&self.client, &self.upstream);
-        if self.needs.close.is_some() {
+        if self.needs.has_close() {
             return None;
         }
         let mut first = None;

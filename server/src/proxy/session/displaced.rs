@@ -19,12 +19,12 @@ impl Session {
         };
         exchange.has_seen_answer = false;
         // Says nothing about the backend.
-        self.needs.finish = Some((lease, Outcome::Abandoned));
+        self.needs.finish(lease, Outcome::Abandoned);
         if let Some(conn) = self.upstream.conn() {
-            self.needs.release = Some((conn, false));
+            self.needs.release(conn, false);
         }
         self.upstream.unlink(shared);
-        self.needs.dispatch = true;
+        self.needs.dispatch();
     }
 
     /// The configuration changed: whether the client may look at /stats may have, too.

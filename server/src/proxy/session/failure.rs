@@ -65,26 +65,26 @@ impl Session {
             remedy: remedy.into(),
         }));
         if let Some(conn) = upstream.conn() {
-            self.needs.release = Some((conn, false));
+            self.needs.release(conn, false);
         }
         upstream.unlink(shared);
         if remedy == Remedy::Redial {
             exchange.has_seen_answer = false;
             upstream.output.rewind(0..0, b"", &mut shared.buffers);
-            self.needs.redial = backend;
+            self.needs.redial(backend);
             return;
         }
         exchange.last_error = Some(error);
         if let Some(lease) = exchange.lease.take() {
             exchange.tried.push(lease.backend());
-            self.needs.finish = Some((lease, Outcome::Failed(request_failure(error))));
+            self.needs.finish(lease, Outcome::Failed(request_failure(error)));
         }
         match remedy {
             Remedy::Redial => {}
             Remedy::Retry => {
                 exchange.has_seen_answer = false;
                 upstream.output.rewind(0..0, b"", &mut shared.buffers);
-                self.needs.dispatch = true;
+                self.needs.dispatch();
             }
             Remedy::Answer => {
                 let is_persistent = exchange.is_persistent
@@ -121,15 +121,13 @@ impl Session {
     /// Gives up the exchange at hand without blaming its backend.
     pub(super) fn abandon(&mut self, shared: &mut Shared) {
         if let Some(lease) = self.exchange.as_mut().and_then(|exchange| exchange.lease.take()) {
-            self.needs.finish = Some((lease, Outcome::Abandoned));
+            self.needs.finish(lease, Outcome::Abandoned);
         }
-        if let Some(conn) = self.upstream.conn().or_else(|| self.needs.give_up.take()) {
-            self.needs.release = Some((conn, false));
+        let connecting = self.needs.cancel();
+        if let Some(conn) = self.upstream.conn().or(connecting) {
+            self.needs.release(conn, false);
         }
         self.exchange = None;
-        self.needs.dispatch = false;
-        self.needs.redial = None;
-        self.needs.stats = false;
         self.upstream.unlink(shared);
         self.upstream.output.clear(&mut shared.buffers);
     }
@@ -141,11 +139,11 @@ impl Session {
             && let Some(lease) = exchange.lease.take()
         {
             // A tunnel that was opened was an answer.
-            self.needs.finish = Some((lease, Outcome::Answered { status, latency }));
+            self.needs.finish(lease, Outcome::Answered { status, latency });
         }
         self.abandon(shared);
         // What still waits is lost, and a clean end could make the rest of it look whole.
-        self.needs.close = Some(with_reset || !self.client.output.is_empty());
+        self.needs.close(with_reset || !self.client.output.is_empty());
     }
 }
 

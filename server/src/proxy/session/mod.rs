@@ -10,15 +10,18 @@ mod deadline;
 mod displaced;
 mod exchange;
 mod failure;
+mod needs;
 mod settle;
 mod upstream_half;
 mod verdict;
 
-use intelliproxy_core::{BackendId, Instant, Lease, Outcome};
+use intelliproxy_core::{BackendId, Instant, Lease};
 
 pub(crate) use self::client_half::ClientHalf;
 use self::client_half::{Receive, Send};
 use self::exchange::Exchange;
+pub(crate) use self::needs::Need;
+use self::needs::Needs;
 use self::upstream_half::{Link, UpstreamHalf, connection_option};
 pub(crate) use self::verdict::Remedy;
 use super::conn::ConnId;
@@ -33,30 +36,6 @@ pub(crate) enum Side {
     Upstream,
 }
 
-/// What a session wants of the proxy.
-#[derive(Debug)]
-pub(crate) enum Need {
-    /// An attempt is over: the lease goes back.
-    Finish { lease: Lease, outcome: Outcome },
-    /// The upstream connection is not used any more.
-    Release { conn: ConnId, is_reusable: bool },
-    /// A backend and a connection to it, for the request that waits.
-    Dispatch,
-    /// A fresh connection to the same backend.
-    Redial { backend: BackendId },
-    /// The text of /stats.
-    Stats,
-    /// The connection that is being made is taking too long: another address, or
-    /// [`handle_unlinked`](Session::handle_unlinked).
-    GiveUpConnect { conn: ConnId },
-    /// The upstream gets no more bytes.
-    ShutdownUpstream { conn: ConnId },
-    /// The client gets no more bytes.
-    ShutdownClient,
-    /// The client's connection ends, and with it the session.
-    Close { with_reset: bool },
-}
-
 /// A client connection and all that hangs on it.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -64,20 +43,6 @@ pub(crate) struct Session {
     upstream: UpstreamHalf,
     exchange: Option<Exchange>,
     needs: Needs,
-}
-
-/// Needs not yet fetched; they are fetched in the order of the fields.
-#[derive(Debug, Default)]
-struct Needs {
-    finish: Option<(Lease, Outcome)>,
-    release: Option<(ConnId, bool)>,
-    dispatch: bool,
-    redial: Option<BackendId>,
-    give_up: Option<ConnId>,
-    stats: bool,
-    shutdown_upstream: Option<ConnId>,
-    shutdown_client: bool,
-    close: Option<bool>,
 }
 
 impl Session {
@@ -91,7 +56,7 @@ impl Session {
             Side::Client => (
                 &mut self.client.input,
                 &mut self.client.is_paused,
-                self.needs.close.is_none() && !self.client.is_eof,
+                !self.needs.has_close() && !self.client.is_eof,
             ),
             Side::Upstream => (
                 &mut self.upstream.input,
@@ -179,25 +144,34 @@ impl Session {
         }
     }
 
-    /// One side took `count` of the bytes that waited for it.
+    /// One side took `count` of the bytes that waited for it. Returns whether anything else has
+    /// changed by that.
     pub(crate) fn handle_written(
         &mut self,
         now: Instant,
         side: Side,
         count: usize,
         shared: &mut Shared,
-    ) {
+    ) -> bool {
         let (output, last_write) = match side {
             Side::Client => (&mut self.client.output, &mut self.client.last_write),
             Side::Upstream => (&mut self.upstream.output, &mut self.upstream.last_write),
         };
         output.written(count, &mut shared.buffers);
         *last_write = now;
-        if output.is_empty() {
-            self.settle(now, shared);
-        } else {
+        if !output.is_empty() {
             output.shrink(&mut shared.buffers);
+            return true;
         }
+        let is_awaited = match side {
+            Side::Client => !self.client.is_at_rest() || self.exchange.is_some(),
+            // Only a body or a tunnel goes on when there is room.
+            Side::Upstream => !matches!(self.client.receive, Receive::Ended),
+        };
+        if is_awaited {
+            self.settle(now, shared);
+        }
+        is_awaited
     }
 
     /// One side takes no more bytes, though it may still send some.
@@ -296,7 +270,7 @@ impl Session {
             None if matches!(self.client.receive, Receive::Head)
                 && self.client.output.is_empty() =>
             {
-                self.needs.close = Some(false);
+                self.needs.close(false);
             }
             None => {}
         }
@@ -328,32 +302,7 @@ impl Session {
 
     /// The next thing that the session wants.
     pub(crate) fn poll_need(&mut self) -> Option<Need> {
-        let needs = &mut self.needs;
-        if let Some((lease, outcome)) = needs.finish.take() {
-            return Some(Need::Finish { lease, outcome });
-        }
-        if let Some((conn, is_reusable)) = needs.release.take() {
-            return Some(Need::Release { conn, is_reusable });
-        }
-        if std::mem::take(&mut needs.dispatch) {
-            return Some(Need::Dispatch);
-        }
-        if let Some(backend) = needs.redial.take() {
-            return Some(Need::Redial { backend });
-        }
-        if let Some(conn) = needs.give_up.take() {
-            return Some(Need::GiveUpConnect { conn });
-        }
-        if std::mem::take(&mut needs.stats) {
-            return Some(Need::Stats);
-        }
-        if let Some(conn) = needs.shutdown_upstream.take() {
-            return Some(Need::ShutdownUpstream { conn });
-        }
-        if std::mem::take(&mut needs.shutdown_client) {
-            return Some(Need::ShutdownClient);
-        }
-        needs.close.map(|with_reset| Need::Close { with_reset })
+        self.needs.poll()
     }
 
     /// Bytes that wait for one side, as far as it can take them.
@@ -387,7 +336,7 @@ impl Session {
     /// The lease of the attempt at hand, for the invariant that leases balance.
     pub(crate) fn has_lease(&self) -> bool {
         let in_exchange = self.exchange.as_ref().is_some_and(|exchange| exchange.lease.is_some());
-        in_exchange || self.needs.finish.is_some()
+        in_exchange || self.needs.has_finish()
     }
 
     /// The backends that failed the request that waits.

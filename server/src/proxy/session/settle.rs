@@ -18,7 +18,7 @@ const INTERIM_MAX: u32 = 32;
 impl Session {
     /// Applies the joint rules until nothing changes.
     pub(super) fn settle(&mut self, now: Instant, shared: &mut Shared) {
-        while self.needs.close.is_none()
+        while !self.needs.has_close()
             && (self.advance_client(now, shared)
                 || self.advance_upstream(now, shared)
                 || self.close_client(now, shared))
@@ -57,7 +57,7 @@ impl Session {
         }
         let Some(input) = client.input.as_ref().filter(|input| !input.is_empty()) else {
             if client.is_eof {
-                self.needs.close = Some(false);
+                self.needs.close(false);
             }
             return false;
         };
@@ -70,7 +70,7 @@ impl Session {
             Ok(Parsed::Partial) if client.is_eof => {
                 // Nothing but ends of lines is no request.
                 if is_blank {
-                    self.needs.close = Some(false);
+                    self.needs.close(false);
                 } else {
                     self.fail_client(now, ClientError::Incomplete, shared);
                 }
@@ -93,7 +93,7 @@ impl Session {
         self.exchange = Some(exchange);
         client.receive = Receive::Ended;
         if is_stats {
-            self.needs.stats = true;
+            self.needs.stats();
             return;
         }
         let output = &mut self.upstream.output;
@@ -133,7 +133,7 @@ impl Session {
             client.receive = Receive::Body { reader, writer, data: 0, data_max };
         }
         self.upstream.last_write = now;
-        self.needs.dispatch = true;
+        self.needs.dispatch();
     }
 
     /// J2: the request's body goes on as far as there is room.
@@ -353,12 +353,12 @@ impl Session {
             && !upstream.has_failed
             && !upstream.is_write_broken;
         if let Some(conn) = upstream.conn() {
-            self.needs.release = Some((conn, is_reusable));
+            self.needs.release(conn, is_reusable);
         }
         upstream.output.clear(&mut shared.buffers);
         upstream.unlink(shared);
         if let (Some(lease), Some((status, latency))) = (exchange.lease.take(), exchange.answer) {
-            self.needs.finish = Some((lease, Outcome::Answered { status, latency }));
+            self.needs.finish(lease, Outcome::Answered { status, latency });
         }
         self.end_request(now, exchange.is_persistent && is_whole);
         true
@@ -407,11 +407,11 @@ impl Session {
         }
         if is_client_over && !upstream.is_shut {
             upstream.is_shut = true;
-            self.needs.shutdown_upstream = upstream.conn();
+            self.needs.shutdown_upstream(upstream.conn());
         }
         if is_upstream_over && client.send == Send::Open {
             client.send = Send::Shut;
-            self.needs.shutdown_client = true;
+            self.needs.shutdown_client();
         }
         false
     }
@@ -425,7 +425,7 @@ impl Session {
                 shared.buffers.give(buffer);
             }
             if client.is_eof {
-                self.needs.close = Some(false);
+                self.needs.close(false);
             }
             return false;
         }
@@ -441,12 +441,12 @@ impl Session {
                 && matches!(client.receive, Receive::Ended)
                 && client.input.as_ref().is_none_or(Buffer::is_empty));
         if with_reset || has_all {
-            self.needs.close = Some(with_reset);
+            self.needs.close(with_reset);
             return false;
         }
         client.send = Send::Shut;
         client.receive = Receive::Discarding { until: now + shared.config.timeouts.linger };
-        self.needs.shutdown_client = true;
+        self.needs.shutdown_client();
         true
     }
 }

@@ -49,8 +49,9 @@ pub(crate) enum Link {
     Open { conn: ConnId, is_reused: bool },
 }
 
-/// What the backend is expected to send.
+/// What the backend is expected to send. Its tag is a byte of its own, since every step looks at it.
 #[derive(Debug)]
+#[repr(u8)]
 pub(crate) enum Receive {
     /// Nothing: no exchange.
     Idle,
