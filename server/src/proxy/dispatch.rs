@@ -23,18 +23,17 @@ impl Proxy {
         };
         self.leases += 1;
         let backend = lease.backend();
-        let authority = self.places.authority(backend);
-        if let Some(session) = self.table.session_mut(id) {
-            session.handle_routed(now, lease, authority, &mut self.shared);
-        }
-        let Some(conn) = self.pool.take(backend) else {
-            return self.dial(now, id, backend, self.places.first_attempt(backend));
-        };
-        if let Some(upstream) = self.table.upstream_mut(conn) {
+        let pooled = self.pool.take(backend);
+        if let Some(upstream) = pooled.and_then(|conn| self.table.upstream_mut(conn)) {
             upstream.session = Some(id);
         }
-        if let Some(session) = self.table.session_mut(id) {
-            session.handle_linked(now, conn, true, &mut self.shared);
+        let Some(session) = self.table.session_mut(id) else {
+            return;
+        };
+        session.handle_routed(now, lease, self.places.authority(backend), &mut self.shared);
+        match pooled {
+            Some(conn) => session.handle_linked(now, conn, true, &mut self.shared),
+            None => self.dial(now, id, backend, self.places.first_attempt(backend)),
         }
     }
 

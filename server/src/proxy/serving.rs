@@ -1,39 +1,56 @@
 //! What sessions want, and when they are looked at.
 use intelliproxy_core::{Event, Instant};
 
-use super::conn::{Conn, ConnId};
-use super::session::{Need, Session, Side};
+use super::conn::{Conn, ConnId, Entry};
+use super::session::{Need, Side};
+use super::shared::Shared;
+use super::timers::Timers;
 use super::{Action, Owner, Proxy};
 use crate::admin::{recording_field, reloads_field, stats_json};
 use crate::http::UpstreamError;
 
 impl Proxy {
-    /// Something happened to a session: does what it wants and sees to its deadline.
+    /// Something happened to a session: does what it wants, looks at what it has for its
+    /// connections, and makes sure that it is looked at in time.
     pub(super) fn serve(&mut self, now: Instant, id: ConnId) {
-        self.tend(now, id);
-        self.watch(now, id);
+        self.serve_until(now, id, self.shared.horizon(now));
     }
 
-    /// Makes sure that a session to which something happened is looked at in time.
-    pub(super) fn watch(&mut self, now: Instant, id: ConnId) {
-        let Some(entry) = self.table.get_mut(id) else {
+    /// The same, to be looked at again at `horizon` or before.
+    fn serve_until(&mut self, now: Instant, id: ConnId, horizon: Instant) {
+        loop {
+            let Some(entry) = self.table.get_mut(id) else {
+                return;
+            };
+            let Conn::Client(session) = &mut entry.conn else {
+                return;
+            };
+            if let Some(need) = session.poll_need() {
+                self.fulfil(now, id, need);
+                continue;
+            }
+            let is_wanted = session.has_output(Side::Client) || session.resumes(Side::Client);
+            if is_wanted && !entry.is_dirty {
+                entry.is_dirty = true;
+                self.dirty.push_back(id);
+            }
+            let has_output = session.has_output(Side::Upstream);
+            let upstream = session.upstream_conn();
+            let upstream = upstream.filter(|_| has_output || session.resumes(Side::Upstream));
+            watch(entry, id, horizon, &mut self.timers, &self.shared);
+            if let Some(conn) = upstream {
+                self.mark_dirty(conn);
+            }
             return;
-        };
-        let Conn::Client(session) = &entry.conn else {
-            return;
-        };
-        // A deadline that begins now is at least this far away: where a look is due before, it
-        // need not be known yet.
-        let horizon = now + self.shared.shortest_timeout;
-        if entry.armed > horizon
-            && let Some(at) = session.poll_timeout(&self.shared)
-        {
-            self.timers.arm(&mut entry.armed, id, at.min(horizon));
         }
-        debug_assert!(
-            session.poll_timeout(&self.shared).is_none_or(|at| entry.armed <= at),
-            "a session is looked at no later than its deadline"
-        );
+    }
+
+    /// Something happened to a session, by which nothing else changed.
+    pub(super) fn watch(&mut self, now: Instant, id: ConnId) {
+        if let Some(entry) = self.table.get_mut(id) {
+            let horizon = self.shared.horizon(now);
+            watch(entry, id, horizon, &mut self.timers, &self.shared);
+        }
     }
 
     /// Makes sure that a session is looked at at its deadline.
@@ -41,29 +58,6 @@ impl Proxy {
         let deadline = self.table.session_mut(id).map(|session| session.poll_timeout(&self.shared));
         if let Some(at) = deadline.flatten() {
             self.arm(id, at);
-        }
-    }
-
-    /// Does what a session wants, then looks at what it has for its connections.
-    fn tend(&mut self, now: Instant, id: ConnId) {
-        while let Some(need) = self.table.session_mut(id).and_then(Session::poll_need) {
-            self.fulfil(now, id, need);
-        }
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        let Conn::Client(session) = &mut entry.conn else {
-            return;
-        };
-        if !entry.is_dirty && (session.has_output(Side::Client) || session.resumes(Side::Client)) {
-            entry.is_dirty = true;
-            self.dirty.push_back(id);
-        }
-        let upstream = session
-            .upstream_conn()
-            .filter(|_| session.has_output(Side::Upstream) || session.resumes(Side::Upstream));
-        if let Some(conn) = upstream {
-            self.mark_dirty(conn);
         }
     }
 
@@ -119,9 +113,8 @@ impl Proxy {
                 if let Some(session) = self.table.session_mut(id) {
                     session.handle_timeout(now, &mut self.shared);
                 }
-                self.tend(now, id);
                 // One to whom nothing happens is not looked at before its deadline.
-                self.arm_session(id);
+                self.serve_until(now, id, Instant::FAR_FUTURE);
             }
             // An attached upstream's deadlines are its session's.
             Owner::Session(_, Side::Upstream) | Owner::Gone => {}
@@ -140,4 +133,22 @@ impl Proxy {
             Owner::Probe => self.time_out_probe(now, conn),
         }
     }
+}
+
+/// Makes sure that a session is looked at at its deadline, or at `horizon` where that is earlier:
+/// one that is looked at before needs no other look.
+#[inline]
+fn watch(entry: &mut Entry, id: ConnId, horizon: Instant, timers: &mut Timers, shared: &Shared) {
+    let Conn::Client(session) = &entry.conn else {
+        return;
+    };
+    if (entry.armed > horizon || entry.armed == Instant::FAR_FUTURE)
+        && let Some(at) = session.poll_timeout(shared)
+    {
+        timers.arm(&mut entry.armed, id, at.min(horizon));
+    }
+    debug_assert!(
+        session.poll_timeout(shared).is_none_or(|at| entry.armed <= at),
+        "a session is looked at no later than its deadline"
+    );
 }

@@ -2,6 +2,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use intelliproxy_core::Instant;
+
 use super::Action;
 use crate::buffer::BufferPool;
 use crate::config::{Config, Limits};
@@ -15,7 +17,7 @@ pub(crate) struct Shared {
     pub(crate) head_limits: HeadLimits,
     pub(crate) chunk_limits: ChunkLimits,
     /// No session waits for anything less long than this.
-    pub(crate) shortest_timeout: Duration,
+    shortest_timeout: Duration,
     pub(crate) buffers: BufferPool,
     /// Room for encoding one head.
     pub(crate) scratch: Vec<u8>,
@@ -36,6 +38,13 @@ impl Shared {
             actions: VecDeque::new(),
             is_stopping: false,
         }
+    }
+
+    /// A deadline that begins now is at least this far away: where a session is looked at before,
+    /// it need not be known yet.
+    #[inline]
+    pub(crate) fn horizon(&self, now: Instant) -> Instant {
+        now + self.shortest_timeout
     }
 
     /// Takes a new configuration; messages that were begun keep the limits of their bodies.
