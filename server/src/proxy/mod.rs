@@ -388,7 +388,7 @@ impl Proxy {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let router = if self.shared.is_stopping { None } else { self.router.poll_timeout() };
-        [router, self.timers.next(), self.stop_deadline].into_iter().flatten().min()
+        earlier(earlier(router, self.timers.next()), self.stop_deadline)
     }
 
     /// Whether another client may be accepted now. With `overflow: reject` one more always may:
@@ -490,6 +490,14 @@ impl Proxy {
 fn router_config(config: &Config, targets: &[BackendTarget]) -> RouterConfig {
     let backends = targets.iter().map(|target| target.name.clone()).collect();
     RouterConfig { backends, rules: config.routing.clone() }
+}
+
+/// The earlier of two times, where there are both.
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
 }
 
 /// Whom news of a connection is for.

@@ -79,6 +79,8 @@ struct Reactor {
     listeners: Vec<Listener>,
     /// By the slot of the connection's id.
     sockets: Vec<Option<Socket>>,
+    /// When the proxy has to be called if nothing happens, as it was at the end of the last turn.
+    deadline: Option<Instant>,
     /// Connections with bytes left to read.
     unread: VecDeque<ConnId>,
     /// When accepting may go on after the system ran out of sockets.
@@ -140,6 +142,7 @@ impl Reactor {
             reloader: setup.reload.map(Reloader::new),
             listeners,
             sockets: Vec::new(),
+            deadline: Some(now),
             unread: VecDeque::new(),
             accepts_from: now,
             is_aborted: false,
@@ -153,7 +156,8 @@ impl Reactor {
     }
 
     fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
-        match self.poll.poll(events, self.patience()) {
+        let patience = self.patience();
+        match self.poll.poll(events, patience) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             result => result?,
         }
@@ -177,9 +181,11 @@ impl Reactor {
             }
         }
         self.accept();
-        if self.proxy.poll_timeout().is_some_and(|at| at <= self.now) {
+        self.deadline = self.proxy.poll_timeout();
+        if self.deadline.is_some_and(|at| at <= self.now) {
             self.proxy.handle_timeout(self.now);
             self.flush();
+            self.deadline = self.proxy.poll_timeout();
         }
         if let Some(keeper) = &mut self.keeper {
             keeper.handle_turn(self.now, &self.proxy);
@@ -192,7 +198,7 @@ impl Reactor {
         if !self.unread.is_empty() {
             return Some(Duration::ZERO);
         }
-        let mut next = self.proxy.poll_timeout();
+        let mut next = self.deadline;
         if self.listeners.iter().any(|listener| listener.is_ready) && self.proxy.accepts() {
             next = Some(next.map_or(self.accepts_from, |next| next.min(self.accepts_from)));
         }
