@@ -286,6 +286,15 @@ impl Proxy {
         }
     }
 
+    /// Whether the connection's end follows in the same turn on the bytes that wait for it, once
+    /// they are written: the driver may hold them back until then, so that both leave together.
+    pub fn is_last_write(&self, conn: ConnId) -> bool {
+        match self.table.get(conn).map(|entry| &entry.conn) {
+            Some(Conn::Client(session)) => session.is_closing(),
+            Some(Conn::Upstream(_) | Conn::Probe(_)) | None => false,
+        }
+    }
+
     /// A connection took the first `count` bytes of [`write_ready`](Self::write_ready).
     pub fn handle_written(&mut self, now: Instant, conn: ConnId, count: usize) {
         match self.owner(conn) {

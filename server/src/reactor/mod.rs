@@ -358,7 +358,8 @@ impl Reactor {
                 return;
             }
             let length = bytes.len();
-            match socket.write(bytes) {
+            let is_last = !socket.is_outgoing && self.proxy.is_last_write(conn);
+            match socket.write(bytes, is_last) {
                 Moved::Bytes(count) => {
                     self.proxy.handle_written(self.now, conn, count);
                     if count == length {

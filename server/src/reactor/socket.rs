@@ -29,6 +29,8 @@ pub(crate) struct Socket {
     pub(crate) is_ending: bool,
     /// Whether the system tells when there is room to write.
     watches_writes: bool,
+    /// Whether the last bytes written are held back by the system until the end of the stream.
+    is_held: bool,
     /// Whether it waits in the list of sockets with bytes left to read.
     pub(crate) is_queued: bool,
 }
@@ -80,6 +82,7 @@ impl Socket {
             is_writable: !is_connecting,
             watches_writes: is_connecting,
             is_ending: false,
+            is_held: false,
             is_queued: false,
         }
     }
@@ -132,9 +135,12 @@ impl Socket {
         }
     }
 
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Moved {
+    /// Writes; what `is_last` waits for the end that follows, and goes with it in one segment.
+    pub(crate) fn write(&mut self, bytes: &[u8], is_last: bool) -> Moved {
+        self.is_held |= is_last;
+        let more = if is_last { SendFlags::MORE } else { SendFlags::empty() };
         loop {
-            return match send(&self.stream, bytes, SendFlags::NOSIGNAL) {
+            return match send(&self.stream, bytes, SendFlags::NOSIGNAL | more) {
                 Ok(count @ 1..) => {
                     // Fewer bytes than offered: the system's buffer is full, an edge tells of room.
                     self.is_writable = count == bytes.len();
@@ -162,6 +168,9 @@ impl Socket {
         if with_reset {
             // Without the option the close is a clean one, which is the best that is left.
             let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        } else if self.is_held {
+            // A close alone would drop what is held when there is something left to be read.
+            self.shutdown();
         }
     }
 }

@@ -316,6 +316,11 @@ impl Session {
         }
     }
 
+    /// Whether nothing but the end follows on what waits for the client.
+    pub(crate) const fn is_closing(&self) -> bool {
+        matches!(self.client.send, Send::Closing { with_reset: false })
+    }
+
     /// Whether bytes wait for one side that it can take.
     pub(crate) fn has_output(&self, side: Side) -> bool {
         match side {
