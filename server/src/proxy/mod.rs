@@ -156,7 +156,8 @@ impl Proxy {
         self.clients += 1;
         let may_see_stats = self.stats_allowed.iter().any(|network| network.contains(peer.ip()));
         let id = self.table.insert(|_| {
-            let client = ClientHalf::new(peer, may_see_stats, now);
+            let address = self.shared.address_text(peer.ip());
+            let client = ClientHalf::new(peer, address, may_see_stats, now);
             Conn::Client(Box::new(Session::new(client, now)))
         });
         if is_full || self.shared.is_stopping {

@@ -1,5 +1,7 @@
 //! What all sessions of a proxy share.
 use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -22,6 +24,8 @@ pub(crate) struct Shared {
     /// Room for encoding one head.
     pub(crate) scratch: Vec<u8>,
     pub(crate) actions: VecDeque<Action>,
+    /// The address of the client that came last, and its text: the next one is often the same's.
+    last_address: Option<(IpAddr, Arc<str>)>,
     /// Whether no exchange begins any more.
     pub(crate) is_stopping: bool,
 }
@@ -36,6 +40,7 @@ impl Shared {
             buffers: BufferPool::default(),
             scratch: Vec::new(),
             actions: VecDeque::new(),
+            last_address: None,
             is_stopping: false,
         }
     }
@@ -45,6 +50,18 @@ impl Shared {
     #[inline]
     pub(crate) fn horizon(&self, now: Instant) -> Instant {
         now + self.shortest_timeout
+    }
+
+    /// An address as forwarded messages name it.
+    pub(crate) fn address_text(&mut self, ip: IpAddr) -> Arc<str> {
+        match &self.last_address {
+            Some((last, text)) if *last == ip => Arc::clone(text),
+            _ => {
+                let text: Arc<str> = ip.to_canonical().to_string().into();
+                self.last_address = Some((ip, Arc::clone(&text)));
+                text
+            }
+        }
     }
 
     /// Takes a new configuration; messages that were begun keep the limits of their bodies.

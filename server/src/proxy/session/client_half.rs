@@ -1,5 +1,6 @@
 //! The side of a session that faces its client: requests in, answers out.
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use intelliproxy_core::Instant;
 
@@ -21,7 +22,7 @@ use crate::proxy::shared::Shared;
 pub(crate) struct ClientHalf {
     pub(crate) peer: SocketAddr,
     /// The peer's address as forwarded messages name it.
-    pub(crate) address: Box<str>,
+    pub(crate) address: Arc<str>,
     /// Whether it may look at /stats.
     pub(crate) may_see_stats: bool,
     pub(crate) input: Option<Buffer>,
@@ -83,10 +84,15 @@ pub(crate) struct Begun {
 }
 
 impl ClientHalf {
-    pub(crate) fn new(peer: SocketAddr, may_see_stats: bool, now: Instant) -> Self {
+    pub(crate) fn new(
+        peer: SocketAddr,
+        address: Arc<str>,
+        may_see_stats: bool,
+        now: Instant,
+    ) -> Self {
         Self {
             peer,
-            address: peer.ip().to_canonical().to_string().into_boxed_str(),
+            address,
             may_see_stats,
             input: None,
             output: Outbox::default(),
