@@ -41,6 +41,34 @@ fn assert_forwarded(name: &str, request: &[u8], expected: &str) {
     }
 }
 
+/// What is wrong with the head of a HEAD request is told without a body, as any answer to it, once
+/// its method is known; before that it could be any request.
+#[test]
+fn refusals_of_head_requests_have_no_body() {
+    let rows: [(&str, &[u8], u16, bool); 9] = [
+        ("no Host", b"HEAD /a HTTP/1.1\r\n\r\n", 400, false),
+        ("no Host, after an empty line", b"\r\nHEAD /a HTTP/1.1\r\n\r\n", 400, false),
+        ("folded", b"HEAD /a HTTP/1.1\r\nHost: h\r\nA: b\r\n c\r\n\r\n", 400, false),
+        ("coding", b"HEAD /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: x\r\n\r\n", 501, false),
+        ("expectation", b"HEAD /a HTTP/1.1\r\nHost: h\r\nExpect: x\r\n\r\n", 417, false),
+        ("version 2.0", b"HEAD /a HTTP/2.0\r\nHost: h\r\n\r\n", 505, false),
+        ("HEAD in lower case is another method", b"head /a HTTP/1.1\r\n\r\n", 400, true),
+        ("a method that begins like it", b"HEADER /a HTTP/1.1\r\n\r\n", 400, true),
+        ("no space behind it", b"HEAD\t/a HTTP/1.1\r\nHost: h\r\n\r\n", 400, true),
+    ];
+    for (name, request, status, has_body) in rows {
+        for step in [usize::MAX, 1] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            let client = bench.client_with(request);
+            let whole = refusal(status);
+            let end =
+                if has_body { whole.len() } else { whole.find("\r\n\r\n").map_or(0, |at| at + 4) };
+            assert_eq!(bench.text(client), &whole[..end], "{name} by {step}");
+        }
+    }
+}
+
 /// Request lines that are none.
 #[test]
 fn bad_request_lines_are_refused() {

@@ -20,7 +20,11 @@ impl Session {
         let notice = Notice::client_error(client.peer, error, excerpt);
         shared.actions.push_back(Action::Notify(notice));
         let has_begun_answer = self.exchange.as_ref().is_some_and(|e| e.has_begun_answer);
-        let is_head_request = self.exchange.as_ref().is_some_and(|e| e.is_head_request);
+        let is_head_request = match &self.exchange {
+            Some(exchange) => exchange.is_head_request,
+            // What broke the rule is the head itself; its method may have been whole before that.
+            None => matches!(client.receive, Receive::Head) && is_head_method(excerpt),
+        };
         self.abandon(shared);
         if has_begun_answer {
             self.client.send = Send::Closing { with_reset: true };
@@ -145,6 +149,12 @@ impl Session {
         // What still waits is lost, and a clean end could make the rest of it look whole.
         self.needs.close(with_reset || !self.client.output.is_empty());
     }
+}
+
+/// Whether a head, as far as it came, is that of a HEAD request: an answer to it has no body.
+fn is_head_method(head: &[u8]) -> bool {
+    let begin = head.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(head.len());
+    head[begin..].starts_with(b"HEAD ")
 }
 
 /// How the router is told of an error.
