@@ -120,9 +120,10 @@ impl World {
             }
             Change::CloseIdle(backend) => {
                 let conns = self.backends[backend].conns.iter();
-                // One that is fresh has a request coming.
+                // One that is fresh has a request coming, and a tunnel is never idle.
                 let idle = conns.filter(|(_, conn)| {
-                    conn.has_served && conn.current.is_none() && !conn.is_busy()
+                    let is_kept = conn.has_served && !conn.is_tunnel;
+                    is_kept && conn.current.is_none() && !conn.is_busy()
                 });
                 let links: Vec<usize> = idle.map(|(&link, _)| link).collect();
                 for link in links {

@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use intelliproxy_core::Instant;
+use intelliproxy_core::{Instant, PolicyKind};
 
 use super::super::strict::{self, Verdict};
 use super::texts;
@@ -14,6 +14,10 @@ const SAID_MAX: usize = 1 << 20;
 
 pub(super) struct Driver {
     pub(super) proxy: Proxy,
+    config: Config,
+    /// Where the proxy may connect to.
+    targets: Vec<BackendTarget>,
+    addresses: usize,
     pub(super) links: Vec<Link>,
     now: Instant,
     said: usize,
@@ -53,17 +57,11 @@ pub(super) struct Link {
 
 impl Driver {
     pub(super) fn new(config: Config, backends: usize, addresses: usize) -> Self {
-        let target = |index: usize| BackendTarget {
-            name: format!("b{index}"),
-            url: format!("http://b{index}"),
-            authority: format!("b{index}"),
-            addresses: (0..addresses)
-                .map(|port| SocketAddr::from(([192, 0, 2, index as u8], 80 + port as u16)))
-                .collect(),
-        };
-        let targets = (0..backends).map(target).collect();
-        let proxy = Proxy::new(config, targets, 3, Instant::ZERO).expect("a valid configuration");
-        Self { proxy, links: Vec::new(), now: Instant::ZERO, said: 0, requests: 0 }
+        let targets: Vec<_> = (0..backends).map(|index| target(index, 2, addresses)).collect();
+        let proxy = Proxy::new(config.clone(), targets.clone(), 3, Instant::ZERO);
+        let proxy = proxy.expect("a valid configuration");
+        let (links, now) = (Vec::new(), Instant::ZERO);
+        Self { proxy, config, targets, addresses, links, now, said: 0, requests: 0 }
     }
 
     pub(super) fn accept(&mut self, may_see_stats: bool) {
@@ -257,6 +255,41 @@ impl Driver {
         assert_eq!(self.proxy.poll_action(), None, "late news changes nothing");
     }
 
+    /// Another configuration: bits 0 to 2 are the backends that it has, bit 3 says where the first
+    /// of them is, bits 4 and 5 change the policy, limits and times; with bits 6 and 7 it cannot be.
+    pub(super) fn reconfigure(&mut self, which: u8) {
+        let mut config = self.config.clone();
+        let backends = (0..3).filter(|index| which >> index & 1 == 1);
+        let place = |index: usize| if index == 0 { 2 + (which >> 3 & 1) } else { 2 };
+        let targets: Vec<_> =
+            backends.map(|index| target(index, place(index), self.addresses)).collect();
+        if which & 0x10 != 0 {
+            config.routing.policy = PolicyKind::Learned;
+            config.pool.idle_per_backend = 1;
+            config.limits.clients = 1;
+        }
+        if which & 0x20 != 0 {
+            config.limits.head_bytes_max = 1024;
+            config.limits.target_bytes_max = 64;
+            config.limits.body_bytes_max = 64;
+            config.timeouts.response_head = Duration::from_secs(1);
+            config.timeouts.client_idle = Duration::from_secs(1);
+            config.stats.allow = vec!["198.0.0.0/8".to_owned()];
+        }
+        let is_bad = which >> 6 == 3;
+        if is_bad {
+            config.limits.attempts = 0;
+        }
+        let result = self.proxy.handle_reconfigured(self.now, config, targets.clone());
+        assert_eq!(result.is_err(), is_bad, "what can be is taken, and nothing else");
+        if is_bad {
+            self.proxy.handle_config_refused("attempts".to_owned());
+        } else {
+            self.targets = targets;
+        }
+        self.carry_out();
+    }
+
     pub(super) fn stop(&mut self) {
         self.proxy.handle_stop(self.now);
         self.carry_out();
@@ -308,7 +341,12 @@ impl Driver {
     fn carry_out(&mut self) {
         while let Some(action) = self.proxy.poll_action() {
             match action {
-                Action::Connect { conn, .. } => {
+                Action::Connect { conn, address } => {
+                    let is_place = |target: &BackendTarget| target.addresses.contains(&address);
+                    assert!(
+                        self.targets.iter().any(is_place),
+                        "only what is configured is dialled"
+                    );
                     assert!(self.links.iter().all(|link| link.conn != conn), "ids are new");
                     self.links.push(Link::new(conn, false));
                 }
@@ -360,6 +398,19 @@ impl Link {
             is_refused: false,
             is_wild: false,
         }
+    }
+}
+
+/// A backend in one of two places.
+fn target(index: usize, place: u8, addresses: usize) -> BackendTarget {
+    let name = if place == 2 { format!("b{index}") } else { format!("b{index}-{place}") };
+    BackendTarget {
+        name: format!("b{index}"),
+        url: format!("http://{name}"),
+        authority: name,
+        addresses: (0..addresses)
+            .map(|port| SocketAddr::from(([192, 0, place, index as u8], 80 + port as u16)))
+            .collect(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The whole proxy under a list of operations: clients and backends that say anything in any
-//! pieces at any time, connections that fail in every way, time that passes.
+//! pieces at any time, connections that fail in every way, time that passes, configurations that
+//! change.
 //!
 //! After each operation the proxy's invariants hold; at the end everything that went over the
 //! connections is read by the second reader ([`oracle`]), and the proxy comes to rest.
@@ -113,7 +114,14 @@ fn step(driver: &mut Driver, source: &mut Source<'_>) {
             driver.pass(Duration::from_millis(millis), operation & 16 != 0);
         }
         13 => driver.wait(),
-        14 => driver.tell_late(source.byte()),
+        14 => {
+            let which = source.byte();
+            if operation == 0xfe {
+                driver.reconfigure(which);
+            } else {
+                driver.tell_late(which);
+            }
+        }
         _ => {
             if operation == 0xff {
                 driver.stop();

@@ -106,11 +106,33 @@ fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Begu
             None => panic!("O2: nobody sent {} {}", text(&request.0), text(&request.1)),
         }
         // Behind a 101 the bytes are of another protocol; without one they are requests.
-        if is_upgrade && link.sent.windows(5).any(|window| window == b" 101 ") {
+        if is_upgrade && is_switched(&link.sent, &begun) {
             return begun;
         }
     }
     begun
+}
+
+/// Whether the last of these requests is answered 101.
+fn is_switched(mut sent: &[u8], begun: &[Begun]) -> bool {
+    for (request, left) in begun.iter().zip((0..begun.len()).rev()) {
+        loop {
+            let Verdict::Whole(head) = strict::response(sent) else { return false };
+            if head.line[1] == b"101" {
+                return left == 0;
+            }
+            let is_head_request = request.method == b"HEAD";
+            let Ok(extent) = head.response_extent(is_head_request) else { return false };
+            let Verdict::Whole(body) = strict::body(&sent[head.len..], extent, false) else {
+                return false;
+            };
+            sent = &sent[head.len + body.len..];
+            if !head.line[1].starts_with(b"1") {
+                break;
+            }
+        }
+    }
+    false
 }
 
 /// Adds the whole answers that a backend sent; O8.
@@ -162,9 +184,7 @@ fn check_answered(link: &Link, answers: &[Answer], is_wild: bool) {
         let is_chunked = head.values("Transfer-Encoding").next().is_some();
         assert!(!is_old || !is_chunked, "O4: HTTP/1.0 knows no chunks");
         let own = own_text(&rest[head.len..], &head);
-        let is_head_request = request.is_some_and(|request| request.line[0] == b"HEAD");
-        // An error in the head itself is answered before the method means anything.
-        let is_bodiless = is_head_request && !(is_closing && own.is_some());
+        let is_bodiless = request.is_some_and(|request| request.line[0] == b"HEAD");
         let extent = head.response_extent(is_bodiless).expect("O4: a client can tell the end");
         let is_closed = link.closed == Some(false) && !link.has_failed;
         let body = match strict::body(&rest[head.len..], extent, is_closed) {
