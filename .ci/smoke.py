@@ -364,6 +364,39 @@ def check_stop():
         say("SIGTERM inside a download of 64 MiB: it came whole, exit code 0")
 
 
+def check_reload():
+    """SIGHUP under load: backends come, go and move, a bad file changes nothing, and no client sees any of it."""
+    file = pathlib.Path(SCRATCH, "reload.json")
+
+    def write(**backends):
+        listed = [{"name": name, "url": server.url} for name, server in backends.items()]
+        file.write_text(json.dumps({"backends": listed, "routing": {"policy": "round_robin"}}))
+
+    with server("A") as a, server("B") as b, server("C") as c:
+        write(A=a, B=b)
+        with Proxy({}, "--config", file) as proxy:
+
+            def act():
+                def hang_up(pattern):
+                    proxy.process.send_signal(signal.SIGHUP)
+                    proxy.wait_for(pattern)
+
+                write(A=a, C=c)
+                hang_up("configuration: added C; removed B$")
+                file.write_text('{"backends": 7}')
+                hang_up("configuration refused, .*reload.json:1: backends: must be a list")
+                write(A=b, C=c)
+                hang_up("configuration: moved A$")
+                write(C=c)
+                hang_up("configuration: removed A$")
+
+            failures, answers = requests_while(proxy, 8000, act)
+            assert not failures, failures[:5]
+            assert set(answers) == {a.port, b.port, c.port}, answers
+            assert list(proxy.stats()) == ["C"]
+            say(f"8000 requests while four files were read: none failed; answers by port {answers}")
+
+
 def check_cargo_all():
     """The README's first command: it starts, serves, and leaves nothing behind on Ctrl-C."""
     command = re.search(r"^cargo all$", (ROOT / "README.md").read_text(), re.MULTILINE)[0].split()

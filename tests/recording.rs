@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use intelliproxy_sim::lab::Scenario;
 use intelliproxy_sim::{Backend, Config, Parameters};
@@ -96,11 +96,15 @@ impl Proxy {
         Self { child, port }
     }
 
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let killed = Command::new("kill").args([name, &id]).status().expect("a process");
+        assert!(killed.success());
+    }
+
     /// Asks it to end, and waits until it has.
     fn stop(mut self) {
-        let id = self.child.id().to_string();
-        let killed = Command::new("kill").args(["-TERM", &id]).status().expect("a process");
-        assert!(killed.success());
+        self.signal("-TERM");
         assert!(self.child.wait().expect("a child").success());
     }
 }
@@ -224,6 +228,61 @@ fn live_traffic_replays() {
         let scenario = Scenario::from_json(&scenario).expect("the lab reads it");
         assert_eq!(scenario.backends.len(), 2);
     }
+}
+
+/// A configuration that changes while traffic is recorded is part of the recording: a backend that
+/// leaves, moves or comes back, another policy, a file that is refused. Every decision comes out.
+#[test]
+fn traffic_over_new_configurations_replays() {
+    let folder = Folder::new("reload");
+    let (journal, file) = (folder.file("journal"), folder.file("proxy.json"));
+    let backends = [(); 3].map(|()| Backend::start(Config::faultless()).expect("a backend"));
+    let url = |place: usize| format!("http://127.0.0.1:{}", backends[place].port());
+    let write = |policy: &str, places: &[(&str, usize)]| {
+        let backend = |&(name, place): &(&str, usize)| {
+            format!("{{\"name\": \"{name}\", \"url\": \"{}\"}}", url(place))
+        };
+        let backends: Vec<_> = places.iter().map(backend).collect();
+        let routing =
+            format!("{{\"policy\": \"{policy}\", \"probes\": {{\"pingIntervalMs\": 50}}}}");
+        let text = format!("{{\"backends\": [{}], \"routing\": {routing}}}", backends.join(", "));
+        fs::write(&file, text).expect("a file");
+    };
+    write("score", &[("A", 0), ("B", 1)]);
+    let proxy = Proxy::start(&["--config", &file, "--record", &journal]);
+    load(proxy.port, 4, 30);
+    let configurations: [(&str, &[(&str, usize)]); 4] = [
+        ("p2c", &[("A", 0), ("B", 2), ("C", 1)]),
+        ("learned", &[("C", 1)]),
+        ("no_such_policy", &[]),
+        ("least_request", &[("B", 0), ("A", 2), ("C", 1)]),
+    ];
+    for (number, (policy, places)) in (1..).zip(configurations) {
+        write(policy, places);
+        proxy.signal("-HUP");
+        let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+        let deadline = Instant::now() + PATIENCE;
+        while taken(&ask(&mut stream, "/stats").expect("an answer")) < number {
+            assert!(Instant::now() < deadline, "the signal is not worked off");
+        }
+        drop(stream);
+        load(proxy.port, 4, 30);
+    }
+    proxy.stop();
+    backends.into_iter().for_each(Backend::kill);
+    let (is_same, text) = replay(&[&journal]);
+    assert!(is_same && text.contains(" 0 differ, 0 could not be checked"), "{text}");
+    assert!(replay(&[&journal, "--request", "500"]).0);
+    assert!(replay(&[&journal, "--policy", "round_robin"]).0);
+}
+
+/// How many signals were worked off, well or not, by the head of /stats.
+fn taken(head: &str) -> u32 {
+    let field = head.lines().find_map(|line| line.strip_prefix("X-IntelliProxy-Reloads: done="));
+    let counts = field.and_then(|field| field.split_once(", refused="));
+    let number = |text: &str| text.split(',').next().and_then(|text| text.parse::<u32>().ok());
+    counts.and_then(|(done, refused)| Some(number(done)? + number(refused)?)).unwrap_or(0)
 }
 
 /// A recording that was cut off, or holds a flipped bit, is replayed up to there, and the place is
