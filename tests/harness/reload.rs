@@ -196,6 +196,8 @@ pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
             _ => {
                 let first = wanted.backends[0];
                 wanted.backends.push(first);
+                wanted.config.limits.attempts = 1 + second;
+                wanted.config.pool.idle_per_backend = second;
             }
         }),
         _ => Box::new(move |wanted| {

@@ -91,18 +91,40 @@ fn what_was_not_begun_goes_elsewhere() {
 }
 
 /// What would be sent once more to its own backend, because a reused connection turned out dead,
-/// goes elsewhere when that backend has been removed meanwhile.
+/// is routed anew when that backend has been removed or moved meanwhile, which is no attempt.
 #[test]
-fn what_would_be_redialled_goes_elsewhere() {
+fn what_would_be_redialled_is_routed_anew() {
+    for (name, host) in [(1, "b1.test"), (0, "b0-at-1.test")] {
+        let report = World::new()
+            .config(|config| config.limits.attempts = 1)
+            .backend(vec![Reply::ok("one"), Reply::steps(vec![wait(200), Step::Close])])
+            .spare(vec![Reply::ok("two")])
+            .reload_at(150, move |wanted| wanted.backends = vec![Named { name, machine: 1 }])
+            .client([get("/1"), vec![Step::AwaitAnswers(1), wait(50)], get("/2")].concat())
+            .run();
+        assert_eq!(bodies(&report, 0), ["one", "two"]);
+        assert_eq!(report.requests(1), ["GET /2"]);
+        assert_eq!(report.backends[1].requests[0].head.one("host"), Some(host));
+        assert!(has_error(&report, "Redialled"));
+        assert!(!has_error(&report, "Retried"));
+    }
+}
+
+/// Nothing is known of a backend that moved: what it did where it was is forgotten.
+#[test]
+fn a_moved_backend_starts_anew() {
     let report = World::new()
-        .backend(vec![Reply::ok("one"), Reply::steps(vec![wait(200), Step::Close])])
-        .spare(vec![Reply::ok("two")])
-        .reload_at(150, only(1))
-        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(50)], get("/2")].concat())
+        .config(|config| config.stats.allow = vec!["192.0.2.0/24".to_owned()])
+        .backend(Vec::new())
+        .spare(Vec::new())
+        .reload_at(1000, |wanted| wanted.backends[0].machine = 1)
+        .client([get("/1"), get("/stats")].concat())
+        .client_at(2000, get("/stats"))
         .run();
-    assert_eq!(bodies(&report, 0), ["one", "two"]);
-    assert_eq!(report.requests(1), ["GET /2"]);
-    assert!(has_error(&report, "Redialled"));
+    let (before, after) = (&bodies(&report, 0)[1], &bodies(&report, 1)[0]);
+    assert!(before.contains("\"totalRequests\":1,"), "{before}");
+    assert!(after.contains("\"totalRequests\":0,"), "{after}");
+    assert!(after.contains("\"totalPings\":1,") && after.contains("\"failPings\":0,"), "{after}");
 }
 
 /// How a request ends on a backend that has moved meanwhile is no reproach to where it is now.
@@ -177,7 +199,9 @@ fn a_bad_configuration_changes_nothing() {
         .reload_at(100, |wanted| wanted.config.limits.clients = 0)
         .reload_at(110, |wanted| wanted.config.routing.switch.threshold = f64::NAN)
         .reload_at(120, |wanted| {
-            // A name that is there twice.
+            // A name that is there twice, and good values.
+            wanted.config.limits.clients = 7;
+            wanted.config.stats.allow.clear();
             wanted.backends = vec![Named { name: 0, machine: 1 }, Named { name: 0, machine: 0 }];
         })
         .client([get("/1"), get("/2"), get("/stats")].concat())
