@@ -372,7 +372,7 @@ def check_reload():
         listed = [{"name": name, "url": server.url} for name, server in backends.items()]
         file.write_text(json.dumps({"backends": listed, "routing": {"policy": "round_robin"}}))
 
-    with server("A") as a, server("B") as b, server("C") as c:
+    with server("A") as a, server("B") as b, server("A") as c:
         write(A=a, B=b)
         with Proxy({}, "--config", file) as proxy:
 
