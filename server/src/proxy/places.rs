@@ -147,3 +147,70 @@ impl Places {
         self.target(backend).map_or("", |target| &target.authority)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: BackendId = BackendId::from_index(0);
+    const B: BackendId = BackendId::from_index(1);
+
+    fn target(name: &str, host: &str, ports: &[u16]) -> BackendTarget {
+        let address = |&port: &u16| SocketAddr::from(([127, 0, 0, 1], port));
+        BackendTarget {
+            name: name.to_owned(),
+            url: format!("http://{host}"),
+            authority: host.to_owned(),
+            addresses: ports.iter().map(address).collect(),
+        }
+    }
+
+    fn port(places: &Places, attempt: Attempt) -> Option<u16> {
+        places.address(A, attempt).map(|address| address.port())
+    }
+
+    /// Resolvers turn addresses round: their order alone is no move, and neither is another way to
+    /// write the URL. The preferred address stays preferred.
+    #[test]
+    fn the_order_of_addresses_is_no_move() {
+        let mut places = Places::new(vec![target("A", "a", &[1, 2, 3])]);
+        let second = places.first_attempt(A).next();
+        assert!(second.is_further());
+        places.prefer(A, second);
+        let other = BackendTarget { url: "http://a/".to_owned(), ..target("A", "a", &[3, 1, 2]) };
+        assert!(places.is_at(A, &other));
+        places.set(&[A], vec![other]);
+        assert!(places.is_current(A, second));
+        assert_eq!(port(&places, places.first_attempt(A)), Some(2));
+        assert_eq!(places.target(A).map(|target| &*target.url), Some("http://a/"));
+    }
+
+    /// Another Host, an address more or less, or leaving and coming back ends every way to the old
+    /// place; row by row.
+    #[test]
+    fn ways_end_when_a_backend_moves_or_leaves() {
+        for moved in
+            [target("A", "b", &[1, 2]), target("A", "a", &[1]), target("A", "a", &[1, 2, 3])]
+        {
+            let mut places = Places::new(vec![target("A", "a", &[1, 2])]);
+            let old = places.first_attempt(A).next();
+            places.prefer(A, old);
+            assert!(!places.is_at(A, &moved));
+            places.set(&[A], vec![moved]);
+            assert!(!places.is_current(A, old));
+            places.prefer(A, old);
+            assert_eq!(port(&places, old), None);
+            assert_eq!(port(&places, places.first_attempt(A)), Some(1), "from the first on");
+        }
+        let mut places = Places::new(vec![target("A", "a", &[1])]);
+        let old = places.first_attempt(A);
+        places.set(&[B], vec![target("B", "b", &[9])]);
+        let configured: Vec<_> = places.configured().collect();
+        assert_eq!(configured, [(B, "B")]);
+        assert_eq!(port(&places, places.first_attempt(A)), None, "one that left is nowhere");
+        assert_eq!(places.target(A).map(|target| &*target.name), Some("A"), "and has its name");
+        places.set(&[B, A], vec![target("B", "b", &[9]), target("A", "a", &[1])]);
+        assert!(!places.is_current(A, old));
+        assert_eq!(port(&places, places.first_attempt(A)), Some(1));
+    }
+}
