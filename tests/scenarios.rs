@@ -386,6 +386,27 @@ fn slow_clients_are_told_so() {
     assert_eq!(report.statuses(1), [408]);
 }
 
+/// The time for which a client was not read from, because there was no room for its body, is not
+/// counted against it.
+#[test]
+fn a_client_that_was_held_up_is_not_late() {
+    let head = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 200000\r\n\r\n";
+    let report = World::new()
+        .config(|config| {
+            config.timeouts.connect = Duration::from_secs(3);
+            config.timeouts.request_body = Duration::from_secs(1);
+            config.routing.switch.threshold = 1e6;
+        })
+        .backend_at(Vec::new(), Listening::Hanging)
+        .backend(Vec::new())
+        .client([get("/"), vec![Step::AwaitAnswers(1)]].concat())
+        // It gets the connection that the first one left behind.
+        .client_at(200, [ask(head), vec![send(vec![b'x'; 200_000])]].concat())
+        .run();
+    assert_eq!([report.statuses(0), report.statuses(1)], [[200], [200]]);
+    assert_eq!(report.backends[1].requests[1].body.len(), 200_000);
+}
+
 /// An idle client is closed without a word.
 #[test]
 fn an_idle_client_is_closed() {

@@ -160,6 +160,10 @@ impl Session {
                     self.upstream.last_write = now;
                 }
                 *data += relayed.data;
+                // Waiting for more begins when there is room for it, however long that took.
+                if client.input.as_ref().is_none_or(Buffer::is_empty) {
+                    client.last_read = now;
+                }
                 if *data_max > 0 && *data > *data_max {
                     self.fail_client(now, ClientError::BodyTooLarge, shared);
                     return true;
