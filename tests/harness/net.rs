@@ -206,8 +206,15 @@ impl Pipe {
         count
     }
 
+    /// Bytes that arrived and were not read are lost: their reader gets no clean end, as with any
+    /// system that drops them, but an error.
+    fn lose(&mut self) {
+        self.has_fin &= self.arrived.is_empty();
+    }
+
     /// Forgets everything that was not delivered, and delivers nothing more.
     fn destroy(&mut self) {
+        self.lose();
         self.in_flight.clear();
         self.arrived.clear();
         self.held = 0;
@@ -484,6 +491,7 @@ impl Net {
             Segment::Rst => {
                 pipe.has_rst = true;
                 if pipe.path.is_harsh {
+                    pipe.lose();
                     pipe.held -= pipe.arrived.len();
                     pipe.arrived.clear();
                 }

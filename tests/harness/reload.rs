@@ -186,7 +186,7 @@ pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
             timeouts.request_body = millis([1500, 3000, 10_000][second % 3]);
             timeouts.client_write = millis([400, 3000, 10_000][first % 3]);
             timeouts.connect = millis([100, 700, 2000][second % 3]);
-            timeouts.response_head = millis([400, 3000, 15_000][first % 3]);
+            timeouts.response_head = millis([2500, 5000, 15_000][first % 3]);
             timeouts.response_body = millis([400, 3000, 15_000][second % 3]);
             timeouts.tunnel_idle = millis([300, 3000, 20_000][first % 3]);
         }),

@@ -147,7 +147,8 @@ fn shape(net: &mut Net, config: &mut Config, weather: Weather) {
     timeouts.client_idle = span([8000, 20_000, 60_000]);
     timeouts.client_write = span([400, 3000, 10_000]);
     timeouts.connect = span([100, 700, 2000]);
-    timeouts.response_head = span([400, 3000, 15_000]);
+    // A slow backend reads a large body for up to two seconds before it answers.
+    timeouts.response_head = span([2500, 5000, 15_000]);
     timeouts.response_body = span([400, 3000, 15_000]);
     timeouts.tunnel_idle = span([300, 3000, 20_000]);
     timeouts.linger = span([50, 500, 2000]);
