@@ -379,6 +379,12 @@ impl Proxy {
         }
     }
 
+    /// Whether there is anything to be polled: an action, or a connection to be seen to.
+    #[inline]
+    pub fn has_effects(&self) -> bool {
+        !self.shared.actions.is_empty() || !self.dirty.is_empty()
+    }
+
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.shared.actions.pop_front()

@@ -379,7 +379,14 @@ impl Reactor {
 
     /// Carries out what the proxy wants: actions, and writing to every connection that has
     /// something new.
+    #[inline]
     fn flush(&mut self) {
+        if self.proxy.has_effects() {
+            self.carry_out();
+        }
+    }
+
+    fn carry_out(&mut self) {
         loop {
             while let Some(action) = self.proxy.poll_action() {
                 self.act(action);
