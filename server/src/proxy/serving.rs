@@ -149,6 +149,6 @@ fn watch(entry: &mut Entry, id: ConnId, horizon: Instant, timers: &mut Timers, s
     }
     debug_assert!(
         session.poll_timeout(shared).is_none_or(|at| entry.armed <= at),
-        "a session is looked at no later than its deadline"
+        "I9: a session is looked at no later than at its deadline"
     );
 }
