@@ -129,3 +129,34 @@ fn a_client_that_did_not_ask_for_the_end_is_not_closed_at_once() {
         assert_eq!(closed_then.contains(&client), !is_closed, "closed with the client's own end");
     }
 }
+
+/// The time that a client may be idle begins when its last answer is out, also for one that takes
+/// longer to read it (found by the fuzzer: its deadline was before the time it was looked at).
+#[test]
+fn a_slow_reader_is_not_idle() {
+    let at = |seconds: u64| Instant::from_millis(1 + seconds * 1000);
+    let mut proxy = proxy(&[1]);
+    let client = proxy.handle_accept(START, address(9));
+    hand_over(&mut proxy, START, client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (asked, _) = settle(&mut proxy, START);
+    proxy.handle_connected(START, asked[0].0, Ok(()));
+    settle(&mut proxy, START);
+    hand_over(&mut proxy, START, asked[0].0, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab");
+    for now in [25, 50].map(at) {
+        proxy.handle_timeout(now);
+        proxy.handle_written(now, client, 1);
+    }
+    let written = at(70);
+    proxy.handle_timeout(written);
+    settle(&mut proxy, written);
+    let mut last = None;
+    while let Some(now) = proxy.poll_timeout().filter(|now| *now < at(140)) {
+        proxy.handle_timeout(now);
+        let (_, closed) = settle(&mut proxy, now);
+        if closed.contains(&client) {
+            last = Some(now);
+            break;
+        }
+    }
+    assert_eq!(last, Some(at(130)), "closed a minute after the answer was out, and not before");
+}

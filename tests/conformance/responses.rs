@@ -40,6 +40,8 @@ fn bad_heads_become_502() {
         ("version 2", "HTTP/2 200 OK\r\n\r\n"),
         ("version 1.2", "HTTP/1.2 200 OK\r\n\r\n"),
         ("space before it", " HTTP/1.1 200 OK\r\n\r\n"),
+        ("empty line before it", "\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        ("two empty lines before it", "\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
         ("two spaces", "HTTP/1.1  200 OK\r\n\r\n"),
         ("control byte in the reason", "HTTP/1.1 200 O\u{1}K\r\nContent-Length: 0\r\n\r\n"),
         ("status line ends in LF", "HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n"),

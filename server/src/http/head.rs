@@ -76,7 +76,12 @@ pub(crate) fn parse_request<'h, 'b>(
                 None => Ok(Parsed::Partial),
             };
         }
-        Err(httparse::Error::Version) => return version_error(line_start),
+        Err(httparse::Error::Version) => {
+            return match (version_error(line_start)?, oversize(line_start, limits)) {
+                (Parsed::Partial, Some(error)) => Err(error),
+                (parsed, _) => Ok(parsed),
+            };
+        }
         Err(error) => return Err(request_error(error)),
     };
     let len = parsed;
@@ -147,7 +152,9 @@ pub(crate) fn parse_response<'h, 'b>(
         _ => return Err(UpstreamError::MalformedHead),
     };
     let has_line_end = |reason: &[u8]| reason.iter().any(|byte| b"\r\n".contains(byte));
-    if reason.is_some_and(has_line_end) || !(100..=999).contains(&status) {
+    // Empty lines before it are tolerated of clients only (RFC 9112 section 2.2).
+    let has_line_before = !input.starts_with(b"HTTP/1.");
+    if has_line_before || reason.is_some_and(has_line_end) || !(100..=999).contains(&status) {
         return Err(UpstreamError::MalformedHead);
     }
     let Some(fields) = Fields::check(input, first, len, list, names) else {

@@ -107,6 +107,14 @@ impl ClientHalf {
         }
     }
 
+    /// The last answer is out: the time for the next request begins.
+    pub(crate) fn handle_all_written(&mut self, now: Instant) {
+        if matches!(self.receive, Receive::Head) {
+            self.last_read = now;
+            self.head_since = self.head_since.map(|_| now);
+        }
+    }
+
     /// Whether it waits for the client's next request, of which nothing has come.
     pub(crate) const fn is_at_rest(&self) -> bool {
         matches!(self.receive, Receive::Head)

@@ -164,7 +164,10 @@ impl Session {
             return true;
         }
         let is_awaited = match side {
-            Side::Client => !self.client.is_at_rest() || self.exchange.is_some(),
+            Side::Client => {
+                self.client.handle_all_written(now);
+                !self.client.is_at_rest() || self.exchange.is_some()
+            }
             // Only a body or a tunnel goes on when there is room.
             Side::Upstream => !matches!(self.client.receive, Receive::Ended),
         };
