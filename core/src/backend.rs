@@ -18,7 +18,7 @@ use crate::policy::linear_rl::FEATURES;
 use crate::score::ScoreParts;
 use crate::snapshot::BackendSnapshot;
 use crate::time::Instant;
-use crate::tournament::{ABSENT, Entry, Ruling, Tournament};
+use crate::tournament::{ABSENT, Entry, Tournament};
 
 /// Names a backend for the life of a router.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -50,6 +50,8 @@ pub(crate) struct Backend {
     pub(crate) is_retired: bool,
     pub(crate) health: HealthTracker,
     in_flight: u32,
+    /// Recent requests that it was too busy for.
+    turned_away: u32,
     pings: Pings,
     load: Load,
     requests: Requests,
@@ -94,6 +96,7 @@ impl Backend {
             is_retired: false,
             health: HealthTracker::default(),
             in_flight: 0,
+            turned_away: 0,
             pings: Pings::default(),
             load: Load::default(),
             requests: Requests::default(),
@@ -156,6 +159,9 @@ impl Backend {
             self.requests.errors += u64::from(is_error);
             self.requests.last_ended_at = Some(now);
             self.requests.error_rate.observe(now, is_error, rules.errors.half_life);
+            if outcome.is_turned_away() {
+                self.requests.error_rate.turn_away();
+            }
             if let (Outcome::Answered { latency, .. }, false) = (outcome, is_error) {
                 let alpha = rules.smoothing.alpha;
                 self.requests.response_ewma_ms.observe(alpha, millis(*latency));
@@ -167,6 +173,12 @@ impl Backend {
 
     pub(crate) const fn in_flight(&self) -> u32 {
         self.in_flight
+    }
+
+    /// Requests that keep it busy: those in flight, and recent ones that it was too busy for.
+    /// An instant refusal must not make a full backend look idle.
+    pub(crate) const fn load(&self) -> u32 {
+        self.in_flight.saturating_add(self.turned_away)
     }
 
     pub(crate) const fn parts(&self) -> &ScoreParts {
@@ -281,6 +293,9 @@ impl Backend {
     fn rescore_errors(&mut self, now: Instant, rules: &Rules) {
         self.parts.errors = rules.weights.error_points(self.error_rate_at(now, rules));
         self.parts.total = self.parts.sum();
+        let turned_away = self.requests.error_rate.turned_away_at(now, rules.errors.half_life);
+        // The cast saturates, and rounds what is not negative.
+        self.turned_away = (turned_away + 0.5) as u32;
     }
 }
 
@@ -396,16 +411,7 @@ impl BackendTable {
         if tried.is_empty() {
             return self.lowest();
         }
-        self.lowest_where(|id, _| if tried.contains(&id) { Ruling::Skip } else { Ruling::Take })
-    }
-
-    /// The best that `judge` takes.
-    pub(crate) fn lowest_where(
-        &self,
-        judge: impl Fn(BackendId, &Backend) -> Ruling,
-    ) -> Option<BackendId> {
-        let judge = |entry: Entry| judge(Self::ranked_id(entry), &self.backends[entry.slot]);
-        self.ranking.find(judge).map(Self::ranked_id)
+        self.ranking.find(|slot| !tried.contains(&BackendId::from_slot(slot))).map(Self::ranked_id)
     }
 
     /// States what holds between calls; panics where it does not.

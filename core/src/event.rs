@@ -284,6 +284,11 @@ impl Outcome {
             Self::Abandoned => None,
         }
     }
+
+    /// Whether the backend was too busy for it (RFC 9110 section 15.6.4).
+    pub(crate) const fn is_turned_away(&self) -> bool {
+        matches!(self, Self::Answered { status: 503, .. })
+    }
 }
 
 /// How a backend failed a request.

@@ -9,15 +9,16 @@
 //! 4. Within the cooldown after the last switch: hold.
 //! 5. Otherwise: switch.
 //!
-//! While 3 or 4 holds, a single request may spill over to a backend that has as many fewer in
-//! flight and is at least the threshold lower. A spill is no switch.
+//! While 3 or 4 holds, a single request may spill over to a backend that has as many fewer to do
+//! and is at least the threshold lower. A spill is no switch. What a backend has to do is what it
+//! has in flight and what it recently turned away (503): it is too busy for these, and the sooner
+//! it says so, the fewer it has in flight.
 use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::event::HoldReason;
 use crate::time::Instant;
-use crate::tournament::Ruling;
 
 /// Decides between the current backend and the best one; changes nothing but the time of the last
 /// switch.
@@ -91,19 +92,18 @@ impl SwitchGate {
         }
     }
 
-    /// Whether a request may spill over from the current backend to another one; judges backends
-    /// in the order of their rank.
-    pub(crate) fn judge_spill(&self, current: &Backend, other: &Backend) -> Ruling {
+    /// Whether a request may spill over from the current backend to another one.
+    pub(crate) fn is_spill(&self, current: &Backend, other: &Backend) -> bool {
         let gap = current.parts().total - other.parts().total;
-        if !other.is_usable() || gap < self.threshold {
-            return Ruling::Stop;
-        }
-        if self.is_busier(current, other) { Ruling::Take } else { Ruling::Skip }
+        let more = current.load().saturating_sub(other.load());
+        other.is_usable()
+            && gap >= self.threshold
+            && self.spill_load.is_some_and(|load| more >= load)
     }
 
-    /// Whether the current backend has enough in flight for any spill; spares the search.
+    /// Whether the current backend has enough to do for any spill; spares the search.
     pub(crate) fn may_spill(&self, current: &Backend) -> bool {
-        self.spill_load.is_some_and(|load| current.in_flight() >= load)
+        self.spill_load.is_some_and(|load| current.load() >= load)
     }
 
     fn is_busier(&self, current: &Backend, other: &Backend) -> bool {

@@ -83,6 +83,7 @@ mod rng;
 mod router;
 mod score;
 mod snapshot;
+mod spill;
 mod time;
 mod tournament;
 

@@ -14,6 +14,7 @@ use crate::policy::{self, Candidates, Ended, Policy, Token};
 use crate::probe::{Due, EndedProbe, ProbeSchedule};
 use crate::rng::Rng;
 use crate::snapshot::Snapshot;
+use crate::spill::spill;
 use crate::time::Instant;
 
 /// Decides which backend serves a request.
@@ -527,7 +528,7 @@ impl Router {
         if is_below || !self.gate.may_spill(from) {
             return None;
         }
-        let to = self.table.lowest_where(|_, other| self.gate.judge_spill(from, other))?;
+        let to = spill(&self.gate, &self.table, &self.order, from, &mut self.rng)?;
         self.spills += 1;
         Some(to)
     }

@@ -24,17 +24,6 @@ pub(crate) struct Entry {
     pub(crate) slot: usize,
 }
 
-/// What [`Tournament::find`] is to do with an entry.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Ruling {
-    /// This one will do.
-    Take,
-    /// Not this one; one that ranks behind it may do.
-    Skip,
-    /// Neither this one nor any that ranks behind it.
-    Stop,
-}
-
 /// The key of a slot that does not take part.
 pub(crate) const ABSENT: u64 = u64::MAX;
 
@@ -95,11 +84,11 @@ impl Tournament {
         Some(self.nodes[node])
     }
 
-    /// The best-ranked slot that `judge` takes; the root's own cost when it takes the winner,
-    /// otherwise a branch and bound search over the entries that rank before the answer.
-    pub(crate) fn find(&self, judge: impl Fn(Entry) -> Ruling) -> Option<Entry> {
+    /// The best-ranked slot that is wanted; the root's own cost when it is the winner, otherwise a
+    /// branch and bound search over the entries that rank before the answer.
+    pub(crate) fn find(&self, is_wanted: impl Fn(usize) -> bool) -> Option<Entry> {
         let mut best = None;
-        self.search(1, &judge, &mut best);
+        self.search(1, &is_wanted, &mut best);
         best
     }
 
@@ -108,21 +97,18 @@ impl Tournament {
         self.nodes[self.leaves + slot].key
     }
 
-    fn search(&self, node: usize, judge: &impl Fn(Entry) -> Ruling, best: &mut Option<Entry>) {
+    fn search(&self, node: usize, is_wanted: &impl Fn(usize) -> bool, best: &mut Option<Entry>) {
         let entry = self.nodes[node];
         if entry.key == ABSENT || best.is_some_and(|best| best <= entry) {
             return;
         }
-        match judge(entry) {
-            Ruling::Take => *best = Some(entry),
-            Ruling::Stop => {}
-            Ruling::Skip if node >= self.leaves => {}
-            Ruling::Skip => {
-                // The better half first: what it yields bounds the other.
-                let better = usize::from(self.nodes[2 * node] != entry);
-                self.search(2 * node + better, judge, best);
-                self.search(2 * node + 1 - better, judge, best);
-            }
+        if is_wanted(entry.slot) {
+            *best = Some(entry);
+        } else if node < self.leaves {
+            // The better half first: what it yields bounds the other.
+            let better = usize::from(self.nodes[2 * node] != entry);
+            self.search(2 * node + better, is_wanted, best);
+            self.search(2 * node + 1 - better, is_wanted, best);
         }
     }
 
@@ -182,14 +168,8 @@ mod tests {
                         .min()
                 };
                 assert_eq!(tree.winner(), scan(&|_| true));
-                let odd = tree.find(|e| if e.slot % 2 == 1 { Ruling::Take } else { Ruling::Skip });
-                assert_eq!(odd, scan(&|slot| slot % 2 == 1));
-                let bounded = tree.find(|e| match e.key {
-                    4.. => Ruling::Stop,
-                    _ if e.slot % 3 == 0 => Ruling::Skip,
-                    _ => Ruling::Take,
-                });
-                assert_eq!(bounded, scan(&|slot| slot % 3 != 0 && keys[slot] < 4));
+                assert_eq!(tree.find(|slot| slot % 2 == 1), scan(&|slot| slot % 2 == 1));
+                assert_eq!(tree.find(|slot| slot % 3 != 0), scan(&|slot| slot % 3 != 0));
             }
         }
     }

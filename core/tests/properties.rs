@@ -78,6 +78,7 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         12 => (0_u64..3000).prop_map(answered(200)),
         2 => (0_u64..3000).prop_map(answered(500)),
+        2 => (0_u64..3000).prop_map(answered(503)),
         1 => failure.prop_map(Outcome::Failed),
         1 => Just(Outcome::Abandoned),
     ]
@@ -215,7 +216,7 @@ fn every_kind_of_decision_is_reached() {
     let strategy = (any_rules(), vec(any_step(), 100));
     let mut text = String::new();
     let mut spills = 0;
-    for _ in 0..60 {
+    for _ in 0..90 {
         let tree = strategy.new_tree(&mut runner).expect("rules and steps");
         let (rules, steps) = tree.current();
         let (trace, end) = run(&rules, &steps);

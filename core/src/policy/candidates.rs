@@ -66,7 +66,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// A candidate, each as likely as the others.
-    pub(super) fn draw(&self, rng: &mut Rng) -> Option<BackendId> {
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Option<BackendId> {
         self.draw_but(None, rng)
     }
 

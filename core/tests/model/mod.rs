@@ -34,6 +34,8 @@ pub(crate) struct Backend {
     pub(crate) reports_failed: u64,
     /// Requests ended: when, and whether in error.
     pub(crate) requests: Vec<(u64, bool)>,
+    /// Requests answered 503: when.
+    pub(crate) turned_away: Vec<u64>,
     pub(crate) responses: Vec<f64>,
     /// When its error rate was last evaluated for the score.
     pub(crate) touched_at: u64,
@@ -300,9 +302,23 @@ impl Model {
         } else {
             return Decision::Switch(best, SwitchReason::Better { by: gap });
         };
-        let totals = scores.iter().map(|(id, score)| (*id, score.total)).collect();
-        let spill =
-            lowest(&totals, |id| self.is_usable(id) && is_busier(id) && gap_to(id) >= threshold);
+        // In a pool as small as these nothing is drawn: of all that may take it, the one with the
+        // least to do, then the lowest score, then the first in the configuration.
+        let load_of = |id: BackendId| self.by_id(id).load(&self.rules);
+        let threshold_load = (threshold / weight).ceil().max(1.0) as u32;
+        let mut spill: Option<BackendId> = None;
+        for id in self.names.iter().map(|name| self.backends[name].id) {
+            let more = load_of(current).saturating_sub(load_of(id));
+            let may = self.rules.switch.spill_over && weight > 0.0 && more >= threshold_load;
+            let is_better = spill.is_none_or(|best| {
+                let (load, best_load) = (load_of(id), load_of(best));
+                let (score, best_score) = (scores[&id].total, scores[&best].total);
+                load < best_load || load == best_load && score < best_score
+            });
+            if may && self.is_usable(id) && gap_to(id) >= threshold && is_better {
+                spill = Some(id);
+            }
+        }
         Decision::Hold { goes_to: spill.unwrap_or(current), candidate: best, reason }
     }
 
@@ -329,6 +345,7 @@ impl Backend {
             reports: Vec::new(),
             reports_failed: 0,
             requests: Vec::new(),
+            turned_away: Vec::new(),
             responses: Vec::new(),
             touched_at: now,
             lines: BTreeMap::new(),
@@ -407,6 +424,13 @@ impl Backend {
         let errors: f64 =
             self.requests.iter().filter(|(_, is_error)| *is_error).map(|(at, _)| weight(*at)).sum();
         if errors == 0.0 { 0.0 } else { errors / (requests + rules.errors.prior) }
+    }
+
+    /// What it has to do: in flight, and recent ones that it was too busy for.
+    fn load(&self, rules: &Rules) -> u32 {
+        let half_life = rules.errors.half_life.as_millis() as f64;
+        let weight = |at: &u64| libm::pow(0.5, (self.touched_at - at) as f64 / half_life);
+        self.in_flight + self.turned_away.iter().map(weight).sum::<f64>().round() as u32
     }
 
     /// The points in the order of [`ScoreParts::parts`].

@@ -245,6 +245,9 @@ impl World {
             Outcome::Abandoned => {}
             Outcome::Answered { status, latency } => {
                 backend.requests.push((now, status >= 500));
+                if status == 503 {
+                    backend.turned_away.push(now);
+                }
                 if status < 500 {
                     backend.responses.push(latency.as_secs_f64() * 1e3);
                 }

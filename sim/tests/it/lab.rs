@@ -3,7 +3,7 @@ use std::fmt::Write;
 use std::{env, fs};
 
 use intelliproxy_sim::lab::{
-    Arrivals, BackendGroup, Contender, Rate, Scenario, Service, catalogue, run, run_all,
+    Arrivals, BackendGroup, Contender, Rate, Scenario, Service, Surge, catalogue, run, run_all,
 };
 
 /// M/M/c: the mean wait, the share that waits and the mean in service agree with Erlang's C
@@ -93,6 +93,43 @@ fn a_broken_learner_is_demoted() {
     assert!((guarded / least_request - 1.0).abs() < 0.02, "{guarded} {least_request}");
     let broken = p99(&unguarded, "broken_learner");
     assert!(broken > 2.0 * least_request, "{broken} {least_request}");
+}
+
+/// `score` under more than all can do: the current backend is full first and turns away, and the
+/// rest share what there is, so that it fails no more than a point above `p2c`. The same for
+/// proxies that share a small fleet and know nothing of each other.
+#[test]
+fn score_shares_what_is_too_much() {
+    let group = BackendGroup { queue: 32, ..BackendGroup::default() };
+    let mut crowded = Scenario {
+        duration_s: 8.0,
+        arrivals: Arrivals { rate: Rate::Load(0.6), ..Arrivals::default() },
+        backends: vec![BackendGroup { count: 5, ..group.clone() }],
+        ..Scenario::default()
+    };
+    crowded.arrivals.surges = vec![Surge { from_s: 2.0, for_s: Some(3.0), factor: 2.0 }];
+    let speeds = [("half", 0.5), ("one", 1.0), ("more", 1.5)].map(|(name, speed)| BackendGroup {
+        name: name.to_owned(),
+        count: 8,
+        speed,
+        queue: 64,
+        ..group.clone()
+    });
+    let fleet = Scenario {
+        duration_s: 4.0,
+        proxies: 8,
+        arrivals: Arrivals { rate: Rate::Load(0.8), ..Arrivals::default() },
+        backends: speeds.to_vec(),
+        ..Scenario::default()
+    };
+    for scenario in [crowded, fleet] {
+        let failed = |policy: &str| {
+            let contender = Contender::named(policy).expect("a policy");
+            run(&scenario, contender, 1).expect("it runs").figures.failed_share()
+        };
+        let (score, p2c) = (failed("score"), failed("p2c"));
+        assert!(score < p2c + 0.01, "{score} {p2c}");
+    }
 }
 
 /// The golden table: what policies come to on short runs of the named scenarios. A change of it is

@@ -220,6 +220,46 @@ fn load_alone_spills_over() {
     }
 }
 
+/// A full current backend answers 503 at once, so that it has few in flight; what it turned away
+/// keeps it busy all the same. Within the cooldown it has ten in flight and fails others one after
+/// another: after the fifth 503 requests spill over. Other errors wait for the gate.
+#[test]
+fn what_was_turned_away_spills_over() {
+    for (status, to) in [(503, A), (500, B)] {
+        let mut world = World::new(&["a", "b"]);
+        world.answer(A, 100);
+        assert_eq!(world.serve(), A);
+        world.answer(B, 10);
+        let mut leases: Vec<_> = (0..10).map(|_| world.route()).collect();
+        for _ in 0..5 {
+            let lease = world.route();
+            assert_eq!(lease.backend(), B);
+            world.finish(lease, status);
+        }
+        leases.push(world.route());
+        assert_eq!(leases[10].backend(), to, "after five of {status}");
+        assert_eq!(world.snapshot().switches, 1);
+        leases.into_iter().for_each(|lease| world.finish(lease, 200));
+    }
+}
+
+/// Of many equals that may take a spill, each router draws its own by its seed.
+#[test]
+fn spills_are_drawn() {
+    let names: Vec<_> = (0..30).map(|number| format!("b{number}")).collect();
+    let went = |seed| {
+        let config = RouterConfig { backends: names.clone(), rules: Rules::default() };
+        let mut router = Router::new(config, seed, Instant::ZERO).expect("valid rules");
+        let now = Instant::from_millis(1);
+        let route = |_| router.route(now, &[]).expect("a backend").backend().index();
+        (0..20).map(route).collect::<Vec<_>>()
+    };
+    assert_eq!(went(1)[..15], [0; 15]);
+    assert!(went(1)[15..].iter().all(|backend| *backend > 0), "{:?}", went(1));
+    assert_eq!(went(1), went(1));
+    assert_ne!(went(1), went(2));
+}
+
 /// The letter of the rule: without spilling over, the 16th request is a switch by 30 points.
 #[test]
 fn without_spill_over_load_switches() {
