@@ -57,6 +57,15 @@ impl AddAssign<Duration> for Instant {
     }
 }
 
+impl Sub<Duration> for Instant {
+    type Output = Self;
+
+    fn sub(self, span: Duration) -> Self {
+        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanos))
+    }
+}
+
 impl Sub for Instant {
     type Output = Duration;
 
@@ -75,6 +84,8 @@ mod tests {
         assert_eq!(Instant::FAR_FUTURE + Duration::from_secs(1), Instant::FAR_FUTURE);
         assert_eq!(Instant::ZERO + Duration::MAX, Instant::FAR_FUTURE);
         assert_eq!(Instant::ZERO - Instant::from_millis(5), Duration::ZERO);
+        assert_eq!(Instant::from_millis(5) - Duration::MAX, Instant::ZERO);
+        assert_eq!(Instant::from_millis(5) - Duration::from_millis(2), Instant::from_millis(3));
         assert_eq!(Instant::from_millis(7) - Instant::from_millis(5), Duration::from_millis(2));
     }
 }

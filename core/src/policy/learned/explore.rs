@@ -2,11 +2,12 @@
 //!
 //! Each request earns 0.005 tokens (configurable), four at most. A trial costs 1: the first request
 //! of a backend on probation, or one to a backend that was idle for the longer of 1 s and 30 of
-//! its mean latencies; further requests on probation cost 0.25. A trial that is answered in under
-//! half of the predicted time earns its backend up to 16 requests more, one at a time, for as long
-//! as they are as fast. Each such series that ends in a slow answer makes the next one of this
-//! backend wait for twice as many trials, up to eight: one that is fast mostly and very slow now
-//! and then is not to be taken for one that has recovered every time.
+//! the pool's mean latencies (its own, while it was slow, would tell of its recovery late); further
+//! requests on probation cost 0.25. A trial that is answered in under half of the predicted time
+//! earns its backend up to 16 requests more, one at a time, for as long as each is answered within
+//! the time predicted before the first. Each such series that ends in a slow answer makes the next
+//! one of this backend wait for twice as many trials, up to four: one that is fast mostly and very
+//! slow now and then is not to be taken for one that has recovered every time.
 use crate::backend::BackendId;
 use crate::time::Instant;
 
@@ -85,7 +86,8 @@ impl Explorer {
     ) {
         let ours = self.following.filter(|following| following.backend == backend);
         let predicted_ms = ours.map_or(predicted_ms, |following| following.predicted_ms);
-        let is_fast = good_ms.is_some_and(|ms| ms < 0.5 * predicted_ms);
+        let fast_ms = if ours.is_some() { predicted_ms } else { 0.5 * predicted_ms };
+        let is_fast = good_ms.is_some_and(|ms| ms < fast_ms);
         if is_fast && self.following.is_none() && record.left > 0 {
             record.left -= 1;
         } else if is_fast && self.following.is_none() {
@@ -107,7 +109,7 @@ pub(super) const TRIAL: f64 = 1.0;
 pub(super) const PROBATION: f64 = 0.25;
 const TOKENS_MAX: f64 = 4.0;
 const FOLLOW_MAX: u32 = 16;
-const SERIES_WAIT_MAX: u8 = 8;
+const SERIES_WAIT_MAX: u8 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -145,7 +147,7 @@ mod tests {
         explorer.ended(backend, &mut record, 100.0, Some(49.0));
         explorer.ended(backend, &mut record, 20.0, Some(49.0));
         assert_eq!(explorer.followed(), Some(backend), "compared with the first prediction");
-        for wait in [1, 2, 4, 8, 8] {
+        for wait in [1, 2, 4, 4] {
             explorer.ended(backend, &mut record, 20.0, None);
             for _ in 0..=wait {
                 assert_eq!(explorer.followed(), None, "{wait}");

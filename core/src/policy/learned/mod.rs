@@ -34,9 +34,10 @@ mod unit;
 use std::time::Duration;
 
 use self::curve::{LEVELS, bin};
+use self::errors::Errors;
 use self::explore::Explorer;
 use self::live_guard::LiveGuard;
-use self::rails::{PING_EVERY, Rails, Standing};
+use self::rails::{PING_EVERY, Standing};
 use self::unit::{Pool, Unit};
 use crate::backend::{Backend, BackendId};
 use crate::config::Rules;
@@ -174,7 +175,7 @@ impl Learned {
         let idle = (0..self.units.len()).find(|slot| {
             let unit = &self.units[*slot];
             let idle_ms = millis(now.since(unit.used_at));
-            let wait_ms = IDLE_MIN_MS.max(IDLE_LATENCIES * unit.latency_or(&self.pool));
+            let wait_ms = IDLE_MIN_MS.max(IDLE_LATENCIES * self.pool.latency_ms);
             unit.n == 0
                 && idle_ms > wait_ms
                 && unit.is_open()
@@ -196,7 +197,8 @@ impl Learned {
     }
 
     /// A good answer of a request that was in flight with n − 1 others.
-    fn completed(&mut self, now: Instant, slot: usize, elapsed_ms: f64) {
+    fn completed(&mut self, now: Instant, slot: usize, elapsed: Duration) {
+        let elapsed_ms = millis(elapsed);
         let pool = &mut self.pool;
         let unit = &mut self.units[slot];
         let n = unit.n + 1;
@@ -208,7 +210,7 @@ impl Learned {
         unit.errors.observe(false, OWN_MEMORY);
         unit.answered_at = Some(now);
         let was_stalled = unit.rails.is_stalled;
-        unit.rails.succeeded();
+        unit.rails.succeeded(now - elapsed);
         unit.quiet_since = now;
         unit.due = 0.0;
         if was_booting {
@@ -236,7 +238,7 @@ impl Learned {
     }
 
     /// An error of a request that was in flight with n − 1 others.
-    fn failed(&mut self, now: Instant, slot: usize, is_timeout: bool) {
+    fn failed(&mut self, now: Instant, slot: usize, elapsed: Duration, is_timeout: bool) {
         let unit = &mut self.units[slot];
         // Without its own run of errors, which else were part of what they are compared with.
         let own = f64::from(unit.rails.errors_in_row);
@@ -257,7 +259,7 @@ impl Learned {
             return;
         }
         unit.errors.observe(true, OWN_MEMORY);
-        let is_bad = unit.rails.failed(others);
+        let is_bad = unit.rails.failed(now - elapsed, others);
         if is_bad && unit.rails.is_normal() {
             self.quarantine(now, slot);
         }
@@ -350,11 +352,6 @@ impl Learned {
             }
         }
     }
-
-    /// How the live guard stands.
-    fn guard_view(&self, now: Instant) -> GuardView {
-        self.guard.view(now)
-    }
 }
 
 impl Policy for Learned {
@@ -422,9 +419,7 @@ impl Policy for Learned {
     fn on_health(&mut self, _now: Instant, backend: BackendId, is_up: bool) {
         let unit = &mut self.units[backend.index()];
         if is_up && !unit.is_up {
-            let fresh = Rails::new();
-            unit.rails.window = unit.rails.window.min(fresh.window);
-            unit.rails.is_stalled = false;
+            unit.came_up();
         }
         unit.is_up = is_up;
         self.weigh(backend.index());
@@ -450,7 +445,7 @@ impl Policy for Learned {
         let is_error = ended.outcome.is_error();
         let unit = &mut self.units[slot];
         unit.count(now, &mut self.pool);
-        unit.take_in(&mut self.pool);
+        unit.take_in(&mut self.pool, is_error == Some(false));
         let is_trial = ended.token & IDLE_TRIAL != 0;
         // A good answer is counted before the speed is estimated.
         if is_trial || is_error != Some(false) {
@@ -460,15 +455,19 @@ impl Policy for Learned {
         unit.n = unit.n.saturating_sub(1);
         let predicted_ms = if is_trial { unit.latency_at(&self.pool, 1) } else { 0.0 };
         match is_error {
-            Some(false) => self.completed(now, slot, elapsed_ms),
+            Some(false) => self.completed(now, slot, ended.elapsed),
             Some(true) => {
                 let failure = Outcome::Failed(RequestFailure::TimedOut);
-                self.failed(now, slot, *ended.outcome == failure);
+                self.failed(now, slot, ended.elapsed, *ended.outcome == failure);
             }
             None => {}
         }
         if ended.token & PROBATION != 0 {
-            self.units[slot].rails.probation_ended(now, is_error.map(|is_error| !is_error));
+            let unit = &mut self.units[slot];
+            unit.rails.probation_ended(now, is_error.map(|is_error| !is_error));
+            if unit.rails.is_normal() {
+                unit.errors = Errors::default();
+            }
             self.count();
         }
         if is_trial {
@@ -486,6 +485,7 @@ impl Policy for Learned {
         let unit = &self.units[slot];
         if unit.n == 0 && unit.rails.is_stalled && unit.rails.is_normal() {
             // Nothing is left there that could show it working: pings and probation are to.
+            self.units[slot].was_silent();
             self.quarantine(now, slot);
             let rails = &mut self.units[slot].rails;
             rails.is_stalled = rails.is_normal();
@@ -554,7 +554,7 @@ impl Policy for Learned {
     }
 
     fn guard(&self, now: Instant) -> Option<GuardView> {
-        Some(self.guard_view(now))
+        Some(self.guard.view(now))
     }
 }
 

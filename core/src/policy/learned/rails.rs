@@ -7,7 +7,7 @@
 //! | quarantined | a good ping after the back-off | probation |
 //! | quarantined | the whole pool failing alike (amnesty) | normal |
 //! | probation | so many good requests in a row, one at a time | normal, slow start |
-//! | probation | an error | quarantined, four times as long |
+//! | probation | an error | quarantined, eight times as long |
 //!
 //! Beside its standing, a backend may be stalled (no completion where twelve were due), capped
 //! (it refused while full), in slow start (a window that grows by a request a good answer), or
@@ -29,10 +29,12 @@ pub(super) struct Rails {
     /// The last twenty or so requests.
     pub(super) recent: Errors,
     pub(super) errors_in_row: u32,
+    /// When the latest request that failed was sent.
+    erred_at: Instant,
     /// Its last answer was an error, where errors are rare: the requests that it has are to tell
     /// more before it gets another.
     is_suspect: bool,
-    /// Times that the back-off was made four times as long.
+    /// Times that the back-off was made eight times as long.
     relapses: u32,
     /// When it was last quarantined or returned from it.
     troubled_at: Option<Instant>,
@@ -55,6 +57,7 @@ impl Rails {
             cap: None,
             recent: Errors::default(),
             errors_in_row: 0,
+            erred_at: Instant::ZERO,
             is_suspect: false,
             relapses: 0,
             troubled_at: None,
@@ -74,10 +77,13 @@ impl Rails {
         matches!(self.standing, Standing::Normal)
     }
 
-    /// A good answer: what it opens.
-    pub(super) fn succeeded(&mut self) {
+    /// A good answer, to a request sent then: what it opens. One that was sent before the latest
+    /// failure is old news: it ends no row of errors.
+    pub(super) fn succeeded(&mut self, sent_at: Instant) {
         self.is_stalled = false;
-        self.errors_in_row = 0;
+        if sent_at >= self.erred_at {
+            self.errors_in_row = 0;
+        }
         self.is_suspect = false;
         self.recent.observe(false, RECENT);
         if let Some(cap) = &mut self.cap {
@@ -91,16 +97,17 @@ impl Rails {
         }
     }
 
-    /// An error that is the backend's own fault; returns whether it is to be quarantined, as far
-    /// as this backend goes, where the pool's share of errors is `pool`.
-    pub(super) fn failed(&mut self, pool: f64) -> bool {
+    /// An error that is the backend's own fault, of a request sent then; returns whether it is to
+    /// be quarantined, as far as this backend goes, where the pool's share of errors is `pool`.
+    pub(super) fn failed(&mut self, sent_at: Instant, pool: f64) -> bool {
+        self.erred_at = self.erred_at.max(sent_at);
         self.errors_in_row = self.errors_in_row.saturating_add(1);
         self.recent.observe(true, RECENT);
-        // Where errors are that rare, two in a row are no chance.
         self.is_suspect = pool < POOL_CALM;
-        let in_row = if self.is_suspect { ERRORS_IN_ROW - 1 } else { ERRORS_IN_ROW };
-        self.is_worse_than(pool)
-            && (self.errors_in_row >= in_row || self.recent.errors >= ERRORS_RECENT)
+        // Where errors are that rare, two in a row are no chance, whatever was good before.
+        self.is_suspect && self.errors_in_row >= ERRORS_IN_ROW_CALM
+            || self.is_worse_than(pool)
+                && (self.errors_in_row >= ERRORS_IN_ROW || self.recent.errors >= ERRORS_RECENT)
     }
 
     /// An error while full, with n in flight: no evidence but of its size.
@@ -118,7 +125,7 @@ impl Rails {
         let is_relapse = self.troubled_at.is_some_and(|at| now.since(at) < CALM);
         self.relapses = if is_relapse { (self.relapses + 1).min(RELAPSES_MAX) } else { 0 };
         self.troubled_at = Some(now);
-        let until = now + (BACK_OFF * (1 << (2 * self.relapses))).min(BACK_OFF_MAX);
+        let until = now + (BACK_OFF * (1 << (3 * self.relapses))).min(BACK_OFF_MAX);
         self.standing = Standing::Quarantined { until };
     }
 
@@ -179,6 +186,7 @@ pub(super) const PING_EVERY: Duration = Duration::from_millis(250);
 const WINDOW_START: u32 = 2;
 const RECENT: f64 = 20.0;
 const ERRORS_IN_ROW: u32 = 3;
+const ERRORS_IN_ROW_CALM: u32 = 2;
 const ERRORS_RECENT: f64 = 2.5;
 const POOL_CALM: f64 = 0.001;
 const CAP_SHARE: f64 = 0.97;
@@ -195,17 +203,17 @@ const RISK_UNKNOWN: f64 = 0.7;
 mod tests {
     use super::*;
 
-    /// Three errors in a row quarantine, for 250 ms; each relapse makes it four times as long up to
+    /// Three errors in a row quarantine, for 250 ms; each relapse makes it eight times as long up to
     /// 8 s, and doubles the good answers wanted up to 32; half a minute of calm starts anew.
     #[test]
     fn back_off_grows() {
         let mut rails = Rails::new();
         let mut now = Instant::from_millis(1000);
-        assert!(!rails.failed(0.002));
-        assert!(!rails.failed(0.002));
-        assert!(rails.failed(0.002));
-        assert!(rails.clone().failed(0.0));
-        for (wait, expected) in [(250, 4), (1000, 8), (4000, 16), (8000, 32), (8000, 32)] {
+        assert!(!rails.failed(now, 0.002));
+        assert!(!rails.failed(now, 0.002));
+        assert!(rails.failed(now, 0.002));
+        assert!(rails.clone().failed(now, 0.0));
+        for (wait, expected) in [(250, 4), (2000, 8), (8000, 16), (8000, 32), (8000, 32)] {
             rails.quarantine(now);
             let until = now + Duration::from_millis(wait);
             assert_eq!(rails.standing, Standing::Quarantined { until });
@@ -231,7 +239,7 @@ mod tests {
     fn a_failing_pool_excuses() {
         let mut rails = Rails::new();
         for _ in 0..3 {
-            assert!(!rails.failed(0.25));
+            assert!(!rails.failed(Instant::ZERO, 0.25));
         }
         assert!((rails.recent.share() - 2.8525 / 3.8525).abs() < 1e-12);
         assert!(rails.is_worse_than(0.2));
@@ -248,22 +256,27 @@ mod tests {
         rails.was_full(100);
         assert!(rails.is_open(95) && !rails.is_open(96));
         for _ in 0..101 {
-            rails.succeeded();
+            rails.succeeded(Instant::ZERO);
         }
         assert!(rails.is_open(96) && !rails.is_open(98));
         assert_eq!(rails.risk(98), 0.7);
     }
 
     /// An error in a calm pool: nothing more while it has requests, one when it has none; a good
-    /// answer clears it. Where errors are usual one is no reason.
+    /// answer clears it. Where errors are usual one is no reason. Two errors are in a row when what
+    /// was answered well between them had been sent before the first.
     #[test]
     fn an_error_makes_suspect() {
         let mut rails = Rails::new();
-        rails.failed(0.0);
+        let now = Instant::from_millis(9);
+        assert!(!rails.failed(now, 0.0));
         assert!(rails.is_open(0) && !rails.is_open(1));
-        rails.succeeded();
+        rails.succeeded(Instant::ZERO);
         assert!(rails.is_open(1));
-        rails.failed(0.01);
+        assert!(rails.clone().failed(now, 0.0), "the second in a row");
+        rails.succeeded(now);
+        assert!(!rails.clone().failed(now, 0.0), "the first of a new row");
+        rails.failed(now, 0.01);
         assert!(rails.is_open(1));
     }
 
@@ -273,7 +286,7 @@ mod tests {
         let mut rails = Rails::new();
         for n in 2..64 {
             assert!(rails.is_open(n - 1) && !rails.is_open(n));
-            rails.succeeded();
+            rails.succeeded(Instant::ZERO);
         }
         assert!(rails.is_open(1000));
     }

@@ -8,7 +8,13 @@
 //! The memory used is Lepski's choice: the longest one whose interval for the root of the speed,
 //! `(√(C + 3/8) ± h)/√X` with `h = z·√φ/2` (Anscombe's transform), shares a point with those of all
 //! shorter ones. The shortest considered has 4·φ to 8·φ completions, and 8 at least: below, clumped
-//! completions are no sample of anything. So it is long while the speed is steady and short just after a change.
+//! completions are no sample of anything. So it is long while the speed is steady and short just
+//! after a change.
+//!
+//! Just after only: a longer memory that departs by twice as many standard errors is of another
+//! time, and all longer than the one used begin anew with what that one has. Left to forget by
+//! themselves, they stayed a standard error or two below a speed that had come back, each in its
+//! turn, and a backend had half its share for 30 s.
 
 /// Completions and exposure of one backend.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -58,7 +64,7 @@ impl Speed {
     }
 
     /// The speed as it stands, for intervals of `z` standard errors under dispersion `phi`.
-    pub(super) fn estimate(&self, z: f64, phi: f64) -> Estimate {
+    pub(super) fn estimate(&mut self, z: f64, phi: f64) -> Estimate {
         let half = 0.5 * z * phi.sqrt();
         let (mut low, mut high) = ([0.0; MEMORIES], [0.0; MEMORIES]);
         for memory in 0..MEMORIES {
@@ -79,7 +85,18 @@ impl Speed {
             }
             used = memory;
         }
+        let is_past = |memory: usize| {
+            let apart = |above: usize, below: usize| {
+                let reach = |memory: usize| high[memory] - low[memory];
+                low[above] - high[below] > 0.5 * (reach(above) + reach(below))
+            };
+            apart(used, memory) || apart(memory, used)
+        };
         let (completions, exposure) = (self.completions[used], self.exposure[used]);
+        if (used + 1..MEMORIES).any(is_past) {
+            self.completions[used + 1..].fill(completions);
+            self.exposure[used + 1..].fill(exposure);
+        }
         Estimate {
             ln_speed: libm::log((completions + 0.5) / (exposure + 0.5)),
             error: (phi / (completions + 1.0)).sqrt(),

@@ -162,7 +162,7 @@ impl Unit {
     /// Counts the time since the last look, and estimates the speed anew.
     pub(super) fn look(&mut self, now: Instant, pool: &mut Pool) {
         self.count(now, pool);
-        self.take_in(pool);
+        self.take_in(pool, false);
         self.settle(pool);
     }
 
@@ -191,8 +191,12 @@ impl Unit {
         }
     }
 
-    /// Tells the speed of the exposure that was counted.
-    pub(super) fn take_in(&mut self, pool: &mut Pool) {
+    /// Tells the speed of the exposure that was counted. While stalled it waits for a good answer
+    /// (`is_good`): only that makes a slow backend of a silent one.
+    pub(super) fn take_in(&mut self, pool: &mut Pool, is_good: bool) {
+        if self.rails.is_stalled && !is_good {
+            return;
+        }
         let exposure = std::mem::take(&mut self.pending);
         if exposure <= 0.0 {
             return;
@@ -204,6 +208,19 @@ impl Unit {
             self.phi_samples = self.phi_samples.saturating_add(1);
             pool.phi = (pool.phi + PHI_RATE * (sample - pool.phi)).clamp(PHI_MIN, PHI_MAX);
         }
+    }
+
+    /// Was silent to the end: that says nothing of its speed when it is back.
+    pub(super) fn was_silent(&mut self) {
+        self.pending = 0.0;
+    }
+
+    /// Is up again: what it failed while it went down is of the past, and slow start begins.
+    pub(super) fn came_up(&mut self) {
+        self.was_silent();
+        self.errors = Errors::default();
+        self.rails.window = self.rails.window.min(Rails::new().window);
+        self.rails.is_stalled = false;
     }
 
     /// Estimates the speed from what was counted.
