@@ -65,6 +65,10 @@ impl Proxy {
         let displaced = self.compare(&targets, &mut change);
         self.stats_allowed = config.stats.networks();
         self.shared.reconfigure(config);
+        // Sessions are looked at by the old times.
+        for id in self.client_ids() {
+            self.arm_session(id);
+        }
         self.tell_router(now, wanted, &displaced, &change);
         self.set_places(targets);
         self.displace_requests(now, &displaced);
@@ -231,8 +235,6 @@ impl Proxy {
                 let may_see_stats = self.stats_allowed.iter().any(|network| network.contains(ip));
                 session.handle_reconfigured(may_see_stats);
             }
-            // The old times may be what it is looked at by.
-            self.arm_session(id);
             self.serve(now, id);
         }
     }
