@@ -9,6 +9,7 @@ mod clock;
 mod signal;
 mod socket;
 mod token;
+mod transfer;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 
 use super::token::Source;
+use super::transfer::{receive, send};
 use crate::proxy::{ConnId, ConnectFailure};
 
 /// A stream, registered for its life: for reading, and for writing from the first time that a
@@ -112,18 +111,18 @@ impl Socket {
 
     pub(crate) fn read(&mut self, space: &mut [u8]) -> Moved {
         loop {
-            return match recv(&self.stream, &mut *space, RecvFlags::empty()) {
-                Ok((0, _)) => {
+            return match receive(&self.stream, space) {
+                Ok(0) => {
                     self.is_readable = false;
                     Moved::Ended
                 }
-                Ok((count, _)) => {
+                Ok(count) => {
                     // Fewer bytes than asked for: no more are there, an edge tells of the next.
                     self.is_readable = count == space.len() || self.is_ending;
                     Moved::Bytes(count)
                 }
-                Err(Errno::INTR) => continue,
-                Err(Errno::WOULDBLOCK) => {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.is_readable = false;
                     Moved::Blocked
                 }
@@ -138,17 +137,16 @@ impl Socket {
     /// Writes; what `is_last` waits for the end that follows, and goes with it in one segment.
     pub(crate) fn write(&mut self, bytes: &[u8], is_last: bool) -> Moved {
         self.is_held |= is_last;
-        let more = if is_last { SendFlags::MORE } else { SendFlags::empty() };
         loop {
-            return match send(&self.stream, bytes, SendFlags::NOSIGNAL | more) {
+            return match send(&self.stream, bytes, is_last) {
                 Ok(count @ 1..) => {
                     // Fewer bytes than offered: the system's buffer is full, an edge tells of room.
                     self.is_writable = count == bytes.len();
                     Moved::Bytes(count)
                 }
                 Ok(0) => Moved::Failed,
-                Err(Errno::INTR) => continue,
-                Err(Errno::WOULDBLOCK) => {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.is_writable = false;
                     Moved::Blocked
                 }
