@@ -24,23 +24,12 @@ fn main() {
     }
     println!("{:>8}  {:14}{:>12}{:>12}   ns", "backends", "policy", "route", "finish");
     for count in [10, 200] {
-        for policy in POLICIES {
+        for policy in PolicyKind::ALL.into_iter().skip(1) {
             let (route, finish) = fastest_of_policy(count, policy);
             println!("{count:>8}  {:14}{route:>12.1}{finish:>12.1}", format!("{policy:?}"));
         }
     }
 }
-
-const POLICIES: [PolicyKind; 8] = [
-    PolicyKind::LeastRequest,
-    PolicyKind::P2c,
-    PolicyKind::PeakEwma,
-    PolicyKind::Prequal,
-    PolicyKind::Learned,
-    PolicyKind::LinearRl,
-    PolicyKind::RoundRobin,
-    PolicyKind::Random,
-];
 
 /// With three requests in flight at each backend on the average, ended in the order they came.
 fn fastest_of_policy(count: usize, policy: PolicyKind) -> (f64, f64) {

@@ -95,6 +95,21 @@ pub enum PolicyKind {
     Random,
 }
 
+impl PolicyKind {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Score,
+        Self::Learned,
+        Self::LinearRl,
+        Self::LeastRequest,
+        Self::P2c,
+        Self::PeakEwma,
+        Self::Prequal,
+        Self::RoundRobin,
+        Self::Random,
+    ];
+}
+
 /// Points that each factor of the score adds; each is finite and from 0 to 1e6.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]

@@ -10,18 +10,6 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-const POLICIES: [PolicyKind; 9] = [
-    PolicyKind::Score,
-    PolicyKind::Learned,
-    PolicyKind::LinearRl,
-    PolicyKind::LeastRequest,
-    PolicyKind::P2c,
-    PolicyKind::PeakEwma,
-    PolicyKind::Prequal,
-    PolicyKind::RoundRobin,
-    PolicyKind::Random,
-];
-
 #[derive(Clone, Debug)]
 enum Step {
     Wait { ms: u64, are_pings_good: bool },
@@ -54,7 +42,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         14 => (any::<usize>(), outcome).prop_map(|(which, outcome)| Step::Finish { which, outcome }),
         1 => any::<usize>().prop_map(|which| Step::Stream { which }),
         2 => (0_u32..5, report).prop_map(|(which, report)| Step::Report { which, report }),
-        1 => (0_usize..6, select(POLICIES.to_vec()))
+        1 => (0_usize..6, select(PolicyKind::ALL.to_vec()))
             .prop_map(|(count, policy)| Step::Configure { count, policy }),
     ]
 }
@@ -169,7 +157,7 @@ proptest! {
     /// events give the same bits.
     #[test]
     fn every_policy_keeps_the_rules(
-        policy in select(POLICIES.to_vec()),
+        policy in select(PolicyKind::ALL.to_vec()),
         steps in vec(any_step(), 0..200),
     ) {
         prop_assert_eq!(run(policy, &steps), run(policy, &steps));
@@ -180,7 +168,7 @@ proptest! {
     /// one backend by its rule; its reports are bounded by their points.)
     #[test]
     fn reports_cannot_take_everything(
-        policy in select(POLICIES[1..].to_vec()),
+        policy in select(PolicyKind::ALL[1..].to_vec()),
         queue in prop_oneof![0.0..1e3, any::<f64>()],
         is_stale in any::<bool>(),
     ) {

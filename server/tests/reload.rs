@@ -1,59 +1,35 @@
 //! SIGHUP and the program as a process: what changes at once, what does not, what is said.
+mod process;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
-use std::time::Duration;
 
-/// Far longer than anything here takes; only a failing test waits this long.
-const DEADLINE: Duration = Duration::from_secs(30);
+use process::{DEADLINE, Program};
 
-/// A running proxy with its file, its log and its port. Dropping it ends it.
-struct Program {
-    child: Child,
-    log: BufReader<ChildStderr>,
-    port: u16,
+/// A running proxy and its file, which goes with it.
+struct Configured {
+    program: Program,
     file: PathBuf,
 }
 
-impl Program {
+impl Configured {
     fn start(name: &str, text: &str, flags: &[&str]) -> Self {
         let name = format!("intelliproxy-reload-{name}-{}.json", std::process::id());
         let file = std::env::temp_dir().join(name);
         fs::write(&file, text).expect("a file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_intelliproxy"));
-        command.arg("--config").arg(&file).args(flags);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("a process");
-        let log = BufReader::new(child.stderr.take().expect("a pipe"));
-        let mut started = Self { child, log, port: 0, file };
-        let line = started.line_with("listening on http://127.0.0.1:");
-        let port = line.rsplit(':').next().and_then(|text| text.parse().ok());
-        started.port = port.expect("a port at the line's end");
-        started
+        let path = file.to_str().expect("a path of UTF-8");
+        Self { program: Program::start(&[&["--config", path], flags].concat()), file }
     }
 
-    /// The next line of the log that contains `what`.
-    #[track_caller]
     fn line_with(&mut self, what: &str) -> String {
-        let mut all = String::new();
-        loop {
-            let mut line = String::new();
-            let count = self.log.read_line(&mut line).expect("a log of UTF-8");
-            assert_ne!(count, 0, "the log ended without {what:?}:\n{all}");
-            if line.contains(what) {
-                return line.trim_end().to_owned();
-            }
-            all.push_str(&line);
-        }
+        self.program.line_with(what)
     }
 
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("a listener");
-        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        stream
+        self.program.connect()
     }
 
     /// Writes the file and sends SIGHUP.
@@ -63,16 +39,12 @@ impl Program {
     }
 
     fn hang_up(&self) {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-HUP", &pid]).status().expect("the kill program");
-        assert!(status.success());
+        self.program.signal("-HUP");
     }
 }
 
-impl Drop for Program {
+impl Drop for Configured {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
         drop(fs::remove_file(&self.file));
     }
 }
@@ -156,14 +128,12 @@ fn config(backends: &[(&str, &Backend)], further: &str) -> String {
     format!("{{\n\"backends\": [{}]{further}\n}}", backends.join(", "))
 }
 
-const LISTEN: &[&str] = &["--listen", "127.0.0.1:0"];
-
 /// A good file takes effect without a dropped connection: the request in flight ends on the backend
 /// that was removed, the client's connection lives on, and its next request goes to the new one.
 #[test]
 fn a_good_file_takes_effect_at_once() {
     let (old, new) = (Backend::start("old"), Backend::start("new"));
-    let mut program = Program::start("good", &config(&[("A", &old)], ""), LISTEN);
+    let mut program = Configured::start("good", &config(&[("A", &old)], ""), &[]);
     let mut busy = program.connect();
     ask(&mut busy, "/slow");
     let leave = old.slow.recv_timeout(DEADLINE).expect("the request");
@@ -191,7 +161,7 @@ fn a_good_file_takes_effect_at_once() {
 fn a_bad_file_changes_nothing() {
     let backend = Backend::start("only");
     let good = config(&[("A", &backend)], "");
-    let mut program = Program::start("bad", &good, LISTEN);
+    let mut program = Configured::start("bad", &good, &[]);
     let mut client = program.connect();
     for (text, wrong) in [
         ("{\n\"limits\": {\n\"clients\": 0}}", ":3: limits.clients: must be a whole number from 1"),
@@ -229,8 +199,8 @@ fn a_bad_file_changes_nothing() {
 #[test]
 fn flags_rule_and_addresses_stay() {
     let backend = Backend::start("flag");
-    let flags = ["--listen=127.0.0.1:0", &format!("--backend=F={}", backend.url())];
-    let mut program = Program::start("flags", "{}", &flags);
+    let flag = format!("--backend=F={}", backend.url());
+    let mut program = Configured::start("flags", "{}", &[&flag]);
     let other = Backend::start("file");
     program.reload(&config(
         &[("X", &other)],

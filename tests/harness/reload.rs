@@ -148,23 +148,10 @@ pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
                 wanted.backends[fixed + first % free].machine = machine;
             }
         }),
-        6..=7 => {
-            const POLICIES: [PolicyKind; 9] = [
-                PolicyKind::Score,
-                PolicyKind::Learned,
-                PolicyKind::LinearRl,
-                PolicyKind::LeastRequest,
-                PolicyKind::P2c,
-                PolicyKind::PeakEwma,
-                PolicyKind::Prequal,
-                PolicyKind::RoundRobin,
-                PolicyKind::Random,
-            ];
-            Box::new(move |wanted| {
-                wanted.config.routing.policy = POLICIES[first % POLICIES.len()];
-                wanted.config.routing.probes.ping_interval = millis([300, 2000, 5000][second % 3]);
-            })
-        }
+        6..=7 => Box::new(move |wanted| {
+            wanted.config.routing.policy = PolicyKind::ALL[first % PolicyKind::ALL.len()];
+            wanted.config.routing.probes.ping_interval = millis([300, 2000, 5000][second % 3]);
+        }),
         8 => Box::new(move |wanted| {
             wanted.config.pool.idle_per_backend = [0, 1, 100][first % 3];
             wanted.config.pool.idle = millis([20, 300, 4000][second % 3]);

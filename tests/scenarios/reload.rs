@@ -162,20 +162,9 @@ fn backends_come_and_go_one_and_all() {
 /// Policies take over from one another with requests in flight, and lose none of them.
 #[test]
 fn policies_change_under_load() {
-    const POLICIES: [PolicyKind; 9] = [
-        PolicyKind::Learned,
-        PolicyKind::LeastRequest,
-        PolicyKind::P2c,
-        PolicyKind::PeakEwma,
-        PolicyKind::Prequal,
-        PolicyKind::LinearRl,
-        PolicyKind::RoundRobin,
-        PolicyKind::Random,
-        PolicyKind::Score,
-    ];
     let slow = || (0..200).map(|_| later(7, "fine")).collect::<Vec<_>>();
     let mut world = World::new().backend(slow()).backend(slow()).backend(slow());
-    for (at, policy) in (1..).zip(POLICIES) {
+    for (at, policy) in (1..).zip(PolicyKind::ALL) {
         world = world.reload_at(at * 40, move |wanted| wanted.config.routing.policy = policy);
     }
     for _ in 0..4 {

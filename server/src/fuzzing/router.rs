@@ -197,18 +197,7 @@ fn rules(source: &mut Source<'_>) -> Rules {
 }
 
 fn policy(which: u8) -> PolicyKind {
-    const POLICIES: [PolicyKind; 9] = [
-        PolicyKind::Score,
-        PolicyKind::Learned,
-        PolicyKind::LinearRl,
-        PolicyKind::LeastRequest,
-        PolicyKind::P2c,
-        PolicyKind::PeakEwma,
-        PolicyKind::Prequal,
-        PolicyKind::RoundRobin,
-        PolicyKind::Random,
-    ];
-    POLICIES[usize::from(which) % POLICIES.len()]
+    PolicyKind::ALL[usize::from(which) % PolicyKind::ALL.len()]
 }
 
 /// A number that is none now and then.
