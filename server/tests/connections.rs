@@ -160,3 +160,28 @@ fn a_slow_reader_is_not_idle() {
     }
     assert_eq!(last, Some(at(130)), "closed a minute after the answer was out, and not before");
 }
+
+/// Only the last bytes of a connection may be held back until its end: those of an answer after
+/// which it is closed, and not before that answer is whole.
+#[test]
+fn only_last_bytes_wait_for_the_end() {
+    for (fields, closes) in [("Connection: close\r\n", true), ("", false)] {
+        let mut proxy = proxy(&[1]);
+        let client = proxy.handle_accept(START, address(9));
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        hand_over(&mut proxy, START, client, request.as_bytes());
+        let (asked, _) = settle(&mut proxy, START);
+        let upstream = asked[0].0;
+        proxy.handle_connected(START, upstream, Ok(()));
+        assert!(!proxy.is_last_write(upstream), "a request is never the last");
+        settle(&mut proxy, START);
+        hand_over(&mut proxy, START, upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na");
+        assert!(!proxy.write_ready(client).is_empty() && !proxy.is_last_write(client));
+        settle(&mut proxy, START);
+        hand_over(&mut proxy, START, upstream, b"b");
+        assert_eq!(proxy.write_ready(client), b"b");
+        assert_eq!(proxy.is_last_write(client), closes, "{fields:?}");
+        let (_, closed) = settle(&mut proxy, START);
+        assert_eq!(closed.contains(&client), closes, "its end follows at once");
+    }
+}
