@@ -93,8 +93,14 @@ impl ErrorRate {
         let half_life = u64::try_from(half_life.as_nanos()).unwrap_or(u64::MAX);
         let passed = now.as_nanos().saturating_sub(self.stepped_at.as_nanos());
         let is_due = passed > half_life / STEPS_PER_HALF_LIFE;
-        is_due.then(|| libm::exp2(-(passed as f64 / half_life as f64)))
+        if is_due { Some(decay(passed, half_life)) } else { None }
     }
+}
+
+/// What is left of a count after `passed` nanoseconds.
+#[inline(never)]
+fn decay(passed: u64, half_life: u64) -> f64 {
+    libm::exp2(-(passed as f64 / half_life as f64))
 }
 
 const STEPS_PER_HALF_LIFE: u64 = 65_536;

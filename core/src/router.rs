@@ -126,6 +126,16 @@ impl Router {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::RequestFinished { lease, outcome } => self.request_finished(now, lease, outcome),
+            other => self.handle_other_event(now, other),
+        }
+        self.check_in_debug();
+    }
+
+    /// Takes in what does not come with every request.
+    #[inline(never)]
+    fn handle_other_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::RequestFinished { .. } => debug_assert!(false, "this is taken in elsewhere"),
             Event::StreamOpened { lease, backend, status, latency } => {
                 self.stream_opened(now, lease, backend, Outcome::Answered { status, latency });
             }
@@ -133,7 +143,6 @@ impl Router {
             Event::LoadReported { backend, report } => self.load_reported(now, backend, &report),
             Event::Reconfigured(config) => self.reconfigured(now, *config),
         }
-        self.check_in_debug();
     }
 
     /// Does what is due by `now`: starts probes and gives overdue ones up. Early or repeated calls

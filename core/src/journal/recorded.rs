@@ -128,8 +128,7 @@ impl RecordedRouter {
         self.begun();
         let result = self.router.route(now, tried);
         if let Some(journal) = &mut self.journal {
-            let told = result.as_ref().map_err(|reason| *reason);
-            journal.write(now, |encoder| encoder.routed(now, tried, told));
+            journal.routed(now, tried, &result);
         }
         result
     }
@@ -199,6 +198,13 @@ impl Journal {
         }
     }
 
+    #[inline(never)]
+    fn routed(&mut self, now: Instant, tried: &[BackendId], result: &Result<Lease, NoRoute>) {
+        let told = result.as_ref().map_err(|reason| *reason);
+        self.write(now, |encoder| encoder.routed(now, tried, told));
+    }
+
+    #[inline(never)]
     fn event(&mut self, now: Instant, event: &Event) {
         self.write(now, |encoder| encoder.event(now, event));
         if let Event::Reconfigured(config) = event

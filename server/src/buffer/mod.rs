@@ -40,6 +40,7 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
+    #[cold]
     fn with_capacity(bytes: usize) -> Self {
         Self { memory: vec![0; bytes].into_boxed_slice(), start: 0, end: 0 }
     }
@@ -138,6 +139,7 @@ impl Buffer {
     }
 
     /// Moves the bytes towards the front, where room before them is kept.
+    #[cold]
     fn compact(&mut self) {
         if self.start > HEADROOM {
             self.memory.copy_within(self.start..self.end, HEADROOM);
@@ -147,6 +149,7 @@ impl Buffer {
     }
 
     /// The bytes at `range` of [`bytes`](Self::bytes) replaced by `new`, as a buffer from `pool`.
+    #[cold]
     pub(crate) fn spliced(&self, range: Range<usize>, new: &[u8], pool: &mut BufferPool) -> Self {
         let old = self.bytes();
         pool.holding_all(&[&old[..range.start], new, &old[range.end..]])
@@ -219,20 +222,26 @@ impl BufferPool {
     /// Room for reading behind the bytes in `slot`: a large buffer is taken for it when there is
     /// none. Empty when the bytes fill one already.
     pub(crate) fn read_space<'a>(&mut self, slot: &'a mut Option<Buffer>) -> &'a mut [u8] {
-        if slot.as_ref().is_none_or(|buffer| buffer.memory.len() <= SMALL) {
+        if slot.is_some() {
+            self.make_room(slot);
+        }
+        slot.get_or_insert_with(|| self.take_large()).space()
+    }
+
+    /// Makes room behind the bytes of `slot`, where there can be any.
+    #[inline(never)]
+    fn make_room(&mut self, slot: &mut Option<Buffer>) {
+        let Some(buffer) = slot else { return };
+        if buffer.memory.len() <= SMALL {
             let mut large = self.take_large();
-            if let Some(small) = slot.take() {
-                let fits = large.append(small.bytes());
-                debug_assert!(fits, "a large buffer holds what a small one held");
+            let fits = large.append(buffer.bytes());
+            debug_assert!(fits, "a large buffer holds what a small one held");
+            if let Some(small) = slot.replace(large) {
                 self.give(small);
             }
-            *slot = Some(large);
-        }
-        let Some(buffer) = slot else { return &mut [] };
-        if buffer.space().is_empty() {
+        } else if buffer.space().is_empty() {
             buffer.compact();
         }
-        buffer.space()
     }
 
     /// Counts a buffer that was made elsewhere as handed out.

@@ -37,7 +37,7 @@ impl BodyReader {
     /// The reader for `framing`; `None` when there is nothing to read.
     pub(crate) const fn new(framing: Framing, limits: ChunkLimits) -> Option<Self> {
         match framing {
-            Framing::None => None,
+            Framing::None | Framing::Length(0) => None,
             Framing::Length(length) => Some(Self::Plain { left: Some(length) }),
             Framing::UntilClose => Some(Self::Plain { left: None }),
             Framing::Chunked => Some(Self::Chunked(ChunkedReader::new(limits))),

@@ -1,6 +1,14 @@
 //! What can be wrong with a message, named by the party at fault.
 use std::fmt;
 
+/// The way out for what breaks a rule: away from the way of what keeps them all, so that the
+/// compiler lays that one out in one piece.
+#[cold]
+#[inline(never)]
+pub(crate) const fn refuse<T, E: Copy>(error: E) -> Result<T, E> {
+    Err(error)
+}
+
 /// Something wrong with a request: the proxy answers it with [`status`](Self::status) and closes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ClientError {

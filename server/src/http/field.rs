@@ -101,6 +101,7 @@ impl Spelled {
     }
 
     /// Whether `token`, of the same length, is the same but for underscores in the place of hyphens.
+    #[cold]
     fn looks_like(self, token: &[u8]) -> bool {
         let mut hyphenated = [0; 17];
         let Some(hyphenated) = hyphenated.get_mut(..token.len()) else { return false };
@@ -137,7 +138,8 @@ pub(crate) struct Fields<'h, 'b> {
     names: &'h mut [Name],
     /// The names that there are, as a set of [`Name::bit`]s.
     present: u32,
-    has_repeated_length: bool,
+    /// Those of them that there is more than one field of.
+    repeated: u32,
 }
 
 impl<'h, 'b> Fields<'h, 'b> {
@@ -158,14 +160,13 @@ impl<'h, 'b> Fields<'h, 'b> {
     ) -> Option<Self> {
         let names = names.get_mut(..list.len())?;
         let mut at = first;
-        let mut present = 0;
-        let mut has_repeated_length = false;
+        let (mut present, mut repeated) = (0, 0);
         for (header, name) in list.iter().zip(names.iter_mut()) {
             if offset(input, header.name.as_bytes()) != at {
                 return None;
             }
             *name = Name::of(header.name.as_bytes());
-            has_repeated_length |= present & name.bit() & Name::ContentLength.bit() != 0;
+            repeated |= present & name.bit();
             present |= name.bit();
             at = match header.value {
                 [] => at + header.name.len() + 1,
@@ -180,7 +181,7 @@ impl<'h, 'b> Fields<'h, 'b> {
             at += 2;
         }
         let is_whole = input.get(at..len) == Some(b"\r\n");
-        let mut fields = Self { input, first, end: at, list, names, present, has_repeated_length };
+        let mut fields = Self { input, first, end: at, list, names, present, repeated };
         if fields.has(Name::Connection) {
             fields.mark_nominated();
         }
@@ -210,9 +211,9 @@ impl<'h, 'b> Fields<'h, 'b> {
         self.present & names != 0
     }
 
-    /// Whether there is more than one Content-Length.
-    pub(crate) const fn has_repeated_length(&self) -> bool {
-        self.has_repeated_length
+    /// Whether there is more than one field called `name`.
+    pub(crate) const fn is_repeated(&self, name: Name) -> bool {
+        self.repeated & name.bit() != 0
     }
 
     /// Hands the lines for whose names `keep` holds to `write`, in order, as runs of bytes just
@@ -240,6 +241,7 @@ impl<'h, 'b> Fields<'h, 'b> {
 
     /// Marks the fields that Connection names as hop-by-hop. Fields that frame the message or say
     /// where it goes cannot be named away (RFC 9110 section 7.6.1: not those meant for all).
+    #[inline(never)]
     fn mark_nominated(&mut self) {
         let names = &mut *self.names;
         let list = self.list;

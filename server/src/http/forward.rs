@@ -68,9 +68,11 @@ pub(crate) fn encode_request(
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     out.extend_from_slice(b"X-Forwarded-For: ");
-    for value in fields.values(Name::XForwardedFor).filter(|value| !value.is_empty()) {
-        out.extend_from_slice(value);
-        out.extend_from_slice(b", ");
+    if fields.has(Name::XForwardedFor) {
+        for value in fields.values(Name::XForwardedFor).filter(|value| !value.is_empty()) {
+            out.extend_from_slice(value);
+            out.extend_from_slice(b", ");
+        }
     }
     out.extend_from_slice(context.client.as_bytes());
     if client_host.is_empty() {
@@ -113,10 +115,11 @@ pub(crate) fn is_verbatim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan) -> b
         && *plan == (ResponsePlan { is_chunked: false, connection: None })
         && !matches!(head.status, 100..=199 | 204)
         && !head.fields.has_any(DROPPED)
-        && !head.fields.has_repeated_length()
+        && !head.fields.is_repeated(Name::ContentLength)
 }
 
 /// Appends the forwarded head of an answer to `out`.
+#[inline(never)]
 pub(crate) fn encode_response(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     let digit = |unit: u16| b'0' + u8::try_from(head.status / unit % 10).unwrap_or_default();
@@ -134,7 +137,7 @@ pub(crate) fn encode_response(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, 
         _ => false,
     };
     // Equal lengths on several lines go on as one.
-    if head.fields.has_repeated_length() {
+    if head.fields.is_repeated(Name::ContentLength) {
         head.fields.write_kept(
             |name| keeps(name) && name != Name::ContentLength,
             |run| out.extend_from_slice(run),
@@ -163,5 +166,6 @@ pub(crate) fn encode_response(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, 
 
 /// Whether the sender of `fields` said that it reads trailer fields (RFC 9110 section 10.1.4).
 pub(crate) fn takes_trailers(fields: &Fields<'_, '_>) -> bool {
-    fields.values(Name::Te).flat_map(tokens).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+    let is_trailers = |coding: &[u8]| coding.eq_ignore_ascii_case(b"trailers");
+    fields.has(Name::Te) && fields.values(Name::Te).flat_map(tokens).any(is_trailers)
 }

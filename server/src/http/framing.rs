@@ -1,6 +1,6 @@
 //! Where a body ends: decided once, here, by the rules of RFC 9112 section 6.3. Nobody else reads
 //! Content-Length or Transfer-Encoding.
-use super::error::{ClientError, UpstreamError};
+use super::error::{ClientError, UpstreamError, refuse};
 use super::field::{Fields, Name};
 use super::head::{RequestHead, ResponseHead, Version};
 
@@ -17,12 +17,26 @@ pub(crate) enum Framing {
     UntilClose,
 }
 
+impl Framing {
+    /// What is left of it when the first `taken` bytes of the body have gone on.
+    pub(crate) const fn after(self, taken: u64) -> Self {
+        match self {
+            Self::Length(length) => Self::Length(length.saturating_sub(taken)),
+            other => other,
+        }
+    }
+}
+
 /// The framing of a request.
 ///
 /// # Errors
 /// Everything that two readers could read differently.
 pub(crate) fn request_framing(head: &RequestHead<'_, '_>) -> Result<Framing, ClientError> {
     let fields = &head.fields;
+    // Rule 7: a request without either has no body.
+    if !fields.has_any(Name::TransferEncoding.bit() | Name::ContentLength.bit()) {
+        return Ok(Framing::None);
+    }
     if fields.has(Name::TransferEncoding) {
         // Rule 3, its strict reading: both together are refused.
         if fields.has(Name::ContentLength) {
@@ -37,16 +51,14 @@ pub(crate) fn request_framing(head: &RequestHead<'_, '_>) -> Result<Framing, Cli
         }
         return Ok(Framing::Chunked);
     }
-    // Rules 5 and 6; a request without either has no body (rule 7).
-    let mut values = fields.values(Name::ContentLength);
-    match (values.next(), values.next()) {
-        (None, _) => Ok(Framing::None),
-        (Some(value), None) => match decimal(value) {
-            Some(0) => Ok(Framing::None),
-            Some(length) => Ok(Framing::Length(length)),
-            None => Err(ClientError::InvalidContentLength),
-        },
-        (Some(_), Some(_)) => Err(ClientError::InvalidContentLength),
+    // Rules 5 and 6.
+    if fields.is_repeated(Name::ContentLength) {
+        return refuse(ClientError::InvalidContentLength);
+    }
+    match fields.values(Name::ContentLength).next().and_then(decimal) {
+        Some(0) => Ok(Framing::None),
+        Some(length) => Ok(Framing::Length(length)),
+        None => refuse(ClientError::InvalidContentLength),
     }
 }
 
@@ -65,18 +77,16 @@ pub(crate) fn response_framing(
             && !fields.has(Name::ContentLength)
             && head.version == Version::Http11;
         if !is_clear {
-            return Err(UpstreamError::AmbiguousFraming);
+            return refuse(UpstreamError::AmbiguousFraming);
         }
     }
-    let mut length = None;
-    for value in fields.values(Name::ContentLength) {
-        let value = decimal(value).ok_or(UpstreamError::AmbiguousFraming)?;
-        // Several equal lines are one length (RFC 9110 section 8.6); differing ones are none.
-        if length.is_some_and(|other| other != value) {
-            return Err(UpstreamError::AmbiguousFraming);
-        }
-        length = Some(value);
-    }
+    let length = match fields.values(Name::ContentLength).next() {
+        None => None,
+        Some(value) => match decimal(value) {
+            Some(length) if is_only_length(fields, length) => Some(length),
+            _ => return refuse(UpstreamError::AmbiguousFraming),
+        },
+    };
     // Rule 1: HEAD, 1xx, 204 and 304 have no body whatever their fields say.
     if is_head_request || matches!(head.status, 100..=199 | 204 | 304) {
         return Ok(Framing::None);
@@ -87,6 +97,13 @@ pub(crate) fn response_framing(
         Some(length) => Framing::Length(length),
         None => Framing::UntilClose,
     })
+}
+
+/// Whether every Content-Length is `length`: several equal lines are one length (RFC 9110 section
+/// 8.6), differing ones are none.
+fn is_only_length(fields: &Fields<'_, '_>, length: u64) -> bool {
+    let is_equal = |value| decimal(value) == Some(length);
+    !fields.is_repeated(Name::ContentLength) || fields.values(Name::ContentLength).all(is_equal)
 }
 
 /// Whether the one Transfer-Encoding field is exactly `chunked`.

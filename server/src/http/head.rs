@@ -3,7 +3,7 @@
 //! httparse splits the head into tokens; everything that it lets pass and that two readers could
 //! read differently is refused here. A parser consumes nothing and looks at nothing behind the
 //! head.
-use super::error::{ClientError, UpstreamError};
+use super::error::{ClientError, UpstreamError, refuse};
 use super::field::{Fields, Slots};
 
 /// What became of an attempt to parse.
@@ -63,50 +63,39 @@ pub(crate) fn parse_request<'h, 'b>(
     slots: &'h mut Slots<'b>,
     limits: &HeadLimits,
 ) -> Result<Parsed<RequestHead<'h, 'b>>, ClientError> {
-    let skipped = empty_lines(input)?;
+    let is_at_line = input.first().is_none_or(|byte| !b"\r\n".contains(byte));
+    let skipped = if is_at_line { 0 } else { empty_lines(input)? };
     let line_start = &input[skipped..];
     let Slots { headers, names } = slots;
     let mut request = httparse::Request::new(&mut []);
-    let parsed = match request.parse_with_uninit_headers(line_start, headers) {
-        Ok(httparse::Status::Complete(len)) => skipped + len,
-        Ok(httparse::Status::Partial) => {
-            check_line_ends(line_start).map_err(|BareLineFeed| ClientError::BareLineFeed)?;
-            return match oversize(line_start, limits) {
-                Some(error) => Err(error),
-                None => Ok(Parsed::Partial),
-            };
-        }
-        Err(httparse::Error::Version) => {
-            return match (version_error(line_start)?, oversize(line_start, limits)) {
-                (Parsed::Partial, Some(error)) => Err(error),
-                (parsed, _) => Ok(parsed),
-            };
-        }
-        Err(error) => return Err(request_error(error)),
+    let parsed = request.parse_with_uninit_headers(line_start, headers);
+    let Ok(httparse::Status::Complete(len)) = parsed else {
+        let parsed = parsed.map(|_| Unfinished);
+        return unfinished_request(parsed, line_start, limits).map(|Unfinished| Parsed::Partial);
     };
-    let len = parsed;
+    let len = skipped + len;
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
     else {
-        return Err(ClientError::MalformedRequestLine);
+        return refuse(ClientError::MalformedRequestLine);
     };
     let line_len = method.len() + target.len() + "  HTTP/1.x\r".len();
     if target.len() > limits.target_bytes_max || line_len > line_bytes_max(limits) {
-        return Err(ClientError::TargetTooLong);
+        return refuse(ClientError::TargetTooLong);
     }
     if len - skipped > limits.head_bytes_max {
-        return Err(ClientError::HeadTooLarge);
+        return refuse(ClientError::HeadTooLarge);
     }
     if request.headers.len() > limits.fields_max {
-        return Err(ClientError::TooManyFields);
+        return refuse(ClientError::TooManyFields);
     }
     // METHOD SP target SP HTTP/1.x CRLF: one space each, or httparse would have refused it.
     let first = skipped + method.len() + 1 + target.len() + 1 + "HTTP/1.x".len();
     if input.get(first..first + 2) != Some(b"\r\n") {
-        return Err(ClientError::BareLineFeed);
+        return refuse(ClientError::BareLineFeed);
     }
     let list: &'h [httparse::Header<'b>] = request.headers;
     let Some(fields) = Fields::check(input, first + 2, len, list, names) else {
-        return Err(ClientError::BareLineFeed);
+        return refuse(ClientError::BareLineFeed);
     };
     let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
     Ok(Parsed::Complete(RequestHead { method, target, version, fields, len }))
@@ -124,23 +113,16 @@ pub(crate) fn parse_response<'h, 'b>(
     let Slots { headers, names } = slots;
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
-    let len = match config.parse_response_with_uninit_headers(&mut response, input, headers) {
-        Ok(httparse::Status::Complete(len)) => len,
-        Ok(httparse::Status::Partial) => {
-            check_line_ends(input).map_err(|BareLineFeed| UpstreamError::MalformedHead)?;
-            return match input.len() >= limits.head_bytes_max {
-                true => Err(UpstreamError::HeadTooLarge),
-                false => Ok(Parsed::Partial),
-            };
-        }
-        Err(httparse::Error::TooManyHeaders) => return Err(UpstreamError::HeadTooLarge),
-        Err(_) => return Err(UpstreamError::MalformedHead),
+    let parsed = config.parse_response_with_uninit_headers(&mut response, input, headers);
+    let Ok(httparse::Status::Complete(len)) = parsed else {
+        let parsed = parsed.map(|_| Unfinished);
+        return unfinished_response(parsed, input, limits).map(|Unfinished| Parsed::Partial);
     };
     if len > limits.head_bytes_max || response.headers.len() > limits.fields_max {
-        return Err(UpstreamError::HeadTooLarge);
+        return refuse(UpstreamError::HeadTooLarge);
     }
     let (Some(status), Some(minor)) = (response.code, response.version) else {
-        return Err(UpstreamError::MalformedHead);
+        return refuse(UpstreamError::MalformedHead);
     };
     let list: &'h [httparse::Header<'b>] = response.headers;
     // HTTP/1.x SP 3DIGIT, then CRLF or SP reason CRLF (RFC 9112 section 4).
@@ -149,22 +131,61 @@ pub(crate) fn parse_response<'h, 'b>(
     let reason = match input.get(status_end..first) {
         Some(b"\r\n") => None,
         Some([b' ', reason @ .., b'\r', b'\n']) => Some(reason),
-        _ => return Err(UpstreamError::MalformedHead),
+        _ => return refuse(UpstreamError::MalformedHead),
     };
     let has_line_end = |reason: &[u8]| reason.iter().any(|byte| b"\r\n".contains(byte));
     // Empty lines before it are tolerated of clients only (RFC 9112 section 2.2).
     let has_line_before = !input.starts_with(b"HTTP/1.");
     if has_line_before || reason.is_some_and(has_line_end) || !(100..=999).contains(&status) {
-        return Err(UpstreamError::MalformedHead);
+        return refuse(UpstreamError::MalformedHead);
     }
     let Some(fields) = Fields::check(input, first, len, list, names) else {
-        return Err(UpstreamError::MalformedHead);
+        return refuse(UpstreamError::MalformedHead);
     };
     let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
     Ok(Parsed::Complete(ResponseHead { status, reason, version, fields, len }))
 }
 
+/// What httparse made of a head that has not its end yet.
+struct Unfinished;
+
+/// Whether a request's head whose end is not there yet can still become one.
+#[cold]
+fn unfinished_request(
+    parsed: Result<Unfinished, httparse::Error>,
+    input: &[u8],
+    limits: &HeadLimits,
+) -> Result<Unfinished, ClientError> {
+    match parsed {
+        Ok(Unfinished) => {
+            check_line_ends(input).map_err(|BareLineFeed| ClientError::BareLineFeed)?;
+        }
+        Err(httparse::Error::Version) => version_error(input)?,
+        Err(error) => return Err(request_error(error)),
+    }
+    oversize(input, limits).map_or(Ok(Unfinished), Err)
+}
+
+/// Whether an answer's head whose end is not there yet can still become one.
+#[cold]
+fn unfinished_response(
+    parsed: Result<Unfinished, httparse::Error>,
+    input: &[u8],
+    limits: &HeadLimits,
+) -> Result<Unfinished, UpstreamError> {
+    match parsed {
+        Ok(Unfinished) => {
+            check_line_ends(input).map_err(|BareLineFeed| UpstreamError::MalformedHead)?;
+        }
+        Err(httparse::Error::TooManyHeaders) => return Err(UpstreamError::HeadTooLarge),
+        Err(_) => return Err(UpstreamError::MalformedHead),
+    }
+    let is_too_large = input.len() >= limits.head_bytes_max;
+    if is_too_large { Err(UpstreamError::HeadTooLarge) } else { Ok(Unfinished) }
+}
+
 /// Bytes of the empty lines before a request line.
+#[cold]
 fn empty_lines(input: &[u8]) -> Result<usize, ClientError> {
     let mut skipped = 0;
     while input.get(skipped..skipped + 2) == Some(b"\r\n") {
@@ -224,7 +245,7 @@ const fn request_error(error: httparse::Error) -> ClientError {
 
 /// Tells a version that is not ours, 505, from none, 400: once the line shows which, so that the
 /// answer does not hang on how the line was cut.
-fn version_error<T>(input: &[u8]) -> Result<Parsed<T>, ClientError> {
+fn version_error(input: &[u8]) -> Result<(), ClientError> {
     let end = input.iter().position(|&byte| byte == b'\r' || byte == b'\n');
     let line = &input[..end.unwrap_or(input.len())];
     let version = line.splitn(3, |&byte| byte == b' ').nth(2).unwrap_or_default();
@@ -234,7 +255,7 @@ fn version_error<T>(input: &[u8]) -> Result<Parsed<T>, ClientError> {
     });
     match version.len() {
         8 if is_begun && end.is_some() => Err(ClientError::UnsupportedVersion),
-        0..=8 if is_begun && end.is_none() => Ok(Parsed::Partial),
+        0..=8 if is_begun && end.is_none() => Ok(()),
         _ => Err(ClientError::MalformedRequestLine),
     }
 }

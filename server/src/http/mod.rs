@@ -17,4 +17,5 @@ pub(crate) mod persistence;
 pub(crate) mod target;
 pub(crate) mod upgrade;
 
+pub(crate) use error::refuse;
 pub use error::{ChunkError, ClientError, UpstreamError};

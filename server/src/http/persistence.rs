@@ -4,10 +4,16 @@ use super::head::Version;
 
 /// Whether the sender of a head wants its connection to persist.
 pub(crate) fn is_persistent(version: Version, fields: &Fields<'_, '_>) -> bool {
-    let mut asks_to_keep = version == Version::Http11;
-    if !fields.has(Name::Connection) {
-        return asks_to_keep;
+    let is_by_default = version == Version::Http11;
+    if fields.has(Name::Connection) {
+        asks_to_persist(is_by_default, fields)
+    } else {
+        is_by_default
     }
+}
+
+#[inline(never)]
+fn asks_to_persist(mut asks_to_keep: bool, fields: &Fields<'_, '_>) -> bool {
     for value in fields.values(Name::Connection) {
         for option in tokens(value) {
             if option.eq_ignore_ascii_case(b"close") {

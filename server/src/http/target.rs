@@ -1,5 +1,5 @@
 //! Request targets (RFC 9112 section 3.2) and Host values (RFC 9110 section 7.2).
-use super::error::ClientError;
+use super::error::{ClientError, refuse};
 use super::field::Name;
 use super::head::{RequestHead, Version};
 
@@ -19,18 +19,28 @@ pub(crate) struct Destination<'b> {
 /// The rule that one of them breaks.
 pub(crate) fn destination<'b>(head: &RequestHead<'_, 'b>) -> Result<Destination<'b>, ClientError> {
     match head.method {
-        "CONNECT" => return Err(ClientError::ConnectMethod),
-        "TRACE" => return Err(ClientError::TraceMethod),
+        "CONNECT" => return refuse(ClientError::ConnectMethod),
+        "TRACE" => return refuse(ClientError::TraceMethod),
         _ => {}
     }
     let host = host(head)?;
     let target = head.target;
     if target.bytes().any(|byte| !(0x21..=0x7e).contains(&byte) || byte == b'#') {
-        return Err(ClientError::InvalidTarget);
+        return refuse(ClientError::InvalidTarget);
     }
     if target.starts_with('/') {
         return Ok(Destination { path: target, host });
     }
+    other_destination(head, host)
+}
+
+/// The destination of a target that is no path.
+#[cold]
+fn other_destination<'b>(
+    head: &RequestHead<'_, 'b>,
+    host: &'b [u8],
+) -> Result<Destination<'b>, ClientError> {
+    let target = head.target;
     if target == "*" && head.method == "OPTIONS" {
         return Ok(Destination { path: target, host });
     }
@@ -50,17 +60,16 @@ pub(crate) fn destination<'b>(head: &RequestHead<'_, 'b>) -> Result<Destination<
 
 /// The one Host that a request has; empty where HTTP/1.0 has none.
 fn host<'b>(head: &RequestHead<'_, 'b>) -> Result<&'b [u8], ClientError> {
-    let mut values = head.fields.values(Name::Host);
-    let Some(value) = values.next() else {
+    let Some(value) = head.fields.values(Name::Host).next() else {
         return match head.version {
             Version::Http10 => Ok(b""),
-            Version::Http11 => Err(ClientError::MissingHost),
+            Version::Http11 => refuse(ClientError::MissingHost),
         };
     };
-    if values.next().is_some() {
-        return Err(ClientError::DuplicateHost);
+    if head.fields.is_repeated(Name::Host) {
+        return refuse(ClientError::DuplicateHost);
     }
-    if is_authority(value) { Ok(value) } else { Err(ClientError::InvalidHost) }
+    if is_authority(value) { Ok(value) } else { refuse(ClientError::InvalidHost) }
 }
 
 /// What follows `http://`, in any case.
@@ -73,12 +82,7 @@ fn strip_scheme(target: &str) -> Option<&str> {
 /// one) and without user information.
 pub(crate) fn is_authority(bytes: &[u8]) -> bool {
     let host_end = if bytes.first() == Some(&b'[') {
-        let Some(end) = bytes.iter().position(|&byte| byte == b']') else { return false };
-        let address = std::str::from_utf8(&bytes[1..end]).unwrap_or_default();
-        if address.parse::<std::net::Ipv6Addr>().is_err() {
-            return false;
-        }
-        end + 1
+        literal_len(bytes)
     } else {
         bytes.iter().position(|&byte| !IS_NAME_BYTE[usize::from(byte)]).unwrap_or(bytes.len())
     };
@@ -88,6 +92,14 @@ pub(crate) fn is_authority(bytes: &[u8]) -> bool {
         Some([b':', port @ ..]) => port.len() <= 5 && port.iter().all(u8::is_ascii_digit),
         _ => false,
     }
+}
+
+/// Bytes of the IPv6 address in brackets at the beginning of `bytes`; 0 where there is none.
+#[cold]
+fn literal_len(bytes: &[u8]) -> usize {
+    let Some(end) = bytes.iter().position(|&byte| byte == b']') else { return 0 };
+    let address = std::str::from_utf8(&bytes[1..end]).unwrap_or_default();
+    if address.parse::<std::net::Ipv6Addr>().is_ok() { end + 1 } else { 0 }
 }
 
 /// The bytes of a reg-name: unreserved, sub-delims and percent-encoded octets (RFC 3986 section

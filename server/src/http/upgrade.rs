@@ -6,10 +6,15 @@ use super::persistence::has_option;
 
 /// Whether a request asks for an upgrade that the proxy passes on: one of a GET without a body,
 /// and never to HTTP/2, whose requests nobody here could see (h2c smuggling).
+#[inline]
 pub(crate) fn is_asked(head: &RequestHead<'_, '_>, framing: Framing) -> bool {
+    head.fields.has(Name::Upgrade) && is_passed_on(head, framing)
+}
+
+#[cold]
+fn is_passed_on(head: &RequestHead<'_, '_>, framing: Framing) -> bool {
     let fields = &head.fields;
-    fields.has(Name::Upgrade)
-        && head.version == Version::Http11
+    head.version == Version::Http11
         && head.method == "GET"
         && framing == Framing::None
         && has_option(fields, b"upgrade")

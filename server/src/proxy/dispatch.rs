@@ -32,12 +32,13 @@ impl Proxy {
         };
         session.handle_routed(now, lease, self.places.authority(backend), &mut self.shared);
         match pooled {
-            Some(conn) => session.handle_linked(now, conn, true, &mut self.shared),
+            Some(conn) => session.handle_linked(now, conn, true),
             None => self.dial(now, id, backend, self.places.first_attempt(backend)),
         }
     }
 
     /// Asks for a connection to one of the backend's addresses.
+    #[inline(never)]
     pub(super) fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: Attempt) {
         let Some(address) = self.places.address(backend, attempt) else {
             if let Some(session) = self.table.session_mut(id) {
@@ -89,9 +90,8 @@ impl Proxy {
     /// An upstream connection is not used any more: it is kept for the next request, or closed.
     pub(super) fn release(&mut self, now: Instant, conn: ConnId, is_reusable: bool) {
         let rules = self.shared.config.pool;
-        let Some(upstream) = self.table.upstream_mut(conn) else {
-            return;
-        };
+        let Some(entry) = self.table.get_mut(conn) else { return };
+        let Conn::Upstream(upstream) = &mut entry.conn else { return };
         upstream.session = None;
         upstream.idle_since = now;
         let &mut Upstream { backend, attempt, .. } = upstream;
@@ -100,7 +100,7 @@ impl Proxy {
             && self.places.is_current(backend, attempt)
             && self.pool.put(backend, conn, rules.idle_per_backend);
         if is_kept {
-            self.arm(conn, now + rules.idle);
+            self.timers.arm(&mut entry.armed, conn, now + rules.idle);
         } else {
             self.close(conn, false);
         }

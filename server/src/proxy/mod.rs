@@ -35,10 +35,10 @@ use self::dispatch::connect_error;
 pub use self::notice::{Notice, RemedyTaken};
 use self::places::Places;
 use self::pool::Pool;
-use self::probe::ProbeExchange;
 pub use self::reconfigure::ConfigChange;
 pub(crate) use self::reconfigure::ReloadCounts;
 use self::reconfigure::Reloads;
+use self::serving::watch;
 use self::session::{ClientHalf, Session, Side};
 use self::shared::Shared;
 use self::timers::Timers;
@@ -181,7 +181,7 @@ impl Proxy {
             (Owner::Session(id, Side::Upstream), Ok(())) => {
                 self.prefer(conn);
                 if let Some(session) = self.table.session_mut(id) {
-                    session.handle_linked(now, conn, false, &mut self.shared);
+                    session.handle_linked(now, conn, false);
                 }
                 self.serve(now, id);
             }
@@ -207,7 +207,7 @@ impl Proxy {
                 Some(session) => session.read_space(side, &mut self.shared),
                 None => &mut [],
             },
-            Owner::Probe => self.probe_mut(conn).map_or(&mut [], ProbeExchange::read_space),
+            Owner::Probe => self.probe_space(conn),
             Owner::Idle(_) => &mut self.sink,
             Owner::Gone => &mut [],
         }
@@ -224,12 +224,7 @@ impl Proxy {
                     self.serve(now, id);
                 }
             }
-            Owner::Probe => {
-                let result = self.probe_mut(conn).and_then(|probe| probe.handle_read(now, count));
-                if let Some(result) = result {
-                    self.finish_probe(now, conn, result);
-                }
-            }
+            Owner::Probe => self.read_probe(now, conn, count),
             Owner::Idle(backend) if count > 0 => {
                 self.notify(Notice::UnsolicitedBytes { backend });
                 self.discard_idle(backend, conn);
@@ -300,12 +295,13 @@ impl Proxy {
     pub fn handle_written(&mut self, now: Instant, conn: ConnId, count: usize) {
         match self.owner(conn) {
             Owner::Session(id, side) => {
-                let shared = &mut self.shared;
-                let session = self.table.session_mut(id);
-                if session.is_some_and(|session| session.handle_written(now, side, count, shared)) {
+                let Some(entry) = self.table.get_mut(id) else { return };
+                let Conn::Client(session) = &mut entry.conn else { return };
+                if session.handle_written(now, side, count, &mut self.shared) {
                     self.serve(now, id);
                 } else {
-                    self.watch(now, id);
+                    let horizon = self.shared.horizon(now);
+                    watch(entry, id, horizon, &mut self.timers, &self.shared);
                 }
             }
             Owner::Probe => {

@@ -78,6 +78,21 @@ impl Proxy {
         self.drain_router(now);
     }
 
+    /// Room for a probe's answer.
+    #[cold]
+    pub(super) fn probe_space(&mut self, conn: ConnId) -> &mut [u8] {
+        self.probe_mut(conn).map_or(&mut [], ProbeExchange::read_space)
+    }
+
+    /// `count` bytes of a probe's answer came.
+    #[cold]
+    pub(super) fn read_probe(&mut self, now: Instant, conn: ConnId, count: usize) {
+        let result = self.probe_mut(conn).and_then(|probe| probe.handle_read(now, count));
+        if let Some(result) = result {
+            self.finish_probe(now, conn, result);
+        }
+    }
+
     pub(super) fn probe_mut(&mut self, conn: ConnId) -> Option<&mut ProbeExchange> {
         match self.table.get_mut(conn).map(|entry| &mut entry.conn) {
             Some(Conn::Probe(probe)) => Some(probe),

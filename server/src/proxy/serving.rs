@@ -45,14 +45,6 @@ impl Proxy {
         }
     }
 
-    /// Something happened to a session, by which nothing else changed.
-    pub(super) fn watch(&mut self, now: Instant, id: ConnId) {
-        if let Some(entry) = self.table.get_mut(id) {
-            let horizon = self.shared.horizon(now);
-            watch(entry, id, horizon, &mut self.timers, &self.shared);
-        }
-    }
-
     /// Makes sure that a session is looked at at its deadline.
     pub(super) fn arm_session(&mut self, id: ConnId) {
         let deadline = self.table.session_mut(id).map(|session| session.poll_timeout(&self.shared));
@@ -71,6 +63,16 @@ impl Proxy {
             }
             Need::Release { conn, is_reusable } => self.release(now, conn, is_reusable),
             Need::Dispatch => self.dispatch(now, id),
+            rare => self.fulfil_rare(now, id, rare),
+        }
+    }
+
+    #[cold]
+    fn fulfil_rare(&mut self, now: Instant, id: ConnId, need: Need) {
+        match need {
+            Need::Finish { .. } | Need::Release { .. } | Need::Dispatch => {
+                debug_assert!(false, "what every exchange needs is not rare");
+            }
             Need::Redial { backend } if !self.reroutes(id) => {
                 self.dial(now, id, backend, self.places.first_attempt(backend));
             }
@@ -138,7 +140,13 @@ impl Proxy {
 /// Makes sure that a session is looked at at its deadline, or at `horizon` where that is earlier:
 /// one that is looked at before needs no other look.
 #[inline]
-fn watch(entry: &mut Entry, id: ConnId, horizon: Instant, timers: &mut Timers, shared: &Shared) {
+pub(super) fn watch(
+    entry: &mut Entry,
+    id: ConnId,
+    horizon: Instant,
+    timers: &mut Timers,
+    shared: &Shared,
+) {
     let Conn::Client(session) = &entry.conn else {
         return;
     };

@@ -23,8 +23,14 @@ impl Timers {
     pub(crate) fn arm(&mut self, armed: &mut Instant, conn: ConnId, at: Instant) {
         if at < *armed {
             *armed = at;
-            self.heap.push(Reverse((at, conn)));
+            self.push(conn, at);
         }
+    }
+
+    /// Once per shortest timeout, not once per request.
+    #[cold]
+    fn push(&mut self, conn: ConnId, at: Instant) {
+        self.heap.push(Reverse((at, conn)));
     }
 
     /// The next connection to look at now, once for each time it was armed; stale entries are

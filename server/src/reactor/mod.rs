@@ -20,7 +20,7 @@ use intelliproxy_core::Instant;
 use log::{info, warn};
 use mio::event::Event;
 use mio::net::TcpListener;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::clock::Clock;
@@ -167,21 +167,17 @@ impl Reactor {
         // them, and what a backend sent unasked is seen before its connection is used again.
         for is_of_backend in [true, false] {
             for event in events.iter() {
-                if self.is_of_backend(event.token()) == is_of_backend {
+                if Source::is_backend(event.token()) == is_of_backend {
                     self.take_event(event);
                 }
             }
         }
-        for _ in 0..self.unread.len() {
-            if let Some(conn) = self.unread.pop_front() {
-                if let Some(socket) = self.socket(conn) {
-                    socket.is_queued = false;
-                }
-                self.read(conn);
-                self.flush();
-            }
+        if !self.unread.is_empty() {
+            self.read_on();
         }
-        self.accept();
+        if self.listeners.iter().any(|listener| listener.is_ready) {
+            self.accept();
+        }
         self.deadline = self.proxy.poll_timeout();
         if self.deadline.is_some_and(|at| at <= self.now) {
             self.proxy.handle_timeout(self.now);
@@ -208,6 +204,15 @@ impl Reactor {
 
     fn take_event(&mut self, event: &Event) {
         match Source::from_token(event.token()) {
+            Source::Client(conn) | Source::Backend(conn) => self.take_readiness(conn, event),
+            other => self.take_other(other),
+        }
+    }
+
+    /// Takes news that is not of a connection.
+    #[cold]
+    fn take_other(&mut self, source: Source) {
+        match source {
             Source::Signals => self.take_signals(),
             Source::Hangups => {
                 if self.hangups.take() > 0 {
@@ -220,36 +225,43 @@ impl Reactor {
                     listener.is_ready = true;
                 }
             }
-            Source::Conn(conn) => {
-                // A stale token is of a connection closed earlier in this turn.
-                let Some(socket) = self.socket(conn) else {
-                    return;
-                };
-                let is_broken = event.is_error();
-                socket.is_readable |= event.is_readable() || event.is_read_closed() || is_broken;
-                socket.is_writable |= event.is_writable();
-                socket.is_ending |= event.is_read_closed() || is_broken;
-                if socket.is_connecting {
-                    self.take_connected(conn);
-                } else {
-                    if event.is_writable() {
-                        self.write(conn);
-                    }
-                    self.read(conn);
-                }
-                self.flush();
+            Source::Client(_) | Source::Backend(_) => {
+                debug_assert!(false, "news of connections is not taken here");
             }
         }
     }
 
-    /// Whether news is of a connection to a backend.
-    fn is_of_backend(&self, token: Token) -> bool {
-        match Source::from_token(token) {
-            Source::Conn(conn) => {
-                let socket = self.sockets.get(conn.slot()).and_then(Option::as_ref);
-                socket.is_some_and(|socket| socket.is_outgoing)
+    fn take_readiness(&mut self, conn: ConnId, event: &Event) {
+        // A stale token is of a connection closed earlier in this turn.
+        let Some(socket) = self.socket(conn) else {
+            return;
+        };
+        let is_broken = event.is_error();
+        socket.is_readable |= event.is_readable() || event.is_read_closed() || is_broken;
+        socket.is_writable |= event.is_writable();
+        socket.is_ending |= event.is_read_closed() || is_broken;
+        if socket.is_connecting {
+            self.take_connected(conn);
+        } else {
+            if event.is_writable() {
+                self.write(conn);
             }
-            Source::Signals | Source::Hangups | Source::Waker | Source::Listener(_) => false,
+            self.read(conn);
+        }
+        self.flush();
+    }
+
+    /// Goes on with connections that had more bytes than their share.
+    #[cold]
+    fn read_on(&mut self) {
+        for _ in 0..self.unread.len() {
+            if let Some(conn) = self.unread.pop_front() {
+                if let Some(socket) = self.socket(conn) {
+                    socket.is_queued = false;
+                }
+                self.read(conn);
+                self.flush();
+            }
         }
     }
 
@@ -303,6 +315,7 @@ impl Reactor {
         }
     }
 
+    #[inline(never)]
     fn take_connected(&mut self, conn: ConnId) {
         let Some(socket) = self.socket(conn) else {
             return;
@@ -328,13 +341,18 @@ impl Reactor {
             if space.is_empty() {
                 return;
             }
-            match socket.read(space) {
+            let moved = socket.read(space);
+            let has_more = socket.is_readable;
+            match moved {
                 Moved::Bytes(count) => self.proxy.handle_read(self.now, conn, count),
                 Moved::Blocked => return self.proxy.handle_read(self.now, conn, 0),
                 Moved::Ended => return self.proxy.handle_eof(self.now, conn),
                 Moved::Failed => return self.proxy.handle_failed(self.now, conn),
             }
             self.flush();
+            if !has_more {
+                return;
+            }
         }
         if let Some(socket) = self.socket(conn)
             && !socket.is_queued
@@ -407,6 +425,7 @@ impl Reactor {
         }
     }
 
+    #[inline(never)]
     fn act(&mut self, action: Action) {
         match action {
             Action::Connect { conn, address } => {
@@ -436,6 +455,7 @@ impl Reactor {
     }
 
     /// Accepts clients as far as there is room for them.
+    #[inline(never)]
     fn accept(&mut self) {
         if self.now < self.accepts_from {
             return;

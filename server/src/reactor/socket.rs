@@ -54,7 +54,7 @@ impl Socket {
         conn: ConnId,
         registry: &Registry,
     ) -> io::Result<Self> {
-        registry.register(&mut stream, Source::Conn(conn).to_token(), Interest::READABLE)?;
+        registry.register(&mut stream, Source::Client(conn).to_token(), Interest::READABLE)?;
         Ok(Self::new(stream, conn, false))
     }
 
@@ -67,7 +67,7 @@ impl Socket {
         let mut stream = TcpStream::connect(address)?;
         // A socket that refuses the option still carries bytes.
         let _ = stream.set_nodelay(true);
-        registry.register(&mut stream, Source::Conn(conn).to_token(), BOTH)?;
+        registry.register(&mut stream, Source::Backend(conn).to_token(), BOTH)?;
         Ok(Self::new(stream, conn, true))
     }
 
@@ -86,17 +86,24 @@ impl Socket {
         }
     }
 
+    const fn source(&self) -> Source {
+        if self.is_outgoing { Source::Backend(self.conn) } else { Source::Client(self.conn) }
+    }
+
     /// Asks for an edge when there is room to write again; once for the socket's life, since most
     /// never have to wait.
+    #[cold]
     pub(crate) fn watch_writes(&mut self, registry: &Registry) -> io::Result<()> {
         if self.watches_writes {
             return Ok(());
         }
         self.watches_writes = true;
-        registry.reregister(&mut self.stream, Source::Conn(self.conn).to_token(), BOTH)
+        let source = self.source();
+        registry.reregister(&mut self.stream, source.to_token(), BOTH)
     }
 
     /// Whether the connection has been made; `None` while it is open.
+    #[cold]
     pub(crate) fn connected(&self) -> Option<Result<(), ConnectFailure>> {
         match self.stream.take_error() {
             Ok(Some(error)) | Err(error) => return Some(Err(connect_failure(&error))),

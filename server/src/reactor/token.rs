@@ -13,7 +13,10 @@ pub(crate) enum Source {
     Hangups,
     /// Another thread has something.
     Waker,
-    Conn(ConnId),
+    /// A client's connection.
+    Client(ConnId),
+    /// A connection to a backend.
+    Backend(ConnId),
 }
 
 /// Tokens from here up are listeners and signals; no connection's generation comes near, since it
@@ -22,6 +25,8 @@ const SPECIAL: usize = usize::MAX - 1024;
 const HANGUPS: usize = SPECIAL + 1;
 const WAKER: usize = SPECIAL + 2;
 const LISTENERS: usize = SPECIAL + 3;
+/// Set in the tokens of connections to backends; no slot's number comes near.
+const BACKEND: usize = 1 << 31;
 
 impl Source {
     pub(crate) const fn to_token(self) -> Token {
@@ -30,7 +35,8 @@ impl Source {
             Self::Hangups => Token(HANGUPS),
             Self::Waker => Token(WAKER),
             Self::Listener(index) => Token(LISTENERS + index),
-            Self::Conn(conn) => Token(conn.to_bits() as usize),
+            Self::Client(conn) => Token(conn.to_bits() as usize),
+            Self::Backend(conn) => Token(conn.to_bits() as usize | BACKEND),
         }
     }
 
@@ -40,7 +46,13 @@ impl Source {
             HANGUPS => Self::Hangups,
             WAKER => Self::Waker,
             number if number > SPECIAL => Self::Listener(number - LISTENERS),
-            bits => Self::Conn(ConnId::from_bits(bits as u64)),
+            bits if bits & BACKEND == 0 => Self::Client(ConnId::from_bits(bits as u64)),
+            bits => Self::Backend(ConnId::from_bits((bits & !BACKEND) as u64)),
         }
+    }
+
+    /// Whether a token is that of a connection to a backend.
+    pub(crate) const fn is_backend(token: Token) -> bool {
+        token.0 < SPECIAL && token.0 & BACKEND != 0
     }
 }

@@ -6,7 +6,6 @@ use intelliproxy_core::Instant;
 
 use super::exchange::{Exchange, is_idempotent};
 use crate::buffer::{Buffer, Outbox};
-use crate::http::ClientError;
 use crate::http::body::{BodyReader, BodyWriter};
 use crate::http::field::{Name, Slots};
 use crate::http::forward::{self, RequestContext, RequestPlan};
@@ -15,6 +14,7 @@ use crate::http::head::{Parsed, RequestHead, Version, parse_request};
 use crate::http::persistence::is_persistent;
 use crate::http::target::{Destination, destination};
 use crate::http::upgrade;
+use crate::http::{ClientError, refuse};
 use crate::proxy::shared::Shared;
 
 /// The client's connection: what came in, what goes out, and how far each is.
@@ -142,17 +142,18 @@ impl ClientHalf {
         };
         let destination = destination(&head)?;
         let framing = request_framing(&head)?;
-        if head.version == Version::Http11
+        if head.fields.has(Name::Expect)
+            && head.version == Version::Http11
             && head.fields.values(Name::Expect).any(|v| !v.eq_ignore_ascii_case(b"100-continue"))
         {
-            return Err(ClientError::UnsupportedExpectation);
+            return refuse(ClientError::UnsupportedExpectation);
         }
         let body_max = shared.config.limits.body_bytes_max;
         if let Framing::Length(length) = framing
             && body_max > 0
             && length > body_max
         {
-            return Err(ClientError::BodyTooLarge);
+            return refuse(ClientError::BodyTooLarge);
         }
         let is_upgrade = upgrade::is_asked(&head, framing);
         let plan = RequestPlan { destination, framing, is_upgrade };
@@ -198,6 +199,7 @@ fn is_stats(head: &RequestHead<'_, '_>, destination: Destination<'_>) -> bool {
 }
 
 /// The values of Upgrade as one list.
+#[cold]
 fn asked_protocols(head: &RequestHead<'_, '_>) -> Box<[u8]> {
     let values: Vec<&[u8]> = head.fields.values(Name::Upgrade).collect();
     values.join(&b", "[..]).into_boxed_slice()

@@ -14,6 +14,7 @@ use crate::proxy::shared::Shared;
 
 impl Session {
     /// The client broke a rule: it is answered, if it can be, and closed.
+    #[cold]
     pub(super) fn fail_client(&mut self, now: Instant, error: ClientError, shared: &mut Shared) {
         let client = &mut self.client;
         let excerpt = client.input.as_ref().map_or(&[][..], Buffer::bytes);
@@ -36,6 +37,7 @@ impl Session {
     }
 
     /// The upstream failed: what becomes of the exchange is decided in `verdict.rs`.
+    #[cold]
     pub(super) fn fail_upstream(
         &mut self,
         now: Instant,
@@ -123,6 +125,7 @@ impl Session {
     }
 
     /// Gives up the exchange at hand without blaming its backend.
+    #[cold]
     pub(super) fn abandon(&mut self, shared: &mut Shared) {
         if let Some(lease) = self.exchange.as_mut().and_then(|exchange| exchange.lease.take()) {
             self.needs.finish(lease, Outcome::Abandoned);
@@ -137,6 +140,7 @@ impl Session {
     }
 
     /// Ends the session now.
+    #[cold]
     pub(super) fn end(&mut self, _now: Instant, with_reset: bool, shared: &mut Shared) {
         if let Some(exchange) = &mut self.exchange
             && let Some((status @ 101, latency)) = exchange.answer

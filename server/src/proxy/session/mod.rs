@@ -196,18 +196,12 @@ impl Session {
     }
 
     /// The upstream connection is there: a pooled one, or the one that was dialled.
-    pub(crate) fn handle_linked(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        is_reused: bool,
-        shared: &mut Shared,
-    ) {
+    pub(crate) fn handle_linked(&mut self, now: Instant, conn: ConnId, is_reused: bool) {
         self.upstream.link = Link::Open { conn, is_reused };
         self.upstream.receive = upstream_half::Receive::Head;
         self.upstream.last_write = now;
         self.upstream.last_read = now;
-        self.settle(now, shared);
+        // No joint rule waits for a connection: what it brings is that bytes can be written.
     }
 
     /// A backend was chosen for the request that waits.

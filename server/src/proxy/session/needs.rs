@@ -27,76 +27,81 @@ pub(crate) enum Need {
     Close { with_reset: bool },
 }
 
-/// Needs not yet fetched; they are fetched in the order of the fields. The last one, to be closed,
-/// stays.
+/// What may be asked for, in the order in which it is fetched, as members of a set.
+mod ask {
+    pub(super) const FINISH: u16 = 1;
+    pub(super) const RELEASE: u16 = 1 << 1;
+    pub(super) const DISPATCH: u16 = 1 << 2;
+    pub(super) const REDIAL: u16 = 1 << 3;
+    pub(super) const GIVE_UP: u16 = 1 << 4;
+    pub(super) const STATS: u16 = 1 << 5;
+    pub(super) const SHUTDOWN_UPSTREAM: u16 = 1 << 6;
+    pub(super) const SHUTDOWN_CLIENT: u16 = 1 << 7;
+    pub(super) const CLOSE: u16 = 1 << 8;
+}
+
+/// Needs not yet fetched. The last one, to be closed, stays.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
-    /// Whether there may be one: mostly there is none, and this is all that is looked at.
-    is_asking: bool,
+    /// Which there are: mostly none, and this is all that is looked at.
+    asked: u16,
     finish: Option<(Lease, Outcome)>,
     release: Option<(ConnId, bool)>,
-    dispatch: bool,
     redial: Option<BackendId>,
     give_up: Option<ConnId>,
-    stats: bool,
     shutdown_upstream: Option<ConnId>,
-    shutdown_client: bool,
-    close: Option<bool>,
+    close_with_reset: bool,
 }
 
 impl Needs {
     pub(super) fn finish(&mut self, lease: Lease, outcome: Outcome) {
         debug_assert!(self.finish.is_none(), "one lease at a time");
         self.finish = Some((lease, outcome));
-        self.is_asking = true;
+        self.asked |= ask::FINISH;
     }
 
     pub(super) const fn release(&mut self, conn: ConnId, is_reusable: bool) {
         self.release = Some((conn, is_reusable));
-        self.is_asking = true;
+        self.asked |= ask::RELEASE;
     }
 
     pub(super) const fn dispatch(&mut self) {
-        self.dispatch = true;
-        self.is_asking = true;
+        self.asked |= ask::DISPATCH;
     }
 
     pub(super) const fn redial(&mut self, backend: Option<BackendId>) {
         self.redial = backend;
-        self.is_asking = true;
+        self.asked |= ask::REDIAL;
     }
 
     pub(super) const fn give_up(&mut self, conn: Option<ConnId>) {
         self.give_up = conn;
-        self.is_asking = true;
+        self.asked |= ask::GIVE_UP;
     }
 
     pub(super) const fn stats(&mut self) {
-        self.stats = true;
-        self.is_asking = true;
+        self.asked |= ask::STATS;
     }
 
     pub(super) const fn shutdown_upstream(&mut self, conn: Option<ConnId>) {
         self.shutdown_upstream = conn;
-        self.is_asking = true;
+        self.asked |= ask::SHUTDOWN_UPSTREAM;
     }
 
     pub(super) const fn shutdown_client(&mut self) {
-        self.shutdown_client = true;
-        self.is_asking = true;
+        self.asked |= ask::SHUTDOWN_CLIENT;
     }
 
     pub(super) const fn close(&mut self, with_reset: bool) {
-        self.close = Some(with_reset);
-        self.is_asking = true;
+        self.close_with_reset = with_reset;
+        self.asked |= ask::CLOSE;
     }
 
     /// The exchange at hand is given up: nothing is to be done for it any more. Returns the
     /// connection that was to be given up.
     pub(super) const fn cancel(&mut self) -> Option<ConnId> {
-        self.dispatch = false;
+        self.asked &= !(ask::DISPATCH | ask::REDIAL | ask::STATS | ask::GIVE_UP);
         self.redial = None;
-        self.stats = false;
         self.give_up.take()
     }
 
@@ -106,40 +111,44 @@ impl Needs {
 
     #[inline]
     pub(super) const fn has_close(&self) -> bool {
-        self.close.is_some()
+        self.asked & ask::CLOSE != 0
     }
 
+    /// The next one.
     #[inline]
     pub(super) fn poll(&mut self) -> Option<Need> {
-        if self.is_asking { self.poll_each() } else { None }
+        while self.asked != 0 {
+            let first = self.asked & self.asked.wrapping_neg();
+            self.asked &= !first | ask::CLOSE;
+            let need = match first {
+                ask::FINISH => {
+                    self.finish.take().map(|(lease, outcome)| Need::Finish { lease, outcome })
+                }
+                ask::RELEASE => {
+                    let release = self.release.take();
+                    release.map(|(conn, is_reusable)| Need::Release { conn, is_reusable })
+                }
+                ask::DISPATCH => Some(Need::Dispatch),
+                rare => self.poll_rare(rare),
+            };
+            if need.is_some() {
+                return need;
+            }
+        }
+        None
     }
 
-    fn poll_each(&mut self) -> Option<Need> {
-        if let Some((lease, outcome)) = self.finish.take() {
-            return Some(Need::Finish { lease, outcome });
+    #[cold]
+    fn poll_rare(&mut self, first: u16) -> Option<Need> {
+        match first {
+            ask::REDIAL => self.redial.take().map(|backend| Need::Redial { backend }),
+            ask::GIVE_UP => self.give_up.take().map(|conn| Need::GiveUpConnect { conn }),
+            ask::STATS => Some(Need::Stats),
+            ask::SHUTDOWN_UPSTREAM => {
+                self.shutdown_upstream.take().map(|conn| Need::ShutdownUpstream { conn })
+            }
+            ask::SHUTDOWN_CLIENT => Some(Need::ShutdownClient),
+            _ => Some(Need::Close { with_reset: self.close_with_reset }),
         }
-        if let Some((conn, is_reusable)) = self.release.take() {
-            return Some(Need::Release { conn, is_reusable });
-        }
-        if std::mem::take(&mut self.dispatch) {
-            return Some(Need::Dispatch);
-        }
-        if let Some(backend) = self.redial.take() {
-            return Some(Need::Redial { backend });
-        }
-        if let Some(conn) = self.give_up.take() {
-            return Some(Need::GiveUpConnect { conn });
-        }
-        if std::mem::take(&mut self.stats) {
-            return Some(Need::Stats);
-        }
-        if let Some(conn) = self.shutdown_upstream.take() {
-            return Some(Need::ShutdownUpstream { conn });
-        }
-        if std::mem::take(&mut self.shutdown_client) {
-            return Some(Need::ShutdownClient);
-        }
-        self.is_asking = self.close.is_some();
-        self.close.map(|with_reset| Need::Close { with_reset })
     }
 }

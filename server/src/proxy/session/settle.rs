@@ -55,7 +55,7 @@ impl Session {
         if client.send != Send::Open || self.exchange.is_some() || !client.output.is_empty() {
             return false;
         }
-        let Some(input) = client.input.as_ref().filter(|input| !input.is_empty()) else {
+        if client.input.as_ref().is_none_or(Buffer::is_empty) {
             if client.is_eof {
                 self.needs.close(false);
             }
@@ -64,21 +64,25 @@ impl Session {
         if client.head_since.is_none() {
             client.head_since = Some(now);
         }
-        let is_blank = input.bytes().iter().all(|byte| b"\r\n".contains(byte));
         match client.parse(now, shared) {
             Ok(Parsed::Complete(begun)) => self.begin(now, begun, shared),
-            Ok(Parsed::Partial) if client.is_eof => {
-                // Nothing but ends of lines is no request.
-                if is_blank {
-                    self.needs.close(false);
-                } else {
-                    self.fail_client(now, ClientError::Incomplete, shared);
-                }
-            }
+            Ok(Parsed::Partial) if client.is_eof => self.end_incomplete(now, shared),
             Ok(Parsed::Partial) => return false,
             Err(error) => self.fail_client(now, error, shared),
         }
         true
+    }
+
+    /// The client has ended its side before a head was whole.
+    #[cold]
+    fn end_incomplete(&mut self, now: Instant, shared: &mut Shared) {
+        let rest = self.client.input.as_ref().map_or(&[][..], Buffer::bytes);
+        // Nothing but ends of lines is no request.
+        if rest.iter().all(|byte| b"\r\n".contains(byte)) {
+            self.needs.close(false);
+        } else {
+            self.fail_client(now, ClientError::Incomplete, shared);
+        }
     }
 
     fn begin(&mut self, now: Instant, begun: Begun, shared: &mut Shared) {
@@ -96,47 +100,48 @@ impl Session {
             self.needs.stats();
             return;
         }
-        let output = &mut self.upstream.output;
         // What must not be done twice is not kept once it was sent.
         if self.exchange.as_ref().is_some_and(|exchange| exchange.is_idempotent) {
-            output.hold();
+            self.upstream.output.hold();
         }
-        let mut left = None;
-        if let Framing::Length(length) = framing {
-            left = Some(length);
-        }
-        let has_long_body = left.is_some_and(|left| {
-            client.input.as_ref().is_some_and(|input| {
-                input.len() + shared.scratch.len() > SMALL && input.len() as u64 <= left
-            })
-        });
-        let mut head = None;
-        if has_long_body && client.input.as_mut().is_some_and(|i| i.prepend(&shared.scratch)) {
-            // The head goes before the body where it was read.
-            head = client.input.take();
-            let body = head.as_ref().map_or(0, Buffer::len) - shared.scratch.len();
-            left = left.map(|left| left - body as u64);
-        }
-        let head = head.unwrap_or_else(|| shared.buffers.holding_head(&shared.scratch));
-        let pushed = output.push(head, &mut shared.buffers);
-        debug_assert!(pushed.is_ok(), "nothing waits before the head of a request");
-        let (reader, writer) = match (framing, left) {
-            (Framing::Chunked, _) => (
-                BodyReader::new(framing, shared.chunk_limits),
-                BodyWriter::Chunked { with_trailer: true },
-            ),
-            (_, Some(0) | None) => (None, BodyWriter::Plain),
-            (_, left) => (Some(BodyReader::Plain { left }), BodyWriter::Plain),
+        let head = match framing {
+            Framing::None => shared.buffers.holding_head(&shared.scratch),
+            _ => self.expect_body(framing, shared),
         };
-        if let Some(reader) = reader {
-            let data_max = shared.config.limits.body_bytes_max;
-            client.receive = Receive::Body { reader, writer, data: 0, data_max };
-        }
+        let pushed = self.upstream.output.push(head, &mut shared.buffers);
+        debug_assert!(pushed.is_ok(), "nothing waits before the head of a request");
         self.upstream.last_write = now;
         self.needs.dispatch();
     }
 
+    /// A body follows the head in `shared.scratch`; returns that head for the backend, with what
+    /// is there of a long body.
+    #[inline(never)]
+    fn expect_body(&mut self, framing: Framing, shared: &mut Shared) -> Buffer {
+        let client = &mut self.client;
+        let head_len = shared.scratch.len();
+        // The head goes before a long body where that was read.
+        let moved = client.input.take_if(|input| match framing {
+            Framing::Length(length) => {
+                let is_long = input.len() + head_len > SMALL && input.len() as u64 <= length;
+                is_long && input.prepend(&shared.scratch)
+            }
+            _ => false,
+        });
+        let taken = moved.as_ref().map_or(0, |moved| moved.len() - head_len);
+        let writer = match framing {
+            Framing::Chunked => BodyWriter::Chunked { with_trailer: true },
+            _ => BodyWriter::Plain,
+        };
+        if let Some(reader) = BodyReader::new(framing.after(taken as u64), shared.chunk_limits) {
+            let data_max = shared.config.limits.body_bytes_max;
+            client.receive = Receive::Body { reader, writer, data: 0, data_max };
+        }
+        moved.unwrap_or_else(|| shared.buffers.holding_head(&shared.scratch))
+    }
+
     /// J2: the request's body goes on as far as there is room.
+    #[inline(never)]
     fn relay_request(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let client = &mut self.client;
         let Receive::Body { reader, writer, data, data_max } = &mut client.receive else {
@@ -213,56 +218,16 @@ impl Session {
 
     /// Writes the head in `shared.scratch` to the client; false when it has to wait for room.
     fn pass_head(&mut self, now: Instant, headed: Headed, shared: &mut Shared) -> bool {
-        let (client, upstream) = (&mut self.client, &mut self.upstream);
-        let (Some(exchange), Some(input)) = (&mut self.exchange, &mut upstream.input) else {
+        let moved = self.move_answer(&headed, shared);
+        if moved.is_none() && !self.copy_head(&headed, shared) {
             return false;
-        };
-        let rest = input.len() - headed.len;
-        let is_all_body = match headed.kind {
-            HeadKind::Final {
-                framing: Framing::Length(length), writer: BodyWriter::Plain, ..
-            } => rest as u64 <= length,
-            _ => false,
-        };
-        // The head goes before the body where it was read.
-        let is_moved = is_all_body
-            && client.output.is_empty()
-            && (headed.is_verbatim || input.replace_front(headed.len, &shared.scratch));
-        if is_moved {
-            if let Some(whole) = upstream.input.take() {
-                let pushed = client.output.push(whole, &mut shared.buffers);
-                debug_assert!(pushed.is_ok(), "nothing waits before the answer");
-            }
-        } else {
-            if !matches!(headed.kind, HeadKind::Interim { is_passed_on: false }) {
-                let as_it_came = &input.bytes()[..headed.len];
-                let head = if headed.is_verbatim { as_it_came } else { &shared.scratch };
-                let wished = head.len() + rest + rest / 8;
-                if !client.output.reserve(head.len(), wished, &mut shared.buffers) {
-                    return false;
-                }
-                client.output.append(head);
-            }
-            input.consume(headed.len);
         }
-        client.last_write = now;
+        self.client.last_write = now;
+        let upstream = &mut self.upstream;
+        let Some(exchange) = &mut self.exchange else { return false };
         match headed.kind {
-            HeadKind::Interim { .. } => {
-                // The backend is at work: its time for the next head begins anew, but not for ever.
-                upstream.last_write = now;
-                exchange.interim += 1;
-                if exchange.interim > INTERIM_MAX {
-                    self.fail_upstream(now, UpstreamError::MalformedHead, shared);
-                }
-            }
-            HeadKind::Switch => {
-                exchange.answer = Some((101, now.since(exchange.dispatched_at)));
-                exchange.has_begun_answer = true;
-                upstream.receive = upstream_half::Receive::Tunnel;
-                upstream.output.release(&mut shared.buffers);
-                client.receive = Receive::Tunnel;
-                client.last_read = now;
-            }
+            HeadKind::Interim { .. } => self.note_interim(now, shared),
+            HeadKind::Switch => self.open_tunnel(now, shared),
             HeadKind::Final {
                 status,
                 framing,
@@ -275,14 +240,8 @@ impl Session {
                 exchange.is_persistent = is_client_persistent;
                 upstream.is_persistent = is_upstream_persistent;
                 upstream.output.release(&mut shared.buffers);
-                let left = match framing {
-                    Framing::Length(length) if is_moved => {
-                        let left = length - rest as u64;
-                        (left > 0).then_some(BodyReader::Plain { left: Some(left) })
-                    }
-                    framing => BodyReader::new(framing, shared.chunk_limits),
-                };
-                upstream.receive = match left {
+                let left = framing.after(moved.unwrap_or(0));
+                upstream.receive = match BodyReader::new(left, shared.chunk_limits) {
                     Some(reader) => upstream_half::Receive::Body { reader, writer },
                     None => upstream_half::Receive::Ended,
                 };
@@ -291,7 +250,72 @@ impl Session {
         true
     }
 
+    /// Hands an answer's head to the client in the buffer in which it came, with what came of its
+    /// body; returns the bytes of that. `None` when that cannot be done, and nothing is.
+    fn move_answer(&mut self, headed: &Headed, shared: &mut Shared) -> Option<u64> {
+        let (client, upstream) = (&mut self.client, &mut self.upstream);
+        let input = upstream.input.as_mut()?;
+        let rest = (input.len() - headed.len) as u64;
+        let is_all_body = match headed.kind {
+            HeadKind::Final {
+                framing: Framing::Length(length), writer: BodyWriter::Plain, ..
+            } => rest <= length,
+            _ => false,
+        };
+        let can_move = is_all_body
+            && client.output.is_empty()
+            && (headed.is_verbatim || input.replace_front(headed.len, &shared.scratch));
+        let whole = upstream.input.take_if(|_| can_move)?;
+        let pushed = client.output.push(whole, &mut shared.buffers);
+        debug_assert!(pushed.is_ok(), "nothing waits before the answer");
+        Some(rest)
+    }
+
+    /// Copies an answer's head to where the client's bytes wait; false when there is no room.
+    #[inline(never)]
+    fn copy_head(&mut self, headed: &Headed, shared: &mut Shared) -> bool {
+        let Some(input) = &mut self.upstream.input else { return false };
+        if !matches!(headed.kind, HeadKind::Interim { is_passed_on: false }) {
+            let rest = input.len() - headed.len;
+            let as_it_came = &input.bytes()[..headed.len];
+            let head = if headed.is_verbatim { as_it_came } else { &shared.scratch };
+            let wished = head.len() + rest + rest / 8;
+            let output = &mut self.client.output;
+            if !output.reserve(head.len(), wished, &mut shared.buffers) {
+                return false;
+            }
+            output.append(head);
+        }
+        input.consume(headed.len);
+        true
+    }
+
+    /// An interim answer went on. The backend is at work: its time for the next head begins anew,
+    /// but not for ever.
+    #[cold]
+    fn note_interim(&mut self, now: Instant, shared: &mut Shared) {
+        let Some(exchange) = &mut self.exchange else { return };
+        self.upstream.last_write = now;
+        exchange.interim += 1;
+        if exchange.interim > INTERIM_MAX {
+            self.fail_upstream(now, UpstreamError::MalformedHead, shared);
+        }
+    }
+
+    /// The backend agreed to switch to the protocol that the client asked for.
+    #[cold]
+    fn open_tunnel(&mut self, now: Instant, shared: &mut Shared) {
+        let Some(exchange) = &mut self.exchange else { return };
+        exchange.answer = Some((101, now.since(exchange.dispatched_at)));
+        exchange.has_begun_answer = true;
+        self.upstream.receive = upstream_half::Receive::Tunnel;
+        self.upstream.output.release(&mut shared.buffers);
+        self.client.receive = Receive::Tunnel;
+        self.client.last_read = now;
+    }
+
     /// J4: the answer's body goes on as far as there is room.
+    #[inline(never)]
     fn relay_answer(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let upstream_half::Receive::Body { reader, writer } = &mut upstream.receive else {
@@ -382,6 +406,7 @@ impl Session {
     }
 
     /// J6: a tunnel's bytes go on, and its ends when what came before them is out.
+    #[inline(never)]
     fn relay_tunnel(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let mut whole = BodyReader::Plain { left: None };
@@ -425,12 +450,7 @@ impl Session {
     fn close_client(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let client = &mut self.client;
         if matches!(client.receive, Receive::Discarding { .. }) {
-            if let Some(buffer) = client.input.take() {
-                shared.buffers.give(buffer);
-            }
-            if client.is_eof {
-                self.needs.close(false);
-            }
+            self.discard(shared);
             return false;
         }
         let Send::Closing { with_reset } = client.send else {
@@ -439,6 +459,24 @@ impl Session {
         if !client.output.is_empty() {
             return false;
         }
+        self.say_end(now, with_reset, shared)
+    }
+
+    /// Drops what a client that was told of the end still sends.
+    #[cold]
+    fn discard(&mut self, shared: &mut Shared) {
+        if let Some(buffer) = self.client.input.take() {
+            shared.buffers.give(buffer);
+        }
+        if self.client.is_eof {
+            self.needs.close(false);
+        }
+    }
+
+    /// The end of [`close_client`](Self::close_client), when all that waited is out.
+    #[inline(never)]
+    fn say_end(&mut self, now: Instant, with_reset: bool, shared: &Shared) -> bool {
+        let client = &mut self.client;
         // One that was told of the end only by its answer may have sent its next request.
         let has_all = client.is_eof
             || (client.has_said_last
