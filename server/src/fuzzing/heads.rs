@@ -2,7 +2,7 @@
 //! forwarded heads read again.
 use super::strict::{self, Extent, Head, Verdict};
 use crate::http::field::{Fields, Name, Slots};
-use crate::http::forward::{self, RequestContext, RequestPlan, ResponsePlan};
+use crate::http::forward::{self, RequestContext, RequestEnds, RequestPlan, ResponsePlan};
 use crate::http::framing::{Framing, request_framing, response_framing};
 use crate::http::head::{HeadLimits, Parsed, Version, parse_request, parse_response};
 use crate::http::persistence::is_persistent;
@@ -50,11 +50,16 @@ pub fn request_head(data: &[u8]) {
     assert_eq!(other.fields, seen(&head.fields), "the same fields");
     assert_eq!(other.request_extent(), Ok(extent(framing)), "one framing");
 
+    let ends = RequestEnds::new("v");
     for (keeps_host, allows_upgrade) in [(false, false), (true, true)] {
         let is_upgrade = allows_upgrade && upgrade::is_asked(&head, framing);
         let plan = RequestPlan { destination, framing, is_upgrade };
-        let context =
-            RequestContext { authority: "backend:80", keeps_host, client: "192.0.2.1", via: "v" };
+        let context = RequestContext {
+            authority: "backend:80",
+            keeps_host,
+            client: "192.0.2.1",
+            ends: &ends,
+        };
         let mut out = b"before".to_vec();
         let host = forward::encode_request(&head, &plan, &context, &mut out);
         let out = &out["before".len()..];

@@ -224,12 +224,16 @@ impl<'h, 'b> Fields<'h, 'b> {
             let line = self.line(index);
             if keep(name) {
                 run.end = line.end;
-            } else {
-                write(&self.input[run]);
-                run = line.end..line.end;
+                continue;
             }
+            if !run.is_empty() {
+                write(&self.input[run]);
+            }
+            run = line.end..line.end;
         }
-        write(&self.input[run]);
+        if !run.is_empty() {
+            write(&self.input[run]);
+        }
     }
 
     /// Where line `index` stands in the input, its CRLF included.

@@ -16,8 +16,31 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) keeps_host: bool,
     /// The client's address, as text.
     pub(crate) client: &'a str,
-    /// The name in Via.
-    pub(crate) via: &'a str,
+    /// What it ends in.
+    pub(crate) ends: &'a RequestEnds,
+}
+
+/// The end of a forwarded request's head from the end of its last field's value on, Via included:
+/// the same for all clients of one version.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestEnds {
+    http10: String,
+    http11: String,
+}
+
+impl RequestEnds {
+    /// `name` is the proxy's in Via.
+    pub(crate) fn new(name: &str) -> Self {
+        let end = |version| format!("\r\nVia: {version} {name}\r\n\r\n");
+        Self { http10: end("1.0"), http11: end("1.1") }
+    }
+
+    fn of(&self, version: Version) -> &[u8] {
+        match version {
+            Version::Http10 => self.http10.as_bytes(),
+            Version::Http11 => self.http11.as_bytes(),
+        }
+    }
 }
 
 /// What becomes of a request's head on its way.
@@ -39,11 +62,13 @@ pub(crate) fn encode_request(
 ) -> Range<usize> {
     let start = out.len();
     let fields = &head.fields;
-    let mut put = |text: &str| out.extend_from_slice(text.as_bytes());
-    put(head.method);
-    put(if plan.destination.path.starts_with(['/', '*']) { " " } else { " /" });
-    put(plan.destination.path);
-    put(" HTTP/1.1\r\nHost: ");
+    // A path is all of the target, or there is more in front of it.
+    if plan.destination.path.len() == head.target.len() && head.version == Version::Http11 {
+        out.extend_from_slice(head.line);
+    } else {
+        encode_line(head.method, plan.destination.path, out);
+    }
+    out.extend_from_slice(b"Host: ");
     let host_start = out.len() - start;
     let client_host = plan.destination.host;
     let keeps_host = context.keeps_host && !client_host.is_empty();
@@ -81,11 +106,17 @@ pub(crate) fn encode_request(
         out.extend_from_slice(b"\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: ");
         out.extend_from_slice(client_host);
     }
-    let is_old = head.version == Version::Http10;
-    out.extend_from_slice(if is_old { b"\r\nVia: 1.0 " } else { b"\r\nVia: 1.1 " });
-    out.extend_from_slice(context.via.as_bytes());
-    out.extend_from_slice(b"\r\n\r\n");
+    out.extend_from_slice(context.ends.of(head.version));
     host
+}
+
+/// Appends a request line that is not the client's own.
+#[inline(never)]
+fn encode_line(method: &str, path: &str, out: &mut Vec<u8>) {
+    let begins = path.starts_with(['/', '*']);
+    for part in [method, if begins { " " } else { " /" }, path, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// How an answer's body and connection go on towards the client.

@@ -31,6 +31,8 @@ pub(crate) struct HeadLimits {
 
 /// A whole request head.
 pub(crate) struct RequestHead<'h, 'b> {
+    /// The request line as sent, its CRLF included.
+    pub(crate) line: &'b [u8],
     pub(crate) method: &'b str,
     /// As sent; see [`super::target`].
     pub(crate) target: &'b str,
@@ -98,7 +100,8 @@ pub(crate) fn parse_request<'h, 'b>(
         return refuse(ClientError::BareLineFeed);
     };
     let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
-    Ok(Parsed::Complete(RequestHead { method, target, version, fields, len }))
+    let line = &input[skipped..first + 2];
+    Ok(Parsed::Complete(RequestHead { line, method, target, version, fields, len }))
 }
 
 /// Parses an answer's head at the beginning of `input`.

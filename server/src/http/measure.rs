@@ -1,7 +1,9 @@
 //! The codec's steps one by one, for benchmarks: what they cost without a connection around them.
 use super::chunked::{ChunkLimits, ChunkedReader};
 use super::field::Slots;
-use super::forward::{RequestContext, RequestPlan, ResponsePlan, encode_request, encode_response};
+use super::forward::{
+    RequestContext, RequestEnds, RequestPlan, ResponsePlan, encode_request, encode_response,
+};
 use super::framing::{request_framing, response_framing};
 use super::head::{HeadLimits, Parsed, parse_request, parse_response};
 use super::target::destination;
@@ -11,9 +13,20 @@ const LIMITS: HeadLimits =
 const CHUNKS: ChunkLimits =
     ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
 
+/// What the heads of forwarded requests end in.
+#[derive(Debug)]
+pub struct Ends(RequestEnds);
+
+impl Ends {
+    /// By the proxy's name in Via.
+    pub fn new(name: &str) -> Self {
+        Self(RequestEnds::new(name))
+    }
+}
+
 /// Parses a request's head, decides its framing and writes the head that goes on into `out`;
 /// returns its length, or `None` when it is not whole or breaks a rule.
-pub fn request_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+pub fn request_head(input: &[u8], Ends(ends): &Ends, out: &mut Vec<u8>) -> Option<usize> {
     let mut slots = Slots::new();
     let Ok(Parsed::Complete(head)) = parse_request(input, &mut slots, &LIMITS) else { return None };
     let destination = destination(&head).ok()?;
@@ -23,7 +36,7 @@ pub fn request_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
         authority: "127.0.0.1:3000",
         keeps_host: false,
         client: "127.0.0.1",
-        via: "intelliproxy",
+        ends,
     };
     out.clear();
     encode_request(&head, &plan, &context, out);

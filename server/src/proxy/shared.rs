@@ -10,6 +10,7 @@ use super::Action;
 use crate::buffer::BufferPool;
 use crate::config::{Config, Limits};
 use crate::http::chunked::ChunkLimits;
+use crate::http::forward::RequestEnds;
 use crate::http::head::HeadLimits;
 
 /// Buffers, limits and the way out for notices.
@@ -18,6 +19,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) head_limits: HeadLimits,
     pub(crate) chunk_limits: ChunkLimits,
+    pub(crate) request_ends: RequestEnds,
     /// No session waits for anything less long than this.
     shortest_timeout: Duration,
     pub(crate) buffers: BufferPool,
@@ -35,6 +37,7 @@ impl Shared {
         Self {
             head_limits: head_limits(&config.limits),
             chunk_limits: chunk_limits(&config.limits),
+            request_ends: RequestEnds::new(&config.forwarding.via),
             shortest_timeout: config.timeouts.shortest(),
             config,
             buffers: BufferPool::default(),
@@ -68,6 +71,7 @@ impl Shared {
     pub(crate) fn reconfigure(&mut self, config: Config) {
         self.head_limits = head_limits(&config.limits);
         self.chunk_limits = chunk_limits(&config.limits);
+        self.request_ends = RequestEnds::new(&config.forwarding.via);
         self.shortest_timeout = config.timeouts.shortest();
         self.config = config;
     }

@@ -163,7 +163,7 @@ impl ClientHalf {
             authority: "",
             keeps_host,
             client: &self.address,
-            via: &shared.config.forwarding.via,
+            ends: &shared.request_ends,
         };
         shared.scratch.clear();
         let host = forward::encode_request(&head, &plan, &context, &mut shared.scratch);
