@@ -207,6 +207,11 @@ impl Router {
         self.actions.pop_front()
     }
 
+    /// Whether [`poll_action`](Self::poll_action) has anything to say.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.probes.deadline()

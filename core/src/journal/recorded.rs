@@ -152,10 +152,16 @@ impl RecordedRouter {
     }
 
     /// From the first input on there is no way back to the start.
+    #[inline]
     fn begun(&mut self) {
         if self.origin.is_some() {
-            self.origin = None;
+            self.forget_origin();
         }
+    }
+
+    #[cold]
+    fn forget_origin(&mut self) {
+        self.origin = None;
     }
 }
 

@@ -1,4 +1,6 @@
 //! The connection table: who a connection is, by an id that is never mistaken for an older one.
+use std::hint::cold_path;
+
 use intelliproxy_core::{BackendId, Instant};
 use slab::Slab;
 
@@ -93,27 +95,44 @@ impl ConnTable {
 
     #[inline]
     pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(id.slot());
-        entry.filter(|entry| entry.generation == id.generation)
+        match self.entries.get_mut(id.slot()) {
+            Some(entry) if entry.generation == id.generation => Some(entry),
+            _ => {
+                cold_path();
+                None
+            }
+        }
     }
 
     #[inline]
     pub(crate) fn get(&self, id: ConnId) -> Option<&Entry> {
-        self.entries.get(id.slot()).filter(|entry| entry.generation == id.generation)
+        match self.entries.get(id.slot()) {
+            Some(entry) if entry.generation == id.generation => Some(entry),
+            _ => {
+                cold_path();
+                None
+            }
+        }
     }
 
     #[inline]
     pub(crate) fn session_mut(&mut self, id: ConnId) -> Option<&mut Session> {
         match self.get_mut(id) {
             Some(Entry { conn: Conn::Client(session), .. }) => Some(session),
-            _ => None,
+            _ => {
+                cold_path();
+                None
+            }
         }
     }
 
     pub(crate) fn upstream_mut(&mut self, id: ConnId) -> Option<&mut Upstream> {
         match self.get_mut(id) {
             Some(Entry { conn: Conn::Upstream(upstream), .. }) => Some(upstream),
-            _ => None,
+            _ => {
+                cold_path();
+                None
+            }
         }
     }
 

@@ -21,6 +21,7 @@ mod shared;
 mod timers;
 
 use std::collections::VecDeque;
+use std::hint::cold_path;
 use std::net::SocketAddr;
 
 use intelliproxy_core::journal::{JournalSink, RecordedRouter};
@@ -382,8 +383,9 @@ impl Proxy {
     }
 
     /// The next thing to do.
+    #[inline]
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.shared.actions.pop_front()
+        if self.shared.actions.is_empty() { None } else { self.shared.actions.pop_front() }
     }
 
     /// The next connection that has bytes to be written, or room to read again.
@@ -447,7 +449,15 @@ impl Proxy {
     }
 
     /// Does what the router wants.
+    #[inline]
     fn drain_router(&mut self, now: Instant) {
+        if self.router.has_actions() {
+            self.do_as_the_router_wants(now);
+        }
+    }
+
+    #[cold]
+    fn do_as_the_router_wants(&mut self, now: Instant) {
         while let Some(action) = self.router.poll_action() {
             match action {
                 RouterAction::StartProbe { probe, backend, kind, deadline } => {
@@ -471,9 +481,15 @@ impl Proxy {
             Some(Conn::Client(_)) => Owner::Session(conn, Side::Client),
             Some(Conn::Upstream(upstream)) => match upstream.session {
                 Some(id) => Owner::Session(id, Side::Upstream),
-                None => Owner::Idle(upstream.backend),
+                None => {
+                    cold_path();
+                    Owner::Idle(upstream.backend)
+                }
             },
-            Some(Conn::Probe(_)) => Owner::Probe,
+            Some(Conn::Probe(_)) => {
+                cold_path();
+                Owner::Probe
+            }
             None => Owner::Gone,
         }
     }

@@ -12,6 +12,7 @@ mod token;
 mod transfer;
 
 use std::collections::VecDeque;
+use std::hint::cold_path;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -237,13 +238,16 @@ impl Reactor {
             return;
         };
         let is_broken = event.is_error();
+        let has_room_again = event.is_writable() && !socket.is_writable;
         socket.is_readable |= event.is_readable() || event.is_read_closed() || is_broken;
-        socket.is_writable |= event.is_writable();
+        socket.is_writable |= has_room_again;
         socket.is_ending |= event.is_read_closed() || is_broken;
         if socket.is_connecting {
+            cold_path();
             self.take_connected(conn);
         } else {
-            if event.is_writable() {
+            if has_room_again {
+                cold_path();
                 self.write(conn);
             }
             self.read(conn);
@@ -332,13 +336,16 @@ impl Reactor {
     fn read(&mut self, conn: ConnId) {
         for _ in 0..READS_MAX {
             let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
+                cold_path();
                 return;
             };
             if socket.conn != conn || !socket.is_readable || socket.is_connecting {
+                cold_path();
                 return;
             }
             let space = self.proxy.read_space(conn);
             if space.is_empty() {
+                cold_path();
                 return;
             }
             let moved = socket.read(space);
@@ -365,12 +372,17 @@ impl Reactor {
     /// Writes what waits, as far as the system takes it.
     fn write(&mut self, conn: ConnId) {
         loop {
-            let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else { return };
+            let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
+                cold_path();
+                return;
+            };
             let bytes = self.proxy.write_ready(conn);
             if socket.conn != conn || bytes.is_empty() || socket.is_connecting {
+                cold_path();
                 return;
             }
             if !socket.is_writable {
+                cold_path();
                 if socket.watch_writes(self.poll.registry()).is_err() {
                     self.proxy.handle_failed(self.now, conn);
                 }
@@ -386,8 +398,9 @@ impl Reactor {
                         return;
                     }
                 }
-                Moved::Blocked => {}
+                Moved::Blocked => cold_path(),
                 Moved::Ended | Moved::Failed => {
+                    cold_path();
                     // What waits is taken by nobody; what it sent is still read.
                     socket.is_writable = false;
                     return self.proxy.handle_write_failed(self.now, conn);
@@ -405,6 +418,7 @@ impl Reactor {
         }
     }
 
+    #[inline(never)]
     fn carry_out(&mut self) {
         loop {
             while let Some(action) = self.proxy.poll_action() {
@@ -419,6 +433,7 @@ impl Reactor {
                 && socket.is_readable
                 && !socket.is_queued
             {
+                cold_path();
                 socket.is_queued = true;
                 self.unread.push_back(conn);
             }
@@ -510,7 +525,13 @@ impl Reactor {
     }
 
     fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
-        self.sockets.get_mut(conn.slot())?.as_mut().filter(|socket| socket.conn == conn)
+        match self.sockets.get_mut(conn.slot()) {
+            Some(Some(socket)) if socket.conn == conn => Some(socket),
+            _ => {
+                cold_path();
+                None
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One stream socket and what is known of its readiness.
 //!
 //! Readiness is told once per edge, so it is kept here until a read or a write uses it up.
+use std::hint::cold_path;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -45,6 +46,14 @@ pub(crate) enum Moved {
     Ended,
     /// The connection broke.
     Failed,
+}
+
+impl Moved {
+    /// What an error that moved nothing means.
+    #[cold]
+    fn none(error: &io::Error) -> Self {
+        if error.kind() == ErrorKind::WouldBlock { Self::Blocked } else { Self::Failed }
+    }
 }
 
 impl Socket {
@@ -118,26 +127,25 @@ impl Socket {
 
     pub(crate) fn read(&mut self, space: &mut [u8]) -> Moved {
         loop {
-            return match receive(&self.stream, space) {
-                Ok(0) => {
-                    self.is_readable = false;
-                    Moved::Ended
-                }
-                Ok(count) => {
+            match receive(&self.stream, space) {
+                Ok(count @ 1..) => {
                     // Fewer bytes than asked for: no more are there, an edge tells of the next.
                     self.is_readable = count == space.len() || self.is_ending;
-                    Moved::Bytes(count)
+                    return Moved::Bytes(count);
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Ok(0) => {
+                    cold_path();
                     self.is_readable = false;
-                    Moved::Blocked
+                    return Moved::Ended;
                 }
-                Err(_) => {
-                    self.is_readable = false;
-                    Moved::Failed
+                Err(error) => {
+                    cold_path();
+                    if error.kind() != ErrorKind::Interrupted {
+                        self.is_readable = false;
+                        return Moved::none(&error);
+                    }
                 }
-            };
+            }
         }
     }
 
@@ -145,20 +153,24 @@ impl Socket {
     pub(crate) fn write(&mut self, bytes: &[u8], is_last: bool) -> Moved {
         self.is_held |= is_last;
         loop {
-            return match send(&self.stream, bytes, is_last) {
+            match send(&self.stream, bytes, is_last) {
                 Ok(count @ 1..) => {
                     // Fewer bytes than offered: the system's buffer is full, an edge tells of room.
                     self.is_writable = count == bytes.len();
-                    Moved::Bytes(count)
+                    return Moved::Bytes(count);
                 }
-                Ok(0) => Moved::Failed,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.is_writable = false;
-                    Moved::Blocked
+                Ok(0) => {
+                    cold_path();
+                    return Moved::Failed;
                 }
-                Err(_) => Moved::Failed,
-            };
+                Err(error) => {
+                    cold_path();
+                    if error.kind() != ErrorKind::Interrupted {
+                        self.is_writable &= error.kind() != ErrorKind::WouldBlock;
+                        return Moved::none(&error);
+                    }
+                }
+            }
         }
     }
 
