@@ -26,7 +26,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::clock::Clock;
 use self::signal::Signals;
-use self::socket::{Moved, Socket, connect_failure};
+use self::socket::{Moved, Socket, connect_failure, is_readable};
 use self::token::Source;
 use crate::admin::log_notice;
 use crate::proxy::{Action, ConnId, Proxy};
@@ -476,23 +476,25 @@ impl Reactor {
             return;
         }
         for index in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS_MAX {
+            for count in 0..ACCEPTS_MAX {
                 let Some(listener) = self.listeners.get_mut(index) else {
                     return;
                 };
                 if !listener.is_ready || !self.proxy.accepts() {
                     break;
                 }
+                // Mostly one comes at a time, and an accept in vain costs several times what asking
+                // does: the system makes a socket first, and drops it again.
+                if count > 0 && !is_readable(&listener.socket) {
+                    listener.is_ready = false;
+                    break;
+                }
                 match listener.socket.accept() {
                     Ok((stream, peer)) => {
                         let conn = self.proxy.handle_accept(self.now, peer);
                         match Socket::accepted(stream, conn, self.poll.registry()) {
-                            Ok(mut socket) => {
-                                // Its first bytes are often here already.
-                                socket.is_readable = true;
-                                self.insert(socket);
-                                self.read(conn);
-                            }
+                            // Where its first bytes are here already, the poll says so at once.
+                            Ok(socket) => self.insert(socket),
                             Err(_) => self.proxy.handle_failed(self.now, conn),
                         }
                         self.flush();

@@ -4,10 +4,12 @@
 use std::hint::cold_path;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
 use super::token::Source;
@@ -190,6 +192,15 @@ impl Socket {
             self.shutdown();
         }
     }
+}
+
+/// Whether something waits to be read or accepted: no edge needs to have told of it, and none is
+/// used up.
+pub(crate) fn is_readable(socket: &impl AsFd) -> bool {
+    let mut asked = [PollFd::new(socket, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // What cannot be asked is tried.
+    poll(&mut asked, Some(&now)).map_or(true, |count| count > 0)
 }
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
