@@ -10,7 +10,7 @@ use crate::event::{
 };
 use crate::gate::{SwitchGate, Verdict};
 use crate::memory::{Memory, MemoryError};
-use crate::policy::{self, Candidates, Ended, Policy, Token};
+use crate::policy::{self, Candidates, Ended, Habits, Policy, Token};
 use crate::probe::{Due, EndedProbe, ProbeSchedule};
 use crate::rng::Rng;
 use crate::snapshot::Snapshot;
@@ -44,6 +44,7 @@ pub struct Router {
     order: Vec<BackendId>,
     probes: ProbeSchedule,
     policy: Box<dyn Policy>,
+    habits: Habits,
     /// Counts the policies that were in use, so that none gets another's marks.
     policy_epoch: u32,
     /// Leases whose answers are streams: for the policy they have ended.
@@ -99,6 +100,7 @@ impl Router {
             table: BackendTable::new(),
             order: Vec::new(),
             probes: ProbeSchedule::new(),
+            habits: policy.habits(),
             policy,
             policy_epoch: 0,
             streams: BTreeMap::new(),
@@ -186,7 +188,7 @@ impl Router {
             let is_empty = self.order.is_empty();
             return Err(if is_empty { NoRoute::NoBackends } else { NoRoute::AllTried });
         };
-        let is_free = !tried.is_empty() || !self.policy.is_gated();
+        let is_free = !tried.is_empty() || !self.habits.is_gated;
         let backend = if is_free || !self.is_usable(choice.backend) {
             choice.backend
         } else {
@@ -196,7 +198,9 @@ impl Router {
         self.table.update(backend, |backend| backend.lease_out(weights));
         self.leases_given += 1;
         let token = choice.token;
-        self.policy.on_dispatch(now, backend);
+        if self.habits.listens {
+            self.policy.on_dispatch(now, backend);
+        }
         self.check_in_debug();
         let (id, policy_epoch) = (LeaseId(self.leases_given), self.policy_epoch);
         Ok(Lease { id, backend, routed_at: now, token, policy_epoch })
@@ -313,7 +317,7 @@ impl Router {
             return;
         };
         self.leases_home += 1;
-        if self.streams.remove(&lease.id).is_none() {
+        if self.streams.is_empty() || self.streams.remove(&lease.id).is_none() {
             let token = if lease.policy_epoch == self.policy_epoch { lease.token } else { 0 };
             self.tell_policy(now, backend, token, now.since(lease.routed_at), &outcome);
         }
@@ -343,6 +347,9 @@ impl Router {
         elapsed: Duration,
         outcome: &Outcome,
     ) {
+        if !self.habits.listens {
+            return;
+        }
         let Some(facts) = self.table.get(backend) else { return };
         self.policy.on_outcome(now, &Ended { backend, token, outcome, elapsed, facts });
         self.hasten_pings(now, backend);
@@ -350,7 +357,8 @@ impl Router {
 
     /// Pings a backend as often as the policy wants.
     fn hasten_pings(&mut self, now: Instant, backend: BackendId) {
-        if let Some(wait) = self.policy.ping_every(backend)
+        if self.habits.listens
+            && let Some(wait) = self.policy.ping_every(backend)
             && self.table.is_configured(backend)
         {
             self.probes.hasten(backend, now + wait);
@@ -448,6 +456,7 @@ impl Router {
     /// Starts the policy that the rules name, and tells it what there is.
     fn change_policy(&mut self, now: Instant) {
         self.policy = policy::new(&self.rules);
+        self.habits = self.policy.habits();
         self.policy_epoch = self.policy_epoch.wrapping_add(1);
         for (id, backend) in self.table.iter() {
             let streams = self.streams.values().filter(|at| **at == id).count();

@@ -1,5 +1,6 @@
 //! A router whose inputs are recorded, if anybody wants them.
 use std::fmt;
+use std::hint::cold_path;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -105,6 +106,7 @@ impl RecordedRouter {
     /// Takes a fact in; see [`Router::handle_event`].
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         if let Some(journal) = &mut self.journal {
+            cold_path();
             journal.event(now, &event);
         }
         self.begun();
@@ -128,6 +130,7 @@ impl RecordedRouter {
         self.begun();
         let result = self.router.route(now, tried);
         if let Some(journal) = &mut self.journal {
+            cold_path();
             journal.routed(now, tried, &result);
         }
         result

@@ -3,7 +3,7 @@
 //! What HAProxy calls leastconn and nginx least_conn, counted in requests. Source: the proxy's own
 //! leases, so nothing that a backend says takes part.
 use crate::backend::{Backend, BackendId};
-use crate::policy::{Candidates, Choice, Policy, PolicyView};
+use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -19,6 +19,10 @@ impl Policy for LeastRequest {
         rng: &mut Rng,
     ) -> Option<Choice> {
         candidates.least(rng, |_, in_flight| in_flight).map(Choice::of)
+    }
+
+    fn habits(&self) -> Habits {
+        Habits::DEAF
     }
 
     fn view(&self, _now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {

@@ -58,7 +58,7 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// A request went to this backend.
     fn on_dispatch(&mut self, _now: Instant, _backend: BackendId) {}
 
-    /// A request came to its end. Policies that do not learn do not listen.
+    /// A request came to its end.
     fn on_outcome(&mut self, _now: Instant, _ended: &Ended<'_>) {}
 
     /// A ping ended.
@@ -75,10 +75,9 @@ pub(crate) trait Policy: Debug + Send + Sync {
         None
     }
 
-    /// Whether the gate restrains its choices: only a policy that sends everything to one backend
-    /// needs steadying.
-    fn is_gated(&self) -> bool {
-        false
+    /// What the router does for it, and what it leaves out; the same for a policy's life.
+    fn habits(&self) -> Habits {
+        Habits { is_gated: false, listens: true }
     }
 
     /// How the guard over it stands, if it has one.
@@ -102,6 +101,22 @@ pub(crate) trait Policy: Debug + Send + Sync {
 
     /// Its reason for or against this backend, as of `now`.
     fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView;
+}
+
+/// What a policy needs of the router at every request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Habits {
+    /// Whether the gate restrains its choices: only a policy that sends everything to one backend
+    /// needs steadying.
+    pub(crate) is_gated: bool,
+    /// Whether it wants to know of requests ([`Policy::on_dispatch`], [`Policy::on_outcome`]) and
+    /// has wishes for pings ([`Policy::ping_every`]).
+    pub(crate) listens: bool,
+}
+
+impl Habits {
+    /// Those of a policy that is not gated and learns nothing from requests.
+    pub(crate) const DEAF: Self = Self { is_gated: false, listens: false };
 }
 
 /// What a policy would do.

@@ -3,7 +3,7 @@
 //!
 //! Mitzenmacher, The Power of Two Choices in Randomized Load Balancing (2001).
 use crate::backend::{Backend, BackendId};
-use crate::policy::{Candidates, Choice, Policy, PolicyView};
+use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -21,6 +21,10 @@ impl Policy for P2c {
         let (first, second) = candidates.two(rng)?;
         let is_second_better = candidates.in_flight(second) < candidates.in_flight(first);
         Some(Choice::of(if is_second_better { second } else { first }))
+    }
+
+    fn habits(&self) -> Habits {
+        Habits::DEAF
     }
 
     fn view(&self, _now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {

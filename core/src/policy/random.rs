@@ -2,7 +2,7 @@
 //!
 //! The reference that any knowledge must beat. Source: the seed.
 use crate::backend::{Backend, BackendId};
-use crate::policy::{Candidates, Choice, Policy, PolicyView};
+use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -18,6 +18,10 @@ impl Policy for Random {
         rng: &mut Rng,
     ) -> Option<Choice> {
         candidates.draw(rng).map(Choice::of)
+    }
+
+    fn habits(&self) -> Habits {
+        Habits::DEAF
     }
 
     fn view(&self, _now: Instant, _id: BackendId, _backend: &Backend) -> PolicyView {

@@ -3,7 +3,7 @@
 //! State: the id after the last choice. A candidate that was skipped while it could not be used is
 //! not made up for.
 use crate::backend::{Backend, BackendId};
-use crate::policy::{Candidates, Choice, Policy, PolicyView};
+use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -31,6 +31,10 @@ impl Policy for RoundRobin {
         let chosen = turns.map(BackendId::from_slot).find(|id| candidates.has(*id))?;
         self.next = chosen.index() + 1;
         Some(Choice::of(chosen))
+    }
+
+    fn habits(&self) -> Habits {
+        Habits::DEAF
     }
 
     fn view(&self, _now: Instant, id: BackendId, _backend: &Backend) -> PolicyView {

@@ -2,7 +2,7 @@
 //! [`score.rs`](crate::score); scores are kept up to date by the backend table, so that a choice
 //! costs no arithmetic.
 use crate::backend::{Backend, BackendId};
-use crate::policy::{Candidates, Choice, Policy, PolicyView};
+use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -20,8 +20,8 @@ impl Policy for Score {
         candidates.lowest_scored().map(Choice::of)
     }
 
-    fn is_gated(&self) -> bool {
-        true
+    fn habits(&self) -> Habits {
+        Habits { is_gated: true, ..Habits::DEAF }
     }
 
     fn view(&self, _now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {

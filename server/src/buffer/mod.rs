@@ -27,6 +27,8 @@ const SMALL_HEADROOM: usize = 128;
 /// 0.86, with 64 KiB, which takes two reads, 1.08) and 0.99 for 1 MiB (with 96 KiB 0.99, with 128 KiB
 /// 1.02: the bytes leave the cache between read and write).
 pub(crate) const LARGE: usize = 68 * 1024;
+/// Bytes that a large buffer takes in all.
+const LARGE_MEMORY: usize = HEADROOM + LARGE + TAILROOM;
 /// Free buffers of each kind that the pool keeps.
 const SPARE_SMALL_MAX: usize = 1024;
 const SPARE_LARGE_MAX: usize = 32;
@@ -156,6 +158,12 @@ impl Buffer {
     }
 }
 
+/// A buffer that the pool has no place for.
+#[cold]
+fn drop_odd(buffer: Buffer) {
+    drop(buffer);
+}
+
 /// Free buffers.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
@@ -169,8 +177,7 @@ impl BufferPool {
     /// An empty buffer for reading into, with room before it.
     pub(crate) fn take_large(&mut self) -> Buffer {
         self.lent += 1;
-        let mut buffer =
-            self.large.pop().unwrap_or_else(|| Buffer::with_capacity(HEADROOM + LARGE + TAILROOM));
+        let mut buffer = self.large.pop().unwrap_or_else(|| Buffer::with_capacity(LARGE_MEMORY));
         buffer.start = HEADROOM;
         buffer.end = HEADROOM;
         buffer
@@ -229,7 +236,7 @@ impl BufferPool {
     }
 
     /// Makes room behind the bytes of `slot`, where there can be any.
-    #[inline(never)]
+    #[cold]
     fn make_room(&mut self, slot: &mut Option<Buffer>) {
         let Some(buffer) = slot else { return };
         if buffer.memory.len() <= SMALL {
@@ -254,12 +261,15 @@ impl BufferPool {
     pub(crate) fn give(&mut self, buffer: Buffer) {
         debug_assert!(self.lent > 0, "only what was handed out comes back");
         self.lent -= 1;
-        match buffer.memory.len() {
-            SMALL if self.small.len() < SPARE_SMALL_MAX => self.small.push(buffer),
-            len if len == HEADROOM + LARGE + TAILROOM && self.large.len() < SPARE_LARGE_MAX => {
-                self.large.push(buffer);
-            }
-            _ => {}
+        let (spare, most) = match buffer.memory.len() {
+            SMALL => (&mut self.small, SPARE_SMALL_MAX),
+            LARGE_MEMORY => (&mut self.large, SPARE_LARGE_MAX),
+            _ => return drop_odd(buffer),
+        };
+        if spare.len() < most {
+            spare.push(buffer);
+        } else {
+            drop_odd(buffer);
         }
     }
 
@@ -267,18 +277,17 @@ impl BufferPool {
     /// when that is enough: a large buffer stays with a connection only while it is needed.
     #[inline]
     pub(crate) fn shrink(&mut self, slot: &mut Option<Buffer>) {
-        if slot.is_some() {
+        if let Some(empty) = slot.take_if(|buffer| buffer.is_empty()) {
+            self.give(empty);
+        } else if slot.is_some() {
             self.shrink_some(slot);
         }
     }
 
+    #[cold]
     fn shrink_some(&mut self, slot: &mut Option<Buffer>) {
         let Some(buffer) = slot else { return };
-        if buffer.is_empty() {
-            if let Some(buffer) = slot.take() {
-                self.give(buffer);
-            }
-        } else if buffer.memory.len() > SMALL && buffer.len() <= SMALL / 2 {
+        if buffer.memory.len() > SMALL && buffer.len() <= SMALL / 2 {
             let small = self.holding_all(&[buffer.bytes()]);
             if let Some(large) = slot.replace(small) {
                 self.give(large);

@@ -67,11 +67,18 @@ impl Outbox {
     }
 
     /// Adds a whole buffer; gives it back as an error when it has to wait for the ones before.
+    #[inline]
     pub(crate) fn push(&mut self, buffer: Buffer, pool: &mut BufferPool) -> Result<(), Buffer> {
-        let Some(own) = &mut self.buffer else {
-            self.buffer = Some(buffer);
-            return Ok(());
-        };
+        if self.buffer.is_some() {
+            return self.push_behind(buffer, pool);
+        }
+        self.buffer = Some(buffer);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn push_behind(&mut self, buffer: Buffer, pool: &mut BufferPool) -> Result<(), Buffer> {
+        let Some(own) = &mut self.buffer else { return Err(buffer) };
         if own.append(buffer.bytes()) {
             pool.give(buffer);
             return Ok(());

@@ -34,6 +34,7 @@ pub(crate) enum Name {
 
 impl Name {
     /// The name that a field name (a token) stands for, in any case.
+    #[inline]
     pub(crate) fn of(name: &[u8]) -> Self {
         let Some(first) = name.first() else { return Self::Other };
         let (known, spelled) = match (name.len(), first | 0x20) {

@@ -1,4 +1,6 @@
 //! What sessions want, and when they are looked at.
+use std::hint::cold_path;
+
 use intelliproxy_core::{Event, Instant};
 
 use super::conn::{Conn, ConnId, Entry};
@@ -153,6 +155,7 @@ pub(super) fn watch(
     if (entry.armed > horizon || entry.armed == Instant::FAR_FUTURE)
         && let Some(at) = session.poll_timeout(shared)
     {
+        cold_path();
         timers.arm(&mut entry.armed, id, at.min(horizon));
     }
     debug_assert!(

@@ -1,4 +1,6 @@
 //! How a readiness event names what it is about.
+use std::hint::cold_path;
+
 use mio::Token;
 
 use crate::proxy::ConnId;
@@ -41,14 +43,18 @@ impl Source {
     }
 
     pub(crate) const fn from_token(token: Token) -> Self {
-        match token.0 {
-            SPECIAL => Self::Signals,
-            HANGUPS => Self::Hangups,
-            WAKER => Self::Waker,
-            number if number > SPECIAL => Self::Listener(number - LISTENERS),
-            bits if bits & BACKEND == 0 => Self::Client(ConnId::from_bits(bits as u64)),
-            bits => Self::Backend(ConnId::from_bits((bits & !BACKEND) as u64)),
+        let bits = token.0;
+        if bits >= SPECIAL {
+            cold_path();
+            return match bits {
+                SPECIAL => Self::Signals,
+                HANGUPS => Self::Hangups,
+                WAKER => Self::Waker,
+                number => Self::Listener(number - LISTENERS),
+            };
         }
+        let conn = ConnId::from_bits((bits & !BACKEND) as u64);
+        if bits & BACKEND == 0 { Self::Client(conn) } else { Self::Backend(conn) }
     }
 
     /// Whether a token is that of a connection to a backend.

@@ -1,5 +1,7 @@
 //! Where the halves of a session meet: the joint rules J1 to J7 of LIFECYCLE.md, applied until
 //! nothing changes. Each rule says whether it changed something; none of them waits.
+use std::hint::cold_path;
+
 use intelliproxy_core::{Instant, Outcome};
 
 use super::Session;
@@ -190,6 +192,7 @@ impl Session {
     fn take_head(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let upstream = &mut self.upstream;
         let Some(exchange) = &mut self.exchange else {
+            cold_path();
             return false;
         };
         if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
@@ -210,6 +213,7 @@ impl Session {
             }
         }
         if self.upstream.is_eof || self.upstream.has_failed {
+            cold_path();
             self.fail_upstream(now, UpstreamError::Cut, shared);
             return true;
         }
@@ -370,6 +374,7 @@ impl Session {
     fn end_exchange(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let Some(mut exchange) = self.exchange.take() else {
+            cold_path();
             return false;
         };
         let is_whole = matches!(client.receive, Receive::Ended);
@@ -453,13 +458,12 @@ impl Session {
             self.discard(shared);
             return false;
         }
-        let Send::Closing { with_reset } = client.send else {
-            return false;
-        };
-        if !client.output.is_empty() {
-            return false;
+        match client.send {
+            Send::Closing { with_reset } if client.output.is_empty() => {
+                self.say_end(now, with_reset, shared)
+            }
+            _ => false,
         }
-        self.say_end(now, with_reset, shared)
     }
 
     /// Drops what a client that was told of the end still sends.

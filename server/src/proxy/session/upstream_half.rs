@@ -1,4 +1,6 @@
 //! The side of a session that faces a backend: the request out, its answer in.
+use std::hint::cold_path;
+
 use intelliproxy_core::Instant;
 
 use super::exchange::Exchange;
@@ -158,6 +160,7 @@ impl UpstreamHalf {
         let mut plan = ResponsePlan { is_chunked: false, connection: None };
         let kind = match head.status {
             101 => {
+                cold_path();
                 let asked = exchange.upgrade.as_deref().unwrap_or_default();
                 if !upgrade::is_granted(&head, asked) {
                     return Err(UpstreamError::UnexpectedUpgrade);
@@ -165,7 +168,10 @@ impl UpstreamHalf {
                 plan.connection = Some("upgrade");
                 HeadKind::Switch
             }
-            100..=199 => HeadKind::Interim { is_passed_on: exchange.version == Version::Http11 },
+            100..=199 => {
+                cold_path();
+                HeadKind::Interim { is_passed_on: exchange.version == Version::Http11 }
+            }
             status => {
                 let is_old = exchange.version == Version::Http10;
                 let has_body_mark = matches!(framing, Framing::Chunked | Framing::UntilClose);
