@@ -77,6 +77,21 @@ fn client_write() {
     assert!(bench.proxy.is_at_rest());
 }
 
+/// The end of an answer that is written in chunks has its own `timeouts.clientWriteMs`, however long
+/// ago the last chunk was (found by the fuzzer: it had what was left of that one's).
+#[test]
+fn client_write_of_the_last_chunk() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(GET);
+    bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\n\r\nown");
+    bench.pass(Duration::from_secs(50));
+    bench.take(client, 0);
+    bench.end(bench.upstream());
+    assert_over_after(&mut bench, Duration::from_secs(30), |bench| {
+        bench.wire(client).closed == Some(true)
+    });
+}
+
 /// `timeouts.connectMs` for each backend that is tried: 504 after the last.
 #[test]
 fn connect() {

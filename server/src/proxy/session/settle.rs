@@ -356,11 +356,14 @@ impl Session {
             return false;
         }
         if upstream.is_eof && !upstream.has_failed && reader.ends_at_close() {
-            if body::finish(*writer, &mut client.output, &mut shared.buffers) {
-                upstream.receive = upstream_half::Receive::Ended;
-                return true;
+            if !body::finish(*writer, &mut client.output, &mut shared.buffers) {
+                return false;
             }
-            return false;
+            upstream.receive = upstream_half::Receive::Ended;
+            if was_empty {
+                client.last_write = now;
+            }
+            return true;
         }
         // With output waiting, the cut is told when what came before it is out.
         if (upstream.is_eof || upstream.has_failed) && client.output.is_empty() {
