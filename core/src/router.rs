@@ -128,16 +128,6 @@ impl Router {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::RequestFinished { lease, outcome } => self.request_finished(now, lease, outcome),
-            other => self.handle_other_event(now, other),
-        }
-        self.check_in_debug();
-    }
-
-    /// Takes in what does not come with every request.
-    #[inline(never)]
-    fn handle_other_event(&mut self, now: Instant, event: Event) {
-        match event {
-            Event::RequestFinished { .. } => debug_assert!(false, "this is taken in elsewhere"),
             Event::StreamOpened { lease, backend, status, latency } => {
                 self.stream_opened(now, lease, backend, Outcome::Answered { status, latency });
             }
@@ -145,6 +135,7 @@ impl Router {
             Event::LoadReported { backend, report } => self.load_reported(now, backend, &report),
             Event::Reconfigured(config) => self.reconfigured(now, *config),
         }
+        self.check_in_debug();
     }
 
     /// Does what is due by `now`: starts probes and gives overdue ones up. Early or repeated calls
@@ -326,6 +317,7 @@ impl Router {
         }
     }
 
+    #[inline(never)]
     fn stream_opened(&mut self, now: Instant, lease: LeaseId, backend: BackendId, head: Outcome) {
         let is_out = self.table.get(backend).is_some_and(|backend| backend.in_flight() > 0);
         let streams = self.streams.values().filter(|at| **at == backend).count();
@@ -365,6 +357,7 @@ impl Router {
         }
     }
 
+    #[inline(never)]
     fn probe_finished(&mut self, now: Instant, probe: ProbeId, result: &ProbeResult) {
         let Some(ended) = self.probes.finish(probe) else {
             self.late_probes += 1;
@@ -427,6 +420,7 @@ impl Router {
         });
     }
 
+    #[inline(never)]
     fn load_reported(&mut self, now: Instant, id: BackendId, report: &LoadReport) {
         let rules = &self.rules;
         if self.table.is_configured(id) {
@@ -434,6 +428,7 @@ impl Router {
         }
     }
 
+    #[inline(never)]
     fn reconfigured(&mut self, now: Instant, config: RouterConfig) {
         if config.validate().is_err() {
             self.refused_configs += 1;
