@@ -2,7 +2,7 @@
 mod process;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 use process::{Program, output};
 
@@ -173,6 +173,25 @@ fn refusals_are_logged() {
     let line = program.line_with("WARN");
     assert!(line.contains(&format!("client {peer}: 400: ")), "{line}");
     assert!(line.contains("\"GET /\\x1b[31m HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n\""), "{line}");
+}
+
+/// Clients that the system holds ready all at once, more than one turn accepts, are all served,
+/// whether their requests came before or after they were accepted.
+#[test]
+fn a_burst_of_clients_is_served() {
+    let program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);
+    program.signal("-STOP");
+    let mut clients: Vec<TcpStream> = (0..150).map(|_| program.connect()).collect();
+    let (early, late) = clients.split_at_mut(75);
+    let ask = |client: &mut TcpStream| client.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("room");
+    early.iter_mut().for_each(ask);
+    program.signal("-CONT");
+    late.iter_mut().for_each(ask);
+    for mut client in clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
 }
 
 /// The help tells of every flag that the README has, and the version is one line.
