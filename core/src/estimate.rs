@@ -93,7 +93,7 @@ impl ErrorRate {
         let half_life = u64::try_from(half_life.as_nanos()).unwrap_or(u64::MAX);
         let passed = now.as_nanos().saturating_sub(self.stepped_at.as_nanos());
         let is_due = passed > half_life / STEPS_PER_HALF_LIFE;
-        if is_due { Some(decay(passed, half_life)) } else { None }
+        is_due.then(|| decay(passed, half_life))
     }
 }
 

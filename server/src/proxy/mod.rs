@@ -383,9 +383,8 @@ impl Proxy {
     }
 
     /// The next thing to do.
-    #[inline]
     pub fn poll_action(&mut self) -> Option<Action> {
-        if self.shared.actions.is_empty() { None } else { self.shared.actions.pop_front() }
+        self.shared.actions.pop_front()
     }
 
     /// The next connection that has bytes to be written, or room to read again.
