@@ -31,9 +31,9 @@ fn main() {
     }
     body.extend_from_slice(b"0\r\n\r\n");
     let mut out = Vec::with_capacity(4096);
-    let ends = measure::Ends::new("intelliproxy");
-    measure("request, small", &small, || measure::request_head(black_box(&small), &ends, &mut out));
-    measure("request, browser", &long, || measure::request_head(black_box(&long), &ends, &mut out));
+    let mut encoder = measure::Encoder::new("intelliproxy");
+    measure("request, small", &small, || measure::request_head(black_box(&small), &mut encoder));
+    measure("request, browser", &long, || measure::request_head(black_box(&long), &mut encoder));
     measure("answer, small", &answer, || measure::response_head(black_box(&answer), &mut out));
     measure("chunked, 16 x 1 KiB", &body, || measure::chunked(black_box(&body)));
 }

@@ -1,4 +1,7 @@
 //! What waits to be written to one connection.
+use std::hint::cold_path;
+use std::ops::Range;
+
 use super::{Buffer, BufferPool, LARGE, SMALL};
 
 /// Bytes waiting for one connection; while it `holds`, those already written stay too, so that
@@ -40,25 +43,31 @@ impl Outbox {
     /// Forgets everything.
     pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
         if let Some(buffer) = self.buffer.take() {
+            cold_path();
             pool.give(buffer);
         }
         *self = Self::default();
     }
 
-    /// Everything is to be written again, with the bytes at `range` replaced by `new`.
-    pub(crate) fn rewind(
-        &mut self,
-        range: std::ops::Range<usize>,
-        new: &[u8],
-        pool: &mut BufferPool,
-    ) {
+    /// Everything is to be written again.
+    pub(crate) fn rewind(&mut self) {
         debug_assert!(self.can_rewind(), "only what is still there can be written again");
         self.sent = 0;
         self.has_sent = false;
-        if let Some(buffer) = &mut self.buffer
-            && buffer.bytes().get(range.clone()) != Some(new)
-            && !buffer.splice(range.clone(), new)
-        {
+    }
+
+    /// Whether `bytes` stand at `range` of what is there.
+    #[inline]
+    pub(crate) fn has(&self, range: Range<usize>, bytes: &[u8]) -> bool {
+        self.buffer.as_ref().is_some_and(|own| own.bytes().get(range) == Some(bytes))
+    }
+
+    /// Puts `new` in the place of the bytes at `range`, before any byte is written.
+    #[cold]
+    pub(crate) fn replace(&mut self, range: Range<usize>, new: &[u8], pool: &mut BufferPool) {
+        debug_assert!(self.sent == 0, "what is written stays as it is");
+        let Some(buffer) = &mut self.buffer else { return };
+        if !buffer.splice(range.clone(), new) {
             let replaced = buffer.spliced(range, new, pool);
             if let Some(old) = self.buffer.replace(replaced) {
                 pool.give(old);
@@ -70,6 +79,7 @@ impl Outbox {
     #[inline]
     pub(crate) fn push(&mut self, buffer: Buffer, pool: &mut BufferPool) -> Result<(), Buffer> {
         if self.buffer.is_some() {
+            cold_path();
             return self.push_behind(buffer, pool);
         }
         self.buffer = Some(buffer);
@@ -153,13 +163,12 @@ impl Outbox {
     }
 
     fn drop_sent(&mut self, pool: &mut BufferPool) {
-        let Some(own) = &mut self.buffer else { return };
-        own.consume(self.sent);
-        self.sent = 0;
-        if own.is_empty()
-            && let Some(buffer) = self.buffer.take()
-        {
+        let sent = std::mem::take(&mut self.sent);
+        if let Some(buffer) = self.buffer.take_if(|own| own.len() == sent) {
             pool.give(buffer);
+        } else if let Some(own) = &mut self.buffer {
+            cold_path();
+            own.consume(sent);
         }
     }
 }

@@ -1,8 +1,13 @@
 //! Heads: against httparse alone, against the second reader, whole against piece by piece, and
 //! forwarded heads read again.
+use std::net::Ipv4Addr;
+
 use super::strict::{self, Extent, Head, Verdict};
+use crate::buffer::Buffer;
 use crate::http::field::{Fields, Name, Slots};
-use crate::http::forward::{self, RequestContext, RequestEnds, RequestPlan, ResponsePlan};
+use crate::http::forward::{
+    self, HostLine, RequestContext, RequestEnds, RequestPlan, ResponsePlan, client_fields,
+};
 use crate::http::framing::{Framing, request_framing, response_framing};
 use crate::http::head::{HeadLimits, Parsed, Version, parse_request, parse_response};
 use crate::http::persistence::is_persistent;
@@ -50,19 +55,18 @@ pub fn request_head(data: &[u8]) {
     assert_eq!(other.fields, seen(&head.fields), "the same fields");
     assert_eq!(other.request_extent(), Ok(extent(framing)), "one framing");
 
+    let authority = b"backend:80";
+    let host_line = HostLine::new("backend:80");
+    let client = client_fields(Ipv4Addr::new(192, 0, 2, 1).into());
     let ends = RequestEnds::new("v");
     for (keeps_host, allows_upgrade) in [(false, false), (true, true)] {
         let is_upgrade = allows_upgrade && upgrade::is_asked(&head, framing);
         let plan = RequestPlan { destination, framing, is_upgrade };
-        let context = RequestContext {
-            authority: "backend:80",
-            keeps_host,
-            client: "192.0.2.1",
-            ends: &ends,
-        };
-        let mut out = b"before".to_vec();
+        let context =
+            RequestContext { host_line: &host_line, keeps_host, client: &client, ends: &ends };
+        let mut out = Buffer::holding(b"before".to_vec());
         let host = forward::encode_request(&head, &plan, &context, &mut out);
-        let out = &out["before".len()..];
+        let out = &out.bytes()["before".len()..];
         let Verdict::Whole(sent) = strict::request(out) else {
             panic!("forwarded, and no request: {:?}", out.escape_ascii().to_string())
         };
@@ -75,7 +79,7 @@ pub fn request_head(data: &[u8]) {
         let expected = if keeps_host && !destination.host.is_empty() {
             destination.host
         } else {
-            context.authority.as_bytes()
+            &authority[..]
         };
         assert_eq!(hosts, [expected], "one Host, the one meant");
         assert_eq!(&out[host], expected, "the range is the Host's value");

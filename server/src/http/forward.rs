@@ -1,23 +1,53 @@
 //! Heads as they go on: hop-by-hop fields out (RFC 9110 section 7.6.1), the proxy's own in, the
 //! rest untouched and in order.
+use std::hint::cold_path;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use super::field::{Fields, Name, tokens};
 use super::framing::Framing;
 use super::head::{RequestHead, ResponseHead, Version};
 use super::target::Destination;
+use crate::buffer::Buffer;
 
 /// What a forwarded request says besides what its client said.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestContext<'a> {
-    /// The backend's own Host.
-    pub(crate) authority: &'a str,
+    /// Names the backend.
+    pub(crate) host_line: &'a HostLine,
     /// Whether the client's Host is sent instead.
     pub(crate) keeps_host: bool,
-    /// The client's address, as text.
+    /// The text of [`client_fields`].
     pub(crate) client: &'a str,
     /// What it ends in.
     pub(crate) ends: &'a RequestEnds,
+}
+
+const HOST: &str = "Host: ";
+const FORWARDED_FOR: &str = "X-Forwarded-For: ";
+const FORWARDED_HOST: &str = "\r\nX-Forwarded-Host: ";
+
+/// The Host line that names a backend.
+#[derive(Debug)]
+pub(crate) struct HostLine(String);
+
+impl HostLine {
+    pub(crate) fn new(authority: &str) -> Self {
+        Self([HOST, authority, "\r\n"].concat())
+    }
+
+    /// Names another backend.
+    pub(crate) fn set(&mut self, authority: &str) {
+        self.0.truncate(HOST.len());
+        self.0.push_str(authority);
+        self.0.push_str("\r\n");
+    }
+}
+
+/// What forwarded requests say about a client at `ip`, up to where the host begins that it means.
+pub(crate) fn client_fields(ip: IpAddr) -> String {
+    let ip = ip.to_canonical();
+    format!("{FORWARDED_FOR}{ip}\r\nX-Forwarded-Proto: http{FORWARDED_HOST}")
 }
 
 /// The end of a forwarded request's head from the end of its last field's value on, Via included:
@@ -58,24 +88,24 @@ pub(crate) fn encode_request(
     head: &RequestHead<'_, '_>,
     plan: &RequestPlan<'_>,
     context: &RequestContext<'_>,
-    out: &mut Vec<u8>,
+    out: &mut Buffer,
 ) -> Range<usize> {
     let start = out.len();
     let fields = &head.fields;
     // A path is all of the target, or there is more in front of it.
-    if plan.destination.path.len() == head.target.len() && head.version == Version::Http11 {
-        out.extend_from_slice(head.line);
-    } else {
-        encode_line(head.method, plan.destination.path, out);
-    }
-    out.extend_from_slice(b"Host: ");
-    let host_start = out.len() - start;
+    let is_own =
+        plan.destination.path.len() == head.target.len() && head.version == Version::Http11;
+    let line =
+        if is_own { head.line } else { encode_line(head.method, plan.destination.path, out) };
     let client_host = plan.destination.host;
-    let keeps_host = context.keeps_host && !client_host.is_empty();
-    let host = if keeps_host { client_host } else { context.authority.as_bytes() };
-    out.extend_from_slice(host);
-    let host = host_start..out.len() - start;
-    out.extend_from_slice(b"\r\n");
+    let host_start = out.len() - start + line.len() + HOST.len();
+    if context.keeps_host && !client_host.is_empty() {
+        cold_path();
+        out.extend(&[line, HOST.as_bytes(), client_host, b"\r\n"]);
+    } else {
+        out.extend(&[line, context.host_line.0.as_bytes()]);
+    }
+    let host = host_start..out.len() - start - "\r\n".len();
     let keeps = |name| match name {
         // Framing has made sure that there is one Content-Length, and that it is a number.
         Name::Other | Name::ContentLength | Name::Via => true,
@@ -83,40 +113,53 @@ pub(crate) fn encode_request(
         Name::Upgrade => plan.is_upgrade,
         _ => false,
     };
-    fields.write_kept(keeps, |run| out.extend_from_slice(run));
-    if plan.is_upgrade {
-        out.extend_from_slice(b"Connection: upgrade\r\n");
-    } else if takes_trailers(fields) {
-        out.extend_from_slice(b"Connection: te\r\nTE: trailers\r\n");
+    fields.write_kept(keeps, |run| out.extend(&[run]));
+    if plan.is_upgrade || fields.has(Name::Te) {
+        encode_connection(plan, fields, out);
     }
     if plan.framing == Framing::Chunked {
-        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        cold_path();
+        out.extend(&[b"Transfer-Encoding: chunked\r\n"]);
     }
-    out.extend_from_slice(b"X-Forwarded-For: ");
+    let mut client = context.client;
     if fields.has(Name::XForwardedFor) {
-        for value in fields.values(Name::XForwardedFor).filter(|value| !value.is_empty()) {
-            out.extend_from_slice(value);
-            out.extend_from_slice(b", ");
-        }
+        client = client.strip_prefix(FORWARDED_FOR).unwrap_or(client);
+        encode_forwarders(fields, out);
     }
-    out.extend_from_slice(context.client.as_bytes());
     if client_host.is_empty() {
-        out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
-    } else {
-        out.extend_from_slice(b"\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: ");
-        out.extend_from_slice(client_host);
+        cold_path();
+        client = client.strip_suffix(FORWARDED_HOST).unwrap_or(client);
     }
-    out.extend_from_slice(context.ends.of(head.version));
+    out.extend(&[client.as_bytes(), client_host, context.ends.of(head.version)]);
     host
 }
 
-/// Appends a request line that is not the client's own.
-#[inline(never)]
-fn encode_line(method: &str, path: &str, out: &mut Vec<u8>) {
-    let begins = path.starts_with(['/', '*']);
-    for part in [method, if begins { " " } else { " /" }, path, " HTTP/1.1\r\n"] {
-        out.extend_from_slice(part.as_bytes());
+/// Appends what Connection says to the backend.
+#[cold]
+fn encode_connection(plan: &RequestPlan<'_>, fields: &Fields<'_, '_>, out: &mut Buffer) {
+    if plan.is_upgrade {
+        out.extend(&[b"Connection: upgrade\r\n"]);
+    } else if takes_trailers(fields) {
+        out.extend(&[b"Connection: te\r\nTE: trailers\r\n"]);
     }
+}
+
+/// Appends for whom the client forwards.
+#[cold]
+fn encode_forwarders(fields: &Fields<'_, '_>, out: &mut Buffer) {
+    out.extend(&[FORWARDED_FOR.as_bytes()]);
+    for value in fields.values(Name::XForwardedFor).filter(|value| !value.is_empty()) {
+        out.extend(&[value, b", "]);
+    }
+}
+
+/// Appends a request line that is not the client's own; returns what is left to append of it.
+#[cold]
+fn encode_line(method: &str, path: &str, out: &mut Buffer) -> &'static [u8] {
+    let begins = path.starts_with(['/', '*']);
+    let between: &[u8] = if begins { b" " } else { b" /" };
+    out.extend(&[method.as_bytes(), between, path.as_bytes()]);
+    b" HTTP/1.1\r\n"
 }
 
 /// How an answer's body and connection go on towards the client.
@@ -197,6 +240,11 @@ pub(crate) fn encode_response(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, 
 
 /// Whether the sender of `fields` said that it reads trailer fields (RFC 9110 section 10.1.4).
 pub(crate) fn takes_trailers(fields: &Fields<'_, '_>) -> bool {
+    fields.has(Name::Te) && names_trailers(fields)
+}
+
+#[cold]
+fn names_trailers(fields: &Fields<'_, '_>) -> bool {
     let is_trailers = |coding: &[u8]| coding.eq_ignore_ascii_case(b"trailers");
-    fields.has(Name::Te) && fields.values(Name::Te).flat_map(tokens).any(is_trailers)
+    fields.values(Name::Te).flat_map(tokens).any(is_trailers)
 }

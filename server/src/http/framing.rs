@@ -32,11 +32,17 @@ impl Framing {
 /// # Errors
 /// Everything that two readers could read differently.
 pub(crate) fn request_framing(head: &RequestHead<'_, '_>) -> Result<Framing, ClientError> {
-    let fields = &head.fields;
     // Rule 7: a request without either has no body.
-    if !fields.has_any(Name::TransferEncoding.bit() | Name::ContentLength.bit()) {
+    if !head.fields.has_any(Name::TransferEncoding.bit() | Name::ContentLength.bit()) {
         return Ok(Framing::None);
     }
+    body_framing(head)
+}
+
+/// The framing of a request that says something about it.
+#[inline(never)]
+fn body_framing(head: &RequestHead<'_, '_>) -> Result<Framing, ClientError> {
+    let fields = &head.fields;
     if fields.has(Name::TransferEncoding) {
         // Rule 3, its strict reading: both together are refused.
         if fields.has(Name::ContentLength) {

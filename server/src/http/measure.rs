@@ -1,49 +1,61 @@
 //! The codec's steps one by one, for benchmarks: what they cost without a connection around them.
+use std::net::Ipv4Addr;
+
 use super::chunked::{ChunkLimits, ChunkedReader};
 use super::field::Slots;
 use super::forward::{
-    RequestContext, RequestEnds, RequestPlan, ResponsePlan, encode_request, encode_response,
+    HostLine, RequestContext, RequestEnds, RequestPlan, ResponsePlan, client_fields,
+    encode_request, encode_response,
 };
 use super::framing::{request_framing, response_framing};
 use super::head::{HeadLimits, Parsed, parse_request, parse_response};
 use super::target::destination;
+use crate::buffer::BufferPool;
 
 const LIMITS: HeadLimits =
     HeadLimits { head_bytes_max: 32 * 1024, target_bytes_max: 16 * 1024, fields_max: 128 };
 const CHUNKS: ChunkLimits =
     ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
 
-/// What the heads of forwarded requests end in.
+/// What forwarded requests' heads are written with.
 #[derive(Debug)]
-pub struct Ends(RequestEnds);
+pub struct Encoder {
+    host_line: HostLine,
+    client: String,
+    ends: RequestEnds,
+    buffers: BufferPool,
+}
 
-impl Ends {
+impl Encoder {
     /// By the proxy's name in Via.
     pub fn new(name: &str) -> Self {
-        Self(RequestEnds::new(name))
+        Self {
+            host_line: HostLine::new("127.0.0.1:3000"),
+            client: client_fields(Ipv4Addr::LOCALHOST.into()),
+            ends: RequestEnds::new(name),
+            buffers: BufferPool::default(),
+        }
     }
 }
 
-/// Parses a request's head, decides its framing and writes the head that goes on into `out`;
-/// returns its length, or `None` when it is not whole or breaks a rule.
-pub fn request_head(input: &[u8], Ends(ends): &Ends, out: &mut Vec<u8>) -> Option<usize> {
+/// Parses a request's head, decides its framing and writes the head that goes on; returns its
+/// length, or `None` when it is not whole or breaks a rule.
+pub fn request_head(input: &[u8], encoder: &mut Encoder) -> Option<usize> {
+    let Encoder { host_line, client, ends, buffers } = encoder;
     let mut slots = Slots::new();
     let Ok(Parsed::Complete(head)) = parse_request(input, &mut slots, &LIMITS) else { return None };
     let destination = destination(&head).ok()?;
     let framing = request_framing(&head).ok()?;
     let plan = RequestPlan { destination, framing, is_upgrade: false };
-    let context = RequestContext {
-        authority: "127.0.0.1:3000",
-        keeps_host: false,
-        client: "127.0.0.1",
-        ends,
-    };
-    out.clear();
-    encode_request(&head, &plan, &context, out);
-    Some(out.len())
+    let context = RequestContext { host_line, keeps_host: false, client, ends };
+    let mut out = buffers.take_for_head(head.len);
+    encode_request(&head, &plan, &context, &mut out);
+    let len = out.len();
+    buffers.give(out);
+    Some(len)
 }
 
-/// The same for an answer's head.
+/// The same for an answer's head, written into `out`.
 pub fn response_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     let mut slots = Slots::new();
     let Ok(Parsed::Complete(head)) = parse_response(input, &mut slots, &LIMITS) else {

@@ -1,4 +1,6 @@
 //! Whether a connection lives on after a message (RFC 9112 section 9.3).
+use std::hint::cold_path;
+
 use super::field::{Fields, Name, tokens};
 use super::head::Version;
 
@@ -6,6 +8,7 @@ use super::head::Version;
 pub(crate) fn is_persistent(version: Version, fields: &Fields<'_, '_>) -> bool {
     let is_by_default = version == Version::Http11;
     if fields.has(Name::Connection) {
+        cold_path();
         asks_to_persist(is_by_default, fields)
     } else {
         is_by_default

@@ -18,10 +18,8 @@ pub(crate) struct Destination<'b> {
 /// # Errors
 /// The rule that one of them breaks.
 pub(crate) fn destination<'b>(head: &RequestHead<'_, 'b>) -> Result<Destination<'b>, ClientError> {
-    match head.method {
-        "CONNECT" => return refuse(ClientError::ConnectMethod),
-        "TRACE" => return refuse(ClientError::TraceMethod),
-        _ => {}
+    if head.method != "GET" {
+        check_method(head.method)?;
     }
     let host = host(head)?;
     let target = head.target;
@@ -32,6 +30,16 @@ pub(crate) fn destination<'b>(head: &RequestHead<'_, 'b>) -> Result<Destination<
         return Ok(Destination { path: target, host });
     }
     other_destination(head, host)
+}
+
+/// Refuses the methods that are about the connection and not about what is behind it.
+#[inline(never)]
+fn check_method(method: &str) -> Result<(), ClientError> {
+    match method {
+        "CONNECT" => Err(ClientError::ConnectMethod),
+        "TRACE" => Err(ClientError::TraceMethod),
+        _ => Ok(()),
+    }
 }
 
 /// The destination of a target that is no path.
@@ -81,18 +89,28 @@ fn strip_scheme(target: &str) -> Option<&str> {
 /// Whether `bytes` are `uri-host [":" port]` with a host (RFC 9110 section 4.2.1 forbids an empty
 /// one) and without user information.
 pub(crate) fn is_authority(bytes: &[u8]) -> bool {
-    let host_end = if bytes.first() == Some(&b'[') {
-        literal_len(bytes)
-    } else {
-        bytes.iter().position(|&byte| !IS_NAME_BYTE[usize::from(byte)]).unwrap_or(bytes.len())
-    };
-    match bytes.get(host_end..) {
-        _ if host_end == 0 => false,
-        Some([]) => true,
-        Some([b':', port @ ..]) => port.len() <= 5 && port.iter().all(u8::is_ascii_digit),
-        _ => false,
+    let host = &bytes[..bytes.len() - port_len(bytes)];
+    if host.first() == Some(&b'[') {
+        return literal_len(host) == host.len();
     }
+    // Without an end before the last byte: mostly they are all good.
+    !host.is_empty() && host.iter().fold(true, |good, &byte| good & IS_NAME_BYTE[usize::from(byte)])
 }
+
+/// Bytes of `":" port` at the end of `bytes`; 0 where there is none.
+fn port_len(bytes: &[u8]) -> usize {
+    for (digits, byte) in bytes.iter().rev().take(PORT_DIGITS_MAX + 1).enumerate() {
+        match byte {
+            b':' => return digits + 1,
+            b'0'..=b'9' => {}
+            _ => return 0,
+        }
+    }
+    0
+}
+
+/// Digits of 65535.
+const PORT_DIGITS_MAX: usize = 5;
 
 /// Bytes of the IPv6 address in brackets at the beginning of `bytes`; 0 where there is none.
 #[cold]

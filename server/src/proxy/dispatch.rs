@@ -1,5 +1,7 @@
 //! From a request that waits to a connection that carries it, and back: routing, the pool, dialling
 //! one address of a backend after the other.
+use std::hint::cold_path;
+
 use intelliproxy_core::{BackendId, Instant};
 
 use super::conn::{Conn, ConnId, Upstream};
@@ -16,6 +18,7 @@ impl Proxy {
         let routed = self.router.route(now, session.tried());
         self.drain_router(now);
         let Ok(lease) = routed else {
+            cold_path();
             if let Some(session) = self.table.session_mut(id) {
                 session.handle_unroutable(now, &mut self.shared);
             }
@@ -33,7 +36,10 @@ impl Proxy {
         session.handle_routed(now, lease, self.places.authority(backend), &mut self.shared);
         match pooled {
             Some(conn) => session.handle_linked(now, conn, true),
-            None => self.dial(now, id, backend, self.places.first_attempt(backend)),
+            None => {
+                cold_path();
+                self.dial(now, id, backend, self.places.first_attempt(backend));
+            }
         }
     }
 
@@ -102,6 +108,7 @@ impl Proxy {
         if is_kept {
             self.timers.arm(&mut entry.armed, conn, now + rules.idle);
         } else {
+            cold_path();
             self.close(conn, false);
         }
     }

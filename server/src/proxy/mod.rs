@@ -157,8 +157,8 @@ impl Proxy {
         self.clients += 1;
         let may_see_stats = self.stats_allowed.iter().any(|network| network.contains(peer.ip()));
         let id = self.table.insert(|_| {
-            let address = self.shared.address_text(peer.ip());
-            let client = ClientHalf::new(peer, address, may_see_stats, now);
+            let fields = self.shared.client_fields(peer.ip());
+            let client = ClientHalf::new(peer, fields, may_see_stats, now);
             Conn::Client(Box::new(Session::new(client, now)))
         });
         if is_full || self.shared.is_stopping {
@@ -299,6 +299,7 @@ impl Proxy {
                 let Some(entry) = self.table.get_mut(id) else { return };
                 let Conn::Client(session) = &mut entry.conn else { return };
                 if session.handle_written(now, side, count, &mut self.shared) {
+                    cold_path();
                     self.serve(now, id);
                 } else {
                     let horizon = self.shared.horizon(now);

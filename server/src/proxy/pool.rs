@@ -19,7 +19,7 @@ impl Pool {
     /// Keeps an idle connection; false when there are `most` already.
     pub(crate) fn put(&mut self, backend: BackendId, conn: ConnId, most: usize) -> bool {
         if self.idle.len() <= backend.index() {
-            self.idle.resize_with(backend.index() + 1, Vec::new);
+            self.add_lists(backend);
         }
         let list = &mut self.idle[backend.index()];
         let has_room = list.len() < most;
@@ -27,6 +27,12 @@ impl Pool {
             list.push(conn);
         }
         has_room
+    }
+
+    /// Makes a list for each backend up to `last`.
+    #[cold]
+    fn add_lists(&mut self, last: BackendId) {
+        self.idle.resize_with(last.index() + 1, Vec::new);
     }
 
     /// Forgets a connection that ended while idle.

@@ -103,9 +103,15 @@ impl Proxy {
 
     /// What the end of a request says about its backend: nothing about one that left or moved
     /// since (R3).
+    #[inline]
     pub(super) fn outcome_of(&mut self, lease: LeaseId, outcome: Outcome) -> Outcome {
-        let is_displaced = self.reloads.displaced.remove(&lease);
-        if is_displaced { Outcome::Abandoned } else { outcome }
+        let has_displaced = !self.reloads.displaced.is_empty();
+        if has_displaced && self.take_displaced(lease) { Outcome::Abandoned } else { outcome }
+    }
+
+    #[cold]
+    fn take_displaced(&mut self, lease: LeaseId) -> bool {
+        self.reloads.displaced.remove(&lease)
     }
 
     /// Whether the request at hand is of before its backend left or moved; then it is routed anew.

@@ -10,7 +10,7 @@ use super::Action;
 use crate::buffer::BufferPool;
 use crate::config::{Config, Limits};
 use crate::http::chunked::ChunkLimits;
-use crate::http::forward::RequestEnds;
+use crate::http::forward::{HostLine, RequestEnds, client_fields};
 use crate::http::head::HeadLimits;
 
 /// Buffers, limits and the way out for notices.
@@ -23,10 +23,13 @@ pub(crate) struct Shared {
     /// No session waits for anything less long than this.
     shortest_timeout: Duration,
     pub(crate) buffers: BufferPool,
-    /// Room for encoding one head.
+    /// Room for encoding the head of one answer.
     pub(crate) scratch: Vec<u8>,
+    /// The Host line for the backend that was chosen last: mostly the next request's too.
+    pub(crate) host_line: HostLine,
     pub(crate) actions: VecDeque<Action>,
-    /// The address of the client that came last, and its text: the next one is often the same's.
+    /// The address of the client that came last, and what requests say about it: the next one is
+    /// often the same's.
     last_address: Option<(IpAddr, Arc<str>)>,
     /// Whether no exchange begins any more.
     pub(crate) is_stopping: bool,
@@ -42,6 +45,7 @@ impl Shared {
             config,
             buffers: BufferPool::default(),
             scratch: Vec::new(),
+            host_line: HostLine::new(""),
             actions: VecDeque::new(),
             last_address: None,
             is_stopping: false,
@@ -55,12 +59,12 @@ impl Shared {
         now + self.shortest_timeout
     }
 
-    /// An address as forwarded messages name it.
-    pub(crate) fn address_text(&mut self, ip: IpAddr) -> Arc<str> {
+    /// What forwarded requests say about a client.
+    pub(crate) fn client_fields(&mut self, ip: IpAddr) -> Arc<str> {
         match &self.last_address {
             Some((last, text)) if *last == ip => Arc::clone(text),
             _ => {
-                let text: Arc<str> = ip.to_canonical().to_string().into();
+                let text: Arc<str> = client_fields(ip).into();
                 self.last_address = Some((ip, Arc::clone(&text)));
                 text
             }

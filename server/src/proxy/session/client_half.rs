@@ -1,4 +1,5 @@
 //! The side of a session that faces its client: requests in, answers out.
+use std::hint::cold_path;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -21,8 +22,8 @@ use crate::proxy::shared::Shared;
 #[derive(Debug)]
 pub(crate) struct ClientHalf {
     pub(crate) peer: SocketAddr,
-    /// The peer's address as forwarded messages name it.
-    pub(crate) address: Arc<str>,
+    /// What forwarded requests say about it.
+    fields: Arc<str>,
     /// Whether it may look at /stats.
     pub(crate) may_see_stats: bool,
     pub(crate) input: Option<Buffer>,
@@ -74,6 +75,8 @@ pub(crate) enum Send {
 /// A request whose head is whole.
 pub(crate) struct Begun {
     pub(crate) exchange: Exchange,
+    /// The forwarded head.
+    pub(crate) forwarded: Buffer,
     pub(crate) framing: Framing,
     /// Bytes of the head.
     pub(crate) len: usize,
@@ -86,13 +89,13 @@ pub(crate) struct Begun {
 impl ClientHalf {
     pub(crate) fn new(
         peer: SocketAddr,
-        address: Arc<str>,
+        fields: Arc<str>,
         may_see_stats: bool,
         now: Instant,
     ) -> Self {
         Self {
             peer,
-            address,
+            fields,
             may_see_stats,
             input: None,
             output: Outbox::default(),
@@ -128,7 +131,7 @@ impl ClientHalf {
         matches!(self.receive, Receive::Ended | Receive::Tunnel)
     }
 
-    /// Parses the head of the next request; the forwarded head is left in `shared.scratch`.
+    /// Parses the head of the next request.
     pub(crate) fn parse(
         &self,
         now: Instant,
@@ -142,31 +145,28 @@ impl ClientHalf {
         };
         let destination = destination(&head)?;
         let framing = request_framing(&head)?;
-        if head.fields.has(Name::Expect)
-            && head.version == Version::Http11
-            && head.fields.values(Name::Expect).any(|v| !v.eq_ignore_ascii_case(b"100-continue"))
-        {
+        if head.fields.has(Name::Expect) && expects_the_unknown(&head) {
             return refuse(ClientError::UnsupportedExpectation);
         }
         let body_max = shared.config.limits.body_bytes_max;
-        if let Framing::Length(length) = framing
-            && body_max > 0
-            && length > body_max
-        {
-            return refuse(ClientError::BodyTooLarge);
+        if let Framing::Length(length) = framing {
+            cold_path();
+            if body_max > 0 && length > body_max {
+                return refuse(ClientError::BodyTooLarge);
+            }
         }
         let is_upgrade = upgrade::is_asked(&head, framing);
         let plan = RequestPlan { destination, framing, is_upgrade };
         let keeps_host = shared.config.forwarding.keep_host && !destination.host.is_empty();
         let context = RequestContext {
-            // The backend's own comes when the backend is known.
-            authority: "",
+            // A guess until the backend is known.
+            host_line: &shared.host_line,
             keeps_host,
-            client: &self.address,
+            client: &self.fields,
             ends: &shared.request_ends,
         };
-        shared.scratch.clear();
-        let host = forward::encode_request(&head, &plan, &context, &mut shared.scratch);
+        let mut forwarded = shared.buffers.take_for_head(head.len);
+        let host = forward::encode_request(&head, &plan, &context, &mut forwarded);
         let asks_to_persist = is_persistent(head.version, &head.fields);
         let exchange = Exchange {
             lease: None,
@@ -188,8 +188,15 @@ impl ClientHalf {
         let is_stats =
             self.may_see_stats && framing == Framing::None && is_stats(&head, destination);
         let (len, is_last) = (head.len, !asks_to_persist);
-        Ok(Parsed::Complete(Begun { exchange, framing, len, is_last, is_stats }))
+        Ok(Parsed::Complete(Begun { exchange, forwarded, framing, len, is_last, is_stats }))
     }
+}
+
+/// Whether a request expects something else than to be told to go on (RFC 9110 section 10.1.1).
+#[cold]
+fn expects_the_unknown(head: &RequestHead<'_, '_>) -> bool {
+    let is_unknown = |value: &[u8]| !value.eq_ignore_ascii_case(b"100-continue");
+    head.version == Version::Http11 && head.fields.values(Name::Expect).any(is_unknown)
 }
 
 fn is_stats(head: &RequestHead<'_, '_>, destination: Destination<'_>) -> bool {

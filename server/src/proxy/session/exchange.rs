@@ -48,6 +48,12 @@ impl Exchange {
 }
 
 /// Whether a method is idempotent (RFC 9110 section 9.2.2).
+#[inline]
 pub(crate) fn is_idempotent(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
+    method == "GET" || is_idempotent_write(method)
+}
+
+#[inline(never)]
+fn is_idempotent_write(method: &str) -> bool {
+    matches!(method, "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
 }

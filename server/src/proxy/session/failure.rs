@@ -76,7 +76,7 @@ impl Session {
         upstream.unlink(shared);
         if remedy == Remedy::Redial {
             exchange.has_seen_answer = false;
-            upstream.output.rewind(0..0, b"", &mut shared.buffers);
+            upstream.output.rewind();
             self.needs.redial(backend);
             return;
         }
@@ -89,7 +89,7 @@ impl Session {
             Remedy::Redial => {}
             Remedy::Retry => {
                 exchange.has_seen_answer = false;
-                upstream.output.rewind(0..0, b"", &mut shared.buffers);
+                upstream.output.rewind();
                 self.needs.dispatch();
             }
             Remedy::Answer => {

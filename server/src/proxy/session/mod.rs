@@ -15,6 +15,8 @@ mod settle;
 mod upstream_half;
 mod verdict;
 
+use std::hint::cold_path;
+
 use intelliproxy_core::{BackendId, Instant, Lease};
 
 pub(crate) use self::client_half::ClientHalf;
@@ -160,6 +162,7 @@ impl Session {
         output.written(count, &mut shared.buffers);
         *last_write = now;
         if !output.is_empty() {
+            cold_path();
             output.shrink(&mut shared.buffers);
             return true;
         }
@@ -172,6 +175,7 @@ impl Session {
             Side::Upstream => !matches!(self.client.receive, Receive::Ended),
         };
         if is_awaited {
+            cold_path();
             self.settle(now, shared);
         }
         is_awaited
@@ -218,10 +222,12 @@ impl Session {
         };
         exchange.lease = Some(lease);
         exchange.dispatched_at = now;
-        if let Some(host) = &mut exchange.host {
-            let value = authority.as_bytes();
-            self.upstream.output.rewind(host.clone(), value, &mut shared.buffers);
-            host.end = host.start + value.len();
+        let Some(host) = &mut exchange.host else { return };
+        let output = &mut self.upstream.output;
+        if !output.has(host.clone(), authority.as_bytes()) {
+            shared.host_line.set(authority);
+            output.replace(host.clone(), authority.as_bytes(), &mut shared.buffers);
+            host.end = host.start + authority.len();
         }
     }
 

@@ -59,18 +59,25 @@ impl Session {
         }
         if client.input.as_ref().is_none_or(Buffer::is_empty) {
             if client.is_eof {
+                cold_path();
                 self.needs.close(false);
             }
             return false;
-        };
+        }
         if client.head_since.is_none() {
             client.head_since = Some(now);
         }
         match client.parse(now, shared) {
             Ok(Parsed::Complete(begun)) => self.begin(now, begun, shared),
             Ok(Parsed::Partial) if client.is_eof => self.end_incomplete(now, shared),
-            Ok(Parsed::Partial) => return false,
-            Err(error) => self.fail_client(now, error, shared),
+            Ok(Parsed::Partial) => {
+                cold_path();
+                return false;
+            }
+            Err(error) => {
+                cold_path();
+                self.fail_client(now, error, shared);
+            }
         }
         true
     }
@@ -88,7 +95,7 @@ impl Session {
     }
 
     fn begin(&mut self, now: Instant, begun: Begun, shared: &mut Shared) {
-        let Begun { exchange, framing, len, is_last, is_stats } = begun;
+        let Begun { exchange, forwarded, framing, len, is_last, is_stats } = begun;
         let client = &mut self.client;
         client.head_since = None;
         client.has_said_last = is_last;
@@ -99,6 +106,8 @@ impl Session {
         self.exchange = Some(exchange);
         client.receive = Receive::Ended;
         if is_stats {
+            cold_path();
+            shared.buffers.give(forwarded);
             self.needs.stats();
             return;
         }
@@ -107,8 +116,8 @@ impl Session {
             self.upstream.output.hold();
         }
         let head = match framing {
-            Framing::None => shared.buffers.holding_head(&shared.scratch),
-            _ => self.expect_body(framing, shared),
+            Framing::None => forwarded,
+            _ => self.expect_body(framing, forwarded, shared),
         };
         let pushed = self.upstream.output.push(head, &mut shared.buffers);
         debug_assert!(pushed.is_ok(), "nothing waits before the head of a request");
@@ -116,17 +125,17 @@ impl Session {
         self.needs.dispatch();
     }
 
-    /// A body follows the head in `shared.scratch`; returns that head for the backend, with what
-    /// is there of a long body.
+    /// A body follows the forwarded head; returns that head for the backend, with what is there of
+    /// a long body.
     #[inline(never)]
-    fn expect_body(&mut self, framing: Framing, shared: &mut Shared) -> Buffer {
+    fn expect_body(&mut self, framing: Framing, head: Buffer, shared: &mut Shared) -> Buffer {
         let client = &mut self.client;
-        let head_len = shared.scratch.len();
+        let head_len = head.len();
         // The head goes before a long body where that was read.
         let moved = client.input.take_if(|input| match framing {
             Framing::Length(length) => {
                 let is_long = input.len() + head_len > SMALL && input.len() as u64 <= length;
-                is_long && input.prepend(&shared.scratch)
+                is_long && input.prepend(head.bytes())
             }
             _ => false,
         });
@@ -139,7 +148,9 @@ impl Session {
             let data_max = shared.config.limits.body_bytes_max;
             client.receive = Receive::Body { reader, writer, data: 0, data_max };
         }
-        moved.unwrap_or_else(|| shared.buffers.holding_head(&shared.scratch))
+        let Some(moved) = moved else { return head };
+        shared.buffers.give(head);
+        moved
     }
 
     /// J2: the request's body goes on as far as there is room.
@@ -197,6 +208,7 @@ impl Session {
         };
         if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
             if !upstream.output.has_sent() {
+                cold_path();
                 // It is of an earlier exchange, or of nobody's: never this client's answer.
                 exchange.has_seen_answer = false;
                 self.fail_upstream(now, UpstreamError::Unsolicited, shared);
@@ -207,6 +219,7 @@ impl Session {
                 Ok(Parsed::Complete(headed)) => return self.pass_head(now, headed, shared),
                 Ok(Parsed::Partial) => {}
                 Err(error) => {
+                    cold_path();
                     self.fail_upstream(now, error, shared);
                     return true;
                 }
@@ -223,8 +236,11 @@ impl Session {
     /// Writes the head in `shared.scratch` to the client; false when it has to wait for room.
     fn pass_head(&mut self, now: Instant, headed: Headed, shared: &mut Shared) -> bool {
         let moved = self.move_answer(&headed, shared);
-        if moved.is_none() && !self.copy_head(&headed, shared) {
-            return false;
+        if moved.is_none() {
+            cold_path();
+            if !self.copy_head(&headed, shared) {
+                return false;
+            }
         }
         self.client.last_write = now;
         let upstream = &mut self.upstream;
@@ -458,11 +474,13 @@ impl Session {
     fn close_client(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let client = &mut self.client;
         if matches!(client.receive, Receive::Discarding { .. }) {
+            cold_path();
             self.discard(shared);
             return false;
         }
         match client.send {
             Send::Closing { with_reset } if client.output.is_empty() => {
+                cold_path();
                 self.say_end(now, with_reset, shared)
             }
             _ => false,

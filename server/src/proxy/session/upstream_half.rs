@@ -130,6 +130,7 @@ impl UpstreamHalf {
     /// Forgets the connection and what came over it; what goes out stays.
     pub(crate) fn unlink(&mut self, shared: &mut Shared) {
         if let Some(buffer) = self.input.take() {
+            cold_path();
             shared.buffers.give(buffer);
         }
         self.link = Link::None;
@@ -200,6 +201,7 @@ impl UpstreamHalf {
         };
         let is_verbatim = forward::is_verbatim(&head, &plan);
         if !is_verbatim {
+            cold_path();
             shared.scratch.clear();
             forward::encode_response(&head, &plan, &mut shared.scratch);
         }
