@@ -5,6 +5,7 @@
 //! sets in flight. The error rate, which decays with time, is evaluated anew at each ping's end,
 //! report and request's end, and stands still in between: at most one ping interval old.
 use std::collections::BTreeMap;
+use std::hint::cold_path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -160,6 +161,7 @@ impl Backend {
             self.requests.last_ended_at = Some(now);
             self.requests.error_rate.observe(now, is_error, rules.errors.half_life);
             if outcome.is_turned_away() {
+                cold_path();
                 self.requests.error_rate.turn_away();
             }
             if let (Outcome::Answered { latency, .. }, false) = (outcome, is_error) {

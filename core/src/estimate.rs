@@ -1,6 +1,7 @@
 //! Averages of what was seen: pure numbers that know nothing of backends.
 //!
 //! `observe` takes a sample in; everything else only reads, projecting to the time asked for.
+use std::hint::cold_path;
 use std::time::Duration;
 
 use crate::time::Instant;
@@ -51,17 +52,23 @@ impl ErrorRate {
     /// Takes the end of a request in.
     pub(crate) fn observe(&mut self, now: Instant, is_error: bool, half_life: Duration) {
         if let Some(share) = self.share_left(now, half_life) {
-            self.requests *= share;
-            self.errors *= share;
-            self.turned_away *= share;
-            self.stepped_at = now;
-            if self.errors < FORGOTTEN {
-                (self.errors, self.turned_away) = (0.0, 0.0);
-            }
+            self.step(now, share);
         }
         self.requests += 1.0;
         if is_error {
+            cold_path();
             self.errors += 1.0;
+        }
+    }
+
+    #[cold]
+    fn step(&mut self, now: Instant, share: f64) {
+        self.requests *= share;
+        self.errors *= share;
+        self.turned_away *= share;
+        self.stepped_at = now;
+        if self.errors < FORGOTTEN {
+            (self.errors, self.turned_away) = (0.0, 0.0);
         }
     }
 
@@ -98,7 +105,7 @@ impl ErrorRate {
 }
 
 /// What is left of a count after `passed` nanoseconds.
-#[inline(never)]
+#[cold]
 fn decay(passed: u64, half_life: u64) -> f64 {
     libm::exp2(-(passed as f64 / half_life as f64))
 }

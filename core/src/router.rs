@@ -1,4 +1,6 @@
 //! The router: the only place where health, policy, gate, probes and estimates meet.
+mod current;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -8,13 +10,12 @@ use crate::event::{
     Action, Event, HoldReason, Lease, LeaseId, LoadReport, NoRoute, Notice, Outcome, ProbeFailure,
     ProbeId, ProbeKind, ProbeResult, RequestFailure, SwitchReason,
 };
-use crate::gate::{SwitchGate, Verdict};
+use crate::gate::SwitchGate;
 use crate::memory::{Memory, MemoryError};
 use crate::policy::{self, Candidates, Ended, Habits, Policy, Token};
 use crate::probe::{Due, EndedProbe, ProbeSchedule};
 use crate::rng::Rng;
 use crate::snapshot::Snapshot;
-use crate::spill::spill;
 use crate::time::Instant;
 
 /// Decides which backend serves a request.
@@ -128,6 +129,16 @@ impl Router {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::RequestFinished { lease, outcome } => self.request_finished(now, lease, outcome),
+            rare => self.take_rare(now, rare),
+        }
+        self.check_in_debug();
+    }
+
+    /// Takes in what does not happen with every request.
+    #[cold]
+    fn take_rare(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::RequestFinished { .. } => debug_assert!(false, "every request ends"),
             Event::StreamOpened { lease, backend, status, latency } => {
                 self.stream_opened(now, lease, backend, Outcome::Answered { status, latency });
             }
@@ -135,7 +146,6 @@ impl Router {
             Event::LoadReported { backend, report } => self.load_reported(now, backend, &report),
             Event::Reconfigured(config) => self.reconfigured(now, *config),
         }
-        self.check_in_debug();
     }
 
     /// Does what is due by `now`: starts probes and gives overdue ones up. Early or repeated calls
@@ -308,13 +318,20 @@ impl Router {
             return;
         };
         self.leases_home += 1;
-        if self.streams.is_empty() || self.streams.remove(&lease.id).is_none() {
+        let is_ordinary = self.streams.is_empty() || !self.stream_closed(lease.id);
+        if is_ordinary && self.habits.listens {
             let token = if lease.policy_epoch == self.policy_epoch { lease.token } else { 0 };
             self.tell_policy(now, backend, token, now.since(lease.routed_at), &outcome);
         }
         if is_newly_down {
             self.health_changed(now, backend, Some(ProbeFailure::Refused));
         }
+    }
+
+    /// Forgets that a lease's answer is a stream; returns whether it was.
+    #[cold]
+    fn stream_closed(&mut self, lease: LeaseId) -> bool {
+        self.streams.remove(&lease).is_some()
     }
 
     #[inline(never)]
@@ -325,12 +342,16 @@ impl Router {
         if !is_out || !is_room || self.streams.insert(lease, backend).is_some() {
             return;
         }
-        if let Outcome::Answered { latency, .. } = head {
+        if let Outcome::Answered { latency, .. } = head
+            && self.habits.listens
+        {
             // The mark stays with the lease: what ends here is an ordinary request.
             self.tell_policy(now, backend, 0, latency, &head);
         }
     }
 
+    /// Tells a policy that listens how a request ended.
+    #[inline(never)]
     fn tell_policy(
         &mut self,
         now: Instant,
@@ -339,9 +360,6 @@ impl Router {
         elapsed: Duration,
         outcome: &Outcome,
     ) {
-        if !self.habits.listens {
-            return;
-        }
         let Some(facts) = self.table.get(backend) else { return };
         self.policy.on_outcome(now, &Ended { backend, token, outcome, elapsed, facts });
         self.hasten_pings(now, backend);
@@ -493,88 +511,12 @@ impl Router {
         }
     }
 
+    #[cold]
     fn health_changed(&mut self, now: Instant, backend: BackendId, cause: Option<ProbeFailure>) {
         let is_up = self.is_usable(backend);
         self.policy.on_health(now, backend, is_up);
         self.notify(Notice::HealthChanged { backend, is_up, cause });
         self.settle(now);
-    }
-
-    /// Leaves a current backend that cannot be used as soon as another one can.
-    fn settle(&mut self, now: Instant) {
-        let Some(current) = self.current.filter(|id| !self.is_usable(*id)) else {
-            return;
-        };
-        match self.table.lowest().filter(|id| self.is_usable(*id)) {
-            Some(best) => self.change_current(now, best, SwitchReason::Failover),
-            None if self.table.is_configured(current) => {}
-            None => self.current = None,
-        }
-    }
-
-    /// What the gate makes of the best usable backend for a request's first attempt: where the
-    /// request goes.
-    fn restrain(&mut self, now: Instant, best: BackendId) -> BackendId {
-        let Some(current) = self.current else {
-            self.change_current(now, best, SwitchReason::First);
-            return best;
-        };
-        if current == best {
-            return current;
-        }
-        let (Some(from), Some(to)) = (self.table.get(current), self.table.get(best)) else {
-            debug_assert!(false, "the current and the best backend are in the table");
-            return best;
-        };
-        match self.gate.judge(now, from, to) {
-            Verdict::Keep => current,
-            Verdict::Hold(reason) => {
-                self.held(now, current, best, reason);
-                self.spill(current, reason).unwrap_or(current)
-            }
-            Verdict::Switch { by } => {
-                self.change_current(now, best, SwitchReason::Better { by });
-                best
-            }
-        }
-    }
-
-    /// The backend that this single request goes to, past the current one.
-    fn spill(&mut self, current: BackendId, reason: HoldReason) -> Option<BackendId> {
-        let from = self.table.get(current)?;
-        let is_below = matches!(reason, HoldReason::BelowThreshold { .. });
-        if is_below || !self.gate.may_spill(from) {
-            return None;
-        }
-        let to = spill(&self.gate, &self.table, &self.order, from, &mut self.rng)?;
-        self.spills += 1;
-        Some(to)
-    }
-
-    fn change_current(&mut self, now: Instant, to: BackendId, reason: SwitchReason) {
-        let from = self.current.replace(to);
-        debug_assert!(from != Some(to), "a switch changes the current backend");
-        if reason != SwitchReason::First {
-            self.switches += 1;
-            self.gate.switched(now);
-        }
-        self.last_switch = Some((now, reason));
-        self.told_hold = None;
-        self.notify(Notice::Switched { from, to, reason });
-    }
-
-    /// Notes a hold, and tells observers when it is another one than they know, at most once in
-    /// [`HELD_NOTICES_APART`]: under load the best candidate may change with every request.
-    fn held(&mut self, now: Instant, current: BackendId, candidate: BackendId, reason: HoldReason) {
-        self.last_hold = Some((now, candidate, reason));
-        let is_news = self.told_hold.is_none_or(|(at, told, told_reason)| {
-            let is_other = told != candidate || !told_reason.is_same_kind(reason);
-            is_other && now.since(at) >= HELD_NOTICES_APART
-        });
-        if is_news {
-            self.told_hold = self.last_hold;
-            self.notify(Notice::Held { current, candidate, reason });
-        }
     }
 
     fn notify(&mut self, notice: Notice) {
@@ -591,9 +533,6 @@ impl Router {
         }
     }
 }
-
-/// Notices of holds within this time of the last one are left out.
-const HELD_NOTICES_APART: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,94 @@
+//! Which backend is the current one: how it is left, and which requests go past it.
+use std::time::Duration;
+
+use super::Router;
+use crate::backend::BackendId;
+use crate::event::{HoldReason, Notice, SwitchReason};
+use crate::gate::Verdict;
+use crate::spill::spill;
+use crate::time::Instant;
+
+/// Notices of holds within this time of the last one are left out.
+const HELD_NOTICES_APART: Duration = Duration::from_secs(1);
+
+impl Router {
+    /// Leaves a current backend that cannot be used as soon as another one can.
+    pub(super) fn settle(&mut self, now: Instant) {
+        let Some(current) = self.current.filter(|id| !self.is_usable(*id)) else {
+            return;
+        };
+        match self.table.lowest().filter(|id| self.is_usable(*id)) {
+            Some(best) => self.change_current(now, best, SwitchReason::Failover),
+            None if self.table.is_configured(current) => {}
+            None => self.current = None,
+        }
+    }
+
+    /// What the gate makes of the best usable backend for a request's first attempt: where the
+    /// request goes.
+    #[inline]
+    pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> BackendId {
+        if self.current == Some(best) { best } else { self.judge(now, best) }
+    }
+
+    #[inline(never)]
+    fn judge(&mut self, now: Instant, best: BackendId) -> BackendId {
+        let Some(current) = self.current else {
+            self.change_current(now, best, SwitchReason::First);
+            return best;
+        };
+        let (Some(from), Some(to)) = (self.table.get(current), self.table.get(best)) else {
+            debug_assert!(false, "the current and the best backend are in the table");
+            return best;
+        };
+        match self.gate.judge(now, from, to) {
+            Verdict::Keep => current,
+            Verdict::Hold(reason) => {
+                self.held(now, current, best, reason);
+                self.spill(current, reason).unwrap_or(current)
+            }
+            Verdict::Switch { by } => {
+                self.change_current(now, best, SwitchReason::Better { by });
+                best
+            }
+        }
+    }
+
+    /// The backend that this single request goes to, past the current one.
+    fn spill(&mut self, current: BackendId, reason: HoldReason) -> Option<BackendId> {
+        let from = self.table.get(current)?;
+        let is_below = matches!(reason, HoldReason::BelowThreshold { .. });
+        if is_below || !self.gate.may_spill(from) {
+            return None;
+        }
+        let to = spill(&self.gate, &self.table, &self.order, from, &mut self.rng)?;
+        self.spills += 1;
+        Some(to)
+    }
+
+    fn change_current(&mut self, now: Instant, to: BackendId, reason: SwitchReason) {
+        let from = self.current.replace(to);
+        debug_assert!(from != Some(to), "a switch changes the current backend");
+        if reason != SwitchReason::First {
+            self.switches += 1;
+            self.gate.switched(now);
+        }
+        self.last_switch = Some((now, reason));
+        self.told_hold = None;
+        self.notify(Notice::Switched { from, to, reason });
+    }
+
+    /// Notes a hold, and tells observers when it is another one than they know, at most once in
+    /// [`HELD_NOTICES_APART`]: under load the best candidate may change with every request.
+    fn held(&mut self, now: Instant, current: BackendId, candidate: BackendId, reason: HoldReason) {
+        self.last_hold = Some((now, candidate, reason));
+        let is_news = self.told_hold.is_none_or(|(at, told, told_reason)| {
+            let is_other = told != candidate || !told_reason.is_same_kind(reason);
+            is_other && now.since(at) >= HELD_NOTICES_APART
+        });
+        if is_news {
+            self.told_hold = self.last_hold;
+            self.notify(Notice::Held { current, candidate, reason });
+        }
+    }
+}
