@@ -37,29 +37,13 @@ impl Name {
     #[inline]
     pub(crate) fn of(name: &[u8]) -> Self {
         let Some(first) = name.first() else { return Self::Other };
-        let (known, spelled) = match (name.len(), first | 0x20) {
-            (2, b't') => (Self::Te, const { Spelled::new(b"te") }),
-            (3, b'v') => (Self::Via, const { Spelled::new(b"via") }),
-            (4, b'h') => (Self::Host, const { Spelled::new(b"host") }),
-            (6, b'e') => (Self::Expect, const { Spelled::new(b"expect") }),
-            (7, b'u') => (Self::Upgrade, const { Spelled::new(b"upgrade") }),
-            (10, b'c') => (Self::Connection, const { Spelled::new(b"connection") }),
-            (10, b'k') => (Self::KeepAlive, const { Spelled::new(b"keep-alive") }),
-            (14, b'c') => (Self::ContentLength, const { Spelled::new(b"content-length") }),
-            (14, b'h') => (Self::Http2Settings, const { Spelled::new(b"http2-settings") }),
-            (15, b'x') => (Self::XForwardedFor, const { Spelled::new(b"x-forwarded-for") }),
-            (16, b'p') => (Self::ProxyConnection, const { Spelled::new(b"proxy-connection") }),
-            (16, b'x') => (Self::XForwardedHost, const { Spelled::new(b"x-forwarded-host") }),
-            (17, b't') => (Self::TransferEncoding, const { Spelled::new(b"transfer-encoding") }),
-            (17, b'x') => (Self::XForwardedProto, const { Spelled::new(b"x-forwarded-proto") }),
-            _ => return Self::Other,
+        let Some(&(known, spelled)) = KNOWN.get(place(name.len(), *first)) else {
+            return Self::Other;
         };
-        if Spelled::new(name) == spelled {
-            known
-        } else if spelled.looks_like(name) {
-            Self::Lookalike
-        } else {
-            Self::Other
+        match Spelled::new(name).difference(spelled) {
+            0 => known,
+            bits if bits & !UNDERSCORES == 0 && spelled.looks_like(name) => Self::Lookalike,
+            _ => Self::Other,
         }
     }
 
@@ -67,6 +51,45 @@ impl Name {
     pub(crate) const fn bit(self) -> u32 {
         1 << self as u8
     }
+}
+
+/// The names that are known, each in the [`place`] of its length and first letter.
+const KNOWN: [(Name, Spelled); 2 * 18] = {
+    let names: [(Name, &[u8]); 14] = [
+        (Name::Te, b"te"),
+        (Name::Via, b"via"),
+        (Name::Host, b"host"),
+        (Name::Expect, b"expect"),
+        (Name::Upgrade, b"upgrade"),
+        (Name::Connection, b"connection"),
+        (Name::KeepAlive, b"keep-alive"),
+        (Name::ContentLength, b"content-length"),
+        (Name::Http2Settings, b"http2-settings"),
+        (Name::XForwardedFor, b"x-forwarded-for"),
+        (Name::ProxyConnection, b"proxy-connection"),
+        (Name::XForwardedHost, b"x-forwarded-host"),
+        (Name::TransferEncoding, b"transfer-encoding"),
+        (Name::XForwardedProto, b"x-forwarded-proto"),
+    ];
+    let mut known = [(Name::Other, Spelled::NOTHING); 2 * 18];
+    let mut index = 0;
+    while index < names.len() {
+        let (name, spelled) = names[index];
+        let place = place(spelled.len(), spelled[0]);
+        assert!(known[place].0 as u8 == Name::Other as u8, "one name for each place");
+        known[place] = (name, Spelled::new(spelled));
+        index += 1;
+    }
+    known
+};
+
+/// The bits of [`Spelled::difference`] by which an underscore differs from a hyphen, in any byte.
+const UNDERSCORES: u64 = u64::from_le_bytes([(b'_' | 0x20) ^ (b'-' | 0x20); 8]);
+
+/// Where in [`KNOWN`] a name of `len` bytes stands: the fourth bit of the first letter, in either
+/// case, tells those of one length apart.
+const fn place(len: usize, first: u8) -> usize {
+    2 * len + (first as usize >> 3 & 1)
 }
 
 /// A token of up to 17 bytes, its letters in lower case, as three numbers that are compared at once
@@ -84,6 +107,9 @@ struct Spelled {
 }
 
 impl Spelled {
+    /// No token at all.
+    const NOTHING: Self = Self { front: 0, back: 0, middle: 0 };
+
     const fn new(token: &[u8]) -> Self {
         const SMALL: u64 = u64::from_le_bytes([0x20; 8]);
         let (front, back) = match (token.first_chunk(), token.last_chunk()) {
@@ -99,6 +125,12 @@ impl Spelled {
         };
         let middle = if token.len() > 8 { token[8] | 0x20 } else { 0 };
         Self { front: front | SMALL, back: back | SMALL, middle }
+    }
+
+    /// The bits by which any byte differs from its like in `other`.
+    const fn difference(self, other: Self) -> u64 {
+        let middle = (self.middle ^ other.middle) as u64;
+        (self.front ^ other.front) | (self.back ^ other.back) | middle
     }
 
     /// Whether `token`, of the same length, is the same but for underscores in the place of hyphens.

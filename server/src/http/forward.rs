@@ -84,6 +84,7 @@ pub(crate) struct RequestPlan<'a> {
 
 /// Appends the forwarded head of a request to `out`; returns where the Host's value stands in
 /// what was appended, so that it can be put right when another backend gets the request.
+#[inline(always)]
 pub(crate) fn encode_request(
     head: &RequestHead<'_, '_>,
     plan: &RequestPlan<'_>,

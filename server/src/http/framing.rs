@@ -72,6 +72,7 @@ fn body_framing(head: &RequestHead<'_, '_>) -> Result<Framing, ClientError> {
 ///
 /// # Errors
 /// Both framings at once, lengths that are none or differ, a coding other than chunked.
+#[inline(always)]
 pub(crate) fn response_framing(
     head: &ResponseHead<'_, '_>,
     is_head_request: bool,

@@ -17,6 +17,7 @@ pub(crate) struct Destination<'b> {
 ///
 /// # Errors
 /// The rule that one of them breaks.
+#[inline(always)]
 pub(crate) fn destination<'b>(head: &RequestHead<'_, 'b>) -> Result<Destination<'b>, ClientError> {
     if head.method != "GET" {
         check_method(head.method)?;
@@ -88,6 +89,7 @@ fn strip_scheme(target: &str) -> Option<&str> {
 
 /// Whether `bytes` are `uri-host [":" port]` with a host (RFC 9110 section 4.2.1 forbids an empty
 /// one) and without user information.
+#[inline(always)]
 pub(crate) fn is_authority(bytes: &[u8]) -> bool {
     let host = &bytes[..bytes.len() - port_len(bytes)];
     if host.first() == Some(&b'[') {

@@ -278,7 +278,10 @@ impl Proxy {
                     _ => &[],
                 }
             }
-            Some(Conn::Probe(probe)) => probe.write_ready(),
+            Some(Conn::Probe(probe)) => {
+                cold_path();
+                probe.write_ready()
+            }
             Some(Conn::Upstream(_)) | None => &[],
         }
     }
@@ -380,7 +383,13 @@ impl Proxy {
     /// Whether there is anything to be polled: an action, or a connection to be seen to.
     #[inline]
     pub fn has_effects(&self) -> bool {
-        !self.shared.actions.is_empty() || !self.dirty.is_empty()
+        self.has_actions() || !self.dirty.is_empty()
+    }
+
+    /// Whether [`poll_action`](Self::poll_action) has anything to say.
+    #[inline]
+    pub fn has_actions(&self) -> bool {
+        !self.shared.actions.is_empty()
     }
 
     /// The next thing to do.

@@ -57,13 +57,15 @@ impl Proxy {
 
     fn fulfil(&mut self, now: Instant, id: ConnId, need: Need) {
         match need {
-            Need::Finish { lease, outcome } => {
+            Need::Finish { lease, outcome, release } => {
                 self.leases -= 1;
                 let outcome = self.outcome_of(lease.id(), outcome);
                 self.router.handle_event(now, Event::RequestFinished { lease, outcome });
                 self.drain_router(now);
+                if let Some((conn, is_reusable)) = release {
+                    self.release(now, conn, is_reusable);
+                }
             }
-            Need::Release { conn, is_reusable } => self.release(now, conn, is_reusable),
             Need::Dispatch => self.dispatch(now, id),
             rare => self.fulfil_rare(now, id, rare),
         }
@@ -72,9 +74,10 @@ impl Proxy {
     #[cold]
     fn fulfil_rare(&mut self, now: Instant, id: ConnId, need: Need) {
         match need {
-            Need::Finish { .. } | Need::Release { .. } | Need::Dispatch => {
+            Need::Finish { .. } | Need::Dispatch => {
                 debug_assert!(false, "what every exchange needs is not rare");
             }
+            Need::Release { conn, is_reusable } => self.release(now, conn, is_reusable),
             Need::Redial { backend } if !self.reroutes(id) => {
                 self.dial(now, id, backend, self.places.first_attempt(backend));
             }

@@ -159,9 +159,11 @@ impl Reactor {
 
     fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
         let patience = self.patience();
-        match self.poll.poll(events, patience) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            result => result?,
+        if let Err(error) = self.poll.poll(events, patience) {
+            cold_path();
+            if error.kind() != ErrorKind::Interrupted {
+                return Err(error);
+            }
         }
         self.now = self.clock.now();
         // Answers before requests: their connections are free for the requests that came with
@@ -206,7 +208,10 @@ impl Reactor {
     fn take_event(&mut self, event: &Event) {
         match Source::from_token(event.token()) {
             Source::Client(conn) | Source::Backend(conn) => self.take_readiness(conn, event),
-            other => self.take_other(other),
+            other => {
+                cold_path();
+                self.take_other(other);
+            }
         }
     }
 
@@ -350,17 +355,32 @@ impl Reactor {
             }
             let moved = socket.read(space);
             let has_more = socket.is_readable;
-            match moved {
-                Moved::Bytes(count) => self.proxy.handle_read(self.now, conn, count),
-                Moved::Blocked => return self.proxy.handle_read(self.now, conn, 0),
-                Moved::Ended => return self.proxy.handle_eof(self.now, conn),
-                Moved::Failed => return self.proxy.handle_failed(self.now, conn),
-            }
+            let Moved::Bytes(count) = moved else {
+                return self.read_nothing(conn, moved);
+            };
+            self.proxy.handle_read(self.now, conn, count);
             self.flush();
             if !has_more {
                 return;
             }
         }
+        self.queue(conn);
+    }
+
+    /// What a read means that brought no bytes.
+    #[cold]
+    fn read_nothing(&mut self, conn: ConnId, moved: Moved) {
+        match moved {
+            Moved::Bytes(_) => debug_assert!(false, "bytes are something"),
+            Moved::Blocked => self.proxy.handle_read(self.now, conn, 0),
+            Moved::Ended => self.proxy.handle_eof(self.now, conn),
+            Moved::Failed => self.proxy.handle_failed(self.now, conn),
+        }
+    }
+
+    /// Has a connection read on later in this turn or in the next.
+    #[cold]
+    fn queue(&mut self, conn: ConnId) {
         if let Some(socket) = self.socket(conn)
             && !socket.is_queued
         {
@@ -421,26 +441,27 @@ impl Reactor {
     #[inline(never)]
     fn carry_out(&mut self) {
         loop {
-            while let Some(action) = self.proxy.poll_action() {
-                self.act(action);
+            if self.proxy.has_actions() {
+                self.act_all();
             }
             let Some(conn) = self.proxy.poll_dirty() else {
                 return;
             };
             self.write(conn);
             // Reading goes on where back-pressure has ended.
-            if let Some(socket) = self.socket(conn)
-                && socket.is_readable
-                && !socket.is_queued
-            {
-                cold_path();
-                socket.is_queued = true;
-                self.unread.push_back(conn);
+            if self.socket(conn).is_some_and(|socket| socket.is_readable) {
+                self.queue(conn);
             }
         }
     }
 
-    #[inline(never)]
+    #[cold]
+    fn act_all(&mut self) {
+        while let Some(action) = self.proxy.poll_action() {
+            self.act(action);
+        }
+    }
+
     fn act(&mut self, action: Action) {
         match action {
             Action::Connect { conn, address } => {

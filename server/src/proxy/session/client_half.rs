@@ -74,7 +74,6 @@ pub(crate) enum Send {
 
 /// A request whose head is whole.
 pub(crate) struct Begun {
-    pub(crate) exchange: Exchange,
     /// The forwarded head.
     pub(crate) forwarded: Buffer,
     pub(crate) framing: Framing,
@@ -131,21 +130,25 @@ impl ClientHalf {
         matches!(self.receive, Receive::Ended | Receive::Tunnel)
     }
 
-    /// Parses the head of the next request.
+    /// Parses the head of the next request; a whole one begins `exchange`.
     pub(crate) fn parse(
         &self,
         now: Instant,
+        exchange: &mut Option<Exchange>,
         shared: &mut Shared,
     ) -> Result<Parsed<Begun>, ClientError> {
         let input = self.input.as_ref().map_or(&[][..], Buffer::bytes);
         let mut slots = Slots::new();
-        let head = match parse_request(input, &mut slots, &shared.head_limits)? {
-            Parsed::Complete(head) => head,
-            Parsed::Partial => return Ok(Parsed::Partial),
+        // Looked at where it is: to be moved it is too large.
+        let parsed = parse_request(input, &mut slots, &shared.head_limits);
+        let head = match &parsed {
+            Ok(Parsed::Complete(head)) => head,
+            Ok(Parsed::Partial) => return Ok(Parsed::Partial),
+            Err(error) => return refuse(*error),
         };
-        let destination = destination(&head)?;
-        let framing = request_framing(&head)?;
-        if head.fields.has(Name::Expect) && expects_the_unknown(&head) {
+        let destination = destination(head)?;
+        let framing = request_framing(head)?;
+        if head.fields.has(Name::Expect) && expects_the_unknown(head) {
             return refuse(ClientError::UnsupportedExpectation);
         }
         let body_max = shared.config.limits.body_bytes_max;
@@ -155,7 +158,7 @@ impl ClientHalf {
                 return refuse(ClientError::BodyTooLarge);
             }
         }
-        let is_upgrade = upgrade::is_asked(&head, framing);
+        let is_upgrade = upgrade::is_asked(head, framing);
         let plan = RequestPlan { destination, framing, is_upgrade };
         let keeps_host = shared.config.forwarding.keep_host && !destination.host.is_empty();
         let context = RequestContext {
@@ -166,16 +169,16 @@ impl ClientHalf {
             ends: &shared.request_ends,
         };
         let mut forwarded = shared.buffers.take_for_head(head.len);
-        let host = forward::encode_request(&head, &plan, &context, &mut forwarded);
+        let host = forward::encode_request(head, &plan, &context, &mut forwarded);
         let asks_to_persist = is_persistent(head.version, &head.fields);
-        let exchange = Exchange {
+        *exchange = Some(Exchange {
             lease: None,
             tried: Vec::new(),
             is_head_request: head.method == "HEAD",
             is_idempotent: is_idempotent(head.method),
             version: head.version,
             is_persistent: asks_to_persist && !shared.is_stopping,
-            upgrade: is_upgrade.then(|| asked_protocols(&head)),
+            upgrade: is_upgrade.then(|| asked_protocols(head)),
             takes_trailers: forward::takes_trailers(&head.fields),
             host: (!keeps_host).then_some(host),
             dispatched_at: now,
@@ -184,11 +187,11 @@ impl ClientHalf {
             has_begun_answer: false,
             last_error: None,
             interim: 0,
-        };
+        });
         let is_stats =
-            self.may_see_stats && framing == Framing::None && is_stats(&head, destination);
+            self.may_see_stats && framing == Framing::None && is_stats(head, destination);
         let (len, is_last) = (head.len, !asks_to_persist);
-        Ok(Parsed::Complete(Begun { exchange, forwarded, framing, len, is_last, is_stats }))
+        Ok(Parsed::Complete(Begun { forwarded, framing, len, is_last, is_stats }))
     }
 }
 

@@ -6,8 +6,9 @@ use crate::proxy::conn::ConnId;
 /// What a session wants of the proxy.
 #[derive(Debug)]
 pub(crate) enum Need {
-    /// An attempt is over: the lease goes back.
-    Finish { lease: Lease, outcome: Outcome },
+    /// An attempt is over: the lease goes back, and with it mostly the connection, as by
+    /// [`Release`](Self::Release).
+    Finish { lease: Lease, outcome: Outcome, release: Option<(ConnId, bool)> },
     /// The upstream connection is not used any more.
     Release { conn: ConnId, is_reusable: bool },
     /// A backend and a connection to it, for the request that waits.
@@ -122,11 +123,10 @@ impl Needs {
             self.asked &= !first | ask::CLOSE;
             let need = match first {
                 ask::FINISH => {
-                    self.finish.take().map(|(lease, outcome)| Need::Finish { lease, outcome })
-                }
-                ask::RELEASE => {
+                    self.asked &= !ask::RELEASE;
                     let release = self.release.take();
-                    release.map(|(conn, is_reusable)| Need::Release { conn, is_reusable })
+                    let finish = self.finish.take();
+                    finish.map(|(lease, outcome)| Need::Finish { lease, outcome, release })
                 }
                 ask::DISPATCH => Some(Need::Dispatch),
                 rare => self.poll_rare(rare),
@@ -141,6 +141,10 @@ impl Needs {
     #[cold]
     fn poll_rare(&mut self, first: u16) -> Option<Need> {
         match first {
+            ask::RELEASE => {
+                let release = self.release.take();
+                release.map(|(conn, is_reusable)| Need::Release { conn, is_reusable })
+            }
             ask::REDIAL => self.redial.take().map(|backend| Need::Redial { backend }),
             ask::GIVE_UP => self.give_up.take().map(|conn| Need::GiveUpConnect { conn }),
             ask::STATS => Some(Need::Stats),

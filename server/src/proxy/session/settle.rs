@@ -67,7 +67,7 @@ impl Session {
         if client.head_since.is_none() {
             client.head_since = Some(now);
         }
-        match client.parse(now, shared) {
+        match client.parse(now, &mut self.exchange, shared) {
             Ok(Parsed::Complete(begun)) => self.begin(now, begun, shared),
             Ok(Parsed::Partial) if client.is_eof => self.end_incomplete(now, shared),
             Ok(Parsed::Partial) => {
@@ -95,7 +95,7 @@ impl Session {
     }
 
     fn begin(&mut self, now: Instant, begun: Begun, shared: &mut Shared) {
-        let Begun { exchange, forwarded, framing, len, is_last, is_stats } = begun;
+        let Begun { forwarded, framing, len, is_last, is_stats } = begun;
         let client = &mut self.client;
         client.head_since = None;
         client.has_said_last = is_last;
@@ -103,7 +103,6 @@ impl Session {
         if let Some(input) = &mut client.input {
             input.consume(len);
         }
-        self.exchange = Some(exchange);
         client.receive = Receive::Ended;
         if is_stats {
             cold_path();

@@ -5,7 +5,6 @@ use intelliproxy_core::Instant;
 
 use super::exchange::Exchange;
 use crate::buffer::{Buffer, Outbox};
-use crate::http::UpstreamError;
 use crate::http::body::{BodyReader, BodyWriter};
 use crate::http::field::Slots;
 use crate::http::forward::{self, ResponsePlan};
@@ -13,6 +12,7 @@ use crate::http::framing::{Framing, response_framing};
 use crate::http::head::{Parsed, Version, parse_response};
 use crate::http::persistence::is_persistent;
 use crate::http::upgrade;
+use crate::http::{UpstreamError, refuse};
 use crate::proxy::conn::ConnId;
 use crate::proxy::shared::Shared;
 
@@ -152,18 +152,21 @@ impl UpstreamHalf {
     ) -> Result<Parsed<Headed>, UpstreamError> {
         let input = self.input.as_ref().map_or(&[][..], Buffer::bytes);
         let mut slots = Slots::new();
-        let head = match parse_response(input, &mut slots, &shared.head_limits)? {
-            Parsed::Complete(head) => head,
-            Parsed::Partial => return Ok(Parsed::Partial),
+        // Looked at where it is: to be moved it is too large.
+        let parsed = parse_response(input, &mut slots, &shared.head_limits);
+        let head = match &parsed {
+            Ok(Parsed::Complete(head)) => head,
+            Ok(Parsed::Partial) => return Ok(Parsed::Partial),
+            Err(error) => return refuse(*error),
         };
-        let framing = response_framing(&head, exchange.is_head_request)?;
+        let framing = response_framing(head, exchange.is_head_request)?;
         let len = head.len;
         let mut plan = ResponsePlan { is_chunked: false, connection: None };
         let kind = match head.status {
             101 => {
                 cold_path();
                 let asked = exchange.upgrade.as_deref().unwrap_or_default();
-                if !upgrade::is_granted(&head, asked) {
+                if !upgrade::is_granted(head, asked) {
                     return Err(UpstreamError::UnexpectedUpgrade);
                 }
                 plan.connection = Some("upgrade");
@@ -199,11 +202,11 @@ impl UpstreamHalf {
                 }
             }
         };
-        let is_verbatim = forward::is_verbatim(&head, &plan);
+        let is_verbatim = forward::is_verbatim(head, &plan);
         if !is_verbatim {
             cold_path();
             shared.scratch.clear();
-            forward::encode_response(&head, &plan, &mut shared.scratch);
+            forward::encode_response(head, &plan, &mut shared.scratch);
         }
         Ok(Parsed::Complete(Headed { len, is_verbatim, kind }))
     }
