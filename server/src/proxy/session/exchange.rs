@@ -50,10 +50,10 @@ impl Exchange {
 /// Whether a method is idempotent (RFC 9110 section 9.2.2).
 #[inline]
 pub(crate) fn is_idempotent(method: &str) -> bool {
-    method == "GET" || is_idempotent_write(method)
+    method == "GET" || is_idempotent_besides_get(method)
 }
 
 #[inline(never)]
-fn is_idempotent_write(method: &str) -> bool {
+fn is_idempotent_besides_get(method: &str) -> bool {
     matches!(method, "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
 }
