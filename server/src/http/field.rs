@@ -36,10 +36,13 @@ impl Name {
     /// The name that a field name (a token) stands for, in any case.
     #[inline]
     pub(crate) fn of(name: &[u8]) -> Self {
-        let Some(first) = name.first() else { return Self::Other };
-        let Some(&(known, spelled)) = KNOWN.get(place(name.len(), *first)) else {
+        let Some(&first) = name.first() else { return Self::Other };
+        let Some(&(known, letter, spelled)) = KNOWN.get(place(name.len(), first)) else {
             return Self::Other;
         };
+        if letter != first | 0x20 {
+            return Self::Other;
+        }
         match Spelled::new(name).difference(spelled) {
             0 => known,
             bits if bits & !UNDERSCORES == 0 && spelled.looks_like(name) => Self::Lookalike,
@@ -53,8 +56,8 @@ impl Name {
     }
 }
 
-/// The names that are known, each in the [`place`] of its length and first letter.
-const KNOWN: [(Name, Spelled); 2 * 18] = {
+/// The names that are known, with their first letters, each in its [`place`].
+const KNOWN: [(Name, u8, Spelled); 2 * 18] = {
     let names: [(Name, &[u8]); 14] = [
         (Name::Te, b"te"),
         (Name::Via, b"via"),
@@ -71,13 +74,14 @@ const KNOWN: [(Name, Spelled); 2 * 18] = {
         (Name::TransferEncoding, b"transfer-encoding"),
         (Name::XForwardedProto, b"x-forwarded-proto"),
     ];
-    let mut known = [(Name::Other, Spelled::NOTHING); 2 * 18];
+    let mut known = [(Name::Other, 0, Spelled::new(b"")); 2 * 18];
     let mut index = 0;
     while index < names.len() {
         let (name, spelled) = names[index];
-        let place = place(spelled.len(), spelled[0]);
-        assert!(known[place].0 as u8 == Name::Other as u8, "one name for each place");
-        known[place] = (name, Spelled::new(spelled));
+        let letter = spelled[0];
+        let place = place(spelled.len(), letter);
+        assert!(known[place].1 == 0, "one name for each place");
+        known[place] = (name, letter, Spelled::new(spelled));
         index += 1;
     }
     known
@@ -107,9 +111,6 @@ struct Spelled {
 }
 
 impl Spelled {
-    /// No token at all.
-    const NOTHING: Self = Self { front: 0, back: 0, middle: 0 };
-
     const fn new(token: &[u8]) -> Self {
         const SMALL: u64 = u64::from_le_bytes([0x20; 8]);
         let (front, back) = match (token.first_chunk(), token.last_chunk()) {
