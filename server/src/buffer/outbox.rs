@@ -62,7 +62,8 @@ impl Outbox {
         self.buffer.as_ref().is_some_and(|own| own.bytes().get(range) == Some(bytes))
     }
 
-    /// Puts `new` in the place of the bytes at `range`, before any byte is written.
+    /// Puts `new` in the place of the bytes at `range`; none has been written, or all are to be
+    /// again.
     #[cold]
     pub(crate) fn replace(&mut self, range: Range<usize>, new: &[u8], pool: &mut BufferPool) {
         debug_assert!(self.sent == 0, "what is written stays as it is");

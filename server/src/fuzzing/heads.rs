@@ -67,6 +67,8 @@ pub fn request_head(data: &[u8]) {
         let mut out = Buffer::holding(b"before".to_vec());
         let host = forward::encode_request(&head, &plan, &context, &mut out);
         let out = &out.bytes()["before".len()..];
+        let len_max = forward::request_len_max(&head, &plan, &context);
+        assert!(out.len() <= len_max, "{} bytes, at most {len_max} were expected", out.len());
         let Verdict::Whole(sent) = strict::request(out) else {
             panic!("forwarded, and no request: {:?}", out.escape_ascii().to_string())
         };

@@ -26,6 +26,7 @@ pub(crate) struct RequestContext<'a> {
 const HOST: &str = "Host: ";
 const FORWARDED_FOR: &str = "X-Forwarded-For: ";
 const FORWARDED_HOST: &str = "\r\nX-Forwarded-Host: ";
+const CONNECTION_TE: &str = "Connection: te\r\nTE: trailers\r\n";
 
 /// The Host line that names a backend.
 #[derive(Debug)]
@@ -80,6 +81,19 @@ pub(crate) struct RequestPlan<'a> {
     pub(crate) framing: Framing,
     /// Whether the upgrade it asks for is passed on.
     pub(crate) is_upgrade: bool,
+}
+
+/// Bytes that a request's head has at most as [`encode_request`] writes it.
+pub(crate) fn request_len_max(
+    head: &RequestHead<'_, '_>,
+    plan: &RequestPlan<'_>,
+    context: &RequestContext<'_>,
+) -> usize {
+    // The lines that come anew; the client's fields that they replace are longer than what else is
+    // added: a comma for each X-Forwarded-For, Connection for TE and Upgrade.
+    let hosts = context.host_line.0.len() + plan.destination.host.len();
+    let ends = context.ends.of(head.version).len();
+    head.len + hosts + context.client.len() + ends + CONNECTION_TE.len()
 }
 
 /// Appends the forwarded head of a request to `out`; returns where the Host's value stands in
@@ -141,7 +155,7 @@ fn encode_connection(plan: &RequestPlan<'_>, fields: &Fields<'_, '_>, out: &mut 
     if plan.is_upgrade {
         out.extend(&[b"Connection: upgrade\r\n"]);
     } else if takes_trailers(fields) {
-        out.extend(&[b"Connection: te\r\nTE: trailers\r\n"]);
+        out.extend(&[CONNECTION_TE.as_bytes()]);
     }
 }
 

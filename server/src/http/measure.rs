@@ -5,7 +5,7 @@ use super::chunked::{ChunkLimits, ChunkedReader};
 use super::field::Slots;
 use super::forward::{
     HostLine, RequestContext, RequestEnds, RequestPlan, ResponsePlan, client_fields,
-    encode_request, encode_response,
+    encode_request, encode_response, request_len_max,
 };
 use super::framing::{request_framing, response_framing};
 use super::head::{HeadLimits, Parsed, parse_request, parse_response};
@@ -48,7 +48,7 @@ pub fn request_head(input: &[u8], encoder: &mut Encoder) -> Option<usize> {
     let framing = request_framing(&head).ok()?;
     let plan = RequestPlan { destination, framing, is_upgrade: false };
     let context = RequestContext { host_line, keeps_host: false, client, ends };
-    let mut out = buffers.take_for_head(head.len);
+    let mut out = buffers.take_for_head(request_len_max(&head, &plan, &context));
     encode_request(&head, &plan, &context, &mut out);
     let len = out.len();
     buffers.give(out);

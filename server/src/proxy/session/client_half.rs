@@ -130,7 +130,8 @@ impl ClientHalf {
         matches!(self.receive, Receive::Ended | Receive::Tunnel)
     }
 
-    /// Parses the head of the next request; a whole one begins `exchange`.
+    /// Parses the head of the next request; a whole one begins `exchange`, and what is to be sent
+    /// of it has a buffer from the pool.
     pub(crate) fn parse(
         &self,
         now: Instant,
@@ -168,7 +169,8 @@ impl ClientHalf {
             client: &self.fields,
             ends: &shared.request_ends,
         };
-        let mut forwarded = shared.buffers.take_for_head(head.len);
+        let len_max = forward::request_len_max(head, &plan, &context);
+        let mut forwarded = shared.buffers.take_for_head(len_max);
         let host = forward::encode_request(head, &plan, &context, &mut forwarded);
         let asks_to_persist = is_persistent(head.version, &head.fields);
         *exchange = Some(Exchange {

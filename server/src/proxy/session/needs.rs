@@ -126,6 +126,7 @@ impl Needs {
                     self.asked &= !ask::RELEASE;
                     let release = self.release.take();
                     let finish = self.finish.take();
+                    debug_assert!(finish.is_some(), "what is asked for is there");
                     finish.map(|(lease, outcome)| Need::Finish { lease, outcome, release })
                 }
                 ask::DISPATCH => Some(Need::Dispatch),
