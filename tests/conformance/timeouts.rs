@@ -92,6 +92,21 @@ fn client_write_of_the_last_chunk() {
     });
 }
 
+/// What came before a malformed chunk has its own `timeouts.clientWriteMs` too (found by a reviewer's
+/// random operations: it had what was left of the piece's before).
+#[test]
+fn client_write_of_a_chunk_before_a_malformed_one() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(GET);
+    bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    bench.pass(Duration::from_secs(50));
+    bench.take(client, 0);
+    bench.send(bench.upstream(), b"2\r\nab\r\nmalformed\r\n");
+    assert_over_after(&mut bench, Duration::from_secs(30), |bench| {
+        bench.wire(client).closed == Some(true)
+    });
+}
+
 /// `timeouts.connectMs` for each backend that is tried: 504 after the last.
 #[test]
 fn connect() {

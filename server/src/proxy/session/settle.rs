@@ -171,11 +171,12 @@ impl Session {
         }
         let was_empty = self.upstream.output.is_empty();
         let output = &mut self.upstream.output;
-        match body::relay(reader, *writer, &mut client.input, output, &mut shared.buffers) {
+        let relayed = body::relay(reader, *writer, &mut client.input, output, &mut shared.buffers);
+        if was_empty && !output.is_empty() {
+            self.upstream.last_write = now;
+        }
+        match relayed {
             Ok(relayed) => {
-                if was_empty {
-                    self.upstream.last_write = now;
-                }
                 *data += relayed.data;
                 // Waiting for more begins when there is room for it, however long that took.
                 if client.input.as_ref().is_none_or(Buffer::is_empty) {
@@ -349,19 +350,16 @@ impl Session {
             &mut client.output,
             &mut shared.buffers,
         );
+        // Whatever came of it: what begins to wait now has all the time there is to be taken.
+        if was_empty && !client.output.is_empty() {
+            client.last_write = now;
+        }
         match relayed {
             Ok(relayed) if relayed.is_end => {
                 upstream.receive = upstream_half::Receive::Ended;
-                if was_empty {
-                    client.last_write = now;
-                }
                 return true;
             }
-            Ok(relayed) => {
-                if was_empty && relayed.data > 0 {
-                    client.last_write = now;
-                }
-            }
+            Ok(_) => {}
             Err(error) => {
                 self.fail_upstream(now, UpstreamError::MalformedChunk(error), shared);
                 return true;
