@@ -292,6 +292,7 @@ impl Backend {
         self.parts.total = self.parts.sum();
     }
 
+    #[inline(always)]
     fn rescore_errors(&mut self, now: Instant, rules: &Rules) {
         self.parts.errors = rules.weights.error_points(self.error_rate_at(now, rules));
         self.parts.total = self.parts.sum();

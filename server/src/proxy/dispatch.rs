@@ -94,6 +94,7 @@ impl Proxy {
     }
 
     /// An upstream connection is not used any more: it is kept for the next request, or closed.
+    #[inline(always)]
     pub(super) fn release(&mut self, now: Instant, conn: ConnId, is_reusable: bool) {
         let rules = self.shared.config.pool;
         let Some(entry) = self.table.get_mut(conn) else { return };

@@ -215,6 +215,7 @@ impl Proxy {
     }
 
     /// `count` bytes were put into [`read_space`](Self::read_space); none when nothing had come.
+    #[inline]
     pub fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
         match self.owner(conn) {
             Owner::Session(id, side) => {
