@@ -62,7 +62,7 @@ int main(int argc, char **argv) {
       if (!(events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR))) continue;
       ssize_t got;
       while ((got = recv(fd, buf, sizeof buf, 0)) > 0)
-        if (!strncmp(buf, "HTTP/1.1 200", 12)) conns[fd].is_good = 1;
+        if (got >= 12 && !strncmp(buf, "HTTP/1.1 200", 12)) conns[fd].is_good = 1;
       if (got < 0 && errno == EAGAIN) continue;
       if (got == 0 && conns[fd].is_good) latencies[answered++] = now_us() - conns[fd].due;
       else failed++;
