@@ -298,7 +298,7 @@ impl Wire {
 /// The head that a backend gets for a request of the bench's client with `Host: h`.
 pub(crate) fn forwarded(line: &str, fields: &str) -> String {
     format!(
-        "{line} HTTP/1.1\r\nHost: a.test\r\n{fields}X-Forwarded-For: 192.0.2.7\r\n\
+        "{line} HTTP/1.1\r\nHost: h\r\n{fields}X-Forwarded-For: 192.0.2.7\r\n\
          X-Forwarded-Proto: http\r\nX-Forwarded-Host: h\r\nVia: 1.1 intelliproxy\r\n\r\n"
     )
 }

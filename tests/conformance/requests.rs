@@ -344,7 +344,6 @@ fn the_client_is_named() {
          X-Forwarded-Proto: http\r\nVia: 1.0 intelliproxy\r\n\r\n"
     );
     let mut config = Config::default();
-    config.forwarding.keep_host = true;
     config.forwarding.via = "edge".to_owned();
     let mut bench = Bench::new(config);
     let client = bench.client_from("[2001:db8::1]:5");
@@ -354,6 +353,25 @@ fn the_client_is_named() {
         "GET / HTTP/1.1\r\nHost: Real:81\r\nX-Forwarded-For: 2001:db8::1\r\n\
          X-Forwarded-Proto: http\r\nX-Forwarded-Host: Real:81\r\nVia: 1.1 edge\r\n\r\n"
     );
+}
+
+/// The client's Host goes on; with `forwarding.keepHost` off, or without one, the backend's own.
+#[test]
+fn host_is_kept_unless_turned_off() {
+    for (keeps_host, request, expected) in [
+        (true, "GET / HTTP/1.1\r\nHost: Shop.Example:81\r\n\r\n", "Shop.Example:81"),
+        (false, "GET / HTTP/1.1\r\nHost: Shop.Example:81\r\n\r\n", "a.test"),
+        (true, "GET / HTTP/1.0\r\n\r\n", "a.test"),
+    ] {
+        let mut config = Config::default();
+        assert!(config.forwarding.keep_host, "by default");
+        config.forwarding.keep_host = keeps_host;
+        let mut bench = Bench::new(config);
+        bench.client_with(request.as_bytes());
+        let start = format!("GET / HTTP/1.1\r\nHost: {expected}\r\n");
+        let text = bench.text(bench.upstream());
+        assert!(text.starts_with(&start), "{keeps_host}: {text}");
+    }
 }
 
 /// A client that ends inside its head gets 400, one that ends between two requests nothing.

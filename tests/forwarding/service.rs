@@ -134,6 +134,7 @@ fn localhost_is_both_loopbacks() {
         };
         let mut config = config(&[&format!("http://localhost:{port}")]);
         config.listen = vec!["localhost:0".to_owned()];
+        config.forwarding.keep_host = false;
         let addresses = serve(config);
         assert_eq!(addresses.len(), 2);
         assert!(

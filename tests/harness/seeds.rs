@@ -125,7 +125,7 @@ fn path(net: &mut Net) -> Path {
 }
 
 fn shape(net: &mut Net, config: &mut Config, weather: Weather) {
-    config.forwarding.keep_host = net.chance(30);
+    config.forwarding.keep_host = net.chance(70);
     if net.chance(30) {
         config.stats.allow = vec!["192.0.2.0/24".to_owned()];
     }

@@ -1,4 +1,5 @@
 //! Configurations that change while clients are served.
+use intelliproxy::config::Config;
 use intelliproxy_core::PolicyKind;
 use intelliproxy_tests::reload::{Named, Wanted};
 
@@ -17,6 +18,11 @@ fn bodies(report: &Report, client: usize) -> Vec<String> {
 /// The only backend from now on is this one, at its own place.
 fn only(machine: usize) -> impl Fn(&mut Wanted) {
     move |wanted| wanted.backends = vec![Named { name: machine, machine }]
+}
+
+/// Sends the backends' own Host, so that a request shows whom it was meant for.
+fn own_host(config: &mut Config) {
+    config.forwarding.keep_host = false;
 }
 
 /// A request on its way to a backend that is removed ends there, without a word about it; the next
@@ -40,6 +46,7 @@ fn a_removed_backend_ends_what_it_has_begun() {
 #[test]
 fn a_moved_backend_is_asked_where_it_is() {
     let report = World::new()
+        .config(own_host)
         .backend(vec![Reply::ok("before")])
         .spare(vec![Reply::ok("after")])
         .reload_at(100, |wanted| wanted.backends[0].machine = 1)
@@ -75,6 +82,7 @@ fn a_connection_does_not_outlive_its_backends_leave() {
 fn what_was_not_begun_goes_elsewhere() {
     let report = World::new()
         .config(|config| {
+            own_host(config);
             config.timeouts.connect = Duration::from_secs(3600);
             config.limits.attempts = 1;
         })
@@ -96,7 +104,10 @@ fn what_was_not_begun_goes_elsewhere() {
 fn what_would_be_redialled_is_routed_anew() {
     for (name, host) in [(1, "b1.test"), (0, "b0-at-1.test")] {
         let report = World::new()
-            .config(|config| config.limits.attempts = 1)
+            .config(|config| {
+                own_host(config);
+                config.limits.attempts = 1;
+            })
             .backend(vec![Reply::ok("one"), Reply::steps(vec![wait(200), Step::Close])])
             .spare(vec![Reply::ok("two")])
             .reload_at(150, move |wanted| wanted.backends = vec![Named { name, machine: 1 }])

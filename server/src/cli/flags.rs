@@ -130,12 +130,12 @@ pub(super) const FLAGS: [Flag; 18] = [
         }),
     },
     Flag {
-        name: "--keep-host",
+        name: "--no-keep-host",
         value: None,
         path: "forwarding.keepHost",
-        help: "send the client's Host to the backend instead of the backend's own",
+        help: "send the backend's own Host to the backend instead of the client's",
         change: Change::Set(|config, _| {
-            config.forwarding.keep_host = true;
+            config.forwarding.keep_host = false;
             Ok(())
         }),
     },

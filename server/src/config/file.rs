@@ -182,7 +182,7 @@ mod tests {
         config.routing.switch.spill_over = false;
         config.limits.body_bytes_max = u64::MAX;
         config.timeouts.tunnel_idle = Duration::from_secs(86_400);
-        config.forwarding.keep_host = true;
+        config.forwarding.keep_host = false;
         config.overflow = super::super::Overflow::Reject;
         config.stats.allow.clear();
         assert_eq!(Config::from_json(&config.to_json()), Ok(config));

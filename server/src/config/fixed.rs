@@ -58,7 +58,7 @@ mod tests {
         new.routing.switch.threshold = 1.0;
         new.limits.clients = 1;
         new.timeouts.connect *= 2;
-        new.forwarding.keep_host = true;
+        new.forwarding.keep_host = false;
         new.pool.idle_per_backend = 1;
         new.stats.allow.clear();
         new.probe_paths.ping.push('x');

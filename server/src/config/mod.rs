@@ -197,7 +197,7 @@ impl Timeouts {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Forwarding {
-    /// Send the client's Host to the backend instead of the backend's own (false).
+    /// Send the client's Host to the backend instead of the backend's own (true).
     pub keep_host: bool,
     /// The name that Via fields carry (`intelliproxy`); a token of 1 to 64 characters.
     pub via: String,
@@ -205,7 +205,7 @@ pub struct Forwarding {
 
 impl Default for Forwarding {
     fn default() -> Self {
-        Self { keep_host: false, via: "intelliproxy".to_owned() }
+        Self { keep_host: true, via: "intelliproxy".to_owned() }
     }
 }
 

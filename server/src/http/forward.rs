@@ -115,9 +115,9 @@ pub(crate) fn encode_request(
     let client_host = plan.destination.host;
     let host_start = out.len() - start + line.len() + HOST.len();
     if context.keeps_host && !client_host.is_empty() {
-        cold_path();
         out.extend(&[line, HOST.as_bytes(), client_host, b"\r\n"]);
     } else {
+        cold_path();
         out.extend(&[line, context.host_line.0.as_bytes()]);
     }
     let host = host_start..out.len() - start - "\r\n".len();

@@ -64,7 +64,7 @@ fn flags_set_their_values() {
         (&["--ping-timeout-ms", "50"], |c| {
             c.routing.probes.ping_timeout = Duration::from_millis(50);
         }),
-        (&["--keep-host"], |c| c.forwarding.keep_host = true),
+        (&["--no-keep-host"], |c| c.forwarding.keep_host = false),
         (&["--clients", "5"], |c| c.limits.clients = 5),
         (&["--body-bytes-max", "1000"], |c| c.limits.body_bytes_max = 1000),
         (&["--connect-ms", "20"], |c| c.timeouts.connect = Duration::from_millis(20)),
@@ -77,8 +77,8 @@ fn flags_set_their_values() {
             let file = Some("f".to_owned());
             c.recording = RecordingRules { file, bytes_max: 9, files: 3 };
         }),
-        (&["--keep-host", "--threshold", "1", "--clients=1"], |c| {
-            c.forwarding.keep_host = true;
+        (&["--no-keep-host", "--threshold", "1", "--clients=1"], |c| {
+            c.forwarding.keep_host = false;
             c.routing.switch.threshold = 1.0;
             c.limits.clients = 1;
         }),
@@ -156,7 +156,7 @@ fn faults_are_told_in_one_line() {
         (&["--listen", "--check"], "--listen: needs a value"),
         (&["--config"], "--config: needs a value"),
         (&["--check=yes"], "--check: takes no value"),
-        (&["--keep-host=yes"], "--keep-host: takes no value"),
+        (&["--no-keep-host=yes"], "--no-keep-host: takes no value"),
         (&["--check", "--check"], "--check: given twice"),
         (&["--threshold", "1", "--threshold=2"], "--threshold: given twice"),
         (&["--check", "--print-config"], "--print-config: not together with --check"),

@@ -223,6 +223,7 @@ impl Session {
         exchange.lease = Some(lease);
         exchange.dispatched_at = now;
         let Some(host) = &mut exchange.host else { return };
+        cold_path();
         let output = &mut self.upstream.output;
         if !output.has(host.clone(), authority.as_bytes()) {
             shared.host_line.set(authority);
