@@ -16,7 +16,7 @@ use crate::event::{LoadReport, Outcome, ProbeResult};
 use crate::health::HealthTracker;
 use crate::policy::PolicyView;
 use crate::policy::linear_rl::FEATURES;
-use crate::score::ScoreParts;
+use crate::score::{QUEUE_SAMPLE_MAX, ScoreParts};
 use crate::snapshot::BackendSnapshot;
 use crate::time::Instant;
 use crate::tournament::{ABSENT, Entry, Tournament};
@@ -125,14 +125,14 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// A report came; numbers that cannot be are taken as not said.
+    /// Applies a load report. Negative and non-finite values are ignored.
     pub(crate) fn report_read(&mut self, now: Instant, report: &LoadReport, rules: &Rules) {
         let said = |number: Option<f64>| number.filter(|x| x.is_finite() && *x >= 0.0);
         self.load.read += 1;
         self.load.last_read_at = Some(now);
         if let Some(queue) = said(report.queue) {
             self.load.queue = Some(queue);
-            self.load.queue_ewma.observe(rules.smoothing.alpha, queue);
+            self.load.queue_ewma.observe(rules.smoothing.alpha, queue.min(QUEUE_SAMPLE_MAX));
         }
         self.load.cpu_busy_ms = said(report.cpu_busy_ms).or(self.load.cpu_busy_ms);
         self.load.memory_bytes = said(report.memory_bytes).or(self.load.memory_bytes);

@@ -203,7 +203,8 @@ pub enum ProbeFailure {
 
 /// A backend's own load figures; each is `None` when it did not say.
 ///
-/// Negative and non-finite numbers are taken as not said.
+/// Negative and non-finite numbers are ignored. The score averages queues up to 250, where its
+/// points have reached their maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LoadReport {
     /// Requests waiting (`queueLen`).

@@ -391,12 +391,17 @@ impl Router {
     }
 
     fn probe_ended(&mut self, now: Instant, ended: EndedProbe, result: &ProbeResult) {
+        let mut result = result.clone();
+        if let Ok(answer) = &mut result {
+            // An average must not take in more than a probe can last.
+            answer.latency = answer.latency.min(ended.deadline.since(ended.started_at));
+        }
         let id = ended.line.backend;
         let is_open = match ended.line.kind {
             _ if !self.table.is_configured(id) => false,
-            ProbeKind::Ping => self.ping_ended(now, id, result),
+            ProbeKind::Ping => self.ping_ended(now, id, &result),
             ProbeKind::Report => {
-                self.report_ended(now, id, result);
+                self.report_ended(now, id, &result);
                 false
             }
         };

@@ -189,7 +189,7 @@ impl Model {
                 let result = if is_late { Err(ProbeFailure::TimedOut) } else { result };
                 self.late += u64::from(is_late);
                 if backend.is_configured {
-                    backend.learn(now, kind, result);
+                    backend.learn(now, kind, ended.deadline - ended.started, result);
                 }
                 let is_open = kind == ProbeKind::Ping && backend.is_verdict_open(&rules);
                 let is_configured = backend.is_configured;
@@ -352,10 +352,17 @@ impl Backend {
         }
     }
 
-    fn learn(&mut self, now: u64, kind: ProbeKind, result: Result<Answer, ProbeFailure>) {
+    fn learn(
+        &mut self,
+        now: u64,
+        kind: ProbeKind,
+        timeout: u64,
+        result: Result<Answer, ProbeFailure>,
+    ) {
         match (kind, result) {
             (ProbeKind::Ping, Ok(answer)) => {
-                self.facts.push((now, Fact::Answered { ms: answer.ms as f64 }));
+                let ms = answer.ms.min(timeout) as f64;
+                self.facts.push((now, Fact::Answered { ms }));
                 self.touched_at = now;
             }
             (ProbeKind::Ping, Err(cause)) => {
@@ -417,6 +424,11 @@ impl Backend {
         said.filter(|number| number.is_finite() && *number >= 0.0).collect()
     }
 
+    /// The queues that it reported, as far as they are averaged.
+    pub(crate) fn queues(&self) -> Vec<f64> {
+        self.said(|report| report.queue).into_iter().map(|queue| queue.min(250.0)).collect()
+    }
+
     pub(crate) fn error_rate(&self, now: u64, rules: &Rules) -> f64 {
         let half_life = rules.errors.half_life.as_millis() as f64;
         let weight = |at: u64| libm::pow(0.5, now.saturating_sub(at) as f64 / half_life);
@@ -440,7 +452,7 @@ impl Backend {
         let counts = losses.len() >= rules.smoothing.loss_pings as usize;
         let loss = average(alpha, &losses).filter(|_| counts).unwrap_or(0.0);
         let last = |figures: Vec<f64>| figures.last().copied().unwrap_or(0.0);
-        let queue = average(alpha, &self.said(|report| report.queue)).unwrap_or(0.0);
+        let queue = average(alpha, &self.queues()).unwrap_or(0.0);
         let cpu = last(self.said(|report| report.cpu_busy_ms));
         let memory = last(self.said(|report| report.memory_bytes));
         [

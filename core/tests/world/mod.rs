@@ -357,11 +357,10 @@ impl World {
             assert_eq!(seen.requests, backend.requests.len() as u64);
             let out = self.leases.iter().filter(|lease| lease.backend() == seen.id).count();
             assert_eq!(seen.in_flight as usize, out, "in flight is the leases out");
-            let queues = backend.said(|report| report.queue);
             check_average("latency", seen.latency_ewma_ms, alpha, &backend.latencies());
             check_average("loss", seen.loss_ewma, alpha, &backend.losses());
             check_average("response", seen.response_ewma_ms, alpha, &backend.responses);
-            check_average("queue", seen.queue_ewma, alpha, &queues);
+            check_average("queue", seen.queue_ewma, alpha, &backend.queues());
             let rate = backend.error_rate(self.now, rules);
             assert!(is_near(seen.error_rate, rate), "error rate {} {rate}", seen.error_rate);
             assert!((0.0..=1.0).contains(&seen.error_rate));

@@ -46,6 +46,31 @@ fn loss_counts_from_the_fifth_ping_on() {
     assert!((world.snapshot().backends[0].score.loss - 80.0 * loss).abs() < 1e-12);
 }
 
+/// A report of an endless queue is averaged as one of 250: 0.8^19 of that is 3.6, which is worth
+/// less than a point, where the number itself would have cost 12 points for 3000 reports.
+#[test]
+fn one_absurd_report_is_forgotten_within_a_minute() {
+    let mut world = World::new(&["a"]);
+    let queue = |queue| LoadReport { queue: Some(queue), ..LoadReport::default() };
+    world.report(A, Some(queue(1e308)));
+    let backend = world.snapshot().backends.remove(0);
+    assert_eq!((backend.queue, backend.queue_ewma), (Some(1e308), Some(250.0)));
+    for _ in 0..19 {
+        world.advance(3000);
+        world.report(A, Some(queue(0.0)));
+    }
+    let points = world.snapshot().backends[0].score.queue;
+    assert!(points < 1.0, "{points} points");
+}
+
+/// A ping's latency is averaged up to the ping's timeout, whatever the driver says.
+#[test]
+fn a_latency_lasts_no_longer_than_its_ping() {
+    let mut world = World::new(&["a"]);
+    world.answer(A, 10_000_000);
+    assert_eq!(world.snapshot().backends[0].latency_ewma_ms, Some(1000.0));
+}
+
 /// Numbers that cannot be are taken as not said, a failed report changes its counter only, and a
 /// refused one does not touch the health.
 #[test]
