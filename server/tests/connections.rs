@@ -185,3 +185,33 @@ fn only_last_bytes_wait_for_the_end() {
         assert_eq!(closed.contains(&client), closes, "its end follows at once");
     }
 }
+
+/// A response has arrived and is not read yet when its deadline passes: it is read, and the
+/// deadline, put off meanwhile, does not fire. Bytes of the client put its deadlines off as well.
+#[test]
+fn deadlines_wait_for_bytes_that_have_arrived() {
+    let at = |seconds: u64| Instant::from_millis(1 + seconds * 1000);
+    let mut proxy = proxy(&[1]);
+    let client = proxy.handle_accept(START, address(9));
+    hand_over(&mut proxy, START, client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (asked, _) = settle(&mut proxy, START);
+    let upstream = asked[0].0;
+    proxy.handle_connected(START, upstream, Ok(()));
+    settle(&mut proxy, START);
+    for (conn, now) in [(upstream, at(70)), (client, at(71))] {
+        proxy.handle_unread(conn, true);
+        proxy.handle_timeout(now);
+        assert!(proxy.write_ready(client).is_empty(), "no 504 at {now:?}");
+        proxy.handle_unread(conn, false);
+    }
+    hand_over(&mut proxy, at(72), upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    assert!(proxy.write_ready(client).starts_with(b"HTTP/1.1 200 OK\r\n"));
+    settle(&mut proxy, at(72));
+    hand_over(&mut proxy, at(72), client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    settle(&mut proxy, at(72));
+    proxy.handle_timeout(at(140));
+    assert!(
+        proxy.write_ready(client).starts_with(b"HTTP/1.1 504 "),
+        "and with nothing unread, it is"
+    );
+}

@@ -120,6 +120,7 @@ impl Driver {
                 if let Some(sock) = self.sock(conn) {
                     sock.is_queued = false;
                 }
+                self.proxy.handle_unread(conn, false);
                 self.read(net, conn);
                 self.carry_out(net);
             }
@@ -194,10 +195,16 @@ impl Driver {
             }
             self.carry_out(net);
         }
+        self.queue(conn);
+    }
+
+    /// Has a connection read on later.
+    fn queue(&mut self, conn: ConnId) {
         if let Some(sock) = self.sock(conn)
             && !sock.is_queued
         {
             sock.is_queued = true;
+            self.proxy.handle_unread(conn, true);
             self.unread.push_back(conn);
         }
     }
@@ -243,12 +250,8 @@ impl Driver {
             }
             let Some(conn) = self.proxy.poll_dirty() else { break };
             self.write(net, conn);
-            if let Some(sock) = self.sock(conn)
-                && sock.is_readable
-                && !sock.is_queued
-            {
-                sock.is_queued = true;
-                self.unread.push_back(conn);
+            if self.sock(conn).is_some_and(|sock| sock.is_readable) {
+                self.queue(conn);
             }
         }
         self.proxy.check_invariants();

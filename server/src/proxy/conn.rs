@@ -64,6 +64,10 @@ pub(crate) struct Entry {
     pub(crate) armed: Instant,
     /// Whether it waits in the list of connections to be served.
     pub(crate) is_dirty: bool,
+    /// Whether bytes wait to be read, as the driver says.
+    pub(crate) is_unread: bool,
+    /// Whether its deadline has passed and is judged after what waits has been read.
+    pub(crate) is_put_off: bool,
 }
 
 /// All connections.
@@ -81,9 +85,14 @@ impl ConnTable {
         let vacant = self.entries.vacant_entry();
         // A slot number beyond 2^32 would need as many open sockets.
         let id = ConnId { slot: vacant.key() as u32, generation };
-        let entry =
-            Entry { generation, conn: make(id), armed: Instant::FAR_FUTURE, is_dirty: false };
-        vacant.insert(entry);
+        vacant.insert(Entry {
+            generation,
+            conn: make(id),
+            armed: Instant::FAR_FUTURE,
+            is_dirty: false,
+            is_unread: false,
+            is_put_off: false,
+        });
         id
     }
 

@@ -235,6 +235,14 @@ impl Proxy {
         }
     }
 
+    /// Says whether bytes of a connection wait to be read. As long as some do, the deadlines of its
+    /// session are put off: what has arrived is read before anything is judged.
+    pub fn handle_unread(&mut self, conn: ConnId, is_unread: bool) {
+        if let Some(entry) = self.table.get_mut(conn) {
+            entry.is_unread = is_unread;
+        }
+    }
+
     /// A peer ended its side: no more bytes come.
     pub fn handle_eof(&mut self, now: Instant, conn: ConnId) {
         match self.owner(conn) {

@@ -1,5 +1,6 @@
 //! What sessions want, and when they are looked at.
 use std::hint::cold_path;
+use std::time::Duration;
 
 use intelliproxy_core::{Event, Instant};
 
@@ -10,6 +11,10 @@ use super::timers::Timers;
 use super::{Action, Owner, Proxy};
 use crate::admin::{recording_field, reloads_field, stats_json};
 use crate::http::UpstreamError;
+
+/// How long a deadline is put off when bytes wait to be read first. Those bytes are read within a
+/// few turns, so the deadline is judged soon after.
+const PUT_OFF: Duration = Duration::from_millis(1);
 
 impl Proxy {
     /// Something happened to a session: does what it wants, looks at what it has for its
@@ -116,9 +121,13 @@ impl Proxy {
 
     pub(super) fn handle_conn_timeout(&mut self, now: Instant, conn: ConnId) {
         match self.owner(conn) {
+            Owner::Session(id, Side::Client) if self.has_unread(id) => self.put_off(now, id),
             Owner::Session(id, Side::Client) => {
                 if let Some(session) = self.table.session_mut(id) {
                     session.handle_timeout(now, &mut self.shared);
+                }
+                if let Some(entry) = self.table.get_mut(id) {
+                    entry.is_put_off = false;
                 }
                 // One to whom nothing happens is not looked at before its deadline.
                 self.serve_until(now, id, Instant::FAR_FUTURE);
@@ -138,6 +147,25 @@ impl Proxy {
                 }
             }
             Owner::Probe => self.time_out_probe(now, conn),
+        }
+    }
+
+    /// Whether bytes of a session's client or upstream wait to be read.
+    fn has_unread(&self, id: ConnId) -> bool {
+        let is_unread = |conn| self.table.get(conn).is_some_and(|entry| entry.is_unread);
+        let upstream = match self.table.get(id).map(|entry| &entry.conn) {
+            Some(Conn::Client(session)) => session.upstream_conn(),
+            _ => None,
+        };
+        is_unread(id) || upstream.is_some_and(is_unread)
+    }
+
+    /// Looks at a session's deadlines again a little later.
+    #[cold]
+    fn put_off(&mut self, now: Instant, id: ConnId) {
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.is_put_off = true;
+            self.timers.arm(&mut entry.armed, id, now + PUT_OFF);
         }
     }
 }
@@ -162,7 +190,7 @@ pub(super) fn watch(
         timers.arm(&mut entry.armed, id, at.min(horizon));
     }
     debug_assert!(
-        session.poll_timeout(shared).is_none_or(|at| entry.armed <= at),
+        entry.is_put_off || session.poll_timeout(shared).is_none_or(|at| entry.armed <= at),
         "I9: a session is looked at no later than at its deadline"
     );
 }

@@ -5,6 +5,7 @@
 //! timeouts. After each step the proxy's effects are carried out, so bytes are written in the turn
 //! that read them and only a write that blocked waits for an edge. Nothing here knows what the
 //! bytes mean.
+mod accept;
 mod clock;
 mod signal;
 mod socket;
@@ -26,7 +27,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::clock::Clock;
 use self::signal::Signals;
-use self::socket::{Moved, Socket, connect_failure, is_readable};
+use self::socket::{Moved, Socket, connect_failure};
 use self::token::Source;
 use crate::admin::log_notice;
 use crate::proxy::{Action, ConnId, Proxy};
@@ -39,10 +40,11 @@ use crate::state::Keeper;
 const EVENTS_MAX: usize = 1024;
 /// Reads of one connection in one turn; what is left waits until the others had theirs.
 const READS_MAX: usize = 16;
-/// Connections accepted from one listener in one turn.
-const ACCEPTS_MAX: usize = 128;
-/// How long accepting rests when the system has no more sockets to give.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// A deadline judged later than this after it passed may have passed while the proxy was paused: what
+/// arrived meanwhile is taken first. Ordinary turns are late by the poll's grain of 1 ms.
+const LATE: Duration = Duration::from_millis(5);
+/// Polls in a row that take what arrived during a pause, of [`EVENTS_MAX`] events each.
+const CATCH_UPS_MAX: usize = 64;
 
 /// Serves until a signal ends it.
 ///
@@ -87,6 +89,8 @@ struct Reactor {
     unread: VecDeque<ConnId>,
     /// When accepting may go on after the system ran out of sockets.
     accepts_from: Instant,
+    /// Whether a signal asked for the end, and clients in the backlog are taken in before that.
+    is_stop_asked: bool,
     /// Whether a second signal asked for the end at once.
     is_aborted: bool,
     /// Keeps what the policy learns.
@@ -147,6 +151,7 @@ impl Reactor {
             deadline: Some(now),
             unread: VecDeque::new(),
             accepts_from: now,
+            is_stop_asked: false,
             is_aborted: false,
             keeper,
             _recording: recording,
@@ -158,14 +163,47 @@ impl Reactor {
     }
 
     fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
-        let patience = self.patience();
-        if let Err(error) = self.poll.poll(events, patience) {
-            cold_path();
-            if error.kind() != ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
+        let is_interrupted = self.wait(events, self.patience())?;
         self.now = self.clock.now();
+        self.take_events(events);
+        if !self.unread.is_empty() {
+            self.read_on();
+        }
+        if self.listeners.iter().any(|listener| listener.is_ready) {
+            self.accept();
+        }
+        if self.is_stop_asked {
+            self.stop(events)?;
+        }
+        self.deadline = self.proxy.poll_timeout();
+        if let Some(at) = self.deadline.filter(|at| *at <= self.now) {
+            if is_interrupted || self.now.since(at) > LATE || is_full(events) {
+                self.catch_up(events)?;
+            }
+            self.proxy.handle_timeout(self.now);
+            self.flush();
+            self.deadline = self.proxy.poll_timeout();
+        }
+        if let Some(keeper) = &mut self.keeper {
+            keeper.handle_turn(self.now, &self.proxy);
+        }
+        Ok(())
+    }
+
+    /// Waits for events; returns whether a signal or a pause of the process interrupted that.
+    fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> std::io::Result<bool> {
+        match self.poll.poll(events, patience) {
+            Ok(()) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                cold_path();
+                events.clear();
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take_events(&mut self, events: &Events) {
         // Answers before requests: their connections are free for the requests that came with
         // them, and what a backend sent unasked is seen before its connection is used again.
         for is_of_backend in [true, false] {
@@ -175,20 +213,18 @@ impl Reactor {
                 }
             }
         }
-        if !self.unread.is_empty() {
-            self.read_on();
-        }
-        if self.listeners.iter().any(|listener| listener.is_ready) {
-            self.accept();
-        }
-        self.deadline = self.proxy.poll_timeout();
-        if self.deadline.is_some_and(|at| at <= self.now) {
-            self.proxy.handle_timeout(self.now);
-            self.flush();
-            self.deadline = self.proxy.poll_timeout();
-        }
-        if let Some(keeper) = &mut self.keeper {
-            keeper.handle_turn(self.now, &self.proxy);
+    }
+
+    /// Takes everything that has arrived up to now, so that deadlines are judged by it. What exceeds
+    /// a connection's share stays in the list of unread ones, and its deadlines are put off.
+    #[cold]
+    fn catch_up(&mut self, events: &mut Events) -> std::io::Result<()> {
+        for _ in 0..CATCH_UPS_MAX {
+            let is_interrupted = self.wait(events, Some(Duration::ZERO))?;
+            self.take_events(events);
+            if !is_interrupted && !is_full(events) {
+                break;
+            }
         }
         Ok(())
     }
@@ -268,25 +304,11 @@ impl Reactor {
                 if let Some(socket) = self.socket(conn) {
                     socket.is_queued = false;
                 }
+                self.proxy.handle_unread(conn, false);
                 self.read(conn);
                 self.flush();
             }
         }
-    }
-
-    fn take_signals(&mut self) {
-        let count = self.signals.take();
-        if count == 0 {
-            return;
-        }
-        if count > 1 || self.listeners.is_empty() {
-            self.is_aborted = true;
-            return;
-        }
-        info!("stopping: {} clients are connected", self.proxy.clients());
-        self.listeners.clear();
-        self.proxy.handle_stop(self.now);
-        self.flush();
     }
 
     /// Has the configuration read again.
@@ -385,6 +407,7 @@ impl Reactor {
             && !socket.is_queued
         {
             socket.is_queued = true;
+            self.proxy.handle_unread(conn, true);
             self.unread.push_back(conn);
         }
     }
@@ -490,55 +513,6 @@ impl Reactor {
         }
     }
 
-    /// Accepts clients as far as there is room for them.
-    #[inline(never)]
-    fn accept(&mut self) {
-        if self.now < self.accepts_from {
-            return;
-        }
-        for index in 0..self.listeners.len() {
-            for count in 0..ACCEPTS_MAX {
-                let Some(listener) = self.listeners.get_mut(index) else {
-                    return;
-                };
-                if !listener.is_ready || !self.proxy.accepts() {
-                    break;
-                }
-                // Mostly one comes at a time, and an accept in vain costs several times what asking
-                // does: the system makes a socket first, and drops it again.
-                if count > 0 && !is_readable(&listener.socket) {
-                    listener.is_ready = false;
-                    break;
-                }
-                match listener.socket.accept() {
-                    Ok((stream, peer)) => {
-                        let conn = self.proxy.handle_accept(self.now, peer);
-                        match Socket::accepted(stream, conn, self.poll.registry()) {
-                            // Where its first bytes are here already, the poll says so at once.
-                            Ok(socket) => self.insert(socket),
-                            Err(_) => self.proxy.handle_failed(self.now, conn),
-                        }
-                        self.flush();
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        listener.is_ready = false;
-                    }
-                    // The client left before it was accepted, or a signal came.
-                    Err(error)
-                        if matches!(
-                            error.kind(),
-                            ErrorKind::ConnectionAborted | ErrorKind::Interrupted
-                        ) => {}
-                    Err(error) => {
-                        warn!("cannot accept: {error}");
-                        self.accepts_from = self.now + ACCEPT_REST;
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
     fn insert(&mut self, socket: Socket) {
         let slot = socket.conn.slot();
         if self.sockets.len() <= slot {
@@ -556,6 +530,11 @@ impl Reactor {
             }
         }
     }
+}
+
+/// Whether a poll may have left events behind.
+fn is_full(events: &Events) -> bool {
+    events.iter().count() >= EVENTS_MAX
 }
 
 /// A seed that differs from run to run; a recording carries the one it was made with.

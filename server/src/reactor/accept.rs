@@ -1,0 +1,107 @@
+//! Clients on their way in, and the end of that.
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use log::{info, warn};
+use mio::Events;
+
+use super::Reactor;
+use super::socket::{Socket, is_readable};
+
+/// Connections accepted from one listener in one turn.
+const ACCEPTS_MAX: usize = 128;
+/// How long accepting rests when the system has no more sockets to give.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Rounds in which clients that are there when a signal asks for the end are taken in. A listener's
+/// backlog of 4096 takes 32; clients that never stop coming do not keep the proxy running.
+const LAST_ROUNDS_MAX: usize = 64;
+
+impl Reactor {
+    /// Accepts clients as far as there is room for them.
+    #[inline(never)]
+    pub(super) fn accept(&mut self) {
+        if self.now < self.accepts_from {
+            return;
+        }
+        for index in 0..self.listeners.len() {
+            for count in 0..ACCEPTS_MAX {
+                let Some(listener) = self.listeners.get_mut(index) else {
+                    return;
+                };
+                if !listener.is_ready || !self.proxy.accepts() {
+                    break;
+                }
+                // Mostly one comes at a time, and an accept in vain costs several times what asking
+                // does: the system makes a socket first, and drops it again.
+                if count > 0 && !is_readable(&listener.socket) {
+                    listener.is_ready = false;
+                    break;
+                }
+                match listener.socket.accept() {
+                    Ok((stream, peer)) => {
+                        let conn = self.proxy.handle_accept(self.now, peer);
+                        match Socket::accepted(stream, conn, self.poll.registry()) {
+                            // Where its first bytes are here already, the poll says so at once.
+                            Ok(socket) => self.insert(socket),
+                            Err(_) => self.proxy.handle_failed(self.now, conn),
+                        }
+                        self.flush();
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        listener.is_ready = false;
+                    }
+                    // The client left before it was accepted, or a signal came.
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::ConnectionAborted | ErrorKind::Interrupted
+                        ) => {}
+                    Err(error) => {
+                        warn!("cannot accept: {error}");
+                        self.accepts_from = self.now + ACCEPT_REST;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn take_signals(&mut self) {
+        let count = self.signals.take();
+        if count == 0 {
+            return;
+        }
+        if count > 1 || self.is_stop_asked || self.listeners.is_empty() {
+            self.is_aborted = true;
+            return;
+        }
+        self.is_stop_asked = true;
+    }
+
+    /// Stops listening. Clients that had connected before are accepted first, and what they and the
+    /// others had sent is read: those requests are served.
+    #[cold]
+    pub(super) fn stop(&mut self, events: &mut Events) -> std::io::Result<()> {
+        self.is_stop_asked = false;
+        for _ in 0..LAST_ROUNDS_MAX {
+            for listener in &mut self.listeners {
+                listener.is_ready = is_readable(&listener.socket);
+            }
+            let is_awaited = self.listeners.iter().any(|listener| listener.is_ready);
+            if is_awaited {
+                self.accept();
+            }
+            self.catch_up(events)?;
+            self.read_on();
+            let can_accept = self.proxy.accepts() && self.now >= self.accepts_from;
+            if !(is_awaited && can_accept) && self.unread.is_empty() {
+                break;
+            }
+        }
+        info!("stopping: {} clients are connected", self.proxy.clients());
+        self.listeners.clear();
+        self.proxy.handle_stop(self.now);
+        self.flush();
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! A process that is stopped and goes on (SIGSTOP, a frozen container), and one that is asked to end:
+//! what had arrived before counts.
+mod process;
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use process::{DEADLINE, Program};
+
+const REQUEST: &[u8] = b"GET /asked HTTP/1.1\r\nHost: h\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
+
+/// A backend and the flag that names it.
+fn backend() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let flag = format!("--backend=A=http://{}", listener.local_addr().expect("bound"));
+    (listener, flag)
+}
+
+/// Connections of a backend that brought a request, `count` of them; probes are left open.
+fn asked(backend: &TcpListener, count: usize) -> Vec<TcpStream> {
+    let (mut asked, mut probes) = (Vec::new(), Vec::new());
+    while asked.len() < count {
+        let (stream, _) = backend.accept().expect("a connection");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).expect("a request in time");
+        let is_request = line.starts_with("GET /asked ");
+        if is_request { &mut asked } else { &mut probes }.push(stream);
+    }
+    asked
+}
+
+#[track_caller]
+fn assert_is_done(stream: &mut TcpStream) {
+    let mut bytes = vec![0; RESPONSE.len()];
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    stream.read_exact(&mut bytes).expect("a response");
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+}
+
+/// Ten requests are answered while the proxy is stopped for longer than `timeouts.responseHeadMs`:
+/// what has arrived is read before the deadline is judged.
+#[test]
+fn responses_that_came_during_a_pause_count() {
+    let (listener, flag) = backend();
+    let program = Program::start(&[&flag, "--response-head-ms=300"]);
+    let mut clients: Vec<TcpStream> = (0..10).map(|_| program.connect()).collect();
+    for client in &mut clients {
+        client.write_all(REQUEST).expect("sent");
+    }
+    let mut upstreams = asked(&listener, clients.len());
+    program.signal("-STOP");
+    for upstream in &mut upstreams {
+        upstream.write_all(RESPONSE).expect("sent");
+    }
+    // The deadline passes while nothing comes.
+    clients[0].set_read_timeout(Some(Duration::from_millis(600))).expect("a timeout");
+    let early = clients[0].read(&mut [0]).expect_err("the proxy is stopped");
+    assert!(matches!(early.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{early}");
+    program.signal("-CONT");
+    for client in &mut clients {
+        assert_is_done(client);
+    }
+}
+
+/// Clients that connected and sent their requests before SIGTERM are served, although the proxy
+/// had not accepted them yet: more than one turn accepts.
+#[test]
+fn clients_in_the_backlog_are_served_before_the_end() {
+    const CLIENTS: usize = 200;
+    let (listener, flag) = backend();
+    let mut program = Program::start(&[&flag]);
+    program.signal("-STOP");
+    let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| program.connect()).collect();
+    for client in &mut clients {
+        client.write_all(REQUEST).expect("sent");
+    }
+    program.signal("-TERM");
+    program.signal("-CONT");
+    let backend = thread::spawn(move || {
+        for mut upstream in asked(&listener, CLIENTS) {
+            upstream.write_all(RESPONSE).expect("sent");
+        }
+    });
+    program.line_with("stopping: 200 clients are connected");
+    for client in &mut clients {
+        assert_is_done(client);
+    }
+    backend.join().expect("it has answered all");
+    drop(clients);
+    assert_eq!(program.exit_code(), Some(0));
+}
