@@ -19,6 +19,8 @@ pub(crate) struct Bench {
     pub(crate) step: usize,
     /// What becomes of connections to backends.
     pub(crate) dialling: Dialling,
+    /// Bytes that a new connection to a backend takes.
+    pub(crate) backends_take: usize,
     /// What the proxy told, as its debug text.
     pub(crate) notices: Vec<Notice>,
     wires: BTreeMap<ConnId, Wire>,
@@ -71,6 +73,7 @@ impl Bench {
             now: Instant::ZERO,
             step: usize::MAX,
             dialling: Dialling::Succeeds,
+            backends_take: usize::MAX,
             notices: Vec::new(),
             wires: BTreeMap::new(),
             open: BTreeSet::new(),
@@ -209,6 +212,8 @@ impl Bench {
         }
         if count > 0 {
             self.proxy.handle_read(self.now, conn, count);
+        } else if wire.has_ended && !self.upstreams.contains(&conn) {
+            self.proxy.handle_end_seen(self.now, conn);
         }
         count > 0
     }
@@ -256,6 +261,7 @@ impl Bench {
         match action {
             Action::Connect { conn, .. } => {
                 self.insert(conn);
+                self.wire_mut(conn).takes = self.backends_take;
                 self.upstreams.push(conn);
                 let result = match self.dialling {
                     Dialling::Succeeds => Ok(()),

@@ -393,3 +393,80 @@ fn ends_of_clients() {
         assert!(bench.proxy.is_at_rest());
     }
 }
+
+/// A client that ends its side while its response is awaited, or comes, has left: the backend is
+/// told at once, nobody is blamed, and of the requests behind none is begun (J8). With
+/// `forwarding.halfClose` all are served.
+#[test]
+fn client_that_ends_before_its_response() {
+    let get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    let post = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab";
+    let old = "GET / HTTP/1.0\r\nHost: h\r\n\r\n";
+    let upgrade = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let part = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n";
+    let interim = "HTTP/1.1 103 Early Hints\r\n\r\n";
+    // Whether the end has to be a reset: what came before it would look whole otherwise.
+    let rows = [
+        ("awaited", get, "", false),
+        ("awaited, with a body", post, "", false),
+        ("a tunnel that is not open yet", upgrade, "", false),
+        ("only interim", get, interim, false),
+        ("a silent stream", get, part, false),
+        ("a part with a length", get, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab", false),
+        ("a part until close", old, part, true),
+        ("with another request behind", &format!("{get}{get}"), "", false),
+    ];
+    for (name, request, response, with_reset) in rows {
+        for step in [usize::MAX, 1] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            let client = bench.client_with(request.as_bytes());
+            let upstream = bench.upstream();
+            bench.send(upstream, response.as_bytes());
+            assert_eq!(bench.proxy.in_flight(), 1, "{name} by {step}");
+            bench.end(client);
+            assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}: at once");
+            assert_eq!(bench.proxy.in_flight(), 0, "{name} by {step}");
+            assert_eq!(bench.wire(client).closed, Some(with_reset), "{name} by {step}");
+            assert_eq!(bench.upstreams().len(), 1, "{name} by {step}");
+            let snapshot = bench.proxy.snapshot(bench.now);
+            assert_eq!(snapshot.backends[0].errors, 0, "{name} by {step}");
+            assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+        }
+    }
+    let mut config = Config::default();
+    config.forwarding.half_close = true;
+    let mut bench = Bench::new(config);
+    let client = bench.client_with(format!("{get}{get}").as_bytes());
+    bench.end(client);
+    for _ in 0..2 {
+        bench.send(bench.upstream(), b"HTTP/1.1 204 No Content\r\n\r\n");
+    }
+    assert_eq!(bench.text(client).matches("HTTP/1.1 204 ").count(), 2);
+    assert_eq!(bench.wire(client).closed, Some(false));
+}
+
+/// A client's end is seen behind bytes that cannot be read yet, too: of a next request, or of a body
+/// that the backend does not take.
+#[test]
+fn end_behind_bytes_that_wait() {
+    let next = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(10_000);
+    let upload = format!(
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 300000\r\n\r\n{}",
+        "x".repeat(300_000)
+    );
+    for (name, sent) in [("requests", &next), ("a body", &upload)] {
+        for half_close in [false, true] {
+            let mut config = Config::default();
+            config.forwarding.half_close = half_close;
+            let mut bench = Bench::new(config);
+            bench.backends_take = 0;
+            let client = bench.client_with(sent.as_bytes());
+            assert!(bench.unread(client) > 0, "{name} wait");
+            bench.end(client);
+            let is_gone = bench.wire(client).closed.is_some();
+            assert_eq!(is_gone, !half_close, "{name}, {half_close}");
+            assert_eq!(bench.wire(bench.upstream()).closed.is_some(), !half_close, "{name}");
+        }
+    }
+}

@@ -1,11 +1,12 @@
 //! Backends that die, hang up and cut; clients that see it, or do not.
 use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::sync::mpsc;
 
 use intelliproxy_sim::{Backend, Config as SimConfig};
 
 use crate::parties::{
-    Script, answer, config, connect, get, proxy, read_answer, refuse, serve, wait_until,
+    DEADLINE, Script, answer, config, connect, get, proxy, read_answer, refuse, serve, wait_until,
 };
 
 /// A backend that closes each connection after its answer without saying so: nobody sees it.
@@ -82,6 +83,27 @@ fn stats(address: SocketAddr) -> serde_json::Value {
 fn current(address: SocketAddr) -> usize {
     let stats = stats(address);
     usize::from(stats[1]["current"] == true)
+}
+
+/// A client that closes while its response is awaited, or on a silent stream: the backend sees the end
+/// of its connection before any deadline of the proxy.
+#[test]
+fn clients_that_leave_are_gone_for_the_backend() {
+    for start in ["", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"] {
+        let (asked, is_asked) = mpsc::channel();
+        let (ended, has_ended) = mpsc::channel();
+        let backend = Script::start(move |stream, _| {
+            stream.get_mut().write_all(start.as_bytes()).expect("sent");
+            asked.send(()).expect("the test waits");
+            ended.send(stream.read(&mut [0]).unwrap_or(0)).expect("the test waits");
+            false
+        });
+        let mut stream = connect(proxy(&[&backend.url]));
+        stream.write_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n").expect("sent");
+        is_asked.recv_timeout(DEADLINE).expect("the backend is asked");
+        drop(stream);
+        assert_eq!(has_ended.recv_timeout(DEADLINE), Ok(0), "after {start:?}");
+    }
 }
 
 /// An answer that is cut ends by a reset for the client, with what came of it.

@@ -30,6 +30,8 @@ pub enum Step {
     AwaitSign,
     /// The same, until a time.
     AwaitSignUntil(Instant),
+    /// Wait until the head of the final answer to the last request came.
+    AwaitHead,
     /// Wait until the proxy ends the connection.
     AwaitEnd,
     /// From now on read like this.
@@ -161,6 +163,18 @@ impl Client {
     /// Whether an interim or final answer to its last request came.
     pub fn has_sign(&self) -> bool {
         self.outstanding.is_empty() || !self.interim.is_empty() || self.current.is_some()
+    }
+
+    /// Whether the head of the final answer to its last request came.
+    pub fn has_head(&self) -> bool {
+        self.outstanding.is_empty() || (self.outstanding.len() == 1 && self.current.is_some())
+    }
+
+    /// Whether it asked for a tunnel, whose sides end one by one.
+    pub fn has_asked_for_tunnel(&self) -> bool {
+        let answered = self.answers.iter().map(|answer| answer.asked);
+        let asked = self.outstanding.iter().map(|(asked, _)| *asked);
+        answered.chain(asked).any(|asked| asked.is_upgrade)
     }
 
     /// Reads bytes that came; the numbers of answers that are whole now.

@@ -145,12 +145,13 @@ impl Driver {
         let count = self.gone.len() as u64;
         let Some(&conn) = self.gone.get(net.rng.below(count) as usize) else { return };
         net.trace.note(net.now, format_args!("late news"));
-        match net.rng.below(6) {
+        match net.rng.below(7) {
             0 => self.proxy.handle_eof(net.now, conn),
             1 => self.proxy.handle_failed(net.now, conn),
             2 => self.proxy.handle_read(net.now, conn, 0),
             3 => self.proxy.handle_written(net.now, conn, 1),
             4 => self.proxy.handle_connected(net.now, conn, Ok(())),
+            5 => self.proxy.handle_end_seen(net.now, conn),
             _ => self.proxy.handle_write_failed(net.now, conn),
         }
         assert!(self.proxy.read_space(conn).is_empty(), "a connection that is gone reads nothing");
@@ -166,7 +167,15 @@ impl Driver {
             }
             let space = self.proxy.read_space(conn);
             if space.is_empty() {
-                return;
+                // A client's end is seen even where there is no room for what it sent before.
+                let inward = &net.links[sock.link].inward;
+                let is_client = net.links[sock.link].address.is_none();
+                if is_client && inward.is_reset() {
+                    self.proxy.handle_failed(net.now, conn);
+                } else if is_client && inward.has_end() {
+                    self.proxy.handle_end_seen(net.now, conn);
+                }
+                return self.carry_out(net);
             }
             let (link, room) = (sock.link, space.len());
             let moved = net.proxy_read(link, space);

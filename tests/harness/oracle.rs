@@ -27,6 +27,14 @@ pub fn buffers_are_bounded(proxy: &Proxy) -> Verdict {
     Ok(())
 }
 
+/// No backend works for a client whose end has reached the proxy.
+pub fn nobody_works_for_the_gone(proxy: &Proxy, there: usize) -> Verdict {
+    match proxy.in_flight() {
+        count if count > there => Err(format!("{count} exchanges for {there} clients")),
+        _ => Ok(()),
+    }
+}
+
 /// The number that a message carries in `name`.
 pub fn number(head: &Head, name: &str) -> Option<u64> {
     head.number(name)

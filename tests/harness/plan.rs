@@ -47,6 +47,11 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
         let mut draft = Draft::new(net, ledger);
         draft.is_upgrade = is_last && net.chance(12);
         draft.render(net, is_last && ends == 0);
+        if draft.is_upgrade && !ledger.half_closes {
+            // Before there is a tunnel, its end would mean that it left.
+            let fin = draft.steps.len() - 2;
+            draft.steps.insert(fin, Step::AwaitHead);
+        }
         let is_tunnel = draft.is_upgrade;
         script.extend(draft.finish(ledger));
         if is_tunnel {
@@ -60,6 +65,9 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
         }
     }
     if ends == 1 {
+        if !ledger.half_closes {
+            script.push(Step::AwaitAnswers(asked));
+        }
         script.extend([Step::Fin, Step::AwaitEnd]);
     }
     script

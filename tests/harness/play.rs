@@ -2,8 +2,8 @@
 use std::time::Duration;
 
 use crate::backend::{Conn, Found, Received, Reply};
-use crate::client::{End, Pace, Step};
-use crate::driver::Edge;
+use crate::client::{Client, End, Pace, Step};
+use crate::driver::{Driver, Edge};
 use crate::ledger::Fate;
 use crate::net::{Happening, Listening};
 use crate::oracle;
@@ -43,7 +43,21 @@ impl World {
             self.hold(oracle::time_advances(self.net.now, next));
         }
         self.hold(oracle::buffers_are_bounded(self.proxy()));
+        if !self.driver.as_ref().is_some_and(Driver::has_unread) {
+            self.hold(oracle::nobody_works_for_the_gone(self.proxy(), self.clients_there()));
+        }
         true
+    }
+
+    /// Clients whose exchange may go on: all whose end has not reached the proxy, and all that may
+    /// end their side before.
+    fn clients_there(&self) -> usize {
+        let is_there = |client: &&Client| {
+            let Some(link) = client.link.map(|link| &self.net.links[link]) else { return false };
+            let may_end = self.ledger.half_closes || client.has_asked_for_tunnel();
+            !link.is_closed_by_proxy && (may_end || !link.inward.has_end())
+        };
+        self.clients.iter().filter(is_there).count()
     }
 
     pub(crate) fn stop(&mut self) {
@@ -59,7 +73,7 @@ impl World {
         self.drive(|driver, net| driver.handle_stop(net));
     }
 
-    fn drive(&mut self, act: impl FnOnce(&mut crate::driver::Driver, &mut crate::net::Net)) {
+    fn drive(&mut self, act: impl FnOnce(&mut Driver, &mut crate::net::Net)) {
         if let Some(driver) = &mut self.driver {
             act(driver, &mut self.net);
         }
@@ -207,6 +221,12 @@ impl World {
             }
             Step::AwaitSignUntil(until) => {
                 if !client.has_sign() && self.net.now < until {
+                    client.script.push_front(step);
+                    return false;
+                }
+            }
+            Step::AwaitHead => {
+                if !client.has_head() {
                     client.script.push_front(step);
                     return false;
                 }
@@ -454,6 +474,7 @@ impl World {
             | Step::AwaitAnswers(_)
             | Step::AwaitSign
             | Step::AwaitSignUntil(_)
+            | Step::AwaitHead
             | Step::AwaitEnd
             | Step::Pace(_) => {}
         }

@@ -22,6 +22,7 @@ pub fn world(seed: u64, is_shown: bool) -> World {
     world = world.weather(weather);
     let mut config = Config::default();
     shape(world.net(), &mut config, weather);
+    world.ledger().half_closes = config.forwarding.half_close;
     world = world.config(|own| *own = config);
     let backends = world.net().pick(if weather == Weather::Clear { 1 } else { 2 }, 3);
     for _ in 0..backends {
@@ -126,6 +127,7 @@ fn path(net: &mut Net) -> Path {
 
 fn shape(net: &mut Net, config: &mut Config, weather: Weather) {
     config.forwarding.keep_host = net.chance(70);
+    config.forwarding.half_close = net.chance(40);
     if net.chance(30) {
         config.stats.allow = vec!["192.0.2.0/24".to_owned()];
     }

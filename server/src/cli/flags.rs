@@ -47,7 +47,7 @@ impl Flag {
 }
 
 /// All of them, in the order of the help.
-pub(super) const FLAGS: [Flag; 18] = [
+pub(super) const FLAGS: [Flag; 19] = [
     Flag {
         name: "--listen",
         value: Some("HOST:PORT"),
@@ -136,6 +136,16 @@ pub(super) const FLAGS: [Flag; 18] = [
         help: "send the backend's own Host to the backend instead of the client's",
         change: Change::Set(|config, _| {
             config.forwarding.keep_host = false;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "--half-close",
+        value: None,
+        path: "forwarding.halfClose",
+        help: "serve a client that ends its side before its response came",
+        change: Change::Set(|config, _| {
+            config.forwarding.half_close = true;
             Ok(())
         }),
     },

@@ -238,7 +238,7 @@ mod tests {
             ),
             (
                 "{\n\"forwarding\": {\n\"keephost\": true}}",
-                "3: forwarding.keephost: unknown key; known: keepHost or via",
+                "3: forwarding.keephost: unknown key; known: keepHost, via, halfClose",
             ),
             (
                 "{\n\n\"listne\": []}",

@@ -201,11 +201,13 @@ pub struct Forwarding {
     pub keep_host: bool,
     /// The name that Via fields carry (`intelliproxy`); a token of 1 to 64 characters.
     pub via: String,
+    /// Serve a client that ends its side before its response came (false: its request is aborted).
+    pub half_close: bool,
 }
 
 impl Default for Forwarding {
     fn default() -> Self {
-        Self { keep_host: true, via: "intelliproxy".to_owned() }
+        Self { keep_host: true, via: "intelliproxy".to_owned(), half_close: false }
     }
 }
 

@@ -262,6 +262,17 @@ impl Proxy {
         }
     }
 
+    /// A peer ended its side, behind bytes for which there is no
+    /// [`read_space`](Self::read_space) yet. May be repeated.
+    pub fn handle_end_seen(&mut self, now: Instant, conn: ConnId) {
+        if let Owner::Session(id, Side::Client) = self.owner(conn)
+            && let Some(session) = self.table.session_mut(id)
+        {
+            session.handle_end_seen(&mut self.shared);
+            self.serve(now, id);
+        }
+    }
+
     /// A connection was reset or broke otherwise.
     pub fn handle_failed(&mut self, now: Instant, conn: ConnId) {
         match self.owner(conn) {
@@ -439,6 +450,11 @@ impl Proxy {
     /// Client connections at the moment.
     pub fn clients(&self) -> usize {
         self.clients
+    }
+
+    /// Exchanges that a backend works on.
+    pub const fn in_flight(&self) -> usize {
+        self.leases
     }
 
     /// The router as plain data.

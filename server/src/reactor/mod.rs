@@ -283,6 +283,7 @@ impl Reactor {
         socket.is_readable |= event.is_readable() || event.is_read_closed() || is_broken;
         socket.is_writable |= has_room_again;
         socket.is_ending |= event.is_read_closed() || is_broken;
+        socket.is_broken |= is_broken;
         if socket.is_connecting {
             cold_path();
             self.take_connected(conn);
@@ -373,6 +374,11 @@ impl Reactor {
             let space = self.proxy.read_space(conn);
             if space.is_empty() {
                 cold_path();
+                let is_client = !socket.is_outgoing;
+                let (is_ending, is_broken) = (socket.is_ending, socket.is_broken);
+                if is_client && is_ending {
+                    self.see_end(conn, is_broken);
+                }
                 return;
             }
             let moved = socket.read(space);
@@ -387,6 +393,17 @@ impl Reactor {
             }
         }
         self.queue(conn);
+    }
+
+    /// A client has ended or broken its connection, and what it sent before cannot be read now.
+    #[cold]
+    fn see_end(&mut self, conn: ConnId, is_broken: bool) {
+        if is_broken {
+            self.proxy.handle_failed(self.now, conn);
+        } else {
+            self.proxy.handle_end_seen(self.now, conn);
+        }
+        self.flush();
     }
 
     /// What a read means that brought no bytes.

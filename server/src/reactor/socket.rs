@@ -29,6 +29,8 @@ pub(crate) struct Socket {
     pub(crate) is_writable: bool,
     /// Whether the peer's end is behind the bytes that wait: a short read is not the last one.
     pub(crate) is_ending: bool,
+    /// Whether the connection broke, maybe with bytes of the peer left to read.
+    pub(crate) is_broken: bool,
     /// Whether the system tells when there is room to write.
     watches_writes: bool,
     /// Whether the last bytes written are held back by the system until the end of the stream.
@@ -92,6 +94,7 @@ impl Socket {
             is_writable: !is_connecting,
             watches_writes: is_connecting,
             is_ending: false,
+            is_broken: false,
             is_held: false,
             is_queued: false,
         }

@@ -129,6 +129,11 @@ impl Driver {
             let space = self.proxy.read_space(link.conn);
             let count = step.min(space.len()).min(link.inbox.len());
             if count == 0 {
+                if link.is_ending && link.is_client {
+                    let conn = link.conn;
+                    self.proxy.handle_end_seen(self.now, conn);
+                    self.carry_out();
+                }
                 return;
             }
             space[..count].copy_from_slice(&link.inbox[..count]);
@@ -250,6 +255,7 @@ impl Driver {
         self.proxy.handle_read(self.now, conn, 0);
         self.proxy.handle_written(self.now, conn, 0);
         self.proxy.handle_eof(self.now, conn);
+        self.proxy.handle_end_seen(self.now, conn);
         self.proxy.handle_failed(self.now, conn);
         self.proxy.handle_write_failed(self.now, conn);
         assert_eq!(self.proxy.poll_action(), None, "late news changes nothing");

@@ -32,6 +32,8 @@ pub(crate) struct ClientHalf {
     pub(crate) send: Send,
     /// Whether the client has ended its side.
     pub(crate) is_eof: bool,
+    /// Whether its end is known to stand behind bytes for which there is no room yet.
+    pub(crate) is_leaving: bool,
     /// Whether it said that the request at hand is its last: nothing comes behind it.
     pub(crate) has_said_last: bool,
     /// Whether a read was refused for want of room.
@@ -101,6 +103,7 @@ impl ClientHalf {
             receive: Receive::Head,
             send: Send::Open,
             is_eof: false,
+            is_leaving: false,
             has_said_last: false,
             is_paused: false,
             head_since: None,

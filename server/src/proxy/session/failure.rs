@@ -139,6 +139,27 @@ impl Session {
         self.upstream.output.clear(&mut shared.buffers);
     }
 
+    /// J8: a client that ends its side does not wait for the response of the exchange under way:
+    /// the exchange is abandoned and the connection closed. A request body that broke off is J2's
+    /// matter, the end of a tunnel J6's.
+    #[cold]
+    pub(super) fn leave_if_gone(&mut self, shared: &mut Shared) {
+        let client = &self.client;
+        let has_more = client.input.as_ref().is_some_and(|input| !input.is_empty());
+        let has_left = match client.receive {
+            Receive::Ended => true,
+            Receive::Body { .. } => has_more,
+            Receive::Head | Receive::Tunnel | Receive::Discarding { .. } => false,
+        };
+        let is_kept = shared.config.forwarding.half_close || self.exchange.is_none();
+        if !has_left || is_kept || !(client.is_eof || client.is_leaving) {
+            return;
+        }
+        let with_reset = self.upstream.ends_with_connection();
+        self.abandon(shared);
+        self.needs.close(with_reset);
+    }
+
     /// Ends the session now.
     #[cold]
     pub(super) fn end(&mut self, _now: Instant, with_reset: bool, shared: &mut Shared) {

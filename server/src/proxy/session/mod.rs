@@ -129,10 +129,19 @@ impl Session {
     /// One side ended: it sends nothing more.
     pub(crate) fn handle_eof(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         match side {
-            Side::Client => self.client.is_eof = true,
+            Side::Client => {
+                self.client.is_eof = true;
+                self.leave_if_gone(shared);
+            }
             Side::Upstream => self.upstream.is_eof = true,
         }
         self.settle(now, shared);
+    }
+
+    /// The client has ended its side, behind bytes for which there is no room.
+    pub(crate) fn handle_end_seen(&mut self, shared: &mut Shared) {
+        self.client.is_leaving = true;
+        self.leave_if_gone(shared);
     }
 
     /// One side was reset or broke otherwise.

@@ -68,7 +68,13 @@ impl Session {
             client.head_since = Some(now);
         }
         match client.parse(now, &mut self.exchange, shared) {
-            Ok(Parsed::Complete(begun)) => self.begin(now, begun, shared),
+            Ok(Parsed::Complete(begun)) => {
+                self.begin(now, begun, shared);
+                if self.client.is_eof || self.client.is_leaving {
+                    cold_path();
+                    self.leave_if_gone(shared);
+                }
+            }
             Ok(Parsed::Partial) if client.is_eof => self.end_incomplete(now, shared),
             Ok(Parsed::Partial) => {
                 cold_path();

@@ -127,6 +127,19 @@ impl UpstreamHalf {
         matches!(self.link, Link::Open { is_reused: true, .. })
     }
 
+    /// Whether the response being passed on ends, for the client, with the connection: a clean end
+    /// would make a part of it look whole.
+    pub(crate) const fn ends_with_connection(&self) -> bool {
+        match &self.receive {
+            Receive::Body { reader, writer } => {
+                let has_length = matches!(reader, BodyReader::Plain { left: Some(_) });
+                matches!(writer, BodyWriter::Plain) && !has_length
+            }
+            Receive::Tunnel => true,
+            Receive::Idle | Receive::Head | Receive::Ended => false,
+        }
+    }
+
     /// Forgets the connection and what came over it; what goes out stays.
     pub(crate) fn unlink(&mut self, shared: &mut Shared) {
         if let Some(buffer) = self.input.take() {
