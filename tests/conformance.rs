@@ -10,5 +10,7 @@ mod limits;
 mod requests;
 #[path = "conformance/responses.rs"]
 mod responses;
+#[path = "conformance/semantics.rs"]
+mod semantics;
 #[path = "conformance/timeouts.rs"]
 mod timeouts;

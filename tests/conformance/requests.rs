@@ -92,7 +92,7 @@ fn bad_request_lines_are_refused() {
         ("authority for GET", b"GET h:80 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("absolute without authority", b"GET http:///a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("absolute with a user", b"GET http://u@h/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
-        ("absolute of another scheme", b"GET https://h/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("absolute of another scheme", b"GET ftp://h/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("absolute with a bad port", b"GET http://h:x/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("method that is no token", b"G(T /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("empty method", b" /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
@@ -238,7 +238,8 @@ fn good_requests_are_forwarded() {
         ("case of a name", "GET / HTTP/1.1\r\nhOsT: h\r\n\r\n", get.clone()),
         ("space around a value", "GET / HTTP/1.1\r\nHost: \t h \t\r\n\r\n", get.clone()),
         ("absolute target", "GET http://h/ HTTP/1.1\r\nHost: other\r\n\r\n", get.clone()),
-        ("absolute without path", "GET HTTP://h HTTP/1.1\r\nHost: other\r\n\r\n", get),
+        ("absolute without path", "GET HTTP://h HTTP/1.1\r\nHost: other\r\n\r\n", get.clone()),
+        ("absolute https target", "GET https://h/ HTTP/1.1\r\nHost: other\r\n\r\n", get),
         (
             "absolute with a query only",
             "GET http://h?a=b HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -284,10 +285,13 @@ fn good_requests_are_forwarded() {
             forwarded("GET /", ""),
         ),
         (
-            "upgrade with a body is not passed on",
+            "upgrade with a body",
             "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
              Content-Length: 1\r\n\r\nx",
-            forwarded("GET /", "Content-Length: 1\r\n") + "x",
+            forwarded(
+                "GET /",
+                "Upgrade: websocket\r\nContent-Length: 1\r\nConnection: upgrade\r\n",
+            ) + "x",
         ),
         (
             "upgrade",

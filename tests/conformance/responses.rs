@@ -359,7 +359,7 @@ fn interim_answers() {
     let mut bench = Bench::new(Config::default());
     let client = bench.client_with(GET.as_bytes());
     let upstream = bench.upstream();
-    bench.send(upstream, interim.repeat(1000).as_bytes());
+    bench.send(upstream, interim.repeat(10_000).as_bytes());
     assert!(bench.wire(upstream).closed.is_some(), "a flood ends");
     assert!(bench.text(client).ends_with(BAD_GATEWAY), "{}", bench.text(client));
 }

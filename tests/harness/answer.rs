@@ -180,7 +180,7 @@ fn fault(net: &mut Net, head: &Head, run: u64) -> Reply {
             }
             vec![Step::Send(bytes), pause(net, 30), end]
         }
-        4 => vec![Step::Send(malformed(net, id)), pause(net, 3), end],
+        4 => vec![Step::Send(malformed(net, id, is_head)), pause(net, 3), end],
         5 => {
             // Another answer behind the answer, in one piece, for whoever comes next.
             let mut bytes = whole(0, "Content-Length: 0\r\n");
@@ -209,7 +209,7 @@ fn fault(net: &mut Net, head: &Head, run: u64) -> Reply {
             vec![Step::Send(bytes), Step::Wait(Duration::from_secs(60)), end]
         }
         _ => vec![
-            Step::Send("HTTP/1.1 102 Wait\r\n\r\n".repeat(40).into_bytes()),
+            Step::Send("HTTP/1.1 102 Wait\r\n\r\n".repeat(13_000).into_bytes()),
             pause(net, 50),
             end,
         ],
@@ -218,7 +218,11 @@ fn fault(net: &mut Net, head: &Head, run: u64) -> Reply {
     Reply { at_head, steps, is_tunnel: false }
 }
 
-fn malformed(net: &mut Net, id: u64) -> Vec<u8> {
+/// How many of the malformed responses are so by their framing.
+const FRAMINGS: u64 = 5;
+
+fn malformed(net: &mut Net, id: u64, is_head: bool) -> Vec<u8> {
+    // Framings come first: a response to HEAD has none that could be wrong.
     let heads = [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
@@ -238,7 +242,7 @@ fn malformed(net: &mut Net, id: u64) -> Vec<u8> {
         "\0\0\0\0\r\n\r\n",
     ];
     let count = heads.len() as u64;
-    match net.pick(0, count) {
+    match net.pick(if is_head { FRAMINGS } else { 0 }, count) {
         at if at < count => heads[at as usize].as_bytes().to_vec(),
         _ => format!("HTTP/1.1 200 {id}\r\nX-Flood: {}\r\n\r\n", "f".repeat(70_000)).into_bytes(),
     }

@@ -263,7 +263,7 @@ impl Draft {
 
     /// Asks for a tunnel, sends bytes through it, early or not, and ends its side.
     fn render_upgrade(&mut self, net: &mut Net) {
-        self.method = "GET";
+        self.method = if net.chance(50) { "GET" } else { "POST" };
         self.is_old = false;
         self.has_trailer = false;
         self.body = None;
@@ -271,9 +271,9 @@ impl Draft {
         self.tunnel = len;
         self.ask();
         let head = format!(
-            "GET /{} HTTP/1.1\r\nHost: a.test\r\nX-Id: {}\r\nConnection: Upgrade\r\n\
+            "{} /{} HTTP/1.1\r\nHost: a.test\r\nX-Id: {}\r\nConnection: Upgrade\r\n\
              Upgrade: sim/1\r\n\r\n",
-            self.id, self.id
+            self.method, self.id, self.id
         );
         self.steps.push(Step::Send(head.into_bytes()));
         if net.chance(50) {

@@ -60,7 +60,7 @@ pub fn request_head(data: &[u8]) {
     let client = client_fields(Ipv4Addr::new(192, 0, 2, 1).into());
     let ends = RequestEnds::new("v");
     for (keeps_host, allows_upgrade) in [(false, false), (true, true)] {
-        let is_upgrade = allows_upgrade && upgrade::is_asked(&head, framing);
+        let is_upgrade = allows_upgrade && upgrade::is_asked(&head);
         let plan = RequestPlan { destination, framing, is_upgrade };
         let context =
             RequestContext { host_line: &host_line, keeps_host, client: &client, ends: &ends };
@@ -121,12 +121,12 @@ pub fn response_head(data: &[u8]) {
     let _ = is_persistent(head.version, &head.fields);
     let _ = upgrade::is_granted(&head, b"websocket, other/2");
     for is_head_request in [false, true] {
-        let Ok(framing) = response_framing(&head, is_head_request) else { continue };
+        let Ok((framing, length)) = response_framing(&head, is_head_request) else { continue };
         let expected = other.response_extent(is_head_request);
         assert_eq!(expected, Ok(extent(framing)), "one framing");
         for (is_old, connection) in [(false, None), (false, Some("close")), (true, Some("close"))] {
             let has_mark = matches!(framing, Framing::Chunked | Framing::UntilClose);
-            let plan = ResponsePlan { is_chunked: has_mark && !is_old, connection };
+            let plan = ResponsePlan { is_chunked: has_mark && !is_old, length, connection };
             let mut out = Vec::new();
             forward::encode_response(&head, &plan, &mut out);
             let Verdict::Whole(sent) = strict::response(&out) else {
@@ -145,7 +145,13 @@ pub fn response_head(data: &[u8]) {
             assert_eq!(sent.response_extent(is_head_request), Ok(expected), "framed as planned");
             assert!(sent.values("Content-Length").count() <= 1, "one length goes on");
             let options: Vec<&[u8]> = sent.values("Connection").collect();
-            assert_eq!(options, Vec::from_iter(connection.map(str::as_bytes)), "our Connection");
+            let has_upgrade = other.values("Upgrade").count() > 0;
+            let names_upgrade = has_upgrade && matches!(head.status, 101 | 426);
+            let expected =
+                Vec::from_iter(connection.into_iter().chain(names_upgrade.then_some("upgrade")));
+            let expected = Some(expected.join(", ")).filter(|options| !options.is_empty());
+            let expected = expected.as_deref().map(str::as_bytes);
+            assert_eq!(options, Vec::from_iter(expected), "our Connection");
             for name in ["Keep-Alive", "Proxy-Connection", "TE", "Trailer_Encoding"] {
                 assert_eq!(sent.values(name).count(), 0, "{name} is for one hop");
             }
@@ -248,7 +254,8 @@ pub(super) fn forwarded_target(head: &Head) -> Vec<u8> {
     if target.starts_with(b"/") || target == b"*" {
         return target.clone();
     }
-    let rest = &target["http://".len()..];
+    let begin = target.windows(3).position(|bytes| bytes == b"://").map_or(0, |at| at + 3);
+    let rest = &target[begin..];
     match rest.iter().position(|byte| matches!(byte, b'/' | b'?')) {
         Some(start) if rest[start] == b'/' => rest[start..].to_vec(),
         Some(start) => [b"/", &rest[start..]].concat(),

@@ -62,24 +62,28 @@ impl Head {
 
     /// The extent of an answer's body, or why there is no telling.
     pub(super) fn response_extent(&self, is_head_request: bool) -> Result<Extent, &'static str> {
+        let is_bodiless = is_head_request
+            || self.line[1].starts_with(b"1")
+            || [&b"204"[..], b"304"].contains(&&self.line[1][..]);
+        if is_bodiless {
+            return Ok(Extent::Length(0));
+        }
         let codings: Vec<&[u8]> = self.values("Transfer-Encoding").collect();
         let mut lengths = Vec::new();
-        for length in self.values("Content-Length") {
-            lengths.push(plain_number(length)?);
+        for list in self.values("Content-Length") {
+            for length in list.split(|&byte| byte == b',') {
+                lengths.push(plain_number(length.trim_ascii())?);
+            }
         }
         if lengths.windows(2).any(|pair| pair[0] != pair[1]) {
             return Err("lengths that differ");
         }
-        let extent = match (lengths.first(), &codings[..]) {
-            (None, []) => Extent::UntilClose,
-            (Some(&length), []) => Extent::Length(length),
-            (None, [coding]) if self.line[0] == b"HTTP/1.1" => is_chunked(coding)?,
-            _ => return Err("more than one framing"),
-        };
-        let is_bodiless = is_head_request
-            || self.line[1].starts_with(b"1")
-            || [&b"204"[..], b"304"].contains(&&self.line[1][..]);
-        Ok(if is_bodiless { Extent::Length(0) } else { extent })
+        match (lengths.first(), &codings[..]) {
+            (None, []) => Ok(Extent::UntilClose),
+            (Some(&length), []) => Ok(Extent::Length(length)),
+            (None, [coding]) if self.line[0] == b"HTTP/1.1" => is_chunked(coding),
+            _ => Err("more than one framing"),
+        }
     }
 }
 
@@ -149,7 +153,10 @@ pub(super) fn chunks(input: &[u8]) -> Verdict<Body> {
             Verdict::Wrong(why) => return Verdict::Wrong(why),
         };
         body.len += line.len() + 2;
-        let digits = line.split(|&byte| byte == b';').next().unwrap_or_default();
+        let mut digits = line.split(|&byte| byte == b';').next().unwrap_or_default();
+        while let [rest @ .., b' ' | b'\t'] = digits {
+            digits = rest;
+        }
         if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
             return Verdict::Wrong("chunk size");
         }
@@ -288,7 +295,7 @@ mod tests {
             let bad = format!("GET / HTTP/1.1\r\n{bad}\r\n\r\n");
             assert!(matches!(request(bad.as_bytes()), Verdict::Wrong(_)), "{bad}");
         }
-        for bad in ["x\r\n", "1\r\nab", "-1\r\n", "0x1\r\n", "1 \r\n", "\r\n", "1\nx"] {
+        for bad in ["x\r\n", "1\r\nab", "-1\r\n", "0x1\r\n", "1 1\r\n", " 1\r\n", "\r\n", "1\nx"] {
             assert!(matches!(chunks(bad.as_bytes()), Verdict::Wrong(_)), "{bad:?}");
         }
     }

@@ -1,10 +1,15 @@
-//! Reading chunked bodies (RFC 9112 section 7.1), strictly: a size is plain hexadecimal followed
-//! at once by `;` or CRLF, every line ends in CRLF, extensions are skipped and bounded, trailer
-//! fields are checked and bounded.
+//! Reading chunked bodies (RFC 9112 section 7.1), strictly: a size is plain hexadecimal, every line
+//! ends in CRLF, extensions are skipped and bounded, trailer fields are checked and bounded.
+//!
+//! Spaces and tabs after a size are skipped, before `;` as the grammar allows and before CRLF as old
+//! servers send them, in requests and responses alike. Nothing else may follow them, so every
+//! reader that accepts the line reads the same size, and the body goes on in chunks of the proxy's
+//! own.
 //!
 //! | state | waits for | then |
 //! |---|---|---|
-//! | `Size` | hex digits | `;` `Extension`, CR `SizeEnd` |
+//! | `Size` | hex digits | `;` `Extension`, CR `SizeEnd`, a blank `Blank` |
+//! | `Blank` | blanks | `;` `Extension`, CR `SizeEnd` |
 //! | `Extension` | anything but control bytes | CR `SizeEnd` |
 //! | `SizeEnd` | LF | size 0 `Trailer`, else `Data` |
 //! | `Data` | so many bytes | `DataCr` |
@@ -42,6 +47,7 @@ pub(crate) struct ChunkedReader {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     Size { value: u64, digits: u8 },
+    Blank { size: u64, len: usize },
     Extension { size: u64, len: usize },
     SizeEnd { size: u64 },
     Data { left: u64 },
@@ -125,8 +131,23 @@ impl ChunkedReader {
             }
             (State::Size { value, digits: 1.. }, b';') => State::Extension { size: value, len: 1 },
             (State::Size { value, digits: 1.. }, b'\r') => State::SizeEnd { size: value },
+            (State::Size { value, digits: 1.. }, b' ' | b'\t') => {
+                State::Blank { size: value, len: 1 }
+            }
             (State::Size { digits: 1.., .. }, b'\n') => return Err(ChunkError::BareLineFeed),
             (State::Size { .. }, _) => return Err(ChunkError::InvalidSize),
+            (State::Blank { size, .. }, b'\r') => State::SizeEnd { size },
+            (State::Blank { .. }, b'\n') => return Err(ChunkError::BareLineFeed),
+            (State::Blank { size, len }, b' ' | b'\t' | b';') => {
+                if len >= self.limits.extension_bytes_max {
+                    return Err(ChunkError::ExtensionTooLong);
+                }
+                match byte {
+                    b';' => State::Extension { size, len: len + 1 },
+                    _ => State::Blank { size, len: len + 1 },
+                }
+            }
+            (State::Blank { .. }, _) => return Err(ChunkError::InvalidSize),
             (State::Extension { size, .. }, b'\r') => State::SizeEnd { size },
             (State::Extension { .. }, b'\n') => return Err(ChunkError::BareLineFeed),
             (State::Extension { size, len }, b'\t' | b' '..=b'~' | 0x80..) => {
@@ -258,10 +279,12 @@ mod tests {
     /// Good bodies come out the same read whole and byte by byte, and nothing behind is touched.
     #[test]
     fn good_bodies() {
-        let rows: [[&[u8]; 4]; 6] = [
+        let rows: [[&[u8]; 4]; 8] = [
             [b"one", b"5\r\nhello\r\n0\r\n\r\n", b"hello", b""],
             [b"hex and zeros", b"A\r\n0123456789\r\n001\r\nz\r\n000\r\n\r\n", b"0123456789z", b""],
             [b"extension", b"1;a=\"b\"\r\nx\r\n0;z\r\n\r\n", b"x", b""],
+            [b"blanks after sizes", b"1  \r\nx\r\n2\t\r\nyz\r\n0 \r\n\r\n", b"xyz", b""],
+            [b"blanks before extensions", b"1 ;a=b\r\nx\r\n0\t ;\r\n\r\n", b"x", b""],
             [b"trailer", b"0\r\nX-T: 1\r\n\r\n", b"", b"X-T: 1\r\n"],
             [b"forbidden trailer", b"0\r\nHost: a\r\nX: y\r\n\r\n", b"", b"X: y\r\n"],
             [b"empty", b"0\r\n\r\n", b"", b""],
@@ -282,12 +305,15 @@ mod tests {
     /// Broken bodies are refused for the rule they break, read whole and byte by byte.
     #[test]
     fn bad_bodies() {
-        let rows: [(&[u8], ChunkError); 22] = [
+        let rows: [(&[u8], ChunkError); 25] = [
             (b"0x5\r\n", ChunkError::InvalidSize),
             (b"-5\r\n", ChunkError::InvalidSize),
             (b"+5\r\n", ChunkError::InvalidSize),
             (b" 5\r\n", ChunkError::InvalidSize),
-            (b"5 \r\n", ChunkError::InvalidSize),
+            (b"5 5\r\n", ChunkError::InvalidSize),
+            (b"5 a\r\n", ChunkError::InvalidSize),
+            (b"5 \nhello", ChunkError::BareLineFeed),
+            (b"5         \r\n", ChunkError::ExtensionTooLong),
             (b"\r\n", ChunkError::InvalidSize),
             (b";a\r\n", ChunkError::InvalidSize),
             (b"G\r\n", ChunkError::InvalidSize),

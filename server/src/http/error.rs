@@ -135,6 +135,8 @@ pub enum UpstreamError {
     MalformedHead,
     /// The head is longer or has more fields than the limits.
     HeadTooLarge,
+    /// Interim responses that are larger together than 8 times `limits.headBytesMax`.
+    InterimTooLarge,
     /// Content-Length and Transfer-Encoding together, invalid or differing lengths, or a
     /// transfer coding other than chunked.
     AmbiguousFraming,
@@ -172,6 +174,7 @@ impl fmt::Display for UpstreamError {
             Self::HeadTimeout => "no answer in time",
             Self::MalformedHead => "malformed answer head",
             Self::HeadTooLarge => "answer head too large",
+            Self::InterimTooLarge => "interim responses exceed 8 times limits.headBytesMax",
             Self::AmbiguousFraming => "ambiguous framing of the answer",
             Self::Unsolicited => "answer before the request",
             Self::UnexpectedUpgrade => "upgrade that was not asked for",

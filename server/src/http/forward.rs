@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use super::field::{Fields, Name, tokens};
-use super::framing::Framing;
+use super::framing::{Framing, LengthField};
 use super::head::{RequestHead, ResponseHead, Version};
 use super::target::Destination;
 use crate::buffer::Buffer;
@@ -182,6 +182,8 @@ fn encode_line(method: &str, path: &str, out: &mut Buffer) -> &'static [u8] {
 pub(crate) struct ResponsePlan {
     /// Whether the body is written in chunks.
     pub(crate) is_chunked: bool,
+    /// How Content-Length goes on.
+    pub(crate) length: LengthField,
     /// What Connection tells the client; nothing where the version's default is meant.
     pub(crate) connection: Option<&'static str>,
 }
@@ -201,10 +203,11 @@ const DROPPED: u32 = Name::Connection.bit()
 pub(crate) fn is_verbatim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan) -> bool {
     head.version == Version::Http11
         && head.reason.is_some()
-        && *plan == (ResponsePlan { is_chunked: false, connection: None })
+        && !plan.is_chunked
+        && plan.length == LengthField::AsItCame
+        && plan.connection.is_none()
         && !matches!(head.status, 100..=199 | 204)
         && !head.fields.has_any(DROPPED)
-        && !head.fields.is_repeated(Name::ContentLength)
 }
 
 /// Appends the forwarded head of an answer to `out`.
@@ -215,42 +218,45 @@ pub(crate) fn encode_response(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, 
     out.extend_from_slice(&[digit(100), digit(10), digit(1), b' ']);
     out.extend_from_slice(head.reason.unwrap_or_default());
     out.extend_from_slice(b"\r\n");
-    let is_interim_or_empty = matches!(head.status, 100..=199 | 204);
-    let mut seen_length = false;
+    // RFC 9110 section 8.6 forbids a length there.
+    let may_have_length = !matches!(head.status, 100..=199 | 204);
+    let keeps_length = may_have_length && plan.length == LengthField::AsItCame;
+    let keeps_upgrade = keeps_upgrade(head);
     let keeps = |name| match name {
-        Name::ContentLength => !is_interim_or_empty,
-        Name::Upgrade => head.status == 101,
+        Name::ContentLength => keeps_length,
+        Name::Upgrade => keeps_upgrade,
         // Fields of requests mean nothing special in an answer.
         Name::Other | Name::Via | Name::Expect | Name::Host => true,
         Name::XForwardedFor | Name::XForwardedHost | Name::XForwardedProto => true,
         _ => false,
     };
-    // Equal lengths on several lines go on as one.
-    if head.fields.is_repeated(Name::ContentLength) {
-        head.fields.write_kept(
-            |name| keeps(name) && name != Name::ContentLength,
-            |run| out.extend_from_slice(run),
-        );
-        let length = head.fields.values(Name::ContentLength).next();
-        if let Some(length) = length.filter(|_| !is_interim_or_empty) {
-            out.extend_from_slice(b"Content-Length: ");
-            out.extend_from_slice(length);
-            out.extend_from_slice(b"\r\n");
-            seen_length = true;
-        }
-    } else {
-        head.fields.write_kept(keeps, |run| out.extend_from_slice(run));
+    head.fields.write_kept(keeps, |run| out.extend_from_slice(run));
+    if let LengthField::Rewritten(Some(length)) = plan.length
+        && may_have_length
+    {
+        debug_assert!(!plan.is_chunked, "a body has one framing");
+        out.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
     }
-    debug_assert!(!(seen_length && plan.is_chunked), "a body has one framing");
     if plan.is_chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    if let Some(connection) = plan.connection {
-        out.extend_from_slice(b"Connection: ");
-        out.extend_from_slice(connection.as_bytes());
+    let names_upgrade = if keeps_upgrade { Some("upgrade") } else { None };
+    let mut separator = "Connection: ";
+    for option in plan.connection.into_iter().chain(names_upgrade) {
+        out.extend_from_slice(separator.as_bytes());
+        out.extend_from_slice(option.as_bytes());
+        separator = ", ";
+    }
+    if separator == ", " {
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Whether a response's Upgrade goes on: it names the new protocol of a 101, and the one that a 426
+/// requires (RFC 9110 section 15.5.22). Elsewhere it is the backend's own offer, for one hop only.
+fn keeps_upgrade(head: &ResponseHead<'_, '_>) -> bool {
+    matches!(head.status, 101 | 426) && head.fields.has(Name::Upgrade)
 }
 
 /// Whether the sender of `fields` said that it reads trailer fields (RFC 9110 section 10.1.4).

@@ -1,5 +1,7 @@
 //! Where a body ends: decided once, here, by the rules of RFC 9112 section 6.3. Nobody else reads
 //! Content-Length or Transfer-Encoding.
+use std::hint::cold_path;
+
 use super::error::{ClientError, UpstreamError, refuse};
 use super::field::{Fields, Name};
 use super::head::{RequestHead, ResponseHead, Version};
@@ -68,16 +70,31 @@ fn body_framing(head: &RequestHead<'_, '_>) -> Result<Framing, ClientError> {
     }
 }
 
-/// The framing of a final answer, or of an interim one, to a request whose method was HEAD or not.
+/// How the Content-Length of a response goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum LengthField {
+    /// As it came: there is none, or one plain number.
+    AsItCame,
+    /// As one line with this number, or not at all.
+    Rewritten(Option<u64>),
+}
+
+/// Returns the framing of a final or interim response, and what becomes of its Content-Length.
 ///
 /// # Errors
-/// Both framings at once, lengths that are none or differ, a coding other than chunked.
+/// Of a response that has a body: both framings at once, lengths that differ or are not numbers, a
+/// coding other than chunked.
 #[inline(always)]
 pub(crate) fn response_framing(
     head: &ResponseHead<'_, '_>,
     is_head_request: bool,
-) -> Result<Framing, UpstreamError> {
+) -> Result<(Framing, LengthField), UpstreamError> {
     let fields = &head.fields;
+    // Rule 1: HEAD, 1xx, 204 and 304 have no body whatever their fields say.
+    if is_head_request || matches!(head.status, 100..=199 | 204 | 304) {
+        cold_path();
+        return Ok((Framing::None, bodiless_length(fields)));
+    }
     let has_coding = fields.has(Name::TransferEncoding);
     if has_coding {
         let is_clear = is_chunked(fields)
@@ -87,30 +104,55 @@ pub(crate) fn response_framing(
             return refuse(UpstreamError::AmbiguousFraming);
         }
     }
+    let mut field = LengthField::AsItCame;
     let length = match fields.values(Name::ContentLength).next() {
         None => None,
         Some(value) => match decimal(value) {
-            Some(length) if is_only_length(fields, length) => Some(length),
-            _ => return refuse(UpstreamError::AmbiguousFraming),
+            Some(length) if !fields.is_repeated(Name::ContentLength) => Some(length),
+            _ => {
+                let Some(length) = listed_length(fields) else {
+                    return refuse(UpstreamError::AmbiguousFraming);
+                };
+                field = LengthField::Rewritten(Some(length));
+                Some(length)
+            }
         },
     };
-    // Rule 1: HEAD, 1xx, 204 and 304 have no body whatever their fields say.
-    if is_head_request || matches!(head.status, 100..=199 | 204 | 304) {
-        return Ok(Framing::None);
-    }
-    Ok(match length {
+    let framing = match length {
         _ if has_coding => Framing::Chunked,
         Some(0) => Framing::None,
         Some(length) => Framing::Length(length),
         None => Framing::UntilClose,
-    })
+    };
+    Ok((framing, field))
 }
 
-/// Whether every Content-Length is `length`: several equal lines are one length (RFC 9110 section
-/// 8.6), differing ones are none.
-fn is_only_length(fields: &Fields<'_, '_>, length: u64) -> bool {
-    let is_equal = |value| decimal(value) == Some(length);
-    !fields.is_repeated(Name::ContentLength) || fields.values(Name::ContentLength).all(is_equal)
+/// Returns the one number that all members of all Content-Length lines are: equal ones are one
+/// length, as lines or as a list (RFC 9110 sections 5.3 and 8.6). `None` when they differ or one is
+/// not a number.
+#[cold]
+fn listed_length(fields: &Fields<'_, '_>) -> Option<u64> {
+    let lists = fields.values(Name::ContentLength);
+    let members = lists.flat_map(|list| list.split(|&byte| byte == b','));
+    let mut lengths = members.map(|member| decimal(member.trim_ascii()));
+    let first = lengths.next()??;
+    lengths.all(|length| length == Some(first)).then_some(first)
+}
+
+/// Returns what becomes of the Content-Length of a response without a body. It says how long a body
+/// would be, unless Transfer-Encoding overrides it (RFC 9112 section 6.3 rule 3).
+#[inline(never)]
+fn bodiless_length(fields: &Fields<'_, '_>) -> LengthField {
+    if fields.has(Name::TransferEncoding) {
+        return LengthField::Rewritten(None);
+    }
+    match fields.values(Name::ContentLength).next() {
+        None => LengthField::AsItCame,
+        Some(value) if decimal(value).is_some() && !fields.is_repeated(Name::ContentLength) => {
+            LengthField::AsItCame
+        }
+        Some(_) => LengthField::Rewritten(listed_length(fields)),
+    }
 }
 
 /// Whether the one Transfer-Encoding field is exactly `chunked`.

@@ -61,9 +61,9 @@ pub fn response_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     let Ok(Parsed::Complete(head)) = parse_response(input, &mut slots, &LIMITS) else {
         return None;
     };
-    response_framing(&head, false).ok()?;
+    let (_, length) = response_framing(&head, false).ok()?;
     out.clear();
-    encode_response(&head, &ResponsePlan { is_chunked: false, connection: None }, out);
+    encode_response(&head, &ResponsePlan { is_chunked: false, length, connection: None }, out);
     Some(out.len())
 }
 

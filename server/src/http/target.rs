@@ -81,10 +81,13 @@ fn host<'b>(head: &RequestHead<'_, 'b>) -> Result<&'b [u8], ClientError> {
     if is_authority(value) { Ok(value) } else { refuse(ClientError::InvalidHost) }
 }
 
-/// What follows `http://`, in any case.
+/// Returns what follows `http://` or `https://`, in any case. The latter is what a client of a TLS
+/// front asks for, and RFC 9112 section 3.2.2 has a server accept it.
 fn strip_scheme(target: &str) -> Option<&str> {
-    let (scheme, rest) = target.split_at_checked("http://".len())?;
-    scheme.eq_ignore_ascii_case("http://").then_some(rest)
+    ["http://", "https://"].into_iter().find_map(|known| {
+        let (scheme, rest) = target.split_at_checked(known.len())?;
+        scheme.eq_ignore_ascii_case(known).then_some(rest)
+    })
 }
 
 /// Whether `bytes` are `uri-host [":" port]` with a host (RFC 9110 section 4.2.1 forbids an empty

@@ -1,22 +1,20 @@
 //! Changing the protocol of a connection (RFC 9110 section 7.8).
 use super::field::{Fields, Name, tokens};
-use super::framing::Framing;
 use super::head::{RequestHead, ResponseHead, Version};
 use super::persistence::has_option;
 
-/// Whether a request asks for an upgrade that the proxy passes on: one of a GET without a body,
-/// and never to HTTP/2, whose requests nobody here could see (h2c smuggling).
+/// Whether a request asks for an upgrade that the proxy passes on: of any method and with or without
+/// a body (`docker exec` posts one), but never to HTTP/2, whose requests the proxy could not see
+/// (h2c smuggling).
 #[inline]
-pub(crate) fn is_asked(head: &RequestHead<'_, '_>, framing: Framing) -> bool {
-    head.fields.has(Name::Upgrade) && is_passed_on(head, framing)
+pub(crate) fn is_asked(head: &RequestHead<'_, '_>) -> bool {
+    head.fields.has(Name::Upgrade) && is_passed_on(head)
 }
 
 #[cold]
-fn is_passed_on(head: &RequestHead<'_, '_>, framing: Framing) -> bool {
+fn is_passed_on(head: &RequestHead<'_, '_>) -> bool {
     let fields = &head.fields;
     head.version == Version::Http11
-        && head.method == "GET"
-        && framing == Framing::None
         && has_option(fields, b"upgrade")
         && protocols(fields).all(is_tunnelled)
         && protocols(fields).next().is_some()

@@ -126,7 +126,7 @@ impl ProbeExchange {
         body: &[u8],
         is_eof: bool,
     ) -> Option<ProbeResult> {
-        let Ok(framing) = response_framing(head, false) else {
+        let Ok((framing, _)) = response_framing(head, false) else {
             return Some(Err(ProbeFailure::Malformed));
         };
         if !(200..400).contains(&head.status) {

@@ -162,7 +162,7 @@ impl ClientHalf {
                 return refuse(ClientError::BodyTooLarge);
             }
         }
-        let is_upgrade = upgrade::is_asked(head, framing);
+        let is_upgrade = upgrade::is_asked(head);
         let plan = RequestPlan { destination, framing, is_upgrade };
         let keeps_host = shared.config.forwarding.keep_host && !destination.host.is_empty();
         let context = RequestContext {
@@ -191,7 +191,7 @@ impl ClientHalf {
             has_seen_answer: false,
             has_begun_answer: false,
             last_error: None,
-            interim: 0,
+            interim_bytes: 0,
         });
         let is_stats =
             self.may_see_stats && framing == Framing::None && is_stats(head, destination);

@@ -36,8 +36,8 @@ pub(crate) struct Exchange {
     pub(crate) has_begun_answer: bool,
     /// How the last attempt failed.
     pub(crate) last_error: Option<UpstreamError>,
-    /// Interim answers passed on.
-    pub(crate) interim: u32,
+    /// Bytes of the interim responses so far.
+    pub(crate) interim_bytes: usize,
 }
 
 impl Exchange {

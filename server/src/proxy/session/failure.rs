@@ -193,6 +193,7 @@ const fn request_failure(error: UpstreamError) -> RequestFailure {
         UpstreamError::HeadTimeout => RequestFailure::TimedOut,
         UpstreamError::MalformedHead
         | UpstreamError::HeadTooLarge
+        | UpstreamError::InterimTooLarge
         | UpstreamError::AmbiguousFraming
         | UpstreamError::Unsolicited
         | UpstreamError::UnexpectedUpgrade => RequestFailure::Malformed,

@@ -14,8 +14,9 @@ use crate::http::head::Parsed;
 use crate::http::{ClientError, UpstreamError};
 use crate::proxy::shared::Shared;
 
-/// Interim answers (1xx) that one exchange may bring; more are a backend gone wrong.
-const INTERIM_MAX: u32 = 32;
+/// The interim responses (1xx) of one exchange may have this many times `limits.headBytesMax`
+/// bytes together: enough for one every 10 s for a day, and a bound for a backend gone wrong.
+const INTERIM_HEADS_MAX: usize = 8;
 
 impl Session {
     /// Applies the joint rules until nothing changes.
@@ -165,7 +166,13 @@ impl Session {
         let Receive::Body { reader, writer, data, data_max } = &mut client.receive else {
             return false;
         };
-        if self.exchange.is_none() || self.upstream.is_write_broken {
+        let upstream = &self.upstream;
+        let is_tunnel = matches!(upstream.receive, upstream_half::Receive::Tunnel);
+        if is_tunnel && (upstream.has_failed || upstream.is_write_broken) {
+            self.end(now, true, shared);
+            return true;
+        }
+        if self.exchange.is_none() || upstream.is_write_broken {
             return false;
         }
         if client.input.as_ref().is_none_or(Buffer::is_empty) {
@@ -193,7 +200,8 @@ impl Session {
                     return true;
                 }
                 if relayed.is_end {
-                    client.receive = Receive::Ended;
+                    // Only after its whole request may a client use the new protocol.
+                    client.receive = if is_tunnel { Receive::Tunnel } else { Receive::Ended };
                 }
                 let is_stuck = client.input.as_ref().is_some_and(|input| !input.is_empty());
                 relayed.is_end || (client.is_eof && !is_stuck)
@@ -252,7 +260,7 @@ impl Session {
         let upstream = &mut self.upstream;
         let Some(exchange) = &mut self.exchange else { return false };
         match headed.kind {
-            HeadKind::Interim { .. } => self.note_interim(now, shared),
+            HeadKind::Interim { .. } => self.note_interim(now, headed.len, shared),
             HeadKind::Switch => self.open_tunnel(now, shared),
             HeadKind::Final {
                 status,
@@ -316,15 +324,15 @@ impl Session {
         true
     }
 
-    /// An interim answer went on. The backend is at work: its time for the next head begins anew,
-    /// but not for ever.
+    /// Counts an interim response of `len` bytes. The backend is at work, so its time for the next
+    /// head begins anew; the bytes of all of them are bounded.
     #[cold]
-    fn note_interim(&mut self, now: Instant, shared: &mut Shared) {
+    fn note_interim(&mut self, now: Instant, len: usize, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
         self.upstream.last_write = now;
-        exchange.interim += 1;
-        if exchange.interim > INTERIM_MAX {
-            self.fail_upstream(now, UpstreamError::MalformedHead, shared);
+        exchange.interim_bytes += len;
+        if exchange.interim_bytes > INTERIM_HEADS_MAX * shared.head_limits.head_bytes_max {
+            self.fail_upstream(now, UpstreamError::InterimTooLarge, shared);
         }
     }
 
@@ -336,8 +344,10 @@ impl Session {
         exchange.has_begun_answer = true;
         self.upstream.receive = upstream_half::Receive::Tunnel;
         self.upstream.output.release(&mut shared.buffers);
-        self.client.receive = Receive::Tunnel;
-        self.client.last_read = now;
+        if self.client.has_whole_request() {
+            self.client.receive = Receive::Tunnel;
+            self.client.last_read = now;
+        }
     }
 
     /// J4: the answer's body goes on as far as there is room.

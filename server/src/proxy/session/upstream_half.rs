@@ -172,9 +172,9 @@ impl UpstreamHalf {
             Ok(Parsed::Partial) => return Ok(Parsed::Partial),
             Err(error) => return refuse(*error),
         };
-        let framing = response_framing(head, exchange.is_head_request)?;
+        let (framing, length) = response_framing(head, exchange.is_head_request)?;
         let len = head.len;
-        let mut plan = ResponsePlan { is_chunked: false, connection: None };
+        let mut plan = ResponsePlan { is_chunked: false, length, connection: None };
         let kind = match head.status {
             101 => {
                 cold_path();
@@ -182,7 +182,6 @@ impl UpstreamHalf {
                 if !upgrade::is_granted(head, asked) {
                     return Err(UpstreamError::UnexpectedUpgrade);
                 }
-                plan.connection = Some("upgrade");
                 HeadKind::Switch
             }
             100..=199 => {

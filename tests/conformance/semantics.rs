@@ -1,0 +1,217 @@
+//! Rules of RFC 9110 and 9112 that decide where a message ends and what a proxy does by itself:
+//! responses without a body, lists of lengths, blanks after chunk sizes, upgrades, interim responses.
+use intelliproxy::config::Config;
+use intelliproxy::proxy::Notice;
+
+use crate::bench::{Bench, forwarded};
+use crate::bodies::dechunk;
+
+const OWN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
+
+/// Responses to HEAD, and 204 and 304, end at the empty line whatever their fields say (RFC 9112
+/// section 6.3 rule 1), and their connection carries the next exchange.
+#[test]
+fn bodiless_responses_end_at_the_empty_line() {
+    let fields = [
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", ""),
+        ("Transfer-Encoding: gzip, chunked\r\n", ""),
+        ("Content-Length: 5, 5\r\n", "Content-Length: 5\r\n"),
+        ("Content-Length: 5\r\nContent-Length: 5\r\n", "Content-Length: 5\r\n"),
+        ("Content-Length: 5, 6\r\n", ""),
+        ("Content-Length: five\r\n", ""),
+        ("Content-Length: 5\r\n", "Content-Length: 5\r\n"),
+    ];
+    for (method, status) in [("HEAD", 200), ("GET", 304), ("DELETE", 204)] {
+        for (came, kept) in fields {
+            for step in [usize::MAX, 1] {
+                let name = format!("{method} {status} {came:?} by {step}");
+                let mut bench = Bench::new(Config::default());
+                bench.step = step;
+                let request = format!("{method} /1 HTTP/1.1\r\nHost: h\r\n\r\n");
+                let client = bench.client_with(request.as_bytes());
+                let upstream = bench.upstream();
+                let head = format!("HTTP/1.1 {status} R\r\nA: b\r\n");
+                bench.send(upstream, format!("{head}{came}\r\n").as_bytes());
+                let kept = if status == 204 { "" } else { kept };
+                assert_eq!(bench.text(client), format!("{head}{kept}\r\n"), "{name}");
+                bench.send(client, b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n");
+                assert_eq!(bench.upstreams(), [upstream], "{name}: the connection is kept");
+                bench.send(upstream, OWN.as_bytes());
+                assert!(bench.text(client).ends_with(OWN), "{name}");
+            }
+        }
+    }
+}
+
+/// Equal members of a list of lengths are one length (RFC 9110 section 5.3); a list that is not of
+/// equal numbers only is refused.
+#[test]
+fn equal_lengths_are_one_length() {
+    for (lengths, is_one) in [
+        ("Content-Length: 3, 3\r\n", true),
+        ("Content-Length: 3,3 ,\t3\r\n", true),
+        ("Content-Length: 3, 3\r\nContent-Length: 3\r\n", true),
+        ("Content-Length: 3, 4\r\n", false),
+        ("Content-Length: 3, \r\n", false),
+        ("Content-Length: ,3\r\n", false),
+        ("Content-Length: 3 3\r\n", false),
+        ("Content-Length: 3, x\r\n", false),
+        ("Content-Length: 3, 3\r\nContent-Length: 4\r\n", false),
+    ] {
+        for step in [usize::MAX, 1] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            let client = bench.client_with(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n");
+            let upstream = bench.upstream();
+            bench.send(upstream, format!("HTTP/1.1 200 OK\r\n{lengths}\r\nown").as_bytes());
+            let text = bench.text(client);
+            if is_one {
+                assert_eq!(text, OWN, "{lengths:?} by {step}");
+            } else {
+                assert!(text.starts_with("HTTP/1.1 502 "), "{lengths:?} by {step}: {text}");
+            }
+            assert_eq!(bench.wire(upstream).closed.is_none(), is_one, "{lengths:?} by {step}");
+        }
+    }
+}
+
+/// Blanks between a chunk's size and its extension or line end are skipped in both directions, and
+/// the other side gets plain chunks.
+#[test]
+fn blanks_after_chunk_sizes_are_skipped() {
+    let body = "5  \r\nhello\r\n1\t\r\n \r\n5 ;a=b\r\nworld\r\n1 \t ; c\r\n!\r\n0 \r\n\r\n";
+    for step in [usize::MAX, 1] {
+        let mut bench = Bench::new(Config::default());
+        bench.step = step;
+        let head = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let client = bench.client_with(format!("{head}{body}").as_bytes());
+        let upstream = bench.upstream();
+        let expected = forwarded("POST /", "Transfer-Encoding: chunked\r\n");
+        let (_, sent) = bench.text(upstream).split_once("\r\n\r\n").map_or_else(
+            || panic!("no head by {step}"),
+            |(head, sent)| (head.to_owned(), sent.to_owned()),
+        );
+        assert_eq!(bench.text(upstream).len() - sent.len(), expected.len(), "by {step}");
+        assert_eq!(dechunk(&sent).0, "hello world!", "request by {step}");
+        let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+        bench.send(upstream, answer.as_bytes());
+        let text = bench.text(client);
+        let (_, got) = text.split_once("\r\n\r\n").expect("a head");
+        assert_eq!(dechunk(got).0, "hello world!", "response by {step}");
+    }
+}
+
+/// A 426 keeps the Upgrade that it requires (RFC 9110 section 15.5.22), named by Connection; in
+/// other responses Upgrade is the backend's own offer and ends here.
+#[test]
+fn a_426_names_its_protocol() {
+    let fields = "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n";
+    for (request, connection) in [
+        ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", "upgrade"),
+        ("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "close, upgrade"),
+        ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "keep-alive, upgrade"),
+    ] {
+        let mut bench = Bench::new(Config::default());
+        let client = bench.client_with(request.as_bytes());
+        bench.send(bench.upstream(), format!("HTTP/1.1 426 U\r\n{fields}\r\n").as_bytes());
+        let expected = format!(
+            "HTTP/1.1 426 U\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\
+             Connection: {connection}\r\n\r\n"
+        );
+        assert_eq!(bench.text(client), expected);
+    }
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    bench.send(bench.upstream(), format!("HTTP/1.1 200 OK\r\n{fields}\r\n").as_bytes());
+    assert_eq!(bench.text(client), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+}
+
+/// An upgrade by POST becomes a tunnel, with or without a body, and also where the 101 comes before
+/// the body is whole: the client's part of the tunnel begins behind its request.
+#[test]
+fn an_upgrade_by_post_becomes_a_tunnel() {
+    let switch = "HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\nConnection: upgrade\r\n\r\n";
+    let head = "POST /exec/1/start HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n";
+    let bodies = [
+        ("", ""),
+        ("Content-Length: 0\r\n", ""),
+        ("Content-Length: 14\r\n", "{\"Tty\": false}"),
+        ("Transfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n\r\n"),
+    ];
+    for (field, body) in bodies {
+        for is_early in [false, true] {
+            for step in [usize::MAX, 1] {
+                let name = format!("{field:?}, early {is_early}, by {step}");
+                let mut bench = Bench::new(Config::default());
+                bench.step = step;
+                let cut = if is_early { body.len() / 2 } else { body.len() };
+                let begun = format!("{head}{field}\r\n{}", &body[..cut]);
+                let client = bench.client_with(begun.as_bytes());
+                let upstream = bench.upstream();
+                let sent = bench.text(upstream);
+                assert!(sent.contains("Upgrade: tcp\r\n"), "{name}: {sent}");
+                assert!(sent.contains("Connection: upgrade\r\n"), "{name}: {sent}");
+                bench.send(upstream, switch.as_bytes());
+                assert_eq!(bench.text(client), switch, "{name}");
+                bench.send(client, format!("{}stdin", &body[cut..]).as_bytes());
+                bench.send(upstream, b"stdout");
+                assert_eq!(bench.text(client), format!("{switch}stdout"), "{name}");
+                let text = bench.text(upstream);
+                assert!(text.ends_with("stdin"), "{name}: {text}");
+                if field.starts_with("Content-Length: 1") {
+                    assert!(text.ends_with(&format!("{body}stdin")), "{name}: {text}");
+                } else if !body.is_empty() {
+                    assert!(text.ends_with("\r\n0\r\n\r\nstdin"), "{name}: {text}");
+                }
+                bench.end(client);
+                bench.end(upstream);
+                assert_eq!(bench.wire(client).closed, Some(false), "{name}");
+                assert!(bench.proxy.is_at_rest(), "{name}");
+            }
+        }
+    }
+}
+
+/// A backend that resets its connection after an early 101 ends the session, though the client's
+/// body is not whole.
+#[test]
+fn a_tunnel_that_breaks_before_the_body_is_whole_ends() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(
+        b"POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 9\r\n\r\nab",
+    );
+    let upstream = bench.upstream();
+    bench.send(upstream, b"HTTP/1.1 101 S\r\nUpgrade: tcp\r\nConnection: upgrade\r\n\r\n");
+    bench.reset(upstream);
+    bench.send(client, b"c");
+    assert_eq!(bench.wire(client).closed, Some(true));
+    assert!(bench.proxy.is_at_rest());
+}
+
+/// Interim responses pass however many there are, as long as they are few bytes; a flood ends with
+/// an error that names its limit.
+#[test]
+fn interim_responses_are_bounded_by_their_bytes() {
+    let interim = "HTTP/1.1 102 Processing\r\n\r\n";
+    let max = 8 * Config::default().limits.head_bytes_max / interim.len();
+    for (count, passes) in [(33, true), (1000, true), (max, true), (max + 1, false)] {
+        let mut bench = Bench::new(Config::default());
+        let client = bench.client_with(b"COPY /a HTTP/1.1\r\nHost: h\r\n\r\n");
+        let upstream = bench.upstream();
+        for _ in 0..count {
+            bench.send(upstream, interim.as_bytes());
+        }
+        bench.send(upstream, OWN.as_bytes());
+        let text = bench.text(client);
+        assert_eq!(text == interim.repeat(count) + OWN, passes, "{count} interim responses");
+        if !passes {
+            let names_limit = bench.notices.iter().any(|notice| match notice {
+                Notice::UpstreamError { error, .. } => {
+                    error.to_string().contains("limits.headBytesMax")
+                }
+                _ => false,
+            });
+            assert!(names_limit, "{:?}", bench.notices);
+        }
+    }
+}
