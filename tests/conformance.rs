@@ -4,6 +4,8 @@
 mod bench;
 #[path = "conformance/bodies.rs"]
 mod bodies;
+#[path = "conformance/kept.rs"]
+mod kept;
 #[path = "conformance/limits.rs"]
 mod limits;
 #[path = "conformance/requests.rs"]

@@ -36,7 +36,7 @@ fn settle(proxy: &mut Proxy, now: Instant) -> (Vec<(ConnId, SocketAddr)>, Vec<Co
             match action {
                 Action::Connect { conn, address } => asked.push((conn, address)),
                 Action::Close { conn, .. } => closed.push(conn),
-                Action::Shutdown { .. } | Action::Notify(_) => {}
+                Action::Look { .. } | Action::Shutdown { .. } | Action::Notify(_) => {}
             }
         }
         let Some(conn) = proxy.poll_dirty() else { return (asked, closed) };

@@ -112,6 +112,11 @@ impl Bench {
         self.run();
     }
 
+    /// A peer ends its side; the proxy sees it when it looks, or with the next thing that happens.
+    pub(crate) fn end_unseen(&mut self, conn: ConnId) {
+        self.wire_mut(conn).has_ended = true;
+    }
+
     /// A peer resets its connection.
     pub(crate) fn reset(&mut self, conn: ConnId) {
         self.proxy.handle_failed(self.now, conn);
@@ -269,6 +274,9 @@ impl Bench {
                     Dialling::Hangs => return,
                 };
                 self.proxy.handle_connected(self.now, conn, result);
+            }
+            Action::Look { conn } => {
+                self.read(conn);
             }
             Action::Shutdown { conn } => self.wire_mut(conn).is_shut = true,
             Action::Close { conn, with_reset } => {

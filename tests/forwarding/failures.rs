@@ -6,7 +6,8 @@ use std::sync::mpsc;
 use intelliproxy_sim::{Backend, Config as SimConfig};
 
 use crate::parties::{
-    DEADLINE, Script, answer, config, connect, get, proxy, read_answer, refuse, serve, wait_until,
+    DEADLINE, Script, answer, config, connect, get, proxy, read_answer, read_body, read_head,
+    refuse, serve, wait_until,
 };
 
 /// A backend that closes each connection after its answer without saying so: nobody sees it.
@@ -24,6 +25,39 @@ fn dead_pooled_connections_are_replaced() {
         assert_eq!((head[0].as_str(), &body[..]), ("HTTP/1.1 200 OK", &b"once"[..]));
     }
     assert_eq!(backend.connections(), 50);
+}
+
+/// Posts to a backend that closes each connection behind its response without saying so: none is
+/// answered 502. One that was lost closes its client's kept connection without a response; a
+/// client's first request is never lost.
+#[test]
+fn posts_meet_no_closed_connection() {
+    let backend = Script::start(|stream, head| {
+        read_body(stream, head);
+        answer(stream, b"once");
+        false
+    });
+    let address = proxy(&[&backend.url]);
+    let request = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx";
+    let mut kept: Option<BufReader<std::net::TcpStream>> = None;
+    for _ in 0..200 {
+        let is_first = kept.is_none();
+        let mut stream = kept.take().unwrap_or_else(|| BufReader::new(connect(address)));
+        stream.get_mut().write_all(request).expect("sent");
+        match read_head(&mut stream) {
+            Some(head) => {
+                assert_eq!(head[0], "HTTP/1.1 200 OK");
+                read_body(&mut stream, &head);
+                kept = Some(stream);
+            }
+            None => assert!(!is_first, "a client's first request is answered"),
+        }
+    }
+    for _ in 0..200 {
+        let mut stream = BufReader::new(connect(address));
+        stream.get_mut().write_all(request).expect("sent");
+        assert_eq!(read_answer(&mut stream).0[0], "HTTP/1.1 200 OK");
+    }
 }
 
 /// A backend that closes without an answer is passed over for a request that may be sent again;

@@ -278,6 +278,12 @@ impl Driver {
                     self.proxy.handle_connected(net.now, conn, Err(failure));
                 }
             },
+            Action::Look { conn } => {
+                if let Some(sock) = self.sock(conn) {
+                    sock.is_readable = true;
+                    self.read(net, conn);
+                }
+            }
             Action::Shutdown { conn } => {
                 if let Some(sock) = self.sock(conn) {
                     let link = sock.link;

@@ -17,6 +17,7 @@ pub(crate) fn log_notice<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a st
             let (level, remedy) = match remedy {
                 RemedyTaken::Redialled => (Level::Debug, "sent again on a fresh connection"),
                 RemedyTaken::Retried => (Level::Info, "sent to another backend"),
+                RemedyTaken::Closed => (Level::Info, "client closed, to repeat it"),
                 RemedyTaken::Answered => (Level::Warn, "answered with the error"),
                 RemedyTaken::Truncated => (Level::Warn, "client cut"),
             };

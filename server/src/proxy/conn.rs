@@ -1,5 +1,6 @@
 //! The connection table: who a connection is, by an id that is never mistaken for an older one.
 use std::hint::cold_path;
+use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant};
 use slab::Slab;
@@ -52,8 +53,20 @@ pub(crate) struct Upstream {
     pub(crate) session: Option<ConnId>,
     /// When it came to the pool last.
     pub(crate) idle_since: Instant,
+    /// How long the backend keeps it idle at most, as far as it said.
+    pub(crate) kept: Duration,
+    /// Exchanges that it has carried.
+    pub(crate) exchanges: u32,
     /// Which of the backend's addresses it leads to.
     pub(crate) attempt: Attempt,
+}
+
+impl Upstream {
+    /// When an idle one is closed that may be kept for `idle`.
+    #[inline]
+    pub(crate) fn idle_until(&self, idle: Duration) -> Instant {
+        self.idle_since + idle.min(self.kept)
+    }
 }
 
 #[derive(Debug)]

@@ -1,11 +1,13 @@
 //! From a request that waits to a connection that carries it, and back: routing, the pool, dialling
 //! one address of a backend after the other.
 use std::hint::cold_path;
+use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant};
 
 use super::conn::{Conn, ConnId, Upstream};
 use super::places::Attempt;
+use super::session::Reuse;
 use super::{Action, ConnectFailure, Proxy};
 use crate::http::UpstreamError;
 
@@ -15,6 +17,7 @@ impl Proxy {
         let Some(session) = self.table.session_mut(id) else {
             return;
         };
+        let reuse = session.reuse();
         let routed = self.router.route(now, session.tried());
         self.drain_router(now);
         let Ok(lease) = routed else {
@@ -26,10 +29,7 @@ impl Proxy {
         };
         self.leases += 1;
         let backend = lease.backend();
-        let pooled = self.pool.take(backend);
-        if let Some(upstream) = pooled.and_then(|conn| self.table.upstream_mut(conn)) {
-            upstream.session = Some(id);
-        }
+        let pooled = self.take_idle(now, id, backend, reuse);
         let Some(session) = self.table.session_mut(id) else {
             return;
         };
@@ -43,6 +43,54 @@ impl Proxy {
         }
     }
 
+    /// Gives the session an idle connection to the backend, if there is one that its request may go
+    /// over.
+    #[inline]
+    fn take_idle(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        backend: BackendId,
+        reuse: Reuse,
+    ) -> Option<ConnId> {
+        if reuse != Reuse::Any && !self.takes_delicate(now, backend, reuse) {
+            return None;
+        }
+        let idle = self.shared.config.pool.idle;
+        loop {
+            let conn = self.pool.take(backend)?;
+            let upstream = self.table.upstream_mut(conn)?;
+            // Its time may be over before its timer was handled.
+            if upstream.idle_until(idle) <= now {
+                cold_path();
+                self.close(conn, false);
+                continue;
+            }
+            upstream.session = Some(id);
+            if reuse != Reuse::Any {
+                cold_path();
+                self.shared.actions.push_back(Action::Look { conn });
+            }
+            return Some(conn);
+        }
+    }
+
+    /// Whether a request that is lost when its connection turns out closed may go over an idle one
+    /// to the backend. The first of a client only where the backend is known to keep connections:
+    /// one that closes them behind each response is found out by no look.
+    #[cold]
+    fn takes_delicate(&mut self, now: Instant, backend: BackendId, reuse: Reuse) -> bool {
+        let (first, last) = match self.pool.idle(backend) {
+            [] => return false,
+            [only] => (*only, *only),
+            [first, .., last] => (*first, *last),
+        };
+        let is_proven =
+            self.table.upstream_mut(last).is_some_and(|upstream| upstream.exchanges > 1);
+        let oldest = self.table.upstream_mut(first).map_or(now, |upstream| upstream.idle_since);
+        reuse == Reuse::Look || is_proven || now.since(oldest) >= KEPT_AFTER
+    }
+
     /// Asks for a connection to one of the backend's addresses.
     #[inline(never)]
     pub(super) fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: Attempt) {
@@ -52,9 +100,15 @@ impl Proxy {
             }
             return;
         };
-        let conn = self.table.insert(|_| {
-            Conn::Upstream(Upstream { backend, session: Some(id), idle_since: now, attempt })
-        });
+        let upstream = Upstream {
+            backend,
+            session: Some(id),
+            idle_since: now,
+            kept: Duration::MAX,
+            exchanges: 0,
+            attempt,
+        };
+        let conn = self.table.insert(|_| Conn::Upstream(upstream));
         if let Some(session) = self.table.session_mut(id) {
             session.handle_dialling(now, conn);
         }
@@ -95,19 +149,22 @@ impl Proxy {
 
     /// An upstream connection is not used any more: it is kept for the next request, or closed.
     #[inline(always)]
-    pub(super) fn release(&mut self, now: Instant, conn: ConnId, is_reusable: bool) {
+    pub(super) fn release(&mut self, now: Instant, conn: ConnId, kept: Option<Duration>) {
         let rules = self.shared.config.pool;
         let Some(entry) = self.table.get_mut(conn) else { return };
         let Conn::Upstream(upstream) = &mut entry.conn else { return };
         upstream.session = None;
+        upstream.exchanges = upstream.exchanges.saturating_add(1);
         upstream.idle_since = now;
+        upstream.kept = kept.unwrap_or_default();
+        let ends = upstream.idle_until(rules.idle);
         let &mut Upstream { backend, attempt, .. } = upstream;
-        let is_kept = is_reusable
+        let is_kept = kept.is_some()
             && !self.shared.is_stopping
             && self.places.is_current(backend, attempt)
             && self.pool.put(backend, conn, rules.idle_per_backend);
         if is_kept {
-            self.timers.arm(&mut entry.armed, conn, now + rules.idle);
+            self.timers.arm(&mut entry.armed, conn, ends);
         } else {
             cold_path();
             self.close(conn, false);
@@ -119,6 +176,10 @@ impl Proxy {
         self.close(conn, false);
     }
 }
+
+/// How long a connection was idle that shows that its backend does not close them behind each
+/// response: much longer than an end is on its way.
+const KEPT_AFTER: Duration = Duration::from_millis(100);
 
 /// What a failure to connect means for a request.
 pub(super) const fn connect_error(failure: ConnectFailure) -> UpstreamError {

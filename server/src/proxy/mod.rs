@@ -55,6 +55,12 @@ pub enum Action {
         /// Where to.
         address: SocketAddr,
     },
+    /// Read now what the connection has brought, its end included, before any byte is written to
+    /// it: a request is about to go over it that is lost if it is closed.
+    Look {
+        /// Which connection.
+        conn: ConnId,
+    },
     /// Send the end of the stream; reading goes on.
     Shutdown {
         /// Which connection; all that waited for it is written.

@@ -61,6 +61,9 @@ pub enum RemedyTaken {
     Redialled,
     /// Another backend was tried.
     Retried,
+    /// The client's connection was closed without a response, so that the client may repeat the
+    /// request.
+    Closed,
     /// The client got the error's status.
     Answered,
     /// The client's answer was cut.
@@ -72,6 +75,7 @@ impl From<Remedy> for RemedyTaken {
         match remedy {
             Remedy::Redial => Self::Redialled,
             Remedy::Retry => Self::Retried,
+            Remedy::Close => Self::Closed,
             Remedy::Answer => Self::Answered,
             Remedy::Truncate => Self::Truncated,
         }

@@ -226,9 +226,9 @@ impl Proxy {
             }
             for index in 0..self.pool.idle(backend).len() {
                 let conn = self.pool.idle(backend)[index];
-                let since =
-                    self.table.upstream_mut(conn).map_or(now, |upstream| upstream.idle_since);
-                self.arm(conn, since + rules.idle);
+                let upstream = self.table.upstream_mut(conn);
+                let ends = upstream.map_or(now, |upstream| upstream.idle_until(rules.idle));
+                self.arm(conn, ends);
             }
         }
     }

@@ -67,8 +67,8 @@ impl Proxy {
                 let outcome = self.outcome_of(lease.id(), outcome);
                 self.router.handle_event(now, Event::RequestFinished { lease, outcome });
                 self.drain_router(now);
-                if let Some((conn, is_reusable)) = release {
-                    self.release(now, conn, is_reusable);
+                if let Some((conn, kept)) = release {
+                    self.release(now, conn, kept);
                 }
             }
             Need::Dispatch => self.dispatch(now, id),
@@ -82,7 +82,7 @@ impl Proxy {
             Need::Finish { .. } | Need::Dispatch => {
                 debug_assert!(false, "what every exchange needs is not rare");
             }
-            Need::Release { conn, is_reusable } => self.release(now, conn, is_reusable),
+            Need::Release { conn, kept } => self.release(now, conn, kept),
             Need::Redial { backend } if !self.reroutes(id) => {
                 self.dial(now, id, backend, self.places.first_attempt(backend));
             }
@@ -139,7 +139,7 @@ impl Proxy {
                 let Some(upstream) = self.table.upstream_mut(conn) else {
                     return;
                 };
-                let ends = upstream.idle_since + idle;
+                let ends = upstream.idle_until(idle);
                 if ends <= now {
                     self.discard_idle(backend, conn);
                 } else {

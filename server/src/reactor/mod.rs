@@ -406,6 +406,19 @@ impl Reactor {
         self.flush();
     }
 
+    /// Reads once from a connection of which no edge has told: effects are left to the caller.
+    fn look(&mut self, conn: ConnId) {
+        let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else { return };
+        let space = self.proxy.read_space(conn);
+        if socket.conn != conn || space.is_empty() {
+            return;
+        }
+        match socket.read(space) {
+            Moved::Bytes(count) => self.proxy.handle_read(self.now, conn, count),
+            moved => self.read_nothing(conn, moved),
+        }
+    }
+
     /// What a read means that brought no bytes.
     #[cold]
     fn read_nothing(&mut self, conn: ConnId, moved: Moved) {
@@ -513,6 +526,7 @@ impl Reactor {
                     }
                 }
             }
+            Action::Look { conn } => self.look(conn),
             Action::Shutdown { conn } => {
                 if let Some(socket) = self.socket(conn) {
                     socket.shutdown();

@@ -347,6 +347,8 @@ impl Driver {
     fn carry_out(&mut self) {
         while let Some(action) = self.proxy.poll_action() {
             match action {
+                // What a peer says or ends is read at once here: there is nothing left to be seen.
+                Action::Look { conn } => assert!(!self.link(conn).is_client, "only backends'"),
                 Action::Connect { conn, address } => {
                     let is_place = |target: &BackendTarget| target.addresses.contains(&address);
                     assert!(

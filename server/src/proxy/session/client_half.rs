@@ -36,6 +36,8 @@ pub(crate) struct ClientHalf {
     pub(crate) is_leaving: bool,
     /// Whether it said that the request at hand is its last: nothing comes behind it.
     pub(crate) has_said_last: bool,
+    /// Whether an exchange of its connection is over: the request at hand is not its first.
+    pub(crate) has_been_served: bool,
     /// Whether a read was refused for want of room.
     pub(crate) is_paused: bool,
     /// When the request head at hand began to come.
@@ -105,6 +107,7 @@ impl ClientHalf {
             is_eof: false,
             is_leaving: false,
             has_said_last: false,
+            has_been_served: false,
             is_paused: false,
             head_since: None,
             last_read: now,

@@ -21,7 +21,7 @@ impl Session {
         // Says nothing about the backend.
         self.needs.finish(lease, Outcome::Abandoned);
         if let Some(conn) = self.upstream.conn() {
-            self.needs.release(conn, false);
+            self.needs.release(conn, None);
         }
         self.upstream.unlink(shared);
         self.needs.dispatch();

@@ -57,6 +57,7 @@ impl Session {
             can_replay: upstream.output.can_rewind(),
             is_idempotent: exchange.is_idempotent,
             is_reused: upstream.is_reused(),
+            is_first: !self.client.has_been_served,
             attempts_left: attempts_max.saturating_sub(exchange.tried.len() + 1),
         };
         let backend = exchange.backend();
@@ -71,7 +72,7 @@ impl Session {
             remedy: remedy.into(),
         }));
         if let Some(conn) = upstream.conn() {
-            self.needs.release(conn, false);
+            self.needs.release(conn, None);
         }
         upstream.unlink(shared);
         if remedy == Remedy::Redial {
@@ -80,13 +81,18 @@ impl Session {
             self.needs.redial(backend);
             return;
         }
+        if remedy == Remedy::Close {
+            self.abandon(shared);
+            self.client.send = Send::Closing { with_reset: false };
+            return;
+        }
         exchange.last_error = Some(error);
         if let Some(lease) = exchange.lease.take() {
             exchange.tried.push(lease.backend());
             self.needs.finish(lease, Outcome::Failed(request_failure(error)));
         }
         match remedy {
-            Remedy::Redial => {}
+            Remedy::Redial | Remedy::Close => {}
             Remedy::Retry => {
                 exchange.has_seen_answer = false;
                 upstream.output.rewind();
@@ -132,7 +138,7 @@ impl Session {
         }
         let connecting = self.needs.cancel();
         if let Some(conn) = self.upstream.conn().or(connecting) {
-            self.needs.release(conn, false);
+            self.needs.release(conn, None);
         }
         self.exchange = None;
         self.upstream.unlink(shared);

@@ -38,6 +38,19 @@ pub(crate) enum Side {
     Upstream,
 }
 
+/// Which idle connections a request may go over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Reuse {
+    /// Any: where it turns out closed the request is sent again.
+    Any,
+    /// Any, after a look whether it is closed: the request may not be sent again, but its client
+    /// can be told so by closing the connection that it keeps.
+    Look,
+    /// The same, and only where the backend is known to keep connections: it is the client's
+    /// first request, which it would not repeat.
+    Proven,
+}
+
 /// A client connection and all that hangs on it.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -355,6 +368,15 @@ impl Session {
     pub(crate) fn has_lease(&self) -> bool {
         let in_exchange = self.exchange.as_ref().is_some_and(|exchange| exchange.lease.is_some());
         in_exchange || self.needs.has_finish()
+    }
+
+    /// Which idle connections the request that waits may go over.
+    #[inline]
+    pub(crate) fn reuse(&self) -> Reuse {
+        if self.exchange.as_ref().is_none_or(|exchange| exchange.is_idempotent) {
+            return Reuse::Any;
+        }
+        if self.client.has_been_served { Reuse::Look } else { Reuse::Proven }
     }
 
     /// The backends that failed the request that waits.

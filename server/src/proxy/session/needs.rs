@@ -1,4 +1,6 @@
 //! What a session wants of the proxy.
+use std::time::Duration;
+
 use intelliproxy_core::{BackendId, Lease, Outcome};
 
 use crate::proxy::conn::ConnId;
@@ -8,9 +10,10 @@ use crate::proxy::conn::ConnId;
 pub(crate) enum Need {
     /// An attempt is over: the lease goes back, and with it mostly the connection, as by
     /// [`Release`](Self::Release).
-    Finish { lease: Lease, outcome: Outcome, release: Option<(ConnId, bool)> },
-    /// The upstream connection is not used any more.
-    Release { conn: ConnId, is_reusable: bool },
+    Finish { lease: Lease, outcome: Outcome, release: Option<(ConnId, Option<Duration>)> },
+    /// The upstream connection is not used any more. It may be kept idle for `kept` at most;
+    /// without that it is closed.
+    Release { conn: ConnId, kept: Option<Duration> },
     /// A backend and a connection to it, for the request that waits.
     Dispatch,
     /// A fresh connection to the same backend.
@@ -47,7 +50,7 @@ pub(super) struct Needs {
     /// Which there are: mostly none, and this is all that is looked at.
     asked: u16,
     finish: Option<(Lease, Outcome)>,
-    release: Option<(ConnId, bool)>,
+    release: Option<(ConnId, Option<Duration>)>,
     redial: Option<BackendId>,
     give_up: Option<ConnId>,
     shutdown_upstream: Option<ConnId>,
@@ -61,8 +64,8 @@ impl Needs {
         self.asked |= ask::FINISH;
     }
 
-    pub(super) const fn release(&mut self, conn: ConnId, is_reusable: bool) {
-        self.release = Some((conn, is_reusable));
+    pub(super) const fn release(&mut self, conn: ConnId, kept: Option<Duration>) {
+        self.release = Some((conn, kept));
         self.asked |= ask::RELEASE;
     }
 
@@ -144,7 +147,7 @@ impl Needs {
         match first {
             ask::RELEASE => {
                 let release = self.release.take();
-                release.map(|(conn, is_reusable)| Need::Release { conn, is_reusable })
+                release.map(|(conn, kept)| Need::Release { conn, kept })
             }
             ask::REDIAL => self.redial.take().map(|backend| Need::Redial { backend }),
             ask::GIVE_UP => self.give_up.take().map(|conn| Need::GiveUpConnect { conn }),

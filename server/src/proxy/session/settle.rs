@@ -262,17 +262,11 @@ impl Session {
         match headed.kind {
             HeadKind::Interim { .. } => self.note_interim(now, headed.len, shared),
             HeadKind::Switch => self.open_tunnel(now, shared),
-            HeadKind::Final {
-                status,
-                framing,
-                writer,
-                is_upstream_persistent,
-                is_client_persistent,
-            } => {
+            HeadKind::Final { status, framing, writer, kept, is_client_persistent } => {
                 exchange.answer = Some((status, now.since(exchange.dispatched_at)));
                 exchange.has_begun_answer = true;
                 exchange.is_persistent = is_client_persistent;
-                upstream.is_persistent = is_upstream_persistent;
+                upstream.kept = kept;
                 upstream.output.release(&mut shared.buffers);
                 let left = framing.after(moved.unwrap_or(0));
                 upstream.receive = match BodyReader::new(left, shared.chunk_limits) {
@@ -410,15 +404,14 @@ impl Session {
             return false;
         };
         let is_whole = matches!(client.receive, Receive::Ended);
-        let is_reusable = upstream.is_persistent
-            && is_whole
+        let is_reusable = is_whole
             && upstream.output.is_empty()
             && upstream.input.as_ref().is_none_or(Buffer::is_empty)
             && !upstream.is_eof
             && !upstream.has_failed
             && !upstream.is_write_broken;
         if let Some(conn) = upstream.conn() {
-            self.needs.release(conn, is_reusable);
+            self.needs.release(conn, upstream.kept.filter(|_| is_reusable));
         }
         upstream.output.clear(&mut shared.buffers);
         upstream.unlink(shared);
@@ -433,6 +426,7 @@ impl Session {
     pub(super) fn end_request(&mut self, now: Instant, is_persistent: bool) {
         let client = &mut self.client;
         client.last_read = now;
+        client.has_been_served = true;
         if is_persistent && client.send == Send::Open {
             client.receive = Receive::Head;
             let has_more = client.input.as_ref().is_some_and(|input| !input.is_empty());

@@ -1,5 +1,6 @@
 //! The side of a session that faces a backend: the request out, its answer in.
 use std::hint::cold_path;
+use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
@@ -10,7 +11,7 @@ use crate::http::field::Slots;
 use crate::http::forward::{self, ResponsePlan};
 use crate::http::framing::{Framing, response_framing};
 use crate::http::head::{Parsed, Version, parse_response};
-use crate::http::persistence::is_persistent;
+use crate::http::persistence::kept_for;
 use crate::http::upgrade;
 use crate::http::{UpstreamError, refuse};
 use crate::proxy::conn::ConnId;
@@ -32,8 +33,8 @@ pub(crate) struct UpstreamHalf {
     pub(crate) is_write_broken: bool,
     /// Whether the tunnel's end was passed on to it.
     pub(crate) is_shut: bool,
-    /// Whether its answer lets the connection live on.
-    pub(crate) is_persistent: bool,
+    /// How long its response lets the connection be kept idle; `None` when it closes it.
+    pub(crate) kept: Option<Duration>,
     /// Whether a read was refused for want of room.
     pub(crate) is_paused: bool,
     pub(crate) last_read: Instant,
@@ -87,7 +88,7 @@ pub(crate) enum HeadKind {
         status: u16,
         framing: Framing,
         writer: BodyWriter,
-        is_upstream_persistent: bool,
+        kept: Option<Duration>,
         is_client_persistent: bool,
     },
 }
@@ -103,7 +104,7 @@ impl UpstreamHalf {
             has_failed: false,
             is_write_broken: false,
             is_shut: false,
-            is_persistent: false,
+            kept: None,
             is_paused: false,
             last_read: now,
             last_write: now,
@@ -153,7 +154,7 @@ impl UpstreamHalf {
         self.is_write_broken = false;
         self.is_shut = false;
         self.is_paused = false;
-        self.is_persistent = false;
+        self.kept = None;
     }
 
     /// Parses the next head that the backend sent.
@@ -192,8 +193,8 @@ impl UpstreamHalf {
                 let is_old = exchange.version == Version::Http10;
                 let has_body_mark = matches!(framing, Framing::Chunked | Framing::UntilClose);
                 plan.is_chunked = has_body_mark && !is_old;
-                let is_upstream_persistent =
-                    is_persistent(head.version, &head.fields) && framing != Framing::UntilClose;
+                let kept =
+                    kept_for(head.version, &head.fields).filter(|_| framing != Framing::UntilClose);
                 // An answer before the request's end leaves bytes of it behind: no next request.
                 let is_client_persistent = exchange.is_persistent
                     && has_whole_request
@@ -205,13 +206,7 @@ impl UpstreamHalf {
                 } else {
                     BodyWriter::Plain
                 };
-                HeadKind::Final {
-                    status,
-                    framing,
-                    writer,
-                    is_upstream_persistent,
-                    is_client_persistent,
-                }
+                HeadKind::Final { status, framing, writer, kept, is_client_persistent }
             }
         };
         let is_verbatim = forward::is_verbatim(head, &plan);

@@ -9,6 +9,10 @@ pub(crate) enum Remedy {
     Redial,
     /// Blame the backend and try another one.
     Retry,
+    /// Blame nobody and close the client's connection without a response: a connection was closed
+    /// just when it was used again, the request may not be sent again by anyone but its client,
+    /// and the client knows that a kept connection may end so (RFC 9112 section 9.3.1).
+    Close,
     /// Blame the backend and answer the client with the error.
     Answer,
     /// Blame the backend and cut the client's answer, of which a part is gone already.
@@ -31,6 +35,8 @@ pub(crate) struct Failure {
     pub(crate) is_idempotent: bool,
     /// Whether the connection had carried an exchange before.
     pub(crate) is_reused: bool,
+    /// Whether it is the first request of its client's connection.
+    pub(crate) is_first: bool,
     /// Backends that may still be tried after this one.
     pub(crate) attempts_left: usize,
 }
@@ -52,10 +58,12 @@ pub(crate) const fn remedy(failure: &Failure) -> Remedy {
         && failure.can_replay
         && (is_unconnected || is_cut)
         && (failure.is_idempotent || !failure.has_sent);
+    let is_stale = is_cut && failure.is_reused;
     if !is_safe {
-        return Remedy::Answer;
+        let is_close = is_stale && !failure.has_seen_answer && !failure.is_first;
+        return if is_close { Remedy::Close } else { Remedy::Answer };
     }
-    if is_cut && failure.is_reused {
+    if is_stale {
         return Remedy::Redial;
     }
     if failure.attempts_left > 0 { Remedy::Retry } else { Remedy::Answer }
@@ -73,6 +81,7 @@ mod tests {
         can_replay: true,
         is_idempotent: true,
         is_reused: false,
+        is_first: true,
         attempts_left: 2,
     };
 
@@ -89,6 +98,26 @@ mod tests {
             ("for the last time", Failure { attempts_left: 0, ..CUT }, Remedy::Answer),
             ("POST that was sent", post, Remedy::Answer),
             ("POST on a reused connection", Failure { is_reused: true, ..post }, Remedy::Answer),
+            (
+                "POST on a reused connection, not the client's first",
+                Failure { is_reused: true, is_first: false, ..post },
+                Remedy::Close,
+            ),
+            (
+                "the same with a part seen",
+                Failure { is_reused: true, is_first: false, has_seen_answer: true, ..post },
+                Remedy::Answer,
+            ),
+            (
+                "a body that was not kept, on a reused connection, not the client's first",
+                Failure { is_reused: true, is_first: false, can_replay: false, ..CUT },
+                Remedy::Close,
+            ),
+            (
+                "POST on a fresh connection, not the client's first",
+                Failure { is_first: false, ..post },
+                Remedy::Answer,
+            ),
             ("POST that was not sent", Failure { has_sent: false, ..post }, Remedy::Retry),
             (
                 "POST not sent on a reused connection",

@@ -1,0 +1,158 @@
+//! Connections to backends that are kept: for how long, and for which requests.
+use std::time::Duration;
+
+use intelliproxy::config::Config;
+use intelliproxy::proxy::{ConnId, Notice, RemedyTaken};
+
+use super::bench::Bench;
+
+const GET: &str = "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
+const POST: &str = "POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab";
+const OWN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
+
+/// A client whose request is answered; returns it and the connection to the backend.
+fn served(bench: &mut Bench, request: &str, response: &str) -> (ConnId, ConnId) {
+    let client = bench.client_with(request.as_bytes());
+    let upstream = bench.upstream();
+    bench.send(upstream, response.as_bytes());
+    bench.drain(client);
+    (client, upstream)
+}
+
+fn has_remedy(bench: &Bench, wanted: RemedyTaken) -> bool {
+    bench
+        .notices
+        .iter()
+        .any(|notice| matches!(notice, Notice::UpstreamError { remedy, .. } if *remedy == wanted))
+}
+
+/// `Keep-Alive: timeout=N` of a backend bounds how long its connection is kept, less a margin;
+/// each row is used before its time and closed at it.
+#[test]
+fn a_backends_keep_alive_time_is_held() {
+    let rows = [
+        ("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=3", Some(2000)),
+        ("HTTP/1.1 200 OK\r\nKeep-Alive: max=100, Timeout = \"2\"", Some(1000)),
+        ("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=3\r\nKeep-Alive: timeout=2", Some(1000)),
+        ("HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nKeep-Alive: timeout=1", Some(500)),
+        ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nKeep-Alive: timeout=2", Some(1000)),
+        ("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=0", None),
+        ("HTTP/1.0 200 OK\r\nKeep-Alive: timeout=2", None),
+        // The default of `pool.idleMs` stays the upper bound.
+        ("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5", Some(4000)),
+        ("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=99999999999999999999", Some(4000)),
+        ("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=-1, timeout=x, timeout=, timeout, =1", Some(4000)),
+        ("HTTP/1.0 200 OK\r\nConnection: keep-alive", Some(4000)),
+    ];
+    for (head, expected) in rows {
+        let response = format!("{head}\r\nContent-Length: 0\r\n\r\n");
+        let mut bench = Bench::new(Config::default());
+        let (client, first) = served(&mut bench, GET, &response);
+        let Some(millis) = expected else {
+            assert_eq!(bench.wire(first).closed, Some(false), "{head}");
+            continue;
+        };
+        bench.pass(Duration::from_millis(millis - 1));
+        bench.send(client, GET.as_bytes());
+        assert_eq!(bench.upstreams(), [first], "{head}: used again before its time");
+        bench.send(first, response.as_bytes());
+        bench.pass(Duration::from_millis(millis - 1));
+        assert_eq!(bench.wire(first).closed, None, "{head}");
+        bench.pass(Duration::from_millis(1));
+        assert_eq!(bench.wire(first).closed, Some(false), "{head}: closed at its time");
+    }
+}
+
+/// The time of an idle connection holds when a request comes before its timer was handled, as
+/// after a pause of the process.
+#[test]
+fn a_connection_whose_time_is_over_is_not_used() {
+    let mut bench = Bench::new(Config::default());
+    let (client, first) = served(&mut bench, GET, OWN);
+    bench.now += Duration::from_secs(4);
+    bench.send(client, GET.as_bytes());
+    assert_eq!(bench.wire(first).closed, Some(false));
+    assert_eq!(bench.upstreams().len(), 2);
+}
+
+/// Before a request that may not be sent again goes over an idle connection, the proxy looks
+/// whether the backend has closed it: then it goes over a fresh one.
+#[test]
+fn a_post_looks_before_it_uses_a_connection() {
+    let mut bench = Bench::new(Config::default());
+    let (client, first) = served(&mut bench, GET, OWN);
+    bench.end_unseen(first);
+    bench.send(client, POST.as_bytes());
+    assert_eq!(bench.wire(first).received.len(), bench.text(first).len());
+    assert!(!bench.text(first).contains("POST"), "nothing of it went over the closed one");
+    assert_eq!(bench.wire(first).closed, Some(false));
+    let second = bench.upstream();
+    assert_ne!(first, second);
+    bench.send(second, OWN.as_bytes());
+    assert_eq!(bench.text(client), OWN);
+    assert!(has_remedy(&bench, RemedyTaken::Redialled));
+}
+
+/// The first request of a client that may not be sent again goes over an idle connection only
+/// where the backend is known to keep connections: one that was used again, or was idle for long.
+#[test]
+fn a_first_post_uses_proven_connections_only() {
+    for (name, prove, is_reused) in [
+        ("one used once", 0, false),
+        ("one used twice", 1, true),
+        ("one that was idle for long", 2, true),
+    ] {
+        let mut bench = Bench::new(Config::default());
+        let (client, first) = served(&mut bench, GET, OWN);
+        match prove {
+            1 => {
+                bench.send(client, GET.as_bytes());
+                bench.send(first, OWN.as_bytes());
+            }
+            2 => bench.pass(Duration::from_millis(100)),
+            _ => bench.pass(Duration::from_millis(99)),
+        }
+        bench.client_with(POST.as_bytes());
+        assert_eq!(bench.upstreams().len(), if is_reused { 1 } else { 2 }, "{name}");
+        // A later one of the same client, and one that may be sent again, take any.
+        let mut bench = Bench::new(Config::default());
+        let (client, first) = served(&mut bench, GET, OWN);
+        bench.send(client, POST.as_bytes());
+        assert_eq!(bench.upstreams(), [first]);
+    }
+}
+
+/// A kept connection that is closed when a request went out over it: a client that knows that its
+/// own connection was kept is closed without a response and may repeat the request; at a client's
+/// first request it gets 502. The backend is not blamed for the first.
+#[test]
+fn a_lost_post_closes_a_kept_client() {
+    let mut bench = Bench::new(Config::default());
+    let (client, first) = served(&mut bench, GET, OWN);
+    bench.send(client, POST.as_bytes());
+    assert_eq!(bench.upstreams(), [first]);
+    bench.reset(first);
+    assert_eq!(bench.text(client), "", "no response");
+    assert!(bench.wire(client).is_over(), "a clean end");
+    assert!(has_remedy(&bench, RemedyTaken::Closed));
+    assert_eq!(bench.upstreams().len(), 1, "nobody but the client repeats it");
+    let snapshot = bench.proxy.snapshot(bench.now);
+    assert_eq!((snapshot.backends[0].errors, snapshot.backends[0].in_flight), (0, 0));
+    bench.end(client);
+    assert_eq!(bench.wire(client).closed, Some(false));
+
+    let mut bench = Bench::new(Config::default());
+    served(&mut bench, GET, OWN);
+    bench.pass(Duration::from_millis(100));
+    let other = bench.client_with(POST.as_bytes());
+    let first = bench.upstream();
+    bench.end(first);
+    assert!(bench.text(other).starts_with("HTTP/1.1 502 "), "a first request is answered");
+    // One byte of a response shows that the request was received: that is answered, too.
+    let mut bench = Bench::new(Config::default());
+    let (client, first) = served(&mut bench, GET, OWN);
+    bench.send(client, POST.as_bytes());
+    bench.send(first, b"H");
+    bench.end(first);
+    assert!(bench.text(client).starts_with("HTTP/1.1 502 "));
+}
