@@ -199,6 +199,9 @@ pub enum ProbeFailure {
     Malformed,
     /// The answer's status was neither 2xx nor 3xx.
     Status(u16),
+    /// The proxy gave up for a reason of its own, such as no descriptor left: says nothing about the
+    /// backend, and is not counted.
+    Abandoned,
 }
 
 /// A backend's own load figures; each is `None` when it did not say.

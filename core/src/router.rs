@@ -381,13 +381,25 @@ impl Router {
             self.late_probes += 1;
             return;
         };
-        if now > ended.deadline {
+        if *result == Err(ProbeFailure::Abandoned) {
+            self.probe_abandoned(now, ended);
+        } else if now > ended.deadline {
             // As if `handle_timeout` had come first, so that their order does not matter.
             self.late_probes += 1;
             self.probe_ended(now, ended, &Err(ProbeFailure::TimedOut));
         } else {
             self.probe_ended(now, ended, result);
         }
+    }
+
+    /// Schedules the next probe in the place of one that says nothing.
+    #[cold]
+    fn probe_abandoned(&mut self, now: Instant, ended: EndedProbe) {
+        let id = ended.line.backend;
+        let is_open = ended.line.kind == ProbeKind::Ping
+            && self.table.get(id).is_some_and(|backend| backend.health.is_verdict_open());
+        self.probes.schedule(now, ended, is_open, &self.rules.probes);
+        self.hasten_pings(now, id);
     }
 
     fn probe_ended(&mut self, now: Instant, ended: EndedProbe, result: &ProbeResult) {

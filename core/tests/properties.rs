@@ -60,6 +60,7 @@ fn any_result() -> impl Strategy<Value = Result<Answer, ProbeFailure>> {
         ProbeFailure::Cut,
         ProbeFailure::Malformed,
         ProbeFailure::Status(500),
+        ProbeFailure::Abandoned,
     ]);
     prop_oneof![5 => answer, 2 => failure.prop_map(Err)]
 }

@@ -2,8 +2,8 @@
 use std::net::SocketAddr;
 
 use intelliproxy::config::{BackendTarget, Config};
-use intelliproxy::proxy::{Action, ConnId, Proxy};
-use intelliproxy_core::Instant;
+use intelliproxy::proxy::{Action, ConnId, ConnectFailure, Proxy};
+use intelliproxy_core::{Health, Instant};
 
 const START: Instant = Instant::from_millis(1);
 
@@ -214,4 +214,82 @@ fn deadlines_wait_for_bytes_that_have_arrived() {
         proxy.write_ready(client).starts_with(b"HTTP/1.1 504 "),
         "and with nothing unread, it is"
     );
+}
+
+/// What the proxy's own system lacks is no failure of a backend: the request gets 503 when no
+/// backend is left to try, none is blamed, and a probe that could not be sent is not counted.
+#[test]
+fn a_lack_of_descriptors_blames_no_backend() {
+    let mut proxy = proxy(&[1]);
+    proxy.handle_timeout(START);
+    let (probes, _) = settle(&mut proxy, START);
+    assert_eq!(probes.len(), 2, "a ping and a report");
+    for (conn, _) in probes {
+        proxy.handle_connected(START, conn, Err(ConnectFailure::Exhausted));
+    }
+    let client = proxy.handle_accept(START, address(9));
+    hand_over(&mut proxy, START, client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (asked, _) = settle(&mut proxy, START);
+    proxy.handle_connected(START, asked[0].0, Err(ConnectFailure::Exhausted));
+    assert!(proxy.write_ready(client).starts_with(b"HTTP/1.1 503 "));
+    let backend = &proxy.snapshot(START).backends[0];
+    let counts = (backend.pings_failed, backend.reports_failed, backend.errors, backend.in_flight);
+    assert_eq!(counts, (0, 0, 0, 0));
+    assert_eq!(backend.health, Health::Unknown);
+}
+
+/// An address that refuses is the backend's failure even when the next one cannot be tried: without
+/// IPv6 the system says so of `[::1]`.
+#[test]
+fn a_refusal_counts_though_the_next_address_cannot_be_tried() {
+    let mut proxy = proxy(&[1, 2]);
+    let client = proxy.handle_accept(START, address(9));
+    hand_over(&mut proxy, START, client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    for failure in [ConnectFailure::Refused, ConnectFailure::Exhausted] {
+        let (asked, _) = settle(&mut proxy, START);
+        proxy.handle_connected(START, asked[0].0, Err(failure));
+    }
+    assert!(proxy.write_ready(client).starts_with(b"HTTP/1.1 502 "));
+    assert_eq!(proxy.snapshot(START).backends[0].health, Health::Down);
+}
+
+/// Probes that were under way while the process was stopped say nothing: none has failed, and
+/// they are sent again.
+#[test]
+fn probes_under_way_in_a_pause_are_not_counted() {
+    let now = Instant::from_millis(60_000);
+    let mut proxy = proxy(&[1]);
+    proxy.handle_timeout(START);
+    let (probes, _) = settle(&mut proxy, START);
+    proxy.handle_connected(START, probes[0].0, Ok(()));
+    settle(&mut proxy, START);
+    proxy.handle_pause(now);
+    let (_, closed) = settle(&mut proxy, now);
+    assert_eq!(closed.len(), 2, "both probes' connections are closed");
+    proxy.handle_timeout(now);
+    assert_eq!(settle(&mut proxy, now).0.len(), 2, "and both are asked again");
+    let backend = &proxy.snapshot(now).backends[0];
+    assert_eq!((backend.pings_failed, backend.reports_failed), (0, 0));
+}
+
+/// With room for 10 connections and one backend 4 clients are admitted, each with room for an
+/// upstream. An idle upstream gives way to a connection that is needed.
+#[test]
+fn clients_leave_room_for_their_upstreams() {
+    let mut proxy = proxy(&[1]);
+    proxy.limit_connections(10);
+    assert_eq!(proxy.clients_max(), 4);
+    let clients: Vec<ConnId> = (0..4).map(|_| proxy.handle_accept(START, address(9))).collect();
+    assert!(!proxy.accepts(), "a fifth waits");
+    hand_over(&mut proxy, START, clients[0], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (asked, _) = settle(&mut proxy, START);
+    let upstream = asked[0].0;
+    proxy.handle_connected(START, upstream, Ok(()));
+    settle(&mut proxy, START);
+    hand_over(&mut proxy, START, upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    settle(&mut proxy, START);
+    proxy.limit_connections(5);
+    proxy.handle_timeout(START);
+    let (probes, closed) = settle(&mut proxy, START);
+    assert_eq!((probes.len(), closed), (2, vec![upstream]), "a ping and a report");
 }

@@ -122,6 +122,7 @@ impl Encoder {
                         self.block.push(5);
                         put_varint(&mut self.block, u64::from(*status));
                     }
+                    ProbeFailure::Abandoned => self.block.push(6),
                 }
             }
             Event::RequestFinished { lease, outcome } => self.finished(now, lease, outcome),

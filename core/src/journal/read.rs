@@ -157,6 +157,7 @@ impl Block<'_> {
                     3 => ProbeFailure::Cut,
                     4 => ProbeFailure::Malformed,
                     5 => ProbeFailure::Status(self.cursor.small()?),
+                    6 => ProbeFailure::Abandoned,
                     _ => return Err("an unknown failure of a probe"),
                 };
                 Record::ProbeFinished { probe, result: Err(failure) }

@@ -185,10 +185,12 @@ impl Model {
                 let Some(ended) = line.outstanding.filter(|out| out.probe == probe) else {
                     continue;
                 };
-                let is_late = now > ended.deadline;
+                // One that the proxy gave up by itself says nothing, however late.
+                let is_abandoned = matches!(result, Err(ProbeFailure::Abandoned));
+                let is_late = now > ended.deadline && !is_abandoned;
                 let result = if is_late { Err(ProbeFailure::TimedOut) } else { result };
                 self.late += u64::from(is_late);
-                if backend.is_configured {
+                if backend.is_configured && !is_abandoned {
                     backend.learn(now, kind, ended.deadline - ended.started, result);
                 }
                 let is_open = kind == ProbeKind::Ping && backend.is_verdict_open(&rules);

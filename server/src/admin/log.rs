@@ -27,6 +27,10 @@ pub(crate) fn log_notice<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a st
         Notice::ClientRefused { peer } => {
             warn!("client {peer}: 503: limits.clients are connected");
         }
+        Notice::ClientsLimited { limit, clients_max } => warn!(
+            "limits.clients is {limit}, open files are enough for {clients_max} clients and their \
+             upstreams: no more are admitted"
+        ),
         Notice::Reconfigured(change) => {
             info!("configuration: {}", describe_change(change));
             if !change.needs_restart.is_empty() {

@@ -48,6 +48,7 @@ fn describe_failure(failure: ProbeFailure) -> String {
         ProbeFailure::Cut => "connection cut".to_owned(),
         ProbeFailure::Malformed => "answer is not HTTP".to_owned(),
         ProbeFailure::Status(status) => format!("status {status}"),
+        ProbeFailure::Abandoned => "not asked".to_owned(),
     }
 }
 

@@ -233,6 +233,7 @@ fn result(source: &mut Source<'_>) -> ProbeResult {
         3 => Err(ProbeFailure::Cut),
         4 => Err(ProbeFailure::Malformed),
         5 => Err(ProbeFailure::Status(500)),
+        6 => Err(ProbeFailure::Abandoned),
         other => {
             let latency = millis(source);
             let report = (other & 1 == 1).then(|| report(source));

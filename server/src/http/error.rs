@@ -125,6 +125,8 @@ pub enum UpstreamError {
     Refused,
     /// The connection could not be made for another reason.
     Unreachable,
+    /// The proxy's own system had no descriptor, port or memory for a connection.
+    Exhausted,
     /// The connection was not made in time.
     ConnectTimeout,
     /// The connection ended before the answer's head was whole.
@@ -156,7 +158,7 @@ impl UpstreamError {
     /// The status that answers it.
     pub const fn status(self) -> u16 {
         match self {
-            Self::NoBackend => 503,
+            Self::NoBackend | Self::Exhausted => 503,
             Self::ConnectTimeout | Self::HeadTimeout | Self::BodyTimeout => 504,
             _ => 502,
         }
@@ -169,6 +171,7 @@ impl fmt::Display for UpstreamError {
             Self::NoBackend => "no backend is configured",
             Self::Refused => "connection refused",
             Self::Unreachable => "backend unreachable",
+            Self::Exhausted => "the proxy has no descriptor, port or memory left to connect",
             Self::ConnectTimeout => "connection not made in time",
             Self::Cut => "connection closed before an answer",
             Self::HeadTimeout => "no answer in time",

@@ -100,6 +100,7 @@ impl Proxy {
             }
             return;
         };
+        self.make_room_for_upstream();
         let upstream = Upstream {
             backend,
             session: Some(id),
@@ -131,10 +132,11 @@ impl Proxy {
             return;
         };
         session.handle_undialled();
-        if self.places.address(backend, attempt.next()).is_some() {
-            self.dial(now, id, backend, attempt.next());
+        let next = attempt.after(error);
+        if self.places.address(backend, next).is_some() {
+            self.dial(now, id, backend, next);
         } else if let Some(session) = self.table.session_mut(id) {
-            session.handle_unlinked(now, error, &mut self.shared);
+            session.handle_unlinked(now, next.error(error), &mut self.shared);
         }
     }
 
@@ -185,6 +187,7 @@ const KEPT_AFTER: Duration = Duration::from_millis(100);
 pub(super) const fn connect_error(failure: ConnectFailure) -> UpstreamError {
     match failure {
         ConnectFailure::Refused => UpstreamError::Refused,
+        ConnectFailure::Exhausted => UpstreamError::Exhausted,
         ConnectFailure::Unreachable => UpstreamError::Unreachable,
     }
 }

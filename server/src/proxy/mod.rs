@@ -15,6 +15,7 @@ mod pool;
 mod probe;
 mod probing;
 mod reconfigure;
+mod room;
 mod serving;
 mod session;
 mod shared;
@@ -39,6 +40,7 @@ use self::pool::Pool;
 pub use self::reconfigure::ConfigChange;
 pub(crate) use self::reconfigure::ReloadCounts;
 use self::reconfigure::Reloads;
+use self::room::Room;
 use self::serving::watch;
 use self::session::{ClientHalf, Session, Side};
 use self::shared::Shared;
@@ -82,6 +84,8 @@ pub enum Action {
 pub enum ConnectFailure {
     /// Nobody listens there.
     Refused,
+    /// The proxy's own system had no descriptor, port or memory for it: no backend is at fault.
+    Exhausted,
     /// Anything else.
     Unreachable,
 }
@@ -99,6 +103,7 @@ pub struct Proxy {
     stats_allowed: Vec<Network>,
     dirty: VecDeque<ConnId>,
     clients: usize,
+    room: Room,
     /// Exchanges that have a lease, for the invariant that leases balance.
     leases: usize,
     /// Where bytes of connections go that nobody expects any of.
@@ -127,6 +132,7 @@ impl Proxy {
             timers: Timers::default(),
             places: Places::new(targets),
             stats_allowed: config.stats.networks(),
+            room: Room::new(config.limits.clients),
             shared: Shared::new(config),
             dirty: VecDeque::new(),
             clients: 0,
@@ -159,7 +165,7 @@ impl Proxy {
 
     /// A client connected. It is served, or told that there is no room.
     pub fn handle_accept(&mut self, now: Instant, peer: SocketAddr) -> ConnId {
-        let is_full = self.clients >= self.shared.config.limits.clients;
+        let is_full = self.clients >= self.room.clients_max;
         self.clients += 1;
         let may_see_stats = self.stats_allowed.iter().any(|network| network.contains(peer.ip()));
         let id = self.table.insert(|_| {
@@ -193,6 +199,7 @@ impl Proxy {
                 self.serve(now, id);
             }
             (Owner::Session(id, Side::Upstream), Err(failure)) => {
+                cold_path();
                 self.redirect(now, id, conn, connect_error(failure));
                 self.serve(now, id);
             }
@@ -445,7 +452,7 @@ impl Proxy {
     pub fn accepts(&self) -> bool {
         !self.shared.is_stopping
             && (self.shared.config.overflow == Overflow::Reject
-                || self.clients < self.shared.config.limits.clients)
+                || self.clients < self.room.clients_max)
     }
 
     /// Whether the proxy is stopping and no client is left.

@@ -40,6 +40,14 @@ pub enum Notice {
         /// Who.
         peer: SocketAddr,
     },
+    /// Fewer clients are admitted than `limits.clients`: more would leave no descriptors for their
+    /// upstreams.
+    ClientsLimited {
+        /// `limits.clients`.
+        limit: usize,
+        /// How many are admitted.
+        clients_max: usize,
+    },
     /// The configuration changed at run time.
     Reconfigured(Box<ConfigChange>),
     /// A configuration that came at run time cannot be; the one in use goes on.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use intelliproxy_core::BackendId;
 
 use crate::config::BackendTarget;
+use crate::http::UpstreamError;
 
 /// The places of all backends.
 #[derive(Debug)]
@@ -32,11 +33,31 @@ pub(crate) struct Attempt {
     before: usize,
     /// Which of the backend's places it is about.
     revision: u32,
+    /// How the last address failed that failed by a fault of its own.
+    earlier: Option<UpstreamError>,
 }
 
 impl Attempt {
     pub(crate) const fn next(self) -> Self {
         Self { before: self.before + 1, ..self }
+    }
+
+    /// The next address, after one failed by `error`.
+    pub(crate) const fn after(self, error: UpstreamError) -> Self {
+        let earlier = match error {
+            UpstreamError::Exhausted => self.earlier,
+            _ => Some(error),
+        };
+        Self { before: self.before + 1, earlier, ..self }
+    }
+
+    /// How the whole way failed, its last address by `last`: a failure of the proxy's own system says
+    /// nothing when an address failed by itself. Without IPv6, `[::1]` fails like this.
+    pub(crate) fn error(self, last: UpstreamError) -> UpstreamError {
+        match last {
+            UpstreamError::Exhausted => self.earlier.unwrap_or(last),
+            _ => last,
+        }
     }
 
     /// Whether other addresses were tried before.
@@ -126,6 +147,7 @@ impl Places {
             first: place.preferred,
             before: 0,
             revision: place.revision,
+            earlier: None,
         })
     }
 

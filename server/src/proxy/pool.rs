@@ -55,6 +55,11 @@ impl Pool {
         self.idle.get(backend.index()).map_or(&[], Vec::as_slice)
     }
 
+    /// Of each backend's idle connections, the one used longest ago.
+    pub(crate) fn oldest(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.idle.iter().filter_map(|list| list.first().copied())
+    }
+
     /// Takes every idle connection out.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = ConnId> + '_ {
         self.idle.iter_mut().flat_map(|list| list.drain(..))

@@ -2,8 +2,10 @@
 use intelliproxy_core::{BackendId, Event, Instant, ProbeFailure, ProbeId, ProbeKind, ProbeResult};
 
 use super::conn::{Conn, ConnId};
+use super::dispatch::connect_error;
 use super::probe::ProbeExchange;
 use super::{Action, ConnectFailure, Proxy};
+use crate::http::UpstreamError;
 
 impl Proxy {
     pub(super) fn start_probe(
@@ -28,6 +30,7 @@ impl Proxy {
         let mut exchange =
             ProbeExchange::new(probe, backend, kind, now, deadline, path, &target.authority);
         exchange.attempt = attempt;
+        self.make_room_for_upstream();
         let conn = self.table.insert(|_| Conn::Probe(Box::new(exchange)));
         self.arm(conn, deadline);
         self.shared.actions.push_back(Action::Connect { conn, address });
@@ -38,12 +41,14 @@ impl Proxy {
         let Some(probe) = self.probe_mut(conn) else {
             return;
         };
-        probe.attempt = probe.attempt.next();
+        let error = connect_error(failure);
+        probe.attempt = probe.attempt.after(error);
         let (backend, attempt, deadline) = (probe.backend, probe.attempt, probe.deadline);
         let Some(address) = self.places.address(backend, attempt) else {
-            let failure = match failure {
-                ConnectFailure::Refused => ProbeFailure::Refused,
-                ConnectFailure::Unreachable => ProbeFailure::Unreachable,
+            let failure = match attempt.error(error) {
+                UpstreamError::Refused => ProbeFailure::Refused,
+                UpstreamError::Exhausted => ProbeFailure::Abandoned,
+                _ => ProbeFailure::Unreachable,
             };
             return self.finish_probe(now, conn, Err(failure));
         };
@@ -67,6 +72,16 @@ impl Proxy {
             self.places.prefer(backend, attempt);
         }
         self.finish_probe(now, conn, Err(ProbeFailure::TimedOut));
+    }
+
+    /// The driver could not act for some time, such as a stopped process: probes under way say
+    /// nothing about their backends. To be called before what arrived meanwhile is handed over.
+    pub fn handle_pause(&mut self, now: Instant) {
+        let probes = self.table.iter().filter(|(_, conn)| matches!(conn, Conn::Probe(_)));
+        let probes: Vec<ConnId> = probes.map(|(id, _)| id).collect();
+        for conn in probes {
+            self.finish_probe(now, conn, Err(ProbeFailure::Abandoned));
+        }
     }
 
     pub(super) fn finish_probe(&mut self, now: Instant, conn: ConnId, result: ProbeResult) {

@@ -72,6 +72,7 @@ impl Proxy {
         self.tell_router(now, wanted, &displaced, &change);
         self.set_places(targets);
         self.displace_requests(now, &displaced);
+        self.derive_clients_max();
         self.trim_idle(now);
         self.tell_clients(now);
         self.reloads.counts.done += 1;

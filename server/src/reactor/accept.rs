@@ -12,6 +12,8 @@ use super::socket::{Socket, is_readable};
 const ACCEPTS_MAX: usize = 128;
 /// How long accepting rests when the system has no more sockets to give.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// How often the log says that accepting failed.
+const ACCEPT_WARNS_EVERY: Duration = Duration::from_secs(5);
 /// Rounds in which clients that are there when a signal asks for the end are taken in. A listener's
 /// backlog of 4096 takes 32; clients that never stop coming do not keep the proxy running.
 const LAST_ROUNDS_MAX: usize = 64;
@@ -57,7 +59,10 @@ impl Reactor {
                             ErrorKind::ConnectionAborted | ErrorKind::Interrupted
                         ) => {}
                     Err(error) => {
-                        warn!("cannot accept: {error}");
+                        if self.now >= self.accept_warns_from {
+                            warn!("cannot accept clients: {error}: trying again");
+                            self.accept_warns_from = self.now + ACCEPT_WARNS_EVERY;
+                        }
                         self.accepts_from = self.now + ACCEPT_REST;
                         return;
                     }

@@ -7,6 +7,7 @@
 //! bytes mean.
 mod accept;
 mod clock;
+mod descriptors;
 mod signal;
 mod socket;
 mod token;
@@ -19,13 +20,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use intelliproxy_core::Instant;
-use log::{info, warn};
+use log::info;
 use mio::event::Event;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::clock::Clock;
+use self::descriptors::connections_max;
 use self::signal::Signals;
 use self::socket::{Moved, Socket, connect_failure};
 use self::token::Source;
@@ -43,6 +45,8 @@ const READS_MAX: usize = 16;
 /// A deadline judged later than this after it passed may have passed while the proxy was paused: what
 /// arrived meanwhile is taken first. Ordinary turns are late by the poll's grain of 1 ms.
 const LATE: Duration = Duration::from_millis(5);
+/// A turn this late was held up from outside, and what probes measured says nothing of backends.
+const PAUSED: Duration = Duration::from_millis(100);
 /// Polls in a row that take what arrived during a pause, of [`EVENTS_MAX`] events each.
 const CATCH_UPS_MAX: usize = 64;
 
@@ -51,7 +55,6 @@ const CATCH_UPS_MAX: usize = 64;
 /// # Errors
 /// Why it could not begin, or go on.
 pub fn serve(setup: Setup) -> Result<(), String> {
-    raise_file_limit();
     let announcement = setup.announcement();
     let mut reactor = Reactor::new(setup)?;
     // Whoever waits for these lines may send a signal at once.
@@ -89,6 +92,8 @@ struct Reactor {
     unread: VecDeque<ConnId>,
     /// When accepting may go on after the system ran out of sockets.
     accepts_from: Instant,
+    /// When the log may say again that accepting failed.
+    accept_warns_from: Instant,
     /// Whether a signal asked for the end, and clients in the backlog are taken in before that.
     is_stop_asked: bool,
     /// Whether a second signal asked for the end at once.
@@ -132,6 +137,7 @@ impl Reactor {
         let state_file = setup.config.state_file.clone();
         let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
             .map_err(|error| error.to_string())?;
+        proxy.limit_connections(connections_max());
         let keeper = state_file.map(|path| Keeper::start(path, &mut proxy, now)).transpose()?;
         let recording = recording.map(|(recorder, guard)| {
             proxy.record_into(Box::new(recorder), wall_clock_nanos());
@@ -151,6 +157,7 @@ impl Reactor {
             deadline: Some(now),
             unread: VecDeque::new(),
             accepts_from: now,
+            accept_warns_from: now,
             is_stop_asked: false,
             is_aborted: false,
             keeper,
@@ -165,6 +172,11 @@ impl Reactor {
     fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
         let is_interrupted = self.wait(events, self.patience())?;
         self.now = self.clock.now();
+        if self.deadline.is_some_and(|at| self.now.since(at) > PAUSED) {
+            cold_path();
+            self.proxy.handle_pause(self.now);
+            self.flush();
+        }
         self.take_events(events);
         if !self.unread.is_empty() {
             self.read_on();
@@ -577,14 +589,4 @@ fn seed() -> u64 {
 fn wall_clock_nanos() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| since.as_nanos() as u64)
-}
-
-/// Lets the process have as many sockets as the system allows it.
-fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        warn!("cannot raise the limit of open files: {error}");
-    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use socket2::SockRef;
 
 use super::token::Source;
@@ -210,8 +211,20 @@ const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// What the system's error means for the proxy.
 pub(crate) fn connect_failure(error: &io::Error) -> ConnectFailure {
-    match error.kind() {
-        ErrorKind::ConnectionRefused => ConnectFailure::Refused,
+    // Descriptors, buffers, ports of its own (Linux says EADDRNOTAVAIL or EAGAIN), or room in the
+    // poll: what the proxy's system lacks.
+    const EXHAUSTED: [Errno; 7] = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::ADDRNOTAVAIL,
+        Errno::AGAIN,
+        Errno::NOSPC,
+    ];
+    match Errno::from_io_error(error) {
+        Some(Errno::CONNREFUSED) => ConnectFailure::Refused,
+        Some(errno) if EXHAUSTED.contains(&errno) => ConnectFailure::Exhausted,
         _ => ConnectFailure::Unreachable,
     }
 }

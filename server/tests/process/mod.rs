@@ -18,7 +18,19 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it, and waits until it listens.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut command = program();
+        Self::start_as(program(), arguments)
+    }
+
+    /// Starts it with so many descriptors at most.
+    pub(crate) fn start_with_descriptors(descriptors: usize, arguments: &[&str]) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"")]);
+        command.arg(env!("CARGO_BIN_EXE_intelliproxy"));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Self::start_as(command, arguments)
+    }
+
+    fn start_as(mut command: Command, arguments: &[&str]) -> Self {
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("a process");
         let log = BufReader::new(child.stderr.take().expect("a pipe"));

@@ -104,6 +104,7 @@ fn step(driver: &mut Driver, source: &mut Source<'_>) {
             let result = match operation >> 4 {
                 0..=10 => Ok(()),
                 11..=13 => Err(ConnectFailure::Refused),
+                14 => Err(ConnectFailure::Exhausted),
                 _ => Err(ConnectFailure::Unreachable),
             };
             driver.connect(link, result);

@@ -89,7 +89,7 @@ impl Session {
         exchange.last_error = Some(error);
         if let Some(lease) = exchange.lease.take() {
             exchange.tried.push(lease.backend());
-            self.needs.finish(lease, Outcome::Failed(request_failure(error)));
+            self.needs.finish(lease, outcome(error));
         }
         match remedy {
             Remedy::Redial | Remedy::Close => {}
@@ -188,9 +188,10 @@ fn is_head_method(head: &[u8]) -> bool {
     head[begin..].starts_with(b"HEAD ")
 }
 
-/// How the router is told of an error.
-const fn request_failure(error: UpstreamError) -> RequestFailure {
-    match error {
+/// What an error says about the backend: nothing where the proxy's own system failed.
+const fn outcome(error: UpstreamError) -> Outcome {
+    Outcome::Failed(match error {
+        UpstreamError::Exhausted => return Outcome::Abandoned,
         UpstreamError::NoBackend | UpstreamError::Unreachable | UpstreamError::ConnectTimeout => {
             RequestFailure::Unreachable
         }
@@ -206,5 +207,5 @@ const fn request_failure(error: UpstreamError) -> RequestFailure {
         UpstreamError::Truncated
         | UpstreamError::MalformedChunk(_)
         | UpstreamError::BodyTimeout => RequestFailure::Truncated,
-    }
+    })
 }

@@ -52,7 +52,10 @@ pub(crate) const fn remedy(failure: &Failure) -> Remedy {
     let is_cut = matches!(failure.error, UpstreamError::Cut | UpstreamError::Unsolicited);
     let is_unconnected = matches!(
         failure.error,
-        UpstreamError::Refused | UpstreamError::Unreachable | UpstreamError::ConnectTimeout
+        UpstreamError::Refused
+            | UpstreamError::Unreachable
+            | UpstreamError::Exhausted
+            | UpstreamError::ConnectTimeout
     );
     let is_safe = !failure.has_seen_answer
         && failure.can_replay
@@ -142,6 +145,11 @@ mod tests {
             (
                 "bytes on a fresh connection before the request",
                 Failure { error: UpstreamError::Unsolicited, has_sent: false, ..CUT },
+                Remedy::Retry,
+            ),
+            (
+                "POST for which the proxy has no descriptor",
+                Failure { error: UpstreamError::Exhausted, has_sent: false, ..post },
                 Remedy::Retry,
             ),
             ("garbage", Failure { error: UpstreamError::MalformedHead, ..CUT }, Remedy::Answer),

@@ -1,0 +1,68 @@
+//! How many connections there may be: as many clients as leave room for the upstreams and probes
+//! that serving them takes.
+use super::conn::Conn;
+use super::{Notice, Proxy};
+
+/// The bounds on connections.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Connections of all kinds, as far as the driver's system lets there be.
+    connections_max: usize,
+    /// Clients: `limits.clients`, or what leaves room for their upstreams where that is less.
+    pub(super) clients_max: usize,
+}
+
+impl Room {
+    pub(super) const fn new(clients_max: usize) -> Self {
+        Self { connections_max: usize::MAX, clients_max }
+    }
+}
+
+impl Proxy {
+    /// Says how many connections of all kinds, clients, upstreams and probes, the driver's system has
+    /// room for; to be called before any other method.
+    pub fn limit_connections(&mut self, connections_max: usize) {
+        self.room.connections_max = connections_max;
+        self.derive_clients_max();
+    }
+
+    /// Derives how many clients are admitted; after a change of the configuration, too.
+    pub(super) fn derive_clients_max(&mut self) {
+        let limit = self.shared.config.limits.clients;
+        let connections = self.room.connections_max;
+        // A ping and a report of each backend, all at once only in the beginning.
+        let probes = (2 * self.places.configured().count()).min(connections / 4);
+        // Each client may need an upstream at the same time.
+        let derived = ((connections - probes) / 2).max(1);
+        self.room.clients_max = limit.min(derived);
+        if derived < limit {
+            self.notify(Notice::ClientsLimited { limit, clients_max: derived });
+        }
+    }
+
+    /// Clients that may be connected at a time.
+    pub fn clients_max(&self) -> usize {
+        self.room.clients_max
+    }
+
+    /// Makes room for one more connection to a backend: where there is none left, the idle
+    /// connection that was used longest ago is closed.
+    #[inline]
+    pub(super) fn make_room_for_upstream(&mut self) {
+        if self.table.len() >= self.room.connections_max {
+            self.close_oldest_idle();
+        }
+    }
+
+    #[cold]
+    fn close_oldest_idle(&mut self) {
+        let table = &self.table;
+        let idle = self.pool.oldest().filter_map(|conn| match &table.get(conn)?.conn {
+            Conn::Upstream(upstream) => Some((upstream.idle_since, conn, upstream.backend)),
+            Conn::Client(_) | Conn::Probe(_) => None,
+        });
+        if let Some((_, conn, backend)) = idle.min_by_key(|&(since, conn, _)| (since, conn)) {
+            self.discard_idle(backend, conn);
+        }
+    }
+}

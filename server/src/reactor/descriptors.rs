@@ -1,0 +1,31 @@
+//! How many connections the system has room for.
+use std::fs;
+
+use log::{info, warn};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// Descriptors kept free for what opens files now and then: the state file, a reload with its
+/// resolver, a socket that is accepted only to be refused.
+const SPARE: usize = 6;
+/// Descriptors taken as open where the system does not tell.
+const OPEN_GUESSED: usize = 32;
+
+/// Lets the process have as many descriptors as the system allows it; returns how many connections
+/// that is, beside what is open now.
+pub(super) fn connections_max() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let before = limit;
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            warn!("cannot raise the limit of open files: {error}");
+            limit = before;
+        }
+    }
+    let Some(descriptors) = limit.current else { return usize::MAX };
+    let open = fs::read_dir("/dev/fd").map_or(OPEN_GUESSED, Iterator::count);
+    let connections = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let connections = connections.saturating_sub(open + SPARE);
+    info!("open files: {descriptors}, room for {connections} connections");
+    connections
+}

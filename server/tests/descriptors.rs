@@ -1,0 +1,52 @@
+//! A process with few descriptors, full of clients.
+mod process;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+use process::{DEADLINE, Program};
+
+/// Answers every request on every connection with an empty 200; returns the flag that names it.
+fn start_backend() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let flag = format!("--backend=A=http://{}", listener.local_addr().expect("bound"));
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut stream = BufReader::new(stream);
+                let mut line = String::new();
+                while stream.read_line(&mut line).is_ok_and(|count| count > 0) {
+                    if line == "\r\n" {
+                        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                        drop(stream.get_mut().write_all(response));
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+    flag
+}
+
+/// With 64 descriptors and 100 clients those who are admitted are all served: each finds a
+/// descriptor for its upstream. The log says how many that are.
+#[test]
+fn clients_leave_descriptors_for_their_upstreams() {
+    let flag = start_backend();
+    let mut program = Program::start_with_descriptors(64, &[&flag]);
+    let line = program.line_with("limits.clients is 10000");
+    let words = line.split(' ').skip_while(|word| *word != "for");
+    let admitted: usize = words.skip(1).find_map(|word| word.parse().ok()).expect("a number");
+    assert!((10..32).contains(&admitted), "{line}");
+    let mut clients: Vec<TcpStream> = (0..100).map(|_| program.connect()).collect();
+    for client in &mut clients[..admitted] {
+        client.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    }
+    for client in &mut clients[..admitted] {
+        let mut status = [0; 17];
+        client.read_exact(&mut status).expect("a response");
+        assert_eq!(&status, b"HTTP/1.1 200 OK\r\n");
+    }
+}
