@@ -117,6 +117,20 @@ impl Bench {
         self.wire_mut(conn).has_ended = true;
     }
 
+    /// The same, where the proxy has not closed the connection.
+    pub(crate) fn end_if_open(&mut self, conn: ConnId) {
+        if self.wire(conn).closed.is_none() {
+            self.end(conn);
+        }
+    }
+
+    /// A peer takes nothing more, though it may have sent something.
+    pub(crate) fn break_writes(&mut self, conn: ConnId) {
+        self.wire_mut(conn).takes = 0;
+        self.proxy.handle_write_failed(self.now, conn);
+        self.run();
+    }
+
     /// A peer resets its connection.
     pub(crate) fn reset(&mut self, conn: ConnId) {
         self.proxy.handle_failed(self.now, conn);

@@ -140,24 +140,41 @@ fn clients_that_leave_are_gone_for_the_backend() {
     }
 }
 
-/// An answer that is cut ends by a reset for the client, with what came of it.
+/// Of a response that breaks off everything arrives, more than the system's buffers hold on the way, and
+/// then a clean end where length or chunks show the cut.
 #[test]
-fn cut_answers_are_resets() {
-    for head in
-        ["Content-Length: 9\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
+fn cut_answers_arrive_as_far_as_they_came() {
+    const SENT: usize = 6 << 20;
+    for head in ["Content-Length: 8388608\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n800000\r\n"]
     {
         let backend = Script::start(move |stream, _| {
-            let bytes = format!("HTTP/1.1 200 OK\r\n{head}");
-            stream.get_mut().write_all(bytes.as_bytes()).expect("sent");
+            let bytes = [format!("HTTP/1.1 200 OK\r\n{head}").as_bytes(), &[b'z'; SENT]].concat();
+            stream.get_mut().write_all(&bytes).expect("sent");
             false
         });
-        let mut stream = connect(proxy(&[&backend.url]));
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-        let mut bytes = Vec::new();
-        let error = stream.read_to_end(&mut bytes).expect_err("a reset");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        assert!(!bytes.ends_with(b"0\r\n\r\n"), "{:?}", bytes.escape_ascii().to_string());
+        let mut stream = BufReader::new(connect(proxy(&[&backend.url])));
+        stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+        read_head(&mut stream).expect("a head");
+        let mut body = Vec::new();
+        stream.read_to_end(&mut body).expect("a clean end");
+        let data = body.iter().filter(|&&byte| byte == b'z').count();
+        assert_eq!(data, SENT, "{head}");
+        assert!(!body.ends_with(b"0\r\n\r\n"), "the cut shows");
     }
+}
+
+/// A response to HTTP/1.0 whose end is the connection's ends by a reset where it breaks off.
+#[test]
+fn cut_answers_without_framing_are_resets() {
+    let backend = Script::start(move |stream, _| {
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhello";
+        stream.get_mut().write_all(head).expect("sent");
+        false
+    });
+    let mut stream = connect(proxy(&[&backend.url]));
+    stream.write_all(b"GET / HTTP/1.0\r\nHost: h\r\n\r\n").expect("sent");
+    let error = stream.read_to_end(&mut Vec::new()).expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 /// A backend that nobody listens at is passed over, or answered 502; without any backend, 503.

@@ -323,8 +323,9 @@ impl Net {
         let pipe = &mut self.links[link].inward;
         let was_full = pipe.held >= pipe.path.capacity;
         match pipe.take(space) {
-            0 if pipe.has_rst => Moved::Failed,
+            // A reset behind a clean end takes nothing of it back.
             0 if pipe.has_fin => Moved::Ended,
+            0 if pipe.has_rst => Moved::Failed,
             0 => Moved::Blocked,
             count => {
                 if (was_full || pipe.wants_room) && pipe.held < pipe.path.capacity {

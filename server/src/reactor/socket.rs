@@ -32,6 +32,9 @@ pub(crate) struct Socket {
     pub(crate) is_ending: bool,
     /// Whether the connection broke, maybe with bytes of the peer left to read.
     pub(crate) is_broken: bool,
+    /// Whether a write was told that the connection was reset: the system says so once, and lets
+    /// a read find a clean end afterwards.
+    is_reset: bool,
     /// Whether the system tells when there is room to write.
     watches_writes: bool,
     /// Whether the last bytes written are held back by the system until the end of the stream.
@@ -96,6 +99,7 @@ impl Socket {
             watches_writes: is_connecting,
             is_ending: false,
             is_broken: false,
+            is_reset: false,
             is_held: false,
             is_queued: false,
         }
@@ -142,7 +146,7 @@ impl Socket {
                 Ok(0) => {
                     cold_path();
                     self.is_readable = false;
-                    return Moved::Ended;
+                    return if self.is_reset { Moved::Failed } else { Moved::Ended };
                 }
                 Err(error) => {
                     cold_path();
@@ -173,6 +177,9 @@ impl Socket {
                     cold_path();
                     if error.kind() != ErrorKind::Interrupted {
                         self.is_writable &= error.kind() != ErrorKind::WouldBlock;
+                        // A broken pipe comes behind a clean end, too.
+                        let is_clean = [ErrorKind::WouldBlock, ErrorKind::BrokenPipe];
+                        self.is_reset |= !is_clean.contains(&error.kind());
                         return Moved::none(&error);
                     }
                 }

@@ -34,6 +34,10 @@ pub(crate) struct ClientHalf {
     pub(crate) is_eof: bool,
     /// Whether its end is known to stand behind bytes for which there is no room yet.
     pub(crate) is_leaving: bool,
+    /// Whether a tunnel's connection was reset or broke otherwise; without a tunnel that ends all.
+    pub(crate) has_failed: bool,
+    /// Whether a tunnel's client takes no more bytes; it may still have sent some.
+    pub(crate) is_write_broken: bool,
     /// Whether it said that the request at hand is its last: nothing comes behind it.
     pub(crate) has_said_last: bool,
     /// Whether an exchange of its connection is over: the request at hand is not its first.
@@ -106,6 +110,8 @@ impl ClientHalf {
             send: Send::Open,
             is_eof: false,
             is_leaving: false,
+            has_failed: false,
+            is_write_broken: false,
             has_said_last: false,
             has_been_served: false,
             is_paused: false,

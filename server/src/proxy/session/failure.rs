@@ -21,6 +21,7 @@ impl Session {
         let notice = Notice::client_error(client.peer, error, excerpt);
         shared.actions.push_back(Action::Notify(notice));
         let has_begun_answer = self.exchange.as_ref().is_some_and(|e| e.has_begun_answer);
+        let with_reset = self.upstream.ends_with_connection();
         let is_head_request = match &self.exchange {
             Some(exchange) => exchange.is_head_request,
             // What broke the rule is the head itself; its method may have been whole before that.
@@ -28,7 +29,7 @@ impl Session {
         };
         self.abandon(shared);
         if has_begun_answer {
-            self.client.send = Send::Closing { with_reset: true };
+            self.client.send = Send::Closing { with_reset };
             return;
         }
         let bytes = answer::encode_error(error.status(), is_head_request, Some("close"));
@@ -74,6 +75,7 @@ impl Session {
         if let Some(conn) = upstream.conn() {
             self.needs.release(conn, None);
         }
+        let with_reset = upstream.ends_with_connection();
         upstream.unlink(shared);
         if remedy == Remedy::Redial {
             exchange.has_seen_answer = false;
@@ -111,7 +113,7 @@ impl Session {
             Remedy::Truncate => {
                 self.exchange = None;
                 upstream.output.clear(&mut shared.buffers);
-                self.client.send = Send::Closing { with_reset: true };
+                self.client.send = Send::Closing { with_reset };
             }
         }
     }
@@ -176,9 +178,12 @@ impl Session {
             // A tunnel that was opened was an answer.
             self.needs.finish(lease, Outcome::Answered { status, latency });
         }
+        // What still waits is lost: a clean end must not make the rest of it look whole. Where the
+        // framing of the response shows the cut, that which the system holds arrives.
+        let shows_cut = self.exchange.is_some() && !self.upstream.ends_with_connection();
+        let is_lossy = !self.client.output.is_empty() && !shows_cut;
         self.abandon(shared);
-        // What still waits is lost, and a clean end could make the rest of it look whole.
-        self.needs.close(with_reset || !self.client.output.is_empty());
+        self.needs.close(with_reset || is_lossy);
     }
 }
 

@@ -71,7 +71,7 @@ impl Session {
             Side::Client => (
                 &mut self.client.input,
                 &mut self.client.is_paused,
-                !self.needs.has_close() && !self.client.is_eof,
+                !self.needs.has_close() && !self.client.is_eof && !self.client.has_failed,
             ),
             Side::Upstream => (
                 &mut self.upstream.input,
@@ -160,12 +160,13 @@ impl Session {
     /// One side was reset or broke otherwise.
     pub(crate) fn handle_failed(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         match side {
-            Side::Client => self.end(now, true, shared),
-            Side::Upstream => {
-                self.upstream.has_failed = true;
-                self.settle(now, shared);
+            Side::Client if matches!(self.client.receive, Receive::Tunnel) => {
+                self.client.has_failed = true;
             }
+            Side::Client => return self.end(now, true, shared),
+            Side::Upstream => self.upstream.has_failed = true,
         }
+        self.settle(now, shared);
     }
 
     /// One side took `count` of the bytes that waited for it. Returns whether anything else has
@@ -205,9 +206,14 @@ impl Session {
 
     /// One side takes no more bytes, though it may still send some.
     pub(crate) fn handle_write_failed(&mut self, now: Instant, side: Side, shared: &mut Shared) {
+        let is_tunnel = matches!(self.client.receive, Receive::Tunnel);
         match side {
-            Side::Client => self.end(now, true, shared),
+            Side::Client if is_tunnel => self.client.is_write_broken = true,
+            Side::Client => return self.end(now, true, shared),
             Side::Upstream => self.upstream.is_write_broken = true,
+        }
+        if is_tunnel {
+            self.settle(now, shared);
         }
     }
 
@@ -305,7 +311,7 @@ impl Session {
 
     /// Ends the session whatever it is doing.
     pub(crate) fn handle_cut(&mut self, now: Instant, shared: &mut Shared) {
-        self.end(now, self.exchange.is_some(), shared);
+        self.end(now, self.upstream.ends_with_connection(), shared);
     }
 
     /// Tells a client for whom there is no room so.
@@ -334,6 +340,7 @@ impl Session {
     /// Bytes that wait for one side, as far as it can take them.
     pub(crate) fn write_ready(&self, side: Side) -> &[u8] {
         match side {
+            Side::Client if self.client.is_write_broken => &[],
             Side::Client => self.client.output.pending(),
             Side::Upstream if self.upstream.is_open() && !self.upstream.is_write_broken => {
                 self.upstream.output.pending()
@@ -350,7 +357,7 @@ impl Session {
     /// Whether bytes wait for one side that it can take.
     pub(crate) fn has_output(&self, side: Side) -> bool {
         match side {
-            Side::Client => !self.client.output.is_empty(),
+            Side::Client => !self.client.output.is_empty() && !self.client.is_write_broken,
             Side::Upstream => {
                 self.upstream.is_open()
                     && !self.upstream.is_write_broken

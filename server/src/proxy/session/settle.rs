@@ -439,6 +439,7 @@ impl Session {
     /// J6: a tunnel's bytes go on, and its ends when what came before them is out.
     #[inline(never)]
     fn relay_tunnel(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        self.drop_undeliverable(shared);
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let mut whole = BodyReader::Plain { left: None };
         let buffers = &mut shared.buffers;
@@ -453,16 +454,19 @@ impl Session {
                 upstream.last_write = now;
             }
         }
-        if upstream.has_failed || upstream.is_write_broken {
-            self.end(now, true, shared);
-            return true;
-        }
         let is_dry = |input: &Option<Buffer>| input.as_ref().is_none_or(Buffer::is_empty);
-        let is_client_over = client.is_eof && is_dry(&client.input) && upstream.output.is_empty();
-        let is_upstream_over =
-            upstream.is_eof && is_dry(&upstream.input) && client.output.is_empty();
-        if is_client_over && is_upstream_over {
-            self.end(now, false, shared);
+        let is_client_out = is_dry(&client.input) && upstream.output.is_empty();
+        let is_upstream_out = is_dry(&upstream.input) && client.output.is_empty();
+        let is_client_over = client.is_eof && is_client_out;
+        let is_upstream_over = upstream.is_eof && is_upstream_out;
+        // A side that broke ends the tunnel when what came of it is out.
+        let has_failed =
+            (upstream.has_failed && is_upstream_out) || (client.has_failed && is_client_out);
+        let is_over = (is_client_over || upstream.is_write_broken)
+            && (is_upstream_over || client.is_write_broken);
+        if has_failed || is_over {
+            cold_path();
+            self.end(now, has_failed, shared);
             return true;
         }
         if is_client_over && !upstream.is_shut {
@@ -474,6 +478,25 @@ impl Session {
             self.needs.shutdown_client();
         }
         false
+    }
+
+    /// Drops what goes to a side of a tunnel that takes no more; what came of it still goes on.
+    fn drop_undeliverable(&mut self, shared: &mut Shared) {
+        let (client, upstream) = (&mut self.client, &mut self.upstream);
+        if upstream.is_write_broken || upstream.has_failed {
+            cold_path();
+            upstream.output.clear(&mut shared.buffers);
+            if let Some(input) = client.input.take() {
+                shared.buffers.give(input);
+            }
+        }
+        if client.is_write_broken || client.has_failed {
+            cold_path();
+            client.output.clear(&mut shared.buffers);
+            if let Some(input) = upstream.input.take() {
+                shared.buffers.give(input);
+            }
+        }
     }
 
     /// J7: a client whose last answer is out is told so; what it still sends is dropped for a

@@ -15,7 +15,8 @@ pub(crate) enum Remedy {
     Close,
     /// Blame the backend and answer the client with the error.
     Answer,
-    /// Blame the backend and cut the client's answer, of which a part is gone already.
+    /// Blame the backend and cut the client's answer, of which a part is gone already: an end in
+    /// order where its framing shows the cut, a reset where a clean end would look whole.
     Truncate,
 }
 
