@@ -4,11 +4,9 @@
 //! end sets latency and loss; a report sets queue, CPU and memory; a lease given out or come home
 //! sets in flight. The error rate, which decays with time, is evaluated anew at each ping's end,
 //! report and request's end, and stands still in between: at most one ping interval old.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hint::cold_path;
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use crate::config::{Rules, Weights};
 use crate::estimate::{ErrorRate, Ewma};
@@ -21,31 +19,53 @@ use crate::snapshot::BackendSnapshot;
 use crate::time::Instant;
 use crate::tournament::{ABSENT, Entry, Tournament};
 
-/// Names a backend for the life of a router.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(transparent)]
-pub struct BackendId(pub(crate) u32);
+/// Names a backend: its slot in every table, and the slot's generation.
+///
+/// The slot of a backend that left is used again by a later one with the next generation, so that
+/// late news of the old one is recognised. Which slot a backend gets depends on the sequence of
+/// configurations alone. Ordered by slot.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct BackendId {
+    slot: u32,
+    generation: u32,
+}
 
 impl BackendId {
-    /// A small number that counts up from 0: an index for the driver's own tables.
+    /// The slot: a small number that counts up from 0, an index for the driver's own tables. No
+    /// two configured backends have the same one.
     pub const fn index(self) -> usize {
-        self.0 as usize
+        self.slot as usize
     }
 
-    /// The id with this index; for replaying recordings and for tests.
+    /// The number of backends that had this slot before.
+    pub const fn generation(self) -> u32 {
+        self.generation
+    }
+
+    /// The first backend with this slot; for replaying recordings and for tests.
     pub const fn from_index(index: u32) -> Self {
-        Self(index)
+        Self::new(index, 0)
     }
 
-    pub(crate) const fn from_slot(slot: usize) -> Self {
+    /// The backend with this slot and generation; for replaying recordings and for tests.
+    pub const fn new(slot: u32, generation: u32) -> Self {
+        Self { slot, generation }
+    }
+
+    const fn first_of(slot: usize) -> Self {
         debug_assert!(slot < u32::MAX as usize, "a table never holds as many");
-        Self(slot as u32)
+        Self::new(slot as u32, 0)
+    }
+
+    const fn next_generation(self) -> Self {
+        Self { generation: self.generation.wrapping_add(1), ..self }
     }
 }
 
 /// All that is known of one backend.
 #[derive(Debug)]
 pub(crate) struct Backend {
+    id: BackendId,
     pub(crate) name: String,
     /// Gone from the configuration: no requests, no probes; leases still come home.
     pub(crate) is_retired: bool,
@@ -91,8 +111,9 @@ struct Requests {
 }
 
 impl Backend {
-    fn new(name: String, weights: &Weights) -> Self {
+    fn new(id: BackendId, name: String, weights: &Weights) -> Self {
         let mut backend = Self {
+            id,
             name,
             is_retired: false,
             health: HealthTracker::default(),
@@ -214,6 +235,7 @@ impl Backend {
 
     const fn light(&self) -> Light {
         Light {
+            generation: self.id.generation,
             in_flight: self.in_flight,
             is_configured: !self.is_retired,
             is_usable: !self.is_retired && self.health.health().is_usable(),
@@ -305,6 +327,7 @@ impl Backend {
 /// What a scan over all backends wants of each.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Light {
+    generation: u32,
     pub(crate) in_flight: u32,
     pub(crate) is_configured: bool,
     pub(crate) is_usable: bool,
@@ -314,10 +337,20 @@ pub(crate) struct Light {
 #[derive(Debug)]
 pub(crate) struct BackendTable {
     backends: Vec<Backend>,
-    /// What a scan over all wants of each, close together.
+    /// The fields that a scan reads, in a dense array.
     lights: Vec<Light>,
+    /// The configured backends by slot: scans cost nothing for those that left.
+    configured: Vec<BackendId>,
     by_name: BTreeMap<String, BackendId>,
     ranking: Tournament,
+}
+
+/// How a backend came into the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Added {
+    pub(crate) id: BackendId,
+    /// The backend whose slot it took, and that backend's requests in flight.
+    pub(crate) replaced: Option<(BackendId, u32)>,
 }
 
 impl BackendTable {
@@ -325,40 +358,73 @@ impl BackendTable {
         Self {
             backends: Vec::new(),
             lights: Vec::new(),
+            configured: Vec::new(),
             by_name: BTreeMap::new(),
             ranking: Tournament::new(),
         }
     }
 
-    /// Adds a backend; or brings a retired one of this name back, with nothing known of it but its
-    /// leases.
-    pub(crate) fn add(&mut self, name: &str, weights: &Weights) -> BackendId {
-        let mut backend = Backend::new(name.to_owned(), weights);
-        if let Some(id) = self.find(name) {
-            let old = &self.backends[id.index()];
-            debug_assert!(old.is_retired, "a configured backend is not added again");
-            backend.in_flight = old.in_flight;
-            backend.rescore_in_flight(weights);
-            self.backends[id.index()] = backend;
-            self.rank(id);
-            return id;
+    /// The slots that new backends may take: those of retired ones whose names are not in `names`.
+    pub(crate) fn free_slots(&self, names: &[String]) -> BTreeSet<u32> {
+        let retired = self.backends.iter().filter(|backend| backend.is_retired);
+        let mut free: BTreeSet<u32> = retired.map(|backend| backend.id.slot).collect();
+        if !free.is_empty() {
+            for id in names.iter().filter_map(|name| self.find(name)) {
+                free.remove(&id.slot);
+            }
         }
-        let id = BackendId::from_slot(self.backends.len());
-        self.backends.push(backend);
-        self.lights.push(Light::default());
-        self.by_name.insert(name.to_owned(), id);
-        self.ranking.push(ABSENT);
-        self.rank(id);
-        id
+        free
     }
 
-    /// Changes a backend by `change` and ranks it anew; `None` for an id never given out.
+    /// Adds a backend: in the slot of a retired one of the same name, of which nothing but its
+    /// leases is kept; otherwise in the lowest of the `free` slots; otherwise in a new one.
+    pub(crate) fn add(&mut self, name: &str, free: &mut BTreeSet<u32>, weights: &Weights) -> Added {
+        if let Some(id) = self.find(name) {
+            let in_flight = self.backends[id.index()].in_flight;
+            debug_assert!(
+                self.backends[id.index()].is_retired,
+                "a configured backend is not added again"
+            );
+            let mut backend = Backend::new(id, name.to_owned(), weights);
+            backend.in_flight = in_flight;
+            backend.rescore_in_flight(weights);
+            self.put(backend);
+            return Added { id, replaced: None };
+        }
+        let old = free.pop_first().map(|slot| &self.backends[slot as usize]);
+        let replaced = old.map(|old| (old.id, old.in_flight));
+        let id = match replaced {
+            Some((old, _)) => {
+                self.by_name.remove(&self.backends[old.index()].name);
+                old.next_generation()
+            }
+            None => BackendId::first_of(self.backends.len()),
+        };
+        self.by_name.insert(name.to_owned(), id);
+        self.put(Backend::new(id, name.to_owned(), weights));
+        Added { id, replaced }
+    }
+
+    fn put(&mut self, backend: Backend) {
+        let id = backend.id;
+        if id.index() == self.backends.len() {
+            self.backends.push(backend);
+            self.lights.push(Light::default());
+            self.ranking.push(ABSENT);
+        } else {
+            self.backends[id.index()] = backend;
+        }
+        self.rank(id);
+    }
+
+    /// Changes a backend by `change` and ranks it again; `None` for one that is not there any more.
     pub(crate) fn update<T>(
         &mut self,
         id: BackendId,
         change: impl FnOnce(&mut Backend) -> T,
     ) -> Option<T> {
-        let done = change(self.backends.get_mut(id.index())?);
+        let backend = self.backends.get_mut(id.index()).filter(|backend| backend.id == id)?;
+        let done = change(backend);
         self.rank(id);
         Some(done)
     }
@@ -371,22 +437,29 @@ impl BackendTable {
     /// Scores every backend by new rules.
     pub(crate) fn rescore_all(&mut self, now: Instant, rules: &Rules) {
         for slot in 0..self.backends.len() {
-            self.update(BackendId::from_slot(slot), |backend| backend.rescore_all(now, rules));
+            self.update(self.backends[slot].id, |backend| backend.rescore_all(now, rules));
         }
     }
 
+    /// Makes these, which are not retired, the backends that scans go over.
+    pub(crate) fn set_configured(&mut self, ids: &[BackendId]) {
+        self.configured.clear();
+        self.configured.extend_from_slice(ids);
+        self.configured.sort_unstable();
+    }
+
     pub(crate) fn get(&self, id: BackendId) -> Option<&Backend> {
-        self.backends.get(id.index())
+        self.backends.get(id.index()).filter(|backend| backend.id == id)
     }
 
-    /// What a scan wants of a backend.
+    /// The fields of a backend that a scan reads.
     pub(crate) fn light(&self, id: BackendId) -> Option<Light> {
-        self.lights.get(id.index()).copied()
+        self.lights.get(id.index()).copied().filter(|light| light.generation == id.generation)
     }
 
-    /// Backends that ever were; ids are below it.
-    pub(crate) const fn len(&self) -> usize {
-        self.backends.len()
+    /// The configured backends, by slot.
+    pub(crate) fn configured(&self) -> &[BackendId] {
+        &self.configured
     }
 
     /// The backend of this name, retired or not.
@@ -399,14 +472,13 @@ impl BackendTable {
         self.get(id).is_some_and(|backend| !backend.is_retired)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (BackendId, &Backend)> {
-        let ids = (0..self.backends.len()).map(BackendId::from_slot);
-        ids.zip(&self.backends)
+    pub(crate) fn iter(&self) -> impl Clone + Iterator<Item = (BackendId, &Backend)> {
+        self.backends.iter().map(|backend| (backend.id, backend))
     }
 
     /// The best of all: usable if any is, else the least bad; `None` when all are retired.
     pub(crate) fn lowest(&self) -> Option<BackendId> {
-        self.ranking.winner().map(Self::ranked_id)
+        self.ranking.winner().map(|entry| self.ranked_id(entry))
     }
 
     /// The best of those not in `tried`.
@@ -414,7 +486,8 @@ impl BackendTable {
         if tried.is_empty() {
             return self.lowest();
         }
-        self.ranking.find(|slot| !tried.contains(&BackendId::from_slot(slot))).map(Self::ranked_id)
+        let best = self.ranking.find(|slot| !tried.contains(&self.backends[slot].id));
+        best.map(|entry| self.ranked_id(entry))
     }
 
     /// States what holds between calls; panics where it does not.
@@ -438,7 +511,16 @@ impl BackendTable {
                 "the ranking knows {id:?} as it is"
             );
         }
-        let best = self.iter().filter(|(_, backend)| !backend.is_retired).min_by(|a, b| {
+        let configured = self.iter().filter(|(_, backend)| !backend.is_retired);
+        assert!(
+            configured.clone().map(|(id, _)| id).eq(self.configured.iter().copied()),
+            "scans go over the backends that are not retired, by slot"
+        );
+        assert!(self.by_name.len() == self.backends.len(), "every slot has one name");
+        for (id, backend) in self.iter() {
+            assert!(self.find(&backend.name) == Some(id), "{id:?} is found by its name");
+        }
+        let best = configured.min_by(|a, b| {
             let order = b.1.is_usable().cmp(&a.1.is_usable());
             order.then(a.1.parts.total.total_cmp(&b.1.parts.total))
         });
@@ -470,8 +552,8 @@ impl BackendTable {
         }
     }
 
-    const fn ranked_id(entry: Entry) -> BackendId {
-        BackendId::from_slot(entry.slot)
+    fn ranked_id(&self, entry: Entry) -> BackendId {
+        self.backends[entry.slot].id
     }
 }
 

@@ -2,9 +2,10 @@
 mod current;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hint::cold_path;
 use std::time::Duration;
 
-use crate::backend::{BackendId, BackendTable};
+use crate::backend::{Added, BackendId, BackendTable};
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{
     Action, Event, HoldReason, Lease, LeaseId, LoadReport, NoRoute, Notice, Outcome, ProbeFailure,
@@ -36,7 +37,8 @@ use crate::time::Instant;
 ///   switch); when none is usable, the first one to become so does. A current backend that leaves
 ///   while no other is usable leaves none behind.
 /// - While no backend is usable, requests go to the least bad one, which does not become current.
-/// - Requests in flight of all backends are the leases out.
+/// - Requests in flight of all backends are the leases out, without those of backends whose slot
+///   another one has taken: these end without a trace.
 #[derive(Debug)]
 pub struct Router {
     rules: Rules,
@@ -56,6 +58,8 @@ pub struct Router {
     actions: VecDeque<Action>,
     leases_given: u64,
     leases_home: u64,
+    /// Leases out whose backend left and whose slot another one has taken since.
+    leases_orphaned: u64,
     switches: u64,
     spills: u64,
     late_probes: u64,
@@ -111,6 +115,7 @@ impl Router {
             actions: VecDeque::with_capacity(4 * config.backends.len() + 16),
             leases_given: 0,
             leases_home: 0,
+            leases_orphaned: 0,
             switches: 0,
             spills: 0,
             late_probes: 0,
@@ -275,12 +280,17 @@ impl Router {
         self.current
     }
 
+    /// The configured backends, in their order.
+    pub(crate) fn configured(&self) -> &[BackendId] {
+        &self.order
+    }
+
     /// The configured backend of this name.
     pub fn backend(&self, name: &str) -> Option<BackendId> {
         self.table.find(name).filter(|id| self.table.is_configured(*id))
     }
 
-    /// The name of a backend, whether or not it is still configured.
+    /// The name of a backend that is configured, or that has left and whose slot is free still.
     pub fn name(&self, backend: BackendId) -> Option<&str> {
         self.table.get(backend).map(|backend| backend.name.as_str())
     }
@@ -292,7 +302,8 @@ impl Router {
         self.probes.check_invariants();
         let in_flight: u64 = self.table.iter().map(|(_, b)| u64::from(b.in_flight())).sum();
         let leases_out = self.leases_given - self.leases_home;
-        assert!(in_flight == leases_out, "requests in flight are the leases out");
+        let accounted = in_flight + self.leases_orphaned;
+        assert!(accounted == leases_out, "requests in flight are the leases out");
         let configured = self.table.iter().filter(|(_, backend)| !backend.is_retired).count();
         assert!(configured == self.order.len(), "only configured backends are not retired");
         if let Some(current) = self.current {
@@ -313,11 +324,13 @@ impl Router {
             backend.lease_home(now, &outcome, rules);
             is_refused && backend.health.refused()
         });
+        self.leases_home += 1;
         let Some(is_newly_down) = is_newly_down else {
-            debug_assert!(false, "a lease comes home to the router that gave it out");
+            cold_path();
+            debug_assert!(self.leases_orphaned > 0, "a lease comes home to its own router");
+            self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
             return;
         };
-        self.leases_home += 1;
         let is_ordinary = self.streams.is_empty() || !self.stream_closed(lease.id);
         if is_ordinary && self.habits.listens {
             let token = if lease.policy_epoch == self.policy_epoch { lease.token } else { 0 };
@@ -503,21 +516,20 @@ impl Router {
 
     /// Makes the backends of these names, and no others, the configured ones.
     fn arrange(&mut self, now: Instant, names: &[String]) {
-        let order: Vec<_> = names
-            .iter()
-            .enumerate()
-            .map(|(index, name)| {
-                let kept = self.table.find(name).filter(|id| self.table.is_configured(*id));
-                kept.unwrap_or_else(|| {
-                    let id = self.table.add(name, &self.rules.weights);
-                    self.probes.add(now, id, (index, names.len()), &self.rules.probes);
-                    let streams = self.streams.values().filter(|at| **at == id).count();
-                    let in_flight = self.table.light(id).map_or(0, |light| light.in_flight);
-                    self.policy.on_join(now, id, in_flight.saturating_sub(streams as u32));
-                    id
-                })
-            })
-            .collect();
+        // Without the slots of those that leave now: notices still name them.
+        let mut free = self.table.free_slots(names);
+        let mut order = Vec::with_capacity(names.len());
+        let mut joined = 0;
+        for (index, name) in names.iter().enumerate() {
+            let kept = self.table.find(name).filter(|id| self.table.is_configured(*id));
+            order.push(match kept {
+                Some(id) => id,
+                None => {
+                    joined += 1;
+                    self.join(now, name, (index, names.len()), joined - 1, &mut free)
+                }
+            });
+        }
         let kept: BTreeSet<_> = order.iter().copied().collect();
         for id in std::mem::replace(&mut self.order, order) {
             if !kept.contains(&id) {
@@ -526,6 +538,28 @@ impl Router {
                 self.policy.on_leave(now, id);
             }
         }
+        self.table.set_configured(&self.order);
+    }
+
+    /// Adds a backend, the `place.0`th of `place.1` and the `nth` that joins now.
+    fn join(
+        &mut self,
+        now: Instant,
+        name: &str,
+        place: (usize, usize),
+        nth: usize,
+        free: &mut BTreeSet<u32>,
+    ) -> BackendId {
+        let Added { id, replaced } = self.table.add(name, free, &self.rules.weights);
+        if let Some((old, in_flight)) = replaced {
+            self.leases_orphaned += u64::from(in_flight);
+            self.streams.retain(|_, backend| *backend != old);
+        }
+        self.probes.add(now, id, place, nth, &self.rules.probes);
+        let streams = self.streams.values().filter(|at| **at == id).count();
+        let in_flight = self.table.light(id).map_or(0, |light| light.in_flight);
+        self.policy.on_join(now, id, in_flight.saturating_sub(streams as u32));
+        id
     }
 
     #[cold]

@@ -235,6 +235,7 @@ fn every_kind_of_decision_is_reached() {
         "Aside(",
         "AllTried",
         "NoBackends",
+        "backend: BackendId { slot: 0, generation: 1 }",
         "is_up: true",
         "is_up: false",
     ] {

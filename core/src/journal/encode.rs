@@ -198,7 +198,11 @@ impl Encoder {
     }
 
     fn backend(&mut self, backend: BackendId) {
-        put_varint(&mut self.block, u64::from(backend.0));
+        let (slot, generation) = (backend.index() as u64, backend.generation());
+        put_varint(&mut self.block, 2 * slot + u64::from(generation > 0));
+        if generation > 0 {
+            put_varint(&mut self.block, u64::from(generation));
+        }
     }
 
     fn tried(&mut self, tried: &[BackendId]) {

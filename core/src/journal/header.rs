@@ -10,7 +10,7 @@ use crate::time::Instant;
 /// an end of file, so that a copy that was "translated" on its way is recognised.
 pub(super) const MAGIC: [u8; 8] = *b"\x89IPJ\r\n\x1a\n";
 /// The format described in the module's documentation.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of a header or block; more is taken for damage. Ten thousand backends need a megabyte.
 pub(super) const BYTES_MAX: u32 = 64 * 1024 * 1024;
 

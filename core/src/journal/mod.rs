@@ -4,7 +4,7 @@
 //! [`RecordedRouter`] writes, [`Reader`] reads, [`Replay`] checks, [`Shadow`] decides again by
 //! other rules. No file is opened here: blocks go to a [`JournalSink`], and come as bytes.
 //!
-//! # Format, version 1
+//! # Format, version 2
 //! Numbers are LEB128 varints unless a size is said; whatever has a size is little-endian.
 //!
 //! ```text
@@ -15,7 +15,10 @@
 //! ```
 //! Times are nanoseconds and exact; a block's first is relative to its base time, a lease counts
 //! from the last one given out, so each block is read by itself. `lost` counts the records that
-//! are missing before a block because the writer could not keep up.
+//! are missing before a block because the writer could not keep up. A backend is twice its slot,
+//! plus 1 where a generation above 0 follows.
+//!
+//! Version 1, which had slots without generations, is refused by name.
 //!
 //! | record | fields | bytes at 1000 requests a second |
 //! |---|---|---|

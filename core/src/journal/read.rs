@@ -218,7 +218,10 @@ impl Block<'_> {
     }
 
     fn backend(&mut self) -> Result<BackendId, &'static str> {
-        self.cursor.small().map(BackendId)
+        let number = self.cursor.varint()?;
+        let slot = u32::try_from(number / 2).map_err(|_| "too large a slot")?;
+        let generation = if number % 2 == 1 { self.cursor.small()? } else { 0 };
+        Ok(BackendId::new(slot, generation))
     }
 
     fn lease(&mut self) -> Result<LeaseId, &'static str> {

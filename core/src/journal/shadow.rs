@@ -33,9 +33,7 @@ pub struct Shadow {
     results: BTreeMap<(BackendId, bool), ProbeResult>,
     /// The shadow's own probes that are out, and since when.
     waiting: BTreeMap<(BackendId, bool), (ProbeId, Instant)>,
-    /// Every backend that there was, to name all but one.
-    ids: Vec<BackendId>,
-    /// Reused for naming them.
+    /// Reused for naming all backends but one.
     others: Vec<BackendId>,
 }
 
@@ -57,7 +55,6 @@ impl Shadow {
     /// The first value of the configuration that cannot be.
     pub fn new(config: RouterConfig, seed: u64, now: Instant) -> Result<Self, ConfigError> {
         let rules = config.rules.clone();
-        let ids = (0..config.backends.len()).map(BackendId::from_slot).collect();
         Ok(Self {
             router: Router::new(config, seed, now)?,
             rules,
@@ -66,7 +63,6 @@ impl Shadow {
             lines_out: BTreeSet::new(),
             results: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            ids,
             others: Vec::new(),
         })
     }
@@ -106,11 +102,6 @@ impl Shadow {
             Record::Reconfigured(config) => {
                 let rules = self.rules.clone();
                 let config = RouterConfig { backends: config.backends.clone(), rules };
-                for name in &config.backends {
-                    if self.router.backend(name).is_none() {
-                        self.ids.push(BackendId::from_slot(self.ids.len()));
-                    }
-                }
                 self.router.handle_event(now, Event::Reconfigured(Box::new(config)));
             }
             // Refused where it is another policy's, which then begins with nothing.
@@ -161,7 +152,7 @@ impl Shadow {
     /// Has the router send a request to one backend, by naming all others as tried.
     fn admit(&mut self, now: Instant, to: Admission) {
         self.others.clear();
-        self.others.extend(self.ids.iter().filter(|id| **id != to.backend));
+        self.others.extend(self.router.configured().iter().filter(|id| **id != to.backend));
         if let Ok(lease) = self.router.route(now, &self.others) {
             self.leases.insert(to.lease, lease);
         }

@@ -44,10 +44,8 @@ impl<'a> Candidates<'a> {
 
     /// Every candidate with its requests in flight, by id.
     pub(super) fn iter(&self) -> impl Iterator<Item = (BackendId, u32)> {
-        (0..self.table.len()).map(BackendId::from_slot).filter(|id| self.has(*id)).map(|id| {
-            let in_flight = self.table.light(id).map_or(0, |light| light.in_flight);
-            (id, in_flight)
-        })
+        let able = self.configured().iter().copied().filter(|id| self.has(*id));
+        able.map(|id| (id, self.in_flight(id)))
     }
 
     /// What is known of a candidate.
@@ -60,9 +58,9 @@ impl<'a> Candidates<'a> {
         self.table.light(id).map_or(0, |light| light.in_flight)
     }
 
-    /// Slots of the table, candidates or not: ids are below it.
-    pub(super) fn slots(&self) -> usize {
-        self.table.len()
+    /// The configured backends by slot, candidates or not.
+    pub(super) fn configured(&self) -> &'a [BackendId] {
+        self.table.configured()
     }
 
     /// A candidate, each as likely as the others.
@@ -72,12 +70,12 @@ impl<'a> Candidates<'a> {
 
     /// A candidate other than `but`, each as likely as the others.
     ///
-    /// A few draws from all slots first: most are candidates nearly always, and then a draw costs
-    /// the same however many there are.
+    /// A few draws from all that are configured first: most are candidates nearly always, and then
+    /// a draw costs the same however many there are.
     pub(super) fn draw_but(&self, but: Option<BackendId>, rng: &mut Rng) -> Option<BackendId> {
-        let slots = self.table.len() as u64;
+        let all = self.configured();
         for _ in 0..DRAWS_MAX {
-            let id = BackendId::from_slot(rng.below(slots) as usize);
+            let id = *all.get(rng.below(all.len() as u64) as usize)?;
             if Some(id) != but && self.has(id) {
                 return Some(id);
             }
@@ -120,5 +118,5 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// Draws from all slots before the candidates are counted.
+/// Draws from all backends before the candidates are counted.
 const DRAWS_MAX: usize = 8;

@@ -1,6 +1,6 @@
 //! `round_robin`: the candidate after the last one, by id, and after the highest the lowest.
 //!
-//! State: the id after the last choice. A candidate that was skipped while it could not be used is
+//! State: the slot after that of the last choice. A candidate that was skipped while it could not be used is
 //! not made up for.
 use crate::backend::{Backend, BackendId};
 use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
@@ -26,9 +26,9 @@ impl Policy for RoundRobin {
         candidates: &Candidates<'_>,
         _rng: &mut Rng,
     ) -> Option<Choice> {
-        let slots = candidates.slots();
-        let turns = (self.next..slots).chain(0..self.next.min(slots));
-        let chosen = turns.map(BackendId::from_slot).find(|id| candidates.has(*id))?;
+        let all = candidates.configured();
+        let (before, after) = all.split_at(all.partition_point(|id| id.index() < self.next));
+        let chosen = after.iter().chain(before).copied().find(|id| candidates.has(*id))?;
         self.next = chosen.index() + 1;
         Some(Choice::of(chosen))
     }

@@ -2,7 +2,7 @@
 //!
 //! It keeps whole histories and works everything out anew each time it is asked, in the words of
 //! the rules: slow, plain, and with nothing cached. Time is in whole milliseconds.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use intelliproxy_core::{
     BackendId, Health, HoldReason, LoadReport, ProbeFailure, ProbeKind, Rules, ScoreParts,
@@ -13,13 +13,15 @@ use intelliproxy_core::{
 pub(crate) struct Model {
     pub(crate) rules: Rules,
     pub(crate) names: Vec<&'static str>,
-    /// By name, for every backend that ever was.
+    /// By name, for every backend that is configured or whose slot is free.
     pub(crate) backends: BTreeMap<&'static str, Backend>,
     pub(crate) current: Option<BackendId>,
     pub(crate) last_switch: Option<u64>,
     pub(crate) switches: u64,
     pub(crate) spills: u64,
     pub(crate) late: u64,
+    /// Slots ever given out.
+    pub(crate) slots: u32,
     /// Where failovers went since these were last taken, and the scores that they were made by.
     pub(crate) failovers: Vec<(BackendId, BTreeMap<BackendId, f64>)>,
 }
@@ -89,6 +91,7 @@ impl Model {
             switches: 0,
             spills: 0,
             late: 0,
+            slots: 0,
             failovers: Vec::new(),
         }
     }
@@ -98,14 +101,30 @@ impl Model {
         for backend in self.backends.values_mut() {
             backend.touched_at = now;
         }
+        // Slots of backends that left earlier and that do not come back now.
+        let gone = self.backends.iter().filter(|(_, backend)| !backend.is_configured);
+        let mut free: BTreeSet<BackendId> =
+            gone.filter(|(name, _)| !names.contains(name)).map(|(_, gone)| gone.id).collect();
         for (index, name) in names.iter().enumerate() {
             if self.backends.get(name).is_some_and(|backend| backend.is_configured) {
                 continue;
             }
-            let next_id = BackendId::from_index(self.backends.len() as u32);
             let old = self.backends.remove(name);
+            let id = match &old {
+                Some(old) => old.id,
+                None => match free.pop_first() {
+                    Some(id) => {
+                        self.backends.retain(|_, backend| backend.id != id);
+                        BackendId::new(id.index() as u32, id.generation() + 1)
+                    }
+                    None => {
+                        self.slots += 1;
+                        BackendId::from_index(self.slots - 1)
+                    }
+                },
+            };
             let mut backend = Backend {
-                id: old.as_ref().map_or(next_id, |old| old.id),
+                id,
                 in_flight: old.as_ref().map_or(0, |old| old.in_flight),
                 ..Backend::unknown(now)
             };
@@ -143,8 +162,9 @@ impl Model {
         self.backends.values().find(|backend| backend.id == id).expect("a known backend")
     }
 
-    pub(crate) fn by_id_mut(&mut self, id: BackendId) -> &mut Backend {
-        self.backends.values_mut().find(|backend| backend.id == id).expect("a known backend")
+    /// `None` for a backend whose slot another one has.
+    pub(crate) fn by_id_mut(&mut self, id: BackendId) -> Option<&mut Backend> {
+        self.backends.values_mut().find(|backend| backend.id == id)
     }
 
     pub(crate) fn interval(&self, kind: ProbeKind) -> u64 {
@@ -266,7 +286,7 @@ impl Model {
                 goes_to
             }
         };
-        self.by_id_mut(goes_to).in_flight += 1;
+        self.by_id_mut(goes_to).expect("a request goes to a known backend").in_flight += 1;
         decision
     }
 

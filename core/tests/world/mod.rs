@@ -57,6 +57,8 @@ struct World {
     leases: Vec<Lease>,
     /// Probes that nobody has told the end of.
     untold: Vec<u64>,
+    /// Every backend that ever was.
+    seen: Vec<BackendId>,
     started: u64,
     last_switch: Option<u64>,
     /// Router and model went apart over equal scores: what follows cannot be compared.
@@ -64,7 +66,7 @@ struct World {
     trace: Vec<String>,
 }
 
-const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
 impl World {
     fn new(rules: &Rules) -> Self {
@@ -73,17 +75,26 @@ impl World {
         let router = Router::new(config(&names, rules.clone()), 7, Instant::from_millis(now));
         let mut model = Model::new(rules.clone());
         model.configure(now, &names, rules.clone());
-        Self {
+        let mut world = Self {
             router: router.expect("a valid configuration"),
             model,
             now,
             leases: Vec::new(),
             untold: Vec::new(),
+            seen: Vec::new(),
             started: 0,
             last_switch: None,
             is_tied: false,
             trace: Vec::new(),
-        }
+        };
+        world.see_backends();
+        world
+    }
+
+    fn see_backends(&mut self) {
+        let new = self.model.backends.values().map(|backend| backend.id);
+        let new: Vec<_> = new.filter(|id| !self.seen.contains(id)).collect();
+        self.seen.extend(new);
     }
 
     fn take(&mut self, step: &Step) {
@@ -92,8 +103,10 @@ impl World {
             Step::Sleep { ms } => self.now += ms,
             Step::Route => self.route(&[]),
             Step::Retry { tried } => {
-                let known = self.model.backends.values().map(|backend| backend.id);
-                let tried: Vec<_> = known.filter(|id| tried >> id.index() & 1 == 1).collect();
+                // Among them those that left long ago, of which nobody is left to be spared.
+                let bit = |id: &&BackendId| tried >> ((id.index() + id.generation() as usize) % 8);
+                let tried: Vec<_> =
+                    self.seen.iter().filter(|id| bit(id) & 1 == 1).copied().collect();
                 self.route(&tried);
             }
             Step::Finish { which, outcome } => self.finish(*which, *outcome),
@@ -108,11 +121,10 @@ impl World {
             Step::EndProbe { .. } => {}
             Step::Noise { which, result } => self.make_noise(*which, result),
             Step::Load { which, report } => {
-                let ids: Vec<_> = self.model.backends.values().map(|backend| backend.id).collect();
-                let id = ids[which % ids.len()];
+                let id = self.seen[which % self.seen.len()];
                 let now = self.now;
                 let backend = self.model.by_id_mut(id);
-                if backend.is_configured {
+                if let Some(backend) = backend.filter(|backend| backend.is_configured) {
                     backend.reports.push(*report);
                     backend.touched_at = now;
                 }
@@ -122,6 +134,7 @@ impl World {
                 let names = names_of(*names);
                 self.model.configure(self.now, &names, (**rules).clone());
                 self.tell(Event::Reconfigured(Box::new(config(&names, (**rules).clone()))));
+                self.see_backends();
             }
         }
         self.check();
@@ -154,7 +167,7 @@ impl World {
             let expected = self.now + self.model.timeout(kind);
             assert_eq!(deadline, Instant::from_millis(expected));
             let now = self.now;
-            let backend = self.model.by_id_mut(backend);
+            let backend = self.model.by_id_mut(backend).expect("a known backend");
             assert!(backend.is_configured, "a removed backend is not probed");
             let line = backend.lines.get_mut(&kind).expect("two lines for each backend");
             assert!(line.outstanding.is_none(), "never two outstanding for the same backend");
@@ -238,7 +251,10 @@ impl World {
         }
         let lease = self.leases.swap_remove(which % self.leases.len());
         let now = self.now;
-        let backend = self.model.by_id_mut(lease.backend());
+        let Some(backend) = self.model.by_id_mut(lease.backend()) else {
+            // Another backend has its slot: nothing is to come of this end.
+            return self.tell(Event::RequestFinished { lease, outcome });
+        };
         backend.in_flight -= 1;
         backend.touched_at = now;
         match outcome {
@@ -406,7 +422,7 @@ fn names_of(mask: u8) -> Vec<&'static str> {
     let chosen = NAMES.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1);
     let names = chosen.map(|(_, name)| *name);
     // Another order, too: ids are not places.
-    if mask & 0b1_0000 == 0 { names.collect() } else { names.rev().collect() }
+    if mask & 0b100_0000 == 0 { names.collect() } else { names.rev().collect() }
 }
 
 fn told(result: &Result<Answer, ProbeFailure>) -> Result<ProbeAnswer, ProbeFailure> {

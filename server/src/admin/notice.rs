@@ -58,9 +58,8 @@ mod tests {
 
     use super::*;
 
-    /// The id with a number, which only the router gives out.
-    fn id(number: u32) -> BackendId {
-        serde_json::from_value(number.into()).expect("a number")
+    const fn id(number: u32) -> BackendId {
+        BackendId::from_index(number)
     }
 
     /// The line of every kind of notice; row by row.

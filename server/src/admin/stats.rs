@@ -227,7 +227,7 @@ mod tests {
 
     /// A backend of which nothing is known.
     fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
-        let id: BackendId = serde_json::from_value(number.into()).expect("a number");
+        let id = BackendId::from_index(number);
         BackendSnapshot {
             id,
             name: name.to_owned(),

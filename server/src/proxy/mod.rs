@@ -475,9 +475,10 @@ impl Proxy {
         self.router.snapshot(now)
     }
 
-    /// How a backend is called.
+    /// The name of a backend; the same words for all that left so long ago that another one has
+    /// their slot.
     pub fn backend_name(&self, backend: BackendId) -> &str {
-        self.places.target(backend).map_or("?", |target| &target.name)
+        self.places.target(backend).map_or("(removed)", |target| &target.name)
     }
 
     /// Whether nothing is held for anybody: no client, no lease, no lent buffer.

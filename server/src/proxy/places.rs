@@ -14,6 +14,8 @@ pub(crate) struct Places {
 
 #[derive(Debug)]
 struct Place {
+    /// The backend that has this slot, or had it last.
+    id: BackendId,
     target: BackendTarget,
     /// The address that took a connection last.
     preferred: usize,
@@ -69,8 +71,9 @@ impl Attempt {
 impl Places {
     /// The places of backends in the order of their ids.
     pub(crate) fn new(targets: Vec<BackendTarget>) -> Self {
-        let place = |target| Place { target, preferred: 0, revision: 0, is_configured: true };
-        Self { places: targets.into_iter().map(place).collect() }
+        let ids = (0..).map(BackendId::from_index);
+        let places = ids.zip(targets).map(|(id, target)| Place::new(id, target, 0));
+        Self { places: places.collect() }
     }
 
     /// Makes these backends, with these ids, the configured ones. One that stays where it is keeps
@@ -88,36 +91,36 @@ impl Places {
                     place.target.url = target.url;
                     place.is_configured = true;
                 }
-                Some(place) => {
-                    let revision = place.revision + 1;
-                    *place = Place { target, preferred: 0, revision, is_configured: true };
-                }
+                Some(place) => *place = Place::new(id, target, place.revision.wrapping_add(1)),
                 None => {
-                    debug_assert!(id.index() == self.places.len(), "ids count up");
-                    let place = Place { target, preferred: 0, revision: 0, is_configured: true };
-                    self.places.push(place);
+                    debug_assert!(id.index() == self.places.len(), "slots count up");
+                    self.places.push(Place::new(id, target, 0));
                 }
             }
         }
         for place in &mut self.places {
             if !place.is_configured && !place.target.addresses.is_empty() {
                 place.target.addresses.clear();
-                place.revision += 1;
+                place.revision = place.revision.wrapping_add(1);
             }
         }
     }
 
     /// The configured backends.
     pub(crate) fn configured(&self) -> impl Iterator<Item = (BackendId, &str)> {
-        let ids = (0..).map(BackendId::from_index).zip(&self.places);
-        let configured = ids.filter(|(_, place)| place.is_configured);
-        configured.map(|(id, place)| (id, place.target.name.as_str()))
+        let configured = self.places.iter().filter(|place| place.is_configured);
+        configured.map(|place| (place.id, place.target.name.as_str()))
+    }
+
+    /// The place of a backend; `None` when another one has its slot.
+    fn place(&self, backend: BackendId) -> Option<&Place> {
+        self.places.get(backend.index()).filter(|place| place.id == backend)
     }
 
     /// Whether a backend is configured and already where `target` says, whatever the order of its
     /// addresses.
     pub(crate) fn is_at(&self, backend: BackendId, target: &BackendTarget) -> bool {
-        self.places.get(backend.index()).filter(|place| place.is_configured).is_some_and(|place| {
+        self.place(backend).filter(|place| place.is_configured).is_some_and(|place| {
             let (old, new) = (&place.target.addresses, &target.addresses);
             place.target.authority == target.authority
                 && old.iter().all(|address| new.contains(address))
@@ -127,7 +130,7 @@ impl Places {
 
     /// Whether the backend is configured and still where it was when `attempt` was made.
     pub(crate) fn is_current(&self, backend: BackendId, attempt: Attempt) -> bool {
-        let place = self.places.get(backend.index()).filter(|place| place.is_configured);
+        let place = self.place(backend).filter(|place| place.is_configured);
         place.is_some_and(|place| place.revision == attempt.revision)
     }
 
@@ -143,7 +146,7 @@ impl Places {
 
     /// The way through a backend's addresses, from the one that took a connection last.
     pub(crate) fn first_attempt(&self, backend: BackendId) -> Attempt {
-        self.places.get(backend.index()).map_or_else(Attempt::default, |place| Attempt {
+        self.place(backend).map_or_else(Attempt::default, |place| Attempt {
             first: place.preferred,
             before: 0,
             revision: place.revision,
@@ -161,12 +164,18 @@ impl Places {
     }
 
     pub(crate) fn target(&self, backend: BackendId) -> Option<&BackendTarget> {
-        self.places.get(backend.index()).map(|place| &place.target)
+        self.place(backend).map(|place| &place.target)
     }
 
     /// What a Host field for it carries.
     pub(crate) fn authority(&self, backend: BackendId) -> &str {
         self.target(backend).map_or("", |target| &target.authority)
+    }
+}
+
+impl Place {
+    const fn new(id: BackendId, target: BackendTarget, revision: u32) -> Self {
+        Self { id, target, preferred: 0, revision, is_configured: true }
     }
 }
 
@@ -205,6 +214,22 @@ mod tests {
         assert!(places.is_current(A, second));
         assert_eq!(port(&places, places.first_attempt(A)), Some(2));
         assert_eq!(places.target(A).map(|target| &*target.url), Some("http://a/"));
+    }
+
+    /// A backend in the slot of one that left is another one: nothing leads from the old one there.
+    #[test]
+    fn a_slot_that_is_used_again_has_another_backend() {
+        let mut places = Places::new(vec![target("A", "a", &[1])]);
+        let old = places.first_attempt(A);
+        places.set(&[], Vec::new());
+        assert_eq!(places.target(A).map(|target| &*target.name), Some("A"));
+        let next = BackendId::new(0, 1);
+        places.set(&[next], vec![target("C", "a", &[1])]);
+        assert_eq!(places.target(A).map(|target| &*target.name), None);
+        assert!(!places.is_current(A, old));
+        assert!(!places.is_current(next, old));
+        assert!(places.is_current(next, places.first_attempt(next)));
+        assert_eq!(places.configured().collect::<Vec<_>>(), [(next, "C")]);
     }
 
     /// Another Host, an address more or less, or leaving and coming back ends every way to the old

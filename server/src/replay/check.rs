@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::ops::ControlFlow;
 
 use intelliproxy_core::journal::{Record, Replay, Step};
-use intelliproxy_core::{LeaseId, Outcome};
+use intelliproxy_core::{BackendId, Outcome};
 
 use super::Answer;
 use super::recording::Recording;
@@ -15,7 +15,6 @@ pub(super) fn check(recording: &Recording) -> Result<Answer, String> {
     let header = recording.header();
     let mut replay = Replay::new(header).map_err(|error| error.to_string())?;
     let mut tally = Tally::default();
-    let mut leases: BTreeMap<LeaseId, usize> = BTreeMap::new();
     let mut end = header.started;
     let damage = recording.each(|entry| {
         let step = replay.apply(entry);
@@ -40,18 +39,15 @@ pub(super) fn check(recording: &Recording) -> Result<Answer, String> {
         }
         match &entry.record {
             Record::Routed { result: Ok(admission), .. } => {
-                let backend = admission.backend.index();
-                if tally.shares.len() <= backend {
-                    tally.shares.resize(backend + 1, 0);
-                }
-                tally.shares[backend] += 1;
-                leases.insert(admission.lease, backend);
+                let backend = admission.backend;
+                let share = tally.shares.entry(backend).or_insert_with(|| {
+                    let known = replay.router().name(backend);
+                    (known.unwrap_or("(unknown)").to_owned(), 0)
+                });
+                share.1 += 1;
             }
             Record::Routed { result: Err(_), .. } => tally.unrouted += 1,
-            Record::RequestFinished { lease, outcome } => {
-                leases.remove(lease);
-                tally.finish(outcome);
-            }
+            Record::RequestFinished { outcome, .. } => tally.finish(outcome),
             Record::Lost { records } => tally.lost += records,
             _ => {}
         }
@@ -76,8 +72,8 @@ struct Tally {
     errors: u64,
     abandoned: u64,
     first_difference: Option<String>,
-    /// Requests by backend.
-    shares: Vec<u64>,
+    /// Names and requests by backend.
+    shares: BTreeMap<BackendId, (String, u64)>,
     latencies_ms: Vec<f64>,
 }
 
@@ -96,7 +92,7 @@ impl Tally {
 
     fn report(&mut self, recording: &Recording, seconds: f64) -> Answer {
         let header = recording.header();
-        let requests: u64 = self.shares.iter().sum();
+        let requests: u64 = self.shares.values().map(|(_, count)| count).sum();
         let mut text = String::new();
         let backends = header.config.backends.len();
         let policy = policy_name(header.config.rules.policy);
@@ -133,8 +129,7 @@ impl Tally {
             at(0.5),
             at(0.99)
         );
-        for (index, count) in self.shares.iter().enumerate() {
-            let name = header.config.backends.get(index).map_or("?", String::as_str);
+        for (name, count) in self.shares.values() {
             let _ = writeln!(
                 text,
                 "traffic    {name}: {count} requests, {}",

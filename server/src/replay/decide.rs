@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::ops::ControlFlow;
 
 use intelliproxy_core::journal::{Record, Shadow};
-use intelliproxy_core::{LeaseId, Outcome, RouterConfig, Rules};
+use intelliproxy_core::{BackendId, LeaseId, Outcome, RouterConfig, Rules};
 
 use super::Answer;
 use super::estimate::{Estimate, Sample, estimate};
@@ -43,13 +43,19 @@ pub(super) fn decide(recording: &Recording, rules: Rules) -> Result<Answer, Stri
             let recorded = choice.recorded.ok().map(|to| to.backend);
             let chosen = choice.chosen.ok();
             tally.agree += u64::from(recorded == chosen);
-            count(&mut tally.recorded, recorded.map(|id| id.index()));
-            count(&mut tally.chosen, chosen.map(|id| id.index()));
+            for (id, is_chosen) in [(recorded, false), (chosen, true)] {
+                let Some(id) = id else { continue };
+                let counts = tally.counts.entry(id).or_insert_with(|| {
+                    let known = shadow.router().name(id);
+                    Counts { name: known.unwrap_or("(unknown)").to_owned(), ..Counts::default() }
+                });
+                *if is_chosen { &mut counts.chosen } else { &mut counts.recorded } += 1;
+            }
             if let Ok(to) = choice.recorded {
                 let sample = Sample {
                     at: entry.at.since(header.started),
-                    recorded: to.backend.index(),
-                    chosen: chosen.map(|id| id.index()),
+                    recorded: to.backend,
+                    chosen,
                     cost_ms: 0.0,
                 };
                 open.insert(to.lease, sample);
@@ -67,12 +73,9 @@ pub(super) fn decide(recording: &Recording, rules: Rules) -> Result<Answer, Stri
         tally.decisions,
         percent(tally.agree, tally.decisions)
     );
-    for index in 0..tally.recorded.len().max(tally.chosen.len()) {
-        let of = |counts: &[u64]| {
-            percent(counts.get(index).copied().unwrap_or_default(), tally.decisions)
-        };
-        let name = header.config.backends.get(index).map_or("?", String::as_str);
-        let (recorded, chosen) = (of(&tally.recorded), of(&tally.chosen));
+    for Counts { name, recorded, chosen } in tally.counts.values() {
+        let recorded = percent(*recorded, tally.decisions);
+        let chosen = percent(*chosen, tally.decisions);
         let _ = writeln!(text, "traffic    {name}: recorded {recorded}, again {chosen}");
     }
     match estimate(&tally.samples) {
@@ -130,18 +133,16 @@ struct Tally {
     decisions: u64,
     agree: u64,
     lost: u64,
-    recorded: Vec<u64>,
-    chosen: Vec<u64>,
+    counts: BTreeMap<BackendId, Counts>,
     samples: Vec<Sample>,
 }
 
-fn count(counts: &mut Vec<u64>, index: Option<usize>) {
-    if let Some(index) = index {
-        if counts.len() <= index {
-            counts.resize(index + 1, 0);
-        }
-        counts[index] += 1;
-    }
+/// Requests that went, or would have gone, to one backend.
+#[derive(Debug, Default)]
+struct Counts {
+    name: String,
+    recorded: u64,
+    chosen: u64,
 }
 
 /// What a request cost; `None` when its outcome says nothing about the backend.

@@ -12,15 +12,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use intelliproxy_core::BackendId;
+
 /// One recorded request, decided again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
     /// When it was routed, since the start.
     pub(super) at: Duration,
     /// Where it went.
-    pub(super) recorded: usize,
+    pub(super) recorded: BackendId,
     /// Where the others would have sent it.
-    pub(super) chosen: Option<usize>,
+    pub(super) chosen: Option<BackendId>,
     /// What it cost, ms.
     pub(super) cost_ms: f64,
 }
@@ -61,7 +63,7 @@ struct Sums {
 
 /// Estimates; `None` when nothing was recorded that could be gone by.
 pub(super) fn estimate(samples: &[Sample]) -> Option<Estimate> {
-    let mut cells: BTreeMap<(u64, usize), Cell> = BTreeMap::new();
+    let mut cells: BTreeMap<(u64, BackendId), Cell> = BTreeMap::new();
     for sample in samples {
         let second = sample.at.as_secs();
         let cell = cells.entry((second, sample.recorded)).or_default();
@@ -163,11 +165,11 @@ const BLOCKS_MIN: usize = 5;
 mod tests {
     use super::*;
 
-    fn samples(seconds: u64, chosen: impl Fn(u64) -> usize) -> Vec<Sample> {
+    fn samples(seconds: u64, chosen: impl Fn(u64) -> u32) -> Vec<Sample> {
         let sample = |number: u64| Sample {
             at: Duration::from_millis(number * 50),
-            recorded: (number % 2) as usize,
-            chosen: Some(chosen(number)),
+            recorded: BackendId::from_index((number % 2) as u32),
+            chosen: Some(BackendId::from_index(chosen(number))),
             // Backend 0 costs 10 or 12 ms, backend 1 costs 30 ms.
             cost_ms: if number.is_multiple_of(2) {
                 10.0 + (number / 2 % 2 * 2) as f64
@@ -193,7 +195,7 @@ mod tests {
     /// The recorded choices themselves are estimated at what they cost, exactly.
     #[test]
     fn the_same_choices_cost_the_same() {
-        let same = estimate(&samples(30, |number| (number % 2) as usize)).expect("an estimate");
+        let same = estimate(&samples(30, |number| (number % 2) as u32)).expect("an estimate");
         assert!((same.estimated_ms - same.recorded_ms).abs() < 1e-9, "{same:?}");
         assert!((same.effective - 600.0).abs() < 1e-6, "{same:?}");
     }

@@ -12,8 +12,8 @@ impl Learned {
     pub(super) fn remember(&self, name: &dyn Fn(BackendId) -> Option<String>) -> LearnedMemory {
         let pool = &self.pool;
         let mut backends = BTreeMap::new();
-        for (slot, unit) in self.units.iter().enumerate().filter(|(_, unit)| unit.is_present) {
-            if let Some(name) = name(BackendId::from_slot(slot)) {
+        for unit in self.units.iter().filter(|unit| unit.is_present) {
+            if let Some(name) = name(unit.id) {
                 backends.insert(name, unit.remember());
             }
         }
@@ -40,9 +40,8 @@ impl Learned {
         pool.curve.fit();
         pool.phi = memory.phi;
         pool.completions = memory.completions;
-        for (slot, unit) in self.units.iter_mut().enumerate() {
-            let known =
-                name(BackendId::from_slot(slot)).and_then(|name| memory.backends.get(&name));
+        for unit in &mut self.units {
+            let known = name(unit.id).and_then(|name| memory.backends.get(&name));
             if let Some(known) = known.filter(|_| unit.is_present) {
                 unit.recall(known);
             }

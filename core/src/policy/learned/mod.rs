@@ -109,7 +109,7 @@ impl Learned {
             self.weigh(slot);
             slot = self.costs.draw(rng)?.slot;
         }
-        let winner = BackendId::from_slot(slot);
+        let winner = self.units[slot].id;
         if candidates.has(winner) {
             return Some(winner);
         }
@@ -159,7 +159,7 @@ impl Learned {
                     continue;
                 };
                 let cost = if good == 0 { explore::TRIAL } else { explore::PROBATION };
-                let backend = BackendId::from_slot(slot);
+                let backend = unit.id;
                 if unit.is_up && self.explorer.can_spend(cost) && candidates.has(backend) {
                     self.explorer.spend(cost);
                     self.units[slot].rails.standing =
@@ -176,13 +176,10 @@ impl Learned {
             let unit = &self.units[*slot];
             let idle_ms = millis(now.since(unit.used_at));
             let wait_ms = IDLE_MIN_MS.max(IDLE_LATENCIES * self.pool.latency_ms);
-            unit.n == 0
-                && idle_ms > wait_ms
-                && unit.is_open()
-                && candidates.has(BackendId::from_slot(*slot))
+            unit.n == 0 && idle_ms > wait_ms && unit.is_open() && candidates.has(unit.id)
         })?;
         self.explorer.spend(explore::TRIAL);
-        Some(Choice { backend: BackendId::from_slot(idle), token: LEARNER | IDLE_TRIAL })
+        Some(Choice { backend: self.units[idle].id, token: LEARNER | IDLE_TRIAL })
     }
 
     /// Takes the cost of a backend into the ranking.
@@ -393,13 +390,13 @@ impl Policy for Learned {
     }
 
     fn on_join(&mut self, now: Instant, backend: BackendId, in_flight: u32) {
-        let unit = Unit::new(now, in_flight, &self.pool);
+        let unit = Unit::new(now, backend, in_flight, &self.pool);
         let slot = backend.index();
         if slot == self.units.len() {
             self.units.push(unit);
             self.costs.push(ABSENT);
         } else {
-            debug_assert!(slot < self.units.len(), "ids are given out without gaps");
+            debug_assert!(slot < self.units.len(), "slots are given out without gaps");
             self.units[slot] = unit;
         }
         self.scratch.reserve(self.units.len());
@@ -470,7 +467,7 @@ impl Policy for Learned {
             }
             self.count();
         }
-        if is_trial {
+        if is_trial && self.units[slot].is_present {
             let good_ms = (is_error == Some(false)).then_some(elapsed_ms);
             let record = &mut self.units[slot].series;
             self.explorer.ended(ended.backend, record, predicted_ms, good_ms);

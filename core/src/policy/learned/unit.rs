@@ -4,6 +4,7 @@ use super::errors::Errors;
 use super::explore::Record;
 use super::rails::Rails;
 use super::speed::{Estimate, Speed};
+use crate::backend::BackendId;
 use crate::policy::millis;
 use crate::time::Instant;
 
@@ -33,6 +34,7 @@ pub(super) struct Pool {
 /// One backend.
 #[derive(Clone, Debug)]
 pub(super) struct Unit {
+    pub(super) id: BackendId,
     pub(super) is_present: bool,
     /// By its pings and refusals.
     pub(super) is_up: bool,
@@ -117,8 +119,9 @@ impl Pool {
 }
 
 impl Unit {
-    pub(super) fn new(now: Instant, n: u32, pool: &Pool) -> Self {
+    pub(super) fn new(now: Instant, id: BackendId, n: u32, pool: &Pool) -> Self {
         let mut unit = Self {
+            id,
             is_present: true,
             is_up: true,
             n,

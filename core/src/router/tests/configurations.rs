@@ -31,6 +31,61 @@ fn a_removed_backend_rests_and_returns() {
     assert!(world.asked.iter().any(|asked| asked.1 == A));
 }
 
+/// Names that are new with every configuration take the slots of those that left before, however
+/// many leases and probes are out; the ends of those change nothing for their successors.
+#[test]
+fn slots_are_used_again() {
+    for policy in PolicyKind::ALL {
+        let rules = Rules { policy, ..Rules::default() };
+        let mut world = World::with_rules(&["a", "b"], rules.clone());
+        let mut leases = Vec::new();
+        let mut asked = Vec::new();
+        for round in 0..20 {
+            let names = [format!("x{round}"), format!("y{round}")];
+            leases.push(world.route());
+            world.reconfigure(&[&names[0], &names[1]], rules.clone());
+            world.advance(1);
+            asked.append(&mut world.asked);
+        }
+        let before = world.snapshot();
+        assert!(before.backends.iter().all(|backend| backend.id.index() < 4), "{policy:?}");
+        assert!(before.backends.iter().all(|backend| backend.id.generation() == 10));
+        assert_eq!(world.router.name(A), None);
+        let newest = asked.split_off(asked.len() - 8);
+        for (probe, ..) in asked {
+            world.tell(Event::ProbeFinished { probe, result: Err(ProbeFailure::Refused) });
+        }
+        let former = leases.drain(..19).collect::<Vec<_>>();
+        for lease in former {
+            world.end(lease, Outcome::Failed(RequestFailure::Refused));
+        }
+        world.tell(Event::LoadReported { backend: A, report: LoadReport::default() });
+        let mut after = world.snapshot();
+        assert_eq!(after.late_probes - before.late_probes, 4 * 19);
+        after.late_probes = before.late_probes;
+        assert_eq!(after, before, "{policy:?}");
+        for (probe, _, kind) in newest {
+            let report = (kind == ProbeKind::Report).then(LoadReport::default);
+            let answer = ProbeAnswer { latency: Duration::ZERO, report };
+            world.tell(Event::ProbeFinished { probe, result: Ok(answer) });
+        }
+        assert!(world.snapshot().backends.iter().all(|backend| backend.pings_answered == 1));
+        leases.into_iter().for_each(|lease| world.finish(lease, 200));
+    }
+}
+
+/// The first probes of many backends that come together begin in batches of 16 backends.
+#[test]
+fn many_new_backends_are_probed_in_batches() {
+    let names: Vec<String> = (0..40).map(|number| format!("n{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut world = World::new(&names);
+    for asked in [32, 64, 80, 80] {
+        assert_eq!(world.asked.len(), asked);
+        world.advance(8);
+    }
+}
+
 /// A backend that leaves and comes back within one ping's time is not pinged twice at once.
 #[test]
 fn a_quick_return_does_not_double_probes() {

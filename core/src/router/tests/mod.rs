@@ -4,7 +4,7 @@ mod decisions;
 mod facts;
 
 use super::*;
-use crate::config::Weights;
+use crate::config::{PolicyKind, Weights};
 use crate::event::ProbeAnswer;
 use crate::health::Health;
 
@@ -146,6 +146,6 @@ fn config(names: &[&str], rules: Rules) -> RouterConfig {
     RouterConfig { backends: names.iter().map(|name| (*name).to_owned()).collect(), rules }
 }
 
-const A: BackendId = BackendId(0);
-const B: BackendId = BackendId(1);
-const C: BackendId = BackendId(2);
+const A: BackendId = BackendId::from_index(0);
+const B: BackendId = BackendId::from_index(1);
+const C: BackendId = BackendId::from_index(2);

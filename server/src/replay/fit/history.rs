@@ -81,6 +81,7 @@ impl History {
                         history.arrivals.push(now);
                     }
                     if let Ok(to) = result
+                        && to.backend.generation() == 0
                         && let Some(count) = in_flight.get_mut(to.backend.index())
                     {
                         open.insert(to.lease, (to.backend.index(), now, *count));
@@ -93,7 +94,7 @@ impl History {
                         history.backends[backend].end(at_s, now, before, outcome);
                     }
                 }
-                Record::ProbeStarted { probe, backend, kind } => {
+                Record::ProbeStarted { probe, backend, kind } if backend.generation() == 0 => {
                     probes.insert(*probe, (backend.index(), *kind));
                 }
                 Record::ProbeFinished { probe, result } => {
