@@ -171,6 +171,7 @@ impl Driver {
                 let inward = &net.links[sock.link].inward;
                 let is_client = net.links[sock.link].address.is_none();
                 if is_client && inward.is_reset() {
+                    sock.is_readable = false;
                     self.proxy.handle_failed(net.now, conn);
                 } else if is_client && inward.has_end() {
                     self.proxy.handle_end_seen(net.now, conn);

@@ -389,6 +389,8 @@ impl Reactor {
                 let is_client = !socket.is_outgoing;
                 let (is_ending, is_broken) = (socket.is_ending, socket.is_broken);
                 if is_client && is_ending {
+                    // What is behind a break is read by nobody.
+                    socket.is_readable &= !is_broken;
                     self.see_end(conn, is_broken);
                 }
                 return;

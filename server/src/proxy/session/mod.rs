@@ -151,10 +151,14 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// The client has ended its side, behind bytes for which there is no room.
-    pub(crate) fn handle_end_seen(&mut self, shared: &mut Shared) {
-        self.client.is_leaving = true;
-        self.leave_if_gone(shared);
+    /// The client has ended its side, behind bytes for which there is no room. Returns whether that
+    /// is news.
+    pub(crate) fn handle_end_seen(&mut self, shared: &mut Shared) -> bool {
+        let is_news = !std::mem::replace(&mut self.client.is_leaving, true);
+        if is_news {
+            self.leave_if_gone(shared);
+        }
+        is_news
     }
 
     /// One side was reset or broke otherwise.
