@@ -15,6 +15,7 @@ use log::{LevelFilter, info};
 
 use crate::config::{BackendTarget, Config};
 use crate::logging;
+use crate::plain::{plain, plain_lines};
 use crate::reactor;
 use crate::reload::Source;
 use crate::replay;
@@ -64,7 +65,9 @@ fn run(
             return ExitCode::FAILURE;
         }
     };
+    let watch = log.watch();
     let result = Setup::new(config).and_then(|mut setup| {
+        setup.log = watch;
         setup.reload = Some(Source::new(move || reload(file.as_deref(), &args)));
         reactor::serve(setup)
     });
@@ -106,13 +109,13 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Prints to stdout. That nobody reads it is no fault of the program.
 fn print(text: &str) -> ExitCode {
-    let _ = writeln!(io::stdout(), "{text}");
+    let _ = writeln!(io::stdout(), "{}", plain_lines(text));
     ExitCode::SUCCESS
 }
 
-/// Prints one line about what is wrong to stderr.
+/// Prints one line about a fault to stderr.
 fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "intelliproxy: {text}");
+    let _ = writeln!(io::stderr(), "intelliproxy: {}", plain(text));
 }
 
 /// The exit code for arguments and files that cannot be.

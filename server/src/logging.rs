@@ -1,25 +1,31 @@
 //! The log: lines are put into a bounded queue and written to stderr by a thread of their own.
 //!
-//! Whoever logs never waits. When the queue is full, because nobody reads stderr fast enough, the
-//! line is dropped and counted, and the count is logged once the writer has caught up.
+//! A caller that logs never waits. A line that finds the queue full, because stderr is not read
+//! fast enough, is dropped and counted. A write that fails, because the disk is full or the reader
+//! of a pipe is gone, is counted and repeated until it succeeds; lines wait in the queue meanwhile.
+//! Once lines are written again the log says what was lost. [`LogWatch`] reads the counts.
 use std::borrow::Cow;
-use std::io;
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use simple_logger::SimpleLogger;
+
+use crate::admin::LogCounts;
+use crate::plain::os_error_text;
+use crate::plain::plain;
+use crate::utc::Utc;
 
 /// Makes this the program's log, down to a level.
 ///
 /// # Errors
 /// The thread cannot be started, or the process has a log already.
 pub(crate) fn start(level: LevelFilter) -> io::Result<LogGuard> {
-    let stderr = SimpleLogger::new().with_level(level).with_utc_timestamps();
-    let (queue, guard) = spawn(level, LINES_MAX, move |line| line.write_to(&stderr))?;
+    let (queue, guard) = spawn(level, LINES_MAX, io::stderr())?;
     log::set_boxed_logger(Box::new(queue)).map_err(io::Error::other)?;
     log::set_max_level(level);
     Ok(guard)
@@ -30,15 +36,43 @@ pub(crate) fn start(level: LevelFilter) -> io::Result<LogGuard> {
 #[must_use = "lines that are still queued are lost unless the log is finished"]
 pub(crate) struct LogGuard {
     messages: Sender<Message>,
+    /// Dropped when the program ends: failed writes are not repeated from then on.
+    patience: Sender<()>,
     ended: Receiver<()>,
+    watch: LogWatch,
 }
 
 impl LogGuard {
     /// Waits until the lines queued so far are written, but no longer than [`FINISH_TIME`].
     pub(crate) fn finish(self) {
-        if self.messages.send_timeout(Message::Finish, FINISH_TIME).is_ok() {
+        let Self { messages, patience, ended, .. } = self;
+        drop(patience);
+        if messages.send_timeout(Message::Finish, FINISH_TIME).is_ok() {
             // Nothing is ever sent: the writer ends by dropping its side.
-            let _ = self.ended.recv_timeout(FINISH_TIME);
+            let _ = ended.recv_timeout(FINISH_TIME);
+        }
+    }
+
+    /// Returns a reader of the log's counts.
+    pub(crate) fn watch(&self) -> LogWatch {
+        self.watch.clone()
+    }
+}
+
+/// Reads how many lines were lost so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogWatch {
+    dropped: Arc<AtomicU64>,
+    failed_writes: Arc<AtomicU64>,
+}
+
+impl LogWatch {
+    /// The counts since the program's start.
+    pub(crate) fn counts(&self) -> LogCounts {
+        LogCounts {
+            dropped: self.dropped.load(Ordering::Relaxed),
+            failed_writes: self.failed_writes.load(Ordering::Relaxed),
+            limited: 0,
         }
     }
 }
@@ -63,7 +97,7 @@ impl Log for LineQueue {
             Some(module) if module == record.target() => Cow::Borrowed(module),
             _ => Cow::Owned(record.target().to_owned()),
         };
-        let line = Line { level: record.level(), target, text: record.args().to_string() };
+        let line = Line::new(record.level(), target, record.args().to_string());
         if self.messages.try_send(Message::Line(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -73,31 +107,41 @@ impl Log for LineQueue {
     fn flush(&self) {}
 }
 
-/// What goes through the queue.
+/// A message of the queue.
 #[derive(Debug)]
 enum Message {
     Line(Line),
     Finish,
 }
 
-/// One line of the log, formatted where it was logged.
+/// One line of the log, with the time at which it was logged.
 #[derive(Debug)]
 struct Line {
+    at: SystemTime,
     level: Level,
     target: Cow<'static, str>,
     text: String,
 }
 
 impl Line {
-    /// Writes it, control characters escaped so that it stays one line.
-    fn write_to(&self, log: &SimpleLogger) {
-        let mut record = Record::builder();
-        record.level(self.level).target(&self.target);
-        if self.text.contains(char::is_control) {
-            log.log(&record.args(format_args!("{}", self.text.escape_debug())).build());
-        } else {
-            log.log(&record.args(format_args!("{}", self.text)).build());
-        }
+    fn new(level: Level, target: Cow<'static, str>, text: String) -> Self {
+        Self { at: SystemTime::now(), level, target, text }
+    }
+
+    /// A line of this module.
+    fn own(text: String) -> Self {
+        Self::new(Level::Warn, Cow::Borrowed(module_path!()), text)
+    }
+}
+
+/// Time, level, module and text, without invisible characters so that it stays one line.
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let Utc { year, month, day, hour, minute, second } = Utc::from_seconds(since.as_secs());
+        let (millis, level) = (since.subsec_millis(), self.level);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z ")?;
+        write!(f, "{level:<5} [{}] {}", self.target, plain(&self.text))
     }
 }
 
@@ -105,12 +149,22 @@ impl Line {
 fn spawn(
     level: LevelFilter,
     lines_max: usize,
-    mut write: impl FnMut(&Line) + Send + 'static,
+    out: impl Write + Send + 'static,
 ) -> io::Result<(LineQueue, LogGuard)> {
     let (messages, queued) = crossbeam_channel::bounded(lines_max);
     let (ending, ended) = crossbeam_channel::bounded(0);
-    let dropped = Arc::new(AtomicU64::new(0));
-    let queue = LineQueue { level, messages: messages.clone(), dropped: Arc::clone(&dropped) };
+    let (patience, impatient) = crossbeam_channel::bounded(0);
+    let watch = LogWatch::default();
+    let dropped = Arc::clone(&watch.dropped);
+    let queue = LineQueue { level, messages: messages.clone(), dropped };
+    let mut writer = Writer {
+        out,
+        watch: watch.clone(),
+        impatient,
+        buffer: Vec::new(),
+        told_dropped: 0,
+        failure: None,
+    };
     thread::Builder::new().name("log".to_owned()).spawn(move || {
         // Dropped after the queue, whatever ends this thread: who sees the end sends in vain.
         let _ending: Sender<()> = ending;
@@ -118,94 +172,91 @@ fn spawn(
         while let Ok(message) = queued.recv() {
             let is_last = matches!(message, Message::Finish);
             if let Message::Line(line) = message {
-                write(&line);
+                writer.write(&line);
             }
             if is_last || queued.is_empty() {
-                let count = dropped.swap(0, Ordering::Relaxed);
-                if count > 0 {
-                    write(&dropped_line(count));
-                }
+                writer.tell_dropped();
             }
             if is_last {
                 break;
             }
         }
     })?;
-    Ok((queue, LogGuard { messages, ended }))
+    Ok((queue, LogGuard { messages, patience, ended, watch }))
 }
 
-/// The line about lines that are not there.
-fn dropped_line(count: u64) -> Line {
-    Line {
-        level: Level::Warn,
-        target: Cow::Borrowed(module_path!()),
-        text: format!("{count} log lines dropped: stderr was not read fast enough"),
+/// Writes lines and keeps account of those that it could not write.
+struct Writer<W> {
+    out: W,
+    watch: LogWatch,
+    /// Disconnected once the program ends.
+    impatient: Receiver<()>,
+    /// Reused: the bytes of one line.
+    buffer: Vec<u8>,
+    /// Dropped lines that the log has already mentioned.
+    told_dropped: u64,
+    /// The failed writes since the last success, and why the first of them failed.
+    failure: Option<(u64, String)>,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes a line, and after a failure another one about it.
+    fn write(&mut self, line: &Line) {
+        self.put(line);
+        if self.buffer.is_empty()
+            && let Some((count, wrong)) = self.failure.take()
+        {
+            let text = format!("the log is written again: {count} writes failed: {wrong}");
+            self.put(&Line::own(text));
+        }
+    }
+
+    /// Tells how many lines were dropped since the last time.
+    fn tell_dropped(&mut self) {
+        let dropped = self.watch.dropped.load(Ordering::Relaxed);
+        let count = dropped - self.told_dropped;
+        if count > 0 {
+            self.told_dropped = dropped;
+            let why = "stderr was not read fast enough";
+            self.write(&Line::own(format!("{count} log lines dropped: {why}")));
+        }
+    }
+
+    /// Writes one line, from where a failed write broke off; empties the buffer unless the line
+    /// was given up because the program ends.
+    fn put(&mut self, line: &Line) {
+        self.buffer.clear();
+        // Writing into a vector does not fail.
+        let _ = writeln!(self.buffer, "{line}");
+        let mut written = 0;
+        while let Some(rest) = self.buffer.get(written..).filter(|rest| !rest.is_empty()) {
+            let error = match self.out.write(rest) {
+                Ok(0) => io::Error::from(ErrorKind::WriteZero),
+                Ok(count) => {
+                    written += count;
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            self.watch.failed_writes.fetch_add(1, Ordering::Relaxed);
+            self.failure.get_or_insert_with(|| (0, os_error_text(&error))).0 += 1;
+            // Nothing is ever sent: the other end is dropped when the program ends.
+            if self.impatient.recv_timeout(RETRY_TIME) == Err(RecvTimeoutError::Disconnected) {
+                self.watch.dropped.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        }
+        self.buffer.clear();
     }
 }
 
-/// Lines that wait to be written, one second of a busy access log; then they are dropped.
+/// Lines that wait to be written, one second of a busy access log; later ones are dropped.
 const LINES_MAX: usize = 16 * 1024;
+/// Time from a failed write to the next attempt.
+const RETRY_TIME: Duration = Duration::from_millis(100);
 /// How long the program's end waits for the log, twice at worst: to queue the end, and to see it.
 const FINISH_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Logs one line through a queue.
-    fn log(queue: &LineQueue, level: Level, text: &str) {
-        queue.log(&Record::builder().level(level).target("t").args(format_args!("{text}")).build());
-    }
-
-    /// Lines are written in order, those below the level are not, and the end waits for them.
-    #[test]
-    fn lines_are_written_in_order() {
-        let (written, lines) = crossbeam_channel::unbounded();
-        let write = move |line: &Line| written.send(line.text.clone()).expect("a reader");
-        let (queue, guard) = spawn(LevelFilter::Info, 8, write).expect("a thread");
-        log(&queue, Level::Info, "one");
-        log(&queue, Level::Debug, "hidden");
-        log(&queue, Level::Error, "two");
-        guard.finish();
-        assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["one", "two"]);
-    }
-
-    /// With the writer held up, lines beyond the queue are dropped at once; their count is told
-    /// after the lines that were queued.
-    #[test]
-    fn lines_beyond_the_queue_are_counted() {
-        let (written, lines) = crossbeam_channel::unbounded();
-        let (gate, opened) = crossbeam_channel::bounded::<()>(0);
-        let write = move |line: &Line| {
-            written.send(line.text.clone()).expect("a reader");
-            // Held up until the gate is gone.
-            let _ = opened.recv();
-        };
-        let (queue, guard) = spawn(LevelFilter::Info, 2, write).expect("a thread");
-        log(&queue, Level::Info, "0");
-        let first = lines.recv().expect("the first line, then the writer is held up");
-        for text in ["1", "2", "3", "4", "5"] {
-            log(&queue, Level::Info, text);
-        }
-        drop(gate);
-        guard.finish();
-        let rest: Vec<String> = lines.try_iter().collect();
-        assert_eq!(first, "0");
-        let told = "3 log lines dropped: stderr was not read fast enough";
-        assert_eq!(rest, ["1", "2", told]);
-    }
-
-    /// A writer that is gone costs lines and nothing else: neither logging nor the end waits.
-    #[test]
-    fn dead_writer_is_harmless() {
-        let write = |_: &Line| std::panic::resume_unwind(Box::new("stderr is closed"));
-        let (queue, guard) = spawn(LevelFilter::Info, 1, write).expect("a thread");
-        log(&queue, Level::Info, "its end");
-        guard.ended.recv().expect_err("the writer has ended");
-        for _ in 0..3 {
-            log(&queue, Level::Info, "lost");
-        }
-        assert_eq!(queue.dropped.load(Ordering::Relaxed), 3);
-        guard.finish();
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::config::{BackendTarget, Config};
-use crate::resolve::os_error_text;
+use crate::plain::os_error_text;
 
 /// A configuration that was read and checked, with its backends' addresses.
 pub(crate) type Loaded = Result<(Config, Vec<BackendTarget>), String>;

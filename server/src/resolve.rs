@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddr
 use socket2::SockRef;
 
 use crate::config::{BackendTarget, BackendUrl, Config, ListenAddress};
+use crate::logging::LogWatch;
+use crate::plain::os_error_text;
 use crate::reload::Source;
 
 /// All that serving needs: what was configured, and where that is.
@@ -21,6 +23,8 @@ pub struct Setup {
     pub listeners: Vec<TcpListener>,
     /// How the configuration is read again on SIGHUP; without it, that does nothing.
     pub reload: Option<Source>,
+    /// How the log fares, for /stats.
+    pub(crate) log: LogWatch,
 }
 
 impl Setup {
@@ -34,7 +38,7 @@ impl Setup {
         for text in &config.listen {
             listeners.append(&mut listen(text)?);
         }
-        Ok(Self { config, backends, listeners, reload: None })
+        Ok(Self { config, backends, listeners, reload: None, log: LogWatch::default() })
     }
 
     /// Where the proxy listens and where its backends are, a line each.
@@ -73,17 +77,6 @@ pub fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         return Err("the name has no address".to_owned());
     }
     Ok(addresses)
-}
-
-/// A system error in lower case, without its number and without what std says before it.
-pub(crate) fn os_error_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
-    let text = text.split_once(" (os error").map_or(text, |(text, _)| text);
-    let mut characters = text.chars();
-    characters
-        .next()
-        .map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }
 
 /// The configured backends with their addresses.

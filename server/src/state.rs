@@ -15,8 +15,8 @@ use intelliproxy_core::{Instant, Memory};
 use log::{info, warn};
 
 use crate::config::{BackendTarget, Config};
+use crate::plain::os_error_text;
 use crate::proxy::Proxy;
-use crate::resolve::os_error_text;
 
 /// Time from one writing to the next: what a crash may lose.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);

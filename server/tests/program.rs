@@ -30,6 +30,7 @@ fn usage_errors_exit_with_2() {
             &["--config", "/no/such/file"],
             "/no/such/file: cannot be read: no such file or directory",
         ),
+        (&["--\u{1b}[31m\u{202e}"], "--\\u{1b}[31m\\u{202e}: no such argument; see --help"),
     ] {
         assert_ends(arguments, 2, "", &format!("intelliproxy: {line}\n"));
     }
@@ -43,6 +44,10 @@ fn check_names_file_line_and_path() {
     let file = path.to_str().expect("a path of UTF-8");
     for (text, refusal) in [
         ("{}", None),
+        (
+            "{\"limits\": {\n\"\\u001b[31m\\u009bclients\": 0}}",
+            Some(":2: limits.\\u{1b}[31m\\u{9b}clients: unknown key; known: headBytesMax, "),
+        ),
         (
             "{\n \"limits\": {\n  \"clients\": 0\n }\n}",
             Some(":3: limits.clients: must be a whole number from 1 to 1000000"),
@@ -68,12 +73,13 @@ fn check_names_file_line_and_path() {
                 &format!("{file}: configuration is valid\n"),
                 "",
             ),
-            Some(refusal) => assert_ends(
-                &["--check", "--config", file],
-                2,
-                "",
-                &format!("intelliproxy: {file}{refusal}\n"),
-            ),
+            Some(refusal) => {
+                let output = output(&["--check", "--config", file]);
+                let text = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(text.starts_with(&format!("intelliproxy: {file}{refusal}")), "{text}");
+                assert_eq!(text.lines().count(), 1, "{text}");
+                assert_eq!(output.status.code(), Some(2), "{text}");
+            }
         }
     }
     std::fs::remove_file(path).expect("it was there");

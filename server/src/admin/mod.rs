@@ -1,11 +1,14 @@
 //! Read-only views of the proxy for people and their tools: plain data in, text out.
 mod log;
+mod lost_lines;
 mod notice;
 mod recording;
 mod reloads;
 mod stats;
 
 pub(crate) use log::log_notice;
+pub use lost_lines::LogCounts;
+pub(crate) use lost_lines::log_field;
 pub use notice::describe;
 pub(crate) use recording::recording_field;
 pub(crate) use reloads::reloads_field;

@@ -8,7 +8,7 @@ use log::LevelFilter;
 
 use super::flags::{Change, FLAGS, Flag};
 use crate::config::{Config, FileError};
-use crate::resolve::os_error_text;
+use crate::plain::os_error_text;
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]

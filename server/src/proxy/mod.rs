@@ -45,6 +45,7 @@ use self::serving::watch;
 use self::session::{ClientHalf, Session, Side};
 use self::shared::Shared;
 use self::timers::Timers;
+use crate::admin::LogCounts;
 use crate::config::{BackendTarget, Config, Network, Overflow};
 
 /// Something the proxy wants its driver to do.
@@ -110,6 +111,7 @@ pub struct Proxy {
     sink: [u8; 64],
     stop_deadline: Option<Instant>,
     reloads: Reloads,
+    log_counts: LogCounts,
 }
 
 impl Proxy {
@@ -140,6 +142,7 @@ impl Proxy {
             sink: [0; 64],
             stop_deadline: None,
             reloads: Reloads::default(),
+            log_counts: LogCounts::default(),
         })
     }
 
@@ -411,6 +414,11 @@ impl Proxy {
         for conn in idle {
             self.close(conn, false);
         }
+    }
+
+    /// Takes the counts of lines that the driver's log does not have, for /stats.
+    pub fn handle_log_counts(&mut self, counts: LogCounts) {
+        self.log_counts = counts;
     }
 
     /// Whether there is anything to be polled: an action, or a connection to be seen to.

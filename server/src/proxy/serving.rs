@@ -9,7 +9,7 @@ use super::session::{Need, Side};
 use super::shared::Shared;
 use super::timers::Timers;
 use super::{Action, Owner, Proxy};
-use crate::admin::{recording_field, reloads_field, stats_json};
+use crate::admin::{log_field, recording_field, reloads_field, stats_json};
 use crate::http::UpstreamError;
 
 /// How long a deadline is put off when bytes wait to be read first. Those bytes are read within a
@@ -94,7 +94,8 @@ impl Proxy {
                 let url = |backend| Some(self.places.target(backend)?.url.as_str());
                 let json = stats_json(&self.router.snapshot(now), url);
                 let recording = self.router.recording().map_or_else(String::new, recording_field);
-                let fields = recording + &reloads_field(self.reload_counts());
+                let reloads = reloads_field(self.reload_counts());
+                let fields = recording + &reloads + &log_field(self.log_counts);
                 if let Some(session) = self.table.session_mut(id) {
                     session.handle_stats(now, &fields, &json, &mut self.shared);
                 }

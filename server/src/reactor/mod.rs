@@ -31,7 +31,8 @@ use self::descriptors::connections_max;
 use self::signal::Signals;
 use self::socket::{Moved, Socket, connect_failure};
 use self::token::Source;
-use crate::admin::log_notice;
+use crate::admin::{LogCounts, log_notice};
+use crate::logging::LogWatch;
 use crate::proxy::{Action, ConnId, Proxy};
 use crate::record::{self, RecordGuard};
 use crate::reload::Reloader;
@@ -98,6 +99,9 @@ struct Reactor {
     is_stop_asked: bool,
     /// Whether a second signal asked for the end at once.
     is_aborted: bool,
+    /// How the log fares, and what of it the proxy knows.
+    log: LogWatch,
+    log_counts: LogCounts,
     /// Keeps what the policy learns.
     keeper: Option<Keeper>,
     /// Dropped after the proxy: waits until the last of its recording is written.
@@ -160,6 +164,8 @@ impl Reactor {
             accept_warns_from: now,
             is_stop_asked: false,
             is_aborted: false,
+            log: setup.log,
+            log_counts: LogCounts::default(),
             keeper,
             _recording: recording,
         })
@@ -237,6 +243,12 @@ impl Reactor {
             if !is_interrupted && !is_full(events) {
                 break;
             }
+        }
+        let counts = self.log.counts();
+        if counts != self.log_counts {
+            cold_path();
+            self.log_counts = counts;
+            self.proxy.handle_log_counts(counts);
         }
         Ok(())
     }

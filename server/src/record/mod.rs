@@ -56,7 +56,7 @@ pub fn start(rules: &RecordingRules) -> Result<Option<(Recorder, RecordGuard)>, 
         return Ok(None);
     };
     let fail = |error: io::Error| {
-        format!("cannot record into {path}: {}", crate::resolve::os_error_text(&error))
+        format!("cannot record into {path}: {}", crate::plain::os_error_text(&error))
     };
     let files = Files::create(path.into(), rules.bytes_max, rules.files).map_err(fail)?;
     info!("recording the router's inputs into {}", files.path().display());
@@ -93,7 +93,7 @@ fn spawn(mut files: Files, blocks_max: usize) -> io::Result<(Recorder, RecordGua
             };
             if let Err(wrong) = result {
                 let path = files.path().display();
-                error!("recording into {path} ends: {}", crate::resolve::os_error_text(&wrong));
+                error!("recording into {path} ends: {}", crate::plain::os_error_text(&wrong));
                 lost.fetch_add(records, Ordering::Relaxed);
                 is_broken = true;
             }

@@ -30,6 +30,7 @@ use intelliproxy_core::Rules;
 
 use self::options::{Options, Question};
 use self::recording::Recording;
+use crate::plain::{plain, plain_lines};
 
 /// Answers what is asked by the arguments behind `replay`.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -84,7 +85,7 @@ fn answer(options: &Options) -> Result<Answer, String> {
         Question::Fit { file } => {
             let (json, answer) = fit::fit(&recording)?;
             fs::write(file, json)
-                .map_err(|error| format!("{file}: {}", crate::resolve::os_error_text(&error)))?;
+                .map_err(|error| format!("{file}: {}", crate::plain::os_error_text(&error)))?;
             Ok(answer)
         }
     }
@@ -93,7 +94,7 @@ fn answer(options: &Options) -> Result<Answer, String> {
 /// Rules from JSON: the `routing` object of a configuration file, or the whole file.
 fn read_rules(file: &str) -> Result<Rules, String> {
     let fail = |wrong: String| format!("{file}: {wrong}");
-    let bytes = fs::read(file).map_err(|error| fail(crate::resolve::os_error_text(&error)))?;
+    let bytes = fs::read(file).map_err(|error| fail(crate::plain::os_error_text(&error)))?;
     let mut value: serde_json::Value =
         serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
     if let Some(routing) = value.get_mut("routing") {
@@ -106,11 +107,11 @@ fn read_rules(file: &str) -> Result<Rules, String> {
 
 /// Prints to stdout. That nobody reads it is no fault of the program.
 fn print(text: &str) {
-    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+    let _ = writeln!(io::stdout(), "{}", plain_lines(text.trim_end()));
 }
 
 fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "intelliproxy: {text}");
+    let _ = writeln!(io::stderr(), "intelliproxy: {}", plain(text));
 }
 
 #[cfg(test)]

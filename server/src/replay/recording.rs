@@ -23,7 +23,7 @@ impl Recording {
         let mut parts = Vec::with_capacity(files.len());
         for file in files {
             let bytes = fs::read(file)
-                .map_err(|error| format!("{file}: {}", crate::resolve::os_error_text(&error)))?;
+                .map_err(|error| format!("{file}: {}", crate::plain::os_error_text(&error)))?;
             let (header, _) = Reader::new(&bytes).map_err(|error| format!("{file}: {error}"))?;
             parts.push(Part { file: file.clone(), bytes, header });
         }

@@ -1,8 +1,9 @@
 //! The program as a process, its log and its port; each test program uses its part of this.
 #![allow(dead_code)]
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 /// Far longer than anything here takes; only a failing test waits this long.
@@ -11,7 +12,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// A running proxy and its log. Dropping it kills it.
 pub(crate) struct Program {
     child: Child,
-    log: BufReader<ChildStderr>,
+    log: BufReader<Box<dyn Read>>,
     port: u16,
 }
 
@@ -33,12 +34,43 @@ impl Program {
     fn start_as(mut command: Command, arguments: &[&str]) -> Self {
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("a process");
-        let log = BufReader::new(child.stderr.take().expect("a pipe"));
-        let mut started = Self { child, log, port: 0 };
+        let log: Box<dyn Read> = Box::new(child.stderr.take().expect("a pipe"));
+        Self::started(child, log)
+    }
+
+    /// Starts it with `stderr` as its log, which is then read from `log`.
+    pub(crate) fn start_logging_into(stderr: File, log: File, arguments: &[&str]) -> Self {
+        let mut command = program();
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        let child = command.stderr(stderr).spawn().expect("a process");
+        Self::started(child, Box::new(log))
+    }
+
+    fn started(child: Child, log: Box<dyn Read>) -> Self {
+        let mut started = Self { child, log: BufReader::new(log), port: 0 };
         let line = started.line_with("listening on http://127.0.0.1:");
         let port = line.rsplit(':').next().and_then(|text| text.parse().ok());
         started.port = port.expect("a port at the line's end");
         started
+    }
+
+    /// Reads its log from elsewhere from now on.
+    pub(crate) fn read_log(&mut self, log: Box<dyn Read>) {
+        self.log = BufReader::new(log);
+    }
+
+    /// Sends a request on a connection of its own; returns the whole response.
+    pub(crate) fn ask(&self, request: &str) -> String {
+        let mut client = self.connect();
+        client.write_all(request.as_bytes()).expect("sent");
+        let mut bytes = Vec::new();
+        client.read_to_end(&mut bytes).expect("a response and an end");
+        String::from_utf8(bytes).expect("text")
+    }
+
+    /// The response to `GET /stats`.
+    pub(crate) fn stats(&self) -> String {
+        self.ask("GET /stats HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
     }
 
     /// The next line of the log that contains `what`.

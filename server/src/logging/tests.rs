@@ -1,0 +1,133 @@
+use super::*;
+
+/// Logs one line through a queue.
+fn log(queue: &LineQueue, level: Level, text: &str) {
+    queue.log(&Record::builder().level(level).target("t").args(format_args!("{text}")).build());
+}
+
+/// A place to write to: what `write` makes of each line.
+struct Out<F>(F);
+
+impl<F: FnMut(&[u8]) -> io::Result<usize>> Write for Out<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (self.0)(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The text of a written line.
+fn text_of(bytes: &[u8]) -> String {
+    let line = String::from_utf8(bytes.to_vec()).expect("UTF-8");
+    let (_, text) = line.split_once("] ").expect("time, level and module first");
+    text.trim_end().to_owned()
+}
+
+/// Lines are written in order, those below the level are not, and the end waits for them.
+#[test]
+fn lines_are_written_in_order() {
+    let (written, lines) = crossbeam_channel::unbounded();
+    let write = move |bytes: &[u8]| {
+        written.send(text_of(bytes)).expect("a reader");
+        Ok(bytes.len())
+    };
+    let (queue, guard) = spawn(LevelFilter::Info, 8, Out(write)).expect("a thread");
+    log(&queue, Level::Info, "one");
+    log(&queue, Level::Debug, "hidden");
+    log(&queue, Level::Error, "two\u{1b}[m");
+    guard.finish();
+    assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["one", "two\\u{1b}[m"]);
+}
+
+/// A line has its time in UTC to the millisecond, its level in five columns, and its module.
+#[test]
+fn lines_have_their_form() {
+    let line = Line {
+        at: SystemTime::UNIX_EPOCH + Duration::from_millis(951_782_400_007),
+        level: Level::Warn,
+        target: Cow::Borrowed("t"),
+        text: "x".to_owned(),
+    };
+    assert_eq!(line.to_string(), "2000-02-29T00:00:00.007Z WARN  [t] x");
+}
+
+/// With the writer held up, lines beyond the queue are dropped at once; their count is told
+/// after the lines that were queued.
+#[test]
+fn lines_beyond_the_queue_are_counted() {
+    let (written, lines) = crossbeam_channel::unbounded();
+    let (gate, opened) = crossbeam_channel::bounded::<()>(0);
+    let write = move |bytes: &[u8]| {
+        written.send(text_of(bytes)).expect("a reader");
+        // Held up until the gate is gone.
+        let _ = opened.recv();
+        Ok(bytes.len())
+    };
+    let (queue, guard) = spawn(LevelFilter::Info, 2, Out(write)).expect("a thread");
+    let watch = guard.watch();
+    log(&queue, Level::Info, "0");
+    let first = lines.recv().expect("the first line, then the writer is held up");
+    for text in ["1", "2", "3", "4", "5"] {
+        log(&queue, Level::Info, text);
+    }
+    drop(gate);
+    guard.finish();
+    let rest: Vec<String> = lines.try_iter().collect();
+    assert_eq!(first, "0");
+    let told = "3 log lines dropped: stderr was not read fast enough";
+    assert_eq!(rest, ["1", "2", told]);
+    assert_eq!(watch.counts(), LogCounts { dropped: 3, failed_writes: 0, limited: 0 });
+}
+
+/// A line whose writing fails is written once that is possible, from the byte where it broke off,
+/// and the log then says what failed.
+#[test]
+fn failed_writes_are_repeated() {
+    let (written, lines) = crossbeam_channel::unbounded();
+    let mut calls = 0;
+    let mut line = Vec::new();
+    let write = move |bytes: &[u8]| {
+        calls += 1;
+        match calls {
+            1 => {
+                line.extend_from_slice(&bytes[..10]);
+                Ok(10)
+            }
+            2 => Err(ErrorKind::StorageFull.into()),
+            3 => Err(ErrorKind::BrokenPipe.into()),
+            _ => {
+                line.extend_from_slice(bytes);
+                written.send(text_of(&line)).expect("a reader");
+                line.clear();
+                Ok(bytes.len())
+            }
+        }
+    };
+    let (queue, guard) = spawn(LevelFilter::Info, 8, Out(write)).expect("a thread");
+    let watch = guard.watch();
+    log(&queue, Level::Info, "one");
+    log(&queue, Level::Info, "two");
+    let next = || lines.recv_timeout(Duration::from_secs(30)).expect("a line");
+    let told = "the log is written again: 2 writes failed: no storage space";
+    assert_eq!([next(), next(), next()], ["one", told, "two"]);
+    assert_eq!(watch.counts(), LogCounts { dropped: 0, failed_writes: 2, limited: 0 });
+    guard.finish();
+}
+
+/// A place that never takes anything costs lines and nothing else: neither logging nor the end
+/// waits for it.
+#[test]
+fn a_dead_place_is_harmless() {
+    let write = |_: &[u8]| Err(ErrorKind::BrokenPipe.into());
+    let (queue, guard) = spawn(LevelFilter::Info, 1, Out(write)).expect("a thread");
+    let (watch, ended) = (guard.watch(), guard.ended.clone());
+    for _ in 0..5 {
+        log(&queue, Level::Info, "lost");
+    }
+    guard.finish();
+    ended.recv_timeout(Duration::from_secs(30)).expect_err("the writer has ended");
+    assert!(watch.counts().failed_writes > 0);
+    assert!(watch.counts().dropped >= 5, "{:?}", watch.counts());
+}

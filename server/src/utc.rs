@@ -1,0 +1,54 @@
+//! Calendar dates and times of day in UTC.
+
+/// A moment by the calendar.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Utc {
+    pub(crate) year: u64,
+    /// From 1.
+    pub(crate) month: u64,
+    /// From 1.
+    pub(crate) day: u64,
+    pub(crate) hour: u64,
+    pub(crate) minute: u64,
+    pub(crate) second: u64,
+}
+
+impl Utc {
+    /// Converts seconds since 1970.
+    pub(crate) const fn from_seconds(seconds: u64) -> Self {
+        let (days, second) = (seconds / 86_400, seconds % 86_400);
+        // Howard Hinnant's civil_from_days, for days since 1970 that are not negative.
+        let shifted = days + 719_468;
+        let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_index = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+        let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+        let year = era * 400 + year_of_era + (month <= 2) as u64;
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        Self { year, month, day, hour, minute, second }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dates by hand, leap days among them.
+    #[test]
+    fn dates_are_right() {
+        let rows = [
+            (0, [1970, 1, 1, 0, 0, 0]),
+            (951_782_400, [2000, 2, 29, 0, 0, 0]),
+            (1_709_251_199, [2024, 2, 29, 23, 59, 59]),
+            (1_709_251_200, [2024, 3, 1, 0, 0, 0]),
+            (4_102_444_799, [2099, 12, 31, 23, 59, 59]),
+        ];
+        for (seconds, expected) in rows {
+            let Utc { year, month, day, hour, minute, second } = Utc::from_seconds(seconds);
+            assert_eq!([year, month, day, hour, minute, second], expected);
+        }
+    }
+}

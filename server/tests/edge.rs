@@ -1,0 +1,87 @@
+//! What surrounds the proxy as a process fails or hangs: its log, its files, its configuration.
+mod process;
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use process::{DEADLINE, Program};
+
+/// A folder of the test's own, gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = format!("intelliproxy-edge-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("a path of UTF-8").to_owned()
+    }
+
+    /// Makes a named pipe.
+    fn pipe(&self, name: &str) -> String {
+        let path = self.file(name);
+        let status = Command::new("mkfifo").arg(&path).status().expect("the mkfifo program");
+        assert!(status.success());
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left in the system's own folder for such things does no harm.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Calls `look` until it returns something; fails once that takes too long.
+#[track_caller]
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begin.elapsed() < DEADLINE, "waited in vain for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A request that is refused, which the log mentions.
+const BAD: &str = "GET / HTTP/1.1\r\n\r\n";
+
+/// While nobody reads the log, writes to it fail and /stats counts them; once it is read again it
+/// goes on, with the lines of that time and with a line about them.
+#[test]
+fn a_log_without_a_reader_goes_on_later() {
+    let folder = Folder::new("log");
+    let path = folder.pipe("log");
+    // Opened for both, a pipe waits for nobody.
+    let open = || File::options().read(true).write(true).open(&path).expect("a pipe");
+    let reader = open();
+    let writer = File::options().write(true).open(&path).expect("a pipe with a reader");
+    let flags = ["--backend", "A=http://127.0.0.1:1"];
+    let mut program = Program::start_logging_into(writer, reader, &flags);
+    program.line_with("A is down: refused");
+    program.read_log(Box::new(std::io::empty()));
+    program.ask(BAD);
+    let field = wait_for("failed writes in /stats", || {
+        let stats = program.stats();
+        let field = stats.lines().find_map(|line| line.strip_prefix("X-IntelliProxy-Log: "));
+        field.map(str::to_owned)
+    });
+    assert!(field.starts_with("dropped=0, failedWrites="), "{field}");
+    program.read_log(Box::new(open()));
+    program.line_with(": 400: no Host");
+    program.line_with("the log is written again: ");
+    program.ask(BAD);
+    program.line_with(": 400: no Host");
+    program.signal("-TERM");
+    assert_eq!(program.exit_code(), Some(0));
+}
