@@ -85,3 +85,31 @@ fn a_log_without_a_reader_goes_on_later() {
     program.signal("-TERM");
     assert_eq!(program.exit_code(), Some(0));
 }
+
+/// A reading of the configuration that hangs is given up with a line of the log, and a later
+/// SIGHUP is worked off.
+#[test]
+fn a_hanging_configuration_is_given_up() {
+    let folder = Folder::new("hang");
+    let path = folder.file("proxy.json");
+    let backend = r#""backends": [{"name": "A", "url": "http://127.0.0.1:1"}]"#;
+    let text = format!("{{{backend}, \"timeouts\": {{\"reloadMs\": 50}}}}");
+    fs::write(&path, &text).expect("a file");
+    let mut program = Program::start(&["--config", &path]);
+    fs::remove_file(&path).expect("it was there");
+    folder.pipe("proxy.json");
+    program.signal("-HUP");
+    program.line_with(
+        "configuration refused, the one in use goes on: reading the file and resolving its names \
+         took longer than timeouts.reloadMs, 50 ms",
+    );
+    let field = "X-IntelliProxy-Reloads: done=0, refused=1, lastError=\"reading the file";
+    assert!(program.stats().contains(field), "{}", program.stats());
+    fs::remove_file(&path).expect("it was there");
+    fs::write(&path, text.replace("50", "60000")).expect("a file");
+    program.signal("-HUP");
+    let line = program.line_with("configuration: ");
+    assert!(line.ends_with("configuration: other timeouts"), "{line}");
+    program.signal("-TERM");
+    assert_eq!(program.exit_code(), Some(0));
+}

@@ -163,6 +163,10 @@ pub struct Timeouts {
     /// Requests in flight may end after a signal to stop (10 s).
     #[serde(rename = "shutdownMs", with = "millis")]
     pub shutdown: Duration,
+    /// From a SIGHUP until the configuration is read and its names are resolved (30 s); then that
+    /// reading is given up and the current configuration stays.
+    #[serde(rename = "reloadMs", with = "millis")]
+    pub reload: Duration,
 }
 
 impl Default for Timeouts {
@@ -178,6 +182,7 @@ impl Default for Timeouts {
             tunnel_idle: Duration::from_secs(3600),
             linger: Duration::from_secs(2),
             shutdown: Duration::from_secs(10),
+            reload: Duration::from_secs(30),
         }
     }
 }

@@ -416,11 +416,6 @@ impl Proxy {
         }
     }
 
-    /// Takes the counts of lines that the driver's log does not have, for /stats.
-    pub fn handle_log_counts(&mut self, counts: LogCounts) {
-        self.log_counts = counts;
-    }
-
     /// Whether there is anything to be polled: an action, or a connection to be seen to.
     #[inline]
     pub fn has_effects(&self) -> bool {

@@ -1,5 +1,6 @@
 //! A configuration that changes while the proxy runs. LIFECYCLE.md has the rules, R1 to R7.
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use intelliproxy_core::{
     BackendId, ConfigError, Event, Instant, Lease, LeaseId, Outcome, ProbeFailure, RouterConfig,
@@ -8,6 +9,7 @@ use intelliproxy_core::{
 use super::conn::{Conn, ConnId};
 use super::notice::Notice;
 use super::{Proxy, router_config};
+use crate::admin::LogCounts;
 use crate::config::{BackendTarget, Config};
 
 /// What is kept of the configurations that came at run time.
@@ -86,6 +88,16 @@ impl Proxy {
         self.reloads.counts.refused += 1;
         self.reloads.counts.last_error = Some(wrong.clone());
         self.notify(Notice::ConfigRefused { wrong });
+    }
+
+    /// How long a reading of the configuration may take.
+    pub(crate) fn reload_time(&self) -> Duration {
+        self.shared.config.timeouts.reload
+    }
+
+    /// Takes the counts of lines that the driver's log does not have, for /stats.
+    pub(crate) fn handle_log_counts(&mut self, counts: LogCounts) {
+        self.log_counts = counts;
     }
 
     pub(super) const fn reload_counts(&self) -> &ReloadCounts {

@@ -8,6 +8,7 @@
 mod accept;
 mod clock;
 mod descriptors;
+mod edge;
 mod signal;
 mod socket;
 mod token;
@@ -16,7 +17,6 @@ mod transfer;
 use std::collections::VecDeque;
 use std::hint::cold_path;
 use std::io::ErrorKind;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use intelliproxy_core::Instant;
@@ -28,14 +28,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::clock::Clock;
 use self::descriptors::connections_max;
+use self::edge::Edge;
 use self::signal::Signals;
 use self::socket::{Moved, Socket, connect_failure};
 use self::token::Source;
-use crate::admin::{LogCounts, log_notice};
-use crate::logging::LogWatch;
+use crate::admin::log_notice;
 use crate::proxy::{Action, ConnId, Proxy};
-use crate::record::{self, RecordGuard};
-use crate::reload::Reloader;
+use crate::record;
 use crate::resolve::Setup;
 use crate::state::Keeper;
 
@@ -66,10 +65,7 @@ pub fn serve(setup: Setup) -> Result<(), String> {
     while !reactor.is_over() {
         reactor.turn(&mut events).map_err(|error| format!("cannot wait for events: {error}"))?;
     }
-    if let Some(keeper) = reactor.keeper.take() {
-        keeper.finish(&reactor.proxy);
-    }
-    info!("stopped");
+    reactor.edge.finish(&reactor.proxy);
     Ok(())
 }
 
@@ -80,10 +76,6 @@ struct Reactor {
     proxy: Proxy,
     signals: Signals,
     hangups: Signals,
-    /// Wakes the poll up from other threads.
-    waker: Arc<Waker>,
-    /// Reads the configuration again.
-    reloader: Option<Reloader>,
     listeners: Vec<Listener>,
     /// By the slot of the connection's id.
     sockets: Vec<Option<Socket>>,
@@ -99,13 +91,8 @@ struct Reactor {
     is_stop_asked: bool,
     /// Whether a second signal asked for the end at once.
     is_aborted: bool,
-    /// How the log fares, and what of it the proxy knows.
-    log: LogWatch,
-    log_counts: LogCounts,
-    /// Keeps what the policy learns.
-    keeper: Option<Keeper>,
-    /// Dropped after the proxy: waits until the last of its recording is written.
-    _recording: Option<RecordGuard>,
+    /// Dropped after the proxy.
+    edge: Edge,
 }
 
 struct Listener {
@@ -154,8 +141,6 @@ impl Reactor {
             proxy,
             signals,
             hangups,
-            waker: Arc::new(waker),
-            reloader: setup.reload.map(Reloader::new),
             listeners,
             sockets: Vec::new(),
             deadline: Some(now),
@@ -164,10 +149,7 @@ impl Reactor {
             accept_warns_from: now,
             is_stop_asked: false,
             is_aborted: false,
-            log: setup.log,
-            log_counts: LogCounts::default(),
-            keeper,
-            _recording: recording,
+            edge: Edge::new(setup.log, keeper, setup.reload, waker, recording),
         })
     }
 
@@ -193,6 +175,8 @@ impl Reactor {
         if self.is_stop_asked {
             self.stop(events)?;
         }
+        self.edge.handle_turn(self.now, &mut self.proxy);
+        self.flush();
         self.deadline = self.proxy.poll_timeout();
         if let Some(at) = self.deadline.filter(|at| *at <= self.now) {
             if is_interrupted || self.now.since(at) > LATE || is_full(events) {
@@ -201,9 +185,6 @@ impl Reactor {
             self.proxy.handle_timeout(self.now);
             self.flush();
             self.deadline = self.proxy.poll_timeout();
-        }
-        if let Some(keeper) = &mut self.keeper {
-            keeper.handle_turn(self.now, &self.proxy);
         }
         Ok(())
     }
@@ -244,12 +225,6 @@ impl Reactor {
                 break;
             }
         }
-        let counts = self.log.counts();
-        if counts != self.log_counts {
-            cold_path();
-            self.log_counts = counts;
-            self.proxy.handle_log_counts(counts);
-        }
         Ok(())
     }
 
@@ -258,7 +233,10 @@ impl Reactor {
         if !self.unread.is_empty() {
             return Some(Duration::ZERO);
         }
-        let mut next = self.deadline;
+        let mut next = match (self.deadline, self.edge.poll_timeout()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
         if self.listeners.iter().any(|listener| listener.is_ready) && self.proxy.accepts() {
             next = Some(next.map_or(self.accepts_from, |next| next.min(self.accepts_from)));
         }
@@ -285,7 +263,10 @@ impl Reactor {
                     self.reload();
                 }
             }
-            Source::Waker => self.take_reloaded(),
+            Source::Waker => {
+                self.edge.take_reloaded(self.now, &mut self.proxy);
+                self.flush();
+            }
             Source::Listener(index) => {
                 if let Some(listener) = self.listeners.get_mut(index) {
                     listener.is_ready = true;
@@ -341,34 +322,8 @@ impl Reactor {
         if self.listeners.is_empty() {
             return info!("stopping: the configuration is not read again");
         }
-        let Some(reloader) = &mut self.reloader else { return };
-        let waker = Arc::clone(&self.waker);
-        let wake = move || {
-            // A poll that is gone needs no waking.
-            let _ = waker.wake();
-        };
-        if let Err(wrong) = reloader.ask(wake) {
-            self.proxy.handle_config_refused(wrong);
-            self.flush();
-        }
-    }
-
-    /// Takes the configuration that was read again, if it is there.
-    fn take_reloaded(&mut self) {
-        let Some((loaded, is_asked_again)) = self.reloader.as_mut().and_then(Reloader::take) else {
-            return;
-        };
-        let result = loaded.and_then(|(config, targets)| {
-            let result = self.proxy.handle_reconfigured(self.now, config, targets);
-            result.map_err(|error| error.to_string())
-        });
-        if let Err(wrong) = result {
-            self.proxy.handle_config_refused(wrong);
-        }
+        self.edge.reload(self.now, &mut self.proxy);
         self.flush();
-        if is_asked_again {
-            self.reload();
-        }
     }
 
     #[inline(never)]

@@ -1,0 +1,122 @@
+//! The threads beside the reactor's own, as its turn sees them: the log, the state's keeper, the
+//! recording's writer, and the reader of a new configuration.
+//!
+//! None of them is waited for while the proxy serves. A reading of the configuration that hangs is
+//! given up after `timeouts.reloadMs`; its result, should it still come, is dropped.
+use std::hint::cold_path;
+use std::sync::Arc;
+
+use intelliproxy_core::Instant;
+use log::info;
+use mio::Waker;
+
+use crate::admin::LogCounts;
+use crate::logging::LogWatch;
+use crate::proxy::Proxy;
+use crate::record::RecordGuard;
+use crate::reload::{Reloader, Source};
+use crate::state::Keeper;
+
+/// What surrounds the proxy of one reactor.
+pub(super) struct Edge {
+    log: LogWatch,
+    /// The counts of the log that the proxy has.
+    log_counts: LogCounts,
+    keeper: Option<Keeper>,
+    reloader: Option<Reloader>,
+    waker: Arc<Waker>,
+    /// Dropped after the proxy: waits until the last of its recording is written.
+    _recording: Option<RecordGuard>,
+}
+
+impl Edge {
+    pub(super) fn new(
+        log: LogWatch,
+        keeper: Option<Keeper>,
+        reload: Option<Source>,
+        waker: Waker,
+        recording: Option<RecordGuard>,
+    ) -> Self {
+        Self {
+            log,
+            log_counts: LogCounts::default(),
+            keeper,
+            reloader: reload.map(Reloader::new),
+            waker: Arc::new(waker),
+            _recording: recording,
+        }
+    }
+
+    /// Called at the end of each turn; what becomes due is handled.
+    pub(super) fn handle_turn(&mut self, now: Instant, proxy: &mut Proxy) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.handle_turn(now, proxy);
+        }
+        let counts = self.log.counts();
+        if counts != self.log_counts {
+            cold_path();
+            self.log_counts = counts;
+            proxy.handle_log_counts(counts);
+        }
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            self.give_up_reading(now, proxy);
+        }
+    }
+
+    /// When a turn is due even if nothing happens.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.reloader.as_ref().and_then(Reloader::poll_timeout)
+    }
+
+    /// Has the configuration read again.
+    pub(super) fn reload(&mut self, now: Instant, proxy: &mut Proxy) {
+        let Some(reloader) = &mut self.reloader else { return };
+        let waker = Arc::clone(&self.waker);
+        let wake = move || {
+            // A poll that is gone needs no waking.
+            let _ = waker.wake();
+        };
+        if let Err(wrong) = reloader.ask(now, proxy.reload_time(), wake) {
+            proxy.handle_config_refused(wrong);
+        }
+    }
+
+    /// Takes the configuration that was read again, if it is there.
+    pub(super) fn take_reloaded(&mut self, now: Instant, proxy: &mut Proxy) {
+        let Some((loaded, is_asked_again)) = self.reloader.as_mut().and_then(Reloader::take) else {
+            return;
+        };
+        let result = loaded.and_then(|(config, targets)| {
+            let result = proxy.handle_reconfigured(now, config, targets);
+            result.map_err(|error| error.to_string())
+        });
+        if let Err(wrong) = result {
+            proxy.handle_config_refused(wrong);
+        }
+        if is_asked_again {
+            self.reload(now, proxy);
+        }
+    }
+
+    #[cold]
+    fn give_up_reading(&mut self, now: Instant, proxy: &mut Proxy) {
+        let Some(is_asked_again) = self.reloader.as_mut().and_then(|r| r.handle_timeout(now))
+        else {
+            return;
+        };
+        let ms = proxy.reload_time().as_millis();
+        let what = "reading the file and resolving its names took longer than timeouts.reloadMs";
+        proxy.handle_config_refused(format!("{what}, {ms} ms"));
+        if is_asked_again {
+            self.reload(now, proxy);
+        }
+    }
+
+    /// Writes the last state, which may take a moment.
+    pub(super) fn finish(&mut self, proxy: &Proxy) {
+        if let Some(keeper) = self.keeper.take() {
+            keeper.finish(proxy);
+        }
+        info!("stopped");
+    }
+}
