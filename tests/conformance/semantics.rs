@@ -215,3 +215,101 @@ fn interim_responses_are_bounded_by_their_bytes() {
         }
     }
 }
+
+/// OPTIONS goes on only as often as Max-Forwards allows (RFC 9110 section 7.6.2): at 0 the proxy
+/// answers it, otherwise the backend gets one less. A limit that is not one number goes on as it
+/// came, and so does that of any other method.
+#[test]
+fn max_forwards_limits_options() {
+    for (request, forwarded_field) in [
+        ("OPTIONS /a HTTP/1.1\r\nHost: h\r\nMax-Forwards: 1\r\n", "Max-Forwards: 0\r\n"),
+        ("OPTIONS * HTTP/1.1\r\nHost: h\r\nmax-forwards:010\r\n", "Max-Forwards: 9\r\n"),
+        (
+            "OPTIONS /a HTTP/1.1\r\nHost: h\r\nMax-Forwards: 99999999999999999999999\r\n",
+            "Max-Forwards: 999999998\r\n",
+        ),
+        ("OPTIONS /a HTTP/1.1\r\nHost: h\r\nMax-Forwards: x\r\n", "Max-Forwards: x\r\n"),
+        ("OPTIONS /a HTTP/1.1\r\nHost: h\r\nMax-Forwards:\r\n", "Max-Forwards:\r\n"),
+        (
+            "OPTIONS /a HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\nMax-Forwards: 0\r\n",
+            "Max-Forwards: 0\r\nMax-Forwards: 0\r\n",
+        ),
+        ("GET /a HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n", "Max-Forwards: 0\r\n"),
+    ] {
+        for step in [usize::MAX, 1] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            bench.client_with(format!("{request}\r\n").as_bytes());
+            let text = bench.text(bench.upstream());
+            assert!(text.contains(&format!("\r\n{forwarded_field}")), "{request:?}: {text}");
+            let count = text.to_ascii_lowercase().matches("max-forwards").count();
+            assert_eq!(count, forwarded_field.matches("Max").count(), "{request:?}: {text}");
+        }
+    }
+    let own = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    for target in ["*", "/a"] {
+        let mut bench = Bench::new(Config::default());
+        let request = format!("OPTIONS {target} HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n");
+        let client = bench.client_with(request.repeat(2).as_bytes());
+        assert_eq!(bench.text(client), own.repeat(2), "{target}");
+        assert!(bench.upstreams().is_empty(), "{target}: nothing is forwarded");
+        bench.end(client);
+        assert!(bench.proxy.is_at_rest(), "{target}");
+    }
+    // A body that nobody reads ends the connection, and is no next request.
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(
+        b"OPTIONS /a HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\nContent-Length: 27\r\n\r\n\
+          GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+    );
+    assert_eq!(bench.text(client), own.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+    assert!(bench.upstreams().is_empty());
+    assert!(bench.wire(client).is_shut);
+}
+
+/// A final response without Date gets one (RFC 9110 section 6.6.1), wherever its head goes on as it
+/// came or is rewritten; one that has a Date keeps it, and the proxy's own have one.
+#[test]
+fn a_response_without_date_gets_one() {
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let line = format!("Date: {DATE}\r\n");
+    for (came, expected) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown".to_owned(), true),
+        ("HTTP/1.1 200\r\nContent-Length: 3\r\n\r\nown".to_owned(), true),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), true),
+        ("HTTP/1.1 204 No\r\n\r\n".to_owned(), true),
+        ("HTTP/1.1 200 OK\r\nKeep-Alive: x\r\nContent-Length: 0\r\n\r\n".to_owned(), true),
+        (format!("HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n{}", "x".repeat(90_000)), true),
+        ("HTTP/1.1 200 OK\r\ndate: x\r\nContent-Length: 0\r\n\r\n".to_owned(), false),
+    ] {
+        for step in [usize::MAX, 1] {
+            let mut bench = Bench::new(Config::default());
+            bench.step = step;
+            bench.proxy.handle_date("Thu, 01 Jan 1970 00:00:00 GMT");
+            bench.proxy.handle_date(DATE);
+            let client = bench.client_with(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n");
+            let upstream = bench.upstream();
+            let hints = "HTTP/1.1 103 H\r\nLink: </a>\r\n\r\n";
+            bench.send(upstream, format!("{hints}{came}").as_bytes());
+            let text = bench.text(client);
+            let text = text.strip_prefix(hints).expect("an interim response gets no Date");
+            assert_eq!(
+                text.matches(&line).count(),
+                usize::from(expected),
+                "{came:.40}: {text:.200}"
+            );
+            if !expected {
+                assert_eq!(text, came);
+            }
+            let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+            assert!(head.starts_with("HTTP/1.1 20"), "{head}");
+            assert_eq!(body, came.split_once("\r\n\r\n").expect("a head").1, "{came:.40}");
+        }
+    }
+    let mut bench = Bench::new(Config::default());
+    bench.proxy.handle_date(DATE);
+    for request in ["GET\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n"] {
+        let client = bench.client_with(request.as_bytes());
+        assert!(bench.text(client).contains(&line), "{}", bench.text(client));
+    }
+}

@@ -320,6 +320,7 @@ impl World {
         self.net.configured = targets.iter().flat_map(|to| to.addresses.clone()).collect();
         let mut proxy = Proxy::new(self.config.clone(), targets, self.seed, self.net.now)
             .expect("a configuration that can be");
+        proxy.handle_date("Sun, 06 Nov 1994 08:49:37 GMT");
         let recording = Recording::default();
         proxy.record_into(Box::new(recording.clone()), 0);
         let reads_max = self.net.pick(1, 16) as usize;

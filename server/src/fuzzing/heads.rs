@@ -61,7 +61,7 @@ pub fn request_head(data: &[u8]) {
     let ends = RequestEnds::new("v");
     for (keeps_host, allows_upgrade) in [(false, false), (true, true)] {
         let is_upgrade = allows_upgrade && upgrade::is_asked(&head);
-        let plan = RequestPlan { destination, framing, is_upgrade };
+        let plan = RequestPlan { destination, framing, is_upgrade, max_forwards: None };
         let context =
             RequestContext { host_line: &host_line, keeps_host, client: &client, ends: &ends };
         let mut out = Buffer::holding(b"before".to_vec());
@@ -128,7 +128,7 @@ pub fn response_head(data: &[u8]) {
             let has_mark = matches!(framing, Framing::Chunked | Framing::UntilClose);
             let plan = ResponsePlan { is_chunked: has_mark && !is_old, length, connection };
             let mut out = Vec::new();
-            forward::encode_response(&head, &plan, &mut out);
+            forward::encode_response(&head, &plan, "", &mut out);
             let Verdict::Whole(sent) = strict::response(&out) else {
                 panic!("passed on, and no answer: {:?}", out.escape_ascii().to_string())
             };

@@ -1,11 +1,12 @@
 //! Answers that the proxy makes itself.
 
-/// A whole answer: status, a short body, and whether the connection ends with it; `fields` are
-/// further header lines, each with its line end.
+/// A whole answer: status, a short body, and whether the connection ends with it; `date` is its Date
+/// line, `fields` are further header lines, each with its line end.
 ///
 /// A HEAD request gets the same head and no body.
 pub(crate) fn encode(
     status: u16,
+    date: &str,
     content_type: &str,
     fields: &str,
     body: &[u8],
@@ -13,7 +14,7 @@ pub(crate) fn encode(
     connection: Option<&'static str>,
 ) -> Vec<u8> {
     let mut answer = format!(
-        "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{fields}",
+        "HTTP/1.1 {status} {}\r\n{date}Content-Type: {content_type}\r\nContent-Length: {}\r\n{fields}",
         reason(status),
         body.len()
     )
@@ -28,15 +29,26 @@ pub(crate) fn encode(
     answer
 }
 
+/// A response without content to a request that ends here; `date` is its Date line.
+pub(crate) fn encode_empty(date: &str, connection: Option<&'static str>) -> Vec<u8> {
+    let mut response = format!("HTTP/1.1 200 OK\r\n{date}Content-Length: 0\r\n");
+    if let Some(connection) = connection {
+        response.push_str(&format!("Connection: {connection}\r\n"));
+    }
+    response.push_str("\r\n");
+    response.into_bytes()
+}
+
 /// An error's answer; its text says no more than the status does.
 pub(crate) fn encode_error(
     status: u16,
+    date: &str,
     is_head_request: bool,
     connection: Option<&'static str>,
 ) -> Vec<u8> {
     let body = format!("{status} {}\n", reason(status));
     let kind = "text/plain; charset=utf-8";
-    encode(status, kind, "", body.as_bytes(), is_head_request, connection)
+    encode(status, date, kind, "", body.as_bytes(), is_head_request, connection)
 }
 
 /// The reason phrase of a status that the proxy answers by itself (RFC 9110 section 15, RFC 6585).

@@ -13,6 +13,8 @@ pub(crate) enum Name {
     Other,
     Connection,
     ContentLength,
+    /// Passed on; only that it is there matters.
+    Date,
     Expect,
     Host,
     Http2Settings,
@@ -20,6 +22,7 @@ pub(crate) enum Name {
     /// One of these names with an underscore for a hyphen: gateways to CGI and WSGI read it as
     /// the real one, so it is never passed on.
     Lookalike,
+    MaxForwards,
     /// Named by the message's own Connection field (RFC 9110 section 7.6.1).
     Nominated,
     ProxyConnection,
@@ -58,14 +61,16 @@ impl Name {
 
 /// The names that are known, with their first letters, each in its [`place`].
 const KNOWN: [(Name, u8, Spelled); 2 * 18] = {
-    let names: [(Name, &[u8]); 14] = [
+    let names: [(Name, &[u8]); 16] = [
         (Name::Te, b"te"),
         (Name::Via, b"via"),
+        (Name::Date, b"date"),
         (Name::Host, b"host"),
         (Name::Expect, b"expect"),
         (Name::Upgrade, b"upgrade"),
         (Name::Connection, b"connection"),
         (Name::KeepAlive, b"keep-alive"),
+        (Name::MaxForwards, b"max-forwards"),
         (Name::ContentLength, b"content-length"),
         (Name::Http2Settings, b"http2-settings"),
         (Name::XForwardedFor, b"x-forwarded-for"),
@@ -220,6 +225,11 @@ impl<'h, 'b> Fields<'h, 'b> {
             fields.mark_nominated();
         }
         is_whole.then_some(fields)
+    }
+
+    /// Bytes of the first line, its CRLF included, of a head at the beginning of the input.
+    pub(super) const fn first_line_len(&self) -> usize {
+        self.first
     }
 
     /// Every value of the fields called `name`.

@@ -81,6 +81,8 @@ pub(crate) struct RequestPlan<'a> {
     pub(crate) framing: Framing,
     /// Whether the upgrade it asks for is passed on.
     pub(crate) is_upgrade: bool,
+    /// What Max-Forwards says from here on, where that counts.
+    pub(crate) max_forwards: Option<u64>,
 }
 
 /// Bytes that a request's head has at most as [`encode_request`] writes it.
@@ -123,7 +125,8 @@ pub(crate) fn encode_request(
     let host = host_start..out.len() - start - "\r\n".len();
     let keeps = |name| match name {
         // Framing has made sure that there is one Content-Length, and that it is a number.
-        Name::Other | Name::ContentLength | Name::Via => true,
+        Name::Other | Name::ContentLength | Name::Date | Name::Via => true,
+        Name::MaxForwards => plan.max_forwards.is_none(),
         Name::Expect => head.version == Version::Http11,
         Name::Upgrade => plan.is_upgrade,
         _ => false,
@@ -131,6 +134,10 @@ pub(crate) fn encode_request(
     fields.write_kept(keeps, |run| out.extend(&[run]));
     if plan.is_upgrade || fields.has(Name::Te) {
         encode_connection(plan, fields, out);
+    }
+    if let Some(max) = plan.max_forwards {
+        cold_path();
+        out.extend(&[format!("Max-Forwards: {max}\r\n").as_bytes()]);
     }
     if plan.framing == Framing::Chunked {
         cold_path();
@@ -210,14 +217,30 @@ pub(crate) fn is_verbatim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan) -> b
         && !head.fields.has_any(DROPPED)
 }
 
-/// Appends the forwarded head of an answer to `out`.
+/// Whether a Date has to be added to a response: it is final and has none (RFC 9110 section 6.6.1).
+pub(crate) const fn lacks_date(head: &ResponseHead<'_, '_>) -> bool {
+    head.status >= 200 && !head.fields.has(Name::Date)
+}
+
+/// Bytes of a response's status line, its CRLF included.
+pub(crate) const fn status_line_len(head: &ResponseHead<'_, '_>) -> usize {
+    head.fields.first_line_len()
+}
+
+/// Appends the forwarded head of an answer to `out`, with the line `date` added.
 #[inline(never)]
-pub(crate) fn encode_response(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, out: &mut Vec<u8>) {
+pub(crate) fn encode_response(
+    head: &ResponseHead<'_, '_>,
+    plan: &ResponsePlan,
+    date: &str,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"HTTP/1.1 ");
     let digit = |unit: u16| b'0' + u8::try_from(head.status / unit % 10).unwrap_or_default();
     out.extend_from_slice(&[digit(100), digit(10), digit(1), b' ']);
     out.extend_from_slice(head.reason.unwrap_or_default());
     out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(date.as_bytes());
     // RFC 9110 section 8.6 forbids a length there.
     let may_have_length = !matches!(head.status, 100..=199 | 204);
     let keeps_length = may_have_length && plan.length == LengthField::AsItCame;
@@ -226,7 +249,9 @@ pub(crate) fn encode_response(head: &ResponseHead<'_, '_>, plan: &ResponsePlan, 
         Name::ContentLength => keeps_length,
         Name::Upgrade => keeps_upgrade,
         // Fields of requests mean nothing special in an answer.
-        Name::Other | Name::Via | Name::Expect | Name::Host => true,
+        Name::Other | Name::Date | Name::Via | Name::Expect | Name::Host | Name::MaxForwards => {
+            true
+        }
         Name::XForwardedFor | Name::XForwardedHost | Name::XForwardedProto => true,
         _ => false,
     };

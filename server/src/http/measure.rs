@@ -46,7 +46,7 @@ pub fn request_head(input: &[u8], encoder: &mut Encoder) -> Option<usize> {
     let Ok(Parsed::Complete(head)) = parse_request(input, &mut slots, &LIMITS) else { return None };
     let destination = destination(&head).ok()?;
     let framing = request_framing(&head).ok()?;
-    let plan = RequestPlan { destination, framing, is_upgrade: false };
+    let plan = RequestPlan { destination, framing, is_upgrade: false, max_forwards: None };
     let context = RequestContext { host_line, keeps_host: true, client, ends };
     let mut out = buffers.take_for_head(request_len_max(&head, &plan, &context));
     encode_request(&head, &plan, &context, &mut out);
@@ -63,7 +63,7 @@ pub fn response_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     };
     let (_, length) = response_framing(&head, false).ok()?;
     out.clear();
-    encode_response(&head, &ResponsePlan { is_chunked: false, length, connection: None }, out);
+    encode_response(&head, &ResponsePlan { is_chunked: false, length, connection: None }, "", out);
     Some(out.len())
 }
 

@@ -43,6 +43,28 @@ fn check_method(method: &str) -> Result<(), ClientError> {
     }
 }
 
+/// Returns how many more times an OPTIONS request may be forwarded (RFC 9110 section 7.6.2): 0 when
+/// this proxy is its last recipient, `None` without a valid limit. Other methods have none.
+#[inline]
+pub(crate) fn max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
+    if head.fields.has(Name::MaxForwards) { valid_max_forwards(head) } else { None }
+}
+
+#[cold]
+fn valid_max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
+    /// The largest number that is passed on.
+    const MAX: u64 = 999_999_999;
+    let is_one = head.method == "OPTIONS" && !head.fields.is_repeated(Name::MaxForwards);
+    let value = head.fields.values(Name::MaxForwards).next().filter(|_| is_one)?;
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        Some((number * 10 + digit).min(MAX))
+    })
+}
+
 /// The destination of a target that is no path.
 #[cold]
 fn other_destination<'b>(

@@ -166,6 +166,13 @@ impl Proxy {
         self.router.record_into(sink, wall_clock_nanos);
     }
 
+    /// Takes the time of day as an HTTP date (RFC 9110 section 5.6.7), which a response without Date
+    /// gets; to be called about once a second. Without any call no Date is added.
+    #[cold]
+    pub fn handle_date(&mut self, http_date: &str) {
+        self.shared.set_date(http_date);
+    }
+
     /// A client connected. It is served, or told that there is no room.
     pub fn handle_accept(&mut self, now: Instant, peer: SocketAddr) -> ConnId {
         let is_full = self.clients >= self.room.clients_max;

@@ -23,6 +23,8 @@ pub(crate) struct Shared {
     /// No session waits for anything less long than this.
     shortest_timeout: Duration,
     pub(crate) buffers: BufferPool,
+    /// The line that a response without Date gets; empty until the driver said what time it is.
+    pub(crate) date: String,
     /// Room for encoding the head of one answer.
     pub(crate) scratch: Vec<u8>,
     /// The Host line for the backend that was chosen last: mostly the next request's too.
@@ -44,6 +46,7 @@ impl Shared {
             shortest_timeout: config.timeouts.shortest(),
             config,
             buffers: BufferPool::default(),
+            date: String::new(),
             scratch: Vec::new(),
             host_line: HostLine::new(""),
             actions: VecDeque::new(),
@@ -57,6 +60,12 @@ impl Shared {
     #[inline]
     pub(crate) fn horizon(&self, now: Instant) -> Instant {
         now + self.shortest_timeout
+    }
+
+    /// Takes the time of day as an HTTP date.
+    pub(crate) fn set_date(&mut self, http_date: &str) {
+        self.date.clear();
+        self.date.extend(["Date: ", http_date, "\r\n"]);
     }
 
     /// What forwarded requests say about a client.

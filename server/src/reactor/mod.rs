@@ -160,6 +160,9 @@ impl Reactor {
     fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
         let is_interrupted = self.wait(events, self.patience())?;
         self.now = self.clock.now();
+        if let Some(date) = self.clock.new_date(self.now) {
+            self.proxy.handle_date(&date);
+        }
         if self.deadline.is_some_and(|at| self.now.since(at) > PAUSED) {
             cold_path();
             self.proxy.handle_pause(self.now);

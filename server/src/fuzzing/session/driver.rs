@@ -59,7 +59,8 @@ impl Driver {
     pub(super) fn new(config: Config, backends: usize, addresses: usize) -> Self {
         let targets: Vec<_> = (0..backends).map(|index| target(index, 2, addresses)).collect();
         let proxy = Proxy::new(config.clone(), targets.clone(), 3, Instant::ZERO);
-        let proxy = proxy.expect("a valid configuration");
+        let mut proxy = proxy.expect("a valid configuration");
+        proxy.handle_date("Sun, 06 Nov 1994 08:49:37 GMT");
         let (links, now) = (Vec::new(), Instant::ZERO);
         Self { proxy, config, targets, addresses, links, now, said: 0, requests: 0 }
     }

@@ -13,7 +13,7 @@ use crate::http::forward::{self, RequestContext, RequestPlan};
 use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{Parsed, RequestHead, Version, parse_request};
 use crate::http::persistence::is_persistent;
-use crate::http::target::{Destination, destination};
+use crate::http::target::{Destination, destination, max_forwards};
 use crate::http::upgrade;
 use crate::http::{ClientError, refuse};
 use crate::proxy::shared::Shared;
@@ -91,6 +91,8 @@ pub(crate) struct Begun {
     pub(crate) is_last: bool,
     /// Whether it asks for /stats and may have it.
     pub(crate) is_stats: bool,
+    /// Whether Max-Forwards makes the proxy its last recipient.
+    pub(crate) is_last_hop: bool,
 }
 
 impl ClientHalf {
@@ -172,7 +174,9 @@ impl ClientHalf {
             }
         }
         let is_upgrade = upgrade::is_asked(head);
-        let plan = RequestPlan { destination, framing, is_upgrade };
+        let hops = max_forwards(head);
+        let max_forwards = hops.map(|hops| hops.saturating_sub(1));
+        let plan = RequestPlan { destination, framing, is_upgrade, max_forwards };
         let keeps_host = shared.config.forwarding.keep_host && !destination.host.is_empty();
         let context = RequestContext {
             // A guess until the backend is known.
@@ -205,7 +209,8 @@ impl ClientHalf {
         let is_stats =
             self.may_see_stats && framing == Framing::None && is_stats(head, destination);
         let (len, is_last) = (head.len, !asks_to_persist);
-        Ok(Parsed::Complete(Begun { forwarded, framing, len, is_last, is_stats }))
+        let is_last_hop = hops == Some(0);
+        Ok(Parsed::Complete(Begun { forwarded, framing, len, is_last, is_stats, is_last_hop }))
     }
 }
 

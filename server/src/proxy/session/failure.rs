@@ -32,7 +32,8 @@ impl Session {
             self.client.send = Send::Closing { with_reset };
             return;
         }
-        let bytes = answer::encode_error(error.status(), is_head_request, Some("close"));
+        let bytes =
+            answer::encode_error(error.status(), &shared.date, is_head_request, Some("close"));
         self.answer(now, bytes, shared);
         self.client.send = Send::Closing { with_reset: false };
     }
@@ -107,7 +108,8 @@ impl Session {
                 exchange.is_persistent = is_persistent;
                 let connection = connection_option(exchange.version, is_persistent);
                 let is_head_request = exchange.is_head_request;
-                let bytes = answer::encode_error(error.status(), is_head_request, connection);
+                let bytes =
+                    answer::encode_error(error.status(), &shared.date, is_head_request, connection);
                 self.answer(now, bytes, shared);
             }
             Remedy::Truncate => {

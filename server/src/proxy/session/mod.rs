@@ -293,7 +293,8 @@ impl Session {
             let connection = connection_option(exchange.version, exchange.is_persistent);
             let is_head_request = exchange.is_head_request;
             let kind = "application/json";
-            let bytes = answer::encode(200, kind, fields, json, is_head_request, connection);
+            let bytes =
+                answer::encode(200, &shared.date, kind, fields, json, is_head_request, connection);
             self.answer(now, bytes, shared);
         }
         self.settle(now, shared);
@@ -320,7 +321,7 @@ impl Session {
 
     /// Tells a client for whom there is no room so.
     pub(crate) fn handle_refused(&mut self, now: Instant, shared: &mut Shared) {
-        let bytes = answer::encode_error(503, false, Some("close"));
+        let bytes = answer::encode_error(503, &shared.date, false, Some("close"));
         self.answer(now, bytes, shared);
         self.client.send = Send::Closing { with_reset: false };
         self.settle(now, shared);

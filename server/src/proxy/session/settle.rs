@@ -6,8 +6,9 @@ use intelliproxy_core::{Instant, Outcome};
 
 use super::Session;
 use super::client_half::{Begun, Receive, Send};
-use super::upstream_half::{self, HeadKind, Headed};
+use super::upstream_half::{self, HeadKind, Headed, connection_option};
 use crate::buffer::{Buffer, SMALL};
+use crate::http::answer;
 use crate::http::body::{self, BodyReader, BodyWriter};
 use crate::http::framing::Framing;
 use crate::http::head::Parsed;
@@ -102,7 +103,7 @@ impl Session {
     }
 
     fn begin(&mut self, now: Instant, begun: Begun, shared: &mut Shared) {
-        let Begun { forwarded, framing, len, is_last, is_stats } = begun;
+        let Begun { forwarded, framing, len, is_last, is_stats, is_last_hop } = begun;
         let client = &mut self.client;
         client.head_since = None;
         client.has_said_last = is_last;
@@ -117,6 +118,12 @@ impl Session {
             self.needs.stats();
             return;
         }
+        if is_last_hop {
+            cold_path();
+            shared.buffers.give(forwarded);
+            self.answer_last_hop(now, framing, shared);
+            return;
+        }
         // What must not be done twice is not kept once it was sent.
         if self.exchange.as_ref().is_some_and(|exchange| exchange.is_idempotent) {
             self.upstream.output.hold();
@@ -129,6 +136,20 @@ impl Session {
         debug_assert!(pushed.is_ok(), "nothing waits before the head of a request");
         self.upstream.last_write = now;
         self.needs.dispatch();
+    }
+
+    /// Answers a request that Max-Forwards lets go no further; after one with a body, which nobody
+    /// reads, the connection ends.
+    #[cold]
+    fn answer_last_hop(&mut self, now: Instant, framing: Framing, shared: &mut Shared) {
+        let Some(exchange) = &mut self.exchange else { return };
+        if framing != Framing::None {
+            exchange.is_persistent = false;
+            self.client.has_said_last = false;
+        }
+        let connection = connection_option(exchange.version, exchange.is_persistent);
+        let bytes = answer::encode_empty(&shared.date, connection);
+        self.answer(now, bytes, shared);
     }
 
     /// A body follows the forwarded head; returns that head for the backend, with what is there of
@@ -292,7 +313,11 @@ impl Session {
         };
         let can_move = is_all_body
             && client.output.is_empty()
-            && (headed.is_verbatim || input.replace_front(headed.len, &shared.scratch));
+            && match (headed.is_verbatim, headed.date_at) {
+                (true, 0) => true,
+                (true, at) => input.splice(at..at, shared.date.as_bytes()),
+                (false, _) => input.replace_front(headed.len, &shared.scratch),
+            };
         let whole = upstream.input.take_if(|_| can_move)?;
         let pushed = client.output.push(whole, &mut shared.buffers);
         debug_assert!(pushed.is_ok(), "nothing waits before the answer");
@@ -305,14 +330,19 @@ impl Session {
         let Some(input) = &mut self.upstream.input else { return false };
         if !matches!(headed.kind, HeadKind::Interim { is_passed_on: false }) {
             let rest = input.len() - headed.len;
-            let as_it_came = &input.bytes()[..headed.len];
-            let head = if headed.is_verbatim { as_it_came } else { &shared.scratch };
-            let wished = head.len() + rest + rest / 8;
+            let (line, fields) = input.bytes()[..headed.len].split_at(headed.date_at);
+            let parts = match (headed.is_verbatim, headed.date_at) {
+                (true, 0) => [fields, &[], &[]],
+                (true, _) => [line, shared.date.as_bytes(), fields],
+                (false, _) => [&shared.scratch[..], &[], &[]],
+            };
+            let len = parts.iter().map(|part| part.len()).sum();
+            let wished = len + rest + rest / 8;
             let output = &mut self.client.output;
-            if !output.reserve(head.len(), wished, &mut shared.buffers) {
+            if !output.reserve(len, wished, &mut shared.buffers) {
                 return false;
             }
-            output.append(head);
+            parts.into_iter().for_each(|part| output.append(part));
         }
         input.consume(headed.len);
         true

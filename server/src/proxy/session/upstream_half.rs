@@ -75,6 +75,8 @@ pub(crate) struct Headed {
     pub(crate) len: usize,
     /// Whether it goes on as it came.
     pub(crate) is_verbatim: bool,
+    /// Where in a head that goes on as it came a Date line is added; 0 when none is.
+    pub(crate) date_at: usize,
     pub(crate) kind: HeadKind,
 }
 
@@ -210,12 +212,15 @@ impl UpstreamHalf {
             }
         };
         let is_verbatim = forward::is_verbatim(head, &plan);
+        let lacks_date = !shared.date.is_empty() && forward::lacks_date(head);
+        let date_at = if lacks_date { forward::status_line_len(head) } else { 0 };
         if !is_verbatim {
             cold_path();
+            let date = if lacks_date { &shared.date[..] } else { "" };
             shared.scratch.clear();
-            forward::encode_response(head, &plan, &mut shared.scratch);
+            forward::encode_response(head, &plan, date, &mut shared.scratch);
         }
-        Ok(Parsed::Complete(Headed { len, is_verbatim, kind }))
+        Ok(Parsed::Complete(Headed { len, is_verbatim, date_at, kind }))
     }
 }
 
