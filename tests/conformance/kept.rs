@@ -4,7 +4,7 @@ use std::time::Duration;
 use intelliproxy::config::Config;
 use intelliproxy::proxy::{ConnId, Notice, RemedyTaken};
 
-use super::bench::Bench;
+use super::bench::{Bench, Dialling};
 
 const GET: &str = "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
 const POST: &str = "POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab";
@@ -155,4 +155,121 @@ fn a_lost_post_closes_a_kept_client() {
     bench.send(first, b"H");
     bench.end(first);
     assert!(bench.text(client).starts_with("HTTP/1.1 502 "));
+}
+
+const CHALLENGE: &str = "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\
+    www-authenticate: Negotiate, NTLM\r\nContent-Length: 0\r\n\r\n";
+
+/// A 401 or 407 that asks for NTLM or Negotiate, and credentials of one of them, bind the
+/// connection to the client; other schemes do not.
+#[test]
+fn authenticated_connections_stay_with_their_client() {
+    let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+    let refused = |status: &str, field: &str| {
+        format!("HTTP/1.1 {status} No\r\n{field}\r\nContent-Length: 0\r\n\r\n")
+    };
+    let rows = [
+        (get(""), CHALLENGE.to_owned(), true),
+        (get(""), refused("401", "WWW-Authenticate: ntlm TlRMTVNTUAAC"), true),
+        (get(""), refused("407", "Proxy-Authenticate: NEGOTIATE"), true),
+        (get("Authorization: Negotiate YIIC\r\n"), OWN.to_owned(), true),
+        (get("authorization: NTLM TlRM\r\n"), OWN.to_owned(), true),
+        (get(""), refused("401", "WWW-Authenticate: Basic realm=\"x\""), false),
+        (get(""), refused("401", "WWW-Authenticate: NTLMish"), false),
+        (get(""), refused("401", "Proxy-Authenticate: NTLM"), false),
+        (get(""), refused("403", "WWW-Authenticate: NTLM"), false),
+        (get("Authorization: Bearer NTLM\r\n"), OWN.to_owned(), false),
+    ];
+    for (request, response, is_bound) in rows {
+        let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
+        let (alice, own) = served(&mut bench, &request, &response);
+        // Another client does not get it, and it outlives the time of idle ones.
+        let bob = bench.client_with(GET.as_bytes());
+        let others = bench.upstream();
+        assert_eq!(others != own, is_bound, "{request}{response}");
+        bench.send(others, OWN.as_bytes());
+        bench.end(bob);
+        bench.pass(Duration::from_secs(5));
+        assert_eq!(bench.wire(own).closed.is_none(), is_bound);
+        if !is_bound {
+            continue;
+        }
+        // Its own client does, whatever the method; and both end together.
+        for (next, path) in [(GET, "GET /1 "), (POST, "POST /2 ")] {
+            bench.drain(own);
+            bench.send(alice, next.as_bytes());
+            assert!(bench.text(own).starts_with(path), "{request}{response}");
+            bench.drain(alice);
+            bench.send(own, OWN.as_bytes());
+            assert_eq!(bench.text(alice), OWN);
+        }
+        let count = bench.upstreams().len();
+        bench.end(alice);
+        assert_eq!(bench.wire(own).closed, Some(false), "both end together");
+        assert_eq!(bench.upstreams().len(), count);
+    }
+}
+
+/// The ends of a client's own connection end the client: in idle time, unseen until the next
+/// request, inside an exchange, by the backend's word, and with unasked bytes.
+#[test]
+fn a_client_ends_with_its_own_connection() {
+    let start = || {
+        let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
+        let (alice, own) = served(&mut bench, GET, CHALLENGE);
+        (bench, alice, own)
+    };
+    let (mut bench, alice, own) = start();
+    bench.end(own);
+    assert!(bench.wire(alice).is_over() && bench.text(alice).is_empty());
+    let (mut bench, alice, own) = start();
+    bench.reset(own);
+    assert!(bench.wire(alice).is_over() && bench.text(alice).is_empty());
+    let (mut bench, alice, own) = start();
+    bench.send(own, b"HTTP/1.1 408 Bye\r\n\r\n");
+    assert!(bench.wire(alice).is_over() && bench.text(alice).is_empty());
+    for request in [GET, POST] {
+        let (mut bench, alice, own) = start();
+        bench.end_unseen(own);
+        bench.send(alice, request.as_bytes());
+        assert!(bench.wire(alice).is_over() && bench.text(alice).is_empty(), "{request}");
+        let (mut bench, alice, own) = start();
+        bench.send(alice, request.as_bytes());
+        bench.end(own);
+        assert!(bench.wire(alice).is_over() && bench.text(alice).is_empty(), "{request}");
+        assert_eq!(bench.upstreams(), [own], "never sent over another connection");
+        // An error instead of a response is the last response.
+        let (mut bench, alice, own) = start();
+        bench.send(alice, request.as_bytes());
+        bench.send(own, b"nonsense\r\n\r\n");
+        let text = bench.text(alice);
+        assert!(text.starts_with("HTTP/1.1 502 ") && text.contains("\r\nConnection: close\r\n"));
+    }
+    // A backend that closes behind its challenge closes its client, too.
+    let mut bench = Bench::new(Config::default());
+    let alice = bench.client_with(GET.as_bytes());
+    let closing = CHALLENGE.replace("Content", "Connection: close\r\nContent");
+    bench.send(bench.upstream(), closing.as_bytes());
+    assert!(bench.text(alice).contains("\r\nConnection: close\r\n"));
+    assert!(bench.wire(alice).is_over());
+    // A proxy that stops ends both.
+    let (mut bench, alice, own) = start();
+    bench.proxy.handle_stop(bench.now);
+    bench.run();
+    assert_eq!((bench.wire(alice).closed, bench.wire(own).closed), (Some(false), Some(false)));
+}
+
+/// A client's own connection goes to its backend even when that is down: no other one knows the
+/// client.
+#[test]
+fn an_own_connection_is_used_while_its_backend_is_down() {
+    let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
+    let (alice, own) = served(&mut bench, GET, CHALLENGE);
+    bench.dialling = Dialling::IsRefused;
+    bench.pass(Duration::from_secs(30));
+    let down = bench.proxy.snapshot(bench.now).backends;
+    assert!(down.iter().all(|backend| backend.health == intelliproxy_core::Health::Down));
+    bench.send(alice, GET.as_bytes());
+    bench.send(own, OWN.as_bytes());
+    assert_eq!(bench.text(alice), OWN);
 }

@@ -11,6 +11,7 @@ pub(crate) const FIELDS_MAX: usize = 128;
 pub(crate) enum Name {
     /// Passed on as it is.
     Other,
+    Authorization,
     Connection,
     ContentLength,
     /// Passed on; only that it is there matters.
@@ -61,7 +62,7 @@ impl Name {
 
 /// The names that are known, with their first letters, each in its [`place`].
 const KNOWN: [(Name, u8, Spelled); 2 * 18] = {
-    let names: [(Name, &[u8]); 16] = [
+    let names: [(Name, &[u8]); 17] = [
         (Name::Te, b"te"),
         (Name::Via, b"via"),
         (Name::Date, b"date"),
@@ -71,6 +72,7 @@ const KNOWN: [(Name, u8, Spelled); 2 * 18] = {
         (Name::Connection, b"connection"),
         (Name::KeepAlive, b"keep-alive"),
         (Name::MaxForwards, b"max-forwards"),
+        (Name::Authorization, b"authorization"),
         (Name::ContentLength, b"content-length"),
         (Name::Http2Settings, b"http2-settings"),
         (Name::XForwardedFor, b"x-forwarded-for"),
@@ -302,7 +304,9 @@ impl<'h, 'b> Fields<'h, 'b> {
                     continue;
                 }
                 for (other, name) in list.iter().zip(names.iter_mut()) {
-                    if *name == Name::Other && other.name.as_bytes().eq_ignore_ascii_case(option) {
+                    if matches!(name, Name::Other | Name::Authorization)
+                        && other.name.as_bytes().eq_ignore_ascii_case(option)
+                    {
                         *name = Name::Nominated;
                         self.present |= Name::Nominated.bit();
                     }

@@ -125,7 +125,7 @@ pub(crate) fn encode_request(
     let host = host_start..out.len() - start - "\r\n".len();
     let keeps = |name| match name {
         // Framing has made sure that there is one Content-Length, and that it is a number.
-        Name::Other | Name::ContentLength | Name::Date | Name::Via => true,
+        Name::Other | Name::Authorization | Name::ContentLength | Name::Date | Name::Via => true,
         Name::MaxForwards => plan.max_forwards.is_none(),
         Name::Expect => head.version == Version::Http11,
         Name::Upgrade => plan.is_upgrade,
@@ -249,9 +249,13 @@ pub(crate) fn encode_response(
         Name::ContentLength => keeps_length,
         Name::Upgrade => keeps_upgrade,
         // Fields of requests mean nothing special in an answer.
-        Name::Other | Name::Date | Name::Via | Name::Expect | Name::Host | Name::MaxForwards => {
-            true
-        }
+        Name::Other
+        | Name::Authorization
+        | Name::Date
+        | Name::Via
+        | Name::Expect
+        | Name::Host
+        | Name::MaxForwards => true,
         Name::XForwardedFor | Name::XForwardedHost | Name::XForwardedProto => true,
         _ => false,
     };

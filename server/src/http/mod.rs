@@ -4,6 +4,7 @@
 //! Heads are stateless (`head.rs`), bodies are small machines (`body.rs`, `chunked.rs`). Framing is
 //! decided once, in `framing.rs`; nobody else reads Content-Length or Transfer-Encoding.
 pub(crate) mod answer;
+pub(crate) mod authentication;
 pub(crate) mod body;
 pub(crate) mod chunked;
 mod error;

@@ -7,7 +7,7 @@ use intelliproxy_core::{BackendId, Instant};
 
 use super::conn::{Conn, ConnId, Upstream};
 use super::places::Attempt;
-use super::session::Reuse;
+use super::session::{Bound, Reuse};
 use super::{Action, ConnectFailure, Proxy};
 use crate::http::UpstreamError;
 
@@ -18,6 +18,9 @@ impl Proxy {
             return;
         };
         let reuse = session.reuse();
+        if reuse == Reuse::Bound {
+            return self.dispatch_bound(now, id);
+        }
         let routed = self.router.route(now, session.tried());
         self.drain_router(now);
         let Ok(lease) = routed else {
@@ -41,6 +44,29 @@ impl Proxy {
                 self.dial(now, id, backend, self.places.first_attempt(backend));
             }
         }
+    }
+
+    /// The request that waits goes over the client's own connection. The router counts it as one to
+    /// that backend: all others are named as tried.
+    #[cold]
+    fn dispatch_bound(&mut self, now: Instant, id: ConnId) {
+        let Some(session) = self.table.session_mut(id) else { return };
+        let Some(Bound { conn, backend }) = session.take_bound() else { return };
+        let attempt = self.table.upstream_mut(conn).map(|upstream| upstream.attempt);
+        let is_current = attempt.is_some_and(|attempt| self.places.is_current(backend, attempt));
+        let others = self.places.configured().map(|(other, _)| other);
+        let others: Vec<BackendId> = others.filter(|other| *other != backend).collect();
+        let routed = if is_current { self.router.route(now, &others).ok() } else { None };
+        self.drain_router(now);
+        let Some(session) = self.table.session_mut(id) else { return };
+        let Some(lease) = routed else {
+            session.handle_unbound(now, &mut self.shared);
+            return self.close(conn, false);
+        };
+        debug_assert!(lease.backend() == backend, "there is no other one left");
+        self.leases += 1;
+        session.handle_bound(now, lease, conn, self.places.authority(backend), &mut self.shared);
+        self.shared.actions.push_back(Action::Look { conn });
     }
 
     /// Gives the session an idle connection to the backend, if there is one that its request may go

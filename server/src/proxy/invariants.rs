@@ -15,7 +15,12 @@ impl Proxy {
                     clients += 1;
                     leases += usize::from(session.has_lease());
                     displaced += usize::from(session.lease().is_some_and(|l| self.is_displaced(l)));
-                    if let Some(upstream) = session.upstream_conn() {
+                    let bound = session.bound().map(|bound| bound.conn);
+                    assert!(
+                        bound.is_none() || session.upstream_conn().is_none(),
+                        "I10: a client's own connection is the one that it uses"
+                    );
+                    if let Some(upstream) = session.upstream_conn().or(bound) {
                         let entry = self.table.get(upstream).map(|entry| &entry.conn);
                         let owner = match entry {
                             Some(Conn::Upstream(upstream)) => upstream.session,

@@ -219,7 +219,10 @@ impl Proxy {
             let Some(session) = self.table.session_mut(id) else {
                 continue;
             };
-            if let Some(lease) = session.lease()
+            if session.bound().is_some_and(|bound| displaced.contains(&bound.backend)) {
+                session.handle_bound_ended(now, &mut self.shared);
+                self.serve(now, id);
+            } else if let Some(lease) = session.lease()
                 && displaced.contains(&lease.backend())
             {
                 self.reloads.displaced.insert(lease.id());

@@ -115,6 +115,9 @@ impl Proxy {
         if let Some(conn_kind) = self.table.remove(conn) {
             if let Conn::Client(mut session) = conn_kind {
                 session.give_back(&mut self.shared);
+                if let Some(bound) = session.take_bound() {
+                    self.close(bound.conn, false);
+                }
             }
             self.shared.actions.push_back(Action::Close { conn, with_reset });
         }

@@ -10,6 +10,7 @@
 //! | O6 | an answer that names a request's target is the answer to that request |
 //! | O7 | nothing follows an answer that ends the connection |
 //! | O8 | a connection to a backend is used again only when its bytes ended where its answer did |
+//! | O9 | a connection that asked for NTLM carries only requests of the client that it asked |
 use std::collections::BTreeMap;
 
 use super::super::heads::forwarded_target;
@@ -34,9 +35,10 @@ pub(super) fn check(links: &[Link]) {
         }
     }
     let mut answers: Vec<Answer> = Vec::new();
+    let is_tame = links.iter().all(|link| !link.is_wild);
     for link in links.iter().filter(|link| !link.is_client) {
         let begun = check_forwarded(link, &mut sent);
-        read_answers(link, &begun, &mut answers);
+        read_answers(link, &begun, &mut answers, is_tame);
     }
     let is_wild = links.iter().any(|link| !link.is_client && link.is_wild);
     for link in links.iter().filter(|link| link.is_client) {
@@ -62,6 +64,8 @@ fn requests(mut bytes: &[u8]) -> Vec<(Head, Option<Body>)> {
 
 /// A request that a backend got, or began to get.
 struct Begun {
+    /// None where only the beginning of the head came.
+    target: Option<Vec<u8>>,
     /// Maybe only its beginning.
     method: Vec<u8>,
     /// Bytes of the backend's that had been read when it began.
@@ -79,12 +83,13 @@ fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Begu
             Verdict::Whole(head) => head,
             Verdict::More => {
                 let end = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
-                begun.push(Begun { method: rest[..end].to_vec(), read_before });
+                begun.push(Begun { target: None, method: rest[..end].to_vec(), read_before });
                 return begun;
             }
             Verdict::Wrong(why) => panic!("O1: {why} in {}", text(rest)),
         };
-        begun.push(Begun { method: head.line[0].clone(), read_before });
+        let target = Some(head.line[1].clone());
+        begun.push(Begun { target, method: head.line[0].clone(), read_before });
         let extent = head.request_extent().expect("O1: a backend can tell where a body ends");
         let body = match strict::body(&rest[head.len..], extent, false) {
             Verdict::Whole(body) => body,
@@ -135,8 +140,21 @@ fn is_switched(mut sent: &[u8], begun: &[Begun]) -> bool {
     false
 }
 
-/// Adds the whole answers that a backend sent; O8.
-fn read_answers(link: &Link, begun: &[Begun], answers: &mut Vec<Answer>) {
+/// O9: after `request` was asked to log in, no other client's follows.
+fn check_own(request: &Begun, later: &[Begun]) {
+    // Of `/CLIENT/NUMBER`; no other target says whose it is.
+    let owner = |begun: &Begun| {
+        let target = String::from_utf8(begun.target.clone()?).ok()?;
+        target.strip_prefix('/')?.split_once('/')?.0.parse::<usize>().ok()
+    };
+    let Some(own) = owner(request) else { return };
+    for other in later.iter().filter_map(owner) {
+        assert_eq!(own, other, "O9: a logged-in connection was given to another client");
+    }
+}
+
+/// Adds the whole answers that a backend sent; O8 and O9.
+fn read_answers(link: &Link, begun: &[Begun], answers: &mut Vec<Answer>, is_tame: bool) {
     let (mut rest, mut begun) = (&link.sent[..], begun.iter());
     let mut asked = begun.next();
     while let (Verdict::Whole(head), Some(request)) = (strict::response(rest), asked) {
@@ -149,6 +167,9 @@ fn read_answers(link: &Link, begun: &[Begun], answers: &mut Vec<Answer>) {
         let Verdict::Whole(body) = read else { break };
         rest = &rest[head.len + body.len..];
         if is_final {
+            if is_tame && head.values("WWW-Authenticate").any(|value| value == b"NTLM") {
+                check_own(request, begun.as_slice());
+            }
             answers.push((head.line[1].clone(), body.data));
             asked = begun.next();
             let ended_at = link.sent.len() - rest.len();

@@ -41,7 +41,7 @@ pub(super) fn request(which: u8, target: &str) -> Vec<u8> {
 pub(super) fn answer(which: u8, target: &str) -> Vec<u8> {
     let body = format!("{MARK}{target}\n");
     let len = body.len();
-    let text = match which % 20 {
+    let text = match which % 21 {
         0..=2 => format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n{body}"),
         3 => format!(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -73,7 +73,12 @@ pub(super) fn answer(which: u8, target: &str) -> Vec<u8> {
         18 => {
             format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\nContent-Length: 1\r\n\r\n{body}")
         }
-        _ => "HTTP/1.1 200 OK\nContent-Length: 0\n\n".to_owned(),
+        19 => "HTTP/1.1 200 OK\nContent-Length: 0\n\n".to_owned(),
+        _ => {
+            format!(
+                "HTTP/1.1 401 No\r\nWWW-Authenticate: NTLM\r\nContent-Length: {len}\r\n\r\n{body}"
+            )
+        }
     };
     text.into_bytes()
 }

@@ -7,6 +7,7 @@ use intelliproxy_core::Instant;
 
 use super::exchange::{Exchange, is_idempotent};
 use crate::buffer::{Buffer, Outbox};
+use crate::http::authentication;
 use crate::http::body::{BodyReader, BodyWriter};
 use crate::http::field::{Name, Slots};
 use crate::http::forward::{self, RequestContext, RequestPlan};
@@ -196,6 +197,7 @@ impl ClientHalf {
             is_idempotent: is_idempotent(head.method),
             version: head.version,
             is_persistent: asks_to_persist && !shared.is_stopping,
+            binds: authentication::logs_connection_in(&head.fields),
             upgrade: is_upgrade.then(|| asked_protocols(head)),
             takes_trailers: forward::takes_trailers(&head.fields),
             host: (!keeps_host).then_some(host),

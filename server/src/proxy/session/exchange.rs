@@ -20,6 +20,8 @@ pub(crate) struct Exchange {
     pub(crate) version: Version,
     /// Whether the client's connection is to live on.
     pub(crate) is_persistent: bool,
+    /// Whether its connection to the backend belongs to its client from now on.
+    pub(crate) binds: bool,
     /// The protocols that the client asked to switch to, when that was passed on.
     pub(crate) upgrade: Option<Box<[u8]>>,
     /// Whether the client reads trailer fields.

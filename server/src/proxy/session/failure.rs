@@ -60,6 +60,7 @@ impl Session {
             is_idempotent: exchange.is_idempotent,
             is_reused: upstream.is_reused(),
             is_first: !self.client.has_been_served,
+            is_bound: upstream.is_bound,
             attempts_left: attempts_max.saturating_sub(exchange.tried.len() + 1),
         };
         let backend = exchange.backend();
@@ -103,6 +104,7 @@ impl Session {
             }
             Remedy::Answer => {
                 let is_persistent = exchange.is_persistent
+                    && !failure.is_bound
                     && matches!(self.client.receive, Receive::Ended)
                     && !shared.is_stopping;
                 exchange.is_persistent = is_persistent;

@@ -5,6 +5,7 @@
 //! [`settle`](Session::settle) in `settle.rs` applies the joint rules J1 to J7 of
 //! LIFECYCLE.md until nothing changes. What goes wrong is in `failure.rs`, how long things may
 //! take in `deadline.rs`.
+mod bound;
 mod client_half;
 mod deadline;
 mod displaced;
@@ -19,6 +20,7 @@ use std::hint::cold_path;
 
 use intelliproxy_core::{BackendId, Instant, Lease};
 
+pub(crate) use self::bound::Bound;
 pub(crate) use self::client_half::ClientHalf;
 use self::client_half::{Receive, Send};
 use self::exchange::Exchange;
@@ -46,7 +48,9 @@ pub(crate) enum Reuse {
     /// Any, after a look whether it is closed: the request may not be sent again, but its client
     /// can be told so by closing the connection that it keeps.
     Look,
-    /// The same, and only where the backend is known to keep connections: it is the client's
+    /// Only the client's own, after a look.
+    Bound,
+    /// The same as [`Look`](Self::Look), and only where the backend is known to keep connections: it is the client's
     /// first request, which it would not repeat.
     Proven,
 }
@@ -57,12 +61,20 @@ pub(crate) struct Session {
     client: ClientHalf,
     upstream: UpstreamHalf,
     exchange: Option<Exchange>,
+    /// The client's own connection to a backend, while no exchange uses it.
+    bound: Option<Bound>,
     needs: Needs,
 }
 
 impl Session {
     pub(crate) fn new(client: ClientHalf, now: Instant) -> Self {
-        Self { client, upstream: UpstreamHalf::new(now), exchange: None, needs: Needs::default() }
+        Self {
+            client,
+            upstream: UpstreamHalf::new(now),
+            exchange: None,
+            bound: None,
+            needs: Needs::default(),
+        }
     }
 
     /// Room for bytes from one side; empty when it has to wait.
@@ -126,6 +138,7 @@ impl Session {
                     self.client.head_since = Some(now);
                 }
             }
+            Side::Upstream if self.bound.is_some() => return self.handle_bound_ended(now, shared),
             Side::Upstream => {
                 if let Some(input) = &mut self.upstream.input {
                     input.filled(count);
@@ -146,6 +159,7 @@ impl Session {
                 self.client.is_eof = true;
                 self.leave_if_gone(shared);
             }
+            Side::Upstream if self.bound.is_some() => return self.handle_bound_ended(now, shared),
             Side::Upstream => self.upstream.is_eof = true,
         }
         self.settle(now, shared);
@@ -168,6 +182,7 @@ impl Session {
                 self.client.has_failed = true;
             }
             Side::Client => return self.end(now, true, shared),
+            Side::Upstream if self.bound.is_some() => return self.handle_bound_ended(now, shared),
             Side::Upstream => self.upstream.has_failed = true,
         }
         self.settle(now, shared);
@@ -214,6 +229,7 @@ impl Session {
         match side {
             Side::Client if is_tunnel => self.client.is_write_broken = true,
             Side::Client => return self.end(now, true, shared),
+            Side::Upstream if self.bound.is_some() => return self.handle_bound_ended(now, shared),
             Side::Upstream => self.upstream.is_write_broken = true,
         }
         if is_tunnel {
@@ -385,6 +401,10 @@ impl Session {
     /// Which idle connections the request that waits may go over.
     #[inline]
     pub(crate) fn reuse(&self) -> Reuse {
+        if self.bound.is_some() {
+            cold_path();
+            return Reuse::Bound;
+        }
         if self.exchange.as_ref().is_none_or(|exchange| exchange.is_idempotent) {
             return Reuse::Any;
         }

@@ -5,6 +5,7 @@ use std::hint::cold_path;
 use intelliproxy_core::{Instant, Outcome};
 
 use super::Session;
+use super::bound::Bound;
 use super::client_half::{Begun, Receive, Send};
 use super::upstream_half::{self, HeadKind, Headed, connection_option};
 use crate::buffer::{Buffer, SMALL};
@@ -283,10 +284,11 @@ impl Session {
         match headed.kind {
             HeadKind::Interim { .. } => self.note_interim(now, headed.len, shared),
             HeadKind::Switch => self.open_tunnel(now, shared),
-            HeadKind::Final { status, framing, writer, kept, is_client_persistent } => {
+            HeadKind::Final { status, framing, writer, kept, binds, is_client_persistent } => {
                 exchange.answer = Some((status, now.since(exchange.dispatched_at)));
                 exchange.has_begun_answer = true;
                 exchange.is_persistent = is_client_persistent;
+                exchange.binds = binds;
                 upstream.kept = kept;
                 upstream.output.release(&mut shared.buffers);
                 let left = framing.after(moved.unwrap_or(0));
@@ -441,7 +443,16 @@ impl Session {
             && !upstream.has_failed
             && !upstream.is_write_broken;
         if let Some(conn) = upstream.conn() {
-            self.needs.release(conn, upstream.kept.filter(|_| is_reusable));
+            let kept = upstream.kept.filter(|_| is_reusable);
+            if exchange.binds {
+                cold_path();
+                exchange.is_persistent &= is_whole && kept.is_some();
+                let backend = exchange.backend().filter(|_| exchange.is_persistent);
+                self.bound = backend.map(|backend| Bound { conn, backend });
+            }
+            if self.bound.is_none() {
+                self.needs.release(conn, kept.filter(|_| !exchange.binds));
+            }
         }
         upstream.output.clear(&mut shared.buffers);
         upstream.unlink(shared);

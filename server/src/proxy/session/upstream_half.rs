@@ -6,6 +6,7 @@ use intelliproxy_core::Instant;
 
 use super::exchange::Exchange;
 use crate::buffer::{Buffer, Outbox};
+use crate::http::authentication;
 use crate::http::body::{BodyReader, BodyWriter};
 use crate::http::field::Slots;
 use crate::http::forward::{self, ResponsePlan};
@@ -31,6 +32,8 @@ pub(crate) struct UpstreamHalf {
     pub(crate) has_failed: bool,
     /// Whether it takes no more bytes; it may still send some.
     pub(crate) is_write_broken: bool,
+    /// Whether it was the client's own before this exchange.
+    pub(crate) is_bound: bool,
     /// Whether the tunnel's end was passed on to it.
     pub(crate) is_shut: bool,
     /// How long its response lets the connection be kept idle; `None` when it closes it.
@@ -91,6 +94,8 @@ pub(crate) enum HeadKind {
         framing: Framing,
         writer: BodyWriter,
         kept: Option<Duration>,
+        /// Whether the connection belongs to the client from now on.
+        binds: bool,
         is_client_persistent: bool,
     },
 }
@@ -106,6 +111,7 @@ impl UpstreamHalf {
             has_failed: false,
             is_write_broken: false,
             is_shut: false,
+            is_bound: false,
             kept: None,
             is_paused: false,
             last_read: now,
@@ -155,6 +161,7 @@ impl UpstreamHalf {
         self.has_failed = false;
         self.is_write_broken = false;
         self.is_shut = false;
+        self.is_bound = false;
         self.is_paused = false;
         self.kept = None;
     }
@@ -197,10 +204,15 @@ impl UpstreamHalf {
                 plan.is_chunked = has_body_mark && !is_old;
                 let kept =
                     kept_for(head.version, &head.fields).filter(|_| framing != Framing::UntilClose);
+                let mut binds = exchange.binds;
+                if status == 401 || status == 407 {
+                    binds |= authentication::challenges_connection(head);
+                }
                 // An answer before the request's end leaves bytes of it behind: no next request.
                 let is_client_persistent = exchange.is_persistent
                     && has_whole_request
                     && !(has_body_mark && is_old)
+                    && !(binds && kept.is_none())
                     && !shared.is_stopping;
                 plan.connection = connection_option(exchange.version, is_client_persistent);
                 let writer = if plan.is_chunked {
@@ -208,7 +220,7 @@ impl UpstreamHalf {
                 } else {
                     BodyWriter::Plain
                 };
-                HeadKind::Final { status, framing, writer, kept, is_client_persistent }
+                HeadKind::Final { status, framing, writer, kept, binds, is_client_persistent }
             }
         };
         let is_verbatim = forward::is_verbatim(head, &plan);

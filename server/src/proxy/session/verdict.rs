@@ -38,6 +38,8 @@ pub(crate) struct Failure {
     pub(crate) is_reused: bool,
     /// Whether it is the first request of its client's connection.
     pub(crate) is_first: bool,
+    /// Whether it is its client's own.
+    pub(crate) is_bound: bool,
     /// Backends that may still be tried after this one.
     pub(crate) attempts_left: usize,
 }
@@ -63,6 +65,8 @@ pub(crate) const fn remedy(failure: &Failure) -> Remedy {
         && (is_unconnected || is_cut)
         && (failure.is_idempotent || !failure.has_sent);
     let is_stale = is_cut && failure.is_reused;
+    // No other connection is logged in as this client.
+    let is_safe = is_safe && !failure.is_bound;
     if !is_safe {
         let is_close = is_stale && !failure.has_seen_answer && !failure.is_first;
         return if is_close { Remedy::Close } else { Remedy::Answer };
@@ -86,6 +90,7 @@ mod tests {
         is_idempotent: true,
         is_reused: false,
         is_first: true,
+        is_bound: false,
         attempts_left: 2,
     };
 
@@ -115,6 +120,11 @@ mod tests {
             (
                 "a body that was not kept, on a reused connection, not the client's first",
                 Failure { is_reused: true, is_first: false, can_replay: false, ..CUT },
+                Remedy::Close,
+            ),
+            (
+                "on the client's own connection",
+                Failure { is_reused: true, is_first: false, is_bound: true, ..CUT },
                 Remedy::Close,
             ),
             (

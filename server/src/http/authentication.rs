@@ -1,0 +1,27 @@
+//! Authentication that logs in a connection instead of a request: NTLM, and Negotiate (RFC 4559),
+//! which may stand for it.
+use super::field::{Fields, Name, tokens};
+use super::head::ResponseHead;
+
+/// Whether a response asks for one of these schemes: a 401 in WWW-Authenticate, a 407 in
+/// Proxy-Authenticate.
+#[cold]
+pub(crate) fn challenges_connection(head: &ResponseHead<'_, '_>) -> bool {
+    let field = if head.status == 401 { "www-authenticate" } else { "proxy-authenticate" };
+    let challenges = head.fields.iter().filter(|(name, ..)| name.eq_ignore_ascii_case(field));
+    challenges.map(|(.., value)| value).flat_map(tokens).any(is_of_connection)
+}
+
+/// Whether a request carries credentials of one of these schemes.
+pub(crate) fn logs_connection_in(fields: &Fields<'_, '_>) -> bool {
+    fields.has(Name::Authorization)
+        && fields.values(Name::Authorization).flat_map(tokens).any(is_of_connection)
+}
+
+/// Whether a challenge or credentials begin with the name of one of these schemes. A parameter's
+/// value that looks like one is taken for one, too: the connection is then only shared less.
+fn is_of_connection(text: &[u8]) -> bool {
+    let end = text.iter().position(|byte| b" \t".contains(byte)).unwrap_or(text.len());
+    let scheme = &text[..end];
+    scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+}

@@ -1,0 +1,73 @@
+//! A connection to a backend that belongs to one client: the backend has logged it in as that
+//! client (NTLM, Negotiate), or is about to. It carries this client's requests only, is never
+//! pooled, and ends together with the client's connection (B1 to B4 of LIFECYCLE.md).
+use intelliproxy_core::{BackendId, Instant, Lease};
+
+use super::Session;
+use super::client_half::Send;
+use crate::proxy::conn::ConnId;
+use crate::proxy::shared::Shared;
+
+/// The client's own connection to a backend, while no exchange uses it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    pub(crate) conn: ConnId,
+    pub(crate) backend: BackendId,
+}
+
+impl Session {
+    /// The client's own connection, while no exchange uses it.
+    pub(crate) const fn bound(&self) -> Option<Bound> {
+        self.bound
+    }
+
+    /// Hands the client's own connection over, to be used or closed.
+    pub(crate) const fn take_bound(&mut self) -> Option<Bound> {
+        self.bound.take()
+    }
+
+    /// The request that waits goes over the client's own connection.
+    pub(crate) fn handle_bound(
+        &mut self,
+        now: Instant,
+        lease: Lease,
+        conn: ConnId,
+        authority: &str,
+        shared: &mut Shared,
+    ) {
+        self.handle_routed(now, lease, authority, shared);
+        self.handle_linked(now, conn, true);
+        self.upstream.is_bound = true;
+        if let Some(exchange) = &mut self.exchange {
+            exchange.binds = true;
+        }
+    }
+
+    /// The backend of the client's own connection left or moved before the request that waits was
+    /// sent: its client is closed, as if the backend had closed the connection.
+    pub(crate) fn handle_unbound(&mut self, now: Instant, shared: &mut Shared) {
+        self.abandon(shared);
+        self.client.send = Send::Closing { with_reset: false };
+        self.settle(now, shared);
+    }
+
+    /// The client's own connection ended, or brought bytes that nobody asked for, while no exchange
+    /// used it: the client's connection ends, too.
+    #[cold]
+    pub(crate) fn handle_bound_ended(&mut self, now: Instant, shared: &mut Shared) {
+        if let Some(buffer) = self.upstream.input.take() {
+            shared.buffers.give(buffer);
+        }
+        if let Some(bound) = self.bound.take() {
+            self.needs.release(bound.conn, None);
+        }
+        match &mut self.exchange {
+            Some(exchange) => exchange.is_persistent = false,
+            None if self.client.send == Send::Open => {
+                self.client.send = Send::Closing { with_reset: false };
+            }
+            None => {}
+        }
+        self.settle(now, shared);
+    }
+}
