@@ -398,6 +398,7 @@ fn a_client_that_was_held_up_is_not_late() {
             config.timeouts.connect = Duration::from_secs(3);
             config.timeouts.request_body = Duration::from_secs(1);
             config.routing.switch.threshold = 1e6;
+            config.routing.switch.spill_over = false;
         })
         .backend_at(Vec::new(), Listening::Hanging)
         .backend(Vec::new())

@@ -5,7 +5,6 @@
 //! sets in flight. The error rate, which decays with time, is evaluated anew at each ping's end,
 //! report and request's end, and stands still in between: at most one ping interval old.
 use std::collections::{BTreeMap, BTreeSet};
-use std::hint::cold_path;
 use std::time::Duration;
 
 use crate::config::{Rules, Weights};
@@ -71,8 +70,6 @@ pub(crate) struct Backend {
     pub(crate) is_retired: bool,
     pub(crate) health: HealthTracker,
     in_flight: u32,
-    /// Recent requests that it was too busy for.
-    turned_away: u32,
     pings: Pings,
     load: Load,
     requests: Requests,
@@ -118,7 +115,6 @@ impl Backend {
             is_retired: false,
             health: HealthTracker::default(),
             in_flight: 0,
-            turned_away: 0,
             pings: Pings::default(),
             load: Load::default(),
             requests: Requests::default(),
@@ -181,10 +177,6 @@ impl Backend {
             self.requests.errors += u64::from(is_error);
             self.requests.last_ended_at = Some(now);
             self.requests.error_rate.observe(now, is_error, rules.errors.half_life);
-            if outcome.is_turned_away() {
-                cold_path();
-                self.requests.error_rate.turn_away();
-            }
             if let (Outcome::Answered { latency, .. }, false) = (outcome, is_error) {
                 let alpha = rules.smoothing.alpha;
                 self.requests.response_ewma_ms.observe(alpha, millis(*latency));
@@ -196,12 +188,6 @@ impl Backend {
 
     pub(crate) const fn in_flight(&self) -> u32 {
         self.in_flight
-    }
-
-    /// Requests that keep it busy: those in flight, and recent ones that it was too busy for.
-    /// An instant refusal must not make a full backend look idle.
-    pub(crate) const fn load(&self) -> u32 {
-        self.in_flight.saturating_add(self.turned_away)
     }
 
     pub(crate) const fn parts(&self) -> &ScoreParts {
@@ -318,9 +304,6 @@ impl Backend {
     fn rescore_errors(&mut self, now: Instant, rules: &Rules) {
         self.parts.errors = rules.weights.error_points(self.error_rate_at(now, rules));
         self.parts.total = self.parts.sum();
-        let turned_away = self.requests.error_rate.turned_away_at(now, rules.errors.half_life);
-        // The cast saturates, and rounds what is not negative.
-        self.turned_away = (turned_away + 0.5) as u32;
     }
 }
 

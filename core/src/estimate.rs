@@ -43,8 +43,6 @@ impl Ewma {
 pub(crate) struct ErrorRate {
     requests: f64,
     errors: f64,
-    /// Errors that said that there was too much to do.
-    turned_away: f64,
     stepped_at: Instant,
 }
 
@@ -65,24 +63,10 @@ impl ErrorRate {
     fn step(&mut self, now: Instant, share: f64) {
         self.requests *= share;
         self.errors *= share;
-        self.turned_away *= share;
         self.stepped_at = now;
         if self.errors < FORGOTTEN {
-            (self.errors, self.turned_away) = (0.0, 0.0);
+            self.errors = 0.0;
         }
-    }
-
-    /// The request just observed was turned away for want of room.
-    pub(crate) fn turn_away(&mut self) {
-        self.turned_away += 1.0;
-    }
-
-    /// Recent requests that were turned away, at `now`.
-    pub(crate) fn turned_away_at(&self, now: Instant, half_life: Duration) -> f64 {
-        if self.turned_away == 0.0 {
-            return 0.0;
-        }
-        self.turned_away * self.share_left(now, half_life).unwrap_or(1.0)
     }
 
     /// The share of errors at `now`, 0 to 1, with `prior` good requests beside those seen.

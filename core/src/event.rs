@@ -130,7 +130,8 @@ pub enum HoldReason {
         /// Time until a switch is allowed.
         left: Duration,
     },
-    /// Load alone makes the gap: the single request spills over and the current backend stays.
+    /// Load alone makes the gap, and the current backend is full: it stays the current one, and
+    /// single requests spill over.
     LoadAlone,
 }
 
@@ -287,11 +288,6 @@ impl Outcome {
             Self::Failed(_) => Some(true),
             Self::Abandoned => None,
         }
-    }
-
-    /// Whether the backend was too busy for it (RFC 9110 section 15.6.4).
-    pub(crate) const fn is_turned_away(&self) -> bool {
-        matches!(self, Self::Answered { status: 503, .. })
     }
 }
 

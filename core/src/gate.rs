@@ -4,15 +4,15 @@
 //! Law, for a gap of `score(current) − score(best)`:
 //! 1. No gap: keep. The current backend wins ties.
 //! 2. Below the threshold: hold.
-//! 3. By load alone: hold. The current one has at least `threshold / weight of in flight` more in
-//!    flight, and without these points the gap is below the threshold.
+//! 3. By load alone: hold. The current one is full (see [`Policy::is_full`](crate::policy::Policy)),
+//!    has at least `threshold / weight of in flight` more in flight, and without these points the
+//!    gap is below the threshold. Only with spill-over.
 //! 4. Within the cooldown after the last switch: hold.
 //! 5. Otherwise: switch.
 //!
-//! While 3 or 4 holds, a single request may spill over to a backend that has as many fewer to do
-//! and is at least the threshold lower. A spill is no switch. What a backend has to do is what it
-//! has in flight and what it recently turned away (503): it is too busy for these, and the sooner
-//! it says so, the fewer it has in flight.
+//! While the current backend is full, a single request may go to the backend with the least expected
+//! delay instead. Such a spill is not a switch: it changes neither the current backend nor the
+//! cooldown.
 use std::time::Duration;
 
 use crate::backend::Backend;
@@ -26,8 +26,10 @@ use crate::time::Instant;
 pub(crate) struct SwitchGate {
     threshold: f64,
     cooldown: Duration,
-    /// Requests by which the current backend must be busier for a spill; `None`: never.
-    spill_load: Option<u32>,
+    /// Requests that the current backend must have more in flight than the best one for the gap to
+    /// be one of load; `None` without spill-over.
+    load_gap: Option<u32>,
+    spills: bool,
     last_switch_at: Option<Instant>,
 }
 
@@ -50,7 +52,8 @@ impl SwitchGate {
         let mut gate = Self {
             threshold: 0.0,
             cooldown: Duration::ZERO,
-            spill_load: None,
+            load_gap: None,
+            spills: false,
             last_switch_at: None,
         };
         gate.reconfigure(rules);
@@ -62,7 +65,8 @@ impl SwitchGate {
         let weight = rules.weights.in_flight;
         self.threshold = rules.switch.threshold;
         self.cooldown = rules.switch.cooldown;
-        self.spill_load = (rules.switch.spill_over && weight > 0.0)
+        self.spills = rules.switch.spill_over;
+        self.load_gap = (rules.switch.spill_over && weight > 0.0)
             // The cast saturates: a load that cannot be reached.
             .then(|| (self.threshold / weight).ceil().max(1.0) as u32);
     }
@@ -73,7 +77,14 @@ impl SwitchGate {
     }
 
     /// Whether to leave the current backend for the best one.
-    pub(crate) fn judge(&self, now: Instant, current: &Backend, best: &Backend) -> Verdict {
+    /// `is_full` says whether the current one is.
+    pub(crate) fn judge(
+        &self,
+        now: Instant,
+        current: &Backend,
+        best: &Backend,
+        is_full: bool,
+    ) -> Verdict {
         let gap = current.parts().total - best.parts().total;
         if gap <= 0.0 {
             return Verdict::Keep;
@@ -82,7 +93,7 @@ impl SwitchGate {
             return Verdict::Hold(HoldReason::BelowThreshold { missing: self.threshold - gap });
         }
         let load_gap = current.parts().in_flight - best.parts().in_flight;
-        if self.is_busier(current, best) && gap - load_gap < self.threshold {
+        if is_full && self.is_busier(current, best) && gap - load_gap < self.threshold {
             return Verdict::Hold(HoldReason::LoadAlone);
         }
         let passed = self.last_switch_at.map(|at| now.since(at));
@@ -92,22 +103,13 @@ impl SwitchGate {
         }
     }
 
-    /// Whether a request may spill over from the current backend to another one.
-    pub(crate) fn is_spill(&self, current: &Backend, other: &Backend) -> bool {
-        let gap = current.parts().total - other.parts().total;
-        let more = current.load().saturating_sub(other.load());
-        other.is_usable()
-            && gap >= self.threshold
-            && self.spill_load.is_some_and(|load| more >= load)
-    }
-
-    /// Whether the current backend has enough to do for any spill; spares the search.
-    pub(crate) fn may_spill(&self, current: &Backend) -> bool {
-        self.spill_load.is_some_and(|load| current.load() >= load)
+    /// Whether requests go past a current backend that is full.
+    pub(crate) const fn spills(&self) -> bool {
+        self.spills
     }
 
     fn is_busier(&self, current: &Backend, other: &Backend) -> bool {
         let more = current.in_flight().saturating_sub(other.in_flight());
-        self.spill_load.is_some_and(|load| more >= load)
+        self.load_gap.is_some_and(|load| more >= load)
     }
 }

@@ -83,7 +83,6 @@ mod rng;
 mod router;
 mod score;
 mod snapshot;
-mod spill;
 mod time;
 mod tournament;
 

@@ -482,7 +482,9 @@ impl Router {
             self.refused_configs += 1;
             return;
         }
-        let is_other = self.rules.policy != config.rules.policy;
+        // `score` has a model of the backends only while it spills over.
+        let is_other = self.rules.policy != config.rules.policy
+            || self.rules.switch.spill_over != config.rules.switch.spill_over;
         self.gate.reconfigure(&config.rules);
         self.rules = config.rules;
         if is_other {

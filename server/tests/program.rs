@@ -176,7 +176,7 @@ fn refusals_are_logged() {
     let mut text = String::new();
     client.read_to_string(&mut text).expect("an answer and an end");
     assert!(text.ends_with("\r\n\r\n400 Bad Request\n"), "{text}");
-    let line = program.line_with("WARN");
+    let line = program.line_with("client ");
     assert!(line.contains(&format!("client {peer}: 400: ")), "{line}");
     assert!(line.contains("\"GET /\\x1b[31m HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n\""), "{line}");
 }

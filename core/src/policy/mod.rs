@@ -75,6 +75,24 @@ pub(crate) trait Policy: Debug + Send + Sync {
         None
     }
 
+    /// Whether a backend has as many requests in flight as it can work on at once, as far as the
+    /// policy knows.
+    fn is_full(&self, _backend: BackendId) -> bool {
+        false
+    }
+
+    /// The backend for a single request that finds the current backend full: the one with the least
+    /// expected delay, which may be the current one.
+    fn overflow(
+        &mut self,
+        _now: Instant,
+        _current: BackendId,
+        _candidates: &Candidates<'_>,
+        _rng: &mut Rng,
+    ) -> Option<BackendId> {
+        None
+    }
+
     /// What the router does for it, and what it leaves out; the same for a policy's life.
     fn habits(&self) -> Habits {
         Habits { is_gated: false, listens: true }
@@ -152,7 +170,7 @@ impl Choice {
 /// The policy of these rules, knowing nothing.
 pub(crate) fn new(rules: &Rules) -> Box<dyn Policy> {
     match rules.policy {
-        PolicyKind::Score => Box::new(score::Score),
+        PolicyKind::Score => Box::new(score::Score::new(rules)),
         PolicyKind::Learned => Box::new(learned::Learned::new(rules)),
         PolicyKind::LeastRequest => Box::new(least_request::LeastRequest),
         PolicyKind::P2c => Box::new(p2c::P2c),

@@ -1,14 +1,37 @@
 //! `score`: the lowest score wins, of equals the lowest id. The formula stands in
 //! [`score.rs`](crate::score); scores are kept up to date by the backend table, so that a choice
 //! costs no arithmetic.
+//!
+//! The gate keeps all requests at one current backend. That backend may be full: it has as many
+//! requests in flight as it can work on at once ([`width`](super::learned::Shape::width), learned
+//! from its own completions). Then the single request goes where the expected delay is least, under
+//! the model of [`learned`](super::learned). That may be the current backend. Below its width the
+//! rule alone decides.
+//!
+//! Requests in flight are what the width is compared with, not a difference between backends: three
+//! serial backends behind a rule of "15 more in flight" do a third of their work.
 use crate::backend::{Backend, BackendId};
-use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
+use crate::config::Rules;
+use crate::policy::learned::Learned;
+use crate::policy::{Candidates, Choice, Ended, Habits, Policy, PolicyView, entry};
 use crate::rng::Rng;
 use crate::time::Instant;
 
-/// The policy has no state of its own.
+/// Ranks by score, and knows by a model of completions when a backend is full.
 #[derive(Debug)]
-pub(crate) struct Score;
+pub(crate) struct Score {
+    /// `None` with spill-over off.
+    model: Option<Learned>,
+    /// Requests that came past a full current backend, by the backend that they went to.
+    spills: Vec<u64>,
+}
+
+impl Score {
+    pub(super) fn new(rules: &Rules) -> Self {
+        let model = rules.switch.spill_over.then(|| Learned::model(rules));
+        Self { model, spills: Vec::new() }
+    }
+}
 
 impl Policy for Score {
     fn choose(
@@ -20,11 +43,78 @@ impl Policy for Score {
         candidates.lowest_scored().map(Choice::of)
     }
 
-    fn habits(&self) -> Habits {
-        Habits { is_gated: true, ..Habits::DEAF }
+    fn reconfigure(&mut self, rules: &Rules) {
+        if let Some(model) = &mut self.model {
+            model.reconfigure(rules);
+        }
     }
 
-    fn view(&self, _now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {
-        PolicyView::Score { points: backend.parts().total }
+    fn on_join(&mut self, now: Instant, backend: BackendId, in_flight: u32) {
+        *entry(&mut self.spills, backend) = 0;
+        if let Some(model) = &mut self.model {
+            model.on_join(now, backend, in_flight);
+        }
+    }
+
+    fn on_leave(&mut self, now: Instant, backend: BackendId) {
+        if let Some(model) = &mut self.model {
+            model.on_leave(now, backend);
+        }
+    }
+
+    fn on_health(&mut self, now: Instant, backend: BackendId, is_up: bool) {
+        if let Some(model) = &mut self.model {
+            model.on_health(now, backend, is_up);
+        }
+    }
+
+    fn on_dispatch(&mut self, now: Instant, backend: BackendId) {
+        if let Some(model) = &mut self.model {
+            model.on_dispatch(now, backend);
+        }
+    }
+
+    fn on_outcome(&mut self, now: Instant, ended: &Ended<'_>) {
+        if let Some(model) = &mut self.model {
+            model.on_outcome(now, ended);
+        }
+    }
+
+    fn on_ping(&mut self, now: Instant, backend: BackendId, is_good: bool) {
+        if let Some(model) = &mut self.model {
+            model.on_ping(now, backend, is_good);
+        }
+    }
+
+    fn is_full(&self, backend: BackendId) -> bool {
+        self.model.as_ref().is_some_and(|model| model.is_full(backend))
+    }
+
+    fn overflow(
+        &mut self,
+        now: Instant,
+        current: BackendId,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<BackendId> {
+        let model = self.model.as_mut()?;
+        let cheapest = model.cheapest(now, candidates, rng);
+        let chosen = cheapest.or_else(|| model.least_bad(candidates, rng))?;
+        if chosen != current {
+            *entry(&mut self.spills, chosen) += 1;
+        }
+        Some(chosen)
+    }
+
+    fn habits(&self) -> Habits {
+        Habits { is_gated: true, listens: self.model.is_some() }
+    }
+
+    fn view(&self, _now: Instant, id: BackendId, backend: &Backend) -> PolicyView {
+        PolicyView::Score {
+            points: backend.parts().total,
+            full_at: self.model.as_ref().map(|model| model.full_at(id)),
+            spills: self.spills.get(id.index()).copied().unwrap_or(0),
+        }
     }
 }

@@ -9,6 +9,11 @@ pub enum PolicyView {
     Score {
         /// The score, in points.
         points: f64,
+        /// Requests in flight from which on it is full: single requests then go past it. `None`
+        /// with spill-over off.
+        full_at: Option<u32>,
+        /// Requests that came here past a full current backend.
+        spills: u64,
     },
     /// `least_request`: least is best.
     LeastRequest {

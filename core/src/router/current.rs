@@ -5,7 +5,7 @@ use super::Router;
 use crate::backend::BackendId;
 use crate::event::{HoldReason, Notice, SwitchReason};
 use crate::gate::Verdict;
-use crate::spill::spill;
+use crate::policy::Candidates;
 use crate::time::Instant;
 
 /// Notices of holds within this time of the last one are left out.
@@ -25,10 +25,12 @@ impl Router {
     }
 
     /// What the gate makes of the best usable backend for a request's first attempt: where the
-    /// request goes.
+    /// request goes. That is the current backend, or one with a lower expected delay while the
+    /// current one is full.
     #[inline]
     pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> BackendId {
-        if self.current == Some(best) { best } else { self.judge(now, best) }
+        let current = if self.current == Some(best) { best } else { self.judge(now, best) };
+        if self.gate.spills() { self.spill(now, current) } else { current }
     }
 
     #[inline(never)]
@@ -41,11 +43,12 @@ impl Router {
             debug_assert!(false, "the current and the best backend are in the table");
             return best;
         };
-        match self.gate.judge(now, from, to) {
+        let is_full = self.policy.is_full(current);
+        match self.gate.judge(now, from, to, is_full) {
             Verdict::Keep => current,
             Verdict::Hold(reason) => {
                 self.held(now, current, best, reason);
-                self.spill(current, reason).unwrap_or(current)
+                current
             }
             Verdict::Switch { by } => {
                 self.change_current(now, best, SwitchReason::Better { by });
@@ -54,16 +57,18 @@ impl Router {
         }
     }
 
-    /// The backend that this single request goes to, past the current one.
-    fn spill(&mut self, current: BackendId, reason: HoldReason) -> Option<BackendId> {
-        let from = self.table.get(current)?;
-        let is_below = matches!(reason, HoldReason::BelowThreshold { .. });
-        if is_below || !self.gate.may_spill(from) {
-            return None;
+    /// The backend that this single request goes to: the current one, or another one while the
+    /// current one is full.
+    #[inline]
+    fn spill(&mut self, now: Instant, current: BackendId) -> BackendId {
+        if !self.policy.is_full(current) {
+            return current;
         }
-        let to = spill(&self.gate, &self.table, &self.order, from, &mut self.rng)?;
-        self.spills += 1;
-        Some(to)
+        let candidates = Candidates::new(&self.table, &[]);
+        let to = self.policy.overflow(now, current, &candidates, &mut self.rng);
+        let to = to.unwrap_or(current);
+        self.spills += u64::from(to != current);
+        to
     }
 
     fn change_current(&mut self, now: Instant, to: BackendId, reason: SwitchReason) {

@@ -36,8 +36,6 @@ pub(crate) struct Backend {
     pub(crate) reports_failed: u64,
     /// Requests ended: when, and whether in error.
     pub(crate) requests: Vec<(u64, bool)>,
-    /// Requests answered 503: when.
-    pub(crate) turned_away: Vec<u64>,
     pub(crate) responses: Vec<f64>,
     /// When its error rate was last evaluated for the score.
     pub(crate) touched_at: u64,
@@ -71,7 +69,6 @@ pub(crate) enum Decision {
     Keep(BackendId),
     Switch(BackendId, SwitchReason),
     Hold {
-        goes_to: BackendId,
         candidate: BackendId,
         reason: HoldReason,
     },
@@ -253,13 +250,15 @@ impl Model {
         }
     }
 
-    /// What is to become of a request, from the scores as they are; takes it down as done.
+    /// What is to become of a request, from the scores as they are and the numbers in flight at
+    /// which backends are full; whether it may go past the current backend, too.
     pub(crate) fn route(
         &mut self,
         now: u64,
         tried: &[BackendId],
         scores: &BTreeMap<BackendId, ScoreParts>,
-    ) -> Decision {
+        full_at: &BTreeMap<BackendId, Option<u32>>,
+    ) -> (Decision, bool) {
         let totals = scores.iter().map(|(id, score)| (*id, score.total)).collect();
         let best_usable = lowest(&totals, |id| self.is_usable(id) && !tried.contains(&id));
         let least_bad = lowest(&totals, |id| !tried.contains(&id));
@@ -268,26 +267,31 @@ impl Model {
             (None, Some(least_bad), _) => Decision::Aside(least_bad),
             (Some(best), ..) if !tried.is_empty() => Decision::Aside(best),
             (Some(best), _, None) => Decision::Switch(best, SwitchReason::First),
-            (Some(best), _, Some(current)) => self.compare(now, current, best, scores),
-        };
-        let goes_to = match decision {
-            Decision::Nowhere => return decision,
-            Decision::Keep(to) | Decision::Aside(to) => to,
-            Decision::Switch(to, reason) => {
-                self.current = Some(to);
-                if reason != SwitchReason::First {
-                    self.last_switch = Some(now);
-                    self.switches += 1;
-                }
-                to
-            }
-            Decision::Hold { goes_to, .. } => {
-                self.spills += u64::from(Some(goes_to) != self.current);
-                goes_to
+            (Some(best), _, Some(current)) => {
+                let is_full = self.is_full(current, full_at);
+                self.compare(now, current, best, scores, is_full)
             }
         };
-        self.by_id_mut(goes_to).expect("a request goes to a known backend").in_flight += 1;
-        decision
+        if let Decision::Switch(to, reason) = decision {
+            self.current = Some(to);
+            if reason != SwitchReason::First {
+                self.last_switch = Some(now);
+                self.switches += 1;
+            }
+        }
+        let is_by_rule = !matches!(decision, Decision::Aside(_) | Decision::Nowhere);
+        let may_spill = self.current.is_some_and(|id| self.is_full(id, full_at));
+        (decision, is_by_rule && may_spill)
+    }
+
+    /// A request went there; whether past the current backend.
+    pub(crate) fn sent(&mut self, to: BackendId, is_spill: bool) {
+        self.by_id_mut(to).expect("a request goes to a known backend").in_flight += 1;
+        self.spills += u64::from(is_spill);
+    }
+
+    fn is_full(&self, id: BackendId, full_at: &BTreeMap<BackendId, Option<u32>>) -> bool {
+        full_at[&id].is_some_and(|full_at| self.by_id(id).in_flight >= full_at)
     }
 
     fn compare(
@@ -296,6 +300,7 @@ impl Model {
         current: BackendId,
         best: BackendId,
         scores: &BTreeMap<BackendId, ScoreParts>,
+        is_full: bool,
     ) -> Decision {
         let (threshold, weight) = (self.rules.switch.threshold, self.rules.weights.in_flight);
         let gap_to = |id: BackendId| scores[&current].total - scores[&id].total;
@@ -312,36 +317,19 @@ impl Model {
         }
         if gap < threshold {
             let reason = HoldReason::BelowThreshold { missing: threshold - gap };
-            return Decision::Hold { goes_to: current, candidate: best, reason };
+            return Decision::Hold { candidate: best, reason };
         }
         let by_load = scores[&current].in_flight - scores[&best].in_flight;
         let cooldown = self.rules.switch.cooldown.as_millis() as u64;
         let left = self.last_switch.map_or(0, |at| (at + cooldown).saturating_sub(now));
-        let reason = if is_busier(best) && gap - by_load < threshold {
+        let reason = if is_full && is_busier(best) && gap - by_load < threshold {
             HoldReason::LoadAlone
         } else if left > 0 {
             HoldReason::Cooldown { left: std::time::Duration::from_millis(left) }
         } else {
             return Decision::Switch(best, SwitchReason::Better { by: gap });
         };
-        // In a pool as small as these nothing is drawn: of all that may take it, the one with the
-        // least to do, then the lowest score, then the first in the configuration.
-        let load_of = |id: BackendId| self.by_id(id).load(&self.rules);
-        let threshold_load = (threshold / weight).ceil().max(1.0) as u32;
-        let mut spill: Option<BackendId> = None;
-        for id in self.names.iter().map(|name| self.backends[name].id) {
-            let more = load_of(current).saturating_sub(load_of(id));
-            let may = self.rules.switch.spill_over && weight > 0.0 && more >= threshold_load;
-            let is_better = spill.is_none_or(|best| {
-                let (load, best_load) = (load_of(id), load_of(best));
-                let (score, best_score) = (scores[&id].total, scores[&best].total);
-                load < best_load || load == best_load && score < best_score
-            });
-            if may && self.is_usable(id) && gap_to(id) >= threshold && is_better {
-                spill = Some(id);
-            }
-        }
-        Decision::Hold { goes_to: spill.unwrap_or(current), candidate: best, reason }
+        Decision::Hold { candidate: best, reason }
     }
 
     pub(crate) fn is_usable(&self, id: BackendId) -> bool {
@@ -367,7 +355,6 @@ impl Backend {
             reports: Vec::new(),
             reports_failed: 0,
             requests: Vec::new(),
-            turned_away: Vec::new(),
             responses: Vec::new(),
             touched_at: now,
             lines: BTreeMap::new(),
@@ -458,13 +445,6 @@ impl Backend {
         let errors: f64 =
             self.requests.iter().filter(|(_, is_error)| *is_error).map(|(at, _)| weight(*at)).sum();
         if errors == 0.0 { 0.0 } else { errors / (requests + rules.errors.prior) }
-    }
-
-    /// What it has to do: in flight, and recent ones that it was too busy for.
-    fn load(&self, rules: &Rules) -> u32 {
-        let half_life = rules.errors.half_life.as_millis() as f64;
-        let weight = |at: &u64| libm::pow(0.5, (self.touched_at - at) as f64 / half_life);
-        self.in_flight + self.turned_away.iter().map(weight).sum::<f64>().round() as u32
     }
 
     /// The points in the order of [`ScoreParts::parts`].

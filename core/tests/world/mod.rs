@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, BackendId, Event, Instant, Lease, LoadReport, NoRoute, Notice, Outcome, ProbeAnswer,
-    ProbeFailure, ProbeId, ProbeKind, RequestFailure, Router, RouterConfig, Rules, ScoreParts,
-    Snapshot, SwitchReason,
+    Action, BackendId, Event, Instant, Lease, LoadReport, NoRoute, Notice, Outcome, PolicyView,
+    ProbeAnswer, ProbeFailure, ProbeId, ProbeKind, RequestFailure, Router, RouterConfig, Rules,
+    ScoreParts, Snapshot, SwitchReason,
 };
 
 use crate::model::{self, Answer, Decision, Fact, Model, Outstanding};
@@ -202,23 +202,27 @@ impl World {
         let scores = self.scores();
         let usable = |id: &BackendId| self.model.is_usable(*id);
         let was_usable_left = scores.keys().any(|id| usable(id) && !tried.contains(id));
-        let decision = self.model.route(self.now, tried, &scores);
+        let (decision, may_spill) = self.model.route(self.now, tried, &scores, &self.full_at());
         let now = Instant::from_millis(self.now);
         let result = self.router.route(now, tried);
         self.trace.push(format!("{} {decision:?} {result:?}", self.now));
         let expected = match decision {
             Decision::Nowhere => None,
             Decision::Keep(to) | Decision::Switch(to, _) | Decision::Aside(to) => Some(to),
-            Decision::Hold { goes_to, candidate, reason } => {
+            Decision::Hold { candidate, reason } => {
                 let hold = self.router.snapshot(now).last_hold;
                 assert_eq!(hold, Some((now, candidate, reason)));
-                Some(goes_to)
+                self.model.current
             }
         };
-        assert_eq!(result.as_ref().ok().map(Lease::backend), expected, "{decision:?}");
+        let chosen = result.as_ref().ok().map(Lease::backend);
+        if !may_spill {
+            assert_eq!(chosen, expected, "below its width the rule alone decides: {decision:?}");
+        }
         match result {
             Ok(lease) => {
                 let id = lease.backend();
+                self.model.sent(id, Some(id) != expected);
                 assert!(!tried.contains(&id), "a retry goes elsewhere");
                 assert!(
                     self.model.is_usable(id) || !was_usable_left,
@@ -261,9 +265,6 @@ impl World {
             Outcome::Abandoned => {}
             Outcome::Answered { status, latency } => {
                 backend.requests.push((now, status >= 500));
-                if status == 503 {
-                    backend.turned_away.push(now);
-                }
                 if status < 500 {
                     backend.responses.push(latency.as_secs_f64() * 1e3);
                 }
@@ -340,6 +341,16 @@ impl World {
         if reason != SwitchReason::First {
             self.last_switch = Some(self.now);
         }
+    }
+
+    /// Requests in flight from which on each backend is full.
+    fn full_at(&self) -> BTreeMap<BackendId, Option<u32>> {
+        let snapshot = self.router.snapshot(Instant::from_millis(self.now));
+        let full_at = |policy: &PolicyView| match policy {
+            PolicyView::Score { full_at, .. } => *full_at,
+            other => panic!("the policy is score, not {other:?}"),
+        };
+        snapshot.backends.iter().map(|backend| (backend.id, full_at(&backend.policy))).collect()
     }
 
     fn scores(&self) -> BTreeMap<BackendId, ScoreParts> {

@@ -117,7 +117,9 @@ impl<'a> BackendStats<'a> {
 /// A policy's reason under the keys that it has for it.
 fn policy_json(view: &PolicyView) -> Value {
     match view {
-        PolicyView::Score { points } => json!({ "points": Decimal::new(*points) }),
+        PolicyView::Score { points, full_at, spills } => {
+            json!({ "points": Decimal::new(*points), "fullAt": full_at, "spills": spills })
+        }
         PolicyView::LeastRequest { in_flight } | PolicyView::P2c { in_flight } => {
             json!({ "inFlight": in_flight })
         }
@@ -254,7 +256,7 @@ mod tests {
             memory_bytes: None,
             report_age: None,
             score: ScoreParts { latency: 10_000.0, total: 10_000.0, ..ScoreParts::default() },
-            policy: PolicyView::Score { points: 10_000.0 },
+            policy: PolicyView::Score { points: 10_000.0, full_at: Some(4), spills: 7 },
         }
     }
 
@@ -292,7 +294,7 @@ mod tests {
             "totalRequests": 0, "errorRequests": 0, "errorRate": null, "activeRequests": 0,
             "responseEwma": null, "requestAgeMs": null,
             "queue": null, "queueEwma": null, "cpu": null, "memory": null, "reportAgeMs": null,
-            "reportsRead": 0, "reportsFailed": 0, "policy": { "points": 10000 },
+            "reportsRead": 0, "reportsFailed": 0, "policy": { "points": 10000, "fullAt": 4, "spills": 7 },
         }]);
         assert_eq!(stats(vec![unknown_backend(0, "A")], &["http://A"]), expected);
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use intelliproxy_core::journal::{Admission, Entry, Record, Replay, Shadow, Step};
 use intelliproxy_core::{
-    BackendId, BackendSnapshot, Health, HoldReason, Instant, NoRoute, PolicyKind, Router, Snapshot,
-    SwitchReason,
+    BackendId, BackendSnapshot, Health, HoldReason, Instant, NoRoute, PolicyKind, PolicyView,
+    Router, Snapshot, SwitchReason,
 };
 
 use super::Answer;
@@ -270,6 +270,9 @@ impl Told<'_> {
         if self.before.current.is_none() {
             return format!("the first request chooses the lowest score: {chosen}");
         }
+        if self.after.spills > self.before.spills {
+            return self.spill_text(chosen);
+        }
         let hold = self.after.last_hold.filter(|(at, ..)| *at == self.entry.at);
         let Some((_, candidate, reason)) = hold else {
             return format!("keep {chosen}: no other score is lower");
@@ -282,13 +285,27 @@ impl Told<'_> {
             HoldReason::Cooldown { left } => format!("{} of the cooldown are left", span(left)),
             HoldReason::LoadAlone => "load alone makes the gap".to_owned(),
         };
-        if self.after.spills > self.before.spills {
-            return format!(
-                "{candidate} is better and not switched to ({why}); this single request spills \
-                 over to {chosen}"
-            );
-        }
         format!("hold {chosen} although {candidate} is better: {why}")
+    }
+
+    /// Why a single request went past the current backend.
+    fn spill_text(&self, chosen: &str) -> String {
+        let current = self.after.backends.iter().find(|backend| backend.is_current);
+        let Some(current) = current else {
+            return format!("{chosen} has the least expected delay");
+        };
+        let full_at = match current.policy {
+            PolicyView::Score { full_at: Some(0), .. } => "completions are overdue".to_owned(),
+            PolicyView::Score { full_at: Some(full_at), .. } => {
+                format!("{} in flight, works on {full_at} at once", current.in_flight)
+            }
+            _ => format!("{} in flight", current.in_flight),
+        };
+        format!(
+            "{} is full ({full_at}); this single request goes to {chosen}, which has the least \
+             expected delay",
+            current.name
+        )
     }
 
     /// What would have changed it.

@@ -106,7 +106,7 @@ fn recordings_check() {
 }
 
 /// A decision by score names the rule, the points, and what would have changed it: B lacks the
-/// difference of the pings and the threshold, and fifteen more in flight at A spill over to it.
+/// difference of the pings and the threshold, and gets this request once A is full.
 #[test]
 fn decisions_are_explained() {
     let file = TestFile::new("explain", &recorded(PolicyKind::Score));

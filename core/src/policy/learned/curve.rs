@@ -36,6 +36,8 @@ pub(super) struct Shape {
     inverse: [f64; BINS],
     /// The highest latency of the bins below, at speed 1, ms.
     floor: [f64; BINS],
+    /// Requests in flight that it works on at once, by the curve that was adopted last.
+    width: u32,
 }
 
 impl Curve {
@@ -111,6 +113,7 @@ impl Shape {
             predicted: [0.0; BINS],
             inverse: [1.0; BINS],
             floor: [0.0; BINS],
+            width: 1,
         }
     }
 
@@ -118,6 +121,12 @@ impl Shape {
     pub(super) fn latency(&self, curve: &Curve, n: u32) -> f64 {
         let bin = bin(n);
         (curve.latency(n) * self.inverse[bin]).max(self.floor[bin])
+    }
+
+    /// Requests in flight that it works on at once, 1 to 96: the most at which the predicted latency
+    /// is at most [`WIDTH_LATENCIES`] times that of a single one.
+    pub(super) const fn width(&self) -> u32 {
+        self.width
     }
 
     /// The factor on the pool's rate at n in flight.
@@ -151,6 +160,12 @@ impl Shape {
                 floor = floor.max(curve.latency(*end) * self.inverse[bin]);
             }
         }
+        let most = WIDTH_LATENCIES * self.latency(curve, 1);
+        self.width = 1;
+        // Latency never falls with n.
+        while self.width < LEVELS as u32 && self.latency(curve, self.width + 1) <= most {
+            self.width += 1;
+        }
     }
 }
 
@@ -169,6 +184,8 @@ pub(super) const LEVELS: usize = 96;
 /// Bins of n that a backend's shape tells apart.
 pub(super) const BINS: usize = 14;
 const BIN_ENDS: [u32; BINS - 1] = [1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90];
+/// A latency of so many times that of a single request is of one that waited for others. Chosen.
+const WIDTH_LATENCIES: f64 = 1.25;
 /// Completions that the prior weighs.
 const PRIOR: f64 = 20.0;
 /// Completions seen or predicted from which on a bin speaks for itself.

@@ -13,6 +13,7 @@
 //! | [`curve`] | the pool's congestion curve, and each backend's deviation |
 //! | [`unit`] | one backend: counters, cost; and what the pool has in common |
 //! | [`rails`] | stall, quarantine, probation, caps, slow start |
+//! | [`refit`] | what is fitted to all backends together, every 64 completions |
 //! | [`explore`] | the budget for trials |
 //! | [`keep`] | what is kept across restarts |
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
@@ -28,6 +29,7 @@ mod explore;
 mod keep;
 mod live_guard;
 mod rails;
+mod refit;
 mod speed;
 mod unit;
 
@@ -66,6 +68,8 @@ pub(crate) struct Learned {
     probation: usize,
     /// Whether it prefers what costs most: to show that the guard is there.
     is_inverted: bool,
+    /// Whether it is the model of another policy: it excludes no backend for its errors.
+    is_model: bool,
     /// For medians.
     scratch: Vec<(f64, f64)>,
 }
@@ -82,6 +86,7 @@ impl Learned {
             quarantined: 0,
             probation: 0,
             is_inverted: false,
+            is_model: false,
             scratch: Vec::new(),
         };
         learned.reconfigure(rules);
@@ -93,8 +98,24 @@ impl Learned {
         Self { is_inverted: true, ..Self::new(rules) }
     }
 
+    /// The model alone, for a policy that ranks by something else and asks for delays and widths.
+    /// It quarantines no backend, since such a policy makes no trials that would bring it back.
+    pub(super) fn model(rules: &Rules) -> Self {
+        Self { is_model: true, ..Self::new(rules) }
+    }
+
+    /// Whether a backend has as many requests in flight as it can work on at once.
+    pub(super) fn is_full(&self, backend: BackendId) -> bool {
+        self.units.get(backend.index()).is_some_and(|unit| unit.n >= unit.full_at())
+    }
+
+    /// Requests in flight that a backend can work on at once; 0 while it completes nothing.
+    pub(super) fn full_at(&self, backend: BackendId) -> u32 {
+        self.units.get(backend.index()).map_or(1, Unit::full_at)
+    }
+
     /// The least cost of all that are open, as of now.
-    fn cheapest(
+    pub(super) fn cheapest(
         &mut self,
         now: Instant,
         candidates: &Candidates<'_>,
@@ -129,7 +150,11 @@ impl Learned {
     }
 
     /// The least bad when nobody is open.
-    fn least_bad(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<BackendId> {
+    pub(super) fn least_bad(
+        &self,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<BackendId> {
         candidates.least(rng, |id, _| {
             let Some(unit) = self.units.get(id.index()) else {
                 return f64::INFINITY;
@@ -267,7 +292,7 @@ impl Learned {
 
     /// Quarantines a backend, unless half of them are already.
     fn quarantine(&mut self, now: Instant, slot: usize) {
-        if 2 * (self.quarantined + self.probation + 1) <= self.present {
+        if !self.is_model && 2 * (self.quarantined + self.probation + 1) <= self.present {
             self.units[slot].rails.quarantine(now);
             self.count();
         }
@@ -295,59 +320,6 @@ impl Learned {
         let quarantined = standing(|standing| matches!(standing, Standing::Quarantined { .. }));
         let probation = standing(|standing| matches!(standing, Standing::Probation { .. }));
         (self.quarantined, self.probation) = (quarantined, probation);
-    }
-
-    /// Fits the curve and the median of the speeds to what was seen, and weighs everyone.
-    fn refresh(&mut self, now: Instant) {
-        // Else a backend that is charged for its errors, and so gets no requests, would be charged
-        // for as long as trials take to outweigh them, however little others fail by now.
-        let stale = REFRESH as f64 / (UNASKED_MEMORY * self.present.max(1) as f64);
-        for unit in &mut self.units {
-            if unit.is_present {
-                unit.look(now, &mut self.pool);
-                unit.errors.forget(stale);
-            }
-        }
-        let pool = &mut self.pool;
-        let memory = (pool.completions as f64 / 3.0).clamp(CURVE_MEMORY_MIN, CURVE_MEMORY_MAX);
-        pool.curve.forget(REFRESH as f64 / memory);
-        pool.curve.fit();
-        self.recenter();
-        let pool = &mut self.pool;
-        if pool.center.abs() > CENTER_MAX {
-            // Only the product of speed and curve can be seen: keep the speeds around 1.
-            let factor = libm::exp(pool.center);
-            pool.curve.rescale(factor);
-            for unit in &mut self.units {
-                unit.speed.rescale(factor);
-                unit.settle(pool);
-                unit.due_speed /= factor;
-            }
-            pool.set_center(0.0);
-        }
-        self.adopt_curve();
-    }
-
-    /// Finds the median of the speeds.
-    fn recenter(&mut self) {
-        self.scratch.clear();
-        let known = self.units.iter().filter(|unit| {
-            unit.is_present && unit.rails.is_normal() && unit.speed.completions[0] > 0.0
-        });
-        self.scratch.extend(known.map(|unit| (unit.estimate.ln_speed, unit.estimate.error)));
-        self.pool.set_center(unit::median(&mut self.scratch));
-    }
-
-    /// Gives the pool's curve to everyone, and weighs them.
-    fn adopt_curve(&mut self) {
-        for slot in 0..self.units.len() {
-            let unit = &mut self.units[slot];
-            if unit.is_present {
-                unit.shape.adopt(&self.pool.curve);
-                unit.draw_in(&self.pool);
-                self.weigh(slot);
-            }
-        }
     }
 }
 
@@ -570,14 +542,8 @@ const IDLE_TRIAL: Token = 8;
 const LOOKS_MAX: usize = 4;
 const REFRESH: u64 = 64;
 const SHAPE_MEMORY: f64 = 4000.0;
-const CURVE_MEMORY_MIN: f64 = 640.0;
-const CURVE_MEMORY_MAX: f64 = 20_000.0;
 const POOL_MEMORY: f64 = 1000.0;
 const OWN_MEMORY: f64 = 200.0;
-/// The same for a backend that is not asked, in requests of the pool for each of its backends.
-const UNASKED_MEMORY: f64 = 400.0;
-/// Speeds are scaled anew when their median is beyond e^0.7, about 2.
-const CENTER_MAX: f64 = 0.7;
 /// A good answer vouches for a backend this long: about as long as a lost ping was out.
 const VOUCHED: Duration = Duration::from_secs(1);
 /// So many times the idle latency is full.

@@ -267,6 +267,17 @@ impl Unit {
         self.is_present && self.is_up && self.rails.is_open(self.n)
     }
 
+    /// Requests in flight that it can work on at once, by its curve or the number at which it
+    /// refused; 0 while it completes nothing.
+    pub(super) fn full_at(&self) -> u32 {
+        if self.rails.is_stalled {
+            return 0;
+        }
+        // The cast saturates.
+        let cap = self.rails.cap.map_or(u32::MAX, |cap| cap.ceil() as u32);
+        self.shape.width().min(cap)
+    }
+
     /// Its own average latency, or the pool's, ms.
     pub(super) fn latency_or(&self, pool: &Pool) -> f64 {
         if self.latency_ms > 0.0 { self.latency_ms } else { pool.latency_ms }

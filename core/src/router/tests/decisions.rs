@@ -1,5 +1,6 @@
 //! Where requests go, and why.
 use super::*;
+use crate::policy::PolicyView;
 
 /// Nobody has answered yet: the first by id is taken, which is no switch; as soon as another one
 /// is known to be better it is taken without a cooldown.
@@ -202,62 +203,92 @@ fn a_retry_moves_nothing() {
     assert_eq!(world.snapshot().last_switch, before.last_switch);
 }
 
-/// Two equals: the current one takes 15 requests more than the other, and every second one after
-/// that spills over: 16th to b (gap 30), then 28 to a, 30 to b, and so on. None is a switch.
+/// Before anything is completed a backend counts as one that works on a single request at a time
+/// (width 1): of two equals each gets every second one of a burst. None is a switch: a gap of 2
+/// points is below the threshold, and the current backend stays.
 #[test]
-fn load_alone_spills_over() {
+fn a_full_backend_spills_over() {
     let mut world = World::with_latencies(10, 10);
-    let leases: Vec<_> = (0..20).map(|_| world.route()).collect();
-    let went: Vec<_> = leases.iter().map(|lease| lease.backend()).collect();
-    assert_eq!(went[..15], [A; 15]);
-    assert_eq!(went[15..], [B, A, B, A, B]);
+    let leases: Vec<_> = (0..6).map(|_| world.route()).collect();
+    let at_b = leases.iter().filter(|lease| lease.backend() == B).count();
+    assert_eq!((leases[0].backend(), leases[1].backend(), at_b), (A, B, 3));
     let snapshot = world.snapshot();
     assert_eq!((snapshot.spills, snapshot.switches), (3, 0));
     assert_eq!(snapshot.current, Some(A));
-    assert_eq!(snapshot.last_hold.map(|(_, to, why)| (to, why)), Some((B, HoldReason::LoadAlone)));
+    assert_eq!(full_at(&snapshot), [Some(1), Some(1)]);
     for lease in leases {
         world.finish(lease, 200);
     }
 }
 
-/// A full current backend answers 503 at once, so that it has few in flight; what it turned away
-/// keeps it busy all the same. Within the cooldown it has ten in flight and fails others one after
-/// another: after the fifth 503 requests spill over. Other errors wait for the gate.
+/// Single requests of 10 ms, then two in flight all the time: one that completes a request every
+/// 5 ms works on two at once and is full from two on; one that completes one every 10 ms works on one
+/// at a time.
 #[test]
-fn what_was_turned_away_spills_over() {
-    for (status, to) in [(503, A), (500, B)] {
-        let mut world = World::new(&["a", "b"]);
-        world.answer(A, 100);
-        assert_eq!(world.serve(), A);
-        world.answer(B, 10);
-        let mut leases: Vec<_> = (0..10).map(|_| world.route()).collect();
-        for _ in 0..5 {
+fn the_width_is_learned_from_completions() {
+    for (apart_ms, width) in [(5, 2..=3), (10, 1..=1)] {
+        let mut world = World::new(&["a"]);
+        world.answer(A, 10);
+        for _ in 0..400 {
             let lease = world.route();
-            assert_eq!(lease.backend(), B);
-            world.finish(lease, status);
+            world.advance(10);
+            world.finish(lease, 200);
         }
-        leases.push(world.route());
-        assert_eq!(leases[10].backend(), to, "after five of {status}");
-        assert_eq!(world.snapshot().switches, 1);
-        leases.into_iter().for_each(|lease| world.finish(lease, 200));
+        let mut earlier = world.route();
+        for _ in 0..400 {
+            let later = world.route();
+            world.advance(apart_ms);
+            world.finish(std::mem::replace(&mut earlier, later), 200);
+        }
+        let full_at = full_at(&world.snapshot())[0].expect("spill-over is on");
+        assert!(width.contains(&full_at), "completions {apart_ms} ms apart: full at {full_at}");
+        world.finish(earlier, 200);
     }
 }
 
-/// Of many equals that may take a spill, each router draws its own by its seed.
+/// The letter of the rule holds below the width: a slower current backend keeps a single request in
+/// flight after another, whatever its expected delay.
 #[test]
-fn spills_are_drawn() {
-    let names: Vec<_> = (0..30).map(|number| format!("b{number}")).collect();
-    let went = |seed| {
-        let config = RouterConfig { backends: names.clone(), rules: Rules::default() };
-        let mut router = Router::new(config, seed, Instant::ZERO).expect("valid rules");
-        let now = Instant::from_millis(1);
-        let route = |_| router.route(now, &[]).expect("a backend").backend().index();
-        (0..20).map(route).collect::<Vec<_>>()
-    };
-    assert_eq!(went(1)[..15], [0; 15]);
-    assert!(went(1)[15..].iter().all(|backend| *backend > 0), "{:?}", went(1));
-    assert_eq!(went(1), went(1));
-    assert_ne!(went(1), went(2));
+fn below_the_width_the_rule_decides() {
+    let mut world = World::with_latencies(10, 10);
+    for number in 0..200 {
+        let lease = world.route();
+        assert_eq!(lease.backend(), A, "request {number}");
+        world.advance(30);
+        world.finish(lease, 200);
+    }
+    assert_eq!(world.snapshot().spills, 0);
+}
+
+/// A backend that has completed nothing for long is full at once: requests go past it before its
+/// pings fail, and again to it once it completes.
+#[test]
+fn a_stalled_backend_is_full() {
+    let mut world = World::with_latencies(10, 10);
+    for _ in 0..200 {
+        let (first, second) = (world.route(), world.route());
+        world.advance(10);
+        world.finish(first, 200);
+        world.finish(second, 200);
+    }
+    let silent = world.route();
+    assert_eq!(silent.backend(), A);
+    for _ in 0..100 {
+        world.advance(10);
+        let lease = world.route();
+        if lease.backend() == A {
+            // Not yet overdue, or no longer than that: it stays out, as the first one does.
+            world.end(lease, Outcome::Abandoned);
+        } else {
+            world.finish(lease, 200);
+        }
+    }
+    assert_eq!(full_at(&world.snapshot())[0], Some(0));
+    let lease = world.route();
+    assert_eq!(lease.backend(), B);
+    world.finish(lease, 200);
+    world.finish(silent, 200);
+    assert_ne!(full_at(&world.snapshot())[0], Some(0));
 }
 
 /// The letter of the rule: without spilling over, the 16th request is a switch by 30 points.
@@ -275,6 +306,22 @@ fn without_spill_over_load_switches() {
     leases.into_iter().for_each(|lease| world.finish(lease, 200));
 }
 
+/// With 16 in flight by retries that moved nothing, load alone makes the gap of 32 points, and the
+/// full current backend is held.
+#[test]
+fn load_alone_holds_a_full_backend() {
+    let mut world = World::with_latencies(10, 10);
+    assert_eq!(world.serve(), A);
+    let retry = |world: &mut World| world.router.route(world.now, &[B]).expect("a is left");
+    let leases: Vec<_> = (0..16).map(|_| retry(&mut world)).collect();
+    let lease = world.route();
+    assert_eq!(lease.backend(), B, "past the full one");
+    let snapshot = world.snapshot();
+    assert_eq!((snapshot.current, snapshot.switches), (Some(A), 0));
+    assert_eq!(snapshot.last_hold.map(|(_, to, why)| (to, why)), Some((B, HoldReason::LoadAlone)));
+    leases.into_iter().chain([lease]).for_each(|lease| world.finish(lease, 200));
+}
+
 /// A gap of 20 by latency and 10 by load is no load alone: it is a switch.
 #[test]
 fn a_mixed_gap_switches() {
@@ -286,8 +333,12 @@ fn a_mixed_gap_switches() {
     world.reconfigure(&["a", "b"], rules);
     world.advance(0);
     world.answer(B, 10);
-    let leases: Vec<_> = (0..6).map(|_| world.route()).collect();
-    assert_eq!(leases[4].backend(), A, "a gap of 28");
+    let mut leases = Vec::new();
+    for in_flight in 0..5 {
+        assert_eq!(world.snapshot().switches, 0, "a gap of less than 30, {in_flight} in flight");
+        leases.push(world.router.route(world.now, &[B]).expect("a is left"));
+    }
+    leases.push(world.route());
     assert_eq!(leases[5].backend(), B, "a gap of 30, five in flight");
     assert_eq!(world.snapshot().switches, 1);
     leases.into_iter().for_each(|lease| world.finish(lease, 200));
@@ -316,8 +367,8 @@ fn holds_are_told_sparingly() {
     assert_eq!(world.snapshot().last_hold, Some((world.now, C, reason)));
 }
 
-/// A spill goes to usable backends only: within the cooldown a loaded, slow current backend keeps a
-/// request that neither fits the better one, as loaded, nor may go to an idle one that is down.
+/// A spill goes to usable backends only: within the cooldown the full current backend is left for
+/// a less loaded one, not for an idle one that is down.
 #[test]
 fn a_spill_never_goes_to_a_down_backend() {
     let mut rules = Rules::default();
@@ -327,8 +378,11 @@ fn a_spill_never_goes_to_a_down_backend() {
     world.answer(B, 100);
     assert_eq!(world.serve(), B);
     world.answer(A, 10);
-    let mut leases: Vec<_> = (0..20).map(|_| world.route()).collect();
-    assert!(leases.iter().all(|lease| lease.backend() == A));
+    let mut leases = vec![world.route()];
+    assert_eq!(leases[0].backend(), A);
+    for _ in 1..20 {
+        leases.push(world.router.route(world.now, &[B, C]).expect("a is left"));
+    }
     for _ in 0..10 {
         leases.push(world.router.route(world.now, &[A, C]).expect("b is left"));
     }
@@ -341,9 +395,18 @@ fn a_spill_never_goes_to_a_down_backend() {
     world.answer(B, 1);
     // a: 100 + 40 points, b: 1 + 20, c: 1 and down.
     let lease = world.route();
-    assert_eq!(lease.backend(), A);
+    assert_eq!(lease.backend(), B);
     let hold = world.snapshot().last_hold.map(|(_, candidate, reason)| (candidate, reason));
     assert!(matches!(hold, Some((B, HoldReason::Cooldown { .. }))), "{hold:?}");
     leases.push(lease);
     leases.into_iter().for_each(|lease| world.finish(lease, 200));
+}
+
+/// What the policy says of each backend: in flight from which on it is full.
+fn full_at(snapshot: &Snapshot) -> Vec<Option<u32>> {
+    let full_at = |policy: &PolicyView| match policy {
+        PolicyView::Score { full_at, .. } => *full_at,
+        other => panic!("the policy is score, not {other:?}"),
+    };
+    snapshot.backends.iter().map(|backend| full_at(&backend.policy)).collect()
 }

@@ -1,0 +1,66 @@
+//! What is fitted to all backends together: the pool's curve, the median of the speeds, and with
+//! them every backend's cost. Done every [`REFRESH`] completions.
+use super::{Learned, REFRESH, unit};
+use crate::time::Instant;
+
+impl Learned {
+    /// Fits the curve and the median of the speeds to what was seen, and weighs everyone.
+    pub(super) fn refresh(&mut self, now: Instant) {
+        // Else a backend that is charged for its errors, and so gets no requests, would be charged
+        // for as long as trials take to outweigh them, however little others fail by now.
+        let stale = REFRESH as f64 / (UNASKED_MEMORY * self.present.max(1) as f64);
+        for unit in &mut self.units {
+            if unit.is_present {
+                unit.look(now, &mut self.pool);
+                unit.errors.forget(stale);
+            }
+        }
+        let pool = &mut self.pool;
+        let memory = (pool.completions as f64 / 3.0).clamp(CURVE_MEMORY_MIN, CURVE_MEMORY_MAX);
+        pool.curve.forget(REFRESH as f64 / memory);
+        pool.curve.fit();
+        self.recenter();
+        let pool = &mut self.pool;
+        if pool.center.abs() > CENTER_MAX {
+            // Only the product of speed and curve can be seen: keep the speeds around 1.
+            let factor = libm::exp(pool.center);
+            pool.curve.rescale(factor);
+            for unit in &mut self.units {
+                unit.speed.rescale(factor);
+                unit.settle(pool);
+                unit.due_speed /= factor;
+            }
+            pool.set_center(0.0);
+        }
+        self.adopt_curve();
+    }
+
+    /// Finds the median of the speeds.
+    pub(super) fn recenter(&mut self) {
+        self.scratch.clear();
+        let known = self.units.iter().filter(|unit| {
+            unit.is_present && unit.rails.is_normal() && unit.speed.completions[0] > 0.0
+        });
+        self.scratch.extend(known.map(|unit| (unit.estimate.ln_speed, unit.estimate.error)));
+        self.pool.set_center(unit::median(&mut self.scratch));
+    }
+
+    /// Gives the pool's curve to everyone, and weighs them.
+    pub(super) fn adopt_curve(&mut self) {
+        for slot in 0..self.units.len() {
+            let unit = &mut self.units[slot];
+            if unit.is_present {
+                unit.shape.adopt(&self.pool.curve);
+                unit.draw_in(&self.pool);
+                self.weigh(slot);
+            }
+        }
+    }
+}
+
+const CURVE_MEMORY_MIN: f64 = 640.0;
+const CURVE_MEMORY_MAX: f64 = 20_000.0;
+/// The same for a backend that is not asked, in requests of the pool for each of its backends.
+const UNASKED_MEMORY: f64 = 400.0;
+/// Speeds are scaled anew when their median is beyond e^0.7, about 2.
+const CENTER_MAX: f64 = 0.7;
