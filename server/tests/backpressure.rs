@@ -71,3 +71,36 @@ fn a_head_cut_by_a_full_buffer_is_read_on() {
         assert_eq!(requests, answered, "requests answered with {} bytes unread", rest.len());
     }
 }
+
+/// Work is what shares go by: a request's body of tiny chunks counts many times its bytes, plain
+/// bytes count once. Probes are told apart, since they wait for nobody.
+#[test]
+fn tiny_chunks_count_for_more() {
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    let target = BackendTarget {
+        name: "A".to_owned(),
+        url: "http://127.0.0.1:9".to_owned(),
+        authority: "127.0.0.1:9".to_owned(),
+        addresses: vec![address],
+    };
+    let mut proxy = Proxy::new(Config::default(), vec![target], 1, NOW).expect("good defaults");
+    let mut work_of = |framing: &str, body: &[u8]| {
+        let client = proxy.handle_accept(NOW, address);
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n");
+        assert!(hand_over(&mut proxy, client, head.as_bytes()).is_empty());
+        let (made, _) = settle(&mut proxy, client);
+        assert!(!proxy.is_probe(client) && !proxy.is_probe(made.expect("an upstream")));
+        let before = proxy.work();
+        assert!(hand_over(&mut proxy, client, body).is_empty());
+        proxy.work() - before
+    };
+    let body = b"1\r\nx\r\n".repeat(1000);
+    assert_eq!(work_of("Content-Length: 6000", &body), 6000);
+    assert!(work_of("Transfer-Encoding: chunked", &body) > 10 * 6000);
+    proxy.handle_timeout(NOW);
+    let probe = std::iter::from_fn(|| proxy.poll_action()).find_map(|action| match action {
+        Action::Connect { conn, .. } => Some(conn),
+        _ => None,
+    });
+    assert!(proxy.is_probe(probe.expect("a ping")));
+}

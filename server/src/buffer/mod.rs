@@ -153,12 +153,21 @@ impl Buffer {
         &self.memory[self.start..self.end]
     }
 
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.end]
+    }
+
     pub(crate) const fn len(&self) -> usize {
         self.end - self.start
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Free bytes before the bytes.
+    pub(crate) const fn room_before(&self) -> usize {
+        self.start
     }
 
     /// Free bytes behind the bytes.

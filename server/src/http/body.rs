@@ -1,9 +1,9 @@
 //! Bodies on their way through: read by one framing, written by another, copied only where the
 //! bytes change.
-use super::chunked::{ChunkLimits, ChunkedReader};
+use super::chunked::{ChunkLimits, ChunkedReader, Piece};
 use super::error::ChunkError;
 use super::framing::Framing;
-use crate::buffer::{Buffer, BufferPool, Outbox, SMALL};
+use crate::buffer::{Buffer, BufferPool, LARGE, Outbox, SMALL};
 
 /// How the body at hand is read.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(crate) enum BodyWriter {
 pub(crate) struct Relayed {
     /// Bytes of the body's data that went on.
     pub(crate) data: u64,
+    /// Bytes of a chunked body that were looked at one by one.
+    pub(crate) parsed: usize,
     /// Whether the body is over and its end is written.
     pub(crate) is_end: bool,
 }
@@ -131,7 +133,7 @@ fn relay_plain(
         moved += count as u64;
         *left = left.map(|left| left - count as u64);
     }
-    Relayed { data: moved, is_end: *left == Some(0) }
+    Relayed { data: moved, parsed: 0, is_end: *left == Some(0) }
 }
 
 fn relay_into_chunks(
@@ -164,9 +166,10 @@ fn relay_into_chunks(
         };
         moved += count as u64;
     }
-    Relayed { data: moved, is_end: false }
+    Relayed { data: moved, parsed: 0, is_end: false }
 }
 
+/// Chunks that came together go on as one, as far as there is room.
 fn relay_chunked(
     reader: &mut ChunkedReader,
     writer: BodyWriter,
@@ -176,21 +179,24 @@ fn relay_chunked(
 ) -> Result<Relayed, ChunkError> {
     let mut relayed = Relayed::default();
     loop {
-        let bytes = input.as_ref().map_or(&[][..], Buffer::bytes);
-        let wished = if bytes.len() + CHUNK_OVERHEAD <= SMALL { SMALL } else { bytes.len() };
-        if !output.reserve(CHUNK_OVERHEAD + 1, wished, pool) {
+        let is_free = output.is_empty();
+        let data_max = if is_free {
+            LARGE - CHUNK_OVERHEAD - LAST_CHUNK.len()
+        } else if output.room() > CHUNK_OVERHEAD {
+            output.room() - CHUNK_OVERHEAD
+        } else {
             break;
+        };
+        let bytes = input.as_mut().map_or(&mut [][..], Buffer::bytes_mut);
+        let (len, (piece, error)) = (bytes.len(), reader.gather(bytes, data_max));
+        relayed.data += piece.data.len() as u64;
+        relayed.parsed += piece.consumed;
+        let is_all = is_free && piece.consumed == len && piece.data.len() > SMALL;
+        if !(is_all && move_chunk(&piece, writer, input, output, pool)) {
+            copy_chunk(&piece, writer, input, output, pool);
         }
-        let piece = reader.read(bytes, output.room() - CHUNK_OVERHEAD)?;
-        let data = &bytes[piece.data.clone()];
-        relayed.data += data.len() as u64;
-        match writer {
-            _ if data.is_empty() => {}
-            BodyWriter::Plain => output.append(data),
-            BodyWriter::Chunked { .. } => append_chunk(output, data),
-        }
-        if let Some(buffer) = input {
-            buffer.consume(piece.consumed);
+        if let Some(error) = error {
+            return Err(error);
         }
         if piece.is_end {
             relayed.is_end = write_end(reader, writer, output, pool);
@@ -202,6 +208,56 @@ fn relay_chunked(
     }
     output.shrink(pool);
     Ok(relayed)
+}
+
+/// Hands the buffer with the data of a piece over, which is all that it holds; false (and nothing
+/// done) when there is no room for a chunk's size before it.
+fn move_chunk(
+    piece: &Piece,
+    writer: BodyWriter,
+    input: &mut Option<Buffer>,
+    output: &mut Outbox,
+    pool: &mut BufferPool,
+) -> bool {
+    let Some(mut buffer) = input.take() else { return false };
+    let len = piece.data.len();
+    let frame = match writer {
+        BodyWriter::Plain => [&[][..], &[]],
+        BodyWriter::Chunked { .. } => [&size_line(len)[..], b"\r\n"],
+    };
+    if buffer.room_before() + piece.data.start < frame[0].len() {
+        *input = Some(buffer);
+        return false;
+    }
+    buffer.consume(piece.data.start);
+    buffer.truncate(len);
+    let fits = buffer.prepend(frame[0]) && buffer.append(frame[1]);
+    debug_assert!(fits, "a chunk came in more bytes than its data has");
+    let pushed = output.push(buffer, pool);
+    debug_assert!(pushed.is_ok(), "nothing waits before it");
+    true
+}
+
+/// Copies the data of a piece to where bytes wait, and drops it.
+fn copy_chunk(
+    piece: &Piece,
+    writer: BodyWriter,
+    input: &mut Option<Buffer>,
+    output: &mut Outbox,
+    pool: &mut BufferPool,
+) {
+    let Some(buffer) = input else { return };
+    let data = &buffer.bytes()[piece.data.clone()];
+    if !data.is_empty() {
+        let needed = data.len() + CHUNK_OVERHEAD;
+        let has_room = output.reserve(needed, needed + LAST_CHUNK.len(), pool);
+        debug_assert!(has_room, "no more is read than there is room for");
+        match writer {
+            BodyWriter::Plain => output.append(data),
+            BodyWriter::Chunked { .. } => append_chunk(output, data),
+        }
+    }
+    buffer.consume(piece.consumed);
 }
 
 /// Writes the last chunk and the trailer fields that may pass; false when there is no room now.
@@ -312,6 +368,26 @@ mod tests {
             }
         }
         panic!("the body never ended");
+    }
+
+    /// Tiny chunks that came together go on as one, both where their data is moved and where it is
+    /// copied; each byte of them is counted.
+    #[test]
+    fn chunks_that_came_together_go_on_as_one() {
+        for count in [10, 5000] {
+            let wire = "1\r\nx\r\n".repeat(count);
+            let mut pool = BufferPool::default();
+            let mut reader = BodyReader::new(Framing::Chunked, LIMITS).expect("a body");
+            let (mut input, mut output) = (None, Outbox::default());
+            pool.read_space(&mut input)[..wire.len()].copy_from_slice(wire.as_bytes());
+            input.as_mut().expect("a buffer").filled(wire.len());
+            let writer = BodyWriter::Chunked { with_trailer: true };
+            let relayed = relay(&mut reader, writer, &mut input, &mut output, &mut pool);
+            let expected = Relayed { data: count as u64, parsed: wire.len(), is_end: false };
+            assert_eq!(relayed, Ok(expected));
+            let chunk = format!("{count:x}\r\n{}\r\n", "x".repeat(count));
+            assert_eq!(output.pending(), chunk.as_bytes());
+        }
     }
 
     /// Decodes a chunked body with a reader of its own.

@@ -92,11 +92,70 @@ impl ChunkedReader {
                 self.state = if left == 0 { State::DataCr } else { State::Data { left } };
                 return Ok(Piece { consumed: at + len, data: at..at + len, is_end: false });
             }
+            if let Some((state, len)) = self.leap(&input[at..]) {
+                at += len;
+                self.state = state;
+                continue;
+            }
             let Some(&byte) = input.get(at) else { break };
             at += 1;
             self.state = self.step(byte)?;
         }
         Ok(Piece { consumed: at, data: at..at, is_end: self.state == State::Done })
+    }
+
+    /// Reads as [`read`](Self::read) does, over as many chunks as come before `data_max` bytes of
+    /// data or the end of the input: their data is moved together, behind that of the first one.
+    /// What came before an error stands there, too; it is reported with it, and only once.
+    pub(crate) fn gather(
+        &mut self,
+        input: &mut [u8],
+        data_max: usize,
+    ) -> (Piece, Option<ChunkError>) {
+        let mut all = Piece { consumed: 0, data: 0..0, is_end: false };
+        loop {
+            let left = data_max - all.data.len();
+            let piece = match self.read(&input[all.consumed..], left) {
+                Ok(piece) => piece,
+                Err(error) => return (all, Some(error)),
+            };
+            let len = piece.data.len();
+            let start = all.consumed + piece.data.start;
+            if all.data.is_empty() {
+                all.data = start..start + len;
+            } else {
+                input.copy_within(start..start + len, all.data.end);
+                all.data.end += len;
+            }
+            all.consumed += piece.consumed;
+            all.is_end = piece.is_end;
+            if piece.is_end || piece.consumed == 0 {
+                return (all, None);
+            }
+        }
+    }
+
+    /// Takes at once what well-formed chunks consist of, where all of it is there: the state after
+    /// it and its length. Everything else goes byte by byte.
+    #[inline]
+    fn leap(&self, input: &[u8]) -> Option<(State, usize)> {
+        match self.state {
+            State::Size { value: 0, digits: 0 } => {
+                let (size, len) = size_line_of(input)?;
+                Some((if size == 0 { State::Trailer } else { State::Data { left: size } }, len))
+            }
+            State::DataCr => {
+                input.starts_with(b"\r\n").then_some((State::Size { value: 0, digits: 0 }, 2))
+            }
+            State::Extension { size, len } => {
+                let room = self.limits.extension_bytes_max.saturating_sub(len);
+                let most = &input[..input.len().min(room)];
+                let is_allowed = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+                let run = most.iter().position(|byte| !is_allowed(byte)).unwrap_or(most.len());
+                (run > 0).then_some((State::Extension { size, len: len + run }, run))
+            }
+            _ => None,
+        }
     }
 
     /// The trailer fields that may be passed on, as lines; none before the end.
@@ -194,6 +253,25 @@ impl ChunkedReader {
         }
         Ok(State::Done)
     }
+}
+
+/// The size of a chunk, and the length of its line, where that is nothing but digits and CRLF.
+fn size_line_of(input: &[u8]) -> Option<(u64, usize)> {
+    let mut size = 0;
+    for (at, &byte) in input.iter().take(usize::from(SIZE_DIGITS_MAX) + 1).enumerate() {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            b'A'..=b'F' => byte - b'A' + 10,
+            b'\r' if at > 0 && input.get(at + 1) == Some(&b'\n') => return Some((size, at + 2)),
+            _ => return None,
+        };
+        size = size * 16 + u64::from(digit);
+        if size >= SIZE_END || at == usize::from(SIZE_DIGITS_MAX) {
+            return None;
+        }
+    }
+    None
 }
 
 /// The lines of a trailer section, each with its field's name, or `None` where it is no field.
@@ -352,6 +430,24 @@ mod tests {
             let body = [b"0\r\n".as_slice(), &line, b"\r\n"].concat();
             assert_eq!(read_all(&body, 1).is_ok(), is_good, "trailer section of {len}");
         }
+    }
+
+    /// Chunks that are there together give their data in one piece; what came before an error, too.
+    #[test]
+    fn chunks_are_gathered() {
+        let check = |input: &[u8], data_max: usize, data: &[u8], consumed: usize, error| {
+            let shown = String::from_utf8_lossy(input);
+            let mut bytes = input.to_vec();
+            let (piece, found) = ChunkedReader::new(LIMITS).gather(&mut bytes, data_max);
+            assert_eq!((&bytes[piece.data], found), (data, error), "{shown:?}");
+            assert_eq!(piece.consumed, consumed, "{shown:?}");
+            assert_eq!(&bytes[consumed..], &input[consumed..], "what follows stays: {shown:?}");
+        };
+        check(b"1\r\na\r\n2;x\r\nbc\r\n", 9, b"abc", 15, None);
+        check(b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\nGET", 9, b"abc", 18, None);
+        check(b"1\r\na\r\n2\r\nbc\r\n", 2, b"ab", 10, None);
+        check(b"1\r\na\r\n1\r\nb\r\nz", 9, b"ab", 10, Some(ChunkError::InvalidSize));
+        check(b"3\r\na", 9, b"a", 4, None);
     }
 
     /// Data comes in pieces of at most the size asked for.

@@ -258,12 +258,11 @@ impl Proxy {
         }
     }
 
-    /// Says whether bytes of a connection wait to be read. As long as some do, the deadlines of its
-    /// session are put off: what has arrived is read before anything is judged.
-    pub fn handle_unread(&mut self, conn: ConnId, is_unread: bool) {
-        if let Some(entry) = self.table.get_mut(conn) {
-            entry.is_unread = is_unread;
-        }
+    /// Work done so far, as bytes that were read; bytes that cost more count for more. A driver that
+    /// serves many connections goes by it, so that none has more than its share.
+    #[inline]
+    pub const fn work(&self) -> u64 {
+        self.shared.work
     }
 
     /// A peer ended its side: no more bytes come.

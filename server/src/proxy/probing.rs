@@ -84,6 +84,11 @@ impl Proxy {
         }
     }
 
+    /// Whether a connection carries a probe.
+    pub fn is_probe(&self, conn: ConnId) -> bool {
+        matches!(self.table.get(conn).map(|entry| &entry.conn), Some(Conn::Probe(_)))
+    }
+
     pub(super) fn finish_probe(&mut self, now: Instant, conn: ConnId, result: ProbeResult) {
         let Some(probe) = self.probe_mut(conn).map(|probe| probe.probe) else {
             return;

@@ -17,6 +17,14 @@ use crate::http::UpstreamError;
 const PUT_OFF: Duration = Duration::from_millis(1);
 
 impl Proxy {
+    /// Says whether bytes of a connection wait to be read. As long as some do, the deadlines of its
+    /// session are put off: what has arrived is read before anything is judged.
+    pub fn handle_unread(&mut self, conn: ConnId, is_unread: bool) {
+        if let Some(entry) = self.table.get_mut(conn) {
+            entry.is_unread = is_unread;
+        }
+    }
+
     /// Something happened to a session: does what it wants, looks at what it has for its
     /// connections, and makes sure that it is looked at in time.
     pub(super) fn serve(&mut self, now: Instant, id: ConnId) {

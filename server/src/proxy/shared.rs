@@ -13,6 +13,10 @@ use crate::http::chunked::ChunkLimits;
 use crate::http::forward::{HostLine, RequestEnds, client_fields};
 use crate::http::head::HeadLimits;
 
+/// Work of a byte that is looked at by itself, where a byte that is read and written as it came is 1:
+/// 2.5 ns against 0.3 ns, with room for slower machines.
+const PARSED_WORK: u64 = 15;
+
 /// Buffers, limits and the way out for notices.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -33,6 +37,8 @@ pub(crate) struct Shared {
     /// The address of the client that came last, and what requests say about it: the next one is
     /// often the same's.
     last_address: Option<(IpAddr, Arc<str>)>,
+    /// See [`Proxy::work`](super::Proxy::work).
+    pub(crate) work: u64,
     /// Whether no exchange begins any more.
     pub(crate) is_stopping: bool,
 }
@@ -51,6 +57,7 @@ impl Shared {
             host_line: HostLine::new(""),
             actions: VecDeque::new(),
             last_address: None,
+            work: 0,
             is_stopping: false,
         }
     }
@@ -66,6 +73,12 @@ impl Shared {
     pub(crate) fn set_date(&mut self, http_date: &str) {
         self.date.clear();
         self.date.extend(["Date: ", http_date, "\r\n"]);
+    }
+
+    /// So many bytes of a chunked body were looked at one by one.
+    #[inline]
+    pub(crate) const fn add_parsed(&mut self, bytes: usize) {
+        self.work += PARSED_WORK * bytes as u64;
     }
 
     /// What forwarded requests say about a client.

@@ -6,6 +6,7 @@
 //! that read them and only a write that blocked waits for an edge. Nothing here knows what the
 //! bytes mean.
 mod accept;
+mod budget;
 mod clock;
 mod descriptors;
 mod edge;
@@ -26,6 +27,7 @@ use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use self::budget::{Budget, COSTLY_READ, READS_MAX, is_costly, share_end};
 use self::clock::Clock;
 use self::descriptors::connections_max;
 use self::edge::Edge;
@@ -40,8 +42,6 @@ use crate::state::Keeper;
 
 /// Events taken from the system in one turn.
 const EVENTS_MAX: usize = 1024;
-/// Reads of one connection in one turn; what is left waits until the others had theirs.
-const READS_MAX: usize = 16;
 /// A deadline judged later than this after it passed may have passed while the proxy was paused: what
 /// arrived meanwhile is taken first. Ordinary turns are late by the poll's grain of 1 ms.
 const LATE: Duration = Duration::from_millis(5);
@@ -83,6 +83,8 @@ struct Reactor {
     deadline: Option<Instant>,
     /// Connections with bytes left to read.
     unread: VecDeque<ConnId>,
+    /// What the turn may still do.
+    budget: Budget,
     /// When accepting may go on after the system ran out of sockets.
     accepts_from: Instant,
     /// When the log may say again that accepting failed.
@@ -145,6 +147,7 @@ impl Reactor {
             sockets: Vec::new(),
             deadline: Some(now),
             unread: VecDeque::new(),
+            budget: Budget::default(),
             accepts_from: now,
             accept_warns_from: now,
             is_stop_asked: false,
@@ -168,6 +171,7 @@ impl Reactor {
             self.proxy.handle_pause(self.now);
             self.flush();
         }
+        self.budget.begin(self.proxy.work());
         self.take_events(events);
         if !self.unread.is_empty() {
             self.read_on();
@@ -300,7 +304,12 @@ impl Reactor {
                 cold_path();
                 self.write(conn);
             }
-            self.read(conn);
+            // A probe waits for nobody.
+            if self.budget.is_spent(self.proxy.work()) && !self.proxy.is_probe(conn) {
+                self.queue(conn);
+            } else {
+                self.read(conn);
+            }
         }
         self.flush();
     }
@@ -308,7 +317,11 @@ impl Reactor {
     /// Goes on with connections that had more bytes than their share.
     #[cold]
     fn read_on(&mut self) {
+        self.budget.begin(self.proxy.work());
         for _ in 0..self.unread.len() {
+            if self.budget.is_spent(self.proxy.work()) {
+                break;
+            }
             if let Some(conn) = self.unread.pop_front() {
                 if let Some(socket) = self.socket(conn) {
                     socket.is_queued = false;
@@ -344,6 +357,8 @@ impl Reactor {
 
     /// Reads what came, up to a connection's share.
     fn read(&mut self, conn: ConnId) {
+        let mut work = self.proxy.work();
+        let end = share_end(work, !self.unread.is_empty());
         for _ in 0..READS_MAX {
             let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
                 cold_path();
@@ -365,7 +380,8 @@ impl Reactor {
                 }
                 return;
             }
-            let moved = socket.read(space);
+            let most = if socket.is_costly { space.len().min(COSTLY_READ) } else { space.len() };
+            let moved = socket.read(&mut space[..most]);
             let has_more = socket.is_readable;
             let Moved::Bytes(count) = moved else {
                 return self.read_nothing(conn, moved);
@@ -374,6 +390,13 @@ impl Reactor {
             self.flush();
             if !has_more {
                 return;
+            }
+            let before = std::mem::replace(&mut work, self.proxy.work());
+            if let Some(socket) = self.socket(conn) {
+                socket.is_costly = is_costly(count, work - before);
+            }
+            if work >= end {
+                break;
             }
         }
         self.queue(conn);

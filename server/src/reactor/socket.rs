@@ -39,6 +39,8 @@ pub(crate) struct Socket {
     watches_writes: bool,
     /// Whether the last bytes written are held back by the system until the end of the stream.
     is_held: bool,
+    /// Whether what came last took much work: less is read at a time.
+    pub(crate) is_costly: bool,
     /// Whether it waits in the list of sockets with bytes left to read.
     pub(crate) is_queued: bool,
 }
@@ -101,6 +103,7 @@ impl Socket {
             is_broken: false,
             is_reset: false,
             is_held: false,
+            is_costly: false,
             is_queued: false,
         }
     }

@@ -128,6 +128,7 @@ impl Session {
             shared.buffers.shrink(&mut self.upstream.input);
             return;
         }
+        shared.work += count as u64;
         match side {
             Side::Client => {
                 if let Some(input) = &mut self.client.input {

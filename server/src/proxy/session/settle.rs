@@ -212,6 +212,7 @@ impl Session {
         }
         match relayed {
             Ok(relayed) => {
+                shared.add_parsed(relayed.parsed);
                 *data += relayed.data;
                 // Waiting for more begins when there is room for it, however long that took.
                 if client.input.as_ref().is_none_or(Buffer::is_empty) {
@@ -395,6 +396,9 @@ impl Session {
         // Whatever came of it: what begins to wait now has all the time there is to be taken.
         if was_empty && !client.output.is_empty() {
             client.last_write = now;
+        }
+        if let Ok(relayed) = &relayed {
+            shared.add_parsed(relayed.parsed);
         }
         match relayed {
             Ok(relayed) if relayed.is_end => {
