@@ -6,6 +6,7 @@ pub mod admin;
 pub(crate) mod buffer;
 pub mod cli;
 pub mod config;
+mod disk;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;

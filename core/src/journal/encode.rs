@@ -234,3 +234,11 @@ pub fn end_block(at: Instant, is_continued: bool) -> Vec<u8> {
     encoder.ended(at, is_continued);
     encoder.block
 }
+
+/// A block without records that tells of `lost` records missing before the next one, for a sink
+/// that failed to write them.
+pub fn gap_block(at: Instant, lost: u64) -> Vec<u8> {
+    let mut encoder = Encoder::new(Vec::new());
+    encoder.begin(at, lost);
+    encoder.block
+}

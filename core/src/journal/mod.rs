@@ -49,7 +49,7 @@ mod replay;
 mod shadow;
 mod wire;
 
-pub use encode::end_block;
+pub use encode::{end_block, gap_block};
 pub use header::{Header, VERSION, frame};
 pub use read::{Fault, JournalError, Reader};
 pub use record::{Admission, Entry, Record};

@@ -1,42 +1,118 @@
 //! The file of a recording, or the ring of files that bounds it.
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use intelliproxy_core::Instant;
-use intelliproxy_core::journal::{Header, end_block, frame};
+use intelliproxy_core::journal::{Header, end_block, frame, gap_block};
+
+use crate::disk;
 
 /// Writes blocks, and begins the next file when one is full.
+///
+/// After a failed write everything up to the last whole block stays, and the next block may be
+/// tried: what was lost in between is told before it.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct Files<F = File> {
     base: PathBuf,
     /// Bytes of a file; 0 for any number, in one file.
     bytes_max: u64,
     /// Files of the ring.
     count: u32,
     path: PathBuf,
-    file: File,
-    /// Bytes of the file at hand.
+    file: F,
+    /// Bytes of the current file that are whole: its header and its blocks.
     written: u64,
+    /// Whether a failed write may have left bytes behind these.
+    is_torn: bool,
+    /// Whether the current file has its end mark, so that the next one has to begin.
+    has_ended: bool,
     header: Option<Header>,
+    /// Records lost since the last block that was written.
+    lost: u64,
     /// Reused: a block with its frame.
     buffer: Vec<u8>,
 }
 
+/// A file that can be cut back to what of it is whole.
+pub(super) trait Target: Write {
+    /// Removes everything behind `bytes` and writes on from there.
+    fn cut(&mut self, bytes: u64) -> io::Result<()>;
+}
+
+impl Target for File {
+    fn cut(&mut self, bytes: u64) -> io::Result<()> {
+        self.set_len(bytes)?;
+        self.seek(SeekFrom::Start(bytes)).map(drop)
+    }
+}
+
 impl Files {
     /// Makes the first file. One that is there is kept under its name with `.old` behind it.
+    ///
+    /// # Errors
+    /// The system's; or something other than a regular file has the name.
     pub(super) fn create(base: PathBuf, bytes_max: u64, count: u32) -> io::Result<Self> {
         let path = if bytes_max == 0 { base.clone() } else { numbered(&base, 0) };
-        if fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
-            fs::rename(&path, suffixed(&path, ".old"))?;
+        if disk::is_regular(&path)? {
+            fs::rename(&path, disk::beside(&path, ".old"))?;
         }
-        let file = File::create(&path)?;
-        let (written, header, buffer) = (0, None, Vec::new());
-        Ok(Self { base, bytes_max, count, path, file, written, header, buffer })
+        let file = disk::create(&path)?;
+        Ok(Self::new(base, bytes_max, count, path, file))
     }
 
-    /// The file at hand.
+    /// Writes a block whose last record is of the time `at`, the `records` records of which are
+    /// lost when that fails.
+    pub(super) fn write(&mut self, payload: &[u8], at: Instant, records: u64) -> io::Result<()> {
+        let size = self.written + payload.len() as u64;
+        let is_full = self.bytes_max > 0 && size > self.bytes_max && self.header.is_some();
+        let result = if is_full || self.has_ended { self.begin_next(at) } else { Ok(()) };
+        let result = result.and_then(|()| self.put_all(payload, at));
+        if result.is_err() {
+            self.lost += records;
+        }
+        result
+    }
+
+    /// Ends the current file and begins the next.
+    fn begin_next(&mut self, at: Instant) -> io::Result<()> {
+        if !self.has_ended {
+            self.put_block(&end_block(at, true))?;
+            self.has_ended = true;
+        }
+        let Some(mut header) = self.header.clone() else { return Ok(()) };
+        header.part += 1;
+        let path = numbered(&self.base, header.part % self.count.max(1));
+        let mut file = disk::replace(&path)?;
+        let bytes = header.encode();
+        file.write_all(&bytes)?;
+        self.path = path;
+        self.file = file;
+        self.written = bytes.len() as u64;
+        self.header = Some(header);
+        (self.is_torn, self.has_ended) = (false, false);
+        Ok(())
+    }
+}
+
+impl<F: Target> Files<F> {
+    fn new(base: PathBuf, bytes_max: u64, count: u32, path: PathBuf, file: F) -> Self {
+        Self {
+            base,
+            bytes_max,
+            count,
+            path,
+            file,
+            written: 0,
+            is_torn: false,
+            has_ended: false,
+            header: None,
+            lost: 0,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// The current file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -44,55 +120,126 @@ impl Files {
     /// The first header begins the file; a later one is for the files that come.
     pub(super) fn begin(&mut self, header: Header) -> io::Result<()> {
         let part = self.header.as_ref().map_or(0, |header| header.part);
-        let is_first = self.header.is_none();
-        let header = Header { part, ..header };
-        if is_first {
-            self.put(&header.encode())?;
-        }
-        self.header = Some(header);
-        Ok(())
+        self.header = Some(Header { part, ..header });
+        self.put_header()
     }
 
-    /// Writes a block whose last record is of the time `at`.
-    pub(super) fn write(&mut self, payload: &[u8], at: Instant) -> io::Result<()> {
+    /// Writes the header unless it is there.
+    fn put_header(&mut self) -> io::Result<()> {
+        match &self.header {
+            Some(header) if self.written == 0 => {
+                let bytes = header.encode();
+                self.put(&bytes)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a block, and before it what is missing in front of it.
+    fn put_all(&mut self, payload: &[u8], at: Instant) -> io::Result<()> {
+        self.put_header()?;
+        if self.lost > 0 {
+            self.put_block(&gap_block(at, self.lost))?;
+            self.lost = 0;
+        }
+        self.put_block(payload)
+    }
+
+    fn put_block(&mut self, payload: &[u8]) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let is_full = self.bytes_max > 0 && self.written + payload.len() as u64 > self.bytes_max;
-        if is_full && let Some(mut header) = self.header.take() {
-            let end = end_block(at, true);
-            set_block(&mut buffer, &end);
-            self.put(&buffer)?;
-            header.part += 1;
-            self.path = numbered(&self.base, header.part % self.count.max(1));
-            self.file = File::create(&self.path)?;
-            self.written = 0;
-            self.put(&header.encode())?;
-            self.header = Some(header);
-        }
-        set_block(&mut buffer, payload);
-        self.put(&buffer)?;
+        buffer.clear();
+        buffer.extend_from_slice(&frame(payload));
+        buffer.extend_from_slice(payload);
+        let result = self.put(&buffer);
         self.buffer = buffer;
-        Ok(())
+        result
     }
 
+    /// Writes all of these bytes or none of them.
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
+        if self.is_torn {
+            self.file.cut(self.written)?;
+            self.is_torn = false;
+        }
+        if let Err(error) = self.file.write_all(bytes) {
+            // Cut at once where that is possible, so that the file is whole at any time.
+            self.is_torn = self.file.cut(self.written).is_err();
+            return Err(error);
+        }
         self.written += bytes.len() as u64;
         Ok(())
     }
 }
 
-fn set_block(buffer: &mut Vec<u8>, payload: &[u8]) {
-    buffer.clear();
-    buffer.extend_from_slice(&frame(payload));
-    buffer.extend_from_slice(payload);
-}
-
 fn numbered(base: &Path, number: u32) -> PathBuf {
-    suffixed(base, &format!(".{number}"))
+    disk::beside(base, &format!(".{number}"))
 }
 
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    PathBuf::from(name)
+#[cfg(test)]
+mod tests {
+    use intelliproxy_core::journal::{Entry, Reader, Record};
+    use intelliproxy_core::{RouterConfig, Rules};
+
+    use super::*;
+
+    /// A disk of which only so many bytes are free.
+    #[derive(Debug)]
+    struct Disk {
+        bytes: Vec<u8>,
+        size: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.size - self.bytes.len());
+            self.bytes.extend_from_slice(&bytes[..count]);
+            if count == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(count) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Target for Disk {
+        fn cut(&mut self, bytes: u64) -> io::Result<()> {
+            self.bytes.truncate(bytes as usize);
+            Ok(())
+        }
+    }
+
+    /// A disk that is full for a while costs the blocks of that time and no others: the file stays
+    /// readable, and the records that are missing are told in it.
+    #[test]
+    fn a_full_disk_costs_the_blocks_of_that_time() {
+        let backends = vec!["A".to_owned()];
+        let header = Header {
+            config: RouterConfig { backends, rules: Rules::default() },
+            seed: 1,
+            started: Instant::ZERO,
+            wall_clock_nanos: 0,
+            part: 0,
+        };
+        let at = Instant::from_millis(7);
+        let block = |is_continued| end_block(at, is_continued);
+        let disk = Disk { bytes: Vec::new(), size: 10 };
+        let mut files = Files::new("r".into(), 0, 1, "r".into(), disk);
+        files.begin(header.clone()).expect_err("no room for the header");
+        assert!(files.file.bytes.is_empty(), "no half a header is left");
+        files.put_all(&gap_block(at, 0), at).expect_err("nor for a block");
+        files.file.size = header.encode().len() + 20;
+        files.lost = 7;
+        let whole = header.encode().len();
+        files.put_all(&[0; 100], at).expect_err("not for this one");
+        assert!(files.file.bytes.len() > whole, "the gap is told before");
+        files.lost += 5;
+        files.file.size = 10_000;
+        files.put_all(&block(false), at).expect("room");
+        let (read, reader) = Reader::new(&files.file.bytes).expect("a header");
+        assert_eq!(read, header);
+        let entries: Vec<Entry> = reader.collect::<Result<_, _>>().expect("a whole recording");
+        let records: Vec<Record> = entries.into_iter().map(|entry| entry.record).collect();
+        let lost = |records| Record::Lost { records };
+        assert_eq!(records, [lost(7), lost(5), Record::Ended { is_continued: false }]);
+    }
 }

@@ -5,10 +5,14 @@
 //! file tells of it before the next block, /stats in a field, the log once for each time. Buffers
 //! go back and forth, so that nothing is allocated in steady state.
 //!
+//! A block that cannot be written, because the disk is full, is lost and told in the same way; the
+//! next one is tried again.
+//!
 //! A recording ends when its router does; [`RecordGuard`] waits until it is written.
 mod files;
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -17,7 +21,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use intelliproxy_core::Instant;
 use intelliproxy_core::journal::{Header, JournalSink};
-use log::{error, info, warn};
+use log::{Level, info, log, warn};
 
 use self::files::Files;
 use crate::config::RecordingRules;
@@ -74,32 +78,62 @@ fn spawn(mut files: Files, blocks_max: usize) -> io::Result<(Recorder, RecordGua
     thread::Builder::new().name("record".to_owned()).spawn(move || {
         // Dropped at the end of this thread, whatever ends it.
         let _ending: Sender<()> = ending;
-        let mut is_broken = false;
+        let mut failure = Failure::default();
         for message in queued {
             let (result, records) = match message {
-                Message::Begin(_) if is_broken => continue,
-                Message::Block { records, .. } if is_broken => {
-                    lost.fetch_add(records, Ordering::Relaxed);
-                    continue;
-                }
                 Message::Begin(header) => (files.begin(*header), 0),
                 Message::Block { mut payload, at, records } => {
-                    let result = files.write(&payload, at);
+                    let result = files.write(&payload, at, records);
                     payload.clear();
                     // A spare too many is let go.
                     let _ = spare.try_send(payload);
                     (result, records)
                 }
             };
-            if let Err(wrong) = result {
-                let path = files.path().display();
-                error!("recording into {path} ends: {}", crate::plain::os_error_text(&wrong));
+            if result.is_err() {
                 lost.fetch_add(records, Ordering::Relaxed);
-                is_broken = true;
+            }
+            if let Some((level, line)) = failure.note(files.path(), &result, records) {
+                log!(level, "{line}");
             }
         }
     })?;
     Ok((recorder, RecordGuard { ended }))
+}
+
+/// A time in which blocks could not be written.
+#[derive(Debug, Default)]
+struct Failure {
+    is_on: bool,
+    /// Records lost in it.
+    records: u64,
+}
+
+impl Failure {
+    /// Takes the outcome of one write; returns the line of the log when a failure begins or ends.
+    fn note(
+        &mut self,
+        path: &Path,
+        result: &io::Result<()>,
+        records: u64,
+    ) -> Option<(Level, String)> {
+        let path = path.display();
+        let had_failed = std::mem::replace(&mut self.is_on, result.is_err());
+        match result {
+            Err(wrong) => {
+                self.records += records;
+                let wrong = crate::plain::os_error_text(wrong);
+                let then = "records are lost until it can be written again";
+                (!had_failed).then(|| (Level::Error, format!("recording {path}: {wrong}: {then}")))
+            }
+            Ok(()) if had_failed => {
+                let lost = std::mem::take(&mut self.records);
+                let line = format!("recording {path}: written again, {lost} records were lost");
+                Some((Level::Warn, line))
+            }
+            Ok(()) => None,
+        }
+    }
 }
 
 impl JournalSink for Recorder {

@@ -123,7 +123,7 @@ fn a_full_queue_loses_and_tells() {
         for message in queued {
             match message {
                 Message::Begin(header) => files.begin(*header).expect("room"),
-                Message::Block { payload, at, .. } => files.write(&payload, at).expect("room"),
+                Message::Block { payload, at, .. } => files.write(&payload, at, 0).expect("room"),
             }
         }
     });
@@ -144,4 +144,60 @@ fn impossible_files_are_told() {
     assert_eq!(error, "cannot record into /nonexistent/journal: no such file or directory");
     let none = RecordingRules::default();
     assert!(start(&none).expect("nothing to do").is_none());
+}
+
+/// A name that a link, a pipe or a folder has is refused at once: a link's target stays as it is,
+/// and no pipe is waited for. The files of a ring that come later are told from links, too.
+#[test]
+fn planted_names_are_refused() {
+    let folder = Folder::new("planted");
+    let (victim, link) = (folder.file("victim"), folder.file("link"));
+    fs::write(&victim, "precious").expect("a file");
+    std::os::unix::fs::symlink(&victim, &link).expect("a link");
+    std::os::unix::fs::symlink(folder.file("nowhere"), folder.file("dangling")).expect("a link");
+    let pipe = folder.file("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    let linked = "is a symbolic link, which is not followed";
+    for (path, wrong) in [
+        (&link, linked),
+        (&folder.file("dangling"), linked),
+        (&pipe, "is not a regular file"),
+        (&folder.0, "is not a regular file"),
+    ] {
+        let error = start(&rules(path, 0, 4)).expect_err("not a place for a file");
+        assert_eq!(error, format!("cannot record into {}: {wrong}", path.display()));
+    }
+    let file = folder.file("ring");
+    std::os::unix::fs::symlink(&victim, folder.file("ring.1")).expect("a link");
+    let mut files = Files::create(file, 10, 2).expect("a file");
+    let header = router_header();
+    files.begin(header).expect("room");
+    let error = files.write(b"block", Instant::ZERO, 1).expect_err("a link");
+    assert_eq!(error.to_string(), linked);
+    fs::remove_file(folder.file("ring.1")).expect("it was there");
+    files.write(b"block", Instant::ZERO, 1).expect("a free name");
+    files.write(b"block", Instant::ZERO, 1).expect("the first file again");
+    assert_eq!(fs::read(&victim).expect("a file"), b"precious");
+}
+
+/// The log has one line when writing fails and one when it succeeds again, with what was lost.
+#[test]
+fn failures_are_told_twice() {
+    let mut failure = Failure::default();
+    let path = Path::new("r");
+    let full = || Err(io::ErrorKind::StorageFull.into());
+    assert_eq!(failure.note(path, &Ok(()), 3), None);
+    let (_, line) = failure.note(path, &full(), 3).expect("a line");
+    let expected = "recording r: no storage space: records are lost until it can be written again";
+    assert_eq!(line, expected);
+    assert_eq!(failure.note(path, &full(), 4), None);
+    let (_, line) = failure.note(path, &Ok(()), 5).expect("a line");
+    assert_eq!(line, "recording r: written again, 7 records were lost");
+    assert_eq!(failure.note(path, &Ok(()), 5), None);
+}
+
+fn router_header() -> Header {
+    let config = RouterConfig { backends: vec!["A".to_owned()], rules: Rules::default() };
+    Header { config, seed: 1, started: Instant::ZERO, wall_clock_nanos: 0, part: 0 }
 }

@@ -1,0 +1,78 @@
+//! Files that the program keeps: regular files under names that others may have prepared.
+//!
+//! A name is never followed through a symbolic link that somebody planted there, and opening never
+//! waits: pipes and devices are refused.
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+/// Creates a file under a free name. A link in that place, dangling or not, is an error (`O_EXCL`).
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    File::options().write(true).create_new(true).open(path)
+}
+
+/// Whether a regular file has this name; false when the name is free.
+///
+/// # Errors
+/// Something else has it, or the system does not tell.
+pub(crate) fn is_regular(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => Ok(true),
+        Ok(found) if found.is_symlink() => {
+            Err(io::Error::other("is a symbolic link, which is not followed"))
+        }
+        Ok(_) => Err(io::Error::other(IRREGULAR)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Creates a file in place of the regular one that has this name, if any.
+pub(crate) fn replace(path: &Path) -> io::Result<File> {
+    if is_regular(path)? {
+        fs::remove_file(path)?;
+    }
+    create(path)
+}
+
+/// Why a file was not read.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// It is a pipe, a device or a folder.
+    Irregular,
+    /// The system's error, or one of size or encoding.
+    Failed(io::Error),
+}
+
+/// Reads the text of a regular file of at most `bytes_max` bytes; `None` when there is none.
+pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, Unread> {
+    let mut options = File::options();
+    // A pipe would wait for a writer; the flag means nothing to a regular file.
+    options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let file = match options.open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        result => result.map_err(Unread::Failed)?,
+    };
+    if !file.metadata().map_err(Unread::Failed)?.is_file() {
+        return Err(Unread::Irregular);
+    }
+    let mut text = String::new();
+    let bytes = file.take(bytes_max + 1).read_to_string(&mut text).map_err(Unread::Failed)? as u64;
+    if bytes > bytes_max {
+        return Err(Unread::Failed(io::Error::other(format!("larger than {bytes_max} bytes"))));
+    }
+    Ok(Some(text))
+}
+
+/// The path with something behind its name.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// What is said of a pipe, a device or a folder.
+pub(crate) const IRREGULAR: &str = "is not a regular file";
