@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use log::{LevelFilter, info};
+use log::{LevelFilter, info, warn};
 
 use crate::config::{BackendTarget, Config};
 use crate::logging;
@@ -37,10 +37,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
     match Command::parse(args.iter().cloned(), read_file) {
         Ok(Command::Run { config, log_level, file }) => run(*config, log_level, file, args),
-        Ok(Command::Check { file: Some(file) }) => {
-            print(&format!("{file}: configuration is valid"))
-        }
-        Ok(Command::Check { file: None }) => print("configuration is valid"),
+        Ok(Command::Check { config, file }) => check(&config, file.as_deref()),
         Ok(Command::PrintConfig { config }) => print(&config.to_json()),
         Ok(Command::Help) => print(help::text().trim_end()),
         Ok(Command::Version) => print(concat!("intelliproxy ", env!("CARGO_PKG_VERSION"))),
@@ -49,6 +46,15 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(EXIT_USAGE)
         }
     }
+}
+
+/// Says that the configuration is valid, and what of it is not used.
+fn check(config: &Config, file: Option<&str>) -> ExitCode {
+    if let Some(line) = state::unused(config) {
+        complain(&line);
+    }
+    let prefix = file.map_or_else(String::new, |file| format!("{file}: "));
+    print(&format!("{prefix}configuration is valid"))
 }
 
 /// Serves until the end; on SIGHUP by what the arguments make of the file by then.
@@ -93,7 +99,9 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendT
         return Err("these arguments serve nothing".to_owned());
     };
     let targets = backend_targets(&config)?;
-    state::check(&config, &targets)?;
+    if let Some(line) = state::unused(&config) {
+        warn!("{line}");
+    }
     Ok((*config, targets))
 }
 

@@ -1,20 +1,22 @@
 //! What a policy learns, kept in a file across restarts.
 //!
-//! The file is read once, before anything is served. It is written by a thread of its own every
+//! The file is a cache. It is read once, before anything is served; one that cannot be used is moved
+//! aside. It is written by a thread of its own every
 //! [`SAVE_INTERVAL`] in which something happened and at the end: into a file beside it that then
 //! takes its name, so that there is a whole one at any time. The reactor hands the state over and
 //! never waits for the disk.
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use intelliproxy_core::{Instant, Memory};
+use intelliproxy_core::{Instant, Memory, Router, RouterConfig};
 use log::{info, warn};
 
-use crate::config::{BackendTarget, Config};
+use crate::config::Config;
+use crate::disk::{self, Unread};
 use crate::plain::os_error_text;
 use crate::proxy::Proxy;
 
@@ -34,26 +36,51 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Gives the proxy what the file holds, if there is one, and starts the writer.
+    /// Gives the proxy what the file holds, if there is one, and starts the writer; `None`, with a
+    /// line of the log, where the file is not used.
+    ///
+    /// The file is a cache: one that cannot be used is kept beside as `.bad`, and the proxy starts
+    /// empty.
     ///
     /// # Errors
-    /// One line: the file cannot be read, or is no state of this proxy's policy; or the policy
-    /// learns nothing.
-    pub(crate) fn start(path: String, proxy: &mut Proxy, now: Instant) -> Result<Self, String> {
-        let fail = |wrong: String| format!("state {path}: {wrong}");
-        check_policy(&path, proxy)?;
-        match read(Path::new(&path)) {
-            Ok(Some(text)) => {
-                proxy.restore(&text).map_err(|error| fail(error.to_string()))?;
-                info!("state {path}: restored");
+    /// One line: the path is that of a pipe, a device or a folder; or a thread cannot be started.
+    pub(crate) fn start(
+        config: &Config,
+        proxy: &mut Proxy,
+        now: Instant,
+    ) -> Result<Option<Self>, String> {
+        let Some(path) = &config.state_file else {
+            return Ok(None);
+        };
+        if let Some(line) = unused(config) {
+            warn!("{line}");
+            return Ok(None);
+        }
+        let fail = |wrong: &str| format!("state {path}: {wrong}");
+        let file = PathBuf::from(path);
+        let bad = match disk::read_text(&file, FILE_BYTES_MAX) {
+            Ok(Some(text)) => proxy.restore(&text).err().map(|error| error.to_string()),
+            Ok(None) => {
+                info!("state {path}: not found, starting empty");
+                None
             }
-            Ok(None) => info!("state {path}: there is none yet"),
-            Err(error) => return Err(fail(os_error_text(&error))),
+            Err(Unread::Irregular) => return Err(fail(disk::IRREGULAR)),
+            Err(Unread::Failed(error)) => Some(os_error_text(&error)),
+        };
+        if let Some(wrong) = bad {
+            let beside = disk::beside(&file, ".bad");
+            if let Err(error) = fs::rename(&file, &beside) {
+                let error = os_error_text(&error);
+                warn!("state {path}: {wrong}; not used, as it cannot be moved aside: {error}");
+                return Ok(None);
+            }
+            warn!("state {path}: {wrong}; kept as {}, starting empty", beside.display());
+        } else if file.exists() {
+            info!("state {path}: restored");
         }
         // One may wait while one is written: the next is newer than either.
         let (states, queued) = crossbeam_channel::bounded(1);
         let (ending, ended) = crossbeam_channel::bounded(0);
-        let file = PathBuf::from(&path);
         thread::Builder::new()
             .name("state".to_owned())
             .spawn(move || {
@@ -61,8 +88,8 @@ impl Keeper {
                 let _ending: Sender<()> = ending;
                 write_all(&file, &queued);
             })
-            .map_err(|error| fail(os_error_text(&error)))?;
-        Ok(Self { states, ended, next_save: now + SAVE_INTERVAL })
+            .map_err(|error| fail(&os_error_text(&error)))?;
+        Ok(Some(Self { states, ended, next_save: now + SAVE_INTERVAL }))
     }
 
     /// Called once a turn: hands the state over when it is time.
@@ -74,8 +101,12 @@ impl Keeper {
         if let Some(state) = proxy.learned_state() {
             match self.states.try_send(state) {
                 Ok(()) => {}
-                Err(TrySendError::Full(_)) => warn!("state: the disk is too slow, left out once"),
-                Err(TrySendError::Disconnected(_)) => warn!("state: nothing is kept any more"),
+                Err(TrySendError::Full(_)) => {
+                    warn!("state: previous save still running, skipped this one")
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    warn!("state: the writer has ended, nothing is saved any more")
+                }
             }
         }
     }
@@ -94,54 +125,43 @@ impl Keeper {
     }
 }
 
-/// Whether a configuration with a state file could be started with.
+/// Why the state file of a configuration is not used, in one line: its policy learns nothing.
 ///
-/// # Errors
-/// One line: its policy learns nothing.
-pub(crate) fn check(config: &Config, targets: &[BackendTarget]) -> Result<(), String> {
-    let Some(path) = &config.state_file else {
-        return Ok(());
-    };
-    let proxy = Proxy::new(config.clone(), targets.to_vec(), 0, Instant::ZERO);
-    check_policy(path, &proxy.map_err(|error| error.to_string())?)
-}
-
-fn check_policy(path: &str, proxy: &Proxy) -> Result<(), String> {
-    match proxy.learned_state() {
-        Some(_) => Ok(()),
-        None => Err(format!("state {path}: this policy learns nothing that could be kept")),
-    }
+/// This is the one rule for `--check`, the start and SIGHUP: a warning, and no reason to refuse.
+pub(crate) fn unused(config: &Config) -> Option<String> {
+    let path = config.state_file.as_ref()?;
+    let rules = config.routing.clone();
+    let router = Router::new(RouterConfig { backends: Vec::new(), rules }, 0, Instant::ZERO);
+    let learns = router.is_ok_and(|router| router.learned_state().is_some());
+    (!learns).then(|| format!("state {path}: not used, as the policy learns nothing"))
 }
 
 /// Writes what comes until nobody sends any more.
 fn write_all(file: &Path, states: &Receiver<Memory>) {
+    let mut has_failed = false;
     for state in states {
-        if let Err(error) = write(file, state.to_json().as_bytes()) {
-            warn!("state {}: {}", file.display(), os_error_text(&error));
+        let result = write(file, state.to_json().as_bytes());
+        match &result {
+            Err(error) => {
+                let error = os_error_text(error);
+                warn!("state {}: {error}; kept in memory, trying again", file.display());
+            }
+            Ok(()) if has_failed => info!("state {}: written again", file.display()),
+            Ok(()) => {}
         }
+        has_failed = result.is_err();
     }
 }
 
-/// The text of the file; `None` when there is none.
-fn read(path: &Path) -> io::Result<Option<String>> {
-    use std::io::Read;
-    let file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        result => result?,
-    };
-    let mut text = String::new();
-    let bytes = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64;
-    if bytes > FILE_BYTES_MAX {
-        return Err(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(Some(text))
-}
-
-/// Puts `bytes` into the file at once: all of them, or the file stays as it was.
+/// Puts `bytes` into the file at once: all of them, or the file stays as it was. The file beside it
+/// is always a new one: what was planted there is removed and never followed.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let mut file = File::create(&beside)?;
+    let beside = disk::beside(path, ".new");
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = disk::create(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)
@@ -154,6 +174,7 @@ mod tests {
     use intelliproxy_core::PolicyKind;
 
     use super::*;
+    use crate::config::BackendTarget;
 
     /// A folder of the test's own, empty.
     fn folder(name: &str) -> PathBuf {
@@ -176,42 +197,85 @@ mod tests {
         Proxy::new(config, vec![target("A"), target("B")], 1, Instant::ZERO).expect("good defaults")
     }
 
-    /// What is written at the end is what the next start reads; the file beside it is gone.
+    /// Starts a keeper for a proxy of this policy.
+    fn start(path: &str, policy: PolicyKind) -> (Proxy, Result<Option<Keeper>, String>) {
+        let mut proxy = proxy(policy);
+        let mut config = Config { state_file: Some(path.to_owned()), ..Config::default() };
+        config.routing.policy = policy;
+        let keeper = Keeper::start(&config, &mut proxy, Instant::ZERO);
+        (proxy, keeper)
+    }
+
+    /// What is written at the end is what the next start reads; the file beside it is gone. A link
+    /// that was planted in its place is not followed.
     #[test]
     fn a_state_comes_back() {
         let folder = folder("state-back");
         let path = folder.join("learned.json").display().to_string();
-        let mut first = proxy(PolicyKind::Learned);
-        let keeper = Keeper::start(path.clone(), &mut first, Instant::ZERO).expect("no file yet");
-        keeper.finish(&first);
-        let text = read(Path::new(&path)).expect("readable").expect("written");
+        let victim = folder.join("victim");
+        fs::write(&victim, "precious").expect("written");
+        std::os::unix::fs::symlink(&victim, format!("{path}.new")).expect("a link");
+        let (first, keeper) = start(&path, PolicyKind::Learned);
+        keeper.expect("no file yet").expect("it learns").finish(&first);
+        let text = fs::read_to_string(&path).expect("written");
         assert_eq!(Some(Memory::from_json(&text).expect("a state")), first.learned_state());
-        assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 1);
-        let mut second = proxy(PolicyKind::Learned);
-        Keeper::start(path, &mut second, Instant::ZERO).expect("a good state");
+        assert_eq!(fs::read_to_string(&victim).expect("still there"), "precious");
+        assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 2);
+        let (_, keeper) = start(&path, PolicyKind::Learned);
+        keeper.expect("a good state").expect("it learns");
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// A file that is bad, or another policy's, is refused in one line that names it, and stays.
+    /// A file that is bad, another policy's or no text is kept beside, and the proxy starts empty.
     #[test]
-    fn bad_states_are_refused() {
+    fn bad_states_are_kept_beside() {
         let folder = folder("state-bad");
         let path = folder.join("learned.json").display().to_string();
-        for (text, wrong) in [("", "not a state"), ("{\"version\":1}", "not a state")] {
+        let foreign = proxy(PolicyKind::LinearRl).learned_state().expect("weights").to_json();
+        let texts = [&b""[..], b"{\"version\":1}", foreign.as_bytes(), b"\xff"];
+        for text in texts {
             fs::write(&path, text).expect("written");
-            let error = Keeper::start(path.clone(), &mut proxy(PolicyKind::Learned), Instant::ZERO)
-                .expect_err("a bad state");
-            assert!(error.starts_with(&format!("state {path}: {wrong}")), "{error}");
-            assert_eq!(fs::read_to_string(&path).expect("still there"), text);
+            let (first, keeper) = start(&path, PolicyKind::Learned);
+            keeper.expect("it starts").expect("it learns").finish(&first);
+            assert_eq!(fs::read(format!("{path}.bad")).expect("kept"), text);
+            let written = fs::read_to_string(&path).expect("written anew");
+            assert!(Memory::from_json(&written).is_ok(), "{written}");
         }
-        let state = proxy(PolicyKind::LinearRl).learned_state().expect("weights");
-        fs::write(&path, state.to_json()).expect("written");
-        let error = Keeper::start(path.clone(), &mut proxy(PolicyKind::Learned), Instant::ZERO)
-            .expect_err("a foreign state");
-        assert_eq!(error, format!("state {path}: the state of another policy"));
-        let error = Keeper::start(path, &mut proxy(PolicyKind::Score), Instant::ZERO)
-            .expect_err("nothing to keep");
-        assert!(error.ends_with("learns nothing that could be kept"), "{error}");
+        fs::remove_dir_all(folder).expect("the folder goes");
+    }
+
+    /// A policy that learns nothing does not use the file, and leaves it alone.
+    #[test]
+    fn files_of_policies_that_learn_nothing_are_left_alone() {
+        let folder = folder("state-unused");
+        let path = folder.join("learned.json").display().to_string();
+        fs::write(&path, "anything").expect("written");
+        let (_, keeper) = start(&path, PolicyKind::Score);
+        assert!(keeper.expect("it starts").is_none());
+        assert_eq!(fs::read_to_string(&path).expect("still there"), "anything");
+        let mut config = Config { state_file: Some("s".to_owned()), ..Config::default() };
+        let line = "state s: not used, as the policy learns nothing";
+        assert_eq!(unused(&config).as_deref(), Some(line));
+        config.routing.policy = PolicyKind::LinearRl;
+        assert_eq!(unused(&config), None);
+        config.state_file = None;
+        config.routing.policy = PolicyKind::Score;
+        assert_eq!(unused(&config), None);
+        fs::remove_dir_all(folder).expect("the folder goes");
+    }
+
+    /// A pipe or a folder is no state file: it is refused, and not waited for.
+    #[test]
+    fn irregular_files_are_refused() {
+        let folder = folder("state-pipe");
+        let pipe = folder.join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+        assert!(made.success());
+        for path in [&pipe, &folder] {
+            let path = path.display().to_string();
+            let error = start(&path, PolicyKind::Learned).1.expect_err("no regular file");
+            assert_eq!(error, format!("state {path}: is not a regular file"));
+        }
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 }

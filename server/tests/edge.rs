@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use process::{DEADLINE, Program};
+use process::{DEADLINE, Program, output};
 
 /// A folder of the test's own, gone with it.
 struct Folder(PathBuf);
@@ -112,4 +112,76 @@ fn a_hanging_configuration_is_given_up() {
     assert!(line.ends_with("configuration: other timeouts"), "{line}");
     program.signal("-TERM");
     assert_eq!(program.exit_code(), Some(0));
+}
+
+/// A pipe, a folder or a link is no place for a recording or a state: the start fails with one line,
+/// whoever might write into the pipe.
+#[test]
+fn irregular_files_are_refused_at_the_start() {
+    let folder = Folder::new("irregular");
+    let pipe = folder.pipe("pipe");
+    let here = folder.file("");
+    let link = folder.file("link");
+    std::os::unix::fs::symlink(folder.file("target"), &link).expect("a link");
+    let irregular = "is not a regular file";
+    for (flags, line) in [
+        (["--record", &pipe], format!("cannot record into {pipe}: {irregular}")),
+        (
+            ["--record", &link],
+            format!("cannot record into {link}: is a symbolic link, which is not followed"),
+        ),
+        (["--state", &pipe], format!("state {pipe}: {irregular}")),
+        (["--state", &here], format!("state {here}: {irregular}")),
+    ] {
+        let further = ["--listen=127.0.0.1:0", "--policy=learned", "--log-level=error"];
+        let output = output(&[&flags[..], &further].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((text, output.status.code()), (format!("intelliproxy: {line}\n"), Some(1)));
+    }
+    assert!(!std::path::Path::new(&folder.file("target")).exists());
+}
+
+/// A bad state file keeps nobody from starting: it is kept beside, and a good one is written.
+#[test]
+fn a_bad_state_is_kept_beside() {
+    let folder = Folder::new("state");
+    let path = folder.file("state.json");
+    fs::write(&path, "not a state").expect("a file");
+    let flags = ["--backend", "A=http://127.0.0.1:1", "--policy", "learned", "--state", &path];
+    let mut program = Program::start(&flags);
+    program.signal("-TERM");
+    assert_eq!(program.exit_code(), Some(0));
+    assert_eq!(fs::read_to_string(format!("{path}.bad")).expect("kept"), "not a state");
+    let text = fs::read_to_string(&path).expect("written at the end");
+    assert!(text.contains("\"version\""), "{text}");
+}
+
+/// A state file under a policy that learns nothing is not used, and the same is said of it by
+/// `--check`, at the start and after a SIGHUP; all three go on.
+#[test]
+fn an_unused_state_file_is_a_warning() {
+    let folder = Folder::new("unused");
+    let (path, state) = (folder.file("proxy.json"), folder.file("s"));
+    let text = |policy: &str| {
+        let backend = r#""backends": [{"name": "A", "url": "http://127.0.0.1:1"}]"#;
+        format!("{{{backend}, \"routing\": {{\"policy\": \"{policy}\"}}}}")
+    };
+    fs::write(&path, text("score")).expect("a file");
+    let line = format!("state {state}: not used, as the policy learns nothing");
+    let output = output(&["--check", "--config", &path, "--state", &state]);
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(stdout, format!("{path}: configuration is valid\n"));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("intelliproxy: {line}\n"));
+    assert_eq!(output.status.code(), Some(0));
+    let mut program = Program::start(&["--config", &path, "--state", &state]);
+    program.signal("-HUP");
+    program.line_with(&line);
+    program.line_with("configuration: nothing changed");
+    fs::write(&path, text("learned")).expect("a file");
+    program.signal("-HUP");
+    program.line_with(&format!("state {state}: not used before a restart"));
+    program.line_with("configuration: other routing");
+    program.signal("-TERM");
+    assert_eq!(program.exit_code(), Some(0));
+    assert!(!std::path::Path::new(&state).exists());
 }

@@ -24,6 +24,8 @@ pub enum Command {
     },
     /// Say that the configuration is valid, which it is.
     Check {
+        /// The configuration, which is valid.
+        config: Box<Config>,
         /// The file that it was read from.
         file: Option<String>,
     },
@@ -100,7 +102,7 @@ impl Command {
             (true, true) => {
                 return Err(UsageError::argument("--print-config", "not together with --check"));
             }
-            (true, false) => Self::Check { file },
+            (true, false) => Self::Check { config, file },
             (false, true) => Self::PrintConfig { config },
             (false, false) => Self::Run { config, log_level, file },
         })

@@ -90,6 +90,11 @@ impl Proxy {
         self.notify(Notice::ConfigRefused { wrong });
     }
 
+    /// The file that keeps what a policy learns.
+    pub(crate) fn state_file(&self) -> Option<&str> {
+        self.shared.config.state_file.as_deref()
+    }
+
     /// How long a reading of the configuration may take.
     pub(crate) fn reload_time(&self) -> Duration {
         self.shared.config.timeouts.reload

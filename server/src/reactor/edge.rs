@@ -7,7 +7,7 @@ use std::hint::cold_path;
 use std::sync::Arc;
 
 use intelliproxy_core::Instant;
-use log::info;
+use log::{info, warn};
 use mio::Waker;
 
 use crate::admin::LogCounts;
@@ -90,8 +90,16 @@ impl Edge {
             let result = proxy.handle_reconfigured(now, config, targets);
             result.map_err(|error| error.to_string())
         });
-        if let Err(wrong) = result {
-            proxy.handle_config_refused(wrong);
+        match result {
+            Ok(()) if self.keeper.is_none() => {
+                // The file of the start; a new one has its own line.
+                let path = proxy.state_file().filter(|_| proxy.learned_state().is_some());
+                if let Some(path) = path {
+                    warn!("state {path}: not used before a restart");
+                }
+            }
+            Ok(()) => {}
+            Err(wrong) => proxy.handle_config_refused(wrong),
         }
         if is_asked_again {
             self.reload(now, proxy);

@@ -105,6 +105,19 @@ struct Listener {
 impl Reactor {
     fn new(setup: Setup) -> Result<Self, String> {
         let fail = |error: std::io::Error| format!("cannot set up polling: {error}");
+        // Before signals are taken: opening a file may hang, and then they have to end the process.
+        let clock = Clock::new();
+        let now = clock.now();
+        let recording = record::start(&setup.config.recording)?;
+        let config = setup.config.clone();
+        let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
+            .map_err(|error| error.to_string())?;
+        proxy.limit_connections(connections_max());
+        let keeper = Keeper::start(&config, &mut proxy, now)?;
+        let recording = recording.map(|(recorder, guard)| {
+            proxy.record_into(Box::new(recorder), wall_clock_nanos());
+            guard
+        });
         let poll = Poll::new().map_err(fail)?;
         let registry = poll.registry();
         let watch = |signals: &[i32], source: Source| {
@@ -124,18 +137,6 @@ impl Reactor {
             registry.register(&mut socket, token, Interest::READABLE).map_err(fail)?;
             listeners.push(Listener { socket, is_ready: false });
         }
-        let clock = Clock::new();
-        let now = clock.now();
-        let recording = record::start(&setup.config.recording)?;
-        let state_file = setup.config.state_file.clone();
-        let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
-            .map_err(|error| error.to_string())?;
-        proxy.limit_connections(connections_max());
-        let keeper = state_file.map(|path| Keeper::start(path, &mut proxy, now)).transpose()?;
-        let recording = recording.map(|(recorder, guard)| {
-            proxy.record_into(Box::new(recorder), wall_clock_nanos());
-            guard
-        });
         Ok(Self {
             poll,
             clock,
