@@ -14,5 +14,7 @@ mod requests;
 mod responses;
 #[path = "conformance/semantics.rs"]
 mod semantics;
+#[path = "conformance/stats.rs"]
+mod stats;
 #[path = "conformance/timeouts.rs"]
 mod timeouts;

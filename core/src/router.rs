@@ -13,10 +13,10 @@ use crate::event::{
 };
 use crate::gate::SwitchGate;
 use crate::memory::{Memory, MemoryError};
-use crate::policy::{self, Candidates, Ended, Habits, Policy, Token};
+use crate::policy::{self, Candidates, Ended, GuardView, Habits, Policy, Token};
 use crate::probe::{Due, EndedProbe, ProbeSchedule};
 use crate::rng::Rng;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{BackendSnapshot, Snapshot};
 use crate::time::Instant;
 
 /// Decides which backend serves a request.
@@ -229,12 +229,7 @@ impl Router {
 
     /// The router as plain data.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let backends = self.order.iter().filter_map(|id| {
-            let is_current = self.current == Some(*id);
-            let backend = self.table.get(*id)?;
-            let reason = self.policy.view(now, *id, backend);
-            Some(backend.snapshot(now, *id, is_current, reason, &self.rules))
-        });
+        let backends = self.order.iter().filter_map(|id| self.backend_snapshot(now, *id));
         Snapshot {
             at: now,
             policy: self.rules.policy,
@@ -245,9 +240,21 @@ impl Router {
             last_hold: self.last_hold,
             late_probes: self.late_probes,
             refused_configs: self.refused_configs,
-            guard: self.policy.guard(now),
+            guard: self.guard(now),
             backends: backends.collect(),
         }
+    }
+
+    /// One backend as plain data; `None` for one that left and whose slot another one has.
+    pub fn backend_snapshot(&self, now: Instant, id: BackendId) -> Option<BackendSnapshot> {
+        let backend = self.table.get(id)?;
+        let reason = self.policy.view(now, id, backend);
+        Some(backend.snapshot(now, id, self.current == Some(id), reason, &self.rules))
+    }
+
+    /// The state of the guard over the policy, if it has one.
+    pub fn guard(&self, now: Instant) -> Option<GuardView> {
+        self.policy.guard(now)
     }
 
     /// What the policy has learned, to be kept across restarts; `None` when it does not learn.
@@ -281,7 +288,7 @@ impl Router {
     }
 
     /// The configured backends, in their order.
-    pub(crate) fn configured(&self) -> &[BackendId] {
+    pub fn configured(&self) -> &[BackendId] {
         &self.order
     }
 

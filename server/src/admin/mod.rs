@@ -12,4 +12,4 @@ pub(crate) use lost_lines::log_field;
 pub use notice::describe;
 pub(crate) use recording::recording_field;
 pub(crate) use reloads::reloads_field;
-pub use stats::stats_json;
+pub use stats::StatsText;

@@ -7,22 +7,50 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    BackendId, BackendSnapshot, Factor, GuardView, Health, LearnedState, PolicyView, ScoreParts,
-    Snapshot,
+    BackendSnapshot, Factor, GuardView, Health, LearnedState, PolicyView, ScoreParts,
 };
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-/// The body of an answer to /stats; `url` tells where a backend is.
-pub fn stats_json<'a>(
-    snapshot: &'a Snapshot,
-    url: impl Fn(BackendId) -> Option<&'a str>,
-) -> Vec<u8> {
-    let guard = snapshot.guard.as_ref();
-    let row = |backend: &'a BackendSnapshot| BackendStats::new(backend, url(backend.id), guard);
-    let rows: Vec<BackendStats<'_>> = snapshot.backends.iter().map(row).collect();
-    // Plain data with string keys: there is nothing that JSON could not take.
-    serde_json::to_vec(&rows).unwrap_or_default()
+/// The body of a response to /stats, built one backend after the other.
+#[derive(Debug)]
+pub struct StatsText {
+    bytes: Vec<u8>,
+}
+
+impl StatsText {
+    /// Without backends.
+    pub fn new() -> Self {
+        Self { bytes: b"[".to_vec() }
+    }
+
+    /// Adds a backend, its URL, and the state of the guard over the policy if there is one.
+    pub fn push(
+        &mut self,
+        backend: &BackendSnapshot,
+        url: Option<&str>,
+        guard: Option<&GuardView>,
+    ) {
+        if self.bytes.len() > 1 {
+            self.bytes.push(b',');
+        }
+        let row = BackendStats::new(backend, url, guard);
+        // Plain data with string keys: there is nothing that JSON could not take.
+        let written = serde_json::to_writer(&mut self.bytes, &row);
+        debug_assert!(written.is_ok(), "a row of plain data can be written");
+    }
+
+    /// The whole text.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.bytes.push(b']');
+        self.bytes
+    }
+}
+
+impl Default for StatsText {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// One backend as /stats shows it.
@@ -225,7 +253,7 @@ fn millis(span: Option<Duration>) -> Option<Decimal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use intelliproxy_core::{Instant, PolicyKind};
+    use intelliproxy_core::BackendId;
 
     /// A backend of which nothing is known.
     fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
@@ -260,22 +288,12 @@ mod tests {
         }
     }
 
-    fn stats(backends: Vec<BackendSnapshot>, urls: &[&str]) -> Value {
-        let snapshot = Snapshot {
-            at: Instant::ZERO,
-            policy: PolicyKind::Score,
-            current: None,
-            switches: 0,
-            spills: 0,
-            last_switch: None,
-            last_hold: None,
-            late_probes: 0,
-            refused_configs: 0,
-            guard: None,
-            backends,
-        };
-        let url = |backend: BackendId| urls.get(backend.index()).copied();
-        serde_json::from_slice(&stats_json(&snapshot, url)).expect("JSON")
+    fn stats(backends: &[BackendSnapshot], urls: &[&str]) -> Value {
+        let mut text = StatsText::new();
+        for backend in backends {
+            text.push(backend, urls.get(backend.id.index()).copied(), None);
+        }
+        serde_json::from_slice(&text.finish()).expect("JSON")
     }
 
     /// Of a backend that was never asked, every number that nobody knows is null.
@@ -296,7 +314,7 @@ mod tests {
             "queue": null, "queueEwma": null, "cpu": null, "memory": null, "reportAgeMs": null,
             "reportsRead": 0, "reportsFailed": 0, "policy": { "points": 10000, "fullAt": 4, "spills": 7 },
         }]);
-        assert_eq!(stats(vec![unknown_backend(0, "A")], &["http://A"]), expected);
+        assert_eq!(stats(&[unknown_backend(0, "A")], &["http://A"]), expected);
     }
 
     /// Every known number comes out under its name, in its unit and rounded.
@@ -327,7 +345,7 @@ mod tests {
             report_age: Some(Duration::from_secs(3)),
             ..unknown_backend(0, "A")
         };
-        let stats = stats(vec![backend], &["http://A"]);
+        let stats = stats(&[backend], &["http://A"]);
         let rows = [
             ("health", json!("up")),
             ("alive", json!(true)),
@@ -375,7 +393,7 @@ mod tests {
             memory: 0.3334,
             total: 127.1804,
         };
-        let stats = stats(vec![backend], &[]);
+        let stats = stats(&[backend], &[]);
         let parts = stats[0]["scoreParts"].as_object().expect("an object");
         let sum: f64 = parts.values().filter_map(Value::as_f64).sum();
         let score = stats[0]["score"].as_f64().expect("a number");
@@ -388,7 +406,7 @@ mod tests {
     #[test]
     fn urls_are_found_by_id() {
         let backends = [("B", 1), ("A", 0), ("C", 2)].map(|(name, id)| unknown_backend(id, name));
-        let stats = stats(backends.to_vec(), &["http://A", "http://B"]);
+        let stats = stats(&backends, &["http://A", "http://B"]);
         let urls: Vec<&Value> = (0..3).map(|index| &stats[index]["url"]).collect();
         assert_eq!(urls, [&json!("http://B"), &json!("http://A"), &Value::Null]);
     }
@@ -424,7 +442,7 @@ mod tests {
     /// No backends, no rows.
     #[test]
     fn nothing_is_an_empty_array() {
-        assert_eq!(stats(Vec::new(), &[]), json!([]));
+        assert_eq!(stats(&[], &[]), json!([]));
     }
 
     /// Numbers that JSON has not are null, and minus zero is zero.

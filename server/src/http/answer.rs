@@ -13,19 +13,31 @@ pub(crate) fn encode(
     is_head_request: bool,
     connection: Option<&'static str>,
 ) -> Vec<u8> {
+    let mut answer = encode_head(status, date, content_type, fields, body.len(), connection);
+    if !is_head_request {
+        answer.extend_from_slice(body);
+    }
+    answer
+}
+
+/// The head of such a response, with a body of `len` bytes.
+pub(crate) fn encode_head(
+    status: u16,
+    date: &str,
+    content_type: &str,
+    fields: &str,
+    len: usize,
+    connection: Option<&'static str>,
+) -> Vec<u8> {
     let mut answer = format!(
-        "HTTP/1.1 {status} {}\r\n{date}Content-Type: {content_type}\r\nContent-Length: {}\r\n{fields}",
-        reason(status),
-        body.len()
+        "HTTP/1.1 {status} {}\r\n{date}Content-Type: {content_type}\r\nContent-Length: {len}\r\n{fields}",
+        reason(status)
     )
     .into_bytes();
     if let Some(connection) = connection {
         answer.extend_from_slice(format!("Connection: {connection}\r\n").as_bytes());
     }
     answer.extend_from_slice(b"\r\n");
-    if !is_head_request {
-        answer.extend_from_slice(body);
-    }
     answer
 }
 

@@ -19,6 +19,7 @@ mod room;
 mod serving;
 mod session;
 mod shared;
+mod stats;
 mod timers;
 
 use std::collections::VecDeque;
@@ -44,7 +45,8 @@ use self::room::Room;
 use self::serving::watch;
 use self::session::{ClientHalf, Session, Side};
 use self::shared::Shared;
-use self::timers::Timers;
+use self::stats::Stats;
+use self::timers::{Timers, earlier};
 use crate::admin::LogCounts;
 use crate::config::{BackendTarget, Config, Network, Overflow};
 
@@ -111,6 +113,7 @@ pub struct Proxy {
     sink: [u8; 64],
     stop_deadline: Option<Instant>,
     reloads: Reloads,
+    stats: Stats,
     log_counts: LogCounts,
 }
 
@@ -142,6 +145,7 @@ impl Proxy {
             sink: [0; 64],
             stop_deadline: None,
             reloads: Reloads::default(),
+            stats: Stats::default(),
             log_counts: LogCounts::default(),
         })
     }
@@ -396,6 +400,7 @@ impl Proxy {
                 self.serve(now, id);
             }
         }
+        self.step_stats(now);
         debug_assert!(
             self.poll_timeout().is_none_or(|next| next > now),
             "after a timeout was handled, the next one is later"
@@ -453,7 +458,8 @@ impl Proxy {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let router = if self.shared.is_stopping { None } else { self.router.poll_timeout() };
-        earlier(earlier(router, self.timers.next()), self.stop_deadline)
+        let own = earlier(self.stop_deadline, self.stats.poll_timeout());
+        earlier(earlier(router, self.timers.next()), own)
     }
 
     /// Whether another client may be accepted now. With `overflow: reject` one more always may:
@@ -575,14 +581,6 @@ impl Proxy {
 fn router_config(config: &Config, targets: &[BackendTarget]) -> RouterConfig {
     let backends = targets.iter().map(|target| target.name.clone()).collect();
     RouterConfig { backends, rules: config.routing.clone() }
-}
-
-/// The earlier of two times, where there are both.
-fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
 }
 
 /// Whom news of a connection is for.

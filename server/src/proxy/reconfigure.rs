@@ -73,6 +73,7 @@ impl Proxy {
         }
         self.tell_router(now, wanted, &displaced, &change);
         self.set_places(targets);
+        self.stats.handle_reconfigured();
         self.displace_requests(now, &displaced);
         self.derive_clients_max();
         self.trim_idle(now);

@@ -9,7 +9,6 @@ use super::session::{Need, Side};
 use super::shared::Shared;
 use super::timers::Timers;
 use super::{Action, Owner, Proxy};
-use crate::admin::{log_field, recording_field, reloads_field, stats_json};
 use crate::http::UpstreamError;
 
 /// How long a deadline is put off when bytes wait to be read first. Those bytes are read within a
@@ -98,16 +97,7 @@ impl Proxy {
             Need::GiveUpConnect { conn } => {
                 self.redirect(now, id, conn, UpstreamError::ConnectTimeout);
             }
-            Need::Stats => {
-                let url = |backend| Some(self.places.target(backend)?.url.as_str());
-                let json = stats_json(&self.router.snapshot(now), url);
-                let recording = self.router.recording().map_or_else(String::new, recording_field);
-                let reloads = reloads_field(self.reload_counts());
-                let fields = recording + &reloads + &log_field(self.log_counts);
-                if let Some(session) = self.table.session_mut(id) {
-                    session.handle_stats(now, &fields, &json, &mut self.shared);
-                }
-            }
+            Need::Stats => self.ask_stats(now, id),
             Need::ShutdownUpstream { conn } => {
                 self.shared.actions.push_back(Action::Shutdown { conn });
             }

@@ -56,3 +56,11 @@ impl Timers {
         self.heap.peek().map(|&Reverse((at, _))| at)
     }
 }
+
+/// The earlier of two times, where there are both.
+pub(super) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

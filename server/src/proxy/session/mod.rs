@@ -13,6 +13,7 @@ mod exchange;
 mod failure;
 mod needs;
 mod settle;
+mod stats;
 mod upstream_half;
 mod verdict;
 
@@ -26,7 +27,7 @@ use self::client_half::{Receive, Send};
 use self::exchange::Exchange;
 pub(crate) use self::needs::Need;
 use self::needs::Needs;
-use self::upstream_half::{Link, UpstreamHalf, connection_option};
+use self::upstream_half::{Link, UpstreamHalf};
 pub(crate) use self::verdict::Remedy;
 use super::conn::ConnId;
 use super::shared::Shared;
@@ -296,25 +297,6 @@ impl Session {
     pub(crate) fn handle_unroutable(&mut self, now: Instant, shared: &mut Shared) {
         let last_error = self.exchange.as_ref().and_then(|exchange| exchange.last_error);
         self.handle_unlinked(now, last_error.unwrap_or(UpstreamError::NoBackend), shared);
-    }
-
-    /// The text of /stats is there, with header fields of its own.
-    pub(crate) fn handle_stats(
-        &mut self,
-        now: Instant,
-        fields: &str,
-        json: &[u8],
-        shared: &mut Shared,
-    ) {
-        if let Some(exchange) = &self.exchange {
-            let connection = connection_option(exchange.version, exchange.is_persistent);
-            let is_head_request = exchange.is_head_request;
-            let kind = "application/json";
-            let bytes =
-                answer::encode(200, &shared.date, kind, fields, json, is_head_request, connection);
-            self.answer(now, bytes, shared);
-        }
-        self.settle(now, shared);
     }
 
     /// The proxy is stopping: an idle session ends, a busy one with its exchange.

@@ -51,6 +51,8 @@ impl Session {
             upstream_half::Receive::Body { .. } => self.relay_answer(now, shared),
             upstream_half::Receive::Ended => self.end_exchange(now, shared),
             upstream_half::Receive::Idle | upstream_half::Receive::Tunnel => false,
+            upstream_half::Receive::AwaitsStats => false,
+            upstream_half::Receive::OwnText { .. } => self.pass_own_text(now, shared),
         }
     }
 
@@ -116,6 +118,7 @@ impl Session {
         if is_stats {
             cold_path();
             shared.buffers.give(forwarded);
+            self.upstream.receive = upstream_half::Receive::AwaitsStats;
             self.needs.stats();
             return;
         }

@@ -1,5 +1,6 @@
 //! The side of a session that faces a backend: the request out, its answer in.
 use std::hint::cold_path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -67,6 +68,10 @@ pub(crate) enum Receive {
     Body { reader: BodyReader, writer: BodyWriter },
     /// Nothing more: the answer is whole.
     Ended,
+    /// Nothing: the response is the text of /stats, which is being built.
+    AwaitsStats,
+    /// Nothing: the response's body is a text of the proxy's own, of which so much is on its way.
+    OwnText { text: Arc<[u8]>, passed: usize },
     /// Bytes of a tunnel.
     Tunnel,
 }
@@ -146,6 +151,7 @@ impl UpstreamHalf {
             }
             Receive::Tunnel => true,
             Receive::Idle | Receive::Head | Receive::Ended => false,
+            Receive::AwaitsStats | Receive::OwnText { .. } => false,
         }
     }
 

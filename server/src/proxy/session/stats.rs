@@ -1,0 +1,64 @@
+//! The response to /stats: its head is the session's own, its body a text that others get, too.
+use std::sync::Arc;
+
+use intelliproxy_core::Instant;
+
+use super::Session;
+use super::upstream_half::{self, connection_option};
+use crate::buffer::LARGE;
+use crate::http::answer;
+use crate::proxy::shared::Shared;
+
+impl Session {
+    /// The text of /stats is there, with header fields of its own; ignored where it is not awaited
+    /// any more. The text is shared, not copied: each client gets it piece by piece.
+    pub(crate) fn handle_stats(
+        &mut self,
+        now: Instant,
+        fields: &str,
+        text: &Arc<[u8]>,
+        shared: &mut Shared,
+    ) {
+        if let Some(exchange) = &self.exchange
+            && matches!(self.upstream.receive, upstream_half::Receive::AwaitsStats)
+        {
+            let connection = connection_option(exchange.version, exchange.is_persistent);
+            let kind = "application/json";
+            let head = answer::encode_head(200, &shared.date, kind, fields, text.len(), connection);
+            let output = &mut self.client.output;
+            let has_room = output.reserve(head.len(), LARGE, &mut shared.buffers);
+            debug_assert!(has_room, "J1: nothing waits before a response");
+            output.append(&head);
+            self.client.last_write = now;
+            self.upstream.receive = if exchange.is_head_request {
+                upstream_half::Receive::Ended
+            } else {
+                upstream_half::Receive::OwnText { text: Arc::clone(text), passed: 0 }
+            };
+        }
+        self.settle(now, shared);
+    }
+
+    /// J4 for a text of the proxy's own: it goes on as far as there is room.
+    #[cold]
+    pub(super) fn pass_own_text(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        let (client, upstream) = (&mut self.client, &mut self.upstream);
+        let upstream_half::Receive::OwnText { text, passed } = &mut upstream.receive else {
+            return false;
+        };
+        let left = &text[*passed..];
+        if !client.output.reserve(left.len().min(1), left.len(), &mut shared.buffers) {
+            return false;
+        }
+        if client.output.is_empty() {
+            client.last_write = now;
+        }
+        let count = left.len().min(client.output.room());
+        client.output.append(&left[..count]);
+        *passed += count;
+        if *passed == text.len() {
+            upstream.receive = upstream_half::Receive::Ended;
+        }
+        true
+    }
+}

@@ -1,0 +1,142 @@
+//! The text of /stats: built over several turns and shared by all who ask for it.
+//!
+//! | backends | a request gets |
+//! |---|---|
+//! | at most [`AT_ONCE`] | a text of the moment, built at once |
+//! | more | the text that was begun less than [`AGE_MAX`] ago; otherwise it waits for the next one |
+//!
+//! The next text is begun by the first request that finds none, so at most four times a second,
+//! and grows by [`AT_ONCE`] backends every [`STEP`]: traffic goes on in between. Its rows are of
+//! slightly different moments, each with ages of its own. A new configuration starts it again.
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use intelliproxy_core::{BackendId, Instant};
+
+use super::Proxy;
+use super::conn::ConnId;
+use crate::admin::{StatsText, log_field, recording_field, reloads_field};
+
+/// Backends that are written, and clients that are answered, in one step.
+const AT_ONCE: usize = 16;
+/// From one step to the next.
+const STEP: Duration = Duration::from_millis(1);
+/// How long a text is given out, from its beginning.
+const AGE_MAX: Duration = Duration::from_millis(250);
+
+/// The text at hand, and the one in the making.
+#[derive(Debug, Default)]
+pub(super) struct Stats {
+    latest: Option<(Instant, Arc<[u8]>)>,
+    build: Option<Build>,
+    waiting: VecDeque<ConnId>,
+    /// When the next step is due.
+    step_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Build {
+    begun: Instant,
+    /// Backends that are not in the text yet, in reverse order.
+    left: Vec<BackendId>,
+    text: StatsText,
+}
+
+impl Stats {
+    /// When [`Proxy::step_stats`] is due.
+    pub(super) const fn poll_timeout(&self) -> Option<Instant> {
+        self.step_at
+    }
+
+    /// The text that is given out.
+    fn fresh(&self, now: Instant) -> Option<&Arc<[u8]>> {
+        let latest = self.latest.as_ref();
+        latest.filter(|(begun, _)| now.since(*begun) < AGE_MAX).map(|(_, text)| text)
+    }
+
+    /// The backends are other ones: what was written of them is outdated.
+    pub(super) fn handle_reconfigured(&mut self) {
+        self.latest = None;
+        self.build = None;
+    }
+}
+
+impl Proxy {
+    /// A client asks for /stats.
+    pub(super) fn ask_stats(&mut self, now: Instant, id: ConnId) {
+        let configured = self.router.configured();
+        if configured.len() <= AT_ONCE {
+            let left = configured.iter().rev().copied().collect();
+            let mut build = Build { begun: now, left, text: StatsText::new() };
+            self.write_stats(now, &mut build);
+            let text = build.text.finish().into();
+            return self.answer_stats(now, id, &text);
+        }
+        match self.stats.fresh(now).map(Arc::clone) {
+            Some(text) => self.answer_stats(now, id, &text),
+            None => {
+                self.stats.waiting.push_back(id);
+                self.stats.step_at.get_or_insert(now + STEP);
+            }
+        }
+    }
+
+    /// Goes on with the text, or with answering those who wait for it, if it is time.
+    pub(super) fn step_stats(&mut self, now: Instant) {
+        if self.stats.step_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.stats.step_at = None;
+        if self.stats.build.is_some() || self.stats.fresh(now).is_none() {
+            self.grow_stats(now);
+        }
+        if self.stats.build.is_none()
+            && let Some((_, text)) = &self.stats.latest
+        {
+            let text = Arc::clone(text);
+            for _ in 0..AT_ONCE {
+                let Some(id) = self.stats.waiting.pop_front() else { break };
+                self.answer_stats(now, id, &text);
+                self.serve(now, id);
+            }
+        }
+        if self.stats.build.is_some() || !self.stats.waiting.is_empty() {
+            self.stats.step_at = Some(now + STEP);
+        }
+    }
+
+    /// Begins a text where none is in the making, and writes some of its backends.
+    fn grow_stats(&mut self, now: Instant) {
+        let mut build = self.stats.build.take().unwrap_or_else(|| {
+            let left = self.router.configured().iter().rev().copied().collect();
+            Build { begun: now, left, text: StatsText::new() }
+        });
+        self.write_stats(now, &mut build);
+        if build.left.is_empty() {
+            self.stats.latest = Some((build.begun, build.text.finish().into()));
+        } else {
+            self.stats.build = Some(build);
+        }
+    }
+
+    fn write_stats(&self, now: Instant, build: &mut Build) {
+        let guard = self.router.guard(now);
+        let first = build.left.len().saturating_sub(AT_ONCE);
+        for id in build.left.drain(first..).rev() {
+            if let Some(backend) = self.router.backend_snapshot(now, id) {
+                let url = self.places.target(id).map(|target| target.url.as_str());
+                build.text.push(&backend, url, guard.as_ref());
+            }
+        }
+    }
+
+    fn answer_stats(&mut self, now: Instant, id: ConnId, text: &Arc<[u8]>) {
+        let recording = self.router.recording().map_or_else(String::new, recording_field);
+        let reloads = reloads_field(self.reload_counts());
+        let fields = recording + &reloads + &log_field(self.log_counts);
+        if let Some(session) = self.table.session_mut(id) {
+            session.handle_stats(now, &fields, text, &mut self.shared);
+        }
+    }
+}
