@@ -1,5 +1,6 @@
 //! Every limit at one below, at it, and at one above.
 use intelliproxy::config::{Config, Overflow};
+use intelliproxy_core::PolicyKind;
 
 use crate::bench::{Bench, refusal};
 
@@ -180,6 +181,38 @@ fn clients() {
     assert!(!bench.proxy.accepts(), "two of two");
     bench.end(first);
     assert!(bench.proxy.accepts(), "one has left");
+}
+
+/// A request that met a closed idle connection once goes over fresh ones from then on: it is sent at most
+/// once more than `limits.attempts` says, and to no more backends.
+#[test]
+fn attempts_with_stale_connections() {
+    let mut config = Config::default();
+    config.routing.policy = PolicyKind::RoundRobin;
+    let mut bench = Bench::with_backends(config, &["a", "b", "c", "d"]);
+    let get = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    // Each backend has an idle connection.
+    let clients: Vec<_> = (0..4).map(|_| bench.client_with(get)).collect();
+    for upstream in bench.upstreams().to_vec() {
+        bench.send(upstream, b"HTTP/1.1 204 N\r\n\r\n");
+    }
+    let idle = bench.upstreams().to_vec();
+    let mut sent = 0;
+    for conn in &idle {
+        bench.drain(*conn);
+    }
+    bench.send(clients[0], get);
+    while !bench.text(clients[0]).contains("HTTP/1.1 502 ") {
+        let open = bench.upstreams().iter().copied();
+        let holder = open
+            .filter(|conn| bench.wire(*conn).closed.is_none())
+            .find(|conn| !bench.wire(*conn).received.is_empty());
+        let holder = holder.expect("the request is somewhere");
+        sent += 1;
+        assert!(sent < 10, "it is given up");
+        bench.end(holder);
+    }
+    assert_eq!(sent, 4, "the idle one, and three attempts");
 }
 
 /// `limits.attempts`: so many backends are tried, and no more.

@@ -187,7 +187,8 @@ fn tunnel_idle() {
     assert!(bench.wire(upstream).closed.is_some());
 }
 
-/// `timeouts.lingerMs`: what a client sends after its last answer is dropped for so long.
+/// `timeouts.lingerMs`: what a client sends after its last answer is dropped until nothing came for so
+/// long.
 #[test]
 fn linger() {
     let mut bench = Bench::new(Config::default());
@@ -196,10 +197,112 @@ fn linger() {
     bench.pass(Duration::from_millis(1500));
     bench.send(client, &[b'x'; 100_000]);
     assert_eq!(bench.unread(client), 0, "it is read and dropped");
-    assert_over_after(&mut bench, Duration::from_millis(500), |bench| {
+    assert_over_after(&mut bench, Duration::from_secs(2), |bench| {
         bench.wire(client).closed.is_some()
     });
     assert!(bench.proxy.is_at_rest());
+}
+
+/// `timeouts.lingerTotalMs`: a client that goes on sending is dropped for no longer than that. A backend
+/// that answers 413 at once is not lost to an upload that lasts.
+#[test]
+fn linger_total() {
+    let mut bench = Bench::new(Config::default());
+    let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n";
+    let client = bench.client_with(head);
+    bench.send(bench.upstream(), b"HTTP/1.1 413 C\r\nContent-Length: 0\r\n\r\n");
+    assert!(bench.text(client).starts_with("HTTP/1.1 413 C\r\n"));
+    assert!(bench.wire(client).is_shut);
+    for _ in 0..29 {
+        bench.pass(Duration::from_secs(1));
+        bench.send(client, &[b'x'; 1000]);
+    }
+    assert_eq!(bench.unread(client), 0);
+    assert_over_after(&mut bench, Duration::from_secs(1), |bench| {
+        bench.wire(client).closed.is_some()
+    });
+    assert!(bench.proxy.is_at_rest());
+}
+
+/// A client that waits with its body for a 100 (Continue) waits for the backend: 504, and the backend
+/// is charged. After the 100 the client has its own time; one that sends its body at once has it, too.
+#[test]
+fn waiting_for_100() {
+    let head = b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(head);
+    bench.pass(Duration::from_secs(50));
+    bench.send(bench.upstream(), b"HTTP/1.1 103 Early Hints\r\n\r\n");
+    bench.drain(client);
+    assert_over_after(&mut bench, Duration::from_secs(60), |bench| {
+        bench.text(client).starts_with("HTTP/1.1 504 ")
+    });
+    assert_eq!(bench.proxy.snapshot(bench.now).backends[0].errors, 1);
+
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(head);
+    bench.pass(Duration::from_secs(50));
+    bench.send(bench.upstream(), b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(bench.drain(client), b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_over_after(&mut bench, Duration::from_secs(30), |bench| {
+        bench.text(client) == refusal(408)
+    });
+    assert_eq!(bench.proxy.snapshot(bench.now).backends[0].errors, 0);
+
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(&[&head[..], b"ab"].concat());
+    assert_over_after(&mut bench, Duration::from_secs(30), |bench| {
+        bench.text(client) == refusal(408)
+    });
+}
+
+/// A client's body may be silent while the response streams: progress in either direction counts. When
+/// neither makes any, the client owes a part of its request, and the backend is not blamed.
+#[test]
+fn silent_body_beside_a_stream() {
+    let mut bench = Bench::new(Config::default());
+    let head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n";
+    let client = bench.client_with(head);
+    let upstream = bench.upstream();
+    bench.send(upstream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for _ in 0..4 {
+        bench.pass(Duration::from_secs(29));
+        bench.send(upstream, b"1\r\nx\r\n");
+    }
+    for _ in 0..4 {
+        bench.pass(Duration::from_secs(29));
+        bench.send(client, b"1\r\ny\r\n");
+    }
+    assert_over_after(&mut bench, Duration::from_secs(30), |bench| bench.wire(client).is_over());
+    assert!(!bench.text(client).ends_with("0\r\n\r\n"));
+    assert_eq!(bench.proxy.snapshot(bench.now).backends[0].errors, 0);
+}
+
+/// Line ends behind a body are no request: no 408 for them, and the idle time is not prolonged.
+#[test]
+fn line_ends_behind_a_body() {
+    for step in [usize::MAX, 1] {
+        let mut bench = Bench::new(Config::default());
+        bench.step = step;
+        let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab\r\n";
+        let client = bench.client_with(head);
+        bench.send(bench.upstream(), b"HTTP/1.1 204 N\r\n\r\n");
+        bench.drain(client);
+        bench.pass(Duration::from_secs(50));
+        bench.send(client, b"\r\n\r");
+        assert_over_after(&mut bench, Duration::from_secs(10), |bench| {
+            bench.wire(client).closed == Some(false)
+        });
+        assert_eq!(bench.text(client), "");
+    }
+    // A request behind them has its whole time from its own first byte.
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(b"\r\n");
+    bench.pass(Duration::from_secs(50));
+    bench.send(client, b"G");
+    assert_over_after(&mut bench, Duration::from_secs(10), |bench| {
+        bench.text(client) == refusal(408)
+    });
 }
 
 /// `timeouts.shutdownMs`: after a stop, who is idle is closed at once, who is busy may end, and who
@@ -238,4 +341,56 @@ fn pool_idle() {
     assert_over_after(&mut bench, Duration::from_secs(4), |bench| {
         bench.wire(upstream).closed == Some(false)
     });
+}
+
+/// A backend that gives up on a client that keeps it waiting is not charged: the client gets 408, or its
+/// response is cut. One that breaks off before half a second has failed by itself.
+#[test]
+fn backend_that_gives_up_on_a_late_client() {
+    let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc";
+    for (millis, status, errors) in [(499, "502", 1), (500, "408", 0)] {
+        for is_reset in [false, true] {
+            let mut bench = Bench::new(Config::default());
+            let client = bench.client_with(head);
+            bench.pass(Duration::from_millis(millis));
+            if is_reset {
+                bench.reset(bench.upstream());
+            } else {
+                bench.end(bench.upstream());
+            }
+            assert!(bench.text(client).starts_with(&format!("HTTP/1.1 {status} ")), "{millis}");
+            assert!(bench.wire(client).is_shut);
+            assert_eq!(bench.proxy.in_flight(), 0);
+            assert_eq!(bench.proxy.snapshot(bench.now).backends[0].errors, errors, "{millis}");
+        }
+    }
+    for (millis, errors) in [(499, 1), (500, 0)] {
+        let mut bench = Bench::new(Config::default());
+        let client = bench.client_with(GET);
+        bench.take(client, 1000);
+        let response = [&b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n"[..], &[b'z'; 50_000]];
+        bench.send(bench.upstream(), &response.concat());
+        bench.pass(Duration::from_millis(millis));
+        bench.reset(bench.upstream());
+        bench.take(client, usize::MAX);
+        assert!(bench.wire(client).received.ends_with(b"zzz"), "what came arrives");
+        assert!(bench.wire(client).is_over());
+        assert_eq!(bench.proxy.snapshot(bench.now).backends[0].errors, errors, "{millis}");
+    }
+}
+
+/// The time in which a client is awaited with its body is not the backend's latency.
+#[test]
+fn slow_upload_is_no_slow_backend() {
+    let mut bench = Bench::new(Config::default());
+    let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n";
+    let client = bench.client_with(head);
+    for _ in 0..3 {
+        bench.pass(Duration::from_secs(2));
+        bench.send(client, b"x");
+    }
+    bench.pass(Duration::from_millis(40));
+    bench.send(bench.upstream(), b"HTTP/1.1 204 N\r\n\r\n");
+    let latency = bench.proxy.snapshot(bench.now).backends[0].latency.expect("it was measured");
+    assert!(latency <= Duration::from_millis(40), "{latency:?}");
 }

@@ -154,6 +154,7 @@ fn shape(net: &mut Net, config: &mut Config, weather: Weather) {
     timeouts.response_body = span([400, 3000, 15_000]);
     timeouts.tunnel_idle = span([300, 3000, 20_000]);
     timeouts.linger = span([50, 500, 2000]);
+    timeouts.linger_total = span([50, 1000, 30_000]);
     timeouts.shutdown = span([100, 1000, 5000]);
     config.limits.attempts = net.pick(1, 4) as usize;
 }

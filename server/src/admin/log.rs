@@ -15,6 +15,9 @@ pub(crate) fn log_notice<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a st
         Notice::UpstreamError { peer, backend, error, remedy } => {
             let backend = backend.map_or("none", name);
             let (level, remedy) = match remedy {
+                RemedyTaken::Excused => {
+                    (Level::Info, "the client had kept it waiting: not charged")
+                }
                 RemedyTaken::Redialled => (Level::Debug, "sent again on a fresh connection"),
                 RemedyTaken::Retried => (Level::Info, "sent to another backend"),
                 RemedyTaken::Closed => (Level::Info, "client closed, to repeat it"),

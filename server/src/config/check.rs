@@ -165,7 +165,7 @@ const COUNTS: [Count; 11] = [
 ];
 
 /// Every time outside `routing`.
-const SPANS: [Span; 12] = [
+const SPANS: [Span; 13] = [
     span("timeouts.requestHeadMs", |config| config.timeouts.request_head),
     span("timeouts.requestBodyMs", |config| config.timeouts.request_body),
     span("timeouts.clientIdleMs", |config| config.timeouts.client_idle),
@@ -175,6 +175,7 @@ const SPANS: [Span; 12] = [
     span("timeouts.responseBodyMs", |config| config.timeouts.response_body),
     span("timeouts.tunnelIdleMs", |config| config.timeouts.tunnel_idle),
     span("timeouts.lingerMs", |config| config.timeouts.linger),
+    span("timeouts.lingerTotalMs", |config| config.timeouts.linger_total),
     span("timeouts.shutdownMs", |config| config.timeouts.shutdown),
     span("timeouts.reloadMs", |config| config.timeouts.reload),
     span("pool.idleMs", |config| config.pool.idle),

@@ -156,10 +156,13 @@ pub struct Timeouts {
     /// A tunnel without a byte in either direction (1 h); then it is closed.
     #[serde(rename = "tunnelIdleMs", with = "millis")]
     pub tunnel_idle: Duration,
-    /// What a client still sends after its last answer is read and dropped for so long (2 s), so
-    /// that the answer is not lost to a reset (RFC 9112 section 9.6).
+    /// After its last response, what a client still sends is read and dropped until nothing came for
+    /// so long (2 s), so that the response is not lost to a reset (RFC 9112 section 9.6).
     #[serde(rename = "lingerMs", with = "millis")]
     pub linger: Duration,
+    /// The longest that this may last in all (30 s).
+    #[serde(rename = "lingerTotalMs", with = "millis")]
+    pub linger_total: Duration,
     /// Requests in flight may end after a signal to stop (10 s).
     #[serde(rename = "shutdownMs", with = "millis")]
     pub shutdown: Duration,
@@ -181,6 +184,7 @@ impl Default for Timeouts {
             response_body: Duration::from_secs(60),
             tunnel_idle: Duration::from_secs(3600),
             linger: Duration::from_secs(2),
+            linger_total: Duration::from_secs(30),
             shutdown: Duration::from_secs(10),
             reload: Duration::from_secs(30),
         }
@@ -194,7 +198,8 @@ impl Timeouts {
         let Self { connect, response_head, response_body, tunnel_idle, .. } = *self;
         let of_clients = request_head.min(request_body).min(client_idle).min(client_write);
         let of_backends = connect.min(response_head).min(response_body);
-        of_clients.min(of_backends).min(tunnel_idle).min(self.linger).min(self.shutdown)
+        let linger = self.linger.min(self.linger_total);
+        of_clients.min(of_backends).min(tunnel_idle).min(linger).min(self.shutdown)
     }
 }
 

@@ -106,6 +106,9 @@ impl Proxy {
     /// one that closes them behind each response is found out by no look.
     #[cold]
     fn takes_delicate(&mut self, now: Instant, backend: BackendId, reuse: Reuse) -> bool {
+        if reuse == Reuse::Fresh {
+            return false;
+        }
         let (first, last) = match self.pool.idle(backend) {
             [] => return false,
             [only] => (*only, *only),

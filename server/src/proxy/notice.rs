@@ -67,6 +67,8 @@ pub enum Notice {
 pub enum RemedyTaken {
     /// The same backend was tried on a fresh connection.
     Redialled,
+    /// Nobody is blamed: the client kept the backend waiting.
+    Excused,
     /// Another backend was tried.
     Retried,
     /// The client's connection was closed without a response, so that the client may repeat the
@@ -82,6 +84,7 @@ impl From<Remedy> for RemedyTaken {
     fn from(remedy: Remedy) -> Self {
         match remedy {
             Remedy::Redial => Self::Redialled,
+            Remedy::Excuse => Self::Excused,
             Remedy::Retry => Self::Retried,
             Remedy::Close => Self::Closed,
             Remedy::Answer => Self::Answered,

@@ -76,7 +76,7 @@ fn bodies_have_any_limit() {
 /// Every time is refused below a millisecond and above a day, and taken at both ends.
 #[test]
 fn spans_are_held_to_their_range() {
-    let rows: [(&str, SetSpan); 11] = [
+    let rows: [(&str, SetSpan); 12] = [
         ("timeouts.requestHeadMs", |c, span| c.timeouts.request_head = span),
         ("timeouts.requestBodyMs", |c, span| c.timeouts.request_body = span),
         ("timeouts.clientIdleMs", |c, span| c.timeouts.client_idle = span),
@@ -86,6 +86,7 @@ fn spans_are_held_to_their_range() {
         ("timeouts.responseBodyMs", |c, span| c.timeouts.response_body = span),
         ("timeouts.tunnelIdleMs", |c, span| c.timeouts.tunnel_idle = span),
         ("timeouts.lingerMs", |c, span| c.timeouts.linger = span),
+        ("timeouts.lingerTotalMs", |c, span| c.timeouts.linger_total = span),
         ("timeouts.shutdownMs", |c, span| c.timeouts.shutdown = span),
         ("pool.idleMs", |c, span| c.pool.idle = span),
     ];

@@ -2,6 +2,7 @@
 use std::hint::cold_path;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
@@ -164,7 +165,8 @@ impl ClientHalf {
         };
         let destination = destination(head)?;
         let framing = request_framing(head)?;
-        if head.fields.has(Name::Expect) && expects_the_unknown(head) {
+        let expects = head.fields.has(Name::Expect);
+        if expects && expects_the_unknown(head) {
             return refuse(ClientError::UnsupportedExpectation);
         }
         let body_max = shared.config.limits.body_bytes_max;
@@ -199,6 +201,8 @@ impl ClientHalf {
             is_persistent: asks_to_persist && !shared.is_stopping,
             binds: authentication::logs_connection_in(&head.fields),
             upgrade: is_upgrade.then(|| asked_protocols(head)),
+            // A server ignores it in HTTP/1.0 (RFC 9110 section 10.1.1).
+            awaits_continue: expects && head.version == Version::Http11,
             takes_trailers: forward::takes_trailers(&head.fields),
             host: (!keeps_host).then_some(host),
             dispatched_at: now,
@@ -206,6 +210,9 @@ impl ClientHalf {
             has_seen_answer: false,
             has_begun_answer: false,
             last_error: None,
+            has_redialled: false,
+            was_client_late: false,
+            client_wait: Duration::ZERO,
             interim_bytes: 0,
         });
         let is_stats =

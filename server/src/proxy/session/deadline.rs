@@ -24,7 +24,63 @@ enum Expiry {
     Linger,
 }
 
+/// A backend that breaks off after the client was silent, or took nothing, for so long may have given
+/// up for that; servers do after 1 s or more. One that breaks off sooner has failed by itself.
+const CLIENT_LATE_AFTER: Duration = Duration::from_millis(500);
+
+/// One of the two peers of an exchange.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Party {
+    Client,
+    Backend,
+}
+
 impl Session {
+    /// The party whose move is awaited: nothing goes on before it takes bytes or sends some. The time
+    /// that passes until then is that party's; a tunnel's sides are awaited in turn.
+    pub(crate) fn awaited(&self) -> Party {
+        let (client, upstream) = (&self.client, &self.upstream);
+        if self.exchange.is_none() || !client.output.is_empty() {
+            return Party::Client;
+        }
+        if self.is_body_awaited() && upstream.is_open() && upstream.output.is_empty() {
+            return Party::Client;
+        }
+        Party::Backend
+    }
+
+    /// Whether the client has been awaited for so long that a backend may have given up for it.
+    pub(super) fn is_client_late(&self, now: Instant) -> bool {
+        let client = &self.client;
+        let since = if client.output.is_empty() { self.awaited_since() } else { client.last_write };
+        self.awaited() == Party::Client && now.since(since) >= CLIENT_LATE_AFTER
+    }
+
+    /// Since when a part of the request's body is awaited.
+    pub(super) fn awaited_since(&self) -> Instant {
+        self.client.last_read.max(self.upstream.last_write)
+    }
+
+    /// How long the client has been awaited with a part of its body; zero where it is not.
+    pub(super) fn body_wait(&self, now: Instant) -> Duration {
+        let is_awaited = self.client.output.is_empty() && self.awaited() == Party::Client;
+        if is_awaited { now.since(self.awaited_since()) } else { Duration::ZERO }
+    }
+
+    /// Whether a part of the request's body is to come, and all that came of it is on its way.
+    fn is_body_awaited(&self) -> bool {
+        let client = &self.client;
+        matches!(client.receive, Receive::Body { .. })
+            && client.input.is_none()
+            && client.send == Send::Open
+            && !self.awaits_continue()
+    }
+
+    /// Whether the client waits with its body for a 100 (Continue) of the backend.
+    fn awaits_continue(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.awaits_continue)
+    }
+
     /// A deadline passed; does nothing when none has.
     pub(crate) fn handle_timeout(&mut self, now: Instant, shared: &mut Shared) {
         let Some((at, expiry)) = self.next_deadline(shared) else {
@@ -63,6 +119,7 @@ impl Session {
         if self.needs.has_close() {
             return None;
         }
+        let is_body_awaited = self.is_body_awaited();
         let mut first = None;
         let mut add = |since: Instant, span: Duration, expiry: Expiry| {
             let at = since + span;
@@ -78,10 +135,17 @@ impl Session {
                 Some(since) => add(since, times.request_head, Expiry::RequestHead),
                 None => add(client.last_read, times.client_idle, Expiry::ClientIdle),
             },
-            Receive::Body { .. } if client.input.is_none() && client.send == Send::Open => {
-                add(client.last_read, times.request_body, Expiry::RequestBody);
+            Receive::Body { .. } if is_body_awaited => {
+                // While the response streams, progress in either direction counts.
+                let streams = client.last_write.max(upstream.last_read);
+                let is_streaming = !matches!(upstream.receive, upstream_half::Receive::Head);
+                let last = if is_streaming { streams } else { client.last_read };
+                add(client.last_read.max(last), times.request_body, Expiry::RequestBody);
             }
-            Receive::Discarding { until } => add(*until, Duration::ZERO, Expiry::Linger),
+            Receive::Discarding { until } => {
+                add(client.last_read, times.linger, Expiry::Linger);
+                add(*until, Duration::ZERO, Expiry::Linger);
+            }
             Receive::Tunnel => {
                 let last = client.last_read.max(upstream.last_read);
                 add(last, times.tunnel_idle, Expiry::Tunnel);
@@ -96,11 +160,13 @@ impl Session {
         }
         match &upstream.receive {
             upstream_half::Receive::Head
-                if upstream.output.is_empty() && client.has_whole_request() =>
+                if upstream.output.is_empty()
+                    && (client.has_whole_request() || self.awaits_continue()) =>
             {
                 add(upstream.last_write, times.response_head, Expiry::ResponseHead);
             }
-            upstream_half::Receive::Body { .. } if client.output.is_empty() => {
+            // While the client owes a part of its request, its clock runs alone.
+            upstream_half::Receive::Body { .. } if client.output.is_empty() && !is_body_awaited => {
                 let since = upstream.last_read.max(client.last_write);
                 add(since, times.response_body, Expiry::ResponseBody);
             }

@@ -24,6 +24,8 @@ pub(crate) struct Exchange {
     pub(crate) binds: bool,
     /// The protocols that the client asked to switch to, when that was passed on.
     pub(crate) upgrade: Option<Box<[u8]>>,
+    /// Whether the client holds its body back until the backend asks for it by a 100 (Continue).
+    pub(crate) awaits_continue: bool,
     /// Whether the client reads trailer fields.
     pub(crate) takes_trailers: bool,
     /// Where the backend's own Host stands in the forwarded head, when it is sent.
@@ -38,6 +40,13 @@ pub(crate) struct Exchange {
     pub(crate) has_begun_answer: bool,
     /// How the last attempt failed.
     pub(crate) last_error: Option<UpstreamError>,
+    /// Whether it was sent again on a fresh connection: it goes over no idle one any more.
+    pub(crate) has_redialled: bool,
+    /// Whether the client took nothing for so long, at some time, that its backend may have given
+    /// up for that.
+    pub(crate) was_client_late: bool,
+    /// How long, in the attempt at hand, the client was awaited with its body.
+    pub(crate) client_wait: Duration,
     /// Bytes of the interim responses so far.
     pub(crate) interim_bytes: usize,
 }

@@ -32,10 +32,27 @@ impl Session {
             self.client.send = Send::Closing { with_reset };
             return;
         }
-        let bytes =
-            answer::encode_error(error.status(), &shared.date, is_head_request, Some("close"));
+        self.refuse(now, error.status(), is_head_request, shared);
+    }
+
+    /// Answers with an error that is the last response of the client's connection.
+    fn refuse(&mut self, now: Instant, status: u16, is_head_request: bool, shared: &mut Shared) {
+        let bytes = answer::encode_error(status, &shared.date, is_head_request, Some("close"));
         self.answer(now, bytes, shared);
         self.client.send = Send::Closing { with_reset: false };
+    }
+
+    /// The backend gave up waiting for the client: nobody is blamed.
+    fn refuse_late_client(&mut self, now: Instant, with_reset: bool, shared: &mut Shared) {
+        let Some(exchange) = &self.exchange else { return };
+        let is_head_request = exchange.is_head_request;
+        let has_begun_answer = exchange.has_begun_answer;
+        self.abandon(shared);
+        if has_begun_answer {
+            self.client.send = Send::Closing { with_reset };
+        } else {
+            self.refuse(now, ClientError::BodyTimeout.status(), is_head_request, shared);
+        }
     }
 
     /// The upstream failed: what becomes of the exchange is decided in `verdict.rs`.
@@ -46,10 +63,14 @@ impl Session {
         error: UpstreamError,
         shared: &mut Shared,
     ) {
-        let Some(exchange) = &mut self.exchange else {
+        let Some(exchange) = &self.exchange else {
             return;
         };
         let attempts_max = shared.config.limits.attempts;
+        let is_client_late = exchange.was_client_late || self.is_client_late(now);
+        let Some(exchange) = &mut self.exchange else {
+            return;
+        };
         let upstream = &mut self.upstream;
         let failure = Failure {
             error,
@@ -58,6 +79,7 @@ impl Session {
             has_sent: upstream.output.has_sent(),
             can_replay: upstream.output.can_rewind(),
             is_idempotent: exchange.is_idempotent,
+            is_client_late,
             is_reused: upstream.is_reused(),
             is_first: !self.client.has_been_served,
             is_bound: upstream.is_bound,
@@ -80,6 +102,7 @@ impl Session {
         let with_reset = upstream.ends_with_connection();
         upstream.unlink(shared);
         if remedy == Remedy::Redial {
+            exchange.has_redialled = true;
             exchange.has_seen_answer = false;
             upstream.output.rewind();
             self.needs.redial(backend);
@@ -90,13 +113,16 @@ impl Session {
             self.client.send = Send::Closing { with_reset: false };
             return;
         }
+        if remedy == Remedy::Excuse {
+            return self.refuse_late_client(now, with_reset, shared);
+        }
         exchange.last_error = Some(error);
         if let Some(lease) = exchange.lease.take() {
             exchange.tried.push(lease.backend());
             self.needs.finish(lease, outcome(error));
         }
         match remedy {
-            Remedy::Redial | Remedy::Close => {}
+            Remedy::Redial | Remedy::Close | Remedy::Excuse => {}
             Remedy::Retry => {
                 exchange.has_seen_answer = false;
                 upstream.output.rewind();

@@ -14,10 +14,12 @@ mod failure;
 mod needs;
 mod settle;
 mod stats;
+mod tunnel;
 mod upstream_half;
 mod verdict;
 
 use std::hint::cold_path;
+use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant, Lease};
 
@@ -44,6 +46,8 @@ pub(crate) enum Side {
 /// Which idle connections a request may go over.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Reuse {
+    /// None: it was sent again already because one turned out closed.
+    Fresh,
     /// Any: where it turns out closed the request is sent again.
     Any,
     /// Any, after a look whether it is closed: the request may not be sent again, but its client
@@ -132,12 +136,24 @@ impl Session {
         shared.work += count as u64;
         match side {
             Side::Client => {
+                let is_body = matches!(self.client.receive, Receive::Body { .. });
+                let wait = if is_body { self.body_wait(now) } else { Duration::ZERO };
                 if let Some(input) = &mut self.client.input {
                     input.filled(count);
                 }
-                self.client.last_read = now;
-                if self.exchange.is_none() && self.client.head_since.is_none() {
-                    self.client.head_since = Some(now);
+                match &mut self.exchange {
+                    Some(exchange) => {
+                        exchange.client_wait += wait;
+                        exchange.awaits_continue = false;
+                        self.client.last_read = now;
+                    }
+                    None if !matches!(self.client.receive, Receive::Head) => {
+                        cold_path();
+                        self.client.last_read = now;
+                    }
+                    // A head has its own clock, and before it nothing prolongs the idle time.
+                    None if self.client.head_since.is_none() => self.client.head_since = Some(now),
+                    None => {}
                 }
             }
             Side::Upstream if self.bound.is_some() => return self.handle_bound_ended(now, shared),
@@ -199,6 +215,9 @@ impl Session {
         count: usize,
         shared: &mut Shared,
     ) -> bool {
+        if side == Side::Client && self.client.last_write < now {
+            self.note_late_client(now);
+        }
         let (output, last_write) = match side {
             Side::Client => (&mut self.client.output, &mut self.client.last_write),
             Side::Upstream => (&mut self.upstream.output, &mut self.upstream.last_write),
@@ -223,6 +242,15 @@ impl Session {
             self.settle(now, shared);
         }
         is_awaited
+    }
+
+    /// The client takes something that has waited for it.
+    #[cold]
+    fn note_late_client(&mut self, now: Instant) {
+        let is_late = self.is_client_late(now);
+        if let Some(exchange) = &mut self.exchange {
+            exchange.was_client_late |= is_late;
+        }
     }
 
     /// One side takes no more bytes, though it may still send some.
@@ -272,6 +300,7 @@ impl Session {
         };
         exchange.lease = Some(lease);
         exchange.dispatched_at = now;
+        exchange.client_wait = Duration::ZERO;
         let Some(host) = &mut exchange.host else { return };
         cold_path();
         let output = &mut self.upstream.output;
@@ -388,8 +417,10 @@ impl Session {
             cold_path();
             return Reuse::Bound;
         }
-        if self.exchange.as_ref().is_none_or(|exchange| exchange.is_idempotent) {
-            return Reuse::Any;
+        match &self.exchange {
+            Some(exchange) if exchange.has_redialled => return Reuse::Fresh,
+            Some(exchange) if !exchange.is_idempotent => {}
+            _ => return Reuse::Any,
         }
         if self.client.has_been_served { Reuse::Look } else { Reuse::Proven }
     }

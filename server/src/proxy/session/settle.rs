@@ -1,6 +1,7 @@
 //! Where the halves of a session meet: the joint rules J1 to J7 of LIFECYCLE.md, applied until
 //! nothing changes. Each rule says whether it changed something; none of them waits.
 use std::hint::cold_path;
+use std::time::Duration;
 
 use intelliproxy_core::{Instant, Outcome};
 
@@ -83,6 +84,7 @@ impl Session {
             Ok(Parsed::Partial) if client.is_eof => self.end_incomplete(now, shared),
             Ok(Parsed::Partial) => {
                 cold_path();
+                self.ignore_empty_lines();
                 return false;
             }
             Err(error) => {
@@ -91,6 +93,16 @@ impl Session {
             }
         }
         true
+    }
+
+    /// Nothing but line ends is no request (RFC 9112 section 2.2): no clock runs for it but the idle
+    /// time, which it does not prolong.
+    #[cold]
+    fn ignore_empty_lines(&mut self) {
+        let input = self.client.input.as_ref().map_or(&[][..], Buffer::bytes);
+        if input.iter().all(|byte| b"\r\n".contains(byte)) {
+            self.client.head_since = None;
+        }
     }
 
     /// The client has ended its side before a head was whole.
@@ -113,6 +125,13 @@ impl Session {
         client.last_read = now;
         if let Some(input) = &mut client.input {
             input.consume(len);
+        }
+        if let Some(exchange) = &mut self.exchange
+            && exchange.awaits_continue
+        {
+            cold_path();
+            // One that sends its body at once does not wait for anything.
+            exchange.awaits_continue = client.input.as_ref().is_none_or(Buffer::is_empty);
         }
         client.receive = Receive::Ended;
         if is_stats {
@@ -282,14 +301,21 @@ impl Session {
                 return false;
             }
         }
+        let wait =
+            if self.client.has_whole_request() { Duration::ZERO } else { self.body_wait(now) };
         self.client.last_write = now;
         let upstream = &mut self.upstream;
         let Some(exchange) = &mut self.exchange else { return false };
         match headed.kind {
-            HeadKind::Interim { .. } => self.note_interim(now, headed.len, shared),
+            HeadKind::Interim { is_continue, .. } => {
+                self.note_interim(now, headed.len, is_continue, shared);
+            }
             HeadKind::Switch => self.open_tunnel(now, shared),
             HeadKind::Final { status, framing, writer, kept, binds, is_client_persistent } => {
-                exchange.answer = Some((status, now.since(exchange.dispatched_at)));
+                // The time in which the client was awaited is not the backend's.
+                let waited = exchange.client_wait + wait;
+                let latency = now.since(exchange.dispatched_at).saturating_sub(waited);
+                exchange.answer = Some((status, latency));
                 exchange.has_begun_answer = true;
                 exchange.is_persistent = is_client_persistent;
                 exchange.binds = binds;
@@ -334,7 +360,7 @@ impl Session {
     #[inline(never)]
     fn copy_head(&mut self, headed: &Headed, shared: &mut Shared) -> bool {
         let Some(input) = &mut self.upstream.input else { return false };
-        if !matches!(headed.kind, HeadKind::Interim { is_passed_on: false }) {
+        if !matches!(headed.kind, HeadKind::Interim { is_passed_on: false, .. }) {
             let rest = input.len() - headed.len;
             let (line, fields) = input.bytes()[..headed.len].split_at(headed.date_at);
             let parts = match (headed.is_verbatim, headed.date_at) {
@@ -357,26 +383,15 @@ impl Session {
     /// Counts an interim response of `len` bytes. The backend is at work, so its time for the next
     /// head begins anew; the bytes of all of them are bounded.
     #[cold]
-    fn note_interim(&mut self, now: Instant, len: usize, shared: &mut Shared) {
+    fn note_interim(&mut self, now: Instant, len: usize, is_continue: bool, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
         self.upstream.last_write = now;
+        if is_continue && std::mem::take(&mut exchange.awaits_continue) {
+            self.client.last_read = now;
+        }
         exchange.interim_bytes += len;
         if exchange.interim_bytes > INTERIM_HEADS_MAX * shared.head_limits.head_bytes_max {
             self.fail_upstream(now, UpstreamError::InterimTooLarge, shared);
-        }
-    }
-
-    /// The backend agreed to switch to the protocol that the client asked for.
-    #[cold]
-    fn open_tunnel(&mut self, now: Instant, shared: &mut Shared) {
-        let Some(exchange) = &mut self.exchange else { return };
-        exchange.answer = Some((101, now.since(exchange.dispatched_at)));
-        exchange.has_begun_answer = true;
-        self.upstream.receive = upstream_half::Receive::Tunnel;
-        self.upstream.output.release(&mut shared.buffers);
-        if self.client.has_whole_request() {
-            self.client.receive = Receive::Tunnel;
-            self.client.last_read = now;
         }
     }
 
@@ -484,69 +499,6 @@ impl Session {
         }
     }
 
-    /// J6: a tunnel's bytes go on, and its ends when what came before them is out.
-    #[inline(never)]
-    fn relay_tunnel(&mut self, now: Instant, shared: &mut Shared) -> bool {
-        self.drop_undeliverable(shared);
-        let (client, upstream) = (&mut self.client, &mut self.upstream);
-        let mut whole = BodyReader::Plain { left: None };
-        let buffers = &mut shared.buffers;
-        for (input, output) in
-            [(&mut client.input, &mut upstream.output), (&mut upstream.input, &mut client.output)]
-        {
-            let was_empty = output.is_empty();
-            // Plain bytes cannot be malformed.
-            let moved = body::relay(&mut whole, BodyWriter::Plain, input, output, buffers);
-            if was_empty && moved.is_ok_and(|moved| moved.data > 0) {
-                client.last_write = now;
-                upstream.last_write = now;
-            }
-        }
-        let is_dry = |input: &Option<Buffer>| input.as_ref().is_none_or(Buffer::is_empty);
-        let is_client_out = is_dry(&client.input) && upstream.output.is_empty();
-        let is_upstream_out = is_dry(&upstream.input) && client.output.is_empty();
-        let is_client_over = client.is_eof && is_client_out;
-        let is_upstream_over = upstream.is_eof && is_upstream_out;
-        // A side that broke ends the tunnel when what came of it is out.
-        let has_failed =
-            (upstream.has_failed && is_upstream_out) || (client.has_failed && is_client_out);
-        let is_over = (is_client_over || upstream.is_write_broken)
-            && (is_upstream_over || client.is_write_broken);
-        if has_failed || is_over {
-            cold_path();
-            self.end(now, has_failed, shared);
-            return true;
-        }
-        if is_client_over && !upstream.is_shut {
-            upstream.is_shut = true;
-            self.needs.shutdown_upstream(upstream.conn());
-        }
-        if is_upstream_over && client.send == Send::Open {
-            client.send = Send::Shut;
-            self.needs.shutdown_client();
-        }
-        false
-    }
-
-    /// Drops what goes to a side of a tunnel that takes no more; what came of it still goes on.
-    fn drop_undeliverable(&mut self, shared: &mut Shared) {
-        let (client, upstream) = (&mut self.client, &mut self.upstream);
-        if upstream.is_write_broken || upstream.has_failed {
-            cold_path();
-            upstream.output.clear(&mut shared.buffers);
-            if let Some(input) = client.input.take() {
-                shared.buffers.give(input);
-            }
-        }
-        if client.is_write_broken || client.has_failed {
-            cold_path();
-            client.output.clear(&mut shared.buffers);
-            if let Some(input) = upstream.input.take() {
-                shared.buffers.give(input);
-            }
-        }
-    }
-
     /// J7: a client whose last answer is out is told so; what it still sends is dropped for a
     /// while, since closing at once could destroy the answer (RFC 9112 section 9.6).
     fn close_client(&mut self, now: Instant, shared: &mut Shared) -> bool {
@@ -590,7 +542,8 @@ impl Session {
             return false;
         }
         client.send = Send::Shut;
-        client.receive = Receive::Discarding { until: now + shared.config.timeouts.linger };
+        client.last_read = now;
+        client.receive = Receive::Discarding { until: now + shared.config.timeouts.linger_total };
         self.needs.shutdown_client();
         true
     }

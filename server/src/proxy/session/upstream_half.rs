@@ -90,7 +90,7 @@ pub(crate) struct Headed {
 
 pub(crate) enum HeadKind {
     /// 1xx: another head follows. Not passed on to HTTP/1.0 (RFC 9110 section 15.2).
-    Interim { is_passed_on: bool },
+    Interim { is_passed_on: bool, is_continue: bool },
     /// 101 to a request that asked for it.
     Switch,
     /// The answer.
@@ -200,9 +200,12 @@ impl UpstreamHalf {
                 }
                 HeadKind::Switch
             }
-            100..=199 => {
+            status @ 100..=199 => {
                 cold_path();
-                HeadKind::Interim { is_passed_on: exchange.version == Version::Http11 }
+                HeadKind::Interim {
+                    is_passed_on: exchange.version == Version::Http11,
+                    is_continue: status == 100,
+                }
             }
             status => {
                 let is_old = exchange.version == Version::Http10;

@@ -13,6 +13,8 @@ pub(crate) enum Remedy {
     /// just when it was used again, the request may not be sent again by anyone but its client,
     /// and the client knows that a kept connection may end so (RFC 9112 section 9.3.1).
     Close,
+    /// Blame nobody: the backend gave up waiting for the client, which is answered 408, or cut.
+    Excuse,
     /// Blame the backend and answer the client with the error.
     Answer,
     /// Blame the backend and cut the client's answer, of which a part is gone already: an end in
@@ -34,6 +36,8 @@ pub(crate) struct Failure {
     pub(crate) can_replay: bool,
     /// Whether doing it twice is as good as once (RFC 9110 section 9.2.2).
     pub(crate) is_idempotent: bool,
+    /// Whether the backend broke off while the client kept it waiting.
+    pub(crate) is_client_late: bool,
     /// Whether the connection had carried an exchange before.
     pub(crate) is_reused: bool,
     /// Whether it is the first request of its client's connection.
@@ -46,6 +50,11 @@ pub(crate) struct Failure {
 
 /// The remedy for a failure.
 pub(crate) const fn remedy(failure: &Failure) -> Remedy {
+    if failure.is_client_late
+        && matches!(failure.error, UpstreamError::Cut | UpstreamError::Truncated)
+    {
+        return Remedy::Excuse;
+    }
     if failure.has_begun_answer {
         return Remedy::Truncate;
     }
@@ -88,6 +97,7 @@ mod tests {
         has_sent: true,
         can_replay: true,
         is_idempotent: true,
+        is_client_late: false,
         is_reused: false,
         is_first: true,
         is_bound: false,
@@ -162,6 +172,26 @@ mod tests {
                 "POST for which the proxy has no descriptor",
                 Failure { error: UpstreamError::Exhausted, has_sent: false, ..post },
                 Remedy::Retry,
+            ),
+            (
+                "while the client kept it waiting",
+                Failure { is_client_late: true, ..CUT },
+                Remedy::Excuse,
+            ),
+            (
+                "a part while the client took nothing",
+                Failure {
+                    error: UpstreamError::Truncated,
+                    is_client_late: true,
+                    has_begun_answer: true,
+                    ..CUT
+                },
+                Remedy::Excuse,
+            ),
+            (
+                "silence while the client took nothing",
+                Failure { error: UpstreamError::HeadTimeout, is_client_late: true, ..CUT },
+                Remedy::Answer,
             ),
             ("garbage", Failure { error: UpstreamError::MalformedHead, ..CUT }, Remedy::Answer),
             ("silence", Failure { error: UpstreamError::HeadTimeout, ..CUT }, Remedy::Answer),

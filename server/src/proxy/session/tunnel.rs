@@ -1,0 +1,90 @@
+//! Tunnels: what becomes of a session after a 101.
+use std::hint::cold_path;
+
+use intelliproxy_core::Instant;
+
+use super::Session;
+use super::client_half::{Receive, Send};
+use super::upstream_half;
+use crate::buffer::Buffer;
+use crate::http::body::{self, BodyReader, BodyWriter};
+use crate::proxy::shared::Shared;
+
+impl Session {
+    /// The backend agreed to switch to the protocol that the client asked for.
+    #[cold]
+    pub(super) fn open_tunnel(&mut self, now: Instant, shared: &mut Shared) {
+        let Some(exchange) = &mut self.exchange else { return };
+        exchange.answer = Some((101, now.since(exchange.dispatched_at)));
+        exchange.has_begun_answer = true;
+        self.upstream.receive = upstream_half::Receive::Tunnel;
+        self.upstream.output.release(&mut shared.buffers);
+        if self.client.has_whole_request() {
+            self.client.receive = Receive::Tunnel;
+            self.client.last_read = now;
+        }
+    }
+
+    /// J6: a tunnel's bytes go on, and its ends when what came before them is out.
+    #[inline(never)]
+    pub(super) fn relay_tunnel(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        self.drop_undeliverable(shared);
+        let (client, upstream) = (&mut self.client, &mut self.upstream);
+        let mut whole = BodyReader::Plain { left: None };
+        let buffers = &mut shared.buffers;
+        for (input, output) in
+            [(&mut client.input, &mut upstream.output), (&mut upstream.input, &mut client.output)]
+        {
+            let was_empty = output.is_empty();
+            // Plain bytes cannot be malformed.
+            let moved = body::relay(&mut whole, BodyWriter::Plain, input, output, buffers);
+            if was_empty && moved.is_ok_and(|moved| moved.data > 0) {
+                client.last_write = now;
+                upstream.last_write = now;
+            }
+        }
+        let is_dry = |input: &Option<Buffer>| input.as_ref().is_none_or(Buffer::is_empty);
+        let is_client_out = is_dry(&client.input) && upstream.output.is_empty();
+        let is_upstream_out = is_dry(&upstream.input) && client.output.is_empty();
+        let is_client_over = client.is_eof && is_client_out;
+        let is_upstream_over = upstream.is_eof && is_upstream_out;
+        // A side that broke ends the tunnel when what came of it is out.
+        let has_failed =
+            (upstream.has_failed && is_upstream_out) || (client.has_failed && is_client_out);
+        let is_over = (is_client_over || upstream.is_write_broken)
+            && (is_upstream_over || client.is_write_broken);
+        if has_failed || is_over {
+            cold_path();
+            self.end(now, has_failed, shared);
+            return true;
+        }
+        if is_client_over && !upstream.is_shut {
+            upstream.is_shut = true;
+            self.needs.shutdown_upstream(upstream.conn());
+        }
+        if is_upstream_over && client.send == Send::Open {
+            client.send = Send::Shut;
+            self.needs.shutdown_client();
+        }
+        false
+    }
+
+    /// Drops what goes to a side of a tunnel that takes no more; what came of it still goes on.
+    fn drop_undeliverable(&mut self, shared: &mut Shared) {
+        let (client, upstream) = (&mut self.client, &mut self.upstream);
+        if upstream.is_write_broken || upstream.has_failed {
+            cold_path();
+            upstream.output.clear(&mut shared.buffers);
+            if let Some(input) = client.input.take() {
+                shared.buffers.give(input);
+            }
+        }
+        if client.is_write_broken || client.has_failed {
+            cold_path();
+            client.output.clear(&mut shared.buffers);
+            if let Some(input) = upstream.input.take() {
+                shared.buffers.give(input);
+            }
+        }
+    }
+}
