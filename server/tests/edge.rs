@@ -185,3 +185,29 @@ fn an_unused_state_file_is_a_warning() {
     assert_eq!(program.exit_code(), Some(0));
     assert!(!std::path::Path::new(&state).exists());
 }
+
+/// Of many refused requests only some have lines, the rest is told in one line and in /stats; and
+/// what is secret in a request is in none of them.
+#[test]
+fn a_flood_of_bad_requests_does_not_fill_the_log() {
+    let mut program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);
+    for _ in 0..300 {
+        program.ask("GET /a?token=hidden HTTP/1.1\r\nCookie: hidden\r\n\r\n");
+    }
+    let mut lines = 0;
+    loop {
+        let line = program.line_with("client ");
+        assert!(!line.contains("hidden"), "{line}");
+        if line.contains("more lines left out, over 20 a second") {
+            break;
+        }
+        let excerpt = "\"GET /a?*** HTTP/1.1\\r\\nCookie: ***\\r\\n\\r\\n\"";
+        assert!(line.contains(": 400: no Host: ") && line.contains(excerpt), "{line}");
+        lines += 1;
+    }
+    assert!((20..300).contains(&lines), "{lines} lines");
+    let stats = program.stats();
+    assert!(stats.contains("X-IntelliProxy-Log: dropped=0, failedWrites=0, limited="), "{stats}");
+    program.signal("-TERM");
+    assert_eq!(program.exit_code(), Some(0));
+}

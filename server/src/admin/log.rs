@@ -1,12 +1,24 @@
 //! The log lines of the proxy.
-use intelliproxy_core::BackendId;
-use log::{Level, error, info, log, warn};
+use intelliproxy_core::{BackendId, Instant};
+use log::{Level, error, info, log, log_enabled, warn};
 
+use super::limit::{Kind, LineLimits};
 use super::notice::describe;
 use crate::proxy::{ConfigChange, Notice, RemedyTaken};
 
-/// Logs a notice; `name` names a backend. Nothing is formatted for a level that is off.
-pub(crate) fn log_notice<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a str) {
+/// Logs a notice, unless `limits` has seen too many of its kind; `name` names a backend. Nothing is
+/// formatted for a level that is off.
+pub(crate) fn log_notice<'a>(
+    now: Instant,
+    notice: &Notice,
+    limits: &mut LineLimits,
+    name: impl Fn(BackendId) -> &'a str,
+) {
+    if let Some((level, kind)) = kind(notice)
+        && (!log_enabled!(level) || !limits.admits(now, kind))
+    {
+        return;
+    }
     match notice {
         Notice::Router(notice) => info!("{}", describe(notice, name)),
         Notice::ClientError { peer, error, excerpt } => {
@@ -14,15 +26,14 @@ pub(crate) fn log_notice<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a st
         }
         Notice::UpstreamError { peer, backend, error, remedy } => {
             let backend = backend.map_or("none", name);
-            let (level, remedy) = match remedy {
-                RemedyTaken::Excused => {
-                    (Level::Info, "the client had kept it waiting: not charged")
-                }
-                RemedyTaken::Redialled => (Level::Debug, "sent again on a fresh connection"),
-                RemedyTaken::Retried => (Level::Info, "sent to another backend"),
-                RemedyTaken::Closed => (Level::Info, "client closed, to repeat it"),
-                RemedyTaken::Answered => (Level::Warn, "answered with the error"),
-                RemedyTaken::Truncated => (Level::Warn, "client cut"),
+            let level = level_of(*remedy);
+            let remedy = match remedy {
+                RemedyTaken::Excused => "the client had kept it waiting: not charged",
+                RemedyTaken::Redialled => "sent again on a fresh connection",
+                RemedyTaken::Retried => "sent to another backend",
+                RemedyTaken::Closed => "client closed, to repeat it",
+                RemedyTaken::Answered => "answered with the error",
+                RemedyTaken::Truncated => "client cut",
             };
             let status = error.status();
             log!(level, "client {peer}: {status}: backend {backend}: {error}: {remedy}");
@@ -50,6 +61,38 @@ pub(crate) fn log_notice<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a st
         }
     }
 }
+
+/// The level of a notice's line and the lines that it counts with; `None` where nobody but the
+/// operator brings it about.
+fn kind(notice: &Notice) -> Option<(Level, Kind)> {
+    let kind = |about, status| Kind { about, status, lines: LINES };
+    Some(match notice {
+        Notice::Router(intelliproxy_core::Notice::HealthChanged { .. }) => {
+            (Level::Info, Kind { about: "health", status: 0, lines: HEALTH_LINES })
+        }
+        Notice::Router(_) => (Level::Info, kind("switch", 0)),
+        Notice::ClientError { error, .. } => (Level::Warn, kind("client", error.status())),
+        Notice::UpstreamError { error, remedy, .. } => {
+            (level_of(*remedy), kind("backend", error.status()))
+        }
+        Notice::ClientRefused { .. } => (Level::Warn, kind("limits.clients", 503)),
+        Notice::UnsolicitedBytes { .. } => (Level::Warn, kind("unasked bytes", 0)),
+        _ => return None,
+    })
+}
+
+const fn level_of(remedy: RemedyTaken) -> Level {
+    match remedy {
+        RemedyTaken::Redialled => Level::Debug,
+        RemedyTaken::Excused | RemedyTaken::Retried | RemedyTaken::Closed => Level::Info,
+        RemedyTaken::Answered | RemedyTaken::Truncated => Level::Warn,
+    }
+}
+
+/// Lines of one kind a second: 20 of 300 bytes are 22 MB an hour.
+const LINES: u32 = 20;
+/// The same of changes of health, of which each backend of a full configuration may have one.
+const HEALTH_LINES: u32 = 1000;
 
 /// What a new configuration changed: backends by name, other settings by key.
 fn describe_change(change: &ConfigChange) -> String {

@@ -1,4 +1,5 @@
 //! Read-only views of the proxy for people and their tools: plain data in, text out.
+mod limit;
 mod log;
 mod lost_lines;
 mod notice;
@@ -6,6 +7,7 @@ mod recording;
 mod reloads;
 mod stats;
 
+pub(crate) use limit::LineLimits;
 pub(crate) use log::log_notice;
 pub use lost_lines::LogCounts;
 pub(crate) use lost_lines::log_field;

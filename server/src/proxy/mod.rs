@@ -8,6 +8,7 @@
 //! [`poll_timeout`](Proxy::poll_timeout). The same calls with the same times do the same things.
 mod conn;
 mod dispatch;
+mod excerpt;
 mod invariants;
 mod notice;
 mod places;

@@ -3,12 +3,10 @@ use std::net::SocketAddr;
 
 use intelliproxy_core::BackendId;
 
+use super::excerpt;
 use super::reconfigure::ConfigChange;
 use super::session::Remedy;
 use crate::http::{ClientError, UpstreamError};
-
-/// Bytes of a peer's own text that a notice carries.
-const EXCERPT_MAX: usize = 80;
 
 /// A fact for observers; nothing in the proxy hangs on anyone reading it.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +19,7 @@ pub enum Notice {
         peer: SocketAddr,
         /// The rule.
         error: ClientError,
-        /// The beginning of what it sent, escaped.
+        /// The beginning of what it sent, escaped and without secrets.
         excerpt: String,
     },
     /// A backend, or the way to it, failed a request.
@@ -94,8 +92,14 @@ impl From<Remedy> for RemedyTaken {
 }
 
 impl Notice {
-    pub(crate) fn client_error(peer: SocketAddr, error: ClientError, input: &[u8]) -> Self {
-        let excerpt = input[..input.len().min(EXCERPT_MAX)].escape_ascii().to_string();
+    /// `input` is what waits to be parsed of the client's bytes; `is_head` tells a head from a body.
+    pub(crate) fn client_error(
+        peer: SocketAddr,
+        error: ClientError,
+        input: &[u8],
+        is_head: bool,
+    ) -> Self {
+        let excerpt = if is_head { excerpt::of_head(input) } else { excerpt::of_body(input) };
         Self::ClientError { peer, error, excerpt }
     }
 }

@@ -10,9 +10,9 @@ use intelliproxy_core::Instant;
 use log::{info, warn};
 use mio::Waker;
 
-use crate::admin::LogCounts;
+use crate::admin::{LineLimits, LogCounts, log_notice};
 use crate::logging::LogWatch;
-use crate::proxy::Proxy;
+use crate::proxy::{Notice, Proxy};
 use crate::record::RecordGuard;
 use crate::reload::{Reloader, Source};
 use crate::state::Keeper;
@@ -20,6 +20,8 @@ use crate::state::Keeper;
 /// What surrounds the proxy of one reactor.
 pub(super) struct Edge {
     log: LogWatch,
+    /// Decides which lines about peers are written.
+    limits: LineLimits,
     /// The counts of the log that the proxy has.
     log_counts: LogCounts,
     keeper: Option<Keeper>,
@@ -39,6 +41,7 @@ impl Edge {
     ) -> Self {
         Self {
             log,
+            limits: LineLimits::default(),
             log_counts: LogCounts::default(),
             keeper,
             reloader: reload.map(Reloader::new),
@@ -52,20 +55,35 @@ impl Edge {
         if let Some(keeper) = &mut self.keeper {
             keeper.handle_turn(now, proxy);
         }
-        let counts = self.log.counts();
+        for line in self.limits.tell(now) {
+            warn!("{line}");
+        }
+        let counts = LogCounts { limited: self.limits.limited(), ..self.log.counts() };
         if counts != self.log_counts {
             cold_path();
             self.log_counts = counts;
             proxy.handle_log_counts(counts);
         }
-        if self.poll_timeout().is_some_and(|at| at <= now) {
+        if self.reading_until().is_some_and(|at| at <= now) {
             self.give_up_reading(now, proxy);
         }
     }
 
     /// When a turn is due even if nothing happens.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        match (self.reading_until(), self.limits.poll_timeout()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    fn reading_until(&self) -> Option<Instant> {
         self.reloader.as_ref().and_then(Reloader::poll_timeout)
+    }
+
+    /// Logs what the proxy tells.
+    pub(super) fn log_notice(&mut self, now: Instant, notice: &Notice, proxy: &Proxy) {
+        log_notice(now, notice, &mut self.limits, |backend| proxy.backend_name(backend));
     }
 
     /// Has the configuration read again.
@@ -124,6 +142,9 @@ impl Edge {
     pub(super) fn finish(&mut self, proxy: &Proxy) {
         if let Some(keeper) = self.keeper.take() {
             keeper.finish(proxy);
+        }
+        for line in self.limits.tell_all() {
+            warn!("{line}");
         }
         info!("stopped");
     }

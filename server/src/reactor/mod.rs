@@ -34,7 +34,6 @@ use self::edge::Edge;
 use self::signal::Signals;
 use self::socket::{Moved, Socket, connect_failure};
 use self::token::Source;
-use crate::admin::log_notice;
 use crate::proxy::{Action, ConnId, Proxy};
 use crate::record;
 use crate::resolve::Setup;
@@ -547,7 +546,7 @@ impl Reactor {
                 }
             }
             Action::Notify(notice) => {
-                log_notice(&notice, |backend| self.proxy.backend_name(backend));
+                self.edge.log_notice(self.now, &notice, &self.proxy);
             }
         }
     }

@@ -18,7 +18,8 @@ impl Session {
     pub(super) fn fail_client(&mut self, now: Instant, error: ClientError, shared: &mut Shared) {
         let client = &mut self.client;
         let excerpt = client.input.as_ref().map_or(&[][..], Buffer::bytes);
-        let notice = Notice::client_error(client.peer, error, excerpt);
+        let is_head = matches!(client.receive, Receive::Head);
+        let notice = Notice::client_error(client.peer, error, excerpt, is_head);
         shared.actions.push_back(Action::Notify(notice));
         let has_begun_answer = self.exchange.as_ref().is_some_and(|e| e.has_begun_answer);
         let with_reset = self.upstream.ends_with_connection();

@@ -1,0 +1,129 @@
+//! At most so many lines of one kind a second: what peers do must not fill the disk.
+//!
+//! Each kind has a bucket of tokens that fills at a steady rate. Lines beyond that are counted, and
+//! once a second one line says how many. The time is passed in.
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use intelliproxy_core::Instant;
+
+/// Lines that count together: what they are about, and the status that is told in them or 0.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Kind {
+    pub(crate) about: &'static str,
+    pub(crate) status: u16,
+    /// Lines at once and a second.
+    pub(crate) lines: u32,
+}
+
+/// Decides which lines are written.
+#[derive(Debug, Default)]
+pub(crate) struct LineLimits {
+    /// Kinds are few: a handful of subjects, each with the statuses that the proxy knows.
+    buckets: BTreeMap<Kind, Bucket>,
+    limited: u64,
+    /// When the lines about what was left out are due.
+    tell_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    /// Lines that may be written, at most those of a second.
+    tokens: f64,
+    at: Instant,
+    /// Left out since the last line about it.
+    left_out: u64,
+}
+
+impl LineLimits {
+    /// Whether a line is written now; one that is not is counted.
+    pub(crate) fn admits(&mut self, now: Instant, kind: Kind) -> bool {
+        let lines = f64::from(kind.lines);
+        let new = Bucket { tokens: lines, at: now, left_out: 0 };
+        let bucket = self.buckets.entry(kind).or_insert(new);
+        let earned = now.since(bucket.at).as_secs_f64() * lines;
+        bucket.tokens = (bucket.tokens + earned).min(lines);
+        bucket.at = now;
+        if bucket.tokens >= 1.0 {
+            bucket.tokens -= 1.0;
+            return true;
+        }
+        bucket.left_out += 1;
+        self.limited += 1;
+        self.tell_at.get_or_insert(now + INTERVAL);
+        false
+    }
+
+    /// The lines about what was left out, once they are due.
+    pub(crate) fn tell(&mut self, now: Instant) -> Vec<String> {
+        if self.tell_at.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
+        self.tell_all()
+    }
+
+    /// The lines about what was left out, due or not.
+    pub(crate) fn tell_all(&mut self) -> Vec<String> {
+        self.tell_at = None;
+        let mut lines = Vec::new();
+        for (kind, bucket) in &mut self.buckets {
+            let Kind { about, status, lines: max } = kind;
+            let status = if *status == 0 { String::new() } else { format!(" {status}") };
+            let count = std::mem::take(&mut bucket.left_out);
+            if count > 0 {
+                let line =
+                    format!("{about}{status}: {count} more lines left out, over {max} a second");
+                lines.push(line);
+            }
+        }
+        lines
+    }
+
+    /// When [`tell`](Self::tell) has something to say.
+    pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
+        self.tell_at
+    }
+
+    /// Lines left out so far.
+    pub(crate) const fn limited(&self) -> u64 {
+        self.limited
+    }
+}
+
+/// Time from a line that is left out to the line that says so.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A burst is written up to its bound, then as many lines as time has earned; the rest is told
+    /// in one line a second, and another kind is not touched by it.
+    #[test]
+    fn lines_beyond_the_rate_are_counted() {
+        let mut limits = LineLimits::default();
+        let kind = Kind { about: "client", status: 400, lines: 20 };
+        let other = Kind { status: 431, ..kind };
+        let at = Instant::from_millis;
+        let count = |limits: &mut LineLimits, now, kind| {
+            (0..100).filter(|_| limits.admits(now, kind)).count()
+        };
+        assert_eq!(count(&mut limits, at(0), kind), 20);
+        assert_eq!(count(&mut limits, at(500), kind), 10);
+        assert!(limits.admits(at(500), other));
+        assert_eq!(limits.poll_timeout(), Some(at(1000)));
+        assert!(limits.tell(at(999)).is_empty());
+        let line = "client 400: 170 more lines left out, over 20 a second";
+        assert_eq!(limits.tell(at(1000)), [line]);
+        assert_eq!((limits.poll_timeout(), limits.limited()), (None, 170));
+        assert!(limits.tell(at(5000)).is_empty());
+        assert_eq!(count(&mut limits, at(60_000), kind), 20, "no more is saved up");
+        let health = Kind { about: "health", status: 0, lines: 1 };
+        assert_eq!(count(&mut limits, at(60_000), health), 1);
+        let rest = [
+            "client 400: 80 more lines left out, over 20 a second",
+            "health: 99 more lines left out, over 1 a second",
+        ];
+        assert_eq!(limits.tell_all(), rest);
+    }
+}

@@ -1,0 +1,157 @@
+//! The beginning of what a peer sent, for the log: escaped, cut, and without secrets.
+//!
+//! Query strings, fragments, user information in a target and the values of fields that carry
+//! credentials are replaced by [`MASK`]. Refused requests are often malformed, so that a secret is
+//! recognised by the line that it stands in and not by a whole and valid head.
+
+/// Returns the beginning of a request's head.
+pub(super) fn of_head(input: &[u8]) -> String {
+    let cut = &input[..input.len().min(HEAD_BYTES)];
+    let mut shown = Vec::with_capacity(HEAD_BYTES);
+    let mut is_first = true;
+    for line in cut.split_inclusive(|byte| *byte == b'\n') {
+        let end = line.iter().rposition(|byte| !b"\r\n".contains(byte)).map_or(0, |last| last + 1);
+        let (text, line_end) = line.split_at(end);
+        if is_first && !text.is_empty() {
+            is_first = false;
+            put_request_line(text, &mut shown);
+        } else {
+            put_field_line(text, &mut shown);
+        }
+        shown.extend_from_slice(line_end);
+    }
+    shown.escape_ascii().to_string()
+}
+
+/// Returns the beginning of what came in a body, which may be private: its first line, as far as
+/// the size of a chunk and a little more.
+pub(super) fn of_body(input: &[u8]) -> String {
+    let cut = &input[..input.len().min(BODY_BYTES)];
+    let line = cut.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    line.escape_ascii().to_string()
+}
+
+fn put_request_line(line: &[u8], shown: &mut Vec<u8>) {
+    let path_end = line.iter().position(|byte| b"?#".contains(byte)).unwrap_or(line.len());
+    let (path, rest) = line.split_at(path_end);
+    put_without_user(path, shown);
+    let Some((mark, secret)) = rest.split_first() else { return };
+    shown.push(*mark);
+    // Whatever stands between is part of the query for some reader, spaces included.
+    let version = find_last(secret, b" HTTP/").unwrap_or(secret.len());
+    put_mask(&secret[..version], shown);
+    shown.extend_from_slice(&secret[version..]);
+}
+
+/// `http://user:password@host`, without the part before the host.
+fn put_without_user(path: &[u8], shown: &mut Vec<u8>) {
+    if let Some(begin) = find_last(path, b"://").map(|at| at + 3)
+        && let Some(end) = path[begin..].iter().rposition(|byte| *byte == b'@')
+    {
+        shown.extend_from_slice(&path[..begin]);
+        put_mask(&path[begin..begin + end], shown);
+        shown.extend_from_slice(&path[begin + end..]);
+    } else {
+        shown.extend_from_slice(path);
+    }
+}
+
+fn put_field_line(line: &[u8], shown: &mut Vec<u8>) {
+    // A continuation belongs to a field that may have been secret.
+    let is_blank = |byte: &u8| b" \t".contains(byte);
+    let name_end = line.iter().position(|byte| b": \t".contains(byte)).unwrap_or(line.len());
+    let (name, rest) = line.split_at(name_end);
+    let value = rest.iter().position(|byte| *byte != b':' && !is_blank(byte));
+    let value = value.unwrap_or(rest.len());
+    shown.extend_from_slice(name);
+    shown.extend_from_slice(&rest[..value]);
+    if line.first().is_some_and(is_blank) || is_secret(name) {
+        put_mask(&rest[value..], shown);
+        return;
+    }
+    // Referer and the like carry targets, too.
+    let value = &rest[value..];
+    let open = value.iter().position(|byte| *byte == b'?').map_or(value.len(), |at| at + 1);
+    shown.extend_from_slice(&value[..open]);
+    put_mask(&value[open..], shown);
+}
+
+fn put_mask(secret: &[u8], shown: &mut Vec<u8>) {
+    if !secret.is_empty() {
+        shown.extend_from_slice(MASK);
+    }
+}
+
+/// Whether a field of this name carries credentials.
+fn is_secret(name: &[u8]) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET_NAMES.iter().any(|part| find_last(&name, part.as_bytes()).is_some())
+}
+
+fn find_last(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).rposition(|window| window == wanted)
+}
+
+/// Parts of the names of fields that carry credentials, in lower case.
+const SECRET_NAMES: [&str; 10] = [
+    "auth",
+    "cookie",
+    "token",
+    "secret",
+    "key",
+    "session",
+    "passw",
+    "credential",
+    "signature",
+    "jwt",
+];
+/// Stands in place of a secret.
+const MASK: &[u8] = b"***";
+/// Bytes of a head that are shown.
+const HEAD_BYTES: usize = 80;
+/// Bytes of a body that are shown.
+const BODY_BYTES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Secrets are masked wherever they stand in a head, well formed or not; row by row.
+    #[test]
+    fn secrets_are_masked() {
+        let rows: [(&str, &str); 17] = [
+            ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", "GET / HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n"),
+            ("GET /a?b=c HTTP/1.1\r\n", "GET /a?*** HTTP/1.1\\r\\n"),
+            ("\r\nGET /a?b c HTTP/9\n", "\\r\\nGET /a?*** HTTP/9\\n"),
+            ("GET /a?b c", "GET /a?***"),
+            ("GET /a? HTTP/1.1", "GET /a? HTTP/1.1"),
+            ("GET /#access_token=1 HTTP/1.1", "GET /#*** HTTP/1.1"),
+            ("GET http://u:p@h/a HTTP/1.1", "GET http://***@h/a HTTP/1.1"),
+            ("GET /\r\nAuthorization: Basic eA==\r\n", "GET /\\r\\nAuthorization: ***\\r\\n"),
+            ("GET /\nauthorization : x\n", "GET /\\nauthorization : ***\\n"),
+            ("GET /\nAuthorization Bearer x", "GET /\\nAuthorization ***"),
+            ("GET /\nProxy-Authorization:\tx", "GET /\\nProxy-Authorization:\\t***"),
+            ("GET /\nCookie: a=b; c=d\n x\n", "GET /\\nCookie: ***\\n ***\\n"),
+            ("GET /\nX-Api-Key:k", "GET /\\nX-Api-Key:***"),
+            ("GET /\n\0Set-Cookie: k", "GET /\\n\\x00Set-Cookie: ***"),
+            ("GET /\nReferer: http://h/?t=1\n", "GET /\\nReferer: http://h/?***\\n"),
+            ("GET /\nAuthorization:\n", "GET /\\nAuthorization:\\n"),
+            ("", ""),
+        ];
+        for (input, expected) in rows {
+            assert_eq!(of_head(input.as_bytes()), expected, "{input:?}");
+        }
+    }
+
+    /// Excerpts are bounded, and of a body no more is shown than its first few bytes.
+    #[test]
+    fn excerpts_are_bounded() {
+        assert_eq!(of_head(&[0xff; 1000]).len(), 4 * 80);
+        assert_eq!(of_body(b"zz\r\npassword=1"), "zz\\r");
+        assert_eq!(of_body(&[0xff; 1000]).len(), 4 * 16);
+        for end in 0..100 {
+            let input = "?a\n".repeat(40);
+            assert!(of_head(&input.as_bytes()[..end]).len() <= 4 * 80);
+        }
+    }
+}
