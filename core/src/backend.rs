@@ -1,14 +1,19 @@
-//! What is known of each backend, and the table that ranks them.
+//! What is known of each backend.
 //!
 //! The score law: a backend's points are cached and change only when an event touches it. A ping's
 //! end sets latency and loss; a report sets queue, CPU and memory; a lease given out or come home
-//! sets in flight. The error rate, which decays with time, is evaluated anew at each ping's end,
-//! report and request's end, and stands still in between: at most one ping interval old.
-use std::collections::{BTreeMap, BTreeSet};
+//! sets in flight. The error rate and the count of refusals, which decay with time, are evaluated
+//! anew at each ping's end, report and request's end, and stand still in between: at most one ping
+//! interval old. A hold ends at its time: [`BackendTable::release`] is due from
+//! [`BackendTable::releases_at`] on.
+mod table;
+
+use std::hint::cold_path;
 use std::time::Duration;
 
+pub(crate) use self::table::{Added, BackendTable};
 use crate::config::{Rules, Weights};
-use crate::estimate::{ErrorRate, Ewma};
+use crate::estimate::{ErrorRate, Ewma, Fading};
 use crate::event::{LoadReport, Outcome, ProbeResult};
 use crate::health::HealthTracker;
 use crate::policy::PolicyView;
@@ -16,7 +21,6 @@ use crate::policy::linear_rl::FEATURES;
 use crate::score::{QUEUE_SAMPLE_MAX, ScoreParts};
 use crate::snapshot::BackendSnapshot;
 use crate::time::Instant;
-use crate::tournament::{ABSENT, Entry, Tournament};
 
 /// Names a backend: its slot in every table, and the slot's generation.
 ///
@@ -69,7 +73,16 @@ pub(crate) struct Backend {
     /// Gone from the configuration: no requests, no probes; leases still come home.
     pub(crate) is_retired: bool,
     pub(crate) health: HealthTracker,
+    /// Leases out.
     in_flight: u32,
+    /// Of these, requests that are no work for it: streams, and those that wait for their client.
+    aside: u32,
+    /// Leases out that were set aside at some time.
+    marked: u32,
+    /// Recent requests that it refused, as of the last event.
+    turned_away: u32,
+    /// Until when it gets no requests while another backend can take them, at its own wish.
+    held_until: Option<Instant>,
     pings: Pings,
     load: Load,
     requests: Requests,
@@ -102,6 +115,8 @@ struct Load {
 struct Requests {
     ended: u64,
     errors: u64,
+    refused: u64,
+    turned_away: Fading,
     last_ended_at: Option<Instant>,
     error_rate: ErrorRate,
     response_ewma_ms: Ewma,
@@ -115,6 +130,10 @@ impl Backend {
             is_retired: false,
             health: HealthTracker::default(),
             in_flight: 0,
+            aside: 0,
+            marked: 0,
+            turned_away: 0,
+            held_until: None,
             pings: Pings::default(),
             load: Load::default(),
             requests: Requests::default(),
@@ -181,13 +200,82 @@ impl Backend {
                 let alpha = rules.smoothing.alpha;
                 self.requests.response_ewma_ms.observe(alpha, millis(*latency));
             }
+        } else if let Outcome::Refused { hold, .. } = outcome {
+            cold_path();
+            self.refused(now, *hold, rules);
         }
-        self.parts.in_flight = rules.weights.in_flight_points(self.in_flight);
         self.rescore_errors(now, rules);
     }
 
+    /// It refused a request, and named a time or not.
+    #[cold]
+    fn refused(&mut self, now: Instant, hold: Option<Duration>, rules: &Rules) {
+        self.requests.ended += 1;
+        self.requests.refused += 1;
+        self.requests.last_ended_at = Some(now);
+        match hold {
+            Some(hold) => self.held_until = self.held_until.max(Some(now + hold)),
+            None => self.requests.turned_away.add(now, 1.0, rules.errors.half_life),
+        }
+    }
+
+    /// One of its leases is no work for it from now on, or is again.
+    pub(crate) fn set_aside(&mut self, is_aside: bool, weights: &Weights) {
+        if is_aside {
+            debug_assert!(self.aside < self.in_flight, "only a lease that is out is set aside");
+            self.aside += 1;
+        } else {
+            debug_assert!(self.aside > 0, "a lease was aside before it is no more");
+            self.aside = self.aside.saturating_sub(1);
+        }
+        self.rescore_in_flight(weights);
+    }
+
+    /// One of its leases was set aside for the first time, or one that was comes home.
+    pub(crate) const fn mark(&mut self, is_marked: bool) {
+        self.marked = if is_marked { self.marked + 1 } else { self.marked.saturating_sub(1) };
+    }
+
+    /// Whether a lease is out that was never set aside.
+    pub(crate) const fn has_unmarked(&self) -> bool {
+        self.marked < self.in_flight
+    }
+
+    /// Ends a hold that is over.
+    fn release(&mut self, now: Instant) {
+        self.held_until = self.held_until.filter(|until| *until > now);
+    }
+
+    /// Ends a hold.
+    pub(crate) const fn release_now(&mut self) {
+        self.held_until = None;
+    }
+
+    /// Whether it is up, and not held or not any more.
+    pub(crate) fn is_free_at(&self, now: Instant) -> bool {
+        self.access() == Access::Free
+            || self.access() == Access::Held && self.held_until.is_none_or(|until| until <= now)
+    }
+
+    /// Leases out.
     pub(crate) const fn in_flight(&self) -> u32 {
         self.in_flight
+    }
+
+    /// Requests that it has to work on.
+    pub(crate) const fn at_work(&self) -> u32 {
+        self.in_flight.saturating_sub(self.aside)
+    }
+
+    /// Requests that keep it busy: those it works on, and recent ones that it refused. An instant
+    /// refusal must not make a full backend look idle.
+    pub(crate) const fn load(&self) -> u32 {
+        self.at_work().saturating_add(self.turned_away)
+    }
+
+    /// Recent requests that it refused, as of the last event.
+    pub(crate) const fn turned_away(&self) -> u32 {
+        self.turned_away
     }
 
     pub(crate) const fn parts(&self) -> &ScoreParts {
@@ -207,7 +295,7 @@ impl Backend {
             libm::tanh(latency_ms / 500.0),
             self.pings.loss_ewma.value().unwrap_or(0.0),
             self.error_rate_at(now, rules),
-            libm::tanh(f64::from(self.in_flight) / 10.0),
+            libm::tanh(f64::from(self.load()) / 10.0),
             libm::tanh(self.load.queue_ewma.value().unwrap_or(0.0) / 20.0),
             libm::tanh(self.load.cpu_busy_ms.unwrap_or(0.0) / 100.0),
             libm::tanh(self.load.memory_bytes.unwrap_or(0.0) / (200.0 * 1024.0 * 1024.0)),
@@ -215,17 +303,21 @@ impl Backend {
         ]
     }
 
-    pub(crate) fn is_usable(&self) -> bool {
-        !self.is_retired && self.health.health().is_usable()
+    /// Whether requests may go there.
+    pub(crate) const fn access(&self) -> Access {
+        if self.is_retired {
+            Access::Gone
+        } else if !self.health.health().is_usable() {
+            Access::Down
+        } else if self.held_until.is_some() {
+            Access::Held
+        } else {
+            Access::Free
+        }
     }
 
     const fn light(&self) -> Light {
-        Light {
-            generation: self.id.generation,
-            in_flight: self.in_flight,
-            is_configured: !self.is_retired,
-            is_usable: !self.is_retired && self.health.health().is_usable(),
-        }
+        Light { generation: self.id.generation, load: self.load(), access: self.access() }
     }
 
     pub(crate) fn snapshot(
@@ -254,6 +346,9 @@ impl Backend {
             reports_failed: load.failed,
             requests: requests.ended,
             errors: requests.errors,
+            refused: requests.refused,
+            held: self.held_until.filter(|until| *until > now).map(|until| until - now),
+            at_work: self.at_work(),
             error_rate: self.error_rate_at(now, rules),
             in_flight: self.in_flight,
             response_ewma_ms: requests.response_ewma_ms.value(),
@@ -275,7 +370,6 @@ impl Backend {
     fn rescore_all(&mut self, now: Instant, rules: &Rules) {
         self.rescore_pings(rules);
         self.rescore_load(&rules.weights);
-        self.rescore_in_flight(&rules.weights);
         self.rescore_errors(now, rules);
     }
 
@@ -296,248 +390,43 @@ impl Backend {
     }
 
     fn rescore_in_flight(&mut self, weights: &Weights) {
-        self.parts.in_flight = weights.in_flight_points(self.in_flight);
+        self.parts.in_flight = weights.in_flight_points(self.load());
         self.parts.total = self.parts.sum();
     }
 
+    /// Evaluates what fades with time: errors and refusals.
     #[inline(always)]
     fn rescore_errors(&mut self, now: Instant, rules: &Rules) {
         self.parts.errors = rules.weights.error_points(self.error_rate_at(now, rules));
+        let turned_away = self.requests.turned_away.at(now, rules.errors.half_life);
+        // The cast saturates, and rounds what is not negative.
+        self.turned_away = (turned_away + 0.5) as u32;
+        self.parts.in_flight = rules.weights.in_flight_points(self.load());
         self.parts.total = self.parts.sum();
     }
+}
+
+/// Whether requests may go to a backend; requests go to the least of the values that there are.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Access {
+    /// Like to any other.
+    Free,
+    /// It asked to be left alone for a while.
+    Held,
+    /// Its pings or its connections failed.
+    Down,
+    /// It is not configured.
+    #[default]
+    Gone,
 }
 
 /// What a scan over all backends wants of each.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Light {
     generation: u32,
-    pub(crate) in_flight: u32,
-    pub(crate) is_configured: bool,
-    pub(crate) is_usable: bool,
-}
-
-/// The backends by id, ranked: usable ones before others, then by score, then by id.
-#[derive(Debug)]
-pub(crate) struct BackendTable {
-    backends: Vec<Backend>,
-    /// The fields that a scan reads, in a dense array.
-    lights: Vec<Light>,
-    /// The configured backends by slot: scans cost nothing for those that left.
-    configured: Vec<BackendId>,
-    by_name: BTreeMap<String, BackendId>,
-    ranking: Tournament,
-}
-
-/// How a backend came into the table.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Added {
-    pub(crate) id: BackendId,
-    /// The backend whose slot it took, and that backend's requests in flight.
-    pub(crate) replaced: Option<(BackendId, u32)>,
-}
-
-impl BackendTable {
-    pub(crate) fn new() -> Self {
-        Self {
-            backends: Vec::new(),
-            lights: Vec::new(),
-            configured: Vec::new(),
-            by_name: BTreeMap::new(),
-            ranking: Tournament::new(),
-        }
-    }
-
-    /// The slots that new backends may take: those of retired ones whose names are not in `names`.
-    pub(crate) fn free_slots(&self, names: &[String]) -> BTreeSet<u32> {
-        let retired = self.backends.iter().filter(|backend| backend.is_retired);
-        let mut free: BTreeSet<u32> = retired.map(|backend| backend.id.slot).collect();
-        if !free.is_empty() {
-            for id in names.iter().filter_map(|name| self.find(name)) {
-                free.remove(&id.slot);
-            }
-        }
-        free
-    }
-
-    /// Adds a backend: in the slot of a retired one of the same name, of which nothing but its
-    /// leases is kept; otherwise in the lowest of the `free` slots; otherwise in a new one.
-    pub(crate) fn add(&mut self, name: &str, free: &mut BTreeSet<u32>, weights: &Weights) -> Added {
-        if let Some(id) = self.find(name) {
-            let in_flight = self.backends[id.index()].in_flight;
-            debug_assert!(
-                self.backends[id.index()].is_retired,
-                "a configured backend is not added again"
-            );
-            let mut backend = Backend::new(id, name.to_owned(), weights);
-            backend.in_flight = in_flight;
-            backend.rescore_in_flight(weights);
-            self.put(backend);
-            return Added { id, replaced: None };
-        }
-        let old = free.pop_first().map(|slot| &self.backends[slot as usize]);
-        let replaced = old.map(|old| (old.id, old.in_flight));
-        let id = match replaced {
-            Some((old, _)) => {
-                self.by_name.remove(&self.backends[old.index()].name);
-                old.next_generation()
-            }
-            None => BackendId::first_of(self.backends.len()),
-        };
-        self.by_name.insert(name.to_owned(), id);
-        self.put(Backend::new(id, name.to_owned(), weights));
-        Added { id, replaced }
-    }
-
-    fn put(&mut self, backend: Backend) {
-        let id = backend.id;
-        if id.index() == self.backends.len() {
-            self.backends.push(backend);
-            self.lights.push(Light::default());
-            self.ranking.push(ABSENT);
-        } else {
-            self.backends[id.index()] = backend;
-        }
-        self.rank(id);
-    }
-
-    /// Changes a backend by `change` and ranks it again; `None` for one that is not there any more.
-    pub(crate) fn update<T>(
-        &mut self,
-        id: BackendId,
-        change: impl FnOnce(&mut Backend) -> T,
-    ) -> Option<T> {
-        let backend = self.backends.get_mut(id.index()).filter(|backend| backend.id == id)?;
-        let done = change(backend);
-        self.rank(id);
-        Some(done)
-    }
-
-    /// Takes a backend out of the configuration.
-    pub(crate) fn retire(&mut self, id: BackendId) {
-        self.update(id, |backend| backend.is_retired = true);
-    }
-
-    /// Scores every backend by new rules.
-    pub(crate) fn rescore_all(&mut self, now: Instant, rules: &Rules) {
-        for slot in 0..self.backends.len() {
-            self.update(self.backends[slot].id, |backend| backend.rescore_all(now, rules));
-        }
-    }
-
-    /// Makes these, which are not retired, the backends that scans go over.
-    pub(crate) fn set_configured(&mut self, ids: &[BackendId]) {
-        self.configured.clear();
-        self.configured.extend_from_slice(ids);
-        self.configured.sort_unstable();
-    }
-
-    pub(crate) fn get(&self, id: BackendId) -> Option<&Backend> {
-        self.backends.get(id.index()).filter(|backend| backend.id == id)
-    }
-
-    /// The fields of a backend that a scan reads.
-    pub(crate) fn light(&self, id: BackendId) -> Option<Light> {
-        self.lights.get(id.index()).copied().filter(|light| light.generation == id.generation)
-    }
-
-    /// The configured backends, by slot.
-    pub(crate) fn configured(&self) -> &[BackendId] {
-        &self.configured
-    }
-
-    /// The backend of this name, retired or not.
-    pub(crate) fn find(&self, name: &str) -> Option<BackendId> {
-        self.by_name.get(name).copied()
-    }
-
-    /// Whether it is in the configuration.
-    pub(crate) fn is_configured(&self, id: BackendId) -> bool {
-        self.get(id).is_some_and(|backend| !backend.is_retired)
-    }
-
-    pub(crate) fn iter(&self) -> impl Clone + Iterator<Item = (BackendId, &Backend)> {
-        self.backends.iter().map(|backend| (backend.id, backend))
-    }
-
-    /// The best of all: usable if any is, else the least bad; `None` when all are retired.
-    pub(crate) fn lowest(&self) -> Option<BackendId> {
-        self.ranking.winner().map(|entry| self.ranked_id(entry))
-    }
-
-    /// The best of those not in `tried`.
-    pub(crate) fn lowest_except(&self, tried: &[BackendId]) -> Option<BackendId> {
-        if tried.is_empty() {
-            return self.lowest();
-        }
-        let best = self.ranking.find(|slot| !tried.contains(&self.backends[slot].id));
-        best.map(|entry| self.ranked_id(entry))
-    }
-
-    /// States what holds between calls; panics where it does not.
-    pub(crate) fn check_invariants(&self) {
-        for (id, backend) in self.iter() {
-            let parts = &backend.parts;
-            assert!(
-                parts.total.to_bits() == parts.sum().to_bits(),
-                "the score of {id:?} is exactly the sum of its parts"
-            );
-            for (factor, points) in parts.parts() {
-                assert!(points.is_finite(), "{} points of {id:?} are finite", factor.name());
-                assert!(points >= 0.0, "{} points of {id:?} are not negative", factor.name());
-            }
-            assert!(
-                self.light(id) == Some(backend.light()),
-                "the scanned row of {id:?} is as it is"
-            );
-            assert!(
-                self.ranking.key(id.index()) == Self::rank_key(backend),
-                "the ranking knows {id:?} as it is"
-            );
-        }
-        let configured = self.iter().filter(|(_, backend)| !backend.is_retired);
-        assert!(
-            configured.clone().map(|(id, _)| id).eq(self.configured.iter().copied()),
-            "scans go over the backends that are not retired, by slot"
-        );
-        assert!(self.by_name.len() == self.backends.len(), "every slot has one name");
-        for (id, backend) in self.iter() {
-            assert!(self.find(&backend.name) == Some(id), "{id:?} is found by its name");
-        }
-        let best = configured.min_by(|a, b| {
-            let order = b.1.is_usable().cmp(&a.1.is_usable());
-            order.then(a.1.parts.total.total_cmp(&b.1.parts.total))
-        });
-        assert!(
-            self.lowest() == best.map(|(id, _)| id),
-            "the ranking's winner is the usable backend with the lowest score and id"
-        );
-    }
-
-    fn rank(&mut self, id: BackendId) {
-        let key = Self::rank_key(&self.backends[id.index()]);
-        self.ranking.set(id.index(), key);
-        self.lights[id.index()] = self.backends[id.index()].light();
-    }
-
-    /// Orders like (not usable, score) for backends in the configuration. The bits of floats that
-    /// are finite and not negative are ordered like the floats, and leave the highest bit free.
-    fn rank_key(backend: &Backend) -> u64 {
-        const UNUSABLE: u64 = 1 << 63;
-        debug_assert!(backend.parts.total.is_finite(), "scores are finite");
-        debug_assert!(backend.parts.total.is_sign_positive(), "scores are not negative");
-        let score = backend.parts.total.to_bits();
-        if backend.is_retired {
-            ABSENT
-        } else if backend.is_usable() {
-            score
-        } else {
-            score | UNUSABLE
-        }
-    }
-
-    fn ranked_id(&self, entry: Entry) -> BackendId {
-        self.backends[entry.slot].id
-    }
+    /// Requests that keep it busy.
+    pub(crate) load: u32,
+    pub(crate) access: Access,
 }
 
 fn millis(span: Duration) -> f64 {

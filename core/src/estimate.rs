@@ -46,6 +46,32 @@ pub(crate) struct ErrorRate {
     stepped_at: Instant,
 }
 
+/// A count of events, halving every half-life.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Fading {
+    count: f64,
+    counted_at: Instant,
+}
+
+impl Fading {
+    /// Counts `amount` more at `now`.
+    pub(crate) fn add(&mut self, now: Instant, amount: f64, half_life: Duration) {
+        self.count = self.at(now, half_life) + amount;
+        self.counted_at = now;
+    }
+
+    /// The count at `now`; below a millionth it is 0.
+    pub(crate) fn at(&self, now: Instant, half_life: Duration) -> f64 {
+        if self.count == 0.0 {
+            return 0.0;
+        }
+        let half_life = u64::try_from(half_life.as_nanos()).unwrap_or(u64::MAX);
+        let passed = now.as_nanos().saturating_sub(self.counted_at.as_nanos());
+        let count = self.count * decay(passed, half_life);
+        if count < FADED { 0.0 } else { count }
+    }
+}
+
 impl ErrorRate {
     /// Takes the end of a request in.
     pub(crate) fn observe(&mut self, now: Instant, is_error: bool, half_life: Duration) {
@@ -97,6 +123,8 @@ fn decay(passed: u64, half_life: u64) -> f64 {
 const STEPS_PER_HALF_LIFE: u64 = 65_536;
 /// Decayed errors below this count as none: 30 half-lives after a single one.
 const FORGOTTEN: f64 = 1e-9;
+/// Counts below this are none: 20 half-lives after a single event.
+const FADED: f64 = 1e-6;
 
 #[cfg(test)]
 mod tests {
@@ -163,6 +191,18 @@ mod tests {
         assert_eq!(rate.rate_at(end, HALF_LIFE, 10.0), before);
         assert!(before < 1e-4, "{before}");
         assert_eq!(rate.rate_at(Instant::from_millis(2_000_000), HALF_LIFE, 10.0), 0.0);
+    }
+
+    /// By hand: one event is 1, a half-life later with another one 1.5, and 0 in the end.
+    #[test]
+    fn counts_fade() {
+        let mut count = Fading::default();
+        count.add(Instant::ZERO, 1.0, HALF_LIFE);
+        let later = Instant::ZERO + HALF_LIFE;
+        assert_near(count.at(later, HALF_LIFE), 0.5);
+        count.add(later, 1.0, HALF_LIFE);
+        assert_near(count.at(later, HALF_LIFE), 1.5);
+        assert_eq!(count.at(later + 30 * HALF_LIFE, HALF_LIFE), 0.0);
     }
 
     /// Steps lose no time: a request every 0.1 ms for a half-life counts as one every 10 ms

@@ -25,10 +25,10 @@ pub enum Event {
         /// How the backend did.
         outcome: Outcome,
     },
-    /// The answer to a request began and will go on for long (a stream, an upgraded connection):
-    /// what follows tells nothing of how fast the backend works. Policies that learn take the
-    /// request as answered now; it stays in flight until [`Event::RequestFinished`], of which
-    /// they then learn nothing. To be told at most once for a lease that is out; never needed.
+    /// A request stops being work for its backend before it ends: its connection became a tunnel,
+    /// or its response has been silent for long. Policies take it as answered with this status and
+    /// latency, and stop counting it in flight. Its lease stays out until
+    /// [`Event::RequestFinished`], of which they then learn nothing. At most once for a lease.
     StreamOpened {
         /// The number of the lease.
         lease: LeaseId,
@@ -38,6 +38,22 @@ pub enum Event {
         status: u16,
         /// From the dispatch to the backend to the answer's head.
         latency: Duration,
+    },
+    /// A request waits for its client: the rest of its body is missing, or its response is not
+    /// taken. Until [`Event::LeaseResumed`] its time is not the backend's, and it does not count
+    /// in flight. Ignored for a lease that is paused already or has become a stream.
+    LeasePaused {
+        /// The number of the lease.
+        lease: LeaseId,
+        /// Where it went.
+        backend: BackendId,
+    },
+    /// A request waits for its backend again. Ignored unless its lease is paused.
+    LeaseResumed {
+        /// The number of the lease.
+        lease: LeaseId,
+        /// Where it went.
+        backend: BackendId,
     },
     /// A backend's own load figures came by another way than a report probe.
     LoadReported {
@@ -266,12 +282,23 @@ impl LeaseId {
 /// How a request ended, as far as the backend is concerned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
-    /// A whole answer came. A status of 500 or more counts as an error.
+    /// A whole answer came. A status of 500 or more counts as an error; 429 and 503 count as
+    /// [`Outcome::Refused`] without a hold.
     Answered {
         /// The final status.
         status: u16,
         /// From the dispatch to the backend to the answer's head.
         latency: Duration,
+    },
+    /// The backend turned the request away: it is full, or its client asks too much of it. Neither
+    /// work done nor a fault.
+    Refused {
+        /// The status, as a rule 429 or 503.
+        status: u16,
+        /// Retry-After: the time for which the backend gets no requests while another one can take
+        /// them, 60 s at most. Without it the refusal counts as one request in flight that fades
+        /// with the half-life of errors.
+        hold: Option<Duration>,
     },
     /// The backend or the way to it failed.
     Failed(RequestFailure),
@@ -286,10 +313,28 @@ impl Outcome {
         match self {
             Self::Answered { status, .. } => Some(*status >= 500),
             Self::Failed(_) => Some(true),
-            Self::Abandoned => None,
+            Self::Refused { .. } | Self::Abandoned => None,
+        }
+    }
+
+    /// The same, with a refusal named as one however it was reported: 429 (RFC 6585 section 4) and
+    /// 503 (RFC 9110 section 15.6.4) are refusals.
+    pub(crate) fn normal(self) -> Self {
+        match self {
+            Self::Answered { status: status @ (429 | 503), .. } => {
+                Self::Refused { status, hold: None }
+            }
+            Self::Refused { status, hold } => {
+                let hold = hold.map(|hold| hold.min(HOLD_MAX)).filter(|hold| !hold.is_zero());
+                Self::Refused { status, hold }
+            }
+            other => other,
         }
     }
 }
+
+/// The longest time for which one refusal keeps requests away from a backend.
+const HOLD_MAX: Duration = Duration::from_secs(60);
 
 /// How a backend failed a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

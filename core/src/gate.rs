@@ -109,7 +109,7 @@ impl SwitchGate {
     }
 
     fn is_busier(&self, current: &Backend, other: &Backend) -> bool {
-        let more = current.in_flight().saturating_sub(other.in_flight());
+        let more = current.at_work().saturating_sub(other.at_work());
         self.load_gap.is_some_and(|load| more >= load)
     }
 }

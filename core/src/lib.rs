@@ -52,7 +52,7 @@
 //! assert_eq!(router.name(lease.backend()), Some("near"));
 //! let tried = [lease.backend()];
 //! now += Duration::from_millis(4);
-//! let outcome = Outcome::Answered { status: 503, latency: Duration::from_millis(4) };
+//! let outcome = Outcome::Answered { status: 500, latency: Duration::from_millis(4) };
 //! router.handle_event(now, Event::RequestFinished { lease, outcome });
 //!
 //! // Not well; a retry goes to the other one, and a third attempt nowhere.

@@ -1,20 +1,23 @@
 //! The router: the only place where health, policy, gate, probes and estimates meet.
+mod asides;
 mod current;
+mod probing;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::hint::cold_path;
 use std::time::Duration;
 
-use crate::backend::{Added, BackendId, BackendTable};
+use self::asides::Asides;
+use crate::backend::{Access, Added, BackendId, BackendTable};
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{
-    Action, Event, HoldReason, Lease, LeaseId, LoadReport, NoRoute, Notice, Outcome, ProbeFailure,
-    ProbeId, ProbeKind, ProbeResult, RequestFailure, SwitchReason,
+    Action, Event, HoldReason, Lease, LeaseId, NoRoute, Notice, Outcome, ProbeFailure,
+    RequestFailure, SwitchReason,
 };
 use crate::gate::SwitchGate;
 use crate::memory::{Memory, MemoryError};
 use crate::policy::{self, Candidates, Ended, GuardView, Habits, Policy, Token};
-use crate::probe::{Due, EndedProbe, ProbeSchedule};
+use crate::probe::{Due, ProbeSchedule};
 use crate::rng::Rng;
 use crate::snapshot::{BackendSnapshot, Snapshot};
 use crate::time::Instant;
@@ -32,10 +35,12 @@ use crate::time::Instant;
 /// and cost a few comparisons for each doubling of the number of backends.
 ///
 /// What holds between calls:
-/// - The current backend is configured, and usable if any backend is: when it goes down or leaves,
-///   the best usable one takes its place at once (failover, which starts a cooldown like any
-///   switch); when none is usable, the first one to become so does. A current backend that leaves
-///   while no other is usable leaves none behind.
+/// - The current backend is configured, and usable if any backend is: when it goes down, leaves or
+///   is held, the best one that is not takes its place at once (failover, which starts a cooldown
+///   like any switch); when none is usable, the first one to become so does. A current backend that
+///   leaves while no other is usable leaves none behind.
+/// - A backend that refused with a time is held: it gets no requests for so long, unless every
+///   other usable one was tried or is held.
 /// - While no backend is usable, requests go to the least bad one, which does not become current.
 /// - Requests in flight of all backends are the leases out, without those of backends whose slot
 ///   another one has taken: these end without a trace.
@@ -50,8 +55,8 @@ pub struct Router {
     habits: Habits,
     /// Counts the policies that were in use, so that none gets another's marks.
     policy_epoch: u32,
-    /// Leases whose answers are streams: for the policy they have ended.
-    streams: BTreeMap<LeaseId, BackendId>,
+    /// Leases that are out and were set aside: streams, and those that waited for their clients.
+    asides: Asides,
     gate: SwitchGate,
     rng: Rng,
     current: Option<BackendId>,
@@ -108,7 +113,7 @@ impl Router {
             habits: policy.habits(),
             policy,
             policy_epoch: 0,
-            streams: BTreeMap::new(),
+            asides: Asides::new(),
             gate: SwitchGate::new(&config.rules),
             rng: Rng::new(seed),
             current: None,
@@ -147,6 +152,8 @@ impl Router {
             Event::StreamOpened { lease, backend, status, latency } => {
                 self.stream_opened(now, lease, backend, Outcome::Answered { status, latency });
             }
+            Event::LeasePaused { lease, backend } => self.lease_paused(now, lease, backend),
+            Event::LeaseResumed { lease, backend } => self.lease_resumed(now, lease, backend),
             Event::ProbeFinished { probe, result } => self.probe_finished(now, probe, &result),
             Event::LoadReported { backend, report } => self.load_reported(now, backend, &report),
             Event::Reconfigured(config) => self.reconfigured(now, *config),
@@ -189,6 +196,9 @@ impl Router {
     /// # Errors
     /// When there is no backend to name.
     pub fn route(&mut self, now: Instant, tried: &[BackendId]) -> Result<Lease, NoRoute> {
+        if now >= self.table.releases_at() {
+            self.release(now);
+        }
         let candidates = Candidates::new(&self.table, tried);
         let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
             let is_empty = self.order.is_empty();
@@ -210,6 +220,15 @@ impl Router {
         self.check_in_debug();
         let (id, policy_epoch) = (LeaseId(self.leases_given), self.policy_epoch);
         Ok(Lease { id, backend, routed_at: now, token, policy_epoch })
+    }
+
+    /// Whether a request that these backends refused may well be taken by another one: one that is
+    /// up and not held.
+    pub fn has_other(&self, now: Instant, tried: &[BackendId]) -> bool {
+        self.table.lowest_except(tried).is_some_and(|id| match self.table.get(id) {
+            Some(backend) => backend.is_free_at(now),
+            None => false,
+        })
     }
 
     /// The next thing that the driver is to do; `None` when that was all.
@@ -315,9 +334,11 @@ impl Router {
         assert!(configured == self.order.len(), "only configured backends are not retired");
         if let Some(current) = self.current {
             assert!(self.table.is_configured(current), "the current backend is configured");
+            let access = |id| self.table.light(id).map(|light| light.access);
+            let best = self.table.lowest().and_then(access);
             assert!(
-                self.is_usable(current) || !self.table.iter().any(|(_, b)| b.is_usable()),
-                "the current backend is usable if any is"
+                best >= Some(Access::Down) || access(current) == best,
+                "the current backend is usable if any is, and free if any is"
             );
         }
         assert!(self.switches == 0 || self.last_switch.is_some(), "switches leave their reason");
@@ -325,6 +346,13 @@ impl Router {
 
     fn request_finished(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
         let backend = lease.backend;
+        let outcome = outcome.normal();
+        // How long it waited for its client; a stream has ended before for the policy.
+        let waited = if self.asides.is_empty() {
+            Some(Duration::ZERO)
+        } else {
+            self.end_aside(now, lease.id)
+        };
         let rules = &self.rules;
         let is_refused = outcome == Outcome::Failed(RequestFailure::Refused);
         let is_newly_down = self.table.update(backend, |backend| {
@@ -338,36 +366,26 @@ impl Router {
             self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
             return;
         };
-        let is_ordinary = self.streams.is_empty() || !self.stream_closed(lease.id);
-        if is_ordinary && self.habits.listens {
+        if let Some(waited) = waited
+            && self.habits.listens
+        {
             let token = if lease.policy_epoch == self.policy_epoch { lease.token } else { 0 };
-            self.tell_policy(now, backend, token, now.since(lease.routed_at), &outcome);
+            let elapsed = now.since(lease.routed_at).saturating_sub(waited);
+            self.tell_policy(now, backend, token, elapsed, &outcome);
+        }
+        if matches!(outcome, Outcome::Refused { .. }) {
+            self.settle(now);
         }
         if is_newly_down {
             self.health_changed(now, backend, Some(ProbeFailure::Refused));
         }
     }
 
-    /// Forgets that a lease's answer is a stream; returns whether it was.
+    /// Ends the holds that are over; a current backend that is still held gives way.
     #[cold]
-    fn stream_closed(&mut self, lease: LeaseId) -> bool {
-        self.streams.remove(&lease).is_some()
-    }
-
-    #[inline(never)]
-    fn stream_opened(&mut self, now: Instant, lease: LeaseId, backend: BackendId, head: Outcome) {
-        let is_out = self.table.get(backend).is_some_and(|backend| backend.in_flight() > 0);
-        let streams = self.streams.values().filter(|at| **at == backend).count();
-        let is_room = self.table.get(backend).is_some_and(|b| (streams as u32) < b.in_flight());
-        if !is_out || !is_room || self.streams.insert(lease, backend).is_some() {
-            return;
-        }
-        if let Outcome::Answered { latency, .. } = head
-            && self.habits.listens
-        {
-            // The mark stays with the lease: what ends here is an ordinary request.
-            self.tell_policy(now, backend, 0, latency, &head);
-        }
+    fn release(&mut self, now: Instant) {
+        self.table.release(now);
+        self.settle(now);
     }
 
     /// Tells a policy that listens how a request ended.
@@ -392,94 +410,6 @@ impl Router {
             && self.table.is_configured(backend)
         {
             self.probes.hasten(backend, now + wait);
-        }
-    }
-
-    #[inline(never)]
-    fn probe_finished(&mut self, now: Instant, probe: ProbeId, result: &ProbeResult) {
-        let Some(ended) = self.probes.finish(probe) else {
-            self.late_probes += 1;
-            return;
-        };
-        if *result == Err(ProbeFailure::Abandoned) {
-            self.probe_abandoned(now, ended);
-        } else if now > ended.deadline {
-            // As if `handle_timeout` had come first, so that their order does not matter.
-            self.late_probes += 1;
-            self.probe_ended(now, ended, &Err(ProbeFailure::TimedOut));
-        } else {
-            self.probe_ended(now, ended, result);
-        }
-    }
-
-    /// Schedules the next probe in the place of one that says nothing.
-    #[cold]
-    fn probe_abandoned(&mut self, now: Instant, ended: EndedProbe) {
-        let id = ended.line.backend;
-        let is_open = ended.line.kind == ProbeKind::Ping
-            && self.table.get(id).is_some_and(|backend| backend.health.is_verdict_open());
-        self.probes.schedule(now, ended, is_open, &self.rules.probes);
-        self.hasten_pings(now, id);
-    }
-
-    fn probe_ended(&mut self, now: Instant, ended: EndedProbe, result: &ProbeResult) {
-        let mut result = result.clone();
-        if let Ok(answer) = &mut result {
-            // An average must not take in more than a probe can last.
-            answer.latency = answer.latency.min(ended.deadline.since(ended.started_at));
-        }
-        let id = ended.line.backend;
-        let is_open = match ended.line.kind {
-            _ if !self.table.is_configured(id) => false,
-            ProbeKind::Ping => self.ping_ended(now, id, &result),
-            ProbeKind::Report => {
-                self.report_ended(now, id, &result);
-                false
-            }
-        };
-        self.probes.schedule(now, ended, is_open, &self.rules.probes);
-        self.hasten_pings(now, id);
-    }
-
-    /// Returns whether the verdict on the backend's health is open.
-    fn ping_ended(&mut self, now: Instant, id: BackendId, result: &ProbeResult) -> bool {
-        let rules = &self.rules;
-        let is_lost = matches!(
-            result,
-            Err(ProbeFailure::TimedOut | ProbeFailure::Cut | ProbeFailure::Unreachable)
-        );
-        let is_vouched = is_lost && self.policy.vouches_for(now, id);
-        let done = self.table.update(id, |backend| {
-            backend.ping_ended(now, result, rules);
-            let has_changed = match result {
-                Err(_) if is_vouched => false,
-                Ok(_) => backend.health.ping_answered(&rules.health),
-                Err(cause) => backend.health.ping_failed(*cause, &rules.health),
-            };
-            (has_changed, backend.health.is_verdict_open())
-        });
-        let (has_changed, is_open) = done.unwrap_or_default();
-        self.policy.on_ping(now, id, result.is_ok());
-        if has_changed {
-            self.health_changed(now, id, result.as_ref().err().copied());
-        }
-        is_open
-    }
-
-    fn report_ended(&mut self, now: Instant, id: BackendId, result: &ProbeResult) {
-        let rules = &self.rules;
-        let report = result.as_ref().ok().and_then(|answer| answer.report);
-        self.table.update(id, |backend| match report {
-            Some(report) => backend.report_read(now, &report, rules),
-            None => backend.report_failed(),
-        });
-    }
-
-    #[inline(never)]
-    fn load_reported(&mut self, now: Instant, id: BackendId, report: &LoadReport) {
-        let rules = &self.rules;
-        if self.table.is_configured(id) {
-            self.table.update(id, |backend| backend.report_read(now, report, rules));
         }
     }
 
@@ -511,10 +441,8 @@ impl Router {
         self.habits = self.policy.habits();
         self.policy_epoch = self.policy_epoch.wrapping_add(1);
         for (id, backend) in self.table.iter() {
-            let streams = self.streams.values().filter(|at| **at == id).count();
-            let in_flight = backend.in_flight().saturating_sub(streams as u32);
-            self.policy.on_join(now, id, in_flight);
-            if !backend.is_usable() {
+            self.policy.on_join(now, id, backend.at_work());
+            if backend.access() >= Access::Down {
                 self.policy.on_health(now, id, false);
             }
             if backend.is_retired {
@@ -562,18 +490,21 @@ impl Router {
         let Added { id, replaced } = self.table.add(name, free, &self.rules.weights);
         if let Some((old, in_flight)) = replaced {
             self.leases_orphaned += u64::from(in_flight);
-            self.streams.retain(|_, backend| *backend != old);
+            self.forget_asides(old);
         }
         self.probes.add(now, id, place, nth, &self.rules.probes);
-        let streams = self.streams.values().filter(|at| **at == id).count();
-        let in_flight = self.table.light(id).map_or(0, |light| light.in_flight);
-        self.policy.on_join(now, id, in_flight.saturating_sub(streams as u32));
+        let at_work = self.table.get(id).map_or(0, |backend| backend.at_work());
+        self.policy.on_join(now, id, at_work);
         id
     }
 
     #[cold]
     fn health_changed(&mut self, now: Instant, backend: BackendId, cause: Option<ProbeFailure>) {
         let is_up = self.is_usable(backend);
+        if !is_up {
+            // What it asked for before it went down is of the past when it is back.
+            self.table.update(backend, |backend| backend.release_now());
+        }
         self.policy.on_health(now, backend, is_up);
         self.notify(Notice::HealthChanged { backend, is_up, cause });
         self.settle(now);
@@ -584,7 +515,7 @@ impl Router {
     }
 
     fn is_usable(&self, id: BackendId) -> bool {
-        self.table.get(id).is_some_and(|backend| backend.is_usable())
+        self.table.light(id).is_some_and(|light| light.access <= Access::Held)
     }
 
     fn check_in_debug(&self) {

@@ -69,6 +69,13 @@ pub struct BackendSnapshot {
     pub requests: u64,
     /// Of these, 5xx answers and failures.
     pub errors: u64,
+    /// Of these, refusals (429 and 503), which are no errors.
+    pub refused: u64,
+    /// For how long it is to be left alone, as it asked when it refused a request.
+    pub held: Option<Duration>,
+    /// Requests in flight that it works on: not those that wait for their client, nor streams that
+    /// have left the account.
+    pub at_work: u32,
     /// Share of errors among recent requests, 0 to 1, as it stands at the snapshot's time.
     pub error_rate: f64,
     /// Requests in flight.

@@ -54,6 +54,7 @@ enum Call {
     Route { tried: u8 },
     Finish { which: usize, outcome: Outcome },
     Stream { which: usize, status: u16 },
+    Pause { which: usize, is_over: bool },
     EndProbe { which: usize, result: ProbeResult },
     Noise { probe: u64, result: ProbeResult },
     Load { backend: u8, report: LoadReport },
@@ -102,6 +103,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         4 => span().prop_map(|latency| Outcome::Answered { status: 200, latency }),
         2 => (any::<u16>(), span())
             .prop_map(|(status, latency)| Outcome::Answered { status, latency }),
+        1 => (any::<u16>(), proptest::option::of(span()))
+            .prop_map(|(status, hold)| Outcome::Refused { status, hold }),
         1 => Just(Outcome::Failed(RequestFailure::Refused)),
         1 => Just(Outcome::Failed(RequestFailure::Unreachable)),
         1 => Just(Outcome::Failed(RequestFailure::Cut)),
@@ -137,6 +140,8 @@ fn steps() -> impl Strategy<Value = Vec<Call>> {
         8 => prop_oneof![4 => Just(0_u8), 1 => any::<u8>()].prop_map(|tried| Call::Route { tried }),
         6 => (any::<usize>(), outcome()).prop_map(|(which, outcome)| Call::Finish { which, outcome }),
         1 => (any::<usize>(), any::<u16>()).prop_map(|(which, status)| Call::Stream { which, status }),
+        2 => (any::<usize>(), any::<bool>())
+            .prop_map(|(which, is_over)| Call::Pause { which, is_over }),
         4 => (any::<usize>(), probe_result())
             .prop_map(|(which, result)| Call::EndProbe { which, result }),
         1 => (any::<u64>(), probe_result())
@@ -190,6 +195,16 @@ fn record(rules: &Rules, seed: u64, steps: &[Call], refused: Vec<usize>) -> (Vec
                 let event = Event::StreamOpened { lease, backend, status: *status, latency };
                 router.handle_event(now, event);
             }
+            Call::Pause { which, is_over } if !leases.is_empty() => {
+                let lease = &leases[which % leases.len()];
+                let (lease, backend) = (lease.id(), lease.backend());
+                let event = if *is_over {
+                    Event::LeaseResumed { lease, backend }
+                } else {
+                    Event::LeasePaused { lease, backend }
+                };
+                router.handle_event(now, event);
+            }
             Call::EndProbe { which, result } if !probes.is_empty() => {
                 let probe = probes.swap_remove(which % probes.len());
                 router.handle_event(now, Event::ProbeFinished { probe, result: result.clone() });
@@ -206,7 +221,10 @@ fn record(rules: &Rules, seed: u64, steps: &[Call], refused: Vec<usize>) -> (Vec
                 let config = config(*backends, (**rules).clone());
                 router.handle_event(now, Event::Reconfigured(Box::new(config)));
             }
-            Call::Finish { .. } | Call::Stream { .. } | Call::EndProbe { .. } => {}
+            Call::Finish { .. }
+            | Call::Stream { .. }
+            | Call::Pause { .. }
+            | Call::EndProbe { .. } => {}
         }
         while let Some(action) = router.poll_action() {
             if let Action::StartProbe { probe, .. } = action {
@@ -373,6 +391,11 @@ fn foreign_files_are_refused() {
     let mut other = example();
     other[8] = 9;
     assert_eq!((fault(&other).offset, fault(&other).fault), (8, Fault::Version(9)));
+    other[8] = 1;
+    assert_eq!(
+        fault(&other).to_string(),
+        "offset 8: recorded in format 1; this version reads format 2 only"
+    );
     let mut long = example();
     let len = long.len() as u64;
     long.push(0);

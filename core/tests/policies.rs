@@ -16,6 +16,7 @@ enum Step {
     Route { tried: u8 },
     Finish { which: usize, outcome: Outcome },
     Stream { which: usize },
+    Pause { which: usize, is_over: bool },
     Report { which: u32, report: LoadReport },
     Configure { count: usize, policy: PolicyKind },
 }
@@ -24,6 +25,9 @@ fn any_step() -> impl Strategy<Value = Step> {
     let outcome = prop_oneof![
         8 => (0_u64..3000).prop_map(|ms| (200, ms)).prop_map(answered),
         3 => (0_u64..300).prop_map(|ms| (503, ms)).prop_map(answered),
+        1 => proptest::option::of(0_u64..9000).prop_map(|ms| {
+            Outcome::Refused { status: 429, hold: ms.map(Duration::from_millis) }
+        }),
         2 => select(vec![
             RequestFailure::Refused, RequestFailure::Cut, RequestFailure::TimedOut,
         ]).prop_map(Outcome::Failed),
@@ -41,6 +45,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(|tried| Step::Route { tried }),
         14 => (any::<usize>(), outcome).prop_map(|(which, outcome)| Step::Finish { which, outcome }),
         1 => any::<usize>().prop_map(|which| Step::Stream { which }),
+        2 => (any::<usize>(), any::<bool>())
+            .prop_map(|(which, is_over)| Step::Pause { which, is_over }),
         2 => (0_u32..5, report).prop_map(|(which, report)| Step::Report { which, report }),
         1 => (0_usize..6, select(PolicyKind::ALL.to_vec()))
             .prop_map(|(count, policy)| Step::Configure { count, policy }),
@@ -88,7 +94,12 @@ fn run(policy: PolicyKind, steps: &[Step]) -> String {
                         if matches!(view.state, LearnedState::Quarantined { .. }))
                 };
                 for other in before.backends.iter().filter(|other| !tried.contains(&other.id)) {
-                    let is_usable = other.health != Health::Down;
+                    let is_up = other.health != Health::Down;
+                    assert!(
+                        !is_up || other.held.is_some() || chosen.held.is_none(),
+                        "never a held backend while a free one is left"
+                    );
+                    let is_usable = is_up && other.held.is_none();
                     assert!(
                         !is_usable || chosen.health != Health::Down,
                         "never a down backend while a usable one is left"
@@ -111,7 +122,17 @@ fn run(policy: PolicyKind, steps: &[Step]) -> String {
                 let event = Event::StreamOpened { lease: id, backend, status: 200, latency };
                 router.handle_event(now, event);
             }
-            Step::Finish { .. } | Step::Stream { .. } => {}
+            Step::Pause { which, is_over } if !leases.is_empty() => {
+                let lease = &leases[which % leases.len()];
+                let (lease, backend) = (lease.id(), lease.backend());
+                let event = if *is_over {
+                    Event::LeaseResumed { lease, backend }
+                } else {
+                    Event::LeasePaused { lease, backend }
+                };
+                router.handle_event(now, event);
+            }
+            Step::Finish { .. } | Step::Stream { .. } | Step::Pause { .. } => {}
             Step::Report { which, report } => {
                 let backend = BackendId::from_index(*which);
                 router.handle_event(now, Event::LoadReported { backend, report: *report });

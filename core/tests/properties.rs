@@ -15,7 +15,7 @@ use proptest::sample::select;
 use proptest::strategy::ValueTree;
 
 use model::Answer;
-use world::{Step, config, run};
+use world::{Aside, Step, config, run};
 
 /// So many of proptest's usual 256 cases; `PROPTEST_CASES` scales all of them for a wider sweep.
 fn cases(of_256: u32) -> ProptestConfig {
@@ -68,6 +68,7 @@ fn any_result() -> impl Strategy<Value = Result<Answer, ProbeFailure>> {
 fn any_outcome() -> impl Strategy<Value = Outcome> {
     let answered =
         |status| move |ms| Outcome::Answered { status, latency: Duration::from_millis(ms) };
+    let refused = |ms| Outcome::Refused { status: 429, hold: Some(Duration::from_millis(ms)) };
     let failure = select(vec![
         RequestFailure::Refused,
         RequestFailure::Unreachable,
@@ -80,6 +81,7 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
         12 => (0_u64..3000).prop_map(answered(200)),
         2 => (0_u64..3000).prop_map(answered(500)),
         2 => (0_u64..3000).prop_map(answered(503)),
+        1 => (1_u64..9000).prop_map(refused),
         1 => failure.prop_map(Outcome::Failed),
         1 => Just(Outcome::Abandoned),
     ]
@@ -111,10 +113,12 @@ fn any_step() -> impl Strategy<Value = Step> {
         20 => Just(Step::Route),
         2 => any::<u8>().prop_map(|tried| Step::Retry { tried }),
         8 => (any::<usize>(), any_outcome()).prop_map(|(which, outcome)| Step::Finish { which, outcome }),
+        2 => (any::<usize>(), select(vec![Aside::Paused, Aside::Resumed, Aside::Stream]))
+            .prop_map(|(which, to)| Step::SetAside { which, to }),
         12 => (any::<usize>(), any_result()).prop_map(|(which, result)| Step::EndProbe { which, result }),
         1 => any_noise(),
         2 => (any::<usize>(), any_report()).prop_map(|(which, report)| Step::Load { which, report }),
-        1 => (any::<u8>(), any_rules())
+        2 => (any::<u8>(), any_rules())
             .prop_map(|(names, rules)| Step::Configure { names, rules: Box::new(rules) }),
     ]
 }

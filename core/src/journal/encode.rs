@@ -133,6 +133,16 @@ impl Encoder {
                 put_varint(&mut self.block, u64::from(*status));
                 self.span(*latency);
             }
+            Event::LeasePaused { lease, backend } => {
+                self.tag(now, tag::LEASE_PAUSED);
+                put_varint(&mut self.block, self.last_lease.wrapping_sub(lease.0));
+                self.backend(*backend);
+            }
+            Event::LeaseResumed { lease, backend } => {
+                self.tag(now, tag::LEASE_RESUMED);
+                put_varint(&mut self.block, self.last_lease.wrapping_sub(lease.0));
+                self.backend(*backend);
+            }
             Event::LoadReported { backend, report } => {
                 self.tag(now, tag::LOAD_REPORTED);
                 self.backend(*backend);
@@ -159,6 +169,15 @@ impl Encoder {
                 self.lease(lease);
                 put_varint(&mut self.block, u64::from(*status));
                 self.span(*latency);
+            }
+            Outcome::Refused { status, hold } => {
+                self.tag(now, tag::FINISHED_REFUSED);
+                self.lease(lease);
+                put_varint(&mut self.block, u64::from(*status));
+                self.block.push(u8::from(hold.is_some()));
+                if let Some(hold) = hold {
+                    self.span(*hold);
+                }
             }
             Outcome::Failed(failure) => {
                 self.tag(now, tag::FINISHED_FAILED);

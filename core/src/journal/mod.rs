@@ -31,7 +31,9 @@
 //! | probe failed | probe, failure | 7 |
 //! | finished with 200 | lease, ns | 9 |
 //! | finished otherwise | lease, status and ns, or failure | 7–11 |
+//! | refused | lease, status, hold | 6–11 |
 //! | stream opened | lease, backend, status, ns | 11 |
+//! | lease paused, lease resumed | lease, backend | 6 |
 //! | load reported | backend, figures | 6–30 |
 //! | configured anew | JSON | as long as it is |
 //! | restored | JSON | as long as it is |
@@ -39,6 +41,8 @@
 //!
 //! Routing a request and its end take about 14 bytes together. What the file ends with is its end
 //! mark; one that is missing was cut off.
+//!
+//! Version 1 had no refusals and no pauses, and its routers decided otherwise: it is not read.
 mod crc;
 mod encode;
 mod header;

@@ -172,6 +172,15 @@ impl Block<'_> {
                 let outcome = Outcome::Answered { status, latency: self.span()? };
                 Record::RequestFinished { lease, outcome }
             }
+            tag::FINISHED_REFUSED => {
+                let (lease, status) = (self.lease()?, self.cursor.small()?);
+                let hold = match self.cursor.byte()? {
+                    0 => None,
+                    1 => Some(self.span()?),
+                    _ => return Err("an unknown kind of hold"),
+                };
+                Record::RequestFinished { lease, outcome: Outcome::Refused { status, hold } }
+            }
             tag::FINISHED_FAILED => {
                 let lease = self.lease()?;
                 let failure = match self.cursor.byte()? {
@@ -194,6 +203,12 @@ impl Block<'_> {
                 status: self.cursor.small()?,
                 latency: self.span()?,
             },
+            tag::LEASE_PAUSED => {
+                Record::LeasePaused { lease: self.lease()?, backend: self.backend()? }
+            }
+            tag::LEASE_RESUMED => {
+                Record::LeaseResumed { lease: self.lease()?, backend: self.backend()? }
+            }
             tag::LOAD_REPORTED => {
                 Record::LoadReported { backend: self.backend()?, report: self.report()? }
             }
@@ -289,7 +304,7 @@ impl fmt::Display for JournalError {
         match &self.fault {
             Fault::NotAJournal => write!(f, "not a recording of IntelliProxy"),
             Fault::Version(version) => {
-                write!(f, "recorded in format {version}, and only format {VERSION} is known")
+                write!(f, "recorded in format {version}; this version reads format {VERSION} only")
             }
             Fault::CutOff => write!(f, "cut off: the recording ends without its end mark"),
             Fault::Checksum => write!(f, "corrupt: the checksum of this block does not fit"),

@@ -65,6 +65,20 @@ pub enum Record {
         /// From the dispatch to the answer's head.
         latency: Duration,
     },
+    /// [`Event::LeasePaused`](crate::Event::LeasePaused).
+    LeasePaused {
+        /// The lease, which stays out.
+        lease: LeaseId,
+        /// Where it went.
+        backend: BackendId,
+    },
+    /// [`Event::LeaseResumed`](crate::Event::LeaseResumed).
+    LeaseResumed {
+        /// The lease, which stays out.
+        lease: LeaseId,
+        /// Where it went.
+        backend: BackendId,
+    },
     /// [`Event::LoadReported`](crate::Event::LoadReported).
     LoadReported {
         /// Whose figures.
@@ -118,4 +132,7 @@ pub(super) mod tag {
     pub(in crate::journal) const ENDED: u8 = 14;
     pub(in crate::journal) const STREAM_OPENED: u8 = 15;
     pub(in crate::journal) const RESTORED: u8 = 16;
+    pub(in crate::journal) const FINISHED_REFUSED: u8 = 17;
+    pub(in crate::journal) const LEASE_PAUSED: u8 = 18;
+    pub(in crate::journal) const LEASE_RESUMED: u8 = 19;
 }

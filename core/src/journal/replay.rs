@@ -106,6 +106,12 @@ impl Replay {
                 let (status, latency) = (*status, *latency);
                 self.tell(now, Event::StreamOpened { lease, backend, status, latency })
             }
+            Record::LeasePaused { lease, backend } => {
+                self.tell(now, Event::LeasePaused { lease: *lease, backend: *backend })
+            }
+            Record::LeaseResumed { lease, backend } => {
+                self.tell(now, Event::LeaseResumed { lease: *lease, backend: *backend })
+            }
             Record::LoadReported { backend, report } => {
                 self.tell(now, Event::LoadReported { backend: *backend, report: *report })
             }

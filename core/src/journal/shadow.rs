@@ -98,6 +98,18 @@ impl Shadow {
                     self.router.handle_event(now, event);
                 }
             }
+            Record::LeasePaused { lease, backend } => {
+                if let Some(lease) = self.leases.get(lease).map(Lease::id) {
+                    let event = Event::LeasePaused { lease, backend: *backend };
+                    self.router.handle_event(now, event);
+                }
+            }
+            Record::LeaseResumed { lease, backend } => {
+                if let Some(lease) = self.leases.get(lease).map(Lease::id) {
+                    let event = Event::LeaseResumed { lease, backend: *backend };
+                    self.router.handle_event(now, event);
+                }
+            }
             Record::LoadReported { backend, report } => self.load_reported(now, *backend, *report),
             Record::Reconfigured(config) => {
                 let rules = self.rules.clone();

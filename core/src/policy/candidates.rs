@@ -1,21 +1,21 @@
 //! Who may be chosen for a request, and ways of drawing from them.
-use crate::backend::{Backend, BackendId, BackendTable};
+use crate::backend::{Access, Backend, BackendId, BackendTable};
 use crate::rng::Rng;
 
-/// Who may be chosen: the usable backends that were not tried, or, when there are none, the others
-/// that were not tried (fail open).
+/// Who may be chosen: of the backends that were not tried those that are free; when there are none,
+/// those that asked to be left alone, too; else all of them (fail open).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidates<'a> {
     table: &'a BackendTable,
     tried: &'a [BackendId],
-    is_fail_open: bool,
+    /// The best access of any.
+    access: Access,
 }
 
 impl<'a> Candidates<'a> {
     pub(crate) fn new(table: &'a BackendTable, tried: &'a [BackendId]) -> Self {
-        let best = table.lowest_except(tried).and_then(|id| table.get(id));
-        let is_fail_open = best.is_none_or(|backend| !backend.is_usable());
-        Self { table, tried, is_fail_open }
+        let best = table.lowest_except(tried).and_then(|id| table.light(id));
+        Self { table, tried, access: best.map_or(Access::Down, |light| light.access) }
     }
 
     /// The candidate with the lowest score, of equals the one with the lowest id.
@@ -26,15 +26,13 @@ impl<'a> Candidates<'a> {
     /// Whether this backend is a candidate.
     pub(super) fn has(&self, id: BackendId) -> bool {
         self.table.light(id).is_some_and(|light| {
-            light.is_configured
-                && (light.is_usable || self.is_fail_open)
-                && (self.tried.is_empty() || !self.tried.contains(&id))
+            light.access <= self.access && (self.tried.is_empty() || !self.tried.contains(&id))
         })
     }
 
     /// Whether no usable backend is left, so that the others are candidates.
-    pub(super) const fn is_fail_open(&self) -> bool {
-        self.is_fail_open
+    pub(super) fn is_fail_open(&self) -> bool {
+        self.access >= Access::Down
     }
 
     /// Whether the request has not been sent anywhere yet.
@@ -42,10 +40,10 @@ impl<'a> Candidates<'a> {
         self.tried.is_empty()
     }
 
-    /// Every candidate with its requests in flight, by id.
+    /// Every candidate with its load, by id.
     pub(super) fn iter(&self) -> impl Iterator<Item = (BackendId, u32)> {
         let able = self.configured().iter().copied().filter(|id| self.has(*id));
-        able.map(|id| (id, self.in_flight(id)))
+        able.map(|id| (id, self.load(id)))
     }
 
     /// What is known of a candidate.
@@ -53,9 +51,9 @@ impl<'a> Candidates<'a> {
         self.table.get(id)
     }
 
-    /// Requests in flight at a backend.
-    pub(super) fn in_flight(&self, id: BackendId) -> u32 {
-        self.table.light(id).map_or(0, |light| light.in_flight)
+    /// Requests that keep a backend busy: those it works on, and recent ones that it refused.
+    pub(super) fn load(&self, id: BackendId) -> u32 {
+        self.table.light(id).map_or(0, |light| light.load)
     }
 
     /// The configured backends by slot, candidates or not.
@@ -93,8 +91,8 @@ impl<'a> Candidates<'a> {
     ) -> Option<BackendId> {
         let mut best: Option<(BackendId, C)> = None;
         let mut equals = 0_u64;
-        for (id, in_flight) in self.iter() {
-            let cost = cost(id, in_flight);
+        for (id, load) in self.iter() {
+            let cost = cost(id, load);
             match &best {
                 Some((_, least)) if cost > *least => continue,
                 Some((_, least)) if cost == *least => {

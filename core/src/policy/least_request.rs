@@ -26,7 +26,7 @@ impl Policy for LeastRequest {
     }
 
     fn view(&self, _now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {
-        PolicyView::LeastRequest { in_flight: backend.in_flight() }
+        PolicyView::LeastRequest { in_flight: backend.load() }
     }
 }
 

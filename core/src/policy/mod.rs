@@ -58,11 +58,17 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// A request went to this backend.
     fn on_dispatch(&mut self, _now: Instant, _backend: BackendId) {}
 
+    /// A request waits for its client from now on: it is no work for its backend.
+    fn on_pause(&mut self, _now: Instant, _backend: BackendId) {}
+
+    /// A request that waited for its client is work again, or about to end.
+    fn on_resume(&mut self, _now: Instant, _backend: BackendId) {}
+
     /// A request came to its end.
     fn on_outcome(&mut self, _now: Instant, _ended: &Ended<'_>) {}
 
-    /// A ping ended.
-    fn on_ping(&mut self, _now: Instant, _backend: BackendId, _is_good: bool) {}
+    /// A ping ended; `facts` is the backend after it.
+    fn on_ping(&mut self, _now: Instant, _backend: BackendId, _is_good: bool, _facts: &Backend) {}
 
     /// Whether it has seen for itself that this backend works, so that a ping that was lost (and
     /// not answered badly or refused) is no evidence against it.
@@ -76,8 +82,8 @@ pub(crate) trait Policy: Debug + Send + Sync {
     }
 
     /// Whether a backend has as many requests in flight as it can work on at once, as far as the
-    /// policy knows.
-    fn is_full(&self, _backend: BackendId) -> bool {
+    /// policy knows; it refused so many recently, which count as if they were there.
+    fn is_full(&self, _backend: BackendId, _turned_away: u32) -> bool {
         false
     }
 
@@ -155,7 +161,7 @@ pub(crate) struct Ended<'a> {
     /// Of the choice; 0 when another policy made it.
     pub(crate) token: Token,
     pub(crate) outcome: &'a Outcome,
-    /// From the decision to this end.
+    /// From the decision to this end, without the time for which it waited for its client.
     pub(crate) elapsed: Duration,
     /// The backend after it.
     pub(crate) facts: &'a Backend,

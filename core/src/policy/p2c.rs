@@ -19,7 +19,7 @@ impl Policy for P2c {
         rng: &mut Rng,
     ) -> Option<Choice> {
         let (first, second) = candidates.two(rng)?;
-        let is_second_better = candidates.in_flight(second) < candidates.in_flight(first);
+        let is_second_better = candidates.load(second) < candidates.load(first);
         Some(Choice::of(if is_second_better { second } else { first }))
     }
 
@@ -28,7 +28,7 @@ impl Policy for P2c {
     }
 
     fn view(&self, _now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {
-        PolicyView::P2c { in_flight: backend.in_flight() }
+        PolicyView::P2c { in_flight: backend.load() }
     }
 }
 

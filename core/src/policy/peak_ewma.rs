@@ -61,7 +61,7 @@ impl Policy for PeakEwma {
         rng: &mut Rng,
     ) -> Option<Choice> {
         let (first, second) = candidates.two(rng)?;
-        let load = |id| self.load(now, id, candidates.in_flight(id));
+        let load = |id| self.load(now, id, candidates.load(id));
         Some(Choice::of(if load(second) < load(first) { second } else { first }))
     }
 
@@ -91,7 +91,7 @@ impl Policy for PeakEwma {
     }
 
     fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView {
-        let load = self.load(now, id, backend.in_flight());
+        let load = self.load(now, id, backend.load());
         PolicyView::PeakEwma { cost_ms: self.cost_ms(now, id), load }
     }
 }

@@ -55,9 +55,9 @@ impl Prequal {
     }
 
     fn probe(&mut self, now: Instant, backend: BackendId, facts: &Backend) {
-        let in_flight = f64::from(facts.in_flight());
+        let in_flight = f64::from(facts.load());
         let queue = facts.reported_queue(now, AGE_MAX).unwrap_or(0.0).min(QUEUE_MAX);
-        let latency_ms = entry(&mut self.latencies, backend).at(now, facts.in_flight());
+        let latency_ms = entry(&mut self.latencies, backend).at(now, facts.load());
         self.pool.retain(|probe| probe.backend != backend);
         self.pool.push(Probe { backend, at: now, in_flight: in_flight + queue, latency_ms });
         if self.pool.len() > POOL_MAX {
@@ -135,12 +135,12 @@ impl Policy for Prequal {
             Some(best) => {
                 let probe = &mut self.pool[best];
                 probe.in_flight += 1.0;
-                let in_flight = candidates.in_flight(probe.backend).saturating_add(1);
+                let in_flight = candidates.load(probe.backend).saturating_add(1);
                 probe.latency_ms = entry(&mut self.latencies, probe.backend).at(now, in_flight);
                 Some(Choice { backend: probe.backend, token: in_flight })
             }
             None => {
-                let token = candidates.in_flight(drawn).saturating_add(1);
+                let token = candidates.load(drawn).saturating_add(1);
                 Some(Choice { backend: drawn, token })
             }
         }
@@ -175,7 +175,7 @@ impl Policy for Prequal {
         let latest = self.pool.iter().rev().find(|probe| probe.backend == id);
         PolicyView::Prequal {
             probes: self.pool.iter().filter(|probe| probe.backend == id).count() as u32,
-            in_flight: latest.map_or_else(|| f64::from(backend.in_flight()), |p| p.in_flight),
+            in_flight: latest.map_or_else(|| f64::from(backend.load()), |p| p.in_flight),
             latency_ms: latest.map(|probe| probe.latency_ms),
             is_hot: latest.is_some_and(|probe| probe.in_flight > hot),
         }

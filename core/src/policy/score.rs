@@ -80,14 +80,26 @@ impl Policy for Score {
         }
     }
 
-    fn on_ping(&mut self, now: Instant, backend: BackendId, is_good: bool) {
+    fn on_pause(&mut self, now: Instant, backend: BackendId) {
         if let Some(model) = &mut self.model {
-            model.on_ping(now, backend, is_good);
+            model.on_pause(now, backend);
         }
     }
 
-    fn is_full(&self, backend: BackendId) -> bool {
-        self.model.as_ref().is_some_and(|model| model.is_full(backend))
+    fn on_resume(&mut self, now: Instant, backend: BackendId) {
+        if let Some(model) = &mut self.model {
+            model.on_resume(now, backend);
+        }
+    }
+
+    fn on_ping(&mut self, now: Instant, backend: BackendId, is_good: bool, facts: &Backend) {
+        if let Some(model) = &mut self.model {
+            model.on_ping(now, backend, is_good, facts);
+        }
+    }
+
+    fn is_full(&self, backend: BackendId, turned_away: u32) -> bool {
+        self.model.as_ref().is_some_and(|model| model.is_full(backend, turned_away))
     }
 
     fn overflow(

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use super::Router;
-use crate::backend::BackendId;
+use crate::backend::{Access, BackendId};
 use crate::event::{HoldReason, Notice, SwitchReason};
 use crate::gate::Verdict;
 use crate::policy::Candidates;
@@ -12,12 +12,14 @@ use crate::time::Instant;
 const HELD_NOTICES_APART: Duration = Duration::from_secs(1);
 
 impl Router {
-    /// Leaves a current backend that cannot be used as soon as another one can.
+    /// Leaves a current backend that cannot be used, or is held, as soon as another one is better.
     pub(super) fn settle(&mut self, now: Instant) {
-        let Some(current) = self.current.filter(|id| !self.is_usable(*id)) else {
+        let access = |id| self.table.light(id).map_or(Access::Gone, |light| light.access);
+        let Some(current) = self.current.filter(|id| access(*id) != Access::Free) else {
             return;
         };
-        match self.table.lowest().filter(|id| self.is_usable(*id)) {
+        let is_better = |id: &BackendId| access(*id) < access(current).min(Access::Down);
+        match self.table.lowest().filter(is_better) {
             Some(best) => self.change_current(now, best, SwitchReason::Failover),
             None if self.table.is_configured(current) => {}
             None => self.current = None,
@@ -43,7 +45,7 @@ impl Router {
             debug_assert!(false, "the current and the best backend are in the table");
             return best;
         };
-        let is_full = self.policy.is_full(current);
+        let is_full = self.policy.is_full(current, from.turned_away());
         match self.gate.judge(now, from, to, is_full) {
             Verdict::Keep => current,
             Verdict::Hold(reason) => {
@@ -61,7 +63,8 @@ impl Router {
     /// current one is full.
     #[inline]
     fn spill(&mut self, now: Instant, current: BackendId) -> BackendId {
-        if !self.policy.is_full(current) {
+        let turned_away = self.table.get(current).map_or(0, |backend| backend.turned_away());
+        if !self.policy.is_full(current, turned_away) {
             return current;
         }
         let candidates = Candidates::new(&self.table, &[]);

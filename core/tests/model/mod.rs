@@ -36,6 +36,14 @@ pub(crate) struct Backend {
     pub(crate) reports_failed: u64,
     /// Requests ended: when, and whether in error.
     pub(crate) requests: Vec<(u64, bool)>,
+    /// Requests refused without a time: when.
+    pub(crate) turned_away: Vec<u64>,
+    /// Requests refused.
+    pub(crate) refused: u64,
+    /// Until when it is to be left alone.
+    pub(crate) held_until: u64,
+    /// Requests in flight that are no work for it.
+    pub(crate) aside: u32,
     pub(crate) responses: Vec<f64>,
     /// When its error rate was last evaluated for the score.
     pub(crate) touched_at: u64,
@@ -123,6 +131,7 @@ impl Model {
             let mut backend = Backend {
                 id,
                 in_flight: old.as_ref().map_or(0, |old| old.in_flight),
+                aside: old.as_ref().map_or(0, |old| old.aside),
                 ..Backend::unknown(now)
             };
             let mut old_lines = old.map(|old| old.lines).unwrap_or_default();
@@ -230,15 +239,22 @@ impl Model {
         false
     }
 
-    /// Leaves a current backend that is of no use as soon as another is.
+    /// Leaves a current backend that is of no use, or held, as soon as another one is better.
     pub(crate) fn settle(&mut self, now: u64) {
-        let Some(current) = self.current.filter(|id| !self.is_usable(*id)) else {
+        for backend in self.backends.values_mut() {
+            if backend.health(&self.rules) == Health::Down {
+                backend.held_until = 0;
+            }
+        }
+        let Some(current) = self.current.filter(|id| !self.is_free(*id)) else {
             return;
         };
         let configured = self.backends.values().filter(|backend| backend.is_configured);
         let total = |backend: &Backend| backend.points(&self.rules).iter().sum();
         let scores = configured.map(|backend| (backend.id, total(backend))).collect();
-        match lowest(&scores, |id| self.is_usable(id)) {
+        let is_better = |id| self.is_free(id) || self.is_usable(id) && !self.is_usable(current);
+        let free = lowest(&scores, |id| self.is_free(id));
+        match free.or_else(|| lowest(&scores, is_better)) {
             Some(best) => {
                 self.current = Some(best);
                 self.last_switch = Some(now);
@@ -260,7 +276,9 @@ impl Model {
         full_at: &BTreeMap<BackendId, Option<u32>>,
     ) -> (Decision, bool) {
         let totals = scores.iter().map(|(id, score)| (*id, score.total)).collect();
-        let best_usable = lowest(&totals, |id| self.is_usable(id) && !tried.contains(&id));
+        let free = lowest(&totals, |id| self.is_free(id) && !tried.contains(&id));
+        let usable = lowest(&totals, |id| self.is_usable(id) && !tried.contains(&id));
+        let best_usable = free.or(usable);
         let least_bad = lowest(&totals, |id| !tried.contains(&id));
         let decision = match (best_usable, least_bad, self.current) {
             (_, None, _) => Decision::Nowhere,
@@ -291,7 +309,7 @@ impl Model {
     }
 
     fn is_full(&self, id: BackendId, full_at: &BTreeMap<BackendId, Option<u32>>) -> bool {
-        full_at[&id].is_some_and(|full_at| self.by_id(id).in_flight >= full_at)
+        full_at[&id].is_some_and(|full_at| self.by_id(id).load(&self.rules) >= full_at)
     }
 
     fn compare(
@@ -305,7 +323,7 @@ impl Model {
         let (threshold, weight) = (self.rules.switch.threshold, self.rules.weights.in_flight);
         let gap_to = |id: BackendId| scores[&current].total - scores[&id].total;
         let more_than = |id: BackendId| {
-            i64::from(self.by_id(current).in_flight) - i64::from(self.by_id(id).in_flight)
+            i64::from(self.by_id(current).at_work()) - i64::from(self.by_id(id).at_work())
         };
         let is_busier = |id: BackendId| {
             let least = (threshold / weight).ceil().max(1.0);
@@ -332,6 +350,21 @@ impl Model {
         Decision::Hold { candidate: best, reason }
     }
 
+    /// Whether it is usable and has not asked to be left alone. Holds end when a request comes.
+    pub(crate) fn is_free(&self, id: BackendId) -> bool {
+        self.is_usable(id) && self.by_id(id).held_until == 0
+    }
+
+    /// A request comes: holds that are over end.
+    pub(crate) fn release(&mut self, now: u64) {
+        for backend in self.backends.values_mut() {
+            if backend.held_until <= now {
+                backend.held_until = 0;
+            }
+        }
+        self.settle(now);
+    }
+
     pub(crate) fn is_usable(&self, id: BackendId) -> bool {
         let backend = self.by_id(id);
         backend.is_configured && backend.health(&self.rules) != Health::Down
@@ -355,6 +388,10 @@ impl Backend {
             reports: Vec::new(),
             reports_failed: 0,
             requests: Vec::new(),
+            turned_away: Vec::new(),
+            refused: 0,
+            held_until: 0,
+            aside: 0,
             responses: Vec::new(),
             touched_at: now,
             lines: BTreeMap::new(),
@@ -447,6 +484,17 @@ impl Backend {
         if errors == 0.0 { 0.0 } else { errors / (requests + rules.errors.prior) }
     }
 
+    pub(crate) fn at_work(&self) -> u32 {
+        self.in_flight - self.aside
+    }
+
+    /// What it has to do: in flight, and recent ones that it was too busy for.
+    fn load(&self, rules: &Rules) -> u32 {
+        let half_life = rules.errors.half_life.as_millis() as f64;
+        let weight = |at: &u64| libm::pow(0.5, (self.touched_at - at) as f64 / half_life);
+        self.at_work() + self.turned_away.iter().map(weight).sum::<f64>().round() as u32
+    }
+
     /// The points in the order of [`ScoreParts::parts`].
     pub(crate) fn points(&self, rules: &Rules) -> [f64; 7] {
         let (weights, alpha) = (&rules.weights, rules.smoothing.alpha);
@@ -461,7 +509,7 @@ impl Backend {
             weights.latency * average(alpha, &self.latencies()).unwrap_or(10_000.0),
             weights.loss * if loss > 0.98 { 0.98 } else { loss },
             weights.errors * self.error_rate(self.touched_at, rules) * 100.0,
-            weights.in_flight * f64::from(self.in_flight),
+            weights.in_flight * f64::from(self.load(rules)),
             weights.queue * libm::tanh(queue / 50.0),
             weights.cpu * libm::tanh(cpu / 100.0),
             weights.memory * libm::tanh(memory / (200.0 * 1024.0 * 1024.0)),

@@ -30,6 +30,11 @@ pub(crate) enum Step {
         which: usize,
         outcome: Outcome,
     },
+    /// A request waits for its client, for its backend again, or becomes a stream.
+    SetAside {
+        which: usize,
+        to: Aside,
+    },
     EndProbe {
         which: usize,
         result: Result<Answer, ProbeFailure>,
@@ -49,12 +54,22 @@ pub(crate) enum Step {
     },
 }
 
+/// How a lease that is out stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Aside {
+    Paused,
+    Resumed,
+    Stream,
+}
+
 /// The router, its oracle, and what the driver of both holds.
 struct World {
     router: Router,
     model: Model,
     now: u64,
     leases: Vec<Lease>,
+    /// Of leases by their number, what was reported of them.
+    asides: BTreeMap<u64, Aside>,
     /// Probes that nobody has told the end of.
     untold: Vec<u64>,
     /// Every backend that ever was.
@@ -80,6 +95,7 @@ impl World {
             model,
             now,
             leases: Vec::new(),
+            asides: BTreeMap::new(),
             untold: Vec::new(),
             seen: Vec::new(),
             started: 0,
@@ -110,6 +126,7 @@ impl World {
                 self.route(&tried);
             }
             Step::Finish { which, outcome } => self.finish(*which, *outcome),
+            Step::SetAside { which, to } => self.set_aside(*which, *to),
             Step::EndProbe { which, result } if !self.untold.is_empty() => {
                 let probe = self.untold.remove(which % self.untold.len());
                 self.model.probe_ended(self.now, probe, *result);
@@ -198,7 +215,37 @@ impl World {
         }
     }
 
+    fn set_aside(&mut self, which: usize, to: Aside) {
+        if self.leases.is_empty() {
+            return;
+        }
+        let lease = &self.leases[which % self.leases.len()];
+        let (id, backend) = (lease.id(), lease.backend());
+        let was = self.asides.get(&id.as_u64()).copied();
+        let is_news = match to {
+            Aside::Paused => matches!(was, None | Some(Aside::Resumed)),
+            Aside::Resumed => was == Some(Aside::Paused),
+            Aside::Stream => was != Some(Aside::Stream),
+        };
+        if is_news {
+            self.asides.insert(id.as_u64(), to);
+            let was_work = !matches!(was, Some(Aside::Paused | Aside::Stream));
+            // `None` when another backend has its slot.
+            if let Some(of) = self.model.by_id_mut(backend) {
+                of.aside += u32::from(was_work);
+                of.aside -= u32::from(to == Aside::Resumed);
+            }
+        }
+        let latency = Duration::from_millis(3);
+        self.tell(match to {
+            Aside::Paused => Event::LeasePaused { lease: id, backend },
+            Aside::Resumed => Event::LeaseResumed { lease: id, backend },
+            Aside::Stream => Event::StreamOpened { lease: id, backend, status: 101, latency },
+        });
+    }
+
     fn route(&mut self, tried: &[BackendId]) {
+        self.model.release(self.now);
         let scores = self.scores();
         let usable = |id: &BackendId| self.model.is_usable(*id);
         let was_usable_left = scores.keys().any(|id| usable(id) && !tried.contains(id));
@@ -255,14 +302,25 @@ impl World {
         }
         let lease = self.leases.swap_remove(which % self.leases.len());
         let now = self.now;
+        let was = self.asides.remove(&lease.id().as_u64());
         let Some(backend) = self.model.by_id_mut(lease.backend()) else {
             // Another backend has its slot: nothing is to come of this end.
             return self.tell(Event::RequestFinished { lease, outcome });
         };
+        backend.aside -= u32::from(matches!(was, Some(Aside::Paused | Aside::Stream)));
         backend.in_flight -= 1;
         backend.touched_at = now;
         match outcome {
             Outcome::Abandoned => {}
+            Outcome::Answered { status: 429 | 503, .. } | Outcome::Refused { hold: None, .. } => {
+                backend.refused += 1;
+                backend.turned_away.push(now);
+            }
+            Outcome::Refused { hold: Some(hold), .. } => {
+                backend.refused += 1;
+                let until = now + hold.as_millis().min(60_000) as u64;
+                backend.held_until = backend.held_until.max(until);
+            }
             Outcome::Answered { status, latency } => {
                 backend.requests.push((now, status >= 500));
                 if status < 500 {
@@ -381,7 +439,9 @@ impl World {
             assert_eq!(seen.pings_answered + seen.pings_failed, pings);
             assert_eq!(seen.reports_read, backend.reports.len() as u64);
             assert_eq!(seen.reports_failed, backend.reports_failed);
-            assert_eq!(seen.requests, backend.requests.len() as u64);
+            assert_eq!(seen.requests, backend.requests.len() as u64 + backend.refused);
+            assert_eq!(seen.refused, backend.refused);
+            assert_eq!(seen.at_work, backend.at_work(), "work of {}", seen.name);
             let out = self.leases.iter().filter(|lease| lease.backend() == seen.id).count();
             assert_eq!(seen.in_flight as usize, out, "in flight is the leases out");
             check_average("latency", seen.latency_ewma_ms, alpha, &backend.latencies());

@@ -60,7 +60,7 @@ fn run(data: &[u8]) -> Vec<String> {
 
 impl World {
     fn step(&mut self, source: &mut Source<'_>) {
-        match source.byte() % 12 {
+        match source.byte() % 15 {
             0..=2 => self.route(0),
             3 => {
                 let tried = source.byte();
@@ -102,6 +102,19 @@ impl World {
                 assert!(next.is_none_or(|next| next > self.now), "the next deadline lies ahead");
                 self.drain();
             }
+            11..=13 => {
+                let (which, to) = (usize::from(source.byte()), source.byte());
+                if !self.leases.is_empty() {
+                    let lease = &self.leases[which % self.leases.len()];
+                    let (lease, backend) = (lease.id(), lease.backend());
+                    let latency = Duration::from_millis(u64::from(to));
+                    self.tell(match to % 3 {
+                        0 => Event::LeasePaused { lease, backend },
+                        1 => Event::LeaseResumed { lease, backend },
+                        _ => Event::StreamOpened { lease, backend, status: 101, latency },
+                    });
+                }
+            }
             _ => {
                 let config = RouterConfig { backends: names(source.byte()), rules: rules(source) };
                 self.tell(Event::Reconfigured(Box::new(config)));
@@ -123,6 +136,11 @@ impl World {
                 let is_free = |b: &&intelliproxy_core::BackendSnapshot| {
                     b.health != Health::Down && !ids.contains(&b.id)
                 };
+                assert!(
+                    chosen.held.is_none()
+                        || !backends.iter().any(|b| is_free(&b) && b.held.is_none()),
+                    "what is held is chosen only when nothing else is left"
+                );
                 assert!(
                     chosen.health != Health::Down || !backends.iter().any(|b| is_free(&b)),
                     "what is down is chosen only when nothing else is left"
@@ -251,7 +269,11 @@ fn outcome(source: &mut Source<'_>) -> Outcome {
         4 => Outcome::Failed(RequestFailure::TimedOut),
         5 => Outcome::Failed(RequestFailure::Malformed),
         6 => Outcome::Failed(RequestFailure::Truncated),
-        7..=20 => Outcome::Answered { status: 503, latency: millis(source) },
+        7..=12 => {
+            let hold = (source.byte() & 1 == 1).then(|| millis(source));
+            Outcome::Refused { status: 429, hold }
+        }
+        13..=20 => Outcome::Answered { status: 503, latency: millis(source) },
         _ => Outcome::Answered { status: 200, latency: millis(source) },
     }
 }

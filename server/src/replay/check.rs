@@ -70,6 +70,7 @@ struct Tally {
     unrouted: u64,
     good: u64,
     errors: u64,
+    refused: u64,
     abandoned: u64,
     first_difference: Option<String>,
     /// Names and requests by backend.
@@ -80,6 +81,7 @@ struct Tally {
 impl Tally {
     fn finish(&mut self, outcome: &Outcome) {
         match (outcome.is_error(), outcome) {
+            (None, Outcome::Refused { .. }) => self.refused += 1,
             (None, _) => self.abandoned += 1,
             (Some(true), _) => self.errors += 1,
             (Some(false), Outcome::Answered { latency, .. }) => {
@@ -121,9 +123,10 @@ impl Tally {
         };
         let _ = writeln!(
             text,
-            "answers    {} good, {} errors, {} abandoned, {} unrouted; to the head p50 {}, p99 {}",
+            "answers    {} good, {} errors, {} refused, {} abandoned, {} unrouted; to the head p50 {}, p99 {}",
             self.good,
             self.errors,
+            self.refused,
             self.abandoned,
             self.unrouted,
             at(0.5),

@@ -14,6 +14,7 @@
 //! | [`unit`] | one backend: counters, cost; and what the pool has in common |
 //! | [`rails`] | stall, quarantine, probation, caps, slow start |
 //! | [`refit`] | what is fitted to all backends together, every 64 completions |
+//! | [`faults`] | what errors do to a standing, by all of them |
 //! | [`explore`] | the budget for trials |
 //! | [`keep`] | what is kept across restarts |
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
@@ -26,6 +27,7 @@
 mod curve;
 mod errors;
 mod explore;
+mod faults;
 mod keep;
 mod live_guard;
 mod rails;
@@ -105,8 +107,9 @@ impl Learned {
     }
 
     /// Whether a backend has as many requests in flight as it can work on at once.
-    pub(super) fn is_full(&self, backend: BackendId) -> bool {
-        self.units.get(backend.index()).is_some_and(|unit| unit.n >= unit.full_at())
+    pub(super) fn is_full(&self, backend: BackendId, turned_away: u32) -> bool {
+        let unit = self.units.get(backend.index());
+        unit.is_some_and(|unit| unit.n.saturating_add(turned_away) >= unit.full_at())
     }
 
     /// Requests in flight that a backend can work on at once; 0 while it completes nothing.
@@ -258,69 +261,6 @@ impl Learned {
             self.refresh(now);
         }
     }
-
-    /// An error of a request that was in flight with n − 1 others.
-    fn failed(&mut self, now: Instant, slot: usize, elapsed: Duration, is_timeout: bool) {
-        let unit = &mut self.units[slot];
-        // Without its own run of errors, which else were part of what they are compared with.
-        let own = f64::from(unit.rails.errors_in_row);
-        let others = self.pool.error_share_without(own);
-        self.pool.errors.observe(true, POOL_MEMORY);
-        let common = self.pool.error_share();
-        let n = unit.n + 1;
-        if !is_timeout && unit.rails.is_normal() {
-            // An answer, if a bad one: it is not stalled.
-            unit.rails.is_stalled = false;
-            unit.quiet_since = now;
-            unit.due = 0.0;
-        }
-        let curve = &self.pool.curve;
-        let is_full = unit.shape.latency(curve, n) > FULL * unit.shape.latency(curve, 1);
-        if is_full && !unit.rails.is_stalled && unit.rails.is_normal() {
-            unit.rails.was_full(n);
-            return;
-        }
-        unit.errors.observe(true, OWN_MEMORY);
-        let is_bad = unit.rails.failed(now - elapsed, others);
-        if is_bad && unit.rails.is_normal() {
-            self.quarantine(now, slot);
-        }
-        if common >= AMNESTY && self.quarantined + self.probation > 0 {
-            self.forgive(now);
-        }
-    }
-
-    /// Quarantines a backend, unless half of them are already.
-    fn quarantine(&mut self, now: Instant, slot: usize) {
-        if !self.is_model && 2 * (self.quarantined + self.probation + 1) <= self.present {
-            self.units[slot].rails.quarantine(now);
-            self.count();
-        }
-    }
-
-    /// The whole pool fails alike: those that are not worse return at once.
-    fn forgive(&mut self, now: Instant) {
-        let common = self.pool.error_share();
-        for slot in 0..self.units.len() {
-            let rails = &mut self.units[slot].rails;
-            if !rails.is_normal() && !rails.is_worse_than(common) {
-                rails.come_back(now);
-                self.weigh(slot);
-            }
-        }
-        self.count();
-    }
-
-    /// Counts who is quarantined and who on probation.
-    fn count(&mut self) {
-        let standing = |wanted: fn(&Standing) -> bool| {
-            let here = self.units.iter().filter(|unit| unit.is_present);
-            here.filter(|unit| wanted(&unit.rails.standing)).count()
-        };
-        let quarantined = standing(|standing| matches!(standing, Standing::Quarantined { .. }));
-        let probation = standing(|standing| matches!(standing, Standing::Probation { .. }));
-        (self.quarantined, self.probation) = (quarantined, probation);
-    }
 }
 
 impl Policy for Learned {
@@ -398,12 +338,7 @@ impl Policy for Learned {
         let slot = backend.index();
         let unit = &mut self.units[slot];
         unit.count(now, &mut self.pool);
-        if unit.n == 0 {
-            unit.quiet_since = now;
-            unit.due = 0.0;
-            unit.due_speed = unit.v;
-        }
-        unit.n += 1;
+        unit.take(now);
         unit.used_at = now;
         self.weigh(slot);
     }
@@ -429,8 +364,12 @@ impl Policy for Learned {
                 let failure = Outcome::Failed(RequestFailure::TimedOut);
                 self.failed(now, slot, ended.elapsed, *ended.outcome == failure);
             }
-            None => {}
+            None if matches!(ended.outcome, Outcome::Refused { .. }) => {
+                self.units[slot].refused(now, &self.pool.curve);
+            }
+            None => self.units[slot].abandoned(&mut self.pool, elapsed_ms),
         }
+        self.units[slot].turned_away = ended.facts.turned_away();
         if ended.token & PROBATION != 0 {
             let unit = &mut self.units[slot];
             unit.rails.probation_ended(now, is_error.map(|is_error| !is_error));
@@ -462,8 +401,32 @@ impl Policy for Learned {
         self.weigh(slot);
     }
 
-    fn on_ping(&mut self, now: Instant, backend: BackendId, is_good: bool) {
+    fn on_pause(&mut self, now: Instant, backend: BackendId) {
+        let unit = &mut self.units[backend.index()];
+        unit.look(now, &mut self.pool);
+        debug_assert!(unit.n > 0, "only what is in flight is paused");
+        unit.n = unit.n.saturating_sub(1);
+        if unit.n == 0 && unit.rails.is_normal() {
+            // Nobody waits for it: what looked like silence may have been its clients'.
+            unit.quiet(now);
+        }
+        self.weigh(backend.index());
+    }
+
+    fn on_resume(&mut self, now: Instant, backend: BackendId) {
+        let unit = &mut self.units[backend.index()];
+        unit.count(now, &mut self.pool);
+        unit.take(now);
+        self.weigh(backend.index());
+    }
+
+    fn on_ping(&mut self, now: Instant, backend: BackendId, is_good: bool, facts: &Backend) {
         let slot = backend.index();
+        if self.units[slot].turned_away != facts.turned_away() {
+            // Refusals fade, and a backend that is not chosen for them learns of it here.
+            self.units[slot].turned_away = facts.turned_away();
+            self.weigh(slot);
+        }
         let rails = &mut self.units[slot].rails;
         if is_good && rails.ping_answered(now) {
             self.count();
@@ -546,10 +509,6 @@ const POOL_MEMORY: f64 = 1000.0;
 const OWN_MEMORY: f64 = 200.0;
 /// A good answer vouches for a backend this long: about as long as a lost ping was out.
 const VOUCHED: Duration = Duration::from_secs(1);
-/// So many times the idle latency is full.
-const FULL: f64 = 4.0;
-/// The pool's share of errors from which on it fails as a whole.
-const AMNESTY: f64 = 0.1;
 const IDLE_MIN_MS: f64 = 1000.0;
 const IDLE_LATENCIES: f64 = 30.0;
 const IDLE_LOOKS_APART: Duration = Duration::from_millis(50);

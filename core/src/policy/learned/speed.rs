@@ -55,6 +55,16 @@ impl Speed {
         self.block.expose(dx)
     }
 
+    /// Takes back exposure that passed since a moment not long ago.
+    pub(super) fn withdraw(&mut self, dx: f64) {
+        for memory in 0..MEMORIES {
+            // What is left of it when it came in one go.
+            let left = dx / (1.0 + dx * (1.0 / length(memory)));
+            self.exposure[memory] = (self.exposure[memory] - left).max(0.0);
+        }
+        self.block = Block::default();
+    }
+
     /// A request was completed well.
     pub(super) fn complete(&mut self) {
         for completions in &mut self.completions {
@@ -154,6 +164,22 @@ mod tests {
         assert!((speed.exposure[8] - 8.0 / (1.0 + 8.0 / 2048.0)).abs() < 1e-12);
         speed.complete();
         assert_eq!(speed.completions[0], 1.5);
+    }
+
+    /// Exposure that is taken back leaves the speed as it was before it passed.
+    #[test]
+    fn exposure_is_taken_back() {
+        let mut speed = Speed::default();
+        for _ in 0..3000 {
+            speed.expose(0.5);
+            speed.complete();
+        }
+        let before = speed.estimate(1.5, 1.0).ln_speed;
+        speed.expose(100.0);
+        assert!(speed.clone().estimate(1.5, 1.0).ln_speed < before - 1.0);
+        speed.withdraw(100.0);
+        let after = speed.estimate(1.5, 1.0).ln_speed;
+        assert!((after - before).abs() < 0.02, "{before} and {after}");
     }
 
     /// A steady speed of 2 is found with the longest memory; after it has fallen to a fifth, a

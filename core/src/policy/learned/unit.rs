@@ -40,6 +40,8 @@ pub(super) struct Unit {
     pub(super) is_up: bool,
     /// Requests in flight that tell something.
     pub(super) n: u32,
+    /// Recent requests that it refused: to the cost they are in flight.
+    pub(super) turned_away: u32,
     /// Time at n in flight is counted up to here.
     looked_at: Instant,
     /// Exposure counted that `speed` has not been told of.
@@ -125,6 +127,7 @@ impl Unit {
             is_present: true,
             is_up: true,
             n,
+            turned_away: 0,
             looked_at: now,
             pending: 0.0,
             pace: 0.0,
@@ -213,6 +216,71 @@ impl Unit {
         }
     }
 
+    /// One more request is in flight.
+    pub(super) fn take(&mut self, now: Instant) {
+        if self.n == 0 {
+            self.quiet_since = now;
+            self.due = 0.0;
+            self.due_speed = self.v;
+        }
+        self.n += 1;
+    }
+
+    /// It has nothing to answer, or has just answered: waiting for it begins anew.
+    pub(super) fn quiet(&mut self, now: Instant) {
+        if self.rails.is_stalled {
+            self.rails.is_stalled = false;
+            self.was_silent();
+        }
+        self.quiet_since = now;
+        self.due = 0.0;
+    }
+
+    /// Turned a request away, with as many others in flight as now: that is an answer, though no
+    /// work done. Where it had much to do it is full.
+    pub(super) fn refused(&mut self, now: Instant, curve: &Curve) {
+        let n = self.n + 1;
+        if !self.rails.is_normal() {
+            return;
+        }
+        if self.is_full(curve, n) && !self.rails.is_stalled {
+            self.rails.was_full(n);
+        }
+        self.quiet(now);
+    }
+
+    /// Whether n in flight are many times as slow as one.
+    pub(super) fn is_full(&self, curve: &Curve, n: u32) -> bool {
+        self.shape.latency(curve, n) > FULL * self.shape.latency(curve, 1)
+    }
+
+    /// A request was given up by its client after this time, with as many others in flight as now:
+    /// its part of the exposure is taken back. It was counted with n that may have been others; what
+    /// it is taken for is that of now.
+    pub(super) fn abandoned(&mut self, pool: &mut Pool, elapsed_ms: f64) {
+        let n = self.n + 1;
+        if pool.is_booting() {
+            let part = elapsed_ms / f64::from(n).sqrt();
+            pool.boot_exposure = (pool.boot_exposure - part).max(0.0);
+            return;
+        }
+        let exposure = elapsed_ms / self.shape.latency(&pool.curve, n);
+        self.due = (self.due - self.due_speed * exposure).max(0.0);
+        if self.rails.is_stalled {
+            self.pending = (self.pending - exposure).max(0.0);
+            return;
+        }
+        self.speed.withdraw(exposure);
+        self.settle(pool);
+        if self.rails.is_normal() {
+            let worked = self.v * elapsed_ms / f64::from(n);
+            let time = &mut pool.curve.time[(n as usize).min(LEVELS)];
+            *time = (*time - worked * self.shape.factor(n)).max(0.0);
+            let predicted = &mut self.shape.predicted[bin(n)];
+            *predicted = (*predicted - worked * f64::from(n) / pool.curve.latency(n)).max(0.0);
+        }
+    }
+
     /// Was silent to the end: that says nothing of its speed when it is back.
     pub(super) fn was_silent(&mut self) {
         self.pending = 0.0;
@@ -241,7 +309,7 @@ impl Unit {
     /// Weighs one more request.
     pub(super) fn weigh(&mut self, pool: &Pool) {
         self.pace = f64::from(self.n) / self.shape.latency(&pool.curve, self.n);
-        let next = self.n.saturating_add(1);
+        let next = self.n.saturating_add(self.turned_away).saturating_add(1);
         let marginal = 1.0 + CROWD * f64::from(next);
         let wait = self.latency_at(pool, next) * marginal;
         self.cost = (wait + pool.charge_ms * self.error_excess(pool)).min(COST_MAX);
@@ -326,6 +394,8 @@ const PHI_MAX: f64 = 16.0;
 const STALE: f64 = 1.0;
 const STALL_DUE: f64 = 12.0;
 const STALL_LATENCIES: f64 = 2.0;
+/// So many times the idle latency is full.
+const FULL: f64 = 4.0;
 /// What a request's presence costs those that come after it, by requests in flight.
 const CROWD: f64 = 0.08;
 const ERRORS_PRIOR: f64 = 10.0;

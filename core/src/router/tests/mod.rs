@@ -2,10 +2,11 @@
 mod configurations;
 mod decisions;
 mod facts;
+mod refusals;
 
 use super::*;
 use crate::config::{PolicyKind, Weights};
-use crate::event::ProbeAnswer;
+use crate::event::{LoadReport, ProbeAnswer, ProbeId, ProbeKind, ProbeResult};
 use crate::health::Health;
 
 /// A router and the time, its probes held until a test answers them.

@@ -145,7 +145,7 @@ impl BackendHistory {
     fn end(&mut self, at_s: f64, end_s: f64, in_flight: u32, outcome: &Outcome) {
         let latency_ms = match outcome {
             Outcome::Answered { latency, .. } => latency.as_secs_f64() * 1e3,
-            Outcome::Failed(_) | Outcome::Abandoned => 0.0,
+            Outcome::Refused { .. } | Outcome::Failed(_) | Outcome::Abandoned => 0.0,
         };
         let ending = match outcome {
             Outcome::Answered { status: 500.., .. } => Ending::Error,
@@ -154,7 +154,7 @@ impl BackendHistory {
             Outcome::Failed(RequestFailure::TimedOut | RequestFailure::Unreachable) => {
                 Ending::TimedOut
             }
-            Outcome::Failed(_) => Ending::Error,
+            Outcome::Refused { .. } | Outcome::Failed(_) => Ending::Error,
             Outcome::Abandoned => Ending::Silent,
         };
         match ending {

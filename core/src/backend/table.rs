@@ -1,0 +1,264 @@
+//! The backends by id and name, ranked by the law of their scores.
+use std::collections::{BTreeMap, BTreeSet};
+use std::hint::cold_path;
+
+use super::{Access, Backend, BackendId, Light};
+use crate::config::{Rules, Weights};
+use crate::time::Instant;
+use crate::tournament::{ABSENT, Entry, Tournament};
+
+/// The backends by id, ranked: by access, then by score, then by id.
+#[derive(Debug)]
+pub(crate) struct BackendTable {
+    backends: Vec<Backend>,
+    /// The fields that a scan reads, in a dense array.
+    lights: Vec<Light>,
+    /// The configured backends by slot: scans cost nothing for those that left.
+    configured: Vec<BackendId>,
+    by_name: BTreeMap<String, BackendId>,
+    ranking: Tournament,
+    /// When the next hold ends.
+    releases_at: Instant,
+}
+
+/// How a backend came into the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Added {
+    pub(crate) id: BackendId,
+    /// The backend whose slot it took, and that backend's requests in flight.
+    pub(crate) replaced: Option<(BackendId, u32)>,
+}
+
+impl BackendTable {
+    pub(crate) fn new() -> Self {
+        Self {
+            backends: Vec::new(),
+            lights: Vec::new(),
+            configured: Vec::new(),
+            by_name: BTreeMap::new(),
+            ranking: Tournament::new(),
+            releases_at: Instant::FAR_FUTURE,
+        }
+    }
+
+    /// The slots that new backends may take: those of retired ones whose names are not in `names`.
+    pub(crate) fn free_slots(&self, names: &[String]) -> BTreeSet<u32> {
+        let retired = self.backends.iter().filter(|backend| backend.is_retired);
+        let mut free: BTreeSet<u32> = retired.map(|backend| backend.id.slot).collect();
+        if !free.is_empty() {
+            for id in names.iter().filter_map(|name| self.find(name)) {
+                free.remove(&id.slot);
+            }
+        }
+        free
+    }
+
+    /// Adds a backend: in the slot of a retired one of the same name, of which nothing but its
+    /// leases is kept; otherwise in the lowest of the `free` slots; otherwise in a new one.
+    pub(crate) fn add(&mut self, name: &str, free: &mut BTreeSet<u32>, weights: &Weights) -> Added {
+        if let Some(id) = self.find(name) {
+            let old = &self.backends[id.index()];
+            debug_assert!(old.is_retired, "a configured backend is not added again");
+            let mut backend = Backend::new(id, name.to_owned(), weights);
+            backend.in_flight = old.in_flight;
+            (backend.aside, backend.marked) = (old.aside, old.marked);
+            backend.rescore_in_flight(weights);
+            self.put(backend);
+            return Added { id, replaced: None };
+        }
+        let old = free.pop_first().map(|slot| &self.backends[slot as usize]);
+        let replaced = old.map(|old| (old.id, old.in_flight));
+        let id = match replaced {
+            Some((old, _)) => {
+                self.by_name.remove(&self.backends[old.index()].name);
+                old.next_generation()
+            }
+            None => BackendId::first_of(self.backends.len()),
+        };
+        self.by_name.insert(name.to_owned(), id);
+        self.put(Backend::new(id, name.to_owned(), weights));
+        Added { id, replaced }
+    }
+
+    fn put(&mut self, backend: Backend) {
+        let id = backend.id;
+        if id.index() == self.backends.len() {
+            self.backends.push(backend);
+            self.lights.push(Light::default());
+            self.ranking.push(ABSENT);
+        } else {
+            self.backends[id.index()] = backend;
+        }
+        self.rank(id);
+    }
+
+    /// Changes a backend by `change` and ranks it again; `None` for one that is not there any more.
+    pub(crate) fn update<T>(
+        &mut self,
+        id: BackendId,
+        change: impl FnOnce(&mut Backend) -> T,
+    ) -> Option<T> {
+        let backend = self.backends.get_mut(id.index()).filter(|backend| backend.id == id)?;
+        let done = change(backend);
+        self.rank(id);
+        Some(done)
+    }
+
+    /// When the next hold ends; from then on [`release`](Self::release) is due.
+    pub(crate) const fn releases_at(&self) -> Instant {
+        self.releases_at
+    }
+
+    /// Ends the holds that are over, and notes when the next one ends.
+    #[cold]
+    pub(crate) fn release(&mut self, now: Instant) {
+        self.releases_at = Instant::FAR_FUTURE;
+        for slot in 0..self.backends.len() {
+            if self.backends[slot].held_until.is_some() {
+                self.backends[slot].release(now);
+                self.rank(self.backends[slot].id);
+            }
+        }
+    }
+
+    /// Takes a backend out of the configuration.
+    pub(crate) fn retire(&mut self, id: BackendId) {
+        self.update(id, |backend| backend.is_retired = true);
+    }
+
+    /// Scores every backend by new rules.
+    pub(crate) fn rescore_all(&mut self, now: Instant, rules: &Rules) {
+        for slot in 0..self.backends.len() {
+            self.update(self.backends[slot].id, |backend| backend.rescore_all(now, rules));
+        }
+    }
+
+    /// Makes these, which are not retired, the backends that scans go over.
+    pub(crate) fn set_configured(&mut self, ids: &[BackendId]) {
+        self.configured.clear();
+        self.configured.extend_from_slice(ids);
+        self.configured.sort_unstable();
+    }
+
+    pub(crate) fn get(&self, id: BackendId) -> Option<&Backend> {
+        self.backends.get(id.index()).filter(|backend| backend.id == id)
+    }
+
+    /// The fields of a backend that a scan reads.
+    pub(crate) fn light(&self, id: BackendId) -> Option<Light> {
+        self.lights.get(id.index()).copied().filter(|light| light.generation == id.generation)
+    }
+
+    /// The configured backends, by slot.
+    pub(crate) fn configured(&self) -> &[BackendId] {
+        &self.configured
+    }
+
+    /// The backend of this name, retired or not.
+    pub(crate) fn find(&self, name: &str) -> Option<BackendId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Whether it is in the configuration.
+    pub(crate) fn is_configured(&self, id: BackendId) -> bool {
+        self.get(id).is_some_and(|backend| !backend.is_retired)
+    }
+
+    pub(crate) fn iter(&self) -> impl Clone + Iterator<Item = (BackendId, &Backend)> {
+        self.backends.iter().map(|backend| (backend.id, backend))
+    }
+
+    /// The best of all: usable if any is, else the least bad; `None` when all are retired.
+    pub(crate) fn lowest(&self) -> Option<BackendId> {
+        self.ranking.winner().map(|entry| self.ranked_id(entry))
+    }
+
+    /// The best of those not in `tried`.
+    pub(crate) fn lowest_except(&self, tried: &[BackendId]) -> Option<BackendId> {
+        if tried.is_empty() {
+            return self.lowest();
+        }
+        let best = self.ranking.find(|slot| !tried.contains(&self.backends[slot].id));
+        best.map(|entry| self.ranked_id(entry))
+    }
+
+    /// States what holds between calls; panics where it does not.
+    pub(crate) fn check_invariants(&self) {
+        for (id, backend) in self.iter() {
+            let parts = &backend.parts;
+            assert!(
+                parts.total.to_bits() == parts.sum().to_bits(),
+                "the score of {id:?} is exactly the sum of its parts"
+            );
+            for (factor, points) in parts.parts() {
+                assert!(points.is_finite(), "{} points of {id:?} are finite", factor.name());
+                assert!(points >= 0.0, "{} points of {id:?} are not negative", factor.name());
+            }
+            assert!(
+                self.light(id) == Some(backend.light()),
+                "the scanned row of {id:?} is as it is"
+            );
+            assert!(
+                self.ranking.key(id.index()) == Self::rank_key(backend),
+                "the ranking knows {id:?} as it is"
+            );
+        }
+        let configured = self.iter().filter(|(_, backend)| !backend.is_retired);
+        assert!(
+            configured.clone().map(|(id, _)| id).eq(self.configured.iter().copied()),
+            "scans go over the backends that are not retired, by slot"
+        );
+        assert!(self.by_name.len() == self.backends.len(), "every slot has one name");
+        for (id, backend) in self.iter() {
+            assert!(self.find(&backend.name) == Some(id), "{id:?} is found by its name");
+        }
+        let held = self.backends.iter().filter_map(|backend| backend.held_until).min();
+        assert!(
+            held.is_none_or(|until| self.releases_at <= until),
+            "the end of the first hold is known"
+        );
+        let best = configured.min_by(|a, b| {
+            let order = a.1.access().cmp(&b.1.access());
+            // What is not free is ranked by all bits of its score but the last.
+            let lost = u32::from(a.1.access() != Access::Free);
+            let score = |backend: &Backend| backend.parts.total.to_bits() >> lost;
+            order.then(score(a.1).cmp(&score(b.1)))
+        });
+        assert!(
+            self.lowest() == best.map(|(id, _)| id),
+            "the ranking's winner is the backend of best access with the lowest score and id"
+        );
+    }
+
+    fn rank(&mut self, id: BackendId) {
+        let key = Self::rank_key(&self.backends[id.index()]);
+        self.ranking.set(id.index(), key);
+        let backend = &self.backends[id.index()];
+        self.lights[id.index()] = backend.light();
+        if let Some(until) = backend.held_until {
+            cold_path();
+            self.releases_at = self.releases_at.min(until);
+        }
+    }
+
+    /// Orders like (access, score) for backends in the configuration. The bits of floats that are
+    /// finite and not negative are ordered like the floats, and leave the highest bit free; what is
+    /// not free gives up the lowest one for another.
+    fn rank_key(backend: &Backend) -> u64 {
+        const HELD: u64 = 0b10 << 62;
+        const DOWN: u64 = 0b11 << 62;
+        debug_assert!(backend.parts.total.is_finite(), "scores are finite");
+        debug_assert!(backend.parts.total.is_sign_positive(), "scores are not negative");
+        let score = backend.parts.total.to_bits();
+        match backend.access() {
+            Access::Free => score,
+            Access::Held => HELD | score >> 1,
+            Access::Down => DOWN | score >> 1,
+            Access::Gone => ABSENT,
+        }
+    }
+
+    fn ranked_id(&self, entry: Entry) -> BackendId {
+        self.backends[entry.slot].id
+    }
+}

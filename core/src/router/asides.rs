@@ -1,0 +1,156 @@
+//! Leases that are out and no work for their backends: streams, and requests that wait for their
+//! clients. A lease is entered when it is set aside first and forgotten when it ends.
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Router;
+use crate::backend::BackendId;
+use crate::event::{LeaseId, Outcome};
+use crate::time::Instant;
+
+/// The leases that were set aside.
+pub(super) type Asides = BTreeMap<LeaseId, Aside>;
+
+/// One that was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Aside {
+    backend: BackendId,
+    state: State,
+    /// How long it has waited for its client, the present pause left out.
+    waited: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// It waits for its client.
+    Paused { since: Instant },
+    /// It is work again.
+    Resumed,
+    /// It is a stream until its end.
+    Stream,
+}
+
+impl Aside {
+    const fn is_work(&self) -> bool {
+        matches!(self.state, State::Resumed)
+    }
+}
+
+impl Router {
+    /// Another backend took the slot of this one: its leases end without a trace.
+    pub(super) fn forget_asides(&mut self, backend: BackendId) {
+        self.asides.retain(|_, aside| aside.backend != backend);
+    }
+
+    /// A lease ends: it is work again, at least for this moment. Returns how long it waited for its
+    /// client; `None` for a stream, of whose end policies learn nothing.
+    #[cold]
+    pub(super) fn end_aside(&mut self, now: Instant, lease: LeaseId) -> Option<Duration> {
+        let Some(aside) = self.asides.remove(&lease) else {
+            return Some(Duration::ZERO);
+        };
+        self.table.update(aside.backend, |backend| backend.mark(false));
+        match aside.state {
+            State::Stream => {
+                self.set_aside(aside.backend, false);
+                None
+            }
+            State::Resumed => Some(aside.waited),
+            State::Paused { since } => {
+                self.take_back(now, aside.backend);
+                Some(aside.waited.saturating_add(now.since(since)))
+            }
+        }
+    }
+
+    /// See [`Event::StreamOpened`](crate::Event::StreamOpened).
+    pub(super) fn stream_opened(
+        &mut self,
+        now: Instant,
+        lease: LeaseId,
+        backend: BackendId,
+        head: Outcome,
+    ) {
+        let known = self.asides.get(&lease).copied();
+        let is_possible = match known {
+            Some(aside) => aside.state != State::Stream && aside.backend == backend,
+            None => self.may_enter(lease, backend),
+        };
+        if !is_possible {
+            return;
+        }
+        if known.is_some_and(|aside| !aside.is_work()) {
+            self.take_back(now, backend);
+        }
+        let waited = known.map_or(Duration::ZERO, |aside| aside.waited);
+        self.enter(lease, Aside { backend, state: State::Stream, waited });
+        self.set_aside(backend, true);
+        if let Outcome::Answered { latency, .. } = head
+            && self.habits.listens
+        {
+            // The mark stays with the lease: what ends here is an ordinary request.
+            self.tell_policy(now, backend, 0, latency, &head);
+        }
+    }
+
+    /// See [`Event::LeasePaused`](crate::Event::LeasePaused).
+    pub(super) fn lease_paused(&mut self, now: Instant, lease: LeaseId, backend: BackendId) {
+        let known = self.asides.get(&lease).copied();
+        let is_possible = match known {
+            Some(aside) => aside.is_work() && aside.backend == backend,
+            None => self.may_enter(lease, backend),
+        };
+        if !is_possible {
+            return;
+        }
+        let waited = known.map_or(Duration::ZERO, |aside| aside.waited);
+        self.enter(lease, Aside { backend, state: State::Paused { since: now }, waited });
+        self.set_aside(backend, true);
+        if self.habits.listens {
+            self.policy.on_pause(now, backend);
+        }
+    }
+
+    /// See [`Event::LeaseResumed`](crate::Event::LeaseResumed).
+    pub(super) fn lease_resumed(&mut self, now: Instant, lease: LeaseId, backend: BackendId) {
+        let Some(aside) = self.asides.get_mut(&lease) else {
+            return;
+        };
+        let State::Paused { since } = aside.state else {
+            return;
+        };
+        if aside.backend == backend {
+            aside.waited = aside.waited.saturating_add(now.since(since));
+            aside.state = State::Resumed;
+            self.take_back(now, backend);
+        }
+    }
+
+    /// Whether a lease that is not entered may be one that is out at this backend. Leases are no
+    /// list here: what can be seen is whether more are out there than were entered.
+    fn may_enter(&self, lease: LeaseId, backend: BackendId) -> bool {
+        lease.0 <= self.leases_given
+            && self.table.get(backend).is_some_and(|backend| backend.has_unmarked())
+    }
+
+    /// Enters a lease, or changes its entry.
+    fn enter(&mut self, lease: LeaseId, aside: Aside) {
+        if self.asides.insert(lease, aside).is_none() {
+            self.table.update(aside.backend, |backend| backend.mark(true));
+        }
+    }
+
+    /// A paused request counts in flight again.
+    fn take_back(&mut self, now: Instant, backend: BackendId) {
+        self.set_aside(backend, false);
+        // Not for one whose slot another backend has taken.
+        if self.habits.listens && self.table.get(backend).is_some() {
+            self.policy.on_resume(now, backend);
+        }
+    }
+
+    fn set_aside(&mut self, backend: BackendId, is_aside: bool) {
+        let weights = &self.rules.weights;
+        self.table.update(backend, |backend| backend.set_aside(is_aside, weights));
+    }
+}

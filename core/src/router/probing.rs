@@ -1,0 +1,98 @@
+//! What the ends of probes and reports mean for the backends.
+use super::Router;
+use crate::backend::BackendId;
+use crate::event::{LoadReport, ProbeFailure, ProbeId, ProbeKind, ProbeResult};
+use crate::probe::EndedProbe;
+use crate::time::Instant;
+
+impl Router {
+    #[inline(never)]
+    pub(super) fn probe_finished(&mut self, now: Instant, probe: ProbeId, result: &ProbeResult) {
+        let Some(ended) = self.probes.finish(probe) else {
+            self.late_probes += 1;
+            return;
+        };
+        if *result == Err(ProbeFailure::Abandoned) {
+            self.probe_abandoned(now, ended);
+        } else if now > ended.deadline {
+            // As if `handle_timeout` had come first, so that their order does not matter.
+            self.late_probes += 1;
+            self.probe_ended(now, ended, &Err(ProbeFailure::TimedOut));
+        } else {
+            self.probe_ended(now, ended, result);
+        }
+    }
+
+    /// Schedules the next probe in the place of one that says nothing.
+    #[cold]
+    fn probe_abandoned(&mut self, now: Instant, ended: EndedProbe) {
+        let id = ended.line.backend;
+        let is_open = ended.line.kind == ProbeKind::Ping
+            && self.table.get(id).is_some_and(|backend| backend.health.is_verdict_open());
+        self.probes.schedule(now, ended, is_open, &self.rules.probes);
+        self.hasten_pings(now, id);
+    }
+
+    pub(super) fn probe_ended(&mut self, now: Instant, ended: EndedProbe, result: &ProbeResult) {
+        let mut result = result.clone();
+        if let Ok(answer) = &mut result {
+            // An average must not take in more than a probe can last.
+            answer.latency = answer.latency.min(ended.deadline.since(ended.started_at));
+        }
+        let id = ended.line.backend;
+        let is_open = match ended.line.kind {
+            _ if !self.table.is_configured(id) => false,
+            ProbeKind::Ping => self.ping_ended(now, id, &result),
+            ProbeKind::Report => {
+                self.report_ended(now, id, &result);
+                false
+            }
+        };
+        self.probes.schedule(now, ended, is_open, &self.rules.probes);
+        self.hasten_pings(now, id);
+    }
+
+    /// Returns whether the verdict on the backend's health is open.
+    fn ping_ended(&mut self, now: Instant, id: BackendId, result: &ProbeResult) -> bool {
+        let rules = &self.rules;
+        let is_lost = matches!(
+            result,
+            Err(ProbeFailure::TimedOut | ProbeFailure::Cut | ProbeFailure::Unreachable)
+        );
+        let is_vouched = is_lost && self.policy.vouches_for(now, id);
+        let done = self.table.update(id, |backend| {
+            backend.ping_ended(now, result, rules);
+            let has_changed = match result {
+                Err(_) if is_vouched => false,
+                Ok(_) => backend.health.ping_answered(&rules.health),
+                Err(cause) => backend.health.ping_failed(*cause, &rules.health),
+            };
+            (has_changed, backend.health.is_verdict_open())
+        });
+        let (has_changed, is_open) = done.unwrap_or_default();
+        if let Some(facts) = self.table.get(id) {
+            self.policy.on_ping(now, id, result.is_ok(), facts);
+        }
+        if has_changed {
+            self.health_changed(now, id, result.as_ref().err().copied());
+        }
+        is_open
+    }
+
+    fn report_ended(&mut self, now: Instant, id: BackendId, result: &ProbeResult) {
+        let rules = &self.rules;
+        let report = result.as_ref().ok().and_then(|answer| answer.report);
+        self.table.update(id, |backend| match report {
+            Some(report) => backend.report_read(now, &report, rules),
+            None => backend.report_failed(),
+        });
+    }
+
+    #[inline(never)]
+    pub(super) fn load_reported(&mut self, now: Instant, id: BackendId, report: &LoadReport) {
+        let rules = &self.rules;
+        if self.table.is_configured(id) {
+            self.table.update(id, |backend| backend.report_read(now, report, rules));
+        }
+    }
+}

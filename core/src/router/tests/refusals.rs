@@ -1,0 +1,95 @@
+//! What is refused, what waits for its client, and what has become a stream.
+use super::*;
+
+/// A refusal with Retry-After is no error and holds the backend: requests go elsewhere for so long,
+/// 60 s at most, and back after it by score; when every other one is held or down, it is used.
+#[test]
+fn holds_last_their_time() {
+    for (hold_s, expected_s) in [(20, 20), (86_400, 60)] {
+        let mut world = World::with_latencies(10, 20);
+        assert_eq!(world.serve(), A);
+        let hold = Some(Duration::from_secs(hold_s));
+        let lease = world.route();
+        world.end(lease, Outcome::Refused { status: 429, hold });
+        assert_eq!(world.snapshot().current, Some(B), "a held backend is left at once");
+        assert_eq!(world.snapshot().backends[0].errors, 0);
+        assert_eq!(world.snapshot().backends[0].error_rate, 0.0);
+        assert_eq!(world.snapshot().backends[0].held, Some(Duration::from_secs(expected_s)));
+        assert!(
+            world.router.has_other(world.now, &[A]) && !world.router.has_other(world.now, &[B])
+        );
+        world.now += Duration::from_secs(expected_s) - Duration::from_nanos(1);
+        assert_eq!(world.serve(), B);
+        let lease = world.router.route(world.now, &[B]).expect("one is left");
+        assert_eq!(lease.backend(), A, "the only other one is used though it is held");
+        world.finish(lease, 200);
+        world.now += Duration::from_nanos(1);
+        let lease = world.route();
+        world.end(lease, Outcome::Refused { status: 503, hold: Some(Duration::from_secs(9)) });
+        assert_eq!(world.serve(), A, "the hold is over, and the other one is held");
+        let lease = world.route();
+        world.end(lease, Outcome::Refused { status: 503, hold: Some(Duration::from_secs(5)) });
+        assert_eq!(world.serve(), A, "of two that are held the one that scores less");
+    }
+}
+
+/// Without a time a refusal counts as a request in flight: 2 points, halved in 30 s.
+#[test]
+fn refusals_fade() {
+    let mut world = without_spill_over();
+    for _ in 0..4 {
+        let lease = world.route();
+        world.finish(lease, 429);
+    }
+    let points = |world: &World| world.snapshot().backends[0].score.in_flight;
+    assert_eq!((points(&world), world.snapshot().backends[0].refused), (8.0, 4));
+    world.now += Duration::from_secs(30);
+    assert_eq!(world.serve(), A);
+    assert_eq!(points(&world), 4.0);
+}
+
+/// A stream and a request that waits for its client are in flight and no work: neither points nor
+/// loads count them, until the request is resumed. Repeated and foreign news changes nothing.
+#[test]
+fn what_waits_for_its_client_is_no_work() {
+    let mut world = without_spill_over();
+    let leases: Vec<_> = (0..3).map(|_| world.route()).collect();
+    let look = |world: &World| {
+        let a = &world.snapshot().backends[0];
+        (a.in_flight, a.at_work, a.score.in_flight)
+    };
+    let paused = |lease: &Lease| Event::LeasePaused { lease: lease.id, backend: A };
+    let resumed = |lease: &Lease| Event::LeaseResumed { lease: lease.id, backend: A };
+    let latency = Duration::from_millis(1);
+    let opened =
+        |lease: &Lease| Event::StreamOpened { lease: lease.id, backend: A, status: 101, latency };
+    assert_eq!(look(&world), (3, 3, 6.0));
+    world.tell(resumed(&leases[0]));
+    world.tell(paused(&leases[0]));
+    world.tell(paused(&leases[0]));
+    world.tell(Event::LeasePaused { lease: leases[1].id, backend: B });
+    world.tell(Event::LeasePaused { lease: LeaseId(77), backend: A });
+    assert_eq!(look(&world), (3, 2, 4.0));
+    world.tell(opened(&leases[1]));
+    world.tell(opened(&leases[1]));
+    world.tell(paused(&leases[1]));
+    world.tell(resumed(&leases[1]));
+    assert_eq!(look(&world), (3, 1, 2.0));
+    world.tell(resumed(&leases[0]));
+    assert_eq!(look(&world), (3, 2, 4.0));
+    world.tell(paused(&leases[0]));
+    world.tell(opened(&leases[0]));
+    assert_eq!(look(&world), (3, 1, 2.0));
+    leases.into_iter().for_each(|lease| world.end(lease, Outcome::Abandoned));
+    assert_eq!(look(&world), (0, 0, 0.0));
+}
+
+/// Two backends of 10 and 20 ms, every request to the first one.
+fn without_spill_over() -> World {
+    let mut rules = Rules::default();
+    rules.switch.spill_over = false;
+    let mut world = World::with_rules(&["a", "b"], rules);
+    world.answer(A, 10);
+    world.answer(B, 20);
+    world
+}
