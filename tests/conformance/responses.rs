@@ -436,6 +436,10 @@ fn failures_are_retried_where_it_is_safe() {
     for (name, request, is_retried) in [
         ("GET", GET.to_owned(), true),
         ("PUT", "PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab".to_owned(), true),
+        ("REPORT", "REPORT / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab".to_owned(), true),
+        ("UNLOCK", "UNLOCK / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), true),
+        ("LOCK", "LOCK / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), false),
+        ("a method that is not registered", "GOT / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), false),
         ("POST", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab".to_owned(), false),
     ] {
         // With the backends' own Host, so that the second request shows that it was rewritten.

@@ -157,10 +157,10 @@ pub fn rude(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
 
 impl Draft {
     fn new(net: &mut Net, ledger: &Ledger) -> Self {
-        let methods = ["GET", "GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE"];
+        let methods = ["GET", "GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "REPORT"];
         let method = methods[net.pick(0, 8) as usize];
         let is_old = net.chance(15);
-        let has_body = matches!(method, "POST" | "PUT");
+        let has_body = matches!(method, "POST" | "PUT" | "REPORT");
         let len = match net.pick(0, 20) {
             0..=2 => 0,
             3 => 1,

@@ -14,6 +14,7 @@ pub(crate) mod framing;
 pub(crate) mod head;
 #[doc(hidden)]
 pub mod measure;
+pub(crate) mod method;
 pub(crate) mod persistence;
 pub(crate) mod target;
 pub(crate) mod upgrade;

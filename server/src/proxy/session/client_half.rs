@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-use super::exchange::{Exchange, is_idempotent};
+use super::exchange::Exchange;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
 use crate::http::body::{BodyReader, BodyWriter};
@@ -14,6 +14,7 @@ use crate::http::field::{Name, Slots};
 use crate::http::forward::{self, RequestContext, RequestPlan};
 use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{Parsed, RequestHead, Version, parse_request};
+use crate::http::method::is_idempotent;
 use crate::http::persistence::is_persistent;
 use crate::http::target::{Destination, destination, max_forwards};
 use crate::http::upgrade;

@@ -57,14 +57,3 @@ impl Exchange {
         self.lease.as_ref().map(Lease::backend)
     }
 }
-
-/// Whether a method is idempotent (RFC 9110 section 9.2.2).
-#[inline]
-pub(crate) fn is_idempotent(method: &str) -> bool {
-    method == "GET" || is_idempotent_besides_get(method)
-}
-
-#[inline(never)]
-fn is_idempotent_besides_get(method: &str) -> bool {
-    matches!(method, "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
-}
