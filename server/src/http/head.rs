@@ -54,7 +54,7 @@ pub(crate) struct ResponseHead<'h, 'b> {
 }
 
 /// Empty lines tolerated before a request line: RFC 9112 section 2.2 asks for at least one.
-const EMPTY_LINES_MAX: usize = 4;
+pub(super) const EMPTY_LINES_MAX: usize = 4;
 
 /// Parses a request head at the beginning of `input`.
 ///

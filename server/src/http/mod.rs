@@ -16,6 +16,7 @@ pub(crate) mod head;
 pub mod measure;
 pub(crate) mod method;
 pub(crate) mod persistence;
+pub(crate) mod progress;
 pub(crate) mod target;
 pub(crate) mod upgrade;
 

@@ -1,4 +1,5 @@
-//! One probe on a connection of its own: a request, the answer judged, the connection closed.
+//! One probe on a connection of its own: a request, the response judged, the connection closed. The
+//! status decides a ping, so that nothing behind its head is read.
 use std::time::Duration;
 
 use intelliproxy_core::{
@@ -9,11 +10,14 @@ use super::places::Attempt;
 use crate::http::body::BodyReader;
 use crate::http::chunked::ChunkLimits;
 use crate::http::field::Slots;
-use crate::http::framing::{Framing, response_framing};
-use crate::http::head::{HeadLimits, Parsed, ResponseHead, parse_response};
+use crate::http::framing::response_framing;
+use crate::http::head::{HeadLimits, Parsed, parse_response};
+use crate::http::progress::HeadProgress;
 
-/// Bytes of a probe's answer that are read; a longer one is no answer to a probe.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a report that are read; a longer one is not a report.
+const REPORT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of all interim responses before the response to a probe.
+const INTERIM_BYTES_MAX: usize = LIMITS.head_bytes_max;
 /// Room for one read.
 const READ_BYTES: usize = 8 * 1024;
 
@@ -30,9 +34,23 @@ pub(crate) struct ProbeExchange {
     is_open: bool,
     request: Vec<u8>,
     sent: usize,
-    answer: Vec<u8>,
-    /// Bytes of `answer` that came; what follows is room.
+    /// Bytes that came and were not taken yet, and room for more.
+    input: Vec<u8>,
+    /// Bytes of `input` that came; what follows is room.
     len: usize,
+    /// How far the head at the beginning of `input` was read.
+    progress: HeadProgress,
+    /// Bytes of the interim responses so far.
+    interim_bytes: usize,
+    /// The report's body, once its head is whole.
+    body: Option<ReportBody>,
+}
+
+/// The body of a report, read as it comes.
+#[derive(Debug)]
+struct ReportBody {
+    reader: BodyReader,
+    text: Vec<u8>,
 }
 
 impl ProbeExchange {
@@ -59,8 +77,11 @@ impl ProbeExchange {
             is_open: false,
             request: request.into_bytes(),
             sent: 0,
-            answer: Vec::new(),
+            input: Vec::new(),
             len: 0,
+            progress: HeadProgress::default(),
+            interim_bytes: 0,
+            body: None,
         }
     }
 
@@ -75,8 +96,8 @@ impl ProbeExchange {
     }
 
     pub(crate) fn read_space(&mut self) -> &mut [u8] {
-        self.answer.resize(self.len + READ_BYTES, 0);
-        &mut self.answer[self.len..]
+        self.input.resize(self.len + READ_BYTES, 0);
+        &mut self.input[self.len..]
     }
 
     pub(crate) fn write_ready(&self) -> &[u8] {
@@ -87,61 +108,91 @@ impl ProbeExchange {
         self.sent += count;
     }
 
-    /// `count` bytes came; the result once it is known.
+    /// `count` bytes came; the result once it is known. No byte is looked at again in a later read,
+    /// but for a head that is parsed when it is whole.
     pub(crate) fn handle_read(&mut self, now: Instant, count: usize) -> Option<ProbeResult> {
         self.len += count;
-        if self.len > ANSWER_BYTES_MAX {
-            return Some(Err(ProbeFailure::Malformed));
-        }
-        self.judge(now, false)
-    }
-
-    /// The backend ended its side: what came must be whole.
-    pub(crate) fn handle_eof(&self, now: Instant) -> ProbeResult {
-        self.judge(now, true).unwrap_or(Err(ProbeFailure::Cut))
-    }
-
-    fn judge(&self, now: Instant, is_eof: bool) -> Option<ProbeResult> {
-        let mut rest = &self.answer[..self.len];
-        loop {
-            let mut slots = Slots::new();
-            let head = match parse_response(rest, &mut slots, &LIMITS) {
-                Ok(Parsed::Complete(head)) => head,
-                Ok(Parsed::Partial) => return None,
-                Err(_) => return Some(Err(ProbeFailure::Malformed)),
-            };
-            let body = &rest[head.len..];
-            if (100..200).contains(&head.status) {
-                rest = body;
-                continue;
+        let mut taken = 0;
+        let result = loop {
+            if self.body.is_some() {
+                break self.read_body(now, &mut taken);
             }
-            return self.judge_final(now, &head, body, is_eof);
+            match self.read_head(now, &mut taken) {
+                Headed::Body | Headed::Interim => {}
+                Headed::Partial => break None,
+                Headed::Over(result) => break Some(result),
+            }
+        };
+        self.input.copy_within(taken..self.len, 0);
+        self.len -= taken;
+        result
+    }
+
+    /// The backend ended its side: a report whose body ends with its connection is whole, anything
+    /// else is cut.
+    pub(crate) fn handle_eof(&mut self, now: Instant) -> ProbeResult {
+        match self.body.take() {
+            Some(body) if body.reader.ends_at_close() => Ok(self.report(now, &body.text)),
+            _ => Err(ProbeFailure::Cut),
         }
     }
 
-    fn judge_final(
-        &self,
-        now: Instant,
-        head: &ResponseHead<'_, '_>,
-        body: &[u8],
-        is_eof: bool,
-    ) -> Option<ProbeResult> {
-        let Ok((framing, _)) = response_framing(head, false) else {
-            return Some(Err(ProbeFailure::Malformed));
-        };
-        if !(200..400).contains(&head.status) {
-            return Some(Err(ProbeFailure::Status(head.status)));
+    /// Reads a head at `taken` of the input. A ping's status is all that counts; of a report that
+    /// succeeded, the body follows.
+    fn read_head(&mut self, now: Instant, taken: &mut usize) -> Headed {
+        let input = &self.input[*taken..self.len];
+        if input.is_empty() || !self.progress.is_due(input, LIMITS.head_bytes_max) {
+            return Headed::Partial;
         }
-        let body = match whole_body(framing, body, is_eof) {
-            Ok(Some(body)) => body,
-            Ok(None) => return None,
-            Err(failure) => return Some(Err(failure)),
+        let mut slots = Slots::new();
+        let head = match parse_response(input, &mut slots, &LIMITS) {
+            Ok(Parsed::Complete(head)) => head,
+            Ok(Parsed::Partial) => {
+                self.progress.note_partial(input.len());
+                return Headed::Partial;
+            }
+            Err(_) => return Headed::Over(Err(ProbeFailure::Malformed)),
         };
-        let report = match self.kind {
-            ProbeKind::Ping => None,
-            ProbeKind::Report => read_report(&body),
-        };
-        Some(Ok(ProbeAnswer { latency: self.latency(now), report }))
+        self.progress.reset();
+        *taken += head.len;
+        match (head.status, self.kind) {
+            (100..=199, _) => {
+                self.interim_bytes += head.len;
+                if self.interim_bytes > INTERIM_BYTES_MAX {
+                    return Headed::Over(Err(ProbeFailure::Malformed));
+                }
+                Headed::Interim
+            }
+            (200..=399, ProbeKind::Ping) => {
+                Headed::Over(Ok(ProbeAnswer { latency: self.latency(now), report: None }))
+            }
+            (200..=399, ProbeKind::Report) => match response_framing(&head, false) {
+                Ok((framing, _)) => match BodyReader::new(framing, CHUNKS) {
+                    Some(reader) => {
+                        self.body = Some(ReportBody { reader, text: Vec::new() });
+                        Headed::Body
+                    }
+                    None => Headed::Over(Ok(self.report(now, &[]))),
+                },
+                Err(_) => Headed::Over(Err(ProbeFailure::Malformed)),
+            },
+            (status, _) => Headed::Over(Err(ProbeFailure::Status(status))),
+        }
+    }
+
+    /// Reads what came of a report's body, at `taken` of the input; the result when it is whole.
+    fn read_body(&mut self, now: Instant, taken: &mut usize) -> Option<ProbeResult> {
+        let input = &self.input[*taken..self.len];
+        *taken = self.len;
+        match self.body.as_mut()?.read(input) {
+            Ok(false) => None,
+            Ok(true) => self.body.take().map(|body| Ok(self.report(now, &body.text))),
+            Err(failure) => Some(Err(failure)),
+        }
+    }
+
+    fn report(&self, now: Instant, body: &[u8]) -> ProbeAnswer {
+        ProbeAnswer { latency: self.latency(now), report: read_report(body) }
     }
 
     fn latency(&self, now: Instant) -> Duration {
@@ -154,35 +205,41 @@ const LIMITS: HeadLimits =
 const CHUNKS: ChunkLimits =
     ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
 
-/// The body when it is whole.
-fn whole_body(
-    framing: Framing,
-    bytes: &[u8],
-    is_eof: bool,
-) -> Result<Option<Vec<u8>>, ProbeFailure> {
-    let Some(reader) = BodyReader::new(framing, CHUNKS) else {
-        return Ok(Some(Vec::new()));
-    };
-    match reader {
-        BodyReader::Plain { left: None } => Ok(is_eof.then(|| bytes.to_vec())),
-        BodyReader::Plain { left: Some(len) } => {
-            let len = usize::try_from(len).unwrap_or(usize::MAX);
-            Ok(bytes.get(..len).map(<[u8]>::to_vec))
-        }
-        BodyReader::Chunked(mut reader) => {
-            let (mut rest, mut body) = (bytes, Vec::new());
-            loop {
-                let piece = reader.read(rest, usize::MAX).map_err(|_| ProbeFailure::Malformed)?;
-                body.extend_from_slice(&rest[piece.data.clone()]);
-                rest = &rest[piece.consumed..];
-                if piece.is_end {
-                    return Ok(Some(body));
-                }
-                if piece.consumed == 0 {
-                    return Ok(None);
-                }
+/// What [`ProbeExchange::read_head`] found.
+enum Headed {
+    /// No whole head yet.
+    Partial,
+    /// An interim response; another head follows.
+    Interim,
+    /// The head of a report whose body follows.
+    Body,
+    /// All that the probe asks for.
+    Over(ProbeResult),
+}
+
+impl ReportBody {
+    /// Takes what came of the body; returns whether that is all of it.
+    fn read(&mut self, mut input: &[u8]) -> Result<bool, ProbeFailure> {
+        let is_whole = match &mut self.reader {
+            BodyReader::Plain { left } => {
+                let most =
+                    left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
+                let own = &input[..input.len().min(most)];
+                self.text.extend_from_slice(own);
+                *left = left.map(|left| left - own.len() as u64);
+                *left == Some(0)
             }
-        }
+            BodyReader::Chunked(reader) => loop {
+                let piece = reader.read(input, usize::MAX).map_err(|_| ProbeFailure::Malformed)?;
+                self.text.extend_from_slice(&input[piece.data.clone()]);
+                input = &input[piece.consumed..];
+                if piece.is_end || piece.consumed == 0 {
+                    break piece.is_end;
+                }
+            },
+        };
+        let is_too_long = self.text.len() > REPORT_BYTES_MAX;
+        if is_too_long { Err(ProbeFailure::Malformed) } else { Ok(is_whole) }
     }
 }
 
@@ -217,7 +274,7 @@ mod tests {
     }
 
     /// Feeds an answer in pieces of `step` bytes at 7 ms, then the end.
-    fn result(kind: ProbeKind, answer: &[u8], step: usize) -> ProbeResult {
+    fn result_of(kind: ProbeKind, answer: &[u8], step: usize) -> ProbeResult {
         let mut probe = probe(kind);
         for piece in answer.chunks(step) {
             probe.read_space()[..piece.len()].copy_from_slice(piece);
@@ -232,7 +289,7 @@ mod tests {
     #[test]
     fn answers_are_judged() {
         let good = Ok(ProbeAnswer { latency: Duration::from_millis(7), report: None });
-        let rows: [(&str, &[u8], ProbeResult); 9] = [
+        let rows: [(&str, &[u8], ProbeResult); 11] = [
             ("200", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK", good.clone()),
             ("302", b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", good.clone()),
             ("until close", b"HTTP/1.0 200 OK\r\n\r\nOK", good.clone()),
@@ -240,17 +297,95 @@ mod tests {
             (
                 "chunked",
                 b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nOK\r\n0\r\n\r\n",
-                good,
+                good.clone(),
             ),
             ("503", b"HTTP/1.1 503 No\r\n\r\n", Err(ProbeFailure::Status(503))),
             ("garbage", b"hello\r\n\r\n", Err(ProbeFailure::Malformed)),
             ("nothing", b"", Err(ProbeFailure::Cut)),
-            ("cut", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nOK", Err(ProbeFailure::Cut)),
+            (
+                "cut in its head",
+                b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n",
+                Err(ProbeFailure::Cut),
+            ),
+            ("cut after it", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nOK", good.clone()),
+            (
+                "both framings",
+                b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n",
+                good,
+            ),
         ];
         for (name, answer, expected) in rows {
             for step in [1, answer.len().max(1)] {
-                assert_eq!(result(ProbeKind::Ping, answer, step), expected, "{name} by {step}");
+                assert_eq!(result_of(ProbeKind::Ping, answer, step), expected, "{name} by {step}");
             }
+        }
+    }
+
+    /// A ping is over with its head, however much follows; interim responses are bounded.
+    #[test]
+    fn the_status_decides_a_ping() {
+        let mut probe = probe(ProbeKind::Ping);
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n";
+        let answer = [&head[..], &[b'x'; 1000]].concat();
+        probe.read_space()[..answer.len()].copy_from_slice(&answer);
+        let result = probe.handle_read(Instant::from_millis(7), answer.len());
+        assert!(matches!(result, Some(Ok(_))), "{result:?}");
+        let interim = b"HTTP/1.1 102 Processing\r\n\r\n";
+        let max = INTERIM_BYTES_MAX / interim.len();
+        let last = b"HTTP/1.1 204 N\r\n\r\n".to_vec();
+        for (count, is_good) in [(max, true), (max + 1, false)] {
+            let answer = [interim.repeat(count), last.clone()].concat();
+            for step in [1000, 8000] {
+                let result = result_of(ProbeKind::Ping, &answer, step);
+                assert_eq!(result.is_ok(), is_good, "{count} by {step}: {result:?}");
+            }
+        }
+    }
+
+    /// A report's body counts as it is framed, whole and byte by byte, up to its limit.
+    #[test]
+    fn report_bodies_are_read_as_they_come() {
+        let max = REPORT_BYTES_MAX;
+        let text = |len: usize| format!("{{\"queueLen\":3,\"x\":\"{}\"}}", "y".repeat(len - 21));
+        let chunked = |text: &str, size: usize| {
+            let chunks = text.as_bytes().chunks(size);
+            let chunks =
+                chunks.map(|c| format!("{:x}\r\n{}\r\n", c.len(), String::from_utf8_lossy(c)));
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+            head + &chunks.collect::<String>() + "0\r\n\r\n"
+        };
+        let plain =
+            |text: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        let close = |text: &str| format!("HTTP/1.1 200 OK\r\n\r\n{text}");
+        for (len, expected) in [(30, Some(3.0)), (max, Some(3.0)), (max + 1, None)] {
+            let text = text(len);
+            assert_eq!(text.len(), len);
+            for answer in [plain(&text), close(&text), chunked(&text, 1), chunked(&text, 70_000)] {
+                for step in [1, 8000] {
+                    let result = result_of(ProbeKind::Report, answer.as_bytes(), step);
+                    let queue = result.ok().and_then(|answer| answer.report?.queue);
+                    assert_eq!(queue, expected, "{len} by {step}: {answer:.50}");
+                }
+            }
+        }
+        let cut = plain(&text(30));
+        let result = result_of(ProbeKind::Report, &cut.as_bytes()[..cut.len() - 1], 7);
+        assert_eq!(result, Err(ProbeFailure::Cut));
+    }
+
+    /// The input holds no more than a head and one read, however much comes: what was taken of it
+    /// is not looked at again.
+    #[test]
+    fn taken_bytes_are_dropped() {
+        let mut probe = probe(ProbeKind::Report);
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let pieces = [&head[..]].into_iter().chain(std::iter::repeat_n(&b"1\r\nx\r\n"[..], 50_000));
+        for piece in pieces {
+            for byte in piece {
+                probe.read_space()[0] = *byte;
+                assert_eq!(probe.handle_read(Instant::ZERO, 1), None);
+            }
+            assert!(probe.len == 0, "{} bytes wait", probe.len);
         }
     }
 
