@@ -269,12 +269,12 @@ fn write_end(
 ) -> bool {
     match writer {
         BodyWriter::Chunked { with_trailer: true } if reader.has_trailer() => {
-            let trailer = reader.forwarded_trailer();
-            let needed = trailer.len() + LAST_CHUNK.len();
+            // Room for all of it: which lines pass is found out once, when there is room.
+            let needed = reader.trailer_len() + LAST_CHUNK.len();
             let has_room = output.reserve(needed, needed, pool);
             if has_room {
                 output.append(b"0\r\n");
-                output.append(&trailer);
+                output.append(&reader.forwarded_trailer());
                 output.append(b"\r\n");
             }
             has_room

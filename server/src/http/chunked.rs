@@ -178,6 +178,11 @@ impl ChunkedReader {
         !self.trailer.is_empty()
     }
 
+    /// Bytes of the trailer section as it came.
+    pub(crate) fn trailer_len(&self) -> usize {
+        self.trailer.len()
+    }
+
     fn step(&mut self, byte: u8) -> Result<State, ChunkError> {
         Ok(match (self.state, byte) {
             (State::Size { value, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
@@ -448,6 +453,25 @@ mod tests {
         check(b"1\r\na\r\n2\r\nbc\r\n", 2, b"ab", 10, None);
         check(b"1\r\na\r\n1\r\nb\r\nz", 9, b"ab", 10, Some(ChunkError::InvalidSize));
         check(b"3\r\na", 9, b"a", 4, None);
+    }
+
+    /// Every byte is taken by the call that brings it: none is looked at again, however the body is
+    /// cut and whatever stands in it.
+    #[test]
+    fn every_byte_is_looked_at_once() {
+        let body = [&b"1\r\nx\r\n".repeat(1000)[..], b"0 ;aaaaa\r\nA: 1\r\nB: 2\r\n\r\n"].concat();
+        for step in [1, 5, 100, body.len()] {
+            let mut reader = ChunkedReader::new(LIMITS);
+            for piece in body.chunks(step) {
+                let mut rest = piece;
+                while !rest.is_empty() {
+                    let read = reader.read(rest, usize::MAX).expect("a good body");
+                    assert!(read.consumed > 0, "a call takes what it can");
+                    rest = &rest[read.consumed..];
+                }
+            }
+            assert_eq!(reader.state, State::Done);
+        }
     }
 
     /// Data comes in pieces of at most the size asked for.

@@ -54,6 +54,11 @@ impl Name {
         }
     }
 
+    /// Whether Connection can name such a field away: it is passed on and does not frame or route.
+    const fn can_be_nominated(self) -> bool {
+        matches!(self, Self::Other | Self::Authorization)
+    }
+
     /// A set of this name alone; see [`Fields::has_any`].
     pub(crate) const fn bit(self) -> u32 {
         1 << self as u8
@@ -293,27 +298,56 @@ impl<'h, 'b> Fields<'h, 'b> {
     /// where it goes cannot be named away (RFC 9110 section 7.6.1: not those meant for all).
     #[inline(never)]
     fn mark_nominated(&mut self) {
-        let names = &mut *self.names;
         let list = self.list;
-        for header in list.iter().filter(|h| h.name.eq_ignore_ascii_case("connection")) {
-            for option in tokens(header.value) {
-                if [&b"close"[..], b"keep-alive", b"upgrade", b"te"]
-                    .iter()
-                    .any(|usual| option.eq_ignore_ascii_case(usual))
-                {
-                    continue;
-                }
-                for (other, name) in list.iter().zip(names.iter_mut()) {
-                    if matches!(name, Name::Other | Name::Authorization)
-                        && other.name.as_bytes().eq_ignore_ascii_case(option)
-                    {
-                        *name = Name::Nominated;
-                        self.present |= Name::Nominated.bit();
-                    }
+        let connections = list.iter().filter(|h| h.name.eq_ignore_ascii_case("connection"));
+        let mut options = connections.flat_map(|header| tokens(header.value)).filter(|option| {
+            let usual = [&b"close"[..], b"keep-alive", b"upgrade", b"te"];
+            !usual.iter().any(|usual| option.eq_ignore_ascii_case(usual))
+        });
+        for option in options.by_ref().take(FEW_OPTIONS) {
+            for (other, name) in list.iter().zip(self.names.iter_mut()) {
+                if name.can_be_nominated() && other.name.as_bytes().eq_ignore_ascii_case(option) {
+                    *name = Name::Nominated;
+                    self.present |= Name::Nominated.bit();
                 }
             }
         }
+        if let Some(option) = options.next() {
+            self.mark_many([option].into_iter().chain(options));
+        }
     }
+
+    /// Does the same for any number of options, with an index of the fields: options times fields
+    /// would be too much work for one head.
+    #[cold]
+    fn mark_many(&mut self, options: impl Iterator<Item = &'b [u8]>) {
+        let name_at = |index: usize| self.list.get(index).map_or(&b""[..], |h| h.name.as_bytes());
+        let others = self.names.iter().enumerate().filter(|(_, name)| name.can_be_nominated());
+        let mut index: Vec<usize> = others.map(|(index, _)| index).collect();
+        index.sort_unstable_by(|&one, &other| in_lower_case(name_at(one), name_at(other)));
+        for option in options {
+            let mut at = index.partition_point(|&i| in_lower_case(name_at(i), option).is_lt());
+            while let Some(&i) = index.get(at)
+                && let Some(name) = self.names.get_mut(i).filter(|name| name.can_be_nominated())
+                && name_at(i).eq_ignore_ascii_case(option)
+            {
+                // The first of them says that all of them are marked.
+                *name = Name::Nominated;
+                self.present |= Name::Nominated.bit();
+                at += 1;
+            }
+        }
+    }
+}
+
+/// Options of Connection that are looked up field by field; more are rare.
+const FEW_OPTIONS: usize = 4;
+
+/// Compares two names by their letters' lower case.
+fn in_lower_case(one: &[u8], other: &[u8]) -> std::cmp::Ordering {
+    #[cfg(test)]
+    tests::COMPARED.with(|count| count.set(count.get() + one.len().min(other.len()) + 1));
+    one.iter().map(u8::to_ascii_lowercase).cmp(other.iter().map(u8::to_ascii_lowercase))
 }
 
 /// The members of a comma-separated list, without the white space around them; empty ones are
@@ -352,6 +386,74 @@ mod tests {
         ];
         for (name, expected) in rows {
             assert_eq!(Name::of(name.as_bytes()), expected, "{name}");
+        }
+    }
+
+    std::thread_local! {
+        /// Bytes that names were compared by, for the test that this is not too many.
+        pub(super) static COMPARED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    /// Marks what Connection names in a head with `fields`; returns the names that stay and the
+    /// bytes compared for that.
+    fn kept(fields: &str) -> (Vec<String>, usize) {
+        let head = format!("GET / HTTP/1.1\r\n{fields}\r\n");
+        let mut slots = Slots::new();
+        let limits = crate::http::head::HeadLimits {
+            head_bytes_max: 60_000,
+            target_bytes_max: 100,
+            fields_max: FIELDS_MAX,
+        };
+        COMPARED.set(0);
+        let parsed = crate::http::head::parse_request(head.as_bytes(), &mut slots, &limits);
+        let Ok(crate::http::head::Parsed::Complete(head)) = parsed else { panic!("a good head") };
+        let kept = head.fields.iter().filter(|&(_, name, _)| name == Name::Other);
+        (kept.map(|(name, _, _)| name.to_owned()).collect(), COMPARED.get())
+    }
+
+    /// Few or many options name the same fields away, in any case, each of several of one name.
+    #[test]
+    fn nominated_fields_are_marked() {
+        let fields = "B: 1\r\na: 2\r\nA: 3\r\nAb: 4\r\nHost: h\r\nc: 5\r\n";
+        for (options, expected) in [
+            ("x", "B a A Ab c"),
+            ("close, A,C", "B Ab"),
+            ("1,2,3,4,5,a,c", "B Ab"),
+            ("1,2,3,4,A,A,a,host,AB,z", "B c"),
+            ("b,a,ab,c,close,x,b", ""),
+        ] {
+            for at_end in [false, true] {
+                let connection = format!("Connection: {options}\r\n");
+                let all =
+                    if at_end { format!("{fields}{connection}") } else { connection + fields };
+                assert_eq!(kept(&all).0.join(" "), expected, "{options}");
+            }
+        }
+    }
+
+    /// The work for Connection's options does not grow with options times fields, but with the
+    /// logarithm of the fields at most.
+    #[test]
+    fn work_for_options_is_bounded() {
+        let fields = |name: &dyn Fn(usize) -> String| -> String {
+            (0..120).map(|index| format!("{}: 1\r\n", name(index))).collect()
+        };
+        let long = "y".repeat(200);
+        for name in [
+            &(|_| "q".to_owned()) as &dyn Fn(usize) -> String,
+            &|index| format!("q{index}"),
+            &|index| format!("{long}{index}"),
+        ] {
+            for option in ["q", "q7", "zz", &long] {
+                let options = (option.to_owned() + ",").repeat(25_000 / (option.len() + 1));
+                let all = fields(name) + &format!("Connection: {options}\r\n");
+                let (_, compared) = kept(&all);
+                assert!(
+                    compared <= 10 * all.len(),
+                    "{compared} for {} bytes of {option:.9}",
+                    all.len()
+                );
+            }
         }
     }
 

@@ -20,13 +20,16 @@ fn is_passed_on(head: &RequestHead<'_, '_>) -> bool {
         && protocols(fields).next().is_some()
 }
 
+/// Protocols that one 101 switches to at most, in layers: each is looked up among those asked for.
+const GRANTED_MAX: usize = 8;
+
 /// Whether a 101 switches to a protocol among those that `asked` (an Upgrade value) names.
 pub(crate) fn is_granted(head: &ResponseHead<'_, '_>, asked: &[u8]) -> bool {
     let fields = &head.fields;
-    let mut granted = protocols(fields).peekable();
+    let count = protocols(fields).take(GRANTED_MAX + 1).count();
     has_option(fields, b"upgrade")
-        && granted.peek().is_some()
-        && granted.all(|one| tokens(asked).any(|name| name.eq_ignore_ascii_case(one)))
+        && (1..=GRANTED_MAX).contains(&count)
+        && protocols(fields).all(|one| tokens(asked).any(|name| name.eq_ignore_ascii_case(one)))
 }
 
 /// The protocols that Upgrade names.

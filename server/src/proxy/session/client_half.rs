@@ -16,6 +16,7 @@ use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{Parsed, RequestHead, Version, parse_request};
 use crate::http::method::is_idempotent;
 use crate::http::persistence::is_persistent;
+use crate::http::progress::HeadProgress;
 use crate::http::target::{Destination, destination, max_forwards};
 use crate::http::upgrade;
 use crate::http::{ClientError, refuse};
@@ -47,6 +48,8 @@ pub(crate) struct ClientHalf {
     pub(crate) has_been_served: bool,
     /// Whether a read was refused for want of room.
     pub(crate) is_paused: bool,
+    /// How far the request head at hand was read.
+    progress: HeadProgress,
     /// When the request head at hand began to come.
     pub(crate) head_since: Option<Instant>,
     /// When it last sent something, or when waiting for it began.
@@ -120,6 +123,7 @@ impl ClientHalf {
             has_said_last: false,
             has_been_served: false,
             is_paused: false,
+            progress: HeadProgress::default(),
             head_since: None,
             last_read: now,
             last_write: now,
@@ -150,20 +154,27 @@ impl ClientHalf {
     /// Parses the head of the next request; a whole one begins `exchange`, and what is to be sent
     /// of it has a buffer from the pool.
     pub(crate) fn parse(
-        &self,
+        &mut self,
         now: Instant,
         exchange: &mut Option<Exchange>,
         shared: &mut Shared,
     ) -> Result<Parsed<Begun>, ClientError> {
         let input = self.input.as_ref().map_or(&[][..], Buffer::bytes);
+        if !self.progress.is_due(input, shared.head_limits.head_bytes_max) {
+            return Ok(Parsed::Partial);
+        }
         let mut slots = Slots::new();
         // Looked at where it is: to be moved it is too large.
         let parsed = parse_request(input, &mut slots, &shared.head_limits);
         let head = match &parsed {
             Ok(Parsed::Complete(head)) => head,
-            Ok(Parsed::Partial) => return Ok(Parsed::Partial),
+            Ok(Parsed::Partial) => {
+                self.progress.note_partial(input.len());
+                return Ok(Parsed::Partial);
+            }
             Err(error) => return refuse(*error),
         };
+        self.progress.reset();
         let destination = destination(head)?;
         let framing = request_framing(head)?;
         let expects = head.fields.has(Name::Expect);

@@ -219,7 +219,10 @@ impl Session {
             self.note_late_client(now);
         }
         let (output, last_write) = match side {
-            Side::Client => (&mut self.client.output, &mut self.client.last_write),
+            Side::Client => {
+                self.upstream.is_head_waiting = false;
+                (&mut self.client.output, &mut self.client.last_write)
+            }
             Side::Upstream => (&mut self.upstream.output, &mut self.upstream.last_write),
         };
         output.written(count, &mut shared.buffers);

@@ -273,6 +273,10 @@ impl Session {
                 self.fail_upstream(now, UpstreamError::Unsolicited, shared);
                 return true;
             }
+            if upstream.is_head_waiting {
+                cold_path();
+                return false;
+            }
             let has_whole_request = self.client.has_whole_request();
             match upstream.parse(exchange, has_whole_request, shared) {
                 Ok(Parsed::Complete(headed)) => return self.pass_head(now, headed, shared),
@@ -298,6 +302,7 @@ impl Session {
         if moved.is_none() {
             cold_path();
             if !self.copy_head(&headed, shared) {
+                self.upstream.is_head_waiting = true;
                 return false;
             }
         }

@@ -14,6 +14,7 @@ use crate::http::forward::{self, ResponsePlan};
 use crate::http::framing::{Framing, response_framing};
 use crate::http::head::{Parsed, Version, parse_response};
 use crate::http::persistence::kept_for;
+use crate::http::progress::HeadProgress;
 use crate::http::upgrade;
 use crate::http::{UpstreamError, refuse};
 use crate::proxy::conn::ConnId;
@@ -27,6 +28,10 @@ pub(crate) struct UpstreamHalf {
     pub(crate) input: Option<Buffer>,
     pub(crate) output: Outbox,
     pub(crate) receive: Receive,
+    /// How far the head that is coming was read.
+    progress: HeadProgress,
+    /// Whether a whole head waits for room to go on: until there is more, it is not parsed again.
+    pub(crate) is_head_waiting: bool,
     /// Whether the backend has ended its side.
     pub(crate) is_eof: bool,
     /// Whether the connection was reset or broke otherwise.
@@ -112,6 +117,8 @@ impl UpstreamHalf {
             input: None,
             output: Outbox::default(),
             receive: Receive::Idle,
+            progress: HeadProgress::default(),
+            is_head_waiting: false,
             is_eof: false,
             has_failed: false,
             is_write_broken: false,
@@ -163,6 +170,8 @@ impl UpstreamHalf {
         }
         self.link = Link::None;
         self.receive = Receive::Idle;
+        self.progress.reset();
+        self.is_head_waiting = false;
         self.is_eof = false;
         self.has_failed = false;
         self.is_write_broken = false;
@@ -174,20 +183,27 @@ impl UpstreamHalf {
 
     /// Parses the next head that the backend sent.
     pub(crate) fn parse(
-        &self,
+        &mut self,
         exchange: &Exchange,
         has_whole_request: bool,
         shared: &mut Shared,
     ) -> Result<Parsed<Headed>, UpstreamError> {
         let input = self.input.as_ref().map_or(&[][..], Buffer::bytes);
+        if !self.progress.is_due(input, shared.head_limits.head_bytes_max) {
+            return Ok(Parsed::Partial);
+        }
         let mut slots = Slots::new();
         // Looked at where it is: to be moved it is too large.
         let parsed = parse_response(input, &mut slots, &shared.head_limits);
         let head = match &parsed {
             Ok(Parsed::Complete(head)) => head,
-            Ok(Parsed::Partial) => return Ok(Parsed::Partial),
+            Ok(Parsed::Partial) => {
+                self.progress.note_partial(input.len());
+                return Ok(Parsed::Partial);
+            }
             Err(error) => return refuse(*error),
         };
+        self.progress.reset();
         let (framing, length) = response_framing(head, exchange.is_head_request)?;
         let len = head.len;
         let mut plan = ResponsePlan { is_chunked: false, length, connection: None };
