@@ -14,6 +14,9 @@ pub const VERSION: u16 = 2;
 /// Bytes of a header or block; more is taken for damage. Ten thousand backends need a megabyte.
 pub(super) const BYTES_MAX: u32 = 64 * 1024 * 1024;
 
+/// Backends of a configuration; a router takes a kilobyte or more for each, and a name three bytes.
+const BACKENDS_MAX: usize = 10_000;
+
 /// What a journal begins with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
@@ -89,6 +92,9 @@ impl Header {
         let json_read: HeaderJson =
             serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
         let config = RouterConfig { backends: json_read.backends, rules: json_read.routing };
+        if config.backends.len() > BACKENDS_MAX {
+            return Err(wrong(format!("more than {BACKENDS_MAX} backends")));
+        }
         config.validate().map_err(|error| wrong(error.to_string()))?;
         let header = Self {
             config,
@@ -144,5 +150,8 @@ pub(super) fn config_to_json(config: &RouterConfig) -> Vec<u8> {
 pub(super) fn config_from_json(json: &[u8]) -> Result<RouterConfig, &'static str> {
     let json: ConfigJson =
         serde_json::from_slice(json).map_err(|_| "a configuration of another version")?;
+    if json.backends.len() > BACKENDS_MAX {
+        return Err("more backends than there can be");
+    }
     Ok(RouterConfig { backends: json.backends, rules: json.routing })
 }

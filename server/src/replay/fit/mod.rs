@@ -13,6 +13,7 @@ mod history;
 mod spells;
 mod width;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
@@ -194,20 +195,24 @@ fn quantiles(sorted_ms: &[f64], speed: f64, mean_ms: f64) -> Vec<[f64; 2]> {
 
 /// Times in which far more or fewer requests came.
 fn surges(history: &History, rate: f64) -> Vec<Value> {
-    let windows = (history.seconds / SURGE_S).floor() as usize;
-    let mut counts = vec![0_u32; windows];
+    let windows = (history.seconds / SURGE_S).floor() as u64;
+    let mut counts: BTreeMap<u64, u32> = BTreeMap::new();
     for at in &history.arrivals {
-        if let Some(count) = counts.get_mut((at / SURGE_S) as usize) {
-            *count += 1;
+        *counts.entry((at / SURGE_S) as u64).or_default() += 1;
+    }
+    // Beyond what chance does to a Poisson count, and worth it.
+    let least = f64::max(0.25, 4.0 / (rate * SURGE_S).sqrt());
+    if least < 1.0 {
+        // An empty window stands out only where each should have had 16 requests: there are few.
+        for window in 0..windows {
+            counts.entry(window).or_default();
         }
     }
     let mut surges = Vec::new();
-    for (window, count) in counts.iter().enumerate() {
+    for (window, count) in counts.range(..windows) {
         let factor = f64::from(*count) / (rate * SURGE_S);
-        // Beyond what chance does to a Poisson count, and worth it.
-        let noise = 4.0 / (rate * SURGE_S).sqrt();
-        if (factor - 1.0).abs() > f64::max(0.25, noise) {
-            let (from, factor) = (window as f64 * SURGE_S, rounded(factor));
+        if (factor - 1.0).abs() > least {
+            let (from, factor) = (*window as f64 * SURGE_S, rounded(factor));
             surges.push(json!({ "fromS": from, "forS": SURGE_S, "factor": factor }));
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::text::quantile;
 use super::history::{BackendHistory, Ending, Visit};
 use super::rounded;
-use super::width::{Exposure, Width};
+use super::width::Width;
 
 /// A time in which something was wrong.
 #[derive(Clone, Debug, PartialEq)]
@@ -182,53 +182,121 @@ impl Piece {
 }
 
 /// Cuts the history by work that should have been done: whole seconds, as many as it takes.
+///
+/// Takes time and memory by the visits, however long the recording says that it lasted: seconds in
+/// which nobody came or left are passed over together.
 fn pieces(backend: &BackendHistory, width: &Width, end_s: f64) -> Vec<Piece> {
-    let mut by_second: Vec<Vec<&Visit>> = vec![Vec::new(); end_s as usize + 2];
-    for visit in &backend.visits {
-        let seconds = by_second.len();
-        by_second[(visit.end_s as usize).min(seconds - 1)].push(visit);
-    }
-    let work = work_by_second(&backend.visits, width, by_second.len());
-    let mut pieces = Vec::new();
-    let (mut from, mut expected) = (0, 0.0);
-    for second in 0..by_second.len() {
-        expected += work[second] * width.per_second;
-        if expected < EXPECTED {
-            continue;
+    // One that ended as it began, as a refused one does, held no worker.
+    let held = backend.visits.iter().filter(|visit| visit.end_s > visit.at_s);
+    let mut changes: Vec<(f64, bool)> =
+        held.flat_map(|visit| [(visit.at_s, true), (visit.end_s, false)]).collect();
+    changes.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let mut ended: Vec<&Visit> = backend.visits.iter().collect();
+    ended.sort_by(|a, b| a.end_s.total_cmp(&b.end_s));
+    let busy = changes.iter().map(|change| change.0);
+    let mut seconds: Vec<u64> =
+        busy.chain(ended.iter().map(|visit| visit.end_s)).map(|at| at as u64).collect();
+    seconds.sort_unstable();
+    seconds.dedup();
+    let mut cutter = Cutter {
+        per_second: width.per_second,
+        end_s,
+        pieces: Vec::new(),
+        from: 0,
+        next: 0,
+        expected: 0.0,
+        ended: Vec::new(),
+    };
+    let (mut held, mut changes, mut ended) =
+        (0_u32, changes.into_iter().peekable(), ended.into_iter().peekable());
+    for second in seconds {
+        cutter.pass_to(second, f64::from(held.min(width.workers)));
+        let (mut work, mut last) = (0.0, second as f64);
+        while let Some((at, is_begin)) = changes.next_if(|change| change.0 as u64 == second) {
+            work += f64::from(held.min(width.workers)) * (at - last);
+            last = at;
+            held = if is_begin { held + 1 } else { held.saturating_sub(1) };
         }
-        let visits = || by_second[from..=second].iter().flatten();
-        let count = |is: fn(&Visit) -> bool| visits().filter(|visit| is(visit)).count() as u32;
+        work += f64::from(held.min(width.workers)) * (second as f64 + 1.0 - last);
+        while let Some(visit) = ended.next_if(|visit| visit.end_s as u64 == second) {
+            cutter.ended.push(visit);
+        }
+        cutter.pass(work);
+    }
+    cutter.pieces
+}
+
+/// Goes from second to second and ends a piece where enough work was done.
+struct Cutter<'a> {
+    /// Requests that a second of work should finish.
+    per_second: f64,
+    end_s: f64,
+    pieces: Vec<Piece>,
+    /// The second in which the current piece began.
+    from: u64,
+    /// The second that comes next.
+    next: u64,
+    /// Requests that should have ended in the current piece.
+    expected: f64,
+    /// Those that did.
+    ended: Vec<&'a Visit>,
+}
+
+impl Cutter<'_> {
+    /// Passes the seconds before `second`, in each of which `workers` were busy and nothing ended.
+    fn pass_to(&mut self, second: u64, workers: f64) {
+        let each = workers * self.per_second;
+        let mut quiet = second.saturating_sub(self.next);
+        // As many seconds as still belong to a piece that something ended in.
+        if each > 0.0 {
+            let missing = ((EXPECTED - self.expected) / each).ceil().max(1.0) as u64;
+            if missing <= quiet {
+                self.next += missing - 1;
+                self.expected += each * (missing - 1) as f64;
+                self.pass(workers);
+                quiet -= missing;
+                // All further pieces are empty: one of their whole length tells the same.
+                let length = (EXPECTED / each).ceil().max(1.0) as u64;
+                let whole = quiet / length * length;
+                if whole > 0 {
+                    self.next += whole;
+                    self.expected = each * whole as f64;
+                    self.end_piece();
+                    quiet -= whole;
+                }
+            }
+        }
+        self.next += quiet;
+        self.expected += each * quiet as f64;
+    }
+
+    /// Passes one second with so much work.
+    fn pass(&mut self, work: f64) {
+        self.next += 1;
+        self.expected += work * self.per_second;
+        if self.expected >= EXPECTED {
+            self.end_piece();
+        }
+    }
+
+    fn end_piece(&mut self) {
+        let ended = std::mem::take(&mut self.ended);
+        let count = |is: fn(&Visit) -> bool| ended.iter().filter(|visit| is(visit)).count() as u32;
         let good = count(Visit::is_good);
-        let mut error_ms: Vec<f64> =
-            visits().filter(|v| v.ending == Ending::Error).map(|v| v.latency_ms).collect();
+        let of_errors = ended.iter().filter(|visit| visit.ending == Ending::Error);
+        let mut error_ms: Vec<f64> = of_errors.map(|visit| visit.latency_ms).collect();
         error_ms.sort_by(f64::total_cmp);
-        pieces.push(Piece {
-            from_s: from as f64,
-            to_s: (second as f64 + 1.0).min(end_s),
-            speed: f64::from(good) / expected,
+        self.pieces.push(Piece {
+            from_s: self.from as f64,
+            to_s: (self.next as f64).min(self.end_s),
+            speed: f64::from(good) / self.expected,
             good,
             errors: count(Visit::is_error),
             timed_out: count(|visit| visit.ending == Ending::TimedOut),
             error_ms: quantile(&error_ms, 0.5).unwrap_or(f64::INFINITY),
         });
-        (from, expected) = (second + 1, 0.0);
+        (self.from, self.expected) = (self.next, 0.0);
     }
-    pieces
-}
-
-/// Worker seconds spent in each second.
-fn work_by_second(visits: &[Visit], width: &Width, seconds: usize) -> Vec<f64> {
-    // Cutting each visit at the seconds' bounds gives each second an exposure of its own.
-    let mut cut: Vec<Vec<Visit>> = vec![Vec::new(); seconds];
-    for visit in visits {
-        let (first, last) = (visit.at_s as usize, (visit.end_s as usize).min(seconds - 1));
-        for (second, cut) in cut.iter_mut().enumerate().take(last + 1).skip(first) {
-            let at_s = (visit.at_s - second as f64).max(0.0);
-            let end_s = (visit.end_s - second as f64).min(1.0);
-            cut.push(Visit { at_s, end_s, ..*visit });
-        }
-    }
-    cut.iter().map(|visits| Exposure::new(visits, |_| true).work(width.workers).0).collect()
 }
 
 /// Requests that should have ended in a piece.

@@ -100,3 +100,22 @@ fn failures_are_found() {
     let found = fitted.spells.iter().find(|spell| spell.what == What::BlackHole);
     assert!(found.is_some_and(|spell| spell.contains(33.0)), "{:?}", fitted.spells);
 }
+
+/// A recording that says it lasted three hundred years costs no more than its visits do; a request
+/// that hung all that time makes one black hole of it.
+#[test]
+fn what_is_said_about_time_costs_nothing() {
+    let end_s = 1e10;
+    let history = History { seconds: end_s, arrivals: vec![0.5, end_s], ..History::default() };
+    let mut backend = served(4, 10.0, 100.0, 60.0, |_| 1.0);
+    let hanging =
+        Visit { at_s: 61.0, end_s, in_flight: 0, latency_ms: 0.0, ending: Ending::Silent };
+    backend.visits.push(hanging);
+    let width = Width { workers: 4, per_second: 100.0, is_seen: true };
+    let found = spells(&backend, Some(&width), end_s);
+    assert!(found.len() <= 2, "{found:?}");
+    let spell = found.last().expect("a spell");
+    assert!(spell.from_s <= 63.0 && spell.to_s >= end_s - 60.0, "{spell}");
+    assert_eq!(spell.what, What::BlackHole);
+    assert!(surges(&history, 2.0 / end_s).len() <= 2);
+}
