@@ -4,6 +4,8 @@
 mod bench;
 #[path = "conformance/bodies.rs"]
 mod bodies;
+#[path = "conformance/hops.rs"]
+mod hops;
 #[path = "conformance/kept.rs"]
 mod kept;
 #[path = "conformance/limits.rs"]

@@ -323,11 +323,14 @@ impl Wire {
     }
 }
 
+/// The proxy's name in Via, with the suffix of the bench's seed.
+pub(crate) const VIA: &str = "intelliproxy-910a2dec";
+
 /// The head that a backend gets for a request of the bench's client with `Host: h`.
 pub(crate) fn forwarded(line: &str, fields: &str) -> String {
     format!(
         "{line} HTTP/1.1\r\nHost: h\r\n{fields}X-Forwarded-For: 192.0.2.7\r\n\
-         X-Forwarded-Proto: http\r\nX-Forwarded-Host: h\r\nVia: 1.1 intelliproxy\r\n\r\n"
+         X-Forwarded-Proto: http\r\nX-Forwarded-Host: h\r\nVia: 1.1 intelliproxy-910a2dec\r\n\r\n"
     )
 }
 
@@ -345,6 +348,7 @@ pub(crate) fn refusal(status: u16) -> String {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         _ => panic!("the proxy does not answer {status} by itself"),
     };
     let length = format!("{status} {reason}\n").len();

@@ -345,7 +345,7 @@ fn the_client_is_named() {
     assert_eq!(
         bench.text(bench.upstream()),
         "GET / HTTP/1.1\r\nHost: a.test\r\nVia: 1.1 before\r\nX-Forwarded-For: 1.1.1.1, 192.0.2.7\r\n\
-         X-Forwarded-Proto: http\r\nVia: 1.0 intelliproxy\r\n\r\n"
+         X-Forwarded-Proto: http\r\nVia: 1.0 intelliproxy-910a2dec\r\n\r\n"
     );
     let mut config = Config::default();
     config.forwarding.via = "edge".to_owned();
@@ -355,7 +355,7 @@ fn the_client_is_named() {
     assert_eq!(
         bench.text(bench.upstream()),
         "GET / HTTP/1.1\r\nHost: Real:81\r\nX-Forwarded-For: 2001:db8::1\r\n\
-         X-Forwarded-Proto: http\r\nX-Forwarded-Host: Real:81\r\nVia: 1.1 edge\r\n\r\n"
+         X-Forwarded-Proto: http\r\nX-Forwarded-Host: Real:81\r\nVia: 1.1 edge-910a2dec\r\n\r\n"
     );
 }
 

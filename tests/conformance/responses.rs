@@ -425,7 +425,7 @@ fn tunnels_open_after_a_101() {
     let upstream = bench.upstream();
     bench.send(upstream, OWN.as_bytes());
     assert_eq!(bench.drain(client), OWN.as_bytes());
-    assert!(bench.text(upstream).ends_with("Via: 1.1 intelliproxy\r\n\r\n"));
+    assert!(bench.text(upstream).ends_with("Via: 1.1 intelliproxy-910a2dec\r\n\r\n"));
     assert!(bench.text(upstream).contains("GET /2 HTTP/1.1\r\n"), "the next one is served");
 }
 

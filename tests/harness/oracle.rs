@@ -139,7 +139,7 @@ pub fn tunnel_is_exact_or_cut(answer: &Answer, request: Request) -> Verdict {
 /// An answer that no backend made is one that the proxy makes, and its text says no more than its
 /// status.
 pub fn other_answers_are_the_proxys(answer: &Answer) -> Verdict {
-    const OWN: [u16; 12] = [400, 405, 408, 413, 414, 417, 431, 501, 502, 503, 504, 505];
+    const OWN: [u16; 13] = [400, 405, 408, 413, 414, 417, 431, 501, 502, 503, 504, 505, 508];
     if answer.id.is_none() || answer.head.one("x-answer-to").is_some() || answer.head.status == 0 {
         return Ok(());
     }

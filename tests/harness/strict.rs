@@ -371,7 +371,7 @@ fn check_request(head: &Head) -> Read<()> {
     // A probe says who it is; everything else has passed through a proxy and says so.
     let is_probe = head.one("user-agent") == Some("intelliproxy");
     let via = head.all("via");
-    if !is_probe && !via.last().is_some_and(|last| last.ends_with(" intelliproxy")) {
+    if !is_probe && !via.last().is_some_and(|last| last.contains(" intelliproxy-")) {
         return Err(format!("Via fields {via:?}"));
     }
     if !is_probe && head.all("x-forwarded-for").len() != 1 {

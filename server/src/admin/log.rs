@@ -1,4 +1,7 @@
 //! The log lines of the proxy.
+use std::fmt;
+use std::net::SocketAddr;
+
 use intelliproxy_core::{BackendId, Instant};
 use log::{Level, error, info, log, log_enabled, warn};
 
@@ -22,7 +25,8 @@ pub(crate) fn log_notice<'a>(
     match notice {
         Notice::Router(notice) => info!("{}", describe(notice, name)),
         Notice::ClientError { peer, error, excerpt } => {
-            warn!("client {peer}: {}: {error}: \"{excerpt}\"", error.status());
+            let client = Client(*peer);
+            warn!("{client}: {}: {error}: \"{excerpt}\"", error.status());
         }
         Notice::UpstreamError { peer, backend, error, remedy } => {
             let backend = backend.map_or("none", name);
@@ -36,7 +40,8 @@ pub(crate) fn log_notice<'a>(
                 RemedyTaken::Truncated => "client cut",
             };
             let status = error.status();
-            log!(level, "client {peer}: {status}: backend {backend}: {error}: {remedy}");
+            let client = Client(*peer);
+            log!(level, "{client}: {status}: backend {backend}: {error}: {remedy}");
         }
         Notice::ClientRefused { peer } => {
             warn!("client {peer}: 503: limits.clients are connected");
@@ -93,6 +98,18 @@ const fn level_of(remedy: RemedyTaken) -> Level {
 const LINES: u32 = 20;
 /// The same of changes of health, of which each backend of a full configuration may have one.
 const HEALTH_LINES: u32 = 1000;
+
+/// A client as the log names it: one for whom a trusted hop forwards has no port that is known.
+struct Client(SocketAddr);
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.port() {
+            0 => write!(f, "client {}", self.0.ip()),
+            _ => write!(f, "client {}", self.0),
+        }
+    }
+}
 
 /// What a new configuration changed: backends by name, other settings by key.
 fn describe_change(change: &ConfigChange) -> String {

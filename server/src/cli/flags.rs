@@ -47,7 +47,7 @@ impl Flag {
 }
 
 /// All of them, in the order of the help.
-pub(super) const FLAGS: [Flag; 19] = [
+pub(super) const FLAGS: [Flag; 20] = [
     Flag {
         name: "--listen",
         value: Some("HOST:PORT"),
@@ -148,6 +148,19 @@ pub(super) const FLAGS: [Flag; 19] = [
             config.forwarding.half_close = true;
             Ok(())
         }),
+    },
+    Flag {
+        name: "--trusted",
+        value: Some("NETWORK"),
+        path: "forwarding.trusted",
+        help: "whose X-Forwarded fields, Forwarded and PROXY protocol count, an address or ADDRESS/PREFIX",
+        change: Change::Append {
+            clear: |config| config.forwarding.trusted.clear(),
+            push: |config, text| {
+                config.forwarding.trusted.push(text.to_owned());
+                Ok(())
+            },
+        },
     },
     Flag {
         name: "--clients",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use intelliproxy_core::ConfigError;
 
-use super::{BackendUrl, Config, Limits, ListenAddress, Network, StatsRules};
+use super::{BackendUrl, Config, Forwarding, Limits, ListenAddress, Network, StatsRules};
 
 impl Config {
     /// Checks every value against its range, and those that hang together against each other.
@@ -93,13 +93,25 @@ impl Config {
     }
 
     fn check_stats(&self) -> Result<(), ConfigError> {
-        check_length("stats.allow", self.stats.allow.len(), 0, NETWORKS_MAX)?;
-        for (index, text) in self.stats.allow.iter().enumerate() {
-            let path = format!("stats.allow[{index}]");
-            Network::parse(text)
-                .map_err(|error| refuse(&path, "ADDRESS or ADDRESS/PREFIX", text, error))?;
-        }
-        Ok(())
+        check_networks("stats.allow", &self.stats.allow)?;
+        check_networks("forwarding.trusted", &self.forwarding.trusted)
+    }
+}
+
+fn check_networks(list: &str, networks: &[String]) -> Result<(), ConfigError> {
+    check_length(list, networks.len(), 0, NETWORKS_MAX)?;
+    for (index, text) in networks.iter().enumerate() {
+        let path = format!("{list}[{index}]");
+        Network::parse(text)
+            .map_err(|error| refuse(&path, "ADDRESS or ADDRESS/PREFIX", text, error))?;
+    }
+    Ok(())
+}
+
+impl Forwarding {
+    /// The networks of `trusted`; what is none, which [`Config::validate`] refuses, is left out.
+    pub fn trusted_networks(&self) -> Vec<Network> {
+        self.trusted.iter().filter_map(|text| Network::parse(text).ok()).collect()
     }
 }
 
@@ -189,7 +201,7 @@ const SPAN_MAX: Duration = Duration::from_secs(24 * 3600);
 const LISTEN_MAX: usize = 64;
 /// Entries of `backends`; each is looked at for every request.
 const BACKENDS_MAX: usize = 1000;
-/// Entries of `stats.allow`; each may be looked at for every request for /stats.
+/// Entries of `stats.allow`, and of `forwarding.trusted`; each may be checked for every client.
 const NETWORKS_MAX: usize = 64;
 /// Characters of a name: a backend's, or the one in Via.
 const NAME_MAX: usize = 64;

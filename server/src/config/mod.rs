@@ -209,15 +209,24 @@ impl Timeouts {
 pub struct Forwarding {
     /// Send the client's Host to the backend instead of the backend's own (true).
     pub keep_host: bool,
-    /// The name that Via fields carry (`intelliproxy`); a token of 1 to 64 characters.
+    /// The name that Via fields carry (`intelliproxy`), behind which `-` and eight digits follow that
+    /// are the instance's own; a token of 1 to 64 characters.
     pub via: String,
+    /// Addresses or networks whose X-Forwarded fields, Forwarded and PROXY protocol count, at most
+    /// 64 (none).
+    pub trusted: Vec<String>,
     /// Serve a client that ends its side before its response came (false: its request is aborted).
     pub half_close: bool,
 }
 
 impl Default for Forwarding {
     fn default() -> Self {
-        Self { keep_host: true, via: "intelliproxy".to_owned(), half_close: false }
+        Self {
+            keep_host: true,
+            via: "intelliproxy".to_owned(),
+            trusted: Vec::new(),
+            half_close: false,
+        }
     }
 }
 

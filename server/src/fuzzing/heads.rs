@@ -59,11 +59,18 @@ pub fn request_head(data: &[u8]) {
     let host_line = HostLine::new("backend:80");
     let client = client_fields(Ipv4Addr::new(192, 0, 2, 1).into());
     let ends = RequestEnds::new("v");
-    for (keeps_host, allows_upgrade) in [(false, false), (true, true)] {
+    for (keeps_host, allows_upgrade, is_trusted) in
+        [(false, false, false), (true, true, false), (true, false, true)]
+    {
         let is_upgrade = allows_upgrade && upgrade::is_asked(&head);
         let plan = RequestPlan { destination, framing, is_upgrade, max_forwards: None };
-        let context =
-            RequestContext { host_line: &host_line, keeps_host, client: &client, ends: &ends };
+        let context = RequestContext {
+            host_line: &host_line,
+            keeps_host,
+            is_trusted,
+            client: &client,
+            ends: &ends,
+        };
         let mut out = Buffer::holding(b"before".to_vec());
         let host = forward::encode_request(&head, &plan, &context, &mut out);
         let out = &out.bytes()["before".len()..];
@@ -85,7 +92,7 @@ pub fn request_head(data: &[u8]) {
         };
         assert_eq!(hosts, [expected], "one Host, the one meant");
         assert_eq!(&out[host], expected, "the range is the Host's value");
-        carries_nothing_else(&sent, &other, is_upgrade);
+        carries_nothing_else(&sent, &other, is_upgrade, is_trusted);
     }
 }
 
@@ -265,13 +272,17 @@ pub(super) fn forwarded_target(head: &Head) -> Vec<u8> {
 }
 
 /// Every field that goes on is the proxy's own or came just so, and none is for one hop.
-fn carries_nothing_else(sent: &Head, came: &Head, is_upgrade: bool) {
+fn carries_nothing_else(sent: &Head, came: &Head, is_upgrade: bool, is_trusted: bool) {
     for (name, value) in &sent.fields {
         let known = String::from_utf8_lossy(name).to_ascii_lowercase();
         let is_known = match known.as_str() {
             "host" | "x-forwarded-host" => true,
             "x-forwarded-for" => value.ends_with(b"192.0.2.1"),
+            "x-forwarded-proto" if is_trusted => {
+                value.starts_with(b"http") || came_so(came, name, value)
+            }
             "x-forwarded-proto" => value == b"http",
+            "forwarded" | "x-forwarded-port" if !is_trusted => false,
             "via" => value == b"1.0 v" || value == b"1.1 v" || came_so(came, name, value),
             "transfer-encoding" => value == b"chunked",
             "connection" if is_upgrade => value == b"upgrade",
@@ -285,7 +296,10 @@ fn carries_nothing_else(sent: &Head, came: &Head, is_upgrade: bool) {
         };
         assert!(is_known, "{known} goes on as {:?}", value.escape_ascii().to_string());
     }
-    for name in ["X-Forwarded-For", "X-Forwarded-Proto", "Transfer-Encoding", "Connection"] {
+    if !is_trusted {
+        assert!(sent.values("X-Forwarded-Proto").count() <= 1, "X-Forwarded-Proto is there once");
+    }
+    for name in ["X-Forwarded-For", "Transfer-Encoding", "Connection"] {
         assert!(sent.values(name).count() <= 1, "{name} is there once");
     }
 }

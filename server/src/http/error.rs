@@ -51,6 +51,8 @@ pub enum ClientError {
     UnsupportedTransferEncoding,
     /// Transfer-Encoding from HTTP/1.0 (RFC 9112 section 6.1).
     TransferEncodingInOldVersion,
+    /// The request has gone on from this very instance before, as its Via says.
+    Loop,
     /// An expectation other than 100-continue (RFC 9110 section 10.1.1).
     UnsupportedExpectation,
     /// The body is longer than `limits.bodyBytesMax`.
@@ -77,6 +79,7 @@ impl ClientError {
             Self::MalformedChunk(ChunkError::ExtensionTooLong | ChunkError::TrailerTooLarge) => 431,
             Self::UnsupportedTransferEncoding | Self::ConnectMethod | Self::TraceMethod => 501,
             Self::UnsupportedVersion => 505,
+            Self::Loop => 508,
             _ => 400,
         }
     }
@@ -89,6 +92,7 @@ impl fmt::Display for ClientError {
             Self::MalformedRequestLine => "malformed request line",
             Self::InvalidMethod => "invalid method",
             Self::UnsupportedVersion => "unsupported version",
+            Self::Loop => "loop: the request came back to this proxy",
             Self::InvalidTarget => "invalid target",
             Self::ConnectMethod => "CONNECT is not supported",
             Self::TraceMethod => "TRACE is not supported",

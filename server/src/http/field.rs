@@ -17,6 +17,7 @@ pub(crate) enum Name {
     /// Passed on; only that it is there matters.
     Date,
     Expect,
+    Forwarded,
     Host,
     Http2Settings,
     KeepAlive,
@@ -33,7 +34,9 @@ pub(crate) enum Name {
     Via,
     XForwardedFor,
     XForwardedHost,
+    XForwardedPort,
     XForwardedProto,
+    XRealIp,
 }
 
 impl Name {
@@ -50,6 +53,7 @@ impl Name {
         match Spelled::new(name).difference(spelled) {
             0 => known,
             bits if bits & !UNDERSCORES == 0 && spelled.looks_like(name) => Self::Lookalike,
+            _ if known == Self::XForwardedHost => Self::of_port(name),
             _ => Self::Other,
         }
     }
@@ -57,6 +61,17 @@ impl Name {
     /// Whether Connection can name such a field away: it is passed on and does not frame or route.
     const fn can_be_nominated(self) -> bool {
         matches!(self, Self::Other | Self::Authorization)
+    }
+
+    /// The same for a name that shares the place of X-Forwarded-Host.
+    #[cold]
+    fn of_port(name: &[u8]) -> Self {
+        let hyphen = |&byte: &u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+        match name.iter().map(hyphen).eq(*b"x-forwarded-port") {
+            true if name.contains(&b'_') => Self::Lookalike,
+            true => Self::XForwardedPort,
+            false => Self::Other,
+        }
     }
 
     /// A set of this name alone; see [`Fields::has_any`].
@@ -67,7 +82,7 @@ impl Name {
 
 /// The names that are known, with their first letters, each in its [`place`].
 const KNOWN: [(Name, u8, Spelled); 2 * 18] = {
-    let names: [(Name, &[u8]); 17] = [
+    let names: [(Name, &[u8]); 19] = [
         (Name::Te, b"te"),
         (Name::Via, b"via"),
         (Name::Date, b"date"),
@@ -75,6 +90,8 @@ const KNOWN: [(Name, u8, Spelled); 2 * 18] = {
         (Name::Expect, b"expect"),
         (Name::Upgrade, b"upgrade"),
         (Name::Connection, b"connection"),
+        (Name::Forwarded, b"forwarded"),
+        (Name::XRealIp, b"x-real-ip"),
         (Name::KeepAlive, b"keep-alive"),
         (Name::MaxForwards, b"max-forwards"),
         (Name::Authorization, b"authorization"),
@@ -368,7 +385,7 @@ mod tests {
     /// Names are known in any case; an underscore for a hyphen makes a lookalike.
     #[test]
     fn names_are_known() {
-        let rows: [(&str, Name); 14] = [
+        let rows: [(&str, Name); 19] = [
             ("hOsT", Name::Host),
             ("TE", Name::Te),
             ("via", Name::Via),
@@ -381,6 +398,11 @@ mod tests {
             ("Keep-Alive", Name::KeepAlive),
             ("HTTP2-Settings", Name::Http2Settings),
             ("X-Forwarded-Proto", Name::XForwardedProto),
+            ("X-Forwarded-Port", Name::XForwardedPort),
+            ("x-forwarded_port", Name::Lookalike),
+            ("X-Forwarded-Pork", Name::Other),
+            ("Forwarded", Name::Forwarded),
+            ("X-Real-IP", Name::XRealIp),
             ("Content-Lengthy", Name::Other),
             ("Accept", Name::Other),
         ];

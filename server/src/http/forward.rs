@@ -17,6 +17,8 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) host_line: &'a HostLine,
     /// Whether the client's Host is sent instead.
     pub(crate) keeps_host: bool,
+    /// Whether what the client says of those for whom it forwards goes on as it came.
+    pub(crate) is_trusted: bool,
     /// The text of [`client_fields`].
     pub(crate) client: &'a str,
     /// What it ends in.
@@ -66,6 +68,18 @@ impl RequestEnds {
         Self { http10: end("1.0"), http11: end("1.1") }
     }
 
+    /// Whether a request has gone on from here before: it carries this very name in Via.
+    #[cold]
+    pub(crate) fn have_passed(&self, fields: &Fields<'_, '_>) -> bool {
+        // The name stands between the version and the empty line.
+        let own = self.http11.strip_prefix("\r\nVia: 1.1 ").map(str::trim_end).unwrap_or_default();
+        let received_by = |hop: &[u8]| {
+            let mut words = hop.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty());
+            words.nth(1).is_some_and(|name| name.eq_ignore_ascii_case(own.as_bytes()))
+        };
+        fields.values(Name::Via).flat_map(tokens).any(received_by)
+    }
+
     fn of(&self, version: Version) -> &[u8] {
         match version {
             Version::Http10 => self.http10.as_bytes(),
@@ -94,7 +108,8 @@ pub(crate) fn request_len_max(
     // The lines that come anew; the client's fields that they replace are longer than what else is
     // added: a comma for each X-Forwarded-For, Connection for TE and Upgrade.
     let hosts = context.host_line.0.len() + plan.destination.host.len();
-    let ends = context.ends.of(head.version).len();
+    // One more for `https`.
+    let ends = context.ends.of(head.version).len() + 1;
     head.len + hosts + context.client.len() + ends + CONNECTION_TE.len()
 }
 
@@ -127,7 +142,11 @@ pub(crate) fn encode_request(
         // Framing has made sure that there is one Content-Length, and that it is a number.
         Name::Other | Name::Authorization | Name::ContentLength | Name::Date | Name::Via => true,
         Name::MaxForwards => plan.max_forwards.is_none(),
+        Name::XRealIp => true,
         Name::Expect => head.version == Version::Http11,
+        Name::Forwarded | Name::XForwardedHost | Name::XForwardedPort | Name::XForwardedProto => {
+            context.is_trusted
+        }
         Name::Upgrade => plan.is_upgrade,
         _ => false,
     };
@@ -152,8 +171,29 @@ pub(crate) fn encode_request(
         cold_path();
         client = client.strip_suffix(FORWARDED_HOST).unwrap_or(client);
     }
+    if context.is_trusted {
+        encode_trusted(head, client, client_host, out);
+        out.extend(&[context.ends.of(head.version)]);
+        return host;
+    }
     out.extend(&[client.as_bytes(), client_host, context.ends.of(head.version)]);
     host
+}
+
+/// Appends what is said of a trusted client, less what it has said of its own clients.
+#[cold]
+fn encode_trusted(head: &RequestHead<'_, '_>, client: &str, client_host: &[u8], out: &mut Buffer) {
+    let address = client.split("\r\n").next().unwrap_or_default();
+    out.extend(&[address.as_bytes()]);
+    if !head.fields.has(Name::XForwardedProto) {
+        let is_https =
+            head.target.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
+        let proto: &[u8] = if is_https { b"https" } else { b"http" };
+        out.extend(&[b"\r\nX-Forwarded-Proto: ", proto]);
+    }
+    if !head.fields.has(Name::XForwardedHost) && !client_host.is_empty() {
+        out.extend(&[FORWARDED_HOST.as_bytes(), client_host]);
+    }
 }
 
 /// Appends what Connection says to the backend.
@@ -256,7 +296,8 @@ pub(crate) fn encode_response(
         | Name::Expect
         | Name::Host
         | Name::MaxForwards => true,
-        Name::XForwardedFor | Name::XForwardedHost | Name::XForwardedProto => true,
+        Name::Forwarded | Name::XForwardedFor | Name::XForwardedHost => true,
+        Name::XForwardedPort | Name::XForwardedProto | Name::XRealIp => true,
         _ => false,
     };
     head.fields.write_kept(keeps, |run| out.extend_from_slice(run));

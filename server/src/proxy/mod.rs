@@ -22,6 +22,7 @@ mod session;
 mod shared;
 mod stats;
 mod timers;
+mod trust;
 
 use std::collections::VecDeque;
 use std::hint::cold_path;
@@ -44,12 +45,12 @@ pub(crate) use self::reconfigure::ReloadCounts;
 use self::reconfigure::Reloads;
 use self::room::Room;
 use self::serving::watch;
-use self::session::{ClientHalf, Session, Side};
+use self::session::{ClientHalf, Hop, Session, Side};
 use self::shared::Shared;
 use self::stats::Stats;
 use self::timers::{Timers, earlier};
 use crate::admin::LogCounts;
-use crate::config::{BackendTarget, Config, Network, Overflow};
+use crate::config::{BackendTarget, Config, Overflow};
 
 /// Something the proxy wants its driver to do.
 #[derive(Debug, PartialEq)]
@@ -104,7 +105,6 @@ pub struct Proxy {
     pool: Pool,
     timers: Timers,
     places: Places,
-    stats_allowed: Vec<Network>,
     dirty: VecDeque<ConnId>,
     clients: usize,
     room: Room,
@@ -137,9 +137,8 @@ impl Proxy {
             pool: Pool::default(),
             timers: Timers::default(),
             places: Places::new(targets),
-            stats_allowed: config.stats.networks(),
             room: Room::new(config.limits.clients),
-            shared: Shared::new(config),
+            shared: Shared::new(config, seed),
             dirty: VecDeque::new(),
             clients: 0,
             leases: 0,
@@ -182,10 +181,8 @@ impl Proxy {
     pub fn handle_accept(&mut self, now: Instant, peer: SocketAddr) -> ConnId {
         let is_full = self.clients >= self.room.clients_max;
         self.clients += 1;
-        let may_see_stats = self.stats_allowed.iter().any(|network| network.contains(peer.ip()));
         let id = self.table.insert(|_| {
-            let fields = self.shared.client_fields(peer.ip());
-            let client = ClientHalf::new(peer, fields, may_see_stats, now);
+            let client = ClientHalf::new(Hop::new(peer, &mut self.shared), now);
             Conn::Client(Box::new(Session::new(client, now)))
         });
         if is_full || self.shared.is_stopping {

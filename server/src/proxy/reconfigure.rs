@@ -65,7 +65,6 @@ impl Proxy {
             ..ConfigChange::default()
         };
         let displaced = self.compare(&targets, &mut change);
-        self.stats_allowed = config.stats.networks();
         self.shared.reconfigure(config);
         // Sessions are looked at by the old times.
         for id in self.client_ids() {
@@ -259,9 +258,7 @@ impl Proxy {
     fn tell_clients(&mut self, now: Instant) {
         for id in self.client_ids() {
             if let Some(session) = self.table.session_mut(id) {
-                let ip = session.peer().ip();
-                let may_see_stats = self.stats_allowed.iter().any(|network| network.contains(ip));
-                session.handle_reconfigured(may_see_stats);
+                session.handle_reconfigured(&mut self.shared);
             }
             self.serve(now, id);
         }

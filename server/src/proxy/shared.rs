@@ -7,6 +7,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::Action;
+use super::trust::Trust;
 use crate::buffer::BufferPool;
 use crate::config::{Config, Limits};
 use crate::http::chunked::ChunkLimits;
@@ -24,6 +25,9 @@ pub(crate) struct Shared {
     pub(crate) head_limits: HeadLimits,
     pub(crate) chunk_limits: ChunkLimits,
     pub(crate) request_ends: RequestEnds,
+    pub(crate) trust: Trust,
+    /// What tells this instance's name in Via from that of any other.
+    via_suffix: String,
     /// No session waits for anything less long than this.
     shortest_timeout: Duration,
     pub(crate) buffers: BufferPool,
@@ -44,11 +48,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config) -> Self {
+    /// `seed` differs from instance to instance.
+    pub(crate) fn new(config: Config, seed: u64) -> Self {
+        let via_suffix = via_suffix(seed);
         Self {
             head_limits: head_limits(&config.limits),
             chunk_limits: chunk_limits(&config.limits),
-            request_ends: RequestEnds::new(&config.forwarding.via),
+            request_ends: request_ends(&config, &via_suffix),
+            trust: Trust::new(&config),
+            via_suffix,
             shortest_timeout: config.timeouts.shortest(),
             config,
             buffers: BufferPool::default(),
@@ -97,10 +105,24 @@ impl Shared {
     pub(crate) fn reconfigure(&mut self, config: Config) {
         self.head_limits = head_limits(&config.limits);
         self.chunk_limits = chunk_limits(&config.limits);
-        self.request_ends = RequestEnds::new(&config.forwarding.via);
+        self.request_ends = request_ends(&config, &self.via_suffix);
+        self.trust = Trust::new(&config);
         self.shortest_timeout = config.timeouts.shortest();
         self.config = config;
     }
+}
+
+/// Eight digits, so that two proxies on one way have different names in all likelihood.
+fn via_suffix(seed: u64) -> String {
+    // Seeds of instances that start together differ in few bits; this mixes them (splitmix64).
+    let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    format!("-{:08x}", (bits ^ bits >> 31) >> 32)
+}
+
+fn request_ends(config: &Config, via_suffix: &str) -> RequestEnds {
+    RequestEnds::new(&[&config.forwarding.via, via_suffix].concat())
 }
 
 const fn head_limits(limits: &Limits) -> HeadLimits {

@@ -127,7 +127,12 @@ fn routing_is_checked_below_its_key() {
 /// Lists are taken from their least to their most entries.
 #[test]
 fn lists_are_bounded() {
-    let rows = [("listen", 1, 64), ("backends", 0, 1000), ("stats.allow", 0, 64)];
+    let rows = [
+        ("listen", 1, 64),
+        ("backends", 0, 1000),
+        ("stats.allow", 0, 64),
+        ("forwarding.trusted", 0, 64),
+    ];
     for (path, least, most) in rows {
         let with = |length: usize| {
             let mut config = Config::default();
@@ -139,7 +144,8 @@ fn lists_are_bounded() {
                         .map(|index| BackendConfig { name: index.to_string(), url: url.clone() })
                         .collect();
                 }
-                _ => config.stats.allow = vec!["::1".to_owned(); length],
+                "stats.allow" => config.stats.allow = vec!["::1".to_owned(); length],
+                _ => config.forwarding.trusted = vec!["::1".to_owned(); length],
             }
             config
         };

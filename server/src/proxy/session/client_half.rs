@@ -1,12 +1,12 @@
 //! The side of a session that faces its client: requests in, answers out.
 use std::hint::cold_path;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
 use super::exchange::Exchange;
+use super::hop::Hop;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
 use crate::http::body::{BodyReader, BodyWriter};
@@ -25,11 +25,8 @@ use crate::proxy::shared::Shared;
 /// The client's connection: what came in, what goes out, and how far each is.
 #[derive(Debug)]
 pub(crate) struct ClientHalf {
-    pub(crate) peer: SocketAddr,
-    /// What forwarded requests say about it.
-    fields: Arc<str>,
-    /// Whether it may look at /stats.
-    pub(crate) may_see_stats: bool,
+    /// Who it is.
+    pub(crate) hop: Hop,
     pub(crate) input: Option<Buffer>,
     pub(crate) output: Outbox,
     pub(crate) receive: Receive,
@@ -95,6 +92,8 @@ pub(crate) struct Begun {
     pub(crate) len: usize,
     /// Whether the client wants its connection to end with the answer.
     pub(crate) is_last: bool,
+    /// For whom the trusted client forwards.
+    pub(crate) client: Option<IpAddr>,
     /// Whether it asks for /stats and may have it.
     pub(crate) is_stats: bool,
     /// Whether Max-Forwards makes the proxy its last recipient.
@@ -102,16 +101,9 @@ pub(crate) struct Begun {
 }
 
 impl ClientHalf {
-    pub(crate) fn new(
-        peer: SocketAddr,
-        fields: Arc<str>,
-        may_see_stats: bool,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn new(hop: Hop, now: Instant) -> Self {
         Self {
-            peer,
-            fields,
-            may_see_stats,
+            hop,
             input: None,
             output: Outbox::default(),
             receive: Receive::Head,
@@ -181,6 +173,9 @@ impl ClientHalf {
         if expects && expects_the_unknown(head) {
             return refuse(ClientError::UnsupportedExpectation);
         }
+        if head.fields.has(Name::Via) && shared.request_ends.have_passed(&head.fields) {
+            return refuse(ClientError::Loop);
+        }
         let body_max = shared.config.limits.body_bytes_max;
         if let Framing::Length(length) = framing {
             cold_path();
@@ -197,7 +192,8 @@ impl ClientHalf {
             // A guess until the backend is known.
             host_line: &shared.host_line,
             keeps_host,
-            client: &self.fields,
+            is_trusted: self.hop.is_trusted,
+            client: &self.hop.fields,
             ends: &shared.request_ends,
         };
         let len_max = forward::request_len_max(head, &plan, &context);
@@ -227,11 +223,23 @@ impl ClientHalf {
             client_wait: Duration::ZERO,
             interim_bytes: 0,
         });
+        let ip = self.hop.peer.ip();
+        let client =
+            if self.hop.is_trusted { Some(shared.trust.client(&head.fields, ip)) } else { None };
         let is_stats =
-            self.may_see_stats && framing == Framing::None && is_stats(head, destination);
+            self.hop.may_ask_for_stats() && framing == Framing::None && is_stats(head, destination);
+        let is_stats = is_stats && shared.trust.shows_stats(&head.fields, ip, self.hop.is_trusted);
         let (len, is_last) = (head.len, !asks_to_persist);
         let is_last_hop = hops == Some(0);
-        Ok(Parsed::Complete(Begun { forwarded, framing, len, is_last, is_stats, is_last_hop }))
+        Ok(Parsed::Complete(Begun {
+            forwarded,
+            framing,
+            len,
+            is_last,
+            is_stats,
+            is_last_hop,
+            client,
+        }))
     }
 }
 

@@ -2,6 +2,7 @@
 use intelliproxy_core::{Lease, Outcome};
 
 use super::Session;
+use super::hop::Hop;
 use crate::proxy::shared::Shared;
 
 impl Session {
@@ -27,14 +28,10 @@ impl Session {
         self.needs.dispatch();
     }
 
-    /// The configuration changed: whether the client may look at /stats may have, too.
-    pub(crate) const fn handle_reconfigured(&mut self, may_see_stats: bool) {
-        self.client.may_see_stats = may_see_stats;
-    }
-
-    /// Where the client comes from.
-    pub(crate) const fn peer(&self) -> std::net::SocketAddr {
-        self.client.peer
+    /// The configuration changed: whether the client may look at /stats, and is trusted, may have,
+    /// too.
+    pub(crate) fn handle_reconfigured(&mut self, shared: &mut Shared) {
+        self.client.hop = Hop::new(self.client.hop.peer, shared);
     }
 
     /// The right by which the request at hand is where it is.

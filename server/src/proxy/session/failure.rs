@@ -19,7 +19,7 @@ impl Session {
         let client = &mut self.client;
         let excerpt = client.input.as_ref().map_or(&[][..], Buffer::bytes);
         let is_head = matches!(client.receive, Receive::Head);
-        let notice = Notice::client_error(client.peer, error, excerpt, is_head);
+        let notice = Notice::client_error(client.hop.client(), error, excerpt, is_head);
         shared.actions.push_back(Action::Notify(notice));
         let has_begun_answer = self.exchange.as_ref().is_some_and(|e| e.has_begun_answer);
         let with_reset = self.upstream.ends_with_connection();
@@ -92,7 +92,7 @@ impl Session {
             remedy = Remedy::Answer;
         }
         shared.actions.push_back(Action::Notify(Notice::UpstreamError {
-            peer: self.client.peer,
+            peer: self.client.hop.client(),
             backend,
             error,
             remedy: remedy.into(),

@@ -89,6 +89,8 @@ impl Session {
             }
             Err(error) => {
                 cold_path();
+                // Whose it was is not known; it was not the last one's.
+                self.client.hop.forwards_for = None;
                 self.fail_client(now, error, shared);
             }
         }
@@ -118,10 +120,12 @@ impl Session {
     }
 
     fn begin(&mut self, now: Instant, begun: Begun, shared: &mut Shared) {
-        let Begun { forwarded, framing, len, is_last, is_stats, is_last_hop } = begun;
+        let Begun { forwarded, framing, len, is_last, is_stats, is_last_hop, client: origin } =
+            begun;
         let client = &mut self.client;
         client.head_since = None;
         client.has_said_last = is_last;
+        client.hop.forwards_for = origin;
         client.last_read = now;
         if let Some(input) = &mut client.input {
             input.consume(len);

@@ -1,0 +1,77 @@
+//! Whose word about others counts: the hops that say for whom they forward, and who sees /stats.
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::{Config, Network};
+use crate::http::field::{Fields, Name, tokens};
+
+/// The networks of `forwarding.trusted` and `stats.allow`.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    trusted: Vec<Network>,
+    stats_allowed: Vec<Network>,
+}
+
+impl Trust {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            trusted: config.forwarding.trusted_networks(),
+            stats_allowed: config.stats.networks(),
+        }
+    }
+
+    /// Whether a peer's word about its own clients counts.
+    pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(ip))
+    }
+
+    /// Whether a client may see /stats.
+    pub(crate) fn may_see_stats(&self, ip: IpAddr) -> bool {
+        self.stats_allowed.iter().any(|network| network.contains(ip))
+    }
+
+    /// The client of a request that came over the trusted hop `peer`: of the addresses in
+    /// X-Forwarded-For, read from the right, the first that is not trusted. Where all are, it is
+    /// the leftmost; what is left of something that is no address is nobody's word.
+    #[cold]
+    pub(crate) fn client(&self, fields: &Fields<'_, '_>, peer: IpAddr) -> IpAddr {
+        let values: Vec<&[u8]> = fields.values(Name::XForwardedFor).flat_map(tokens).collect();
+        let mut client = peer;
+        for value in values.into_iter().rev() {
+            let Some(address) = address(value) else { break };
+            client = address;
+            if !self.trusts(address) {
+                break;
+            }
+        }
+        client
+    }
+
+    /// Whether a request for /stats is answered by the proxy. One that was forwarded by somebody
+    /// says nothing of its client unless the hop is trusted and names it.
+    #[cold]
+    pub(crate) fn shows_stats(
+        &self,
+        fields: &Fields<'_, '_>,
+        peer: IpAddr,
+        is_trusted: bool,
+    ) -> bool {
+        if is_trusted && fields.has(Name::XForwardedFor) {
+            return self.may_see_stats(self.client(fields, peer));
+        }
+        let is_forwarded = fields.has_any(
+            Name::XForwardedFor.bit()
+                | Name::Forwarded.bit()
+                | Name::Via.bit()
+                | Name::XRealIp.bit(),
+        );
+        !is_forwarded && self.may_see_stats(peer)
+    }
+}
+
+/// An address as hops write it: plain, or with a port.
+fn address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    bare.parse::<IpAddr>().ok().or_else(with_port).map(|ip| ip.to_canonical())
+}

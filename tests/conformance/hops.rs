@@ -1,0 +1,176 @@
+//! Hops before the proxy: whose word counts, who the client is, who sees /stats, and loops.
+use intelliproxy::config::Config;
+use intelliproxy::proxy::Notice;
+
+use super::bench::{Bench, VIA, refusal};
+
+/// A proxy that trusts 192.0.2.0/24 and 2001:db8::/32, and shows /stats to 198.51.100.0/24 and to
+/// 192.0.2.7.
+fn trusting() -> Bench {
+    let mut config = Config::default();
+    let list = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+    config.forwarding.trusted = list(&["192.0.2.0/24", "2001:db8::/32"]);
+    config.stats.allow = list(&["198.51.100.0/24", "192.0.2.7"]);
+    Bench::new(config)
+}
+
+const SAID: &str = "X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\n\
+    X-Forwarded-Host: shop.example\r\nX-Forwarded-Port: 443\r\n\
+    Forwarded: for=198.51.100.7;proto=https\r\n";
+
+/// What a trusted hop says of its client goes on as it came, and what it leaves out is added; of
+/// others it is replaced.
+#[test]
+fn a_trusted_hops_word_goes_on() {
+    let rows = [
+        (
+            "192.0.2.7:1",
+            "/",
+            SAID,
+            "X-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.example\r\nX-Forwarded-Port: 443\r\n\
+             Forwarded: for=198.51.100.7;proto=https\r\nX-Forwarded-For: 198.51.100.7, 192.0.2.7",
+        ),
+        (
+            "[2001:db8::9]:1",
+            "/",
+            "X-Forwarded-Proto: https\r\n",
+            "X-Forwarded-Proto: https\r\nX-Forwarded-For: 2001:db8::9\r\nX-Forwarded-Host: h",
+        ),
+        (
+            "192.0.2.7:1",
+            "/",
+            "",
+            "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: h",
+        ),
+        (
+            "192.0.2.7:1",
+            "https://h/",
+            "",
+            "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: h",
+        ),
+        (
+            "203.0.113.9:1",
+            "/",
+            SAID,
+            "X-Forwarded-For: 198.51.100.7, 203.0.113.9\r\nX-Forwarded-Proto: http\r\n\
+             X-Forwarded-Host: h",
+        ),
+        (
+            "203.0.113.9:1",
+            "https://h/",
+            "X_Forwarded_Port: 1\r\n",
+            "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: h",
+        ),
+    ];
+    for (peer, target, said, expected) in rows {
+        let mut bench = trusting();
+        let client = bench.client_from(peer);
+        let request = format!("GET {target} HTTP/1.1\r\nHost: h\r\n{said}\r\n");
+        bench.send(client, request.as_bytes());
+        let expected = format!("GET / HTTP/1.1\r\nHost: h\r\n{expected}\r\nVia: 1.1 {VIA}\r\n\r\n");
+        assert_eq!(bench.text(bench.upstream()), expected, "{peer} {target} {said}");
+    }
+}
+
+/// The client of a request over a trusted hop is the rightmost address that is not trusted; it is
+/// the one that notices name, for that request alone.
+#[test]
+fn the_client_is_the_rightmost_untrusted_address() {
+    let rows = [
+        ("192.0.2.7:1", "X-Forwarded-For: 198.51.100.7", "198.51.100.7:0"),
+        ("192.0.2.7:1", "X-Forwarded-For: 1.1.1.1, 198.51.100.7 , 192.0.2.8", "198.51.100.7:0"),
+        (
+            "192.0.2.7:1",
+            "X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 198.51.100.7",
+            "198.51.100.7:0",
+        ),
+        ("192.0.2.7:1", "X-Forwarded-For: 198.51.100.7:4711", "198.51.100.7:0"),
+        ("192.0.2.7:1", "X-Forwarded-For: [2001:db9::1]:4711, [2001:db8::2]", "[2001:db9::1]:0"),
+        ("192.0.2.7:1", "X-Forwarded-For: ::ffff:198.51.100.7", "198.51.100.7:0"),
+        ("192.0.2.7:1", "X-Forwarded-For: 192.0.2.9, 192.0.2.8", "192.0.2.9:0"),
+        ("192.0.2.7:1", "X-Forwarded-For: 1.1.1.1, unknown, 192.0.2.8", "192.0.2.8:0"),
+        ("192.0.2.7:1", "X-Forwarded-For: nonsense", "192.0.2.7:1"),
+        ("192.0.2.7:1", "X-Other: 1.1.1.1", "192.0.2.7:1"),
+        ("203.0.113.9:1", "X-Forwarded-For: 198.51.100.7", "203.0.113.9:1"),
+    ];
+    for (peer, fields, expected) in rows {
+        let mut bench = trusting();
+        let client = bench.client_from(peer);
+        bench.send(client, format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n").as_bytes());
+        bench.end(bench.upstream());
+        let named = bench.notices.iter().find_map(|notice| match notice {
+            Notice::UpstreamError { peer, .. } => Some(peer.to_string()),
+            _ => None,
+        });
+        assert_eq!(named.as_deref(), Some(expected), "{peer} {fields}");
+    }
+    // What is no request is nobody's of whom the last one was.
+    let mut bench = trusting();
+    let client = bench.client_from("192.0.2.7:1");
+    bench.send(client, b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n");
+    bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    bench.send(client, b"GET / HTTP/1.1\r\n\r\n");
+    let is_peer = |notice: &Notice| matches!(notice, Notice::ClientError { peer, .. } if peer.to_string() == "192.0.2.7:1");
+    assert!(bench.notices.iter().any(is_peer));
+}
+
+/// Who sees /stats: an allowed peer whose request nobody forwarded, or an allowed client that a
+/// trusted hop names.
+#[test]
+fn stats_are_not_shown_to_whom_an_allowed_peer_forwards() {
+    let rows = [
+        ("198.51.100.1:1", "", true),
+        ("198.51.100.1:1", "X-Forwarded-For: 198.51.100.7\r\n", false),
+        ("198.51.100.1:1", "Forwarded: for=198.51.100.7\r\n", false),
+        ("198.51.100.1:1", "Via: 1.1 front\r\n", false),
+        ("198.51.100.1:1", "X-Real-IP: 198.51.100.7\r\n", false),
+        ("198.51.100.1:1", "Connection: X-Real-IP\r\nX-Real-IP: 1.1.1.1\r\n", false),
+        ("203.0.113.9:1", "", false),
+        ("203.0.113.9:1", "X-Forwarded-For: 198.51.100.7\r\n", false),
+        ("192.0.2.1:1", "X-Forwarded-For: 198.51.100.7\r\nVia: 1.1 front\r\n", true),
+        ("192.0.2.1:1", "X-Forwarded-For: 198.51.100.7, 203.0.113.9\r\n", false),
+        ("192.0.2.7:1", "X-Forwarded-For: 203.0.113.9\r\n", false),
+        ("192.0.2.7:1", "", true),
+        ("192.0.2.7:1", "Via: 1.1 front\r\n", false),
+        ("192.0.2.1:1", "", false),
+    ];
+    for (peer, fields, is_shown) in rows {
+        let mut bench = trusting();
+        let client = bench.client_from(peer);
+        bench.send(client, format!("GET /stats HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes());
+        assert_eq!(bench.upstreams().is_empty(), is_shown, "{peer} {fields}");
+    }
+}
+
+/// A request that went on from this instance comes back: 508, and a notice. Another instance of
+/// the same name is no loop.
+#[test]
+fn a_loop_is_ended() {
+    // As its own backend: what it sends comes back.
+    let mut bench = Bench::new(Config::default());
+    let first = bench.client_with(b"GET /round HTTP/1.1\r\nHost: h\r\n\r\n");
+    let sent = bench.text(bench.upstream());
+    let own = bench.client_with(sent.as_bytes());
+    assert_eq!(bench.text(own), refusal(508));
+    let answer = bench.drain(own);
+    bench.send(bench.upstream(), &answer);
+    assert!(bench.text(first).starts_with("HTTP/1.1 508 "));
+    for (via, is_loop) in [
+        (format!("1.1 {VIA}"), true),
+        (format!("1.0 front, HTTP/1.1 {} (comment)", VIA.to_uppercase()), true),
+        (format!("1.1 front\r\nVia: 1.1  {VIA}"), true),
+        ("1.1 intelliproxy-00000000, 1.1 intelliproxy".to_owned(), false),
+        (format!("{VIA} other"), false),
+        (format!("1.1 a{VIA}"), false),
+    ] {
+        let mut bench = Bench::new(Config::default());
+        let request = format!("GET / HTTP/1.1\r\nHost: h\r\nVia: {via}\r\n\r\n");
+        let client = bench.client_with(request.as_bytes());
+        assert_eq!(bench.upstreams().is_empty(), is_loop, "{via}");
+        if is_loop {
+            assert_eq!(bench.text(client), refusal(508), "{via}");
+            let is_told = |notice: &Notice| format!("{notice:?}").contains("error: Loop");
+            assert!(bench.notices.iter().any(is_told));
+        }
+    }
+}
