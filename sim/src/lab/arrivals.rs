@@ -1,10 +1,12 @@
 //! When requests come, and the luck each one carries.
+use std::sync::Arc;
+
 use intelliproxy_core::Rng;
 
 use super::draw::Draw;
 use super::scenario::{Bursts, Scenario};
 
-/// The requests of a run, in order of time: an endless iterator.
+/// The requests of a run, in order of time: endless unless there is a trace.
 ///
 /// Depends on scenario and seed alone, never on what a policy does with the requests.
 #[derive(Debug)]
@@ -22,6 +24,16 @@ pub(super) struct Arrivals {
     step: usize,
     /// ns.
     now: f64,
+    trace: Option<Recorded>,
+}
+
+/// A trace that is being played.
+#[derive(Debug)]
+struct Recorded {
+    rows: Arc<[(f64, f64)]>,
+    next: usize,
+    /// Nanoseconds of the run for each second of the trace.
+    stretch: f64,
 }
 
 /// One request.
@@ -30,6 +42,8 @@ pub(super) struct Arrival {
     /// ns.
     pub(super) at: u64,
     pub(super) draw: Draw,
+    /// The work of the trace, ms; negative where there is none, and the draw decides.
+    pub(super) work_ms: f64,
 }
 
 impl Arrivals {
@@ -43,6 +57,11 @@ impl Arrivals {
             steps: steps(scenario),
             step: 0,
             now: 0.0,
+            trace: scenario.arrivals.trace.as_ref().map(|trace| Recorded {
+                rows: trace.rows().clone(),
+                next: 0,
+                stretch: 1e9 * trace.rate() / scenario.base_rate(),
+            }),
         };
         if arrivals.bursts.is_some() {
             arrivals.turn_burst();
@@ -65,6 +84,15 @@ impl Arrivals {
         self.base_rate * burst * self.steps[self.step].1
     }
 
+    #[cold]
+    fn next_recorded(&mut self) -> Option<Arrival> {
+        let trace = self.trace.as_mut()?;
+        let (seconds, work_ms) = *trace.rows.get(trace.next)?;
+        trace.next += 1;
+        let at = (seconds * trace.stretch) as u64;
+        Some(Arrival { at, draw: Draw::new(self.rng.next_u64()), work_ms })
+    }
+
     /// When the rate changes next.
     fn rate_changes_at(&self) -> f64 {
         let step = self.steps.get(self.step + 1).map_or(f64::INFINITY, |step| step.0);
@@ -76,6 +104,9 @@ impl Iterator for Arrivals {
     type Item = Arrival;
 
     fn next(&mut self) -> Option<Arrival> {
+        if self.trace.is_some() {
+            return self.next_recorded();
+        }
         // In units of the mean gap, whatever the rate is while it passes.
         let mut gap = exponential(&mut self.rng);
         loop {
@@ -94,7 +125,8 @@ impl Iterator for Arrivals {
                 self.step += 1;
             }
         }
-        Some(Arrival { at: self.now as u64, draw: Draw::new(self.rng.next_u64()) })
+        let draw = Draw::new(self.rng.next_u64());
+        Some(Arrival { at: self.now as u64, draw, work_ms: -1.0 })
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Backend {
     pub(super) is_configured: bool,
     /// Requests on their way to it.
     pub(super) inbound: usize,
+    /// From a proxy to it and back, ns.
+    pub(super) rtt: u64,
     pub(super) station: Station,
     service: Service,
     mean_work: f64,
@@ -37,15 +39,54 @@ struct FaultState {
     /// The factor last drawn, for a redraw.
     drawn: f64,
     rng: Rng,
+    /// The number of the class that it is about, for one that is.
+    class: usize,
+    /// Requests that a rate limit lets pass now, and when that was so.
+    allowance: (f64, u64),
 }
 
 /// What the active faults come to.
 #[derive(Clone, Debug)]
 struct Condition {
+    /// Whether nothing is wrong but the speed.
+    is_faultless: bool,
     speed: f64,
     reach: Reach,
     error_share: f64,
+    cut_share: f64,
     slow: Option<(f64, f64)>,
+    /// Faults that answer requests at the door.
+    doors: Vec<usize>,
+    /// Classes of which a share is answered 500.
+    fails: Vec<(usize, f64)>,
+}
+
+impl Default for Condition {
+    fn default() -> Self {
+        Self {
+            is_faultless: true,
+            speed: 1.0,
+            reach: Reach::Open,
+            error_share: 0.0,
+            cut_share: 0.0,
+            slow: None,
+            doors: Vec::new(),
+            fails: Vec::new(),
+        }
+    }
+}
+
+/// A request as a backend sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arriving {
+    pub(super) request: u64,
+    pub(super) draw: Draw,
+    /// The luck of this attempt.
+    pub(super) luck: Draw,
+    /// ms; negative for a draw from the backend's own distribution.
+    pub(super) work_ms: f64,
+    /// The share of the work after which the station is to say so.
+    pub(super) first_share: f64,
 }
 
 /// What becomes of a request at the door. The later variant overrules the earlier one.
@@ -64,8 +105,8 @@ pub(super) enum Reception {
     Accepted,
     /// It is answered at once.
     Answered(Answer),
-    /// It is answered with an error after some ns.
-    AnsweredAfter(u64),
+    /// It is answered after some ns.
+    AnsweredAfter(Answer, u64),
     /// Nothing will ever be heard of it.
     Swallowed,
 }
@@ -75,10 +116,27 @@ pub(super) enum Reception {
 pub(super) enum Answer {
     /// A good answer.
     Good,
-    /// A 5xx of this status.
-    Error(u16),
+    /// One of this status, which is not what the client wants.
+    Status {
+        status: u16,
+        /// Its Retry-After, ms.
+        retry_after_ms: Option<u32>,
+    },
     /// The connection was refused.
     Refused,
+    /// The connection was cut.
+    Cut,
+    /// The head of a stream, whose end is another answer.
+    Head,
+    /// The first token of a stream.
+    First,
+}
+
+impl Answer {
+    /// A status without Retry-After.
+    pub(super) const fn status(status: u16) -> Self {
+        Self::Status { status, retry_after_ms: None }
+    }
 }
 
 impl Backend {
@@ -90,61 +148,139 @@ impl Backend {
             is_active: false,
             drawn: 1.0,
             rng: Rng::new(derive(seed, REDRAWS, index as u64)),
+            class: match &fault.what {
+                FaultKind::Fails { class, .. } => scenario.class_named(class).unwrap_or(0),
+                _ => 0,
+            },
+            allowance: (0.0, 0),
         });
         let parameters = spec.probes.lossy.map(|lossy| lossy.parameters());
         Self {
             name,
             is_configured: false,
             inbound: 0,
+            rtt: (spec.rtt_ms.unwrap_or(scenario.rtt_ms) * MS) as u64,
             station: Station::new(
                 spec.workers as usize,
                 spec.queue as usize,
                 spec.sharing,
                 spec.speed,
             ),
-            mean_work: service.mean_ms() * MS,
+            mean_work: scenario.mean_ms_at(spec) * MS,
             service,
             own_speed: spec.speed,
             probes: spec.probes.clone(),
             model: parameters.map(|p| Model::new(p, derive(seed, PROBES, 0), Instant::ZERO)),
             faults: states.collect(),
-            condition: Condition { speed: 1.0, reach: Reach::Open, error_share: 0.0, slow: None },
+            condition: Condition::default(),
         }
     }
 
     /// A request arrives.
-    pub(super) fn receive(&mut self, now: u64, request: u64, draw: Draw) -> Reception {
+    pub(super) fn receive(&mut self, now: u64, arriving: Arriving) -> Reception {
         match self.condition.reach {
             Reach::BlackHole => Reception::Swallowed,
             Reach::Refusing => Reception::Answered(Answer::Refused),
-            Reach::Sinkhole { after } => Reception::AnsweredAfter(after as u64),
+            Reach::Sinkhole { after } => {
+                Reception::AnsweredAfter(Answer::status(500), after as u64)
+            }
             Reach::Open => {
-                let work = self.service.quantile_ms(draw.service()) * MS;
-                if self.station.accept(now, request, work) {
+                if !self.condition.doors.is_empty()
+                    && let Some(answered) = self.answer_at_door(now, arriving.luck)
+                {
+                    return answered;
+                }
+                let work = self.work(arriving.draw, arriving.work_ms) * arriving.first_share;
+                if self.station.accept(now, arriving.request, work) {
                     Reception::Accepted
                 } else {
-                    Reception::Answered(Answer::Error(503))
+                    Reception::Answered(Answer::status(503))
                 }
             }
         }
     }
 
+    /// The work of a request here, ns: `work_ms`, or a draw if that is negative.
+    pub(super) fn work(&self, draw: Draw, work_ms: f64) -> f64 {
+        let ms = if work_ms < 0.0 { self.service.quantile_ms(draw.service()) } else { work_ms };
+        ms * MS
+    }
+
+    /// The answer of the first fault that turns this request away.
+    #[cold]
+    fn answer_at_door(&mut self, now: u64, luck: Draw) -> Option<Reception> {
+        for index in &self.condition.doors {
+            let fault = &mut self.faults[*index];
+            let FaultKind::Answers(door) = &fault.kind else {
+                continue;
+            };
+            if luck.door() >= door.share {
+                continue;
+            }
+            if let Some(rate) = door.above_per_second {
+                let (allowed, at) = fault.allowance;
+                let allowed = (allowed + (now - at) as f64 / 1e9 * rate).min(rate.max(1.0));
+                fault.allowance = (allowed, now);
+                if allowed >= 1.0 {
+                    fault.allowance.0 -= 1.0;
+                    continue;
+                }
+            }
+            let retry_after_ms = door.retry_after_s.map(|seconds| (seconds * 1e3) as u32);
+            let answer = Answer::Status { status: door.status, retry_after_ms };
+            return Some(Reception::AnsweredAfter(answer, (door.after_ms * MS) as u64));
+        }
+        None
+    }
+
+    /// The process ends if a fault says so: the requests that it held.
+    pub(super) fn crash(&mut self, now: u64, index: usize) -> Vec<u64> {
+        let is_crash = self.faults[index].kind == FaultKind::Crash && self.faults[index].is_active;
+        if is_crash { self.station.clear(now) } else { Vec::new() }
+    }
+
     /// The answer to a request whose service ends now, and by how many ns it leaves late; `None`
     /// when it does not get out.
-    pub(super) fn answer(&self, draw: Draw) -> Option<(Answer, u64)> {
-        if self.condition.reach == Reach::BlackHole {
+    pub(super) fn answer(&self, draw: Draw, class: usize) -> Option<(Answer, u64)> {
+        let condition = &self.condition;
+        if condition.reach == Reach::BlackHole {
             return None;
         }
-        let is_error =
-            self.condition.error_share > 0.0 && draw.error() < self.condition.error_share;
-        let late = self.condition.slow.filter(|(share, _)| draw.slow() < *share);
-        let answer = if is_error { Answer::Error(500) } else { Answer::Good };
+        let mut error_share = condition.error_share;
+        for (_, share) in condition.fails.iter().filter(|(failing, _)| *failing == class) {
+            error_share = 1.0 - (1.0 - error_share) * (1.0 - share);
+        }
+        let is_error = error_share > 0.0 && draw.error() < error_share;
+        let is_cut = condition.cut_share > 0.0 && draw.cut() < condition.cut_share;
+        let late = condition.slow.filter(|(share, _)| draw.slow() < *share);
+        let answer = match (is_cut, is_error) {
+            (true, _) => Answer::Cut,
+            (false, true) => Answer::status(500),
+            (false, false) => Answer::Good,
+        };
         Some((answer, late.map_or(0, |(_, delay)| delay as u64)))
+    }
+
+    /// The mean time of a service without faults, ns.
+    pub(super) fn mean_service(&self) -> f64 {
+        self.mean_work / self.own_speed
+    }
+
+    /// Whether its process has ended.
+    pub(super) fn is_crashed(&self) -> bool {
+        let mut active = self.faults.iter().filter(|fault| fault.is_active);
+        active.any(|fault| fault.kind == FaultKind::Crash)
+    }
+
+    /// Whether responses get out.
+    pub(super) fn is_heard(&self) -> bool {
+        self.condition.reach != Reach::BlackHole
     }
 
     /// A fault of the script starts or ends.
     pub(super) fn set_fault(&mut self, now: u64, index: usize, is_active: bool) {
         self.faults[index].is_active = is_active;
+        self.faults[index].allowance.1 = now;
         self.redraw(index);
         self.apply(now);
     }
@@ -160,27 +296,58 @@ impl Backend {
 
     /// The expected time from arrival to answer, ns, with failures at `charge`, for a request sent
     /// now: by the true speed, queue and faults.
-    pub(super) fn expected(&self, charge: f64) -> f64 {
+    pub(super) fn expected(&self, now: u64, charge: f64) -> f64 {
+        self.expected_behind(now, self.station.len() + self.inbound, charge)
+    }
+
+    /// The same with so many requests ahead of it, whatever is there.
+    #[inline]
+    pub(super) fn expected_behind(&self, now: u64, ahead: usize, charge: f64) -> f64 {
+        if self.condition.is_faultless {
+            let delay = self.station.expected(ahead, self.mean_work);
+            return delay.map_or(charge, |delay| delay.min(charge));
+        }
+        self.expected_with_faults(now, ahead, charge)
+    }
+
+    #[inline(never)]
+    fn expected_with_faults(&self, now: u64, ahead: usize, charge: f64) -> f64 {
         if self.condition.reach != Reach::Open {
             return charge;
         }
-        let ahead = self.station.len() + self.inbound;
         let Some(delay) = self.station.expected(ahead, self.mean_work) else {
             return charge;
         };
         let late = self.condition.slow.map_or(0.0, |(share, delay)| share * delay);
-        let errors = self.condition.error_share;
+        let mut errors = self.condition.error_share;
+        if !self.condition.doors.is_empty() {
+            errors = 1.0 - (1.0 - errors) * (1.0 - self.turned_away(now));
+        }
+        let cuts = self.condition.cut_share;
+        let errors = if cuts > 0.0 { 1.0 - (1.0 - errors) * (1.0 - cuts) } else { errors };
         ((1.0 - errors) * (delay + late) + errors * charge).min(charge)
     }
 
-    /// The end of a probe sent now, and how long it takes, `rtt` in ns included; `None` when there
+    /// The chance that a request which arrives now is answered at the door.
+    fn turned_away(&self, now: u64) -> f64 {
+        let mut passes = 1.0;
+        for index in &self.condition.doors {
+            let fault = &self.faults[*index];
+            if let FaultKind::Answers(door) = &fault.kind {
+                let (allowed, at) = fault.allowance;
+                let is_below = door.above_per_second.is_some_and(|rate| {
+                    allowed + (now - at) as f64 / 1e9 * rate >= 1.0 + self.inbound as f64
+                });
+                passes *= if is_below { 1.0 } else { 1.0 - door.share };
+            }
+        }
+        1.0 - passes
+    }
+
+    /// The end of a probe sent now, and how long it takes, ns, the way included; `None` when there
     /// is no answer.
-    pub(super) fn probe(
-        &mut self,
-        now: u64,
-        rtt: u64,
-        kind: ProbeKind,
-    ) -> Option<(u64, ProbeResult)> {
+    pub(super) fn probe(&mut self, now: u64, kind: ProbeKind) -> Option<(u64, ProbeResult)> {
+        let rtt = self.rtt;
         match (self.condition.reach, kind) {
             (Reach::BlackHole, _) => None,
             (Reach::Refusing, _) => Some((rtt, Err(ProbeFailure::Refused))),
@@ -242,10 +409,12 @@ impl Backend {
 
     /// Takes up what the active faults come to.
     fn apply(&mut self, now: u64) {
-        let mut condition =
-            Condition { speed: 1.0, reach: Reach::Open, error_share: 0.0, slow: None };
-        for fault in self.faults.iter().filter(|fault| fault.is_active) {
-            condition.add(fault);
+        let mut condition = Condition::default();
+        let active = self.faults.iter().enumerate().filter(|(_, fault)| fault.is_active);
+        for (index, fault) in active {
+            condition.add(index, fault);
+            condition.is_faultless &=
+                matches!(fault.kind, FaultKind::Speed(_) | FaultKind::Redraw { .. });
         }
         self.station.set_speed(now, self.own_speed * condition.speed);
         self.condition = condition;
@@ -253,14 +422,17 @@ impl Backend {
 }
 
 impl Condition {
-    fn add(&mut self, fault: &FaultState) {
+    fn add(&mut self, index: usize, fault: &FaultState) {
         let reach = match fault.kind {
             FaultKind::Sinkhole { after_ms } => Reach::Sinkhole { after: after_ms * MS },
-            FaultKind::Refusing => Reach::Refusing,
+            FaultKind::Refusing | FaultKind::Crash => Reach::Refusing,
             FaultKind::BlackHole => Reach::BlackHole,
             FaultKind::Speed(_)
             | FaultKind::Redraw { .. }
             | FaultKind::Errors(_)
+            | FaultKind::Cut(_)
+            | FaultKind::Fails { .. }
+            | FaultKind::Answers(_)
             | FaultKind::Slow { .. } => Reach::Open,
         };
         if reach > self.reach {
@@ -272,9 +444,17 @@ impl Condition {
             FaultKind::Errors(share) => {
                 self.error_share = 1.0 - (1.0 - self.error_share) * (1.0 - share);
             }
+            FaultKind::Cut(share) => {
+                self.cut_share = 1.0 - (1.0 - self.cut_share) * (1.0 - share);
+            }
+            FaultKind::Fails { share, .. } => self.fails.push((fault.class, share)),
+            FaultKind::Answers(_) => self.doors.push(index),
             // Of two kinds of slowness the one that starts later in the script holds.
             FaultKind::Slow { share, ms } => self.slow = Some((share, ms * MS)),
-            FaultKind::Sinkhole { .. } | FaultKind::BlackHole | FaultKind::Refusing => {}
+            FaultKind::Sinkhole { .. }
+            | FaultKind::BlackHole
+            | FaultKind::Refusing
+            | FaultKind::Crash => {}
         }
     }
 }

@@ -25,6 +25,15 @@ pub(super) fn some_amount<'a, D: Deserializer<'a>>(from: D) -> Result<Option<f64
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0 to 1e9, or null"))
 }
 
+/// Nothing, or a number above 0, at most 1e9.
+pub(super) fn some_positive<'a, D: Deserializer<'a>>(from: D) -> Result<Option<f64>, D::Error> {
+    let number = Option::<f64>::deserialize(from)?;
+    let is_allowed = number.is_none_or(|number| number > 0.0 && number <= NUMBER_MAX);
+    is_allowed
+        .then_some(number)
+        .ok_or_else(|| D::Error::custom("must be above 0, at most 1e9, or null"))
+}
+
 /// A time from 1 ms to a day, in seconds.
 pub(super) fn run_seconds<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
     let number = f64::deserialize(from)?;
@@ -39,11 +48,25 @@ pub(super) fn share<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0 to 1"))
 }
 
+/// A final status of HTTP.
+pub(super) fn status<'a, D: Deserializer<'a>>(from: D) -> Result<u16, D::Error> {
+    let number = u16::deserialize(from)?;
+    let is_allowed = (200..=599).contains(&number);
+    is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 200 to 599"))
+}
+
 /// How many of something there are: from 1 to 10 000.
 pub(super) fn count<'a, D: Deserializer<'a>>(from: D) -> Result<u32, D::Error> {
     let number = u32::deserialize(from)?;
     let is_allowed = (1..=COUNT_MAX).contains(&number);
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 1 to 10000"))
+}
+
+/// Backends that one request is tried on: from 1 to 16, as in the proxy.
+pub(super) fn attempts<'a, D: Deserializer<'a>>(from: D) -> Result<u8, D::Error> {
+    let number = u8::deserialize(from)?;
+    let is_allowed = (1..=16).contains(&number);
+    is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 1 to 16"))
 }
 
 /// How many of something fit: from 0 to 1 000 000.

@@ -29,6 +29,46 @@ impl Draw {
         unit(mix(self.0 ^ 0x534c_4f57))
     }
 
+    /// Whether it is answered at the door.
+    pub(super) const fn door(self) -> f64 {
+        unit(mix(self.0 ^ 0x444f_4f52))
+    }
+
+    /// Whether its response is cut.
+    pub(super) const fn cut(self) -> f64 {
+        unit(mix(self.0 ^ 0x0043_5554))
+    }
+
+    /// Its class.
+    pub(super) const fn class(self) -> f64 {
+        unit(mix(self.0 ^ 0x0043_4c41_5353))
+    }
+
+    /// How long its upload takes.
+    pub(super) const fn upload(self) -> f64 {
+        unit(mix(self.0 ^ 0x5550_4c4f_4144))
+    }
+
+    /// How long its client takes for the response.
+    pub(super) const fn download(self) -> f64 {
+        unit(mix(self.0 ^ 0x444f_574e_4c4f_4144))
+    }
+
+    /// How long its client waits.
+    pub(super) const fn patience(self) -> f64 {
+        unit(mix(self.0 ^ 0x5041_5449_454e_4345))
+    }
+
+    /// How long its stream goes on.
+    pub(super) const fn stream(self) -> f64 {
+        unit(mix(self.0 ^ 0x5354_5245_414d))
+    }
+
+    /// The luck of its attempt of this number, from 0: its own for the first one.
+    pub(super) const fn attempt(self, number: u8) -> Self {
+        if number == 0 { self } else { Self(mix(self.0 ^ (0x5245_5452 + number as u64))) }
+    }
+
     /// Which of `count` proxies it comes to.
     pub(super) const fn proxy(self, count: usize) -> usize {
         if count == 1 {

@@ -29,6 +29,9 @@ pub struct BackendGroup {
     pub sharing: f64,
     /// The work of a request here; null: the scenario's.
     pub service: Option<Service>,
+    /// From a proxy to it and back, ms; null: the scenario's.
+    #[serde(deserialize_with = "check::some_amount")]
+    pub rtt_ms: Option<f64>,
     /// How it answers probes.
     pub probes: Probes,
     /// When it enters the configuration, s.
@@ -51,6 +54,7 @@ impl Default for BackendGroup {
             speed: 1.0,
             sharing: 0.0,
             service: None,
+            rtt_ms: None,
             probes: Probes::default(),
             joins_s: 0.0,
             stays_s: None,
@@ -197,8 +201,23 @@ pub enum FaultKind {
     BlackHole,
     /// It refuses every connection, those of probes included.
     Refusing,
+    /// Its process ends: the connections of the requests that it holds are cut, every new one is
+    /// refused.
+    Crash,
     /// This share of requests is answered 500, after their work.
     Errors(#[serde(deserialize_with = "check::share")] f64),
+    /// This share of requests is cut after their work, before any byte of the response.
+    Cut(#[serde(deserialize_with = "check::share")] f64),
+    /// Requests of one class are answered 500, after their work.
+    Fails {
+        /// The name of the class.
+        class: String,
+        /// Which share of them.
+        #[serde(deserialize_with = "check::share")]
+        share: f64,
+    },
+    /// Requests are answered by a status without work: turned away, or by a broken release.
+    Answers(Door),
     /// A share of answers leaves late; no worker waits for it.
     Slow {
         /// Which share.
@@ -208,4 +227,32 @@ pub enum FaultKind {
         #[serde(deserialize_with = "check::amount")]
         ms: f64,
     },
+}
+
+/// Responses without work.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Door {
+    /// The status.
+    #[serde(deserialize_with = "check::status")]
+    pub status: u16,
+    /// Which share of the requests.
+    #[serde(deserialize_with = "check::share")]
+    pub share: f64,
+    /// How fast, ms.
+    #[serde(deserialize_with = "check::amount")]
+    pub after_ms: f64,
+    /// Only of those beyond this rate, with a second of it saved up at most: a rate limit; null:
+    /// all.
+    #[serde(deserialize_with = "check::some_positive")]
+    pub above_per_second: Option<f64>,
+    /// The Retry-After of the response, s; null: none.
+    #[serde(deserialize_with = "check::some_amount")]
+    pub retry_after_s: Option<f64>,
+}
+
+impl Default for Door {
+    fn default() -> Self {
+        Self { status: 429, share: 1.0, after_ms: 0.5, above_per_second: None, retry_after_s: None }
+    }
 }

@@ -17,8 +17,20 @@ pub(super) struct LaterEvents {
 /// Something that happens later.
 #[derive(Debug)]
 pub(super) enum Later {
+    /// A request that takes a time of its own arrives at its backend.
+    Arrives { request: u64, backend: usize },
     /// An answer leaves its backend.
-    Leaves { request: u64, answer: Answer },
+    Leaves { request: u64, backend: usize, answer: Answer },
+    /// An answer that takes a time of its own arrives at its proxy.
+    Reaches { request: u64, answer: Answer },
+    /// A request or a stream has waited for its backend too long.
+    TimesOut { request: u64 },
+    /// The client of a request has waited too long.
+    GivesUp { request: u64 },
+    /// A stream has been silent long enough to be none of its backend's work.
+    Silent { request: u64 },
+    /// A stream or a slow client's response ends.
+    Closes { request: u64 },
     /// A probe ends at its proxy.
     ProbeEnds { proxy: usize, probe: ProbeId, result: ProbeResult },
     /// A fault of the script starts or ends.

@@ -7,15 +7,19 @@
 //!
 //! # The model
 //! - **Arrivals** are open-loop: requests come whether or not earlier ones were answered. They
-//!   follow a Poisson process, or one whose rate goes up and down by chance (MMPP) and by script.
-//!   Each comes to any of the proxies with the same chance.
+//!   follow a Poisson process, or one whose rate goes up and down by chance (MMPP) and by script,
+//!   or a recorded trace. Each comes to any of the proxies with the same chance.
 //! - **A request** goes to a backend in half the round trip, waits in its queue, is served, and
 //!   its answer takes the other half. A full queue answers 503 at once. A proxy gives a request up
-//!   after the timeout; its work at the backend is done all the same. There are no retries.
+//!   after the timeout; its work at the backend is done all the same. Where the scenario has
+//!   retries, a request that was refused, cut or turned away is sent to another backend as the real
+//!   proxy would.
+//! - **Classes** of requests differ in work, in their clients (slow up or down, impatient) and in
+//!   what follows the response head (tunnels, event streams, tokens).
 //! - **Work** is a draw from a distribution; it is done at the speed that the backend has at each
 //!   moment. Requests in service may slow each other (`sharing`), as in a batching server.
 //! - **Faults** come by script: other speeds, errors, late answers, sinkholes, black holes, refused
-//!   connections; backends join and leave.
+//!   and cut connections, refusals with Retry-After; backends join and leave.
 //! - **Probes** are those that the routers ask for, at the times they ask for them. Backends answer
 //!   them apart from their workers.
 //! - **Failed requests** (5xx, refused, given up, not admitted) are charged a fixed time in
@@ -55,14 +59,17 @@ mod arrivals;
 mod backend;
 mod catalogue;
 mod check;
+mod class;
 mod contender;
 mod draw;
 mod earliest;
 mod group;
 mod later;
 mod options;
+mod peer;
 mod program;
 mod proxy;
+mod recovery;
 mod scenario;
 mod script;
 mod service;
@@ -70,15 +77,19 @@ mod station;
 mod summary;
 mod table;
 mod tally;
+mod trace;
 mod world;
 
 pub use catalogue::catalogue;
+pub use class::{RequestClass, Stream};
 pub use contender::Contender;
-pub use group::{BackendGroup, Fault, FaultKind, Lossy, Probes};
+pub use group::{BackendGroup, Door, Fault, FaultKind, Lossy, Probes};
+pub use peer::PeerKind;
 pub use program::{main, run_all};
-pub use scenario::{Arrivals, Bursts, Rate, Scenario, ScenarioError, Surge};
+pub use scenario::{Arrivals, Bursts, Rate, Retries, Scenario, ScenarioError, Surge};
 pub use service::{Part, Service};
 pub use summary::{ContenderResult, Overall, ScenarioResult, SeedRun};
 pub use table::{scenario_table, summary_table};
 pub use tally::Figures;
+pub use trace::{Trace, TraceError};
 pub use world::{Run, run};

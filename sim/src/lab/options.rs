@@ -120,13 +120,22 @@ pub(super) fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, 
 fn contenders(flag: &str, value: &str) -> Result<Vec<Contender>, UsageError> {
     let mut contenders = vec![Contender::Oracle];
     for name in value.split(',') {
-        let contender = Contender::named(name).ok_or_else(|| {
-            let names: Vec<_> = Contender::all().iter().map(ToString::to_string).collect();
-            let allowed = format!("one of {}", names.join(", "));
-            UsageError::BadValue { flag: flag.to_owned(), value: name.to_owned(), allowed }
-        })?;
-        if !contenders.contains(&contender) {
-            contenders.push(contender);
+        let named = match name {
+            "all" => Contender::all(),
+            "baselines" => Contender::baselines(),
+            _ => Contender::named(name).into_iter().collect(),
+        };
+        if named.is_empty() {
+            let names = Contender::all().into_iter().chain(Contender::baselines());
+            let names: Vec<_> = names.map(|contender| contender.to_string()).collect();
+            let allowed = format!("one of all, baselines, {}", names.join(", "));
+            let (flag, value) = (flag.to_owned(), name.to_owned());
+            return Err(UsageError::BadValue { flag, value, allowed });
+        }
+        for contender in named {
+            if !contenders.contains(&contender) {
+                contenders.push(contender);
+            }
         }
     }
     Ok(contenders)
@@ -159,7 +168,8 @@ Without a SCENARIO all named ones run. Each runs under the oracle, which knows e
 queue and fault, and under every policy; arrivals and their luck are the same for all of them.
 
 Options:
-      --policies A,B       only these policies, and the oracle (all)
+      --policies A,B       only these policies, and the oracle (all); `all` for every policy,
+                           `baselines` for other products and the oracle of one proxy
       --seeds N            runs of each, by different seeds (5)
       --first-seed N       the first seed (1)
       --duration-scale X   every scenario's time multiplied by X, for short or long runs (1)
@@ -173,9 +183,15 @@ Options:
   -h, --help               print this
 
 Columns: times in ms. mean of answered requests; p50, p99, p99.9 and cost (the mean of all) with
-failed requests charged; failed, in % of requests; switches of the current backend a second; p99 and
+failed requests charged; failed, in % of requests; back, the seconds from the return of a backend
+until it has 0.8 of its fair share, the longest; unfair, the spread of requests between equal
+backends, most less least, in % of their mean; switches of the current backend a second; p99 and
 cost over the oracle's, the geometric mean over seeds; shares, in %, the least and the most in a
 group of equal backends.
+
+Baselines: envoy is least request with outlier detection, haproxy leastconn with observe and slow
+start, nginx least_conn with max_fails, each by its documented defaults; local_oracle knows all but
+the requests of other proxies.
 ";
 
 #[cfg(test)]
@@ -234,6 +250,9 @@ mod tests {
             assert_eq!(read(line).expect_err(line).to_string(), expected);
         }
         let error = read("--policies oracle,best").expect_err("no such policy").to_string();
-        assert!(error.starts_with("--policies: \"best\" is not one of oracle, score"), "{error}");
+        assert!(
+            error.starts_with("--policies: \"best\" is not one of all, baselines, oracle, score"),
+            "{error}"
+        );
     }
 }

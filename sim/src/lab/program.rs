@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZero;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -203,8 +204,12 @@ fn scenarios(options: &Options) -> Result<Vec<Scenario>, Unready> {
     for file in &options.files {
         let text = fs::read_to_string(file)
             .map_err(|error| Unready::Unread(format!("{file}: {error}")))?;
-        let scenario = Scenario::from_json(&text)
+        let mut scenario = Scenario::from_json(&text)
             .map_err(|error| Unready::Refused(format!("{file}:{error}")))?;
+        let folder = Path::new(file).parent().unwrap_or_else(|| Path::new(""));
+        scenario
+            .load_trace(|trace| fs::read_to_string(folder.join(trace)))
+            .map_err(|error| Unready::Refused(format!("{file}: arrivals.trace: {error}")))?;
         scenarios.push(scenario);
     }
     if scenarios.is_empty() {
@@ -220,9 +225,12 @@ fn named(name: &str) -> Result<Scenario, String> {
 
 fn list() -> String {
     let scenarios = catalogue().into_iter().map(|s| format!("  {:12}{}\n", s.name, s.about));
-    let policies = Contender::all().into_iter().map(|contender| format!("  {contender}\n"));
-    let (scenarios, policies): (String, String) = (scenarios.collect(), policies.collect());
-    format!("scenarios:\n{scenarios}policies:\n{policies}")
+    let lines = |contenders: Vec<Contender>| -> String {
+        contenders.into_iter().map(|contender| format!("  {contender}\n")).collect()
+    };
+    let (policies, baselines) = (lines(Contender::all()), lines(Contender::baselines()));
+    let scenarios: String = scenarios.collect();
+    format!("scenarios:\n{scenarios}policies:\n{policies}baselines:\n{baselines}")
 }
 
 fn print(text: &str) -> ExitCode {

@@ -1,21 +1,132 @@
-//! A proxy of the lab: a real router, and which of the lab's backends its ids mean.
+//! A proxy of the lab: a real router, and which of the lab's backends its ids mean; or a peer's
+//! balancing.
+use std::time::Duration;
+
 use intelliproxy_core::{
-    Action, BackendId, ConfigError, Event, Instant, Lease, NoRoute, Outcome, PolicyKind, ProbeId,
-    ProbeKind, ProbeResult, Router, RouterConfig, Rules,
+    Action, BackendId, ConfigError, Event, Instant, Lease, Outcome, PolicyKind, ProbeId, ProbeKind,
+    ProbeResult, Router, RouterConfig, Rules,
 };
 
 use super::earliest::NEVER;
+use super::peer::Peer;
 
-/// A router and the names it knows the backends by.
+/// A proxy.
 #[derive(Debug)]
-pub(super) struct Proxy {
-    router: Router,
-    /// The lab's backend by the router's id.
-    backends: Vec<usize>,
-    rules: Rules,
+pub(super) enum Proxy {
+    /// One with the router of the core.
+    Routed(Box<Routed>),
+    /// One that balances like another product.
+    Peer(Box<dyn Peer>),
 }
 
 impl Proxy {
+    /// The configuration names these backends from now on.
+    pub(super) fn configure(&mut self, now: u64, backends: &[(usize, &str)]) {
+        match self {
+            Self::Routed(proxy) => proxy.configure(now, backends),
+            Self::Peer(peer) => {
+                let numbers: Vec<_> = backends.iter().map(|(number, _)| *number).collect();
+                peer.configure(now, &numbers);
+            }
+        }
+    }
+
+    /// Where a request goes that these backends had: the lab's backend, and the lease to give
+    /// back.
+    pub(super) fn route(&mut self, now: u64, tried: &[usize]) -> Option<(usize, Option<Lease>)> {
+        match self {
+            Self::Routed(proxy) => {
+                proxy.route(now, tried).map(|(backend, lease)| (backend, Some(lease)))
+            }
+            Self::Peer(peer) => peer.choose(now, tried).map(|backend| (backend, None)),
+        }
+    }
+
+    /// A request came to its end.
+    pub(super) fn finish(
+        &mut self,
+        now: u64,
+        backend: usize,
+        lease: Option<Lease>,
+        outcome: Outcome,
+    ) {
+        match (self, lease) {
+            (Self::Routed(proxy), Some(lease)) => proxy.finish(now, lease, outcome),
+            (Self::Peer(peer), _) => peer.ended(now, backend, &outcome),
+            (Self::Routed(_), None) => {
+                debug_assert!(false, "a routed request has a lease");
+            }
+        }
+    }
+
+    /// The response to a request has begun and tells nothing more of its backend.
+    pub(super) fn open_stream(
+        &mut self,
+        now: u64,
+        lease: Option<&Lease>,
+        status: u16,
+        latency: Duration,
+    ) {
+        if let (Self::Routed(proxy), Some(lease)) = (self, lease) {
+            proxy.open_stream(now, lease, status, latency);
+        }
+    }
+
+    /// A probe came to its end.
+    pub(super) fn finish_probe(&mut self, now: u64, probe: ProbeId, result: ProbeResult) {
+        match self {
+            Self::Routed(proxy) => proxy.finish_probe(now, probe, result),
+            Self::Peer(peer) => peer.probe_ended(now, probe, result.is_ok()),
+        }
+    }
+
+    /// The deadline has come.
+    pub(super) fn handle_timeout(&mut self, now: u64) {
+        match self {
+            Self::Routed(proxy) => proxy.handle_timeout(now),
+            Self::Peer(peer) => peer.handle_timeout(now),
+        }
+    }
+
+    /// The next probe to start: its id, the lab's backend, and what to ask.
+    pub(super) fn poll_probe(&mut self) -> Option<(ProbeId, usize, ProbeKind)> {
+        match self {
+            Self::Routed(proxy) => proxy.poll_probe(),
+            Self::Peer(peer) => {
+                peer.poll_probe().map(|(probe, backend)| (probe, backend, ProbeKind::Ping))
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called; [`NEVER`] for not at all.
+    pub(super) fn deadline(&self) -> u64 {
+        match self {
+            Self::Routed(proxy) => proxy.deadline(),
+            Self::Peer(peer) => peer.deadline(),
+        }
+    }
+
+    /// Changes of the current backend so far.
+    pub(super) fn switches(&self, now: u64) -> u64 {
+        match self {
+            Self::Routed(proxy) => proxy.switches(now),
+            Self::Peer(_) => 0,
+        }
+    }
+}
+
+/// A router and the names it knows the backends by.
+#[derive(Debug)]
+pub(super) struct Routed {
+    router: Router,
+    /// The lab's backend by the router's id.
+    backends: Vec<usize>,
+    /// The router's id by the lab's number.
+    ids: Vec<Option<BackendId>>,
+    rules: Rules,
+}
+
+impl Routed {
     /// A proxy at time 0 of these backends: numbers in the lab, and names. Without a policy, of
     /// a broken learner.
     pub(super) fn new(
@@ -27,44 +138,53 @@ impl Proxy {
         let rules = Rules { policy: policy.unwrap_or(PolicyKind::Learned), ..rules.clone() };
         let build = if policy.is_some() { Router::new } else { Router::with_broken_learner };
         let router = build(config(&rules, backends), seed, Instant::ZERO)?;
-        let mut proxy = Self { router, backends: Vec::new(), rules };
+        let mut proxy = Self { router, backends: Vec::new(), ids: Vec::new(), rules };
         proxy.learn_ids(backends);
         Ok(proxy)
     }
 
-    /// The configuration names these backends from now on.
-    pub(super) fn configure(&mut self, now: u64, backends: &[(usize, &str)]) {
+    fn configure(&mut self, now: u64, backends: &[(usize, &str)]) {
         let event = Event::Reconfigured(Box::new(config(&self.rules, backends)));
         self.router.handle_event(Instant::from_nanos(now), event);
         self.learn_ids(backends);
     }
 
     /// Where a request goes: the lab's backend, and the lease to give back.
-    pub(super) fn route(&mut self, now: u64) -> Result<(usize, Lease), NoRoute> {
-        let lease = self.router.route(Instant::from_nanos(now), &[])?;
-        Ok((self.backends[lease.backend().index()], lease))
+    fn route(&mut self, now: u64, tried: &[usize]) -> Option<(usize, Lease)> {
+        let now = Instant::from_nanos(now);
+        let lease = if tried.is_empty() {
+            self.router.route(now, &[])
+        } else {
+            let tried = tried.iter().filter_map(|number| *self.ids.get(*number)?);
+            self.router.route(now, &tried.collect::<Vec<_>>())
+        };
+        let lease = lease.ok()?;
+        Some((self.backends[lease.backend().index()], lease))
     }
 
-    /// A request came to its end.
-    pub(super) fn finish(&mut self, now: u64, lease: Lease, outcome: Outcome) {
+    fn open_stream(&mut self, now: u64, lease: &Lease, status: u16, latency: Duration) {
+        let event =
+            Event::StreamOpened { lease: lease.id(), backend: lease.backend(), status, latency };
+        self.router.handle_event(Instant::from_nanos(now), event);
+    }
+
+    fn finish(&mut self, now: u64, lease: Lease, outcome: Outcome) {
         let event = Event::RequestFinished { lease, outcome };
         self.router.handle_event(Instant::from_nanos(now), event);
     }
 
-    /// A probe came to its end.
-    pub(super) fn finish_probe(&mut self, now: u64, probe: ProbeId, result: ProbeResult) {
+    fn finish_probe(&mut self, now: u64, probe: ProbeId, result: ProbeResult) {
         let event = Event::ProbeFinished { probe, result };
         self.router.handle_event(Instant::from_nanos(now), event);
     }
 
-    /// The router's deadline has come.
-    pub(super) fn handle_timeout(&mut self, now: u64) {
+    fn handle_timeout(&mut self, now: u64) {
         self.router.handle_timeout(Instant::from_nanos(now));
     }
 
     /// The next probe that the router wants: its id, the lab's backend, and what to ask. What it
     /// tells observers is passed over.
-    pub(super) fn poll_probe(&mut self) -> Option<(ProbeId, usize, ProbeKind)> {
+    fn poll_probe(&mut self) -> Option<(ProbeId, usize, ProbeKind)> {
         loop {
             if let Action::StartProbe { probe, backend, kind, .. } = self.router.poll_action()? {
                 return Some((probe, self.backends[backend.index()], kind));
@@ -72,19 +192,22 @@ impl Proxy {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called; [`NEVER`] for not at all.
-    pub(super) fn deadline(&self) -> u64 {
+    fn deadline(&self) -> u64 {
         self.router.poll_timeout().map_or(NEVER, Instant::as_nanos)
     }
 
-    /// Changes of the current backend so far.
-    pub(super) fn switches(&self, now: u64) -> u64 {
+    fn switches(&self, now: u64) -> u64 {
         self.router.snapshot(Instant::from_nanos(now)).switches
     }
 
     fn learn_ids(&mut self, backends: &[(usize, &str)]) {
         for (number, name) in backends {
-            let Some(id) = self.router.backend(name).map(BackendId::index) else {
+            let id = self.router.backend(name);
+            if *number >= self.ids.len() {
+                self.ids.resize(*number + 1, None);
+            }
+            self.ids[*number] = id;
+            let Some(id) = id.map(BackendId::index) else {
                 debug_assert!(false, "a scenario's names are those that a router takes");
                 continue;
             };

@@ -7,8 +7,10 @@ use intelliproxy_core::Rules;
 use serde::{Deserialize, Serialize};
 
 use super::check;
+use super::class::RequestClass;
 use super::group::{BackendGroup, FaultKind};
 use super::service::Service;
+use super::trace::Trace;
 
 /// One scenario. Every key may be left out; the defaults are ten equal backends at 70 %.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -40,6 +42,10 @@ pub struct Scenario {
     pub arrivals: Arrivals,
     /// The work of a request, where its backend says nothing else.
     pub service: Service,
+    /// Kinds of requests; empty: one kind without anything special.
+    pub classes: Vec<RequestClass>,
+    /// How the proxies send requests again; null: never.
+    pub retries: Option<Retries>,
     /// Who serves.
     pub backends: Vec<BackendGroup>,
     /// The proxies' rules: the `routing` object of the proxy's configuration, without the policy.
@@ -60,15 +66,36 @@ impl Default for Scenario {
             charge_ms: 5000.0,
             arrivals: Arrivals::default(),
             service: Service::Exponential(10.0),
+            classes: Vec::new(),
+            retries: None,
             backends: vec![BackendGroup { count: 10, ..BackendGroup::default() }],
             routing: Rules::default(),
         }
     }
 }
 
-/// When requests come: a Poisson process whose rate may change.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+/// How proxies send requests again that a backend did not serve, as the real one does: after a
+/// refused connection, after a cut before any byte of the response if the class is idempotent, and
+/// after a 429 or 503 likewise.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Retries {
+    /// Backends that one request is tried on.
+    #[serde(deserialize_with = "check::attempts")]
+    pub attempts: u8,
+    /// Whether a request that was turned away (429, 503) is tried elsewhere.
+    pub refused: bool,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { attempts: 3, refused: true }
+    }
+}
+
+/// When requests come: a Poisson process whose rate may change, or a recorded sequence.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(from = "ArrivalsText", rename_all = "camelCase")]
 pub struct Arrivals {
     /// The rate while nothing changes it.
     pub rate: Rate,
@@ -76,11 +103,31 @@ pub struct Arrivals {
     pub bursts: Option<Bursts>,
     /// Times of another rate; factors of overlapping ones multiply.
     pub surges: Vec<Surge>,
+    /// Requests as recorded, instead of a Poisson process.
+    pub trace: Option<Trace>,
 }
 
 impl Default for Arrivals {
     fn default() -> Self {
-        Self { rate: Rate::Load(0.7), bursts: None, surges: Vec::new() }
+        Self { rate: Rate::Load(0.7), bursts: None, surges: Vec::new(), trace: None }
+    }
+}
+
+/// [`Arrivals`] as written: without a rate, a trace keeps its own.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct ArrivalsText {
+    rate: Option<Rate>,
+    bursts: Option<Bursts>,
+    surges: Vec<Surge>,
+    trace: Option<Trace>,
+}
+
+impl From<ArrivalsText> for Arrivals {
+    fn from(text: ArrivalsText) -> Self {
+        let ArrivalsText { rate, bursts, surges, trace } = text;
+        let own = if trace.is_some() { Rate::Recorded } else { Rate::Load(0.7) };
+        Self { rate: rate.unwrap_or(own), bursts, surges, trace }
     }
 }
 
@@ -93,6 +140,8 @@ pub enum Rate {
     Load(#[serde(deserialize_with = "check::amount")] f64),
     /// Requests a second.
     PerSecond(#[serde(deserialize_with = "check::amount")] f64),
+    /// That of the trace. With another rate the times of a trace are stretched to meet it.
+    Recorded,
 }
 
 /// Two states by turns, each of exponential length: a Markov-modulated Poisson process.
@@ -139,12 +188,34 @@ impl Scenario {
             ScenarioError::from_serde(path, error.inner())
         })?;
         source.end().map_err(|error| ScenarioError::from_serde(String::new(), &error))?;
-        scenario.check_whole().map_err(|(path, wrong)| {
+        let located = |(path, wrong): (&str, &str)| {
             let key = format!("\"{path}\"");
             let line = text.lines().position(|line| line.contains(&key)).unwrap_or(0) + 1;
             ScenarioError { line, path: path.to_owned(), wrong: wrong.to_owned() }
-        })?;
+        };
+        scenario.check_whole().map_err(located)?;
+        // A trace says its rate when its file has been read.
+        if scenario.arrivals.trace.is_none() {
+            scenario.check_rate().map_err(located)?;
+        }
         Ok(scenario)
+    }
+
+    /// Reads the file of the trace, if there is one, by `read`, which returns its text.
+    ///
+    /// # Errors
+    /// A file that cannot be read, an invalid row, a rate out of its range.
+    pub fn load_trace(
+        &mut self,
+        read: impl FnOnce(&str) -> std::io::Result<String>,
+    ) -> Result<(), String> {
+        let Some(trace) = &mut self.arrivals.trace else {
+            return Ok(());
+        };
+        let file = trace.file.clone();
+        let text = read(&file).map_err(|error| format!("{file}: {error}"))?;
+        *trace = Trace::from_csv(&file, &text).map_err(|error| format!("{file}:{error}"))?;
+        self.check_rate().map_err(|(path, wrong)| format!("{file}: {path}: {wrong}"))
     }
 
     /// The whole scenario as JSON that [`Scenario::from_json`] reads, indented.
@@ -179,19 +250,39 @@ impl Scenario {
     pub fn base_rate(&self) -> f64 {
         let load = match self.arrivals.rate {
             Rate::PerSecond(rate) => return rate,
+            Rate::Recorded => return self.arrivals.trace.as_ref().map_or(0.0, Trace::rate),
             Rate::Load(load) => load,
         };
         let there = self.backends.iter().filter(|group| group.joins_s == 0.0);
         load * there.map(|group| f64::from(group.count) * self.capacity_of(group)).sum::<f64>()
     }
 
-    /// The work of a request at a backend of this group.
+    /// The work of a request at a backend of this group, where its class says nothing else.
     pub fn service_of<'a>(&'a self, group: &'a BackendGroup) -> &'a Service {
         group.service.as_ref().unwrap_or(&self.service)
     }
 
+    /// The mean work of a request at a backend of this group, ms.
+    pub fn mean_ms_at(&self, group: &BackendGroup) -> f64 {
+        let usual = match &self.arrivals.trace {
+            Some(trace) => trace.mean_ms(),
+            None => self.service_of(group).mean_ms(),
+        };
+        if self.classes.is_empty() {
+            return usual;
+        }
+        let shares: f64 = self.classes.iter().map(|class| class.share).sum();
+        let mean = |class: &RequestClass| class.service.as_ref().map_or(usual, Service::mean_ms);
+        self.classes.iter().map(|class| class.share / shares * mean(class)).sum()
+    }
+
+    /// The number of a class by its name.
+    pub(super) fn class_named(&self, name: &str) -> Option<usize> {
+        self.classes.iter().position(|class| class.name == name)
+    }
+
     /// Requests a second that one backend of this group can serve.
-    fn capacity_of(&self, group: &BackendGroup) -> f64 {
+    pub(super) fn capacity_of(&self, group: &BackendGroup) -> f64 {
         let workers = f64::from(group.workers);
         let slowed = 1.0 + group.sharing * (workers - 1.0);
         let redraws = group.faults.iter().filter_map(|fault| match fault.what {
@@ -199,7 +290,7 @@ impl Scenario {
             _ => None,
         });
         let speed = group.speed * redraws.product::<f64>();
-        1000.0 * speed * workers / (slowed * self.service_of(group).mean_ms())
+        1000.0 * speed * workers / (slowed * self.mean_ms_at(group))
     }
 
     /// What no single value shows: the key that is wrong, and why.
@@ -223,6 +314,30 @@ impl Scenario {
         if names.len() < count {
             return Err(("backends", "must have names that differ"));
         }
+        if self.classes.len() > CLASSES_MAX {
+            return Err(("classes", "must be at most 100"));
+        }
+        let faults = self.backends.iter().flat_map(|group| &group.faults);
+        for fault in faults {
+            if let FaultKind::Fails { class, .. } = &fault.what
+                && self.class_named(class).is_none()
+            {
+                return Err(("class", "must be the name of a class"));
+            }
+        }
+        let is_recorded = self.arrivals.rate == Rate::Recorded;
+        if self.arrivals.trace.is_none() && is_recorded {
+            return Err(("rate", "must be a load or requests a second where there is no trace"));
+        }
+        let changes = self.arrivals.bursts.is_some() || !self.arrivals.surges.is_empty();
+        if self.arrivals.trace.is_some() && changes {
+            return Err(("trace", "must be without bursts and surges"));
+        }
+        Ok(())
+    }
+
+    /// Checks the rate that comes out of everything.
+    fn check_rate(&self) -> Result<(), (&'static str, &'static str)> {
         let rate = self.base_rate();
         if !(rate > 0.0 && rate <= RATE_MAX) {
             return Err(("arrivals", "must come to a rate above 0, at most 1e7 a second"));
@@ -277,6 +392,7 @@ impl std::error::Error for ScenarioError {}
 const PROXIES_MAX: u32 = 1000;
 /// As many as a router takes.
 const BACKENDS_MAX: usize = 10_000;
+const CLASSES_MAX: usize = 100;
 /// More would not end while somebody waits.
 const RATE_MAX: f64 = 1e7;
 

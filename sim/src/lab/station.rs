@@ -74,6 +74,28 @@ impl Station {
         Some(request)
     }
 
+    /// Goes on with a request whose time has come, on the worker that it has, for so much more
+    /// work.
+    pub(super) fn resume(&mut self, now: u64, work: f64) {
+        self.advance(now);
+        if let Some((end, request)) = self.serving.pop() {
+            self.work_done = self.work_done.max(end);
+            self.serve(request, work);
+        }
+    }
+
+    /// The request whose time has come.
+    pub(super) fn ending(&self) -> Option<u64> {
+        self.serving.last().map(|(_, request)| *request)
+    }
+
+    /// Drops every request; returns them.
+    pub(super) fn clear(&mut self, now: u64) -> Vec<u64> {
+        self.advance(now);
+        let serving = self.serving.drain(..).map(|(_, request)| request);
+        serving.chain(self.waiting.drain(..).map(|(request, _)| request)).collect()
+    }
+
     pub(super) fn set_speed(&mut self, now: u64, speed: f64) {
         self.advance(now);
         self.speed = speed;

@@ -130,6 +130,11 @@ fn mean(runs: &[SeedRun]) -> Figures {
     let of = |figure: &dyn Fn(&Figures) -> f64| {
         runs.iter().map(|seed| figure(&seed.run.figures)).sum::<f64>() / count
     };
+    let some = |figure: &dyn Fn(&Figures) -> Option<f64>| {
+        let values = runs.iter().filter_map(|seed| figure(&seed.run.figures));
+        let (sum, count) = values.fold((0.0, 0.0), |(sum, count), v| (sum + v, count + 1.0));
+        (count > 0.0).then_some(sum / count)
+    };
     let backends = runs.first().map_or(0, |seed| seed.run.figures.shares.len());
     Figures {
         requests: of(&|figures| figures.requests as f64).round() as u64,
@@ -141,6 +146,9 @@ fn mean(runs: &[SeedRun]) -> Figures {
         cost_ms: of(&|figures| figures.cost_ms),
         shares: (0..backends).map(|index| of(&|figures| figures.shares[index])).collect(),
         switches_per_s: of(&|figures| figures.switches_per_s),
+        gave_up: of(&|figures| figures.gave_up as f64).round() as u64,
+        recovery_s: some(&|figures| figures.recovery_s),
+        unfairness: some(&|figures| figures.unfairness),
     }
 }
 
@@ -166,6 +174,9 @@ mod tests {
             cost_ms: 2.0 * p99_ms,
             shares: vec![1.0],
             switches_per_s: 0.0,
+            gave_up: 0,
+            recovery_s: None,
+            unfairness: None,
         };
         let run = Run {
             figures,

@@ -10,14 +10,25 @@ pub fn scenario_table(scenario: &Scenario, result: &ScenarioResult) -> String {
     let mut text = format!("\n{}: {}\n", result.name, result.about);
     let _ = writeln!(
         text,
-        "{:14}{:>9}{:>9}{:>10}{:>10}{:>10}{:>9}{:>10}{:>9}{:>10}  share of each backend, %",
-        "policy", "mean", "p50", "p99", "p99.9", "cost", "failed%", "switch/s", "p99 x", "cost x"
+        "{:14}{:>9}{:>9}{:>10}{:>10}{:>10}{:>9}{:>8}{:>9}{:>10}{:>9}{:>10}  share of each backend, %",
+        "policy",
+        "mean",
+        "p50",
+        "p99",
+        "p99.9",
+        "cost",
+        "failed%",
+        "back s",
+        "unfair%",
+        "switch/s",
+        "p99 x",
+        "cost x"
     );
     for contender in &result.contenders {
         let mean = &contender.mean;
         let _ = writeln!(
             text,
-            "{:14}{:>9}{:>9}{:>10}{:>10}{:>10}{:>9.3}{:>10.2}{:>9.3}{:>10.3}  {}",
+            "{:14}{:>9}{:>9}{:>10}{:>10}{:>10}{:>9.3}{:>8}{:>9}{:>10.2}{:>9.3}{:>10.3}  {}",
             contender.policy,
             ms(mean.mean_ms),
             ms(mean.p50_ms),
@@ -25,6 +36,8 @@ pub fn scenario_table(scenario: &Scenario, result: &ScenarioResult) -> String {
             ms(mean.p999_ms),
             ms(mean.cost_ms),
             100.0 * mean.failed_share(),
+            known(mean.recovery_s),
+            known(mean.unfairness.map(|spread| 100.0 * spread)),
             mean.switches_per_s,
             contender.p99_ratio,
             contender.cost_ratio,
@@ -60,6 +73,11 @@ pub fn summary_table(scenarios: usize, seeds: u64, overall: &[Overall]) -> Strin
 /// Milliseconds with as many digits as tell something.
 fn ms(value: f64) -> String {
     if value < 1000.0 { format!("{value:.2}") } else { format!("{value:.0}") }
+}
+
+/// A figure that not every scenario has.
+fn known(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"))
 }
 
 /// Each group's backends: one share, or the least and the largest.

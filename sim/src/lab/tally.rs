@@ -9,8 +9,11 @@ pub(super) struct Tally {
     /// Sum over answered ones, ns.
     answered_sum: f64,
     failed: u64,
+    gave_up: u64,
     routed: Vec<u64>,
     charge: u64,
+    recovery_s: Option<f64>,
+    unfairness: Option<f64>,
 }
 
 /// The figures of one run. Times in ms.
@@ -36,6 +39,15 @@ pub struct Figures {
     /// Changes of the routers' current backends, a second and proxy; only policies under the gate
     /// have one.
     pub switches_per_s: f64,
+    /// Requests whose clients left before the response began; in times with how long they waited,
+    /// and not failed.
+    pub gave_up: u64,
+    /// The longest time from the return of a backend, by the end of its fault or by its joining,
+    /// until it has 0.8 of its fair share, s; `None` where nothing returns.
+    pub recovery_s: Option<f64>,
+    /// How unevenly equal backends were used: most less least requests, over their mean; of
+    /// several groups the worst. `None` where there are no equal ones without faults.
+    pub unfairness: Option<f64>,
 }
 
 impl Tally {
@@ -45,8 +57,11 @@ impl Tally {
             charged: Vec::with_capacity(requests),
             answered_sum: 0.0,
             failed: 0,
+            gave_up: 0,
             routed: vec![0; backends],
             charge,
+            recovery_s: None,
+            unfairness: None,
         }
     }
 
@@ -64,6 +79,18 @@ impl Tally {
         self.failed += 1;
     }
 
+    /// A client left after so long.
+    pub(super) fn gave_up(&mut self, waited: u64) {
+        self.charged.push(waited);
+        self.answered_sum += waited as f64;
+        self.gave_up += 1;
+    }
+
+    /// What the shares of backends come to.
+    pub(super) fn compared(&mut self, recovery_s: Option<f64>, unfairness: Option<f64>) {
+        (self.recovery_s, self.unfairness) = (recovery_s, unfairness);
+    }
+
     pub(super) fn figures(mut self, switches_per_s: f64) -> Figures {
         let count = self.charged.len() as u64;
         let routed: u64 = self.routed.iter().sum();
@@ -78,6 +105,9 @@ impl Tally {
             cost_ms: (self.answered_sum + failed_sum) / count.max(1) as f64 / 1e6,
             shares: self.routed.iter().map(|n| *n as f64 / routed.max(1) as f64).collect(),
             switches_per_s,
+            gave_up: self.gave_up,
+            recovery_s: self.recovery_s,
+            unfairness: self.unfairness,
         }
     }
 }

@@ -5,22 +5,31 @@
 //! in a heap, and the next end of each backend in a tree of minima. Nothing is allocated for a
 //! request once the queues have grown. Of events at the same time the script comes first, then
 //! backends, then proxies, then arrivals.
-use std::collections::VecDeque;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use intelliproxy_core::{ConfigError, Lease, Outcome, RequestFailure, Rng};
+use intelliproxy_core::{ConfigError, Lease, Rng};
 use serde::Serialize;
 
+use self::flow::End;
+use self::local::Local;
+use self::streams::Open;
 use super::arrivals::{Arrival, Arrivals};
-use super::backend::{Answer, Backend, MS, Reception, seconds};
+use super::backend::{Answer, Backend, MS, seconds};
+use super::class::RequestClass;
 use super::contender::Contender;
 use super::draw::{Draw, derive};
 use super::earliest::{Earliest, NEVER};
 use super::later::{Later, LaterEvents};
-use super::proxy::Proxy;
-use super::scenario::Scenario;
+use super::peer;
+use super::proxy::{Proxy, Routed};
+use super::recovery;
+use super::scenario::{Retries, Scenario};
 use super::script::script;
 use super::tally::{Figures, Tally};
+
+mod flow;
+mod local;
+mod streams;
 
 /// What a run has shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -47,7 +56,7 @@ pub struct Run {
 pub fn run(scenario: &Scenario, contender: Contender, seed: u64) -> Result<Run, ConfigError> {
     let mut world = World::new(scenario, contender, seed)?;
     world.run();
-    Ok(world.into_run())
+    Ok(world.into_run(scenario))
 }
 
 #[derive(Debug)]
@@ -73,8 +82,32 @@ struct World {
     /// Answers on their way to a proxy: when they arrive, to which request.
     outbound: VecDeque<(u64, u64, Answer)>,
     later: LaterEvents,
-    /// Empty for the oracle.
+    classes: Vec<RequestClass>,
+    retries: Option<Retries>,
+    /// Whether an answer may be anything but a request's end: there are classes or retries.
+    is_wide: bool,
+    /// Whether some class has streams that are work.
+    has_streams: bool,
+    /// Whether requests differ in when they are given up.
+    times_apart: bool,
+    /// Whether some backends are farther than others.
+    has_distances: bool,
+    /// After so long a silent stream is none of its backend's work, ns.
+    idle_span: u64,
+    /// Backends that have had a request which is on its way once more.
+    tried: BTreeMap<u64, Tried>,
+    /// Time to the head of responses whose first token is awaited, ns.
+    heads: BTreeMap<u64, u64>,
+    /// Responses that go on.
+    streams: BTreeMap<u64, Open>,
+    /// Of these, those that are work.
+    working: usize,
+    /// Responses whose rest does not get out of their backends.
+    muted: BTreeSet<u64>,
+    /// Empty for the oracles.
     proxies: Vec<Proxy>,
+    /// What the oracle of one proxy knows of others; `None` for everybody else.
+    local: Option<Local>,
     /// When each proxy's router wants the time.
     deadlines: Earliest,
     proxy_count: usize,
@@ -88,12 +121,30 @@ struct World {
 
 #[derive(Debug)]
 struct Request {
-    at: u64,
+    /// When it had arrived whole: from then on its client waits.
+    from: u64,
     draw: Draw,
-    proxy: usize,
+    /// ms; negative for a draw by its backend.
+    work_ms: f64,
+    proxy: u16,
+    backend: u16,
+    class: u8,
+    /// From 0.
+    attempt: u8,
+    /// Whether its first token is out.
+    has_first: bool,
     is_open: bool,
-    /// `None` for the oracle, and once the request has ended.
+    /// Whether it came after the warm-up.
+    is_counted: bool,
+    /// `None` for oracles and peers, and once the request has ended.
     lease: Option<Lease>,
+}
+
+/// Backends that have had a request, and when it was sent to the present one.
+#[derive(Debug, Default)]
+struct Tried {
+    backends: Vec<usize>,
+    sent_at: u64,
 }
 
 impl World {
@@ -128,6 +179,22 @@ impl World {
             inbound: VecDeque::new(),
             outbound: VecDeque::new(),
             later: LaterEvents::default(),
+            is_wide: !scenario.classes.is_empty() || scenario.retries.is_some(),
+            has_streams: scenario.classes.iter().any(|class| class.stream.is_some()),
+            times_apart: scenario
+                .classes
+                .iter()
+                .any(|class| class.upload_ms.is_some() || class.patience_ms.is_some()),
+            has_distances: scenario.backends.iter().any(|group| group.rtt_ms.is_some()),
+            idle_span: STREAM_IDLE,
+            classes: scenario.classes.clone(),
+            retries: scenario.retries,
+            tried: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            working: 0,
+            muted: BTreeSet::new(),
+            local: None,
             proxies: Vec::new(),
             deadlines: Earliest::new(proxy_count),
             proxy_count,
@@ -144,21 +211,45 @@ impl World {
         while world.later.first() == 0 {
             world.happen();
         }
-        if contender != Contender::Oracle {
-            let policy = match contender {
-                Contender::Policy(policy) => Some(policy),
-                Contender::Oracle | Contender::BrokenLearner => None,
-            };
-            let members = members(&world.backends);
-            for number in 0..proxy_count {
-                let seed = derive(seed, ROUTERS, number as u64);
-                world.proxies.push(Proxy::new(&scenario.routing, policy, &members, seed)?);
-            }
-            for number in 0..proxy_count {
-                world.attend(number);
-            }
+        world.add_proxies(scenario, contender, seed)?;
+        for number in 0..world.proxies.len() {
+            world.attend(number);
         }
         Ok(world)
+    }
+
+    /// Gives each proxy what decides there; an oracle needs none.
+    fn add_proxies(
+        &mut self,
+        scenario: &Scenario,
+        contender: Contender,
+        seed: u64,
+    ) -> Result<(), ConfigError> {
+        let members = members(&self.backends);
+        for number in 0..self.proxy_count {
+            let seed = derive(seed, ROUTERS, number as u64);
+            let policy = match contender {
+                Contender::Oracle => return Ok(()),
+                Contender::LocalOracle => {
+                    let services = self.backends.iter().map(Backend::mean_service);
+                    let services: Vec<_> = services.collect();
+                    self.local = Some(Local::new(self.proxy_count, &services));
+                    return Ok(());
+                }
+                Contender::Peer(kind) => {
+                    let numbers: Vec<_> = members.iter().map(|(number, _)| *number).collect();
+                    let mut peer = peer::new(kind, seed);
+                    peer.configure(0, &numbers);
+                    self.proxies.push(Proxy::Peer(peer));
+                    continue;
+                }
+                Contender::Policy(policy) => Some(policy),
+                Contender::BrokenLearner => None,
+            };
+            let routed = Routed::new(&scenario.routing, policy, &members, seed)?;
+            self.proxies.push(Proxy::Routed(Box::new(routed)));
+        }
+        Ok(())
     }
 
     fn run(&mut self) {
@@ -166,10 +257,11 @@ impl World {
             let inbound = self.inbound.front().map_or(NEVER, |entry| entry.0);
             let outbound = self.outbound.front().map_or(NEVER, |entry| entry.0);
             let arrival = self.arrival.map_or(NEVER, |arrival| arrival.at);
-            let overdue = self.requests.front().map_or(NEVER, |oldest| oldest.at + self.timeout);
-            if arrival == NEVER && overdue == NEVER {
-                return;
-            }
+            let overdue = match self.requests.front() {
+                Some(oldest) if !self.times_apart => oldest.from + self.timeout,
+                None if arrival == NEVER && self.working == 0 => return,
+                _ => NEVER,
+            };
             let (later, (ends, backend)) = (self.later.first(), self.ends.first());
             let (deadline, proxy) = self.deadlines.first();
             let inside = later.min(ends).min(inbound);
@@ -181,155 +273,40 @@ impl World {
             } else if now == ends {
                 self.end(backend);
             } else if now == inbound {
-                self.arrive_at_backend();
+                if let Some((_, request, backend)) = self.inbound.pop_front() {
+                    self.arrive_at_backend(request, backend);
+                }
             } else if now == outbound {
                 if let Some((_, request, answer)) = self.outbound.pop_front() {
-                    self.finish(request, Some(answer));
+                    self.finish(request, End::Answered(answer));
                 }
             } else if now == deadline {
                 self.proxies[proxy].handle_timeout(now);
                 self.attend(proxy);
             } else if now == overdue {
-                self.finish(self.oldest, None);
+                self.finish(self.oldest, End::TimedOut);
             } else {
                 self.arrive();
             }
         }
     }
 
-    /// A request arrives at its proxy.
-    fn arrive(&mut self) {
-        let Some(Arrival { at, draw }) = self.arrival.take() else {
-            return;
-        };
-        self.arrival = self.arrivals.next().filter(|arrival| arrival.at < self.ends_at);
-        self.arrived += 1;
-        self.arrivals_hash.add(at);
-        self.arrivals_hash.add(draw.bits());
-        let proxy = draw.proxy(self.proxy_count);
-        let (backend, lease) = if self.proxies.is_empty() {
-            (self.choose_as_oracle(), None)
-        } else {
-            let route = self.proxies[proxy].route(at);
-            self.attend(proxy);
-            route.map_or((None, None), |(backend, lease)| (Some(backend), Some(lease)))
-        };
-        let Some(backend) = backend else {
-            if at >= self.warm_at {
-                self.tally.failed();
-            }
-            return;
-        };
-        self.trace_hash.add(backend as u64);
-        if at >= self.warm_at {
-            self.tally.routed(backend);
-        }
-        self.note_second(at, backend);
-        let number = self.oldest + self.requests.len() as u64;
-        self.requests.push_back(Request { at, draw, proxy, is_open: true, lease });
-        self.backends[backend].inbound += 1;
-        self.inbound.push_back((at + self.rtt / 2, number, backend));
-    }
-
-    fn note_second(&mut self, at: u64, backend: usize) {
-        let second = (at / SECOND) as usize;
-        while self.routed_by_second.len() <= second {
-            self.routed_by_second.push(vec![0; self.backends.len()]);
-        }
-        self.routed_by_second[second][backend] += 1;
-    }
-
-    fn arrive_at_backend(&mut self) {
-        let Some((_, number, backend)) = self.inbound.pop_front() else {
-            return;
-        };
-        let to = &mut self.backends[backend];
-        to.inbound -= 1;
-        // Given up on the way: nobody sends it any more.
-        let Some(request) = number.checked_sub(self.oldest) else {
-            return;
-        };
-        let draw = self.requests[request as usize].draw;
-        match to.receive(self.now, number, draw) {
-            Reception::Accepted => self.ends.set(backend, to.station.ends_at()),
-            Reception::Answered(answer) => self.leave(number, answer),
-            Reception::AnsweredAfter(span) => {
-                let leaves = Later::Leaves { request: number, answer: Answer::Error(500) };
-                self.later.push(self.now + span, leaves);
-            }
-            Reception::Swallowed => {}
-        }
-    }
-
-    /// A backend ends the service of a request.
-    fn end(&mut self, backend: usize) {
-        let from = &mut self.backends[backend];
-        let ended = from.station.end(self.now);
-        self.ends.set(backend, from.station.ends_at());
-        let Some(number) = ended else {
-            debug_assert!(false, "a backend whose end is due serves somebody");
-            return;
-        };
-        // One whose proxy has given it up was served in vain.
-        let Some(request) = number.checked_sub(self.oldest) else {
-            return;
-        };
-        let draw = self.requests[request as usize].draw;
-        match from.answer(draw) {
-            Some((answer, 0)) => self.leave(number, answer),
-            Some((answer, late)) => {
-                self.later.push(self.now + late, Later::Leaves { request: number, answer });
-            }
-            None => {}
-        }
-    }
-
-    /// An answer leaves its backend.
-    fn leave(&mut self, request: u64, answer: Answer) {
-        self.outbound.push_back((self.now + self.rtt - self.rtt / 2, request, answer));
-    }
-
-    /// A request ends at its proxy: by an answer, or given up.
-    fn finish(&mut self, number: u64, answer: Option<Answer>) {
-        let Some(request) = number.checked_sub(self.oldest) else {
-            return;
-        };
-        let request = &mut self.requests[request as usize];
-        if !request.is_open {
-            return;
-        }
-        request.is_open = false;
-        let (at, proxy, lease) = (request.at, request.proxy, request.lease.take());
-        let latency = self.now - at;
-        self.trace_hash.add(number);
-        self.trace_hash.add(self.now);
-        if at >= self.warm_at {
-            match answer {
-                Some(Answer::Good) => self.tally.answered(latency),
-                Some(Answer::Error(_) | Answer::Refused) | None => self.tally.failed(),
-            }
-        }
-        if let Some(lease) = lease {
-            let latency = Duration::from_nanos(latency);
-            let outcome = match answer {
-                Some(Answer::Good) => Outcome::Answered { status: 200, latency },
-                Some(Answer::Error(status)) => Outcome::Answered { status, latency },
-                Some(Answer::Refused) => Outcome::Failed(RequestFailure::Refused),
-                None => Outcome::Failed(RequestFailure::TimedOut),
-            };
-            self.proxies[proxy].finish(self.now, lease, outcome);
-            self.attend(proxy);
-        }
-        while self.requests.front().is_some_and(|request| !request.is_open) {
-            self.requests.pop_front();
-            self.oldest += 1;
-        }
-    }
-
     /// Something from the heap happens.
     fn happen(&mut self) {
         match self.later.pop() {
-            Some(Later::Leaves { request, answer }) => self.leave(request, answer),
+            Some(Later::Arrives { request, backend }) => self.arrive_at_backend(request, backend),
+            Some(Later::Leaves { request, backend, answer }) => {
+                self.leave(request, backend, answer);
+            }
+            Some(Later::Reaches { request, answer }) => {
+                self.finish(request, End::Answered(answer));
+            }
+            Some(Later::TimesOut { request }) => self.finish(request, End::TimedOut),
+            Some(Later::GivesUp { request }) => self.finish(request, End::GivenUp),
+            Some(Later::Silent { request }) => self.fall_silent(request),
+            Some(Later::Closes { request }) => {
+                self.finish_stream(request, End::Answered(Answer::Good));
+            }
             Some(Later::ProbeEnds { proxy, probe, result }) => {
                 self.proxies[proxy].finish_probe(self.now, probe, result);
                 self.attend(proxy);
@@ -361,7 +338,11 @@ impl World {
     fn set_fault(&mut self, backend: usize, index: usize, is_active: bool) {
         let at = &mut self.backends[backend];
         at.set_fault(self.now, index, is_active);
+        let cut = at.crash(self.now, index);
         self.ends.set(backend, at.station.ends_at());
+        if is_active && self.backends[backend].is_crashed() {
+            self.cut(backend, cut);
+        }
     }
 
     /// Does what a proxy's router wants done, and notes its deadline.
@@ -369,7 +350,7 @@ impl World {
         let proxy = &mut self.proxies[number];
         while let Some((probe, backend, kind)) = proxy.poll_probe() {
             // Unanswered ones are given up by the router.
-            if let Some((span, result)) = self.backends[backend].probe(self.now, self.rtt, kind) {
+            if let Some((span, result)) = self.backends[backend].probe(self.now, kind) {
                 let ends = Later::ProbeEnds { proxy: number, probe, result };
                 self.later.push(self.now + span, ends);
             }
@@ -378,7 +359,9 @@ impl World {
     }
 
     /// Where the expected delay is least, of equals any.
-    fn choose_as_oracle(&mut self) -> Option<usize> {
+    fn choose_as_oracle(&mut self, proxy: usize, tried: &[usize]) -> Option<usize> {
+        let is_plain = tried.is_empty() && self.local.is_none() && !self.has_distances;
+        let charge = self.charge as f64;
         let mut best = None;
         let mut least = f64::INFINITY;
         let mut ties = 0;
@@ -386,7 +369,21 @@ impl World {
             if !backend.is_configured {
                 continue;
             }
-            let expected = backend.expected(self.charge as f64);
+            let expected = if is_plain {
+                backend.expected(self.now, charge)
+            } else if tried.contains(&number) {
+                continue;
+            } else {
+                let farther = backend.rtt as f64 - self.rtt as f64;
+                farther
+                    + match &mut self.local {
+                        None => backend.expected(self.now, charge),
+                        Some(local) => {
+                            let ahead = local.ahead(self.now, proxy, number);
+                            backend.expected_behind(self.now, ahead, charge)
+                        }
+                    }
+            };
             if expected < least || best.is_none() {
                 (best, least, ties) = (Some(number), expected, 1);
             } else if expected == least {
@@ -396,10 +393,15 @@ impl World {
                 }
             }
         }
+        if let (Some(local), Some(best)) = (&mut self.local, best) {
+            local.sent(self.now, proxy, best);
+        }
         best
     }
 
-    fn into_run(self) -> Run {
+    fn into_run(mut self, scenario: &Scenario) -> Run {
+        let (recovery, unfairness) = recovery::figures(scenario, &self.routed_by_second);
+        self.tally.compared(recovery, unfairness);
         let switches: u64 = self.proxies.iter().map(|proxy| proxy.switches(self.now)).sum();
         let time = self.ends_at as f64 / 1e9 * self.proxy_count as f64;
         Run {
@@ -436,6 +438,8 @@ impl Hash {
 }
 
 const SECOND: u64 = 1_000_000_000;
+/// A stream that is silent for so long leaves the account of its backend.
+const STREAM_IDLE: u64 = SECOND;
 const BACKENDS: u64 = 1;
 const ARRIVALS: u64 = 2;
 const ROUTERS: u64 = 3;

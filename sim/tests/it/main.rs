@@ -3,3 +3,4 @@ mod backend;
 mod client;
 mod lab;
 mod programs;
+mod wide;

@@ -15,7 +15,8 @@ fn examples_of_the_manual() {
     for example in &examples {
         let scenario = Scenario::from_json(example).unwrap_or_else(|e| panic!("{e}: {example}"));
         assert_eq!(Scenario::from_json(&scenario.to_json()).as_ref(), Ok(&scenario));
-        let moment = Scenario { duration_s: 0.05, ..scenario };
+        let mut moment = Scenario { duration_s: 0.05, ..scenario };
+        moment.load_trace(|_| Ok("0,10\n0.01,20\n".to_owned())).expect("a trace");
         crate::lab::run(&moment, crate::lab::Contender::Oracle, 1).expect("it runs");
     }
     assert_eq!(Scenario::from_json(examples[0]), Ok(Scenario::default()));
@@ -27,7 +28,9 @@ fn examples_of_the_manual() {
 fn manual_knows_every_knob() {
     let manual = include_str!("../../../SCENARIOS.md");
     let words = "speed redraw sinkhole blackHole refusing errors slow constant exponential uniform \
-                 lognormal pareto mixture empirical load perSecond bursts surges lossy waits";
+                 lognormal pareto mixture empirical load perSecond bursts surges lossy waits trace \
+                 recorded classes retries rttMs uploadMs downloadMs patienceMs status tunnel events \
+                 tokens crash cut answers fails abovePerSecond retryAfterS";
     for word in words.split_whitespace() {
         assert!(manual.contains(&format!("\"{word}\"")), "{word}");
     }
@@ -98,6 +101,21 @@ fn faults_are_located() {
             "{\"routing\": {\"switch\": {\"threshold\": -1}}}",
             "1: routing: switch.threshold: must be a number from 0 to 1000000",
         ),
+        (
+            "{\"arrivals\": {\"rate\": \"recorded\"}}",
+            "1: rate: must be a load or requests a second",
+        ),
+        (
+            "{\"arrivals\": {\"trace\": \"a\", \"bursts\": {\"low\": 1, \"high\": 2, \"meanMs\": 1}}}",
+            "1: trace: must be without bursts",
+        ),
+        ("{\"arrivals\": {\n\"rat\": 1}}", "2: arrivals.rat: unknown field"),
+        ("{\"classes\": [\n{\"status\": 99}]}", "2: classes[0].status: must be from 200 to 599"),
+        ("{\"retries\": {\"attempts\": 0}}", "1: retries.attempts: must be from 1 to 16"),
+        (
+            "{\"backends\": [{\"faults\": [{\"what\": {\"fails\": {\n\"class\": \"x\", \"share\": 1}}}]}]}",
+            "2: class: must be the name of a class",
+        ),
         ("{\"routing\": {\"policy\": \"random\"}}", "1: routing: policy: must be left out"),
     ];
     for (text, expected) in cases {
@@ -116,4 +134,23 @@ fn scaled_scenarios_keep_their_shape() {
     assert!((sixth.joins_s - 1.5).abs() < 1e-9);
     assert!((sixth.stays_s.expect("it leaves") - 2.3).abs() < 1e-9);
     assert_eq!(sixth.faults[0].for_s, Some(1.0));
+}
+
+/// A trace keeps its own rate, unless there is one to meet: by its mean work, 10 and 30 ms, and its
+/// three gaps of 2 s. What is wrong with its file is named with its line.
+#[test]
+fn traces_are_loaded() {
+    let csv = "100,10\n102,30\n104,10\n106,30\n";
+    let load = |arrivals: &str| {
+        let text = format!("{{\"arrivals\": {arrivals}, \"backends\": [{{\"workers\": 1}}]}}");
+        let mut scenario = Scenario::from_json(&text).expect(arrivals);
+        scenario.load_trace(|file| Ok(format!("{csv}#{file}"))).map(|()| scenario)
+    };
+    assert_eq!(load("{\"trace\": \"t.csv\"}").map(|s| s.base_rate()), Ok(0.5));
+    let loaded = load("{\"trace\": \"t.csv\", \"rate\": {\"load\": 0.5}}");
+    assert_eq!(loaded.map(|s| s.base_rate()), Ok(25.0));
+    let mut scenario =
+        Scenario::from_json("{\"arrivals\": {\"trace\": \"t.csv\"}}").expect("it is");
+    let error = scenario.load_trace(|_| Ok("1,2\nx,3\n".to_owned())).expect_err("it is not");
+    assert!(error.starts_with("t.csv:2: must be seconds"), "{error}");
 }

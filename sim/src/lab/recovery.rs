@@ -1,0 +1,153 @@
+//! How soon backends that return are used again, and how evenly equal ones are.
+//!
+//! A backend **returns** when its last fault ends, or when it joins. Its fair share is that of its
+//! capacity among the backends configured then. It has recovered at the first second from which on
+//! it gets 0.8 of that share, over as many seconds as bring 20 requests at that share: fewer would
+//! tell more of chance than of the policy.
+//!
+//! The **unfairness** of a group is the spread of its backends' requests, most less least, over
+//! their mean. Only groups without faults count, of several the worst.
+use super::group::{BackendGroup, FaultKind};
+use super::scenario::Scenario;
+
+/// The longest time to a recovery, s, and the worst unfairness; `None` where nothing returns and
+/// where no group has two backends without faults.
+///
+/// A backend that has not recovered counts with the time that was left.
+pub(super) fn figures(
+    scenario: &Scenario,
+    routed_by_second: &[Vec<u32>],
+) -> (Option<f64>, Option<f64>) {
+    let mut first = 0;
+    let mut recovery: Option<f64> = None;
+    let mut unfairness: Option<f64> = None;
+    for group in &scenario.backends {
+        let backends = first..first + group.count as usize;
+        first = backends.end;
+        if let Some(at) = returns_at(group).filter(|at| *at < scenario.duration_s) {
+            for backend in backends.clone() {
+                let took = recovery_of(scenario, group, routed_by_second, backend, at);
+                recovery = Some(recovery.map_or(took, |most| most.max(took)));
+            }
+        }
+        if group.count > 1 && group.faults.is_empty() {
+            let count = |backend| -> f64 {
+                routed_by_second.iter().map(|second: &Vec<u32>| f64::from(second[backend])).sum()
+            };
+            let counts = backends.map(count);
+            let (least, most, sum) = counts
+                .fold((f64::MAX, 0.0_f64, 0.0), |(least, most, sum), n| {
+                    (least.min(n), most.max(n), sum + n)
+                });
+            if sum > 0.0 {
+                let spread = (most - least) * f64::from(group.count) / sum;
+                unfairness = Some(unfairness.map_or(spread, |most| most.max(spread)));
+            }
+        }
+    }
+    (recovery, unfairness)
+}
+
+/// When the backends of a group are as they should be again, s; `None` when they always were, or
+/// never are.
+fn returns_at(group: &BackendGroup) -> Option<f64> {
+    let mut at = (group.joins_s > 0.0).then_some(group.joins_s);
+    for fault in &group.faults {
+        match (&fault.what, fault.for_s) {
+            // Neither takes a backend out.
+            (FaultKind::Slow { .. } | FaultKind::Redraw { .. }, _) => {}
+            (_, Some(span)) => at = Some(at.unwrap_or(0.0).max(fault.from_s + span)),
+            (_, None) => return None,
+        }
+    }
+    let leaves_at = group.stays_s.map_or(f64::INFINITY, |span| group.joins_s + span);
+    at.filter(|at| *at < leaves_at)
+}
+
+/// The time from `at` until this backend has its share again, s.
+fn recovery_of(
+    scenario: &Scenario,
+    group: &BackendGroup,
+    routed_by_second: &[Vec<u32>],
+    backend: usize,
+    at: f64,
+) -> f64 {
+    let is_there = |group: &BackendGroup| {
+        let leaves_at = group.stays_s.map_or(f64::INFINITY, |span| group.joins_s + span);
+        (group.joins_s..leaves_at).contains(&at)
+    };
+    let capacity = |group: &BackendGroup| scenario.capacity_of(group);
+    let there = scenario.backends.iter().filter(|group| is_there(group));
+    let all: f64 = there.map(|group| f64::from(group.count) * capacity(group)).sum();
+    let fair = capacity(group) / all;
+    let expected = fair * scenario.base_rate();
+    let width = (REQUESTS / expected).ceil().max(1.0) as usize;
+    let leaves_at = group.stays_s.map_or(f64::INFINITY, |span| group.joins_s + span);
+    let end = (scenario.duration_s.min(leaves_at).floor() as usize).min(routed_by_second.len());
+    let start = at.ceil() as usize;
+    let has_share = |from: &usize| {
+        let seconds = &routed_by_second[*from..from + width];
+        let own: f64 = seconds.iter().map(|second| f64::from(second[backend])).sum();
+        let sum = |second: &Vec<u32>| f64::from(second.iter().sum::<u32>());
+        own > 0.0 && own >= ENOUGH * fair * seconds.iter().map(sum).sum::<f64>()
+    };
+    let last = (end + 1).saturating_sub(width);
+    let back = (start..last).find(has_share).unwrap_or_else(|| end.max(start));
+    (back as f64 - at).max(0.0)
+}
+
+/// Of its fair share a backend has recovered with.
+const ENOUGH: f64 = 0.8;
+/// Requests at the fair share that a look at it takes.
+const REQUESTS: f64 = 20.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::group::Fault;
+    use crate::lab::scenario::{Arrivals, Rate};
+
+    fn three_equal(rate: f64) -> Scenario {
+        let fault = Fault { from_s: 2.0, for_s: Some(2.0), what: FaultKind::Crash };
+        let faulty = BackendGroup { faults: vec![fault], ..BackendGroup::default() };
+        let others = BackendGroup { name: "o".to_owned(), count: 2, ..BackendGroup::default() };
+        Scenario {
+            duration_s: 10.0,
+            arrivals: Arrivals { rate: Rate::PerSecond(rate), ..Arrivals::default() },
+            backends: vec![faulty, others],
+            ..Scenario::default()
+        }
+    }
+
+    /// By hand: a fair share of 100, of which 80 is enough. The fault ends at 4 s, and second 6
+    /// is the first with as many: 2 s. The others had 1100 and 900: 200 over 1000.
+    #[test]
+    fn by_hand() {
+        let scenario = three_equal(300.0);
+        let mut seconds = vec![vec![100, 110, 90]; 10];
+        for (second, own) in [(4, 0), (5, 70), (6, 100)] {
+            seconds[second][0] = own;
+        }
+        let (recovery, unfairness) = figures(&scenario, &seconds);
+        assert_eq!(recovery, Some(2.0));
+        assert!((unfairness.expect("two are equal") - 0.2).abs() < 1e-12);
+        // Never again: what was left of the run.
+        seconds.iter_mut().skip(4).for_each(|second| second[0] = 10);
+        assert_eq!(figures(&scenario, &seconds).0, Some(6.0));
+    }
+
+    /// At 5 requests a second a look takes 4 s, so that chance decides less; without a fault that
+    /// ends there is nothing to recover from.
+    #[test]
+    fn low_rates_take_longer_looks() {
+        let mut scenario = three_equal(15.0);
+        let mut seconds = vec![vec![5, 5, 5]; 10];
+        seconds[4] = vec![0, 8, 7];
+        // Seconds 4 to 7 have 15 of 60 requests, 16 are enough; 5 to 8 have 20.
+        assert_eq!(figures(&scenario, &seconds).0, Some(1.0));
+        scenario.backends[0].faults[0].for_s = None;
+        assert_eq!(figures(&scenario, &seconds).0, None);
+        scenario.backends.truncate(1);
+        assert_eq!(figures(&scenario, &seconds), (None, None));
+    }
+}

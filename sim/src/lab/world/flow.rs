@@ -1,0 +1,324 @@
+//! A request on its way: to a backend, in it, back to its proxy, and once more.
+use std::time::Duration;
+
+use intelliproxy_core::{Lease, Outcome, RequestFailure};
+
+use super::{Request, SECOND, World};
+use crate::lab::arrivals::Arrival;
+use crate::lab::backend::{Answer, Arriving, Reception};
+use crate::lab::class::Stream;
+use crate::lab::later::Later;
+
+/// How a request ends at its proxy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum End {
+    /// By an answer.
+    Answered(Answer),
+    /// The proxy gave the request up.
+    TimedOut,
+    /// The client did.
+    GivenUp,
+}
+
+impl World {
+    /// A request arrives at its proxy.
+    pub(super) fn arrive(&mut self) {
+        let Some(Arrival { at, draw, mut work_ms }) = self.arrival.take() else {
+            return;
+        };
+        self.arrival = self.arrivals.next().filter(|arrival| arrival.at < self.ends_at);
+        self.arrived += 1;
+        self.arrivals_hash.add(at);
+        self.arrivals_hash.add(draw.bits());
+        let proxy = draw.proxy(self.proxy_count);
+        let (mut class, mut upload) = (0, 0);
+        if !self.classes.is_empty() {
+            (class, upload) = self.classify(draw, &mut work_ms);
+        }
+        let Some((backend, lease)) = self.choose(proxy, &[]) else {
+            if at >= self.warm_at {
+                self.tally.failed();
+            }
+            return;
+        };
+        let number = self.oldest + self.requests.len() as u64;
+        let from = at + upload;
+        self.requests.push_back(Request {
+            from,
+            draw,
+            work_ms,
+            // At most 1000 proxies, 10 000 backends and 100 classes.
+            proxy: proxy as u16,
+            backend: backend as u16,
+            class: class as u8,
+            attempt: 0,
+            has_first: false,
+            is_open: true,
+            is_counted: at >= self.warm_at,
+            lease,
+        });
+        if self.times_apart {
+            self.await_client(number, class, from);
+        }
+        self.send(number, backend, upload, at >= self.warm_at);
+    }
+
+    /// Where a request goes that these backends had.
+    #[inline]
+    fn choose(&mut self, proxy: usize, tried: &[usize]) -> Option<(usize, Option<Lease>)> {
+        if self.proxies.is_empty() {
+            return self.choose_as_oracle(proxy, tried).map(|backend| (backend, None));
+        }
+        let route = self.proxies[proxy].route(self.now, tried);
+        self.attend(proxy);
+        route
+    }
+
+    /// A request leaves its proxy; what its client still has to send holds it up.
+    #[inline]
+    fn send(&mut self, number: u64, backend: usize, upload: u64, is_counted: bool) {
+        self.trace_hash.add(backend as u64);
+        if is_counted {
+            self.tally.routed(backend);
+        }
+        self.note_second(backend);
+        let to = &mut self.backends[backend];
+        to.inbound += 1;
+        let at = self.now + upload + to.rtt / 2;
+        if upload == 0 && to.rtt == self.rtt {
+            self.inbound.push_back((at, number, backend));
+        } else {
+            self.later.push(at, Later::Arrives { request: number, backend });
+        }
+    }
+
+    #[inline]
+    fn note_second(&mut self, backend: usize) {
+        let second = (self.now / SECOND) as usize;
+        while self.routed_by_second.len() <= second {
+            self.routed_by_second.push(vec![0; self.backends.len()]);
+        }
+        self.routed_by_second[second][backend] += 1;
+    }
+
+    /// A request arrives at its backend.
+    pub(super) fn arrive_at_backend(&mut self, number: u64, backend: usize) {
+        let to = &mut self.backends[backend];
+        to.inbound -= 1;
+        // Given up on the way: nobody sends it any more.
+        let Some(index) = number.checked_sub(self.oldest) else {
+            return;
+        };
+        let request = &self.requests[index as usize];
+        let mut arriving = Arriving {
+            request: number,
+            draw: request.draw,
+            luck: request.draw.attempt(request.attempt),
+            work_ms: request.work_ms,
+            first_share: 1.0,
+        };
+        let mut is_stream = false;
+        if let Some(class) = self.classes.get(usize::from(request.class))
+            && let Some(Stream::Tokens { first_share }) = class.stream
+        {
+            (arriving.first_share, is_stream) = (first_share, true);
+        }
+        match to.receive(self.now, arriving) {
+            Reception::Accepted => {
+                self.ends.set(backend, to.station.ends_at());
+                if is_stream {
+                    self.leave(number, backend, Answer::Head);
+                }
+            }
+            Reception::Answered(answer) => self.leave(number, backend, answer),
+            Reception::AnsweredAfter(answer, span) => {
+                let leaves = Later::Leaves { request: number, backend, answer };
+                self.later.push(self.now + span, leaves);
+            }
+            Reception::Swallowed => {}
+        }
+    }
+
+    /// A backend ends the service of a request.
+    pub(super) fn end(&mut self, backend: usize) {
+        if self.has_streams && self.end_part(backend) {
+            return;
+        }
+        let from = &mut self.backends[backend];
+        let ended = from.station.end(self.now);
+        self.ends.set(backend, from.station.ends_at());
+        let Some(number) = ended else {
+            debug_assert!(false, "a backend whose end is due serves somebody");
+            return;
+        };
+        // One whose proxy has given it up was served in vain.
+        let Some(index) = number.checked_sub(self.oldest) else {
+            self.end_of_stream(backend, number);
+            return;
+        };
+        let request = &self.requests[index as usize];
+        let luck = request.draw.attempt(request.attempt);
+        match from.answer(luck, usize::from(request.class)) {
+            Some((answer, 0)) => self.leave(number, backend, answer),
+            Some((answer, late)) => {
+                let leaves = Later::Leaves { request: number, backend, answer };
+                self.later.push(self.now + late, leaves);
+            }
+            None if self.has_streams => self.mute(number),
+            None => {}
+        }
+    }
+
+    /// An answer leaves its backend.
+    #[inline]
+    pub(super) fn leave(&mut self, request: u64, backend: usize, answer: Answer) {
+        let rtt = self.backends[backend].rtt;
+        let at = self.now + rtt - rtt / 2;
+        if rtt == self.rtt {
+            self.outbound.push_back((at, request, answer));
+        } else {
+            self.later.push(at, Later::Reaches { request, answer });
+        }
+    }
+
+    /// A request ends at its proxy.
+    pub(super) fn finish(&mut self, number: u64, end: End) {
+        let index = number.checked_sub(self.oldest).map(|index| index as usize);
+        let Some(index) = index.filter(|index| self.requests[*index].is_open) else {
+            if !self.streams.is_empty() {
+                self.finish_stream(number, end);
+            }
+            return;
+        };
+        if self.is_wide && self.goes_on(number, index, end) {
+            return;
+        }
+        let request = &mut self.requests[index];
+        request.is_open = false;
+        let waited = self.now.saturating_sub(request.from);
+        self.trace_hash.add(number);
+        self.trace_hash.add(self.now);
+        if request.is_counted {
+            match end {
+                End::Answered(Answer::Good) => self.tally.answered(waited),
+                End::Answered(_) | End::TimedOut => self.tally.failed(),
+                End::GivenUp => self.tally.gave_up(waited),
+            }
+        }
+        self.release(index, end);
+        self.forget_ended();
+    }
+
+    /// Tells the proxy of a request how its backend did.
+    #[inline]
+    pub(super) fn release(&mut self, index: usize, end: End) {
+        let outcome = self.outcome(index, end);
+        let request = &mut self.requests[index];
+        let (proxy, backend) = (usize::from(request.proxy), usize::from(request.backend));
+        let lease = request.lease.take();
+        self.give_back(proxy, backend, lease, outcome);
+    }
+
+    /// Gives a lease back.
+    #[inline]
+    pub(super) fn give_back(
+        &mut self,
+        proxy: usize,
+        backend: usize,
+        lease: Option<Lease>,
+        outcome: Outcome,
+    ) {
+        if let Some(local) = &mut self.local {
+            local.ended(self.now, proxy, backend);
+        }
+        if let Some(at) = self.proxies.get_mut(proxy) {
+            at.finish(self.now, backend, lease, outcome);
+            self.attend(proxy);
+        }
+    }
+
+    /// When the present attempt of a request was whole.
+    #[inline]
+    pub(super) fn sent_at(&self, index: usize) -> u64 {
+        let request = &self.requests[index];
+        if request.attempt == 0 {
+            return request.from;
+        }
+        self.tried.get(&(self.oldest + index as u64)).map_or(request.from, |tried| tried.sent_at)
+    }
+
+    #[inline]
+    fn outcome(&self, index: usize, end: End) -> Outcome {
+        let request = &self.requests[index];
+        let latency = Duration::from_nanos(self.now.saturating_sub(self.sent_at(index)));
+        match end {
+            End::Answered(Answer::Good) => {
+                let status =
+                    self.classes.get(usize::from(request.class)).map_or(200, |class| class.status);
+                Outcome::Answered { status, latency }
+            }
+            End::Answered(Answer::Status { status, .. }) => Outcome::Answered { status, latency },
+            End::Answered(Answer::Refused) => Outcome::Failed(RequestFailure::Refused),
+            End::Answered(_) => Outcome::Failed(RequestFailure::Cut),
+            End::TimedOut => Outcome::Failed(RequestFailure::TimedOut),
+            End::GivenUp => Outcome::Abandoned,
+        }
+    }
+
+    /// Sends a request that its backend did not serve to another one, as the real proxy would;
+    /// whether there is one.
+    #[cold]
+    pub(super) fn retry(&mut self, number: u64, index: usize, answer: Answer) -> bool {
+        let Some(retries) = self.retries else {
+            return false;
+        };
+        let request = &self.requests[index];
+        let is_idempotent =
+            self.classes.get(usize::from(request.class)).is_none_or(|c| c.idempotent);
+        let is_allowed = match answer {
+            Answer::Refused => true,
+            Answer::Cut => is_idempotent,
+            Answer::Status { status: 429 | 503, .. } => retries.refused && is_idempotent,
+            Answer::Good | Answer::Status { .. } | Answer::Head | Answer::First => false,
+        };
+        if !is_allowed || request.attempt + 1 >= retries.attempts {
+            return false;
+        }
+        let (proxy, backend) = (usize::from(request.proxy), usize::from(request.backend));
+        self.release(index, End::Answered(answer));
+        let mut tried = self.tried.remove(&number).unwrap_or_default();
+        tried.backends.push(backend);
+        let Some((backend, lease)) = self.choose(proxy, &tried.backends) else {
+            // Nowhere else: the answer that is there is passed on, its lease is back already.
+            let request = &mut self.requests[index];
+            request.is_open = false;
+            let is_counted = request.is_counted;
+            self.trace_hash.add(number);
+            self.trace_hash.add(self.now);
+            if is_counted {
+                self.tally.failed();
+            }
+            self.forget_ended();
+            return true;
+        };
+        tried.sent_at = self.now;
+        self.tried.insert(number, tried);
+        let request = &mut self.requests[index];
+        request.attempt += 1;
+        (request.backend, request.lease) = (backend as u16, lease);
+        let is_counted = request.is_counted;
+        self.send(number, backend, 0, is_counted);
+        true
+    }
+
+    /// Drops the requests at the front that have ended.
+    pub(super) fn forget_ended(&mut self) {
+        while self.requests.front().is_some_and(|request| !request.is_open) {
+            if !self.tried.is_empty() {
+                self.tried.remove(&self.oldest);
+            }
+            self.requests.pop_front();
+            self.oldest += 1;
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Requests out of the ordinary: slow clients, those that leave, and responses that go on after
+//! their heads.
+use std::time::Duration;
+
+use intelliproxy_core::{Lease, Outcome, RequestFailure};
+
+use super::World;
+use super::flow::End;
+use crate::lab::backend::{Answer, MS};
+use crate::lab::class::{RequestClass, Stream};
+use crate::lab::draw::Draw;
+use crate::lab::later::Later;
+use crate::lab::service::Service;
+
+/// A response that goes on.
+#[derive(Debug)]
+pub(super) struct Open {
+    proxy: usize,
+    backend: usize,
+    lease: Option<Lease>,
+    status: u16,
+    /// To the response's head.
+    latency: Duration,
+    luck: Draw,
+    class: usize,
+    /// For one that is counted when it has ended: its latency, ns.
+    unsettled: Option<u64>,
+}
+
+impl World {
+    /// The class of a request and how long its client takes to send it; sets its work where the
+    /// class says it.
+    #[cold]
+    pub(super) fn classify(&self, draw: Draw, work_ms: &mut f64) -> (usize, u64) {
+        let shares: f64 = self.classes.iter().map(|class| class.share).sum();
+        let mut left = draw.class() * shares;
+        let mut number = 0;
+        while number + 1 < self.classes.len() && left >= self.classes[number].share {
+            left -= self.classes[number].share;
+            number += 1;
+        }
+        let class = &self.classes[number];
+        if let Some(service) = &class.service {
+            *work_ms = service.quantile_ms(draw.service());
+        }
+        (number, span(class.upload_ms.as_ref(), draw.upload()).unwrap_or(0))
+    }
+
+    /// Sets the times at which a request is given up, for scenarios in which requests differ in
+    /// them.
+    #[cold]
+    pub(super) fn await_client(&mut self, number: u64, class: usize, from: u64) {
+        self.later.push(from + self.timeout, Later::TimesOut { request: number });
+        let draw = self.requests[(number - self.oldest) as usize].draw;
+        let patience = self.classes.get(class).and_then(|class| class.patience_ms.as_ref());
+        if let Some(patience) = span(patience, draw.patience()) {
+            self.later.push(from + patience, Later::GivesUp { request: number });
+        }
+    }
+
+    /// What is due at a proxy that does not end the request there; false when it ends.
+    #[cold]
+    pub(super) fn goes_on(&mut self, number: u64, index: usize, end: End) -> bool {
+        let End::Answered(answer) = end else {
+            self.heads.remove(&number);
+            return false;
+        };
+        let request = &self.requests[index];
+        match answer {
+            Answer::Head => {
+                self.heads.insert(number, self.now - self.sent_at(index));
+                true
+            }
+            Answer::First => {
+                let latency = self.heads.remove(&number).unwrap_or(0);
+                let waited = self.now - request.from;
+                self.open(number, index, latency, Some(waited));
+                true
+            }
+            Answer::Good => {
+                let class = self.classes.get(usize::from(request.class));
+                class.is_some_and(goes_on_after_head) && self.open_silent(number, index)
+            }
+            // What has begun cannot be begun again.
+            _ if self.heads.remove(&number).is_some() => false,
+            _ => self.retry(number, index, answer),
+        }
+    }
+
+    /// A response stays open, without work of its backend.
+    fn open_silent(&mut self, number: u64, index: usize) -> bool {
+        let request = &self.requests[index];
+        let class = &self.classes[usize::from(request.class)];
+        let luck = request.draw.attempt(request.attempt);
+        let (spans, silent_after) = match &class.stream {
+            Some(Stream::Tunnel { for_ms }) => (span(Some(for_ms), luck.stream()), Some(0)),
+            Some(Stream::Events { for_ms }) => {
+                (span(Some(for_ms), luck.stream()), Some(self.idle_span))
+            }
+            Some(Stream::Tokens { .. }) | None => {
+                (span(class.download_ms.as_ref(), luck.download()), None)
+            }
+        };
+        let (latency, waited) =
+            (self.now - self.sent_at(index), self.now.saturating_sub(request.from));
+        if request.is_counted {
+            self.tally.answered(waited);
+        }
+        self.open(number, index, latency, None);
+        let ends_after = spans.unwrap_or(0);
+        match silent_after {
+            Some(0) => self.fall_silent(number),
+            Some(span) if span < ends_after => {
+                self.later.push(self.now + span, Later::Silent { request: number });
+            }
+            _ => {}
+        }
+        self.later.push(self.now + ends_after, Later::Closes { request: number });
+        true
+    }
+
+    /// Moves a request to the open streams.
+    fn open(&mut self, number: u64, index: usize, latency: u64, unsettled: Option<u64>) {
+        let request = &mut self.requests[index];
+        request.is_open = false;
+        let class = &self.classes[usize::from(request.class)];
+        let status = match class.stream {
+            Some(Stream::Tunnel { .. }) => 101,
+            _ => class.status,
+        };
+        let open = Open {
+            proxy: usize::from(request.proxy),
+            backend: usize::from(request.backend),
+            lease: request.lease.take(),
+            status,
+            latency: Duration::from_nanos(latency),
+            luck: request.draw.attempt(request.attempt),
+            class: usize::from(request.class),
+            unsettled: unsettled.filter(|_| request.is_counted),
+        };
+        self.working += usize::from(unsettled.is_some());
+        self.streams.insert(number, open);
+        self.trace_hash.add(number);
+        self.trace_hash.add(self.now);
+        self.forget_ended();
+    }
+
+    /// A stream is none of its backend's work any more.
+    pub(super) fn fall_silent(&mut self, number: u64) {
+        if let Some(open) = self.streams.get(&number)
+            && let Some(proxy) = self.proxies.get_mut(open.proxy)
+        {
+            proxy.open_stream(self.now, open.lease.as_ref(), open.status, open.latency);
+            let proxy = open.proxy;
+            self.attend(proxy);
+        }
+    }
+
+    /// A stream ends at its proxy.
+    #[cold]
+    pub(super) fn finish_stream(&mut self, number: u64, end: End) {
+        // Its client has what it waited for.
+        if end == End::GivenUp {
+            return;
+        }
+        // The timeout of a request whose response has begun since.
+        if end == End::TimedOut && !self.muted.contains(&number) {
+            return;
+        }
+        let Some(open) = self.streams.remove(&number) else {
+            return;
+        };
+        self.muted.remove(&number);
+        let is_tokens = self.is_tokens(open.class);
+        self.working -= usize::from(is_tokens);
+        let is_good = end == End::Answered(Answer::Good);
+        if let Some(latency) = open.unsettled {
+            if is_good { self.tally.answered(latency) } else { self.tally.failed() }
+        }
+        let outcome = if is_good {
+            Outcome::Answered { status: open.status, latency: open.latency }
+        } else {
+            Outcome::Failed(RequestFailure::Truncated)
+        };
+        self.trace_hash.add(number);
+        self.trace_hash.add(self.now);
+        self.give_back(open.proxy, open.backend, open.lease, outcome);
+    }
+
+    /// The part of a request before its first token ends: the rest begins. False when what ends
+    /// is whole.
+    pub(super) fn end_part(&mut self, backend: usize) -> bool {
+        let from = &mut self.backends[backend];
+        let Some(number) = from.station.ending() else {
+            return false;
+        };
+        let index = number.checked_sub(self.oldest);
+        let Some(request) = index.and_then(|index| self.requests.get_mut(index as usize)) else {
+            return false;
+        };
+        let class = self.classes.get(usize::from(request.class));
+        let Some(Stream::Tokens { first_share }) = class.and_then(|class| class.stream.as_ref())
+        else {
+            return false;
+        };
+        // One given up before its first token is not gone on with.
+        if !request.is_open || request.has_first {
+            return false;
+        }
+        request.has_first = true;
+        let rest = from.work(request.draw, request.work_ms) * (1.0 - first_share);
+        from.station.resume(self.now, rest);
+        self.ends.set(backend, from.station.ends_at());
+        if from.is_heard() {
+            self.leave(number, backend, Answer::First);
+        }
+        true
+    }
+
+    /// A backend ends the work of an open stream.
+    #[cold]
+    pub(super) fn end_of_stream(&mut self, backend: usize, number: u64) {
+        let Some(open) = self.streams.get(&number) else {
+            return;
+        };
+        match self.backends[backend].answer(open.luck, open.class) {
+            Some((answer, late)) => {
+                let leaves = Later::Leaves { request: number, backend, answer };
+                self.later.push(self.now + late, leaves);
+            }
+            None => self.mute(number),
+        }
+    }
+
+    /// The rest of a response does not get out of its backend: its proxy gives it up.
+    #[cold]
+    pub(super) fn mute(&mut self, number: u64) {
+        self.muted.insert(number);
+        self.later.push(self.now + self.timeout, Later::TimesOut { request: number });
+    }
+
+    /// The process of a backend has ended, and with it what it held.
+    #[cold]
+    pub(super) fn cut(&mut self, backend: usize, requests: Vec<u64>) {
+        for number in requests {
+            self.leave(number, backend, Answer::Cut);
+        }
+        let held = self.streams.iter().filter(|(_, open)| open.backend == backend);
+        let held: Vec<_> =
+            held.filter(|(_, open)| !self.is_tokens(open.class)).map(|(n, _)| *n).collect();
+        for number in held {
+            self.leave(number, backend, Answer::Cut);
+        }
+    }
+
+    fn is_tokens(&self, class: usize) -> bool {
+        let class = self.classes.get(class);
+        class.is_some_and(|class| matches!(class.stream, Some(Stream::Tokens { .. })))
+    }
+}
+
+/// Whether a response goes on after its work.
+const fn goes_on_after_head(class: &RequestClass) -> bool {
+    match class.stream {
+        Some(Stream::Tunnel { .. } | Stream::Events { .. }) => true,
+        Some(Stream::Tokens { .. }) => false,
+        None => class.download_ms.is_some(),
+    }
+}
+
+/// A draw of a time, ns.
+fn span(service: Option<&Service>, draw: f64) -> Option<u64> {
+    service.map(|service| (service.quantile_ms(draw) * MS) as u64)
+}
