@@ -19,6 +19,8 @@ pub(super) struct LaterEvents {
 pub(super) enum Later {
     /// A request that takes a time of its own arrives at its backend.
     Arrives { request: u64, backend: usize },
+    /// The last byte of a request has come from its client.
+    Whole { request: u64 },
     /// An answer leaves its backend.
     Leaves { request: u64, backend: usize, answer: Answer },
     /// An answer that takes a time of its own arrives at its proxy.

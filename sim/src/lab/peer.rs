@@ -90,7 +90,9 @@ enum Verdict {
 
 const fn verdict(outcome: &Outcome) -> Verdict {
     match outcome {
-        Outcome::Answered { status, .. } if *status >= 500 => Verdict::Status,
+        Outcome::Answered { status, .. } | Outcome::Refused { status, .. } if *status >= 500 => {
+            Verdict::Status
+        }
         Outcome::Failed(_) => Verdict::Failed,
         Outcome::Abandoned => Verdict::Nothing,
         _ => Verdict::Good,

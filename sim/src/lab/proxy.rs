@@ -59,7 +59,22 @@ impl Proxy {
         }
     }
 
-    /// The response to a request has begun and tells nothing more of its backend.
+    /// A request waits for its client, or for its backend again.
+    pub(super) fn pause(&mut self, now: u64, lease: Option<&Lease>, is_paused: bool) {
+        if let (Self::Routed(proxy), Some(lease)) = (self, lease) {
+            let (lease, backend) = (lease.id(), lease.backend());
+            proxy.note(
+                now,
+                if is_paused {
+                    Event::LeasePaused { lease, backend }
+                } else {
+                    Event::LeaseResumed { lease, backend }
+                },
+            );
+        }
+    }
+
+    /// A request stops being work of its backend before it ends.
     pub(super) fn open_stream(
         &mut self,
         now: u64,
@@ -68,7 +83,8 @@ impl Proxy {
         latency: Duration,
     ) {
         if let (Self::Routed(proxy), Some(lease)) = (self, lease) {
-            proxy.open_stream(now, lease, status, latency);
+            let (lease, backend) = (lease.id(), lease.backend());
+            proxy.note(now, Event::StreamOpened { lease, backend, status, latency });
         }
     }
 
@@ -162,9 +178,7 @@ impl Routed {
         Some((self.backends[lease.backend().index()], lease))
     }
 
-    fn open_stream(&mut self, now: u64, lease: &Lease, status: u16, latency: Duration) {
-        let event =
-            Event::StreamOpened { lease: lease.id(), backend: lease.backend(), status, latency };
+    fn note(&mut self, now: u64, event: Event) {
         self.router.handle_event(Instant::from_nanos(now), event);
     }
 

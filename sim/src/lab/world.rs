@@ -298,6 +298,7 @@ impl World {
             Some(Later::Leaves { request, backend, answer }) => {
                 self.leave(request, backend, answer);
             }
+            Some(Later::Whole { request }) => self.resume(request),
             Some(Later::Reaches { request, answer }) => {
                 self.finish(request, End::Answered(answer));
             }

@@ -58,7 +58,7 @@ impl World {
             lease,
         });
         if self.times_apart {
-            self.await_client(number, class, from);
+            self.await_client(number, class, upload);
         }
         self.send(number, backend, upload, at >= self.warm_at);
     }
@@ -256,6 +256,10 @@ impl World {
                 let status =
                     self.classes.get(usize::from(request.class)).map_or(200, |class| class.status);
                 Outcome::Answered { status, latency }
+            }
+            End::Answered(Answer::Status { status: status @ (429 | 503), retry_after_ms }) => {
+                let hold = retry_after_ms.map(|ms| Duration::from_millis(ms.into()));
+                Outcome::Refused { status, hold }
             }
             End::Answered(Answer::Status { status, .. }) => Outcome::Answered { status, latency },
             End::Answered(Answer::Refused) => Outcome::Failed(RequestFailure::Refused),

@@ -46,15 +46,37 @@ impl World {
         (number, span(class.upload_ms.as_ref(), draw.upload()).unwrap_or(0))
     }
 
-    /// Sets the times at which a request is given up, for scenarios in which requests differ in
-    /// them.
+    /// Notes what the client of a new request does, for scenarios in which clients differ: when its
+    /// upload ends, and when the request is given up by the proxy or by the client.
     #[cold]
-    pub(super) fn await_client(&mut self, number: u64, class: usize, from: u64) {
+    pub(super) fn await_client(&mut self, number: u64, class: usize, upload: u64) {
+        let from = self.now + upload;
         self.later.push(from + self.timeout, Later::TimesOut { request: number });
-        let draw = self.requests[(number - self.oldest) as usize].draw;
+        let request = &self.requests[(number - self.oldest) as usize];
+        if upload > 0 {
+            if let Some(proxy) = self.proxies.get_mut(usize::from(request.proxy)) {
+                proxy.pause(self.now, request.lease.as_ref(), true);
+            }
+            self.later.push(from, Later::Whole { request: number });
+        }
+        let draw = request.draw;
         let patience = self.classes.get(class).and_then(|class| class.patience_ms.as_ref());
         if let Some(patience) = span(patience, draw.patience()) {
             self.later.push(from + patience, Later::GivesUp { request: number });
+        }
+    }
+
+    /// A request is whole: from now on it waits for its backend.
+    #[cold]
+    pub(super) fn resume(&mut self, number: u64) {
+        let index = number.checked_sub(self.oldest);
+        let Some(request) = index.and_then(|index| self.requests.get(index as usize)) else {
+            return;
+        };
+        let proxy = usize::from(request.proxy);
+        if let Some(at) = self.proxies.get_mut(proxy) {
+            at.pause(self.now, request.lease.as_ref(), false);
+            self.attend(proxy);
         }
     }
 
@@ -69,6 +91,8 @@ impl World {
         match answer {
             Answer::Head => {
                 self.heads.insert(number, self.now - self.sent_at(index));
+                let silent = Later::Silent { request: number };
+                self.later.push(self.now + self.idle_span, silent);
                 true
             }
             Answer::First => {
@@ -109,6 +133,7 @@ impl World {
         self.open(number, index, latency, None);
         let ends_after = spans.unwrap_or(0);
         match silent_after {
+            None => self.pause(number),
             Some(0) => self.fall_silent(number),
             Some(span) if span < ends_after => {
                 self.later.push(self.now + span, Later::Silent { request: number });
@@ -145,13 +170,38 @@ impl World {
         self.forget_ended();
     }
 
-    /// A stream is none of its backend's work any more.
-    pub(super) fn fall_silent(&mut self, number: u64) {
+    /// A response waits for its client.
+    fn pause(&mut self, number: u64) {
         if let Some(open) = self.streams.get(&number)
             && let Some(proxy) = self.proxies.get_mut(open.proxy)
         {
-            proxy.open_stream(self.now, open.lease.as_ref(), open.status, open.latency);
+            proxy.pause(self.now, open.lease.as_ref(), true);
             let proxy = open.proxy;
+            self.attend(proxy);
+        }
+    }
+
+    /// A response has been silent for long and is none of its backend's work any more. One whose
+    /// first token has come since is not silent.
+    pub(super) fn fall_silent(&mut self, number: u64) {
+        let index = number.checked_sub(self.oldest).map(|index| index as usize);
+        let request = index.and_then(|index| self.requests.get(index));
+        let (proxy, lease, status, latency) = match (self.streams.get(&number), request) {
+            (Some(open), _) if !self.is_tokens(open.class) => {
+                (open.proxy, open.lease.as_ref(), open.status, open.latency)
+            }
+            (None, Some(request)) => {
+                let Some(latency) = self.heads.get(&number) else {
+                    return;
+                };
+                let status = self.classes[usize::from(request.class)].status;
+                let latency = Duration::from_nanos(*latency);
+                (usize::from(request.proxy), request.lease.as_ref(), status, latency)
+            }
+            _ => return,
+        };
+        if let Some(at) = self.proxies.get_mut(proxy) {
+            at.open_stream(self.now, lease, status, latency);
             self.attend(proxy);
         }
     }
