@@ -78,13 +78,12 @@ fn overflow_is_rejected() {
     config.limits.clients = 1;
     config.overflow = Overflow::Reject;
     let address = serve(config)[0];
-    let mut first = BufReader::new(connect(address));
-    ask(&mut first);
+    let mut first = begin(address, &backend);
     let mut second = connect(address);
     let mut text = String::new();
     second.read_to_string(&mut text).expect("an answer and an end");
     assert!(text.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{text}");
-    ask(&mut first);
+    finish(&mut first);
     drop(second);
     drop(first);
     wait_until("there is room again", || {
@@ -102,14 +101,41 @@ fn overflow_waits() {
     let mut config = config(&[&backend.url]);
     config.limits.clients = 1;
     let address = serve(config)[0];
-    let mut first = BufReader::new(connect(address));
-    ask(&mut first);
+    let mut first = begin(address, &backend);
     let mut second = BufReader::new(connect(address));
     second.get_mut().write_all(b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-    ask(&mut first);
+    finish(&mut first);
     assert_eq!(backend.connections(), 1, "the second one's request was not looked at");
     drop(first);
     assert!(String::from_utf8_lossy(&read_answer(&mut second).1).starts_with("GET /2 "));
+}
+
+/// A client that is idle after its request gives way to one that comes to a full house.
+#[test]
+fn an_idle_client_gives_way() {
+    let backend = Script::start(echo);
+    let mut config = config(&[&backend.url]);
+    config.limits.clients = 1;
+    let address = serve(config)[0];
+    let mut first = BufReader::new(connect(address));
+    ask(&mut first);
+    let mut second = BufReader::new(connect(address));
+    ask(&mut second);
+    assert!(read_head(&mut first).is_none(), "the first one's connection has ended");
+}
+
+/// A client whose request has begun: it is in service until [`finish`].
+fn begin(address: SocketAddr, backend: &Script) -> BufReader<std::net::TcpStream> {
+    let mut stream = BufReader::new(connect(address));
+    let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab";
+    stream.get_mut().write_all(head).expect("sent");
+    wait_until("the request is under way", || backend.connections() == 1);
+    stream
+}
+
+fn finish(stream: &mut BufReader<std::net::TcpStream>) {
+    stream.get_mut().write_all(b"cd").expect("sent");
+    assert_eq!(read_answer(stream).0[0], "HTTP/1.1 200 OK");
 }
 
 fn ask(stream: &mut BufReader<std::net::TcpStream>) {

@@ -121,6 +121,8 @@ pub struct Client {
     pub paths: Option<(Path, Path)>,
     /// Until when its script waits.
     pub rests_until: Option<Instant>,
+    /// Whether the proxy closed it for another client, while idle.
+    pub gave_way: bool,
     /// Requests without an answer yet.
     pub outstanding: VecDeque<(Asked, Option<u64>)>,
     /// Bytes that came in all.
@@ -147,6 +149,7 @@ impl Client {
             reads_at: None,
             paths: None,
             rests_until: None,
+            gave_way: false,
             outstanding: VecDeque::new(),
             received: 0,
             reader: Reader::new(Way::ToClient),

@@ -133,6 +133,16 @@ impl Driver {
         self.carry_out(net);
     }
 
+    /// Makes room for one more client; returns whether there is some, and the connections of those
+    /// who gave way for it.
+    pub fn make_room(&mut self, net: &mut Net) -> (bool, Vec<usize>) {
+        let before: Vec<usize> = self.socks.iter().flatten().map(|sock| sock.link).collect();
+        let has_room = self.proxy.make_room(net.now);
+        self.carry_out(net);
+        let is_gone = |link: &usize| !self.socks.iter().flatten().any(|sock| sock.link == *link);
+        (has_room, before.into_iter().filter(is_gone).collect())
+    }
+
     /// No exchange is to begin any more.
     pub fn handle_stop(&mut self, net: &mut Net) {
         net.trace.note(net.now, format_args!("stop"));

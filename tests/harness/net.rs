@@ -100,6 +100,8 @@ pub struct Link {
     pub inward: Pipe,
     /// Away from the proxy.
     pub outward: Pipe,
+    /// When the proxy wrote to it last, or it was opened.
+    pub last_write: Instant,
     /// Whether the proxy closed it.
     pub is_closed_by_proxy: bool,
     /// Whether the proxy closed it by a reset.
@@ -244,6 +246,7 @@ impl Net {
             address: None,
             inward: Pipe::new(inward),
             outward: Pipe::new(outward),
+            last_write: self.now,
             is_closed_by_proxy: false,
             is_reset_by_proxy: false,
             is_closed_by_peer: false,
@@ -346,7 +349,10 @@ impl Net {
         }
         match self.put(link, Toward::Peer, bytes) {
             0 => Moved::Blocked,
-            count => Moved::Bytes(count),
+            count => {
+                self.links[link].last_write = self.now;
+                Moved::Bytes(count)
+            }
         }
     }
 

@@ -1,4 +1,6 @@
 //! What must hold in every world, each rule a small function of its own.
+use std::time::Duration;
+
 use intelliproxy::proxy::Proxy;
 use intelliproxy_core::Instant;
 
@@ -15,6 +17,14 @@ pub fn time_advances(now: Instant, next: Option<Instant>) -> Verdict {
     match next {
         Some(next) if next <= now => Err(format!("the next timeout is {next:?} at {now:?}")),
         _ => Ok(()),
+    }
+}
+
+/// Only a client that got nothing for a second gives way for another one.
+pub fn only_idle_clients_give_way(waited: Duration) -> Verdict {
+    match waited < Duration::from_secs(1) {
+        true => Err(format!("a client gave way {waited:?} after it got something")),
+        false => Ok(()),
     }
 }
 
@@ -205,7 +215,11 @@ pub fn fair_weather_serves_all(client: &Client) -> Verdict {
 }
 
 /// Requests stay unanswered only behind an answer that says that it is the last.
+/// A client that was closed for another one may have sent a request meanwhile.
 pub fn unanswered_is_announced(client: &Client) -> Verdict {
+    if client.gave_way {
+        return Ok(());
+    }
     if client.outstanding.is_empty() || client.end != Some(End::Clean) {
         return if client.outstanding.is_empty() {
             Ok(())

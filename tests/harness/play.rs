@@ -17,9 +17,10 @@ impl World {
     /// Goes on to the next thing that happens; false when nothing ever does.
     pub(crate) fn turn(&mut self) -> bool {
         let accepts = !self.backlog.is_empty() && self.proxy().accepts();
+        let makes_room = (!self.backlog.is_empty()).then(|| self.proxy().makes_room_from());
         let is_now = accepts || self.driver.as_ref().is_some_and(|driver| driver.has_unread());
         let timeout = self.proxy().poll_timeout();
-        let next = [is_now.then_some(self.net.now), timeout, self.net.next_at()];
+        let next = [is_now.then_some(self.net.now), timeout, makes_room, self.net.next_at()];
         let Some(next) = next.into_iter().flatten().min() else { return false };
         self.net.now = self.net.now.max(next);
         while let Some(happening) = self.net.due() {
@@ -30,7 +31,8 @@ impl World {
             self.drive(|driver, net| driver.tell_late_news(net));
         }
         self.drive(|driver, net| driver.read_on(net));
-        while self.proxy().accepts()
+        while !self.backlog.is_empty()
+            && self.makes_room()
             && let Some(link) = self.backlog.pop_front()
         {
             let Some(index) = self.owners.get(link).copied().flatten() else { continue };
@@ -47,6 +49,24 @@ impl World {
             self.hold(oracle::nobody_works_for_the_gone(self.proxy(), self.clients_there()));
         }
         true
+    }
+
+    /// Whether the proxy accepts one more client. The one that gave way for it had no exchange.
+    fn makes_room(&mut self) -> bool {
+        if self.proxy().accepts() {
+            return true;
+        }
+        let mut gone = Vec::new();
+        let mut has_room = false;
+        self.drive(|driver, net| (has_room, gone) = driver.make_room(net));
+        for link in gone {
+            let Some(index) = self.owner(link) else { continue };
+            let client = &mut self.clients[index];
+            client.gave_way = true;
+            let waited = self.net.now.since(self.net.links[link].last_write);
+            self.hold(oracle::only_idle_clients_give_way(waited));
+        }
+        has_room
     }
 
     /// Clients whose exchange may go on: all whose end has not reached the proxy, and all that may

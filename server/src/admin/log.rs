@@ -46,6 +46,9 @@ pub(crate) fn log_notice<'a>(
         Notice::ClientRefused { peer } => {
             warn!("client {peer}: 503: limits.clients are connected");
         }
+        Notice::ClientsGaveWay { count } => {
+            warn!("limits.clients are connected: closed {count} idle clients for new ones");
+        }
         Notice::ClientsLimited { limit, clients_max } => warn!(
             "limits.clients is {limit}, open files are enough for {clients_max} clients and their \
              upstreams: no more are admitted"

@@ -9,6 +9,7 @@
 mod conn;
 mod dispatch;
 mod excerpt;
+mod give_way;
 mod invariants;
 mod notice;
 mod places;
@@ -37,6 +38,7 @@ use intelliproxy_core::{
 pub use self::conn::ConnId;
 use self::conn::{Conn, ConnTable, Upstream};
 use self::dispatch::connect_error;
+use self::give_way::GiveWay;
 pub use self::notice::{Notice, RemedyTaken};
 use self::places::Places;
 use self::pool::Pool;
@@ -50,7 +52,7 @@ use self::shared::Shared;
 use self::stats::Stats;
 use self::timers::{Timers, earlier};
 use crate::admin::LogCounts;
-use crate::config::{BackendTarget, Config, Overflow};
+use crate::config::{BackendTarget, Config};
 
 /// Something the proxy wants its driver to do.
 #[derive(Debug, PartialEq)]
@@ -108,6 +110,7 @@ pub struct Proxy {
     dirty: VecDeque<ConnId>,
     clients: usize,
     room: Room,
+    give_way: GiveWay,
     /// Exchanges that have a lease, for the invariant that leases balance.
     leases: usize,
     /// Where bytes of connections go that nobody expects any of.
@@ -141,6 +144,7 @@ impl Proxy {
             shared: Shared::new(config, seed),
             dirty: VecDeque::new(),
             clients: 0,
+            give_way: GiveWay::default(),
             leases: 0,
             sink: [0; 64],
             stop_deadline: None,
@@ -179,12 +183,13 @@ impl Proxy {
 
     /// A client connected. It is served, or told that there is no room.
     pub fn handle_accept(&mut self, now: Instant, peer: SocketAddr) -> ConnId {
-        let is_full = self.clients >= self.room.clients_max;
+        let is_full = self.clients >= self.room.clients_max && !self.make_room(now);
         self.clients += 1;
         let id = self.table.insert(|_| {
             let client = ClientHalf::new(Hop::new(peer, &mut self.shared), now);
             Conn::Client(Box::new(Session::new(client, now)))
         });
+        self.give_way.add(now, id, self.clients, &self.table);
         if is_full || self.shared.is_stopping {
             self.notify(Notice::ClientRefused { peer });
             if let Some(session) = self.table.session_mut(id) {
@@ -458,14 +463,6 @@ impl Proxy {
         let router = if self.shared.is_stopping { None } else { self.router.poll_timeout() };
         let own = earlier(self.stop_deadline, self.stats.poll_timeout());
         earlier(earlier(router, self.timers.next()), own)
-    }
-
-    /// Whether another client may be accepted now. With `overflow: reject` one more always may:
-    /// it is told that there is no room.
-    pub fn accepts(&self) -> bool {
-        !self.shared.is_stopping
-            && (self.shared.config.overflow == Overflow::Reject
-                || self.clients < self.room.clients_max)
     }
 
     /// Whether the proxy is stopping and no client is left.

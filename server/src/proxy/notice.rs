@@ -38,6 +38,11 @@ pub enum Notice {
         /// Who.
         peer: SocketAddr,
     },
+    /// Idle clients were closed for new ones because `limits.clients` are connected.
+    ClientsGaveWay {
+        /// How many, since the last such notice.
+        count: u64,
+    },
     /// Fewer clients are admitted than `limits.clients`: more would leave no descriptors for their
     /// upstreams.
     ClientsLimited {

@@ -2,6 +2,7 @@
 //! that serving them takes.
 use super::conn::Conn;
 use super::{Notice, Proxy};
+use crate::config::Overflow;
 
 /// The bounds on connections.
 #[derive(Debug)]
@@ -38,6 +39,14 @@ impl Proxy {
         if derived < limit {
             self.notify(Notice::ClientsLimited { limit, clients_max: derived });
         }
+    }
+
+    /// Whether another client may be accepted now. With `overflow: reject` one more always may:
+    /// it is told that there is no room.
+    pub fn accepts(&self) -> bool {
+        !self.shared.is_stopping
+            && (self.shared.config.overflow == Overflow::Reject
+                || self.clients < self.room.clients_max)
     }
 
     /// Clients that may be connected at a time.

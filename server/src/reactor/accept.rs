@@ -1,4 +1,5 @@
 //! Clients on their way in, and the end of that.
+use std::hint::cold_path;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -30,9 +31,21 @@ impl Reactor {
                 let Some(listener) = self.listeners.get_mut(index) else {
                     return;
                 };
-                if !listener.is_ready || !self.proxy.accepts() {
+                if !listener.is_ready {
                     break;
                 }
+                if !self.proxy.accepts() {
+                    cold_path();
+                    // Clients give way only for one who is there.
+                    listener.is_ready = is_readable(&listener.socket);
+                    if !listener.is_ready || !self.proxy.make_room(self.now) {
+                        break;
+                    }
+                    self.flush();
+                }
+                let Some(listener) = self.listeners.get_mut(index) else {
+                    return;
+                };
                 // Mostly one comes at a time, and an accept in vain costs several times what asking
                 // does: the system makes a socket first, and drops it again.
                 if count > 0 && !is_readable(&listener.socket) {

@@ -244,8 +244,12 @@ impl Reactor {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
-        if self.listeners.iter().any(|listener| listener.is_ready) && self.proxy.accepts() {
-            next = Some(next.map_or(self.accepts_from, |next| next.min(self.accepts_from)));
+        if self.listeners.iter().any(|listener| listener.is_ready) {
+            let mut at = self.accepts_from;
+            if !self.proxy.accepts() {
+                at = at.max(self.proxy.makes_room_from());
+            }
+            next = Some(next.map_or(at, |next| next.min(at)));
         }
         next.map(|at| at.since(self.now))
     }

@@ -66,7 +66,8 @@ impl Driver {
     }
 
     pub(super) fn accept(&mut self, may_see_stats: bool) {
-        if !self.proxy.accepts() {
+        if !self.proxy.accepts() && !self.proxy.make_room(self.now) {
+            self.carry_out();
             return;
         }
         let first = if may_see_stats { 127 } else { 198 };

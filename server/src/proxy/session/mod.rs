@@ -34,6 +34,7 @@ use self::needs::Needs;
 use self::upstream_half::{Link, UpstreamHalf};
 pub(crate) use self::verdict::Remedy;
 use super::conn::ConnId;
+use super::give_way::Standing;
 use super::shared::Shared;
 use crate::buffer::LARGE;
 use crate::http::{UpstreamError, answer};
@@ -358,6 +359,28 @@ impl Session {
         self.answer(now, bytes, shared);
         self.client.send = Send::Closing { with_reset: false };
         self.settle(now, shared);
+    }
+
+    /// What it is doing, as far as it may give way for another client.
+    #[cold]
+    pub(crate) fn standing(&self, now: Instant) -> Standing {
+        let client = &self.client;
+        if self.exchange.is_some() || !client.output.is_empty() || self.needs.has_close() {
+            return Standing::Busy;
+        }
+        let since = client.last_read.max(client.last_write).min(now);
+        match (&client.receive, client.head_since) {
+            (Receive::Head, Some(since)) => Standing::Silent { since },
+            (Receive::Head, None) if !client.has_been_served => Standing::Silent { since },
+            (Receive::Head | Receive::Discarding { .. }, _) => Standing::Kept { since },
+            (Receive::Body { .. } | Receive::Ended | Receive::Tunnel, _) => Standing::Busy,
+        }
+    }
+
+    /// Ends an idle session for another client.
+    #[cold]
+    pub(crate) fn handle_way_given(&mut self) {
+        self.needs.close(false);
     }
 
     /// Gives every buffer back: the session is over.

@@ -1,0 +1,158 @@
+//! Which client gives way for a new one when `limits.clients` are connected.
+//!
+//! | standing | is | gives way |
+//! |---|---|---|
+//! | silent | without a whole request head, since it connected or since the head began | first, after 5 s |
+//! | kept | between two exchanges, or told of its end | next, after 1 s |
+//! | busy | with an exchange, a tunnel or a response that is not out | never |
+//!
+//! Of one standing the one that has waited longest goes first. Standings change with every request,
+//! so they are looked up only when room is needed: each client has one entry, whose time is never
+//! later than that from which it waits. An entry at the front that is of another standing or time is
+//! entered again. That costs nothing per request, O(log n) per look, and a bounded number of looks
+//! per call. A client that was silent at its last look is looked at again when its 5 s are over.
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use intelliproxy_core::Instant;
+
+use super::conn::{Conn, ConnId, ConnTable};
+use super::{Notice, Proxy};
+
+/// How long a client may take to send a request head before it gives way.
+const SILENT_GRACE: Duration = Duration::from_secs(5);
+/// How long a client may be idle between two exchanges before it gives way.
+const KEPT_GRACE: Duration = Duration::from_secs(1);
+/// Entries looked at in one call.
+const LOOKS_MAX: usize = 1024;
+/// How long to wait when that did not suffice.
+const LOOKS_REST: Duration = Duration::from_millis(10);
+/// How often a notice says that clients gave way.
+const NOTICE_EVERY: Duration = Duration::from_secs(1);
+
+/// What a client is doing, as far as it may give way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Standing {
+    Silent { since: Instant },
+    Kept { since: Instant },
+    Busy,
+}
+
+/// Every client, by the time since which it may have been waiting.
+#[derive(Debug, Default)]
+pub(super) struct GiveWay {
+    silent: BinaryHeap<Reverse<(Instant, ConnId)>>,
+    kept: BinaryHeap<Reverse<(Instant, ConnId)>>,
+    /// No client may give way before.
+    looks_from: Instant,
+    /// Clients that gave way and that no notice has told of yet.
+    untold: u64,
+    notice_from: Instant,
+}
+
+impl GiveWay {
+    /// A client connected; `clients` are there.
+    pub(super) fn add(&mut self, now: Instant, conn: ConnId, clients: usize, table: &ConnTable) {
+        // Entries of clients that left are dropped when they are more than the others.
+        if self.silent.len() + self.kept.len() > 2 * clients + 64 {
+            self.silent.retain(|Reverse((_, conn))| table.get(*conn).is_some());
+            self.kept.retain(|Reverse((_, conn))| table.get(*conn).is_some());
+        }
+        // Its standing is looked up when the shorter of the two times is over.
+        self.kept.push(Reverse((now, conn)));
+        self.looks_from = self.looks_from.min(now + KEPT_GRACE);
+    }
+
+    /// Takes the client that gives way out.
+    fn take(&mut self, now: Instant, table: &ConnTable) -> Option<ConnId> {
+        let mut looks = LOOKS_MAX;
+        // The first round finds silent ones among the others, which then come first.
+        for (is_silent, takes) in [(false, false), (true, true), (false, true)] {
+            let grace = if is_silent { SILENT_GRACE } else { KEPT_GRACE };
+            loop {
+                let heap = if is_silent { &mut self.silent } else { &mut self.kept };
+                let Some(&Reverse((at, conn))) = heap.peek() else { break };
+                if at + grace > now {
+                    break;
+                }
+                if looks == 0 {
+                    self.looks_from = now + LOOKS_REST;
+                    return None;
+                }
+                looks -= 1;
+                let standing = standing(table, conn, now);
+                let is_first = match standing {
+                    Some(Standing::Silent { since }) => is_silent && since <= at,
+                    Some(Standing::Kept { since }) => !is_silent && since <= at,
+                    Some(Standing::Busy) | None => false,
+                };
+                if is_first && !takes {
+                    break;
+                }
+                heap.pop();
+                match standing {
+                    _ if is_first => return Some(conn),
+                    Some(Standing::Silent { since }) => self.silent.push(Reverse((since, conn))),
+                    Some(Standing::Kept { since }) => self.kept.push(Reverse((since, conn))),
+                    Some(Standing::Busy) => self.kept.push(Reverse((now, conn))),
+                    None => {}
+                }
+            }
+        }
+        let first = |heap: &BinaryHeap<Reverse<(Instant, ConnId)>>, grace| {
+            heap.peek().map_or(Instant::FAR_FUTURE, |&Reverse((at, _))| at + grace)
+        };
+        self.looks_from = first(&self.silent, SILENT_GRACE).min(first(&self.kept, KEPT_GRACE));
+        None
+    }
+}
+
+/// What a client is doing; `None` when it is gone.
+fn standing(table: &ConnTable, conn: ConnId, now: Instant) -> Option<Standing> {
+    let entry = table.get(conn)?;
+    match &entry.conn {
+        // What it sent last is not read yet.
+        Conn::Client(_) if entry.is_unread => Some(Standing::Busy),
+        Conn::Client(session) => Some(session.standing(now)),
+        Conn::Upstream(_) | Conn::Probe(_) => None,
+    }
+}
+
+impl Proxy {
+    /// Makes room for one more client, who waits to be accepted, where `limits.clients` are
+    /// connected: the one that gives way is closed. Returns whether there is room.
+    #[cold]
+    pub fn make_room(&mut self, now: Instant) -> bool {
+        // Beyond a limit that was lowered one client less is no room yet.
+        if self.shared.is_stopping || self.clients > self.room.clients_max {
+            return false;
+        }
+        if self.clients == self.room.clients_max {
+            if now < self.give_way.looks_from {
+                return false;
+            }
+            let Some(conn) = self.give_way.take(now, &self.table) else { return false };
+            if let Some(session) = self.table.session_mut(conn) {
+                debug_assert!(!session.has_lease(), "one with an exchange never gives way");
+                session.handle_way_given();
+            }
+            self.serve(now, conn);
+            self.give_way.untold += 1;
+        }
+        if self.give_way.untold > 0 && self.give_way.notice_from <= now {
+            self.give_way.notice_from = now + NOTICE_EVERY;
+            let count = std::mem::take(&mut self.give_way.untold);
+            self.notify(Notice::ClientsGaveWay { count });
+        }
+        true
+    }
+
+    /// Before this time [`make_room`](Self::make_room) is in vain, unless a client leaves.
+    pub fn makes_room_from(&self) -> Instant {
+        match self.clients > self.room.clients_max || self.shared.is_stopping {
+            true => Instant::FAR_FUTURE,
+            false => self.give_way.looks_from,
+        }
+    }
+}

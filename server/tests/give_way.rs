@@ -1,0 +1,158 @@
+//! Who gives way when `limits.clients` are connected.
+use std::net::SocketAddr;
+
+use intelliproxy::config::{BackendTarget, Config};
+use intelliproxy::proxy::{Action, ConnId, Notice, Proxy};
+use intelliproxy_core::Instant;
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+const fn at(millis: u64) -> Instant {
+    Instant::from_millis(1 + millis)
+}
+
+/// A proxy for so many clients, and what it closed and said.
+struct Full {
+    proxy: Proxy,
+    closed: Vec<ConnId>,
+    gave_way: u64,
+}
+
+impl Full {
+    fn new(clients: usize) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let target = BackendTarget {
+            name: "A".to_owned(),
+            url: "http://a".to_owned(),
+            authority: "a".to_owned(),
+            addresses: vec![address],
+        };
+        let mut config = Config::default();
+        config.limits.clients = clients;
+        let proxy = Proxy::new(config, vec![target], 1, at(0)).expect("good defaults");
+        Self { proxy, closed: Vec::new(), gave_way: 0 }
+    }
+
+    fn accept(&mut self, now: Instant) -> ConnId {
+        let conn = self.proxy.handle_accept(now, SocketAddr::from(([127, 0, 0, 1], 9)));
+        self.settle(now);
+        conn
+    }
+
+    fn send(&mut self, now: Instant, conn: ConnId, bytes: &[u8]) {
+        self.proxy.read_space(conn)[..bytes.len()].copy_from_slice(bytes);
+        self.proxy.handle_read(now, conn, bytes.len());
+        self.settle(now);
+    }
+
+    /// A whole exchange: the backend answers at once.
+    fn ask(&mut self, now: Instant, conn: ConnId) {
+        self.proxy.handle_read(now, conn, 0);
+        self.proxy.read_space(conn)[..REQUEST.len()].copy_from_slice(REQUEST);
+        self.proxy.handle_read(now, conn, REQUEST.len());
+        let upstream = self.settle(now).expect("a connection is made");
+        self.send(now, upstream, RESPONSE);
+        self.proxy.handle_eof(now, upstream);
+        self.settle(now);
+    }
+
+    /// Writes all that waits; the last connection that was asked for.
+    fn settle(&mut self, now: Instant) -> Option<ConnId> {
+        let mut made = None;
+        loop {
+            while let Some(action) = self.proxy.poll_action() {
+                match action {
+                    Action::Connect { conn, .. } => {
+                        self.proxy.handle_connected(now, conn, Ok(()));
+                        made = Some(conn);
+                    }
+                    Action::Close { conn, .. } => self.closed.push(conn),
+                    Action::Notify(Notice::ClientsGaveWay { count }) => self.gave_way += count,
+                    _ => {}
+                }
+            }
+            let Some(conn) = self.proxy.poll_dirty() else { return made };
+            let count = self.proxy.write_ready(conn).len();
+            if count > 0 {
+                self.proxy.handle_written(now, conn, count);
+            }
+        }
+    }
+
+    /// Makes room; who was closed for it.
+    fn make_room(&mut self, now: Instant) -> Option<ConnId> {
+        self.closed.clear();
+        let has_room = self.proxy.make_room(now);
+        self.settle(now);
+        self.proxy.check_invariants();
+        assert!(self.closed.len() <= 1);
+        assert_eq!(has_room, self.proxy.accepts());
+        self.closed.pop()
+    }
+}
+
+/// Silent ones go first, with half a head or without, then idle ones; each after its time, the
+/// longest waiting first. One with an exchange never goes, nor one whose bytes wait to be read.
+#[test]
+fn the_longest_idle_gives_way() {
+    let mut full = Full::new(6);
+    let [idle_long, idle, busy, half, silent, unread] =
+        [0, 1, 2, 3, 4, 5].map(at).map(|now| full.accept(now));
+    full.ask(at(10), idle);
+    full.ask(at(20), idle_long);
+    full.ask(at(30), idle);
+    full.send(at(40), busy, REQUEST);
+    full.send(at(50), half, b"GET / HT");
+    full.proxy.handle_unread(unread, true);
+    assert_eq!(full.make_room(at(1019)), None, "all are within their time");
+    assert!(full.proxy.makes_room_from() > at(1019));
+    assert_eq!(full.make_room(at(1020)), Some(idle_long));
+    full.accept(at(1025));
+    assert_eq!(full.make_room(at(1029)), None);
+    assert_eq!(full.make_room(at(5030)), Some(silent), "before the idle one");
+    full.accept(at(5030));
+    assert_eq!(full.make_room(at(5049)), Some(idle), "half a head has its time");
+    let later = full.accept(at(5049));
+    full.ask(at(5050), later);
+    assert_eq!(full.make_room(at(5050)), Some(half));
+    full.accept(at(5050));
+    assert_eq!(full.gave_way, 2, "a notice a second at most");
+    assert!(full.make_room(at(20_000)).is_some());
+    assert_eq!(full.make_room(at(20_000)), None, "room for one is enough");
+    for _ in 0..10 {
+        full.accept(at(20_000));
+    }
+    assert!(!full.closed.contains(&busy) && !full.closed.contains(&unread));
+    assert!(full.gave_way > 4, "and none is forgotten: {}", full.gave_way);
+}
+
+/// 1000 silent clients let everybody in, one for one; what is remembered of those that left does
+/// not grow with them.
+#[test]
+fn silent_clients_keep_nobody_out() {
+    let mut full = Full::new(1000);
+    for _ in 0..1000 {
+        full.accept(at(0));
+    }
+    assert_eq!(full.make_room(at(4999)), None);
+    for millis in 0..5000 {
+        let now = at(5000 + 5 * millis);
+        assert!(full.make_room(now).is_some(), "at {now:?}");
+        full.accept(now);
+    }
+    assert_eq!(full.proxy.clients(), 1000);
+}
+
+/// Below a limit that was lowered nobody is closed (R6), and a proxy that stops makes no room.
+#[test]
+fn no_client_gives_way_in_vain() {
+    let mut full = Full::new(2);
+    full.accept(at(0));
+    full.accept(at(0));
+    full.proxy.limit_connections(4);
+    assert_eq!((full.proxy.clients_max(), full.make_room(at(9000))), (1, None));
+    assert_eq!(full.proxy.makes_room_from(), Instant::FAR_FUTURE, "the driver need not ask again");
+    full.proxy.limit_connections(usize::MAX);
+    assert!(full.make_room(at(9000)).is_some());
+}
