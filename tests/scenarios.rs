@@ -197,6 +197,27 @@ fn a_cut_answer_looks_cut() {
     }
 }
 
+/// A steady slow reader gets everything, though it takes longer than `timeouts.clientWriteMs` until there
+/// is room for a write again; so does a backend that takes an upload slowly.
+#[test]
+fn slow_peers_get_everything() {
+    let pace = Pace::Slow { bytes: 2000, pause: Duration::from_secs(1) };
+    let body = "d".repeat(400_000);
+    let mut script = vec![Step::Pace(pace)];
+    script.extend(get("/slow"));
+    let report = World::new()
+        .backend(vec![Reply::ok(&body)])
+        .client_paths(CALM_PATH, CALM_PATH)
+        .client(script)
+        .run();
+    let answers = report.answers(0);
+    assert!(answers[0].2 && answers[0].1 == body, "{} bytes", answers[0].1.len());
+    let report =
+        World::new().backend(Vec::new()).backend_pace(pace).client(post("/slow", &body)).run();
+    assert_eq!(report.statuses(0), [200]);
+    assert_eq!(report.backends[0].requests[0].body.len(), 400_000);
+}
+
 /// A chunked answer is put together for an HTTP/1.0 client and ends with the connection.
 #[test]
 fn an_old_client_gets_no_chunks() {

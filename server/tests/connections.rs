@@ -36,6 +36,7 @@ fn settle(proxy: &mut Proxy, now: Instant) -> (Vec<(ConnId, SocketAddr)>, Vec<Co
             match action {
                 Action::Connect { conn, address } => asked.push((conn, address)),
                 Action::Close { conn, .. } => closed.push(conn),
+                Action::Measure { conn } => proxy.handle_measured(now, conn, None),
                 Action::Look { .. } | Action::Shutdown { .. } | Action::Notify(_) => {}
             }
         }

@@ -48,6 +48,8 @@ pub(crate) struct Wire {
     pub(crate) received: Vec<u8>,
     /// Bytes that the peer still takes.
     pub(crate) takes: usize,
+    /// Bytes in the system's buffers that the peer has not acknowledged, where that is known.
+    pub(crate) unacknowledged: Option<u64>,
     /// Whether the proxy sent its end.
     pub(crate) is_shut: bool,
     /// Whether the proxy closed it, and if so whether by a reset.
@@ -141,6 +143,11 @@ impl Bench {
     pub(crate) fn take(&mut self, conn: ConnId, takes: usize) {
         self.wire_mut(conn).takes = takes;
         self.run();
+    }
+
+    /// A peer has not acknowledged so many bytes of those that the system holds for it.
+    pub(crate) fn hold(&mut self, conn: ConnId, unacknowledged: u64) {
+        self.wire_mut(conn).unacknowledged = Some(unacknowledged);
     }
 
     /// Time passes, every deadline on the way in its turn.
@@ -289,6 +296,10 @@ impl Bench {
                 };
                 self.proxy.handle_connected(self.now, conn, result);
             }
+            Action::Measure { conn } => {
+                let unacknowledged = self.wire(conn).unacknowledged;
+                self.proxy.handle_measured(self.now, conn, unacknowledged);
+            }
             Action::Look { conn } => {
                 self.read(conn);
             }
@@ -317,6 +328,7 @@ impl Wire {
             is_end_told: false,
             received: Vec::new(),
             takes: usize::MAX,
+            unacknowledged: None,
             is_shut: false,
             closed: None,
         }

@@ -394,3 +394,45 @@ fn slow_upload_is_no_slow_backend() {
     let latency = bench.proxy.snapshot(bench.now).backends[0].latency.expect("it was measured");
     assert!(latency <= Duration::from_millis(40), "{latency:?}");
 }
+
+/// A client that takes what the system holds for it makes progress, though no write succeeds: it is cut
+/// only after `timeouts.clientWriteMs` in which it acknowledged nothing.
+#[test]
+fn slow_reader_is_not_cut() {
+    let mut bench = Bench::new(Config::default());
+    let client = bench.client_with(GET);
+    bench.take(client, 0);
+    bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown");
+    for second in 0..100 {
+        bench.hold(client, 1_000_000 - 10_000 * second);
+        bench.pass(Duration::from_secs(1));
+        assert_eq!(bench.wire(client).closed, None, "after {second} s");
+    }
+    // The last look that sees progress is at 105 s.
+    assert_over_after(&mut bench, Duration::from_secs(35), |bench| {
+        bench.wire(client).closed == Some(true)
+    });
+}
+
+/// The same for a backend that takes an upload slowly, whether bytes of it wait here or all of them
+/// are with the system: 504 only when it takes nothing.
+#[test]
+fn slow_backend_is_not_cut() {
+    for (takes, name) in [(100, "bytes wait"), (usize::MAX, "all is written")] {
+        let mut bench = Bench::new(Config::default());
+        bench.backends_take = takes;
+        let mut upload = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\n".to_vec();
+        upload.extend([b'x'; 900]);
+        let client = bench.client_with(&upload);
+        let upstream = bench.upstream();
+        for step in 0..20 {
+            bench.hold(upstream, 1_000_000 - 10_000 * step);
+            bench.pass(Duration::from_secs(15));
+            assert_eq!(bench.wire(upstream).closed, None, "{name}, {step}");
+        }
+        assert_over_after(&mut bench, Duration::from_secs(60), |bench| {
+            bench.text(client).starts_with("HTTP/1.1 504 ")
+        });
+        assert_eq!(bench.proxy.snapshot(bench.now).backends[0].errors, 1, "{name}");
+    }
+}

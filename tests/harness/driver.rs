@@ -155,13 +155,14 @@ impl Driver {
         let count = self.gone.len() as u64;
         let Some(&conn) = self.gone.get(net.rng.below(count) as usize) else { return };
         net.trace.note(net.now, format_args!("late news"));
-        match net.rng.below(7) {
+        match net.rng.below(8) {
             0 => self.proxy.handle_eof(net.now, conn),
             1 => self.proxy.handle_failed(net.now, conn),
             2 => self.proxy.handle_read(net.now, conn, 0),
             3 => self.proxy.handle_written(net.now, conn, 1),
             4 => self.proxy.handle_connected(net.now, conn, Ok(())),
             5 => self.proxy.handle_end_seen(net.now, conn),
+            6 => self.proxy.handle_measured(net.now, conn, Some(0)),
             _ => self.proxy.handle_write_failed(net.now, conn),
         }
         assert!(self.proxy.read_space(conn).is_empty(), "a connection that is gone reads nothing");
@@ -289,6 +290,12 @@ impl Driver {
                     self.proxy.handle_connected(net.now, conn, Err(failure));
                 }
             },
+            Action::Measure { conn } => {
+                let link = self.sock(conn).map(|sock| sock.link);
+                let held = link.map(|link| net.links[link].outward.held());
+                net.trace.note(net.now, format_args!("measure {link:?}: {held:?}"));
+                self.proxy.handle_measured(net.now, conn, held.map(|held| held as u64));
+            }
             Action::Look { conn } => {
                 if let Some(sock) = self.sock(conn) {
                     sock.is_readable = true;

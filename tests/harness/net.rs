@@ -405,7 +405,8 @@ impl Net {
         let pipe = &mut self.links[link].outward;
         let mut bytes = vec![0; most.min(pipe.arrived.len())];
         pipe.take(&mut bytes);
-        if pipe.wants_room && !bytes.is_empty() {
+        // As with a real system, room is told of only when a third is free.
+        if pipe.wants_room && !bytes.is_empty() && pipe.held <= pipe.path.capacity / 3 * 2 {
             pipe.wants_room = false;
             let latency = pipe.path.latency;
             self.after(latency, Happening::ProxyRoom(link));

@@ -192,12 +192,13 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// The shortest of them all.
+    /// The shortest time from the beginning of one of them to the first look at it.
     pub(crate) fn shortest(&self) -> Duration {
         let Self { request_head, request_body, client_idle, client_write, .. } = *self;
         let Self { connect, response_head, response_body, tunnel_idle, .. } = *self;
-        let of_clients = request_head.min(request_body).min(client_idle).min(client_write);
-        let of_backends = connect.min(response_head).min(response_body);
+        // Those for what a peer takes look at it four times.
+        let of_clients = request_head.min(request_body).min(client_idle).min(client_write / 4);
+        let of_backends = connect.min(response_head / 4).min(response_body / 4);
         let linger = self.linger.min(self.linger_total);
         of_clients.min(of_backends).min(tunnel_idle).min(linger).min(self.shutdown)
     }

@@ -70,6 +70,12 @@ pub enum Action {
         /// Which connection.
         conn: ConnId,
     },
+    /// Say how many bytes written to a connection its peer has not acknowledged, by
+    /// [`Proxy::handle_measured`].
+    Measure {
+        /// Which connection.
+        conn: ConnId,
+    },
     /// Send the end of the stream; reading goes on.
     Shutdown {
         /// Which connection; all that waited for it is written.
@@ -288,17 +294,6 @@ impl Proxy {
             }
             Owner::Idle(backend) => self.discard_idle(backend, conn),
             Owner::Gone => {}
-        }
-    }
-
-    /// A peer ended its side, behind bytes for which there is no
-    /// [`read_space`](Self::read_space) yet. May be repeated.
-    pub fn handle_end_seen(&mut self, now: Instant, conn: ConnId) {
-        if let Owner::Session(id, Side::Client) = self.owner(conn)
-            && let Some(session) = self.table.session_mut(id)
-            && session.handle_end_seen(&mut self.shared)
-        {
-            self.serve(now, id);
         }
     }
 

@@ -16,6 +16,28 @@ use crate::http::UpstreamError;
 const PUT_OFF: Duration = Duration::from_millis(1);
 
 impl Proxy {
+    /// A peer ended its side, behind bytes for which there is no
+    /// [`read_space`](Self::read_space) yet. May be repeated.
+    pub fn handle_end_seen(&mut self, now: Instant, conn: ConnId) {
+        if let Owner::Session(id, Side::Client) = self.owner(conn)
+            && let Some(session) = self.table.session_mut(id)
+            && session.handle_end_seen(&mut self.shared)
+        {
+            self.serve(now, id);
+        }
+    }
+
+    /// How many bytes written to a connection its peer has not acknowledged; `None` when the driver
+    /// cannot know.
+    pub fn handle_measured(&mut self, now: Instant, conn: ConnId, unacknowledged: Option<u64>) {
+        if let Owner::Session(id, side) = self.owner(conn)
+            && let Some(session) = self.table.session_mut(id)
+        {
+            session.handle_measured(now, side, unacknowledged, &mut self.shared);
+            self.serve(now, id);
+        }
+    }
+
     /// Says whether bytes of a connection wait to be read. As long as some do, the deadlines of its
     /// session are put off: what has arrived is read before anything is judged.
     pub fn handle_unread(&mut self, conn: ConnId, is_unread: bool) {
@@ -100,6 +122,11 @@ impl Proxy {
             Need::Stats => self.ask_stats(now, id),
             Need::ShutdownUpstream { conn } => {
                 self.shared.actions.push_back(Action::Shutdown { conn });
+            }
+            Need::Measure { side } => {
+                let upstream = self.table.session_mut(id).and_then(|own| own.upstream_conn());
+                let conn = if side == Side::Client { Some(id) } else { upstream };
+                self.shared.actions.extend(conn.map(|conn| Action::Measure { conn }));
             }
             Need::ShutdownClient => self.shared.actions.push_back(Action::Shutdown { conn: id }),
             Need::Close { with_reset } => {

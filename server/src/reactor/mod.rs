@@ -14,6 +14,7 @@ mod signal;
 mod socket;
 mod token;
 mod transfer;
+mod unacknowledged;
 
 use std::collections::VecDeque;
 use std::hint::cold_path;
@@ -34,6 +35,7 @@ use self::edge::Edge;
 use self::signal::Signals;
 use self::socket::{Moved, Socket, connect_failure};
 use self::token::Source;
+use self::unacknowledged::Diagnosis;
 use crate::proxy::{Action, ConnId, Proxy};
 use crate::record;
 use crate::resolve::Setup;
@@ -92,6 +94,8 @@ struct Reactor {
     is_stop_asked: bool,
     /// Whether a second signal asked for the end at once.
     is_aborted: bool,
+    /// Knows what peers have acknowledged.
+    diagnosis: Diagnosis,
     /// Dropped after the proxy.
     edge: Edge,
 }
@@ -152,6 +156,7 @@ impl Reactor {
             accept_warns_from: now,
             is_stop_asked: false,
             is_aborted: false,
+            diagnosis: Diagnosis::default(),
             edge: Edge::new(setup.log, keeper, setup.reload, waker, recording),
         })
     }
@@ -538,6 +543,7 @@ impl Reactor {
                 }
             }
             Action::Look { conn } => self.look(conn),
+            Action::Measure { conn } => self.measure(conn),
             Action::Shutdown { conn } => {
                 if let Some(socket) = self.socket(conn) {
                     socket.shutdown();

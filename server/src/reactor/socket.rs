@@ -190,6 +190,11 @@ impl Socket {
         }
     }
 
+    /// The addresses of both ends, the own first.
+    pub(crate) fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.stream.local_addr().ok().zip(self.stream.peer_addr().ok())
+    }
+
     /// Sends the end of the stream.
     pub(crate) fn shutdown(&self) {
         // A connection that broke meanwhile needs no end.

@@ -7,6 +7,7 @@ use intelliproxy_core::Instant;
 
 use super::exchange::Exchange;
 use super::hop::Hop;
+use super::taking::Look;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
 use crate::http::body::{BodyReader, BodyWriter};
@@ -53,6 +54,8 @@ pub(crate) struct ClientHalf {
     pub(crate) last_read: Instant,
     /// When it last took something, or when something began to wait for it.
     pub(crate) last_write: Instant,
+    /// The last look at what it takes.
+    pub(crate) look: Option<Look>,
 }
 
 /// What the client is expected to send. Its tag is a byte of its own, since every step looks at it.
@@ -119,6 +122,7 @@ impl ClientHalf {
             head_since: None,
             last_read: now,
             last_write: now,
+            look: None,
         }
     }
 

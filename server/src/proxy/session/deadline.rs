@@ -3,9 +3,10 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-use super::Session;
 use super::client_half::{Receive, Send};
+use super::taking::Look;
 use super::upstream_half::{self, Link};
+use super::{Session, Side};
 use crate::http::{ClientError, UpstreamError};
 use crate::proxy::shared::Shared;
 
@@ -77,7 +78,7 @@ impl Session {
     }
 
     /// Whether the client waits with its body for a 100 (Continue) of the backend.
-    fn awaits_continue(&self) -> bool {
+    pub(super) fn awaits_continue(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.awaits_continue)
     }
 
@@ -93,18 +94,26 @@ impl Session {
             Expiry::ClientIdle | Expiry::Linger => self.needs.close(false),
             Expiry::RequestHead => self.fail_client(now, ClientError::HeadTimeout, shared),
             Expiry::RequestBody => self.fail_client(now, ClientError::BodyTimeout, shared),
-            Expiry::ClientWrite => self.end(now, true, shared),
+            Expiry::ClientWrite => return self.time_taking(now, Side::Client, shared),
             Expiry::Connect => {
                 self.needs.give_up(self.upstream.conn());
                 self.upstream.link = Link::None;
             }
-            Expiry::ResponseHead => self.fail_upstream(now, UpstreamError::HeadTimeout, shared),
-            Expiry::ResponseBody | Expiry::UpstreamWrite => {
-                self.fail_upstream(now, UpstreamError::BodyTimeout, shared);
+            Expiry::ResponseHead | Expiry::UpstreamWrite => {
+                return self.time_taking(now, Side::Upstream, shared);
             }
+            Expiry::ResponseBody => self.fail_upstream(now, UpstreamError::BodyTimeout, shared),
             Expiry::Tunnel => self.end(now, false, shared),
         }
         self.settle(now, shared);
+    }
+
+    /// A clock for what a peer takes came due: it asks what was taken, or is over.
+    fn time_taking(&mut self, now: Instant, side: Side, shared: &mut Shared) {
+        if !self.look(now, side, shared) {
+            self.end_taking(now, side, shared);
+            self.settle(now, shared);
+        }
     }
 
     /// When the session has to be looked at if nothing happens.
@@ -128,7 +137,8 @@ impl Session {
             }
         };
         if !client.output.is_empty() {
-            add(client.last_write, times.client_write, Expiry::ClientWrite);
+            let at = Look::due(client.look, client.last_write, times.client_write);
+            add(at, Duration::ZERO, Expiry::ClientWrite);
         }
         match &client.receive {
             Receive::Head if client.output.is_empty() => match client.head_since {
@@ -156,14 +166,13 @@ impl Session {
             add(since, times.connect, Expiry::Connect);
         }
         if upstream.is_open() && !upstream.output.is_empty() {
-            add(upstream.last_write, times.response_body, Expiry::UpstreamWrite);
+            let at = Look::due(upstream.look, upstream.last_write, times.response_body);
+            add(at, Duration::ZERO, Expiry::UpstreamWrite);
         }
         match &upstream.receive {
-            upstream_half::Receive::Head
-                if upstream.output.is_empty()
-                    && (client.has_whole_request() || self.awaits_continue()) =>
-            {
-                add(upstream.last_write, times.response_head, Expiry::ResponseHead);
+            upstream_half::Receive::Head if self.is_head_awaited() => {
+                let at = Look::due(upstream.look, upstream.last_write, times.response_head);
+                add(at, Duration::ZERO, Expiry::ResponseHead);
             }
             // While the client owes a part of its request, its clock runs alone.
             upstream_half::Receive::Body { .. } if client.output.is_empty() && !is_body_awaited => {

@@ -15,6 +15,7 @@ mod hop;
 mod needs;
 mod settle;
 mod stats;
+mod taking;
 mod tunnel;
 mod upstream_half;
 mod verdict;

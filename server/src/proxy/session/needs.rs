@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Lease, Outcome};
 
+use super::Side;
 use crate::proxy::conn::ConnId;
 
 /// What a session wants of the proxy.
@@ -27,6 +28,9 @@ pub(crate) enum Need {
     ShutdownUpstream { conn: ConnId },
     /// The client gets no more bytes.
     ShutdownClient,
+    /// How many bytes sent to a side are not acknowledged;
+    /// [`handle_measured`](Session::handle_measured) is the answer.
+    Measure { side: Side },
     /// The client's connection ends, and with it the session.
     Close { with_reset: bool },
 }
@@ -41,7 +45,9 @@ mod ask {
     pub(super) const STATS: u16 = 1 << 5;
     pub(super) const SHUTDOWN_UPSTREAM: u16 = 1 << 6;
     pub(super) const SHUTDOWN_CLIENT: u16 = 1 << 7;
-    pub(super) const CLOSE: u16 = 1 << 8;
+    pub(super) const MEASURE_CLIENT: u16 = 1 << 8;
+    pub(super) const MEASURE_UPSTREAM: u16 = 1 << 9;
+    pub(super) const CLOSE: u16 = 1 << 10;
 }
 
 /// Needs not yet fetched. The last one, to be closed, stays.
@@ -94,6 +100,13 @@ impl Needs {
 
     pub(super) const fn shutdown_client(&mut self) {
         self.asked |= ask::SHUTDOWN_CLIENT;
+    }
+
+    pub(super) const fn measure(&mut self, side: Side) {
+        self.asked |= match side {
+            Side::Client => ask::MEASURE_CLIENT,
+            Side::Upstream => ask::MEASURE_UPSTREAM,
+        };
     }
 
     pub(super) const fn close(&mut self, with_reset: bool) {
@@ -156,6 +169,8 @@ impl Needs {
                 self.shutdown_upstream.take().map(|conn| Need::ShutdownUpstream { conn })
             }
             ask::SHUTDOWN_CLIENT => Some(Need::ShutdownClient),
+            ask::MEASURE_CLIENT => Some(Need::Measure { side: Side::Client }),
+            ask::MEASURE_UPSTREAM => Some(Need::Measure { side: Side::Upstream }),
             _ => Some(Need::Close { with_reset: self.close_with_reset }),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::exchange::Exchange;
+use super::taking::Look;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
 use crate::http::body::{BodyReader, BodyWriter};
@@ -48,6 +49,8 @@ pub(crate) struct UpstreamHalf {
     pub(crate) is_paused: bool,
     pub(crate) last_read: Instant,
     pub(crate) last_write: Instant,
+    /// The last look at what it takes.
+    pub(crate) look: Option<Look>,
 }
 
 /// The connection to the backend.
@@ -128,6 +131,7 @@ impl UpstreamHalf {
             is_paused: false,
             last_read: now,
             last_write: now,
+            look: None,
         }
     }
 
