@@ -3,7 +3,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use intelliproxy_core::{BackendId, Instant};
-use log::{Level, error, info, log, log_enabled, warn};
+use log::{Level, debug, error, info, log, log_enabled, warn};
 
 use super::limit::{Kind, LineLimits};
 use super::notice::describe;
@@ -27,6 +27,10 @@ pub(crate) fn log_notice<'a>(
         Notice::ClientError { peer, error, excerpt } => {
             let client = Client(*peer);
             warn!("{client}: {}: {error}: \"{excerpt}\"", error.status());
+        }
+        Notice::Refused { peer, backend, status } => {
+            let backend = name(*backend);
+            debug!("client {peer}: {status}: backend {backend} refused: sent to another backend");
         }
         Notice::UpstreamError { peer, backend, error, remedy } => {
             let backend = backend.map_or("none", name);
@@ -83,6 +87,7 @@ fn kind(notice: &Notice) -> Option<(Level, Kind)> {
         Notice::UpstreamError { error, remedy, .. } => {
             (level_of(*remedy), kind("backend", error.status()))
         }
+        Notice::Refused { status, .. } => (Level::Debug, kind("refused", *status)),
         Notice::ClientRefused { .. } => (Level::Warn, kind("limits.clients", 503)),
         Notice::UnsolicitedBytes { .. } => (Level::Warn, kind("unasked bytes", 0)),
         _ => return None,

@@ -47,7 +47,7 @@ impl Flag {
 }
 
 /// All of them, in the order of the help.
-pub(super) const FLAGS: [Flag; 20] = [
+pub(super) const FLAGS: [Flag; 21] = [
     Flag {
         name: "--listen",
         value: Some("HOST:PORT"),
@@ -161,6 +161,16 @@ pub(super) const FLAGS: [Flag; 20] = [
                 Ok(())
             },
         },
+    },
+    Flag {
+        name: "--no-retry-refused",
+        value: None,
+        path: "forwarding.retryRefused",
+        help: "pass the first 429 or 503 on instead of asking another backend",
+        change: Change::Set(|config, _| {
+            config.forwarding.retry_refused = false;
+            Ok(())
+        }),
     },
     Flag {
         name: "--clients",

@@ -238,7 +238,7 @@ mod tests {
             ),
             (
                 "{\n\"forwarding\": {\n\"keephost\": true}}",
-                "3: forwarding.keephost: unknown key; known: keepHost, via, trusted, halfClose",
+                "3: forwarding.keephost: unknown key; known: keepHost, via, trusted, halfClose, retryRefused",
             ),
             (
                 "{\n\n\"listne\": []}",

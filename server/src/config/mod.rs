@@ -218,6 +218,9 @@ pub struct Forwarding {
     pub trusted: Vec<String>,
     /// Serve a client that ends its side before its response came (false: its request is aborted).
     pub half_close: bool,
+    /// Send a request that a backend refuses (429, 503) to another one, when its method allows that
+    /// and all of it is held (true).
+    pub retry_refused: bool,
 }
 
 impl Default for Forwarding {
@@ -227,6 +230,7 @@ impl Default for Forwarding {
             via: "intelliproxy".to_owned(),
             trusted: Vec::new(),
             half_close: false,
+            retry_refused: true,
         }
     }
 }

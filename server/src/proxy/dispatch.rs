@@ -120,6 +120,17 @@ impl Proxy {
         reuse == Reuse::Look || is_proven || now.since(oldest) >= KEPT_AFTER
     }
 
+    /// A backend refused a request of which nothing was answered yet: another one that is up and has
+    /// refused nothing takes it; where there is none, the refusal is the response.
+    #[cold]
+    pub(super) fn ask_elsewhere(&mut self, now: Instant, id: ConnId) {
+        let Some(session) = self.table.session_mut(id) else {
+            return;
+        };
+        let has_other = self.router.has_other(now, &session.refused_by());
+        session.handle_refused_by(now, has_other, &mut self.shared);
+    }
+
     /// Asks for a connection to one of the backend's addresses.
     #[inline(never)]
     pub(super) fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: Attempt) {

@@ -33,6 +33,15 @@ pub enum Notice {
         /// What was done about it.
         remedy: RemedyTaken,
     },
+    /// A backend refused a request, which goes to another one.
+    Refused {
+        /// Whose request.
+        peer: SocketAddr,
+        /// The backend.
+        backend: BackendId,
+        /// The status of the refusal.
+        status: u16,
+    },
     /// A client was turned away because `limits.clients` are connected.
     ClientRefused {
         /// Who.

@@ -116,6 +116,7 @@ impl Proxy {
                 self.dial(now, id, backend, self.places.first_attempt(backend));
             }
             Need::Redial { .. } => {}
+            Need::AskElsewhere => self.ask_elsewhere(now, id),
             Need::GiveUpConnect { conn } => {
                 self.redirect(now, id, conn, UpstreamError::ConnectTimeout);
             }

@@ -45,7 +45,7 @@ fn plain_form_is_the_default() {
 #[test]
 fn flags_set_their_values() {
     type Change = fn(&mut Config);
-    let rows: [(&[&str], Change); 20] = [
+    let rows: [(&[&str], Change); 21] = [
         (&["--listen=[::1]:80"], |c| c.listen = vec!["[::1]:80".to_owned()]),
         (&["--listen", "a:1", "--listen", "b:2"], |c| {
             c.listen = vec!["a:1".to_owned(), "b:2".to_owned()];
@@ -69,6 +69,7 @@ fn flags_set_their_values() {
         (&["--trusted", "10.0.0.0/8", "--trusted=::1"], |c| {
             c.forwarding.trusted = vec!["10.0.0.0/8".to_owned(), "::1".to_owned()];
         }),
+        (&["--no-retry-refused"], |c| c.forwarding.retry_refused = false),
         (&["--clients", "5"], |c| c.limits.clients = 5),
         (&["--body-bytes-max", "1000"], |c| c.limits.body_bytes_max = 1000),
         (&["--connect-ms", "20"], |c| c.timeouts.connect = Duration::from_millis(20)),

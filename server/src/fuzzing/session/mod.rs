@@ -43,6 +43,7 @@ fn config(flags: u8, counts: u8) -> Config {
     let mut config = Config::default();
     config.forwarding.keep_host = flags & 1 != 0;
     config.forwarding.half_close = flags & 64 != 0;
+    config.forwarding.retry_refused = flags & 32 == 0;
     config.overflow = if flags & 2 != 0 { Overflow::Reject } else { Overflow::Wait };
     if flags & 4 != 0 {
         config.limits.head_bytes_max = 1024;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-use super::exchange::Exchange;
+use super::exchange::{Asking, Exchange};
 use super::hop::Hop;
 use super::taking::Look;
 use crate::buffer::{Buffer, Outbox};
@@ -226,6 +226,8 @@ impl ClientHalf {
             was_client_late: false,
             client_wait: Duration::ZERO,
             interim_bytes: 0,
+            refusal: None,
+            asking: Asking::No,
         });
         let ip = self.hop.peer.ip();
         let client =

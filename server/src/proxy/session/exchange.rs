@@ -2,10 +2,11 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use intelliproxy_core::{BackendId, Instant, Lease};
+use intelliproxy_core::{BackendId, Instant, Lease, Outcome};
 
 use crate::http::UpstreamError;
 use crate::http::head::Version;
+use crate::http::refusal::Refusal;
 
 /// What is known of the exchange at hand.
 #[derive(Debug)]
@@ -49,9 +50,34 @@ pub(crate) struct Exchange {
     pub(crate) client_wait: Duration,
     /// Bytes of the interim responses so far.
     pub(crate) interim_bytes: usize,
+    /// The refusal that the response is.
+    pub(crate) refusal: Option<Refusal>,
+    /// Whether another backend was asked for when this one refused.
+    pub(crate) asking: Asking,
+}
+
+/// How it stands with a refusal that was not passed on yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Asking {
+    /// There is none.
+    No,
+    /// Whether another backend can take the request is not known yet; the connection that brought
+    /// the refusal may be kept for so long.
+    Asked { status: u16, kept: Option<Duration> },
+    /// None can: the refusal is the response.
+    Kept,
 }
 
 impl Exchange {
+    /// What a whole response says about its backend.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        let (status, latency) = self.answer?;
+        Some(match self.refusal {
+            Some(Refusal { hold }) => Outcome::Refused { status, hold },
+            None => Outcome::Answered { status, latency },
+        })
+    }
+
     /// The backend of the attempt at hand.
     pub(crate) fn backend(&self) -> Option<BackendId> {
         self.lease.as_ref().map(Lease::backend)

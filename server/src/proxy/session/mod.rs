@@ -13,6 +13,7 @@ mod exchange;
 mod failure;
 mod hop;
 mod needs;
+mod refused;
 mod settle;
 mod stats;
 mod taking;

@@ -17,6 +17,8 @@ pub(crate) enum Need {
     Release { conn: ConnId, kept: Option<Duration> },
     /// A backend and a connection to it, for the request that waits.
     Dispatch,
+    /// Whether another backend can take the request that was refused.
+    AskElsewhere,
     /// A fresh connection to the same backend.
     Redial { backend: BackendId },
     /// The text of /stats.
@@ -47,7 +49,8 @@ mod ask {
     pub(super) const SHUTDOWN_CLIENT: u16 = 1 << 7;
     pub(super) const MEASURE_CLIENT: u16 = 1 << 8;
     pub(super) const MEASURE_UPSTREAM: u16 = 1 << 9;
-    pub(super) const CLOSE: u16 = 1 << 10;
+    pub(super) const ELSEWHERE: u16 = 1 << 10;
+    pub(super) const CLOSE: u16 = 1 << 11;
 }
 
 /// Needs not yet fetched. The last one, to be closed, stays.
@@ -89,6 +92,10 @@ impl Needs {
         self.asked |= ask::GIVE_UP;
     }
 
+    pub(super) const fn refused(&mut self) {
+        self.asked |= ask::ELSEWHERE;
+    }
+
     pub(super) const fn stats(&mut self) {
         self.asked |= ask::STATS;
     }
@@ -117,7 +124,7 @@ impl Needs {
     /// The exchange at hand is given up: nothing is to be done for it any more. Returns the
     /// connection that was to be given up.
     pub(super) const fn cancel(&mut self) -> Option<ConnId> {
-        self.asked &= !(ask::DISPATCH | ask::REDIAL | ask::STATS | ask::GIVE_UP);
+        self.asked &= !(ask::DISPATCH | ask::REDIAL | ask::STATS | ask::GIVE_UP | ask::ELSEWHERE);
         self.redial = None;
         self.give_up.take()
     }
@@ -171,6 +178,7 @@ impl Needs {
             ask::SHUTDOWN_CLIENT => Some(Need::ShutdownClient),
             ask::MEASURE_CLIENT => Some(Need::Measure { side: Side::Client }),
             ask::MEASURE_UPSTREAM => Some(Need::Measure { side: Side::Upstream }),
+            ask::ELSEWHERE => Some(Need::AskElsewhere),
             _ => Some(Need::Close { with_reset: self.close_with_reset }),
         }
     }

@@ -3,11 +3,12 @@
 use std::hint::cold_path;
 use std::time::Duration;
 
-use intelliproxy_core::{Instant, Outcome};
+use intelliproxy_core::Instant;
 
 use super::Session;
 use super::bound::Bound;
 use super::client_half::{Begun, Receive, Send};
+use super::exchange::Asking;
 use super::upstream_half::{self, HeadKind, Headed, connection_option};
 use crate::buffer::{Buffer, SMALL};
 use crate::http::answer;
@@ -269,6 +270,10 @@ impl Session {
             cold_path();
             return false;
         };
+        if matches!(exchange.asking, Asking::Asked { .. }) {
+            cold_path();
+            return false;
+        }
         if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
             if !upstream.output.has_sent() {
                 cold_path();
@@ -283,7 +288,16 @@ impl Session {
             }
             let has_whole_request = self.client.has_whole_request();
             match upstream.parse(exchange, has_whole_request, shared) {
-                Ok(Parsed::Complete(headed)) => return self.pass_head(now, headed, shared),
+                Ok(Parsed::Complete(headed)) => {
+                    if let HeadKind::Final { refusal: refusal @ Some(_), .. } = headed.kind {
+                        cold_path();
+                        exchange.refusal = refusal;
+                        if self.asks_elsewhere(&headed, shared) {
+                            return false;
+                        }
+                    }
+                    return self.pass_head(now, headed, shared);
+                }
                 Ok(Parsed::Partial) => {}
                 Err(error) => {
                     cold_path();
@@ -320,7 +334,9 @@ impl Session {
                 self.note_interim(now, headed.len, is_continue, shared);
             }
             HeadKind::Switch => self.open_tunnel(now, shared),
-            HeadKind::Final { status, framing, writer, kept, binds, is_client_persistent } => {
+            HeadKind::Final {
+                status, framing, writer, kept, binds, is_client_persistent, ..
+            } => {
                 // The time in which the client was awaited is not the backend's.
                 let waited = exchange.client_wait + wait;
                 let latency = now.since(exchange.dispatched_at).saturating_sub(waited);
@@ -487,8 +503,8 @@ impl Session {
         }
         upstream.output.clear(&mut shared.buffers);
         upstream.unlink(shared);
-        if let (Some(lease), Some((status, latency))) = (exchange.lease.take(), exchange.answer) {
-            self.needs.finish(lease, Outcome::Answered { status, latency });
+        if let (Some(outcome), Some(lease)) = (exchange.outcome(), exchange.lease.take()) {
+            self.needs.finish(lease, outcome);
         }
         self.end_request(now, exchange.is_persistent && is_whole);
         true

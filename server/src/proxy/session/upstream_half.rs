@@ -16,6 +16,7 @@ use crate::http::framing::{Framing, response_framing};
 use crate::http::head::{Parsed, Version, parse_response};
 use crate::http::persistence::kept_for;
 use crate::http::progress::HeadProgress;
+use crate::http::refusal::Refusal;
 use crate::http::upgrade;
 use crate::http::{UpstreamError, refuse};
 use crate::proxy::conn::ConnId;
@@ -110,6 +111,8 @@ pub(crate) enum HeadKind {
         /// Whether the connection belongs to the client from now on.
         binds: bool,
         is_client_persistent: bool,
+        /// Whether it turns the request away.
+        refusal: Option<Refusal>,
     },
 }
 
@@ -249,7 +252,15 @@ impl UpstreamHalf {
                 } else {
                     BodyWriter::Plain
                 };
-                HeadKind::Final { status, framing, writer, kept, binds, is_client_persistent }
+                HeadKind::Final {
+                    status,
+                    framing,
+                    writer,
+                    kept,
+                    binds,
+                    is_client_persistent,
+                    refusal: Refusal::of(status, &head.fields, &shared.date),
+                }
             }
         };
         let is_verbatim = forward::is_verbatim(head, &plan);

@@ -1,0 +1,92 @@
+//! Responses by which a backend turns a request away, and for how long it says so.
+use std::time::Duration;
+
+use super::field::{Fields, Name};
+
+/// A response that says that its backend is full, or is asked too much.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Refusal {
+    /// How long the backend wants to be left alone.
+    pub(crate) hold: Option<Duration>,
+}
+
+impl Refusal {
+    /// The refusal that a response is: of status 429 (RFC 6585 section 4) or 503 (RFC 9110 section
+    /// 15.6.4). `date` is the proxy's own Date line, for a response that has none.
+    pub(crate) fn of(status: u16, fields: &Fields<'_, '_>, date: &str) -> Option<Self> {
+        match status {
+            429 | 503 => Some(Self { hold: hold(fields, date) }),
+            _ => None,
+        }
+    }
+}
+
+/// Reads Retry-After (RFC 9110 section 10.2.3): seconds, or a date, counted from the response's own
+/// Date so that the clocks of both sides need not agree. Of several the longest; what is neither is
+/// left out.
+#[cold]
+fn hold(fields: &Fields<'_, '_>, date: &str) -> Option<Duration> {
+    let named = |wanted: &'static str| {
+        let all = fields.iter().filter(move |(name, ..)| name.eq_ignore_ascii_case(wanted));
+        all.filter_map(|(_, _, value)| std::str::from_utf8(value).ok()).map(str::trim)
+    };
+    let own = date.strip_prefix("Date:").map(str::trim);
+    let sent = fields.values(Name::Date).next().and_then(|value| std::str::from_utf8(value).ok());
+    let sent = httpdate::parse_http_date(sent.map(str::trim).or(own).unwrap_or_default()).ok();
+    let span = |value: &str| {
+        if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+            // More digits than a number has are a time without an end.
+            return Some(Duration::from_secs(value.parse::<u32>().unwrap_or(u32::MAX).into()));
+        }
+        let until = httpdate::parse_http_date(value).ok()?;
+        // A date that is over asks for nothing.
+        Some(until.duration_since(sent?).unwrap_or_default())
+    };
+    named("retry-after").filter_map(span).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::field::Slots;
+    use crate::http::head::{HeadLimits, Parsed, parse_response};
+
+    /// Seconds, dates against the response's Date and against the proxy's own, and what is neither;
+    /// row by row.
+    #[test]
+    fn retry_after_is_read() {
+        let sent = "Date: Sun, 06 Nov 1994 08:49:30 GMT\r\n";
+        let own = "Date: Sun, 06 Nov 1994 08:49:00 GMT\r\n";
+        let until = "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let rows = [
+            (429, "Retry-After: 20\r\n".to_owned(), own, Some(seconds(20))),
+            (503, "retry-after:  7 \r\n".to_owned(), own, Some(seconds(7))),
+            (503, String::new(), own, Some(None)),
+            (503, format!("{sent}{until}"), own, Some(seconds(7))),
+            (503, until.to_owned(), own, Some(seconds(37))),
+            (503, until.to_owned(), "", Some(None)),
+            (503, format!("Date: Mon, 07 Nov 1994 08:49:30 GMT\r\n{until}"), own, Some(seconds(0))),
+            (503, "Retry-After: -5\r\n".to_owned(), own, Some(None)),
+            (503, "Retry-After: soon\r\n".to_owned(), own, Some(None)),
+            (503, "Retry-After: 3\r\nRetry-After: 5\r\n".to_owned(), own, Some(seconds(5))),
+            (
+                503,
+                "Retry-After: 99999999999999999999\r\n".to_owned(),
+                own,
+                Some(seconds(u32::MAX.into())),
+            ),
+            (500, "Retry-After: 20\r\n".to_owned(), own, None),
+            (200, "Retry-After: 20\r\n".to_owned(), own, None),
+        ];
+        for (status, fields, date, expected) in rows {
+            let head = format!("HTTP/1.1 {status} X\r\n{fields}\r\n");
+            let mut slots = Slots::new();
+            let limits = HeadLimits { head_bytes_max: 4096, target_bytes_max: 100, fields_max: 9 };
+            let parsed = parse_response(head.as_bytes(), &mut slots, &limits);
+            let Ok(Parsed::Complete(parsed)) = &parsed else { panic!("{head}") };
+            let refusal = Refusal::of(parsed.status, &parsed.fields, date);
+            assert_eq!(refusal.map(|refusal| refusal.hold), expected, "{head}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! A backend that turns a request away: another one may take it, before anything of the refusal
+//! was passed on.
+use intelliproxy_core::{BackendId, Instant, Outcome};
+
+use super::Session;
+use super::exchange::Asking;
+use super::upstream_half::{HeadKind, Headed};
+use crate::buffer::Buffer;
+use crate::http::framing::Framing;
+use crate::proxy::Action;
+use crate::proxy::notice::Notice;
+use crate::proxy::shared::Shared;
+
+impl Session {
+    /// Whether to ask for another backend before a refusal is passed on: the request may be sent
+    /// again, all that was sent of it is held, and attempts are left.
+    #[cold]
+    pub(super) fn asks_elsewhere(&mut self, headed: &Headed, shared: &Shared) -> bool {
+        let HeadKind::Final { status, framing, kept, .. } = headed.kind else { return false };
+        let upstream = &self.upstream;
+        let Some(exchange) = &mut self.exchange else { return false };
+        let can_ask = exchange.asking == Asking::No
+            && shared.config.forwarding.retry_refused
+            && exchange.is_idempotent
+            && upstream.output.can_rewind()
+            && !upstream.is_bound
+            && exchange.tried.len() + 1 < shared.config.limits.attempts
+            && exchange.lease.is_some();
+        if !can_ask {
+            return false;
+        }
+        // A connection that brought all of the response can be used again.
+        let came = upstream.input.as_ref().map_or(0, Buffer::len) - headed.len;
+        let is_whole = match framing {
+            Framing::None => came == 0,
+            Framing::Length(length) => came as u64 == length,
+            Framing::Chunked | Framing::UntilClose => false,
+        };
+        let is_sent = upstream.output.is_empty() && self.client.has_whole_request();
+        let kept = kept.filter(|_| is_whole && is_sent && !upstream.is_eof);
+        exchange.asking = Asking::Asked { status, kept };
+        self.needs.refused();
+        true
+    }
+
+    /// The backends that this request was sent to, the one that refuses it included.
+    pub(crate) fn refused_by(&self) -> Vec<BackendId> {
+        let exchange = self.exchange.iter();
+        exchange
+            .flat_map(|exchange| exchange.tried.iter().copied().chain(exchange.backend()))
+            .collect()
+    }
+
+    /// Another backend may take the request that was refused, or none: then the refusal is passed on
+    /// as it came.
+    pub(crate) fn handle_refused_by(&mut self, now: Instant, has_other: bool, shared: &mut Shared) {
+        let Some(exchange) = &mut self.exchange else { return };
+        let Asking::Asked { status, kept } = exchange.asking else { return };
+        if !has_other {
+            exchange.asking = Asking::Kept;
+            return self.settle(now, shared);
+        }
+        let hold = exchange.refusal.and_then(|refusal| refusal.hold);
+        exchange.asking = Asking::No;
+        exchange.refusal = None;
+        exchange.has_seen_answer = false;
+        let Some(lease) = exchange.lease.take() else { return };
+        let backend = lease.backend();
+        exchange.tried.push(backend);
+        let peer = self.client.hop.client();
+        shared.actions.push_back(Action::Notify(Notice::Refused { peer, backend, status }));
+        self.needs.finish(lease, Outcome::Refused { status, hold });
+        if let Some(conn) = self.upstream.conn() {
+            self.needs.release(conn, kept);
+        }
+        self.upstream.unlink(shared);
+        self.upstream.output.rewind();
+        self.needs.dispatch();
+    }
+}
