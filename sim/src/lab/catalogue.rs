@@ -8,6 +8,10 @@ use super::scenario::{Arrivals, Bursts, Rate, Scenario, Surge};
 use super::service::{Part, Service};
 use crate::parameters::Preset;
 
+pub use self::wide::wide_catalogue;
+
+mod wide;
+
 /// All named scenarios, in the order of their tables.
 ///
 /// Where not said otherwise a backend has 4 workers and exponential work of 10 ms.

@@ -12,12 +12,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use super::catalogue::catalogue;
+use super::catalogue::{catalogue, wide_catalogue};
 use super::contender::Contender;
 use super::options::{self, Command, HELP, Options};
+use super::random::{random_named, random_scenarios};
 use super::scenario::Scenario;
 use super::summary::{Overall, ScenarioResult, SeedRun};
-use super::table::{scenario_table, summary_table};
+use super::table::{scenario_line, scenario_table, summary_table};
 use super::world::{Run, run};
 
 /// Runs the program with its arguments, without its name.
@@ -173,7 +174,11 @@ fn report(tasks: &Tasks<'_>, results: &Receiver<(usize, Option<Run>)>) -> ExitCo
                 eprint!("\r\x1b[K");
             }
             if !tasks.options.json {
-                let text = scenario_table(&tasks.scenarios[complete.len()], &result);
+                let text = if tasks.options.random == 0 {
+                    scenario_table(&tasks.scenarios[complete.len()], &result)
+                } else {
+                    scenario_line(&result, complete.is_empty())
+                };
                 if print(&text) != ExitCode::SUCCESS {
                     return ExitCode::FAILURE;
                 }
@@ -199,8 +204,13 @@ enum Unready {
 fn scenarios(options: &Options) -> Result<Vec<Scenario>, Unready> {
     let mut scenarios = Vec::new();
     for name in &options.scenarios {
-        scenarios.push(named(name).map_err(Unready::Refused)?);
+        if name == WIDE {
+            scenarios.extend(wide_catalogue());
+        } else {
+            scenarios.push(named(name).map_err(Unready::Refused)?);
+        }
     }
+    scenarios.extend(random_scenarios(options.random_seed, options.random, options.half));
     for file in &options.files {
         let text = fs::read_to_string(file)
             .map_err(|error| Unready::Unread(format!("{file}: {error}")))?;
@@ -219,19 +229,25 @@ fn scenarios(options: &Options) -> Result<Vec<Scenario>, Unready> {
 }
 
 fn named(name: &str) -> Result<Scenario, String> {
-    let found = catalogue().into_iter().find(|scenario| scenario.name == name);
+    let mut all = catalogue().into_iter().chain(wide_catalogue());
+    let found = all.find(|scenario| scenario.name == name).or_else(|| random_named(name));
     found.ok_or_else(|| format!("no scenario {name:?}, see --list"))
 }
 
 fn list() -> String {
-    let scenarios = catalogue().into_iter().map(|s| format!("  {:12}{}\n", s.name, s.about));
+    let described = |scenarios: Vec<Scenario>| -> String {
+        scenarios.into_iter().map(|s| format!("  {:15}{}\n", s.name, s.about)).collect()
+    };
     let lines = |contenders: Vec<Contender>| -> String {
         contenders.into_iter().map(|contender| format!("  {contender}\n")).collect()
     };
     let (policies, baselines) = (lines(Contender::all()), lines(Contender::baselines()));
-    let scenarios: String = scenarios.collect();
-    format!("scenarios:\n{scenarios}policies:\n{policies}baselines:\n{baselines}")
+    let (scenarios, wide) = (described(catalogue()), described(wide_catalogue()));
+    format!("scenarios:\n{scenarios}{WIDE}:\n{wide}policies:\n{policies}baselines:\n{baselines}")
 }
+
+/// Stands for the scenarios of the second catalogue.
+const WIDE: &str = "wide";
 
 fn print(text: &str) -> ExitCode {
     let mut output = io::stdout().lock();

@@ -62,6 +62,11 @@ pub struct Overall {
     pub worst_failed_share: f64,
     /// In which scenario.
     pub worst_failed_in: String,
+    /// The share of scenarios in which its p99 is over 5 % above that of the best simple policy;
+    /// `None` when none of these ran.
+    pub p99_losses: Option<f64>,
+    /// The same for its cost.
+    pub cost_losses: Option<f64>,
 }
 
 impl ScenarioResult {
@@ -120,9 +125,30 @@ impl Overall {
             worst_p99_ratio: worst_p99.map_or(f64::NAN, |(_, result)| result.p99_ratio),
             worst_failed_in: name(&worst_failed),
             worst_failed_share: worst_failed.as_ref().map_or(f64::NAN, excess),
+            p99_losses: losses(scenarios, index, |result| result.p99_ratio),
+            cost_losses: losses(scenarios, index, |result| result.cost_ratio),
         }
     }
 }
+
+/// The share of scenarios in which a ratio of a contender is over 5 % above the least of the simple
+/// policies'.
+fn losses(
+    scenarios: &[ScenarioResult],
+    index: usize,
+    ratio: fn(&ContenderResult) -> f64,
+) -> Option<f64> {
+    let lost = scenarios.iter().filter_map(|scenario| {
+        let simple = scenario.contenders.iter().filter(|c| SIMPLE.contains(&c.policy.as_str()));
+        let best = simple.map(ratio).min_by(f64::total_cmp)?;
+        Some(f64::from(u8::from(ratio(&scenario.contenders[index]) > 1.05 * best)))
+    });
+    let (sum, count) = lost.fold((0.0, 0.0), |(sum, count), lost| (sum + lost, count + 1.0));
+    (count > 0.0).then_some(sum / count)
+}
+
+/// Policies that count or time requests and do nothing else.
+const SIMPLE: [&str; 3] = ["least_request", "p2c", "peak_ewma"];
 
 /// The mean of every figure; counts are rounded.
 fn mean(runs: &[SeedRun]) -> Figures {
@@ -211,5 +237,27 @@ mod tests {
         assert!((policy.worst_p99_ratio - 4.0).abs() < 1e-12);
         assert!((policy.worst_failed_share - 0.002).abs() < 1e-12);
         assert_eq!((policy.worst_p99_in.as_str(), policy.worst_failed_in.as_str()), ("x", "x"));
+    }
+
+    /// By hand: the best simple policy has 10 and 20; 10.4 is within 5 % of it and 22 is not, so
+    /// half of the scenarios are lost. Without simple policies there is nothing to lose to.
+    #[test]
+    fn losses_by_hand() {
+        let results = |simple: &str| {
+            [(10.0, 10.4), (20.0, 22.0)].map(|(best, own)| {
+                let policies = ["oracle", simple, "p2c", "own"];
+                let p99 = [10.0, best, 30.0, own];
+                let runs = policies.iter().zip(p99);
+                let runs = runs.map(|(name, p99)| ((*name).to_owned(), vec![run(1, p99, 0)]));
+                ScenarioResult::new(&Scenario::default(), runs.collect())
+            })
+        };
+        let overall = Overall::of(&results("least_request"));
+        let losses: Vec<_> = overall.iter().map(|one| one.p99_losses).collect();
+        assert_eq!(losses, [Some(0.0), Some(0.0), Some(1.0), Some(0.5)]);
+        assert_eq!(overall[3].cost_losses, Some(0.5));
+        let mut alone = results("score");
+        alone.iter_mut().for_each(|result| result.contenders.retain(|c| c.policy != "p2c"));
+        assert!(Overall::of(&alone).iter().all(|one| one.p99_losses.is_none()));
     }
 }

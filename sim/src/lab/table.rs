@@ -47,17 +47,45 @@ pub fn scenario_table(scenario: &Scenario, result: &ScenarioResult) -> String {
     text
 }
 
+/// A scenario in a line: p99 and cost of each contender over the oracle's.
+pub(super) fn scenario_line(result: &ScenarioResult, is_first: bool) -> String {
+    let mut text = String::new();
+    let others = result.contenders.iter().skip(1);
+    if is_first {
+        let _ = write!(text, "{:9}", "p99/cost");
+        others.clone().for_each(|contender| {
+            let _ = write!(text, "{:>15}", contender.policy);
+        });
+        text.push('\n');
+    }
+    let _ = write!(text, "{:9}", result.name);
+    for contender in others {
+        let ratios = format!("{:.2}/{:.2}", contender.p99_ratio, contender.cost_ratio);
+        let _ = write!(text, "{ratios:>15}");
+    }
+    let _ = writeln!(text, "  {}", result.about);
+    text
+}
+
 /// The summary over scenarios.
 pub fn summary_table(scenarios: usize, seeds: u64, overall: &[Overall]) -> String {
     let mut text = format!(
         "\nsummary: {scenarios} scenarios, {seeds} seeds, over the oracle, failures charged\n\
-         {:14}{:>10}{:>11}{:>12}  {:14}{:>16}  in\n",
-        "policy", "p99 x", "cost x", "worst p99 x", "in", "worst failed +%"
+         {:14}{:>10}{:>11}{:>12}  {:15}{:>16}  {:15}{:>10}{:>10}\n",
+        "policy",
+        "p99 x",
+        "cost x",
+        "worst p99 x",
+        "in",
+        "worst failed +%",
+        "in",
+        "p99 >5%",
+        "cost >5%"
     );
     for one in overall {
         let _ = writeln!(
             text,
-            "{:14}{:>10.3}{:>11.3}{:>12.3}  {:14}{:>16.3}  {}",
+            "{:14}{:>10.3}{:>11.3}{:>12.3}  {:15}{:>16.3}  {:15}{:>10}{:>10}",
             one.policy,
             one.p99_ratio,
             one.cost_ratio,
@@ -65,6 +93,8 @@ pub fn summary_table(scenarios: usize, seeds: u64, overall: &[Overall]) -> Strin
             one.worst_p99_in,
             100.0 * one.worst_failed_share,
             one.worst_failed_in,
+            known(one.p99_losses.map(|share| 100.0 * share)),
+            known(one.cost_losses.map(|share| 100.0 * share)),
         );
     }
     text

@@ -1,5 +1,5 @@
 use super::*;
-use crate::lab::catalogue;
+use crate::lab::{catalogue, wide_catalogue};
 
 /// Every example of SCENARIOS.md is read, runs for a moment and comes back from its own JSON; the
 /// first one is what an empty object means.
@@ -36,11 +36,12 @@ fn manual_knows_every_knob() {
     }
 }
 
-/// The named scenarios are sound, fourteen, and named once each.
+/// The named scenarios of both catalogues are sound, and named once each.
 #[test]
 fn named_scenarios_are_sound() {
     let names: Vec<_> = catalogue()
         .into_iter()
+        .chain(wide_catalogue())
         .map(|scenario| {
             let read = Scenario::from_json(&scenario.to_json());
             assert_eq!(read.as_ref(), Ok(&scenario), "{}", scenario.name);
@@ -48,7 +49,10 @@ fn named_scenarios_are_sound() {
         })
         .collect();
     let expected = "homog70 homog90 hetero40 hetero80 seed_ab brownout sinkhole blackhole \
-                    coldstart bimodal85 burst120 antagonist llm fleet200";
+                    coldstart bimodal85 burst120 antagonist llm fleet200 refuses retry_after \
+                    rate_limit broken_release broken_url partial_errors crash cuts low_sinkhole \
+                    low_silence low_crash big_one costs distances slow_clients impatient tunnels \
+                    events tokens short_queues few_fast";
     assert_eq!(names.join(" "), expected);
 }
 
