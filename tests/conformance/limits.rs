@@ -1,5 +1,6 @@
 //! Every limit at one below, at it, and at one above.
 use intelliproxy::config::{Config, Overflow};
+use intelliproxy::proxy::Notice;
 use intelliproxy_core::PolicyKind;
 
 use crate::bench::{Bench, refusal};
@@ -78,8 +79,11 @@ fn targets() {
 #[test]
 fn fields() {
     let mut config = Config::default();
-    config.limits.fields_max = 10;
-    for (count, is_good) in [(9, true), (10, true), (11, false), (200, false)] {
+    let rows = [(10, 9, true), (10, 10, true), (10, 11, false), (10, 200, false)];
+    let more = [(128, 128, true), (128, 129, false), (129, 129, true), (129, 130, false)];
+    let most = [(1000, 1000, true), (1000, 1001, false), (1000, 2000, false)];
+    for (max, count, is_good) in rows.into_iter().chain(more).chain(most) {
+        config.limits.fields_max = max;
         let fields = "A: b\r\n".repeat(count - 1);
         let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
         let refused = (!is_good).then_some(431);
@@ -90,13 +94,17 @@ fn fields() {
         bench.send(bench.upstream(), answer.as_bytes());
         let status = if is_good { "HTTP/1.1 200 " } else { "HTTP/1.1 502 " };
         assert!(bench.text(client).starts_with(status), "{count} fields of an answer");
-    }
-    // The most that can be configured is what there is room for.
-    config.limits.fields_max = 128;
-    for (count, refused) in [(128, None), (129, Some(431))] {
-        let fields = "A: b\r\n".repeat(count - 1);
-        let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
-        assert_verdict(&format!("{count} fields"), &config, request.as_bytes(), refused);
+        let names_limit = bench.notices.iter().any(|notice| match notice {
+            Notice::UpstreamError { error, .. } => error.to_string().contains("limits.fieldsMax"),
+            _ => false,
+        });
+        assert_eq!(names_limit, !is_good, "{count} fields: {:?}", bench.notices);
+        bench.send(client, request.as_bytes());
+        let names_limit = bench.notices.iter().any(|notice| match notice {
+            Notice::ClientError { error, .. } => error.to_string().contains("limits.fieldsMax"),
+            _ => false,
+        });
+        assert_eq!(names_limit, !is_good, "{count} fields: {:?}", bench.notices);
     }
 }
 

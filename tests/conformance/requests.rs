@@ -72,7 +72,7 @@ fn refusals_of_head_requests_have_no_body() {
 /// Request lines that are none.
 #[test]
 fn bad_request_lines_are_refused() {
-    let rows: [(&str, &[u8], u16); 33] = [
+    let rows: [(&str, &[u8], u16); 40] = [
         ("space inside the target", b"GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("two spaces before the target", b"GET  /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("two spaces before the version", b"GET /a  HTTP/1.1\r\nHost: h\r\n\r\n", 400),
@@ -84,7 +84,14 @@ fn bad_request_lines_are_refused() {
         ("NUL in the target", b"GET /a\0b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("control byte in the target", b"GET /a\x01b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("DEL in the target", b"GET /a\x7fb HTTP/1.1\r\nHost: h\r\n\r\n", 400),
-        ("byte above ASCII in the target", b"GET /\xc3\xa9 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("control byte beside one above ASCII", b"GET /\xe4\x01 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("byte above ASCII in the method", b"G\xe4T / HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("byte above ASCII in a host", b"GET http://\xe4/ HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("version 2.0 behind one", b"GET /\xe4 HTTP/2.0\r\nHost: h\r\n\r\n", 505),
+        ("fragment behind one", b"GET /\xe4#a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("no version behind one", b"GET /\xe4\r\nHost: h\r\n\r\n", 400),
+        ("LF behind one", b"GET /\xe4 HTTP/1.1\nHost: h\r\n\r\n", 400),
+        ("bad field behind one", b"GET /\xe4 HTTP/1.1\r\nHost : h\r\n\r\n", 400),
         ("bare CR in the target", b"GET /a\rb HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("no target", b"GET HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("relative target", b"GET a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
@@ -312,6 +319,29 @@ fn good_requests_are_forwarded() {
     ];
     for (name, request, expected) in rows {
         assert_forwarded(name, request.as_bytes(), &expected);
+    }
+}
+
+/// Bytes above ASCII in a target go on as they came, UTF-8 or not, as other proxies pass them.
+#[test]
+fn targets_of_any_bytes_pass() {
+    for target in [&b"/\xc3\xa4?q=\xc3\xa4"[..], b"/\xe4?q=\xff\x80", b"http://h/\xe4"] {
+        for version in ["1.0", "1.1"] {
+            for step in [usize::MAX, 1] {
+                let mut bench = Bench::new(Config::default());
+                bench.step = step;
+                let rest = format!(" HTTP/{version}\r\nHost: h\r\nA: b\r\n\r\n");
+                bench.client_with(&[b"GET ", target, rest.as_bytes()].concat());
+                let path = target.strip_prefix(b"http://h").unwrap_or(target);
+                let expected = [b"GET ", path, b" HTTP/1.1\r\n"].concat();
+                let received = &bench.wire(bench.upstream()).received;
+                assert!(
+                    received.starts_with(&expected),
+                    "{:?}",
+                    received.escape_ascii().to_string()
+                );
+            }
+        }
     }
 }
 

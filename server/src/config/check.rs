@@ -5,6 +5,7 @@ use std::time::Duration;
 use intelliproxy_core::ConfigError;
 
 use super::{BackendUrl, Config, Forwarding, Limits, ListenAddress, Network, StatsRules};
+use crate::http::field::FIELDS_MAX;
 
 impl Config {
     /// Checks every value against its range, and those that hang together against each other.
@@ -160,7 +161,7 @@ const fn span(path: &'static str, value: fn(&Config) -> Duration) -> Span {
 const COUNTS: [Count; 11] = [
     count("limits.headBytesMax", |config| config.limits.head_bytes_max as u64, 1024, 60_000),
     count("limits.targetBytesMax", |config| config.limits.target_bytes_max as u64, 64, 60_000),
-    count("limits.fieldsMax", |config| config.limits.fields_max as u64, 8, 128),
+    count("limits.fieldsMax", |config| config.limits.fields_max as u64, 8, FIELDS_MAX as u64),
     count(
         "limits.chunkExtensionBytesMax",
         |config| config.limits.chunk_extension_bytes_max as u64,

@@ -218,7 +218,7 @@ mod tests {
             ),
             (
                 "{\"limits\": {\"fieldsMax\": \"9\"}}",
-                "1: limits.fieldsMax: must be a whole number from 8 to 128, not string \"9\"",
+                "1: limits.fieldsMax: must be a whole number from 8 to 1000, not string \"9\"",
             ),
             (
                 "{\"timeouts\": {\n\n\"connectMs\": null}}",

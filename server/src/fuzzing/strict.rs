@@ -102,7 +102,7 @@ pub(super) fn request(input: &[u8]) -> Verdict<Head> {
     if method.is_empty() || !method.iter().copied().all(is_token_byte) {
         return Verdict::Wrong("method");
     }
-    if target.is_empty() || !target.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
+    if target.is_empty() || target.iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f)) {
         return Verdict::Wrong("target");
     }
     if !is_version(version) {

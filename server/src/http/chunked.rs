@@ -20,7 +20,7 @@
 use std::ops::Range;
 
 use super::error::ChunkError;
-use super::field::Name;
+use super::field::{Name, is_token_byte};
 
 /// What a chunked body may spend besides its data.
 #[derive(Clone, Copy, Debug)]
@@ -294,7 +294,7 @@ fn field_name(line: &[u8]) -> Option<&[u8]> {
     let colon = line.iter().position(|&byte| byte == b':')?;
     let (name, value) = line.split_at(colon);
     let is_field = !name.is_empty()
-        && name.iter().all(|&b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+        && name.iter().copied().all(is_token_byte)
         && value.iter().all(|&b| matches!(b, b'\t' | b' '..=b'~' | 0x80..));
     is_field.then_some(name)
 }

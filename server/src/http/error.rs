@@ -100,15 +100,15 @@ impl fmt::Display for ClientError {
             Self::MissingHost => "no Host",
             Self::DuplicateHost => "more than one Host",
             Self::InvalidHost => "invalid Host",
-            Self::TargetTooLong => "target too long",
-            Self::HeadTooLarge => "head too large",
-            Self::TooManyFields => "too many fields",
+            Self::TargetTooLong => "target exceeds limits.targetBytesMax",
+            Self::HeadTooLarge => "head exceeds limits.headBytesMax",
+            Self::TooManyFields => "more fields than limits.fieldsMax",
             Self::AmbiguousFraming => "Content-Length together with Transfer-Encoding",
             Self::InvalidContentLength => "invalid Content-Length",
             Self::UnsupportedTransferEncoding => "unsupported Transfer-Encoding",
             Self::TransferEncodingInOldVersion => "Transfer-Encoding in HTTP/1.0",
             Self::UnsupportedExpectation => "unsupported Expect",
-            Self::BodyTooLarge => "body too large",
+            Self::BodyTooLarge => "body exceeds limits.bodyBytesMax",
             Self::MalformedChunk(error) => return write!(f, "malformed chunked body: {error}"),
             Self::HeadTimeout => "request head not whole in time",
             Self::BodyTimeout => "request body stalled",
@@ -139,8 +139,10 @@ pub enum UpstreamError {
     HeadTimeout,
     /// The head is no HTTP/1 answer.
     MalformedHead,
-    /// The head is longer or has more fields than the limits.
+    /// The head is longer than `limits.headBytesMax`.
     HeadTooLarge,
+    /// The head has more fields than `limits.fieldsMax`.
+    TooManyFields,
     /// Interim responses that are larger together than 8 times `limits.headBytesMax`.
     InterimTooLarge,
     /// Content-Length and Transfer-Encoding together, invalid or differing lengths, or a
@@ -180,7 +182,8 @@ impl fmt::Display for UpstreamError {
             Self::Cut => "connection closed before an answer",
             Self::HeadTimeout => "no answer in time",
             Self::MalformedHead => "malformed answer head",
-            Self::HeadTooLarge => "answer head too large",
+            Self::HeadTooLarge => "response head exceeds limits.headBytesMax",
+            Self::TooManyFields => "response has more fields than limits.fieldsMax",
             Self::InterimTooLarge => "interim responses exceed 8 times limits.headBytesMax",
             Self::AmbiguousFraming => "ambiguous framing of the answer",
             Self::Unsolicited => "answer before the request",
@@ -223,11 +226,11 @@ impl fmt::Display for ChunkError {
             Self::InvalidSize => "invalid chunk size",
             Self::SizeOverflow => "chunk size too large",
             Self::InvalidExtension => "invalid chunk extension",
-            Self::ExtensionTooLong => "chunk extensions too long",
+            Self::ExtensionTooLong => "chunk extensions exceed limits.chunkExtensionBytesMax",
             Self::BareLineFeed => "chunk line without CRLF",
             Self::MissingLineEnd => "chunk data not followed by CRLF",
             Self::InvalidTrailer => "invalid trailer field",
-            Self::TrailerTooLarge => "trailer section too large",
+            Self::TrailerTooLarge => "trailer section exceeds limits.trailerBytesMax or fieldsMax",
         })
     }
 }

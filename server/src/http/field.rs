@@ -3,7 +3,9 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Fields that a head can have at most; `limits.fieldsMax` is at most this.
-pub(crate) const FIELDS_MAX: usize = 128;
+pub(crate) const FIELDS_MAX: usize = 1000;
+/// Fields that a head has room for without allocating.
+pub(super) const FIELDS_AT_FIRST: usize = 128;
 
 /// A field that the proxy treats in a way of its own.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -175,18 +177,36 @@ impl Spelled {
     }
 }
 
-/// Room for parsing one head without allocating.
+/// Room for parsing one head, without allocating unless it is odd.
 pub(crate) struct Slots<'b> {
-    pub(super) headers: [MaybeUninit<httparse::Header<'b>>; FIELDS_MAX],
-    pub(super) names: [Name; FIELDS_MAX],
+    pub(super) headers: [MaybeUninit<httparse::Header<'b>>; FIELDS_AT_FIRST],
+    pub(super) names: [Name; FIELDS_AT_FIRST],
+    pub(super) more: MoreSlots<'b>,
+}
+
+/// Room for a head with more fields than [`FIELDS_AT_FIRST`].
+pub(super) struct MoreSlots<'b> {
+    pub(super) headers: Vec<httparse::Header<'b>>,
+    pub(super) names: Vec<Name>,
 }
 
 impl Slots<'_> {
     pub(crate) const fn new() -> Self {
         Self {
-            headers: [const { MaybeUninit::uninit() }; FIELDS_MAX],
-            names: [Name::Other; FIELDS_MAX],
+            headers: [const { MaybeUninit::uninit() }; FIELDS_AT_FIRST],
+            names: [Name::Other; FIELDS_AT_FIRST],
+            more: MoreSlots { headers: Vec::new(), names: Vec::new() },
         }
+    }
+}
+
+impl MoreSlots<'_> {
+    /// Makes room for `count` fields.
+    #[cold]
+    pub(super) fn sized(&mut self, count: usize) -> &mut Self {
+        self.headers.resize(count, httparse::EMPTY_HEADER);
+        self.names.resize(count, Name::Other);
+        self
     }
 }
 
@@ -219,7 +239,7 @@ impl<'h, 'b> Fields<'h, 'b> {
         first: usize,
         len: usize,
         list: &'h [httparse::Header<'b>],
-        names: &'h mut [Name; FIELDS_MAX],
+        names: &'h mut [Name],
     ) -> Option<Self> {
         let names = names.get_mut(..list.len())?;
         let mut at = first;
@@ -373,6 +393,12 @@ pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
+/// Whether a byte may stand in a token (RFC 9110 section 5.6.2).
+pub(super) const fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+}
+
 /// Where `part`, a piece of `whole`, begins in it.
 fn offset(whole: &[u8], part: &[u8]) -> usize {
     (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize)
@@ -424,7 +450,7 @@ mod tests {
         let limits = crate::http::head::HeadLimits {
             head_bytes_max: 60_000,
             target_bytes_max: 100,
-            fields_max: FIELDS_MAX,
+            fields_max: FIELDS_AT_FIRST,
         };
         COMPARED.set(0);
         let parsed = crate::http::head::parse_request(head.as_bytes(), &mut slots, &limits);

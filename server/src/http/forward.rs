@@ -187,7 +187,7 @@ fn encode_trusted(head: &RequestHead<'_, '_>, client: &str, client_host: &[u8], 
     out.extend(&[address.as_bytes()]);
     if !head.fields.has(Name::XForwardedProto) {
         let is_https =
-            head.target.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
+            head.target.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"https://"));
         let proto: &[u8] = if is_https { b"https" } else { b"http" };
         out.extend(&[b"\r\nX-Forwarded-Proto: ", proto]);
     }
@@ -217,10 +217,10 @@ fn encode_forwarders(fields: &Fields<'_, '_>, out: &mut Buffer) {
 
 /// Appends a request line that is not the client's own; returns what is left to append of it.
 #[cold]
-fn encode_line(method: &str, path: &str, out: &mut Buffer) -> &'static [u8] {
-    let begins = path.starts_with(['/', '*']);
+fn encode_line(method: &str, path: &[u8], out: &mut Buffer) -> &'static [u8] {
+    let begins = path.first().is_some_and(|byte| b"/*".contains(byte));
     let between: &[u8] = if begins { b" " } else { b" /" };
-    out.extend(&[method.as_bytes(), between, path.as_bytes()]);
+    out.extend(&[method.as_bytes(), between, path]);
     b" HTTP/1.1\r\n"
 }
 

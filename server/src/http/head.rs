@@ -4,7 +4,7 @@
 //! read differently is refused here. A parser consumes nothing and looks at nothing behind the
 //! head.
 use super::error::{ClientError, UpstreamError, refuse};
-use super::field::{Fields, Slots};
+use super::field::{FIELDS_AT_FIRST, Fields, MoreSlots, Name, Slots, is_token_byte};
 
 /// What became of an attempt to parse.
 pub(crate) enum Parsed<T> {
@@ -35,7 +35,7 @@ pub(crate) struct RequestHead<'h, 'b> {
     pub(crate) line: &'b [u8],
     pub(crate) method: &'b str,
     /// As sent; see [`super::target`].
-    pub(crate) target: &'b str,
+    pub(crate) target: &'b [u8],
     pub(crate) version: Version,
     pub(crate) fields: Fields<'h, 'b>,
     /// Bytes of the head, empty lines before it and the one behind it included.
@@ -68,18 +68,39 @@ pub(crate) fn parse_request<'h, 'b>(
     let is_at_line = input.first().is_none_or(|byte| !b"\r\n".contains(byte));
     let skipped = if is_at_line { 0 } else { empty_lines(input)? };
     let line_start = &input[skipped..];
-    let Slots { headers, names } = slots;
+    let Slots { headers, names, more } = slots;
     let mut request = httparse::Request::new(&mut []);
     let parsed = request.parse_with_uninit_headers(line_start, headers);
     let Ok(httparse::Status::Complete(len)) = parsed else {
         let parsed = parsed.map(|_| Unfinished);
-        return unfinished_request(parsed, line_start, limits).map(|Unfinished| Parsed::Partial);
+        return if needs_more(parsed, line_start, limits) {
+            parse_odd_request(input, skipped, more, limits)
+        } else {
+            unfinished_request(parsed, line_start, limits).map(|Unfinished| Parsed::Partial)
+        };
     };
-    let len = skipped + len;
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
     else {
         return refuse(ClientError::MalformedRequestLine);
     };
+    let list: &'h [httparse::Header<'b>] = request.headers;
+    let line = (method, target.as_bytes(), minor);
+    whole_request(input, skipped, line, skipped + len, list, names, limits)
+}
+
+/// Holds a whole head to what httparse leaves open: `line` are method, target and minor version,
+/// `len` are the bytes of all of it.
+#[inline(always)]
+fn whole_request<'h, 'b>(
+    input: &'b [u8],
+    skipped: usize,
+    line: (&'b str, &'b [u8], u8),
+    len: usize,
+    list: &'h [httparse::Header<'b>],
+    names: &'h mut [Name],
+    limits: &HeadLimits,
+) -> Result<Parsed<RequestHead<'h, 'b>>, ClientError> {
+    let (method, target, minor) = line;
     let line_len = method.len() + target.len() + "  HTTP/1.x\r".len();
     if target.len() > limits.target_bytes_max || line_len > line_bytes_max(limits) {
         return refuse(ClientError::TargetTooLong);
@@ -87,7 +108,7 @@ pub(crate) fn parse_request<'h, 'b>(
     if len - skipped > limits.head_bytes_max {
         return refuse(ClientError::HeadTooLarge);
     }
-    if request.headers.len() > limits.fields_max {
+    if list.len() > limits.fields_max {
         return refuse(ClientError::TooManyFields);
     }
     // METHOD SP target SP HTTP/1.x CRLF: one space each, or httparse would have refused it.
@@ -95,13 +116,88 @@ pub(crate) fn parse_request<'h, 'b>(
     if input.get(first..first + 2) != Some(b"\r\n") {
         return refuse(ClientError::BareLineFeed);
     }
-    let list: &'h [httparse::Header<'b>] = request.headers;
     let Some(fields) = Fields::check(input, first + 2, len, list, names) else {
         return refuse(ClientError::BareLineFeed);
     };
     let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
     let line = &input[skipped..first + 2];
     Ok(Parsed::Complete(RequestHead { line, method, target, version, fields, len }))
+}
+
+/// Whether a request may be good though httparse takes it for none: it has more fields than there
+/// is room for at first, or a target that is not UTF-8.
+#[cold]
+fn needs_more(
+    parsed: Result<Unfinished, httparse::Error>,
+    input: &[u8],
+    limits: &HeadLimits,
+) -> bool {
+    match parsed {
+        Err(httparse::Error::TooManyHeaders) => limits.fields_max > FIELDS_AT_FIRST,
+        Err(httparse::Error::Token) => {
+            let line = input.split(|&byte| byte == b'\n').next().unwrap_or_default();
+            !line.is_ascii()
+        }
+        _ => false,
+    }
+}
+
+/// Parses a request head with a target of any bytes and up to `limits.fields_max` fields.
+#[cold]
+fn parse_odd_request<'h, 'b>(
+    input: &'b [u8],
+    skipped: usize,
+    more: &'h mut MoreSlots<'b>,
+    limits: &HeadLimits,
+) -> Result<Parsed<RequestHead<'h, 'b>>, ClientError> {
+    let line_start = &input[skipped..];
+    let Some(end) = line_start.iter().position(|&byte| byte == b'\n') else {
+        split_line(line_start)?;
+        return oversize(line_start, limits).map_or(Ok(Parsed::Partial), Err);
+    };
+    let Some(line) = line_start[..end].strip_suffix(b"\r") else {
+        return Err(ClientError::BareLineFeed);
+    };
+    let [method, target, version] = split_line(line)?;
+    let minor = match version {
+        b"HTTP/1.0" => 0,
+        b"HTTP/1.1" => 1,
+        _ => {
+            version_error(line_start)?;
+            return Err(ClientError::MalformedRequestLine);
+        }
+    };
+    let Ok(method) = std::str::from_utf8(method) else {
+        return Err(ClientError::MalformedRequestLine);
+    };
+    let MoreSlots { headers, names } = more.sized(limits.fields_max);
+    let first = end + 1;
+    match httparse::parse_headers(&line_start[first..], headers) {
+        Ok(httparse::Status::Complete((len, list))) => {
+            let len = skipped + first + len;
+            whole_request(input, skipped, (method, target, minor), len, list, names, limits)
+        }
+        Ok(httparse::Status::Partial) => {
+            unfinished_request(Ok(Unfinished), line_start, limits).map(|Unfinished| Parsed::Partial)
+        }
+        Err(error) => Err(request_error(error)),
+    }
+}
+
+/// Splits a request line, or what came of it, into method, target and version; what did not come
+/// yet is empty.
+fn split_line(line: &[u8]) -> Result<[&[u8]; 3], ClientError> {
+    let mut parts = line.splitn(3, |&byte| byte == b' ');
+    let mut next = || parts.next().unwrap_or_default();
+    let (method, target, version) = (next(), next(), next());
+    let is_method = method.iter().all(|&byte| is_token_byte(byte)) && !method.is_empty();
+    let is_target = target.iter().all(|&byte| byte > b' ' && byte != 0x7f);
+    let is_empty = target.is_empty() && line.len() > method.len() + 1;
+    if is_method && is_target && !is_empty {
+        Ok([method, target, version])
+    } else {
+        Err(ClientError::MalformedRequestLine)
+    }
 }
 
 /// Parses an answer's head at the beginning of `input`.
@@ -113,21 +209,64 @@ pub(crate) fn parse_response<'h, 'b>(
     slots: &'h mut Slots<'b>,
     limits: &HeadLimits,
 ) -> Result<Parsed<ResponseHead<'h, 'b>>, UpstreamError> {
-    let Slots { headers, names } = slots;
+    let Slots { headers, names, more } = slots;
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     let parsed = config.parse_response_with_uninit_headers(&mut response, input, headers);
     let Ok(httparse::Status::Complete(len)) = parsed else {
         let parsed = parsed.map(|_| Unfinished);
-        return unfinished_response(parsed, input, limits).map(|Unfinished| Parsed::Partial);
+        let has_more = parsed.is_err_and(|error| error == httparse::Error::TooManyHeaders);
+        return if has_more && limits.fields_max > FIELDS_AT_FIRST {
+            parse_long_response(input, more, limits)
+        } else {
+            unfinished_response(parsed, input, limits).map(|Unfinished| Parsed::Partial)
+        };
     };
-    if len > limits.head_bytes_max || response.headers.len() > limits.fields_max {
+    let line = (response.code, response.version);
+    whole_response(input, line, len, response.headers, names, limits)
+}
+
+/// Parses a response head of more than [`FIELDS_AT_FIRST`] fields.
+#[cold]
+fn parse_long_response<'h, 'b>(
+    input: &'b [u8],
+    more: &'h mut MoreSlots<'b>,
+    limits: &HeadLimits,
+) -> Result<Parsed<ResponseHead<'h, 'b>>, UpstreamError> {
+    let MoreSlots { headers, names } = more.sized(limits.fields_max);
+    let mut response = httparse::Response::new(headers);
+    match response.parse(input) {
+        Ok(httparse::Status::Complete(len)) => {
+            let line = (response.code, response.version);
+            whole_response(input, line, len, response.headers, names, limits)
+        }
+        parsed => {
+            let parsed = parsed.map(|_| Unfinished);
+            unfinished_response(parsed, input, limits).map(|Unfinished| Parsed::Partial)
+        }
+    }
+}
+
+/// Holds a whole head to what httparse leaves open: `line` are status and minor version, `len` are
+/// the bytes of all of it.
+#[inline(always)]
+fn whole_response<'h, 'b>(
+    input: &'b [u8],
+    line: (Option<u16>, Option<u8>),
+    len: usize,
+    list: &'h [httparse::Header<'b>],
+    names: &'h mut [Name],
+    limits: &HeadLimits,
+) -> Result<Parsed<ResponseHead<'h, 'b>>, UpstreamError> {
+    if len > limits.head_bytes_max {
         return refuse(UpstreamError::HeadTooLarge);
     }
-    let (Some(status), Some(minor)) = (response.code, response.version) else {
+    if list.len() > limits.fields_max {
+        return refuse(UpstreamError::TooManyFields);
+    }
+    let (Some(status), Some(minor)) = line else {
         return refuse(UpstreamError::MalformedHead);
     };
-    let list: &'h [httparse::Header<'b>] = response.headers;
     // HTTP/1.x SP 3DIGIT, then CRLF or SP reason CRLF (RFC 9112 section 4).
     let status_end = "HTTP/1.x 200".len();
     let first = Fields::first_line(input, len, list);
@@ -150,6 +289,7 @@ pub(crate) fn parse_response<'h, 'b>(
 }
 
 /// What httparse made of a head that has not its end yet.
+#[derive(Clone, Copy)]
 struct Unfinished;
 
 /// Whether a request's head whose end is not there yet can still become one.
@@ -180,7 +320,7 @@ fn unfinished_response(
         Ok(Unfinished) => {
             check_line_ends(input).map_err(|BareLineFeed| UpstreamError::MalformedHead)?;
         }
-        Err(httparse::Error::TooManyHeaders) => return Err(UpstreamError::HeadTooLarge),
+        Err(httparse::Error::TooManyHeaders) => return Err(UpstreamError::TooManyFields),
         Err(_) => return Err(UpstreamError::MalformedHead),
     }
     let is_too_large = input.len() >= limits.head_bytes_max;

@@ -8,7 +8,7 @@ use super::head::{RequestHead, Version};
 pub(crate) struct Destination<'b> {
     /// The target in origin form, or `*`. When it was absolute without a path it is empty or
     /// begins with `?`, and a `/` is meant before it.
-    pub(crate) path: &'b str,
+    pub(crate) path: &'b [u8],
     /// The host that the client means; empty when an HTTP/1.0 client named none.
     pub(crate) host: &'b [u8],
 }
@@ -24,10 +24,11 @@ pub(crate) fn destination<'b>(head: &RequestHead<'_, 'b>) -> Result<Destination<
     }
     let host = host(head)?;
     let target = head.target;
-    if target.bytes().any(|byte| !(0x21..=0x7e).contains(&byte) || byte == b'#') {
+    // Bytes above ASCII go on as they came, as clients send them that do not encode them.
+    if target.iter().any(|&byte| matches!(byte, 0..=b' ' | b'#' | 0x7f)) {
         return refuse(ClientError::InvalidTarget);
     }
-    if target.starts_with('/') {
+    if target.first() == Some(&b'/') {
         return Ok(Destination { path: target, host });
     }
     other_destination(head, host)
@@ -72,20 +73,19 @@ fn other_destination<'b>(
     host: &'b [u8],
 ) -> Result<Destination<'b>, ClientError> {
     let target = head.target;
-    if target == "*" && head.method == "OPTIONS" {
+    if target == b"*" && head.method == "OPTIONS" {
         return Ok(Destination { path: target, host });
     }
     let Some(rest) = strip_scheme(target) else {
         return Err(ClientError::InvalidTarget);
     };
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let end = rest.iter().position(|byte| b"/?".contains(byte)).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    let authority = authority.as_bytes();
     if !is_authority(authority) {
         return Err(ClientError::InvalidTarget);
     }
     // RFC 9112 section 3.2.4: OPTIONS without a path is about the whole server.
-    let path = if path.is_empty() && head.method == "OPTIONS" { "*" } else { path };
+    let path = if path.is_empty() && head.method == "OPTIONS" { b"*" } else { path };
     Ok(Destination { path, host: authority })
 }
 
@@ -105,8 +105,8 @@ fn host<'b>(head: &RequestHead<'_, 'b>) -> Result<&'b [u8], ClientError> {
 
 /// Returns what follows `http://` or `https://`, in any case. The latter is what a client of a TLS
 /// front asks for, and RFC 9112 section 3.2.2 has a server accept it.
-fn strip_scheme(target: &str) -> Option<&str> {
-    ["http://", "https://"].into_iter().find_map(|known| {
+fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
+    [&b"http://"[..], b"https://"].into_iter().find_map(|known| {
         let (scheme, rest) = target.split_at_checked(known.len())?;
         scheme.eq_ignore_ascii_case(known).then_some(rest)
     })

@@ -9,7 +9,7 @@ use intelliproxy_core::{
 use super::places::Attempt;
 use crate::http::body::BodyReader;
 use crate::http::chunked::ChunkLimits;
-use crate::http::field::Slots;
+use crate::http::field::{FIELDS_MAX, Slots};
 use crate::http::framing::response_framing;
 use crate::http::head::{HeadLimits, Parsed, parse_response};
 use crate::http::progress::HeadProgress;
@@ -201,7 +201,7 @@ impl ProbeExchange {
 }
 
 const LIMITS: HeadLimits =
-    HeadLimits { head_bytes_max: 32 * 1024, target_bytes_max: 0, fields_max: 128 };
+    HeadLimits { head_bytes_max: 32 * 1024, target_bytes_max: 0, fields_max: FIELDS_MAX };
 const CHUNKS: ChunkLimits =
     ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
 

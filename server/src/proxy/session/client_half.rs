@@ -257,8 +257,8 @@ fn expects_the_unknown(head: &RequestHead<'_, '_>) -> bool {
 }
 
 fn is_stats(head: &RequestHead<'_, '_>, destination: Destination<'_>) -> bool {
-    let rest = destination.path.strip_prefix("/stats");
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('?'))
+    let rest = destination.path.strip_prefix(b"/stats");
+    rest.is_some_and(|rest| matches!(rest, [] | [b'?', ..]))
         && matches!(head.method, "GET" | "HEAD")
 }
 

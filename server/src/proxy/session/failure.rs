@@ -236,6 +236,7 @@ const fn outcome(error: UpstreamError) -> Outcome {
         UpstreamError::HeadTimeout => RequestFailure::TimedOut,
         UpstreamError::MalformedHead
         | UpstreamError::HeadTooLarge
+        | UpstreamError::TooManyFields
         | UpstreamError::InterimTooLarge
         | UpstreamError::AmbiguousFraming
         | UpstreamError::Unsolicited
