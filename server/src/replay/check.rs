@@ -9,6 +9,7 @@ use intelliproxy_core::{BackendId, Outcome};
 use super::Answer;
 use super::recording::Recording;
 use super::text::{moment, percent, policy_name, quantile};
+use super::words::difference;
 
 /// Runs the recording through the router and compares.
 pub(super) fn check(recording: &Recording) -> Result<Answer, String> {
@@ -28,7 +29,8 @@ pub(super) fn check(recording: &Recording) -> Result<Answer, String> {
                 tally.differ += 1;
                 if tally.first_difference.is_none() {
                     let at = moment(header, entry.at);
-                    let text = format!("at {at}, offset {}: {step:?}", entry.offset);
+                    let what = difference(&step, |id| replay.router().name(id));
+                    let text = format!("at {at}, offset {}: {what}", entry.offset);
                     tally.first_difference = Some(text);
                 }
             }

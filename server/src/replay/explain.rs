@@ -17,6 +17,7 @@ use super::Answer;
 use super::options::Which;
 use super::recording::Recording;
 use super::text::{moment, policy_name, span};
+use super::words;
 
 /// Explains the decision that is asked for.
 pub(super) fn explain(recording: &Recording, which: Which) -> Result<Answer, String> {
@@ -204,7 +205,7 @@ impl Told<'_> {
         }
         text.push('\n');
         if let Some(guard) = &self.before.guard {
-            let _ = writeln!(text, "guard      {guard:?}");
+            let _ = writeln!(text, "guard      {}", words::guard(guard));
         }
     }
 
@@ -230,7 +231,7 @@ impl Told<'_> {
                 .collect();
             let _ = writeln!(text, "    points  {}", points.join(" + "));
             let _ = writeln!(text, "    known   {}", known(backend));
-            let _ = writeln!(text, "    policy  {:?}", backend.policy);
+            let _ = writeln!(text, "    policy  {}", words::reason(&backend.policy));
         }
         text.push('\n');
     }

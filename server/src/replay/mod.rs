@@ -20,6 +20,7 @@ mod fit;
 mod options;
 mod recording;
 mod text;
+mod words;
 
 use std::ffi::OsString;
 use std::fs;

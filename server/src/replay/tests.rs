@@ -175,3 +175,18 @@ fn scenarios_are_written() {
     assert!((rate - 100.0).abs() < 1.0, "{rate}");
     assert!(scenario["routing"].get("policy").is_none());
 }
+
+/// What is printed is for people under every policy and for every question: no names of Rust's.
+#[test]
+fn no_rust_is_printed() {
+    for policy in PolicyKind::ALL {
+        let file = TestFile::new("words", &recorded(policy));
+        for question in [Question::Check, Question::Explain(Which::Request(3001))] {
+            let Answer { text, wrong } = ask(&file, question);
+            for part in ["{", "}", "Some(", "None", "Ok(", "Err(", "::", "_ms:", "View"] {
+                assert!(!text.contains(part), "{part:?} in {text}");
+                assert!(wrong.iter().all(|line| !line.contains(part)), "{wrong:?}");
+            }
+        }
+    }
+}
