@@ -2,6 +2,8 @@
 mod process;
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
@@ -210,4 +212,91 @@ fn a_flood_of_bad_requests_does_not_fill_the_log() {
     assert!(stats.contains("X-IntelliProxy-Log: dropped=0, failedWrites=0, limited="), "{stats}");
     program.signal("-TERM");
     assert_eq!(program.exit_code(), Some(0));
+}
+
+/// The lines of failures: what a ping asked for, a report that is not one (once), and a refused
+/// request that nobody else could be asked for.
+#[test]
+fn failures_say_what_happened() {
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", backend.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        for mut stream in backend.incoming().map_while(Result::ok) {
+            let mut start = [0; 12];
+            let is_report = stream.read_exact(&mut start).is_ok() && &start == b"GET /metrics";
+            let (status, body) = if is_report { (200, "# HELP \u{1b}") } else { (404, "") };
+            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
+            drop(stream.write_all((head + body).as_bytes()));
+        }
+    });
+    let folder = Folder::new("failures");
+    let path = folder.file("proxy.json");
+    let text = format!(
+        r#"{{"backends": [{{"name": "A", "url": "{url}"}}, {{"name": "B", "url": "http://127.0.0.1:1"}}],
+            "routing": {{"probes": {{"reportIntervalMs": 20, "pingIntervalMs": 20, "pingRetryMs": 20}}}}}}"#
+    );
+    fs::write(&path, text).expect("a file");
+    let mut program = Program::start(&["--config", &path]);
+    let (mut is_down, mut reports) = (false, 0);
+    while !is_down || reports == 0 {
+        let line = program.line_with(" ");
+        is_down |= line.ends_with("A is down: status 404 to GET /health");
+        let report = "backend A: report from /metrics is not a JSON object: \"# HELP \\x1b\"";
+        reports += i32::from(line.ends_with(report));
+    }
+    wait_for("more reports", || {
+        let stats = program.stats();
+        let count = stats.split("\"reportsFailed\":").nth(1)?.split([',', '}']).next()?;
+        (count.parse::<u32>().ok()? > 3).then_some(())
+    });
+    program.signal("-TERM");
+    loop {
+        let line = program.line_with(" ");
+        assert!(!line.contains("report from"), "told once: {line}");
+        if line.ends_with("stopped") {
+            break;
+        }
+    }
+    assert_eq!(program.exit_code(), Some(0));
+
+    let mut program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);
+    program.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    let line = program.line_with(": 502: ");
+    assert!(line.ends_with("backend A: connection refused: answered with the error"), "{line}");
+    let mut program =
+        Program::start(&["--backend=A=http://127.0.0.1:1", "--backend=B=http://127.0.0.1:2"]);
+    program.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    let line = program.line_with(": 502: ");
+    assert!(line.ends_with("connection refused: sent to another backend"), "{line}");
+    let line = program.line_with(": 502: ");
+    assert!(line.ends_with("connection refused: answered with the error"), "{line}");
+}
+
+/// A response that stalls in its body is cut with a line that names the time.
+#[test]
+fn a_cut_names_its_key() {
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", backend.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for mut stream in backend.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n");
+            kept.push(stream);
+        }
+    });
+    let folder = Folder::new("cut");
+    let path = folder.file("proxy.json");
+    let text = format!(
+        r#"{{"backends": [{{"name": "A", "url": "{url}"}}], "timeouts": {{"responseBodyMs": 50}}}}"#
+    );
+    fs::write(&path, text).expect("a file");
+    let mut program = Program::start(&["--config", &path]);
+    let mut client = program.connect();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    let line = program.line_with(": 504: ");
+    assert!(
+        line.ends_with("backend A: body stalled for timeouts.responseBodyMs: client cut"),
+        "{line}"
+    );
 }

@@ -2,11 +2,13 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use intelliproxy_core::{BackendId, Instant};
+use intelliproxy_core::Notice::HealthChanged;
+use intelliproxy_core::{BackendId, Instant, ProbeFailure};
 use log::{Level, debug, error, info, log, log_enabled, warn};
 
 use super::limit::{Kind, LineLimits};
 use super::notice::describe;
+use crate::config::ProbePaths;
 use crate::proxy::{ConfigChange, Notice, RemedyTaken};
 
 /// Logs a notice, unless `limits` has seen too many of its kind; `name` names a backend. Nothing is
@@ -14,6 +16,7 @@ use crate::proxy::{ConfigChange, Notice, RemedyTaken};
 pub(crate) fn log_notice<'a>(
     now: Instant,
     notice: &Notice,
+    paths: &ProbePaths,
     limits: &mut LineLimits,
     name: impl Fn(BackendId) -> &'a str,
 ) {
@@ -23,7 +26,13 @@ pub(crate) fn log_notice<'a>(
         return;
     }
     match notice {
-        Notice::Router(notice) => info!("{}", describe(notice, name)),
+        Notice::Router(notice) => match notice {
+            HealthChanged {
+                cause: Some(ProbeFailure::Status(_) | ProbeFailure::Malformed),
+                ..
+            } => info!("{} to GET {}", describe(notice, name), paths.ping),
+            _ => info!("{}", describe(notice, name)),
+        },
         Notice::ClientError { peer, error, excerpt } => {
             let client = Client(*peer);
             warn!("{client}: {}: {error}: \"{excerpt}\"", error.status());
@@ -46,6 +55,11 @@ pub(crate) fn log_notice<'a>(
             let status = error.status();
             let client = Client(*peer);
             log!(level, "{client}: {status}: backend {backend}: {error}: {remedy}");
+        }
+        Notice::Expired { peer, what } => info!("{}: {what}", Client(*peer)),
+        Notice::UnreadableReport { backend, excerpt } => {
+            let (backend, path) = (name(*backend), &paths.report);
+            warn!("backend {backend}: report from {path} is not a JSON object: \"{excerpt}\"");
         }
         Notice::ClientRefused { peer } => {
             warn!("client {peer}: 503: limits.clients are connected");
@@ -79,7 +93,7 @@ pub(crate) fn log_notice<'a>(
 fn kind(notice: &Notice) -> Option<(Level, Kind)> {
     let kind = |about, status| Kind { about, status, lines: LINES };
     Some(match notice {
-        Notice::Router(intelliproxy_core::Notice::HealthChanged { .. }) => {
+        Notice::Router(HealthChanged { .. }) => {
             (Level::Info, Kind { about: "health", status: 0, lines: HEALTH_LINES })
         }
         Notice::Router(_) => (Level::Info, kind("switch", 0)),
@@ -88,6 +102,7 @@ fn kind(notice: &Notice) -> Option<(Level, Kind)> {
             (level_of(*remedy), kind("backend", error.status()))
         }
         Notice::Refused { status, .. } => (Level::Debug, kind("refused", *status)),
+        Notice::Expired { .. } => (Level::Info, kind("time over", 0)),
         Notice::ClientRefused { .. } => (Level::Warn, kind("limits.clients", 503)),
         Notice::UnsolicitedBytes { .. } => (Level::Warn, kind("unasked bytes", 0)),
         _ => return None,

@@ -110,8 +110,8 @@ impl fmt::Display for ClientError {
             Self::UnsupportedExpectation => "unsupported Expect",
             Self::BodyTooLarge => "body exceeds limits.bodyBytesMax",
             Self::MalformedChunk(error) => return write!(f, "malformed chunked body: {error}"),
-            Self::HeadTimeout => "request head not whole in time",
-            Self::BodyTimeout => "request body stalled",
+            Self::HeadTimeout => "request head not whole within timeouts.requestHeadMs",
+            Self::BodyTimeout => "request body stalled for timeouts.requestBodyMs",
             Self::Incomplete => "client closed in the middle of its request",
         })
     }
@@ -178,9 +178,9 @@ impl fmt::Display for UpstreamError {
             Self::Refused => "connection refused",
             Self::Unreachable => "backend unreachable",
             Self::Exhausted => "the proxy has no descriptor, port or memory left to connect",
-            Self::ConnectTimeout => "connection not made in time",
+            Self::ConnectTimeout => "connection not made within timeouts.connectMs",
             Self::Cut => "connection closed before an answer",
-            Self::HeadTimeout => "no answer in time",
+            Self::HeadTimeout => "no response within timeouts.responseHeadMs",
             Self::MalformedHead => "malformed answer head",
             Self::HeadTooLarge => "response head exceeds limits.headBytesMax",
             Self::TooManyFields => "response has more fields than limits.fieldsMax",
@@ -192,7 +192,7 @@ impl fmt::Display for UpstreamError {
             Self::MalformedChunk(error) => {
                 return write!(f, "malformed chunked answer: {error}");
             }
-            Self::BodyTimeout => "body stalled",
+            Self::BodyTimeout => "body stalled for timeouts.responseBodyMs",
         })
     }
 }

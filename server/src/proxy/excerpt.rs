@@ -31,6 +31,11 @@ pub(super) fn of_body(input: &[u8]) -> String {
     line.escape_ascii().to_string()
 }
 
+/// Returns the beginning of a backend's own text.
+pub(super) fn of_backend(text: &[u8]) -> String {
+    text[..text.len().min(HEAD_BYTES)].escape_ascii().to_string()
+}
+
 fn put_request_line(line: &[u8], shown: &mut Vec<u8>) {
     let path_end = line.iter().position(|byte| b"?#".contains(byte)).unwrap_or(line.len());
     let (path, rest) = line.split_at(path_end);
@@ -107,7 +112,7 @@ const SECRET_NAMES: [&str; 10] = [
 ];
 /// Stands in place of a secret.
 const MASK: &[u8] = b"***";
-/// Bytes of a head that are shown.
+/// Bytes of a head, or of a backend's text, that are shown.
 const HEAD_BYTES: usize = 80;
 /// Bytes of a body that are shown.
 const BODY_BYTES: usize = 16;
@@ -147,6 +152,7 @@ mod tests {
     #[test]
     fn excerpts_are_bounded() {
         assert_eq!(of_head(&[0xff; 1000]).len(), 4 * 80);
+        assert_eq!(of_backend(&[0xff; 1000]).len(), 4 * 80);
         assert_eq!(of_body(b"zz\r\npassword=1"), "zz\\r");
         assert_eq!(of_body(&[0xff; 1000]).len(), 4 * 16);
         for end in 0..100 {

@@ -60,6 +60,20 @@ pub enum Notice {
         /// How many are admitted.
         clients_max: usize,
     },
+    /// A client's connection ended because a time was over.
+    Expired {
+        /// Who.
+        peer: SocketAddr,
+        /// What became of it, and the key of the time.
+        what: &'static str,
+    },
+    /// The first report of a backend that is not a JSON object.
+    UnreadableReport {
+        /// Whose.
+        backend: BackendId,
+        /// The beginning of what came, escaped.
+        excerpt: String,
+    },
     /// The configuration changed at run time.
     Reconfigured(Box<ConfigChange>),
     /// A configuration that came at run time cannot be; the one in use goes on.

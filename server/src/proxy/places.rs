@@ -21,6 +21,8 @@ struct Place {
     preferred: usize,
     /// Counts the times that the backend left or moved.
     revision: u32,
+    /// Whether a report that is not readable was told of.
+    has_told_report: bool,
     is_configured: bool,
 }
 
@@ -106,6 +108,12 @@ impl Places {
         }
     }
 
+    /// Whether a report of a backend that is not readable is the first since it came.
+    pub(crate) fn is_first_unreadable(&mut self, backend: BackendId) -> bool {
+        let place = self.places.get_mut(backend.index()).filter(|place| place.id == backend);
+        place.is_some_and(|place| !std::mem::replace(&mut place.has_told_report, true))
+    }
+
     /// The configured backends.
     pub(crate) fn configured(&self) -> impl Iterator<Item = (BackendId, &str)> {
         let configured = self.places.iter().filter(|place| place.is_configured);
@@ -175,7 +183,8 @@ impl Places {
 
 impl Place {
     const fn new(id: BackendId, target: BackendTarget, revision: u32) -> Self {
-        Self { id, target, preferred: 0, revision, is_configured: true }
+        let has_told_report = false;
+        Self { id, target, preferred: 0, revision, has_told_report, is_configured: true }
     }
 }
 

@@ -6,6 +6,7 @@ use intelliproxy_core::{
     BackendId, Instant, LoadReport, ProbeAnswer, ProbeFailure, ProbeId, ProbeKind, ProbeResult,
 };
 
+use super::excerpt;
 use super::places::Attempt;
 use crate::http::body::BodyReader;
 use crate::http::chunked::ChunkLimits;
@@ -26,6 +27,8 @@ const READ_BYTES: usize = 8 * 1024;
 pub(crate) struct ProbeExchange {
     pub(crate) probe: ProbeId,
     pub(crate) backend: BackendId,
+    /// The beginning of a report that is not a JSON object.
+    pub(crate) unreadable: Option<String>,
     kind: ProbeKind,
     started: Instant,
     pub(crate) deadline: Instant,
@@ -70,6 +73,7 @@ impl ProbeExchange {
         Self {
             probe,
             backend,
+            unreadable: None,
             kind,
             started,
             deadline,
@@ -191,8 +195,12 @@ impl ProbeExchange {
         }
     }
 
-    fn report(&self, now: Instant, body: &[u8]) -> ProbeAnswer {
-        ProbeAnswer { latency: self.latency(now), report: read_report(body) }
+    fn report(&mut self, now: Instant, body: &[u8]) -> ProbeAnswer {
+        let report = read_report(body);
+        if report.is_none() {
+            self.unreadable = Some(excerpt::of_backend(body));
+        }
+        ProbeAnswer { latency: self.latency(now), report }
     }
 
     fn latency(&self, now: Instant) -> Duration {

@@ -4,7 +4,7 @@ use intelliproxy_core::{BackendId, Event, Instant, ProbeFailure, ProbeId, ProbeK
 use super::conn::{Conn, ConnId};
 use super::dispatch::connect_error;
 use super::probe::ProbeExchange;
-use super::{Action, ConnectFailure, Proxy};
+use super::{Action, ConnectFailure, Notice, Proxy};
 use crate::http::UpstreamError;
 
 impl Proxy {
@@ -90,9 +90,15 @@ impl Proxy {
     }
 
     pub(super) fn finish_probe(&mut self, now: Instant, conn: ConnId, result: ProbeResult) {
-        let Some(probe) = self.probe_mut(conn).map(|probe| probe.probe) else {
+        let Some(exchange) = self.probe_mut(conn) else {
             return;
         };
+        let (probe, backend) = (exchange.probe, exchange.backend);
+        if let Some(excerpt) = exchange.unreadable.take()
+            && self.places.is_first_unreadable(backend)
+        {
+            self.notify(Notice::UnreadableReport { backend, excerpt });
+        }
         self.close(conn, false);
         self.router.handle_event(now, Event::ProbeFinished { probe, result });
         self.drain_router(now);

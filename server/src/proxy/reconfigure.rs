@@ -10,7 +10,7 @@ use super::conn::{Conn, ConnId};
 use super::notice::Notice;
 use super::{Proxy, router_config};
 use crate::admin::LogCounts;
-use crate::config::{BackendTarget, Config};
+use crate::config::{BackendTarget, Config, ProbePaths};
 
 /// What is kept of the configurations that came at run time.
 #[derive(Debug, Default)]
@@ -93,6 +93,11 @@ impl Proxy {
     /// The file that keeps what a policy learns.
     pub(crate) fn state_file(&self) -> Option<&str> {
         self.shared.config.state_file.as_deref()
+    }
+
+    /// The paths that probes ask for.
+    pub(crate) fn probe_paths(&self) -> &ProbePaths {
+        &self.shared.config.probe_paths
     }
 
     /// How long a reading of the configuration may take.

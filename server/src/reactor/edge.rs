@@ -83,7 +83,8 @@ impl Edge {
 
     /// Logs what the proxy tells.
     pub(super) fn log_notice(&mut self, now: Instant, notice: &Notice, proxy: &Proxy) {
-        log_notice(now, notice, &mut self.limits, |backend| proxy.backend_name(backend));
+        let name = |backend| proxy.backend_name(backend);
+        log_notice(now, notice, proxy.probe_paths(), &mut self.limits, name);
     }
 
     /// Has the configuration read again.

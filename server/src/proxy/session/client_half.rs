@@ -222,6 +222,7 @@ impl ClientHalf {
             has_seen_answer: false,
             has_begun_answer: false,
             last_error: None,
+            unreported: None,
             has_redialled: false,
             was_client_late: false,
             client_wait: Duration::ZERO,

@@ -103,7 +103,10 @@ impl Session {
                 return self.time_taking(now, Side::Upstream, shared);
             }
             Expiry::ResponseBody => self.fail_upstream(now, UpstreamError::BodyTimeout, shared),
-            Expiry::Tunnel => self.end(now, false, shared),
+            Expiry::Tunnel => {
+                self.tell_expiry("tunnel closed: silent for timeouts.tunnelIdleMs", shared);
+                self.end(now, false, shared);
+            }
         }
         self.settle(now, shared);
     }

@@ -41,6 +41,8 @@ pub(crate) struct Exchange {
     pub(crate) has_begun_answer: bool,
     /// How the last attempt failed.
     pub(crate) last_error: Option<UpstreamError>,
+    /// A failed attempt of which it is not known yet whether another backend is tried after it.
+    pub(crate) unreported: Option<(BackendId, UpstreamError)>,
     /// Whether it was sent again on a fresh connection: it goes over no idle one any more.
     pub(crate) has_redialled: bool,
     /// Whether the client took nothing for so long, at some time, that its backend may have given

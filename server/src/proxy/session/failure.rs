@@ -1,5 +1,7 @@
 //! What becomes of a session when one of its peers breaks a rule, fails or leaves.
-use intelliproxy_core::{Instant, Outcome, RequestFailure};
+use std::net::SocketAddr;
+
+use intelliproxy_core::{BackendId, Instant, Outcome, RequestFailure};
 
 use super::Session;
 use super::client_half::{Receive, Send};
@@ -9,7 +11,7 @@ use crate::buffer::Buffer;
 use crate::http::answer;
 use crate::http::{ClientError, UpstreamError};
 use crate::proxy::Action;
-use crate::proxy::notice::Notice;
+use crate::proxy::notice::{Notice, RemedyTaken};
 use crate::proxy::shared::Shared;
 
 impl Session {
@@ -91,12 +93,19 @@ impl Session {
         if backend.is_none() {
             remedy = Remedy::Answer;
         }
-        shared.actions.push_back(Action::Notify(Notice::UpstreamError {
-            peer: self.client.hop.client(),
-            backend,
-            error,
-            remedy: remedy.into(),
-        }));
+        let earlier = exchange.unreported.take().map(|(backend, _)| backend);
+        match backend.or(earlier) {
+            // Told when there is another backend, or when there is none.
+            Some(backend) if remedy == Remedy::Retry => {
+                exchange.unreported = Some((backend, error));
+            }
+            told => shared.actions.push_back(Action::Notify(Notice::UpstreamError {
+                peer: self.client.hop.client(),
+                backend: told,
+                error,
+                remedy: remedy.into(),
+            })),
+        }
         if let Some(conn) = upstream.conn() {
             self.needs.release(conn, None);
         }
@@ -163,6 +172,13 @@ impl Session {
         self.end_request(now, is_persistent);
     }
 
+    /// Tells observers that a time was over for which nobody gets an error.
+    #[cold]
+    pub(super) fn tell_expiry(&self, what: &'static str, shared: &mut Shared) {
+        let notice = Notice::Expired { peer: self.client.hop.client(), what };
+        shared.actions.push_back(Action::Notify(notice));
+    }
+
     /// Gives up the exchange at hand without blaming its backend.
     #[cold]
     pub(super) fn abandon(&mut self, shared: &mut Shared) {
@@ -216,6 +232,13 @@ impl Session {
         self.abandon(shared);
         self.needs.close(with_reset || is_lossy);
     }
+}
+
+/// Tells that a request goes to another backend after one failed it.
+#[cold]
+pub(super) const fn retried(peer: SocketAddr, backend: BackendId, error: UpstreamError) -> Action {
+    let (backend, remedy) = (Some(backend), RemedyTaken::Retried);
+    Action::Notify(Notice::UpstreamError { peer, backend, error, remedy })
 }
 
 /// Whether a head, as far as it came, is that of a HEAD request: an answer to it has no body.

@@ -30,6 +30,7 @@ pub(crate) use self::bound::Bound;
 pub(crate) use self::client_half::ClientHalf;
 use self::client_half::{Receive, Send};
 use self::exchange::Exchange;
+use self::failure::retried;
 pub(crate) use self::hop::Hop;
 pub(crate) use self::needs::Need;
 use self::needs::Needs;
@@ -309,6 +310,11 @@ impl Session {
         exchange.lease = Some(lease);
         exchange.dispatched_at = now;
         exchange.client_wait = Duration::ZERO;
+        let unreported = exchange.unreported.take();
+        if let Some((backend, error)) = unreported {
+            cold_path();
+            shared.actions.push_back(retried(self.client.hop.client(), backend, error));
+        }
         let Some(host) = &mut exchange.host else { return };
         cold_path();
         let output = &mut self.upstream.output;

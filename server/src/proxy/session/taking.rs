@@ -97,7 +97,10 @@ impl Session {
     pub(super) fn end_taking(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         match side {
             Side::Client if self.client.output.is_empty() => {}
-            Side::Client => self.end(now, true, shared),
+            Side::Client => {
+                self.tell_expiry("cut: took nothing for timeouts.clientWriteMs", shared);
+                self.end(now, true, shared);
+            }
             Side::Upstream if !self.upstream.output.is_empty() => {
                 self.fail_upstream(now, UpstreamError::BodyTimeout, shared);
             }
