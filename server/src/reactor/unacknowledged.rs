@@ -27,6 +27,7 @@ mod linux {
     use std::net::{IpAddr, SocketAddr};
     use std::os::fd::OwnedFd;
 
+    use rustix::io::Errno;
     use rustix::net::{
         AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
         socket_with,
@@ -59,9 +60,11 @@ mod linux {
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
                 let kind = SocketType::DGRAM;
                 let protocol = Some(netlink::SOCK_DIAG);
-                self.socket = socket_with(AddressFamily::NETLINK, kind, flags, protocol).ok();
-                // Where it is out of descriptors it may be made next time.
-                self.is_missing = self.socket.is_none();
+                match socket_with(AddressFamily::NETLINK, kind, flags, protocol) {
+                    Ok(socket) => self.socket = Some(socket),
+                    // One that is out of descriptors may make it next time.
+                    Err(error) => self.is_missing = ![Errno::MFILE, Errno::NFILE].contains(&error),
+                }
             }
             let socket = self.socket.as_ref()?;
             self.sequence = self.sequence.wrapping_add(1);
