@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddr
 
 use socket2::SockRef;
 
-use crate::config::{BackendTarget, BackendUrl, Config, ListenAddress};
+use crate::config::{BackendTarget, BackendUrl, Config, Listen, ListenAddress};
 use crate::logging::LogWatch;
 use crate::plain::os_error_text;
 use crate::reload::Source;
@@ -21,6 +21,8 @@ pub struct Setup {
     pub backends: Vec<BackendTarget>,
     /// The listeners, bound, listening and non-blocking.
     pub listeners: Vec<TcpListener>,
+    /// For each of them, whether trusted hops begin with a PROXY protocol header there.
+    pub(crate) speak_proxy_protocol: Vec<bool>,
     /// How the configuration is read again on SIGHUP; without it, that does nothing.
     pub reload: Option<Source>,
     /// How the log fares, for /stats.
@@ -34,11 +36,19 @@ impl Setup {
     /// One line that names the backend or the address that is at fault.
     pub fn new(config: Config) -> Result<Self, String> {
         let backends = backend_targets(&config)?;
-        let mut listeners = Vec::new();
-        for text in &config.listen {
-            listeners.append(&mut listen(text)?);
+        let (mut listeners, mut speak_proxy_protocol) = (Vec::new(), Vec::new());
+        for Listen { address, proxy_protocol } in &config.listen {
+            listeners.append(&mut listen(address)?);
+            speak_proxy_protocol.resize(listeners.len(), *proxy_protocol);
         }
-        Ok(Self { config, backends, listeners, reload: None, log: LogWatch::default() })
+        Ok(Self {
+            config,
+            backends,
+            listeners,
+            speak_proxy_protocol,
+            reload: None,
+            log: LogWatch::default(),
+        })
     }
 
     /// Where the proxy listens and where its backends are, a line each.

@@ -95,6 +95,14 @@ impl Bench {
         conn
     }
 
+    /// A client connects to a listener that speaks the PROXY protocol, and sends.
+    pub(crate) fn announced_client(&mut self, peer: &str, bytes: &[u8]) -> ConnId {
+        let conn = self.client_from(peer);
+        self.proxy.expect_proxy_header(conn);
+        self.send(conn, bytes);
+        conn
+    }
+
     /// A client connects and sends.
     pub(crate) fn client_with(&mut self, bytes: &[u8]) -> ConnId {
         let conn = self.client();

@@ -174,3 +174,65 @@ fn a_loop_is_ended() {
         }
     }
 }
+
+/// A PROXY protocol header of a trusted hop names the client, whose word about others counts only
+/// if it is trusted itself; of others there is none, and it is no request.
+#[test]
+fn a_proxy_header_names_the_client() {
+    let binary = |family: u8, command: u8| {
+        let start = b"\r\n\r\n\0\r\nQUIT\n";
+        let addresses = [198, 51, 100, 7, 10, 0, 0, 1, 0x12, 0x34, 0, 80];
+        [&start[..], &[0x20 | command, family, 0, 12], &addresses].concat()
+    };
+    let rows: [(&str, Vec<u8>, &str); 7] = [
+        ("192.0.2.9:1", b"PROXY TCP4 198.51.100.7 10.0.0.1 4660 80\r\n".to_vec(), "198.51.100.7"),
+        ("192.0.2.9:1", b"PROXY TCP6 2001:db9::7 ::1 4660 80\r\n".to_vec(), "2001:db9::7"),
+        ("192.0.2.9:1", b"PROXY UNKNOWN\r\n".to_vec(), "192.0.2.9"),
+        ("192.0.2.9:1", binary(0x11, 1), "198.51.100.7"),
+        ("192.0.2.9:1", binary(0x11, 0), "192.0.2.9"),
+        ("192.0.2.9:1", binary(0x00, 1), "192.0.2.9"),
+        ("203.0.113.9:1", Vec::new(), "203.0.113.9"),
+    ];
+    for step in [usize::MAX, 1] {
+        for (peer, header, client) in &rows {
+            let mut bench = trusting();
+            bench.step = step;
+            let request = b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-Proto: https\r\n\r\n";
+            let conn = bench.announced_client(peer, &[&header[..], request].concat());
+            let text = bench.text(bench.upstream());
+            let proto = if client.starts_with("192.0.2.") { "https" } else { "http" };
+            assert!(text.contains(&format!("\r\nX-Forwarded-For: {client}\r\n")), "{text}");
+            assert!(text.contains(&format!("\r\nX-Forwarded-Proto: {proto}\r\n")), "{text}");
+            // Once: the next request has no header before it.
+            bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            bench.drain(conn);
+            bench.send(conn, request);
+            bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            assert!(bench.text(conn).starts_with("HTTP/1.1 200 "));
+        }
+        for (peer, bytes) in [
+            ("192.0.2.9:1", &b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"[..]),
+            ("192.0.2.9:1", b"PROXY TCP4 nonsense\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n"),
+            (
+                "203.0.113.9:1",
+                b"PROXY TCP4 1.1.1.1 1.1.1.1 1 1\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            ),
+        ] {
+            let mut bench = trusting();
+            bench.step = step;
+            let conn = bench.announced_client(peer, bytes);
+            assert_eq!(bench.text(conn), refusal(400), "{peer}");
+            assert!(bench.upstreams().is_empty());
+        }
+    }
+    // A header that never becomes whole is waited for as long as a head; an end inside it is no
+    // request.
+    let mut bench = trusting();
+    let conn = bench.announced_client("192.0.2.9:1", b"PROXY TCP4 ");
+    bench.pass(std::time::Duration::from_secs(10));
+    assert_eq!(bench.text(conn), refusal(408));
+    let mut bench = trusting();
+    let conn = bench.announced_client("192.0.2.9:1", b"PROXY TCP4 ");
+    bench.end(conn);
+    assert_eq!((bench.text(conn).as_str(), bench.wire(conn).closed), ("", Some(false)));
+}

@@ -21,7 +21,7 @@ pub(crate) fn config(urls: &[&str]) -> Config {
         url: (*url).to_owned(),
     };
     Config {
-        listen: vec!["127.0.0.1:0".to_owned()],
+        listen: vec!["127.0.0.1:0".into()],
         backends: urls.iter().zip('A'..='Z').map(backend).collect(),
         ..Config::default()
     }

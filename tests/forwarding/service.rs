@@ -2,7 +2,7 @@
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use intelliproxy::config::Overflow;
+use intelliproxy::config::{Listen, Overflow};
 use serde_json::Value;
 
 use crate::parties::{
@@ -143,6 +143,27 @@ fn ask(stream: &mut BufReader<std::net::TcpStream>) {
     assert_eq!(read_answer(stream).0[0], "HTTP/1.1 200 OK");
 }
 
+/// A listener that speaks the PROXY protocol takes its client from the header, another one does not
+/// know it.
+#[test]
+fn a_listener_speaks_the_proxy_protocol() {
+    let backend = Script::start(echo);
+    let mut config = config(&[&backend.url]);
+    config.forwarding.trusted = vec!["127.0.0.0/8".to_owned()];
+    let announced = Listen { address: "127.0.0.1:0".to_owned(), proxy_protocol: true };
+    config.listen = vec![announced, "127.0.0.1:0".into()];
+    let addresses = serve(config);
+    let header = b"PROXY TCP4 198.51.100.7 10.0.0.1 4660 80\r\n";
+    let mut stream = BufReader::new(connect(addresses[0]));
+    stream.get_mut().write_all(header).expect("sent");
+    stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    let text = String::from_utf8(read_answer(&mut stream).1).expect("text");
+    assert!(text.contains("\nX-Forwarded-For: 198.51.100.7\n"), "{text}");
+    let mut stream = BufReader::new(connect(addresses[1]));
+    stream.get_mut().write_all(header).expect("sent");
+    assert_eq!(read_answer(&mut stream).0[0], "HTTP/1.1 400 Bad Request");
+}
+
 /// `localhost` is both loopback addresses: to listen on, and of a backend that has only one.
 #[test]
 fn localhost_is_both_loopbacks() {
@@ -162,7 +183,7 @@ fn localhost_is_both_loopbacks() {
             }
         };
         let mut config = config(&[&format!("http://localhost:{port}")]);
-        config.listen = vec!["localhost:0".to_owned()];
+        config.listen = vec!["localhost:0".into()];
         config.forwarding.keep_host = false;
         let addresses = serve(config);
         assert_eq!(addresses.len(), 2);

@@ -326,7 +326,7 @@ fn what_needs_a_restart_stays() {
     let report = World::new()
         .backend(Vec::new())
         .reload_at(100, |wanted| {
-            wanted.config.listen = vec!["127.0.0.1:1".to_owned()];
+            wanted.config.listen = vec!["127.0.0.1:1".into()];
             wanted.config.recording.files = 9;
             wanted.config.state_file = Some("learned.json".to_owned());
         })

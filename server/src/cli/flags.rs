@@ -56,7 +56,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         change: Change::Append {
             clear: |config| config.listen.clear(),
             push: |config, text| {
-                config.listen.push(text.to_owned());
+                config.listen.push(text.into());
                 Ok(())
             },
         },

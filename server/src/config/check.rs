@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use intelliproxy_core::ConfigError;
 
-use super::{BackendUrl, Config, Forwarding, Limits, ListenAddress, Network, StatsRules};
+use super::{BackendUrl, Config, Forwarding, Limits, Listen, ListenAddress, Network, StatsRules};
 use crate::http::field::FIELDS_MAX;
 
 impl Config {
@@ -63,8 +63,12 @@ impl Config {
     fn check_listen(&self) -> Result<(), ConfigError> {
         check_length("listen", self.listen.len(), 1, LISTEN_MAX)?;
         let mut seen: Vec<ListenAddress> = Vec::with_capacity(self.listen.len());
-        for (index, text) in self.listen.iter().enumerate() {
+        for (index, Listen { address: text, proxy_protocol }) in self.listen.iter().enumerate() {
             let path = format!("listen[{index}]");
+            if *proxy_protocol && self.forwarding.trusted.is_empty() {
+                let allowed = "false while forwarding.trusted is empty";
+                return Err(ConfigError::new(&format!("{path}.proxyProtocol"), allowed));
+            }
             let address = ListenAddress::parse(text)
                 .map_err(|error| refuse(&path, "HOST:PORT", text, error))?;
             if address.port != 0 && seen.contains(&address) {

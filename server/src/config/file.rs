@@ -160,6 +160,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::Listen;
 
     #[track_caller]
     fn refusal(text: &str) -> String {
@@ -176,13 +177,15 @@ mod tests {
     /// Values other than the defaults, one of every kind, are written so that they are read back.
     #[test]
     fn other_values_survive_json() {
-        let listen = vec!["localhost:0".to_owned(), "[::1]:8080".to_owned()];
+        let announced = Listen { address: "[::1]:8080".to_owned(), proxy_protocol: true };
+        let listen = vec!["localhost:0".into(), announced];
         let mut config = Config { listen, backends: Vec::new(), ..Config::default() };
         config.routing.switch.cooldown = Duration::from_millis(1);
         config.routing.switch.spill_over = false;
         config.limits.body_bytes_max = u64::MAX;
         config.timeouts.tunnel_idle = Duration::from_secs(86_400);
         config.forwarding.keep_host = false;
+        config.forwarding.trusted = vec!["10.0.0.0/8".to_owned()];
         config.overflow = super::super::Overflow::Reject;
         config.stats.allow.clear();
         assert_eq!(Config::from_json(&config.to_json()), Ok(config));
@@ -255,7 +258,23 @@ mod tests {
             ("{\"forwarding\": {\"via\": \"a\",\n\"via\": \"b\"}}", "2: forwarding.via: repeated"),
             ("{\"listen\": [],\n\"listen\": []}", "2: listen: repeated"),
             ("{\n\"listen\": \"a:1\"}", "2: listen: must be a list, not string \"a:1\""),
-            ("{\n\"listen\": [\n1]}", "3: listen[0]: must be a string, not integer 1"),
+            (
+                "{\n\"listen\": [\n1]}",
+                "3: listen[0]: must be a string or an object with address and proxyProtocol, not integer 1",
+            ),
+            (
+                "{\"listen\": [{\"address\": \"a:1\",\n\"proxyProtocol\": true}]}",
+                "2: listen[0].proxyProtocol: must be false while forwarding.trusted is empty",
+            ),
+            ("{\n\"listen\": [{\"proxyProtocol\": true}]}", "2: listen[0]: needs address"),
+            (
+                "{\"listen\": [\n{\"adress\": \"a:1\"}]}",
+                "2: listen[0].adress: unknown key; known: address or proxyProtocol",
+            ),
+            (
+                "{\"listen\": [{\"address\": \"a:1\",\n\"proxyProtocol\": 1}]}",
+                "2: listen[0].proxyProtocol: must be true or false, not integer 1",
+            ),
             ("{\n\"listen\": []}", "2: listen: must be a list of 1 to 64 entries"),
             ("{\"overflow\":\n\"drop\"}", "2: overflow: must be wait or reject, not drop"),
             (

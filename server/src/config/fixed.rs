@@ -49,7 +49,7 @@ mod tests {
     fn every_key_is_kept_or_told() {
         let old = Config::default();
         let mut new = Config {
-            listen: vec!["[::1]:1".to_owned()],
+            listen: vec!["[::1]:1".into()],
             backends: Vec::new(),
             overflow: Overflow::Reject,
             state_file: Some("s".to_owned()),

@@ -1,4 +1,11 @@
-//! An address to listen on: `HOST:PORT`.
+//! An address to listen on: `HOST:PORT`, and what is spoken there.
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use super::host::{HostError, HostPort};
 
 /// Where to listen; a name may stand for several addresses.
@@ -18,6 +25,68 @@ impl ListenAddress {
     pub fn parse(text: &str) -> Result<Self, HostError> {
         let HostPort { host, port, .. } = HostPort::parse(text)?;
         Ok(Self { host, port: port.ok_or(HostError::Port)? })
+    }
+}
+
+/// One entry of `listen`: the address alone, or an object with it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listen {
+    /// `HOST:PORT`.
+    pub address: String,
+    /// Whether connections from `forwarding.trusted` begin with a PROXY protocol header (false).
+    pub proxy_protocol: bool,
+}
+
+impl From<&str> for Listen {
+    fn from(address: &str) -> Self {
+        Self { address: address.to_owned(), proxy_protocol: false }
+    }
+}
+
+impl Serialize for Listen {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if !self.proxy_protocol {
+            return to.serialize_str(&self.address);
+        }
+        let mut object = to.serialize_struct("Listen", 2)?;
+        object.serialize_field("address", &self.address)?;
+        object.serialize_field("proxyProtocol", &true)?;
+        object.end()
+    }
+}
+
+impl<'a> Deserialize<'a> for Listen {
+    fn deserialize<D: Deserializer<'a>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(ListenVisitor)
+    }
+}
+
+/// The form of an object.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Object {
+    address: String,
+    #[serde(default)]
+    proxy_protocol: bool,
+}
+
+struct ListenVisitor;
+
+impl<'a> Visitor<'a> for ListenVisitor {
+    type Value = Listen;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or an object with address and proxyProtocol")
+    }
+
+    fn visit_str<E: de::Error>(self, address: &str) -> Result<Listen, E> {
+        Ok(address.into())
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, map: A) -> Result<Listen, A::Error> {
+        let Object { address, proxy_protocol } =
+            Object::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Listen { address, proxy_protocol })
     }
 }
 

@@ -20,7 +20,7 @@ mod url;
 
 pub use file::FileError;
 pub use host::HostError;
-pub use listen::ListenAddress;
+pub use listen::{Listen, ListenAddress};
 pub use network::{Network, NetworkError};
 pub use target::BackendTarget;
 pub use url::{BackendUrl, UrlError};
@@ -31,7 +31,7 @@ pub use url::{BackendUrl, UrlError};
 pub struct Config {
     /// Addresses to listen on, `HOST:PORT`, 1 to 64 that differ; `localhost` means both loopback
     /// addresses, port 0 any free one.
-    pub listen: Vec<String>,
+    pub listen: Vec<Listen>,
     /// Where requests go, in order of preference among equals, at most 1000; names differ.
     pub backends: Vec<BackendConfig>,
     /// How to choose among them.
@@ -59,7 +59,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec!["127.0.0.1:3001".to_owned()],
+            listen: vec!["127.0.0.1:3001".into()],
             backends: vec![
                 BackendConfig { name: "A".to_owned(), url: "http://localhost:3000".to_owned() },
                 BackendConfig { name: "B".to_owned(), url: "http://localhost:3002".to_owned() },

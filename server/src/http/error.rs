@@ -51,6 +51,8 @@ pub enum ClientError {
     UnsupportedTransferEncoding,
     /// Transfer-Encoding from HTTP/1.0 (RFC 9112 section 6.1).
     TransferEncodingInOldVersion,
+    /// No PROXY protocol header where a trusted hop must send one.
+    MalformedProxyHeader,
     /// The request has gone on from this very instance before, as its Via says.
     Loop,
     /// An expectation other than 100-continue (RFC 9110 section 10.1.1).
@@ -92,6 +94,7 @@ impl fmt::Display for ClientError {
             Self::MalformedRequestLine => "malformed request line",
             Self::InvalidMethod => "invalid method",
             Self::UnsupportedVersion => "unsupported version",
+            Self::MalformedProxyHeader => "malformed PROXY protocol header",
             Self::Loop => "loop: the request came back to this proxy",
             Self::InvalidTarget => "invalid target",
             Self::ConnectMethod => "CONNECT is not supported",

@@ -17,6 +17,7 @@ pub mod measure;
 pub(crate) mod method;
 pub(crate) mod persistence;
 pub(crate) mod progress;
+pub(crate) mod proxy_protocol;
 pub(crate) mod refusal;
 pub(crate) mod target;
 pub(crate) mod upgrade;

@@ -206,6 +206,16 @@ impl Proxy {
         id
     }
 
+    /// The listener that accepted this client speaks the PROXY protocol: a trusted hop's connection
+    /// begins with a header of it, any other's does not. To be called right after
+    /// [`handle_accept`](Self::handle_accept).
+    #[cold]
+    pub fn expect_proxy_header(&mut self, conn: ConnId) {
+        if let Some(session) = self.table.session_mut(conn) {
+            session.expect_proxy_header();
+        }
+    }
+
     /// A connection that was asked for is there, or could not be made.
     pub fn handle_connected(
         &mut self,

@@ -263,7 +263,7 @@ impl Proxy {
     fn tell_clients(&mut self, now: Instant) {
         for id in self.client_ids() {
             if let Some(session) = self.table.session_mut(id) {
-                session.handle_reconfigured(&mut self.shared);
+                session.handle_reconfigured(&self.shared);
             }
             self.serve(now, id);
         }

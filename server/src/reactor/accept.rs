@@ -54,7 +54,11 @@ impl Reactor {
                 }
                 match listener.socket.accept() {
                     Ok((stream, peer)) => {
+                        let speaks_proxy_protocol = listener.speaks_proxy_protocol;
                         let conn = self.proxy.handle_accept(self.now, peer);
+                        if speaks_proxy_protocol {
+                            self.proxy.expect_proxy_header(conn);
+                        }
                         match Socket::accepted(stream, conn, self.poll.registry()) {
                             // Where its first bytes are here already, the poll says so at once.
                             Ok(socket) => self.insert(socket),

@@ -102,6 +102,8 @@ struct Reactor {
 
 struct Listener {
     socket: TcpListener,
+    /// Whether trusted hops begin with a PROXY protocol header here.
+    speaks_proxy_protocol: bool,
     is_ready: bool,
 }
 
@@ -132,13 +134,14 @@ impl Reactor {
         let hangups = watch(&[SIGHUP], Source::Hangups).map_err(fail)?;
         let waker = Waker::new(registry, Source::Waker.to_token()).map_err(fail)?;
         let mut listeners = Vec::new();
-        for (index, listener) in setup.listeners.into_iter().enumerate() {
+        let listening = setup.listeners.into_iter().zip(setup.speak_proxy_protocol);
+        for (index, (listener, speaks_proxy_protocol)) in listening.enumerate() {
             // Accepted sockets inherit the option.
             let _ = socket2::SockRef::from(&listener).set_tcp_nodelay(true);
             let mut socket = TcpListener::from_std(listener);
             let token = Source::Listener(index).to_token();
             registry.register(&mut socket, token, Interest::READABLE).map_err(fail)?;
-            listeners.push(Listener { socket, is_ready: false });
+            listeners.push(Listener { socket, speaks_proxy_protocol, is_ready: false });
         }
         Ok(Self {
             poll,

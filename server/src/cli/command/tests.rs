@@ -46,9 +46,9 @@ fn plain_form_is_the_default() {
 fn flags_set_their_values() {
     type Change = fn(&mut Config);
     let rows: [(&[&str], Change); 21] = [
-        (&["--listen=[::1]:80"], |c| c.listen = vec!["[::1]:80".to_owned()]),
+        (&["--listen=[::1]:80"], |c| c.listen = vec!["[::1]:80".into()]),
         (&["--listen", "a:1", "--listen", "b:2"], |c| {
-            c.listen = vec!["a:1".to_owned(), "b:2".to_owned()];
+            c.listen = vec!["a:1".into(), "b:2".into()];
         }),
         (&["--backend", "X=http://x:1/"], |c| {
             let (name, url) = ("X".to_owned(), "http://x:1/".to_owned());
@@ -104,12 +104,12 @@ fn flags_set_their_values() {
 #[test]
 fn flags_win_over_the_file() {
     let file = config(&["--config", "good.json"]);
-    assert_eq!(file.listen, ["127.0.0.1:1"]);
+    assert_eq!(file.listen, ["127.0.0.1:1".into()]);
     assert_eq!(file.routing.switch.threshold, 7.0);
     assert_eq!(file.backends.len(), 1);
     let args = ["--listen=b:2", "--threshold=8", "--config=good.json", "--backend=X=http://x"];
     let both = config(&args);
-    assert_eq!(both.listen, ["b:2"]);
+    assert_eq!(both.listen, ["b:2".into()]);
     assert_eq!(both.routing.switch.threshold, 8.0);
     assert_eq!(both.backends.len(), 1);
     assert_eq!(both.backends[0].name, "X");

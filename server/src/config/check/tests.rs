@@ -137,7 +137,7 @@ fn lists_are_bounded() {
         let with = |length: usize| {
             let mut config = Config::default();
             match path {
-                "listen" => config.listen = vec!["127.0.0.1:0".to_owned(); length],
+                "listen" => config.listen = vec!["127.0.0.1:0".into(); length],
                 "backends" => {
                     let url = "http://localhost".to_owned();
                     config.backends = (0..length)
@@ -165,12 +165,12 @@ fn texts_are_checked() {
     let rows: [(&str, Change, &str); 18] = [
         (
             "listen[0]",
-            |c| c.listen = vec!["3001".to_owned()],
+            |c| c.listen = vec!["3001".into()],
             "HOST:PORT, and \"3001\" ends in a number and is no IPv4 address",
         ),
         (
             "listen[1]",
-            |c| c.listen = vec!["LOCALHOST:1".to_owned(), "localhost:1".to_owned()],
+            |c| c.listen = vec!["LOCALHOST:1".into(), "localhost:1".into()],
             "listed once, and \"localhost:1\" is there already",
         ),
         (

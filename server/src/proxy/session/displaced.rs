@@ -2,7 +2,6 @@
 use intelliproxy_core::{Lease, Outcome};
 
 use super::Session;
-use super::hop::Hop;
 use crate::proxy::shared::Shared;
 
 impl Session {
@@ -30,8 +29,8 @@ impl Session {
 
     /// The configuration changed: whether the client may look at /stats, and is trusted, may have,
     /// too.
-    pub(crate) fn handle_reconfigured(&mut self, shared: &mut Shared) {
-        self.client.hop = Hop::new(self.client.hop.peer, shared);
+    pub(crate) fn handle_reconfigured(&mut self, shared: &Shared) {
+        self.client.hop.handle_reconfigured(shared);
     }
 
     /// The right by which the request at hand is where it is.

@@ -2,6 +2,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use intelliproxy_core::Instant;
+
+use super::Session;
+use crate::buffer::Buffer;
+use crate::http::head::Parsed;
+use crate::http::proxy_protocol;
 use crate::proxy::shared::Shared;
 
 /// The peer of a client connection, and for whom it forwards.
@@ -15,6 +21,8 @@ pub(crate) struct Hop {
     may_see_stats: bool,
     /// Whether its word about its own clients counts (`forwarding.trusted`).
     pub(crate) is_trusted: bool,
+    /// Whether a PROXY protocol header comes before its first request.
+    pub(crate) awaits_header: bool,
     /// The client of the latest request, where a trusted peer named it.
     pub(crate) forwards_for: Option<IpAddr>,
 }
@@ -27,8 +35,15 @@ impl Hop {
             fields: shared.client_fields(ip),
             may_see_stats: shared.trust.may_see_stats(ip),
             is_trusted: shared.trust.trusts(ip),
+            awaits_header: false,
             forwards_for: None,
         }
+    }
+
+    /// The configuration changed; for whom the request under way is stays as it was said.
+    pub(super) fn handle_reconfigured(&mut self, shared: &Shared) {
+        self.may_see_stats = shared.trust.may_see_stats(self.peer.ip());
+        self.is_trusted = shared.trust.trusts(self.peer.ip());
     }
 
     /// The client: the peer, or the one for whom a trusted peer forwards, whose port is unknown
@@ -43,5 +58,41 @@ impl Hop {
     /// Whether a request for /stats may be meant for the proxy.
     pub(crate) const fn may_ask_for_stats(&self) -> bool {
         self.may_see_stats || self.is_trusted
+    }
+}
+
+impl Session {
+    /// Only a trusted hop's word about its client counts, so only it has to give it.
+    pub(crate) const fn expect_proxy_header(&mut self) {
+        self.client.hop.awaits_header = self.client.hop.is_trusted;
+    }
+
+    /// J1, before the first request: reads a PROXY protocol header.
+    #[cold]
+    pub(super) fn take_proxy_header(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        let client = &mut self.client;
+        let Some(input) = &mut client.input else { return false };
+        match proxy_protocol::parse(input.bytes()) {
+            Ok(Parsed::Complete(header)) => {
+                input.consume(header.len);
+                client.hop.awaits_header = false;
+                if let Some(source) = header.source {
+                    client.hop = Hop::new(source, shared);
+                }
+                client.last_read = now;
+                let has_more = client.input.as_ref().is_some_and(|input| !Buffer::is_empty(input));
+                client.head_since = has_more.then_some(now);
+                true
+            }
+            Ok(Parsed::Partial) if client.is_eof => {
+                self.needs.close(false);
+                true
+            }
+            Ok(Parsed::Partial) => false,
+            Err(error) => {
+                self.fail_client(now, error, shared);
+                true
+            }
+        }
     }
 }

@@ -74,6 +74,9 @@ impl Session {
         if client.head_since.is_none() {
             client.head_since = Some(now);
         }
+        if client.hop.awaits_header {
+            return self.take_proxy_header(now, shared);
+        }
         match client.parse(now, &mut self.exchange, shared) {
             Ok(Parsed::Complete(begun)) => {
                 self.begin(now, begun, shared);
