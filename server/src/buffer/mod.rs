@@ -30,7 +30,8 @@ const ROOM_BEFORE_HEAD: usize = 128;
 pub(crate) const LARGE: usize = 68 * 1024;
 /// Bytes that a large buffer takes in all.
 const LARGE_MEMORY: usize = HEADROOM + LARGE + TAILROOM;
-/// Free buffers of each kind that the pool keeps.
+/// Free buffers of each kind that the pool keeps; those that nobody needed are dropped by
+/// [`BufferPool::trim`].
 const SPARE_SMALL_MAX: usize = 1024;
 const SPARE_LARGE_MAX: usize = 32;
 
@@ -199,11 +200,34 @@ fn drop_odd(buffer: Buffer) {
     drop(buffer);
 }
 
+/// Free buffers of one kind.
+#[derive(Debug, Default)]
+struct Spare {
+    buffers: Vec<Buffer>,
+    /// So many of them were not needed since the last [`trim`](Self::trim).
+    unused: usize,
+}
+
+impl Spare {
+    fn take(&mut self, memory: usize) -> Buffer {
+        let buffer = self.buffers.pop().unwrap_or_else(|| Buffer::with_capacity(memory));
+        self.unused = self.unused.min(self.buffers.len());
+        buffer
+    }
+
+    /// Drops those that were not needed since the last time.
+    fn trim(&mut self) {
+        self.buffers.drain(..self.unused);
+        self.buffers.shrink_to(2 * self.buffers.len());
+        self.unused = self.buffers.len();
+    }
+}
+
 /// Free buffers.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
-    small: Vec<Buffer>,
-    large: Vec<Buffer>,
+    small: Spare,
+    large: Spare,
     /// Buffers handed out and not yet back, for the invariant that at rest there are none.
     lent: usize,
 }
@@ -212,7 +236,7 @@ impl BufferPool {
     /// An empty buffer for reading into, with room before it.
     pub(crate) fn take_large(&mut self) -> Buffer {
         self.lent += 1;
-        let mut buffer = self.large.pop().unwrap_or_else(|| Buffer::with_capacity(LARGE_MEMORY));
+        let mut buffer = self.large.take(LARGE_MEMORY);
         buffer.start = HEADROOM;
         buffer.end = HEADROOM;
         buffer
@@ -221,7 +245,7 @@ impl BufferPool {
     /// An empty small buffer.
     pub(crate) fn take_small(&mut self) -> Buffer {
         self.lent += 1;
-        let mut buffer = self.small.pop().unwrap_or_else(|| Buffer::with_capacity(SMALL));
+        let mut buffer = self.small.take(SMALL);
         buffer.start = 0;
         buffer.end = 0;
         buffer
@@ -275,10 +299,11 @@ impl BufferPool {
     #[cold]
     fn make_room(&mut self, slot: &mut Option<Buffer>) {
         let Some(buffer) = slot else { return };
-        if buffer.memory.len() <= SMALL {
+        let is_small = buffer.memory.len() <= SMALL;
+        if is_small || (buffer.memory.len() < LARGE_MEMORY && buffer.space().is_empty()) {
             let mut large = self.take_large();
             let fits = large.append(buffer.bytes());
-            debug_assert!(fits, "a large buffer holds what a small one held");
+            debug_assert!(fits, "a large buffer holds what a smaller one held");
             if let Some(small) = slot.replace(large) {
                 self.give(small);
             }
@@ -303,8 +328,8 @@ impl BufferPool {
             LARGE_MEMORY => (&mut self.large, SPARE_LARGE_MAX),
             _ => return drop_odd(buffer),
         };
-        if spare.len() < most {
-            spare.push(buffer);
+        if spare.buffers.len() < most {
+            spare.buffers.push(buffer);
         } else {
             drop_odd(buffer);
         }
@@ -324,12 +349,36 @@ impl BufferPool {
     #[cold]
     fn shrink_some(&mut self, slot: &mut Option<Buffer>) {
         let Some(buffer) = slot else { return };
-        if buffer.memory.len() > SMALL && buffer.len() <= SMALL / 2 {
+        if buffer.memory.len() > SMALL && buffer.len() <= SMALL {
             let small = self.holding_all(&[buffer.bytes()]);
             if let Some(large) = slot.replace(small) {
                 self.give(large);
             }
         }
+    }
+
+    /// Moves bytes that wait for long to memory of their own length, where that saves a quarter.
+    #[cold]
+    pub(crate) fn rest(&mut self, slot: &mut Option<Buffer>) {
+        self.shrink(slot);
+        let Some(buffer) = slot else { return };
+        let needed = buffer.len() + TAILROOM;
+        if buffer.memory.len() > SMALL && needed <= buffer.memory.len() / 4 * 3 {
+            self.lent += 1;
+            let mut own = Buffer::with_capacity(needed);
+            let fits = own.append(buffer.bytes());
+            debug_assert!(fits, "the memory was chosen by the bytes' length");
+            if let Some(old) = slot.replace(own) {
+                self.give(old);
+            }
+        }
+    }
+
+    /// Drops free buffers that nobody needed since the last time.
+    #[cold]
+    pub(crate) fn trim(&mut self) {
+        self.small.trim();
+        self.large.trim();
     }
 
     /// Buffers handed out and not yet back.
@@ -378,6 +427,48 @@ mod tests {
         assert!(buffer.space().is_empty());
         assert!(buffer.append(b"\r\n"));
         assert!(!buffer.append(&[0; TAILROOM]));
+    }
+
+    /// Bytes that wait for long take no more than their own length, and can be read on behind.
+    #[test]
+    fn waiting_bytes_take_their_own_length() {
+        for len in [1, SMALL, SMALL + 1, 20_000, LARGE] {
+            let mut pool = BufferPool::default();
+            let mut slot = Some(pool.take_large());
+            if let Some(buffer) = &mut slot {
+                assert!(buffer.append(&vec![b'a'; len]));
+            }
+            pool.rest(&mut slot);
+            let memory = slot.as_ref().map_or(0, |buffer| buffer.memory.len());
+            assert!(
+                memory <= (len + TAILROOM).max(SMALL).max(LARGE_MEMORY * (len / LARGE)),
+                "{len}"
+            );
+            let space = pool.read_space(&mut slot).len();
+            assert_eq!(space == 0, len == LARGE, "{len}");
+            assert_eq!(slot.as_ref().map(Buffer::len), Some(len));
+            if let Some(buffer) = slot {
+                pool.give(buffer);
+            }
+            assert_eq!(pool.lent(), 0);
+        }
+    }
+
+    /// Free buffers that were not needed from one trim to the next are dropped; those that were
+    /// needed stay.
+    #[test]
+    fn free_buffers_that_nobody_needs_are_dropped() {
+        let mut pool = BufferPool::default();
+        let taken: Vec<Buffer> = (0..10).map(|_| pool.take_large()).collect();
+        taken.into_iter().for_each(|buffer| pool.give(buffer));
+        pool.trim();
+        assert_eq!(pool.large.buffers.len(), 10, "all were needed");
+        let taken: Vec<Buffer> = (0..3).map(|_| pool.take_large()).collect();
+        taken.into_iter().for_each(|buffer| pool.give(buffer));
+        pool.trim();
+        assert_eq!(pool.large.buffers.len(), 3);
+        pool.trim();
+        assert!(pool.large.buffers.is_empty());
     }
 
     /// The pool counts what is out, and a nearly empty large buffer is swapped for a small one.

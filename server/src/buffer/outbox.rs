@@ -143,6 +143,14 @@ impl Outbox {
         }
     }
 
+    /// What waits has waited for long: it gets memory of its own length.
+    #[cold]
+    pub(crate) fn rest(&mut self, pool: &mut BufferPool) {
+        if !self.is_holding && self.sent == 0 {
+            pool.rest(&mut self.buffer);
+        }
+    }
+
     /// What is to be written next.
     pub(crate) fn pending(&self) -> &[u8] {
         self.buffer.as_ref().map_or(&[], |own| &own.bytes()[self.sent..])

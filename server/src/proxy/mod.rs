@@ -396,6 +396,7 @@ impl Proxy {
             self.router.handle_timeout(now);
             self.drain_router(now);
         }
+        self.shared.trim(now);
         while let Some(conn) = self.timers.due(&mut self.table, now) {
             self.handle_conn_timeout(now, conn);
         }

@@ -158,6 +158,9 @@ impl Proxy {
                 }
                 if let Some(entry) = self.table.get_mut(id) {
                     entry.is_put_off = false;
+                    if let Conn::Client(session) = &mut entry.conn {
+                        session.rest(now, &mut self.shared);
+                    }
                 }
                 // One to whom nothing happens is not looked at before its deadline.
                 self.serve_until(now, id, Instant::FAR_FUTURE);

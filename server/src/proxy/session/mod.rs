@@ -42,6 +42,9 @@ use super::shared::Shared;
 use crate::buffer::LARGE;
 use crate::http::{UpstreamError, answer};
 
+/// How long bytes stay where they were read when they do not move.
+const REST: Duration = Duration::from_secs(1);
+
 /// Which of a session's two connections is meant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Side {
@@ -105,6 +108,12 @@ impl Session {
         if !is_wanted {
             return &mut [];
         }
+        if side == Side::Upstream && self.client.output.pending().len() >= LARGE / 2 {
+            cold_path();
+            // A client that does not take one buffer gets no second one.
+            *is_paused = true;
+            return &mut [];
+        }
         let space = shared.buffers.read_space(input);
         *is_paused = space.is_empty();
         space
@@ -118,7 +127,9 @@ impl Session {
         };
         // Below half a buffer, so that neither every byte taken means another small read, nor a
         // head that is not whole yet waits for ever.
-        let resumes = *is_paused && input.as_ref().is_none_or(|buffer| buffer.len() < LARGE / 2);
+        let resumes = *is_paused
+            && input.as_ref().is_none_or(|buffer| buffer.len() < LARGE / 2)
+            && (side == Side::Client || self.client.output.pending().len() < LARGE / 2);
         if resumes {
             *is_paused = false;
         }
@@ -367,6 +378,26 @@ impl Session {
         self.answer(now, bytes, shared);
         self.client.send = Send::Closing { with_reset: false };
         self.settle(now, shared);
+    }
+
+    /// Bytes that did not move for a second get memory of their own length.
+    #[cold]
+    pub(crate) fn rest(&mut self, now: Instant, shared: &mut Shared) {
+        let buffers = &mut shared.buffers;
+        let (client, upstream) = (&mut self.client, &mut self.upstream);
+        let rests = |last: Instant| now.since(last) >= REST;
+        if rests(client.last_read) {
+            buffers.rest(&mut client.input);
+        }
+        if rests(client.last_write) {
+            client.output.rest(buffers);
+        }
+        if rests(upstream.last_read) {
+            buffers.rest(&mut upstream.input);
+        }
+        if rests(upstream.last_write) {
+            upstream.output.rest(buffers);
+        }
     }
 
     /// What it is doing, as far as it may give way for another client.
