@@ -1,7 +1,6 @@
 //! Files that the program keeps: regular files under names that others may have prepared.
 //!
-//! A name is never followed through a symbolic link that somebody planted there, and opening never
-//! waits: pipes and devices are refused.
+//! A planted symbolic link is never followed, and opening never waits: pipes and devices are refused.
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -47,7 +46,8 @@ pub(crate) enum Unread {
     Failed(io::Error),
 }
 
-/// Reads the text of a regular file of at most `bytes_max` bytes; `None` when there is none.
+/// Reads the text of a regular file of at most `bytes_max` bytes; `None` when it does not
+/// exist.
 pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, Unread> {
     let mut options = File::options();
     // A pipe would wait for a writer; the flag means nothing to a regular file.
@@ -74,5 +74,5 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// What is said of a pipe, a device or a folder.
+/// The error for a pipe, a device or a folder.
 pub(crate) const IRREGULAR: &str = "is not a regular file";

@@ -1,4 +1,4 @@
-//! What surrounds the proxy as a process fails or hangs: its log, its files, its configuration.
+//! The process when its log, its files or its configuration fail or hang.
 mod process;
 
 use std::fs::{self, File};
@@ -58,13 +58,13 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// A request that is refused, which the log mentions.
 const BAD: &str = "GET / HTTP/1.1\r\n\r\n";
 
-/// While nobody reads the log, writes to it fail and /stats counts them; once it is read again it
+/// Without a reader of the log, writes to it fail and /stats counts them; once it is read again it
 /// goes on, with the lines of that time and with a line about them.
 #[test]
 fn a_log_without_a_reader_goes_on_later() {
     let folder = Folder::new("log");
     let path = folder.pipe("log");
-    // Opened for both, a pipe waits for nobody.
+    // Opened for reading and writing, a pipe does not wait.
     let open = || File::options().read(true).write(true).open(&path).expect("a pipe");
     let reader = open();
     let writer = File::options().write(true).open(&path).expect("a pipe with a reader");
@@ -116,8 +116,8 @@ fn a_hanging_configuration_is_given_up() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// A pipe, a folder or a link is no place for a recording or a state: the start fails with one line,
-/// whoever might write into the pipe.
+/// A pipe, a folder or a link is no place for a recording or a state: the start fails with one line
+/// and waits for no writer.
 #[test]
 fn irregular_files_are_refused_at_the_start() {
     let folder = Folder::new("irregular");
@@ -143,7 +143,7 @@ fn irregular_files_are_refused_at_the_start() {
     assert!(!std::path::Path::new(&folder.file("target")).exists());
 }
 
-/// A bad state file keeps nobody from starting: it is kept beside, and a good one is written.
+/// A bad state file does not prevent the start: it is kept beside, and a good one is written.
 #[test]
 fn a_bad_state_is_kept_beside() {
     let folder = Folder::new("state");
@@ -188,7 +188,7 @@ fn an_unused_state_file_is_a_warning() {
     assert!(!std::path::Path::new(&state).exists());
 }
 
-/// Of many refused requests only some have lines, the rest is told in one line and in /stats; and
+/// Of many refused requests only some have lines; one line and /stats report the rest, and
 /// what is secret in a request is in none of them.
 #[test]
 fn a_flood_of_bad_requests_does_not_fill_the_log() {
@@ -252,7 +252,7 @@ fn failures_say_what_happened() {
     program.signal("-TERM");
     loop {
         let line = program.line_with(" ");
-        assert!(!line.contains("report from"), "told once: {line}");
+        assert!(!line.contains("report from"), "reported once: {line}");
         if line.ends_with("stopped") {
             break;
         }

@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use intelliproxy::config::Config;
+use intelliproxy::proxy::Notice;
 
 use crate::bench::{Bench, Dialling, refusal};
 
@@ -62,6 +63,13 @@ fn client_idle() {
     });
 }
 
+/// Whether observers were told that a time was over, by its key.
+fn tells(bench: &Bench, key: &str) -> bool {
+    let is_it =
+        |notice: &Notice| matches!(notice, Notice::Expired { what, .. } if what.ends_with(key));
+    bench.notices.iter().any(is_it)
+}
+
 /// `timeouts.clientWriteMs`: a client that takes nothing of its answer is cut.
 #[test]
 fn client_write() {
@@ -74,6 +82,7 @@ fn client_write() {
     assert_over_after(&mut bench, Duration::from_secs(30), |bench| {
         bench.wire(client).closed == Some(true)
     });
+    assert!(tells(&bench, "timeouts.clientWriteMs"));
     assert!(bench.proxy.is_at_rest());
 }
 
@@ -184,6 +193,7 @@ fn tunnel_idle() {
     assert_over_after(&mut bench, Duration::from_secs(3600), |bench| {
         bench.wire(client).closed.is_some()
     });
+    assert!(tells(&bench, "timeouts.tunnelIdleMs"));
     assert!(bench.wire(upstream).closed.is_some());
 }
 

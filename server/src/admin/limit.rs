@@ -1,4 +1,4 @@
-//! At most so many lines of one kind a second: what peers do must not fill the disk.
+//! A bound for the lines of one kind a second, so that peers cannot fill the disk.
 //!
 //! Each kind has a bucket of tokens that fills at a steady rate. Lines beyond that are counted, and
 //! once a second one line says how many. The time is passed in.
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-/// Lines that count together: what they are about, and the status that is told in them or 0.
+/// Lines that count together: their subject, and the status that they report or 0.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Kind {
     pub(crate) about: &'static str,
@@ -97,7 +97,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
 
-    /// A burst is written up to its bound, then as many lines as time has earned; the rest is told
+    /// A burst is written up to its bound, then as many lines as time has earned; the rest is reported
     /// in one line a second, and another kind is not touched by it.
     #[test]
     fn lines_beyond_the_rate_are_counted() {

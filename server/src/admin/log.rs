@@ -88,8 +88,8 @@ pub(crate) fn log_notice<'a>(
     }
 }
 
-/// The level of a notice's line and the lines that it counts with; `None` where nobody but the
-/// operator brings it about.
+/// The level of a notice's line and the lines that it counts with; `None` where only the
+/// operator causes it.
 fn kind(notice: &Notice) -> Option<(Level, Kind)> {
     let kind = |about, status| Kind { about, status, lines: LINES };
     Some(match notice {

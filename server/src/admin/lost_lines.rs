@@ -1,4 +1,4 @@
-//! How the log fares, as a header field of /stats.
+//! The counts of missing log lines, as a header field of /stats.
 
 /// Lines that the log does not have, since the program's start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

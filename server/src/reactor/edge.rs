@@ -17,7 +17,7 @@ use crate::record::RecordGuard;
 use crate::reload::{Reloader, Source};
 use crate::state::Keeper;
 
-/// What surrounds the proxy of one reactor.
+/// The log, files and worker threads of one reactor.
 pub(super) struct Edge {
     log: LogWatch,
     /// Decides which lines about peers are written.

@@ -11,7 +11,7 @@ use crate::disk;
 /// Writes blocks, and begins the next file when one is full.
 ///
 /// After a failed write everything up to the last whole block stays, and the next block may be
-/// tried: what was lost in between is told before it.
+/// tried: a record before it counts what was lost in between.
 #[derive(Debug)]
 pub(super) struct Files<F = File> {
     base: PathBuf,
@@ -209,7 +209,7 @@ mod tests {
     }
 
     /// A disk that is full for a while costs the blocks of that time and no others: the file stays
-    /// readable, and the records that are missing are told in it.
+    /// readable, and the file counts the missing records.
     #[test]
     fn a_full_disk_costs_the_blocks_of_that_time() {
         let backends = vec!["A".to_owned()];
@@ -231,7 +231,7 @@ mod tests {
         files.lost = 7;
         let whole = header.encode().len();
         files.put_all(&[0; 100], at).expect_err("not for this one");
-        assert!(files.file.bytes.len() > whole, "the gap is told before");
+        assert!(files.file.bytes.len() > whole, "the gap is counted before");
         files.lost += 5;
         files.file.size = 10_000;
         files.put_all(&block(false), at).expect("room");

@@ -5,8 +5,8 @@
 //! file tells of it before the next block, /stats in a field, the log once for each time. Buffers
 //! go back and forth, so that nothing is allocated in steady state.
 //!
-//! A block that cannot be written, because the disk is full, is lost and told in the same way; the
-//! next one is tried again.
+//! A block that cannot be written, because the disk is full, is lost and reported in the same way;
+//! the next one is tried.
 //!
 //! A recording ends when its router does; [`RecordGuard`] waits until it is written.
 mod files;

@@ -1,4 +1,4 @@
-//! What a policy sees in a backend, how its guard stands, and how decisions differ: in words.
+//! Words for a policy's view of a backend, for the state of its guard, and for differing decisions.
 use intelliproxy_core::journal::{Admission, Step};
 use intelliproxy_core::{
     BackendId, GuardView, LearnedState, LearnedView, NoRoute, PolicyView, ProbeKind,
@@ -6,7 +6,7 @@ use intelliproxy_core::{
 
 use super::text::span;
 
-/// A policy's reason for or against a backend.
+/// Describes a policy's reason for or against a backend.
 pub(super) fn reason(view: &PolicyView) -> String {
     let ms =
         |ms: &Option<f64>| ms.map_or_else(|| "not known".to_owned(), |ms| format!("{ms:.3} ms"));
@@ -66,7 +66,7 @@ fn learned(view: &LearnedView) -> String {
     )
 }
 
-/// How the guard over the policy `learned` stands.
+/// Describes the state of the guard over the policy `learned`.
 pub(super) fn guard(view: &GuardView) -> String {
     let who = if view.is_learner_in_charge { "learned" } else { "least_request" };
     let returns = view
@@ -85,7 +85,7 @@ pub(super) fn guard(view: &GuardView) -> String {
     )
 }
 
-/// How a decision or probe differs from the recorded one; `name` names a backend.
+/// Describes how a decision or probe differs from the recorded one; `name` names a backend.
 pub(super) fn difference<'a>(step: &Step, name: impl Fn(BackendId) -> Option<&'a str>) -> String {
     let name = |id| name(id).unwrap_or("(unknown)");
     let route = |route: &Result<Admission, NoRoute>| match route {

@@ -184,7 +184,7 @@ impl Piece {
 /// Cuts the history by work that should have been done: whole seconds, as many as it takes.
 ///
 /// Takes time and memory by the visits, however long the recording says that it lasted: seconds in
-/// which nobody came or left are passed over together.
+/// which no request began or ended are handled together.
 fn pieces(backend: &BackendHistory, width: &Width, end_s: f64) -> Vec<Piece> {
     // One that ended as it began, as a refused one does, held no worker.
     let held = backend.visits.iter().filter(|visit| visit.end_s > visit.at_s);
