@@ -1,11 +1,11 @@
 //! What is known of each backend.
 //!
 //! The score law: a backend's points are cached and change only when an event touches it. A ping's
-//! end sets latency and loss; a report sets queue, CPU and memory; a lease given out or come home
-//! sets in flight. The error rate and the count of refusals, which decay with time, are evaluated
-//! anew at each ping's end, report and request's end, and stand still in between: at most one ping
-//! interval old. A hold ends at its time: [`BackendTable::release`] is due from
-//! [`BackendTable::releases_at`] on.
+//! end sets latency and loss; a report sets queue, CPU and memory, whose weight falls with their age
+//! as of each ping's and report's end; a lease given out or come home sets in flight. The error rate
+//! and the count of refusals, which decay with time, are evaluated at each ping's end, report and
+//! request's end, and stand still in between: at most one ping interval old. A hold ends at its time:
+//! [`BackendTable::release`] is due from [`BackendTable::releases_at`] on.
 mod table;
 
 use std::hint::cold_path;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub(crate) use self::table::{Added, BackendTable};
 use crate::config::{Rules, Weights};
-use crate::estimate::{ErrorRate, Ewma, Fading};
+use crate::estimate::{ErrorRate, Ewma, Fading, SeededEwma};
 use crate::event::{LoadReport, Outcome, ProbeResult};
 use crate::health::HealthTracker;
 use crate::policy::PolicyView;
@@ -95,7 +95,9 @@ struct Pings {
     failed: u64,
     last_latency: Option<(Instant, Duration)>,
     last_ended_at: Option<Instant>,
-    latency_ewma_ms: Ewma,
+    /// Whether the last one was answered well.
+    was_answered: bool,
+    latency_ewma_ms: SeededEwma,
     loss_ewma: Ewma,
 }
 
@@ -104,12 +106,31 @@ struct Load {
     read: u64,
     failed: u64,
     last_read_at: Option<Instant>,
-    /// Each as last said; a report that leaves one out does not change it.
-    queue: Option<f64>,
-    cpu_busy_ms: Option<f64>,
-    memory_bytes: Option<f64>,
+    /// Each as last said, and when; a report that leaves one out does not change it.
+    queue: Option<Figure>,
+    cpu_busy_ms: Option<Figure>,
+    memory_bytes: Option<Figure>,
     queue_ewma: Ewma,
 }
+
+/// A number that a backend said of itself. It loses its weight with its age: all of it counts for
+/// one report interval, nothing after three, and between them a straight part.
+#[derive(Clone, Copy, Debug)]
+struct Figure {
+    value: f64,
+    said_at: Instant,
+}
+
+impl Figure {
+    /// How much of it counts at `now`, from 0 to 1.
+    fn weight(&self, now: Instant, interval: Duration) -> f64 {
+        let age = now.since(self.said_at).as_secs_f64() / interval.as_secs_f64();
+        ((FORGOTTEN_AT - age) / (FORGOTTEN_AT - 1.0)).clamp(0.0, 1.0)
+    }
+}
+
+/// Report intervals after which a figure counts for nothing.
+const FORGOTTEN_AT: f64 = 3.0;
 
 #[derive(Debug, Default)]
 struct Requests {
@@ -148,6 +169,7 @@ impl Backend {
     pub(crate) fn ping_ended(&mut self, now: Instant, result: &ProbeResult, rules: &Rules) {
         let alpha = rules.smoothing.alpha;
         self.pings.last_ended_at = Some(now);
+        self.pings.was_answered = result.is_ok();
         self.pings.loss_ewma.observe(alpha, if result.is_ok() { 0.0 } else { 1.0 });
         match result {
             Ok(answer) => {
@@ -158,7 +180,17 @@ impl Backend {
             Err(_) => self.pings.failed += 1,
         }
         self.rescore_pings(rules);
+        self.rescore_load(now, rules);
         self.rescore_errors(now, rules);
+    }
+
+    /// Whether its next ping is to come soon: a verdict on its health is open, or the average of its
+    /// latencies has only begun.
+    pub(crate) const fn wants_ping(&self) -> bool {
+        let pings = &self.pings;
+        let ended = pings.answered + pings.failed;
+        self.health.is_verdict_open()
+            || pings.latency_ewma_ms.is_young() && (pings.was_answered || ended < PINGS_FIRST)
     }
 
     /// Applies a load report. Negative and non-finite values are ignored.
@@ -167,18 +199,25 @@ impl Backend {
         self.load.read += 1;
         self.load.last_read_at = Some(now);
         if let Some(queue) = said(report.queue) {
-            self.load.queue = Some(queue);
+            if weight_of(self.load.queue, now, rules) == 0.0 {
+                // What it said so long ago is no part of the average.
+                self.load.queue_ewma = Ewma::default();
+            }
             self.load.queue_ewma.observe(rules.smoothing.alpha, queue.min(QUEUE_SAMPLE_MAX));
         }
-        self.load.cpu_busy_ms = said(report.cpu_busy_ms).or(self.load.cpu_busy_ms);
-        self.load.memory_bytes = said(report.memory_bytes).or(self.load.memory_bytes);
-        self.rescore_load(&rules.weights);
+        let figure = |number| said(number).map(|value| Figure { value, said_at: now });
+        self.load.queue = figure(report.queue).or(self.load.queue);
+        self.load.cpu_busy_ms = figure(report.cpu_busy_ms).or(self.load.cpu_busy_ms);
+        self.load.memory_bytes = figure(report.memory_bytes).or(self.load.memory_bytes);
+        self.rescore_load(now, rules);
         self.rescore_errors(now, rules);
     }
 
-    /// A report failed or could not be read; this changes nothing but its counter.
-    pub(crate) const fn report_failed(&mut self) {
+    /// A report failed or could not be read: the earlier ones have grown older.
+    pub(crate) fn report_failed(&mut self, now: Instant, rules: &Rules) {
         self.load.failed += 1;
+        self.rescore_load(now, rules);
+        self.rescore_errors(now, rules);
     }
 
     /// A lease went out.
@@ -284,21 +323,25 @@ impl Backend {
 
     /// The queue it last reported, if that is no older than `age`.
     pub(crate) fn reported_queue(&self, now: Instant, age: Duration) -> Option<f64> {
-        let is_fresh = self.load.last_read_at.is_some_and(|at| now.since(at) <= age);
-        self.load.queue.filter(|_| is_fresh)
+        let queue = self.load.queue.filter(|queue| now.since(queue.said_at) <= age);
+        queue.map(|queue| queue.value)
     }
 
     /// What `linear_rl` sees of it, each from 0 to 1; its formula stands there.
     pub(crate) fn features(&self, now: Instant, rules: &Rules) -> [f64; FEATURES] {
         let latency_ms = self.pings.latency_ewma_ms.value().unwrap_or(10_000.0);
+        let weight = |figure| weight_of(figure, now, rules);
+        let value = |figure: Option<Figure>| figure.map_or(0.0, |figure| figure.value);
         [
             libm::tanh(latency_ms / 500.0),
             self.pings.loss_ewma.value().unwrap_or(0.0),
             self.error_rate_at(now, rules),
             libm::tanh(f64::from(self.load()) / 10.0),
-            libm::tanh(self.load.queue_ewma.value().unwrap_or(0.0) / 20.0),
-            libm::tanh(self.load.cpu_busy_ms.unwrap_or(0.0) / 100.0),
-            libm::tanh(self.load.memory_bytes.unwrap_or(0.0) / (200.0 * 1024.0 * 1024.0)),
+            weight(self.load.queue)
+                * libm::tanh(self.load.queue_ewma.value().unwrap_or(0.0) / 20.0),
+            weight(self.load.cpu_busy_ms) * libm::tanh(value(self.load.cpu_busy_ms) / 100.0),
+            weight(self.load.memory_bytes)
+                * libm::tanh(value(self.load.memory_bytes) / (200.0 * 1024.0 * 1024.0)),
             1.0,
         ]
     }
@@ -353,10 +396,10 @@ impl Backend {
             in_flight: self.in_flight,
             response_ewma_ms: requests.response_ewma_ms.value(),
             request_age: age(requests.last_ended_at),
-            queue: load.queue,
+            queue: load.queue.map(|figure| figure.value),
             queue_ewma: load.queue_ewma.value(),
-            cpu_busy_ms: load.cpu_busy_ms,
-            memory_bytes: load.memory_bytes,
+            cpu_busy_ms: load.cpu_busy_ms.map(|figure| figure.value),
+            memory_bytes: load.memory_bytes.map(|figure| figure.value),
             report_age: age(load.last_read_at),
             score: self.parts,
             policy,
@@ -369,7 +412,7 @@ impl Backend {
 
     fn rescore_all(&mut self, now: Instant, rules: &Rules) {
         self.rescore_pings(rules);
-        self.rescore_load(&rules.weights);
+        self.rescore_load(now, rules);
         self.rescore_errors(now, rules);
     }
 
@@ -382,10 +425,15 @@ impl Backend {
         self.parts.total = self.parts.sum();
     }
 
-    fn rescore_load(&mut self, weights: &Weights) {
-        self.parts.queue = weights.queue_points(self.load.queue_ewma.value());
-        self.parts.cpu = weights.cpu_points(self.load.cpu_busy_ms);
-        self.parts.memory = weights.memory_points(self.load.memory_bytes);
+    /// Evaluates what it said of itself, as old as that is by now.
+    fn rescore_load(&mut self, now: Instant, rules: &Rules) {
+        let weights = &rules.weights;
+        let (queue, cpu, memory) = (self.load.queue, self.load.cpu_busy_ms, self.load.memory_bytes);
+        let weight = |figure| weight_of(figure, now, rules);
+        let value = |figure: Option<Figure>| figure.map(|figure| figure.value);
+        self.parts.queue = weight(queue) * weights.queue_points(self.load.queue_ewma.value());
+        self.parts.cpu = weight(cpu) * weights.cpu_points(value(cpu));
+        self.parts.memory = weight(memory) * weights.memory_points(value(memory));
         self.parts.total = self.parts.sum();
     }
 
@@ -428,6 +476,14 @@ pub(crate) struct Light {
     pub(crate) load: u32,
     pub(crate) access: Access,
 }
+
+/// How much of a figure counts, if there is one.
+fn weight_of(figure: Option<Figure>, now: Instant, rules: &Rules) -> f64 {
+    figure.map_or(0.0, |figure| figure.weight(now, rules.probes.report_interval))
+}
+
+/// Pings after which the next one waits for its time even where none was answered.
+const PINGS_FIRST: u64 = 5;
 
 fn millis(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3

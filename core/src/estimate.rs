@@ -32,6 +32,46 @@ impl Ewma {
     }
 }
 
+/// A moving average that begins with the median of its first five samples: with fewer, it is the
+/// median of those, of an even number the lower one. So an outlier among the first ones does not
+/// decide, whichever it is (a median withstands up to half of its samples: Hampel 1971), while the
+/// first sample of a plain moving average weighs as much as all that follow for a long time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SeededEwma {
+    first: [f64; FIRST],
+    count: usize,
+    ewma: Ewma,
+}
+
+impl SeededEwma {
+    /// Takes a finite sample in, as [`Ewma::observe`] does.
+    pub(crate) fn observe(&mut self, alpha: f64, sample: f64) {
+        if self.count < FIRST {
+            self.first[self.count] = sample;
+            self.count += 1;
+            let mut sorted = self.first;
+            let sorted = &mut sorted[..self.count];
+            sorted.sort_unstable_by(f64::total_cmp);
+            self.ewma = Ewma { value: Some(sorted[(self.count - 1) / 2]) };
+        } else {
+            self.ewma.observe(alpha, sample);
+        }
+    }
+
+    /// The average; `None` before the first sample.
+    pub(crate) const fn value(&self) -> Option<f64> {
+        self.ewma.value()
+    }
+
+    /// Whether more samples would make it steadier.
+    pub(crate) const fn is_young(&self) -> bool {
+        self.count < FIRST
+    }
+}
+
+/// Samples that a [`SeededEwma`] begins with.
+const FIRST: usize = 5;
+
 /// The share of errors among recent requests: `errors / (requests + prior)`, both counts halving
 /// every half-life.
 ///
@@ -145,6 +185,26 @@ mod tests {
         for (sample, expected) in [(100.0, 100.0), (200.0, 120.0), (20.0, 100.0), (100.0, 100.0)] {
             ewma.observe(0.2, sample);
             assert_near(ewma.value().unwrap(), expected);
+        }
+    }
+
+    /// By hand: an outlier of 500 among the first five decides only until the second one is there,
+    /// whichever it is; the sixth moves the median by a fifth of the distance.
+    #[test]
+    fn outliers_among_the_first_do_not_decide() {
+        for place in 0..5 {
+            let mut samples = [10.0, 11.0, 12.0, 13.0, 14.0];
+            samples[place] = 500.0;
+            let mut average = SeededEwma::default();
+            for (number, sample) in samples.into_iter().enumerate() {
+                assert!(average.is_young());
+                average.observe(0.2, sample);
+                assert!(average.value().unwrap() < 15.0 || (place, number) == (0, 0));
+            }
+            assert!(!average.is_young());
+            let seeded = average.value().unwrap();
+            average.observe(0.2, 20.0);
+            assert_near(average.value().unwrap(), seeded + 0.2 * (20.0 - seeded));
         }
     }
 

@@ -45,7 +45,7 @@
 //!         router.handle_event(now, Event::ProbeFinished { probe, result });
 //!     }
 //! }
-//! # assert_eq!(pings, 4);
+//! # assert_eq!(pings, 11);
 //!
 //! // A request: where does it go, and how did it end there?
 //! let lease = router.route(now, &[]).expect("two backends to choose from");

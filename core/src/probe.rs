@@ -11,7 +11,8 @@
 //! So no line ever has two probes outstanding. The first probe of each line is due at once. The
 //! next is due one interval after the last one's start, the second one earlier: backend `i` of `n`
 //! waits for `(i + 1) / n` of the interval, which spreads the backends over it from then on. While
-//! a health verdict is open, the next ping follows a short time after the last one's end.
+//! a health verdict is open, or few pings are in, the next ping follows a short time after the last
+//! one's end.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -191,7 +192,7 @@ impl ProbeSchedule {
     }
 
     /// Makes the line of an ended probe due again, unless its backend is retired. `is_open`: a
-    /// health verdict waits for this probe.
+    /// health verdict or an average that has only begun waits for the next one.
     pub(crate) fn schedule(
         &mut self,
         now: Instant,

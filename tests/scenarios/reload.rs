@@ -130,7 +130,7 @@ fn a_moved_backend_starts_anew() {
         .spare(Vec::new())
         .reload_at(1000, |wanted| wanted.backends[0].machine = 1)
         .client([get("/1"), get("/stats")].concat())
-        .client_at(2000, get("/stats"))
+        .client_at(1400, get("/stats"))
         .run();
     let (before, after) = (&bodies(&report, 0)[1], &bodies(&report, 1)[0]);
     assert!(before.contains("\"totalRequests\":1,"), "{before}");

@@ -28,7 +28,7 @@ impl Router {
     fn probe_abandoned(&mut self, now: Instant, ended: EndedProbe) {
         let id = ended.line.backend;
         let is_open = ended.line.kind == ProbeKind::Ping
-            && self.table.get(id).is_some_and(|backend| backend.health.is_verdict_open());
+            && self.table.get(id).is_some_and(|backend| backend.wants_ping());
         self.probes.schedule(now, ended, is_open, &self.rules.probes);
         self.hasten_pings(now, id);
     }
@@ -52,7 +52,7 @@ impl Router {
         self.hasten_pings(now, id);
     }
 
-    /// Returns whether the verdict on the backend's health is open.
+    /// Returns whether the next ping is to come soon.
     fn ping_ended(&mut self, now: Instant, id: BackendId, result: &ProbeResult) -> bool {
         let rules = &self.rules;
         let is_lost = matches!(
@@ -67,7 +67,7 @@ impl Router {
                 Ok(_) => backend.health.ping_answered(&rules.health),
                 Err(cause) => backend.health.ping_failed(*cause, &rules.health),
             };
-            (has_changed, backend.health.is_verdict_open())
+            (has_changed, backend.wants_ping())
         });
         let (has_changed, is_open) = done.unwrap_or_default();
         if let Some(facts) = self.table.get(id) {
@@ -84,7 +84,7 @@ impl Router {
         let report = result.as_ref().ok().and_then(|answer| answer.report);
         self.table.update(id, |backend| match report {
             Some(report) => backend.report_read(now, &report, rules),
-            None => backend.report_failed(),
+            None => backend.report_failed(now, rules),
         });
     }
 

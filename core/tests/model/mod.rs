@@ -32,7 +32,9 @@ pub(crate) struct Backend {
     pub(crate) in_flight: u32,
     /// Pings ended, and requests refused, since it came.
     pub(crate) facts: Vec<(u64, Fact)>,
-    pub(crate) reports: Vec<LoadReport>,
+    pub(crate) reports: Vec<(u64, LoadReport)>,
+    /// When what it said of itself was last evaluated for the score.
+    pub(crate) heard_at: u64,
     pub(crate) reports_failed: u64,
     /// Requests ended: when, and whether in error.
     pub(crate) requests: Vec<(u64, bool)>,
@@ -105,6 +107,7 @@ impl Model {
         self.rules = rules;
         for backend in self.backends.values_mut() {
             backend.touched_at = now;
+            backend.heard_at = now;
         }
         // Slots of backends that left earlier and that do not come back now.
         let gone = self.backends.iter().filter(|(_, backend)| !backend.is_configured);
@@ -219,7 +222,7 @@ impl Model {
                 if backend.is_configured && !is_abandoned {
                     backend.learn(now, kind, ended.deadline - ended.started, result);
                 }
-                let is_open = kind == ProbeKind::Ping && backend.is_verdict_open(&rules);
+                let is_open = kind == ProbeKind::Ping && backend.wants_ping(&rules);
                 let is_configured = backend.is_configured;
                 let line = backend.lines.get_mut(&kind).expect("two lines for each backend");
                 line.outstanding = None;
@@ -394,6 +397,7 @@ impl Backend {
             aside: 0,
             responses: Vec::new(),
             touched_at: now,
+            heard_at: now,
             lines: BTreeMap::new(),
         }
     }
@@ -405,19 +409,18 @@ impl Backend {
         timeout: u64,
         result: Result<Answer, ProbeFailure>,
     ) {
+        self.touched_at = now;
+        self.heard_at = now;
         match (kind, result) {
             (ProbeKind::Ping, Ok(answer)) => {
                 let ms = answer.ms.min(timeout) as f64;
                 self.facts.push((now, Fact::Answered { ms }));
-                self.touched_at = now;
             }
             (ProbeKind::Ping, Err(cause)) => {
                 self.facts.push((now, Fact::Failed(cause)));
-                self.touched_at = now;
             }
             (ProbeKind::Report, Ok(Answer { report: Some(report), .. })) => {
-                self.reports.push(report);
-                self.touched_at = now;
+                self.reports.push((now, report));
             }
             (ProbeKind::Report, _) => self.reports_failed += 1,
         }
@@ -464,15 +467,36 @@ impl Backend {
         self.facts.iter().filter_map(loss).collect()
     }
 
-    /// What was said of one figure, numbers that cannot be left out.
-    pub(crate) fn said(&self, figure: impl Fn(&LoadReport) -> Option<f64>) -> Vec<f64> {
-        let said = self.reports.iter().filter_map(figure);
-        said.filter(|number| number.is_finite() && *number >= 0.0).collect()
+    /// What was said of one figure and when, numbers that cannot be left out.
+    fn said(&self, figure: impl Fn(&LoadReport) -> Option<f64>) -> Vec<(u64, f64)> {
+        let said = self.reports.iter().filter_map(|(at, report)| Some((*at, figure(report)?)));
+        said.filter(|(_, number)| number.is_finite() && *number >= 0.0).collect()
     }
 
-    /// The queues that it reported, as far as they are averaged.
-    pub(crate) fn queues(&self) -> Vec<f64> {
-        self.said(|report| report.queue).into_iter().map(|queue| queue.min(250.0)).collect()
+    /// The queues that it reported, as far as they are averaged: those with no longer gap between
+    /// two than three report intervals.
+    pub(crate) fn queues(&self, rules: &Rules) -> Vec<f64> {
+        let said = self.said(|report| report.queue);
+        let longest = 3 * rules.probes.report_interval.as_millis() as u64;
+        let begin = (1..said.len()).rev().find(|at| said[*at].0 - said[*at - 1].0 >= longest);
+        said[begin.unwrap_or(0)..].iter().map(|(_, queue)| queue.min(250.0)).collect()
+    }
+
+    /// What counts of a figure said last at a time: all within a report interval, nothing from three
+    /// on.
+    fn weight(&self, said: &[(u64, f64)], rules: &Rules) -> f64 {
+        let Some((at, _)) = said.last() else { return 0.0 };
+        let age = (self.heard_at - at) as f64 / rules.probes.report_interval.as_millis() as f64;
+        (1.5 - 0.5 * age).clamp(0.0, 1.0)
+    }
+
+    /// Whether its next ping is to come soon.
+    fn wants_ping(&self, rules: &Rules) -> bool {
+        let is_ping = |(_, fact): &&(u64, Fact)| *fact != Fact::RequestRefused;
+        let last = self.facts.iter().rfind(is_ping);
+        let was_answered = matches!(last, Some((_, Fact::Answered { .. })));
+        let is_new = self.latencies().len() < 5 && (was_answered || self.losses().len() < 5);
+        self.is_verdict_open(rules) || is_new
     }
 
     pub(crate) fn error_rate(&self, now: u64, rules: &Rules) -> f64 {
@@ -501,18 +525,21 @@ impl Backend {
         let losses = self.losses();
         let counts = losses.len() >= rules.smoothing.loss_pings as usize;
         let loss = average(alpha, &losses).filter(|_| counts).unwrap_or(0.0);
-        let last = |figures: Vec<f64>| figures.last().copied().unwrap_or(0.0);
-        let queue = average(alpha, &self.queues()).unwrap_or(0.0);
-        let cpu = last(self.said(|report| report.cpu_busy_ms));
-        let memory = last(self.said(|report| report.memory_bytes));
+        let last = |figures: &[(u64, f64)]| figures.last().map_or(0.0, |(_, number)| *number);
+        let queue = average(alpha, &self.queues(rules)).unwrap_or(0.0);
+        let queues = self.said(|report| report.queue);
+        let cpu = self.said(|report| report.cpu_busy_ms);
+        let memory = self.said(|report| report.memory_bytes);
         [
-            weights.latency * average(alpha, &self.latencies()).unwrap_or(10_000.0),
+            weights.latency * seeded(alpha, &self.latencies()).unwrap_or(10_000.0),
             weights.loss * if loss > 0.98 { 0.98 } else { loss },
             weights.errors * self.error_rate(self.touched_at, rules) * 100.0,
             weights.in_flight * f64::from(self.load(rules)),
-            weights.queue * libm::tanh(queue / 50.0),
-            weights.cpu * libm::tanh(cpu / 100.0),
-            weights.memory * libm::tanh(memory / (200.0 * 1024.0 * 1024.0)),
+            weights.queue * libm::tanh(queue / 50.0) * self.weight(&queues, rules),
+            weights.cpu * libm::tanh(last(&cpu) / 100.0) * self.weight(&cpu, rules),
+            weights.memory
+                * libm::tanh(last(&memory) / (200.0 * 1024.0 * 1024.0))
+                * self.weight(&memory, rules),
         ]
     }
 }
@@ -529,6 +556,15 @@ fn lowest(
         }
     }
     best
+}
+
+/// The moving average that begins with the (lower) median of the first five samples.
+pub(crate) fn seeded(alpha: f64, samples: &[f64]) -> Option<f64> {
+    let (first, rest) = samples.split_at(samples.len().min(5));
+    let mut first = first.to_vec();
+    first.sort_by(f64::total_cmp);
+    let median = *first.get(first.len().checked_sub(1)? / 2)?;
+    average(alpha, &[&[median], rest].concat())
 }
 
 /// The moving average, written as shares of old and new.

@@ -142,8 +142,9 @@ impl World {
                 let now = self.now;
                 let backend = self.model.by_id_mut(id);
                 if let Some(backend) = backend.filter(|backend| backend.is_configured) {
-                    backend.reports.push(*report);
+                    backend.reports.push((now, *report));
                     backend.touched_at = now;
+                    backend.heard_at = now;
                 }
                 self.tell(Event::LoadReported { backend: id, report: *report });
             }
@@ -444,10 +445,30 @@ impl World {
             assert_eq!(seen.at_work, backend.at_work(), "work of {}", seen.name);
             let out = self.leases.iter().filter(|lease| lease.backend() == seen.id).count();
             assert_eq!(seen.in_flight as usize, out, "in flight is the leases out");
-            check_average("latency", seen.latency_ewma_ms, alpha, &backend.latencies());
-            check_average("loss", seen.loss_ewma, alpha, &backend.losses());
-            check_average("response", seen.response_ewma_ms, alpha, &backend.responses);
-            check_average("queue", seen.queue_ewma, alpha, &backend.queues());
+            check_average(
+                "latency",
+                seen.latency_ewma_ms,
+                model::seeded(alpha, &backend.latencies()),
+                &backend.latencies(),
+            );
+            check_average(
+                "loss",
+                seen.loss_ewma,
+                model::average(alpha, &backend.losses()),
+                &backend.losses(),
+            );
+            check_average(
+                "response",
+                seen.response_ewma_ms,
+                model::average(alpha, &backend.responses),
+                &backend.responses,
+            );
+            check_average(
+                "queue",
+                seen.queue_ewma,
+                model::average(alpha, &backend.queues(rules)),
+                &backend.queues(rules),
+            );
             let rate = backend.error_rate(self.now, rules);
             assert!(is_near(seen.error_rate, rate), "error rate {} {rate}", seen.error_rate);
             assert!((0.0..=1.0).contains(&seen.error_rate));
@@ -468,7 +489,7 @@ impl World {
 
 /// The average is what the model makes of the samples, and lies in their range.
 #[track_caller]
-fn check_average(name: &str, seen: Option<f64>, alpha: f64, samples: &[f64]) {
+fn check_average(name: &str, seen: Option<f64>, expected: Option<f64>, samples: &[f64]) {
     let Some(seen) = seen else {
         assert!(samples.is_empty(), "samples of {name} have an average");
         return;
@@ -476,7 +497,7 @@ fn check_average(name: &str, seen: Option<f64>, alpha: f64, samples: &[f64]) {
     let least = samples.iter().copied().fold(f64::INFINITY, f64::min);
     let most = samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     assert!((least..=most).contains(&seen), "{name} {seen} lies within {least} and {most}");
-    let expected = model::average(alpha, samples).expect("there are samples");
+    let expected = expected.expect("there are samples");
     assert!(is_near(seen, expected), "{name} is {seen} instead of {expected}");
 }
 

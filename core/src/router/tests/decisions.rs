@@ -39,26 +39,20 @@ fn the_threshold_is_exact() {
 /// After a switch the next one waits for the whole cooldown, to the millisecond.
 #[test]
 fn the_cooldown_is_exact() {
-    let mut world = World::with_rules(
-        &["a", "b"],
-        Rules {
-            probes: crate::config::ProbeRules {
-                ping_interval: Duration::from_millis(100),
-                ..Default::default()
-            },
-            smoothing: crate::config::Smoothing { alpha: 1.0, ..Default::default() },
-            ..Rules::default()
-        },
-    );
-    world.answer(A, 100);
+    let mut world = World::with_rules(&["a", "b"], quick_pings());
+    world.first_pings(&[(A, 100), (B, 110)]);
     assert_eq!(world.serve(), A);
+    world.await_ping(B);
     world.answer(B, 10);
+    let switched_at = world.now;
     assert_eq!(world.serve(), B);
-    world.advance(100);
+    world.await_ping(A);
     world.answer(A, 10);
+    world.await_ping(B);
     world.answer(B, 60);
     world.notices();
-    world.advance(1399);
+    let passed = world.now.since(switched_at).as_millis() as u64;
+    world.advance(1499 - passed);
     assert_eq!(world.serve(), B);
     let reason = HoldReason::Cooldown { left: Duration::from_millis(1) };
     assert_eq!(world.notices(), [Notice::Held { current: B, candidate: A, reason }]);
@@ -92,7 +86,7 @@ fn a_current_backend_that_goes_down_is_left_at_once() {
     world.answer(B, 10);
     assert_eq!(world.serve(), B);
     world.answer(A, 500);
-    world.advance(5000);
+    world.await_ping(B);
     for failures in 1..=3 {
         assert_eq!(world.router.current(), Some(B), "before failure {failures}");
         world.fail(B, ProbeFailure::Status(503));
@@ -326,7 +320,6 @@ fn load_alone_holds_a_full_backend() {
 #[test]
 fn a_mixed_gap_switches() {
     let mut world = World::with_latencies(30, 10);
-    world.advance(5000);
     let rules = Rules::default();
     world.reconfigure(&["a"], rules.clone());
     assert_eq!(world.serve(), A);
@@ -371,12 +364,10 @@ fn holds_are_told_sparingly() {
 /// a less loaded one, not for an idle one that is down.
 #[test]
 fn a_spill_never_goes_to_a_down_backend() {
-    let mut rules = Rules::default();
-    rules.probes.ping_interval = Duration::from_millis(100);
-    rules.smoothing.alpha = 1.0;
-    let mut world = World::with_rules(&["a", "b", "c"], rules);
-    world.answer(B, 100);
+    let mut world = World::with_rules(&["a", "b", "c"], quick_pings());
+    world.first_pings(&[(B, 100), (A, 110), (C, 110)]);
     assert_eq!(world.serve(), B);
+    world.await_ping(A);
     world.answer(A, 10);
     let mut leases = vec![world.route()];
     assert_eq!(leases[0].backend(), A);
@@ -386,6 +377,7 @@ fn a_spill_never_goes_to_a_down_backend() {
     for _ in 0..10 {
         leases.push(world.router.route(world.now, &[A, C]).expect("b is left"));
     }
+    world.await_ping(C);
     world.answer(C, 1);
     world.await_ping(C);
     world.fail(C, ProbeFailure::Refused);
@@ -409,4 +401,14 @@ fn full_at(snapshot: &Snapshot) -> Vec<Option<u32>> {
         other => panic!("the policy is score, not {other:?}"),
     };
     snapshot.backends.iter().map(|backend| full_at(&backend.policy)).collect()
+}
+
+/// Pings every 100 ms that are waited for as long as it takes, each of which is the whole average
+/// from the sixth on.
+fn quick_pings() -> Rules {
+    let mut rules = Rules::default();
+    rules.probes.ping_interval = Duration::from_millis(100);
+    rules.probes.ping_timeout = Duration::from_secs(60);
+    rules.smoothing.alpha = 1.0;
+    rules
 }

@@ -17,7 +17,7 @@ fn the_score_is_the_rule() {
         LoadReport { cpu_busy_ms: Some(50.0), memory_bytes: Some(104_857_600.0), ..queue(0.0) };
     world.report(A, Some(load));
     world.tell(Event::LoadReported { backend: A, report: queue(125.0) });
-    world.advance(5000);
+    world.await_ping(A);
     world.fail(A, ProbeFailure::TimedOut);
     let lease = world.route();
     let score = world.snapshot().backends[0].score;
@@ -71,11 +71,13 @@ fn a_latency_lasts_no_longer_than_its_ping() {
     assert_eq!(world.snapshot().backends[0].latency_ewma_ms, Some(1000.0));
 }
 
-/// Numbers that cannot be are taken as not said, a failed report changes its counter only, and a
-/// refused one does not touch the health.
+/// Numbers that cannot be are taken as not said, a failed report adds nothing to the earlier ones,
+/// and a refused one does not touch the health.
 #[test]
 fn reports_that_cannot_be_change_nothing() {
-    let mut world = World::new(&["a"]);
+    let mut rules = Rules::default();
+    rules.probes.ping_retry = rules.probes.ping_interval;
+    let mut world = World::with_rules(&["a"], rules);
     world.answer(A, 5);
     world.report(A, Some(LoadReport { queue: Some(8.0), ..LoadReport::default() }));
     let before = world.snapshot().backends.remove(0);
@@ -93,7 +95,8 @@ fn reports_that_cannot_be_change_nothing() {
     world.report(A, None);
     let after = world.snapshot().backends.remove(0);
     assert_eq!((after.reports_failed, after.queue), (2, Some(8.0)));
-    assert_eq!((after.health, after.score), (before.health, before.score));
+    assert_eq!(after.health, before.health);
+    assert_eq!(after.score.queue, 0.5 * before.score.queue, "two report intervals old");
     assert_eq!(after.report_age, Some(Duration::from_millis(6000)));
 }
 
@@ -118,7 +121,58 @@ fn outcomes_count_as_they_should() {
     assert_eq!((a.latency, a.latency_ewma_ms), (None, None));
 }
 
-/// Pings: at once, then spread over the interval, then every 5 s; reports likewise every 3 s.
+/// What a backend said of itself counts in full for a report interval and for nothing after three,
+/// whether later reports fail or leave the figure out; what comes then begins a new average.
+#[test]
+fn reports_grow_old() {
+    for later in [None, Some(LoadReport::default())] {
+        let mut rules = Rules::default();
+        rules.probes.ping_timeout = Duration::from_secs(60);
+        let mut world = World::with_rules(&["a"], rules);
+        let load =
+            LoadReport { queue: Some(1000.0), cpu_busy_ms: Some(1000.0), memory_bytes: Some(2e9) };
+        world.report(A, Some(load));
+        let points = |world: &World| {
+            let score = world.snapshot().backends[0].score;
+            score.queue + score.cpu + score.memory
+        };
+        assert!((points(&world) - 54.0).abs() < 0.1, "{}", points(&world));
+        for share in [1.0, 0.5, 0.0, 0.0] {
+            world.advance(3000);
+            world.report(A, later);
+            assert!((points(&world) - share * 54.0).abs() < 0.1, "{share}: {}", points(&world));
+        }
+        let backend = world.snapshot().backends.remove(0);
+        assert_eq!((backend.queue, backend.cpu_busy_ms), (Some(1000.0), Some(1000.0)));
+        world.tell(Event::LoadReported {
+            backend: A,
+            report: LoadReport { queue: Some(1.0), ..LoadReport::default() },
+        });
+        assert_eq!(world.snapshot().backends[0].queue_ewma, Some(1.0));
+    }
+}
+
+/// The first five pings follow each other by 500 ms, and one that took much longer than the others
+/// costs its backend nothing, whichever it is; then the interval is back.
+#[test]
+fn an_outlier_among_the_first_pings_does_not_decide() {
+    for outlier in 0..5 {
+        let mut world = World::new(&["a", "b"]);
+        let start = world.now;
+        for number in 0..5 {
+            world.await_ping(A);
+            assert_eq!(world.now.since(start), Duration::from_millis(500 * number));
+            world.answer(A, if number == outlier { 500 } else { 10 });
+            world.answer(B, 60);
+        }
+        assert_eq!(world.snapshot().backends[0].latency_ewma_ms, Some(10.0));
+        assert_eq!(world.serve(), A);
+        world.await_ping(A);
+        assert_eq!(world.now.since(start), Duration::from_millis(2000 + 2500));
+    }
+}
+
+/// Pings: five soon, then spread over the interval, then every 5 s; reports likewise every 3 s.
 /// Nobody answers the reports, and no backend ever has two of a kind outstanding.
 #[test]
 fn probes_are_spread_and_steady() {
@@ -136,7 +190,9 @@ fn probes_are_spread_and_steady() {
         world.advance(100);
         assert!(reports <= 100);
     }
-    let expected = [(0, A), (0, B), (2500, A), (5000, B), (7500, A), (10_000, B), (12_500, A)];
+    let first = [0, 500, 1000, 1500, 2000];
+    let mut expected: Vec<_> = first.into_iter().flat_map(|at| [(at, A), (at, B)]).collect();
+    expected.extend([(4500, A), (7000, B), (9500, A), (12_000, B)]);
     assert_eq!(pings, expected);
     // At 0, then a: 1.5, 4.5, …, b: 3, 6, … s, up to 13.1 s.
     let reports = world.asked.iter().filter(|asked| asked.1 == A).count();
@@ -150,15 +206,16 @@ fn probes_are_spread_and_steady() {
 #[test]
 fn an_open_verdict_hurries_the_next_ping() {
     let mut world = World::new(&["a"]);
+    world.first_pings(&[(A, 1)]);
     let start = world.now;
-    let answers = [true, false, false, false, false, true, true, true];
+    let answers = [false, false, false, false, true, true, true];
     let mut at = Vec::new();
     for is_good in answers {
         world.await_ping(A);
         at.push(world.now.since(start).as_millis());
         if is_good { world.answer(A, 1) } else { world.fail(A, ProbeFailure::Cut) }
     }
-    assert_eq!(at, [0, 5000, 5500, 6000, 11_000, 16_000, 16_500, 21_500]);
+    assert_eq!(at, [5000, 5500, 6000, 11_000, 16_000, 16_500, 21_500]);
     assert_eq!(world.snapshot().backends[0].health, Health::Up);
 }
 
@@ -197,7 +254,7 @@ fn looking_and_early_timeouts_are_harmless() {
     let mut world = World::with_latencies(10, 20);
     world.serve();
     let (before, deadline) = (world.snapshot(), world.router.poll_timeout());
-    assert_eq!(deadline, Some(world.now + Duration::from_millis(1000)), "the reports' deadline");
+    assert_eq!(deadline, Some(world.now + Duration::from_millis(500)), "the second pings");
     for _ in 0..3 {
         world.router.handle_timeout(world.now);
         assert_eq!(world.router.poll_action(), None);
@@ -211,7 +268,7 @@ fn looking_and_early_timeouts_are_harmless() {
 #[test]
 fn an_old_error_is_forgiven() {
     let mut world = World::new(&["a"]);
-    world.answer(A, 10);
+    world.first_pings(&[(A, 10)]);
     let lease = world.route();
     world.finish(lease, 502);
     let points = |world: &World| world.snapshot().backends[0].score.errors;

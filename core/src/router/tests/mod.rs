@@ -89,6 +89,16 @@ impl World {
         }
     }
 
+    /// Answers the first five pings of each of these backends in as many ms.
+    fn first_pings(&mut self, latencies: &[(BackendId, u64)]) {
+        for _ in 0..5 {
+            for (backend, ms) in latencies {
+                self.await_ping(*backend);
+                self.answer(*backend, *ms);
+            }
+        }
+    }
+
     /// Fails the backend's latest ping.
     #[track_caller]
     fn fail(&mut self, backend: BackendId, cause: ProbeFailure) {
