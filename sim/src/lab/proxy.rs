@@ -42,6 +42,15 @@ impl Proxy {
         }
     }
 
+    /// Whether a request that these backends turned away may go to another one, before the
+    /// response to it is given up.
+    pub(super) fn has_other(&self, now: u64, tried: &[usize]) -> bool {
+        match self {
+            Self::Routed(proxy) => proxy.has_other(now, tried),
+            Self::Peer(_) => true,
+        }
+    }
+
     /// A request came to its end.
     pub(super) fn finish(
         &mut self,
@@ -171,11 +180,18 @@ impl Routed {
         let lease = if tried.is_empty() {
             self.router.route(now, &[])
         } else {
-            let tried = tried.iter().filter_map(|number| *self.ids.get(*number)?);
-            self.router.route(now, &tried.collect::<Vec<_>>())
+            self.router.route(now, &self.ids_of(tried))
         };
         let lease = lease.ok()?;
         Some((self.backends[lease.backend().index()], lease))
+    }
+
+    fn has_other(&self, now: u64, tried: &[usize]) -> bool {
+        self.router.has_other(Instant::from_nanos(now), &self.ids_of(tried))
+    }
+
+    fn ids_of(&self, backends: &[usize]) -> Vec<BackendId> {
+        backends.iter().filter_map(|number| *self.ids.get(*number)?).collect()
     }
 
     fn note(&mut self, now: u64, event: Event) {

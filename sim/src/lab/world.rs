@@ -394,9 +394,6 @@ impl World {
                 }
             }
         }
-        if let (Some(local), Some(best)) = (&mut self.local, best) {
-            local.sent(self.now, proxy, best);
-        }
         best
     }
 

@@ -8,6 +8,7 @@ use crate::lab::arrivals::Arrival;
 use crate::lab::backend::{Answer, Arriving, Reception};
 use crate::lab::class::Stream;
 use crate::lab::later::Later;
+use crate::lab::proxy::Proxy;
 
 /// How a request ends at its proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -74,7 +75,7 @@ impl World {
         route
     }
 
-    /// A request leaves its proxy; what its client still has to send holds it up.
+    /// A request leaves its proxy, unless its client still has to send a part of it.
     #[inline]
     fn send(&mut self, number: u64, backend: usize, upload: u64, is_counted: bool) {
         self.trace_hash.add(backend as u64);
@@ -83,12 +84,26 @@ impl World {
         }
         self.note_second(backend);
         let to = &mut self.backends[backend];
+        if upload > 0 {
+            // On its way when it is whole.
+            return;
+        }
         to.inbound += 1;
-        let at = self.now + upload + to.rtt / 2;
-        if upload == 0 && to.rtt == self.rtt {
+        let at = self.now + to.rtt / 2;
+        if to.rtt == self.rtt {
             self.inbound.push_back((at, number, backend));
         } else {
             self.later.push(at, Later::Arrives { request: number, backend });
+        }
+        self.note_local(number, backend, true);
+    }
+
+    /// Tells the oracle of one proxy that a request becomes work of a backend, or has been that.
+    #[inline]
+    pub(super) fn note_local(&mut self, number: u64, backend: usize, is_sent: bool) {
+        if let Some(local) = &mut self.local {
+            let proxy = usize::from(self.requests[(number - self.oldest) as usize].proxy);
+            local.note(self.now, proxy, backend, is_sent);
         }
     }
 
@@ -216,6 +231,7 @@ impl World {
         let request = &mut self.requests[index];
         let (proxy, backend) = (usize::from(request.proxy), usize::from(request.backend));
         let lease = request.lease.take();
+        self.note_local(self.oldest + index as u64, backend, false);
         self.give_back(proxy, backend, lease, outcome);
     }
 
@@ -228,9 +244,6 @@ impl World {
         lease: Option<Lease>,
         outcome: Outcome,
     ) {
-        if let Some(local) = &mut self.local {
-            local.ended(self.now, proxy, backend);
-        }
         if let Some(at) = self.proxies.get_mut(proxy) {
             at.finish(self.now, backend, lease, outcome);
             self.attend(proxy);
@@ -289,9 +302,14 @@ impl World {
             return false;
         }
         let (proxy, backend) = (usize::from(request.proxy), usize::from(request.backend));
-        self.release(index, End::Answered(answer));
         let mut tried = self.tried.remove(&number).unwrap_or_default();
         tried.backends.push(backend);
+        let is_refusal = matches!(answer, Answer::Status { .. });
+        let has_other = |proxy: &Proxy| proxy.has_other(self.now, &tried.backends);
+        if is_refusal && !self.proxies.get(proxy).is_none_or(has_other) {
+            return false;
+        }
+        self.release(index, End::Answered(answer));
         let Some((backend, lease)) = self.choose(proxy, &tried.backends) else {
             // Nowhere else: the answer that is there is passed on, its lease is back already.
             let request = &mut self.requests[index];

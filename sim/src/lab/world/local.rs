@@ -33,14 +33,10 @@ impl Local {
         Self { proxies, backends: services.len(), own, memory }
     }
 
-    pub(super) fn sent(&mut self, now: u64, proxy: usize, backend: usize) {
+    /// A request becomes work of a backend, or has been that.
+    pub(super) fn note(&mut self, now: u64, proxy: usize, backend: usize, is_sent: bool) {
         let own = self.at(now, proxy, backend);
-        own.in_flight += 1;
-    }
-
-    pub(super) fn ended(&mut self, now: u64, proxy: usize, backend: usize) {
-        let own = self.at(now, proxy, backend);
-        own.in_flight = own.in_flight.saturating_sub(1);
+        own.in_flight = if is_sent { own.in_flight + 1 } else { own.in_flight.saturating_sub(1) };
     }
 
     /// The requests that this proxy takes to be at a backend.
@@ -71,11 +67,11 @@ mod tests {
     #[test]
     fn others_are_taken_to_be_alike() {
         let mut local = Local::new(2, &[1e9]);
-        local.sent(0, 0, 0);
+        local.note(0, 0, 0, true);
         assert_eq!(local.ahead(0, 0, 0), 1);
         assert_eq!(local.ahead(10_000_000_000, 0, 0), 2);
         assert_eq!(local.ahead(10_000_000_000, 1, 0), 0);
-        local.ended(10_000_000_000, 0, 0);
+        local.note(10_000_000_000, 0, 0, false);
         assert_eq!(local.ahead(10_000_000_001, 0, 0), 1);
         assert_eq!(local.ahead(30_000_000_000, 0, 0), 0);
     }

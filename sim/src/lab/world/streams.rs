@@ -73,11 +73,16 @@ impl World {
         let Some(request) = index.and_then(|index| self.requests.get(index as usize)) else {
             return;
         };
+        let backend = usize::from(request.backend);
+        let to = &mut self.backends[backend];
+        to.inbound += 1;
+        self.later.push(self.now + to.rtt / 2, Later::Arrives { request: number, backend });
         let proxy = usize::from(request.proxy);
         if let Some(at) = self.proxies.get_mut(proxy) {
             at.pause(self.now, request.lease.as_ref(), false);
             self.attend(proxy);
         }
+        self.note_local(number, backend, true);
     }
 
     /// What is due at a proxy that does not end the request there; false when it ends.
@@ -163,7 +168,12 @@ impl World {
             class: usize::from(request.class),
             unsettled: unsettled.filter(|_| request.is_counted),
         };
-        self.working += usize::from(unsettled.is_some());
+        let backend = open.backend;
+        if unsettled.is_some() {
+            self.working += 1;
+        } else {
+            self.note_local(number, backend, false);
+        }
         self.streams.insert(number, open);
         self.trace_hash.add(number);
         self.trace_hash.add(self.now);
@@ -222,7 +232,12 @@ impl World {
         };
         self.muted.remove(&number);
         let is_tokens = self.is_tokens(open.class);
-        self.working -= usize::from(is_tokens);
+        if is_tokens {
+            self.working -= 1;
+            if let Some(local) = &mut self.local {
+                local.note(self.now, open.proxy, open.backend, false);
+            }
+        }
         let is_good = end == End::Answered(Answer::Good);
         if let Some(latency) = open.unsettled {
             if is_good { self.tally.answered(latency) } else { self.tally.failed() }
