@@ -211,6 +211,7 @@ fn deadlines_wait_for_bytes_that_have_arrived() {
     hand_over(&mut proxy, at(72), client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     settle(&mut proxy, at(72));
     proxy.handle_timeout(at(140));
+    proxy.handle_measured(at(140), upstream, Some(0));
     assert!(
         proxy.write_ready(client).starts_with(b"HTTP/1.1 504 "),
         "and with nothing unread, it is"
