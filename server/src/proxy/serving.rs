@@ -156,14 +156,15 @@ impl Proxy {
                 if let Some(session) = self.table.session_mut(id) {
                     session.handle_timeout(now, &mut self.shared);
                 }
+                let mut horizon = Instant::FAR_FUTURE;
                 if let Some(entry) = self.table.get_mut(id) {
                     entry.is_put_off = false;
                     if let Conn::Client(session) = &mut entry.conn {
-                        session.rest(now, &mut self.shared);
+                        horizon = session.rest(now, &mut self.shared).unwrap_or(horizon);
                     }
                 }
                 // One to whom nothing happens is not looked at before its deadline.
-                self.serve_until(now, id, Instant::FAR_FUTURE);
+                self.serve_until(now, id, horizon);
             }
             // An attached upstream's deadlines are its session's.
             Owner::Session(_, Side::Upstream) | Owner::Gone => {}

@@ -380,9 +380,10 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Bytes that did not move for a second get memory of their own length.
+    /// Bytes that did not move for a second get memory of their own length. Returns when to look
+    /// again, where some have moved since and still wait for the client.
     #[cold]
-    pub(crate) fn rest(&mut self, now: Instant, shared: &mut Shared) {
+    pub(crate) fn rest(&mut self, now: Instant, shared: &mut Shared) -> Option<Instant> {
         let buffers = &mut shared.buffers;
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let rests = |last: Instant| now.since(last) >= REST;
@@ -398,6 +399,7 @@ impl Session {
         if rests(upstream.last_write) {
             upstream.output.rest(buffers);
         }
+        (!client.output.is_empty() && !rests(client.last_write)).then(|| now + REST)
     }
 
     /// What it is doing, as far as it may give way for another client.
