@@ -10,6 +10,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
+use simple_logger::SimpleLogger;
 
 use crate::backend::{Backend, Config};
 use crate::options::{self, Command};
@@ -31,6 +32,11 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // Which lines there are is each backend's own choice; a process has one log at most.
+    if let Err(error) = SimpleLogger::new().init() {
+        eprintln!("sim: {error}");
+        return ExitCode::FAILURE;
+    }
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

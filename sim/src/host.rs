@@ -2,7 +2,6 @@
 //!
 //! Time comes from the OS clock, counted from the start of the backend.
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -10,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant as Clock, SystemTime, UNIX_EPOCH};
 
 use intelliproxy_core::Instant;
+use log::{Level, log};
 
 use crate::backend::{Config, Counters, LogLevel};
 use crate::connection;
@@ -124,9 +124,8 @@ impl Host {
 
     pub(crate) fn log(&self, level: LogLevel, message: impl FnOnce() -> String) {
         if level <= self.log {
-            let name = if level == LogLevel::Debug { "DEBUG" } else { "INFO" };
-            // A log that cannot be written is no reason to stop serving.
-            drop(writeln!(io::stderr(), "{name} backend {}: {}", self.port, message()));
+            let level = if level == LogLevel::Debug { Level::Debug } else { Level::Info };
+            log!(target: "sim", level, "backend {}: {}", self.port, message());
         }
     }
 

@@ -223,7 +223,7 @@ fn nothing_outlives_a_killed_launcher() {
 fn all_end_when_one_does() {
     let ports = [("A_PORT", "0"), ("B_PORT", "0")];
     let mut program = Program::start(all().arg("--no-such-option").env_clear().envs(ports));
-    let a = program.wait_for_port("[A]     INFO backend ");
+    let a = program.wait_for_port("[A]     INFO  [sim] backend ");
     assert_eq!(program.exit_code(), Some(1), "{:#?}", program.seen);
     assert!(is_refused(a));
     let said = |what: &str| program.seen.iter().any(|line| line.contains(what));
