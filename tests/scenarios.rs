@@ -1,4 +1,6 @@
 //! Scenes of the simulated world with a name: what clients and backends do, and what comes of it.
+#[path = "scenarios/account.rs"]
+mod account;
 #[path = "scenarios/refused.rs"]
 mod refused;
 #[path = "scenarios/reload.rs"]

@@ -60,6 +60,8 @@ pub struct Rules {
     pub errors: ErrorRules,
     /// How samples become averages.
     pub smoothing: Smoothing,
+    /// When a response is a stream.
+    pub streams: StreamRules,
     /// The policy `learned`.
     pub learned: LearnedRules,
     /// The policy `peak_ewma`.
@@ -255,6 +257,23 @@ impl Default for Smoothing {
     }
 }
 
+/// When a response is a stream, and so no work for its backend. The driver holds the clock: it tells
+/// by [`Event::StreamOpened`](crate::Event::StreamOpened).
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct StreamRules {
+    /// A response that has begun and then been silent for so long is no work any more (1000 ms);
+    /// from 1 ms to an hour.
+    #[serde(rename = "idleMs", with = "millis")]
+    pub idle: Duration,
+}
+
+impl Default for StreamRules {
+    fn default() -> Self {
+        Self { idle: Duration::from_millis(1000) }
+    }
+}
+
 /// The policy `learned`.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -353,6 +372,7 @@ impl Rules {
             ("probes.reportTimeoutMs", self.probes.report_timeout, TICK, HOUR),
             ("errors.halfLifeMs", self.errors.half_life, TICK, DAY),
             ("errors.chargeMs", self.errors.charge, TICK, HOUR),
+            ("streams.idleMs", self.streams.idle, TICK, HOUR),
             ("peakEwma.decayMs", self.peak_ewma.decay, TICK, HOUR),
         ];
         for (path, value, least, most) in spans {
@@ -455,6 +475,7 @@ mod tests {
             "health": { "fall": 3, "rise": 2 },
             "errors": { "halfLifeMs": 30_000, "prior": 10.0, "chargeMs": 5000 },
             "smoothing": { "alpha": 0.2, "lossPings": 5 },
+            "streams": { "idleMs": 1000 },
             "learned": { "confidence": 1.5, "exploration": 0.005, "controlShare": 0.005 },
             "peakEwma": { "decayMs": 10_000 },
             "prequal": { "hotQuantile": 0.84 },
@@ -487,6 +508,8 @@ mod tests {
             (r#"{"errors": {"prior": -1}}"#, Some("errors.prior")),
             (r#"{"errors": {"chargeMs": 0}}"#, Some("errors.chargeMs")),
             (r#"{"errors": {"chargeMs": 3600000}}"#, None),
+            (r#"{"streams": {"idleMs": 0}}"#, Some("streams.idleMs")),
+            (r#"{"streams": {"idleMs": 3600000}}"#, None),
             (r#"{"peakEwma": {"decayMs": 0}}"#, Some("peakEwma.decayMs")),
             (r#"{"learned": {"confidence": 5, "exploration": 0, "controlShare": 0.1}}"#, None),
             (r#"{"learned": {"confidence": 0.49}}"#, Some("learned.confidence")),

@@ -89,7 +89,7 @@ mod tournament;
 pub use backend::BackendId;
 pub use config::{
     ConfigError, ErrorRules, HealthRules, LearnedRules, LinearRlRules, PeakEwmaRules, PolicyKind,
-    PrequalRules, ProbeRules, RouterConfig, Rules, Smoothing, SwitchRules, Weights,
+    PrequalRules, ProbeRules, RouterConfig, Rules, Smoothing, StreamRules, SwitchRules, Weights,
 };
 pub use event::{
     Action, Event, HoldReason, Lease, LeaseId, LoadReport, NoRoute, Notice, Outcome, ProbeAnswer,

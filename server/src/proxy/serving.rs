@@ -5,7 +5,7 @@ use std::time::Duration;
 use intelliproxy_core::{Event, Instant};
 
 use super::conn::{Conn, ConnId, Entry};
-use super::session::{Need, Side};
+use super::session::{LeaseNews, Need, Side};
 use super::shared::Shared;
 use super::timers::Timers;
 use super::{Action, Owner, Proxy};
@@ -65,6 +65,15 @@ impl Proxy {
                 self.fulfil(now, id, need);
                 continue;
             }
+            if session.minds_party() {
+                cold_path();
+                if let Some(at) = session.mind_party(now) {
+                    self.timers.arm(&mut entry.armed, id, at);
+                }
+                if session.has_needs() {
+                    continue;
+                }
+            }
             let is_wanted = session.has_output(Side::Client) || session.resumes(Side::Client);
             if is_wanted && !entry.is_dirty {
                 entry.is_dirty = true;
@@ -116,6 +125,17 @@ impl Proxy {
                 self.dial(now, id, backend, self.places.first_attempt(backend));
             }
             Need::Redial { .. } => {}
+            Need::Tell { lease, backend, news } => {
+                let event = match news {
+                    LeaseNews::Paused => Event::LeasePaused { lease, backend },
+                    LeaseNews::Resumed => Event::LeaseResumed { lease, backend },
+                    LeaseNews::Left { status, latency } => {
+                        Event::StreamOpened { lease, backend, status, latency }
+                    }
+                };
+                self.router.handle_event(now, event);
+                self.drain_router(now);
+            }
             Need::AskElsewhere => self.ask_elsewhere(now, id),
             Need::GiveUpConnect { conn } => {
                 self.redirect(now, id, conn, UpstreamError::ConnectTimeout);

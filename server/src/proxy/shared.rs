@@ -61,7 +61,7 @@ impl Shared {
             request_ends: request_ends(&config, &via_suffix),
             trust: Trust::new(&config),
             via_suffix,
-            shortest_timeout: config.timeouts.shortest(),
+            shortest_timeout: shortest_timeout(&config),
             config,
             buffers: BufferPool::default(),
             date: String::new(),
@@ -120,7 +120,7 @@ impl Shared {
         self.chunk_limits = chunk_limits(&config.limits);
         self.request_ends = request_ends(&config, &self.via_suffix);
         self.trust = Trust::new(&config);
-        self.shortest_timeout = config.timeouts.shortest();
+        self.shortest_timeout = shortest_timeout(&config);
         self.config = config;
     }
 }
@@ -136,6 +136,11 @@ fn via_suffix(seed: u64) -> String {
 
 fn request_ends(config: &Config, via_suffix: &str) -> RequestEnds {
     RequestEnds::new(&[&config.forwarding.via, via_suffix].concat())
+}
+
+/// The shortest time for which a session may wait for anything.
+fn shortest_timeout(config: &Config) -> Duration {
+    config.timeouts.shortest().min(config.routing.streams.idle)
 }
 
 const fn head_limits(limits: &Limits) -> HeadLimits {

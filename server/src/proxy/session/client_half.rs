@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
+use super::account::Account;
 use super::exchange::{Asking, Exchange};
 use super::hop::Hop;
 use super::taking::Look;
@@ -229,6 +230,7 @@ impl ClientHalf {
             interim_bytes: 0,
             refusal: None,
             asking: Asking::No,
+            account: Account::default(),
         });
         let ip = self.hop.peer.ip();
         let client =

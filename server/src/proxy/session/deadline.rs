@@ -20,6 +20,7 @@ enum Expiry {
     Connect,
     ResponseHead,
     ResponseBody,
+    Silence,
     UpstreamWrite,
     Tunnel,
     Linger,
@@ -102,6 +103,7 @@ impl Session {
             Expiry::ResponseHead | Expiry::UpstreamWrite => {
                 return self.time_taking(now, Side::Upstream, shared);
             }
+            Expiry::Silence => self.leave_account(),
             Expiry::ResponseBody => self.fail_upstream(now, UpstreamError::BodyTimeout, shared),
             Expiry::Tunnel => {
                 self.tell_expiry("tunnel closed: silent for timeouts.tunnelIdleMs", shared);
@@ -181,6 +183,9 @@ impl Session {
             upstream_half::Receive::Body { .. } if client.output.is_empty() && !is_body_awaited => {
                 let since = upstream.last_read.max(client.last_write);
                 add(since, times.response_body, Expiry::ResponseBody);
+                if self.may_leave() {
+                    add(since, shared.config.routing.streams.idle, Expiry::Silence);
+                }
             }
             _ => {}
         }

@@ -2,6 +2,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use super::account::Account;
 use intelliproxy_core::{BackendId, Instant, Lease, Outcome};
 
 use crate::http::UpstreamError;
@@ -56,6 +57,8 @@ pub(crate) struct Exchange {
     pub(crate) refusal: Option<Refusal>,
     /// Whether another backend was asked for when this one refused.
     pub(crate) asking: Asking,
+    /// Whose time the attempt at hand takes, as far as the router knows.
+    pub(crate) account: Account,
 }
 
 /// How it stands with a refusal that was not passed on yet.

@@ -5,6 +5,7 @@
 //! [`settle`](Session::settle) in `settle.rs` applies the joint rules J1 to J7 of
 //! LIFECYCLE.md until nothing changes. What goes wrong is in `failure.rs`, how long things may
 //! take in `deadline.rs`.
+mod account;
 mod bound;
 mod client_half;
 mod deadline;
@@ -26,6 +27,8 @@ use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant, Lease};
 
+use self::account::Account;
+pub(crate) use self::account::LeaseNews;
 pub(crate) use self::bound::Bound;
 pub(crate) use self::client_half::ClientHalf;
 use self::client_half::{Receive, Send};
@@ -247,6 +250,7 @@ impl Session {
         if !output.is_empty() {
             cold_path();
             output.shrink(&mut shared.buffers);
+            self.watch_party();
             return true;
         }
         let is_awaited = match side {
@@ -260,6 +264,9 @@ impl Session {
         if is_awaited {
             cold_path();
             self.settle(now, shared);
+            if side == Side::Upstream {
+                self.watch_party();
+            }
         }
         is_awaited
     }
@@ -321,6 +328,7 @@ impl Session {
         exchange.lease = Some(lease);
         exchange.dispatched_at = now;
         exchange.client_wait = Duration::ZERO;
+        exchange.account = Account::default();
         let unreported = exchange.unreported.take();
         if let Some((backend, error)) = unreported {
             cold_path();
@@ -432,6 +440,11 @@ impl Session {
         if let Some(buffer) = self.client.input.take() {
             shared.buffers.give(buffer);
         }
+    }
+
+    /// Whether the session wants anything.
+    pub(crate) const fn has_needs(&self) -> bool {
+        self.needs.has_any()
     }
 
     /// The next thing that the session wants.

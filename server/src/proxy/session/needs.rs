@@ -1,9 +1,10 @@
 //! What a session wants of the proxy.
 use std::time::Duration;
 
-use intelliproxy_core::{BackendId, Lease, Outcome};
+use intelliproxy_core::{BackendId, Lease, LeaseId, Outcome};
 
 use super::Side;
+use super::account::LeaseNews;
 use crate::proxy::conn::ConnId;
 
 /// What a session wants of the proxy.
@@ -17,6 +18,8 @@ pub(crate) enum Need {
     Release { conn: ConnId, kept: Option<Duration> },
     /// A backend and a connection to it, for the request that waits.
     Dispatch,
+    /// News of a lease that stays out.
+    Tell { lease: LeaseId, backend: BackendId, news: LeaseNews },
     /// Whether another backend can take the request that was refused.
     AskElsewhere,
     /// A fresh connection to the same backend.
@@ -39,18 +42,20 @@ pub(crate) enum Need {
 
 /// What may be asked for, in the order in which it is fetched, as members of a set.
 mod ask {
-    pub(super) const FINISH: u16 = 1;
-    pub(super) const RELEASE: u16 = 1 << 1;
-    pub(super) const DISPATCH: u16 = 1 << 2;
-    pub(super) const REDIAL: u16 = 1 << 3;
-    pub(super) const GIVE_UP: u16 = 1 << 4;
-    pub(super) const STATS: u16 = 1 << 5;
-    pub(super) const SHUTDOWN_UPSTREAM: u16 = 1 << 6;
-    pub(super) const SHUTDOWN_CLIENT: u16 = 1 << 7;
-    pub(super) const MEASURE_CLIENT: u16 = 1 << 8;
-    pub(super) const MEASURE_UPSTREAM: u16 = 1 << 9;
-    pub(super) const ELSEWHERE: u16 = 1 << 10;
-    pub(super) const CLOSE: u16 = 1 << 11;
+    /// Before the lease goes back.
+    pub(super) const NEWS: u16 = 1;
+    pub(super) const FINISH: u16 = 1 << 1;
+    pub(super) const RELEASE: u16 = 1 << 2;
+    pub(super) const DISPATCH: u16 = 1 << 3;
+    pub(super) const REDIAL: u16 = 1 << 4;
+    pub(super) const GIVE_UP: u16 = 1 << 5;
+    pub(super) const STATS: u16 = 1 << 6;
+    pub(super) const SHUTDOWN_UPSTREAM: u16 = 1 << 7;
+    pub(super) const SHUTDOWN_CLIENT: u16 = 1 << 8;
+    pub(super) const MEASURE_CLIENT: u16 = 1 << 9;
+    pub(super) const MEASURE_UPSTREAM: u16 = 1 << 10;
+    pub(super) const ELSEWHERE: u16 = 1 << 11;
+    pub(super) const CLOSE: u16 = 1 << 12;
 }
 
 /// Needs not yet fetched. The last one, to be closed, stays.
@@ -62,6 +67,7 @@ pub(super) struct Needs {
     release: Option<(ConnId, Option<Duration>)>,
     redial: Option<BackendId>,
     give_up: Option<ConnId>,
+    news: Option<(LeaseId, BackendId, LeaseNews)>,
     shutdown_upstream: Option<ConnId>,
     close_with_reset: bool,
 }
@@ -96,6 +102,11 @@ impl Needs {
         self.asked |= ask::ELSEWHERE;
     }
 
+    pub(super) const fn tell(&mut self, lease: LeaseId, backend: BackendId, news: LeaseNews) {
+        self.news = Some((lease, backend, news));
+        self.asked |= ask::NEWS;
+    }
+
     pub(super) const fn stats(&mut self) {
         self.asked |= ask::STATS;
     }
@@ -127,6 +138,11 @@ impl Needs {
         self.asked &= !(ask::DISPATCH | ask::REDIAL | ask::STATS | ask::GIVE_UP | ask::ELSEWHERE);
         self.redial = None;
         self.give_up.take()
+    }
+
+    /// Whether there is any but to be closed, which stays.
+    pub(super) const fn has_any(&self) -> bool {
+        self.asked & !ask::CLOSE != 0
     }
 
     pub(super) const fn has_finish(&self) -> bool {
@@ -179,6 +195,10 @@ impl Needs {
             ask::MEASURE_CLIENT => Some(Need::Measure { side: Side::Client }),
             ask::MEASURE_UPSTREAM => Some(Need::Measure { side: Side::Upstream }),
             ask::ELSEWHERE => Some(Need::AskElsewhere),
+            ask::NEWS => {
+                let news = self.news.take();
+                news.map(|(lease, backend, news)| Need::Tell { lease, backend, news })
+            }
             _ => Some(Need::Close { with_reset: self.close_with_reset }),
         }
     }

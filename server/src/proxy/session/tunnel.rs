@@ -23,6 +23,7 @@ impl Session {
             self.client.receive = Receive::Tunnel;
             self.client.last_read = now;
         }
+        self.leave_account();
     }
 
     /// J6: a tunnel's bytes go on, and its ends when what came before them is out.
