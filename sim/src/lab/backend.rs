@@ -119,8 +119,8 @@ pub(super) enum Answer {
     /// One of this status, which is not what the client wants.
     Status {
         status: u16,
-        /// Its Retry-After, ms.
-        retry_after_ms: Option<u32>,
+        /// Its Retry-After, ms; 0 for none.
+        retry_after_ms: u32,
     },
     /// The connection was refused.
     Refused,
@@ -135,7 +135,7 @@ pub(super) enum Answer {
 impl Answer {
     /// A status without Retry-After.
     pub(super) const fn status(status: u16) -> Self {
-        Self::Status { status, retry_after_ms: None }
+        Self::Status { status, retry_after_ms: 0 }
     }
 }
 
@@ -226,7 +226,7 @@ impl Backend {
                     continue;
                 }
             }
-            let retry_after_ms = door.retry_after_s.map(|seconds| (seconds * 1e3) as u32);
+            let retry_after_ms = door.retry_after_s.map_or(0, |seconds| (seconds * 1e3) as u32);
             let answer = Answer::Status { status: door.status, retry_after_ms };
             return Some(Reception::AnsweredAfter(answer, (door.after_ms * MS) as u64));
         }

@@ -227,6 +227,10 @@ impl World {
     /// Tells the proxy of a request how its backend did.
     #[inline]
     pub(super) fn release(&mut self, index: usize, end: End) {
+        if self.proxies.is_empty() && self.local.is_none() {
+            // The oracle learns nothing.
+            return;
+        }
         let outcome = self.outcome(index, end);
         let request = &mut self.requests[index];
         let (proxy, backend) = (usize::from(request.proxy), usize::from(request.backend));
@@ -271,8 +275,8 @@ impl World {
                 Outcome::Answered { status, latency }
             }
             End::Answered(Answer::Status { status: status @ (429 | 503), retry_after_ms }) => {
-                let hold = retry_after_ms.map(|ms| Duration::from_millis(ms.into()));
-                Outcome::Refused { status, hold }
+                let hold = Duration::from_millis(retry_after_ms.into());
+                Outcome::Refused { status, hold: Some(hold).filter(|hold| !hold.is_zero()) }
             }
             End::Answered(Answer::Status { status, .. }) => Outcome::Answered { status, latency },
             End::Answered(Answer::Refused) => Outcome::Failed(RequestFailure::Refused),
