@@ -13,9 +13,11 @@ use std::time::Duration;
 
 pub(crate) use self::table::{Added, BackendTable};
 use crate::config::{Rules, Weights};
+use crate::errors::Errors;
 use crate::estimate::{ErrorRate, Ewma, Fading, SeededEwma};
 use crate::event::{LoadReport, Outcome, ProbeResult};
 use crate::health::HealthTracker;
+use crate::outlier::Watch;
 use crate::policy::PolicyView;
 use crate::policy::linear_rl::FEATURES;
 use crate::score::{QUEUE_SAMPLE_MAX, ScoreParts};
@@ -83,6 +85,12 @@ pub(crate) struct Backend {
     turned_away: u32,
     /// Until when it gets no requests while another backend can take them, at its own wish.
     held_until: Option<Instant>,
+    /// Its failures, where the router ejects for the policy.
+    pub(crate) watch: Watch,
+    /// Whether observers were told that a policy that ejects by itself has ejected it.
+    pub(crate) is_told_out: bool,
+    /// Whether it was down and is not up again.
+    pub(crate) was_down: bool,
     pings: Pings,
     load: Load,
     requests: Requests,
@@ -155,6 +163,9 @@ impl Backend {
             marked: 0,
             turned_away: 0,
             held_until: None,
+            watch: Watch::new(u32::MAX, u32::MAX),
+            is_told_out: false,
+            was_down: false,
             pings: Pings::default(),
             load: Load::default(),
             requests: Requests::default(),
@@ -258,6 +269,13 @@ impl Backend {
         }
     }
 
+    /// Its refusals of late were not its own doing.
+    pub(crate) fn forget_refusals(&mut self, weights: &Weights) {
+        self.requests.turned_away = Fading::default();
+        self.turned_away = 0;
+        self.rescore_in_flight(weights);
+    }
+
     /// One of its leases is no work for it from now on, or is again.
     pub(crate) fn set_aside(&mut self, is_aside: bool, weights: &Weights) {
         if is_aside {
@@ -352,8 +370,12 @@ impl Backend {
             Access::Gone
         } else if !self.health.health().is_usable() {
             Access::Down
+        } else if !self.watch.is_in() {
+            Access::Ejected
         } else if self.held_until.is_some() {
             Access::Held
+        } else if self.at_work() >= self.watch.window {
+            Access::Slow
         } else {
             Access::Free
         }
@@ -369,6 +391,7 @@ impl Backend {
         id: BackendId,
         is_current: bool,
         policy: PolicyView,
+        watch: &Watch,
         rules: &Rules,
     ) -> BackendSnapshot {
         let age = |at: Option<Instant>| at.map(|at| now.since(at));
@@ -392,6 +415,8 @@ impl Backend {
             refused: requests.refused,
             held: self.held_until.filter(|until| *until > now).map(|until| until - now),
             at_work: self.at_work(),
+            standing: watch.view(now),
+            ejections: watch.ejections,
             error_rate: self.error_rate_at(now, rules),
             in_flight: self.in_flight,
             response_ewma_ms: requests.response_ewma_ms.value(),
@@ -408,6 +433,16 @@ impl Backend {
 
     pub(crate) fn error_rate_at(&self, now: Instant, rules: &Rules) -> f64 {
         self.requests.error_rate.rate_at(now, rules.errors.half_life, rules.errors.prior)
+    }
+
+    /// The average time to a response's head, ms.
+    pub(crate) const fn response_ms(&self) -> Option<f64> {
+        self.requests.response_ewma_ms.value()
+    }
+
+    /// Recent requests and failures.
+    pub(crate) fn recent(&self, now: Instant, rules: &Rules) -> Errors {
+        self.requests.error_rate.counts_at(now, rules.errors.half_life)
     }
 
     fn rescore_all(&mut self, now: Instant, rules: &Rules) {
@@ -459,8 +494,12 @@ impl Backend {
 pub(crate) enum Access {
     /// Like to any other.
     Free,
+    /// It is new or back, and has as much as it may have for now.
+    Slow,
     /// It asked to be left alone for a while.
     Held,
+    /// Its requests failed: it gets none, or one at a time.
+    Ejected,
     /// Its pings or its connections failed.
     Down,
     /// It is not configured.

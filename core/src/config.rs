@@ -229,6 +229,9 @@ pub struct ErrorRules {
     /// the time in which a request must be answered; from 1 ms to an hour.
     #[serde(rename = "chargeMs", with = "millis")]
     pub charge: Duration,
+    /// Whether a backend whose requests fail while those of others do not gets none for a while
+    /// (true). `learned` does so by itself.
+    pub eject: bool,
 }
 
 impl Default for ErrorRules {
@@ -237,6 +240,7 @@ impl Default for ErrorRules {
             half_life: Duration::from_secs(30),
             prior: 10.0,
             charge: Duration::from_millis(5000),
+            eject: true,
         }
     }
 }
@@ -473,7 +477,7 @@ mod tests {
                 "reportIntervalMs": 3000, "reportTimeoutMs": 1000,
             },
             "health": { "fall": 3, "rise": 2 },
-            "errors": { "halfLifeMs": 30_000, "prior": 10.0, "chargeMs": 5000 },
+            "errors": { "halfLifeMs": 30_000, "prior": 10.0, "chargeMs": 5000, "eject": true },
             "smoothing": { "alpha": 0.2, "lossPings": 5 },
             "streams": { "idleMs": 1000 },
             "learned": { "confidence": 1.5, "exploration": 0.005, "controlShare": 0.005 },

@@ -4,6 +4,7 @@
 use std::hint::cold_path;
 use std::time::Duration;
 
+use crate::errors::Errors;
 use crate::time::Instant;
 
 /// An exponentially weighted moving average: `value + alpha · (sample − value)`, the first sample
@@ -143,6 +144,12 @@ impl ErrorRate {
         let share = self.share_left(now, half_life).unwrap_or(1.0);
         let errors = self.errors * share;
         if errors < FORGOTTEN { 0.0 } else { errors / (self.requests * share + prior) }
+    }
+
+    /// Requests and errors as of `now`.
+    pub(crate) fn counts_at(&self, now: Instant, half_life: Duration) -> Errors {
+        let share = self.share_left(now, half_life).unwrap_or(1.0);
+        Errors { requests: self.requests * share, errors: self.errors * share }
     }
 
     /// What is left of the counts, when a step is due.

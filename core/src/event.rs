@@ -117,6 +117,42 @@ pub enum Notice {
         /// What showed it: the last failure, or `None` when successes did.
         cause: Option<ProbeFailure>,
     },
+    /// A backend gets no requests for a while because those that it had failed.
+    Ejected {
+        /// Which one.
+        backend: BackendId,
+        /// What it failed.
+        reason: EjectReason,
+    },
+    /// An ejected backend gets requests again.
+    Returned {
+        /// Which one.
+        backend: BackendId,
+        /// Why.
+        reason: ReturnReason,
+    },
+}
+
+/// What made the router eject a backend.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EjectReason {
+    /// Failures in a row.
+    pub in_row: u32,
+    /// The share of failures among its last requests, 0 to 1.
+    pub share: f64,
+    /// The median share of the other backends; `None` while nothing is known of them.
+    pub others: Option<f64>,
+}
+
+/// Why an ejected backend returned.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReturnReason {
+    /// Its requests on probation were answered well.
+    Probation,
+    /// The others fail as much.
+    OthersFail,
+    /// The others failed more without it than it had.
+    Regretted,
 }
 
 /// Why the current backend changed.

@@ -71,12 +71,14 @@
 //! ```
 mod backend;
 mod config;
+mod errors;
 mod estimate;
 mod event;
 mod gate;
 mod health;
 pub mod journal;
 mod memory;
+mod outlier;
 mod policy;
 mod probe;
 mod rng;
@@ -92,8 +94,9 @@ pub use config::{
     PrequalRules, ProbeRules, RouterConfig, Rules, Smoothing, StreamRules, SwitchRules, Weights,
 };
 pub use event::{
-    Action, Event, HoldReason, Lease, LeaseId, LoadReport, NoRoute, Notice, Outcome, ProbeAnswer,
-    ProbeFailure, ProbeId, ProbeKind, ProbeResult, RequestFailure, SwitchReason,
+    Action, EjectReason, Event, HoldReason, Lease, LeaseId, LoadReport, NoRoute, Notice, Outcome,
+    ProbeAnswer, ProbeFailure, ProbeId, ProbeKind, ProbeResult, RequestFailure, ReturnReason,
+    SwitchReason,
 };
 pub use health::Health;
 pub use memory::{BackendMemory, LearnedMemory, Lessons, Memory, MemoryError};
@@ -101,5 +104,5 @@ pub use policy::{GuardView, LearnedState, LearnedView, PolicyView};
 pub use rng::Rng;
 pub use router::Router;
 pub use score::{Factor, ScoreParts};
-pub use snapshot::{BackendSnapshot, Snapshot};
+pub use snapshot::{BackendSnapshot, Snapshot, StandingView};
 pub use time::Instant;

@@ -1,6 +1,7 @@
 //! The router: the only place where health, policy, gate, probes and estimates meet.
 mod asides;
 mod current;
+mod ejection;
 mod probing;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -8,6 +9,7 @@ use std::hint::cold_path;
 use std::time::Duration;
 
 use self::asides::Asides;
+use self::ejection::Ejections;
 use crate::backend::{Access, Added, BackendId, BackendTable};
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{
@@ -57,6 +59,7 @@ pub struct Router {
     policy_epoch: u32,
     /// Leases that are out and were set aside: streams, and those that waited for their clients.
     asides: Asides,
+    ejections: Ejections,
     gate: SwitchGate,
     rng: Rng,
     current: Option<BackendId>,
@@ -114,6 +117,7 @@ impl Router {
             policy,
             policy_epoch: 0,
             asides: Asides::new(),
+            ejections: Ejections::default(),
             gate: SwitchGate::new(&config.rules),
             rng: Rng::new(seed),
             current: None,
@@ -199,8 +203,28 @@ impl Router {
         if now >= self.table.releases_at() {
             self.release(now);
         }
+        let trial = if self.ejections.out > 0 && tried.is_empty() { self.try_out() } else { None };
+        let (backend, token) = match trial {
+            Some(backend) => (backend, 0),
+            None => self.choose(now, tried)?,
+        };
+        let weights = &self.rules.weights;
+        self.table.update(backend, |backend| backend.lease_out(weights));
+        self.leases_given += 1;
+        if self.habits.listens {
+            self.policy.on_dispatch(now, backend);
+        }
+        self.check_in_debug();
+        let (id, policy_epoch) = (LeaseId(self.leases_given), self.policy_epoch);
+        Ok(Lease { id, backend, routed_at: now, token, policy_epoch })
+    }
+
+    /// The backend that policy and gate choose, and the policy's mark.
+    #[inline]
+    fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<(BackendId, Token), NoRoute> {
         let candidates = Candidates::new(&self.table, tried);
         let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
+            cold_path();
             let is_empty = self.order.is_empty();
             return Err(if is_empty { NoRoute::NoBackends } else { NoRoute::AllTried });
         };
@@ -210,16 +234,7 @@ impl Router {
         } else {
             self.restrain(now, choice.backend)
         };
-        let weights = &self.rules.weights;
-        self.table.update(backend, |backend| backend.lease_out(weights));
-        self.leases_given += 1;
-        let token = choice.token;
-        if self.habits.listens {
-            self.policy.on_dispatch(now, backend);
-        }
-        self.check_in_debug();
-        let (id, policy_epoch) = (LeaseId(self.leases_given), self.policy_epoch);
-        Ok(Lease { id, backend, routed_at: now, token, policy_epoch })
+        Ok((backend, choice.token))
     }
 
     /// Whether a request that these backends refused may well be taken by another one: one that is
@@ -268,7 +283,8 @@ impl Router {
     pub fn backend_snapshot(&self, now: Instant, id: BackendId) -> Option<BackendSnapshot> {
         let backend = self.table.get(id)?;
         let reason = self.policy.view(now, id, backend);
-        Some(backend.snapshot(now, id, self.current == Some(id), reason, &self.rules))
+        let watch = self.policy.watch(id).unwrap_or(&backend.watch);
+        Some(backend.snapshot(now, id, self.current == Some(id), reason, watch, &self.rules))
     }
 
     /// The state of the guard over the policy, if it has one.
@@ -337,7 +353,7 @@ impl Router {
             let access = |id| self.table.light(id).map(|light| light.access);
             let best = self.table.lowest().and_then(access);
             assert!(
-                best >= Some(Access::Down) || access(current) == best,
+                best >= Some(Access::Ejected) || access(current) <= best.max(Some(Access::Slow)),
                 "the current backend is usable if any is, and free if any is"
             );
         }
@@ -355,12 +371,13 @@ impl Router {
         };
         let rules = &self.rules;
         let is_refused = outcome == Outcome::Failed(RequestFailure::Refused);
-        let is_newly_down = self.table.update(backend, |backend| {
+        let done = self.table.update(backend, |backend| {
             backend.lease_home(now, &outcome, rules);
-            is_refused && backend.health.refused()
+            let is_watched = outcome.is_error() == Some(true) || backend.watch.is_troubled();
+            (is_refused && backend.health.refused(), is_watched)
         });
         self.leases_home += 1;
-        let Some(is_newly_down) = is_newly_down else {
+        let Some((is_newly_down, is_watched)) = done else {
             cold_path();
             debug_assert!(self.leases_orphaned > 0, "a lease comes home to its own router");
             self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
@@ -372,6 +389,9 @@ impl Router {
             let token = if lease.policy_epoch == self.policy_epoch { lease.token } else { 0 };
             let elapsed = now.since(lease.routed_at).saturating_sub(waited);
             self.tell_policy(now, backend, token, elapsed, &outcome);
+        }
+        if (is_watched || self.ejections.out > 0) && self.ejects() {
+            self.watch_end(now, backend, lease.routed_at, &outcome);
         }
         if matches!(outcome, Outcome::Refused { .. }) {
             self.settle(now);
@@ -401,9 +421,16 @@ impl Router {
         let Some(facts) = self.table.get(backend) else { return };
         self.policy.on_outcome(now, &Ended { backend, token, outcome, elapsed, facts });
         self.hasten_pings(now, backend);
+        if self.habits.guards_itself {
+            if self.policy.take_regret() {
+                cold_path();
+                self.forget_refusals();
+            }
+            self.tell_standing(backend);
+        }
     }
 
-    /// Pings a backend as often as the policy wants.
+    /// Pings a backend as often as the policy, or its way back, wants.
     fn hasten_pings(&mut self, now: Instant, backend: BackendId) {
         if self.habits.listens
             && let Some(wait) = self.policy.ping_every(backend)
@@ -422,6 +449,7 @@ impl Router {
         // `score` has a model of the backends only while it spills over.
         let is_other = self.rules.policy != config.rules.policy
             || self.rules.switch.spill_over != config.rules.switch.spill_over;
+        let ejected = self.ejects();
         self.gate.reconfigure(&config.rules);
         self.rules = config.rules;
         if is_other {
@@ -429,8 +457,12 @@ impl Router {
         } else {
             self.policy.reconfigure(&self.rules);
         }
+        if is_other || self.ejects() != ejected {
+            self.forget_ejections();
+        }
         self.table.rescore_all(now, &self.rules);
         self.arrange(now, &config.backends);
+        self.count_out();
         self.probes.reconfigure(now, &self.rules.probes);
         self.settle(now);
     }
@@ -493,6 +525,8 @@ impl Router {
             self.forget_asides(old);
         }
         self.probes.add(now, id, place, nth, &self.rules.probes);
+        let watch = self.new_watch(!self.order.is_empty());
+        self.table.update(id, |backend| backend.watch = watch);
         let at_work = self.table.get(id).map_or(0, |backend| backend.at_work());
         self.policy.on_join(now, id, at_work);
         id
@@ -503,7 +537,12 @@ impl Router {
         let is_up = self.is_usable(backend);
         if !is_up {
             // What it asked for before it went down is of the past when it is back.
-            self.table.update(backend, |backend| backend.release_now());
+            self.table.update(backend, |backend| {
+                backend.release_now();
+                backend.was_down = true;
+            });
+        } else if self.table.update(backend, |b| std::mem::take(&mut b.was_down)) == Some(true) {
+            self.watch_up(now, backend);
         }
         self.policy.on_health(now, backend, is_up);
         self.notify(Notice::HealthChanged { backend, is_up, cause });

@@ -76,6 +76,10 @@ pub struct BackendSnapshot {
     /// Requests in flight that it works on: not those that wait for their client, nor streams that
     /// have left the account.
     pub at_work: u32,
+    /// Whether live traffic keeps requests away from it.
+    pub standing: StandingView,
+    /// Times that it was ejected.
+    pub ejections: u64,
     /// Share of errors among recent requests, 0 to 1, as it stands at the snapshot's time.
     pub error_rate: f64,
     /// Requests in flight.
@@ -98,4 +102,28 @@ pub struct BackendSnapshot {
     pub score: ScoreParts,
     /// The policy's own reason for or against it.
     pub policy: PolicyView,
+}
+
+/// Whether a backend is trusted, by the requests that it had.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StandingView {
+    /// It gets requests.
+    In,
+    /// It gets a few, and more with each one that is answered well.
+    SlowStart {
+        /// Requests in flight that it may have.
+        window: u32,
+    },
+    /// It gets none for at least this long.
+    Ejected {
+        /// Until a good ping leads to probation.
+        left: Duration,
+    },
+    /// It gets one at a time.
+    Probation {
+        /// Good ones in a row.
+        good: u32,
+        /// Good ones that bring it back.
+        needed: u32,
+    },
 }

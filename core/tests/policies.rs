@@ -4,7 +4,7 @@ use std::time::Duration;
 use intelliproxy_core::{
     Action, BackendId, Event, Health, Instant, LearnedState, Lease, LoadReport, Outcome,
     PolicyKind, PolicyView, ProbeAnswer, ProbeFailure, ProbeKind, RequestFailure, Router,
-    RouterConfig, Rules,
+    RouterConfig, Rules, StandingView,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -95,8 +95,10 @@ fn run(policy: PolicyKind, steps: &[Step]) -> String {
                 };
                 for other in before.backends.iter().filter(|other| !tried.contains(&other.id)) {
                     let is_up = other.health != Health::Down;
+                    let is_in =
+                        matches!(other.standing, StandingView::In | StandingView::SlowStart { .. });
                     assert!(
-                        !is_up || other.held.is_some() || chosen.held.is_none(),
+                        !is_up || !is_in || other.held.is_some() || chosen.held.is_none(),
                         "never a held backend while a free one is left"
                     );
                     let is_usable = is_up && other.held.is_none();

@@ -219,8 +219,8 @@ impl BackendTable {
         );
         let best = configured.min_by(|a, b| {
             let order = a.1.access().cmp(&b.1.access());
-            // What is not free is ranked by all bits of its score but the last.
-            let lost = u32::from(a.1.access() != Access::Free);
+            // What is not free is ranked by all bits of its score but the last two.
+            let lost = 2 * u32::from(a.1.access() != Access::Free);
             let score = |backend: &Backend| backend.parts.total.to_bits() >> lost;
             order.then(score(a.1).cmp(&score(b.1)))
         });
@@ -243,17 +243,17 @@ impl BackendTable {
 
     /// Orders like (access, score) for backends in the configuration. The bits of floats that are
     /// finite and not negative are ordered like the floats, and leave the highest bit free; what is
-    /// not free gives up the lowest one for another.
+    /// not free gives up the lowest two for others.
     fn rank_key(backend: &Backend) -> u64 {
-        const HELD: u64 = 0b10 << 62;
-        const DOWN: u64 = 0b11 << 62;
         debug_assert!(backend.parts.total.is_finite(), "scores are finite");
         debug_assert!(backend.parts.total.is_sign_positive(), "scores are not negative");
         let score = backend.parts.total.to_bits();
         match backend.access() {
             Access::Free => score,
-            Access::Held => HELD | score >> 1,
-            Access::Down => DOWN | score >> 1,
+            Access::Slow => 0b100 << 61 | score >> 2,
+            Access::Held => 0b101 << 61 | score >> 2,
+            Access::Ejected => 0b110 << 61 | score >> 2,
+            Access::Down => 0b111 << 61 | score >> 2,
             Access::Gone => ABSENT,
         }
     }

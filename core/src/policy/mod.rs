@@ -23,6 +23,7 @@ use crate::backend::{Backend, BackendId};
 use crate::config::{PolicyKind, Rules};
 use crate::event::Outcome;
 use crate::memory::Lessons;
+use crate::outlier::Watch;
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -99,9 +100,20 @@ pub(crate) trait Policy: Debug + Send + Sync {
         None
     }
 
+    /// The standing of a backend, where the policy ejects backends by itself.
+    fn watch(&self, _backend: BackendId) -> Option<&Watch> {
+        None
+    }
+
+    /// Whether it has taken ejections back because the others did worse without the ejected ones;
+    /// asking takes the answer.
+    fn take_regret(&mut self) -> bool {
+        false
+    }
+
     /// What the router does for it, and what it leaves out; the same for a policy's life.
     fn habits(&self) -> Habits {
-        Habits { is_gated: false, listens: true }
+        Habits { is_gated: false, listens: true, guards_itself: false }
     }
 
     /// How the guard over it stands, if it has one.
@@ -136,11 +148,13 @@ pub(crate) struct Habits {
     /// Whether it wants to know of requests ([`Policy::on_dispatch`], [`Policy::on_outcome`]) and
     /// has wishes for pings ([`Policy::ping_every`]).
     pub(crate) listens: bool,
+    /// Whether it ejects backends that fail by itself; the router does so for all others.
+    pub(crate) guards_itself: bool,
 }
 
 impl Habits {
     /// Those of a policy that is not gated and learns nothing from requests.
-    pub(crate) const DEAF: Self = Self { is_gated: false, listens: false };
+    pub(crate) const DEAF: Self = Self { is_gated: false, listens: false, guards_itself: false };
 }
 
 /// What a policy would do.
@@ -194,7 +208,7 @@ pub(crate) fn broken_learner(rules: &Rules) -> Box<dyn Policy> {
 }
 
 /// A span in ms.
-fn millis(span: Duration) -> f64 {
+pub(crate) fn millis(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3
 }
 

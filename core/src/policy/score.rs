@@ -119,7 +119,7 @@ impl Policy for Score {
     }
 
     fn habits(&self) -> Habits {
-        Habits { is_gated: true, listens: self.model.is_some() }
+        Habits { is_gated: true, listens: self.model.is_some(), guards_itself: false }
     }
 
     fn view(&self, _now: Instant, id: BackendId, backend: &Backend) -> PolicyView {

@@ -15,7 +15,7 @@ impl Router {
     /// Leaves a current backend that cannot be used, or is held, as soon as another one is better.
     pub(super) fn settle(&mut self, now: Instant) {
         let access = |id| self.table.light(id).map_or(Access::Gone, |light| light.access);
-        let Some(current) = self.current.filter(|id| access(*id) != Access::Free) else {
+        let Some(current) = self.current.filter(|id| access(*id) > Access::Slow) else {
             return;
         };
         let is_better = |id: &BackendId| access(*id) < access(current).min(Access::Down);

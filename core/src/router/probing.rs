@@ -31,6 +31,8 @@ impl Router {
             && self.table.get(id).is_some_and(|backend| backend.wants_ping());
         self.probes.schedule(now, ended, is_open, &self.rules.probes);
         self.hasten_pings(now, id);
+        self.hasten_watch(now, id);
+        self.tell_standing(id);
     }
 
     pub(super) fn probe_ended(&mut self, now: Instant, ended: EndedProbe, result: &ProbeResult) {
@@ -50,6 +52,8 @@ impl Router {
         };
         self.probes.schedule(now, ended, is_open, &self.rules.probes);
         self.hasten_pings(now, id);
+        self.hasten_watch(now, id);
+        self.tell_standing(id);
     }
 
     /// Returns whether the next ping is to come soon.
@@ -72,6 +76,9 @@ impl Router {
         let (has_changed, is_open) = done.unwrap_or_default();
         if let Some(facts) = self.table.get(id) {
             self.policy.on_ping(now, id, result.is_ok(), facts);
+        }
+        if result.is_ok() && self.ejects() {
+            self.watch_ping(now, id);
         }
         if has_changed {
             self.health_changed(now, id, result.as_ref().err().copied());

@@ -375,6 +375,9 @@ impl World {
                     failovers.push(to);
                 }
                 Action::Notify(Notice::Held { .. } | Notice::HealthChanged { .. }) => {}
+                Action::Notify(Notice::Ejected { .. } | Notice::Returned { .. }) => {
+                    panic!("the oracle knows no ejection: the rules turn it off")
+                }
             }
         }
         let expected = std::mem::take(&mut self.model.failovers);

@@ -1,5 +1,7 @@
 //! What the router tells, as one line of the log each.
-use intelliproxy_core::{BackendId, HoldReason, Notice, ProbeFailure, SwitchReason};
+use intelliproxy_core::{
+    BackendId, EjectReason, HoldReason, Notice, ProbeFailure, ReturnReason, SwitchReason,
+};
 
 /// The line for a notice; `name` names a backend.
 pub fn describe<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a str) -> String {
@@ -29,6 +31,25 @@ pub fn describe<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a str) -> Str
                     "hold {current}: load alone makes {candidate} better, single requests go there"
                 ),
             }
+        }
+        Notice::Ejected { backend, reason } => {
+            let EjectReason { in_row, share, others } = reason;
+            let others = others.map_or_else(String::new, |others| {
+                format!(", the others fail {:.1} %", 100.0 * others)
+            });
+            format!(
+                "{} is ejected: {in_row} failures in a row, {:.0} % of its last requests{others}",
+                name(backend),
+                100.0 * share
+            )
+        }
+        Notice::Returned { backend, reason } => {
+            let reason = match reason {
+                ReturnReason::Probation => "its trials were answered well",
+                ReturnReason::OthersFail => "the others fail as much",
+                ReturnReason::Regretted => "the others failed more without it",
+            };
+            format!("{} is back: {reason}", name(backend))
         }
         Notice::HealthChanged { backend, is_up, cause } => {
             let state = if is_up { "up" } else { "down" };

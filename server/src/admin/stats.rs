@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    BackendSnapshot, Factor, GuardView, Health, LearnedState, PolicyView, ScoreParts,
+    BackendSnapshot, Factor, GuardView, Health, LearnedState, PolicyView, ScoreParts, StandingView,
 };
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -99,6 +99,9 @@ struct BackendStats<'a> {
     report_age_ms: Option<Decimal>,
     reports_read: u64,
     reports_failed: u64,
+    /// `in`, `slowStart`, `ejected` or `probation`, with its numbers.
+    standing: Value,
+    ejections: u64,
     /// The policy's own reason for or against it.
     policy: Value,
 }
@@ -146,8 +149,20 @@ impl<'a> BackendStats<'a> {
             report_age_ms: millis(backend.report_age),
             reports_read: backend.reports_read,
             reports_failed: backend.reports_failed,
+            standing: standing_json(backend.standing),
+            ejections: backend.ejections,
             policy: with_guard(policy_json(&backend.policy), guard),
         }
+    }
+}
+
+/// A standing by its name, or as an object of its name and numbers.
+fn standing_json(standing: StandingView) -> Value {
+    match standing {
+        StandingView::In => json!("in"),
+        StandingView::SlowStart { window } => json!({ "slowStart": window }),
+        StandingView::Ejected { left } => json!({ "ejectedForMs": millis(Some(left)) }),
+        StandingView::Probation { good, needed } => json!({ "probation": good, "needed": needed }),
     }
 }
 
@@ -296,6 +311,8 @@ mod tests {
             memory_bytes: None,
             report_age: None,
             score: ScoreParts { latency: 10_000.0, total: 10_000.0, ..ScoreParts::default() },
+            standing: StandingView::In,
+            ejections: 0,
             policy: PolicyView::Score { points: 10_000.0, full_at: Some(4), spills: 7 },
         }
     }
@@ -325,7 +342,7 @@ mod tests {
             "errorRate": null, "activeRequests": 0, "workingRequests": 0,
             "responseEwma": null, "requestAgeMs": null,
             "queue": null, "queueEwma": null, "cpu": null, "memory": null, "reportAgeMs": null,
-            "reportsRead": 0, "reportsFailed": 0, "policy": { "points": 10000, "fullAt": 4, "spills": 7 },
+            "reportsRead": 0, "reportsFailed": 0, "standing": "in", "ejections": 0, "policy": { "points": 10000, "fullAt": 4, "spills": 7 },
         }]);
         assert_eq!(stats(&[unknown_backend(0, "A")], &["http://A"]), expected);
     }

@@ -1,9 +1,8 @@
 //! The exploration budget: what may be spent on backends that the model would not choose.
 //!
-//! Each request earns 0.005 tokens (configurable), four at most. A trial costs 1: the first request
-//! of a backend on probation, or one to a backend that was idle for the longer of 1 s and 30 of
-//! the pool's mean latencies (its own, while it was slow, would tell of its recovery late); further
-//! requests on probation cost 0.25. A trial that is answered in under half of the predicted time
+//! Each request earns 0.005 tokens (configurable), four at most. A trial costs 1: a request to a
+//! backend that was idle for the longer of 1 s and 30 of the pool's mean latencies (its own, while it
+//! was slow, would tell of its recovery late). A trial that is answered in under half of the predicted time
 //! earns its backend up to 16 requests more, one at a time, for as long as each is answered within
 //! the time predicted before the first. Each such series that ends in a slow answer makes the next
 //! one of this backend wait for twice as many trials, up to four: one that is fast mostly and very
@@ -106,7 +105,6 @@ impl Explorer {
 }
 
 pub(super) const TRIAL: f64 = 1.0;
-pub(super) const PROBATION: f64 = 0.25;
 const TOKENS_MAX: f64 = 4.0;
 const FOLLOW_MAX: u32 = 16;
 const SERIES_WAIT_MAX: u8 = 4;
@@ -121,7 +119,7 @@ mod tests {
         let mut explorer = Explorer::new();
         explorer.configure(0.005);
         (0..199).for_each(|_| explorer.earn());
-        assert!(!explorer.can_spend(TRIAL) && explorer.can_spend(PROBATION));
+        assert!(!explorer.can_spend(TRIAL));
         (0..2).for_each(|_| explorer.earn());
         assert!(explorer.can_spend(TRIAL));
         (0..10_000).for_each(|_| explorer.earn());

@@ -1,8 +1,8 @@
 //! What errors do to a backend's standing, by the guard rails of all.
 use std::time::Duration;
 
-use super::rails::Standing;
 use super::{Learned, OWN_MEMORY, POOL_MEMORY};
+use crate::outlier::{self, Others, Saving, Standing};
 use crate::time::Instant;
 
 impl Learned {
@@ -15,9 +15,6 @@ impl Learned {
         is_timeout: bool,
     ) {
         let unit = &mut self.units[slot];
-        // Without its own run of errors, which else were part of what they are compared with.
-        let own = f64::from(unit.rails.errors_in_row);
-        let others = self.pool.error_share_without(own);
         self.pool.errors.observe(true, POOL_MEMORY);
         let common = self.pool.error_share();
         let n = unit.n + 1;
@@ -32,29 +29,71 @@ impl Learned {
             return;
         }
         unit.errors.observe(true, OWN_MEMORY);
-        let is_bad = unit.rails.failed(now - elapsed, others);
-        if is_bad && unit.rails.is_normal() {
-            self.quarantine(now, slot);
+        let others = self.others(slot);
+        let rails = &mut self.units[slot].rails;
+        let is_bad = rails.failed(now, now - elapsed, others);
+        if is_bad && rails.is_normal() {
+            let share = rails.watch.recent.share();
+            self.eject(now, slot, share);
         }
         if common >= AMNESTY && self.quarantined + self.probation > 0 {
             self.forgive(now);
         }
     }
 
-    /// Quarantines a backend, unless half of them are already.
-    pub(super) fn quarantine(&mut self, now: Instant, slot: usize) {
-        if !self.is_model && 2 * (self.quarantined + self.probation + 1) <= self.present {
-            self.units[slot].rails.quarantine(now);
+    /// The median share of errors of the other backends.
+    fn others(&mut self, slot: usize) -> Option<Others> {
+        let others = self.units.iter().enumerate();
+        let others = others.filter(|(other, unit)| *other != slot && unit.is_present);
+        Others::new(others.map(|(_, unit)| unit.errors), &mut self.shares)
+    }
+
+    /// Ejects a backend that fails this share of its requests, within the cap and unless ejections
+    /// are regretted.
+    pub(super) fn eject(&mut self, now: Instant, slot: usize, share: f64) {
+        let out = self.quarantined + self.probation + 1;
+        let may = outlier::is_within_cap(out, self.present) && self.regret.allows(now);
+        if self.is_model || !may {
+            return;
+        }
+        let here = self.units.iter().filter(|unit| unit.is_present);
+        let capacity: f64 = here.map(|unit| unit.capacity(&self.pool)).sum();
+        let of_all = self.units[slot].capacity(&self.pool) / capacity;
+        let others = self.others(slot).map_or(0.0, |others| others.share);
+        self.regret.ejected(&Saving {
+            share: of_all,
+            failed: share,
+            others,
+            latency_ms: self.pool.latency_ms,
+            charge_ms: self.pool.charge_ms,
+        });
+        self.units[slot].rails.watch.eject(now);
+        self.count();
+    }
+
+    /// A request ended while a backend is out: takes the ejections back where they cost more than
+    /// they save.
+    pub(super) fn weigh_ejections(&mut self, now: Instant, good_ms: Option<f64>) {
+        if self.regret.observe(now, good_ms) {
+            self.has_regretted = true;
+            for slot in 0..self.units.len() {
+                self.units[slot].turned_away = 0;
+                self.units[slot].rails.cap = None;
+                if !self.units[slot].rails.is_normal() {
+                    self.units[slot].rails.come_back(now);
+                    self.weigh(slot);
+                }
+            }
             self.count();
         }
     }
 
     /// The whole pool fails alike: those that are not worse return at once.
     pub(super) fn forgive(&mut self, now: Instant) {
-        let common = self.pool.error_share();
         for slot in 0..self.units.len() {
+            let Some(others) = self.others(slot) else { continue };
             let rails = &mut self.units[slot].rails;
-            if !rails.is_normal() && !rails.is_worse_than(common) {
+            if !rails.is_normal() && !rails.watch.is_worse_than(others) {
                 rails.come_back(now);
                 self.weigh(slot);
             }
@@ -66,9 +105,9 @@ impl Learned {
     pub(super) fn count(&mut self) {
         let standing = |wanted: fn(&Standing) -> bool| {
             let here = self.units.iter().filter(|unit| unit.is_present);
-            here.filter(|unit| wanted(&unit.rails.standing)).count()
+            here.filter(|unit| wanted(&unit.rails.watch.standing)).count()
         };
-        let quarantined = standing(|standing| matches!(standing, Standing::Quarantined { .. }));
+        let quarantined = standing(|standing| matches!(standing, Standing::Ejected { .. }));
         let probation = standing(|standing| matches!(standing, Standing::Probation { .. }));
         (self.quarantined, self.probation) = (quarantined, probation);
     }

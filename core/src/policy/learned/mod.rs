@@ -25,7 +25,6 @@
 //! stays the winner: then it is the least of all, to within that one completion. (Shortest expected delay: Whitt 1986; adaptive memory:
 //! Lepski 1991.)
 mod curve;
-mod errors;
 mod explore;
 mod faults;
 mod keep;
@@ -38,17 +37,17 @@ mod unit;
 use std::time::Duration;
 
 use self::curve::{LEVELS, bin};
-use self::errors::Errors;
 use self::explore::Explorer;
 use self::live_guard::LiveGuard;
-use self::rails::{PING_EVERY, Standing};
 use self::unit::{Pool, Unit};
 use crate::backend::{Backend, BackendId};
 use crate::config::Rules;
+use crate::errors::Errors;
 use crate::event::{Outcome, RequestFailure};
 use crate::memory::Lessons;
+use crate::outlier::{PING_EVERY, Regret, Standing, WINDOW_OPEN, Watch};
 use crate::policy::view::{LearnedState, LearnedView};
-use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, Token, millis};
+use crate::policy::{Candidates, Choice, Ended, Habits, Policy, PolicyView, Token, millis};
 use crate::rng::Rng;
 use crate::time::Instant;
 use crate::tournament::{ABSENT, Tournament};
@@ -72,8 +71,12 @@ pub(crate) struct Learned {
     is_inverted: bool,
     /// Whether it is the model of another policy: it excludes no backend for its errors.
     is_model: bool,
+    /// Whether ejections pay.
+    regret: Regret,
+    has_regretted: bool,
     /// For medians.
     scratch: Vec<(f64, f64)>,
+    shares: Vec<f64>,
 }
 
 impl Learned {
@@ -89,7 +92,10 @@ impl Learned {
             probation: 0,
             is_inverted: false,
             is_model: false,
+            regret: Regret::default(),
+            has_regretted: false,
             scratch: Vec::new(),
+            shares: Vec::new(),
         };
         learned.reconfigure(rules);
         learned
@@ -144,10 +150,15 @@ impl Learned {
 
     /// The fewest in flight of all that are open; those whose last answer was an error only where
     /// there are no others: by failing fast they would have the fewest.
-    fn fewest(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<BackendId> {
+    fn fewest(
+        &self,
+        now: Instant,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<BackendId> {
         let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
         let load = |id, in_flight| {
-            open(id).map_or((2, 0), |unit| (u8::from(unit.rails.errors_in_row > 0), in_flight))
+            open(id).map_or((2, 0), |unit| (u8::from(unit.rails.watch.is_failing(now)), in_flight))
         };
         candidates.least(rng, load).filter(|id| open(*id).is_some())
     }
@@ -169,6 +180,21 @@ impl Learned {
         })
     }
 
+    /// A backend on probation that wants a request. The way back does not wait for the budget of
+    /// trials, nor for the learner to be in charge.
+    #[cold]
+    fn try_out(&mut self, candidates: &Candidates<'_>) -> Option<BackendId> {
+        let mut units = self.units.iter_mut();
+        let unit = units.find(|unit| {
+            unit.is_present
+                && unit.is_up
+                && unit.rails.watch.wants_trial()
+                && candidates.has(unit.id)
+        })?;
+        unit.rails.watch.try_out();
+        Some(unit.id)
+    }
+
     /// A backend that is worth a trial, and what kind of trial.
     fn explore(&mut self, now: Instant, candidates: &Candidates<'_>) -> Option<Choice> {
         if let Some(backend) = self.explorer.followed()
@@ -178,23 +204,6 @@ impl Learned {
         {
             self.explorer.follow();
             return Some(Choice { backend, token: LEARNER | IDLE_TRIAL });
-        }
-        if self.probation > 0 && self.explorer.can_spend(explore::PROBATION) {
-            for slot in 0..self.units.len() {
-                let unit = &self.units[slot];
-                let Standing::Probation { good, needed, is_out: false } = unit.rails.standing
-                else {
-                    continue;
-                };
-                let cost = if good == 0 { explore::TRIAL } else { explore::PROBATION };
-                let backend = unit.id;
-                if unit.is_up && self.explorer.can_spend(cost) && candidates.has(backend) {
-                    self.explorer.spend(cost);
-                    self.units[slot].rails.standing =
-                        Standing::Probation { good, needed, is_out: true };
-                    return Some(Choice { backend, token: LEARNER | PROBATION });
-                }
-            }
         }
         if now < self.explorer.look_at || !self.explorer.can_spend(explore::TRIAL) {
             return None;
@@ -277,8 +286,15 @@ impl Policy for Learned {
         if candidates.is_first_attempt() {
             self.explorer.earn();
             let is_control = self.guard.draw(now, rng);
+            if self.probation > 0
+                && !is_control
+                && let Some(backend) = self.try_out(candidates)
+            {
+                let by = if self.guard.is_in_charge() { LEARNER } else { 0 };
+                return Some(Choice { backend, token: by | PROBATION });
+            }
             if is_control || !self.guard.is_in_charge() {
-                if let Some(backend) = self.fewest(candidates, rng) {
+                if let Some(backend) = self.fewest(now, candidates, rng) {
                     let token = if is_control { CONTROL } else { 0 };
                     return Some(Choice { backend, token });
                 }
@@ -312,6 +328,7 @@ impl Policy for Learned {
             self.units[slot] = unit;
         }
         self.scratch.reserve(self.units.len());
+        self.shares.reserve(self.units.len());
         self.present = self.units.iter().filter(|unit| unit.is_present).count();
         self.count();
         self.weigh(slot);
@@ -325,10 +342,10 @@ impl Policy for Learned {
         self.weigh(backend.index());
     }
 
-    fn on_health(&mut self, _now: Instant, backend: BackendId, is_up: bool) {
+    fn on_health(&mut self, now: Instant, backend: BackendId, is_up: bool) {
         let unit = &mut self.units[backend.index()];
         if is_up && !unit.is_up {
-            unit.came_up();
+            unit.came_up(now);
         }
         unit.is_up = is_up;
         self.weigh(backend.index());
@@ -390,11 +407,18 @@ impl Policy for Learned {
                 self.guard.learner_ended(elapsed_ms, is_error);
             }
         }
+        if self.quarantined + self.probation > 0 && self.units[slot].rails.is_normal() {
+            let is_refused = matches!(ended.outcome, Outcome::Refused { .. });
+            if is_refused || is_error.is_some() {
+                let good_ms = (is_error == Some(false)).then_some(elapsed_ms);
+                self.weigh_ejections(now, good_ms);
+            }
+        }
         let unit = &self.units[slot];
         if unit.n == 0 && unit.rails.is_stalled && unit.rails.is_normal() {
             // Nothing is left there that could show it working: pings and probation are to.
             self.units[slot].was_silent();
-            self.quarantine(now, slot);
+            self.eject(now, slot, 1.0);
             let rails = &mut self.units[slot].rails;
             rails.is_stalled = rails.is_normal();
         }
@@ -428,7 +452,7 @@ impl Policy for Learned {
             self.weigh(slot);
         }
         let rails = &mut self.units[slot].rails;
-        if is_good && rails.ping_answered(now) {
+        if is_good && rails.watch.ping_answered(now) {
             self.count();
         } else if is_good && rails.is_stalled && rails.is_normal() && self.units[slot].n == 0 {
             // More than half are out of use: this one could not be quarantined.
@@ -443,20 +467,31 @@ impl Policy for Learned {
     }
 
     fn ping_every(&self, backend: BackendId) -> Option<Duration> {
-        let rails = &self.units.get(backend.index())?.rails;
-        matches!(rails.standing, Standing::Quarantined { .. }).then_some(PING_EVERY)
+        self.units.get(backend.index())?.rails.watch.wants_pings().then_some(PING_EVERY)
+    }
+
+    fn habits(&self) -> Habits {
+        Habits { is_gated: false, listens: true, guards_itself: true }
+    }
+
+    fn take_regret(&mut self) -> bool {
+        std::mem::take(&mut self.has_regretted)
+    }
+
+    fn watch(&self, backend: BackendId) -> Option<&Watch> {
+        self.units.get(backend.index()).map(|unit| &unit.rails.watch)
     }
 
     fn view(&self, now: Instant, id: BackendId, _backend: &Backend) -> PolicyView {
         let unit = &self.units[id.index()];
-        let state = match unit.rails.standing {
-            Standing::Quarantined { until } => LearnedState::Quarantined { left: until - now },
+        let state = match unit.rails.watch.standing {
+            Standing::Ejected { until } => LearnedState::Quarantined { left: until - now },
             Standing::Probation { good, needed, .. } => LearnedState::Probation { good, needed },
-            Standing::Normal if unit.rails.is_stalled => LearnedState::Stalled,
-            Standing::Normal if unit.rails.window < rails::WINDOW_OPEN => {
-                LearnedState::SlowStart { window: unit.rails.window }
+            Standing::In if unit.rails.is_stalled => LearnedState::Stalled,
+            Standing::In if unit.rails.watch.window < WINDOW_OPEN => {
+                LearnedState::SlowStart { window: unit.rails.watch.window }
             }
-            Standing::Normal => LearnedState::Normal,
+            Standing::In => LearnedState::Normal,
         };
         PolicyView::Learned(LearnedView {
             state,

@@ -1,10 +1,10 @@
 //! What is learned of one backend, and of the pool as a whole.
 use super::curve::{Curve, LEVELS, Shape, bin};
-use super::errors::Errors;
 use super::explore::Record;
 use super::rails::Rails;
 use super::speed::{Estimate, Speed};
 use crate::backend::BackendId;
+use crate::errors::Errors;
 use crate::policy::millis;
 use crate::time::Instant;
 
@@ -105,18 +105,13 @@ impl Pool {
 
     /// Share of errors in the pool.
     pub(super) fn error_share(&self) -> f64 {
-        self.error_share_without(0.0)
+        self.errors.errors / (self.errors.requests + ERRORS_PRIOR)
     }
 
     /// The median of the speeds is this, as a logarithm.
     pub(super) fn set_center(&mut self, center: f64) {
         self.center = center;
         self.center_speed = libm::exp(center);
-    }
-
-    /// The share of errors, this many of the latest left out.
-    pub(super) fn error_share_without(&self, own: f64) -> f64 {
-        (self.errors.errors - own).max(0.0) / (self.errors.requests + ERRORS_PRIOR)
     }
 }
 
@@ -287,11 +282,16 @@ impl Unit {
     }
 
     /// Is up again: what it failed while it went down is of the past, and slow start begins.
-    pub(super) fn came_up(&mut self) {
+    pub(super) fn came_up(&mut self, now: Instant) {
         self.was_silent();
         self.errors = Errors::default();
-        self.rails.window = self.rails.window.min(Rails::new().window);
+        self.rails.watch.came_up(now);
         self.rails.is_stalled = false;
+    }
+
+    /// Completions per ms that it can do with as much in flight as the model knows of.
+    pub(super) fn capacity(&self, pool: &Pool) -> f64 {
+        LEVELS as f64 / self.latency_at(pool, LEVELS as u32)
     }
 
     /// Estimates the speed from what was counted.

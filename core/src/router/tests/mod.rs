@@ -1,6 +1,7 @@
 //! The router as a whole, on small scenarios with numbers worked out by hand.
 mod configurations;
 mod decisions;
+mod ejection;
 mod facts;
 mod refusals;
 

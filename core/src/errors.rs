@@ -2,29 +2,32 @@
 
 /// Requests and errors, both forgotten a little with each request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Errors {
+pub(crate) struct Errors {
     /// Requests that count.
-    pub(super) requests: f64,
+    pub(crate) requests: f64,
     /// Errors among them.
-    pub(super) errors: f64,
+    pub(crate) errors: f64,
 }
 
 impl Errors {
+    /// Nothing seen.
+    pub(crate) const NONE: Self = Self { requests: 0.0, errors: 0.0 };
+
     /// A request ended; `memory` is how many count at most.
-    pub(super) fn observe(&mut self, is_error: bool, memory: f64) {
+    pub(crate) fn observe(&mut self, is_error: bool, memory: f64) {
         let kept = 1.0 - 1.0 / memory;
         self.requests = self.requests * kept + 1.0;
         self.errors = self.errors * kept + f64::from(is_error);
     }
 
     /// A share of what was seen says nothing any more.
-    pub(super) fn forget(&mut self, share: f64) {
+    pub(crate) fn forget(&mut self, share: f64) {
         self.requests *= 1.0 - share;
         self.errors *= 1.0 - share;
     }
 
     /// Errors of requests, with one good request beside those seen.
-    pub(super) fn share(&self) -> f64 {
+    pub(crate) fn share(&self) -> f64 {
         self.errors / (self.requests + 1.0)
     }
 }

@@ -1,0 +1,126 @@
+use super::*;
+
+const fn others(share: f64) -> Option<Others> {
+    Some(Others { share, requests: 1e9 })
+}
+
+/// Three errors in a row quarantine, for 250 ms; each relapse makes it eight times as long up to
+/// 8 s, and doubles the good answers wanted up to 32; half a minute of calm starts anew.
+#[test]
+fn back_off_grows() {
+    let mut watch = Watch::new(WINDOW_START, WINDOW_START);
+    let mut now = Instant::from_millis(1000);
+    assert!(!watch.failed(now, now, others(0.002)));
+    assert!(!watch.failed(now, now, others(0.002)));
+    assert!(watch.failed(now, now, others(0.002)));
+    assert!(watch.clone().failed(now, now, others(0.0)));
+    for (wait, expected) in [(250, 4), (2000, 8), (8000, 16), (8000, 32), (8000, 32)] {
+        watch.eject(now);
+        let until = now + Duration::from_millis(wait);
+        assert_eq!(watch.standing, Standing::Ejected { until });
+        assert!(!watch.ping_answered(now + Duration::from_millis(wait - 1)), "too soon");
+        now = until;
+        assert!(watch.ping_answered(now));
+        let Standing::Probation { needed, .. } = watch.standing else { panic!("probation") };
+        assert_eq!(needed, expected);
+    }
+    for _ in 0..32 {
+        assert!(!watch.is_in());
+        watch.probation_ended(now, Some(true));
+    }
+    assert_eq!((watch.is_in(), watch.window), (true, 2), "slow start");
+    watch.eject(now + CALM);
+    let until = now + CALM + BACK_OFF;
+    assert_eq!(watch.standing, Standing::Ejected { until });
+}
+/// A window of 2 grows by each good answer and is gone at 64.
+#[test]
+fn slow_start_opens() {
+    let mut watch = Watch::new(WINDOW_START, WINDOW_START);
+    for n in 2..64 {
+        assert_eq!(watch.window, n);
+        watch.succeeded(Instant::ZERO);
+    }
+    assert_eq!(watch.window, u32::MAX);
+}
+
+/// The median by backend of those that have had a few requests: one that fails everything does not
+/// excuse itself, and of two others the better one counts. How many requests that rests on decides
+/// whether two failures in a row are enough.
+#[test]
+fn others_are_compared_by_backend() {
+    let errors = |requests, errors| Errors { requests, errors };
+    let mut scratch = Vec::new();
+    let mut of = |shares: &[Errors]| Others::new(shares.iter().copied(), &mut scratch);
+    let others = |share, requests| Some(Others { share, requests });
+    assert_eq!(of(&[]), None);
+    assert_eq!(of(&[errors(1.9, 1.9)]), None);
+    assert_eq!(of(&[errors(9.0, 5.0)]), others(0.5, 9.0));
+    assert_eq!(of(&[errors(9.0, 5.0), errors(99.0, 0.0)]), others(0.0, 108.0));
+    let three = [errors(9.0, 5.0), errors(99.0, 0.0), errors(9.0, 1.0)];
+    assert_eq!(of(&three), others(0.1, 117.0));
+    assert!(of(&[errors(50.0, 0.0)]).is_some_and(|others| others.are_calm()));
+    assert!(!of(&[errors(49.0, 0.0)]).is_some_and(|others| others.are_calm()));
+}
+
+/// Where nothing is known of the others, it takes five failures in a row.
+#[test]
+fn alone_it_takes_five() {
+    let mut watch = Watch::new(u32::MAX, u32::MAX);
+    let now = Instant::from_millis(5);
+    let verdicts: Vec<_> = (0..5).map(|_| watch.failed(now, now, None)).collect();
+    assert_eq!(verdicts, [false, false, false, false, true]);
+}
+
+/// Pings carry a backend to the last step of its probation; that one is a request's. A probation
+/// that has lasted eight seconds needs no more than one.
+#[test]
+fn pings_carry_all_steps_but_the_last() {
+    let now = Instant::from_millis(1000);
+    let mut watch = Watch::new(u32::MAX, WINDOW_START);
+    watch.eject(now);
+    let back = now + Duration::from_millis(250);
+    assert!(watch.ping_answered(back));
+    for _ in 0..10 {
+        assert!(!watch.ping_answered(back));
+    }
+    let Standing::Probation { good, needed, .. } = watch.standing else { panic!("probation") };
+    assert_eq!((good, needed), (3, 4));
+    watch.try_out();
+    assert!(!watch.wants_trial());
+    watch.probation_ended(back, None);
+    assert!(watch.wants_trial(), "one that says nothing is tried again");
+    watch.probation_ended(back, Some(true));
+    assert_eq!((watch.is_in(), watch.window), (true, 2));
+    for window in [4, 8, 16, 32, u32::MAX] {
+        watch.ping_answered(back);
+        assert_eq!(watch.window, window, "slow start ends without requests, too");
+    }
+    (0..4).for_each(|_| watch.eject(back));
+    assert!(watch.ping_answered(back + Duration::from_secs(8)));
+    watch.probation_ended(back + Duration::from_secs(16), Some(true));
+    assert!(watch.is_in(), "of 32 good ones");
+}
+
+/// A backend with half of the requests and a tenth of them failed saves 5 % and 250 ms a request:
+/// it stays out while the others do better than that, and comes back when they are slower or
+/// refuse more; then nobody is ejected for 8 s, and for 16 s the next time.
+#[test]
+fn an_ejection_that_costs_more_than_it_saves_is_regretted() {
+    let saving =
+        Saving { share: 0.5, failed: 0.1, others: 0.0, latency_ms: 10.0, charge_ms: 5000.0 };
+    let now = Instant::from_millis(1000);
+    let mut regret = Regret::default();
+    regret.ejected(&saving);
+    assert!((0..1000).all(|number| !regret.observe(now, (number % 50 != 0).then_some(60.0))));
+    let slow = (1..1000).find(|_| regret.observe(now, Some(80.0))).expect("it is regretted");
+    assert!((10..20).contains(&slow), "{slow}: 60 + 20 (1 - 0.98^n), above 65");
+    assert!(!regret.allows(now + Duration::from_millis(7999)));
+    let again = now + Duration::from_secs(8);
+    assert!(regret.allows(again));
+    regret.ejected(&saving);
+    let refused = (1..1000).find(|number| regret.observe(again, (number % 4 != 0).then_some(10.0)));
+    assert!(refused.is_some_and(|number| number < 60), "soon after the first look: {refused:?}");
+    assert!(!regret.allows(again + Duration::from_millis(15_999)));
+    assert!(regret.allows(again + Duration::from_secs(16)));
+}

@@ -1,0 +1,294 @@
+//! Ejection by live traffic for policies that do not see to it themselves: who is taken out, the
+//! requests that try a backend out, and the ways back. The rules stand in
+//! [`outlier`](crate::outlier).
+use std::hint::cold_path;
+use std::time::Duration;
+
+use super::Router;
+use crate::backend::{Access, BackendId};
+use crate::event::{EjectReason, Notice, Outcome, ReturnReason};
+use crate::outlier::{self, Others, PING_EVERY, Regret, Saving, Standing, WINDOW_START, Watch};
+use crate::policy::millis;
+use crate::time::Instant;
+
+/// What is kept of ejections in all.
+#[derive(Debug, Default)]
+pub(super) struct Ejections {
+    /// Backends that are ejected or on probation.
+    pub(super) out: usize,
+    regret: Regret,
+    /// When those that are out are compared with the others again.
+    forgive_at: Instant,
+    /// For medians.
+    scratch: Vec<f64>,
+}
+
+impl Router {
+    /// The watch over a backend that comes into the configuration, or is seen by another policy.
+    /// Slow start is for one that comes later than others, and not where the gate decides: there a
+    /// backend gets all requests or none.
+    pub(super) fn new_watch(&self, is_late: bool) -> Watch {
+        let slow = if self.habits.is_gated { u32::MAX } else { WINDOW_START };
+        let is_slow = is_late && self.ejects();
+        Watch::new(if is_slow { slow } else { u32::MAX }, slow)
+    }
+
+    /// Whether the router ejects for the policy.
+    pub(super) const fn ejects(&self) -> bool {
+        self.rules.errors.eject && !self.habits.guards_itself
+    }
+
+    /// A backend on probation that is to get this request.
+    #[cold]
+    pub(super) fn try_out(&mut self) -> Option<BackendId> {
+        let is_ready = |id: &BackendId| {
+            self.table.get(*id).is_some_and(|backend| {
+                backend.access() == Access::Ejected && backend.watch.wants_trial()
+            })
+        };
+        let id = self.order.iter().copied().find(is_ready)?;
+        self.table.update(id, |backend| backend.watch.try_out());
+        Some(id)
+    }
+
+    /// A request that was routed then ended where failures are counted, or while a backend is out.
+    #[cold]
+    pub(super) fn watch_end(
+        &mut self,
+        now: Instant,
+        id: BackendId,
+        routed_at: Instant,
+        outcome: &Outcome,
+    ) {
+        let is_refused = matches!(outcome, Outcome::Refused { .. });
+        let is_error = outcome.is_error();
+        let Some(standing) = self.table.get(id).map(|backend| backend.watch.standing) else {
+            return;
+        };
+        match standing {
+            Standing::In => {
+                if self.ejections.out > 0 && (is_refused || is_error.is_some()) {
+                    let good = is_error == Some(false);
+                    self.weigh_ejections(now, good.then(|| millis(now.since(routed_at))));
+                }
+                match is_error {
+                    Some(true) => self.failed(now, id, routed_at),
+                    Some(false) => {
+                        self.table.update(id, |backend| backend.watch.succeeded(routed_at));
+                    }
+                    None => {}
+                }
+            }
+            // What was sent before it was taken out says nothing new.
+            Standing::Probation { is_out: true, since, .. } if routed_at >= since => {
+                let is_good = is_error.map(|is_error| !is_error);
+                self.table.update(id, |backend| backend.watch.probation_ended(now, is_good));
+                self.standing_changed(now, id, standing, ReturnReason::Probation);
+            }
+            Standing::Probation { .. } | Standing::Ejected { .. } => {}
+        }
+    }
+
+    /// A ping of a backend whose standing or window waits for it was answered.
+    pub(super) fn watch_ping(&mut self, now: Instant, id: BackendId) {
+        let done = self.table.update(id, |backend| {
+            let is_open = backend.access() <= Access::Ejected && backend.watch.wants_pings();
+            is_open && backend.watch.ping_answered(now)
+        });
+        if done == Some(true) {
+            self.count_out();
+        }
+    }
+
+    /// Pings a backend often while that is a part of its way back.
+    pub(super) fn hasten_watch(&mut self, now: Instant, id: BackendId) {
+        let wants = |id| self.table.get(id).is_some_and(|backend| backend.watch.wants_pings());
+        if self.ejects() && self.table.is_configured(id) && wants(id) {
+            self.probes.hasten(id, now + PING_EVERY);
+        }
+    }
+
+    /// Tells observers when a policy that ejects by itself has changed a backend's standing.
+    #[inline]
+    pub(super) fn tell_standing(&mut self, id: BackendId) {
+        let Some(backend) = self.table.get(id) else { return };
+        let Some(watch) = self.policy.watch(id).filter(|_| !backend.is_retired) else { return };
+        let is_out = !watch.is_in();
+        if is_out != backend.is_told_out {
+            cold_path();
+            let notice = if is_out {
+                let (in_row, share) = (watch.errors_in_row, watch.recent.share());
+                let reason = EjectReason { in_row, share, others: None };
+                Notice::Ejected { backend: id, reason }
+            } else {
+                Notice::Returned { backend: id, reason: ReturnReason::Probation }
+            };
+            self.table.update(id, |backend| backend.is_told_out = is_out);
+            self.notify(notice);
+        }
+    }
+
+    /// A backend is up that was down.
+    pub(super) fn watch_up(&mut self, now: Instant, id: BackendId) {
+        if self.ejects() {
+            self.table.update(id, |backend| backend.watch.came_up(now));
+            self.count_out();
+            self.hasten_watch(now, id);
+        }
+    }
+
+    /// Counts who is out.
+    pub(super) fn count_out(&mut self) {
+        let here = self.order.iter().filter_map(|id| self.table.get(*id));
+        self.ejections.out = here.filter(|backend| !backend.watch.is_in()).count();
+    }
+
+    /// The rules have changed, or the policy: everybody is in.
+    pub(super) fn forget_ejections(&mut self) {
+        for index in 0..self.order.len() {
+            let watch = self.new_watch(false);
+            self.table.update(self.order[index], |backend| backend.watch = watch);
+        }
+        self.ejections = Ejections::default();
+    }
+
+    fn failed(&mut self, now: Instant, id: BackendId, routed_at: Instant) {
+        let others = self.others(now, id);
+        let is_bad = self.table.update(id, |backend| backend.watch.failed(now, routed_at, others));
+        if is_bad == Some(true) {
+            self.eject(now, id, others);
+        }
+        if self.ejections.out > 0 && now >= self.ejections.forgive_at {
+            self.ejections.forgive_at = now + FORGIVE_EVERY;
+            self.forgive(now);
+        }
+    }
+
+    /// Ejects a backend, if another one is there for its requests, within the cap, and unless
+    /// ejections are regretted.
+    fn eject(&mut self, now: Instant, id: BackendId, others: Option<Others>) {
+        let is_other = |other: &BackendId| {
+            let light = self.table.light(*other);
+            *other != id && light.is_some_and(|light| light.access < Access::Ejected)
+        };
+        let is_needed = !self.order.iter().any(is_other);
+        let is_capped = !outlier::is_within_cap(self.ejections.out + 1, self.order.len());
+        if is_needed || is_capped || !self.ejections.regret.allows(now) {
+            return;
+        }
+        let Some(watch) = self.table.get(id).map(|backend| &backend.watch) else {
+            return;
+        };
+        let reason = EjectReason {
+            in_row: watch.errors_in_row,
+            share: watch.recent.share(),
+            others: others.map(|others| others.share),
+        };
+        let saving = self.saving(now, id, &reason);
+        self.ejections.regret.ejected(&saving);
+        self.table.update(id, |backend| backend.watch.eject(now));
+        self.count_out();
+        self.hasten_watch(now, id);
+        self.notify(Notice::Ejected { backend: id, reason });
+        self.settle(now);
+    }
+
+    /// What the ejection of a backend saves.
+    fn saving(&self, now: Instant, id: BackendId, reason: &EjectReason) -> Saving {
+        let (mut all, mut own, mut elsewhere_ms) = (0.0, 0.0, 0.0);
+        for other in self.order.iter().filter_map(|id| Some((*id, self.table.get(*id)?))) {
+            let (other, backend) = other;
+            let requests = backend.recent(now, &self.rules).requests;
+            all += requests;
+            if other == id {
+                own = requests;
+            } else {
+                elsewhere_ms += requests * backend.response_ms().unwrap_or(0.0);
+            }
+        }
+        let elsewhere = all - own;
+        let known_ms = (elsewhere > 1.0).then(|| elsewhere_ms / elsewhere);
+        let own_ms = self.table.get(id).and_then(|backend| backend.response_ms());
+        Saving {
+            share: own / all.max(1.0),
+            failed: reason.share,
+            others: reason.others.unwrap_or(0.0),
+            latency_ms: known_ms.or(own_ms).unwrap_or(0.0),
+            charge_ms: millis(self.rules.errors.charge),
+        }
+    }
+
+    /// Notes that a standing is another one than before.
+    fn standing_changed(
+        &mut self,
+        now: Instant,
+        id: BackendId,
+        before: Standing,
+        reason: ReturnReason,
+    ) {
+        let Some(watch) = self.table.get(id).map(|backend| &backend.watch) else {
+            return;
+        };
+        if watch.is_in() && before != Standing::In {
+            self.notify(Notice::Returned { backend: id, reason });
+        }
+        self.count_out();
+        self.hasten_watch(now, id);
+        self.settle(now);
+    }
+
+    /// A request ended elsewhere while a backend is out: takes the ejections back where they cost
+    /// more than they save.
+    fn weigh_ejections(&mut self, now: Instant, good_ms: Option<f64>) {
+        if self.ejections.regret.observe(now, good_ms) {
+            for index in 0..self.order.len() {
+                self.return_at_once(now, self.order[index], ReturnReason::Regretted);
+            }
+            self.forget_refusals();
+        }
+    }
+
+    /// Ejections were regretted: what the others refused for want of room was due to them.
+    pub(super) fn forget_refusals(&mut self) {
+        for index in 0..self.order.len() {
+            let weights = &self.rules.weights;
+            self.table.update(self.order[index], |backend| backend.forget_refusals(weights));
+        }
+    }
+
+    /// Those that are not worse than the others return at once.
+    fn forgive(&mut self, now: Instant) {
+        for index in 0..self.order.len() {
+            let id = self.order[index];
+            let is_out = self.table.get(id).is_some_and(|backend| !backend.watch.is_in());
+            if is_out
+                && let Some(others) = self.others(now, id)
+                && self.table.get(id).is_some_and(|b| !b.watch.is_worse_than(others))
+            {
+                self.return_at_once(now, id, ReturnReason::OthersFail);
+            }
+        }
+    }
+
+    fn return_at_once(&mut self, now: Instant, id: BackendId, reason: ReturnReason) {
+        let Some(before) = self.table.get(id).map(|backend| backend.watch.standing) else {
+            return;
+        };
+        if before != Standing::In {
+            self.table.update(id, |backend| backend.watch.come_back(now));
+            self.standing_changed(now, id, before, reason);
+        }
+    }
+
+    /// The median share of failures of the other backends.
+    fn others(&mut self, now: Instant, id: BackendId) -> Option<Others> {
+        let (table, rules) = (&self.table, &self.rules);
+        let others = self.order.iter().filter(|other| **other != id);
+        let shares = others.filter_map(|other| table.get(*other));
+        let shares = shares.map(|backend| backend.recent(now, rules));
+        Others::new(shares, &mut self.ejections.scratch)
+    }
+}
+
+/// How often those that are out are compared with the others.
+const FORGIVE_EVERY: Duration = Duration::from_millis(250);

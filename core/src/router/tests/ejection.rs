@@ -1,0 +1,153 @@
+//! Backends that fail while others do not, under every policy.
+use super::*;
+use crate::snapshot::StandingView;
+
+fn world(policy: PolicyKind, names: &[&str]) -> World {
+    let mut world = World::with_rules(names, Rules { policy, ..Rules::default() });
+    for _ in names {
+        let (_, backend, _) = *world.asked.iter().find(|asked| asked.2 == ProbeKind::Ping).unwrap();
+        world.answer(backend, 5);
+    }
+    world
+}
+
+impl World {
+    /// Lets ms pass; pings are answered well as they come.
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.advance(1);
+            while let Some(at) = self.asked.iter().position(|asked| asked.2 == ProbeKind::Ping) {
+                let backend = self.asked[at].1;
+                self.answer(backend, 1);
+            }
+        }
+    }
+
+    /// Sends one request every `apart` ms for `ms`; the bad backend answers 500 at once, the others
+    /// after 10 ms. Returns how many each got.
+    fn load(&mut self, ms: u64, apart: u64, bad: Option<BackendId>) -> [u32; 3] {
+        let mut counts = [0; 3];
+        let mut waiting: VecDeque<(u64, Lease)> = VecDeque::new();
+        for at in 0..ms {
+            self.pass(1);
+            while waiting.front().is_some_and(|(until, _)| *until <= at) {
+                let (_, lease) = waiting.pop_front().expect("there is one");
+                self.finish(lease, 200);
+            }
+            if at % apart == 0 {
+                let lease = self.route();
+                counts[lease.backend().index()] += 1;
+                if bad == Some(lease.backend()) {
+                    self.finish(lease, 500);
+                } else {
+                    waiting.push_back((at + 10, lease));
+                }
+            }
+        }
+        waiting.into_iter().for_each(|(_, lease)| self.finish(lease, 200));
+        counts
+    }
+
+    fn standing(&self, id: BackendId) -> StandingView {
+        self.router.backend_snapshot(self.now, id).expect("it is there").standing
+    }
+}
+
+/// A backend that fails everything, fast, and passes its pings: under every policy it costs a few
+/// requests in 20 s of 500 a second; when it is well again it is back within 15 s.
+#[test]
+fn a_fast_failure_costs_little_under_every_policy() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b", "c"]);
+        world.load(500, 2, None);
+        let counts = world.load(20_000, 2, Some(A));
+        assert!(counts[0] <= 20, "{policy:?}: {counts:?}");
+        world.pass(8000);
+        world.load(15_000, 20, None);
+        assert_ne!(world.standing(A), StandingView::Ejected { left: Duration::ZERO });
+        assert!(
+            matches!(world.standing(A), StandingView::In | StandingView::SlowStart { .. }),
+            "{policy:?}: {:?}",
+            world.standing(A)
+        );
+    }
+}
+
+/// At one request a second, too, a backend that is well again is back within 15 s after its
+/// back-off: pings carry the first steps.
+#[test]
+fn it_returns_at_low_rates() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b", "c"]);
+        world.load(500, 2, None);
+        world.load(5000, 10, Some(A));
+        world.load(15_000 + 8000, 1000, None);
+        assert!(
+            matches!(world.standing(A), StandingView::In | StandingView::SlowStart { .. }),
+            "{policy:?}: {:?}",
+            world.standing(A)
+        );
+    }
+}
+
+/// Where all fail alike, all are used: nobody is ejected for long, and no request lacks a backend.
+#[test]
+fn failures_of_all_eject_nobody() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b", "c"]);
+        for _ in 0..2000 {
+            world.pass(5);
+            let lease = world.route();
+            world.finish(lease, 500);
+        }
+        let standings = [A, B, C].map(|id| world.standing(id));
+        let out = standings.iter().filter(|standing| {
+            matches!(standing, StandingView::Ejected { .. } | StandingView::Probation { .. })
+        });
+        assert!(out.count() <= 1, "{policy:?}: {standings:?}");
+    }
+}
+
+/// What the router does is told: the ejection with its numbers, and the return.
+#[test]
+fn ejections_are_told() {
+    let mut world = world(PolicyKind::RoundRobin, &["a", "b", "c"]);
+    world.load(500, 2, None);
+    world.notices();
+    world.load(300, 2, Some(A));
+    world.load(5000, 2, None);
+    let notices = world.notices();
+    let [Notice::Ejected { backend: A, reason }, .., Notice::Returned { backend: A, reason: why }] =
+        &notices[..]
+    else {
+        panic!("{notices:?}");
+    };
+    assert_eq!((reason.in_row, reason.others), (2, Some(0.0)));
+    assert_eq!(*why, crate::event::ReturnReason::Probation);
+    assert!(world.snapshot().backends[0].ejections >= 1);
+}
+
+/// With `errors.eject` off nothing is ejected.
+#[test]
+fn it_can_be_turned_off() {
+    let mut rules = Rules { policy: PolicyKind::RoundRobin, ..Rules::default() };
+    rules.errors.eject = false;
+    let mut world = World::with_rules(&["a", "b", "c"], rules);
+    let counts = world.load(3000, 2, Some(A));
+    assert_eq!(counts[0], 500);
+}
+
+/// A backend that joins later gets few requests at first, one that came with the others does not.
+#[test]
+fn slow_start_is_for_those_that_come_later() {
+    let mut world = world(PolicyKind::LeastRequest, &["a", "b"]);
+    assert_eq!(world.standing(A), StandingView::In);
+    let leases: Vec<_> = (0..40).map(|_| world.route()).collect();
+    let rules = Rules { policy: PolicyKind::LeastRequest, ..Rules::default() };
+    world.reconfigure(&["a", "b", "c"], rules);
+    assert_eq!(world.standing(C), StandingView::SlowStart { window: 2 });
+    let more: Vec<_> = (0..10).map(|_| world.route()).collect();
+    assert_eq!(more.iter().filter(|lease| lease.backend() == C).count(), 2);
+    leases.into_iter().chain(more).for_each(|lease| world.finish(lease, 200));
+    assert_eq!(world.standing(C), StandingView::SlowStart { window: 4 });
+}
