@@ -7,7 +7,7 @@
 //! | ejected | a good ping after the back-off | probation |
 //! | ejected, probation | the others failing alike, or worse without it (regret) | in |
 //! | probation | so many good requests in a row, one at a time; good pings stand for all but the last | in, slow start |
-//! | probation | a failure | ejected, eight times as long |
+//! | probation | a failure, and more than are usual with the others | ejected, eight times as long |
 //!
 //! "Well above" is more than 0.1 + 3 times the median share of the other backends, each with one
 //! good request credited, and a failure beside those of all; where nothing is known of them, it takes five in a row. The back-off is 250 ms, 2 s, then 8 s, and starts again after
@@ -63,6 +63,8 @@ pub(crate) enum Standing {
         good: u32,
         /// Good ones that bring it back.
         needed: u32,
+        /// Failures that were put up with.
+        bad: u32,
         /// Whether its one request is out.
         is_out: bool,
         /// When the probation began.
@@ -157,7 +159,8 @@ impl Watch {
         match &mut self.standing {
             Standing::Ejected { until } if now >= *until => {
                 let needed = (PROBATION << self.relapses).min(PROBATION_MAX);
-                self.standing = Standing::Probation { good: 0, needed, is_out: false, since: now };
+                self.standing =
+                    Standing::Probation { good: 0, needed, bad: 0, is_out: false, since: now };
                 true
             }
             // Where there are hardly any requests, pings carry all steps but the last.
@@ -190,21 +193,29 @@ impl Watch {
         }
     }
 
-    /// A request on probation ended; `None` when it says nothing.
-    pub(crate) fn probation_ended(&mut self, now: Instant, is_good: Option<bool>) {
-        let Standing::Probation { good, needed, since, .. } = self.standing else {
+    /// A request on probation ended; `None` when it says nothing. Where the others fail now and
+    /// then, too, a failure is put up with: with 5 % of them no probation of 32 requests would end.
+    pub(crate) fn probation_ended(
+        &mut self,
+        now: Instant,
+        is_good: Option<bool>,
+        others: Option<Others>,
+    ) {
+        let Standing::Probation { good, needed, bad, since, .. } = self.standing else {
             return;
         };
         let is_over = good + 1 >= needed || now.since(since) >= PROBATION_TIME;
-        match is_good {
-            Some(false) => self.eject(now),
-            Some(true) if is_over => self.come_back(now),
-            Some(true) => {
-                self.standing =
-                    Standing::Probation { good: good + 1, needed, is_out: false, since };
-            }
-            None => self.standing = Standing::Probation { good, needed, is_out: false, since },
-        }
+        let common = others.map_or(0.0, |others| others.share);
+        let usual = 1.0 + 3.0 * common * f64::from(good + bad);
+        let is_usual = common >= COMMON_SHARE && f64::from(bad) < usual;
+        let (good, bad) = match is_good {
+            Some(false) if !is_usual => return self.eject(now),
+            Some(true) if is_over => return self.come_back(now),
+            Some(false) => (good, bad + 1),
+            Some(true) => (good + 1, bad),
+            None => (good, bad),
+        };
+        self.standing = Standing::Probation { good, needed, bad, is_out: false, since };
     }
 
     /// Trusted again: its failures are forgotten, and slow start begins.
@@ -382,6 +393,8 @@ const RELAPSES_MAX: u32 = 3;
 const CALM: Duration = Duration::from_secs(30);
 const PROBATION: u32 = 4;
 const PROBATION_MAX: u32 = 32;
+/// Failures of the others from this share on are usual.
+const COMMON_SHARE: f64 = 0.01;
 /// A probation without a failure ends after this time at the latest.
 const PROBATION_TIME: Duration = Duration::from_secs(8);
 /// An ejection saves at least this share of the requests: a backend that stopped answering has not

@@ -26,7 +26,7 @@ fn back_off_grows() {
     }
     for _ in 0..32 {
         assert!(!watch.is_in());
-        watch.probation_ended(now, Some(true));
+        watch.probation_ended(now, Some(true), None);
     }
     assert_eq!((watch.is_in(), watch.window), (true, 2), "slow start");
     watch.eject(now + CALM);
@@ -88,9 +88,9 @@ fn pings_carry_all_steps_but_the_last() {
     assert_eq!((good, needed), (3, 4));
     watch.try_out();
     assert!(!watch.wants_trial());
-    watch.probation_ended(back, None);
+    watch.probation_ended(back, None, None);
     assert!(watch.wants_trial(), "one that says nothing is tried again");
-    watch.probation_ended(back, Some(true));
+    watch.probation_ended(back, Some(true), None);
     assert_eq!((watch.is_in(), watch.window), (true, 2));
     for window in [4, 8, 16, 32, u32::MAX] {
         watch.ping_answered(back);
@@ -98,7 +98,7 @@ fn pings_carry_all_steps_but_the_last() {
     }
     (0..4).for_each(|_| watch.eject(back));
     assert!(watch.ping_answered(back + Duration::from_secs(8)));
-    watch.probation_ended(back + Duration::from_secs(16), Some(true));
+    watch.probation_ended(back + Duration::from_secs(16), Some(true), None);
     assert!(watch.is_in(), "of 32 good ones");
 }
 
@@ -123,4 +123,30 @@ fn an_ejection_that_costs_more_than_it_saves_is_regretted() {
     assert!(refused.is_some_and(|number| number < 60), "soon after the first look: {refused:?}");
     assert!(!regret.allows(again + Duration::from_millis(15_999)));
     assert!(regret.allows(again + Duration::from_secs(16)));
+}
+
+/// Where the others fail 5 %, a probation of 32 puts up with a failure, and with more of them the
+/// longer it lasts; where they fail nothing, with none.
+#[test]
+fn probation_puts_up_with_what_is_usual() {
+    let now = Instant::from_millis(1000);
+    let mut watch = Watch::new(u32::MAX, WINDOW_START);
+    (0..4).for_each(|_| watch.eject(now));
+    let back = now + Duration::from_secs(8);
+    assert!(watch.ping_answered(back));
+    let mut calm = watch.clone();
+    calm.probation_ended(back, Some(false), others(0.0));
+    assert!(matches!(calm.standing, Standing::Ejected { .. }));
+    watch.probation_ended(back, Some(false), others(0.05));
+    let mut sick = watch.clone();
+    sick.probation_ended(back, Some(false), others(0.05));
+    sick.probation_ended(back, Some(false), others(0.05));
+    assert!(matches!(sick.standing, Standing::Ejected { .. }));
+    for number in 1..32 {
+        watch.probation_ended(back, Some(number % 16 != 0), others(0.05));
+    }
+    assert!(!watch.is_in());
+    watch.probation_ended(back, Some(true), others(0.05));
+    watch.probation_ended(back, Some(true), others(0.05));
+    assert!(watch.is_in());
 }

@@ -82,7 +82,10 @@ impl Router {
             // What was sent before it was taken out says nothing new.
             Standing::Probation { is_out: true, since, .. } if routed_at >= since => {
                 let is_good = is_error.map(|is_error| !is_error);
-                self.table.update(id, |backend| backend.watch.probation_ended(now, is_good));
+                let others = self.others(now, id);
+                self.table.update(id, |backend| {
+                    backend.watch.probation_ended(now, is_good, others);
+                });
                 self.standing_changed(now, id, standing, ReturnReason::Probation);
             }
             Standing::Probation { .. } | Standing::Ejected { .. } => {}

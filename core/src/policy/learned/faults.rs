@@ -42,7 +42,7 @@ impl Learned {
     }
 
     /// The median share of errors of the other backends.
-    fn others(&mut self, slot: usize) -> Option<Others> {
+    pub(super) fn others(&mut self, slot: usize) -> Option<Others> {
         let others = self.units.iter().enumerate();
         let others = others.filter(|(other, unit)| *other != slot && unit.is_present);
         Others::new(others.map(|(_, unit)| unit.errors), &mut self.shares)

@@ -388,8 +388,9 @@ impl Policy for Learned {
         }
         self.units[slot].turned_away = ended.facts.turned_away();
         if ended.token & PROBATION != 0 {
+            let others = self.others(slot);
             let unit = &mut self.units[slot];
-            unit.rails.probation_ended(now, is_error.map(|is_error| !is_error));
+            unit.rails.probation_ended(now, is_error.map(|is_error| !is_error), others);
             if unit.rails.is_normal() {
                 unit.errors = Errors::default();
             }

@@ -72,8 +72,13 @@ impl Rails {
     }
 
     /// A request on probation ended; `None` when it says nothing.
-    pub(super) fn probation_ended(&mut self, now: Instant, is_good: Option<bool>) {
-        self.watch.probation_ended(now, is_good);
+    pub(super) fn probation_ended(
+        &mut self,
+        now: Instant,
+        is_good: Option<bool>,
+        others: Option<Others>,
+    ) {
+        self.watch.probation_ended(now, is_good, others);
         if self.is_normal() {
             self.clear();
         }
