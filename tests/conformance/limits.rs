@@ -1,9 +1,9 @@
 //! Every limit at one below, at it, and at one above.
 use intelliproxy::config::{Config, Overflow};
-use intelliproxy::proxy::Notice;
+use intelliproxy::proxy::{Notice, RemedyTaken};
 use intelliproxy_core::PolicyKind;
 
-use crate::bench::{Bench, refusal};
+use crate::bench::{Bench, Dialling, refusal};
 
 const OWN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
 
@@ -281,4 +281,28 @@ fn downloads_are_held_back() {
         let count = bench.wire(client).received.iter().filter(|&&byte| byte == b'x').count();
         assert_eq!(count, length);
     }
+}
+
+/// A hundred requests to three backends that refuse every connection: the first five are tried on
+/// others, then one in five. /stats tells how many were and were not.
+#[test]
+fn retries_have_a_budget() {
+    let mut bench = Bench::with_backends(Config::default(), &["a", "b", "c"]);
+    bench.dialling = Dialling::IsRefused;
+    for _ in 0..100 {
+        let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(bench.text(client).starts_with("HTTP/1.1 502 "), "{}", bench.text(client));
+    }
+    let dials = bench.upstreams().len();
+    assert!((120..=130).contains(&dials), "{dials} dials");
+    let taken = |wanted: RemedyTaken| {
+        let is_it = |notice: &&Notice| matches!(notice, Notice::UpstreamError { remedy, .. } if *remedy == wanted);
+        bench.notices.iter().filter(is_it).count()
+    };
+    assert_eq!(taken(RemedyTaken::Retried), dials - 100);
+    assert!(taken(RemedyTaken::Unretried) > 70);
+    let client = bench.client_from("127.0.0.1:9");
+    bench.send(client, b"GET /stats HTTP/1.1\r\nHost: h\r\n\r\n");
+    let field = format!("X-IntelliProxy-Retries: done={}, spared=", dials - 100);
+    assert!(bench.text(client).contains(&field), "{}", bench.text(client));
 }

@@ -50,6 +50,7 @@ pub(crate) fn log_notice<'a>(
                 RemedyTaken::Retried => "sent to another backend",
                 RemedyTaken::Closed => "client closed, to repeat it",
                 RemedyTaken::Answered => "answered with the error",
+                RemedyTaken::Unretried => "answered with the error, limits.retryPercent is used up",
                 RemedyTaken::Truncated => "client cut",
             };
             let status = error.status();
@@ -113,7 +114,7 @@ const fn level_of(remedy: RemedyTaken) -> Level {
     match remedy {
         RemedyTaken::Redialled => Level::Debug,
         RemedyTaken::Excused | RemedyTaken::Retried | RemedyTaken::Closed => Level::Info,
-        RemedyTaken::Answered | RemedyTaken::Truncated => Level::Warn,
+        RemedyTaken::Answered | RemedyTaken::Unretried | RemedyTaken::Truncated => Level::Warn,
     }
 }
 

@@ -5,6 +5,7 @@ mod lost_lines;
 mod notice;
 mod recording;
 mod reloads;
+mod retries;
 mod stats;
 
 pub(crate) use limit::LineLimits;
@@ -14,4 +15,5 @@ pub(crate) use lost_lines::log_field;
 pub use notice::describe;
 pub(crate) use recording::recording_field;
 pub(crate) use reloads::reloads_field;
+pub(crate) use retries::retries_field;
 pub use stats::StatsText;

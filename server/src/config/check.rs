@@ -162,7 +162,7 @@ const fn span(path: &'static str, value: fn(&Config) -> Duration) -> Span {
 }
 
 /// Every whole number outside `routing`; the reason for a range is with the field.
-const COUNTS: [Count; 11] = [
+const COUNTS: [Count; 12] = [
     count("limits.headBytesMax", |config| config.limits.head_bytes_max as u64, 1024, 60_000),
     count("limits.targetBytesMax", |config| config.limits.target_bytes_max as u64, 64, 60_000),
     count("limits.fieldsMax", |config| config.limits.fields_max as u64, 8, FIELDS_MAX as u64),
@@ -176,6 +176,7 @@ const COUNTS: [Count; 11] = [
     count("limits.bodyBytesMax", |config| config.limits.body_bytes_max, 0, u64::MAX),
     count("limits.clients", |config| config.limits.clients as u64, 1, 1_000_000),
     count("limits.attempts", |config| config.limits.attempts as u64, 1, 16),
+    count("limits.retryPercent", |config| u64::from(config.limits.retry_percent), 0, 1000),
     count("pool.idlePerBackend", |config| config.pool.idle_per_backend as u64, 0, 100_000),
     count("recording.bytesMax", |config| config.recording.bytes_max, 0, u64::MAX),
     count("recording.files", |config| u64::from(config.recording.files), 2, 1000),

@@ -110,6 +110,9 @@ pub struct Limits {
     pub clients: usize,
     /// Backends that one request is tried on before it fails (3); 1 to 16.
     pub attempts: usize,
+    /// Requests in percent of all that may be sent to another backend after one failed them (20),
+    /// beside ten a second; 0 to 1000, 0 for none.
+    pub retry_percent: u32,
 }
 
 impl Default for Limits {
@@ -123,6 +126,7 @@ impl Default for Limits {
             body_bytes_max: 0,
             clients: 10_000,
             attempts: 3,
+            retry_percent: 20,
         }
     }
 }

@@ -102,6 +102,8 @@ pub enum RemedyTaken {
     Closed,
     /// The client got the error's status.
     Answered,
+    /// The same, where another backend might have been tried: the retry budget was used up.
+    Unretried,
     /// The client's answer was cut.
     Truncated,
 }

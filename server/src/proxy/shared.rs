@@ -7,6 +7,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::Action;
+use super::retries::RetryBudget;
 use super::trust::Trust;
 use crate::buffer::BufferPool;
 use crate::config::{Config, Limits};
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     /// The Host line for the backend that was chosen last: mostly the next request's too.
     pub(crate) host_line: HostLine,
     pub(crate) actions: VecDeque<Action>,
+    pub(crate) retries: RetryBudget,
     /// The address of the client that came last, and what requests say about it: the next one is
     /// often the same's.
     last_address: Option<(IpAddr, Arc<str>)>,
@@ -55,6 +57,7 @@ impl Shared {
     /// `seed` differs from instance to instance.
     pub(crate) fn new(config: Config, seed: u64) -> Self {
         let via_suffix = via_suffix(seed);
+        let retries = RetryBudget::new(config.limits.retry_percent);
         Self {
             head_limits: head_limits(&config.limits),
             chunk_limits: chunk_limits(&config.limits),
@@ -68,6 +71,7 @@ impl Shared {
             scratch: Vec::new(),
             host_line: HostLine::new(""),
             actions: VecDeque::new(),
+            retries,
             last_address: None,
             trim_from: Instant::ZERO,
             work: 0,
@@ -121,6 +125,7 @@ impl Shared {
         self.request_ends = request_ends(&config, &self.via_suffix);
         self.trust = Trust::new(&config);
         self.shortest_timeout = shortest_timeout(&config);
+        self.retries.reconfigure(config.limits.retry_percent);
         self.config = config;
     }
 }

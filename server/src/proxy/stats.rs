@@ -16,7 +16,7 @@ use intelliproxy_core::{BackendId, Instant};
 
 use super::Proxy;
 use super::conn::ConnId;
-use crate::admin::{StatsText, log_field, recording_field, reloads_field};
+use crate::admin::{StatsText, log_field, recording_field, reloads_field, retries_field};
 
 /// Backends that are written, and clients that are answered, in one step.
 const AT_ONCE: usize = 16;
@@ -134,7 +134,8 @@ impl Proxy {
     fn answer_stats(&mut self, now: Instant, id: ConnId, text: &Arc<[u8]>) {
         let recording = self.router.recording().map_or_else(String::new, recording_field);
         let reloads = reloads_field(self.reload_counts());
-        let fields = recording + &reloads + &log_field(self.log_counts);
+        let retries = retries_field(self.shared.retries.counts());
+        let fields = recording + &reloads + &log_field(self.log_counts) + &retries;
         if let Some(session) = self.table.session_mut(id) {
             session.handle_stats(now, &fields, text, &mut self.shared);
         }

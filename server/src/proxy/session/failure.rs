@@ -93,6 +93,10 @@ impl Session {
         if backend.is_none() {
             remedy = Remedy::Answer;
         }
+        let mut taken = RemedyTaken::from(remedy);
+        if remedy == Remedy::Retry && !shared.retries.spend(now) {
+            (remedy, taken) = (Remedy::Answer, RemedyTaken::Unretried);
+        }
         let earlier = exchange.unreported.take().map(|(backend, _)| backend);
         match backend.or(earlier) {
             // Told when there is another backend, or when there is none.
@@ -103,7 +107,7 @@ impl Session {
                 peer: self.client.hop.client(),
                 backend: told,
                 error,
-                remedy: remedy.into(),
+                remedy: taken,
             })),
         }
         if let Some(conn) = upstream.conn() {

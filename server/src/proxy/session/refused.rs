@@ -56,7 +56,7 @@ impl Session {
     pub(crate) fn handle_refused_by(&mut self, now: Instant, has_other: bool, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
         let Asking::Asked { status, kept } = exchange.asking else { return };
-        if !has_other {
+        if !has_other || !shared.retries.spend(now) {
             exchange.asking = Asking::Kept;
             return self.settle(now, shared);
         }

@@ -155,6 +155,7 @@ impl Session {
             self.answer_last_hop(now, framing, shared);
             return;
         }
+        shared.retries.earn();
         // What must not be done twice is not kept once it was sent.
         if self.exchange.as_ref().is_some_and(|exchange| exchange.is_idempotent) {
             self.upstream.output.hold();

@@ -1,0 +1,119 @@
+//! The retry budget: how many requests may be sent to another backend after one failed them.
+//!
+//! A token bucket in the driver's time. Each request adds `limits.retryPercent` of a token, and
+//! while there are fewer than [`FLOOR`], each second adds [`FLOOR_PER_SECOND`]; there are at most
+//! [`TOKENS_MAX`]. Sending a request to another backend takes one. Without a budget, backends that
+//! fail everything get `limits.attempts` times the requests just then. (Finagle's RetryBudget: 20 %
+//! and 10 a second; linkerd's default is the same.)
+use intelliproxy_core::Instant;
+
+/// The tokens, and what became of requests that wanted one.
+#[derive(Clone, Debug)]
+pub(crate) struct RetryBudget {
+    tokens: f64,
+    per_request: f64,
+    /// When the floor was applied last.
+    topped_at: Instant,
+    counts: RetryCounts,
+}
+
+/// How many requests were sent to another backend, and how many were not for want of budget.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct RetryCounts {
+    /// Sent to another backend.
+    pub(crate) done: u64,
+    /// Not sent again: the budget was used up.
+    pub(crate) spared: u64,
+}
+
+impl RetryBudget {
+    pub(crate) fn new(percent: u32) -> Self {
+        let per_request = f64::from(percent) / 100.0;
+        let topped_at = Instant::ZERO;
+        Self { tokens: TOKENS_START, per_request, topped_at, counts: RetryCounts::default() }
+    }
+
+    /// Takes a new share; tokens stay.
+    pub(crate) fn reconfigure(&mut self, percent: u32) {
+        self.per_request = f64::from(percent) / 100.0;
+    }
+
+    /// A request began.
+    #[inline]
+    pub(crate) const fn earn(&mut self) {
+        self.tokens = (self.tokens + self.per_request).min(TOKENS_MAX);
+    }
+
+    /// Whether a request may be sent to another backend now; if so, it is.
+    #[cold]
+    pub(crate) fn spend(&mut self, now: Instant) -> bool {
+        // With no share at all there is no floor either.
+        if self.tokens < FLOOR && self.per_request > 0.0 {
+            let seconds = now.since(self.topped_at).as_secs_f64();
+            self.tokens = (self.tokens + FLOOR_PER_SECOND * seconds).min(FLOOR);
+        }
+        self.topped_at = now;
+        let may = self.tokens >= 1.0 && self.per_request > 0.0;
+        if may {
+            self.tokens -= 1.0;
+            self.counts.done += 1;
+        } else {
+            self.counts.spared += 1;
+        }
+        may
+    }
+
+    pub(crate) const fn counts(&self) -> RetryCounts {
+        self.counts
+    }
+}
+
+const TOKENS_MAX: f64 = 100.0;
+const TOKENS_START: f64 = 5.0;
+const FLOOR: f64 = 10.0;
+const FLOOR_PER_SECOND: f64 = 10.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// Requests that all fail at once: 5 tokens, and one for each five of them.
+    #[test]
+    fn a_fifth_of_the_requests_is_retried() {
+        let mut budget = RetryBudget::new(20);
+        let now = Instant::from_millis(7);
+        budget.topped_at = now;
+        for _ in 0..100 {
+            budget.earn();
+            while budget.spend(now) {}
+        }
+        assert_eq!(budget.counts(), RetryCounts { done: 25, spared: 100 });
+    }
+
+    /// Where requests are rare, ten retries a second are there, and no more than ten are saved up.
+    #[test]
+    fn a_floor_serves_rare_requests() {
+        let mut budget = RetryBudget::new(20);
+        let mut now = Instant::from_millis(7);
+        budget.topped_at = now;
+        (0..5).for_each(|_| assert!(budget.spend(now)));
+        assert!(!budget.spend(now));
+        now += Duration::from_millis(100);
+        assert!(budget.spend(now));
+        assert!(!budget.spend(now));
+        now += Duration::from_secs(3600);
+        (0..10).for_each(|_| assert!(budget.spend(now)));
+        assert!(!budget.spend(now));
+    }
+
+    /// At most a hundred are saved up by requests, and 0 % turns retries off.
+    #[test]
+    fn bounds() {
+        let mut budget = RetryBudget::new(1000);
+        (0..1000).for_each(|_| budget.earn());
+        assert_eq!(budget.tokens, 100.0);
+        budget.reconfigure(0);
+        assert!(!budget.spend(Instant::FAR_FUTURE));
+    }
+}
