@@ -146,6 +146,10 @@ struct Requests {
     errors: u64,
     refused: u64,
     turned_away: Fading,
+    /// Recent 4xx that are not one client's, and whether there are far more of them than at other
+    /// backends, as of then.
+    declined: Fading,
+    stands_out: (Instant, bool),
     last_ended_at: Option<Instant>,
     error_rate: ErrorRate,
     response_ewma_ms: Ewma,
@@ -255,6 +259,38 @@ impl Backend {
             self.refused(now, *hold, rules);
         }
         self.rescore_errors(now, rules);
+    }
+
+    /// A request of it failed that would have failed anywhere: it is counted, and that is all.
+    #[cold]
+    pub(crate) const fn excused(&mut self) {
+        self.requests.ended += 1;
+        self.requests.errors += 1;
+    }
+
+    /// A request of it was answered 4xx.
+    pub(crate) fn declined(&mut self, now: Instant, half_life: Duration) {
+        self.requests.declined.add(now, 1.0, half_life);
+    }
+
+    /// Whether it answered far more requests with 4xx than others, when it was last compared.
+    pub(crate) const fn stands_out(&self) -> (Instant, bool) {
+        self.requests.stands_out
+    }
+
+    /// It was compared with the others.
+    pub(crate) const fn set_stands_out(&mut self, now: Instant, stands_out: bool) {
+        self.requests.stands_out = (now, stands_out);
+    }
+
+    /// The share of 4xx among its recent requests, with one of two credited (Agresti and Caffo
+    /// 2000), and how many requests these are.
+    pub(crate) fn decline_share(&self, now: Instant, half_life: Duration) -> (f64, f64) {
+        let declined = self.requests.declined.at(now, half_life);
+        let answered = self.requests.error_rate.requests_at(now, half_life);
+        let refused = self.requests.turned_away.at(now, half_life);
+        let requests = (answered + refused).max(declined);
+        ((declined + 1.0) / (requests + 2.0), requests)
     }
 
     /// It refused a request, and named a time or not.

@@ -95,6 +95,9 @@ pub(crate) struct Fading {
 }
 
 impl Fading {
+    /// Nothing counted.
+    pub(crate) const ZERO: Self = Self { count: 0.0, counted_at: Instant::ZERO };
+
     /// Counts `amount` more at `now`.
     pub(crate) fn add(&mut self, now: Instant, amount: f64, half_life: Duration) {
         self.count = self.at(now, half_life) + amount;
@@ -134,6 +137,11 @@ impl ErrorRate {
         if self.errors < FORGOTTEN {
             self.errors = 0.0;
         }
+    }
+
+    /// Recent requests at `now`.
+    pub(crate) fn requests_at(&self, now: Instant, half_life: Duration) -> f64 {
+        self.requests * self.share_left(now, half_life).unwrap_or(1.0)
     }
 
     /// The share of errors at `now`, 0 to 1, with `prior` good requests beside those seen.

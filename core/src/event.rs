@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::backend::BackendId;
+use crate::blame::Asker;
 use crate::config::RouterConfig;
 use crate::policy::Token;
 use crate::time::Instant;
@@ -285,6 +286,8 @@ pub struct Lease {
     pub(crate) token: Token,
     /// Which of the router's policies it was, counted.
     pub(crate) policy_epoch: u32,
+    /// Who asked, and for what.
+    pub(crate) asker: Asker,
 }
 
 impl Lease {

@@ -70,6 +70,7 @@
 //! # Ok::<(), intelliproxy_core::ConfigError>(())
 //! ```
 mod backend;
+mod blame;
 mod config;
 mod errors;
 mod estimate;
@@ -89,6 +90,7 @@ mod time;
 mod tournament;
 
 pub use backend::BackendId;
+pub use blame::Asker;
 pub use config::{
     ConfigError, ErrorRules, HealthRules, LearnedRules, LinearRlRules, PeakEwmaRules, PolicyKind,
     PrequalRules, ProbeRules, RouterConfig, Rules, Smoothing, StreamRules, SwitchRules, Weights,

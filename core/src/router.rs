@@ -1,16 +1,19 @@
 //! The router: the only place where health, policy, gate, probes and estimates meet.
+mod arranging;
 mod asides;
+mod charge;
 mod current;
 mod ejection;
 mod probing;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::hint::cold_path;
 use std::time::Duration;
 
 use self::asides::Asides;
 use self::ejection::Ejections;
-use crate::backend::{Access, Added, BackendId, BackendTable};
+use crate::backend::{Access, BackendId, BackendTable};
+use crate::blame::{Asker, Blame};
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{
     Action, Event, HoldReason, Lease, LeaseId, NoRoute, Notice, Outcome, ProbeFailure,
@@ -60,6 +63,9 @@ pub struct Router {
     /// Leases that are out and were set aside: streams, and those that waited for their clients.
     asides: Asides,
     ejections: Ejections,
+    blame: Blame,
+    /// The same for 4xx.
+    declines: Blame,
     gate: SwitchGate,
     rng: Rng,
     current: Option<BackendId>,
@@ -118,6 +124,8 @@ impl Router {
             policy_epoch: 0,
             asides: Asides::new(),
             ejections: Ejections::default(),
+            blame: Blame::new(),
+            declines: Blame::new(),
             gate: SwitchGate::new(&config.rules),
             rng: Rng::new(seed),
             current: None,
@@ -200,6 +208,35 @@ impl Router {
     /// # Errors
     /// When there is no backend to name.
     pub fn route(&mut self, now: Instant, tried: &[BackendId]) -> Result<Lease, NoRoute> {
+        self.route_for(now, tried, Asker::default())
+    }
+
+    /// The same for a request of which it is known who asks, and for what: by that the router tells
+    /// errors of the backends from errors that one client provokes.
+    ///
+    /// # Errors
+    /// When there is no backend to name.
+    pub fn route_for(
+        &mut self,
+        now: Instant,
+        tried: &[BackendId],
+        asker: Asker,
+    ) -> Result<Lease, NoRoute> {
+        let asker = asker.bounded();
+        if tried.is_empty()
+            && let Some(not) = self.blame.wants_other(asker)
+            && self.has_other(now, &[not])
+        {
+            cold_path();
+            let lease = self.admit(now, &[not], asker)?;
+            self.blame.asked(asker, lease.id, not);
+            return Ok(lease);
+        }
+        self.admit(now, tried, asker)
+    }
+
+    #[inline]
+    fn admit(&mut self, now: Instant, tried: &[BackendId], asker: Asker) -> Result<Lease, NoRoute> {
         if now >= self.table.releases_at() {
             self.release(now);
         }
@@ -216,7 +253,7 @@ impl Router {
         }
         self.check_in_debug();
         let (id, policy_epoch) = (LeaseId(self.leases_given), self.policy_epoch);
-        Ok(Lease { id, backend, routed_at: now, token, policy_epoch })
+        Ok(Lease { id, backend, routed_at: now, token, policy_epoch, asker })
     }
 
     /// The backend that policy and gate choose, and the policy's mark.
@@ -363,6 +400,8 @@ impl Router {
     fn request_finished(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
         let backend = lease.backend;
         let outcome = outcome.normal();
+        let told = outcome;
+        let outcome = self.charge(now, &lease, outcome);
         // How long it waited for its client; a stream has ended before for the policy.
         let waited = if self.asides.is_empty() {
             Some(Duration::ZERO)
@@ -373,6 +412,9 @@ impl Router {
         let is_refused = outcome == Outcome::Failed(RequestFailure::Refused);
         let done = self.table.update(backend, |backend| {
             backend.lease_home(now, &outcome, rules);
+            if told != outcome && outcome == Outcome::Abandoned {
+                backend.excused();
+            }
             let is_watched = outcome.is_error() == Some(true) || backend.watch.is_troubled();
             (is_refused && backend.health.refused(), is_watched)
         });
@@ -438,98 +480,6 @@ impl Router {
         {
             self.probes.hasten(backend, now + wait);
         }
-    }
-
-    #[inline(never)]
-    fn reconfigured(&mut self, now: Instant, config: RouterConfig) {
-        if config.validate().is_err() {
-            self.refused_configs += 1;
-            return;
-        }
-        // `score` has a model of the backends only while it spills over.
-        let is_other = self.rules.policy != config.rules.policy
-            || self.rules.switch.spill_over != config.rules.switch.spill_over;
-        let ejected = self.ejects();
-        self.gate.reconfigure(&config.rules);
-        self.rules = config.rules;
-        if is_other {
-            self.change_policy(now);
-        } else {
-            self.policy.reconfigure(&self.rules);
-        }
-        if is_other || self.ejects() != ejected {
-            self.forget_ejections();
-        }
-        self.table.rescore_all(now, &self.rules);
-        self.arrange(now, &config.backends);
-        self.count_out();
-        self.probes.reconfigure(now, &self.rules.probes);
-        self.settle(now);
-    }
-
-    /// Starts the policy that the rules name, and tells it what there is.
-    fn change_policy(&mut self, now: Instant) {
-        self.policy = policy::new(&self.rules);
-        self.habits = self.policy.habits();
-        self.policy_epoch = self.policy_epoch.wrapping_add(1);
-        for (id, backend) in self.table.iter() {
-            self.policy.on_join(now, id, backend.at_work());
-            if backend.access() >= Access::Down {
-                self.policy.on_health(now, id, false);
-            }
-            if backend.is_retired {
-                self.policy.on_leave(now, id);
-            }
-        }
-    }
-
-    /// Makes the backends of these names, and no others, the configured ones.
-    fn arrange(&mut self, now: Instant, names: &[String]) {
-        // Without the slots of those that leave now: notices still name them.
-        let mut free = self.table.free_slots(names);
-        let mut order = Vec::with_capacity(names.len());
-        let mut joined = 0;
-        for (index, name) in names.iter().enumerate() {
-            let kept = self.table.find(name).filter(|id| self.table.is_configured(*id));
-            order.push(match kept {
-                Some(id) => id,
-                None => {
-                    joined += 1;
-                    self.join(now, name, (index, names.len()), joined - 1, &mut free)
-                }
-            });
-        }
-        let kept: BTreeSet<_> = order.iter().copied().collect();
-        for id in std::mem::replace(&mut self.order, order) {
-            if !kept.contains(&id) {
-                self.table.retire(id);
-                self.probes.retire(id);
-                self.policy.on_leave(now, id);
-            }
-        }
-        self.table.set_configured(&self.order);
-    }
-
-    /// Adds a backend, the `place.0`th of `place.1` and the `nth` that joins now.
-    fn join(
-        &mut self,
-        now: Instant,
-        name: &str,
-        place: (usize, usize),
-        nth: usize,
-        free: &mut BTreeSet<u32>,
-    ) -> BackendId {
-        let Added { id, replaced } = self.table.add(name, free, &self.rules.weights);
-        if let Some((old, in_flight)) = replaced {
-            self.leases_orphaned += u64::from(in_flight);
-            self.forget_asides(old);
-        }
-        self.probes.add(now, id, place, nth, &self.rules.probes);
-        let watch = self.new_watch(!self.order.is_empty());
-        self.table.update(id, |backend| backend.watch = watch);
-        let at_work = self.table.get(id).map_or(0, |backend| backend.at_work());
-        self.policy.on_join(now, id, at_work);
-        id
     }
 
     #[cold]

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, BackendId, Event, Health, Instant, LearnedState, Lease, LoadReport, Outcome,
+    Action, Asker, BackendId, Event, Health, Instant, LearnedState, Lease, LoadReport, Outcome,
     PolicyKind, PolicyView, ProbeAnswer, ProbeFailure, ProbeKind, RequestFailure, Router,
     RouterConfig, Rules, StandingView,
 };
@@ -25,6 +25,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     let outcome = prop_oneof![
         8 => (0_u64..3000).prop_map(|ms| (200, ms)).prop_map(answered),
         3 => (0_u64..300).prop_map(|ms| (503, ms)).prop_map(answered),
+        3 => (0_u64..300).prop_map(|ms| (500, ms)).prop_map(answered),
         1 => proptest::option::of(0_u64..9000).prop_map(|ms| {
             Outcome::Refused { status: 429, hold: ms.map(Duration::from_millis) }
         }),
@@ -80,7 +81,9 @@ fn run(policy: PolicyKind, steps: &[Step]) -> String {
                 let tried: Vec<_> =
                     (0..8).filter(|bit| tried >> bit & 1 == 1).map(BackendId::from_index).collect();
                 let before = router.snapshot(now);
-                let Ok(lease) = router.route(now, &tried) else {
+                let out = leases.len() as u8;
+                let asker = Asker { client: out % 3, target: out % 2 };
+                let Ok(lease) = router.route_for(now, &tried, asker) else {
                     let is_left = before.backends.iter().any(|b| !tried.contains(&b.id));
                     assert!(!is_left, "a backend that was not tried is always found");
                     continue;

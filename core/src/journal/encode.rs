@@ -6,6 +6,7 @@ use super::header::config_to_json;
 use super::record::tag;
 use super::wire::{put_f64, put_varint, put_varint_wide};
 use crate::backend::BackendId;
+use crate::blame::Asker;
 use crate::event::{
     Event, Lease, LoadReport, NoRoute, Outcome, ProbeFailure, ProbeId, ProbeKind, RequestFailure,
 };
@@ -59,12 +60,18 @@ impl Encoder {
     ) {
         match result {
             Ok(lease) if tried.is_empty() && lease.id.0 == self.last_lease.wrapping_add(1) => {
-                self.tag(now, tag::ROUTED_NEXT);
+                if lease.asker == Asker::default() {
+                    self.tag(now, tag::ROUTED_NEXT);
+                } else {
+                    self.tag(now, tag::ROUTED_NEXT_FOR);
+                    self.asker(lease.asker);
+                }
                 self.backend(lease.backend);
                 self.last_lease = lease.id.0;
             }
             Ok(lease) => {
                 self.tag(now, tag::ROUTED);
+                self.asker(lease.asker);
                 self.tried(tried);
                 self.backend(lease.backend);
                 put_varint(&mut self.block, lease.id.0.wrapping_sub(self.last_lease));
@@ -214,6 +221,10 @@ impl Encoder {
     /// A lease's number, counted back from the last one given out.
     fn lease(&mut self, lease: &Lease) {
         put_varint(&mut self.block, self.last_lease.wrapping_sub(lease.id.0));
+    }
+
+    fn asker(&mut self, asker: Asker) {
+        self.block.extend([asker.client, asker.target]);
     }
 
     fn backend(&mut self, backend: BackendId) {

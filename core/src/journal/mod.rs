@@ -23,8 +23,8 @@
 //! | record | fields | bytes at 1000 requests a second |
 //! |---|---|---|
 //! | timed out | | 1–5 |
-//! | routed, first attempt | backend | 5 |
-//! | routed | tried, backend, lease | 7 |
+//! | routed, first attempt | who asks, backend | 5–7 |
+//! | routed | who asks, tried, backend, lease | 9 |
 //! | not routed | tried, reason | 6 |
 //! | probe started | probe, backend, kind | 4 |
 //! | probe answered | probe, ns, report | 10–35 |
@@ -39,7 +39,7 @@
 //! | restored | JSON | as long as it is |
 //! | end | whether another file goes on | 3 |
 //!
-//! Routing a request and its end take about 14 bytes together. What the file ends with is its end
+//! Routing a request and its end take about 16 bytes together. What the file ends with is its end
 //! mark; one that is missing was cut off.
 //!
 //! Version 1 had no refusals and no pauses, and its routers decided otherwise: it is not read.

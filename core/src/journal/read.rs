@@ -6,6 +6,7 @@ use super::header::{FRAME_BYTES, Header, VERSION, config_from_json, payload};
 use super::record::{Admission, Entry, Record, tag};
 use super::wire::Cursor;
 use crate::backend::BackendId;
+use crate::blame::Asker;
 use crate::event::{
     LeaseId, LoadReport, NoRoute, Outcome, ProbeAnswer, ProbeFailure, ProbeId, ProbeKind,
     RequestFailure,
@@ -108,18 +109,22 @@ impl Block<'_> {
     fn record(&mut self, kind: u8) -> Result<Record, &'static str> {
         Ok(match kind {
             tag::TIMED_OUT => Record::TimedOut,
-            tag::ROUTED_NEXT => {
+            tag::ROUTED_NEXT | tag::ROUTED_NEXT_FOR => {
+                let is_known = kind == tag::ROUTED_NEXT_FOR;
+                let asker = if is_known { self.asker()? } else { Asker::default() };
                 let backend = self.backend()?;
                 self.last_lease = self.last_lease.wrapping_add(1);
                 let lease = LeaseId(self.last_lease);
-                Record::Routed { tried: Vec::new(), result: Ok(Admission { lease, backend }) }
+                let result = Ok(Admission { lease, backend });
+                Record::Routed { asker, tried: Vec::new(), result }
             }
             tag::ROUTED => {
+                let asker = self.asker()?;
                 let tried = self.tried()?;
                 let backend = self.backend()?;
                 self.last_lease = self.last_lease.wrapping_add(self.cursor.varint()?);
                 let lease = LeaseId(self.last_lease);
-                Record::Routed { tried, result: Ok(Admission { lease, backend }) }
+                Record::Routed { asker, tried, result: Ok(Admission { lease, backend }) }
             }
             tag::NOT_ROUTED => {
                 let tried = self.tried()?;
@@ -128,7 +133,7 @@ impl Block<'_> {
                     1 => NoRoute::AllTried,
                     _ => return Err("an unknown reason for no route"),
                 };
-                Record::Routed { tried, result: Err(reason) }
+                Record::Routed { asker: Asker::default(), tried, result: Err(reason) }
             }
             tag::PROBE_STARTED => {
                 let (probe, backend) = (self.probe()?, self.backend()?);
@@ -226,6 +231,14 @@ impl Block<'_> {
             tag::ENDED => Record::Ended { is_continued: self.cursor.byte()? != 0 },
             _ => return Err("an unknown kind of record"),
         })
+    }
+
+    fn asker(&mut self) -> Result<Asker, &'static str> {
+        let (client, target) = (self.cursor.byte()?, self.cursor.byte()?);
+        if usize::from(client.max(target)) >= Asker::GROUPS {
+            return Err("an unknown group");
+        }
+        Ok(Asker { client, target })
     }
 
     fn probe(&mut self) -> Result<ProbeId, &'static str> {

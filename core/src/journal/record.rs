@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use crate::backend::BackendId;
+use crate::blame::Asker;
 use crate::config::RouterConfig;
 use crate::event::{LeaseId, LoadReport, NoRoute, Outcome, ProbeId, ProbeKind, ProbeResult};
 use crate::memory::Memory;
@@ -25,6 +26,8 @@ pub enum Record {
     TimedOut,
     /// `route` was called, and answered.
     Routed {
+        /// Who asked, and for what; not known of a request that was not admitted.
+        asker: Asker,
         /// The backends that were named as tried.
         tried: Vec<BackendId>,
         /// Lease and backend that were given out.
@@ -135,4 +138,6 @@ pub(super) mod tag {
     pub(in crate::journal) const FINISHED_REFUSED: u8 = 17;
     pub(in crate::journal) const LEASE_PAUSED: u8 = 18;
     pub(in crate::journal) const LEASE_RESUMED: u8 = 19;
+    /// A first attempt of which it is known who asked.
+    pub(in crate::journal) const ROUTED_NEXT_FOR: u8 = 20;
 }

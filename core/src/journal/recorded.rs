@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::encode::Encoder;
 use super::header::Header;
 use crate::backend::BackendId;
+use crate::blame::Asker;
 use crate::config::{ConfigError, RouterConfig};
 use crate::event::{Action, Event, Lease, NoRoute};
 use crate::memory::{Memory, MemoryError};
@@ -127,8 +128,21 @@ impl RecordedRouter {
     /// # Errors
     /// When there is no backend to name.
     pub fn route(&mut self, now: Instant, tried: &[BackendId]) -> Result<Lease, NoRoute> {
+        self.route_for(now, tried, Asker::default())
+    }
+
+    /// Admits a request of which it is known who asks; see [`Router::route_for`].
+    ///
+    /// # Errors
+    /// When there is no backend to name.
+    pub fn route_for(
+        &mut self,
+        now: Instant,
+        tried: &[BackendId],
+        asker: Asker,
+    ) -> Result<Lease, NoRoute> {
         self.begun();
-        let result = self.router.route(now, tried);
+        let result = self.router.route_for(now, tried, asker);
         if let Some(journal) = &mut self.journal {
             cold_path();
             journal.routed(now, tried, &result);

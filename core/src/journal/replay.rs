@@ -70,8 +70,8 @@ impl Replay {
                 self.router.handle_timeout(now);
                 Step::Fact
             }
-            Record::Routed { tried, result } => {
-                let routed = self.router.route(now, tried);
+            Record::Routed { asker, tried, result } => {
+                let routed = self.router.route_for(now, tried, *asker);
                 let replayed = routed
                     .as_ref()
                     .map_err(|reason| *reason)

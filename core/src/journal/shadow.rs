@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::{Admission, Entry, Record};
 use crate::backend::BackendId;
+use crate::blame::Asker;
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{
     Action, Event, Lease, LeaseId, LoadReport, NoRoute, Outcome, ProbeId, ProbeKind, ProbeResult,
@@ -78,7 +79,9 @@ impl Shadow {
         let mut choice = None;
         match &entry.record {
             Record::TimedOut | Record::Ended { .. } => {}
-            Record::Routed { tried, result } => choice = Some(self.route(now, tried, *result)),
+            Record::Routed { asker, tried, result } => {
+                choice = Some(self.route(now, tried, *asker, *result));
+            }
             Record::ProbeStarted { probe, backend, kind } => {
                 self.recorded.insert(*probe, (*backend, *kind));
                 self.lines_out.insert(line(*backend, *kind));
@@ -139,9 +142,10 @@ impl Shadow {
         &mut self,
         now: Instant,
         tried: &[BackendId],
+        asker: Asker,
         recorded: Result<Admission, NoRoute>,
     ) -> Choice {
-        let lease = self.router.route(now, tried);
+        let lease = self.router.route_for(now, tried, asker);
         let chosen = lease.as_ref().map(|lease| lease.backend).map_err(|reason| *reason);
         let admission = recorded.ok();
         match (lease, admission) {
@@ -154,7 +158,7 @@ impl Shadow {
                     self.router.handle_event(now, Event::RequestFinished { lease, outcome });
                 }
                 if let Some(admission) = admission {
-                    self.admit(now, admission);
+                    self.admit(now, admission, asker);
                 }
             }
         }
@@ -162,10 +166,10 @@ impl Shadow {
     }
 
     /// Has the router send a request to one backend, by naming all others as tried.
-    fn admit(&mut self, now: Instant, to: Admission) {
+    fn admit(&mut self, now: Instant, to: Admission, asker: Asker) {
         self.others.clear();
         self.others.extend(self.router.configured().iter().filter(|id| **id != to.backend));
-        if let Ok(lease) = self.router.route(now, &self.others) {
+        if let Ok(lease) = self.router.route_for(now, &self.others, asker) {
             self.leases.insert(to.lease, lease);
         }
     }

@@ -221,4 +221,6 @@ fn entry<T: Default>(rows: &mut Vec<T>, backend: BackendId) -> &mut T {
 }
 
 #[cfg(test)]
+mod declining;
+#[cfg(test)]
 mod testing;

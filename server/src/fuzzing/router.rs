@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, Event, Health, Instant, Lease, LoadReport, NoRoute, Outcome, PolicyKind, ProbeAnswer,
-    ProbeFailure, ProbeId, ProbeResult, RequestFailure, Router, RouterConfig, Rules,
+    Action, Asker, Event, Health, Instant, Lease, LoadReport, NoRoute, Outcome, PolicyKind,
+    ProbeAnswer, ProbeFailure, ProbeId, ProbeResult, RequestFailure, Router, RouterConfig, Rules,
 };
 
 use super::Source;
@@ -126,7 +126,8 @@ impl World {
         let backends = self.router.snapshot(self.now).backends;
         let is_tried = |index: usize| tried >> index.min(7) & 1 == 1;
         let ids: Vec<_> = backends.iter().map(|b| b.id).filter(|id| is_tried(id.index())).collect();
-        let routed = self.router.route(self.now, &ids);
+        let asker = Asker { client: tried & 3, target: tried >> 2 };
+        let routed = self.router.route_for(self.now, &ids, asker);
         self.trace.push(format!("{routed:?}"));
         match routed {
             Ok(lease) => {
@@ -274,6 +275,7 @@ fn outcome(source: &mut Source<'_>) -> Outcome {
             Outcome::Refused { status: 429, hold }
         }
         13..=20 => Outcome::Answered { status: 503, latency: millis(source) },
+        21..=60 => Outcome::Answered { status: 500, latency: millis(source) },
         _ => Outcome::Answered { status: 200, latency: millis(source) },
     }
 }

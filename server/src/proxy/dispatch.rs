@@ -21,7 +21,8 @@ impl Proxy {
         if reuse == Reuse::Bound {
             return self.dispatch_bound(now, id);
         }
-        let routed = self.router.route(now, session.tried());
+        let asker = session.asker(&self.shared);
+        let routed = self.router.route_for(now, session.tried(), asker);
         self.drain_router(now);
         let Ok(lease) = routed else {
             cold_path();

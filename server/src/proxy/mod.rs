@@ -6,6 +6,7 @@
 //! [`write_ready`](Proxy::write_ready), connections are made and closed by
 //! [`poll_action`](Proxy::poll_action), and [`handle_timeout`](Proxy::handle_timeout) is due at
 //! [`poll_timeout`](Proxy::poll_timeout). The same calls with the same times do the same things.
+mod askers;
 mod conn;
 mod dispatch;
 mod excerpt;

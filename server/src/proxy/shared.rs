@@ -7,6 +7,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::Action;
+use super::askers::Askers;
 use super::retries::RetryBudget;
 use super::trust::Trust;
 use crate::buffer::BufferPool;
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     /// No session waits for anything less long than this.
     shortest_timeout: Duration,
     pub(crate) buffers: BufferPool,
+    pub(crate) askers: Askers,
     /// The line that a response without Date gets; empty until the driver said what time it is.
     pub(crate) date: String,
     /// Room for encoding the head of one answer.
@@ -67,6 +69,7 @@ impl Shared {
             shortest_timeout: shortest_timeout(&config),
             config,
             buffers: BufferPool::default(),
+            askers: Askers::new(seed),
             date: String::new(),
             scratch: Vec::new(),
             host_line: HostLine::new(""),

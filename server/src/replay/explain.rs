@@ -45,7 +45,7 @@ pub(super) fn explain(recording: &Recording, which: Which) -> Result<Answer, Str
         });
     };
     let mut case = Case::new(recording, &entry)?;
-    let Record::Routed { tried, result } = entry.record.clone() else {
+    let Record::Routed { tried, result, .. } = entry.record.clone() else {
         return Err("the record is no decision".to_owned());
     };
     let before = case.brain.router().snapshot(entry.at);

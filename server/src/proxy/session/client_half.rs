@@ -230,6 +230,7 @@ impl ClientHalf {
             interim_bytes: 0,
             refusal: None,
             asking: Asking::No,
+            target: shared.askers.target(destination.path),
             account: Account::default(),
         });
         let ip = self.hop.peer.ip();

@@ -57,6 +57,8 @@ pub(crate) struct Exchange {
     pub(crate) refusal: Option<Refusal>,
     /// Whether another backend was asked for when this one refused.
     pub(crate) asking: Asking,
+    /// The group of what is asked for.
+    pub(crate) target: u8,
     /// Whose time the attempt at hand takes, as far as the router knows.
     pub(crate) account: Account,
 }

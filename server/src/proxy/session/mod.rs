@@ -25,7 +25,7 @@ mod verdict;
 use std::hint::cold_path;
 use std::time::Duration;
 
-use intelliproxy_core::{BackendId, Instant, Lease};
+use intelliproxy_core::{Asker, BackendId, Instant, Lease};
 
 use self::account::Account;
 pub(crate) use self::account::LeaseNews;
@@ -505,6 +505,12 @@ impl Session {
             _ => return Reuse::Any,
         }
         if self.client.has_been_served { Reuse::Look } else { Reuse::Proven }
+    }
+
+    /// Who asks with the request that waits, and for what.
+    pub(crate) fn asker(&self, shared: &Shared) -> Asker {
+        let target = self.exchange.as_ref().map_or(0, |exchange| exchange.target);
+        Asker { client: shared.askers.client(self.client.hop.client().ip()), target }
     }
 
     /// The backends that failed the request that waits.

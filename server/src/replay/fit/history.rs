@@ -76,7 +76,7 @@ impl History {
             let now = seconds(entry.at);
             history.seconds = history.seconds.max(now);
             match &entry.record {
-                Record::Routed { tried, result } => {
+                Record::Routed { tried, result, .. } => {
                     if tried.is_empty() {
                         history.arrivals.push(now);
                     }

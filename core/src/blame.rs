@@ -1,0 +1,371 @@
+//! Whose fault an error is: the backend's, or the request's.
+//!
+//! One client that asks for what fails everywhere must not move the traffic of all others. So errors
+//! are counted by groups of requests, two ways: by client, and by what is asked for; 64 groups each,
+//! which the driver makes by a hash of its own ([`Asker`]). An error is suspect when its group sends
+//! at most half of all requests and has at least twice as many recent errors as its backend has of
+//! all other groups, one added to each: `2·(1 + others) ≤ 1 + own`. So the first error of a group
+//! counts always, and all of them where errors are spread, or where one group is most of the
+//! traffic: a single client changes nothing. Errors fade with the half-life of the error rate,
+//! requests by number.
+//!
+//! | suspect by | counts |
+//! |---|---|
+//! | client | not |
+//! | what is asked for | unless another backend answers it well |
+//!
+//! What another backend makes of it is found out by a request of the same group: the next one is
+//! sent there (a second opinion), which holds for ten seconds. Until it is there errors of that
+//! group do not count. (A group that fails at two backends by itself needs no more opinion.)
+use std::time::Duration;
+
+use crate::backend::BackendId;
+use crate::estimate::Fading;
+use crate::event::LeaseId;
+use crate::time::Instant;
+
+/// Who asks, and for what: groups by a hash, 0 to 63, of the client's address and of the request's
+/// path. The same for all requests where the driver does not say.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Asker {
+    /// The group of the client.
+    pub client: u8,
+    /// The group of what is asked for.
+    pub target: u8,
+}
+
+/// Recent requests and errors by group.
+#[derive(Debug)]
+pub(crate) struct Blame {
+    clients: Groups,
+    targets: Groups,
+    /// By slot; only of backends that failed.
+    backends: Vec<Option<Box<Failures>>>,
+    /// What is known of targets that fail.
+    opinions: [Opinion; GROUPS],
+    /// Opinions that a request is waited for.
+    open: u32,
+}
+
+#[derive(Debug)]
+struct Groups {
+    requests: [u32; GROUPS],
+    total: u32,
+    errors: [Fading; GROUPS],
+}
+
+/// Errors of one backend that counted.
+#[derive(Debug)]
+struct Failures {
+    total: Fading,
+    clients: [Fading; GROUPS],
+    targets: [Fading; GROUPS],
+}
+
+/// Whether other backends fail what fails at one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Opinion {
+    /// Nobody has asked; it failed there last.
+    Unknown { failed: Option<(BackendId, Instant)> },
+    /// The next request of the group goes elsewhere.
+    Wanted { not: BackendId },
+    /// It went there.
+    Asked { lease: LeaseId, not: BackendId },
+    /// They do.
+    Common { until: Instant },
+    /// They do not.
+    Own { until: Instant },
+}
+
+impl Asker {
+    /// Groups of each kind.
+    pub const GROUPS: usize = GROUPS;
+
+    /// The same with both groups in range.
+    pub(crate) const fn bounded(self) -> Self {
+        Self { client: self.client % GROUPS as u8, target: self.target % GROUPS as u8 }
+    }
+}
+
+impl Blame {
+    pub(crate) fn new() -> Self {
+        Self {
+            clients: Groups::new(),
+            targets: Groups::new(),
+            backends: Vec::new(),
+            opinions: [Opinion::Unknown { failed: None }; GROUPS],
+            open: 0,
+        }
+    }
+
+    /// A backend took this slot: nothing is known of it.
+    pub(crate) fn forget(&mut self, backend: BackendId) {
+        if let Some(failures) = self.backends.get_mut(backend.index()) {
+            *failures = None;
+        }
+    }
+
+    /// The backend that the next request of this kind must not go to, for a second opinion.
+    #[inline]
+    pub(crate) const fn wants_other(&self, asker: Asker) -> Option<BackendId> {
+        if self.open == 0 {
+            return None;
+        }
+        match self.opinions[asker.target as usize] {
+            Opinion::Wanted { not } => Some(not),
+            _ => None,
+        }
+    }
+
+    /// The request of this lease is the second opinion.
+    pub(crate) const fn asked(&mut self, asker: Asker, lease: LeaseId, not: BackendId) {
+        self.opinions[asker.target as usize] = Opinion::Asked { lease, not };
+    }
+
+    /// A request ended well, or without saying anything.
+    #[inline]
+    pub(crate) fn ended(&mut self, now: Instant, lease: LeaseId, asker: Asker, is_good: bool) {
+        if is_good {
+            self.clients.count(asker.client);
+            self.targets.count(asker.target);
+        }
+        if self.open > 0 {
+            self.answered(now, lease, asker, is_good);
+        }
+    }
+
+    /// An error ended a request; returns whether it counts against its backend. `has_other`: another
+    /// backend could be asked.
+    #[cold]
+    pub(crate) fn counts(
+        &mut self,
+        now: Instant,
+        backend: BackendId,
+        lease: LeaseId,
+        asker: Asker,
+        half_life: Duration,
+        has_other: bool,
+    ) -> bool {
+        self.clients.count(asker.client);
+        self.targets.count(asker.target);
+        if self.backends.len() <= backend.index() {
+            self.backends.resize_with(backend.index() + 1, || None);
+        }
+        let failures = self.backends[backend.index()].get_or_insert_with(Box::default);
+        let total = failures.total.at(now, half_life);
+        let by = |groups: &mut Groups, own_here: &[Fading; GROUPS], group: u8| {
+            let others = total - own_here[usize::from(group)].at(now, half_life);
+            groups.is_suspect(now, group, others.max(0.0), half_life)
+        };
+        let is_client = by(&mut self.clients, &failures.clients, asker.client);
+        let is_target = by(&mut self.targets, &failures.targets, asker.target);
+        // The opinion is formed whoever asked.
+        let is_common = self.failed(now, backend, lease, asker, is_target && has_other);
+        let counts = !is_client && !is_common;
+        if counts {
+            let failures = self.backends[backend.index()].get_or_insert_with(Box::default);
+            failures.total.add(now, 1.0, half_life);
+            failures.clients[usize::from(asker.client)].add(now, 1.0, half_life);
+            failures.targets[usize::from(asker.target)].add(now, 1.0, half_life);
+        }
+        counts
+    }
+
+    /// What is known of a target that failed once more; returns whether that excuses its backend.
+    fn failed(
+        &mut self,
+        now: Instant,
+        backend: BackendId,
+        lease: LeaseId,
+        asker: Asker,
+        is_suspect: bool,
+    ) -> bool {
+        let until = now + OPINION;
+        let opinion = &mut self.opinions[usize::from(asker.target)];
+        let (next, is_common) = match *opinion {
+            Opinion::Asked { lease: asked, .. } if asked == lease => {
+                self.open -= 1;
+                (Opinion::Common { until }, true)
+            }
+            Opinion::Wanted { not } | Opinion::Asked { not, .. } if not != backend => {
+                self.open -= 1;
+                (Opinion::Common { until }, is_suspect)
+            }
+            known @ (Opinion::Wanted { .. } | Opinion::Asked { .. }) => (known, is_suspect),
+            known @ Opinion::Common { until } if now < until => (known, is_suspect),
+            known @ Opinion::Own { until } if now < until => (known, false),
+            Opinion::Unknown { failed: Some((other, at)) }
+                if is_suspect && other != backend && now.since(at) < OPINION =>
+            {
+                (Opinion::Common { until }, true)
+            }
+            _ if is_suspect => {
+                self.open += 1;
+                (Opinion::Wanted { not: backend }, true)
+            }
+            _ => (Opinion::Unknown { failed: Some((backend, now)) }, false),
+        };
+        *opinion = next;
+        is_common
+    }
+
+    /// The request that was the second opinion ended without an error.
+    #[cold]
+    fn answered(&mut self, now: Instant, lease: LeaseId, asker: Asker, is_good: bool) {
+        let opinion = &mut self.opinions[usize::from(asker.target)];
+        if let Opinion::Asked { lease: asked, not } = *opinion
+            && asked == lease
+        {
+            if is_good {
+                *opinion = Opinion::Own { until: now + OPINION };
+                self.open -= 1;
+            } else {
+                *opinion = Opinion::Wanted { not };
+            }
+        }
+    }
+}
+
+impl Groups {
+    const fn new() -> Self {
+        let zero = Fading::ZERO;
+        Self { requests: [0; GROUPS], total: 0, errors: [zero; GROUPS] }
+    }
+
+    /// Counts a request.
+    #[inline]
+    fn count(&mut self, group: u8) {
+        self.requests[usize::from(group)] += 1;
+        self.total += 1;
+        if self.total >= REQUESTS {
+            self.halve();
+        }
+    }
+
+    #[cold]
+    fn halve(&mut self) {
+        self.requests.iter_mut().for_each(|requests| *requests /= 2);
+        self.total = self.requests.iter().sum();
+    }
+
+    /// Counts an error of a group whose backend has so many of other groups; returns whether it is
+    /// suspect.
+    fn is_suspect(&mut self, now: Instant, group: u8, others: f64, half_life: Duration) -> bool {
+        let group = usize::from(group);
+        let own = self.errors[group].at(now, half_life);
+        self.errors[group].add(now, 1.0, half_life);
+        let is_minor = 2 * self.requests[group] <= self.total;
+        is_minor && 2.0 * (1.0 + others) <= 1.0 + own + ROUNDING
+    }
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        let zero = Fading::ZERO;
+        Self { total: zero, clients: [zero; GROUPS], targets: [zero; GROUPS] }
+    }
+}
+
+const GROUPS: usize = 64;
+/// Requests after which all counts are halved.
+const REQUESTS: u32 = 4096;
+/// How long a second opinion holds.
+const OPINION: Duration = Duration::from_secs(10);
+/// Two errors soon after each other are two.
+const ROUNDING: f64 = 0.1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF_LIFE: Duration = Duration::from_secs(30);
+    const A: BackendId = BackendId::from_index(0);
+    const B: BackendId = BackendId::from_index(1);
+
+    struct Bench {
+        blame: Blame,
+        now: Instant,
+        lease: u64,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { blame: Blame::new(), now: Instant::from_millis(1000), lease: 0 }
+        }
+
+        fn good(&mut self, client: u8, target: u8, count: u32) {
+            for _ in 0..count {
+                self.lease += 1;
+                let asker = Asker { client, target };
+                self.blame.ended(self.now, LeaseId(self.lease), asker, true);
+            }
+        }
+
+        fn error(&mut self, backend: BackendId, client: u8, target: u8) -> bool {
+            self.lease += 1;
+            self.now += Duration::from_millis(10);
+            let (lease, asker) = (LeaseId(self.lease), Asker { client, target });
+            self.blame.counts(self.now, backend, lease, asker, HALF_LIFE, true)
+        }
+    }
+
+    /// Of one client among others only the first error counts, whatever it asks for; that of the
+    /// others still do, and so do its own once they fail as well.
+    #[test]
+    fn one_client_among_many_counts_once() {
+        let mut bench = Bench::new();
+        (0..20).for_each(|client| bench.good(client, 0, 10));
+        let counted = (0..50).filter(|number| bench.error(A, 40, *number)).count();
+        assert_eq!(counted, 1);
+        assert!(bench.error(A, 1, 0) && bench.error(A, 2, 0));
+        for client in 0..60 {
+            bench.error(A, client % 20, 0);
+        }
+        assert!(bench.error(A, 40, 0), "what fails for all counts");
+    }
+
+    /// A single client, one that sends most requests, and clients that fail alike: all errors count.
+    #[test]
+    fn most_of_the_traffic_counts() {
+        let mut bench = Bench::new();
+        assert!((0..50).all(|_| bench.error(A, 0, 0)), "a single client");
+        let mut bench = Bench::new();
+        bench.good(0, 0, 100);
+        bench.good(1, 0, 90);
+        assert!((0..50).all(|_| bench.error(A, 0, 0)), "most of the traffic");
+        let mut bench = Bench::new();
+        (0..10).for_each(|client| bench.good(client, 0, 10));
+        assert!((0..50).all(|number| bench.error(A, number % 10, 0)), "all alike");
+    }
+
+    /// One path that fails, for whoever asks: the next request for it goes elsewhere, and what comes
+    /// of that decides for ten seconds.
+    #[test]
+    fn a_second_opinion_decides() {
+        for (is_common, counted) in [(true, 1), (false, 9)] {
+            let mut bench = Bench::new();
+            bench.good(0, 0, 100);
+            assert!(bench.error(A, 0, 7), "the first one counts");
+            assert_eq!(bench.blame.wants_other(Asker { client: 0, target: 7 }), None);
+            assert!(!bench.error(A, 0, 7), "the second one waits for an opinion");
+            let asker = Asker { client: 0, target: 7 };
+            assert_eq!(bench.blame.wants_other(asker), Some(A));
+            assert_eq!(bench.blame.wants_other(Asker { client: 0, target: 8 }), None);
+            bench.lease += 1;
+            let lease = LeaseId(bench.lease);
+            bench.blame.asked(asker, lease, A);
+            assert_eq!(bench.blame.wants_other(asker), None);
+            if is_common {
+                assert!(!bench.blame.counts(bench.now, B, lease, asker, HALF_LIFE, true));
+            } else {
+                bench.blame.ended(bench.now, lease, asker, true);
+            }
+            let counts = (0..8).filter(|_| bench.error(A, 0, 7)).count();
+            assert_eq!(counts + 1, counted);
+            assert_eq!(bench.blame.open, 0);
+            bench.now += OPINION;
+            assert!(!bench.error(A, 0, 7), "then another one is asked for");
+            assert_eq!(bench.blame.wants_other(asker), Some(A));
+        }
+    }
+}

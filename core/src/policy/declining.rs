@@ -1,0 +1,52 @@
+//! A backend that answers every request 404 at once, beside one that works: no policy takes it for a
+//! fast one.
+use std::time::Duration;
+
+use super::testing::Bench;
+use crate::config::PolicyKind;
+use crate::event::Outcome;
+
+/// Six requests in flight all the time: one backend answers each after 40 ms, the other one 404 in
+/// 1 ms, at first or after it has worked as well as the other. In the end few of the requests go
+/// there.
+#[test]
+fn fast_404s_attract_nobody() {
+    for policy in PolicyKind::ALL {
+        // These do not look at what comes of a request.
+        if matches!(policy, PolicyKind::RoundRobin | PolicyKind::Random) {
+            continue;
+        }
+        for broken_from in [0, 2000] {
+            let mut bench = Bench::new(policy, 2);
+            let mut out: [Vec<u64>; 2] = Default::default();
+            let (mut good, mut bad) = (0, 0);
+            for now in 0..8000 {
+                let is_broken = now >= broken_from;
+                while out[0].len() + out[1].len() < 6 {
+                    let slot = bench.send(&[]);
+                    out[slot].push(now);
+                }
+                bench.wait(1);
+                bench.mind_pings();
+                for slot in [0, 1] {
+                    let is_declining = slot == 1 && is_broken;
+                    let takes = if is_declining { 0 } else { 40 };
+                    while out[slot].first().is_some_and(|since| now - since >= takes) {
+                        out[slot].remove(0);
+                        let latency = Duration::from_millis(takes + 1);
+                        let status = if is_declining { 404 } else { 200 };
+                        bench.end(slot, Outcome::Answered { status, latency });
+                        let is_late = now >= 6000;
+                        good += u32::from(is_late && !is_declining);
+                        bad += u32::from(is_late && is_declining);
+                    }
+                }
+            }
+            // At least half of what the good one alone can do with six in flight, 293 in 2 s.
+            assert!(
+                good > 146 && bad < good,
+                "{policy:?}, from {broken_from}: {good} good, {bad} not"
+            );
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Which backends, rules and policy there are: what a configuration changes.
+use std::collections::BTreeSet;
+
+use super::Router;
+use crate::backend::{Access, Added, BackendId};
+use crate::config::RouterConfig;
+use crate::policy;
+use crate::time::Instant;
+
+impl Router {
+    #[inline(never)]
+    pub(super) fn reconfigured(&mut self, now: Instant, config: RouterConfig) {
+        if config.validate().is_err() {
+            self.refused_configs += 1;
+            return;
+        }
+        // `score` has a model of the backends only while it spills over.
+        let is_other = self.rules.policy != config.rules.policy
+            || self.rules.switch.spill_over != config.rules.switch.spill_over;
+        let ejected = self.ejects();
+        self.gate.reconfigure(&config.rules);
+        self.rules = config.rules;
+        if is_other {
+            self.change_policy(now);
+        } else {
+            self.policy.reconfigure(&self.rules);
+        }
+        if is_other || self.ejects() != ejected {
+            self.forget_ejections();
+        }
+        self.table.rescore_all(now, &self.rules);
+        self.arrange(now, &config.backends);
+        self.count_out();
+        self.probes.reconfigure(now, &self.rules.probes);
+        self.settle(now);
+    }
+
+    /// Starts the policy that the rules name, and tells it what there is.
+    fn change_policy(&mut self, now: Instant) {
+        self.policy = policy::new(&self.rules);
+        self.habits = self.policy.habits();
+        self.policy_epoch = self.policy_epoch.wrapping_add(1);
+        for (id, backend) in self.table.iter() {
+            self.policy.on_join(now, id, backend.at_work());
+            if backend.access() >= Access::Down {
+                self.policy.on_health(now, id, false);
+            }
+            if backend.is_retired {
+                self.policy.on_leave(now, id);
+            }
+        }
+    }
+
+    /// Makes the backends of these names, and no others, the configured ones.
+    pub(super) fn arrange(&mut self, now: Instant, names: &[String]) {
+        // Without the slots of those that leave now: notices still name them.
+        let mut free = self.table.free_slots(names);
+        let mut order = Vec::with_capacity(names.len());
+        let mut joined = 0;
+        for (index, name) in names.iter().enumerate() {
+            let kept = self.table.find(name).filter(|id| self.table.is_configured(*id));
+            order.push(match kept {
+                Some(id) => id,
+                None => {
+                    joined += 1;
+                    self.join(now, name, (index, names.len()), joined - 1, &mut free)
+                }
+            });
+        }
+        let kept: BTreeSet<_> = order.iter().copied().collect();
+        for id in std::mem::replace(&mut self.order, order) {
+            if !kept.contains(&id) {
+                self.table.retire(id);
+                self.probes.retire(id);
+                self.policy.on_leave(now, id);
+            }
+        }
+        self.table.set_configured(&self.order);
+    }
+
+    /// Adds a backend, the `place.0`th of `place.1` and the `nth` that joins now.
+    fn join(
+        &mut self,
+        now: Instant,
+        name: &str,
+        place: (usize, usize),
+        nth: usize,
+        free: &mut BTreeSet<u32>,
+    ) -> BackendId {
+        let Added { id, replaced } = self.table.add(name, free, &self.rules.weights);
+        if let Some((old, in_flight)) = replaced {
+            self.leases_orphaned += u64::from(in_flight);
+            self.forget_asides(old);
+        }
+        self.blame.forget(id);
+        self.declines.forget(id);
+        self.probes.add(now, id, place, nth, &self.rules.probes);
+        let watch = self.new_watch(!self.order.is_empty());
+        self.table.update(id, |backend| backend.watch = watch);
+        let at_work = self.table.get(id).map_or(0, |backend| backend.at_work());
+        self.policy.on_join(now, id, at_work);
+        id
+    }
+}

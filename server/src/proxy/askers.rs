@@ -1,0 +1,86 @@
+//! Sorts requests into groups by who asks, and for what: the router tells by them whose fault errors
+//! are. Which group it is depends on the proxy's seed, so that nobody can choose it.
+use std::net::IpAddr;
+
+use intelliproxy_core::Asker;
+
+/// Bytes of a path that tell its group.
+const PATH_MAX: usize = 256;
+
+/// Hashes addresses and paths.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Askers {
+    seed: u64,
+}
+
+impl Askers {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self { seed: mixed(seed, 0x6173_6b65_7273) }
+    }
+
+    /// The group of a client: by its address, of IPv6 by the network that one client has as a rule
+    /// (64 bits).
+    pub(crate) fn client(&self, ip: IpAddr) -> u8 {
+        let number = match ip.to_canonical() {
+            IpAddr::V4(ip) => u64::from(ip.to_bits()),
+            IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
+        };
+        group(mixed(self.seed, number))
+    }
+
+    /// The group of what is asked for: by its path, without a query.
+    pub(crate) fn target(&self, path: &[u8]) -> u8 {
+        let path = &path[..path.len().min(PATH_MAX)];
+        let len = path.iter().position(|byte| *byte == b'?').unwrap_or(path.len());
+        let mut hash = self.seed ^ len as u64;
+        for chunk in path[..len].chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            hash = mixed(hash, u64::from_le_bytes(word));
+        }
+        group(hash)
+    }
+}
+
+/// One round of a multiplicative hash with the high half folded in.
+const fn mixed(hash: u64, word: u64) -> u64 {
+    let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ product >> 32
+}
+
+const fn group(hash: u64) -> u8 {
+    ((hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % Asker::GROUPS as u64) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same request is of the same group, with any query; different ones are spread over all
+    /// groups, each getting its share within a half; another seed makes others of them.
+    #[test]
+    fn groups_are_spread() {
+        let askers = Askers::new(1);
+        assert_eq!(askers.target(b"/a/b?x=1"), askers.target(b"/a/b"));
+        assert_eq!(askers.target(b""), askers.target(b"?"));
+        let client =
+            |askers: &Askers, number: u32| askers.client(IpAddr::from(number.to_be_bytes()));
+        let target =
+            |askers: &Askers, number: u32| askers.target(format!("/items/{number}").as_bytes());
+        type Kind<'a> = &'a dyn Fn(&Askers, u32) -> u8;
+        let kinds: [Kind<'_>; 2] = [&client, &target];
+        for kind in kinds {
+            let mut counts = [0_i32; Asker::GROUPS];
+            for number in 0..6400 {
+                counts[usize::from(kind(&askers, number))] += 1;
+            }
+            assert!(counts.iter().all(|count| (50..150).contains(count)), "{counts:?}");
+            let other = Askers::new(2);
+            let same = (0..640).filter(|number| kind(&askers, *number) == kind(&other, *number));
+            assert!(same.count() < 40);
+        }
+        let v6 = |text: &str| askers.client(text.parse().expect("an address"));
+        assert_eq!(v6("2001:db8::1"), v6("2001:db8::2"));
+        assert_eq!(v6("::ffff:10.0.0.1"), v6("10.0.0.1"));
+    }
+}
