@@ -223,4 +223,6 @@ fn entry<T: Default>(rows: &mut Vec<T>, backend: BackendId) -> &mut T {
 #[cfg(test)]
 mod declining;
 #[cfg(test)]
+mod poisoned;
+#[cfg(test)]
 mod testing;

@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::backend::BackendId;
+use crate::blame::Asker;
 use crate::config::{PolicyKind, RouterConfig, Rules};
 use crate::event::{
     Action, Event, Lease, Outcome, ProbeAnswer, ProbeId, ProbeKind, RequestFailure,
@@ -15,6 +16,8 @@ pub(crate) struct Bench {
     pub(crate) router: Router,
     pub(crate) now: Instant,
     leases: Vec<VecDeque<Lease>>,
+    /// How long the pings of a backend take, ms.
+    pub(crate) ping_ms: fn(usize) -> u64,
 }
 
 impl Bench {
@@ -26,7 +29,8 @@ impl Bench {
         let backends = (0..count).map(|slot| format!("b{slot}")).collect();
         let now = Instant::from_millis(1000);
         let router = Router::new(RouterConfig { backends, rules }, 1, now).expect("valid rules");
-        Self { router, now, leases: (0..count).map(|_| VecDeque::new()).collect() }
+        let leases = (0..count).map(|_| VecDeque::new()).collect();
+        Self { router, now, leases, ping_ms: |_| 1 }
     }
 
     /// Under a learner with inverted costs.
@@ -42,6 +46,14 @@ impl Bench {
     pub(crate) fn send(&mut self, tried: &[u32]) -> usize {
         let tried: Vec<_> = tried.iter().map(|slot| BackendId::from_index(*slot)).collect();
         let lease = self.router.route(self.now, &tried).expect("a backend");
+        let slot = lease.backend().index();
+        self.leases[slot].push_back(lease);
+        slot
+    }
+
+    /// Sends a request of this kind; returns where it went.
+    pub(crate) fn send_for(&mut self, asker: Asker) -> usize {
+        let lease = self.router.route_for(self.now, &[], asker).expect("a backend");
         let slot = lease.backend().index();
         self.leases[slot].push_back(lease);
         slot
@@ -84,8 +96,9 @@ impl Bench {
                 pings.push((probe, backend.index()));
             }
         }
-        for (probe, _) in &pings {
-            let result = Ok(ProbeAnswer { latency: Duration::from_millis(1), report: None });
+        for (probe, slot) in &pings {
+            let latency = Duration::from_millis((self.ping_ms)(*slot));
+            let result = Ok(ProbeAnswer { latency, report: None });
             self.router.handle_event(self.now, Event::ProbeFinished { probe: *probe, result });
         }
         pings.into_iter().map(|(_, slot)| slot).collect()
