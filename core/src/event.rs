@@ -27,9 +27,9 @@ pub enum Event {
         outcome: Outcome,
     },
     /// A request stops being work for its backend before it ends: its connection became a tunnel,
-    /// or its response has been silent for long. Policies take it as answered with this status and
-    /// latency, and stop counting it in flight. Its lease stays out until
-    /// [`Event::RequestFinished`], of which they then learn nothing. At most once for a lease.
+    /// or its response has been silent for long. Policies stop counting it in
+    /// flight and learn nothing of it: neither a handshake nor the head of a stream is a measure of
+    /// requests. Its lease stays out until [`Event::RequestFinished`]. At most once for a lease.
     StreamOpened {
         /// The number of the lease.
         lease: LeaseId,

@@ -161,9 +161,7 @@ impl Router {
     fn take_rare(&mut self, now: Instant, event: Event) {
         match event {
             Event::RequestFinished { .. } => debug_assert!(false, "every request ends"),
-            Event::StreamOpened { lease, backend, status, latency } => {
-                self.stream_opened(now, lease, backend, Outcome::Answered { status, latency });
-            }
+            Event::StreamOpened { lease, backend, .. } => self.stream_opened(now, lease, backend),
             Event::LeasePaused { lease, backend } => self.lease_paused(now, lease, backend),
             Event::LeaseResumed { lease, backend } => self.lease_resumed(now, lease, backend),
             Event::ProbeFinished { probe, result } => self.probe_finished(now, probe, &result),

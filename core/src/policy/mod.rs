@@ -59,7 +59,8 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// A request went to this backend.
     fn on_dispatch(&mut self, _now: Instant, _backend: BackendId) {}
 
-    /// A request waits for its client from now on: it is no work for its backend.
+    /// A request waits for its client from now on, or has become a stream: it is no work for its
+    /// backend.
     fn on_pause(&mut self, _now: Instant, _backend: BackendId) {}
 
     /// A request that waited for its client is work again, or about to end.
@@ -222,6 +223,8 @@ fn entry<T: Default>(rows: &mut Vec<T>, backend: BackendId) -> &mut T {
 
 #[cfg(test)]
 mod declining;
+#[cfg(test)]
+mod idle;
 #[cfg(test)]
 mod poisoned;
 #[cfg(test)]

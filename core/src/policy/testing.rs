@@ -6,7 +6,7 @@ use crate::backend::BackendId;
 use crate::blame::Asker;
 use crate::config::{PolicyKind, RouterConfig, Rules};
 use crate::event::{
-    Action, Event, Lease, Outcome, ProbeAnswer, ProbeId, ProbeKind, RequestFailure,
+    Action, Event, Lease, LeaseId, Outcome, ProbeAnswer, ProbeId, ProbeKind, RequestFailure,
 };
 use crate::policy::PolicyView;
 use crate::router::Router;
@@ -57,6 +57,14 @@ impl Bench {
         let slot = lease.backend().index();
         self.leases[slot].push_back(lease);
         slot
+    }
+
+    /// Sends a request to this backend that the bench forgets: it stays out.
+    pub(crate) fn hold(&mut self, slot: u32) -> (LeaseId, BackendId) {
+        let others = (0..self.leases.len() as u32).filter(|other| *other != slot);
+        let others: Vec<_> = others.map(BackendId::from_index).collect();
+        let lease = self.router.route(self.now, &others).expect("one is left");
+        (lease.id(), lease.backend())
     }
 
     /// The oldest request of this backend is answered well, after this time from now.

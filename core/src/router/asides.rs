@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Router;
 use crate::backend::BackendId;
-use crate::event::{LeaseId, Outcome};
+use crate::event::LeaseId;
 use crate::time::Instant;
 
 /// The leases that were set aside.
@@ -64,13 +64,7 @@ impl Router {
     }
 
     /// See [`Event::StreamOpened`](crate::Event::StreamOpened).
-    pub(super) fn stream_opened(
-        &mut self,
-        now: Instant,
-        lease: LeaseId,
-        backend: BackendId,
-        head: Outcome,
-    ) {
+    pub(super) fn stream_opened(&mut self, now: Instant, lease: LeaseId, backend: BackendId) {
         let known = self.asides.get(&lease).copied();
         let is_possible = match known {
             Some(aside) => aside.state != State::Stream && aside.backend == backend,
@@ -85,11 +79,8 @@ impl Router {
         let waited = known.map_or(Duration::ZERO, |aside| aside.waited);
         self.enter(lease, Aside { backend, state: State::Stream, waited });
         self.set_aside(backend, true);
-        if let Outcome::Answered { latency, .. } = head
-            && self.habits.listens
-        {
-            // The mark stays with the lease: what ends here is an ordinary request.
-            self.tell_policy(now, backend, 0, latency, &head);
+        if self.habits.listens {
+            self.policy.on_pause(now, backend);
         }
     }
 
