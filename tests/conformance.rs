@@ -10,6 +10,8 @@ mod hops;
 mod kept;
 #[path = "conformance/limits.rs"]
 mod limits;
+#[path = "conformance/queue.rs"]
+mod queue;
 #[path = "conformance/requests.rs"]
 mod requests;
 #[path = "conformance/responses.rs"]

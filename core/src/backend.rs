@@ -77,6 +77,10 @@ pub(crate) struct Backend {
     pub(crate) health: HealthTracker,
     /// Leases out.
     in_flight: u32,
+    /// Leases that may be out.
+    limit: u32,
+    /// The same, or those that were out when the limit became less.
+    most: u32,
     /// Of these, requests that are no work for it: streams, and those that wait for their client.
     aside: u32,
     /// Leases out that were set aside at some time.
@@ -163,6 +167,8 @@ impl Backend {
             is_retired: false,
             health: HealthTracker::default(),
             in_flight: 0,
+            limit: u32::MAX,
+            most: u32::MAX,
             aside: 0,
             marked: 0,
             turned_away: 0,
@@ -312,6 +318,22 @@ impl Backend {
         self.rescore_in_flight(weights);
     }
 
+    /// So many leases may be out; those that are stay.
+    pub(crate) fn set_limit(&mut self, limit: u32) {
+        self.limit = limit;
+        self.most = limit.max(self.in_flight);
+    }
+
+    /// Whether it is configured and not down, whatever else keeps requests from it.
+    pub(crate) fn is_up(&self) -> bool {
+        !self.is_retired && self.health.health().is_usable()
+    }
+
+    /// Whether as many leases are out as may be.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.in_flight >= self.limit
+    }
+
     /// One of its leases is no work for it from now on, or is again.
     pub(crate) fn set_aside(&mut self, is_aside: bool, weights: &Weights) {
         if is_aside {
@@ -346,7 +368,7 @@ impl Backend {
 
     /// Whether it is up, and not held or not any more.
     pub(crate) fn is_free_at(&self, now: Instant) -> bool {
-        self.access() == Access::Free
+        self.access() <= Access::Slow
             || self.access() == Access::Held && self.held_until.is_none_or(|until| until <= now)
     }
 
@@ -404,6 +426,8 @@ impl Backend {
     pub(crate) const fn access(&self) -> Access {
         if self.is_retired {
             Access::Gone
+        } else if self.is_full() {
+            Access::Full
         } else if !self.health.health().is_usable() {
             Access::Down
         } else if !self.watch.is_in() {
@@ -538,6 +562,8 @@ pub(crate) enum Access {
     Ejected,
     /// Its pings or its connections failed.
     Down,
+    /// It has as many requests in flight as it may have: it gets none, whatever the others are.
+    Full,
     /// It is not configured.
     #[default]
     Gone,

@@ -1,5 +1,5 @@
 //! What a router can be told to do: rules with their defaults, units and ranges.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -70,6 +70,27 @@ pub struct Rules {
     pub prequal: PrequalRules,
     /// The policy `linear_rl`.
     pub linear_rl: LinearRlRules,
+    /// How many requests a backend may have in flight. Not a part of the `routing` object.
+    #[serde(skip)]
+    pub limits: BackendLimits,
+}
+
+/// How many requests backends may have in flight at the same time.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct BackendLimits {
+    /// For each backend; 0 for any number.
+    pub per_backend: u32,
+    /// For the backends of these names, instead of that.
+    pub own: BTreeMap<String, u32>,
+}
+
+impl BackendLimits {
+    /// What holds for a backend.
+    pub(crate) fn of(&self, name: &str) -> u32 {
+        let limit = self.own.get(name).copied().unwrap_or(self.per_backend);
+        if limit == 0 { u32::MAX } else { limit }
+    }
 }
 
 /// What ranks the backends.

@@ -399,4 +399,7 @@ pub enum NoRoute {
     NoBackends,
     /// Every backend has been tried for this request.
     AllTried,
+    /// Every backend that was not tried has as many requests in flight as it may have. One that
+    /// ends makes room.
+    Full,
 }

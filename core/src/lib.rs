@@ -92,8 +92,9 @@ mod tournament;
 pub use backend::BackendId;
 pub use blame::Asker;
 pub use config::{
-    ConfigError, ErrorRules, HealthRules, LearnedRules, LinearRlRules, PeakEwmaRules, PolicyKind,
-    PrequalRules, ProbeRules, RouterConfig, Rules, Smoothing, StreamRules, SwitchRules, Weights,
+    BackendLimits, ConfigError, ErrorRules, HealthRules, LearnedRules, LinearRlRules,
+    PeakEwmaRules, PolicyKind, PrequalRules, ProbeRules, RouterConfig, Rules, Smoothing,
+    StreamRules, SwitchRules, Weights,
 };
 pub use event::{
     Action, EjectReason, Event, HoldReason, Lease, LeaseId, LoadReport, NoRoute, Notice, Outcome,

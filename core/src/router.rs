@@ -260,8 +260,12 @@ impl Router {
         let candidates = Candidates::new(&self.table, tried);
         let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
             cold_path();
-            let is_empty = self.order.is_empty();
-            return Err(if is_empty { NoRoute::NoBackends } else { NoRoute::AllTried });
+            let is_full = |id: &&BackendId| self.is_full(**id) && !tried.contains(*id);
+            return Err(match self.order.iter().find(is_full) {
+                Some(_) => NoRoute::Full,
+                None if self.order.is_empty() => NoRoute::NoBackends,
+                None => NoRoute::AllTried,
+            });
         };
         let is_free = !tried.is_empty() || !self.habits.is_gated;
         let backend = if is_free || !self.is_usable(choice.backend) {
@@ -388,7 +392,10 @@ impl Router {
             let access = |id| self.table.light(id).map(|light| light.access);
             let best = self.table.lowest().and_then(access);
             assert!(
-                best >= Some(Access::Ejected) || access(current) <= best.max(Some(Access::Slow)),
+                best >= Some(Access::Ejected)
+                    || best.is_none()
+                    || access(current) == Some(Access::Full)
+                    || access(current) <= best.max(Some(Access::Slow)),
                 "the current backend is usable if any is, and free if any is"
             );
         }
@@ -409,15 +416,16 @@ impl Router {
         let rules = &self.rules;
         let is_refused = outcome == Outcome::Failed(RequestFailure::Refused);
         let done = self.table.update(backend, |backend| {
+            let was_full = backend.is_full();
             backend.lease_home(now, &outcome, rules);
             if told != outcome && outcome == Outcome::Abandoned {
                 backend.excused();
             }
             let is_watched = outcome.is_error() == Some(true) || backend.watch.is_troubled();
-            (is_refused && backend.health.refused(), is_watched)
+            (is_refused && backend.health.refused(), is_watched, was_full)
         });
         self.leases_home += 1;
-        let Some((is_newly_down, is_watched)) = done else {
+        let Some((is_newly_down, is_watched, was_full)) = done else {
             cold_path();
             debug_assert!(self.leases_orphaned > 0, "a lease comes home to its own router");
             self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
@@ -433,7 +441,8 @@ impl Router {
         if (is_watched || self.ejections.out > 0) && self.ejects() {
             self.watch_end(now, backend, lease.routed_at, &outcome);
         }
-        if matches!(outcome, Outcome::Refused { .. }) {
+        if was_full || matches!(outcome, Outcome::Refused { .. }) {
+            cold_path();
             self.settle(now);
         }
         if is_newly_down {
@@ -482,7 +491,7 @@ impl Router {
 
     #[cold]
     fn health_changed(&mut self, now: Instant, backend: BackendId, cause: Option<ProbeFailure>) {
-        let is_up = self.is_usable(backend);
+        let is_up = self.table.get(backend).is_some_and(|backend| backend.is_up());
         if !is_up {
             // What it asked for before it went down is of the past when it is back.
             self.table.update(backend, |backend| {
@@ -503,6 +512,12 @@ impl Router {
 
     fn is_usable(&self, id: BackendId) -> bool {
         self.table.light(id).is_some_and(|light| light.access <= Access::Held)
+    }
+
+    /// Whether a backend has as many requests in flight as it may have.
+    #[inline]
+    fn is_full(&self, id: BackendId) -> bool {
+        self.table.light(id).is_some_and(|light| light.access == Access::Full)
     }
 
     fn check_in_debug(&self) {

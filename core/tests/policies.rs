@@ -2,9 +2,9 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, Asker, BackendId, Event, Health, Instant, LearnedState, Lease, LoadReport, Outcome,
-    PolicyKind, PolicyView, ProbeAnswer, ProbeFailure, ProbeKind, RequestFailure, Router,
-    RouterConfig, Rules, StandingView,
+    Action, Asker, BackendId, BackendSnapshot, Event, Health, Instant, LearnedState, Lease,
+    LoadReport, Outcome, PolicyKind, PolicyView, ProbeAnswer, ProbeFailure, ProbeKind,
+    RequestFailure, Router, RouterConfig, Rules, StandingView,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -62,6 +62,8 @@ fn config(count: usize, policy: PolicyKind) -> RouterConfig {
     let backends = (0..count).map(|slot| format!("b{slot}")).collect();
     let mut rules = Rules { policy, ..Rules::default() };
     rules.learned.control_share = 0.1;
+    // From 1 on, so that both are often full.
+    rules.limits.own = [("b1".to_owned(), 1), ("b2".to_owned(), 3)].into();
     RouterConfig { backends, rules }
 }
 
@@ -83,8 +85,12 @@ fn run(policy: PolicyKind, steps: &[Step]) -> String {
                 let before = router.snapshot(now);
                 let out = leases.len() as u8;
                 let asker = Asker { client: out % 3, target: out % 2 };
+                let is_full = |b: &BackendSnapshot| {
+                    b.name == "b1" && b.in_flight >= 1 || b.name == "b2" && b.in_flight >= 3
+                };
                 let Ok(lease) = router.route_for(now, &tried, asker) else {
-                    let is_left = before.backends.iter().any(|b| !tried.contains(&b.id));
+                    let is_left =
+                        before.backends.iter().any(|b| !tried.contains(&b.id) && !is_full(b));
                     assert!(!is_left, "a backend that was not tried is always found");
                     continue;
                 };
@@ -92,11 +98,16 @@ fn run(policy: PolicyKind, steps: &[Step]) -> String {
                 assert!(!tried.contains(&lease.backend()), "a retry goes elsewhere");
                 let chosen = before.backends.iter().find(|b| b.id == lease.backend());
                 let chosen = chosen.expect("a configured backend");
+                assert!(!is_full(chosen), "never more in flight than there may be");
                 let quarantined = |view: &PolicyView| {
                     matches!(view, PolicyView::Learned(view)
                         if matches!(view.state, LearnedState::Quarantined { .. }))
                 };
-                for other in before.backends.iter().filter(|other| !tried.contains(&other.id)) {
+                for other in before
+                    .backends
+                    .iter()
+                    .filter(|other| !tried.contains(&other.id) && !is_full(other))
+                {
                     let is_up = other.health != Health::Down;
                     let is_in =
                         matches!(other.standing, StandingView::In | StandingView::SlowStart { .. });

@@ -205,7 +205,7 @@ mod tests {
     fn unresolvable_backend_is_named() {
         let mut config = Config::default();
         let url = "http://nowhere.invalid:80".to_owned();
-        config.backends = vec![BackendConfig { name: "A".to_owned(), url }];
+        config.backends = vec![BackendConfig { name: "A".to_owned(), url, limit: None }];
         let error = backend_targets(&config).expect_err("no such host");
         let start = "backend A (http://nowhere.invalid:80): cannot resolve nowhere.invalid: ";
         assert!(error.starts_with(start), "{error}");

@@ -19,6 +19,7 @@ pub(crate) fn config(urls: &[&str]) -> Config {
     let backend = |(url, letter): (&&str, char)| BackendConfig {
         name: letter.to_string(),
         url: (*url).to_owned(),
+        limit: None,
     };
     Config {
         listen: vec!["127.0.0.1:0".into()],

@@ -157,4 +157,7 @@ fn shape(net: &mut Net, config: &mut Config, weather: Weather) {
     timeouts.linger_total = span([50, 1000, 30_000]);
     timeouts.shutdown = span([100, 1000, 5000]);
     config.limits.attempts = net.pick(1, 4) as usize;
+    config.limits.per_backend = [0, 0, 1, 3][net.pick(0, 3) as usize];
+    config.limits.queue_length = [0, 1, 1000][net.pick(0, 2) as usize];
+    config.limits.queue = Duration::from_millis([50, 500, 5000][net.pick(0, 2) as usize]);
 }

@@ -194,6 +194,7 @@ impl BackendTable {
                 assert!(points.is_finite(), "{} points of {id:?} are finite", factor.name());
                 assert!(points >= 0.0, "{} points of {id:?} are not negative", factor.name());
             }
+            assert!(backend.in_flight <= backend.most, "{id:?} has no more out than it may have");
             assert!(
                 self.light(id) == Some(backend.light()),
                 "the scanned row of {id:?} is as it is"
@@ -217,7 +218,8 @@ impl BackendTable {
             held.is_none_or(|until| self.releases_at <= until),
             "the end of the first hold is known"
         );
-        let best = configured.min_by(|a, b| {
+        let best = configured.filter(|(_, backend)| backend.access() < Access::Full);
+        let best = best.min_by(|a, b| {
             let order = a.1.access().cmp(&b.1.access());
             // What is not free is ranked by all bits of its score but the last two.
             let lost = 2 * u32::from(a.1.access() != Access::Free);
@@ -254,7 +256,7 @@ impl BackendTable {
             Access::Held => 0b101 << 61 | score >> 2,
             Access::Ejected => 0b110 << 61 | score >> 2,
             Access::Down => 0b111 << 61 | score >> 2,
-            Access::Gone => ABSENT,
+            Access::Full | Access::Gone => ABSENT,
         }
     }
 

@@ -83,6 +83,7 @@ impl Encoder {
                 self.block.push(match reason {
                     NoRoute::NoBackends => 0,
                     NoRoute::AllTried => 1,
+                    NoRoute::Full => 2,
                 });
             }
         }

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::crc::crc32;
 use super::read::{Fault, JournalError};
-use crate::config::{RouterConfig, Rules};
+use crate::config::{BackendLimits, RouterConfig, Rules};
 use crate::time::Instant;
 
 /// The first bytes of a journal. Like PNG's they hold a byte that is no text, both line ends and
@@ -39,6 +39,8 @@ pub struct Header {
 struct HeaderJson {
     backends: Vec<String>,
     routing: Rules,
+    #[serde(default)]
+    limits: BackendLimits,
     seed: u64,
     started: Instant,
     wall_clock_nanos: u64,
@@ -50,6 +52,8 @@ struct HeaderJson {
 struct ConfigJson {
     backends: Vec<String>,
     routing: Rules,
+    #[serde(default)]
+    limits: BackendLimits,
 }
 
 impl Header {
@@ -58,6 +62,7 @@ impl Header {
         let json = HeaderJson {
             backends: self.config.backends.clone(),
             routing: self.config.rules.clone(),
+            limits: self.config.rules.limits.clone(),
             seed: self.seed,
             started: self.started,
             wall_clock_nanos: self.wall_clock_nanos,
@@ -91,7 +96,8 @@ impl Header {
         let wrong = |text: String| JournalError::new(at + 2 + FRAME_BYTES, Fault::Config(text));
         let json_read: HeaderJson =
             serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
-        let config = RouterConfig { backends: json_read.backends, rules: json_read.routing };
+        let rules = Rules { limits: json_read.limits, ..json_read.routing };
+        let config = RouterConfig { backends: json_read.backends, rules };
         if config.backends.len() > BACKENDS_MAX {
             return Err(wrong(format!("more than {BACKENDS_MAX} backends")));
         }
@@ -142,7 +148,11 @@ pub(super) fn payload(bytes: &[u8], at: usize) -> Result<Option<&[u8]>, JournalE
 
 /// A configuration as the JSON of a record.
 pub(super) fn config_to_json(config: &RouterConfig) -> Vec<u8> {
-    let json = ConfigJson { backends: config.backends.clone(), routing: config.rules.clone() };
+    let json = ConfigJson {
+        backends: config.backends.clone(),
+        routing: config.rules.clone(),
+        limits: config.rules.limits.clone(),
+    };
     serde_json::to_vec(&json).unwrap_or_default()
 }
 
@@ -153,5 +163,6 @@ pub(super) fn config_from_json(json: &[u8]) -> Result<RouterConfig, &'static str
     if json.backends.len() > BACKENDS_MAX {
         return Err("more backends than there can be");
     }
-    Ok(RouterConfig { backends: json.backends, rules: json.routing })
+    let rules = Rules { limits: json.limits, ..json.routing };
+    Ok(RouterConfig { backends: json.backends, rules })
 }

@@ -131,6 +131,7 @@ impl Block<'_> {
                 let reason = match self.cursor.byte()? {
                     0 => NoRoute::NoBackends,
                     1 => NoRoute::AllTried,
+                    2 => NoRoute::Full,
                     _ => return Err("an unknown reason for no route"),
                 };
                 Record::Routed { asker: Asker::default(), tried, result: Err(reason) }

@@ -2,7 +2,7 @@
 use std::collections::BTreeSet;
 
 use super::Router;
-use crate::backend::{Access, Added, BackendId};
+use crate::backend::{Added, BackendId};
 use crate::config::RouterConfig;
 use crate::policy;
 use crate::time::Instant;
@@ -42,7 +42,8 @@ impl Router {
         self.policy_epoch = self.policy_epoch.wrapping_add(1);
         for (id, backend) in self.table.iter() {
             self.policy.on_join(now, id, backend.at_work());
-            if backend.access() >= Access::Down {
+            // A full one may be up or down.
+            if !backend.is_up() {
                 self.policy.on_health(now, id, false);
             }
             if backend.is_retired {
@@ -76,6 +77,10 @@ impl Router {
             }
         }
         self.table.set_configured(&self.order);
+        for (id, name) in self.order.iter().zip(names) {
+            let limit = self.rules.limits.of(name);
+            self.table.update(*id, |backend| backend.set_limit(limit));
+        }
     }
 
     /// Adds a backend, the `place.0`th of `place.1` and the `nth` that joins now.

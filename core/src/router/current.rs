@@ -15,7 +15,9 @@ impl Router {
     /// Leaves a current backend that cannot be used, or is held, as soon as another one is better.
     pub(super) fn settle(&mut self, now: Instant) {
         let access = |id| self.table.light(id).map_or(Access::Gone, |light| light.access);
-        let Some(current) = self.current.filter(|id| access(*id) > Access::Slow) else {
+        // One that is full is as good as ever; single requests go past it.
+        let is_left = |id: &BackendId| access(*id) > Access::Slow && access(*id) != Access::Full;
+        let Some(current) = self.current.filter(is_left) else {
             return;
         };
         let is_better = |id: &BackendId| access(*id) < access(current).min(Access::Down);
@@ -32,7 +34,8 @@ impl Router {
     #[inline]
     pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> BackendId {
         let current = if self.current == Some(best) { best } else { self.judge(now, best) };
-        if self.gate.spills() { self.spill(now, current) } else { current }
+        let to = if self.gate.spills() { self.spill(now, current) } else { current };
+        if self.is_full(to) { best } else { to }
     }
 
     #[inline(never)]

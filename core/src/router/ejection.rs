@@ -95,7 +95,7 @@ impl Router {
     /// A ping of a backend whose standing or window waits for it was answered.
     pub(super) fn watch_ping(&mut self, now: Instant, id: BackendId) {
         let done = self.table.update(id, |backend| {
-            let is_open = backend.access() <= Access::Ejected && backend.watch.wants_pings();
+            let is_open = backend.is_up() && backend.watch.wants_pings();
             is_open && backend.watch.ping_answered(now)
         });
         if done == Some(true) {

@@ -162,7 +162,7 @@ const fn span(path: &'static str, value: fn(&Config) -> Duration) -> Span {
 }
 
 /// Every whole number outside `routing`; the reason for a range is with the field.
-const COUNTS: [Count; 12] = [
+const COUNTS: [Count; 14] = [
     count("limits.headBytesMax", |config| config.limits.head_bytes_max as u64, 1024, 60_000),
     count("limits.targetBytesMax", |config| config.limits.target_bytes_max as u64, 64, 60_000),
     count("limits.fieldsMax", |config| config.limits.fields_max as u64, 8, FIELDS_MAX as u64),
@@ -176,6 +176,8 @@ const COUNTS: [Count; 12] = [
     count("limits.bodyBytesMax", |config| config.limits.body_bytes_max, 0, u64::MAX),
     count("limits.clients", |config| config.limits.clients as u64, 1, 1_000_000),
     count("limits.attempts", |config| config.limits.attempts as u64, 1, 16),
+    count("limits.perBackend", |config| u64::from(config.limits.per_backend), 0, 1_000_000),
+    count("limits.queueLength", |config| config.limits.queue_length as u64, 0, 100_000),
     count("limits.retryPercent", |config| u64::from(config.limits.retry_percent), 0, 1000),
     count("pool.idlePerBackend", |config| config.pool.idle_per_backend as u64, 0, 100_000),
     count("recording.bytesMax", |config| config.recording.bytes_max, 0, u64::MAX),
@@ -183,7 +185,8 @@ const COUNTS: [Count; 12] = [
 ];
 
 /// Every time outside `routing`.
-const SPANS: [Span; 13] = [
+const SPANS: [Span; 14] = [
+    span("limits.queueMs", |config| config.limits.queue),
     span("timeouts.requestHeadMs", |config| config.timeouts.request_head),
     span("timeouts.requestBodyMs", |config| config.timeouts.request_body),
     span("timeouts.clientIdleMs", |config| config.timeouts.client_idle),

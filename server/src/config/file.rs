@@ -290,7 +290,7 @@ mod tests {
             ("{\"backends\": [\n{\"name\": \"A\"}]}", "2: backends[0]: needs url"),
             (
                 "{\"backends\": [\n{\"name\": \"A\", \"url\": \"http://a\", \"weight\": 1}]}",
-                "2: backends[0].weight: unknown key; known: name or url",
+                "2: backends[0].weight: unknown key; known: name, url, limit",
             ),
             ("{\"backends\": [\n[\"A\", \"http://a\"]]}", "2: backends[0]: must be an object"),
             ("{\n\"limits\": []}", "2: limits: must be an object"),

@@ -61,8 +61,16 @@ impl Default for Config {
         Self {
             listen: vec!["127.0.0.1:3001".into()],
             backends: vec![
-                BackendConfig { name: "A".to_owned(), url: "http://localhost:3000".to_owned() },
-                BackendConfig { name: "B".to_owned(), url: "http://localhost:3002".to_owned() },
+                BackendConfig {
+                    name: "A".to_owned(),
+                    url: "http://localhost:3000".to_owned(),
+                    limit: None,
+                },
+                BackendConfig {
+                    name: "B".to_owned(),
+                    url: "http://localhost:3002".to_owned(),
+                    limit: None,
+                },
             ],
             routing: Rules::default(),
             limits: Limits::default(),
@@ -86,6 +94,9 @@ pub struct BackendConfig {
     pub name: String,
     /// `http://HOST[:PORT]`, without path, query or user; port 80 when left out.
     pub url: String,
+    /// Requests in flight at the same time, in place of `limits.perBackend`; 0 for any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
 }
 
 /// What one peer may ask for; every number is a count or bytes.
@@ -113,6 +124,13 @@ pub struct Limits {
     /// Requests in percent of all that may be sent to another backend after one failed them (20),
     /// beside ten a second; 0 to 1000, 0 for none.
     pub retry_percent: u32,
+    /// Requests in flight at a backend at the same time (0: any number); 0 to 1 000 000.
+    pub per_backend: u32,
+    /// Requests that wait while every backend is at its limit (1000); 0 to 100 000.
+    pub queue_length: usize,
+    /// How long one of them waits (5000 ms); from 1 ms to a day. Then it is answered 503.
+    #[serde(rename = "queueMs", with = "millis")]
+    pub queue: Duration,
 }
 
 impl Default for Limits {
@@ -127,6 +145,9 @@ impl Default for Limits {
             clients: 10_000,
             attempts: 3,
             retry_percent: 20,
+            per_backend: 0,
+            queue_length: 1000,
+            queue: Duration::from_millis(5000),
         }
     }
 }

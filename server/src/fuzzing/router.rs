@@ -149,6 +149,7 @@ impl World {
                 self.leases.push(lease);
             }
             Err(NoRoute::NoBackends) => assert!(backends.is_empty(), "there are none"),
+            Err(NoRoute::Full) => panic!("there are no limits"),
             Err(NoRoute::AllTried) => assert_eq!(ids.len(), backends.len(), "all were tried"),
         }
         self.drain();

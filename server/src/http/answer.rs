@@ -63,6 +63,17 @@ pub(crate) fn encode_error(
     encode(status, date, kind, "", body.as_bytes(), is_head_request, connection)
 }
 
+/// A 503 to a request for which no backend has room; a second later one may have.
+pub(crate) fn encode_busy(
+    date: &str,
+    is_head_request: bool,
+    connection: Option<&'static str>,
+) -> Vec<u8> {
+    let body = format!("503 {}\n", reason(503));
+    let (kind, fields) = ("text/plain; charset=utf-8", "Retry-After: 1\r\n");
+    encode(503, date, kind, fields, body.as_bytes(), is_head_request, connection)
+}
+
 /// The reason phrase of a status that the proxy answers by itself (RFC 9110 section 15, RFC 6585).
 const fn reason(status: u16) -> &'static str {
     match status {

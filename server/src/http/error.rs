@@ -128,6 +128,10 @@ impl std::error::Error for ClientError {}
 pub enum UpstreamError {
     /// No backend is configured.
     NoBackend,
+    /// Every backend has as many requests in flight as it may have, and as many wait as may.
+    QueueFull,
+    /// No backend had room in time.
+    QueueTimeout,
     /// Nobody listens at any of the backend's addresses.
     Refused,
     /// The connection could not be made for another reason.
@@ -167,7 +171,7 @@ impl UpstreamError {
     /// The status that answers it.
     pub const fn status(self) -> u16 {
         match self {
-            Self::NoBackend | Self::Exhausted => 503,
+            Self::NoBackend | Self::QueueFull | Self::QueueTimeout | Self::Exhausted => 503,
             Self::ConnectTimeout | Self::HeadTimeout | Self::BodyTimeout => 504,
             _ => 502,
         }
@@ -178,6 +182,8 @@ impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoBackend => "no backend is configured",
+            Self::QueueFull => "every backend is at its limit, and limits.queueLength wait",
+            Self::QueueTimeout => "no backend below its limit within limits.queueMs",
             Self::Refused => "connection refused",
             Self::Unreachable => "backend unreachable",
             Self::Exhausted => "the proxy has no descriptor, port or memory left to connect",

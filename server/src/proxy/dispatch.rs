@@ -3,7 +3,7 @@
 use std::hint::cold_path;
 use std::time::Duration;
 
-use intelliproxy_core::{BackendId, Instant};
+use intelliproxy_core::{BackendId, Instant, NoRoute};
 
 use super::conn::{Conn, ConnId, Upstream};
 use super::places::Attempt;
@@ -21,21 +21,46 @@ impl Proxy {
         if reuse == Reuse::Bound {
             return self.dispatch_bound(now, id);
         }
+        // Nobody overtakes those who wait; a request that was with a backend has waited.
+        let must_wait = !self.queue.is_empty() && session.tried().is_empty();
+        if must_wait || !self.dispatch_freely(now, id, reuse) {
+            self.enqueue(now, id);
+        }
+    }
+
+    /// The first request that waits for a backend with room; returns whether it has gone on.
+    pub(super) fn dispatch_waiting(&mut self, now: Instant, id: ConnId) -> bool {
+        let reuse = self.table.session_mut(id).map(|session| session.reuse());
+        reuse.is_none_or(|reuse| self.dispatch_freely(now, id, reuse))
+    }
+
+    /// Finds a backend for a request, and a connection; false when every backend is full.
+    #[inline]
+    fn dispatch_freely(&mut self, now: Instant, id: ConnId, reuse: Reuse) -> bool {
+        let Some(session) = self.table.session_mut(id) else {
+            return true;
+        };
         let asker = session.asker(&self.shared);
         let routed = self.router.route_for(now, session.tried(), asker);
         self.drain_router(now);
-        let Ok(lease) = routed else {
-            cold_path();
-            if let Some(session) = self.table.session_mut(id) {
-                session.handle_unroutable(now, &mut self.shared);
+        let lease = match routed {
+            Ok(lease) => lease,
+            Err(reason) => {
+                cold_path();
+                if reason == NoRoute::Full {
+                    return false;
+                }
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_unroutable(now, &mut self.shared);
+                }
+                return true;
             }
-            return;
         };
         self.leases += 1;
         let backend = lease.backend();
         let pooled = self.take_idle(now, id, backend, reuse);
         let Some(session) = self.table.session_mut(id) else {
-            return;
+            return true;
         };
         session.handle_routed(now, lease, self.places.authority(backend), &mut self.shared);
         match pooled {
@@ -45,6 +70,7 @@ impl Proxy {
                 self.dial(now, id, backend, self.places.first_attempt(backend));
             }
         }
+        true
     }
 
     /// The request that waits goes over the client's own connection. The router counts it as one to

@@ -17,6 +17,7 @@ mod places;
 mod pool;
 mod probe;
 mod probing;
+mod queue;
 mod reconfigure;
 mod retries;
 mod room;
@@ -34,7 +35,7 @@ use std::net::SocketAddr;
 use intelliproxy_core::journal::{JournalSink, RecordedRouter};
 use intelliproxy_core::{
     Action as RouterAction, BackendId, ConfigError, Instant, Memory, MemoryError, ProbeFailure,
-    RouterConfig, Snapshot,
+    Snapshot,
 };
 
 pub use self::conn::ConnId;
@@ -44,9 +45,11 @@ use self::give_way::GiveWay;
 pub use self::notice::{Notice, RemedyTaken};
 use self::places::Places;
 use self::pool::Pool;
+use self::queue::Queue;
+pub(crate) use self::queue::QueueCounts;
 pub use self::reconfigure::ConfigChange;
 pub(crate) use self::reconfigure::ReloadCounts;
-use self::reconfigure::Reloads;
+use self::reconfigure::{Reloads, router_config};
 pub(crate) use self::retries::RetryCounts;
 use self::room::Room;
 use self::serving::watch;
@@ -127,6 +130,7 @@ pub struct Proxy {
     stop_deadline: Option<Instant>,
     reloads: Reloads,
     stats: Stats,
+    queue: Queue,
     log_counts: LogCounts,
 }
 
@@ -159,6 +163,7 @@ impl Proxy {
             stop_deadline: None,
             reloads: Reloads::default(),
             stats: Stats::default(),
+            queue: Queue::default(),
             log_counts: LogCounts::default(),
         })
     }
@@ -413,6 +418,7 @@ impl Proxy {
             }
         }
         self.step_stats(now);
+        self.expire_queue(now);
         debug_assert!(
             self.poll_timeout().is_none_or(|next| next > now),
             "after a timeout was handled, the next one is later"
@@ -471,6 +477,7 @@ impl Proxy {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let router = if self.shared.is_stopping { None } else { self.router.poll_timeout() };
         let own = earlier(self.stop_deadline, self.stats.poll_timeout());
+        let own = earlier(own, self.queue.poll_timeout());
         earlier(earlier(router, self.timers.next()), own)
     }
 
@@ -579,12 +586,6 @@ impl Proxy {
         let clients = self.table.iter().filter(|(_, conn)| matches!(conn, Conn::Client(_)));
         clients.map(|(id, _)| id).collect()
     }
-}
-
-/// What the router has to know of a configuration.
-fn router_config(config: &Config, targets: &[BackendTarget]) -> RouterConfig {
-    let backends = targets.iter().map(|target| target.name.clone()).collect();
-    RouterConfig { backends, rules: config.routing.clone() }
 }
 
 /// Whom news of a connection is for.

@@ -102,6 +102,9 @@ impl Proxy {
         self.close(conn, false);
         self.router.handle_event(now, Event::ProbeFinished { probe, result });
         self.drain_router(now);
+        if !self.queue.is_empty() {
+            self.serve_queue(now);
+        }
     }
 
     /// Room for a probe's answer.

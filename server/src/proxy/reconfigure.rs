@@ -3,12 +3,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use intelliproxy_core::{
-    BackendId, ConfigError, Event, Instant, Lease, LeaseId, Outcome, ProbeFailure, RouterConfig,
+    BackendId, BackendLimits, ConfigError, Event, Instant, Lease, LeaseId, Outcome, ProbeFailure,
+    RouterConfig, Rules,
 };
 
+use super::Proxy;
 use super::conn::{Conn, ConnId};
 use super::notice::Notice;
-use super::{Proxy, router_config};
 use crate::admin::LogCounts;
 use crate::config::{BackendTarget, Config, ProbePaths};
 
@@ -77,6 +78,7 @@ impl Proxy {
         self.derive_clients_max();
         self.trim_idle(now);
         self.tell_clients(now);
+        self.serve_queue(now);
         self.reloads.counts.done += 1;
         self.reloads.counts.last_error = None;
         self.notify(Notice::Reconfigured(Box::new(change)));
@@ -268,4 +270,12 @@ impl Proxy {
             self.serve(now, id);
         }
     }
+}
+
+/// What the router has to know of a configuration.
+pub(super) fn router_config(config: &Config, targets: &[BackendTarget]) -> RouterConfig {
+    let backends = targets.iter().map(|target| target.name.clone()).collect();
+    let own = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.limit?)));
+    let limits = BackendLimits { per_backend: config.limits.per_backend, own: own.collect() };
+    RouterConfig { backends, rules: Rules { limits, ..config.routing.clone() } }
 }

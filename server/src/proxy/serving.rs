@@ -108,6 +108,9 @@ impl Proxy {
                 if let Some((conn, kept)) = release {
                     self.release(now, conn, kept);
                 }
+                if !self.queue.is_empty() {
+                    self.serve_queue(now);
+                }
             }
             Need::Dispatch => self.dispatch(now, id),
             rare => self.fulfil_rare(now, id, rare),

@@ -16,7 +16,9 @@ use intelliproxy_core::{BackendId, Instant};
 
 use super::Proxy;
 use super::conn::ConnId;
-use crate::admin::{StatsText, log_field, recording_field, reloads_field, retries_field};
+use crate::admin::{
+    StatsText, log_field, queue_field, recording_field, reloads_field, retries_field,
+};
 
 /// Backends that are written, and clients that are answered, in one step.
 const AT_ONCE: usize = 16;
@@ -136,6 +138,7 @@ impl Proxy {
         let reloads = reloads_field(self.reload_counts());
         let retries = retries_field(self.shared.retries.counts());
         let fields = recording + &reloads + &log_field(self.log_counts) + &retries;
+        let fields = fields + &queue_field(self.queue.counts());
         if let Some(session) = self.table.session_mut(id) {
             session.handle_stats(now, &fields, text, &mut self.shared);
         }

@@ -181,6 +181,7 @@ impl Told<'_> {
         let went = match self.result {
             Ok(to) => format!("to {}", self.name(to.backend)),
             Err(NoRoute::NoBackends) => "nowhere: no backend is configured".to_owned(),
+            Err(NoRoute::Full) => "nowhere: every backend was full".to_owned(),
             Err(NoRoute::AllTried) => "nowhere: every backend had been tried".to_owned(),
         };
         let same = match (is_exact, replayed == self.result.ok().map(|to| to.backend)) {

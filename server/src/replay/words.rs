@@ -91,6 +91,7 @@ pub(super) fn difference<'a>(step: &Step, name: impl Fn(BackendId) -> Option<&'a
     let route = |route: &Result<Admission, NoRoute>| match route {
         Ok(to) => format!("request {} to {}", to.lease.as_u64(), name(to.backend)),
         Err(NoRoute::NoBackends) => "no route: no backend is configured".to_owned(),
+        Err(NoRoute::Full) => "no route: every backend was full".to_owned(),
         Err(NoRoute::AllTried) => "no route: every backend had been tried".to_owned(),
     };
     let probe = |(probe, backend, kind): (intelliproxy_core::ProbeId, BackendId, ProbeKind)| {

@@ -127,6 +127,33 @@ fn ejections_are_told() {
     assert!(world.snapshot().backends[0].ejections >= 1);
 }
 
+/// A backend that goes down and comes up while it is ejected is told as up, and has no old failures
+/// any more.
+#[test]
+fn an_ejected_backend_comes_up() {
+    let mut world = world(PolicyKind::RoundRobin, &["a", "b", "c"]);
+    world.load(500, 2, None);
+    world.load(100, 2, Some(A));
+    let lease = loop {
+        let lease = world.route();
+        if world.standing(A) != StandingView::In || lease.backend() == A {
+            break lease;
+        }
+        world.finish(lease, 200);
+    };
+    world.finish(lease, 200);
+    world.advance(300);
+    world.end_probe(A, ProbeKind::Ping, Err(ProbeFailure::Refused));
+    world.notices();
+    for _ in 0..2 {
+        world.await_ping(A);
+        world.answer(A, 5);
+    }
+    let up = Notice::HealthChanged { backend: A, is_up: true, cause: None };
+    assert!(world.notices().contains(&up));
+    assert_eq!(world.standing(A), StandingView::SlowStart { window: 2 });
+}
+
 /// With `errors.eject` off nothing is ejected.
 #[test]
 fn it_can_be_turned_off() {

@@ -52,7 +52,7 @@ fn flags_set_their_values() {
         }),
         (&["--backend", "X=http://x:1/"], |c| {
             let (name, url) = ("X".to_owned(), "http://x:1/".to_owned());
-            c.backends = vec![BackendConfig { name, url }];
+            c.backends = vec![BackendConfig { name, url, limit: None }];
         }),
         (&["--policy", "score"], |_| {}),
         (&["--threshold", "12.5"], |c| c.routing.switch.threshold = 12.5),

@@ -27,7 +27,7 @@ fn default_is_valid() {
 /// inside.
 #[test]
 fn counts_are_held_to_their_ranges() {
-    let rows: [(&str, SetCount, u64, u64); 10] = [
+    let rows: [(&str, SetCount, u64, u64); 12] = [
         ("limits.headBytesMax", |c, n| c.limits.head_bytes_max = as_usize(n), 1024, 60_000),
         ("limits.targetBytesMax", |c, n| c.limits.target_bytes_max = as_usize(n), 64, 60_000),
         ("limits.fieldsMax", |c, n| c.limits.fields_max = as_usize(n), 8, 1000),
@@ -40,6 +40,8 @@ fn counts_are_held_to_their_ranges() {
         ("limits.trailerBytesMax", |c, n| c.limits.trailer_bytes_max = as_usize(n), 0, 60_000),
         ("limits.clients", |c, n| c.limits.clients = as_usize(n), 1, 1_000_000),
         ("limits.attempts", |c, n| c.limits.attempts = as_usize(n), 1, 16),
+        ("limits.perBackend", |c, n| c.limits.per_backend = as_usize(n) as u32, 0, 1_000_000),
+        ("limits.queueLength", |c, n| c.limits.queue_length = as_usize(n), 0, 100_000),
         ("limits.retryPercent", |c, n| c.limits.retry_percent = as_usize(n) as u32, 0, 1000),
         ("pool.idlePerBackend", |c, n| c.pool.idle_per_backend = as_usize(n), 0, 100_000),
         ("recording.files", |c, n| c.recording.files = as_usize(n) as u32, 2, 1000),
@@ -77,7 +79,8 @@ fn bodies_have_any_limit() {
 /// Every time is refused below a millisecond and above a day, and taken at both ends.
 #[test]
 fn spans_are_held_to_their_range() {
-    let rows: [(&str, SetSpan); 12] = [
+    let rows: [(&str, SetSpan); 13] = [
+        ("limits.queueMs", |c, span| c.limits.queue = span),
         ("timeouts.requestHeadMs", |c, span| c.timeouts.request_head = span),
         ("timeouts.requestBodyMs", |c, span| c.timeouts.request_body = span),
         ("timeouts.clientIdleMs", |c, span| c.timeouts.client_idle = span),
@@ -142,7 +145,11 @@ fn lists_are_bounded() {
                 "backends" => {
                     let url = "http://localhost".to_owned();
                     config.backends = (0..length)
-                        .map(|index| BackendConfig { name: index.to_string(), url: url.clone() })
+                        .map(|index| BackendConfig {
+                            name: index.to_string(),
+                            url: url.clone(),
+                            limit: None,
+                        })
                         .collect();
                 }
                 "stats.allow" => config.stats.allow = vec!["::1".to_owned(); length],

@@ -222,6 +222,7 @@ impl ClientHalf {
             answer: None,
             has_seen_answer: false,
             has_begun_answer: false,
+            ticket: None,
             last_error: None,
             unreported: None,
             has_redialled: false,

@@ -40,6 +40,8 @@ pub(crate) struct Exchange {
     pub(crate) has_seen_answer: bool,
     /// Whether any byte of the final answer was passed on.
     pub(crate) has_begun_answer: bool,
+    /// The number under which it waits until a backend has room.
+    pub(crate) ticket: Option<u64>,
     /// How the last attempt failed.
     pub(crate) last_error: Option<UpstreamError>,
     /// A failed attempt of which it is not known yet whether another backend is tried after it.

@@ -150,8 +150,15 @@ impl Session {
                 exchange.is_persistent = is_persistent;
                 let connection = connection_option(exchange.version, is_persistent);
                 let is_head_request = exchange.is_head_request;
-                let bytes =
-                    answer::encode_error(error.status(), &shared.date, is_head_request, connection);
+                let bytes = match error {
+                    UpstreamError::QueueFull | UpstreamError::QueueTimeout => {
+                        answer::encode_busy(&shared.date, is_head_request, connection)
+                    }
+                    _ => {
+                        let status = error.status();
+                        answer::encode_error(status, &shared.date, is_head_request, connection)
+                    }
+                };
                 self.answer(now, bytes, shared);
             }
             Remedy::Truncate => {
@@ -255,9 +262,11 @@ fn is_head_method(head: &[u8]) -> bool {
 const fn outcome(error: UpstreamError) -> Outcome {
     Outcome::Failed(match error {
         UpstreamError::Exhausted => return Outcome::Abandoned,
-        UpstreamError::NoBackend | UpstreamError::Unreachable | UpstreamError::ConnectTimeout => {
-            RequestFailure::Unreachable
-        }
+        UpstreamError::NoBackend
+        | UpstreamError::QueueFull
+        | UpstreamError::QueueTimeout
+        | UpstreamError::Unreachable
+        | UpstreamError::ConnectTimeout => RequestFailure::Unreachable,
         UpstreamError::Refused => RequestFailure::Refused,
         UpstreamError::Cut => RequestFailure::Cut,
         UpstreamError::HeadTimeout => RequestFailure::TimedOut,

@@ -326,6 +326,7 @@ impl Session {
             return;
         };
         exchange.lease = Some(lease);
+        exchange.ticket = None;
         exchange.dispatched_at = now;
         exchange.client_wait = Duration::ZERO;
         exchange.account = Account::default();
@@ -353,6 +354,18 @@ impl Session {
     ) {
         self.fail_upstream(now, error, shared);
         self.settle(now, shared);
+    }
+
+    /// The request waits until a backend has room, under this number.
+    pub(crate) const fn take_ticket(&mut self, ticket: u64) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.ticket = Some(ticket);
+        }
+    }
+
+    /// Whether its request is the one that waits under this number.
+    pub(crate) fn holds_ticket(&self, ticket: u64) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.ticket == Some(ticket))
     }
 
     /// There is no backend (left) for the request that waits: it fails as its last attempt did.

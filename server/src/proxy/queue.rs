@@ -1,0 +1,130 @@
+//! Requests that wait because every backend has as many in flight as it may have
+//! (`limits.perBackend`).
+//!
+//! First come, first served: a new request goes behind those that wait, and a request that ends
+//! lets the first of them go on. At most `limits.queueLength` wait, each for `limits.queueMs`; then
+//! they are answered 503 with Retry-After. An entry whose request is gone is passed over: its ticket
+//! is not the one that its session holds.
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use intelliproxy_core::Instant;
+
+use super::Proxy;
+use super::conn::ConnId;
+use crate::http::UpstreamError;
+
+/// The requests that wait.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    entries: VecDeque<Entry>,
+    tickets: u64,
+    is_serving: bool,
+    purged_at: Instant,
+    counts: QueueCounts,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    conn: ConnId,
+    ticket: u64,
+    deadline: Instant,
+}
+
+/// What became of requests that found every backend full.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct QueueCounts {
+    /// Those that waited.
+    pub(crate) waited: u64,
+    /// Of these, those that waited in vain.
+    pub(crate) timed_out: u64,
+    /// Those for which there was no room to wait.
+    pub(crate) refused: u64,
+}
+
+impl Queue {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// When [`Proxy::expire_queue`] is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.entries.front().map(|entry| entry.deadline)
+    }
+
+    pub(super) const fn counts(&self) -> QueueCounts {
+        self.counts
+    }
+}
+
+impl Proxy {
+    /// A request found every backend full, or others waiting before it.
+    #[cold]
+    pub(super) fn enqueue(&mut self, now: Instant, id: ConnId) {
+        let limits = self.shared.config.limits;
+        let is_long = self.queue.entries.len() >= limits.queue_length;
+        if is_long && now.since(self.queue.purged_at) >= PURGES_APART {
+            self.queue.purged_at = now;
+            let table = &mut self.table;
+            self.queue.entries.retain(|entry| {
+                let session = table.session_mut(entry.conn);
+                session.is_some_and(|session| session.holds_ticket(entry.ticket))
+            });
+        }
+        let is_full = self.queue.entries.len() >= limits.queue_length;
+        let Some(session) = self.table.session_mut(id) else { return };
+        if is_full {
+            self.queue.counts.refused += 1;
+            return session.handle_unlinked(now, UpstreamError::QueueFull, &mut self.shared);
+        }
+        self.queue.counts.waited += 1;
+        self.queue.tickets += 1;
+        let ticket = self.queue.tickets;
+        session.take_ticket(ticket);
+        let deadline = now + limits.queue;
+        self.queue.entries.push_back(Entry { conn: id, ticket, deadline });
+    }
+
+    /// There may be room at a backend: requests go on as far as there is.
+    #[cold]
+    pub(super) fn serve_queue(&mut self, now: Instant) {
+        if self.queue.is_serving {
+            return;
+        }
+        self.queue.is_serving = true;
+        while let Some(&Entry { conn, ticket, .. }) = self.queue.entries.front() {
+            let session = self.table.session_mut(conn);
+            if session.is_some_and(|session| session.holds_ticket(ticket)) {
+                if !self.dispatch_waiting(now, conn) {
+                    break;
+                }
+                self.queue.entries.pop_front();
+                self.serve(now, conn);
+            } else {
+                self.queue.entries.pop_front();
+            }
+        }
+        self.queue.is_serving = false;
+    }
+
+    /// Time has passed: ends the waits that have been too long, and lets others go on where a
+    /// backend came up.
+    pub(super) fn expire_queue(&mut self, now: Instant) {
+        while let Some(&Entry { conn, ticket, deadline }) = self.queue.entries.front() {
+            if deadline > now {
+                return self.serve_queue(now);
+            }
+            self.queue.entries.pop_front();
+            let Some(session) = self.table.session_mut(conn) else { continue };
+            if session.holds_ticket(ticket) {
+                self.queue.counts.timed_out += 1;
+                session.handle_unlinked(now, UpstreamError::QueueTimeout, &mut self.shared);
+                self.serve(now, conn);
+            }
+        }
+    }
+}
+
+/// A full queue is searched for requests that are gone at most this often.
+const PURGES_APART: Duration = Duration::from_millis(10);
