@@ -136,7 +136,11 @@ struct Figure {
 impl Figure {
     /// How much of it counts at `now`, from 0 to 1.
     fn weight(&self, now: Instant, interval: Duration) -> f64 {
-        let age = now.since(self.said_at).as_secs_f64() / interval.as_secs_f64();
+        let age = now.since(self.said_at);
+        if age <= interval {
+            return 1.0;
+        }
+        let age = age.as_secs_f64() / interval.as_secs_f64();
         ((FORGOTTEN_AT - age) / (FORGOTTEN_AT - 1.0)).clamp(0.0, 1.0)
     }
 }
@@ -406,18 +410,19 @@ impl Backend {
     /// What `linear_rl` sees of it, each from 0 to 1; its formula stands there.
     pub(crate) fn features(&self, now: Instant, rules: &Rules) -> [f64; FEATURES] {
         let latency_ms = self.pings.latency_ewma_ms.value().unwrap_or(10_000.0);
-        let weight = |figure| weight_of(figure, now, rules);
-        let value = |figure: Option<Figure>| figure.map_or(0.0, |figure| figure.value);
+        // What nobody said costs no arithmetic.
+        let said = |figure: Option<Figure>, value: fn(&Self, Figure) -> f64| {
+            let weight = weight_of(figure, now, rules);
+            figure.filter(|_| weight > 0.0).map_or(0.0, |f| weight * libm::tanh(value(self, f)))
+        };
         [
             libm::tanh(latency_ms / 500.0),
             self.pings.loss_ewma.value().unwrap_or(0.0),
             self.error_rate_at(now, rules),
             libm::tanh(f64::from(self.load()) / 10.0),
-            weight(self.load.queue)
-                * libm::tanh(self.load.queue_ewma.value().unwrap_or(0.0) / 20.0),
-            weight(self.load.cpu_busy_ms) * libm::tanh(value(self.load.cpu_busy_ms) / 100.0),
-            weight(self.load.memory_bytes)
-                * libm::tanh(value(self.load.memory_bytes) / (200.0 * 1024.0 * 1024.0)),
+            said(self.load.queue, |this, _| this.load.queue_ewma.value().unwrap_or(0.0) / 20.0),
+            said(self.load.cpu_busy_ms, |_, cpu| cpu.value / 100.0),
+            said(self.load.memory_bytes, |_, memory| memory.value / (200.0 * 1024.0 * 1024.0)),
             1.0,
         ]
     }

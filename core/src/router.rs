@@ -222,8 +222,7 @@ impl Router {
     ) -> Result<Lease, NoRoute> {
         let asker = asker.bounded();
         if tried.is_empty()
-            && let Some(not) = self.blame.wants_other(asker)
-            && self.has_other(now, &[not])
+            && let Some(not) = self.second_opinion_on(now, asker)
         {
             cold_path();
             let lease = self.admit(now, &[not], asker)?;
@@ -274,6 +273,13 @@ impl Router {
             self.restrain(now, choice.backend)
         };
         Ok((backend, choice.token))
+    }
+
+    /// The backend that a request of this kind would avoid, so that another one shows whether it
+    /// fails there, too.
+    pub fn second_opinion_on(&self, now: Instant, asker: Asker) -> Option<BackendId> {
+        let not = self.blame.wants_other(asker.bounded())?;
+        Some(not).filter(|not| self.has_other(now, &[*not]))
     }
 
     /// Whether a request that these backends refused may well be taken by another one: one that is

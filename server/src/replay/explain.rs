@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use intelliproxy_core::journal::{Admission, Entry, Record, Replay, Shadow, Step};
 use intelliproxy_core::{
-    BackendId, BackendSnapshot, Health, HoldReason, Instant, NoRoute, PolicyKind, PolicyView,
-    Router, Snapshot, SwitchReason,
+    Asker, BackendId, BackendSnapshot, Health, HoldReason, Instant, NoRoute, PolicyKind,
+    PolicyView, Router, Snapshot, SwitchReason,
 };
 
 use super::Answer;
@@ -45,13 +45,15 @@ pub(super) fn explain(recording: &Recording, which: Which) -> Result<Answer, Str
         });
     };
     let mut case = Case::new(recording, &entry)?;
-    let Record::Routed { tried, result, .. } = entry.record.clone() else {
+    let Record::Routed { asker, tried, result } = entry.record.clone() else {
         return Err("the record is no decision".to_owned());
     };
+    let opinion_on = case.brain.router().second_opinion_on(entry.at, asker);
     let before = case.brain.router().snapshot(entry.at);
     let replayed = case.brain.decide(&entry);
     let after = case.brain.router().snapshot(entry.at);
-    let told = Told { recording, entry: &entry, tried: &tried, result, before, after };
+    let told =
+        Told { recording, entry: &entry, asker, tried: &tried, result, opinion_on, before, after };
     let mut text = String::new();
     told.head(&mut text, replayed, case.is_exact);
     told.candidates(&mut text);
@@ -159,8 +161,11 @@ impl Brain {
 struct Told<'a> {
     recording: &'a Recording,
     entry: &'a Entry,
+    asker: Asker,
     tried: &'a [BackendId],
     result: Result<Admission, NoRoute>,
+    /// The backend that it avoids, for a second opinion.
+    opinion_on: Option<BackendId>,
     before: Snapshot,
     after: Snapshot,
 }
@@ -218,11 +223,14 @@ impl Told<'_> {
                 Health::Down => "down",
             };
             let went = self.result.is_ok_and(|to| to.backend == backend.id);
+            let held = backend.held.map_or_else(String::new, |left| {
+                format!(", left alone for {}, as it asked", span(left))
+            });
             let mark = if went { "*" } else { " " };
             let _ = writeln!(
                 text,
-                "\n{mark} {} {health}, {} in flight, score {:.3}",
-                backend.name, backend.in_flight, backend.score.total
+                "\n{mark} {} {health}{held}, {} in flight ({} at work), score {:.3}",
+                backend.name, backend.in_flight, backend.at_work, backend.score.total
             );
             let points: Vec<String> = backend
                 .score
@@ -247,6 +255,12 @@ impl Told<'_> {
             return "no candidate was left".to_owned();
         };
         let chosen = self.name(to.backend);
+        if let Some(not) = self.opinion_on.filter(|_| self.tried.is_empty()) {
+            let not = self.name(not);
+            return format!(
+                "a second opinion: what it asks for fails at {not}, so it goes to {chosen}"
+            );
+        }
         let usable: Vec<&BackendSnapshot> = self
             .before
             .backends
@@ -403,10 +417,10 @@ impl Told<'_> {
             let others: Vec<BackendId> = ids.filter(|id| *id != busy).collect();
             for _ in 0..more {
                 // With all others tried it can go nowhere else; it stays in flight.
-                let _ = router.route(now, &others);
+                let _ = router.route_for(now, &others, self.asker);
             }
         }
-        Ok(router.route(now, tried).ok().map(|lease| lease.backend()))
+        Ok(router.route_for(now, tried, self.asker).ok().map(|lease| lease.backend()))
     }
 }
 
