@@ -148,6 +148,7 @@ impl Router {
     }
 
     /// Takes a fact in.
+    #[inline(always)]
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::RequestFinished { lease, outcome } => self.request_finished(now, lease, outcome),
@@ -225,14 +226,25 @@ impl Router {
             && let Some(not) = self.second_opinion_on(now, asker)
         {
             cold_path();
-            let lease = self.admit(now, &[not], asker)?;
-            self.blame.asked(asker, lease.id, not);
-            return Ok(lease);
+            return self.admit_elsewhere(now, not, asker);
         }
         self.admit(now, tried, asker)
     }
 
-    #[inline]
+    /// Sends a request elsewhere than to `not`, for a second opinion.
+    #[cold]
+    fn admit_elsewhere(
+        &mut self,
+        now: Instant,
+        not: BackendId,
+        asker: Asker,
+    ) -> Result<Lease, NoRoute> {
+        let lease = self.admit(now, &[not], asker)?;
+        self.blame.asked(asker, lease.id, not);
+        Ok(lease)
+    }
+
+    #[inline(always)]
     fn admit(&mut self, now: Instant, tried: &[BackendId], asker: Asker) -> Result<Lease, NoRoute> {
         if now >= self.table.releases_at() {
             self.release(now);
@@ -441,7 +453,11 @@ impl Router {
             && self.habits.listens
         {
             let token = if lease.policy_epoch == self.policy_epoch { lease.token } else { 0 };
-            let elapsed = now.since(lease.routed_at).saturating_sub(waited);
+            let mut elapsed = now.since(lease.routed_at);
+            if !waited.is_zero() {
+                cold_path();
+                elapsed = elapsed.saturating_sub(waited);
+            }
             self.tell_policy(now, backend, token, elapsed, &outcome);
         }
         if (is_watched || self.ejections.out > 0) && self.ejects() {

@@ -144,6 +144,15 @@ impl BackendTable {
         self.backends.get(id.index()).filter(|backend| backend.id == id)
     }
 
+    /// The access of the best of those not in `tried`.
+    #[inline]
+    pub(crate) fn best_access_except(&self, tried: &[BackendId]) -> Option<Access> {
+        if tried.is_empty() {
+            return self.ranking.winner().map(|entry| self.lights[entry.slot].access);
+        }
+        self.lowest_except(tried).and_then(|id| self.light(id)).map(|light| light.access)
+    }
+
     /// The fields of a backend that a scan reads.
     pub(crate) fn light(&self, id: BackendId) -> Option<Light> {
         self.lights.get(id.index()).copied().filter(|light| light.generation == id.generation)
@@ -174,10 +183,13 @@ impl BackendTable {
     }
 
     /// The best of those not in `tried`.
+    #[inline]
     pub(crate) fn lowest_except(&self, tried: &[BackendId]) -> Option<BackendId> {
-        if tried.is_empty() {
-            return self.lowest();
-        }
+        if tried.is_empty() { self.lowest() } else { self.lowest_of_others(tried) }
+    }
+
+    #[cold]
+    fn lowest_of_others(&self, tried: &[BackendId]) -> Option<BackendId> {
         let best = self.ranking.find(|slot| !tried.contains(&self.backends[slot].id));
         best.map(|entry| self.ranked_id(entry))
     }
@@ -232,15 +244,17 @@ impl BackendTable {
         );
     }
 
+    #[inline(never)]
     fn rank(&mut self, id: BackendId) {
-        let key = Self::rank_key(&self.backends[id.index()]);
-        self.ranking.set(id.index(), key);
-        let backend = &self.backends[id.index()];
-        self.lights[id.index()] = backend.light();
+        let slot = id.index();
+        let backend = &self.backends[slot];
+        let (light, key) = (backend.light(), Self::rank_key(backend));
         if let Some(until) = backend.held_until {
             cold_path();
             self.releases_at = self.releases_at.min(until);
         }
+        self.lights[slot] = light;
+        self.ranking.set(slot, key);
     }
 
     /// Orders like (access, score) for backends in the configuration. The bits of floats that are

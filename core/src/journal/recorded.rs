@@ -105,6 +105,7 @@ impl RecordedRouter {
     }
 
     /// Takes a fact in; see [`Router::handle_event`].
+    #[inline(always)]
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         if let Some(journal) = &mut self.journal {
             cold_path();
@@ -135,6 +136,7 @@ impl RecordedRouter {
     ///
     /// # Errors
     /// When there is no backend to name.
+    #[inline(always)]
     pub fn route_for(
         &mut self,
         now: Instant,

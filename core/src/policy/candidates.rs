@@ -14,8 +14,7 @@ pub(crate) struct Candidates<'a> {
 
 impl<'a> Candidates<'a> {
     pub(crate) fn new(table: &'a BackendTable, tried: &'a [BackendId]) -> Self {
-        let best = table.lowest_except(tried).and_then(|id| table.light(id));
-        Self { table, tried, access: best.map_or(Access::Down, |light| light.access) }
+        Self { table, tried, access: table.best_access_except(tried).unwrap_or(Access::Down) }
     }
 
     /// The candidate with the lowest score, of equals the one with the lowest id.
