@@ -1,4 +1,5 @@
 //! The fields of a head: which ones this proxy knows, and where each line stands.
+use std::hint::cold_path;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -181,7 +182,7 @@ impl Spelled {
 pub(crate) struct Slots<'b> {
     pub(super) headers: [MaybeUninit<httparse::Header<'b>>; FIELDS_AT_FIRST],
     pub(super) names: [Name; FIELDS_AT_FIRST],
-    pub(super) more: MoreSlots<'b>,
+    pub(super) more: Option<Box<MoreSlots<'b>>>,
 }
 
 /// Room for a head with more fields than [`FIELDS_AT_FIRST`].
@@ -195,7 +196,7 @@ impl Slots<'_> {
         Self {
             headers: [const { MaybeUninit::uninit() }; FIELDS_AT_FIRST],
             names: [Name::Other; FIELDS_AT_FIRST],
-            more: MoreSlots { headers: Vec::new(), names: Vec::new() },
+            more: None,
         }
     }
 }
@@ -203,10 +204,11 @@ impl Slots<'_> {
 impl MoreSlots<'_> {
     /// Makes room for `count` fields.
     #[cold]
-    pub(super) fn sized(&mut self, count: usize) -> &mut Self {
-        self.headers.resize(count, httparse::EMPTY_HEADER);
-        self.names.resize(count, Name::Other);
-        self
+    pub(super) fn sized(slot: &mut Option<Box<Self>>, count: usize) -> &mut Self {
+        slot.insert(Box::new(Self {
+            headers: vec![httparse::EMPTY_HEADER; count],
+            names: vec![Name::Other; count],
+        }))
     }
 }
 
@@ -218,7 +220,7 @@ pub(crate) struct Fields<'h, 'b> {
     /// Where the empty line after the last one begins.
     end: usize,
     list: &'h [httparse::Header<'b>],
-    names: &'h mut [Name],
+    names: &'h [Name],
     /// The names that there are, as a set of [`Name::bit`]s.
     present: u32,
     /// Those of them that there is more than one field of.
@@ -234,6 +236,7 @@ impl<'h, 'b> Fields<'h, 'b> {
 
     /// Holds every line to the grammar that httparse leaves open: each ends in CRLF, follows the
     /// one before at once, and `len` ends in the empty line. `None` when one does not.
+    #[inline(always)]
     pub(super) fn check(
         input: &'b [u8],
         first: usize,
@@ -242,33 +245,9 @@ impl<'h, 'b> Fields<'h, 'b> {
         names: &'h mut [Name],
     ) -> Option<Self> {
         let names = names.get_mut(..list.len())?;
-        let mut at = first;
-        let (mut present, mut repeated) = (0, 0);
-        for (header, name) in list.iter().zip(names.iter_mut()) {
-            if offset(input, header.name.as_bytes()) != at {
-                return None;
-            }
-            *name = Name::of(header.name.as_bytes());
-            repeated |= present & name.bit();
-            present |= name.bit();
-            at = match header.value {
-                [] => at + header.name.len() + 1,
-                value => offset(input, value) + value.len(),
-            };
-            while matches!(input.get(at), Some(b' ' | b'\t')) {
-                at += 1;
-            }
-            if input.get(at..at + 2) != Some(b"\r\n") {
-                return None;
-            }
-            at += 2;
-        }
-        let is_whole = input.get(at..len) == Some(b"\r\n");
-        let mut fields = Self { input, first, end: at, list, names, present, repeated };
-        if fields.has(Name::Connection) {
-            fields.mark_nominated();
-        }
-        is_whole.then_some(fields)
+        let (end, sets) = check_lines(input, first, len, list, names);
+        let (present, repeated) = (sets as u32, (sets >> 32) as u32);
+        (end > 0).then_some(Self { input, first, end, list, names, present, repeated })
     }
 
     /// Bytes of the first line, its CRLF included, of a head at the beginning of the input.
@@ -330,51 +309,108 @@ impl<'h, 'b> Fields<'h, 'b> {
             |i: usize| self.list.get(i).map_or(self.end, |h| offset(self.input, h.name.as_bytes()));
         start_of(index)..start_of(index + 1)
     }
+}
 
-    /// Marks the fields that Connection names as hop-by-hop. Fields that frame the message or say
-    /// where it goes cannot be named away (RFC 9110 section 7.6.1: not those meant for all).
-    #[inline(never)]
-    fn mark_nominated(&mut self) {
-        let list = self.list;
-        let connections = list.iter().filter(|h| h.name.eq_ignore_ascii_case("connection"));
-        let mut options = connections.flat_map(|header| tokens(header.value)).filter(|option| {
-            let usual = [&b"close"[..], b"keep-alive", b"upgrade", b"te"];
-            !usual.iter().any(|usual| option.eq_ignore_ascii_case(usual))
-        });
-        for option in options.by_ref().take(FEW_OPTIONS) {
-            for (other, name) in list.iter().zip(self.names.iter_mut()) {
-                if name.can_be_nominated() && other.name.as_bytes().eq_ignore_ascii_case(option) {
-                    *name = Name::Nominated;
-                    self.present |= Name::Nominated.bit();
-                }
+/// Does the work of [`Fields::check`] and names the fields. Returns where the empty line begins, 0
+/// when a line is broken, and the sets of names that there are (the lower half) and that are
+/// repeated: two numbers, which come back in registers.
+#[inline(never)]
+fn check_lines(
+    input: &[u8],
+    first: usize,
+    len: usize,
+    list: &[httparse::Header<'_>],
+    names: &mut [Name],
+) -> (usize, u64) {
+    const BROKEN: (usize, u64) = (0, 0);
+    let mut at = first;
+    let (mut present, mut repeated) = (0, 0);
+    for (header, name) in list.iter().zip(names.iter_mut()) {
+        if offset(input, header.name.as_bytes()) != at {
+            return BROKEN;
+        }
+        *name = Name::of(header.name.as_bytes());
+        repeated |= present & name.bit();
+        present |= name.bit();
+        at = match header.value {
+            [] => at + header.name.len() + 1,
+            value => offset(input, value) + value.len(),
+        };
+        if input.get(at..at + 2) != Some(b"\r\n") {
+            cold_path();
+            at += blanks_len(&input[at.min(input.len())..]);
+            if input.get(at..at + 2) != Some(b"\r\n") {
+                return BROKEN;
             }
         }
-        if let Some(option) = options.next() {
-            self.mark_many([option].into_iter().chain(options));
-        }
+        at += 2;
     }
+    if at + 2 != len || input.get(at..len) != Some(b"\r\n") {
+        return BROKEN;
+    }
+    if present & Name::Connection.bit() != 0 {
+        present |= mark_nominated(list, names);
+    }
+    (at, u64::from(repeated) << 32 | u64::from(present))
+}
 
-    /// Does the same for any number of options, with an index of the fields: options times fields
-    /// would be too much work for one head.
-    #[cold]
-    fn mark_many(&mut self, options: impl Iterator<Item = &'b [u8]>) {
-        let name_at = |index: usize| self.list.get(index).map_or(&b""[..], |h| h.name.as_bytes());
-        let others = self.names.iter().enumerate().filter(|(_, name)| name.can_be_nominated());
-        let mut index: Vec<usize> = others.map(|(index, _)| index).collect();
-        index.sort_unstable_by(|&one, &other| in_lower_case(name_at(one), name_at(other)));
-        for option in options {
-            let mut at = index.partition_point(|&i| in_lower_case(name_at(i), option).is_lt());
-            while let Some(&i) = index.get(at)
-                && let Some(name) = self.names.get_mut(i).filter(|name| name.can_be_nominated())
-                && name_at(i).eq_ignore_ascii_case(option)
-            {
-                // The first of them says that all of them are marked.
+/// Bytes of the blanks at the beginning.
+#[cold]
+fn blanks_len(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| b" \t".contains(byte)).count()
+}
+
+/// Marks the fields that Connection names as hop-by-hop; returns the set of what was marked. Fields
+/// that frame the message or say where it goes cannot be named away (RFC 9110 section 7.6.1: not
+/// those meant for all).
+#[inline(never)]
+fn mark_nominated(list: &[httparse::Header<'_>], names: &mut [Name]) -> u32 {
+    let connections = list.iter().filter(|h| h.name.eq_ignore_ascii_case("connection"));
+    let mut options = connections.flat_map(|header| tokens(header.value)).filter(|option| {
+        let usual = [&b"close"[..], b"keep-alive", b"upgrade", b"te"];
+        !usual.iter().any(|usual| option.eq_ignore_ascii_case(usual))
+    });
+    let mut marked = 0;
+    for option in options.by_ref().take(FEW_OPTIONS) {
+        for (other, name) in list.iter().zip(names.iter_mut()) {
+            if name.can_be_nominated() && other.name.as_bytes().eq_ignore_ascii_case(option) {
                 *name = Name::Nominated;
-                self.present |= Name::Nominated.bit();
-                at += 1;
+                marked = Name::Nominated.bit();
             }
         }
     }
+    if let Some(option) = options.next() {
+        marked |= mark_many(list, names, [option].into_iter().chain(options));
+    }
+    marked
+}
+
+/// Does the same for any number of options, with an index of the fields: options times fields would
+/// be too much work for one head.
+#[cold]
+fn mark_many<'b>(
+    list: &[httparse::Header<'b>],
+    names: &mut [Name],
+    options: impl Iterator<Item = &'b [u8]>,
+) -> u32 {
+    let name_at = |index: usize| list.get(index).map_or(&b""[..], |h| h.name.as_bytes());
+    let others = names.iter().enumerate().filter(|(_, name)| name.can_be_nominated());
+    let mut index: Vec<usize> = others.map(|(index, _)| index).collect();
+    index.sort_unstable_by(|&one, &other| in_lower_case(name_at(one), name_at(other)));
+    let mut marked = 0;
+    for option in options {
+        let mut at = index.partition_point(|&i| in_lower_case(name_at(i), option).is_lt());
+        while let Some(&i) = index.get(at)
+            && let Some(name) = names.get_mut(i).filter(|name| name.can_be_nominated())
+            && name_at(i).eq_ignore_ascii_case(option)
+        {
+            // The first of them says that all of them are marked.
+            *name = Name::Nominated;
+            marked = Name::Nominated.bit();
+            at += 1;
+        }
+    }
+    marked
 }
 
 /// Options of Connection that are looked up field by field; more are rare.

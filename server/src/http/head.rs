@@ -147,7 +147,7 @@ fn needs_more(
 fn parse_odd_request<'h, 'b>(
     input: &'b [u8],
     skipped: usize,
-    more: &'h mut MoreSlots<'b>,
+    more: &'h mut Option<Box<MoreSlots<'b>>>,
     limits: &HeadLimits,
 ) -> Result<Parsed<RequestHead<'h, 'b>>, ClientError> {
     let line_start = &input[skipped..];
@@ -170,7 +170,7 @@ fn parse_odd_request<'h, 'b>(
     let Ok(method) = std::str::from_utf8(method) else {
         return Err(ClientError::MalformedRequestLine);
     };
-    let MoreSlots { headers, names } = more.sized(limits.fields_max);
+    let MoreSlots { headers, names } = MoreSlots::sized(more, limits.fields_max);
     let first = end + 1;
     match httparse::parse_headers(&line_start[first..], headers) {
         Ok(httparse::Status::Complete((len, list))) => {
@@ -213,32 +213,34 @@ pub(crate) fn parse_response<'h, 'b>(
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     let parsed = config.parse_response_with_uninit_headers(&mut response, input, headers);
+    let line = (response.code, response.version);
     let Ok(httparse::Status::Complete(len)) = parsed else {
         let parsed = parsed.map(|_| Unfinished);
         let has_more = parsed.is_err_and(|error| error == httparse::Error::TooManyHeaders);
         return if has_more && limits.fields_max > FIELDS_AT_FIRST {
-            parse_long_response(input, more, limits)
+            parse_long_response(input, line, more, limits)
         } else {
             unfinished_response(parsed, input, limits).map(|Unfinished| Parsed::Partial)
         };
     };
-    let line = (response.code, response.version);
     whole_response(input, line, len, response.headers, names, limits)
 }
 
-/// Parses a response head of more than [`FIELDS_AT_FIRST`] fields.
+/// Parses a response head of more than [`FIELDS_AT_FIRST`] fields, of which the status and the minor
+/// version are known.
 #[cold]
 fn parse_long_response<'h, 'b>(
     input: &'b [u8],
-    more: &'h mut MoreSlots<'b>,
+    line: (Option<u16>, Option<u8>),
+    more: &'h mut Option<Box<MoreSlots<'b>>>,
     limits: &HeadLimits,
 ) -> Result<Parsed<ResponseHead<'h, 'b>>, UpstreamError> {
-    let MoreSlots { headers, names } = more.sized(limits.fields_max);
-    let mut response = httparse::Response::new(headers);
-    match response.parse(input) {
-        Ok(httparse::Status::Complete(len)) => {
-            let line = (response.code, response.version);
-            whole_response(input, line, len, response.headers, names, limits)
+    let MoreSlots { headers, names } = MoreSlots::sized(more, limits.fields_max);
+    // Only a head with a whole status line has too many fields.
+    let first = input.iter().position(|&byte| byte == b'\n').map_or(input.len(), |end| end + 1);
+    match httparse::parse_headers(&input[first..], headers) {
+        Ok(httparse::Status::Complete((len, list))) => {
+            whole_response(input, line, first + len, list, names, limits)
         }
         parsed => {
             let parsed = parsed.map(|_| Unfinished);
