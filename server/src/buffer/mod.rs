@@ -126,8 +126,8 @@ impl Buffer {
     }
 
     /// Puts `parts` behind the bytes, one after the other; into more memory where there is no room.
-    #[inline(never)]
-    pub(crate) fn extend(&mut self, parts: &[&[u8]]) {
+    #[inline]
+    pub(crate) fn extend<const N: usize>(&mut self, parts: &[&[u8]; N]) {
         let added: usize = parts.iter().map(|part| part.len()).sum();
         if added > self.room() {
             self.grow(added);

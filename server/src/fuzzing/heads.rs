@@ -11,7 +11,7 @@ use crate::http::forward::{
 use crate::http::framing::{Framing, request_framing, response_framing};
 use crate::http::head::{HeadLimits, Parsed, Version, parse_request, parse_response};
 use crate::http::persistence::is_persistent;
-use crate::http::target::destination;
+use crate::http::target::{KnownHost, destination};
 use crate::http::{ClientError, UpstreamError, upgrade};
 
 const USUAL: HeadLimits =
@@ -42,7 +42,7 @@ pub fn request_head(data: &[u8]) {
     }
     let mut slots = Slots::new();
     let Ok(Parsed::Complete(head)) = parse_request(data, &mut slots, &USUAL) else { return };
-    let Ok(destination) = destination(&head) else { return };
+    let Ok(destination) = destination(&head, &mut KnownHost::default()) else { return };
     let Ok(framing) = request_framing(&head) else { return };
 
     // What is accepted is one message to the second reader too, and the same one.

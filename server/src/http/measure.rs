@@ -9,7 +9,7 @@ use super::forward::{
 };
 use super::framing::{request_framing, response_framing};
 use super::head::{HeadLimits, Parsed, parse_request, parse_response};
-use super::target::destination;
+use super::target::{KnownHost, destination};
 use crate::buffer::BufferPool;
 
 const LIMITS: HeadLimits =
@@ -44,7 +44,7 @@ pub fn request_head(input: &[u8], encoder: &mut Encoder) -> Option<usize> {
     let Encoder { host_line, client, ends, buffers } = encoder;
     let mut slots = Slots::new();
     let Ok(Parsed::Complete(head)) = parse_request(input, &mut slots, &LIMITS) else { return None };
-    let destination = destination(&head).ok()?;
+    let destination = destination(&head, &mut KnownHost::default()).ok()?;
     let framing = request_framing(&head).ok()?;
     let plan = RequestPlan { destination, framing, is_upgrade: false, max_forwards: None };
     let context = RequestContext { host_line, keeps_host: true, is_trusted: false, client, ends };

@@ -13,16 +13,43 @@ pub(crate) struct Destination<'b> {
     pub(crate) host: &'b [u8],
 }
 
+/// The Host that was found good last: mostly the next request's, too.
+#[derive(Debug, Default)]
+pub(crate) struct KnownHost(Vec<u8>);
+
+impl KnownHost {
+    /// A longer one is checked every time.
+    const LEN_MAX: usize = 255;
+
+    #[inline]
+    fn is_good(&mut self, value: &[u8]) -> bool {
+        (value == self.0 && !value.is_empty()) || self.check(value)
+    }
+
+    #[inline(never)]
+    fn check(&mut self, value: &[u8]) -> bool {
+        let is_good = is_authority(value);
+        if is_good && value.len() <= Self::LEN_MAX {
+            self.0.clear();
+            self.0.extend_from_slice(value);
+        }
+        is_good
+    }
+}
+
 /// Checks the method, the target and Host of a request.
 ///
 /// # Errors
 /// The rule that one of them breaks.
 #[inline(always)]
-pub(crate) fn destination<'b>(head: &RequestHead<'_, 'b>) -> Result<Destination<'b>, ClientError> {
+pub(crate) fn destination<'b>(
+    head: &RequestHead<'_, 'b>,
+    known_host: &mut KnownHost,
+) -> Result<Destination<'b>, ClientError> {
     if head.method != "GET" {
         check_method(head.method)?;
     }
-    let host = host(head)?;
+    let host = host(head, known_host)?;
     let target = head.target;
     // Bytes above ASCII go on as they came, as clients send them that do not encode them.
     if target.iter().any(|&byte| matches!(byte, 0..=b' ' | b'#' | 0x7f)) {
@@ -90,7 +117,10 @@ fn other_destination<'b>(
 }
 
 /// The one Host that a request has; empty where HTTP/1.0 has none.
-fn host<'b>(head: &RequestHead<'_, 'b>) -> Result<&'b [u8], ClientError> {
+fn host<'b>(
+    head: &RequestHead<'_, 'b>,
+    known_host: &mut KnownHost,
+) -> Result<&'b [u8], ClientError> {
     let Some(value) = head.fields.values(Name::Host).next() else {
         return match head.version {
             Version::Http10 => Ok(b""),
@@ -100,7 +130,7 @@ fn host<'b>(head: &RequestHead<'_, 'b>) -> Result<&'b [u8], ClientError> {
     if head.fields.is_repeated(Name::Host) {
         return refuse(ClientError::DuplicateHost);
     }
-    if is_authority(value) { Ok(value) } else { refuse(ClientError::InvalidHost) }
+    if known_host.is_good(value) { Ok(value) } else { refuse(ClientError::InvalidHost) }
 }
 
 /// Returns what follows `http://` or `https://`, in any case. The latter is what a client of a TLS
@@ -116,32 +146,38 @@ fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
 /// one) and without user information.
 #[inline(always)]
 pub(crate) fn is_authority(bytes: &[u8]) -> bool {
-    let host = &bytes[..bytes.len() - port_len(bytes)];
-    if host.first() == Some(&b'[') {
-        return literal_len(host) == host.len();
+    let is_name_byte = |byte: &u8| IS_NAME_BYTE[usize::from(*byte)];
+    let len = bytes.iter().position(|byte| !is_name_byte(byte)).unwrap_or(bytes.len());
+    match &bytes[len..] {
+        [] => len > 0,
+        [b':', port @ ..] => len > 0 && is_port(port),
+        _ => len == 0 && is_literal(bytes),
     }
-    // Nearly always all of them are good: looking for the first that is not would take longer.
-    !host.is_empty() && host.iter().fold(true, |good, &byte| good & IS_NAME_BYTE[usize::from(byte)])
 }
 
-/// Bytes of `":" port` at the end of `bytes`; 0 where there is none.
-fn port_len(bytes: &[u8]) -> usize {
-    for (digits, byte) in bytes.iter().rev().take(PORT_DIGITS_MAX + 1).enumerate() {
-        match byte {
-            b':' => return digits + 1,
-            b'0'..=b'9' => {}
-            _ => return 0,
-        }
+fn is_port(bytes: &[u8]) -> bool {
+    bytes.len() <= PORT_DIGITS_MAX && bytes.iter().all(u8::is_ascii_digit)
+}
+
+/// Whether `bytes` are an IPv6 address in brackets, with or without a port.
+#[cold]
+fn is_literal(bytes: &[u8]) -> bool {
+    match &bytes[literal_len(bytes)..] {
+        rest if rest.len() == bytes.len() => false,
+        [] => true,
+        [b':', port @ ..] => is_port(port),
+        _ => false,
     }
-    0
 }
 
 /// Digits of 65535.
 const PORT_DIGITS_MAX: usize = 5;
 
 /// Bytes of the IPv6 address in brackets at the beginning of `bytes`; 0 where there is none.
-#[cold]
 fn literal_len(bytes: &[u8]) -> usize {
+    if bytes.first() != Some(&b'[') {
+        return 0;
+    }
     let Some(end) = bytes.iter().position(|&byte| byte == b']') else { return 0 };
     let address = std::str::from_utf8(&bytes[1..end]).unwrap_or_default();
     if address.parse::<std::net::Ipv6Addr>().is_ok() { end + 1 } else { 0 }
@@ -168,6 +204,20 @@ const IS_NAME_BYTE: [bool; 256] = {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A Host is judged by itself, whatever came before it.
+    #[test]
+    fn a_known_host_makes_no_difference() {
+        let long = "a".repeat(300);
+        let mut known = KnownHost::default();
+        for value in ["a:80", "", "a:80", "a:8o", "a:80", "", &long, "a:80", "a", "a b", "a"] {
+            for _ in 0..2 {
+                let is_good = is_authority(value.as_bytes());
+                assert_eq!(known.is_good(value.as_bytes()), is_good, "{value:?}");
+            }
+        }
+        assert!(known.0.capacity() <= 2 * KnownHost::LEN_MAX);
+    }
 
     /// Hosts as the grammar has them, and what must not pass for one.
     #[test]

@@ -53,8 +53,8 @@ pub(crate) struct Upstream {
     pub(crate) session: Option<ConnId>,
     /// When it came to the pool last.
     pub(crate) idle_since: Instant,
-    /// How long the backend keeps it idle at most, as far as it said.
-    pub(crate) kept: Duration,
+    /// Until when the backend keeps it idle, as far as it said.
+    pub(crate) kept_until: Instant,
     /// Exchanges that it has carried.
     pub(crate) exchanges: u32,
     /// Which of the backend's addresses it leads to.
@@ -65,7 +65,7 @@ impl Upstream {
     /// When an idle one is closed that may be kept for `idle`.
     #[inline]
     pub(crate) fn idle_until(&self, idle: Duration) -> Instant {
-        self.idle_since + idle.min(self.kept)
+        (self.idle_since + idle).min(self.kept_until)
     }
 }
 

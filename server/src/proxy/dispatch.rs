@@ -172,7 +172,7 @@ impl Proxy {
             backend,
             session: Some(id),
             idle_since: now,
-            kept: Duration::MAX,
+            kept_until: Instant::FAR_FUTURE,
             exchanges: 0,
             attempt,
         };
@@ -225,7 +225,7 @@ impl Proxy {
         upstream.session = None;
         upstream.exchanges = upstream.exchanges.saturating_add(1);
         upstream.idle_since = now;
-        upstream.kept = kept.unwrap_or_default();
+        upstream.kept_until = now + kept.unwrap_or_default();
         let ends = upstream.idle_until(rules.idle);
         let &mut Upstream { backend, attempt, .. } = upstream;
         let is_kept = kept.is_some()

@@ -15,6 +15,7 @@ use crate::config::{Config, Limits};
 use crate::http::chunked::ChunkLimits;
 use crate::http::forward::{HostLine, RequestEnds, client_fields};
 use crate::http::head::HeadLimits;
+use crate::http::target::KnownHost;
 
 /// How often free buffers that nobody needed since the last time are dropped.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
@@ -32,8 +33,9 @@ pub(crate) struct Shared {
     pub(crate) trust: Trust,
     /// What tells this instance's name in Via from that of any other.
     via_suffix: String,
-    /// No session waits for anything less long than this.
-    shortest_timeout: Duration,
+    /// No session waits for anything less long than this: from the driver's start, so that adding
+    /// it is one step.
+    shortest_timeout: Instant,
     pub(crate) buffers: BufferPool,
     pub(crate) askers: Askers,
     /// The line that a response without Date gets; empty until the driver said what time it is.
@@ -44,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) host_line: HostLine,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) retries: RetryBudget,
+    pub(crate) known_host: KnownHost,
     /// The address of the client that came last, and what requests say about it: the next one is
     /// often the same's.
     last_address: Option<(IpAddr, Arc<str>)>,
@@ -75,6 +78,7 @@ impl Shared {
             host_line: HostLine::new(""),
             actions: VecDeque::new(),
             retries,
+            known_host: KnownHost::default(),
             last_address: None,
             trim_from: Instant::ZERO,
             work: 0,
@@ -86,7 +90,7 @@ impl Shared {
     /// it need not be known yet.
     #[inline]
     pub(crate) fn horizon(&self, now: Instant) -> Instant {
-        now + self.shortest_timeout
+        Instant::from_nanos(now.as_nanos().saturating_add(self.shortest_timeout.as_nanos()))
     }
 
     /// Takes the time of day as an HTTP date.
@@ -147,8 +151,8 @@ fn request_ends(config: &Config, via_suffix: &str) -> RequestEnds {
 }
 
 /// The shortest time for which a session may wait for anything.
-fn shortest_timeout(config: &Config) -> Duration {
-    config.timeouts.shortest().min(config.routing.streams.idle)
+fn shortest_timeout(config: &Config) -> Instant {
+    Instant::ZERO + config.timeouts.shortest().min(config.routing.streams.idle)
 }
 
 const fn head_limits(limits: &Limits) -> HeadLimits {

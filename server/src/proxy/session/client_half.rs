@@ -1,6 +1,5 @@
 //! The side of a session that faces its client: requests in, answers out.
 use std::hint::cold_path;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -96,12 +95,17 @@ pub(crate) struct Begun {
     pub(crate) len: usize,
     /// Whether the client wants its connection to end with the answer.
     pub(crate) is_last: bool,
-    /// For whom the trusted client forwards.
-    pub(crate) client: Option<IpAddr>,
-    /// Whether it asks for /stats and may have it.
-    pub(crate) is_stats: bool,
-    /// Whether Max-Forwards makes the proxy its last recipient.
-    pub(crate) is_last_hop: bool,
+    pub(crate) aim: Aim,
+}
+
+/// Who answers a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Aim {
+    Backend,
+    /// The proxy: it asks for /stats and may have it.
+    Stats,
+    /// The proxy: Max-Forwards makes it the last recipient.
+    LastHop,
 }
 
 impl ClientHalf {
@@ -172,7 +176,7 @@ impl ClientHalf {
             Err(error) => return refuse(*error),
         };
         self.progress.reset();
-        let destination = destination(head)?;
+        let destination = destination(head, &mut shared.known_host)?;
         let framing = request_framing(head)?;
         let expects = head.fields.has(Name::Expect);
         if expects && expects_the_unknown(head) {
@@ -234,23 +238,22 @@ impl ClientHalf {
             target: shared.askers.target(destination.path),
             account: Account::default(),
         });
-        let ip = self.hop.peer.ip();
-        let client =
-            if self.hop.is_trusted { Some(shared.trust.client(&head.fields, ip)) } else { None };
-        let is_stats =
-            self.hop.may_ask_for_stats() && framing == Framing::None && is_stats(head, destination);
-        let is_stats = is_stats && shared.trust.shows_stats(&head.fields, ip, self.hop.is_trusted);
+        if self.hop.is_trusted || self.hop.forwards_for.is_some() {
+            self.hop.take_origin(&head.fields, shared);
+        }
+        let aim = if hops == Some(0) {
+            Aim::LastHop
+        } else if self.hop.may_ask_for_stats()
+            && framing == Framing::None
+            && is_stats(head, destination)
+            && shared.trust.shows_stats(&head.fields, self.hop.peer.ip(), self.hop.is_trusted)
+        {
+            Aim::Stats
+        } else {
+            Aim::Backend
+        };
         let (len, is_last) = (head.len, !asks_to_persist);
-        let is_last_hop = hops == Some(0);
-        Ok(Parsed::Complete(Begun {
-            forwarded,
-            framing,
-            len,
-            is_last,
-            is_stats,
-            is_last_hop,
-            client,
-        }))
+        Ok(Parsed::Complete(Begun { forwarded, framing, len, is_last, aim }))
     }
 }
 

@@ -1,4 +1,5 @@
 //! Who a client connection comes from, and how far its word counts.
+use std::hint::cold_path;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -6,6 +7,7 @@ use intelliproxy_core::Instant;
 
 use super::Session;
 use crate::buffer::Buffer;
+use crate::http::field::Fields;
 use crate::http::head::Parsed;
 use crate::http::proxy_protocol;
 use crate::proxy::shared::Shared;
@@ -25,6 +27,8 @@ pub(crate) struct Hop {
     pub(crate) awaits_header: bool,
     /// The client of the latest request, where a trusted peer named it.
     pub(crate) forwards_for: Option<IpAddr>,
+    /// The group of the peer as one who asks.
+    group: u8,
 }
 
 impl Hop {
@@ -37,6 +41,7 @@ impl Hop {
             is_trusted: shared.trust.trusts(ip),
             awaits_header: false,
             forwards_for: None,
+            group: shared.askers.client(ip),
         }
     }
 
@@ -46,12 +51,31 @@ impl Hop {
         self.is_trusted = shared.trust.trusts(self.peer.ip());
     }
 
+    /// A request's head says for whom it is; only a trusted peer's word counts.
+    #[cold]
+    pub(super) fn take_origin(&mut self, fields: &Fields<'_, '_>, shared: &Shared) {
+        let origin = || shared.trust.client(fields, self.peer.ip());
+        self.forwards_for = self.is_trusted.then(origin);
+    }
+
     /// The client: the peer, or the one for whom a trusted peer forwards, whose port is unknown
     /// and 0.
     pub(crate) fn client(&self) -> SocketAddr {
         match self.forwards_for {
             Some(ip) if ip != self.peer.ip() => SocketAddr::new(ip, 0),
             _ => self.peer,
+        }
+    }
+
+    /// The group of the client as one who asks.
+    #[inline]
+    pub(super) fn group(&self, shared: &Shared) -> u8 {
+        match self.forwards_for {
+            None => self.group,
+            Some(ip) => {
+                cold_path();
+                shared.askers.client(ip)
+            }
         }
     }
 

@@ -156,17 +156,15 @@ impl Session {
         shared.work += count as u64;
         match side {
             Side::Client => {
-                let is_body = matches!(self.client.receive, Receive::Body { .. });
-                let wait = if is_body { self.body_wait(now) } else { Duration::ZERO };
+                if self.exchange.is_some() {
+                    cold_path();
+                    self.note_wait(now);
+                }
                 if let Some(input) = &mut self.client.input {
                     input.filled(count);
                 }
-                match &mut self.exchange {
-                    Some(exchange) => {
-                        exchange.client_wait += wait;
-                        exchange.awaits_continue = false;
-                        self.client.last_read = now;
-                    }
+                match &self.exchange {
+                    Some(_) => self.client.last_read = now,
                     None if !matches!(self.client.receive, Receive::Head) => {
                         cold_path();
                         self.client.last_read = now;
@@ -269,6 +267,17 @@ impl Session {
             }
         }
         is_awaited
+    }
+
+    /// The client sends something while an exchange is under way: waiting for it is over.
+    #[inline(never)]
+    fn note_wait(&mut self, now: Instant) {
+        let is_body = matches!(self.client.receive, Receive::Body { .. });
+        let wait = if is_body { self.body_wait(now) } else { Duration::ZERO };
+        if let Some(exchange) = &mut self.exchange {
+            exchange.client_wait += wait;
+            exchange.awaits_continue = false;
+        }
     }
 
     /// The client takes something that has waited for it.
@@ -523,7 +532,7 @@ impl Session {
     /// Who asks with the request that waits, and for what.
     pub(crate) fn asker(&self, shared: &Shared) -> Asker {
         let target = self.exchange.as_ref().map_or(0, |exchange| exchange.target);
-        Asker { client: shared.askers.client(self.client.hop.client().ip()), target }
+        Asker { client: self.client.hop.group(shared), target }
     }
 
     /// The backends that failed the request that waits.

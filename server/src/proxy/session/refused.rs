@@ -4,7 +4,7 @@ use intelliproxy_core::{BackendId, Instant, Outcome};
 
 use super::Session;
 use super::exchange::Asking;
-use super::upstream_half::{HeadKind, Headed};
+use super::upstream_half::HeadKind;
 use crate::buffer::Buffer;
 use crate::http::framing::Framing;
 use crate::proxy::Action;
@@ -15,8 +15,13 @@ impl Session {
     /// Whether to ask for another backend before a refusal is passed on: the request may be sent
     /// again, all that was sent of it is held, and attempts are left.
     #[cold]
-    pub(super) fn asks_elsewhere(&mut self, headed: &Headed, shared: &Shared) -> bool {
-        let HeadKind::Final { status, framing, kept, .. } = headed.kind else { return false };
+    pub(super) fn asks_elsewhere(
+        &mut self,
+        head_len: usize,
+        kind: HeadKind,
+        shared: &Shared,
+    ) -> bool {
+        let HeadKind::Final { status, framing, kept, .. } = kind else { return false };
         let upstream = &self.upstream;
         let Some(exchange) = &mut self.exchange else { return false };
         let can_ask = exchange.asking == Asking::No
@@ -30,7 +35,7 @@ impl Session {
             return false;
         }
         // A connection that brought all of the response can be used again.
-        let came = upstream.input.as_ref().map_or(0, Buffer::len) - headed.len;
+        let came = upstream.input.as_ref().map_or(0, Buffer::len) - head_len;
         let is_whole = match framing {
             Framing::None => came == 0,
             Framing::Length(length) => came as u64 == length,

@@ -1,13 +1,12 @@
 //! Where the halves of a session meet: the joint rules J1 to J7 of LIFECYCLE.md, applied until
 //! nothing changes. Each rule says whether it changed something; none of them waits.
 use std::hint::cold_path;
-use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
 use super::Session;
 use super::bound::Bound;
-use super::client_half::{Begun, Receive, Send};
+use super::client_half::{Aim, Begun, Receive, Send};
 use super::exchange::Asking;
 use super::upstream_half::{self, HeadKind, Headed, connection_option};
 use crate::buffer::{Buffer, SMALL};
@@ -124,12 +123,10 @@ impl Session {
     }
 
     fn begin(&mut self, now: Instant, begun: Begun, shared: &mut Shared) {
-        let Begun { forwarded, framing, len, is_last, is_stats, is_last_hop, client: origin } =
-            begun;
+        let Begun { forwarded, framing, len, is_last, aim } = begun;
         let client = &mut self.client;
         client.head_since = None;
         client.has_said_last = is_last;
-        client.hop.forwards_for = origin;
         client.last_read = now;
         if let Some(input) = &mut client.input {
             input.consume(len);
@@ -142,18 +139,14 @@ impl Session {
             exchange.awaits_continue = client.input.as_ref().is_none_or(Buffer::is_empty);
         }
         client.receive = Receive::Ended;
-        if is_stats {
+        if aim != Aim::Backend {
             cold_path();
             shared.buffers.give(forwarded);
+            if aim == Aim::LastHop {
+                return self.answer_last_hop(now, framing, shared);
+            }
             self.upstream.receive = upstream_half::Receive::AwaitsStats;
-            self.needs.stats();
-            return;
-        }
-        if is_last_hop {
-            cold_path();
-            shared.buffers.give(forwarded);
-            self.answer_last_hop(now, framing, shared);
-            return;
+            return self.needs.stats();
         }
         shared.retries.earn();
         // What must not be done twice is not kept once it was sent.
@@ -296,7 +289,7 @@ impl Session {
                     if let HeadKind::Final { refusal: refusal @ Some(_), .. } = headed.kind {
                         cold_path();
                         exchange.refusal = refusal;
-                        if self.asks_elsewhere(&headed, shared) {
+                        if self.asks_elsewhere(headed.len, headed.kind, shared) {
                             return false;
                         }
                     }
@@ -319,17 +312,23 @@ impl Session {
     }
 
     /// Writes the head in `shared.scratch` to the client; false when it has to wait for room.
+    #[inline(always)]
     fn pass_head(&mut self, now: Instant, headed: Headed, shared: &mut Shared) -> bool {
-        let moved = self.move_answer(&headed, shared);
+        let moved = self.move_answer(headed, shared);
         if moved.is_none() {
             cold_path();
-            if !self.copy_head(&headed, shared) {
+            let is_dropped = matches!(headed.kind, HeadKind::Interim { is_passed_on: false, .. });
+            let form = (headed.is_verbatim, headed.date_at);
+            if !self.copy_head(headed.len, form, is_dropped, shared) {
                 self.upstream.is_head_waiting = true;
                 return false;
             }
         }
-        let wait =
-            if self.client.has_whole_request() { Duration::ZERO } else { self.body_wait(now) };
+        let mut waited = None;
+        if !self.client.has_whole_request() {
+            cold_path();
+            waited = Some(self.body_wait(now));
+        }
         self.client.last_write = now;
         let upstream = &mut self.upstream;
         let Some(exchange) = &mut self.exchange else { return false };
@@ -341,9 +340,13 @@ impl Session {
             HeadKind::Final {
                 status, framing, writer, kept, binds, is_client_persistent, ..
             } => {
-                // The time in which the client was awaited is not the backend's.
-                let waited = exchange.client_wait + wait;
-                let latency = now.since(exchange.dispatched_at).saturating_sub(waited);
+                let mut latency = now.since(exchange.dispatched_at);
+                if waited.is_some() || !exchange.client_wait.is_zero() {
+                    cold_path();
+                    // The time in which the client was awaited is not the backend's.
+                    let waited = exchange.client_wait + waited.unwrap_or_default();
+                    latency = latency.saturating_sub(waited);
+                }
                 exchange.answer = Some((status, latency));
                 exchange.has_begun_answer = true;
                 exchange.is_persistent = is_client_persistent;
@@ -362,7 +365,8 @@ impl Session {
 
     /// Hands an answer's head to the client in the buffer in which it came, with what came of its
     /// body; returns the bytes of that. `None` when that cannot be done, and nothing is.
-    fn move_answer(&mut self, headed: &Headed, shared: &mut Shared) -> Option<u64> {
+    #[inline(always)]
+    fn move_answer(&mut self, headed: Headed, shared: &mut Shared) -> Option<u64> {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let input = upstream.input.as_mut()?;
         let rest = (input.len() - headed.len) as u64;
@@ -379,20 +383,30 @@ impl Session {
                 (true, at) => input.splice(at..at, shared.date.as_bytes()),
                 (false, _) => input.replace_front(headed.len, &shared.scratch),
             };
-        let whole = upstream.input.take_if(|_| can_move)?;
+        if !can_move {
+            return None;
+        }
+        let whole = upstream.input.take()?;
         let pushed = client.output.push(whole, &mut shared.buffers);
         debug_assert!(pushed.is_ok(), "nothing waits before the answer");
         Some(rest)
     }
 
-    /// Copies an answer's head to where the client's bytes wait; false when there is no room.
+    /// Copies an answer's head to where the client's bytes wait, in its `form` (whether it goes on as
+    /// it came, and where a Date line is added) or not at all; false when there is no room.
     #[inline(never)]
-    fn copy_head(&mut self, headed: &Headed, shared: &mut Shared) -> bool {
+    fn copy_head(
+        &mut self,
+        head_len: usize,
+        form: (bool, usize),
+        is_dropped: bool,
+        shared: &mut Shared,
+    ) -> bool {
         let Some(input) = &mut self.upstream.input else { return false };
-        if !matches!(headed.kind, HeadKind::Interim { is_passed_on: false, .. }) {
-            let rest = input.len() - headed.len;
-            let (line, fields) = input.bytes()[..headed.len].split_at(headed.date_at);
-            let parts = match (headed.is_verbatim, headed.date_at) {
+        if !is_dropped {
+            let rest = input.len() - head_len;
+            let (line, fields) = input.bytes()[..head_len].split_at(form.1);
+            let parts = match form {
                 (true, 0) => [fields, &[], &[]],
                 (true, _) => [line, shared.date.as_bytes(), fields],
                 (false, _) => [&shared.scratch[..], &[], &[]],
@@ -405,7 +419,7 @@ impl Session {
             }
             parts.into_iter().for_each(|part| output.append(part));
         }
-        input.consume(headed.len);
+        input.consume(head_len);
         true
     }
 
@@ -482,7 +496,7 @@ impl Session {
     /// J5: with its answer whole, an exchange is over; its connections are judged.
     fn end_exchange(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
-        let Some(mut exchange) = self.exchange.take() else {
+        let Some(exchange) = &mut self.exchange else {
             cold_path();
             return false;
         };
@@ -510,7 +524,9 @@ impl Session {
         if let (Some(outcome), Some(lease)) = (exchange.outcome(), exchange.lease.take()) {
             self.needs.finish(lease, outcome);
         }
-        self.end_request(now, exchange.is_persistent && is_whole);
+        let is_persistent = exchange.is_persistent && is_whole;
+        self.exchange = None;
+        self.end_request(now, is_persistent);
         true
     }
 

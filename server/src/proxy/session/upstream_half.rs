@@ -87,6 +87,7 @@ pub(crate) enum Receive {
 
 /// An answer's head on its way to the client; the forwarded head is left in `shared.scratch`,
 /// unless it is the head as it came.
+#[derive(Clone, Copy)]
 pub(crate) struct Headed {
     /// Bytes of the head as it came.
     pub(crate) len: usize,
@@ -97,6 +98,7 @@ pub(crate) struct Headed {
     pub(crate) kind: HeadKind,
 }
 
+#[derive(Clone, Copy)]
 pub(crate) enum HeadKind {
     /// 1xx: another head follows. Not passed on to HTTP/1.0 (RFC 9110 section 15.2).
     Interim { is_passed_on: bool, is_continue: bool },
