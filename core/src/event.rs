@@ -335,8 +335,8 @@ pub enum Outcome {
         /// The status, as a rule 429 or 503.
         status: u16,
         /// Retry-After: the time for which the backend gets no requests while another one can take
-        /// them, 60 s at most. Without it the refusal counts as one request in flight that fades
-        /// with the half-life of errors.
+        /// them, 60 s at most. Without it the refusal counts as one request in flight, or the nth
+        /// part of one where n are in hand, and fades with the half-life of errors.
         hold: Option<Duration>,
     },
     /// The backend or the way to it failed.

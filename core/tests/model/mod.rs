@@ -38,8 +38,8 @@ pub(crate) struct Backend {
     pub(crate) reports_failed: u64,
     /// Requests ended: when, and whether in error.
     pub(crate) requests: Vec<(u64, bool)>,
-    /// Requests refused without a time: when.
-    pub(crate) turned_away: Vec<u64>,
+    /// Requests refused without a time: when, and what part of a request each counts.
+    pub(crate) turned_away: Vec<(u64, f64)>,
     /// Requests refused.
     pub(crate) refused: u64,
     /// Until when it is to be left alone.
@@ -515,7 +515,9 @@ impl Backend {
     /// What it has to do: in flight, and recent ones that it was too busy for.
     fn load(&self, rules: &Rules) -> u32 {
         let half_life = rules.errors.half_life.as_millis() as f64;
-        let weight = |at: &u64| libm::pow(0.5, (self.touched_at - at) as f64 / half_life);
+        let weight = |(at, amount): &(u64, f64)| {
+            amount * libm::pow(0.5, (self.touched_at - at) as f64 / half_life)
+        };
         self.at_work() + self.turned_away.iter().map(weight).sum::<f64>().round() as u32
     }
 

@@ -315,7 +315,7 @@ impl World {
             Outcome::Abandoned => {}
             Outcome::Answered { status: 429 | 503, .. } | Outcome::Refused { hold: None, .. } => {
                 backend.refused += 1;
-                backend.turned_away.push(now);
+                backend.turned_away.push((now, 1.0 / (1.0 + f64::from(backend.at_work()))));
             }
             Outcome::Refused { hold: Some(hold), .. } => {
                 backend.refused += 1;
