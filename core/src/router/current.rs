@@ -67,7 +67,7 @@ impl Router {
     #[inline]
     fn spill(&mut self, now: Instant, current: BackendId) -> BackendId {
         let turned_away = self.table.get(current).map_or(0, |backend| backend.turned_away());
-        if !self.policy.is_full(current, turned_away) {
+        if !self.policy.is_full(current, turned_away) && !self.is_full(current) {
             return current;
         }
         let candidates = Candidates::new(&self.table, &[]);

@@ -154,6 +154,28 @@ fn an_ejected_backend_comes_up() {
     assert_eq!(world.standing(A), StandingView::SlowStart { window: 2 });
 }
 
+/// A current backend at its limit keeps its place: single requests go past it, and come back to it
+/// when one of its own ends. No request is let in beyond the limits.
+#[test]
+fn a_full_current_backend_stays_current() {
+    let mut rules = Rules::default();
+    rules.limits.per_backend = 2;
+    let mut world = World::with_rules(&["a", "b"], rules);
+    world.answer(A, 10);
+    world.answer(B, 15);
+    let mut leases: Vec<_> = (0..4).map(|_| world.route()).collect();
+    let went: Vec<_> = leases.iter().map(Lease::backend).collect();
+    assert_eq!(went.iter().filter(|id| **id == A).count(), 2);
+    assert_eq!(world.router.route(world.now, &[]), Err(NoRoute::Full));
+    assert_eq!(world.router.current(), Some(A));
+    assert_eq!(world.snapshot().switches, 0);
+    let of_a = went.iter().position(|id| *id == A).expect("one of two");
+    world.finish(leases.remove(of_a), 200);
+    let again = world.route();
+    assert_eq!(again.backend(), A);
+    leases.into_iter().chain([again]).for_each(|lease| world.finish(lease, 200));
+}
+
 /// With `errors.eject` off nothing is ejected.
 #[test]
 fn it_can_be_turned_off() {
