@@ -243,6 +243,9 @@ impl Backend {
     /// when it does not get out.
     pub(super) fn answer(&self, draw: Draw, class: usize) -> Option<(Answer, u64)> {
         let condition = &self.condition;
+        if condition.is_faultless {
+            return Some((Answer::Good, 0));
+        }
         if condition.reach == Reach::BlackHole {
             return None;
         }

@@ -1,4 +1,7 @@
 //! A request on its way: to a backend, in it, back to its proxy, and once more.
+//!
+//! What every request passes is inlined although it has rare second callers: 4 % fewer instructions
+//! for the oracle on `homog70`.
 use std::time::Duration;
 
 use intelliproxy_core::{Lease, Outcome, RequestFailure};
@@ -65,7 +68,7 @@ impl World {
     }
 
     /// Where a request goes that these backends had.
-    #[inline]
+    #[inline(always)]
     fn choose(&mut self, proxy: usize, tried: &[usize]) -> Option<(usize, Option<Lease>)> {
         if self.proxies.is_empty() {
             return self.choose_as_oracle(proxy, tried).map(|backend| (backend, None));
@@ -76,7 +79,7 @@ impl World {
     }
 
     /// A request leaves its proxy, unless its client still has to send a part of it.
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, number: u64, backend: usize, upload: u64, is_counted: bool) {
         self.trace_hash.add(backend as u64);
         if is_counted {
@@ -99,7 +102,7 @@ impl World {
     }
 
     /// Tells the oracle of one proxy that a request becomes work of a backend, or has been that.
-    #[inline]
+    #[inline(always)]
     pub(super) fn note_local(&mut self, number: u64, backend: usize, is_sent: bool) {
         if let Some(local) = &mut self.local {
             let proxy = usize::from(self.requests[(number - self.oldest) as usize].proxy);
@@ -107,7 +110,7 @@ impl World {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn note_second(&mut self, backend: usize) {
         let second = (self.now / SECOND) as usize;
         while self.routed_by_second.len() <= second {
@@ -117,6 +120,7 @@ impl World {
     }
 
     /// A request arrives at its backend.
+    #[inline(always)]
     pub(super) fn arrive_at_backend(&mut self, number: u64, backend: usize) {
         let to = &mut self.backends[backend];
         to.inbound -= 1;
@@ -185,7 +189,7 @@ impl World {
     }
 
     /// An answer leaves its backend.
-    #[inline]
+    #[inline(always)]
     pub(super) fn leave(&mut self, request: u64, backend: usize, answer: Answer) {
         let rtt = self.backends[backend].rtt;
         let at = self.now + rtt - rtt / 2;
@@ -225,7 +229,7 @@ impl World {
     }
 
     /// Tells the proxy of a request how its backend did.
-    #[inline]
+    #[inline(always)]
     pub(super) fn release(&mut self, index: usize, end: End) {
         if self.proxies.is_empty() && self.local.is_none() {
             // The oracle learns nothing.
@@ -240,7 +244,7 @@ impl World {
     }
 
     /// Gives a lease back.
-    #[inline]
+    #[inline(always)]
     pub(super) fn give_back(
         &mut self,
         proxy: usize,
@@ -255,7 +259,7 @@ impl World {
     }
 
     /// When the present attempt of a request was whole.
-    #[inline]
+    #[inline(always)]
     pub(super) fn sent_at(&self, index: usize) -> u64 {
         let request = &self.requests[index];
         if request.attempt == 0 {
@@ -264,7 +268,7 @@ impl World {
         self.tried.get(&(self.oldest + index as u64)).map_or(request.from, |tried| tried.sent_at)
     }
 
-    #[inline]
+    #[inline(always)]
     fn outcome(&self, index: usize, end: End) -> Outcome {
         let request = &self.requests[index];
         let latency = Duration::from_nanos(self.now.saturating_sub(self.sent_at(index)));
