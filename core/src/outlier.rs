@@ -98,6 +98,17 @@ impl Watch {
         !self.is_in() || self.recent.errors > 0.0 || self.window < WINDOW_OPEN
     }
 
+    /// Whether a good answer changes nothing but the count of requests.
+    #[inline]
+    pub(crate) const fn is_calm(&self) -> bool {
+        !self.is_troubled() && self.errors_in_row == 0
+    }
+
+    /// A good answer while [calm](Self::is_calm).
+    pub(crate) fn answered_again(&mut self) {
+        self.recent.observe(false, RECENT);
+    }
+
     /// A good answer to a request sent then. One that was sent before the latest failure is old
     /// news: it ends no row of failures.
     pub(crate) fn succeeded(&mut self, sent_at: Instant) {

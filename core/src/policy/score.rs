@@ -110,6 +110,7 @@ impl Policy for Score {
         rng: &mut Rng,
     ) -> Option<BackendId> {
         let model = self.model.as_mut()?;
+        model.catch_up();
         let cheapest = model.cheapest(now, candidates, rng);
         let chosen = cheapest.or_else(|| model.least_bad(candidates, rng))?;
         if chosen != current {

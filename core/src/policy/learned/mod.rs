@@ -13,6 +13,7 @@
 //! | [`curve`] | the pool's congestion curve, and each backend's deviation |
 //! | [`unit`] | one backend: counters, cost; and what the pool has in common |
 //! | [`rails`] | stall, quarantine, probation, caps, slow start |
+//! | [`calm`] | the short way for a model that is asked seldom |
 //! | [`refit`] | what is fitted to all backends together, every 64 completions |
 //! | [`faults`] | what errors do to a standing, by all of them |
 //! | [`explore`] | the budget for trials |
@@ -24,6 +25,7 @@
 //! than that of a completion has passed since, the winner is estimated and weighed anew until it
 //! stays the winner: then it is the least of all, to within that one completion. (Shortest expected delay: Whitt 1986; adaptive memory:
 //! Lepski 1991.)
+mod calm;
 mod curve;
 mod explore;
 mod faults;
@@ -74,6 +76,8 @@ pub(crate) struct Learned {
     /// Whether ejections pay.
     regret: Regret,
     has_regretted: bool,
+    /// Backends whose cost is not up to date; only those of a model.
+    postponed: Vec<usize>,
     /// For medians.
     scratch: Vec<(f64, f64)>,
     shares: Vec<f64>,
@@ -94,6 +98,7 @@ impl Learned {
             is_model: false,
             regret: Regret::default(),
             has_regretted: false,
+            postponed: Vec::new(),
             scratch: Vec::new(),
             shares: Vec::new(),
         };
@@ -357,13 +362,29 @@ impl Policy for Learned {
         unit.count(now, &mut self.pool);
         unit.take(now);
         unit.used_at = now;
-        self.weigh(slot);
+        if self.is_model {
+            self.postpone(slot);
+        } else {
+            self.weigh(slot);
+        }
     }
 
     fn on_outcome(&mut self, now: Instant, ended: &Ended<'_>) {
         let slot = ended.backend.index();
         let elapsed_ms = millis(ended.elapsed);
         let is_error = ended.outcome.is_error();
+        if self.is_model {
+            let is_good = is_error == Some(false);
+            if is_good && self.completed_calmly(now, slot, ended.elapsed) {
+                self.units[slot].turned_away = ended.facts.turned_away();
+                return;
+            }
+            self.settle_up(slot);
+            if is_error == Some(true) {
+                // It is compared with the others.
+                self.catch_up();
+            }
+        }
         let unit = &mut self.units[slot];
         unit.count(now, &mut self.pool);
         unit.take_in(&mut self.pool, is_error == Some(false));
@@ -427,6 +448,7 @@ impl Policy for Learned {
     }
 
     fn on_pause(&mut self, now: Instant, backend: BackendId) {
+        self.settle_up(backend.index());
         let unit = &mut self.units[backend.index()];
         unit.look(now, &mut self.pool);
         debug_assert!(unit.n > 0, "only what is in flight is paused");
@@ -439,6 +461,7 @@ impl Policy for Learned {
     }
 
     fn on_resume(&mut self, now: Instant, backend: BackendId) {
+        self.settle_up(backend.index());
         let unit = &mut self.units[backend.index()];
         unit.count(now, &mut self.pool);
         unit.take(now);

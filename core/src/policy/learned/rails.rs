@@ -38,6 +38,12 @@ impl Rails {
         self.watch.is_in()
     }
 
+    /// Whether a good answer changes nothing but the counts of errors.
+    #[inline]
+    pub(super) const fn is_calm(&self) -> bool {
+        self.watch.is_calm() && !self.is_stalled && !self.is_suspect && self.cap.is_none()
+    }
+
     /// A good answer, to a request sent then: what it opens.
     pub(super) fn succeeded(&mut self, sent_at: Instant) {
         self.is_stalled = false;

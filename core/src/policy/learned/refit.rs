@@ -9,7 +9,9 @@ impl Learned {
         // Else a backend that is charged for its errors, and so gets no requests, would be charged
         // for as long as trials take to outweigh them, however little others fail by now.
         let stale = REFRESH as f64 / (UNASKED_MEMORY * self.present.max(1) as f64);
-        for unit in &mut self.units {
+        for slot in 0..self.units.len() {
+            self.settle_up(slot);
+            let unit = &mut self.units[slot];
             if unit.is_present {
                 unit.look(now, &mut self.pool);
                 unit.errors.forget(stale);

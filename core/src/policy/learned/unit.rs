@@ -48,6 +48,10 @@ pub(super) struct Unit {
     pending: f64,
     /// Exposure per ms with n in flight.
     pace: f64,
+    /// Good ends counted that speed and errors have not been told of; only in a model.
+    pub(super) unsettled: u32,
+    /// Whether its cost is not up to date; only in a model.
+    pub(super) is_postponed: bool,
     pub(super) speed: Speed,
     pub(super) shape: Shape,
     /// Dispersion of its completions: variance over that of a Poisson process.
@@ -126,6 +130,8 @@ impl Unit {
             looked_at: now,
             pending: 0.0,
             pace: 0.0,
+            unsettled: 0,
+            is_postponed: false,
             speed: Speed::default(),
             shape: Shape::new(),
             phi: pool.phi,
@@ -208,6 +214,18 @@ impl Unit {
             self.phi = (self.phi + rate * (sample - self.phi)).clamp(PHI_MIN, PHI_MAX);
             self.phi_samples = self.phi_samples.saturating_add(1);
             pool.phi = (pool.phi + PHI_RATE * (sample - pool.phi)).clamp(PHI_MIN, PHI_MAX);
+        }
+    }
+
+    /// Tells the speed of so many completions, with the exposure that was counted in equal parts
+    /// before each: all of it at once would let short memories forget what they had, and then count
+    /// every completion in full.
+    pub(super) fn take_in_parts(&mut self, pool: &mut Pool, completions: u32) {
+        let part = self.pending / f64::from(completions);
+        for _ in 0..completions {
+            self.pending = part;
+            self.take_in(pool, true);
+            self.speed.complete();
         }
     }
 
@@ -306,9 +324,15 @@ impl Unit {
         self.v = if gap == 0.0 { pool.center_speed } else { libm::exp(pool.center + gap) };
     }
 
+    /// From now on time is counted with as many in flight as there are now.
+    #[inline]
+    pub(super) fn set_pace(&mut self, pool: &Pool) {
+        self.pace = f64::from(self.n) / self.shape.latency(&pool.curve, self.n);
+    }
+
     /// Weighs one more request.
     pub(super) fn weigh(&mut self, pool: &Pool) {
-        self.pace = f64::from(self.n) / self.shape.latency(&pool.curve, self.n);
+        self.set_pace(pool);
         let next = self.n.saturating_add(self.turned_away).saturating_add(1);
         let marginal = 1.0 + CROWD * f64::from(next);
         let wait = self.latency_at(pool, next) * marginal;

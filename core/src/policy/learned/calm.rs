@@ -1,0 +1,104 @@
+//! The short way of a model that is asked seldom: requests that end well at a calm backend.
+//!
+//! Policy `score` asks its model only while the current backend is full. Until then a good end is
+//! counted, and its effect on speed, errors and cost waits: for the next question, for anything else
+//! that happens to the backend, or for [`BATCH`] good ends. Speeds and costs that are asked for are
+//! those that the long way gives, but that the good ends of a batch count as evenly spaced.
+use std::time::Duration;
+
+use super::curve::{LEVELS, bin};
+use super::unit::Unit;
+use super::{Learned, OWN_MEMORY, POOL_MEMORY, REFRESH, average};
+use crate::policy::millis;
+use crate::time::Instant;
+
+impl Learned {
+    /// Takes in a good end at a calm backend; false when the long way has to.
+    #[inline]
+    pub(super) fn completed_calmly(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        elapsed: Duration,
+    ) -> bool {
+        let (pool, unit) = (&mut self.pool, &mut self.units[slot]);
+        let is_short = !pool.is_booting()
+            && unit.unsettled < BATCH
+            && !(pool.completions + 1).is_multiple_of(REFRESH)
+            && !(unit.completions + 1).is_multiple_of(REFRESH)
+            && unit.is_calm();
+        if !is_short {
+            return false;
+        }
+        unit.count(now, pool);
+        if unit.rails.is_stalled {
+            return false;
+        }
+        let n = unit.n;
+        debug_assert!(n > 0, "only requests that went out come home");
+        unit.n = n.saturating_sub(1);
+        unit.unsettled += 1;
+        unit.completions += 1;
+        pool.completions += 1;
+        pool.curve.completions[(n as usize).min(LEVELS)] += 1.0;
+        unit.shape.completions[bin(n)] += 1.0;
+        let elapsed_ms = millis(elapsed);
+        average(&mut pool.latency_ms, elapsed_ms);
+        average(&mut unit.latency_ms, elapsed_ms);
+        unit.answered_at = Some(now);
+        unit.quiet_since = now;
+        unit.due = 0.0;
+        self.postpone(slot);
+        true
+    }
+
+    /// Requests in flight changed: the time from now on is counted under the new number, the cost
+    /// waits for the next question.
+    #[inline]
+    pub(super) fn postpone(&mut self, slot: usize) {
+        let unit = &mut self.units[slot];
+        unit.set_pace(&self.pool);
+        if !unit.is_postponed {
+            unit.is_postponed = true;
+            self.postponed.push(slot);
+        }
+    }
+
+    /// Tells the speed and the errors of what was counted at a backend.
+    pub(super) fn settle_up(&mut self, slot: usize) {
+        let (pool, unit) = (&mut self.pool, &mut self.units[slot]);
+        let good = std::mem::take(&mut unit.unsettled);
+        if good == 0 {
+            return;
+        }
+        unit.take_in_parts(pool, good);
+        for _ in 0..good {
+            pool.errors.observe(false, POOL_MEMORY);
+            unit.errors.observe(false, OWN_MEMORY);
+            unit.rails.watch.answered_again();
+        }
+        unit.settle(pool);
+        unit.due_speed = unit.v;
+    }
+
+    /// Brings every cost up to date: the model is going to be asked.
+    pub(crate) fn catch_up(&mut self) {
+        while let Some(slot) = self.postponed.pop() {
+            self.units[slot].is_postponed = false;
+            self.settle_up(slot);
+            self.weigh(slot);
+        }
+    }
+}
+
+impl Unit {
+    /// Whether a good end opens nothing and ends nothing.
+    #[inline]
+    fn is_calm(&self) -> bool {
+        self.is_present && self.rails.is_calm()
+    }
+}
+
+/// Good ends that wait at most. An estimate of the speed costs about as much as the rest of a
+/// decision.
+const BATCH: u32 = 16;
