@@ -279,12 +279,11 @@ impl Router {
             });
         };
         let is_free = !tried.is_empty() || !self.habits.is_gated;
-        let backend = if is_free || !self.is_usable(choice.backend) {
-            choice.backend
+        Ok(if is_free || !self.is_usable(choice.backend) {
+            (choice.backend, choice.token)
         } else {
             self.restrain(now, choice.backend)
-        };
-        Ok((backend, choice.token))
+        })
     }
 
     /// The backend that a request of this kind would avoid, so that another one shows whether it

@@ -97,7 +97,7 @@ pub(crate) trait Policy: Debug + Send + Sync {
         _current: BackendId,
         _candidates: &Candidates<'_>,
         _rng: &mut Rng,
-    ) -> Option<BackendId> {
+    ) -> Option<Choice> {
         None
     }
 

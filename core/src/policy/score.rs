@@ -5,7 +5,9 @@
 //! The gate keeps all requests at one current backend. That backend may be full: it has as many
 //! requests in flight as it can work on at once ([`width`](super::learned::Shape::width), learned
 //! from its own completions). Then the single request goes where the expected delay is least, under
-//! the model of [`learned`](super::learned). That may be the current backend. Below its width the
+//! the model of [`learned`](super::learned). That may be the current backend. Now and then, by the
+//! budget for trials of `learned`, it goes to one that has been idle for a second or more, since only
+//! requests show that a backend has become faster. Below its width the
 //! rule alone decides.
 //!
 //! Requests in flight are what the width is compared with, not a difference between backends: three
@@ -108,15 +110,12 @@ impl Policy for Score {
         current: BackendId,
         candidates: &Candidates<'_>,
         rng: &mut Rng,
-    ) -> Option<BackendId> {
-        let model = self.model.as_mut()?;
-        model.catch_up();
-        let cheapest = model.cheapest(now, candidates, rng);
-        let chosen = cheapest.or_else(|| model.least_bad(candidates, rng))?;
-        if chosen != current {
-            *entry(&mut self.spills, chosen) += 1;
+    ) -> Option<Choice> {
+        let choice = self.model.as_mut()?.relief(now, candidates, rng)?;
+        if choice.backend != current {
+            *entry(&mut self.spills, choice.backend) += 1;
         }
-        Some(chosen)
+        Some(choice)
     }
 
     fn habits(&self) -> Habits {

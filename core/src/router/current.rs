@@ -5,7 +5,7 @@ use super::Router;
 use crate::backend::{Access, BackendId};
 use crate::event::{HoldReason, Notice, SwitchReason};
 use crate::gate::Verdict;
-use crate::policy::Candidates;
+use crate::policy::{Candidates, Token};
 use crate::time::Instant;
 
 /// Notices of holds within this time of the last one are left out.
@@ -32,10 +32,10 @@ impl Router {
     /// request goes. That is the current backend, or one with a lower expected delay while the
     /// current one is full.
     #[inline]
-    pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> BackendId {
+    pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> (BackendId, Token) {
         let current = if self.current == Some(best) { best } else { self.judge(now, best) };
-        let to = if self.gate.spills() { self.spill(now, current) } else { current };
-        if self.is_full(to) { best } else { to }
+        let (to, token) = if self.gate.spills() { self.spill(now, current) } else { (current, 0) };
+        if self.is_full(to) { (best, 0) } else { (to, token) }
     }
 
     #[inline(never)]
@@ -65,16 +65,16 @@ impl Router {
     /// The backend that this single request goes to: the current one, or another one while the
     /// current one is full.
     #[inline]
-    fn spill(&mut self, now: Instant, current: BackendId) -> BackendId {
+    fn spill(&mut self, now: Instant, current: BackendId) -> (BackendId, Token) {
         let turned_away = self.table.get(current).map_or(0, |backend| backend.turned_away());
         if !self.policy.is_full(current, turned_away) && !self.is_full(current) {
-            return current;
+            return (current, 0);
         }
         let candidates = Candidates::new(&self.table, &[]);
-        let to = self.policy.overflow(now, current, &candidates, &mut self.rng);
-        let to = to.unwrap_or(current);
+        let choice = self.policy.overflow(now, current, &candidates, &mut self.rng);
+        let (to, token) = choice.map_or((current, 0), |choice| (choice.backend, choice.token));
         self.spills += u64::from(to != current);
-        to
+        (to, token)
     }
 
     fn change_current(&mut self, now: Instant, to: BackendId, reason: SwitchReason) {

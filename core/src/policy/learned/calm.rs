@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::curve::{LEVELS, bin};
 use super::unit::Unit;
-use super::{Learned, OWN_MEMORY, POOL_MEMORY, REFRESH, average};
-use crate::policy::millis;
+use super::{IDLE_TRIAL, Learned, OWN_MEMORY, POOL_MEMORY, REFRESH, average};
+use crate::policy::{Candidates, Choice, millis};
+use crate::rng::Rng;
 use crate::time::Instant;
 
 impl Learned {
@@ -81,8 +82,25 @@ impl Learned {
         unit.due_speed = unit.v;
     }
 
+    /// The backend for a single request that finds another one full: the one with the least expected
+    /// delay, or one that has been idle for so long that it is worth a trial.
+    pub(crate) fn relief(
+        &mut self,
+        now: Instant,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<Choice> {
+        self.catch_up();
+        self.explorer.earn();
+        if let Some(Choice { backend, .. }) = self.explore(now, candidates) {
+            return Some(Choice { backend, token: IDLE_TRIAL });
+        }
+        let cheapest = self.cheapest(now, candidates, rng);
+        cheapest.or_else(|| self.least_bad(candidates, rng)).map(Choice::of)
+    }
+
     /// Brings every cost up to date: the model is going to be asked.
-    pub(crate) fn catch_up(&mut self) {
+    pub(super) fn catch_up(&mut self) {
         while let Some(slot) = self.postponed.pop() {
             self.units[slot].is_postponed = false;
             self.settle_up(slot);

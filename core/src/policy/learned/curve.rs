@@ -123,8 +123,8 @@ impl Shape {
         (curve.latency(n) * self.inverse[bin]).max(self.floor[bin])
     }
 
-    /// Requests in flight that it works on at once, 1 to 96: the most at which the predicted latency
-    /// is at most [`WIDTH_LATENCIES`] times that of a single one.
+    /// Requests in flight that it works on at once, 1 to 96; 1 while single requests are unknown.
+    /// The most at which the predicted latency is at most [`WIDTH_LATENCIES`] times that of a single one.
     pub(super) const fn width(&self) -> u32 {
         self.width
     }
@@ -162,8 +162,13 @@ impl Shape {
         }
         let most = WIDTH_LATENCIES * self.latency(curve, 1);
         self.width = 1;
-        // Latency never falls with n.
-        while self.width < LEVELS as u32 && self.latency(curve, self.width + 1) <= most {
+        // The latency of a single request has to have been seen: where a backend always has four
+        // in flight, the prior would take that latency for the one of a single request. Latency
+        // never falls with n.
+        while curve.completions[1] >= PRIOR
+            && self.width < LEVELS as u32
+            && self.latency(curve, self.width + 1) <= most
+        {
             self.width += 1;
         }
     }

@@ -129,7 +129,7 @@ impl Learned {
     }
 
     /// The least cost of all that are open, as of now.
-    pub(super) fn cheapest(
+    fn cheapest(
         &mut self,
         now: Instant,
         candidates: &Candidates<'_>,
@@ -169,11 +169,7 @@ impl Learned {
     }
 
     /// The least bad when nobody is open.
-    pub(super) fn least_bad(
-        &self,
-        candidates: &Candidates<'_>,
-        rng: &mut Rng,
-    ) -> Option<BackendId> {
+    fn least_bad(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<BackendId> {
         candidates.least(rng, |id, _| {
             let Some(unit) = self.units.get(id.index()) else {
                 return f64::INFINITY;
@@ -374,7 +370,7 @@ impl Policy for Learned {
         let elapsed_ms = millis(ended.elapsed);
         let is_error = ended.outcome.is_error();
         if self.is_model {
-            let is_good = is_error == Some(false);
+            let is_good = is_error == Some(false) && ended.token == 0;
             if is_good && self.completed_calmly(now, slot, ended.elapsed) {
                 self.units[slot].turned_away = ended.facts.turned_away();
                 return;
