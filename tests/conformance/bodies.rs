@@ -118,6 +118,39 @@ fn good_chunks_are_framed_anew() {
     }
 }
 
+/// A trailer section for which there is no room beside what waits goes on when that is taken, whether
+/// or not the client ends its side meanwhile; nobody's clock runs out for it.
+#[test]
+fn a_long_trailer_section_waits_for_room() {
+    for (data, len) in [(1, 1990), (1, 8000), (1900, 500), (3000, 2500), (100_000, 8000)] {
+        for (takes, half_close) in [(usize::MAX, false), (0, false), (0, true)] {
+            let mut config = Config::default();
+            config.forwarding.half_close = half_close;
+            let wait = config.timeouts.response_body / 2;
+            config.timeouts.request_body = wait / 2;
+            let mut bench = Bench::new(config);
+            bench.backends_take = takes;
+            let trailer = format!("T: {}\r\n", "t".repeat(len));
+            let body = format!("{data:x}\r\n{}\r\n0\r\n{trailer}\r\n", "x".repeat(data));
+            let client = bench.client_with(format!("{HEAD}{body}").as_bytes());
+            let upstream = bench.upstream();
+            if takes == 0 {
+                if half_close {
+                    bench.end(client);
+                }
+                bench.pass(wait);
+                bench.take(upstream, usize::MAX);
+            }
+            let text = bench.text(upstream);
+            let (_, forwarded_body) = text.split_once("\r\n\r\n").expect("a head");
+            assert_eq!(dechunk(forwarded_body), ("x".repeat(data), trailer), "{data} and {len}");
+            bench.send(upstream, EMPTY_ANSWER);
+            assert!(bench.text(client).starts_with("HTTP/1.1 200 OK\r\n"), "{data} and {len}");
+            assert_eq!(bench.wire(upstream).closed, None, "{data} and {len}: it is kept");
+        }
+    }
+}
+
 /// A client that leaves inside its body leaves no whole request behind it.
 #[test]
 fn cut_uploads_are_seen_as_cut() {

@@ -46,6 +46,11 @@ impl BodyReader {
         }
     }
 
+    /// Whether a chunked body has been read to its end, which may still wait to be written.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self, Self::Chunked(reader) if reader.is_over())
+    }
+
     /// Whether the connection's end here is the body's own end.
     pub(crate) const fn ends_at_close(&self) -> bool {
         matches!(self, Self::Plain { left: None })

@@ -173,6 +173,11 @@ impl ChunkedReader {
         lines
     }
 
+    /// Whether the body has been read to its end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state == State::Done
+    }
+
     /// Whether there were trailer fields.
     pub(crate) fn has_trailer(&self) -> bool {
         !self.trailer.is_empty()

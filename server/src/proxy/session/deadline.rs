@@ -72,7 +72,7 @@ impl Session {
     /// Whether a part of the request's body is to come, and all that came of it is on its way.
     fn is_body_awaited(&self) -> bool {
         let client = &self.client;
-        matches!(client.receive, Receive::Body { .. })
+        matches!(&client.receive, Receive::Body { reader, .. } if !reader.is_over())
             && client.input.is_none()
             && client.send == Send::Open
             && !self.awaits_continue()

@@ -212,9 +212,9 @@ impl Session {
     pub(super) fn leave_if_gone(&mut self, shared: &mut Shared) {
         let client = &self.client;
         let has_more = client.input.as_ref().is_some_and(|input| !input.is_empty());
-        let has_left = match client.receive {
+        let has_left = match &client.receive {
             Receive::Ended => true,
-            Receive::Body { .. } => has_more,
+            Receive::Body { reader, .. } => has_more || reader.is_over(),
             Receive::Head | Receive::Tunnel | Receive::Discarding { .. } => false,
         };
         let is_kept = shared.config.forwarding.half_close || self.exchange.is_none();

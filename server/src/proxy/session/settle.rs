@@ -221,7 +221,8 @@ impl Session {
         if self.exchange.is_none() || upstream.is_write_broken {
             return false;
         }
-        if client.input.as_ref().is_none_or(Buffer::is_empty) {
+        // A chunked body's end may wait for room with nothing left to read.
+        if client.input.as_ref().is_none_or(Buffer::is_empty) && !reader.is_over() {
             if client.is_eof {
                 self.fail_client(now, ClientError::Incomplete, shared);
                 return true;
@@ -238,6 +239,7 @@ impl Session {
             Ok(relayed) => {
                 shared.add_parsed(relayed.parsed);
                 *data += relayed.data;
+                let is_over = reader.is_over();
                 // Waiting for more begins when there is room for it, however long that took.
                 if client.input.as_ref().is_none_or(Buffer::is_empty) {
                     client.last_read = now;
@@ -251,7 +253,7 @@ impl Session {
                     client.receive = if is_tunnel { Receive::Tunnel } else { Receive::Ended };
                 }
                 let is_stuck = client.input.as_ref().is_some_and(|input| !input.is_empty());
-                relayed.is_end || (client.is_eof && !is_stuck)
+                relayed.is_end || (client.is_eof && !is_stuck && !is_over)
             }
             Err(error) => {
                 self.fail_client(now, ClientError::MalformedChunk(error), shared);
