@@ -266,7 +266,7 @@ impl Router {
     }
 
     /// The backend that policy and gate choose, and the policy's mark.
-    #[inline]
+    #[inline(always)]
     fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<(BackendId, Token), NoRoute> {
         let candidates = Candidates::new(&self.table, tried);
         let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
@@ -421,9 +421,16 @@ impl Router {
 
     fn request_finished(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
         let backend = lease.backend;
-        let outcome = outcome.normal();
-        let told = outcome;
-        let outcome = self.charge(now, &lease, outcome);
+        let mut is_excused = false;
+        let outcome = if let Outcome::Answered { status: ..400, .. } = outcome {
+            self.blame.ended(now, lease.id, lease.asker, true);
+            outcome
+        } else {
+            let told = outcome.normal();
+            let charged = self.charge(now, &lease, told);
+            is_excused = charged == Outcome::Abandoned && told != charged;
+            charged
+        };
         // How long it waited for its client; a stream has ended before for the policy.
         let waited = if self.asides.is_empty() {
             Some(Duration::ZERO)
@@ -431,11 +438,11 @@ impl Router {
             self.end_aside(now, lease.id)
         };
         let rules = &self.rules;
-        let is_refused = outcome == Outcome::Failed(RequestFailure::Refused);
+        let is_refused = matches!(outcome, Outcome::Failed(RequestFailure::Refused));
         let done = self.table.update(backend, |backend| {
             let was_full = backend.is_full();
             backend.lease_home(now, &outcome, rules);
-            if told != outcome && outcome == Outcome::Abandoned {
+            if is_excused {
                 backend.excused();
             }
             let is_watched = outcome.is_error() == Some(true) || backend.watch.is_troubled();
@@ -501,6 +508,7 @@ impl Router {
     }
 
     /// Pings a backend as often as the policy, or its way back, wants.
+    #[inline(always)]
     fn hasten_pings(&mut self, now: Instant, backend: BackendId) {
         if self.habits.listens
             && let Some(wait) = self.policy.ping_every(backend)

@@ -9,8 +9,8 @@ use crate::time::Instant;
 impl Router {
     /// What counts of a request's end. An error that is no fault of the backend counts for nothing,
     /// and a 4xx of a backend that answers far more of them than the others is a refusal: a broken
-    /// release that says 404 at once has done no work.
-    #[inline]
+    /// release that says 404 at once has done no work. What was answered well needs no look.
+    #[cold]
     pub(super) fn charge(&mut self, now: Instant, lease: &Lease, outcome: Outcome) -> Outcome {
         match outcome {
             Outcome::Answered { status: ..400 | 408, .. } => {

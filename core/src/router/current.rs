@@ -1,4 +1,5 @@
 //! Which backend is the current one: how it is left, and which requests go past it.
+use std::hint::cold_path;
 use std::time::Duration;
 
 use super::Router;
@@ -34,7 +35,14 @@ impl Router {
     #[inline]
     pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> (BackendId, Token) {
         let current = if self.current == Some(best) { best } else { self.judge(now, best) };
-        let (to, token) = if self.gate.spills() { self.spill(now, current) } else { (current, 0) };
+        let Some(facts) = self.table.get(current) else { return (best, 0) };
+        let (is_full, turned_away) = (facts.access() == Access::Full, facts.turned_away());
+        let spills = self.gate.spills();
+        if !(is_full || spills && self.policy.is_full(current, turned_away)) {
+            return (current, 0);
+        }
+        cold_path();
+        let (to, token) = if spills { self.spill(now, current) } else { (current, 0) };
         if self.is_full(to) { (best, 0) } else { (to, token) }
     }
 
@@ -62,14 +70,10 @@ impl Router {
         }
     }
 
-    /// The backend that this single request goes to: the current one, or another one while the
-    /// current one is full.
-    #[inline]
+    /// The backend that this single request goes to while the current one is full: that one still,
+    /// or another one.
+    #[inline(never)]
     fn spill(&mut self, now: Instant, current: BackendId) -> (BackendId, Token) {
-        let turned_away = self.table.get(current).map_or(0, |backend| backend.turned_away());
-        if !self.policy.is_full(current, turned_away) && !self.is_full(current) {
-            return (current, 0);
-        }
         let candidates = Candidates::new(&self.table, &[]);
         let choice = self.policy.overflow(now, current, &candidates, &mut self.rng);
         let (to, token) = choice.map_or((current, 0), |choice| (choice.backend, choice.token));
