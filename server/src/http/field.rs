@@ -44,7 +44,7 @@ pub(crate) enum Name {
 
 impl Name {
     /// The name that a field name (a token) stands for, in any case.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of(name: &[u8]) -> Self {
         let Some(&first) = name.first() else { return Self::Other };
         let Some(&(known, letter, spelled)) = KNOWN.get(place(name.len(), first)) else {
@@ -147,17 +147,25 @@ impl Spelled {
         const SMALL: u64 = u64::from_le_bytes([0x20; 8]);
         let (front, back) = match (token.first_chunk(), token.last_chunk()) {
             (Some(front), Some(back)) => (u64::from_le_bytes(*front), u64::from_le_bytes(*back)),
-            _ => {
-                let (mut all, mut at) = (0, 0);
-                while at < token.len() {
-                    all = all << 8 | token[at] as u64;
-                    at += 1;
-                }
-                (all, all)
-            }
+            _ => Self::ends(token),
         };
         let middle = if token.len() > 8 { token[8] | 0x20 } else { 0 };
         Self { front: front | SMALL, back: back | SMALL, middle }
+    }
+
+    /// The two halves of a token of less than eight bytes, which overlap from four on.
+    const fn ends(token: &[u8]) -> (u64, u64) {
+        match (token.first_chunk(), token.last_chunk(), token) {
+            (Some(front), Some(back), _) => {
+                (u32::from_le_bytes(*front) as u64, u32::from_le_bytes(*back) as u64)
+            }
+            (_, _, [one, two, three]) => {
+                (u16::from_le_bytes([*one, *two]) as u64, u16::from_le_bytes([*two, *three]) as u64)
+            }
+            (_, _, [one, two]) => (u16::from_le_bytes([*one, *two]) as u64, 0),
+            (_, _, [one, ..]) => (*one as u64, 0),
+            (_, _, []) => (0, 0),
+        }
     }
 
     /// The bits by which any byte differs from its like in `other`.

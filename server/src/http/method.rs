@@ -44,7 +44,7 @@ const IDEMPOTENT: [&str; 34] = [
 /// Whether doing a request twice has the effect of doing it once (RFC 9110 section 9.2.2).
 #[inline]
 pub(crate) fn is_idempotent(method: &str) -> bool {
-    method == "GET" || is_idempotent_besides_get(method)
+    method == "GET" || (method != "POST" && is_idempotent_besides_get(method))
 }
 
 #[inline(never)]

@@ -35,7 +35,7 @@ impl Proxy {
     }
 
     /// Finds a backend for a request, and a connection; false when every backend is full.
-    #[inline]
+    #[inline(always)]
     fn dispatch_freely(&mut self, now: Instant, id: ConnId, reuse: Reuse) -> bool {
         let Some(session) = self.table.session_mut(id) else {
             return true;
@@ -98,7 +98,7 @@ impl Proxy {
 
     /// Gives the session an idle connection to the backend, if there is one that its request may go
     /// over.
-    #[inline]
+    #[inline(always)]
     fn take_idle(
         &mut self,
         now: Instant,

@@ -323,6 +323,7 @@ impl Session {
     }
 
     /// A backend was chosen for the request that waits.
+    #[inline(always)]
     pub(crate) fn handle_routed(
         &mut self,
         now: Instant,
@@ -339,8 +340,9 @@ impl Session {
         exchange.dispatched_at = now;
         exchange.client_wait = Duration::ZERO;
         exchange.account = Account::default();
-        let unreported = exchange.unreported.take();
-        if let Some((backend, error)) = unreported {
+        if exchange.unreported.is_some()
+            && let Some((backend, error)) = exchange.unreported.take()
+        {
             cold_path();
             shared.actions.push_back(retried(self.client.hop.client(), backend, error));
         }
