@@ -72,6 +72,27 @@ fn a_head_cut_by_a_full_buffer_is_read_on() {
     }
 }
 
+/// Requests that the proxy answers by itself count for more than their bytes: many of them in one read
+/// cost as much as many reads.
+#[test]
+fn own_responses_count_for_more() {
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    let mut proxy = Proxy::new(Config::default(), Vec::new(), 1, NOW).expect("good defaults");
+    for head in [
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n",
+        // No backend: 503.
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        let client = proxy.handle_accept(NOW, address);
+        let requests = head.repeat(100);
+        let before = proxy.work();
+        assert!(hand_over(&mut proxy, client, requests.as_bytes()).is_empty());
+        settle(&mut proxy, client);
+        let work = proxy.work() - before;
+        assert!(work > 100 * 10_000, "{head}: {work}");
+    }
+}
+
 /// Work is what shares go by: a request's body of tiny chunks counts many times its bytes, plain
 /// bytes count once. Probes are told apart, since they wait for nobody.
 #[test]

@@ -22,6 +22,9 @@ const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// Work of a byte that is looked at by itself, where a byte that is read and written as it came is 1:
 /// 2.5 ns against 0.3 ns, with room for slower machines.
 const PARSED_WORK: u64 = 15;
+/// Work of a response that the proxy makes by itself: 1.6 to 4.8 us with the write of it, where no
+/// backend's time comes between a client's pipelined requests.
+const OWN_RESPONSE_WORK: u64 = 15_000;
 
 /// Buffers, limits and the way out for notices.
 #[derive(Debug)]
@@ -111,6 +114,11 @@ impl Shared {
     #[inline]
     pub(crate) const fn add_parsed(&mut self, bytes: usize) {
         self.work += PARSED_WORK * bytes as u64;
+    }
+
+    /// A request was answered by the proxy itself.
+    pub(crate) const fn add_own_response(&mut self) {
+        self.work += OWN_RESPONSE_WORK;
     }
 
     /// What forwarded requests say about a client.

@@ -173,6 +173,7 @@ impl Session {
     pub(super) fn answer(&mut self, now: Instant, bytes: Vec<u8>, shared: &mut Shared) {
         let is_persistent = self.exchange.take().is_some_and(|exchange| exchange.is_persistent);
         self.upstream.output.clear(&mut shared.buffers);
+        shared.add_own_response();
         let buffer = shared.buffers.adopt(Buffer::holding(bytes));
         if let Err(buffer) = self.client.output.push(buffer, &mut shared.buffers) {
             // Interim answers fill the way out: a client that reads none of them gets no other.
