@@ -170,7 +170,6 @@ fn a_bad_file_changes_nothing() {
             "{\"backends\": [{\"name\": \"N\", \"url\": \"http://nowhere.invalid\"}]}",
             "backend N (http://nowhere.invalid): cannot resolve nowhere.invalid: ",
         ),
-        ("{\"stateFile\": \"learned.json\"}", "state learned.json: this policy learns nothing"),
     ] {
         program.reload(text);
         let line = program.line_with("configuration");
@@ -184,7 +183,7 @@ fn a_bad_file_changes_nothing() {
     ask(&mut client, "/stats");
     let (head, _) = answer(&mut client);
     assert!(
-        head.contains("X-IntelliProxy-Reloads: done=0, refused=4, lastError=\"state "),
+        head.contains("X-IntelliProxy-Reloads: done=0, refused=3, lastError=\"backend "),
         "{head}"
     );
     program.reload(&good);
@@ -192,7 +191,7 @@ fn a_bad_file_changes_nothing() {
     assert!(line.ends_with("configuration: nothing changed"), "{line}");
     ask(&mut client, "/stats");
     let (head, _) = answer(&mut client);
-    assert!(head.contains("X-IntelliProxy-Reloads: done=1, refused=4\r\n"), "{head}");
+    assert!(head.contains("X-IntelliProxy-Reloads: done=1, refused=3\r\n"), "{head}");
 }
 
 /// Flags go on ruling over the file, and what only a restart can change is named and stays.
