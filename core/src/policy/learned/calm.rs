@@ -2,7 +2,8 @@
 //!
 //! Policy `score` asks its model only while the current backend is full. Until then a good end is
 //! counted, and its effect on speed, errors and cost waits: for the next question, for anything else
-//! that happens to the backend, or for [`BATCH`] good ends. Speeds and costs that are asked for are
+//! that happens to the backend, or for [`BATCH`] good ends. While there is only one backend, good
+//! ends are not counted at all. Speeds and costs that are asked for are
 //! those that the long way gives, but that the good ends of a batch count as evenly spaced.
 use std::time::Duration;
 
@@ -22,7 +23,13 @@ impl Learned {
         slot: usize,
         elapsed: Duration,
     ) -> bool {
+        let is_alone = self.present < 2;
         let (pool, unit) = (&mut self.pool, &mut self.units[slot]);
+        if is_alone && unit.is_calm() {
+            unit.skip(now);
+            unit.n = unit.n.saturating_sub(1);
+            return true;
+        }
         let is_short = !pool.is_booting()
             && unit.unsettled < BATCH
             && !(pool.completions + 1).is_multiple_of(REFRESH)
@@ -110,6 +117,15 @@ impl Learned {
 }
 
 impl Unit {
+    /// Leaves out the time since the last look: where there is nothing to choose, nothing is to be
+    /// learned.
+    #[inline]
+    fn skip(&mut self, now: Instant) {
+        self.looked_at = now;
+        self.quiet_since = now;
+        self.due = 0.0;
+    }
+
     /// Whether a good end opens nothing and ends nothing.
     #[inline]
     fn is_calm(&self) -> bool {

@@ -331,6 +331,10 @@ impl Policy for Learned {
         self.scratch.reserve(self.units.len());
         self.shares.reserve(self.units.len());
         self.present = self.units.iter().filter(|unit| unit.is_present).count();
+        if self.is_model && self.present == 2 {
+            // What one backend alone did was not looked at.
+            self.units.iter_mut().for_each(|unit| unit.looked_at = now);
+        }
         self.count();
         self.weigh(slot);
     }
@@ -355,6 +359,10 @@ impl Policy for Learned {
     fn on_dispatch(&mut self, now: Instant, backend: BackendId) {
         let slot = backend.index();
         let unit = &mut self.units[slot];
+        if self.is_model && self.present < 2 {
+            unit.take(now);
+            return;
+        }
         unit.count(now, &mut self.pool);
         unit.take(now);
         unit.used_at = now;

@@ -43,7 +43,7 @@ pub(super) struct Unit {
     /// Recent requests that it refused: to the cost they are in flight.
     pub(super) turned_away: u32,
     /// Time at n in flight is counted up to here.
-    looked_at: Instant,
+    pub(super) looked_at: Instant,
     /// Exposure counted that `speed` has not been told of.
     pending: f64,
     /// Exposure per ms with n in flight.

@@ -221,16 +221,16 @@ fn a_full_backend_spills_over() {
 #[test]
 fn the_width_is_learned_from_completions() {
     for (apart_ms, width) in [(5, 2..=3), (10, 1..=1)] {
-        let mut world = World::new(&["a"]);
-        world.answer(A, 10);
+        let mut world = World::with_latencies(10, 10);
+        let route = |world: &mut World| world.router.route(world.now, &[B]).expect("a is left");
         for _ in 0..400 {
-            let lease = world.route();
+            let lease = route(&mut world);
             world.advance(10);
             world.finish(lease, 200);
         }
-        let mut earlier = world.route();
+        let mut earlier = route(&mut world);
         for _ in 0..400 {
-            let later = world.route();
+            let later = route(&mut world);
             world.advance(apart_ms);
             world.finish(std::mem::replace(&mut earlier, later), 200);
         }
