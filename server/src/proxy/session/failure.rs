@@ -227,16 +227,20 @@ impl Session {
         self.needs.close(with_reset);
     }
 
-    /// Ends the session now.
-    #[cold]
-    pub(super) fn end(&mut self, _now: Instant, with_reset: bool, shared: &mut Shared) {
+    /// A tunnel that was opened was an answer.
+    pub(super) fn count_tunnel(&mut self) {
         if let Some(exchange) = &mut self.exchange
             && let Some((status @ 101, latency)) = exchange.answer
             && let Some(lease) = exchange.lease.take()
         {
-            // A tunnel that was opened was an answer.
             self.needs.finish(lease, Outcome::Answered { status, latency });
         }
+    }
+
+    /// Ends the session now.
+    #[cold]
+    pub(super) fn end(&mut self, _now: Instant, with_reset: bool, shared: &mut Shared) {
+        self.count_tunnel();
         // What still waits is lost: a clean end must not make the rest of it look whole. Where the
         // framing of the response shows the cut, that which the system holds arrives.
         let shows_cut = self.exchange.is_some() && !self.upstream.ends_with_connection();

@@ -56,7 +56,11 @@ impl Session {
             && (is_upstream_over || client.is_write_broken);
         if has_failed || is_over {
             cold_path();
-            self.end(now, has_failed, shared);
+            if has_failed || client.is_eof || client.is_write_broken {
+                self.end(now, has_failed, shared);
+            } else {
+                self.linger(now, shared);
+            }
             return true;
         }
         if is_client_over && !upstream.is_shut {
@@ -68,6 +72,21 @@ impl Session {
             self.needs.shutdown_client();
         }
         false
+    }
+
+    /// Ends a tunnel whose client may still send, as J7 ends a last response: closing at once could
+    /// destroy what the system holds for it.
+    #[cold]
+    fn linger(&mut self, now: Instant, shared: &mut Shared) {
+        self.count_tunnel();
+        self.abandon(shared);
+        let client = &mut self.client;
+        if client.send == Send::Open {
+            self.needs.shutdown_client();
+        }
+        client.send = Send::Shut;
+        client.last_read = now;
+        client.receive = Receive::Discarding { until: now + shared.config.timeouts.linger_total };
     }
 
     /// Drops what goes to a side of a tunnel that takes no more; what came of it still goes on.
