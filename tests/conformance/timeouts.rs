@@ -197,6 +197,34 @@ fn tunnel_idle() {
     assert!(bench.wire(upstream).closed.is_some());
 }
 
+/// A tunnel whose sides take what waits for them is not silent, though nothing new comes.
+#[test]
+fn a_tunnel_that_drains_is_not_idle() {
+    for is_upload in [false, true] {
+        let mut config = Config::default();
+        config.timeouts.tunnel_idle = Duration::from_secs(2);
+        let mut bench = Bench::new(config);
+        let client = bench
+            .client_with(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+        let upstream = bench.upstream();
+        bench.send(upstream, b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+        let (from, to) = if is_upload { (client, upstream) } else { (upstream, client) };
+        bench.drain(to);
+        bench.take(to, 0);
+        bench.send(from, &[b'x'; 20_000]);
+        for _ in 0..10 {
+            bench.pass(Duration::from_secs(1));
+            bench.take(to, 2_000);
+        }
+        assert_eq!(bench.wire(to).received.len(), 20_000, "upload: {is_upload}");
+        assert_eq!(bench.wire(to).closed, None, "upload: {is_upload}");
+        assert_over_after(&mut bench, Duration::from_secs(2), |bench| {
+            bench.wire(client).closed.is_some()
+        });
+        assert!(tells(&bench, "timeouts.tunnelIdleMs"));
+    }
+}
+
 /// `timeouts.lingerMs`: what a client sends after its last answer is dropped until nothing came for so
 /// long.
 #[test]

@@ -161,9 +161,11 @@ impl Session {
                 add(client.last_read, times.linger, Expiry::Linger);
                 add(*until, Duration::ZERO, Expiry::Linger);
             }
-            Receive::Tunnel => {
-                let last = client.last_read.max(upstream.last_read);
-                add(last, times.tunnel_idle, Expiry::Tunnel);
+            // While bytes wait for a side, its own clock runs.
+            Receive::Tunnel if client.output.is_empty() && upstream.output.is_empty() => {
+                let read = client.last_read.max(upstream.last_read);
+                let written = client.last_write.max(upstream.last_write);
+                add(read.max(written), times.tunnel_idle, Expiry::Tunnel);
             }
             _ => {}
         }
