@@ -55,6 +55,19 @@ fn wanted() -> (Range<u64>, bool) {
     }
 }
 
+/// Seeds that found a fault, each with what it was.
+#[test]
+fn known_seeds() {
+    for (seed, fault) in [
+        (490, "a client got the slot of one that gave way for it, whose socket was still there"),
+        (747, "the same"),
+    ] {
+        if let Err(failure) = run(seed, false) {
+            panic!("{fault}: {failure}");
+        }
+    }
+}
+
 /// Every rule holds in the world of every seed: thousands of steps each, nothing lost, nothing
 /// mixed up, nothing left over, nothing that never ends.
 #[test]

@@ -197,12 +197,12 @@ impl Proxy {
 
     /// A client connected. It is served, or told that there is no room.
     pub fn handle_accept(&mut self, now: Instant, peer: SocketAddr) -> ConnId {
-        let is_full = self.clients >= self.room.clients_max && !self.make_room(now);
-        self.clients += 1;
         let id = self.table.insert(|_| {
             let client = ClientHalf::new(Hop::new(peer, &mut self.shared), now);
             Conn::Client(Box::new(Session::new(client, now)))
         });
+        let is_full = self.clients >= self.room.clients_max && !self.make_room(now);
+        self.clients += 1;
         self.give_way.add(now, id, self.clients, &self.table);
         if is_full || self.shared.is_stopping {
             self.notify(Notice::ClientRefused { peer });
