@@ -121,8 +121,9 @@ fn standing(table: &ConnTable, conn: ConnId, now: Instant) -> Option<Standing> {
 
 impl Proxy {
     /// Makes room for one more client, who waits to be accepted, where `limits.clients` are
-    /// connected: the one that gives way is closed. Returns whether there is room. To be called after
-    /// the new one has its slot: until the driver is asked, it holds the old one's socket there.
+    /// connected: the one that gives way is closed. Returns whether there is room. The driver
+    /// carries the actions out before it accepts: until then it holds the socket of the one that
+    /// gave way.
     #[cold]
     pub fn make_room(&mut self, now: Instant) -> bool {
         // Beyond a limit that was lowered one client less is no room yet.
