@@ -61,6 +61,7 @@ fn known_seeds() {
     for (seed, fault) in [
         (490, "a client got the slot of one that gave way for it, whose socket was still there"),
         (747, "the same"),
+        (11978, "a client that takes 50 bytes a second was given too little time"),
     ] {
         if let Err(failure) = run(seed, false) {
             panic!("{fault}: {failure}");
