@@ -141,6 +141,19 @@ impl Bench {
         self.run();
     }
 
+    /// A new configuration: `name` is the only backend, and it is somewhere else.
+    pub(crate) fn move_backend(&mut self, name: &str) {
+        let moved = BackendTarget {
+            name: name.to_owned(),
+            url: format!("http://{name}.moved.test"),
+            authority: format!("{name}.moved.test"),
+            addresses: vec![SocketAddr::from(([10, 0, 1, 1], 80))],
+        };
+        let result = self.proxy.handle_reconfigured(self.now, Config::default(), vec![moved]);
+        result.expect("valid");
+        self.run();
+    }
+
     /// A peer resets its connection.
     pub(crate) fn reset(&mut self, conn: ConnId) {
         self.proxy.handle_failed(self.now, conn);

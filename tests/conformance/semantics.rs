@@ -313,3 +313,33 @@ fn a_response_without_date_gets_one() {
         assert!(bench.text(client).contains(&line), "{}", bench.text(client));
     }
 }
+
+/// A tunnel stays where it is when its backend leaves the configuration, also when that backend
+/// takes no more bytes (R3): the client's bytes go to no other connection.
+#[test]
+fn a_tunnel_does_not_move_with_its_backend() {
+    for takes_no_more in [false, true] {
+        let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
+        let request = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+        let client = bench.client_with(request.as_bytes());
+        let upstream = bench.upstream();
+        bench.send(upstream, b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+        let before = bench.text(upstream);
+        if takes_no_more {
+            bench.send(client, b"ping");
+            bench.break_writes(upstream);
+            bench.send(client, b"lost");
+        }
+        bench.move_backend("a");
+        bench.send(client, b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n");
+        bench.send(upstream, b"pong");
+        assert!(bench.text(client).ends_with("pong"), "{takes_no_more}");
+        assert_eq!(bench.upstreams(), [upstream], "{takes_no_more}: no other connection is made");
+        if !takes_no_more {
+            assert!(bench.text(upstream).len() > before.len());
+        }
+        bench.end(client);
+        bench.end(upstream);
+        assert!(bench.proxy.is_at_rest());
+    }
+}

@@ -40,6 +40,13 @@ impl Outbox {
         }
     }
 
+    /// Drops what was not written: the connection takes no more. That it took some stays known.
+    pub(crate) fn drop_pending(&mut self, pool: &mut BufferPool) {
+        let has_sent = self.has_sent;
+        self.clear(pool);
+        self.has_sent = has_sent;
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
         if let Some(buffer) = self.buffer.take() {

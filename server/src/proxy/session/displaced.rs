@@ -11,7 +11,8 @@ impl Session {
         let Some(exchange) = &mut self.exchange else {
             return;
         };
-        if self.upstream.output.has_sent() {
+        // A response that has begun belongs to this connection, and so do the bytes of a tunnel.
+        if self.upstream.output.has_sent() || exchange.has_begun_answer {
             return;
         }
         let Some(lease) = exchange.lease.take() else {

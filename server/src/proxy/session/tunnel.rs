@@ -94,14 +94,14 @@ impl Session {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         if upstream.is_write_broken || upstream.has_failed {
             cold_path();
-            upstream.output.clear(&mut shared.buffers);
+            upstream.output.drop_pending(&mut shared.buffers);
             if let Some(input) = client.input.take() {
                 shared.buffers.give(input);
             }
         }
         if client.is_write_broken || client.has_failed {
             cold_path();
-            client.output.clear(&mut shared.buffers);
+            client.output.drop_pending(&mut shared.buffers);
             if let Some(input) = upstream.input.take() {
                 shared.buffers.give(input);
             }
