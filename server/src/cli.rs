@@ -14,13 +14,13 @@ use std::process::ExitCode;
 use log::{LevelFilter, info, warn};
 
 use crate::config::{BackendTarget, Config};
-use crate::logging;
+use crate::edge::logging;
+use crate::edge::reload::Source;
+use crate::edge::resolve::{Setup, backend_targets};
+use crate::edge::state;
 use crate::plain::{plain, plain_lines};
 use crate::reactor;
-use crate::reload::Source;
 use crate::replay;
-use crate::resolve::{Setup, backend_targets};
-use crate::state;
 
 mod command;
 mod flags;

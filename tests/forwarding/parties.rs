@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use intelliproxy::config::{BackendConfig, Config};
+use intelliproxy::edge::resolve::Setup;
 use intelliproxy::reactor;
-use intelliproxy::resolve::Setup;
 use socket2::{Domain, Socket, Type};
 
 /// Far longer than anything here takes; only a failing test waits this long.

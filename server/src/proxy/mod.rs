@@ -46,19 +46,16 @@ pub use self::notice::{Notice, RemedyTaken};
 use self::places::Places;
 use self::pool::Pool;
 use self::queue::Queue;
-pub(crate) use self::queue::QueueCounts;
 pub use self::reconfigure::ConfigChange;
-pub(crate) use self::reconfigure::ReloadCounts;
 use self::reconfigure::{Reloads, router_config};
-pub(crate) use self::retries::RetryCounts;
 use self::room::Room;
 use self::serving::watch;
 use self::session::{ClientHalf, Hop, Session, Side};
 use self::shared::Shared;
 use self::stats::Stats;
 use self::timers::{Timers, earlier};
-use crate::admin::LogCounts;
 use crate::config::{BackendTarget, Config};
+use crate::pages::LogCounts;
 
 /// Something the proxy wants its driver to do.
 #[derive(Debug, PartialEq)]

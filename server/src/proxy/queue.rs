@@ -13,6 +13,7 @@ use intelliproxy_core::Instant;
 use super::Proxy;
 use super::conn::ConnId;
 use crate::http::UpstreamError;
+use crate::pages::QueueCounts;
 
 /// The requests that wait.
 #[derive(Debug, Default)]
@@ -29,17 +30,6 @@ struct Entry {
     conn: ConnId,
     ticket: u64,
     deadline: Instant,
-}
-
-/// What became of requests that found every backend full.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct QueueCounts {
-    /// Those that waited.
-    pub(crate) waited: u64,
-    /// Of these, those that waited in vain.
-    pub(crate) timed_out: u64,
-    /// Those for which there was no room to wait.
-    pub(crate) refused: u64,
 }
 
 impl Queue {

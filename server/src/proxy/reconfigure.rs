@@ -10,8 +10,8 @@ use intelliproxy_core::{
 use super::Proxy;
 use super::conn::{Conn, ConnId};
 use super::notice::Notice;
-use crate::admin::LogCounts;
 use crate::config::{BackendTarget, Config, ProbePaths};
+use crate::pages::{LogCounts, ReloadCounts};
 
 /// What is kept of the configurations that came at run time.
 #[derive(Debug, Default)]
@@ -19,15 +19,6 @@ pub(crate) struct Reloads {
     /// Leases of requests that were on their way when their backend left or moved.
     displaced: BTreeSet<LeaseId>,
     counts: ReloadCounts,
-}
-
-/// How many configurations came at run time, and why the last bad one was bad.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct ReloadCounts {
-    pub(crate) done: u64,
-    pub(crate) refused: u64,
-    /// Until a good one comes.
-    pub(crate) last_error: Option<String>,
 }
 
 /// What a new configuration changed, by the backends' names and the configuration's keys.

@@ -7,6 +7,8 @@
 //! and 10 a second; linkerd's default is the same.)
 use intelliproxy_core::Instant;
 
+use crate::pages::RetryCounts;
+
 /// The tokens, and what became of requests that wanted one.
 #[derive(Clone, Debug)]
 pub(crate) struct RetryBudget {
@@ -15,15 +17,6 @@ pub(crate) struct RetryBudget {
     /// When the floor was applied last.
     topped_at: Instant,
     counts: RetryCounts,
-}
-
-/// How many requests were sent to another backend, and how many were not for want of budget.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct RetryCounts {
-    /// Sent to another backend.
-    pub(crate) done: u64,
-    /// Not sent again: the budget was used up.
-    pub(crate) spared: u64,
 }
 
 impl RetryBudget {

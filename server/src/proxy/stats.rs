@@ -16,9 +16,7 @@ use intelliproxy_core::{BackendId, Instant};
 
 use super::Proxy;
 use super::conn::ConnId;
-use crate::admin::{
-    StatsText, log_field, queue_field, recording_field, reloads_field, retries_field,
-};
+use crate::pages::{StatsText, recording_field};
 
 /// Backends that are written, and clients that are answered, in one step.
 const AT_ONCE: usize = 16;
@@ -135,10 +133,10 @@ impl Proxy {
 
     fn answer_stats(&mut self, now: Instant, id: ConnId, text: &Arc<[u8]>) {
         let recording = self.router.recording().map_or_else(String::new, recording_field);
-        let reloads = reloads_field(self.reload_counts());
-        let retries = retries_field(self.shared.retries.counts());
-        let fields = recording + &reloads + &log_field(self.log_counts) + &retries;
-        let fields = fields + &queue_field(self.queue.counts());
+        let reloads = self.reload_counts().field();
+        let retries = self.shared.retries.counts().field();
+        let fields = recording + &reloads + &self.log_counts.field() + &retries;
+        let fields = fields + &self.queue.counts().field();
         if let Some(session) = self.table.session_mut(id) {
             session.handle_stats(now, &fields, text, &mut self.shared);
         }

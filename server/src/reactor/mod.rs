@@ -9,7 +9,6 @@ mod accept;
 mod budget;
 mod clock;
 mod descriptors;
-mod edge;
 mod signal;
 mod socket;
 mod token;
@@ -31,15 +30,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use self::budget::{Budget, COSTLY_READ, READS_MAX, is_costly, share_end};
 use self::clock::Clock;
 use self::descriptors::connections_max;
-use self::edge::Edge;
 use self::signal::Signals;
 use self::socket::{Moved, Socket, connect_failure};
 use self::token::Source;
 use self::unacknowledged::Diagnosis;
+use crate::edge::Edge;
+use crate::edge::record;
+use crate::edge::resolve::Setup;
+use crate::edge::state::Keeper;
 use crate::proxy::{Action, ConnId, Proxy};
-use crate::record;
-use crate::resolve::Setup;
-use crate::state::Keeper;
 
 /// Events taken from the system in one turn.
 const EVENTS_MAX: usize = 1024;

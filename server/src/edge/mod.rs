@@ -3,6 +3,14 @@
 //!
 //! None of them is waited for while the proxy serves. A reading of the configuration that hangs is
 //! given up after `timeouts.reloadMs`; its result, should it still come, is dropped.
+mod disk;
+pub(crate) mod logging;
+mod observe;
+pub(crate) mod record;
+pub mod reload;
+pub mod resolve;
+pub(crate) mod state;
+
 use std::hint::cold_path;
 use std::sync::Arc;
 
@@ -10,15 +18,16 @@ use intelliproxy_core::Instant;
 use log::{info, warn};
 use mio::Waker;
 
-use crate::admin::{LineLimits, LogCounts, log_notice};
-use crate::logging::LogWatch;
+use self::logging::LogWatch;
+use self::observe::{LineLimits, log_notice};
+use self::record::RecordGuard;
+use self::reload::{Reloader, Source};
+use self::state::Keeper;
+use crate::pages::LogCounts;
 use crate::proxy::{Notice, Proxy};
-use crate::record::RecordGuard;
-use crate::reload::{Reloader, Source};
-use crate::state::Keeper;
 
 /// The log, files and worker threads of one reactor.
-pub(super) struct Edge {
+pub(crate) struct Edge {
     log: LogWatch,
     /// Decides which lines about peers are written.
     limits: LineLimits,
@@ -32,7 +41,7 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    pub(super) fn new(
+    pub(crate) fn new(
         log: LogWatch,
         keeper: Option<Keeper>,
         reload: Option<Source>,
@@ -51,7 +60,7 @@ impl Edge {
     }
 
     /// Called at the end of each turn; what becomes due is handled.
-    pub(super) fn handle_turn(&mut self, now: Instant, proxy: &mut Proxy) {
+    pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &mut Proxy) {
         if let Some(keeper) = &mut self.keeper {
             keeper.handle_turn(now, proxy);
         }
@@ -70,7 +79,7 @@ impl Edge {
     }
 
     /// When a turn is due even if nothing happens.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match (self.reading_until(), self.limits.poll_timeout()) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
@@ -82,13 +91,13 @@ impl Edge {
     }
 
     /// Logs what the proxy tells.
-    pub(super) fn log_notice(&mut self, now: Instant, notice: &Notice, proxy: &Proxy) {
+    pub(crate) fn log_notice(&mut self, now: Instant, notice: &Notice, proxy: &Proxy) {
         let name = |backend| proxy.backend_name(backend);
         log_notice(now, notice, proxy.probe_paths(), &mut self.limits, name);
     }
 
     /// Has the configuration read again.
-    pub(super) fn reload(&mut self, now: Instant, proxy: &mut Proxy) {
+    pub(crate) fn reload(&mut self, now: Instant, proxy: &mut Proxy) {
         let Some(reloader) = &mut self.reloader else { return };
         let waker = Arc::clone(&self.waker);
         let wake = move || {
@@ -101,7 +110,7 @@ impl Edge {
     }
 
     /// Takes the configuration that was read again, if it is there.
-    pub(super) fn take_reloaded(&mut self, now: Instant, proxy: &mut Proxy) {
+    pub(crate) fn take_reloaded(&mut self, now: Instant, proxy: &mut Proxy) {
         let Some((loaded, is_asked_again)) = self.reloader.as_mut().and_then(Reloader::take) else {
             return;
         };
@@ -140,7 +149,7 @@ impl Edge {
     }
 
     /// Writes the last state, which may take a moment.
-    pub(super) fn finish(&mut self, proxy: &Proxy) {
+    pub(crate) fn finish(&mut self, proxy: &Proxy) {
         if let Some(keeper) = self.keeper.take() {
             keeper.finish(proxy);
         }

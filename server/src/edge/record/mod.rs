@@ -28,7 +28,7 @@ use crate::config::RecordingRules;
 
 /// The router's end of the queue.
 #[derive(Debug)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     messages: Sender<Message>,
     spares: Receiver<Vec<u8>>,
     unwritten: Arc<AtomicU64>,
@@ -40,7 +40,7 @@ pub struct Recorder {
 /// most.
 #[derive(Debug)]
 #[must_use = "what is still queued is lost unless somebody waits"]
-pub struct RecordGuard {
+pub(crate) struct RecordGuard {
     ended: Receiver<()>,
 }
 
@@ -55,7 +55,7 @@ enum Message {
 ///
 /// # Errors
 /// Why the file cannot be made, in one line.
-pub fn start(rules: &RecordingRules) -> Result<Option<(Recorder, RecordGuard)>, String> {
+pub(crate) fn start(rules: &RecordingRules) -> Result<Option<(Recorder, RecordGuard)>, String> {
     let Some(path) = &rules.file else {
         return Ok(None);
     };

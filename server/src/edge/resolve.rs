@@ -7,10 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddr
 
 use socket2::SockRef;
 
+use super::logging::LogWatch;
+use super::reload::Source;
 use crate::config::{BackendTarget, BackendUrl, Config, Listen, ListenAddress};
-use crate::logging::LogWatch;
 use crate::plain::os_error_text;
-use crate::reload::Source;
 
 /// All that serving needs: what was configured, and where that is.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::admin::LogCounts;
+use crate::pages::LogCounts;
 use crate::plain::os_error_text;
 use crate::plain::plain;
 use crate::utc::Utc;

@@ -1,4 +1,7 @@
 //! The log lines of the proxy.
+mod describe;
+mod limit;
+
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -6,8 +9,9 @@ use intelliproxy_core::Notice::HealthChanged;
 use intelliproxy_core::{BackendId, Instant, ProbeFailure};
 use log::{Level, debug, error, info, log, log_enabled, warn};
 
-use super::limit::{Kind, LineLimits};
-use super::notice::describe;
+use self::describe::describe;
+use self::limit::Kind;
+pub(crate) use self::limit::LineLimits;
 use crate::config::ProbePaths;
 use crate::proxy::{ConfigChange, Notice, RemedyTaken};
 

@@ -4,7 +4,7 @@ use intelliproxy_core::{
 };
 
 /// The line for a notice; `name` names a backend.
-pub fn describe<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a str) -> String {
+pub(super) fn describe<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a str) -> String {
     match *notice {
         Notice::Switched { from, to, reason } => {
             let change = from.map_or_else(

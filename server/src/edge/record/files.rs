@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use intelliproxy_core::Instant;
 use intelliproxy_core::journal::{Header, end_block, frame, gap_block};
 
-use crate::disk;
+use crate::edge::disk;
 
 /// Writes blocks, and begins the next file when one is full.
 ///

@@ -15,8 +15,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use intelliproxy_core::{Instant, Memory, Router, RouterConfig};
 use log::{info, warn};
 
+use super::disk::{self, Unread};
 use crate::config::Config;
-use crate::disk::{self, Unread};
 use crate::plain::os_error_text;
 use crate::proxy::Proxy;
 
