@@ -22,10 +22,12 @@ use crate::plain::{plain, plain_lines};
 use crate::reactor;
 use crate::replay;
 
+mod arguments;
 mod command;
 mod flags;
 mod help;
 
+pub use arguments::{Argument, ArgumentError, Arguments};
 pub use command::{Command, UsageError};
 
 /// Runs the program with its arguments, the first of which is its own name.

@@ -1,7 +1,8 @@
 //! A backend's command line and environment: preset, then variables, then flags.
-use std::error::Error;
 use std::ffi::OsString;
-use std::fmt::{self, Write};
+use std::fmt::Write;
+
+use intelliproxy::cli::{Argument, ArgumentError, Arguments};
 
 use crate::backend::{Config, LogLevel};
 use crate::parameters::{Faults, Field, Parameters, Preset, RANGES};
@@ -15,58 +16,28 @@ pub(crate) enum Command {
     Run(Config),
 }
 
-/// A command line or an environment that cannot be followed.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum UsageError {
-    /// A value that is not allowed, with the flag or variable that brought it.
-    BadValue { origin: String, value: String, allowed: String },
-    /// A flag at the end, without its value.
-    MissingValue { flag: String },
-    /// An argument that is neither flag nor preset, or a second preset.
-    Unknown { argument: String },
-}
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadValue { origin, value, allowed } => {
-                write!(f, "{origin}: {value:?} is not {allowed}")
-            }
-            Self::MissingValue { flag } => write!(f, "{flag} needs a value"),
-            Self::Unknown { argument } => write!(f, "unknown argument {argument:?}, see --help"),
-        }
-    }
-}
-
-impl Error for UsageError {}
-
 /// Reads arguments (without the program's name) and the environment's variables.
 pub(crate) fn parse(
     arguments: impl Iterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Command, UsageError> {
+) -> Result<Command, ArgumentError> {
     let mut preset = None;
     let mut flags = Vec::new();
-    let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
-    while let Some(argument) = arguments.next() {
-        let (flag, inline_value) = match argument.split_once('=') {
-            Some((flag, value)) => (flag, Some(value.to_owned())),
-            None => (argument.as_str(), None),
-        };
-        match (argument.as_str(), preset) {
-            ("-h" | "--help", _) => return Ok(Command::Help),
-            ("A", None) => preset = Some(Preset::A),
-            ("B", None) => preset = Some(Preset::B),
-            _ => {
-                let Some(name) = setting_of(flag) else {
-                    return Err(UsageError::Unknown { argument });
-                };
-                let flag = flag.to_owned();
-                let Some(value) = inline_value.or_else(|| arguments.next()) else {
-                    return Err(UsageError::MissingValue { flag });
-                };
-                flags.push((name, flag, value));
+    let mut arguments = Arguments::new(arguments, []);
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Argument::Flag(flag) if flag == "-h" || flag == "--help" => {
+                return arguments.no_value().map(|()| Command::Help);
             }
+            Argument::Flag(flag) => {
+                let name = setting_of(&flag).ok_or_else(|| ArgumentError::unknown(&flag))?;
+                flags.push((name, flag, arguments.value()?));
+            }
+            Argument::Plain(text) => match (text.as_str(), preset) {
+                ("A", None) => preset = Some(Preset::A),
+                ("B", None) => preset = Some(Preset::B),
+                _ => return Err(ArgumentError::unknown(&text)),
+            },
         }
     }
 
@@ -78,11 +49,11 @@ pub(crate) fn parse(
     };
     for name in names() {
         if let Some(value) = variable(name) {
-            draft.set(name, name.to_owned(), &value.to_string_lossy())?;
+            draft.set(name, name, &value.to_string_lossy())?;
         }
     }
     for (name, flag, value) in flags {
-        draft.set(name, flag, &value)?;
+        draft.set(name, &flag, &value)?;
     }
     let Draft { port, seed, log, parameters } = draft;
     Ok(Command::Run(Config {
@@ -127,7 +98,7 @@ struct Draft {
 
 impl Draft {
     /// Sets what `name` means to `value`, which came by the flag or variable `origin`.
-    fn set(&mut self, name: &str, origin: String, value: &str) -> Result<(), UsageError> {
+    fn set(&mut self, name: &str, origin: &str, value: &str) -> Result<(), ArgumentError> {
         let (is_set, allowed) = match name {
             PORT => (put(&mut self.port, value.parse().ok()), "a port from 0 to 65535".to_owned()),
             SEED => (
@@ -153,7 +124,7 @@ impl Draft {
             }
             _ => {
                 let Some(range) = RANGES.iter().find(|range| range.name == name) else {
-                    return Err(UsageError::Unknown { argument: origin });
+                    return Err(ArgumentError::unknown(origin));
                 };
                 let parameters = &mut self.parameters;
                 let is_parsed = match range.field {
@@ -163,11 +134,7 @@ impl Draft {
                 (is_parsed && self.parameters.check().is_ok(), range.allowed())
             }
         };
-        if is_set {
-            Ok(())
-        } else {
-            Err(UsageError::BadValue { origin, value: value.to_owned(), allowed })
-        }
+        if is_set { Ok(()) } else { Err(ArgumentError::value(origin, &allowed, value)) }
     }
 }
 
@@ -223,7 +190,10 @@ Exit codes: 0 after SIGINT or SIGTERM, 1 when it cannot run, 2 for a bad option.
 mod tests {
     use super::*;
 
-    fn parse_with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command, UsageError> {
+    fn parse_with(
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Command, ArgumentError> {
         parse(arguments.iter().map(OsString::from), |name| {
             let found = variables.iter().find(|(variable, _)| *variable == name);
             found.map(|(_, value)| OsString::from(value))
@@ -287,29 +257,33 @@ mod tests {
     /// A bad value is refused by the flag or variable that brought it, with what is allowed.
     #[test]
     fn bad_values_name_their_origin() {
-        let fraction = "is not a number from 0 to 1";
+        let fraction = "must be a number from 0 to 1, not";
         for (arguments, variables, expected) in [
-            (&["--slow-rate", "1.5"][..], &[][..], format!("--slow-rate: \"1.5\" {fraction}")),
-            (&["--err-rate=nan"], &[], format!("--err-rate: \"nan\" {fraction}")),
-            (&["--err-rate="], &[], format!("--err-rate: \"\" {fraction}")),
-            (&[], &[("P_G_TO_B", "x")], format!("P_G_TO_B: \"x\" {fraction}")),
+            (&["--slow-rate", "1.5"][..], &[][..], format!("--slow-rate: {fraction} \"1.5\"")),
+            (&["--err-rate=nan"], &[], format!("--err-rate: {fraction} \"nan\"")),
+            (&[], &[("ERR_RATE", "")], format!("ERR_RATE: {fraction} \"\"")),
+            (&[], &[("P_G_TO_B", "x")], format!("P_G_TO_B: {fraction} \"x\"")),
             (
                 &[],
                 &[("SIM_QUEUE_MAX", "0")],
-                "SIM_QUEUE_MAX: \"0\" is not a whole number from 1 to 1000000".to_owned(),
+                "SIM_QUEUE_MAX: must be a whole number from 1 to 1000000, not \"0\"".to_owned(),
             ),
             (
                 &["--cpu-load-ms", "-1"],
                 &[],
-                "--cpu-load-ms: \"-1\" is not a whole number from 0 to 60000".to_owned(),
+                "--cpu-load-ms: must be a whole number from 0 to 60000, not \"-1\"".to_owned(),
             ),
             (
                 &["A"],
                 &[("PORT", "65536")],
-                "PORT: \"65536\" is not a port from 0 to 65535".to_owned(),
+                "PORT: must be a port from 0 to 65535, not \"65536\"".to_owned(),
             ),
-            (&["--faults", "none"], &[], "--faults: \"none\" is not health or all".to_owned()),
-            (&["--log", "all"], &[], "--log: \"all\" is not off, info or debug".to_owned()),
+            (
+                &["--faults", "none"],
+                &[],
+                "--faults: must be health or all, not \"none\"".to_owned(),
+            ),
+            (&["--log", "all"], &[], "--log: must be off, info or debug, not \"all\"".to_owned()),
         ] {
             assert_eq!(error(arguments, variables), expected);
         }
@@ -319,11 +293,11 @@ mod tests {
     #[test]
     fn stray_arguments_are_refused() {
         for (arguments, expected) in [
-            (&["C"][..], "unknown argument \"C\", see --help"),
-            (&["A", "B"], "unknown argument \"B\", see --help"),
-            (&["--prot", "1"], "unknown argument \"--prot\", see --help"),
-            (&["--port=1", "2"], "unknown argument \"2\", see --help"),
-            (&["--port"], "--port needs a value"),
+            (&["C"][..], "C: no such argument; see --help"),
+            (&["A", "B"], "B: no such argument; see --help"),
+            (&["--prot", "1"], "--prot: no such argument; see --help"),
+            (&["--port=1", "2"], "2: no such argument; see --help"),
+            (&["--port"], "--port: needs a value"),
         ] {
             assert_eq!(error(arguments, &[]), expected);
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use log::LevelFilter;
 
+use super::arguments::{Argument, ArgumentError, Arguments};
 use super::flags::{Change, FLAGS, Flag};
 use crate::config::{Config, FileError};
 use crate::plain::os_error_text;
@@ -52,45 +53,35 @@ impl Command {
         args: impl Iterator<Item = OsString>,
         read_file: impl Fn(&Path) -> io::Result<Vec<u8>>,
     ) -> Result<Self, UsageError> {
-        let mut args = Arguments { rest: args };
+        let repeatable = FLAGS.iter().filter(|flag| flag.is_repeatable()).map(|flag| flag.name);
+        let mut args = Arguments::new(args, repeatable);
         let mut settings: Vec<(&Flag, String)> = Vec::new();
-        let mut seen: Vec<String> = Vec::new();
         let mut file = None;
         let mut log_level = LevelFilter::Info;
         let mut has_check = false;
         let mut has_print = false;
-        while let Some(Argument { name, inline }) = args.next()? {
-            let flag = FLAGS.iter().find(|flag| flag.name == name);
-            if !flag.is_some_and(Flag::is_repeatable) && seen.contains(&name) {
-                return Err(UsageError::argument(&name, "given twice"));
+        while let Some(argument) = args.next()? {
+            let name = match argument {
+                Argument::Flag(name) => name,
+                Argument::Plain(text) => return Err(ArgumentError::unknown(&text).into()),
+            };
+            if let Some(flag) = FLAGS.iter().find(|flag| flag.name == name) {
+                let value = match flag.value {
+                    Some(_) => args.value()?,
+                    None => args.no_value().map(|()| String::new())?,
+                };
+                settings.push((flag, value));
+                continue;
             }
-            match (name.as_str(), flag) {
-                (_, Some(flag)) if flag.value.is_some() => {
-                    settings.push((flag, args.value(&name, inline)?));
-                }
-                ("--config", _) => file = Some(args.value(&name, inline)?),
-                ("--log-level", _) => {
-                    log_level = parse_level(&name, &args.value(&name, inline)?)?;
-                }
-                (_, Some(flag)) => {
-                    refuse_value(&name, inline)?;
-                    settings.push((flag, String::new()));
-                }
-                ("--check", _) => {
-                    refuse_value(&name, inline)?;
-                    has_check = true;
-                }
-                ("--print-config", _) => {
-                    refuse_value(&name, inline)?;
-                    has_print = true;
-                }
-                ("--help" | "-h", _) => return refuse_value(&name, inline).map(|()| Self::Help),
-                ("--version" | "-V", _) => {
-                    return refuse_value(&name, inline).map(|()| Self::Version);
-                }
-                _ => return Err(UsageError::argument(&name, "no such argument; see --help")),
+            match name.as_str() {
+                "--config" => file = Some(args.value()?),
+                "--log-level" => log_level = parse_level(&name, &args.value()?)?,
+                "--check" => args.no_value().map(|()| has_check = true)?,
+                "--print-config" => args.no_value().map(|()| has_print = true)?,
+                "--help" | "-h" => return Ok(args.no_value().map(|()| Self::Help)?),
+                "--version" | "-V" => return Ok(args.no_value().map(|()| Self::Version)?),
+                _ => return Err(ArgumentError::unknown(&name).into()),
             }
-            seen.push(name);
         }
         let mut config = match &file {
             Some(file) => load(file, read_file)?,
@@ -100,7 +91,8 @@ impl Command {
         let config = Box::new(config);
         Ok(match (has_check, has_print) {
             (true, true) => {
-                return Err(UsageError::argument("--print-config", "not together with --check"));
+                let wrong = "not together with --check";
+                return Err(ArgumentError::new("--print-config", wrong).into());
             }
             (true, false) => Self::Check { config, file },
             (false, true) => Self::PrintConfig { config },
@@ -112,13 +104,8 @@ impl Command {
 /// Why the arguments make no command.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum UsageError {
-    /// An argument cannot be.
-    Argument {
-        /// The argument as given, or the flag whose value it is.
-        argument: String,
-        /// What is wrong with it.
-        wrong: String,
-    },
+    /// An argument is invalid.
+    Argument(ArgumentError),
     /// The configuration file cannot be read.
     Unreadable {
         /// The file.
@@ -135,18 +122,16 @@ pub enum UsageError {
     },
 }
 
-impl UsageError {
-    fn argument(argument: &str, wrong: impl Into<String>) -> Self {
-        Self::Argument { argument: argument.to_owned(), wrong: wrong.into() }
+impl From<ArgumentError> for UsageError {
+    fn from(error: ArgumentError) -> Self {
+        Self::Argument(error)
     }
 }
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Argument { argument, wrong } => {
-                write!(f, "{}: {wrong}", argument.escape_debug())
-            }
+            Self::Argument(error) => error.fmt(f),
             Self::Unreadable { file, wrong } => write!(f, "{}: {wrong}", file.escape_debug()),
             Self::File { file, error } => write!(f, "{}:{error}", file.escape_debug()),
         }
@@ -155,67 +140,14 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// The arguments that are left.
-struct Arguments<I> {
-    rest: I,
-}
-
-/// One argument: `--name` or `--name=value`.
-struct Argument {
-    name: String,
-    inline: Option<String>,
-}
-
-impl<I: Iterator<Item = OsString>> Arguments<I> {
-    fn next(&mut self) -> Result<Option<Argument>, UsageError> {
-        let Some(text) = self.next_text()? else {
-            return Ok(None);
-        };
-        Ok(Some(match text.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => {
-                Argument { name: name.to_owned(), inline: Some(value.to_owned()) }
-            }
-            _ => Argument { name: text, inline: None },
-        }))
-    }
-
-    /// The value of a flag: behind its `=`, or the next argument unless that is a flag itself.
-    fn value(&mut self, name: &str, inline: Option<String>) -> Result<String, UsageError> {
-        let value = match inline {
-            Some(value) => Some(value),
-            None => self.next_text()?.filter(|next| !next.starts_with("--")),
-        };
-        value
-            .filter(|value| !value.is_empty())
-            .ok_or_else(|| UsageError::argument(name, "needs a value"))
-    }
-
-    fn next_text(&mut self) -> Result<Option<String>, UsageError> {
-        self.rest
-            .next()
-            .map(|text| {
-                text.into_string()
-                    .map_err(|text| UsageError::argument(&text.to_string_lossy(), "is not UTF-8"))
-            })
-            .transpose()
-    }
-}
-
-fn refuse_value(name: &str, inline: Option<String>) -> Result<(), UsageError> {
-    inline.map_or(Ok(()), |_| Err(UsageError::argument(name, "takes no value")))
-}
-
-fn parse_level(name: &str, text: &str) -> Result<LevelFilter, UsageError> {
+fn parse_level(name: &str, text: &str) -> Result<LevelFilter, ArgumentError> {
     match text {
         "error" => Ok(LevelFilter::Error),
         "warn" => Ok(LevelFilter::Warn),
         "info" => Ok(LevelFilter::Info),
         "debug" => Ok(LevelFilter::Debug),
         "trace" => Ok(LevelFilter::Trace),
-        _ => {
-            let wrong = format!("must be error, warn, info, debug or trace, not {text:?}");
-            Err(UsageError::argument(name, wrong))
-        }
+        _ => Err(ArgumentError::value(name, "error, warn, info, debug or trace", text)),
     }
 }
 
@@ -250,14 +182,14 @@ fn apply(config: &mut Config, settings: &[(&Flag, String)]) -> Result<(), UsageE
                 push(config, value)
             }
         };
-        changed.map_err(|wrong| UsageError::argument(flag.name, wrong))?;
+        changed.map_err(|wrong| ArgumentError::new(flag.name, wrong))?;
     }
     config.validate().map_err(|error| {
         let culprit = settings.iter().find(|(flag, _)| flag.covers(&error.path));
         let argument = culprit.map_or(error.path.as_str(), |(flag, _)| flag.name);
         let place = error.path.rsplit_once('.').filter(|_| error.path.starts_with("backends["));
         let what = place.map_or_else(String::new, |(_, what)| format!("{what} "));
-        UsageError::argument(argument, format!("{what}must be {}", error.allowed))
+        ArgumentError::new(argument, format!("{what}must be {}", error.allowed)).into()
     })
 }
 

@@ -42,7 +42,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(wrong) => {
-            complain(&wrong);
+            complain(&wrong.to_string());
             return ExitCode::from(2);
         }
     };

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use intelliproxy_core::PolicyKind;
 
+use crate::cli::{Argument, ArgumentError, Arguments};
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Options {
@@ -64,74 +66,65 @@ or cannot be checked, or a file is damaged; 2 when an argument cannot be";
 
 impl Options {
     /// Understands the arguments; `None` asks for help.
-    pub(super) fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
+    pub(super) fn parse(
+        args: impl Iterator<Item = OsString>,
+    ) -> Result<Option<Self>, ArgumentError> {
         let mut files = Vec::new();
         let (mut which, mut policy, mut rules, mut fit) = (None, None, None, None);
-        let mut args = args.map(|text| {
-            text.into_string().map_err(|text| format!("{}: is not UTF-8", text.to_string_lossy()))
-        });
-        while let Some(arg) = args.next().transpose()? {
-            if !arg.starts_with("--") && arg != "-h" {
-                files.push(arg);
-                continue;
-            }
-            let (name, inline) = match arg.split_once('=') {
-                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-                None => (arg, None),
-            };
-            let mut value = || {
-                let value = match inline.clone() {
-                    Some(value) => Some(value),
-                    None => args.next().transpose()?,
-                };
-                value
-                    .filter(|value| !value.is_empty())
-                    .ok_or_else(|| format!("{name}: needs a value"))
+        let mut args = Arguments::new(args, []);
+        while let Some(argument) = args.next()? {
+            let name = match argument {
+                Argument::Flag(name) => name,
+                Argument::Plain(file) => {
+                    files.push(file);
+                    continue;
+                }
             };
             match name.as_str() {
-                "--help" | "-h" => return Ok(None),
+                "--help" | "-h" => return args.no_value().map(|()| None),
                 "--at" => {
-                    let text = value()?;
+                    let text = args.value()?;
                     let at = parse_time(&text).ok_or_else(|| {
-                        format!("--at: must be a time such as 12.5, 90s, 250ms or 3m, not {text:?}")
+                        ArgumentError::value(&name, "a time such as 12.5, 90s, 250ms or 3m", &text)
                     })?;
                     set(&mut which, Which::At(at), "--at and --request")?;
                 }
                 "--request" => {
-                    let text = value()?;
-                    let number = text
-                        .parse()
-                        .map_err(|_| format!("--request: must be a number, not {text:?}"))?;
+                    let text = args.value()?;
+                    let number =
+                        text.parse().map_err(|_| ArgumentError::value(&name, "a number", &text))?;
                     set(&mut which, Which::Request(number), "--at and --request")?;
                 }
                 "--policy" => {
-                    let text = value()?;
-                    let kind = serde_json::from_value(text.as_str().into())
-                        .map_err(|error| format!("--policy: {error}"))?;
-                    set(&mut policy, kind, "--policy")?;
+                    let kind = serde_json::from_value(args.value()?.into())
+                        .map_err(|error| ArgumentError::new(&name, error.to_string()))?;
+                    policy = Some(kind);
                 }
-                "--rules" => set(&mut rules, value()?, "--rules")?,
-                "--fit" => set(&mut fit, value()?, "--fit")?,
-                _ => return Err(format!("{name}: no such argument; see replay --help")),
+                "--rules" => rules = Some(args.value()?),
+                "--fit" => fit = Some(args.value()?),
+                _ => return Err(ArgumentError::new(&name, "no such argument; see replay --help")),
             }
         }
         if files.is_empty() {
-            return Err("replay: needs a file; see replay --help".to_owned());
+            return Err(ArgumentError::new("replay", "needs a file; see replay --help"));
         }
         let question = match (which, policy.is_some() || rules.is_some(), fit) {
             (None, false, None) => Question::Check,
             (Some(which), false, None) => Question::Explain(which),
             (None, true, None) => Question::Decide { policy, rules },
             (None, false, Some(file)) => Question::Fit { file },
-            _ => return Err("replay: one question at a time; see replay --help".to_owned()),
+            _ => {
+                let wrong = "one question at a time; see replay --help";
+                return Err(ArgumentError::new("replay", wrong));
+            }
         };
         Ok(Some(Self { files, question }))
     }
 }
 
-fn set<T>(place: &mut Option<T>, value: T, name: &str) -> Result<(), String> {
+fn set<T>(place: &mut Option<T>, value: T, flags: &str) -> Result<(), ArgumentError> {
     match place.replace(value) {
-        Some(_) => Err(format!("{name}: given twice")),
+        Some(_) => Err(ArgumentError::new(flags, "only one of them")),
         None => Ok(()),
     }
 }
@@ -148,7 +141,7 @@ fn parse_time(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn parse(args: &str) -> Result<Option<Options>, String> {
+    fn parse(args: &str) -> Result<Option<Options>, ArgumentError> {
         Options::parse(args.split(' ').map(OsString::from))
     }
 

@@ -1,6 +1,7 @@
 //! The lab's command line.
-use std::error::Error;
-use std::fmt;
+use std::ffi::OsString;
+
+use intelliproxy::cli::{Argument, ArgumentError, Arguments};
 
 use super::contender::Contender;
 use super::random::Half;
@@ -66,71 +67,46 @@ impl Default for Options {
     }
 }
 
-/// A command line that cannot be followed.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum UsageError {
-    /// A value that is not allowed.
-    BadValue { flag: String, value: String, allowed: String },
-    /// A flag without its value.
-    MissingValue { flag: String },
-    /// A flag that does not exist.
-    UnknownFlag { flag: String },
-}
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadValue { flag, value, allowed } => {
-                write!(f, "{flag}: {value:?} is not {allowed}")
-            }
-            Self::MissingValue { flag } => write!(f, "{flag} needs a value"),
-            Self::UnknownFlag { flag } => write!(f, "unknown flag {flag:?}, see --help"),
-        }
-    }
-}
-
-impl Error for UsageError {}
-
 /// Reads arguments, without the program's name.
-pub(super) fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, UsageError> {
+pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, ArgumentError> {
     let mut options = Options::default();
-    let mut arguments = arguments;
-    while let Some(argument) = arguments.next() {
-        if !argument.starts_with('-') {
-            options.scenarios.push(argument);
-            continue;
-        }
-        let (flag, mut inline) = match argument.split_once('=') {
-            Some((flag, value)) => (flag.to_owned(), Some(value.to_owned())),
-            None => (argument, None),
-        };
-        let mut value = || {
-            let value = inline.take().or_else(|| arguments.next());
-            value.ok_or_else(|| UsageError::MissingValue { flag: flag.clone() })
+    let mut arguments = Arguments::new(arguments, ["--scenario"]);
+    while let Some(argument) = arguments.next()? {
+        let flag = match argument {
+            Argument::Flag(flag) => flag,
+            Argument::Plain(scenario) => {
+                options.scenarios.push(scenario);
+                continue;
+            }
         };
         match flag.as_str() {
-            "-h" | "--help" => return Ok(Command::Help),
-            "--list" => return Ok(Command::List),
-            "--show" => return Ok(Command::Show(value()?)),
-            "--json" => options.json = true,
-            "--timeline" => (options.json, options.timeline) = (true, true),
-            "--scenario" => options.files.push(value()?),
-            "--policies" => options.contenders = contenders(&flag, &value()?)?,
-            "--random" => options.random = number(&flag, &value()?, 1..=100_000)?,
-            "--seed" => options.random_seed = number(&flag, &value()?, 0..=u64::MAX)?,
-            "--half" => options.half = Some(half(&flag, value()?)?),
-            "--seeds" => options.seeds = number(&flag, &value()?, 1..=1000)?,
-            "--first-seed" => options.first_seed = number(&flag, &value()?, 0..=u64::MAX)?,
-            "--jobs" => options.jobs = number(&flag, &value()?, 1..=1024)? as usize,
-            "--duration-scale" => options.duration_scale = scale(&flag, value()?)?,
-            _ => return Err(UsageError::UnknownFlag { flag }),
+            "-h" | "--help" => return arguments.no_value().map(|()| Command::Help),
+            "--list" => return arguments.no_value().map(|()| Command::List),
+            "--show" => return arguments.value().map(Command::Show),
+            "--json" => arguments.no_value().map(|()| options.json = true)?,
+            "--timeline" => {
+                arguments.no_value()?;
+                (options.json, options.timeline) = (true, true);
+            }
+            "--scenario" => options.files.push(arguments.value()?),
+            "--policies" => options.contenders = contenders(&flag, &arguments.value()?)?,
+            "--random" => options.random = number(&flag, &arguments.value()?, 1..=100_000)?,
+            "--seed" => options.random_seed = number(&flag, &arguments.value()?, 0..=u64::MAX)?,
+            "--half" => options.half = Some(half(&flag, &arguments.value()?)?),
+            "--seeds" => options.seeds = number(&flag, &arguments.value()?, 1..=1000)?,
+            "--first-seed" => {
+                options.first_seed = number(&flag, &arguments.value()?, 0..=u64::MAX)?;
+            }
+            "--jobs" => options.jobs = number(&flag, &arguments.value()?, 1..=1024)? as usize,
+            "--duration-scale" => options.duration_scale = scale(&flag, &arguments.value()?)?,
+            _ => return Err(ArgumentError::unknown(&flag)),
         }
     }
     Ok(Command::Run(options))
 }
 
 /// The named ones, with the oracle before them.
-fn contenders(flag: &str, value: &str) -> Result<Vec<Contender>, UsageError> {
+fn contenders(flag: &str, value: &str) -> Result<Vec<Contender>, ArgumentError> {
     let mut contenders = vec![Contender::Oracle];
     for name in value.split(',') {
         let named = match name {
@@ -142,8 +118,7 @@ fn contenders(flag: &str, value: &str) -> Result<Vec<Contender>, UsageError> {
             let names = Contender::all().into_iter().chain(Contender::baselines());
             let names: Vec<_> = names.map(|contender| contender.to_string()).collect();
             let allowed = format!("one of all, baselines, {}", names.join(", "));
-            let (flag, value) = (flag.to_owned(), name.to_owned());
-            return Err(UsageError::BadValue { flag, value, allowed });
+            return Err(ArgumentError::value(flag, &allowed, name));
         }
         for contender in named {
             if !contenders.contains(&contender) {
@@ -158,28 +133,24 @@ fn number(
     flag: &str,
     value: &str,
     range: std::ops::RangeInclusive<u64>,
-) -> Result<u64, UsageError> {
+) -> Result<u64, ArgumentError> {
     value.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
         let allowed = format!("a whole number from {} to {}", range.start(), range.end());
-        UsageError::BadValue { flag: flag.to_owned(), value: value.to_owned(), allowed }
+        ArgumentError::value(flag, &allowed, value)
     })
 }
 
-fn half(flag: &str, value: String) -> Result<Half, UsageError> {
-    match value.as_str() {
+fn half(flag: &str, value: &str) -> Result<Half, ArgumentError> {
+    match value {
         "tune" => Ok(Half::Tune),
         "report" => Ok(Half::Report),
-        _ => {
-            let allowed = "tune or report".to_owned();
-            Err(UsageError::BadValue { flag: flag.to_owned(), value, allowed })
-        }
+        _ => Err(ArgumentError::value(flag, "tune or report", value)),
     }
 }
 
-fn scale(flag: &str, value: String) -> Result<f64, UsageError> {
-    let allowed = "a number from 0.001 to 1000".to_owned();
+fn scale(flag: &str, value: &str) -> Result<f64, ArgumentError> {
     let scale = value.parse().ok().filter(|scale| (0.001..=1000.0).contains(scale));
-    scale.ok_or_else(|| UsageError::BadValue { flag: flag.to_owned(), value, allowed })
+    scale.ok_or_else(|| ArgumentError::value(flag, "a number from 0.001 to 1000", value))
 }
 
 /// The text of `--help`.
@@ -230,8 +201,8 @@ the requests of other proxies.
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Command, UsageError> {
-        parse(line.split_whitespace().map(str::to_owned))
+    fn read(line: &str) -> Result<Command, ArgumentError> {
+        parse(line.split_whitespace().map(OsString::from))
     }
 
     /// Every flag by itself, in both spellings, and defaults for what is left out.
@@ -273,22 +244,22 @@ mod tests {
     #[test]
     fn faults_are_named() {
         let cases = [
-            ("--seeds 0", "--seeds: \"0\" is not a whole number from 1 to 1000"),
-            ("--seeds", "--seeds needs a value"),
-            ("--half both", "--half: \"both\" is not tune or report"),
-            ("--jobs x", "--jobs: \"x\" is not a whole number from 1 to 1024"),
+            ("--seeds 0", "--seeds: must be a whole number from 1 to 1000, not \"0\""),
+            ("--seeds", "--seeds: needs a value"),
+            ("--half both", "--half: must be tune or report, not \"both\""),
+            ("--jobs x", "--jobs: must be a whole number from 1 to 1024, not \"x\""),
             (
                 "--duration-scale NaN",
-                "--duration-scale: \"NaN\" is not a number from 0.001 to 1000",
+                "--duration-scale: must be a number from 0.001 to 1000, not \"NaN\"",
             ),
-            ("--policy x", "unknown flag \"--policy\", see --help"),
+            ("--policy x", "--policy: no such argument; see --help"),
         ];
         for (line, expected) in cases {
             assert_eq!(read(line).expect_err(line).to_string(), expected);
         }
         let error = read("--policies oracle,best").expect_err("no such policy").to_string();
         assert!(
-            error.starts_with("--policies: \"best\" is not one of all, baselines, oracle, score"),
+            error.starts_with("--policies: must be one of all, baselines, oracle, score"),
             "{error}"
         );
     }

@@ -2,6 +2,7 @@
 //!
 //! Runs are independent of each other and of the threads they run on, so the output is the same
 //! however many there are.
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZero;
@@ -28,7 +29,7 @@ use super::world::{Run, run};
 /// | 0 | all ran |
 /// | 1 | a file cannot be read, or the output has no reader any more |
 /// | 2 | an argument or a scenario cannot be |
-pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let text = match options::parse(arguments) {
         Ok(Command::Run(options)) => return run_options(&options),
         Ok(Command::Help) => HELP.to_owned(),

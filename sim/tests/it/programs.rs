@@ -142,10 +142,10 @@ fn sim_refuses_bad_options() {
     let by_flag = output(sim().env_clear().args(["A", "--slow-rate", "2"]));
     assert_eq!(by_flag.status.code(), Some(2));
     let message = String::from_utf8_lossy(&by_flag.stderr).into_owned();
-    assert_eq!(message, "sim: --slow-rate: \"2\" is not a number from 0 to 1\n");
+    assert_eq!(message, "sim: --slow-rate: must be a number from 0 to 1, not \"2\"\n");
     let by_variable = output(sim().env_clear().env("ERR_RATE", "x").arg("A"));
     assert_eq!(by_variable.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&by_variable.stderr).contains("ERR_RATE: \"x\""));
+    assert!(String::from_utf8_lossy(&by_variable.stderr).contains("ERR_RATE: must be "));
 }
 
 /// A taken port is one clear line, exit code 1.
@@ -237,5 +237,5 @@ fn all_refuses_bad_variables() {
     let output = output(all().env_clear().env("A_PORT", "x"));
     assert_eq!(output.status.code(), Some(2));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(message, "all: A_PORT: \"x\" is not a port from 0 to 65535\n");
+    assert_eq!(message, "all: A_PORT: must be a port from 0 to 65535, not \"x\"\n");
 }

@@ -223,13 +223,3 @@ fn unreadable_files_are_named() {
     assert_eq!(error("none.json"), "none.json: cannot be read: entity not found");
     assert_eq!(error("latin.json"), "latin.json:2: is not UTF-8");
 }
-
-/// An argument that is not UTF-8 is refused, not guessed.
-#[cfg(unix)]
-#[test]
-fn arguments_are_utf8() {
-    use std::os::unix::ffi::OsStringExt;
-    let arg = OsString::from_vec(b"--listen=\xff".to_vec());
-    let error = Command::parse([arg].into_iter(), read_file).expect_err("not UTF-8");
-    assert_eq!(error.to_string(), "--listen=\u{fffd}: is not UTF-8");
-}

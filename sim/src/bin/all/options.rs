@@ -1,8 +1,7 @@
 //! What the launcher is asked for; nearly everything is the proxy's.
-use std::error::Error;
 use std::ffi::OsString;
-use std::fmt;
 
+use intelliproxy::cli::{Argument, ArgumentError, Arguments};
 use intelliproxy_sim::Preset;
 
 /// What the command line asks for.
@@ -27,38 +26,31 @@ pub(crate) struct Options {
     pub(crate) names_backends: bool,
 }
 
-/// A variable that holds no port.
-#[derive(Debug, Eq, PartialEq)]
-pub(crate) struct UsageError {
-    variable: &'static str,
-    value: String,
-}
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:?} is not a port from 0 to 65535", self.variable, self.value)
-    }
-}
-
-impl Error for UsageError {}
-
 /// Reads arguments (without the program's name) and the environment's variables.
 pub(crate) fn parse(
     arguments: Vec<OsString>,
     variable: impl Fn(&str) -> Option<String>,
-) -> Result<Command, UsageError> {
-    if arguments.iter().any(|argument| argument == "-h" || argument == "--help") {
-        return Ok(Command::Help);
+) -> Result<Command, ArgumentError> {
+    let mut names_backends = false;
+    let mut proxy_arguments = Arguments::new(arguments.iter().cloned(), []);
+    // Which of the proxy's flags take a value is not known here, so each argument is read by
+    // itself. The proxy refuses what is invalid.
+    while let Ok(Some(argument)) = proxy_arguments.next() {
+        if let Argument::Flag(flag) = argument {
+            match flag.as_str() {
+                "-h" | "--help" => return Ok(Command::Help),
+                "--backend" | "--config" => names_backends = true,
+                _ => {}
+            }
+        }
+        drop(proxy_arguments.inline_value());
     }
-    let port = |name: &'static str, preset: Preset| match variable(name) {
+    let port = |name: &str, preset: Preset| match variable(name) {
         None => Ok(preset.port()),
-        Some(value) => value.parse().map_err(|_| UsageError { variable: name, value }),
+        Some(value) => {
+            value.parse().map_err(|_| ArgumentError::value(name, "a port from 0 to 65535", &value))
+        }
     };
-    let names_backends = arguments.iter().any(|argument| {
-        let argument = argument.to_string_lossy();
-        let flag = argument.split('=').next();
-        flag == Some("--backend") || flag == Some("--config")
-    });
     Ok(Command::Run(Options {
         port_a: port("A_PORT", Preset::A)?,
         port_b: port("B_PORT", Preset::B)?,
@@ -91,7 +83,7 @@ bad variable.
 mod tests {
     use super::*;
 
-    fn options(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command, UsageError> {
+    fn options(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command, ArgumentError> {
         parse(arguments.iter().map(OsString::from).collect(), |name| {
             let found = variables.iter().find(|(variable, _)| *variable == name);
             found.map(|(_, value)| (*value).to_owned())
@@ -109,6 +101,7 @@ mod tests {
             (&["--config=x.json"], true),
             (&["--listen", "[::1]:1", "--backend", "X=http://x"], true),
             (&["--backend=X=http://x"], true),
+            (&["--listen=--config", "--policy=--help"], false),
         ] {
             assert_eq!(
                 options(arguments, &[]),
@@ -137,7 +130,7 @@ mod tests {
     fn bad_ports_are_refused() {
         for value in ["-1", "65536", "x", ""] {
             let error = options(&[], &[("B_PORT", value)]).unwrap_err().to_string();
-            assert_eq!(error, format!("B_PORT: {value:?} is not a port from 0 to 65535"));
+            assert_eq!(error, format!("B_PORT: must be a port from 0 to 65535, not {value:?}"));
         }
     }
 
