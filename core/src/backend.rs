@@ -19,55 +19,13 @@ use crate::errors::Errors;
 use crate::estimate::{ErrorRate, Ewma, Fading, SeededEwma};
 use crate::event::{LoadReport, Outcome, ProbeResult};
 use crate::health::HealthTracker;
+use crate::id::BackendId;
 use crate::outlier::Watch;
 use crate::policy::PolicyView;
 use crate::policy::linear_rl::FEATURES;
 use crate::score::{QUEUE_SAMPLE_MAX, ScoreParts};
 use crate::snapshot::BackendSnapshot;
 use crate::time::Instant;
-
-/// Names a backend: its slot in every table, and the slot's generation.
-///
-/// The slot of a backend that left is used again by a later one with the next generation, so that
-/// late news of the old one is recognised. Which slot a backend gets depends on the sequence of
-/// configurations alone. Ordered by slot.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct BackendId {
-    slot: u32,
-    generation: u32,
-}
-
-impl BackendId {
-    /// The slot: a small number that counts up from 0, an index for the driver's own tables. No
-    /// two configured backends have the same one.
-    pub const fn index(self) -> usize {
-        self.slot as usize
-    }
-
-    /// The number of backends that had this slot before.
-    pub const fn generation(self) -> u32 {
-        self.generation
-    }
-
-    /// The first backend with this slot; for replaying recordings and for tests.
-    pub const fn from_index(index: u32) -> Self {
-        Self::new(index, 0)
-    }
-
-    /// The backend with this slot and generation; for replaying recordings and for tests.
-    pub const fn new(slot: u32, generation: u32) -> Self {
-        Self { slot, generation }
-    }
-
-    const fn first_of(slot: usize) -> Self {
-        debug_assert!(slot < u32::MAX as usize, "a table never holds as many");
-        Self::new(slot as u32, 0)
-    }
-
-    const fn next_generation(self) -> Self {
-        Self { generation: self.generation.wrapping_add(1), ..self }
-    }
-}
 
 /// All that is known of one backend.
 #[derive(Debug)]
@@ -432,7 +390,7 @@ impl Backend {
     }
 
     const fn light(&self) -> Light {
-        Light { generation: self.id.generation, load: self.load(), access: self.access() }
+        Light { generation: self.id.generation(), load: self.load(), access: self.access() }
     }
 
     pub(crate) fn snapshot(

@@ -19,9 +19,8 @@
 //! group do not count. (A group that fails at two backends by itself needs no more opinion.)
 use std::time::Duration;
 
-use crate::backend::BackendId;
 use crate::estimate::Fading;
-use crate::event::LeaseId;
+use crate::id::{BackendId, LeaseId};
 use crate::time::Instant;
 
 /// Who asks, and for what: groups by a hash, 0 to 63, of the client's address and of the request's

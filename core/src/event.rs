@@ -2,10 +2,9 @@
 //! wants done ([`Action`]) and what it tells observers ([`Notice`]).
 use std::time::Duration;
 
-use crate::backend::BackendId;
 use crate::blame::Asker;
 use crate::config::RouterConfig;
-use crate::policy::Token;
+use crate::id::{BackendId, LeaseId, ProbeId, Token};
 use crate::time::Instant;
 
 /// A fact for the router.
@@ -200,22 +199,6 @@ impl HoldReason {
     }
 }
 
-/// Names one probe.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ProbeId(pub(crate) u64);
-
-impl ProbeId {
-    /// The number behind the id.
-    pub const fn as_u64(self) -> u64 {
-        self.0
-    }
-
-    /// The id with this number; for replaying recordings and for tests of late news.
-    pub const fn from_u64(number: u64) -> Self {
-        Self(number)
-    }
-}
-
 /// What a probe asks for.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum ProbeKind {
@@ -304,17 +287,6 @@ impl Lease {
     /// When it was routed.
     pub const fn routed_at(&self) -> Instant {
         self.routed_at
-    }
-}
-
-/// Numbers the requests that a router admitted, from 1.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct LeaseId(pub(crate) u64);
-
-impl LeaseId {
-    /// The number.
-    pub const fn as_u64(self) -> u64 {
-        self.0
     }
 }
 

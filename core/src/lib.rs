@@ -77,6 +77,7 @@ mod estimate;
 mod event;
 mod gate;
 mod health;
+mod id;
 pub mod journal;
 mod memory;
 mod outlier;
@@ -89,7 +90,6 @@ mod snapshot;
 mod time;
 mod tournament;
 
-pub use backend::BackendId;
 pub use blame::Asker;
 pub use config::{
     BackendLimits, ConfigError, ErrorRules, HealthRules, LearnedRules, LinearRlRules,
@@ -97,11 +97,11 @@ pub use config::{
     StreamRules, SwitchRules, Weights,
 };
 pub use event::{
-    Action, EjectReason, Event, HoldReason, Lease, LeaseId, LoadReport, NoRoute, Notice, Outcome,
-    ProbeAnswer, ProbeFailure, ProbeId, ProbeKind, ProbeResult, RequestFailure, ReturnReason,
-    SwitchReason,
+    Action, EjectReason, Event, HoldReason, Lease, LoadReport, NoRoute, Notice, Outcome,
+    ProbeAnswer, ProbeFailure, ProbeKind, ProbeResult, RequestFailure, ReturnReason, SwitchReason,
 };
 pub use health::Health;
+pub use id::{BackendId, LeaseId, ProbeId};
 pub use memory::{BackendMemory, LearnedMemory, Lessons, Memory, MemoryError};
 pub use policy::{GuardView, LearnedState, LearnedView, PolicyView};
 pub use rng::Rng;

@@ -16,9 +16,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::backend::BackendId;
 use crate::config::ProbeRules;
-use crate::event::{ProbeId, ProbeKind};
+use crate::event::ProbeKind;
+use crate::id::{BackendId, ProbeId};
 use crate::time::Instant;
 use crate::tournament::{ABSENT, Tournament};
 

@@ -12,16 +12,17 @@ use std::time::Duration;
 
 use self::asides::Asides;
 use self::ejection::Ejections;
-use crate::backend::{Access, BackendId, BackendTable};
+use crate::backend::{Access, BackendTable};
 use crate::blame::{Asker, Blame};
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{
-    Action, Event, HoldReason, Lease, LeaseId, NoRoute, Notice, Outcome, ProbeFailure,
-    RequestFailure, SwitchReason,
+    Action, Event, HoldReason, Lease, NoRoute, Notice, Outcome, ProbeFailure, RequestFailure,
+    SwitchReason,
 };
 use crate::gate::SwitchGate;
+use crate::id::{BackendId, LeaseId, Token};
 use crate::memory::{Memory, MemoryError};
-use crate::policy::{self, Candidates, Ended, GuardView, Habits, Policy, Token};
+use crate::policy::{self, Candidates, Ended, GuardView, Habits, Policy};
 use crate::probe::{Due, ProbeSchedule};
 use crate::rng::Rng;
 use crate::snapshot::{BackendSnapshot, Snapshot};

@@ -1,10 +1,10 @@
 //! The router as plain data, for whoever looks; taking one changes nothing.
 use std::time::Duration;
 
-use crate::backend::BackendId;
 use crate::config::PolicyKind;
 use crate::event::{HoldReason, SwitchReason};
 use crate::health::Health;
+use crate::id::BackendId;
 use crate::policy::{GuardView, PolicyView};
 use crate::score::ScoreParts;
 use crate::time::Instant;

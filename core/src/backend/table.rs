@@ -2,8 +2,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::cold_path;
 
-use super::{Access, Backend, BackendId, Light};
+use super::{Access, Backend, Light};
 use crate::config::{Rules, Weights};
+use crate::id::BackendId;
 use crate::time::Instant;
 use crate::tournament::{ABSENT, Entry, Tournament};
 
@@ -44,10 +45,10 @@ impl BackendTable {
     /// The slots that new backends may take: those of retired ones whose names are not in `names`.
     pub(crate) fn free_slots(&self, names: &[String]) -> BTreeSet<u32> {
         let retired = self.backends.iter().filter(|backend| backend.is_retired);
-        let mut free: BTreeSet<u32> = retired.map(|backend| backend.id.slot).collect();
+        let mut free: BTreeSet<u32> = retired.map(|backend| backend.id.slot()).collect();
         if !free.is_empty() {
             for id in names.iter().filter_map(|name| self.find(name)) {
-                free.remove(&id.slot);
+                free.remove(&id.slot());
             }
         }
         free
@@ -155,7 +156,7 @@ impl BackendTable {
 
     /// The fields of a backend that a scan reads.
     pub(crate) fn light(&self, id: BackendId) -> Option<Light> {
-        self.lights.get(id.index()).copied().filter(|light| light.generation == id.generation)
+        self.lights.get(id.index()).copied().filter(|light| light.generation == id.generation())
     }
 
     /// The configured backends, by slot.

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::header::config_to_json;
 use super::record::tag;
 use super::wire::{put_f64, put_varint, put_varint_wide};
-use crate::backend::BackendId;
 use crate::blame::Asker;
 use crate::event::{
-    Event, Lease, LoadReport, NoRoute, Outcome, ProbeFailure, ProbeId, ProbeKind, RequestFailure,
+    Event, Lease, LoadReport, NoRoute, Outcome, ProbeFailure, ProbeKind, RequestFailure,
 };
+use crate::id::{BackendId, ProbeId};
 use crate::memory::Memory;
 use crate::time::Instant;
 

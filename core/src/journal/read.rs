@@ -5,12 +5,11 @@ use std::time::Duration;
 use super::header::{FRAME_BYTES, Header, VERSION, config_from_json, payload};
 use super::record::{Admission, Entry, Record, tag};
 use super::wire::Cursor;
-use crate::backend::BackendId;
 use crate::blame::Asker;
 use crate::event::{
-    LeaseId, LoadReport, NoRoute, Outcome, ProbeAnswer, ProbeFailure, ProbeId, ProbeKind,
-    RequestFailure,
+    LoadReport, NoRoute, Outcome, ProbeAnswer, ProbeFailure, ProbeKind, RequestFailure,
 };
+use crate::id::{BackendId, LeaseId, ProbeId};
 use crate::time::Instant;
 
 /// The records of a journal in their order; ends after the first error.

@@ -1,10 +1,10 @@
 //! What a journal says, record by record, as it is read back.
 use std::time::Duration;
 
-use crate::backend::BackendId;
 use crate::blame::Asker;
 use crate::config::RouterConfig;
-use crate::event::{LeaseId, LoadReport, NoRoute, Outcome, ProbeId, ProbeKind, ProbeResult};
+use crate::event::{LoadReport, NoRoute, Outcome, ProbeKind, ProbeResult};
+use crate::id::{BackendId, LeaseId, ProbeId};
 use crate::memory::Memory;
 use crate::time::Instant;
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::encode::Encoder;
 use super::header::Header;
-use crate::backend::BackendId;
 use crate::blame::Asker;
 use crate::config::{ConfigError, RouterConfig};
 use crate::event::{Action, Event, Lease, NoRoute};
+use crate::id::BackendId;
 use crate::memory::{Memory, MemoryError};
 use crate::router::Router;
 use crate::time::Instant;

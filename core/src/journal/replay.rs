@@ -3,9 +3,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::header::Header;
 use super::record::{Admission, Entry, Record};
-use crate::backend::BackendId;
 use crate::config::ConfigError;
-use crate::event::{Action, Event, Lease, LeaseId, NoRoute, ProbeId, ProbeKind};
+use crate::event::{Action, Event, Lease, NoRoute, ProbeKind};
+use crate::id::{BackendId, LeaseId, ProbeId};
 use crate::router::Router;
 
 /// A router that lives through a journal: every input at its time, every decision compared.

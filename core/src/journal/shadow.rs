@@ -10,12 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::{Admission, Entry, Record};
-use crate::backend::BackendId;
 use crate::blame::Asker;
 use crate::config::{ConfigError, RouterConfig, Rules};
-use crate::event::{
-    Action, Event, Lease, LeaseId, LoadReport, NoRoute, Outcome, ProbeId, ProbeKind, ProbeResult,
-};
+use crate::event::{Action, Event, Lease, LoadReport, NoRoute, Outcome, ProbeKind, ProbeResult};
+use crate::id::{BackendId, LeaseId, ProbeId};
 use crate::router::Router;
 use crate::time::Instant;
 

@@ -1,5 +1,6 @@
 //! Who may be chosen for a request, and ways of drawing from them.
-use crate::backend::{Access, Backend, BackendId, BackendTable};
+use crate::backend::{Access, Backend, BackendTable};
+use crate::id::BackendId;
 use crate::rng::Rng;
 
 /// Who may be chosen: of the backends that were not tried those that are free; when there are none,

@@ -2,7 +2,8 @@
 //!
 //! What HAProxy calls leastconn and nginx least_conn, counted in requests. Source: the proxy's own
 //! leases, so nothing that a backend says takes part.
-use crate::backend::{Backend, BackendId};
+use crate::backend::Backend;
+use crate::id::BackendId;
 use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
 use crate::rng::Rng;
 use crate::time::Instant;

@@ -12,10 +12,11 @@
 //! start). A readable baseline of learning; its model cannot tell queueing from being slow.
 use std::collections::VecDeque;
 
-use crate::backend::{Backend, BackendId};
+use crate::backend::Backend;
 use crate::config::Rules;
+use crate::id::{BackendId, Token};
 use crate::memory::Lessons;
-use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, Token, millis};
+use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, millis};
 use crate::rng::Rng;
 use crate::time::Instant;
 

@@ -19,9 +19,10 @@ mod view;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crate::backend::{Backend, BackendId};
+use crate::backend::Backend;
 use crate::config::{PolicyKind, Rules};
 use crate::event::Outcome;
+use crate::id::{BackendId, Token};
 use crate::memory::Lessons;
 use crate::outlier::Watch;
 use crate::rng::Rng;
@@ -165,9 +166,6 @@ pub(crate) struct Choice {
     /// What the policy wants to find again at the request's end.
     pub(crate) token: Token,
 }
-
-/// A policy's own mark on a request; 0 where it has none.
-pub(crate) type Token = u32;
 
 /// A request that came to its end.
 #[derive(Clone, Copy, Debug)]

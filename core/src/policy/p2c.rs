@@ -2,7 +2,8 @@
 //! first drawn when they are equal.
 //!
 //! Mitzenmacher, The Power of Two Choices in Randomized Load Balancing (2001).
-use crate::backend::{Backend, BackendId};
+use crate::backend::Backend;
+use crate::id::BackendId;
 use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
 use crate::rng::Rng;
 use crate::time::Instant;

@@ -8,9 +8,10 @@
 //! in flight there counts as 1 s (tower's and Finagle's penalty for the unknown).
 //!
 //! Finagle (`Balancers.p2cPeakEwma`), tower (`balance::p2c` over `PeakEwma`).
-use crate::backend::{Backend, BackendId};
+use crate::backend::Backend;
 use crate::config::Rules;
 use crate::event::Outcome;
+use crate::id::BackendId;
 use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, entry, millis};
 use crate::rng::Rng;
 use crate::time::Instant;

@@ -13,9 +13,10 @@
 //! Wydrowski et al., Load is not what you should balance: Introducing Prequal (NSDI 2024). Latency
 //! in ms, by the in flight that a request met; unknown, or 5 s without an answer, is 0, so that a
 //! new or forgotten backend is tried.
-use crate::backend::{Backend, BackendId};
+use crate::backend::Backend;
 use crate::config::Rules;
 use crate::event::Outcome;
+use crate::id::BackendId;
 use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, entry, millis};
 use crate::rng::Rng;
 use crate::time::Instant;

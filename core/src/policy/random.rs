@@ -1,7 +1,8 @@
 //! `random`: every candidate is as likely as the others, whatever is known of it.
 //!
 //! The reference that any knowledge must beat. Source: the seed.
-use crate::backend::{Backend, BackendId};
+use crate::backend::Backend;
+use crate::id::BackendId;
 use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
 use crate::rng::Rng;
 use crate::time::Instant;

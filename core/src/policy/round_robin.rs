@@ -2,7 +2,8 @@
 //!
 //! State: the slot after that of the last choice. A candidate that was skipped while it could not be used is
 //! not made up for.
-use crate::backend::{Backend, BackendId};
+use crate::backend::Backend;
+use crate::id::BackendId;
 use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
 use crate::rng::Rng;
 use crate::time::Instant;

@@ -12,8 +12,9 @@
 //!
 //! Requests in flight are what the width is compared with, not a difference between backends: three
 //! serial backends behind a rule of "15 more in flight" do a third of their work.
-use crate::backend::{Backend, BackendId};
+use crate::backend::Backend;
 use crate::config::Rules;
+use crate::id::BackendId;
 use crate::policy::learned::Learned;
 use crate::policy::{Candidates, Choice, Ended, Habits, Policy, PolicyView, entry};
 use crate::rng::Rng;

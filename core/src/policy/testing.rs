@@ -2,12 +2,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::backend::BackendId;
 use crate::blame::Asker;
 use crate::config::{PolicyKind, RouterConfig, Rules};
-use crate::event::{
-    Action, Event, Lease, LeaseId, Outcome, ProbeAnswer, ProbeId, ProbeKind, RequestFailure,
-};
+use crate::event::{Action, Event, Lease, Outcome, ProbeAnswer, ProbeKind, RequestFailure};
+use crate::id::{BackendId, LeaseId, ProbeId};
 use crate::policy::PolicyView;
 use crate::router::Router;
 use crate::time::Instant;

@@ -2,8 +2,9 @@
 use std::collections::BTreeSet;
 
 use super::Router;
-use crate::backend::{Added, BackendId};
+use crate::backend::Added;
 use crate::config::RouterConfig;
+use crate::id::BackendId;
 use crate::policy;
 use crate::time::Instant;
 

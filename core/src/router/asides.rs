@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Router;
-use crate::backend::BackendId;
-use crate::event::LeaseId;
+use crate::id::{BackendId, LeaseId};
 use crate::time::Instant;
 
 /// The leases that were set aside.

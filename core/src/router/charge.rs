@@ -2,8 +2,8 @@
 use std::time::Duration;
 
 use super::Router;
-use crate::backend::BackendId;
 use crate::event::{Lease, Outcome, RequestFailure};
+use crate::id::BackendId;
 use crate::time::Instant;
 
 impl Router {

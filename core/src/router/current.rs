@@ -3,10 +3,11 @@ use std::hint::cold_path;
 use std::time::Duration;
 
 use super::Router;
-use crate::backend::{Access, BackendId};
+use crate::backend::Access;
 use crate::event::{HoldReason, Notice, SwitchReason};
 use crate::gate::Verdict;
-use crate::policy::{Candidates, Token};
+use crate::id::{BackendId, Token};
+use crate::policy::Candidates;
 use crate::time::Instant;
 
 /// Notices of holds within this time of the last one are left out.

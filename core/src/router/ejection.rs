@@ -5,8 +5,9 @@ use std::hint::cold_path;
 use std::time::Duration;
 
 use super::Router;
-use crate::backend::{Access, BackendId};
+use crate::backend::Access;
 use crate::event::{EjectReason, Notice, Outcome, ReturnReason};
+use crate::id::BackendId;
 use crate::outlier::{self, Others, PING_EVERY, Regret, Saving, Standing, WINDOW_START, Watch};
 use crate::policy::millis;
 use crate::time::Instant;

@@ -1,7 +1,7 @@
 //! What the ends of probes and reports mean for the backends.
 use super::Router;
-use crate::backend::BackendId;
-use crate::event::{LoadReport, ProbeFailure, ProbeId, ProbeKind, ProbeResult};
+use crate::event::{LoadReport, ProbeFailure, ProbeKind, ProbeResult};
+use crate::id::{BackendId, ProbeId};
 use crate::probe::EndedProbe;
 use crate::time::Instant;
 

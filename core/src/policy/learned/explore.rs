@@ -7,7 +7,7 @@
 //! the time predicted before the first. Each such series that ends in a slow answer makes the next
 //! one of this backend wait for twice as many trials, up to four: one that is fast mostly and very
 //! slow now and then is not to be taken for one that has recovered every time.
-use crate::backend::BackendId;
+use crate::id::BackendId;
 use crate::time::Instant;
 
 /// The budget, and the trial that turned out well.

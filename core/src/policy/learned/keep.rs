@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use super::Learned;
 use super::curve::Curve;
 use super::unit::Unit;
-use crate::backend::BackendId;
+use crate::id::BackendId;
 use crate::memory::{BackendMemory, LearnedMemory};
 
 impl Learned {

@@ -3,8 +3,8 @@ use super::curve::{Curve, LEVELS, Shape, bin};
 use super::explore::Record;
 use super::rails::Rails;
 use super::speed::{Estimate, Speed};
-use crate::backend::BackendId;
 use crate::errors::Errors;
+use crate::id::BackendId;
 use crate::policy::millis;
 use crate::time::Instant;
 

@@ -7,8 +7,9 @@ mod refusals;
 
 use super::*;
 use crate::config::{PolicyKind, Weights};
-use crate::event::{LoadReport, ProbeAnswer, ProbeId, ProbeKind, ProbeResult};
+use crate::event::{LoadReport, ProbeAnswer, ProbeKind, ProbeResult};
 use crate::health::Health;
+use crate::id::ProbeId;
 
 /// A router and the time, its probes held until a test answers them.
 struct World {
