@@ -25,7 +25,7 @@ use crate::policy::PolicyView;
 use crate::policy::linear_rl::FEATURES;
 use crate::score::{QUEUE_SAMPLE_MAX, ScoreParts};
 use crate::snapshot::BackendSnapshot;
-use crate::time::Instant;
+use crate::time::{Instant, millis};
 
 /// All that is known of one backend.
 #[derive(Debug)]
@@ -528,7 +528,3 @@ pub(crate) struct Light {
 
 /// Pings after which the next one waits for its time even where none was answered.
 const PINGS_FIRST: u64 = 5;
-
-fn millis(span: Duration) -> f64 {
-    span.as_secs_f64() * 1e3
-}

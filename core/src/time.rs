@@ -74,6 +74,11 @@ impl Sub for Instant {
     }
 }
 
+/// A span in ms.
+pub(crate) fn millis(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e3
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

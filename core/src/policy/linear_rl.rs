@@ -16,9 +16,11 @@ use crate::backend::Backend;
 use crate::config::Rules;
 use crate::id::{BackendId, Token};
 use crate::memory::Lessons;
-use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, millis};
+use crate::policy::candidates::Candidates;
+use crate::policy::contract::{Choice, Ended, Policy};
+use crate::policy::view::PolicyView;
 use crate::rng::Rng;
-use crate::time::Instant;
+use crate::time::{Instant, millis};
 
 /// Weights, and the features of the choices that are out.
 #[derive(Debug)]

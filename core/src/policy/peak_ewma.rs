@@ -12,9 +12,12 @@ use crate::backend::Backend;
 use crate::config::Rules;
 use crate::event::Outcome;
 use crate::id::BackendId;
-use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, entry, millis};
+use crate::policy::candidates::Candidates;
+use crate::policy::contract::{Choice, Ended, Policy};
+use crate::policy::rows::entry;
+use crate::policy::view::PolicyView;
 use crate::rng::Rng;
-use crate::time::Instant;
+use crate::time::{Instant, millis};
 
 /// The costs by backend.
 #[derive(Debug)]
@@ -103,8 +106,8 @@ const UNKNOWN_MS: f64 = 1000.0;
 #[cfg(test)]
 mod tests {
     use crate::config::PolicyKind;
-    use crate::policy::PolicyView;
     use crate::policy::testing::Bench;
+    use crate::policy::view::PolicyView;
 
     #[track_caller]
     fn assert_cost(bench: &Bench, slot: usize, expected: f64, expected_load: f64) {

@@ -17,9 +17,12 @@ use crate::backend::Backend;
 use crate::config::Rules;
 use crate::event::Outcome;
 use crate::id::BackendId;
-use crate::policy::{Candidates, Choice, Ended, Policy, PolicyView, entry, millis};
+use crate::policy::candidates::Candidates;
+use crate::policy::contract::{Choice, Ended, Policy};
+use crate::policy::rows::entry;
+use crate::policy::view::PolicyView;
 use crate::rng::Rng;
-use crate::time::Instant;
+use crate::time::{Instant, millis};
 
 /// The pool, and recent latencies by backend.
 #[derive(Debug)]

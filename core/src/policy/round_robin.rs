@@ -4,7 +4,9 @@
 //! not made up for.
 use crate::backend::Backend;
 use crate::id::BackendId;
-use crate::policy::{Candidates, Choice, Habits, Policy, PolicyView};
+use crate::policy::candidates::Candidates;
+use crate::policy::contract::{Choice, Habits, Policy};
+use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::Instant;
 

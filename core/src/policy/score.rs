@@ -15,8 +15,11 @@
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::id::BackendId;
+use crate::policy::candidates::Candidates;
+use crate::policy::contract::{Choice, Ended, Habits, Policy};
 use crate::policy::learned::Learned;
-use crate::policy::{Candidates, Choice, Ended, Habits, Policy, PolicyView, entry};
+use crate::policy::rows::entry;
+use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::Instant;
 

@@ -9,8 +9,7 @@ use crate::backend::Access;
 use crate::event::{EjectReason, Notice, Outcome, ReturnReason};
 use crate::id::BackendId;
 use crate::outlier::{self, Others, PING_EVERY, Regret, Saving, Standing, WINDOW_START, Watch};
-use crate::policy::millis;
-use crate::time::Instant;
+use crate::time::{Instant, millis};
 
 /// What is kept of ejections in all.
 #[derive(Debug, Default)]

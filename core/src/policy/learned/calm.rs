@@ -10,9 +10,10 @@ use std::time::Duration;
 use super::curve::{LEVELS, bin};
 use super::unit::Unit;
 use super::{IDLE_TRIAL, Learned, OWN_MEMORY, POOL_MEMORY, REFRESH, average};
-use crate::policy::{Candidates, Choice, millis};
+use crate::policy::candidates::Candidates;
+use crate::policy::contract::Choice;
 use crate::rng::Rng;
-use crate::time::Instant;
+use crate::time::{Instant, millis};
 
 impl Learned {
     /// Takes in a good end at a calm backend; false when the long way has to.

@@ -49,10 +49,11 @@ use crate::event::{Outcome, RequestFailure};
 use crate::id::{BackendId, Token};
 use crate::memory::Lessons;
 use crate::outlier::{PING_EVERY, Regret, Standing, WINDOW_OPEN, Watch};
-use crate::policy::view::{LearnedState, LearnedView};
-use crate::policy::{Candidates, Choice, Ended, Habits, Policy, PolicyView, millis};
+use crate::policy::candidates::Candidates;
+use crate::policy::contract::{Choice, Ended, Habits, Policy};
+use crate::policy::view::{LearnedState, LearnedView, PolicyView};
 use crate::rng::Rng;
-use crate::time::Instant;
+use crate::time::{Instant, millis};
 use crate::tournament::{ABSENT, Tournament};
 
 pub use self::live_guard::GuardView;

@@ -5,8 +5,7 @@ use super::rails::Rails;
 use super::speed::{Estimate, Speed};
 use crate::errors::Errors;
 use crate::id::BackendId;
-use crate::policy::millis;
-use crate::time::Instant;
+use crate::time::{Instant, millis};
 
 /// What the pool's backends have in common.
 #[derive(Clone, Debug)]

@@ -2,9 +2,9 @@
 //! fast one.
 use std::time::Duration;
 
-use super::testing::Bench;
 use crate::config::PolicyKind;
 use crate::event::Outcome;
+use crate::policy::testing::Bench;
 
 /// Six requests in flight all the time: one backend answers each after 40 ms, the other one 404 in
 /// 1 ms, at first or after it has worked as well as the other. In the end few of the requests go

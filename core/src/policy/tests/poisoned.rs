@@ -1,10 +1,10 @@
 //! A path that every backend answers 500, asked for beside honest requests: no policy moves those.
 use std::time::Duration;
 
-use super::testing::Bench;
 use crate::blame::Asker;
 use crate::config::PolicyKind;
 use crate::event::Outcome;
+use crate::policy::testing::Bench;
 
 /// Three backends of 5, 60 and 150 ms, a hundred honest requests a second, one after another, and
 /// from the tenth second on eight a second, in fours, for what fails everywhere: from the honest

@@ -2,9 +2,9 @@
 //! backends: under no policy do they move the others.
 use std::time::Duration;
 
-use super::testing::Bench;
 use crate::config::PolicyKind;
 use crate::event::{Event, Outcome};
+use crate::policy::testing::Bench;
 
 /// What forty requests at one backend are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,0 +1,177 @@
+//! What a policy is to the router.
+//!
+//! A policy ranks backends: health filters before it, the gate restrains `score` after it, the router
+//! combines. Beside its choices it may say when a backend is to be pinged more often than by the
+//! schedule ([`Policy::ping_every`]), that a lost ping is no evidence ([`Policy::vouches_for`]), that
+//! a backend is full ([`Policy::is_full`]), and which ones it has ejected ([`Policy::watch`]).
+//!
+//! A policy sees the usable backends ([`Candidates`]), the requests that go out and come home, and
+//! the pings; it has no timer. The same calls with the same seed give the same choices.
+use std::fmt::Debug;
+use std::time::Duration;
+
+use crate::backend::Backend;
+use crate::config::Rules;
+use crate::event::Outcome;
+use crate::id::{BackendId, Token};
+use crate::memory::Lessons;
+use crate::outlier::Watch;
+use crate::policy::candidates::Candidates;
+use crate::policy::learned::GuardView;
+use crate::policy::view::PolicyView;
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// Ranks candidates.
+///
+/// The router tells it of every backend (`on_join` before anything else), of every request
+/// (`on_dispatch`, then once `on_outcome`) and of every ping.
+pub(crate) trait Policy: Debug + Send + Sync {
+    /// The candidate that this request should go to; `None` only when there is none.
+    fn choose(
+        &mut self,
+        now: Instant,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<Choice>;
+
+    /// Takes new rules; what was learned stays.
+    fn reconfigure(&mut self, _rules: &Rules) {}
+
+    /// A backend came into the configuration, or the policy into use, with so many requests out.
+    fn on_join(&mut self, _now: Instant, _backend: BackendId, _in_flight: u32) {}
+
+    /// A backend left the configuration; its requests still come home.
+    fn on_leave(&mut self, _now: Instant, _backend: BackendId) {}
+
+    /// A backend went down or came up.
+    fn on_health(&mut self, _now: Instant, _backend: BackendId, _is_up: bool) {}
+
+    /// A request went to this backend.
+    fn on_dispatch(&mut self, _now: Instant, _backend: BackendId) {}
+
+    /// A request waits for its client from now on, or has become a stream: it is no work for its
+    /// backend.
+    fn on_pause(&mut self, _now: Instant, _backend: BackendId) {}
+
+    /// A request that waited for its client is work again, or about to end.
+    fn on_resume(&mut self, _now: Instant, _backend: BackendId) {}
+
+    /// A request came to its end.
+    fn on_outcome(&mut self, _now: Instant, _ended: &Ended<'_>) {}
+
+    /// A ping ended; `facts` is the backend after it.
+    fn on_ping(&mut self, _now: Instant, _backend: BackendId, _is_good: bool, _facts: &Backend) {}
+
+    /// Whether it has seen for itself that this backend works, so that a ping that was lost (and
+    /// not answered badly or refused) is no evidence against it.
+    fn vouches_for(&self, _now: Instant, _backend: BackendId) -> bool {
+        false
+    }
+
+    /// How often this backend is to be pinged, when more often than by the schedule.
+    fn ping_every(&self, _backend: BackendId) -> Option<Duration> {
+        None
+    }
+
+    /// Whether a backend has as many requests in flight as it can work on at once, as far as the
+    /// policy knows; it refused so many recently, which count as if they were there.
+    fn is_full(&self, _backend: BackendId, _turned_away: u32) -> bool {
+        false
+    }
+
+    /// The backend for a single request that finds the current backend full: the one with the least
+    /// expected delay, which may be the current one.
+    fn overflow(
+        &mut self,
+        _now: Instant,
+        _current: BackendId,
+        _candidates: &Candidates<'_>,
+        _rng: &mut Rng,
+    ) -> Option<Choice> {
+        None
+    }
+
+    /// The standing of a backend, where the policy ejects backends by itself.
+    fn watch(&self, _backend: BackendId) -> Option<&Watch> {
+        None
+    }
+
+    /// Whether it has taken ejections back because the others did worse without the ejected ones;
+    /// asking takes the answer.
+    fn take_regret(&mut self) -> bool {
+        false
+    }
+
+    /// What the router does for it, and what it leaves out; the same for a policy's life.
+    fn habits(&self) -> Habits {
+        Habits { is_gated: false, listens: true, guards_itself: false }
+    }
+
+    /// How the guard over it stands, if it has one.
+    fn guard(&self, _now: Instant) -> Option<GuardView> {
+        None
+    }
+
+    /// What it has learned, backends by name; `None` when it does not learn.
+    fn lessons(&self, _name: &dyn Fn(BackendId) -> Option<String>) -> Option<Lessons> {
+        None
+    }
+
+    /// Takes in valid lessons; returns whether they are of its kind.
+    fn learn_lessons(
+        &mut self,
+        _lessons: &Lessons,
+        _name: &dyn Fn(BackendId) -> Option<String>,
+    ) -> bool {
+        false
+    }
+
+    /// Its reason for or against this backend, as of `now`.
+    fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView;
+}
+
+/// What a policy needs of the router at every request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Habits {
+    /// Whether the gate restrains its choices: only a policy that sends everything to one backend
+    /// needs steadying.
+    pub(crate) is_gated: bool,
+    /// Whether it wants to know of requests ([`Policy::on_dispatch`], [`Policy::on_outcome`]) and
+    /// has wishes for pings ([`Policy::ping_every`]).
+    pub(crate) listens: bool,
+    /// Whether it ejects backends that fail by itself; the router does so for all others.
+    pub(crate) guards_itself: bool,
+}
+
+impl Habits {
+    /// Those of a policy that is not gated and learns nothing from requests.
+    pub(crate) const DEAF: Self = Self { is_gated: false, listens: false, guards_itself: false };
+}
+
+/// What a policy would do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Choice {
+    pub(crate) backend: BackendId,
+    /// What the policy wants to find again at the request's end.
+    pub(crate) token: Token,
+}
+
+/// A request that came to its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended<'a> {
+    pub(crate) backend: BackendId,
+    /// Of the choice; 0 when another policy made it.
+    pub(crate) token: Token,
+    pub(crate) outcome: &'a Outcome,
+    /// From the decision to this end, without the time for which it waited for its client.
+    pub(crate) elapsed: Duration,
+    /// The backend after it.
+    pub(crate) facts: &'a Backend,
+}
+
+impl Choice {
+    pub(crate) const fn of(backend: BackendId) -> Self {
+        Self { backend, token: 0 }
+    }
+}

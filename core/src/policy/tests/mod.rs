@@ -1,0 +1,4 @@
+//! What holds under every policy.
+mod declining;
+mod idle;
+mod poisoned;
