@@ -22,7 +22,6 @@ use crate::health::HealthTracker;
 use crate::id::BackendId;
 use crate::outlier::Watch;
 use crate::policy::PolicyView;
-use crate::policy::linear_rl::FEATURES;
 use crate::score::{QUEUE_SAMPLE_MAX, ScoreParts};
 use crate::snapshot::BackendSnapshot;
 use crate::time::{Instant, millis};
@@ -350,24 +349,32 @@ impl Backend {
         queue.map(|queue| queue.value)
     }
 
-    /// What `linear_rl` sees of it, each from 0 to 1; its formula stands there.
-    pub(crate) fn features(&self, now: Instant, rules: &Rules) -> [f64; FEATURES] {
-        let latency_ms = self.pings.latency_ewma_ms.value().unwrap_or(10_000.0);
-        // What nobody said costs no arithmetic.
-        let said = |figure: Option<Figure>, value: fn(&Self, Figure) -> f64| {
-            let weight = weight_of(figure, now, rules);
-            figure.filter(|_| weight > 0.0).map_or(0.0, |f| weight * libm::tanh(value(self, f)))
-        };
-        [
-            libm::tanh(latency_ms / 500.0),
-            self.pings.loss_ewma.value().unwrap_or(0.0),
-            self.error_rate_at(now, rules),
-            libm::tanh(f64::from(self.load()) / 10.0),
-            said(self.load.queue, |this, _| this.load.queue_ewma.value().unwrap_or(0.0) / 20.0),
-            said(self.load.cpu_busy_ms, |_, cpu| cpu.value / 100.0),
-            said(self.load.memory_bytes, |_, memory| memory.value / (200.0 * 1024.0 * 1024.0)),
-            1.0,
-        ]
+    /// The average of its pings' latencies, ms.
+    pub(crate) const fn ping_latency_ms(&self) -> Option<f64> {
+        self.pings.latency_ewma_ms.value()
+    }
+
+    /// The average of its lost pings, 0 to 1.
+    pub(crate) const fn ping_loss(&self) -> Option<f64> {
+        self.pings.loss_ewma.value()
+    }
+
+    /// The average of the queues that it reported, and how much of it counts by its age, 0 to 1.
+    pub(crate) fn queue_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
+        self.load.queue.map(|figure| {
+            let average = self.load.queue_ewma.value().unwrap_or(0.0);
+            (average, weight_of(Some(figure), now, rules))
+        })
+    }
+
+    /// The CPU time that it last reported, ms, and how much of it counts by its age, 0 to 1.
+    pub(crate) fn cpu_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
+        self.load.cpu_busy_ms.map(|figure| (figure.value, weight_of(Some(figure), now, rules)))
+    }
+
+    /// The memory that it last reported, bytes, and how much of it counts by its age, 0 to 1.
+    pub(crate) fn memory_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
+        self.load.memory_bytes.map(|figure| (figure.value, weight_of(Some(figure), now, rules)))
     }
 
     /// Whether requests may go there.

@@ -47,8 +47,24 @@ impl LinearRl {
         }
     }
 
+    /// What it sees of a backend, each from 0 to 1; the formula stands above.
     fn features(&self, now: Instant, backend: &Backend) -> [f64; FEATURES] {
-        backend.features(now, &self.rules)
+        let rules = &self.rules;
+        // What nobody said costs no arithmetic.
+        let said = |figure: Option<(f64, f64)>, unit: f64| {
+            let fresh = figure.filter(|(_, weight)| *weight > 0.0);
+            fresh.map_or(0.0, |(value, weight)| weight * libm::tanh(value / unit))
+        };
+        [
+            libm::tanh(backend.ping_latency_ms().unwrap_or(LATENCY_UNKNOWN_MS) / 500.0),
+            backend.ping_loss().unwrap_or(0.0),
+            backend.error_rate_at(now, rules),
+            libm::tanh(f64::from(backend.load()) / 10.0),
+            said(backend.queue_said(now, rules), 20.0),
+            said(backend.cpu_said(now, rules), 100.0),
+            said(backend.memory_said(now, rules), 200.0 * 1024.0 * 1024.0),
+            1.0,
+        ]
     }
 
     fn value(&self, features: &[f64; FEATURES]) -> f64 {
@@ -160,6 +176,8 @@ impl Policy for LinearRl {
 /// Features, the constant one included.
 pub(crate) const FEATURES: usize = 8;
 pub(crate) const WEIGHT_MAX: f64 = 1000.0;
+/// The latency of a backend before its first ping was answered.
+const LATENCY_UNKNOWN_MS: f64 = 10_000.0;
 const WEIGHTS_START: [f64; FEATURES] = [-1.0, -5.0, -20.0, -1.0, -2.0, -1.0, -1.0, 0.1];
 const IN_FLIGHT: usize = 3;
 /// What in flight weighs at least, so that no backend can take everything.
