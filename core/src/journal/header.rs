@@ -1,16 +1,15 @@
 //! How a journal begins: what it takes to build the router that it is the journal of.
 use serde::{Deserialize, Serialize};
 
+use super::VERSION;
 use super::crc::crc32;
-use super::read::{Fault, JournalError};
+use super::error::{Fault, JournalError};
 use crate::config::{BackendLimits, RouterConfig, Rules};
 use crate::time::Instant;
 
 /// The first bytes of a journal. Like PNG's they hold a byte that is no text, both line ends and
 /// an end of file, so that a copy that was "translated" on its way is recognised.
 pub(super) const MAGIC: [u8; 8] = *b"\x89IPJ\r\n\x1a\n";
-/// The format described in the module's documentation.
-pub const VERSION: u16 = 2;
 /// Bytes of a header or block; more is taken for damage. Ten thousand backends need a megabyte.
 pub(super) const BYTES_MAX: u32 = 64 * 1024 * 1024;
 

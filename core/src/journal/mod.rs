@@ -45,6 +45,7 @@
 //! Version 1 had no refusals and no pauses, and its routers decided otherwise: it is not read.
 mod crc;
 mod encode;
+mod error;
 mod header;
 mod read;
 mod record;
@@ -54,9 +55,13 @@ mod shadow;
 mod wire;
 
 pub use encode::{end_block, gap_block};
-pub use header::{Header, VERSION, frame};
-pub use read::{Fault, JournalError, Reader};
+pub use error::{Fault, JournalError};
+pub use header::{Header, frame};
+pub use read::Reader;
 pub use record::{Admission, Entry, Record};
 pub use recorded::{JournalSink, RecordedRouter, RecordingCounts};
 pub use replay::{Replay, Step};
 pub use shadow::{Choice, Shadow};
+
+/// The format that is written and read.
+pub const VERSION: u16 = 2;

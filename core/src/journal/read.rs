@@ -1,8 +1,8 @@
 //! Reads a journal back, as far as it is whole.
-use std::fmt;
 use std::time::Duration;
 
-use super::header::{FRAME_BYTES, Header, VERSION, config_from_json, payload};
+use super::error::{Fault, JournalError};
+use super::header::{FRAME_BYTES, Header, config_from_json, payload};
 use super::record::{Admission, Entry, Record, tag};
 use super::wire::Cursor;
 use crate::blame::Asker;
@@ -278,53 +278,3 @@ impl Block<'_> {
         Ok(LoadReport { queue, cpu_busy_ms, memory_bytes })
     }
 }
-
-/// Where a journal stops being readable, and why.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct JournalError {
-    /// Bytes before the damage; what ended before it was read.
-    pub offset: u64,
-    /// What is wrong there.
-    pub fault: Fault,
-}
-
-/// What is wrong with a journal.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Fault {
-    /// It does not begin as a journal does.
-    NotAJournal,
-    /// It is of a version that is not known here.
-    Version(u16),
-    /// It ends without its end.
-    CutOff,
-    /// The checksum of the block that begins here does not fit it.
-    Checksum,
-    /// The checksum fits, and yet the record cannot be.
-    Malformed(&'static str),
-    /// The configuration in its header cannot be.
-    Config(String),
-}
-
-impl JournalError {
-    pub(super) const fn new(offset: usize, fault: Fault) -> Self {
-        Self { offset: offset as u64, fault }
-    }
-}
-
-impl fmt::Display for JournalError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "offset {}: ", self.offset)?;
-        match &self.fault {
-            Fault::NotAJournal => write!(f, "not a recording of IntelliProxy"),
-            Fault::Version(version) => {
-                write!(f, "recorded in format {version}; this version reads format {VERSION} only")
-            }
-            Fault::CutOff => write!(f, "cut off: the recording ends without its end mark"),
-            Fault::Checksum => write!(f, "corrupt: the checksum of this block does not fit"),
-            Fault::Malformed(wrong) => write!(f, "malformed: {wrong}"),
-            Fault::Config(wrong) => write!(f, "its configuration cannot be: {wrong}"),
-        }
-    }
-}
-
-impl std::error::Error for JournalError {}
