@@ -9,12 +9,12 @@ use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use super::worker::{Ended, Queue, Worker};
 use crate::pages::LogCounts;
 use crate::plain::os_error_text;
 use crate::plain::plain;
@@ -35,10 +35,10 @@ pub(crate) fn start(level: LevelFilter) -> io::Result<LogGuard> {
 #[derive(Debug)]
 #[must_use = "lines that are still queued are lost unless the log is finished"]
 pub(crate) struct LogGuard {
-    messages: Sender<Message>,
+    messages: Queue<Message>,
     /// Dropped when the program ends: failed writes are not repeated from then on.
     patience: Sender<()>,
-    ended: Receiver<()>,
+    ended: Ended,
     watch: LogWatch,
 }
 
@@ -47,9 +47,8 @@ impl LogGuard {
     pub(crate) fn finish(self) {
         let Self { messages, patience, ended, .. } = self;
         drop(patience);
-        if messages.send_timeout(Message::Finish, FINISH_TIME).is_ok() {
-            // Nothing is ever sent: the writer ends by dropping its side.
-            let _ = ended.recv_timeout(FINISH_TIME);
+        if messages.insist(Message::Finish, FINISH_TIME).is_ok() {
+            let _ = ended.wait(FINISH_TIME);
         }
     }
 
@@ -80,8 +79,7 @@ impl LogWatch {
 /// The end of the queue that the program logs into.
 struct LineQueue {
     level: LevelFilter,
-    messages: Sender<Message>,
-    dropped: Arc<AtomicU64>,
+    messages: Queue<Message>,
 }
 
 impl Log for LineQueue {
@@ -98,9 +96,8 @@ impl Log for LineQueue {
             _ => Cow::Owned(record.target().to_owned()),
         };
         let line = Line::new(record.level(), target, record.args().to_string());
-        if self.messages.try_send(Message::Line(line)).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        // A line that finds no room is counted by the queue.
+        let _ = self.messages.offer(Message::Line(line));
     }
 
     /// Does nothing: it would have to wait. [`LogGuard::finish`] does it at the end.
@@ -151,25 +148,14 @@ fn spawn(
     lines_max: usize,
     out: impl Write + Send + 'static,
 ) -> io::Result<(LineQueue, LogGuard)> {
-    let (messages, queued) = crossbeam_channel::bounded(lines_max);
-    let (ending, ended) = crossbeam_channel::bounded(0);
     let (patience, impatient) = crossbeam_channel::bounded(0);
-    let watch = LogWatch::default();
-    let dropped = Arc::clone(&watch.dropped);
-    let queue = LineQueue { level, messages: messages.clone(), dropped };
-    let mut writer = Writer {
-        out,
-        watch: watch.clone(),
-        impatient,
-        buffer: Vec::new(),
-        told_dropped: 0,
-        failure: None,
-    };
-    thread::Builder::new().name("log".to_owned()).spawn(move || {
-        // Dropped after the queue, whatever ends this thread: who sees the end sends in vain.
-        let _ending: Sender<()> = ending;
-        let queued = queued;
-        while let Ok(message) = queued.recv() {
+    let failed_writes = Arc::<AtomicU64>::default();
+    let counted = Arc::clone(&failed_writes);
+    let Worker { queue, ended } = Worker::start("log", lines_max, move |mut queued| {
+        let watch = LogWatch { dropped: queued.dropped(), failed_writes: counted };
+        let buffer = Vec::new();
+        let mut writer = Writer { out, watch, impatient, buffer, told_dropped: 0, failure: None };
+        while let Some(message) = queued.next() {
             let is_last = matches!(message, Message::Finish);
             if let Message::Line(line) = message {
                 writer.write(&line);
@@ -182,7 +168,9 @@ fn spawn(
             }
         }
     })?;
-    Ok((queue, LogGuard { messages, patience, ended, watch }))
+    let watch = LogWatch { dropped: queue.dropped(), failed_writes };
+    let guard = LogGuard { messages: queue.clone(), patience, ended, watch };
+    Ok((LineQueue { level, messages: queue }, guard))
 }
 
 /// Writes lines and keeps account of those that it could not write.

@@ -10,6 +10,7 @@ pub(crate) mod record;
 pub mod reload;
 pub mod resolve;
 pub(crate) mod state;
+mod worker;
 
 use std::hint::cold_path;
 use std::sync::Arc;

@@ -8,14 +8,13 @@
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
 use intelliproxy_core::{Instant, Memory, Router, RouterConfig};
 use log::{info, warn};
 
 use super::disk::{self, Unread};
+use super::worker::{Refused, Worker};
 use crate::config::Config;
 use crate::plain::os_error_text;
 use crate::proxy::Proxy;
@@ -30,8 +29,7 @@ const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Hands what was learned to the thread that writes it.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    states: Sender<Memory>,
-    ended: Receiver<()>,
+    writer: Worker<Memory>,
     next_save: Instant,
 }
 
@@ -79,17 +77,9 @@ impl Keeper {
             info!("state {path}: restored");
         }
         // One may wait while one is written: the next is newer than either.
-        let (states, queued) = crossbeam_channel::bounded(1);
-        let (ending, ended) = crossbeam_channel::bounded(0);
-        thread::Builder::new()
-            .name("state".to_owned())
-            .spawn(move || {
-                // Dropped at the end of this thread, whatever ends it.
-                let _ending: Sender<()> = ending;
-                write_all(&file, &queued);
-            })
+        let writer = Worker::start("state", 1, move |states| write_all(&file, states))
             .map_err(|error| fail(&os_error_text(&error)))?;
-        Ok(Some(Self { states, ended, next_save: now + SAVE_INTERVAL }))
+        Ok(Some(Self { writer, next_save: now + SAVE_INTERVAL }))
     }
 
     /// Called once a turn: hands the state over when it is time.
@@ -99,12 +89,12 @@ impl Keeper {
         }
         self.next_save = now + SAVE_INTERVAL;
         if let Some(state) = proxy.learned_state() {
-            match self.states.try_send(state) {
+            match self.writer.queue.offer(state) {
                 Ok(()) => {}
-                Err(TrySendError::Full(_)) => {
+                Err(Refused { has_ended: false, .. }) => {
                     warn!("state: previous save still running, skipped this one")
                 }
-                Err(TrySendError::Disconnected(_)) => {
+                Err(Refused { has_ended: true, .. }) => {
                     warn!("state: the writer has ended, nothing is saved any more")
                 }
             }
@@ -113,13 +103,13 @@ impl Keeper {
 
     /// Writes the last state and waits for that, for a while.
     pub(crate) fn finish(self, proxy: &Proxy) {
+        let Worker { queue, ended } = self.writer;
         if let Some(state) = proxy.learned_state() {
             // A writer that is stuck for so long will not get to it.
-            let _ = self.states.send_timeout(state, FINISH_TIME);
+            let _ = queue.insist(state, FINISH_TIME);
         }
-        drop(self.states);
-        if self.ended.recv_timeout(FINISH_TIME) == Err(crossbeam_channel::RecvTimeoutError::Timeout)
-        {
+        drop(queue);
+        if !ended.wait(FINISH_TIME) {
             warn!("state: the last one was not written in time");
         }
     }
@@ -137,7 +127,7 @@ pub(crate) fn unused(config: &Config) -> Option<String> {
 }
 
 /// Writes what comes until nobody sends any more.
-fn write_all(file: &Path, states: &Receiver<Memory>) {
+fn write_all(file: &Path, states: impl Iterator<Item = Memory>) {
     let mut has_failed = false;
     for state in states {
         let result = write(file, state.to_json().as_bytes());

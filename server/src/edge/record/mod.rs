@@ -15,21 +15,21 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use intelliproxy_core::Instant;
 use intelliproxy_core::journal::{Header, JournalSink};
 use log::{Level, info, log, warn};
 
 use self::files::Files;
+use super::worker::{Ended, Queue, Worker};
 use crate::config::RecordingRules;
 
 /// The router's end of the queue.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    messages: Sender<Message>,
+    messages: Queue<Message>,
     spares: Receiver<Vec<u8>>,
     unwritten: Arc<AtomicU64>,
     /// Whether the last block was lost: the log is told once.
@@ -41,7 +41,7 @@ pub(crate) struct Recorder {
 #[derive(Debug)]
 #[must_use = "what is still queued is lost unless somebody waits"]
 pub(crate) struct RecordGuard {
-    ended: Receiver<()>,
+    ended: Ended,
 }
 
 /// What goes through the queue.
@@ -69,15 +69,10 @@ pub(crate) fn start(rules: &RecordingRules) -> Result<Option<(Recorder, RecordGu
 
 /// Starts a writer behind a queue of `blocks_max` blocks.
 fn spawn(mut files: Files, blocks_max: usize) -> io::Result<(Recorder, RecordGuard)> {
-    let (messages, queued) = crossbeam_channel::bounded::<Message>(blocks_max);
     let (spare, spares) = crossbeam_channel::bounded(blocks_max);
-    let (ending, ended) = crossbeam_channel::bounded(0);
     let unwritten = Arc::new(AtomicU64::new(0));
     let lost = Arc::clone(&unwritten);
-    let recorder = Recorder { messages, spares, unwritten, is_losing: false };
-    thread::Builder::new().name("record".to_owned()).spawn(move || {
-        // Dropped at the end of this thread, whatever ends it.
-        let _ending: Sender<()> = ending;
+    let Worker { queue, ended } = Worker::start("record", blocks_max, move |queued| {
         let mut failure = Failure::default();
         for message in queued {
             let (result, records) = match message {
@@ -98,6 +93,7 @@ fn spawn(mut files: Files, blocks_max: usize) -> io::Result<(Recorder, RecordGua
             }
         }
     })?;
+    let recorder = Recorder { messages: queue, spares, unwritten, is_losing: false };
     Ok((recorder, RecordGuard { ended }))
 }
 
@@ -139,7 +135,7 @@ impl Failure {
 impl JournalSink for Recorder {
     fn begin(&mut self, header: &Header) {
         // Without its new header a file is still read: it is configured anew by a record.
-        let _ = self.messages.try_send(Message::Begin(Box::new(header.clone())));
+        let _ = self.messages.offer(Message::Begin(Box::new(header.clone())));
     }
 
     fn put(&mut self, block: &mut Vec<u8>, at: Instant, records: u64, is_last: bool) -> bool {
@@ -147,9 +143,9 @@ impl JournalSink for Recorder {
         let payload = std::mem::replace(block, spare);
         let message = Message::Block { payload, at, records };
         let sent = if is_last {
-            self.messages.send_timeout(message, FINISH_TIME).map_err(|error| error.into_inner())
+            self.messages.insist(message, FINISH_TIME)
         } else {
-            self.messages.try_send(message).map_err(|error| error.into_inner())
+            self.messages.offer(message).map_err(|refused| refused.message)
         };
         match sent {
             Ok(()) => self.is_losing = false,
@@ -174,8 +170,7 @@ impl JournalSink for Recorder {
 
 impl Drop for RecordGuard {
     fn drop(&mut self) {
-        // Nothing is ever sent: the writer ends by dropping its side.
-        let _ = self.ended.recv_timeout(FINISH_TIME);
+        let _ = self.ended.wait(FINISH_TIME);
     }
 }
 

@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use intelliproxy_core::journal::{Entry, Reader, Record, RecordedRouter};
 use intelliproxy_core::{RouterConfig, Rules};
@@ -105,7 +106,20 @@ fn rings_are_bounded() {
 #[test]
 fn a_full_queue_loses_and_tells() {
     let folder = Folder::new("full");
-    let (messages, queued) = crossbeam_channel::bounded(2);
+    let file = folder.file("journal");
+    let mut files = Files::create(file.clone(), 0, 1).expect("a file");
+    let (release, released) = crossbeam_channel::bounded::<()>(0);
+    let Worker { queue: messages, ended } = Worker::start("record", 2, move |queued| {
+        // Held up until everything was recorded.
+        let _ = released.recv();
+        for message in queued {
+            match message {
+                Message::Begin(header) => files.begin(*header).expect("room"),
+                Message::Block { payload, at, .. } => files.write(&payload, at, 0).expect("room"),
+            }
+        }
+    })
+    .expect("a thread");
     let (_spare, spares) = crossbeam_channel::bounded(2);
     let unwritten = Arc::new(AtomicU64::new(0));
     let recorder = Recorder { messages, spares, unwritten, is_losing: false };
@@ -117,18 +131,9 @@ fn a_full_queue_loses_and_tells() {
     // One place took the header, one the first block; every second begins another one.
     let counts = router.recording().expect("a recording");
     assert_eq!((counts.records, counts.lost), (40, 38));
-    let file = folder.file("journal");
-    let mut files = Files::create(file.clone(), 0, 1).expect("a file");
-    let writer = thread::spawn(move || {
-        for message in queued {
-            match message {
-                Message::Begin(header) => files.begin(*header).expect("room"),
-                Message::Block { payload, at, .. } => files.write(&payload, at, 0).expect("room"),
-            }
-        }
-    });
+    drop(release);
     drop(router);
-    writer.join().expect("a file");
+    assert!(ended.wait(Duration::from_secs(30)), "the file is written");
     let (_, entries) = read(&file);
     let lost = entries.iter().find_map(|entry| match entry.record {
         Record::Lost { records } => Some(records),

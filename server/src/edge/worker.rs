@@ -1,0 +1,161 @@
+//! A thread behind a bounded queue, for work that may block. Callers never wait for it.
+//!
+//! A message that finds the queue full is handed back and counted.
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+
+/// A running thread: the queue that leads to it, and its end.
+#[derive(Debug)]
+pub(super) struct Worker<T> {
+    pub(super) queue: Queue<T>,
+    pub(super) ended: Ended,
+}
+
+impl<T: Send + 'static> Worker<T> {
+    /// Starts a thread behind a queue of `messages_max` messages. It ends when `work` returns.
+    pub(super) fn start(
+        name: &str,
+        messages_max: usize,
+        work: impl FnOnce(Queued<T>) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (messages, queued) = crossbeam_channel::bounded(messages_max);
+        let (ending, ended) = crossbeam_channel::bounded(0);
+        let dropped = Arc::<AtomicU64>::default();
+        let queued = Queued { messages: queued, dropped: Arc::clone(&dropped) };
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // Dropped last, also by a panic. By then the queue accepts no more messages.
+            let _ending: Sender<()> = ending;
+            work(queued);
+        })?;
+        Ok(Self { queue: Queue { messages, dropped }, ended: Ended { ended } })
+    }
+}
+
+/// The entrance of a worker's queue.
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    messages: Sender<T>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Self { messages: self.messages.clone(), dropped: Arc::clone(&self.dropped) }
+    }
+}
+
+impl<T> Queue<T> {
+    /// Enqueues a message at once, or returns it and counts it as dropped.
+    pub(super) fn offer(&self, message: T) -> Result<(), Refused<T>> {
+        self.messages.try_send(message).map_err(|error| {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(message) => Refused { message, has_ended: false },
+                TrySendError::Disconnected(message) => Refused { message, has_ended: true },
+            }
+        })
+    }
+
+    /// Enqueues a message, or returns it when there is no room within `time`. For a program's end:
+    /// it waits.
+    pub(super) fn insist(&self, message: T, time: Duration) -> Result<(), T> {
+        self.messages.send_timeout(message, time).map_err(|error| error.into_inner())
+    }
+
+    /// The number of messages dropped so far.
+    pub(super) fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
+    }
+}
+
+/// The thread's side of the queue: its messages in order, until every [`Queue`] of it is gone.
+#[derive(Debug)]
+pub(super) struct Queued<T> {
+    messages: Receiver<T>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl<T> Queued<T> {
+    /// Whether the thread has caught up.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// The number of messages dropped so far.
+    pub(super) fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
+    }
+}
+
+impl<T> Iterator for Queued<T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        self.messages.recv().ok()
+    }
+}
+
+/// A message that did not get into the queue.
+#[derive(Debug)]
+pub(super) struct Refused<T> {
+    pub(super) message: T,
+    /// Whether the thread has ended; otherwise the queue was full.
+    pub(super) has_ended: bool,
+}
+
+/// The end of a worker's thread.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    ended: Receiver<()>,
+}
+
+impl Ended {
+    /// Waits for the thread's end; returns whether it came within `time`.
+    pub(super) fn wait(&self, time: Duration) -> bool {
+        // No message is ever sent: the thread ends by dropping its side.
+        self.ended.recv_timeout(time) != Err(RecvTimeoutError::Timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A full queue hands messages back and counts them; the thread ends when its queue is gone,
+    /// after it has worked off what was queued.
+    #[test]
+    fn a_full_queue_drops_and_counts() {
+        let (release, released) = crossbeam_channel::bounded::<()>(0);
+        let (report, reported) = crossbeam_channel::bounded(3);
+        let Worker { queue, ended } = Worker::start("test", 2, move |queued| {
+            // Nothing is taken from the queue until the test has filled it.
+            let _ = released.recv();
+            queued.for_each(|number: u32| report.send(number).expect("room"));
+        })
+        .expect("a thread");
+        let refused: Vec<_> = (1..=4).filter_map(|number| queue.offer(number).err()).collect();
+        assert_eq!(refused.iter().map(|refused| refused.message).collect::<Vec<_>>(), [3, 4]);
+        assert!(refused.iter().all(|refused| !refused.has_ended));
+        assert_eq!(queue.dropped().load(Ordering::Relaxed), 2);
+        assert!(!ended.wait(Duration::ZERO));
+        drop(release);
+        queue.insist(5, Duration::from_secs(10)).expect("the thread makes room");
+        drop(queue);
+        assert!(ended.wait(Duration::from_secs(10)));
+        assert_eq!(reported.iter().collect::<Vec<_>>(), [1, 2, 5]);
+    }
+
+    /// A thread that has ended refuses messages, whatever room its queue had.
+    #[test]
+    fn an_ended_thread_refuses() {
+        let Worker { queue, ended } = Worker::start("test", 2, drop).expect("a thread");
+        assert!(ended.wait(Duration::from_secs(10)));
+        assert!(queue.offer(1).expect_err("it has ended").has_ended);
+        assert_eq!(queue.insist(2, Duration::ZERO), Err(2));
+    }
+}
