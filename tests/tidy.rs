@@ -1,5 +1,5 @@
 //! The repository's own rules, held by reading its files: purity of the inner rings, lengths,
-//! reasons for dependencies, and a README that says what the program does.
+//! reasons for dependencies, and documents that say what the program does.
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -152,29 +152,29 @@ fn links_resolve() {
     assert!(seen > 5, "{seen} links were found");
 }
 
-/// The README's tables of keys have every key of the configuration and no other, with its default.
+/// The tables of keys in `configuration.md` list every key and no other, with its default.
 #[test]
-fn readme_has_every_key() {
+fn documents_list_every_key() {
     let mut real = BTreeMap::new();
     flatten("", &json_of(&Config::default()), &mut real);
-    let mut told = BTreeMap::new();
+    let mut listed = BTreeMap::new();
     for row in key_rows() {
-        let before = told.insert(row.key.clone(), row.default.clone());
-        assert_eq!(before, None, "{} is told twice", row.key);
+        let before = listed.insert(row.key.clone(), row.default.clone());
+        assert_eq!(before, None, "{} is listed twice", row.key);
     }
-    let missing: Vec<_> = real.iter().filter(|(key, _)| !told.contains_key(*key)).collect();
-    assert!(missing.is_empty(), "README.md does not have these keys: {missing:#?}");
-    for (key, default) in told {
+    let missing: Vec<_> = real.iter().filter(|(key, _)| !listed.contains_key(*key)).collect();
+    assert!(missing.is_empty(), "{CONFIGURATION} lacks these keys: {missing:#?}");
+    for (key, default) in listed {
         let value = real.get(&key).unwrap_or_else(|| panic!("there is no key {key}"));
-        let told: Value = serde_json::from_str(&default).unwrap_or(Value::String(default));
-        let is_same = told == *value || (told.is_number() && told.as_f64() == value.as_f64());
-        assert!(is_same, "the default of {key} is {value}, and not {told}");
+        let listed: Value = serde_json::from_str(&default).unwrap_or(Value::String(default));
+        let is_same = listed == *value || (listed.is_number() && listed.as_f64() == value.as_f64());
+        assert!(is_same, "the default of {key} is {value}, not {listed}");
     }
 }
 
-/// Every range `N to M` in these tables is exact: its ends are taken, and what lies beyond refused.
+/// Every range `N to M` in these tables is exact: both ends are accepted, values beyond are refused.
 #[test]
-fn readme_has_the_real_ranges() {
+fn documents_list_the_real_ranges() {
     let mut seen = 0;
     for row in key_rows() {
         let Some((least, most)) = row.range.split_once(" to ") else { continue };
@@ -192,24 +192,27 @@ fn readme_has_the_real_ranges() {
     assert!(seen > 30, "{seen} ranges were found");
 }
 
-/// The README's tables of flags have every flag that the program knows and no other.
+/// The table of flags in `configuration.md` lists every flag of the program and no other.
 #[test]
-fn readme_has_every_flag() {
+fn documents_list_every_flag() {
     let mut real: Vec<String> = ["flags.rs", "help.rs"]
         .iter()
         .flat_map(|name| quoted_flags(&read(&root().join("server/src/cli").join(name))))
         .collect();
-    let readme = read(&root().join("README.md"));
-    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `-"));
-    let mut told: Vec<String> = rows
+    let document = read(&root().join(CONFIGURATION));
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `-"));
+    let mut listed: Vec<String> = rows
         .filter_map(|row| row.split('`').next())
         .flat_map(|cell| flags_in(&format!("-{cell}")))
         .collect();
     real.sort_unstable();
     real.dedup();
-    told.sort_unstable();
-    assert_eq!(told, real, "left: the README's flags; right: the program's");
+    listed.sort_unstable();
+    assert_eq!(listed, real, "left: the document's flags; right: the program's");
 }
+
+/// The document that lists flags and keys.
+const CONFIGURATION: &str = "server/docs/configuration.md";
 
 /// One row of a table of keys: `` | `key` | default | range | meaning | ``.
 struct KeyRow {
@@ -219,15 +222,10 @@ struct KeyRow {
 }
 
 fn key_rows() -> Vec<KeyRow> {
-    let readme = read(&root().join("README.md"));
-    let section = readme
-        .split_once("\n## Configuration\n")
-        .and_then(|(_, rest)| rest.split("\n## ").next())
-        .expect("a section about the configuration")
-        .to_owned();
+    let document = read(&root().join(CONFIGURATION));
     let mut rows = Vec::new();
-    for line in section.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `-"))
-    {
+    let is_key = |line: &&str| line.starts_with("| `") && !line.starts_with("| `-");
+    for line in document.lines().filter(is_key) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         let [key, default, range, _] = cells[..] else {
             panic!("a row of keys has four cells: {line}");

@@ -200,7 +200,7 @@ fn a_burst_of_clients_is_served() {
     }
 }
 
-/// The help tells of every flag that the README has, and the version is one line.
+/// The help lists every flag, and the version is one line.
 #[test]
 fn help_and_version_are_printed() {
     let output = output(&["--help"]);

@@ -10,7 +10,7 @@ use crate::parties::{
     wait_until,
 };
 
-/// Every field that the README promises is there, with a kind of value that it may have.
+/// Every field that `operations.md` lists is there, with a kind of value that it may have.
 #[test]
 fn stats_are_shown_to_who_may_see_them() {
     let backend = Script::start(|stream, _| answer(stream, b"own"));
