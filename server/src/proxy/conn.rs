@@ -1,38 +1,14 @@
-//! The connection table: who a connection is, by an id that is never mistaken for an older one.
+//! The connection table: what each connection is for.
 use std::hint::cold_path;
 use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant};
 use slab::Slab;
 
+use super::id::ConnId;
 use super::places::Attempt;
 use super::probe::ProbeExchange;
 use super::session::Session;
-
-/// Names one connection of the proxy, client or upstream. A slot is used again, the generation
-/// tells its users apart, so that late news of a closed connection is recognised.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ConnId {
-    slot: u32,
-    generation: u32,
-}
-
-impl ConnId {
-    /// The id as one number, for a driver that keeps numbers.
-    pub const fn to_bits(self) -> u64 {
-        (self.generation as u64) << 32 | self.slot as u64
-    }
-
-    /// The id behind [`to_bits`](Self::to_bits).
-    pub const fn from_bits(bits: u64) -> Self {
-        Self { slot: bits as u32, generation: (bits >> 32) as u32 }
-    }
-
-    /// A small number, used by one connection at a time: an index for the driver's own table.
-    pub const fn slot(self) -> usize {
-        self.slot as usize
-    }
-}
 
 /// What a connection is for.
 #[derive(Debug)]
@@ -97,7 +73,7 @@ impl ConnTable {
         let generation = self.generation;
         let vacant = self.entries.vacant_entry();
         // A slot number beyond 2^32 would need as many open sockets.
-        let id = ConnId { slot: vacant.key() as u32, generation };
+        let id = ConnId::new(vacant.key() as u32, generation);
         vacant.insert(Entry {
             generation,
             conn: make(id),
@@ -118,7 +94,7 @@ impl ConnTable {
     #[inline]
     pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Entry> {
         match self.entries.get_mut(id.slot()) {
-            Some(entry) if entry.generation == id.generation => Some(entry),
+            Some(entry) if entry.generation == id.generation() => Some(entry),
             _ => {
                 cold_path();
                 None
@@ -129,7 +105,7 @@ impl ConnTable {
     #[inline]
     pub(crate) fn get(&self, id: ConnId) -> Option<&Entry> {
         match self.entries.get(id.slot()) {
-            Some(entry) if entry.generation == id.generation => Some(entry),
+            Some(entry) if entry.generation == id.generation() => Some(entry),
             _ => {
                 cold_path();
                 None
@@ -159,9 +135,9 @@ impl ConnTable {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnId, &Conn)> {
-        self.entries.iter().map(|(slot, entry)| {
-            (ConnId { slot: slot as u32, generation: entry.generation }, &entry.conn)
-        })
+        self.entries
+            .iter()
+            .map(|(slot, entry)| (ConnId::new(slot as u32, entry.generation), &entry.conn))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant, NoRoute};
 
-use super::conn::{Conn, ConnId, Upstream};
+use super::conn::{Conn, Upstream};
+use super::id::ConnId;
 use super::places::Attempt;
 use super::session::{Bound, Reuse};
 use super::{Action, ConnectFailure, Proxy};

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-use super::conn::{Conn, ConnId, ConnTable};
+use super::conn::{Conn, ConnTable};
+use super::id::ConnId;
+use super::session::Standing;
 use super::{Notice, Proxy};
 
 /// How long a client may take to send a request head before it gives way.
@@ -30,14 +32,6 @@ const LOOKS_MAX: usize = 1024;
 const LOOKS_REST: Duration = Duration::from_millis(10);
 /// How often a notice says that clients gave way.
 const NOTICE_EVERY: Duration = Duration::from_secs(1);
-
-/// What a client is doing, as far as it may give way.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Standing {
-    Silent { since: Instant },
-    Kept { since: Instant },
-    Busy,
-}
 
 /// Every client, by the time since which it may have been waiting.
 #[derive(Debug, Default)]

@@ -11,6 +11,7 @@ mod conn;
 mod dispatch;
 mod excerpt;
 mod give_way;
+mod id;
 mod invariants;
 mod notice;
 mod places;
@@ -38,15 +39,14 @@ use intelliproxy_core::{
     Snapshot,
 };
 
-pub use self::conn::ConnId;
 use self::conn::{Conn, ConnTable, Upstream};
 use self::dispatch::connect_error;
 use self::give_way::GiveWay;
-pub use self::notice::{Notice, RemedyTaken};
+pub use self::id::ConnId;
+pub use self::notice::{ConfigChange, Notice, RemedyTaken};
 use self::places::Places;
 use self::pool::Pool;
 use self::queue::Queue;
-pub use self::reconfigure::ConfigChange;
 use self::reconfigure::{Reloads, router_config};
 use self::room::Room;
 use self::serving::watch;

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use intelliproxy_core::BackendId;
 
 use super::excerpt;
-use super::reconfigure::ConfigChange;
 use super::session::Remedy;
 use crate::http::{ClientError, UpstreamError};
 
@@ -86,6 +85,21 @@ pub enum Notice {
         /// Who.
         backend: BackendId,
     },
+}
+
+/// What a new configuration changed, by the backends' names and the configuration's keys.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ConfigChange {
+    /// Backends that were not there before.
+    pub added: Vec<String>,
+    /// Backends that are gone.
+    pub removed: Vec<String>,
+    /// Backends that are somewhere else now.
+    pub moved: Vec<String>,
+    /// Keys, `backends` left out, whose values differ and hold from now on.
+    pub settings: Vec<&'static str>,
+    /// Keys whose values only a restart can change; they stay as they were.
+    pub needs_restart: Vec<&'static str>,
 }
 
 /// What was done about a failed upstream.

@@ -2,7 +2,7 @@
 //! expire.
 use intelliproxy_core::BackendId;
 
-use super::conn::ConnId;
+use super::id::ConnId;
 
 /// The idle connections.
 #[derive(Debug, Default)]

@@ -1,8 +1,9 @@
 //! Probes on behalf of the router, each on a connection of its own.
 use intelliproxy_core::{BackendId, Event, Instant, ProbeFailure, ProbeId, ProbeKind, ProbeResult};
 
-use super::conn::{Conn, ConnId};
+use super::conn::Conn;
 use super::dispatch::connect_error;
+use super::id::ConnId;
 use super::probe::ProbeExchange;
 use super::{Action, ConnectFailure, Notice, Proxy};
 use crate::http::UpstreamError;

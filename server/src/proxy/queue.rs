@@ -11,7 +11,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::Proxy;
-use super::conn::ConnId;
+use super::id::ConnId;
 use crate::http::UpstreamError;
 use crate::pages::QueueCounts;
 

@@ -8,7 +8,9 @@ use intelliproxy_core::{
 };
 
 use super::Proxy;
-use super::conn::{Conn, ConnId};
+use super::conn::Conn;
+use super::id::ConnId;
+use super::notice::ConfigChange;
 use super::notice::Notice;
 use crate::config::{BackendTarget, Config, ProbePaths};
 use crate::pages::{LogCounts, ReloadCounts};
@@ -19,21 +21,6 @@ pub(crate) struct Reloads {
     /// Leases of requests that were on their way when their backend left or moved.
     displaced: BTreeSet<LeaseId>,
     counts: ReloadCounts,
-}
-
-/// What a new configuration changed, by the backends' names and the configuration's keys.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct ConfigChange {
-    /// Backends that were not there before.
-    pub added: Vec<String>,
-    /// Backends that are gone.
-    pub removed: Vec<String>,
-    /// Backends that are somewhere else now.
-    pub moved: Vec<String>,
-    /// Keys, `backends` left out, whose values differ and hold from now on.
-    pub settings: Vec<&'static str>,
-    /// Keys whose values only a restart can change; they stay as they were.
-    pub needs_restart: Vec<&'static str>,
 }
 
 impl Proxy {

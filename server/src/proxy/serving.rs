@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use intelliproxy_core::{Event, Instant};
 
-use super::conn::{Conn, ConnId, Entry};
+use super::conn::{Conn, Entry};
+use super::id::ConnId;
 use super::session::{LeaseNews, Need, Side};
 use super::shared::Shared;
 use super::timers::Timers;

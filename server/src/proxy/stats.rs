@@ -15,7 +15,7 @@ use std::time::Duration;
 use intelliproxy_core::{BackendId, Instant};
 
 use super::Proxy;
-use super::conn::ConnId;
+use super::id::ConnId;
 use crate::pages::{StatsText, recording_field};
 
 /// Backends that are written, and clients that are answered, in one step.

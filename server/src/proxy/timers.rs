@@ -9,7 +9,8 @@ use std::collections::BinaryHeap;
 
 use intelliproxy_core::Instant;
 
-use super::conn::{ConnId, ConnTable};
+use super::conn::ConnTable;
+use super::id::ConnId;
 
 /// Entries that came due or are to come.
 #[derive(Debug, Default)]

@@ -5,7 +5,6 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::Session;
-use super::deadline::Party;
 
 /// What the router knows of the attempt at hand, beside its lease.
 #[derive(Debug, Default)]
@@ -29,6 +28,13 @@ pub(crate) enum LeaseNews {
     Resumed,
     /// It is no work for its backend any more; its response began so and after that long.
     Left { status: u16, latency: Duration },
+}
+
+/// One of the two peers of an exchange.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Party {
+    Client,
+    Backend,
 }
 
 /// The other party must be awaited for so long before the router is told: parties take turns with

@@ -5,7 +5,7 @@ use intelliproxy_core::{BackendId, Instant, Lease};
 
 use super::Session;
 use super::client_half::Send;
-use crate::proxy::conn::ConnId;
+use crate::proxy::id::ConnId;
 use crate::proxy::shared::Shared;
 
 /// The client's own connection to a backend, while no exchange uses it.

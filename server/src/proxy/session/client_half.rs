@@ -7,7 +7,7 @@ use intelliproxy_core::Instant;
 use super::account::Account;
 use super::exchange::{Asking, Exchange};
 use super::hop::Hop;
-use super::taking::Look;
+use super::look::Look;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
 use crate::http::body::{BodyReader, BodyWriter};

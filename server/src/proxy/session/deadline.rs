@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
+use super::account::Party;
 use super::client_half::{Receive, Send};
-use super::taking::Look;
+use super::look::Look;
 use super::upstream_half::{self, Link};
 use super::{Session, Side};
 use crate::http::{ClientError, UpstreamError};
@@ -29,13 +30,6 @@ enum Expiry {
 /// A backend that breaks off after the client was silent, or took nothing, for so long may have given
 /// up for that; servers do after 1 s or more. One that breaks off sooner has failed by itself.
 const CLIENT_LATE_AFTER: Duration = Duration::from_millis(500);
-
-/// One of the two peers of an exchange.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Party {
-    Client,
-    Backend,
-}
 
 impl Session {
     /// The party whose move is awaited: nothing goes on before it takes bytes or sends some. The time

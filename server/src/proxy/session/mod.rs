@@ -13,9 +13,11 @@ mod displaced;
 mod exchange;
 mod failure;
 mod hop;
+mod look;
 mod needs;
 mod refused;
 mod settle;
+mod standing;
 mod stats;
 mod taking;
 mod tunnel;
@@ -37,10 +39,10 @@ use self::failure::retried;
 pub(crate) use self::hop::Hop;
 pub(crate) use self::needs::Need;
 use self::needs::Needs;
+pub(crate) use self::standing::Standing;
 use self::upstream_half::{Link, UpstreamHalf};
 pub(crate) use self::verdict::Remedy;
-use super::conn::ConnId;
-use super::give_way::Standing;
+use super::id::ConnId;
 use super::shared::Shared;
 use crate::buffer::LARGE;
 use crate::http::{UpstreamError, answer};
@@ -432,28 +434,6 @@ impl Session {
             upstream.output.rest(buffers);
         }
         (!client.output.is_empty() && !rests(client.last_write)).then(|| now + REST)
-    }
-
-    /// What it is doing, as far as it may give way for another client.
-    #[cold]
-    pub(crate) fn standing(&self, now: Instant) -> Standing {
-        let client = &self.client;
-        if self.exchange.is_some() || !client.output.is_empty() || self.needs.has_close() {
-            return Standing::Busy;
-        }
-        let since = client.last_read.max(client.last_write).min(now);
-        match (&client.receive, client.head_since) {
-            (Receive::Head, Some(since)) => Standing::Silent { since },
-            (Receive::Head, None) if !client.has_been_served => Standing::Silent { since },
-            (Receive::Head | Receive::Discarding { .. }, _) => Standing::Kept { since },
-            (Receive::Body { .. } | Receive::Ended | Receive::Tunnel, _) => Standing::Busy,
-        }
-    }
-
-    /// Ends an idle session for another client.
-    #[cold]
-    pub(crate) fn handle_way_given(&mut self) {
-        self.needs.close(false);
     }
 
     /// Gives every buffer back: the session is over.

@@ -5,7 +5,7 @@ use intelliproxy_core::{BackendId, Lease, LeaseId, Outcome};
 
 use super::Side;
 use super::account::LeaseNews;
-use crate::proxy::conn::ConnId;
+use crate::proxy::id::ConnId;
 
 /// What a session wants of the proxy.
 #[derive(Debug)]

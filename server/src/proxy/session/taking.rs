@@ -9,38 +9,10 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::client_half::Receive;
+use super::look::Look;
 use super::{Session, Side, upstream_half};
 use crate::http::UpstreamError;
 use crate::proxy::shared::Shared;
-
-/// Looks in the span of a clock.
-const LOOKS: u32 = 4;
-
-/// The last look at what a peer takes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Look {
-    /// The last progress, for which the clock looked; with another one the look is void.
-    since: Instant,
-    /// When the driver was asked.
-    at: Instant,
-    /// Bytes that were not acknowledged, when the driver knew.
-    unacknowledged: Option<u64>,
-}
-
-impl Look {
-    /// When a clock that began at `since` looks next, or is over.
-    pub(super) fn due(look: Option<Self>, since: Instant, span: Duration) -> Instant {
-        let over = since + span;
-        match look.filter(|look| look.since == since) {
-            None => since + span / LOOKS,
-            // Nothing is left to be acknowledged.
-            Some(Self { unacknowledged: Some(0), .. }) => over,
-            // An answer that never comes ends the clock one look later.
-            Some(look) if look.at >= over => look.at + span / LOOKS,
-            Some(look) => over.min(look.at + span / LOOKS),
-        }
-    }
-}
 
 impl Session {
     /// A clock for what a peer takes came due: asks the driver; false when the clock is over.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::exchange::Exchange;
-use super::taking::Look;
+use super::look::Look;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
 use crate::http::body::{BodyReader, BodyWriter};
@@ -19,7 +19,7 @@ use crate::http::progress::HeadProgress;
 use crate::http::refusal::Refusal;
 use crate::http::upgrade;
 use crate::http::{UpstreamError, refuse};
-use crate::proxy::conn::ConnId;
+use crate::proxy::id::ConnId;
 use crate::proxy::shared::Shared;
 
 /// The upstream of the exchange at hand: the connection is borrowed from the pool, the bytes stay

@@ -1,0 +1,37 @@
+//! Whether a session may give way for another client.
+use intelliproxy_core::Instant;
+
+use super::Session;
+use super::client_half::Receive;
+
+/// What a client is doing, as far as it may give way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Standing {
+    Silent { since: Instant },
+    Kept { since: Instant },
+    Busy,
+}
+
+impl Session {
+    /// What it is doing, as far as it may give way for another client.
+    #[cold]
+    pub(crate) fn standing(&self, now: Instant) -> Standing {
+        let client = &self.client;
+        if self.exchange.is_some() || !client.output.is_empty() || self.needs.has_close() {
+            return Standing::Busy;
+        }
+        let since = client.last_read.max(client.last_write).min(now);
+        match (&client.receive, client.head_since) {
+            (Receive::Head, Some(since)) => Standing::Silent { since },
+            (Receive::Head, None) if !client.has_been_served => Standing::Silent { since },
+            (Receive::Head | Receive::Discarding { .. }, _) => Standing::Kept { since },
+            (Receive::Body { .. } | Receive::Ended | Receive::Tunnel, _) => Standing::Busy,
+        }
+    }
+
+    /// Ends an idle session for another client.
+    #[cold]
+    pub(crate) fn handle_way_given(&mut self) {
+        self.needs.close(false);
+    }
+}
