@@ -79,7 +79,6 @@ mod gate;
 mod health;
 mod id;
 pub mod journal;
-mod memory;
 mod outlier;
 mod policy;
 mod probe;
@@ -102,8 +101,10 @@ pub use event::{
 };
 pub use health::Health;
 pub use id::{BackendId, LeaseId, ProbeId};
-pub use memory::{BackendMemory, LearnedMemory, Lessons, Memory, MemoryError};
-pub use policy::{GuardView, LearnedState, LearnedView, PolicyView};
+pub use policy::{
+    GuardView, LearnedBackendState, LearnedPolicyState, LearnedState, LearnedView, PolicyState,
+    PolicyStateError, PolicyView, StateOf,
+};
 pub use rng::Rng;
 pub use router::Router;
 pub use score::{Factor, ScoreParts};

@@ -21,7 +21,7 @@ use crate::event::{
 };
 use crate::gate::SwitchGate;
 use crate::id::{BackendId, LeaseId, Token};
-use crate::memory::{Memory, MemoryError};
+use crate::policy::state::{PolicyState, PolicyStateError};
 use crate::policy::{self, Candidates, Ended, GuardView, Habits, Policy};
 use crate::probe::{Due, ProbeSchedule};
 use crate::rng::Rng;
@@ -350,28 +350,27 @@ impl Router {
     }
 
     /// What the policy has learned, to be kept across restarts; `None` when it does not learn.
-    pub fn learned_state(&self) -> Option<Memory> {
+    pub fn policy_state(&self) -> Option<PolicyState> {
         let name = |id| self.name(id).filter(|_| self.table.is_configured(id)).map(str::to_owned);
-        self.policy.lessons(&name).map(|learned| Memory { version: Memory::VERSION, learned })
+        self.policy.state(&name).map(|of| PolicyState { version: PolicyState::VERSION, of })
     }
 
     /// Takes in what this policy learned before, for the backends that it names and that are
     /// configured; best before the first request. An input like any event: a replay needs it.
     ///
     /// # Errors
-    /// When it cannot be, or is another policy's; then nothing has changed.
-    pub fn restore(&mut self, memory: &Memory) -> Result<(), MemoryError> {
-        memory.validate()?;
+    /// When the state is of another version or policy, or has a number out of range; then nothing
+    /// has changed.
+    pub fn restore(&mut self, state: &PolicyState) -> Result<(), PolicyStateError> {
+        if state.version != PolicyState::VERSION {
+            return Err(PolicyStateError::Version(state.version));
+        }
         let table = &self.table;
         let name = |id| {
             let is_configured = table.is_configured(id);
             table.get(id).filter(|_| is_configured).map(|backend| backend.name.clone())
         };
-        if self.policy.learn_lessons(&memory.learned, &name) {
-            Ok(())
-        } else {
-            Err(MemoryError::Policy)
-        }
+        self.policy.restore(&state.of, &name)
     }
 
     /// The backend that requests go to; `None` before the first one.

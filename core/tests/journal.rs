@@ -452,7 +452,7 @@ fn differences_are_seen() {
 /// What was learned before is part of the journal, whether it is restored before the recording
 /// begins or after.
 #[test]
-fn memories_are_recorded() {
+fn states_are_recorded() {
     let rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };
     let learn = |router: &mut RecordedRouter, count: u64| {
         for number in 1..=count {
@@ -468,24 +468,24 @@ fn memories_are_recorded() {
     };
     let mut teacher = new();
     learn(&mut teacher, 500);
-    let memory = teacher.learned_state().expect("it learns");
+    let state = teacher.policy_state().expect("it learns");
     for is_before in [true, false] {
         let sink = Memory::default();
         let bytes = Arc::clone(&sink.bytes);
         let mut router = new();
         if is_before {
-            router.restore(&memory).expect("its own");
+            router.restore(&state).expect("its own");
         }
         router.record_into(Box::new(sink), 0);
         if !is_before {
-            router.restore(&memory).expect("its own");
+            router.restore(&state).expect("its own");
         }
         learn(&mut router, 200);
         drop(router);
         let bytes = bytes.lock().expect("no panic in another test thread").clone();
         let (header, entries, error) = read(&bytes);
         assert_eq!(error, None);
-        assert_eq!(entries[0].record, Record::Restored(Box::new(memory.clone())));
+        assert_eq!(entries[0].record, Record::Restored(Box::new(state.clone())));
         let mut replay = Replay::new(&header).expect("a valid configuration");
         for entry in &entries {
             assert!(matches!(replay.apply(entry), Step::Fact | Step::Same), "{entry:?}");

@@ -162,11 +162,13 @@ fn run(policy: PolicyKind, steps: &[Step]) -> String {
         for backend in &snapshot.backends {
             check_finite(&backend.policy);
         }
-        if let Some(memory) = router.learned_state() {
-            assert_eq!(memory.validate(), Ok(()), "what was learned can be restored");
+        if let Some(state) = router.policy_state() {
+            let other = Router::new(config(4, snapshot.policy), 3, now);
+            let restored = other.expect("valid rules").restore(&state);
+            assert_eq!(restored, Ok(()), "what was learned can be restored");
         }
     }
-    trace + &format!("{:?} {:?}", router.snapshot(now), router.learned_state())
+    trace + &format!("{:?} {:?}", router.snapshot(now), router.policy_state())
 }
 
 fn mind(router: &mut Router, now: Instant, are_pings_good: bool) {

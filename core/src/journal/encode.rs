@@ -10,7 +10,7 @@ use crate::event::{
     Event, Lease, LoadReport, NoRoute, Outcome, ProbeFailure, ProbeKind, RequestFailure,
 };
 use crate::id::{BackendId, ProbeId};
-use crate::memory::Memory;
+use crate::policy::state::PolicyState;
 use crate::time::Instant;
 
 /// Writes one block: where it begins in time and numbers, then its records.
@@ -39,10 +39,10 @@ impl Encoder {
         self.tag(now, tag::TIMED_OUT);
     }
 
-    pub(super) fn restored(&mut self, now: Instant, memory: &Memory) {
+    pub(super) fn restored(&mut self, now: Instant, state: &PolicyState) {
         self.tag(now, tag::RESTORED);
         // What a router took has finite numbers only: there is nothing that JSON could not take.
-        let json = serde_json::to_vec(memory).unwrap_or_default();
+        let json = serde_json::to_vec(state).unwrap_or_default();
         put_varint(&mut self.block, json.len() as u64);
         self.block.extend_from_slice(&json);
     }

@@ -224,9 +224,9 @@ impl Block<'_> {
             }
             tag::RESTORED => {
                 let len = self.cursor.small()?;
-                let memory = serde_json::from_slice(self.cursor.take(len)?)
-                    .map_err(|_| "a memory of another version")?;
-                Record::Restored(memory)
+                let state = serde_json::from_slice(self.cursor.take(len)?)
+                    .map_err(|_| "a state of another version")?;
+                Record::Restored(state)
             }
             tag::ENDED => Record::Ended { is_continued: self.cursor.byte()? != 0 },
             _ => return Err("an unknown kind of record"),

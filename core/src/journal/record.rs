@@ -5,7 +5,7 @@ use crate::blame::Asker;
 use crate::config::RouterConfig;
 use crate::event::{LoadReport, NoRoute, Outcome, ProbeKind, ProbeResult};
 use crate::id::{BackendId, LeaseId, ProbeId};
-use crate::memory::Memory;
+use crate::policy::state::PolicyState;
 use crate::time::Instant;
 
 /// One record: when it happened, and where it stands in the file.
@@ -92,7 +92,7 @@ pub enum Record {
     /// [`Event::Reconfigured`](crate::Event::Reconfigured).
     Reconfigured(Box<RouterConfig>),
     /// `restore` was called, and took this.
-    Restored(Box<Memory>),
+    Restored(Box<PolicyState>),
     /// The writer could not keep up: this many records are not there.
     Lost {
         /// How many.

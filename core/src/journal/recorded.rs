@@ -10,7 +10,7 @@ use crate::blame::Asker;
 use crate::config::{ConfigError, RouterConfig};
 use crate::event::{Action, Event, Lease, NoRoute};
 use crate::id::BackendId;
-use crate::memory::{Memory, MemoryError};
+use crate::policy::state::{PolicyState, PolicyStateError};
 use crate::router::Router;
 use crate::time::Instant;
 
@@ -30,7 +30,7 @@ pub struct RecordedRouter {
 #[derive(Debug)]
 struct Origin {
     header: Header,
-    memory: Option<Memory>,
+    state: Option<PolicyState>,
 }
 
 /// Where the blocks of a journal go. It never waits: what it cannot take is lost, and counted.
@@ -64,7 +64,7 @@ impl RecordedRouter {
         let header =
             Header { config: config.clone(), seed, started: now, wall_clock_nanos: 0, part: 0 };
         let router = Router::new(config, seed, now)?;
-        let origin = Origin { header, memory: None };
+        let origin = Origin { header, state: None };
         Ok(Self { router, journal: None, origin: Some(Box::new(origin)) })
     }
 
@@ -76,13 +76,13 @@ impl RecordedRouter {
             debug_assert!(false, "a journal begins before the router's first input");
             return;
         };
-        let Origin { header, memory } = *origin;
+        let Origin { header, state } = *origin;
         let header = Header { wall_clock_nanos, ..header };
         sink.begin(&header);
         let started = header.started;
         let mut journal = Journal::new(Box::new(header), sink);
-        if let Some(memory) = &memory {
-            journal.write(started, |encoder| encoder.restored(started, memory));
+        if let Some(state) = &state {
+            journal.write(started, |encoder| encoder.restored(started, state));
         }
         self.journal = Some(Box::new(journal));
     }
@@ -91,14 +91,14 @@ impl RecordedRouter {
     ///
     /// # Errors
     /// When it cannot be, or is another policy's.
-    pub fn restore(&mut self, memory: &Memory) -> Result<(), MemoryError> {
-        self.router.restore(memory)?;
+    pub fn restore(&mut self, state: &PolicyState) -> Result<(), PolicyStateError> {
+        self.router.restore(state)?;
         match (&mut self.journal, &mut self.origin) {
             (Some(journal), _) => {
                 let now = journal.last_at;
-                journal.write(now, |encoder| encoder.restored(now, memory));
+                journal.write(now, |encoder| encoder.restored(now, state));
             }
-            (None, Some(origin)) => origin.memory = Some(memory.clone()),
+            (None, Some(origin)) => origin.state = Some(state.clone()),
             (None, None) => {}
         }
         Ok(())

@@ -116,7 +116,7 @@ impl Replay {
                 self.tell(now, Event::LoadReported { backend: *backend, report: *report })
             }
             Record::Reconfigured(config) => self.tell(now, Event::Reconfigured(config.clone())),
-            Record::Restored(memory) => match self.router.restore(memory) {
+            Record::Restored(state) => match self.router.restore(state) {
                 Ok(()) => Step::Fact,
                 // It was taken when it was recorded.
                 Err(_) => self.lose(),

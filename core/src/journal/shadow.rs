@@ -118,7 +118,7 @@ impl Shadow {
                 self.router.handle_event(now, Event::Reconfigured(Box::new(config)));
             }
             // Refused where it is another policy's, which then begins with nothing.
-            Record::Restored(memory) => drop(self.router.restore(memory)),
+            Record::Restored(state) => drop(self.router.restore(state)),
             Record::Lost { .. } => self.forget(now),
         }
         self.drain(now);

@@ -14,10 +14,10 @@ use crate::backend::Backend;
 use crate::config::Rules;
 use crate::event::Outcome;
 use crate::id::{BackendId, Token};
-use crate::memory::Lessons;
 use crate::outlier::Watch;
 use crate::policy::candidates::Candidates;
 use crate::policy::learned::GuardView;
+use crate::policy::state::{PolicyStateError, StateOf};
 use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -114,17 +114,21 @@ pub(crate) trait Policy: Debug + Send + Sync {
     }
 
     /// What it has learned, backends by name; `None` when it does not learn.
-    fn lessons(&self, _name: &dyn Fn(BackendId) -> Option<String>) -> Option<Lessons> {
+    fn state(&self, _name: &dyn Fn(BackendId) -> Option<String>) -> Option<StateOf> {
         None
     }
 
-    /// Takes in valid lessons; returns whether they are of its kind.
-    fn learn_lessons(
+    /// Takes in what it learned before, backends by name.
+    ///
+    /// # Errors
+    /// When it is another policy's, or has a number that cannot have been learned; then nothing has
+    /// changed.
+    fn restore(
         &mut self,
-        _lessons: &Lessons,
+        _state: &StateOf,
         _name: &dyn Fn(BackendId) -> Option<String>,
-    ) -> bool {
-        false
+    ) -> Result<(), PolicyStateError> {
+        Err(PolicyStateError::Policy)
     }
 
     /// Its reason for or against this backend, as of `now`.

@@ -15,9 +15,9 @@ use std::collections::VecDeque;
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::id::{BackendId, Token};
-use crate::memory::Lessons;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Ended, Policy};
+use crate::policy::state::{PolicyStateError, StateOf, check};
 use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::{Instant, millis};
@@ -158,24 +158,27 @@ impl Policy for LinearRl {
         PolicyView::LinearRl { value: self.value(&features), features, weights: self.weights }
     }
 
-    fn lessons(&self, _name: &dyn Fn(BackendId) -> Option<String>) -> Option<Lessons> {
-        Some(Lessons::LinearRl(self.weights))
+    fn state(&self, _name: &dyn Fn(BackendId) -> Option<String>) -> Option<StateOf> {
+        Some(StateOf::LinearRl(self.weights))
     }
 
-    fn learn_lessons(
+    fn restore(
         &mut self,
-        lessons: &Lessons,
+        state: &StateOf,
         _name: &dyn Fn(BackendId) -> Option<String>,
-    ) -> bool {
-        let Lessons::LinearRl(weights) = lessons else { return false };
+    ) -> Result<(), PolicyStateError> {
+        let StateOf::LinearRl(weights) = state else { return Err(PolicyStateError::Policy) };
+        let most = |index: usize| if index == FEATURES - 1 { WEIGHT_MAX } else { 0.0 };
+        let is_good = |(index, weight): (usize, &f64)| (-WEIGHT_MAX..=most(index)).contains(weight);
+        check("weights", weights.iter().enumerate().all(is_good))?;
         self.weights = *weights;
-        true
+        Ok(())
     }
 }
 
 /// Features, the constant one included.
-pub(crate) const FEATURES: usize = 8;
-pub(crate) const WEIGHT_MAX: f64 = 1000.0;
+const FEATURES: usize = 8;
+const WEIGHT_MAX: f64 = 1000.0;
 /// The latency of a backend before its first ping was answered.
 const LATENCY_UNKNOWN_MS: f64 = 10_000.0;
 const WEIGHTS_START: [f64; FEATURES] = [-1.0, -5.0, -20.0, -1.0, -2.0, -1.0, -1.0, 0.1];

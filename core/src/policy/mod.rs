@@ -6,7 +6,7 @@ mod candidates;
 mod contract;
 mod learned;
 mod least_request;
-pub(crate) mod linear_rl;
+mod linear_rl;
 mod p2c;
 mod peak_ewma;
 mod prequal;
@@ -14,6 +14,7 @@ mod random;
 mod round_robin;
 mod rows;
 mod score;
+pub(crate) mod state;
 mod view;
 
 use crate::config::{PolicyKind, Rules};
@@ -21,6 +22,9 @@ use crate::config::{PolicyKind, Rules};
 pub(crate) use self::candidates::Candidates;
 pub(crate) use self::contract::{Ended, Habits, Policy};
 pub use self::learned::GuardView;
+pub use self::state::{
+    LearnedBackendState, LearnedPolicyState, PolicyState, PolicyStateError, StateOf,
+};
 pub use self::view::{LearnedState, LearnedView, PolicyView};
 
 /// The policy of these rules, knowing nothing.

@@ -122,7 +122,7 @@ impl Edge {
         match result {
             Ok(()) if self.keeper.is_none() => {
                 // The file of the start; a new one has its own line.
-                let path = proxy.state_file().filter(|_| proxy.learned_state().is_some());
+                let path = proxy.state_file().filter(|_| proxy.policy_state().is_some());
                 if let Some(path) = path {
                     warn!("state {path}: not used before a restart");
                 }

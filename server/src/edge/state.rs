@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use intelliproxy_core::{Instant, Memory, Router, RouterConfig};
+use intelliproxy_core::{Instant, PolicyState, Router, RouterConfig};
 use log::{info, warn};
 
 use super::disk::{self, Unread};
@@ -29,7 +29,7 @@ const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Hands what was learned to the thread that writes it.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    writer: Worker<Memory>,
+    writer: Worker<PolicyState>,
     next_save: Instant,
 }
 
@@ -88,7 +88,7 @@ impl Keeper {
             return;
         }
         self.next_save = now + SAVE_INTERVAL;
-        if let Some(state) = proxy.learned_state() {
+        if let Some(state) = proxy.policy_state() {
             match self.writer.queue.offer(state) {
                 Ok(()) => {}
                 Err(Refused { has_ended: false, .. }) => {
@@ -104,7 +104,7 @@ impl Keeper {
     /// Writes the last state and waits for that, for a while.
     pub(crate) fn finish(self, proxy: &Proxy) {
         let Worker { queue, ended } = self.writer;
-        if let Some(state) = proxy.learned_state() {
+        if let Some(state) = proxy.policy_state() {
             // A writer that is stuck for so long will not get to it.
             let _ = queue.insist(state, FINISH_TIME);
         }
@@ -122,12 +122,12 @@ pub(crate) fn unused(config: &Config) -> Option<String> {
     let path = config.state_file.as_ref()?;
     let rules = config.routing.clone();
     let router = Router::new(RouterConfig { backends: Vec::new(), rules }, 0, Instant::ZERO);
-    let learns = router.is_ok_and(|router| router.learned_state().is_some());
+    let learns = router.is_ok_and(|router| router.policy_state().is_some());
     (!learns).then(|| format!("state {path}: not used, as the policy learns nothing"))
 }
 
 /// Writes what comes until nobody sends any more.
-fn write_all(file: &Path, states: impl Iterator<Item = Memory>) {
+fn write_all(file: &Path, states: impl Iterator<Item = PolicyState>) {
     let mut has_failed = false;
     for state in states {
         let result = write(file, state.to_json().as_bytes());
@@ -208,7 +208,7 @@ mod tests {
         let (first, keeper) = start(&path, PolicyKind::Learned);
         keeper.expect("no file yet").expect("it learns").finish(&first);
         let text = fs::read_to_string(&path).expect("written");
-        assert_eq!(Some(Memory::from_json(&text).expect("a state")), first.learned_state());
+        assert_eq!(Some(PolicyState::from_json(&text).expect("a state")), first.policy_state());
         assert_eq!(fs::read_to_string(&victim).expect("still there"), "precious");
         assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 2);
         let (_, keeper) = start(&path, PolicyKind::Learned);
@@ -221,7 +221,7 @@ mod tests {
     fn bad_states_are_kept_beside() {
         let folder = folder("state-bad");
         let path = folder.join("learned.json").display().to_string();
-        let foreign = proxy(PolicyKind::LinearRl).learned_state().expect("weights").to_json();
+        let foreign = proxy(PolicyKind::LinearRl).policy_state().expect("weights").to_json();
         let texts = [&b""[..], b"{\"version\":1}", foreign.as_bytes(), b"\xff"];
         for text in texts {
             fs::write(&path, text).expect("written");
@@ -229,7 +229,7 @@ mod tests {
             keeper.expect("it starts").expect("it learns").finish(&first);
             assert_eq!(fs::read(format!("{path}.bad")).expect("kept"), text);
             let written = fs::read_to_string(&path).expect("written anew");
-            assert!(Memory::from_json(&written).is_ok(), "{written}");
+            assert!(PolicyState::from_json(&written).is_ok(), "{written}");
         }
         fs::remove_dir_all(folder).expect("the folder goes");
     }

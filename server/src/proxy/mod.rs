@@ -35,8 +35,8 @@ use std::net::SocketAddr;
 
 use intelliproxy_core::journal::{JournalSink, RecordedRouter};
 use intelliproxy_core::{
-    Action as RouterAction, BackendId, ConfigError, Instant, Memory, MemoryError, ProbeFailure,
-    Snapshot,
+    Action as RouterAction, BackendId, ConfigError, Instant, PolicyState, PolicyStateError,
+    ProbeFailure, Snapshot,
 };
 
 use self::conn::{Conn, ConnTable, Upstream};
@@ -166,17 +166,17 @@ impl Proxy {
     }
 
     /// Takes in what the router's policy learned before, from the text of
-    /// [`learned_state`](Self::learned_state); to be called before any other method.
+    /// [`policy_state`](Self::policy_state); to be called before any other method.
     ///
     /// # Errors
     /// When the text is no state, or another policy's; then nothing has changed.
-    pub fn restore(&mut self, text: &str) -> Result<(), MemoryError> {
-        self.router.restore(&Memory::from_json(text)?)
+    pub fn restore(&mut self, text: &str) -> Result<(), PolicyStateError> {
+        self.router.restore(&PolicyState::from_json(text)?)
     }
 
     /// What the router's policy has learned; `None` when it does not learn.
-    pub fn learned_state(&self) -> Option<Memory> {
-        self.router.learned_state()
+    pub fn policy_state(&self) -> Option<PolicyState> {
+        self.router.policy_state()
     }
 
     /// Records every input of the router from its start; to be called before any other method.

@@ -17,7 +17,7 @@
 //! | [`refit`] | what is fitted to all backends together, every 64 completions |
 //! | [`faults`] | what errors do to a standing, by all of them |
 //! | [`explore`] | the budget for trials |
-//! | [`keep`] | what is kept across restarts |
+//! | [`state`] | what is kept across restarts |
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
 //!
 //! A cost rises while a backend works without completing. A speed is estimated when a request
@@ -29,11 +29,11 @@ mod calm;
 mod curve;
 mod explore;
 mod faults;
-mod keep;
 mod live_guard;
 mod rails;
 mod refit;
 mod speed;
+mod state;
 mod unit;
 
 use std::time::Duration;
@@ -47,10 +47,10 @@ use crate::config::Rules;
 use crate::errors::Errors;
 use crate::event::{Outcome, RequestFailure};
 use crate::id::{BackendId, Token};
-use crate::memory::Lessons;
 use crate::outlier::{PING_EVERY, Regret, Standing, WINDOW_OPEN, Watch};
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Ended, Habits, Policy};
+use crate::policy::state::{PolicyStateError, StateOf};
 use crate::policy::view::{LearnedState, LearnedView, PolicyView};
 use crate::rng::Rng;
 use crate::time::{Instant, millis};
@@ -536,18 +536,19 @@ impl Policy for Learned {
         })
     }
 
-    fn lessons(&self, name: &dyn Fn(BackendId) -> Option<String>) -> Option<Lessons> {
-        Some(Lessons::Learned(self.remember(name)))
+    fn state(&self, name: &dyn Fn(BackendId) -> Option<String>) -> Option<StateOf> {
+        Some(StateOf::Learned(self.own_state(name)))
     }
 
-    fn learn_lessons(
+    fn restore(
         &mut self,
-        lessons: &Lessons,
+        state: &StateOf,
         name: &dyn Fn(BackendId) -> Option<String>,
-    ) -> bool {
-        let Lessons::Learned(memory) = lessons else { return false };
-        self.recall(memory, name);
-        true
+    ) -> Result<(), PolicyStateError> {
+        let StateOf::Learned(state) = state else { return Err(PolicyStateError::Policy) };
+        state.validate()?;
+        self.restore_own(state, name);
+        Ok(())
     }
 
     fn guard(&self, now: Instant) -> Option<GuardView> {

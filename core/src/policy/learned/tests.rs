@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::PolicyKind;
 use crate::event::Outcome;
-use crate::memory::{Lessons, Memory, MemoryError};
+use crate::policy::state::{PolicyState, PolicyStateError, StateOf};
 use crate::policy::testing::Bench;
 
 fn learned(bench: &Bench, slot: usize) -> LearnedView {
@@ -147,30 +147,30 @@ fn streams_leave_early() {
 fn remembers_across_restarts() {
     let mut first = bench(2);
     serve(&mut first, 1000, &[10.0, 50.0]);
-    let memory = first.router.learned_state().expect("it learns");
-    let json = serde_json::to_string(&memory).expect("plain data");
-    let read: Memory = serde_json::from_str(&json).expect("its own");
-    assert_eq!(read, memory);
+    let state = first.router.policy_state().expect("it learns");
+    let json = serde_json::to_string(&state).expect("plain data");
+    let read: PolicyState = serde_json::from_str(&json).expect("its own");
+    assert_eq!(read, state);
     let mut second = bench(2);
     second.router.restore(&read).expect("its own");
     let ratio = learned(&second, 0).speed / learned(&second, 1).speed;
     assert!(ratio > 3.0, "{ratio}");
-    assert_eq!(second.router.learned_state(), Some(read.clone()));
-    let untouched = bench(2).router.learned_state();
-    let spoil = |change: &dyn Fn(&mut Memory)| {
-        let mut memory = read.clone();
-        change(&mut memory);
+    assert_eq!(second.router.policy_state(), Some(read.clone()));
+    let untouched = bench(2).router.policy_state();
+    let spoil = |change: &dyn Fn(&mut PolicyState)| {
+        let mut state = read.clone();
+        change(&mut state);
         let mut third = bench(2);
-        let error = third.router.restore(&memory).expect_err("it was spoilt");
-        assert_eq!(third.router.learned_state(), untouched, "{error}");
+        let error = third.router.restore(&state).expect_err("it was spoilt");
+        assert_eq!(third.router.policy_state(), untouched, "{error}");
         error
     };
-    assert_eq!(spoil(&|memory| memory.version = 2), MemoryError::Version(2));
-    let foreign = Lessons::LinearRl([-1.0; 8]);
-    assert_eq!(spoil(&|memory| memory.learned = foreign.clone()), MemoryError::Policy);
+    assert_eq!(spoil(&|state| state.version = 2), PolicyStateError::Version(2));
+    let foreign = StateOf::LinearRl([-1.0; 8]);
+    assert_eq!(spoil(&|state| state.of = foreign.clone()), PolicyStateError::Policy);
     for (value, is_backend) in [(f64::NAN, true), (-1.0, true), (f64::INFINITY, false)] {
-        let error = spoil(&|memory| {
-            let Lessons::Learned(learned) = &mut memory.learned else { return };
+        let error = spoil(&|state| {
+            let StateOf::Learned(learned) = &mut state.of else { return };
             if is_backend {
                 learned.backends.get_mut("b1").expect("known").exposure[3] = value;
             } else {
@@ -178,13 +178,13 @@ fn remembers_across_restarts() {
             }
         });
         let path = if is_backend { "backends.b1.exposure" } else { "scaleMs" };
-        assert_eq!(error, MemoryError::Number(path.to_owned()));
+        assert_eq!(error, PolicyStateError::Number(path.to_owned()));
     }
-    let short = spoil(&|memory| {
-        let Lessons::Learned(learned) = &mut memory.learned else { return };
+    let short = spoil(&|state| {
+        let StateOf::Learned(learned) = &mut state.of else { return };
         learned.curve_time_ms.pop();
     });
-    assert_eq!(short, MemoryError::Number("curveTimeMs".to_owned()));
+    assert_eq!(short, PolicyStateError::Number("curveTimeMs".to_owned()));
 }
 
 /// The state of a backend fits in 4 KiB.
