@@ -21,9 +21,7 @@ use crate::event::{LoadReport, Outcome, ProbeResult};
 use crate::health::HealthTracker;
 use crate::id::BackendId;
 use crate::outlier::Watch;
-use crate::policy::PolicyView;
 use crate::score::{QUEUE_SAMPLE_MAX, ScoreParts};
-use crate::snapshot::BackendSnapshot;
 use crate::time::{Instant, millis};
 
 /// All that is known of one backend.
@@ -55,48 +53,51 @@ pub(crate) struct Backend {
     /// Whether it was down and is not up again.
     pub(crate) was_down: bool,
     pings: Pings,
-    load: Load,
+    reports: Reports,
     requests: Requests,
     parts: ScoreParts,
 }
 
+/// What its pings showed.
 #[derive(Debug, Default)]
-struct Pings {
-    answered: u64,
-    failed: u64,
-    last_latency: Option<(Instant, Duration)>,
-    last_ended_at: Option<Instant>,
+pub(crate) struct Pings {
+    pub(crate) answered: u64,
+    pub(crate) failed: u64,
+    pub(crate) last_latency: Option<(Instant, Duration)>,
+    pub(crate) last_ended_at: Option<Instant>,
     /// Whether the last one was answered well.
-    was_answered: bool,
-    latency_ewma_ms: SeededEwma,
-    loss_ewma: Ewma,
+    pub(crate) was_answered: bool,
+    pub(crate) latency_ewma_ms: SeededEwma,
+    pub(crate) loss_ewma: Ewma,
 }
 
+/// What its reports said.
 #[derive(Debug, Default)]
-struct Load {
-    read: u64,
-    failed: u64,
-    last_read_at: Option<Instant>,
+pub(crate) struct Reports {
+    pub(crate) read: u64,
+    pub(crate) failed: u64,
+    pub(crate) last_read_at: Option<Instant>,
     /// Each as last said, and when; a report that leaves one out does not change it.
-    queue: Option<Figure>,
-    cpu_busy_ms: Option<Figure>,
-    memory_bytes: Option<Figure>,
-    queue_ewma: Ewma,
+    pub(crate) queue: Option<Figure>,
+    pub(crate) cpu_busy_ms: Option<Figure>,
+    pub(crate) memory_bytes: Option<Figure>,
+    pub(crate) queue_ewma: Ewma,
 }
 
+/// How its requests ended.
 #[derive(Debug, Default)]
-struct Requests {
-    ended: u64,
-    errors: u64,
-    refused: u64,
-    turned_away: Fading,
+pub(crate) struct Requests {
+    pub(crate) ended: u64,
+    pub(crate) errors: u64,
+    pub(crate) refused: u64,
+    pub(crate) turned_away: Fading,
     /// Recent 4xx that are not one client's, and whether there are far more of them than at other
     /// backends, as of then.
-    declined: Fading,
-    stands_out: (Instant, bool),
-    last_ended_at: Option<Instant>,
-    error_rate: ErrorRate,
-    response_ewma_ms: Ewma,
+    pub(crate) declined: Fading,
+    pub(crate) stands_out: (Instant, bool),
+    pub(crate) last_ended_at: Option<Instant>,
+    pub(crate) error_rate: ErrorRate,
+    pub(crate) response_ewma_ms: Ewma,
 }
 
 impl Backend {
@@ -117,7 +118,7 @@ impl Backend {
             is_told_out: false,
             was_down: false,
             pings: Pings::default(),
-            load: Load::default(),
+            reports: Reports::default(),
             requests: Requests::default(),
             parts: ScoreParts::default(),
         };
@@ -157,26 +158,26 @@ impl Backend {
     /// Applies a load report. Negative and non-finite values are ignored.
     pub(crate) fn report_read(&mut self, now: Instant, report: &LoadReport, rules: &Rules) {
         let said = |number: Option<f64>| number.filter(|x| x.is_finite() && *x >= 0.0);
-        self.load.read += 1;
-        self.load.last_read_at = Some(now);
+        self.reports.read += 1;
+        self.reports.last_read_at = Some(now);
         if let Some(queue) = said(report.queue) {
-            if weight_of(self.load.queue, now, rules) == 0.0 {
+            if weight_of(self.reports.queue, now, rules) == 0.0 {
                 // What it said so long ago is no part of the average.
-                self.load.queue_ewma = Ewma::default();
+                self.reports.queue_ewma = Ewma::default();
             }
-            self.load.queue_ewma.observe(rules.smoothing.alpha, queue.min(QUEUE_SAMPLE_MAX));
+            self.reports.queue_ewma.observe(rules.smoothing.alpha, queue.min(QUEUE_SAMPLE_MAX));
         }
         let figure = |number| said(number).map(|value| Figure { value, said_at: now });
-        self.load.queue = figure(report.queue).or(self.load.queue);
-        self.load.cpu_busy_ms = figure(report.cpu_busy_ms).or(self.load.cpu_busy_ms);
-        self.load.memory_bytes = figure(report.memory_bytes).or(self.load.memory_bytes);
+        self.reports.queue = figure(report.queue).or(self.reports.queue);
+        self.reports.cpu_busy_ms = figure(report.cpu_busy_ms).or(self.reports.cpu_busy_ms);
+        self.reports.memory_bytes = figure(report.memory_bytes).or(self.reports.memory_bytes);
         self.rescore_load(now, rules);
         self.rescore_errors(now, rules);
     }
 
     /// A report failed or could not be read: the earlier ones have grown older.
     pub(crate) fn report_failed(&mut self, now: Instant, rules: &Rules) {
-        self.load.failed += 1;
+        self.reports.failed += 1;
         self.rescore_load(now, rules);
         self.rescore_errors(now, rules);
     }
@@ -345,7 +346,7 @@ impl Backend {
 
     /// The queue it last reported, if that is no older than `age`.
     pub(crate) fn reported_queue(&self, now: Instant, age: Duration) -> Option<f64> {
-        let queue = self.load.queue.filter(|queue| now.since(queue.said_at) <= age);
+        let queue = self.reports.queue.filter(|queue| now.since(queue.said_at) <= age);
         queue.map(|queue| queue.value)
     }
 
@@ -361,20 +362,20 @@ impl Backend {
 
     /// The average of the queues that it reported, and how much of it counts by its age, 0 to 1.
     pub(crate) fn queue_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
-        self.load.queue.map(|figure| {
-            let average = self.load.queue_ewma.value().unwrap_or(0.0);
+        self.reports.queue.map(|figure| {
+            let average = self.reports.queue_ewma.value().unwrap_or(0.0);
             (average, weight_of(Some(figure), now, rules))
         })
     }
 
     /// The CPU time that it last reported, ms, and how much of it counts by its age, 0 to 1.
     pub(crate) fn cpu_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
-        self.load.cpu_busy_ms.map(|figure| (figure.value, weight_of(Some(figure), now, rules)))
+        self.reports.cpu_busy_ms.map(|figure| (figure.value, weight_of(Some(figure), now, rules)))
     }
 
     /// The memory that it last reported, bytes, and how much of it counts by its age, 0 to 1.
     pub(crate) fn memory_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
-        self.load.memory_bytes.map(|figure| (figure.value, weight_of(Some(figure), now, rules)))
+        self.reports.memory_bytes.map(|figure| (figure.value, weight_of(Some(figure), now, rules)))
     }
 
     /// Whether requests may go there.
@@ -400,50 +401,22 @@ impl Backend {
         Light { generation: self.id.generation(), load: self.load(), access: self.access() }
     }
 
-    pub(crate) fn snapshot(
-        &self,
-        now: Instant,
-        id: BackendId,
-        is_current: bool,
-        policy: PolicyView,
-        watch: &Watch,
-        rules: &Rules,
-    ) -> BackendSnapshot {
-        let age = |at: Option<Instant>| at.map(|at| now.since(at));
-        let (pings, load, requests) = (&self.pings, &self.load, &self.requests);
-        BackendSnapshot {
-            id,
-            name: self.name.clone(),
-            health: self.health.health(),
-            is_current,
-            latency: pings.last_latency.map(|(_, latency)| latency),
-            latency_ewma_ms: pings.latency_ewma_ms.value(),
-            latency_age: age(pings.last_latency.map(|(at, _)| at)),
-            loss_ewma: pings.loss_ewma.value(),
-            ping_age: age(pings.last_ended_at),
-            pings_answered: pings.answered,
-            pings_failed: pings.failed,
-            reports_read: load.read,
-            reports_failed: load.failed,
-            requests: requests.ended,
-            errors: requests.errors,
-            refused: requests.refused,
-            held: self.held_until.filter(|until| *until > now).map(|until| until - now),
-            at_work: self.at_work(),
-            standing: watch.view(now),
-            ejections: watch.ejections,
-            error_rate: self.error_rate_at(now, rules),
-            in_flight: self.in_flight,
-            response_ewma_ms: requests.response_ewma_ms.value(),
-            request_age: age(requests.last_ended_at),
-            queue: load.queue.map(|figure| figure.value),
-            queue_ewma: load.queue_ewma.value(),
-            cpu_busy_ms: load.cpu_busy_ms.map(|figure| figure.value),
-            memory_bytes: load.memory_bytes.map(|figure| figure.value),
-            report_age: age(load.last_read_at),
-            score: self.parts,
-            policy,
-        }
+    pub(crate) const fn pings(&self) -> &Pings {
+        &self.pings
+    }
+
+    /// What it says of itself.
+    pub(crate) const fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
+    pub(crate) const fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    /// Until when it asked to be left alone, if it did.
+    pub(crate) const fn held_until(&self) -> Option<Instant> {
+        self.held_until
     }
 
     pub(crate) fn error_rate_at(&self, now: Instant, rules: &Rules) -> f64 {
@@ -478,10 +451,11 @@ impl Backend {
     /// Evaluates what it said of itself, as old as that is by now.
     fn rescore_load(&mut self, now: Instant, rules: &Rules) {
         let weights = &rules.weights;
-        let (queue, cpu, memory) = (self.load.queue, self.load.cpu_busy_ms, self.load.memory_bytes);
+        let (queue, cpu, memory) =
+            (self.reports.queue, self.reports.cpu_busy_ms, self.reports.memory_bytes);
         let weight = |figure| weight_of(figure, now, rules);
         let value = |figure: Option<Figure>| figure.map(|figure| figure.value);
-        self.parts.queue = weight(queue) * weights.queue_points(self.load.queue_ewma.value());
+        self.parts.queue = weight(queue) * weights.queue_points(self.reports.queue_ewma.value());
         self.parts.cpu = weight(cpu) * weights.cpu_points(value(cpu));
         self.parts.memory = weight(memory) * weights.memory_points(value(memory));
         self.parts.total = self.parts.sum();

@@ -101,6 +101,7 @@ pub use event::{
 };
 pub use health::Health;
 pub use id::{BackendId, LeaseId, ProbeId};
+pub use outlier::StandingView;
 pub use policy::{
     GuardView, LearnedBackendState, LearnedPolicyState, LearnedState, LearnedView, PolicyState,
     PolicyStateError, PolicyView, StateOf,
@@ -108,5 +109,5 @@ pub use policy::{
 pub use rng::Rng;
 pub use router::Router;
 pub use score::{Factor, ScoreParts};
-pub use snapshot::{BackendSnapshot, Snapshot, StandingView};
+pub use snapshot::{BackendSnapshot, Snapshot};
 pub use time::Instant;

@@ -21,7 +21,6 @@
 use std::time::Duration;
 
 use crate::errors::Errors;
-use crate::snapshot::StandingView;
 use crate::time::Instant;
 
 /// Follows one backend's failures.
@@ -263,6 +262,30 @@ impl Watch {
     fn widen(&mut self, window: u32) {
         self.window = if window >= WINDOW_OPEN { u32::MAX } else { window };
     }
+}
+
+/// Whether a backend is trusted, by the requests that it had.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StandingView {
+    /// It gets requests.
+    In,
+    /// It gets a few, and more with each one that is answered well.
+    SlowStart {
+        /// Requests in flight that it may have.
+        window: u32,
+    },
+    /// It gets none for at least this long.
+    Ejected {
+        /// Until a good ping leads to probation.
+        left: Duration,
+    },
+    /// It gets one at a time.
+    Probation {
+        /// Good ones in a row.
+        good: u32,
+        /// Good ones that bring it back.
+        needed: u32,
+    },
 }
 
 /// What the other backends do.

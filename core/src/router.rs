@@ -341,7 +341,9 @@ impl Router {
         let backend = self.table.get(id)?;
         let reason = self.policy.view(now, id, backend);
         let watch = self.policy.watch(id).unwrap_or(&backend.watch);
-        Some(backend.snapshot(now, id, self.current == Some(id), reason, watch, &self.rules))
+        let is_current = self.current == Some(id);
+        let rules = &self.rules;
+        Some(BackendSnapshot::new(now, id, backend, is_current, reason, watch, rules))
     }
 
     /// The state of the guard over the policy, if it has one.

@@ -1,10 +1,12 @@
-//! The router as plain data, for whoever looks; taking one changes nothing.
+//! The router as plain data, for observers. Taking a snapshot changes nothing.
 use std::time::Duration;
 
-use crate::config::PolicyKind;
+use crate::backend::Backend;
+use crate::config::{PolicyKind, Rules};
 use crate::event::{HoldReason, SwitchReason};
 use crate::health::Health;
 use crate::id::BackendId;
+use crate::outlier::{StandingView, Watch};
 use crate::policy::{GuardView, PolicyView};
 use crate::score::ScoreParts;
 use crate::time::Instant;
@@ -104,26 +106,51 @@ pub struct BackendSnapshot {
     pub policy: PolicyView,
 }
 
-/// Whether a backend is trusted, by the requests that it had.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum StandingView {
-    /// It gets requests.
-    In,
-    /// It gets a few, and more with each one that is answered well.
-    SlowStart {
-        /// Requests in flight that it may have.
-        window: u32,
-    },
-    /// It gets none for at least this long.
-    Ejected {
-        /// Until a good ping leads to probation.
-        left: Duration,
-    },
-    /// It gets one at a time.
-    Probation {
-        /// Good ones in a row.
-        good: u32,
-        /// Good ones that bring it back.
-        needed: u32,
-    },
+impl BackendSnapshot {
+    /// The backend at `now`; `watch` is the standing that holds, its own or the policy's.
+    pub(crate) fn new(
+        now: Instant,
+        id: BackendId,
+        backend: &Backend,
+        is_current: bool,
+        policy: PolicyView,
+        watch: &Watch,
+        rules: &Rules,
+    ) -> Self {
+        let age = |at: Option<Instant>| at.map(|at| now.since(at));
+        let (pings, reports, requests) = (backend.pings(), backend.reports(), backend.requests());
+        Self {
+            id,
+            name: backend.name.clone(),
+            health: backend.health.health(),
+            is_current,
+            latency: pings.last_latency.map(|(_, latency)| latency),
+            latency_ewma_ms: pings.latency_ewma_ms.value(),
+            latency_age: age(pings.last_latency.map(|(at, _)| at)),
+            loss_ewma: pings.loss_ewma.value(),
+            ping_age: age(pings.last_ended_at),
+            pings_answered: pings.answered,
+            pings_failed: pings.failed,
+            reports_read: reports.read,
+            reports_failed: reports.failed,
+            requests: requests.ended,
+            errors: requests.errors,
+            refused: requests.refused,
+            held: backend.held_until().filter(|until| *until > now).map(|until| until - now),
+            at_work: backend.at_work(),
+            standing: watch.view(now),
+            ejections: watch.ejections,
+            error_rate: backend.error_rate_at(now, rules),
+            in_flight: backend.in_flight(),
+            response_ewma_ms: requests.response_ewma_ms.value(),
+            request_age: age(requests.last_ended_at),
+            queue: reports.queue.map(|figure| figure.value),
+            queue_ewma: reports.queue_ewma.value(),
+            cpu_busy_ms: reports.cpu_busy_ms.map(|figure| figure.value),
+            memory_bytes: reports.memory_bytes.map(|figure| figure.value),
+            report_age: age(reports.last_read_at),
+            score: *backend.parts(),
+            policy,
+        }
+    }
 }

@@ -7,9 +7,9 @@ use crate::time::Instant;
 /// A number that a backend said of itself. It loses its weight with its age: all of it counts for
 /// one report interval, nothing after three, and between them a straight part.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Figure {
-    pub(super) value: f64,
-    pub(super) said_at: Instant,
+pub(crate) struct Figure {
+    pub(crate) value: f64,
+    pub(crate) said_at: Instant,
 }
 
 impl Figure {

@@ -1,6 +1,6 @@
 //! Backends that fail while others do not, under every policy.
 use super::*;
-use crate::snapshot::StandingView;
+use crate::outlier::StandingView;
 
 fn world(policy: PolicyKind, names: &[&str]) -> World {
     let mut world = World::with_rules(names, Rules { policy, ..Rules::default() });
