@@ -22,7 +22,7 @@ use crate::event::{
 use crate::gate::SwitchGate;
 use crate::id::{BackendId, LeaseId, Token};
 use crate::policy::state::{PolicyState, PolicyStateError};
-use crate::policy::{self, Candidates, Ended, GuardView, Habits, Policy};
+use crate::policy::{self, Candidates, Ended, GuardView, Habits, Learner, Policy};
 use crate::probe::{Due, ProbeSchedule};
 use crate::rng::Rng;
 use crate::snapshot::{BackendSnapshot, Snapshot};
@@ -340,7 +340,8 @@ impl Router {
     pub fn backend_snapshot(&self, now: Instant, id: BackendId) -> Option<BackendSnapshot> {
         let backend = self.table.get(id)?;
         let reason = self.policy.view(now, id, backend);
-        let watch = self.policy.watch(id).unwrap_or(&backend.watch);
+        let watch = self.policy.learner().and_then(|learner| learner.watch(id));
+        let watch = watch.unwrap_or(&backend.watch);
         let is_current = self.current == Some(id);
         let rules = &self.rules;
         Some(BackendSnapshot::new(now, id, backend, is_current, reason, watch, rules))
@@ -348,13 +349,14 @@ impl Router {
 
     /// The state of the guard over the policy, if it has one.
     pub fn guard(&self, now: Instant) -> Option<GuardView> {
-        self.policy.guard(now)
+        self.policy.learner()?.guard(now)
     }
 
     /// What the policy has learned, to be kept across restarts; `None` when it does not learn.
     pub fn policy_state(&self) -> Option<PolicyState> {
         let name = |id| self.name(id).filter(|_| self.table.is_configured(id)).map(str::to_owned);
-        self.policy.state(&name).map(|of| PolicyState { version: PolicyState::VERSION, of })
+        let of = self.policy.learner()?.state(&name);
+        Some(PolicyState { version: PolicyState::VERSION, of })
     }
 
     /// Takes in what this policy learned before, for the backends that it names and that are
@@ -372,7 +374,8 @@ impl Router {
             let is_configured = table.is_configured(id);
             table.get(id).filter(|_| is_configured).map(|backend| backend.name.clone())
         };
-        self.policy.restore(&state.of, &name)
+        let learner = self.policy.learner_mut().ok_or(PolicyStateError::Policy)?;
+        learner.restore(&state.of, &name)
     }
 
     /// The backend that requests go to; `None` before the first one.
@@ -501,7 +504,7 @@ impl Router {
         self.policy.on_outcome(now, &Ended { backend, token, outcome, elapsed, facts });
         self.hasten_pings(now, backend);
         if self.habits.guards_itself {
-            if self.policy.take_regret() {
+            if self.policy.learner_mut().is_some_and(Learner::take_regret) {
                 cold_path();
                 self.forget_refusals();
             }
@@ -513,7 +516,8 @@ impl Router {
     #[inline(always)]
     fn hasten_pings(&mut self, now: Instant, backend: BackendId) {
         if self.habits.listens
-            && let Some(wait) = self.policy.ping_every(backend)
+            && let Some(learner) = self.policy.learner()
+            && let Some(wait) = learner.ping_every(backend)
             && self.table.is_configured(backend)
         {
             self.probes.hasten(backend, now + wait);

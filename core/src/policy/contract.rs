@@ -1,12 +1,12 @@
 //! What a policy is to the router.
 //!
-//! A policy ranks backends: health filters before it, the gate restrains `score` after it, the router
-//! combines. Beside its choices it may say when a backend is to be pinged more often than by the
-//! schedule ([`Policy::ping_every`]), that a lost ping is no evidence ([`Policy::vouches_for`]), that
-//! a backend is full ([`Policy::is_full`]), and which ones it has ejected ([`Policy::watch`]).
+//! A [`Policy`] ranks backends: health filters before it, the gate restrains `score` after it, the
+//! router combines. It sees the usable backends ([`Candidates`]), the requests that go out and come
+//! home, and the pings. It has no timer. The same calls with the same seed give the same choices.
 //!
-//! A policy sees the usable backends ([`Candidates`]), the requests that go out and come home, and
-//! the pings; it has no timer. The same calls with the same seed give the same choices.
+//! Beside its choices a policy has these influences: it says which backends are full
+//! ([`Policy::is_full`], [`Policy::overflow`]); a [`Learner`] also vouches for backends against lost
+//! pings, wishes for pings, and ejects backends by itself.
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -63,17 +63,6 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// A ping ended; `facts` is the backend after it.
     fn on_ping(&mut self, _now: Instant, _backend: BackendId, _is_good: bool, _facts: &Backend) {}
 
-    /// Whether it has seen for itself that this backend works, so that a ping that was lost (and
-    /// not answered badly or refused) is no evidence against it.
-    fn vouches_for(&self, _now: Instant, _backend: BackendId) -> bool {
-        false
-    }
-
-    /// How often this backend is to be pinged, when more often than by the schedule.
-    fn ping_every(&self, _backend: BackendId) -> Option<Duration> {
-        None
-    }
-
     /// Whether a backend has as many requests in flight as it can work on at once, as far as the
     /// policy knows; it refused so many recently, which count as if they were there.
     fn is_full(&self, _backend: BackendId, _turned_away: u32) -> bool {
@@ -92,6 +81,60 @@ pub(crate) trait Policy: Debug + Send + Sync {
         None
     }
 
+    /// What the router does for it, and what it leaves out; the same for a policy's life.
+    fn habits(&self) -> Habits {
+        Habits { is_gated: false, listens: true, guards_itself: false }
+    }
+
+    /// Its learning part; `None` when it keeps nothing.
+    fn learner(&self) -> Option<&dyn Learner> {
+        None
+    }
+
+    /// The same, to be changed.
+    fn learner_mut(&mut self) -> Option<&mut dyn Learner> {
+        None
+    }
+
+    /// Its reason for or against this backend, as of `now`.
+    fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView;
+}
+
+/// What a policy that learns is to the router beside its choices: a state to keep, a guard over it,
+/// backends that it ejects by itself, and wishes for pings.
+///
+/// All but the state is optional.
+pub(crate) trait Learner {
+    /// What it has learned, backends by name.
+    fn state(&self, name: &dyn Fn(BackendId) -> Option<String>) -> StateOf;
+
+    /// Takes in what it learned before, backends by name.
+    ///
+    /// # Errors
+    /// When it is another policy's, or has a number that cannot have been learned; then nothing has
+    /// changed.
+    fn restore(
+        &mut self,
+        state: &StateOf,
+        name: &dyn Fn(BackendId) -> Option<String>,
+    ) -> Result<(), PolicyStateError>;
+
+    /// How the guard over it stands, if it has one.
+    fn guard(&self, _now: Instant) -> Option<GuardView> {
+        None
+    }
+
+    /// Whether it has seen for itself that this backend works, so that a ping that was lost (and
+    /// not answered badly or refused) is no evidence against it.
+    fn vouches_for(&self, _now: Instant, _backend: BackendId) -> bool {
+        false
+    }
+
+    /// How often this backend is to be pinged, when more often than by the schedule.
+    fn ping_every(&self, _backend: BackendId) -> Option<Duration> {
+        None
+    }
+
     /// The standing of a backend, where the policy ejects backends by itself.
     fn watch(&self, _backend: BackendId) -> Option<&Watch> {
         None
@@ -102,37 +145,6 @@ pub(crate) trait Policy: Debug + Send + Sync {
     fn take_regret(&mut self) -> bool {
         false
     }
-
-    /// What the router does for it, and what it leaves out; the same for a policy's life.
-    fn habits(&self) -> Habits {
-        Habits { is_gated: false, listens: true, guards_itself: false }
-    }
-
-    /// How the guard over it stands, if it has one.
-    fn guard(&self, _now: Instant) -> Option<GuardView> {
-        None
-    }
-
-    /// What it has learned, backends by name; `None` when it does not learn.
-    fn state(&self, _name: &dyn Fn(BackendId) -> Option<String>) -> Option<StateOf> {
-        None
-    }
-
-    /// Takes in what it learned before, backends by name.
-    ///
-    /// # Errors
-    /// When it is another policy's, or has a number that cannot have been learned; then nothing has
-    /// changed.
-    fn restore(
-        &mut self,
-        _state: &StateOf,
-        _name: &dyn Fn(BackendId) -> Option<String>,
-    ) -> Result<(), PolicyStateError> {
-        Err(PolicyStateError::Policy)
-    }
-
-    /// Its reason for or against this backend, as of `now`.
-    fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView;
 }
 
 /// What a policy needs of the router at every request.
@@ -142,7 +154,7 @@ pub(crate) struct Habits {
     /// needs steadying.
     pub(crate) is_gated: bool,
     /// Whether it wants to know of requests ([`Policy::on_dispatch`], [`Policy::on_outcome`]) and
-    /// has wishes for pings ([`Policy::ping_every`]).
+    /// has wishes for pings ([`Learner::ping_every`]).
     pub(crate) listens: bool,
     /// Whether it ejects backends that fail by itself; the router does so for all others.
     pub(crate) guards_itself: bool,

@@ -16,7 +16,7 @@ use crate::backend::Backend;
 use crate::config::Rules;
 use crate::id::{BackendId, Token};
 use crate::policy::candidates::Candidates;
-use crate::policy::contract::{Choice, Ended, Policy};
+use crate::policy::contract::{Choice, Ended, Learner, Policy};
 use crate::policy::state::{PolicyStateError, StateOf, check};
 use crate::policy::view::PolicyView;
 use crate::rng::Rng;
@@ -158,8 +158,18 @@ impl Policy for LinearRl {
         PolicyView::LinearRl { value: self.value(&features), features, weights: self.weights }
     }
 
-    fn state(&self, _name: &dyn Fn(BackendId) -> Option<String>) -> Option<StateOf> {
-        Some(StateOf::LinearRl(self.weights))
+    fn learner(&self) -> Option<&dyn Learner> {
+        Some(self)
+    }
+
+    fn learner_mut(&mut self) -> Option<&mut dyn Learner> {
+        Some(self)
+    }
+}
+
+impl Learner for LinearRl {
+    fn state(&self, _name: &dyn Fn(BackendId) -> Option<String>) -> StateOf {
+        StateOf::LinearRl(self.weights)
     }
 
     fn restore(

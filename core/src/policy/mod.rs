@@ -20,7 +20,7 @@ mod view;
 use crate::config::{PolicyKind, Rules};
 
 pub(crate) use self::candidates::Candidates;
-pub(crate) use self::contract::{Ended, Habits, Policy};
+pub(crate) use self::contract::{Ended, Habits, Learner, Policy};
 pub use self::learned::GuardView;
 pub use self::state::{
     LearnedBackendState, LearnedPolicyState, PolicyState, PolicyStateError, StateOf,

@@ -115,7 +115,8 @@ impl Router {
     #[inline]
     pub(super) fn tell_standing(&mut self, id: BackendId) {
         let Some(backend) = self.table.get(id) else { return };
-        let Some(watch) = self.policy.watch(id).filter(|_| !backend.is_retired) else { return };
+        let watch = self.policy.learner().and_then(|learner| learner.watch(id));
+        let Some(watch) = watch.filter(|_| !backend.is_retired) else { return };
         let is_out = !watch.is_in();
         if is_out != backend.is_told_out {
             cold_path();

@@ -63,7 +63,8 @@ impl Router {
             result,
             Err(ProbeFailure::TimedOut | ProbeFailure::Cut | ProbeFailure::Unreachable)
         );
-        let is_vouched = is_lost && self.policy.vouches_for(now, id);
+        let learner = self.policy.learner().filter(|_| is_lost);
+        let is_vouched = learner.is_some_and(|learner| learner.vouches_for(now, id));
         let done = self.table.update(id, |backend| {
             backend.ping_ended(now, result, rules);
             let has_changed = match result {

@@ -49,7 +49,7 @@ use crate::event::{Outcome, RequestFailure};
 use crate::id::{BackendId, Token};
 use crate::outlier::{PING_EVERY, Regret, Standing, WINDOW_OPEN, Watch};
 use crate::policy::candidates::Candidates;
-use crate::policy::contract::{Choice, Ended, Habits, Policy};
+use crate::policy::contract::{Choice, Ended, Habits, Learner, Policy};
 use crate::policy::state::{PolicyStateError, StateOf};
 use crate::policy::view::{LearnedState, LearnedView, PolicyView};
 use crate::rng::Rng;
@@ -491,25 +491,8 @@ impl Policy for Learned {
         }
     }
 
-    fn vouches_for(&self, now: Instant, backend: BackendId) -> bool {
-        let answered_at = self.units.get(backend.index()).and_then(|unit| unit.answered_at);
-        answered_at.is_some_and(|at| now.since(at) < VOUCHED)
-    }
-
-    fn ping_every(&self, backend: BackendId) -> Option<Duration> {
-        self.units.get(backend.index())?.rails.watch.wants_pings().then_some(PING_EVERY)
-    }
-
     fn habits(&self) -> Habits {
         Habits { is_gated: false, listens: true, guards_itself: true }
-    }
-
-    fn take_regret(&mut self) -> bool {
-        std::mem::take(&mut self.has_regretted)
-    }
-
-    fn watch(&self, backend: BackendId) -> Option<&Watch> {
-        self.units.get(backend.index()).map(|unit| &unit.rails.watch)
     }
 
     fn view(&self, now: Instant, id: BackendId, _backend: &Backend) -> PolicyView {
@@ -536,8 +519,18 @@ impl Policy for Learned {
         })
     }
 
-    fn state(&self, name: &dyn Fn(BackendId) -> Option<String>) -> Option<StateOf> {
-        Some(StateOf::Learned(self.own_state(name)))
+    fn learner(&self) -> Option<&dyn Learner> {
+        Some(self)
+    }
+
+    fn learner_mut(&mut self) -> Option<&mut dyn Learner> {
+        Some(self)
+    }
+}
+
+impl Learner for Learned {
+    fn state(&self, name: &dyn Fn(BackendId) -> Option<String>) -> StateOf {
+        StateOf::Learned(self.own_state(name))
     }
 
     fn restore(
@@ -553,6 +546,23 @@ impl Policy for Learned {
 
     fn guard(&self, now: Instant) -> Option<GuardView> {
         Some(self.guard.view(now))
+    }
+
+    fn vouches_for(&self, now: Instant, backend: BackendId) -> bool {
+        let answered_at = self.units.get(backend.index()).and_then(|unit| unit.answered_at);
+        answered_at.is_some_and(|at| now.since(at) < VOUCHED)
+    }
+
+    fn ping_every(&self, backend: BackendId) -> Option<Duration> {
+        self.units.get(backend.index())?.rails.watch.wants_pings().then_some(PING_EVERY)
+    }
+
+    fn take_regret(&mut self) -> bool {
+        std::mem::take(&mut self.has_regretted)
+    }
+
+    fn watch(&self, backend: BackendId) -> Option<&Watch> {
+        self.units.get(backend.index()).map(|unit| &unit.rails.watch)
     }
 }
 
