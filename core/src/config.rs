@@ -1,9 +1,19 @@
-//! What a router can be told to do: rules with their defaults, units and ranges.
+//! The rules of a router: defaults, units and ranges. Those of one policy stand in its folder.
+pub(crate) mod millis;
+pub(crate) mod range;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::range::ConfigError;
+use self::range::{DAY, HOUR, TICK};
+pub use crate::policy::kind::PolicyKind;
+pub use crate::policy::learned::rules::LearnedRules;
+pub use crate::policy::linear_rl::rules::LinearRlRules;
+pub use crate::policy::peak_ewma::rules::PeakEwmaRules;
+pub use crate::policy::prequal::rules::PrequalRules;
 
 /// Everything a [`Router`](crate::Router) is configured by.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -91,46 +101,6 @@ impl BackendLimits {
         let limit = self.own.get(name).copied().unwrap_or(self.per_backend);
         if limit == 0 { u32::MAX } else { limit }
     }
-}
-
-/// What ranks the backends.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicyKind {
-    /// The lowest score, held steady by threshold and cooldown.
-    #[default]
-    Score,
-    /// The shortest delay expected under a model learned from completions.
-    Learned,
-    /// The highest value by weights learned from rewards.
-    LinearRl,
-    /// The fewest requests in flight.
-    LeastRequest,
-    /// Of two drawn at random, the one with fewer requests in flight.
-    P2c,
-    /// Of two drawn at random, the one with the smaller peak answer time times requests in flight.
-    PeakEwma,
-    /// The fastest of those that are not hot, by a pool of load probes.
-    Prequal,
-    /// By turns.
-    RoundRobin,
-    /// At random.
-    Random,
-}
-
-impl PolicyKind {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Score,
-        Self::Learned,
-        Self::LinearRl,
-        Self::LeastRequest,
-        Self::P2c,
-        Self::PeakEwma,
-        Self::Prequal,
-        Self::RoundRobin,
-        Self::Random,
-    ];
 }
 
 /// Points that each factor of the score adds; each is finite and from 0 to 1e6.
@@ -299,79 +269,12 @@ impl Default for StreamRules {
     }
 }
 
-/// The policy `learned`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct LearnedRules {
-    /// Standard errors by which completions must depart from a speed before it is forgotten
-    /// (1.5); from 0.5 to 5. Less follows changes sooner and takes noise for change more often.
-    pub confidence: f64,
-    /// Trials of idle or returning backends that each request earns (0.005); from 0 to 0.1.
-    pub exploration: f64,
-    /// Share of the requests that go by `least_request`, for comparison (0.005); from 0, which
-    /// turns the guard off, to 0.1. Keep it below the percentile that you care for.
-    pub control_share: f64,
-}
-
-impl Default for LearnedRules {
-    fn default() -> Self {
-        Self { confidence: 1.5, exploration: 0.005, control_share: 0.005 }
-    }
-}
-
-/// The policy `peak_ewma`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct PeakEwmaRules {
-    /// Time constant with which a peak is forgotten (10 000 ms); from 1 ms to an hour.
-    #[serde(rename = "decayMs", with = "millis")]
-    pub decay: Duration,
-}
-
-impl Default for PeakEwmaRules {
-    fn default() -> Self {
-        Self { decay: Duration::from_secs(10) }
-    }
-}
-
-/// The policy `prequal`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct PrequalRules {
-    /// The quantile of requests in flight above which a probe is hot (0.84); from 0 to 1. Low ones
-    /// weigh load more than latency, and herd.
-    pub hot_quantile: f64,
-}
-
-impl Default for PrequalRules {
-    fn default() -> Self {
-        Self { hot_quantile: 0.84 }
-    }
-}
-
-/// The policy `linear_rl`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct LinearRlRules {
-    /// Share of the requests that explore at the start (0.1); from 0 to 1. It decays to a tenth.
-    pub exploration: f64,
-}
-
-impl Default for LinearRlRules {
-    fn default() -> Self {
-        Self { exploration: 0.1 }
-    }
-}
-
 impl Rules {
     /// Checks every number against its range.
     ///
     /// # Errors
     /// The first number out of range, by its path in the configuration file below `routing`.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        const HOUR: Duration = Duration::from_secs(3600);
-        const DAY: Duration = Duration::from_secs(24 * 3600);
-        const TICK: Duration = Duration::from_millis(1);
         let weights = [
             ("weights.latency", self.weights.latency),
             ("weights.loss", self.weights.loss),
@@ -384,97 +287,27 @@ impl Rules {
             ("errors.prior", self.errors.prior),
         ];
         for (path, value) in weights {
-            if !(0.0..=1e6).contains(&value) {
-                return Err(ConfigError::new(path, "a number from 0 to 1000000"));
-            }
+            range::number(path, value, 0.0, 1e6)?;
         }
-        let spans = [
-            ("switch.cooldownMs", self.switch.cooldown, Duration::ZERO, HOUR),
-            ("probes.pingIntervalMs", self.probes.ping_interval, TICK, HOUR),
-            ("probes.pingTimeoutMs", self.probes.ping_timeout, TICK, HOUR),
-            ("probes.pingRetryMs", self.probes.ping_retry, TICK, HOUR),
-            ("probes.reportIntervalMs", self.probes.report_interval, TICK, HOUR),
-            ("probes.reportTimeoutMs", self.probes.report_timeout, TICK, HOUR),
-            ("errors.halfLifeMs", self.errors.half_life, TICK, DAY),
-            ("errors.chargeMs", self.errors.charge, TICK, HOUR),
-            ("streams.idleMs", self.streams.idle, TICK, HOUR),
-            ("peakEwma.decayMs", self.peak_ewma.decay, TICK, HOUR),
-        ];
-        for (path, value, least, most) in spans {
-            if value < least || value > most {
-                let range =
-                    format!("milliseconds from {} to {}", least.as_millis(), most.as_millis());
-                return Err(ConfigError::new(path, &range));
-            }
-        }
-        let counts = [
-            ("health.fall", self.health.fall, 1),
-            ("health.rise", self.health.rise, 1),
-            ("smoothing.lossPings", self.smoothing.loss_pings, 0),
-        ];
-        for (path, value, least) in counts {
-            if value < least || value > 1000 {
-                return Err(ConfigError::new(
-                    path,
-                    &format!("a whole number from {least} to 1000"),
-                ));
-            }
-        }
+        range::span("switch.cooldownMs", self.switch.cooldown, Duration::ZERO, HOUR)?;
+        range::span("probes.pingIntervalMs", self.probes.ping_interval, TICK, HOUR)?;
+        range::span("probes.pingTimeoutMs", self.probes.ping_timeout, TICK, HOUR)?;
+        range::span("probes.pingRetryMs", self.probes.ping_retry, TICK, HOUR)?;
+        range::span("probes.reportIntervalMs", self.probes.report_interval, TICK, HOUR)?;
+        range::span("probes.reportTimeoutMs", self.probes.report_timeout, TICK, HOUR)?;
+        range::span("errors.halfLifeMs", self.errors.half_life, TICK, DAY)?;
+        range::span("errors.chargeMs", self.errors.charge, TICK, HOUR)?;
+        range::span("streams.idleMs", self.streams.idle, TICK, HOUR)?;
+        range::count("health.fall", self.health.fall, 1, 1000)?;
+        range::count("health.rise", self.health.rise, 1, 1000)?;
+        range::count("smoothing.lossPings", self.smoothing.loss_pings, 0, 1000)?;
         if !(self.smoothing.alpha > 0.0 && self.smoothing.alpha <= 1.0) {
             return Err(ConfigError::new("smoothing.alpha", "a number above 0 and at most 1"));
         }
-        let portions = [
-            ("learned.confidence", self.learned.confidence, 0.5, 5.0),
-            ("learned.exploration", self.learned.exploration, 0.0, 0.1),
-            ("learned.controlShare", self.learned.control_share, 0.0, 0.1),
-            ("prequal.hotQuantile", self.prequal.hot_quantile, 0.0, 1.0),
-            ("linearRl.exploration", self.linear_rl.exploration, 0.0, 1.0),
-        ];
-        for (path, value, least, most) in portions {
-            if !(least..=most).contains(&value) {
-                return Err(ConfigError::new(path, &format!("a number from {least} to {most}")));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A configured value that cannot be: where it stands and what it should be.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ConfigError {
-    /// The path of the value, keys joined by dots.
-    pub path: String,
-    /// What is allowed there.
-    pub allowed: String,
-}
-
-impl ConfigError {
-    /// The value at `path` should have been `allowed`.
-    pub fn new(path: &str, allowed: &str) -> Self {
-        Self { path: path.to_owned(), allowed: allowed.to_owned() }
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: must be {}", self.path, self.allowed)
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-/// Durations as whole milliseconds, for the fields whose names end in `Ms`.
-mod millis {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
-        u64::deserialize(from).map(Duration::from_millis)
+        self.learned.validate()?;
+        self.peak_ewma.validate()?;
+        self.prequal.validate()?;
+        self.linear_rl.validate()
     }
 }
 

@@ -10,6 +10,8 @@
 //! reports of itself counts at most half of its weight, so that no report draws everything. Exploration: with
 //! probability ε a candidate at random, `ε = max(0.01, 0.1/(1 + decisions/1000))` (configurable
 //! start). A readable baseline of learning; its model cannot tell queueing from being slow.
+pub(crate) mod rules;
+
 use std::collections::VecDeque;
 
 use crate::backend::Backend;

@@ -4,12 +4,13 @@
 //! here, its name in [`PolicyKind`] and its line in [`new`].
 mod candidates;
 mod contract;
-mod learned;
+pub(crate) mod kind;
+pub(crate) mod learned;
 mod least_request;
-mod linear_rl;
+pub(crate) mod linear_rl;
 mod p2c;
-mod peak_ewma;
-mod prequal;
+pub(crate) mod peak_ewma;
+pub(crate) mod prequal;
 mod random;
 mod round_robin;
 mod rows;
@@ -17,7 +18,8 @@ mod score;
 pub(crate) mod state;
 mod view;
 
-use crate::config::{PolicyKind, Rules};
+use self::kind::PolicyKind;
+use crate::config::Rules;
 
 pub(crate) use self::candidates::Candidates;
 pub(crate) use self::contract::{Ended, Habits, Learner, Policy};

@@ -8,6 +8,8 @@
 //! in flight there counts as 1 s (tower's and Finagle's penalty for the unknown).
 //!
 //! Finagle (`Balancers.p2cPeakEwma`), tower (`balance::p2c` over `PeakEwma`).
+pub(crate) mod rules;
+
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::event::Outcome;

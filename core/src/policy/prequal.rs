@@ -13,6 +13,8 @@
 //! Wydrowski et al., Load is not what you should balance: Introducing Prequal (NSDI 2024). Latency
 //! in ms, by the in flight that a request met; unknown, or 5 s without an answer, is 0, so that a
 //! new or forgotten backend is tried.
+pub(crate) mod rules;
+
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::event::Outcome;

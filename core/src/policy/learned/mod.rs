@@ -16,6 +16,7 @@
 //! | [`calm`] | the short way for a model that is asked seldom |
 //! | [`refit`] | what is fitted to all backends together, every 64 completions |
 //! | [`faults`] | what errors do to a standing, by all of them |
+//! | [`rules`] | its part of the configuration |
 //! | [`explore`] | the budget for trials |
 //! | [`state`] | what is kept across restarts |
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
@@ -32,6 +33,7 @@ mod faults;
 mod live_guard;
 mod rails;
 mod refit;
+pub(crate) mod rules;
 mod speed;
 mod state;
 mod unit;
