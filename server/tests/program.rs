@@ -44,24 +44,31 @@ fn check_names_file_line_and_path() {
     let file = path.to_str().expect("a path of UTF-8");
     for (text, refusal) in [
         ("{}", None),
+        ("// a comment\n{\"timeouts\": {\"connectMs\": \"2s\",},}", None),
+        (
+            "{\"timeouts\": {\n\"responseHead\": 1}}",
+            Some(
+                ":2:1: timeouts.responseHead: unknown key; did you mean `timeouts.responseHeadMs`?",
+            ),
+        ),
         (
             "{\"limits\": {\n\"\\u001b[31m\\u009bclients\": 0}}",
-            Some(":2: limits.\\u{1b}[31m\\u{9b}clients: unknown key; known: headBytesMax, "),
+            Some(":2:1: limits.\\u{1b}[31m\\u{9b}clients: unknown key; known: headBytesMax, "),
         ),
         (
             "{\n \"limits\": {\n  \"clients\": 0\n }\n}",
-            Some(":3: limits.clients: must be a whole number from 1 to 1000000"),
+            Some(":3:14: limits.clients: must be a whole number from 1 to 1000000"),
         ),
         (
             "{\n \"timeouts\": {\"connectMs\": \"3\"}\n}",
             Some(
-                ":2: timeouts.connectMs: must be milliseconds from 1 to 86400000, not string \"3\"",
+                ":2:28: timeouts.connectMs: must be milliseconds from 1 to 86400000, or a text such as \"1500ms\", \"2s\", \"5m\" or \"1h\", not \"3\"",
             ),
         ),
         (
             "{\n\n \"stats\": {\"allow\": [\"::1\", \"x\"]}\n}",
             Some(
-                ":3: stats.allow[1]: must be ADDRESS or ADDRESS/PREFIX, and \"x\" has no IPv4 or IPv6 address",
+                ":3:29: stats.allow[1]: must be ADDRESS or ADDRESS/PREFIX, and \"x\" has no IPv4 or IPv6 address",
             ),
         ),
     ] {

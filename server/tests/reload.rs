@@ -164,8 +164,11 @@ fn a_bad_file_changes_nothing() {
     let mut program = Configured::start("bad", &good, &[]);
     let mut client = program.connect();
     for (text, wrong) in [
-        ("{\n\"limits\": {\n\"clients\": 0}}", ":3: limits.clients: must be a whole number from 1"),
-        ("{\n\"backends\": [", ":2: EOF while parsing"),
+        (
+            "{\n\"limits\": {\n\"clients\": 0}}",
+            ":3:12: limits.clients: must be a whole number from 1",
+        ),
+        ("{\n\"backends\": [", ":2:13: unterminated array"),
         (
             "{\"backends\": [{\"name\": \"N\", \"url\": \"http://nowhere.invalid\"}]}",
             "backend N (http://nowhere.invalid): cannot resolve nowhere.invalid: ",

@@ -160,9 +160,7 @@ fn load(
     let bytes = read_file(Path::new(file))
         .map_err(|error| unreadable(format!("cannot be read: {}", os_error_text(&error))))?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
-        let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
-        let error = FileError { line, path: String::new(), wrong: "is not UTF-8".to_owned() };
+        let error = FileError::not_utf8(&error);
         UsageError::File { file: file.to_owned(), error }
     })?;
     Config::from_json(&text).map_err(|error| UsageError::File { file: file.to_owned(), error })

@@ -44,7 +44,8 @@ pub(super) fn text() -> String {
          exit codes: 0 after a stop by SIGINT or SIGTERM, 1 when it cannot run, 2 when a flag\n\
          or the configuration file cannot be\n\
          \n\
-         configuration file: JSON; every key may be left out, and these are the defaults\n\n",
+         configuration file: JSON, also with comments and trailing commas; every key may be left\n\
+         out, and these are the defaults\n\n",
     );
     text.push_str(&Config::default().to_json());
     text.push('\n');

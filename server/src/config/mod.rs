@@ -1,6 +1,6 @@
 //! What the proxy can be told to do: every option with its default, unit and range.
 //!
-//! The types here are plain data; `file.rs` reads them from JSON and `check.rs` holds every value
+//! The types here are plain data; `file.rs` reads them from JSON with comments and `check.rs` holds every value
 //! against its range. Nothing here opens a file or resolves a name: that is `cli` and `resolve`.
 use std::time::Duration;
 
@@ -8,17 +8,21 @@ use intelliproxy_core::Rules;
 use serde::{Deserialize, Serialize};
 
 mod check;
+mod document;
 mod file;
 mod fixed;
 mod host;
 mod listen;
-mod locate;
 mod millis;
+mod nearest;
 mod network;
+mod read;
 mod target;
+mod units;
 mod url;
 
 pub use file::FileError;
+pub(crate) use file::rules_from_json;
 pub use host::HostError;
 pub use listen::{Listen, ListenAddress};
 pub use network::{Network, NetworkError};

@@ -18,6 +18,7 @@ pub fn config(data: &[u8]) {
         Err(error) => {
             let lines = text.split('\n').count();
             assert!((1..=lines).contains(&error.line), "a refusal names a line of the text");
+            assert!(error.column >= 1, "and a column");
             assert!(!error.wrong.is_empty(), "and says what is wrong there");
             assert!(!error.to_string().is_empty(), "for a reader");
             return;

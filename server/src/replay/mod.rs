@@ -31,7 +31,8 @@ use intelliproxy_core::Rules;
 
 use self::options::{Options, Question};
 use self::recording::Recording;
-use crate::plain::{plain, plain_lines};
+use crate::config::rules_from_json;
+use crate::plain::{os_error_text, plain, plain_lines};
 
 /// Answers what is asked by the arguments behind `replay`.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -85,25 +86,17 @@ fn answer(options: &Options) -> Result<Answer, String> {
         }
         Question::Fit { file } => {
             let (json, answer) = fit::fit(&recording)?;
-            fs::write(file, json)
-                .map_err(|error| format!("{file}: {}", crate::plain::os_error_text(&error)))?;
+            fs::write(file, json).map_err(|error| format!("{file}: {}", os_error_text(&error)))?;
             Ok(answer)
         }
     }
 }
 
-/// Rules from JSON: the `routing` object of a configuration file, or the whole file.
+/// Reads rules: from the `routing` object of a configuration file, or the whole file.
 fn read_rules(file: &str) -> Result<Rules, String> {
-    let fail = |wrong: String| format!("{file}: {wrong}");
-    let bytes = fs::read(file).map_err(|error| fail(crate::plain::os_error_text(&error)))?;
-    let mut value: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
-    if let Some(routing) = value.get_mut("routing") {
-        value = routing.take();
-    }
-    let rules: Rules = serde_json::from_value(value).map_err(|error| fail(error.to_string()))?;
-    rules.validate().map_err(|error| fail(error.to_string()))?;
-    Ok(rules)
+    let text =
+        fs::read_to_string(file).map_err(|error| format!("{file}: {}", os_error_text(&error)))?;
+    rules_from_json(&text).map_err(|error| format!("{file}:{error}"))
 }
 
 /// Prints to stdout. That nobody reads it is no fault of the program.

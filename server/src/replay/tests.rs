@@ -147,9 +147,14 @@ fn rules_are_read() {
     let rows = [
         (r#"{"switch": {"threshold": 5}}"#, Ok(5.0)),
         (r#"{"listen": [], "routing": {"switch": {"threshold": 6}}}"#, Ok(6.0)),
-        (r#"{"switch": {"threshold": -1}}"#, Err("switch.threshold")),
-        (r#"{"unknown": 1}"#, Err("unknown")),
-        ("nonsense", Err("line 1")),
+        (r#"{"switch": {"threshold": -1}}"#, Err(":1:26: switch.threshold: must be a number")),
+        (r#"{"unknown": 1}"#, Err(":1:2: unknown: unknown key")),
+        ("nonsense", Err(":1:1: unexpected word")),
+        ("// new\n{\"switch\": {\"cooldownMs\": \"2s\", \"threshold\": 8,}}", Ok(8.0)),
+        (
+            "{\"routing\": {\"switch\":\n{\"threshold\": -1}}}",
+            Err(":2:15: routing.switch.threshold: must be a number from 0 to 1000000"),
+        ),
     ];
     for (json, expected) in rows {
         let file = TestFile::new("rules", json.as_bytes());

@@ -199,7 +199,7 @@ fn faults_are_told_in_one_line() {
         (&["--clients", "0"], "--clients: must be a whole number from 1 to 1000000"),
         (
             &["--config", "bad.json", "--check"],
-            "bad.json:3: limits.headBytesMax: must be a whole number from 1024 to 60000",
+            "bad.json:3:17: limits.headBytesMax: must be a whole number from 1024 to 60000",
         ),
     ];
     for (args, expected) in rows {
@@ -221,5 +221,5 @@ fn policies_are_named() {
 fn unreadable_files_are_named() {
     let error = |file: &str| parse(&["--config", file]).expect_err(file).to_string();
     assert_eq!(error("none.json"), "none.json: cannot be read: entity not found");
-    assert_eq!(error("latin.json"), "latin.json:2: is not UTF-8");
+    assert_eq!(error("latin.json"), "latin.json:2:24: is not UTF-8");
 }

@@ -1,0 +1,73 @@
+//! The known key that a writer most probably meant.
+use serde_json::Value;
+
+use super::Config;
+use super::file::below;
+
+/// The path of the key that is most like `key`, which is not known in the object at `path`: a
+/// similar one of `known`, or the same one elsewhere in a configuration.
+pub(super) fn nearest_key(path: &str, key: &str, known: &[&str]) -> Option<String> {
+    if key.len() > KEY_BYTES_MAX {
+        return None;
+    }
+    let distance = |name: &str| strsim::osa_distance(&name.to_lowercase(), &key.to_lowercase());
+    // A third of the letters may be wrong.
+    let limit = (key.chars().count() / 3).max(1);
+    let here = known.iter().map(|name| (distance(name), below(path, name)));
+    let here = here.filter(|(distance, _)| *distance <= limit);
+    let elsewhere = all_keys().into_iter().filter(|known| {
+        let name = known.rsplit('.').next().unwrap_or(known);
+        distance(name) == 0
+    });
+    let all = here.chain(elsewhere.map(|path| (ELSEWHERE, path)));
+    all.min_by_key(|(distance, _)| *distance).map(|(_, path)| path)
+}
+
+/// The path of every key of a configuration, those below lists left out.
+fn all_keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut objects =
+        vec![(String::new(), serde_json::to_value(Config::default()).unwrap_or_default())];
+    while let Some((path, value)) = objects.pop() {
+        let Value::Object(object) = value else { continue };
+        for (key, value) in object {
+            let path = below(&path, &key);
+            keys.push(path.clone());
+            objects.push((path, value));
+        }
+    }
+    keys
+}
+
+/// The same key elsewhere counts as one with one wrong letter here.
+const ELSEWHERE: usize = 1;
+/// Longer keys are like none; so the time to compare them is bounded.
+const KEY_BYTES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Slips of a key find it, keys of another object are found there, and anything else finds
+    /// nothing; row by row.
+    #[test]
+    fn slips_find_the_key() {
+        let timeouts = ["connectMs", "responseHeadMs", "responseBodyMs"];
+        let rows = [
+            ("timeouts", "responseHeadsMs", Some("timeouts.responseHeadMs")),
+            ("timeouts", "responsehead", Some("timeouts.responseHeadMs")),
+            ("timeouts", "conectMs", Some("timeouts.connectMs")),
+            ("timeouts", "ocnnectMs", Some("timeouts.connectMs")),
+            ("timeouts", "perBackend", Some("limits.perBackend")),
+            ("", "cooldownms", Some("routing.switch.cooldownMs")),
+            ("timeouts", "x", None),
+            ("timeouts", "", None),
+            ("timeouts", "readTimeout", None),
+            ("backends[3]", "weight", None),
+        ];
+        for (path, key, expected) in rows {
+            assert_eq!(nearest_key(path, key, &timeouts).as_deref(), expected, "{path} {key}");
+        }
+        assert_eq!(nearest_key("", &"x".repeat(1_000_000), &timeouts), None);
+    }
+}
