@@ -174,6 +174,27 @@ fn backend_that_takes_nothing() {
     });
 }
 
+/// A backend that has begun its response and takes the upload slowly is alive: its response is not cut
+/// while the upload goes on, however long nothing of it comes; then it has `timeouts.responseBodyMs`.
+#[test]
+fn slow_upload_beside_a_begun_response() {
+    const STEP: usize = 1000;
+    let mut bench = Bench::new(Config::default());
+    bench.backends_take = 300;
+    let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 200 * STEP);
+    let client = bench.client_with(head.as_bytes());
+    let upstream = bench.upstream();
+    bench.send(upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nb");
+    bench.send(client, &vec![b'x'; 200 * STEP]);
+    let span = Config::default().timeouts.response_body;
+    while bench.wire(upstream).received.len() < 200 * STEP {
+        bench.pass(span / 3);
+        assert_eq!(bench.wire(client).closed, None, "{:?}", bench.now);
+        bench.take(upstream, 10 * STEP);
+    }
+    assert_over_after(&mut bench, span, |bench| bench.wire(client).closed == Some(false));
+}
+
 /// `timeouts.tunnelIdleMs` without a byte in either direction: the tunnel is closed.
 #[test]
 fn tunnel_idle() {

@@ -175,9 +175,12 @@ impl Session {
                 let at = Look::due(upstream.look, upstream.last_write, times.response_head);
                 add(at, Duration::ZERO, Expiry::ResponseHead);
             }
-            // While the client owes a part of its request, its clock runs alone.
-            upstream_half::Receive::Body { .. } if client.output.is_empty() && !is_body_awaited => {
-                let since = upstream.last_read.max(client.last_write);
+            // While bytes wait for a side, its own clock runs; while the client owes a part of its
+            // request, the client's does.
+            upstream_half::Receive::Body { .. }
+                if client.output.is_empty() && upstream.output.is_empty() && !is_body_awaited =>
+            {
+                let since = upstream.last_read.max(client.last_write).max(upstream.last_write);
                 add(since, times.response_body, Expiry::ResponseBody);
                 if self.may_leave() {
                     add(since, shared.config.routing.streams.idle, Expiry::Silence);
