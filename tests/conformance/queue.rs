@@ -104,6 +104,7 @@ fn those_who_leave_are_passed_over() {
     let mut bench = Bench::new(config(1, 2));
     ask(&mut bench, "0");
     let gone = [ask(&mut bench, "1"), ask(&mut bench, "2")];
+    bench.pass(Duration::from_millis(50));
     bench.reset(gone[0]);
     bench.end(gone[1]);
     bench.pass(Duration::from_millis(20));

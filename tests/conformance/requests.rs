@@ -1,4 +1,6 @@
 //! Request heads: what is refused, with which status, and what the backend gets of the rest.
+use std::time::Duration;
+
 use intelliproxy::config::Config;
 
 use crate::bench::{Bench, forwarded, refusal};
@@ -429,8 +431,8 @@ fn ends_of_clients() {
 }
 
 /// A client that ends its side while its response is awaited, or comes, has left: the backend is
-/// told at once, nobody is blamed, and of the requests behind none is begun (J8). With
-/// `forwarding.halfClose` all are served.
+/// told at once, nobody is blamed, and of the requests behind none is begun (J8). One that does so with
+/// its requests is served, and with `forwarding.halfClose` one that does so later, too.
 #[test]
 fn client_that_ends_before_its_response() {
     let get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -458,6 +460,7 @@ fn client_that_ends_before_its_response() {
             let upstream = bench.upstream();
             bench.send(upstream, response.as_bytes());
             assert_eq!(bench.proxy.in_flight(), 1, "{name} by {step}");
+            bench.pass(Duration::from_millis(50));
             bench.end(client);
             assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}: at once");
             assert_eq!(bench.proxy.in_flight(), 0, "{name} by {step}");
@@ -468,16 +471,36 @@ fn client_that_ends_before_its_response() {
             assert!(bench.proxy.is_at_rest(), "{name} by {step}");
         }
     }
-    let mut config = Config::default();
-    config.forwarding.half_close = true;
-    let mut bench = Bench::new(config);
-    let client = bench.client_with(format!("{get}{get}").as_bytes());
-    bench.end(client);
-    for _ in 0..2 {
-        bench.send(bench.upstream(), b"HTTP/1.1 204 No Content\r\n\r\n");
+    for (half_close, wait) in [(true, 1000), (false, 0), (false, 49)] {
+        let mut config = Config::default();
+        config.forwarding.half_close = half_close;
+        let mut bench = Bench::new(config);
+        let client = bench.client_with(format!("{get}{get}").as_bytes());
+        bench.pass(Duration::from_millis(wait));
+        bench.end(client);
+        for _ in 0..2 {
+            bench.pass(Duration::from_secs(1));
+            bench.send(bench.upstream(), b"HTTP/1.1 204 No Content\r\n\r\n");
+        }
+        assert_eq!(bench.text(client).matches("HTTP/1.1 204 ").count(), 2, "{half_close}, {wait}");
+        assert_eq!(bench.wire(client).closed, Some(false), "{half_close}, {wait}");
     }
-    assert_eq!(bench.text(client).matches("HTTP/1.1 204 ").count(), 2);
-    assert_eq!(bench.wire(client).closed, Some(false));
+}
+
+/// A reset is never taken for a half-close: the backend is free at once, before and after one.
+#[test]
+fn client_that_resets_has_left() {
+    for ends_before in [false, true] {
+        let mut bench = Bench::new(Config::default());
+        let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        if ends_before {
+            bench.end(client);
+        }
+        assert_eq!(bench.wire(bench.upstream()).closed, None, "{ends_before}");
+        bench.reset(client);
+        assert!(bench.wire(bench.upstream()).closed.is_some(), "{ends_before}");
+        assert_eq!(bench.proxy.in_flight(), 0, "{ends_before}");
+    }
 }
 
 /// A client's end is seen behind bytes that cannot be read yet, too: of a next request, or of a body
@@ -497,10 +520,12 @@ fn end_behind_bytes_that_wait() {
             bench.backends_take = 0;
             let client = bench.client_with(sent.as_bytes());
             assert!(bench.unread(client) > 0, "{name} wait");
+            let upstream = bench.upstream();
+            bench.pass(Duration::from_millis(50));
             bench.end(client);
             let is_gone = bench.wire(client).closed.is_some();
             assert_eq!(is_gone, !half_close, "{name}, {half_close}");
-            assert_eq!(bench.wire(bench.upstream()).closed.is_some(), !half_close, "{name}");
+            assert_eq!(bench.wire(upstream).closed.is_some(), !half_close, "{name}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::net::Shutdown;
 use std::thread;
 
 use crate::parties::{
-    Script, answer, config, connect, echo, get, proxy, read_answer, read_body, read_head, serve,
+    Script, answer, connect, echo, get, proxy, read_answer, read_body, read_head,
 };
 
 /// ureq, a client that shares no code with the proxy: GET, HEAD, POST with a length and in chunks,
@@ -176,13 +176,11 @@ fn tunnels_carry_bytes_and_ends() {
     assert!(received == [b"first", &sent[..]].concat(), "{} bytes", received.len());
 }
 
-/// With `forwarding.halfClose` a client may end its side behind its request and still gets its answer.
+/// A client may end its side behind its request and still gets its response.
 #[test]
 fn half_closed_clients_are_answered() {
     let backend = Script::start(echo);
-    let mut config = config(&[&backend.url]);
-    config.forwarding.half_close = true;
-    let mut stream = connect(serve(config)[0]);
+    let mut stream = connect(proxy(&[&backend.url]));
     stream.write_all(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
     stream.shutdown(Shutdown::Write).expect("ended");
     let mut text = String::new();

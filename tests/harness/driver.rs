@@ -5,11 +5,15 @@
 //! after every step, a write that blocked waits for an edge, a connection reads at most its share.
 //! Every call is followed by the proxy's own check of its tables.
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use intelliproxy::proxy::{Action, ConnId, Notice, Proxy};
 
 use crate::net::{Moved, Net};
 use crate::reload::begins_request;
+
+/// How soon behind its last bytes a peer's end is a half-close.
+const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(50);
 
 /// The proxy and its sockets.
 #[derive(Debug)]
@@ -185,6 +189,7 @@ impl Driver {
                     sock.is_readable = false;
                     self.proxy.handle_failed(net.now, conn);
                 } else if is_client && inward.has_end() {
+                    see_end(net, sock.link);
                     self.proxy.handle_end_seen(net.now, conn);
                 }
                 return self.carry_out(net);
@@ -205,6 +210,7 @@ impl Driver {
                 }
                 Moved::Ended => {
                     sock.is_readable = false;
+                    see_end(net, link);
                     self.proxy.handle_eof(net.now, conn);
                     return;
                 }
@@ -351,4 +357,11 @@ impl Driver {
     fn sock_of(&mut self, link: usize) -> Option<&mut Sock> {
         self.socks.iter_mut().flatten().find(|sock| sock.link == link)
     }
+}
+
+/// The proxy sees that a peer ended its side. With its last bytes that is a half-close.
+fn see_end(net: &mut Net, link: usize) {
+    let link = &mut net.links[link];
+    let is_prompt = net.now.since(link.last_read) < HALF_CLOSE_WITHIN;
+    link.is_half_closed.get_or_insert(is_prompt);
 }

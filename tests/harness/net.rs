@@ -100,6 +100,10 @@ pub struct Link {
     pub inward: Pipe,
     /// Away from the proxy.
     pub outward: Pipe,
+    /// When the proxy read bytes from it last, or it was opened.
+    pub last_read: Instant,
+    /// Whether its peer's end was seen as a half-close, once it was seen.
+    pub is_half_closed: Option<bool>,
     /// When the proxy wrote to it last, or it was opened.
     pub last_write: Instant,
     /// Whether the proxy closed it.
@@ -246,6 +250,8 @@ impl Net {
             address: None,
             inward: Pipe::new(inward),
             outward: Pipe::new(outward),
+            last_read: self.now,
+            is_half_closed: None,
             last_write: self.now,
             is_closed_by_proxy: false,
             is_reset_by_proxy: false,
@@ -336,6 +342,7 @@ impl Net {
                     let latency = pipe.path.latency;
                     self.after(latency, Happening::PeerRoom(link));
                 }
+                self.links[link].last_read = self.now;
                 Moved::Bytes(count)
             }
         }

@@ -37,6 +37,7 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
     let is_pipelined = net.chance(40);
     let ends = net.pick(0, 2);
     let mut asked = 0;
+    let mut is_brief = is_pipelined && count == 1;
     for number in 1..=count {
         let is_last = number == count;
         if net.chance(5) {
@@ -53,6 +54,7 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
             draft.steps.insert(fin, Step::AwaitHead);
         }
         let is_tunnel = draft.is_upgrade;
+        is_brief &= draft.body.is_none();
         script.extend(draft.finish(ledger));
         if is_tunnel {
             return script;
@@ -65,7 +67,8 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
         }
     }
     if ends == 1 {
-        if !ledger.half_closes {
+        // Behind a request that is read at once, its end is seen at once, too.
+        if !ledger.half_closes && !is_brief {
             script.push(Step::AwaitAnswers(asked));
         }
         script.extend([Step::Fin, Step::AwaitEnd]);

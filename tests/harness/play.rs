@@ -70,11 +70,13 @@ impl World {
     }
 
     /// Clients whose exchange may go on: all whose end has not reached the proxy, and all that may
-    /// end their side before.
+    /// end their side before or did so with their last bytes.
     fn clients_there(&self) -> usize {
         let is_there = |client: &&Client| {
             let Some(link) = client.link.map(|link| &self.net.links[link]) else { return false };
-            let may_end = self.ledger.half_closes || client.has_asked_for_tunnel();
+            let may_end = self.ledger.half_closes
+                || client.has_asked_for_tunnel()
+                || link.is_half_closed == Some(true) && !link.inward.is_reset();
             !link.is_closed_by_proxy && (may_end || !link.inward.has_end())
         };
         self.clients.iter().filter(is_there).count()

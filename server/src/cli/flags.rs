@@ -143,7 +143,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--half-close",
         value: None,
         path: "forwarding.halfClose",
-        help: "serve a client that ends its side before its response came",
+        help: "serve a client that ends its side at any time before its response came",
         change: Change::Set(|config, _| {
             config.forwarding.half_close = true;
             Ok(())

@@ -245,7 +245,8 @@ pub struct Forwarding {
     /// Addresses or networks whose X-Forwarded fields, Forwarded and PROXY protocol count, at most
     /// 64 (none).
     pub trusted: Vec<String>,
-    /// Serve a client that ends its side before its response came (false: its request is aborted).
+    /// Serve a client that ends its side at any time before its response came (false: only one that
+    /// does so with its request; later the request is aborted).
     pub half_close: bool,
     /// Send a request that a backend refuses (429, 503) to another one, when its method allows that
     /// and all of it is held (true).

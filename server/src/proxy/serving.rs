@@ -22,7 +22,7 @@ impl Proxy {
     pub fn handle_end_seen(&mut self, now: Instant, conn: ConnId) {
         if let Owner::Session(id, Side::Client) = self.owner(conn)
             && let Some(session) = self.table.session_mut(id)
-            && session.handle_end_seen(&mut self.shared)
+            && session.handle_end_seen(now, &mut self.shared)
         {
             self.serve(now, id);
         }

@@ -32,10 +32,10 @@ pub(crate) struct ClientHalf {
     pub(crate) output: Outbox,
     pub(crate) receive: Receive,
     pub(crate) send: Send,
-    /// Whether the client has ended its side.
+    /// Whether the client has ended its side and all that it sent before was read.
     pub(crate) is_eof: bool,
-    /// Whether its end is known to stand behind bytes for which there is no room yet.
-    pub(crate) is_leaving: bool,
+    /// How its end was judged when it was first seen, maybe behind bytes for which there was no room.
+    pub(crate) end: End,
     /// Whether a tunnel's connection was reset or broke otherwise; without a tunnel that ends all.
     pub(crate) has_failed: bool,
     /// Whether a tunnel's client takes no more bytes; it may still have sent some.
@@ -50,12 +50,25 @@ pub(crate) struct ClientHalf {
     progress: HeadProgress,
     /// When the request head at hand began to come.
     pub(crate) head_since: Option<Instant>,
+    /// When bytes of it were last read.
+    pub(crate) bytes_at: Instant,
     /// When it last sent something, or when waiting for it began.
     pub(crate) last_read: Instant,
     /// When it last took something, or when something began to wait for it.
     pub(crate) last_write: Instant,
     /// The last look at what it takes.
     pub(crate) look: Option<Look>,
+}
+
+/// The end of a client's side of its connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum End {
+    /// It has not been seen.
+    None,
+    /// It came with the last bytes: the client sends no more and waits for its responses.
+    HalfClose,
+    /// It came later: the client waits for nothing any more.
+    Gone,
 }
 
 /// What the client is expected to send. Its tag is a byte of its own, since every step looks at it.
@@ -108,6 +121,10 @@ pub(crate) enum Aim {
     LastHop,
 }
 
+/// An end so soon after the last bytes is part of sending the request, as with `printf ... | nc -N`. No
+/// client gives up a response so soon, and none sends its end later only to say that no request follows.
+pub(crate) const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(50);
+
 impl ClientHalf {
     pub(crate) fn new(hop: Hop, now: Instant) -> Self {
         Self {
@@ -117,7 +134,7 @@ impl ClientHalf {
             receive: Receive::Head,
             send: Send::Open,
             is_eof: false,
-            is_leaving: false,
+            end: End::None,
             has_failed: false,
             is_write_broken: false,
             has_said_last: false,
@@ -125,10 +142,22 @@ impl ClientHalf {
             is_paused: false,
             progress: HeadProgress::default(),
             head_since: None,
+            bytes_at: now,
             last_read: now,
             last_write: now,
             look: None,
         }
+    }
+
+    /// The end of its side was seen; returns whether that is news.
+    #[cold]
+    pub(crate) fn note_end(&mut self, now: Instant) -> bool {
+        let is_news = self.end == End::None;
+        if is_news {
+            let is_prompt = now.since(self.bytes_at) < HALF_CLOSE_WITHIN;
+            self.end = if is_prompt { End::HalfClose } else { End::Gone };
+        }
+        is_news
     }
 
     /// The last answer is out: the time for the next request begins.

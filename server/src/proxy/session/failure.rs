@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use intelliproxy_core::{BackendId, Instant, Outcome, RequestFailure};
 
 use super::Session;
-use super::client_half::{Receive, Send};
+use super::client_half::{End, Receive, Send};
 use super::upstream_half::connection_option;
 use super::verdict::{Failure, Remedy, remedy};
 use crate::buffer::Buffer;
@@ -206,20 +206,20 @@ impl Session {
         self.upstream.output.clear(&mut shared.buffers);
     }
 
-    /// J8: a client that ends its side does not wait for the response of the exchange under way:
-    /// the exchange is abandoned and the connection closed. A request body that broke off is J2's
-    /// matter, the end of a tunnel J6's.
+    /// J8: a client that ends its side later than with its last bytes does not wait for the response
+    /// of the exchange under way: the exchange is abandoned and the connection closed. A request body
+    /// that broke off is J2's matter, the end of a tunnel J6's.
     #[cold]
     pub(super) fn leave_if_gone(&mut self, shared: &mut Shared) {
         let client = &self.client;
         let has_more = client.input.as_ref().is_some_and(|input| !input.is_empty());
-        let has_left = match &client.receive {
+        let has_asked = match &client.receive {
             Receive::Ended => true,
             Receive::Body { reader, .. } => has_more || reader.is_over(),
             Receive::Head | Receive::Tunnel | Receive::Discarding { .. } => false,
         };
-        let is_kept = shared.config.forwarding.half_close || self.exchange.is_none();
-        if !has_left || is_kept || !(client.is_eof || client.is_leaving) {
+        let is_gone = client.end == End::Gone && !shared.config.forwarding.half_close;
+        if !is_gone || !has_asked || self.exchange.is_none() {
             return;
         }
         let with_reset = self.upstream.ends_with_connection();

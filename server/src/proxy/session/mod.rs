@@ -158,6 +158,7 @@ impl Session {
         shared.work += count as u64;
         match side {
             Side::Client => {
+                self.client.bytes_at = now;
                 if self.exchange.is_some() {
                     cold_path();
                     self.note_wait(now);
@@ -195,6 +196,7 @@ impl Session {
         match side {
             Side::Client => {
                 self.client.is_eof = true;
+                self.client.note_end(now);
                 self.leave_if_gone(shared);
             }
             Side::Upstream if self.bound.is_some() => return self.handle_bound_ended(now, shared),
@@ -205,8 +207,8 @@ impl Session {
 
     /// The client has ended its side, behind bytes for which there is no room. Returns whether that
     /// is news.
-    pub(crate) fn handle_end_seen(&mut self, shared: &mut Shared) -> bool {
-        let is_news = !std::mem::replace(&mut self.client.is_leaving, true);
+    pub(crate) fn handle_end_seen(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        let is_news = self.client.note_end(now);
         if is_news {
             self.leave_if_gone(shared);
         }

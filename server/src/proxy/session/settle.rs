@@ -6,7 +6,7 @@ use intelliproxy_core::Instant;
 
 use super::Session;
 use super::bound::Bound;
-use super::client_half::{Aim, Begun, Receive, Send};
+use super::client_half::{Aim, Begun, End, Receive, Send};
 use super::exchange::Asking;
 use super::upstream_half::{self, HeadKind, Headed, connection_option};
 use crate::buffer::{Buffer, SMALL};
@@ -79,7 +79,7 @@ impl Session {
         match client.parse(now, &mut self.exchange, shared) {
             Ok(Parsed::Complete(begun)) => {
                 self.begin(now, begun, shared);
-                if self.client.is_eof || self.client.is_leaving {
+                if self.client.end == End::Gone {
                     cold_path();
                     self.leave_if_gone(shared);
                 }
