@@ -192,7 +192,8 @@ fn slow_upload_beside_a_begun_response() {
         assert_eq!(bench.wire(client).closed, None, "{:?}", bench.now);
         bench.take(upstream, 10 * STEP);
     }
-    assert_over_after(&mut bench, span, |bench| bench.wire(client).closed == Some(false));
+    let is_cut = |notice: &Notice| format!("{notice:?}").contains("error: BodyTimeout");
+    assert_over_after(&mut bench, span, |bench| bench.notices.iter().any(is_cut));
 }
 
 /// `timeouts.tunnelIdleMs` without a byte in either direction: the tunnel is closed.
