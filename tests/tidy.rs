@@ -35,6 +35,7 @@ fn inner_rings_are_pure() {
     ];
     let pure = [
         "core/src",
+        "server/replay/src",
         "server/src/http",
         "server/src/proxy",
         "server/src/buffer",

@@ -20,12 +20,12 @@ use crate::edge::resolve::{Setup, backend_targets};
 use crate::edge::state;
 use crate::plain::{plain, plain_lines};
 use crate::reactor;
-use crate::replay;
 
 mod arguments;
 mod command;
 mod flags;
 mod help;
+mod replay;
 
 pub use arguments::{Argument, ArgumentError, Arguments};
 pub use command::{Command, UsageError};

@@ -13,5 +13,4 @@ pub mod pages;
 mod plain;
 pub mod proxy;
 pub mod reactor;
-pub mod replay;
 mod utc;

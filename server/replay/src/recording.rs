@@ -1,12 +1,14 @@
 //! The files of one recording, in their order.
-use std::fs;
 use std::ops::ControlFlow;
 
+use intelliproxy_core::Instant;
 use intelliproxy_core::journal::{Entry, Header, Reader, Record};
 
+use crate::Host;
+
 /// One recording: a file, or those of a ring that are left.
-#[derive(Debug)]
-pub(super) struct Recording {
+pub(crate) struct Recording<'h> {
+    host: &'h dyn Host,
     parts: Vec<Part>,
 }
 
@@ -17,18 +19,17 @@ struct Part {
     header: Header,
 }
 
-impl Recording {
+impl<'h> Recording<'h> {
     /// Reads the files.
-    pub(super) fn load(files: &[String]) -> Result<Self, String> {
+    pub(crate) fn load(files: &[String], host: &'h dyn Host) -> Result<Self, String> {
         let mut parts = Vec::with_capacity(files.len());
         for file in files {
-            let bytes = fs::read(file)
-                .map_err(|error| format!("{file}: {}", crate::plain::os_error_text(&error)))?;
+            let bytes = host.read(file).map_err(|error| format!("{file}: {error}"))?;
             let (header, _) = Reader::new(&bytes).map_err(|error| format!("{file}: {error}"))?;
             parts.push(Part { file: file.clone(), bytes, header });
         }
         parts.sort_by_key(|part| part.header.part);
-        let recording = Self { parts };
+        let recording = Self { host, parts };
         let first = recording.header();
         for part in recording.parts.iter().skip(1) {
             let (seed, clock) = (part.header.seed, part.header.wall_clock_nanos);
@@ -41,23 +42,41 @@ impl Recording {
     }
 
     /// The header of the first file.
-    pub(super) fn header(&self) -> &Header {
+    pub(crate) fn header(&self) -> &Header {
         &self.parts[0].header
     }
 
+    /// Returns the time of its beginning as a date.
+    pub(crate) fn date(&self) -> String {
+        self.host.date(self.header().wall_clock_nanos / NANOS)
+    }
+
+    /// Returns a time as seconds since the start, and as a date where that is known.
+    pub(crate) fn moment(&self, at: Instant) -> String {
+        let since = at.since(self.header().started);
+        let seconds = format!("{}.{:09} s", since.as_secs(), since.subsec_nanos());
+        match self.header().wall_clock_nanos {
+            0 => seconds,
+            start => {
+                let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+                format!("{seconds} ({})", self.host.date(start.saturating_add(nanos) / NANOS))
+            }
+        }
+    }
+
     /// Whether it begins where its router did.
-    pub(super) fn is_from_start(&self) -> bool {
+    pub(crate) fn is_from_start(&self) -> bool {
         self.header().part == 0
     }
 
     /// Bytes of all files.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.bytes.len() as u64).sum()
     }
 
     /// Goes through the records until `take` breaks off. Returns what is wrong with the files:
     /// reading ends there, or goes on behind a gap where a file is missing.
-    pub(super) fn each(&self, mut take: impl FnMut(&Entry) -> ControlFlow<()>) -> Vec<String> {
+    pub(crate) fn each(&self, mut take: impl FnMut(&Entry) -> ControlFlow<()>) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut next = self.header().part;
         for part in &self.parts {
@@ -97,3 +116,6 @@ impl Recording {
         wrong
     }
 }
+
+/// Nanoseconds of a second.
+const NANOS: u64 = 1_000_000_000;

@@ -6,13 +6,13 @@ use std::ops::ControlFlow;
 use intelliproxy_core::journal::{Record, Replay, Step};
 use intelliproxy_core::{BackendId, Outcome};
 
-use super::Answer;
 use super::recording::Recording;
-use super::text::{moment, percent, policy_name, quantile};
+use super::text::{percent, policy_name, quantile};
 use super::words::difference;
+use crate::Answer;
 
 /// Runs the recording through the router and compares.
-pub(super) fn check(recording: &Recording) -> Result<Answer, String> {
+pub(crate) fn check(recording: &Recording<'_>) -> Result<Answer, String> {
     let header = recording.header();
     let mut replay = Replay::new(header).map_err(|error| error.to_string())?;
     let mut tally = Tally::default();
@@ -28,7 +28,7 @@ pub(super) fn check(recording: &Recording) -> Result<Answer, String> {
             Step::OtherRoute { .. } | Step::OtherProbe { .. } => {
                 tally.differ += 1;
                 if tally.first_difference.is_none() {
-                    let at = moment(header, entry.at);
+                    let at = recording.moment(entry.at);
                     let what = difference(&step, |id| replay.router().name(id));
                     let text = format!("at {at}, offset {}: {what}", entry.offset);
                     tally.first_difference = Some(text);
@@ -94,7 +94,7 @@ impl Tally {
         }
     }
 
-    fn report(&mut self, recording: &Recording, seconds: f64) -> Answer {
+    fn report(&mut self, recording: &Recording<'_>, seconds: f64) -> Answer {
         let header = recording.header();
         let requests: u64 = self.shares.values().map(|(_, count)| count).sum();
         let mut text = String::new();
@@ -103,7 +103,7 @@ impl Tally {
         let _ = writeln!(
             text,
             "recording  {}, {seconds:.3} s, {backends} backends, policy {policy}, seed {}",
-            super::text::utc(header.wall_clock_nanos),
+            recording.date(),
             header.seed
         );
         let bytes = recording.bytes();

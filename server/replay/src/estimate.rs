@@ -16,34 +16,34 @@ use intelliproxy_core::BackendId;
 
 /// One recorded request, decided again.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// When it was routed, since the start.
-    pub(super) at: Duration,
+    pub(crate) at: Duration,
     /// Where it went.
-    pub(super) recorded: BackendId,
+    pub(crate) recorded: BackendId,
     /// Where the others would have sent it.
-    pub(super) chosen: Option<BackendId>,
+    pub(crate) chosen: Option<BackendId>,
     /// What it cost, ms.
-    pub(super) cost_ms: f64,
+    pub(crate) cost_ms: f64,
 }
 
 /// What comes of it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Estimate {
+pub(crate) struct Estimate {
     /// Share of requests that there was something to go by for.
-    pub(super) supported: f64,
+    pub(crate) supported: f64,
     /// Mean cost as recorded in the same seconds, ms.
-    pub(super) recorded_ms: f64,
+    pub(crate) recorded_ms: f64,
     /// Mean cost under the other rules, ms.
-    pub(super) estimated_ms: f64,
+    pub(crate) estimated_ms: f64,
     /// Half the width of the interval of the difference; `None` when there are too few blocks.
-    pub(super) half_width_ms: Option<f64>,
+    pub(crate) half_width_ms: Option<f64>,
     /// Quantiles of the weighted costs: median and 99th percentile, ms.
-    pub(super) p50_ms: f64,
+    pub(crate) p50_ms: f64,
     /// See above.
-    pub(super) p99_ms: f64,
+    pub(crate) p99_ms: f64,
     /// As many equally weighted requests tell as much.
-    pub(super) effective: f64,
+    pub(crate) effective: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,7 +62,7 @@ struct Sums {
 }
 
 /// Estimates; `None` when nothing was recorded that could be gone by.
-pub(super) fn estimate(samples: &[Sample]) -> Option<Estimate> {
+pub(crate) fn estimate(samples: &[Sample]) -> Option<Estimate> {
     let mut cells: BTreeMap<(u64, BackendId), Cell> = BTreeMap::new();
     for sample in samples {
         let second = sample.at.as_secs();

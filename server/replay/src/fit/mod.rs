@@ -26,7 +26,7 @@ use super::recording::Recording;
 use super::text::quantile;
 
 /// The scenario as JSON, and a summary of it.
-pub(super) fn fit(recording: &Recording) -> Result<(String, Answer), String> {
+pub(super) fn fit(recording: &Recording<'_>) -> Result<(String, Answer), String> {
     let (history, wrong) = History::read(recording);
     let header = recording.header();
     let fitted: Vec<Fitted<'_>> = history

@@ -7,7 +7,7 @@ use intelliproxy_core::{
 use super::text::span;
 
 /// Describes a policy's reason for or against a backend.
-pub(super) fn reason(view: &PolicyView) -> String {
+pub(crate) fn reason(view: &PolicyView) -> String {
     let ms =
         |ms: &Option<f64>| ms.map_or_else(|| "not known".to_owned(), |ms| format!("{ms:.3} ms"));
     match view {
@@ -67,7 +67,7 @@ fn learned(view: &LearnedView) -> String {
 }
 
 /// Describes the state of the guard over the policy `learned`.
-pub(super) fn guard(view: &GuardView) -> String {
+pub(crate) fn guard(view: &GuardView) -> String {
     let who = if view.is_learner_in_charge { "learned" } else { "least_request" };
     let returns = view
         .returns_in
@@ -86,7 +86,7 @@ pub(super) fn guard(view: &GuardView) -> String {
 }
 
 /// Describes how a decision or probe differs from the recorded one; `name` names a backend.
-pub(super) fn difference<'a>(step: &Step, name: impl Fn(BackendId) -> Option<&'a str>) -> String {
+pub(crate) fn difference<'a>(step: &Step, name: impl Fn(BackendId) -> Option<&'a str>) -> String {
     let name = |id| name(id).unwrap_or("(unknown)");
     let route = |route: &Result<Admission, NoRoute>| match route {
         Ok(to) => format!("request {} to {}", to.lease.as_u64(), name(to.backend)),

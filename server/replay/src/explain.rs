@@ -13,14 +13,14 @@ use intelliproxy_core::{
     PolicyView, Router, Snapshot, SwitchReason,
 };
 
-use super::Answer;
-use super::options::Which;
 use super::recording::Recording;
-use super::text::{moment, policy_name, span};
+use super::text::{policy_name, span};
 use super::words;
+use crate::Answer;
+use crate::question::Which;
 
 /// Explains the decision that is asked for.
-pub(super) fn explain(recording: &Recording, which: Which) -> Result<Answer, String> {
+pub(crate) fn explain(recording: &Recording<'_>, which: Which) -> Result<Answer, String> {
     let started = recording.header().started;
     let is_it = |entry: &Entry| match (&entry.record, which) {
         (Record::Routed { .. }, Which::At(after)) => entry.at >= started + after,
@@ -76,7 +76,7 @@ enum Brain {
 }
 
 impl Case {
-    fn new(recording: &Recording, until: &Entry) -> Result<Self, String> {
+    fn new(recording: &Recording<'_>, until: &Entry) -> Result<Self, String> {
         let header = recording.header();
         let mut replay = Replay::new(header).map_err(|error| error.to_string())?;
         let mut shadow = None;
@@ -121,7 +121,7 @@ impl Case {
     }
 }
 
-fn near(recording: &Recording) -> Result<Shadow, String> {
+fn near(recording: &Recording<'_>) -> Result<Shadow, String> {
     let header = recording.header();
     Shadow::new(header.config.clone(), header.seed, header.started)
         .map_err(|error| error.to_string())
@@ -159,7 +159,7 @@ impl Brain {
 
 /// All that is told of a decision.
 struct Told<'a> {
-    recording: &'a Recording,
+    recording: &'a Recording<'a>,
     entry: &'a Entry,
     asker: Asker,
     tried: &'a [BackendId],
@@ -177,7 +177,7 @@ impl Told<'_> {
     }
 
     fn head(&self, text: &mut String, replayed: Option<BackendId>, is_exact: bool) {
-        let at = moment(self.recording.header(), self.entry.at);
+        let at = self.recording.moment(self.entry.at);
         let request = self.result.map_or_else(
             |_| "a request that was not admitted".to_owned(),
             |to| format!("request {}", to.lease.as_u64()),

@@ -6,13 +6,13 @@ use std::ops::ControlFlow;
 use intelliproxy_core::journal::{Record, Shadow};
 use intelliproxy_core::{BackendId, LeaseId, Outcome, RouterConfig, Rules};
 
-use super::Answer;
 use super::estimate::{Estimate, Sample, estimate};
 use super::recording::Recording;
 use super::text::{percent, policy_name};
+use crate::Answer;
 
 /// Decides every recorded request again by `rules`.
-pub(super) fn decide(recording: &Recording, rules: Rules) -> Result<Answer, String> {
+pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<Answer, String> {
     let header = recording.header();
     let charge_ms = rules.errors.charge.as_secs_f64() * 1e3;
     let policy = rules.policy;

@@ -63,7 +63,7 @@ impl Visit {
 
 impl History {
     /// Reads a recording; also what is wrong with it.
-    pub(super) fn read(recording: &Recording) -> (Self, Vec<String>) {
+    pub(super) fn read(recording: &Recording<'_>) -> (Self, Vec<String>) {
         let header = recording.header();
         let count = header.config.backends.len();
         let mut history =

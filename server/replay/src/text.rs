@@ -1,0 +1,48 @@
+//! Spans and numbers as a person reads them.
+use std::time::Duration;
+
+use intelliproxy_core::PolicyKind;
+
+/// A time in the unit that suits it.
+pub(crate) fn span(span: Duration) -> String {
+    let ms = span.as_secs_f64() * 1e3;
+    if ms < 1.0 {
+        format!("{:.0} us", ms * 1e3)
+    } else if ms < 10_000.0 {
+        format!("{ms:.1} ms")
+    } else {
+        format!("{:.1} s", ms / 1e3)
+    }
+}
+
+/// A policy by the name that it has in the configuration.
+pub(crate) fn policy_name(policy: PolicyKind) -> String {
+    let name = serde_json::to_value(policy).ok();
+    name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").to_owned()
+}
+
+/// A share in percent.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { "-".to_owned() } else { format!("{:.2} %", 100.0 * part as f64 / whole as f64) }
+}
+
+/// The value below which a share of the sorted numbers lies.
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let index = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(index.max(1) - 1).or_else(|| sorted.last()).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Quantiles of a few numbers by hand.
+    #[test]
+    fn quantiles_by_hand() {
+        let sorted = [1.0, 2.0, 3.0, 4.0];
+        for (share, expected) in [(0.0, 1.0), (0.25, 1.0), (0.5, 2.0), (0.51, 3.0), (1.0, 4.0)] {
+            assert_eq!(quantile(&sorted, share), Some(expected), "{share}");
+        }
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! `intelliproxy replay`: gives it files and dates, and prints what it answers.
+//!
+//! | exit code | when |
+//! |---|---|
+//! | 0 | every decision was checked and came out the same; or the question was answered |
+//! | 1 | a decision differs, could not be checked, or the file is damaged |
+//! | 2 | an argument is invalid |
+use std::ffi::OsString;
+use std::fs;
+use std::process::ExitCode;
+
+use intelliproxy_core::Rules;
+use intelliproxy_replay::{Answer, Host, answer};
+
+use super::{EXIT_USAGE, complain, print};
+use crate::config::rules_from_json;
+use crate::plain::os_error_text;
+use crate::utc::Utc;
+
+mod options;
+
+/// Answers what the arguments behind `replay` ask.
+pub(super) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let options = match options::parse(args) {
+        Ok(Some(options)) => options,
+        Ok(None) => return print(options::HELP),
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match answer(&options, &Machine) {
+        Ok(Answer { text, wrong }) => {
+            let printed = print(text.trim_end());
+            for line in &wrong {
+                complain(line);
+            }
+            if wrong.is_empty() { printed } else { ExitCode::FAILURE }
+        }
+        Err(wrong) => {
+            complain(&wrong);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// This machine's files.
+struct Machine;
+
+impl Host for Machine {
+    fn read(&self, file: &str) -> Result<Vec<u8>, String> {
+        fs::read(file).map_err(|error| os_error_text(&error))
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<(), String> {
+        fs::write(file, text).map_err(|error| os_error_text(&error))
+    }
+
+    fn rules(&self, file: &str) -> Result<Rules, String> {
+        let text = fs::read_to_string(file)
+            .map_err(|error| format!("{file}: {}", os_error_text(&error)))?;
+        rules_from_json(&text).map_err(|error| format!("{file}:{error}"))
+    }
+
+    fn date(&self, seconds: u64) -> String {
+        let Utc { year, month, day, hour, minute, second } = Utc::from_seconds(seconds);
+        format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A date in the words that reports use.
+    #[test]
+    fn dates_are_written_out() {
+        assert_eq!(Machine.date(951_782_400), "2000-02-29 00:00:00 UTC");
+    }
+
+    /// Rules come from a file, from a whole configuration too; invalid ones are refused.
+    #[test]
+    fn rules_are_read() {
+        let rows = [
+            (r#"{"switch": {"threshold": 5}}"#, Ok(5.0)),
+            (r#"{"listen": [], "routing": {"switch": {"threshold": 6}}}"#, Ok(6.0)),
+            (r#"{"switch": {"threshold": -1}}"#, Err(":1:26: switch.threshold: must be a number")),
+            (r#"{"unknown": 1}"#, Err(":1:2: unknown: unknown key")),
+            ("nonsense", Err(":1:1: unexpected word")),
+            ("// new\n{\"switch\": {\"cooldownMs\": \"2s\", \"threshold\": 8,}}", Ok(8.0)),
+            (
+                "{\"routing\": {\"switch\":\n{\"threshold\": -1}}}",
+                Err(":2:15: routing.switch.threshold: must be a number from 0 to 1000000"),
+            ),
+        ];
+        let name = format!("intelliproxy-rules-{}", std::process::id());
+        let file = std::env::temp_dir().join(name).to_string_lossy().into_owned();
+        for (json, expected) in rows {
+            fs::write(&file, json).expect("a file");
+            let read = Machine.rules(&file).map(|rules| rules.switch.threshold);
+            match expected {
+                Ok(threshold) => assert_eq!(read, Ok(threshold)),
+                Err(part) => assert!(read.is_err_and(|wrong| wrong.contains(part)), "{json}"),
+            }
+        }
+        fs::remove_file(&file).expect("the file is there");
+    }
+}

@@ -1,0 +1,146 @@
+//! The arguments of `intelliproxy replay`.
+use std::ffi::OsString;
+use std::time::Duration;
+
+use intelliproxy_replay::{Options, Question, Which};
+
+use crate::cli::{Argument, ArgumentError, Arguments};
+
+/// What `intelliproxy replay --help` shows.
+pub(super) const HELP: &str = "\
+intelliproxy replay: run a recording through the router again
+
+usage: intelliproxy replay FILE... [--at TIME | --request N]
+       intelliproxy replay FILE... [--policy NAME] [--rules FILE]
+       intelliproxy replay FILE... --fit FILE
+
+Files are what --record wrote; those of a ring belong together. Without a flag every decision is
+checked against the recorded one, bit for bit.
+
+  --at TIME      explain the first decision this long after the start: 12.5, 90s, 250ms, 3m
+  --request N    explain the decision of request number N
+  --policy NAME  decide again by another policy
+  --rules FILE   decide again by other rules: JSON, the routing object of a configuration file
+  --fit FILE     write a scenario for the lab with backends as they were in the recording
+
+exit codes: 0 when all comes out the same, or the question is answered; 1 when a decision differs
+or cannot be checked, or a file is damaged; 2 when an argument cannot be";
+
+/// Understands the arguments; `None` asks for help.
+pub(super) fn parse(
+    args: impl Iterator<Item = OsString>,
+) -> Result<Option<Options>, ArgumentError> {
+    let mut files = Vec::new();
+    let (mut which, mut policy, mut rules, mut fit) = (None, None, None, None);
+    let mut args = Arguments::new(args, []);
+    while let Some(argument) = args.next()? {
+        let name = match argument {
+            Argument::Flag(name) => name,
+            Argument::Plain(file) => {
+                files.push(file);
+                continue;
+            }
+        };
+        match name.as_str() {
+            "--help" | "-h" => return args.no_value().map(|()| None),
+            "--at" => {
+                let text = args.value()?;
+                let at = parse_time(&text).ok_or_else(|| {
+                    ArgumentError::value(&name, "a time such as 12.5, 90s, 250ms or 3m", &text)
+                })?;
+                set(&mut which, Which::At(at), "--at and --request")?;
+            }
+            "--request" => {
+                let text = args.value()?;
+                let number =
+                    text.parse().map_err(|_| ArgumentError::value(&name, "a number", &text))?;
+                set(&mut which, Which::Request(number), "--at and --request")?;
+            }
+            "--policy" => {
+                let kind = serde_json::from_value(args.value()?.into())
+                    .map_err(|error| ArgumentError::new(&name, error.to_string()))?;
+                policy = Some(kind);
+            }
+            "--rules" => rules = Some(args.value()?),
+            "--fit" => fit = Some(args.value()?),
+            _ => return Err(ArgumentError::new(&name, "no such argument; see replay --help")),
+        }
+    }
+    if files.is_empty() {
+        return Err(ArgumentError::new("replay", "needs a file; see replay --help"));
+    }
+    let question = match (which, policy.is_some() || rules.is_some(), fit) {
+        (None, false, None) => Question::Check,
+        (Some(which), false, None) => Question::Explain(which),
+        (None, true, None) => Question::Decide { policy, rules },
+        (None, false, Some(file)) => Question::Fit { file },
+        _ => {
+            let wrong = "one question at a time; see replay --help";
+            return Err(ArgumentError::new("replay", wrong));
+        }
+    };
+    Ok(Some(Options { files, question }))
+}
+
+fn set<T>(place: &mut Option<T>, value: T, flags: &str) -> Result<(), ArgumentError> {
+    match place.replace(value) {
+        Some(_) => Err(ArgumentError::new(flags, "only one of them")),
+        None => Ok(()),
+    }
+}
+
+/// A time with its unit, seconds when there is none.
+fn parse_time(text: &str) -> Option<Duration> {
+    let units = [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    let (number, factor) = unit.unwrap_or((text, 1.0));
+    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * factor).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use intelliproxy_core::PolicyKind;
+
+    use super::*;
+
+    fn parse(args: &str) -> Result<Option<Options>, ArgumentError> {
+        super::parse(args.split(' ').map(OsString::from))
+    }
+
+    /// Every question is understood, and two at a time are not.
+    #[test]
+    fn questions_are_understood() {
+        let question = |args: &str| parse(args).expect(args).expect(args).question;
+        assert_eq!(question("f g"), Question::Check);
+        let at = |millis| Question::Explain(Which::At(Duration::from_millis(millis)));
+        for (args, millis) in [
+            ("f --at 12.5", 12_500),
+            ("--at=3m f", 180_000),
+            ("f --at 250ms", 250),
+            ("f --at 1h", 3_600_000),
+        ] {
+            assert_eq!(question(args), at(millis), "{args}");
+        }
+        assert_eq!(question("f --request 7"), Question::Explain(Which::Request(7)));
+        let policy = Some(PolicyKind::Random);
+        assert_eq!(question("f --policy random"), Question::Decide { policy, rules: None });
+        let rules = Some("r".to_owned());
+        assert_eq!(question("f --rules r"), Question::Decide { policy: None, rules });
+        assert_eq!(question("f --fit o"), Question::Fit { file: "o".to_owned() });
+        assert_eq!(parse("--help"), Ok(None));
+        for args in [
+            "--at 1",
+            "f --at",
+            "f --at x",
+            "f --at -1",
+            "f --at 1 --request 1",
+            "f --fit a --at 1",
+            "f --policy best",
+            "f --what",
+            "f --request one",
+            "f --fit a --policy random",
+        ] {
+            assert!(parse(args).is_err(), "{args}");
+        }
+    }
+}
