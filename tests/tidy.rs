@@ -26,7 +26,6 @@ fn inner_rings_are_pure() {
         "UdpSocket",
         "UnixStream",
         "rustix",
-        "socket2",
         "println",
         "thread_local",
         "RefCell",

@@ -1,6 +1,7 @@
 //! Who takes part: the proxy on its reactor, clients that send bytes, backends that are scripts.
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use intelliproxy::config::{BackendConfig, Config};
 use intelliproxy::edge::resolve::Setup;
 use intelliproxy::reactor;
-use socket2::{Domain, Socket, Type};
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 
 /// Far longer than anything here takes; only a failing test waits this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -125,14 +126,15 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
 
 /// A port that is taken and on which nobody listens: connections to it are refused for as long as the
 /// socket lives, and no other test can be given it meanwhile.
-pub(crate) fn refuse(address: SocketAddr) -> (Socket, SocketAddr) {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+pub(crate) fn refuse(address: SocketAddr) -> (OwnedFd, SocketAddr) {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = socket(family, SocketType::STREAM, None).expect("a socket");
     if address.is_ipv6() {
-        socket.set_only_v6(true).expect("IPv6 alone");
+        sockopt::set_ipv6_v6only(&socket, true).expect("IPv6 alone");
     }
-    socket.bind(&address.into()).expect("a free port");
-    let address = socket.local_addr().expect("its address").as_socket().expect("of the Internet");
-    (socket, address)
+    bind(&socket, &address).expect("a free port");
+    let address = getsockname(&socket).expect("its address");
+    (socket, address.try_into().expect("of the Internet"))
 }
 
 /// A backend that is a script: it is called with each request's head, and with the connection, on

@@ -5,8 +5,6 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 
-use socket2::SockRef;
-
 use super::logging::LogWatch;
 use super::reload::Source;
 use crate::config::{BackendTarget, BackendUrl, Config, Listen, ListenAddress};
@@ -160,7 +158,7 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, i
 fn bind(address: SocketAddr) -> io::Result<(TcpListener, u16)> {
     let listener = TcpListener::bind(address)?;
     // Listening once more changes nothing but the backlog, which std leaves no choice of.
-    SockRef::from(&listener).listen(BACKLOG)?;
+    rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();
     Ok((listener, port))

@@ -136,7 +136,7 @@ impl Reactor {
         let listening = setup.listeners.into_iter().zip(setup.speak_proxy_protocol);
         for (index, (listener, speaks_proxy_protocol)) in listening.enumerate() {
             // Accepted sockets inherit the option.
-            let _ = socket2::SockRef::from(&listener).set_tcp_nodelay(true);
+            let _ = rustix::net::sockopt::set_tcp_nodelay(&listener, true);
             let mut socket = TcpListener::from_std(listener);
             let token = Source::Listener(index).to_token();
             registry.register(&mut socket, token, Interest::READABLE).map_err(fail)?;

@@ -11,7 +11,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use socket2::SockRef;
+use rustix::net::sockopt;
 
 use super::token::Source;
 use super::transfer::{receive, send};
@@ -205,7 +205,7 @@ impl Socket {
     pub(crate) fn close(self, with_reset: bool) {
         if with_reset {
             // Without the option the close is a clean one, which is the best that is left.
-            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
         } else if self.is_held {
             // A close alone would drop what is held when there is something left to be read.
             self.shutdown();
