@@ -1,4 +1,7 @@
-//! Calendar dates and times of day in UTC.
+//! Calendar dates and times of day in UTC, for log lines and replays. HTTP dates are httpdate's.
+//!
+//! Kept by hand: it is one function, and the crates for such timestamps panic or fail for a clock
+//! before 1970 or after 9999, so that each use would need a guard of its own.
 
 /// A moment by the calendar.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

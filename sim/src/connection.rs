@@ -3,10 +3,9 @@
 //! Every wait is bounded: by a timeout of the socket, or by the end of the backend.
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::backend::LogLevel;
-use crate::date::imf_fixdate;
 use crate::host::{Connection, Host, Phase, unix_time};
 use crate::http::{Path, ReadError, Reply, Request, RequestReader};
 use crate::model::{Answer, Fate, RequestKind};
@@ -26,7 +25,7 @@ pub(crate) fn serve(host: &Host, connection: &Connection) {
 /// Answers 503 and closes, without waiting for the request.
 pub(crate) fn refuse(mut stream: &TcpStream) {
     let mut out = Vec::new();
-    let date = imf_fixdate(unix_time().as_secs());
+    let date = date();
     text("503 Service Unavailable", &date, b"Too many connections\n").write(None, false, &mut out);
     // A fresh connection takes this many bytes at once; a client that has gone needs none.
     drop(stream.write_all(&out));
@@ -219,7 +218,7 @@ fn text<'a>(status: &'static str, date: &'a str, body: &'a [u8]) -> Reply<'a> {
 }
 
 fn date() -> String {
-    imf_fixdate(unix_time().as_secs())
+    httpdate::fmt_http_date(UNIX_EPOCH + unix_time())
 }
 
 /// Closes so that the last answer arrives: a socket closed with unread bytes is reset, and a reset

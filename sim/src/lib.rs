@@ -40,7 +40,6 @@
 mod backend;
 pub mod cli;
 mod connection;
-mod date;
 mod host;
 mod http;
 pub mod lab;
