@@ -2,6 +2,9 @@
 //!
 //! Bodies are read and discarded in bounded memory. What is malformed or ambiguous is refused; the
 //! caller then answers 400 and closes, because where the next request begins is unknown.
+//!
+//! Own code, and not the proxy's: a backend that shared the proxy's parser would share its faults,
+//! and a server crate would not send the faults that are asked for.
 use std::io::{self, Read};
 use std::str;
 

@@ -1,4 +1,7 @@
 //! `HOST[:PORT]` as URLs and listen addresses have it, read strictly.
+//!
+//! Own code: the crate `url` and its tables for other scripts are 20 crates, and it accepts and
+//! rewrites what is refused here, such as `http:/host` and `0x7f.1`.
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -1,4 +1,7 @@
 //! Networks of addresses, `10.0.0.0/8` or `::1`: who may do something.
+//!
+//! Own code: one mask and one comparison. The crate `ipnet` takes bits beyond the prefix and has no
+//! rule for IPv4-mapped addresses, so both rules would stay here.
 use std::fmt;
 use std::net::IpAddr;
 

@@ -4,6 +4,9 @@
 //! fast enough, is dropped and counted. A write that fails, because the disk is full or the reader
 //! of a pipe is gone, is counted and repeated until it succeeds; lines wait in the queue meanwhile.
 //! Once lines are written again the log says what was lost. [`LogWatch`] reads the counts.
+//!
+//! Own code: it never waits, counts what it drops, and repeats a failed write. The appenders of log
+//! crates do not do all three.
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
