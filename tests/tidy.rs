@@ -38,6 +38,7 @@ fn inner_rings_are_pure() {
         "server/src/http",
         "server/src/proxy",
         "server/src/buffer",
+        "server/src/config",
         "server/src/pages",
     ];
     let mut seen = 0;
@@ -128,6 +129,45 @@ fn dependencies_have_reasons() {
         }
     }
     assert!(seen > 10, "{seen} dependencies were found");
+}
+
+/// Every direct dependency is named by the code of its package.
+#[test]
+fn dependencies_are_used() {
+    let mut seen = 0;
+    for package in ["core", "server", "sim", "tests", "fuzz"] {
+        let code: String = files(package, &["rs"]).iter().map(|file| read(file)).collect();
+        let manifest = read(&root().join(package).join("Cargo.toml"));
+        let mut is_dependencies = false;
+        for line in manifest.lines() {
+            if line.starts_with('[') {
+                is_dependencies = line.ends_with("dependencies]");
+            } else if is_dependencies && !line.starts_with('#') && line.contains('=') {
+                seen += 1;
+                let name = line.split([' ', '.', '=']).next().unwrap_or_default();
+                let path = format!("{}::", name.replace('-', "_"));
+                assert!(code.contains(&path), "{package}: {name} is not used");
+            }
+        }
+    }
+    assert!(seen > 20, "{seen} dependencies were found");
+}
+
+/// The documents ask for the Rust that the manifest asks for.
+#[test]
+fn documents_name_the_rust_version() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let version = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = \""))
+        .expect("a version")
+        .trim_end_matches('"');
+    for (file, words) in [
+        ("README.md", format!("[Rust](https://rustup.rs) {version} or later")),
+        (".github/CONTRIBUTING.md", format!("Rust {version} or later")),
+    ] {
+        assert!(read(&root().join(file)).contains(&words), "{file} does not say: {words}");
+    }
 }
 
 /// Every relative link in a document leads to a file that is there, and to a heading that it has.
