@@ -74,7 +74,7 @@ fn refusals_of_head_requests_have_no_body() {
 /// Request lines that are none.
 #[test]
 fn bad_request_lines_are_refused() {
-    let rows: [(&str, &[u8], u16); 40] = [
+    let rows: [(&str, &[u8], u16); 41] = [
         ("space inside the target", b"GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("two spaces before the target", b"GET  /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("two spaces before the version", b"GET /a  HTTP/1.1\r\nHost: h\r\n\r\n", 400),
@@ -114,7 +114,8 @@ fn bad_request_lines_are_refused() {
         ("CONNECT", b"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n", 501),
         ("TRACE", b"TRACE / HTTP/1.1\r\nHost: h\r\n\r\n", 501),
         ("binary garbage", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
-        ("empty lines without end", b"\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("bare CR before it", b"\r\n\rGET / HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("bare LF before it", b"\r\n\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", 400),
     ];
     for (name, request, status) in rows {
         assert_refused(name, request, status);
@@ -243,7 +244,7 @@ fn good_requests_are_forwarded() {
     let rows = [
         ("plain", "GET / HTTP/1.1\r\nHost: h\r\n\r\n", get.clone()),
         ("empty line before", "\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", get.clone()),
-        ("four empty lines", "\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", get.clone()),
+        ("five empty lines", "\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", get.clone()),
         ("case of a name", "GET / HTTP/1.1\r\nhOsT: h\r\n\r\n", get.clone()),
         ("space around a value", "GET / HTTP/1.1\r\nHost: \t h \t\r\n\r\n", get.clone()),
         ("absolute target", "GET http://h/ HTTP/1.1\r\nHost: other\r\n\r\n", get.clone()),

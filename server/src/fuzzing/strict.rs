@@ -87,10 +87,10 @@ impl Head {
     }
 }
 
-/// Reads a request's head; up to four empty lines may stand before it.
+/// Reads a request's head; empty lines may stand before it.
 pub(super) fn request(input: &[u8]) -> Verdict<Head> {
     let mut start = 0;
-    while start < 8 && input[start..].starts_with(b"\r\n") {
+    while input[start..].starts_with(b"\r\n") {
         start += 2;
     }
     let mut head = match head(&input[start..]) {

@@ -53,9 +53,6 @@ pub(crate) struct ResponseHead<'h, 'b> {
     pub(crate) len: usize,
 }
 
-/// Empty lines tolerated before a request line: RFC 9112 section 2.2 asks for at least one.
-pub(super) const EMPTY_LINES_MAX: usize = 4;
-
 /// Parses a request head at the beginning of `input`.
 ///
 /// # Errors
@@ -329,16 +326,17 @@ fn unfinished_response(
     if is_too_large { Err(UpstreamError::HeadTooLarge) } else { Ok(Unfinished) }
 }
 
+/// Returns the bytes of the whole empty lines at the beginning of `input`, which are no part of a
+/// request (RFC 9112 section 2.2).
+#[cold]
+pub(crate) fn empty_lines_len(input: &[u8]) -> usize {
+    2 * input.chunks_exact(2).take_while(|pair| pair == b"\r\n").count()
+}
+
 /// Bytes of the empty lines before a request line.
 #[cold]
 fn empty_lines(input: &[u8]) -> Result<usize, ClientError> {
-    let mut skipped = 0;
-    while input.get(skipped..skipped + 2) == Some(b"\r\n") {
-        skipped += 2;
-        if skipped > 2 * EMPTY_LINES_MAX {
-            return Err(ClientError::MalformedRequestLine);
-        }
-    }
+    let skipped = empty_lines_len(input);
     match input.get(skipped..) {
         Some([b'\r'] | []) | None => Ok(skipped),
         Some([b'\n', ..]) => Err(ClientError::BareLineFeed),

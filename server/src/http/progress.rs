@@ -1,10 +1,9 @@
 //! How far a head that comes in pieces was read, so that no piece makes the parser begin again at
 //! the first byte: the work for a head grows with its length only, however it is cut.
-use super::head::EMPTY_LINES_MAX;
 
 /// Line ends after each of which a head is parsed, so that a wrong first line is refused at once:
-/// those of the empty lines before it, and its own.
-const EARLY_LINES: u8 = EMPTY_LINES_MAX as u8 + 1;
+/// those of a few empty lines that came with its beginning, and its own.
+const EARLY_LINES: u8 = 5;
 
 /// Says when a head that was not whole is to be parsed again: at its end, at a line end that is
 /// wrong, at its limit, after its first lines, and whenever its length has doubled.

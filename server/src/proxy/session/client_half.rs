@@ -14,7 +14,7 @@ use crate::http::body::{BodyReader, BodyWriter};
 use crate::http::field::{Name, Slots};
 use crate::http::forward::{self, RequestContext, RequestPlan};
 use crate::http::framing::{Framing, request_framing};
-use crate::http::head::{Parsed, RequestHead, Version, parse_request};
+use crate::http::head::{Parsed, RequestHead, Version, empty_lines_len, parse_request};
 use crate::http::method::is_idempotent;
 use crate::http::persistence::is_persistent;
 use crate::http::progress::HeadProgress;
@@ -179,6 +179,21 @@ impl ClientHalf {
     /// Whether the request at hand has come in whole.
     pub(crate) const fn has_whole_request(&self) -> bool {
         matches!(self.receive, Receive::Ended | Receive::Tunnel)
+    }
+
+    /// Drops whole empty lines before the next request. Nothing but line ends is no request (RFC 9112
+    /// section 2.2): no clock runs for it but the idle time, which it does not prolong.
+    #[cold]
+    pub(crate) fn skip_empty_lines(&mut self) {
+        let Some(input) = &mut self.input else { return };
+        let len = empty_lines_len(input.bytes());
+        if len > 0 {
+            input.consume(len);
+            self.progress.reset();
+        }
+        if matches!(input.bytes(), [] | [b'\r']) {
+            self.head_since = None;
+        }
     }
 
     /// Parses the head of the next request; a whole one begins `exchange`, and what is to be sent

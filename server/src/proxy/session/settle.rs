@@ -87,7 +87,7 @@ impl Session {
             Ok(Parsed::Partial) if client.is_eof => self.end_incomplete(now, shared),
             Ok(Parsed::Partial) => {
                 cold_path();
-                self.ignore_empty_lines();
+                client.skip_empty_lines();
                 return false;
             }
             Err(error) => {
@@ -98,16 +98,6 @@ impl Session {
             }
         }
         true
-    }
-
-    /// Nothing but line ends is no request (RFC 9112 section 2.2): no clock runs for it but the idle
-    /// time, which it does not prolong.
-    #[cold]
-    fn ignore_empty_lines(&mut self) {
-        let input = self.client.input.as_ref().map_or(&[][..], Buffer::bytes);
-        if input.iter().all(|byte| b"\r\n".contains(byte)) {
-            self.client.head_since = None;
-        }
     }
 
     /// The client has ended its side before a head was whole.
