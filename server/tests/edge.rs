@@ -71,7 +71,7 @@ fn a_log_without_a_reader_goes_on_later() {
     let flags = ["--backend", "A=http://127.0.0.1:1"];
     let mut program = Program::start_logging_into(writer, reader, &flags);
     program.line_with("A is down: refused");
-    program.read_log(Box::new(std::io::empty()));
+    program.read_log(File::open("/dev/null").expect("a file"));
     program.ask(BAD);
     let field = wait_for("failed writes in /stats", || {
         let stats = program.stats();
@@ -79,7 +79,7 @@ fn a_log_without_a_reader_goes_on_later() {
         field.map(str::to_owned)
     });
     assert!(field.starts_with("dropped=0, failedWrites="), "{field}");
-    program.read_log(Box::new(open()));
+    program.read_log(open());
     program.line_with(": 400: no Host");
     program.line_with("the log is written again: ");
     program.ask(BAD);
@@ -252,7 +252,7 @@ fn failures_say_what_happened() {
     program.signal("-TERM");
     loop {
         let line = program.line_with(" ");
-        assert!(!line.contains("report from"), "reported once: {line}");
+        assert!(!line.contains("not a JSON"), "reported once: {line}");
         if line.ends_with("stopped") {
             break;
         }

@@ -3,6 +3,7 @@ mod process;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use process::{Program, output};
 
@@ -13,6 +14,14 @@ fn assert_ends(arguments: &[&str], code: i32, stdout: &str, stderr: &str) {
     assert_eq!(String::from_utf8_lossy(&output.stderr), stderr, "{arguments:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), stdout, "{arguments:?}");
     assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+}
+
+/// A line that never comes ends a test with what came instead, though the program goes on.
+#[test]
+#[should_panic(expected = "the log has no \"never\" within")]
+fn a_line_that_never_comes_is_not_awaited_for_ever() {
+    let mut program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);
+    program.line_within("never", Duration::from_millis(50));
 }
 
 /// Usage errors are one line that names the argument, and exit code 2.

@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Far longer than anything here takes; only a failing test waits this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -12,7 +15,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// A running proxy and its log. Dropping it kills it.
 pub(crate) struct Program {
     child: Child,
-    log: BufReader<Box<dyn Read>>,
+    log: BufReader<File>,
     port: u16,
 }
 
@@ -34,7 +37,7 @@ impl Program {
     fn start_as(mut command: Command, arguments: &[&str]) -> Self {
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("a process");
-        let log: Box<dyn Read> = Box::new(child.stderr.take().expect("a pipe"));
+        let log = File::from(OwnedFd::from(child.stderr.take().expect("a pipe")));
         Self::started(child, log)
     }
 
@@ -43,10 +46,10 @@ impl Program {
         let mut command = program();
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
         let child = command.stderr(stderr).spawn().expect("a process");
-        Self::started(child, Box::new(log))
+        Self::started(child, log)
     }
 
-    fn started(child: Child, log: Box<dyn Read>) -> Self {
+    fn started(child: Child, log: File) -> Self {
         let mut started = Self { child, log: BufReader::new(log), port: 0 };
         let line = started.line_with("listening on http://127.0.0.1:");
         let port = line.rsplit(':').next().and_then(|text| text.parse().ok());
@@ -55,7 +58,7 @@ impl Program {
     }
 
     /// Reads its log from elsewhere from now on.
-    pub(crate) fn read_log(&mut self, log: Box<dyn Read>) {
+    pub(crate) fn read_log(&mut self, log: File) {
         self.log = BufReader::new(log);
     }
 
@@ -73,18 +76,42 @@ impl Program {
         self.ask("GET /stats HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
     }
 
-    /// The next line of the log that contains `what`.
+    /// The next line of the log that contains `what`. Panics with the lines before it when none comes
+    /// within [`DEADLINE`].
     #[track_caller]
     pub(crate) fn line_with(&mut self, what: &str) -> String {
-        let mut all = String::new();
+        self.line_within(what, DEADLINE)
+    }
+
+    #[track_caller]
+    pub(crate) fn line_within(&mut self, what: &str, span: Duration) -> String {
+        let end = Instant::now() + span;
+        let mut all = Vec::new();
+        let mut line = Vec::new();
         loop {
-            let mut line = String::new();
-            let count = self.log.read_line(&mut line).expect("a log of UTF-8");
-            assert_ne!(count, 0, "the log ended without {what:?}:\n{all}");
-            if line.contains(what) {
-                return line.trim_end().to_owned();
+            if self.log.buffer().is_empty() {
+                let left = end.saturating_duration_since(Instant::now());
+                let left = Timespec::try_from(left).expect("a short time");
+                let mut log = [PollFd::new(self.log.get_ref(), PollFlags::IN)];
+                let count = poll(&mut log, Some(&left)).expect("a log to poll");
+                let before = String::from_utf8_lossy(&all);
+                assert_ne!(count, 0, "the log has no {what:?} within {span:?}:\n{before}");
             }
-            all.push_str(&line);
+            let came = self.log.fill_buf().expect("a log to read");
+            let before = String::from_utf8_lossy(&all);
+            assert!(!came.is_empty(), "the log ended without {what:?}:\n{before}");
+            let line_end = came.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+            let count = line_end.unwrap_or(came.len());
+            line.extend_from_slice(&came[..count]);
+            self.log.consume(count);
+            if line_end.is_none() {
+                continue;
+            }
+            let text = str::from_utf8(&line).expect("a log of UTF-8");
+            if text.contains(what) {
+                return text.trim_end().to_owned();
+            }
+            all.append(&mut line);
         }
     }
 
