@@ -234,6 +234,8 @@ pub enum ProbeFailure {
     Cut,
     /// The answer was not HTTP.
     Malformed,
+    /// The response, or its head, was larger than the proxy reads.
+    TooLarge,
     /// The answer's status was neither 2xx nor 3xx.
     Status(u16),
     /// The proxy gave up for a reason of its own, such as no descriptor left: says nothing about the

@@ -36,6 +36,7 @@ fn clients_leave_descriptors_for_their_upstreams() {
     let flag = start_backend();
     let mut program = Program::start_with_descriptors(64, &[&flag]);
     let line = program.line_with("limits.clients is 10000");
+    assert!(line.contains(" INFO "), "nobody chose the default: {line}");
     let words = line.split(' ').skip_while(|word| *word != "for");
     let admitted: usize = words.skip(1).find_map(|word| word.parse().ok()).expect("a number");
     assert!((10..32).contains(&admitted), "{line}");
@@ -49,4 +50,13 @@ fn clients_leave_descriptors_for_their_upstreams() {
         client.read_exact(&mut status).expect("a response");
         assert_eq!(&status, b"HTTP/1.1 200 OK\r\n");
     }
+}
+
+/// A limit that was chosen and does not fit is a warning.
+#[test]
+fn a_chosen_limit_that_does_not_fit_is_a_warning() {
+    let flags = ["--backend", "A=http://127.0.0.1:1", "--clients", "9000"];
+    let mut program = Program::start_with_descriptors(64, &flags);
+    let line = program.line_with("limits.clients is 9000");
+    assert!(line.contains(" WARN "), "{line}");
 }

@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 
 use intelliproxy::config::{BackendTarget, Config};
-use intelliproxy::proxy::{Action, ConnId, Notice, Proxy};
+use intelliproxy::proxy::{Action, ConnId, Full as Bound, Notice, Proxy};
 use intelliproxy_core::Instant;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -17,6 +17,8 @@ struct Full {
     proxy: Proxy,
     closed: Vec<ConnId>,
     gave_way: u64,
+    /// What bounded the clients when some gave way last.
+    bound: Option<Bound>,
 }
 
 impl Full {
@@ -31,7 +33,7 @@ impl Full {
         let mut config = Config::default();
         config.limits.clients = clients;
         let proxy = Proxy::new(config, vec![target], 1, at(0)).expect("good defaults");
-        Self { proxy, closed: Vec::new(), gave_way: 0 }
+        Self { proxy, closed: Vec::new(), gave_way: 0, bound: None }
     }
 
     fn accept(&mut self, now: Instant) -> ConnId {
@@ -68,7 +70,10 @@ impl Full {
                         made = Some(conn);
                     }
                     Action::Close { conn, .. } => self.closed.push(conn),
-                    Action::Notify(Notice::ClientsGaveWay { count }) => self.gave_way += count,
+                    Action::Notify(Notice::ClientsGaveWay { count, full }) => {
+                        self.gave_way += count;
+                        self.bound = Some(full);
+                    }
                     _ => {}
                 }
             }
@@ -155,4 +160,21 @@ fn no_client_gives_way_in_vain() {
     assert_eq!(full.proxy.makes_room_from(), Instant::FAR_FUTURE, "the driver need not ask again");
     full.proxy.limit_connections(usize::MAX);
     assert!(full.make_room(at(9000)).is_some());
+}
+
+/// The notice names the limit that is reached: `limits.clients`, or open files where those are enough
+/// for fewer.
+#[test]
+fn the_limit_that_is_reached_is_named() {
+    for (connections, expected) in
+        [(usize::MAX, Bound::Clients), (7, Bound::OpenFiles { clients_max: 3 })]
+    {
+        let mut full = Full::new(4);
+        full.proxy.limit_connections(connections);
+        while full.proxy.accepts() {
+            full.accept(at(0));
+        }
+        assert!(full.make_room(at(5000)).is_some());
+        assert_eq!(full.bound, Some(expected));
+    }
 }

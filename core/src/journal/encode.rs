@@ -131,6 +131,7 @@ impl Encoder {
                         put_varint(&mut self.block, u64::from(*status));
                     }
                     ProbeFailure::Abandoned => self.block.push(6),
+                    ProbeFailure::TooLarge => self.block.push(7),
                 }
             }
             Event::RequestFinished { lease, outcome } => self.finished(now, lease, outcome),

@@ -163,6 +163,7 @@ impl Block<'_> {
                     4 => ProbeFailure::Malformed,
                     5 => ProbeFailure::Status(self.cursor.small()?),
                     6 => ProbeFailure::Abandoned,
+                    7 => ProbeFailure::TooLarge,
                     _ => return Err("an unknown failure of a probe"),
                 };
                 Record::ProbeFinished { probe, result: Err(failure) }

@@ -94,7 +94,7 @@ impl Edge {
     /// Logs what the proxy tells.
     pub(crate) fn log_notice(&mut self, now: Instant, notice: &Notice, proxy: &Proxy) {
         let name = |backend| proxy.backend_name(backend);
-        log_notice(now, notice, proxy.probe_paths(), &mut self.limits, name);
+        log_notice(now, notice, proxy.config(), &mut self.limits, name);
     }
 
     /// Has the configuration read again.

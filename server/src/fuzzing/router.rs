@@ -254,6 +254,7 @@ fn result(source: &mut Source<'_>) -> ProbeResult {
         4 => Err(ProbeFailure::Malformed),
         5 => Err(ProbeFailure::Status(500)),
         6 => Err(ProbeFailure::Abandoned),
+        7 => Err(ProbeFailure::TooLarge),
         other => {
             let latency = millis(source);
             let report = (other & 1 == 1).then(|| report(source));

@@ -229,6 +229,13 @@ pub enum ChunkError {
     TrailerTooLarge,
 }
 
+impl ChunkError {
+    /// Whether the line that breaks the rule is that of a chunk's size.
+    pub(crate) const fn is_in_size_line(self) -> bool {
+        matches!(self, Self::InvalidSize | Self::SizeOverflow | Self::InvalidExtension)
+    }
+}
+
 impl fmt::Display for ChunkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

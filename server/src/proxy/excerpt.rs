@@ -23,12 +23,13 @@ pub(super) fn of_head(input: &[u8]) -> String {
     shown.escape_ascii().to_string()
 }
 
-/// Returns the beginning of what came in a body, which may be private: its first line, as far as
-/// the size of a chunk and a little more.
-pub(super) fn of_body(input: &[u8]) -> String {
-    let cut = &input[..input.len().min(BODY_BYTES)];
-    let line = cut.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    line.escape_ascii().to_string()
+/// Returns the size at the beginning of a chunk's line, and the byte behind it. The rest may be
+/// private: an extension, or data where the size before it was wrong.
+pub(super) fn of_size_line(input: &[u8]) -> String {
+    let cut = &input[..input.len().min(SIZE_BYTES)];
+    let end = cut.iter().position(|byte| !byte.is_ascii_hexdigit());
+    let shown = end.map_or(cut, |end| &cut[..=end]);
+    shown.escape_ascii().to_string()
 }
 
 /// Returns the beginning of a backend's own text.
@@ -114,8 +115,8 @@ const SECRET_NAMES: [&str; 10] = [
 const MASK: &[u8] = b"***";
 /// Bytes of a head, or of a backend's text, that are shown.
 const HEAD_BYTES: usize = 80;
-/// Bytes of a body that are shown.
-const BODY_BYTES: usize = 16;
+/// Bytes of a chunk's size that are shown; one of more digits is too large.
+const SIZE_BYTES: usize = 17;
 
 #[cfg(test)]
 mod tests {
@@ -148,13 +149,17 @@ mod tests {
         }
     }
 
-    /// Excerpts are bounded, and of a body no more is shown than its first few bytes.
+    /// Excerpts are bounded, and of a body no more is shown than the size of a chunk.
     #[test]
     fn excerpts_are_bounded() {
         assert_eq!(of_head(&[0xff; 1000]).len(), 4 * 80);
         assert_eq!(of_backend(&[0xff; 1000]).len(), 4 * 80);
-        assert_eq!(of_body(b"zz\r\npassword=1"), "zz\\r");
-        assert_eq!(of_body(&[0xff; 1000]).len(), 4 * 16);
+        assert_eq!(of_size_line(b"5x\r\npassword=1"), "5x");
+        assert_eq!(of_size_line(b"a;token=1\r\n"), "a;");
+        assert_eq!(of_size_line(b"password=1"), "p");
+        assert_eq!(of_size_line(b"1\n2"), "1\\n");
+        assert_eq!(of_size_line(&[0xff; 1000]), "\\xff");
+        assert_eq!(of_size_line(&[b'f'; 1000]).len(), 17);
         for end in 0..100 {
             let input = "?a\n".repeat(40);
             assert!(of_head(&input.as_bytes()[..end]).len() <= 4 * 80);

@@ -139,7 +139,8 @@ impl Proxy {
         if self.give_way.untold > 0 && self.give_way.notice_from <= now {
             self.give_way.notice_from = now + NOTICE_EVERY;
             let count = std::mem::take(&mut self.give_way.untold);
-            self.notify(Notice::ClientsGaveWay { count });
+            let full = self.full();
+            self.notify(Notice::ClientsGaveWay { count, full });
         }
         true
     }

@@ -43,9 +43,10 @@ use self::conn::{Conn, ConnTable, Upstream};
 use self::dispatch::connect_error;
 use self::give_way::GiveWay;
 pub use self::id::ConnId;
-pub use self::notice::{ConfigChange, Notice, RemedyTaken};
+pub use self::notice::{ConfigChange, Full, Notice, RemedyTaken, ReportFault};
 use self::places::Places;
 use self::pool::Pool;
+pub(crate) use self::probe::{HEAD_BYTES_MAX as PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX};
 use self::queue::Queue;
 use self::reconfigure::{Reloads, router_config};
 use self::room::Room;
@@ -55,6 +56,7 @@ use self::shared::Shared;
 use self::stats::Stats;
 use self::timers::{Timers, earlier};
 use crate::config::{BackendTarget, Config};
+pub(crate) use crate::http::field::FIELDS_MAX;
 use crate::pages::LogCounts;
 
 /// Something the proxy wants its driver to do.
@@ -202,7 +204,8 @@ impl Proxy {
         self.clients += 1;
         self.give_way.add(now, id, self.clients, &self.table);
         if is_full || self.shared.is_stopping {
-            self.notify(Notice::ClientRefused { peer });
+            let full = self.full();
+            self.notify(Notice::ClientRefused { peer, full });
             if let Some(session) = self.table.session_mut(id) {
                 session.handle_refused(now, &mut self.shared);
             }

@@ -1,7 +1,7 @@
 //! What observers may want to know; the edge formats and logs it.
 use std::net::SocketAddr;
 
-use intelliproxy_core::BackendId;
+use intelliproxy_core::{BackendId, ProbeFailure};
 
 use super::excerpt;
 use super::session::Remedy;
@@ -41,15 +41,19 @@ pub enum Notice {
         /// The status of the refusal.
         status: u16,
     },
-    /// A client was turned away because `limits.clients` are connected.
+    /// A client was turned away because as many are connected as may be.
     ClientRefused {
         /// Who.
         peer: SocketAddr,
+        /// What bounds them.
+        full: Full,
     },
-    /// Idle clients were closed for new ones because `limits.clients` are connected.
+    /// Idle clients were closed for new ones because as many are connected as may be.
     ClientsGaveWay {
         /// How many, since the last such notice.
         count: u64,
+        /// What bounds them.
+        full: Full,
     },
     /// Fewer clients are admitted than `limits.clients`: more would leave no descriptors for their
     /// upstreams.
@@ -66,12 +70,12 @@ pub enum Notice {
         /// What became of it, and the key of the time.
         what: &'static str,
     },
-    /// The first report of a backend that is not a JSON object.
+    /// A report of a backend could not be read, the first time for this kind of fault.
     UnreadableReport {
-        /// Whose.
+        /// The backend.
         backend: BackendId,
-        /// The beginning of what came, escaped.
-        excerpt: String,
+        /// What is wrong with the report.
+        fault: ReportFault,
     },
     /// The configuration changed at run time.
     Reconfigured(Box<ConfigChange>),
@@ -85,6 +89,81 @@ pub enum Notice {
         /// Who.
         backend: BackendId,
     },
+}
+
+/// The bound on clients that is reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Full {
+    /// `limits.clients`.
+    Clients,
+    /// Open files: more clients would leave no descriptors for their upstreams.
+    OpenFiles {
+        /// How many clients are admitted.
+        clients_max: usize,
+    },
+}
+
+/// What is wrong with a report.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ReportFault {
+    /// It is not a JSON object.
+    NoObject {
+        /// The beginning of what came, escaped.
+        excerpt: String,
+    },
+    /// A figure is something other than a number; the others are used.
+    NoNumber {
+        /// Its name.
+        field: &'static str,
+        /// The beginning of its value, escaped.
+        excerpt: String,
+    },
+    /// It has none of the figures that are read.
+    NoFigures,
+    /// It is longer than what is read of a report.
+    TooLong,
+    /// The head of its response is larger than what is read of one.
+    HeadTooLarge,
+    /// It was not whole in time.
+    TimedOut,
+    /// The connection ended before it was whole.
+    Cut,
+    /// The response is not HTTP.
+    Malformed,
+    /// The response's status is neither 2xx nor 3xx.
+    Status(u16),
+}
+
+impl ReportFault {
+    /// The fault that a failed probe for a report shows; `None` where no connection came about,
+    /// which is told by the backend's health.
+    pub(crate) const fn of(failure: ProbeFailure) -> Option<Self> {
+        Some(match failure {
+            ProbeFailure::Refused | ProbeFailure::Unreachable | ProbeFailure::Abandoned => {
+                return None;
+            }
+            ProbeFailure::TimedOut => Self::TimedOut,
+            ProbeFailure::Cut => Self::Cut,
+            ProbeFailure::Malformed => Self::Malformed,
+            ProbeFailure::TooLarge => Self::HeadTooLarge,
+            ProbeFailure::Status(status) => Self::Status(status),
+        })
+    }
+
+    /// A bit for its kind.
+    pub(crate) const fn bit(&self) -> u16 {
+        1 << match self {
+            Self::NoObject { .. } => 0,
+            Self::NoNumber { .. } => 1,
+            Self::NoFigures => 2,
+            Self::TooLong => 3,
+            Self::HeadTooLarge => 4,
+            Self::TimedOut => 5,
+            Self::Cut => 6,
+            Self::Malformed => 7,
+            Self::Status(_) => 8,
+        }
+    }
 }
 
 /// What a new configuration changed, by the backends' names and the configuration's keys.
@@ -143,7 +222,13 @@ impl Notice {
         input: &[u8],
         is_head: bool,
     ) -> Self {
-        let excerpt = if is_head { excerpt::of_head(input) } else { excerpt::of_body(input) };
+        let excerpt = match error {
+            _ if is_head => excerpt::of_head(input),
+            ClientError::MalformedChunk(error) if error.is_in_size_line() => {
+                excerpt::of_size_line(input)
+            }
+            _ => String::new(),
+        };
         Self::ClientError { peer, error, excerpt }
     }
 }

@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 
 use intelliproxy_core::BackendId;
 
+use super::notice::ReportFault;
 use crate::config::BackendTarget;
 use crate::http::UpstreamError;
 
@@ -22,7 +23,7 @@ struct Place {
     /// Counts the times that the backend left or moved.
     revision: u32,
     /// Whether a report that is not readable was told of.
-    has_told_report: bool,
+    told_faults: u16,
     is_configured: bool,
 }
 
@@ -108,10 +109,14 @@ impl Places {
         }
     }
 
-    /// Whether a report of a backend that is not readable is the first since it came.
-    pub(crate) fn is_first_unreadable(&mut self, backend: BackendId) -> bool {
+    /// Whether a fault of a backend's reports is the first of its kind since it came.
+    pub(crate) fn is_first_fault(&mut self, backend: BackendId, fault: &ReportFault) -> bool {
         let place = self.places.get_mut(backend.index()).filter(|place| place.id == backend);
-        place.is_some_and(|place| !std::mem::replace(&mut place.has_told_report, true))
+        place.is_some_and(|place| {
+            let is_first = place.told_faults & fault.bit() == 0;
+            place.told_faults |= fault.bit();
+            is_first
+        })
     }
 
     /// The configured backends.
@@ -183,8 +188,7 @@ impl Places {
 
 impl Place {
     const fn new(id: BackendId, target: BackendTarget, revision: u32) -> Self {
-        let has_told_report = false;
-        Self { id, target, preferred: 0, revision, has_told_report, is_configured: true }
+        Self { id, target, preferred: 0, revision, told_faults: 0, is_configured: true }
     }
 }
 

@@ -6,8 +6,12 @@ use intelliproxy_core::{
     BackendId, Instant, LoadReport, ProbeAnswer, ProbeFailure, ProbeId, ProbeKind, ProbeResult,
 };
 
+use serde_json::Value;
+
 use super::excerpt;
+use super::notice::ReportFault;
 use super::places::Attempt;
+use crate::http::UpstreamError;
 use crate::http::body::BodyReader;
 use crate::http::chunked::ChunkLimits;
 use crate::http::field::{FIELDS_MAX, Slots};
@@ -16,9 +20,11 @@ use crate::http::head::{HeadLimits, Parsed, parse_response};
 use crate::http::progress::HeadProgress;
 
 /// Bytes of a report that are read; a longer one is not a report.
-const REPORT_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const REPORT_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of all interim responses before the response to a probe.
-const INTERIM_BYTES_MAX: usize = LIMITS.head_bytes_max;
+const INTERIM_BYTES_MAX: usize = HEAD_BYTES_MAX;
+/// Bytes of the head of a response to a probe that are read.
+pub(crate) const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Room for one read.
 const READ_BYTES: usize = 8 * 1024;
 
@@ -27,8 +33,8 @@ const READ_BYTES: usize = 8 * 1024;
 pub(crate) struct ProbeExchange {
     pub(crate) probe: ProbeId,
     pub(crate) backend: BackendId,
-    /// The beginning of a report that is not a JSON object.
-    pub(crate) unreadable: Option<String>,
+    /// What is wrong with a report that came.
+    fault: Option<ReportFault>,
     kind: ProbeKind,
     started: Instant,
     pub(crate) deadline: Instant,
@@ -73,7 +79,7 @@ impl ProbeExchange {
         Self {
             probe,
             backend,
-            unreadable: None,
+            fault: None,
             kind,
             started,
             deadline,
@@ -97,6 +103,12 @@ impl ProbeExchange {
     /// Whether the connection has been made.
     pub(crate) const fn is_open(&self) -> bool {
         self.is_open
+    }
+
+    /// What is wrong with the report that was asked for, which ended with `result`.
+    pub(crate) fn take_fault(&mut self, result: &ProbeResult) -> Option<ReportFault> {
+        let failure = result.as_ref().err().filter(|_| self.kind == ProbeKind::Report);
+        self.fault.take().or_else(|| failure.and_then(|&failure| ReportFault::of(failure)))
     }
 
     pub(crate) fn read_space(&mut self) -> &mut [u8] {
@@ -155,6 +167,9 @@ impl ProbeExchange {
                 self.progress.note_partial(input.len());
                 return Headed::Partial;
             }
+            Err(UpstreamError::HeadTooLarge | UpstreamError::TooManyFields) => {
+                return Headed::Over(Err(ProbeFailure::TooLarge));
+            }
             Err(_) => return Headed::Over(Err(ProbeFailure::Malformed)),
         };
         self.progress.reset();
@@ -163,7 +178,7 @@ impl ProbeExchange {
             (100..=199, _) => {
                 self.interim_bytes += head.len;
                 if self.interim_bytes > INTERIM_BYTES_MAX {
-                    return Headed::Over(Err(ProbeFailure::Malformed));
+                    return Headed::Over(Err(ProbeFailure::TooLarge));
                 }
                 Headed::Interim
             }
@@ -191,15 +206,18 @@ impl ProbeExchange {
         match self.body.as_mut()?.read(input) {
             Ok(false) => None,
             Ok(true) => self.body.take().map(|body| Ok(self.report(now, &body.text))),
-            Err(failure) => Some(Err(failure)),
+            Err(failure) => {
+                if failure == ProbeFailure::TooLarge {
+                    self.fault = Some(ReportFault::TooLong);
+                }
+                Some(Err(failure))
+            }
         }
     }
 
     fn report(&mut self, now: Instant, body: &[u8]) -> ProbeAnswer {
-        let report = read_report(body);
-        if report.is_none() {
-            self.unreadable = Some(excerpt::of_backend(body));
-        }
+        let (report, fault) = read_report(body);
+        self.fault = fault;
         ProbeAnswer { latency: self.latency(now), report }
     }
 
@@ -209,7 +227,7 @@ impl ProbeExchange {
 }
 
 const LIMITS: HeadLimits =
-    HeadLimits { head_bytes_max: 32 * 1024, target_bytes_max: 0, fields_max: FIELDS_MAX };
+    HeadLimits { head_bytes_max: HEAD_BYTES_MAX, target_bytes_max: 0, fields_max: FIELDS_MAX };
 const CHUNKS: ChunkLimits =
     ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
 
@@ -247,20 +265,36 @@ impl ReportBody {
             },
         };
         let is_too_long = self.text.len() > REPORT_BYTES_MAX;
-        if is_too_long { Err(ProbeFailure::Malformed) } else { Ok(is_whole) }
+        if is_too_long { Err(ProbeFailure::TooLarge) } else { Ok(is_whole) }
     }
 }
 
-/// A backend's own figures, as far as they are numbers; `None` when the text is no JSON object.
-fn read_report(body: &[u8]) -> Option<LoadReport> {
-    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let object = value.as_object()?;
-    let number = |name: &str| object.get(name).and_then(serde_json::Value::as_f64);
-    Some(LoadReport {
+/// A backend's own figures, as far as they are numbers, and what is wrong with them; no figures when
+/// the text is not a JSON object.
+fn read_report(body: &[u8]) -> (Option<LoadReport>, Option<ReportFault>) {
+    let value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let Some(object) = value.as_object() else {
+        return (None, Some(ReportFault::NoObject { excerpt: excerpt::of_backend(body) }));
+    };
+    let mut fault = None;
+    let mut number = |field: &'static str| {
+        let value = object.get(field).filter(|value| !value.is_null())?;
+        let number = value.as_f64();
+        if number.is_none() && fault.is_none() {
+            let excerpt = excerpt::of_backend(value.to_string().as_bytes());
+            fault = Some(ReportFault::NoNumber { field, excerpt });
+        }
+        number
+    };
+    let report = LoadReport {
         queue: number("queueLen"),
         cpu_busy_ms: number("cpuBusyMs"),
         memory_bytes: number("heapUsed").or_else(|| number("memRss")),
-    })
+    };
+    if report == LoadReport::default() {
+        fault.get_or_insert(ReportFault::NoFigures);
+    }
+    (Some(report), fault)
 }
 
 #[cfg(test)]
@@ -297,7 +331,8 @@ mod tests {
     #[test]
     fn answers_are_judged() {
         let good = Ok(ProbeAnswer { latency: Duration::from_millis(7), report: None });
-        let rows: [(&str, &[u8], ProbeResult); 11] = [
+        let large = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
+        let rows: [(&str, &[u8], ProbeResult); 12] = [
             ("200", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK", good.clone()),
             ("302", b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", good.clone()),
             ("until close", b"HTTP/1.0 200 OK\r\n\r\nOK", good.clone()),
@@ -307,6 +342,7 @@ mod tests {
                 b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nOK\r\n0\r\n\r\n",
                 good.clone(),
             ),
+            ("too large", large.as_bytes(), Err(ProbeFailure::TooLarge)),
             ("503", b"HTTP/1.1 503 No\r\n\r\n", Err(ProbeFailure::Status(503))),
             ("garbage", b"hello\r\n\r\n", Err(ProbeFailure::Malformed)),
             ("nothing", b"", Err(ProbeFailure::Cut)),
@@ -323,7 +359,7 @@ mod tests {
             ),
         ];
         for (name, answer, expected) in rows {
-            for step in [1, answer.len().max(1)] {
+            for step in [1, answer.len().clamp(1, READ_BYTES)] {
                 assert_eq!(result_of(ProbeKind::Ping, answer, step), expected, "{name} by {step}");
             }
         }
@@ -397,27 +433,63 @@ mod tests {
         }
     }
 
-    /// A report's figures are taken as far as they are numbers.
+    /// A report's figures are taken as far as they are numbers, and what is wrong is told.
     #[test]
     fn reports_are_read() {
-        let rows: [(&[u8], Option<LoadReport>); 4] = [
+        let all = LoadReport { queue: Some(3.0), cpu_busy_ms: Some(12.5), memory_bytes: Some(7.0) };
+        let memory = LoadReport { memory_bytes: Some(9.0), ..LoadReport::default() };
+        let none = LoadReport::default();
+        let no_object = |excerpt: &str| ReportFault::NoObject { excerpt: excerpt.to_owned() };
+        let no_number = |field, excerpt: &str| {
+            Some(ReportFault::NoNumber { field, excerpt: excerpt.to_owned() })
+        };
+        let rows: [(&str, Option<LoadReport>, Option<ReportFault>); 7] = [
+            (r#"{"queueLen":3,"cpuBusyMs":12.5,"memRss":9,"heapUsed":7}"#, Some(all), None),
             (
-                br#"{"queueLen":3,"cpuBusyMs":12.5,"memRss":9,"heapUsed":7}"#,
-                Some(LoadReport {
-                    queue: Some(3.0),
-                    cpu_busy_ms: Some(12.5),
-                    memory_bytes: Some(7.0),
-                }),
+                r#"{"queueLen":"many","memRss":9}"#,
+                Some(memory),
+                no_number("queueLen", r#"\"many\""#),
             ),
             (
-                br#"{"queueLen":"many","memRss":9}"#,
-                Some(LoadReport { memory_bytes: Some(9.0), ..LoadReport::default() }),
+                r#"{"heapUsed":[1],"memRss":9,"queueLen":null}"#,
+                Some(memory),
+                no_number("heapUsed", "[1]"),
             ),
-            (b"[]", None),
-            (b"nonsense", None),
+            (r#"{"queueLen":true}"#, Some(none), no_number("queueLen", "true")),
+            (r#"{"other":1}"#, Some(none), Some(ReportFault::NoFigures)),
+            ("[]", None, Some(no_object("[]"))),
+            ("nonsense", None, Some(no_object("nonsense"))),
         ];
-        for (body, expected) in rows {
-            assert_eq!(read_report(body), expected, "{:?}", String::from_utf8_lossy(body));
+        for (body, report, fault) in rows {
+            assert_eq!(read_report(body.as_bytes()), (report, fault), "{body}");
+        }
+    }
+
+    /// Every way in which a report can fail is a kind of its own; a ping's failures are not told twice.
+    #[test]
+    fn faults_are_told() {
+        let long = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(REPORT_BYTES_MAX + 1));
+        let large = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
+        let rows = [
+            (&long[..], Some(ReportFault::TooLong)),
+            (&large, Some(ReportFault::HeadTooLarge)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", Some(ReportFault::Cut)),
+            ("hello\r\n\r\n", Some(ReportFault::Malformed)),
+            ("HTTP/1.1 404 N\r\n\r\n", Some(ReportFault::Status(404))),
+            ("HTTP/1.1 200 OK\r\n\r\n{\"queueLen\":1}", None),
+        ];
+        for (answer, expected) in rows {
+            for kind in [ProbeKind::Report, ProbeKind::Ping] {
+                let mut probe = probe(kind);
+                let mut result = None;
+                for piece in answer.as_bytes().chunks(READ_BYTES) {
+                    probe.read_space()[..piece.len()].copy_from_slice(piece);
+                    result = result.or_else(|| probe.handle_read(Instant::ZERO, piece.len()));
+                }
+                let result = result.unwrap_or_else(|| probe.handle_eof(Instant::ZERO));
+                let expected = expected.clone().filter(|_| kind == ProbeKind::Report);
+                assert_eq!(probe.take_fault(&result), expected, "{answer:.40}");
+            }
         }
     }
 }

@@ -95,10 +95,10 @@ impl Proxy {
             return;
         };
         let (probe, backend) = (exchange.probe, exchange.backend);
-        if let Some(excerpt) = exchange.unreadable.take()
-            && self.places.is_first_unreadable(backend)
+        if let Some(fault) = exchange.take_fault(&result)
+            && self.places.is_first_fault(backend, &fault)
         {
-            self.notify(Notice::UnreadableReport { backend, excerpt });
+            self.notify(Notice::UnreadableReport { backend, fault });
         }
         self.close(conn, false);
         self.router.handle_event(now, Event::ProbeFinished { probe, result });

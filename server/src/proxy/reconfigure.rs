@@ -12,7 +12,7 @@ use super::conn::Conn;
 use super::id::ConnId;
 use super::notice::ConfigChange;
 use super::notice::Notice;
-use crate::config::{BackendTarget, Config, ProbePaths};
+use crate::config::{BackendTarget, Config};
 use crate::pages::{LogCounts, ReloadCounts};
 
 /// What is kept of the configurations that came at run time.
@@ -75,9 +75,9 @@ impl Proxy {
         self.shared.config.state_file.as_deref()
     }
 
-    /// The paths that probes ask for.
-    pub(crate) fn probe_paths(&self) -> &ProbePaths {
-        &self.shared.config.probe_paths
+    /// The configuration in use.
+    pub(crate) const fn config(&self) -> &Config {
+        &self.shared.config
     }
 
     /// How long a reading of the configuration may take.

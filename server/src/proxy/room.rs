@@ -1,7 +1,7 @@
 //! How many connections there may be: as many clients as leave room for the upstreams and probes
 //! that serving them takes.
 use super::conn::Conn;
-use super::{Notice, Proxy};
+use super::{Full, Notice, Proxy};
 use crate::config::Overflow;
 
 /// The bounds on connections.
@@ -52,6 +52,17 @@ impl Proxy {
     /// Clients that may be connected at a time.
     pub fn clients_max(&self) -> usize {
         self.room.clients_max
+    }
+
+    /// What bounds the clients.
+    #[cold]
+    pub(super) fn full(&self) -> Full {
+        let clients_max = self.room.clients_max;
+        if clients_max < self.shared.config.limits.clients {
+            Full::OpenFiles { clients_max }
+        } else {
+            Full::Clients
+        }
     }
 
     /// Makes room for one more connection to a backend: where there is none left, the idle

@@ -3,8 +3,15 @@ use intelliproxy_core::{
     BackendId, EjectReason, HoldReason, Notice, ProbeFailure, ReturnReason, SwitchReason,
 };
 
+use crate::config::Config;
+use crate::proxy::{FIELDS_MAX, PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX, ReportFault};
+
 /// The line for a notice; `name` names a backend.
-pub(super) fn describe<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a str) -> String {
+pub(super) fn describe<'a>(
+    notice: &Notice,
+    config: &Config,
+    name: impl Fn(BackendId) -> &'a str,
+) -> String {
     match *notice {
         Notice::Switched { from, to, reason } => {
             let change = from.map_or_else(
@@ -53,23 +60,61 @@ pub(super) fn describe<'a>(notice: &Notice, name: impl Fn(BackendId) -> &'a str)
         }
         Notice::HealthChanged { backend, is_up, cause } => {
             let state = if is_up { "up" } else { "down" };
-            let cause =
-                cause.map_or_else(String::new, |cause| format!(": {}", describe_failure(cause)));
+            let cause = cause
+                .map_or_else(String::new, |cause| format!(": {}", describe_failure(cause, config)));
             format!("{} is {state}{cause}", name(backend))
         }
     }
 }
 
-/// Why a probe failed, in a few words.
-fn describe_failure(failure: ProbeFailure) -> String {
+/// Why a ping failed, in a few words, with its path and the limit that it broke.
+fn describe_failure(failure: ProbeFailure, config: &Config) -> String {
+    let path = &config.probe_paths.ping;
     match failure {
         ProbeFailure::Refused => "refused".to_owned(),
         ProbeFailure::Unreachable => "unreachable".to_owned(),
-        ProbeFailure::TimedOut => "timed out".to_owned(),
-        ProbeFailure::Cut => "connection cut".to_owned(),
-        ProbeFailure::Malformed => "answer is not HTTP".to_owned(),
-        ProbeFailure::Status(status) => format!("status {status}"),
+        ProbeFailure::TimedOut => {
+            let limit = config.routing.probes.ping_timeout.as_millis();
+            let key = "routing.probes.pingTimeoutMs";
+            format!("timed out: no response to GET {path} within {limit} ms ({key})")
+        }
+        ProbeFailure::Cut => format!("connection cut before the response to GET {path}"),
+        ProbeFailure::Malformed => format!("response is not HTTP to GET {path}"),
+        ProbeFailure::TooLarge => format!(
+            "response head is over {PROBE_HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields to GET {path}"
+        ),
+        ProbeFailure::Status(status) => format!("status {status} to GET {path}"),
         ProbeFailure::Abandoned => "not asked".to_owned(),
+    }
+}
+
+/// What is wrong with a report, with its path and the limit that it broke.
+pub(super) fn describe_fault(fault: &ReportFault, config: &Config) -> String {
+    let path = &config.probe_paths.report;
+    match fault {
+        ReportFault::NoObject { excerpt } => {
+            format!("report from {path} is not a JSON object: \"{excerpt}\"")
+        }
+        ReportFault::NoNumber { field, excerpt } => {
+            format!("report from {path}: {field} is not a number: \"{excerpt}\"")
+        }
+        ReportFault::NoFigures => format!(
+            "report from {path} has none of queueLen, cpuBusyMs, heapUsed and memRss as a number"
+        ),
+        ReportFault::TooLong => {
+            format!("report from {path} is over {REPORT_BYTES_MAX} bytes: not read")
+        }
+        ReportFault::HeadTooLarge => format!(
+            "report from {path}: its head is over {PROBE_HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields"
+        ),
+        ReportFault::TimedOut => {
+            let limit = config.routing.probes.report_timeout.as_millis();
+            let key = "routing.probes.reportTimeoutMs";
+            format!("report from {path} timed out: not whole within {limit} ms ({key})")
+        }
+        ReportFault::Cut => format!("report from {path} was cut"),
+        ReportFault::Malformed => format!("report from {path}: the response is not HTTP"),
+        ReportFault::Status(status) => format!("report from {path}: status {status}"),
     }
 }
 
@@ -115,13 +160,31 @@ mod tests {
             (changed(false, None), "B is down"),
             (changed(false, Some(ProbeFailure::Refused)), "B is down: refused"),
             (changed(false, Some(ProbeFailure::Unreachable)), "B is down: unreachable"),
-            (changed(false, Some(ProbeFailure::TimedOut)), "B is down: timed out"),
-            (changed(false, Some(ProbeFailure::Cut)), "B is down: connection cut"),
-            (changed(false, Some(ProbeFailure::Malformed)), "B is down: answer is not HTTP"),
-            (changed(false, Some(ProbeFailure::Status(503))), "B is down: status 503"),
+            (
+                changed(false, Some(ProbeFailure::TimedOut)),
+                "B is down: timed out: no response to GET /health within 1000 ms \
+                 (routing.probes.pingTimeoutMs)",
+            ),
+            (
+                changed(false, Some(ProbeFailure::Cut)),
+                "B is down: connection cut before the response to GET /health",
+            ),
+            (
+                changed(false, Some(ProbeFailure::Malformed)),
+                "B is down: response is not HTTP to GET /health",
+            ),
+            (
+                changed(false, Some(ProbeFailure::TooLarge)),
+                "B is down: response head is over 32768 bytes or 1000 fields to GET /health",
+            ),
+            (
+                changed(false, Some(ProbeFailure::Status(503))),
+                "B is down: status 503 to GET /health",
+            ),
         ];
         for (notice, expected) in rows {
-            let line = describe(&notice, |backend| if backend == a { "A" } else { "B" });
+            let config = Config::default();
+            let line = describe(&notice, &config, |backend| if backend == a { "A" } else { "B" });
             assert_eq!(line, expected);
         }
     }

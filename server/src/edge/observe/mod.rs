@@ -6,21 +6,21 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use intelliproxy_core::Notice::HealthChanged;
-use intelliproxy_core::{BackendId, Instant, ProbeFailure};
+use intelliproxy_core::{BackendId, Instant};
 use log::{Level, debug, error, info, log, log_enabled, warn};
 
-use self::describe::describe;
+use self::describe::{describe, describe_fault};
 use self::limit::Kind;
 pub(crate) use self::limit::LineLimits;
-use crate::config::ProbePaths;
-use crate::proxy::{ConfigChange, Notice, RemedyTaken};
+use crate::config::{Config, Limits};
+use crate::proxy::{ConfigChange, Full, Notice, RemedyTaken, ReportFault};
 
 /// Logs a notice, unless `limits` has seen too many of its kind; `name` names a backend. Nothing is
 /// formatted for a level that is off.
 pub(crate) fn log_notice<'a>(
     now: Instant,
     notice: &Notice,
-    paths: &ProbePaths,
+    config: &Config,
     limits: &mut LineLimits,
     name: impl Fn(BackendId) -> &'a str,
 ) {
@@ -30,16 +30,13 @@ pub(crate) fn log_notice<'a>(
         return;
     }
     match notice {
-        Notice::Router(notice) => match notice {
-            HealthChanged {
-                cause: Some(ProbeFailure::Status(_) | ProbeFailure::Malformed),
-                ..
-            } => info!("{} to GET {}", describe(notice, name), paths.ping),
-            _ => info!("{}", describe(notice, name)),
-        },
+        Notice::Router(notice) => info!("{}", describe(notice, config, name)),
         Notice::ClientError { peer, error, excerpt } => {
-            let client = Client(*peer);
-            warn!("{client}: {}: {error}: \"{excerpt}\"", error.status());
+            let (client, status) = (Client(*peer), error.status());
+            match excerpt.is_empty() {
+                true => warn!("{client}: {status}: {error}"),
+                false => warn!("{client}: {status}: {error}: \"{excerpt}\""),
+            }
         }
         Notice::Refused { peer, backend, status } => {
             let backend = name(*backend);
@@ -62,20 +59,26 @@ pub(crate) fn log_notice<'a>(
             log!(level, "{client}: {status}: backend {backend}: {error}: {remedy}");
         }
         Notice::Expired { peer, what } => info!("{}: {what}", Client(*peer)),
-        Notice::UnreadableReport { backend, excerpt } => {
-            let (backend, path) = (name(*backend), &paths.report);
-            warn!("backend {backend}: report from {path} is not a JSON object: \"{excerpt}\"");
+        Notice::UnreadableReport { backend, fault } => {
+            let backend = name(*backend);
+            log!(level_of_fault(fault), "backend {backend}: {}", describe_fault(fault, config));
         }
-        Notice::ClientRefused { peer } => {
-            warn!("client {peer}: 503: limits.clients are connected");
+        Notice::ClientRefused { peer, full } => {
+            warn!("client {peer}: 503: {}", describe_full(*full));
         }
-        Notice::ClientsGaveWay { count } => {
-            warn!("limits.clients are connected: closed {count} idle clients for new ones");
+        Notice::ClientsGaveWay { count, full } => {
+            warn!("{}: closed {count} idle clients for new ones", describe_full(*full));
         }
-        Notice::ClientsLimited { limit, clients_max } => warn!(
-            "limits.clients is {limit}, open files are enough for {clients_max} clients and their \
-             upstreams: no more are admitted"
-        ),
+        Notice::ClientsLimited { limit, clients_max } => {
+            // A default that does not fit is nobody's mistake.
+            let is_default = *limit == Limits::default().clients;
+            let level = if is_default { Level::Info } else { Level::Warn };
+            log!(
+                level,
+                "limits.clients is {limit}, open files are enough for {clients_max} clients and \
+                 their upstreams: no more are admitted"
+            );
+        }
         Notice::Reconfigured(change) => {
             info!("configuration: {}", describe_change(change));
             if !change.needs_restart.is_empty() {
@@ -108,6 +111,7 @@ fn kind(notice: &Notice) -> Option<(Level, Kind)> {
         }
         Notice::Refused { status, .. } => (Level::Debug, kind("refused", *status)),
         Notice::Expired { .. } => (Level::Info, kind("time over", 0)),
+        Notice::UnreadableReport { fault, .. } => (level_of_fault(fault), kind("report", 0)),
         Notice::ClientRefused { .. } => (Level::Warn, kind("limits.clients", 503)),
         Notice::UnsolicitedBytes { .. } => (Level::Warn, kind("unasked bytes", 0)),
         _ => return None,
@@ -119,6 +123,24 @@ const fn level_of(remedy: RemedyTaken) -> Level {
         RemedyTaken::Redialled => Level::Debug,
         RemedyTaken::Excused | RemedyTaken::Retried | RemedyTaken::Closed => Level::Info,
         RemedyTaken::Answered | RemedyTaken::Unretried | RemedyTaken::Truncated => Level::Warn,
+    }
+}
+
+/// A status says that a backend has no report, which it need not have.
+const fn level_of_fault(fault: &ReportFault) -> Level {
+    match fault {
+        ReportFault::Status(_) | ReportFault::NoFigures => Level::Info,
+        _ => Level::Warn,
+    }
+}
+
+/// What there is too little of for another client.
+fn describe_full(full: Full) -> String {
+    match full {
+        Full::Clients => "limits.clients are connected".to_owned(),
+        Full::OpenFiles { clients_max } => {
+            format!("open files are enough for {clients_max} clients, who are connected")
+        }
     }
 }
 
