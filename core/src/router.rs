@@ -502,8 +502,9 @@ impl Router {
     ) {
         let Some(facts) = self.table.get(backend) else { return };
         self.policy.on_outcome(now, &Ended { backend, token, outcome, elapsed, facts });
-        self.hasten_pings(now, backend);
         if self.habits.guards_itself {
+            cold_path();
+            self.hasten_pings(now, backend);
             if self.policy.learner_mut().is_some_and(Learner::take_regret) {
                 cold_path();
                 self.forget_refusals();
@@ -515,7 +516,7 @@ impl Router {
     /// Pings a backend as often as the policy, or its way back, wants.
     #[inline(always)]
     fn hasten_pings(&mut self, now: Instant, backend: BackendId) {
-        if self.habits.listens
+        if self.habits.guards_itself
             && let Some(learner) = self.policy.learner()
             && let Some(wait) = learner.ping_every(backend)
             && self.table.is_configured(backend)

@@ -213,7 +213,7 @@ impl BackendTable {
                 "the scanned row of {id:?} is as it is"
             );
             assert!(
-                self.ranking.key(id.index()) == Self::rank_key(backend),
+                self.ranking.key(id.index()) == Self::rank_key(backend, backend.access()),
                 "the ranking knows {id:?} as it is"
             );
         }
@@ -249,7 +249,8 @@ impl BackendTable {
     fn rank(&mut self, id: BackendId) {
         let slot = id.index();
         let backend = &self.backends[slot];
-        let (light, key) = (backend.light(), Self::rank_key(backend));
+        let light = backend.light();
+        let key = Self::rank_key(backend, light.access);
         if let Some(until) = backend.held_until {
             cold_path();
             self.releases_at = self.releases_at.min(until);
@@ -261,11 +262,11 @@ impl BackendTable {
     /// Orders like (access, score) for backends in the configuration. The bits of floats that are
     /// finite and not negative are ordered like the floats, and leave the highest bit free; what is
     /// not free gives up the lowest two for others.
-    fn rank_key(backend: &Backend) -> u64 {
+    fn rank_key(backend: &Backend, access: Access) -> u64 {
         debug_assert!(backend.parts.total.is_finite(), "scores are finite");
         debug_assert!(backend.parts.total.is_sign_positive(), "scores are not negative");
         let score = backend.parts.total.to_bits();
-        match backend.access() {
+        match access {
             Access::Free => score,
             Access::Slow => 0b100 << 61 | score >> 2,
             Access::Held => 0b101 << 61 | score >> 2,

@@ -153,10 +153,10 @@ pub(crate) struct Habits {
     /// Whether the gate restrains its choices: only a policy that sends everything to one backend
     /// needs steadying.
     pub(crate) is_gated: bool,
-    /// Whether it wants to know of requests ([`Policy::on_dispatch`], [`Policy::on_outcome`]) and
-    /// has wishes for pings ([`Learner::ping_every`]).
+    /// Whether it wants to know of requests ([`Policy::on_dispatch`], [`Policy::on_outcome`]).
     pub(crate) listens: bool,
-    /// Whether it ejects backends that fail by itself; the router does so for all others.
+    /// Whether it ejects backends that fail by itself, and has wishes for pings
+    /// ([`Learner::ping_every`]); the router ejects for all others.
     pub(crate) guards_itself: bool,
 }
 

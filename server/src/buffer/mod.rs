@@ -288,6 +288,7 @@ impl BufferPool {
 
     /// Room for reading behind the bytes in `slot`: a large buffer is taken for it when there is
     /// none. Empty when the bytes fill one already.
+    #[inline(always)]
     pub(crate) fn read_space<'a>(&mut self, slot: &'a mut Option<Buffer>) -> &'a mut [u8] {
         if slot.is_some() {
             self.make_room(slot);

@@ -65,8 +65,9 @@ impl Edge {
         if let Some(keeper) = &mut self.keeper {
             keeper.handle_turn(now, proxy);
         }
-        for line in self.limits.tell(now) {
-            warn!("{line}");
+        if self.limits.poll_timeout().is_some_and(|at| at <= now) {
+            cold_path();
+            self.limits.tell(now).iter().for_each(|line| warn!("{line}"));
         }
         let counts = LogCounts { limited: self.limits.limited(), ..self.log.counts() };
         if counts != self.log_counts {

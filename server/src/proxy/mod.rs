@@ -54,7 +54,7 @@ use self::serving::watch;
 use self::session::{ClientHalf, Hop, Session, Side};
 use self::shared::Shared;
 use self::stats::Stats;
-use self::timers::{Timers, earlier};
+use self::timers::{Timers, earlier, earliest};
 use crate::config::{BackendTarget, Config};
 pub(crate) use crate::http::field::FIELDS_MAX;
 use crate::pages::LogCounts;
@@ -256,6 +256,7 @@ impl Proxy {
     }
 
     /// Room for bytes that came on a connection; empty when they have to wait.
+    #[inline(always)]
     pub fn read_space(&mut self, conn: ConnId) -> &mut [u8] {
         match self.owner(conn) {
             Owner::Session(id, side) => match self.table.session_mut(id) {
@@ -269,7 +270,7 @@ impl Proxy {
     }
 
     /// `count` bytes were put into [`read_space`](Self::read_space); none when nothing had come.
-    #[inline]
+    #[inline(always)]
     pub fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
         match self.owner(conn) {
             Owner::Session(id, side) => {
@@ -476,9 +477,8 @@ impl Proxy {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let router = if self.shared.is_stopping { None } else { self.router.poll_timeout() };
-        let own = earlier(self.stop_deadline, self.stats.poll_timeout());
-        let own = earlier(own, self.queue.poll_timeout());
-        earlier(earlier(router, self.timers.next()), own)
+        let rare = [self.stop_deadline, self.stats.poll_timeout(), self.queue.poll_timeout()];
+        earliest(earlier(router, self.timers.next()), rare)
     }
 
     /// Whether the proxy is stopping and no client is left.

@@ -26,6 +26,19 @@ const PARSED_WORK: u64 = 15;
 /// backend's time comes between a client's pipelined requests.
 const OWN_RESPONSE_WORK: u64 = 15_000;
 
+/// The facts about a client that follow from its address alone.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    /// The field lines about it in forwarded requests.
+    pub(crate) fields: Arc<str>,
+    /// Whether it is in `stats.allow`.
+    pub(crate) may_see_stats: bool,
+    /// Whether it is in `forwarding.trusted`.
+    pub(crate) is_trusted: bool,
+    /// Its group as one who asks.
+    pub(crate) group: u8,
+}
+
 /// Buffers, limits and the way out for notices.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -50,9 +63,8 @@ pub(crate) struct Shared {
     pub(crate) actions: VecDeque<Action>,
     pub(crate) retries: RetryBudget,
     pub(crate) known_host: KnownHost,
-    /// The address of the client that came last, and what requests say about it: the next one is
-    /// often the same's.
-    last_address: Option<(IpAddr, Arc<str>)>,
+    /// The address of the client that came last, and its facts: the next one often has the same.
+    last_client: Option<(IpAddr, Facts)>,
     /// When free buffers that nobody needed are dropped.
     trim_from: Instant,
     /// See [`Proxy::work`](super::Proxy::work).
@@ -82,7 +94,7 @@ impl Shared {
             actions: VecDeque::new(),
             retries,
             known_host: KnownHost::default(),
-            last_address: None,
+            last_client: None,
             trim_from: Instant::ZERO,
             work: 0,
             is_stopping: false,
@@ -121,16 +133,25 @@ impl Shared {
         self.work += OWN_RESPONSE_WORK;
     }
 
-    /// What forwarded requests say about a client.
-    pub(crate) fn client_fields(&mut self, ip: IpAddr) -> Arc<str> {
-        match &self.last_address {
-            Some((last, text)) if *last == ip => Arc::clone(text),
-            _ => {
-                let text: Arc<str> = client_fields(ip).into();
-                self.last_address = Some((ip, Arc::clone(&text)));
-                text
-            }
+    /// The facts about a client's address.
+    #[inline]
+    pub(crate) fn client_facts(&mut self, ip: IpAddr) -> Facts {
+        match &self.last_client {
+            Some((last, facts)) if *last == ip => facts.clone(),
+            _ => self.new_client_facts(ip),
         }
+    }
+
+    #[inline(never)]
+    fn new_client_facts(&mut self, ip: IpAddr) -> Facts {
+        let facts = Facts {
+            fields: client_fields(ip).into(),
+            may_see_stats: self.trust.may_see_stats(ip),
+            is_trusted: self.trust.trusts(ip),
+            group: self.askers.client(ip),
+        };
+        self.last_client = Some((ip, facts.clone()));
+        facts
     }
 
     /// Takes a new configuration; messages that were begun keep the limits of their bodies.
@@ -139,6 +160,7 @@ impl Shared {
         self.chunk_limits = chunk_limits(&config.limits);
         self.request_ends = request_ends(&config, &self.via_suffix);
         self.trust = Trust::new(&config);
+        self.last_client = None;
         self.shortest_timeout = shortest_timeout(&config);
         self.retries.reconfigure(config.limits.retry_percent);
         self.config = config;

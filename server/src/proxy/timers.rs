@@ -6,6 +6,7 @@
 //! timeout and not one per request.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::hint::cold_path;
 
 use intelliproxy_core::Instant;
 
@@ -56,6 +57,19 @@ impl Timers {
     pub(crate) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|&Reverse((at, _))| at)
     }
+}
+
+/// The earliest of all times; mostly there is none of the `rare` ones.
+#[inline]
+pub(super) fn earliest<const N: usize>(
+    usual: Option<Instant>,
+    rare: [Option<Instant>; N],
+) -> Option<Instant> {
+    if rare.iter().all(Option::is_none) {
+        return usual;
+    }
+    cold_path();
+    rare.into_iter().fold(usual, earlier)
 }
 
 /// The earlier of two times, where there are both.

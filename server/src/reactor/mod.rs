@@ -173,7 +173,7 @@ impl Reactor {
         if let Some(date) = self.clock.new_date(self.now) {
             self.proxy.handle_date(&date);
         }
-        if self.deadline.is_some_and(|at| self.now.since(at) > PAUSED) {
+        if self.deadline.is_some_and(|at| self.now > at + PAUSED) {
             cold_path();
             self.proxy.handle_pause(self.now);
             self.flush();
@@ -216,16 +216,14 @@ impl Reactor {
         }
     }
 
+    #[inline(always)]
     fn take_events(&mut self, events: &Events) {
         // Answers before requests: their connections are free for the requests that came with
         // them, and what a backend sent unasked is seen before its connection is used again.
-        for is_of_backend in [true, false] {
-            for event in events.iter() {
-                if Source::is_backend(event.token()) == is_of_backend {
-                    self.take_event(event);
-                }
-            }
-        }
+        let is_of_backend = |event: &&Event| Source::is_backend(event.token());
+        events.iter().filter(is_of_backend).for_each(|event| self.take_event(event));
+        let others = events.iter().filter(|event| !is_of_backend(event));
+        others.for_each(|event| self.take_event(event));
     }
 
     /// Takes everything that has arrived up to now, so that deadlines are judged by it. What exceeds
@@ -368,8 +366,9 @@ impl Reactor {
 
     /// Reads what came, up to a connection's share.
     fn read(&mut self, conn: ConnId) {
-        let mut work = self.proxy.work();
-        let end = share_end(work, !self.unread.is_empty());
+        let begun = self.proxy.work();
+        let mut work = begun;
+        let others_wait = !self.unread.is_empty();
         for _ in 0..READS_MAX {
             let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
                 cold_path();
@@ -406,7 +405,7 @@ impl Reactor {
             if let Some(socket) = self.socket(conn) {
                 socket.is_costly = is_costly(count, work - before);
             }
-            if work >= end {
+            if work >= share_end(begun, others_wait) {
                 break;
             }
         }

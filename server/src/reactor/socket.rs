@@ -138,6 +138,7 @@ impl Socket {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn read(&mut self, space: &mut [u8]) -> Moved {
         loop {
             match receive(&self.stream, space) {

@@ -379,7 +379,6 @@ impl Policy for Learned {
 
     fn on_outcome(&mut self, now: Instant, ended: &Ended<'_>) {
         let slot = ended.backend.index();
-        let elapsed_ms = millis(ended.elapsed);
         let is_error = ended.outcome.is_error();
         if self.is_model {
             let is_good = is_error == Some(false) && ended.token == 0;
@@ -393,6 +392,7 @@ impl Policy for Learned {
                 self.catch_up();
             }
         }
+        let elapsed_ms = millis(ended.elapsed);
         let unit = &mut self.units[slot];
         unit.count(now, &mut self.pool);
         unit.take_in(&mut self.pool, is_error == Some(false));

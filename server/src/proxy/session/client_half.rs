@@ -56,8 +56,8 @@ pub(crate) struct ClientHalf {
     pub(crate) last_read: Instant,
     /// When it last took something, or when something began to wait for it.
     pub(crate) last_write: Instant,
-    /// The last look at what it takes.
-    pub(crate) look: Option<Look>,
+    /// The last look at what it takes: seldom there, so that it takes no room.
+    pub(crate) look: Option<Box<Look>>,
 }
 
 /// The end of a client's side of its connection.

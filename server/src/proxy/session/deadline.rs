@@ -136,7 +136,7 @@ impl Session {
             }
         };
         if !client.output.is_empty() {
-            let at = Look::due(client.look, client.last_write, times.client_write);
+            let at = Look::due(client.look.as_deref(), client.last_write, times.client_write);
             add(at, Duration::ZERO, Expiry::ClientWrite);
         }
         match &client.receive {
@@ -167,12 +167,13 @@ impl Session {
             add(since, times.connect, Expiry::Connect);
         }
         if upstream.is_open() && !upstream.output.is_empty() {
-            let at = Look::due(upstream.look, upstream.last_write, times.response_body);
+            let at = Look::due(upstream.look.as_deref(), upstream.last_write, times.response_body);
             add(at, Duration::ZERO, Expiry::UpstreamWrite);
         }
         match &upstream.receive {
             upstream_half::Receive::Head if self.is_head_awaited() => {
-                let at = Look::due(upstream.look, upstream.last_write, times.response_head);
+                let at =
+                    Look::due(upstream.look.as_deref(), upstream.last_write, times.response_head);
                 add(at, Duration::ZERO, Expiry::ResponseHead);
             }
             // While bytes wait for a side, its own clock runs; while the client owes a part of its

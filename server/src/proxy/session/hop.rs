@@ -10,7 +10,7 @@ use crate::buffer::Buffer;
 use crate::http::field::Fields;
 use crate::http::head::Parsed;
 use crate::http::proxy_protocol;
-use crate::proxy::shared::Shared;
+use crate::proxy::shared::{Facts, Shared};
 
 /// The peer of a client connection, and for whom it forwards.
 #[derive(Debug)]
@@ -33,16 +33,9 @@ pub(crate) struct Hop {
 
 impl Hop {
     pub(crate) fn new(peer: SocketAddr, shared: &mut Shared) -> Self {
-        let ip = peer.ip();
-        Self {
-            peer,
-            fields: shared.client_fields(ip),
-            may_see_stats: shared.trust.may_see_stats(ip),
-            is_trusted: shared.trust.trusts(ip),
-            awaits_header: false,
-            forwards_for: None,
-            group: shared.askers.client(ip),
-        }
+        let Facts { fields, may_see_stats, is_trusted, group } = shared.client_facts(peer.ip());
+        let (awaits_header, forwards_for) = (false, None);
+        Self { peer, fields, may_see_stats, is_trusted, awaits_header, forwards_for, group }
     }
 
     /// The configuration changed; for whom the request under way is stays as it was said.

@@ -19,7 +19,7 @@ pub(crate) struct Look {
 
 impl Look {
     /// When a clock that began at `since` looks next, or is over.
-    pub(super) fn due(look: Option<Self>, since: Instant, span: Duration) -> Instant {
+    pub(super) fn due(look: Option<&Self>, since: Instant, span: Duration) -> Instant {
         let over = since + span;
         match look.filter(|look| look.since == since) {
             None => since + span / LOOKS,

@@ -67,7 +67,8 @@ pub(super) struct Needs {
     release: Option<(ConnId, Option<Duration>)>,
     redial: Option<BackendId>,
     give_up: Option<ConnId>,
-    news: Option<(LeaseId, BackendId, LeaseNews)>,
+    /// Seldom there, so that it takes no room.
+    news: Option<Box<(LeaseId, BackendId, LeaseNews)>>,
     shutdown_upstream: Option<ConnId>,
     close_with_reset: bool,
 }
@@ -102,8 +103,8 @@ impl Needs {
         self.asked |= ask::ELSEWHERE;
     }
 
-    pub(super) const fn tell(&mut self, lease: LeaseId, backend: BackendId, news: LeaseNews) {
-        self.news = Some((lease, backend, news));
+    pub(super) fn tell(&mut self, lease: LeaseId, backend: BackendId, news: LeaseNews) {
+        self.news = Some(Box::new((lease, backend, news)));
         self.asked |= ask::NEWS;
     }
 
@@ -197,7 +198,10 @@ impl Needs {
             ask::ELSEWHERE => Some(Need::AskElsewhere),
             ask::NEWS => {
                 let news = self.news.take();
-                news.map(|(lease, backend, news)| Need::Tell { lease, backend, news })
+                news.map(|news| {
+                    let (lease, backend, news) = *news;
+                    Need::Tell { lease, backend, news }
+                })
             }
             _ => Some(Need::Close { with_reset: self.close_with_reset }),
         }

@@ -23,12 +23,12 @@ impl Session {
             Side::Client => (&mut self.client.look, self.client.last_write),
             Side::Upstream => (&mut self.upstream.look, self.upstream.last_write),
         };
-        let last = look.filter(|look| look.since == since);
+        let last = look.as_deref().copied().filter(|look| look.since == since);
         let unacknowledged = last.and_then(|look| look.unacknowledged);
         if unacknowledged == Some(0) || last.is_some_and(|look| look.at >= since + span) {
             return false;
         }
-        *look = Some(Look { since, at: now, unacknowledged });
+        *look = Some(Box::new(Look { since, at: now, unacknowledged }));
         self.needs.measure(side);
         true
     }
@@ -46,18 +46,19 @@ impl Session {
             Side::Client => (&mut self.client.look, &mut self.client.last_write),
             Side::Upstream => (&mut self.upstream.look, &mut self.upstream.last_write),
         };
-        let Some(last) = look.filter(|look| look.since == *last_write) else {
+        let Some(look) = look.as_deref_mut().filter(|look| look.since == *last_write) else {
             return;
         };
+        let last = *look;
         let has_taken = match (last.unacknowledged, unacknowledged) {
             (Some(before), Some(rest)) => rest < before,
             _ => false,
         };
         if has_taken {
             *last_write = now;
-            *look = Some(Look { since: now, at: now, unacknowledged });
+            *look = Look { since: now, at: now, unacknowledged };
         } else if last.at < last.since + span {
-            *look = Some(Look { unacknowledged, ..last });
+            *look = Look { unacknowledged, ..last };
         } else {
             self.end_taking(now, side, shared);
             self.settle(now, shared);

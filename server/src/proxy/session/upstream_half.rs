@@ -50,8 +50,8 @@ pub(crate) struct UpstreamHalf {
     pub(crate) is_paused: bool,
     pub(crate) last_read: Instant,
     pub(crate) last_write: Instant,
-    /// The last look at what it takes.
-    pub(crate) look: Option<Look>,
+    /// The last look at what it takes: seldom there, so that it takes no room.
+    pub(crate) look: Option<Box<Look>>,
 }
 
 /// The connection to the backend.
