@@ -81,7 +81,9 @@ impl Policy for Score {
     }
 
     fn on_outcome(&mut self, now: Instant, ended: &Ended<'_>) {
-        if let Some(model) = &mut self.model {
+        if let Some(model) = &mut self.model
+            && !model.ended_calmly(now, ended)
+        {
             model.on_outcome(now, ended);
         }
     }

@@ -11,19 +11,26 @@ use super::curve::{LEVELS, bin};
 use super::unit::Unit;
 use super::{IDLE_TRIAL, Learned, OWN_MEMORY, POOL_MEMORY, REFRESH, average};
 use crate::policy::candidates::Candidates;
-use crate::policy::contract::Choice;
+use crate::policy::contract::{Choice, Ended};
 use crate::rng::Rng;
 use crate::time::{Instant, millis};
 
 impl Learned {
+    /// Takes in a request's end where the short way is enough; false when `on_outcome` has to.
+    #[inline]
+    pub(crate) fn ended_calmly(&mut self, now: Instant, ended: &Ended<'_>) -> bool {
+        let slot = ended.backend.index();
+        let is_good = ended.outcome.is_error() == Some(false) && ended.token == 0;
+        let is_done = is_good && self.completed_calmly(now, slot, ended.elapsed);
+        if is_done {
+            self.units[slot].turned_away = ended.facts.turned_away();
+        }
+        is_done
+    }
+
     /// Takes in a good end at a calm backend; false when the long way has to.
     #[inline]
-    pub(super) fn completed_calmly(
-        &mut self,
-        now: Instant,
-        slot: usize,
-        elapsed: Duration,
-    ) -> bool {
+    fn completed_calmly(&mut self, now: Instant, slot: usize, elapsed: Duration) -> bool {
         let is_alone = self.present < 2;
         let (pool, unit) = (&mut self.pool, &mut self.units[slot]);
         if is_alone && unit.is_calm() {

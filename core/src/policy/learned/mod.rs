@@ -381,11 +381,6 @@ impl Policy for Learned {
         let slot = ended.backend.index();
         let is_error = ended.outcome.is_error();
         if self.is_model {
-            let is_good = is_error == Some(false) && ended.token == 0;
-            if is_good && self.completed_calmly(now, slot, ended.elapsed) {
-                self.units[slot].turned_away = ended.facts.turned_away();
-                return;
-            }
             self.settle_up(slot);
             if is_error == Some(true) {
                 // It is compared with the others.
