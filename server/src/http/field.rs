@@ -373,6 +373,11 @@ fn blanks_len(bytes: &[u8]) -> usize {
 /// those meant for all).
 #[inline(never)]
 fn mark_nominated(list: &[httparse::Header<'_>], names: &mut [Name]) -> u32 {
+    // One option that is no field's name is by far the most common.
+    let mut all = list.iter().zip(names.iter()).filter(|(_, name)| **name == Name::Connection);
+    if all.all(|(header, _)| names_no_field(header.value)) {
+        return 0;
+    }
     let connections = list.iter().filter(|h| h.name.eq_ignore_ascii_case("connection"));
     let mut options = connections.flat_map(|header| tokens(header.value)).filter(|option| {
         let usual = [&b"close"[..], b"keep-alive", b"upgrade", b"te"];
@@ -391,6 +396,12 @@ fn mark_nominated(list: &[httparse::Header<'_>], names: &mut [Name]) -> u32 {
         marked |= mark_many(list, names, [option].into_iter().chain(options));
     }
     marked
+}
+
+/// Whether a value of Connection is one of the two usual options alone.
+#[inline]
+fn names_no_field(value: &[u8]) -> bool {
+    value.eq_ignore_ascii_case(b"close") || value.eq_ignore_ascii_case(b"keep-alive")
 }
 
 /// Does the same for any number of options, with an index of the fields: options times fields would

@@ -19,6 +19,10 @@ pub(crate) fn is_persistent(version: Version, fields: &Fields<'_, '_>) -> bool {
 #[inline(never)]
 fn asks_to_persist(mut asks_to_keep: bool, fields: &Fields<'_, '_>) -> bool {
     for value in fields.values(Name::Connection) {
+        // Mostly there is one option: no list is to be taken apart.
+        if value.eq_ignore_ascii_case(b"close") {
+            return false;
+        }
         for option in tokens(value) {
             if option.eq_ignore_ascii_case(b"close") {
                 return false;
