@@ -39,4 +39,40 @@ impl PolicyKind {
         Self::RoundRobin,
         Self::Random,
     ];
+
+    /// Its name in configurations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Score => "score",
+            Self::Learned => "learned",
+            Self::LinearRl => "linear_rl",
+            Self::LeastRequest => "least_request",
+            Self::P2c => "p2c",
+            Self::PeakEwma => "peak_ewma",
+            Self::Prequal => "prequal",
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+        }
+    }
+
+    /// The policy with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each name is the one that serde reads and writes.
+    #[test]
+    fn names_are_those_of_configurations() {
+        for policy in PolicyKind::ALL {
+            let json = serde_json::to_value(policy).expect("plain data");
+            assert_eq!(json, policy.name());
+            assert_eq!(PolicyKind::named(policy.name()), Some(policy));
+        }
+        assert_eq!(PolicyKind::named("best"), None);
+    }
 }

@@ -7,7 +7,7 @@ use intelliproxy_core::journal::{Record, Replay, Step};
 use intelliproxy_core::{BackendId, Outcome};
 
 use super::recording::Recording;
-use super::text::{percent, policy_name, quantile};
+use super::text::{percent, quantile};
 use super::words::difference;
 use crate::Answer;
 
@@ -99,7 +99,7 @@ impl Tally {
         let requests: u64 = self.shares.values().map(|(_, count)| count).sum();
         let mut text = String::new();
         let backends = header.config.backends.len();
-        let policy = policy_name(header.config.rules.policy);
+        let policy = header.config.rules.policy.name();
         let _ = writeln!(
             text,
             "recording  {}, {seconds:.3} s, {backends} backends, policy {policy}, seed {}",

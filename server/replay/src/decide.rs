@@ -8,7 +8,7 @@ use intelliproxy_core::{BackendId, LeaseId, Outcome, RouterConfig, Rules};
 
 use super::estimate::{Estimate, Sample, estimate};
 use super::recording::Recording;
-use super::text::{percent, policy_name};
+use super::text::percent;
 use crate::Answer;
 
 /// Decides every recorded request again by `rules`.
@@ -64,8 +64,8 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<Answer, 
         ControlFlow::Continue(())
     });
     let mut text = String::new();
-    let _ = writeln!(text, "recorded   policy {}", policy_name(header.config.rules.policy));
-    let _ = writeln!(text, "again      policy {}", policy_name(policy));
+    let _ = writeln!(text, "recorded   policy {}", header.config.rules.policy.name());
+    let _ = writeln!(text, "again      policy {}", policy.name());
     let _ = writeln!(
         text,
         "agreement  {} of {} decisions, {}",

@@ -14,7 +14,7 @@ use intelliproxy_core::{
 };
 
 use super::recording::Recording;
-use super::text::{policy_name, span};
+use super::text::span;
 use super::words;
 use crate::Answer;
 use crate::question::Which;
@@ -200,11 +200,7 @@ impl Told<'_> {
             let _ = writeln!(text, "tried      {} before, in vain", tried.join(", "));
         }
         let current = self.before.current.map_or("none", |id| self.name(id));
-        let _ = write!(
-            text,
-            "policy     {}, current backend {current}",
-            policy_name(self.before.policy)
-        );
+        let _ = write!(text, "policy     {}, current backend {current}", self.before.policy.name());
         if let Some((at, reason)) = self.before.last_switch {
             let ago = span(self.entry.at.since(at));
             let _ = write!(text, " since {ago} ({})", why_switched(reason));

@@ -1,8 +1,6 @@
 //! Spans and numbers as a person reads them.
 use std::time::Duration;
 
-use intelliproxy_core::PolicyKind;
-
 /// A time in the unit that suits it.
 pub(crate) fn span(span: Duration) -> String {
     let ms = span.as_secs_f64() * 1e3;
@@ -13,12 +11,6 @@ pub(crate) fn span(span: Duration) -> String {
     } else {
         format!("{:.1} s", ms / 1e3)
     }
-}
-
-/// A policy by the name that it has in the configuration.
-pub(crate) fn policy_name(policy: PolicyKind) -> String {
-    let name = serde_json::to_value(policy).ok();
-    name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").to_owned()
 }
 
 /// A share in percent.

@@ -267,18 +267,12 @@ fn set_millis(span: &mut Duration, text: &str) -> Result<(), String> {
 
 /// Reads a policy by the name that it has in a configuration file.
 fn set_policy(policy: &mut PolicyKind, text: &str) -> Result<(), String> {
-    *policy = serde_json::from_value(text.into())
-        .map_err(|_| format!("must be {}, not {text:?}", known_policies()))?;
+    *policy = PolicyKind::named(text)
+        .ok_or_else(|| format!("must be {}, not {text:?}", known_policies()))?;
     Ok(())
 }
 
-/// The names of the policies, in words: what the refusal of a name that is none offers.
+/// The names of the policies, for help and errors.
 pub(super) fn known_policies() -> String {
-    let refusal =
-        serde_json::from_value::<PolicyKind>("".into()).map_err(|error| error.to_string());
-    let known = refusal.err().and_then(|text| Some(text.split_once(", expected ")?.1.to_owned()));
-    known.map_or_else(
-        || "a policy".to_owned(),
-        |known| known.replace('`', "").replace("one of ", ""),
-    )
+    PolicyKind::ALL.map(PolicyKind::name).join(", ")
 }

@@ -2,9 +2,6 @@
 use std::fmt;
 
 use intelliproxy_core::PolicyKind;
-use serde::de::value::Error;
-use serde::de::{DeserializeOwned, Visitor};
-use serde::{Deserializer, forward_to_deserialize_any};
 
 use super::peer::PeerKind;
 
@@ -32,7 +29,7 @@ pub enum Contender {
 impl Contender {
     /// The oracle and every policy that the core offers.
     pub fn all() -> Vec<Self> {
-        let policies = names_of::<PolicyKind>().iter().filter_map(|name| Self::named(name));
+        let policies = PolicyKind::ALL.into_iter().map(Self::Policy);
         [Self::Oracle].into_iter().chain(policies).collect()
     }
 
@@ -54,7 +51,7 @@ impl Contender {
         if name == BROKEN_LEARNER {
             return Some(Self::BrokenLearner);
         }
-        serde_json::from_value(name.into()).ok().map(Self::Policy)
+        PolicyKind::named(name).map(Self::Policy)
     }
 }
 
@@ -65,10 +62,7 @@ impl fmt::Display for Contender {
             Self::LocalOracle => f.pad(LOCAL_ORACLE),
             Self::BrokenLearner => f.pad(BROKEN_LEARNER),
             Self::Peer(kind) => f.pad(kind.name()),
-            Self::Policy(policy) => {
-                let name = serde_json::to_value(policy).unwrap_or_default();
-                f.pad(name.as_str().unwrap_or("?"))
-            }
+            Self::Policy(policy) => f.pad(policy.name()),
         }
     }
 }
@@ -76,41 +70,6 @@ impl fmt::Display for Contender {
 const ORACLE: &str = "oracle";
 const LOCAL_ORACLE: &str = "local_oracle";
 const BROKEN_LEARNER: &str = "broken_learner";
-
-/// The variants of an enum as configuration files call them: its own deserializer is asked, so
-/// that no list has to be kept beside it.
-fn names_of<T: DeserializeOwned>() -> &'static [&'static str] {
-    let mut names: &'static [&'static str] = &[];
-    // It must fail, there is no value; the names are known then.
-    drop(T::deserialize(Names(&mut names)));
-    names
-}
-
-/// A deserializer of nothing that notes which variants are expected.
-struct Names<'a>(&'a mut &'static [&'static str]);
-
-impl<'de> Deserializer<'de> for Names<'_> {
-    type Error = Error;
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Error> {
-        *self.0 = variants;
-        visitor.visit_unit()
-    }
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_unit()
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
-        unit unit_struct newtype_struct seq tuple tuple_struct map struct identifier ignored_any
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -2,8 +2,10 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use intelliproxy_core::PolicyKind;
 use intelliproxy_replay::{Options, Question, Which};
 
+use crate::cli::flags::known_policies;
 use crate::cli::{Argument, ArgumentError, Arguments};
 
 /// What `intelliproxy replay --help` shows.
@@ -57,9 +59,10 @@ pub(super) fn parse(
                 set(&mut which, Which::Request(number), "--at and --request")?;
             }
             "--policy" => {
-                let kind = serde_json::from_value(args.value()?.into())
-                    .map_err(|error| ArgumentError::new(&name, error.to_string()))?;
-                policy = Some(kind);
+                let text = args.value()?;
+                let kind = PolicyKind::named(&text);
+                let unknown = || ArgumentError::value(&name, &known_policies(), &text);
+                policy = Some(kind.ok_or_else(unknown)?);
             }
             "--rules" => rules = Some(args.value()?),
             "--fit" => fit = Some(args.value()?),
@@ -99,8 +102,6 @@ fn parse_time(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use intelliproxy_core::PolicyKind;
-
     use super::*;
 
     fn parse(args: &str) -> Result<Option<Options>, ArgumentError> {
