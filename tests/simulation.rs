@@ -93,7 +93,7 @@ fn rules_hold_in_every_world() {
 }
 
 /// What a sweep has to have seen, so that its rules had something to say.
-const EXPECTED: [&str; 36] = [
+const EXPECTED: [&str; 38] = [
     "101",
     "200",
     "204",
@@ -113,6 +113,8 @@ const EXPECTED: [&str; 36] = [
     "Retried",
     "Answered",
     "Truncated",
+    "Excused",
+    "Exhausted",
     "cut",
     "interim",
     "trailer",
@@ -157,8 +159,9 @@ fn marks(report: &Report) -> BTreeSet<String> {
     }
     for notice in &report.notices {
         match notice {
-            Notice::UpstreamError { remedy, .. } => {
+            Notice::UpstreamError { remedy, error, .. } => {
                 marks.insert(format!("{remedy:?}"));
+                marks.insert(format!("{error:?}"));
             }
             Notice::Reconfigured(change) => marks.extend(change_marks(change)),
             Notice::ConfigRefused { .. } => {

@@ -131,6 +131,8 @@ pub enum Listening {
     Unreachable,
     /// Nothing ever comes back.
     Hanging,
+    /// The proxy's own system has no descriptor left for it.
+    Exhausted,
 }
 
 /// All connections, and what is going to happen.
@@ -274,6 +276,7 @@ impl Net {
             Some(Listening::Yes) => Some(Ok(())),
             Some(Listening::Refusing) => Some(Err(ConnectFailure::Refused)),
             Some(Listening::Hanging) => None,
+            Some(Listening::Exhausted) => return Err(ConnectFailure::Exhausted),
             Some(Listening::Unreachable) | None => return Err(ConnectFailure::Unreachable),
         };
         let (inward, outward) = self.paths;

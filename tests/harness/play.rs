@@ -147,7 +147,7 @@ impl World {
         match change {
             Change::Listening(backend, listening) => {
                 self.net.listening[backend].1 = listening;
-                if listening != Listening::Yes {
+                if !matches!(listening, Listening::Yes | Listening::Exhausted) {
                     let links: Vec<usize> = self.backends[backend].conns.keys().copied().collect();
                     for link in links {
                         self.backend_ends(link, true);

@@ -103,8 +103,15 @@ fn add_faults(world: &mut World, backends: usize, weather: Weather) {
         for _ in 0..world.net().pick(0, 2) {
             let at = world.net().pick(0, 5000);
             let until = world.net().pick(at, 6000);
-            let states = [Listening::Refusing, Listening::Unreachable, Listening::Hanging];
-            let state = states[world.net().pick(0, 2) as usize];
+            let states = [
+                Listening::Refusing,
+                Listening::Unreachable,
+                Listening::Hanging,
+                Listening::Exhausted,
+            ];
+            // What the proxy lacks loses a request without a crash.
+            let last = if weather == Weather::Storm { 3 } else { 2 };
+            let state = states[world.net().pick(0, last) as usize];
             let change = Change::Listening(backend, state);
             world.add_change(Instant::from_millis(at), change);
             let change = Change::Listening(backend, Listening::Yes);
