@@ -461,7 +461,10 @@ fn client_that_ends_before_its_response() {
             let upstream = bench.upstream();
             bench.send(upstream, response.as_bytes());
             assert_eq!(bench.proxy.in_flight(), 1, "{name} by {step}");
-            bench.pass(Duration::from_millis(50));
+            // Where the response has begun, an end that comes at once is no half-close.
+            if !response.starts_with("HTTP/1.1 200 ") {
+                bench.pass(Duration::from_millis(50));
+            }
             bench.end(client);
             assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}: at once");
             assert_eq!(bench.proxy.in_flight(), 0, "{name} by {step}");

@@ -556,7 +556,8 @@ impl Net {
     fn send(&mut self, link: usize, toward: Toward, segment: Segment) {
         let path = toward.pipe(&mut self.links[link]).path;
         let jitter = self.rng.below(path.jitter.as_nanos() as u64 + 1);
-        // Whole steps of 50 us, so that things do happen at the same time.
+        // An end rides on the last bytes; whole steps of 50 us, so that things happen at the same time.
+        let jitter = if matches!(segment, Segment::Fin) { 0 } else { jitter };
         let delay = (path.latency.as_nanos() as u64 + jitter) / 50_000 * 50_000;
         let pipe = toward.pipe(&mut self.links[link]);
         if let Segment::Bytes(bytes) = &segment {

@@ -149,12 +149,13 @@ impl ClientHalf {
         }
     }
 
-    /// The end of its side was seen; returns whether that is news.
+    /// The end of its side was seen; returns whether that is news. One that got a part of its response
+    /// before does not end its side for having asked.
     #[cold]
-    pub(crate) fn note_end(&mut self, now: Instant) -> bool {
+    pub(crate) fn note_end(&mut self, now: Instant, has_response: bool) -> bool {
         let is_news = self.end == End::None;
         if is_news {
-            let is_prompt = now.since(self.bytes_at) < HALF_CLOSE_WITHIN;
+            let is_prompt = !has_response && now.since(self.bytes_at) < HALF_CLOSE_WITHIN;
             self.end = if is_prompt { End::HalfClose } else { End::Gone };
         }
         is_news

@@ -203,7 +203,7 @@ impl Session {
         match side {
             Side::Client => {
                 self.client.is_eof = true;
-                self.client.note_end(now);
+                self.note_client_end(now);
                 self.leave_if_gone(shared);
             }
             Side::Upstream if self.bound.is_some() => return self.handle_bound_ended(now, shared),
@@ -215,11 +215,17 @@ impl Session {
     /// The client has ended its side, behind bytes for which there is no room. Returns whether that
     /// is news.
     pub(crate) fn handle_end_seen(&mut self, now: Instant, shared: &mut Shared) -> bool {
-        let is_news = self.client.note_end(now);
+        let is_news = self.note_client_end(now);
         if is_news {
             self.leave_if_gone(shared);
         }
         is_news
+    }
+
+    #[cold]
+    fn note_client_end(&mut self, now: Instant) -> bool {
+        let has_response = self.exchange.as_ref().is_some_and(|e| e.has_begun_answer);
+        self.client.note_end(now, has_response)
     }
 
     /// One side was reset or broke otherwise.
