@@ -2,7 +2,7 @@
 //! holds on every build.
 use std::path::Path;
 
-use intelliproxy::fuzzing::TARGETS;
+use intelliproxy_fuzzing::TARGETS;
 
 /// Every input of every target's corpus runs through the target, in the order of their names; the
 /// last name printed is the one that panicked.

@@ -1,4 +1,4 @@
-//! See `intelliproxy::fuzzing::chunked`.
+//! See `intelliproxy_fuzzing::chunked`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy::fuzzing::chunked(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy_fuzzing::chunked(data));

@@ -1,4 +1,4 @@
-//! See `intelliproxy::fuzzing::config`.
+//! See `intelliproxy_fuzzing::config`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy::fuzzing::config(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy_fuzzing::config(data));

@@ -1,4 +1,4 @@
-//! See `intelliproxy::fuzzing::request_head`.
+//! See `intelliproxy_fuzzing::request_head`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy::fuzzing::request_head(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy_fuzzing::request_head(data));

@@ -1,4 +1,4 @@
-//! See `intelliproxy::fuzzing::response_head`.
+//! See `intelliproxy_fuzzing::response_head`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy::fuzzing::response_head(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy_fuzzing::response_head(data));

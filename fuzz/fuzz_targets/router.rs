@@ -1,4 +1,4 @@
-//! See `intelliproxy::fuzzing::router`.
+//! See `intelliproxy_fuzzing::router`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy::fuzzing::router(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy_fuzzing::router(data));

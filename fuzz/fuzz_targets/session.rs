@@ -1,4 +1,4 @@
-//! See `intelliproxy::fuzzing::session`.
+//! See `intelliproxy_fuzzing::session`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy::fuzzing::session(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| intelliproxy_fuzzing::session(data));

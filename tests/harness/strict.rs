@@ -1,8 +1,9 @@
-//! A second HTTP/1.1 parser, strict and slow, that shares no code and no library with the proxy's.
+//! What reaches a backend or a client, read message by message with the strict reader that the fuzz
+//! targets use, which shares no code and no library with the proxy's.
 //!
-//! It reads whatever reaches a backend or a client, byte by byte if need be, and refuses all that
-//! two readers could read differently, that a proxy must not pass on (RFC 9110 section 7.6.1), or
-//! that this proxy says it never sends. It knows nothing of the proxy's state: only bytes in order.
+//! Beyond its grammar this refuses what a proxy must not pass on (RFC 9110 section 7.6.1) and what
+//! this proxy says it never sends. It knows nothing of the proxy's state: only bytes in order.
+use intelliproxy::fuzzing::strict::{self, Extent, Verdict};
 
 /// Which way the messages go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -167,13 +168,15 @@ impl Reader {
             },
             State::Size => {
                 let Some(line) = self.line()? else { return Ok(None) };
+                // Extensions are not passed on.
                 let is_plain = !line.is_empty()
                     && line.len() <= 16
-                    && line.bytes().all(|byte| byte.is_ascii_hexdigit());
+                    && line.iter().all(|byte| byte.is_ascii_hexdigit());
                 if !is_plain {
-                    return Err(format!("chunk size line {line:?}"));
+                    return Err(format!("chunk size line {:?}", text(&line)));
                 }
-                let size = u64::from_str_radix(&line, 16).map_err(|error| error.to_string())?;
+                let size =
+                    u64::from_str_radix(&text(&line), 16).map_err(|error| error.to_string())?;
                 self.state = if size == 0 { State::Trailer } else { State::Chunk(size) };
                 self.next(asked)
             }
@@ -182,7 +185,9 @@ impl Reader {
                 if line.is_empty() {
                     return Ok(Some(self.end()));
                 }
-                let field = field(&line)?;
+                let (name, value) =
+                    strict::field(&line).ok_or_else(|| format!("trailer {:?}", text(&line)))?;
+                let field = (text(&name).to_ascii_lowercase(), text(&value));
                 if NEVER_TRAILING.contains(&field.0.as_str()) {
                     return Err(format!("trailer field {}", field.0));
                 }
@@ -207,59 +212,61 @@ impl Reader {
     }
 
     /// The next line without its CRLF.
-    fn line(&mut self) -> Read<Option<String>> {
-        let held = &self.held[self.at..];
-        let Some(end) = held.iter().position(|&byte| byte == b'\n') else {
-            return if held.len() > 100_000 { Err("endless line".to_owned()) } else { Ok(None) };
-        };
-        let Some(line) = held[..end].strip_suffix(b"\r") else {
-            return Err("bare LF".to_owned());
-        };
-        if line.iter().any(|&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f) {
-            return Err(format!("control byte in {:?}", line.escape_ascii().to_string()));
+    fn line(&mut self) -> Read<Option<Vec<u8>>> {
+        match strict::line(&self.held[self.at..]) {
+            Verdict::Whole(line) => {
+                self.at += line.len() + 2;
+                Ok(Some(line.to_vec()))
+            }
+            Verdict::More if self.held.len() - self.at > 100_000 => Err("endless line".to_owned()),
+            Verdict::More => Ok(None),
+            Verdict::Wrong(wrong) => Err(wrong.to_owned()),
         }
-        let text = line.iter().map(|&byte| byte as char).collect();
-        self.at += end + 1;
-        Ok(Some(text))
     }
 
     fn next_head(&mut self, asked: Option<Asked>) -> Read<Option<Item>> {
         let held = &self.held[self.at..];
+        // The strict reader takes some empty lines before a request; the proxy sends none.
+        if self.way == Way::ToBackend && held.first().is_some_and(u8::is_ascii_control) {
+            return Err("empty line before a request".to_owned());
+        }
         if !held.windows(4).any(|four| four == b"\r\n\r\n") {
-            // A head that can only be wrong is said so at once.
-            if self.way == Way::ToBackend && held.first().is_some_and(u8::is_ascii_control) {
-                return Err("empty line before a request".to_owned());
-            }
             return Ok(None);
         }
-        let first = self.line()?.unwrap_or_default();
-        let mut head = match self.way {
-            Way::ToBackend => request_line(&first)?,
-            Way::ToClient => status_line(&first)?,
+        let read = match self.way {
+            Way::ToBackend => strict::request(held),
+            Way::ToClient => strict::response(held),
         };
-        while let Some(line) = self.line()? {
-            if line.is_empty() {
-                break;
+        let read = match read {
+            Verdict::Whole(read) => read,
+            Verdict::More => return Ok(None),
+            Verdict::Wrong(wrong) => {
+                return Err(format!("{wrong} in {:?}", held.escape_ascii().to_string()));
             }
-            head.fields.push(field(&line)?);
-        }
-        let length = framing(&head)?;
-        self.state = match self.way {
+        };
+        self.at += read.len;
+        let (head, extent) = match self.way {
             Way::ToBackend => {
+                let head = request_head(&read)?;
                 check_request(&head)?;
-                length.unwrap_or(State::Length(0))
+                (head, read.request_extent())
             }
             Way::ToClient => {
+                // RFC 9112 section 4: the space stands there even without a reason phrase.
+                if held.get("HTTP/1.1 200".len()) != Some(&b' ') {
+                    return Err("no space behind the status".to_owned());
+                }
+                let head = answer_head(&read)?;
                 let asked = asked.ok_or("an answer that nobody waits for")?;
                 check_answer(&head, asked)?;
-                match head.status {
-                    101 => State::Tunnel,
-                    100..=199 => State::Length(0),
-                    204 | 304 => State::Length(0),
-                    _ if asked.is_head => State::Length(0),
-                    _ => length.unwrap_or(State::UntilClose),
-                }
+                (head, read.response_extent(asked.is_head))
             }
+        };
+        self.state = match extent? {
+            _ if head.status == 101 => State::Tunnel,
+            Extent::Length(length) => State::Length(length),
+            Extent::Chunked => State::Size,
+            Extent::UntilClose => State::UntilClose,
         };
         self.is_inside = self.state != State::Tunnel;
         Ok(Some(Item::Head(head)))
@@ -294,52 +301,35 @@ const NEVER_TRAILING: [&str; 12] = [
 const LOOKALIKES: [&str; 4] =
     ["content_length", "transfer_encoding", "x_forwarded_for", "x_forwarded_host"];
 
-fn is_token(text: &str) -> bool {
-    let is_symbol = |byte: u8| b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || is_symbol(byte))
+/// Each byte as a character.
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().map(|&byte| byte as char).collect()
 }
 
-fn request_line(line: &str) -> Read<Head> {
-    let parts: Vec<&str> = line.split(' ').collect();
-    let [method, target, "HTTP/1.1"] = parts[..] else {
-        return Err(format!("request line {line:?}"));
-    };
+fn fields(read: &strict::Head) -> Vec<(String, String)> {
+    let fields = read.fields.iter();
+    fields.map(|(name, value)| (text(name).to_ascii_lowercase(), text(value))).collect()
+}
+
+fn request_head(read: &strict::Head) -> Read<Head> {
+    let [method, target, version] = read.line.each_ref().map(|part| text(part));
     let is_good_target = (target.starts_with('/') || (target == "*" && method == "OPTIONS"))
         && target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    if !is_token(method) || !is_good_target || matches!(method, "CONNECT" | "TRACE") {
-        return Err(format!("request line {line:?}"));
+    let is_passed_on = !matches!(&*method, "CONNECT" | "TRACE");
+    if version != "HTTP/1.1" || !is_good_target || !is_passed_on {
+        return Err(format!("request line {method:?} {target:?} {version:?}"));
     }
-    Ok(Head { method: method.to_owned(), target: target.to_owned(), ..Head::default() })
+    Ok(Head { method, target, status: 0, fields: fields(read) })
 }
 
-fn status_line(line: &str) -> Read<Head> {
-    let wrong = || format!("status line {line:?}");
-    let rest = line.strip_prefix("HTTP/1.1 ").ok_or_else(wrong)?;
-    let (digits, _) = rest.split_once(' ').ok_or_else(wrong)?;
-    let is_status = digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let status = digits.parse().ok().filter(|_| is_status).ok_or_else(wrong)?;
-    Ok(Head { status, ..Head::default() })
-}
-
-fn field(line: &str) -> Read<(String, String)> {
-    let (name, value) = line.split_once(':').ok_or_else(|| format!("field line {line:?}"))?;
-    if !is_token(name) {
-        return Err(format!("field name in {line:?}"));
+fn answer_head(read: &strict::Head) -> Read<Head> {
+    let [version, status, _] = read.line.each_ref().map(|part| text(part));
+    let wrong = || format!("status line {version:?} {status:?}");
+    if version != "HTTP/1.1" {
+        return Err(wrong());
     }
-    Ok((name.to_ascii_lowercase(), value.trim_matches([' ', '\t']).to_owned()))
-}
-
-/// How the fields frame the body, if they do.
-fn framing(head: &Head) -> Read<Option<State>> {
-    let (lengths, codings) = (head.all("content-length"), head.all("transfer-encoding"));
-    match (&lengths[..], &codings[..]) {
-        ([], []) => Ok(None),
-        ([], ["chunked"]) => Ok(Some(State::Size)),
-        ([digits], []) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
-            digits.parse().map(|length| Some(State::Length(length))).map_err(|e| e.to_string())
-        }
-        _ => Err(format!("framing by lengths {lengths:?} and codings {codings:?}")),
-    }
+    let status = status.parse().map_err(|_| wrong())?;
+    Ok(Head { status, fields: fields(read), ..Head::default() })
 }
 
 fn check_common(head: &Head) -> Read<()> {
@@ -347,6 +337,13 @@ fn check_common(head: &Head) -> Read<()> {
         if HOP_BY_HOP.contains(&name.as_str()) || LOOKALIKES.contains(&name.as_str()) {
             return Err(format!("field {name} was passed on"));
         }
+    }
+    let (lengths, codings) = (head.all("content-length"), head.all("transfer-encoding"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match (&lengths[..], &codings[..]) {
+        ([], []) | ([], ["chunked"]) => {}
+        ([length], []) if is_number(length) => {}
+        _ => return Err(format!("framing by lengths {lengths:?} and codings {codings:?}")),
     }
     if head.all("connection").len() > 1 {
         return Err("more than one Connection".to_owned());

@@ -269,7 +269,7 @@ const fn extent(framing: Framing) -> Extent {
 }
 
 /// The target in origin form, worked out from the one that came.
-pub(super) fn forwarded_target(head: &Head) -> Vec<u8> {
+pub fn forwarded_target(head: &Head) -> Vec<u8> {
     let target = &head.line[1];
     if target.starts_with(b"/") || target == b"*" {
         return target.clone();

@@ -3,7 +3,7 @@
 
 /// What a reader makes of bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Verdict<T> {
+pub enum Verdict<T> {
     /// A whole one.
     Whole(T),
     /// The beginning of one, maybe.
@@ -14,18 +14,18 @@ pub(super) enum Verdict<T> {
 
 /// A head.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Head {
+pub struct Head {
     /// The three parts of the first line.
-    pub(super) line: [Vec<u8>; 3],
+    pub line: [Vec<u8>; 3],
     /// Names as sent, values without the white space around them.
-    pub(super) fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
     /// Bytes up to and with the empty line.
-    pub(super) len: usize,
+    pub len: usize,
 }
 
 /// Where a body ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Extent {
+pub enum Extent {
     Length(u64),
     Chunked,
     UntilClose,
@@ -33,23 +33,23 @@ pub(super) enum Extent {
 
 /// A body.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Body {
-    pub(super) data: Vec<u8>,
-    pub(super) trailer: Vec<(Vec<u8>, Vec<u8>)>,
+pub struct Body {
+    pub data: Vec<u8>,
+    pub trailer: Vec<(Vec<u8>, Vec<u8>)>,
     /// Bytes that it took.
-    pub(super) len: usize,
+    pub len: usize,
 }
 
 impl Head {
     /// The values of the fields of this name, in any case.
-    pub(super) fn values<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
+    pub fn values<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
         let is_named =
             move |field: &&(Vec<u8>, Vec<u8>)| field.0.eq_ignore_ascii_case(name.as_bytes());
         self.fields.iter().filter(is_named).map(|(_, value)| value.as_slice())
     }
 
     /// The extent of a request's body, or why there is no telling.
-    pub(super) fn request_extent(&self) -> Result<Extent, &'static str> {
+    pub fn request_extent(&self) -> Result<Extent, &'static str> {
         let lengths: Vec<&[u8]> = self.values("Content-Length").collect();
         let codings: Vec<&[u8]> = self.values("Transfer-Encoding").collect();
         match (&lengths[..], &codings[..]) {
@@ -61,7 +61,7 @@ impl Head {
     }
 
     /// The extent of an answer's body, or why there is no telling.
-    pub(super) fn response_extent(&self, is_head_request: bool) -> Result<Extent, &'static str> {
+    pub fn response_extent(&self, is_head_request: bool) -> Result<Extent, &'static str> {
         let is_bodiless = is_head_request
             || self.line[1].starts_with(b"1")
             || [&b"204"[..], b"304"].contains(&&self.line[1][..]);
@@ -88,7 +88,7 @@ impl Head {
 }
 
 /// Reads a request's head; empty lines may stand before it.
-pub(super) fn request(input: &[u8]) -> Verdict<Head> {
+pub fn request(input: &[u8]) -> Verdict<Head> {
     let mut start = 0;
     while input[start..].starts_with(b"\r\n") {
         start += 2;
@@ -112,7 +112,7 @@ pub(super) fn request(input: &[u8]) -> Verdict<Head> {
 }
 
 /// Reads an answer's head.
-pub(super) fn response(input: &[u8]) -> Verdict<Head> {
+pub fn response(input: &[u8]) -> Verdict<Head> {
     let head = match head(input) {
         Verdict::Whole(head) => head,
         other => return other,
@@ -129,7 +129,7 @@ pub(super) fn response(input: &[u8]) -> Verdict<Head> {
 }
 
 /// Reads a body at the beginning of `input`.
-pub(super) fn body(input: &[u8], extent: Extent, is_closed: bool) -> Verdict<Body> {
+pub fn body(input: &[u8], extent: Extent, is_closed: bool) -> Verdict<Body> {
     match extent {
         Extent::Length(length) if input.len() as u64 >= length => {
             let len = length as usize;
@@ -144,7 +144,7 @@ pub(super) fn body(input: &[u8], extent: Extent, is_closed: bool) -> Verdict<Bod
 }
 
 /// Reads a chunked body.
-pub(super) fn chunks(input: &[u8]) -> Verdict<Body> {
+pub fn chunks(input: &[u8]) -> Verdict<Body> {
     let mut body = Body::default();
     loop {
         let line = match line(&input[body.len..]) {
@@ -219,7 +219,7 @@ fn head(input: &[u8]) -> Verdict<Head> {
 }
 
 /// The first line, without its CRLF; no control byte but a tab may stand in it.
-fn line(input: &[u8]) -> Verdict<&[u8]> {
+pub fn line(input: &[u8]) -> Verdict<&[u8]> {
     let is_plain = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
     match input.iter().position(|byte| !is_plain(byte)) {
         None => Verdict::More,
@@ -231,7 +231,8 @@ fn line(input: &[u8]) -> Verdict<&[u8]> {
     }
 }
 
-fn field(line: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+/// Reads a field line: its name, and its value without the white space around it.
+pub fn field(line: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let (name, value) = line.split_at(line.iter().position(|&byte| byte == b':')?);
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let mut value = &value[1..];

@@ -11,9 +11,9 @@ mod texts;
 use std::time::Duration;
 
 use self::driver::Driver;
-use super::Source;
-use crate::config::{Config, Overflow};
-use crate::proxy::ConnectFailure;
+use intelliproxy::config::{Config, Overflow};
+use intelliproxy::fuzzing::Source;
+use intelliproxy::proxy::ConnectFailure;
 
 /// Three bytes that configure, then operations.
 ///

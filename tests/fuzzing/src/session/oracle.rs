@@ -13,10 +13,10 @@
 //! | O9 | a connection that asked for NTLM carries only requests of the client that it asked |
 use std::collections::BTreeMap;
 
-use super::super::heads::forwarded_target;
-use super::super::strict::{self, Body, Extent, Head, Verdict};
 use super::driver::Link;
 use super::texts::MARK;
+use intelliproxy::fuzzing::forwarded_target;
+use intelliproxy::fuzzing::strict::{self, Body, Extent, Head, Verdict};
 
 /// Method, target, body.
 type Request = (Vec<u8>, Vec<u8>, Vec<u8>);

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use intelliproxy_core::{Instant, PolicyKind};
 
-use super::super::strict::{self, Verdict};
 use super::texts;
-use crate::config::{BackendTarget, Config};
-use crate::proxy::{Action, ConnId, ConnectFailure, Notice, Proxy};
+use intelliproxy::config::{BackendTarget, Config};
+use intelliproxy::fuzzing::strict::{self, Verdict};
+use intelliproxy::proxy::{Action, ConnId, ConnectFailure, Notice, Proxy};
 
 /// Bytes that all peers say together.
 const SAID_MAX: usize = 1 << 20;

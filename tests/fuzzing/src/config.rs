@@ -3,8 +3,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use intelliproxy_core::Instant;
 
-use crate::config::{BackendTarget, BackendUrl, Config};
-use crate::proxy::Proxy;
+use intelliproxy::config::{BackendTarget, BackendUrl, Config};
+use intelliproxy::proxy::Proxy;
 
 /// A configuration file, from any bytes.
 ///

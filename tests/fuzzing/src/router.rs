@@ -7,7 +7,7 @@ use intelliproxy_core::{
     ProbeAnswer, ProbeFailure, ProbeId, ProbeResult, RequestFailure, Router, RouterConfig, Rules,
 };
 
-use super::Source;
+use intelliproxy::fuzzing::Source;
 
 /// A seed, then operations.
 ///

@@ -1,0 +1,34 @@
+//! Operations out of bytes.
+
+/// Operations are decoded from bytes by taking from the front; what is missing is zero.
+#[derive(Debug)]
+pub struct Source<'b> {
+    pub rest: &'b [u8],
+}
+
+impl<'b> Source<'b> {
+    pub const fn new(rest: &'b [u8]) -> Self {
+        Self { rest }
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    pub fn byte(&mut self) -> u8 {
+        let (first, rest) = self.rest.split_first().map_or((0, &[][..]), |(f, rest)| (*f, rest));
+        self.rest = rest;
+        first
+    }
+
+    pub fn number(&mut self) -> u64 {
+        (0..8).fold(0, |number, _| number << 8 | u64::from(self.byte()))
+    }
+
+    /// The next `count` bytes, or as many as there are.
+    pub fn take(&mut self, count: usize) -> &'b [u8] {
+        let (taken, rest) = self.rest.split_at(count.min(self.rest.len()));
+        self.rest = rest;
+        taken
+    }
+}

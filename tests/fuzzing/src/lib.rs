@@ -1,0 +1,28 @@
+//! What the fuzz targets run: functions from bytes to nothing, which panic where a rule is broken.
+//! `fuzz/` feeds them what libFuzzer thinks up, and `tests/corpus.rs` the inputs kept in
+//! `fuzz/corpus/`, so that these run with every `cargo test` and on stable.
+//!
+//! The targets of this crate use public interfaces only. Those that need the codec's insides stand
+//! in `intelliproxy::fuzzing`, with the strict reader that all of them compare with.
+mod config;
+mod router;
+mod session;
+
+pub use intelliproxy::fuzzing::{chunked, request_head, response_head};
+
+pub use self::config::config;
+pub use self::router::router;
+pub use self::session::session;
+
+/// What a target does with its bytes; it panics on a finding.
+pub type Target = fn(&[u8]);
+
+/// The targets by the names of their corpora.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("request_head", request_head),
+    ("response_head", response_head),
+    ("chunked", chunked),
+    ("session", session),
+    ("router", router),
+    ("config", config),
+];
