@@ -103,8 +103,9 @@ pub use health::Health;
 pub use id::{BackendId, LeaseId, ProbeId};
 pub use outlier::StandingView;
 pub use policy::{
-    GuardView, LearnedBackendState, LearnedPolicyState, LearnedState, LearnedView, PolicyState,
-    PolicyStateError, PolicyView, StateOf,
+    GuardView, LearnedBackendState, LearnedPolicyState, LearnedStanding, LearnedView,
+    LeastRequestView, LinearRlView, P2cView, PeakEwmaView, PolicyState, PolicyStateError,
+    PolicyView, PrequalView, RoundRobinView, ScoreView, StateOf,
 };
 pub use rng::Rng;
 pub use router::Router;

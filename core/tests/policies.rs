@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, Asker, BackendId, BackendSnapshot, Event, Health, Instant, LearnedState, Lease,
+    Action, Asker, BackendId, BackendSnapshot, Event, Health, Instant, LearnedStanding, Lease,
     LoadReport, Outcome, PolicyKind, PolicyView, ProbeAnswer, ProbeFailure, ProbeKind,
     RequestFailure, Router, RouterConfig, Rules, StandingView,
 };
@@ -101,7 +101,7 @@ fn run(policy: PolicyKind, steps: &[Step]) -> String {
                 assert!(!is_full(chosen), "never more in flight than there may be");
                 let quarantined = |view: &PolicyView| {
                     matches!(view, PolicyView::Learned(view)
-                        if matches!(view.state, LearnedState::Quarantined { .. }))
+                        if matches!(view.state, LearnedStanding::Quarantined { .. }))
                 };
                 for other in before
                     .backends

@@ -16,9 +16,8 @@ use crate::event::Outcome;
 use crate::id::{BackendId, Token};
 use crate::outlier::Watch;
 use crate::policy::candidates::Candidates;
-use crate::policy::learned::GuardView;
 use crate::policy::state::{PolicyStateError, StateOf};
-use crate::policy::view::PolicyView;
+use crate::policy::{GuardView, PolicyView};
 use crate::rng::Rng;
 use crate::time::Instant;
 

@@ -4,15 +4,22 @@
 //! leases, so nothing that a backend says takes part.
 use crate::backend::Backend;
 use crate::id::BackendId;
+use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Habits, Policy};
-use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::Instant;
 
 /// The policy has no state of its own.
 #[derive(Debug)]
 pub(crate) struct LeastRequest;
+
+/// What `least_request` knows of a backend: least is best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LeastRequestView {
+    /// Requests in flight.
+    pub in_flight: u32,
+}
 
 impl Policy for LeastRequest {
     fn choose(
@@ -29,7 +36,7 @@ impl Policy for LeastRequest {
     }
 
     fn view(&self, _now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {
-        PolicyView::LeastRequest { in_flight: backend.load() }
+        PolicyView::LeastRequest(LeastRequestView { in_flight: backend.load() })
     }
 }
 

@@ -17,10 +17,10 @@ use std::collections::VecDeque;
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::id::{BackendId, Token};
+use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Ended, Learner, Policy};
 use crate::policy::state::{PolicyStateError, StateOf, check};
-use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::{Instant, millis};
 
@@ -35,6 +35,17 @@ pub(crate) struct LinearRl {
     first: u32,
     /// Sum of the steps of the batch, and its size.
     batch: ([f64; FEATURES], u32),
+}
+
+/// What `linear_rl` knows of a backend: the highest value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinearRlView {
+    /// The weights times the features.
+    pub value: f64,
+    /// Latency, loss, errors, in flight, queue, CPU, memory, and 1.
+    pub features: [f64; 8],
+    /// The weights, the same for all backends.
+    pub weights: [f64; 8],
 }
 
 impl LinearRl {
@@ -157,7 +168,11 @@ impl Policy for LinearRl {
 
     fn view(&self, now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {
         let features = self.features(now, backend);
-        PolicyView::LinearRl { value: self.value(&features), features, weights: self.weights }
+        PolicyView::LinearRl(LinearRlView {
+            value: self.value(&features),
+            features,
+            weights: self.weights,
+        })
     }
 
     fn learner(&self) -> Option<&dyn Learner> {
@@ -234,7 +249,7 @@ mod tests {
     fn values_by_hand() {
         let mut bench = Bench::new(PolicyKind::LinearRl, 1);
         let value = |bench: &Bench| match bench.view(0) {
-            PolicyView::LinearRl { value, .. } => value,
+            PolicyView::LinearRl(view) => view.value,
             other => panic!("{other:?}"),
         };
         assert!((value(&bench) + 0.9).abs() < 1e-6, "{}", value(&bench));

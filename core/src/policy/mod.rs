@@ -16,18 +16,47 @@ mod round_robin;
 mod rows;
 mod score;
 pub(crate) mod state;
-mod view;
 
 use self::kind::PolicyKind;
 use crate::config::Rules;
 
 pub(crate) use self::candidates::Candidates;
 pub(crate) use self::contract::{Ended, Habits, Learner, Policy};
-pub use self::learned::GuardView;
+pub use self::learned::{GuardView, LearnedStanding, LearnedView};
+pub use self::least_request::LeastRequestView;
+pub use self::linear_rl::LinearRlView;
+pub use self::p2c::P2cView;
+pub use self::peak_ewma::PeakEwmaView;
+pub use self::prequal::PrequalView;
+pub use self::round_robin::RoundRobinView;
+pub use self::score::ScoreView;
 pub use self::state::{
     LearnedBackendState, LearnedPolicyState, PolicyState, PolicyStateError, StateOf,
 };
-pub use self::view::{LearnedState, LearnedView, PolicyView};
+
+/// What a policy sees in one backend; which variant there is tells the policy.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum PolicyView {
+    /// `score`.
+    Score(ScoreView),
+    /// `learned`.
+    Learned(LearnedView),
+    /// `linear_rl`.
+    LinearRl(LinearRlView),
+    /// `least_request`.
+    LeastRequest(LeastRequestView),
+    /// `p2c`.
+    P2c(P2cView),
+    /// `peak_ewma`.
+    PeakEwma(PeakEwmaView),
+    /// `prequal`.
+    Prequal(PrequalView),
+    /// `round_robin`.
+    RoundRobin(RoundRobinView),
+    /// `random`: no reason.
+    Random,
+}
 
 /// The policy of these rules, knowing nothing.
 pub(crate) fn new(rules: &Rules) -> Box<dyn Policy> {

@@ -4,15 +4,22 @@
 //! Mitzenmacher, The Power of Two Choices in Randomized Load Balancing (2001).
 use crate::backend::Backend;
 use crate::id::BackendId;
+use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Habits, Policy};
-use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::Instant;
 
 /// The policy has no state of its own.
 #[derive(Debug)]
 pub(crate) struct P2c;
+
+/// What `p2c` knows of a backend: the less of two that are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct P2cView {
+    /// Requests in flight.
+    pub in_flight: u32,
+}
 
 impl Policy for P2c {
     fn choose(
@@ -31,7 +38,7 @@ impl Policy for P2c {
     }
 
     fn view(&self, _now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {
-        PolicyView::P2c { in_flight: backend.load() }
+        PolicyView::P2c(P2cView { in_flight: backend.load() })
     }
 }
 

@@ -14,10 +14,10 @@ use crate::backend::Backend;
 use crate::config::Rules;
 use crate::event::Outcome;
 use crate::id::BackendId;
+use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Ended, Policy};
 use crate::policy::rows::entry;
-use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::{Instant, millis};
 
@@ -33,6 +33,15 @@ pub(crate) struct PeakEwma {
 struct Cost {
     ms: f64,
     at: Instant,
+}
+
+/// What `peak_ewma` knows of a backend: the lesser load of two that are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PeakEwmaView {
+    /// The decaying peak of answer times, ms; `None` before the first.
+    pub cost_ms: Option<f64>,
+    /// `cost_ms · (in flight + 1)`.
+    pub load: f64,
 }
 
 impl PeakEwma {
@@ -98,7 +107,7 @@ impl Policy for PeakEwma {
 
     fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView {
         let load = self.load(now, id, backend.load());
-        PolicyView::PeakEwma { cost_ms: self.cost_ms(now, id), load }
+        PolicyView::PeakEwma(PeakEwmaView { cost_ms: self.cost_ms(now, id), load })
     }
 }
 
@@ -107,13 +116,15 @@ const UNKNOWN_MS: f64 = 1000.0;
 
 #[cfg(test)]
 mod tests {
+    use super::PeakEwmaView;
     use crate::config::PolicyKind;
+    use crate::policy::PolicyView;
     use crate::policy::testing::Bench;
-    use crate::policy::view::PolicyView;
 
     #[track_caller]
     fn assert_cost(bench: &Bench, slot: usize, expected: f64, expected_load: f64) {
-        let PolicyView::PeakEwma { cost_ms: Some(cost), load } = bench.view(slot) else {
+        let PolicyView::PeakEwma(PeakEwmaView { cost_ms: Some(cost), load }) = bench.view(slot)
+        else {
             panic!("a known cost: {:?}", bench.view(slot));
         };
         assert!((cost - expected).abs() < 1e-9, "cost {cost}");
@@ -126,9 +137,12 @@ mod tests {
     #[test]
     fn costs_by_hand() {
         let mut bench = Bench::new(PolicyKind::PeakEwma, 1);
-        assert_eq!(bench.view(0), PolicyView::PeakEwma { cost_ms: None, load: 0.0 });
+        assert_eq!(bench.view(0), PolicyView::PeakEwma(PeakEwmaView { cost_ms: None, load: 0.0 }));
         bench.send(&[]);
-        assert_eq!(bench.view(0), PolicyView::PeakEwma { cost_ms: None, load: 1000.0 });
+        assert_eq!(
+            bench.view(0),
+            PolicyView::PeakEwma(PeakEwmaView { cost_ms: None, load: 1000.0 })
+        );
         bench.answer(0, 100.0);
         assert_cost(&bench, 0, 100.0, 100.0);
         bench.send(&[]);

@@ -19,10 +19,10 @@ use crate::backend::Backend;
 use crate::config::Rules;
 use crate::event::Outcome;
 use crate::id::BackendId;
+use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Ended, Policy};
 use crate::policy::rows::entry;
-use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::{Instant, millis};
 
@@ -48,6 +48,19 @@ struct Probe {
 struct Latencies {
     averages: [Option<f64>; LEVELS],
     seen_at: Instant,
+}
+
+/// What `prequal` knows of a backend: the cold one with the least latency.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PrequalView {
+    /// Probes of it in the pool.
+    pub probes: u32,
+    /// Requests in flight by the latest one, reported queue included.
+    pub in_flight: f64,
+    /// Recent latency by the latest one, ms.
+    pub latency_ms: Option<f64>,
+    /// Whether the latest one is above the pool's quantile of in flight.
+    pub is_hot: bool,
 }
 
 impl Prequal {
@@ -179,12 +192,12 @@ impl Policy for Prequal {
     fn view(&self, _now: Instant, id: BackendId, backend: &Backend) -> PolicyView {
         let hot = self.hot_above();
         let latest = self.pool.iter().rev().find(|probe| probe.backend == id);
-        PolicyView::Prequal {
+        PolicyView::Prequal(PrequalView {
             probes: self.pool.iter().filter(|probe| probe.backend == id).count() as u32,
             in_flight: latest.map_or_else(|| f64::from(backend.load()), |p| p.in_flight),
             latency_ms: latest.map(|probe| probe.latency_ms),
             is_hot: latest.is_some_and(|probe| probe.in_flight > hot),
-        }
+        })
     }
 }
 

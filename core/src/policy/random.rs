@@ -3,9 +3,9 @@
 //! The reference that any knowledge must beat. Source: the seed.
 use crate::backend::Backend;
 use crate::id::BackendId;
+use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Habits, Policy};
-use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::Instant;
 

@@ -4,9 +4,9 @@
 //! not made up for.
 use crate::backend::Backend;
 use crate::id::BackendId;
+use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Habits, Policy};
-use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -14,6 +14,13 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(crate) struct RoundRobin {
     next: usize,
+}
+
+/// What `round_robin` knows of a backend: by turns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RoundRobinView {
+    /// Whether the last request went there.
+    pub was_last: bool,
 }
 
 impl RoundRobin {
@@ -41,7 +48,7 @@ impl Policy for RoundRobin {
     }
 
     fn view(&self, _now: Instant, id: BackendId, _backend: &Backend) -> PolicyView {
-        PolicyView::RoundRobin { was_last: self.next == id.index() + 1 }
+        PolicyView::RoundRobin(RoundRobinView { was_last: self.next == id.index() + 1 })
     }
 }
 

@@ -15,11 +15,11 @@
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::id::BackendId;
+use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Ended, Habits, Policy};
 use crate::policy::learned::Learned;
 use crate::policy::rows::entry;
-use crate::policy::view::PolicyView;
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -30,6 +30,18 @@ pub(crate) struct Score {
     model: Option<Learned>,
     /// Requests that came past a full current backend, by the backend that they went to.
     spills: Vec<u64>,
+}
+
+/// What `score` knows of a backend: least is best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScoreView {
+    /// The score, in points.
+    pub points: f64,
+    /// Requests in flight from which on it is full: single requests then go past it. `None`
+    /// with spill-over off.
+    pub full_at: Option<u32>,
+    /// Requests that came here past a full current backend.
+    pub spills: u64,
 }
 
 impl Score {
@@ -129,10 +141,10 @@ impl Policy for Score {
     }
 
     fn view(&self, _now: Instant, id: BackendId, backend: &Backend) -> PolicyView {
-        PolicyView::Score {
+        PolicyView::Score(ScoreView {
             points: backend.parts().total,
             full_at: self.model.as_ref().map(|model| model.full_at(id)),
             spills: self.spills.get(id.index()).copied().unwrap_or(0),
-        }
+        })
     }
 }

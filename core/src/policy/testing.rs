@@ -6,7 +6,7 @@ use crate::blame::Asker;
 use crate::config::{PolicyKind, RouterConfig, Rules};
 use crate::event::{Action, Event, Lease, Outcome, ProbeAnswer, ProbeKind, RequestFailure};
 use crate::id::{BackendId, LeaseId, ProbeId};
-use crate::policy::view::PolicyView;
+use crate::policy::PolicyView;
 use crate::router::Router;
 use crate::time::Instant;
 

@@ -409,7 +409,7 @@ impl World {
     fn full_at(&self) -> BTreeMap<BackendId, Option<u32>> {
         let snapshot = self.router.snapshot(Instant::from_millis(self.now));
         let full_at = |policy: &PolicyView| match policy {
-            PolicyView::Score { full_at, .. } => *full_at,
+            PolicyView::Score(view) => view.full_at,
             other => panic!("the policy is score, not {other:?}"),
         };
         snapshot.backends.iter().map(|backend| (backend.id, full_at(&backend.policy))).collect()

@@ -10,7 +10,7 @@ use std::time::Duration;
 use intelliproxy_core::journal::{Admission, Entry, Record, Replay, Shadow, Step};
 use intelliproxy_core::{
     Asker, BackendId, BackendSnapshot, Health, HoldReason, Instant, NoRoute, PolicyKind,
-    PolicyView, Router, Snapshot, SwitchReason,
+    PolicyView, Router, ScoreView, Snapshot, SwitchReason,
 };
 
 use super::recording::Recording;
@@ -307,8 +307,10 @@ impl Told<'_> {
             return format!("{chosen} has the least expected delay");
         };
         let full_at = match current.policy {
-            PolicyView::Score { full_at: Some(0), .. } => "completions are overdue".to_owned(),
-            PolicyView::Score { full_at: Some(full_at), .. } => {
+            PolicyView::Score(ScoreView { full_at: Some(0), .. }) => {
+                "completions are overdue".to_owned()
+            }
+            PolicyView::Score(ScoreView { full_at: Some(full_at), .. }) => {
                 format!("{} in flight, works on {full_at} at once", current.in_flight)
             }
             _ => format!("{} in flight", current.in_flight),

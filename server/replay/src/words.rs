@@ -1,7 +1,8 @@
 //! Words for a policy's view of a backend, for the state of its guard, and for differing decisions.
 use intelliproxy_core::journal::{Admission, Step};
 use intelliproxy_core::{
-    BackendId, GuardView, LearnedState, LearnedView, NoRoute, PolicyView, ProbeKind,
+    BackendId, GuardView, LearnedStanding, LearnedView, LeastRequestView, LinearRlView, NoRoute,
+    P2cView, PeakEwmaView, PolicyView, PrequalView, ProbeKind, RoundRobinView, ScoreView,
 };
 
 use super::text::span;
@@ -11,23 +12,24 @@ pub(crate) fn reason(view: &PolicyView) -> String {
     let ms =
         |ms: &Option<f64>| ms.map_or_else(|| "not known".to_owned(), |ms| format!("{ms:.3} ms"));
     match view {
-        PolicyView::Score { points, full_at, spills } => {
+        PolicyView::Score(ScoreView { points, full_at, spills }) => {
             let full =
                 full_at.map_or_else(String::new, |full| format!(", full at {full} in flight"));
             format!("{points:.3} points{full}, {spills} requests spilled over to it")
         }
-        PolicyView::LeastRequest { in_flight } | PolicyView::P2c { in_flight } => {
+        PolicyView::LeastRequest(LeastRequestView { in_flight })
+        | PolicyView::P2c(P2cView { in_flight }) => {
             format!("{in_flight} in flight")
         }
-        PolicyView::PeakEwma { cost_ms, load } => {
+        PolicyView::PeakEwma(PeakEwmaView { cost_ms, load }) => {
             format!("peak latency {}, load {load:.3}", ms(cost_ms))
         }
-        PolicyView::Prequal { probes, in_flight, latency_ms, is_hot } => {
+        PolicyView::Prequal(PrequalView { probes, in_flight, latency_ms, is_hot }) => {
             let heat = if *is_hot { "hot" } else { "cold" };
             let latency = ms(latency_ms);
             format!("{heat}, {probes} probes, {in_flight:.1} in flight, latency {latency}")
         }
-        PolicyView::LinearRl { value, features, weights } => {
+        PolicyView::LinearRl(LinearRlView { value, features, weights }) => {
             let terms = features.iter().zip(weights).zip(LINEAR_RL_FEATURES);
             let terms = terms.map(|((feature, weight), name)| {
                 format!("{name} {:.3} ({feature:.3} at weight {weight:.3})", feature * weight)
@@ -35,23 +37,27 @@ pub(crate) fn reason(view: &PolicyView) -> String {
             format!("value {value:.3} = {}", terms.collect::<Vec<_>>().join(" + "))
         }
         PolicyView::Learned(view) => learned(view),
-        PolicyView::RoundRobin { was_last: true } => "the last request went here".to_owned(),
-        PolicyView::RoundRobin { was_last: false } => "waits for its turn".to_owned(),
+        PolicyView::RoundRobin(RoundRobinView { was_last: true }) => {
+            "the last request went here".to_owned()
+        }
+        PolicyView::RoundRobin(RoundRobinView { was_last: false }) => {
+            "waits for its turn".to_owned()
+        }
         _ => "no reason: chosen at random".to_owned(),
     }
 }
 
 fn learned(view: &LearnedView) -> String {
     let state = match view.state {
-        LearnedState::Normal => "as the model says".to_owned(),
-        LearnedState::Stalled => "stalled, not used until a request ends".to_owned(),
-        LearnedState::Quarantined { left } => {
+        LearnedStanding::Normal => "as the model says".to_owned(),
+        LearnedStanding::Stalled => "stalled, not used until a request ends".to_owned(),
+        LearnedStanding::Quarantined { left } => {
             format!("quarantined for errors, {} left", span(left))
         }
-        LearnedState::Probation { good, needed } => {
+        LearnedStanding::Probation { good, needed } => {
             format!("on probation, {good} of {needed} good responses")
         }
-        LearnedState::SlowStart { window } => format!("slow start, at most {window} in flight"),
+        LearnedStanding::SlowStart { window } => format!("slow start, at most {window} in flight"),
     };
     let cap = view.cap.map_or_else(String::new, |cap| format!(", refuses at {cap:.1} in flight"));
     let errors = format!(

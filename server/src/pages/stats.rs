@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    BackendSnapshot, Factor, GuardView, Health, LearnedState, PolicyView, ScoreParts, StandingView,
+    BackendSnapshot, Factor, GuardView, Health, LearnedStanding, LeastRequestView, P2cView,
+    PolicyView, ScoreParts, StandingView,
 };
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -169,34 +170,35 @@ fn standing_json(standing: StandingView) -> Value {
 /// A policy's reason under the keys that it has for it.
 fn policy_json(view: &PolicyView) -> Value {
     match view {
-        PolicyView::Score { points, full_at, spills } => {
-            json!({ "points": Decimal::new(*points), "fullAt": full_at, "spills": spills })
+        PolicyView::Score(view) => {
+            json!({ "points": Decimal::new(view.points), "fullAt": view.full_at, "spills": view.spills })
         }
-        PolicyView::LeastRequest { in_flight } | PolicyView::P2c { in_flight } => {
+        PolicyView::LeastRequest(LeastRequestView { in_flight })
+        | PolicyView::P2c(P2cView { in_flight }) => {
             json!({ "inFlight": in_flight })
         }
-        PolicyView::PeakEwma { cost_ms, load } => {
-            json!({ "costMs": cost_ms.map(Decimal::new), "load": Decimal::new(*load) })
+        PolicyView::PeakEwma(view) => {
+            json!({ "costMs": view.cost_ms.map(Decimal::new), "load": Decimal::new(view.load) })
         }
-        PolicyView::Prequal { probes, in_flight, latency_ms, is_hot } => json!({
-            "probes": probes, "inFlight": Decimal::new(*in_flight),
-            "latencyMs": latency_ms.map(Decimal::new), "hot": is_hot,
+        PolicyView::Prequal(view) => json!({
+            "probes": view.probes, "inFlight": Decimal::new(view.in_flight),
+            "latencyMs": view.latency_ms.map(Decimal::new), "hot": view.is_hot,
         }),
-        PolicyView::LinearRl { value, features, weights } => json!({
-            "value": Decimal::new(*value), "features": features.map(Decimal::new),
-            "weights": weights.map(Decimal::new),
+        PolicyView::LinearRl(view) => json!({
+            "value": Decimal::new(view.value), "features": view.features.map(Decimal::new),
+            "weights": view.weights.map(Decimal::new),
         }),
         PolicyView::Learned(view) => {
             let state = match view.state {
-                LearnedState::Normal => json!("normal"),
-                LearnedState::Stalled => json!("stalled"),
-                LearnedState::Quarantined { left } => {
+                LearnedStanding::Normal => json!("normal"),
+                LearnedStanding::Stalled => json!("stalled"),
+                LearnedStanding::Quarantined { left } => {
                     json!({ "quarantinedForMs": millis(Some(left)) })
                 }
-                LearnedState::Probation { good, needed } => {
+                LearnedStanding::Probation { good, needed } => {
                     json!({ "probation": good, "needed": needed })
                 }
-                LearnedState::SlowStart { window } => json!({ "slowStart": window }),
+                LearnedStanding::SlowStart { window } => json!({ "slowStart": window }),
             };
             json!({
                 "state": state, "inFlight": view.in_flight, "speed": Decimal::new(view.speed),
@@ -206,7 +208,7 @@ fn policy_json(view: &PolicyView) -> Value {
                 "cap": view.cap.map(Decimal::new), "costMs": Decimal::new(view.cost_ms),
             })
         }
-        PolicyView::RoundRobin { was_last } => json!({ "wasLast": was_last }),
+        PolicyView::RoundRobin(view) => json!({ "wasLast": view.was_last }),
         _ => json!({}),
     }
 }
@@ -277,7 +279,7 @@ fn millis(span: Option<Duration>) -> Option<Decimal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use intelliproxy_core::BackendId;
+    use intelliproxy_core::{BackendId, ScoreView};
 
     /// A backend of which nothing is known.
     fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
@@ -313,7 +315,7 @@ mod tests {
             score: ScoreParts { latency: 10_000.0, total: 10_000.0, ..ScoreParts::default() },
             standing: StandingView::In,
             ejections: 0,
-            policy: PolicyView::Score { points: 10_000.0, full_at: Some(4), spills: 7 },
+            policy: PolicyView::Score(ScoreView { points: 10_000.0, full_at: Some(4), spills: 7 }),
         }
     }
 

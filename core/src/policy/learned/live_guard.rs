@@ -31,6 +31,7 @@
 //! the learner goes on learning.
 use std::time::Duration;
 
+use super::view::GuardView;
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -58,26 +59,6 @@ pub(super) struct LiveGuard {
     pub(super) controls: u64,
     /// Whether the learner is better beyond the noise, so that less control will do.
     is_gain_clear: bool,
-}
-
-/// How the live guard stands.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GuardView {
-    /// Whether the learner decides; else `least_request` does.
-    pub is_learner_in_charge: bool,
-    /// When the learner is tried again, if it was demoted.
-    pub returns_in: Option<Duration>,
-    /// Demotions so far.
-    pub demotions: u64,
-    /// Control requests compared so far.
-    pub controls: u64,
-    /// Cost of the learner over that of `least_request`, by their geometric means: below 1 is a
-    /// gain. `None` before there are samples to tell.
-    pub ratio: Option<f64>,
-    /// Where the ratio lies with 95 % confidence.
-    pub interval: Option<(f64, f64)>,
-    /// How near a demotion is: 0 far, 1 there.
-    pub alarm: f64,
 }
 
 impl LiveGuard {

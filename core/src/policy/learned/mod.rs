@@ -19,6 +19,7 @@
 //! | [`rules`] | its part of the configuration |
 //! | [`explore`] | the budget for trials |
 //! | [`state`] | what is kept across restarts |
+//! | [`view`] | what is shown of it |
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
 //!
 //! A cost rises while a backend works without completing. A speed is estimated when a request
@@ -37,6 +38,7 @@ pub(crate) mod rules;
 mod speed;
 mod state;
 mod unit;
+mod view;
 
 use std::time::Duration;
 
@@ -44,21 +46,20 @@ use self::curve::{LEVELS, bin};
 use self::explore::Explorer;
 use self::live_guard::LiveGuard;
 use self::unit::{Pool, Unit};
+pub use self::view::{GuardView, LearnedStanding, LearnedView};
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::errors::Errors;
 use crate::event::{Outcome, RequestFailure};
 use crate::id::{BackendId, Token};
 use crate::outlier::{PING_EVERY, Regret, Standing, WINDOW_OPEN, Watch};
+use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Ended, Habits, Learner, Policy};
 use crate::policy::state::{PolicyStateError, StateOf};
-use crate::policy::view::{LearnedState, LearnedView, PolicyView};
 use crate::rng::Rng;
 use crate::time::{Instant, millis};
 use crate::tournament::{ABSENT, Tournament};
-
-pub use self::live_guard::GuardView;
 
 /// The learner: a model of each backend, and who may be used.
 #[derive(Debug)]
@@ -495,13 +496,13 @@ impl Policy for Learned {
     fn view(&self, now: Instant, id: BackendId, _backend: &Backend) -> PolicyView {
         let unit = &self.units[id.index()];
         let state = match unit.rails.watch.standing {
-            Standing::Ejected { until } => LearnedState::Quarantined { left: until - now },
-            Standing::Probation { good, needed, .. } => LearnedState::Probation { good, needed },
-            Standing::In if unit.rails.is_stalled => LearnedState::Stalled,
+            Standing::Ejected { until } => LearnedStanding::Quarantined { left: until - now },
+            Standing::Probation { good, needed, .. } => LearnedStanding::Probation { good, needed },
+            Standing::In if unit.rails.is_stalled => LearnedStanding::Stalled,
             Standing::In if unit.rails.watch.window < WINDOW_OPEN => {
-                LearnedState::SlowStart { window: unit.rails.watch.window }
+                LearnedStanding::SlowStart { window: unit.rails.watch.window }
             }
-            Standing::In => LearnedState::Normal,
+            Standing::In => LearnedStanding::Normal,
         };
         PolicyView::Learned(LearnedView {
             state,

@@ -41,7 +41,7 @@ fn starts_slowly_and_evenly() {
         counts[bench.send(&[])] += 1;
     }
     assert_eq!(counts, [2; 3]);
-    assert_eq!(learned(&bench, 0).state, LearnedState::SlowStart { window: 2 });
+    assert_eq!(learned(&bench, 0).state, LearnedStanding::SlowStart { window: 2 });
     assert_eq!(learned(&bench, 0).speed, 1.0);
 }
 
@@ -65,8 +65,8 @@ fn finds_the_fast() {
 fn quarantine_and_return() {
     let mut bench = bench(4);
     serve(&mut bench, 400, &[10.0; 4]);
-    while learned(&bench, 2).state == LearnedState::Normal
-        || matches!(learned(&bench, 2).state, LearnedState::SlowStart { .. })
+    while learned(&bench, 2).state == LearnedStanding::Normal
+        || matches!(learned(&bench, 2).state, LearnedStanding::SlowStart { .. })
     {
         let slot = bench.send(&[]);
         if slot == 2 {
@@ -75,7 +75,7 @@ fn quarantine_and_return() {
             bench.answer(slot, 10.0);
         }
     }
-    assert!(matches!(learned(&bench, 2).state, LearnedState::Quarantined { .. }));
+    assert!(matches!(learned(&bench, 2).state, LearnedStanding::Quarantined { .. }));
     for _ in 0..20 {
         let slot = bench.send(&[]);
         assert_ne!(slot, 2);
@@ -83,9 +83,9 @@ fn quarantine_and_return() {
     }
     bench.wait(60);
     assert!(bench.mind_pings().contains(&2), "pinged within 250 ms");
-    assert_eq!(learned(&bench, 2).state, LearnedState::Probation { good: 0, needed: 4 });
+    assert_eq!(learned(&bench, 2).state, LearnedStanding::Probation { good: 0, needed: 4 });
     let mut seen = 0;
-    while matches!(learned(&bench, 2).state, LearnedState::Probation { .. }) {
+    while matches!(learned(&bench, 2).state, LearnedStanding::Probation { .. }) {
         let slot = bench.send(&[]);
         if slot == 2 {
             seen += 1;
@@ -95,7 +95,7 @@ fn quarantine_and_return() {
         assert!(seen < 5);
     }
     assert_eq!(seen, 4);
-    assert_eq!(learned(&bench, 2).state, LearnedState::SlowStart { window: 2 });
+    assert_eq!(learned(&bench, 2).state, LearnedStanding::SlowStart { window: 2 });
 }
 
 /// A backend that falls silent is left alone after some dozen expected completions, long before
@@ -114,9 +114,9 @@ fn stalls_are_found() {
         }
     }
     assert!(held <= 12, "{held} requests went into the hole");
-    assert_eq!(learned(&bench, 0).state, LearnedState::Stalled);
+    assert_eq!(learned(&bench, 0).state, LearnedStanding::Stalled);
     bench.answer(0, 1.0);
-    assert_eq!(learned(&bench, 0).state, LearnedState::Normal);
+    assert_eq!(learned(&bench, 0).state, LearnedStanding::Normal);
 }
 
 /// A stream leaves n at its head and in flight at its end, and its length teaches nothing.
@@ -213,7 +213,7 @@ fn a_pool_that_fails_as_a_whole_goes_on() {
         serve(&mut bench, 300, &[10.0; 3]);
     }
     for slot in 0..3 {
-        assert_eq!(learned(&bench, slot).state, LearnedState::Normal, "{slot}");
+        assert_eq!(learned(&bench, slot).state, LearnedStanding::Normal, "{slot}");
     }
 }
 

@@ -397,7 +397,7 @@ fn a_spill_never_goes_to_a_down_backend() {
 /// What the policy says of each backend: in flight from which on it is full.
 fn full_at(snapshot: &Snapshot) -> Vec<Option<u32>> {
     let full_at = |policy: &PolicyView| match policy {
-        PolicyView::Score { full_at, .. } => *full_at,
+        PolicyView::Score(view) => view.full_at,
         other => panic!("the policy is score, not {other:?}"),
     };
     snapshot.backends.iter().map(|backend| full_at(&backend.policy)).collect()
