@@ -91,13 +91,21 @@ pub(crate) struct Requests {
     pub(crate) errors: u64,
     pub(crate) refused: u64,
     pub(crate) turned_away: Fading,
-    /// Recent 4xx that are not one client's, and whether there are far more of them than at other
-    /// backends, as of then.
+    /// Recent 4xx that are not one client's.
     pub(crate) declined: Fading,
-    pub(crate) stands_out: (Instant, bool),
+    pub(crate) comparison: Comparison,
     pub(crate) last_ended_at: Option<Instant>,
     pub(crate) error_rate: ErrorRate,
     pub(crate) response_ewma_ms: Ewma,
+}
+
+/// A comparison of a backend's 4xx with those of the others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Comparison {
+    /// When they were compared.
+    pub(crate) at: Instant,
+    /// Whether it answered far more requests with 4xx than the others.
+    pub(crate) stands_out: bool,
 }
 
 impl Backend {
@@ -220,14 +228,14 @@ impl Backend {
         self.requests.declined.add(now, 1.0, half_life);
     }
 
-    /// Whether it answered far more requests with 4xx than others, when it was last compared.
-    pub(crate) const fn stands_out(&self) -> (Instant, bool) {
-        self.requests.stands_out
+    /// How its 4xx compared with those of the others last time.
+    pub(crate) const fn comparison(&self) -> Comparison {
+        self.requests.comparison
     }
 
     /// It was compared with the others.
-    pub(crate) const fn set_stands_out(&mut self, now: Instant, stands_out: bool) {
-        self.requests.stands_out = (now, stands_out);
+    pub(crate) const fn set_comparison(&mut self, comparison: Comparison) {
+        self.requests.comparison = comparison;
     }
 
     /// The share of 4xx among its recent requests, with one of two credited (Agresti and Caffo
@@ -397,8 +405,8 @@ impl Backend {
         }
     }
 
-    const fn light(&self) -> Light {
-        Light { generation: self.id.generation(), load: self.load(), access: self.access() }
+    const fn row(&self) -> ScanRow {
+        ScanRow { generation: self.id.generation(), load: self.load(), access: self.access() }
     }
 
     pub(crate) const fn pings(&self) -> &Pings {
@@ -498,9 +506,9 @@ pub(crate) enum Access {
     Gone,
 }
 
-/// What a scan over all backends wants of each.
+/// The fields read when scanning candidates, kept in a dense array.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Light {
+pub(crate) struct ScanRow {
     generation: u32,
     /// Requests that keep it busy.
     pub(crate) load: u32,

@@ -36,7 +36,7 @@ pub(crate) struct ProbeSchedule {
 }
 
 /// One backend's pings or reports.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct LineId {
     pub(crate) backend: BackendId,
     pub(crate) kind: ProbeKind,

@@ -411,7 +411,7 @@ impl Router {
         assert!(configured == self.order.len(), "only configured backends are not retired");
         if let Some(current) = self.current {
             assert!(self.table.is_configured(current), "the current backend is configured");
-            let access = |id| self.table.light(id).map(|light| light.access);
+            let access = |id| self.table.row(id).map(|row| row.access);
             let best = self.table.lowest().and_then(access);
             assert!(
                 best >= Some(Access::Ejected)
@@ -547,13 +547,13 @@ impl Router {
     }
 
     fn is_usable(&self, id: BackendId) -> bool {
-        self.table.light(id).is_some_and(|light| light.access <= Access::Held)
+        self.table.row(id).is_some_and(|row| row.access <= Access::Held)
     }
 
     /// Whether a backend has as many requests in flight as it may have.
     #[inline]
     fn is_full(&self, id: BackendId) -> bool {
-        self.table.light(id).is_some_and(|light| light.access == Access::Full)
+        self.table.row(id).is_some_and(|row| row.access == Access::Full)
     }
 
     fn check_in_debug(&self) {

@@ -14,12 +14,12 @@ pub(crate) struct Tournament {
     len: usize,
     /// Number of leaves, a power of two; slot `i` is node `leaves + i`, and node 1 the root.
     leaves: usize,
-    nodes: Vec<Entry>,
+    nodes: Vec<Ranked>,
 }
 
 /// A slot and its key.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct Entry {
+pub(crate) struct Ranked {
     pub(crate) key: u64,
     pub(crate) slot: usize,
 }
@@ -30,7 +30,7 @@ pub(crate) const ABSENT: u64 = u64::MAX;
 impl Tournament {
     /// Without slots.
     pub(crate) fn new() -> Self {
-        Self { len: 0, leaves: 1, nodes: vec![Entry::absent(0); 2] }
+        Self { len: 0, leaves: 1, nodes: vec![Ranked::absent(0); 2] }
     }
 
     /// Adds the next slot.
@@ -48,7 +48,7 @@ impl Tournament {
     pub(crate) fn set(&mut self, slot: usize, key: u64) {
         debug_assert!(slot < self.len, "only slots that were pushed have keys");
         let mut node = self.leaves + slot;
-        self.nodes[node] = Entry { key, slot };
+        self.nodes[node] = Ranked { key, slot };
         while node > 1 {
             node /= 2;
             let better = self.better_child(node);
@@ -60,13 +60,13 @@ impl Tournament {
     }
 
     /// The least key and its slot; `None` when no slot takes part.
-    pub(crate) fn winner(&self) -> Option<Entry> {
+    pub(crate) fn winner(&self) -> Option<Ranked> {
         Some(self.nodes[1]).filter(|entry| entry.key != ABSENT)
     }
 
     /// The least key and one of the slots that have it: with all keys equal, each slot is as
     /// likely; otherwise none of them is left out.
-    pub(crate) fn draw(&self, rng: &mut Rng) -> Option<Entry> {
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Option<Ranked> {
         let winner = self.winner()?;
         let (mut node, mut first, mut width) = (1, 0, self.leaves);
         while node < self.leaves {
@@ -87,7 +87,7 @@ impl Tournament {
 
     /// The best-ranked slot that is wanted; the root's own cost when it is the winner, otherwise a
     /// branch and bound search over the entries that rank before the answer.
-    pub(crate) fn find(&self, is_wanted: impl Fn(usize) -> bool) -> Option<Entry> {
+    pub(crate) fn find(&self, is_wanted: impl Fn(usize) -> bool) -> Option<Ranked> {
         let mut best = None;
         self.search(1, &is_wanted, &mut best);
         best
@@ -98,7 +98,7 @@ impl Tournament {
         self.nodes[self.leaves + slot].key
     }
 
-    fn search(&self, node: usize, is_wanted: &impl Fn(usize) -> bool, best: &mut Option<Entry>) {
+    fn search(&self, node: usize, is_wanted: &impl Fn(usize) -> bool, best: &mut Option<Ranked>) {
         let entry = self.nodes[node];
         if entry.key == ABSENT || best.is_some_and(|best| best <= entry) {
             return;
@@ -113,7 +113,7 @@ impl Tournament {
         }
     }
 
-    fn better_child(&self, node: usize) -> Entry {
+    fn better_child(&self, node: usize) -> Ranked {
         let (left, right) = (self.nodes[2 * node], self.nodes[2 * node + 1]);
         // Slots on the left are lower: they win ties.
         if right.key < left.key { right } else { left }
@@ -122,10 +122,10 @@ impl Tournament {
     fn grow(&mut self) {
         let old: Vec<u64> = (0..self.len).map(|slot| self.key(slot)).collect();
         self.leaves *= 2;
-        self.nodes = vec![Entry::absent(0); 2 * self.leaves];
+        self.nodes = vec![Ranked::absent(0); 2 * self.leaves];
         for slot in 0..self.leaves {
             let key = old.get(slot).copied().unwrap_or(ABSENT);
-            self.nodes[self.leaves + slot] = Entry { key, slot };
+            self.nodes[self.leaves + slot] = Ranked { key, slot };
         }
         for node in (1..self.leaves).rev() {
             self.nodes[node] = self.better_child(node);
@@ -133,7 +133,7 @@ impl Tournament {
     }
 }
 
-impl Entry {
+impl Ranked {
     const fn absent(slot: usize) -> Self {
         Self { key: ABSENT, slot }
     }
@@ -165,7 +165,7 @@ mod tests {
                 let scan = |accept: &dyn Fn(usize) -> bool| {
                     (0..size)
                         .filter(|slot| keys[*slot] != ABSENT && accept(*slot))
-                        .map(|slot| Entry { key: keys[slot], slot })
+                        .map(|slot| Ranked { key: keys[slot], slot })
                         .min()
                 };
                 assert_eq!(tree.winner(), scan(&|_| true));
@@ -207,8 +207,8 @@ mod tests {
         }
         tree.set(4, 3);
         tree.set(2, 3);
-        assert_eq!(tree.winner(), Some(Entry { key: 3, slot: 2 }));
+        assert_eq!(tree.winner(), Some(Ranked { key: 3, slot: 2 }));
         tree.set(2, 9);
-        assert_eq!(tree.winner(), Some(Entry { key: 3, slot: 4 }));
+        assert_eq!(tree.winner(), Some(Ranked { key: 3, slot: 4 }));
     }
 }

@@ -2,18 +2,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::cold_path;
 
-use super::{Access, Backend, Light};
+use super::{Access, Backend, ScanRow};
 use crate::config::{Rules, Weights};
 use crate::id::BackendId;
 use crate::time::Instant;
-use crate::tournament::{ABSENT, Entry, Tournament};
+use crate::tournament::{ABSENT, Ranked, Tournament};
 
 /// The backends by id, ranked: by access, then by score, then by id.
 #[derive(Debug)]
 pub(crate) struct BackendTable {
     backends: Vec<Backend>,
     /// The fields that a scan reads, in a dense array.
-    lights: Vec<Light>,
+    rows: Vec<ScanRow>,
     /// The configured backends by slot: scans cost nothing for those that left.
     configured: Vec<BackendId>,
     by_name: BTreeMap<String, BackendId>,
@@ -34,7 +34,7 @@ impl BackendTable {
     pub(crate) fn new() -> Self {
         Self {
             backends: Vec::new(),
-            lights: Vec::new(),
+            rows: Vec::new(),
             configured: Vec::new(),
             by_name: BTreeMap::new(),
             ranking: Tournament::new(),
@@ -85,7 +85,7 @@ impl BackendTable {
         let id = backend.id;
         if id.index() == self.backends.len() {
             self.backends.push(backend);
-            self.lights.push(Light::default());
+            self.rows.push(ScanRow::default());
             self.ranking.push(ABSENT);
         } else {
             self.backends[id.index()] = backend;
@@ -149,14 +149,14 @@ impl BackendTable {
     #[inline]
     pub(crate) fn best_access_except(&self, tried: &[BackendId]) -> Option<Access> {
         if tried.is_empty() {
-            return self.ranking.winner().map(|entry| self.lights[entry.slot].access);
+            return self.ranking.winner().map(|entry| self.rows[entry.slot].access);
         }
-        self.lowest_except(tried).and_then(|id| self.light(id)).map(|light| light.access)
+        self.lowest_except(tried).and_then(|id| self.row(id)).map(|row| row.access)
     }
 
     /// The fields of a backend that a scan reads.
-    pub(crate) fn light(&self, id: BackendId) -> Option<Light> {
-        self.lights.get(id.index()).copied().filter(|light| light.generation == id.generation())
+    pub(crate) fn row(&self, id: BackendId) -> Option<ScanRow> {
+        self.rows.get(id.index()).copied().filter(|row| row.generation == id.generation())
     }
 
     /// The configured backends, by slot.
@@ -208,10 +208,7 @@ impl BackendTable {
                 assert!(points >= 0.0, "{} points of {id:?} are not negative", factor.name());
             }
             assert!(backend.in_flight <= backend.most, "{id:?} has no more out than it may have");
-            assert!(
-                self.light(id) == Some(backend.light()),
-                "the scanned row of {id:?} is as it is"
-            );
+            assert!(self.row(id) == Some(backend.row()), "the scanned row of {id:?} is as it is");
             assert!(
                 self.ranking.key(id.index()) == Self::rank_key(backend, backend.access()),
                 "the ranking knows {id:?} as it is"
@@ -249,13 +246,13 @@ impl BackendTable {
     fn rank(&mut self, id: BackendId) {
         let slot = id.index();
         let backend = &self.backends[slot];
-        let light = backend.light();
-        let key = Self::rank_key(backend, light.access);
+        let row = backend.row();
+        let key = Self::rank_key(backend, row.access);
         if let Some(until) = backend.held_until {
             cold_path();
             self.releases_at = self.releases_at.min(until);
         }
-        self.lights[slot] = light;
+        self.rows[slot] = row;
         self.ranking.set(slot, key);
     }
 
@@ -276,7 +273,7 @@ impl BackendTable {
         }
     }
 
-    fn ranked_id(&self, entry: Entry) -> BackendId {
+    fn ranked_id(&self, entry: Ranked) -> BackendId {
         self.backends[entry.slot].id
     }
 }

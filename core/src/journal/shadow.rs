@@ -14,6 +14,7 @@ use crate::blame::Asker;
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{Action, Event, Lease, LoadReport, NoRoute, Outcome, ProbeKind, ProbeResult};
 use crate::id::{BackendId, LeaseId, ProbeId};
+use crate::probe::LineId;
 use crate::router::Router;
 use crate::time::Instant;
 
@@ -27,11 +28,11 @@ pub struct Shadow {
     /// Recorded probes that are out.
     recorded: BTreeMap<ProbeId, (BackendId, ProbeKind)>,
     /// Recorded lines (backend and kind of probe) with a probe out.
-    lines_out: BTreeSet<(BackendId, bool)>,
+    lines_out: BTreeSet<LineId>,
     /// The last recorded result of each line.
-    results: BTreeMap<(BackendId, bool), ProbeResult>,
+    results: BTreeMap<LineId, ProbeResult>,
     /// The shadow's own probes that are out, and since when.
-    waiting: BTreeMap<(BackendId, bool), (ProbeId, Instant)>,
+    waiting: BTreeMap<LineId, (ProbeId, Instant)>,
     /// Reused for naming all backends but one.
     others: Vec<BackendId>,
 }
@@ -82,7 +83,7 @@ impl Shadow {
             }
             Record::ProbeStarted { probe, backend, kind } => {
                 self.recorded.insert(*probe, (*backend, *kind));
-                self.lines_out.insert(line(*backend, *kind));
+                self.lines_out.insert(LineId { backend: *backend, kind: *kind });
             }
             Record::ProbeFinished { probe, result } => self.probe_finished(now, *probe, result),
             Record::RequestFinished { lease, outcome } => {
@@ -177,7 +178,7 @@ impl Shadow {
         let Some((backend, kind)) = self.recorded.remove(&probe) else {
             return;
         };
-        let line = line(backend, kind);
+        let line = LineId { backend, kind };
         self.lines_out.remove(&line);
         self.results.insert(line, result.clone());
         if let Some((probe, _)) = self.waiting.remove(&line) {
@@ -197,7 +198,7 @@ impl Shadow {
     /// Answers probes of lines that nobody asked in the recording at this time: by what the line
     /// said last. Those that were asked come to their own end.
     fn answer_waiting(&mut self, now: Instant) {
-        let ready = |(line, (_, since)): (&(BackendId, bool), &(ProbeId, Instant))| {
+        let ready = |(line, (_, since)): (&LineId, &(ProbeId, Instant))| {
             let is_ready = *since < now && !self.lines_out.contains(line);
             (is_ready && self.results.contains_key(line)).then_some(*line)
         };
@@ -215,7 +216,7 @@ impl Shadow {
     fn drain(&mut self, now: Instant) {
         while let Some(action) = self.router.poll_action() {
             if let Action::StartProbe { probe, backend, kind, .. } = action {
-                self.waiting.insert(line(backend, kind), (probe, now));
+                self.waiting.insert(LineId { backend, kind }, (probe, now));
             }
         }
     }
@@ -229,8 +230,4 @@ impl Shadow {
         self.recorded.clear();
         self.lines_out.clear();
     }
-}
-
-const fn line(backend: BackendId, kind: ProbeKind) -> (BackendId, bool) {
-    (backend, matches!(kind, ProbeKind::Report))
 }

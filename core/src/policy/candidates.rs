@@ -25,8 +25,8 @@ impl<'a> Candidates<'a> {
 
     /// Whether this backend is a candidate.
     pub(super) fn has(&self, id: BackendId) -> bool {
-        self.table.light(id).is_some_and(|light| {
-            light.access <= self.access && (self.tried.is_empty() || !self.tried.contains(&id))
+        self.table.row(id).is_some_and(|row| {
+            row.access <= self.access && (self.tried.is_empty() || !self.tried.contains(&id))
         })
     }
 
@@ -53,7 +53,7 @@ impl<'a> Candidates<'a> {
 
     /// Requests that keep a backend busy: those it works on, and recent ones that it refused.
     pub(super) fn load(&self, id: BackendId) -> u32 {
-        self.table.light(id).map_or(0, |light| light.load)
+        self.table.row(id).map_or(0, |row| row.load)
     }
 
     /// The configured backends by slot, candidates or not.

@@ -14,13 +14,13 @@ pub(super) type Asides = BTreeMap<LeaseId, Aside>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Aside {
     backend: BackendId,
-    state: State,
+    state: AsideState,
     /// How long it has waited for its client, the present pause left out.
     waited: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
+enum AsideState {
     /// It waits for its client.
     Paused { since: Instant },
     /// It is work again.
@@ -31,7 +31,7 @@ enum State {
 
 impl Aside {
     const fn is_work(&self) -> bool {
-        matches!(self.state, State::Resumed)
+        matches!(self.state, AsideState::Resumed)
     }
 }
 
@@ -50,12 +50,12 @@ impl Router {
         };
         self.table.update(aside.backend, |backend| backend.mark(false));
         match aside.state {
-            State::Stream => {
+            AsideState::Stream => {
                 self.set_aside(aside.backend, false);
                 None
             }
-            State::Resumed => Some(aside.waited),
-            State::Paused { since } => {
+            AsideState::Resumed => Some(aside.waited),
+            AsideState::Paused { since } => {
                 self.take_back(now, aside.backend);
                 Some(aside.waited.saturating_add(now.since(since)))
             }
@@ -66,7 +66,7 @@ impl Router {
     pub(super) fn stream_opened(&mut self, now: Instant, lease: LeaseId, backend: BackendId) {
         let known = self.asides.get(&lease).copied();
         let is_possible = match known {
-            Some(aside) => aside.state != State::Stream && aside.backend == backend,
+            Some(aside) => aside.state != AsideState::Stream && aside.backend == backend,
             None => self.may_enter(lease, backend),
         };
         if !is_possible {
@@ -76,7 +76,7 @@ impl Router {
             self.take_back(now, backend);
         }
         let waited = known.map_or(Duration::ZERO, |aside| aside.waited);
-        self.enter(lease, Aside { backend, state: State::Stream, waited });
+        self.enter(lease, Aside { backend, state: AsideState::Stream, waited });
         self.set_aside(backend, true);
         if self.habits.listens {
             self.policy.on_pause(now, backend);
@@ -94,7 +94,7 @@ impl Router {
             return;
         }
         let waited = known.map_or(Duration::ZERO, |aside| aside.waited);
-        self.enter(lease, Aside { backend, state: State::Paused { since: now }, waited });
+        self.enter(lease, Aside { backend, state: AsideState::Paused { since: now }, waited });
         self.set_aside(backend, true);
         if self.habits.listens {
             self.policy.on_pause(now, backend);
@@ -106,12 +106,12 @@ impl Router {
         let Some(aside) = self.asides.get_mut(&lease) else {
             return;
         };
-        let State::Paused { since } = aside.state else {
+        let AsideState::Paused { since } = aside.state else {
             return;
         };
         if aside.backend == backend {
             aside.waited = aside.waited.saturating_add(now.since(since));
-            aside.state = State::Resumed;
+            aside.state = AsideState::Resumed;
             self.take_back(now, backend);
         }
     }

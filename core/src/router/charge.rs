@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use super::Router;
+use crate::backend::Comparison;
 use crate::event::{Lease, Outcome, RequestFailure};
 use crate::id::BackendId;
 use crate::time::Instant;
@@ -56,9 +57,9 @@ impl Router {
         if !self.declines.counts(now, backend, id, asker, half_life, false) {
             return outcome;
         }
-        let stands_out = self.table.get(backend).map(|backend| backend.stands_out());
-        let stands_out = match stands_out {
-            Some((at, stands_out)) if now.since(at) < COMPARED_APART => stands_out,
+        let last = self.table.get(backend).map(|backend| backend.comparison());
+        let stands_out = match last {
+            Some(last) if now.since(last.at) < COMPARED_APART => last.stands_out,
             _ => self.compare(now, backend),
         };
         self.table.update(backend, |backend| backend.declined(now, half_life));
@@ -86,7 +87,7 @@ impl Router {
             let error = (variance(own.0, own.1) + variance(*median, *requests)).sqrt();
             own.0 - median > (3.0 * error).max(GAP_MIN)
         });
-        self.table.update(id, |backend| backend.set_stands_out(now, stands_out));
+        self.table.update(id, |backend| backend.set_comparison(Comparison { at: now, stands_out }));
         stands_out
     }
 }

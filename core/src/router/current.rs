@@ -16,7 +16,7 @@ const HELD_NOTICES_APART: Duration = Duration::from_secs(1);
 impl Router {
     /// Leaves a current backend that cannot be used, or is held, as soon as another one is better.
     pub(super) fn settle(&mut self, now: Instant) {
-        let access = |id| self.table.light(id).map_or(Access::Gone, |light| light.access);
+        let access = |id| self.table.row(id).map_or(Access::Gone, |row| row.access);
         // One that is full is as good as ever; single requests go past it.
         let is_left = |id: &BackendId| access(*id) > Access::Slow && access(*id) != Access::Full;
         let Some(current) = self.current.filter(is_left) else {

@@ -172,8 +172,8 @@ impl Router {
     /// ejections are regretted.
     fn eject(&mut self, now: Instant, id: BackendId, others: Option<Others>) {
         let is_other = |other: &BackendId| {
-            let light = self.table.light(*other);
-            *other != id && light.is_some_and(|light| light.access < Access::Ejected)
+            let row = self.table.row(*other);
+            *other != id && row.is_some_and(|row| row.access < Access::Ejected)
         };
         let is_needed = !self.order.iter().any(is_other);
         let is_capped = !outlier::is_within_cap(self.ejections.out + 1, self.order.len());

@@ -35,7 +35,7 @@ impl Learned {
         let (pool, unit) = (&mut self.pool, &mut self.units[slot]);
         if is_alone && unit.is_calm() {
             unit.skip(now);
-            unit.n = unit.n.saturating_sub(1);
+            unit.in_flight = unit.in_flight.saturating_sub(1);
             return true;
         }
         let is_short = !pool.is_booting()
@@ -47,12 +47,12 @@ impl Learned {
             return false;
         }
         unit.count(now, pool);
-        if unit.rails.is_stalled {
+        if unit.restraints.is_stalled {
             return false;
         }
-        let n = unit.n;
+        let n = unit.in_flight;
         debug_assert!(n > 0, "only requests that went out come home");
-        unit.n = n.saturating_sub(1);
+        unit.in_flight = n.saturating_sub(1);
         unit.unsettled += 1;
         unit.completions += 1;
         pool.completions += 1;
@@ -91,10 +91,10 @@ impl Learned {
         for _ in 0..good {
             pool.errors.observe(false, POOL_MEMORY);
             unit.errors.observe(false, OWN_MEMORY);
-            unit.rails.watch.answered_again();
+            unit.restraints.watch.answered_again();
         }
         unit.settle(pool);
-        unit.due_speed = unit.v;
+        unit.due_speed = unit.shrunk_speed;
     }
 
     /// The backend for a single request that finds another one full: the one with the least expected
@@ -137,7 +137,7 @@ impl Unit {
     /// Whether a good end opens nothing and ends nothing.
     #[inline]
     fn is_calm(&self) -> bool {
-        self.is_present && self.rails.is_calm()
+        self.is_present && self.restraints.is_calm()
     }
 }
 

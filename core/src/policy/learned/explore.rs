@@ -22,7 +22,7 @@ pub(super) struct Explorer {
 
 /// How a backend's series have turned out.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Record {
+pub(super) struct Trials {
     /// Trials to be left without a series after one that ended in a slow answer.
     wait: u8,
     /// Trials left of these.
@@ -79,7 +79,7 @@ impl Explorer {
     pub(super) fn ended(
         &mut self,
         backend: BackendId,
-        record: &mut Record,
+        record: &mut Trials,
         predicted_ms: f64,
         good_ms: Option<f64>,
     ) {
@@ -132,7 +132,7 @@ mod tests {
     fn follows_fast_trials() {
         let (backend, other) = (BackendId::from_index(3), BackendId::from_index(4));
         let mut explorer = Explorer::new();
-        let mut record = Record::default();
+        let mut record = Trials::default();
         explorer.ended(backend, &mut record, 100.0, Some(50.0));
         assert_eq!(explorer.followed(), None);
         explorer.ended(backend, &mut record, 100.0, Some(49.0));

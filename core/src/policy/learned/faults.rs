@@ -1,4 +1,4 @@
-//! What errors do to a backend's standing, by the guard rails of all.
+//! What errors do to a backend's standing, by the restraints of all of them.
 use std::time::Duration;
 
 use super::{Learned, OWN_MEMORY, POOL_MEMORY};
@@ -17,23 +17,26 @@ impl Learned {
         let unit = &mut self.units[slot];
         self.pool.errors.observe(true, POOL_MEMORY);
         let common = self.pool.error_share();
-        let n = unit.n + 1;
-        if !is_timeout && unit.rails.is_normal() {
+        let n = unit.in_flight + 1;
+        if !is_timeout && unit.restraints.is_normal() {
             // An answer, if a bad one: it is not stalled.
-            unit.rails.is_stalled = false;
+            unit.restraints.is_stalled = false;
             unit.quiet_since = now;
             unit.due = 0.0;
         }
-        if unit.is_full(&self.pool.curve, n) && !unit.rails.is_stalled && unit.rails.is_normal() {
-            unit.rails.was_full(n);
+        if unit.is_full(&self.pool.curve, n)
+            && !unit.restraints.is_stalled
+            && unit.restraints.is_normal()
+        {
+            unit.restraints.was_full(n);
             return;
         }
         unit.errors.observe(true, OWN_MEMORY);
         let others = self.others(slot);
-        let rails = &mut self.units[slot].rails;
-        let is_bad = rails.failed(now, now - elapsed, others);
-        if is_bad && rails.is_normal() {
-            let share = rails.watch.recent.share();
+        let restraints = &mut self.units[slot].restraints;
+        let is_bad = restraints.failed(now, now - elapsed, others);
+        if is_bad && restraints.is_normal() {
+            let share = restraints.watch.recent.share();
             self.eject(now, slot, share);
         }
         if common >= AMNESTY && self.quarantined + self.probation > 0 {
@@ -67,7 +70,7 @@ impl Learned {
             latency_ms: self.pool.latency_ms,
             charge_ms: self.pool.charge_ms,
         });
-        self.units[slot].rails.watch.eject(now);
+        self.units[slot].restraints.watch.eject(now);
         self.count();
     }
 
@@ -78,9 +81,9 @@ impl Learned {
             self.has_regretted = true;
             for slot in 0..self.units.len() {
                 self.units[slot].turned_away = 0;
-                self.units[slot].rails.cap = None;
-                if !self.units[slot].rails.is_normal() {
-                    self.units[slot].rails.come_back(now);
+                self.units[slot].restraints.cap = None;
+                if !self.units[slot].restraints.is_normal() {
+                    self.units[slot].restraints.come_back(now);
                     self.weigh(slot);
                 }
             }
@@ -92,9 +95,9 @@ impl Learned {
     pub(super) fn forgive(&mut self, now: Instant) {
         for slot in 0..self.units.len() {
             let Some(others) = self.others(slot) else { continue };
-            let rails = &mut self.units[slot].rails;
-            if !rails.is_normal() && !rails.watch.is_worse_than(others) {
-                rails.come_back(now);
+            let restraints = &mut self.units[slot].restraints;
+            if !restraints.is_normal() && !restraints.watch.is_worse_than(others) {
+                restraints.come_back(now);
                 self.weigh(slot);
             }
         }
@@ -105,7 +108,7 @@ impl Learned {
     pub(super) fn count(&mut self) {
         let standing = |wanted: fn(&Standing) -> bool| {
             let here = self.units.iter().filter(|unit| unit.is_present);
-            here.filter(|unit| wanted(&unit.rails.watch.standing)).count()
+            here.filter(|unit| wanted(&unit.restraints.watch.standing)).count()
         };
         let quarantined = standing(|standing| matches!(standing, Standing::Ejected { .. }));
         let probation = standing(|standing| matches!(standing, Standing::Probation { .. }));

@@ -27,7 +27,7 @@
 //! requests that go to slow backends are what the guard costs.
 //!
 //! A demotion lasts 10 s and doubles up to 10 min with each one that follows a return within
-//! ten times as long. Meanwhile requests go by `least_request` over what the guard rails leave, and
+//! ten times as long. Meanwhile requests go by `least_request` over the backends that the restraints leave open, and
 //! the learner goes on learning.
 use std::time::Duration;
 

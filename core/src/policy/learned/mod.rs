@@ -12,7 +12,7 @@
 //! | [`speed`] | completions against exposure, and the memory that is used |
 //! | [`curve`] | the pool's congestion curve, and each backend's deviation |
 //! | [`unit`] | one backend: counters, cost; and what the pool has in common |
-//! | [`rails`] | stall, quarantine, probation, caps, slow start |
+//! | [`restraints`] | stall, quarantine, probation, caps, slow start |
 //! | [`calm`] | the short way for a model that is asked seldom |
 //! | [`refit`] | what is fitted to all backends together, every 64 completions |
 //! | [`faults`] | what errors do to a standing, by all of them |
@@ -32,8 +32,8 @@ mod curve;
 mod explore;
 mod faults;
 mod live_guard;
-mod rails;
 mod refit;
+mod restraints;
 pub(crate) mod rules;
 mod speed;
 mod state;
@@ -125,7 +125,7 @@ impl Learned {
     /// Whether a backend has as many requests in flight as it can work on at once.
     pub(super) fn is_full(&self, backend: BackendId, turned_away: u32) -> bool {
         let unit = self.units.get(backend.index());
-        unit.is_some_and(|unit| unit.n.saturating_add(turned_away) >= unit.full_at())
+        unit.is_some_and(|unit| unit.in_flight.saturating_add(turned_away) >= unit.full_at())
     }
 
     /// Requests in flight that a backend can work on at once; 0 while it completes nothing.
@@ -168,7 +168,8 @@ impl Learned {
     ) -> Option<BackendId> {
         let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
         let load = |id, in_flight| {
-            open(id).map_or((2, 0), |unit| (u8::from(unit.rails.watch.is_failing(now)), in_flight))
+            open(id)
+                .map_or((2, 0), |unit| (u8::from(unit.restraints.watch.is_failing(now)), in_flight))
         };
         candidates.least(rng, load).filter(|id| open(*id).is_some())
     }
@@ -179,10 +180,12 @@ impl Learned {
             let Some(unit) = self.units.get(id.index()) else {
                 return f64::INFINITY;
             };
-            let wait = unit.latency_at(&self.pool, unit.n.saturating_add(1));
-            let is_shut = if unit.rails.is_normal() { 0 } else { 1 };
+            let wait = unit.latency_at(&self.pool, unit.in_flight.saturating_add(1));
+            let is_shut = if unit.restraints.is_normal() { 0 } else { 1 };
             // Quarantined ones last: a normal one is usable, however full.
-            f64::from(is_shut) * SHUT_MS + wait + unit.rails.risk(unit.n) * self.pool.charge_ms
+            f64::from(is_shut) * SHUT_MS
+                + wait
+                + unit.restraints.risk(unit.in_flight) * self.pool.charge_ms
         })
     }
 
@@ -194,17 +197,17 @@ impl Learned {
         let unit = units.find(|unit| {
             unit.is_present
                 && unit.is_up
-                && unit.rails.watch.wants_trial()
+                && unit.restraints.watch.wants_trial()
                 && candidates.has(unit.id)
         })?;
-        unit.rails.watch.try_out();
+        unit.restraints.watch.try_out();
         Some(unit.id)
     }
 
     /// A backend that is worth a trial, and what kind of trial.
     fn explore(&mut self, now: Instant, candidates: &Candidates<'_>) -> Option<Choice> {
         if let Some(backend) = self.explorer.followed()
-            && self.units[backend.index()].n == 0
+            && self.units[backend.index()].in_flight == 0
             && self.units[backend.index()].is_open()
             && candidates.has(backend)
         {
@@ -219,7 +222,7 @@ impl Learned {
             let unit = &self.units[*slot];
             let idle_ms = millis(now.since(unit.used_at));
             let wait_ms = IDLE_MIN_MS.max(IDLE_LATENCIES * self.pool.latency_ms);
-            unit.n == 0 && idle_ms > wait_ms && unit.is_open() && candidates.has(unit.id)
+            unit.in_flight == 0 && idle_ms > wait_ms && unit.is_open() && candidates.has(unit.id)
         })?;
         self.explorer.spend(explore::TRIAL);
         Some(Choice { backend: self.units[idle].id, token: LEARNER | IDLE_TRIAL })
@@ -241,7 +244,7 @@ impl Learned {
         let elapsed_ms = millis(elapsed);
         let pool = &mut self.pool;
         let unit = &mut self.units[slot];
-        let n = unit.n + 1;
+        let n = unit.in_flight + 1;
         let was_booting = pool.is_booting();
         pool.completions += 1;
         pool.errors.observe(false, POOL_MEMORY);
@@ -249,8 +252,8 @@ impl Learned {
         average(&mut unit.latency_ms, elapsed_ms);
         unit.errors.observe(false, OWN_MEMORY);
         unit.answered_at = Some(now);
-        let was_stalled = unit.rails.is_stalled;
-        unit.rails.succeeded(now - elapsed);
+        let was_stalled = unit.restraints.is_stalled;
+        unit.restraints.succeeded(now - elapsed);
         unit.quiet_since = now;
         unit.due = 0.0;
         if was_booting {
@@ -261,7 +264,7 @@ impl Learned {
             return;
         }
         unit.speed.complete();
-        if unit.rails.is_normal() && !was_stalled {
+        if unit.restraints.is_normal() && !was_stalled {
             pool.curve.completions[(n as usize).min(LEVELS)] += 1.0;
             unit.shape.completions[bin(n)] += 1.0;
         }
@@ -271,7 +274,7 @@ impl Learned {
             unit.shape.adopt(&pool.curve);
         }
         unit.settle(pool);
-        unit.due_speed = unit.v;
+        unit.due_speed = unit.shrunk_speed;
         if pool.completions.is_multiple_of(REFRESH) {
             self.refresh(now);
         }
@@ -317,7 +320,7 @@ impl Policy for Learned {
     }
 
     fn reconfigure(&mut self, rules: &Rules) {
-        self.pool.z = rules.learned.confidence;
+        self.pool.confidence = rules.learned.confidence;
         self.pool.charge_ms = millis(rules.errors.charge);
         self.explorer.configure(rules.learned.exploration);
         self.guard.configure(rules.learned.control_share, self.pool.charge_ms);
@@ -397,8 +400,8 @@ impl Policy for Learned {
         if is_trial || is_error != Some(false) {
             unit.settle(&self.pool);
         }
-        debug_assert!(unit.n > 0, "only requests that went out come home");
-        unit.n = unit.n.saturating_sub(1);
+        debug_assert!(unit.in_flight > 0, "only requests that went out come home");
+        unit.in_flight = unit.in_flight.saturating_sub(1);
         let predicted_ms = if is_trial { unit.latency_at(&self.pool, 1) } else { 0.0 };
         match is_error {
             Some(false) => self.completed(now, slot, ended.elapsed),
@@ -415,8 +418,8 @@ impl Policy for Learned {
         if ended.token & PROBATION != 0 {
             let others = self.others(slot);
             let unit = &mut self.units[slot];
-            unit.rails.probation_ended(now, is_error.map(|is_error| !is_error), others);
-            if unit.rails.is_normal() {
+            unit.restraints.probation_ended(now, is_error.map(|is_error| !is_error), others);
+            if unit.restraints.is_normal() {
                 unit.errors = Errors::default();
             }
             self.count();
@@ -433,7 +436,7 @@ impl Policy for Learned {
                 self.guard.learner_ended(elapsed_ms, is_error);
             }
         }
-        if self.quarantined + self.probation > 0 && self.units[slot].rails.is_normal() {
+        if self.quarantined + self.probation > 0 && self.units[slot].restraints.is_normal() {
             let is_refused = matches!(ended.outcome, Outcome::Refused { .. });
             if is_refused || is_error.is_some() {
                 let good_ms = (is_error == Some(false)).then_some(elapsed_ms);
@@ -441,12 +444,12 @@ impl Policy for Learned {
             }
         }
         let unit = &self.units[slot];
-        if unit.n == 0 && unit.rails.is_stalled && unit.rails.is_normal() {
+        if unit.in_flight == 0 && unit.restraints.is_stalled && unit.restraints.is_normal() {
             // Nothing is left there that could show it working: pings and probation are to.
             self.units[slot].was_silent();
             self.eject(now, slot, 1.0);
-            let rails = &mut self.units[slot].rails;
-            rails.is_stalled = rails.is_normal();
+            let restraints = &mut self.units[slot].restraints;
+            restraints.is_stalled = restraints.is_normal();
         }
         self.weigh(slot);
     }
@@ -455,9 +458,9 @@ impl Policy for Learned {
         self.settle_up(backend.index());
         let unit = &mut self.units[backend.index()];
         unit.look(now, &mut self.pool);
-        debug_assert!(unit.n > 0, "only what is in flight is paused");
-        unit.n = unit.n.saturating_sub(1);
-        if unit.n == 0 && unit.rails.is_normal() {
+        debug_assert!(unit.in_flight > 0, "only what is in flight is paused");
+        unit.in_flight = unit.in_flight.saturating_sub(1);
+        if unit.in_flight == 0 && unit.restraints.is_normal() {
             // Nobody waits for it: what looked like silence may have been its clients'.
             unit.quiet(now);
         }
@@ -479,12 +482,16 @@ impl Policy for Learned {
             self.units[slot].turned_away = facts.turned_away();
             self.weigh(slot);
         }
-        let rails = &mut self.units[slot].rails;
-        if is_good && rails.watch.ping_answered(now) {
+        let restraints = &mut self.units[slot].restraints;
+        if is_good && restraints.watch.ping_answered(now) {
             self.count();
-        } else if is_good && rails.is_stalled && rails.is_normal() && self.units[slot].n == 0 {
+        } else if is_good
+            && restraints.is_stalled
+            && restraints.is_normal()
+            && self.units[slot].in_flight == 0
+        {
             // More than half are out of use: this one could not be quarantined.
-            self.units[slot].rails.come_back(now);
+            self.units[slot].restraints.come_back(now);
             self.weigh(slot);
         }
     }
@@ -495,24 +502,24 @@ impl Policy for Learned {
 
     fn view(&self, now: Instant, id: BackendId, _backend: &Backend) -> PolicyView {
         let unit = &self.units[id.index()];
-        let state = match unit.rails.watch.standing {
+        let state = match unit.restraints.watch.standing {
             Standing::Ejected { until } => LearnedStanding::Quarantined { left: until - now },
             Standing::Probation { good, needed, .. } => LearnedStanding::Probation { good, needed },
-            Standing::In if unit.rails.is_stalled => LearnedStanding::Stalled,
-            Standing::In if unit.rails.watch.window < WINDOW_OPEN => {
-                LearnedStanding::SlowStart { window: unit.rails.watch.window }
+            Standing::In if unit.restraints.is_stalled => LearnedStanding::Stalled,
+            Standing::In if unit.restraints.watch.window < WINDOW_OPEN => {
+                LearnedStanding::SlowStart { window: unit.restraints.watch.window }
             }
             Standing::In => LearnedStanding::Normal,
         };
         PolicyView::Learned(LearnedView {
             state,
-            in_flight: unit.n,
-            speed: unit.v,
+            in_flight: unit.in_flight,
+            speed: unit.shrunk_speed,
             memory: speed::length(unit.estimate.memory.into()) as u32,
-            latency_ms: unit.latency_at(&self.pool, unit.n.saturating_add(1)),
+            latency_ms: unit.latency_at(&self.pool, unit.in_flight.saturating_add(1)),
             error_share: unit.errors.share(),
             error_excess: unit.error_excess(&self.pool),
-            cap: unit.rails.cap,
+            cap: unit.restraints.cap,
             cost_ms: unit.cost,
         })
     }
@@ -552,7 +559,7 @@ impl Learner for Learned {
     }
 
     fn ping_every(&self, backend: BackendId) -> Option<Duration> {
-        self.units.get(backend.index())?.rails.watch.wants_pings().then_some(PING_EVERY)
+        self.units.get(backend.index())?.restraints.watch.wants_pings().then_some(PING_EVERY)
     }
 
     fn take_regret(&mut self) -> bool {
@@ -560,7 +567,7 @@ impl Learner for Learned {
     }
 
     fn watch(&self, backend: BackendId) -> Option<&Watch> {
-        self.units.get(backend.index()).map(|unit| &unit.rails.watch)
+        self.units.get(backend.index()).map(|unit| &unit.restraints.watch)
     }
 }
 

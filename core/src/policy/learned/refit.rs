@@ -41,7 +41,7 @@ impl Learned {
     pub(super) fn recenter(&mut self) {
         self.scratch.clear();
         let known = self.units.iter().filter(|unit| {
-            unit.is_present && unit.rails.is_normal() && unit.speed.completions[0] > 0.0
+            unit.is_present && unit.restraints.is_normal() && unit.speed.completions[0] > 0.0
         });
         self.scratch.extend(known.map(|unit| (unit.estimate.ln_speed, unit.estimate.error)));
         self.pool.set_center(unit::median(&mut self.scratch));

@@ -23,12 +23,12 @@ pub(super) struct Speed {
     pub(super) completions: [f64; MEMORIES],
     /// Completions that a backend of speed 1 would have had, by memory.
     pub(super) exposure: [f64; MEMORIES],
-    block: Block,
+    block: Stretch,
 }
 
 /// Two neighbouring stretches of the same exposure, whose completions tell the dispersion.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Block {
+struct Stretch {
     completions: [f64; 2],
     exposure: [f64; 2],
 }
@@ -62,7 +62,7 @@ impl Speed {
             let left = dx / (1.0 + dx * (1.0 / length(memory)));
             self.exposure[memory] = (self.exposure[memory] - left).max(0.0);
         }
-        self.block = Block::default();
+        self.block = Stretch::default();
     }
 
     /// A request was completed well.
@@ -121,7 +121,7 @@ impl Speed {
     }
 }
 
-impl Block {
+impl Stretch {
     const fn at(&self) -> usize {
         (self.exposure[0] >= BLOCK_EXPOSURE) as usize
     }
@@ -225,6 +225,6 @@ mod tests {
             sample = speed.expose(32.0);
         }
         assert_eq!(sample, Some(4.0));
-        assert_eq!(speed.block, Block::default());
+        assert_eq!(speed.block, Stretch::default());
     }
 }

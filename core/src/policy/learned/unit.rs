@@ -1,7 +1,7 @@
 //! What is learned of one backend, and of the pool as a whole.
 use super::curve::{Curve, LEVELS, Shape, bin};
-use super::explore::Record;
-use super::rails::Rails;
+use super::explore::Trials;
+use super::restraints::Restraints;
 use super::speed::{Estimate, Speed};
 use crate::errors::Errors;
 use crate::id::BackendId;
@@ -25,7 +25,8 @@ pub(super) struct Pool {
     pub(super) completions: u64,
     /// While booting: `Σ √n·dt`, ms.
     pub(super) boot_exposure: f64,
-    pub(super) z: f64,
+    /// Standard errors by which completions must depart from a speed before it is forgotten.
+    pub(super) confidence: f64,
     /// What a failed request costs, ms.
     pub(super) charge_ms: f64,
 }
@@ -38,7 +39,7 @@ pub(super) struct Unit {
     /// By its pings and refusals.
     pub(super) is_up: bool,
     /// Requests in flight that tell something.
-    pub(super) n: u32,
+    pub(super) in_flight: u32,
     /// Recent requests that it refused: to the cost they are in flight.
     pub(super) turned_away: u32,
     /// Time at n in flight is counted up to here.
@@ -57,15 +58,15 @@ pub(super) struct Unit {
     pub(super) phi: f64,
     phi_samples: u32,
     pub(super) estimate: Estimate,
-    /// `estimate`, drawn to the pool's median by its error.
-    pub(super) v: f64,
+    /// The estimated speed, shrunk towards the pool's median by its standard error.
+    pub(super) shrunk_speed: f64,
     pub(super) errors: Errors,
-    pub(super) rails: Rails,
+    pub(super) restraints: Restraints,
     /// Average time of an answered request, ms; 0 before the first.
     pub(super) latency_ms: f64,
     pub(super) completions: u64,
     /// How trials of it have turned out.
-    pub(super) series: Record,
+    pub(super) series: Trials,
     /// The last good answer.
     pub(super) answered_at: Option<Instant>,
     /// The last dispatch.
@@ -90,7 +91,7 @@ impl Pool {
             latency_ms: 0.0,
             completions: 0,
             boot_exposure: 0.0,
-            z: 1.5,
+            confidence: 1.5,
             charge_ms: 5000.0,
         }
     }
@@ -119,12 +120,12 @@ impl Pool {
 }
 
 impl Unit {
-    pub(super) fn new(now: Instant, id: BackendId, n: u32, pool: &Pool) -> Self {
+    pub(super) fn new(now: Instant, id: BackendId, in_flight: u32, pool: &Pool) -> Self {
         let mut unit = Self {
             id,
             is_present: true,
             is_up: true,
-            n,
+            in_flight,
             turned_away: 0,
             looked_at: now,
             pending: 0.0,
@@ -135,13 +136,13 @@ impl Unit {
             shape: Shape::new(),
             phi: pool.phi,
             phi_samples: 0,
-            estimate: Speed::default().estimate(pool.z, pool.phi),
-            v: 1.0,
+            estimate: Speed::default().estimate(pool.confidence, pool.phi),
+            shrunk_speed: 1.0,
             errors: Errors::default(),
-            rails: Rails::new(),
+            restraints: Restraints::new(),
             latency_ms: 0.0,
             completions: 0,
-            series: Record::default(),
+            series: Trials::default(),
             answered_at: None,
             used_at: now,
             quiet_since: now,
@@ -151,18 +152,18 @@ impl Unit {
         };
         unit.shape.adopt(&pool.curve);
         unit.settle(pool);
-        unit.due_speed = unit.v;
+        unit.due_speed = unit.shrunk_speed;
         unit
     }
 
     /// Whether so much exposure has passed since the speed was estimated that its fall may matter:
     /// that of a completion, at its own speed or at 1, whichever is more.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
-        if self.n == 0 || self.looked_at == now {
+        if self.in_flight == 0 || self.looked_at == now {
             return false;
         }
         let exposure = self.pending + self.pace * millis(now.since(self.looked_at));
-        exposure * self.v.max(1.0) >= STALE
+        exposure * self.shrunk_speed.max(1.0) >= STALE
     }
 
     /// Counts the time since the last look, and estimates the speed anew.
@@ -177,22 +178,23 @@ impl Unit {
     pub(super) fn count(&mut self, now: Instant, pool: &mut Pool) {
         let dt = millis(now.since(self.looked_at));
         self.looked_at = now;
-        if self.n == 0 || dt <= 0.0 {
+        if self.in_flight == 0 || dt <= 0.0 {
             return;
         }
         if pool.is_booting() {
-            pool.boot_exposure += f64::from(self.n).sqrt() * dt;
+            pool.boot_exposure += f64::from(self.in_flight).sqrt() * dt;
             return;
         }
         let exposure = self.pace * dt;
         self.pending += exposure;
         self.due += self.due_speed * exposure;
-        if self.rails.is_normal() && !self.rails.is_stalled {
-            let worked = self.v * dt;
-            pool.curve.time[(self.n as usize).min(LEVELS)] += worked * self.shape.factor(self.n);
-            self.shape.predicted[bin(self.n)] +=
-                worked * f64::from(self.n) / pool.curve.latency(self.n);
-            self.rails.is_stalled = self.due > STALL_DUE * self.phi.max(1.0)
+        if self.restraints.is_normal() && !self.restraints.is_stalled {
+            let worked = self.shrunk_speed * dt;
+            pool.curve.time[(self.in_flight as usize).min(LEVELS)] +=
+                worked * self.shape.factor(self.in_flight);
+            self.shape.predicted[bin(self.in_flight)] +=
+                worked * f64::from(self.in_flight) / pool.curve.latency(self.in_flight);
+            self.restraints.is_stalled = self.due > STALL_DUE * self.phi.max(1.0)
                 && millis(now.since(self.quiet_since)) > STALL_LATENCIES * self.latency_or(pool);
         }
     }
@@ -200,7 +202,7 @@ impl Unit {
     /// Tells the speed of the exposure that was counted. While stalled it waits for a good answer
     /// (`is_good`): only that makes a slow backend of a silent one.
     pub(super) fn take_in(&mut self, pool: &mut Pool, is_good: bool) {
-        if self.rails.is_stalled && !is_good {
+        if self.restraints.is_stalled && !is_good {
             return;
         }
         let exposure = std::mem::take(&mut self.pending);
@@ -230,18 +232,18 @@ impl Unit {
 
     /// One more request is in flight.
     pub(super) fn take(&mut self, now: Instant) {
-        if self.n == 0 {
+        if self.in_flight == 0 {
             self.quiet_since = now;
             self.due = 0.0;
-            self.due_speed = self.v;
+            self.due_speed = self.shrunk_speed;
         }
-        self.n += 1;
+        self.in_flight += 1;
     }
 
     /// It has nothing to answer, or has just answered: waiting for it begins anew.
     pub(super) fn quiet(&mut self, now: Instant) {
-        if self.rails.is_stalled {
-            self.rails.is_stalled = false;
+        if self.restraints.is_stalled {
+            self.restraints.is_stalled = false;
             self.was_silent();
         }
         self.quiet_since = now;
@@ -251,12 +253,12 @@ impl Unit {
     /// Turned a request away, with as many others in flight as now: that is an answer, though no
     /// work done. Where it had much to do it is full.
     pub(super) fn refused(&mut self, now: Instant, curve: &Curve) {
-        let n = self.n + 1;
-        if !self.rails.is_normal() {
+        let n = self.in_flight + 1;
+        if !self.restraints.is_normal() {
             return;
         }
-        if self.is_full(curve, n) && !self.rails.is_stalled {
-            self.rails.was_full(n);
+        if self.is_full(curve, n) && !self.restraints.is_stalled {
+            self.restraints.was_full(n);
         }
         self.quiet(now);
     }
@@ -270,7 +272,7 @@ impl Unit {
     /// its part of the exposure is taken back. It was counted with n that may have been others; what
     /// it is taken for is that of now.
     pub(super) fn abandoned(&mut self, pool: &mut Pool, elapsed_ms: f64) {
-        let n = self.n + 1;
+        let n = self.in_flight + 1;
         if pool.is_booting() {
             let part = elapsed_ms / f64::from(n).sqrt();
             pool.boot_exposure = (pool.boot_exposure - part).max(0.0);
@@ -278,14 +280,14 @@ impl Unit {
         }
         let exposure = elapsed_ms / self.shape.latency(&pool.curve, n);
         self.due = (self.due - self.due_speed * exposure).max(0.0);
-        if self.rails.is_stalled {
+        if self.restraints.is_stalled {
             self.pending = (self.pending - exposure).max(0.0);
             return;
         }
         self.speed.withdraw(exposure);
         self.settle(pool);
-        if self.rails.is_normal() {
-            let worked = self.v * elapsed_ms / f64::from(n);
+        if self.restraints.is_normal() {
+            let worked = self.shrunk_speed * elapsed_ms / f64::from(n);
             let time = &mut pool.curve.time[(n as usize).min(LEVELS)];
             *time = (*time - worked * self.shape.factor(n)).max(0.0);
             let predicted = &mut self.shape.predicted[bin(n)];
@@ -302,8 +304,8 @@ impl Unit {
     pub(super) fn came_up(&mut self, now: Instant) {
         self.was_silent();
         self.errors = Errors::default();
-        self.rails.watch.came_up(now);
-        self.rails.is_stalled = false;
+        self.restraints.watch.came_up(now);
+        self.restraints.is_stalled = false;
     }
 
     /// Completions per ms that it can do with as much in flight as the model knows of.
@@ -313,26 +315,27 @@ impl Unit {
 
     /// Estimates the speed from what was counted.
     pub(super) fn settle(&mut self, pool: &Pool) {
-        self.estimate = self.speed.estimate(pool.z, self.phi);
+        self.estimate = self.speed.estimate(pool.confidence, self.phi);
         self.draw_in(pool);
     }
 
     /// Draws the speed as estimated to the pool's median.
     pub(super) fn draw_in(&mut self, pool: &Pool) {
         let gap = firm(self.estimate.ln_speed - pool.center, self.estimate.error);
-        self.v = if gap == 0.0 { pool.center_speed } else { libm::exp(pool.center + gap) };
+        self.shrunk_speed =
+            if gap == 0.0 { pool.center_speed } else { libm::exp(pool.center + gap) };
     }
 
     /// From now on time is counted with as many in flight as there are now.
     #[inline]
     pub(super) fn set_pace(&mut self, pool: &Pool) {
-        self.pace = f64::from(self.n) / self.shape.latency(&pool.curve, self.n);
+        self.pace = f64::from(self.in_flight) / self.shape.latency(&pool.curve, self.in_flight);
     }
 
     /// Weighs one more request.
     pub(super) fn weigh(&mut self, pool: &Pool) {
         self.set_pace(pool);
-        let next = self.n.saturating_add(self.turned_away).saturating_add(1);
+        let next = self.in_flight.saturating_add(self.turned_away).saturating_add(1);
         let marginal = 1.0 + CROWD * f64::from(next);
         let wait = self.latency_at(pool, next) * marginal;
         self.cost = (wait + pool.charge_ms * self.error_excess(pool)).min(COST_MAX);
@@ -340,7 +343,7 @@ impl Unit {
 
     /// The latency that the model predicts at n in flight, ms.
     pub(super) fn latency_at(&self, pool: &Pool, n: u32) -> f64 {
-        self.shape.latency(&pool.curve, n) / self.v
+        self.shape.latency(&pool.curve, n) / self.shrunk_speed
     }
 
     /// The share of errors that it has above the pool's and beyond the noise.
@@ -355,17 +358,17 @@ impl Unit {
 
     /// Whether requests may go there now.
     pub(super) fn is_open(&self) -> bool {
-        self.is_present && self.is_up && self.rails.is_open(self.n)
+        self.is_present && self.is_up && self.restraints.is_open(self.in_flight)
     }
 
     /// Requests in flight that it can work on at once, by its curve or the number at which it
     /// refused; 0 while it completes nothing.
     pub(super) fn full_at(&self) -> u32 {
-        if self.rails.is_stalled {
+        if self.restraints.is_stalled {
             return 0;
         }
         // The cast saturates.
-        let cap = self.rails.cap.map_or(u32::MAX, |cap| cap.ceil() as u32);
+        let cap = self.restraints.cap.map_or(u32::MAX, |cap| cap.ceil() as u32);
         self.shape.width().min(cap)
     }
 

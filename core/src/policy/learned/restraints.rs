@@ -1,4 +1,4 @@
-//! The guard rails of one backend: when the model is not to be trusted with it.
+//! What keeps requests from one backend while the model is not to be trusted with it.
 //!
 //! Beside its standing, which is that of [`outlier`](crate::outlier), a backend may be stalled (no
 //! completion where twelve were due; ejected when every request there ended without an answer),
@@ -7,9 +7,9 @@
 use crate::outlier::{Others, WINDOW_START, Watch};
 use crate::time::Instant;
 
-/// One backend's guard rails.
+/// One backend's guard restraints.
 #[derive(Clone, Debug)]
-pub(super) struct Rails {
+pub(super) struct Restraints {
     pub(super) watch: Watch,
     pub(super) is_stalled: bool,
     /// Requests in flight at which it refused, with a margin.
@@ -19,7 +19,7 @@ pub(super) struct Rails {
     is_suspect: bool,
 }
 
-impl Rails {
+impl Restraints {
     pub(super) const fn new() -> Self {
         let watch = Watch::new(WINDOW_START, WINDOW_START);
         Self { watch, is_stalled: false, cap: None, is_suspect: false }
@@ -126,29 +126,29 @@ mod tests {
     /// beside them; a pool that fails in a quarter of all cases excuses up to 0.85 of them.
     #[test]
     fn a_failing_pool_excuses() {
-        let mut rails = Rails::new();
+        let mut restraints = Restraints::new();
         for _ in 0..3 {
-            assert!(!rails.failed(Instant::ZERO, Instant::ZERO, others(0.25)));
+            assert!(!restraints.failed(Instant::ZERO, Instant::ZERO, others(0.25)));
         }
-        assert!((rails.watch.recent.share() - 2.8525 / 3.8525).abs() < 1e-12);
-        assert!(rails.watch.is_worse_than(Others { share: 0.2, requests: 1e9 }));
-        assert!((rails.risk(0)).abs() < 1e-12, "a normal one has no risk");
-        rails.watch.eject(Instant::ZERO);
-        assert!((rails.risk(0) - 5.8525 / 6.8525).abs() < 1e-12);
+        assert!((restraints.watch.recent.share() - 2.8525 / 3.8525).abs() < 1e-12);
+        assert!(restraints.watch.is_worse_than(Others { share: 0.2, requests: 1e9 }));
+        assert!((restraints.risk(0)).abs() < 1e-12, "a normal one has no risk");
+        restraints.watch.eject(Instant::ZERO);
+        assert!((restraints.risk(0) - 5.8525 / 6.8525).abs() < 1e-12);
     }
 
     /// Refused with 100 in flight: at most 96 from then on, a hundred completions allow one more.
     #[test]
     fn caps_grow_slowly() {
-        let mut rails = Rails::new();
-        rails.watch.window = u32::MAX;
-        rails.was_full(100);
-        assert!(rails.is_open(95) && !rails.is_open(96));
+        let mut restraints = Restraints::new();
+        restraints.watch.window = u32::MAX;
+        restraints.was_full(100);
+        assert!(restraints.is_open(95) && !restraints.is_open(96));
         for _ in 0..101 {
-            rails.succeeded(Instant::ZERO);
+            restraints.succeeded(Instant::ZERO);
         }
-        assert!(rails.is_open(96) && !rails.is_open(98));
-        assert_eq!(rails.risk(98), 0.7);
+        assert!(restraints.is_open(96) && !restraints.is_open(98));
+        assert_eq!(restraints.risk(98), 0.7);
     }
 
     /// An error in a calm pool: nothing more while it has requests, one when it has none; a good
@@ -156,16 +156,16 @@ mod tests {
     /// was answered well between them had been sent before the first.
     #[test]
     fn an_error_makes_suspect() {
-        let mut rails = Rails::new();
+        let mut restraints = Restraints::new();
         let now = Instant::from_millis(9);
-        assert!(!rails.failed(now, now, others(0.0)));
-        assert!(rails.is_open(0) && !rails.is_open(1));
-        rails.succeeded(Instant::ZERO);
-        assert!(rails.is_open(1));
-        assert!(rails.clone().failed(now, now, others(0.0)), "the second in a row");
-        rails.succeeded(now);
-        assert!(!rails.clone().failed(now, now, others(0.0)), "the first of a new row");
-        rails.failed(now, now, others(0.01));
-        assert!(rails.is_open(1));
+        assert!(!restraints.failed(now, now, others(0.0)));
+        assert!(restraints.is_open(0) && !restraints.is_open(1));
+        restraints.succeeded(Instant::ZERO);
+        assert!(restraints.is_open(1));
+        assert!(restraints.clone().failed(now, now, others(0.0)), "the second in a row");
+        restraints.succeeded(now);
+        assert!(!restraints.clone().failed(now, now, others(0.0)), "the first of a new row");
+        restraints.failed(now, now, others(0.01));
+        assert!(restraints.is_open(1));
     }
 }
