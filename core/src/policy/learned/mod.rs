@@ -18,6 +18,7 @@
 //! | [`faults`] | what errors do to a standing, by all of them |
 //! | [`rules`] | its part of the configuration |
 //! | [`explore`] | the budget for trials |
+//! | [`learner`] | pings, ejections and the guard, as the router asks for them |
 //! | [`state`] | what is kept across restarts |
 //! | [`view`] | what is shown of it |
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
@@ -31,6 +32,7 @@ mod calm;
 mod curve;
 mod explore;
 mod faults;
+mod learner;
 mod live_guard;
 mod refit;
 mod restraints;
@@ -52,11 +54,10 @@ use crate::config::Rules;
 use crate::errors::Errors;
 use crate::event::{Outcome, RequestFailure};
 use crate::id::{BackendId, Token};
-use crate::outlier::{PING_EVERY, Regret, Standing, WINDOW_OPEN, Watch};
+use crate::outlier::Regret;
 use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Ended, Habits, Learner, Policy};
-use crate::policy::state::{PolicyStateError, StateOf};
 use crate::rng::Rng;
 use crate::time::{Instant, millis};
 use crate::tournament::{ABSENT, Tournament};
@@ -501,27 +502,7 @@ impl Policy for Learned {
     }
 
     fn view(&self, now: Instant, id: BackendId, _backend: &Backend) -> PolicyView {
-        let unit = &self.units[id.index()];
-        let state = match unit.restraints.watch.standing {
-            Standing::Ejected { until } => LearnedStanding::Quarantined { left: until - now },
-            Standing::Probation { good, needed, .. } => LearnedStanding::Probation { good, needed },
-            Standing::In if unit.restraints.is_stalled => LearnedStanding::Stalled,
-            Standing::In if unit.restraints.watch.window < WINDOW_OPEN => {
-                LearnedStanding::SlowStart { window: unit.restraints.watch.window }
-            }
-            Standing::In => LearnedStanding::Normal,
-        };
-        PolicyView::Learned(LearnedView {
-            state,
-            in_flight: unit.in_flight,
-            speed: unit.shrunk_speed,
-            memory: speed::length(unit.estimate.memory.into()) as u32,
-            latency_ms: unit.latency_at(&self.pool, unit.in_flight.saturating_add(1)),
-            error_share: unit.errors.share(),
-            error_excess: unit.error_excess(&self.pool),
-            cap: unit.restraints.cap,
-            cost_ms: unit.cost,
-        })
+        PolicyView::Learned(self.view_of(now, id))
     }
 
     fn learner(&self) -> Option<&dyn Learner> {
@@ -530,44 +511,6 @@ impl Policy for Learned {
 
     fn learner_mut(&mut self) -> Option<&mut dyn Learner> {
         Some(self)
-    }
-}
-
-impl Learner for Learned {
-    fn state(&self, name: &dyn Fn(BackendId) -> Option<String>) -> StateOf {
-        StateOf::Learned(self.own_state(name))
-    }
-
-    fn restore(
-        &mut self,
-        state: &StateOf,
-        name: &dyn Fn(BackendId) -> Option<String>,
-    ) -> Result<(), PolicyStateError> {
-        let StateOf::Learned(state) = state else { return Err(PolicyStateError::Policy) };
-        state.validate()?;
-        self.restore_own(state, name);
-        Ok(())
-    }
-
-    fn guard(&self, now: Instant) -> Option<GuardView> {
-        Some(self.guard.view(now))
-    }
-
-    fn vouches_for(&self, now: Instant, backend: BackendId) -> bool {
-        let answered_at = self.units.get(backend.index()).and_then(|unit| unit.answered_at);
-        answered_at.is_some_and(|at| now.since(at) < VOUCHED)
-    }
-
-    fn ping_every(&self, backend: BackendId) -> Option<Duration> {
-        self.units.get(backend.index())?.restraints.watch.wants_pings().then_some(PING_EVERY)
-    }
-
-    fn take_regret(&mut self) -> bool {
-        std::mem::take(&mut self.has_regretted)
-    }
-
-    fn watch(&self, backend: BackendId) -> Option<&Watch> {
-        self.units.get(backend.index()).map(|unit| &unit.restraints.watch)
     }
 }
 
@@ -588,8 +531,6 @@ const REFRESH: u64 = 64;
 const SHAPE_MEMORY: f64 = 4000.0;
 const POOL_MEMORY: f64 = 1000.0;
 const OWN_MEMORY: f64 = 200.0;
-/// A good answer vouches for a backend this long: about as long as a lost ping was out.
-const VOUCHED: Duration = Duration::from_secs(1);
 const IDLE_MIN_MS: f64 = 1000.0;
 const IDLE_LATENCIES: f64 = 30.0;
 const IDLE_LOOKS_APART: Duration = Duration::from_millis(50);

@@ -1,6 +1,11 @@
 //! What `learned` shows of itself, as plain data.
 use std::time::Duration;
 
+use super::{Learned, speed};
+use crate::id::BackendId;
+use crate::outlier::{Standing, WINDOW_OPEN};
+use crate::time::Instant;
+
 /// What `learned` knows of a backend: the whole reason for its decisions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearnedView {
@@ -48,6 +53,33 @@ pub enum LearnedStanding {
         /// Requests in flight allowed; grows by one a good answer.
         window: u32,
     },
+}
+
+impl Learned {
+    /// What is known of a backend.
+    pub(super) fn view_of(&self, now: Instant, id: BackendId) -> LearnedView {
+        let unit = &self.units[id.index()];
+        let state = match unit.restraints.watch.standing {
+            Standing::Ejected { until } => LearnedStanding::Quarantined { left: until - now },
+            Standing::Probation { good, needed, .. } => LearnedStanding::Probation { good, needed },
+            Standing::In if unit.restraints.is_stalled => LearnedStanding::Stalled,
+            Standing::In if unit.restraints.watch.window < WINDOW_OPEN => {
+                LearnedStanding::SlowStart { window: unit.restraints.watch.window }
+            }
+            Standing::In => LearnedStanding::Normal,
+        };
+        LearnedView {
+            state,
+            in_flight: unit.in_flight,
+            speed: unit.shrunk_speed,
+            memory: speed::length(unit.estimate.memory.into()) as u32,
+            latency_ms: unit.latency_at(&self.pool, unit.in_flight.saturating_add(1)),
+            error_share: unit.errors.share(),
+            error_excess: unit.error_excess(&self.pool),
+            cap: unit.restraints.cap,
+            cost_ms: unit.cost,
+        }
+    }
 }
 
 /// How the live guard stands.

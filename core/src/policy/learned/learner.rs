@@ -1,0 +1,50 @@
+//! What the router asks of the learner beside its choices.
+use std::time::Duration;
+
+use super::{GuardView, Learned};
+use crate::id::BackendId;
+use crate::outlier::{PING_EVERY, Watch};
+use crate::policy::contract::Learner;
+use crate::policy::state::{PolicyStateError, StateOf};
+use crate::time::Instant;
+
+impl Learner for Learned {
+    fn state(&self, name: &dyn Fn(BackendId) -> Option<String>) -> StateOf {
+        StateOf::Learned(self.own_state(name))
+    }
+
+    fn restore(
+        &mut self,
+        state: &StateOf,
+        name: &dyn Fn(BackendId) -> Option<String>,
+    ) -> Result<(), PolicyStateError> {
+        let StateOf::Learned(state) = state else { return Err(PolicyStateError::Policy) };
+        state.validate()?;
+        self.restore_own(state, name);
+        Ok(())
+    }
+
+    fn guard(&self, now: Instant) -> Option<GuardView> {
+        Some(self.guard.view(now))
+    }
+
+    fn vouches_for(&self, now: Instant, backend: BackendId) -> bool {
+        let answered_at = self.units.get(backend.index()).and_then(|unit| unit.answered_at);
+        answered_at.is_some_and(|at| now.since(at) < VOUCHED)
+    }
+
+    fn ping_every(&self, backend: BackendId) -> Option<Duration> {
+        self.units.get(backend.index())?.restraints.watch.wants_pings().then_some(PING_EVERY)
+    }
+
+    fn take_regret(&mut self) -> bool {
+        std::mem::take(&mut self.has_regretted)
+    }
+
+    fn watch(&self, backend: BackendId) -> Option<&Watch> {
+        self.units.get(backend.index()).map(|unit| &unit.restraints.watch)
+    }
+}
+
+/// A good answer vouches for a backend this long: about as long as a lost ping was out.
+const VOUCHED: Duration = Duration::from_secs(1);
