@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use intelliproxy_sim::lab::Scenario;
+use intelliproxy_lab::Scenario;
 use intelliproxy_sim::{Backend, Config, Parameters};
 
 /// Arguments of the program, a line each; there when this process is to be it.

@@ -42,7 +42,6 @@ pub mod cli;
 mod connection;
 mod host;
 mod http;
-pub mod lab;
 mod metrics;
 mod model;
 mod options;

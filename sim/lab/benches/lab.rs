@@ -1,11 +1,11 @@
 //! How fast the lab is: simulated requests a second on one core, for each policy with 10 backends
 //! and for the widest scenario.
 //!
-//! `cargo bench -p intelliproxy-sim`; the fastest of several runs, since everything else that a
+//! `cargo bench -p intelliproxy-lab`; the fastest of several runs, since everything else that a
 //! machine does only ever adds time. The aim is 1 million for `least_request` on `homog70`.
 use std::time::Instant;
 
-use intelliproxy_sim::lab::{Contender, catalogue, run};
+use intelliproxy_lab::{Contender, catalogue, run};
 
 fn main() {
     println!("{:12}{:16}{:>12}{:>16}", "scenario", "policy", "requests", "million/s");

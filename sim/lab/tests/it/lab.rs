@@ -2,7 +2,7 @@
 use std::fmt::Write;
 use std::{env, fs};
 
-use intelliproxy_sim::lab::{
+use intelliproxy_lab::{
     Arrivals, BackendGroup, Contender, Rate, Scenario, Service, Surge, catalogue, run, run_all,
     wide_catalogue,
 };
@@ -165,7 +165,7 @@ fn score_shares_what_is_too_much() {
 
 /// The golden tables: what policies come to on short runs of the named scenarios. A change of one
 /// is a change of behaviour, to be looked at line by line and explained where it is made.
-/// `INTELLIPROXY_GOLDEN=write cargo test -p intelliproxy-sim golden` writes them anew.
+/// `INTELLIPROXY_GOLDEN=write cargo test -p intelliproxy-lab golden` writes them anew.
 #[test]
 fn golden_table() {
     let contenders = Contender::all();

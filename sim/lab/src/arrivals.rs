@@ -158,7 +158,7 @@ fn exponential(rng: &mut Rng) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::scenario::{Rate, Surge};
+    use crate::scenario::{Rate, Surge};
 
     fn count_by_second(scenario: &Scenario, seconds: usize) -> Vec<f64> {
         let mut counts = vec![0.0; seconds];

@@ -10,7 +10,7 @@ use super::group::{BackendGroup, FaultKind, Probes};
 use super::scenario::Scenario;
 use super::service::Service;
 use super::station::Station;
-use crate::model::{Fate, Model, RequestKind};
+use intelliproxy_sim::{Fate, Model, RequestKind};
 
 /// One backend.
 #[derive(Debug)]

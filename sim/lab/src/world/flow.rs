@@ -7,11 +7,11 @@ use std::time::Duration;
 use intelliproxy_core::{Lease, Outcome, RequestFailure};
 
 use super::{Request, SECOND, World};
-use crate::lab::arrivals::Arrival;
-use crate::lab::backend::{Answer, Arriving, Reception};
-use crate::lab::class::Stream;
-use crate::lab::later::Later;
-use crate::lab::proxy::Proxy;
+use crate::arrivals::Arrival;
+use crate::backend::{Answer, Arriving, Reception};
+use crate::class::Stream;
+use crate::later::Later;
+use crate::proxy::Proxy;
 
 /// How a request ends at its proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

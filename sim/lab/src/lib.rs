@@ -39,7 +39,7 @@
 //! other platforms give the same bits too.
 //!
 //! ```
-//! use intelliproxy_sim::lab::{Contender, Scenario, run};
+//! use intelliproxy_lab::{Contender, Scenario, run};
 //!
 //! let scenario = Scenario::from_json(r#"{
 //!     "durationS": 2,

@@ -104,8 +104,8 @@ const REQUESTS: f64 = 20.0;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::group::Fault;
-    use crate::lab::scenario::{Arrivals, Rate};
+    use crate::group::Fault;
+    use crate::scenario::{Arrivals, Rate};
 
     fn three_equal(rate: f64) -> Scenario {
         let fault = Fault { from_s: 2.0, for_s: Some(2.0), what: FaultKind::Crash };

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check;
 use super::service::Service;
-use crate::parameters::{Faults, Parameters};
+use intelliproxy_sim::{Faults, Parameters};
 
 /// Equal backends.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

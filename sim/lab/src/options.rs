@@ -168,7 +168,7 @@ Options:
       --seeds N            runs of each, by different seeds (5)
       --first-seed N       the first seed (1)
       --duration-scale X   every scenario's time multiplied by X, for short or long runs (1)
-      --scenario FILE      also run the scenario in this JSON file, see sim/SCENARIOS.md; with no
+      --scenario FILE      also run the scenario in this JSON file, see sim/lab/SCENARIOS.md; with no
                            SCENARIO named, nothing but files
       --random N           also run N scenarios drawn at random, a line for each; rS.K is the name of
                            number K of seed S

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{base, group};
-use crate::lab::class::{RequestClass, Stream};
-use crate::lab::group::{BackendGroup, Door, Fault, FaultKind};
-use crate::lab::scenario::{Arrivals, Bursts, Rate, Retries, Scenario};
-use crate::lab::service::Service;
+use crate::class::{RequestClass, Stream};
+use crate::group::{BackendGroup, Door, Fault, FaultKind};
+use crate::scenario::{Arrivals, Bursts, Rate, Retries, Scenario};
+use crate::service::Service;
 
 /// All of them, in the order of their tables. The proxies retry, where not said otherwise.
 pub fn wide_catalogue() -> Vec<Scenario> {

@@ -6,7 +6,7 @@ use intelliproxy_core::Rules;
 use super::group::{BackendGroup, Fault, FaultKind, Lossy, Probes};
 use super::scenario::{Arrivals, Bursts, Rate, Scenario, Surge};
 use super::service::{Part, Service};
-use crate::parameters::Preset;
+use intelliproxy_sim::Preset;
 
 pub use self::wide::wide_catalogue;
 

@@ -1,11 +1,11 @@
 use super::*;
-use crate::lab::{catalogue, wide_catalogue};
+use crate::{catalogue, wide_catalogue};
 
 /// Every example of SCENARIOS.md is read, runs for a moment and comes back from its own JSON; the
 /// first one is what an empty object means.
 #[test]
 fn examples_of_the_manual() {
-    let manual = include_str!("../../../SCENARIOS.md");
+    let manual = include_str!("../../SCENARIOS.md");
     let examples: Vec<_> = manual
         .split("```json\n")
         .skip(1)
@@ -17,7 +17,7 @@ fn examples_of_the_manual() {
         assert_eq!(Scenario::from_json(&scenario.to_json()).as_ref(), Ok(&scenario));
         let mut moment = Scenario { duration_s: 0.05, ..scenario };
         moment.load_trace(|_| Ok("0,10\n0.01,20\n".to_owned())).expect("a trace");
-        crate::lab::run(&moment, crate::lab::Contender::Oracle, 1).expect("it runs");
+        crate::run(&moment, crate::Contender::Oracle, 1).expect("it runs");
     }
     assert_eq!(Scenario::from_json(examples[0]), Ok(Scenario::default()));
     assert_eq!(Scenario::from_json("{}"), Ok(Scenario::default()));
@@ -26,7 +26,7 @@ fn examples_of_the_manual() {
 /// Every kind of fault and of service that exists has its example.
 #[test]
 fn manual_knows_every_knob() {
-    let manual = include_str!("../../../SCENARIOS.md");
+    let manual = include_str!("../../SCENARIOS.md");
     let words = "speed redraw sinkhole blackHole refusing errors slow constant exponential uniform \
                  lognormal pareto mixture empirical load perSecond bursts surges lossy waits trace \
                  recorded classes retries rttMs uploadMs downloadMs patienceMs status tunnel events \

@@ -6,11 +6,11 @@ use intelliproxy_core::{Lease, Outcome, RequestFailure};
 
 use super::World;
 use super::flow::End;
-use crate::lab::backend::{Answer, MS};
-use crate::lab::class::{RequestClass, Stream};
-use crate::lab::draw::Draw;
-use crate::lab::later::Later;
-use crate::lab::service::Service;
+use crate::backend::{Answer, MS};
+use crate::class::{RequestClass, Stream};
+use crate::draw::Draw;
+use crate::later::Later;
+use crate::service::Service;
 
 /// A response that goes on.
 #[derive(Debug)]

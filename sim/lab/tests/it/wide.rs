@@ -1,6 +1,6 @@
 //! What the lab does beyond requests that are all alike: traces, classes, clients, streams,
 //! retries, refusals, distances. Every scenario here is small enough for its figures to be known.
-use intelliproxy_sim::lab::{Contender, Run, Scenario, run};
+use intelliproxy_lab::{Contender, Run, Scenario, run};
 
 /// Runs a scenario under a contender.
 #[track_caller]

@@ -3,5 +3,5 @@ use std::env;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    intelliproxy_sim::lab::main(env::args_os().skip(1))
+    intelliproxy_lab::main(env::args_os().skip(1))
 }
