@@ -99,6 +99,23 @@ const fn verdict(outcome: &Outcome) -> Verdict {
     }
 }
 
+/// Of those that were not tried and have a load, the one with the least; of equals the first.
+fn least<L: PartialOrd>(
+    members: &[usize],
+    tried: &[usize],
+    load: impl Fn(usize) -> Option<L>,
+) -> Option<usize> {
+    let mut best: Option<(usize, L)> = None;
+    for member in members.iter().copied().filter(|member| !tried.contains(member)) {
+        if let Some(load) = load(member)
+            && best.as_ref().is_none_or(|(_, least)| load < *least)
+        {
+            best = Some((member, load));
+        }
+    }
+    best.map(|(member, _)| member)
+}
+
 /// The row of a backend in a table that grows as backends come.
 fn row<T: Default>(rows: &mut Vec<T>, backend: usize) -> &mut T {
     if rows.len() <= backend {

@@ -14,7 +14,7 @@
 //! A server that is down gets nothing; when all are, requests are answered 503.
 use intelliproxy_core::{Outcome, ProbeId};
 
-use super::{Peer, SECOND, Verdict, row, verdict};
+use super::{Peer, SECOND, Verdict, least, row, verdict};
 
 /// The balancer.
 #[derive(Debug, Default)]
@@ -107,19 +107,11 @@ impl Peer for HaProxy {
     }
 
     fn choose(&mut self, now: u64, tried: &[usize]) -> Option<usize> {
-        let mut best = None;
-        let mut least = (f64::INFINITY, u64::MAX);
-        for backend in &self.members {
-            let server = &self.servers[*backend];
-            if !server.is_up() || tried.contains(backend) {
-                continue;
-            }
+        let backend = least(&self.members, tried, |backend| {
+            let server = &self.servers[backend];
             let load = (f64::from(server.connections) / server.weight(now), server.used_at);
-            if load < least {
-                (best, least) = (Some(*backend), load);
-            }
-        }
-        let backend = best?;
+            server.is_up().then_some(load)
+        })?;
         self.count += 1;
         let server = &mut self.servers[backend];
         server.connections += 1;

@@ -8,7 +8,7 @@
 //! passed over.
 use intelliproxy_core::Outcome;
 
-use super::{Peer, SECOND, Verdict, row, verdict};
+use super::{Peer, SECOND, Verdict, least, row, verdict};
 
 /// The balancer.
 #[derive(Debug, Default)]
@@ -39,20 +39,11 @@ impl Peer for Nginx {
 
     fn choose(&mut self, now: u64, tried: &[usize]) -> Option<usize> {
         let is_only = self.members.len() == 1;
-        let mut best = None;
-        let mut least = (u32::MAX, u64::MAX);
-        for backend in &self.members {
-            let server = &self.servers[*backend];
+        let backend = least(&self.members, tried, |backend| {
+            let server = &self.servers[backend];
             let is_out = server.fails >= MAX_FAILS && now - server.checked <= FAIL_TIMEOUT;
-            if (is_out && !is_only) || tried.contains(backend) {
-                continue;
-            }
-            let load = (server.connections, server.used_at);
-            if load < least {
-                (best, least) = (Some(*backend), load);
-            }
-        }
-        let backend = best?;
+            (is_only || !is_out).then_some((server.connections, server.used_at))
+        })?;
         self.count += 1;
         let server = &mut self.servers[backend];
         server.connections += 1;
