@@ -141,6 +141,8 @@ impl Learned {
         candidates: &Candidates<'_>,
         rng: &mut Rng,
     ) -> Option<BackendId> {
+        // Costs in the tree are as of each backend's last event. By time alone a cost only grows, so it
+        // is enough to weigh the winner again until it stays the winner.
         let mut slot = self.costs.draw(rng)?.slot;
         for _ in 0..LOOKS_MAX {
             if !self.units[slot].is_stale(now) {
@@ -154,6 +156,7 @@ impl Learned {
         if candidates.has(winner) {
             return Some(winner);
         }
+        // The tree knows nothing of retries and holds: for these few requests a scan will do.
         let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
         let cost = |id, _| open(id).map_or(f64::INFINITY, |unit| unit.cost);
         candidates.least(rng, cost).filter(|id| open(*id).is_some())
@@ -182,6 +185,8 @@ impl Learned {
                 return f64::INFINITY;
             };
             let wait = unit.latency_at(&self.pool, unit.in_flight.saturating_add(1));
+            // No backend is good here, so what was charged for errors before says little: the chance
+            // to fail is taken instead.
             let is_shut = if unit.restraints.is_normal() { 0 } else { 1 };
             // Quarantined ones last: a normal one is usable, however full.
             f64::from(is_shut) * SHUT_MS
@@ -212,12 +217,14 @@ impl Learned {
             && self.units[backend.index()].is_open()
             && candidates.has(backend)
         {
+            // A trial there went well: only more requests show whether it has recovered.
             self.explorer.follow();
             return Some(Choice { backend, token: LEARNER | IDLE_TRIAL });
         }
         if now < self.explorer.look_at || !self.explorer.can_spend(explore::TRIAL) {
             return None;
         }
+        // The search goes over all backends: bounded by time, not done for each request.
         self.explorer.look_at = now + IDLE_LOOKS_APART;
         let idle = (0..self.units.len()).find(|slot| {
             let unit = &self.units[*slot];
@@ -234,6 +241,7 @@ impl Learned {
         let unit = &mut self.units[slot];
         unit.weigh(&self.pool);
         if self.is_inverted {
+            // Positive like any cost, so that its bits order as the tree needs them.
             unit.cost = 1.0 / unit.cost;
         }
         let key = if unit.is_open() { unit.cost.to_bits() } else { ABSENT };
@@ -258,6 +266,8 @@ impl Learned {
         unit.quiet_since = now;
         unit.due = 0.0;
         if was_booting {
+            // Before the time scale is known a completion says nothing of speed: everyone's first
+            // requests would be judged by a guess of what a request takes.
             pool.boot();
             if !pool.is_booting() {
                 self.adopt_curve();
@@ -265,6 +275,8 @@ impl Learned {
             return;
         }
         unit.speed.complete();
+        // A stall ends in a clump of completions, and probation is one request at a time: neither is
+        // how this backend works with so many in flight.
         if unit.restraints.is_normal() && !was_stalled {
             pool.curve.completions[(n as usize).min(LEVELS)] += 1.0;
             unit.shape.completions[bin(n)] += 1.0;
@@ -293,9 +305,12 @@ impl Policy for Learned {
             return self.least_bad(candidates, rng).map(Choice::of);
         }
         let mut token = 0;
+        // A retry is neither trial nor control: the backend that failed it is left out, so that its
+        // cost compares with nothing.
         if candidates.is_first_attempt() {
             self.explorer.earn();
             let is_control = self.guard.draw(now, rng);
+            // The control is drawn before everything else, so that both sides see the same requests.
             if self.probation > 0
                 && !is_control
                 && let Some(backend) = self.try_out(candidates)
@@ -323,6 +338,7 @@ impl Policy for Learned {
     fn reconfigure(&mut self, rules: &Rules) {
         self.pool.confidence = rules.learned.confidence;
         self.pool.charge_ms = millis(rules.errors.charge);
+        // What was learned stays: none of these is a part of the model.
         self.explorer.configure(rules.learned.exploration);
         self.guard.configure(rules.learned.control_share, self.pool.charge_ms);
     }
@@ -349,6 +365,7 @@ impl Policy for Learned {
     }
 
     fn on_leave(&mut self, _now: Instant, backend: BackendId) {
+        // The row stays until its slot is taken: requests of it still come home.
         self.units[backend.index()].is_present = false;
         self.explorer.forget(backend);
         self.present = self.units.iter().filter(|unit| unit.is_present).count();
@@ -372,6 +389,7 @@ impl Policy for Learned {
             unit.take(now);
             return;
         }
+        // The time until now was worked through with one request less.
         unit.count(now, &mut self.pool);
         unit.take(now);
         unit.used_at = now;
@@ -403,6 +421,7 @@ impl Policy for Learned {
         }
         debug_assert!(unit.in_flight > 0, "only requests that went out come home");
         unit.in_flight = unit.in_flight.saturating_sub(1);
+        // Predicted before this very answer teaches anything, and for a backend that is idle again.
         let predicted_ms = if is_trial { unit.latency_at(&self.pool, 1) } else { 0.0 };
         match is_error {
             Some(false) => self.completed(now, slot, ended.elapsed),
@@ -421,6 +440,7 @@ impl Policy for Learned {
             let unit = &mut self.units[slot];
             unit.restraints.probation_ended(now, is_error.map(|is_error| !is_error), others);
             if unit.restraints.is_normal() {
+                // What it was ejected for must not go on to cost it requests.
                 unit.errors = Errors::default();
             }
             self.count();
@@ -446,7 +466,7 @@ impl Policy for Learned {
         }
         let unit = &self.units[slot];
         if unit.in_flight == 0 && unit.restraints.is_stalled && unit.restraints.is_normal() {
-            // Nothing is left there that could show it working: pings and probation are to.
+            // Nothing is left there that could show it working. Pings and probation have to.
             self.units[slot].was_silent();
             self.eject(now, slot, 1.0);
             let restraints = &mut self.units[slot].restraints;
@@ -456,6 +476,7 @@ impl Policy for Learned {
     }
 
     fn on_pause(&mut self, now: Instant, backend: BackendId) {
+        // Its time so far was work, and counts; from here on it is its client's.
         self.settle_up(backend.index());
         let unit = &mut self.units[backend.index()];
         unit.look(now, &mut self.pool);
