@@ -1,7 +1,9 @@
 //! The policies by name: the list of them, and a new one of each.
 //!
-//! What a policy is stands in [`contract`], what it sees in [`candidates`]. A new policy is a file
-//! here, its name in [`PolicyKind`] and its line in [`new`].
+//! [`contract`] says what a policy is to the router, [`candidates`] what it sees of the backends. A
+//! new policy is a file here, its name in [`kind`] and its lines in this file: module, view and
+//! [`new`]. Rules of its own stand in `NAME/rules.rs`, below [`config`](crate::config), which has a
+//! field for them.
 mod candidates;
 mod contract;
 pub(crate) mod kind;
