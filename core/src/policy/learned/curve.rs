@@ -184,10 +184,12 @@ pub(super) fn soft(number: f64, error: f64) -> f64 {
     if number.abs() <= error { 0.0 } else { number - error.copysign(number) }
 }
 
-/// Levels of n that the pool's curve tells apart.
+/// Levels of in flight that the pool's curve tells apart. Beyond, a backend is taken to be saturated.
 pub(super) const LEVELS: usize = 96;
 /// Bins of n that a backend's shape tells apart.
 pub(super) const BINS: usize = 14;
+/// The last level of each bin but the last one: each about 1.4 times as wide as the one before, so that
+/// all of them get evidence.
 const BIN_ENDS: [u32; BINS - 1] = [1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90];
 /// A latency of so many times that of a single request is of one that waited for others. Chosen.
 const WIDTH_LATENCIES: f64 = 1.25;

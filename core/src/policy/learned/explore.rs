@@ -104,6 +104,7 @@ impl Explorer {
     }
 }
 
+/// What a trial costs: the unit of the budget.
 pub(super) const TRIAL: f64 = 1.0;
 const TOKENS_MAX: f64 = 4.0;
 const FOLLOW_MAX: u32 = 16;

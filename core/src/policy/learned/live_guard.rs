@@ -205,24 +205,39 @@ impl LiveGuard {
     }
 }
 
+/// Slopes of the CUSUMs, by how much worse a learner each finds soonest: 0.1, 0.25 and 0.5 standard
+/// deviations (Lorden 1971). Chosen to span what matters.
 const LAMBDAS: [f64; 3] = [0.1, 0.25, 0.5];
-/// ln 10^6.
+/// ln 10^6, by the false alarms that it allows: see above.
 const ALARM: f64 = 13.815_510_557_964_274;
-/// The share of the alarm from which on there is more control, and how much more.
+/// The share of the alarm from which on there is more control. Chosen.
 const SUSPICION: f64 = 0.25;
+/// How much more control there is then, and the share of the requests that it may be at most. Chosen:
+/// what is measured of it stands above.
 const SUSPECTED: f64 = 10.0;
 const SUSPECTED_MAX: f64 = 0.1;
+/// How much worse the learner may be, in standard deviations of a sample. Chosen.
 const ALLOWANCE: f64 = 0.05;
+/// Standard deviations that a single sample counts at most: one request of a heavy tail is no
+/// verdict (a bounded influence: Huber 1964). Chosen.
 const X_MAX: f64 = 3.0;
+/// Samples before the guard judges. With fewer, the deviation is uncertain by more than a
+/// quarter (1/√(2·(n − 1)) of itself, for normal samples).
 const SAMPLES_MIN: f64 = 10.0;
+/// Samples that mean and deviation remember. Chosen.
 const SAMPLES_MAX: f64 = 2000.0;
+/// The least deviation, so that equal costs do not make a difference of a percent a great one. Chosen.
 const DEVIATION_MIN: f64 = 0.1;
+/// Keeps logarithms finite.
 const COST_MIN_MS: f64 = 1e-3;
+/// The 97.5 % quantile of the normal distribution.
 const Z_95: f64 = 1.96;
 /// So many times fewer control requests while the gain is clear.
 const CLEAR_GAIN: f64 = 5.0;
+/// A demotion lasts this long at first, and at most so long. Chosen.
 const BACK_OFF_MIN: Duration = Duration::from_secs(10);
 const BACK_OFF_MAX: Duration = Duration::from_secs(600);
+/// Times the demotion within which another one is a relapse. Chosen.
 const CALM: u32 = 10;
 
 #[cfg(test)]

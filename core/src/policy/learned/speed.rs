@@ -6,7 +6,7 @@
 //! by exposure: `f = 1/(1 + dx/W)`, `C ← C·f`, `X ← (X + dx)·f`; a completion adds 1 to C.
 //!
 //! The memory used is Lepski's choice: the longest one whose interval for the root of the speed,
-//! `(√(C + 3/8) ± h)/√X` with `h = z·√φ/2` (Anscombe's transform), shares a point with those of all
+//! `(√(C + 3/8) ± h)/√X` with `h = confidence·√φ/2` (Anscombe's transform), shares a point with those of all
 //! shorter ones. The shortest considered has 4·φ to 8·φ completions, and 8 at least: below, clumped
 //! completions are no sample of anything. So it is long while the speed is steady and short just
 //! after a change.
@@ -73,9 +73,9 @@ impl Speed {
         self.block.completions[self.block.at()] += 1.0;
     }
 
-    /// The speed as it stands, for intervals of `z` standard errors under dispersion `phi`.
-    pub(super) fn estimate(&mut self, z: f64, phi: f64) -> Estimate {
-        let half = 0.5 * z * phi.sqrt();
+    /// The speed as it stands, for intervals of `confidence` standard errors under dispersion `phi`.
+    pub(super) fn estimate(&mut self, confidence: f64, phi: f64) -> Estimate {
+        let half = 0.5 * confidence * phi.sqrt();
         let (mut low, mut high) = ([0.0; MEMORIES], [0.0; MEMORIES]);
         for memory in 0..MEMORIES {
             let root = (self.completions[memory] + 0.375).sqrt();
