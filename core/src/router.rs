@@ -451,10 +451,11 @@ impl Router {
                 backend.excused();
             }
             let is_watched = outcome.is_error() == Some(true) || backend.watch.is_troubled();
-            (is_refused && backend.health.refused(), is_watched, was_full)
+            let is_newly_down = is_refused && backend.health.refused();
+            LeaseEnd { is_newly_down, is_watched, was_full }
         });
         self.leases_home += 1;
-        let Some((is_newly_down, is_watched, was_full)) = done else {
+        let Some(LeaseEnd { is_newly_down, is_watched, was_full }) = done else {
             cold_path();
             debug_assert!(self.leases_orphaned > 0, "a lease comes home to its own router");
             self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
@@ -561,6 +562,16 @@ impl Router {
             self.check_invariants();
         }
     }
+}
+
+/// What the end of a lease was at its backend.
+struct LeaseEnd {
+    /// Whether its connection was refused and the backend is down by that.
+    is_newly_down: bool,
+    /// Whether its failures are to be looked at.
+    is_watched: bool,
+    /// Whether the backend had as many leases out as it may have.
+    was_full: bool,
 }
 
 #[cfg(test)]

@@ -5,6 +5,15 @@ use crate::id::{BackendId, ProbeId};
 use crate::probe::EndedProbe;
 use crate::time::Instant;
 
+/// What the end of a ping was at its backend.
+#[derive(Default)]
+struct PingEnd {
+    /// Whether its health is another one.
+    has_changed: bool,
+    /// Whether the next ping is to come soon.
+    is_open: bool,
+}
+
 impl Router {
     #[inline(never)]
     pub(super) fn probe_finished(&mut self, now: Instant, probe: ProbeId, result: &ProbeResult) {
@@ -72,9 +81,9 @@ impl Router {
                 Ok(_) => backend.health.ping_answered(&rules.health),
                 Err(cause) => backend.health.ping_failed(*cause, &rules.health),
             };
-            (has_changed, backend.wants_ping())
+            PingEnd { has_changed, is_open: backend.wants_ping() }
         });
-        let (has_changed, is_open) = done.unwrap_or_default();
+        let PingEnd { has_changed, is_open } = done.unwrap_or_default();
         if let Some(facts) = self.table.get(id) {
             self.policy.on_ping(now, id, result.is_ok(), facts);
         }
