@@ -188,14 +188,14 @@ pub(super) fn soft(number: f64, error: f64) -> f64 {
 pub(super) const LEVELS: usize = 96;
 /// Bins of n that a backend's shape tells apart.
 pub(super) const BINS: usize = 14;
-/// The last level of each bin but the last one: each about 1.4 times as wide as the one before, so that
-/// all of them get evidence.
+/// The last level of each bin but the last one. They widen by about 1.4, so that all get evidence.
 const BIN_ENDS: [u32; BINS - 1] = [1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90];
 /// A latency of so many times that of a single request is of one that waited for others. Chosen.
 const WIDTH_LATENCIES: f64 = 1.25;
-/// Completions that the prior weighs.
+/// Completions that the prior weighs. Chosen; insensitive from half to twice.
 const PRIOR: f64 = 20.0;
 /// Completions seen or predicted from which on a bin speaks for itself.
+/// Chosen; insensitive from half to twice.
 const EVIDENCE_MIN: f64 = 1.0;
 
 const BIN_OF: [u8; LEVELS + 1] = {

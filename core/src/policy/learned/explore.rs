@@ -106,8 +106,12 @@ impl Explorer {
 
 /// What a trial costs: the unit of the budget.
 pub(super) const TRIAL: f64 = 1.0;
+/// Trials that a quiet time saves up, at most. Chosen; the run of [`learned`](super) does not reach it.
 const TOKENS_MAX: f64 = 4.0;
+/// Requests that follow a trial that went well. Chosen; insensitive from half to twice.
 const FOLLOW_MAX: u32 = 16;
+/// Trials without a series after one that ended in a slow answer, at most.
+/// Chosen; insensitive from half to twice.
 const SERIES_WAIT_MAX: u8 = 4;
 
 #[cfg(test)]

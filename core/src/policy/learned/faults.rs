@@ -117,4 +117,5 @@ impl Learned {
 }
 
 /// The pool's share of errors from which on it fails as a whole.
+/// Chosen; the run of [`learned`](super) does not reach it.
 const AMNESTY: f64 = 0.1;

@@ -60,9 +60,13 @@ impl Learned {
     }
 }
 
+/// Completions that the pool's curve remembers, a third of all so far: at least, and at most.
+/// Chosen; insensitive from half to twice.
 const CURVE_MEMORY_MIN: f64 = 640.0;
 const CURVE_MEMORY_MAX: f64 = 20_000.0;
-/// The same for a backend that is not asked, in requests of the pool for each of its backends.
+/// Requests, for each backend of the pool, that are remembered of a backend that is not asked.
+/// Chosen; insensitive from half to twice.
 const UNASKED_MEMORY: f64 = 400.0;
-/// Speeds are scaled anew when their median is beyond e^0.7, about 2.
+/// Speeds are scaled anew when their median is beyond e^0.7, about 2. Only their product with the
+/// curve has a meaning: this keeps both near 1.
 const CENTER_MAX: f64 = 0.7;

@@ -110,8 +110,14 @@ impl Restraints {
     }
 }
 
+/// Share of the requests in flight at a refusal that may be in flight after it.
+/// Chosen; insensitive from half to twice.
 const CAP_SHARE: f64 = 0.97;
+/// What a good answer adds to the cap: a hundred of them one request.
+/// Chosen; insensitive from half to twice.
 const CAP_GROWTH: f64 = 0.01;
+/// Chance to fail of a backend that is stalled or at its cap. Matters only where no backend is open.
+/// Chosen; the run of [`learned`](super) does not reach it.
 const RISK_UNKNOWN: f64 = 0.7;
 
 #[cfg(test)]
