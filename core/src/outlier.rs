@@ -11,8 +11,11 @@
 //!
 //! "Well above" is more than 0.1 + 3 times the median share of the other backends, each with one
 //! good request credited, and a failure beside those of all; where nothing is known of them, it takes five in a row. The back-off is 250 ms, 2 s, then 8 s, and starts again after
-//! half a minute of calm; so many good requests are 4, doubled by each relapse up to 32, or as many
-//! as there are in [`PROBATION_TIME`]. (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe`
+//! half a minute of calm. From the fourth ejection in a row on it is a quarter of the time since the
+//! first one, 8 to 30 s: what has failed for long will most likely fail the next trial, too, and
+//! each trial is a request that fails. Where the others fail or refuse so many requests that a trial
+//! is little beside them, it ends early. So many good requests are 4, doubled by each relapse up to
+//! 32, or as many as there are in [`PROBATION_TIME`]. (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe`
 //! after 10; three with the comparison lost fewer requests in the lab and ejected no good backend.)
 //!
 //! [`Watch`] follows one backend. [`Regret`] follows the pool: an ejection moves load, and where the
@@ -42,8 +45,10 @@ pub(crate) struct Watch {
     failed_at: Instant,
     /// Times that the back-off was made eight times as long.
     relapses: u32,
-    /// When it was last ejected or returned from it.
+    /// Until when it was last ejected, or when it returned from it.
     troubled_at: Option<Instant>,
+    /// The first of the ejections that followed each other.
+    since: Instant,
 }
 
 /// Whether a backend is trusted.
@@ -85,6 +90,7 @@ impl Watch {
             failed_at: Instant::ZERO,
             relapses: 0,
             troubled_at: None,
+            since: Instant::ZERO,
         }
     }
 
@@ -158,10 +164,27 @@ impl Watch {
     pub(crate) fn eject(&mut self, now: Instant) {
         let is_relapse = self.troubled_at.is_some_and(|at| now.since(at) < CALM);
         self.relapses = if is_relapse { (self.relapses + 1).min(RELAPSES_MAX) } else { 0 };
-        self.troubled_at = Some(now);
+        if !is_relapse {
+            self.since = now;
+        }
         self.ejections += 1;
-        let until = now + (BACK_OFF * (1 << (3 * self.relapses))).min(BACK_OFF_MAX);
+        let wait = if self.relapses < RELAPSES_MAX {
+            (BACK_OFF * (1 << (3 * self.relapses))).min(BACK_OFF_MAX)
+        } else {
+            (now.since(self.since) / BACK_OFF_SHARE).clamp(BACK_OFF_MAX, BACK_OFF_LONG)
+        };
+        let until = now + wait;
+        self.troubled_at = Some(until);
         self.standing = Standing::Ejected { until };
+    }
+
+    /// It is needed: its back-off is over.
+    pub(crate) const fn call_back(&mut self, now: Instant) {
+        if let Standing::Ejected { until } = &mut self.standing
+            && until.as_nanos() > now.as_nanos()
+        {
+            *until = now;
+        }
     }
 
     /// A good ping; returns whether the standing changed: the back-off is over.
@@ -336,6 +359,9 @@ pub(crate) struct Regret {
     since: Errors,
     /// The latency of those that were answered well, ms.
     latency_ms: f64,
+    /// Requests that failed or were refused since the last ejection, or since the ejected ones were
+    /// last called back.
+    missed: u32,
     /// Until when no backend is ejected.
     until: Instant,
     /// Times in a row that ejections were regretted.
@@ -374,12 +400,24 @@ impl Regret {
         self.latency_max_ms = LATENCY_SLACK * saving.latency_ms + added;
         self.since = Errors::NONE;
         self.latency_ms = saving.latency_ms;
+        self.missed = 0;
+    }
+
+    /// Whether the others have failed or refused so many requests that one more, a trial of an
+    /// ejected backend, is little beside them; then they are counted anew.
+    pub(crate) const fn calls_back(&mut self) -> bool {
+        let is_time = self.missed >= MISSED;
+        if is_time {
+            self.missed = 0;
+        }
+        is_time
     }
 
     /// A request ended at another backend while one is out: answered well within so many ms, or
     /// failed or refused. Returns whether the ejections are to be taken back.
     pub(crate) fn observe(&mut self, now: Instant, good_ms: Option<f64>) -> bool {
         self.since.observe(good_ms.is_none(), REGRET_MEMORY);
+        self.missed = self.missed.saturating_add(good_ms.is_none() as u32);
         if let Some(ms) = good_ms {
             self.latency_ms += LATENCY_ALPHA * (ms - self.latency_ms);
         }
@@ -423,6 +461,10 @@ const CALM_REQUESTS: f64 = 50.0;
 const FAILING_TIME: Duration = Duration::from_secs(1);
 const BACK_OFF: Duration = Duration::from_millis(250);
 const BACK_OFF_MAX: Duration = Duration::from_secs(8);
+/// The longest back-off of a backend that has failed for long, and its part of that time: within a
+/// minute of the first failure every return is found in 15 s.
+const BACK_OFF_LONG: Duration = Duration::from_secs(30);
+const BACK_OFF_SHARE: u32 = 4;
 const RELAPSES_MAX: u32 = 3;
 const CALM: Duration = Duration::from_secs(30);
 const PROBATION: u32 = 4;
@@ -435,6 +477,8 @@ const PROBATION_TIME: Duration = Duration::from_secs(8);
 /// failed many yet.
 const SAVED_MIN: f64 = 0.01;
 const REGRET_MEMORY: f64 = 400.0;
+/// Failures and refusals elsewhere beside which a trial is little.
+const MISSED: u32 = 20;
 /// Requests before an ejection is judged.
 const REGRET_REQUESTS: f64 = 50.0;
 /// So many times the latency of before is none of the ejection's doing.

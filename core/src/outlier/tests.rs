@@ -150,3 +150,51 @@ fn probation_puts_up_with_what_is_usual() {
     watch.probation_ended(back, Some(true), others(0.05));
     assert!(watch.is_in());
 }
+
+/// A backend that fails every trial is tried after 250 ms, 2 s and 8 s, then every 8 s, and once it
+/// has failed for longer than 32 s after a quarter of that time, 30 s at most. After a minute it has
+/// been tried some ten times, in the next two minutes five times.
+#[test]
+fn what_fails_for_long_is_tried_seldom() {
+    let start = Instant::from_millis(1000);
+    let mut watch = Watch::new(u32::MAX, WINDOW_START);
+    let mut now = start;
+    let mut waits = Vec::new();
+    while now.since(start) < Duration::from_secs(240) {
+        watch.eject(now);
+        let Standing::Ejected { until } = watch.standing else { panic!("ejected") };
+        waits.push((now.since(start).as_secs(), until.since(now).as_millis()));
+        now = until;
+    }
+    let all: Vec<_> = waits.iter().map(|(_, wait)| *wait).collect();
+    assert_eq!(all[..6], [250, 2000, 8000, 8000, 8000, 8000]);
+    assert!(waits.iter().all(|(age, wait)| *age > 60 || *wait <= 15_000), "{waits:?}");
+    assert_eq!(all.last(), Some(&30_000));
+    watch.eject(now + CALM);
+    assert_eq!(watch.standing, Standing::Ejected { until: now + CALM + BACK_OFF }, "anew");
+}
+
+/// Twenty requests that fail or are refused elsewhere end a back-off; the next twenty the next one.
+#[test]
+fn it_is_called_back_where_the_others_refuse() {
+    let saving =
+        Saving { share: 0.5, failed: 1.0, others: 0.0, latency_ms: 10.0, charge_ms: 5000.0 };
+    let now = Instant::from_millis(1000);
+    let mut regret = Regret::default();
+    regret.ejected(&saving);
+    for _ in 0..2 {
+        for number in 1..=20 {
+            assert!(!regret.calls_back(), "{number}");
+            regret.observe(now, Some(10.0));
+            regret.observe(now, None);
+        }
+        assert!(regret.calls_back());
+    }
+    let mut watch = Watch::new(u32::MAX, WINDOW_START);
+    watch.eject(now);
+    assert!(!watch.ping_answered(now));
+    watch.call_back(now);
+    assert!(watch.ping_answered(now));
+    watch.call_back(now);
+    assert!(matches!(watch.standing, Standing::Probation { .. }), "only a back-off");
+}

@@ -244,7 +244,13 @@ impl Router {
     /// A request ended elsewhere while a backend is out: takes the ejections back where they cost
     /// more than they save.
     fn weigh_ejections(&mut self, now: Instant, good_ms: Option<f64>) {
-        if self.ejections.regret.observe(now, good_ms) {
+        let is_regretted = self.ejections.regret.observe(now, good_ms);
+        if self.ejections.regret.calls_back() {
+            for index in 0..self.order.len() {
+                self.table.update(self.order[index], |backend| backend.watch.call_back(now));
+            }
+        }
+        if is_regretted {
             for index in 0..self.order.len() {
                 self.return_at_once(now, self.order[index], ReturnReason::Regretted);
             }

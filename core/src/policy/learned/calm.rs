@@ -23,7 +23,7 @@ impl Learned {
         let is_good = ended.outcome.is_error() == Some(false) && ended.token == 0;
         let is_done = is_good && self.completed_calmly(now, slot, ended.elapsed);
         if is_done {
-            self.units[slot].turned_away = ended.facts.turned_away();
+            self.units[slot].heed_refusals(ended.facts.turned_away(), true);
         }
         is_done
     }

@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use super::{Learned, OWN_MEMORY, POOL_MEMORY};
+use crate::event::Outcome;
 use crate::outlier::{self, Others, Saving, Standing};
 use crate::time::Instant;
 
@@ -44,6 +45,17 @@ impl Learned {
         }
     }
 
+    /// A request was turned away that was in flight with n − 1 others. One that had no others there,
+    /// and that thrice in a row: the backend is not full, it refuses everything.
+    pub(super) fn refused(&mut self, now: Instant, slot: usize) {
+        let unit = &mut self.units[slot];
+        unit.refused(now);
+        if unit.refused_alone >= REFUSED_ALONE && unit.restraints.is_normal() {
+            unit.refused_alone = 0;
+            self.eject(now, slot, 1.0);
+        }
+    }
+
     /// The median share of errors of the other backends.
     pub(super) fn others(&mut self, slot: usize) -> Option<Others> {
         let others = self.units.iter().enumerate();
@@ -77,11 +89,14 @@ impl Learned {
     /// A request ended while a backend is out: takes the ejections back where they cost more than
     /// they save.
     pub(super) fn weigh_ejections(&mut self, now: Instant, good_ms: Option<f64>) {
-        if self.regret.observe(now, good_ms) {
+        let is_regretted = self.regret.observe(now, good_ms);
+        if self.regret.calls_back() {
+            self.units.iter_mut().for_each(|unit| unit.restraints.watch.call_back(now));
+        }
+        if is_regretted {
             self.has_regretted = true;
             for slot in 0..self.units.len() {
-                self.units[slot].turned_away = 0;
-                self.units[slot].restraints.cap = None;
+                self.units[slot].forget_refusals();
                 if !self.units[slot].restraints.is_normal() {
                     self.units[slot].restraints.come_back(now);
                     self.weigh(slot);
@@ -116,6 +131,16 @@ impl Learned {
     }
 }
 
+/// What a request on probation shows; `None` for nothing.
+pub(super) fn shows(outcome: &Outcome) -> Option<bool> {
+    match outcome {
+        Outcome::Refused { .. } => Some(false),
+        _ => outcome.is_error().map(|is_error| !is_error),
+    }
+}
+
+/// Refusals in a row of single requests. Chosen, as many as failures.
+const REFUSED_ALONE: u32 = 3;
 /// The pool's share of errors from which on it fails as a whole.
 /// Chosen; the run of [`learned`](super) does not reach it.
 const AMNESTY: f64 = 0.1;

@@ -268,6 +268,7 @@ impl Learned {
         average(&mut unit.latency_ms, elapsed_ms);
         unit.errors.observe(false, OWN_MEMORY);
         unit.answered_at = Some(now);
+        unit.refused_alone = 0;
         let was_stalled = unit.restraints.is_stalled;
         unit.restraints.succeeded(now - elapsed);
         unit.quiet_since = now;
@@ -436,16 +437,14 @@ impl Policy for Learned {
                 let failure = Outcome::Failed(RequestFailure::TimedOut);
                 self.failed(now, slot, ended.elapsed, *ended.outcome == failure);
             }
-            None if matches!(ended.outcome, Outcome::Refused { .. }) => {
-                self.units[slot].refused(now, &self.pool.curve);
-            }
+            None if matches!(ended.outcome, Outcome::Refused { .. }) => self.refused(now, slot),
             None => self.units[slot].abandoned(&mut self.pool, elapsed_ms),
         }
-        self.units[slot].turned_away = ended.facts.turned_away();
+        self.units[slot].heed_refusals(ended.facts.turned_away(), is_error == Some(false));
         if ended.token & PROBATION != 0 {
             let others = self.others(slot);
             let unit = &mut self.units[slot];
-            unit.restraints.probation_ended(now, is_error.map(|is_error| !is_error), others);
+            unit.restraints.probation_ended(now, faults::shows(ended.outcome), others);
             if unit.restraints.is_normal() {
                 // What it was ejected for must not go on to cost it requests.
                 unit.errors = Errors::default();
@@ -506,7 +505,7 @@ impl Policy for Learned {
 
     fn on_ping(&mut self, now: Instant, backend: BackendId, is_good: bool, facts: &Backend) {
         let slot = backend.index();
-        if self.units[slot].turned_away != facts.turned_away() {
+        if self.units[slot].turned_away > facts.turned_away() {
             // Refusals fade, and a backend that is not chosen for them learns of it here.
             self.units[slot].turned_away = facts.turned_away();
             self.weigh(slot);

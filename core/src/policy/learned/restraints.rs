@@ -14,6 +14,10 @@ pub(super) struct Restraints {
     pub(super) is_stalled: bool,
     /// Requests in flight at which it refused, with a margin.
     pub(super) cap: Option<f64>,
+    /// By how much a good answer raises it.
+    growth: f64,
+    /// Requests in flight when it last refused.
+    full_at: u32,
     /// Its last answer was an error, where errors are rare: the requests that it has are to tell
     /// more before it gets another.
     is_suspect: bool,
@@ -22,7 +26,14 @@ pub(super) struct Restraints {
 impl Restraints {
     pub(super) const fn new() -> Self {
         let watch = Watch::new(WINDOW_START, WINDOW_START);
-        Self { watch, is_stalled: false, cap: None, is_suspect: false }
+        Self {
+            watch,
+            is_stalled: false,
+            cap: None,
+            growth: CAP_GROWTH,
+            full_at: 0,
+            is_suspect: false,
+        }
     }
 
     /// Whether requests may go there with n in flight.
@@ -50,7 +61,7 @@ impl Restraints {
         self.is_suspect = false;
         self.watch.succeeded(sent_at);
         if let Some(cap) = &mut self.cap {
-            *cap += CAP_GROWTH;
+            *cap += self.growth;
         }
     }
 
@@ -66,8 +77,13 @@ impl Restraints {
         self.watch.failed(now, sent_at, others)
     }
 
-    /// An error while full, with n in flight: no evidence but of its size.
+    /// An error while full, with n in flight: no evidence but of its size. One at about the same
+    /// number as the last time confirms it: a limit that stays is tried more seldom.
     pub(super) fn was_full(&mut self, n: u32) {
+        let gap = (f64::from(n) - f64::from(self.full_at)).abs();
+        let is_again = gap <= (CAP_SAME * f64::from(self.full_at)).max(CAP_SAME_MIN);
+        self.growth = if is_again { (0.5 * self.growth).max(CAP_GROWTH_MIN) } else { CAP_GROWTH };
+        self.full_at = n;
         self.cap = Some((CAP_SHARE * f64::from(n) - 1.0).max(1.0));
     }
 
@@ -93,6 +109,8 @@ impl Restraints {
     const fn clear(&mut self) {
         self.is_suspect = false;
         self.is_stalled = false;
+        self.cap = None;
+        self.full_at = 0;
     }
 
     /// The chance to fail that speaks against it where no backend is open.
@@ -116,6 +134,12 @@ const CAP_SHARE: f64 = 0.97;
 /// What a good answer adds to the cap: a hundred of them one request.
 /// Chosen; insensitive from half to twice.
 const CAP_GROWTH: f64 = 0.01;
+/// The least growth, of a cap that refusals have confirmed. Chosen on random scenarios.
+const CAP_GROWTH_MIN: f64 = CAP_GROWTH / 16.0;
+/// Refusals within this share of the requests in flight, or this many, are at the same number.
+/// Chosen.
+const CAP_SAME: f64 = 0.1;
+const CAP_SAME_MIN: f64 = 1.5;
 /// Chance to fail of a backend that is stalled or at its cap. Matters only where no backend is open.
 /// Chosen; the run of [`learned`](super) does not reach it.
 const RISK_UNKNOWN: f64 = 0.7;
@@ -155,6 +179,24 @@ mod tests {
         }
         assert!(restraints.is_open(96) && !restraints.is_open(98));
         assert_eq!(restraints.risk(98), 0.7);
+    }
+
+    /// Refused with 100 again and again: the cap grows half as fast each time, down to a sixteenth.
+    /// A refusal with far fewer is another limit, and a return knows of none.
+    #[test]
+    fn a_limit_that_stays_is_tried_seldom() {
+        let mut restraints = Restraints::new();
+        for expected in [0.01, 0.005, 0.0025, 0.00125, 0.000_625, 0.000_625] {
+            restraints.was_full(100);
+            assert_eq!(restraints.growth, expected);
+            let cap = restraints.cap;
+            restraints.succeeded(Instant::ZERO);
+            assert_eq!(restraints.cap, cap.map(|cap| cap + expected));
+        }
+        restraints.was_full(50);
+        assert_eq!((restraints.cap, restraints.growth), (Some(47.5), 0.01));
+        restraints.come_back(Instant::ZERO);
+        assert_eq!(restraints.cap, None);
     }
 
     /// An error in a calm pool: nothing more while it has requests, one when it has none; a good

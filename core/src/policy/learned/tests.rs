@@ -239,3 +239,52 @@ fn a_broken_learner_is_demoted() {
     let counts = serve(&mut bench, 200, &[10.0, 50.0]);
     assert!((70..130).contains(&counts[0]), "least_request: {counts:?}");
 }
+
+/// A backend that refuses single requests, one after the other, is ejected after the third of them;
+/// the trial on probation is refused, too, and ejects it again. One that works and refuses only what
+/// comes on top of others is not: it gets no more at a time than it takes.
+#[test]
+fn what_refuses_everything_is_ejected_and_what_is_full_is_not() {
+    let refusal = Outcome::Refused { status: 503, hold: None };
+    let mut bench = bench(3);
+    serve(&mut bench, 300, &[10.0; 3]);
+    let mut refused = 0;
+    for _ in 0..600 {
+        let slot = bench.send(&[]);
+        if slot == 1 {
+            bench.wait(1);
+            bench.end(1, refusal);
+            refused += 1;
+        } else {
+            bench.answer(slot, 10.0);
+        }
+        bench.mind_pings();
+    }
+    let state = learned(&bench, 1).state;
+    assert!(matches!(state, LearnedStanding::Quarantined { .. }), "{state:?}");
+    assert!(
+        (4..=6).contains(&refused),
+        "three, and a trial after 250 ms and one after 2 s: {refused}"
+    );
+
+    let mut bench = self::bench(2);
+    serve(&mut bench, 300, &[10.0; 2]);
+    let (mut out, mut late) = ([0_u32; 2], 0);
+    for round in 0..3000 {
+        let slot = bench.send(&[]);
+        if slot == 0 && out[0] == 4 {
+            bench.end(0, refusal);
+            late += u32::from(round >= 1000);
+        } else {
+            out[slot] += 1;
+        }
+        if out[0] + out[1] >= 10 {
+            let slot = usize::from(round % 2 == 0 || out[0] == 0);
+            bench.answer(slot, 5.0);
+            out[slot] -= 1;
+        }
+        bench.mind_pings();
+    }
+    assert!(late < 20, "{late} of 2000 were refused");
+    assert_eq!(learned(&bench, 0).state, LearnedStanding::Normal);
+}

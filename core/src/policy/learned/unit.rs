@@ -1,4 +1,6 @@
 //! What is learned of one backend, and of the pool as a whole.
+use std::hint::cold_path;
+
 use super::curve::{Curve, LEVELS, Shape, bin};
 use super::explore::Trials;
 use super::restraints::Restraints;
@@ -42,6 +44,10 @@ pub(super) struct Unit {
     pub(super) in_flight: u32,
     /// Recent requests that it refused: to the cost they are in flight.
     pub(super) turned_away: u32,
+    /// The same, each in parts of the requests in flight, as far as good answers have left it.
+    refused_lately: f64,
+    /// Refusals in a row of requests that were the only ones there.
+    pub(super) refused_alone: u32,
     /// Time at n in flight is counted up to here.
     pub(super) looked_at: Instant,
     /// Exposure counted that `speed` has not been told of.
@@ -127,6 +133,8 @@ impl Unit {
             is_up: true,
             in_flight,
             turned_away: 0,
+            refused_lately: 0.0,
+            refused_alone: 0,
             looked_at: now,
             pending: 0.0,
             pace: 0.0,
@@ -251,16 +259,47 @@ impl Unit {
     }
 
     /// Turned a request away, with as many others in flight as now: that is an answer, though no
-    /// work done. Where it had much to do it is full.
-    pub(super) fn refused(&mut self, now: Instant, curve: &Curve) {
+    /// work done. With others there it is full; that the curve says so is not asked, since a short
+    /// queue refuses before latencies tell much.
+    pub(super) fn refused(&mut self, now: Instant) {
         let n = self.in_flight + 1;
         if !self.restraints.is_normal() {
             return;
         }
-        if self.is_full(curve, n) && !self.restraints.is_stalled {
+        self.refused_lately += 1.0 / f64::from(n);
+        if n == 1 {
+            self.refused_alone += 1;
+        } else if !self.restraints.is_stalled {
             self.restraints.was_full(n);
         }
         self.quiet(now);
+    }
+
+    /// Takes in how many requests it refused of late, by time. A full backend is none any more after
+    /// as many good answers as a short queue is long, and then is not to be taken for one.
+    #[inline]
+    pub(super) fn heed_refusals(&mut self, turned_away: u32, is_good: bool) {
+        if self.refused_lately == 0.0 {
+            self.turned_away = 0;
+            return;
+        }
+        cold_path();
+        if is_good {
+            self.refused_lately *= REFUSALS_KEPT;
+            if self.refused_lately < REFUSALS_MIN {
+                self.refused_lately = 0.0;
+            }
+        }
+        // The cast saturates, and rounds what is not negative.
+        self.turned_away = turned_away.min((self.refused_lately + 0.5) as u32);
+    }
+
+    /// Its refusals of late were not its own doing.
+    pub(super) const fn forget_refusals(&mut self) {
+        self.turned_away = 0;
+        self.refused_lately = 0.0;
+        self.refused_alone = 0;
+        self.restraints.cap = None;
     }
 
     /// Whether n in flight are many times as slow as one.
@@ -436,7 +475,10 @@ const FULL: f64 = 4.0;
 /// What a request's presence costs those that come after it, by requests in flight.
 /// Chosen; insensitive from half to twice but for `hetero80`: its cost changes by +5 % and −6 %.
 const CROWD: f64 = 0.08;
-/// Good requests credited in the pool's share of errors. Chosen; insensitive from half to twice.
+/// A smaller part of a refusal is none. Chosen.
+const REFUSALS_MIN: f64 = 0.01;
+/// What a good answer leaves of refusals: of the length of a short queue. Chosen on random scenarios.
+const REFUSALS_KEPT: f64 = 1.0 - 1.0 / 16.0;
 const ERRORS_PRIOR: f64 = 10.0;
 /// Keeps a cost finite where a speed is next to 0.
 const COST_MAX: f64 = 1e15;
