@@ -134,9 +134,9 @@ impl ProbeExchange {
                 break self.read_body(now, &mut taken);
             }
             match self.read_head(now, &mut taken) {
-                Headed::Body | Headed::Interim => {}
-                Headed::Partial => break None,
-                Headed::Over(result) => break Some(result),
+                HeadOutcome::Body | HeadOutcome::Interim => {}
+                HeadOutcome::Partial => break None,
+                HeadOutcome::Over(result) => break Some(result),
             }
         };
         self.input.copy_within(taken..self.len, 0);
@@ -155,22 +155,22 @@ impl ProbeExchange {
 
     /// Reads a head at `taken` of the input. A ping's status is all that counts; of a report that
     /// succeeded, the body follows.
-    fn read_head(&mut self, now: Instant, taken: &mut usize) -> Headed {
+    fn read_head(&mut self, now: Instant, taken: &mut usize) -> HeadOutcome {
         let input = &self.input[*taken..self.len];
         if input.is_empty() || !self.progress.is_due(input, LIMITS.head_bytes_max) {
-            return Headed::Partial;
+            return HeadOutcome::Partial;
         }
         let mut slots = Slots::new();
         let head = match parse_response(input, &mut slots, &LIMITS) {
             Ok(Parsed::Complete(head)) => head,
             Ok(Parsed::Partial) => {
                 self.progress.note_partial(input.len());
-                return Headed::Partial;
+                return HeadOutcome::Partial;
             }
             Err(UpstreamError::HeadTooLarge | UpstreamError::TooManyFields) => {
-                return Headed::Over(Err(ProbeFailure::TooLarge));
+                return HeadOutcome::Over(Err(ProbeFailure::TooLarge));
             }
-            Err(_) => return Headed::Over(Err(ProbeFailure::Malformed)),
+            Err(_) => return HeadOutcome::Over(Err(ProbeFailure::Malformed)),
         };
         self.progress.reset();
         *taken += head.len;
@@ -178,24 +178,24 @@ impl ProbeExchange {
             (100..=199, _) => {
                 self.interim_bytes += head.len;
                 if self.interim_bytes > INTERIM_BYTES_MAX {
-                    return Headed::Over(Err(ProbeFailure::TooLarge));
+                    return HeadOutcome::Over(Err(ProbeFailure::TooLarge));
                 }
-                Headed::Interim
+                HeadOutcome::Interim
             }
             (200..=399, ProbeKind::Ping) => {
-                Headed::Over(Ok(ProbeAnswer { latency: self.latency(now), report: None }))
+                HeadOutcome::Over(Ok(ProbeAnswer { latency: self.latency(now), report: None }))
             }
             (200..=399, ProbeKind::Report) => match response_framing(&head, false) {
                 Ok((framing, _)) => match BodyReader::new(framing, CHUNKS) {
                     Some(reader) => {
                         self.body = Some(ReportBody { reader, text: Vec::new() });
-                        Headed::Body
+                        HeadOutcome::Body
                     }
-                    None => Headed::Over(Ok(self.report(now, &[]))),
+                    None => HeadOutcome::Over(Ok(self.report(now, &[]))),
                 },
-                Err(_) => Headed::Over(Err(ProbeFailure::Malformed)),
+                Err(_) => HeadOutcome::Over(Err(ProbeFailure::Malformed)),
             },
-            (status, _) => Headed::Over(Err(ProbeFailure::Status(status))),
+            (status, _) => HeadOutcome::Over(Err(ProbeFailure::Status(status))),
         }
     }
 
@@ -232,7 +232,7 @@ const CHUNKS: ChunkLimits =
     ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
 
 /// What [`ProbeExchange::read_head`] found.
-enum Headed {
+enum HeadOutcome {
     /// No whole head yet.
     Partial,
     /// An interim response; another head follows.

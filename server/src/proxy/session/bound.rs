@@ -4,7 +4,6 @@
 use intelliproxy_core::{BackendId, Instant, Lease};
 
 use super::Session;
-use super::client_half::Send;
 use crate::proxy::id::ConnId;
 use crate::proxy::shared::Shared;
 
@@ -47,7 +46,7 @@ impl Session {
     /// sent: its client is closed, as if the backend had closed the connection.
     pub(crate) fn handle_unbound(&mut self, now: Instant, shared: &mut Shared) {
         self.abandon(shared);
-        self.client.send = Send::Closing { with_reset: false };
+        self.client.close(false);
         self.settle(now, shared);
     }
 
@@ -63,8 +62,8 @@ impl Session {
         }
         match &mut self.exchange {
             Some(exchange) => exchange.is_persistent = false,
-            None if self.client.send == Send::Open => {
-                self.client.send = Send::Closing { with_reset: false };
+            None if self.client.is_sending() => {
+                self.client.close(false);
             }
             None => {}
         }

@@ -31,7 +31,7 @@ pub(crate) struct ClientHalf {
     pub(crate) input: Option<Buffer>,
     pub(crate) output: Outbox,
     pub(crate) receive: Receive,
-    pub(crate) send: Send,
+    send: Sending,
     /// Whether the client has ended its side and all that it sent before was read.
     pub(crate) is_eof: bool,
     /// How its end was judged when it was first seen, maybe behind bytes for which there was no room.
@@ -89,7 +89,7 @@ pub(crate) enum Receive {
 
 /// What the client gets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Send {
+pub(crate) enum Sending {
     /// Answers.
     Open,
     /// What waits, and then the end of the connection; a reset where a clean end would make a cut
@@ -100,7 +100,7 @@ pub(crate) enum Send {
 }
 
 /// A request whose head is whole.
-pub(crate) struct Begun {
+pub(crate) struct NewRequest {
     /// The forwarded head.
     pub(crate) forwarded: Buffer,
     pub(crate) framing: Framing,
@@ -132,7 +132,7 @@ impl ClientHalf {
             input: None,
             output: Outbox::default(),
             receive: Receive::Head,
-            send: Send::Open,
+            send: Sending::Open,
             is_eof: false,
             end: End::None,
             has_failed: false,
@@ -172,9 +172,61 @@ impl ClientHalf {
     /// Whether it waits for the client's next request, of which nothing has come.
     pub(crate) const fn is_at_rest(&self) -> bool {
         matches!(self.receive, Receive::Head)
-            && matches!(self.send, Send::Open)
+            && self.is_sending()
             && self.input.is_none()
             && !self.is_eof
+    }
+
+    /// The next request is awaited.
+    pub(super) fn await_request(&mut self) {
+        self.receive = Receive::Head;
+    }
+
+    /// A request's body follows on its head, `data_max` bytes at most (0: any size).
+    pub(super) fn begin_body(&mut self, reader: BodyReader, writer: BodyWriter, data_max: u64) {
+        self.receive = Receive::Body { reader, writer, data: 0, data_max };
+    }
+
+    /// The request is whole.
+    pub(super) fn end_request(&mut self) {
+        self.receive = Receive::Ended;
+    }
+
+    /// What comes from now on belongs to a tunnel.
+    pub(super) fn begin_tunnel(&mut self) {
+        self.receive = Receive::Tunnel;
+    }
+
+    /// The connection ends when what waits is out: by a reset where a clean end would make a part
+    /// of a response look whole.
+    pub(super) const fn close(&mut self, with_reset: bool) {
+        self.send = Sending::Closing { with_reset };
+    }
+
+    /// The end was sent; what the client sends still goes on.
+    pub(super) const fn shut(&mut self) {
+        self.send = Sending::Shut;
+    }
+
+    /// The end was sent; what the client still sends is dropped, for `total` at most.
+    pub(super) fn linger(&mut self, now: Instant, total: Duration) {
+        self.send = Sending::Shut;
+        self.last_read = now;
+        self.receive = Receive::Discarding { until: now + total };
+    }
+
+    pub(super) const fn sending(&self) -> Sending {
+        self.send
+    }
+
+    /// Whether responses may still go out.
+    pub(super) const fn is_sending(&self) -> bool {
+        matches!(self.send, Sending::Open)
+    }
+
+    /// Whether nothing but a clean end follows on what waits.
+    pub(super) const fn is_closing(&self) -> bool {
+        matches!(self.send, Sending::Closing { with_reset: false })
     }
 
     /// Whether the request at hand has come in whole.
@@ -204,7 +256,7 @@ impl ClientHalf {
         now: Instant,
         exchange: &mut Option<Exchange>,
         shared: &mut Shared,
-    ) -> Result<Parsed<Begun>, ClientError> {
+    ) -> Result<Parsed<NewRequest>, ClientError> {
         let input = self.input.as_ref().map_or(&[][..], Buffer::bytes);
         if !self.progress.is_due(input, shared.head_limits.head_bytes_max) {
             return Ok(Parsed::Partial);
@@ -298,7 +350,7 @@ impl ClientHalf {
             Aim::Backend
         };
         let (len, is_last) = (head.len, !asks_to_persist);
-        Ok(Parsed::Complete(Begun { forwarded, framing, len, is_last, aim }))
+        Ok(Parsed::Complete(NewRequest { forwarded, framing, len, is_last, aim }))
     }
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::account::Party;
-use super::client_half::{Receive, Send};
+use super::client_half::Receive;
 use super::look::Look;
-use super::upstream_half::{self, Link};
+use super::upstream_half;
 use super::{Session, Side};
 use crate::http::{ClientError, UpstreamError};
 use crate::proxy::shared::Shared;
@@ -68,7 +68,7 @@ impl Session {
         let client = &self.client;
         matches!(&client.receive, Receive::Body { reader, .. } if !reader.is_over())
             && client.input.is_none()
-            && client.send == Send::Open
+            && client.is_sending()
             && !self.awaits_continue()
     }
 
@@ -92,7 +92,7 @@ impl Session {
             Expiry::ClientWrite => return self.time_taking(now, Side::Client, shared),
             Expiry::Connect => {
                 self.needs.give_up(self.upstream.conn());
-                self.upstream.link = Link::None;
+                self.upstream.give_up_dialling();
             }
             Expiry::ResponseHead | Expiry::UpstreamWrite => {
                 return self.time_taking(now, Side::Upstream, shared);
@@ -163,7 +163,7 @@ impl Session {
             }
             _ => {}
         }
-        if let Link::Connecting { since, .. } = upstream.link {
+        if let Some(since) = upstream.dialled_at() {
             add(since, times.connect, Expiry::Connect);
         }
         if upstream.is_open() && !upstream.output.is_empty() {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use intelliproxy_core::{BackendId, Instant, Outcome, RequestFailure};
 
 use super::Session;
-use super::client_half::{End, Receive, Send};
+use super::client_half::{End, Receive};
 use super::upstream_half::connection_option;
 use super::verdict::{Failure, Remedy, remedy};
 use crate::buffer::Buffer;
@@ -32,7 +32,7 @@ impl Session {
         };
         self.abandon(shared);
         if has_begun_answer {
-            self.client.send = Send::Closing { with_reset };
+            self.client.close(with_reset);
             return;
         }
         self.refuse(now, error.status(), is_head_request, shared);
@@ -42,7 +42,7 @@ impl Session {
     fn refuse(&mut self, now: Instant, status: u16, is_head_request: bool, shared: &mut Shared) {
         let bytes = answer::encode_error(status, &shared.date, is_head_request, Some("close"));
         self.answer(now, bytes, shared);
-        self.client.send = Send::Closing { with_reset: false };
+        self.client.close(false);
     }
 
     /// The backend gave up waiting for the client: nobody is blamed.
@@ -52,7 +52,7 @@ impl Session {
         let has_begun_answer = exchange.has_begun_answer;
         self.abandon(shared);
         if has_begun_answer {
-            self.client.send = Send::Closing { with_reset };
+            self.client.close(with_reset);
         } else {
             self.refuse(now, ClientError::BodyTimeout.status(), is_head_request, shared);
         }
@@ -124,7 +124,7 @@ impl Session {
         }
         if remedy == Remedy::Close {
             self.abandon(shared);
-            self.client.send = Send::Closing { with_reset: false };
+            self.client.close(false);
             return;
         }
         if remedy == Remedy::Excuse {
@@ -164,7 +164,7 @@ impl Session {
             Remedy::Truncate => {
                 self.exchange = None;
                 upstream.output.clear(&mut shared.buffers);
-                self.client.send = Send::Closing { with_reset };
+                self.client.close(with_reset);
             }
         }
     }
@@ -178,7 +178,7 @@ impl Session {
         if let Err(buffer) = self.client.output.push(buffer, &mut shared.buffers) {
             // Interim answers fill the way out: a client that reads none of them gets no other.
             shared.buffers.give(buffer);
-            self.client.send = Send::Closing { with_reset: true };
+            self.client.close(true);
         }
         self.client.last_write = now;
         self.end_request(now, is_persistent);

@@ -33,14 +33,14 @@ use self::account::Account;
 pub(crate) use self::account::LeaseNews;
 pub(crate) use self::bound::Bound;
 pub(crate) use self::client_half::ClientHalf;
-use self::client_half::{Receive, Send};
+use self::client_half::Receive;
 use self::exchange::Exchange;
 use self::failure::retried;
 pub(crate) use self::hop::Hop;
 pub(crate) use self::needs::Need;
 use self::needs::Needs;
 pub(crate) use self::standing::Standing;
-use self::upstream_half::{Link, UpstreamHalf};
+use self::upstream_half::UpstreamHalf;
 pub(crate) use self::verdict::Remedy;
 use super::id::ConnId;
 use super::shared::Shared;
@@ -322,20 +322,17 @@ impl Session {
 
     /// The upstream connection that was dialled is being made.
     pub(crate) fn handle_dialling(&mut self, now: Instant, conn: ConnId) {
-        self.upstream.link = Link::Connecting { conn, since: now };
+        self.upstream.dial(conn, now);
     }
 
     /// The connection that was dialled could not be made.
     pub(crate) const fn handle_undialled(&mut self) {
-        self.upstream.link = Link::None;
+        self.upstream.give_up_dialling();
     }
 
     /// The upstream connection is there: a pooled one, or the one that was dialled.
     pub(crate) fn handle_linked(&mut self, now: Instant, conn: ConnId, is_reused: bool) {
-        self.upstream.link = Link::Open { conn, is_reused };
-        self.upstream.receive = upstream_half::Receive::Head;
-        self.upstream.last_write = now;
-        self.upstream.last_read = now;
+        self.upstream.open(conn, is_reused, now);
         // No joint rule waits for a connection: what it brings is that bytes can be written.
     }
 
@@ -425,7 +422,7 @@ impl Session {
     pub(crate) fn handle_refused(&mut self, now: Instant, shared: &mut Shared) {
         let bytes = answer::encode_error(503, &shared.date, false, Some("close"));
         self.answer(now, bytes, shared);
-        self.client.send = Send::Closing { with_reset: false };
+        self.client.close(false);
         self.settle(now, shared);
     }
 
@@ -485,7 +482,7 @@ impl Session {
 
     /// Whether nothing but the end follows on what waits for the client.
     pub(crate) const fn is_closing(&self) -> bool {
-        matches!(self.client.send, Send::Closing { with_reset: false })
+        self.client.is_closing()
     }
 
     /// Whether bytes wait for one side that it can take.

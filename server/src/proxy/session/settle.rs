@@ -6,9 +6,9 @@ use intelliproxy_core::Instant;
 
 use super::Session;
 use super::bound::Bound;
-use super::client_half::{Aim, Begun, End, Receive, Send};
+use super::client_half::{Aim, End, NewRequest, Receive, Sending};
 use super::exchange::Asking;
-use super::upstream_half::{self, HeadKind, Headed, connection_option};
+use super::upstream_half::{self, HeadKind, PassedHead, connection_option};
 use crate::buffer::{Buffer, SMALL};
 use crate::http::answer;
 use crate::http::body::{self, BodyReader, BodyWriter};
@@ -60,7 +60,7 @@ impl Session {
     /// J1: a whole head begins an exchange when none is under way and the last answer is out.
     fn begin_exchange(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let client = &mut self.client;
-        if client.send != Send::Open || self.exchange.is_some() || !client.output.is_empty() {
+        if !client.is_sending() || self.exchange.is_some() || !client.output.is_empty() {
             return false;
         }
         if client.input.as_ref().is_none_or(Buffer::is_empty) {
@@ -112,8 +112,8 @@ impl Session {
         }
     }
 
-    fn begin(&mut self, now: Instant, begun: Begun, shared: &mut Shared) {
-        let Begun { forwarded, framing, len, is_last, aim } = begun;
+    fn begin(&mut self, now: Instant, begun: NewRequest, shared: &mut Shared) {
+        let NewRequest { forwarded, framing, len, is_last, aim } = begun;
         let client = &mut self.client;
         client.head_since = None;
         client.has_said_last = is_last;
@@ -128,14 +128,14 @@ impl Session {
             // One that sends its body at once does not wait for anything.
             exchange.awaits_continue = client.input.as_ref().is_none_or(Buffer::is_empty);
         }
-        client.receive = Receive::Ended;
+        client.end_request();
         if aim != Aim::Backend {
             cold_path();
             shared.buffers.give(forwarded);
             if aim == Aim::LastHop {
                 return self.answer_last_hop(now, framing, shared);
             }
-            self.upstream.receive = upstream_half::Receive::AwaitsStats;
+            self.upstream.await_stats();
             return self.needs.stats();
         }
         shared.retries.earn();
@@ -188,7 +188,7 @@ impl Session {
         };
         if let Some(reader) = BodyReader::new(framing.after(taken as u64), shared.chunk_limits) {
             let data_max = shared.config.limits.body_bytes_max;
-            client.receive = Receive::Body { reader, writer, data: 0, data_max };
+            client.begin_body(reader, writer, data_max);
         }
         let Some(moved) = moved else { return head };
         shared.buffers.give(head);
@@ -240,7 +240,11 @@ impl Session {
                 }
                 if relayed.is_end {
                     // Only after its whole request may a client use the new protocol.
-                    client.receive = if is_tunnel { Receive::Tunnel } else { Receive::Ended };
+                    if is_tunnel {
+                        client.begin_tunnel();
+                    } else {
+                        client.end_request();
+                    }
                 }
                 let is_stuck = client.input.as_ref().is_some_and(|input| !input.is_empty());
                 relayed.is_end || (client.is_eof && !is_stuck && !is_over)
@@ -305,7 +309,7 @@ impl Session {
 
     /// Writes the head in `shared.scratch` to the client; false when it has to wait for room.
     #[inline(always)]
-    fn pass_head(&mut self, now: Instant, headed: Headed, shared: &mut Shared) -> bool {
+    fn pass_head(&mut self, now: Instant, headed: PassedHead, shared: &mut Shared) -> bool {
         let moved = self.move_answer(headed, shared);
         if moved.is_none() {
             cold_path();
@@ -346,10 +350,10 @@ impl Session {
                 upstream.kept = kept;
                 upstream.output.release(&mut shared.buffers);
                 let left = framing.after(moved.unwrap_or(0));
-                upstream.receive = match BodyReader::new(left, shared.chunk_limits) {
-                    Some(reader) => upstream_half::Receive::Body { reader, writer },
-                    None => upstream_half::Receive::Ended,
-                };
+                match BodyReader::new(left, shared.chunk_limits) {
+                    Some(reader) => upstream.begin_body(reader, writer),
+                    None => upstream.end_response(),
+                }
             }
         }
         true
@@ -358,7 +362,7 @@ impl Session {
     /// Hands an answer's head to the client in the buffer in which it came, with what came of its
     /// body; returns the bytes of that. `None` when that cannot be done, and nothing is.
     #[inline(always)]
-    fn move_answer(&mut self, headed: Headed, shared: &mut Shared) -> Option<u64> {
+    fn move_answer(&mut self, headed: PassedHead, shared: &mut Shared) -> Option<u64> {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let input = upstream.input.as_mut()?;
         let rest = (input.len() - headed.len) as u64;
@@ -455,7 +459,7 @@ impl Session {
         }
         match relayed {
             Ok(relayed) if relayed.is_end => {
-                upstream.receive = upstream_half::Receive::Ended;
+                upstream.end_response();
                 return true;
             }
             Ok(_) => {}
@@ -471,7 +475,7 @@ impl Session {
             if !body::finish(*writer, &mut client.output, &mut shared.buffers) {
                 return false;
             }
-            upstream.receive = upstream_half::Receive::Ended;
+            upstream.end_response();
             if was_empty {
                 client.last_write = now;
             }
@@ -527,12 +531,12 @@ impl Session {
         let client = &mut self.client;
         client.last_read = now;
         client.has_been_served = true;
-        if is_persistent && client.send == Send::Open {
-            client.receive = Receive::Head;
+        if is_persistent && client.is_sending() {
+            client.await_request();
             let has_more = client.input.as_ref().is_some_and(|input| !input.is_empty());
             client.head_since = has_more.then_some(now);
-        } else if client.send == Send::Open {
-            client.send = Send::Closing { with_reset: false };
+        } else if client.is_sending() {
+            client.close(false);
         }
     }
 
@@ -545,8 +549,8 @@ impl Session {
             self.discard(shared);
             return false;
         }
-        match client.send {
-            Send::Closing { with_reset } if client.output.is_empty() => {
+        match client.sending() {
+            Sending::Closing { with_reset } if client.output.is_empty() => {
                 cold_path();
                 self.say_end(now, with_reset, shared)
             }
@@ -578,9 +582,7 @@ impl Session {
             self.needs.close(with_reset);
             return false;
         }
-        client.send = Send::Shut;
-        client.last_read = now;
-        client.receive = Receive::Discarding { until: now + shared.config.timeouts.linger_total };
+        client.linger(now, shared.config.timeouts.linger_total);
         self.needs.shutdown_client();
         true
     }

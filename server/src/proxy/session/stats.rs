@@ -31,11 +31,11 @@ impl Session {
             debug_assert!(has_room, "J1: nothing waits before a response");
             output.append(&head);
             self.client.last_write = now;
-            self.upstream.receive = if exchange.is_head_request {
-                upstream_half::Receive::Ended
+            if exchange.is_head_request {
+                self.upstream.end_response();
             } else {
-                upstream_half::Receive::OwnText { text: Arc::clone(text), passed: 0 }
-            };
+                self.upstream.begin_own_text(Arc::clone(text));
+            }
         }
         self.settle(now, shared);
     }
@@ -58,7 +58,7 @@ impl Session {
         client.output.append(&left[..count]);
         *passed += count;
         if *passed == text.len() {
-            upstream.receive = upstream_half::Receive::Ended;
+            upstream.end_response();
         }
         true
     }

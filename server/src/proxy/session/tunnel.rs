@@ -4,8 +4,6 @@ use std::hint::cold_path;
 use intelliproxy_core::Instant;
 
 use super::Session;
-use super::client_half::{Receive, Send};
-use super::upstream_half;
 use crate::buffer::Buffer;
 use crate::http::body::{self, BodyReader, BodyWriter};
 use crate::proxy::shared::Shared;
@@ -17,10 +15,10 @@ impl Session {
         let Some(exchange) = &mut self.exchange else { return };
         exchange.answer = Some((101, now.since(exchange.dispatched_at)));
         exchange.has_begun_answer = true;
-        self.upstream.receive = upstream_half::Receive::Tunnel;
+        self.upstream.begin_tunnel();
         self.upstream.output.release(&mut shared.buffers);
         if self.client.has_whole_request() {
-            self.client.receive = Receive::Tunnel;
+            self.client.begin_tunnel();
             self.client.last_read = now;
         }
         self.leave_account();
@@ -67,8 +65,8 @@ impl Session {
             upstream.is_shut = true;
             self.needs.shutdown_upstream(upstream.conn());
         }
-        if is_upstream_over && client.send == Send::Open {
-            client.send = Send::Shut;
+        if is_upstream_over && client.is_sending() {
+            client.shut();
             self.needs.shutdown_client();
         }
         false
@@ -81,12 +79,10 @@ impl Session {
         self.count_tunnel();
         self.abandon(shared);
         let client = &mut self.client;
-        if client.send == Send::Open {
+        if client.is_sending() {
             self.needs.shutdown_client();
         }
-        client.send = Send::Shut;
-        client.last_read = now;
-        client.receive = Receive::Discarding { until: now + shared.config.timeouts.linger_total };
+        client.linger(now, shared.config.timeouts.linger_total);
     }
 
     /// Drops what goes to a side of a tunnel that takes no more; what came of it still goes on.

@@ -26,7 +26,7 @@ use crate::proxy::shared::Shared;
 /// here, so that they outlive a connection that turns out dead.
 #[derive(Debug)]
 pub(crate) struct UpstreamHalf {
-    pub(crate) link: Link,
+    link: Link,
     pub(crate) input: Option<Buffer>,
     pub(crate) output: Outbox,
     pub(crate) receive: Receive,
@@ -56,7 +56,7 @@ pub(crate) struct UpstreamHalf {
 
 /// The connection to the backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Link {
+enum Link {
     /// There is none (yet).
     None,
     /// It is being made.
@@ -88,7 +88,7 @@ pub(crate) enum Receive {
 /// An answer's head on its way to the client; the forwarded head is left in `shared.scratch`,
 /// unless it is the head as it came.
 #[derive(Clone, Copy)]
-pub(crate) struct Headed {
+pub(crate) struct PassedHead {
     /// Bytes of the head as it came.
     pub(crate) len: usize,
     /// Whether it goes on as it came.
@@ -171,6 +171,57 @@ impl UpstreamHalf {
         }
     }
 
+    /// A connection is being made.
+    pub(super) fn dial(&mut self, conn: ConnId, now: Instant) {
+        self.link = Link::Connecting { conn, since: now };
+    }
+
+    /// The connection that is being made is given up.
+    pub(super) const fn give_up_dialling(&mut self) {
+        self.link = Link::None;
+    }
+
+    /// A connection is there, and the head of a response is awaited.
+    pub(super) fn open(&mut self, conn: ConnId, is_reused: bool, now: Instant) {
+        self.link = Link::Open { conn, is_reused };
+        self.receive = Receive::Head;
+        self.last_write = now;
+        self.last_read = now;
+    }
+
+    /// The body of a response follows on its head.
+    pub(super) fn begin_body(&mut self, reader: BodyReader, writer: BodyWriter) {
+        self.receive = Receive::Body { reader, writer };
+    }
+
+    /// The response is whole.
+    pub(super) fn end_response(&mut self) {
+        self.receive = Receive::Ended;
+    }
+
+    /// What comes from now on belongs to a tunnel.
+    pub(super) fn begin_tunnel(&mut self) {
+        self.receive = Receive::Tunnel;
+    }
+
+    /// The text of /stats is being built.
+    pub(super) fn await_stats(&mut self) {
+        self.receive = Receive::AwaitsStats;
+    }
+
+    /// The response's body is a text of the proxy's own.
+    pub(super) fn begin_own_text(&mut self, text: Arc<[u8]>) {
+        self.receive = Receive::OwnText { text, passed: 0 };
+    }
+
+    /// When the connection that is being made was dialled.
+    pub(super) const fn dialled_at(&self) -> Option<Instant> {
+        match self.link {
+            Link::Connecting { since, .. } => Some(since),
+            Link::None | Link::Open { .. } => None,
+        }
+    }
+
     /// Forgets the connection and what came over it; what goes out stays.
     pub(crate) fn unlink(&mut self, shared: &mut Shared) {
         if let Some(buffer) = self.input.take() {
@@ -196,7 +247,7 @@ impl UpstreamHalf {
         exchange: &Exchange,
         has_whole_request: bool,
         shared: &mut Shared,
-    ) -> Result<Parsed<Headed>, UpstreamError> {
+    ) -> Result<Parsed<PassedHead>, UpstreamError> {
         let input = self.input.as_ref().map_or(&[][..], Buffer::bytes);
         if !self.progress.is_due(input, shared.head_limits.head_bytes_max) {
             return Ok(Parsed::Partial);
@@ -274,7 +325,7 @@ impl UpstreamHalf {
             shared.scratch.clear();
             forward::encode_response(head, &plan, date, &mut shared.scratch);
         }
-        Ok(Parsed::Complete(Headed { len, is_verbatim, date_at, kind }))
+        Ok(Parsed::Complete(PassedHead { len, is_verbatim, date_at, kind }))
     }
 }
 
