@@ -295,7 +295,7 @@ impl ClientHalf {
         let plan = RequestPlan { destination, framing, is_upgrade, max_forwards };
         let keeps_host = shared.config.forwarding.keep_host && !destination.host.is_empty();
         let context = RequestContext {
-            // A guess until the backend is known.
+            // The backend is chosen later; `Shared::host_line` says what becomes of the guess.
             host_line: &shared.host_line,
             keeps_host,
             is_trusted: self.hop.is_trusted,
