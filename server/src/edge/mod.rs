@@ -22,7 +22,7 @@ use mio::Waker;
 use self::logging::LogWatch;
 use self::observe::{LineLimits, log_notice};
 use self::record::RecordGuard;
-use self::reload::{Reloader, Source};
+use self::reload::{Reading, Reloader, Source};
 use self::state::Keeper;
 use crate::pages::LogCounts;
 use crate::proxy::{Notice, Proxy};
@@ -113,7 +113,9 @@ impl Edge {
 
     /// Takes the configuration that was read again, if it is there.
     pub(crate) fn take_reloaded(&mut self, now: Instant, proxy: &mut Proxy) {
-        let Some((loaded, is_asked_again)) = self.reloader.as_mut().and_then(Reloader::take) else {
+        let Some(Reading { loaded, is_asked_again }) =
+            self.reloader.as_mut().and_then(Reloader::take)
+        else {
             return;
         };
         let result = loaded.and_then(|(config, targets)| {

@@ -19,6 +19,14 @@ use crate::plain::os_error_text;
 /// A configuration that was read and checked, with its backends' addresses.
 pub(crate) type Loaded = Result<(Config, Vec<BackendTarget>), String>;
 
+/// A reading that is over.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Reading {
+    pub(crate) loaded: Loaded,
+    /// Whether another reading was asked for meanwhile.
+    pub(crate) is_asked_again: bool,
+}
+
 /// How the configuration is read, once more; clones read the same.
 #[derive(Clone)]
 pub struct Source {
@@ -103,14 +111,13 @@ impl Reloader {
         Ok(())
     }
 
-    /// Returns what was read, and whether it was asked for again meanwhile; `None` when nothing is
-    /// there. The result of a reading that was given up is dropped.
-    pub(crate) fn take(&mut self) -> Option<(Loaded, bool)> {
+    /// Returns what was read; `None` when nothing is there. The result of a reading that was given up is dropped.
+    pub(crate) fn take(&mut self) -> Option<Reading> {
         while let Ok((reading, loaded)) = self.loaded.try_recv() {
             match self.state {
                 State::Reading { is_asked_again, .. } if reading == self.reading => {
                     self.state = State::Idle;
-                    return Some((loaded, is_asked_again));
+                    return Some(Reading { loaded, is_asked_again });
                 }
                 _ => self.hanging = self.hanging.saturating_sub(1),
             }
@@ -173,11 +180,17 @@ mod tests {
         assert!(reloader.take().is_none());
         gate.send(()).expect("a reader");
         wait();
-        assert_eq!(reloader.take(), Some((Err("0".to_owned()), true)));
+        assert_eq!(
+            reloader.take(),
+            Some(Reading { loaded: Err("0".to_owned()), is_asked_again: true })
+        );
         reloader.ask(Instant::ZERO, TIME, wake()).expect("a thread");
         gate.send(()).expect("a reader");
         wait();
-        assert_eq!(reloader.take(), Some((Err("1".to_owned()), false)));
+        assert_eq!(
+            reloader.take(),
+            Some(Reading { loaded: Err("1".to_owned()), is_asked_again: false })
+        );
         assert!(reloader.take().is_none());
         assert_eq!(count.load(Ordering::SeqCst), 2);
     }
@@ -221,7 +234,10 @@ mod tests {
         reloader.ask(now, TIME, wake()).expect("a thread");
         wait(&begins);
         wait(&wakes);
-        assert_eq!(reloader.take(), Some((Err("1".to_owned()), false)));
+        assert_eq!(
+            reloader.take(),
+            Some(Reading { loaded: Err("1".to_owned()), is_asked_again: false })
+        );
         for _ in 1..HANGING_MAX {
             reloader.ask(now, TIME, wake()).expect("a thread");
             wait(&begins);

@@ -131,10 +131,10 @@ fn passes_on(
     let plain = run(reader(), BodyWriter::Plain, wire, step, drain);
     match expected {
         Ok(Decoded { data, len: Some(_), trailer }) => {
-            let (Ok((passed, true)), Ok((plain, true))) = (passed, plain) else {
-                panic!("a whole body goes on whole")
-            };
-            assert_eq!(&plain, data, "a body without its framing is its data");
+            let (Ok(passed), Ok(plain)) = (passed, plain) else { panic!("a whole body goes on") };
+            assert!(passed.is_end && plain.is_end, "and it goes on whole");
+            let passed = passed.written;
+            assert_eq!(&plain.written, data, "a body without its framing is its data");
             let Verdict::Whole(body) = strict::chunks(&passed) else {
                 panic!("what goes on is a chunked body")
             };
@@ -143,13 +143,14 @@ fn passes_on(
             assert_eq!(body.trailer.len(), if with_trailer { lines } else { 0 }, "trailers");
         }
         Ok(Decoded { len: None, .. }) => {
-            let (Ok((passed, false)), Ok((_, false))) = (passed, plain) else {
-                panic!("a body that was cut has no end")
+            let (Ok(passed), Ok(plain)) = (passed, plain) else {
+                panic!("the part that came goes on")
             };
-            assert_eq!(strict::chunks(&passed), Verdict::More, "nor has what went on");
+            assert!(!passed.is_end && !plain.is_end, "a body that was cut has no end");
+            assert_eq!(strict::chunks(&passed.written), Verdict::More, "nor has what went on");
         }
         Err(error) => {
-            assert_eq!(passed.as_ref().err(), Some(error), "the same error");
+            assert_eq!(passed.err(), Some(*error), "the same error");
             assert_eq!(plain.err(), Some(*error), "the same error");
         }
     }
@@ -164,7 +165,8 @@ fn carries(data: &[u8], writer: BodyWriter, step: usize, drain: usize) {
     }
     for framing in framings {
         let Some(reader) = BodyReader::new(framing, limits) else { continue };
-        let Ok((out, true)) = run(reader, writer, data, step, drain) else {
+        let Ok(Relayed { written: out, is_end: true }) = run(reader, writer, data, step, drain)
+        else {
             panic!("plain bytes cannot be malformed, and end")
         };
         let arrived = match writer {
@@ -183,6 +185,12 @@ fn carries(data: &[u8], writer: BodyWriter, step: usize, drain: usize) {
     }
 }
 
+/// What a peer took of a body, and whether that ended.
+struct Relayed {
+    written: Vec<u8>,
+    is_end: bool,
+}
+
 /// Relays `wire`, which comes in steps of `step` bytes, to a peer that takes `drain` at a time;
 /// returns what it took and whether the body ended.
 fn run(
@@ -191,7 +199,7 @@ fn run(
     wire: &[u8],
     step: usize,
     drain: usize,
-) -> Result<(Vec<u8>, bool), ChunkError> {
+) -> Result<Relayed, ChunkError> {
     let mut pool = BufferPool::default();
     let (mut input, mut output, mut written) = (None, Outbox::default(), Vec::new());
     let (mut at, mut is_end) = (0, false);
@@ -225,7 +233,7 @@ fn run(
         output.written(count, &mut pool);
         has_moved |= count > 0;
         if output.is_empty() && (is_end || (at == wire.len() && !has_moved)) {
-            break Ok((written, is_end));
+            break Ok(Relayed { written, is_end });
         }
     };
     if let Some(buffer) = input.take() {

@@ -314,8 +314,7 @@ impl Session {
         if moved.is_none() {
             cold_path();
             let is_dropped = matches!(headed.kind, HeadKind::Interim { is_passed_on: false, .. });
-            let form = (headed.is_verbatim, headed.date_at);
-            if !self.copy_head(headed.len, form, is_dropped, shared) {
+            if !self.copy_head(headed, is_dropped, shared) {
                 self.upstream.is_head_waiting = true;
                 return false;
             }
@@ -388,24 +387,18 @@ impl Session {
         Some(rest)
     }
 
-    /// Copies an answer's head to where the client's bytes wait, in its `form` (whether it goes on as
-    /// it came, and where a Date line is added) or not at all; false when there is no room.
+    /// Copies a response's head to where the client's bytes wait, or drops it; false when there is
+    /// no room.
     #[inline(never)]
-    fn copy_head(
-        &mut self,
-        head_len: usize,
-        form: (bool, usize),
-        is_dropped: bool,
-        shared: &mut Shared,
-    ) -> bool {
+    fn copy_head(&mut self, head: PassedHead, is_dropped: bool, shared: &mut Shared) -> bool {
         let Some(input) = &mut self.upstream.input else { return false };
         if !is_dropped {
-            let rest = input.len() - head_len;
-            let (line, fields) = input.bytes()[..head_len].split_at(form.1);
-            let parts = match form {
-                (true, 0) => [fields, &[], &[]],
-                (true, _) => [line, shared.date.as_bytes(), fields],
-                (false, _) => [&shared.scratch[..], &[], &[]],
+            let rest = input.len() - head.len;
+            let (line, fields) = input.bytes()[..head.len].split_at(head.date_at);
+            let parts = match head.date_at {
+                _ if !head.is_verbatim => [&shared.scratch[..], &[], &[]],
+                0 => [fields, &[], &[]],
+                _ => [line, shared.date.as_bytes(), fields],
             };
             let len = parts.iter().map(|part| part.len()).sum();
             let wished = len + rest + rest / 8;
@@ -415,7 +408,7 @@ impl Session {
             }
             parts.into_iter().for_each(|part| output.append(part));
         }
-        input.consume(head_len);
+        input.consume(head.len);
         true
     }
 
