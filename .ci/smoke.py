@@ -384,7 +384,7 @@ def check_reload():
                 write(A=a, C=c)
                 hang_up("configuration: added C; removed B$")
                 file.write_text('{"backends": 7}')
-                hang_up("configuration refused, .*reload.json:1:14: backends: must be a list")
+                hang_up("configuration not applied, .*reload.json:1:14: backends: must be a list")
                 write(A=b, C=c)
                 hang_up("configuration: moved A$")
                 write(C=c)

@@ -209,13 +209,15 @@ fn documents_list_every_key() {
     flatten("", &json_of(&Config::default()), &mut real);
     let mut listed = BTreeMap::new();
     for row in key_rows() {
+        let value = real.get(&row.key).unwrap_or_else(|| panic!("there is no key {}", row.key));
+        assert!(has_kind(&row, value), "{} is not of type {}: {value}", row.key, row.kind);
         let before = listed.insert(row.key.clone(), row.default.clone());
         assert_eq!(before, None, "{} is listed twice", row.key);
     }
     let missing: Vec<_> = real.iter().filter(|(key, _)| !listed.contains_key(*key)).collect();
     assert!(missing.is_empty(), "{CONFIGURATION} lacks these keys: {missing:#?}");
     for (key, default) in listed {
-        let value = real.get(&key).unwrap_or_else(|| panic!("there is no key {key}"));
+        let value = &real[&key];
         let listed: Value = serde_json::from_str(&default).unwrap_or(Value::String(default));
         let is_same = listed == *value || (listed.is_number() && listed.as_f64() == value.as_f64());
         assert!(is_same, "the default of {key} is {value}, not {listed}");
@@ -264,9 +266,10 @@ fn documents_list_every_flag() {
 /// The document that lists flags and keys.
 const CONFIGURATION: &str = "server/docs/configuration.md";
 
-/// One row of a table of keys: `` | `key` | default | range | meaning | ``.
+/// One row of a table of keys: `` | `key` | type | default | range | meaning | ``.
 struct KeyRow {
     key: String,
+    kind: String,
     default: String,
     range: String,
 }
@@ -277,13 +280,29 @@ fn key_rows() -> Vec<KeyRow> {
     let is_key = |line: &&str| line.starts_with("| `") && !line.starts_with("| `-");
     for line in document.lines().filter(is_key) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [key, default, range, _] = cells[..] else {
-            panic!("a row of keys has four cells: {line}");
+        let [key, kind, default, range, _] = cells[..] else {
+            panic!("a row of keys has five cells: {line}");
         };
-        let plain = |cell: &str| cell.trim_matches('`').to_owned();
-        rows.push(KeyRow { key: plain(key), default: plain(default), range: plain(range) });
+        let [key, kind, default, range] =
+            [key, kind, default, range].map(|cell| cell.trim_matches('`').to_owned());
+        rows.push(KeyRow { key, kind, default, range });
     }
     rows
+}
+
+/// Whether a default fits the type that its row lists, and whether the unit fits the key's name.
+fn has_kind(row: &KeyRow, default: &Value) -> bool {
+    let is_millis = row.key.ends_with("Ms");
+    let is_bytes = row.key.contains("Bytes") || row.key.ends_with("bytesMax");
+    match row.kind.as_str() {
+        "boolean" => default.is_boolean(),
+        "list" => default.is_array(),
+        "string" => default.is_string() || default.is_null(),
+        "ms" => is_millis && default.is_u64(),
+        "bytes" => is_bytes && default.is_u64(),
+        "count" | "number" | "pts" => !is_millis && !is_bytes && default.is_number(),
+        _ => false,
+    }
 }
 
 /// Every leaf of a configuration by its path; lists are leaves.

@@ -81,7 +81,7 @@ fn a_log_without_a_reader_goes_on_later() {
     assert!(field.starts_with("dropped=0, failedWrites="), "{field}");
     program.read_log(open());
     program.line_with(": 400: no Host");
-    program.line_with("the log is written again: ");
+    program.line_with("log: written again after ");
     program.ask(BAD);
     program.line_with(": 400: no Host");
     program.signal("-TERM");
@@ -102,8 +102,8 @@ fn a_hanging_configuration_is_given_up() {
     folder.pipe("proxy.json");
     program.signal("-HUP");
     program.line_with(
-        "configuration refused, the one in use goes on: reading the file and resolving its names \
-         took longer than timeouts.reloadMs, 50 ms",
+        "configuration not applied, keeping the current one: reading the file and resolving its \
+         names took longer than timeouts.reloadMs, 50 ms",
     );
     let field = "X-IntelliProxy-Reloads: done=0, refused=1, lastError=\"reading the file";
     assert!(program.stats().contains(field), "{}", program.stats());
@@ -200,7 +200,7 @@ fn a_flood_of_bad_requests_does_not_fill_the_log() {
     loop {
         let line = program.line_with("client ");
         assert!(!line.contains("hidden"), "{line}");
-        if line.contains("more lines left out, over 20 a second") {
+        if line.contains("more lines omitted, limit 20 a second") {
             break;
         }
         let excerpt = "\"GET /a?*** HTTP/1.1\\r\\nCookie: ***\\r\\n\\r\\n\"";
@@ -262,14 +262,17 @@ fn failures_say_what_happened() {
     let mut program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);
     program.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     let line = program.line_with(": 502: ");
-    assert!(line.ends_with("backend A: connection refused: answered with the error"), "{line}");
+    assert!(
+        line.ends_with("backend A: connection refused: error returned to the client"),
+        "{line}"
+    );
     let mut program =
         Program::start(&["--backend=A=http://127.0.0.1:1", "--backend=B=http://127.0.0.1:2"]);
     program.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     let line = program.line_with(": 502: ");
     assert!(line.ends_with("connection refused: sent to another backend"), "{line}");
     let line = program.line_with(": 502: ");
-    assert!(line.ends_with("connection refused: answered with the error"), "{line}");
+    assert!(line.ends_with("connection refused: error returned to the client"), "{line}");
 }
 
 /// A response that stalls in its body is cut with a line that names the time.
@@ -296,7 +299,9 @@ fn a_cut_names_its_key() {
     client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
     let line = program.line_with(": 504: ");
     assert!(
-        line.ends_with("backend A: body stalled for timeouts.responseBodyMs: client cut"),
+        line.ends_with(
+            "backend A: body stalled for timeouts.responseBodyMs: client connection cut"
+        ),
         "{line}"
     );
 }

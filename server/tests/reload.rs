@@ -176,7 +176,7 @@ fn a_bad_file_changes_nothing() {
     ] {
         program.reload(text);
         let line = program.line_with("configuration");
-        let told = line.split_once("configuration refused, the one in use goes on: ");
+        let told = line.split_once("configuration not applied, keeping the current one: ");
         let file = program.file.to_string_lossy();
         let (_, told) = told.unwrap_or_else(|| panic!("{line}"));
         assert!(told.strip_prefix(&*file).unwrap_or(told).starts_with(wrong), "{line}");
@@ -210,8 +210,11 @@ fn flags_rule_and_addresses_stay() {
     ));
     let line = program.line_with("configuration: ");
     assert!(line.ends_with("configuration: nothing changed"), "{line}");
-    let line = program.line_with("needs a restart");
-    assert!(line.contains("recording: a change needs a restart; left as it was"), "{line}");
+    let line = program.line_with("changes need a restart");
+    assert!(
+        line.contains("recording: changes need a restart, keeping the current value"),
+        "{line}"
+    );
     let mut client = program.connect();
     ask(&mut client, "/");
     assert_eq!(answer(&mut client).1, "flag");

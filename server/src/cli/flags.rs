@@ -52,7 +52,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--listen",
         value: Some("HOST:PORT"),
         path: "listen",
-        help: "where to listen; localhost means both loopback addresses, port 0 any free one",
+        help: "address to listen on; localhost means both loopback addresses, port 0 any free port",
         change: Change::Append {
             clear: |config| config.listen.clear(),
             push: |config, text| {
@@ -65,7 +65,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--backend",
         value: Some("NAME=URL"),
         path: "backends",
-        help: "a backend, http://HOST[:PORT], and how logs and /stats call it",
+        help: "a backend: its name in logs and /stats, and its URL, http://HOST[:PORT]",
         change: Change::Append {
             clear: |config| config.backends.clear(),
             push: |config, text| {
@@ -82,14 +82,14 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--policy",
         value: Some("NAME"),
         path: "routing.policy",
-        help: "what ranks the backends",
+        help: "policy that ranks the backends",
         change: Change::Set(|config, text| set_policy(&mut config.routing.policy, text)),
     },
     Flag {
         name: "--threshold",
         value: Some("POINTS"),
         path: "routing.switch.threshold",
-        help: "points by which another backend must be better to be taken",
+        help: "points by which another backend must be better to become the current one",
         change: Change::Set(|config, text| {
             set(&mut config.routing.switch.threshold, text, "a number")
         }),
@@ -98,14 +98,14 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--cooldown-ms",
         value: Some("MS"),
         path: "routing.switch.cooldownMs",
-        help: "time from one switch to the next",
+        help: "least time between two switches",
         change: Change::Set(|config, text| set_millis(&mut config.routing.switch.cooldown, text)),
     },
     Flag {
         name: "--no-spill-over",
         value: None,
         path: "routing.switch.spillOver",
-        help: "send no single request past a current backend that is merely busy",
+        help: "send no request past a current backend that is full",
         change: Change::Set(|config, _| {
             config.routing.switch.spill_over = false;
             Ok(())
@@ -115,7 +115,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--ping-interval-ms",
         value: Some("MS"),
         path: "routing.probes.pingIntervalMs",
-        help: "time from one ping of a backend to the next",
+        help: "time between two pings of a backend",
         change: Change::Set(|config, text| {
             set_millis(&mut config.routing.probes.ping_interval, text)
         }),
@@ -124,7 +124,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--ping-timeout-ms",
         value: Some("MS"),
         path: "routing.probes.pingTimeoutMs",
-        help: "time in which a ping must be answered",
+        help: "time allowed for the response to a ping",
         change: Change::Set(|config, text| {
             set_millis(&mut config.routing.probes.ping_timeout, text)
         }),
@@ -133,7 +133,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--no-keep-host",
         value: None,
         path: "forwarding.keepHost",
-        help: "send the backend's own Host to the backend instead of the client's",
+        help: "send the host of the backend's URL instead of the client's Host",
         change: Change::Set(|config, _| {
             config.forwarding.keep_host = false;
             Ok(())
@@ -143,7 +143,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--half-close",
         value: None,
         path: "forwarding.halfClose",
-        help: "serve a client that ends its side at any time before its response came",
+        help: "serve a client that shuts down its sending side at any time before its response",
         change: Change::Set(|config, _| {
             config.forwarding.half_close = true;
             Ok(())
@@ -153,7 +153,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--trusted",
         value: Some("NETWORK"),
         path: "forwarding.trusted",
-        help: "whose X-Forwarded fields, Forwarded and PROXY protocol count, an address or ADDRESS/PREFIX",
+        help: "hop before the proxy whose X-Forwarded fields, Forwarded and PROXY protocol are believed: ADDRESS or ADDRESS/PREFIX",
         change: Change::Append {
             clear: |config| config.forwarding.trusted.clear(),
             push: |config, text| {
@@ -166,7 +166,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--no-retry-refused",
         value: None,
         path: "forwarding.retryRefused",
-        help: "pass the first 429 or 503 on instead of asking another backend",
+        help: "forward the first 429 or 503 instead of trying another backend",
         change: Change::Set(|config, _| {
             config.forwarding.retry_refused = false;
             Ok(())
@@ -176,35 +176,35 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--clients",
         value: Some("N"),
         path: "limits.clients",
-        help: "client connections at the same time",
+        help: "client connections at a time",
         change: Change::Set(|config, text| set(&mut config.limits.clients, text, WHOLE)),
     },
     Flag {
         name: "--body-bytes-max",
         value: Some("N"),
         path: "limits.bodyBytesMax",
-        help: "bytes of a request's body; 0 for any size",
+        help: "largest request body in bytes; 0 allows any size",
         change: Change::Set(|config, text| set(&mut config.limits.body_bytes_max, text, WHOLE)),
     },
     Flag {
         name: "--connect-ms",
         value: Some("MS"),
         path: "timeouts.connectMs",
-        help: "time to connect to one address of a backend",
+        help: "time allowed to connect to one address of a backend",
         change: Change::Set(|config, text| set_millis(&mut config.timeouts.connect, text)),
     },
     Flag {
         name: "--response-head-ms",
         value: Some("MS"),
         path: "timeouts.responseHeadMs",
-        help: "time from a request's end to its answer's head",
+        help: "time allowed from the end of a request to the head of its response",
         change: Change::Set(|config, text| set_millis(&mut config.timeouts.response_head, text)),
     },
     Flag {
         name: "--stats-allow",
         value: Some("NETWORK"),
         path: "stats.allow",
-        help: "who may see /stats, an address or ADDRESS/PREFIX",
+        help: "client that may read /stats: ADDRESS or ADDRESS/PREFIX",
         change: Change::Append {
             clear: |config| config.stats.allow.clear(),
             push: |config, text| {
@@ -217,7 +217,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--state",
         value: Some("FILE"),
         path: "stateFile",
-        help: "keep what the policy learns in a file, across restarts",
+        help: "file that keeps what the policy learns across restarts",
         change: Change::Set(|config, text| {
             config.state_file = Some(text.to_owned());
             Ok(())
@@ -227,7 +227,7 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--record",
         value: Some("FILE"),
         path: "recording.file",
-        help: "record every input of the router, for intelliproxy replay",
+        help: "file that receives every input of the router, for intelliproxy replay",
         change: Change::Set(|config, text| {
             config.recording.file = Some(text.to_owned());
             Ok(())
@@ -237,14 +237,14 @@ pub(super) const FLAGS: [Flag; 21] = [
         name: "--record-bytes-max",
         value: Some("N"),
         path: "recording.bytesMax",
-        help: "bytes of one file, of a ring of files FILE.0, FILE.1, ...; 0 for one of any size",
+        help: "size of one file in a ring FILE.0, FILE.1, ...; 0 writes one file of any size",
         change: Change::Set(|config, text| set(&mut config.recording.bytes_max, text, WHOLE)),
     },
     Flag {
         name: "--record-files",
         value: Some("N"),
         path: "recording.files",
-        help: "files of that ring",
+        help: "files in that ring",
         change: Change::Set(|config, text| set(&mut config.recording.files, text, WHOLE)),
     },
 ];

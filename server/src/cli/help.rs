@@ -12,7 +12,7 @@ pub(super) fn text() -> String {
         "intelliproxy: an adaptive HTTP/1.1 reverse proxy\n\
          \n\
          usage: intelliproxy [FLAG]...\n\
-         \x20      intelliproxy replay FILE...   what --record wrote; see replay --help\n\
+         \x20      intelliproxy replay FILE...   runs a recording again; see replay --help\n\
          \n\
          Without flags it listens on 127.0.0.1:3001 and routes to the backends\n\
          A=http://localhost:3000 and B=http://localhost:3002. A flag and its value may also be\n\
@@ -38,14 +38,14 @@ pub(super) fn text() -> String {
         push_flag(&mut text, &usage, &format!("{}{known}{tail}", flag.help));
     }
     text.push_str(
-        "\nsignals: SIGINT and SIGTERM stop it, a second one at once; SIGHUP makes it read the file\n\
-         again (without one, resolve the backends' names again) and drops nothing for it\n\
+        "\nsignals: SIGINT and SIGTERM stop after the requests in flight, a second one at once;\n\
+         SIGHUP reloads the file, or resolves the backends' names again if there is none\n\
          \n\
-         exit codes: 0 after a stop by SIGINT or SIGTERM, 1 when it cannot run, 2 when a flag\n\
-         or the configuration file cannot be\n\
+         exit codes: 0 after SIGINT or SIGTERM, 1 if it cannot run, 2 for an invalid argument or\n\
+         configuration file\n\
          \n\
-         configuration file: JSON, also with comments and trailing commas; every key may be left\n\
-         out, and these are the defaults\n\n",
+         configuration file: JSON, comments and trailing commas allowed; every key is optional,\n\
+         and these are the defaults\n\n",
     );
     text.push_str(&Config::default().to_json());
     text.push('\n');
@@ -91,15 +91,15 @@ fn push_line(text: &mut String, line: &str) {
 /// The flags that set no value of the configuration.
 const PROGRAM_FLAGS: [(&str, &str); 6] = [
     ("--config FILE", "read the configuration from a JSON file, and again on SIGHUP"),
-    ("--check", "say whether flags and file are valid, and end"),
-    ("--print-config", "show the configuration that flags and file make, as JSON, and end"),
+    ("--check", "validate flags and file, then exit"),
+    ("--print-config", "print the resulting configuration as JSON, then exit"),
     ("--log-level LEVEL", "error, warn, info (default), debug or trace; the log goes to stderr"),
-    ("-h, --help", "show this and end"),
-    ("-V, --version", "show the version and end"),
+    ("-h, --help", "print this help, then exit"),
+    ("-V, --version", "print the version, then exit"),
 ];
 
 /// What holds for flags that fill a list.
-const REPEATABLE: &str = "; may be repeated, and replaces what the file has";
+const REPEATABLE: &str = "; repeatable, replaces the list of the file";
 /// Where the explanations begin.
 const HELP_COLUMN: usize = 26;
 /// Characters of a line.
@@ -119,7 +119,7 @@ mod tests {
         for key in ["\"headBytesMax\": 32768", "\"cooldownMs\": 1500", "\"spillOver\": true"] {
             assert!(text.contains(key), "{key}");
         }
-        for line in ["another backend must be better to be taken (default 30)", "(default score)"] {
+        for line in ["must be better to become the current one (default 30)", "(default score)"] {
             let words: Vec<&str> = text.split_whitespace().collect();
             assert!(words.join(" ").contains(line), "{line}");
         }

@@ -197,7 +197,7 @@ impl<W: Write> Writer<W> {
         if self.buffer.is_empty()
             && let Some((count, wrong)) = self.failure.take()
         {
-            let text = format!("the log is written again: {count} writes failed: {wrong}");
+            let text = format!("log: written again after {count} failed writes: {wrong}");
             self.put(&Line::own(text));
         }
     }

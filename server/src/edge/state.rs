@@ -95,7 +95,7 @@ impl Keeper {
                     warn!("state: previous save still running, skipped this one")
                 }
                 Err(Refused { has_ended: true, .. }) => {
-                    warn!("state: the writer has ended, nothing is saved any more")
+                    warn!("state: the writer thread ended, saving is disabled")
                 }
             }
         }
@@ -110,7 +110,7 @@ impl Keeper {
         }
         drop(queue);
         if !ended.wait(FINISH_TIME) {
-            warn!("state: the last one was not written in time");
+            warn!("state: the final save did not finish in time");
         }
     }
 }
@@ -134,7 +134,7 @@ fn write_all(file: &Path, states: impl Iterator<Item = PolicyState>) {
         match &result {
             Err(error) => {
                 let error = os_error_text(error);
-                warn!("state {}: {error}; kept in memory, trying again", file.display());
+                warn!("state {}: {error}; keeping the state in memory, retrying", file.display());
             }
             Ok(()) if has_failed => info!("state {}: written again", file.display()),
             Ok(()) => {}

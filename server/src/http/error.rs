@@ -65,7 +65,7 @@ pub enum ClientError {
     HeadTimeout,
     /// The body stalled.
     BodyTimeout,
-    /// The client closed in the middle of its request.
+    /// The client closed inside its request.
     Incomplete,
 }
 
@@ -113,9 +113,9 @@ impl fmt::Display for ClientError {
             Self::UnsupportedExpectation => "unsupported Expect",
             Self::BodyTooLarge => "body exceeds limits.bodyBytesMax",
             Self::MalformedChunk(error) => return write!(f, "malformed chunked body: {error}"),
-            Self::HeadTimeout => "request head not whole within timeouts.requestHeadMs",
+            Self::HeadTimeout => "request head incomplete after timeouts.requestHeadMs",
             Self::BodyTimeout => "request body stalled for timeouts.requestBodyMs",
-            Self::Incomplete => "client closed in the middle of its request",
+            Self::Incomplete => "client closed inside its request",
         })
     }
 }
@@ -182,24 +182,26 @@ impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoBackend => "no backend is configured",
-            Self::QueueFull => "every backend is at its limit, and limits.queueLength wait",
+            Self::QueueFull => {
+                "every backend is at its limit, and limits.queueLength requests wait"
+            }
             Self::QueueTimeout => "no backend below its limit within limits.queueMs",
             Self::Refused => "connection refused",
             Self::Unreachable => "backend unreachable",
             Self::Exhausted => "the proxy has no descriptor, port or memory left to connect",
             Self::ConnectTimeout => "connection not made within timeouts.connectMs",
-            Self::Cut => "connection closed before an answer",
+            Self::Cut => "connection closed before a response",
             Self::HeadTimeout => "no response within timeouts.responseHeadMs",
-            Self::MalformedHead => "malformed answer head",
+            Self::MalformedHead => "malformed response head",
             Self::HeadTooLarge => "response head exceeds limits.headBytesMax",
             Self::TooManyFields => "response has more fields than limits.fieldsMax",
             Self::InterimTooLarge => "interim responses exceed 8 times limits.headBytesMax",
-            Self::AmbiguousFraming => "ambiguous framing of the answer",
-            Self::Unsolicited => "answer before the request",
-            Self::UnexpectedUpgrade => "upgrade that was not asked for",
-            Self::Truncated => "answer cut inside its body",
+            Self::AmbiguousFraming => "ambiguous framing of the response",
+            Self::Unsolicited => "response before the request",
+            Self::UnexpectedUpgrade => "unrequested upgrade",
+            Self::Truncated => "response cut inside its body",
             Self::MalformedChunk(error) => {
-                return write!(f, "malformed chunked answer: {error}");
+                return write!(f, "malformed chunked response: {error}");
             }
             Self::BodyTimeout => "body stalled for timeouts.responseBodyMs",
         })

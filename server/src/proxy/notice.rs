@@ -12,7 +12,7 @@ use crate::http::{ClientError, UpstreamError};
 pub enum Notice {
     /// The router's own.
     Router(intelliproxy_core::Notice),
-    /// A client broke a rule and was answered with the error's status.
+    /// A client broke a rule and was error returned to the client's status.
     ClientError {
         /// Who.
         peer: SocketAddr,

@@ -77,7 +77,7 @@ impl Reactor {
                         ) => {}
                     Err(error) => {
                         if self.now >= self.accept_warns_from {
-                            warn!("cannot accept clients: {error}: trying again");
+                            warn!("cannot accept clients: {error}: retrying");
                             self.accept_warns_from = self.now + ACCEPT_WARNS_EVERY;
                         }
                         self.accepts_from = self.now + ACCEPT_REST;

@@ -345,7 +345,7 @@ impl Reactor {
     /// Has the configuration read again.
     fn reload(&mut self) {
         if self.listeners.is_empty() {
-            return info!("stopping: the configuration is not read again");
+            return info!("stopping: reload ignored");
         }
         self.edge.reload(self.now, &mut self.proxy);
         self.flush();

@@ -25,8 +25,8 @@ checked against the recorded one, bit for bit.
   --rules FILE   decide again by other rules: JSON, the routing object of a configuration file
   --fit FILE     write a scenario for the lab with backends as they were in the recording
 
-exit codes: 0 when all comes out the same, or the question is answered; 1 when a decision differs
-or cannot be checked, or a file is damaged; 2 when an argument cannot be";
+exit codes: 0 if all decisions are the same, or the question was answered; 1 if a decision differs
+or cannot be checked, or a file is damaged; 2 for an invalid argument";
 
 /// Understands the arguments; `None` asks for help.
 pub(super) fn parse(

@@ -110,7 +110,7 @@ fn failed_writes_are_repeated() {
     log(&queue, Level::Info, "one");
     log(&queue, Level::Info, "two");
     let next = || lines.recv_timeout(Duration::from_secs(30)).expect("a line");
-    let told = "the log is written again: 2 writes failed: no storage space";
+    let told = "log: written again after 2 failed writes: no storage space";
     assert_eq!([next(), next(), next()], ["one", told, "two"]);
     assert_eq!(watch.counts(), LogCounts { dropped: 0, failed_writes: 2, limited: 0 });
     guard.finish();

@@ -52,7 +52,7 @@ pub(super) fn describe<'a>(
         }
         Notice::Returned { backend, reason } => {
             let reason = match reason {
-                ReturnReason::Probation => "its trials were answered well",
+                ReturnReason::Probation => "its trial requests succeeded",
                 ReturnReason::OthersFail => "the others fail as much",
                 ReturnReason::Regretted => "the others failed more without it",
             };
@@ -67,7 +67,7 @@ pub(super) fn describe<'a>(
     }
 }
 
-/// Why a ping failed, in a few words, with its path and the limit that it broke.
+/// Describes the failure of a ping, with its path and the limit that it broke.
 fn describe_failure(failure: ProbeFailure, config: &Config) -> String {
     let path = &config.probe_paths.ping;
     match failure {
@@ -79,16 +79,16 @@ fn describe_failure(failure: ProbeFailure, config: &Config) -> String {
             format!("timed out: no response to GET {path} within {limit} ms ({key})")
         }
         ProbeFailure::Cut => format!("connection cut before the response to GET {path}"),
-        ProbeFailure::Malformed => format!("response is not HTTP to GET {path}"),
+        ProbeFailure::Malformed => format!("response to GET {path} is not HTTP"),
         ProbeFailure::TooLarge => format!(
-            "response head is over {PROBE_HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields to GET {path}"
+            "head of the response to GET {path} exceeds {PROBE_HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields"
         ),
         ProbeFailure::Status(status) => format!("status {status} to GET {path}"),
-        ProbeFailure::Abandoned => "not asked".to_owned(),
+        ProbeFailure::Abandoned => "not probed".to_owned(),
     }
 }
 
-/// What is wrong with a report, with its path and the limit that it broke.
+/// Describes the fault of a report, with its path and the limit that it broke.
 pub(super) fn describe_fault(fault: &ReportFault, config: &Config) -> String {
     let path = &config.probe_paths.report;
     match fault {
@@ -98,19 +98,19 @@ pub(super) fn describe_fault(fault: &ReportFault, config: &Config) -> String {
         ReportFault::NoNumber { field, excerpt } => {
             format!("report from {path}: {field} is not a number: \"{excerpt}\"")
         }
-        ReportFault::NoFigures => format!(
-            "report from {path} has none of queueLen, cpuBusyMs, heapUsed and memRss as a number"
-        ),
+        ReportFault::NoFigures => {
+            format!("report from {path} lacks numbers for queueLen, cpuBusyMs, heapUsed and memRss")
+        }
         ReportFault::TooLong => {
-            format!("report from {path} is over {REPORT_BYTES_MAX} bytes: not read")
+            format!("report from {path} exceeds {REPORT_BYTES_MAX} bytes: ignored")
         }
         ReportFault::HeadTooLarge => format!(
-            "report from {path}: its head is over {PROBE_HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields"
+            "report from {path}: its head exceeds {PROBE_HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields"
         ),
         ReportFault::TimedOut => {
             let limit = config.routing.probes.report_timeout.as_millis();
             let key = "routing.probes.reportTimeoutMs";
-            format!("report from {path} timed out: not whole within {limit} ms ({key})")
+            format!("report from {path} timed out: incomplete after {limit} ms ({key})")
         }
         ReportFault::Cut => format!("report from {path} was cut"),
         ReportFault::Malformed => format!("report from {path}: the response is not HTTP"),
@@ -171,11 +171,11 @@ mod tests {
             ),
             (
                 changed(false, Some(ProbeFailure::Malformed)),
-                "B is down: response is not HTTP to GET /health",
+                "B is down: response to GET /health is not HTTP",
             ),
             (
                 changed(false, Some(ProbeFailure::TooLarge)),
-                "B is down: response head is over 32768 bytes or 1000 fields to GET /health",
+                "B is down: head of the response to GET /health exceeds 32768 bytes or 1000 fields",
             ),
             (
                 changed(false, Some(ProbeFailure::Status(503))),

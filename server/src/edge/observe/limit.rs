@@ -72,7 +72,7 @@ impl LineLimits {
             let count = std::mem::take(&mut bucket.left_out);
             if count > 0 {
                 let line =
-                    format!("{about}{status}: {count} more lines left out, over {max} a second");
+                    format!("{about}{status}: {count} more lines omitted, limit {max} a second");
                 lines.push(line);
             }
         }
@@ -113,7 +113,7 @@ mod tests {
         assert!(limits.admits(at(500), other));
         assert_eq!(limits.poll_timeout(), Some(at(1000)));
         assert!(limits.tell(at(999)).is_empty());
-        let line = "client 400: 170 more lines left out, over 20 a second";
+        let line = "client 400: 170 more lines omitted, limit 20 a second";
         assert_eq!(limits.tell(at(1000)), [line]);
         assert_eq!((limits.poll_timeout(), limits.limited()), (None, 170));
         assert!(limits.tell(at(5000)).is_empty());
@@ -121,8 +121,8 @@ mod tests {
         let health = Kind { about: "health", status: 0, lines: 1 };
         assert_eq!(count(&mut limits, at(60_000), health), 1);
         let rest = [
-            "client 400: 80 more lines left out, over 20 a second",
-            "health: 99 more lines left out, over 1 a second",
+            "client 400: 80 more lines omitted, limit 20 a second",
+            "health: 99 more lines omitted, limit 1 a second",
         ];
         assert_eq!(limits.tell_all(), rest);
     }

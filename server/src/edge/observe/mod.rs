@@ -46,13 +46,17 @@ pub(crate) fn log_notice<'a>(
             let backend = backend.map_or("none", name);
             let level = level_of(*remedy);
             let remedy = match remedy {
-                RemedyTaken::Excused => "the client had kept it waiting: not charged",
-                RemedyTaken::Redialled => "sent again on a fresh connection",
+                RemedyTaken::Excused => "delayed by the client: not charged to the backend",
+                RemedyTaken::Redialled => "sent again over a new connection",
                 RemedyTaken::Retried => "sent to another backend",
-                RemedyTaken::Closed => "client closed, to repeat it",
-                RemedyTaken::Answered => "answered with the error",
-                RemedyTaken::Unretried => "answered with the error, limits.retryPercent is used up",
-                RemedyTaken::Truncated => "client cut",
+                RemedyTaken::Closed => {
+                    "client connection closed, so that the client repeats the request"
+                }
+                RemedyTaken::Answered => "error returned to the client",
+                RemedyTaken::Unretried => {
+                    "error returned to the client, limits.retryPercent is spent"
+                }
+                RemedyTaken::Truncated => "client connection cut",
             };
             let status = error.status();
             let client = Client(*peer);
@@ -70,28 +74,28 @@ pub(crate) fn log_notice<'a>(
             warn!("{}: closed {count} idle clients for new ones", describe_full(*full));
         }
         Notice::ClientsLimited { limit, clients_max } => {
-            // A default that does not fit is nobody's mistake.
+            // A default that does not fit is not a mistake of the operator.
             let is_default = *limit == Limits::default().clients;
             let level = if is_default { Level::Info } else { Level::Warn };
             log!(
                 level,
-                "limits.clients is {limit}, open files are enough for {clients_max} clients and \
-                 their upstreams: no more are admitted"
+                "limits.clients is {limit}, but open files suffice for {clients_max} clients and \
+                 their upstreams: admitting no more"
             );
         }
         Notice::Reconfigured(change) => {
             info!("configuration: {}", describe_change(change));
             if !change.needs_restart.is_empty() {
                 let keys = change.needs_restart.join(", ");
-                warn!("configuration: {keys}: a change needs a restart; left as it was");
+                warn!("configuration: {keys}: changes need a restart, keeping the current value");
             }
         }
         Notice::ConfigRefused { wrong } => {
-            error!("configuration refused, the one in use goes on: {wrong}");
+            error!("configuration not applied, keeping the current one: {wrong}");
         }
         Notice::UnsolicitedBytes { backend } => {
             let backend = name(*backend);
-            warn!("backend {backend}: bytes that nobody asked for: connection discarded");
+            warn!("backend {backend}: unsolicited bytes: connection closed");
         }
     }
 }
@@ -110,10 +114,10 @@ fn kind(notice: &Notice) -> Option<(Level, Kind)> {
             (level_of(*remedy), kind("backend", error.status()))
         }
         Notice::Refused { status, .. } => (Level::Debug, kind("refused", *status)),
-        Notice::Expired { .. } => (Level::Info, kind("time over", 0)),
+        Notice::Expired { .. } => (Level::Info, kind("timeout", 0)),
         Notice::UnreadableReport { fault, .. } => (level_of_fault(fault), kind("report", 0)),
         Notice::ClientRefused { .. } => (Level::Warn, kind("limits.clients", 503)),
-        Notice::UnsolicitedBytes { .. } => (Level::Warn, kind("unasked bytes", 0)),
+        Notice::UnsolicitedBytes { .. } => (Level::Warn, kind("unsolicited bytes", 0)),
         _ => return None,
     })
 }
@@ -137,9 +141,9 @@ const fn level_of_fault(fault: &ReportFault) -> Level {
 /// What there is too little of for another client.
 fn describe_full(full: Full) -> String {
     match full {
-        Full::Clients => "limits.clients are connected".to_owned(),
+        Full::Clients => "limits.clients reached".to_owned(),
         Full::OpenFiles { clients_max } => {
-            format!("open files are enough for {clients_max} clients, who are connected")
+            format!("open files suffice for {clients_max} clients, all connected")
         }
     }
 }

@@ -119,12 +119,12 @@ impl Failure {
             Err(wrong) => {
                 self.records += records;
                 let wrong = crate::plain::os_error_text(wrong);
-                let then = "records are lost until it can be written again";
+                let then = "dropping records until writing succeeds";
                 (!had_failed).then(|| (Level::Error, format!("recording {path}: {wrong}: {then}")))
             }
             Ok(()) if had_failed => {
                 let lost = std::mem::take(&mut self.records);
-                let line = format!("recording {path}: written again, {lost} records were lost");
+                let line = format!("recording {path}: written again, {lost} records lost");
                 Some((Level::Warn, line))
             }
             Ok(()) => None,
@@ -155,7 +155,7 @@ impl JournalSink for Recorder {
                     *block = payload;
                 }
                 if !self.is_losing {
-                    warn!("the recording does not keep up: {records} records lost, maybe more");
+                    warn!("recording: disk too slow, {records} or more records lost");
                 }
                 self.is_losing = true;
             }

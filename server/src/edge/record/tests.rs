@@ -194,11 +194,11 @@ fn failures_are_told_twice() {
     let full = || Err(io::ErrorKind::StorageFull.into());
     assert_eq!(failure.note(path, &Ok(()), 3), None);
     let (_, line) = failure.note(path, &full(), 3).expect("a line");
-    let expected = "recording r: no storage space: records are lost until it can be written again";
+    let expected = "recording r: no storage space: dropping records until writing succeeds";
     assert_eq!(line, expected);
     assert_eq!(failure.note(path, &full(), 4), None);
     let (_, line) = failure.note(path, &Ok(()), 5).expect("a line");
-    assert_eq!(line, "recording r: written again, 7 records were lost");
+    assert_eq!(line, "recording r: written again, 7 records lost");
     assert_eq!(failure.note(path, &Ok(()), 5), None);
 }
 

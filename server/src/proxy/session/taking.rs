@@ -71,7 +71,7 @@ impl Session {
         match side {
             Side::Client if self.client.output.is_empty() => {}
             Side::Client => {
-                self.tell_expiry("cut: took nothing for timeouts.clientWriteMs", shared);
+                self.tell_expiry("cut: received nothing for timeouts.clientWriteMs", shared);
                 self.end(now, true, shared);
             }
             Side::Upstream if !self.upstream.output.is_empty() => {
