@@ -10,7 +10,7 @@ BLOCK = bytes(range(256)) * 4096  # 1 MiB
 
 
 def digest_of_blocks(count):
-    """The SHA-256 of so many blocks, as /blocks/COUNT sends them."""
+    """The SHA-256 of `count` blocks, as /blocks/COUNT sends them."""
     digest = hashlib.sha256()
     for _ in range(count):
         digest.update(BLOCK)
@@ -109,6 +109,6 @@ class Origin(http.server.ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request, client_address):
-        # A client that has left is nothing to tell; the proxy closes its connections when it ends.
+        # A client that has left is not an error; the proxy closes its connections when it ends.
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)

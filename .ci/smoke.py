@@ -39,7 +39,7 @@ def wait_until(what, holds):
     """Asks until `holds()` is true, and returns what it gave."""
     end = time.monotonic() + DEADLINE_S
     while not (result := holds()):
-        assert time.monotonic() < end, f"in vain: {what}"
+        assert time.monotonic() < end, f"not in time: {what}"
         time.sleep(0.02)
     return result
 
@@ -247,7 +247,7 @@ def check_keep_alive():
 
 
 def check_failover():
-    """The process that serves is killed during 2 000 requests: nobody sees it. It comes back, and the other one may go."""
+    """The process that serves is killed during 2 000 requests: no client notices. It returns, and the other one may go."""
     slow = {"SLOW_RATE": "1", "SLOW_MS": "2"}  # So that there are always requests in flight.
     servers = {name: server(name, **slow) for name in "AB"}
     ports = {name: servers[name].port for name in servers}
@@ -425,7 +425,7 @@ def check_cargo_all():
 
 
 def in_some_attempts(act):
-    """What `act` gives when it succeeds: the simulated servers have faults by design."""
+    """Returns the result of `act` once it succeeds: the simulated servers have faults by design."""
     for _ in range(20):
         try:
             return act()

@@ -17,7 +17,7 @@ use intelliproxy_sim::{Backend, Config, Parameters};
 
 /// Arguments of the program, a line each; there when this process is to be it.
 const ARGUMENTS: &str = "INTELLIPROXY_TEST_ARGUMENTS";
-/// How long anything may take here.
+/// Deadline of every wait here.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// No test: the program itself, when another test asks for it.
@@ -37,7 +37,7 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// What `intelliproxy replay` says, and whether it is content.
+/// Runs `intelliproxy replay`; returns its output and whether it succeeded.
 fn replay(arguments: &[&str]) -> (bool, String) {
     let arguments = [&["replay"], arguments].concat();
     let output = command(&arguments).output().expect("a process");
@@ -63,7 +63,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left among temporary files does no harm.
+        // Files left among temporary files do no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -277,7 +277,7 @@ fn traffic_over_new_configurations_replays() {
     assert!(replay(&[&journal, "--policy", "round_robin"]).0);
 }
 
-/// How many signals were worked off, well or not, by the head of /stats.
+/// Returns the number of handled signals, successful or not, from the head of /stats.
 fn taken(head: &str) -> u32 {
     let field = head.lines().find_map(|line| line.strip_prefix("X-IntelliProxy-Reloads: done="));
     let counts = field.and_then(|field| field.split_once(", refused="));
@@ -286,7 +286,7 @@ fn taken(head: &str) -> u32 {
 }
 
 /// A recording that was cut off, or holds a flipped bit, is replayed up to there, and the place is
-/// told.
+/// printed.
 #[test]
 fn damage_is_told() {
     let folder = Folder::new("damage");

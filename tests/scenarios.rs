@@ -121,7 +121,7 @@ fn a_post_that_was_sent_is_not_retried() {
     }
 }
 
-/// A POST goes on to the next backend when nobody listens at the first.
+/// A POST goes to the next backend when the first has no listener.
 #[test]
 fn a_refused_connection_leads_to_the_next_backend() {
     for listening in [Listening::Refusing, Listening::Unreachable, Listening::Hanging] {
@@ -330,7 +330,7 @@ fn stats_are_answered_among_other_requests() {
     }
 }
 
-/// A 101 that nobody asked for, or to another protocol, is a broken answer.
+/// An unrequested 101, or one to another protocol, is an invalid response.
 #[test]
 fn a_101_has_to_be_asked_for() {
     let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n";
@@ -340,7 +340,7 @@ fn a_101_has_to_be_asked_for() {
     }
 }
 
-/// Bytes behind an answer, or of an answer that nobody asked for, never reach another request.
+/// Bytes behind a response, or of an unsolicited response, never reach another request.
 #[test]
 fn bytes_behind_an_answer_are_nobodys() {
     let poison = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
@@ -487,7 +487,7 @@ fn what_waits_when_the_time_to_stop_is_over_looks_cut() {
     assert!(!report.clients[0].answers[0].is_whole);
 }
 
-/// Stopping ends idle clients at once, lets the exchange at hand end and begins no other.
+/// Stopping ends idle clients at once, lets the current exchange end and begins no other.
 #[test]
 fn stopping_ends_with_the_exchange_at_hand() {
     let slow =
@@ -503,7 +503,7 @@ fn stopping_ends_with_the_exchange_at_hand() {
     assert_eq!(report.end(1), Some(End::Clean));
 }
 
-/// One client too many is told that there is no room, or waits for it, as configured.
+/// A client beyond the limit gets 503, or waits for room, as configured.
 #[test]
 fn clients_beyond_the_limit_wait_or_are_told() {
     for (overflow, expected) in [(Overflow::Reject, 503), (Overflow::Wait, 200)] {
@@ -574,8 +574,8 @@ fn limits_hold_exactly() {
     }
 }
 
-/// What two readers could read differently is refused, closes the connection, and whatever hides
-/// behind it is not served.
+/// A message that two readers could understand differently is refused and closes the connection;
+/// bytes hidden behind it are not served.
 #[test]
 fn nothing_hides_behind_a_broken_request() {
     let rows = [

@@ -18,7 +18,7 @@ use intelliproxy_tests::{oracle, seeds};
 
 /// Seeds of the usual sweep: about 30 seconds in a debug build.
 const SEEDS: Range<u64> = 0..200;
-/// Every so many seeds, a world is made twice and must be the same.
+/// Interval of seeds whose world is made twice and must be the same.
 const TWICE_EVERY: u64 = 25;
 
 /// Runs the world of one seed; the panic of a broken rule says how to see it again.
@@ -134,7 +134,7 @@ const EXPECTED: [&str; 38] = [
     "connection closed with its backend",
 ];
 
-/// What happened in a world.
+/// Returns the marks of a world's events.
 fn marks(report: &Report) -> BTreeSet<String> {
     let mut marks = BTreeSet::new();
     for client in &report.clients {
@@ -178,7 +178,7 @@ fn marks(report: &Report) -> BTreeSet<String> {
     marks
 }
 
-/// What a new configuration changed.
+/// Returns the marks of a new configuration's changes.
 fn change_marks(change: &ConfigChange) -> Vec<String> {
     let facts = [
         (!change.added.is_empty(), "backend added"),

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use intelliproxy::config::Config;
 use serde_json::Value;
 
-/// Rings 0 and 1 are told facts and the time: they reach for no clock, thread, socket, file or
-/// setting, and iterate nothing whose order differs from run to run.
+/// Rings 0 and 1 receive facts and the time: they use no clock, thread, socket, file or setting,
+/// and iterate over nothing whose order differs from run to run.
 #[test]
 fn inner_rings_are_pure() {
     let words = [
@@ -224,7 +224,8 @@ fn documents_list_every_key() {
     }
 }
 
-/// Every range `N to M` in these tables is exact: both ends are accepted, values beyond are refused.
+/// Every range `N to M` in these tables is exact: both ends are accepted, values beyond are
+/// refused.
 #[test]
 fn documents_list_the_real_ranges() {
     let mut seen = 0;
@@ -350,7 +351,7 @@ fn flags_in(text: &str) -> Vec<String> {
     text.split([' ', ',']).filter(is_flag).map(str::to_owned).collect()
 }
 
-/// What stands in `](...)`, code left out.
+/// Returns the targets of Markdown links, outside of code.
 fn links(text: &str) -> Vec<String> {
     let prose: Vec<&str> = text.split("```").step_by(2).collect();
     let ends = prose.iter().flat_map(|part| part.split("](").skip(1));

@@ -1,4 +1,4 @@
-//! What the codec's steps cost by themselves: heads parsed, judged and written anew, a chunked body
+//! Costs of the codec's single steps: heads parsed, judged and encoded again, a chunked body
 //! read. Prints nanoseconds and the rate in bytes.
 //!
 //! `cargo bench -p intelliproxy --bench codec`

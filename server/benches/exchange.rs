@@ -1,4 +1,4 @@
-//! What one exchange costs in the proxy itself: no socket, no clock, one client and one backend on
+//! Cost of one exchange in the proxy itself: no socket, no clock, one client and one backend on
 //! kept connections. Prints nanoseconds per exchange; under callgrind (`.ci/instructions`) the same
 //! program gives instructions per exchange, which are the same from run to run.
 //!

@@ -2,9 +2,9 @@
 //!
 //! | exit code | when |
 //! |---|---|
-//! | 0 | it served until it was told to stop, or answered `--help`, `--version`, `--check` |
-//! | 1 | it could not run: a port is taken, a backend does not resolve |
-//! | 2 | an argument or the configuration file cannot be |
+//! | 0 | it served until a signal, or `--help`, `--version`, `--check` succeeded |
+//! | 1 | it could not run: a port is in use, a backend does not resolve |
+//! | 2 | an argument or the configuration file is invalid |
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -89,7 +89,7 @@ fn run(
     }
 }
 
-/// What the arguments make of the configuration file now, and where its backends are now.
+/// Reads the configuration file again with the arguments, and resolves its backends.
 fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendTarget>), String> {
     match file {
         Some(file) => info!("SIGHUP: reading {file} again"),
@@ -117,7 +117,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Prints to stdout. That nobody reads it is no fault of the program.
+/// Prints to stdout. A closed stdout is not a fault of the program.
 fn print(text: &str) -> ExitCode {
     let _ = writeln!(io::stdout(), "{}", plain_lines(text));
     ExitCode::SUCCESS
@@ -128,7 +128,7 @@ fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "intelliproxy: {}", plain(text));
 }
 
-/// The exit code for arguments and files that cannot be.
+/// Exit code for invalid arguments and files.
 const EXIT_USAGE: u8 = 2;
 /// Bytes of a configuration file: a thousand backends take a tenth of it.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;

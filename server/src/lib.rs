@@ -1,7 +1,7 @@
 //! IntelliProxy: an adaptive HTTP/1.1 reverse proxy.
 //!
 //! Everything but [`reactor`] and the program's own edge ([`cli`], [`edge`]) is plain
-//! data told facts and the time; see `docs/architecture.md`.
+//! data that receives facts and the time; see `docs/architecture.md`.
 pub(crate) mod buffer;
 pub mod cli;
 pub mod config;

@@ -94,7 +94,7 @@ fn own_responses_count_for_more() {
 }
 
 /// Work is what shares go by: a request's body of tiny chunks counts many times its bytes, plain
-/// bytes count once. Probes are told apart, since they wait for nobody.
+/// bytes count once. Probes are distinguished, since they do not wait for others.
 #[test]
 fn tiny_chunks_count_for_more() {
     let address = SocketAddr::from(([127, 0, 0, 1], 9));

@@ -1,4 +1,4 @@
-//! Which connections are made, which are used again, and how they end.
+//! Connections: made, used again, ended.
 use std::net::SocketAddr;
 
 use intelliproxy::config::{BackendTarget, Config};
@@ -103,10 +103,10 @@ fn a_silent_address_is_left_by_the_probes() {
     assert_eq!(settle(&mut proxy, now).0[0].1, address(2));
 }
 
-/// What the proxy does with its client's connection once the answer is written: a client that said
-/// that its request was the last is closed; one that learns it from the answer may have sent
-/// another request, whose arrival after a close would draw a reset that destroys the answer (RFC
-/// 9112 section 9.6), so it only gets the end of the stream.
+/// The end of a client's connection once the response is written: a client that announced its last
+/// request is closed. One that learns it from the response may have sent another request. Its
+/// arrival after a close would cause a reset that destroys the response (RFC 9112 section 9.6), so
+/// the client only gets the end of the stream.
 #[test]
 fn a_client_that_did_not_ask_for_the_end_is_not_closed_at_once() {
     let rows = [("Connection: close\r\n", false, true), ("", true, false)];
@@ -132,7 +132,7 @@ fn a_client_that_did_not_ask_for_the_end_is_not_closed_at_once() {
 }
 
 /// The time that a client may be idle begins when its last answer is out, also for one that takes
-/// longer to read it (found by the fuzzer: its deadline was before the time it was looked at).
+/// longer to read it (found by the fuzzer: its deadline was before the time of its check).
 #[test]
 fn a_slow_reader_is_not_idle() {
     let at = |seconds: u64| Instant::from_millis(1 + seconds * 1000);
@@ -218,7 +218,7 @@ fn deadlines_wait_for_bytes_that_have_arrived() {
     );
 }
 
-/// What the proxy's own system lacks is no failure of a backend: the request gets 503 when no
+/// A lack in the proxy's own system is not a failure of a backend: the request gets 503 when no
 /// backend is left to try, none is blamed, and a probe that could not be sent is not counted.
 #[test]
 fn a_lack_of_descriptors_blames_no_backend() {

@@ -37,7 +37,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left in the system's own folder for such things does no harm.
+        // Files left in the system's folder for temporary files do no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -50,7 +50,7 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begin.elapsed() < DEADLINE, "waited in vain for {what}");
+        assert!(begin.elapsed() < DEADLINE, "{what} did not happen in time");
         std::thread::yield_now();
     }
 }
@@ -215,7 +215,7 @@ fn a_flood_of_bad_requests_does_not_fill_the_log() {
 }
 
 /// The lines of failures: what a ping asked for, a report that is not one (once), and a refused
-/// request that nobody else could be asked for.
+/// request without another backend to send it to.
 #[test]
 fn failures_say_what_happened() {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");

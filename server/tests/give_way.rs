@@ -1,4 +1,4 @@
-//! Who gives way when `limits.clients` are connected.
+//! The clients that give way when `limits.clients` are connected.
 use std::net::SocketAddr;
 
 use intelliproxy::config::{BackendTarget, Config};
@@ -12,7 +12,7 @@ const fn at(millis: u64) -> Instant {
     Instant::from_millis(1 + millis)
 }
 
-/// A proxy for so many clients, and what it closed and said.
+/// A proxy with a bound of clients, and the clients and notices that it closed and sent.
 struct Full {
     proxy: Proxy,
     closed: Vec<ConnId>,
@@ -132,7 +132,7 @@ fn the_longest_idle_gives_way() {
     assert!(full.gave_way > 4, "and none is forgotten: {}", full.gave_way);
 }
 
-/// 1000 silent clients let everybody in, one for one; what is remembered of those that left does
+/// 1000 silent clients give way to 1000 others, one for one; the memory about those that left does
 /// not grow with them.
 #[test]
 fn silent_clients_keep_nobody_out() {
@@ -149,7 +149,7 @@ fn silent_clients_keep_nobody_out() {
     assert_eq!(full.proxy.clients(), 1000);
 }
 
-/// Below a limit that was lowered nobody is closed (R6), and a proxy that stops makes no room.
+/// A lowered limit closes no client (R6), and a proxy that stops makes no room.
 #[test]
 fn no_client_gives_way_in_vain() {
     let mut full = Full::new(2);

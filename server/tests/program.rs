@@ -45,7 +45,7 @@ fn usage_errors_exit_with_2() {
     }
 }
 
-/// `--check` names file, line and path of what cannot be, and says so when all is well.
+/// `--check` names file, line and path of an invalid value, and confirms a valid configuration.
 #[test]
 fn check_names_file_line_and_path() {
     let name = format!("intelliproxy-check-{}.json", std::process::id());
@@ -101,7 +101,7 @@ fn check_names_file_line_and_path() {
     std::fs::remove_file(path).expect("it was there");
 }
 
-/// What cannot run is one line that names it, and exit code 1.
+/// A program that cannot run writes one line with the reason and exits with 1.
 #[test]
 fn run_time_errors_exit_with_1() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -155,7 +155,7 @@ fn signals_end_it_after_requests_in_flight() {
     }
 }
 
-/// A second signal ends it at once, whoever still waits.
+/// A second signal ends it at once, even with clients that wait.
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -181,8 +181,8 @@ fn a_hangup_without_a_file_resolves_again() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// A refusal is told to the client by its status, and in the log with the rule, who it was, and
-/// what it sent, escaped.
+/// A refusal reaches the client as a status, and the log with the rule, the client, and its bytes,
+/// escaped.
 #[test]
 fn refusals_are_logged() {
     let mut program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);

@@ -49,8 +49,8 @@ impl Drop for Configured {
     }
 }
 
-/// A backend that answers every request, probes included, with its name; `/slow` only once it is
-/// told so.
+/// A backend that answers every request, probes included, with its name; `/slow` only once the
+/// test releases it.
 struct Backend {
     port: u16,
     /// Told to when a request for `/slow` is there, and then asked for leave to answer it.

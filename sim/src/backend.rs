@@ -13,18 +13,18 @@ use std::time::Duration;
 use crate::host::{Connection, Host, Phase};
 use crate::parameters::{ParameterError, Parameters};
 
-/// What a backend is started with.
+/// Settings of a backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The port on 127.0.0.1 and ::1; 0 for any that is free.
     pub port: u16,
     /// Decides every random draw.
     pub seed: u64,
-    /// What is logged, on stderr.
+    /// Level of the log on stderr.
     pub log: LogLevel,
     /// Connections served at a time; one more is answered 503.
     pub connections_max: usize,
-    /// How the backend behaves.
+    /// Faults and costs.
     pub parameters: Parameters,
 }
 
@@ -44,7 +44,7 @@ impl Config {
     }
 }
 
-/// What a backend logs.
+/// Level of a backend's log.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum LogLevel {
     /// Nothing.
@@ -125,7 +125,7 @@ impl Backend {
         self.host.parameters()
     }
 
-    /// What has happened so far.
+    /// Returns the counts so far.
     pub fn counters(&self) -> Counters {
         self.host.counters()
     }
@@ -164,7 +164,7 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// The system refuses a thread or a socket's data.
@@ -192,7 +192,7 @@ impl From<io::Error> for StartError {
     }
 }
 
-/// What has happened at a backend since its start.
+/// Counts of a backend since its start.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Counters {
     /// Connections accepted, the refused ones included.
@@ -240,5 +240,5 @@ fn listen(port: u16) -> Result<Vec<TcpListener>, StartError> {
 }
 
 const FREE_PORT_ATTEMPTS: u32 = 16;
-/// A killed connection ends at its next look at the phase: a slice of work, a read, a write.
+/// A killed connection ends when it next checks the phase: a slice of work, a read, a write.
 const KILL_WAIT_MAX: Duration = Duration::from_secs(5);

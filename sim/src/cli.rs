@@ -23,7 +23,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let config = match options::parse(arguments, |name| env::var_os(name)) {
         Ok(Command::Run(config)) => config,
         Ok(Command::Help) => {
-            // Nobody is left to be told when stdout is closed.
+            // With stdout closed there is no reader for an error either.
             drop(io::stdout().write_all(options::help().as_bytes()));
             return ExitCode::SUCCESS;
         }
@@ -32,7 +32,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Which lines there are is each backend's own choice; a process has one log at most.
+    // Each backend chooses its own lines; a process has one log at most.
     if let Err(error) = SimpleLogger::new().init() {
         eprintln!("sim: {error}");
         return ExitCode::FAILURE;

@@ -32,7 +32,7 @@ pub(crate) fn refuse(mut stream: &TcpStream) {
     drop(stream.shutdown(Shutdown::Write));
 }
 
-/// How a connection ends.
+/// End of a connection.
 enum End {
     /// In order: what was written should arrive.
     Close,
@@ -124,7 +124,7 @@ impl<'a> Server<'a> {
         self.reply(request, text(status, &date, body.as_bytes()))
     }
 
-    /// Waits for `delay`; says whether there is still somebody to answer, and a backend to do it.
+    /// Waits for `delay`; returns whether both the client and the backend are still there.
     ///
     /// While the backend runs, a client that has closed its side is waited for: it may have closed
     /// only one direction. At the end of the backend it is taken to have gone.
@@ -156,7 +156,7 @@ impl<'a> Server<'a> {
         Ok((!keeps_alive).then_some(End::Close))
     }
 
-    /// Answers what is no request, if there is anybody left to be told.
+    /// Responds to bytes that are not a request, if the client is still there.
     fn refuse(&mut self, error: ReadError) -> io::Result<End> {
         let what = match error {
             ReadError::Malformed(what) => what,

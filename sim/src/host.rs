@@ -1,4 +1,4 @@
-//! What the threads of a backend share: model, counters, connections, and the way to the end.
+//! State shared by the threads of a backend: model, counters, connections, and the way to the end.
 //!
 //! Time comes from the OS clock, counted from the start of the backend.
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::parameters::Parameters;
 use crate::process::{self, CpuMeter};
 use crate::work::Work;
 
-/// How far a backend is on its way to the end; it only goes forward.
+/// Phase of a backend on its way to the end; it only goes forward.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Phase {
     Running,
@@ -27,7 +27,7 @@ pub(crate) enum Phase {
     Killed,
 }
 
-/// What the threads of a backend share.
+/// State shared by the threads of a backend.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) port: u16,
@@ -135,7 +135,7 @@ impl Host {
 
     /// Marks a connection as one that may be closed at any time; false when it should close itself.
     pub(crate) fn enter_idle(&self, connection: &Connection) -> bool {
-        // Under the lock: whoever ends the phase after this sees the mark.
+        // Under the lock: a thread that ends the phase after this sees the mark.
         let phase = lock(&self.phase);
         connection.is_idle.store(true, Ordering::SeqCst);
         *phase == Phase::Running

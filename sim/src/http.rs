@@ -21,7 +21,7 @@ pub(crate) struct Request {
     pub(crate) expects_continue: bool,
 }
 
-/// What a request is for.
+/// Purpose of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Path {
     Health,
@@ -29,7 +29,7 @@ pub(crate) enum Path {
     Other,
 }
 
-/// How a request's body ends.
+/// End of a request's body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Body {
     Length(u64),
@@ -261,7 +261,7 @@ fn parse_request(input: &[u8]) -> Result<Option<(Request, usize)>, ReadError> {
     Ok(Some((request, length)))
 }
 
-/// How the body ends (RFC 9112 section 6.3); what is ambiguous is refused.
+/// Returns the end of the body (RFC 9112 section 6.3); ambiguous framing is refused.
 fn framing(fields: &[httparse::Header<'_>], is_http_10: bool) -> Result<Body, ReadError> {
     let mut codings = values(fields, "transfer-encoding");
     let mut lengths = values(fields, "content-length");

@@ -1,10 +1,10 @@
 //! Simulated backends for IntelliProxy: servers with faults that one can choose, repeat and watch.
 //!
-//! [`Model`] says what becomes of a request: it is seeded, is told the time, and does no I/O.
+//! [`Model`] decides the fate of a request: it is seeded, gets the time, and does no I/O.
 //! [`Backend`] is a blocking HTTP/1.1 server that acts it out, a thread for each connection. The
 //! binary `sim` runs one backend; the binary `all` runs the proxy and the servers A and B.
 //!
-//! # What a backend answers
+//! # Responses of a backend
 //! | path | answer |
 //! |---|---|
 //! | `/health` | `OK`: a ping |
@@ -19,8 +19,8 @@
 //!   loses more: `multiplier · (queue / max − 0.8) / 0.2` on top, as an independent loss.
 //!   A lost *ping* gets no answer: the connection stays silent until the client leaves, at most
 //!   30 s. Lost *traffic* is late instead, as TCP makes it: sent again after 200 ms, then after
-//!   400 ms, and so on, five times at most. So a lossy spell is felt by both, and nobody who
-//!   tries the demonstration with curl stares at a hanging terminal.
+//!   400 ms, and so on, five times at most. So a lossy spell affects both, and curl in
+//!   the demonstration does not hang.
 //! - **errors** are answered with status 500, **slow answers** come later by a fixed time, and
 //!   every request costs **CPU work**.
 //! - the **queue** is a random walk of the model's own, reported by `/metrics`.

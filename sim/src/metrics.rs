@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::model::{Channel, Model};
 
-/// Figures that are not the model's: measured, or null where they cannot be.
+/// Figures outside the model: measured, or null where that is not possible.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
     pub(crate) port: u16,

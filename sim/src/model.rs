@@ -1,4 +1,4 @@
-//! What becomes of a request at a simulated backend: a seeded model without I/O.
+//! The fate of a request at a simulated backend: a seeded model without I/O.
 //!
 //! The model does not sleep, burn or answer anything; its host does ([`crate::Backend`], or a
 //! simulator in virtual time). Time is a parameter. Two streams of random numbers, one for requests
@@ -14,7 +14,7 @@ use crate::parameters::{Faults, Parameters};
 /// A backend's behaviour.
 ///
 /// Methods: [`Model::new`]; facts by `handle_*`; [`Model::request`] answers at once; the rest are
-/// pure getters. There is no deadline to poll: the queue catches up whenever the time is told.
+/// pure getters. There is no deadline to poll: the queue catches up with every time passed in.
 #[derive(Clone, Debug)]
 pub struct Model {
     parameters: Parameters,
@@ -90,7 +90,7 @@ impl Model {
         self.channel
     }
 
-    /// The queue's length at the last time told.
+    /// Returns the queue's length at the last time passed in.
     pub fn queue(&self) -> u32 {
         self.queue
     }
@@ -132,7 +132,7 @@ pub enum Channel {
     Bad,
 }
 
-/// What kind of request arrives.
+/// Kind of a request that arrives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RequestKind {
     /// A health probe.
@@ -141,7 +141,7 @@ pub enum RequestKind {
     Traffic,
 }
 
-/// What becomes of a request.
+/// Fate of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fate {
     /// No answer, ever.
@@ -150,7 +150,7 @@ pub enum Fate {
     Answered(Answer),
 }
 
-/// How a request is answered.
+/// Response to a request.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Answer {
     /// Whether the status is 500 instead of 200.
@@ -161,8 +161,8 @@ pub struct Answer {
     pub cpu: Duration,
 }
 
-/// How often in a row a packet is lost, by one draw: the draw is below `loss` to the power of n with
-/// exactly the chance of n losses in a row.
+/// Returns how many times in a row a packet is lost, by one draw: the draw is below `loss` to the
+/// power of n with exactly the chance of n losses in a row.
 fn losses(draw: f64, loss: f64) -> u32 {
     let mut count = 0;
     let mut chance = loss;

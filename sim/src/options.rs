@@ -7,7 +7,7 @@ use intelliproxy::cli::{Argument, ArgumentError, Arguments};
 use crate::backend::{Config, LogLevel};
 use crate::parameters::{Faults, Field, Parameters, Preset, RANGES};
 
-/// What the command line asks for.
+/// The command of the command line.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Command {
     /// Print the help text.

@@ -1,10 +1,10 @@
-//! What can be chosen about a simulated backend, with its defaults, presets and allowed ranges.
+//! Parameters of a simulated backend, with defaults, presets and allowed ranges.
 //!
 //! Holds the one table of ranges; the command line and [`Parameters::check`] both read it.
 use std::error::Error;
 use std::fmt;
 
-/// How a backend behaves. All rates are shares from 0 to 1.
+/// Behaviour of a backend. All rates are shares from 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
     /// Chance per request that a good channel turns bad.
@@ -27,7 +27,7 @@ pub struct Parameters {
     pub cpu_load_ms: u32,
     /// Additional loss when the queue is at its maximum.
     pub overload_drop_multiplier: f64,
-    /// Whom the faults strike.
+    /// Requests that the faults strike.
     pub faults: Faults,
 }
 
@@ -81,7 +81,7 @@ impl Parameters {
     }
 }
 
-/// Whom the faults strike.
+/// Requests that the faults strike.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Faults {
     /// Only pings (`/health`); traffic is answered at once.
@@ -108,7 +108,7 @@ impl Preset {
         }
     }
 
-    /// How this server behaves.
+    /// Returns the parameters of this server.
     pub fn parameters(self) -> Parameters {
         let (slow_rate, slow_ms, cpu_load_ms) = match self {
             Self::A => (0.04, 300, 16),
@@ -149,7 +149,7 @@ impl Range {
     }
 }
 
-/// Where a parameter lives, with its type and bounds.
+/// Place of a parameter, with its type and bounds.
 #[derive(Clone, Copy)]
 pub(crate) enum Field {
     Fraction(fn(&mut Parameters) -> &mut f64),

@@ -110,7 +110,7 @@ mod tests {
         }
     }
 
-    /// Where CPU time is unknown it stays unknown.
+    /// An unknown CPU time stays unknown.
     #[test]
     fn unknown_cpu_stays_unknown() {
         let mut meter = CpuMeter::default();

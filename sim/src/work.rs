@@ -5,7 +5,7 @@
 use std::hint;
 use std::time::{Duration, Instant};
 
-/// How fast this machine works.
+/// Speed of this machine.
 #[derive(Debug)]
 pub(crate) struct Work {
     rounds_per_slice: u64,

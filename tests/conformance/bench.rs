@@ -1,8 +1,8 @@
 //! One proxy in memory; its clients and backends are byte strings, its time is a number.
 //!
-//! It does what the reactor does, one connection after the other, and looks at the proxy's tables
-//! after every call. Backends take every connection at once unless told otherwise, and answer
-//! probes by themselves.
+//! It does what the reactor does, one connection after the other, and checks the proxy's tables
+//! after every call. Backends accept every connection at once by default, and respond to probes by
+//! themselves.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,11 +17,11 @@ pub(crate) struct Bench {
     pub(crate) now: Instant,
     /// Bytes that one read brings at most.
     pub(crate) step: usize,
-    /// What becomes of connections to backends.
+    /// The result of dialling backends.
     pub(crate) dialling: Dialling,
     /// Bytes that a new connection to a backend takes.
     pub(crate) backends_take: usize,
-    /// What the proxy told, as its debug text.
+    /// The proxy's notices.
     pub(crate) notices: Vec<Notice>,
     wires: BTreeMap<ConnId, Wire>,
     open: BTreeSet<ConnId>,
@@ -29,7 +29,7 @@ pub(crate) struct Bench {
     upstreams: Vec<ConnId>,
 }
 
-/// What becomes of connections to backends.
+/// The result of dialling backends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Dialling {
     Succeeds,
@@ -40,11 +40,11 @@ pub(crate) enum Dialling {
 /// A connection as its peer sees it.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    /// What the peer has sent and the proxy has not read.
+    /// Bytes that the peer has sent and the proxy has not read.
     incoming: VecDeque<u8>,
     has_ended: bool,
     is_end_told: bool,
-    /// What the proxy has sent.
+    /// Bytes that the proxy has sent.
     pub(crate) received: Vec<u8>,
     /// Bytes that the peer still takes.
     pub(crate) takes: usize,
@@ -160,13 +160,13 @@ impl Bench {
         self.run();
     }
 
-    /// A peer takes so many bytes more.
+    /// Lets a peer take `takes` bytes more.
     pub(crate) fn take(&mut self, conn: ConnId, takes: usize) {
         self.wire_mut(conn).takes = takes;
         self.run();
     }
 
-    /// A peer has not acknowledged so many bytes of those that the system holds for it.
+    /// Sets the bytes that a peer has not acknowledged of those that the system holds for it.
     pub(crate) fn hold(&mut self, conn: ConnId, unacknowledged: u64) {
         self.wire_mut(conn).unacknowledged = Some(unacknowledged);
     }
@@ -186,12 +186,12 @@ impl Bench {
         self.wires.get(&conn).expect("a connection of this proxy")
     }
 
-    /// What a peer has received, as text.
+    /// Returns the bytes that a peer has received, as text.
     pub(crate) fn text(&self, conn: ConnId) -> String {
         String::from_utf8_lossy(&self.wire(conn).received).into_owned()
     }
 
-    /// What a peer has received since it was asked last.
+    /// Returns the bytes that a peer has received since the last call.
     pub(crate) fn drain(&mut self, conn: ConnId) -> Vec<u8> {
         std::mem::take(&mut self.wire_mut(conn).received)
     }

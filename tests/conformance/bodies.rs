@@ -81,7 +81,7 @@ fn bad_chunks_are_refused() {
     }
 }
 
-/// Chunked bodies are framed anew: sizes plain, no extension passes, of the trailer what may.
+/// Chunked bodies are encoded again: plain sizes, no extensions, and only permitted trailer fields.
 #[test]
 fn good_chunks_are_framed_anew() {
     let trailer = "X-Sum: 1\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\nHost: evil\r\n\
@@ -119,7 +119,7 @@ fn good_chunks_are_framed_anew() {
 }
 
 /// A trailer section for which there is no room beside what waits goes on when that is taken, whether
-/// or not the client ends its side meanwhile; nobody's clock runs out for it.
+/// or not the client ends its side meanwhile; no clock runs out for it.
 #[test]
 fn a_long_trailer_section_waits_for_room() {
     for (data, len) in [(1, 1990), (1, 8000), (1900, 500), (3000, 2500), (100_000, 8000)] {

@@ -18,8 +18,8 @@ const SAID: &str = "X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\
     X-Forwarded-Host: shop.example\r\nX-Forwarded-Port: 443\r\n\
     Forwarded: for=198.51.100.7;proto=https\r\n";
 
-/// What a trusted hop says of its client goes on as it came, and what it leaves out is added; of
-/// others it is replaced.
+/// The fields of a trusted hop about its client are forwarded unchanged, and missing ones are
+/// added; those of others are replaced.
 #[test]
 fn a_trusted_hops_word_goes_on() {
     let rows = [
@@ -104,7 +104,7 @@ fn the_client_is_the_rightmost_untrusted_address() {
         });
         assert_eq!(named.as_deref(), Some(expected), "{peer} {fields}");
     }
-    // What is no request is nobody's of whom the last one was.
+    // Bytes that are not a request do not belong to the client of the last one.
     let mut bench = trusting();
     let client = bench.client_from("192.0.2.7:1");
     bench.send(client, b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n");
@@ -114,7 +114,7 @@ fn the_client_is_the_rightmost_untrusted_address() {
     assert!(bench.notices.iter().any(is_peer));
 }
 
-/// Who sees /stats: an allowed peer whose request nobody forwarded, or an allowed client that a
+/// Readers of /stats: an allowed peer whose request was not forwarded, or an allowed client that a
 /// trusted hop names.
 #[test]
 fn stats_are_not_shown_to_whom_an_allowed_peer_forwards() {
@@ -175,8 +175,8 @@ fn a_loop_is_ended() {
     }
 }
 
-/// A PROXY protocol header of a trusted hop names the client, whose word about others counts only
-/// if it is trusted itself; of others there is none, and it is no request.
+/// A PROXY protocol header of a trusted hop names the client, whose fields about others count only
+/// if it is trusted itself. Other peers send no header; one is an invalid request.
 #[test]
 fn a_proxy_header_names_the_client() {
     let binary = |family: u8, command: u8| {

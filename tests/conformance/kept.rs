@@ -135,7 +135,7 @@ fn a_lost_post_closes_a_kept_client() {
     assert_eq!(bench.text(client), "", "no response");
     assert!(bench.wire(client).is_over(), "a clean end");
     assert!(has_remedy(&bench, RemedyTaken::Closed));
-    assert_eq!(bench.upstreams().len(), 1, "nobody but the client repeats it");
+    assert_eq!(bench.upstreams().len(), 1, "only the client repeats it");
     let snapshot = bench.proxy.snapshot(bench.now);
     assert_eq!((snapshot.backends[0].errors, snapshot.backends[0].in_flight), (0, 0));
     bench.end(client);

@@ -169,7 +169,7 @@ fn clients() {
     let mut bench = Bench::new(config.clone());
     let request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     let (first, second) = (bench.client(), bench.client());
-    assert!(bench.proxy.accepts(), "whoever comes is told");
+    assert!(bench.proxy.accepts(), "a further client gets a response");
     let third = bench.client_with(request);
     assert_eq!(bench.text(third), refusal(503));
     assert!(bench.upstreams().is_empty());
@@ -223,7 +223,7 @@ fn attempts_with_stale_connections() {
     assert_eq!(sent, 4, "the idle one, and three attempts");
 }
 
-/// `limits.attempts`: so many backends are tried, and no more.
+/// `limits.attempts` bounds the backends that are tried.
 #[test]
 fn attempts() {
     for attempts in 1..=4 {
@@ -241,7 +241,7 @@ fn attempts() {
     }
 }
 
-/// `pool.idlePerBackend`: so many idle connections are kept.
+/// `pool.idlePerBackend` bounds the idle connections that are kept.
 #[test]
 fn idle_connections() {
     for (limit, kept) in [(0, 0), (1, 1), (2, 2), (3, 3), (4, 3)] {

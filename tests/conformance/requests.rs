@@ -5,11 +5,11 @@ use intelliproxy::config::Config;
 
 use crate::bench::{Bench, forwarded, refusal};
 
-/// What follows a bad request on its connection, and must not be served.
+/// A request after an invalid one on its connection, which must not be served.
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
 
 /// Sends `request` and one more behind it: the first is refused with `status`, the second is not
-/// looked at, and no backend hears of either.
+/// parsed, and no backend gets either.
 #[track_caller]
 fn assert_refused(name: &str, request: &[u8], status: u16) {
     for step in [usize::MAX, 1] {
@@ -18,7 +18,7 @@ fn assert_refused(name: &str, request: &[u8], status: u16) {
         let client = bench.client_with(&[request, NEXT].concat());
         assert_eq!(bench.text(client), refusal(status), "{name} by {step}");
         assert!(bench.upstreams().is_empty(), "{name} by {step}: nothing is forwarded");
-        assert!(bench.wire(client).is_shut, "{name} by {step}: the client is told the end");
+        assert!(bench.wire(client).is_shut, "{name} by {step}: the client gets the end");
         bench.end(client);
         assert_eq!(bench.wire(client).closed, Some(false), "{name} by {step}");
         assert!(bench.proxy.is_at_rest(), "{name} by {step}");
@@ -43,8 +43,8 @@ fn assert_forwarded(name: &str, request: &[u8], expected: &str) {
     }
 }
 
-/// What is wrong with the head of a HEAD request is told without a body, as any answer to it, once
-/// its method is known; before that it could be any request.
+/// The error for a HEAD request has no body, like any response to it, once its method is known;
+/// before that it could be any request.
 #[test]
 fn refusals_of_head_requests_have_no_body() {
     let rows: [(&str, &[u8], u16, bool); 9] = [
@@ -71,7 +71,7 @@ fn refusals_of_head_requests_have_no_body() {
     }
 }
 
-/// Request lines that are none.
+/// Invalid request lines.
 #[test]
 fn bad_request_lines_are_refused() {
     let rows: [(&str, &[u8], u16); 41] = [
@@ -175,7 +175,7 @@ fn bad_hosts_are_refused() {
         ("path", "Host: h/p\r\n"),
         ("scheme", "Host: http://h\r\n"),
         ("fragment", "Host: h#f\r\n"),
-        ("port that is none", "Host: h:8x\r\n"),
+        ("invalid port", "Host: h:8x\r\n"),
         ("two ports", "Host: h:80:80\r\n"),
         ("IPv6 without brackets", "Host: ::1\r\n"),
         ("open bracket", "Host: [::1\r\n"),
@@ -237,7 +237,7 @@ fn ambiguous_framing_is_refused() {
     assert_refused("chunked in HTTP/1.0", old, 400);
 }
 
-/// What is good, also where it looks odd, reaches the backend as one clear message.
+/// A valid message, also an unusual one, reaches the backend as one unambiguous message.
 #[test]
 fn good_requests_are_forwarded() {
     let get = forwarded("GET /", "");
@@ -366,8 +366,8 @@ fn fields_pass_untouched() {
     assert!(received.windows(joined.len()).any(|window| window == joined));
 }
 
-/// Who the client is: its address is last in X-Forwarded-For, what it claimed of itself before it;
-/// Via grows; the version that the client spoke is told.
+/// The client's identity: its address is last in X-Forwarded-For, behind its own claims; Via grows
+/// and contains the version that the client spoke.
 #[test]
 fn the_client_is_named() {
     let mut bench = Bench::new(Config::default());
@@ -431,9 +431,10 @@ fn ends_of_clients() {
     }
 }
 
-/// A client that ends its side while its response is awaited, or comes, has left: the backend is
-/// told at once, nobody is blamed, and of the requests behind none is begun (J8). One that does so with
-/// its requests is served, and with `forwarding.halfClose` one that does so later, too.
+/// A client that ends its side while its response is awaited, or arrives, has left: the backend
+/// connection is closed at once, no party is blamed, and no later request is begun (J8). One that
+/// does so with its requests is served, and with `forwarding.halfClose` one that does so later,
+/// too.
 #[test]
 fn client_that_ends_before_its_response() {
     let get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -507,8 +508,8 @@ fn client_that_resets_has_left() {
     }
 }
 
-/// A client's end is seen behind bytes that cannot be read yet, too: of a next request, or of a body
-/// that the backend does not take.
+/// A client's end is seen behind bytes that cannot be read yet, too: of a next request, or of a
+/// body that the backend does not take.
 #[test]
 fn end_behind_bytes_that_wait() {
     let next = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(10_000);

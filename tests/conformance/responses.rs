@@ -164,7 +164,7 @@ fn good_answers_pass() {
         ),
     ];
     for (name, method, answer, expected, is_kept) in rows {
-        // Where nothing else is said, every byte passes.
+        // An empty expectation means that every byte passes.
         let expected = if expected.is_empty() { answer } else { expected };
         for step in [usize::MAX, 1] {
             let mut bench = Bench::new(Config::default());
@@ -180,8 +180,8 @@ fn good_answers_pass() {
     }
 }
 
-/// Chunks are framed anew for HTTP/1.1 and taken apart for HTTP/1.0, extensions left out; trailers
-/// go to clients that asked for them.
+/// Chunks are encoded again for HTTP/1.1 and decoded for HTTP/1.0, without extensions; trailers go
+/// to clients that asked for them.
 #[test]
 fn chunked_answers_are_framed_anew() {
     let body = "5;a=b\r\nhello\r\n001\r\n!\r\n0\r\nX-Sum: 1\r\nContent-Length: 3\r\n\r\n";
@@ -330,7 +330,7 @@ fn bytes_after_an_answer_are_nobodys() {
                     bench.send(upstream, answer.as_bytes());
                     bench.send(upstream, smuggled.as_bytes());
                     let told = |n: &Notice| matches!(n, Notice::UnsolicitedBytes { .. });
-                    assert!(bench.notices.iter().any(told), "{name}: it is told");
+                    assert!(bench.notices.iter().any(told), "{name}: a notice reports it");
                 } else {
                     bench.send(upstream, format!("{answer}{smuggled}").as_bytes());
                 }
@@ -429,7 +429,7 @@ fn tunnels_open_after_a_101() {
     assert!(bench.text(upstream).contains("GET /2 HTTP/1.1\r\n"), "the next one is served");
 }
 
-/// What is retried: a request that may be sent again, and of whose answer nothing was seen.
+/// A request is retried if it may be sent again and no byte of its response was seen.
 #[test]
 fn failures_are_retried_where_it_is_safe() {
     let answered = |text: &str| text.starts_with("HTTP/1.1 200 OK\r\n");
@@ -501,8 +501,8 @@ fn dead_pooled_connections_are_replaced() {
     assert_eq!(bench.upstreams().len(), 3);
 }
 
-/// What one side of a tunnel sent goes out whole, though that side takes nothing more: it ended
-/// cleanly and reset a late ping, or broke; only then does the tunnel end.
+/// Everything that one side of a tunnel sent is forwarded although that side accepts no more: it
+/// ended cleanly and reset a late ping, or broke. Only then does the tunnel end.
 #[test]
 fn tunnel_sides_that_take_no_more() {
     let request = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";

@@ -256,7 +256,7 @@ fn max_forwards_limits_options() {
         bench.end(client);
         assert!(bench.proxy.is_at_rest(), "{target}");
     }
-    // A body that nobody reads ends the connection, and is no next request.
+    // A body that is not read ends the connection, and does not become the next request.
     let mut bench = Bench::new(Config::default());
     let client = bench.client_with(
         b"OPTIONS /a HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\nContent-Length: 27\r\n\r\n\

@@ -55,7 +55,7 @@ fn one_text_serves_all_for_a_while() {
     assert_eq!(bench.text(clients[1]), first);
     bench.pass(Duration::from_millis(243));
     let late = ask(&mut bench);
-    assert_eq!(bench.text(late), first, "at once, from the text at hand");
+    assert_eq!(bench.text(late), first, "at once, from the current text");
     bench.pass(Duration::from_millis(1));
     let next = ask(&mut bench);
     assert_eq!(bench.text(next), "");

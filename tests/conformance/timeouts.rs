@@ -63,7 +63,7 @@ fn client_idle() {
     });
 }
 
-/// Whether observers were told that a time was over, by its key.
+/// Whether a notice names the key of a timeout.
 fn tells(bench: &Bench, key: &str) -> bool {
     let is_it =
         |notice: &Notice| matches!(notice, Notice::Expired { what, .. } if what.ends_with(key));
@@ -101,7 +101,7 @@ fn client_write_of_the_last_chunk() {
     });
 }
 
-/// What came before a malformed chunk has its own `timeouts.clientWriteMs` too (found by a reviewer's
+/// Data before a malformed chunk has its own `timeouts.clientWriteMs`, too (found by a reviewer's
 /// random operations: it had what was left of the piece's before).
 #[test]
 fn client_write_of_a_chunk_before_a_malformed_one() {
@@ -132,7 +132,7 @@ fn connect() {
     });
 }
 
-/// `timeouts.responseHeadMs` runs from the request's last byte: 504. Interim answers begin it anew.
+/// `timeouts.responseHeadMs` runs from the request's last byte: 504. Interim responses restart it.
 #[test]
 fn response_head() {
     let mut bench = Bench::new(Config::default());
@@ -396,7 +396,7 @@ fn shutdown() {
     assert!(bench.proxy.is_at_rest());
 }
 
-/// `pool.idleMs`: an idle upstream is closed when it is over, and a used one has it anew.
+/// `pool.idleMs`: an idle upstream is closed after it; use restarts it.
 #[test]
 fn pool_idle() {
     let mut bench = Bench::new(Config::default());

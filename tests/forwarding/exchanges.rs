@@ -96,7 +96,7 @@ fn bytes_may_come_one_by_one() {
 fn bodies_stream_both_ways_at_once() {
     const LENGTH: usize = 24 << 20;
     let backend = Script::start(|stream, _| {
-        // What comes goes back at once, while the rest is still coming.
+        // Bytes go back at once while the rest is still arriving.
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
         stream.get_mut().write_all(head.as_bytes()).expect("sent");
         let mut left = LENGTH;

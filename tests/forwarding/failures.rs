@@ -10,7 +10,7 @@ use crate::parties::{
     refuse, serve, wait_until,
 };
 
-/// A backend that closes each connection after its answer without saying so: nobody sees it.
+/// A backend that closes each connection after its response unannounced: no client notices.
 #[test]
 fn dead_pooled_connections_are_replaced() {
     let backend = Script::start(|stream, _| {
@@ -61,7 +61,7 @@ fn posts_meet_no_closed_connection() {
 }
 
 /// A backend that closes without an answer is passed over for a request that may be sent again;
-/// for one that may not, the client is told.
+/// for one that may not, the client gets the error.
 #[test]
 fn requests_are_retried_where_it_is_safe() {
     let (dead, alive) = (Script::start(|_, _| false), Script::start(|s, _| answer(s, b"alive")));
@@ -177,7 +177,7 @@ fn cut_answers_without_framing_are_resets() {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
-/// A backend that nobody listens at is passed over, or answered 502; without any backend, 503.
+/// A backend without a listener is skipped, or the client gets 502; without any backend, 503.
 #[test]
 fn refused_backends_become_502() {
     let (_refusing, refused) = refuse(SocketAddr::from(([127, 0, 0, 1], 0)));

@@ -1,4 +1,4 @@
-//! Who takes part: the proxy on its reactor, clients that send bytes, backends that are scripts.
+//! The parties: the proxy on its reactor, clients that send bytes, backends that are scripts.
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -119,12 +119,12 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> (String, String) {
 pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !holds() {
-        assert!(Instant::now() < end, "in vain: {what}");
+        assert!(Instant::now() < end, "not in time: {what}");
         thread::yield_now();
     }
 }
 
-/// A port that is taken and on which nobody listens: connections to it are refused for as long as the
+/// A bound port without a listener: connections to it are refused for as long as the
 /// socket lives, and no other test can be given it meanwhile.
 pub(crate) fn refuse(address: SocketAddr) -> (OwnedFd, SocketAddr) {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };

@@ -1,4 +1,4 @@
-//! Who is served, where, and who sees what.
+//! Clients, addresses and pages that are served.
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
@@ -69,8 +69,8 @@ fn stats_are_shown_to_who_may_see_them() {
     assert_eq!(get(address, "/stats/x").1, "own");
 }
 
-/// With `overflow: reject`, who comes to a full house is told so at once, and served once there is
-/// room; those in service are not disturbed.
+/// With `overflow: reject`, a client beyond the limit gets 503 at once, and is served once there is
+/// room; clients in service are not disturbed.
 #[test]
 fn overflow_is_rejected() {
     let backend = Script::start(echo);
@@ -105,7 +105,7 @@ fn overflow_waits() {
     let mut second = BufReader::new(connect(address));
     second.get_mut().write_all(b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
     finish(&mut first);
-    assert_eq!(backend.connections(), 1, "the second one's request was not looked at");
+    assert_eq!(backend.connections(), 1, "the second one's request was not read");
     drop(first);
     assert!(String::from_utf8_lossy(&read_answer(&mut second).1).starts_with("GET /2 "));
 }

@@ -1,4 +1,4 @@
-//! What a model backend answers when no script says so: every framing, and every fault.
+//! Responses of a model backend without a script: every framing, and every fault.
 use std::time::Duration;
 
 use crate::backend::Reply;
@@ -9,7 +9,7 @@ use crate::plan::chunked;
 use crate::strict::Head;
 use crate::weather::Weather;
 
-/// How an answer's body ends.
+/// The end of a response's body.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Framing {
     Length,
@@ -182,7 +182,7 @@ fn fault(net: &mut Net, head: &Head, run: u64) -> Reply {
         }
         4 => vec![Step::Send(malformed(net, id, is_head)), pause(net, 3), end],
         5 => {
-            // Another answer behind the answer, in one piece, for whoever comes next.
+            // A second response behind the response, in one piece, meant for the next request.
             let mut bytes = whole(0, "Content-Length: 0\r\n");
             let poison = "HTTP/1.1 200 OK\r\nX-Answer-To: 0\r\nContent-Length: 0\r\n\r\n";
             bytes.extend_from_slice(poison.as_bytes());
@@ -218,11 +218,11 @@ fn fault(net: &mut Net, head: &Head, run: u64) -> Reply {
     Reply { at_head, steps, is_tunnel: false }
 }
 
-/// How many of the malformed responses are so by their framing.
+/// Number of the malformed responses with a malformed framing.
 const FRAMINGS: u64 = 5;
 
 fn malformed(net: &mut Net, id: u64, is_head: bool) -> Vec<u8> {
-    // Framings come first: a response to HEAD has none that could be wrong.
+    // Framings come first: a response to HEAD has no framing that could be wrong.
     let heads = [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",

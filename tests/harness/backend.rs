@@ -7,12 +7,12 @@ use intelliproxy_core::Instant;
 use crate::client::{Pace, Step};
 use crate::strict::{Head, Item, Reader, Way};
 
-/// What a backend does with one request.
+/// A backend's reaction to one request.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// Whether it begins when the head is there, and does not wait for the body.
     pub at_head: bool,
-    /// What it does.
+    /// Steps of the reaction.
     pub steps: Vec<Step>,
     /// Whether the connection is a tunnel from then on: everything is sent back.
     pub is_tunnel: bool,
@@ -53,7 +53,7 @@ pub struct Received {
 /// A backend of a world.
 #[derive(Debug)]
 pub struct Backend {
-    /// Where it listens.
+    /// Address that it listens on.
     pub address: SocketAddr,
     /// Answers for the first requests; after them, the world decides.
     pub script: VecDeque<Reply>,
@@ -63,7 +63,7 @@ pub struct Backend {
     pub requests: Vec<Received>,
     /// Connections that were ever made to it.
     pub connections: usize,
-    /// How fast it reads.
+    /// Reading speed.
     pub pace: Pace,
 }
 
@@ -72,9 +72,9 @@ pub struct Backend {
 pub struct Conn {
     /// Reads what comes.
     pub reader: Reader,
-    /// The request at hand, as its place in the list of those received.
+    /// The current request, as its place in the list of those received.
     pub current: Option<Current>,
-    /// What is left to do.
+    /// Steps left to do.
     pub steps: VecDeque<Step>,
     /// Bytes that wait to be taken by the network.
     pub unsent: Vec<u8>,
@@ -103,10 +103,10 @@ pub struct Current {
     pub is_probe: bool,
 }
 
-/// What a connection found in the bytes that came.
+/// Content of the bytes that a connection received.
 #[derive(Debug)]
 pub enum Found {
-    /// A head; somebody has to decide on an answer.
+    /// A head; the world has to decide on a response.
     Head(Head),
     /// The request is whole.
     Whole,

@@ -17,14 +17,14 @@ pub enum Step {
     SendWhole(Vec<u8>),
     /// From now on an answer is expected.
     Ask {
-        /// What its reader has to know.
+        /// Facts that its reader needs.
         asked: Asked,
         /// The request's number, if it has one.
         id: Option<u64>,
     },
     /// Do nothing for a while.
     Wait(Duration),
-    /// Wait until so many final answers came in all.
+    /// Wait until this many final responses have arrived in all.
     AwaitAnswers(usize),
     /// Wait until an interim or the final answer to the last request came, but not for long.
     AwaitSign,
@@ -44,7 +44,7 @@ pub enum Step {
     Reset,
 }
 
-/// How fast a peer reads.
+/// Reading speed of a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Pace {
     /// Everything at once.
@@ -60,7 +60,7 @@ pub enum Pace {
     Never,
 }
 
-/// How a client's connection ended.
+/// The end of a client's connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum End {
     /// The proxy ended it cleanly.
@@ -78,7 +78,7 @@ pub struct Answer {
     pub id: Option<u64>,
     /// Whether a request waited for it.
     pub is_asked_for: bool,
-    /// What it was asked with.
+    /// Its request, as far as a reader needs it.
     pub asked: Asked,
     /// Its head; with status 0 when none came.
     pub head: Head,
@@ -95,19 +95,19 @@ pub struct Answer {
 /// A client of a world.
 #[derive(Debug)]
 pub struct Client {
-    /// Where it comes from.
+    /// Its address.
     pub peer: SocketAddr,
     /// When it connects.
     pub starts: Instant,
-    /// What is left of its script.
+    /// Rest of its script.
     pub script: VecDeque<Step>,
-    /// How fast it reads.
+    /// Reading speed.
     pub pace: Pace,
     /// Its connection.
     pub link: Option<usize>,
-    /// How it ended.
+    /// End of its connection.
     pub end: Option<End>,
-    /// What it got.
+    /// Responses received.
     pub answers: Vec<Answer>,
     /// Whether it does nothing that the proxy may answer with an error.
     pub is_polite: bool,
@@ -117,7 +117,7 @@ pub struct Client {
     pub unsent: Vec<u8>,
     /// When it reads again.
     pub reads_at: Option<Instant>,
-    /// How its connection behaves, when not like the others'.
+    /// Its connection's paths, if they differ from the world's.
     pub paths: Option<(Path, Path)>,
     /// Until when its script waits.
     pub rests_until: Option<Instant>,
@@ -251,7 +251,7 @@ impl Client {
         }
     }
 
-    /// Bytes of the answer at hand so far.
+    /// Bytes of the current response so far.
     pub fn current_body(&self) -> &[u8] {
         self.current.as_ref().map_or(&[], |answer| &answer.body)
     }

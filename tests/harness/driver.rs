@@ -12,15 +12,15 @@ use intelliproxy::proxy::{Action, ConnId, Notice, Proxy};
 use crate::net::{Moved, Net};
 use crate::reload::begins_request;
 
-/// How soon behind its last bytes a peer's end is a half-close.
+/// Longest time after its last bytes in which a peer's end is a half-close.
 const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(50);
 
 /// The proxy and its sockets.
 #[derive(Debug)]
 pub struct Driver {
-    /// What is tested.
+    /// The proxy under test.
     pub proxy: Proxy,
-    /// What it told its observers, oldest first.
+    /// Its notices, oldest first.
     pub notices: Vec<Notice>,
     socks: Vec<Option<Sock>>,
     unread: VecDeque<ConnId>,
@@ -29,7 +29,7 @@ pub struct Driver {
     reads_max: usize,
 }
 
-/// What is known of a socket's readiness.
+/// Known readiness of a socket.
 #[derive(Clone, Copy, Debug)]
 struct Sock {
     conn: ConnId,
@@ -41,7 +41,7 @@ struct Sock {
     is_queued: bool,
 }
 
-/// What the network tells of a socket.
+/// Events of a socket from the network.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Edge {
     /// Bytes came.
@@ -76,7 +76,7 @@ impl Driver {
         net.trace.note(net.now, format_args!("accept link {link}"));
         self.insert(conn, link, false);
         self.carry_out(net);
-        // What came before it was accepted is there at once.
+        // Bytes that arrived before the accept are readable at once.
         let inward = &net.links[link].inward;
         let edge = Edge {
             is_readable: inward.waiting() > 0 || inward.has_end(),

@@ -1,10 +1,10 @@
-//! Which requests a world's clients made, what they may lead to, and what backends did of them.
+//! The requests of a world's clients, their permitted results, and the backends' work on them.
 //!
 //! Every request has a number; the bytes of its body and of each answer to it are computed from
-//! that number, so that a byte that ends up with somebody else is recognised.
+//! that number, so that a byte at the wrong party is recognised.
 use std::collections::BTreeMap;
 
-/// What may become of a request.
+/// Permitted results of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fate {
     /// It is well-formed: a backend may get it.
@@ -20,7 +20,7 @@ pub enum Fate {
 pub struct Request {
     /// Its number.
     pub id: u64,
-    /// What may become of it.
+    /// Permitted results.
     pub fate: Fate,
     /// Whether doing it twice is as good as once.
     pub is_idempotent: bool,
@@ -34,10 +34,10 @@ pub struct Request {
     pub is_replayable: bool,
 }
 
-/// What a backend did with a request.
+/// A backend's work on a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// Which backend.
+    /// Number of the backend.
     pub backend: usize,
     /// Whether it meant to answer well.
     pub is_good: bool,
@@ -69,7 +69,7 @@ impl Ledger {
         self.requests.get(&id).map(|(request, _)| *request)
     }
 
-    /// What backends did with it.
+    /// Returns the backends' work on it.
     pub fn runs(&self, id: u64) -> &[Run] {
         self.requests.get(&id).map_or(&[], |(_, runs)| runs)
     }
@@ -82,10 +82,10 @@ impl Ledger {
     }
 }
 
-/// Whose bytes they are: a request's own, or those of an answer by its run.
+/// Owner of bytes: the request itself, or a response by its run.
 pub const OF_REQUEST: u64 = 0;
 
-/// `len` bytes that belong to request `id` and nobody else.
+/// Returns `len` bytes that belong to request `id` only.
 pub fn content(id: u64, run: u64, len: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len as usize + 8);
     let mut word = 0;

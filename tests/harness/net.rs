@@ -14,10 +14,10 @@ use intelliproxy_core::{Instant, Rng};
 
 use crate::trace::Trace;
 
-/// How a pipe treats what is written into it.
+/// Treatment of bytes written into a pipe.
 #[derive(Clone, Copy, Debug)]
 pub struct Path {
-    /// How long a segment takes.
+    /// Delay of a segment.
     pub latency: Duration,
     /// By how much longer some take.
     pub jitter: Duration,
@@ -50,7 +50,7 @@ pub enum Happening {
     Change(usize),
 }
 
-/// What a read or a write of the proxy came to.
+/// Result of a read or a write of the proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Moved {
     /// So many bytes.
@@ -112,15 +112,15 @@ pub struct Link {
     pub is_reset_by_proxy: bool,
     /// Whether the peer closed it.
     pub is_closed_by_peer: bool,
-    /// Whether a reset told the peer that the proxy is gone.
+    /// Whether a reset has shown the peer that the proxy is gone.
     is_refused: bool,
     /// Whether the backend left or moved while it was open: no request may begin on it.
     pub is_displaced: bool,
-    /// How making it ends, while it is being made.
+    /// Result of connecting, while it is in progress.
     pub connecting: Option<Result<(), ConnectFailure>>,
 }
 
-/// What becomes of a connection to an address.
+/// Result of connecting to an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Listening {
     /// It is made.
@@ -142,15 +142,15 @@ pub struct Net {
     pub now: Instant,
     /// The one source of chance.
     pub rng: Rng,
-    /// What happened.
+    /// Trace of the events.
     pub trace: Trace,
     /// Every connection there ever was.
     pub links: Vec<Link>,
     /// The addresses of backends.
     pub listening: Vec<(SocketAddr, Listening)>,
-    /// How connections to backends behave.
+    /// Paths of connections to backends.
     pub paths: (Path, Path),
-    /// Where the proxy may connect to at the moment.
+    /// Addresses that the proxy may connect to at the moment.
     pub configured: Vec<SocketAddr>,
     queue: BinaryHeap<Reverse<(Instant, u64, Happening)>>,
     count: u64,
@@ -415,7 +415,7 @@ impl Net {
         let pipe = &mut self.links[link].outward;
         let mut bytes = vec![0; most.min(pipe.arrived.len())];
         pipe.take(&mut bytes);
-        // As with a real system, room is told of only when a third is free.
+        // As with a real system, room is reported only when a third is free.
         if pipe.wants_room && !bytes.is_empty() && pipe.held <= pipe.path.capacity / 3 * 2 {
             pipe.wants_room = false;
             let latency = pipe.path.latency;

@@ -1,4 +1,4 @@
-//! What must hold in every world, each rule a small function of its own.
+//! Rules that hold in every world, each a small function of its own.
 use std::time::Duration;
 
 use intelliproxy::proxy::Proxy;
@@ -9,7 +9,7 @@ use crate::client::{Answer, Client, End};
 use crate::ledger::{Fate, Ledger, OF_REQUEST, Request, content};
 use crate::strict::Head;
 
-/// What a rule says: nothing, or how it was broken.
+/// Verdict of a rule: success, or a description of the violation.
 pub type Verdict = Result<(), String>;
 
 /// After a timeout was handled, the next one is later.
@@ -160,7 +160,7 @@ pub fn other_answers_are_the_proxys(answer: &Answer) -> Verdict {
     if OWN.contains(&answer.head.status) && is_text {
         return Ok(());
     }
-    Err(format!("request {:?} got {} with {text:?} from nobody", answer.id, answer.head.status))
+    Err(format!("request {:?} got {} with {text:?} from no backend", answer.id, answer.head.status))
 }
 
 /// /stats is whole: a list of backends.
@@ -178,13 +178,13 @@ pub fn is_stats(answer: &Answer) -> bool {
     answer.id.is_none() && answer.head.one("content-type") == Some("application/json")
 }
 
-/// What comes without being asked for is the proxy's word that something was wrong.
+/// An unsolicited response is the proxy's report of a fault.
 pub fn stray_answers_are_refusals(answer: &Answer) -> Verdict {
     let is_refusal = answer.head.status >= 400 && answer.head.one("connection") == Some("close");
     if answer.is_asked_for || answer.head.one("x-answer-to").is_none() && is_refusal {
         return Ok(());
     }
-    Err(format!("nobody asked, and {} came with {:?}", answer.head.status, answer.head.fields))
+    Err(format!("without a request, {} came with {:?}", answer.head.status, answer.head.fields))
 }
 
 /// A broken request gets no backend's answer.

@@ -1,4 +1,4 @@
-//! How a world moves: one turn after the other, event by event.
+//! The course of a world: one turn after the other, event by event.
 use std::time::Duration;
 
 use crate::backend::{Conn, Found, Received, Reply};
@@ -10,7 +10,7 @@ use crate::oracle;
 use crate::weather::Weather;
 use crate::world::{Change, World};
 
-/// How long a client waits for a sign that its body is wanted.
+/// Time for which a client waits for a sign that its body is wanted.
 const SIGN_WAIT: Duration = Duration::from_millis(700);
 
 impl World {

@@ -14,7 +14,7 @@ use crate::world::World;
 pub struct Named {
     /// It is called `b` and this number.
     pub name: usize,
-    /// Which of the world's backends it is.
+    /// Index of the world's backend.
     pub machine: usize,
 }
 
@@ -30,7 +30,7 @@ pub struct Wanted {
 /// Makes the configuration that is wanted out of the one in use.
 pub type Reload = Box<dyn Fn(&mut Wanted)>;
 
-/// What configurations came to in a world.
+/// Counts of configurations in a world.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reloads {
     /// Requests that were answered by a backend that had left or moved.
@@ -57,7 +57,7 @@ impl World {
         if !is_good {
             let before = format!("{:?}", driver.proxy);
             let result = driver.proxy.handle_reconfigured(self.net.now, config, targets);
-            assert!(result.is_err(), "a configuration that cannot be is refused");
+            assert!(result.is_err(), "an invalid configuration is refused");
             assert_eq!(before, format!("{:?}", driver.proxy), "and changes nothing");
             driver.proxy.handle_config_refused("not this one".to_owned());
             return driver.carry_out(&mut self.net);
@@ -86,7 +86,7 @@ impl World {
         self.configured = backends;
     }
 
-    /// The backends as the proxy is told of them.
+    /// The backends as the proxy gets them.
     pub(crate) fn targets_of(&self, backends: &[Named]) -> Vec<BackendTarget> {
         let target = |named: &Named| {
             let Named { name, machine } = *named;
@@ -117,7 +117,7 @@ pub(crate) fn begins_request(bytes: &[u8]) -> bool {
     line.ends_with(b" HTTP/1.1") && line.split(|&byte| byte == b' ').next().is_some_and(is_method)
 }
 
-/// A new configuration made up from chance. In clear weather nobody may come to harm by it, and in
+/// A random new configuration. In clear weather it harms no request, and in
 /// crashes the backend that never crashes stays where it is.
 pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
     let (kind, first, second) = (net.pick(0, 11), net.pick(0, 9), net.pick(0, 9));
@@ -194,7 +194,7 @@ pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
     }
 }
 
-/// A machine where nobody is.
+/// A machine without a backend.
 fn free_machine(wanted: &Wanted, machines: usize, from: usize) -> Option<usize> {
     first_free(machines, from, |machine| {
         wanted.backends.iter().all(|other| other.machine != machine)

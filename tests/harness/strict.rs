@@ -5,7 +5,7 @@
 //! this proxy says it never sends. It knows nothing of the proxy's state: only bytes in order.
 use intelliproxy::fuzzing::strict::{self, Extent, Verdict};
 
-/// Which way the messages go.
+/// Direction of the messages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Way {
     /// Requests, read by a backend.
@@ -59,7 +59,7 @@ pub enum Item {
     End(Vec<(String, String)>),
 }
 
-/// What the reader of an answer knows of the request.
+/// Facts about the request that the reader of a response needs.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Asked {
     /// Whether its method was HEAD.
@@ -70,7 +70,7 @@ pub struct Asked {
     pub is_upgrade: bool,
 }
 
-/// Where the reader stands.
+/// State of the reader.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     Head,
@@ -122,7 +122,7 @@ impl Reader {
         self.is_inside || self.at < self.held.len()
     }
 
-    /// Whether the message at hand ends only with its connection.
+    /// Whether the current message ends only with its connection.
     pub fn ends_at_close(&self) -> bool {
         self.state == State::UntilClose
     }

@@ -1,4 +1,4 @@
-//! What happened in a world, as a hash always and as text when somebody reads it.
+//! The events of a world, always as a hash and on request as text.
 use std::fmt::{self, Write};
 
 use intelliproxy_core::Instant;
@@ -33,7 +33,7 @@ impl Trace {
         self.hash.0
     }
 
-    /// How many lines there were.
+    /// Number of lines.
     pub const fn lines(&self) -> u64 {
         self.lines
     }

@@ -1,6 +1,6 @@
-//! What may go wrong in a world.
+//! The faults of a world.
 
-/// Which faults there are.
+/// Selection of faults.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Weather {
     /// None: odd segments, slow paths and slow readers are no faults.

@@ -28,7 +28,7 @@ pub enum Change {
     CloseIdle(usize),
     /// The scripted configuration of this number is to hold from now on.
     Reload(usize),
-    /// The proxy is told to stop.
+    /// The proxy gets the signal to stop.
     Stop,
     /// Faults are over.
     Calm,
@@ -48,7 +48,7 @@ pub struct World {
     pub(crate) client_paths: (Path, Path),
     pub(crate) changes: Vec<Change>,
     pub(crate) reloads: Vec<Reload>,
-    /// Which of the backends are configured, and how they are called.
+    /// The configured backends and their names.
     pub(crate) configured: Vec<Named>,
     pub(crate) reloaded: Reloads,
     pub(crate) ledger: Ledger,
@@ -64,20 +64,20 @@ pub struct World {
     pub(crate) is_fair: bool,
 }
 
-/// What came of a world.
+/// Results of a world.
 #[derive(Debug)]
 pub struct Report {
-    /// What each client got.
+    /// Clients with their responses.
     pub clients: Vec<Client>,
-    /// What each backend got.
+    /// Backends with their requests.
     pub backends: Vec<Backend>,
-    /// What the proxy told its observers.
+    /// Notices of the proxy.
     pub notices: Vec<Notice>,
-    /// What came of configurations that changed.
+    /// Counts of changed configurations.
     pub reloads: Reloads,
     /// Hash of everything that happened.
     pub hash: u64,
-    /// How many things happened.
+    /// Number of events.
     pub steps: u64,
     /// Bytes that the proxy read from backends.
     pub taken_from_backends: u64,
@@ -100,7 +100,7 @@ impl Report {
         self.clients[index].answers.iter().map(|answer| answer.head.status).collect()
     }
 
-    /// How the connection of client `index` ended.
+    /// Returns the end of the connection of client `index`.
     pub fn end(&self, index: usize) -> Option<End> {
         self.clients[index].end
     }
@@ -122,11 +122,11 @@ pub const CALM_PATH: Path = Path {
     is_harsh: false,
 };
 
-/// How long a world may take, in its own time, from the last fault on.
-/// A link that lets 50 bytes a second through takes that long for a whole buffer; who takes them is not
-/// cut (seed 11978).
+/// Longest course of a world, in its own time, from the last fault on.
+/// A link of 50 bytes a second needs this time for a whole buffer, and its client is not cut
+/// (seed 11978).
 const PATIENCE: Duration = Duration::from_secs(6000);
-/// Every so many seeds the recording of the router is run again, which costs as much once more.
+/// Interval of seeds whose recording is run again, which doubles their cost.
 const REPLAYED_EVERY: u64 = 4;
 /// Turns at one and the same time before time is said to stand still.
 const TURNS_MAX: u32 = 200_000;
@@ -237,7 +237,7 @@ impl World {
         self.client_at(0, script)
     }
 
-    /// Adds a client that connects after so many milliseconds.
+    /// Adds a client that connects after this many milliseconds.
     #[must_use]
     pub fn client_at(mut self, millis: u64, script: Vec<Step>) -> Self {
         self.add_client(Instant::from_millis(millis), script);

@@ -5,7 +5,7 @@ use intelliproxy_tests::reload::{Named, Wanted};
 
 use super::*;
 
-/// After so many milliseconds, 200 and these bytes.
+/// 200 with these bytes after `millis` milliseconds.
 fn later(millis: u64, body: &str) -> Reply {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     Reply::steps(vec![wait(millis), send(head)])
@@ -20,7 +20,7 @@ fn only(machine: usize) -> impl Fn(&mut Wanted) {
     move |wanted| wanted.backends = vec![Named { name: machine, machine }]
 }
 
-/// Sends the backends' own Host, so that a request shows whom it was meant for.
+/// Sends the backends' own Host, so that a request shows its intended backend.
 fn own_host(config: &mut Config) {
     config.forwarding.keep_host = false;
 }
@@ -98,8 +98,8 @@ fn what_was_not_begun_goes_elsewhere() {
     assert!(!has_error(&report, "UpstreamError"));
 }
 
-/// What would be sent once more to its own backend, because a reused connection turned out dead,
-/// is routed anew when that backend has been removed or moved meanwhile, which is no attempt.
+/// A request that would be sent again to its own backend, because a reused connection was closed,
+/// is routed again if that backend has been removed or moved meanwhile. This is not an attempt.
 #[test]
 fn what_would_be_redialled_is_routed_anew() {
     for (name, host) in [(1, "b1.test"), (0, "b0-at-1.test")] {
@@ -138,7 +138,7 @@ fn a_moved_backend_starts_anew() {
     assert!(after.contains("\"totalPings\":1,") && after.contains("\"failPings\":0,"), "{after}");
 }
 
-/// How a request ends on a backend that has moved meanwhile is no reproach to where it is now.
+/// The result of a request on a backend that has moved meanwhile does not count at its new address.
 #[test]
 fn a_moved_backend_is_not_blamed() {
     let report = World::new()
@@ -189,7 +189,7 @@ fn policies_change_under_load() {
     assert!(!has_error(&report, "UpstreamError"));
 }
 
-/// A configuration that cannot be changes nothing at all, which the world looks at, and is told.
+/// An invalid configuration changes nothing, which the world checks, and is reported.
 #[test]
 fn a_bad_configuration_changes_nothing() {
     let report = World::new()
@@ -213,8 +213,8 @@ fn a_bad_configuration_changes_nothing() {
     assert_eq!(told, Some("done=0, refused=3, lastError=\"not this one\""));
 }
 
-/// With lower limits nobody in service is dropped: clients stay and a body that was begun may end;
-/// who comes then is held to them.
+/// Lower limits drop no client in service: clients stay and a body that was begun may end; the
+/// limits apply to later ones.
 #[test]
 fn lower_limits_drop_nobody() {
     let long = [
@@ -305,7 +305,7 @@ fn the_pool_shrinks_at_once() {
     assert_ne!(links[0], links[1]);
 }
 
-/// Who may see /stats changes for clients that are connected, too.
+/// Permission for /stats also changes for connected clients.
 #[test]
 fn stats_are_for_whom_they_are_now() {
     let pause = |answers| vec![Step::AwaitAnswers(answers), wait(200)];
@@ -320,7 +320,7 @@ fn stats_are_for_whom_they_are_now() {
     assert!(bodies(&report, 0)[1].starts_with("[{\"name\":\"b0\""));
 }
 
-/// What only a restart can change is told and stays.
+/// Settings that need a restart are reported and stay.
 #[test]
 fn what_needs_a_restart_stays() {
     let report = World::new()

@@ -67,7 +67,7 @@ impl Header {
             wall_clock_nanos: self.wall_clock_nanos,
             part: self.part,
         };
-        // Plain data with string keys: there is nothing that JSON could not take.
+        // Plain data with string keys can always be written as JSON.
         let json = serde_json::to_vec(&json).unwrap_or_default();
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_le_bytes());

@@ -30,8 +30,7 @@ const ROOM_BEFORE_HEAD: usize = 128;
 pub(crate) const LARGE: usize = 68 * 1024;
 /// Bytes that a large buffer takes in all.
 const LARGE_MEMORY: usize = HEADROOM + LARGE + TAILROOM;
-/// Free buffers of each kind that the pool keeps; those that nobody needed are dropped by
-/// [`BufferPool::trim`].
+/// Free buffers of each kind that the pool keeps; [`BufferPool::trim`] drops unused ones.
 const SPARE_SMALL_MAX: usize = 1024;
 const SPARE_LARGE_MAX: usize = 32;
 
@@ -228,7 +227,7 @@ impl Spare {
 pub(crate) struct BufferPool {
     small: Spare,
     large: Spare,
-    /// Buffers handed out and not yet back, for the invariant that at rest there are none.
+    /// Buffers handed out and not yet returned; the invariant is zero at rest.
     lent: usize,
 }
 
@@ -375,7 +374,7 @@ impl BufferPool {
         }
     }
 
-    /// Drops free buffers that nobody needed since the last time.
+    /// Drops free buffers that were not needed since the last call.
     #[cold]
     pub(crate) fn trim(&mut self) {
         self.small.trim();

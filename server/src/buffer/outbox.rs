@@ -1,4 +1,4 @@
-//! What waits to be written to one connection.
+//! Bytes that wait to be written to one connection.
 use std::hint::cold_path;
 use std::ops::Range;
 
@@ -150,7 +150,7 @@ impl Outbox {
         }
     }
 
-    /// What waits has waited for long: it gets memory of its own length.
+    /// Moves bytes that have waited for long into memory of their own length.
     #[cold]
     pub(crate) fn rest(&mut self, pool: &mut BufferPool) {
         if !self.is_holding && self.sent == 0 {
@@ -158,7 +158,7 @@ impl Outbox {
         }
     }
 
-    /// What is to be written next.
+    /// Returns the bytes to be written next.
     pub(crate) fn pending(&self) -> &[u8] {
         self.buffer.as_ref().map_or(&[], |own| &own.bytes()[self.sent..])
     }

@@ -61,7 +61,7 @@ impl Arguments {
             }
             Ok(Some(Arg::Long(name))) => format!("--{name}"),
             Ok(Some(Arg::Short(letter))) => format!("-{letter}"),
-            // A value behind `=` that nobody asked for; lexopt has no other error here.
+            // An unexpected value after `=`; lexopt has no other error here.
             Err(_) => return Err(self.wrong("takes no value")),
         };
         Ok(Some(Argument::Flag(self.flag.clone())))
@@ -118,7 +118,7 @@ impl Arguments {
 pub struct ArgumentError {
     /// The argument as given, or the flag or variable whose value it is.
     pub argument: String,
-    /// What is wrong with it.
+    /// The fault, in words.
     pub wrong: String,
 }
 
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    /// A value that nobody asked for is refused at the next argument.
+    /// An unexpected value is refused at the next argument.
     #[test]
     fn values_must_be_asked_for() {
         let args = ["--a=1", "b"].map(OsString::from);

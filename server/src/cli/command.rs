@@ -1,4 +1,4 @@
-//! What the arguments ask the program to do. Flags win over the configuration file.
+//! The command that the arguments name. Flags win over the configuration file.
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -11,7 +11,7 @@ use super::flags::{Change, FLAGS, Flag};
 use crate::config::{Config, FileError};
 use crate::plain::os_error_text;
 
-/// What to do.
+/// A command of the program.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Serve.
@@ -48,7 +48,7 @@ impl Command {
     /// `--help` and `--version` answer at once, whatever comes after them.
     ///
     /// # Errors
-    /// The first argument, or the first value of the file, that cannot be.
+    /// The first invalid argument, or the first invalid value of the file.
     pub fn parse(
         args: impl Iterator<Item = OsString>,
         read_file: impl Fn(&Path) -> io::Result<Vec<u8>>,
@@ -113,11 +113,11 @@ pub enum UsageError {
         /// Why.
         wrong: String,
     },
-    /// The configuration file says something that cannot be.
+    /// The configuration file is invalid.
     File {
         /// The file.
         file: String,
-        /// What, and where.
+        /// The fault and its place.
         error: FileError,
     },
 }

@@ -10,17 +10,17 @@ use crate::config::{BackendConfig, Config};
 pub(super) struct Flag {
     /// With its dashes.
     pub(super) name: &'static str,
-    /// What its value is called in the help; `None` when it takes none.
+    /// Name of its value in the help; `None` for a flag without value.
     pub(super) value: Option<&'static str>,
-    /// Where the value stands in a configuration file; what is wrong there is this flag's fault.
+    /// Path of the value in a configuration file; a fault there is reported for this flag.
     pub(super) path: &'static str,
-    /// What it does, for the help.
+    /// Its effect, for the help.
     pub(super) help: &'static str,
-    /// How it changes the configuration.
+    /// Its change to the configuration.
     pub(super) change: Change,
 }
 
-/// How a flag changes the configuration.
+/// A flag's change to the configuration.
 #[derive(Clone, Copy)]
 pub(super) enum Change {
     /// Sets one value; given at most once. The error says what the text must be.
@@ -249,7 +249,7 @@ pub(super) const FLAGS: [Flag; 21] = [
     },
 ];
 
-/// What a count or a size has to be.
+/// Valid counts and sizes, in words.
 const WHOLE: &str = "a whole number, 0 or more";
 
 /// Reads a number; whether it is in its range is checked with the whole configuration.

@@ -1,4 +1,4 @@
-//! What `--help` shows.
+//! The text of `--help`.
 use std::fmt::Write;
 
 use serde_json::Value;
@@ -98,9 +98,9 @@ const PROGRAM_FLAGS: [(&str, &str); 6] = [
     ("-V, --version", "print the version, then exit"),
 ];
 
-/// What holds for flags that fill a list.
+/// Note at flags that fill a list.
 const REPEATABLE: &str = "; repeatable, replaces the list of the file";
-/// Where the explanations begin.
+/// Column of the explanations.
 const HELP_COLUMN: usize = 26;
 /// Characters of a line.
 const LINE_MAX: usize = 90;

@@ -11,7 +11,7 @@ impl Config {
     /// Checks every value against its range, and those that hang together against each other.
     ///
     /// # Errors
-    /// The first value that cannot be, by its path in the configuration file.
+    /// The first invalid value, by its path in the configuration file.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.check_listen()?;
         self.check_backends()?;
@@ -54,7 +54,7 @@ impl Config {
         Ok(())
     }
 
-    /// What is allowed for the number at a path, as far as a whole number is.
+    /// Returns the range of the whole number at a path.
     pub(super) fn allowed_at(path: &str) -> Option<String> {
         let count = COUNTS.iter().find(|count| count.path == path).map(Count::allowed);
         count.or_else(|| SPANS.iter().any(|span| span.path == path).then(Span::allowed))
@@ -114,14 +114,14 @@ fn check_networks(list: &str, networks: &[String]) -> Result<(), ConfigError> {
 }
 
 impl Forwarding {
-    /// The networks of `trusted`; what is none, which [`Config::validate`] refuses, is left out.
+    /// Returns the networks of `trusted`, without those that [`Config::validate`] refuses.
     pub fn trusted_networks(&self) -> Vec<Network> {
         self.trusted.iter().filter_map(|text| Network::parse(text).ok()).collect()
     }
 }
 
 impl StatsRules {
-    /// The networks of `allow`; what is none, which [`Config::validate`] refuses, is left out.
+    /// Returns the networks of `allow`, without those that [`Config::validate`] refuses.
     pub fn networks(&self) -> Vec<Network> {
         self.allow.iter().filter_map(|text| Network::parse(text).ok()).collect()
     }
@@ -208,7 +208,7 @@ const SPAN_MIN: Duration = Duration::from_millis(1);
 const SPAN_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Entries of `listen`.
 const LISTEN_MAX: usize = 64;
-/// Entries of `backends`; each is looked at for every request.
+/// Most entries of `backends`.
 const BACKENDS_MAX: usize = 1000;
 /// Entries of `stats.allow`, and of `forwarding.trusted`; each may be checked for every client.
 const NETWORKS_MAX: usize = 64;
@@ -216,7 +216,7 @@ const NETWORKS_MAX: usize = 64;
 const NAME_MAX: usize = 64;
 /// Characters of a probe's path.
 const PATH_MAX: usize = 1024;
-/// What a probe's path has to be.
+/// Valid paths of a probe, in words.
 const PATH_ALLOWED: &str = "a path: '/' and at most 1023 visible ASCII characters, without '#'";
 
 /// The refusal of a text, with the text itself in it.

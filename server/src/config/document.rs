@@ -44,7 +44,7 @@ impl<'t> Document<'t> {
         T::deserialize(node).map_err(|error| error.into_file_error(self.text, path))
     }
 
-    /// Refuses the value at a path; where the text has none, the nearest value around it.
+    /// Refuses the value at a path, or the nearest value around it if the text lacks it.
     pub(super) fn refuse(&self, path: &str, wrong: String) -> FileError {
         FileError::new(self.text, self.find(path).start(), path.to_owned(), wrong)
     }

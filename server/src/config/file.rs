@@ -25,7 +25,7 @@ impl Config {
 
     /// The whole configuration as JSON that [`Config::from_json`] reads, indented.
     pub fn to_json(&self) -> String {
-        // Plain data with string keys: there is nothing that JSON could not take.
+        // Plain data with string keys can always be written as JSON.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 }
@@ -33,7 +33,7 @@ impl Config {
 /// Reads the rules of routing alone: from a whole configuration, or from its `routing` object.
 ///
 /// # Errors
-/// As for [`Config::from_json`]; the rest of a whole configuration is not looked at.
+/// As for [`Config::from_json`]; other parts of a configuration are not checked.
 pub(crate) fn rules_from_json(text: &str) -> Result<Rules, FileError> {
     let document = Document::parse(text)?;
     let above = if document.has_key("routing") { "routing" } else { "" };
@@ -52,7 +52,7 @@ pub(super) fn below(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// What is wrong with a configuration text, and where.
+/// A fault in a configuration text, with its place.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FileError {
     /// The line, from 1.
@@ -61,7 +61,7 @@ pub struct FileError {
     pub column: usize,
     /// The path of the value, keys joined by dots; empty for a fault in the JSON itself.
     pub path: String,
-    /// What is wrong there.
+    /// The fault, in words.
     pub wrong: String,
 }
 

@@ -1,4 +1,4 @@
-//! What cannot change while the proxy runs, and what has changed between two configurations.
+//! Settings that need a restart, and the differences between two configurations.
 use super::Config;
 
 impl Config {
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
     use crate::config::Overflow;
 
-    /// Every key of a configuration is either kept, or told when it changes, or `backends`.
+    /// Every key of a configuration is either kept, or reported when it changes, or `backends`.
     #[test]
     fn every_key_is_kept_or_told() {
         let old = Config::default();

@@ -48,7 +48,7 @@ impl HostPort {
     }
 }
 
-/// What is wrong with a `HOST[:PORT]`.
+/// A fault of a `HOST[:PORT]`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum HostError {
     /// Nothing where the host should be.
@@ -57,7 +57,7 @@ pub enum HostError {
     OpenBracket,
     /// Something other than a port after `]`.
     AfterBracket,
-    /// What stands in brackets is no IPv6 address.
+    /// The text in brackets is not an IPv6 address.
     Ipv6Address,
     /// An IPv6 address without brackets, or a second colon.
     BareIpv6,
@@ -65,7 +65,7 @@ pub enum HostError {
     Ipv4Address,
     /// A character or length that DNS names do not have.
     Name,
-    /// The port is no number from 0 to 65535, or there is none after the colon.
+    /// The port is missing after the colon, or not a number from 0 to 65535.
     Port,
 }
 
@@ -79,7 +79,7 @@ impl fmt::Display for HostError {
             Self::BareIpv6 => "has a colon too many; an IPv6 address stands in brackets",
             Self::Ipv4Address => "ends in a number and is no IPv4 address",
             Self::Name => "has a host that is no DNS name",
-            Self::Port => "has a port that is none",
+            Self::Port => "has an invalid port",
         })
     }
 }
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// What is not plainly a host is refused by the kind of its fault; row by row.
+    /// Texts that are not plainly a host are refused by the kind of their fault; row by row.
     #[test]
     fn bad_hosts_are_refused() {
         let long_label = "a".repeat(64);

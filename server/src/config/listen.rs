@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::host::{HostError, HostPort};
 
-/// Where to listen; a name may stand for several addresses.
+/// An address to listen on; a name may resolve to several addresses.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ListenAddress {
     /// IPv4 address, IPv6 address without brackets, or DNS name in lower case.
@@ -21,7 +21,7 @@ impl ListenAddress {
     /// Reads `HOST:PORT`; the port must be there.
     ///
     /// # Errors
-    /// What cannot be about the host or the port.
+    /// The fault of the host or the port.
     pub fn parse(text: &str) -> Result<Self, HostError> {
         let HostPort { host, port, .. } = HostPort::parse(text)?;
         Ok(Self { host, port: port.ok_or(HostError::Port)? })

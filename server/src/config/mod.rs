@@ -1,7 +1,8 @@
-//! What the proxy can be told to do: every option with its default, unit and range.
+//! The configuration: every option with its default, unit and range.
 //!
-//! The types here are plain data; `file.rs` reads them from JSON with comments and `check.rs` holds every value
-//! against its range. Nothing here opens a file or resolves a name: that is `cli` and `resolve`.
+//! The types here are plain data; `file.rs` reads them from JSON with comments and `check.rs` holds
+//! every value against its range. Nothing here opens a file or resolves a name: that is `cli` and
+//! `resolve`.
 use std::time::Duration;
 
 use intelliproxy_core::Rules;
@@ -36,25 +37,25 @@ pub struct Config {
     /// Addresses to listen on, `HOST:PORT`, 1 to 64 that differ; `localhost` means both loopback
     /// addresses, port 0 any free one.
     pub listen: Vec<Listen>,
-    /// Where requests go, in order of preference among equals, at most 1000; names differ.
+    /// Backends in order of preference among equals, at most 1000; names differ.
     pub backends: Vec<BackendConfig>,
-    /// How to choose among them.
+    /// Rules for choosing among them.
     pub routing: Rules,
-    /// What one peer may ask for.
+    /// Bounds for each peer.
     pub limits: Limits,
-    /// How long each thing may take.
+    /// Bounds of waiting.
     pub timeouts: Timeouts,
-    /// What is changed in a forwarded message.
+    /// Changes to forwarded messages.
     pub forwarding: Forwarding,
-    /// Which upstream connections are kept.
+    /// Rules for idle upstream connections.
     pub pool: PoolRules,
-    /// What to do when more clients come than `limits.clients`.
+    /// Treatment of clients beyond `limits.clients`.
     pub overflow: Overflow,
-    /// Who may look at /stats.
+    /// Clients that may read /stats.
     pub stats: StatsRules,
     /// The paths that probes ask for.
     pub probe_paths: ProbePaths,
-    /// What is recorded for `intelliproxy replay`.
+    /// Recordings for `intelliproxy replay`.
     pub recording: RecordingRules,
     /// The file in which what a policy learns is kept across restarts; null for none (null).
     pub state_file: Option<String>,
@@ -94,7 +95,7 @@ impl Default for Config {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct BackendConfig {
-    /// How logs and /stats call it: 1 to 64 letters, digits, `.`, `_` and `-`.
+    /// Name in logs and /stats: 1 to 64 letters, digits, `.`, `_` and `-`.
     pub name: String,
     /// `http://HOST[:PORT]`, without path, query or user; port 80 when left out.
     pub url: String,
@@ -103,7 +104,7 @@ pub struct BackendConfig {
     pub limit: Option<u32>,
 }
 
-/// What one peer may ask for; every number is a count or bytes.
+/// Bounds for each peer; every number is a count or bytes.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Limits {
@@ -132,7 +133,7 @@ pub struct Limits {
     pub per_backend: u32,
     /// Requests that wait while every backend is at its limit (1000); 0 to 100 000.
     pub queue_length: usize,
-    /// How long one of them waits (5000 ms); from 1 ms to a day. Then it is answered 503.
+    /// Longest wait of one of them (5000 ms), 1 ms to a day. Then it gets 503.
     #[serde(rename = "queueMs", with = "millis")]
     pub queue: Duration,
 }
@@ -156,7 +157,7 @@ impl Default for Limits {
     }
 }
 
-/// How long each thing may take; every time from 1 ms to a day.
+/// Bounds of waiting; every time from 1 ms to a day.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Timeouts {
@@ -185,8 +186,8 @@ pub struct Timeouts {
     /// A tunnel without a byte in either direction (1 h); then it is closed.
     #[serde(rename = "tunnelIdleMs", with = "millis")]
     pub tunnel_idle: Duration,
-    /// After its last response, what a client still sends is read and dropped until nothing came for
-    /// so long (2 s), so that the response is not lost to a reset (RFC 9112 section 9.6).
+    /// After its last response a client's further input is read and dropped until none has arrived
+    /// for this time (2 s), so that the response is not lost to a reset (RFC 9112 section 9.6).
     #[serde(rename = "lingerMs", with = "millis")]
     pub linger: Duration,
     /// The longest that this may last in all (30 s).
@@ -221,11 +222,11 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// The shortest time from the beginning of one of them to the first look at it.
+    /// Returns the shortest time from the start of one of them to its first check.
     pub(crate) fn shortest(&self) -> Duration {
         let Self { request_head, request_body, client_idle, client_write, .. } = *self;
         let Self { connect, response_head, response_body, tunnel_idle, .. } = *self;
-        // Those for what a peer takes look at it four times.
+        // Clocks against a peer that receives are checked four times in their span.
         let of_clients = request_head.min(request_body).min(client_idle).min(client_write / 4);
         let of_backends = connect.min(response_head / 4).min(response_body / 4);
         let linger = self.linger.min(self.linger_total);
@@ -233,14 +234,14 @@ impl Timeouts {
     }
 }
 
-/// What is changed in a forwarded message.
+/// Changes to forwarded messages.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Forwarding {
     /// Send the client's Host to the backend instead of the backend's own (true).
     pub keep_host: bool,
-    /// The name that Via fields carry (`intelliproxy`), behind which `-` and eight digits follow that
-    /// are the instance's own; a token of 1 to 64 characters.
+    /// The name that Via fields carry (`intelliproxy`), behind which `-` and eight digits follow
+    /// that are the instance's own; a token of 1 to 64 characters.
     pub via: String,
     /// Addresses or networks whose X-Forwarded fields, Forwarded and PROXY protocol count, at most
     /// 64 (none).
@@ -265,13 +266,13 @@ impl Default for Forwarding {
     }
 }
 
-/// Which upstream connections are kept.
+/// Rules for idle upstream connections.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct PoolRules {
     /// Idle connections kept for each backend (1024); 0 to 100 000.
     pub idle_per_backend: usize,
-    /// How long an idle one is kept (4 s, below the 5 s after which Node's server closes its
+    /// Lifetime of an idle connection (4 s, below the 5 s after which a Node.js server closes its
     /// side); 1 ms to a day.
     #[serde(rename = "idleMs", with = "millis")]
     pub idle: Duration,
@@ -283,7 +284,7 @@ impl Default for PoolRules {
     }
 }
 
-/// What to do when more clients come than `limits.clients`.
+/// Treatment of clients beyond `limits.clients`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overflow {
@@ -294,7 +295,7 @@ pub enum Overflow {
     Reject,
 }
 
-/// Who may look at /stats.
+/// Clients that may read /stats.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct StatsRules {
@@ -326,7 +327,7 @@ impl Default for ProbePaths {
     }
 }
 
-/// What is recorded for `intelliproxy replay`.
+/// Recordings for `intelliproxy replay`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct RecordingRules {

@@ -17,7 +17,7 @@ impl Network {
     /// more often a mistake than not. A prefix of IPv4-mapped addresses is taken as IPv4.
     ///
     /// # Errors
-    /// What cannot be about the address or the prefix.
+    /// The fault of the address or the prefix.
     pub fn parse(text: &str) -> Result<Self, NetworkError> {
         let (address, digits) = match text.split_once('/') {
             Some((address, digits)) => (address, Some(digits)),
@@ -45,12 +45,12 @@ impl Network {
     }
 }
 
-/// What is wrong with a network.
+/// A fault of a network.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum NetworkError {
-    /// What stands before the slash is no address.
+    /// The text before the slash is not an address.
     Address,
-    /// What stands after the slash is no prefix length, or one longer than the address.
+    /// The text after the slash is not a prefix length, or is longer than the address.
     Prefix,
     /// The address has bits set beyond the prefix.
     BitsBeyondPrefix,
@@ -60,7 +60,7 @@ impl fmt::Display for NetworkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Address => "has no IPv4 or IPv6 address",
-            Self::Prefix => "has a prefix length that is none",
+            Self::Prefix => "has an invalid prefix length",
             Self::BitsBeyondPrefix => "has bits set beyond its prefix",
         })
     }
@@ -98,7 +98,7 @@ const MAPPED_BITS: u8 = 96;
 mod tests {
     use super::*;
 
-    /// Which address lies in which network; row by row.
+    /// Addresses and the networks that contain them; row by row.
     #[test]
     fn addresses_match_their_networks() {
         let rows = [
@@ -133,7 +133,7 @@ mod tests {
         }
     }
 
-    /// What is no network is refused by the kind of its fault; row by row.
+    /// Invalid networks are refused by the kind of their fault; row by row.
     #[test]
     fn bad_networks_are_refused() {
         let rows = [

@@ -1,14 +1,14 @@
 //! A backend whose name has been resolved: what forwarding and probing need to know of it.
 use std::net::SocketAddr;
 
-/// Where one backend is.
+/// The addresses of one backend.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct BackendTarget {
     /// Its configured name.
     pub name: String,
     /// Its URL as configured.
     pub url: String,
-    /// What a Host field for it carries.
+    /// Value of a Host field for it.
     pub authority: String,
     /// Its addresses in the order in which to try them; not empty.
     pub addresses: Vec<SocketAddr>,

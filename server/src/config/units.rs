@@ -1,6 +1,6 @@
 //! Times and sizes with a unit, such as `"2s"` and `"64KiB"`, in place of numbers.
 
-/// What a key's number counts.
+/// Unit of a key's number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Unit {
     /// Milliseconds.
@@ -30,7 +30,7 @@ impl Unit {
         number.parse::<u64>().ok()?.checked_mul(*factor)
     }
 
-    /// What such a text looks like, for errors.
+    /// Returns examples of such a text, for errors.
     pub(super) const fn examples(self) -> &'static str {
         match self {
             Self::Time => "a text such as \"1500ms\", \"2s\", \"5m\" or \"1h\"",

@@ -3,14 +3,14 @@ use std::fmt;
 
 use super::host::{HostError, HostPort};
 
-/// Where a backend is, as its URL says it.
+/// The place of a backend, as its URL names it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct BackendUrl {
     /// IPv4 address, IPv6 address without brackets, or DNS name in lower case.
     pub host: String,
-    /// The port; 80 when the URL has none.
+    /// The port, 80 by default.
     pub port: u16,
-    /// What a Host field carries: the host, in brackets if it is an IPv6 address, and the port
+    /// Value of a Host field: the host, in brackets if it is an IPv6 address, and the port
     /// unless it is 80 (RFC 9110 section 7.2, RFC 3986 section 6.2.3).
     pub authority: String,
 }
@@ -19,7 +19,7 @@ impl BackendUrl {
     /// Reads a URL.
     ///
     /// # Errors
-    /// What makes it another kind of URL, or none at all.
+    /// The fault that makes it another kind of URL, or not a URL.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::NotHttp)?;
         if !scheme.eq_ignore_ascii_case("http") {
@@ -49,7 +49,7 @@ impl BackendUrl {
     }
 }
 
-/// What is wrong with a backend's URL.
+/// A fault of a backend's URL.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum UrlError {
     /// It does not begin with `http://`.
@@ -62,7 +62,7 @@ pub enum UrlError {
     Query,
     /// It has a fragment.
     Fragment,
-    /// Its host or port cannot be.
+    /// Its host or port is invalid.
     Host(HostError),
 }
 

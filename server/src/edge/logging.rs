@@ -246,7 +246,7 @@ impl<W: Write> Writer<W> {
 const LINES_MAX: usize = 16 * 1024;
 /// Time from a failed write to the next attempt.
 const RETRY_TIME: Duration = Duration::from_millis(100);
-/// How long the program's end waits for the log, twice at worst: to queue the end, and to see it.
+/// Longest wait for the log at the program's end, twice at worst: to queue the end and to see it.
 const FINISH_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Reading the configuration again while the proxy runs.
 //!
 //! A thread of its own reads the file, checks it and resolves the backends' names, all of which
-//! may block, then wakes the reactor up. One is at work at a time; whoever asks meanwhile gets
-//! another one after it, however often it was asked. One that hangs (a pipe, a dead mount, a
+//! may block, then wakes the reactor up. One runs at a time; signals that arrive meanwhile
+//! cause one more after it. One that hangs (a pipe, a dead mount, a
 //! resolver) is given up after a time, so that later ones are not lost; a few of these may hang.
 use std::fmt;
 use std::io;
@@ -196,7 +196,7 @@ mod tests {
     }
 
     /// A reading that hangs is given up at its deadline and not before; the next one is taken, the
-    /// late result of the first is not, and only so many may hang.
+    /// late result of the first is not, and the number of hanging ones is bounded.
     #[test]
     fn hanging_readings_are_given_up() {
         let (gate, opened) = crossbeam_channel::unbounded::<()>();
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(refused, "4 earlier readings hang, not starting another one");
         gate.send(()).expect("a reader");
         wait(&wakes);
-        assert_eq!(reloader.take(), None, "nobody waits for it any more");
+        assert_eq!(reloader.take(), None, "its result is not awaited any more");
         reloader.ask(now, TIME, wake()).expect("one less hangs");
     }
 }

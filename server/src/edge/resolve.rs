@@ -21,9 +21,9 @@ pub struct Setup {
     pub listeners: Vec<TcpListener>,
     /// For each of them, whether trusted hops begin with a PROXY protocol header there.
     pub(crate) speak_proxy_protocol: Vec<bool>,
-    /// How the configuration is read again on SIGHUP; without it, that does nothing.
+    /// Reads the configuration again on SIGHUP; `None` ignores the signal.
     pub reload: Option<Source>,
-    /// How the log fares, for /stats.
+    /// Counts of the log, for /stats.
     pub(crate) log: LogWatch,
 }
 
@@ -49,10 +49,10 @@ impl Setup {
         })
     }
 
-    /// Where the proxy listens and where its backends are, a line each.
+    /// Returns a line for each listening address and each backend.
     pub(crate) fn announcement(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        // A socket that is bound has an address; without one there is nothing to tell.
+        // A bound socket has an address; one without it is not reported.
         for address in self.listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
             lines.push(format!("listening on http://{address}"));
         }
@@ -69,7 +69,7 @@ impl Setup {
 /// `localhost` is both loopback addresses, IPv4 first, whatever the machine's hosts file says.
 ///
 /// # Errors
-/// Why there is none, in the words of the system's resolver.
+/// The error in the words of the system's resolver.
 pub fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     if host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case("localhost") {
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -130,7 +130,7 @@ fn listen(text: &str) -> Result<Vec<TcpListener>, String> {
     }
 }
 
-/// Binds all addresses. One that the machine does not have is left out, unless it has none.
+/// Binds all addresses. Addresses that the machine lacks are skipped, unless it lacks all.
 fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
     let mut listeners: Vec<TcpListener> = Vec::with_capacity(addresses.len());
     let mut absent = None;
@@ -173,7 +173,7 @@ fn is_absent(error: &io::Error) -> bool {
 
 /// Connections that wait to be accepted, up to the system's own bound (Linux: somaxconn, 4096).
 const BACKLOG: i32 = 4096;
-/// How often a port is asked for that is free on all addresses.
+/// Attempts to find a port that is free on all addresses.
 const FREE_PORT_ATTEMPTS: u32 = 8;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a policy learns, kept in a file across restarts.
+//! The file that keeps what a policy learns across restarts.
 //!
 //! The file is a cache. It is read once, before anything is served; one that cannot be used is moved
 //! aside. It is written by a thread of its own every
@@ -21,7 +21,7 @@ use crate::proxy::Proxy;
 
 /// Time from one writing to the next: what a crash may lose.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long the end waits for the last writing.
+/// Longest wait for the last write at the end.
 const FINISH_TIME: Duration = Duration::from_secs(2);
 /// Bytes of a file that is read; 10 000 backends with all their numbers fit.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -105,7 +105,7 @@ impl Keeper {
     pub(crate) fn finish(self, proxy: &Proxy) {
         let Worker { queue, ended } = self.writer;
         if let Some(state) = proxy.policy_state() {
-            // A writer that is stuck for so long will not get to it.
+            // A writer that is stuck for this time will not get to it.
             let _ = queue.insist(state, FINISH_TIME);
         }
         drop(queue);
@@ -126,7 +126,7 @@ pub(crate) fn unused(config: &Config) -> Option<String> {
     (!learns).then(|| format!("state {path}: not used, as the policy learns nothing"))
 }
 
-/// Writes what comes until nobody sends any more.
+/// Writes states until the sender is dropped.
 fn write_all(file: &Path, states: impl Iterator<Item = PolicyState>) {
     let mut has_failed = false;
     for state in states {
@@ -196,7 +196,7 @@ mod tests {
         (proxy, keeper)
     }
 
-    /// What is written at the end is what the next start reads; the file beside it is gone. A link
+    /// The next start reads what was written at the end; the file beside it is gone. A link
     /// that was planted in its place is not followed.
     #[test]
     fn a_state_comes_back() {
@@ -228,7 +228,7 @@ mod tests {
             let (first, keeper) = start(&path, PolicyKind::Learned);
             keeper.expect("it starts").expect("it learns").finish(&first);
             assert_eq!(fs::read(format!("{path}.bad")).expect("kept"), text);
-            let written = fs::read_to_string(&path).expect("written anew");
+            let written = fs::read_to_string(&path).expect("written again");
             assert!(PolicyState::from_json(&written).is_ok(), "{written}");
         }
         fs::remove_dir_all(folder).expect("the folder goes");

@@ -5,7 +5,7 @@ use super::error::ChunkError;
 use super::framing::Framing;
 use crate::buffer::{Buffer, BufferPool, LARGE, Outbox, SMALL};
 
-/// How the body at hand is read.
+/// State of reading the current body.
 #[derive(Debug)]
 pub(crate) enum BodyReader {
     /// So many bytes are left; `None` never ends by itself (until close, tunnels).
@@ -15,7 +15,7 @@ pub(crate) enum BodyReader {
     Chunked(ChunkedReader),
 }
 
-/// How it is written.
+/// Form in which a body is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum BodyWriter {
     /// As it comes: its length is announced, or the connection's end is its end.
@@ -24,19 +24,19 @@ pub(crate) enum BodyWriter {
     Chunked { with_trailer: bool },
 }
 
-/// What one call of [`relay`] did.
+/// Progress of one call of [`relay`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Relayed {
     /// Bytes of the body's data that went on.
     pub(crate) data: u64,
-    /// Bytes of a chunked body that were looked at one by one.
+    /// Bytes of a chunked body that were parsed one by one.
     pub(crate) parsed: usize,
     /// Whether the body is over and its end is written.
     pub(crate) is_end: bool,
 }
 
 impl BodyReader {
-    /// The reader for `framing`; `None` when there is nothing to read.
+    /// Returns the reader for `framing`; `None` for an empty body.
     pub(crate) const fn new(framing: Framing, limits: ChunkLimits) -> Option<Self> {
         match framing {
             Framing::None | Framing::Length(0) => None,
@@ -65,7 +65,7 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Moves body bytes from `input` to `output` as far as there is room.
 ///
 /// # Errors
-/// What is wrong with a chunked body; what came before it has been moved.
+/// The fault of a chunked body; data before it has been moved.
 pub(crate) fn relay(
     reader: &mut BodyReader,
     writer: BodyWriter,

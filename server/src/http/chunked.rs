@@ -12,7 +12,7 @@
 //! | `Blank` | blanks | `;` `Extension`, CR `SizeEnd` |
 //! | `Extension` | anything but control bytes | CR `SizeEnd` |
 //! | `SizeEnd` | LF | size 0 `Trailer`, else `Data` |
-//! | `Data` | so many bytes | `DataCr` |
+//! | `Data` | as many bytes as the size says | `DataCr` |
 //! | `DataCr`, `DataLf` | CR, LF | `Size` |
 //! | `Trailer` | field lines and an empty one | `Done`; CR at once `TrailerEnd` |
 //! | `TrailerEnd` | LF | `Done` |
@@ -22,7 +22,7 @@ use std::ops::Range;
 use super::error::ChunkError;
 use super::field::{Name, is_token_byte};
 
-/// What a chunked body may spend besides its data.
+/// Bounds of a chunked body besides its data.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChunkLimits {
     pub(crate) extension_bytes_max: usize,
@@ -58,12 +58,12 @@ enum State {
     Done,
 }
 
-/// What one call of [`ChunkedReader::read`] found.
+/// Result of one call of [`ChunkedReader::read`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Piece {
     /// Bytes of the input that are done with.
     pub(crate) consumed: usize,
-    /// Where in the input the body's data stands; empty when there is none in this piece.
+    /// Range of the body's data in the input; may be empty.
     pub(crate) data: Range<usize>,
     /// Whether the body is over.
     pub(crate) is_end: bool,
@@ -106,7 +106,7 @@ impl ChunkedReader {
 
     /// Reads as [`read`](Self::read) does, over as many chunks as come before `data_max` bytes of
     /// data or the end of the input: their data is moved together, behind that of the first one.
-    /// What came before an error stands there, too; it is reported with it, and only once.
+    /// Data before an error is reported together with it, and only once.
     pub(crate) fn gather(
         &mut self,
         input: &mut [u8],
@@ -265,7 +265,7 @@ impl ChunkedReader {
     }
 }
 
-/// The size of a chunk, and the length of its line, where that is nothing but digits and CRLF.
+/// Returns the size of a chunk and the length of its line, if the line is only digits and CRLF.
 fn size_line_of(input: &[u8]) -> Option<(u64, usize)> {
     let mut size = 0;
     for (at, &byte) in input.iter().take(usize::from(SIZE_DIGITS_MAX) + 1).enumerate() {
@@ -460,8 +460,8 @@ mod tests {
         check(b"3\r\na", 9, b"a", 4, None);
     }
 
-    /// Every byte is taken by the call that brings it: none is looked at again, however the body is
-    /// cut and whatever stands in it.
+    /// Every byte is consumed by the call that brings it and never parsed again, however the body
+    /// is cut and whatever it contains.
     #[test]
     fn every_byte_is_looked_at_once() {
         let body = [&b"1\r\nx\r\n".repeat(1000)[..], b"0 ;aaaaa\r\nA: 1\r\nB: 2\r\n\r\n"].concat();

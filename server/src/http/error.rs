@@ -1,4 +1,4 @@
-//! What can be wrong with a message, named by the party at fault.
+//! Faults of messages, named by the party at fault.
 use std::fmt;
 
 /// The way out for what breaks a rule: away from the way of what keeps them all, so that the
@@ -15,20 +15,20 @@ pub enum ClientError {
     /// A line ends in LF without CR (RFC 9112 section 2.2 lets a recipient accept it; two readers
     /// that differ on it are a smuggling hole).
     BareLineFeed,
-    /// A byte before the request line that is no CRLF, or a request line that is none.
+    /// A byte before the request line that is not CRLF, or an invalid request line.
     MalformedRequestLine,
     /// A method that is not a token.
     InvalidMethod,
     /// A version that is neither HTTP/1.0 nor HTTP/1.1.
     UnsupportedVersion,
-    /// A target that is none of the forms of RFC 9112 section 3.2, or has a fragment, a control
-    /// byte or a byte that a URI cannot have.
+    /// A target outside the forms of RFC 9112 section 3.2, or with a fragment, a control byte or a
+    /// byte that a URI cannot have.
     InvalidTarget,
     /// CONNECT: this proxy opens no tunnels to elsewhere (RFC 9110 section 9.3.6).
     ConnectMethod,
     /// TRACE would show fields that only backends should see (RFC 9110 section 9.3.8).
     TraceMethod,
-    /// A field line that is none: no colon, space before it, an empty or non-token name, folding,
+    /// An invalid field line: no colon, space before it, an empty or non-token name, folding,
     /// or a control byte in the value.
     MalformedField,
     /// No Host in HTTP/1.1 (RFC 9112 section 3.2).
@@ -210,7 +210,7 @@ impl fmt::Display for UpstreamError {
 
 impl std::error::Error for UpstreamError {}
 
-/// What is wrong with a chunked body.
+/// A fault of a chunked body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ChunkError {
     /// A chunk size that is not plain hexadecimal.

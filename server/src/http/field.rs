@@ -122,8 +122,8 @@ const KNOWN: [(Name, u8, Spelled); 2 * 18] = {
 /// The bits of [`Spelled::difference`] by which an underscore differs from a hyphen, in any byte.
 const UNDERSCORES: u64 = u64::from_le_bytes([(b'_' | 0x20) ^ (b'-' | 0x20); 8]);
 
-/// Where in [`KNOWN`] a name of `len` bytes stands: the fourth bit of the first letter, in either
-/// case, tells those of one length apart.
+/// Returns the index in [`KNOWN`] of a name of `len` bytes. The fourth bit of the first letter, in
+/// either case, distinguishes names of one length.
 const fn place(len: usize, first: u8) -> usize {
     2 * len + (first as usize >> 3 & 1)
 }
@@ -223,9 +223,9 @@ impl MoreSlots<'_> {
 /// The fields of one parsed head, in order.
 pub(crate) struct Fields<'h, 'b> {
     input: &'b [u8],
-    /// Where the first field line begins in `input`.
+    /// Offset of the first field line in `input`.
     first: usize,
-    /// Where the empty line after the last one begins.
+    /// Offset of the empty line after the last one.
     end: usize,
     list: &'h [httparse::Header<'b>],
     names: &'h [Name],
@@ -236,7 +236,7 @@ pub(crate) struct Fields<'h, 'b> {
 }
 
 impl<'h, 'b> Fields<'h, 'b> {
-    /// Where the first field line of a head of `len` bytes begins, or the empty line without any.
+    /// Returns the offset of the first field line of a head of `len` bytes, or of the empty line.
     pub(super) fn first_line(input: &[u8], len: usize, list: &[httparse::Header<'_>]) -> usize {
         let end = len.saturating_sub("\r\n".len());
         list.first().map_or(end, |header| offset(input, header.name.as_bytes()))
@@ -311,7 +311,7 @@ impl<'h, 'b> Fields<'h, 'b> {
         }
     }
 
-    /// Where line `index` stands in the input, its CRLF included.
+    /// Returns the range of line `index` in the input, its CRLF included.
     fn line(&self, index: usize) -> Range<usize> {
         let start_of =
             |i: usize| self.list.get(i).map_or(self.end, |h| offset(self.input, h.name.as_bytes()));
@@ -454,7 +454,7 @@ pub(super) const fn is_token_byte(byte: u8) -> bool {
         || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
-/// Where `part`, a piece of `whole`, begins in it.
+/// Returns the offset of `part` in `whole`, of which it is a piece.
 fn offset(whole: &[u8], part: &[u8]) -> usize {
     (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize)
 }

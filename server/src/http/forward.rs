@@ -10,18 +10,18 @@ use super::head::{RequestHead, ResponseHead, Version};
 use super::target::Destination;
 use crate::buffer::Buffer;
 
-/// What a forwarded request says besides what its client said.
+/// Additions of the proxy to a forwarded request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestContext<'a> {
     /// Names the backend.
     pub(crate) host_line: &'a HostLine,
     /// Whether the client's Host is sent instead.
     pub(crate) keeps_host: bool,
-    /// Whether what the client says of those for whom it forwards goes on as it came.
+    /// Whether the client's fields about its own clients are forwarded unchanged.
     pub(crate) is_trusted: bool,
     /// The text of [`client_fields`].
     pub(crate) client: &'a str,
-    /// What it ends in.
+    /// The last fields of its head.
     pub(crate) ends: &'a RequestEnds,
 }
 
@@ -47,7 +47,7 @@ impl HostLine {
     }
 }
 
-/// What forwarded requests say about a client at `ip`, up to where the host begins that it means.
+/// Returns the fields about a client at `ip`, up to the host that its requests name.
 pub(crate) fn client_fields(ip: IpAddr) -> String {
     let ip = ip.to_canonical();
     format!("{FORWARDED_FOR}{ip}\r\nX-Forwarded-Proto: http{FORWARDED_HOST}")
@@ -88,14 +88,14 @@ impl RequestEnds {
     }
 }
 
-/// What becomes of a request's head on its way.
+/// Changes to a request's head on its way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestPlan<'a> {
     pub(crate) destination: Destination<'a>,
     pub(crate) framing: Framing,
     /// Whether the upgrade it asks for is passed on.
     pub(crate) is_upgrade: bool,
-    /// What Max-Forwards says from here on, where that counts.
+    /// Value of the forwarded Max-Forwards, if the request has a valid one.
     pub(crate) max_forwards: Option<u64>,
 }
 
@@ -105,8 +105,8 @@ pub(crate) fn request_len_max(
     plan: &RequestPlan<'_>,
     context: &RequestContext<'_>,
 ) -> usize {
-    // The lines that come anew; the client's fields that they replace are longer than what else is
-    // added: a comma for each X-Forwarded-For, Connection for TE and Upgrade.
+    // The new lines. The client's fields that they replace are longer than the other
+    // additions: a comma for each X-Forwarded-For, Connection for TE and Upgrade.
     let hosts = context.host_line.0.len() + plan.destination.host.len();
     // One more for `https`.
     let ends = context.ends.of(head.version).len() + 1;
@@ -206,7 +206,7 @@ fn encode_connection(plan: &RequestPlan<'_>, fields: &Fields<'_, '_>, out: &mut 
     }
 }
 
-/// Appends for whom the client forwards.
+/// Appends the clients for which the client forwards.
 #[cold]
 fn encode_forwarders(fields: &Fields<'_, '_>, out: &mut Buffer) {
     out.extend(&[FORWARDED_FOR.as_bytes()]);
@@ -224,14 +224,14 @@ fn encode_line(method: &str, path: &[u8], out: &mut Buffer) -> &'static [u8] {
     b" HTTP/1.1\r\n"
 }
 
-/// How an answer's body and connection go on towards the client.
+/// Form of a response's body and connection towards the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct ResponsePlan {
     /// Whether the body is written in chunks.
     pub(crate) is_chunked: bool,
-    /// How Content-Length goes on.
+    /// Treatment of Content-Length.
     pub(crate) length: LengthField,
-    /// What Connection tells the client; nothing where the version's default is meant.
+    /// Value of Connection for the client; `None` for the version's default.
     pub(crate) connection: Option<&'static str>,
 }
 
@@ -246,7 +246,7 @@ const DROPPED: u32 = Name::Connection.bit()
     | Name::TransferEncoding.bit()
     | Name::Upgrade.bit();
 
-/// Whether an answer's head goes on just as it came, as most do: then it need not be written anew.
+/// Whether a response's head is forwarded unchanged, as most are, and need not be encoded again.
 pub(crate) fn is_verbatim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan) -> bool {
     head.version == Version::Http11
         && head.reason.is_some()
@@ -257,7 +257,7 @@ pub(crate) fn is_verbatim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan) -> b
         && !head.fields.has_any(DROPPED)
 }
 
-/// Whether a Date has to be added to a response: it is final and has none (RFC 9110 section 6.6.1).
+/// Whether a response needs a Date: it is final and lacks one (RFC 9110 section 6.6.1).
 pub(crate) const fn lacks_date(head: &ResponseHead<'_, '_>) -> bool {
     head.status >= 200 && !head.fields.has(Name::Date)
 }

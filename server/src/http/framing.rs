@@ -1,15 +1,15 @@
-//! Where a body ends: decided once, here, by the rules of RFC 9112 section 6.3. Nobody else reads
-//! Content-Length or Transfer-Encoding.
+//! The length of a body, decided once, here, by the rules of RFC 9112 section 6.3. No other file
+//! reads Content-Length or Transfer-Encoding.
 use std::hint::cold_path;
 
 use super::error::{ClientError, UpstreamError, refuse};
 use super::field::{Fields, Name};
 use super::head::{RequestHead, ResponseHead, Version};
 
-/// How a body is delimited.
+/// Delimitation of a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Framing {
-    /// There is none.
+    /// There is no body.
     None,
     /// So many bytes.
     Length(u64),
@@ -20,7 +20,7 @@ pub(crate) enum Framing {
 }
 
 impl Framing {
-    /// What is left of it when the first `taken` bytes of the body have gone on.
+    /// Returns the framing of the rest after the first `taken` bytes of the body.
     pub(crate) const fn after(self, taken: u64) -> Self {
         match self {
             Self::Length(length) => Self::Length(length.saturating_sub(taken)),
@@ -70,10 +70,10 @@ fn body_framing(head: &RequestHead<'_, '_>) -> Result<Framing, ClientError> {
     }
 }
 
-/// How the Content-Length of a response goes on.
+/// Treatment of the Content-Length of a response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum LengthField {
-    /// As it came: there is none, or one plain number.
+    /// Unchanged: absent, or one plain number.
     AsItCame,
     /// As one line with this number, or not at all.
     Rewritten(Option<u64>),

@@ -1,12 +1,12 @@
 //! Request and answer heads: from the first byte to the empty line, without state.
 //!
-//! httparse splits the head into tokens; everything that it lets pass and that two readers could
-//! read differently is refused here. A parser consumes nothing and looks at nothing behind the
+//! httparse splits the head into tokens. This file refuses what httparse accepts although two
+//! readers could understand it differently. A parser consumes nothing and reads nothing after the
 //! head.
 use super::error::{ClientError, UpstreamError, refuse};
 use super::field::{FIELDS_AT_FIRST, Fields, MoreSlots, Name, Slots, is_token_byte};
 
-/// What became of an attempt to parse.
+/// Result of an attempt to parse.
 pub(crate) enum Parsed<T> {
     /// The whole of it is there.
     Complete(T),
@@ -21,7 +21,7 @@ pub(crate) enum Version {
     Http11,
 }
 
-/// What a head may measure.
+/// Bounds of a head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadLimits {
     pub(crate) head_bytes_max: usize,
@@ -287,7 +287,7 @@ fn whole_response<'h, 'b>(
     Ok(Parsed::Complete(ResponseHead { status, reason, version, fields, len }))
 }
 
-/// What httparse made of a head that has not its end yet.
+/// Result of httparse for an incomplete head.
 #[derive(Clone, Copy)]
 struct Unfinished;
 
@@ -376,7 +376,7 @@ const fn line_bytes_max(limits: &HeadLimits) -> usize {
     limits.target_bytes_max + 32
 }
 
-/// What httparse's error means, told apart further where the status depends on it.
+/// Translates httparse's error, with more detail where the status depends on it.
 const fn request_error(error: httparse::Error) -> ClientError {
     match error {
         httparse::Error::TooManyHeaders => ClientError::TooManyFields,
@@ -410,7 +410,7 @@ mod tests {
     const LIMITS: HeadLimits =
         HeadLimits { head_bytes_max: 256, target_bytes_max: 64, fields_max: 8 };
 
-    /// What became of `input` that came in pieces of `step` bytes.
+    /// Returns the verdict over `input` that arrives in pieces of `step` bytes.
     fn verdict(input: &[u8], step: usize) -> Result<bool, ClientError> {
         for end in (0..input.len()).step_by(step).chain([input.len()]) {
             let mut slots = Slots::new();

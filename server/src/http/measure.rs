@@ -17,7 +17,7 @@ const LIMITS: HeadLimits =
 const CHUNKS: ChunkLimits =
     ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
 
-/// What forwarded requests' heads are written with.
+/// Sizes and texts for writing heads of forwarded requests.
 #[derive(Debug)]
 pub struct Encoder {
     host_line: HostLine,

@@ -1,4 +1,4 @@
-//! What request methods promise.
+//! Properties of request methods.
 
 /// The methods that the IANA HTTP Method Registry calls idempotent
 /// (<https://www.iana.org/assignments/http-methods>, read in 2025), besides GET and PRI, which is

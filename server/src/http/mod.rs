@@ -2,7 +2,7 @@
 //! routing.
 //!
 //! Heads are stateless (`head.rs`), bodies are small machines (`body.rs`, `chunked.rs`). Framing is
-//! decided once, in `framing.rs`; nobody else reads Content-Length or Transfer-Encoding.
+//! decided once, in `framing.rs`; no other file reads Content-Length or Transfer-Encoding.
 pub(crate) mod answer;
 pub(crate) mod authentication;
 pub(crate) mod body;

@@ -33,8 +33,8 @@ fn asks_to_persist(mut asks_to_keep: bool, fields: &Fields<'_, '_>) -> bool {
     asks_to_keep
 }
 
-/// How long the sender of a response's head keeps its connection idle, as far as it says;
-/// `None` when it closes.
+/// Returns the time for which the sender of a response keeps its connection idle, as far as it
+/// says; `None` if it closes.
 pub(crate) fn kept_for(version: Version, fields: &Fields<'_, '_>) -> Option<Duration> {
     if !is_persistent(version, fields) {
         return None;

@@ -67,8 +67,8 @@ mod tests {
     const LIMITS: HeadLimits =
         HeadLimits { head_bytes_max: 60_000, target_bytes_max: 60_000, fields_max: 128 };
 
-    /// Bytes looked at until the verdict over `input` that comes in pieces of `step` bytes: those
-    /// searched and those parsed. Says, too, how many bytes had come by then.
+    /// Returns the bytes searched and parsed until the verdict over `input` in pieces of `step`
+    /// bytes, and the bytes that had arrived by then.
     fn work(input: &[u8], step: usize, is_request: bool) -> (usize, usize) {
         let mut progress = HeadProgress::default();
         let (mut work, mut before) = (0, 0);
@@ -93,8 +93,8 @@ mod tests {
         panic!("no verdict")
     }
 
-    /// The bytes looked at grow with the length of a head and not with the number of its pieces,
-    /// whatever stands in it, and the verdict comes with the last byte at the latest.
+    /// The bytes parsed grow with the length of a head and not with the number of its pieces,
+    /// whatever it contains, and the verdict comes with the last byte at the latest.
     #[test]
     fn work_is_linear_in_the_length() {
         for is_request in [true, false] {
@@ -119,7 +119,7 @@ mod tests {
         }
     }
 
-    /// What is wrong with a first line, or ends in a bare LF, is seen with its line end.
+    /// A fault of the first line, or a bare LF at its end, is found with its line end.
     #[test]
     fn early_errors_are_seen_early() {
         for (input, seen_at) in [

@@ -20,7 +20,7 @@ const TEXT_MAX: usize = 107;
 /// Bytes of a version 2 header at most. The addresses take 52, 232 with those of UNIX sockets;
 /// the rest is for extensions, which are skipped.
 const BINARY_MAX: usize = 4096;
-/// What a version 2 header begins with.
+/// First bytes of a version 2 header.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Bytes of a version 2 header before its addresses.
 const FIXED: usize = 16;
@@ -77,7 +77,7 @@ fn parse_text(line: &[u8]) -> Option<Option<SocketAddr>> {
 }
 
 fn parse_binary(input: &[u8]) -> Result<Parsed<ProxyHeader>, ClientError> {
-    // What the bytes so far show to be wrong is refused at once.
+    // A fault in the bytes so far is refused at once.
     let version = input.get(12).copied().unwrap_or(0x20);
     let length = match input.get(14..FIXED) {
         Some(&[high, low]) => usize::from(u16::from_be_bytes([high, low])),

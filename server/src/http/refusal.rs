@@ -6,13 +6,13 @@ use super::field::{Fields, Name};
 /// A response that says that its backend is full, or is asked too much.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Refusal {
-    /// How long the backend wants to be left alone.
+    /// Time for which the backend asks to get no requests.
     pub(crate) hold: Option<Duration>,
 }
 
 impl Refusal {
     /// The refusal that a response is: of status 429 (RFC 6585 section 4) or 503 (RFC 9110 section
-    /// 15.6.4). `date` is the proxy's own Date line, for a response that has none.
+    /// 15.6.4). `date` is the proxy's own Date line, for a response without one.
     pub(crate) fn of(status: u16, fields: &Fields<'_, '_>, date: &str) -> Option<Self> {
         match status {
             429 | 503 => Some(Self { hold: hold(fields, date) }),

@@ -3,7 +3,7 @@ use super::error::{ClientError, refuse};
 use super::field::Name;
 use super::head::{RequestHead, Version};
 
-/// Where a request wants to go: what is forwarded of its target, and which host it means.
+/// Destination of a request: the forwarded part of its target, and the host that it names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Destination<'b> {
     /// The target in origin form, or `*`. When it was absolute without a path it is empty or
@@ -72,7 +72,7 @@ fn check_method(method: &str) -> Result<(), ClientError> {
 }
 
 /// Returns how many more times an OPTIONS request may be forwarded (RFC 9110 section 7.6.2): 0 when
-/// this proxy is its last recipient, `None` without a valid limit. Other methods have none.
+/// this proxy is its last recipient, `None` without a valid limit. Other methods have no limit.
 #[inline]
 pub(crate) fn max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
     if head.fields.has(Name::MaxForwards) { valid_max_forwards(head) } else { None }
@@ -116,7 +116,7 @@ fn other_destination<'b>(
     Ok(Destination { path, host: authority })
 }
 
-/// The one Host that a request has; empty where HTTP/1.0 has none.
+/// Returns the one Host of a request; empty for HTTP/1.0 without Host.
 fn host<'b>(
     head: &RequestHead<'_, 'b>,
     known_host: &mut KnownHost,
@@ -173,7 +173,7 @@ fn is_literal(bytes: &[u8]) -> bool {
 /// Digits of 65535.
 const PORT_DIGITS_MAX: usize = 5;
 
-/// Bytes of the IPv6 address in brackets at the beginning of `bytes`; 0 where there is none.
+/// Returns the length of the IPv6 address in brackets at the start of `bytes`, or 0.
 fn literal_len(bytes: &[u8]) -> usize {
     if bytes.first() != Some(&b'[') {
         return 0;

@@ -31,7 +31,7 @@ impl LogCounts {
 pub(crate) struct QueueCounts {
     /// Those that waited.
     pub(crate) waited: u64,
-    /// Of these, those that waited in vain.
+    /// Of these, those that found no backend in time.
     pub(crate) timed_out: u64,
     /// Those for which there was no room to wait.
     pub(crate) refused: u64,
@@ -108,7 +108,7 @@ const ERROR_MAX: usize = 200;
 mod tests {
     use super::*;
 
-    /// Each field is absent while there is nothing to count, then has all of its counts.
+    /// Each field is absent until there is something to count, then has all of its counts.
     #[test]
     fn counts_are_shown() {
         assert_eq!(LogCounts::default().field(), "");

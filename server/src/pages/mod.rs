@@ -1,4 +1,4 @@
-//! What the proxy shows of itself: plain data in, text out. Nothing here knows the proxy.
+//! The pages that the proxy serves itself: plain data in, text out. Nothing here knows the proxy.
 mod counts;
 mod stats;
 

@@ -36,7 +36,7 @@ impl StatsText {
             self.bytes.push(b',');
         }
         let row = BackendStats::new(backend, url, guard);
-        // Plain data with string keys: there is nothing that JSON could not take.
+        // Plain data with string keys can always be written as JSON.
         let written = serde_json::to_writer(&mut self.bytes, &row);
         debug_assert!(written.is_ok(), "a row of plain data can be written");
     }
@@ -327,7 +327,7 @@ mod tests {
         serde_json::from_slice(&text.finish()).expect("JSON")
     }
 
-    /// Of a backend that was never asked, every number that nobody knows is null.
+    /// A backend that was never probed has null for every unknown number.
     #[test]
     fn unknown_numbers_are_null() {
         let parts = json!({
@@ -440,7 +440,7 @@ mod tests {
         assert_eq!(stats[0]["alive"], json!(false));
     }
 
-    /// URLs are found by id, in whatever order backends are configured; one may have none.
+    /// URLs are found by id, whatever the order of backends; one may lack a URL.
     #[test]
     fn urls_are_found_by_id() {
         let backends = [("B", 1), ("A", 0), ("C", 2)].map(|(name, id)| unknown_backend(id, name));

@@ -180,7 +180,7 @@ impl Places {
         self.place(backend).map(|place| &place.target)
     }
 
-    /// What a Host field for it carries.
+    /// Value of a Host field for it.
     pub(crate) fn authority(&self, backend: BackendId) -> &str {
         self.target(backend).map_or("", |target| &target.authority)
     }

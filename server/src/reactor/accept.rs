@@ -11,9 +11,9 @@ use super::socket::{Socket, is_readable};
 
 /// Connections accepted from one listener in one turn.
 const ACCEPTS_MAX: usize = 128;
-/// How long accepting rests when the system has no more sockets to give.
+/// Pause of accepting when the system has no more sockets.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
-/// How often the log says that accepting failed.
+/// Least time between two log lines about failed accepts.
 const ACCEPT_WARNS_EVERY: Duration = Duration::from_secs(5);
 /// Rounds in which clients that are there when a signal asks for the end are taken in. A listener's
 /// backlog of 4096 takes 32; clients that never stop coming do not keep the proxy running.
@@ -46,8 +46,8 @@ impl Reactor {
                 let Some(listener) = self.listeners.get_mut(index) else {
                     return;
                 };
-                // Mostly one comes at a time, and an accept in vain costs several times what asking
-                // does: the system makes a socket first, and drops it again.
+                // Clients mostly arrive one at a time. A failing accept costs several times as
+                // much as a poll: the system creates a socket first and drops it again.
                 if count > 0 && !is_readable(&listener.socket) {
                     listener.is_ready = false;
                     break;
@@ -60,7 +60,7 @@ impl Reactor {
                             self.proxy.expect_proxy_header(conn);
                         }
                         match Socket::accepted(stream, conn, self.poll.registry()) {
-                            // Where its first bytes are here already, the poll says so at once.
+                            // The poll reports first bytes that have arrived already.
                             Ok(socket) => self.insert(socket),
                             Err(_) => self.proxy.handle_failed(self.now, conn),
                         }

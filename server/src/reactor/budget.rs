@@ -1,4 +1,4 @@
-//! How much is done for one connection, and in one turn, before the others have theirs.
+//! Bounds of the work for one connection, and of that in one turn, before the others have theirs.
 //!
 //! It is counted by work done ([`Proxy::work`](crate::proxy::Proxy::work)), not by reads: a read of
 //! tiny chunks costs ten times what one of plain bytes does. Whatever exceeds a share waits in the
@@ -17,7 +17,7 @@ pub(super) const COSTLY_READ: usize = 16 * 1024;
 /// From how many times on that is.
 const COSTLY: u64 = 4;
 
-/// Where the work done so far has to stop.
+/// Bounds of the work counter in this turn.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     end: u64,
@@ -35,7 +35,7 @@ impl Budget {
     }
 }
 
-/// Where the share of one connection ends, begun with so much work done.
+/// Returns the work counter at which a connection's share ends that began at `work`.
 pub(super) const fn share_end(work: u64, others_wait: bool) -> u64 {
     work + if others_wait { SHARE_OF_MANY } else { SHARE }
 }

@@ -1,4 +1,4 @@
-//! How many connections the system has room for.
+//! The number of connections for which the system has room.
 use std::fs;
 
 use log::{info, warn};

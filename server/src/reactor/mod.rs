@@ -83,7 +83,7 @@ struct Reactor {
     deadline: Option<Instant>,
     /// Connections with bytes left to read.
     unread: VecDeque<ConnId>,
-    /// What the turn may still do.
+    /// Rest of the turn's work.
     budget: Budget,
     /// When accepting may go on after the system ran out of sockets.
     accepts_from: Instant,
@@ -240,7 +240,7 @@ impl Reactor {
         Ok(())
     }
 
-    /// How long to wait for events.
+    /// Returns the time to wait for events.
     fn patience(&self) -> Option<Duration> {
         if !self.unread.is_empty() {
             return Some(Duration::ZERO);
@@ -313,7 +313,7 @@ impl Reactor {
                 cold_path();
                 self.write(conn);
             }
-            // A probe waits for nobody.
+            // A probe does not wait for others.
             if self.budget.is_spent(self.proxy.work()) && !self.proxy.is_probe(conn) {
                 self.queue(conn);
             } else {
@@ -384,7 +384,7 @@ impl Reactor {
                 let is_client = !socket.is_outgoing;
                 let (is_ending, is_broken) = (socket.is_ending, socket.is_broken);
                 if is_client && is_ending {
-                    // What is behind a break is read by nobody.
+                    // Bytes after a break are not read.
                     socket.is_readable &= !is_broken;
                     self.see_end(conn, is_broken);
                 }
@@ -423,7 +423,7 @@ impl Reactor {
         self.flush();
     }
 
-    /// Reads once from a connection of which no edge has told: effects are left to the caller.
+    /// Reads once from a connection without a reported edge; the caller handles the effects.
     fn look(&mut self, conn: ConnId) {
         let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else { return };
         let space = self.proxy.read_space(conn);
@@ -436,7 +436,7 @@ impl Reactor {
         }
     }
 
-    /// What a read means that brought no bytes.
+    /// Handles a read that brought no bytes.
     #[cold]
     fn read_nothing(&mut self, conn: ConnId, moved: Moved) {
         match moved {
@@ -484,14 +484,14 @@ impl Reactor {
                 Moved::Bytes(count) => {
                     self.proxy.handle_written(self.now, conn, count);
                     if count == length {
-                        // What there is to be written now made the connection dirty.
+                        // The new output has made the connection dirty.
                         return;
                     }
                 }
                 Moved::Blocked => cold_path(),
                 Moved::Ended | Moved::Failed => {
                     cold_path();
-                    // What waits is taken by nobody; what it sent is still read.
+                    // The peer takes no more output; its input is still read.
                     socket.is_writable = false;
                     return self.proxy.handle_write_failed(self.now, conn);
                 }

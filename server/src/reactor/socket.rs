@@ -1,6 +1,6 @@
 //! One stream socket and what is known of its readiness.
 //!
-//! Readiness is told once per edge, so it is kept here until a read or a write uses it up.
+//! Readiness is reported once per edge, so it is kept here until a read or a write uses it up.
 use std::hint::cold_path;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ pub(crate) struct Socket {
     pub(crate) is_ending: bool,
     /// Whether the connection broke, maybe with bytes of the peer left to read.
     pub(crate) is_broken: bool,
-    /// Whether a write was told that the connection was reset: the system says so once, and lets
+    /// Whether a write failed by a reset of the connection: the system reports it once, and lets
     /// a read find a clean end afterwards.
     is_reset: bool,
     /// Whether the system tells when there is room to write.
@@ -45,7 +45,7 @@ pub(crate) struct Socket {
     pub(crate) is_queued: bool,
 }
 
-/// What a read or a write came to.
+/// Result of a read or a write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Moved {
     /// So many bytes, at least one.
@@ -59,7 +59,7 @@ pub(crate) enum Moved {
 }
 
 impl Moved {
-    /// What an error that moved nothing means.
+    /// Handles an error of a call that moved nothing.
     #[cold]
     fn none(error: &io::Error) -> Self {
         if error.kind() == ErrorKind::WouldBlock { Self::Blocked } else { Self::Failed }
@@ -214,18 +214,18 @@ impl Socket {
     }
 }
 
-/// Whether something waits to be read or accepted: no edge needs to have told of it, and none is
-/// used up.
+/// Whether something waits to be read or accepted, by a poll of its own: it needs no edge and uses
+/// none up.
 pub(crate) fn is_readable(socket: &impl AsFd) -> bool {
     let mut asked = [PollFd::new(socket, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    // What cannot be asked is tried.
+    // If the poll itself fails, the caller tries the read.
     poll(&mut asked, Some(&now)).map_or(true, |count| count > 0)
 }
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
-/// What the system's error means for the proxy.
+/// Translates an error of the system for the proxy.
 pub(crate) fn connect_failure(error: &io::Error) -> ConnectFailure {
     // Descriptors, buffers, ports of its own (Linux says EADDRNOTAVAIL or EAGAIN), or room in the
     // poll: what the proxy's system lacks.

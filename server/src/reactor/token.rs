@@ -1,11 +1,11 @@
-//! How a readiness event names what it is about.
+//! Tokens that name the subject of a readiness event.
 use std::hint::cold_path;
 
 use mio::Token;
 
 use crate::proxy::ConnId;
 
-/// What an event is about.
+/// The subject of an event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Source {
     Listener(usize),

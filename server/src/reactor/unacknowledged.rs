@@ -1,8 +1,8 @@
-//! How much of what was written to a connection its peer has not acknowledged.
+//! Bytes written to a connection that its peer has not acknowledged.
 //!
-//! Linux tells it through a netlink socket, by the addresses of the connection; it is asked only
-//! about connections that have taken nothing for seconds. Elsewhere, and where the system knows no
-//! such socket, the answer is that nobody knows.
+//! Linux reports them through a netlink socket, by the addresses of the connection. The proxy
+//! asks only about connections that have taken nothing for seconds. Elsewhere, and where the system
+//! lacks such a socket, the number is unknown.
 use crate::proxy::ConnId;
 
 impl super::Reactor {
@@ -39,7 +39,7 @@ mod linux {
     const REQUEST: usize = HEADER + 8 + 48;
     /// `SOCK_DIAG_BY_FAMILY`, of request and answer.
     const BY_FAMILY: u16 = 20;
-    /// Where the length of the send queue stands in an answer.
+    /// Range of the send queue's length in a response.
     const QUEUE: std::ops::Range<usize> = HEADER + 60..HEADER + 64;
     /// Answers that are read for one question: those to earlier ones are skipped.
     const ANSWERS_MAX: usize = 4;
@@ -125,7 +125,7 @@ mod linux {
 
         use super::*;
 
-        /// What is written and not read is known, over IPv4 and IPv6, and less of it after a read.
+        /// Written bytes that were not read are counted over IPv4 and IPv6; fewer after a read.
         #[test]
         fn what_a_peer_takes_is_known() {
             for address in ["127.0.0.1:0", "[::1]:0"] {

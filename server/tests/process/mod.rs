@@ -25,7 +25,7 @@ impl Program {
         Self::start_as(program(), arguments)
     }
 
-    /// Starts it with so many descriptors at most.
+    /// Starts it with a bound of descriptors.
     pub(crate) fn start_with_descriptors(descriptors: usize, arguments: &[&str]) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"")]);

@@ -1,4 +1,4 @@
-//! How fast the lab is: simulated requests a second on one core, for each policy with 10 backends
+//! Speed of the lab: simulated requests a second on one core, for each policy with 10 backends
 //! and for the widest scenario.
 //!
 //! `cargo bench -p intelliproxy-lab`; the fastest of several runs, since everything else that a

@@ -220,7 +220,7 @@ impl Scenario {
 
     /// The whole scenario as JSON that [`Scenario::from_json`] reads, indented.
     pub fn to_json(&self) -> String {
-        // Plain data with string keys: there is nothing that JSON could not take.
+        // Plain data with string keys can always be written as JSON.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
@@ -364,7 +364,7 @@ pub struct ScenarioError {
     pub line: usize,
     /// The path of the value, keys joined by dots; empty for a fault in the JSON itself.
     pub path: String,
-    /// What is wrong there.
+    /// The fault, in words.
     pub wrong: String,
 }
 

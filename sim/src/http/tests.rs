@@ -114,7 +114,8 @@ fn bodies_are_skipped_exactly() {
     }
 }
 
-/// What is malformed or ambiguous is refused by name, and nothing behind it is read as a request.
+/// Malformed and ambiguous requests are refused by name, and nothing behind them is read as a
+/// request.
 #[test]
 fn bad_input_is_refused() {
     let many_fields = format!("GET / HTTP/1.1\r\nHost: b\r\n{}\r\n", "X: y\r\n".repeat(FIELDS_MAX));

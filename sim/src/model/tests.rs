@@ -165,8 +165,8 @@ fn the_queue_walks_within_its_bounds() {
     assert!(seen.iter().all(|was_seen| *was_seen), "the walk misses lengths");
 }
 
-/// However often the time is told, the queue at a given time is the same; time that goes back or
-/// stands still changes nothing.
+/// The queue at a given time does not depend on the number of times passed in; time that goes back
+/// or stands still changes nothing.
 #[test]
 fn the_queue_depends_on_time_not_on_calls() {
     let mut often = Model::new(Parameters::default(), 9, Instant::ZERO);

@@ -94,7 +94,7 @@ fn head_has_no_body() {
     assert_eq!(client.get("/health").body, "OK");
 }
 
-/// A client that asks first is told to continue before it sends its body.
+/// A client that asks first gets 100 (Continue) before it sends its body.
 #[test]
 fn continue_is_answered_first() {
     let backend = start(Parameters::faultless());
@@ -117,8 +117,8 @@ fn http_10_is_served() {
     assert_eq!(client.rest(), b"");
 }
 
-/// What is no request is answered 400 and the connection closed, without a reset of the answer
-/// though much is left unread.
+/// Bytes that are not a request get 400 and the connection is closed, without a reset of the
+/// response although much is left unread.
 #[test]
 fn bad_requests_are_refused() {
     let backend = start(Parameters::faultless());
@@ -293,7 +293,7 @@ fn a_stop_does_not_wait_for_clients_that_left() {
     client.send("GET / HTTP/1.1\r\nHost: b\r\n\r\n");
     wait_until("the request is in progress", || backend.counters().requests == 1);
     drop(client);
-    assert!(backend.stop(DEADLINE), "nobody is left to wait for");
+    assert!(backend.stop(DEADLINE), "no connection is left to wait for");
 }
 
 /// Stopping cuts what takes longer than it may.

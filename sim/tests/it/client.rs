@@ -105,7 +105,7 @@ impl Response {
 pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !holds() {
-        assert!(Instant::now() < end, "in vain: {what}");
+        assert!(Instant::now() < end, "not in time: {what}");
         thread::yield_now();
     }
 }

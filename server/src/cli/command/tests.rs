@@ -115,7 +115,7 @@ fn flags_win_over_the_file() {
     assert_eq!(both.backends[0].name, "X");
 }
 
-/// What is asked for instead of serving; row by row.
+/// Arguments that ask for something else than serving; row by row.
 #[test]
 fn other_commands() {
     let rows: [(&[&str], Command); 6] = [
@@ -208,7 +208,7 @@ fn faults_are_told_in_one_line() {
     }
 }
 
-/// An unknown policy is told with the names of those that there are.
+/// The error for an unknown policy lists the known ones.
 #[test]
 fn policies_are_named() {
     let error = parse(&["--policy", "best"]).expect_err("no such policy").to_string();

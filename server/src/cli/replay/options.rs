@@ -8,7 +8,7 @@ use intelliproxy_replay::{Options, Question, Which};
 use crate::cli::flags::known_policies;
 use crate::cli::{Argument, ArgumentError, Arguments};
 
-/// What `intelliproxy replay --help` shows.
+/// The text of `intelliproxy replay --help`.
 pub(super) const HELP: &str = "\
 intelliproxy replay: run a recording through the router again
 
@@ -92,7 +92,7 @@ fn set<T>(place: &mut Option<T>, value: T, flags: &str) -> Result<(), ArgumentEr
     }
 }
 
-/// A time with its unit, seconds when there is none.
+/// Parses a time with its unit; seconds without one.
 fn parse_time(text: &str) -> Option<Duration> {
     let units = [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
     let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));

@@ -17,7 +17,7 @@ fn assert_refused(config: &Config, path: &str) {
     assert_eq!(error.path, path, "{error}");
 }
 
-/// What the program starts with is valid.
+/// The default configuration is valid.
 #[test]
 fn default_is_valid() {
     assert_eq!(Config::default().validate(), Ok(()));
@@ -166,7 +166,7 @@ fn lists_are_bounded() {
     }
 }
 
-/// Texts that cannot be are refused by path, and named; row by row.
+/// Invalid texts are refused with their path and value; row by row.
 #[test]
 fn texts_are_checked() {
     type Change = fn(&mut Config);
@@ -209,7 +209,7 @@ fn texts_are_checked() {
         (
             "backends[0].url",
             |c| c.backends[0].url = "http://x:0".to_owned(),
-            "http://HOST[:PORT], and \"http://x:0\" has a port that is none",
+            "http://HOST[:PORT], and \"http://x:0\" has an invalid port",
         ),
         ("forwarding.via", |c| c.forwarding.via = String::new(), "a token of 1 to 64 characters"),
         (

@@ -44,7 +44,7 @@ fn missing_keys_have_defaults() {
     assert_eq!(config, expected);
 }
 
-/// Every kind of fault is told with line, column, path and what is allowed; row by row.
+/// Every kind of fault is reported with line, column, path and range; row by row.
 #[test]
 fn faults_are_told_by_place_and_path() {
     let rows = [
@@ -208,7 +208,7 @@ fn faults_are_told_by_place_and_path() {
         (
             "{\"stats\": {\"allow\": [\"::1\",\n\"10.0.0.0/33\"]}}",
             "2:1: stats.allow[1]: must be ADDRESS or ADDRESS/PREFIX, and \"10.0.0.0/33\" \
-             has a prefix length that is none",
+             has an invalid prefix length",
         ),
         ("", "1:1: must be an object"),
         ("// nothing", "1:11: must be an object"),

@@ -53,8 +53,8 @@ fn lines_have_their_form() {
     assert_eq!(line.to_string(), "2000-02-29T00:00:00.007Z WARN  [t] x");
 }
 
-/// With the writer held up, lines beyond the queue are dropped at once; their count is told
-/// after the lines that were queued.
+/// With the writer held up, lines beyond the queue are dropped at once; their count is
+/// reported after the queued lines.
 #[test]
 fn lines_beyond_the_queue_are_counted() {
     let (written, lines) = crossbeam_channel::unbounded();

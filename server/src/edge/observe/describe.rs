@@ -1,4 +1,4 @@
-//! What the router tells, as one line of the log each.
+//! One log line for each notice of the router.
 use intelliproxy_core::{
     BackendId, EjectReason, HoldReason, Notice, ProbeFailure, ReturnReason, SwitchReason,
 };

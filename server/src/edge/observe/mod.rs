@@ -153,7 +153,7 @@ const LINES: u32 = 20;
 /// The same of changes of health, of which each backend of a full configuration may have one.
 const HEALTH_LINES: u32 = 1000;
 
-/// A client as the log names it: one for whom a trusted hop forwards has no port that is known.
+/// A client as the log names it. The port of a client behind a trusted hop is unknown.
 struct Client(SocketAddr);
 
 impl fmt::Display for Client {
@@ -165,7 +165,7 @@ impl fmt::Display for Client {
     }
 }
 
-/// What a new configuration changed: backends by name, other settings by key.
+/// Describes the changes of a new configuration: backends by name, other settings by key.
 fn describe_change(change: &ConfigChange) -> String {
     let ConfigChange { added, removed, moved, settings, .. } = change;
     let settings: Vec<String> = settings.iter().map(|&key| key.to_owned()).collect();

@@ -182,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    /// A disk of which only so many bytes are free.
+    /// A disk with a bounded number of free bytes.
     #[derive(Debug)]
     struct Disk {
         bytes: Vec<u8>,

@@ -32,19 +32,19 @@ pub(crate) struct Recorder {
     messages: Queue<Message>,
     spares: Receiver<Vec<u8>>,
     unwritten: Arc<AtomicU64>,
-    /// Whether the last block was lost: the log is told once.
+    /// Whether the last block was lost: logged once.
     is_losing: bool,
 }
 
 /// Waits, when it is dropped, for the end of a recording whose router has gone; five seconds at
 /// most.
 #[derive(Debug)]
-#[must_use = "what is still queued is lost unless somebody waits"]
+#[must_use = "queued records are lost unless the guard is finished"]
 pub(crate) struct RecordGuard {
     ended: Ended,
 }
 
-/// What goes through the queue.
+/// A message to the writing thread.
 #[derive(Debug)]
 enum Message {
     Begin(Box<Header>),
@@ -134,7 +134,7 @@ impl Failure {
 
 impl JournalSink for Recorder {
     fn begin(&mut self, header: &Header) {
-        // Without its new header a file is still read: it is configured anew by a record.
+        // Without its new header a file is still readable: a record configures it again.
         let _ = self.messages.offer(Message::Begin(Box::new(header.clone())));
     }
 
@@ -176,7 +176,7 @@ impl Drop for RecordGuard {
 
 /// Blocks that wait to be written: 2 MiB, about a second of 100 000 requests.
 const BLOCKS_MAX: usize = 64;
-/// How long the program's end waits for the disk, twice at worst.
+/// Longest wait for the disk at the program's end, spent twice at worst.
 const FINISH_TIME: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

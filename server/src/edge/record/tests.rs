@@ -25,7 +25,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left in the system's own folder for such things does no harm.
+        // Files left in the system's folder for temporary files do no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -142,7 +142,7 @@ fn a_full_queue_loses_and_tells() {
     assert_eq!(lost, Some(38));
 }
 
-/// A place where no file can be made is told in one line, before anything is served.
+/// A path where no file can be created is reported in one line before anything is served.
 #[test]
 fn impossible_files_are_told() {
     let error = start(&rules(Path::new("/nonexistent/journal"), 0, 4)).expect_err("no folder");
@@ -152,7 +152,7 @@ fn impossible_files_are_told() {
 }
 
 /// A name that a link, a pipe or a folder has is refused at once: a link's target stays as it is,
-/// and no pipe is waited for. The files of a ring that come later are told from links, too.
+/// and a pipe is not opened. Later files of a ring are checked for links, too.
 #[test]
 fn planted_names_are_refused() {
     let folder = Folder::new("planted");

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use crate::ROLE_FLAG;
 use crate::launcher::Event;
 
-/// Which of the three.
+/// One of the three processes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Role {
     Proxy,

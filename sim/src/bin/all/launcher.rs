@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 use crate::child::{Child, Role};
 use crate::options::Options;
 
-/// What the launcher waits for.
+/// An event for the launcher.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A child logged a line.
@@ -42,7 +42,7 @@ pub(crate) struct Launcher {
     events: Receiver<Event>,
     sender: SyncSender<Event>,
     has_colours: bool,
-    /// Where the children listen, as they say in their log: the first address of each.
+    /// First address of each child, as its log names it.
     urls: Vec<(Role, String)>,
 }
 
@@ -180,7 +180,7 @@ impl Launcher {
         group.iter_mut().for_each(Child::end);
         let mut is_impatient = false;
         loop {
-            // A child whose status cannot be had is killed when it is dropped.
+            // A child whose status is unavailable is killed when it is dropped.
             group.retain_mut(|child| matches!(child.status(), Ok(None)));
             if group.is_empty() {
                 return;
@@ -254,7 +254,7 @@ fn forward_signals(events: SyncSender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// How often it is seen whether all children still run.
+/// Interval of the checks that all children still run.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const END_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Lines in wait while the output is slow; then the children wait, too.

@@ -6,7 +6,7 @@
 //!
 //! A child ends when its standard input does. That holds however this process ends, a SIGKILL
 //! included, so nothing is left running; and because the children are in process groups of their
-//! own, Ctrl-C in the terminal reaches this process alone and each child is told exactly once.
+//! own, Ctrl-C in the terminal reaches this process alone and each child is notified exactly once.
 mod child;
 mod launcher;
 mod options;

@@ -1,10 +1,10 @@
-//! What the launcher is asked for; nearly everything is the proxy's.
+//! The launcher's options; nearly all belong to the proxy.
 use std::ffi::OsString;
 
 use intelliproxy::cli::{Argument, ArgumentError, Arguments};
 use intelliproxy_sim::Preset;
 
-/// What the command line asks for.
+/// The command of the command line.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum Command {
     /// Print the help text.
@@ -13,7 +13,7 @@ pub(crate) enum Command {
     Run(Options),
 }
 
-/// How the demonstration is run.
+/// Settings of the demonstration.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Options {
     /// The port of server A; 0 for any that is free.
@@ -33,8 +33,8 @@ pub(crate) fn parse(
 ) -> Result<Command, ArgumentError> {
     let mut names_backends = false;
     let mut proxy_arguments = Arguments::new(arguments.iter().cloned(), []);
-    // Which of the proxy's flags take a value is not known here, so each argument is read by
-    // itself. The proxy refuses what is invalid.
+    // The launcher does not know which of the proxy's flags take a value, so it reads each argument
+    // by itself. The proxy refuses what is invalid.
     while let Ok(Some(argument)) = proxy_arguments.next() {
         if let Argument::Flag(flag) = argument {
             match flag.as_str() {
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!((options.port_a, options.port_b), (0, 65535));
     }
 
-    /// Ports that are none are refused by the variable's name.
+    /// Invalid ports are refused by the variable's name.
     #[test]
     fn bad_ports_are_refused() {
         for value in ["-1", "65536", "x", ""] {
