@@ -36,7 +36,7 @@ fn clients_leave_descriptors_for_their_upstreams() {
     let flag = start_backend();
     let mut program = Program::start_with_descriptors(64, &[&flag]);
     let line = program.line_with("limits.clients is 10000");
-    assert!(line.contains(" INFO "), "nobody chose the default: {line}");
+    assert!(line.contains(" INFO "), "the default is not a choice: {line}");
     let words = line.split(' ').skip_while(|word| *word != "for");
     let admitted: usize = words.skip(1).find_map(|word| word.parse().ok()).expect("a number");
     assert!((10..32).contains(&admitted), "{line}");

@@ -53,7 +53,7 @@ impl Drop for Configured {
 /// test releases it.
 struct Backend {
     port: u16,
-    /// Told to when a request for `/slow` is there, and then asked for leave to answer it.
+    /// Gets a message when a request for `/slow` has arrived, and then the permission to respond.
     slow: crossbeam_channel::Receiver<crossbeam_channel::Sender<()>>,
 }
 

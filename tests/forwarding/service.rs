@@ -173,7 +173,7 @@ fn localhost_is_both_loopbacks() {
     }
     let loopbacks = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
     for (own, other) in [(loopbacks[0], loopbacks[1]), (loopbacks[1], loopbacks[0])] {
-        // Nobody else may be found at the port of the other address.
+        // The port of the other address must not lead to another process.
         let (port, _refusing, _backend) = loop {
             let (refusing, refused) = refuse(SocketAddr::new(other, 0));
             let port = refused.port();

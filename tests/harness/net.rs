@@ -393,7 +393,7 @@ impl Net {
     pub fn peer_send(&mut self, link: usize, bytes: &[u8]) -> usize {
         let Link { outward, inward, is_closed_by_proxy, .. } = &self.links[link];
         if outward.has_rst || inward.is_ended || *is_closed_by_proxy {
-            // Nobody is there: the network swallows it, and says so by a reset.
+            // There is no peer: the network drops it, and reports that by a reset.
             if *is_closed_by_proxy && !outward.has_rst && !self.links[link].is_refused {
                 self.refuse(link);
             }

@@ -86,7 +86,7 @@ impl World {
         if std::mem::replace(&mut self.has_stopped, true) {
             return;
         }
-        // Nobody listens any more: the system resets who waits to be accepted.
+        // Without a listener the system resets clients that wait to be accepted.
         for link in std::mem::take(&mut self.backlog) {
             if let Some(index) = self.owner(link) {
                 self.clients[index].finish(End::Reset);
@@ -196,7 +196,7 @@ impl World {
         self.clients[index].link = Some(link);
         self.net.trace.note(self.net.now, format_args!("client {index} connects as link {link}"));
         if self.has_stopped {
-            // Nobody listens any more.
+            // There is no listener any more.
             self.clients[index].finish(End::Reset);
         } else {
             self.backlog.push_back(link);

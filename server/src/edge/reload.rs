@@ -101,7 +101,7 @@ impl Reloader {
         self.reading += 1;
         let (source, sender, reading) = (self.source.clone(), self.sender.clone(), self.reading);
         let work = move || {
-            // Nobody takes it any more when the proxy has ended.
+            // It has no reader any more when the proxy has ended.
             let _ = sender.send((reading, (source.load)()));
             wake();
         };

@@ -132,7 +132,7 @@ pub enum UpstreamError {
     QueueFull,
     /// No backend had room in time.
     QueueTimeout,
-    /// Nobody listens at any of the backend's addresses.
+    /// None of the backend's addresses has a listener.
     Refused,
     /// The connection could not be made for another reason.
     Unreachable,

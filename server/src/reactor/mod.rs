@@ -57,7 +57,7 @@ const CATCH_UPS_MAX: usize = 64;
 pub fn serve(setup: Setup) -> Result<(), String> {
     let announcement = setup.announcement();
     let mut reactor = Reactor::new(setup)?;
-    // Whoever waits for these lines may send a signal at once.
+    // A reader of these lines may send a signal at once.
     for line in announcement {
         info!("{line}");
     }
