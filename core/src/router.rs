@@ -89,7 +89,7 @@ impl Router {
     /// A router of these backends and rules, at time `now`; the first probes are due at once.
     ///
     /// # Errors
-    /// The first value of the configuration that cannot be.
+    /// The first invalid value of the configuration.
     pub fn new(config: RouterConfig, seed: u64, now: Instant) -> Result<Self, ConfigError> {
         let policy = policy::new(&config.rules);
         Self::with_policy(config, policy, seed, now)
@@ -99,7 +99,7 @@ impl Router {
     /// for tests of that guard. No configuration leads here.
     ///
     /// # Errors
-    /// The first value of the configuration that cannot be.
+    /// The first invalid value of the configuration.
     pub fn with_broken_learner(
         config: RouterConfig,
         seed: u64,

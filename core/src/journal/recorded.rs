@@ -59,7 +59,7 @@ impl RecordedRouter {
     /// A router as [`Router::new`] makes it; nothing is recorded yet.
     ///
     /// # Errors
-    /// The first value of the configuration that cannot be.
+    /// The first invalid value of the configuration.
     pub fn new(config: RouterConfig, seed: u64, now: Instant) -> Result<Self, ConfigError> {
         let header =
             Header { config: config.clone(), seed, started: now, wall_clock_nanos: 0, part: 0 };

@@ -52,7 +52,7 @@ impl Shadow {
     /// A router of these backends and rules.
     ///
     /// # Errors
-    /// The first value of the configuration that cannot be.
+    /// The first invalid value of the configuration.
     pub fn new(config: RouterConfig, seed: u64, now: Instant) -> Result<Self, ConfigError> {
         let rules = config.rules.clone();
         Ok(Self {

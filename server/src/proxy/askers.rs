@@ -1,5 +1,5 @@
-//! Sorts requests into groups by who asks, and for what: the router tells by them whose fault errors
-//! are. Which group it is depends on the proxy's seed, so that nobody can choose it.
+//! Sorts requests into groups by client and by path. The router uses them to tell whose fault
+//! errors are. Groups depend on the proxy's seed, so that no client can choose its group.
 use std::net::IpAddr;
 
 use intelliproxy_core::Asker;

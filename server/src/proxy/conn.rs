@@ -10,7 +10,7 @@ use super::places::Attempt;
 use super::probe::ProbeExchange;
 use super::session::Session;
 
-/// What a connection is for.
+/// Purpose of a connection.
 #[derive(Debug)]
 pub(crate) enum Conn {
     /// A client's; its session also holds the bytes of the upstream it uses.
@@ -33,7 +33,7 @@ pub(crate) struct Upstream {
     pub(crate) kept_until: Instant,
     /// Exchanges that it has carried.
     pub(crate) exchanges: u32,
-    /// Which of the backend's addresses it leads to.
+    /// The backend's address that it leads to.
     pub(crate) attempt: Attempt,
 }
 

@@ -148,8 +148,8 @@ impl Proxy {
         reuse == Reuse::Look || is_proven || now.since(oldest) >= KEPT_AFTER
     }
 
-    /// A backend refused a request of which nothing was answered yet: another one that is up and has
-    /// refused nothing takes it; where there is none, the refusal is the response.
+    /// Handles a refusal of a request without any response so far: another backend that is up and
+    /// has refused nothing gets the request; without one, the refusal is the response.
     #[cold]
     pub(super) fn ask_elsewhere(&mut self, now: Instant, id: ConnId) {
         let Some(session) = self.table.session_mut(id) else {
@@ -184,7 +184,7 @@ impl Proxy {
         self.shared.actions.push_back(Action::Connect { conn, address });
     }
 
-    /// A connection could not be made: the next address is tried, or the session told.
+    /// Handles a failed connection: tries the next address, or passes the failure to the session.
     pub(super) fn redirect(
         &mut self,
         now: Instant,
@@ -247,11 +247,11 @@ impl Proxy {
     }
 }
 
-/// How long a connection was idle that shows that its backend does not close them behind each
-/// response: much longer than an end is on its way.
+/// Idle time after which a connection shows that its backend does not close connections behind each
+/// response: much longer than an end is in transit.
 const KEPT_AFTER: Duration = Duration::from_millis(100);
 
-/// What a failure to connect means for a request.
+/// Translates a failure to connect into the request's error.
 pub(super) const fn connect_error(failure: ConnectFailure) -> UpstreamError {
     match failure {
         ConnectFailure::Refused => UpstreamError::Refused,

@@ -1,16 +1,17 @@
-//! Which client gives way for a new one when `limits.clients` are connected.
+//! The client that gives way for a new one when `limits.clients` are connected.
 //!
 //! | standing | is | gives way |
 //! |---|---|---|
 //! | silent | without a whole request head, since it connected or since the head began | first, after 5 s |
-//! | kept | between two exchanges, or told of its end | next, after 1 s |
+//! | kept | between two exchanges, or after the end was sent to it | next, after 1 s |
 //! | busy | with an exchange, a tunnel or a response that is not out | never |
 //!
 //! Of one standing the one that has waited longest goes first. Standings change with every request,
 //! so they are looked up only when room is needed: each client has one entry, whose time is never
-//! later than that from which it waits. An entry at the front that is of another standing or time is
-//! entered again. That costs nothing per request, O(log n) per look, and a bounded number of looks
-//! per call. A client that was silent at its last look is looked at again when its 5 s are over.
+//! later than that from which it waits. An entry at the front that is of another standing or time
+//! is entered again. That costs nothing per request, O(log n) per check, and a bounded number of
+//! checks per call. A client that was silent at its last check is checked again when its 5 s are
+//! over.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
@@ -22,15 +23,15 @@ use super::id::ConnId;
 use super::session::Standing;
 use super::{Notice, Proxy};
 
-/// How long a client may take to send a request head before it gives way.
+/// Time for a request head after which a client gives way.
 const SILENT_GRACE: Duration = Duration::from_secs(5);
-/// How long a client may be idle between two exchanges before it gives way.
+/// Idle time between two exchanges after which a client gives way.
 const KEPT_GRACE: Duration = Duration::from_secs(1);
-/// Entries looked at in one call.
+/// Entries checked in one call.
 const LOOKS_MAX: usize = 1024;
-/// How long to wait when that did not suffice.
+/// Wait before the next call when that did not suffice.
 const LOOKS_REST: Duration = Duration::from_millis(10);
-/// How often a notice says that clients gave way.
+/// Interval of notices about clients that gave way.
 const NOTICE_EVERY: Duration = Duration::from_secs(1);
 
 /// Every client, by the time since which it may have been waiting.
@@ -40,7 +41,7 @@ pub(super) struct GiveWay {
     kept: BinaryHeap<Reverse<(Instant, ConnId)>>,
     /// No client may give way before.
     looks_from: Instant,
-    /// Clients that gave way and that no notice has told of yet.
+    /// Clients that gave way and that no notice has reported yet.
     untold: u64,
     notice_from: Instant,
 }
@@ -102,11 +103,11 @@ impl GiveWay {
     }
 }
 
-/// What a client is doing; `None` when it is gone.
+/// Returns a client's standing; `None` when it is gone.
 fn standing(table: &ConnTable, conn: ConnId, now: Instant) -> Option<Standing> {
     let entry = table.get(conn)?;
     match &entry.conn {
-        // What it sent last is not read yet.
+        // Its last bytes are not read yet.
         Conn::Client(_) if entry.is_unread => Some(Standing::Busy),
         Conn::Client(session) => Some(session.standing(now)),
         Conn::Upstream(_) | Conn::Probe(_) => None,
@@ -145,7 +146,7 @@ impl Proxy {
         true
     }
 
-    /// Before this time [`make_room`](Self::make_room) is in vain, unless a client leaves.
+    /// Before this time [`make_room`](Self::make_room) finds no room, unless a client leaves.
     pub fn makes_room_from(&self) -> Instant {
         match self.clients > self.room.clients_max || self.shared.is_stopping {
             true => Instant::FAR_FUTURE,

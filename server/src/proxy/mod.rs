@@ -62,35 +62,35 @@ use crate::pages::LogCounts;
 /// Something the proxy wants its driver to do.
 #[derive(Debug, PartialEq)]
 pub enum Action {
-    /// Make a connection; its end is told by [`Proxy::handle_connected`].
+    /// Make a connection; the driver reports the result by [`Proxy::handle_connected`].
     Connect {
-        /// How the proxy calls it.
+        /// Its id in the proxy.
         conn: ConnId,
-        /// Where to.
+        /// Destination.
         address: SocketAddr,
     },
     /// Read now what the connection has brought, its end included, before any byte is written to
     /// it: a request is about to go over it that is lost if it is closed.
     Look {
-        /// Which connection.
+        /// The connection.
         conn: ConnId,
     },
     /// Say how many bytes written to a connection its peer has not acknowledged, by
     /// [`Proxy::handle_measured`].
     Measure {
-        /// Which connection.
+        /// The connection.
         conn: ConnId,
     },
     /// Send the end of the stream; reading goes on.
     Shutdown {
-        /// Which connection; all that waited for it is written.
+        /// The connection; everything that waited for it is written.
         conn: ConnId,
     },
     /// Close a connection; its id means nothing any more.
     Close {
-        /// Which connection.
+        /// The connection.
         conn: ConnId,
-        /// Whether by a reset, so that nobody takes the end for a clean one.
+        /// Whether by a reset, so that the peer does not take the end for a clean one.
         with_reset: bool,
     },
     /// Something an observer may want to know.
@@ -108,8 +108,9 @@ pub enum ConnectFailure {
     Unreachable,
 }
 
-/// The proxy. Its methods are of the four kinds that [`Router`](intelliproxy_core::Router)'s are: facts (`handle_*`), answers
-/// at once (`read_space`, `write_ready`, `handle_accept`), effects (`poll_*`) and getters.
+/// The proxy. Its methods are of the four kinds that [`Router`](intelliproxy_core::Router)'s are:
+/// facts (`handle_*`), answers at once (`read_space`, `write_ready`, `handle_accept`), effects
+/// (`poll_*`) and getters.
 #[derive(Debug)]
 pub struct Proxy {
     table: ConnTable,
@@ -124,7 +125,7 @@ pub struct Proxy {
     give_way: GiveWay,
     /// Exchanges that have a lease, for the invariant that leases balance.
     leases: usize,
-    /// Where bytes of connections go that nobody expects any of.
+    /// Space for unexpected bytes, which are dropped.
     sink: [u8; 64],
     stop_deadline: Option<Instant>,
     reloads: Reloads,
@@ -137,7 +138,7 @@ impl Proxy {
     /// A proxy for `targets`, the backends of `config` in their order with their addresses.
     ///
     /// # Errors
-    /// The first value of the configuration that cannot be.
+    /// The first invalid value of the configuration.
     pub fn new(
         config: Config,
         targets: Vec<BackendTarget>,
@@ -176,7 +177,7 @@ impl Proxy {
         self.router.restore(&PolicyState::from_json(text)?)
     }
 
-    /// What the router's policy has learned; `None` when it does not learn.
+    /// Returns what the router's policy has learned; `None` for a policy that does not learn.
     pub fn policy_state(&self) -> Option<PolicyState> {
         self.router.policy_state()
     }
@@ -187,14 +188,14 @@ impl Proxy {
         self.router.record_into(sink, wall_clock_nanos);
     }
 
-    /// Takes the time of day as an HTTP date (RFC 9110 section 5.6.7), which a response without Date
-    /// gets; to be called about once a second. Without any call no Date is added.
+    /// Takes the time of day as an HTTP date (RFC 9110 section 5.6.7), which a response without
+    /// Date gets; to be called about once a second. Without any call no Date is added.
     #[cold]
     pub fn handle_date(&mut self, http_date: &str) {
         self.shared.set_date(http_date);
     }
 
-    /// A client connected. It is served, or told that there is no room.
+    /// Accepts a client that connected. It is served, or gets 503 if there is no room.
     pub fn handle_accept(&mut self, now: Instant, peer: SocketAddr) -> ConnId {
         let id = self.table.insert(|_| {
             let client = ClientHalf::new(Hop::new(peer, &mut self.shared), now);
@@ -290,8 +291,8 @@ impl Proxy {
         }
     }
 
-    /// Work done so far, as bytes that were read; bytes that cost more count for more. A driver that
-    /// serves many connections goes by it, so that none has more than its share.
+    /// Work done so far, as bytes that were read; bytes that cost more count for more. A driver
+    /// that serves many connections goes by it, so that none has more than its share.
     #[inline]
     pub const fn work(&self) -> u64 {
         self.shared.work
@@ -396,8 +397,8 @@ impl Proxy {
         }
     }
 
-    /// Time has passed: deadlines are held, probes begin. Early or repeated calls do no harm;
-    /// afterwards the next deadline is none or later than `now`.
+    /// Handles deadlines up to `now`, and begins probes. Early or repeated calls do no harm;
+    /// afterwards there is no deadline at or before `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_router_due = self.router.poll_timeout().is_some_and(|at| at <= now);
         // A proxy that stops begins no probes: they would keep it from coming to rest.
@@ -501,8 +502,7 @@ impl Proxy {
         self.router.snapshot(now)
     }
 
-    /// The name of a backend; the same words for all that left so long ago that another one has
-    /// their slot.
+    /// Returns the name of a backend, or a fixed text for one whose slot has been taken by another.
     pub fn backend_name(&self, backend: BackendId) -> &str {
         self.places.target(backend).map_or("(removed)", |target| &target.name)
     }
@@ -542,7 +542,7 @@ impl Proxy {
         }
     }
 
-    /// Makes sure that a connection is looked at no later than `at`.
+    /// Makes sure that a connection is checked no later than `at`.
     fn arm(&mut self, conn: ConnId, at: Instant) {
         if let Some(entry) = self.table.get_mut(conn) {
             self.timers.arm(&mut entry.armed, conn, at);
@@ -588,7 +588,7 @@ impl Proxy {
     }
 }
 
-/// Whom news of a connection is for.
+/// Recipient of news about a connection.
 #[derive(Clone, Copy)]
 enum Owner {
     Session(ConnId, Side),

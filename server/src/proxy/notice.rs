@@ -1,4 +1,4 @@
-//! What observers may want to know; the edge formats and logs it.
+//! Facts for observers; the edge formats and logs them.
 use std::net::SocketAddr;
 
 use intelliproxy_core::{BackendId, ProbeFailure};
@@ -14,7 +14,7 @@ pub enum Notice {
     Router(intelliproxy_core::Notice),
     /// A client broke a rule and was error returned to the client's status.
     ClientError {
-        /// Who.
+        /// The client.
         peer: SocketAddr,
         /// The rule.
         error: ClientError,
@@ -23,18 +23,18 @@ pub enum Notice {
     },
     /// A backend, or the way to it, failed a request.
     UpstreamError {
-        /// Whose request.
+        /// The request's client.
         peer: SocketAddr,
         /// The backend, if one had been chosen.
         backend: Option<BackendId>,
-        /// What went wrong.
+        /// The failure.
         error: UpstreamError,
-        /// What was done about it.
+        /// The proxy's reaction.
         remedy: RemedyTaken,
     },
     /// A backend refused a request, which goes to another one.
     Refused {
-        /// Whose request.
+        /// The request's client.
         peer: SocketAddr,
         /// The backend.
         backend: BackendId,
@@ -43,16 +43,16 @@ pub enum Notice {
     },
     /// A client was turned away because as many are connected as may be.
     ClientRefused {
-        /// Who.
+        /// The client.
         peer: SocketAddr,
-        /// What bounds them.
+        /// The bound that is reached.
         full: Full,
     },
     /// Idle clients were closed for new ones because as many are connected as may be.
     ClientsGaveWay {
-        /// How many, since the last such notice.
+        /// Their number since the last such notice.
         count: u64,
-        /// What bounds them.
+        /// The bound that is reached.
         full: Full,
     },
     /// Fewer clients are admitted than `limits.clients`: more would leave no descriptors for their
@@ -60,33 +60,33 @@ pub enum Notice {
     ClientsLimited {
         /// `limits.clients`.
         limit: usize,
-        /// How many are admitted.
+        /// Clients that are admitted.
         clients_max: usize,
     },
     /// A client's connection ended because a time was over.
     Expired {
-        /// Who.
+        /// The client.
         peer: SocketAddr,
-        /// What became of it, and the key of the time.
+        /// The result, and the key of the time.
         what: &'static str,
     },
     /// A report of a backend could not be read, the first time for this kind of fault.
     UnreadableReport {
         /// The backend.
         backend: BackendId,
-        /// What is wrong with the report.
+        /// The fault of the report.
         fault: ReportFault,
     },
     /// The configuration changed at run time.
     Reconfigured(Box<ConfigChange>),
-    /// A configuration that came at run time cannot be; the one in use goes on.
+    /// A new configuration is invalid or did not arrive in time; the current one stays.
     ConfigRefused {
-        /// What is wrong with it, in one line.
+        /// The fault, in one line.
         wrong: String,
     },
-    /// A backend sent bytes that nobody asked for; the connection was discarded.
+    /// A backend sent unsolicited bytes; the connection was closed.
     UnsolicitedBytes {
-        /// Who.
+        /// The backend.
         backend: BackendId,
     },
 }
@@ -98,12 +98,12 @@ pub enum Full {
     Clients,
     /// Open files: more clients would leave no descriptors for their upstreams.
     OpenFiles {
-        /// How many clients are admitted.
+        /// Clients that are admitted.
         clients_max: usize,
     },
 }
 
-/// What is wrong with a report.
+/// A fault of a report.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ReportFault {
     /// It is not a JSON object.
@@ -118,7 +118,7 @@ pub enum ReportFault {
         /// The beginning of its value, escaped.
         excerpt: String,
     },
-    /// It has none of the figures that are read.
+    /// It lacks all figures that are read.
     NoFigures,
     /// It is longer than what is read of a report.
     TooLong,
@@ -135,8 +135,8 @@ pub enum ReportFault {
 }
 
 impl ReportFault {
-    /// The fault that a failed probe for a report shows; `None` where no connection came about,
-    /// which is told by the backend's health.
+    /// Returns the fault that a failed probe for a report shows; `None` without a connection, which
+    /// the backend's health reports.
     pub(crate) const fn of(failure: ProbeFailure) -> Option<Self> {
         Some(match failure {
             ProbeFailure::Refused | ProbeFailure::Unreachable | ProbeFailure::Abandoned => {
@@ -166,7 +166,7 @@ impl ReportFault {
     }
 }
 
-/// What a new configuration changed, by the backends' names and the configuration's keys.
+/// Changes of a new configuration, by the backends' names and the configuration's keys.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ConfigChange {
     /// Backends that were not there before.
@@ -181,7 +181,7 @@ pub struct ConfigChange {
     pub needs_restart: Vec<&'static str>,
 }
 
-/// What was done about a failed upstream.
+/// The proxy's reaction to a failed upstream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RemedyTaken {
     /// The same backend was tried on a fresh connection.
@@ -215,7 +215,8 @@ impl From<Remedy> for RemedyTaken {
 }
 
 impl Notice {
-    /// `input` is what waits to be parsed of the client's bytes; `is_head` tells a head from a body.
+    /// `input` is what waits to be parsed of the client's bytes; `is_head` tells a head from a
+    /// body.
     pub(crate) fn client_error(
         peer: SocketAddr,
         error: ClientError,

@@ -1,4 +1,4 @@
-//! Where the backends are, by their ids: addresses, and which of them to try first.
+//! Addresses of the backends by their ids, and the order of trying them.
 use std::net::SocketAddr;
 
 use intelliproxy_core::BackendId;
@@ -22,7 +22,7 @@ struct Place {
     preferred: usize,
     /// Counts the times that the backend left or moved.
     revision: u32,
-    /// Whether a report that is not readable was told of.
+    /// Kinds of report faults that have been reported.
     told_faults: u16,
     is_configured: bool,
 }
@@ -34,11 +34,11 @@ struct Place {
 pub(crate) struct Attempt {
     /// The address that was tried first.
     first: usize,
-    /// Addresses that were tried before the one at hand.
+    /// Addresses that were tried before the current one.
     before: usize,
-    /// Which of the backend's places it is about.
+    /// Revision of the backend's place.
     revision: u32,
-    /// How the last address failed that failed by a fault of its own.
+    /// Error of the last address that failed by a fault of its own.
     earlier: Option<UpstreamError>,
 }
 
@@ -56,8 +56,9 @@ impl Attempt {
         Self { before: self.before + 1, earlier, ..self }
     }
 
-    /// How the whole way failed, its last address by `last`: a failure of the proxy's own system says
-    /// nothing when an address failed by itself. Without IPv6, `[::1]` fails like this.
+    /// Returns the error of all addresses, the last of which failed by `last`. A failure of the
+    /// proxy's own system does not count if an address failed by itself. Without IPv6, `[::1]`
+    /// fails like this.
     pub(crate) fn error(self, last: UpstreamError) -> UpstreamError {
         match last {
             UpstreamError::Exhausted => self.earlier.unwrap_or(last),

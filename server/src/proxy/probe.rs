@@ -33,12 +33,12 @@ const READ_BYTES: usize = 8 * 1024;
 pub(crate) struct ProbeExchange {
     pub(crate) probe: ProbeId,
     pub(crate) backend: BackendId,
-    /// What is wrong with a report that came.
+    /// The fault of a report that arrived.
     fault: Option<ReportFault>,
     kind: ProbeKind,
     started: Instant,
     pub(crate) deadline: Instant,
-    /// Which of the backend's addresses it asks.
+    /// The backend's address that it uses.
     pub(crate) attempt: Attempt,
     is_open: bool,
     request: Vec<u8>,
@@ -47,7 +47,7 @@ pub(crate) struct ProbeExchange {
     input: Vec<u8>,
     /// Bytes of `input` that came; what follows is room.
     len: usize,
-    /// How far the head at the beginning of `input` was read.
+    /// Progress in the head at the beginning of `input`.
     progress: HeadProgress,
     /// Bytes of the interim responses so far.
     interim_bytes: usize,
@@ -105,7 +105,7 @@ impl ProbeExchange {
         self.is_open
     }
 
-    /// What is wrong with the report that was asked for, which ended with `result`.
+    /// Takes the fault of the requested report, which ended with `result`.
     pub(crate) fn take_fault(&mut self, result: &ProbeResult) -> Option<ReportFault> {
         let failure = result.as_ref().err().filter(|_| self.kind == ProbeKind::Report);
         self.fault.take().or_else(|| failure.and_then(|&failure| ReportFault::of(failure)))
@@ -124,8 +124,8 @@ impl ProbeExchange {
         self.sent += count;
     }
 
-    /// `count` bytes came; the result once it is known. No byte is looked at again in a later read,
-    /// but for a head that is parsed when it is whole.
+    /// Handles `count` new bytes; returns the result once it is known. No byte is parsed again in a
+    /// later read, except for a head that is parsed when it is complete.
     pub(crate) fn handle_read(&mut self, now: Instant, count: usize) -> Option<ProbeResult> {
         self.len += count;
         let mut taken = 0;
@@ -269,8 +269,8 @@ impl ReportBody {
     }
 }
 
-/// A backend's own figures, as far as they are numbers, and what is wrong with them; no figures when
-/// the text is not a JSON object.
+/// A backend's own figures, as far as they are numbers, and what is wrong with them; no figures
+/// when the text is not a JSON object.
 fn read_report(body: &[u8]) -> (Option<LoadReport>, Option<ReportFault>) {
     let value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let Some(object) = value.as_object() else {
@@ -417,8 +417,8 @@ mod tests {
         assert_eq!(result, Err(ProbeFailure::Cut));
     }
 
-    /// The input holds no more than a head and one read, however much comes: what was taken of it
-    /// is not looked at again.
+    /// The input holds no more than a head and one read, however much arrives: consumed bytes are
+    /// not parsed again.
     #[test]
     fn taken_bytes_are_dropped() {
         let mut probe = probe(ProbeKind::Report);
@@ -433,7 +433,7 @@ mod tests {
         }
     }
 
-    /// A report's figures are taken as far as they are numbers, and what is wrong is told.
+    /// A report's figures are taken as far as they are numbers, and its faults are reported.
     #[test]
     fn reports_are_read() {
         let all = LoadReport { queue: Some(3.0), cpu_busy_ms: Some(12.5), memory_bytes: Some(7.0) };
@@ -465,7 +465,7 @@ mod tests {
         }
     }
 
-    /// Every way in which a report can fail is a kind of its own; a ping's failures are not told twice.
+    /// Each failure of a report has its own kind; a ping's failures are not reported twice.
     #[test]
     fn faults_are_told() {
         let long = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(REPORT_BYTES_MAX + 1));

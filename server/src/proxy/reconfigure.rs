@@ -15,7 +15,7 @@ use super::notice::Notice;
 use crate::config::{BackendTarget, Config};
 use crate::pages::{LogCounts, ReloadCounts};
 
-/// What is kept of the configurations that came at run time.
+/// Memory of the configurations that arrived at run time.
 #[derive(Debug, Default)]
 pub(crate) struct Reloads {
     /// Leases of requests that were on their way when their backend left or moved.
@@ -28,7 +28,7 @@ impl Proxy {
     /// It holds from now on, and no connection or request is lost by it: R1 to R7.
     ///
     /// # Errors
-    /// The first value that cannot be; then nothing has changed.
+    /// The first invalid value; nothing has changed then.
     pub fn handle_reconfigured(
         &mut self,
         now: Instant,
@@ -45,7 +45,7 @@ impl Proxy {
         };
         let displaced = self.compare(&targets, &mut change);
         self.shared.reconfigure(config);
-        // Sessions are looked at by the old times.
+        // Sessions are armed by the old times.
         for id in self.client_ids() {
             self.arm_session(id);
         }
@@ -63,7 +63,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// A new configuration could not be read or cannot be: the one in use goes on.
+    /// Reports a new configuration that could not be read or is invalid: the current one stays.
     pub fn handle_config_refused(&mut self, wrong: String) {
         self.reloads.counts.refused += 1;
         self.reloads.counts.last_error = Some(wrong.clone());
@@ -80,7 +80,7 @@ impl Proxy {
         &self.shared.config
     }
 
-    /// How long a reading of the configuration may take.
+    /// Returns the longest time for reading the configuration.
     pub(crate) fn reload_time(&self) -> Duration {
         self.shared.config.timeouts.reload
     }
@@ -104,7 +104,7 @@ impl Proxy {
         self.reloads.displaced.len()
     }
 
-    /// What the end of a request says about its backend: nothing about one that left or moved
+    /// Returns the outcome of a request for its backend: none for one that left or moved
     /// since (R3).
     #[inline]
     pub(super) fn outcome_of(&mut self, lease: LeaseId, outcome: Outcome) -> Outcome {
@@ -117,7 +117,7 @@ impl Proxy {
         self.reloads.displaced.remove(&lease)
     }
 
-    /// Whether the request at hand is of before its backend left or moved; then it is routed anew.
+    /// Whether the current request began before its backend left or moved; then it is routed again.
     pub(super) fn reroutes(&mut self, id: ConnId) -> bool {
         let Some(session) = self.table.session_mut(id) else {
             return false;
@@ -200,7 +200,7 @@ impl Proxy {
         self.places.set(&ids, targets);
     }
 
-    /// R3: requests that were not begun are routed anew, others go on where they are.
+    /// R3: requests that were not begun are routed again, others continue where they are.
     fn displace_requests(&mut self, now: Instant, displaced: &BTreeSet<BackendId>) {
         if displaced.is_empty() {
             return;
@@ -239,7 +239,7 @@ impl Proxy {
         }
     }
 
-    /// R6: deadlines are those of the new times, and /stats is for whom it is now.
+    /// R6: deadlines follow the new times, and permission for /stats the new list.
     fn tell_clients(&mut self, now: Instant) {
         for id in self.client_ids() {
             if let Some(session) = self.table.session_mut(id) {
@@ -250,7 +250,7 @@ impl Proxy {
     }
 }
 
-/// What the router has to know of a configuration.
+/// Returns the router's part of a configuration.
 pub(super) fn router_config(config: &Config, targets: &[BackendTarget]) -> RouterConfig {
     let backends = targets.iter().map(|target| target.name.clone()).collect();
     let own = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.limit?)));

@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(budget.counts(), RetryCounts { done: 25, spared: 100 });
     }
 
-    /// Where requests are rare, ten retries a second are there, and no more than ten are saved up.
+    /// With rare requests there are ten retries a second, and no more than ten are saved up.
     #[test]
     fn a_floor_serves_rare_requests() {
         let mut budget = RetryBudget::new(20);

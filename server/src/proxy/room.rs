@@ -1,5 +1,5 @@
-//! How many connections there may be: as many clients as leave room for the upstreams and probes
-//! that serving them takes.
+//! Bounds of connections: as many clients as leave room for the upstreams and probes that serving
+//! them takes.
 use super::conn::Conn;
 use super::{Full, Notice, Proxy};
 use crate::config::Overflow;
@@ -20,8 +20,8 @@ impl Room {
 }
 
 impl Proxy {
-    /// Says how many connections of all kinds, clients, upstreams and probes, the driver's system has
-    /// room for; to be called before any other method.
+    /// Says how many connections of all kinds, clients, upstreams and probes, the driver's system
+    /// has room for; to be called before any other method.
     pub fn limit_connections(&mut self, connections_max: usize) {
         self.room.connections_max = connections_max;
         self.derive_clients_max();
@@ -42,7 +42,7 @@ impl Proxy {
     }
 
     /// Whether another client may be accepted now. With `overflow: reject` one more always may:
-    /// it is told that there is no room.
+    /// it gets 503.
     pub fn accepts(&self) -> bool {
         !self.shared.is_stopping
             && (self.shared.config.overflow == Overflow::Reject
@@ -54,7 +54,7 @@ impl Proxy {
         self.room.clients_max
     }
 
-    /// What bounds the clients.
+    /// Returns the bound that limits the clients.
     #[cold]
     pub(super) fn full(&self) -> Full {
         let clients_max = self.room.clients_max;
@@ -65,8 +65,8 @@ impl Proxy {
         }
     }
 
-    /// Makes room for one more connection to a backend: where there is none left, the idle
-    /// connection that was used longest ago is closed.
+    /// Makes room for one more connection to a backend: if all descriptors are in use, closes the
+    /// least recently used idle connection.
     #[inline]
     pub(super) fn make_room_for_upstream(&mut self) {
         if self.table.len() >= self.room.connections_max {

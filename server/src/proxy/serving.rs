@@ -1,4 +1,4 @@
-//! What sessions want, and when they are looked at.
+//! Needs of sessions, and the times at which sessions are checked.
 use std::hint::cold_path;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use super::timers::Timers;
 use super::{Action, Owner, Proxy};
 use crate::http::UpstreamError;
 
-/// How long a deadline is put off when bytes wait to be read first. Those bytes are read within a
-/// few turns, so the deadline is judged soon after.
+/// Delay of a deadline while bytes wait to be read first. Those bytes are read within a few turns,
+/// so the deadline is judged soon after.
 const PUT_OFF: Duration = Duration::from_millis(1);
 
 impl Proxy {
@@ -28,8 +28,8 @@ impl Proxy {
         }
     }
 
-    /// How many bytes written to a connection its peer has not acknowledged; `None` when the driver
-    /// cannot know.
+    /// Takes the number of bytes written to a connection that its peer has not acknowledged; `None`
+    /// when the driver cannot know.
     pub fn handle_measured(&mut self, now: Instant, conn: ConnId, unacknowledged: Option<u64>) {
         if let Owner::Session(id, side) = self.owner(conn)
             && let Some(session) = self.table.session_mut(id)
@@ -47,13 +47,13 @@ impl Proxy {
         }
     }
 
-    /// Something happened to a session: does what it wants, looks at what it has for its
-    /// connections, and makes sure that it is looked at in time.
+    /// Serves a session after an event: fulfils its needs, marks connections with output, and makes
+    /// sure that it is checked in time.
     pub(super) fn serve(&mut self, now: Instant, id: ConnId) {
         self.serve_until(now, id, self.shared.horizon(now));
     }
 
-    /// The same, to be looked at again at `horizon` or before.
+    /// The same, with the next check at `horizon` or before.
     fn serve_until(&mut self, now: Instant, id: ConnId, horizon: Instant) {
         loop {
             let Some(entry) = self.table.get_mut(id) else {
@@ -91,7 +91,7 @@ impl Proxy {
         }
     }
 
-    /// Makes sure that a session is looked at at its deadline.
+    /// Makes sure that a session is checked at its deadline.
     pub(super) fn arm_session(&mut self, id: ConnId) {
         let deadline = self.table.session_mut(id).map(|session| session.poll_timeout(&self.shared));
         if let Some(at) = deadline.flatten() {
@@ -187,7 +187,7 @@ impl Proxy {
                         horizon = session.rest(now, &mut self.shared).unwrap_or(horizon);
                     }
                 }
-                // One to whom nothing happens is not looked at before its deadline.
+                // A session without events is not checked before its deadline.
                 self.serve_until(now, id, horizon);
             }
             // An attached upstream's deadlines are its session's.
@@ -228,8 +228,8 @@ impl Proxy {
     }
 }
 
-/// Makes sure that a session is looked at at its deadline, or at `horizon` where that is earlier:
-/// one that is looked at before needs no other look.
+/// Makes sure that a session is checked at its deadline, or at `horizon` if that is earlier: a
+/// session that is checked before needs no other check.
 #[inline]
 pub(super) fn watch(
     entry: &mut Entry,
@@ -249,6 +249,6 @@ pub(super) fn watch(
     }
     debug_assert!(
         entry.is_put_off || session.poll_timeout(shared).is_none_or(|at| entry.armed <= at),
-        "I9: a session is looked at no later than at its deadline"
+        "I9: a session is checked no later than at its deadline"
     );
 }

@@ -22,10 +22,10 @@ use crate::pages::{StatsText, recording_field};
 const AT_ONCE: usize = 16;
 /// From one step to the next.
 const STEP: Duration = Duration::from_millis(1);
-/// How long a text is given out, from its beginning.
+/// Time for which a text is served, from its beginning.
 const AGE_MAX: Duration = Duration::from_millis(250);
 
-/// The text at hand, and the one in the making.
+/// The current text, and the next one in progress.
 #[derive(Debug, Default)]
 pub(super) struct Stats {
     latest: Option<(Instant, Arc<[u8]>)>,

@@ -20,7 +20,7 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// Makes sure that `conn`, which is looked at at `armed`, is looked at no later than `at`.
+    /// Makes sure that `conn`, which is checked at `armed`, is checked no later than `at`.
     #[inline]
     pub(crate) fn arm(&mut self, armed: &mut Instant, conn: ConnId, at: Instant) {
         if at < *armed {
@@ -35,8 +35,8 @@ impl Timers {
         self.heap.push(Reverse((at, conn)));
     }
 
-    /// The next connection to look at now, once for each time it was armed; stale entries are
-    /// dropped on the way.
+    /// Returns the next connection to check now, once for each time it was armed; drops stale
+    /// entries on the way.
     pub(crate) fn due(&mut self, table: &mut ConnTable, now: Instant) -> Option<ConnId> {
         while let Some(&Reverse((at, conn))) = self.heap.peek() {
             if at > now {

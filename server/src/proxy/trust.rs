@@ -1,4 +1,4 @@
-//! Whose word about others counts: the hops that say for whom they forward, and who sees /stats.
+//! Trust: the hops whose statements about their clients count, and the readers of /stats.
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Config, Network};
@@ -31,7 +31,7 @@ impl Trust {
 
     /// The client of a request that came over the trusted hop `peer`: of the addresses in
     /// X-Forwarded-For, read from the right, the first that is not trusted. Where all are, it is
-    /// the leftmost; what is left of something that is no address is nobody's word.
+    /// the leftmost; addresses left of an invalid one are ignored.
     #[cold]
     pub(crate) fn client(&self, fields: &Fields<'_, '_>, peer: IpAddr) -> IpAddr {
         let values: Vec<&[u8]> = fields.values(Name::XForwardedFor).flat_map(tokens).collect();
@@ -46,8 +46,8 @@ impl Trust {
         client
     }
 
-    /// Whether a request for /stats is answered by the proxy. One that was forwarded by somebody
-    /// says nothing of its client unless the hop is trusted and names it.
+    /// Whether a request for /stats is answered by the proxy. A forwarded one does not
+    /// show its client unless the hop is trusted and names it.
     #[cold]
     pub(crate) fn shows_stats(
         &self,

@@ -1,12 +1,12 @@
-//! Whose time an exchange takes: what the router has to know so that no backend looks slow for what
-//! its client does. An exchange that never waits for its client costs nothing of this.
+//! The party whose time an exchange takes, as the router must know it so that no backend looks slow
+//! because of its client. An exchange that never waits for its client costs nothing of this.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
 use super::Session;
 
-/// What the router knows of the attempt at hand, beside its lease.
+/// The router's knowledge of the current attempt, beside its lease.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     /// Whether the party that is awaited may be another one than the router knows of.
@@ -37,8 +37,8 @@ pub(crate) enum Party {
     Backend,
 }
 
-/// The other party must be awaited for so long before the router is told: parties take turns with
-/// every piece of a long body.
+/// Time for which the other party must be awaited before the router is notified: parties take turns
+/// with every piece of a long body.
 const AWAITED_AFTER: Duration = Duration::from_millis(10);
 
 impl Session {

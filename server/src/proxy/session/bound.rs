@@ -50,8 +50,8 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// The client's own connection ended, or brought bytes that nobody asked for, while no exchange
-    /// used it: the client's connection ends, too.
+    /// Handles an end or unsolicited bytes of the client's own connection while no exchange used
+    /// it: the client's connection ends, too.
     #[cold]
     pub(crate) fn handle_bound_ended(&mut self, now: Instant, shared: &mut Shared) {
         if let Some(buffer) = self.upstream.input.take() {

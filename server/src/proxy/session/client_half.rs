@@ -26,7 +26,7 @@ use crate::proxy::shared::Shared;
 /// The client's connection: what came in, what goes out, and how far each is.
 #[derive(Debug)]
 pub(crate) struct ClientHalf {
-    /// Who it is.
+    /// Its peer, and the client that it forwards for.
     pub(crate) hop: Hop,
     pub(crate) input: Option<Buffer>,
     pub(crate) output: Outbox,
@@ -34,21 +34,21 @@ pub(crate) struct ClientHalf {
     send: Sending,
     /// Whether the client has ended its side and all that it sent before was read.
     pub(crate) is_eof: bool,
-    /// How its end was judged when it was first seen, maybe behind bytes for which there was no room.
+    /// Judgement of its end when first seen, maybe behind bytes for which there was no room.
     pub(crate) end: End,
     /// Whether a tunnel's connection was reset or broke otherwise; without a tunnel that ends all.
     pub(crate) has_failed: bool,
     /// Whether a tunnel's client takes no more bytes; it may still have sent some.
     pub(crate) is_write_broken: bool,
-    /// Whether it said that the request at hand is its last: nothing comes behind it.
+    /// Whether it announced the current request as its last one.
     pub(crate) has_said_last: bool,
-    /// Whether an exchange of its connection is over: the request at hand is not its first.
+    /// Whether an exchange of its connection is over: the current request is not its first.
     pub(crate) has_been_served: bool,
     /// Whether a read was refused for want of room.
     pub(crate) is_paused: bool,
-    /// How far the request head at hand was read.
+    /// Progress in the current request head.
     progress: HeadProgress,
-    /// When the request head at hand began to come.
+    /// Time at which the current request head began.
     pub(crate) head_since: Option<Instant>,
     /// When bytes of it were last read.
     pub(crate) bytes_at: Instant,
@@ -71,13 +71,13 @@ pub(crate) enum End {
     Gone,
 }
 
-/// What the client is expected to send. Its tag is a byte of its own, since every step looks at it.
+/// The expected input from the client. Its tag is a separate byte, since every step reads it.
 #[derive(Debug)]
 #[repr(u8)]
 pub(crate) enum Receive {
     /// A request head; between two exchanges.
     Head,
-    /// The body of the exchange at hand, and how much of it may come (0: any size).
+    /// The body of the current exchange, and its largest size (0: any size).
     Body { reader: BodyReader, writer: BodyWriter, data: u64, data_max: u64 },
     /// Nothing until the exchange is over.
     Ended,
@@ -87,13 +87,13 @@ pub(crate) enum Receive {
     Discarding { until: Instant },
 }
 
-/// What the client gets.
+/// Output to the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Sending {
     /// Answers.
     Open,
-    /// What waits, and then the end of the connection; a reset where a clean end would make a cut
-    /// answer look whole.
+    /// The waiting bytes, then the end of the connection; a reset where a clean end would make a
+    /// cut response look complete.
     Closing { with_reset: bool },
     /// Nothing: the end was sent.
     Shut,
@@ -111,7 +111,7 @@ pub(crate) struct NewRequest {
     pub(crate) aim: Aim,
 }
 
-/// Who answers a request.
+/// The party that responds to a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Aim {
     Backend,
@@ -121,8 +121,9 @@ pub(crate) enum Aim {
     LastHop,
 }
 
-/// An end so soon after the last bytes is part of sending the request, as with `printf ... | nc -N`. No
-/// client gives up a response so soon, and none sends its end later only to say that no request follows.
+/// An end so soon after the last bytes is part of sending the request, as with `printf ... | nc
+/// -N`. No client gives up a response so soon, and none sends its end later only to say that no
+/// request follows.
 pub(crate) const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(50);
 
 impl ClientHalf {
@@ -234,8 +235,8 @@ impl ClientHalf {
         matches!(self.receive, Receive::Ended | Receive::Tunnel)
     }
 
-    /// Drops whole empty lines before the next request. Nothing but line ends is no request (RFC 9112
-    /// section 2.2): no clock runs for it but the idle time, which it does not prolong.
+    /// Drops whole empty lines before the next request. Nothing but line ends is no request (RFC
+    /// 9112 section 2.2): no clock runs for it but the idle time, which it does not prolong.
     #[cold]
     pub(crate) fn skip_empty_lines(&mut self) {
         let Some(input) = &mut self.input else { return };
@@ -354,7 +355,7 @@ impl ClientHalf {
     }
 }
 
-/// Whether a request expects something else than to be told to go on (RFC 9110 section 10.1.1).
+/// Whether a request expects anything but 100-continue (RFC 9110 section 10.1.1).
 #[cold]
 fn expects_the_unknown(head: &RequestHead<'_, '_>) -> bool {
     let is_unknown = |value: &[u8]| !value.eq_ignore_ascii_case(b"100-continue");

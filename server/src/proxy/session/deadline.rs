@@ -1,4 +1,4 @@
-//! How long a session waits, and for what.
+//! Deadlines of a session.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -11,7 +11,7 @@ use super::{Session, Side};
 use crate::http::{ClientError, UpstreamError};
 use crate::proxy::shared::Shared;
 
-/// Which deadline of a session comes first.
+/// The deadline of a session that comes first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Expiry {
     ClientIdle,
@@ -27,13 +27,13 @@ enum Expiry {
     Linger,
 }
 
-/// A backend that breaks off after the client was silent, or took nothing, for so long may have given
-/// up for that; servers do after 1 s or more. One that breaks off sooner has failed by itself.
+/// A backend that breaks off after the client sent or received nothing for this time may have given
+/// up because of it; servers do after 1 s or more. One that breaks off sooner has failed by itself.
 const CLIENT_LATE_AFTER: Duration = Duration::from_millis(500);
 
 impl Session {
-    /// The party whose move is awaited: nothing goes on before it takes bytes or sends some. The time
-    /// that passes until then is that party's; a tunnel's sides are awaited in turn.
+    /// The party whose move is awaited: nothing goes on before it takes bytes or sends some. The
+    /// time that passes until then is that party's; a tunnel's sides are awaited in turn.
     pub(crate) fn awaited(&self) -> Party {
         let (client, upstream) = (&self.client, &self.upstream);
         if self.exchange.is_none() || !client.output.is_empty() {
@@ -45,7 +45,7 @@ impl Session {
         Party::Backend
     }
 
-    /// Whether the client has been awaited for so long that a backend may have given up for it.
+    /// Whether the client has been awaited long enough for a backend to give up because of it.
     pub(super) fn is_client_late(&self, now: Instant) -> bool {
         let client = &self.client;
         let since = if client.output.is_empty() { self.awaited_since() } else { client.last_write };
@@ -57,7 +57,7 @@ impl Session {
         self.client.last_read.max(self.upstream.last_write)
     }
 
-    /// How long the client has been awaited with a part of its body; zero where it is not.
+    /// Returns the time for which a part of the client's body has been awaited; zero if it is not.
     pub(super) fn body_wait(&self, now: Instant) -> Duration {
         let is_awaited = self.client.output.is_empty() && self.awaited() == Party::Client;
         if is_awaited { now.since(self.awaited_since()) } else { Duration::ZERO }
@@ -115,12 +115,12 @@ impl Session {
         }
     }
 
-    /// When the session has to be looked at if nothing happens.
+    /// Returns the time of the next check if nothing happens.
     pub(crate) fn poll_timeout(&self, shared: &Shared) -> Option<Instant> {
         self.next_deadline(shared).map(|(at, _)| at)
     }
 
-    /// The earliest of the deadlines that the state at hand has.
+    /// Returns the earliest deadline of the current state.
     fn next_deadline(&self, shared: &Shared) -> Option<(Instant, Expiry)> {
         let times = &shared.config.timeouts;
         let (client, upstream) = (&self.client, &self.upstream);

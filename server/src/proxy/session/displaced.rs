@@ -1,12 +1,12 @@
-//! What becomes of a session when the configuration changes under it.
+//! Effects of a new configuration on a session.
 use intelliproxy_core::{Lease, Outcome};
 
 use super::Session;
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// The backend of the exchange at hand is not there any more, or not where it was. A request
-    /// of which nothing was sent yet is routed anew; one that was begun goes on where it is.
+    /// Handles a backend of the current exchange that left or moved. A request of which nothing was
+    /// sent yet is routed again; one that was begun continues where it is.
     pub(crate) fn handle_displaced(&mut self, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else {
             return;
@@ -28,13 +28,13 @@ impl Session {
         self.needs.dispatch();
     }
 
-    /// The configuration changed: whether the client may look at /stats, and is trusted, may have,
-    /// too.
+    /// Handles a new configuration: the client's permission for /stats and its trust may have
+    /// changed.
     pub(crate) fn handle_reconfigured(&mut self, shared: &Shared) {
         self.client.hop.handle_reconfigured(shared);
     }
 
-    /// The right by which the request at hand is where it is.
+    /// Returns the lease of the current request.
     pub(crate) fn lease(&self) -> Option<&Lease> {
         self.exchange.as_ref()?.lease.as_ref()
     }

@@ -9,7 +9,7 @@ use crate::http::UpstreamError;
 use crate::http::head::Version;
 use crate::http::refusal::Refusal;
 
-/// What is known of the exchange at hand.
+/// State of the current exchange.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     /// The right to send it to [`backend`](Self::backend); `None` between two attempts.
@@ -30,9 +30,9 @@ pub(crate) struct Exchange {
     pub(crate) awaits_continue: bool,
     /// Whether the client reads trailer fields.
     pub(crate) takes_trailers: bool,
-    /// Where the backend's own Host stands in the forwarded head, when it is sent.
+    /// Range of the backend's own Host in the forwarded head, if it is sent.
     pub(crate) host: Option<Range<usize>>,
-    /// When the attempt at hand began.
+    /// Start of the current attempt.
     pub(crate) dispatched_at: Instant,
     /// The final status and how long its head took, once it came.
     pub(crate) answer: Option<(u16, Duration)>,
@@ -42,16 +42,16 @@ pub(crate) struct Exchange {
     pub(crate) has_begun_answer: bool,
     /// The number under which it waits until a backend has room.
     pub(crate) ticket: Option<u64>,
-    /// How the last attempt failed.
+    /// Error of the last attempt.
     pub(crate) last_error: Option<UpstreamError>,
     /// A failed attempt of which it is not known yet whether another backend is tried after it.
     pub(crate) unreported: Option<(BackendId, UpstreamError)>,
     /// Whether it was sent again on a fresh connection: it goes over no idle one any more.
     pub(crate) has_redialled: bool,
-    /// Whether the client took nothing for so long, at some time, that its backend may have given
-    /// up for that.
+    /// Whether the client at some time received nothing for long enough that its backend may have
+    /// given up because of it.
     pub(crate) was_client_late: bool,
-    /// How long, in the attempt at hand, the client was awaited with its body.
+    /// Time for which the client's body was awaited in the current attempt.
     pub(crate) client_wait: Duration,
     /// Bytes of the interim responses so far.
     pub(crate) interim_bytes: usize,
@@ -61,24 +61,24 @@ pub(crate) struct Exchange {
     pub(crate) asking: Asking,
     /// The group of what is asked for.
     pub(crate) target: u8,
-    /// Whose time the attempt at hand takes, as far as the router knows.
+    /// The party whose time the current attempt takes, as the router knows it.
     pub(crate) account: Account,
 }
 
-/// How it stands with a refusal that was not passed on yet.
+/// State of a refusal that was not forwarded yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Asking {
-    /// There is none.
+    /// No refusal waits.
     No,
-    /// Whether another backend can take the request is not known yet; the connection that brought
-    /// the refusal may be kept for so long.
+    /// It is not known yet whether another backend can take the request; `kept` is the time for
+    /// which the connection that brought the refusal may be kept.
     Asked { status: u16, kept: Option<Duration> },
     /// None can: the refusal is the response.
     Kept,
 }
 
 impl Exchange {
-    /// What a whole response says about its backend.
+    /// Returns the outcome that a complete response means for its backend.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         let (status, latency) = self.answer?;
         Some(match self.refusal {
@@ -87,7 +87,7 @@ impl Exchange {
         })
     }
 
-    /// The backend of the attempt at hand.
+    /// Returns the backend of the current attempt.
     pub(crate) fn backend(&self) -> Option<BackendId> {
         self.lease.as_ref().map(Lease::backend)
     }

@@ -1,4 +1,4 @@
-//! What becomes of a session when one of its peers breaks a rule, fails or leaves.
+//! Reactions of a session when a peer breaks a rule, fails or leaves.
 use std::net::SocketAddr;
 
 use intelliproxy_core::{BackendId, Instant, Outcome, RequestFailure};
@@ -27,7 +27,7 @@ impl Session {
         let with_reset = self.upstream.ends_with_connection();
         let is_head_request = match &self.exchange {
             Some(exchange) => exchange.is_head_request,
-            // What broke the rule is the head itself; its method may have been whole before that.
+            // The head itself broke the rule; its method may have been complete before that.
             None => matches!(client.receive, Receive::Head) && is_head_method(excerpt),
         };
         self.abandon(shared);
@@ -45,7 +45,7 @@ impl Session {
         self.client.close(false);
     }
 
-    /// The backend gave up waiting for the client: nobody is blamed.
+    /// Ends an exchange whose backend gave up waiting for the client: no party is blamed.
     fn refuse_late_client(&mut self, now: Instant, with_reset: bool, shared: &mut Shared) {
         let Some(exchange) = &self.exchange else { return };
         let is_head_request = exchange.is_head_request;
@@ -99,7 +99,7 @@ impl Session {
         }
         let earlier = exchange.unreported.take().map(|(backend, _)| backend);
         match backend.or(earlier) {
-            // Told when there is another backend, or when there is none.
+            // Reported once it is known whether another backend can take it.
             Some(backend) if remedy == Remedy::Retry => {
                 exchange.unreported = Some((backend, error));
             }
@@ -169,7 +169,7 @@ impl Session {
         }
     }
 
-    /// Answers the exchange at hand (or what was no request) with bytes of the proxy's own.
+    /// Responds to the current exchange, or to an invalid request, with bytes of the proxy.
     pub(super) fn answer(&mut self, now: Instant, bytes: Vec<u8>, shared: &mut Shared) {
         let is_persistent = self.exchange.take().is_some_and(|exchange| exchange.is_persistent);
         self.upstream.output.clear(&mut shared.buffers);
@@ -184,14 +184,14 @@ impl Session {
         self.end_request(now, is_persistent);
     }
 
-    /// Tells observers that a time was over for which nobody gets an error.
+    /// Reports to observers a timeout without an error for the client.
     #[cold]
     pub(super) fn tell_expiry(&self, what: &'static str, shared: &mut Shared) {
         let notice = Notice::Expired { peer: self.client.hop.client(), what };
         shared.actions.push_back(Action::Notify(notice));
     }
 
-    /// Gives up the exchange at hand without blaming its backend.
+    /// Abandons the current exchange without blaming its backend.
     #[cold]
     pub(super) fn abandon(&mut self, shared: &mut Shared) {
         if let Some(lease) = self.exchange.as_mut().and_then(|exchange| exchange.lease.take()) {
@@ -206,9 +206,9 @@ impl Session {
         self.upstream.output.clear(&mut shared.buffers);
     }
 
-    /// J8: a client that ends its side later than with its last bytes does not wait for the response
-    /// of the exchange under way: the exchange is abandoned and the connection closed. A request body
-    /// that broke off is J2's matter, the end of a tunnel J6's.
+    /// J8: a client that ends its side later than with its last bytes does not wait for the
+    /// response of the exchange under way: the exchange is abandoned and the connection closed. A
+    /// request body that broke off is J2's matter, the end of a tunnel J6's.
     #[cold]
     pub(super) fn leave_if_gone(&mut self, shared: &mut Shared) {
         let client = &self.client;
@@ -241,8 +241,8 @@ impl Session {
     #[cold]
     pub(super) fn end(&mut self, _now: Instant, with_reset: bool, shared: &mut Shared) {
         self.count_tunnel();
-        // What still waits is lost: a clean end must not make the rest of it look whole. Where the
-        // framing of the response shows the cut, that which the system holds arrives.
+        // Waiting bytes are lost: a clean end must not make the rest look complete. Where the
+        // framing of the response shows the cut, the bytes that the system holds arrive.
         let shows_cut = self.exchange.is_some() && !self.upstream.ends_with_connection();
         let is_lossy = !self.client.output.is_empty() && !shows_cut;
         self.abandon(shared);
@@ -263,7 +263,7 @@ fn is_head_method(head: &[u8]) -> bool {
     head[begin..].starts_with(b"HEAD ")
 }
 
-/// What an error says about the backend: nothing where the proxy's own system failed.
+/// Returns the outcome that an error means for the backend: neutral if the proxy's system failed.
 const fn outcome(error: UpstreamError) -> Outcome {
     Outcome::Failed(match error {
         UpstreamError::Exhausted => return Outcome::Abandoned,

@@ -1,4 +1,4 @@
-//! Who a client connection comes from, and how far its word counts.
+//! Origin of a client connection, and trust in its statements.
 use std::hint::cold_path;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::http::head::Parsed;
 use crate::http::proxy_protocol;
 use crate::proxy::shared::{Facts, Shared};
 
-/// The peer of a client connection, and for whom it forwards.
+/// The peer of a client connection, and the client that it forwards for.
 #[derive(Debug)]
 pub(crate) struct Hop {
     /// The peer: of the socket, or the one that a PROXY protocol header named.
     pub(crate) peer: SocketAddr,
-    /// What forwarded requests say about it.
+    /// Fields about it in forwarded requests.
     pub(crate) fields: Arc<str>,
     /// Whether it may see /stats.
     may_see_stats: bool,
@@ -38,20 +38,20 @@ impl Hop {
         Self { peer, fields, may_see_stats, is_trusted, awaits_header, forwards_for, group }
     }
 
-    /// The configuration changed; for whom the request under way is stays as it was said.
+    /// Handles a new configuration; the client of the current request stays.
     pub(super) fn handle_reconfigured(&mut self, shared: &Shared) {
         self.may_see_stats = shared.trust.may_see_stats(self.peer.ip());
         self.is_trusted = shared.trust.trusts(self.peer.ip());
     }
 
-    /// A request's head says for whom it is; only a trusted peer's word counts.
+    /// Reads the client from a request's head; only a trusted peer's statement counts.
     #[cold]
     pub(super) fn take_origin(&mut self, fields: &Fields<'_, '_>, shared: &Shared) {
         let origin = || shared.trust.client(fields, self.peer.ip());
         self.forwards_for = self.is_trusted.then(origin);
     }
 
-    /// The client: the peer, or the one for whom a trusted peer forwards, whose port is unknown
+    /// Returns the client: the peer, or the client of a trusted peer, whose port is unknown
     /// and 0.
     pub(crate) fn client(&self) -> SocketAddr {
         match self.forwards_for {

@@ -1,4 +1,4 @@
-//! A clock's look at what a peer takes of what is sent to it; `taking.rs` says why.
+//! A clock's measurement of the bytes that a peer has acknowledged; `taking.rs` explains why.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -6,7 +6,7 @@ use intelliproxy_core::Instant;
 /// Looks in the span of a clock.
 const LOOKS: u32 = 4;
 
-/// The last look at what a peer takes.
+/// The last measurement of a peer's unacknowledged bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
     /// The last progress, for which the clock looked; with another one the look is void.

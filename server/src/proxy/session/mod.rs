@@ -1,10 +1,10 @@
 //! One client connection, exchange after exchange.
 //!
-//! A session is told what happened on its client's connection and on the upstream it borrows, and
-//! what it asked the proxy for ([`Need`]). The two halves move by themselves; where they meet,
+//! A session gets the events of its client's connection and of the upstream it borrows, and the
+//! results of its needs ([`Need`]). The two halves move by themselves; where they meet,
 //! [`settle`](Session::settle) in `settle.rs` applies the joint rules J1 to J7 of
-//! LIFECYCLE.md until nothing changes. What goes wrong is in `failure.rs`, how long things may
-//! take in `deadline.rs`.
+//! LIFECYCLE.md until nothing changes. Failures are in `failure.rs`, deadlines
+//! in `deadline.rs`.
 mod account;
 mod bound;
 mod client_half;
@@ -47,30 +47,30 @@ use super::shared::Shared;
 use crate::buffer::LARGE;
 use crate::http::{UpstreamError, answer};
 
-/// How long bytes stay where they were read when they do not move.
+/// Time for which bytes stay in the buffer that they were read into if they do not move.
 const REST: Duration = Duration::from_secs(1);
 
-/// Which of a session's two connections is meant.
+/// One of a session's two connections.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Side {
     Client,
     Upstream,
 }
 
-/// Which idle connections a request may go over.
+/// Idle connections that a request may use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Reuse {
     /// None: it was sent again already because one turned out closed.
     Fresh,
     /// Any: where it turns out closed the request is sent again.
     Any,
-    /// Any, after a look whether it is closed: the request may not be sent again, but its client
-    /// can be told so by closing the connection that it keeps.
+    /// Any, after a check whether it is closed: the request may not be sent again, but closing the
+    /// client's kept connection lets the client repeat it.
     Look,
     /// Only the client's own, after a look.
     Bound,
-    /// The same as [`Look`](Self::Look), and only where the backend is known to keep connections: it is the client's
-    /// first request, which it would not repeat.
+    /// The same as [`Look`](Self::Look), and only where the backend is known to keep connections:
+    /// it is the client's first request, which it would not repeat.
     Proven,
 }
 
@@ -418,7 +418,7 @@ impl Session {
         self.end(now, self.upstream.ends_with_connection(), shared);
     }
 
-    /// Tells a client for whom there is no room so.
+    /// Refuses a client for which there is no room.
     pub(crate) fn handle_refused(&mut self, now: Instant, shared: &mut Shared) {
         let bytes = answer::encode_error(503, &shared.date, false, Some("close"));
         self.answer(now, bytes, shared);
@@ -502,13 +502,13 @@ impl Session {
         self.upstream.conn()
     }
 
-    /// The lease of the attempt at hand, for the invariant that leases balance.
+    /// Whether the current attempt has a lease, for the invariant that leases balance.
     pub(crate) fn has_lease(&self) -> bool {
         let in_exchange = self.exchange.as_ref().is_some_and(|exchange| exchange.lease.is_some());
         in_exchange || self.needs.has_finish()
     }
 
-    /// Which idle connections the request that waits may go over.
+    /// Returns the idle connections that the waiting request may use.
     #[inline]
     pub(crate) fn reuse(&self) -> Reuse {
         if self.bound.is_some() {
@@ -523,7 +523,7 @@ impl Session {
         if self.client.has_been_served { Reuse::Look } else { Reuse::Proven }
     }
 
-    /// Who asks with the request that waits, and for what.
+    /// Returns the client group and path group of the waiting request.
     pub(crate) fn asker(&self, shared: &Shared) -> Asker {
         let target = self.exchange.as_ref().map_or(0, |exchange| exchange.target);
         Asker { client: self.client.hop.group(shared), target }

@@ -1,4 +1,4 @@
-//! What a session wants of the proxy.
+//! Needs of a session, which the proxy fulfils.
 use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Lease, LeaseId, Outcome};
@@ -7,7 +7,7 @@ use super::Side;
 use super::account::LeaseNews;
 use crate::proxy::id::ConnId;
 
-/// What a session wants of the proxy.
+/// A need of a session, which the proxy fulfils.
 #[derive(Debug)]
 pub(crate) enum Need {
     /// An attempt is over: the lease goes back, and with it mostly the connection, as by
@@ -33,14 +33,14 @@ pub(crate) enum Need {
     ShutdownUpstream { conn: ConnId },
     /// The client gets no more bytes.
     ShutdownClient,
-    /// How many bytes sent to a side are not acknowledged;
-    /// [`handle_measured`](Session::handle_measured) is the answer.
+    /// Measure the bytes sent to a side that are not acknowledged;
+    /// [`handle_measured`](Session::handle_measured) takes the result.
     Measure { side: Side },
     /// The client's connection ends, and with it the session.
     Close { with_reset: bool },
 }
 
-/// What may be asked for, in the order in which it is fetched, as members of a set.
+/// Needs in the order in which they are fetched, as members of a set.
 mod ask {
     /// Before the lease goes back.
     pub(super) const NEWS: u16 = 1;
@@ -61,7 +61,7 @@ mod ask {
 /// Needs not yet fetched. The last one, to be closed, stays.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
-    /// Which there are: mostly none, and this is all that is looked at.
+    /// The needs present: mostly none, and then only this is read.
     asked: u16,
     finish: Option<(Lease, Outcome)>,
     release: Option<(ConnId, Option<Duration>)>,
@@ -133,8 +133,8 @@ impl Needs {
         self.asked |= ask::CLOSE;
     }
 
-    /// The exchange at hand is given up: nothing is to be done for it any more. Returns the
-    /// connection that was to be given up.
+    /// Drops all needs of the abandoned current exchange. Returns the connection that was to be
+    /// closed.
     pub(super) const fn cancel(&mut self) -> Option<ConnId> {
         self.asked &= !(ask::DISPATCH | ask::REDIAL | ask::STATS | ask::GIVE_UP | ask::ELSEWHERE);
         self.redial = None;

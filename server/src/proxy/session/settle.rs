@@ -1,4 +1,4 @@
-//! Where the halves of a session meet: the joint rules J1 to J7 of LIFECYCLE.md, applied until
+//! The joint rules J1 to J7 of LIFECYCLE.md, which connect the halves of a session, applied until
 //! nothing changes. Each rule says whether it changed something; none of them waits.
 use std::hint::cold_path;
 
@@ -92,7 +92,7 @@ impl Session {
             }
             Err(error) => {
                 cold_path();
-                // Whose it was is not known; it was not the last one's.
+                // Its client is unknown; it is not the client of the last request.
                 self.client.hop.forwards_for = None;
                 self.fail_client(now, error, shared);
             }
@@ -139,7 +139,7 @@ impl Session {
             return self.needs.stats();
         }
         shared.retries.earn();
-        // What must not be done twice is not kept once it was sent.
+        // A request that must not be done twice is not kept once it was sent.
         if self.exchange.as_ref().is_some_and(|exchange| exchange.is_idempotent) {
             self.upstream.output.hold();
         }
@@ -153,8 +153,8 @@ impl Session {
         self.needs.dispatch();
     }
 
-    /// Answers a request that Max-Forwards lets go no further; after one with a body, which nobody
-    /// reads, the connection ends.
+    /// Responds to a request that Max-Forwards stops here. After one with a body, which is not
+    /// read, the connection ends.
     #[cold]
     fn answer_last_hop(&mut self, now: Instant, framing: Framing, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
@@ -230,7 +230,7 @@ impl Session {
                 shared.add_parsed(relayed.parsed);
                 *data += relayed.data;
                 let is_over = reader.is_over();
-                // Waiting for more begins when there is room for it, however long that took.
+                // Waiting for more input begins when there is room for it.
                 if client.input.as_ref().is_none_or(Buffer::is_empty) {
                     client.last_read = now;
                 }
@@ -270,7 +270,7 @@ impl Session {
         if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
             if !upstream.output.has_sent() {
                 cold_path();
-                // It is of an earlier exchange, or of nobody's: never this client's answer.
+                // It belongs to an earlier exchange or to none: never to this client.
                 exchange.has_seen_answer = false;
                 self.fail_upstream(now, UpstreamError::Unsolicited, shared);
                 return true;
@@ -413,7 +413,7 @@ impl Session {
     }
 
     /// Counts an interim response of `len` bytes. The backend is at work, so its time for the next
-    /// head begins anew; the bytes of all of them are bounded.
+    /// head restarts; the bytes of all of them are bounded.
     #[cold]
     fn note_interim(&mut self, now: Instant, len: usize, is_continue: bool, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
@@ -474,7 +474,7 @@ impl Session {
             }
             return true;
         }
-        // With output waiting, the cut is told when what came before it is out.
+        // With output waiting, the cut is reported when everything before it is written.
         if (upstream.is_eof || upstream.has_failed) && client.output.is_empty() {
             self.fail_upstream(now, UpstreamError::Truncated, shared);
             return true;
@@ -533,8 +533,8 @@ impl Session {
         }
     }
 
-    /// J7: a client whose last answer is out is told so; what it still sends is dropped for a
-    /// while, since closing at once could destroy the answer (RFC 9112 section 9.6).
+    /// J7: sends the end to a client whose last response is written. Its further input is dropped
+    /// for a while, since closing at once could destroy the response (RFC 9112 section 9.6).
     fn close_client(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let client = &mut self.client;
         if matches!(client.receive, Receive::Discarding { .. }) {
@@ -551,7 +551,7 @@ impl Session {
         }
     }
 
-    /// Drops what a client that was told of the end still sends.
+    /// Drops the input of a client after its end was sent.
     #[cold]
     fn discard(&mut self, shared: &mut Shared) {
         if let Some(buffer) = self.client.input.take() {
@@ -566,7 +566,7 @@ impl Session {
     #[inline(never)]
     fn say_end(&mut self, now: Instant, with_reset: bool, shared: &Shared) -> bool {
         let client = &mut self.client;
-        // One that was told of the end only by its answer may have sent its next request.
+        // A client that learned of the end only by its response may have sent its next request.
         let has_all = client.is_eof
             || (client.has_said_last
                 && matches!(client.receive, Receive::Ended)

@@ -4,7 +4,7 @@ use intelliproxy_core::Instant;
 use super::Session;
 use super::client_half::Receive;
 
-/// What a client is doing, as far as it may give way.
+/// Activity of a client, as far as it decides about giving way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Standing {
     Silent { since: Instant },
@@ -13,7 +13,7 @@ pub(crate) enum Standing {
 }
 
 impl Session {
-    /// What it is doing, as far as it may give way for another client.
+    /// Returns the client's activity, as far as it decides about giving way.
     #[cold]
     pub(crate) fn standing(&self, now: Instant) -> Standing {
         let client = &self.client;

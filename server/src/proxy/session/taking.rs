@@ -92,7 +92,7 @@ impl Session {
                 || self.awaits_continue())
     }
 
-    /// How long a side may take nothing.
+    /// Returns the longest time in which a side may take nothing.
     fn taking_span(&self, side: Side, shared: &Shared) -> Duration {
         let times = &shared.config.timeouts;
         match side {

@@ -22,15 +22,15 @@ use crate::http::{UpstreamError, refuse};
 use crate::proxy::id::ConnId;
 use crate::proxy::shared::Shared;
 
-/// The upstream of the exchange at hand: the connection is borrowed from the pool, the bytes stay
-/// here, so that they outlive a connection that turns out dead.
+/// The upstream of the current exchange. The connection is borrowed from the pool; the bytes stay
+/// here, so that they outlive a connection that turns out to be closed.
 #[derive(Debug)]
 pub(crate) struct UpstreamHalf {
     link: Link,
     pub(crate) input: Option<Buffer>,
     pub(crate) output: Outbox,
     pub(crate) receive: Receive,
-    /// How far the head that is coming was read.
+    /// Progress in the head that is arriving.
     progress: HeadProgress,
     /// Whether a whole head waits for room to go on: until there is more, it is not parsed again.
     pub(crate) is_head_waiting: bool,
@@ -44,7 +44,7 @@ pub(crate) struct UpstreamHalf {
     pub(crate) is_bound: bool,
     /// Whether the tunnel's end was passed on to it.
     pub(crate) is_shut: bool,
-    /// How long its response lets the connection be kept idle; `None` when it closes it.
+    /// Time for which its response lets the connection be kept idle; `None` if it closes it.
     pub(crate) kept: Option<Duration>,
     /// Whether a read was refused for want of room.
     pub(crate) is_paused: bool,
@@ -65,7 +65,7 @@ enum Link {
     Open { conn: ConnId, is_reused: bool },
 }
 
-/// What the backend is expected to send. Its tag is a byte of its own, since every step looks at it.
+/// The expected input from the backend. Its tag is a separate byte, since every step reads it.
 #[derive(Debug)]
 #[repr(u8)]
 pub(crate) enum Receive {
@@ -93,7 +93,7 @@ pub(crate) struct PassedHead {
     pub(crate) len: usize,
     /// Whether it goes on as it came.
     pub(crate) is_verbatim: bool,
-    /// Where in a head that goes on as it came a Date line is added; 0 when none is.
+    /// Offset of an added Date line in a head that is forwarded unchanged; 0 without one.
     pub(crate) date_at: usize,
     pub(crate) kind: HeadKind,
 }
@@ -329,7 +329,7 @@ impl UpstreamHalf {
     }
 }
 
-/// What Connection has to say so that the client knows whether its connection lives on.
+/// Returns the Connection option by which the client knows whether its connection stays open.
 pub(crate) const fn connection_option(
     version: Version,
     is_persistent: bool,

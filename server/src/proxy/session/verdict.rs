@@ -1,19 +1,19 @@
-//! What becomes of an exchange whose upstream failed: a pure decision.
+//! The remedy for an exchange whose upstream failed: a pure decision.
 use crate::http::UpstreamError;
 
-/// What to do about a failed upstream.
+/// Remedy for a failed upstream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Remedy {
-    /// Try the same backend on a fresh connection and blame nobody: an idle connection was closed
-    /// by the backend just when it was used again.
+    /// Try the same backend over a new connection without blame: the backend closed an idle
+    /// connection just when it was used again.
     Redial,
     /// Blame the backend and try another one.
     Retry,
-    /// Blame nobody and close the client's connection without a response: a connection was closed
+    /// Close the client's connection without a response and without blame: a connection was closed
     /// just when it was used again, the request may not be sent again by anyone but its client,
     /// and the client knows that a kept connection may end so (RFC 9112 section 9.3.1).
     Close,
-    /// Blame nobody: the backend gave up waiting for the client, which is answered 408, or cut.
+    /// No blame: the backend gave up waiting for the client, which gets 408 or is cut.
     Excuse,
     /// Blame the backend and answer the client with the error.
     Answer,
@@ -22,7 +22,7 @@ pub(crate) enum Remedy {
     Truncate,
 }
 
-/// What is known when an upstream fails.
+/// The facts when an upstream fails.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Failure {
     pub(crate) error: UpstreamError,
@@ -60,7 +60,7 @@ pub(crate) const fn remedy(failure: &Failure) -> Remedy {
     }
     // RFC 9112 section 9.3.1: retry by oneself only what cannot have been done, or may be done
     // twice, and of which no answer was seen.
-    // What an idle connection brought before the request made it useless as its end would have.
+    // Bytes from an idle connection before the request make it as useless as its end.
     let is_cut = matches!(failure.error, UpstreamError::Cut | UpstreamError::Unsolicited);
     let is_unconnected = matches!(
         failure.error,
