@@ -22,7 +22,7 @@ impl Proxy {
         if reuse == Reuse::Bound {
             return self.dispatch_bound(now, id);
         }
-        // Nobody overtakes those who wait; a request that was with a backend has waited.
+        // No request overtakes waiting ones; a request that was with a backend has waited.
         let must_wait = !self.queue.is_empty() && session.tried().is_empty();
         if must_wait || !self.dispatch_freely(now, id, reuse) {
             self.enqueue(now, id);

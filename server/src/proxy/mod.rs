@@ -100,7 +100,7 @@ pub enum Action {
 /// Why a connection could not be made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ConnectFailure {
-    /// Nobody listens there.
+    /// The address has no listener.
     Refused,
     /// The proxy's own system had no descriptor, port or memory for it: no backend is at fault.
     Exhausted,
@@ -595,6 +595,6 @@ enum Owner {
     Probe,
     /// The pool, which keeps it for this backend.
     Idle(BackendId),
-    /// Nobody: late news.
+    /// None: late news.
     Gone,
 }

@@ -186,7 +186,7 @@ pub struct ConfigChange {
 pub enum RemedyTaken {
     /// The same backend was tried on a fresh connection.
     Redialled,
-    /// Nobody is blamed: the client kept the backend waiting.
+    /// Without blame: the client kept the backend waiting.
     Excused,
     /// Another backend was tried.
     Retried,

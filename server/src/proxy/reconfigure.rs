@@ -189,7 +189,7 @@ impl Proxy {
         let probes: Vec<ConnId> =
             self.table.iter().filter(|(_, conn)| is_its(conn)).map(|(id, _)| id).collect();
         for conn in probes {
-            // Nobody counts it: the backend is not configured at this moment.
+            // It is not counted: the backend is not configured at this moment.
             self.finish_probe(now, conn, Err(ProbeFailure::Cut));
         }
     }

@@ -263,7 +263,7 @@ impl ClientHalf {
             return Ok(Parsed::Partial);
         }
         let mut slots = Slots::new();
-        // Looked at where it is: to be moved it is too large.
+        // Matched in place: it is too large to be moved.
         let parsed = parse_request(input, &mut slots, &shared.head_limits);
         let head = match &parsed {
             Ok(Parsed::Complete(head)) => head,

@@ -253,7 +253,7 @@ impl UpstreamHalf {
             return Ok(Parsed::Partial);
         }
         let mut slots = Slots::new();
-        // Looked at where it is: to be moved it is too large.
+        // Matched in place: it is too large to be moved.
         let parsed = parse_response(input, &mut slots, &shared.head_limits);
         let head = match &parsed {
             Ok(Parsed::Complete(head)) => head,
