@@ -69,7 +69,7 @@ pub(crate) struct Shared {
     pub(crate) known_host: KnownHost,
     /// The address of the client that came last, and its facts: the next one often has the same.
     last_client: Option<(IpAddr, Facts)>,
-    /// When free buffers that nobody needed are dropped.
+    /// Next time of dropping unused free buffers.
     trim_from: Instant,
     /// See [`Proxy::work`](super::Proxy::work).
     pub(crate) work: u64,

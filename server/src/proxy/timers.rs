@@ -59,7 +59,7 @@ impl Timers {
     }
 }
 
-/// The earliest of all times; mostly there is none of the `rare` ones.
+/// The earliest of all times; mostly without a `rare` one.
 #[inline]
 pub(super) fn earliest<const N: usize>(
     usual: Option<Instant>,
