@@ -92,7 +92,7 @@ fn rules_hold_in_every_world() {
     assert!(count < SEEDS.end || missing.is_empty(), "no world had {missing:?}: {seen:?}");
 }
 
-/// What a sweep has to have seen, so that its rules had something to say.
+/// Marks that a sweep must have seen, so that its rules were exercised.
 const EXPECTED: [&str; 38] = [
     "101",
     "200",

@@ -462,7 +462,7 @@ fn client_that_ends_before_its_response() {
             let upstream = bench.upstream();
             bench.send(upstream, response.as_bytes());
             assert_eq!(bench.proxy.in_flight(), 1, "{name} by {step}");
-            // Where the response has begun, an end that comes at once is no half-close.
+            // After the response has begun, an immediate end is not a half-close.
             if !response.starts_with("HTTP/1.1 200 ") {
                 bench.pass(Duration::from_millis(50));
             }

@@ -109,7 +109,7 @@ fn add_faults(world: &mut World, backends: usize, weather: Weather) {
                 Listening::Hanging,
                 Listening::Exhausted,
             ];
-            // What the proxy lacks loses a request without a crash.
+            // A lack in the proxy's system loses a request without a crash.
             let last = if weather == Weather::Storm { 3 } else { 2 };
             let state = states[world.net().pick(0, last) as usize];
             let change = Change::Listening(backend, state);

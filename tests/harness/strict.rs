@@ -1,5 +1,5 @@
-//! What reaches a backend or a client, read message by message with the strict reader that the fuzz
-//! targets use, which shares no code and no library with the proxy's.
+//! Messages that reach a backend or a client, read with the strict reader that the fuzz targets
+//! use, which shares no code and no library with the proxy's.
 //!
 //! Beyond its grammar this refuses what a proxy must not pass on (RFC 9110 section 7.6.1) and what
 //! this proxy says it never sends. It knows nothing of the proxy's state: only bytes in order.
@@ -257,7 +257,7 @@ impl Reader {
                     return Err("no space behind the status".to_owned());
                 }
                 let head = answer_head(&read)?;
-                let asked = asked.ok_or("an answer that nobody waits for")?;
+                let asked = asked.ok_or("a response without a request")?;
                 check_answer(&head, asked)?;
                 (head, read.response_extent(asked.is_head))
             }

@@ -103,7 +103,7 @@ fn agrees_with_the_second_reader(wire: &[u8], ours: &Result<Decoded, ChunkError>
             Ok(Decoded { len: None, .. }),
             Verdict::Wrong("control byte or line end" | "trailer field"),
         ) => {}
-        // Ours looks at each byte, the second reader at whole lines.
+        // The codec reads byte by byte, the second reader whole lines.
         (Err(_), Verdict::More | Verdict::Wrong(_)) => {}
         // Limits that the second reader does not have.
         (

@@ -48,7 +48,7 @@ pub fn request_head(data: &[u8]) {
     let Ok(destination) = destination(&head, &mut KnownHost::default()) else { return };
     let Ok(framing) = request_framing(&head) else { return };
 
-    // What is accepted is one message to the second reader too, and the same one.
+    // An accepted message is one message to the second reader, too, and the same one.
     let Verdict::Whole(other) = strict::request(data) else {
         panic!("accepted, and no request to a strict reader: {:?}", strict::request(data))
     };
@@ -150,7 +150,7 @@ pub fn response_head(data: &[u8]) {
                 panic!("passed on, and no answer: {:?}", out.escape_ascii().to_string())
             };
             if forward::is_verbatim(&head, &plan) {
-                assert_eq!(out, data[..head.len], "written anew, it is the head as it came");
+                assert_eq!(out, data[..head.len], "encoded again, it is the same head");
             }
             assert_eq!(sent.len, out.len(), "the head is all that is sent of it");
             assert_eq!(sent.line[1..], other.line[1..], "status and reason go on as they came");
@@ -176,7 +176,7 @@ pub fn response_head(data: &[u8]) {
     }
 }
 
-/// What a parse said, without what it borrowed.
+/// Result of a parse, without borrowed parts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Read {
     line: Vec<u8>,

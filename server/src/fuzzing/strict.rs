@@ -1,7 +1,7 @@
 //! A second reader of HTTP/1.1 messages, for comparing: small, slow, strict, and without a line in
-//! common with the codec. It looks at the whole of its input each time.
+//! common with the codec. It reads the whole of its input each time.
 
-/// What a reader makes of bytes.
+/// Verdict of a reader over bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Verdict<T> {
     /// A whole one.
@@ -23,7 +23,7 @@ pub struct Head {
     pub len: usize,
 }
 
-/// Where a body ends.
+/// End of a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Extent {
     Length(u64),

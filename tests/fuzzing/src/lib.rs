@@ -1,4 +1,4 @@
-//! What the fuzz targets run: functions from bytes to nothing, which panic where a rule is broken.
+//! Bodies of the fuzz targets: functions of bytes that panic where a rule is broken.
 //! `fuzz/` feeds them what libFuzzer thinks up, and `tests/corpus.rs` the inputs kept in
 //! `fuzz/corpus/`, so that these run with every `cargo test` and on stable.
 //!
@@ -14,7 +14,7 @@ pub use self::config::config;
 pub use self::router::router;
 pub use self::session::session;
 
-/// What a target does with its bytes; it panics on a finding.
+/// Body of a target; it panics on a finding.
 pub type Target = fn(&[u8]);
 
 /// The targets by the names of their corpora.

@@ -1,4 +1,4 @@
-//! The router under a list of operations: whatever it is told, its invariants hold, its numbers
+//! The router under a list of operations: whatever its events, its invariants hold, its numbers
 //! are numbers, and the same list gives the same decisions.
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ fn run(data: &[u8]) -> Vec<String> {
     }
     world.check();
     let snapshot = world.router.snapshot(world.now);
-    assert!(snapshot.backends.iter().all(|b| b.in_flight == 0), "every lease came home");
+    assert!(snapshot.backends.iter().all(|b| b.in_flight == 0), "every lease was returned");
     world.trace.push(format!("{snapshot:?}"));
     world.trace
 }
@@ -148,7 +148,7 @@ impl World {
                 );
                 self.leases.push(lease);
             }
-            Err(NoRoute::NoBackends) => assert!(backends.is_empty(), "there are none"),
+            Err(NoRoute::NoBackends) => assert!(backends.is_empty(), "no backend is configured"),
             Err(NoRoute::Full) => panic!("there are no limits"),
             Err(NoRoute::AllTried) => assert_eq!(ids.len(), backends.len(), "all were tried"),
         }
@@ -220,7 +220,7 @@ fn policy(which: u8) -> PolicyKind {
     PolicyKind::ALL[usize::from(which) % PolicyKind::ALL.len()]
 }
 
-/// A number that is none now and then.
+/// A number, now and then NaN or infinite.
 fn number(source: &mut Source<'_>) -> f64 {
     match source.byte() {
         0 => f64::from_bits(source.number()),

@@ -15,7 +15,7 @@ const SAID_MAX: usize = 1 << 20;
 pub(super) struct Driver {
     pub(super) proxy: Proxy,
     config: Config,
-    /// Where the proxy may connect to.
+    /// Addresses that the proxy may connect to.
     targets: Vec<BackendTarget>,
     addresses: usize,
     pub(super) links: Vec<Link>,
@@ -30,26 +30,26 @@ pub(super) struct Link {
     pub(super) conn: ConnId,
     pub(super) is_client: bool,
     is_connected: bool,
-    /// What the peer sends that was not read yet.
+    /// Bytes of the peer that were not read yet.
     inbox: Vec<u8>,
-    /// What was read of it.
+    /// Bytes of the peer that were read.
     pub(super) sent: Vec<u8>,
-    /// What the peer got.
+    /// Bytes that the peer got.
     pub(super) got: Vec<u8>,
     /// For each time it took bytes: how many it had got, and how many of its own had been read.
     pub(super) takes: Vec<(usize, usize)>,
-    /// Whether the peer ended its side, and whether the proxy was told.
+    /// Whether the peer ended its side, and whether the proxy got that event.
     is_ending: bool,
     pub(super) is_ended: bool,
     pub(super) has_failed: bool,
     is_write_broken: bool,
-    /// Whether the proxy said that there are bytes to write since there were none.
+    /// Whether the proxy has reported bytes to write since there were none.
     is_told: bool,
     /// Whether the proxy ended its side.
     pub(super) is_shut: bool,
     /// Whether the proxy closed it, and whether by a reset.
     pub(super) closed: Option<bool>,
-    /// Whether the client was told that there is no room.
+    /// Whether the client was refused for lack of room.
     pub(super) is_refused: bool,
     /// Whether the peer said something besides `texts`.
     pub(super) is_wild: bool,
@@ -265,7 +265,7 @@ impl Driver {
     }
 
     /// Another configuration: bits 0 to 2 are the backends that it has, bit 3 says where the first
-    /// of them is, bits 4 and 5 change the policy, limits and times; with bits 6 and 7 it cannot be.
+    /// of them is, bits 4 and 5 change the policy, limits and times; bits 6 and 7 make it invalid.
     pub(super) fn reconfigure(&mut self, which: u8) {
         let mut config = self.config.clone();
         let backends = (0..3).filter(|index| which >> index & 1 == 1);
@@ -309,7 +309,7 @@ impl Driver {
         self.proxy.check_invariants();
         for link in self.links.iter_mut().filter(|link| link.closed.is_none()) {
             let is_waiting = !self.proxy.write_ready(link.conn).is_empty();
-            assert!(!is_waiting || link.is_told, "the driver is told of bytes to write");
+            assert!(!is_waiting || link.is_told, "the driver gets notice of bytes to write");
             assert!(!is_waiting || link.is_connected, "only what is open is written to");
             assert!(!is_waiting || !link.is_shut, "nothing follows the end");
             link.is_told &= is_waiting;
@@ -350,9 +350,10 @@ impl Driver {
     fn carry_out(&mut self) {
         while let Some(action) = self.proxy.poll_action() {
             match action {
-                // What a peer says or ends is read at once here: there is nothing left to be seen.
+                // Bytes and ends of peers are read at once here: nothing is left to be seen.
                 Action::Measure { conn } => {
-                    // What it has got at all stands for what it has acknowledged; some never tell.
+                    // The bytes that it got stand for those that it acknowledged; some peers never
+                    // report.
                     let got = self.link(conn).got.len() as u64;
                     let unacknowledged = (!got.is_multiple_of(3)).then(|| u64::MAX - got);
                     self.proxy.handle_measured(self.now, conn, unacknowledged);

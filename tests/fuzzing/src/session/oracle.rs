@@ -1,4 +1,4 @@
-//! What went over the connections, read by the second reader when all is over.
+//! Bytes of the connections, read by the second reader at the end.
 //!
 //! | rule | says |
 //! |---|---|
@@ -108,7 +108,7 @@ fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Begu
         match sent.get_mut(&request) {
             Some(count) if is_idempotent || *count > 0 => *count = count.saturating_sub(1),
             Some(_) => panic!("O3: {} {} twice", text(&request.0), text(&request.1)),
-            None => panic!("O2: nobody sent {} {}", text(&request.0), text(&request.1)),
+            None => panic!("O2: no client sent {} {}", text(&request.0), text(&request.1)),
         }
         // Behind a 101 the bytes are of another protocol; without one they are requests.
         if is_upgrade && is_switched(&link.sent, &begun) {
@@ -217,7 +217,12 @@ fn check_answered(link: &Link, answers: &[Answer], is_wild: bool) {
         let is_own = own == Some(&body.data[..]) || is_own(&head, is_bodiless, &body);
         let is_sent =
             answers.iter().any(|answer| answer.0 == head.line[1] && answer.1 == body.data);
-        assert!(is_own || is_sent, "O5: nobody sent {} {}", text(&head.line[1]), text(&body.data));
+        assert!(
+            is_own || is_sent,
+            "O5: no party sent {} {}",
+            text(&head.line[1]),
+            text(&body.data)
+        );
         if let (Some(named), Some(request), false) = (named(&body.data), request, is_wild) {
             assert_eq!(text(named), text(&target(request)), "O6: the answer to its own request");
         }

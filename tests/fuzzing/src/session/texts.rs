@@ -1,4 +1,4 @@
-//! What sensible peers, and some less so, say.
+//! Texts of valid peers, and of some invalid ones.
 
 /// A client's request to `target`, a path of its own.
 pub(super) fn request(which: u8, target: &str) -> Vec<u8> {
@@ -83,5 +83,5 @@ pub(super) fn answer(which: u8, target: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// What the body of an answer begins with that names its request's target, which a line end ends.
+/// Prefix of a response body that names its request's target, which a line end ends.
 pub(super) const MARK: &str = "answer to ";
