@@ -3,10 +3,10 @@
 //!
 //! | standing | left by | for |
 //! |---|---|---|
-//! | in | failures well above those of the others: three in a row (two where the others have none) or 2.5 of the last 20 | ejected |
+//! | in | failures well above those of the others: three in a row (two if no other fails) or 2.5 of the last 20 | ejected |
 //! | ejected | a good ping after the back-off | probation |
 //! | ejected, probation | the others failing alike, or worse without it (regret) | in |
-//! | probation | so many good requests in a row, one at a time; good pings stand for all but the last | in, slow start |
+//! | probation | enough good requests in a row, one at a time; good pings stand for all but the last | in, slow start |
 //! | probation | a failure, and more than are usual with the others | ejected, eight times as long |
 //!
 //! "Well above" is more than 0.1 + 3 times the median share of the other backends, each with one
@@ -18,9 +18,9 @@
 //! 32, or as many as there are in [`PROBATION_TIME`]. (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe`
 //! after 10; three with the comparison lost fewer requests in the lab and ejected no good backend.)
 //!
-//! [`Watch`] follows one backend. [`Regret`] follows the pool: an ejection moves load, and where the
-//! others fail more by that than it saved, it is taken back. It needs no knowledge of capacities,
-//! only what happens.
+//! [`Watch`] follows one backend. [`Regret`] follows the pool: an ejection moves load, and where
+//! the others fail more by that than it saved, it is taken back. It needs no knowledge of
+//! capacities, only what happens.
 use std::time::Duration;
 
 use crate::errors::Errors;
@@ -130,7 +130,8 @@ impl Watch {
     }
 
     /// A failure of a request sent then; returns whether the backend is to be ejected, as far as it
-    /// goes, where the others' share of failures is `others`; `None` where nothing is known of them.
+    /// goes, where the others' share of failures is `others`; `None` where nothing is known of
+    /// them.
     pub(crate) fn failed(
         &mut self,
         now: Instant,
@@ -144,7 +145,7 @@ impl Watch {
         let Some(others) = others else {
             return self.errors_in_row >= ERRORS_IN_ROW_ALONE;
         };
-        // Where failures are that rare, two in a row are no chance, whatever was good before.
+        // With failures that rare, two in a row are not chance, whatever was good before.
         others.are_calm() && self.errors_in_row >= ERRORS_IN_ROW_CALM
             || self.is_worse_than(others)
                 && (self.errors_in_row >= ERRORS_IN_ROW || self.recent.errors >= ERRORS_RECENT)
@@ -196,7 +197,7 @@ impl Watch {
                     Standing::Probation { good: 0, needed, bad: 0, is_out: false, since: now };
                 true
             }
-            // Where there are hardly any requests, pings carry all steps but the last.
+            // With hardly any requests, pings carry all steps but the last.
             Standing::Probation { good, needed, is_out: false, .. } => {
                 *good = (*good + 1).min(*needed - 1);
                 false
@@ -311,7 +312,7 @@ pub enum StandingView {
     },
 }
 
-/// What the other backends do.
+/// Failures of the other backends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Others {
     /// The median of their shares of failures: of an even number the lower one. One backend that
@@ -342,7 +343,7 @@ impl Others {
     }
 }
 
-/// Whether so many ejected backends of so many are within the cap: half of the heads.
+/// Whether `ejected` backends out of `of` are within the cap: half of them.
 pub(crate) const fn is_within_cap(ejected: usize, of: usize) -> bool {
     2 * ejected <= of
 }
@@ -368,7 +369,7 @@ pub(crate) struct Regret {
     times: u32,
 }
 
-/// What one ejection saves, by what was before.
+/// Saving of one ejection, by the figures before it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Saving {
     /// The backend's share of the requests.
@@ -379,7 +380,7 @@ pub(crate) struct Saving {
     pub(crate) others: f64,
     /// The latency elsewhere, ms.
     pub(crate) latency_ms: f64,
-    /// What a failure is charged with, ms.
+    /// Charge for a failure, ms.
     pub(crate) charge_ms: f64,
 }
 
@@ -413,8 +414,8 @@ impl Regret {
         is_time
     }
 
-    /// A request ended at another backend while one is out: answered well within so many ms, or
-    /// failed or refused. Returns whether the ejections are to be taken back.
+    /// Handles the end of a request at another backend while one is out: a success after `good_ms`,
+    /// or a failure or refusal. Returns whether the ejections are to be taken back.
     pub(crate) fn observe(&mut self, now: Instant, good_ms: Option<f64>) -> bool {
         self.since.observe(good_ms.is_none(), REGRET_MEMORY);
         self.missed = self.missed.saturating_add(good_ms.is_none() as u32);
@@ -441,23 +442,23 @@ impl Regret {
 /// Slow start opens for good at this window.
 pub(crate) const WINDOW_OPEN: u32 = 64;
 pub(crate) const WINDOW_START: u32 = 2;
-/// How often a backend is pinged that is ejected, on probation or in slow start after it.
+/// Interval of pings to a backend that is ejected, on probation or in slow start after it.
 pub(crate) const PING_EVERY: Duration = Duration::from_millis(250);
 const RECENT: f64 = 20.0;
 /// Fewer failures than these count as none.
 const FORGOTTEN: f64 = 1e-3;
 const ERRORS_IN_ROW: u32 = 3;
 const ERRORS_IN_ROW_CALM: u32 = 2;
-/// Where nothing is known of the others (Envoy's `consecutive_5xx`).
+/// Failures in a row if nothing is known of the others (Envoy's `consecutive_5xx`).
 const ERRORS_IN_ROW_ALONE: u32 = 5;
 const ERRORS_RECENT: f64 = 2.5;
 /// Requests from which on something is known of a backend.
 const KNOWN_REQUESTS: f64 = 2.0;
-/// Failures of the others below this share are none.
+/// Failures of the others below this share count as zero.
 const CALM_SHARE: f64 = 0.001;
 /// With fewer requests it cannot be seen that failures are rare.
 const CALM_REQUESTS: f64 = 50.0;
-/// A single failure ranks a backend behind others for so long.
+/// Time for which a single failure ranks a backend behind others.
 const FAILING_TIME: Duration = Duration::from_secs(1);
 const BACK_OFF: Duration = Duration::from_millis(250);
 const BACK_OFF_MAX: Duration = Duration::from_secs(8);
@@ -481,7 +482,7 @@ const REGRET_MEMORY: f64 = 400.0;
 const MISSED: u32 = 20;
 /// Requests before an ejection is judged.
 const REGRET_REQUESTS: f64 = 50.0;
-/// So many times the latency of before is none of the ejection's doing.
+/// Up to this many times the earlier latency is not attributed to the ejection.
 const LATENCY_SLACK: f64 = 1.5;
 const LATENCY_RISE: f64 = 5.0;
 const LATENCY_ALPHA: f64 = 0.02;

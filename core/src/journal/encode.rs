@@ -41,7 +41,7 @@ impl Encoder {
 
     pub(super) fn restored(&mut self, now: Instant, state: &PolicyState) {
         self.tag(now, tag::RESTORED);
-        // What a router took has finite numbers only: there is nothing that JSON could not take.
+        // A router accepts finite numbers only, which JSON can represent.
         let json = serde_json::to_vec(state).unwrap_or_default();
         put_varint(&mut self.block, json.len() as u64);
         self.block.extend_from_slice(&json);

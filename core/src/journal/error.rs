@@ -1,18 +1,18 @@
-//! Where a journal stops being readable.
+//! Errors of reading a journal.
 use std::fmt;
 
 use super::VERSION;
 
-/// Where a journal stops being readable, and why.
+/// Place at which a journal stops being readable, and the reason.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct JournalError {
     /// Bytes before the damage; what ended before it was read.
     pub offset: u64,
-    /// What is wrong there.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// What is wrong with a journal.
+/// A fault of a journal.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Fault {
     /// It does not begin as a journal does.
@@ -23,9 +23,9 @@ pub enum Fault {
     CutOff,
     /// The checksum of the block that begins here does not fit it.
     Checksum,
-    /// The checksum fits, and yet the record cannot be.
+    /// The checksum fits, but the record is invalid.
     Malformed(&'static str),
-    /// The configuration in its header cannot be.
+    /// The configuration in its header is invalid.
     Config(String),
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for JournalError {
             Fault::CutOff => write!(f, "cut off: the recording ends without its end mark"),
             Fault::Checksum => write!(f, "corrupt: the checksum of this block does not fit"),
             Fault::Malformed(wrong) => write!(f, "malformed: {wrong}"),
-            Fault::Config(wrong) => write!(f, "its configuration cannot be: {wrong}"),
+            Fault::Config(wrong) => write!(f, "invalid configuration: {wrong}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How a journal begins: what it takes to build the router that it is the journal of.
+//! The header of a journal: everything needed to build its router.
 use serde::{Deserialize, Serialize};
 
 use super::VERSION;
@@ -16,7 +16,7 @@ pub(super) const BYTES_MAX: u32 = 64 * 1024 * 1024;
 /// Backends of a configuration; a router takes a kilobyte or more for each, and a name three bytes.
 const BACKENDS_MAX: usize = 10_000;
 
-/// What a journal begins with.
+/// Header of a journal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
     /// The router's configuration when this file began.
@@ -25,7 +25,7 @@ pub struct Header {
     pub seed: u64,
     /// The time at which the router was made.
     pub started: Instant,
-    /// What the wall clock said then, nanoseconds since 1970; 0 when nobody said.
+    /// Wall clock at that time, nanoseconds since 1970; 0 if unknown.
     pub wall_clock_nanos: u64,
     /// Number of the file in its recording, from 0. The records before a later one are in other
     /// files, which may be gone: decisions can be checked from the first file on only.
@@ -115,9 +115,9 @@ impl Header {
 /// Bytes before every header and block: its length and checksum.
 pub(super) const FRAME_BYTES: usize = 8;
 
-/// What stands before a payload: its length, and the checksum of length and payload.
+/// Returns the frame before a payload: its length, and the checksum of length and payload.
 pub fn frame(payload: &[u8]) -> [u8; FRAME_BYTES] {
-    // A payload beyond 4 GiB cannot be: blocks are handed over at 32 KiB.
+    // Payloads stay far below 4 GiB: blocks are handed over at 32 KiB.
     let len = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
     let crc = crc32([&len, payload]).to_le_bytes();
     [len[0], len[1], len[2], len[3], crc[0], crc[1], crc[2], crc[3]]

@@ -38,7 +38,7 @@
 //! | stream opened | lease, backend, status, ns | 11 |
 //! | lease paused, lease resumed | lease, backend | 6 |
 //! | load reported | backend, figures | 6–30 |
-//! | configured anew | JSON | as long as it is |
+//! | reconfigured | JSON | as long as it is |
 //! | restored | JSON | as long as it is |
 //! | end | whether another file goes on | 3 |
 //!

@@ -19,18 +19,18 @@ use crate::time::Instant;
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
-    /// Where the next block begins.
+    /// Offset of the next block.
     at: usize,
     block: Option<Block<'a>>,
     is_over: bool,
     has_ended: bool,
 }
 
-/// What is left of a block.
+/// Rest of a block.
 #[derive(Clone, Debug)]
 struct Block<'a> {
     cursor: Cursor<'a>,
-    /// Where its payload begins in the file.
+    /// Offset of its payload in the file.
     begin: usize,
     last_at: u64,
     last_lease: u64,
@@ -40,7 +40,7 @@ impl<'a> Reader<'a> {
     /// The header of a journal, and a reader of what follows.
     ///
     /// # Errors
-    /// What begins otherwise than a journal, and a header that is not whole.
+    /// Bytes that do not begin like a journal, or an incomplete header.
     pub fn new(bytes: &'a [u8]) -> Result<(Header, Self), JournalError> {
         let (header, at) = Header::decode(bytes)?;
         Ok((header, Self { bytes, at, block: None, is_over: false, has_ended: false }))

@@ -1,4 +1,4 @@
-//! What a journal says, record by record, as it is read back.
+//! Records of a journal as they are read back.
 use std::time::Duration;
 
 use crate::blame::Asker;
@@ -15,18 +15,18 @@ pub struct Entry {
     pub at: Instant,
     /// Bytes before it in the file.
     pub offset: u64,
-    /// What happened.
+    /// The record.
     pub record: Record,
 }
 
-/// Something that the router was told or asked, or that became of it.
+/// An input of the router, or a result of one.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// `handle_timeout` was called.
     TimedOut,
     /// `route` was called, and answered.
     Routed {
-        /// Who asked, and for what; not known of a request that was not admitted.
+        /// Groups of client and path; unknown for a request that was not admitted.
         asker: Asker,
         /// The backends that were named as tried.
         tried: Vec<BackendId>,
@@ -38,7 +38,7 @@ pub enum Record {
     ProbeStarted {
         /// Its number.
         probe: ProbeId,
-        /// Who was asked.
+        /// The probed backend.
         backend: BackendId,
         /// For what.
         kind: ProbeKind,
@@ -52,7 +52,7 @@ pub enum Record {
     },
     /// [`Event::RequestFinished`](crate::Event::RequestFinished).
     RequestFinished {
-        /// The lease that came home.
+        /// The lease that ended.
         lease: LeaseId,
         /// How the backend did.
         outcome: Outcome,
@@ -84,7 +84,7 @@ pub enum Record {
     },
     /// [`Event::LoadReported`](crate::Event::LoadReported).
     LoadReported {
-        /// Whose figures.
+        /// The reporting backend.
         backend: BackendId,
         /// The figures.
         report: LoadReport,
@@ -95,7 +95,7 @@ pub enum Record {
     Restored(Box<PolicyState>),
     /// The writer could not keep up: this many records are not there.
     Lost {
-        /// How many.
+        /// Their number.
         records: u64,
     },
     /// The recording ends here as it should.
@@ -110,7 +110,7 @@ pub enum Record {
 pub struct Admission {
     /// The lease's number.
     pub lease: LeaseId,
-    /// Where the request went.
+    /// The request's backend.
     pub backend: BackendId,
 }
 

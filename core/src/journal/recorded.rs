@@ -22,18 +22,19 @@ use crate::time::Instant;
 pub struct RecordedRouter {
     router: Router,
     journal: Option<Box<Journal>>,
-    /// What the router was made of, until its first input.
+    /// The router's start, until its first input.
     origin: Option<Box<Origin>>,
 }
 
-/// What a router begins with.
+/// Start of a router.
 #[derive(Debug)]
 struct Origin {
     header: Header,
     state: Option<PolicyState>,
 }
 
-/// Where the blocks of a journal go. It never waits: what it cannot take is lost, and counted.
+/// Receiver of a journal's blocks. It never waits: blocks that it cannot take are lost, and
+/// counted.
 pub trait JournalSink: fmt::Debug + Send {
     /// Files that begin from now on begin with this header, their own number put into it.
     fn begin(&mut self, header: &Header);
@@ -46,7 +47,7 @@ pub trait JournalSink: fmt::Debug + Send {
     fn unwritten(&self) -> u64;
 }
 
-/// How a recording goes.
+/// Counts of a recording.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RecordingCounts {
     /// Records made, those lost included.
@@ -90,7 +91,7 @@ impl RecordedRouter {
     /// Takes in what was learned before; see [`Router::restore`].
     ///
     /// # Errors
-    /// When it cannot be, or is another policy's.
+    /// When it is invalid, or belongs to another policy.
     pub fn restore(&mut self, state: &PolicyState) -> Result<(), PolicyStateError> {
         self.router.restore(state)?;
         match (&mut self.journal, &mut self.origin) {
@@ -165,7 +166,7 @@ impl RecordedRouter {
         Some(action)
     }
 
-    /// How the recording goes; `None` when there is none.
+    /// Returns the counts of the recording; `None` without one.
     pub fn recording(&self) -> Option<RecordingCounts> {
         self.journal.as_ref().map(|journal| journal.counts())
     }
@@ -192,7 +193,7 @@ impl Deref for RecordedRouter {
     }
 }
 
-/// The journal of a router: the block at hand, and where full ones go.
+/// The journal of a router: the current block, and the receiver of full ones.
 #[derive(Debug)]
 struct Journal {
     encoder: Encoder,
@@ -200,7 +201,7 @@ struct Journal {
     header: Box<Header>,
     begun_at: Instant,
     last_at: Instant,
-    /// In the block at hand.
+    /// Records in the current block.
     pending: u64,
     /// Lost since the last block that was taken.
     gap: u64,
@@ -256,7 +257,8 @@ impl Journal {
         self.records += 1;
     }
 
-    /// Hands the block at hand to the sink; what it does not take makes the next block's gap.
+    /// Passes the current block to the sink; records that it does not take become the next block's
+    /// gap.
     fn hand_over(&mut self, is_last: bool) {
         let pending = std::mem::take(&mut self.pending);
         if self.sink.put(&mut self.encoder.block, self.last_at, pending, is_last) {

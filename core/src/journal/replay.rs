@@ -21,7 +21,7 @@ pub struct Replay {
     is_exact: bool,
 }
 
-/// What a record was, compared with what the router does.
+/// Comparison of a record with the router's decision.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
     /// An input that nothing is compared of.
@@ -42,7 +42,7 @@ pub enum Step {
         /// As it came out; `None` when none was started.
         replayed: Option<(ProbeId, BackendId, ProbeKind)>,
     },
-    /// Records are missing before this one, or a lease came home that was never given out:
+    /// Records are missing before this one, or a lease ended that was never given out:
     /// nothing can be compared from here on.
     Unknown,
 }

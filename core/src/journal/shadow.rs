@@ -1,12 +1,12 @@
-//! Another router told the same story: what would it have done at each decision?
+//! Another router with the same inputs: its decision at each recorded request.
 //!
-//! It is asked at every recorded request, and then told what really happened: the request counts
-//! where it really went, with the outcome that it really had. So its view of the backends is the
+//! It decides at every recorded request, and then gets the recorded result: the request counts at
+//! the backend that it really went to, with its real outcome. So its view of the backends is the
 //! recorded one at every moment, and only its own memory (the current backend, what its policy
 //! draws and counts) follows its own decisions.
 //!
-//! What it would have changed by its decisions, it never sees: a backend that gets more requests
-//! also gets slower.
+//! It does not see the effects of its own decisions: a backend that gets more requests also gets
+//! slower.
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::{Admission, Entry, Record};
@@ -22,7 +22,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub struct Shadow {
     router: Router,
-    /// Rules in place of recorded ones, also where the recording was configured anew.
+    /// Rules in place of recorded ones, also after a recorded reconfiguration.
     rules: Rules,
     leases: BTreeMap<LeaseId, Lease>,
     /// Recorded probes that are out.
@@ -37,12 +37,12 @@ pub struct Shadow {
     others: Vec<BackendId>,
 }
 
-/// What the shadow would have done with a recorded request.
+/// Decision of the shadow for a recorded request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Choice {
-    /// Where the request went.
+    /// The recorded decision.
     pub recorded: Result<Admission, NoRoute>,
-    /// Where the shadow would have sent it.
+    /// The shadow's decision.
     pub chosen: Result<BackendId, NoRoute>,
     /// Whether it was a first attempt.
     pub is_first: bool,
@@ -195,8 +195,8 @@ impl Shadow {
         self.router.handle_event(now, Event::LoadReported { backend, report });
     }
 
-    /// Answers probes of lines that nobody asked in the recording at this time: by what the line
-    /// said last. Those that were asked come to their own end.
+    /// Ends probes of lines that were not probed in the recording at this time, with the line's
+    /// last result. Recorded probes have their own end.
     fn answer_waiting(&mut self, now: Instant) {
         let ready = |(line, (_, since)): (&LineId, &(ProbeId, Instant))| {
             let is_ready = *since < now && !self.lines_out.contains(line);
@@ -221,7 +221,7 @@ impl Shadow {
         }
     }
 
-    /// After a gap nobody knows which requests and probes are still out: none is.
+    /// After a gap the open requests and probes are unknown: all are forgotten.
     fn forget(&mut self, now: Instant) {
         for (_, lease) in std::mem::take(&mut self.leases) {
             let outcome = Outcome::Abandoned;

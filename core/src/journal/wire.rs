@@ -112,7 +112,7 @@ mod tests {
         }
     }
 
-    /// What is too long for its type is refused, never wrapped.
+    /// Values too long for their type are refused, never wrapped.
     #[test]
     fn overlong_numbers_are_refused() {
         let mut bytes = Vec::new();

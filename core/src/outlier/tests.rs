@@ -5,7 +5,7 @@ const fn others(share: f64) -> Option<Others> {
 }
 
 /// Three errors in a row quarantine, for 250 ms; each relapse makes it eight times as long up to
-/// 8 s, and doubles the good answers wanted up to 32; half a minute of calm starts anew.
+/// 8 s, and doubles the good responses wanted up to 32; half a minute of calm resets both.
 #[test]
 fn back_off_grows() {
     let mut watch = Watch::new(WINDOW_START, WINDOW_START);
@@ -63,7 +63,7 @@ fn others_are_compared_by_backend() {
     assert!(!of(&[errors(49.0, 0.0)]).is_some_and(|others| others.are_calm()));
 }
 
-/// Where nothing is known of the others, it takes five failures in a row.
+/// If nothing is known of the others, it takes five failures in a row.
 #[test]
 fn alone_it_takes_five() {
     let mut watch = Watch::new(u32::MAX, u32::MAX);
@@ -104,7 +104,7 @@ fn pings_carry_all_steps_but_the_last() {
 
 /// A backend with half of the requests and a tenth of them failed saves 5 % and 250 ms a request:
 /// it stays out while the others do better than that, and comes back when they are slower or
-/// refuse more; then nobody is ejected for 8 s, and for 16 s the next time.
+/// refuse more; then no backend is ejected for 8 s, and for 16 s the next time.
 #[test]
 fn an_ejection_that_costs_more_than_it_saves_is_regretted() {
     let saving =
@@ -125,8 +125,8 @@ fn an_ejection_that_costs_more_than_it_saves_is_regretted() {
     assert!(regret.allows(again + Duration::from_secs(16)));
 }
 
-/// Where the others fail 5 %, a probation of 32 puts up with a failure, and with more of them the
-/// longer it lasts; where they fail nothing, with none.
+/// If the others fail 5 %, a probation of 32 tolerates a failure, and more of them the longer it
+/// lasts; if they never fail, it tolerates no failure.
 #[test]
 fn probation_puts_up_with_what_is_usual() {
     let now = Instant::from_millis(1000);

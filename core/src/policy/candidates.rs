@@ -1,10 +1,10 @@
-//! Who may be chosen for a request, and ways of drawing from them.
+//! Candidates for a request, and ways of drawing from them.
 use crate::backend::{Access, Backend, BackendTable};
 use crate::id::BackendId;
 use crate::rng::Rng;
 
-/// Who may be chosen: of the backends that were not tried those that are free; when there are none,
-/// those that asked to be left alone, too; else all of them (fail open).
+/// Backends that may be chosen: the free ones that were not tried; without any, also those that
+/// asked to be left alone; otherwise all of them (fail open).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidates<'a> {
     table: &'a BackendTable,
@@ -46,7 +46,7 @@ impl<'a> Candidates<'a> {
         able.map(|id| (id, self.load(id)))
     }
 
-    /// What is known of a candidate.
+    /// Returns the facts about a candidate.
     pub(super) fn facts(&self, id: BackendId) -> Option<&'a Backend> {
         self.table.get(id)
     }

@@ -1,12 +1,12 @@
-//! What a policy is to the router.
+//! The contract between a policy and the router.
 //!
 //! A [`Policy`] ranks backends: health filters before it, the gate restrains `score` after it, the
-//! router combines. It sees the usable backends ([`Candidates`]), the requests that go out and come
-//! home, and the pings. It has no timer. The same calls with the same seed give the same choices.
+//! router combines. It sees the usable backends ([`Candidates`]), the starts and ends of requests,
+//! and the pings. It has no timer. The same calls with the same seed give the same choices.
 //!
 //! Beside its choices a policy has these influences: it says which backends are full
-//! ([`Policy::is_full`], [`Policy::overflow`]); a [`Learner`] also vouches for backends against lost
-//! pings, wishes for pings, and ejects backends by itself.
+//! ([`Policy::is_full`], [`Policy::overflow`]); a [`Learner`] also vouches for backends against
+//! lost pings, wishes for pings, and ejects backends by itself.
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::time::Instant;
 /// The router tells it of every backend (`on_join` before anything else), of every request
 /// (`on_dispatch`, then once `on_outcome`) and of every ping.
 pub(crate) trait Policy: Debug + Send + Sync {
-    /// The candidate that this request should go to; `None` only when there is none.
+    /// Returns the candidate for this request; `None` only without candidates.
     fn choose(
         &mut self,
         now: Instant,
@@ -37,10 +37,11 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// Takes new rules; what was learned stays.
     fn reconfigure(&mut self, _rules: &Rules) {}
 
-    /// A backend came into the configuration, or the policy into use, with so many requests out.
+    /// A backend entered the configuration, or the policy came into use, with `in_flight` requests
+    /// out.
     fn on_join(&mut self, _now: Instant, _backend: BackendId, _in_flight: u32) {}
 
-    /// A backend left the configuration; its requests still come home.
+    /// A backend left the configuration; its requests still end.
     fn on_leave(&mut self, _now: Instant, _backend: BackendId) {}
 
     /// A backend went down or came up.
@@ -63,7 +64,7 @@ pub(crate) trait Policy: Debug + Send + Sync {
     fn on_ping(&mut self, _now: Instant, _backend: BackendId, _is_good: bool, _facts: &Backend) {}
 
     /// Whether a backend has as many requests in flight as it can work on at once, as far as the
-    /// policy knows; it refused so many recently, which count as if they were there.
+    /// policy knows. Recent refusals (`turned_away`) count as if they were in flight.
     fn is_full(&self, _backend: BackendId, _turned_away: u32) -> bool {
         false
     }
@@ -80,7 +81,7 @@ pub(crate) trait Policy: Debug + Send + Sync {
         None
     }
 
-    /// What the router does for it, and what it leaves out; the same for a policy's life.
+    /// Returns the services that it needs from the router; constant for a policy's life.
     fn habits(&self) -> Habits {
         Habits { is_gated: false, listens: true, guards_itself: false }
     }
@@ -99,12 +100,12 @@ pub(crate) trait Policy: Debug + Send + Sync {
     fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView;
 }
 
-/// What a policy that learns is to the router beside its choices: a state to keep, a guard over it,
-/// backends that it ejects by itself, and wishes for pings.
+/// The further contract of a policy that learns: a state to keep, a guard over it, backends that it
+/// ejects by itself, and wishes for pings.
 ///
 /// All but the state is optional.
 pub(crate) trait Learner {
-    /// What it has learned, backends by name.
+    /// Returns what it has learned, backends by name.
     fn state(&self, name: &dyn Fn(BackendId) -> Option<String>) -> StateOf;
 
     /// Takes in what it learned before, backends by name.
@@ -118,7 +119,7 @@ pub(crate) trait Learner {
         name: &dyn Fn(BackendId) -> Option<String>,
     ) -> Result<(), PolicyStateError>;
 
-    /// How the guard over it stands, if it has one.
+    /// Returns the state of the guard over it, if it has one.
     fn guard(&self, _now: Instant) -> Option<GuardView> {
         None
     }
@@ -129,7 +130,7 @@ pub(crate) trait Learner {
         false
     }
 
-    /// How often this backend is to be pinged, when more often than by the schedule.
+    /// Returns the wanted interval of pings, if shorter than the schedule's.
     fn ping_every(&self, _backend: BackendId) -> Option<Duration> {
         None
     }
@@ -146,7 +147,7 @@ pub(crate) trait Learner {
     }
 }
 
-/// What a policy needs of the router at every request.
+/// Services that a policy needs from the router at every request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Habits {
     /// Whether the gate restrains its choices: only a policy that sends everything to one backend
@@ -164,11 +165,11 @@ impl Habits {
     pub(crate) const DEAF: Self = Self { is_gated: false, listens: false, guards_itself: false };
 }
 
-/// What a policy would do.
+/// Decision of a policy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Choice {
     pub(crate) backend: BackendId,
-    /// What the policy wants to find again at the request's end.
+    /// The policy's mark, returned at the request's end.
     pub(crate) token: Token,
 }
 

@@ -1,10 +1,10 @@
 //! The short way of a model that is asked seldom: requests that end well at a calm backend.
 //!
 //! Policy `score` asks its model only while the current backend is full. Until then a good end is
-//! counted, and its effect on speed, errors and cost waits: for the next question, for anything else
-//! that happens to the backend, or for [`BATCH`] good ends. While there is only one backend, good
-//! ends are not counted at all. Speeds and costs that are asked for are
-//! those that the long way gives, but that the good ends of a batch count as evenly spaced.
+//! counted, and its effect on speed, errors and cost waits: for the next question, for anything
+//! else that happens to the backend, or for [`BATCH`] good ends. While there is only one backend,
+//! good ends are not counted at all. Speeds and costs that are asked for are those that the long
+//! way gives, but that the good ends of a batch count as evenly spaced.
 use std::time::Duration;
 
 use super::curve::{LEVELS, bin};
@@ -51,7 +51,7 @@ impl Learned {
             return false;
         }
         let n = unit.in_flight;
-        debug_assert!(n > 0, "only requests that went out come home");
+        debug_assert!(n > 0, "only requests that were sent end");
         unit.in_flight = n.saturating_sub(1);
         unit.unsettled += 1;
         unit.completions += 1;
@@ -97,8 +97,8 @@ impl Learned {
         unit.due_speed = unit.shrunk_speed;
     }
 
-    /// The backend for a single request that finds another one full: the one with the least expected
-    /// delay, or one that has been idle for so long that it is worth a trial.
+    /// The backend for a single request that finds another one full: the one with the least
+    /// expected delay, or one that has been idle for long enough to be worth a trial.
     pub(crate) fn relief(
         &mut self,
         now: Instant,
@@ -125,8 +125,7 @@ impl Learned {
 }
 
 impl Unit {
-    /// Leaves out the time since the last look: where there is nothing to choose, nothing is to be
-    /// learned.
+    /// Skips the time since the last check: without a choice there is nothing to learn.
     #[inline]
     fn skip(&mut self, now: Instant) {
         self.looked_at = now;

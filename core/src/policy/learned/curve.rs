@@ -1,5 +1,5 @@
-//! How the rate of completions grows with the requests in flight: one congestion curve for the
-//! pool, and each backend's slow deviation from it.
+//! Rate of completions by requests in flight: one congestion curve for the pool, and each backend's
+//! slow deviation from it.
 //!
 //! The pool's curve `D(n)`, n = 1 … 96: completions per ms of a backend of speed 1 that holds n.
 //! Four workers come out as 1, 2, 3, 4, 4, 4 …; a server that batches as a bending line. From good
@@ -124,7 +124,8 @@ impl Shape {
     }
 
     /// Requests in flight that it works on at once, 1 to 96; 1 while single requests are unknown.
-    /// The most at which the predicted latency is at most [`WIDTH_LATENCIES`] times that of a single one.
+    /// The most at which the predicted latency is at most [`WIDTH_LATENCIES`] times that of a
+    /// single one.
     pub(super) const fn width(&self) -> u32 {
         self.width
     }
@@ -184,13 +185,14 @@ pub(super) fn soft(number: f64, error: f64) -> f64 {
     if number.abs() <= error { 0.0 } else { number - error.copysign(number) }
 }
 
-/// Levels of in flight that the pool's curve tells apart. Beyond, a backend is taken to be saturated.
+/// Levels of in flight that the pool's curve tells apart. Beyond, a backend is taken to be
+/// saturated.
 pub(super) const LEVELS: usize = 96;
 /// Bins of n that a backend's shape tells apart.
 pub(super) const BINS: usize = 14;
 /// The last level of each bin but the last one. They widen by about 1.4, so that all get evidence.
 const BIN_ENDS: [u32; BINS - 1] = [1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90];
-/// A latency of so many times that of a single request is of one that waited for others. Chosen.
+/// A latency above this many times that of a single request shows waiting for others. Chosen.
 const WIDTH_LATENCIES: f64 = 1.25;
 /// Completions that the prior weighs. Chosen; insensitive from half to twice.
 const PRIOR: f64 = 20.0;
@@ -281,7 +283,7 @@ mod tests {
 
     /// By hand: 400 completions where 800 were predicted: ln(801/401) = 0.69190 less twice
     /// 1/√401 = 0.09988 is 0.59203, so latency is e^0.59203 = 1.80765 times as long; a deviation
-    /// within its error is none; a bin without evidence is as the one below.
+    /// within its error counts as zero; a bin without evidence equals the one below.
     #[test]
     fn shape_by_hand() {
         let curve = Curve::new(10.0);

@@ -1,12 +1,12 @@
 //! The exploration budget: what may be spent on backends that the model would not choose.
 //!
 //! Each request earns 0.005 tokens (configurable), four at most. A trial costs 1: a request to a
-//! backend that was idle for the longer of 1 s and 30 of the pool's mean latencies (its own, while it
-//! was slow, would tell of its recovery late). A trial that is answered in under half of the predicted time
-//! earns its backend up to 16 requests more, one at a time, for as long as each is answered within
-//! the time predicted before the first. Each such series that ends in a slow answer makes the next
-//! one of this backend wait for twice as many trials, up to four: one that is fast mostly and very
-//! slow now and then is not to be taken for one that has recovered every time.
+//! backend that was idle for the longer of 1 s and 30 of the pool's mean latencies (its own, while
+//! it was slow, would tell of its recovery late). A trial that is answered in under half of the
+//! predicted time earns its backend up to 16 requests more, one at a time, for as long as each is
+//! answered within the time predicted before the first. Each such series that ends in a slow answer
+//! makes the next one of this backend wait for twice as many trials, up to four: one that is fast
+//! mostly and very slow now and then is not to be taken for one that has recovered every time.
 use crate::id::BackendId;
 use crate::time::Instant;
 
@@ -20,7 +20,7 @@ pub(super) struct Explorer {
     following: Option<Following>,
 }
 
-/// How a backend's series have turned out.
+/// Results of a backend's series of trials.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Trials {
     /// Trials to be left without a series after one that ended in a slow answer.
@@ -33,7 +33,7 @@ pub(super) struct Trials {
 #[derive(Clone, Copy, Debug)]
 struct Following {
     backend: BackendId,
-    /// What was predicted before the first trial, ms.
+    /// Prediction before the first trial, ms.
     predicted_ms: f64,
     left: u32,
 }
@@ -104,9 +104,10 @@ impl Explorer {
     }
 }
 
-/// What a trial costs: the unit of the budget.
+/// Cost of a trial: the unit of the budget.
 pub(super) const TRIAL: f64 = 1.0;
-/// Trials that a quiet time saves up, at most. Chosen; the run of [`learned`](super) does not reach it.
+/// Trials that a quiet time saves up, at most. Chosen; the run of [`learned`](super) does not reach
+/// it.
 const TOKENS_MAX: f64 = 4.0;
 /// Requests that follow a trial that went well. Chosen; insensitive from half to twice.
 const FOLLOW_MAX: u32 = 16;

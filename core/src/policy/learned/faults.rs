@@ -1,4 +1,4 @@
-//! What errors do to a backend's standing, by the restraints of all of them.
+//! Effects of errors on a backend's standing, by the restraints of all of them.
 use std::time::Duration;
 
 use super::{Learned, OWN_MEMORY, POOL_MEMORY};

@@ -1,4 +1,4 @@
-//! What the router asks of the learner beside its choices.
+//! Requests of the router to the learner beside its choices.
 use std::time::Duration;
 
 use super::{GuardView, Learned};

@@ -12,30 +12,30 @@
 //! of Shiryaev–Roberts kind, so a false alarm comes once in 10⁶/3 control samples or less often
 //! (Lorden 1971; Shin, Ramdas, Rinaldo 2023), about once in 5·10⁷ requests at the default slice.
 //!
-//! Logarithms make much of the usual request: by them a learner is worse that avoids a backend which
-//! is fast mostly and very slow now and then (`seed_ab` of the lab). So it must have the higher mean
-//! cost, too, over the same samples, to be suspected or demoted.
+//! Logarithms make much of the usual request: by them a learner is worse that avoids a backend
+//! which is fast mostly and very slow now and then (`seed_ab` of the lab). So it must have the
+//! higher mean cost, too, over the same samples, to be suspected or demoted.
 //!
-//! What is slow is not the test but the slice: so it is ten times as large, though at most a tenth
-//! of the requests, for the first ten samples and while an alarm is above a quarter of its height.
-//! How often one looks may depend on what was seen, and a suspicion is worth settling. The lab's
-//! broken learner is demoted after 24 to 33 control samples.
-//! (Ranks instead of sizes need 8 to 21, but take a learner for worse that avoids a backend which is
-//! fast mostly and very slow now and then.)
+//! The slice, not the test, limits the speed of a verdict: so it is ten times as large, though at
+//! most a tenth of the requests, for the first ten samples and while an alarm is above a quarter of
+//! its height. The sampling rate may depend on earlier samples, and a suspicion is worth settling.
+//! The lab's broken learner is demoted after 24 to 33 control samples. (Ranks instead of sizes need
+//! 8 to 21, but take a learner for worse that avoids a backend which is fast mostly and very slow
+//! now and then.)
 //!
 //! While the learner is better beyond the 95 % interval, a fifth of the slice will do: control
 //! requests that go to slow backends are what the guard costs.
 //!
-//! A demotion lasts 10 s and doubles up to 10 min with each one that follows a return within
-//! ten times as long. Meanwhile requests go by `least_request` over the backends that the restraints leave open, and
-//! the learner goes on learning.
+//! A demotion lasts 10 s and doubles up to 10 min with each one that follows a return within ten
+//! times as long. Meanwhile requests go by `least_request` over the backends that the restraints
+//! leave open, and the learner goes on learning.
 use std::time::Duration;
 
 use super::view::GuardView;
 use crate::rng::Rng;
 use crate::time::Instant;
 
-/// Who decides, and how both sides do.
+/// The side in charge, and the results of both sides.
 #[derive(Clone, Debug)]
 pub(super) struct LiveGuard {
     /// Share of the requests that are the control's.
@@ -212,11 +212,11 @@ const LAMBDAS: [f64; 3] = [0.1, 0.25, 0.5];
 const ALARM: f64 = 13.815_510_557_964_274;
 /// The share of the alarm from which on there is more control. Chosen.
 const SUSPICION: f64 = 0.25;
-/// How much more control there is then, and the share of the requests that it may be at most. Chosen:
-/// what is measured of it stands above.
+/// Factor of the control slice during a suspicion, and its largest share of the requests. Chosen;
+/// the measurement stands above.
 const SUSPECTED: f64 = 10.0;
 const SUSPECTED_MAX: f64 = 0.1;
-/// How much worse the learner may be, in standard deviations of a sample. Chosen.
+/// Allowance for the learner, in standard deviations of a sample. Chosen.
 const ALLOWANCE: f64 = 0.05;
 /// Standard deviations that a single sample counts at most: one request of a heavy tail is no
 /// verdict (a bounded influence: Huber 1964). Chosen.
@@ -226,7 +226,8 @@ const X_MAX: f64 = 3.0;
 const SAMPLES_MIN: f64 = 10.0;
 /// Samples that mean and deviation remember. Chosen.
 const SAMPLES_MAX: f64 = 2000.0;
-/// The least deviation, so that equal costs do not make a difference of a percent a great one. Chosen.
+/// The least deviation, so that equal costs do not make a difference of a percent a great one.
+/// Chosen.
 const DEVIATION_MIN: f64 = 0.1;
 /// Keeps logarithms finite.
 const COST_MIN_MS: f64 = 1e-3;
@@ -234,7 +235,7 @@ const COST_MIN_MS: f64 = 1e-3;
 const Z_95: f64 = 1.96;
 /// So many times fewer control requests while the gain is clear.
 const CLEAR_GAIN: f64 = 5.0;
-/// A demotion lasts this long at first, and at most so long. Chosen.
+/// First and longest duration of a demotion. Chosen.
 const BACK_OFF_MIN: Duration = Duration::from_secs(10);
 const BACK_OFF_MAX: Duration = Duration::from_secs(600);
 /// Times the demotion within which another one is a relapse. Chosen.
@@ -287,8 +288,8 @@ mod tests {
     const SAMPLES: u32 = 50_000;
 
     /// Equal sides, whatever their distribution: a CUSUM comes above ln A no more often than the
-    /// three of them may, 3 in A samples. For A = 100 and 1000 this is counted, begun anew after each
-    /// crossing; at A = 10^6 none of 4 times 50 000 samples is a demotion.
+    /// three of them may, 3 in A samples. For A = 100 and 1000 this is counted, restarted after
+    /// each crossing; at A = 10^6 none of 4 times 50 000 samples is a demotion.
     #[test]
     fn equal_sides_are_left_alone() {
         let exponential = |rng: &mut Rng| -10.0 * libm::log(1.0 - rng.unit());

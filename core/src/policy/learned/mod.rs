@@ -23,18 +23,18 @@
 //! | [`view`] | what is shown of it |
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
 //!
-//! A cost rises while a backend works without completing. A speed is estimated when a request
-//! ends; costs in the tournament tree are as of then or of a later dispatch. When more exposure
-//! than that of a completion has passed since, the winner is estimated and weighed anew until it
-//! stays the winner: then it is the least of all, to within that one completion. (Shortest expected delay: Whitt 1986; adaptive memory:
-//! Lepski 1991.)
+//! A cost rises while a backend works without completing. A speed is estimated when a request ends;
+//! costs in the tournament tree date from then or from a later dispatch. When more exposure than
+//! that of a completion has passed since, the winner is estimated and weighed again until it stays
+//! the winner. Then it is the least of all, to within that one completion. (Shortest expected
+//! delay: Whitt 1986; adaptive memory: Lepski 1991.)
 //!
 //! # Constants
-//! A constant without a source beside it was chosen. "Insensitive" means: half of it and twice of it
-//! change the cost over the oracle's by at most 1.2 %, in the geometric mean over the scenarios of
-//! `cargo lab homog90 hetero80 seed_ab brownout sinkhole coldstart burst120 antagonist
-//! partial_errors costs --policies learned --seeds 2 --duration-scale 0.5`. With other seeds the same
-//! figure differs by up to 1.4 %.
+//! A constant without a source beside it was chosen. "Insensitive" means: half of it and twice of
+//! it change the cost over the oracle's by at most 1.2 %, in the geometric mean over the scenarios
+//! of `cargo lab homog90 hetero80 seed_ab brownout sinkhole coldstart burst120 antagonist
+//! partial_errors costs --policies learned --seeds 2 --duration-scale 0.5`. With other seeds the
+//! same figure differs by up to 1.4 %.
 mod calm;
 mod curve;
 mod explore;
@@ -148,8 +148,8 @@ impl Learned {
         candidates: &Candidates<'_>,
         rng: &mut Rng,
     ) -> Option<BackendId> {
-        // Costs in the tree are as of each backend's last event. By time alone a cost only grows, so it
-        // is enough to weigh the winner again until it stays the winner.
+        // Costs in the tree are as of each backend's last event. By time alone a cost only grows,
+        // so it is enough to weigh the winner again until it stays the winner.
         let mut slot = self.costs.draw(rng)?.slot;
         for _ in 0..LOOKS_MAX {
             if !self.units[slot].is_stale(now) {
@@ -185,15 +185,15 @@ impl Learned {
         candidates.least(rng, load).filter(|id| open(*id).is_some())
     }
 
-    /// The least bad when nobody is open.
+    /// Returns the least bad backend when no backend is open.
     fn least_bad(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<BackendId> {
         candidates.least(rng, |id, _| {
             let Some(unit) = self.units.get(id.index()) else {
                 return f64::INFINITY;
             };
             let wait = unit.latency_at(&self.pool, unit.in_flight.saturating_add(1));
-            // No backend is good here, so what was charged for errors before says little: the chance
-            // to fail is taken instead.
+            // No backend is good here, so what was charged for errors before says little: the
+            // chance to fail is taken instead.
             let is_shut = if unit.restraints.is_normal() { 0 } else { 1 };
             // Quarantined ones last: a normal one is usable, however full.
             f64::from(is_shut) * SHUT_MS
@@ -283,8 +283,8 @@ impl Learned {
             return;
         }
         unit.speed.complete();
-        // A stall ends in a clump of completions, and probation is one request at a time: neither is
-        // how this backend works with so many in flight.
+        // A stall ends in a clump of completions, and probation is one request at a time: neither
+        // is how this backend works at that number in flight.
         if unit.restraints.is_normal() && !was_stalled {
             pool.curve.completions[(n as usize).min(LEVELS)] += 1.0;
             unit.shape.completions[bin(n)] += 1.0;
@@ -318,7 +318,8 @@ impl Policy for Learned {
         if candidates.is_first_attempt() {
             self.explorer.earn();
             let is_control = self.guard.draw(now, rng);
-            // The control is drawn before everything else, so that both sides see the same requests.
+            // The control is drawn before everything else, so that both sides see the same
+            // requests.
             if self.probation > 0
                 && !is_control
                 && let Some(backend) = self.try_out(candidates)
@@ -346,7 +347,7 @@ impl Policy for Learned {
     fn reconfigure(&mut self, rules: &Rules) {
         self.pool.confidence = rules.learned.confidence;
         self.pool.charge_ms = millis(rules.errors.charge);
-        // What was learned stays: none of these is a part of the model.
+        // The learned model stays: it contains none of these.
         self.explorer.configure(rules.learned.exploration);
         self.guard.configure(rules.learned.control_share, self.pool.charge_ms);
     }
@@ -365,7 +366,7 @@ impl Policy for Learned {
         self.shares.reserve(self.units.len());
         self.present = self.units.iter().filter(|unit| unit.is_present).count();
         if self.is_model && self.present == 2 {
-            // What one backend alone did was not looked at.
+            // The exposure of a single backend was not measured.
             self.units.iter_mut().for_each(|unit| unit.looked_at = now);
         }
         self.count();
@@ -373,7 +374,7 @@ impl Policy for Learned {
     }
 
     fn on_leave(&mut self, _now: Instant, backend: BackendId) {
-        // The row stays until its slot is taken: requests of it still come home.
+        // The row stays until its slot is taken: its requests still end.
         self.units[backend.index()].is_present = false;
         self.explorer.forget(backend);
         self.present = self.units.iter().filter(|unit| unit.is_present).count();
@@ -427,7 +428,7 @@ impl Policy for Learned {
         if is_trial || is_error != Some(false) {
             unit.settle(&self.pool);
         }
-        debug_assert!(unit.in_flight > 0, "only requests that went out come home");
+        debug_assert!(unit.in_flight > 0, "only requests that were sent end");
         unit.in_flight = unit.in_flight.saturating_sub(1);
         // Predicted before this very answer teaches anything, and for a backend that is idle again.
         let predicted_ms = if is_trial { unit.latency_at(&self.pool, 1) } else { 0.0 };
@@ -446,7 +447,7 @@ impl Policy for Learned {
             let unit = &mut self.units[slot];
             unit.restraints.probation_ended(now, faults::shows(ended.outcome), others);
             if unit.restraints.is_normal() {
-                // What it was ejected for must not go on to cost it requests.
+                // The errors that it was ejected for must not continue to cost it requests.
                 unit.errors = Errors::default();
             }
             self.count();
@@ -552,7 +553,7 @@ const CONTROL: Token = 2;
 const PROBATION: Token = 4;
 const IDLE_TRIAL: Token = 8;
 
-/// Backends that one decision looks at; one or two as a rule. Bounds its work.
+/// Backends that one decision evaluates; one or two as a rule. Bounds its work.
 const LOOKS_MAX: usize = 4;
 /// Completions from one fit of the pool's curve to the next: its work is spread over as many.
 /// Chosen; insensitive from half to twice.
@@ -573,7 +574,7 @@ const IDLE_LATENCIES: f64 = 30.0;
 const IDLE_LOOKS_APART: Duration = Duration::from_millis(50);
 /// Share of a new sample in the mean latencies. Chosen; insensitive from half to twice.
 const LATENCY_ALPHA: f64 = 0.05;
-/// Keeps a mean from being the 0 that says there is none.
+/// Keeps a mean above 0, which means unknown.
 const LATENCY_MIN_MS: f64 = 1e-3;
 /// More than any wait: what is quarantined comes after all that is not.
 const SHUT_MS: f64 = 1e12;

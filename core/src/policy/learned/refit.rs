@@ -1,5 +1,5 @@
-//! What is fitted to all backends together: the pool's curve, the median of the speeds, and with
-//! them every backend's cost. Done every [`REFRESH`] completions.
+//! The fit over all backends together: the pool's curve, the median of the speeds, and with them
+//! every backend's cost. Done every [`REFRESH`] completions.
 use super::{Learned, REFRESH, unit};
 use crate::time::Instant;
 
@@ -67,6 +67,6 @@ const CURVE_MEMORY_MAX: f64 = 20_000.0;
 /// Requests, for each backend of the pool, that are remembered of a backend that is not asked.
 /// Chosen; insensitive from half to twice.
 const UNASKED_MEMORY: f64 = 400.0;
-/// Speeds are scaled anew when their median is beyond e^0.7, about 2. Only their product with the
+/// Speeds are rescaled when their median is beyond e^0.7, about 2. Only their product with the
 /// curve has a meaning: this keeps both near 1.
 const CENTER_MAX: f64 = 0.7;

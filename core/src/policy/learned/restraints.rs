@@ -1,4 +1,4 @@
-//! What keeps requests from one backend while the model is not to be trusted with it.
+//! Restraints that keep requests from one backend while the model cannot be trusted with it.
 //!
 //! Beside its standing, which is that of [`outlier`](crate::outlier), a backend may be stalled (no
 //! completion where twelve were due; ejected when every request there ended without an answer),
@@ -131,7 +131,7 @@ impl Restraints {
 /// Share of the requests in flight at a refusal that may be in flight after it.
 /// Chosen; insensitive from half to twice.
 const CAP_SHARE: f64 = 0.97;
-/// What a good answer adds to the cap: a hundred of them one request.
+/// Growth of the cap per good response: one request per hundred of them.
 /// Chosen; insensitive from half to twice.
 const CAP_GROWTH: f64 = 0.01;
 /// The least growth, of a cap that refusals have confirmed. Chosen on random scenarios.
@@ -200,8 +200,8 @@ mod tests {
     }
 
     /// An error in a calm pool: nothing more while it has requests, one when it has none; a good
-    /// answer clears it. Where errors are usual one is no reason. Two errors are in a row when what
-    /// was answered well between them had been sent before the first.
+    /// response clears it. If errors are usual, one is not a reason. Two errors are in a row if the
+    /// good responses between them belong to requests sent before the first.
     #[test]
     fn an_error_makes_suspect() {
         let mut restraints = Restraints::new();

@@ -1,4 +1,4 @@
-//! How fast one backend works just now: completions against exposure, under several memories.
+//! Present speed of one backend: completions against exposure, under several memories.
 //!
 //! While a backend holds n requests for dt ms, a backend of speed 1 would complete `dx = D(n)·dt`
 //! of them: its exposure. Its speed is completions / exposure, exact for requests still running
@@ -6,13 +6,13 @@
 //! by exposure: `f = 1/(1 + dx/W)`, `C ← C·f`, `X ← (X + dx)·f`; a completion adds 1 to C.
 //!
 //! The memory used is Lepski's choice: the longest one whose interval for the root of the speed,
-//! `(√(C + 3/8) ± h)/√X` with `h = confidence·√φ/2` (Anscombe's transform), shares a point with those of all
-//! shorter ones. The shortest considered has 4·φ to 8·φ completions, and 8 at least: below, clumped
-//! completions are no sample of anything. So it is long while the speed is steady and short just
-//! after a change.
+//! `(√(C + 3/8) ± h)/√X` with `h = confidence·√φ/2` (Anscombe's transform), shares a point with
+//! those of all shorter ones. The shortest considered has 4·φ to 8·φ completions, and 8 at least:
+//! below, clumped completions are no sample of anything. So it is long while the speed is steady
+//! and short just after a change.
 //!
 //! Just after only: a longer memory that departs by twice as many standard errors is of another
-//! time, and all longer than the one used begin anew with what that one has. Left to forget by
+//! time, and all longer than the one used restart with that one's contents. Left to forget by
 //! themselves, they stayed a standard error or two below a speed that had come back, each in its
 //! turn, and a backend had half its share for 30 s.
 
@@ -33,7 +33,7 @@ struct Stretch {
     exposure: [f64; 2],
 }
 
-/// What a backend's completions say of its speed.
+/// Speed of a backend by its completions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Estimate {
     /// Logarithm of the speed.
@@ -58,7 +58,7 @@ impl Speed {
     /// Takes back exposure that passed since a moment not long ago.
     pub(super) fn withdraw(&mut self, dx: f64) {
         for memory in 0..MEMORIES {
-            // What is left of it when it came in one go.
+            // The rest of it if it came at once.
             let left = dx / (1.0 + dx * (1.0 / length(memory)));
             self.exposure[memory] = (self.exposure[memory] - left).max(0.0);
         }
@@ -73,7 +73,8 @@ impl Speed {
         self.block.completions[self.block.at()] += 1.0;
     }
 
-    /// The speed as it stands, for intervals of `confidence` standard errors under dispersion `phi`.
+    /// The speed as it stands, for intervals of `confidence` standard errors under dispersion
+    /// `phi`.
     pub(super) fn estimate(&mut self, confidence: f64, phi: f64) -> Estimate {
         let half = 0.5 * confidence * phi.sqrt();
         let (mut low, mut high) = ([0.0; MEMORIES], [0.0; MEMORIES]);
@@ -186,8 +187,8 @@ mod tests {
     }
 
     /// A steady speed of 2 is found with the longest memory; after it has fallen to a fifth, a
-    /// short memory takes over within 40 completions and is near after 150; with no completion at all,
-    /// exposure alone makes the speed fall.
+    /// short memory takes over within 40 completions and is near after 150; with no completion at
+    /// all, exposure alone makes the speed fall.
     #[test]
     fn follows_a_change_with_a_short_memory() {
         let mut speed = Speed::default();

@@ -1,4 +1,4 @@
-//! What the learner keeps across restarts, and how it is restored.
+//! The learner's state across restarts, and its restoring.
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
@@ -9,7 +9,7 @@ use crate::id::BackendId;
 use crate::policy::state::{LearnedBackendState, LearnedPolicyState, PolicyStateError, check};
 
 impl Learned {
-    /// What was learned, under the names of the backends.
+    /// Returns what was learned, under the names of the backends.
     pub(super) fn own_state(
         &self,
         name: &dyn Fn(BackendId) -> Option<String>,

@@ -141,8 +141,8 @@ fn streams_leave_early() {
     assert_eq!(bench.router.snapshot(bench.now).backends[0].in_flight, 0);
 }
 
-/// What was learned comes back through JSON, bit for bit, for backends of the same name; another
-/// version, another policy and numbers that cannot be are refused and change nothing.
+/// The learned state returns through JSON, bit for bit, for backends of the same name; another
+/// version, another policy and invalid numbers are refused and change nothing.
 #[test]
 fn remembers_across_restarts() {
     let mut first = bench(2);

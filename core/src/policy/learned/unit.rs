@@ -9,7 +9,7 @@ use crate::errors::Errors;
 use crate::id::BackendId;
 use crate::time::{Instant, millis};
 
-/// What the pool's backends have in common.
+/// Figures common to the pool's backends.
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
     pub(super) curve: Curve,
@@ -29,7 +29,7 @@ pub(super) struct Pool {
     pub(super) boot_exposure: f64,
     /// Standard errors by which completions must depart from a speed before it is forgotten.
     pub(super) confidence: f64,
-    /// What a failed request costs, ms.
+    /// Cost of a failed request, ms.
     pub(super) charge_ms: f64,
 }
 
@@ -50,11 +50,11 @@ pub(super) struct Unit {
     pub(super) refused_alone: u32,
     /// Time at n in flight is counted up to here.
     pub(super) looked_at: Instant,
-    /// Exposure counted that `speed` has not been told of.
+    /// Counted exposure that was not passed to `speed` yet.
     pending: f64,
     /// Exposure per ms with n in flight.
     pace: f64,
-    /// Good ends counted that speed and errors have not been told of; only in a model.
+    /// Counted good ends that were not passed to speed and errors yet; only in a model.
     pub(super) unsettled: u32,
     /// Whether its cost is not up to date; only in a model.
     pub(super) is_postponed: bool,
@@ -71,7 +71,7 @@ pub(super) struct Unit {
     /// Average time of an answered request, ms; 0 before the first.
     pub(super) latency_ms: f64,
     pub(super) completions: u64,
-    /// How trials of it have turned out.
+    /// Results of its trials.
     pub(super) series: Trials,
     /// The last good answer.
     pub(super) answered_at: Option<Instant>,
@@ -174,7 +174,7 @@ impl Unit {
         exposure * self.shrunk_speed.max(1.0) >= STALE
     }
 
-    /// Counts the time since the last look, and estimates the speed anew.
+    /// Counts the time since the last check, and estimates the speed again.
     pub(super) fn look(&mut self, now: Instant, pool: &mut Pool) {
         self.count(now, pool);
         self.take_in(pool, false);
@@ -226,9 +226,9 @@ impl Unit {
         }
     }
 
-    /// Tells the speed of so many completions, with the exposure that was counted in equal parts
-    /// before each: all of it at once would let short memories forget what they had, and then count
-    /// every completion in full.
+    /// Passes completions to the speed, with the counted exposure in equal parts before each: all
+    /// of it at once would let short memories forget what they had, and then count every completion
+    /// in full.
     pub(super) fn take_in_parts(&mut self, pool: &mut Pool, completions: u32) {
         let part = self.pending / f64::from(completions);
         for _ in 0..completions {
@@ -248,7 +248,7 @@ impl Unit {
         self.in_flight += 1;
     }
 
-    /// It has nothing to answer, or has just answered: waiting for it begins anew.
+    /// Restarts waiting for it: it has nothing to do, or has just completed a request.
     pub(super) fn quiet(&mut self, now: Instant) {
         if self.restraints.is_stalled {
             self.restraints.is_stalled = false;
@@ -308,8 +308,8 @@ impl Unit {
     }
 
     /// A request was given up by its client after this time, with as many others in flight as now:
-    /// its part of the exposure is taken back. It was counted with n that may have been others; what
-    /// it is taken for is that of now.
+    /// its part of the exposure is taken back. It was counted with n that may have been others;
+    /// what it is taken for is that of now.
     pub(super) fn abandoned(&mut self, pool: &mut Pool, elapsed_ms: f64) {
         let n = self.in_flight + 1;
         if pool.is_booting() {
@@ -469,10 +469,10 @@ const STALE: f64 = 1.0;
 const STALL_DUE: f64 = 12.0;
 /// Usual latencies of silence before it is. Chosen; insensitive from half to twice.
 const STALL_LATENCIES: f64 = 2.0;
-/// From so many times the latency of a single request on, a backend that refuses is full.
+/// Above this many times the latency of a single request, a backend that refuses is full.
 /// Chosen; the run of [`learned`](super) does not reach it.
 const FULL: f64 = 4.0;
-/// What a request's presence costs those that come after it, by requests in flight.
+/// Cost of a request's presence for later ones, by requests in flight.
 /// Chosen; insensitive from half to twice but for `hetero80`: its cost changes by +5 % and −6 %.
 const CROWD: f64 = 0.08;
 /// A smaller part of a refusal is none. Chosen.

@@ -1,4 +1,4 @@
-//! What `learned` shows of itself, as plain data.
+//! The view of `learned`, as plain data.
 use std::time::Duration;
 
 use super::{Learned, speed};
@@ -6,7 +6,7 @@ use crate::id::BackendId;
 use crate::outlier::{Standing, WINDOW_OPEN};
 use crate::time::Instant;
 
-/// What `learned` knows of a backend: the whole reason for its decisions.
+/// Facts of `learned` about a backend: the whole reason for its decisions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearnedView {
     /// Whether it may be used.
@@ -21,7 +21,7 @@ pub struct LearnedView {
     pub latency_ms: f64,
     /// Share of errors among its last 200 requests or so.
     pub error_share: f64,
-    /// What of it is above the pool's and beyond the noise: this much is charged.
+    /// Part of it above the pool's and beyond the noise, which is charged.
     pub error_excess: f64,
     /// Requests in flight at which it refuses, if it did.
     pub cap: Option<f64>,
@@ -56,7 +56,7 @@ pub enum LearnedStanding {
 }
 
 impl Learned {
-    /// What is known of a backend.
+    /// Returns the facts about a backend.
     pub(super) fn view_of(&self, now: Instant, id: BackendId) -> LearnedView {
         let unit = &self.units[id.index()];
         let state = match unit.restraints.watch.standing {
@@ -82,7 +82,7 @@ impl Learned {
     }
 }
 
-/// How the live guard stands.
+/// State of the live guard.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GuardView {
     /// Whether the learner decides; else `least_request` does.
@@ -96,8 +96,8 @@ pub struct GuardView {
     /// Cost of the learner over that of `least_request`, by their geometric means: below 1 is a
     /// gain. `None` before there are samples to tell.
     pub ratio: Option<f64>,
-    /// Where the ratio lies with 95 % confidence.
+    /// Interval of the ratio with 95 % confidence.
     pub interval: Option<(f64, f64)>,
-    /// How near a demotion is: 0 far, 1 there.
+    /// Nearness of a demotion: 0 far, 1 reached.
     pub alarm: f64,
 }
