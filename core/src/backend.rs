@@ -1,11 +1,11 @@
-//! What is known of each backend.
+//! Facts about each backend.
 //!
 //! The score law: a backend's points are cached and change only when an event touches it. A ping's
-//! end sets latency and loss; a report sets queue, CPU and memory, whose weight falls with their age
-//! as of each ping's and report's end; a lease given out or come home sets in flight. The error rate
-//! and the count of refusals, which decay with time, are evaluated at each ping's end, report and
-//! request's end, and stand still in between: at most one ping interval old. A hold ends at its time:
-//! [`BackendTable::release`] is due from [`BackendTable::releases_at`] on.
+//! end sets latency and loss; a report sets queue, CPU and memory, whose weight falls with their
+//! age as of each ping's and report's end; the start and end of a lease set in flight. The error
+//! rate and the count of refusals, which decay with time, are evaluated at each ping's end, report
+//! and request's end, and stand still in between: at most one ping interval old. A hold ends at its
+//! time: [`BackendTable::release`] is due from [`BackendTable::releases_at`] on.
 mod figure;
 mod table;
 
@@ -29,7 +29,7 @@ use crate::time::{Instant, millis};
 pub(crate) struct Backend {
     id: BackendId,
     pub(crate) name: String,
-    /// Gone from the configuration: no requests, no probes; leases still come home.
+    /// Removed from the configuration: no requests, no probes; its leases still end.
     pub(crate) is_retired: bool,
     pub(crate) health: HealthTracker,
     /// Leases out.
@@ -48,7 +48,7 @@ pub(crate) struct Backend {
     held_until: Option<Instant>,
     /// Its failures, where the router ejects for the policy.
     pub(crate) watch: Watch,
-    /// Whether observers were told that a policy that ejects by itself has ejected it.
+    /// Whether a notice has reported its ejection by the policy itself.
     pub(crate) is_told_out: bool,
     /// Whether it was down and is not up again.
     pub(crate) was_down: bool,
@@ -58,7 +58,7 @@ pub(crate) struct Backend {
     parts: ScoreParts,
 }
 
-/// What its pings showed.
+/// Results of its pings.
 #[derive(Debug, Default)]
 pub(crate) struct Pings {
     pub(crate) answered: u64,
@@ -71,7 +71,7 @@ pub(crate) struct Pings {
     pub(crate) loss_ewma: Ewma,
 }
 
-/// What its reports said.
+/// Figures of its reports.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
     pub(crate) read: u64,
@@ -84,7 +84,7 @@ pub(crate) struct Reports {
     pub(crate) queue_ewma: Ewma,
 }
 
-/// How its requests ended.
+/// Results of its requests.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     pub(crate) ended: u64,
@@ -154,8 +154,8 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// Whether its next ping is to come soon: a verdict on its health is open, or the average of its
-    /// latencies has only begun.
+    /// Whether its next ping is to come soon: a verdict on its health is open, or the average of
+    /// its latencies has only begun.
     pub(crate) const fn wants_ping(&self) -> bool {
         let pings = &self.pings;
         let ended = pings.answered + pings.failed;
@@ -170,7 +170,7 @@ impl Backend {
         self.reports.last_read_at = Some(now);
         if let Some(queue) = said(report.queue) {
             if weight_of(self.reports.queue, now, rules) == 0.0 {
-                // What it said so long ago is no part of the average.
+                // Figures that old are not part of the average.
                 self.reports.queue_ewma = Ewma::default();
             }
             self.reports.queue_ewma.observe(rules.smoothing.alpha, queue.min(QUEUE_SAMPLE_MAX));
@@ -196,9 +196,9 @@ impl Backend {
         self.rescore_in_flight(weights);
     }
 
-    /// A lease came home.
+    /// Ends a request: takes its lease back and records the outcome.
     pub(crate) fn lease_home(&mut self, now: Instant, outcome: &Outcome, rules: &Rules) {
-        debug_assert!(self.in_flight > 0, "a lease comes home once, to the router that gave it");
+        debug_assert!(self.in_flight > 0, "a lease ends once, at the router that gave it");
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(is_error) = outcome.is_error() {
             self.requests.ended += 1;
@@ -256,8 +256,8 @@ impl Backend {
         self.requests.last_ended_at = Some(now);
         match hold {
             Some(hold) => self.held_until = self.held_until.max(Some(now + hold)),
-            // What it works on counts already: a refusal corrects the look of an idle backend. With
-            // a whole one each, what ten full backends refused in a burst told them apart for a
+            // Its work counts already: a refusal corrects the appearance of an idle backend. With a
+            // whole one each, the refusals of ten full backends in a burst separated them for a
             // minute after it (the lab's burst120: cost 1.44 times the oracle's).
             None => {
                 let amount = 1.0 / (1.0 + f64::from(self.at_work()));
@@ -301,7 +301,7 @@ impl Backend {
         self.rescore_in_flight(weights);
     }
 
-    /// One of its leases was set aside for the first time, or one that was comes home.
+    /// Counts a lease that was set aside for the first time, or the end of one that was.
     pub(crate) const fn mark(&mut self, is_marked: bool) {
         self.marked = if is_marked { self.marked + 1 } else { self.marked.saturating_sub(1) };
     }
@@ -413,7 +413,7 @@ impl Backend {
         &self.pings
     }
 
-    /// What it says of itself.
+    /// Returns its own figures.
     pub(crate) const fn reports(&self) -> &Reports {
         &self.reports
     }

@@ -1,30 +1,30 @@
-//! Whose fault an error is: the backend's, or the request's.
+//! The party at fault in an error: the backend, or the request.
 //!
-//! One client that asks for what fails everywhere must not move the traffic of all others. So errors
-//! are counted by groups of requests, two ways: by client, and by what is asked for; 64 groups each,
-//! which the driver makes by a hash of its own ([`Asker`]). An error is suspect when its group sends
-//! at most half of all requests and has at least twice as many recent errors, this one included, as
-//! its backend has of all other groups, one added to each: `2·(1 + others) ≤ 1 + own`. So of errors
-//! that are spread all but the first one count, and all where one group is most of the traffic: a
-//! single client changes nothing. Errors fade with the half-life of the error rate, requests by
-//! number.
+//! One client that asks for what fails everywhere must not move the traffic of all others. So
+//! errors are counted by groups of requests, two ways: by client, and by what is asked for; 64
+//! groups each, which the driver makes by a hash of its own ([`Asker`]). An error is suspect when
+//! its group sends at most half of all requests and has at least twice as many recent errors, this
+//! one included, as its backend has of all other groups, one added to each: `2·(1 + others) ≤ 1 +
+//! own`. So of errors that are spread all but the first one count, and all where one group is most
+//! of the traffic: a single client changes nothing. Errors fade with the half-life of the error
+//! rate, requests by number.
 //!
 //! | suspect by | counts |
 //! |---|---|
 //! | client | not |
 //! | what is asked for | unless another backend answers it well |
 //!
-//! What another backend makes of it is found out by a request of the same group: the next one is
-//! sent there (a second opinion), which holds for ten seconds. Until it is there errors of that
-//! group do not count. (A group that fails at two backends by itself needs no more opinion.)
+//! A request of the same group shows whether another backend succeeds: the next one is sent there
+//! (a second opinion), which holds for ten seconds. Until it is there errors of that group do not
+//! count. (A group that fails at two backends by itself needs no more opinion.)
 use std::time::Duration;
 
 use crate::estimate::Fading;
 use crate::id::{BackendId, LeaseId};
 use crate::time::Instant;
 
-/// Who asks, and for what: groups by a hash, 0 to 63, of the client's address and of the request's
-/// path. The same for all requests where the driver does not say.
+/// Groups of a request, by a hash, 0 to 63, of the client's address and of the path. The same for
+/// all requests if the driver does not set them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Asker {
     /// The group of the client.
@@ -40,7 +40,7 @@ pub(crate) struct Blame {
     targets: Groups,
     /// By slot; only of backends that failed.
     backends: Vec<Option<Box<Failures>>>,
-    /// What is known of targets that fail.
+    /// Opinions about targets that fail.
     opinions: [Opinion; GROUPS],
     /// Opinions that a request is waited for.
     open: u32,
@@ -133,8 +133,8 @@ impl Blame {
         }
     }
 
-    /// An error ended a request; returns whether it counts against its backend. `has_other`: another
-    /// backend could be asked.
+    /// An error ended a request; returns whether it counts against its backend. `has_other`:
+    /// another backend could be asked.
     #[cold]
     pub(crate) fn counts(
         &mut self,
@@ -161,12 +161,12 @@ impl Blame {
         };
         let is_client = by(&mut self.clients, &failures.clients, asker.client);
         let is_target = by(&mut self.targets, &failures.targets, asker.target);
-        // The opinion is formed whoever asked.
+        // The opinion does not depend on the client.
         let is_common = self.failed(now, backend, lease, asker, is_target && has_other);
         !is_client && !is_common
     }
 
-    /// What is known of a target that failed once more; returns whether that excuses its backend.
+    /// Updates the opinion of a target that failed again; returns whether that excuses its backend.
     fn failed(
         &mut self,
         now: Instant,
@@ -243,8 +243,8 @@ impl Groups {
         self.total = self.requests.iter().sum();
     }
 
-    /// Counts an error of a group whose backend has so many of other groups; returns whether it is
-    /// suspect.
+    /// Counts an error of a group whose backend has `others` errors of other groups; returns
+    /// whether it is suspect.
     fn is_suspect(&mut self, now: Instant, group: u8, others: f64, half_life: Duration) -> bool {
         let group = usize::from(group);
         self.errors[group].add(now, 1.0, half_life);
@@ -264,7 +264,7 @@ impl Default for Failures {
 const GROUPS: usize = 64;
 /// Requests after which all counts are halved.
 const REQUESTS: u32 = 4096;
-/// How long a second opinion holds.
+/// Validity of a second opinion.
 const OPINION: Duration = Duration::from_secs(10);
 /// Two errors soon after each other are two.
 const ROUNDING: f64 = 0.1;
@@ -304,8 +304,8 @@ mod tests {
         }
     }
 
-    /// Of one client among others no error counts, whatever it asks for; those of the others do, and
-    /// so do its own once they fail as well.
+    /// Of one client among others no error counts, whatever it asks for; those of the others do,
+    /// and so do its own once they fail as well.
     #[test]
     fn one_client_among_many_counts_for_nothing() {
         let mut bench = Bench::new();
@@ -318,7 +318,8 @@ mod tests {
         assert!(bench.error(A, 40, 0), "what fails for all counts");
     }
 
-    /// A single client, one that sends most requests, and clients that fail alike: all errors count.
+    /// A single client, one that sends most requests, and clients that fail alike: all errors
+    /// count.
     #[test]
     fn most_of_the_traffic_counts() {
         let mut bench = Bench::new();
@@ -333,8 +334,8 @@ mod tests {
         assert!((0..50).all(|number| bench.error(A, number % 10, 0)), "all alike");
     }
 
-    /// One path that fails, for whoever asks: the next request for it goes elsewhere, and what comes
-    /// of that decides for ten seconds.
+    /// One path that fails for all clients: the next request for it goes elsewhere, and its result
+    /// decides for ten seconds.
     #[test]
     fn a_second_opinion_decides() {
         for (is_common, counted) in [(true, 0), (false, 8)] {

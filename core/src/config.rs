@@ -20,7 +20,7 @@ pub use crate::policy::prequal::rules::PrequalRules;
 pub struct RouterConfig {
     /// The backends by name, in order of preference among equals. Names are not empty and differ.
     pub backends: Vec<String>,
-    /// How to choose among them.
+    /// Rules for choosing among them.
     pub rules: Rules,
 }
 
@@ -31,7 +31,7 @@ impl RouterConfig {
     /// Checks names and rules.
     ///
     /// # Errors
-    /// The first value that cannot be: `backends[1].name` for the second backend's name, or the
+    /// The first invalid value: `backends[1].name` for the second backend's name, or the
     /// path of a rule below `routing`.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.backends.len() > Self::BACKENDS_MAX {
@@ -56,9 +56,9 @@ impl RouterConfig {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Rules {
-    /// What ranks the backends.
+    /// Policy that ranks the backends.
     pub policy: PolicyKind,
-    /// What each factor of the score costs.
+    /// Points of each factor of the score.
     pub weights: Weights,
     /// When a better backend is taken.
     pub switch: SwitchRules,
@@ -66,9 +66,9 @@ pub struct Rules {
     pub probes: ProbeRules,
     /// When a backend is down, and up again.
     pub health: HealthRules,
-    /// How errors of the past count.
+    /// Treatment of past errors.
     pub errors: ErrorRules,
-    /// How samples become averages.
+    /// Rules of moving averages.
     pub smoothing: Smoothing,
     /// When a response is a stream.
     pub streams: StreamRules,
@@ -80,12 +80,12 @@ pub struct Rules {
     pub prequal: PrequalRules,
     /// The policy `linear_rl`.
     pub linear_rl: LinearRlRules,
-    /// How many requests a backend may have in flight. Not a part of the `routing` object.
+    /// Bounds of requests in flight per backend. Not a part of the `routing` object.
     #[serde(skip)]
     pub limits: BackendLimits,
 }
 
-/// How many requests backends may have in flight at the same time.
+/// Bounds of requests in flight per backend.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BackendLimits {
@@ -96,7 +96,7 @@ pub struct BackendLimits {
 }
 
 impl BackendLimits {
-    /// What holds for a backend.
+    /// Returns the bound of a backend.
     pub(crate) fn of(&self, name: &str) -> u32 {
         let limit = self.own.get(name).copied().unwrap_or(self.per_backend);
         if limit == 0 { u32::MAX } else { limit }
@@ -206,7 +206,7 @@ impl Default for HealthRules {
     }
 }
 
-/// How errors of the past count.
+/// Treatment of past errors.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct ErrorRules {
@@ -236,7 +236,7 @@ impl Default for ErrorRules {
     }
 }
 
-/// How samples become averages.
+/// Rules of moving averages.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Smoothing {
@@ -252,13 +252,13 @@ impl Default for Smoothing {
     }
 }
 
-/// When a response is a stream, and so no work for its backend. The driver holds the clock: it tells
-/// by [`Event::StreamOpened`](crate::Event::StreamOpened).
+/// When a response is a stream, and so no work for its backend. The driver holds the clock: it
+/// tells by [`Event::StreamOpened`](crate::Event::StreamOpened).
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct StreamRules {
-    /// A response that has begun and then been silent for so long is no work any more (1000 ms);
-    /// from 1 ms to an hour.
+    /// Silence after which a response that has begun is not work any more (1000 ms); from 1 ms to
+    /// an hour.
     #[serde(rename = "idleMs", with = "millis")]
     pub idle: Duration,
 }

@@ -160,7 +160,7 @@ impl ErrorRate {
         Errors { requests: self.requests * share, errors: self.errors * share }
     }
 
-    /// What is left of the counts, when a step is due.
+    /// Returns the remaining share of the counts, if a step is due.
     fn share_left(&self, now: Instant, half_life: Duration) -> Option<f64> {
         let half_life = u64::try_from(half_life.as_nanos()).unwrap_or(u64::MAX);
         let passed = now.as_nanos().saturating_sub(self.stepped_at.as_nanos());
@@ -169,7 +169,7 @@ impl ErrorRate {
     }
 }
 
-/// What is left of a count after `passed` nanoseconds.
+/// Returns the remaining share of a count after `passed` nanoseconds.
 #[cold]
 fn decay(passed: u64, half_life: u64) -> f64 {
     libm::exp2(-(passed as f64 / half_life as f64))
@@ -178,7 +178,7 @@ fn decay(passed: u64, half_life: u64) -> f64 {
 const STEPS_PER_HALF_LIFE: u64 = 65_536;
 /// Decayed errors below this count as none: 30 half-lives after a single one.
 const FORGOTTEN: f64 = 1e-9;
-/// Counts below this are none: 20 half-lives after a single event.
+/// Counts below this are zero: 20 half-lives after a single event.
 const FADED: f64 = 1e-6;
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The vocabulary between the router and whoever drives it: what it is told ([`Event`]), what it
-//! wants done ([`Action`]) and what it tells observers ([`Notice`]).
+//! The vocabulary between the router and its driver: facts for it ([`Event`]), its wishes
+//! ([`Action`]), and its reports to observers ([`Notice`]).
 use std::time::Duration;
 
 use crate::blame::Asker;
@@ -15,14 +15,14 @@ pub enum Event {
     ProbeFinished {
         /// The id from [`Action::StartProbe`].
         probe: ProbeId,
-        /// What came of it.
+        /// Its result.
         result: ProbeResult,
     },
     /// A request that [`Router::route`](crate::Router::route) admitted came to its end.
     RequestFinished {
         /// The lease that `route` gave out.
         lease: Lease,
-        /// How the backend did.
+        /// Its outcome.
         outcome: Outcome,
     },
     /// A request stops being work for its backend before it ends: its connection became a tunnel,
@@ -32,7 +32,7 @@ pub enum Event {
     StreamOpened {
         /// The number of the lease.
         lease: LeaseId,
-        /// Where it went.
+        /// The request's backend.
         backend: BackendId,
         /// The answer's final status (101 for an upgrade).
         status: u16,
@@ -45,19 +45,19 @@ pub enum Event {
     LeasePaused {
         /// The number of the lease.
         lease: LeaseId,
-        /// Where it went.
+        /// The request's backend.
         backend: BackendId,
     },
     /// A request waits for its backend again. Ignored unless its lease is paused.
     LeaseResumed {
         /// The number of the lease.
         lease: LeaseId,
-        /// Where it went.
+        /// The request's backend.
         backend: BackendId,
     },
     /// A backend's own load figures came by another way than a report probe.
     LoadReported {
-        /// Whose figures these are.
+        /// The reporting backend.
         backend: BackendId,
         /// The figures.
         report: LoadReport,
@@ -74,9 +74,9 @@ pub enum Action {
     StartProbe {
         /// Names this probe; never used twice.
         probe: ProbeId,
-        /// Whom to ask.
+        /// The backend to probe.
         backend: BackendId,
-        /// What to ask for.
+        /// Kind of the probe.
         kind: ProbeKind,
         /// When it has failed if there is no answer yet. The router itself counts it as
         /// [`ProbeFailure::TimedOut`] then; a later result is late news.
@@ -110,30 +110,30 @@ pub enum Notice {
     },
     /// A backend's health changed.
     HealthChanged {
-        /// Whose.
+        /// The backend.
         backend: BackendId,
-        /// What it is now.
+        /// Its present health.
         is_up: bool,
-        /// What showed it: the last failure, or `None` when successes did.
+        /// The last failure, or `None` after successes.
         cause: Option<ProbeFailure>,
     },
     /// A backend gets no requests for a while because those that it had failed.
     Ejected {
-        /// Which one.
+        /// The backend.
         backend: BackendId,
-        /// What it failed.
+        /// Figures of its failures.
         reason: EjectReason,
     },
     /// An ejected backend gets requests again.
     Returned {
-        /// Which one.
+        /// The backend.
         backend: BackendId,
         /// Why.
         reason: ReturnReason,
     },
 }
 
-/// What made the router eject a backend.
+/// Reason for ejecting a backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EjectReason {
     /// Failures in a row.
@@ -199,7 +199,7 @@ impl HoldReason {
     }
 }
 
-/// What a probe asks for.
+/// Kind of a probe.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum ProbeKind {
     /// `GET /health`: is it alive, and how fast does it answer.
@@ -208,7 +208,7 @@ pub enum ProbeKind {
     Report,
 }
 
-/// How a probe ended.
+/// Result of a probe.
 pub type ProbeResult = Result<ProbeAnswer, ProbeFailure>;
 
 /// A probe that was answered well (2xx or 3xx).
@@ -223,8 +223,8 @@ pub struct ProbeAnswer {
 /// Why a probe failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ProbeFailure {
-    /// The connection was refused: nobody listens. A ping's refusal brings the backend down at
-    /// once; a report's, like any failure of it, says nothing about health.
+    /// The connection was refused: there is no listener. A ping's refusal brings the backend down
+    /// at once; a report's, like any failure of it, does not affect health.
     Refused,
     /// The connection could not be made for another reason.
     Unreachable,
@@ -238,8 +238,8 @@ pub enum ProbeFailure {
     TooLarge,
     /// The answer's status was neither 2xx nor 3xx.
     Status(u16),
-    /// The proxy gave up for a reason of its own, such as no descriptor left: says nothing about the
-    /// backend, and is not counted.
+    /// The proxy gave up for a reason of its own, such as no descriptor left: says nothing about
+    /// the backend, and is not counted.
     Abandoned,
 }
 
@@ -269,9 +269,9 @@ pub struct Lease {
     pub(crate) routed_at: Instant,
     /// The mark that the policy put on the request.
     pub(crate) token: Token,
-    /// Which of the router's policies it was, counted.
+    /// Number of the router's policy that chose.
     pub(crate) policy_epoch: u32,
-    /// Who asked, and for what.
+    /// Groups of client and path.
     pub(crate) asker: Asker,
 }
 
@@ -281,7 +281,7 @@ impl Lease {
         self.id
     }
 
-    /// Where the request goes.
+    /// Returns the request's backend.
     pub const fn backend(&self) -> BackendId {
         self.backend
     }
@@ -292,7 +292,7 @@ impl Lease {
     }
 }
 
-/// How a request ended, as far as the backend is concerned.
+/// Outcome of a request for its backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
     /// A whole answer came. A status of 500 or more counts as an error; 429 and 503 count as
@@ -349,10 +349,10 @@ impl Outcome {
 /// The longest time for which one refusal keeps requests away from a backend.
 const HOLD_MAX: Duration = Duration::from_secs(60);
 
-/// How a backend failed a request.
+/// Failure of a backend at a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RequestFailure {
-    /// The connection was refused: nobody listens. The backend is down at once.
+    /// The connection was refused: there is no listener. The backend is down at once.
     Refused,
     /// The connection could not be made for another reason, or not in time.
     Unreachable,

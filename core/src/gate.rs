@@ -10,9 +10,9 @@
 //! 4. Within the cooldown after the last switch: hold.
 //! 5. Otherwise: switch.
 //!
-//! While the current backend is full, a single request may go to the backend with the least expected
-//! delay instead. Such a spill is not a switch: it changes neither the current backend nor the
-//! cooldown.
+//! While the current backend is full, a single request may go to the backend with the least
+//! expected delay instead. Such a spill is not a switch: it changes neither the current backend nor
+//! the cooldown.
 use std::time::Duration;
 
 use crate::backend::Backend;
@@ -33,7 +33,7 @@ pub(crate) struct SwitchGate {
     last_switch_at: Option<Instant>,
 }
 
-/// What the gate decided.
+/// Decision of the gate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Verdict {
     /// The current backend is as good as any.

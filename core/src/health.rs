@@ -13,7 +13,7 @@ use crate::event::ProbeFailure;
 /// Whether a backend is taken to be able to serve.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Health {
-    /// No ping has told yet; taken to be able.
+    /// No ping has completed yet; the backend is assumed usable.
     Unknown,
     /// It answers.
     Up,
@@ -82,12 +82,12 @@ impl HealthTracker {
         self.enter(state)
     }
 
-    /// A request's connection was refused: nobody listens.
+    /// Handles a refused connection of a request: there is no listener.
     pub(crate) fn refused(&mut self) -> bool {
         self.enter(State::Down { answers_in_row: 0 })
     }
 
-    /// What is known.
+    /// Returns the present health.
     pub(crate) const fn health(&self) -> Health {
         match self.state {
             State::Unknown { .. } => Health::Unknown,
@@ -155,7 +155,7 @@ mod tests {
                     'r' => tracker.ping_failed(ProbeFailure::Refused, &rules),
                     _ => tracker.refused(),
                 };
-                assert_eq!(changed, before != tracker.health(), "{pings}: change is told");
+                assert_eq!(changed, before != tracker.health(), "{pings}: a change is reported");
             }
             assert_eq!(tracker.health(), health, "{pings}");
             assert_eq!(tracker.is_verdict_open(), is_open, "{pings}");

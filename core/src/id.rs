@@ -77,5 +77,5 @@ impl LeaseId {
     }
 }
 
-/// A policy's own mark on a request; 0 where it has none.
+/// A policy's own mark on a request; 0 without one.
 pub(crate) type Token = u32;

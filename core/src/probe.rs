@@ -42,7 +42,7 @@ pub(crate) struct LineId {
     pub(crate) kind: ProbeKind,
 }
 
-/// What a line wants when its time has come.
+/// Wish of a line when its time has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Due {
     /// Its next probe be started.
@@ -146,7 +146,7 @@ impl ProbeSchedule {
         }
     }
 
-    /// What wants attention by `now`; to be asked again until `None`.
+    /// Returns what is due by `now`; to be called until `None`.
     pub(crate) fn due(&self, now: Instant) -> Option<Due> {
         let winner = self.deadlines.winner()?;
         if winner.key > now.as_nanos() {

@@ -40,12 +40,12 @@ use crate::time::Instant;
 /// `now` never goes backwards. `route` and the end of a request allocate nothing in steady state
 /// and cost a few comparisons for each doubling of the number of backends.
 ///
-/// What holds between calls:
+/// Invariants between calls:
 /// - The current backend is configured, and usable if any backend is: when it goes down, leaves or
 ///   is held, the best one that is not takes its place at once (failover, which starts a cooldown
 ///   like any switch); when none is usable, the first one to become so does. A current backend that
 ///   leaves while no other is usable leaves none behind.
-/// - A backend that refused with a time is held: it gets no requests for so long, unless every
+/// - A backend that refused with a time is held: it gets no requests for that time, unless every
 ///   other usable one was tried or is held.
 /// - While no backend is usable, requests go to the least bad one, which does not become current.
 /// - Requests in flight of all backends are the leases out, without those of backends whose slot
@@ -81,7 +81,7 @@ pub struct Router {
     refused_configs: u64,
     last_switch: Option<(Instant, SwitchReason)>,
     last_hold: Option<(Instant, BackendId, HoldReason)>,
-    /// The hold that observers were last told of.
+    /// The hold that was last reported to observers.
     told_hold: Option<(Instant, BackendId, HoldReason)>,
 }
 
@@ -200,9 +200,9 @@ impl Router {
     }
 
     /// Admits a request: names the backend that it goes to and counts it in flight there until the
-    /// lease comes home by [`Event::RequestFinished`].
+    /// lease ends by [`Event::RequestFinished`].
     ///
-    /// `tried` names backends that this very request has been sent to in vain. Such a retry goes
+    /// `tried` names backends that failed this request. Such a retry goes
     /// to the best of the others and moves nothing else.
     ///
     /// # Errors
@@ -352,7 +352,7 @@ impl Router {
         self.policy.learner()?.guard(now)
     }
 
-    /// What the policy has learned, to be kept across restarts; `None` when it does not learn.
+    /// Returns the policy's learned state; `None` for a policy that does not learn.
     pub fn policy_state(&self) -> Option<PolicyState> {
         let name = |id| self.name(id).filter(|_| self.table.is_configured(id)).map(str::to_owned);
         let of = self.policy.learner()?.state(&name);
@@ -436,7 +436,7 @@ impl Router {
             is_excused = charged == Outcome::Abandoned && told != charged;
             charged
         };
-        // How long it waited for its client; a stream has ended before for the policy.
+        // Its wait for the client; a stream has ended before for the policy.
         let waited = if self.asides.is_empty() {
             Some(Duration::ZERO)
         } else {
@@ -457,7 +457,7 @@ impl Router {
         self.leases_home += 1;
         let Some(LeaseEnd { is_newly_down, is_watched, was_full }) = done else {
             cold_path();
-            debug_assert!(self.leases_orphaned > 0, "a lease comes home to its own router");
+            debug_assert!(self.leases_orphaned > 0, "a lease ends at its own router");
             self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
             return;
         };
@@ -530,7 +530,7 @@ impl Router {
     fn health_changed(&mut self, now: Instant, backend: BackendId, cause: Option<ProbeFailure>) {
         let is_up = self.table.get(backend).is_some_and(|backend| backend.is_up());
         if !is_up {
-            // What it asked for before it went down is of the past when it is back.
+            // A hold from before it went down is over when it is back.
             self.table.update(backend, |backend| {
                 backend.release_now();
                 backend.was_down = true;

@@ -1,4 +1,4 @@
-//! What a backend is worth: points by factor, and their sum; the lowest sum is best.
+//! Score of a backend: points by factor, and their sum; the lowest sum is best.
 //!
 //! ```text
 //! latency · latencyEwma(ms)  + loss · min(lossEwma, 0.98)       + errors · errorRate(%)

@@ -16,11 +16,11 @@ use crate::time::Instant;
 pub struct Snapshot {
     /// When it was taken.
     pub at: Instant,
-    /// What ranks the backends.
+    /// Policy that ranks the backends.
     pub policy: PolicyKind,
     /// The backend that requests go to; `None` before the first request.
     pub current: Option<BackendId>,
-    /// Switches so far; the first choice is none.
+    /// Switches so far, without the first choice.
     pub switches: u64,
     /// Requests that went past the current backend because load alone made the gap.
     pub spills: u64,
@@ -32,7 +32,7 @@ pub struct Snapshot {
     pub late_probes: u64,
     /// Configurations that were refused as they could not be; the old ones stayed in force.
     pub refused_configs: u64,
-    /// How the live guard over the policy stands; only `learned` has one.
+    /// State of the live guard over the policy; only `learned` has one.
     pub guard: Option<GuardView>,
     /// The configured backends, in their order.
     pub backends: Vec<BackendSnapshot>,

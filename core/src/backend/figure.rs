@@ -1,4 +1,4 @@
-//! What a backend says of itself, and how long that counts.
+//! A backend's own figures, and their weight by age.
 use std::time::Duration;
 
 use crate::config::Rules;
@@ -13,7 +13,7 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    /// How much of it counts at `now`, from 0 to 1.
+    /// Returns its weight at `now`, from 0 to 1.
     fn weight(&self, now: Instant, interval: Duration) -> f64 {
         let age = now.since(self.said_at);
         if age <= interval {
@@ -27,7 +27,7 @@ impl Figure {
 /// Report intervals after which a figure counts for nothing.
 const FORGOTTEN_AT: f64 = 3.0;
 
-/// How much of a figure counts, if there is one.
+/// Returns the weight of a figure; 0 without one.
 pub(super) fn weight_of(figure: Option<Figure>, now: Instant, rules: &Rules) -> f64 {
     figure.map_or(0.0, |figure| figure.weight(now, rules.probes.report_interval))
 }

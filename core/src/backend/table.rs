@@ -22,7 +22,7 @@ pub(crate) struct BackendTable {
     releases_at: Instant,
 }
 
-/// How a backend came into the table.
+/// Origin of a backend in the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Added {
     pub(crate) id: BackendId,
@@ -231,7 +231,7 @@ impl BackendTable {
         let best = configured.filter(|(_, backend)| backend.access() < Access::Full);
         let best = best.min_by(|a, b| {
             let order = a.1.access().cmp(&b.1.access());
-            // What is not free is ranked by all bits of its score but the last two.
+            // A backend that is not free is ranked by all bits of its score but the last two.
             let lost = 2 * u32::from(a.1.access() != Access::Free);
             let score = |backend: &Backend| backend.parts.total.to_bits() >> lost;
             order.then(score(a.1).cmp(&score(b.1)))

@@ -2,12 +2,12 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A configured value that cannot be: where it stands and what it should be.
+/// An invalid configured value: its path and its valid range.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ConfigError {
     /// The path of the value, keys joined by dots.
     pub path: String,
-    /// What is allowed there.
+    /// Valid values, in words.
     pub allowed: String,
 }
 

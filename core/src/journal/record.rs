@@ -47,21 +47,21 @@ pub enum Record {
     ProbeFinished {
         /// Its number.
         probe: ProbeId,
-        /// What came of it.
+        /// Its result.
         result: ProbeResult,
     },
     /// [`Event::RequestFinished`](crate::Event::RequestFinished).
     RequestFinished {
         /// The lease that ended.
         lease: LeaseId,
-        /// How the backend did.
+        /// Its outcome.
         outcome: Outcome,
     },
     /// [`Event::StreamOpened`](crate::Event::StreamOpened).
     StreamOpened {
         /// The lease, which stays out.
         lease: LeaseId,
-        /// Where it went.
+        /// The request's backend.
         backend: BackendId,
         /// The answer's status.
         status: u16,
@@ -72,14 +72,14 @@ pub enum Record {
     LeasePaused {
         /// The lease, which stays out.
         lease: LeaseId,
-        /// Where it went.
+        /// The request's backend.
         backend: BackendId,
     },
     /// [`Event::LeaseResumed`](crate::Event::LeaseResumed).
     LeaseResumed {
         /// The lease, which stays out.
         lease: LeaseId,
-        /// Where it went.
+        /// The request's backend.
         backend: BackendId,
     },
     /// [`Event::LoadReported`](crate::Event::LoadReported).

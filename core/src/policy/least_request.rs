@@ -1,6 +1,6 @@
 //! `least_request`: the fewest requests in flight over all candidates; equals are drawn from.
 //!
-//! What HAProxy calls leastconn and nginx least_conn, counted in requests. Source: the proxy's own
+//! HAProxy's leastconn and nginx's least_conn, counted in requests. Source: the proxy's own
 //! leases, so nothing that a backend says takes part.
 use crate::backend::Backend;
 use crate::id::BackendId;

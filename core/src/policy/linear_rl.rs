@@ -7,9 +7,10 @@
 //!
 //! Features are those of the moment of the decision, kept until its end; the weights of costs stay
 //! at most 0 (free, they learned to reward lost pings); in flight is exact, and what a backend
-//! reports of itself counts at most half of its weight, so that no report draws everything. Exploration: with
-//! probability ε a candidate at random, `ε = max(0.01, 0.1/(1 + decisions/1000))` (configurable
-//! start). A readable baseline of learning; its model cannot tell queueing from being slow.
+//! reports of itself counts at most half of its weight, so that no report draws everything.
+//! Exploration: with probability ε a candidate at random, `ε = max(0.01, 0.1/(1 + decisions/1000))`
+//! (configurable start). A readable baseline of learning; its model cannot tell queueing from being
+//! slow.
 pub(crate) mod rules;
 
 use std::collections::VecDeque;
@@ -60,10 +61,10 @@ impl LinearRl {
         }
     }
 
-    /// What it sees of a backend, each from 0 to 1; the formula stands above.
+    /// Returns the features of a backend, each from 0 to 1; the formula stands above.
     fn features(&self, now: Instant, backend: &Backend) -> [f64; FEATURES] {
         let rules = &self.rules;
-        // What nobody said costs no arithmetic.
+        // A missing figure costs no arithmetic.
         let said = |figure: Option<(f64, f64)>, unit: f64| {
             let fresh = figure.filter(|(_, weight)| *weight > 0.0);
             fresh.map_or(0.0, |(value, weight)| weight * libm::tanh(value / unit))
@@ -210,9 +211,9 @@ const WEIGHT_MAX: f64 = 1000.0;
 const LATENCY_UNKNOWN_MS: f64 = 10_000.0;
 const WEIGHTS_START: [f64; FEATURES] = [-1.0, -5.0, -20.0, -1.0, -2.0, -1.0, -1.0, 0.1];
 const IN_FLIGHT: usize = 3;
-/// What in flight weighs at least, so that no backend can take everything.
+/// Bound of the weight of in flight, so that no backend can take everything.
 const IN_FLIGHT_MAX: f64 = -0.1;
-/// What a backend says of itself weighs at most this share of a great many in flight.
+/// A backend's own figures weigh at most this share of a great many in flight.
 const SAID_SHARE: f64 = 0.5;
 const RATE: f64 = 0.1;
 const BATCH: u32 = 5;

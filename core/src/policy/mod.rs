@@ -36,7 +36,7 @@ pub use self::state::{
     LearnedBackendState, LearnedPolicyState, PolicyState, PolicyStateError, StateOf,
 };
 
-/// What a policy sees in one backend; which variant there is tells the policy.
+/// A policy's view of one backend; the variant names the policy.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum PolicyView {

@@ -111,7 +111,7 @@ impl Policy for PeakEwma {
     }
 }
 
-/// What each request in flight counts where no answer has come yet.
+/// Load of each request in flight before the first response, ms.
 const UNKNOWN_MS: f64 = 1000.0;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `round_robin`: the candidate after the last one, by id, and after the highest the lowest.
 //!
-//! State: the slot after that of the last choice. A candidate that was skipped while it could not be used is
-//! not made up for.
+//! State: the slot after that of the last choice. A candidate that was skipped while it could not
+//! be used is not made up for.
 use crate::backend::Backend;
 use crate::id::BackendId;
 use crate::policy::PolicyView;
@@ -10,7 +10,7 @@ use crate::policy::contract::{Choice, Habits, Policy};
 use crate::rng::Rng;
 use crate::time::Instant;
 
-/// Whose turn it is.
+/// The next turn.
 #[derive(Debug)]
 pub(crate) struct RoundRobin {
     next: usize,

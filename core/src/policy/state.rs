@@ -1,7 +1,8 @@
-//! What a policy has learned, to be kept across restarts: plain data with a version.
+//! The state that a policy keeps across restarts: plain data with a version.
 //!
 //! The driver writes it to a file and reads it again. It is not trusted: the router refuses another
-//! version, and each policy refuses the state of another one and numbers that it cannot have learned.
+//! version, and each policy refuses the state of another one and numbers that it cannot have
+//! learned.
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -13,12 +14,12 @@ use serde::{Deserialize, Serialize};
 pub struct PolicyState {
     /// The format: [`PolicyState::VERSION`].
     pub version: u32,
-    /// What the policy learned.
+    /// The learned state.
     #[serde(rename = "learned")]
     pub of: StateOf,
 }
 
-/// What each policy that learns keeps.
+/// State of each policy that learns.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StateOf {
@@ -28,7 +29,7 @@ pub enum StateOf {
     LinearRl([f64; 8]),
 }
 
-/// What `learned` keeps.
+/// State of `learned`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct LearnedPolicyState {
@@ -46,7 +47,7 @@ pub struct LearnedPolicyState {
     pub backends: BTreeMap<String, LearnedBackendState>,
 }
 
-/// What `learned` keeps of one backend.
+/// State of `learned` about one backend.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct LearnedBackendState {
@@ -86,7 +87,7 @@ impl PolicyState {
     /// Reads a state from its JSON text. It is validated when it is restored.
     ///
     /// # Errors
-    /// What is wrong with the text.
+    /// The fault of the text.
     pub fn from_json(text: &str) -> Result<Self, PolicyStateError> {
         serde_json::from_str(text).map_err(|error| PolicyStateError::Text(error.to_string()))
     }

@@ -14,7 +14,7 @@ pub(crate) struct Bench {
     pub(crate) router: Router,
     pub(crate) now: Instant,
     leases: Vec<VecDeque<Lease>>,
-    /// How long the pings of a backend take, ms.
+    /// Duration of a backend's pings, ms.
     pub(crate) ping_ms: fn(usize) -> u64,
 }
 
@@ -93,7 +93,7 @@ impl Bench {
         self.end(slot as usize, Outcome::Failed(RequestFailure::Refused));
     }
 
-    /// Minds the deadlines, and answers every ping well at once; returns whom it pinged.
+    /// Handles the deadlines, and completes every ping at once; returns the pinged backends.
     pub(crate) fn mind_pings(&mut self) -> Vec<usize> {
         self.router.handle_timeout(self.now);
         let mut pings: Vec<(ProbeId, usize)> = Vec::new();

@@ -1,4 +1,4 @@
-//! Which backends, rules and policy there are: what a configuration changes.
+//! Changes of a configuration: backends, rules and policy.
 use std::collections::BTreeSet;
 
 use super::Router;

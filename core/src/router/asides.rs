@@ -15,7 +15,7 @@ pub(super) type Asides = BTreeMap<LeaseId, Aside>;
 pub(super) struct Aside {
     backend: BackendId,
     state: AsideState,
-    /// How long it has waited for its client, the present pause left out.
+    /// Its wait for the client, without the present pause.
     waited: Duration,
 }
 

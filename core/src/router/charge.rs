@@ -1,4 +1,4 @@
-//! What the end of a request says of its backend, and what only of the request.
+//! Separates the end of a request into effects on its backend and on the request only.
 use std::time::Duration;
 
 use super::Router;
@@ -8,9 +8,9 @@ use crate::id::BackendId;
 use crate::time::Instant;
 
 impl Router {
-    /// What counts of a request's end. An error that is no fault of the backend counts for nothing,
-    /// and a 4xx of a backend that answers far more of them than the others is a refusal: a broken
-    /// release that says 404 at once has done no work. What was answered well needs no look.
+    /// Returns the outcome that counts. An error that is not the backend's fault is neutral, and a
+    /// 4xx of a backend that sends far more of them than the others is a refusal: a broken release
+    /// that sends 404 at once has done no work. Good responses need no check.
     #[cold]
     pub(super) fn charge(&mut self, now: Instant, lease: &Lease, outcome: Outcome) -> Outcome {
         match outcome {

@@ -1,4 +1,4 @@
-//! Which backend is the current one: how it is left, and which requests go past it.
+//! The current backend: leaving it, and requests that go past it.
 use std::hint::cold_path;
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ impl Router {
         }
     }
 
-    /// What the gate makes of the best usable backend for a request's first attempt: where the
-    /// request goes. That is the current backend, or one with a lower expected delay while the
+    /// Applies the gate to the best usable backend for a request's first attempt; returns the
+    /// request's backend. That is the current one, or one with a lower expected delay while the
     /// current one is full.
     #[inline]
     pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> (BackendId, Token) {

@@ -11,7 +11,7 @@ use crate::id::BackendId;
 use crate::outlier::{self, Others, PING_EVERY, Regret, Saving, Standing, WINDOW_START, Watch};
 use crate::time::{Instant, millis};
 
-/// What is kept of ejections in all.
+/// State of ejections in the pool.
 #[derive(Debug, Default)]
 pub(super) struct Ejections {
     /// Backends that are ejected or on probation.
@@ -79,7 +79,7 @@ impl Router {
                     None => {}
                 }
             }
-            // What was sent before it was taken out says nothing new.
+            // Requests sent before the ejection are no news.
             Standing::Probation { is_out: true, since, .. } if routed_at >= since => {
                 let is_good = is_error.map(|is_error| !is_error);
                 let others = self.others(now, id);
@@ -147,7 +147,7 @@ impl Router {
         self.ejections.out = here.filter(|backend| !backend.watch.is_in()).count();
     }
 
-    /// The rules have changed, or the policy: everybody is in.
+    /// Handles new rules or a new policy: every backend is in.
     pub(super) fn forget_ejections(&mut self) {
         for index in 0..self.order.len() {
             let watch = self.new_watch(false);
@@ -197,7 +197,7 @@ impl Router {
         self.settle(now);
     }
 
-    /// What the ejection of a backend saves.
+    /// Returns the saving of a backend's ejection.
     fn saving(&self, now: Instant, id: BackendId, reason: &EjectReason) -> Saving {
         let (mut all, mut own, mut elsewhere_ms) = (0.0, 0.0, 0.0);
         for other in self.order.iter().filter_map(|id| Some((*id, self.table.get(*id)?))) {
@@ -300,5 +300,5 @@ impl Router {
     }
 }
 
-/// How often those that are out are compared with the others.
+/// Interval of comparing ejected backends with the others.
 const FORGIVE_EVERY: Duration = Duration::from_millis(250);

@@ -1,4 +1,4 @@
-//! What the ends of probes and reports mean for the backends.
+//! Effects of ended probes and reports on the backends.
 use super::Router;
 use crate::event::{LoadReport, ProbeFailure, ProbeKind, ProbeResult};
 use crate::id::{BackendId, ProbeId};

@@ -1,5 +1,5 @@
-//! A backend that answers every request 404 at once, beside one that works: no policy takes it for a
-//! fast one.
+//! A backend that answers every request 404 at once, beside one that works: no policy takes it for
+//! a fast one.
 use std::time::Duration;
 
 use crate::config::PolicyKind;
@@ -12,7 +12,7 @@ use crate::policy::testing::Bench;
 #[test]
 fn fast_404s_attract_nobody() {
     for policy in PolicyKind::ALL {
-        // These do not look at what comes of a request.
+        // These do not use the results of requests.
         if matches!(policy, PolicyKind::RoundRobin | PolicyKind::Random) {
             continue;
         }

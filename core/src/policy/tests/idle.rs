@@ -6,7 +6,7 @@ use crate::config::PolicyKind;
 use crate::event::{Event, Outcome};
 use crate::policy::testing::Bench;
 
-/// What forty requests at one backend are.
+/// Kind of forty requests at one backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Idle {
     None,

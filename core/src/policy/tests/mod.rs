@@ -1,4 +1,4 @@
-//! What holds under every policy.
+//! Rules that hold under every policy.
 mod declining;
 mod idle;
 mod poisoned;

@@ -1,8 +1,8 @@
-//! What a new configuration changes.
+//! Effects of a new configuration.
 use super::*;
 
-/// A removed backend gets neither requests nor probes, its lease comes home, and when its name
-/// comes back it has its old id and a clean slate.
+/// A removed backend gets neither requests nor probes, its lease ends, and when its name returns it
+/// has its old id and no history.
 #[test]
 fn a_removed_backend_rests_and_returns() {
     let mut world = World::with_latencies(10, 20);
@@ -117,7 +117,7 @@ fn an_empty_configuration_has_no_current_backend() {
     assert_eq!(world.notices(), [first]);
 }
 
-/// A configuration that cannot be is refused at the start, and later ignored and counted.
+/// An invalid configuration is refused at the start, and later ignored and counted.
 #[test]
 fn impossible_configurations_are_refused() {
     let bad_weight = Weights { cpu: f64::NAN, ..Weights::default() };

@@ -1,4 +1,4 @@
-//! Where requests go, and why.
+//! Decisions: backends of requests, and the reasons.
 use super::*;
 use crate::policy::PolicyView;
 
@@ -79,7 +79,7 @@ fn ties_keep_the_current_backend() {
 }
 
 /// Three failed pings in a row, 500 ms after each other, bring the current backend down; the other
-/// one takes over at once, whatever the cooldown says, and the cooldown begins anew.
+/// one takes over at once regardless of the cooldown, and the cooldown restarts.
 #[test]
 fn a_current_backend_that_goes_down_is_left_at_once() {
     let mut world = World::new(&["a", "b"]);
@@ -215,8 +215,8 @@ fn a_full_backend_spills_over() {
     }
 }
 
-/// Single requests of 10 ms, then two in flight all the time: one that completes a request every
-/// 5 ms works on two at once and is full from two on; one that completes one every 10 ms works on one
+/// Single requests of 10 ms, then two in flight all the time: one that completes a request every 5
+/// ms works on two at once and is full from two on; one that completes one every 10 ms works on one
 /// at a time.
 #[test]
 fn the_width_is_learned_from_completions() {
@@ -337,7 +337,7 @@ fn a_mixed_gap_switches() {
     leases.into_iter().for_each(|lease| world.finish(lease, 200));
 }
 
-/// A hold is told once, again when its candidate changes, but at most once a second.
+/// A hold is reported once, and again when its candidate changes, at most once a second.
 #[test]
 fn holds_are_told_sparingly() {
     let mut world = World::new(&["a", "b", "c"]);
@@ -348,7 +348,7 @@ fn holds_are_told_sparingly() {
     for _ in 0..10 {
         world.serve();
     }
-    assert_eq!(world.notices().len(), 1, "one hold, told once");
+    assert_eq!(world.notices().len(), 1, "one hold, reported once");
     world.answer(C, 80);
     world.notices();
     world.serve();
@@ -394,7 +394,7 @@ fn a_spill_never_goes_to_a_down_backend() {
     leases.into_iter().for_each(|lease| world.finish(lease, 200));
 }
 
-/// What the policy says of each backend: in flight from which on it is full.
+/// Returns the number in flight from which on each backend is full.
 fn full_at(snapshot: &Snapshot) -> Vec<Option<u32>> {
     let full_at = |policy: &PolicyView| match policy {
         PolicyView::Score(view) => view.full_at,

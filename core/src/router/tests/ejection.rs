@@ -90,7 +90,7 @@ fn it_returns_at_low_rates() {
     }
 }
 
-/// Where all fail alike, all are used: nobody is ejected for long, and no request lacks a backend.
+/// If all fail alike, all are used: none is ejected for long, and no request lacks a backend.
 #[test]
 fn failures_of_all_eject_nobody() {
     for policy in PolicyKind::ALL {
@@ -108,7 +108,7 @@ fn failures_of_all_eject_nobody() {
     }
 }
 
-/// What the router does is told: the ejection with its numbers, and the return.
+/// Notices report the ejection with its numbers, and the return.
 #[test]
 fn ejections_are_told() {
     let mut world = world(PolicyKind::RoundRobin, &["a", "b", "c"]);
@@ -127,8 +127,8 @@ fn ejections_are_told() {
     assert!(world.snapshot().backends[0].ejections >= 1);
 }
 
-/// A backend that goes down and comes up while it is ejected is told as up, and has no old failures
-/// any more.
+/// A backend that goes down and comes up while it is ejected is reported as up, and has no old
+/// failures any more.
 #[test]
 fn an_ejected_backend_comes_up() {
     let mut world = world(PolicyKind::RoundRobin, &["a", "b", "c"]);

@@ -1,4 +1,4 @@
-//! What pings, reports and the ends of requests change.
+//! Effects of pings, reports and the ends of requests.
 use super::*;
 
 /// All factors at once, against numbers by hand; tanh(.5) = 0.462117157260.
@@ -71,7 +71,7 @@ fn a_latency_lasts_no_longer_than_its_ping() {
     assert_eq!(world.snapshot().backends[0].latency_ewma_ms, Some(1000.0));
 }
 
-/// Numbers that cannot be are taken as not said, a failed report adds nothing to the earlier ones,
+/// Invalid numbers are ignored, a failed report adds nothing to the earlier ones,
 /// and a refused one does not touch the health.
 #[test]
 fn reports_that_cannot_be_change_nothing() {
@@ -121,8 +121,8 @@ fn outcomes_count_as_they_should() {
     assert_eq!((a.latency, a.latency_ewma_ms), (None, None));
 }
 
-/// What a backend said of itself counts in full for a report interval and for nothing after three,
-/// whether later reports fail or leave the figure out; what comes then begins a new average.
+/// A backend's own figures count in full for a report interval and not at all after three, whether
+/// later reports fail or lack the figure; later figures begin a new average.
 #[test]
 fn reports_grow_old() {
     for later in [None, Some(LoadReport::default())] {
@@ -264,7 +264,7 @@ fn looking_and_early_timeouts_are_harmless() {
 }
 
 /// A single error of the current backend costs it 4000/11 points, and is forgiven with time: each
-/// ping evaluates the rate anew.
+/// ping evaluates the rate again.
 #[test]
 fn an_old_error_is_forgiven() {
     let mut world = World::new(&["a"]);

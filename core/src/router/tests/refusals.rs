@@ -1,8 +1,9 @@
-//! What is refused, what waits for its client, and what has become a stream.
+//! Refusals, requests that wait for their client, and streams.
 use super::*;
 
-/// A refusal with Retry-After is no error and holds the backend: requests go elsewhere for so long,
-/// 60 s at most, and back after it by score; when every other one is held or down, it is used.
+/// A refusal with Retry-After is not an error and holds the backend: requests go elsewhere for that
+/// time, 60 s at most, and back after it by score; when every other one is held or down, it is
+/// used.
 #[test]
 fn holds_last_their_time() {
     for (hold_s, expected_s) in [(20, 20), (86_400, 60)] {
