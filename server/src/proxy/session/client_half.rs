@@ -230,7 +230,7 @@ impl ClientHalf {
         matches!(self.send, Sending::Closing { with_reset: false })
     }
 
-    /// Whether the request at hand has come in whole.
+    /// Whether the current request has arrived completely.
     pub(crate) const fn has_whole_request(&self) -> bool {
         matches!(self.receive, Receive::Ended | Receive::Tunnel)
     }
