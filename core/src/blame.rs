@@ -178,16 +178,19 @@ impl Blame {
         let until = now + OPINION;
         let opinion = &mut self.opinions[usize::from(asker.target)];
         let (next, is_common) = match *opinion {
+            // The second opinion itself failed: two backends do alike.
             Opinion::Asked { lease: asked, .. } if asked == lease => {
                 self.open -= 1;
                 (Opinion::Common { until }, true)
             }
+            // So it did by chance, before the request that was to show it.
             Opinion::Wanted { not } | Opinion::Asked { not, .. } if not != backend => {
                 self.open -= 1;
                 (Opinion::Common { until }, is_suspect)
             }
             known @ (Opinion::Wanted { .. } | Opinion::Asked { .. }) => (known, is_suspect),
             known @ Opinion::Common { until } if now < until => (known, is_suspect),
+            // Another backend has just answered it well: no excuse.
             known @ Opinion::Own { until } if now < until => (known, false),
             Opinion::Unknown { failed: Some((other, at)) }
                 if is_suspect && other != backend && now.since(at) < OPINION =>
@@ -215,6 +218,7 @@ impl Blame {
                 *opinion = Opinion::Own { until: now + OPINION };
                 self.open -= 1;
             } else {
+                // It said nothing: the next one is to.
                 *opinion = Opinion::Wanted { not };
             }
         }

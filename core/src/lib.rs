@@ -5,6 +5,8 @@
 //! reads no clock, starts no thread and draws no randomness but from the seed it is given, so the
 //! same inputs give the same outputs, bit for bit, on every platform.
 //!
+//! A longer example than the one below is `core/examples/route.rs`.
+//!
 //! Whoever drives it owns sockets and clock. After each call the driver does the actions that the
 //! router wants done, and calls again when a fact is there or the router's deadline has come:
 //!

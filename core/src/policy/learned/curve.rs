@@ -78,6 +78,8 @@ impl Curve {
         let mut rate = 1.0 / self.scale;
         for (level, root) in ROOTS.iter().enumerate().skip(1) {
             let n = level as f64;
+            // The prior goes on from the level below as learned: where nothing is known, one more in
+            // flight is between no gain (a saturated backend) and a whole one (a free worker).
             let prior = rate * root;
             let weight = self.completions[level] + PRIOR;
             rate = weight / (self.time[level] + PRIOR / prior);
@@ -140,6 +142,7 @@ impl Shape {
         let mut below = 1.0;
         for bin in 0..BINS {
             let (seen, predicted) = (self.completions[bin], self.predicted[bin]);
+            // A bin without evidence is as the one below it, not as the pool.
             if seen + predicted >= EVIDENCE_MIN {
                 let ratio = libm::log((predicted + 1.0) / (seen + 1.0));
                 let error = 2.0 * (phi.max(1.0) / (seen + 1.0)).sqrt();

@@ -85,6 +85,8 @@ impl Explorer {
     ) {
         let ours = self.following.filter(|following| following.backend == backend);
         let predicted_ms = ours.map_or(predicted_ms, |following| following.predicted_ms);
+        // A first trial has to be clearly faster, since one fast answer may be luck. Those that follow
+        // only have to stay within what was predicted.
         let fast_ms = if ours.is_some() { predicted_ms } else { 0.5 * predicted_ms };
         let is_fast = good_ms.is_some_and(|ms| ms < fast_ms);
         if is_fast && self.following.is_none() && record.left > 0 {

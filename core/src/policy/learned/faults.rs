@@ -29,6 +29,8 @@ impl Learned {
             && !unit.restraints.is_stalled
             && unit.restraints.is_normal()
         {
+            // An error under so much load is one of load: it lowers the cap and speaks against nothing
+            // else.
             unit.restraints.was_full(n);
             return;
         }
@@ -72,6 +74,7 @@ impl Learned {
             return;
         }
         let here = self.units.iter().filter(|unit| unit.is_present);
+        // By what it can do, not by what it was sent: a backend that is avoided already gets little.
         let capacity: f64 = here.map(|unit| unit.capacity(&self.pool)).sum();
         let of_all = self.units[slot].capacity(&self.pool) / capacity;
         let others = self.others(slot).map_or(0.0, |others| others.share);
@@ -94,6 +97,7 @@ impl Learned {
             self.units.iter_mut().for_each(|unit| unit.restraints.watch.call_back(now));
         }
         if is_regretted {
+            // What the others refused, and the caps that followed, may be due to the ejections.
             self.has_regretted = true;
             for slot in 0..self.units.len() {
                 self.units[slot].forget_refusals();

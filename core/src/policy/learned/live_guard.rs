@@ -101,6 +101,7 @@ impl LiveGuard {
             if now < until {
                 return false;
             }
+            // What was seen before the demotion is of another learner: it has learned since.
             self.demoted_until = None;
             self.returned_at = Some(now);
             self.alarms = [0.0; LAMBDAS.len()];
@@ -130,6 +131,7 @@ impl LiveGuard {
     pub(super) fn control_ended(&mut self, now: Instant, elapsed_ms: f64, is_error: bool) {
         let (sum, count) = std::mem::take(&mut self.since);
         let sum_ms = std::mem::take(&mut self.since_ms);
+        // While demoted both sides are `least_request`: there is nothing to compare.
         if count == 0 || !self.is_in_charge() {
             return;
         }
@@ -158,6 +160,7 @@ impl LiveGuard {
     }
 
     fn take_sample(&mut self, y: f64) {
+        // By the deviation before this sample: one that is far out must not widen its own measure.
         let deviation = self.deviation();
         if self.samples >= SAMPLES_MIN {
             let x = (y / deviation).clamp(-X_MAX, X_MAX) - ALLOWANCE;
@@ -166,6 +169,7 @@ impl LiveGuard {
             }
         }
         self.samples = self.samples * (1.0 - 1.0 / SAMPLES_MAX) + 1.0;
+        // Welford's update of mean and spread, with both forgotten a little.
         let gap = y - self.mean;
         self.mean += gap / self.samples;
         self.spread = self.spread * (1.0 - 1.0 / SAMPLES_MAX) + gap * (y - self.mean);
@@ -200,6 +204,7 @@ impl LiveGuard {
     }
 
     fn cost(&self, elapsed_ms: f64, is_error: bool) -> f64 {
+        // A failure is never cheaper than the time it took: a timeout may be longer than the charge.
         let cost = if is_error { self.charge_ms.max(elapsed_ms) } else { elapsed_ms };
         cost.max(COST_MIN_MS)
     }

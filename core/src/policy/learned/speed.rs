@@ -104,11 +104,13 @@ impl Speed {
             apart(used, memory) || apart(memory, used)
         };
         let (completions, exposure) = (self.completions[used], self.exposure[used]);
+        // The longer memories would take as long as they are to forget a change that is certain.
         if (used + 1..MEMORIES).any(is_past) {
             self.completions[used + 1..].fill(completions);
             self.exposure[used + 1..].fill(exposure);
         }
         Estimate {
+            // Half a completion and its exposure at speed 1 keep the logarithm finite.
             ln_speed: libm::log((completions + 0.5) / (exposure + 0.5)),
             error: (phi / (completions + 1.0)).sqrt(),
             memory: used as u8,
