@@ -12,7 +12,8 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use simple_logger::SimpleLogger;
 
-use crate::backend::{Backend, Config};
+use crate::backend::Backend;
+use crate::config::Config;
 use crate::options::{self, Command};
 
 /// Runs a backend as `arguments` (without the program's name) and the environment say.

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use crate::backend::LogLevel;
+use crate::config::LogLevel;
 use crate::host::{Connection, Host, Phase, unix_time};
 use crate::http::{Path, ReadError, Reply, Request, RequestReader};
 use crate::model::{Answer, Fate, RequestKind};

@@ -2,17 +2,15 @@
 //!
 //! Time comes from the OS clock, counted from the start of the backend.
 use std::collections::BTreeMap;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant as Clock, SystemTime, UNIX_EPOCH};
 
 use intelliproxy_core::Instant;
 use log::{Level, log};
 
-use crate::backend::{Config, Counters, LogLevel};
-use crate::connection;
+use crate::config::{Config, Counters, LogLevel};
 use crate::metrics::{self, Measured};
 use crate::model::{Fate, Model, RequestKind};
 use crate::parameters::Parameters;
@@ -52,6 +50,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    pub(crate) const fn new(stream: TcpStream) -> Self {
+        Self { stream, is_idle: AtomicBool::new(false) }
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.is_idle.load(Ordering::SeqCst)
     }
@@ -145,24 +147,8 @@ impl Host {
         connection.is_idle.store(false, Ordering::SeqCst);
     }
 
-    pub(crate) fn accept(self: &Arc<Self>, listener: &TcpListener) {
-        for stream in listener.incoming() {
-            if !self.is_running() {
-                return;
-            }
-            match stream {
-                Ok(stream) => self.admit(stream),
-                // Out of descriptors, or a client that has gone already: not to be met by spinning.
-                Err(error) => {
-                    self.log(LogLevel::Debug, || format!("cannot accept: {error}"));
-                    self.wait_for_phase(Phase::Draining, ACCEPT_PAUSE);
-                }
-            }
-        }
-    }
-
-    fn admit(self: &Arc<Self>, stream: TcpStream) {
-        let connection = Arc::new(Connection { stream, is_idle: AtomicBool::new(false) });
+    /// Takes a connection on the list, unless that is full.
+    pub(crate) fn register(self: &Arc<Self>, connection: &Arc<Connection>) -> Option<Registered> {
         let id = {
             let mut counters = lock(&self.counters);
             counters.connections += 1;
@@ -172,23 +158,15 @@ impl Host {
             let mut connections = lock(&self.connections);
             let is_full = connections.len() >= self.connections_max;
             if !is_full {
-                connections.insert(id, Arc::clone(&connection));
+                connections.insert(id, Arc::clone(connection));
             }
             is_full
         };
         if is_full {
             self.count(|counters| counters.connections_refused += 1);
-            connection::refuse(&connection.stream);
-            return;
+            return None;
         }
-        let guard = Registered { host: Arc::clone(self), id };
-        let spawned = thread::Builder::new().stack_size(THREAD_STACK_BYTES).spawn(move || {
-            connection::serve(&guard.host, &connection);
-        });
-        if let Err(error) = spawned {
-            // The closure is gone, and with it guard and connection.
-            self.log(LogLevel::Debug, || format!("cannot start a thread: {error}"));
-        }
+        Some(Registered { host: Arc::clone(self), id })
     }
 
     /// Samples the CPU time until the end.
@@ -243,8 +221,8 @@ impl Host {
 }
 
 /// Takes a connection off the list when its thread ends, however that ends.
-struct Registered {
-    host: Arc<Host>,
+pub(crate) struct Registered {
+    pub(crate) host: Arc<Host>,
     id: u64,
 }
 
@@ -265,7 +243,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A connection's thread keeps its buffers on the heap.
-const THREAD_STACK_BYTES: usize = 256 * 1024;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const CPU_SAMPLE_EVERY: Duration = Duration::from_millis(100);

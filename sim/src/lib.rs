@@ -37,8 +37,10 @@
 //! backend.kill();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+mod accept;
 mod backend;
 pub mod cli;
+mod config;
 mod connection;
 mod host;
 mod http;
@@ -49,6 +51,7 @@ mod parameters;
 mod process;
 mod work;
 
-pub use backend::{Backend, Config, Counters, LogLevel, StartError};
+pub use backend::{Backend, StartError};
+pub use config::{Config, Counters, LogLevel};
 pub use model::{Answer, Channel, Fate, Model, RequestKind};
 pub use parameters::{Faults, ParameterError, Parameters, Preset};

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use intelliproxy::cli::{Argument, ArgumentError, Arguments};
 
-use crate::backend::{Config, LogLevel};
+use crate::config::{Config, LogLevel};
 use crate::parameters::{Faults, Field, Parameters, Preset, RANGES};
 
 /// The command of the command line.
