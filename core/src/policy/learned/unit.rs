@@ -479,6 +479,7 @@ const CROWD: f64 = 0.08;
 const REFUSALS_MIN: f64 = 0.01;
 /// What a good answer leaves of refusals: of the length of a short queue. Chosen on random scenarios.
 const REFUSALS_KEPT: f64 = 1.0 - 1.0 / 16.0;
+/// Good requests credited in the share of errors of the pool. Chosen; insensitive from half to twice.
 const ERRORS_PRIOR: f64 = 10.0;
 /// Keeps a cost finite where a speed is next to 0.
 const COST_MAX: f64 = 1e15;
