@@ -1,4 +1,4 @@
-//! What a decision costs: nanoseconds for `route` and for the request's end, by number of backends.
+//! Cost of a decision: nanoseconds for `route` and for the request's end, by number of backends.
 //!
 //! `cargo bench -p intelliproxy-core`; the fastest of several runs, since everything else that a
 //! machine does only ever adds time. Cases: `calm`, one request at a time; `errors`, every tenth

@@ -1,5 +1,5 @@
 //! Journals: every record comes back as it went in, a recorded router replays bit for bit, and
-//! damage is told by its place.
+//! damage is reported with its place.
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use intelliproxy_core::{
 };
 use proptest::prelude::*;
 
-/// A sink in memory that takes as many blocks as it is told to.
+/// A sink in memory that takes a set number of blocks.
 #[derive(Clone, Debug, Default)]
 struct Memory {
     bytes: Arc<Mutex<Vec<u8>>>,
@@ -47,7 +47,7 @@ impl JournalSink for Memory {
     }
 }
 
-/// What is done to a router.
+/// An operation on a router.
 #[derive(Clone, Debug)]
 enum Call {
     Wait { nanos: u64 },
@@ -340,7 +340,7 @@ proptest! {
         }
     }
 
-    /// Blocks whose checksum fits and whose records cannot be end in an error, never in a panic.
+    /// Blocks with a valid checksum and invalid records end in an error, never in a panic.
     #[test]
     fn forged_blocks_are_refused(payload in proptest::collection::vec(any::<u8>(), 0..60)) {
         let whole = example();
@@ -378,7 +378,7 @@ fn cuts_are_told() {
     }
 }
 
-/// Files that are none of ours, or of another version, or go on after their end, are told apart.
+/// Foreign files, other versions, and files that continue after their end are distinguished.
 #[test]
 fn foreign_files_are_refused() {
     let fault = |bytes: &[u8]| match Reader::new(bytes) {
@@ -407,7 +407,8 @@ fn foreign_files_are_refused() {
     );
 }
 
-/// What the sink does not take is a gap of as many records, and nothing is compared after it.
+/// Blocks that the sink does not take are a gap of as many records, and nothing is compared after
+/// it.
 #[test]
 fn gaps_are_told() {
     // Blocks are handed over every second: the first has all records up to then.
@@ -449,7 +450,7 @@ fn differences_are_seen() {
     assert!((10..40).contains(&differ), "{differ} of 40");
 }
 
-/// What was learned before is part of the journal, whether it is restored before the recording
+/// The state learned before is part of the journal, whether it is restored before the recording
 /// begins or after.
 #[test]
 fn states_are_recorded() {

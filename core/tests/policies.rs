@@ -1,4 +1,4 @@
-//! What holds for every policy and every list of events, stated without knowing how they decide.
+//! Rules for every policy and every list of events, stated without knowing their decisions.
 use std::time::Duration;
 
 use intelliproxy_core::{

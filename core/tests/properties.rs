@@ -1,4 +1,4 @@
-//! What holds for every list of events: a router beside an oracle model of it, and the properties
+//! Rules for every list of events: a router beside an oracle model of it, and the properties
 //! that matter most stated by themselves, without the model.
 mod model;
 mod world;

@@ -17,7 +17,7 @@ struct Full {
     proxy: Proxy,
     closed: Vec<ConnId>,
     gave_way: u64,
-    /// What bounded the clients when some gave way last.
+    /// Bound of the clients when some gave way last.
     bound: Option<Bound>,
 }
 
@@ -162,8 +162,8 @@ fn no_client_gives_way_in_vain() {
     assert!(full.make_room(at(9000)).is_some());
 }
 
-/// The notice names the limit that is reached: `limits.clients`, or open files where those are enough
-/// for fewer.
+/// The notice names the limit that is reached: `limits.clients`, or open files where those are
+/// enough for fewer.
 #[test]
 fn the_limit_that_is_reached_is_named() {
     for (connections, expected) in

@@ -1,7 +1,7 @@
 //! The names of the policies.
 use serde::{Deserialize, Serialize};
 
-/// What ranks the backends.
+/// The policy that ranks the backends.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyKind {

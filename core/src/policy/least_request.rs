@@ -14,7 +14,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(crate) struct LeastRequest;
 
-/// What `least_request` knows of a backend: least is best.
+/// View of `least_request` of a backend: least is best.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LeastRequestView {
     /// Requests in flight.

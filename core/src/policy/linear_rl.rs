@@ -38,7 +38,7 @@ pub(crate) struct LinearRl {
     batch: ([f64; FEATURES], u32),
 }
 
-/// What `linear_rl` knows of a backend: the highest value.
+/// View of `linear_rl` of a backend: the highest value wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearRlView {
     /// The weights times the features.

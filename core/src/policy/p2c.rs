@@ -14,7 +14,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(crate) struct P2c;
 
-/// What `p2c` knows of a backend: the less of two that are drawn.
+/// View of `p2c` of a backend: the less of two drawn wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct P2cView {
     /// Requests in flight.

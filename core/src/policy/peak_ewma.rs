@@ -35,7 +35,7 @@ struct Cost {
     at: Instant,
 }
 
-/// What `peak_ewma` knows of a backend: the lesser load of two that are drawn.
+/// View of `peak_ewma` of a backend: the lesser load of two drawn wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PeakEwmaView {
     /// The decaying peak of answer times, ms; `None` before the first.

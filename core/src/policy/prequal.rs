@@ -4,11 +4,11 @@
 //! queue that the backend reported within the last second), and recent latency at about as many in
 //! flight. They cost nothing: each request adds one of a candidate drawn at random, each good
 //! answer one of the backend it came from; a newer one replaces that of the same backend, which it
-//! knows better. Of those in the pool at most 16, 1 s old at most; when it is full, the oldest and the worst leave by turns. Hot is a probe above the 0.84 quantile
-//! (configurable) of in flight in the pool. Chosen is the cold one with the least latency; if all
-//! are hot, the one with the fewest in flight. A probe that is used counts one more in flight,
-//! with the latency there.
-//! With fewer than two probes of candidates, a candidate at random.
+//! knows better. Of those in the pool at most 16, 1 s old at most; when it is full, the oldest and
+//! the worst leave by turns. Hot is a probe above the 0.84 quantile (configurable) of in flight in
+//! the pool. Chosen is the cold one with the least latency; if all are hot, the one with the fewest
+//! in flight. A probe that is used counts one more in flight, with the latency there. With fewer
+//! than two probes of candidates, a candidate at random.
 //!
 //! Wydrowski et al., Load is not what you should balance: Introducing Prequal (NSDI 2024). Latency
 //! in ms, by the in flight that a request met; unknown, or 5 s without an answer, is 0, so that a
@@ -50,7 +50,7 @@ struct Latencies {
     seen_at: Instant,
 }
 
-/// What `prequal` knows of a backend: the cold one with the least latency.
+/// View of `prequal` of a backend: the cold one with the least latency wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrequalView {
     /// Probes of it in the pool.

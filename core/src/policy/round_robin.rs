@@ -16,7 +16,7 @@ pub(crate) struct RoundRobin {
     next: usize,
 }
 
-/// What `round_robin` knows of a backend: by turns.
+/// View of `round_robin` of a backend: by turns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RoundRobinView {
     /// Whether the last request went there.

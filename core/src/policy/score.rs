@@ -6,9 +6,8 @@
 //! requests in flight as it can work on at once ([`width`](super::learned::Shape::width), learned
 //! from its own completions). Then the single request goes where the expected delay is least, under
 //! the model of [`learned`](super::learned). That may be the current backend. Now and then, by the
-//! budget for trials of `learned`, it goes to one that has been idle for a second or more, since only
-//! requests show that a backend has become faster. Below its width the
-//! rule alone decides.
+//! budget for trials of `learned`, it goes to one that has been idle for a second or more, since
+//! only requests show that a backend has become faster. Below its width the rule alone decides.
 //!
 //! Requests in flight are what the width is compared with, not a difference between backends: three
 //! serial backends behind a rule of "15 more in flight" do a third of their work.
@@ -32,7 +31,7 @@ pub(crate) struct Score {
     spills: Vec<u64>,
 }
 
-/// What `score` knows of a backend: least is best.
+/// View of `score` of a backend: least is best.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoreView {
     /// The score, in points.

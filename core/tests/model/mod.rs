@@ -1,7 +1,7 @@
 //! The oracle: what a router should know and decide, written apart from its code.
 //!
-//! It keeps whole histories and works everything out anew each time it is asked, in the words of
-//! the rules: slow, plain, and with nothing cached. Time is in whole milliseconds.
+//! It keeps whole histories and computes everything again at each call, in the words of the
+//! rules: slow, plain, and with nothing cached. Time is in whole milliseconds.
 use std::collections::{BTreeMap, BTreeSet};
 
 use intelliproxy_core::{
@@ -9,7 +9,7 @@ use intelliproxy_core::{
     SwitchReason,
 };
 
-/// What the rules say of a world of backends.
+/// The rules applied to a world of backends.
 pub(crate) struct Model {
     pub(crate) rules: Rules,
     pub(crate) names: Vec<&'static str>,
@@ -22,7 +22,7 @@ pub(crate) struct Model {
     pub(crate) late: u64,
     /// Slots ever given out.
     pub(crate) slots: u32,
-    /// Where failovers went since these were last taken, and the scores that they were made by.
+    /// Backends of failovers since these were last taken, and the scores that decided.
     pub(crate) failovers: Vec<(BackendId, BTreeMap<BackendId, f64>)>,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct Outstanding {
     pub(crate) deadline: u64,
 }
 
-/// Where a request goes, and what is told of it.
+/// Backend of a request, and the notice about it.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Decision {
     Keep(BackendId),
@@ -269,7 +269,7 @@ impl Model {
         }
     }
 
-    /// What is to become of a request, from the scores as they are and the numbers in flight at
+    /// Returns the decision for a request, from the present scores and the numbers in flight at
     /// which backends are full; whether it may go past the current backend, too.
     pub(crate) fn route(
         &mut self,
@@ -467,7 +467,7 @@ impl Backend {
         self.facts.iter().filter_map(loss).collect()
     }
 
-    /// What was said of one figure and when, numbers that cannot be left out.
+    /// Returns the reported values of one figure with their times, without invalid ones.
     fn said(&self, figure: impl Fn(&LoadReport) -> Option<f64>) -> Vec<(u64, f64)> {
         let said = self.reports.iter().filter_map(|(at, report)| Some((*at, figure(report)?)));
         said.filter(|(_, number)| number.is_finite() && *number >= 0.0).collect()
@@ -482,8 +482,8 @@ impl Backend {
         said[begin.unwrap_or(0)..].iter().map(|(_, queue)| queue.min(250.0)).collect()
     }
 
-    /// What counts of a figure said last at a time: all within a report interval, nothing from three
-    /// on.
+    /// Returns the weight of a figure by its last report: all within a report interval, nothing
+    /// from three on.
     fn weight(&self, said: &[(u64, f64)], rules: &Rules) -> f64 {
         let Some((at, _)) = said.last() else { return 0.0 };
         let age = (self.heard_at - at) as f64 / rules.probes.report_interval.as_millis() as f64;
@@ -512,7 +512,7 @@ impl Backend {
         self.in_flight - self.aside
     }
 
-    /// What it has to do: in flight, and recent ones that it was too busy for.
+    /// Returns its load: in flight, and recent refusals.
     fn load(&self, rules: &Rules) -> u32 {
         let half_life = rules.errors.half_life.as_millis() as f64;
         let weight = |(at, amount): &(u64, f64)| {

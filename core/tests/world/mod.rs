@@ -54,7 +54,7 @@ pub(crate) enum Step {
     },
 }
 
-/// How a lease that is out stands.
+/// State of a lease that is out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Aside {
     Paused,
@@ -70,7 +70,7 @@ struct World {
     leases: Vec<Lease>,
     /// Of leases by their number, what was reported of them.
     asides: BTreeMap<u64, Aside>,
-    /// Probes that nobody has told the end of.
+    /// Probes without a reported end.
     untold: Vec<u64>,
     /// Every backend that ever was.
     seen: Vec<BackendId>,
@@ -119,7 +119,7 @@ impl World {
             Step::Sleep { ms } => self.now += ms,
             Step::Route => self.route(&[]),
             Step::Retry { tried } => {
-                // Among them those that left long ago, of which nobody is left to be spared.
+                // Among them are backends that left long ago, whose slot may belong to another.
                 let bit = |id: &&BackendId| tried >> ((id.index() + id.generation() as usize) % 8);
                 let tried: Vec<_> =
                     self.seen.iter().filter(|id| bit(id) & 1 == 1).copied().collect();
@@ -209,7 +209,7 @@ impl World {
             overdue.min_by_key(|(probe, id, kind)| (probe.deadline, *id, *kind))
         };
         while let Some((probe, ..)) = overdue(&self.model, self.now) {
-            // The model takes a result past its deadline for late news; here it is none.
+            // The model takes a result past its deadline for late news; here it is not.
             let late = self.model.late;
             self.model.probe_ended(self.now, probe.probe, Err(ProbeFailure::TimedOut));
             self.model.late = late;
@@ -287,7 +287,7 @@ impl World {
             let actions: Vec<_> = std::iter::from_fn(|| self.router.poll_action()).collect();
             let [Action::Notify(Notice::Switched { to: told, reason: why, .. })] = &actions[..]
             else {
-                panic!("a switch is told, and nothing else: {actions:?}");
+                panic!("a switch is reported, and nothing else: {actions:?}");
             };
             assert_eq!((*told, *why), (to, reason));
             self.judge_switch(*why);
@@ -339,7 +339,7 @@ impl World {
         self.tell(Event::RequestFinished { lease, outcome });
     }
 
-    /// Tells a result that the router cannot be waiting for.
+    /// Passes a result that the router does not wait for.
     fn make_noise(&mut self, which: u64, result: &Result<Answer, ProbeFailure>) {
         let lines = self.model.backends.values().flat_map(|backend| backend.lines.values());
         let outstanding: Vec<_> = lines.filter_map(|line| line.outstanding).collect();

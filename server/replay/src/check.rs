@@ -60,7 +60,7 @@ pub(crate) fn check(recording: &Recording<'_>) -> Result<Answer, String> {
     Ok(answer)
 }
 
-/// What was counted.
+/// Counts of a check.
 #[derive(Debug, Default)]
 struct Tally {
     records: u64,

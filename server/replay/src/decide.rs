@@ -87,7 +87,7 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<Answer, 
     if !recording.is_from_start() || tally.lost > 0 {
         let _ = writeln!(
             text,
-            "gaps       {} records are missing, or the start: both sides were told the rest only",
+            "gaps       {} records are missing, or the start: both sides got the rest only",
             tally.lost
         );
     }
@@ -127,7 +127,7 @@ fn tell(text: &mut String, estimate: &Estimate, charge_ms: f64) {
     );
 }
 
-/// What the decisions were, and what came of the recorded ones.
+/// The decisions, and the results of the recorded ones.
 #[derive(Debug, Default)]
 struct Tally {
     decisions: u64,
@@ -145,7 +145,7 @@ struct Counts {
     chosen: u64,
 }
 
-/// What a request cost; `None` when its outcome says nothing about the backend.
+/// Returns a request's cost; `None` if its outcome does not concern the backend.
 fn cost_ms(outcome: &Outcome, charge_ms: f64) -> Option<f64> {
     match (outcome.is_error()?, outcome) {
         (false, Outcome::Answered { latency, .. }) => Some(latency.as_secs_f64() * 1e3),
@@ -153,7 +153,7 @@ fn cost_ms(outcome: &Outcome, charge_ms: f64) -> Option<f64> {
     }
 }
 
-/// What no recording can tell.
+/// Note on what a recording cannot show.
 const UNKNOWN: &str = "\
 not known  What the other decisions would have done to the backends. Every estimate takes their
            queues as they were: a backend that would have got more requests would also have been

@@ -1,11 +1,11 @@
-//! What other decisions would have cost, estimated from what the recorded ones did.
+//! The cost of other decisions, estimated from the recorded ones.
 //!
 //! Within a second, which request goes where is as good as chance: requests of the same second
 //! met the same backends in about the same state. So a request that the other rules would have
 //! sent to B is taken to cost what requests of that second cost at B. In other words, each
 //! recorded request counts with the weight `share wanted / share recorded` of its backend in its
 //! second (inverse propensity, the propensity being the recorded share). Where nothing went to B
-//! in that second there is nothing to go by: those requests are left out, and their share is told.
+//! in that second there is no evidence: those requests are omitted, and their share is printed.
 //!
 //! The interval is the jackknife's over consecutive blocks of seconds, 1.96 standard errors to
 //! either side; seconds depend on each other, blocks hardly.
@@ -19,15 +19,15 @@ use intelliproxy_core::BackendId;
 pub(crate) struct Sample {
     /// When it was routed, since the start.
     pub(crate) at: Duration,
-    /// Where it went.
+    /// The recorded backend.
     pub(crate) recorded: BackendId,
-    /// Where the others would have sent it.
+    /// The backend chosen by the other rules.
     pub(crate) chosen: Option<BackendId>,
-    /// What it cost, ms.
+    /// Its cost, ms.
     pub(crate) cost_ms: f64,
 }
 
-/// What comes of it.
+/// Result of an estimate.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Estimate {
     /// Share of requests that there was something to go by for.
@@ -200,7 +200,7 @@ mod tests {
         assert!((same.effective - 600.0).abs() < 1e-6, "{same:?}");
     }
 
-    /// Where nothing went there is nothing to go by, and it is told; a short recording has no
+    /// A backend without requests gives no evidence, which is printed; a short recording has no
     /// interval.
     #[test]
     fn what_nobody_saw_is_left_out() {

@@ -1,8 +1,8 @@
 //! One decision in full: who there was, what each was worth and why, and what would have changed
 //! it.
 //!
-//! What would have changed it is tried, not guessed: the router is brought to the same point again
-//! and asked with one thing different.
+//! Changes that would have changed it are tried, not guessed: the router is brought to the same
+//! point again and decides with one input changed.
 use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -71,7 +71,7 @@ struct Case {
 
 enum Brain {
     Exact(Box<Replay>),
-    /// When something is missing: a router told what there is.
+    /// If records are missing: a router that got the rest.
     Near(Box<Shadow>),
 }
 
@@ -157,7 +157,7 @@ impl Brain {
     }
 }
 
-/// All that is told of a decision.
+/// The facts of a decision.
 struct Told<'a> {
     recording: &'a Recording<'a>,
     entry: &'a Entry,
@@ -197,7 +197,7 @@ impl Told<'_> {
         let _ = writeln!(text, "went       {went}{same}");
         if !self.tried.is_empty() {
             let tried: Vec<&str> = self.tried.iter().map(|id| self.name(*id)).collect();
-            let _ = writeln!(text, "tried      {} before, in vain", tried.join(", "));
+            let _ = writeln!(text, "tried      {} before, without success", tried.join(", "));
         }
         let current = self.before.current.map_or("none", |id| self.name(id));
         let _ = write!(text, "policy     {}, current backend {current}", self.before.policy.name());
@@ -322,7 +322,7 @@ impl Told<'_> {
         )
     }
 
-    /// What would have changed it.
+    /// Appends the changes that would have changed it.
     fn changes(&self, text: &mut String) -> Result<(), String> {
         let Ok(to) = self.result else {
             let _ = writeln!(text, "changes    any backend that was not tried");
@@ -377,7 +377,8 @@ impl Told<'_> {
         }
     }
 
-    /// How many more requests in flight at the chosen backend send this one elsewhere.
+    /// Returns how many more requests in flight at the chosen backend would send this one
+    /// elsewhere.
     fn load_that_changes(&self, chosen: BackendId) -> Result<String, String> {
         let other = |more| self.ask(self.entry.at, self.tried, Some((chosen, more)));
         let is_other = |to: Option<BackendId>| to.is_some_and(|to| to != chosen);
@@ -422,7 +423,7 @@ impl Told<'_> {
     }
 }
 
-/// What a backend's points are made of, with their ages.
+/// Returns the parts of a backend's points, with their ages.
 fn known(backend: &BackendSnapshot) -> String {
     let number = |value: Option<f64>, unit: &str| {
         value.map_or_else(|| "unknown".to_owned(), |value| format!("{value:.3}{unit}"))

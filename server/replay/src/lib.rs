@@ -50,7 +50,7 @@ pub trait Host {
 /// The answer to a question.
 #[derive(Debug, Default)]
 pub struct Answer {
-    /// What is printed.
+    /// The printed text.
     pub text: String,
     /// A line for everything that differs from the recording or is damaged.
     pub wrong: Vec<String>,
@@ -59,7 +59,8 @@ pub struct Answer {
 /// Answers a question.
 ///
 /// # Errors
-/// Why there is no answer, in one line: a file cannot be read or written, or there is no such decision.
+/// Why there is no answer, in one line: a file cannot be read or written, or there is no such
+/// decision.
 pub fn answer(options: &Options, host: &dyn Host) -> Result<Answer, String> {
     let recording = Recording::load(&options.files, host)?;
     match &options.question {

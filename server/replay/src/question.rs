@@ -1,4 +1,4 @@
-//! What can be asked about a recording.
+//! Questions about a recording.
 use std::time::Duration;
 
 use intelliproxy_core::PolicyKind;
@@ -8,7 +8,7 @@ use intelliproxy_core::PolicyKind;
 pub struct Options {
     /// The files of one recording, in any order.
     pub files: Vec<String>,
-    /// What is asked about it.
+    /// The question about it.
     pub question: Question,
 }
 

@@ -92,7 +92,7 @@ fn ask(file: &OneFile, question: Question) -> Answer {
     answer(&Options { files: vec!["f".to_owned()], question }, file).expect("an answer")
 }
 
-/// Everything comes out the same, and traffic and bytes are told.
+/// Every decision is the same, and traffic and bytes are printed.
 #[test]
 fn recordings_check() {
     let file = OneFile(recorded(PolicyKind::Random));
@@ -153,7 +153,7 @@ fn scenarios_are_written() {
     assert!(scenario["routing"].get("policy").is_none());
 }
 
-/// What is printed is for people under every policy and for every question: no names of Rust's.
+/// Output is readable under every policy and for every question: no names of Rust's.
 #[test]
 fn no_rust_is_printed() {
     for policy in PolicyKind::ALL {

@@ -1,5 +1,5 @@
-//! How far a head that comes in pieces was read, so that no piece makes the parser begin again at
-//! the first byte: the work for a head grows with its length only, however it is cut.
+//! Progress in a head that arrives in pieces, so that no piece makes the parser begin again at the
+//! first byte: the work for a head grows with its length only, however it is cut.
 
 /// Line ends after each of which a head is parsed, so that a wrong first line is refused at once:
 /// those of a few empty lines that came with its beginning, and its own.

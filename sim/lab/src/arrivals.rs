@@ -42,7 +42,7 @@ pub(super) struct Arrival {
     /// ns.
     pub(super) at: u64,
     pub(super) draw: Draw,
-    /// The work of the trace, ms; negative where there is none, and the draw decides.
+    /// The work of the trace, ms; negative without one, when the draw decides.
     pub(super) work_ms: f64,
 }
 

@@ -45,7 +45,7 @@ struct FaultState {
     allowance: (f64, u64),
 }
 
-/// What the active faults come to.
+/// Sum of the active faults.
 #[derive(Clone, Debug)]
 struct Condition {
     /// Whether nothing is wrong but the speed.
@@ -89,7 +89,7 @@ pub(super) struct Arriving {
     pub(super) first_share: f64,
 }
 
-/// What becomes of a request at the door. The later variant overrules the earlier one.
+/// Fate of a request on arrival. A later variant overrules an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 enum Reach {
     Open,
@@ -98,7 +98,7 @@ enum Reach {
     BlackHole,
 }
 
-/// What a backend makes of a request that arrives.
+/// Reaction of a backend to a request that arrives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Reception {
     /// It is served, or waits.
@@ -111,7 +111,7 @@ pub(super) enum Reception {
     Swallowed,
 }
 
-/// What comes back from a backend.
+/// Result from a backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Answer {
     /// A good answer.
@@ -288,7 +288,7 @@ impl Backend {
         self.apply(now);
     }
 
-    /// The speed is drawn anew; false when that fault has ended.
+    /// Redraws the speed; returns false when that fault has ended.
     pub(super) fn redraw_speed(&mut self, now: u64, index: usize) -> bool {
         if self.faults[index].is_active {
             self.redraw(index);
@@ -303,7 +303,7 @@ impl Backend {
         self.expected_behind(now, self.station.len() + self.inbound, charge)
     }
 
-    /// The same with so many requests ahead of it, whatever is there.
+    /// The same with a given number of requests ahead of it.
     #[inline]
     pub(super) fn expected_behind(&self, now: u64, ahead: usize, charge: f64) -> f64 {
         if self.condition.is_faultless {

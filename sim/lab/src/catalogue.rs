@@ -14,7 +14,7 @@ mod wide;
 
 /// All named scenarios, in the order of their tables.
 ///
-/// Where not said otherwise a backend has 4 workers and exponential work of 10 ms.
+/// By default a backend has 4 workers and exponential work of 10 ms.
 pub fn catalogue() -> Vec<Scenario> {
     vec![
         homogeneous("homog70", 0.7),
@@ -147,7 +147,7 @@ fn burst() -> Scenario {
 fn antagonist() -> Scenario {
     let what = FaultKind::Redraw { between: [0.3, 1.0], every_s: 2.0 };
     let faults = vec![Fault { from_s: 0.0, for_s: None, what }];
-    let about = "10 backends at 75 %, each speed drawn anew from .3 to 1 every 2 s, by turns";
+    let about = "10 backends at 75 %, each speed redrawn from .3 to 1 every 2 s, by turns";
     base("antagonist", about, 0.75, vec![BackendGroup { faults, ..group("b", 10) }])
 }
 

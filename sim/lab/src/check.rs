@@ -55,7 +55,7 @@ pub(super) fn status<'a, D: Deserializer<'a>>(from: D) -> Result<u16, D::Error> 
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 200 to 599"))
 }
 
-/// How many of something there are: from 1 to 10 000.
+/// Reads a count from 1 to 10 000.
 pub(super) fn count<'a, D: Deserializer<'a>>(from: D) -> Result<u32, D::Error> {
     let number = u32::deserialize(from)?;
     let is_allowed = (1..=COUNT_MAX).contains(&number);
@@ -69,7 +69,7 @@ pub(super) fn attempts<'a, D: Deserializer<'a>>(from: D) -> Result<u8, D::Error>
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 1 to 16"))
 }
 
-/// How many of something fit: from 0 to 1 000 000.
+/// Reads a size from 0 to 1 000 000.
 pub(super) fn room<'a, D: Deserializer<'a>>(from: D) -> Result<u32, D::Error> {
     let number = u32::deserialize(from)?;
     let is_allowed = number <= 1_000_000;

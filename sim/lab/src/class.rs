@@ -10,7 +10,7 @@ use super::service::Service;
 pub struct RequestClass {
     /// Its name; faults refer to it.
     pub name: String,
-    /// How often it comes, beside the shares of the others.
+    /// Its share of requests, beside the shares of the others.
     #[serde(deserialize_with = "check::positive")]
     pub share: f64,
     /// The work of its requests; null: that of the trace, the backend or the scenario.
@@ -27,9 +27,9 @@ pub struct RequestClass {
     /// Time that the client takes for the response once it is there, ms. The exchange stays open;
     /// no worker does. Latencies end where the response begins.
     pub download_ms: Option<Service>,
-    /// The client leaves when the response has not begun after so long, ms.
+    /// Time after which the client leaves if the response has not begun, ms.
     pub patience_ms: Option<Service>,
-    /// What follows the response head; null: nothing that takes time.
+    /// Stream after the response head; null: nothing that takes time.
     pub stream: Option<Stream>,
 }
 

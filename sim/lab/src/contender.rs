@@ -1,11 +1,11 @@
-//! Who decides where requests go.
+//! Contenders: the deciders about requests.
 use std::fmt;
 
 use intelliproxy_core::PolicyKind;
 
 use super::peer::PeerKind;
 
-/// Who decides where requests go.
+/// A decider about requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Contender {
     /// Knows every true speed, queue and fault at once, of all proxies together, and sends each
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     /// Every contender is found by its own name, the oracle first and the default policy among
-    /// them; an unknown name is nobody.
+    /// them; an unknown name gives none.
     #[test]
     fn names_lead_back() {
         let all = Contender::all();

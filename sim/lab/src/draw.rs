@@ -14,7 +14,7 @@ impl Draw {
         self.0
     }
 
-    /// How long its work is, from 0 up to and without 1.
+    /// Returns the draw for its work, from 0 up to and without 1.
     pub(super) const fn service(self) -> f64 {
         unit(self.0)
     }
@@ -44,22 +44,22 @@ impl Draw {
         unit(mix(self.0 ^ 0x0043_4c41_5353))
     }
 
-    /// How long its upload takes.
+    /// Returns the draw for its upload.
     pub(super) const fn upload(self) -> f64 {
         unit(mix(self.0 ^ 0x5550_4c4f_4144))
     }
 
-    /// How long its client takes for the response.
+    /// Returns the draw for its download.
     pub(super) const fn download(self) -> f64 {
         unit(mix(self.0 ^ 0x444f_574e_4c4f_4144))
     }
 
-    /// How long its client waits.
+    /// Returns the draw for its client's patience.
     pub(super) const fn patience(self) -> f64 {
         unit(mix(self.0 ^ 0x5041_5449_454e_4345))
     }
 
-    /// How long its stream goes on.
+    /// Returns the draw for its stream.
     pub(super) const fn stream(self) -> f64 {
         unit(mix(self.0 ^ 0x5354_5245_414d))
     }
@@ -69,7 +69,7 @@ impl Draw {
         if number == 0 { self } else { Self(mix(self.0 ^ (0x5245_5452 + number as u64))) }
     }
 
-    /// Which of `count` proxies it comes to.
+    /// Returns the index of its proxy among `count`.
     pub(super) const fn proxy(self, count: usize) -> usize {
         if count == 1 {
             return 0;

@@ -11,7 +11,7 @@ use intelliproxy_sim::{Faults, Parameters};
 pub struct BackendGroup {
     /// Their name; with a number behind it when there are several.
     pub name: String,
-    /// How many.
+    /// Number of backends.
     #[serde(deserialize_with = "check::count")]
     pub count: u32,
     /// Requests that each serves at a time.
@@ -23,7 +23,7 @@ pub struct BackendGroup {
     /// Work done in a unit of time.
     #[serde(deserialize_with = "check::positive")]
     pub speed: f64,
-    /// How much each request served beside it slows a request: with k in service, each is
+    /// Slowdown of a request by each other one in service: with k in service, each is
     /// `1 + sharing · (k − 1)` times slower. 0 for workers that do not disturb each other.
     #[serde(deserialize_with = "check::amount")]
     pub sharing: f64,
@@ -32,15 +32,15 @@ pub struct BackendGroup {
     /// From a proxy to it and back, ms; null: the scenario's.
     #[serde(deserialize_with = "check::some_amount")]
     pub rtt_ms: Option<f64>,
-    /// How it answers probes.
+    /// Its responses to probes.
     pub probes: Probes,
     /// When it enters the configuration, s.
     #[serde(deserialize_with = "check::amount")]
     pub joins_s: f64,
-    /// How long it stays there, s; null: to the end.
+    /// Time for which it stays, s; null: to the end.
     #[serde(deserialize_with = "check::some_amount")]
     pub stays_s: Option<f64>,
-    /// What goes wrong, and when; overlapping ones add up.
+    /// Faults with their times; overlapping ones add up.
     pub faults: Vec<Fault>,
 }
 
@@ -63,7 +63,7 @@ impl Default for BackendGroup {
     }
 }
 
-/// How a backend answers probes: apart from its workers, unless `waits`.
+/// Responses of a backend to probes: apart from its workers, unless `waits`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Probes {
@@ -108,7 +108,7 @@ pub struct Lossy {
     /// Share of pings answered late by `slow_ms`.
     #[serde(deserialize_with = "check::share")]
     pub slow_share: f64,
-    /// How late, ms.
+    /// Delay, ms.
     #[serde(deserialize_with = "check::room")]
     pub slow_ms: u32,
     /// Upper bound of the reported queue's walk.
@@ -167,20 +167,20 @@ pub struct Fault {
     /// When it starts, s.
     #[serde(default, deserialize_with = "check::amount")]
     pub from_s: f64,
-    /// How long it lasts, s; null: to the end.
+    /// Duration, s; null: to the end.
     #[serde(default, deserialize_with = "check::some_amount")]
     pub for_s: Option<f64>,
-    /// What is wrong.
+    /// Kind of the fault.
     pub what: FaultKind,
 }
 
-/// What can be wrong with a backend.
+/// A fault of a backend.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum FaultKind {
-    /// Its speed is so many times its own.
+    /// Factor of its speed.
     Speed(#[serde(deserialize_with = "check::amount")] f64),
-    /// Its speed is drawn anew again and again.
+    /// Its speed is redrawn at intervals.
     #[serde(rename_all = "camelCase")]
     Redraw {
         /// Each draw is uniform in this, times its own speed.
@@ -193,7 +193,7 @@ pub enum FaultKind {
     /// It answers every request 500, fast; probes are fine.
     #[serde(rename_all = "camelCase")]
     Sinkhole {
-        /// How fast, ms.
+        /// Time to the response, ms.
         #[serde(deserialize_with = "check::amount")]
         after_ms: f64,
     },
@@ -212,7 +212,7 @@ pub enum FaultKind {
     Fails {
         /// The name of the class.
         class: String,
-        /// Which share of them.
+        /// Share of them.
         #[serde(deserialize_with = "check::share")]
         share: f64,
     },
@@ -220,10 +220,10 @@ pub enum FaultKind {
     Answers(Door),
     /// A share of answers leaves late; no worker waits for it.
     Slow {
-        /// Which share.
+        /// Share of requests.
         #[serde(deserialize_with = "check::share")]
         share: f64,
-        /// How late, ms.
+        /// Delay, ms.
         #[serde(deserialize_with = "check::amount")]
         ms: f64,
     },
@@ -236,10 +236,10 @@ pub struct Door {
     /// The status.
     #[serde(deserialize_with = "check::status")]
     pub status: u16,
-    /// Which share of the requests.
+    /// Share of the requests.
     #[serde(deserialize_with = "check::share")]
     pub share: f64,
-    /// How fast, ms.
+    /// Time to the response, ms.
     #[serde(deserialize_with = "check::amount")]
     pub after_ms: f64,
     /// Only of those beyond this rate, with a second of it saved up at most: a rate limit; null:

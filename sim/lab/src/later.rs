@@ -37,7 +37,7 @@ pub(super) enum Later {
     ProbeEnds { proxy: usize, probe: ProbeId, result: ProbeResult },
     /// A fault of the script starts or ends.
     Fault { backend: usize, index: usize, is_active: bool },
-    /// A speed is drawn anew, and again after `every` ns.
+    /// A speed is redrawn, and again after `every` ns.
     Redraw { backend: usize, index: usize, every: u64 },
     /// A backend enters or leaves the configuration.
     Member { backend: usize, is_configured: bool },

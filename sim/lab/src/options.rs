@@ -6,7 +6,7 @@ use intelliproxy::cli::{Argument, ArgumentError, Arguments};
 use super::contender::Contender;
 use super::random::Half;
 
-/// What the command line asks for.
+/// The command of the command line.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Command {
     /// Print the help text.
@@ -19,7 +19,7 @@ pub(super) enum Command {
     Run(Options),
 }
 
-/// How to run scenarios.
+/// Settings of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Options {
     /// Named scenarios; empty for all, unless there are files.
@@ -28,13 +28,13 @@ pub(super) struct Options {
     pub(super) files: Vec<String>,
     /// The oracle first.
     pub(super) contenders: Vec<Contender>,
-    /// How many scenarios to draw at random.
+    /// Number of random scenarios.
     pub(super) random: u64,
     /// The seed that they are drawn from.
     pub(super) random_seed: u64,
-    /// Which of them to run; `None` for all.
+    /// The half to run; `None` for all.
     pub(super) half: Option<Half>,
-    /// How many seeds.
+    /// Number of seeds.
     pub(super) seeds: u64,
     /// The first of them.
     pub(super) first_seed: u64,
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(read("x --help"), Ok(Command::Help));
     }
 
-    /// What cannot be is refused by the name of its flag.
+    /// Invalid values are refused by the name of their flag.
     #[test]
     fn faults_are_named() {
         let cases = [

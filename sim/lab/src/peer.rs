@@ -1,7 +1,7 @@
 //! Baselines: how other products balance, by their documented defaults.
 //!
-//! Each stands where the router stands. Retries are those of the scenario for everybody, so that
-//! what is compared is who gets a request.
+//! Each takes the router's place. All use the scenario's retries, so that only the choice of
+//! backends is compared.
 mod envoy;
 mod haproxy;
 mod nginx;
@@ -39,12 +39,12 @@ impl PeerKind {
     }
 }
 
-/// What balances in a product. Backends are the lab's numbers, times are ns.
+/// Balancer of a product. Backends are the lab's numbers, times are ns.
 pub(super) trait Peer: Debug {
     /// The configuration names these backends from now on.
     fn configure(&mut self, now: u64, backends: &[usize]);
 
-    /// Where a request goes that these backends had; it counts in flight from now on.
+    /// Chooses a backend for a request that `tried` failed; it counts in flight from now on.
     fn choose(&mut self, now: u64, tried: &[usize]) -> Option<usize>;
 
     /// A request came to its end.
@@ -76,7 +76,7 @@ pub(super) fn new(kind: PeerKind, seed: u64) -> Box<dyn Peer> {
     }
 }
 
-/// What a peer makes of the end of a request.
+/// Meaning of a request's end for a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Verdict {
     Good,

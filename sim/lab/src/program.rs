@@ -28,7 +28,7 @@ use super::world::{Run, run};
 /// |---|---|
 /// | 0 | all ran |
 /// | 1 | a file cannot be read, or the output has no reader any more |
-/// | 2 | an argument or a scenario cannot be |
+/// | 2 | an argument or a scenario is invalid |
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let text = match options::parse(arguments) {
         Ok(Command::Run(options)) => return run_options(&options),
@@ -96,7 +96,7 @@ fn run_options(options: &Options) -> ExitCode {
                         *refusal.lock().unwrap_or_else(|e| e.into_inner()) =
                             Some(format!("{}: {error}", scenario.name));
                     });
-                    // Without a reader there is nothing left to do.
+                    // Without a reader the work is over.
                     if result.is_err() || sender.send((number, result.ok())).is_err() {
                         next.store(tasks.count(), Ordering::Relaxed);
                         return;
@@ -114,7 +114,7 @@ fn run_options(options: &Options) -> ExitCode {
     })
 }
 
-/// What is to be run: scenario by scenario, in it seed by seed under every contender.
+/// The runs: scenario by scenario, in it seed by seed under every contender.
 struct Tasks<'a> {
     scenarios: &'a [Scenario],
     options: &'a Options,

@@ -31,7 +31,7 @@ impl Proxy {
         }
     }
 
-    /// Where a request goes that these backends had: the lab's backend, and the lease to give
+    /// Routes a request that `tried` failed; returns the lab's backend, and the lease to give
     /// back.
     pub(super) fn route(&mut self, now: u64, tried: &[usize]) -> Option<(usize, Option<Lease>)> {
         match self {
@@ -174,7 +174,7 @@ impl Routed {
         self.learn_ids(backends);
     }
 
-    /// Where a request goes: the lab's backend, and the lease to give back.
+    /// Routes a request; returns the lab's backend, and the lease to give back.
     fn route(&mut self, now: u64, tried: &[usize]) -> Option<(usize, Lease)> {
         let now = Instant::from_nanos(now);
         let lease = if tried.is_empty() {

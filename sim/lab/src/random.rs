@@ -157,7 +157,7 @@ fn service(dice: &mut Dice, about: &mut Vec<String>) -> Service {
     service
 }
 
-/// Makes requests longer until there are at most so many a second.
+/// Makes requests longer until there are at most `rate_max` a second.
 fn slow_to(scenario: &mut Scenario, rate_max: f64) {
     let factor = scenario.base_rate() / rate_max;
     if factor <= 1.0 {

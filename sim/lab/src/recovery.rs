@@ -1,4 +1,4 @@
-//! How soon backends that return are used again, and how evenly equal ones are.
+//! Recovery: the time until returning backends are used again, and the evenness among equal ones.
 //!
 //! A backend **returns** when its last fault ends, or when it joins. Its fair share is that of its
 //! capacity among the backends configured then. It has recovered at the first second from which on
@@ -98,7 +98,7 @@ fn recovery_of(
 
 /// Of its fair share a backend has recovered with.
 const ENOUGH: f64 = 0.8;
-/// Requests at the fair share that a look at it takes.
+/// Requests at the fair share that a check takes.
 const REQUESTS: f64 = 20.0;
 
 #[cfg(test)]
@@ -137,7 +137,7 @@ mod tests {
     }
 
     /// At 5 requests a second a look takes 4 s, so that chance decides less; without a fault that
-    /// ends there is nothing to recover from.
+    /// ends there is no recovery.
     #[test]
     fn low_rates_take_longer_looks() {
         let mut scenario = three_equal(15.0);

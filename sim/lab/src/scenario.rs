@@ -18,7 +18,7 @@ use super::trace::Trace;
 pub struct Scenario {
     /// Its name in tables.
     pub name: String,
-    /// What it is about, in a line.
+    /// Its subject, in a line.
     pub about: String,
     /// For how long requests arrive, s.
     #[serde(deserialize_with = "check::run_seconds")]
@@ -35,7 +35,7 @@ pub struct Scenario {
     /// After this a proxy gives a request up, ms.
     #[serde(deserialize_with = "check::positive")]
     pub timeout_ms: f64,
-    /// What a failed request is charged in percentiles and cost, ms.
+    /// Charge for a failed request in percentiles and cost, ms.
     #[serde(deserialize_with = "check::amount")]
     pub charge_ms: f64,
     /// When requests come.
@@ -44,9 +44,9 @@ pub struct Scenario {
     pub service: Service,
     /// Kinds of requests; empty: one kind without anything special.
     pub classes: Vec<RequestClass>,
-    /// How the proxies send requests again; null: never.
+    /// Rule for sending requests again; null: never.
     pub retries: Option<Retries>,
-    /// Who serves.
+    /// The backends.
     pub backends: Vec<BackendGroup>,
     /// The proxies' rules: the `routing` object of the proxy's configuration, without the policy.
     #[serde(deserialize_with = "check::rules")]
@@ -74,7 +74,7 @@ impl Default for Scenario {
     }
 }
 
-/// How proxies send requests again that a backend did not serve, as the real one does: after a
+/// Rule for sending requests again that a backend did not serve, as the real proxy does: after a
 /// refused connection, after a cut before any byte of the response if the class is idempotent, and
 /// after a 429 or 503 likewise.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
@@ -166,7 +166,7 @@ pub struct Surge {
     /// When it starts, s.
     #[serde(default, deserialize_with = "check::amount")]
     pub from_s: f64,
-    /// How long it lasts, s; null: to the end.
+    /// Duration, s; null: to the end.
     #[serde(default, deserialize_with = "check::some_amount")]
     pub for_s: Option<f64>,
     /// Factor of the rate.
@@ -293,7 +293,7 @@ impl Scenario {
         1000.0 * speed * workers / (slowed * self.mean_ms_at(group))
     }
 
-    /// What no single value shows: the key that is wrong, and why.
+    /// Checks rules between values; returns the invalid key, and the reason.
     fn check_whole(&self) -> Result<(), (&'static str, &'static str)> {
         if self.warmup_s >= self.duration_s {
             return Err(("warmupS", "must be less than durationS"));
@@ -357,7 +357,7 @@ impl Scenario {
     }
 }
 
-/// What is wrong with a scenario's text, and where.
+/// A fault of a scenario's text, with its place.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ScenarioError {
     /// The line, from 1.
@@ -393,7 +393,7 @@ const PROXIES_MAX: u32 = 1000;
 /// As many as a router takes.
 const BACKENDS_MAX: usize = 10_000;
 const CLASSES_MAX: usize = 100;
-/// More would not end while somebody waits.
+/// More would not end in the time of a reader.
 const RATE_MAX: f64 = 1e7;
 
 #[cfg(test)]

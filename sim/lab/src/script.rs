@@ -1,4 +1,4 @@
-//! What a scenario has happen, and when: faults, joins, leaves and redraws as events.
+//! Events of a scenario with their times: faults, joins, leaves and redraws as events.
 use super::backend::seconds;
 use super::group::{BackendGroup, FaultKind};
 use super::later::Later;

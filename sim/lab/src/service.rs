@@ -1,4 +1,4 @@
-//! How long the work of a request takes: distributions as quantile functions.
+//! Work of a request: distributions as quantile functions.
 //!
 //! Every distribution turns one uniform draw into a time (inverse transform), so that a request
 //! carries its luck with it: whichever backend serves it under whichever policy, the draw is the
@@ -53,10 +53,10 @@ pub enum Service {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Part {
-    /// How often it is drawn, beside the shares of the others.
+    /// Its share of draws, beside the shares of the others.
     #[serde(deserialize_with = "check::positive")]
     pub share: f64,
-    /// What is drawn then.
+    /// The distribution drawn from.
     pub service: Service,
 }
 

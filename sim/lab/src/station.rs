@@ -127,8 +127,8 @@ impl Station {
         self.speed
     }
 
-    /// How long a request is expected to take, wait and service, when it finds `ahead` others
-    /// here, by nothing but the mean work; `None` when the queue would be full.
+    /// Returns the expected time of a request, wait and service, behind `ahead` others, by the
+    /// mean work alone; `None` when the queue would be full.
     pub(super) fn expected(&self, ahead: usize, mean_work: f64) -> Option<f64> {
         if ahead < self.workers {
             return Some(mean_work * self.slowdown(ahead + 1) / self.speed);
@@ -176,7 +176,7 @@ impl Busy {
             self.this_second += (to - from) as f64 * workers;
             return;
         }
-        // What the span says of the second before the present one, all of it if it is longer.
+        // The part of the span in the second before the present one, all of it if it is longer.
         let last_began_at = (second - 1) * SECOND;
         let before = if self.second == second - 1 { self.this_second } else { 0.0 };
         let span = second * SECOND - from.max(last_began_at);
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(drain(&mut station), [(130, 1), (170, 2)]);
     }
 
-    /// The expected time by hand: free workers, then turns of everybody, then a full queue.
+    /// The expected time by hand: free workers, then turns of all, then a full queue.
     #[test]
     fn expects_by_means() {
         let station = Station::new(4, 2, 0.0, 2.0);

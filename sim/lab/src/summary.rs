@@ -11,7 +11,7 @@ use super::world::Run;
 pub struct ScenarioResult {
     /// Its name.
     pub name: String,
-    /// What it is about.
+    /// Its subject.
     pub about: String,
     /// Each contender's figures, the oracle's first.
     pub contenders: Vec<ContenderResult>,
@@ -39,7 +39,7 @@ pub struct ContenderResult {
 pub struct SeedRun {
     /// The seed.
     pub seed: u64,
-    /// What it has shown.
+    /// Its results.
     #[serde(flatten)]
     pub run: Run,
 }
@@ -240,7 +240,7 @@ mod tests {
     }
 
     /// By hand: the best simple policy has 10 and 20; 10.4 is within 5 % of it and 22 is not, so
-    /// half of the scenarios are lost. Without simple policies there is nothing to lose to.
+    /// half of the scenarios are lost. Without simple policies none is lost.
     #[test]
     fn losses_by_hand() {
         let results = |simple: &str| {

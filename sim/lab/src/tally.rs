@@ -1,4 +1,4 @@
-//! What a run comes to: latencies as clients see them, failures charged.
+//! Results of a run: latencies as clients see them, failures charged.
 use serde::Serialize;
 
 /// Collects the requests of a run.
@@ -45,13 +45,13 @@ pub struct Figures {
     /// The longest time from the return of a backend, by the end of its fault or by its joining,
     /// until it has 0.8 of its fair share, s; `None` where nothing returns.
     pub recovery_s: Option<f64>,
-    /// How unevenly equal backends were used: most less least requests, over their mean; of
-    /// several groups the worst. `None` where there are no equal ones without faults.
+    /// Unevenness among equal backends: most less least requests, over their mean; of
+    /// several groups the worst. `None` without equal backends free of faults.
     pub unfairness: Option<f64>,
 }
 
 impl Tally {
-    /// For about so many requests to so many backends; a failed one is charged so many ns.
+    /// Makes a tally for about `requests` to `backends`; a failed one is charged `charge` ns.
     pub(super) fn new(requests: usize, backends: usize, charge: u64) -> Self {
         Self {
             charged: Vec::with_capacity(requests),
@@ -79,14 +79,14 @@ impl Tally {
         self.failed += 1;
     }
 
-    /// A client left after so long.
+    /// Counts a client that left after `waited` ns.
     pub(super) fn gave_up(&mut self, waited: u64) {
         self.charged.push(waited);
         self.answered_sum += waited as f64;
         self.gave_up += 1;
     }
 
-    /// What the shares of backends come to.
+    /// Sets the results about shares of backends.
     pub(super) fn compared(&mut self, recovery_s: Option<f64>, unfairness: Option<f64>) {
         (self.recovery_s, self.unfairness) = (recovery_s, unfairness);
     }

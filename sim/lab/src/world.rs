@@ -1,8 +1,8 @@
 //! One run: arrivals, proxies and backends in virtual time.
 //!
-//! The way from a proxy to a backend and back takes the same time for everybody, so what is on the
-//! way lies in queues that are in order by themselves; only what lies at no fixed distance is kept
-//! in a heap, and the next end of each backend in a tree of minima. Nothing is allocated for a
+//! The way from a proxy to a backend and back takes the same time for all, so messages on the way
+//! lie in queues that are in order by themselves; only events at no fixed distance are kept in a
+//! heap, and the next end of each backend in a tree of minima. Nothing is allocated for a
 //! request once the queues have grown. Of events at the same time the script comes first, then
 //! backends, then proxies, then arrivals.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,7 +31,7 @@ mod flow;
 mod local;
 mod streams;
 
-/// What a run has shown.
+/// Results of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Run {
@@ -92,7 +92,7 @@ struct World {
     times_apart: bool,
     /// Whether some backends are farther than others.
     has_distances: bool,
-    /// After so long a silent stream is none of its backend's work, ns.
+    /// Silence after which a stream is not its backend's work any more, ns.
     idle_span: u64,
     /// Backends that have had a request which is on its way once more.
     tried: BTreeMap<u64, Tried>,
@@ -106,7 +106,7 @@ struct World {
     muted: BTreeSet<u64>,
     /// Empty for the oracles.
     proxies: Vec<Proxy>,
-    /// What the oracle of one proxy knows of others; `None` for everybody else.
+    /// Knowledge of the oracle of one proxy about others; `None` for all other contenders.
     local: Option<Local>,
     /// When each proxy's router wants the time.
     deadlines: Earliest,
@@ -359,7 +359,7 @@ impl World {
         self.deadlines.set(number, proxy.deadline());
     }
 
-    /// Where the expected delay is least, of equals any.
+    /// Returns a backend of least expected delay, drawn among equals.
     fn choose_as_oracle(&mut self, proxy: usize, tried: &[usize]) -> Option<usize> {
         let is_plain = tried.is_empty() && self.local.is_none() && !self.has_distances;
         let charge = self.charge as f64;
@@ -436,7 +436,7 @@ impl Hash {
 }
 
 const SECOND: u64 = 1_000_000_000;
-/// A stream that is silent for so long leaves the account of its backend.
+/// Silence after which a stream leaves the account of its backend.
 const STREAM_IDLE: u64 = SECOND;
 const BACKENDS: u64 = 1;
 const ARRIVALS: u64 = 2;

@@ -125,7 +125,7 @@ impl Learned {
 }
 
 impl Unit {
-    /// Skips the time since the last check: without a choice there is nothing to learn.
+    /// Skips the time since the last check: without a choice the model learns nothing.
     #[inline]
     fn skip(&mut self, now: Instant) {
         self.looked_at = now;

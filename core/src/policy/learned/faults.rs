@@ -47,8 +47,8 @@ impl Learned {
         }
     }
 
-    /// A request was turned away that was in flight with n − 1 others. One that had no others there,
-    /// and that thrice in a row: the backend is not full, it refuses everything.
+    /// A request was turned away that was in flight with n − 1 others. One that had no others
+    /// there, and that thrice in a row: the backend is not full, it refuses everything.
     pub(super) fn refused(&mut self, now: Instant, slot: usize) {
         let unit = &mut self.units[slot];
         unit.refused(now);
@@ -135,7 +135,7 @@ impl Learned {
     }
 }
 
-/// What a request on probation shows; `None` for nothing.
+/// Returns whether a request on probation was good; `None` if it does not count.
 pub(super) fn shows(outcome: &Outcome) -> Option<bool> {
     match outcome {
         Outcome::Refused { .. } => Some(false),

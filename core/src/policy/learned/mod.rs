@@ -490,7 +490,7 @@ impl Policy for Learned {
         debug_assert!(unit.in_flight > 0, "only what is in flight is paused");
         unit.in_flight = unit.in_flight.saturating_sub(1);
         if unit.in_flight == 0 && unit.restraints.is_normal() {
-            // Nobody waits for it: what looked like silence may have been its clients'.
+            // No request waits for it: an apparent silence may have been its clients'.
             unit.quiet(now);
         }
         self.weigh(backend.index());

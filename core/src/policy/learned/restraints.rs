@@ -140,8 +140,8 @@ const CAP_GROWTH_MIN: f64 = CAP_GROWTH / 16.0;
 /// Chosen.
 const CAP_SAME: f64 = 0.1;
 const CAP_SAME_MIN: f64 = 1.5;
-/// Chance to fail of a backend that is stalled or at its cap. Matters only where no backend is open.
-/// Chosen; the run of [`learned`](super) does not reach it.
+/// Chance to fail of a backend that is stalled or at its cap. Matters only where no backend is
+/// open. Chosen; the run of [`learned`](super) does not reach it.
 const RISK_UNKNOWN: f64 = 0.7;
 
 #[cfg(test)]
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(restraints.cap, None);
     }
 
-    /// An error in a calm pool: nothing more while it has requests, one when it has none; a good
+    /// An error in a calm pool: no more requests while it has some, one when idle; a good
     /// response clears it. If errors are usual, one is not a reason. Two errors are in a row if the
     /// good responses between them belong to requests sent before the first.
     #[test]

@@ -1,4 +1,4 @@
-//! What is learned of one backend, and of the pool as a whole.
+//! Learned figures of one backend, and of the pool as a whole.
 use std::hint::cold_path;
 
 use super::curve::{Curve, LEVELS, Shape, bin};
@@ -248,7 +248,7 @@ impl Unit {
         self.in_flight += 1;
     }
 
-    /// Restarts waiting for it: it has nothing to do, or has just completed a request.
+    /// Restarts waiting for it: it is idle, or has just completed a request.
     pub(super) fn quiet(&mut self, now: Instant) {
         if self.restraints.is_stalled {
             self.restraints.is_stalled = false;
@@ -275,8 +275,8 @@ impl Unit {
         self.quiet(now);
     }
 
-    /// Takes in how many requests it refused of late, by time. A full backend is none any more after
-    /// as many good answers as a short queue is long, and then is not to be taken for one.
+    /// Takes in its recent refusals, weighted by time. A full backend is not full any more after as
+    /// many good responses as a short queue is long.
     #[inline]
     pub(super) fn heed_refusals(&mut self, turned_away: u32, is_good: bool) {
         if self.refused_lately == 0.0 {
@@ -475,9 +475,10 @@ const FULL: f64 = 4.0;
 /// Cost of a request's presence for later ones, by requests in flight.
 /// Chosen; insensitive from half to twice but for `hetero80`: its cost changes by +5 % and −6 %.
 const CROWD: f64 = 0.08;
-/// A smaller part of a refusal is none. Chosen.
+/// A smaller part of a refusal counts as zero. Chosen.
 const REFUSALS_MIN: f64 = 0.01;
-/// What a good answer leaves of refusals: of the length of a short queue. Chosen on random scenarios.
+/// Share of refusals that a good response leaves, by the length of a short queue. Chosen on random
+/// scenarios.
 const REFUSALS_KEPT: f64 = 1.0 - 1.0 / 16.0;
 /// Good requests credited in the share of errors of the pool. Chosen; insensitive from half to twice.
 const ERRORS_PRIOR: f64 = 10.0;

@@ -2,7 +2,7 @@
 use super::*;
 use crate::policy::PolicyView;
 
-/// Nobody has answered yet: the first by id is taken, which is no switch; as soon as another one
+/// Without any response yet the first by id is taken, which is no switch; as soon as another one
 /// is known to be better it is taken without a cooldown.
 #[test]
 fn the_first_choice_is_no_switch() {

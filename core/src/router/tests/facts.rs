@@ -173,7 +173,7 @@ fn an_outlier_among_the_first_pings_does_not_decide() {
 }
 
 /// Pings: five soon, then spread over the interval, then every 5 s; reports likewise every 3 s.
-/// Nobody answers the reports, and no backend ever has two of a kind outstanding.
+/// Reports get no response, and no backend ever has two of a kind outstanding.
 #[test]
 fn probes_are_spread_and_steady() {
     let mut world = World::new(&["a", "b"]);

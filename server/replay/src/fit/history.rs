@@ -1,4 +1,4 @@
-//! What each backend did, request by request.
+//! History of each backend, request by request.
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -20,7 +20,7 @@ pub(super) struct Visit {
     pub(super) ending: Ending,
 }
 
-/// How a request ended.
+/// Result of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Ending {
     Good,

@@ -103,7 +103,7 @@ impl<'a> Fitted<'a> {
             let calm = |at: f64| is_calm(&found, at);
             let again = fit_width(visits, calm);
             if let (Some(again), Some(first)) = (again, &width) {
-                // What was waited for in bad times only is seen in them only.
+                // A width that was reached in bad times only is seen in them only.
                 let is_first = !again.is_seen && first.workers > again.workers;
                 let workers = if is_first { first.workers } else { again.workers };
                 width = Some(Width { workers, ..again }.with_pace_of(visits, calm));
@@ -148,7 +148,7 @@ impl<'a> Fitted<'a> {
         let own = self.width.as_ref().map_or(1, |width| width.workers);
         let workers = if is_seen { own } else { own.max(widest) };
         let most = self.visits.iter().map(|visit| visit.in_flight + 1).max().unwrap_or(1);
-        let at_least = if !is_seen { " (a guess: nobody ever waited)" } else { "" };
+        let at_least = if !is_seen { " (a guess: no request ever waited)" } else { "" };
         let quantiles = quantiles(&self.service_ms, speed, mean_ms);
         let mut faults: Vec<Value> = self.spells.iter().map(Spell::to_json).collect();
         if let Some(share) = self.errors() {
@@ -224,7 +224,7 @@ fn rounded(number: f64) -> f64 {
     (number * 1000.0).round() / 1000.0
 }
 
-/// Where the quantile function is taken.
+/// Shares at which the quantile function is taken.
 const SHARES: [f64; 19] = [
     0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999,
     0.9999, 1.0,
@@ -233,9 +233,9 @@ const SHARES: [f64; 19] = [
 const SERVICE_MIN: usize = 50;
 /// Requests that may wait at a backend, when not more were seen.
 const QUEUE: u32 = 128;
-/// What the lab takes for a timeout when none was seen, ms.
+/// The lab's timeout if the recording shows none, ms.
 const TIMEOUT_MS: f64 = 5000.0;
-/// Shares of errors below this are not told.
+/// Shares of errors below this are omitted.
 const ERRORS_MIN: f64 = 0.001;
 /// The grain of the rate of arrivals, s.
 const SURGE_S: f64 = 5.0;

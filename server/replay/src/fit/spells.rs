@@ -19,18 +19,18 @@ pub(super) struct Spell {
     pub(super) what: What,
 }
 
-/// What was wrong.
+/// Fault of a spell.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum What {
-    /// It worked so many times as fast.
+    /// Its speed, as a factor of its own.
     Speed(f64),
-    /// It answered errors at once, after so many ms.
+    /// It sent errors at once, after this many ms.
     Sinkhole(f64),
     /// This share of its answers were errors.
     Errors(f64),
     /// Nothing came.
     BlackHole,
-    /// Nobody listened.
+    /// There was no listener.
     Refusing,
 }
 

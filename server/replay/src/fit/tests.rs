@@ -33,8 +33,8 @@ fn served(
     BackendHistory { visits, ..BackendHistory::default() }
 }
 
-/// Width and service time of a queue come back, loaded well and nearly full; where nobody ever
-/// waited, the width is said not to be seen.
+/// Width and service time of a queue come back, loaded well and nearly full; if no request
+/// ever waited, the width is reported as not seen.
 #[test]
 fn widths_come_back() {
     for (workers, load) in [(1, 0.6), (2, 0.7), (4, 0.8), (8, 0.9)] {

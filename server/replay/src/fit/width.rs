@@ -6,7 +6,7 @@
 //! n are in flight would tell the same in theory; answers that come in bunches spoil it.)
 use super::history::Visit;
 
-/// What was found.
+/// Result of the fit.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Width {
     /// Requests served at a time.
@@ -67,7 +67,7 @@ pub(super) fn fit_width(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Optio
     let mut best = (most, f64::INFINITY);
     for workers in (1..=most).rev() {
         let misfit = misfit(&levels, workers);
-        // Of widths that fit the same, the widest: nobody has waited then.
+        // Of widths that fit the same, the widest: no request has waited then.
         if misfit < best.1 - 1e-9 {
             best = (workers, misfit);
         }
@@ -77,7 +77,7 @@ pub(super) fn fit_width(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Optio
 }
 
 impl Width {
-    /// With as many requests a second as so many workers finished each.
+    /// Limits the width to the workers whose rate of requests was finished.
     pub(super) fn with_pace_of(self, visits: &[Visit], counts: impl Fn(f64) -> bool) -> Self {
         let (work, ended) = Exposure::new(visits, counts).work(self.workers);
         Self { per_second: if work > 0.0 { ended / work } else { 0.0 }, ..self }
@@ -109,8 +109,8 @@ fn levels(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Vec<Level> {
     levels
 }
 
-/// How far the means are from those of so many workers, in squares of their standard errors, with
-/// the service time that suits them best.
+/// Returns the distance of the means from those of `workers` workers, in squares of their standard
+/// errors, with the service time that fits best.
 fn misfit(levels: &[Level], workers: u32) -> f64 {
     let slower = |n: usize| ((n as f64 + 1.0) / f64::from(workers)).max(1.0);
     let told = || levels.iter().enumerate().filter(|(_, level)| level.count >= LEVEL_MIN);

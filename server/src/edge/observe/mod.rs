@@ -138,7 +138,7 @@ const fn level_of_fault(fault: &ReportFault) -> Level {
     }
 }
 
-/// What there is too little of for another client.
+/// Describes the bound that is reached.
 fn describe_full(full: Full) -> String {
     match full {
         Full::Clients => "limits.clients reached".to_owned(),

@@ -56,7 +56,7 @@ pub(crate) struct ClientHalf {
     pub(crate) last_read: Instant,
     /// When it last took something, or when something began to wait for it.
     pub(crate) last_write: Instant,
-    /// The last look at what it takes: seldom there, so that it takes no room.
+    /// The last measurement of its unacknowledged bytes; seldom present, so it is boxed.
     pub(crate) look: Option<Box<Look>>,
 }
 
@@ -150,8 +150,8 @@ impl ClientHalf {
         }
     }
 
-    /// The end of its side was seen; returns whether that is news. One that got a part of its response
-    /// before does not end its side for having asked.
+    /// The end of its side was seen; returns whether that is news. One that got a part of its
+    /// response before does not end its side for having asked.
     #[cold]
     pub(crate) fn note_end(&mut self, now: Instant, has_response: bool) -> bool {
         let is_news = self.end == End::None;

@@ -50,7 +50,7 @@ pub(crate) struct UpstreamHalf {
     pub(crate) is_paused: bool,
     pub(crate) last_read: Instant,
     pub(crate) last_write: Instant,
-    /// The last look at what it takes: seldom there, so that it takes no room.
+    /// The last measurement of its unacknowledged bytes; seldom present, so it is boxed.
     pub(crate) look: Option<Box<Look>>,
 }
 

@@ -1,9 +1,9 @@
 //! nginx's `least_conn` with `max_fails` and `fail_timeout`.
 //!
 //! The defaults of `ngx_http_upstream_module` and `ngx_http_proxy_module`: `max_fails=1`,
-//! `fail_timeout=10s`, `proxy_next_upstream error timeout`. So only what is no response is an
-//! unsuccessful attempt, a 5xx is none. A server with one is passed over for ten seconds; then one
-//! request tries it, and its end decides. When all are passed over the answer is 502. Of the
+//! `fail_timeout=10s`, `proxy_next_upstream error timeout`. So only a missing response
+//! is an unsuccessful attempt, a 5xx is not. A server with one is skipped for ten seconds; then one
+//! request tries it, and its end decides. When all are skipped the response is 502. Of the
 //! servers with equally few connections each gets its turn. The only server of a group is never
 //! passed over.
 use intelliproxy_core::Outcome;

@@ -79,7 +79,7 @@ fn rates_by_hand() {
     assert!((11.5..12.5).contains(&rate("llm")), "{}", rate("llm"));
 }
 
-/// What cannot be is refused with its line and path.
+/// Invalid values are refused with line and path.
 #[test]
 fn faults_are_located() {
     let cases = [

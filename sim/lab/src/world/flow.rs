@@ -1,7 +1,7 @@
 //! A request on its way: to a backend, in it, back to its proxy, and once more.
 //!
-//! What every request passes is inlined although it has rare second callers: 4 % fewer instructions
-//! for the oracle on `homog70`.
+//! Steps of every request are inlined although they have rare second callers: 4 % fewer
+//! instructions for the oracle on `homog70`.
 use std::time::Duration;
 
 use intelliproxy_core::{Lease, Outcome, RequestFailure};
@@ -13,7 +13,7 @@ use crate::class::Stream;
 use crate::later::Later;
 use crate::proxy::Proxy;
 
-/// How a request ends at its proxy.
+/// End of a request at its proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum End {
     /// By an answer.
@@ -67,7 +67,7 @@ impl World {
         self.send(number, backend, upload, at >= self.warm_at);
     }
 
-    /// Where a request goes that these backends had.
+    /// Chooses a backend for a request that these backends failed.
     #[inline(always)]
     fn choose(&mut self, proxy: usize, tried: &[usize]) -> Option<(usize, Option<Lease>)> {
         if self.proxies.is_empty() {
@@ -124,7 +124,7 @@ impl World {
     pub(super) fn arrive_at_backend(&mut self, number: u64, backend: usize) {
         let to = &mut self.backends[backend];
         to.inbound -= 1;
-        // Given up on the way: nobody sends it any more.
+        // Abandoned on the way: it is not sent any more.
         let Some(index) = number.checked_sub(self.oldest) else {
             return;
         };
@@ -167,10 +167,10 @@ impl World {
         let ended = from.station.end(self.now);
         self.ends.set(backend, from.station.ends_at());
         let Some(number) = ended else {
-            debug_assert!(false, "a backend whose end is due serves somebody");
+            debug_assert!(false, "a backend whose end is due serves a request");
             return;
         };
-        // One whose proxy has given it up was served in vain.
+        // A request that its proxy has abandoned was served without use.
         let Some(index) = number.checked_sub(self.oldest) else {
             self.end_of_stream(backend, number);
             return;

@@ -26,7 +26,7 @@ struct Own {
 }
 
 impl Local {
-    /// Of so many proxies, and backends with these mean times of a service, ns.
+    /// Makes the knowledge for `proxies` and backends with these mean service times, ns.
     pub(super) fn new(proxies: usize, services: &[f64]) -> Self {
         let own = vec![Own::default(); proxies * services.len()];
         let memory = services.iter().map(|span| SERVICES * span.max(1.0)).collect();

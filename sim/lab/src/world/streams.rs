@@ -85,7 +85,7 @@ impl World {
         self.note_local(number, backend, true);
     }
 
-    /// What is due at a proxy that does not end the request there; false when it ends.
+    /// Handles a due event that does not end the request at its proxy; returns false if it ends.
     #[cold]
     pub(super) fn goes_on(&mut self, number: u64, index: usize, end: End) -> bool {
         let End::Answered(answer) = end else {
@@ -110,7 +110,7 @@ impl World {
                 let class = self.classes.get(usize::from(request.class));
                 class.is_some_and(goes_on_after_head) && self.open_silent(number, index)
             }
-            // What has begun cannot be begun again.
+            // A response that has begun does not begin again.
             _ if self.heads.remove(&number).is_some() => false,
             _ => self.retry(number, index, answer),
         }
@@ -191,8 +191,8 @@ impl World {
         }
     }
 
-    /// A response has been silent for long and is none of its backend's work any more. One whose
-    /// first token has come since is not silent.
+    /// Handles a silent response, which is not its backend's work any more. One whose first token
+    /// has arrived since is not silent.
     pub(super) fn fall_silent(&mut self, number: u64) {
         let index = number.checked_sub(self.oldest).map(|index| index as usize);
         let request = index.and_then(|index| self.requests.get(index));

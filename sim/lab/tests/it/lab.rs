@@ -163,9 +163,9 @@ fn score_shares_what_is_too_much() {
     }
 }
 
-/// The golden tables: what policies come to on short runs of the named scenarios. A change of one
-/// is a change of behaviour, to be looked at line by line and explained where it is made.
-/// `INTELLIPROXY_GOLDEN=write cargo test -p intelliproxy-lab golden` writes them anew.
+/// The golden tables: results of policies on short runs of the named scenarios. A change of one
+/// is a change of behaviour, to be reviewed line by line and explained where it is made.
+/// `INTELLIPROXY_GOLDEN=write cargo test -p intelliproxy-lab golden` writes them again.
 #[test]
 fn golden_table() {
     let contenders = Contender::all();

@@ -1,4 +1,4 @@
-//! What the lab does beyond requests that are all alike: traces, classes, clients, streams,
+//! The lab beyond requests that are all alike: traces, classes, clients, streams,
 //! retries, refusals, distances. Every scenario here is small enough for its figures to be known.
 use intelliproxy_lab::{Contender, Run, Scenario, run};
 
@@ -115,7 +115,7 @@ fn rate_limits_hold() {
     assert!((590..=661).contains(&passed), "{passed}");
 }
 
-/// What the client takes for its upload and download is not the latency, and holds no worker: one
+/// Time for a client's upload and download is not latency, and holds no worker: one
 /// worker serves 20 requests a second of 10 ms each, although each upload takes a second.
 #[test]
 fn slow_clients_hold_nobody_up() {

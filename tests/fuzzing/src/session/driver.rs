@@ -43,7 +43,7 @@ pub(super) struct Link {
     pub(super) is_ended: bool,
     pub(super) has_failed: bool,
     is_write_broken: bool,
-    /// Whether the proxy has reported bytes to write since there were none.
+    /// Whether the proxy has reported bytes to write since the last write of all.
     is_told: bool,
     /// Whether the proxy ended its side.
     pub(super) is_shut: bool,
