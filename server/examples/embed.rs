@@ -30,7 +30,7 @@ fn main() {
     proxy.handle_read(now, client, request.len());
 
     loop {
-        // What the proxy wants: connections here, which this network makes at once.
+        // Actions of the proxy: connections here, which this network makes at once.
         while let Some(action) = proxy.poll_action() {
             if let Action::Connect { conn, address } = action {
                 println!("connects to {address}");

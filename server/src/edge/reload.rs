@@ -27,7 +27,7 @@ pub(crate) struct Reading {
     pub(crate) is_asked_again: bool,
 }
 
-/// How the configuration is read, once more; clones read the same.
+/// Reads the configuration again; clones read the same.
 #[derive(Clone)]
 pub struct Source {
     load: Arc<dyn Fn() -> Loaded + Send + Sync>,

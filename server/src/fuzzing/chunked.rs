@@ -185,7 +185,7 @@ fn carries(data: &[u8], writer: BodyWriter, step: usize, drain: usize) {
     }
 }
 
-/// What a peer took of a body, and whether that ended.
+/// The part of a body that a peer took, and whether it ended.
 struct Relayed {
     written: Vec<u8>,
     is_end: bool,

@@ -231,7 +231,7 @@ const LIMITS: HeadLimits =
 const CHUNKS: ChunkLimits =
     ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
 
-/// What [`ProbeExchange::read_head`] found.
+/// Result of [`ProbeExchange::read_head`].
 enum HeadOutcome {
     /// No whole head yet.
     Partial,

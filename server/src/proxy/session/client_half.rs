@@ -193,7 +193,7 @@ impl ClientHalf {
         self.receive = Receive::Ended;
     }
 
-    /// What comes from now on belongs to a tunnel.
+    /// Treats further input as a tunnel's.
     pub(super) fn begin_tunnel(&mut self) {
         self.receive = Receive::Tunnel;
     }

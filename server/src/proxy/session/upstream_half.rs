@@ -57,7 +57,7 @@ pub(crate) struct UpstreamHalf {
 /// The connection to the backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Link {
-    /// There is none (yet).
+    /// No connection (yet).
     None,
     /// It is being made.
     Connecting { conn: ConnId, since: Instant },
@@ -199,7 +199,7 @@ impl UpstreamHalf {
         self.receive = Receive::Ended;
     }
 
-    /// What comes from now on belongs to a tunnel.
+    /// Treats further input as a tunnel's.
     pub(super) fn begin_tunnel(&mut self) {
         self.receive = Receive::Tunnel;
     }
