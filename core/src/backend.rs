@@ -228,7 +228,7 @@ impl Backend {
         self.requests.declined.add(now, 1.0, half_life);
     }
 
-    /// Returns the last comparison of its 4xx with those of the others.
+    /// How its 4xx compared with those of the others last time.
     pub(crate) const fn comparison(&self) -> Comparison {
         self.requests.comparison
     }

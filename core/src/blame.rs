@@ -64,7 +64,7 @@ struct Failures {
 /// Whether other backends fail what fails at one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Opinion {
-    /// Not asked yet; it failed there last.
+    /// Nobody has asked; it failed there last.
     Unknown { failed: Option<(BackendId, Instant)> },
     /// The next request of the group goes elsewhere.
     Wanted { not: BackendId },

@@ -98,7 +98,7 @@ pub enum Notice {
         /// Why.
         reason: SwitchReason,
     },
-    /// A better backend was seen and not taken. Reported when the candidate or the kind of reason
+    /// A better backend was seen and not taken. Told when the candidate or the kind of reason
     /// changes, and at most once a second between two switches, not for every request.
     Held {
         /// The current backend.

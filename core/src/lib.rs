@@ -1,7 +1,7 @@
 //! The routing brain of IntelliProxy.
 //!
-//! A [`Router`] decides which backend serves a request. It is a plain data structure: it receives
-//! facts and the time, and returns decisions, actions and a deadline. It opens no socket,
+//! A [`Router`] decides which backend serves a request. It is a plain data structure: it is told
+//! facts and the time, and answers with decisions, actions and a deadline. It opens no socket,
 //! reads no clock, starts no thread and draws no randomness but from the seed it is given, so the
 //! same inputs give the same outputs, bit for bit, on every platform.
 //!
@@ -26,8 +26,7 @@
 //! // The probe loop: start what is due, and tell how each probe ended. A real driver sends
 //! // `GET /health` or `GET /metrics` here and sleeps until `poll_timeout`.
 //! # let mut pings = 0;
-//! while let Some(deadline) = router.poll_timeout().filter(|at| *at < Instant::from_millis(6_000))
-//! {
+//! while let Some(deadline) = router.poll_timeout().filter(|at| *at < Instant::from_millis(6_000)) {
 //!     now = now.max(deadline);
 //!     router.handle_timeout(now);
 //!     let mut ended: Vec<(ProbeId, ProbeResult)> = Vec::new();

@@ -10,14 +10,13 @@
 //! | probation | a failure, and more than are usual with the others | ejected, eight times as long |
 //!
 //! "Well above" is more than 0.1 + 3 times the median share of the other backends, each with one
-//! good request credited, and a failure beside those of all; where nothing is known of them, it
-//! takes five in a row. The back-off is 250 ms, 2 s, then 8 s, and starts again after half a minute
-//! of calm. From the fourth ejection in a row on it is a quarter of the time since the first one, 8
-//! to 30 s: what has failed for long will most likely fail the next trial, too, and each trial is a
-//! request that fails. When the others fail or refuse many more requests than a trial costs, it
-//! ends early. Enough good requests are 4, doubled by each relapse up to 32, or as many as there
-//! are in [`PROBATION_TIME`]. (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe` after
-//! 10; three with the comparison lost fewer requests in the lab and ejected no good backend.)
+//! good request credited, and a failure beside those of all; where nothing is known of them, it takes five in a row. The back-off is 250 ms, 2 s, then 8 s, and starts again after
+//! half a minute of calm. From the fourth ejection in a row on it is a quarter of the time since the
+//! first one, 8 to 30 s: what has failed for long will most likely fail the next trial, too, and
+//! each trial is a request that fails. Where the others fail or refuse so many requests that a trial
+//! is little beside them, it ends early. So many good requests are 4, doubled by each relapse up to
+//! 32, or as many as there are in [`PROBATION_TIME`]. (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe`
+//! after 10; three with the comparison lost fewer requests in the lab and ejected no good backend.)
 //!
 //! [`Watch`] follows one backend. [`Regret`] follows the pool: an ejection moves load, and where
 //! the others fail more by that than it saved, it is taken back. It needs no knowledge of
@@ -405,8 +404,8 @@ impl Regret {
         self.missed = 0;
     }
 
-    /// Whether the others have failed or refused enough requests that one more, a trial of an
-    /// ejected backend, is little beside them; then their count restarts.
+    /// Whether the others have failed or refused so many requests that one more, a trial of an
+    /// ejected backend, is little beside them; then they are counted anew.
     pub(crate) const fn calls_back(&mut self) -> bool {
         let is_time = self.missed >= MISSED;
         if is_time {

@@ -564,11 +564,11 @@ impl Router {
     }
 }
 
-/// End of a lease at its backend.
+/// What the end of a lease was at its backend.
 struct LeaseEnd {
     /// Whether its connection was refused and the backend is down by that.
     is_newly_down: bool,
-    /// Whether its failures are to be checked.
+    /// Whether its failures are to be looked at.
     is_watched: bool,
     /// Whether the backend had as many leases out as it may have.
     was_full: bool,

@@ -5,7 +5,7 @@ use crate::id::{BackendId, ProbeId};
 use crate::probe::EndedProbe;
 use crate::time::Instant;
 
-/// End of a ping at its backend.
+/// What the end of a ping was at its backend.
 #[derive(Default)]
 struct PingEnd {
     /// Whether its health is another one.
