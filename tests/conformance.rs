@@ -1,5 +1,5 @@
-//! Bytes to verdict: what becomes of messages, good and bad, held against the whole proxy in
-//! memory. Every case runs whole and byte by byte, and must end with nothing held for anybody.
+//! Tests whole messages, valid and invalid, against the whole proxy in memory. Every case runs with
+//! its bytes in one piece and byte by byte. At its end the proxy holds nothing for any peer.
 #[path = "conformance/bench.rs"]
 mod bench;
 #[path = "conformance/bodies.rs"]

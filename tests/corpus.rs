@@ -1,11 +1,11 @@
-//! The fuzz targets' bodies over the inputs kept in `fuzz/corpus/`: what fuzzing found interesting
-//! holds on every build.
+//! Runs the fuzz targets' bodies on the inputs in `fuzz/corpus/`, so that the finds of fuzzing hold
+//! on every build.
 use std::path::Path;
 
 use intelliproxy_fuzzing::TARGETS;
 
-/// Every input of every target's corpus runs through the target, in the order of their names; the
-/// last name printed is the one that panicked.
+/// Every input of every corpus runs through its target, in the order of names. The last name
+/// printed is the one that panicked.
 #[test]
 fn the_corpus_holds() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
@@ -21,7 +21,7 @@ fn the_corpus_holds() {
     }
 }
 
-/// Each target has a shim of its name, so that none of them runs over its corpus only.
+/// Each target has a shim of its name, so that it is fuzzed and not only run on its corpus.
 #[test]
 fn every_target_is_fuzzed() {
     let shims = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/fuzz_targets");

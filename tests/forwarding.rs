@@ -1,5 +1,5 @@
-//! The reactor end to end over real sockets: what only sockets show. Ports are free ones, reads
-//! have deadlines that only a failure reaches, and nothing is judged by the clock.
+//! The reactor end to end over real sockets, for what only sockets show. Ports are free ones, reads
+//! have deadlines that only a failure reaches, and no assertion depends on the clock.
 #[path = "forwarding/exchanges.rs"]
 mod exchanges;
 #[path = "forwarding/failures.rs"]

@@ -1,7 +1,7 @@
-//! Time travel over real sockets: the program records live traffic, is ended by a signal, and
-//! `intelliproxy replay` finds every decision the same.
+//! Time travel over real sockets: the program records live traffic and is stopped by a signal, and
+//! `intelliproxy replay` repeats every decision.
 //!
-//! The program runs as a process of its own: this test binary again, as [`program`].
+//! The program runs as its own process: this test binary again, as [`program`].
 use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use intelliproxy_lab::Scenario;
 use intelliproxy_sim::{Backend, Config, Parameters};
 
-/// Arguments of the program, a line each; there when this process is to be it.
+/// The program's arguments, one per line. They are set if this process is to run the program.
 const ARGUMENTS: &str = "INTELLIPROXY_TEST_ARGUMENTS";
-/// Deadline of every wait here.
+/// The time limit of every wait here.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// No test: the program itself, when another test asks for it.
+/// Runs the program if another test starts it. Not a test itself.
 #[test]
 fn program() -> ExitCode {
     let Ok(arguments) = std::env::var(ARGUMENTS) else {
@@ -30,14 +30,14 @@ fn program() -> ExitCode {
     intelliproxy::cli::main(arguments.map(Into::into))
 }
 
-/// A process that runs the program.
+/// Returns a process that runs the program.
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a test has a file"));
     command.args(["--exact", "program", "--nocapture"]).env(ARGUMENTS, arguments.join("\n"));
     command
 }
 
-/// Runs `intelliproxy replay`; returns its output and whether it succeeded.
+/// Runs `intelliproxy replay`. Returns whether it succeeded, and its output.
 fn replay(arguments: &[&str]) -> (bool, String) {
     let arguments = [&["replay"], arguments].concat();
     let output = command(&arguments).output().expect("a process");
@@ -45,7 +45,7 @@ fn replay(arguments: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
 
-/// A folder of its own, gone with the test.
+/// A temporary folder, removed with the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -63,7 +63,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Files left among temporary files do no harm.
+        // A folder that is left among temporary files does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -83,12 +83,12 @@ impl Proxy {
             .spawn()
             .expect("a process");
         let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let (told, port) = mpsc::channel();
-        // Reads to the end, so that the log is never in the way.
+        let (sender, port) = mpsc::channel();
+        // Reads to the end, so that a full pipe never blocks the log.
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if let Some((_, port)) = line.split_once("listening on http://127.0.0.1:") {
-                    let _ = told.send(port.trim().parse::<u16>());
+                    let _ = sender.send(port.trim().parse::<u16>());
                 }
             }
         });
@@ -102,7 +102,7 @@ impl Proxy {
         assert!(killed.success());
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks the process to stop, and waits until it has.
     fn stop(mut self) {
         self.signal("-TERM");
         assert!(self.child.wait().expect("a child").success());
@@ -111,13 +111,13 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Does nothing to one that has ended.
+        // No effect if it has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Sends a request on a connection and reads the answer: its head.
+/// Sends a request on a connection and reads the response. Returns its head.
 fn ask(stream: &mut TcpStream, path: &str) -> Result<String, Box<dyn Error>> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")?;
     let mut bytes = Vec::new();
@@ -141,7 +141,7 @@ fn ask(stream: &mut TcpStream, path: &str) -> Result<String, Box<dyn Error>> {
     }
 }
 
-/// Sends `count` requests over each of some connections; whatever comes back will do.
+/// Sends `count` requests on each of `connections` connections. Any response is accepted.
 fn load(port: u16, connections: usize, count: usize) {
     let clients: Vec<_> = (0..connections)
         .map(|_| {
@@ -165,7 +165,7 @@ fn load(port: u16, connections: usize, count: usize) {
     }
 }
 
-/// Records traffic to two backends, one of them slow and faulty and killed before the end.
+/// Records traffic to two backends. One of them is slow and faulty, and is killed before the end.
 fn record(policy: &str, file: &str, further: &[&str]) {
     let good = Backend::start(Config::faultless()).expect("a backend");
     let faulty =
@@ -185,7 +185,7 @@ fn record(policy: &str, file: &str, further: &[&str]) {
     faulty.kill();
     load(proxy.port, 3, 30);
     let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).expect("a connection");
-    let head = ask(&mut stream, "/stats").expect("an answer");
+    let head = ask(&mut stream, "/stats").expect("a response");
     let field = head.lines().find(|line| line.starts_with("X-IntelliProxy-Recording: records="));
     assert!(field.is_some_and(|field| field.ends_with(", lost=0")), "{head}");
     drop(stream);
@@ -193,8 +193,8 @@ fn record(policy: &str, file: &str, further: &[&str]) {
     good.kill();
 }
 
-/// Live traffic replays bit for bit under a policy with a memory and one that draws, and every
-/// question about it is answered.
+/// Live traffic replays bit for bit under a policy with a memory and a policy with randomness, and
+/// `replay` answers every question about it.
 #[test]
 fn live_traffic_replays() {
     for policy in ["score", "p2c"] {
@@ -230,8 +230,8 @@ fn live_traffic_replays() {
     }
 }
 
-/// A configuration that changes while traffic is recorded is part of the recording: a backend that
-/// leaves, moves or comes back, another policy, a file that is refused. Every decision comes out.
+/// Changes of the configuration during a recording are part of it: a backend that leaves, moves or
+/// returns, another policy, an invalid file. Every decision is repeated.
 #[test]
 fn traffic_over_new_configurations_replays() {
     let folder = Folder::new("reload");
@@ -263,8 +263,8 @@ fn traffic_over_new_configurations_replays() {
         let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("an option");
         let deadline = Instant::now() + PATIENCE;
-        while taken(&ask(&mut stream, "/stats").expect("an answer")) < number {
-            assert!(Instant::now() < deadline, "the signal is not worked off");
+        while taken(&ask(&mut stream, "/stats").expect("a response")) < number {
+            assert!(Instant::now() < deadline, "the signal was not handled");
         }
         drop(stream);
         load(proxy.port, 4, 30);
@@ -277,7 +277,7 @@ fn traffic_over_new_configurations_replays() {
     assert!(replay(&[&journal, "--policy", "round_robin"]).0);
 }
 
-/// Returns the number of handled signals, successful or not, from the head of /stats.
+/// Returns the number of signals that were handled, successfully or not, from the head of /stats.
 fn taken(head: &str) -> u32 {
     let field = head.lines().find_map(|line| line.strip_prefix("X-IntelliProxy-Reloads: done="));
     let counts = field.and_then(|field| field.split_once(", refused="));
@@ -285,10 +285,10 @@ fn taken(head: &str) -> u32 {
     counts.and_then(|(done, refused)| Some(number(done)? + number(refused)?)).unwrap_or(0)
 }
 
-/// A recording that was cut off, or holds a flipped bit, is replayed up to there, and the place is
-/// printed.
+/// A recording that was cut off, or has a flipped bit, is replayed up to that place, and the place
+/// is reported.
 #[test]
-fn damage_is_told() {
+fn damage_is_reported() {
     let folder = Folder::new("damage");
     let file = folder.file("journal");
     record("least_request", &file, &[]);
@@ -309,8 +309,8 @@ fn damage_is_told() {
     assert!(!is_same && text.contains("offset 0: not a recording of IntelliProxy"), "{text}");
 }
 
-/// The files of a ring that are all there are one recording; without the first, nothing can be
-/// checked and that is said.
+/// The complete files of a ring are one recording. Without the first file nothing can be checked,
+/// and the output says so.
 #[test]
 fn rings_replay_from_their_start() {
     let folder = Folder::new("ring");

@@ -1,4 +1,4 @@
-//! Scenes of the simulated world with a name: what clients and backends do, and what comes of it.
+//! Named scenes of the simulated world: a script for clients and backends, and its outcome.
 #[path = "scenarios/account.rs"]
 mod account;
 #[path = "scenarios/refused.rs"]
@@ -15,7 +15,7 @@ use intelliproxy_tests::net::{Listening, Path};
 use intelliproxy_tests::strict::Asked;
 use intelliproxy_tests::world::{CALM_PATH, Change, Report, World};
 
-/// A request whose answer is expected.
+/// Sends a request whose response is expected.
 fn ask(text: &str) -> Vec<Step> {
     let asked = Asked {
         is_head: text.starts_with("HEAD"),
@@ -25,12 +25,12 @@ fn ask(text: &str) -> Vec<Step> {
     vec![Step::Ask { asked, id: None }, Step::Send(text.as_bytes().to_vec())]
 }
 
-/// `GET path` with a Host.
+/// Sends `GET path` with a Host.
 fn get(path: &str) -> Vec<Step> {
     ask(&format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n"))
 }
 
-/// `POST path` with a body.
+/// Sends `POST path` with a body.
 fn post(path: &str, body: &str) -> Vec<Step> {
     let length = body.len();
     let head = format!("POST {path} HTTP/1.1\r\nHost: a.test\r\nContent-Length: {length}\r\n\r\n");
@@ -45,7 +45,7 @@ fn send(bytes: impl Into<Vec<u8>>) -> Step {
     Step::Send(bytes.into())
 }
 
-/// A path with so much room.
+/// Returns a calm path that holds `capacity` bytes.
 const fn narrow(capacity: usize) -> Path {
     Path { capacity, ..CALM_PATH }
 }
@@ -54,30 +54,30 @@ fn has_error(report: &Report, text: &str) -> bool {
     report.notices.iter().any(|notice| format!("{notice:?}").contains(text))
 }
 
-/// Requests sent in one go are answered one by one and in order.
+/// Requests sent in one piece get their responses one by one and in order.
 #[test]
-fn pipelined_requests_are_answered_in_order() {
+fn pipelined_requests_are_served_in_order() {
     let slow =
         Reply::steps(vec![wait(80), send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")]);
     let report = World::new()
         .backend(vec![slow, Reply::ok("second"), Reply::ok("third")])
         .client([get("/1"), get("/2"), get("/3")].concat())
         .run();
-    let bodies: Vec<_> = report.answers(0).into_iter().map(|(_, body, _)| body).collect();
+    let bodies: Vec<_> = report.responses(0).into_iter().map(|(_, body, _)| body).collect();
     assert_eq!(bodies, ["first", "second", "third"]);
     assert_eq!(report.requests(0), ["GET /1", "GET /2", "GET /3"]);
     assert_eq!(report.backends[0].connections, 1 + probes(&report, 0), "one connection for all");
 }
 
-/// Connections to a backend that carried no request: those of probes.
+/// Returns the number of connections to a backend that carried no request: those of probes.
 fn probes(report: &Report, backend: usize) -> usize {
     let mut links: Vec<_> = report.backends[backend].requests.iter().map(|r| r.link).collect();
     links.dedup();
     report.backends[backend].connections - links.len()
 }
 
-/// A pooled connection that the backend closes just when it is used again is no failure: a GET is
-/// sent once more on a fresh one.
+/// A kept connection that the backend closes just when it is used again is not a failure: a GET is
+/// sent once more on a new one.
 #[test]
 fn a_stale_pooled_connection_is_redialled() {
     let report = World::new()
@@ -86,20 +86,20 @@ fn a_stale_pooled_connection_is_redialled() {
             Reply { at_head: true, ..Reply::steps(vec![Step::Close]) },
             Reply::ok("two"),
         ])
-        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(50)], get("/2")].concat())
+        .client([get("/1"), vec![Step::AwaitResponses(1), wait(50)], get("/2")].concat())
         .run();
     assert_eq!(report.statuses(0), [200, 200]);
     assert_eq!(report.requests(0), ["GET /1", "GET /2", "GET /2"]);
     assert!(has_error(&report, "Redialled"));
 }
 
-/// An idle connection that the backend closed before it was used again is not used again.
+/// An idle connection that the backend has closed is not used again.
 #[test]
 fn a_closed_idle_connection_is_forgotten() {
     let report = World::new()
         .backend(Vec::new())
         .change_at(40, Change::CloseIdle(0))
-        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(100)], post("/2", "x")].concat())
+        .client([get("/1"), vec![Step::AwaitResponses(1), wait(100)], post("/2", "x")].concat())
         .run();
     assert_eq!(report.statuses(0), [200, 200]);
     assert!(!has_error(&report, "UpstreamError"));
@@ -121,7 +121,7 @@ fn a_post_that_was_sent_is_not_retried() {
     }
 }
 
-/// A POST goes to the next backend when the first has no listener.
+/// A POST goes to the next backend when the first does not accept connections.
 #[test]
 fn a_refused_connection_leads_to_the_next_backend() {
     for listening in [Listening::Refusing, Listening::Unreachable, Listening::Hanging] {
@@ -135,7 +135,7 @@ fn a_refused_connection_leads_to_the_next_backend() {
     }
 }
 
-/// A backend is reached at its second address when the first takes no connection, and from then on
+/// A backend is reached at its second address if the first accepts no connection, and from then on
 /// at once.
 #[test]
 fn the_next_address_is_tried() {
@@ -152,10 +152,10 @@ fn the_next_address_is_tried() {
     }
 }
 
-/// Two clients connect at once to a backend whose first address hangs: the first to get through by
-/// the second address does not lead the other back to the first.
+/// Two clients connect at the same time to a backend whose first address hangs. The one that
+/// reaches the second address first does not send the other back to the first address.
 #[test]
-fn one_way_through_the_addresses_is_not_turned_by_another() {
+fn clients_of_one_backend_try_its_addresses_independently() {
     let report = World::new()
         .backend(Vec::new())
         .dead_address(Listening::Hanging)
@@ -165,7 +165,7 @@ fn one_way_through_the_addresses_is_not_turned_by_another() {
     assert_eq!([report.statuses(0), report.statuses(1)], [[200], [200]]);
 }
 
-/// A GET is not lost to backends that crash one after the other while a third one is well.
+/// A GET survives two backends that crash one after the other if a third one works.
 #[test]
 fn crashes_lose_no_get() {
     let crash = || vec![Reply::steps(vec![Step::Reset]); 2];
@@ -174,10 +174,10 @@ fn crashes_lose_no_get() {
     assert_eq!(report.statuses(0), [200]);
 }
 
-/// An answer that is cut in its body is cut for the client as well, whatever its framing: a reset
-/// where a clean end would look whole.
+/// A response that is cut in its body is also cut for the client, in every framing. It ends with a
+/// reset where a clean end would look complete.
 #[test]
-fn a_cut_answer_looks_cut() {
+fn a_cut_response_looks_cut() {
     let old = "GET / HTTP/1.0\r\nHost: a.test\r\n\r\n";
     let new = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
     let rows = [
@@ -188,21 +188,21 @@ fn a_cut_answer_looks_cut() {
         ("until close, 1.1", new, "\r\nhello", Step::Reset),
         ("until close, 1.0", old, "\r\nhello", Step::Reset),
     ];
-    for (name, request, answer, end) in rows {
-        let answer = send(format!("HTTP/1.1 200 OK\r\n{answer}"));
+    for (name, request, response, end) in rows {
+        let response = send(format!("HTTP/1.1 200 OK\r\n{response}"));
         let report = World::new()
-            .backend(vec![Reply::steps(vec![answer, wait(5), end])])
+            .backend(vec![Reply::steps(vec![response, wait(5), end])])
             .client(ask(request))
             .run();
-        assert_eq!(report.answers(0), [(200, "hello".to_owned(), false)], "{name}");
+        assert_eq!(report.responses(0), [(200, "hello".to_owned(), false)], "{name}");
         let looks_whole = ["chunked, 1.0", "until close, 1.0"].contains(&name);
         let expected = if looks_whole { End::Reset } else { End::Clean };
         assert_eq!(report.end(0), Some(expected), "{name}");
     }
 }
 
-/// A steady slow reader gets everything, though it takes longer than `timeouts.clientWriteMs` until there
-/// is room for a write again; so does a backend that takes an upload slowly.
+/// A slow but steady reader gets everything, even if room for the next write takes longer than
+/// `timeouts.clientWriteMs`. So does a backend that reads an upload slowly.
 #[test]
 fn slow_peers_get_everything() {
     let pace = Pace::Slow { bytes: 2000, pause: Duration::from_secs(1) };
@@ -214,15 +214,15 @@ fn slow_peers_get_everything() {
         .client_paths(CALM_PATH, CALM_PATH)
         .client(script)
         .run();
-    let answers = report.answers(0);
-    assert!(answers[0].2 && answers[0].1 == body, "{} bytes", answers[0].1.len());
+    let responses = report.responses(0);
+    assert!(responses[0].2 && responses[0].1 == body, "{} bytes", responses[0].1.len());
     let report =
         World::new().backend(Vec::new()).backend_pace(pace).client(post("/slow", &body)).run();
     assert_eq!(report.statuses(0), [200]);
     assert_eq!(report.backends[0].requests[0].body.len(), 400_000);
 }
 
-/// A chunked answer is put together for an HTTP/1.0 client and ends with the connection.
+/// A chunked response is decoded for an HTTP/1.0 client and ends with the connection.
 #[test]
 fn an_old_client_gets_no_chunks() {
     let chunks =
@@ -231,12 +231,12 @@ fn an_old_client_gets_no_chunks() {
         .backend(vec![Reply::bytes(chunks)])
         .client(ask("GET / HTTP/1.0\r\nHost: a.test\r\nConnection: keep-alive\r\n\r\n"))
         .run();
-    assert_eq!(report.answers(0), [(200, "abcde".to_owned(), true)]);
+    assert_eq!(report.responses(0), [(200, "abcde".to_owned(), true)]);
     assert_eq!(report.end(0), Some(End::Clean));
 }
 
-/// A client that goes on sending after an error was answered still gets that answer: the proxy
-/// reads on for a while before it closes (RFC 9112 section 9.6).
+/// A client that goes on sending after an error response still gets that response: the proxy reads
+/// for a while before it closes (RFC 9112 section 9.6).
 #[test]
 fn an_early_error_is_not_lost_to_a_reset() {
     let mut script = ask("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\n");
@@ -254,7 +254,7 @@ fn an_early_error_is_not_lost_to_a_reset() {
     assert_eq!(report.end(0), Some(End::Clean));
 }
 
-/// A client that waits for 100 gets it from the backend, and its body then goes there.
+/// A client that waits for a 100 gets it from the backend, which then gets the body.
 #[test]
 fn continue_comes_from_the_backend() {
     let mut script =
@@ -270,14 +270,14 @@ fn continue_comes_from_the_backend() {
     };
     let report = World::new().backend(vec![reply]).client(script).run();
     assert_eq!(report.statuses(0), [200]);
-    assert_eq!(report.clients[0].answers[0].interim, [100]);
+    assert_eq!(report.clients[0].responses[0].interim, [100]);
     assert_eq!(report.backends[0].requests[0].body, b"body");
 }
 
 const UPGRADE: &str =
     "GET /t HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: sim/1\r\n\r\n";
 
-/// A tunnel opens after a 101; what the client sent before stays behind until then.
+/// A tunnel opens after a 101. Bytes that the client sent earlier wait until then.
 #[test]
 fn a_tunnel_opens_after_the_101_only() {
     let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: sim/1\r\n\r\n";
@@ -288,10 +288,10 @@ fn a_tunnel_opens_after_the_101_only() {
         .backend(vec![Reply { at_head: false, steps, is_tunnel: true }])
         .client(script)
         .run();
-    assert_eq!(report.answers(0), [(101, "early late".to_owned(), true)]);
+    assert_eq!(report.responses(0), [(101, "early late".to_owned(), true)]);
 }
 
-/// A tunnel lives as long as bytes come in either direction in time, and no longer.
+/// A tunnel stays open while bytes come in either direction in time. After that it is closed.
 #[test]
 fn an_idle_tunnel_is_closed() {
     let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: sim/1\r\n\r\n";
@@ -305,14 +305,14 @@ fn an_idle_tunnel_is_closed() {
         .backend(vec![Reply { at_head: false, steps: vec![send(granted)], is_tunnel: true }])
         .client(script)
         .run();
-    assert_eq!(report.answers(0), [(101, "one two three".to_owned(), true)]);
+    assert_eq!(report.responses(0), [(101, "one two three".to_owned(), true)]);
     assert_eq!(report.end(0), Some(End::Clean));
-    assert!(report.backends[0].conns.is_empty(), "nor does its other half live on");
+    assert!(report.backends[0].conns.is_empty(), "its other half is closed, too");
 }
 
-/// /stats is answered among other requests, in order, and nothing of it is forwarded.
+/// Requests for /stats among others get their responses in order, and are not forwarded.
 #[test]
-fn stats_are_answered_among_other_requests() {
+fn stats_are_served_among_other_requests() {
     let head = "HEAD /stats HTTP/1.1\r\nHost: a.test\r\n\r\n";
     let slow = Reply::steps(vec![wait(50), send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1")]);
     let report = World::new()
@@ -322,7 +322,7 @@ fn stats_are_answered_among_other_requests() {
         .run();
     assert_eq!(report.statuses(0), [200; 5]);
     assert_eq!(report.requests(0), ["GET /1", "GET /2"]);
-    let bodies: Vec<_> = report.answers(0).into_iter().map(|(_, body, _)| body).collect();
+    let bodies: Vec<_> = report.responses(0).into_iter().map(|(_, body, _)| body).collect();
     assert_eq!([&*bodies[0], &*bodies[2], &*bodies[3]], ["1", "2", ""]);
     for (index, requests) in [(1, 1), (4, 2)] {
         assert!(bodies[index].starts_with("[{\"name\":\"b0\",\"url\":\"http://b0.test\""));
@@ -330,7 +330,7 @@ fn stats_are_answered_among_other_requests() {
     }
 }
 
-/// An unrequested 101, or one to another protocol, is an invalid response.
+/// A 101 without a request for it, or to another protocol, is a broken response.
 #[test]
 fn a_101_has_to_be_asked_for() {
     let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n";
@@ -340,9 +340,9 @@ fn a_101_has_to_be_asked_for() {
     }
 }
 
-/// Bytes behind a response, or of an unsolicited response, never reach another request.
+/// Bytes behind a response, and unsolicited responses, never reach another request.
 #[test]
-fn bytes_behind_an_answer_are_nobodys() {
+fn bytes_behind_a_response_are_dropped() {
     let poison = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
     let good = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood";
     for pause in [0, 20] {
@@ -353,16 +353,16 @@ fn bytes_behind_an_answer_are_nobodys() {
         };
         let report = World::new()
             .backend(vec![Reply::steps(steps), Reply::bytes(good)])
-            .client([get("/1"), vec![Step::AwaitAnswers(1), wait(100)], get("/2")].concat())
+            .client([get("/1"), vec![Step::AwaitResponses(1), wait(100)], get("/2")].concat())
             .run();
-        let bodies: Vec<_> = report.answers(0).into_iter().map(|(_, body, _)| body).collect();
+        let bodies: Vec<_> = report.responses(0).into_iter().map(|(_, body, _)| body).collect();
         assert_eq!(bodies, ["good", "good"], "after {pause} ms");
         assert_eq!(report.backends[0].connections, 2 + probes(&report, 0));
     }
 }
 
-/// A reader that takes nothing holds up its backend, at no more than one buffer of memory that is half
-/// filled or more.
+/// A client that reads nothing stops its backend. The proxy holds at most one buffer that is at
+/// least half filled.
 #[test]
 fn a_slow_reader_costs_no_memory() {
     let big =
@@ -380,7 +380,7 @@ fn a_slow_reader_costs_no_memory() {
     assert!((40_000..120_000).contains(&taken), "{taken} bytes were read ahead");
 }
 
-/// The same the other way: a backend that takes nothing holds up the client's body.
+/// The same for uploads: a backend that reads nothing stops the client's body.
 #[test]
 fn a_slow_backend_costs_no_memory() {
     let head = "PUT /big HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4000000\r\n\r\n";
@@ -394,13 +394,13 @@ fn a_slow_backend_costs_no_memory() {
         .backend_paths(CALM_PATH, narrow(10_000))
         .client(script)
         .run();
-    // Afterwards it is read and dropped for the linger time, or until the answer is out.
+    // Afterwards the body is read and dropped for the linger time, or until the response is sent.
     assert_eq!(report.statuses(0), [504]);
 }
 
-/// A head that comes too slowly is answered 408, and so is a body that stalls.
+/// A head that comes too slowly gets 408, and so does a body that stalls.
 #[test]
-fn slow_clients_are_told_so() {
+fn slow_clients_get_408() {
     let mut head = vec![Step::Ask { asked: Asked::default(), id: None }];
     for byte in "GET / HTTP/1.1\r\nHost: a.test\r\nX-Slow: loris\r\n".bytes() {
         head.extend([send([byte]), wait(400)]);
@@ -414,8 +414,8 @@ fn slow_clients_are_told_so() {
     assert_eq!(report.statuses(1), [408]);
 }
 
-/// The time for which a client was not read from, because there was no room for its body, is not
-/// counted against it.
+/// The time in which a client is not read, because there is no room for its body, does not count
+/// against it.
 #[test]
 fn a_client_that_was_held_up_is_not_late() {
     let head = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 200000\r\n\r\n";
@@ -428,32 +428,32 @@ fn a_client_that_was_held_up_is_not_late() {
         })
         .backend_at(Vec::new(), Listening::Hanging)
         .backend(Vec::new())
-        .client([get("/"), vec![Step::AwaitAnswers(1)]].concat())
-        // It gets the connection that the first one left behind.
+        .client([get("/"), vec![Step::AwaitResponses(1)]].concat())
+        // It uses the connection that the first client's request left idle.
         .client_at(200, [ask(head), vec![send(vec![b'x'; 200_000])]].concat())
         .run();
     assert_eq!([report.statuses(0), report.statuses(1)], [[200], [200]]);
     assert_eq!(report.backends[1].requests[1].body.len(), 200_000);
 }
 
-/// An idle client is closed without a word.
+/// An idle client is closed without a response.
 #[test]
 fn an_idle_client_is_closed() {
     let report = World::new()
         .backend(Vec::new())
-        .client([get("/"), vec![Step::AwaitAnswers(1), Step::AwaitEnd]].concat())
+        .client([get("/"), vec![Step::AwaitResponses(1), Step::AwaitEnd]].concat())
         .client(vec![Step::AwaitEnd])
         .run();
     assert_eq!(report.statuses(0), [200]);
     assert_eq!([report.end(0), report.end(1)], [Some(End::Clean); 2]);
 }
 
-/// An error that follows a long wait gets as long to be taken as any other answer: the time that
-/// the backend took is not counted against the client.
+/// An error that follows a long wait has the same write timeout as any other response: the
+/// backend's time does not count against the client.
 #[test]
 fn an_error_after_a_long_wait_reaches_its_client() {
     let mut script = get("/silent");
-    script.extend([Step::AwaitAnswers(1), wait(1000)]);
+    script.extend([Step::AwaitResponses(1), wait(1000)]);
     script.extend(get("/again"));
     let report = World::new()
         .config(|config| {
@@ -467,9 +467,9 @@ fn an_error_after_a_long_wait_reaches_its_client() {
     assert_eq!(report.statuses(0), [504, 200]);
 }
 
-/// A client whose answer is still on its way when the time to stop is over is cut, and sees it.
+/// A client whose response is still on its way at `timeouts.shutdownMs` is cut, and sees the cut.
 #[test]
-fn what_waits_when_the_time_to_stop_is_over_looks_cut() {
+fn a_response_under_way_at_the_shutdown_timeout_is_cut() {
     let body = "x".repeat(100_000);
     let mut script = vec![Step::Pace(Pace::Slow { bytes: 10, pause: Duration::from_millis(10) })];
     script.extend(ask("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n"));
@@ -484,12 +484,12 @@ fn what_waits_when_the_time_to_stop_is_over_looks_cut() {
         .client(script)
         .run();
     assert_eq!(report.end(0), Some(End::Reset));
-    assert!(!report.clients[0].answers[0].is_whole);
+    assert!(!report.clients[0].responses[0].is_whole);
 }
 
-/// Stopping ends idle clients at once, lets the current exchange end and begins no other.
+/// Stopping ends idle clients at once, lets the current exchange finish and begins no other.
 #[test]
-fn stopping_ends_with_the_exchange_at_hand() {
+fn stopping_lets_the_current_exchange_finish() {
     let slow =
         Reply::steps(vec![wait(300), send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlast")]);
     let report = World::new()
@@ -498,16 +498,16 @@ fn stopping_ends_with_the_exchange_at_hand() {
         .client([get("/1"), get("/2")].concat())
         .client(vec![Step::AwaitEnd])
         .run();
-    assert_eq!(report.answers(0), [(200, "last".to_owned(), true)]);
+    assert_eq!(report.responses(0), [(200, "last".to_owned(), true)]);
     assert_eq!(report.requests(0), ["GET /1"]);
     assert_eq!(report.end(1), Some(End::Clean));
 }
 
-/// A client beyond the limit gets 503, or waits for room, as configured.
+/// A client above the limit gets 503, or waits, as configured.
 #[test]
-fn clients_beyond_the_limit_wait_or_are_told() {
+fn clients_above_the_limit_wait_or_get_503() {
     for (overflow, expected) in [(Overflow::Reject, 503), (Overflow::Wait, 200)] {
-        let hold = [get("/"), vec![Step::AwaitAnswers(1), wait(500)]].concat();
+        let hold = [get("/"), vec![Step::AwaitResponses(1), wait(500)]].concat();
         let report = World::new()
             .config(|config| {
                 config.limits.clients = 2;
@@ -523,7 +523,7 @@ fn clients_beyond_the_limit_wait_or_are_told() {
     }
 }
 
-/// Every limit of a request holds exactly: one less and just so pass, one more does not.
+/// Every limit of a request is exact: lengths below it and at it pass, one more does not.
 #[test]
 fn limits_hold_exactly() {
     let target =
@@ -574,8 +574,8 @@ fn limits_hold_exactly() {
     }
 }
 
-/// A message that two readers could understand differently is refused and closes the connection;
-/// bytes hidden behind it are not served.
+/// A request that two readers could read differently is refused and closes the connection. The
+/// bytes behind it are not served.
 #[test]
 fn nothing_hides_behind_a_broken_request() {
     let rows = [

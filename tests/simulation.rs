@@ -18,10 +18,10 @@ use intelliproxy_tests::{oracle, seeds};
 
 /// Seeds of the usual sweep: about 30 seconds in a debug build.
 const SEEDS: Range<u64> = 0..200;
-/// Interval of seeds whose world is made twice and must be the same.
+/// A world whose seed is a multiple of this is made twice, and both runs must be equal.
 const TWICE_EVERY: u64 = 25;
 
-/// Runs the world of one seed; the panic of a broken rule says how to see it again.
+/// Runs the world of one seed. The text of a broken rule says how to run it again.
 fn run(seed: u64, is_shown: bool) -> Result<Report, String> {
     catch_unwind(AssertUnwindSafe(|| seeds::world(seed, is_shown).run())).map_err(|panic| {
         format!(
@@ -39,7 +39,7 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_default()
 }
 
-/// The seeds that the environment asks for, and whether to show what happens.
+/// Returns the seeds that the environment asks for, and whether to print every event.
 fn wanted() -> (Range<u64>, bool) {
     let number = |text: &str| text.trim().parse::<u64>().expect("a seed is a number");
     if let Ok(seed) = std::env::var("INTELLIPROXY_SEED") {
@@ -55,12 +55,12 @@ fn wanted() -> (Range<u64>, bool) {
     }
 }
 
-/// Seeds that found a fault, each with what it was.
+/// Seeds that found a fault, each with the fault.
 #[test]
 fn known_seeds() {
     for (seed, fault) in [
         (490, "a client got the slot of one that gave way for it, whose socket was still there"),
-        (747, "the same"),
+        (747, "the same fault as seed 490"),
         (11978, "a client that takes 50 bytes a second was given too little time"),
     ] {
         if let Err(failure) = run(seed, false) {
@@ -69,8 +69,8 @@ fn known_seeds() {
     }
 }
 
-/// Every rule holds in the world of every seed: thousands of steps each, nothing lost, nothing
-/// mixed up, nothing left over, nothing that never ends.
+/// Every rule holds in the world of every seed, with thousands of steps each: nothing is lost,
+/// mixed up or left over, and everything ends.
 #[test]
 fn rules_hold_in_every_world() {
     let (seeds, is_shown) = wanted();
@@ -92,7 +92,7 @@ fn rules_hold_in_every_world() {
     assert!(count < SEEDS.end || missing.is_empty(), "no world had {missing:?}: {seen:?}");
 }
 
-/// Marks that a sweep must have seen, so that its rules were exercised.
+/// Marks that a sweep must have seen. Otherwise its rules had nothing to check.
 const EXPECTED: [&str; 38] = [
     "101",
     "200",
@@ -130,25 +130,25 @@ const EXPECTED: [&str; 38] = [
     "settings changed",
     "nothing changed",
     "configuration refused",
-    "answered where no backend is any more",
+    "finished at an address without a backend",
     "connection closed with its backend",
 ];
 
-/// Returns the marks of a world's events.
+/// Returns the marks of a world: what happened in it.
 fn marks(report: &Report) -> BTreeSet<String> {
     let mut marks = BTreeSet::new();
     for client in &report.clients {
         marks.extend(client.end.map(|end| format!("{end:?}")));
-        for answer in &client.answers {
-            if oracle::is_stats(answer) {
+        for response in &client.responses {
+            if oracle::is_stats(response) {
                 marks.insert("stats".to_owned());
             }
-            marks.insert(answer.head.status.to_string());
+            marks.insert(response.head.status.to_string());
             let facts = [
-                (!answer.is_whole, "cut"),
-                (!answer.interim.is_empty(), "interim"),
-                (!answer.trailer.is_empty(), "trailer"),
-                (answer.is_whole && answer.head.status == 101, "tunnel whole"),
+                (!response.is_whole, "cut"),
+                (!response.interim.is_empty(), "interim"),
+                (!response.trailer.is_empty(), "trailer"),
+                (response.is_whole && response.head.status == 101, "tunnel whole"),
             ];
             marks.extend(facts.iter().filter(|(is, _)| *is).map(|(_, mark)| (*mark).to_owned()));
         }
@@ -171,14 +171,14 @@ fn marks(report: &Report) -> BTreeSet<String> {
         }
     }
     let facts = [
-        (report.reloads.ended_there > 0, "answered where no backend is any more"),
+        (report.reloads.ended_there > 0, "finished at an address without a backend"),
         (report.reloads.closed > 0, "connection closed with its backend"),
     ];
     marks.extend(facts.iter().filter(|(is, _)| *is).map(|(_, mark)| (*mark).to_owned()));
     marks
 }
 
-/// Returns the marks of a new configuration's changes.
+/// Returns the marks of a changed configuration.
 fn change_marks(change: &ConfigChange) -> Vec<String> {
     let facts = [
         (!change.added.is_empty(), "backend added"),
@@ -190,7 +190,7 @@ fn change_marks(change: &ConfigChange) -> Vec<String> {
     facts.iter().filter(|(is, _)| *is).map(|(_, mark)| (*mark).to_owned()).collect()
 }
 
-/// The same seed makes the same world, down to the hash of everything that happens.
+/// The same seed makes the same world, down to the hash of all events.
 #[test]
 fn the_same_seed_makes_the_same_world() {
     for seed in SEEDS.step_by(TWICE_EVERY as usize) {

@@ -1,5 +1,5 @@
-//! The repository's own rules, held by reading its files: purity of the inner rings, lengths,
-//! reasons for dependencies, and documents that say what the program does.
+//! The repository's own rules, checked by reading its files: purity of the inner rings, lengths,
+//! reasons for dependencies, and documents that match the program.
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ fn inner_rings_are_pure() {
             assert_eq!(
                 times,
                 spans,
-                "{}:{number}: of std::time only Duration: {line}",
+                "{}:{number}: only Duration of std::time is permitted: {line}",
                 file.display()
             );
             let is_core = file.starts_with(root().join("core"));
@@ -62,7 +62,7 @@ fn inner_rings_are_pure() {
     assert!(seen > 40, "{seen} files were found");
 }
 
-/// Files are read as a whole, so none is longer than can be.
+/// Files are read as a whole, so none has more than 600 lines.
 #[test]
 fn files_are_short() {
     for file in files(".", &["rs", "py", "mjs", "sh"]).into_iter().chain(files(".ci", &[""])) {
@@ -71,7 +71,7 @@ fn files_are_short() {
     }
 }
 
-/// Nothing is left for later.
+/// No work is left for later: no such marks in the files.
 #[test]
 fn nothing_is_left_for_later() {
     let marks = [
@@ -89,12 +89,12 @@ fn nothing_is_left_for_later() {
     }
 }
 
-/// Neither tests nor pure code wait by the clock: what is waited for is asked for.
+/// Neither tests nor pure code wait by the clock: they wait for a condition.
 #[test]
 fn nothing_sleeps() {
     let sleep = concat!("sle", "ep(");
-    // A ring of files is shown to be bounded at the pace that a disk can keep: its writer says
-    // nothing that could be waited for.
+    // A ring of files is shown to be bounded at the pace of a disk: its writer reports nothing that
+    // the test could wait for.
     let excepted = root().join("server/src/edge/record/tests.rs");
     let folders = ["core", "server", "tests", "sim/tests", "sim/lab/tests", "fuzz/fuzz_targets"];
     let all = folders.iter().flat_map(|folder| files(folder, &["rs"]));
@@ -174,8 +174,7 @@ fn prose(line: &str) -> String {
     text
 }
 
-/// Every direct dependency from elsewhere has its reason in a comment above it, or above the group
-/// that it stands in.
+/// Every direct external dependency has its reason in a comment above it, or above its group.
 #[test]
 fn dependencies_have_reasons() {
     let mut seen = 0;
@@ -200,7 +199,7 @@ fn dependencies_have_reasons() {
     assert!(seen > 10, "{seen} dependencies were found");
 }
 
-/// Every direct dependency is named by the code of its package.
+/// The code of a package uses every one of its direct dependencies.
 #[test]
 fn dependencies_are_used() {
     let manifests: Vec<PathBuf> =
@@ -232,7 +231,7 @@ fn dependencies_are_used() {
     assert!(seen > 20, "{seen} dependencies were found");
 }
 
-/// The documents ask for the Rust that the manifest asks for.
+/// The documents require the Rust version of the manifest.
 #[test]
 fn documents_name_the_rust_version() {
     let manifest = read(&root().join("Cargo.toml"));
@@ -249,7 +248,7 @@ fn documents_name_the_rust_version() {
     }
 }
 
-/// Every relative link in a document leads to a file that is there, and to a heading that it has.
+/// Every relative link in a document leads to an existing file and heading.
 #[test]
 fn links_resolve() {
     let mut seen = 0;
@@ -271,7 +270,7 @@ fn links_resolve() {
     assert!(seen > 5, "{seen} links were found");
 }
 
-/// The tables of keys in `configuration.md` list every key and no other, with its default.
+/// The tables of keys in `configuration.md` list every key and no others, with the default.
 #[test]
 fn documents_list_every_key() {
     let mut real = BTreeMap::new();
@@ -314,7 +313,7 @@ fn documents_list_the_real_ranges() {
     assert!(seen > 30, "{seen} ranges were found");
 }
 
-/// The table of flags in `configuration.md` lists every flag of the program and no other.
+/// The table of flags in `configuration.md` lists every flag of the program and no others.
 #[test]
 fn documents_list_every_flag() {
     let mut real: Vec<String> = ["flags.rs", "help.rs"]
@@ -375,7 +374,7 @@ fn has_kind(row: &KeyRow, default: &Value) -> bool {
     }
 }
 
-/// Every leaf of a configuration by its path; lists are leaves.
+/// Collects every leaf of a configuration by its path. Lists are leaves.
 fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
     let Value::Object(map) = value else {
         into.insert(path.to_owned(), value.clone());
@@ -391,10 +390,10 @@ fn json_of(config: &Config) -> Value {
     serde_json::to_value(config).expect("plain data")
 }
 
-/// Whether a configuration with this number at this key is valid.
+/// Returns whether a configuration with this number at this key is valid.
 fn takes(key: &str, number: f64) -> bool {
     let mut config = json_of(&Config::default());
-    // Two that hang together: each is tried where the other leaves it room.
+    // Two keys depend on each other: each is tried with enough room from the other.
     if key == "limits.targetBytesMax" {
         config["limits"]["headBytesMax"] = 60_000.into();
     } else {
@@ -414,7 +413,7 @@ fn quoted_flags(text: &str) -> Vec<String> {
     strings.flat_map(flags_in).collect()
 }
 
-/// The flags in `-h, --help` or `--listen HOST:PORT`.
+/// Returns the flags in `-h, --help` or `--listen HOST:PORT`.
 fn flags_in(text: &str) -> Vec<String> {
     let is_flag = |word: &&str| word.starts_with('-') && word.len() > 1;
     text.split([' ', ',']).filter(is_flag).map(str::to_owned).collect()
@@ -427,14 +426,14 @@ fn links(text: &str) -> Vec<String> {
     ends.filter_map(|rest| rest.split(')').next()).map(str::to_owned).collect()
 }
 
-/// A heading as a link names it.
+/// Returns the anchor of a heading.
 fn slug(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// Whether `word` stands in `line` with no letter of another word beside it.
+/// Returns whether `word` is in `line` as a whole word.
 fn has_word(line: &str, word: &str) -> bool {
     let is_beside = |c: char| c.is_alphanumeric() || c == '_';
     let starts_open = word.starts_with(|c: char| c.is_alphanumeric());
@@ -446,7 +445,7 @@ fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
-/// The lines of a file up to its tests, comments left out, with their numbers.
+/// Returns the numbered lines of a file up to its tests, without comments.
 fn code_lines(file: &Path) -> Vec<(usize, String)> {
     let is_test = file.components().any(|part| {
         let part = part.as_os_str();
@@ -458,7 +457,8 @@ fn code_lines(file: &Path) -> Vec<(usize, String)> {
     lines.filter(|(_, line)| !line.trim_start().starts_with("//")).collect()
 }
 
-/// The files below a folder of the repository that end in one of these, what is built left out.
+/// Returns the files below a folder of the repository with one of these endings, without build
+/// output.
 fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];

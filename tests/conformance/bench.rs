@@ -1,8 +1,8 @@
-//! One proxy in memory; its clients and backends are byte strings, its time is a number.
+//! A proxy in memory. Its clients and backends are byte strings, its time is a number.
 //!
-//! It does what the reactor does, one connection after the other, and checks the proxy's tables
-//! after every call. Backends accept every connection at once by default, and respond to probes by
-//! themselves.
+//! The bench does what the reactor does, one connection after the other, and checks the proxy's
+//! tables after every call. Backends accept every connection at once unless `dialling` says
+//! otherwise. The bench responds to probes by itself.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use intelliproxy_core::Instant;
 pub(crate) struct Bench {
     pub(crate) proxy: Proxy,
     pub(crate) now: Instant,
-    /// Bytes that one read brings at most.
+    /// Maximum of bytes that one read returns.
     pub(crate) step: usize,
-    /// The result of dialling backends.
+    /// The fate of new connections to backends.
     pub(crate) dialling: Dialling,
-    /// Bytes that a new connection to a backend takes.
+    /// Bytes that a new connection to a backend accepts.
     pub(crate) backends_take: usize,
-    /// The proxy's notices.
+    /// The notices of the proxy.
     pub(crate) notices: Vec<Notice>,
     wires: BTreeMap<ConnId, Wire>,
     open: BTreeSet<ConnId>,
-    /// Connections to backends, probes left out, in the order of their making.
+    /// Connections to backends without probes, in the order in which they were opened.
     upstreams: Vec<ConnId>,
 }
 
-/// The result of dialling backends.
+/// The fate of new connections to backends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Dialling {
     Succeeds,
@@ -37,22 +37,22 @@ pub(crate) enum Dialling {
     Hangs,
 }
 
-/// A connection as its peer sees it.
+/// A connection as seen by the proxy's peer.
 #[derive(Debug)]
 pub(crate) struct Wire {
     /// Bytes that the peer has sent and the proxy has not read.
     incoming: VecDeque<u8>,
     has_ended: bool,
-    is_end_told: bool,
+    is_end_reported: bool,
     /// Bytes that the proxy has sent.
     pub(crate) received: Vec<u8>,
-    /// Bytes that the peer still takes.
+    /// Bytes that the peer still accepts.
     pub(crate) takes: usize,
-    /// Bytes in the system's buffers that the peer has not acknowledged, where that is known.
+    /// Bytes in the system's buffers that the peer has not acknowledged, if known.
     pub(crate) unacknowledged: Option<u64>,
-    /// Whether the proxy sent its end.
+    /// Whether the proxy has ended its side.
     pub(crate) is_shut: bool,
-    /// Whether the proxy closed it, and if so whether by a reset.
+    /// Whether the proxy has closed it, and then whether by a reset.
     pub(crate) closed: Option<bool>,
 }
 
@@ -83,7 +83,7 @@ impl Bench {
         }
     }
 
-    /// A client connects.
+    /// Connects a client.
     pub(crate) fn client(&mut self) -> ConnId {
         self.client_from("192.0.2.7:4711")
     }
@@ -95,7 +95,7 @@ impl Bench {
         conn
     }
 
-    /// A client connects to a listener that speaks the PROXY protocol, and sends.
+    /// Connects a client to a listener that speaks the PROXY protocol, and sends `bytes`.
     pub(crate) fn announced_client(&mut self, peer: &str, bytes: &[u8]) -> ConnId {
         let conn = self.client_from(peer);
         self.proxy.expect_proxy_header(conn);
@@ -103,45 +103,45 @@ impl Bench {
         conn
     }
 
-    /// A client connects and sends.
+    /// Connects a client, and sends `bytes`.
     pub(crate) fn client_with(&mut self, bytes: &[u8]) -> ConnId {
         let conn = self.client();
         self.send(conn, bytes);
         conn
     }
 
-    /// A peer sends.
+    /// Sends `bytes` from a peer.
     pub(crate) fn send(&mut self, conn: ConnId, bytes: &[u8]) {
         self.wire_mut(conn).incoming.extend(bytes);
         self.run();
     }
 
-    /// A peer ends its side behind what it has sent.
+    /// Ends a peer's side after the bytes that it has sent.
     pub(crate) fn end(&mut self, conn: ConnId) {
         self.wire_mut(conn).has_ended = true;
         self.run();
     }
 
-    /// A peer ends its side; the proxy sees it when it looks, or with the next thing that happens.
+    /// Ends a peer's side without an event: the proxy sees it at its next read or check.
     pub(crate) fn end_unseen(&mut self, conn: ConnId) {
         self.wire_mut(conn).has_ended = true;
     }
 
-    /// The same, where the proxy has not closed the connection.
+    /// Ends a peer's side unless the proxy has closed the connection.
     pub(crate) fn end_if_open(&mut self, conn: ConnId) {
         if self.wire(conn).closed.is_none() {
             self.end(conn);
         }
     }
 
-    /// A peer takes nothing more, though it may have sent something.
+    /// Makes a peer refuse all further writes. Bytes that it has sent can still be read.
     pub(crate) fn break_writes(&mut self, conn: ConnId) {
         self.wire_mut(conn).takes = 0;
         self.proxy.handle_write_failed(self.now, conn);
         self.run();
     }
 
-    /// A new configuration: `name` is the only backend, and it is somewhere else.
+    /// Applies a configuration in which `name` is the only backend, at a new address.
     pub(crate) fn move_backend(&mut self, name: &str) {
         let moved = BackendTarget {
             name: name.to_owned(),
@@ -154,24 +154,24 @@ impl Bench {
         self.run();
     }
 
-    /// A peer resets its connection.
+    /// Resets a peer's connection.
     pub(crate) fn reset(&mut self, conn: ConnId) {
         self.proxy.handle_failed(self.now, conn);
         self.run();
     }
 
-    /// Lets a peer take `takes` bytes more.
+    /// Lets a peer accept `takes` bytes more.
     pub(crate) fn take(&mut self, conn: ConnId, takes: usize) {
         self.wire_mut(conn).takes = takes;
         self.run();
     }
 
-    /// Sets the bytes that a peer has not acknowledged of those that the system holds for it.
+    /// Sets the number of bytes that the system holds for a peer without an acknowledgement.
     pub(crate) fn hold(&mut self, conn: ConnId, unacknowledged: u64) {
         self.wire_mut(conn).unacknowledged = Some(unacknowledged);
     }
 
-    /// Time passes, every deadline on the way in its turn.
+    /// Lets time pass and handles every deadline on the way.
     pub(crate) fn pass(&mut self, span: Duration) {
         let end = self.now + span;
         while let Some(at) = self.proxy.poll_timeout().filter(|at| *at <= end) {
@@ -186,27 +186,27 @@ impl Bench {
         self.wires.get(&conn).expect("a connection of this proxy")
     }
 
-    /// Returns the bytes that a peer has received, as text.
+    /// Returns all that a peer has received since the last `drain`, as text.
     pub(crate) fn text(&self, conn: ConnId) -> String {
         String::from_utf8_lossy(&self.wire(conn).received).into_owned()
     }
 
-    /// Returns the bytes that a peer has received since the last call.
+    /// Takes all that a peer has received since the last call.
     pub(crate) fn drain(&mut self, conn: ConnId) -> Vec<u8> {
         std::mem::take(&mut self.wire_mut(conn).received)
     }
 
-    /// Bytes that a peer has sent and the proxy has not read.
+    /// Returns the number of bytes that a peer has sent and the proxy has not read.
     pub(crate) fn unread(&self, conn: ConnId) -> usize {
         self.wire(conn).incoming.len()
     }
 
-    /// The connections to backends so far.
+    /// Returns the connections to backends so far.
     pub(crate) fn upstreams(&self) -> &[ConnId] {
         &self.upstreams
     }
 
-    /// The latest connection to a backend.
+    /// Returns the latest connection to a backend.
     #[track_caller]
     pub(crate) fn upstream(&self) -> ConnId {
         *self.upstreams.last().expect("a connection to a backend")
@@ -221,7 +221,7 @@ impl Bench {
         self.wires.get_mut(&conn).expect("a connection of this proxy")
     }
 
-    /// Moves bytes and does what the proxy wants until nothing changes.
+    /// Moves bytes and carries out actions until nothing changes.
     pub(crate) fn run(&mut self) {
         self.carry_out();
         loop {
@@ -245,9 +245,9 @@ impl Bench {
             return false;
         };
         if wire.incoming.is_empty() {
-            let is_news = wire.has_ended && !wire.is_end_told;
+            let is_news = wire.has_ended && !wire.is_end_reported;
             if is_news {
-                wire.is_end_told = true;
+                wire.is_end_reported = true;
                 self.proxy.handle_eof(self.now, conn);
             }
             return is_news;
@@ -276,13 +276,13 @@ impl Bench {
         }
         wire.received.extend_from_slice(&waiting[..count]);
         wire.takes -= count;
-        self.answer_probe(conn);
+        self.respond_to_probe(conn);
         self.proxy.handle_written(self.now, conn, count);
         true
     }
 
-    /// Probes are answered well, and are no upstreams.
-    fn answer_probe(&mut self, conn: ConnId) {
+    /// Responds 200 to a probe, and removes its connection from the upstreams.
+    fn respond_to_probe(&mut self, conn: ConnId) {
         let wire = self.wires.get_mut(&conn).expect("it was written to");
         let is_probe = [&b"GET /health "[..], b"GET /metrics "]
             .iter()
@@ -337,7 +337,8 @@ impl Bench {
 }
 
 impl Wire {
-    /// Whether the proxy has ended it in a way that its peer takes for a clean end.
+    /// Returns whether the proxy has ended the connection in a way that its peer reads as a clean
+    /// end.
     pub(crate) fn is_over(&self) -> bool {
         self.closed == Some(false) || (self.is_shut && self.closed.is_none())
     }
@@ -346,7 +347,7 @@ impl Wire {
         Self {
             incoming: VecDeque::new(),
             has_ended: false,
-            is_end_told: false,
+            is_end_reported: false,
             received: Vec::new(),
             takes: usize::MAX,
             unacknowledged: None,
@@ -359,7 +360,7 @@ impl Wire {
 /// The proxy's name in Via, with the suffix of the bench's seed.
 pub(crate) const VIA: &str = "intelliproxy-910a2dec";
 
-/// The head that a backend gets for a request of the bench's client with `Host: h`.
+/// Returns the head that a backend gets for a request of the bench's client with `Host: h`.
 pub(crate) fn forwarded(line: &str, fields: &str) -> String {
     format!(
         "{line} HTTP/1.1\r\nHost: h\r\n{fields}X-Forwarded-For: 192.0.2.7\r\n\
@@ -367,7 +368,7 @@ pub(crate) fn forwarded(line: &str, fields: &str) -> String {
     )
 }
 
-/// The answer that the proxy itself gives, its connection closed after it.
+/// Returns the response that the proxy itself sends before it closes the connection.
 pub(crate) fn refusal(status: u16) -> String {
     let reason = match status {
         400 => "Bad Request",
@@ -382,7 +383,7 @@ pub(crate) fn refusal(status: u16) -> String {
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
         508 => "Loop Detected",
-        _ => panic!("the proxy does not answer {status} by itself"),
+        _ => panic!("the proxy does not send {status} by itself"),
     };
     let length = format!("{status} {reason}\n").len();
     format!(

@@ -1,13 +1,13 @@
-//! Request bodies, and requests that follow each other.
+//! Request bodies, and pipelined requests.
 use intelliproxy::config::Config;
 
 use crate::bench::{Bench, forwarded, refusal};
 
 const HEAD: &str = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
 const NEXT: &str = "GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
-const EMPTY_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+const EMPTY_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
-/// Takes a chunked body apart that was written by a strict writer: data, and trailer lines.
+/// Decodes a chunked body of a strict writer into its data and its trailer lines.
 #[track_caller]
 pub(crate) fn dechunk(mut text: &str) -> (String, String) {
     let mut data = String::new();
@@ -26,15 +26,15 @@ pub(crate) fn dechunk(mut text: &str) -> (String, String) {
     }
 }
 
-/// Bodies that break the grammar: the client is refused, the backend's request never gets an end,
-/// and what follows is not served.
+/// Bodies that break the grammar: the client gets an error, the backend's request is never
+/// complete, and the bytes that follow are not served.
 #[test]
 fn bad_chunks_are_refused() {
     for (name, body) in [
         ("prefix", "0x5\r\nhello\r\n0\r\n\r\n"),
         ("sign", "+5\r\nhello\r\n0\r\n\r\n"),
         ("negative", "-5\r\nhello\r\n0\r\n\r\n"),
-        ("no hexadecimal", "G\r\nhello\r\n0\r\n\r\n"),
+        ("not hexadecimal", "G\r\nhello\r\n0\r\n\r\n"),
         ("empty size", "\r\nhello\r\n0\r\n\r\n"),
         ("space before the size", " 5\r\nhello\r\n0\r\n\r\n"),
         ("space inside the size", "0 5\r\nhello\r\n0\r\n\r\n"),
@@ -60,7 +60,7 @@ fn bad_chunks_are_refused() {
         ("no colon in the trailer", "5\r\nhello\r\n0\r\nAbc\r\n\r\n"),
         ("space before a trailer's colon", "5\r\nhello\r\n0\r\nA : b\r\n\r\n"),
         ("empty trailer name", "5\r\nhello\r\n0\r\n: b\r\n\r\n"),
-        ("trailer name that is no token", "5\r\nhello\r\n0\r\nA@: b\r\n\r\n"),
+        ("trailer name that is not a token", "5\r\nhello\r\n0\r\nA@: b\r\n\r\n"),
         ("NUL in the trailer", "5\r\nhello\r\n0\r\nA: \0\r\n\r\n"),
     ] {
         for step in [usize::MAX, 1] {
@@ -81,9 +81,10 @@ fn bad_chunks_are_refused() {
     }
 }
 
-/// Chunked bodies are encoded again: plain sizes, no extensions, and only permitted trailer fields.
+/// Chunked bodies are encoded again: plain sizes, no extensions, and only the permitted trailer
+/// fields.
 #[test]
-fn good_chunks_are_framed_anew() {
+fn good_chunks_are_encoded_again() {
     let trailer = "X-Sum: 1\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\nHost: evil\r\n\
                    Authorization: x\r\nConnection: close\r\nTE: x\r\nContent-Type: x\r\n\
                    Content_Length: 9\r\nX-Forwarded-For: x\r\nX-Other:\r\n";
@@ -111,15 +112,19 @@ fn good_chunks_are_framed_anew() {
             got.sort_unstable();
             assert_eq!(got, expected, "{name} by {step}");
             assert_eq!(dechunk(forwarded_body), (data.to_owned(), passed.to_owned()), "{name}");
-            bench.send(upstream, EMPTY_ANSWER);
+            bench.send(upstream, EMPTY_RESPONSE);
             assert!(bench.text(client).starts_with("HTTP/1.1 200 OK\r\n"), "{name} by {step}");
-            assert_eq!(bench.wire(upstream).closed, None, "{name} by {step}: it is kept");
+            assert_eq!(
+                bench.wire(upstream).closed,
+                None,
+                "{name} by {step}: the connection is kept"
+            );
         }
     }
 }
 
-/// A trailer section for which there is no room beside what waits goes on when that is taken, whether
-/// or not the client ends its side meanwhile; no clock runs out for it.
+/// A trailer section that does not fit beside waiting bytes is forwarded once the backend accepts
+/// those, whether or not the client ends its side meanwhile. No timeout expires because of it.
 #[test]
 fn a_long_trailer_section_waits_for_room() {
     for (data, len) in [(1, 1990), (1, 8000), (1900, 500), (3000, 2500), (100_000, 8000)] {
@@ -144,14 +149,18 @@ fn a_long_trailer_section_waits_for_room() {
             let text = bench.text(upstream);
             let (_, forwarded_body) = text.split_once("\r\n\r\n").expect("a head");
             assert_eq!(dechunk(forwarded_body), ("x".repeat(data), trailer), "{data} and {len}");
-            bench.send(upstream, EMPTY_ANSWER);
+            bench.send(upstream, EMPTY_RESPONSE);
             assert!(bench.text(client).starts_with("HTTP/1.1 200 OK\r\n"), "{data} and {len}");
-            assert_eq!(bench.wire(upstream).closed, None, "{data} and {len}: it is kept");
+            assert_eq!(
+                bench.wire(upstream).closed,
+                None,
+                "{data} and {len}: the connection is kept"
+            );
         }
     }
 }
 
-/// A client that leaves inside its body leaves no whole request behind it.
+/// A client that leaves inside its body: the backend never gets a complete request.
 #[test]
 fn cut_uploads_are_seen_as_cut() {
     for request in [
@@ -178,7 +187,8 @@ fn cut_uploads_are_seen_as_cut() {
     }
 }
 
-/// Pipelined requests: one at a time to the backend, answers in order, each framing in its turn.
+/// Pipelined requests: one at a time goes to the backend, responses come back in order, and each
+/// message is framed on its own.
 #[test]
 fn pipelined_requests_are_served_in_order() {
     let requests = [
@@ -199,9 +209,9 @@ fn pipelined_requests_are_served_in_order() {
             let paths: Vec<&str> = text.matches(" HTTP/1.1\r\n").collect();
             assert_eq!(paths.len(), 1, "one at a time: {text}");
             assert!(text.contains(&format!("/{number} HTTP/1.1\r\n")), "{number}: {text}");
-            let answer = format!("HTTP/1.1 200 OK\r\nN: {number}\r\nContent-Length: 1\r\n\r\n");
+            let response = format!("HTTP/1.1 200 OK\r\nN: {number}\r\nContent-Length: 1\r\n\r\n");
             let body = if number == 3 { "" } else { &number.to_string() };
-            bench.send(upstream, format!("{answer}{body}").as_bytes());
+            bench.send(upstream, format!("{response}{body}").as_bytes());
         }
         let text = bench.text(client);
         let order: Vec<char> = text
@@ -218,8 +228,8 @@ fn pipelined_requests_are_served_in_order() {
     }
 }
 
-/// `Expect: 100-continue` is the backend's to answer: its 100 goes to the client, whose body then
-/// goes on; a final answer instead of it ends the connection, since the body may still come.
+/// `Expect: 100-continue` is forwarded: the backend's 100 goes to the client, which then sends its
+/// body. A final response instead of the 100 ends the connection, because the body may still come.
 #[test]
 fn expectations_are_passed_on() {
     let request =
@@ -228,13 +238,13 @@ fn expectations_are_passed_on() {
     let client = bench.client_with(request);
     let upstream = bench.upstream();
     assert!(bench.text(upstream).contains("Expect: 100-Continue\r\n"));
-    assert_eq!(bench.text(client), "", "the proxy promises nothing by itself");
+    assert_eq!(bench.text(client), "", "the proxy sends no 100 by itself");
     bench.send(upstream, b"HTTP/1.1 100 Continue\r\n\r\n");
     assert_eq!(bench.drain(client), b"HTTP/1.1 100 Continue\r\n\r\n");
     bench.send(client, b"hello");
     assert!(bench.text(upstream).ends_with("\r\n\r\nhello"));
-    bench.send(upstream, EMPTY_ANSWER);
-    assert_eq!(bench.drain(client), EMPTY_ANSWER);
+    bench.send(upstream, EMPTY_RESPONSE);
+    assert_eq!(bench.drain(client), EMPTY_RESPONSE);
     assert_eq!(bench.wire(upstream).closed, None);
 
     bench.send(client, request);
@@ -242,7 +252,7 @@ fn expectations_are_passed_on() {
     let refused = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     assert_eq!(bench.text(client), refused);
     assert!(bench.wire(client).is_shut);
-    assert!(bench.wire(upstream).closed.is_some(), "it waits for a body that never comes");
+    assert!(bench.wire(upstream).closed.is_some(), "the backend waits for a body that never comes");
 
     let mut bench = Bench::new(Config::default());
     bench.client_with(b"POST / HTTP/1.0\r\nExpect: x\r\nContent-Length: 1\r\n\r\nx");
@@ -250,7 +260,8 @@ fn expectations_are_passed_on() {
     assert!(!text.contains("Expect"), "HTTP/1.0 has no expectations: {text}");
 }
 
-/// A slow backend holds its client back: only so much is taken in, and nothing is lost.
+/// A slow backend slows its client down: the proxy reads a bounded part of the upload and loses
+/// nothing.
 #[test]
 fn uploads_are_held_back() {
     let mut bench = Bench::new(Config::default());

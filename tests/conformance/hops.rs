@@ -1,11 +1,12 @@
-//! Hops before the proxy: whose word counts, who the client is, who sees /stats, and loops.
+//! Hops before the proxy: which fields are trusted, which address is the client's, access to
+//! /stats, and loops.
 use intelliproxy::config::Config;
 use intelliproxy::proxy::Notice;
 
 use super::bench::{Bench, VIA, refusal};
 
-/// A proxy that trusts 192.0.2.0/24 and 2001:db8::/32, and shows /stats to 198.51.100.0/24 and to
-/// 192.0.2.7.
+/// Builds a proxy that trusts 192.0.2.0/24 and 2001:db8::/32. It shows /stats to 198.51.100.0/24
+/// and to 192.0.2.7.
 fn trusting() -> Bench {
     let mut config = Config::default();
     let list = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
@@ -18,8 +19,8 @@ const SAID: &str = "X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\
     X-Forwarded-Host: shop.example\r\nX-Forwarded-Port: 443\r\n\
     Forwarded: for=198.51.100.7;proto=https\r\n";
 
-/// The fields of a trusted hop about its client are forwarded unchanged, and missing ones are
-/// added; those of others are replaced.
+/// The forwarding fields of a trusted hop are forwarded unchanged, and missing ones are added.
+/// Those of other peers are replaced.
 #[test]
 fn a_trusted_hops_word_goes_on() {
     let rows = [
@@ -72,8 +73,8 @@ fn a_trusted_hops_word_goes_on() {
     }
 }
 
-/// The client of a request over a trusted hop is the rightmost address that is not trusted; it is
-/// the one that notices name, for that request alone.
+/// The client of a request from a trusted hop is the rightmost address that is not trusted. Notices
+/// name it for that request only.
 #[test]
 fn the_client_is_the_rightmost_untrusted_address() {
     let rows = [
@@ -104,7 +105,7 @@ fn the_client_is_the_rightmost_untrusted_address() {
         });
         assert_eq!(named.as_deref(), Some(expected), "{peer} {fields}");
     }
-    // Bytes that are not a request do not belong to the client of the last one.
+    // An invalid request is attributed to the peer, not to the client of the request before it.
     let mut bench = trusting();
     let client = bench.client_from("192.0.2.7:1");
     bench.send(client, b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n");
@@ -114,10 +115,10 @@ fn the_client_is_the_rightmost_untrusted_address() {
     assert!(bench.notices.iter().any(is_peer));
 }
 
-/// Readers of /stats: an allowed peer whose request was not forwarded, or an allowed client that a
-/// trusted hop names.
+/// /stats is shown to an allowed peer whose request was not forwarded, and to an allowed client
+/// that a trusted hop names.
 #[test]
-fn stats_are_not_shown_to_whom_an_allowed_peer_forwards() {
+fn stats_are_not_shown_to_forwarded_clients() {
     let rows = [
         ("198.51.100.1:1", "", true),
         ("198.51.100.1:1", "X-Forwarded-For: 198.51.100.7\r\n", false),
@@ -142,18 +143,18 @@ fn stats_are_not_shown_to_whom_an_allowed_peer_forwards() {
     }
 }
 
-/// A request that went on from this instance comes back: 508, and a notice. Another instance of
-/// the same name is no loop.
+/// A request that this instance has forwarded comes back: the client gets 508, and a notice is
+/// sent. A request from another instance with the same name is not a loop.
 #[test]
 fn a_loop_is_ended() {
-    // As its own backend: what it sends comes back.
+    // The proxy is its own backend: each request that it sends comes back.
     let mut bench = Bench::new(Config::default());
     let first = bench.client_with(b"GET /round HTTP/1.1\r\nHost: h\r\n\r\n");
     let sent = bench.text(bench.upstream());
     let own = bench.client_with(sent.as_bytes());
     assert_eq!(bench.text(own), refusal(508));
-    let answer = bench.drain(own);
-    bench.send(bench.upstream(), &answer);
+    let response = bench.drain(own);
+    bench.send(bench.upstream(), &response);
     assert!(bench.text(first).starts_with("HTTP/1.1 508 "));
     for (via, is_loop) in [
         (format!("1.1 {VIA}"), true),
@@ -169,14 +170,14 @@ fn a_loop_is_ended() {
         assert_eq!(bench.upstreams().is_empty(), is_loop, "{via}");
         if is_loop {
             assert_eq!(bench.text(client), refusal(508), "{via}");
-            let is_told = |notice: &Notice| format!("{notice:?}").contains("error: Loop");
-            assert!(bench.notices.iter().any(is_told));
+            let is_reported = |notice: &Notice| format!("{notice:?}").contains("error: Loop");
+            assert!(bench.notices.iter().any(is_reported));
         }
     }
 }
 
-/// A PROXY protocol header of a trusted hop names the client, whose fields about others count only
-/// if it is trusted itself. Other peers send no header; one is an invalid request.
+/// The PROXY protocol header of a trusted hop names the client. The client's own forwarding fields
+/// count only if the client is trusted itself. From other peers the header is an invalid request.
 #[test]
 fn a_proxy_header_names_the_client() {
     let binary = |family: u8, command: u8| {
@@ -203,7 +204,7 @@ fn a_proxy_header_names_the_client() {
             let proto = if client.starts_with("192.0.2.") { "https" } else { "http" };
             assert!(text.contains(&format!("\r\nX-Forwarded-For: {client}\r\n")), "{text}");
             assert!(text.contains(&format!("\r\nX-Forwarded-Proto: {proto}\r\n")), "{text}");
-            // Once: the next request has no header before it.
+            // The header is read once: no header comes before the next request.
             bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
             bench.drain(conn);
             bench.send(conn, request);
@@ -225,7 +226,7 @@ fn a_proxy_header_names_the_client() {
             assert!(bench.upstreams().is_empty());
         }
     }
-    // A header that never becomes whole is waited for as long as a head; an end inside it is no
+    // An incomplete header has the same timeout as a head. An end inside it is not an invalid
     // request.
     let mut bench = trusting();
     let conn = bench.announced_client("192.0.2.9:1", b"PROXY TCP4 ");

@@ -1,4 +1,4 @@
-//! Connections to backends that are kept: for how long, and for which requests.
+//! Idle connections to backends: how long they are kept, and which requests may use them.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
@@ -10,7 +10,7 @@ const GET: &str = "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
 const POST: &str = "POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab";
 const OWN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
 
-/// A client whose request is answered; returns it and the connection to the backend.
+/// Sends a request and its response. Returns the client and the connection to the backend.
 fn served(bench: &mut Bench, request: &str, response: &str) -> (ConnId, ConnId) {
     let client = bench.client_with(request.as_bytes());
     let upstream = bench.upstream();
@@ -26,8 +26,8 @@ fn has_remedy(bench: &Bench, wanted: RemedyTaken) -> bool {
         .any(|notice| matches!(notice, Notice::UpstreamError { remedy, .. } if *remedy == wanted))
 }
 
-/// `Keep-Alive: timeout=N` of a backend bounds how long its connection is kept, less a margin;
-/// each row is used before its time and closed at it.
+/// `Keep-Alive: timeout=N` of a backend bounds how long its connection is kept, less a margin. In
+/// each row the connection is used again before its time and closed at it.
 #[test]
 fn a_backends_keep_alive_time_is_held() {
     let rows = [
@@ -63,8 +63,8 @@ fn a_backends_keep_alive_time_is_held() {
     }
 }
 
-/// The time of an idle connection holds when a request comes before its timer was handled, as
-/// after a pause of the process.
+/// An idle connection whose time is over is not used, even if the request comes before its timer is
+/// handled, as after a pause of the process.
 #[test]
 fn a_connection_whose_time_is_over_is_not_used() {
     let mut bench = Bench::new(Config::default());
@@ -75,8 +75,8 @@ fn a_connection_whose_time_is_over_is_not_used() {
     assert_eq!(bench.upstreams().len(), 2);
 }
 
-/// Before a request that may not be sent again goes over an idle connection, the proxy looks
-/// whether the backend has closed it: then it goes over a fresh one.
+/// Before a request that may not be repeated uses an idle connection, the proxy checks whether the
+/// backend has closed it. If so, the request gets a new connection.
 #[test]
 fn a_post_looks_before_it_uses_a_connection() {
     let mut bench = Bench::new(Config::default());
@@ -93,8 +93,8 @@ fn a_post_looks_before_it_uses_a_connection() {
     assert!(has_remedy(&bench, RemedyTaken::Redialled));
 }
 
-/// The first request of a client that may not be sent again goes over an idle connection only
-/// where the backend is known to keep connections: one that was used again, or was idle for long.
+/// A client's first request, if it may not be repeated, uses an idle connection only where the
+/// backend is known to keep connections: one that was used twice, or that was idle for long.
 #[test]
 fn a_first_post_uses_proven_connections_only() {
     for (name, prove, is_reused) in [
@@ -114,7 +114,8 @@ fn a_first_post_uses_proven_connections_only() {
         }
         bench.client_with(POST.as_bytes());
         assert_eq!(bench.upstreams().len(), if is_reused { 1 } else { 2 }, "{name}");
-        // A later one of the same client, and one that may be sent again, take any.
+        // A later request of the same client, and a request that may be repeated, use any idle
+        // connection.
         let mut bench = Bench::new(Config::default());
         let (client, first) = served(&mut bench, GET, OWN);
         bench.send(client, POST.as_bytes());
@@ -122,9 +123,9 @@ fn a_first_post_uses_proven_connections_only() {
     }
 }
 
-/// A kept connection that is closed when a request went out over it: a client that knows that its
-/// own connection was kept is closed without a response and may repeat the request; at a client's
-/// first request it gets 502. The backend is not blamed for the first.
+/// A kept connection is closed after a request went out over it. If the client's own connection was
+/// kept too, it is closed without a response, and the client may repeat the request. If it was the
+/// client's first request, the client gets 502. The backend is not blamed in the first case.
 #[test]
 fn a_lost_post_closes_a_kept_client() {
     let mut bench = Bench::new(Config::default());
@@ -135,7 +136,7 @@ fn a_lost_post_closes_a_kept_client() {
     assert_eq!(bench.text(client), "", "no response");
     assert!(bench.wire(client).is_over(), "a clean end");
     assert!(has_remedy(&bench, RemedyTaken::Closed));
-    assert_eq!(bench.upstreams().len(), 1, "only the client repeats it");
+    assert_eq!(bench.upstreams().len(), 1, "the proxy does not repeat it");
     let snapshot = bench.proxy.snapshot(bench.now);
     assert_eq!((snapshot.backends[0].errors, snapshot.backends[0].in_flight), (0, 0));
     bench.end(client);
@@ -147,8 +148,8 @@ fn a_lost_post_closes_a_kept_client() {
     let other = bench.client_with(POST.as_bytes());
     let first = bench.upstream();
     bench.end(first);
-    assert!(bench.text(other).starts_with("HTTP/1.1 502 "), "a first request is answered");
-    // One byte of a response shows that the request was received: that is answered, too.
+    assert!(bench.text(other).starts_with("HTTP/1.1 502 "), "a first request gets a response");
+    // One byte of a response shows that the request was received: the client gets 502, too.
     let mut bench = Bench::new(Config::default());
     let (client, first) = served(&mut bench, GET, OWN);
     bench.send(client, POST.as_bytes());
@@ -160,8 +161,8 @@ fn a_lost_post_closes_a_kept_client() {
 const CHALLENGE: &str = "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\
     www-authenticate: Negotiate, NTLM\r\nContent-Length: 0\r\n\r\n";
 
-/// A 401 or 407 that asks for NTLM or Negotiate, and credentials of one of them, bind the
-/// connection to the client; other schemes do not.
+/// A 401 or 407 that asks for NTLM or Negotiate binds the connection to the client, and so do
+/// credentials of these schemes. Other schemes do not.
 #[test]
 fn authenticated_connections_stay_with_their_client() {
     let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
@@ -183,7 +184,7 @@ fn authenticated_connections_stay_with_their_client() {
     for (request, response, is_bound) in rows {
         let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
         let (alice, own) = served(&mut bench, &request, &response);
-        // Another client does not get it, and it outlives the time of idle ones.
+        // Another client does not get it, and it is kept longer than idle ones.
         let bob = bench.client_with(GET.as_bytes());
         let others = bench.upstream();
         assert_eq!(others != own, is_bound, "{request}{response}");
@@ -194,7 +195,7 @@ fn authenticated_connections_stay_with_their_client() {
         if !is_bound {
             continue;
         }
-        // Its own client does, whatever the method; and both end together.
+        // Its own client gets it, whatever the method. Both connections end together.
         for (next, path) in [(GET, "GET /1 "), (POST, "POST /2 ")] {
             bench.drain(own);
             bench.send(alice, next.as_bytes());
@@ -210,8 +211,8 @@ fn authenticated_connections_stay_with_their_client() {
     }
 }
 
-/// The ends of a client's own connection end the client: in idle time, unseen until the next
-/// request, inside an exchange, by the backend's word, and with unasked bytes.
+/// The client's connection ends with the connection that is bound to it: while idle, unseen until
+/// the next request, inside an exchange, by `Connection: close`, and by unsolicited bytes.
 #[test]
 fn a_client_ends_with_its_own_connection() {
     let start = || {
@@ -238,29 +239,29 @@ fn a_client_ends_with_its_own_connection() {
         bench.end(own);
         assert!(bench.wire(alice).is_over() && bench.text(alice).is_empty(), "{request}");
         assert_eq!(bench.upstreams(), [own], "never sent over another connection");
-        // An error instead of a response is the last response.
+        // An error response instead of the backend's is the last one.
         let (mut bench, alice, own) = start();
         bench.send(alice, request.as_bytes());
         bench.send(own, b"nonsense\r\n\r\n");
         let text = bench.text(alice);
         assert!(text.starts_with("HTTP/1.1 502 ") && text.contains("\r\nConnection: close\r\n"));
     }
-    // A backend that closes behind its challenge closes its client, too.
+    // A backend that closes the connection after its challenge closes its client's, too.
     let mut bench = Bench::new(Config::default());
     let alice = bench.client_with(GET.as_bytes());
     let closing = CHALLENGE.replace("Content", "Connection: close\r\nContent");
     bench.send(bench.upstream(), closing.as_bytes());
     assert!(bench.text(alice).contains("\r\nConnection: close\r\n"));
     assert!(bench.wire(alice).is_over());
-    // A proxy that stops ends both.
+    // A proxy that stops closes both.
     let (mut bench, alice, own) = start();
     bench.proxy.handle_stop(bench.now);
     bench.run();
     assert_eq!((bench.wire(alice).closed, bench.wire(own).closed), (Some(false), Some(false)));
 }
 
-/// A client's own connection goes to its backend even when that is down: no other one knows the
-/// client.
+/// A connection that is bound to a client is used even while its backend is down: no other backend
+/// knows the client.
 #[test]
 fn an_own_connection_is_used_while_its_backend_is_down() {
     let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);

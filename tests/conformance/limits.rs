@@ -7,7 +7,7 @@ use crate::bench::{Bench, Dialling, refusal};
 
 const OWN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
 
-/// Sends a request whole and byte by byte; it reaches a backend, or is refused with a status.
+/// Sends a request whole and byte by byte. It reaches a backend, or gets `refused` as its status.
 #[track_caller]
 fn assert_verdict(name: &str, config: &Config, request: &[u8], refused: Option<u16>) {
     for step in [usize::MAX, 1] {
@@ -25,7 +25,7 @@ fn assert_verdict(name: &str, config: &Config, request: &[u8], refused: Option<u
     }
 }
 
-/// A head of `length` bytes: filled up in its last field.
+/// Returns a head of `length` bytes, padded in its last field.
 fn head_of(start: &str, length: usize) -> Vec<u8> {
     let rest = length - start.len() - "F: \r\n\r\n".len();
     format!("{start}F: {}\r\n\r\n", "x".repeat(rest)).into_bytes()
@@ -45,9 +45,9 @@ fn request_heads() {
     assert_verdict("without end", &config, &endless, Some(431));
 }
 
-/// `limits.headBytesMax` for answers: 502.
+/// `limits.headBytesMax` for responses: 502.
 #[test]
-fn answer_heads() {
+fn response_heads() {
     let mut config = Config::default();
     config.limits.head_bytes_max = 2000;
     config.limits.target_bytes_max = 1000;
@@ -75,7 +75,7 @@ fn targets() {
     }
 }
 
-/// `limits.fieldsMax`, Host among them: 431 for requests, 502 for answers.
+/// `limits.fieldsMax`, Host included: 431 for requests, 502 for responses.
 #[test]
 fn fields() {
     let mut config = Config::default();
@@ -90,10 +90,10 @@ fn fields() {
         assert_verdict(&format!("{count} fields"), &config, request.as_bytes(), refused);
         let mut bench = Bench::new(config.clone());
         let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n");
-        bench.send(bench.upstream(), answer.as_bytes());
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n");
+        bench.send(bench.upstream(), response.as_bytes());
         let status = if is_good { "HTTP/1.1 200 " } else { "HTTP/1.1 502 " };
-        assert!(bench.text(client).starts_with(status), "{count} fields of an answer");
+        assert!(bench.text(client).starts_with(status), "{count} fields of a response");
         let names_limit = bench.notices.iter().any(|notice| match notice {
             Notice::UpstreamError { error, .. } => error.to_string().contains("limits.fieldsMax"),
             _ => false,
@@ -108,7 +108,7 @@ fn fields() {
     }
 }
 
-/// `limits.chunkExtensionBytesMax`, for each chunk, the semicolon included: 431.
+/// `limits.chunkExtensionBytesMax` for each chunk, the semicolon included: 431.
 #[test]
 fn chunk_extensions() {
     let mut config = Config::default();
@@ -139,7 +139,7 @@ fn trailers() {
     }
 }
 
-/// `limits.bodyBytesMax`, announced or not: 413.
+/// `limits.bodyBytesMax`, with a length and in chunks: 413.
 #[test]
 fn bodies() {
     let mut config = Config::default();
@@ -159,8 +159,8 @@ fn bodies() {
     }
 }
 
-/// `limits.clients` with `overflow: reject`: one more is answered 503, and a place is free again
-/// when one leaves; with `overflow: wait` it is not accepted.
+/// `limits.clients` with `overflow: reject`: the next client gets 503, and a place is free again
+/// when a client leaves. With `overflow: wait` the next client is not accepted.
 #[test]
 fn clients() {
     let mut config = Config::default();
@@ -169,7 +169,7 @@ fn clients() {
     let mut bench = Bench::new(config.clone());
     let request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     let (first, second) = (bench.client(), bench.client());
-    assert!(bench.proxy.accepts(), "a further client gets a response");
+    assert!(bench.proxy.accepts(), "the next client is accepted and gets 503");
     let third = bench.client_with(request);
     assert_eq!(bench.text(third), refusal(503));
     assert!(bench.upstreams().is_empty());
@@ -191,8 +191,8 @@ fn clients() {
     assert!(bench.proxy.accepts(), "one has left");
 }
 
-/// A request that met a closed idle connection once goes over fresh ones from then on: it is sent at most
-/// once more than `limits.attempts` says, and to no more backends.
+/// A request that met a closed idle connection uses only new connections from then on. It is sent
+/// at most once more than `limits.attempts`, and to at most that many backends.
 #[test]
 fn attempts_with_stale_connections() {
     let mut config = Config::default();
@@ -223,7 +223,7 @@ fn attempts_with_stale_connections() {
     assert_eq!(sent, 4, "the idle one, and three attempts");
 }
 
-/// `limits.attempts` bounds the backends that are tried.
+/// `limits.attempts` bounds the number of backends that are tried.
 #[test]
 fn attempts() {
     for attempts in 1..=4 {
@@ -241,7 +241,7 @@ fn attempts() {
     }
 }
 
-/// `pool.idlePerBackend` bounds the idle connections that are kept.
+/// `pool.idlePerBackend` bounds the number of idle connections that are kept.
 #[test]
 fn idle_connections() {
     for (limit, kept) in [(0, 0), (1, 1), (2, 2), (3, 3), (4, 3)] {
@@ -261,7 +261,7 @@ fn idle_connections() {
     }
 }
 
-/// Answers to a client that reads nothing are held back, and nothing is lost.
+/// A response to a client that does not read is held back, and nothing is lost.
 #[test]
 fn downloads_are_held_back() {
     let length = 4 << 20;
@@ -283,8 +283,9 @@ fn downloads_are_held_back() {
     }
 }
 
-/// A hundred requests to three backends that refuse every connection: the first five are tried on
-/// others, then one in five. /stats tells how many were and were not.
+/// A hundred requests to three backends that refuse every connection: the first five are retried on
+/// other backends, then one in five. /stats counts the retries that were made and those that were
+/// spared.
 #[test]
 fn retries_have_a_budget() {
     let mut bench = Bench::with_backends(Config::default(), &["a", "b", "c"]);

@@ -1,4 +1,4 @@
-//! Backends at their limits: who waits, in which order, and for how long.
+//! Backends at their limits: which requests wait, in which order, and for how long.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
@@ -21,7 +21,7 @@ fn ask(bench: &mut Bench, path: &str) -> ConnId {
     bench.client_with(request.as_bytes())
 }
 
-/// The requests that the backends have, by their paths.
+/// Returns the paths of the requests that the backends have received.
 fn paths(bench: &Bench) -> Vec<String> {
     let text = |conn: &ConnId| bench.text(*conn);
     let lines = bench.upstreams().iter().map(text).flat_map(|text| {
@@ -31,9 +31,9 @@ fn paths(bench: &Bench) -> Vec<String> {
     lines.filter_map(|line| Some(line.split(' ').nth(1)?.to_owned())).collect()
 }
 
-/// Answers the oldest request that a backend has and has not answered; there is one for each
-/// connection at a time.
-fn answer(bench: &mut Bench, upstream: usize) {
+/// Sends a response to the oldest open request on the connection `upstream`. Each connection has at
+/// most one.
+fn respond(bench: &mut Bench, upstream: usize) {
     let conn = bench.upstreams()[upstream];
     bench.send(conn, OWN);
 }
@@ -45,23 +45,23 @@ fn assert_busy(bench: &Bench, client: ConnId) {
     assert!(text.contains("\r\nRetry-After: 1\r\n"), "{text}");
 }
 
-/// With a limit of 2 the third request waits, and the fourth behind it: each response lets the
-/// first of them go on, a client that comes later does not overtake.
+/// With a limit of 2 the third request waits, and the fourth waits behind it. Each response lets
+/// the oldest waiting request go on. A later client does not overtake.
 #[test]
 fn first_come_first_served() {
     let mut bench = Bench::new(config(2, 10));
     let clients: Vec<ConnId> = ["1", "2", "3", "4"].map(|path| ask(&mut bench, path)).into();
     assert_eq!(paths(&bench), ["/1", "/2"]);
-    answer(&mut bench, 0);
+    respond(&mut bench, 0);
     assert!(bench.text(clients[0]).ends_with("own"));
     let late = ask(&mut bench, "5");
     assert_eq!(paths(&bench), ["/1", "/3", "/2"], "on the connection that became free");
-    answer(&mut bench, 1);
+    respond(&mut bench, 1);
     assert_eq!(paths(&bench), ["/1", "/3", "/2", "/4"]);
-    answer(&mut bench, 0);
+    respond(&mut bench, 0);
     assert_eq!(paths(&bench), ["/1", "/3", "/5", "/2", "/4"]);
-    answer(&mut bench, 0);
-    answer(&mut bench, 1);
+    respond(&mut bench, 0);
+    respond(&mut bench, 1);
     for client in clients.into_iter().chain([late]) {
         assert!(bench.text(client).ends_with("own"));
         bench.end_if_open(client);
@@ -69,7 +69,8 @@ fn first_come_first_served() {
     bench.proxy.check_invariants();
 }
 
-/// At one below, at and above the length; and the wait ends at its time, with counts in /stats.
+/// The queue at one below, at and above its length. The wait ends at its timeout. /stats has the
+/// counts.
 #[test]
 fn the_queue_is_bounded() {
     for length in [0, 1, 2] {
@@ -97,10 +98,9 @@ fn the_queue_is_bounded() {
     }
 }
 
-/// Clients that leave while they wait leave no hole: the next one goes on, and there is room for
-/// another one.
+/// Clients that leave the queue free their place: the next one goes on, and another one may wait.
 #[test]
-fn those_who_leave_are_passed_over() {
+fn clients_that_leave_are_skipped() {
     let mut bench = Bench::new(config(1, 2));
     ask(&mut bench, "0");
     let gone = [ask(&mut bench, "1"), ask(&mut bench, "2")];
@@ -110,14 +110,14 @@ fn those_who_leave_are_passed_over() {
     bench.pass(Duration::from_millis(20));
     let next = ask(&mut bench, "3");
     assert_eq!(bench.text(next), "", "it waits");
-    answer(&mut bench, 0);
+    respond(&mut bench, 0);
     assert_eq!(paths(&bench), ["/0", "/3"]);
-    answer(&mut bench, 0);
+    respond(&mut bench, 0);
     assert!(bench.text(next).ends_with("own"));
 }
 
-/// A backend with a limit of its own, beside one with none: what the first does not take goes to
-/// the second, whatever the policy; and a limit that is raised lets those who wait go on.
+/// One of two backends has a limit: with every policy, requests above the limit go to the other.
+/// Raising the limit lets waiting requests go on.
 #[test]
 fn limits_differ_and_change() {
     for policy in intelliproxy_core::PolicyKind::ALL {

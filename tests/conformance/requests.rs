@@ -1,15 +1,15 @@
-//! Request heads: what is refused, with which status, and what the backend gets of the rest.
+//! Request heads: which are refused, with which status, and what the backend gets of the others.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
 
 use crate::bench::{Bench, forwarded, refusal};
 
-/// A request after an invalid one on its connection, which must not be served.
+/// A request behind a bad one on its connection. It must not be served.
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// Sends `request` and one more behind it: the first is refused with `status`, the second is not
-/// parsed, and no backend gets either.
+/// Sends `request` and one more behind it. The first gets `status`, the second is not read, and no
+/// backend receives either.
 #[track_caller]
 fn assert_refused(name: &str, request: &[u8], status: u16) {
     for step in [usize::MAX, 1] {
@@ -18,14 +18,15 @@ fn assert_refused(name: &str, request: &[u8], status: u16) {
         let client = bench.client_with(&[request, NEXT].concat());
         assert_eq!(bench.text(client), refusal(status), "{name} by {step}");
         assert!(bench.upstreams().is_empty(), "{name} by {step}: nothing is forwarded");
-        assert!(bench.wire(client).is_shut, "{name} by {step}: the client gets the end");
+        assert!(bench.wire(client).is_shut, "{name} by {step}: the client's connection is ended");
         bench.end(client);
         assert_eq!(bench.wire(client).closed, Some(false), "{name} by {step}");
         assert!(bench.proxy.is_at_rest(), "{name} by {step}");
     }
 }
 
-/// Sends `request`: a backend gets `expected`, its answer goes back, the connection lives on.
+/// Sends `request`: a backend gets `expected`, its response goes back, and the connection stays
+/// open.
 #[track_caller]
 fn assert_forwarded(name: &str, request: &[u8], expected: &str) {
     for step in [usize::MAX, 1] {
@@ -43,8 +44,8 @@ fn assert_forwarded(name: &str, request: &[u8], expected: &str) {
     }
 }
 
-/// The error for a HEAD request has no body, like any response to it, once its method is known;
-/// before that it could be any request.
+/// The error for an invalid head of a HEAD request has no body, like every response to HEAD, as
+/// soon as the method is known. Before that the request could have any method.
 #[test]
 fn refusals_of_head_requests_have_no_body() {
     let rows: [(&str, &[u8], u16, bool); 9] = [
@@ -103,7 +104,7 @@ fn bad_request_lines_are_refused() {
         ("absolute with a user", b"GET http://u@h/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("absolute of another scheme", b"GET ftp://h/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("absolute with a bad port", b"GET http://h:x/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
-        ("method that is no token", b"G(T /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("method that is not a token", b"G(T /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("empty method", b" /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("HTTP/0.9", b"GET /a\r\n", 400),
         ("version in lower case", b"GET /a http/1.1\r\nHost: h\r\n\r\n", 400),
@@ -122,8 +123,7 @@ fn bad_request_lines_are_refused() {
     }
 }
 
-/// Lines that end or fold in a way that two readers could read differently, and fields that are
-/// none.
+/// Line ends and folded lines that two readers could read differently, and invalid fields.
 #[test]
 fn bad_fields_are_refused() {
     let rows: [(&str, &[u8]); 27] = [
@@ -145,7 +145,7 @@ fn bad_fields_are_refused() {
         ("tab before the colon", b"GET / HTTP/1.1\r\nHost: h\r\nA\t: b\r\n\r\n"),
         ("space in a name", b"GET / HTTP/1.1\r\nHost: h\r\nA b: c\r\n\r\n"),
         ("empty name", b"GET / HTTP/1.1\r\nHost: h\r\n: b\r\n\r\n"),
-        ("name that is no token", b"GET / HTTP/1.1\r\nHost: h\r\nA@b: c\r\n\r\n"),
+        ("name that is not a token", b"GET / HTTP/1.1\r\nHost: h\r\nA@b: c\r\n\r\n"),
         ("name with a parenthesis", b"GET / HTTP/1.1\r\nHost: h\r\nA(b): c\r\n\r\n"),
         ("name above ASCII", b"GET / HTTP/1.1\r\nHost: h\r\n\xc3\xa9: c\r\n\r\n"),
         ("no colon", b"GET / HTTP/1.1\r\nHost: h\r\nAbc\r\n\r\n"),
@@ -160,7 +160,7 @@ fn bad_fields_are_refused() {
     }
 }
 
-/// One Host, and one that can be.
+/// Missing, repeated and invalid Host fields.
 #[test]
 fn bad_hosts_are_refused() {
     for (name, fields) in [
@@ -199,13 +199,13 @@ fn ambiguous_framing_is_refused() {
     for (name, fields, status) in [
         ("both", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
         ("both, the other way round", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", 400),
-        ("both, length of none", "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("both, length of zero", "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", 400),
         ("both, and neither good", "Content-Length: x\r\nTransfer-Encoding: y\r\n", 400),
         ("lengths that differ", "Content-Length: 5\r\nContent-Length: 6\r\n", 400),
         ("lengths that agree", "Content-Length: 5\r\nContent-Length: 5\r\n", 400),
         ("list of lengths", "Content-Length: 5, 6\r\n", 400),
         ("list of equal lengths", "Content-Length: 5, 5\r\n", 400),
-        ("no number", "Content-Length: five\r\n", 400),
+        ("not a number", "Content-Length: five\r\n", 400),
         ("empty length", "Content-Length:\r\n", 400),
         ("negative length", "Content-Length: -5\r\n", 400),
         ("sign", "Content-Length: +5\r\n", 400),
@@ -237,7 +237,7 @@ fn ambiguous_framing_is_refused() {
     assert_refused("chunked in HTTP/1.0", old, 400);
 }
 
-/// A valid message, also an unusual one, reaches the backend as one unambiguous message.
+/// Valid requests, odd ones included, reach the backend as one unambiguous message.
 #[test]
 fn good_requests_are_forwarded() {
     let get = forwarded("GET /", "");
@@ -325,7 +325,7 @@ fn good_requests_are_forwarded() {
     }
 }
 
-/// Bytes above ASCII in a target go on as they came, UTF-8 or not, as other proxies pass them.
+/// Bytes above ASCII in a target are forwarded unchanged, UTF-8 or not, as other proxies do.
 #[test]
 fn targets_of_any_bytes_pass() {
     for target in [&b"/\xc3\xa4?q=\xc3\xa4"[..], b"/\xe4?q=\xff\x80", b"http://h/\xe4"] {
@@ -348,7 +348,7 @@ fn targets_of_any_bytes_pass() {
     }
 }
 
-/// Fields go on in their order and with their bytes, those above ASCII among them.
+/// Fields are forwarded in their order with unchanged bytes, also above ASCII.
 #[test]
 fn fields_pass_untouched() {
     let lines: [&[u8]; 6] =
@@ -366,8 +366,8 @@ fn fields_pass_untouched() {
     assert!(received.windows(joined.len()).any(|window| window == joined));
 }
 
-/// The client's identity: its address is last in X-Forwarded-For, behind its own claims; Via grows
-/// and contains the version that the client spoke.
+/// The client's address is the last one in X-Forwarded-For, behind the addresses that it sent
+/// itself. Via gets one entry more, with the version that the client spoke.
 #[test]
 fn the_client_is_named() {
     let mut bench = Bench::new(Config::default());
@@ -392,7 +392,8 @@ fn the_client_is_named() {
     );
 }
 
-/// The client's Host goes on; with `forwarding.keepHost` off, or without one, the backend's own.
+/// The client's Host is forwarded. With `forwarding.keepHost` off, or without a Host, the backend
+/// gets its own.
 #[test]
 fn host_is_kept_unless_turned_off() {
     for (keeps_host, request, expected) in [
@@ -411,7 +412,8 @@ fn host_is_kept_unless_turned_off() {
     }
 }
 
-/// A client that ends inside its head gets 400, one that ends between two requests nothing.
+/// A client that ends inside its head gets 400. One that ends between two requests gets no
+/// response.
 #[test]
 fn ends_of_clients() {
     for (sent, expected) in [
@@ -431,10 +433,10 @@ fn ends_of_clients() {
     }
 }
 
-/// A client that ends its side while its response is awaited, or arrives, has left: the backend
-/// connection is closed at once, no party is blamed, and no later request is begun (J8). One that
-/// does so with its requests is served, and with `forwarding.halfClose` one that does so later,
-/// too.
+/// A client that ends its side while its response is awaited or under way has left: the backend is
+/// released at once and not blamed, and no pipelined request is begun (J8). A client that ends its
+/// side together with its requests is served. With `forwarding.halfClose` one that ends it later is
+/// served, too.
 #[test]
 fn client_that_ends_before_its_response() {
     let get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -443,7 +445,8 @@ fn client_that_ends_before_its_response() {
     let upgrade = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
     let part = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n";
     let interim = "HTTP/1.1 103 Early Hints\r\n\r\n";
-    // Whether the end has to be a reset: what came before it would look whole otherwise.
+    // The last column says whether the end must be a reset, because the bytes before it would look
+    // complete otherwise.
     let rows = [
         ("awaited", get, "", false),
         ("awaited, with a body", post, "", false),
@@ -462,7 +465,7 @@ fn client_that_ends_before_its_response() {
             let upstream = bench.upstream();
             bench.send(upstream, response.as_bytes());
             assert_eq!(bench.proxy.in_flight(), 1, "{name} by {step}");
-            // After the response has begun, an immediate end is not a half-close.
+            // Once the response has begun, even an end at once is not a half-close.
             if !response.starts_with("HTTP/1.1 200 ") {
                 bench.pass(Duration::from_millis(50));
             }
@@ -492,7 +495,8 @@ fn client_that_ends_before_its_response() {
     }
 }
 
-/// A reset is never taken for a half-close: the backend is free at once, before and after one.
+/// A reset never counts as a half-close: the backend is released at once, before and after the end
+/// of the client's side.
 #[test]
 fn client_that_resets_has_left() {
     for ends_before in [false, true] {
@@ -508,8 +512,8 @@ fn client_that_resets_has_left() {
     }
 }
 
-/// A client's end is seen behind bytes that cannot be read yet, too: of a next request, or of a
-/// body that the backend does not take.
+/// A client's end is seen even behind bytes that cannot be read yet: those of a next request, or of
+/// a body that the backend does not accept.
 #[test]
 fn end_behind_bytes_that_wait() {
     let next = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(10_000);

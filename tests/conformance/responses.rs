@@ -1,4 +1,4 @@
-//! Answers of backends: what passes, what is answered 502 in their place, and what is cut.
+//! Responses of backends: which pass, which are replaced by 502, and which are cut.
 use intelliproxy::config::Config;
 use intelliproxy::proxy::{ConnId, Notice};
 
@@ -8,12 +8,12 @@ use crate::bodies::dechunk;
 const GET: &str = "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
 const NEXT: &str = "GET /2 HTTP/1.1\r\nHost: h\r\n\r\n";
 const OWN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
-/// The proxy's own answer on a connection that lives on.
+/// The proxy's own response on a connection that stays open.
 const BAD_GATEWAY: &str = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\n\
                            Content-Length: 16\r\n\r\n502 Bad Gateway\n";
 
-/// Asks once more on the same client connection: a fresh upstream gets it, and its own answer
-/// comes back.
+/// Sends one more request on the same client connection. It gets a new upstream, and the client
+/// gets that one's response.
 #[track_caller]
 fn assert_next_is_own(name: &str, bench: &mut Bench, client: ConnId) {
     bench.drain(client);
@@ -22,17 +22,17 @@ fn assert_next_is_own(name: &str, bench: &mut Bench, client: ConnId) {
     let upstream = bench.upstream();
     assert!(!before.contains(&upstream), "{name}: the connection is not used again");
     bench.send(upstream, OWN.as_bytes());
-    assert_eq!(bench.text(client), OWN, "{name}: the next answer is its own");
+    assert_eq!(bench.text(client), OWN, "{name}: the next response is its own");
 }
 
-/// Heads that break a rule are answered 502, their connection is closed, and the client goes on
-/// with another one.
+/// Heads that break a rule become 502. Their connection is closed, and the client's next request
+/// uses another one.
 #[test]
 fn bad_heads_become_502() {
-    for (name, answer) in [
+    for (name, response) in [
         ("garbage", "hello\r\n\r\n"),
         ("another protocol", "SSH-2.0-OpenSSH_9.2\r\n"),
-        ("status that is no number", "HTTP/1.1 abc OK\r\n\r\n"),
+        ("status that is not a number", "HTTP/1.1 abc OK\r\n\r\n"),
         ("status of two digits", "HTTP/1.1 20 OK\r\n\r\n"),
         ("status of four digits", "HTTP/1.1 2000 OK\r\n\r\n"),
         ("status below 100", "HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n"),
@@ -62,7 +62,7 @@ fn bad_heads_become_502() {
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
         ),
         ("list of lengths", "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n"),
-        ("no length", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"),
+        ("not a length", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"),
         ("negative length", "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n"),
         ("huge length", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n"),
         ("other coding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"),
@@ -79,7 +79,7 @@ fn bad_heads_become_502() {
             bench.step = step;
             let client = bench.client_with(GET.as_bytes());
             let upstream = bench.upstream();
-            bench.send(upstream, answer.as_bytes());
+            bench.send(upstream, response.as_bytes());
             assert_eq!(bench.text(client), BAD_GATEWAY, "{name} by {step}");
             assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}");
             assert_next_is_own(name, &mut bench, client);
@@ -87,9 +87,9 @@ fn bad_heads_become_502() {
     }
 }
 
-/// Answers as the client gets them, and whether their connection carries another exchange.
+/// Responses as the client gets them, and whether their connection carries another exchange.
 #[test]
-fn good_answers_pass() {
+fn good_responses_pass() {
     let rows: [(&str, &str, &str, &str, bool); 16] = [
         ("length", "GET", OWN, OWN, true),
         ("empty", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "", true),
@@ -163,15 +163,15 @@ fn good_answers_pass() {
             true,
         ),
     ];
-    for (name, method, answer, expected, is_kept) in rows {
-        // An empty expectation means that every byte passes.
-        let expected = if expected.is_empty() { answer } else { expected };
+    for (name, method, response, expected, is_kept) in rows {
+        // An empty `expected` means that every byte passes.
+        let expected = if expected.is_empty() { response } else { expected };
         for step in [usize::MAX, 1] {
             let mut bench = Bench::new(Config::default());
             bench.step = step;
             let client = bench.client_with(GET.replace("GET", method).as_bytes());
             let upstream = bench.upstream();
-            bench.send(upstream, answer.as_bytes());
+            bench.send(upstream, response.as_bytes());
             assert_eq!(bench.text(client), expected, "{name} by {step}");
             assert_eq!(bench.wire(upstream).closed.is_none(), is_kept, "{name} by {step}");
             bench.end(client);
@@ -180,12 +180,12 @@ fn good_answers_pass() {
     }
 }
 
-/// Chunks are encoded again for HTTP/1.1 and decoded for HTTP/1.0, without extensions; trailers go
+/// Chunks are encoded again for HTTP/1.1 and decoded for HTTP/1.0, without extensions. Trailers go
 /// to clients that asked for them.
 #[test]
-fn chunked_answers_are_framed_anew() {
+fn chunked_responses_are_encoded_again() {
     let body = "5;a=b\r\nhello\r\n001\r\n!\r\n0\r\nX-Sum: 1\r\nContent-Length: 3\r\n\r\n";
-    let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+    let response = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
     for step in [usize::MAX, 1] {
         for (fields, trailer) in [("", ""), ("TE: trailers\r\nConnection: te\r\n", "X-Sum: 1\r\n")]
         {
@@ -194,7 +194,7 @@ fn chunked_answers_are_framed_anew() {
             let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
             let client = bench.client_with(request.as_bytes());
             let upstream = bench.upstream();
-            bench.send(upstream, answer.as_bytes());
+            bench.send(upstream, response.as_bytes());
             let text = bench.text(client);
             let (head, body) = text.split_once("\r\n\r\n").expect("a head");
             assert_eq!(head, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked");
@@ -206,16 +206,16 @@ fn chunked_answers_are_framed_anew() {
             bench.step = step;
             let request = format!("GET / HTTP/1.0\r\n{connection}\r\n");
             let client = bench.client_with(request.as_bytes());
-            bench.send(bench.upstream(), answer.as_bytes());
+            bench.send(bench.upstream(), response.as_bytes());
             assert_eq!(bench.text(client), "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello!");
             assert!(bench.wire(client).is_over(), "its end is the end of the connection");
         }
     }
 }
 
-/// An answer until close gets an end that a client can see, in the framing of its version.
+/// A response until close gets an end that the client can see, in the framing of its version.
 #[test]
-fn answers_until_close_are_framed() {
+fn responses_until_close_are_framed() {
     for step in [usize::MAX, 1] {
         for (version, head, is_kept) in [
             ("1.1", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", true),
@@ -241,11 +241,11 @@ fn answers_until_close_are_framed() {
     }
 }
 
-/// A body that was cut is seen as cut: what came is passed on, then the connection ends, by a reset
-/// only where its end would look whole, and never does an end of the body come.
+/// A cut body is seen as cut: the bytes that came are forwarded, then the connection ends, without
+/// the body's end. It is reset only where a clean end would look complete.
 #[test]
-fn cut_answers_are_seen_as_cut() {
-    for (name, answer, is_reset) in [
+fn cut_responses_are_seen_as_cut() {
+    for (name, response, is_reset) in [
         ("length", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", false),
         ("length, no body", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", false),
         ("length, by reset", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", true),
@@ -286,7 +286,7 @@ fn cut_answers_are_seen_as_cut() {
             let version = if is_old { "1.0" } else { "1.1" };
             let client = bench.client_with(GET.replace("1.1", version).as_bytes());
             let upstream = bench.upstream();
-            bench.send(upstream, answer.as_bytes());
+            bench.send(upstream, response.as_bytes());
             if is_reset {
                 bench.reset(upstream);
             } else {
@@ -295,7 +295,7 @@ fn cut_answers_are_seen_as_cut() {
             let text = bench.text(client);
             assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{name} by {step}: {text}");
             assert!(!text.ends_with("0\r\n\r\n"), "{name} by {step}: {text}");
-            let is_passed_on = step == 1 || text.contains("hello") == answer.contains("hello");
+            let is_passed_on = step == 1 || text.contains("hello") == response.contains("hello");
             assert!(is_passed_on, "{name}: {text}");
             let looks_whole = is_old && !name.starts_with("length");
             let closed = bench.wire(client).closed;
@@ -308,11 +308,11 @@ fn cut_answers_are_seen_as_cut() {
     }
 }
 
-/// Bytes that belong to no answer end their connection; the next client's answer is its own.
+/// Bytes outside every response end their connection. The next client gets its own response.
 #[test]
-fn bytes_after_an_answer_are_nobodys() {
+fn bytes_after_a_response_are_dropped() {
     let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
-    for (name, method, answer) in [
+    for (name, method, response) in [
         ("length", "GET", OWN),
         ("204", "GET", "HTTP/1.1 204 No Content\r\n\r\n"),
         ("304", "GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n"),
@@ -320,19 +320,19 @@ fn bytes_after_an_answer_are_nobodys() {
         ("chunks", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     ] {
         for step in [usize::MAX, 1] {
-            // At once with the answer, or when the connection is idle.
+            // At once behind the response, or when the connection is idle.
             for is_late in [false, true] {
                 let mut bench = Bench::new(Config::default());
                 bench.step = step;
                 let client = bench.client_with(GET.replace("GET", method).as_bytes());
                 let upstream = bench.upstream();
                 if is_late {
-                    bench.send(upstream, answer.as_bytes());
+                    bench.send(upstream, response.as_bytes());
                     bench.send(upstream, smuggled.as_bytes());
-                    let told = |n: &Notice| matches!(n, Notice::UnsolicitedBytes { .. });
-                    assert!(bench.notices.iter().any(told), "{name}: a notice reports it");
+                    let reported = |n: &Notice| matches!(n, Notice::UnsolicitedBytes { .. });
+                    assert!(bench.notices.iter().any(reported), "{name}: a notice reports it");
                 } else {
-                    bench.send(upstream, format!("{answer}{smuggled}").as_bytes());
+                    bench.send(upstream, format!("{response}{smuggled}").as_bytes());
                 }
                 assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}");
                 assert!(!bench.text(client).contains("evil"), "{name} by {step}");
@@ -342,9 +342,9 @@ fn bytes_after_an_answer_are_nobodys() {
     }
 }
 
-/// An answer before the request's end is passed on, and neither connection is used again.
+/// A response before the request's end is forwarded, and neither connection is used again.
 #[test]
-fn early_answers_end_both_connections() {
+fn early_responses_end_both_connections() {
     let mut bench = Bench::new(Config::default());
     let client = bench.client_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nhel");
     let upstream = bench.upstream();
@@ -357,12 +357,12 @@ fn early_answers_end_both_connections() {
     assert!(bench.wire(client).is_shut);
     assert!(bench.wire(upstream).closed.is_some());
     bench.send(client, b"lo GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert_eq!(bench.upstreams().len(), 1, "what follows is no request");
+    assert_eq!(bench.upstreams().len(), 1, "the bytes that follow are not a request");
 }
 
-/// Interim answers pass to HTTP/1.1 clients only, and not without end.
+/// Interim responses pass to HTTP/1.1 clients only, up to a limit.
 #[test]
-fn interim_answers() {
+fn interim_responses() {
     let interim = "HTTP/1.1 102 Processing\r\n\r\n";
     let mut bench = Bench::new(Config::default());
     let client = bench.client_with(b"GET / HTTP/1.0\r\n\r\n");
@@ -377,8 +377,8 @@ fn interim_answers() {
     assert!(bench.text(client).ends_with(BAD_GATEWAY), "{}", bench.text(client));
 }
 
-/// A tunnel opens after a 101 to a request that asked for that protocol, and not before; then
-/// bytes pass both ways, those that came early included, and ends with them.
+/// A tunnel opens after a 101 to a request that asked for that protocol, not earlier. Then bytes
+/// pass in both directions, early ones included, and so do ends.
 #[test]
 fn tunnels_open_after_a_101() {
     let request =
@@ -390,7 +390,7 @@ fn tunnels_open_after_a_101() {
         bench.step = step;
         let client = bench.client_with(format!("{request}early").as_bytes());
         let upstream = bench.upstream();
-        assert!(bench.text(upstream).ends_with("\r\n\r\n"), "what is early stays behind");
+        assert!(bench.text(upstream).ends_with("\r\n\r\n"), "early bytes wait");
         bench.drain(upstream);
         bench.send(upstream, format!("{switch}first").as_bytes());
         assert_eq!(bench.text(client), format!("{switch}first"));
@@ -407,7 +407,7 @@ fn tunnels_open_after_a_101() {
         assert_eq!(bench.wire(client).closed, Some(false));
         assert!(bench.proxy.is_at_rest());
     }
-    // Another protocol than was asked for, none named, or a connection that does not say so.
+    // Another protocol than requested, several, none, or no `Connection: upgrade`.
     for refused in [
         switch.replace("websocket", "h2c"),
         switch.replace("websocket", "websocket, other"),
@@ -419,7 +419,7 @@ fn tunnels_open_after_a_101() {
         bench.send(bench.upstream(), refused.as_bytes());
         assert_eq!(bench.text(client), BAD_GATEWAY, "{refused}");
     }
-    // A refusal is an answer like any other.
+    // A refused upgrade is a response like any other.
     let mut bench = Bench::new(Config::default());
     let client = bench.client_with(format!("{request}{NEXT}").as_bytes());
     let upstream = bench.upstream();
@@ -429,10 +429,10 @@ fn tunnels_open_after_a_101() {
     assert!(bench.text(upstream).contains("GET /2 HTTP/1.1\r\n"), "the next one is served");
 }
 
-/// A request is retried if it may be sent again and no byte of its response was seen.
+/// A request is retried only if it may be repeated and no byte of its response has arrived.
 #[test]
 fn failures_are_retried_where_it_is_safe() {
-    let answered = |text: &str| text.starts_with("HTTP/1.1 200 OK\r\n");
+    let is_served = |text: &str| text.starts_with("HTTP/1.1 200 OK\r\n");
     for (name, request, is_retried) in [
         ("GET", GET.to_owned(), true),
         ("PUT", "PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab".to_owned(), true),
@@ -442,7 +442,7 @@ fn failures_are_retried_where_it_is_safe() {
         ("a method that is not registered", "GOT / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), false),
         ("POST", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab".to_owned(), false),
     ] {
-        // With the backends' own Host, so that the second request shows that it was rewritten.
+        // The backends get their own Host, so that the second request shows that it was rewritten.
         let mut config = Config::default();
         config.forwarding.keep_host = false;
         let mut bench = Bench::with_backends(config, &["a", "b"]);
@@ -456,11 +456,11 @@ fn failures_are_retried_where_it_is_safe() {
             let again = sent.replace("Host: a.test", "Host: b.test");
             assert_eq!(bench.text(second), again, "{name}: the same, to the other one");
             bench.send(second, OWN.as_bytes());
-            assert!(answered(&bench.text(client)), "{name}");
+            assert!(is_served(&bench.text(client)), "{name}");
         } else {
             assert_eq!(bench.text(client), BAD_GATEWAY, "{name}");
         }
-        // With a byte of the answer seen, nothing is sent again.
+        // After one byte of the response nothing is sent again.
         let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
         let client = bench.client_with(request.as_bytes());
         bench.send(bench.upstream(), b"H");
@@ -468,7 +468,7 @@ fn failures_are_retried_where_it_is_safe() {
         assert_eq!(bench.upstreams().len(), 1, "{name}");
         assert_eq!(bench.text(client), BAD_GATEWAY, "{name}");
     }
-    // A POST that could not be sent at all goes elsewhere.
+    // A POST that could not be sent at all goes to another backend.
     let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
     bench.dialling = Dialling::IsRefused;
     let client = bench.client_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab");
@@ -476,7 +476,7 @@ fn failures_are_retried_where_it_is_safe() {
     assert_eq!(bench.text(client), BAD_GATEWAY, "both refuse");
 }
 
-/// A pooled connection that turns out dead is replaced, and its backend is not blamed.
+/// An idle connection that turns out to be closed is replaced, and its backend is not blamed.
 #[test]
 fn dead_pooled_connections_are_replaced() {
     let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
@@ -494,15 +494,15 @@ fn dead_pooled_connections_are_replaced() {
     assert_eq!(bench.text(client), OWN);
     let snapshot = bench.proxy.snapshot(bench.now);
     assert_eq!((snapshot.backends[0].requests, snapshot.backends[0].errors), (2, 0));
-    // One that closes while it is idle is not used at all.
+    // A connection that closes while it is idle is not used at all.
     bench.end(fresh);
     assert_eq!(bench.wire(fresh).closed, Some(false));
     bench.send(client, NEXT.as_bytes());
     assert_eq!(bench.upstreams().len(), 3);
 }
 
-/// Everything that one side of a tunnel sent is forwarded although that side accepts no more: it
-/// ended cleanly and reset a late ping, or broke. Only then does the tunnel end.
+/// The bytes that one side of a tunnel sent are forwarded completely, even if that side accepts no
+/// more: it ended cleanly and reset a late ping, or it broke. Only then does the tunnel end.
 #[test]
 fn tunnel_sides_that_take_no_more() {
     let request = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
@@ -526,13 +526,14 @@ fn tunnel_sides_that_take_no_more() {
         } else {
             bench.reset(leaver);
         }
-        assert_eq!(bench.wire(other).closed, None, "{name}: what came waits");
+        assert_eq!(bench.wire(other).closed, None, "{name}: the bytes that came wait");
         bench.send(other, b"another ping");
         bench.take(other, usize::MAX);
         assert_eq!(bench.wire(other).received.len(), 50_000, "{name}");
         let is_reset = !ends_cleanly && !is_of_client;
         if ends_cleanly && !is_of_client {
-            // Closed at once, one more ping of the client would destroy what it has not read.
+            // If it were closed now, one more ping of the client would destroy the bytes that it
+            // has not read.
             assert!(bench.wire(other).is_shut && bench.wire(other).closed.is_none(), "{name}");
             bench.send(other, b"one more ping");
             bench.pass(Config::default().timeouts.linger);

@@ -1,5 +1,5 @@
-//! Rules of RFC 9110 and 9112 that decide where a message ends and what a proxy does by itself:
-//! responses without a body, lists of lengths, blanks after chunk sizes, upgrades, interim responses.
+//! Rules of RFC 9110 and 9112 on where a message ends and on what a proxy does by itself: responses
+//! without a body, lists of lengths, blanks after chunk sizes, upgrades, interim responses.
 use intelliproxy::config::Config;
 use intelliproxy::proxy::Notice;
 
@@ -43,8 +43,8 @@ fn bodiless_responses_end_at_the_empty_line() {
     }
 }
 
-/// Equal members of a list of lengths are one length (RFC 9110 section 5.3); a list that is not of
-/// equal numbers only is refused.
+/// Equal members of a list of lengths are one length (RFC 9110 section 5.3). A list with anything
+/// but equal numbers is refused.
 #[test]
 fn equal_lengths_are_one_length() {
     for (lengths, is_one) in [
@@ -75,8 +75,8 @@ fn equal_lengths_are_one_length() {
     }
 }
 
-/// Blanks between a chunk's size and its extension or line end are skipped in both directions, and
-/// the other side gets plain chunks.
+/// Blanks between a chunk's size and its extension or line end are skipped in both directions. The
+/// other side gets plain chunks.
 #[test]
 fn blanks_after_chunk_sizes_are_skipped() {
     let body = "5  \r\nhello\r\n1\t\r\n \r\n5 ;a=b\r\nworld\r\n1 \t ; c\r\n!\r\n0 \r\n\r\n";
@@ -93,16 +93,16 @@ fn blanks_after_chunk_sizes_are_skipped() {
         );
         assert_eq!(bench.text(upstream).len() - sent.len(), expected.len(), "by {step}");
         assert_eq!(dechunk(&sent).0, "hello world!", "request by {step}");
-        let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
-        bench.send(upstream, answer.as_bytes());
+        let response = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+        bench.send(upstream, response.as_bytes());
         let text = bench.text(client);
         let (_, got) = text.split_once("\r\n\r\n").expect("a head");
         assert_eq!(dechunk(got).0, "hello world!", "response by {step}");
     }
 }
 
-/// A 426 keeps the Upgrade that it requires (RFC 9110 section 15.5.22), named by Connection; in
-/// other responses Upgrade is the backend's own offer and ends here.
+/// A 426 keeps the Upgrade that it requires (RFC 9110 section 15.5.22), and Connection names it. In
+/// other responses Upgrade is the backend's own offer and is removed.
 #[test]
 fn a_426_names_its_protocol() {
     let fields = "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n";
@@ -126,8 +126,8 @@ fn a_426_names_its_protocol() {
     assert_eq!(bench.text(client), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
 }
 
-/// An upgrade by POST becomes a tunnel, with or without a body, and also where the 101 comes before
-/// the body is whole: the client's part of the tunnel begins behind its request.
+/// An upgrade by POST becomes a tunnel, with or without a body, even if the 101 comes before the
+/// body is complete. The client's bytes in the tunnel begin behind its request.
 #[test]
 fn an_upgrade_by_post_becomes_a_tunnel() {
     let switch = "HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\nConnection: upgrade\r\n\r\n";
@@ -172,8 +172,8 @@ fn an_upgrade_by_post_becomes_a_tunnel() {
     }
 }
 
-/// A backend that resets its connection after an early 101 ends the session, though the client's
-/// body is not whole.
+/// A backend that resets its connection after an early 101 ends the session, even if the client's
+/// body is not complete.
 #[test]
 fn a_tunnel_that_breaks_before_the_body_is_whole_ends() {
     let mut bench = Bench::new(Config::default());
@@ -188,8 +188,8 @@ fn a_tunnel_that_breaks_before_the_body_is_whole_ends() {
     assert!(bench.proxy.is_at_rest());
 }
 
-/// Interim responses pass however many there are, as long as they are few bytes; a flood ends with
-/// an error that names its limit.
+/// Any number of interim responses passes, up to a limit on their bytes. A flood ends with an error
+/// that names the limit.
 #[test]
 fn interim_responses_are_bounded_by_their_bytes() {
     let interim = "HTTP/1.1 102 Processing\r\n\r\n";
@@ -216,9 +216,9 @@ fn interim_responses_are_bounded_by_their_bytes() {
     }
 }
 
-/// OPTIONS goes on only as often as Max-Forwards allows (RFC 9110 section 7.6.2): at 0 the proxy
-/// answers it, otherwise the backend gets one less. A limit that is not one number goes on as it
-/// came, and so does that of any other method.
+/// OPTIONS is forwarded only as often as Max-Forwards allows (RFC 9110 section 7.6.2): at 0 the
+/// proxy responds itself, otherwise the backend gets one less. A value that is not a single number
+/// is forwarded unchanged, and so is that of any other method.
 #[test]
 fn max_forwards_limits_options() {
     for (request, forwarded_field) in [
@@ -256,7 +256,7 @@ fn max_forwards_limits_options() {
         bench.end(client);
         assert!(bench.proxy.is_at_rest(), "{target}");
     }
-    // A body that is not read ends the connection, and does not become the next request.
+    // An unread body ends the connection, and is not taken for a next request.
     let mut bench = Bench::new(Config::default());
     let client = bench.client_with(
         b"OPTIONS /a HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\nContent-Length: 27\r\n\r\n\
@@ -267,8 +267,8 @@ fn max_forwards_limits_options() {
     assert!(bench.wire(client).is_shut);
 }
 
-/// A final response without Date gets one (RFC 9110 section 6.6.1), wherever its head goes on as it
-/// came or is rewritten; one that has a Date keeps it, and the proxy's own have one.
+/// A final response without Date gets one (RFC 9110 section 6.6.1), whether its head is forwarded
+/// unchanged or rewritten. A Date that is there is kept. The proxy's own responses have a Date.
 #[test]
 fn a_response_without_date_gets_one() {
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -314,8 +314,8 @@ fn a_response_without_date_gets_one() {
     }
 }
 
-/// A tunnel stays where it is when its backend leaves the configuration, also when that backend
-/// takes no more bytes (R3): the client's bytes go to no other connection.
+/// A tunnel stays at its address when its backend moves in the configuration, even if that backend
+/// accepts no more bytes (R3). The client's bytes go to no other connection.
 #[test]
 fn a_tunnel_does_not_move_with_its_backend() {
     for takes_no_more in [false, true] {

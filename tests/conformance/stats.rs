@@ -1,4 +1,4 @@
-//! /stats of many backends: one text for all who ask, built a few backends at a time.
+//! /stats of many backends: one text for all requests of a while, built a few backends at a time.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
@@ -9,7 +9,7 @@ use crate::bench::Bench;
 
 const GET: &[u8] = b"GET /stats HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// A proxy with 100 backends whose first probes are over.
+/// Builds a proxy with 100 backends whose first probes have completed.
 fn bench() -> Bench {
     let names: Vec<String> = (0..100).map(|number| format!("b{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -24,7 +24,7 @@ fn ask(bench: &mut Bench) -> ConnId {
     client
 }
 
-/// The body of a whole response.
+/// Returns the body of a complete response.
 #[track_caller]
 fn body(response: &str) -> &str {
     let (head, body) = response.split_once("\r\n\r\n").expect("a head");
@@ -40,8 +40,8 @@ fn names(body: &str) -> Vec<String> {
     rows.map(|row| row["name"].as_str().expect("a name").to_owned()).collect()
 }
 
-/// 100 backends take seven steps of 1 ms. Who asks within 250 ms of the first one gets the same
-/// text; the next one is of its own time.
+/// 100 backends take seven steps of 1 ms. Requests within 250 ms of the first one get the same
+/// text. A later one gets a new text.
 #[test]
 fn one_text_serves_all_for_a_while() {
     let mut bench = bench();
@@ -64,7 +64,7 @@ fn one_text_serves_all_for_a_while() {
     assert_ne!(bench.text(next), first);
 }
 
-/// Clients that end their side or leave meanwhile, that ask by HEAD, and that take the text slowly.
+/// Clients that end their side or leave meanwhile, that send HEAD, and that read the text slowly.
 #[test]
 fn clients_differ() {
     let mut bench = bench();
@@ -93,8 +93,8 @@ fn clients_differ() {
     assert_eq!(bench.wire(slow).closed, None);
 }
 
-/// A configuration that comes while the text is built starts it again: it has the new backends and
-/// no other.
+/// A configuration that comes while the text is being built restarts it: the text has the new
+/// backends and no others.
 #[test]
 fn a_new_configuration_starts_the_text_again() {
     let mut bench = bench();
@@ -113,7 +113,7 @@ fn a_new_configuration_starts_the_text_again() {
     assert_eq!(names(body(&bench.text(client))), ["new", "other"]);
 }
 
-/// A pool of up to 16 backends is shown as it is at the moment of the request.
+/// A pool of up to 16 backends is shown as it is at the time of the request.
 #[test]
 fn small_pools_are_shown_at_once() {
     let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);

@@ -1,4 +1,4 @@
-//! Every timeout one millisecond before it is over, and when it is.
+//! Every timeout one millisecond before it expires, and when it expires.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
@@ -9,7 +9,7 @@ use crate::bench::{Bench, Dialling, refusal};
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Lets `span` pass: one millisecond before its end `is_over` does not hold, at its end it does.
+/// Lets `span` pass. `is_over` does not hold one millisecond before its end, and holds at its end.
 #[track_caller]
 fn assert_over_after(bench: &mut Bench, span: Duration, is_over: impl Fn(&Bench) -> bool) {
     bench.pass(span - MILLISECOND);
@@ -18,7 +18,7 @@ fn assert_over_after(bench: &mut Bench, span: Duration, is_over: impl Fn(&Bench)
     assert!(is_over(bench), "when the time is over: {:?}", bench.notices);
 }
 
-/// `timeouts.requestHeadMs` runs from a head's first byte, whatever still comes of it: 408.
+/// `timeouts.requestHeadMs` runs from a head's first byte and is not prolonged by later bytes: 408.
 #[test]
 fn request_head() {
     let mut bench = Bench::new(Config::default());
@@ -32,7 +32,8 @@ fn request_head() {
     });
 }
 
-/// `timeouts.requestBodyMs` runs from the last piece: 408, and the backend's request has no end.
+/// `timeouts.requestBodyMs` runs from the last piece: 408, and the backend's request is never
+/// complete.
 #[test]
 fn request_body() {
     let mut bench = Bench::new(Config::default());
@@ -46,7 +47,7 @@ fn request_body() {
     assert!(bench.wire(upstream).closed.is_some());
 }
 
-/// `timeouts.clientIdleMs` before the first request and between two: closed without a word.
+/// `timeouts.clientIdleMs` before the first request and between two: closed without a response.
 #[test]
 fn client_idle() {
     let mut bench = Bench::new(Config::default());
@@ -63,14 +64,14 @@ fn client_idle() {
     });
 }
 
-/// Whether a notice names the key of a timeout.
+/// Returns whether a notice reports that the timeout `key` expired.
 fn tells(bench: &Bench, key: &str) -> bool {
     let is_it =
         |notice: &Notice| matches!(notice, Notice::Expired { what, .. } if what.ends_with(key));
     bench.notices.iter().any(is_it)
 }
 
-/// `timeouts.clientWriteMs`: a client that takes nothing of its answer is cut.
+/// `timeouts.clientWriteMs`: a client that accepts no byte of its response is cut.
 #[test]
 fn client_write() {
     let mut bench = Bench::new(Config::default());
@@ -86,8 +87,9 @@ fn client_write() {
     assert!(bench.proxy.is_at_rest());
 }
 
-/// The end of an answer that is written in chunks has its own `timeouts.clientWriteMs`, however long
-/// ago the last chunk was (found by the fuzzer: it had what was left of that one's).
+/// The end of a response that is written in chunks has its own `timeouts.clientWriteMs`, however
+/// long ago the last chunk was. (Found by the fuzzer: the end had only the rest of that chunk's
+/// time.)
 #[test]
 fn client_write_of_the_last_chunk() {
     let mut bench = Bench::new(Config::default());
@@ -101,8 +103,8 @@ fn client_write_of_the_last_chunk() {
     });
 }
 
-/// Data before a malformed chunk has its own `timeouts.clientWriteMs`, too (found by a reviewer's
-/// random operations: it had what was left of the piece's before).
+/// The bytes before a malformed chunk have their own `timeouts.clientWriteMs`, too. (Found by
+/// random operations: they had only the rest of the previous piece's time.)
 #[test]
 fn client_write_of_a_chunk_before_a_malformed_one() {
     let mut bench = Bench::new(Config::default());
@@ -116,7 +118,7 @@ fn client_write_of_a_chunk_before_a_malformed_one() {
     });
 }
 
-/// `timeouts.connectMs` for each backend that is tried: 504 after the last.
+/// `timeouts.connectMs` for each backend that is tried: 504 after the last one.
 #[test]
 fn connect() {
     let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
@@ -148,7 +150,7 @@ fn response_head() {
     assert!(bench.wire(bench.upstream()).closed.is_some());
 }
 
-/// `timeouts.responseBodyMs` runs from the last piece: the client's answer is cut.
+/// `timeouts.responseBodyMs` runs from the last piece: the client's response is cut.
 #[test]
 fn response_body() {
     let mut bench = Bench::new(Config::default());
@@ -161,7 +163,7 @@ fn response_body() {
     assert!(bench.wire(upstream).closed.is_some());
 }
 
-/// A backend that takes nothing of a request's body has `timeouts.responseBodyMs`, too: 504.
+/// A backend that accepts no byte of a request's body has `timeouts.responseBodyMs`, too: 504.
 #[test]
 fn backend_that_takes_nothing() {
     let mut bench = Bench::new(Config::default());
@@ -174,8 +176,9 @@ fn backend_that_takes_nothing() {
     });
 }
 
-/// A backend that has begun its response and takes the upload slowly is alive: its response is not cut
-/// while the upload goes on, however long nothing of it comes; then it has `timeouts.responseBodyMs`.
+/// A backend that has begun its response and reads the upload slowly is alive: its response is not
+/// cut while the upload makes progress, however long the response rests. After that it has
+/// `timeouts.responseBodyMs`.
 #[test]
 fn slow_upload_beside_a_begun_response() {
     const STEP: usize = 1000;
@@ -219,7 +222,7 @@ fn tunnel_idle() {
     assert!(bench.wire(upstream).closed.is_some());
 }
 
-/// A tunnel whose sides take what waits for them is not silent, though nothing new comes.
+/// A tunnel whose sides accept waiting bytes is not idle, even if no new bytes come.
 #[test]
 fn a_tunnel_that_drains_is_not_idle() {
     for is_upload in [false, true] {
@@ -247,8 +250,8 @@ fn a_tunnel_that_drains_is_not_idle() {
     }
 }
 
-/// `timeouts.lingerMs`: what a client sends after its last answer is dropped until nothing came for so
-/// long.
+/// `timeouts.lingerMs`: bytes that a client sends after its last response are dropped until none
+/// come for this time.
 #[test]
 fn linger() {
     let mut bench = Bench::new(Config::default());
@@ -263,8 +266,9 @@ fn linger() {
     assert!(bench.proxy.is_at_rest());
 }
 
-/// `timeouts.lingerTotalMs`: a client that goes on sending is dropped for no longer than that. A backend
-/// that answers 413 at once is not lost to an upload that lasts.
+/// `timeouts.lingerTotalMs`: the bytes of a client that goes on sending are dropped for at most
+/// this time. Before that the client of a backend that sends 413 at once can read it, though its
+/// upload goes on.
 #[test]
 fn linger_total() {
     let mut bench = Bench::new(Config::default());
@@ -284,8 +288,9 @@ fn linger_total() {
     assert!(bench.proxy.is_at_rest());
 }
 
-/// A client that waits with its body for a 100 (Continue) waits for the backend: 504, and the backend
-/// is charged. After the 100 the client has its own time; one that sends its body at once has it, too.
+/// A client that awaits a 100 (Continue) before its body waits for the backend: 504, and the
+/// backend is charged. After the 100 the client has its own timeout. So has a client that sends its
+/// body at once.
 #[test]
 fn waiting_for_100() {
     let head = b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
@@ -316,8 +321,8 @@ fn waiting_for_100() {
     });
 }
 
-/// A client's body may be silent while the response streams: progress in either direction counts. When
-/// neither makes any, the client owes a part of its request, and the backend is not blamed.
+/// A client's body may rest while the response streams: progress in either direction counts.
+/// Without progress in both, the client owes a part of its request, and the backend is not blamed.
 #[test]
 fn silent_body_beside_a_stream() {
     let mut bench = Bench::new(Config::default());
@@ -338,8 +343,8 @@ fn silent_body_beside_a_stream() {
     assert_eq!(bench.proxy.snapshot(bench.now).backends[0].errors, 0);
 }
 
-/// Line ends behind a body are no request, however many come: no 408 for them, the idle time is not
-/// prolonged, and no buffer is kept for them.
+/// Any number of line ends behind a body are not a request: they cause no 408, do not prolong the
+/// idle time, and keep no buffer.
 #[test]
 fn line_ends_behind_a_body() {
     for step in [usize::MAX, 1] {
@@ -358,13 +363,13 @@ fn line_ends_behind_a_body() {
         });
         assert_eq!(bench.text(client), "");
     }
-    // One that is whole behind them is served.
+    // A complete request behind them is served.
     let mut bench = Bench::new(Config::default());
     let client = bench.client_with(&b"\r\n".repeat(10_000));
     bench.send(client, GET);
     bench.send(bench.upstream(), b"HTTP/1.1 204 N\r\n\r\n");
     assert!(bench.text(client).starts_with("HTTP/1.1 204 "));
-    // A request behind them has its whole time from its own first byte.
+    // A request behind them has its full time, from its own first byte.
     let mut bench = Bench::new(Config::default());
     let client = bench.client_with(b"\r\n");
     bench.pass(Duration::from_secs(50));
@@ -374,8 +379,8 @@ fn line_ends_behind_a_body() {
     });
 }
 
-/// `timeouts.shutdownMs`: after a stop, who is idle is closed at once, who is busy may end, and who
-/// has not by then is cut.
+/// `timeouts.shutdownMs`: after a stop, idle connections are closed at once. Busy ones may finish,
+/// and are cut at the timeout.
 #[test]
 fn shutdown() {
     let mut bench = Bench::new(Config::default());
@@ -396,7 +401,7 @@ fn shutdown() {
     assert!(bench.proxy.is_at_rest());
 }
 
-/// `pool.idleMs`: an idle upstream is closed after it; use restarts it.
+/// `pool.idleMs`: an idle upstream is closed when it expires, and use restarts it.
 #[test]
 fn pool_idle() {
     let mut bench = Bench::new(Config::default());
@@ -412,8 +417,8 @@ fn pool_idle() {
     });
 }
 
-/// A backend that gives up on a client that keeps it waiting is not charged: the client gets 408, or its
-/// response is cut. One that breaks off before half a second has failed by itself.
+/// A backend that gives up on a client that keeps it waiting is not charged: the client gets 408,
+/// or its response is cut. A backend that breaks off within half a second has failed by itself.
 #[test]
 fn backend_that_gives_up_on_a_late_client() {
     let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc";
@@ -448,7 +453,7 @@ fn backend_that_gives_up_on_a_late_client() {
     }
 }
 
-/// The time in which a client is awaited with its body is not the backend's latency.
+/// The time in which the client's body is awaited does not count as the backend's latency.
 #[test]
 fn slow_upload_is_no_slow_backend() {
     let mut bench = Bench::new(Config::default());
@@ -464,8 +469,8 @@ fn slow_upload_is_no_slow_backend() {
     assert!(latency <= Duration::from_millis(40), "{latency:?}");
 }
 
-/// A client that takes what the system holds for it makes progress, though no write succeeds: it is cut
-/// only after `timeouts.clientWriteMs` in which it acknowledged nothing.
+/// A client that acknowledges bytes in the system's buffers makes progress, even if no write
+/// succeeds. It is cut only after `timeouts.clientWriteMs` without an acknowledgement.
 #[test]
 fn slow_reader_is_not_cut() {
     let mut bench = Bench::new(Config::default());
@@ -477,14 +482,14 @@ fn slow_reader_is_not_cut() {
         bench.pass(Duration::from_secs(1));
         assert_eq!(bench.wire(client).closed, None, "after {second} s");
     }
-    // The last look that sees progress is at 105 s.
+    // The last check that sees progress is at 105 s.
     assert_over_after(&mut bench, Duration::from_secs(35), |bench| {
         bench.wire(client).closed == Some(true)
     });
 }
 
-/// The same for a backend that takes an upload slowly, whether bytes of it wait here or all of them
-/// are with the system: 504 only when it takes nothing.
+/// The same for a backend that reads an upload slowly, whether some bytes wait in the proxy or the
+/// system holds them all: 504 only when it accepts nothing.
 #[test]
 fn slow_backend_is_not_cut() {
     for (takes, name) in [(100, "bytes wait"), (usize::MAX, "all is written")] {

@@ -1,14 +1,14 @@
-//! Requests and answers in every framing, one after the other and both ways at once.
+//! Requests and responses in every framing, one after the other and in both directions at once.
 use std::io::{BufReader, Read, Write};
 use std::net::Shutdown;
 use std::thread;
 
 use crate::parties::{
-    Script, answer, connect, echo, get, proxy, read_answer, read_body, read_head,
+    Script, connect, echo, get, proxy, read_body, read_head, read_response, respond,
 };
 
-/// ureq, a client that shares no code with the proxy: GET, HEAD, POST with a length and in chunks,
-/// and answers with a length, in chunks and until close.
+/// ureq is a client that shares no code with the proxy: GET, HEAD, POST with a length and in
+/// chunks, and responses with a length, in chunks and until close.
 #[test]
 fn ureq_understands_every_framing() {
     let backend = Script::start(|stream, head| {
@@ -35,27 +35,28 @@ fn ureq_understands_every_framing() {
     let url = |path: &str| format!("http://{address}/{path}");
     let agent = ureq::agent();
     for path in ["length", "chunked", "close", "length"] {
-        let mut answer = agent.get(url(path)).call().expect("an answer");
-        assert_eq!(answer.body_mut().read_to_string().expect("a body"), "GET 0 true false");
-        let mut answer = agent.post(url(path)).send(&[b'x'; 70_000][..]).expect("an answer");
-        let text = answer.body_mut().read_to_string().expect("a body");
+        let mut response = agent.get(url(path)).call().expect("a response");
+        assert_eq!(response.body_mut().read_to_string().expect("a body"), "GET 0 true false");
+        let mut response = agent.post(url(path)).send(&[b'x'; 70_000][..]).expect("a response");
+        let text = response.body_mut().read_to_string().expect("a body");
         assert_eq!(text, "POST 70000 true false", "{path}");
         let mut unsized_body = std::io::repeat(b'x').take(300_000);
         let body = ureq::SendBody::from_reader(&mut unsized_body);
-        let mut answer = agent.put(url(path)).send(body).expect("an answer");
-        let text = answer.body_mut().read_to_string().expect("a body");
+        let mut response = agent.put(url(path)).send(body).expect("a response");
+        let text = response.body_mut().read_to_string().expect("a body");
         assert_eq!(text, "PUT 300000 true true", "{path}");
     }
-    let answer = agent.head(url("length")).call().expect("an answer");
+    let response = agent.head(url("length")).call().expect("a response");
     assert_eq!(
-        answer.headers().get("content-length").map(|value| value.as_bytes()),
+        response.headers().get("content-length").map(|value| value.as_bytes()),
         Some(&b"77"[..])
     );
 }
 
-/// Pipelined requests are answered in order on one connection, and one upstream carries them all.
+/// Pipelined requests on one connection get their responses in order, and one upstream carries them
+/// all.
 #[test]
-fn pipelined_requests_are_answered_in_order() {
+fn pipelined_requests_are_served_in_order() {
     let backend = Script::start(echo);
     let mut stream = BufReader::new(connect(proxy(&[&backend.url])));
     let mut requests = String::new();
@@ -66,7 +67,7 @@ fn pipelined_requests_are_answered_in_order() {
     }
     stream.get_mut().write_all(requests.as_bytes()).expect("sent");
     for number in 0..50 {
-        let (head, body) = read_answer(&mut stream);
+        let (head, body) = read_response(&mut stream);
         let text = String::from_utf8(body).expect("text");
         assert_eq!(head[0], "HTTP/1.1 200 OK");
         assert!(text.starts_with(&format!("POST /{number} HTTP/1.1\n")), "{text}");
@@ -85,18 +86,19 @@ fn bytes_may_come_one_by_one() {
     for byte in request {
         stream.get_mut().write_all(&[*byte]).expect("sent");
     }
-    let first = String::from_utf8(read_answer(&mut stream).1).expect("text");
+    let first = String::from_utf8(read_response(&mut stream).1).expect("text");
     assert!(first.starts_with("POST /a ") && first.ends_with("\n\nhello"), "{first}");
-    let second = String::from_utf8(read_answer(&mut stream).1).expect("text");
+    let second = String::from_utf8(read_response(&mut stream).1).expect("text");
     assert!(second.starts_with("GET /b "), "{second}");
 }
 
-/// Many megabytes both ways at once, each end reading late: nothing is lost, changed or stuck.
+/// Many megabytes in both directions at once, with slow readers at both ends: nothing is lost,
+/// changed or stuck.
 #[test]
 fn bodies_stream_both_ways_at_once() {
     const LENGTH: usize = 24 << 20;
     let backend = Script::start(|stream, _| {
-        // Bytes go back at once while the rest is still arriving.
+        // Bytes go back as they come, while the rest is still coming.
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
         stream.get_mut().write_all(head.as_bytes()).expect("sent");
         let mut left = LENGTH;
@@ -119,34 +121,34 @@ fn bodies_stream_both_ways_at_once() {
         writer.write_all(&body).expect("sent");
     });
     let mut reader = BufReader::new(&mut stream);
-    let head = read_head(&mut reader).expect("an answer");
+    let head = read_head(&mut reader).expect("a response");
     let body = read_body(&mut reader, &head);
     sending.join().expect("all was sent");
     assert!(body.iter().enumerate().all(|(at, &byte)| byte == byte_at(at)), "bytes differ");
 }
 
-/// A client that waits for 100 gets the backend's, and its body then goes on.
+/// A client that waits for a 100 gets the backend's, and its body is then forwarded.
 #[test]
 fn expectations_are_met() {
     let backend = Script::start(|stream, head| {
         assert!(head.iter().any(|line| line == "Expect: 100-continue"), "{head:?}");
         stream.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").expect("sent");
         let body = read_body(stream, head);
-        answer(stream, &body)
+        respond(stream, &body)
     });
     let mut stream = BufReader::new(connect(proxy(&[&backend.url])));
     for _ in 0..3 {
         let head =
             b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
         stream.get_mut().write_all(head).expect("sent");
-        assert_eq!(read_head(&mut stream).expect("an answer"), ["HTTP/1.1 100 Continue"]);
+        assert_eq!(read_head(&mut stream).expect("a response"), ["HTTP/1.1 100 Continue"]);
         stream.get_mut().write_all(b"hello").expect("sent");
-        assert_eq!(read_answer(&mut stream).1, b"hello");
+        assert_eq!(read_response(&mut stream).1, b"hello");
     }
     assert_eq!(backend.connections(), 1);
 }
 
-/// A tunnel carries bytes both ways after the 101, and each side's end by itself.
+/// A tunnel carries bytes in both directions after the 101, and each side's end separately.
 #[test]
 fn tunnels_carry_bytes_and_ends() {
     let backend = Script::start(|stream, head| {
@@ -161,7 +163,7 @@ fn tunnels_carry_bytes_and_ends() {
     let mut stream = BufReader::new(connect(proxy(&[&backend.url])));
     let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     stream.get_mut().write_all(request).expect("sent");
-    let head = read_head(&mut stream).expect("an answer");
+    let head = read_head(&mut stream).expect("a response");
     assert_eq!(head[0], "HTTP/1.1 101 S");
     let sent: Vec<u8> = (0..1_000_000_u32).map(|at| (at % 253) as u8).collect();
     let mut writer = stream.get_ref().try_clone().expect("a second handle");
@@ -178,17 +180,18 @@ fn tunnels_carry_bytes_and_ends() {
 
 /// A client may end its side behind its request and still gets its response.
 #[test]
-fn half_closed_clients_are_answered() {
+fn half_closed_clients_are_served() {
     let backend = Script::start(echo);
     let mut stream = connect(proxy(&[&backend.url]));
     stream.write_all(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
     stream.shutdown(Shutdown::Write).expect("ended");
     let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer and an end");
+    stream.read_to_string(&mut text).expect("a response and an end");
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("GET /x "), "{text}");
 }
 
-/// HTTP/1.0 clients get their answer and the end of the connection, or keep it when they ask to.
+/// HTTP/1.0 clients get their response and the end of the connection, or keep it if they ask for
+/// that.
 #[test]
 fn old_clients_are_served() {
     let backend = Script::start(echo);
@@ -196,7 +199,7 @@ fn old_clients_are_served() {
     let mut stream = connect(address);
     stream.write_all(b"GET /x HTTP/1.0\r\n\r\n").expect("sent");
     let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer and an end");
+    stream.read_to_string(&mut text).expect("a response and an end");
     assert!(
         text.contains("\r\nConnection: close\r\n") && text.contains("GET /x HTTP/1.1"),
         "{text}"
@@ -205,7 +208,7 @@ fn old_clients_are_served() {
     for _ in 0..2 {
         let request = b"GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
         stream.get_mut().write_all(request).expect("sent");
-        let (head, _) = read_answer(&mut stream);
+        let (head, _) = read_response(&mut stream);
         assert!(head.iter().any(|line| line == "Connection: keep-alive"), "{head:?}");
     }
     assert!(get(address, "/y").1.starts_with("GET /y "));

@@ -1,4 +1,4 @@
-//! Backends that die, hang up and cut; clients that see it, or do not.
+//! Backends that crash, close and cut, and clients that must or must not see it.
 use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::sync::mpsc;
@@ -6,35 +6,36 @@ use std::sync::mpsc;
 use intelliproxy_sim::{Backend, Config as SimConfig};
 
 use crate::parties::{
-    DEADLINE, Script, answer, config, connect, get, proxy, read_answer, read_body, read_head,
-    refuse, serve, wait_until,
+    DEADLINE, Script, config, connect, get, proxy, read_body, read_head, read_response, refuse,
+    respond, serve, wait_until,
 };
 
-/// A backend that closes each connection after its response unannounced: no client notices.
+/// A backend that closes each connection after its response, without `Connection: close`: no client
+/// sees it.
 #[test]
 fn dead_pooled_connections_are_replaced() {
     let backend = Script::start(|stream, _| {
-        answer(stream, b"once");
+        respond(stream, b"once");
         false
     });
     let address = proxy(&[&backend.url]);
     let mut stream = BufReader::new(connect(address));
     for _ in 0..50 {
         stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-        let (head, body) = read_answer(&mut stream);
+        let (head, body) = read_response(&mut stream);
         assert_eq!((head[0].as_str(), &body[..]), ("HTTP/1.1 200 OK", &b"once"[..]));
     }
     assert_eq!(backend.connections(), 50);
 }
 
-/// Posts to a backend that closes each connection behind its response without saying so: none is
-/// answered 502. One that was lost closes its client's kept connection without a response; a
-/// client's first request is never lost.
+/// POSTs to a backend that closes each connection after its response, without `Connection: close`:
+/// none gets 502. A lost one closes its client's kept connection without a response. A client's
+/// first request is never lost.
 #[test]
 fn posts_meet_no_closed_connection() {
     let backend = Script::start(|stream, head| {
         read_body(stream, head);
-        answer(stream, b"once");
+        respond(stream, b"once");
         false
     });
     let address = proxy(&[&backend.url]);
@@ -50,21 +51,21 @@ fn posts_meet_no_closed_connection() {
                 read_body(&mut stream, &head);
                 kept = Some(stream);
             }
-            None => assert!(!is_first, "a client's first request is answered"),
+            None => assert!(!is_first, "a client's first request gets a response"),
         }
     }
     for _ in 0..200 {
         let mut stream = BufReader::new(connect(address));
         stream.get_mut().write_all(request).expect("sent");
-        assert_eq!(read_answer(&mut stream).0[0], "HTTP/1.1 200 OK");
+        assert_eq!(read_response(&mut stream).0[0], "HTTP/1.1 200 OK");
     }
 }
 
-/// A backend that closes without an answer is passed over for a request that may be sent again;
-/// for one that may not, the client gets the error.
+/// A backend that closes without a response is skipped for a request that may be repeated. For one
+/// that may not, the client gets 502.
 #[test]
 fn requests_are_retried_where_it_is_safe() {
-    let (dead, alive) = (Script::start(|_, _| false), Script::start(|s, _| answer(s, b"alive")));
+    let (dead, alive) = (Script::start(|_, _| false), Script::start(|s, _| respond(s, b"alive")));
     let address = proxy(&[&dead.url, &alive.url]);
     for _ in 0..20 {
         assert_eq!(get(address, "/"), ("HTTP/1.1 200 OK".to_owned(), "alive".to_owned()));
@@ -73,10 +74,10 @@ fn requests_are_retried_where_it_is_safe() {
     let mut stream = BufReader::new(connect(address));
     let request = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx";
     stream.get_mut().write_all(request).expect("sent");
-    assert_eq!(read_answer(&mut stream).0[0], "HTTP/1.1 502 Bad Gateway");
+    assert_eq!(read_response(&mut stream).0[0], "HTTP/1.1 502 Bad Gateway");
 }
 
-/// Backends are killed and started again under load, in turn: no client sees a failure.
+/// Backends are killed and restarted under load, in turn: no client sees a failure.
 #[test]
 fn killed_backends_are_not_seen() {
     let start =
@@ -90,7 +91,7 @@ fn killed_backends_are_not_seen() {
     let mut ask = |count: usize| {
         for _ in 0..count {
             stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-            let (head, body) = read_answer(&mut stream);
+            let (head, body) = read_response(&mut stream);
             let text = String::from_utf8(body).expect("text");
             assert_eq!(head[0], "HTTP/1.1 200 OK", "{text}");
             let is_its = |port: &u16| text.ends_with(&format!("port {port}"));
@@ -119,10 +120,10 @@ fn current(address: SocketAddr) -> usize {
     usize::from(stats[1]["current"] == true)
 }
 
-/// A client that closes while its response is awaited, or on a silent stream: the backend sees the end
-/// of its connection before any deadline of the proxy.
+/// A client closes while its response is awaited, or on a silent stream: the backend sees the end
+/// of its connection before any timeout of the proxy.
 #[test]
-fn clients_that_leave_are_gone_for_the_backend() {
+fn clients_that_leave_end_their_upstream() {
     for start in ["", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"] {
         let (asked, is_asked) = mpsc::channel();
         let (ended, has_ended) = mpsc::channel();
@@ -140,10 +141,10 @@ fn clients_that_leave_are_gone_for_the_backend() {
     }
 }
 
-/// Of a response that breaks off everything arrives, more than the system's buffers hold on the way, and
-/// then a clean end where length or chunks show the cut.
+/// All bytes of a response that breaks off arrive, even if they are more than the system's buffers
+/// hold. Then comes a clean end if length or chunks show the cut.
 #[test]
-fn cut_answers_arrive_as_far_as_they_came() {
+fn cut_responses_arrive_as_far_as_they_came() {
     const SENT: usize = 6 << 20;
     for head in ["Content-Length: 8388608\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n800000\r\n"]
     {
@@ -163,9 +164,9 @@ fn cut_answers_arrive_as_far_as_they_came() {
     }
 }
 
-/// A response to HTTP/1.0 whose end is the connection's ends by a reset where it breaks off.
+/// A response to HTTP/1.0 that ends with its connection is reset if it breaks off.
 #[test]
-fn cut_answers_without_framing_are_resets() {
+fn cut_responses_without_framing_are_resets() {
     let backend = Script::start(move |stream, _| {
         let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhello";
         stream.get_mut().write_all(head).expect("sent");
@@ -177,13 +178,14 @@ fn cut_answers_without_framing_are_resets() {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
-/// A backend without a listener is skipped, or the client gets 502; without any backend, 503.
+/// A backend that refuses connections is skipped, or the client gets 502. Without any backend the
+/// client gets 503.
 #[test]
 fn refused_backends_become_502() {
     let (_refusing, refused) = refuse(SocketAddr::from(([127, 0, 0, 1], 0)));
     let url = format!("http://{refused}");
     assert_eq!(get(proxy(&[&url]), "/").0, "HTTP/1.1 502 Bad Gateway");
-    let alive = Script::start(|stream, _| answer(stream, b"alive"));
+    let alive = Script::start(|stream, _| respond(stream, b"alive"));
     assert_eq!(get(proxy(&[&url, &alive.url]), "/").1, "alive");
     assert_eq!(get(serve(config(&[]))[0], "/").0, "HTTP/1.1 503 Service Unavailable");
 }

@@ -12,10 +12,10 @@ use intelliproxy::edge::resolve::Setup;
 use intelliproxy::reactor;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 
-/// Far longer than anything here takes; only a failing test waits this long.
+/// Much longer than anything here takes: only a failing test waits this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A configuration with these backends, called A, B and so on, and a free port.
+/// Returns a configuration with these backends, named A, B and so on, and a free port.
 pub(crate) fn config(urls: &[&str]) -> Config {
     let backend = |(url, letter): (&&str, char)| BackendConfig {
         name: letter.to_string(),
@@ -29,7 +29,7 @@ pub(crate) fn config(urls: &[&str]) -> Config {
     }
 }
 
-/// Serves in a thread that lasts as long as the test program; tells where.
+/// Serves in a thread that lasts as long as the test program. Returns the addresses.
 pub(crate) fn serve(config: Config) -> Vec<SocketAddr> {
     let setup = Setup::new(config).expect("free ports and known backends");
     let addresses =
@@ -38,12 +38,12 @@ pub(crate) fn serve(config: Config) -> Vec<SocketAddr> {
     addresses
 }
 
-/// A proxy of these backends with nothing else configured.
+/// Serves these backends with an otherwise default configuration.
 pub(crate) fn proxy(urls: &[&str]) -> SocketAddr {
     serve(config(urls))[0]
 }
 
-/// A client's connection.
+/// Opens a client's connection.
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("a listener");
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
@@ -51,7 +51,8 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A head as lines, up to its empty line; `None` when the connection ends before it begins.
+/// Reads a head as lines, up to its empty line. Returns `None` if the connection ends before it
+/// begins.
 pub(crate) fn read_head(stream: &mut impl BufRead) -> Option<Vec<String>> {
     let mut lines = Vec::new();
     loop {
@@ -67,7 +68,7 @@ pub(crate) fn read_head(stream: &mut impl BufRead) -> Option<Vec<String>> {
     }
 }
 
-/// The value of a field of a head, its name in lower case.
+/// Returns the value of a field of a head.
 pub(crate) fn field<'a>(head: &'a [String], name: &str) -> Option<&'a str> {
     head.iter().find_map(|line| {
         let (field, value) = line.split_once(':')?;
@@ -75,7 +76,7 @@ pub(crate) fn field<'a>(head: &'a [String], name: &str) -> Option<&'a str> {
     })
 }
 
-/// A body by the framing of its head; not until close.
+/// Reads a body in the framing of its head, except until close.
 pub(crate) fn read_body(stream: &mut impl BufRead, head: &[String]) -> Vec<u8> {
     let mut body = Vec::new();
     if field(head, "transfer-encoding").is_some() {
@@ -98,34 +99,34 @@ pub(crate) fn read_body(stream: &mut impl BufRead, head: &[String]) -> Vec<u8> {
     body
 }
 
-/// Reads one answer with its body.
-pub(crate) fn read_answer(stream: &mut impl BufRead) -> (Vec<String>, Vec<u8>) {
-    let head = read_head(stream).expect("an answer");
+/// Reads one response with its body.
+pub(crate) fn read_response(stream: &mut impl BufRead) -> (Vec<String>, Vec<u8>) {
+    let head = read_head(stream).expect("a response");
     let body = read_body(stream, &head);
     (head, body)
 }
 
-/// Asks once on a connection of its own; the status line and the body.
+/// Sends one GET on its own connection. Returns the status line and the body.
 pub(crate) fn get(address: SocketAddr, path: &str) -> (String, String) {
     let mut stream = BufReader::new(connect(address));
     let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
     stream.get_mut().write_all(request.as_bytes()).expect("sent");
-    let (head, body) = read_answer(&mut stream);
+    let (head, body) = read_response(&mut stream);
     (head[0].clone(), String::from_utf8(body).expect("text"))
 }
 
-/// Waits until something holds, asking again and again.
+/// Waits until `holds` returns true, and calls it again and again.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !holds() {
-        assert!(Instant::now() < end, "not in time: {what}");
+        assert!(Instant::now() < end, "timed out: {what}");
         thread::yield_now();
     }
 }
 
-/// A bound port without a listener: connections to it are refused for as long as the
-/// socket lives, and no other test can be given it meanwhile.
+/// Reserves a port without a listener: connections to it are refused while the socket exists, and
+/// no other test can get the port meanwhile.
 pub(crate) fn refuse(address: SocketAddr) -> (OwnedFd, SocketAddr) {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket = socket(family, SocketType::STREAM, None).expect("a socket");
@@ -137,12 +138,13 @@ pub(crate) fn refuse(address: SocketAddr) -> (OwnedFd, SocketAddr) {
     (socket, address.try_into().expect("of the Internet"))
 }
 
-/// A backend that is a script: it is called with each request's head, and with the connection, on
-/// which it answers. It returns whether the connection goes on. Probes are answered for it.
+/// A scripted backend. The script gets each request's head and the connection, and writes the
+/// response. It returns whether the connection stays open. Probes get their responses without the
+/// script.
 #[derive(Debug)]
 pub(crate) struct Script {
     pub(crate) url: String,
-    /// Connections that carried requests, probes left out.
+    /// Connections that carried requests, without probes.
     connections: Arc<AtomicUsize>,
 }
 
@@ -164,19 +166,19 @@ impl Script {
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (script, counter) = (Arc::clone(&script), Arc::clone(&counter));
-                thread::spawn(move || answer_all(stream, &*script, &counter));
+                thread::spawn(move || run_script(stream, &*script, &counter));
             }
         });
         Ok(Self { url, connections })
     }
 
-    /// Connections that carried requests so far.
+    /// Returns the number of connections that carried requests so far.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
-fn answer_all(
+fn run_script(
     stream: TcpStream,
     script: &dyn Fn(&mut BufReader<TcpStream>, &[String]) -> bool,
     connections: &AtomicUsize,
@@ -185,9 +187,9 @@ fn answer_all(
     let mut is_first = true;
     while let Some(head) = read_head(&mut stream) {
         if head[0].starts_with("GET /health ") || head[0].starts_with("GET /metrics ") {
-            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
-            // The proxy may have gone with its test.
-            drop(stream.get_mut().write_all(answer));
+            let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+            // The proxy may have ended with its test.
+            drop(stream.get_mut().write_all(response));
             return;
         }
         if is_first {
@@ -200,17 +202,17 @@ fn answer_all(
     }
 }
 
-/// Answers with the request as it came: its head's lines, an empty one, its body.
+/// Responds with the request as it came: the lines of its head, an empty line, its body.
 pub(crate) fn echo(stream: &mut BufReader<TcpStream>, head: &[String]) -> bool {
     let body = read_body(stream, head);
     let mut text = head.join("\n").into_bytes();
     text.extend_from_slice(b"\n\n");
     text.extend_from_slice(&body);
-    answer(stream, &text)
+    respond(stream, &text)
 }
 
-/// Answers 200 with a length; says that the connection goes on.
-pub(crate) fn answer(stream: &mut BufReader<TcpStream>, body: &[u8]) -> bool {
+/// Responds 200 with a length, and keeps the connection open.
+pub(crate) fn respond(stream: &mut BufReader<TcpStream>, body: &[u8]) -> bool {
     let mut bytes =
         format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
     bytes.extend_from_slice(body);

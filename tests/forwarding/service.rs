@@ -1,4 +1,4 @@
-//! Clients, addresses and pages that are served.
+//! Listeners, limits on clients, and access to /stats.
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
@@ -6,14 +6,14 @@ use intelliproxy::config::{Listen, Overflow};
 use serde_json::Value;
 
 use crate::parties::{
-    Script, answer, config, connect, echo, get, proxy, read_answer, read_head, refuse, serve,
+    Script, config, connect, echo, get, proxy, read_head, read_response, refuse, respond, serve,
     wait_until,
 };
 
-/// Every field that `operations.md` lists is there, with a kind of value that it may have.
+/// /stats has every field that `operations.md` lists, each with a permitted kind of value.
 #[test]
-fn stats_are_shown_to_who_may_see_them() {
-    let backend = Script::start(|stream, _| answer(stream, b"own"));
+fn stats_are_shown_to_permitted_peers() {
+    let backend = Script::start(|stream, _| respond(stream, b"own"));
     let address = proxy(&[&backend.url, &backend.url]);
     get(address, "/");
     let parsed = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
@@ -53,8 +53,8 @@ fn stats_are_shown_to_who_may_see_them() {
     assert_eq!(stats[0]["name"], "A");
     let requests: u64 =
         stats.as_array().into_iter().flatten().filter_map(|b| b["totalRequests"].as_u64()).sum();
-    assert_eq!(requests, 1, "looking is no request");
-    wait_until("both have answered a ping", || {
+    assert_eq!(requests, 1, "reading /stats is not a request");
+    wait_until("both have responded to a ping", || {
         let stats = parsed(&get(address, "/stats?again").1);
         stats
             .as_array()
@@ -62,15 +62,15 @@ fn stats_are_shown_to_who_may_see_them() {
             .flatten()
             .all(|b| b["alive"] == true && b["latency"].is_number())
     });
-    // For others the path is one like any other.
+    // For other peers the path is like any other.
     let mut closed = config(&[&backend.url]);
     closed.stats.allow = vec!["203.0.113.0/24".to_owned()];
     assert_eq!(get(serve(closed)[0], "/stats").1, "own");
     assert_eq!(get(address, "/stats/x").1, "own");
 }
 
-/// With `overflow: reject`, a client beyond the limit gets 503 at once, and is served once there is
-/// room; clients in service are not disturbed.
+/// With `overflow: reject` a client above the limit gets 503 at once, and is served once there is
+/// room. Clients in service are not disturbed.
 #[test]
 fn overflow_is_rejected() {
     let backend = Script::start(echo);
@@ -81,7 +81,7 @@ fn overflow_is_rejected() {
     let mut first = begin(address, &backend);
     let mut second = connect(address);
     let mut text = String::new();
-    second.read_to_string(&mut text).expect("an answer and an end");
+    second.read_to_string(&mut text).expect("a response and an end");
     assert!(text.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{text}");
     finish(&mut first);
     drop(second);
@@ -94,7 +94,7 @@ fn overflow_is_rejected() {
     });
 }
 
-/// With `overflow: wait`, who comes to a full house is served when another one leaves.
+/// With `overflow: wait` a client above the limit is served when another one leaves.
 #[test]
 fn overflow_waits() {
     let backend = Script::start(echo);
@@ -107,10 +107,10 @@ fn overflow_waits() {
     finish(&mut first);
     assert_eq!(backend.connections(), 1, "the second one's request was not read");
     drop(first);
-    assert!(String::from_utf8_lossy(&read_answer(&mut second).1).starts_with("GET /2 "));
+    assert!(String::from_utf8_lossy(&read_response(&mut second).1).starts_with("GET /2 "));
 }
 
-/// A client that is idle after its request gives way to one that comes to a full house.
+/// An idle client that has had a response gives way to a new one above the limit.
 #[test]
 fn an_idle_client_gives_way() {
     let backend = Script::start(echo);
@@ -124,7 +124,7 @@ fn an_idle_client_gives_way() {
     assert!(read_head(&mut first).is_none(), "the first one's connection has ended");
 }
 
-/// A client whose request has begun: it is in service until [`finish`].
+/// Begins a request: its client is in service until [`finish`].
 fn begin(address: SocketAddr, backend: &Script) -> BufReader<std::net::TcpStream> {
     let mut stream = BufReader::new(connect(address));
     let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab";
@@ -135,16 +135,16 @@ fn begin(address: SocketAddr, backend: &Script) -> BufReader<std::net::TcpStream
 
 fn finish(stream: &mut BufReader<std::net::TcpStream>) {
     stream.get_mut().write_all(b"cd").expect("sent");
-    assert_eq!(read_answer(stream).0[0], "HTTP/1.1 200 OK");
+    assert_eq!(read_response(stream).0[0], "HTTP/1.1 200 OK");
 }
 
 fn ask(stream: &mut BufReader<std::net::TcpStream>) {
     stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-    assert_eq!(read_answer(stream).0[0], "HTTP/1.1 200 OK");
+    assert_eq!(read_response(stream).0[0], "HTTP/1.1 200 OK");
 }
 
-/// A listener that speaks the PROXY protocol takes its client from the header, another one does not
-/// know it.
+/// A listener that speaks the PROXY protocol takes the client's address from the header. Another
+/// listener refuses the header.
 #[test]
 fn a_listener_speaks_the_proxy_protocol() {
     let backend = Script::start(echo);
@@ -157,23 +157,23 @@ fn a_listener_speaks_the_proxy_protocol() {
     let mut stream = BufReader::new(connect(addresses[0]));
     stream.get_mut().write_all(header).expect("sent");
     stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-    let text = String::from_utf8(read_answer(&mut stream).1).expect("text");
+    let text = String::from_utf8(read_response(&mut stream).1).expect("text");
     assert!(text.contains("\nX-Forwarded-For: 198.51.100.7\n"), "{text}");
     let mut stream = BufReader::new(connect(addresses[1]));
     stream.get_mut().write_all(header).expect("sent");
-    assert_eq!(read_answer(&mut stream).0[0], "HTTP/1.1 400 Bad Request");
+    assert_eq!(read_response(&mut stream).0[0], "HTTP/1.1 400 Bad Request");
 }
 
-/// `localhost` is both loopback addresses: to listen on, and of a backend that has only one.
+/// `localhost` means both loopback addresses, for listeners and for a backend that has only one.
 #[test]
 fn localhost_is_both_loopbacks() {
     if TcpListener::bind("[::1]:0").is_err() {
-        // Without IPv6 there is but one.
+        // Without IPv6 there is only one.
         return;
     }
     let loopbacks = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
     for (own, other) in [(loopbacks[0], loopbacks[1]), (loopbacks[1], loopbacks[0])] {
-        // The port of the other address must not lead to another process.
+        // The port at the other address must have no listener.
         let (port, _refusing, _backend) = loop {
             let (refusing, refused) = refuse(SocketAddr::new(other, 0));
             let port = refused.port();
@@ -199,9 +199,9 @@ fn localhost_is_both_loopbacks() {
     }
 }
 
-/// A bad request is answered and its connection closed, while another client goes on.
+/// A bad request gets an error and its connection is closed. Another client is not affected.
 #[test]
-fn bad_requests_disturb_nobody() {
+fn bad_requests_disturb_no_other_client() {
     let backend = Script::start(echo);
     let address = proxy(&[&backend.url]);
     let mut good = BufReader::new(connect(address));
@@ -216,7 +216,7 @@ fn bad_requests_disturb_nobody() {
         let mut bad = connect(address);
         bad.write_all(bytes).expect("sent");
         let mut text = String::new();
-        bad.read_to_string(&mut text).expect("an answer and an end");
+        bad.read_to_string(&mut text).expect("a response and an end");
         assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{text}");
         ask(&mut good);
     }

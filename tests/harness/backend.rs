@@ -1,4 +1,4 @@
-//! Model backends: what reaches them, and what they answer.
+//! Model backends: the requests that reach them, and their responses.
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
@@ -7,113 +7,113 @@ use intelliproxy_core::Instant;
 use crate::client::{Pace, Step};
 use crate::strict::{Head, Item, Reader, Way};
 
-/// A backend's reaction to one request.
+/// A backend's handling of one request.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// Whether it begins when the head is there, and does not wait for the body.
+    /// Whether it begins after the head, without waiting for the body.
     pub at_head: bool,
-    /// Steps of the reaction.
+    /// The steps of its response.
     pub steps: Vec<Step>,
-    /// Whether the connection is a tunnel from then on: everything is sent back.
+    /// Whether the connection becomes a tunnel: every byte is then sent back.
     pub is_tunnel: bool,
 }
 
 impl Reply {
-    /// Bytes, once the request is whole.
+    /// Responds with these bytes once the request is complete.
     pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
         Self::steps(vec![Step::Send(bytes.into())])
     }
 
-    /// Steps, once the request is whole.
+    /// Takes these steps once the request is complete.
     pub const fn steps(steps: Vec<Step>) -> Self {
         Self { at_head: false, steps, is_tunnel: false }
     }
 
-    /// 200 with a body and its length.
+    /// Responds 200 with a body and its length.
     pub fn ok(body: &str) -> Self {
         Self::bytes(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
     }
 }
 
-/// A request as a backend read it.
+/// A request as read by a backend.
 #[derive(Clone, Debug)]
 pub struct Received {
     /// Its head.
     pub head: Head,
-    /// Its body, as far as it came.
+    /// Its body, as far as received.
     pub body: Vec<u8>,
     /// Its trailer fields.
     pub trailer: Vec<(String, String)>,
-    /// Whether it came whole.
+    /// Whether it was received completely.
     pub is_whole: bool,
-    /// The connection that it came on.
+    /// The connection on which it came.
     pub link: usize,
 }
 
 /// A backend of a world.
 #[derive(Debug)]
 pub struct Backend {
-    /// Address that it listens on.
+    /// Its address.
     pub address: SocketAddr,
-    /// Answers for the first requests; after them, the world decides.
+    /// Responses to the first requests. After them the world decides.
     pub script: VecDeque<Reply>,
-    /// Its connections that are open, by link.
+    /// Its open connections, by link.
     pub conns: BTreeMap<usize, Conn>,
-    /// Requests that came, probes left out.
+    /// Received requests, without probes.
     pub requests: Vec<Received>,
-    /// Connections that were ever made to it.
+    /// Number of connections made to it so far.
     pub connections: usize,
-    /// Reading speed.
+    /// Its reading speed.
     pub pace: Pace,
 }
 
 /// One connection to a backend.
 #[derive(Debug)]
 pub struct Conn {
-    /// Reads what comes.
+    /// Reads the received bytes.
     pub reader: Reader,
-    /// The current request, as its place in the list of those received.
+    /// The current request.
     pub current: Option<Current>,
-    /// Steps left to do.
+    /// The remaining steps.
     pub steps: VecDeque<Step>,
-    /// Bytes that wait to be taken by the network.
+    /// Bytes that wait for room in the network.
     pub unsent: Vec<u8>,
-    /// When it reads again.
+    /// The time of its next read.
     pub reads_at: Option<Instant>,
-    /// Until when it waits.
+    /// The end of its wait.
     pub rests_until: Option<Instant>,
-    /// Whether a request came on it.
+    /// Whether it has carried a request.
     pub has_served: bool,
-    /// Whether it sends everything back.
+    /// Whether it sends every byte back.
     pub is_tunnel: bool,
     /// Bytes that came through the tunnel.
     pub tunnelled: Vec<u8>,
-    /// Whether the tunnel's own end was sent.
+    /// Whether it has ended its side of the tunnel.
     pub is_tunnel_over: bool,
 }
 
-/// A request that is being read or answered.
+/// A request that is being read or served.
 #[derive(Debug)]
 pub struct Current {
     /// The request so far.
     pub received: Received,
-    /// The answer that waits for the rest of it.
+    /// The response, until the rest of the request has come.
     pub reply: Option<Reply>,
     /// Whether it is a probe.
     pub is_probe: bool,
 }
 
-/// Content of the bytes that a connection received.
+/// The part of a request found in the received bytes.
 #[derive(Debug)]
 pub enum Found {
-    /// A head; the world has to decide on a response.
+    /// A head, for which the caller decides on a response.
     Head(Head),
-    /// The request is whole.
+    /// The end of the request.
     Whole,
 }
 
 impl Backend {
-    /// A backend that listens at an address.
+    /// Returns a backend that listens at an address.
     pub const fn new(address: SocketAddr) -> Self {
         Self {
             address,
@@ -127,7 +127,7 @@ impl Backend {
 }
 
 impl Conn {
-    /// A connection that was just made.
+    /// Returns a new connection.
     pub const fn new() -> Self {
         Self {
             reader: Reader::new(Way::ToBackend),
@@ -143,19 +143,19 @@ impl Conn {
         }
     }
 
-    /// Whether it has an answer to give, or to finish.
+    /// Returns whether it has a response to begin or to finish.
     pub fn is_busy(&self) -> bool {
         let waits = self.current.as_ref().is_some_and(|current| current.reply.is_some());
         waits || !self.steps.is_empty() || !self.unsent.is_empty()
     }
 
-    /// Whether bytes of an answer are still to come.
-    pub fn is_answering(&self) -> bool {
+    /// Returns whether bytes of a response are still to come.
+    pub fn is_responding(&self) -> bool {
         let is_send = |step: &Step| matches!(step, Step::Send(_) | Step::SendWhole(_));
         !self.unsent.is_empty() || self.steps.iter().any(is_send)
     }
 
-    /// Reads what was pushed up to the next thing that matters.
+    /// Reads the received bytes up to the next head or the end of a request.
     ///
     /// # Errors
     /// The rule that the bytes break.
@@ -170,8 +170,8 @@ impl Conn {
                     self.unsent.extend_from_slice(&data);
                 }
                 (Item::Head(head), None) => {
-                    if self.is_answering() {
-                        return Err("a request before the answer to the last one".to_owned());
+                    if self.is_responding() {
+                        return Err("a request before the response to the last one".to_owned());
                     }
                     self.has_served = true;
                     let is_probe = head.one("user-agent") == Some("intelliproxy");

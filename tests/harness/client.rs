@@ -1,4 +1,4 @@
-//! Scripted clients: what they send and when, and what they got.
+//! Scripted clients: the bytes that they send, their timing, and the responses that they get.
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,35 +8,36 @@ use intelliproxy_core::Instant;
 use crate::net::Path;
 use crate::strict::{Asked, Head, Item, Reader, Way};
 
-/// One step of a client's script or of a backend's answer.
+/// One step of a client's script or of a backend's response.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Send bytes.
     Send(Vec<u8>),
     /// Send bytes in one piece that the network does not cut.
     SendWhole(Vec<u8>),
-    /// From now on an answer is expected.
+    /// Expect one more response from now on.
     Ask {
-        /// Facts that its reader needs.
+        /// The facts that the reader of the response needs.
         asked: Asked,
         /// The request's number, if it has one.
         id: Option<u64>,
     },
-    /// Do nothing for a while.
+    /// Do nothing for this time.
     Wait(Duration),
-    /// Wait until this many final responses have arrived in all.
-    AwaitAnswers(usize),
-    /// Wait until an interim or the final answer to the last request came, but not for long.
+    /// Wait until this number of final responses has come in total.
+    AwaitResponses(usize),
+    /// Wait, for a limited time, until an interim or the final response to the last request has
+    /// come.
     AwaitSign,
-    /// The same, until a time.
+    /// The same, until this time.
     AwaitSignUntil(Instant),
-    /// Wait until the head of the final answer to the last request came.
+    /// Wait until the head of the final response to the last request has come.
     AwaitHead,
     /// Wait until the proxy ends the connection.
     AwaitEnd,
-    /// From now on read like this.
+    /// Change the reading speed.
     Pace(Pace),
-    /// End the own side and go on reading.
+    /// End the client's or backend's own side and go on reading.
     Fin,
     /// Close.
     Close,
@@ -44,12 +45,12 @@ pub enum Step {
     Reset,
 }
 
-/// Reading speed of a peer.
+/// The reading speed of a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Pace {
     /// Everything at once.
     Fast,
-    /// So many bytes at a time, and then a pause.
+    /// A number of bytes at a time, with a pause after each.
     Slow {
         /// Bytes at a time.
         bytes: usize,
@@ -67,28 +68,28 @@ pub enum End {
     Clean,
     /// The proxy, or the network, reset it.
     Reset,
-    /// The client itself did.
+    /// The client closed or reset it.
     Own,
 }
 
-/// An answer that a client got, whole or not.
+/// A response that a client got, complete or not.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    /// The number of the request that it should be the answer to.
+pub struct Response {
+    /// The number of the request that it should belong to.
     pub id: Option<u64>,
-    /// Whether a request waited for it.
+    /// Whether a request was waiting for it.
     pub is_asked_for: bool,
-    /// Its request, as far as a reader needs it.
+    /// The facts about that request.
     pub asked: Asked,
-    /// Its head; with status 0 when none came.
+    /// Its head, with status 0 if none came.
     pub head: Head,
-    /// Statuses of the interim answers before it.
+    /// Statuses of the interim responses before it.
     pub interim: Vec<u16>,
-    /// Its body as far as it came.
+    /// Its body, as far as received.
     pub body: Vec<u8>,
     /// Its trailer fields.
     pub trailer: Vec<(String, String)>,
-    /// Whether its reader takes it for whole.
+    /// Whether its reader takes it for complete.
     pub is_whole: bool,
 }
 
@@ -97,43 +98,43 @@ pub struct Answer {
 pub struct Client {
     /// Its address.
     pub peer: SocketAddr,
-    /// When it connects.
+    /// The time at which it connects.
     pub starts: Instant,
-    /// Rest of its script.
+    /// The rest of its script.
     pub script: VecDeque<Step>,
-    /// Reading speed.
+    /// Its reading speed.
     pub pace: Pace,
     /// Its connection.
     pub link: Option<usize>,
-    /// End of its connection.
+    /// The end of its connection.
     pub end: Option<End>,
-    /// Responses received.
-    pub answers: Vec<Answer>,
-    /// Whether it does nothing that the proxy may answer with an error.
+    /// The responses that it got.
+    pub responses: Vec<Response>,
+    /// Whether it does nothing that permits an error response.
     pub is_polite: bool,
-    /// Whether it comes when all faults are over, so that nothing may go wrong for it.
+    /// Whether it comes after all faults, so that it must be served.
     pub must_be_served: bool,
-    /// Bytes that wait to be taken by the network.
+    /// Bytes that wait for room in the network.
     pub unsent: Vec<u8>,
-    /// When it reads again.
+    /// The time of its next read.
     pub reads_at: Option<Instant>,
-    /// Its connection's paths, if they differ from the world's.
+    /// The properties of its connection, if they differ from the others'.
     pub paths: Option<(Path, Path)>,
-    /// Until when its script waits.
+    /// The end of its script's wait.
     pub rests_until: Option<Instant>,
-    /// Whether the proxy closed it for another client, while idle.
+    /// Whether the proxy closed it, while idle, to make room for another client.
     pub gave_way: bool,
-    /// Requests without an answer yet.
+    /// Requests without a response yet.
     pub outstanding: VecDeque<(Asked, Option<u64>)>,
-    /// Bytes that came in all.
+    /// Number of bytes received.
     pub received: u64,
     reader: Reader,
-    current: Option<Answer>,
+    current: Option<Response>,
     interim: Vec<u16>,
 }
 
 impl Client {
-    /// A client with a script.
+    /// Returns a client with a script.
     pub fn new(peer: SocketAddr, starts: Instant, script: Vec<Step>) -> Self {
         Self {
             peer,
@@ -142,7 +143,7 @@ impl Client {
             pace: Pace::Fast,
             link: None,
             end: None,
-            answers: Vec::new(),
+            responses: Vec::new(),
             is_polite: true,
             must_be_served: false,
             unsent: Vec::new(),
@@ -158,29 +159,29 @@ impl Client {
         }
     }
 
-    /// Whether it has done all that it wanted, or cannot go on.
+    /// Returns whether its connection has ended.
     pub fn is_done(&self) -> bool {
         self.end.is_some()
     }
 
-    /// Whether an interim or final answer to its last request came.
+    /// Returns whether an interim or final response to its last request has come.
     pub fn has_sign(&self) -> bool {
         self.outstanding.is_empty() || !self.interim.is_empty() || self.current.is_some()
     }
 
-    /// Whether the head of the final answer to its last request came.
+    /// Returns whether the head of the final response to its last request has come.
     pub fn has_head(&self) -> bool {
         self.outstanding.is_empty() || (self.outstanding.len() == 1 && self.current.is_some())
     }
 
-    /// Whether it asked for a tunnel, whose sides end one by one.
+    /// Returns whether it requested a tunnel, whose sides end separately.
     pub fn has_asked_for_tunnel(&self) -> bool {
-        let answered = self.answers.iter().map(|answer| answer.asked);
+        let served = self.responses.iter().map(|response| response.asked);
         let asked = self.outstanding.iter().map(|(asked, _)| *asked);
-        answered.chain(asked).any(|asked| asked.is_upgrade)
+        served.chain(asked).any(|asked| asked.is_upgrade)
     }
 
-    /// Reads bytes that came; the numbers of answers that are whole now.
+    /// Reads received bytes.
     ///
     /// # Errors
     /// The rule that they break.
@@ -190,7 +191,7 @@ impl Client {
         loop {
             let asked = match self.outstanding.front() {
                 Some((asked, _)) => Some(*asked),
-                // It may have provoked an error that is the answer to nothing.
+                // It may have provoked an error that belongs to no request.
                 None if !self.is_polite && !self.must_be_served => Some(Asked::default()),
                 None => None,
             };
@@ -202,13 +203,13 @@ impl Client {
                     self.interim.push(head.status);
                     match self.reader.next(asked)? {
                         Some(Item::End(_)) => {}
-                        other => return Err(format!("an interim answer with {other:?}")),
+                        other => return Err(format!("an interim response with {other:?}")),
                     }
                 }
                 Some(Item::Head(head)) => {
                     let first = self.outstanding.front().copied();
                     let (asked, id) = first.unwrap_or_default();
-                    self.current = Some(Answer {
+                    self.current = Some(Response {
                         id,
                         is_asked_for: first.is_some(),
                         asked,
@@ -220,39 +221,39 @@ impl Client {
                     });
                 }
                 Some(Item::Data(data)) => {
-                    if let Some(answer) = &mut self.current {
-                        answer.body.extend_from_slice(&data);
+                    if let Some(response) = &mut self.current {
+                        response.body.extend_from_slice(&data);
                     }
                 }
                 Some(Item::End(trailer)) => {
-                    let Some(mut answer) = self.current.take() else {
+                    let Some(mut response) = self.current.take() else {
                         return Err("the end of nothing".to_owned());
                     };
-                    answer.trailer = trailer;
-                    answer.is_whole = true;
+                    response.trailer = trailer;
+                    response.is_whole = true;
                     self.outstanding.pop_front();
-                    self.answers.push(answer);
+                    self.responses.push(response);
                 }
             }
         }
     }
 
-    /// The connection is over: what had begun is an answer, cut or not.
+    /// Ends the connection: a response that had begun is recorded, cut or not.
     pub fn finish(&mut self, end: End) {
         if self.end.is_some() {
             return;
         }
         self.end = Some(end);
         let ends_here = self.reader.ends_at_close() || self.reader.is_tunnel();
-        if let Some(mut answer) = self.current.take() {
-            answer.is_whole = end == End::Clean && ends_here;
+        if let Some(mut response) = self.current.take() {
+            response.is_whole = end == End::Clean && ends_here;
             self.outstanding.pop_front();
-            self.answers.push(answer);
+            self.responses.push(response);
         }
     }
 
-    /// Bytes of the current response so far.
+    /// Returns the bytes of the current response's body so far.
     pub fn current_body(&self) -> &[u8] {
-        self.current.as_ref().map_or(&[], |answer| &answer.body)
+        self.current.as_ref().map_or(&[], |response| &response.body)
     }
 }

@@ -1,9 +1,9 @@
-//! The reactor's place in a world: the real `Proxy`, driven through the same calls in the same
-//! order, with virtual sockets that tell of each change once.
+//! Takes the reactor's place in a world: drives the real `Proxy` through the same calls in the same
+//! order, with virtual sockets that report each change once.
 //!
-//! Its law is the reactor's: an event is taken to its connection at once, effects are carried out
-//! after every step, a write that blocked waits for an edge, a connection reads at most its share.
-//! Every call is followed by the proxy's own check of its tables.
+//! It follows the reactor's rules: an event is passed to its connection at once, effects are
+//! carried out after every step, a blocked write waits for an edge, a connection reads at most its
+//! share. After every call the proxy checks its own tables.
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use intelliproxy::proxy::{Action, ConnId, Notice, Proxy};
 use crate::net::{Moved, Net};
 use crate::reload::begins_request;
 
-/// Longest time after its last bytes in which a peer's end is a half-close.
+/// Maximum delay between a peer's last bytes and its end for a half-close.
 const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(50);
 
 /// The proxy and its sockets.
@@ -24,12 +24,12 @@ pub struct Driver {
     pub notices: Vec<Notice>,
     socks: Vec<Option<Sock>>,
     unread: VecDeque<ConnId>,
-    /// Connections that are gone, for news that come too late.
+    /// Closed connections, for events that come too late.
     gone: Vec<ConnId>,
     reads_max: usize,
 }
 
-/// Known readiness of a socket.
+/// The known readiness of a socket.
 #[derive(Clone, Copy, Debug)]
 struct Sock {
     conn: ConnId,
@@ -41,19 +41,19 @@ struct Sock {
     is_queued: bool,
 }
 
-/// Events of a socket from the network.
+/// An event of a socket.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Edge {
-    /// Bytes came.
+    /// Bytes have come.
     pub is_readable: bool,
-    /// There is room again.
+    /// There is room to write again.
     pub is_writable: bool,
-    /// The peer has ended or reset it.
+    /// The peer has ended or reset the connection.
     pub is_ending: bool,
 }
 
 impl Driver {
-    /// A driver that reads a connection at most `reads_max` times in a row.
+    /// Returns a driver that reads a connection at most `reads_max` times in a row.
     pub const fn new(proxy: Proxy, reads_max: usize) -> Self {
         Self {
             proxy,
@@ -65,18 +65,18 @@ impl Driver {
         }
     }
 
-    /// Whether connections have bytes left to read now.
+    /// Returns whether connections have bytes left to read now.
     pub fn has_unread(&self) -> bool {
         !self.unread.is_empty()
     }
 
-    /// A client's connection was accepted.
+    /// Accepts a client's connection.
     pub fn accept(&mut self, net: &mut Net, link: usize, peer: std::net::SocketAddr) {
         let conn = self.proxy.handle_accept(net.now, peer);
         net.trace.note(net.now, format_args!("accept link {link}"));
         self.insert(conn, link, false);
         self.carry_out(net);
-        // Bytes that arrived before the accept are readable at once.
+        // Bytes that came before it was accepted are readable at once.
         let inward = &net.links[link].inward;
         let edge = Edge {
             is_readable: inward.waiting() > 0 || inward.has_end(),
@@ -88,7 +88,7 @@ impl Driver {
         }
     }
 
-    /// A connection that was asked for is there, or not.
+    /// Passes on that a requested connection was made, or failed.
     pub fn take_connected(&mut self, net: &mut Net, link: usize) -> bool {
         let Some(result) = net.links[link].connecting.take() else { return false };
         let Some(sock) = self.sock_of(link).filter(|sock| sock.is_connecting) else {
@@ -103,7 +103,7 @@ impl Driver {
         result.is_ok()
     }
 
-    /// News of a socket.
+    /// Passes on an event of a socket.
     pub fn take_edge(&mut self, net: &mut Net, link: usize, edge: Edge) {
         let Some(sock) = self.sock_of(link) else { return };
         sock.is_readable |= edge.is_readable || edge.is_ending;
@@ -117,7 +117,7 @@ impl Driver {
         self.carry_out(net);
     }
 
-    /// Connections that had more bytes than their share go on.
+    /// Lets connections that had more bytes than their share read on.
     pub fn read_on(&mut self, net: &mut Net) {
         for _ in 0..self.unread.len() {
             if let Some(conn) = self.unread.pop_front() {
@@ -131,14 +131,14 @@ impl Driver {
         }
     }
 
-    /// Time has passed.
+    /// Handles the timeouts that have expired.
     pub fn handle_timeout(&mut self, net: &mut Net) {
         self.proxy.handle_timeout(net.now);
         self.carry_out(net);
     }
 
-    /// Makes room for one more client; returns whether there is some, and the connections of those
-    /// who gave way for it.
+    /// Makes room for one more client. Returns whether there is room, and the connections of
+    /// clients that gave way.
     pub fn make_room(&mut self, net: &mut Net) -> (bool, Vec<usize>) {
         let before: Vec<usize> = self.socks.iter().flatten().map(|sock| sock.link).collect();
         let has_room = self.proxy.make_room(net.now);
@@ -147,14 +147,14 @@ impl Driver {
         (has_room, before.into_iter().filter(is_gone).collect())
     }
 
-    /// No exchange is to begin any more.
+    /// Stops the proxy: no new exchange begins.
     pub fn handle_stop(&mut self, net: &mut Net) {
         net.trace.note(net.now, format_args!("stop"));
         self.proxy.handle_stop(net.now);
         self.carry_out(net);
     }
 
-    /// Tells the proxy news of a connection that is gone; nothing may come of it.
+    /// Passes an event of a closed connection to the proxy, which must ignore it.
     pub fn tell_late_news(&mut self, net: &mut Net) {
         let count = self.gone.len() as u64;
         let Some(&conn) = self.gone.get(net.rng.below(count) as usize) else { return };
@@ -169,8 +169,8 @@ impl Driver {
             6 => self.proxy.handle_measured(net.now, conn, Some(0)),
             _ => self.proxy.handle_write_failed(net.now, conn),
         }
-        assert!(self.proxy.read_space(conn).is_empty(), "a connection that is gone reads nothing");
-        assert!(self.proxy.write_ready(conn).is_empty(), "one that is gone writes nothing");
+        assert!(self.proxy.read_space(conn).is_empty(), "a closed connection reads nothing");
+        assert!(self.proxy.write_ready(conn).is_empty(), "a closed connection writes nothing");
         self.carry_out(net);
     }
 
@@ -182,7 +182,7 @@ impl Driver {
             }
             let space = self.proxy.read_space(conn);
             if space.is_empty() {
-                // A client's end is seen even where there is no room for what it sent before.
+                // A client's end is seen even without room for the bytes before it.
                 let inward = &net.links[sock.link].inward;
                 let is_client = net.links[sock.link].address.is_none();
                 if is_client && inward.is_reset() {
@@ -199,7 +199,8 @@ impl Driver {
             net.trace.note(net.now, format_args!("link {link} read {moved:?}"));
             match moved {
                 Moved::Bytes(count) => {
-                    // Fewer bytes than asked for: no more are there, an edge tells of the next.
+                    // Fewer bytes than requested: no more are there, and an edge reports the next
+                    // ones.
                     sock.is_readable = count == room || sock.is_ending;
                     self.proxy.handle_read(net.now, conn, count);
                 }
@@ -225,7 +226,7 @@ impl Driver {
         self.queue(conn);
     }
 
-    /// Has a connection read on later.
+    /// Queues a connection to read on later.
     fn queue(&mut self, conn: ConnId) {
         if let Some(sock) = self.sock(conn)
             && !sock.is_queued
@@ -248,7 +249,10 @@ impl Driver {
             }
             let (link, offered) = (sock.link, bytes.len());
             if net.links[link].is_displaced {
-                assert!(!begins_request(bytes), "a request begins where its backend is no more");
+                assert!(
+                    !begins_request(bytes),
+                    "a request begins at an address that its backend has left"
+                );
             }
             let moved = net.proxy_write(link, bytes);
             net.trace.note(net.now, format_args!("link {link} write of {offered}: {moved:?}"));
@@ -269,7 +273,7 @@ impl Driver {
         }
     }
 
-    /// Carries out what the proxy wants until it wants nothing.
+    /// Carries out the proxy's actions until none are left.
     pub(crate) fn carry_out(&mut self, net: &mut Net) {
         loop {
             while let Some(action) = self.proxy.poll_action() {
@@ -359,7 +363,7 @@ impl Driver {
     }
 }
 
-/// The proxy sees that a peer ended its side. With its last bytes that is a half-close.
+/// Records that the proxy sees a peer's end. Right after the last bytes it is a half-close.
 fn see_end(net: &mut Net, link: usize) {
     let link = &mut net.links[link];
     let is_prompt = net.now.since(link.last_read) < HALF_CLOSE_WITHIN;

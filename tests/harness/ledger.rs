@@ -1,47 +1,47 @@
-//! The requests of a world's clients, their permitted results, and the backends' work on them.
+//! The requests of a world's clients: their permitted outcomes, and their handling by backends.
 //!
-//! Every request has a number; the bytes of its body and of each answer to it are computed from
-//! that number, so that a byte at the wrong party is recognised.
+//! Every request has a number. The bytes of its body and of each response to it are computed from
+//! that number, so that a byte that reaches the wrong peer is detected.
 use std::collections::BTreeMap;
 
-/// Permitted results of a request.
+/// The permitted outcomes of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fate {
     /// It is well-formed: a backend may get it.
     Good,
-    /// It breaks a rule of heads: no backend may see any of it.
+    /// It breaks a rule of heads: no backend may receive any of it.
     NeverForwarded,
-    /// It breaks a rule of bodies, or ends in the middle: no backend may get it whole.
+    /// It breaks a rule of bodies, or ends in the middle: no backend may get it completely.
     NeverWhole,
 }
 
-/// A request as its client means it.
+/// A request as intended by its client.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// Its number.
     pub id: u64,
-    /// Permitted results.
+    /// Its permitted outcomes.
     pub fate: Fate,
-    /// Whether doing it twice is as good as once.
+    /// Whether it may be repeated.
     pub is_idempotent: bool,
     /// Bytes of its body.
     pub body: u64,
-    /// Bytes that it sends through the tunnel that it asks for.
+    /// Bytes that it sends through the requested tunnel.
     pub tunnel: u64,
-    /// Whether its trailer has a field that may pass.
+    /// Whether its trailer has a permitted field.
     pub has_trailer: bool,
-    /// Whether the proxy can try it again, however it comes: it fits in the smallest buffer.
+    /// Whether the proxy can repeat it in every framing, because it fits in the smallest buffer.
     pub is_replayable: bool,
 }
 
-/// A backend's work on a request.
+/// A backend's handling of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// Number of the backend.
+    /// The number of the backend.
     pub backend: usize,
-    /// Whether it meant to answer well.
+    /// Whether it meant to send a good response.
     pub is_good: bool,
-    /// Whether it ended without a byte of an answer.
+    /// Whether it ended without a byte of a response.
     pub is_crash: bool,
 }
 
@@ -59,7 +59,7 @@ impl Ledger {
         self.requests.len() as u64 + 1
     }
 
-    /// Notes a request that a client is going to make.
+    /// Records a request that a client is going to send.
     pub fn add(&mut self, request: Request) {
         self.requests.insert(request.id, (request, Vec::new()));
     }
@@ -69,12 +69,12 @@ impl Ledger {
         self.requests.get(&id).map(|(request, _)| *request)
     }
 
-    /// Returns the backends' work on it.
+    /// Returns the handling of request `id` by backends, in order.
     pub fn runs(&self, id: u64) -> &[Run] {
         self.requests.get(&id).map_or(&[], |(_, runs)| runs)
     }
 
-    /// Notes that a backend got its head.
+    /// Records that a backend has received its head.
     pub fn run(&mut self, id: u64, run: Run) {
         if let Some((_, runs)) = self.requests.get_mut(&id) {
             runs.push(run);
@@ -82,10 +82,10 @@ impl Ledger {
     }
 }
 
-/// Owner of bytes: the request itself, or a response by its run.
+/// The `run` of a request's own bytes. Those of a response have the number of its run.
 pub const OF_REQUEST: u64 = 0;
 
-/// Returns `len` bytes that belong to request `id` only.
+/// Returns `len` bytes that belong to request `id` and this run only.
 pub fn content(id: u64, run: u64, len: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len as usize + 8);
     let mut word = 0;

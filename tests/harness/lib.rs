@@ -1,9 +1,8 @@
 //! The simulated world: the whole proxy without a socket or a clock.
 //!
 //! [`world::World`] puts the real `Proxy` between scripted [`client`]s and model [`backend`]s, over
-//! a virtual [`net`]work, in virtual time. Everything follows from one seed. [`oracle`] says what
-//! must hold, [`strict`] reads every message a second time.
-pub mod answer;
+//! a virtual [`net`]work, in virtual time. Everything follows from one seed. [`oracle`] has the
+//! rules, and [`strict`] reads every message a second time.
 pub mod backend;
 pub mod client;
 pub mod driver;
@@ -14,6 +13,7 @@ pub mod plan;
 mod play;
 pub mod recording;
 pub mod reload;
+pub mod response;
 pub mod seeds;
 pub mod strict;
 pub mod trace;

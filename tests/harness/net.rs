@@ -1,9 +1,9 @@
 //! The virtual network: connections as two pipes of segments that arrive later, and the queue of
-//! everything that is going to happen.
+//! coming events.
 //!
-//! It is as unkind as a real one: a write is cut into segments down to one byte, a full pipe takes
-//! no more and tells of room once, a reset destroys what was not read yet, and closing with unread
-//! bytes destroys what was not delivered yet (RFC 9112 section 9.6).
+//! It is as unreliable as a real one: a write is cut into segments down to one byte. A full pipe
+//! takes no more, and reports room once. A reset destroys unread bytes. Closing with unread bytes
+//! destroys undelivered ones (RFC 9112 section 9.6).
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
@@ -14,22 +14,22 @@ use intelliproxy_core::{Instant, Rng};
 
 use crate::trace::Trace;
 
-/// Treatment of bytes written into a pipe.
+/// The properties of a pipe.
 #[derive(Clone, Copy, Debug)]
 pub struct Path {
-    /// Delay of a segment.
+    /// Time that a segment takes.
     pub latency: Duration,
-    /// By how much longer some take.
+    /// Maximum of additional time.
     pub jitter: Duration,
-    /// Bytes of the largest segment; 1 is byte by byte.
+    /// Bytes of the largest segment. 1 means byte by byte.
     pub segment_max: usize,
-    /// Bytes that fit in before the writer has to wait.
+    /// Bytes that fit in before the writer must wait.
     pub capacity: usize,
     /// Whether a reset destroys bytes that arrived and were not read.
     pub is_harsh: bool,
 }
 
-/// Something that is going to happen.
+/// A coming event.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Happening {
     /// The next segment arrives at the proxy.
@@ -40,24 +40,24 @@ pub enum Happening {
     ProxyRoom(usize),
     /// The client or the backend may write again.
     PeerRoom(usize),
-    /// The connection that the proxy asked for is there, or cannot be made.
+    /// A connection requested by the proxy is made, or fails.
     Connected(usize),
-    /// A client goes on with its script.
+    /// A client continues its script.
     Client(usize),
-    /// A backend's connection goes on with its answer.
+    /// A backend's connection continues its response.
     Backend(usize),
     /// The scripted change of this number.
     Change(usize),
 }
 
-/// Result of a read or a write of the proxy.
+/// The outcome of a read or a write by the proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Moved {
-    /// So many bytes.
+    /// This number of bytes.
     Bytes(usize),
-    /// None now; an edge tells when.
+    /// None now. An edge reports when to try again.
     Blocked,
-    /// None any more.
+    /// None anymore.
     Ended,
     /// The connection broke.
     Failed,
@@ -80,31 +80,31 @@ pub struct Pipe {
     held: usize,
     has_fin: bool,
     has_rst: bool,
-    /// A write was refused since the last edge.
+    /// Whether a write was refused since the last edge.
     wants_room: bool,
-    /// The writer sends nothing more.
+    /// Whether the writer sends no more.
     is_ended: bool,
     last_at: Instant,
-    /// Bytes ever taken out of it.
+    /// Bytes taken out so far.
     pub taken: u64,
-    /// Bytes ever put into it.
+    /// Bytes put in so far.
     pub put: u64,
 }
 
 /// A connection between the proxy and a peer.
 #[derive(Debug)]
 pub struct Link {
-    /// The backend's address, when it leads to one.
+    /// The address of a backend's connection.
     pub address: Option<SocketAddr>,
     /// Towards the proxy.
     pub inward: Pipe,
     /// Away from the proxy.
     pub outward: Pipe,
-    /// When the proxy read bytes from it last, or it was opened.
+    /// Time at which the proxy last read bytes from it, or at which it was opened.
     pub last_read: Instant,
-    /// Whether its peer's end was seen as a half-close, once it was seen.
+    /// Whether its peer's end was seen as a half-close, once seen.
     pub is_half_closed: Option<bool>,
-    /// When the proxy wrote to it last, or it was opened.
+    /// Time at which the proxy last wrote to it, or at which it was opened.
     pub last_write: Instant,
     /// Whether the proxy closed it.
     pub is_closed_by_proxy: bool,
@@ -112,45 +112,45 @@ pub struct Link {
     pub is_reset_by_proxy: bool,
     /// Whether the peer closed it.
     pub is_closed_by_peer: bool,
-    /// Whether a reset has shown the peer that the proxy is gone.
+    /// Whether a reset has reported to the peer that the proxy closed it.
     is_refused: bool,
     /// Whether the backend left or moved while it was open: no request may begin on it.
     pub is_displaced: bool,
-    /// Result of connecting, while it is in progress.
+    /// The coming outcome of the connect, while it is running.
     pub connecting: Option<Result<(), ConnectFailure>>,
 }
 
-/// Result of connecting to an address.
+/// The outcome of connecting to an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Listening {
-    /// It is made.
+    /// It succeeds.
     Yes,
     /// It is refused.
     Refusing,
     /// It fails at once, without a packet.
     Unreachable,
-    /// Nothing ever comes back.
+    /// There is no reply.
     Hanging,
     /// The proxy's own system has no descriptor left for it.
     Exhausted,
 }
 
-/// All connections, and what is going to happen.
+/// All connections, and the queue of events.
 #[derive(Debug)]
 pub struct Net {
     /// The time.
     pub now: Instant,
-    /// The one source of chance.
+    /// The only source of randomness.
     pub rng: Rng,
-    /// Trace of the events.
+    /// The events so far.
     pub trace: Trace,
-    /// Every connection there ever was.
+    /// Every connection so far.
     pub links: Vec<Link>,
     /// The addresses of backends.
     pub listening: Vec<(SocketAddr, Listening)>,
-    /// Paths of connections to backends.
+    /// The properties of connections to backends.
     pub paths: (Path, Path),
-    /// Addresses that the proxy may connect to at the moment.
+    /// The addresses to which the proxy may connect now.
     pub configured: Vec<SocketAddr>,
     queue: BinaryHeap<Reverse<(Instant, u64, Happening)>>,
     count: u64,
@@ -173,32 +173,32 @@ impl Pipe {
         }
     }
 
-    /// Whether everything came, the end included.
+    /// Returns whether everything has come, the end included.
     pub fn is_at_end(&self) -> bool {
         self.has_fin && self.arrived.is_empty()
     }
 
-    /// Whether its end came, clean or not; bytes may wait before it.
+    /// Returns whether its end has come, clean or not. Bytes may wait before it.
     pub const fn has_end(&self) -> bool {
         self.has_fin || self.has_rst
     }
 
-    /// Whether a reset came.
+    /// Returns whether a reset has come.
     pub const fn is_reset(&self) -> bool {
         self.has_rst
     }
 
-    /// Bytes that arrived and were not taken.
+    /// Returns the number of bytes that arrived and were not taken.
     pub fn waiting(&self) -> usize {
         self.arrived.len()
     }
 
-    /// Bytes that were put in and not taken out.
+    /// Returns the number of bytes that were put in and not taken out.
     pub const fn held(&self) -> usize {
         self.held
     }
 
-    /// The next segment, if it is there by now; those of a pipe that was destroyed are not.
+    /// Returns the next segment if it has arrived by now. Those of a destroyed pipe never do.
     fn land(&mut self, now: Instant) -> Option<Segment> {
         self.in_flight.front().filter(|(at, _)| *at <= now)?;
         self.in_flight.pop_front().map(|(_, segment)| segment)
@@ -214,13 +214,13 @@ impl Pipe {
         count
     }
 
-    /// Bytes that arrived and were not read are lost: their reader gets no clean end, as with any
-    /// system that drops them, but an error.
+    /// Drops bytes that arrived and were not read: their reader gets an error and no clean end, as
+    /// on any system that drops them.
     fn lose(&mut self) {
         self.has_fin &= self.arrived.is_empty();
     }
 
-    /// Forgets everything that was not delivered, and delivers nothing more.
+    /// Drops everything that was not delivered, and delivers no more.
     fn destroy(&mut self) {
         self.lose();
         self.in_flight.clear();
@@ -231,7 +231,7 @@ impl Pipe {
 }
 
 impl Net {
-    /// An empty network at time zero.
+    /// Returns an empty network at time zero.
     pub fn new(seed: u64, trace: Trace, paths: (Path, Path)) -> Self {
         Self {
             listening: Vec::new(),
@@ -246,7 +246,7 @@ impl Net {
         }
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     pub fn open(&mut self, inward: Path, outward: Path) -> usize {
         self.links.push(Link {
             address: None,
@@ -265,10 +265,10 @@ impl Net {
         self.links.len() - 1
     }
 
-    /// The proxy asks for a connection to a backend; its end is a [`Happening::Connected`].
+    /// Connects the proxy to a backend. The outcome is a [`Happening::Connected`].
     ///
     /// # Errors
-    /// Why it failed at once.
+    /// The reason for an immediate failure.
     pub fn dial(&mut self, address: SocketAddr) -> Result<usize, ConnectFailure> {
         assert!(self.configured.contains(&address), "{address} is dialled and not configured");
         let known = self.listening.iter().find(|(other, _)| *other == address);
@@ -289,23 +289,23 @@ impl Net {
         Ok(link)
     }
 
-    /// Adds something that happens after `wait`.
+    /// Adds an event after `wait`.
     pub fn after(&mut self, wait: Duration, happening: Happening) {
         self.at(self.now + wait, happening);
     }
 
-    /// Adds something that happens at a time.
+    /// Adds an event at a time.
     pub fn at(&mut self, at: Instant, happening: Happening) {
         self.count += 1;
         self.queue.push(Reverse((at, self.count, happening)));
     }
 
-    /// When the next thing happens.
+    /// Returns the time of the next event.
     pub fn next_at(&self) -> Option<Instant> {
         self.queue.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// The next thing that happens now.
+    /// Returns the next event that is due.
     pub fn due(&mut self) -> Option<Happening> {
         let Reverse((at, ..)) = self.queue.peek()?;
         if *at > self.now {
@@ -314,28 +314,28 @@ impl Net {
         self.queue.pop().map(|Reverse((_, _, happening))| happening)
     }
 
-    /// A number from `from` up to and with `to`.
+    /// Returns a number between `from` and `to`, both included.
     pub fn pick(&mut self, from: u64, to: u64) -> u64 {
         from + self.rng.below(to - from + 1)
     }
 
-    /// Whether something of `percent` chance comes to be.
+    /// Draws an event of this probability in percent.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.rng.below(100) < percent
     }
 
-    /// Bytes that the proxy read from backends.
+    /// Returns the number of bytes that the proxy has read from backends.
     pub fn taken_from_backends(&self) -> u64 {
         let links = self.links.iter().filter(|link| link.address.is_some());
         links.map(|link| link.inward.taken).sum()
     }
 
-    /// The proxy reads.
+    /// Reads for the proxy.
     pub fn proxy_read(&mut self, link: usize, space: &mut [u8]) -> Moved {
         let pipe = &mut self.links[link].inward;
         let was_full = pipe.held >= pipe.path.capacity;
         match pipe.take(space) {
-            // A reset behind a clean end takes nothing of it back.
+            // A reset behind a clean end does not revoke the end.
             0 if pipe.has_fin => Moved::Ended,
             0 if pipe.has_rst => Moved::Failed,
             0 => Moved::Blocked,
@@ -351,7 +351,7 @@ impl Net {
         }
     }
 
-    /// The proxy writes.
+    /// Writes for the proxy.
     pub fn proxy_write(&mut self, link: usize, bytes: &[u8]) -> Moved {
         let Link { inward, outward, .. } = &self.links[link];
         if inward.has_rst || outward.is_ended {
@@ -366,12 +366,12 @@ impl Net {
         }
     }
 
-    /// The proxy ends its side.
+    /// Ends the proxy's side.
     pub fn proxy_shutdown(&mut self, link: usize) {
         self.end(link, Toward::Peer, Segment::Fin);
     }
 
-    /// The proxy closes.
+    /// Closes for the proxy.
     pub fn proxy_close(&mut self, link: usize, with_reset: bool) {
         let entry = &mut self.links[link];
         entry.is_closed_by_proxy = true;
@@ -389,11 +389,11 @@ impl Net {
         }
     }
 
-    /// The peer writes; how much was taken.
+    /// Writes for the peer. Returns the number of bytes taken.
     pub fn peer_send(&mut self, link: usize, bytes: &[u8]) -> usize {
         let Link { outward, inward, is_closed_by_proxy, .. } = &self.links[link];
         if outward.has_rst || inward.is_ended || *is_closed_by_proxy {
-            // There is no peer: the network drops it, and reports that by a reset.
+            // No reader is left: the network drops the bytes, and reports that by a reset.
             if *is_closed_by_proxy && !outward.has_rst && !self.links[link].is_refused {
                 self.refuse(link);
             }
@@ -402,7 +402,7 @@ impl Net {
         self.put(link, Toward::Proxy, bytes)
     }
 
-    /// The peer writes one piece that is neither cut nor made to wait.
+    /// Writes one piece for the peer, which is neither cut nor made to wait.
     pub fn peer_send_whole(&mut self, link: usize, bytes: &[u8]) {
         let Link { outward, inward, is_closed_by_proxy, .. } = &self.links[link];
         if !outward.has_rst && !inward.is_ended && !is_closed_by_proxy {
@@ -410,12 +410,12 @@ impl Net {
         }
     }
 
-    /// The peer takes up to `most` bytes that arrived.
+    /// Reads up to `most` bytes for the peer.
     pub fn peer_take(&mut self, link: usize, most: usize) -> Vec<u8> {
         let pipe = &mut self.links[link].outward;
         let mut bytes = vec![0; most.min(pipe.arrived.len())];
         pipe.take(&mut bytes);
-        // As with a real system, room is reported only when a third is free.
+        // As on a real system, room is reported only once a third is free.
         if pipe.wants_room && !bytes.is_empty() && pipe.held <= pipe.path.capacity / 3 * 2 {
             pipe.wants_room = false;
             let latency = pipe.path.latency;
@@ -424,12 +424,12 @@ impl Net {
         bytes
     }
 
-    /// The peer ends its side; it goes on reading.
+    /// Ends the peer's side. It goes on reading.
     pub fn peer_fin(&mut self, link: usize) {
         self.end(link, Toward::Proxy, Segment::Fin);
     }
 
-    /// The peer closes: it reads no more either.
+    /// Closes for the peer: it reads no more.
     pub fn peer_close(&mut self, link: usize, with_reset: bool) {
         let entry = &mut self.links[link];
         if std::mem::replace(&mut entry.is_closed_by_peer, true) {
@@ -454,7 +454,7 @@ impl Net {
         }
     }
 
-    /// A segment arrives at the proxy; whether it changes anything there, and whether it ends.
+    /// Delivers a segment to the proxy. Returns whether the pipe ends; `None` without a change.
     pub fn arrive_at_proxy(&mut self, link: usize) -> Option<bool> {
         let now = self.now;
         let entry = &mut self.links[link];
@@ -468,7 +468,7 @@ impl Net {
         Some(Self::arrive(&mut entry.inward, segment))
     }
 
-    /// A segment arrives at the peer; whether it changes anything there.
+    /// Delivers a segment to the peer. Returns whether it changes anything there.
     pub fn arrive_at_peer(&mut self, link: usize) -> bool {
         let now = self.now;
         let entry = &mut self.links[link];
@@ -480,7 +480,7 @@ impl Net {
         true
     }
 
-    /// Bytes reached a peer that is gone: a reset comes back.
+    /// Sends a reset back for bytes that reached a closed peer.
     pub fn bounce(&mut self, link: usize) {
         let entry = &mut self.links[link];
         if !entry.is_closed_by_proxy && !entry.inward.has_rst {
@@ -489,7 +489,7 @@ impl Net {
         }
     }
 
-    /// Bytes of a peer reached a proxy that closed: a reset comes back.
+    /// Sends a reset back for bytes of a peer that reached a closed proxy.
     fn refuse(&mut self, link: usize) {
         self.links[link].is_refused = true;
         self.links[link].outward.is_ended = false;
@@ -535,7 +535,7 @@ impl Net {
             self.after(path.latency, toward.room(link));
         }
         let mut rest = &bytes[..count];
-        // Many tiny segments cost much and show nothing new.
+        // Many tiny segments are expensive and show nothing new.
         let smallest = count / 48;
         while !rest.is_empty() {
             let size = self.pick(1, path.segment_max as u64) as usize;
@@ -556,7 +556,7 @@ impl Net {
     fn send(&mut self, link: usize, toward: Toward, segment: Segment) {
         let path = toward.pipe(&mut self.links[link]).path;
         let jitter = self.rng.below(path.jitter.as_nanos() as u64 + 1);
-        // An end rides on the last bytes; whole steps of 50 us, so that things happen at the same time.
+        // An end arrives with the last bytes. Steps of 50 us make events coincide.
         let jitter = if matches!(segment, Segment::Fin) { 0 } else { jitter };
         let delay = (path.latency.as_nanos() as u64 + jitter) / 50_000 * 50_000;
         let pipe = toward.pipe(&mut self.links[link]);

@@ -1,18 +1,18 @@
-//! Rules that hold in every world, each a small function of its own.
+//! The rules of every world, each a small function.
 use std::time::Duration;
 
 use intelliproxy::proxy::Proxy;
 use intelliproxy_core::Instant;
 
 use crate::backend::Received;
-use crate::client::{Answer, Client, End};
+use crate::client::{Client, End, Response};
 use crate::ledger::{Fate, Ledger, OF_REQUEST, Request, content};
 use crate::strict::Head;
 
-/// Verdict of a rule: success, or a description of the violation.
+/// The result of a rule: how it was broken.
 pub type Verdict = Result<(), String>;
 
-/// After a timeout was handled, the next one is later.
+/// After a handled timeout the next one is later.
 pub fn time_advances(now: Instant, next: Option<Instant>) -> Verdict {
     match next {
         Some(next) if next <= now => Err(format!("the next timeout is {next:?} at {now:?}")),
@@ -28,7 +28,7 @@ pub fn only_idle_clients_give_way(waited: Duration) -> Verdict {
     }
 }
 
-/// A session holds at most its four buffers: what came and what goes out, on both sides.
+/// A session holds at most its four buffers: received and outgoing bytes, on both sides.
 pub fn buffers_are_bounded(proxy: &Proxy) -> Verdict {
     let (lent, clients) = (proxy.buffers_lent(), proxy.clients());
     if lent > 4 * clients {
@@ -38,14 +38,14 @@ pub fn buffers_are_bounded(proxy: &Proxy) -> Verdict {
 }
 
 /// No backend works for a client whose end has reached the proxy.
-pub fn nobody_works_for_the_gone(proxy: &Proxy, there: usize) -> Verdict {
+pub fn no_backend_works_for_a_client_that_left(proxy: &Proxy, there: usize) -> Verdict {
     match proxy.in_flight() {
         count if count > there => Err(format!("{count} exchanges for {there} clients")),
         _ => Ok(()),
     }
 }
 
-/// The number that a message carries in `name`.
+/// Returns the number in the field `name` of a message.
 pub fn number(head: &Head, name: &str) -> Option<u64> {
     head.number(name)
 }
@@ -58,7 +58,7 @@ pub fn nothing_bad_is_forwarded(request: Request) -> Verdict {
     }
 }
 
-/// A body that reaches a backend is its request's own, and as long as it if it looks whole.
+/// A body that reaches a backend is its request's own, with the full length if it looks complete.
 pub fn request_body_is_exact_or_cut(request: Request, body: &[u8], is_whole: bool) -> Verdict {
     let id = request.id;
     let own = content(id, OF_REQUEST, request.body);
@@ -66,7 +66,7 @@ pub fn request_body_is_exact_or_cut(request: Request, body: &[u8], is_whole: boo
         return Err(format!("request {id} reached a backend with other bytes than its own"));
     }
     if is_whole && request.fate == Fate::NeverWhole {
-        return Err(format!("request {id} is broken, and yet a backend got it whole"));
+        return Err(format!("request {id} is broken, but a backend got it whole"));
     }
     if is_whole && body.len() != own.len() {
         return Err(format!(
@@ -78,7 +78,7 @@ pub fn request_body_is_exact_or_cut(request: Request, body: &[u8], is_whole: boo
     Ok(())
 }
 
-/// Of a request's trailer fields those pass that may, and no others.
+/// Exactly the permitted trailer fields of a request are forwarded.
 pub fn request_trailer_is_kept(request: Request, received: &Received) -> Verdict {
     let own = [("x-sum".to_owned(), request.id.to_string())];
     let expected = if request.has_trailer { &own[..] } else { &[] };
@@ -88,7 +88,7 @@ pub fn request_trailer_is_kept(request: Request, received: &Received) -> Verdict
     Ok(())
 }
 
-/// A request that may not be done twice is not.
+/// A request that may not be repeated is not.
 pub fn nothing_is_done_twice(ledger: &Ledger, request: Request) -> Verdict {
     let runs = ledger.runs(request.id).len();
     if !request.is_idempotent && runs > 1 {
@@ -97,126 +97,132 @@ pub fn nothing_is_done_twice(ledger: &Ledger, request: Request) -> Verdict {
     Ok(())
 }
 
-/// An answer that a backend made goes to the request that it answers.
-pub fn answer_is_ones_own(answer: &Answer) -> Verdict {
-    match (number(&answer.head, "x-answer-to"), answer.id) {
+/// A backend's response goes to its own request.
+pub fn response_belongs_to_its_request(response: &Response) -> Verdict {
+    match (number(&response.head, "x-answer-to"), response.id) {
         (Some(to), Some(id)) if to != id => {
-            Err(format!("request {id} got the answer to request {to}"))
+            Err(format!("request {id} got the response to request {to}"))
         }
         _ => Ok(()),
     }
 }
 
-/// An answer's body is the one that the backend made, and as long as it if it looks whole.
-pub fn answer_body_is_exact_or_cut(answer: &Answer) -> Verdict {
+/// A response's body is the one that the backend made, with the full length if it looks complete.
+pub fn response_body_is_exact_or_cut(response: &Response) -> Verdict {
     let (Some(id), Some(run)) =
-        (number(&answer.head, "x-answer-to"), number(&answer.head, "x-run"))
+        (number(&response.head, "x-answer-to"), number(&response.head, "x-run"))
     else {
         return Ok(());
     };
-    let len = number(&answer.head, "x-length").unwrap_or_default();
+    let len = number(&response.head, "x-length").unwrap_or_default();
     let own = content(id, run, len);
-    if !own.starts_with(&answer.body) {
-        let at = own.iter().zip(&answer.body).position(|(a, b)| a != b).unwrap_or(own.len());
-        return Err(format!("the answer to request {id} has a wrong byte at {at} of {len}"));
+    if !own.starts_with(&response.body) {
+        let at = own.iter().zip(&response.body).position(|(a, b)| a != b).unwrap_or(own.len());
+        return Err(format!("the response to request {id} has a wrong byte at {at} of {len}"));
     }
-    let has_body = !answer.asked.is_head && !matches!(answer.head.status, 101 | 204 | 304);
-    if answer.is_whole && has_body && answer.body.len() != own.len() {
+    let has_body = !response.asked.is_head && !matches!(response.head.status, 101 | 204 | 304);
+    if response.is_whole && has_body && response.body.len() != own.len() {
         return Err(format!(
-            "the answer to request {id} looks whole with {} of {len} bytes",
-            answer.body.len()
+            "the response to request {id} looks whole with {} of {len} bytes",
+            response.body.len()
         ));
     }
     Ok(())
 }
 
-/// A tunnel brings back what its client sent, and all of it if it ends cleanly.
-pub fn tunnel_is_exact_or_cut(answer: &Answer, request: Request) -> Verdict {
-    if answer.head.status != 101 {
+/// A tunnel brings back the bytes of its client, and all of them if it ends cleanly.
+pub fn tunnel_is_exact_or_cut(response: &Response, request: Request) -> Verdict {
+    if response.head.status != 101 {
         return Ok(());
     }
     let own = content(request.id, OF_REQUEST, request.tunnel);
-    if !own.starts_with(&answer.body) {
+    if !own.starts_with(&response.body) {
         return Err(format!("tunnel {} brings bytes that are not its own", request.id));
     }
-    if answer.is_whole && answer.body.len() != own.len() {
-        let got = answer.body.len();
+    if response.is_whole && response.body.len() != own.len() {
+        let got = response.body.len();
         return Err(format!("tunnel {} ended cleanly after {got} of {}", request.id, own.len()));
     }
     Ok(())
 }
 
-/// An answer that no backend made is one that the proxy makes, and its text says no more than its
-/// status.
-pub fn other_answers_are_the_proxys(answer: &Answer) -> Verdict {
+/// A response that no backend made is one of the proxy's, and its text has only the status.
+pub fn other_responses_are_the_proxys(response: &Response) -> Verdict {
     const OWN: [u16; 13] = [400, 405, 408, 413, 414, 417, 431, 501, 502, 503, 504, 505, 508];
-    if answer.id.is_none() || answer.head.one("x-answer-to").is_some() || answer.head.status == 0 {
+    if response.id.is_none()
+        || response.head.one("x-answer-to").is_some()
+        || response.head.status == 0
+    {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&answer.body);
-    let is_text = answer.asked.is_head
-        || !answer.is_whole
-        || (text.starts_with(&answer.head.status.to_string()) && text.len() < 64);
-    if OWN.contains(&answer.head.status) && is_text {
+    let text = String::from_utf8_lossy(&response.body);
+    let is_text = response.asked.is_head
+        || !response.is_whole
+        || (text.starts_with(&response.head.status.to_string()) && text.len() < 64);
+    if OWN.contains(&response.head.status) && is_text {
         return Ok(());
     }
-    Err(format!("request {:?} got {} with {text:?} from no backend", answer.id, answer.head.status))
+    Err(format!(
+        "request {:?} got {} with {text:?}, which no backend sent",
+        response.id, response.head.status
+    ))
 }
 
-/// /stats is whole: a list of backends.
-pub fn stats_are_whole(answer: &Answer) -> Verdict {
-    let is_list = answer.body.starts_with(b"[{\"name\":\"b") && answer.body.ends_with(b"}]");
-    let is_empty = answer.asked.is_head || answer.body == b"[]";
-    if !is_stats(answer) || !answer.is_whole || is_list || is_empty {
+/// /stats is complete: a list of backends.
+pub fn stats_are_whole(response: &Response) -> Verdict {
+    let is_list = response.body.starts_with(b"[{\"name\":\"b") && response.body.ends_with(b"}]");
+    let is_empty = response.asked.is_head || response.body == b"[]";
+    if !is_stats(response) || !response.is_whole || is_list || is_empty {
         return Ok(());
     }
-    Err(format!("/stats is {:?}", String::from_utf8_lossy(&answer.body)))
+    Err(format!("/stats is {:?}", String::from_utf8_lossy(&response.body)))
 }
 
-/// Whether it is the proxy's own /stats.
-pub fn is_stats(answer: &Answer) -> bool {
-    answer.id.is_none() && answer.head.one("content-type") == Some("application/json")
+/// Returns whether it is the proxy's own /stats.
+pub fn is_stats(response: &Response) -> bool {
+    response.id.is_none() && response.head.one("content-type") == Some("application/json")
 }
 
-/// An unsolicited response is the proxy's report of a fault.
-pub fn stray_answers_are_refusals(answer: &Answer) -> Verdict {
-    let is_refusal = answer.head.status >= 400 && answer.head.one("connection") == Some("close");
-    if answer.is_asked_for || answer.head.one("x-answer-to").is_none() && is_refusal {
+/// An unsolicited response is an error from the proxy.
+pub fn unsolicited_responses_are_errors(response: &Response) -> Verdict {
+    let is_refusal =
+        response.head.status >= 400 && response.head.one("connection") == Some("close");
+    if response.is_asked_for || response.head.one("x-answer-to").is_none() && is_refusal {
         return Ok(());
     }
-    Err(format!("without a request, {} came with {:?}", answer.head.status, answer.head.fields))
+    Err(format!("unsolicited response {} with {:?}", response.head.status, response.head.fields))
 }
 
-/// A broken request gets no backend's answer.
-pub fn nothing_bad_is_answered_well(answer: &Answer, request: Request) -> Verdict {
-    if request.fate == Fate::NeverForwarded && answer.head.one("x-answer-to").is_some() {
+/// A broken request gets no backend's response.
+pub fn nothing_bad_is_served(response: &Response, request: Request) -> Verdict {
+    if request.fate == Fate::NeverForwarded && response.head.one("x-answer-to").is_some() {
         return Err(format!("request {} is broken and was served", request.id));
     }
     Ok(())
 }
 
-/// With nothing going wrong anywhere, every request gets its whole answer from a backend.
+/// If nothing goes wrong, every request gets its complete response from a backend.
 pub fn fair_weather_serves_all(client: &Client) -> Verdict {
-    let is_served = |answer: &Answer| {
-        let is_answered = match answer.id {
-            Some(_) => answer.head.one("x-answer-to").is_some(),
-            // It asked for /stats, of the proxy or of a backend.
-            None => answer.head.status == 200,
+    let is_served = |response: &Response| {
+        let is_expected = match response.id {
+            Some(_) => response.head.one("x-answer-to").is_some(),
+            // It requested /stats, from the proxy or a backend.
+            None => response.head.status == 200,
         };
-        answer.is_whole && is_answered
+        response.is_whole && is_expected
     };
-    if let Some(answer) = client.answers.iter().find(|answer| !is_served(answer)) {
+    if let Some(response) = client.responses.iter().find(|response| !is_served(response)) {
         return Err(format!(
-            "nothing went wrong, and yet request {:?} got {} (whole: {})",
-            answer.id, answer.head.status, answer.is_whole
+            "nothing went wrong, but request {:?} got {} (whole: {})",
+            response.id, response.head.status, response.is_whole
         ));
     }
-    unanswered_is_announced(client)
+    missing_responses_are_announced(client)
 }
 
-/// Requests stay unanswered only behind an answer that says that it is the last.
-/// A client that was closed for another one may have sent a request meanwhile.
-pub fn unanswered_is_announced(client: &Client) -> Verdict {
+/// Requests stay without a response only behind a response that ends the connection. A client that
+/// was closed for another one may have sent a request meanwhile.
+pub fn missing_responses_are_announced(client: &Client) -> Verdict {
     if client.gave_way {
         return Ok(());
     }
@@ -224,29 +230,29 @@ pub fn unanswered_is_announced(client: &Client) -> Verdict {
         return if client.outstanding.is_empty() {
             Ok(())
         } else {
-            Err(format!("{:?} without an answer: {:?}", client.outstanding, client.end))
+            Err(format!("{:?} without a response: {:?}", client.outstanding, client.end))
         };
     }
-    let is_last = |answer: &Answer| match answer.head.one("connection") {
+    let is_last = |response: &Response| match response.head.one("connection") {
         Some("close") => true,
         Some("keep-alive") => false,
-        _ => answer.asked.is_old || answer.head.status == 101,
+        _ => response.asked.is_old || response.head.status == 101,
     };
-    if client.answers.last().is_some_and(is_last) {
+    if client.responses.last().is_some_and(is_last) {
         return Ok(());
     }
-    Err(format!("{:?} got no answer, and nothing said so", client.outstanding))
+    Err(format!("{:?} got no response, and no response ended the connection", client.outstanding))
 }
 
-/// A request that may be done again is not lost to crashes while another backend is well.
-pub fn no_crash_loses_a_request(answer: &Answer, request: Request, ledger: &Ledger) -> Verdict {
-    let is_lost = answer.head.one("x-answer-to").is_none();
+/// A request that may be repeated is not lost to crashes while another backend works.
+pub fn no_crash_loses_a_request(response: &Response, request: Request, ledger: &Ledger) -> Verdict {
+    let is_lost = response.head.one("x-answer-to").is_none();
     if is_lost && request.is_idempotent && request.is_replayable && request.fate == Fate::Good {
         let runs = ledger.runs(request.id);
         if runs.iter().all(|run| run.is_crash) {
             return Err(format!(
                 "request {} was lost with {} though a backend was well: {runs:?}",
-                request.id, answer.head.status
+                request.id, response.head.status
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! Clients' scripts made up from chance: methods, framings, pipelining, patience and manners.
+//! Random scripts of clients: methods, framings, pipelining, timing and manners.
 use std::time::Duration;
 
 use crate::client::{Pace, Step};
@@ -6,7 +6,7 @@ use crate::ledger::{Fate, Ledger, OF_REQUEST, Request, content};
 use crate::net::Net;
 use crate::strict::Asked;
 
-/// A request on its way to become bytes.
+/// A request that is being built.
 struct Draft {
     id: u64,
     method: &'static str,
@@ -25,7 +25,7 @@ enum Body {
     Chunked(u64),
 }
 
-/// The script of a client that keeps all rules and waits for its answers.
+/// Returns the script of a client that keeps all rules and waits for its responses.
 pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
     let mut script = Vec::new();
     if net.chance(15) {
@@ -49,7 +49,7 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
         draft.is_upgrade = is_last && net.chance(12);
         draft.render(net, is_last && ends == 0);
         if draft.is_upgrade && !ledger.half_closes {
-            // Before there is a tunnel, its end would mean that it left.
+            // Before the tunnel is open, its end would mean that it left.
             let fin = draft.steps.len() - 2;
             draft.steps.insert(fin, Step::AwaitHead);
         }
@@ -60,23 +60,23 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
             return script;
         }
         if !is_pipelined {
-            script.push(Step::AwaitAnswers(asked));
+            script.push(Step::AwaitResponses(asked));
             if net.chance(30) {
                 script.push(Step::Wait(Duration::from_millis(net.pick(0, 300))));
             }
         }
     }
     if ends == 1 {
-        // Behind a request that is read at once, its end is seen at once, too.
+        // Its end is seen at once if the request before it is read at once.
         if !ledger.half_closes && !is_brief {
-            script.push(Step::AwaitAnswers(asked));
+            script.push(Step::AwaitResponses(asked));
         }
         script.extend([Step::Fin, Step::AwaitEnd]);
     }
     script
 }
 
-/// Asks for /stats; who may not see it is answered by a backend.
+/// Requests /stats. The response is a backend's for a client without access.
 fn stats(net: &mut Net) -> [Step; 2] {
     let is_head = net.chance(20);
     let method = if is_head { "HEAD" } else { "GET" };
@@ -85,7 +85,7 @@ fn stats(net: &mut Net) -> [Step; 2] {
     [Step::Ask { asked, id: None }, Step::Send(head.into_bytes())]
 }
 
-/// The script of a client with bad manners somewhere; it may expect anything.
+/// Returns the script of a client that breaks a rule or leaves. It may get any response.
 pub fn rude(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
     let mut script = Vec::new();
     for _ in 0..net.pick(0, 2) {
@@ -128,13 +128,13 @@ pub fn rude(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
             draft.steps.push(Step::AwaitEnd);
         }
         5 => {
-            // It leaves without its answer.
+            // It leaves without its response.
             draft.render(net, false);
             draft.steps.push(Step::Wait(Duration::from_millis(net.pick(0, 60))));
             draft.steps.push(if net.chance(50) { Step::Reset } else { Step::Close });
         }
         6 => {
-            // It reads nothing for long, or ever.
+            // It reads nothing for a long time, or ever.
             draft.steps.push(Step::Pace(Pace::Never));
             draft.render(net, false);
             draft.steps.push(Step::Wait(Duration::from_secs(net.pick(1, 90))));
@@ -198,7 +198,7 @@ impl Draft {
         }
     }
 
-    /// From now on its answer is expected.
+    /// Expects its response from now on.
     fn ask(&mut self) {
         let asked = Asked {
             is_head: self.method == "HEAD",
@@ -225,7 +225,7 @@ impl Draft {
         self.steps
     }
 
-    /// Writes it down as it should be.
+    /// Writes it correctly.
     fn render(&mut self, net: &mut Net, is_last: bool) {
         if self.is_upgrade {
             return self.render_upgrade(net);
@@ -250,7 +250,7 @@ impl Draft {
         }
         let is_slow = net.chance(15);
         if !is_slow && !expects && net.chance(70) {
-            // Head and body come as one.
+            // Head and body in one piece.
             if let Some(Step::Send(bytes)) = self.steps.last_mut() {
                 bytes.extend(body);
             }
@@ -264,7 +264,7 @@ impl Draft {
         }
     }
 
-    /// Asks for a tunnel, sends bytes through it, early or not, and ends its side.
+    /// Requests a tunnel, sends bytes through it, early or not, and ends its side.
     fn render_upgrade(&mut self, net: &mut Net) {
         self.method = if net.chance(50) { "GET" } else { "POST" };
         self.is_old = false;
@@ -354,7 +354,7 @@ impl Draft {
         chunked(net, &own, &trailer)
     }
 
-    /// A head that breaks a rule, and behind it another request that must not be served.
+    /// Writes a head that breaks a rule, followed by another request that must not be served.
     fn break_head(&mut self, net: &mut Net) {
         self.fate = Fate::NeverForwarded;
         self.method = "POST";
@@ -416,7 +416,7 @@ impl Draft {
         self.steps.push(Step::AwaitEnd);
     }
 
-    /// A chunked body that breaks a rule, and behind it a request that must not be served.
+    /// Writes a chunked body that breaks a rule, followed by a request that must not be served.
     fn break_chunks(&mut self, net: &mut Net) {
         self.fate = Fate::NeverWhole;
         self.method = "PUT";
@@ -451,7 +451,7 @@ impl Draft {
     }
 }
 
-/// `body` in chunks of chance, with extensions and a trailer.
+/// Returns `body` in random chunks, with extensions and a trailer.
 pub fn chunked(net: &mut Net, body: &[u8], trailer: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let largest = [5, 100, 3000, 100_000][net.pick(0, 3) as usize].max(body.len() as u64 / 50);

@@ -1,4 +1,4 @@
-//! The course of a world: one turn after the other, event by event.
+//! Moves a world: one turn after the other, event by event.
 use std::time::Duration;
 
 use crate::backend::{Conn, Found, Received, Reply};
@@ -10,11 +10,11 @@ use crate::oracle;
 use crate::weather::Weather;
 use crate::world::{Change, World};
 
-/// Time for which a client waits for a sign that its body is wanted.
+/// Maximum wait of a client for a 100 before it sends its body.
 const SIGN_WAIT: Duration = Duration::from_millis(700);
 
 impl World {
-    /// Goes on to the next thing that happens; false when nothing ever does.
+    /// Goes on to the next event. Returns false without one.
     pub(crate) fn turn(&mut self) -> bool {
         let accepts = !self.backlog.is_empty() && self.proxy().accepts();
         let makes_room = (!self.backlog.is_empty()).then(|| self.proxy().makes_room_from());
@@ -46,12 +46,15 @@ impl World {
         }
         self.hold(oracle::buffers_are_bounded(self.proxy()));
         if !self.driver.as_ref().is_some_and(Driver::has_unread) {
-            self.hold(oracle::nobody_works_for_the_gone(self.proxy(), self.clients_there()));
+            self.hold(oracle::no_backend_works_for_a_client_that_left(
+                self.proxy(),
+                self.clients_there(),
+            ));
         }
         true
     }
 
-    /// Whether the proxy accepts one more client. The one that gave way for it had no exchange.
+    /// Returns whether the proxy accepts one more client. A client that gave way had no exchange.
     fn makes_room(&mut self) -> bool {
         if self.proxy().accepts() {
             return true;
@@ -69,8 +72,8 @@ impl World {
         has_room
     }
 
-    /// Clients whose exchange may go on: all whose end has not reached the proxy, and all that may
-    /// end their side before or did so with their last bytes.
+    /// Returns the number of clients whose exchange may go on: those whose end has not reached the
+    /// proxy, and those that may end their side earlier or did so with their last bytes.
     fn clients_there(&self) -> usize {
         let is_there = |client: &&Client| {
             let Some(link) = client.link.map(|link| &self.net.links[link]) else { return false };
@@ -86,7 +89,7 @@ impl World {
         if std::mem::replace(&mut self.has_stopped, true) {
             return;
         }
-        // Without a listener the system resets clients that wait to be accepted.
+        // The listener is closed: the system resets clients that wait to be accepted.
         for link in std::mem::take(&mut self.backlog) {
             if let Some(index) = self.owner(link) {
                 self.clients[index].finish(End::Reset);
@@ -156,7 +159,7 @@ impl World {
             }
             Change::CloseIdle(backend) => {
                 let conns = self.backends[backend].conns.iter();
-                // One that is fresh has a request coming, and a tunnel is never idle.
+                // A new connection expects a request, and a tunnel is never idle.
                 let idle = conns.filter(|(_, conn)| {
                     let is_kept = conn.has_served && !conn.is_tunnel;
                     is_kept && conn.current.is_none() && !conn.is_busy()
@@ -196,14 +199,14 @@ impl World {
         self.clients[index].link = Some(link);
         self.net.trace.note(self.net.now, format_args!("client {index} connects as link {link}"));
         if self.has_stopped {
-            // There is no listener any more.
+            // The listener is closed.
             self.clients[index].finish(End::Reset);
         } else {
             self.backlog.push_back(link);
         }
     }
 
-    /// Takes one step of a client's script; false when it has to wait.
+    /// Takes one step of a client's script. Returns false if it must wait.
     fn client_steps(&mut self, index: usize) -> bool {
         let client = &mut self.clients[index];
         let Some(link) = client.link.filter(|_| !client.is_done()) else { return false };
@@ -217,8 +220,8 @@ impl World {
         }
         client.rests_until = None;
         let step = client.script.pop_front().unwrap_or_else(|| {
-            let all = client.answers.len() + client.outstanding.len();
-            if client.answers.len() < all { Step::AwaitAnswers(all) } else { Step::Close }
+            let all = client.responses.len() + client.outstanding.len();
+            if client.responses.len() < all { Step::AwaitResponses(all) } else { Step::Close }
         });
         match step {
             Step::Send(bytes) => client.unsent = bytes,
@@ -228,15 +231,15 @@ impl World {
                 client.rests_until = Some(self.net.now + wait);
                 self.net.after(wait, Happening::Client(index));
             }
-            Step::AwaitAnswers(count) => {
-                if client.answers.len() < count {
+            Step::AwaitResponses(count) => {
+                if client.responses.len() < count {
                     client.script.push_front(step);
                     return false;
                 }
             }
             Step::AwaitSign => {
                 if !client.has_sign() {
-                    // It does not wait for ever (RFC 9110 section 10.1.1).
+                    // It does not wait indefinitely (RFC 9110 section 10.1.1).
                     client.script.push_front(Step::AwaitSignUntil(self.net.now + SIGN_WAIT));
                     self.net.after(SIGN_WAIT, Happening::Client(index));
                 }
@@ -293,7 +296,7 @@ impl World {
             let count = bytes.len();
             self.net.trace.note(self.net.now, format_args!("client {index} gets {count}"));
         }
-        let before = client.answers.len();
+        let before = client.responses.len();
         let result = client.receive(&bytes);
         if let Err(text) = result {
             self.hold(Err(format!("client {index} reads {text}")));
@@ -306,8 +309,8 @@ impl World {
             self.clients[index].finish(End::Reset);
             self.net.peer_close(link, true);
         }
-        for number in before..self.clients[index].answers.len() {
-            self.judge_answer(index, number);
+        for number in before..self.clients[index].responses.len() {
+            self.judge_response(index, number);
         }
         if let Some(end) = self.clients[index].end {
             self.net.trace.note(self.net.now, format_args!("client {index} ends: {end:?}"));
@@ -459,7 +462,7 @@ impl World {
         while self.backend_steps(backend, link) {}
     }
 
-    /// Takes one step of a backend's answer; false when it has to wait.
+    /// Takes one step of a backend's response. Returns false if it must wait.
     fn backend_steps(&mut self, backend: usize, link: usize) -> bool {
         let Some(conn) = self.backends[backend].conns.get_mut(&link) else { return false };
         if !conn.unsent.is_empty() {
@@ -493,7 +496,7 @@ impl World {
             Step::Close => self.backend_ends(link, false),
             Step::Reset => self.backend_ends(link, true),
             Step::Ask { .. }
-            | Step::AwaitAnswers(_)
+            | Step::AwaitResponses(_)
             | Step::AwaitSign
             | Step::AwaitSignUntil(_)
             | Step::AwaitHead
@@ -505,22 +508,22 @@ impl World {
 
     // Oracles.
 
-    fn judge_answer(&self, index: usize, number: usize) {
-        let answer = &self.clients[index].answers[number];
-        let status = answer.head.status;
-        self.hold(oracle::answer_is_ones_own(answer));
-        self.hold(oracle::answer_body_is_exact_or_cut(answer));
-        self.hold(oracle::other_answers_are_the_proxys(answer));
-        self.hold(oracle::stray_answers_are_refusals(answer));
-        self.hold(oracle::stats_are_whole(answer));
-        let request = answer.id.and_then(|id| self.ledger.request(id));
+    fn judge_response(&self, index: usize, number: usize) {
+        let response = &self.clients[index].responses[number];
+        let status = response.head.status;
+        self.hold(oracle::response_belongs_to_its_request(response));
+        self.hold(oracle::response_body_is_exact_or_cut(response));
+        self.hold(oracle::other_responses_are_the_proxys(response));
+        self.hold(oracle::unsolicited_responses_are_errors(response));
+        self.hold(oracle::stats_are_whole(response));
+        let request = response.id.and_then(|id| self.ledger.request(id));
         if let Some(request) = request {
-            self.hold(oracle::tunnel_is_exact_or_cut(answer, request));
-            self.hold(oracle::nothing_bad_is_answered_well(answer, request));
+            self.hold(oracle::tunnel_is_exact_or_cut(response, request));
+            self.hold(oracle::nothing_bad_is_served(response, request));
             if self.weather == Weather::Crashes && status != 0 {
-                self.hold(oracle::no_crash_loses_a_request(answer, request, &self.ledger));
+                self.hold(oracle::no_crash_loses_a_request(response, request, &self.ledger));
             }
-            debug_assert!(request.fate != Fate::Good || status >= 100, "an answer has a status");
+            debug_assert!(request.fate != Fate::Good || status >= 100, "a response has a status");
         }
     }
 

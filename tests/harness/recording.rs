@@ -1,4 +1,4 @@
-//! A world's router recorded in memory, and run again.
+//! A recording of a world's router in memory, and its replay.
 use std::sync::{Arc, Mutex};
 
 use intelliproxy_core::Instant;
@@ -6,7 +6,7 @@ use intelliproxy_core::journal::{Header, JournalSink, Reader, Replay, Step, fram
 
 use crate::oracle::Verdict;
 
-/// The bytes of a recording; clones share them.
+/// The bytes of a recording. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Recording(Arc<Mutex<Vec<u8>>>);
 
@@ -31,7 +31,7 @@ impl JournalSink for Recording {
 }
 
 impl Recording {
-    /// Once the router is gone: every decision comes out as it was, to the last one.
+    /// Replays the recording of a router that has ended: every decision must be the same.
     pub fn replays(&self) -> Verdict {
         let bytes = self.0.lock().map_err(|error| error.to_string())?;
         let (header, reader) = Reader::new(&bytes).map_err(|error| error.to_string())?;

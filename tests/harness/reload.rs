@@ -1,4 +1,4 @@
-//! Configurations that change while a world is at work, and what must not happen then.
+//! Configurations that change while a world is running, and the rules for that.
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::net::Net;
 use crate::weather::Weather;
 use crate::world::World;
 
-/// A backend by its name, and the machine where it is.
+/// A backend by its name and its machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Named {
-    /// It is called `b` and this number.
+    /// Its name is `b` and this number.
     pub name: usize,
-    /// Index of the world's backend.
+    /// Its place among the world's backends.
     pub machine: usize,
 }
 
-/// A configuration that is wanted from now on.
+/// A configuration to apply.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// Everything but the backends.
@@ -27,20 +27,20 @@ pub struct Wanted {
     pub backends: Vec<Named>,
 }
 
-/// Makes the configuration that is wanted out of the one in use.
+/// Makes the new configuration from the current one.
 pub type Reload = Box<dyn Fn(&mut Wanted)>;
 
-/// Counts of configurations in a world.
+/// The effects of new configurations in a world.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reloads {
-    /// Requests that were answered by a backend that had left or moved.
+    /// Requests finished by a backend that had left or moved.
     pub ended_there: usize,
     /// Connections that were idle, or about to be used, when their backend left or moved.
     pub closed: usize,
 }
 
 impl World {
-    /// Takes a new configuration.
+    /// Applies a new configuration.
     pub(crate) fn reload(&mut self, index: usize) {
         let mut wanted = Wanted { config: self.config.clone(), backends: self.configured.clone() };
         (self.reloads[index])(&mut wanted);
@@ -78,7 +78,7 @@ impl World {
         }
         self.net.configured = targets.iter().flat_map(|to| to.addresses.clone()).collect();
         let result = driver.proxy.handle_reconfigured(self.net.now, config.clone(), targets);
-        assert_eq!(result, Ok(()), "a configuration that can be is taken");
+        assert_eq!(result, Ok(()), "a valid configuration is accepted");
         driver.carry_out(&mut self.net);
         let is_closed = |link: &&usize| self.net.links[**link].is_closed_by_proxy;
         self.reloaded.closed += displaced.iter().filter(is_closed).count();
@@ -86,7 +86,7 @@ impl World {
         self.configured = backends;
     }
 
-    /// The backends as the proxy gets them.
+    /// Returns the backends as passed to the proxy.
     pub(crate) fn targets_of(&self, backends: &[Named]) -> Vec<BackendTarget> {
         let target = |named: &Named| {
             let Named { name, machine } = *named;
@@ -110,22 +110,22 @@ impl World {
     }
 }
 
-/// Whether these bytes are the beginning of a request, which has its whole first line.
+/// Returns whether these bytes begin a request with a complete first line.
 pub(crate) fn begins_request(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
     let is_method = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_uppercase);
     line.ends_with(b" HTTP/1.1") && line.split(|&byte| byte == b' ').next().is_some_and(is_method)
 }
 
-/// A random new configuration. In clear weather it harms no request, and in
-/// crashes the backend that never crashes stays where it is.
+/// Returns a random configuration. In clear weather it may harm no client. In crashes the backend
+/// that never crashes stays at its address.
 pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
     let (kind, first, second) = (net.pick(0, 11), net.pick(0, 9), net.pick(0, 9));
     let (first, second) = (first as usize, second as usize);
     let fixed = usize::from(weather == Weather::Crashes);
     match kind {
         0..=1 => Box::new(move |wanted| {
-            // Not the last one.
+            // Never the last one.
             let free = wanted.backends.len().saturating_sub(fixed);
             if free > 0 && wanted.backends.len() > 1 {
                 wanted.backends.remove(fixed + first % free);
@@ -194,14 +194,14 @@ pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
     }
 }
 
-/// A machine without a backend.
+/// Returns a machine without a backend.
 fn free_machine(wanted: &Wanted, machines: usize, from: usize) -> Option<usize> {
     first_free(machines, from, |machine| {
         wanted.backends.iter().all(|other| other.machine != machine)
     })
 }
 
-/// The first number below `count` that will do, from `from` on and around.
+/// Returns the first free number below `count`, from `from` on with wrap-around.
 fn first_free(count: usize, from: usize, is_free: impl Fn(usize) -> bool) -> Option<usize> {
     (from..from + count).map(|number| number % count).find(|&number| is_free(number))
 }

@@ -11,7 +11,7 @@ use crate::reload;
 use crate::weather::Weather;
 use crate::world::{Change, World};
 
-/// The world that follows from a seed; `is_shown` prints what happens in it.
+/// Returns the world of a seed. With `is_shown` it prints its events.
 pub fn world(seed: u64, is_shown: bool) -> World {
     let mut world = World::seeded(seed, is_shown);
     let weather = match world.net().pick(0, 9) {
@@ -75,9 +75,9 @@ pub fn world(seed: u64, is_shown: bool) -> World {
     world
 }
 
-/// When faults are over, at the latest.
+/// The latest time of the last fault.
 const CALM_AT: Instant = Instant::from_millis(6000);
-/// When the witness comes: health has had time to recover, and every timeout to pass.
+/// Start of the witness: health has had time to recover, and every timeout to expire.
 const WITNESS_AT: Instant = Instant::from_millis(120_000);
 
 fn add_client(world: &mut World, weather: Weather) {
@@ -90,7 +90,7 @@ fn add_client(world: &mut World, weather: Weather) {
     client.paths = Some(paths);
 }
 
-/// A client that comes when all faults are over: it must be served.
+/// Adds a client that comes after all faults: it must be served.
 fn add_witness(world: &mut World) {
     let script = world.script(plan::polite);
     let client = world.add_client(WITNESS_AT, script);
@@ -109,7 +109,7 @@ fn add_faults(world: &mut World, backends: usize, weather: Weather) {
                 Listening::Hanging,
                 Listening::Exhausted,
             ];
-            // A lack in the proxy's system loses a request without a crash.
+            // Missing descriptors of the proxy lose a request without a crash.
             let last = if weather == Weather::Storm { 3 } else { 2 };
             let state = states[world.net().pick(0, last) as usize];
             let change = Change::Listening(backend, state);
@@ -151,12 +151,12 @@ fn shape(net: &mut Net, config: &mut Config, weather: Weather) {
     let mut span = |choices: [u64; 3]| Duration::from_millis(choices[net.pick(0, 2) as usize]);
     let timeouts = &mut config.timeouts;
     timeouts.request_head = span([400, 3000, 10_000]);
-    // A client waits 700 ms for a sign before it sends its body.
+    // A client waits 700 ms for a 100 before it sends its body.
     timeouts.request_body = span([1500, 3000, 10_000]);
     timeouts.client_idle = span([8000, 20_000, 60_000]);
     timeouts.client_write = span([400, 3000, 10_000]);
     timeouts.connect = span([100, 700, 2000]);
-    // A slow backend reads a large body for up to two seconds before it answers.
+    // A slow backend reads a large body for up to two seconds before it responds.
     timeouts.response_head = span([2500, 5000, 15_000]);
     timeouts.response_body = span([400, 3000, 15_000]);
     timeouts.tunnel_idle = span([300, 3000, 20_000]);

@@ -1,40 +1,40 @@
-//! Messages that reach a backend or a client, read with the strict reader that the fuzz targets
-//! use, which shares no code and no library with the proxy's.
+//! Reads the messages that reach a backend or a client one by one. It uses the strict reader of the
+//! fuzz targets, which shares no code and no library with the proxy's.
 //!
-//! Beyond its grammar this refuses what a proxy must not pass on (RFC 9110 section 7.6.1) and what
-//! this proxy says it never sends. It knows nothing of the proxy's state: only bytes in order.
+//! Beyond the grammar it refuses what a proxy must not forward (RFC 9110 section 7.6.1) and what
+//! this proxy never sends. It knows nothing of the proxy's state: only bytes in order.
 use intelliproxy::fuzzing::strict::{self, Extent, Verdict};
 
-/// Direction of the messages.
+/// The direction of messages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Way {
     /// Requests, read by a backend.
     ToBackend,
-    /// Answers, read by a client.
+    /// Responses, read by a client.
     ToClient,
 }
 
 /// The head of a message.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Head {
-    /// The request's method; empty in an answer.
+    /// The request's method. Empty in a response.
     pub method: String,
-    /// The request's target; empty in an answer.
+    /// The request's target. Empty in a response.
     pub target: String,
-    /// The answer's status; 0 in a request.
+    /// The response's status. 0 in a request.
     pub status: u16,
     /// Name in lower case and value, in order.
     pub fields: Vec<(String, String)>,
 }
 
 impl Head {
-    /// Every value of the fields called `name` (in lower case).
+    /// Returns every value of the fields called `name` (in lower case).
     pub fn all(&self, name: &str) -> Vec<&str> {
         let named = self.fields.iter().filter(|(other, _)| other == name);
         named.map(|(_, value)| value.as_str()).collect()
     }
 
-    /// The value of the one field called `name`.
+    /// Returns the value of the only field called `name`.
     pub fn one(&self, name: &str) -> Option<&str> {
         match self.all(name)[..] {
             [value] => Some(value),
@@ -42,7 +42,7 @@ impl Head {
         }
     }
 
-    /// The value of the one field called `name`, as a number.
+    /// Returns the value of the only field called `name`, as a number.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.one(name)?.parse().ok()
     }
@@ -51,15 +51,15 @@ impl Head {
 /// One step of reading.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Item {
-    /// A head; its body follows, which may be empty.
+    /// A head. Its body follows and may be empty.
     Head(Head),
     /// Bytes of the body, or of a tunnel.
     Data(Vec<u8>),
-    /// The message is whole; its trailer fields.
+    /// The end of the message, with its trailer fields.
     End(Vec<(String, String)>),
 }
 
-/// Facts about the request that the reader of a response needs.
+/// The facts about a request that the reader of its response needs.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Asked {
     /// Whether its method was HEAD.
@@ -70,7 +70,7 @@ pub struct Asked {
     pub is_upgrade: bool,
 }
 
-/// State of the reader.
+/// The position of the reader within a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     Head,
@@ -91,14 +91,14 @@ pub struct Reader {
     at: usize,
     state: State,
     trailer: Vec<(String, String)>,
-    /// The head is read and said, its end not yet.
+    /// Whether the head was returned and the end was not.
     is_inside: bool,
 }
 
 type Read<T> = Result<T, String>;
 
 impl Reader {
-    /// A reader at the beginning of a connection.
+    /// Returns a reader at the beginning of a connection.
     pub const fn new(way: Way) -> Self {
         Self {
             way,
@@ -110,35 +110,36 @@ impl Reader {
         }
     }
 
-    /// Adds bytes that came.
+    /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.held.drain(..self.at);
         self.at = 0;
         self.held.extend_from_slice(bytes);
     }
 
-    /// Whether a message has begun and is not over; a body that ends with the connection counts.
+    /// Returns whether a message has begun and is not over. A body that ends with the connection
+    /// counts.
     pub const fn is_inside(&self) -> bool {
         self.is_inside || self.at < self.held.len()
     }
 
-    /// Whether the current message ends only with its connection.
+    /// Returns whether the current message ends only with its connection.
     pub fn ends_at_close(&self) -> bool {
         self.state == State::UntilClose
     }
 
-    /// Whether the connection carries another protocol by now.
+    /// Returns whether the connection carries another protocol now.
     pub fn is_tunnel(&self) -> bool {
         self.state == State::Tunnel
     }
 
-    /// The backend's side agrees to an upgrade: what follows is no HTTP.
+    /// Applies the backend's agreement to an upgrade: the bytes that follow are not HTTP.
     pub const fn begin_tunnel(&mut self) {
         self.state = State::Tunnel;
         self.is_inside = false;
     }
 
-    /// The next item; `None` when more bytes are needed.
+    /// Returns the next item, or `None` if more bytes are needed.
     ///
     /// # Errors
     /// The rule that the bytes break.
@@ -168,7 +169,7 @@ impl Reader {
             },
             State::Size => {
                 let Some(line) = self.line()? else { return Ok(None) };
-                // Extensions are not passed on.
+                // Extensions are not forwarded.
                 let is_plain = !line.is_empty()
                     && line.len() <= 16
                     && line.iter().all(|byte| byte.is_ascii_hexdigit());
@@ -211,7 +212,7 @@ impl Reader {
         (count > 0).then_some(data)
     }
 
-    /// The next line without its CRLF.
+    /// Returns the next line without its CRLF.
     fn line(&mut self) -> Read<Option<Vec<u8>>> {
         match strict::line(&self.held[self.at..]) {
             Verdict::Whole(line) => {
@@ -226,7 +227,7 @@ impl Reader {
 
     fn next_head(&mut self, asked: Option<Asked>) -> Read<Option<Item>> {
         let held = &self.held[self.at..];
-        // The strict reader takes some empty lines before a request; the proxy sends none.
+        // The strict reader accepts some empty lines before a request. The proxy sends none.
         if self.way == Way::ToBackend && held.first().is_some_and(u8::is_ascii_control) {
             return Err("empty line before a request".to_owned());
         }
@@ -252,13 +253,13 @@ impl Reader {
                 (head, read.request_extent())
             }
             Way::ToClient => {
-                // RFC 9112 section 4: the space stands there even without a reason phrase.
+                // RFC 9112 section 4 requires the space even without a reason phrase.
                 if held.get("HTTP/1.1 200".len()) != Some(&b' ') {
                     return Err("no space behind the status".to_owned());
                 }
-                let head = answer_head(&read)?;
+                let head = response_head(&read)?;
                 let asked = asked.ok_or("a response without a request")?;
-                check_answer(&head, asked)?;
+                check_response(&head, asked)?;
                 (head, read.response_extent(asked.is_head))
             }
         };
@@ -297,11 +298,11 @@ const NEVER_TRAILING: [&str; 12] = [
     "content-type",
 ];
 
-/// Names that gateways to CGI would read as ones that frame or route a message.
+/// Names that gateways to CGI would read as fields that frame or route a message.
 const LOOKALIKES: [&str; 4] =
     ["content_length", "transfer_encoding", "x_forwarded_for", "x_forwarded_host"];
 
-/// Each byte as a character.
+/// Returns each byte as a character.
 fn text(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| byte as char).collect()
 }
@@ -322,7 +323,7 @@ fn request_head(read: &strict::Head) -> Read<Head> {
     Ok(Head { method, target, status: 0, fields: fields(read) })
 }
 
-fn answer_head(read: &strict::Head) -> Read<Head> {
+fn response_head(read: &strict::Head) -> Read<Head> {
     let [version, status, _] = read.line.each_ref().map(|part| text(part));
     let wrong = || format!("status line {version:?} {status:?}");
     if version != "HTTP/1.1" {
@@ -365,7 +366,7 @@ fn check_request(head: &Head) -> Read<()> {
             return Err(format!("Connection {connection:?}, Upgrade {upgrade:?}, TE {te:?}"));
         }
     }
-    // A probe says who it is; everything else has passed through a proxy and says so.
+    // A probe has its own User-Agent. Every other request has passed through a proxy and has Via.
     let is_probe = head.one("user-agent") == Some("intelliproxy");
     let via = head.all("via");
     if !is_probe && !via.last().is_some_and(|last| last.contains(" intelliproxy-")) {
@@ -377,7 +378,7 @@ fn check_request(head: &Head) -> Read<()> {
     Ok(())
 }
 
-fn check_answer(head: &Head, asked: Asked) -> Read<()> {
+fn check_response(head: &Head, asked: Asked) -> Read<()> {
     check_common(head)?;
     let has_coding = !head.all("transfer-encoding").is_empty();
     let has_length = !head.all("content-length").is_empty();

@@ -1,9 +1,9 @@
-//! The events of a world, always as a hash and on request as text.
+//! The events of a world, always as a hash, and as text on request.
 use std::fmt::{self, Write};
 
 use intelliproxy_core::Instant;
 
-/// Follows a world, line by line.
+/// Collects the events of a world, line by line.
 #[derive(Debug)]
 pub struct Trace {
     hash: Fnv,
@@ -12,7 +12,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// An empty trace; `is_shown` prints its lines as they come.
+    /// Returns an empty trace. With `is_shown` it prints its lines at once.
     pub const fn new(is_shown: bool) -> Self {
         Self { hash: Fnv(0xcbf2_9ce4_8422_2325), is_shown, lines: 0 }
     }
@@ -33,12 +33,12 @@ impl Trace {
         self.hash.0
     }
 
-    /// Number of lines.
+    /// Returns the number of lines so far.
     pub const fn lines(&self) -> u64 {
         self.lines
     }
 
-    /// Whether lines are printed.
+    /// Returns whether lines are printed.
     pub const fn is_shown(&self) -> bool {
         self.is_shown
     }

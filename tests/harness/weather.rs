@@ -1,12 +1,12 @@
-//! The faults of a world.
+//! The faults that may occur in a world.
 
-/// Selection of faults.
+/// The kinds of faults.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Weather {
-    /// None: odd segments, slow paths and slow readers are no faults.
+    /// None: odd segments, slow paths and slow readers are not faults.
     Clear,
-    /// Backends crash without a word, and one of them never does.
+    /// Backends crash without a response, and one of them never does.
     Crashes,
-    /// Everything, until it is calm.
+    /// All faults, until it is calm.
     Storm,
 }

@@ -8,7 +8,7 @@ use intelliproxy::proxy::{Notice, Proxy};
 use intelliproxy_core::Instant;
 
 use crate::backend::{Backend, Received, Reply};
-use crate::client::{Answer, Client, End, Pace, Step};
+use crate::client::{Client, End, Pace, Response, Step};
 use crate::driver::Driver;
 use crate::ledger::{Ledger, Run};
 use crate::net::{Happening, Listening, Net, Path};
@@ -19,25 +19,25 @@ use crate::strict::Head;
 use crate::trace::Trace;
 use crate::weather::Weather;
 
-/// Something that changes at a time of the script.
+/// A scripted change at a time.
 #[derive(Clone, Copy, Debug)]
 pub enum Change {
-    /// A backend's address behaves differently; its connections break if it goes away.
+    /// A backend's address behaves differently. Its connections break if it stops listening.
     Listening(usize, Listening),
-    /// A backend closes the connections on which nothing goes on.
+    /// A backend closes its idle connections.
     CloseIdle(usize),
-    /// The scripted configuration of this number is to hold from now on.
+    /// Apply the scripted configuration of this number.
     Reload(usize),
-    /// The proxy gets the signal to stop.
+    /// The proxy is stopped.
     Stop,
-    /// Faults are over.
+    /// No more faults.
     Calm,
 }
 
-/// Decides on the answer to a request for which no script says anything.
+/// Decides on the response to a request without a script.
 pub type Decide = fn(&mut Net, Weather, bool, &Head, u64) -> (Reply, Run);
 
-/// A world under construction, and then at work.
+/// A world under construction, and then running.
 pub struct World {
     pub(crate) seed: u64,
     pub(crate) config: Config,
@@ -48,7 +48,7 @@ pub struct World {
     pub(crate) client_paths: (Path, Path),
     pub(crate) changes: Vec<Change>,
     pub(crate) reloads: Vec<Reload>,
-    /// The configured backends and their names.
+    /// The configured backends with their names.
     pub(crate) configured: Vec<Named>,
     pub(crate) reloaded: Reloads,
     pub(crate) ledger: Ledger,
@@ -57,55 +57,55 @@ pub struct World {
     pub(crate) backlog: VecDeque<usize>,
     pub(crate) owners: Vec<Option<usize>>,
     pub(crate) patience: Duration,
-    /// An address of every backend where it cannot be reached.
+    /// An address that every backend has and at which it cannot be reached.
     pub(crate) dead_address: Option<SocketAddr>,
     pub(crate) has_stopped: bool,
     /// Whether nothing goes wrong from the beginning to the end.
     pub(crate) is_fair: bool,
 }
 
-/// Results of a world.
+/// The outcome of a world.
 #[derive(Debug)]
 pub struct Report {
-    /// Clients with their responses.
+    /// The clients with their responses.
     pub clients: Vec<Client>,
-    /// Backends with their requests.
+    /// The backends with their requests.
     pub backends: Vec<Backend>,
-    /// Notices of the proxy.
+    /// The notices of the proxy.
     pub notices: Vec<Notice>,
-    /// Counts of changed configurations.
+    /// The effects of new configurations.
     pub reloads: Reloads,
-    /// Hash of everything that happened.
+    /// Hash of all events.
     pub hash: u64,
     /// Number of events.
     pub steps: u64,
     /// Bytes that the proxy read from backends.
     pub taken_from_backends: u64,
-    /// When it was over.
+    /// The time of its end.
     pub ended_at: Instant,
 }
 
 impl Report {
-    /// The answers of client `index` as (status, body, whether it looks whole).
-    pub fn answers(&self, index: usize) -> Vec<(u16, String, bool)> {
-        let show = |answer: &Answer| {
-            let body = String::from_utf8_lossy(&answer.body).into_owned();
-            (answer.head.status, body, answer.is_whole)
+    /// Returns the responses of client `index` as (status, body, whether it looks complete).
+    pub fn responses(&self, index: usize) -> Vec<(u16, String, bool)> {
+        let show = |response: &Response| {
+            let body = String::from_utf8_lossy(&response.body).into_owned();
+            (response.head.status, body, response.is_whole)
         };
-        self.clients[index].answers.iter().map(show).collect()
+        self.clients[index].responses.iter().map(show).collect()
     }
 
-    /// The statuses that client `index` got.
+    /// Returns the statuses that client `index` got.
     pub fn statuses(&self, index: usize) -> Vec<u16> {
-        self.clients[index].answers.iter().map(|answer| answer.head.status).collect()
+        self.clients[index].responses.iter().map(|response| response.head.status).collect()
     }
 
-    /// Returns the end of the connection of client `index`.
+    /// Returns the end of client `index`'s connection.
     pub fn end(&self, index: usize) -> Option<End> {
         self.clients[index].end
     }
 
-    /// `METHOD target` of the requests that backend `index` got, probes left out.
+    /// Returns `METHOD target` of the requests that backend `index` got, without probes.
     pub fn requests(&self, index: usize) -> Vec<String> {
         let show =
             |received: &Received| format!("{} {}", received.head.method, received.head.target);
@@ -122,13 +122,14 @@ pub const CALM_PATH: Path = Path {
     is_harsh: false,
 };
 
-/// Longest course of a world, in its own time, from the last fault on.
-/// A link of 50 bytes a second needs this time for a whole buffer, and its client is not cut
-/// (seed 11978).
+/// Maximum duration of a world after its last fault, in its own time. A link that lets 50 bytes a
+/// second through needs this for a whole buffer, and a client that takes them is not cut (seed
+/// 11978).
 const PATIENCE: Duration = Duration::from_secs(6000);
-/// Interval of seeds whose recording is run again, which doubles their cost.
+/// The recording of the router is replayed for one in this many seeds, because that takes as long
+/// again.
 const REPLAYED_EVERY: u64 = 4;
-/// Turns at one and the same time before time is said to stand still.
+/// Maximum number of turns at the same time before time counts as standing still.
 const TURNS_MAX: u32 = 200_000;
 
 impl Default for World {
@@ -138,12 +139,12 @@ impl Default for World {
 }
 
 impl World {
-    /// An empty world with a network without surprises.
+    /// Returns an empty world with a network without surprises.
     pub fn new() -> Self {
         Self::seeded(1, false)
     }
 
-    /// An empty world of this seed; `is_shown` prints what happens.
+    /// Returns an empty world of this seed. With `is_shown` it prints its events.
     pub fn seeded(seed: u64, is_shown: bool) -> Self {
         Self {
             seed,
@@ -159,7 +160,7 @@ impl World {
             reloaded: Reloads::default(),
             ledger: Ledger::default(),
             weather: Weather::Clear,
-            decide: crate::answer::decide,
+            decide: crate::response::decide,
             backlog: VecDeque::new(),
             owners: Vec::new(),
             patience: PATIENCE,
@@ -176,20 +177,20 @@ impl World {
         self
     }
 
-    /// Sets what may go wrong.
+    /// Sets the faults that may occur.
     #[must_use]
     pub const fn weather(mut self, weather: Weather) -> Self {
         self.weather = weather;
         self
     }
 
-    /// Adds a backend that gives these answers first.
+    /// Adds a backend that sends these responses first.
     #[must_use]
     pub fn backend(self, script: Vec<Reply>) -> Self {
         self.backend_at(script, Listening::Yes)
     }
 
-    /// Adds a backend whose address behaves so.
+    /// Adds a backend whose address behaves like this.
     #[must_use]
     pub fn backend_at(mut self, script: Vec<Reply>, listening: Listening) -> Self {
         let index = self.backends.len();
@@ -213,7 +214,7 @@ impl World {
         self
     }
 
-    /// Gives every backend a first address where it cannot be reached.
+    /// Gives every backend a first address at which it cannot be reached.
     #[must_use]
     pub fn dead_address(mut self, listening: Listening) -> Self {
         let address = SocketAddr::from(([10, 2, 0, 1], 80));
@@ -222,7 +223,7 @@ impl World {
         self
     }
 
-    /// Sets how the last backend reads.
+    /// Sets the reading speed of the last backend.
     #[must_use]
     pub fn backend_pace(mut self, pace: Pace) -> Self {
         if let Some(backend) = self.backends.last_mut() {
@@ -237,21 +238,21 @@ impl World {
         self.client_at(0, script)
     }
 
-    /// Adds a client that connects after this many milliseconds.
+    /// Adds a client that connects after this number of milliseconds.
     #[must_use]
     pub fn client_at(mut self, millis: u64, script: Vec<Step>) -> Self {
         self.add_client(Instant::from_millis(millis), script);
         self
     }
 
-    /// Sets how connections of clients behave.
+    /// Sets the properties of clients' connections.
     #[must_use]
     pub const fn client_paths(mut self, inward: Path, outward: Path) -> Self {
         self.client_paths = (inward, outward);
         self
     }
 
-    /// Sets how connections to backends behave.
+    /// Sets the properties of connections to backends.
     #[must_use]
     pub const fn backend_paths(mut self, inward: Path, outward: Path) -> Self {
         self.net.paths = (inward, outward);
@@ -265,7 +266,7 @@ impl World {
         self
     }
 
-    /// Adds a client; it can still be changed.
+    /// Adds a client, which the caller may still change.
     pub fn add_client(&mut self, starts: Instant, script: Vec<Step>) -> &mut Client {
         let index = self.clients.len();
         let last = u8::try_from(index % 200).expect("below 200") + 1;
@@ -275,7 +276,7 @@ impl World {
         &mut self.clients[index]
     }
 
-    /// Says that nothing goes wrong: every polite client must be served.
+    /// Declares that nothing goes wrong: every polite client must be served.
     #[must_use]
     pub const fn fair(mut self) -> Self {
         self.is_fair = true;
@@ -301,34 +302,34 @@ impl World {
         self.add_change(at, Change::Reload(self.reloads.len() - 1));
     }
 
-    /// The numbers of requests, and their facts.
+    /// Returns the numbers of requests, and their facts.
     pub const fn ledger(&mut self) -> &mut Ledger {
         &mut self.ledger
     }
 
-    /// A script made up from chance.
+    /// Returns a random script.
     pub fn script(&mut self, plan: fn(&mut Net, &mut Ledger) -> Vec<Step>) -> Vec<Step> {
         plan(&mut self.net, &mut self.ledger)
     }
 
-    /// The one source of chance.
+    /// Returns the only source of randomness.
     pub const fn net(&mut self) -> &mut Net {
         &mut self.net
     }
 
-    /// Lets it happen, to the end: all clients are done, nothing is held, the proxy has stopped.
+    /// Runs the world to its end: all clients are done, nothing is held, the proxy has stopped.
     pub fn run(mut self) -> Report {
         let targets = self.targets_of(&self.configured);
         self.net.configured = targets.iter().flat_map(|to| to.addresses.clone()).collect();
         let mut proxy = Proxy::new(self.config.clone(), targets, self.seed, self.net.now)
-            .expect("a configuration that can be");
+            .expect("a valid configuration");
         proxy.handle_date("Sun, 06 Nov 1994 08:49:37 GMT");
         let recording = Recording::default();
         proxy.record_into(Box::new(recording.clone()), 0);
         let reads_max = self.net.pick(1, 16) as usize;
         self.driver = Some(Driver::new(proxy, reads_max));
         self.run_until("every client is done", |world| world.clients.iter().all(Client::is_done));
-        self.run_until("nothing is held for anybody", |world| world.proxy().is_at_rest());
+        self.run_until("nothing is held for any peer", |world| world.proxy().is_at_rest());
         if !self.has_stopped {
             self.run_until("idle connections are closed", |world| world.proxy().connections() == 0);
             self.stop();
@@ -360,7 +361,7 @@ impl World {
         &self.driver.as_ref().expect("the world is at work").proxy
     }
 
-    /// Panics with the seed when a rule was broken.
+    /// Panics with the seed if a rule was broken.
     #[track_caller]
     pub(crate) fn hold(&self, verdict: Verdict) {
         if let Err(text) = verdict {
@@ -376,12 +377,12 @@ impl World {
             if self.net.now > deadline || !self.turn() {
                 let open: Vec<usize> =
                     (0..self.clients.len()).filter(|&i| !self.clients[i].is_done()).collect();
-                self.hold(Err(format!("it never comes to this: {what}; clients {open:?}")));
+                self.hold(Err(format!("not reached in time: {what}; clients {open:?}")));
             }
             turns = if self.net.now > last { 0 } else { turns + 1 };
             last = self.net.now;
             if turns > TURNS_MAX {
-                self.hold(Err("time stands still".to_owned()));
+                self.hold(Err("time does not advance".to_owned()));
             }
         }
     }

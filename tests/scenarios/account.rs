@@ -1,4 +1,4 @@
-//! Scenes in which a backend has requests in hand and nothing to do: what /stats counts as its work.
+//! Scenes in which a backend has requests in flight but no work: what /stats counts as its work.
 use intelliproxy_tests::backend::Reply;
 use intelliproxy_tests::client::{Pace, Step};
 use intelliproxy_tests::net::Path;
@@ -6,8 +6,8 @@ use intelliproxy_tests::world::{CALM_PATH, World};
 
 use super::{UPGRADE, ask, get, narrow, send, wait};
 
-/// Requests in flight and at work at the only backend as /stats shows them to a client that asks at
-/// these times, in ms.
+/// Checks the requests in flight and at work at the only backend, as /stats shows them at these
+/// times, in ms.
 #[track_caller]
 fn assert_work(name: &str, world: World, expected: &[(u64, u32, u32)]) {
     let mut world = world.config(|config| config.stats.allow = vec!["192.0.2.0/24".to_owned()]);
@@ -16,7 +16,7 @@ fn assert_work(name: &str, world: World, expected: &[(u64, u32, u32)]) {
     }
     let report = world.run();
     for (client, (at, in_flight, at_work)) in expected.iter().enumerate() {
-        let (_, stats, _) = report.answers(client + 1).remove(0);
+        let (_, stats, _) = report.responses(client + 1).remove(0);
         for (field, value) in [("activeRequests", in_flight), ("workingRequests", at_work)] {
             assert!(stats.contains(&format!("\"{field}\":{value},")), "{name} at {at} ms: {stats}");
         }
@@ -25,25 +25,25 @@ fn assert_work(name: &str, world: World, expected: &[(u64, u32, u32)]) {
 
 const PUT: &str = "PUT /up HTTP/1.1\r\nHost: a.test\r\nContent-Length: 10\r\n\r\n";
 
-/// An upload that stalls is no work while it does; with its last byte it is.
+/// An upload that stalls is not work. With its last byte it becomes work.
 #[test]
 fn a_stalled_upload_is_no_work() {
     let mut script = ask(PUT);
-    script.extend([send("first"), wait(300), send("again"), Step::AwaitAnswers(1)]);
+    script.extend([send("first"), wait(300), send("again"), Step::AwaitResponses(1)]);
     let slow =
         Reply::steps(vec![wait(200), send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")]);
     let world = World::new().backend(vec![slow]).client(script);
     assert_work("upload", world, &[(150, 1, 0), (250, 1, 0), (400, 1, 1), (900, 0, 0)]);
 }
 
-/// A response that its client does not take is no work.
+/// A response that its client does not read is not work.
 #[test]
 fn a_download_that_is_not_taken_is_no_work() {
     let body = "x".repeat(400_000);
     let big = format!("HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n{body}");
     let mut script = vec![Step::Pace(Pace::Never)];
     script.extend(get("/big"));
-    script.extend([wait(500), Step::Pace(Pace::Fast), Step::AwaitAnswers(1)]);
+    script.extend([wait(500), Step::Pace(Pace::Fast), Step::AwaitResponses(1)]);
     let path = Path { capacity: 10_000, ..CALM_PATH };
     let world = World::new()
         .backend(vec![Reply::bytes(big)])
@@ -53,7 +53,7 @@ fn a_download_that_is_not_taken_is_no_work() {
     assert_work("download", world, &[(200, 1, 0), (400, 1, 0), (3000, 0, 0)]);
 }
 
-/// A tunnel is no work from its 101 on, whatever goes through it.
+/// A tunnel is not work from its 101 on, whatever passes through it.
 #[test]
 fn a_tunnel_is_no_work() {
     let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: sim/1\r\n\r\n";
@@ -65,8 +65,8 @@ fn a_tunnel_is_no_work() {
     assert_work("tunnel", world, &[(50, 1, 1), (200, 1, 0), (500, 1, 0), (2000, 0, 0)]);
 }
 
-/// A response that flows is work to its end; one that is silent for `routing.streams.idleMs` is no
-/// work from then on, also when it flows again.
+/// A response is work while it flows. After a silence of `routing.streams.idleMs` it is not, even
+/// if it flows again.
 #[test]
 fn a_silent_stream_is_no_work() {
     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -76,7 +76,7 @@ fn a_silent_stream_is_no_work() {
             steps.extend([send("2\r\nok\r\n"), wait(pause)]);
         }
         steps.push(send("0\r\n\r\n"));
-        let script = [get("/events"), vec![Step::AwaitAnswers(1)]].concat();
+        let script = [get("/events"), vec![Step::AwaitResponses(1)]].concat();
         World::new().backend(vec![Reply::steps(steps)]).client(script)
     };
     assert_work("flowing", stream(500, 5), &[(1200, 1, 1), (2400, 1, 1), (4000, 0, 0)]);

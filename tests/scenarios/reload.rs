@@ -5,28 +5,28 @@ use intelliproxy_tests::reload::{Named, Wanted};
 
 use super::*;
 
-/// 200 with these bytes after `millis` milliseconds.
+/// Returns a 200 with this body after `millis` milliseconds.
 fn later(millis: u64, body: &str) -> Reply {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     Reply::steps(vec![wait(millis), send(head)])
 }
 
 fn bodies(report: &Report, client: usize) -> Vec<String> {
-    report.answers(client).into_iter().map(|(_, body, _)| body).collect()
+    report.responses(client).into_iter().map(|(_, body, _)| body).collect()
 }
 
-/// The only backend from now on is this one, at its own place.
+/// Makes this machine the only backend, under its own name.
 fn only(machine: usize) -> impl Fn(&mut Wanted) {
     move |wanted| wanted.backends = vec![Named { name: machine, machine }]
 }
 
-/// Sends the backends' own Host, so that a request shows its intended backend.
+/// Sends the backends' own Host, so that a request shows which backend it was meant for.
 fn own_host(config: &mut Config) {
     config.forwarding.keep_host = false;
 }
 
-/// A request on its way to a backend that is removed ends there, without a word about it; the next
-/// one of the same client goes elsewhere.
+/// A request in flight on a backend that is removed finishes there without an error. The client's
+/// next request goes to another backend.
 #[test]
 fn a_removed_backend_ends_what_it_has_begun() {
     let report = World::new()
@@ -41,8 +41,8 @@ fn a_removed_backend_ends_what_it_has_begun() {
     assert!(!has_error(&report, "UpstreamError"));
 }
 
-/// A backend that moves gets no request where it was, neither over the connection that waits for
-/// one nor over a new one, and is asked for by its new name where it is.
+/// A backend that moves gets no more requests at its old address, neither on its idle connection
+/// nor on a new one. At its new address requests name it by its new Host.
 #[test]
 fn a_moved_backend_is_asked_where_it_is() {
     let report = World::new()
@@ -50,7 +50,7 @@ fn a_moved_backend_is_asked_where_it_is() {
         .backend(vec![Reply::ok("before")])
         .spare(vec![Reply::ok("after")])
         .reload_at(100, |wanted| wanted.backends[0].machine = 1)
-        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(200)], get("/2")].concat())
+        .client([get("/1"), vec![Step::AwaitResponses(1), wait(200)], get("/2")].concat())
         .run();
     assert_eq!(bodies(&report, 0), ["before", "after"]);
     assert_eq!(report.reloads.closed, 1, "the connection that was idle");
@@ -61,7 +61,7 @@ fn a_moved_backend_is_asked_where_it_is() {
     assert!(has_error(&report, "moved: [\"b0\"]"), "and nothing else changed");
 }
 
-/// A backend that comes back gets new connections: one that was in use when it left is not kept.
+/// A backend that returns gets new connections: one that was in use when it left is not kept.
 #[test]
 fn a_connection_does_not_outlive_its_backends_leave() {
     let report = World::new()
@@ -69,7 +69,7 @@ fn a_connection_does_not_outlive_its_backends_leave() {
         .spare(Vec::new())
         .reload_at(100, only(1))
         .reload_at(200, only(0))
-        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(100)], get("/2")].concat())
+        .client([get("/1"), vec![Step::AwaitResponses(1), wait(100)], get("/2")].concat())
         .run();
     assert_eq!(bodies(&report, 0), ["first", "second"]);
     let links: Vec<_> = report.backends[0].requests.iter().map(|request| request.link).collect();
@@ -77,9 +77,10 @@ fn a_connection_does_not_outlive_its_backends_leave() {
 }
 
 /// A request of which nothing was sent yet, whatever its method, does not wait for a backend that
-/// is removed: it goes elsewhere at once, with its body, and that is no attempt.
+/// is removed. It goes to another backend at once, with its body, and that does not count as an
+/// attempt.
 #[test]
-fn what_was_not_begun_goes_elsewhere() {
+fn a_request_not_begun_goes_elsewhere() {
     let report = World::new()
         .config(|config| {
             own_host(config);
@@ -98,10 +99,11 @@ fn what_was_not_begun_goes_elsewhere() {
     assert!(!has_error(&report, "UpstreamError"));
 }
 
-/// A request that would be sent again to its own backend, because a reused connection was closed,
-/// is routed again if that backend has been removed or moved meanwhile. This is not an attempt.
+/// A request that would be sent once more to its own backend, because a kept connection turned out
+/// to be closed, is routed again if that backend has been removed or moved meanwhile. That does not
+/// count as an attempt.
 #[test]
-fn what_would_be_redialled_is_routed_anew() {
+fn a_redial_is_routed_again() {
     for (name, host) in [(1, "b1.test"), (0, "b0-at-1.test")] {
         let report = World::new()
             .config(|config| {
@@ -111,7 +113,7 @@ fn what_would_be_redialled_is_routed_anew() {
             .backend(vec![Reply::ok("one"), Reply::steps(vec![wait(200), Step::Close])])
             .spare(vec![Reply::ok("two")])
             .reload_at(150, move |wanted| wanted.backends = vec![Named { name, machine: 1 }])
-            .client([get("/1"), vec![Step::AwaitAnswers(1), wait(50)], get("/2")].concat())
+            .client([get("/1"), vec![Step::AwaitResponses(1), wait(50)], get("/2")].concat())
             .run();
         assert_eq!(bodies(&report, 0), ["one", "two"]);
         assert_eq!(report.requests(1), ["GET /2"]);
@@ -121,9 +123,9 @@ fn what_would_be_redialled_is_routed_anew() {
     }
 }
 
-/// Nothing is known of a backend that moved: what it did where it was is forgotten.
+/// Nothing is known of a backend that moved: its record at the old address is dropped.
 #[test]
-fn a_moved_backend_starts_anew() {
+fn a_moved_backend_starts_again() {
     let report = World::new()
         .config(|config| config.stats.allow = vec!["192.0.2.0/24".to_owned()])
         .backend(Vec::new())
@@ -138,7 +140,8 @@ fn a_moved_backend_starts_anew() {
     assert!(after.contains("\"totalPings\":1,") && after.contains("\"failPings\":0,"), "{after}");
 }
 
-/// The result of a request on a backend that has moved meanwhile does not count at its new address.
+/// The outcome of a request at the old address of a backend that moved is not charged to the new
+/// one.
 #[test]
 fn a_moved_backend_is_not_blamed() {
     let report = World::new()
@@ -156,10 +159,10 @@ fn a_moved_backend_is_not_blamed() {
     assert!(stats.contains("\"url\":\"http://b0-at-1.test\""), "{stats}");
 }
 
-/// Without a backend requests are answered 503; with one that is added they are served.
+/// Without a backend, requests get 503. Once one is added they are served.
 #[test]
-fn backends_come_and_go_one_and_all() {
-    let pause = |answers| vec![Step::AwaitAnswers(answers), wait(200)];
+fn the_last_backend_goes_and_returns() {
+    let pause = |responses| vec![Step::AwaitResponses(responses), wait(200)];
     let report = World::new()
         .backend(Vec::new())
         .reload_at(100, |wanted| wanted.backends.clear())
@@ -170,7 +173,7 @@ fn backends_come_and_go_one_and_all() {
     assert_eq!(report.requests(0), ["GET /1", "GET /3"]);
 }
 
-/// Policies take over from one another with requests in flight, and lose none of them.
+/// A policy replaces another with requests in flight, and none of them is lost.
 #[test]
 fn policies_change_under_load() {
     let slow = || (0..200).map(|_| later(7, "fine")).collect::<Vec<_>>();
@@ -189,7 +192,7 @@ fn policies_change_under_load() {
     assert!(!has_error(&report, "UpstreamError"));
 }
 
-/// An invalid configuration changes nothing, which the world checks, and is reported.
+/// An invalid configuration changes nothing, which the world checks, and /stats reports it.
 #[test]
 fn a_bad_configuration_changes_nothing() {
     let report = World::new()
@@ -199,7 +202,7 @@ fn a_bad_configuration_changes_nothing() {
         .reload_at(100, |wanted| wanted.config.limits.clients = 0)
         .reload_at(110, |wanted| wanted.config.routing.switch.threshold = f64::NAN)
         .reload_at(120, |wanted| {
-            // A name that is there twice, and good values.
+            // A repeated name beside valid values.
             wanted.config.limits.clients = 7;
             wanted.config.stats.allow.clear();
             wanted.backends = vec![Named { name: 0, machine: 1 }, Named { name: 0, machine: 0 }];
@@ -208,15 +211,15 @@ fn a_bad_configuration_changes_nothing() {
         .run();
     assert_eq!(report.statuses(0), [200; 3]);
     assert_eq!(report.requests(0), ["GET /1", "GET /2"]);
-    let head = &report.clients[0].answers[2].head;
-    let told = head.one("x-intelliproxy-reloads");
-    assert_eq!(told, Some("done=0, refused=3, lastError=\"not this one\""));
+    let head = &report.clients[0].responses[2].head;
+    let reported = head.one("x-intelliproxy-reloads");
+    assert_eq!(reported, Some("done=0, refused=3, lastError=\"not this one\""));
 }
 
-/// Lower limits drop no client in service: clients stay and a body that was begun may end; the
-/// limits apply to later ones.
+/// Lower limits interrupt no client in service: clients stay connected, and a body that was begun
+/// may finish. Later requests are held to the new limits.
 #[test]
-fn lower_limits_drop_nobody() {
+fn lower_limits_drop_no_client() {
     let long = [
         ask("POST /long HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"),
         vec![
@@ -226,10 +229,10 @@ fn lower_limits_drop_nobody() {
             send([b'x'; 64]),
             send("\r\n0\r\n\r\n"),
         ],
-        vec![Step::AwaitAnswers(1)],
+        vec![Step::AwaitResponses(1)],
         post("/next", &"x".repeat(11)),
     ];
-    let hold = |path| [get(path), vec![Step::AwaitAnswers(1), wait(500)], get(path)].concat();
+    let hold = |path| [get(path), vec![Step::AwaitResponses(1), wait(500)], get(path)].concat();
     let report = World::new()
         .backend(Vec::new())
         .reload_at(100, |wanted| {
@@ -250,8 +253,8 @@ fn lower_limits_drop_nobody() {
     assert_eq!(report.requests(0).last().map(String::as_str), Some("GET /waits"));
 }
 
-/// Shorter times hold at once, also where a longer one is being waited for: an idle client, a slow
-/// backend, a tunnel. Longer ones do, too.
+/// Shorter timeouts apply at once, even where a longer one is running: an idle client, a slow
+/// backend, a tunnel. Longer ones apply at once, too.
 #[test]
 fn times_change_at_once() {
     let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: sim/1\r\n\r\n";
@@ -291,24 +294,24 @@ fn times_change_at_once() {
     assert_eq!(report.statuses(3), [200]);
 }
 
-/// With room for fewer idle connections those beyond it are closed, and with none the next request
-/// makes a new one.
+/// With room for fewer idle connections the surplus is closed. With room for none the next request
+/// opens a new one.
 #[test]
 fn the_pool_shrinks_at_once() {
     let report = World::new()
         .backend(Vec::new())
         .reload_at(100, |wanted| wanted.config.pool.idle_per_backend = 0)
-        .client([get("/1"), vec![Step::AwaitAnswers(1), wait(200)], get("/2")].concat())
+        .client([get("/1"), vec![Step::AwaitResponses(1), wait(200)], get("/2")].concat())
         .run();
     assert_eq!(report.statuses(0), [200, 200]);
     let links: Vec<_> = report.backends[0].requests.iter().map(|request| request.link).collect();
     assert_ne!(links[0], links[1]);
 }
 
-/// Permission for /stats also changes for connected clients.
+/// Access to /stats changes for connected clients, too.
 #[test]
-fn stats_are_for_whom_they_are_now() {
-    let pause = |answers| vec![Step::AwaitAnswers(answers), wait(200)];
+fn access_to_stats_changes_at_once() {
+    let pause = |responses| vec![Step::AwaitResponses(responses), wait(200)];
     let report = World::new()
         .backend(Vec::new())
         .reload_at(100, |wanted| wanted.config.stats.allow = vec!["192.0.2.0/24".to_owned()])
@@ -320,9 +323,9 @@ fn stats_are_for_whom_they_are_now() {
     assert!(bodies(&report, 0)[1].starts_with("[{\"name\":\"b0\""));
 }
 
-/// Settings that need a restart are reported and stay.
+/// Settings that only a restart can change are reported and stay.
 #[test]
-fn what_needs_a_restart_stays() {
+fn settings_that_need_a_restart_stay() {
     let report = World::new()
         .backend(Vec::new())
         .reload_at(100, |wanted| {

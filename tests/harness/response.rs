@@ -1,4 +1,4 @@
-//! Responses of a model backend without a script: every framing, and every fault.
+//! The responses of a model backend without a script: every framing, and every fault.
 use std::time::Duration;
 
 use crate::backend::Reply;
@@ -9,7 +9,7 @@ use crate::plan::chunked;
 use crate::strict::Head;
 use crate::weather::Weather;
 
-/// The end of a response's body.
+/// The way in which a response's body ends.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Framing {
     Length,
@@ -17,8 +17,8 @@ enum Framing {
     Close,
 }
 
-/// The answer to a request, and what it is worth; `run` counts from 1. A steady backend never
-/// crashes.
+/// Decides on the response to a request, and whether it is a good one. `run` counts from 1. A
+/// steady backend never crashes.
 pub fn decide(
     net: &mut Net,
     weather: Weather,
@@ -36,7 +36,7 @@ pub fn decide(
             (reply, Run { is_crash: true, ..bad })
         }
         Weather::Storm if net.chance(40) => (fault(net, head, run), bad),
-        _ => (good_answer(net, head, run, weather), good),
+        _ => (good_response(net, head, run, weather), good),
     }
 }
 
@@ -44,7 +44,7 @@ fn pause(net: &mut Net, millis_max: u64) -> Step {
     Step::Wait(Duration::from_micros(net.pick(0, millis_max * 1000)))
 }
 
-fn good_answer(net: &mut Net, head: &Head, run: u64, weather: Weather) -> Reply {
+fn good_response(net: &mut Net, head: &Head, run: u64, weather: Weather) -> Reply {
     if head.one("upgrade").is_some() && (weather == Weather::Clear || net.chance(70)) {
         let id = head.number("x-id").unwrap_or_default();
         let head = format!(
@@ -73,14 +73,14 @@ fn good_answer(net: &mut Net, head: &Head, run: u64, weather: Weather) -> Reply 
     }
     if head.one("expect").is_some() && net.chance(60) {
         steps.insert(0, Step::Send(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()));
-        // The sign comes when the head is there, the answer some time after.
+        // The interim response comes once the head has arrived, the final one some time later.
         steps.insert(1, pause(net, 50));
     }
     let is_early = weather == Weather::Storm && net.chance(8);
     Reply { at_head: is_early, steps, is_tunnel: false }
 }
 
-/// A whole answer's bytes, and whether the connection ends with it.
+/// Returns the bytes of a complete response, and whether the connection ends with it.
 fn render(net: &mut Net, head: &Head, run: u64) -> (Vec<u8>, bool) {
     let id = head.number("x-id").unwrap_or_default();
     let is_old = net.chance(10);
@@ -143,7 +143,7 @@ fn render(net: &mut Net, head: &Head, run: u64) -> (Vec<u8>, bool) {
     (bytes, ends)
 }
 
-/// An answer with a fault.
+/// Returns a response with a fault.
 fn fault(net: &mut Net, head: &Head, run: u64) -> Reply {
     let id = head.number("x-id").unwrap_or_default();
     let end = if net.chance(50) { Step::Reset } else { Step::Close };
@@ -162,7 +162,7 @@ fn fault(net: &mut Net, head: &Head, run: u64) -> Reply {
             vec![Step::Send(bytes[..cut].to_vec()), pause(net, 3), end]
         }
         2 | 3 => {
-            // Cut inside the body; one that lasts until the end can only be cut by a reset.
+            // Cut inside the body. A body until close can only be cut by a reset.
             let len = net.pick(10, 90_000);
             let cut = net.pick(0, len - 1) as usize;
             let own = content(id, run, len);
@@ -182,7 +182,8 @@ fn fault(net: &mut Net, head: &Head, run: u64) -> Reply {
         }
         4 => vec![Step::Send(malformed(net, id, is_head)), pause(net, 3), end],
         5 => {
-            // A second response behind the response, in one piece, meant for the next request.
+            // A second response behind the first, in one piece, which must not reach another
+            // request.
             let mut bytes = whole(0, "Content-Length: 0\r\n");
             let poison = "HTTP/1.1 200 OK\r\nX-Answer-To: 0\r\nContent-Length: 0\r\n\r\n";
             bytes.extend_from_slice(poison.as_bytes());
@@ -218,11 +219,11 @@ fn fault(net: &mut Net, head: &Head, run: u64) -> Reply {
     Reply { at_head, steps, is_tunnel: false }
 }
 
-/// Number of the malformed responses with a malformed framing.
+/// The number of malformed responses that have an invalid framing.
 const FRAMINGS: u64 = 5;
 
 fn malformed(net: &mut Net, id: u64, is_head: bool) -> Vec<u8> {
-    // Framings come first: a response to HEAD has no framing that could be wrong.
+    // Invalid framings come first: a response to HEAD has no framing that could be invalid.
     let heads = [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
