@@ -15,7 +15,7 @@ use std::time::Duration;
 use self::figure::{Figure, weight_of};
 pub(crate) use self::table::{Added, BackendTable};
 use crate::config::{Rules, Weights};
-use crate::errors::Errors;
+use crate::errors::{Errors, Rare};
 use crate::estimate::{ErrorRate, Ewma, Fading, SeededEwma};
 use crate::event::{LoadReport, Outcome, ProbeResult};
 use crate::health::HealthTracker;
@@ -93,6 +93,7 @@ pub(crate) struct Requests {
     pub(crate) turned_away: Fading,
     /// Recent 4xx that are not one client's.
     pub(crate) declined: Fading,
+    pub(crate) declined_of_late: Rare,
     pub(crate) comparison: Comparison,
     pub(crate) last_ended_at: Option<Instant>,
     pub(crate) error_rate: ErrorRate,
@@ -211,7 +212,7 @@ impl Backend {
             }
         } else if let Outcome::Refused { hold, .. } = outcome {
             cold_path();
-            self.refused(now, *hold, rules);
+            self.refused(now, *hold);
         }
         self.rescore_errors(now, rules);
     }
@@ -226,6 +227,14 @@ impl Backend {
     /// A request of it was answered 4xx.
     pub(crate) fn declined(&mut self, now: Instant, half_life: Duration) {
         self.requests.declined.add(now, 1.0, half_life);
+        self.requests.declined_of_late.observe(self.requests.ended, DECLINES_MEMORY);
+    }
+
+    /// The same among its latest requests.
+    pub(crate) fn decline_share_of_late(&self) -> (f64, f64) {
+        let Errors { requests, errors } =
+            self.requests.declined_of_late.at(self.requests.ended, DECLINES_MEMORY);
+        ((errors + 1.0) / (requests + 2.0), requests)
     }
 
     /// How its 4xx compared with those of the others last time.
@@ -250,20 +259,27 @@ impl Backend {
 
     /// It refused a request, and named a time or not.
     #[cold]
-    fn refused(&mut self, now: Instant, hold: Option<Duration>, rules: &Rules) {
+    fn refused(&mut self, now: Instant, hold: Option<Duration>) {
         self.requests.ended += 1;
         self.requests.refused += 1;
         self.requests.last_ended_at = Some(now);
-        match hold {
-            Some(hold) => self.held_until = self.held_until.max(Some(now + hold)),
-            // Its work counts already: a refusal corrects the appearance of an idle backend. With a
-            // whole one each, the refusals of ten full backends in a burst separated them for a
-            // minute after it (the lab's burst120: cost 1.44 times the oracle's).
-            None => {
-                let amount = 1.0 / (1.0 + f64::from(self.at_work()));
-                self.requests.turned_away.add(now, amount, rules.errors.half_life);
-            }
+        // Without a time, what it says depends on the others: see `turned_one_away`.
+        if let Some(hold) = hold {
+            self.held_until = self.held_until.max(Some(now + hold));
         }
+    }
+
+    /// Counts a refusal that named no time, while the others had so many requests each to work on:
+    /// as one more request in flight where it seems idle, and hardly where it has as many as the
+    /// others. Then it is full as they are, which is known. (With a whole one each, what ten full
+    /// backends refused in a burst told them apart for a minute after it; with `1/(1 + in flight)`
+    /// two proxies with short queues failed .1 % more.)
+    #[cold]
+    pub(crate) fn turned_one_away(&mut self, now: Instant, others: f64, rules: &Rules) {
+        let idle = ((1.0 + others - f64::from(self.at_work())) / (1.0 + others)).clamp(0.0, 1.0);
+        let amount = idle * idle * idle;
+        self.requests.turned_away.add(now, amount, rules.errors.half_life);
+        self.rescore_errors(now, rules);
     }
 
     /// Its refusals of late were not its own doing.
@@ -515,5 +531,7 @@ pub(crate) struct ScanRow {
     pub(crate) access: Access,
 }
 
+/// Requests that sudden 4xx are looked for in.
+const DECLINES_MEMORY: f64 = 32.0;
 /// Pings after which the next one waits for its time even where none was answered.
 const PINGS_FIRST: u64 = 5;

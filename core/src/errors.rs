@@ -32,9 +32,51 @@ impl Errors {
     }
 }
 
+/// Rare events among the latest requests. Requests are counted by someone else, and taken over when
+/// an event happens: a request without one costs nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rare {
+    seen: Errors,
+    /// Requests that ended up to the latest event, that one included.
+    ended: u64,
+}
+
+impl Rare {
+    /// An event; so many requests had ended before it.
+    pub(crate) fn observe(&mut self, ended: u64, memory: f64) {
+        self.seen = self.at(ended, memory);
+        self.seen.observe(true, memory);
+        self.ended = ended + 1;
+    }
+
+    /// Requests and events when so many requests have ended.
+    pub(crate) fn at(&self, ended: u64, memory: f64) -> Errors {
+        let others = ended.saturating_sub(self.ended) as f64;
+        let kept = libm::pow(1.0 - 1.0 / memory, others);
+        let requests = self.seen.requests * kept + memory * (1.0 - kept);
+        Errors { requests, errors: self.seen.errors * kept }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Taken over late, the counts are those of one request after the other.
+    #[test]
+    fn rare_events_count_like_all() {
+        let (mut rare, mut plain) = (Rare::default(), Errors::default());
+        let is_event = |number: u64| matches!(number, 3 | 4 | 40);
+        for number in 0..100 {
+            if is_event(number) {
+                rare.observe(number, 20.0);
+            }
+            plain.observe(is_event(number), 20.0);
+            let seen = rare.at(number + 1, 20.0);
+            assert!((seen.requests - plain.requests).abs() < 1e-9, "{number}");
+            assert!((seen.errors - plain.errors).abs() < 1e-9, "{number}");
+        }
+    }
 
     /// By hand, memory 20: an error, then a good one: 0.95 of 1.95 requests, 0.95/2.95.
     #[test]

@@ -461,6 +461,11 @@ impl Router {
             self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
             return;
         };
+        let is_refusal = matches!(outcome, Outcome::Refused { .. });
+        if is_refusal {
+            cold_path();
+            self.note_refusal(now, backend, &outcome);
+        }
         if let Some(waited) = waited
             && self.habits.listens
         {
@@ -475,7 +480,7 @@ impl Router {
         if (is_watched || self.ejections.out > 0) && self.ejects() {
             self.watch_end(now, backend, lease.routed_at, &outcome);
         }
-        if was_full || matches!(outcome, Outcome::Refused { .. }) {
+        if was_full || is_refusal {
             cold_path();
             self.settle(now);
         }

@@ -47,6 +47,9 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// A backend went down or came up.
     fn on_health(&mut self, _now: Instant, _backend: BackendId, _is_up: bool) {}
 
+    /// A backend that the router had ejected is back: what it failed is of the past.
+    fn on_return(&mut self, _now: Instant, _backend: BackendId) {}
+
     /// A request went to this backend.
     fn on_dispatch(&mut self, _now: Instant, _backend: BackendId) {}
 

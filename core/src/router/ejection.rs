@@ -234,6 +234,7 @@ impl Router {
             return;
         };
         if watch.is_in() && before != Standing::In {
+            self.policy.on_return(now, id);
             self.notify(Notice::Returned { backend: id, reason });
         }
         self.count_out();

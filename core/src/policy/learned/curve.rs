@@ -36,7 +36,9 @@ pub(super) struct Shape {
     inverse: [f64; BINS],
     /// The highest latency of the bins below, at speed 1, ms.
     floor: [f64; BINS],
-    /// Requests in flight that it works on at once, by the curve that was adopted last.
+    /// The latency of a single request at speed 1, by the curve that was adopted last, ms.
+    single: f64,
+    /// Requests in flight that it works on at once, by that curve.
     width: u32,
 }
 
@@ -115,6 +117,7 @@ impl Shape {
             predicted: [0.0; BINS],
             inverse: [1.0; BINS],
             floor: [0.0; BINS],
+            single: 0.0,
             width: 1,
         }
     }
@@ -130,6 +133,11 @@ impl Shape {
     /// single one.
     pub(super) const fn width(&self) -> u32 {
         self.width
+    }
+
+    /// The latency of a single request if the speed were 1, ms.
+    pub(super) const fn single(&self) -> f64 {
+        self.single
     }
 
     /// The factor on the pool's rate at n in flight.
@@ -164,7 +172,8 @@ impl Shape {
                 floor = floor.max(curve.latency(*end) * self.inverse[bin]);
             }
         }
-        let most = WIDTH_LATENCIES * self.latency(curve, 1);
+        self.single = self.latency(curve, 1);
+        let most = WIDTH_LATENCIES * self.single;
         self.width = 1;
         // The latency of a single request has to have been seen: where a backend always has four
         // in flight, the prior would take that latency for the one of a single request. Latency

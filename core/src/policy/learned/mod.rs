@@ -1,8 +1,9 @@
 //! `learned`: shortest expected delay under a model that is learned online.
 //!
-//! Each request goes where `cost = q(n+1)/v · (1 + 0.08·(n+1)) + T·excess` is least, drawn among
-//! equals: v the backend's relative speed ([`speed`]), q(n) its latency at n in flight if its
-//! speed were 1 ([`curve`]), both learned from the proxy's own completions, so that there is
+//! Each request goes where `cost = q(n+1)/v · (1 + (0.08 + p·w)·(n+1)) + T·excess` is least, drawn
+//! among equals: v the backend's relative speed ([`speed`]), q(n) its latency at n in flight if its
+//! speed were 1 ([`curve`]), w = 1 − q(1)/q(n+1) the part of it that is waiting, p the price of
+//! waiting, which rises where queues stand ([`unit`]). Speed and curve are learned from the proxy's own completions, so that there is
 //! nothing a backend could lie about; T what a failure is charged with; excess the share of its
 //! errors above the pool's and beyond the noise. Speeds are drawn to the pool's median by their
 //! standard error: equal backends become exactly equal, and the policy turns into `least_request`.
@@ -388,6 +389,12 @@ impl Policy for Learned {
             unit.came_up(now);
         }
         unit.is_up = is_up;
+        self.weigh(backend.index());
+    }
+
+    fn on_return(&mut self, now: Instant, backend: BackendId) {
+        self.settle_up(backend.index());
+        self.units[backend.index()].came_back(now);
         self.weigh(backend.index());
     }
 

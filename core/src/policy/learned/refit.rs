@@ -34,7 +34,23 @@ impl Learned {
             }
             pool.set_center(0.0);
         }
+        self.price_queues();
         self.adopt_curve();
+    }
+
+    /// Finds how many of the requests in flight wait for others: at n in flight a request takes q(n)
+    /// and would take q(1) alone.
+    fn price_queues(&mut self) {
+        let curve = &self.pool.curve;
+        let here = self.units.iter().filter(|unit| unit.is_present && unit.in_flight > 0);
+        let (all, worked_on) = here.fold((0.0, 0.0), |(all, worked_on), unit| {
+            let n = f64::from(unit.in_flight);
+            let part = unit.shape.latency(curve, 1) / unit.shape.latency(curve, unit.in_flight);
+            (all + n, worked_on + n * part)
+        });
+        if all > 0.0 {
+            self.pool.price_queues(1.0 - worked_on / all);
+        }
     }
 
     /// Finds the median of the speeds.

@@ -49,6 +49,66 @@ fn refusals_fade() {
     assert_eq!(points(&world), 4.0);
 }
 
+/// A refusal of a backend that has as much to do as the others says that it is full as they are:
+/// by hand, with three in flight at each, 1/64 of a request. With one of four at each it is
+/// (3/4)³ = 0.42: two of them count as one request.
+#[test]
+fn a_full_backend_is_known_to_be_full() {
+    for (own, points) in [(3, 0.0), (1, 2.0)] {
+        let mut world = World::with_latencies(10, 10);
+        let to = |world: &mut World, tried: &[BackendId]| {
+            world.router.route(world.now, tried).expect("one is left")
+        };
+        let mut out: Vec<_> = (0..3).map(|_| to(&mut world, &[A])).collect();
+        out.extend((0..own).map(|_| to(&mut world, &[B])));
+        let working = world.snapshot().backends[0].score.in_flight;
+        for _ in 0..2 {
+            let lease = to(&mut world, &[B]);
+            world.finish(lease, 503);
+        }
+        assert_eq!(world.snapshot().backends[0].score.in_flight, working + points, "{own}");
+        out.into_iter().for_each(|lease| world.finish(lease, 200));
+    }
+}
+
+/// A release that breaks after a thousand good requests is taken for refusing within two dozen, and
+/// the requests go elsewhere; also where it had all of them, so that nothing is known of the other.
+#[test]
+fn a_sudden_404_is_seen_at_once() {
+    for is_other_known in [false, true] {
+        let mut world = World::with_latencies(10, 20);
+        if is_other_known {
+            for _ in 0..100 {
+                let lease = world.router.route(world.now, &[A]).expect("one is left");
+                world.finish(lease, 200);
+            }
+        }
+        for _ in 0..1000 {
+            assert_eq!(world.serve(), A);
+        }
+        let declined = |world: &mut World| {
+            let lease = world.route();
+            let backend = lease.backend();
+            world.now += Duration::from_millis(1);
+            world.finish(lease, if backend == A { 404 } else { 200 });
+            backend == A
+        };
+        let count = (0..1000).filter(|_| declined(&mut world)).count();
+        let refused = world.snapshot().backends[0].refused as usize;
+        assert!(count - refused <= 24, "{count} and {refused}");
+        assert!(count < 200, "{count}");
+        // Where all do, no one stands out for long.
+        let mut world = World::with_latencies(10, 20);
+        for _ in 0..5000 {
+            let lease = world.route();
+            world.now += Duration::from_millis(1);
+            world.finish(lease, 404);
+        }
+        let refused: u64 = world.snapshot().backends.iter().map(|backend| backend.refused).sum();
+        assert!(refused < 200, "{refused}");
+    }
+}
+
 /// A stream and a request that waits for its client are in flight and no work: neither points nor
 /// loads count them, until the request is resumed. Repeated and foreign news changes nothing.
 #[test]
