@@ -6,9 +6,9 @@ use intelliproxy_core::{BackendId, Instant};
 use slab::Slab;
 
 use super::id::ConnId;
-use super::places::Attempt;
 use super::probe::ProbeExchange;
 use super::session::Session;
+use super::upstreams::Attempt;
 
 /// Purpose of a connection.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use intelliproxy_core::{BackendId, Instant, NoRoute};
 
 use super::conn::{Conn, Upstream};
 use super::id::ConnId;
-use super::places::Attempt;
 use super::session::{Bound, Reuse};
+use super::upstreams::Attempt;
 use super::{Action, ConnectFailure, Proxy};
 use crate::http::UpstreamError;
 
@@ -42,7 +42,7 @@ impl Proxy {
             return true;
         };
         let asker = session.asker(&self.shared);
-        let routed = self.router.route_for(now, session.tried(), asker);
+        let routed = self.upstreams.route(now, session.tried(), asker);
         self.drain_router(now);
         let lease = match routed {
             Ok(lease) => lease,
@@ -57,18 +57,17 @@ impl Proxy {
                 return true;
             }
         };
-        self.leases += 1;
         let backend = lease.backend();
         let pooled = self.take_idle(now, id, backend, reuse);
         let Some(session) = self.table.session_mut(id) else {
             return true;
         };
-        session.handle_routed(now, lease, self.places.authority(backend), &mut self.shared);
+        session.handle_routed(now, lease, self.upstreams.authority(backend), &mut self.shared);
         match pooled {
             Some(conn) => session.handle_linked(now, conn, true),
             None => {
                 cold_path();
-                self.dial(now, id, backend, self.places.first_attempt(backend));
+                self.dial(now, id, backend, self.upstreams.first_attempt(backend));
             }
         }
         true
@@ -81,19 +80,14 @@ impl Proxy {
         let Some(session) = self.table.session_mut(id) else { return };
         let Some(Bound { conn, backend }) = session.take_bound() else { return };
         let attempt = self.table.upstream_mut(conn).map(|upstream| upstream.attempt);
-        let is_current = attempt.is_some_and(|attempt| self.places.is_current(backend, attempt));
-        let others = self.places.configured().map(|(other, _)| other);
-        let others: Vec<BackendId> = others.filter(|other| *other != backend).collect();
-        let routed = if is_current { self.router.route(now, &others).ok() } else { None };
+        let routed = self.upstreams.route_to(now, backend, attempt);
         self.drain_router(now);
         let Some(session) = self.table.session_mut(id) else { return };
         let Some(lease) = routed else {
             session.handle_unbound(now, &mut self.shared);
             return self.close(conn, false);
         };
-        debug_assert!(lease.backend() == backend, "there is no other one left");
-        self.leases += 1;
-        session.handle_bound(now, lease, conn, self.places.authority(backend), &mut self.shared);
+        session.handle_bound(now, lease, conn, self.upstreams.authority(backend), &mut self.shared);
         self.shared.actions.push_back(Action::Look { conn });
     }
 
@@ -112,7 +106,7 @@ impl Proxy {
         }
         let idle = self.shared.config.pool.idle;
         loop {
-            let conn = self.pool.take(backend)?;
+            let conn = self.upstreams.take_idle(backend)?;
             let upstream = self.table.upstream_mut(conn)?;
             // Its time may be over before its timer was handled.
             if upstream.idle_until(idle) <= now {
@@ -137,7 +131,7 @@ impl Proxy {
         if reuse == Reuse::Fresh {
             return false;
         }
-        let (first, last) = match self.pool.idle(backend) {
+        let (first, last) = match self.upstreams.idle(backend) {
             [] => return false,
             [only] => (*only, *only),
             [first, .., last] => (*first, *last),
@@ -155,14 +149,14 @@ impl Proxy {
         let Some(session) = self.table.session_mut(id) else {
             return;
         };
-        let has_other = self.router.has_other(now, &session.refused_by());
+        let has_other = self.upstreams.has_other(now, &session.refused_by());
         session.handle_refused_by(now, has_other, &mut self.shared);
     }
 
     /// Asks for a connection to one of the backend's addresses.
     #[inline(never)]
     pub(super) fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: Attempt) {
-        let Some(address) = self.places.address(backend, attempt) else {
+        let Some(address) = self.upstreams.address(backend, attempt) else {
             if let Some(session) = self.table.session_mut(id) {
                 session.handle_unlinked(now, UpstreamError::Unreachable, &mut self.shared);
             }
@@ -201,7 +195,7 @@ impl Proxy {
         };
         session.handle_undialled();
         let next = attempt.after(error);
-        if self.places.address(backend, next).is_some() {
+        if self.upstreams.address(backend, next).is_some() {
             self.dial(now, id, backend, next);
         } else if let Some(session) = self.table.session_mut(id) {
             session.handle_unlinked(now, next.error(error), &mut self.shared);
@@ -213,7 +207,7 @@ impl Proxy {
         if let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn)
             && attempt.is_further()
         {
-            self.places.prefer(backend, attempt);
+            self.upstreams.prefer(backend, attempt);
         }
     }
 
@@ -231,8 +225,7 @@ impl Proxy {
         let &mut Upstream { backend, attempt, .. } = upstream;
         let is_kept = kept.is_some()
             && !self.shared.is_stopping
-            && self.places.is_current(backend, attempt)
-            && self.pool.put(backend, conn, rules.idle_per_backend);
+            && self.upstreams.keep_idle(backend, attempt, conn, rules.idle_per_backend);
         if is_kept {
             self.timers.arm(&mut entry.armed, conn, ends);
         } else {
@@ -242,7 +235,7 @@ impl Proxy {
     }
 
     pub(super) fn discard_idle(&mut self, backend: BackendId, conn: ConnId) {
-        self.pool.remove(backend, conn);
+        self.upstreams.forget_idle(backend, conn);
         self.close(conn, false);
     }
 }

@@ -14,7 +14,9 @@ impl Proxy {
                 Conn::Client(session) => {
                     clients += 1;
                     leases += usize::from(session.has_lease());
-                    displaced += usize::from(session.lease().is_some_and(|l| self.is_displaced(l)));
+                    displaced += usize::from(
+                        session.lease().is_some_and(|l| self.upstreams.is_displaced(l.id())),
+                    );
                     let bound = session.bound().map(|bound| bound.conn);
                     assert!(
                         bound.is_none() || session.upstream_conn().is_none(),
@@ -32,19 +34,16 @@ impl Proxy {
                 Conn::Upstream(upstream) => {
                     let Upstream { backend, attempt, session, .. } = *upstream;
                     idle += usize::from(session.is_none());
-                    let is_current = self.places.is_current(backend, attempt);
+                    let is_current = self.upstreams.is_current(backend, attempt);
                     assert!(is_current || session.is_some(), "I7: the pool has no displaced one");
                 }
                 Conn::Probe(probe) => {
-                    let is_current = self.places.is_current(probe.backend, probe.attempt);
+                    let is_current = self.upstreams.is_current(probe.backend, probe.attempt);
                     assert!(is_current, "I7: no probe is of a backend that left or moved");
                 }
             }
         }
         assert_eq!(clients, self.clients, "I2: every client is counted");
-        assert_eq!(leases, self.leases, "I3: every lease is held by one exchange");
-        assert_eq!(idle, self.pool.len(), "I4: an upstream without a session is in the pool");
-        assert_eq!(displaced, self.displaced(), "I8: displaced requests are those under way");
-        self.router.check_invariants();
+        self.upstreams.check_invariants(leases, displaced, idle);
     }
 }

@@ -14,8 +14,6 @@ mod give_way;
 mod id;
 mod invariants;
 mod notice;
-mod places;
-mod pool;
 mod probe;
 mod probing;
 mod queue;
@@ -28,12 +26,13 @@ mod shared;
 mod stats;
 mod timers;
 mod trust;
+mod upstreams;
 
 use std::collections::VecDeque;
 use std::hint::cold_path;
 use std::net::SocketAddr;
 
-use intelliproxy_core::journal::{JournalSink, RecordedRouter};
+use intelliproxy_core::journal::JournalSink;
 use intelliproxy_core::{
     Action as RouterAction, BackendId, ConfigError, Instant, PolicyState, PolicyStateError,
     ProbeFailure, Snapshot,
@@ -44,20 +43,18 @@ use self::dispatch::connect_error;
 use self::give_way::GiveWay;
 pub use self::id::ConnId;
 pub use self::notice::{ConfigChange, Full, Notice, RemedyTaken, ReportFault};
-use self::places::Places;
-use self::pool::Pool;
 pub(crate) use self::probe::{HEAD_BYTES_MAX as PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX};
 use self::queue::Queue;
-use self::reconfigure::{Reloads, router_config};
 use self::room::Room;
 use self::serving::watch;
 use self::session::{ClientHalf, Hop, Session, Side};
 use self::shared::Shared;
 use self::stats::Stats;
 use self::timers::{Timers, earlier, earliest};
+use self::upstreams::Upstreams;
 use crate::config::{BackendTarget, Config};
 pub(crate) use crate::http::field::FIELDS_MAX;
-use crate::pages::LogCounts;
+use crate::pages::{LogCounts, ReloadCounts};
 
 /// Something the proxy wants its driver to do.
 #[derive(Debug, PartialEq)]
@@ -115,20 +112,16 @@ pub enum ConnectFailure {
 pub struct Proxy {
     table: ConnTable,
     shared: Shared,
-    router: RecordedRouter,
-    pool: Pool,
+    upstreams: Upstreams,
     timers: Timers,
-    places: Places,
     dirty: VecDeque<ConnId>,
     clients: usize,
     room: Room,
     give_way: GiveWay,
-    /// Exchanges that have a lease, for the invariant that leases balance.
-    leases: usize,
     /// Space for unexpected bytes, which are dropped.
     sink: [u8; 64],
     stop_deadline: Option<Instant>,
-    reloads: Reloads,
+    reload_counts: ReloadCounts,
     stats: Stats,
     queue: Queue,
     log_counts: LogCounts,
@@ -146,22 +139,19 @@ impl Proxy {
         now: Instant,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
-        let router = RecordedRouter::new(router_config(&config, &targets), seed, now)?;
+        let upstreams = Upstreams::new(&config, targets, seed, now)?;
         Ok(Self {
             table: ConnTable::default(),
-            router,
-            pool: Pool::default(),
+            upstreams,
             timers: Timers::default(),
-            places: Places::new(targets),
             room: Room::new(config.limits.clients),
             shared: Shared::new(config, seed),
             dirty: VecDeque::new(),
             clients: 0,
             give_way: GiveWay::default(),
-            leases: 0,
             sink: [0; 64],
             stop_deadline: None,
-            reloads: Reloads::default(),
+            reload_counts: ReloadCounts::default(),
             stats: Stats::default(),
             queue: Queue::default(),
             log_counts: LogCounts::default(),
@@ -174,18 +164,18 @@ impl Proxy {
     /// # Errors
     /// When the text is no state, or another policy's; then nothing has changed.
     pub fn restore(&mut self, text: &str) -> Result<(), PolicyStateError> {
-        self.router.restore(&PolicyState::from_json(text)?)
+        self.upstreams.restore(text)
     }
 
     /// Returns what the router's policy has learned; `None` for a policy that does not learn.
     pub fn policy_state(&self) -> Option<PolicyState> {
-        self.router.policy_state()
+        self.upstreams.policy_state()
     }
 
     /// Records every input of the router from its start; to be called before any other method.
     /// `wall_clock_nanos` is the time of day, nanoseconds since 1970.
     pub fn record_into(&mut self, sink: Box<dyn JournalSink>, wall_clock_nanos: u64) {
-        self.router.record_into(sink, wall_clock_nanos);
+        self.upstreams.record_into(sink, wall_clock_nanos);
     }
 
     /// Takes the time of day as an HTTP date (RFC 9110 section 5.6.7), which a response without
@@ -400,10 +390,10 @@ impl Proxy {
     /// Handles deadlines up to `now`, and begins probes. Early or repeated calls do no harm;
     /// afterwards there is no deadline at or before `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let is_router_due = self.router.poll_timeout().is_some_and(|at| at <= now);
+        let is_router_due = self.upstreams.poll_timeout().is_some_and(|at| at <= now);
         // A proxy that stops begins no probes: they would keep it from coming to rest.
         if is_router_due && !self.shared.is_stopping {
-            self.router.handle_timeout(now);
+            self.upstreams.handle_timeout(now);
             self.drain_router(now);
         }
         self.shared.trim(now);
@@ -441,8 +431,7 @@ impl Proxy {
             }
             self.serve(now, id);
         }
-        let idle: Vec<ConnId> = self.pool.drain().collect();
-        for conn in idle {
+        for conn in self.upstreams.drain_idle() {
             self.close(conn, false);
         }
     }
@@ -477,7 +466,7 @@ impl Proxy {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let router = if self.shared.is_stopping { None } else { self.router.poll_timeout() };
+        let router = if self.shared.is_stopping { None } else { self.upstreams.poll_timeout() };
         let rare = [self.stop_deadline, self.stats.poll_timeout(), self.queue.poll_timeout()];
         earliest(earlier(router, self.timers.next()), rare)
     }
@@ -494,22 +483,22 @@ impl Proxy {
 
     /// Exchanges that a backend works on.
     pub const fn in_flight(&self) -> usize {
-        self.leases
+        self.upstreams.leases()
     }
 
     /// The router as plain data.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        self.router.snapshot(now)
+        self.upstreams.snapshot(now)
     }
 
     /// Returns the name of a backend, or a fixed text for one whose slot has been taken by another.
     pub fn backend_name(&self, backend: BackendId) -> &str {
-        self.places.target(backend).map_or("(removed)", |target| &target.name)
+        self.upstreams.target(backend).map_or("(removed)", |target| &target.name)
     }
 
     /// Whether nothing is held for anybody: no client, no lease, no lent buffer.
     pub fn is_at_rest(&self) -> bool {
-        self.clients == 0 && self.leases == 0 && self.shared.buffers.lent() == 0
+        self.clients == 0 && self.upstreams.leases() == 0 && self.shared.buffers.lent() == 0
     }
 
     /// Buffers in use: at most four for each client.
@@ -525,14 +514,14 @@ impl Proxy {
     /// Does what the router wants.
     #[inline]
     fn drain_router(&mut self, now: Instant) {
-        if self.router.has_actions() {
+        if self.upstreams.has_actions() {
             self.do_as_the_router_wants(now);
         }
     }
 
     #[cold]
     fn do_as_the_router_wants(&mut self, now: Instant) {
-        while let Some(action) = self.router.poll_action() {
+        while let Some(action) = self.upstreams.poll_action() {
             match action {
                 RouterAction::StartProbe { probe, backend, kind, deadline } => {
                     self.start_probe(now, probe, backend, kind, deadline);

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::excerpt;
 use super::notice::ReportFault;
-use super::places::Attempt;
+use super::upstreams::Attempt;
 use crate::http::UpstreamError;
 use crate::http::body::BodyReader;
 use crate::http::chunked::ChunkLimits;

@@ -17,9 +17,9 @@ impl Proxy {
         kind: ProbeKind,
         deadline: Instant,
     ) {
-        let attempt = self.places.first_attempt(backend);
+        let attempt = self.upstreams.first_attempt(backend);
         let (Some(target), Some(address)) =
-            (self.places.target(backend), self.places.address(backend, attempt))
+            (self.upstreams.target(backend), self.upstreams.address(backend, attempt))
         else {
             return;
         };
@@ -45,7 +45,7 @@ impl Proxy {
         let error = connect_error(failure);
         probe.attempt = probe.attempt.after(error);
         let (backend, attempt, deadline) = (probe.backend, probe.attempt, probe.deadline);
-        let Some(address) = self.places.address(backend, attempt) else {
+        let Some(address) = self.upstreams.address(backend, attempt) else {
             let failure = match attempt.error(error) {
                 UpstreamError::Refused => ProbeFailure::Refused,
                 UpstreamError::Exhausted => ProbeFailure::Abandoned,
@@ -70,7 +70,7 @@ impl Proxy {
             && !probe.is_open()
         {
             let (backend, attempt) = (probe.backend, probe.attempt.next());
-            self.places.prefer(backend, attempt);
+            self.upstreams.prefer(backend, attempt);
         }
         self.finish_probe(now, conn, Err(ProbeFailure::TimedOut));
     }
@@ -96,12 +96,12 @@ impl Proxy {
         };
         let (probe, backend) = (exchange.probe, exchange.backend);
         if let Some(fault) = exchange.take_fault(&result)
-            && self.places.is_first_fault(backend, &fault)
+            && self.upstreams.is_first_fault(backend, &fault)
         {
             self.notify(Notice::UnreadableReport { backend, fault });
         }
         self.close(conn, false);
-        self.router.handle_event(now, Event::ProbeFinished { probe, result });
+        self.upstreams.tell(now, Event::ProbeFinished { probe, result });
         self.drain_router(now);
         if !self.queue.is_empty() {
             self.serve_queue(now);

@@ -2,26 +2,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use intelliproxy_core::{
-    BackendId, BackendLimits, ConfigError, Event, Instant, Lease, LeaseId, Outcome, ProbeFailure,
-    RouterConfig, Rules,
-};
+use intelliproxy_core::{BackendId, ConfigError, Instant, Lease, ProbeFailure, RouterConfig};
 
 use super::Proxy;
 use super::conn::Conn;
 use super::id::ConnId;
-use super::notice::ConfigChange;
-use super::notice::Notice;
+use super::notice::{ConfigChange, Notice};
+use super::upstreams::router_config;
 use crate::config::{BackendTarget, Config};
-use crate::pages::{LogCounts, ReloadCounts};
-
-/// Memory of the configurations that arrived at run time.
-#[derive(Debug, Default)]
-pub(crate) struct Reloads {
-    /// Leases of requests that were on their way when their backend left or moved.
-    displaced: BTreeSet<LeaseId>,
-    counts: ReloadCounts,
-}
+use crate::pages::LogCounts;
 
 impl Proxy {
     /// The configuration changed; `targets` are its backends in their order with their addresses.
@@ -43,30 +32,30 @@ impl Proxy {
             settings: config.settings_unlike(&self.shared.config),
             ..ConfigChange::default()
         };
-        let displaced = self.compare(&targets, &mut change);
+        let displaced = self.upstreams.compare(&targets, &mut change);
         self.shared.reconfigure(config);
         // Sessions are armed by the old times.
         for id in self.client_ids() {
             self.arm_session(id);
         }
         self.tell_router(now, wanted, &displaced, &change);
-        self.set_places(targets);
+        self.upstreams.set_places(targets);
         self.stats.handle_reconfigured();
         self.displace_requests(now, &displaced);
         self.derive_clients_max();
         self.trim_idle(now);
         self.tell_clients(now);
         self.serve_queue(now);
-        self.reloads.counts.done += 1;
-        self.reloads.counts.last_error = None;
+        self.reload_counts.done += 1;
+        self.reload_counts.last_error = None;
         self.notify(Notice::Reconfigured(Box::new(change)));
         Ok(())
     }
 
     /// Reports a new configuration that could not be read or is invalid: the current one stays.
     pub fn handle_config_refused(&mut self, wrong: String) {
-        self.reloads.counts.refused += 1;
-        self.reloads.counts.last_error = Some(wrong.clone());
+        self.reload_counts.refused += 1;
+        self.reload_counts.last_error = Some(wrong.clone());
         self.notify(Notice::ConfigRefused { wrong });
     }
 
@@ -90,68 +79,17 @@ impl Proxy {
         self.log_counts = counts;
     }
 
-    pub(super) const fn reload_counts(&self) -> &ReloadCounts {
-        &self.reloads.counts
-    }
-
-    /// Whether it is of before its backend left or moved.
-    pub(super) fn is_displaced(&self, lease: &Lease) -> bool {
-        self.reloads.displaced.contains(&lease.id())
-    }
-
-    /// Requests under way that are of before their backend left or moved.
-    pub(super) fn displaced(&self) -> usize {
-        self.reloads.displaced.len()
-    }
-
-    /// Returns the outcome of a request for its backend: none for one that left or moved
-    /// since (R3).
-    #[inline]
-    pub(super) fn outcome_of(&mut self, lease: LeaseId, outcome: Outcome) -> Outcome {
-        let has_displaced = !self.reloads.displaced.is_empty();
-        if has_displaced && self.take_displaced(lease) { Outcome::Abandoned } else { outcome }
-    }
-
-    #[cold]
-    fn take_displaced(&mut self, lease: LeaseId) -> bool {
-        self.reloads.displaced.remove(&lease)
-    }
-
-    /// Whether the current request began before its backend left or moved; then it is routed again.
+    /// Whether the request at hand is of before its backend left or moved; then it is routed anew.
     pub(super) fn reroutes(&mut self, id: ConnId) -> bool {
         let Some(session) = self.table.session_mut(id) else {
             return false;
         };
         let lease = session.lease().map(Lease::id);
-        let is_displaced = lease.is_some_and(|lease| self.reloads.displaced.contains(&lease));
+        let is_displaced = lease.is_some_and(|lease| self.upstreams.is_displaced(lease));
         if is_displaced {
             session.handle_displaced(&mut self.shared);
         }
         is_displaced
-    }
-
-    /// Tells added, removed and moved backends apart; returns the ids of the last two.
-    fn compare(&self, targets: &[BackendTarget], change: &mut ConfigChange) -> BTreeSet<BackendId> {
-        let mut displaced = BTreeSet::new();
-        let mut kept = BTreeSet::new();
-        for target in targets {
-            match self.router.backend(&target.name) {
-                Some(id) if self.places.is_at(id, target) => {
-                    kept.insert(id);
-                }
-                Some(id) => {
-                    displaced.insert(id);
-                    change.moved.push(target.name.clone());
-                }
-                None => change.added.push(target.name.clone()),
-            }
-        }
-        for (id, name) in self.places.configured() {
-            if !kept.contains(&id) && displaced.insert(id) {
-                change.removed.push(name.to_owned());
-            }
-        }
-        displaced
     }
 
     /// R1, R2: the router forgets what it knows of backends that left or moved, and what is on its
@@ -163,16 +101,11 @@ impl Proxy {
         displaced: &BTreeSet<BackendId>,
         change: &ConfigChange,
     ) {
-        // A backend that left and came back is a new one to the router.
-        let moved: BTreeSet<&String> = change.moved.iter().collect();
-        let stays = |name: &&String| !moved.contains(name);
-        let backends = wanted.backends.iter().filter(stays).cloned().collect();
-        let without = RouterConfig { backends, rules: wanted.rules.clone() };
-        self.router.handle_event(now, Event::Reconfigured(Box::new(without)));
+        self.upstreams.reconfigure_without(now, &wanted, &change.moved);
         self.drain_router(now);
         self.end_connections(now, displaced);
-        if !moved.is_empty() {
-            self.router.handle_event(now, Event::Reconfigured(Box::new(wanted)));
+        if !change.moved.is_empty() {
+            self.upstreams.reconfigure(now, wanted);
             self.drain_router(now);
         }
     }
@@ -180,7 +113,7 @@ impl Proxy {
     /// Ends idle connections and probes of backends that left or moved.
     fn end_connections(&mut self, now: Instant, displaced: &BTreeSet<BackendId>) {
         for &backend in displaced {
-            for conn in self.pool.trim(backend, 0) {
+            for conn in self.upstreams.trim_idle(backend, 0) {
                 self.close(conn, false);
             }
         }
@@ -194,13 +127,7 @@ impl Proxy {
         }
     }
 
-    fn set_places(&mut self, targets: Vec<BackendTarget>) {
-        let ids: Vec<BackendId> =
-            targets.iter().filter_map(|target| self.router.backend(&target.name)).collect();
-        self.places.set(&ids, targets);
-    }
-
-    /// R3: requests that were not begun are routed again, others continue where they are.
+    /// R3: requests that were not begun are routed anew, others go on where they are.
     fn displace_requests(&mut self, now: Instant, displaced: &BTreeSet<BackendId>) {
         if displaced.is_empty() {
             return;
@@ -215,7 +142,7 @@ impl Proxy {
             } else if let Some(lease) = session.lease()
                 && displaced.contains(&lease.backend())
             {
-                self.reloads.displaced.insert(lease.id());
+                self.upstreams.displace(lease.id());
                 session.handle_displaced(&mut self.shared);
                 self.serve(now, id);
             }
@@ -225,13 +152,13 @@ impl Proxy {
     /// R5: idle connections beyond the new bound are closed, and all of them at the new time.
     fn trim_idle(&mut self, now: Instant) {
         let rules = self.shared.config.pool;
-        let ids: Vec<BackendId> = self.places.configured().map(|(id, _)| id).collect();
+        let ids = self.upstreams.configured().to_vec();
         for backend in ids {
-            for conn in self.pool.trim(backend, rules.idle_per_backend) {
+            for conn in self.upstreams.trim_idle(backend, rules.idle_per_backend) {
                 self.close(conn, false);
             }
-            for index in 0..self.pool.idle(backend).len() {
-                let conn = self.pool.idle(backend)[index];
+            for index in 0..self.upstreams.idle(backend).len() {
+                let conn = self.upstreams.idle(backend)[index];
                 let upstream = self.table.upstream_mut(conn);
                 let ends = upstream.map_or(now, |upstream| upstream.idle_until(rules.idle));
                 self.arm(conn, ends);
@@ -248,12 +175,4 @@ impl Proxy {
             self.serve(now, id);
         }
     }
-}
-
-/// Returns the router's part of a configuration.
-pub(super) fn router_config(config: &Config, targets: &[BackendTarget]) -> RouterConfig {
-    let backends = targets.iter().map(|target| target.name.clone()).collect();
-    let own = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.limit?)));
-    let limits = BackendLimits { per_backend: config.limits.per_backend, own: own.collect() };
-    RouterConfig { backends, rules: Rules { limits, ..config.routing.clone() } }
 }

@@ -32,7 +32,7 @@ impl Proxy {
         let limit = self.shared.config.limits.clients;
         let connections = self.room.connections_max;
         // A ping and a report of each backend, all at once only in the beginning.
-        let probes = (2 * self.places.configured().count()).min(connections / 4);
+        let probes = (2 * self.upstreams.configured().len()).min(connections / 4);
         // Each client may need an upstream at the same time.
         let derived = ((connections - probes) / 2).max(1);
         self.room.clients_max = limit.min(derived);
@@ -77,7 +77,7 @@ impl Proxy {
     #[cold]
     fn close_oldest_idle(&mut self) {
         let table = &self.table;
-        let idle = self.pool.oldest().filter_map(|conn| match &table.get(conn)?.conn {
+        let idle = self.upstreams.oldest_idle().filter_map(|conn| match &table.get(conn)?.conn {
             Conn::Upstream(upstream) => Some((upstream.idle_since, conn, upstream.backend)),
             Conn::Client(_) | Conn::Probe(_) => None,
         });

@@ -102,9 +102,7 @@ impl Proxy {
     fn fulfil(&mut self, now: Instant, id: ConnId, need: Need) {
         match need {
             Need::Finish { lease, outcome, release } => {
-                self.leases -= 1;
-                let outcome = self.outcome_of(lease.id(), outcome);
-                self.router.handle_event(now, Event::RequestFinished { lease, outcome });
+                self.upstreams.finish(now, lease, outcome);
                 self.drain_router(now);
                 if let Some((conn, kept)) = release {
                     self.release(now, conn, kept);
@@ -126,7 +124,7 @@ impl Proxy {
             }
             Need::Release { conn, kept } => self.release(now, conn, kept),
             Need::Redial { backend } if !self.reroutes(id) => {
-                self.dial(now, id, backend, self.places.first_attempt(backend));
+                self.dial(now, id, backend, self.upstreams.first_attempt(backend));
             }
             Need::Redial { .. } => {}
             Need::Tell { lease, backend, news } => {
@@ -137,7 +135,7 @@ impl Proxy {
                         Event::StreamOpened { lease, backend, status, latency }
                     }
                 };
-                self.router.handle_event(now, event);
+                self.upstreams.tell(now, event);
                 self.drain_router(now);
             }
             Need::AskElsewhere => self.ask_elsewhere(now, id),

@@ -65,7 +65,7 @@ impl Stats {
 impl Proxy {
     /// A client asks for /stats.
     pub(super) fn ask_stats(&mut self, now: Instant, id: ConnId) {
-        let configured = self.router.configured();
+        let configured = self.upstreams.configured();
         if configured.len() <= AT_ONCE {
             let left = configured.iter().rev().copied().collect();
             let mut build = Build { begun: now, left, text: StatsText::new() };
@@ -109,7 +109,7 @@ impl Proxy {
     /// Begins a text where none is in the making, and writes some of its backends.
     fn grow_stats(&mut self, now: Instant) {
         let mut build = self.stats.build.take().unwrap_or_else(|| {
-            let left = self.router.configured().iter().rev().copied().collect();
+            let left = self.upstreams.configured().iter().rev().copied().collect();
             Build { begun: now, left, text: StatsText::new() }
         });
         self.write_stats(now, &mut build);
@@ -121,19 +121,19 @@ impl Proxy {
     }
 
     fn write_stats(&self, now: Instant, build: &mut Build) {
-        let guard = self.router.guard(now);
+        let guard = self.upstreams.guard(now);
         let first = build.left.len().saturating_sub(AT_ONCE);
         for id in build.left.drain(first..).rev() {
-            if let Some(backend) = self.router.backend_snapshot(now, id) {
-                let url = self.places.target(id).map(|target| target.url.as_str());
+            if let Some(backend) = self.upstreams.backend_snapshot(now, id) {
+                let url = self.upstreams.target(id).map(|target| target.url.as_str());
                 build.text.push(&backend, url, guard.as_ref());
             }
         }
     }
 
     fn answer_stats(&mut self, now: Instant, id: ConnId, text: &Arc<[u8]>) {
-        let recording = self.router.recording().map_or_else(String::new, recording_field);
-        let reloads = self.reload_counts().field();
+        let recording = self.upstreams.recording().map_or_else(String::new, recording_field);
+        let reloads = self.reload_counts.field();
         let retries = self.shared.retries.counts().field();
         let fields = recording + &reloads + &self.log_counts.field() + &retries;
         let fields = fields + &self.queue.counts().field();

@@ -3,9 +3,9 @@ use std::net::SocketAddr;
 
 use intelliproxy_core::BackendId;
 
-use super::notice::ReportFault;
 use crate::config::BackendTarget;
 use crate::http::UpstreamError;
+use crate::proxy::notice::ReportFault;
 
 /// The places of all backends.
 #[derive(Debug)]

@@ -2,15 +2,15 @@
 //! expire.
 use intelliproxy_core::BackendId;
 
-use super::id::ConnId;
+use crate::proxy::id::ConnId;
 
 /// The idle connections.
 #[derive(Debug, Default)]
-pub(crate) struct Pool {
+pub(crate) struct Idle {
     idle: Vec<Vec<ConnId>>,
 }
 
-impl Pool {
+impl Idle {
     /// Takes the idle connection to `backend` that was used last.
     pub(crate) fn take(&mut self, backend: BackendId) -> Option<ConnId> {
         self.idle.get_mut(backend.index())?.pop()

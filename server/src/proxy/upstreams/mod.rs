@@ -1,0 +1,324 @@
+//! One pool of backends: the router over them, where they are, the idle connections to them, and
+//! the leases of requests whose backend left or moved.
+//!
+//! It decides; what becomes of connections and sessions by that is the proxy's. Nothing outside
+//! reaches its parts, so a proxy may come to have several of it.
+mod idle;
+mod places;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use intelliproxy_core::journal::{JournalSink, RecordedRouter, RecordingCounts};
+use intelliproxy_core::{
+    Action, Asker, BackendId, BackendLimits, BackendSnapshot, ConfigError, Event, GuardView,
+    Instant, Lease, LeaseId, NoRoute, Outcome, PolicyState, PolicyStateError, RouterConfig, Rules,
+    Snapshot,
+};
+
+use self::idle::Idle;
+pub(crate) use self::places::Attempt;
+use self::places::Places;
+use super::id::ConnId;
+use super::notice::{ConfigChange, ReportFault};
+use crate::config::{BackendTarget, Config};
+
+/// A pool of backends.
+#[derive(Debug)]
+pub(crate) struct Upstreams {
+    router: RecordedRouter,
+    places: Places,
+    idle: Idle,
+    /// Leases of requests that were on their way when their backend left or moved.
+    displaced: BTreeSet<LeaseId>,
+    /// Leases that are out, for the invariant that they balance.
+    leases: usize,
+}
+
+impl Upstreams {
+    pub(crate) fn new(
+        config: &Config,
+        targets: Vec<BackendTarget>,
+        seed: u64,
+        now: Instant,
+    ) -> Result<Self, ConfigError> {
+        let router = RecordedRouter::new(router_config(config, &targets), seed, now)?;
+        let places = Places::new(targets);
+        let (idle, displaced) = (Idle::default(), BTreeSet::new());
+        Ok(Self { router, places, idle, displaced, leases: 0 })
+    }
+
+    /// Restores what the router's policy learned before.
+    pub(crate) fn restore(&mut self, text: &str) -> Result<(), PolicyStateError> {
+        self.router.restore(&PolicyState::from_json(text)?)
+    }
+
+    pub(crate) fn record_into(&mut self, sink: Box<dyn JournalSink>, wall_clock_nanos: u64) {
+        self.router.record_into(sink, wall_clock_nanos);
+    }
+
+    /// Tells the router a fact that changes nothing here.
+    #[inline]
+    pub(crate) fn tell(&mut self, now: Instant, event: Event) {
+        self.router.handle_event(now, event);
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.router.handle_timeout(now);
+    }
+
+    /// Chooses a backend for a request.
+    #[inline]
+    pub(crate) fn route(
+        &mut self,
+        now: Instant,
+        tried: &[BackendId],
+        asker: Asker,
+    ) -> Result<Lease, NoRoute> {
+        let routed = self.router.route_for(now, tried, asker);
+        self.leases += usize::from(routed.is_ok());
+        routed
+    }
+
+    /// Has the router count a request to `backend`, which has to be where `attempt` led: all others
+    /// are named as tried.
+    pub(crate) fn route_to(
+        &mut self,
+        now: Instant,
+        backend: BackendId,
+        attempt: Option<Attempt>,
+    ) -> Option<Lease> {
+        if !attempt.is_some_and(|attempt| self.places.is_current(backend, attempt)) {
+            return None;
+        }
+        let others = self.places.configured().map(|(other, _)| other);
+        let others: Vec<BackendId> = others.filter(|other| *other != backend).collect();
+        let lease = self.router.route(now, &others).ok()?;
+        debug_assert!(lease.backend() == backend, "there is no other one left");
+        self.leases += 1;
+        Some(lease)
+    }
+
+    /// Takes a lease back. The end of a request says nothing about a backend that left or moved
+    /// since (R3).
+    #[inline]
+    pub(crate) fn finish(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
+        self.leases -= 1;
+        let is_displaced = !self.displaced.is_empty() && self.take_displaced(lease.id());
+        let outcome = if is_displaced { Outcome::Abandoned } else { outcome };
+        self.router.handle_event(now, Event::RequestFinished { lease, outcome });
+    }
+
+    #[cold]
+    fn take_displaced(&mut self, lease: LeaseId) -> bool {
+        self.displaced.remove(&lease)
+    }
+
+    /// Whether another backend is up and has refused nothing.
+    pub(crate) fn has_other(&self, now: Instant, refused_by: &[BackendId]) -> bool {
+        self.router.has_other(now, refused_by)
+    }
+
+    /// The next connection to a backend leads first to this one of its addresses.
+    pub(crate) fn prefer(&mut self, backend: BackendId, attempt: Attempt) {
+        self.places.prefer(backend, attempt);
+    }
+
+    /// Whether a fault of a backend's reports is the first of its kind since it came.
+    pub(crate) fn is_first_fault(&mut self, backend: BackendId, fault: &ReportFault) -> bool {
+        self.places.is_first_fault(backend, fault)
+    }
+
+    /// Takes the idle connection to `backend` that was used last.
+    #[inline]
+    pub(crate) fn take_idle(&mut self, backend: BackendId) -> Option<ConnId> {
+        self.idle.take(backend)
+    }
+
+    /// Keeps an idle connection to `backend`, made by `attempt`; false where the backend is
+    /// somewhere else by now, or there are `most` already.
+    #[inline]
+    pub(crate) fn keep_idle(
+        &mut self,
+        backend: BackendId,
+        attempt: Attempt,
+        conn: ConnId,
+        most: usize,
+    ) -> bool {
+        self.places.is_current(backend, attempt) && self.idle.put(backend, conn, most)
+    }
+
+    /// Forgets a connection that ended while idle.
+    pub(crate) fn forget_idle(&mut self, backend: BackendId, conn: ConnId) {
+        self.idle.remove(backend, conn);
+    }
+
+    /// Takes out what is more than `most` idle connections to `backend`: those used longest ago.
+    pub(crate) fn trim_idle(&mut self, backend: BackendId, most: usize) -> Vec<ConnId> {
+        self.idle.trim(backend, most)
+    }
+
+    /// Takes every idle connection out.
+    pub(crate) fn drain_idle(&mut self) -> Vec<ConnId> {
+        self.idle.drain().collect()
+    }
+
+    /// Tells added, removed and moved backends apart; returns the ids of the last two.
+    pub(crate) fn compare(
+        &self,
+        targets: &[BackendTarget],
+        change: &mut ConfigChange,
+    ) -> BTreeSet<BackendId> {
+        let mut displaced = BTreeSet::new();
+        let mut kept = BTreeSet::new();
+        for target in targets {
+            match self.router.backend(&target.name) {
+                Some(id) if self.places.is_at(id, target) => {
+                    kept.insert(id);
+                }
+                Some(id) => {
+                    displaced.insert(id);
+                    change.moved.push(target.name.clone());
+                }
+                None => change.added.push(target.name.clone()),
+            }
+        }
+        for (id, name) in self.places.configured() {
+            if !kept.contains(&id) && displaced.insert(id) {
+                change.removed.push(name.to_owned());
+            }
+        }
+        displaced
+    }
+
+    /// Reconfigures the router as if the backends that moved had left: one that comes back is a
+    /// new one to it.
+    pub(crate) fn reconfigure_without(
+        &mut self,
+        now: Instant,
+        wanted: &RouterConfig,
+        moved: &[String],
+    ) {
+        let moved: BTreeSet<&String> = moved.iter().collect();
+        let stays = |name: &&String| !moved.contains(name);
+        let backends = wanted.backends.iter().filter(stays).cloned().collect();
+        self.reconfigure(now, RouterConfig { backends, rules: wanted.rules.clone() });
+    }
+
+    pub(crate) fn reconfigure(&mut self, now: Instant, wanted: RouterConfig) {
+        self.router.handle_event(now, Event::Reconfigured(Box::new(wanted)));
+    }
+
+    /// Makes these backends the configured ones; the router knows them already.
+    pub(crate) fn set_places(&mut self, targets: Vec<BackendTarget>) {
+        let ids: Vec<BackendId> =
+            targets.iter().filter_map(|target| self.router.backend(&target.name)).collect();
+        self.places.set(&ids, targets);
+    }
+
+    /// The request of this lease is of before its backend left or moved.
+    pub(crate) fn displace(&mut self, lease: LeaseId) {
+        self.displaced.insert(lease);
+    }
+
+    pub(crate) fn has_actions(&self) -> bool {
+        self.router.has_actions()
+    }
+
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.router.poll_action()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.router.poll_timeout()
+    }
+
+    /// Leases that are out.
+    pub(crate) const fn leases(&self) -> usize {
+        self.leases
+    }
+
+    /// Whether the request of a lease is of before its backend left or moved.
+    pub(crate) fn is_displaced(&self, lease: LeaseId) -> bool {
+        self.displaced.contains(&lease)
+    }
+
+    /// The configured backends, in their order.
+    pub(crate) fn configured(&self) -> &[BackendId] {
+        self.router.configured()
+    }
+
+    pub(crate) fn target(&self, backend: BackendId) -> Option<&BackendTarget> {
+        self.places.target(backend)
+    }
+
+    #[inline]
+    pub(crate) fn authority(&self, backend: BackendId) -> &str {
+        self.places.authority(backend)
+    }
+
+    pub(crate) fn first_attempt(&self, backend: BackendId) -> Attempt {
+        self.places.first_attempt(backend)
+    }
+
+    /// The address that an attempt leads to; `None` when all were tried.
+    pub(crate) fn address(&self, backend: BackendId, attempt: Attempt) -> Option<SocketAddr> {
+        self.places.address(backend, attempt)
+    }
+
+    /// Whether a backend is still where an attempt led.
+    pub(crate) fn is_current(&self, backend: BackendId, attempt: Attempt) -> bool {
+        self.places.is_current(backend, attempt)
+    }
+
+    /// The idle connections to `backend`, the one used last at the end.
+    pub(crate) fn idle(&self, backend: BackendId) -> &[ConnId] {
+        self.idle.idle(backend)
+    }
+
+    /// Of each backend's idle connections, the one used longest ago.
+    pub(crate) fn oldest_idle(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.idle.oldest()
+    }
+
+    pub(crate) fn policy_state(&self) -> Option<PolicyState> {
+        self.router.policy_state()
+    }
+
+    pub(crate) fn snapshot(&self, now: Instant) -> Snapshot {
+        self.router.snapshot(now)
+    }
+
+    pub(crate) fn backend_snapshot(
+        &self,
+        now: Instant,
+        backend: BackendId,
+    ) -> Option<BackendSnapshot> {
+        self.router.backend_snapshot(now, backend)
+    }
+
+    pub(crate) fn guard(&self, now: Instant) -> Option<GuardView> {
+        self.router.guard(now)
+    }
+
+    pub(crate) fn recording(&self) -> Option<RecordingCounts> {
+        self.router.recording()
+    }
+
+    /// Holds its part of the invariants: `leases` are held by exchanges, `displaced` of them by
+    /// requests whose backend left or moved, `idle` connections have no session.
+    pub(crate) fn check_invariants(&self, leases: usize, displaced: usize, idle: usize) {
+        assert_eq!(leases, self.leases, "I3: every lease is held by one exchange");
+        assert_eq!(idle, self.idle.len(), "I4: an upstream without a session is in the pool");
+        assert_eq!(displaced, self.displaced.len(), "I8: displaced requests are under way");
+        self.router.check_invariants();
+    }
+}
+
+/// What the router has to know of a configuration.
+pub(crate) fn router_config(config: &Config, targets: &[BackendTarget]) -> RouterConfig {
+    let backends = targets.iter().map(|target| target.name.clone()).collect();
+    let own = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.limit?)));
+    let limits = BackendLimits { per_backend: config.limits.per_backend, own: own.collect() };
+    RouterConfig { backends, rules: Rules { limits, ..config.routing.clone() } }
+}
