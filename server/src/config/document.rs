@@ -2,12 +2,12 @@
 //!
 //! The text is JSON with comments and trailing commas, and nothing else that JSON has not. The
 //! parser bounds the nesting, so that no text overflows the stack.
-use jsonc_parser::ast::{Object, Value};
+use jsonc_parser::ast::Value;
 use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde::de::DeserializeOwned;
 
-use super::FileError;
+use super::place::FileError;
 use super::read::Node;
 
 /// A text that is well-formed.
@@ -70,19 +70,6 @@ impl<'t> Document<'t> {
         }
         found
     }
-}
-
-/// The first property of an object with this key, by the place of its key.
-pub(super) fn first_place(object: &Object<'_>, key: &str) -> usize {
-    object.get(key).map_or_else(|| object.start(), |property| property.name.start())
-}
-
-/// The line and column, each from 1 and in characters, of a byte of a text.
-pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
-    let before = text.get(..at).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = 1 + before.matches('\n').count();
-    (line, 1 + before[line_start..].chars().count())
 }
 
 /// A sentence of the parser's as the rest of a line.
@@ -148,16 +135,6 @@ mod tests {
             let error = Document::parse(&text).err().expect("too deep");
             assert_eq!(error.wrong, "maximum nesting depth exceeded");
             assert!(Document::parse(&open.repeat(100_000)).is_err());
-        }
-    }
-
-    /// Positions count characters, not bytes; row by row.
-    #[test]
-    fn positions_are_counted_in_characters() {
-        let text = "äb\r\nc\n";
-        let rows = [(0, (1, 1)), (2, (1, 2)), (5, (2, 1)), (6, (2, 2)), (7, (3, 1)), (99, (3, 1))];
-        for (at, expected) in rows {
-            assert_eq!(position(text, at), expected, "{at}");
         }
     }
 }

@@ -17,16 +17,17 @@ mod listen;
 mod millis;
 mod nearest;
 mod network;
+mod place;
 mod read;
 mod target;
 mod units;
 mod url;
 
-pub use file::FileError;
 pub(crate) use file::rules_from_json;
 pub use host::HostError;
 pub use listen::{Listen, ListenAddress};
 pub use network::{Network, NetworkError};
+pub use place::FileError;
 pub use target::BackendTarget;
 pub use url::{BackendUrl, UrlError};
 

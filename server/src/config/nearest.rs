@@ -2,7 +2,7 @@
 use serde_json::Value;
 
 use super::Config;
-use super::file::below;
+use super::place::below;
 
 /// The path of the key that is most like `key`, which is not known in the object at `path`: a
 /// similar one of `known`, or the same one elsewhere in a configuration.

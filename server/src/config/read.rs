@@ -9,11 +9,10 @@ use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess
 use serde::de::{Expected, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::document::{first_place, position};
-use super::file::below;
+use super::Config;
 use super::nearest::nearest_key;
+use super::place::{FileError, below, first_place, position};
 use super::units::Unit;
-use super::{Config, FileError};
 
 /// A value, as serde reads it.
 #[derive(Clone, Copy)]

@@ -79,7 +79,7 @@ impl Proxy {
         self.log_counts = counts;
     }
 
-    /// Whether the request at hand is of before its backend left or moved; then it is routed anew.
+    /// Whether the current request began before its backend left or moved; then it is routed again.
     pub(super) fn reroutes(&mut self, id: ConnId) -> bool {
         let Some(session) = self.table.session_mut(id) else {
             return false;
@@ -127,7 +127,7 @@ impl Proxy {
         }
     }
 
-    /// R3: requests that were not begun are routed anew, others go on where they are.
+    /// R3: requests that were not begun are routed again, others continue where they are.
     fn displace_requests(&mut self, now: Instant, displaced: &BTreeSet<BackendId>) {
         if displaced.is_empty() {
             return;

@@ -216,7 +216,7 @@ impl Upstreams {
         self.places.set(&ids, targets);
     }
 
-    /// The request of this lease is of before its backend left or moved.
+    /// Notes that the backend of a lease left or moved.
     pub(crate) fn displace(&mut self, lease: LeaseId) {
         self.displaced.insert(lease);
     }
@@ -238,7 +238,7 @@ impl Upstreams {
         self.leases
     }
 
-    /// Whether the request of a lease is of before its backend left or moved.
+    /// Whether the backend of a lease left or moved since it was given.
     pub(crate) fn is_displaced(&self, lease: LeaseId) -> bool {
         self.displaced.contains(&lease)
     }
@@ -315,7 +315,7 @@ impl Upstreams {
     }
 }
 
-/// What the router has to know of a configuration.
+/// Returns the router's part of a configuration.
 pub(crate) fn router_config(config: &Config, targets: &[BackendTarget]) -> RouterConfig {
     let backends = targets.iter().map(|target| target.name.clone()).collect();
     let own = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.limit?)));
