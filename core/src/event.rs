@@ -356,9 +356,9 @@ pub enum RequestFailure {
     Refused,
     /// The connection could not be made for another reason, or not in time.
     Unreachable,
-    /// The connection ended before the answer's head was whole.
+    /// The connection ended before the response's head was complete.
     Cut,
-    /// No answer's head in time.
+    /// No response head in time.
     TimedOut,
     /// The answer broke the protocol.
     Malformed,

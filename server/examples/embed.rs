@@ -1,5 +1,5 @@
-//! The proxy in memory: no socket, no clock. One client asks, one backend answers, and this program
-//! is the network between them.
+//! The proxy in memory: no socket, no clock. One client sends a request, one backend responds, and
+//! this program is the network between them.
 //!
 //! `cargo run -p intelliproxy --example embed`
 use std::net::SocketAddr;

@@ -125,7 +125,7 @@ impl Tally {
         };
         let _ = writeln!(
             text,
-            "answers    {} good, {} errors, {} refused, {} abandoned, {} unrouted; to the head p50 {}, p99 {}",
+            "responses  {} good, {} errors, {} refused, {} abandoned, {} unrouted; to the head p50 {}, p99 {}",
             self.good,
             self.errors,
             self.refused,

@@ -49,7 +49,7 @@ impl JournalSink for Memory {
     }
 }
 
-/// A minute of a request every 10 ms to A (5 ms) and B (15 ms); pings are answered in 2 and 6 ms.
+/// A minute of a request every 10 ms to A (5 ms) and B (15 ms); pings take 2 and 6 ms.
 fn recorded(policy: PolicyKind) -> Vec<u8> {
     let bytes = Arc::new(Mutex::new(Vec::new()));
     let rules = Rules { policy, ..Rules::default() };

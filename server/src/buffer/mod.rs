@@ -23,10 +23,10 @@ pub(crate) const SMALL: usize = 2032;
 /// Room before a head that is written into a buffer, for a Host that is longer than the one it
 /// replaces; a longer one costs a copy.
 const ROOM_BEFORE_HEAD: usize = 128;
-/// Bytes that a large buffer takes in one read: an answer of 64 KiB with its head. Measured, as CPU
-/// time per request over a bare relay's: 0.87 for answers of 64 KiB (with 96 KiB 0.90, with 128 KiB
-/// 0.86, with 64 KiB, which takes two reads, 1.08) and 0.99 for 1 MiB (with 96 KiB 0.99, with 128 KiB
-/// 1.02: the bytes leave the cache between read and write).
+/// Bytes that a large buffer takes in one read: a response of 64 KiB with its head. Measured, as
+/// CPU time per request over a bare relay's: 0.87 for responses of 64 KiB (with 96 KiB 0.90, with
+/// 128 KiB 0.86, with 64 KiB, which takes two reads, 1.08) and 0.99 for 1 MiB (with 96 KiB 0.99,
+/// with 128 KiB 1.02: the bytes leave the cache between read and write).
 pub(crate) const LARGE: usize = 68 * 1024;
 /// Bytes that a large buffer takes in all.
 const LARGE_MEMORY: usize = HEADROOM + LARGE + TAILROOM;
@@ -48,7 +48,7 @@ impl Buffer {
         Self { memory: vec![0; bytes].into_boxed_slice(), start: 0, end: 0 }
     }
 
-    /// A buffer of its own size holding `bytes`, for answers that the proxy makes itself.
+    /// A buffer of its own size holding `bytes`, for responses that the proxy makes itself.
     pub(crate) fn holding(bytes: Vec<u8>) -> Self {
         let end = bytes.len();
         Self { memory: bytes.into_boxed_slice(), start: 0, end }
@@ -140,8 +140,8 @@ impl Buffer {
         self.end += added;
     }
 
-    /// Moves to memory of its own, which the pool has no place for: twice what is needed for `added`
-    /// more bytes.
+    /// Moves to memory of its own, which the pool has no place for: twice what is needed for
+    /// `added` more bytes.
     #[cold]
     fn grow(&mut self, added: usize) {
         let mut memory = vec![0; 2 * (self.end + added)];

@@ -45,7 +45,7 @@ impl Command {
     /// Understands the arguments, the program's name left out; `read_file` is asked for the
     /// configuration file if there is one.
     ///
-    /// `--help` and `--version` answer at once, whatever comes after them.
+    /// `--help` and `--version` take effect at once, whatever follows them.
     ///
     /// # Errors
     /// The first invalid argument, or the first invalid value of the file.

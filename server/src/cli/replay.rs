@@ -1,8 +1,8 @@
-//! `intelliproxy replay`: gives it files and dates, and prints what it answers.
+//! `intelliproxy replay`: gives it files and dates, and prints the result.
 //!
 //! | exit code | when |
 //! |---|---|
-//! | 0 | every decision was checked and came out the same; or the question was answered |
+//! | 0 | every decision was checked and is the same; or the question was answered |
 //! | 1 | a decision differs, could not be checked, or the file is damaged |
 //! | 2 | an argument is invalid |
 use std::ffi::OsString;

@@ -109,19 +109,19 @@ pub struct BackendConfig {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Limits {
-    /// Bytes of a head, request or answer, from its first to its empty line (32 768); 1024 to
-    /// 60 000. Larger requests are answered 431, larger answers 502.
+    /// Bytes of a head, request or response, from its first to its empty line (32 768); 1024 to
+    /// 60 000. Larger requests get 431, larger responses become a 502.
     pub head_bytes_max: usize,
     /// Bytes of a request's target (16 384); 64 to 60 000 and at most `headBytesMax`. Longer ones
-    /// are answered 414.
+    /// get 414.
     pub target_bytes_max: usize,
-    /// Fields of a head or trailer section (128); 8 to 128.
+    /// Fields of a head or trailer section (128); 8 to 1000.
     pub fields_max: usize,
     /// Bytes of one chunk's extensions (1024), skipped and never forwarded; 0 to 60 000.
     pub chunk_extension_bytes_max: usize,
     /// Bytes of a trailer section (8192); 0 to 60 000.
     pub trailer_bytes_max: usize,
-    /// Bytes of a request body (0: any size). Larger ones are answered 413.
+    /// Bytes of a request body (0: any size). Larger ones get 413.
     pub body_bytes_max: u64,
     /// Client connections at the same time (10 000); 1 to 1 000 000.
     pub clients: usize,
@@ -177,11 +177,11 @@ pub struct Timeouts {
     /// To connect to one address of a backend (2 s); then the next one, then 504.
     #[serde(rename = "connectMs", with = "millis")]
     pub connect: Duration,
-    /// From the request's last byte to the answer's head (60 s); then 504.
+    /// From the request's last byte to the response's head (60 s); then 504.
     #[serde(rename = "responseHeadMs", with = "millis")]
     pub response_head: Duration,
-    /// Between two pieces of an answer's body, or of the request's body towards a backend that
-    /// takes none (60 s); then the client's answer is cut.
+    /// Between two pieces of a response's body, or of the request's body towards a backend that
+    /// takes none (60 s); then the client's response is cut.
     #[serde(rename = "responseBodyMs", with = "millis")]
     pub response_body: Duration,
     /// A tunnel without a byte in either direction (1 h); then it is closed.
@@ -292,7 +292,7 @@ pub enum Overflow {
     /// They wait in the listener's backlog until another client leaves.
     #[default]
     Wait,
-    /// They are answered 503 and closed.
+    /// They get 503 and are closed.
     Reject,
 }
 

@@ -99,7 +99,7 @@ pub fn request_head(data: &[u8]) {
     }
 }
 
-/// An answer's head, from any bytes.
+/// A response's head, from any bytes.
 ///
 /// # Panics
 /// When what is accepted is read differently by another reader, or by the same one piece by piece.
@@ -129,7 +129,7 @@ pub fn response_head(data: &[u8]) {
     let mut slots = Slots::new();
     let Ok(Parsed::Complete(head)) = parse_response(data, &mut slots, &USUAL) else { return };
     let Verdict::Whole(other) = strict::response(data) else {
-        panic!("accepted, and no answer to a strict reader: {:?}", strict::response(data))
+        panic!("accepted, and not a response to a strict reader: {:?}", strict::response(data))
     };
     assert_eq!(other.len, head.len, "both heads end at the same byte");
     assert_eq!(other.line[1], head.status.to_string().into_bytes(), "one status");
@@ -147,7 +147,7 @@ pub fn response_head(data: &[u8]) {
             let mut out = Vec::new();
             forward::encode_response(&head, &plan, "", &mut out);
             let Verdict::Whole(sent) = strict::response(&out) else {
-                panic!("passed on, and no answer: {:?}", out.escape_ascii().to_string())
+                panic!("forwarded, and not a response: {:?}", out.escape_ascii().to_string())
             };
             if forward::is_verbatim(&head, &plan) {
                 assert_eq!(out, data[..head.len], "encoded again, it is the same head");

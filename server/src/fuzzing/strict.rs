@@ -60,7 +60,7 @@ impl Head {
         }
     }
 
-    /// The extent of an answer's body, or why there is no telling.
+    /// Returns the extent of a response's body, or the reason why it is unknown.
     pub fn response_extent(&self, is_head_request: bool) -> Result<Extent, &'static str> {
         let is_bodiless = is_head_request
             || self.line[1].starts_with(b"1")
@@ -111,7 +111,7 @@ pub fn request(input: &[u8]) -> Verdict<Head> {
     Verdict::Whole(head)
 }
 
-/// Reads an answer's head.
+/// Reads a response's head.
 pub fn response(input: &[u8]) -> Verdict<Head> {
     let head = match head(input) {
         Verdict::Whole(head) => head,

@@ -1,7 +1,7 @@
 //! Answers that the proxy makes itself.
 
-/// A whole answer: status, a short body, and whether the connection ends with it; `date` is its Date
-/// line, `fields` are further header lines, each with its line end.
+/// Returns a complete response: status, a short body, and whether the connection ends with it;
+/// `date` is its Date line, `fields` are further header lines, each with its line end.
 ///
 /// A HEAD request gets the same head and no body.
 pub(crate) fn encode(
@@ -51,7 +51,7 @@ pub(crate) fn encode_empty(date: &str, connection: Option<&'static str>) -> Vec<
     response.into_bytes()
 }
 
-/// An error's answer; its text says no more than the status does.
+/// Returns the response for an error; its text says no more than the status does.
 pub(crate) fn encode_error(
     status: u16,
     date: &str,
@@ -74,7 +74,8 @@ pub(crate) fn encode_busy(
     encode(503, date, kind, fields, body.as_bytes(), is_head_request, connection)
 }
 
-/// The reason phrase of a status that the proxy answers by itself (RFC 9110 section 15, RFC 6585).
+/// Returns the reason phrase of a status that the proxy itself sends (RFC 9110 section 15, RFC
+/// 6585).
 const fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",

@@ -9,7 +9,7 @@ pub(crate) const fn refuse<T, E: Copy>(error: E) -> Result<T, E> {
     Err(error)
 }
 
-/// Something wrong with a request: the proxy answers it with [`status`](Self::status) and closes.
+/// A fault of a request. The proxy responds with [`status`](Self::status) and closes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ClientError {
     /// A line ends in LF without CR (RFC 9112 section 2.2 lets a recipient accept it; two readers
@@ -70,7 +70,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The status that answers it.
+    /// Returns the status of the response to it.
     pub const fn status(self) -> u16 {
         match self {
             Self::HeadTimeout | Self::BodyTimeout => 408,
@@ -122,8 +122,8 @@ impl fmt::Display for ClientError {
 
 impl std::error::Error for ClientError {}
 
-/// Something wrong with a backend's answer or the way to it: answered with
-/// [`status`](Self::status) when nothing of the answer has been passed on, else the client is cut.
+/// A fault of a backend's response or of the way to it. The client gets [`status`](Self::status)
+/// if nothing of the response has been forwarded; otherwise it is cut.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum UpstreamError {
     /// No backend is configured.
@@ -140,11 +140,11 @@ pub enum UpstreamError {
     Exhausted,
     /// The connection was not made in time.
     ConnectTimeout,
-    /// The connection ended before the answer's head was whole.
+    /// The connection ended before the response's head was complete.
     Cut,
-    /// No answer's head in time.
+    /// No response head in time.
     HeadTimeout,
-    /// The head is no HTTP/1 answer.
+    /// The head is not an HTTP/1 response.
     MalformedHead,
     /// The head is longer than `limits.headBytesMax`.
     HeadTooLarge,
@@ -155,20 +155,20 @@ pub enum UpstreamError {
     /// Content-Length and Transfer-Encoding together, invalid or differing lengths, or a
     /// transfer coding other than chunked.
     AmbiguousFraming,
-    /// Bytes that came before any of the request had been sent: they answer something else.
+    /// Bytes that came before any of the request had been sent: they belong to something else.
     Unsolicited,
     /// A 101 that was not asked for, or names another protocol.
     UnexpectedUpgrade,
-    /// The connection ended inside the answer's body.
+    /// The connection ended inside the response's body.
     Truncated,
-    /// The answer's chunked body breaks its grammar.
+    /// The response's chunked body breaks its grammar.
     MalformedChunk(ChunkError),
-    /// The answer's body stalled, or the backend stopped taking the request's.
+    /// The response's body stalled, or the backend stopped taking the request's.
     BodyTimeout,
 }
 
 impl UpstreamError {
-    /// The status that answers it.
+    /// Returns the status of the response to it.
     pub const fn status(self) -> u16 {
         match self {
             Self::NoBackend | Self::QueueFull | Self::QueueTimeout | Self::Exhausted => 503,

@@ -235,7 +235,7 @@ pub(crate) struct ResponsePlan {
     pub(crate) connection: Option<&'static str>,
 }
 
-/// Fields that an answer's head may lose on its way.
+/// Fields that a response's head may lose on its way.
 const DROPPED: u32 = Name::Connection.bit()
     | Name::Http2Settings.bit()
     | Name::KeepAlive.bit()
@@ -267,7 +267,7 @@ pub(crate) const fn status_line_len(head: &ResponseHead<'_, '_>) -> usize {
     head.fields.first_line_len()
 }
 
-/// Appends the forwarded head of an answer to `out`, with the line `date` added.
+/// Appends the forwarded head of a response to `out`, with the line `date` added.
 #[inline(never)]
 pub(crate) fn encode_response(
     head: &ResponseHead<'_, '_>,
@@ -288,7 +288,7 @@ pub(crate) fn encode_response(
     let keeps = |name| match name {
         Name::ContentLength => keeps_length,
         Name::Upgrade => keeps_upgrade,
-        // Fields of requests mean nothing special in an answer.
+        // Fields of requests have no special meaning in a response.
         Name::Other
         | Name::Authorization
         | Name::Date

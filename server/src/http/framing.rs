@@ -15,7 +15,7 @@ pub(crate) enum Framing {
     Length(u64),
     /// Chunks up to the last one.
     Chunked,
-    /// Everything until the connection ends; answers only.
+    /// Everything until the connection ends; responses only.
     UntilClose,
 }
 

@@ -1,4 +1,4 @@
-//! Request and answer heads: from the first byte to the empty line, without state.
+//! Request and response heads: from the first byte to the empty line, without state.
 //!
 //! httparse splits the head into tokens. This file refuses what httparse accepts although two
 //! readers could understand it differently. A parser consumes nothing and reads nothing after the
@@ -42,7 +42,7 @@ pub(crate) struct RequestHead<'h, 'b> {
     pub(crate) len: usize,
 }
 
-/// A whole answer head.
+/// A complete response head.
 pub(crate) struct ResponseHead<'h, 'b> {
     pub(crate) status: u16,
     /// The reason phrase as sent, maybe empty; `None` where not even its space was sent.
@@ -197,7 +197,7 @@ fn split_line(line: &[u8]) -> Result<[&[u8]; 3], ClientError> {
     }
 }
 
-/// Parses an answer's head at the beginning of `input`.
+/// Parses a response's head at the beginning of `input`.
 ///
 /// # Errors
 /// The first rule that it breaks, as soon as the bytes so far show it.
@@ -223,8 +223,8 @@ pub(crate) fn parse_response<'h, 'b>(
     whole_response(input, line, len, response.headers, names, limits)
 }
 
-/// Parses a response head of more than [`FIELDS_AT_FIRST`] fields, of which the status and the minor
-/// version are known.
+/// Parses a response head of more than [`FIELDS_AT_FIRST`] fields, of which the status and the
+/// minor version are known.
 #[cold]
 fn parse_long_response<'h, 'b>(
     input: &'b [u8],
@@ -308,7 +308,7 @@ fn unfinished_request(
     oversize(input, limits).map_or(Ok(Unfinished), Err)
 }
 
-/// Whether an answer's head whose end is not there yet can still become one.
+/// Whether an incomplete response head can still become valid.
 #[cold]
 fn unfinished_response(
     parsed: Result<Unfinished, httparse::Error>,
@@ -348,8 +348,8 @@ fn empty_lines(input: &[u8]) -> Result<usize, ClientError> {
 /// A line that ends in LF without CR.
 struct BareLineFeed;
 
-/// Looks at an unfinished head for a line that can only be wrong, so that its sender is answered
-/// now and not when the time for the head is over.
+/// Searches an unfinished head for a line that can only be wrong, so that its sender gets a
+/// response now and not when the time for the head is over.
 fn check_line_ends(input: &[u8]) -> Result<(), BareLineFeed> {
     let mut before = 0;
     for &byte in input {

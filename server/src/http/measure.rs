@@ -55,7 +55,7 @@ pub fn request_head(input: &[u8], encoder: &mut Encoder) -> Option<usize> {
     Some(len)
 }
 
-/// The same for an answer's head, written into `out`.
+/// The same for a response's head, written into `out`.
 pub fn response_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     let mut slots = Slots::new();
     let Ok(Parsed::Complete(head)) = parse_response(input, &mut slots, &LIMITS) else {

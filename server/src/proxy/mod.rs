@@ -106,7 +106,7 @@ pub enum ConnectFailure {
 }
 
 /// The proxy. Its methods are of the four kinds that [`Router`](intelliproxy_core::Router)'s are:
-/// facts (`handle_*`), answers at once (`read_space`, `write_ready`, `handle_accept`), effects
+/// facts (`handle_*`), results at once (`read_space`, `write_ready`, `handle_accept`), effects
 /// (`poll_*`) and getters.
 #[derive(Debug)]
 pub struct Proxy {

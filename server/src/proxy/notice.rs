@@ -197,7 +197,7 @@ pub enum RemedyTaken {
     Answered,
     /// The same, where another backend might have been tried: the retry budget was used up.
     Unretried,
-    /// The client's answer was cut.
+    /// The client's response was cut.
     Truncated,
 }
 

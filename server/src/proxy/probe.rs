@@ -315,7 +315,7 @@ mod tests {
         )
     }
 
-    /// Feeds an answer in pieces of `step` bytes at 7 ms, then the end.
+    /// Feeds a response in pieces of `step` bytes at 7 ms, then the end.
     fn result_of(kind: ProbeKind, answer: &[u8], step: usize) -> ProbeResult {
         let mut probe = probe(kind);
         for piece in answer.chunks(step) {

@@ -108,13 +108,13 @@ impl Proxy {
         }
     }
 
-    /// Room for a probe's answer.
+    /// Returns room for a probe's response.
     #[cold]
     pub(super) fn probe_space(&mut self, conn: ConnId) -> &mut [u8] {
         self.probe_mut(conn).map_or(&mut [], ProbeExchange::read_space)
     }
 
-    /// `count` bytes of a probe's answer came.
+    /// Handles `count` bytes of a probe's response.
     #[cold]
     pub(super) fn read_probe(&mut self, now: Instant, conn: ConnId, count: usize) {
         let result = self.probe_mut(conn).and_then(|probe| probe.handle_read(now, count));

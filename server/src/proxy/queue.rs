@@ -3,7 +3,7 @@
 //!
 //! First come, first served: a new request goes behind those that wait, and a request that ends
 //! lets the first of them go on. At most `limits.queueLength` wait, each for `limits.queueMs`; then
-//! they are answered 503 with Retry-After. An entry whose request is gone is passed over: its ticket
+//! they get 503 with Retry-After. An entry whose request is gone is skipped: its ticket
 //! is not the one that its session holds.
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) askers: Askers,
     /// The line that a response without Date gets; empty until the driver said what time it is.
     pub(crate) date: String,
-    /// Room for encoding the head of one answer.
+    /// Room for encoding the head of one response.
     pub(crate) scratch: Vec<u8>,
     /// The Host line of the backend that was chosen last, a guess for the next request. Its head is
     /// encoded while the parsed one still points into the client's input, and a backend is chosen
@@ -132,7 +132,7 @@ impl Shared {
         self.work += PARSED_WORK * bytes as u64;
     }
 
-    /// A request was answered by the proxy itself.
+    /// Counts a response of the proxy itself.
     pub(crate) const fn add_own_response(&mut self) {
         self.work += OWN_RESPONSE_WORK;
     }

@@ -18,7 +18,7 @@ use super::Proxy;
 use super::id::ConnId;
 use crate::pages::{StatsText, recording_field};
 
-/// Backends that are written, and clients that are answered, in one step.
+/// Backends that are written, and clients that get the text, in one step.
 const AT_ONCE: usize = 16;
 /// From one step to the next.
 const STEP: Duration = Duration::from_millis(1);

@@ -46,7 +46,7 @@ impl Trust {
         client
     }
 
-    /// Whether a request for /stats is answered by the proxy. A forwarded one does not
+    /// Whether the proxy itself responds to a request for /stats. A forwarded one does not
     /// show its client unless the hop is trusted and names it.
     #[cold]
     pub(crate) fn shows_stats(

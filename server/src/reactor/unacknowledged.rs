@@ -37,7 +37,7 @@ mod linux {
     const HEADER: usize = 16;
     /// Bytes of a request: header, family and so on, addresses.
     const REQUEST: usize = HEADER + 8 + 48;
-    /// `SOCK_DIAG_BY_FAMILY`, of request and answer.
+    /// `SOCK_DIAG_BY_FAMILY`, of request and response.
     const BY_FAMILY: u16 = 20;
     /// Range of the send queue's length in a response.
     const QUEUE: std::ops::Range<usize> = HEADER + 60..HEADER + 64;
@@ -69,7 +69,7 @@ mod linux {
             let socket = self.socket.as_ref()?;
             self.sequence = self.sequence.wrapping_add(1);
             send(socket, &request(self.sequence, own, peer), SendFlags::empty()).ok()?;
-            // The system answers within the call.
+            // The system responds within the call.
             let mut answer = [0; 512];
             for _ in 0..ANSWERS_MAX {
                 let (count, _) = recv(socket, &mut answer[..], RecvFlags::DONTWAIT).ok()?;

@@ -39,7 +39,7 @@ fn read_all(bytes: &[u8], size: usize) -> (Vec<Request>, Result<(), String>) {
     (requests, end)
 }
 
-/// Reads the input whole, in pieces of seven bytes and byte by byte: the answer must be the same.
+/// Reads the input whole, in pieces of seven bytes and byte by byte: the result must be the same.
 #[track_caller]
 fn read(input: &str) -> (Vec<Request>, Result<(), String>) {
     let whole = read_all(input.as_bytes(), usize::MAX);
@@ -57,7 +57,7 @@ fn read_one(input: &str) -> Request {
     requests[0]
 }
 
-/// Targets select their answer in origin and absolute form, with and without a query.
+/// Targets select their response in origin and absolute form, with and without a query.
 #[test]
 fn targets_select_the_answer() {
     for (target, expected) in [

@@ -63,7 +63,7 @@ fn losses_come_in_bursts() {
     assert!(share(&after_loss, |fate| *fate == Fate::Dropped) > 2.5 * average);
 }
 
-/// Errors and slow answers have their configured shares, independent of each other.
+/// Errors and slow responses have their configured shares, independent of each other.
 #[test]
 fn errors_and_slow_answers_have_their_shares() {
     let parameters = Parameters {
@@ -122,7 +122,7 @@ fn lost_traffic_is_late_not_unanswered() {
     }
 }
 
-/// When everything is lost, no ping is answered and all traffic is late by the bounded maximum.
+/// When everything is lost, no ping gets a response and all traffic is late by the bounded maximum.
 #[test]
 fn total_loss_is_bounded_for_traffic() {
     let parameters = Parameters { loss_in_g: 1.0, ..Parameters::faultless() };

@@ -15,7 +15,7 @@ pub(super) struct Visit {
     pub(super) end_s: f64,
     /// Requests that were there before it.
     pub(super) in_flight: u32,
-    /// To the answer's head; 0 without one.
+    /// Time to the response's head; 0 without one.
     pub(super) latency_ms: f64,
     pub(super) ending: Ending,
 }
@@ -36,9 +36,9 @@ pub(super) enum Ending {
 pub(super) struct BackendHistory {
     /// In the order of their ends.
     pub(super) visits: Vec<Visit>,
-    /// Latencies of answered pings.
+    /// Latencies of successful pings.
     pub(super) pings_ms: Vec<f64>,
-    /// When it was seen to refuse connections (true) or to answer (false).
+    /// Times at which it refused connections (true) or responded (false).
     pub(super) refusals: Vec<(f64, bool)>,
 }
 
@@ -126,7 +126,7 @@ impl History {
         (history, wrong)
     }
 
-    /// All answers that were good.
+    /// All good responses.
     pub(super) fn good(&self) -> impl Iterator<Item = &Visit> {
         self.backends.iter().flat_map(|backend| &backend.visits).filter(|visit| visit.is_good())
     }

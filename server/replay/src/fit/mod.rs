@@ -2,12 +2,12 @@
 //!
 //! | of a backend | is fitted by |
 //! |---|---|
-//! | width | from how many in flight on an answer takes longer: `max(1, (n + 1) / workers)` |
-//! | service time | answers that found a free worker: their quantiles |
+//! | width | requests in flight from which on a response takes longer: `max(1, (n + 1) / workers)` |
+//! | service time | quantiles of responses that found a free worker |
 //! | speed | its mean service time against that of all |
-//! | faults | seconds in which it finished far less than that, answered errors, refused, or said nothing |
+//! | faults | seconds in which it finished far less than that, sent errors, refused, or sent nothing |
 //!
-//! The network's part of an answer's time counts as service, so the scenario has no round trip.
+//! The network's part of a response's time counts as service, so the scenario has no round trip.
 //! Widths beyond the most that was in flight cannot be seen: the fit says so.
 mod history;
 mod spells;
@@ -37,7 +37,7 @@ pub(super) fn fit(recording: &Recording<'_>) -> Result<(String, Answer), String>
         .collect();
     let means: Vec<f64> = fitted.iter().filter_map(Fitted::mean_ms).collect();
     if means.is_empty() {
-        return Err("there is no good answer in the recording to fit a backend to".to_owned());
+        return Err("there is no good response in the recording to fit a backend to".to_owned());
     }
     let mean_ms = means.iter().sum::<f64>() / means.len() as f64;
     let mut text = String::new();
@@ -70,10 +70,10 @@ pub(super) fn fit(recording: &Recording<'_>) -> Result<(String, Answer), String>
     let mut good: Vec<f64> = history.good().map(|visit| visit.latency_ms).collect();
     good.sort_by(f64::total_cmp);
     if let (Some(p50), Some(p99)) = (quantile(&good, 0.5), quantile(&good, 0.99)) {
-        let _ = writeln!(text, "recorded   p50 {p50:.2} ms, p99 {p99:.2} ms of good answers");
+        let _ = writeln!(text, "recorded   p50 {p50:.2} ms, p99 {p99:.2} ms of good responses");
     }
     text.push_str(
-        "not known  retries (the lab has none), clients that wait for their answers before they \
+        "not known  retries (the lab has none), clients that wait for their responses before they \
          ask again,\n           and service times that depend on the request\n",
     );
     let json = serde_json::to_string_pretty(&scenario).unwrap_or_default();
@@ -229,7 +229,7 @@ const SHARES: [f64; 19] = [
     0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999,
     0.9999, 1.0,
 ];
-/// Fewer answers that found a free worker than this say less than all answers do.
+/// With fewer responses than this that found a free worker, all responses are the better sample.
 const SERVICE_MIN: usize = 50;
 /// Requests that may wait at a backend, when not more were seen.
 const QUEUE: u32 = 128;

@@ -26,7 +26,7 @@ pub(super) enum What {
     Speed(f64),
     /// It sent errors at once, after this many ms.
     Sinkhole(f64),
-    /// This share of its answers were errors.
+    /// Share of errors among its responses.
     Errors(f64),
     /// Nothing came.
     BlackHole,
@@ -66,7 +66,7 @@ impl fmt::Display for Spell {
             What::Speed(factor) => write!(f, "{factor:.2} times its speed"),
             What::Sinkhole(ms) => write!(f, "errors at once, after {ms:.1} ms"),
             What::Errors(share) => write!(f, "{:.1} % errors", 100.0 * share),
-            What::BlackHole => write!(f, "no answers"),
+            What::BlackHole => write!(f, "no responses"),
             What::Refusing => write!(f, "refuses connections"),
         }
     }

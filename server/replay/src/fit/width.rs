@@ -3,7 +3,7 @@
 //! A request that finds n others at one of W workers with service time s waits for `n − W + 1` of
 //! them to end, so its mean time is `s · max(1, (n + 1) / W)`: flat up to W, then a slope. The W
 //! that fits the means by n best is taken, weighed by their standard errors. (Counting ends while
-//! n are in flight would tell the same in theory; answers that come in bunches spoil it.)
+//! n are in flight would show the same in theory; responses that come in bunches spoil it.)
 use super::history::Visit;
 
 /// Result of the fit.
@@ -84,7 +84,7 @@ impl Width {
     }
 }
 
-/// Times to the answer of requests that found as many others in flight.
+/// Times to the response of requests that found as many others in flight.
 #[derive(Clone, Copy, Debug, Default)]
 struct Level {
     count: f64,
@@ -131,5 +131,5 @@ fn misfit(levels: &[Level], workers: u32) -> f64 {
 
 /// Widths beyond this are all the same.
 const WIDTH_MAX: usize = 512;
-/// Fewer answers than this tell nothing of their level.
+/// Fewer responses than this say nothing about their level.
 const LEVEL_MIN: f64 = 5.0;

@@ -1,4 +1,4 @@
-//! The side of a session that faces its client: requests in, answers out.
+//! The side of a session that faces its client: requests in, responses out.
 use std::hint::cold_path;
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ pub(crate) enum Receive {
     Ended,
     /// Bytes of a tunnel.
     Tunnel,
-    /// Whatever it still sends is dropped: its last answer is out.
+    /// Further input is dropped: its last response is written.
     Discarding { until: Instant },
 }
 
@@ -106,7 +106,7 @@ pub(crate) struct NewRequest {
     pub(crate) framing: Framing,
     /// Bytes of the head.
     pub(crate) len: usize,
-    /// Whether the client wants its connection to end with the answer.
+    /// Whether the client wants its connection to end with the response.
     pub(crate) is_last: bool,
     pub(crate) aim: Aim,
 }
@@ -162,7 +162,7 @@ impl ClientHalf {
         is_news
     }
 
-    /// The last answer is out: the time for the next request begins.
+    /// The last response is written: the time for the next request begins.
     pub(crate) fn handle_all_written(&mut self, now: Instant) {
         if matches!(self.receive, Receive::Head) {
             self.last_read = now;

@@ -1,4 +1,4 @@
-//! One request and its answer, across however many backends it takes.
+//! One request and its response, over all backends that it is tried on.
 use std::ops::Range;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub(crate) struct Exchange {
     pub(crate) answer: Option<(u16, Duration)>,
     /// Whether any byte came for this attempt.
     pub(crate) has_seen_answer: bool,
-    /// Whether any byte of the final answer was passed on.
+    /// Whether any byte of the final response was forwarded.
     pub(crate) has_begun_answer: bool,
     /// The number under which it waits until a backend has room.
     pub(crate) ticket: Option<u64>,

@@ -15,7 +15,7 @@ use crate::proxy::notice::{Notice, RemedyTaken};
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// The client broke a rule: it is answered, if it can be, and closed.
+    /// Handles a client that broke a rule: it gets a response if possible, and is closed.
     #[cold]
     pub(super) fn fail_client(&mut self, now: Instant, error: ClientError, shared: &mut Shared) {
         let client = &mut self.client;
@@ -176,7 +176,7 @@ impl Session {
         shared.add_own_response();
         let buffer = shared.buffers.adopt(Buffer::holding(bytes));
         if let Err(buffer) = self.client.output.push(buffer, &mut shared.buffers) {
-            // Interim answers fill the way out: a client that reads none of them gets no other.
+            // Interim responses fill the output: a client that reads none of them gets no other.
             shared.buffers.give(buffer);
             self.client.close(true);
         }
@@ -227,7 +227,7 @@ impl Session {
         self.needs.close(with_reset);
     }
 
-    /// A tunnel that was opened was an answer.
+    /// An opened tunnel counts as a response.
     pub(super) fn count_tunnel(&mut self) {
         if let Some(exchange) = &mut self.exchange
             && let Some((status @ 101, latency)) = exchange.answer
@@ -257,7 +257,7 @@ pub(super) const fn retried(peer: SocketAddr, backend: BackendId, error: Upstrea
     Action::Notify(Notice::UpstreamError { peer, backend, error, remedy })
 }
 
-/// Whether a head, as far as it came, is that of a HEAD request: an answer to it has no body.
+/// Whether a head, as far as it came, is that of a HEAD request: a response to it has no body.
 fn is_head_method(head: &[u8]) -> bool {
     let begin = head.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(head.len());
     head[begin..].starts_with(b"HEAD ")

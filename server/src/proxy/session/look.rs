@@ -25,7 +25,7 @@ impl Look {
             None => since + span / LOOKS,
             // Nothing is left to be acknowledged.
             Some(Self { unacknowledged: Some(0), .. }) => over,
-            // An answer that never comes ends the clock one look later.
+            // A measurement that never arrives ends the clock one check later.
             Some(look) if look.at >= over => look.at + span / LOOKS,
             Some(look) => over.min(look.at + span / LOOKS),
         }

@@ -130,7 +130,7 @@ impl Session {
         space
     }
 
-    /// Whether reading from one side was refused and has room again; asking takes the answer.
+    /// Takes the note that reading from one side was refused and has room again.
     pub(crate) fn resumes(&mut self, side: Side) -> bool {
         let (input, is_paused) = match side {
             Side::Client => (&self.client.input, &mut self.client.is_paused),

@@ -57,7 +57,8 @@ impl Session {
         }
     }
 
-    /// J1: a whole head begins an exchange when none is under way and the last answer is out.
+    /// J1: a complete head begins an exchange when none is in progress and the last response is
+    /// written.
     fn begin_exchange(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let client = &mut self.client;
         if !client.is_sending() || self.exchange.is_some() || !client.output.is_empty() {
@@ -256,7 +257,7 @@ impl Session {
         }
     }
 
-    /// J3: a whole answer's head goes on.
+    /// J3: forwards a complete response head.
     fn take_head(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let upstream = &mut self.upstream;
         let Some(exchange) = &mut self.exchange else {
@@ -358,8 +359,9 @@ impl Session {
         true
     }
 
-    /// Hands an answer's head to the client in the buffer in which it came, with what came of its
-    /// body; returns the bytes of that. `None` when that cannot be done, and nothing is.
+    /// Passes a response's head to the client in the buffer in which it arrived, with the received
+    /// part of its body; returns the bytes of that. `None` when that cannot be done, and nothing
+    /// is.
     #[inline(always)]
     fn move_answer(&mut self, headed: PassedHead, shared: &mut Shared) -> Option<u64> {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
@@ -383,7 +385,7 @@ impl Session {
         }
         let whole = upstream.input.take()?;
         let pushed = client.output.push(whole, &mut shared.buffers);
-        debug_assert!(pushed.is_ok(), "nothing waits before the answer");
+        debug_assert!(pushed.is_ok(), "nothing waits before the response");
         Some(rest)
     }
 
@@ -427,7 +429,7 @@ impl Session {
         }
     }
 
-    /// J4: the answer's body goes on as far as there is room.
+    /// J4: forwards the response's body as far as there is room.
     #[inline(never)]
     fn relay_answer(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
@@ -482,7 +484,7 @@ impl Session {
         false
     }
 
-    /// J5: with its answer whole, an exchange is over; its connections are judged.
+    /// J5: with its response complete, an exchange is over; its connections are judged.
     fn end_exchange(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let Some(exchange) = &mut self.exchange else {

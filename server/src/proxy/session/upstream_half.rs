@@ -1,4 +1,4 @@
-//! The side of a session that faces a backend: the request out, its answer in.
+//! The side of a session that faces a backend: the request out, its response in.
 use std::hint::cold_path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,11 +71,11 @@ enum Link {
 pub(crate) enum Receive {
     /// Nothing: no exchange.
     Idle,
-    /// The answer's head.
+    /// The response's head.
     Head,
     /// Its body.
     Body { reader: BodyReader, writer: BodyWriter },
-    /// Nothing more: the answer is whole.
+    /// Nothing more: the response is complete.
     Ended,
     /// Nothing: the response is the text of /stats, which is being built.
     AwaitsStats,
@@ -85,7 +85,7 @@ pub(crate) enum Receive {
     Tunnel,
 }
 
-/// An answer's head on its way to the client; the forwarded head is left in `shared.scratch`,
+/// A response's head on its way to the client; the forwarded head is left in `shared.scratch`,
 /// unless it is the head as it came.
 #[derive(Clone, Copy)]
 pub(crate) struct PassedHead {
@@ -104,7 +104,7 @@ pub(crate) enum HeadKind {
     Interim { is_passed_on: bool, is_continue: bool },
     /// 101 to a request that asked for it.
     Switch,
-    /// The answer.
+    /// The response.
     Final {
         status: u16,
         framing: Framing,
@@ -293,7 +293,7 @@ impl UpstreamHalf {
                 if status == 401 || status == 407 {
                     binds |= authentication::challenges_connection(head);
                 }
-                // An answer before the request's end leaves bytes of it behind: no next request.
+                // A response before the request's end leaves bytes of it behind: no next request.
                 let is_client_persistent = exchange.is_persistent
                     && has_whole_request
                     && !(has_body_mark && is_old)

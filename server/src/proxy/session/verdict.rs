@@ -15,9 +15,9 @@ pub(crate) enum Remedy {
     Close,
     /// No blame: the backend gave up waiting for the client, which gets 408 or is cut.
     Excuse,
-    /// Blame the backend and answer the client with the error.
+    /// Blame the backend and return the error to the client.
     Answer,
-    /// Blame the backend and cut the client's answer, of which a part is gone already: an end in
+    /// Blame the backend and cut the client's response, of which a part was already sent: an end in
     /// order where its framing shows the cut, a reset where a clean end would look whole.
     Truncate,
 }
@@ -26,7 +26,7 @@ pub(crate) enum Remedy {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Failure {
     pub(crate) error: UpstreamError,
-    /// Whether any byte of the final answer was passed on.
+    /// Whether any byte of the final response was forwarded.
     pub(crate) has_begun_answer: bool,
     /// Whether any byte came from this upstream for this request.
     pub(crate) has_seen_answer: bool,
@@ -59,7 +59,7 @@ pub(crate) const fn remedy(failure: &Failure) -> Remedy {
         return Remedy::Truncate;
     }
     // RFC 9112 section 9.3.1: retry by oneself only what cannot have been done, or may be done
-    // twice, and of which no answer was seen.
+    // twice, and of which no response was seen.
     // Bytes from an idle connection before the request make it as useless as its end.
     let is_cut = matches!(failure.error, UpstreamError::Cut | UpstreamError::Unsolicited);
     let is_unconnected = matches!(
