@@ -29,7 +29,7 @@ use crate::time::Instant;
 pub struct Asker {
     /// The group of the client.
     pub client: u8,
-    /// The group of what is asked for.
+    /// Group of the request's path.
     pub target: u8,
 }
 

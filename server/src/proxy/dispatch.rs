@@ -1,5 +1,5 @@
-//! From a request that waits to a connection that carries it, and back: routing, the pool, dialling
-//! one address of a backend after the other.
+//! The way of a waiting request to a connection, and back: routing, the pool, dialling one address
+//! of a backend after the other.
 use std::hint::cold_path;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{Action, ConnectFailure, Proxy};
 use crate::http::UpstreamError;
 
 impl Proxy {
-    /// Finds a backend, and a connection to it, for the request that waits.
+    /// Finds a backend, and a connection to it, for the waiting request.
     pub(super) fn dispatch(&mut self, now: Instant, id: ConnId) {
         let Some(session) = self.table.session_mut(id) else {
             return;
@@ -29,13 +29,14 @@ impl Proxy {
         }
     }
 
-    /// The first request that waits for a backend with room; returns whether it has gone on.
+    /// Dispatches the first request that waits for a backend with room; returns whether it was
+    /// sent.
     pub(super) fn dispatch_waiting(&mut self, now: Instant, id: ConnId) -> bool {
         let reuse = self.table.session_mut(id).map(|session| session.reuse());
         reuse.is_none_or(|reuse| self.dispatch_freely(now, id, reuse))
     }
 
-    /// Finds a backend for a request, and a connection; false when every backend is full.
+    /// Finds a backend for a request, and a connection; returns false if every backend is full.
     #[inline(always)]
     fn dispatch_freely(&mut self, now: Instant, id: ConnId, reuse: Reuse) -> bool {
         let Some(session) = self.table.session_mut(id) else {
@@ -73,8 +74,8 @@ impl Proxy {
         true
     }
 
-    /// The request that waits goes over the client's own connection. The router counts it as one to
-    /// that backend: all others are named as tried.
+    /// Sends the waiting request over the client's own connection. The router counts it for that
+    /// connection's backend: all others are passed as tried.
     #[cold]
     fn dispatch_bound(&mut self, now: Instant, id: ConnId) {
         let Some(session) = self.table.session_mut(id) else { return };
@@ -91,8 +92,8 @@ impl Proxy {
         self.shared.actions.push_back(Action::Look { conn });
     }
 
-    /// Gives the session an idle connection to the backend, if there is one that its request may go
-    /// over.
+    /// Gives the session an idle connection to the backend, if there is one that its request may
+    /// use.
     #[inline(always)]
     fn take_idle(
         &mut self,
@@ -108,7 +109,7 @@ impl Proxy {
         loop {
             let conn = self.upstreams.take_idle(backend)?;
             let upstream = self.table.upstream_mut(conn)?;
-            // Its time may be over before its timer was handled.
+            // It may have expired before its timer was handled.
             if upstream.idle_until(idle) <= now {
                 cold_path();
                 self.close(conn, false);
@@ -123,9 +124,9 @@ impl Proxy {
         }
     }
 
-    /// Whether a request that is lost when its connection turns out closed may go over an idle one
-    /// to the backend. The first of a client only where the backend is known to keep connections:
-    /// one that closes them behind each response is found out by no look.
+    /// Whether a request that is lost if its connection turns out to be closed may use an idle one.
+    /// A client's first request may only if the backend is known to keep connections: a backend
+    /// that closes them behind each response cannot be detected by a check.
     #[cold]
     fn takes_delicate(&mut self, now: Instant, backend: BackendId, reuse: Reuse) -> bool {
         if reuse == Reuse::Fresh {
@@ -153,7 +154,7 @@ impl Proxy {
         session.handle_refused_by(now, has_other, &mut self.shared);
     }
 
-    /// Asks for a connection to one of the backend's addresses.
+    /// Requests a connection to one of the backend's addresses.
     #[inline(never)]
     pub(super) fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: Attempt) {
         let Some(address) = self.upstreams.address(backend, attempt) else {
@@ -202,7 +203,7 @@ impl Proxy {
         }
     }
 
-    /// A connection was made: its address is the first to be tried next time.
+    /// Handles a new connection: its address is tried first next time.
     pub(super) fn prefer(&mut self, conn: ConnId) {
         if let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn)
             && attempt.is_further()
@@ -211,7 +212,7 @@ impl Proxy {
         }
     }
 
-    /// An upstream connection is not used any more: it is kept for the next request, or closed.
+    /// Releases an upstream connection: keeps it for the next request, or closes it.
     #[inline(always)]
     pub(super) fn release(&mut self, now: Instant, conn: ConnId, kept: Option<Duration>) {
         let rules = self.shared.config.pool;

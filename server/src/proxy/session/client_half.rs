@@ -23,7 +23,7 @@ use crate::http::upgrade;
 use crate::http::{ClientError, refuse};
 use crate::proxy::shared::Shared;
 
-/// The client's connection: what came in, what goes out, and how far each is.
+/// The client's connection: input, output, and the state of each.
 #[derive(Debug)]
 pub(crate) struct ClientHalf {
     /// Its peer, and the client that it forwards for.
@@ -32,11 +32,12 @@ pub(crate) struct ClientHalf {
     pub(crate) output: Outbox,
     pub(crate) receive: Receive,
     send: Sending,
-    /// Whether the client has ended its side and all that it sent before was read.
+    /// Whether the client has ended its side and all its bytes were read.
     pub(crate) is_eof: bool,
     /// Judgement of its end when first seen, maybe behind bytes for which there was no room.
     pub(crate) end: End,
-    /// Whether a tunnel's connection was reset or broke otherwise; without a tunnel that ends all.
+    /// Whether a tunnel's connection was reset or broke otherwise; without a tunnel this ends the
+    /// session.
     pub(crate) has_failed: bool,
     /// Whether a tunnel's client takes no more bytes; it may still have sent some.
     pub(crate) is_write_broken: bool,
@@ -44,17 +45,17 @@ pub(crate) struct ClientHalf {
     pub(crate) has_said_last: bool,
     /// Whether an exchange of its connection is over: the current request is not its first.
     pub(crate) has_been_served: bool,
-    /// Whether a read was refused for want of room.
+    /// Whether a read was refused for lack of room.
     pub(crate) is_paused: bool,
     /// Progress in the current request head.
     progress: HeadProgress,
     /// Time at which the current request head began.
     pub(crate) head_since: Option<Instant>,
-    /// When bytes of it were last read.
+    /// Time of the last read of its bytes.
     pub(crate) bytes_at: Instant,
-    /// When it last sent something, or when waiting for it began.
+    /// Time at which it last sent bytes, or at which waiting for it began.
     pub(crate) last_read: Instant,
-    /// When it last took something, or when something began to wait for it.
+    /// Time at which it last took bytes, or at which bytes began to wait for it.
     pub(crate) last_write: Instant,
     /// The last measurement of its unacknowledged bytes; seldom present, so it is boxed.
     pub(crate) look: Option<Box<Look>>,
@@ -63,11 +64,11 @@ pub(crate) struct ClientHalf {
 /// The end of a client's side of its connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum End {
-    /// It has not been seen.
+    /// Not seen yet.
     None,
-    /// It came with the last bytes: the client sends no more and waits for its responses.
+    /// It arrived with the last bytes: the client sends no more and waits for its responses.
     HalfClose,
-    /// It came later: the client waits for nothing any more.
+    /// It arrived later: the client has left.
     Gone,
 }
 
@@ -75,7 +76,7 @@ pub(crate) enum End {
 #[derive(Debug)]
 #[repr(u8)]
 pub(crate) enum Receive {
-    /// A request head; between two exchanges.
+    /// A request head, also between two exchanges.
     Head,
     /// The body of the current exchange, and its largest size (0: any size).
     Body { reader: BodyReader, writer: BodyWriter, data: u64, data_max: u64 },
@@ -90,7 +91,7 @@ pub(crate) enum Receive {
 /// Output to the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Sending {
-    /// Answers.
+    /// Responses.
     Open,
     /// The waiting bytes, then the end of the connection; a reset where a clean end would make a
     /// cut response look complete.
@@ -99,7 +100,7 @@ pub(crate) enum Sending {
     Shut,
 }
 
-/// A request whose head is whole.
+/// A request with a complete head.
 pub(crate) struct NewRequest {
     /// The forwarded head.
     pub(crate) forwarded: Buffer,
@@ -115,15 +116,15 @@ pub(crate) struct NewRequest {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Aim {
     Backend,
-    /// The proxy: it asks for /stats and may have it.
+    /// The proxy: the request is for /stats and permitted.
     Stats,
     /// The proxy: Max-Forwards makes it the last recipient.
     LastHop,
 }
 
-/// An end so soon after the last bytes is part of sending the request, as with `printf ... | nc
-/// -N`. No client gives up a response so soon, and none sends its end later only to say that no
-/// request follows.
+/// An end within this time after the last bytes is part of sending the request, as with `printf ...
+/// | nc -N`. No client abandons a response so soon, and none sends its end later only to announce
+/// that no request follows.
 pub(crate) const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(50);
 
 impl ClientHalf {
@@ -150,8 +151,8 @@ impl ClientHalf {
         }
     }
 
-    /// The end of its side was seen; returns whether that is news. One that got a part of its
-    /// response before does not end its side for having asked.
+    /// Handles the end of its side; returns whether that is news. A client that got a part of its
+    /// response before does not end its side as part of its request.
     #[cold]
     pub(crate) fn note_end(&mut self, now: Instant, has_response: bool) -> bool {
         let is_news = self.end == End::None;
@@ -162,7 +163,7 @@ impl ClientHalf {
         is_news
     }
 
-    /// The last response is written: the time for the next request begins.
+    /// Starts the time for the next request, after the last response was written.
     pub(crate) fn handle_all_written(&mut self, now: Instant) {
         if matches!(self.receive, Receive::Head) {
             self.last_read = now;
@@ -170,7 +171,7 @@ impl ClientHalf {
         }
     }
 
-    /// Whether it waits for the client's next request, of which nothing has come.
+    /// Whether it waits for the client's next request, of which no byte has arrived.
     pub(crate) const fn is_at_rest(&self) -> bool {
         matches!(self.receive, Receive::Head)
             && self.is_sending()
@@ -178,17 +179,17 @@ impl ClientHalf {
             && !self.is_eof
     }
 
-    /// The next request is awaited.
+    /// Waits for the next request.
     pub(super) fn await_request(&mut self) {
         self.receive = Receive::Head;
     }
 
-    /// A request's body follows on its head, `data_max` bytes at most (0: any size).
+    /// Begins a request's body after its head, `data_max` bytes at most (0: any size).
     pub(super) fn begin_body(&mut self, reader: BodyReader, writer: BodyWriter, data_max: u64) {
         self.receive = Receive::Body { reader, writer, data: 0, data_max };
     }
 
-    /// The request is whole.
+    /// Marks the request as complete.
     pub(super) fn end_request(&mut self) {
         self.receive = Receive::Ended;
     }
@@ -198,18 +199,18 @@ impl ClientHalf {
         self.receive = Receive::Tunnel;
     }
 
-    /// The connection ends when what waits is out: by a reset where a clean end would make a part
-    /// of a response look whole.
+    /// Ends the connection when the waiting bytes are written: by a reset where a clean end would
+    /// make a part of a response look complete.
     pub(super) const fn close(&mut self, with_reset: bool) {
         self.send = Sending::Closing { with_reset };
     }
 
-    /// The end was sent; what the client sends still goes on.
+    /// Notes that the end was sent; further input is still forwarded.
     pub(super) const fn shut(&mut self) {
         self.send = Sending::Shut;
     }
 
-    /// The end was sent; what the client still sends is dropped, for `total` at most.
+    /// Notes that the end was sent; further input is dropped, for `total` at most.
     pub(super) fn linger(&mut self, now: Instant, total: Duration) {
         self.send = Sending::Shut;
         self.last_read = now;
@@ -220,12 +221,12 @@ impl ClientHalf {
         self.send
     }
 
-    /// Whether responses may still go out.
+    /// Whether responses may still be sent.
     pub(super) const fn is_sending(&self) -> bool {
         matches!(self.send, Sending::Open)
     }
 
-    /// Whether nothing but a clean end follows on what waits.
+    /// Whether only a clean end follows the waiting bytes.
     pub(super) const fn is_closing(&self) -> bool {
         matches!(self.send, Sending::Closing { with_reset: false })
     }
@@ -235,8 +236,8 @@ impl ClientHalf {
         matches!(self.receive, Receive::Ended | Receive::Tunnel)
     }
 
-    /// Drops whole empty lines before the next request. Nothing but line ends is no request (RFC
-    /// 9112 section 2.2): no clock runs for it but the idle time, which it does not prolong.
+    /// Drops complete empty lines before the next request. Line ends alone are not a request (RFC
+    /// 9112 section 2.2): only the idle time runs for them, and they do not extend it.
     #[cold]
     pub(crate) fn skip_empty_lines(&mut self) {
         let Some(input) = &mut self.input else { return };
@@ -250,8 +251,8 @@ impl ClientHalf {
         }
     }
 
-    /// Parses the head of the next request; a whole one begins `exchange`, and what is to be sent
-    /// of it has a buffer from the pool.
+    /// Parses the head of the next request; a complete one begins `exchange`, and its forwarded
+    /// form gets a buffer from the pool.
     pub(crate) fn parse(
         &mut self,
         now: Instant,
@@ -296,7 +297,7 @@ impl ClientHalf {
         let plan = RequestPlan { destination, framing, is_upgrade, max_forwards };
         let keeps_host = shared.config.forwarding.keep_host && !destination.host.is_empty();
         let context = RequestContext {
-            // The backend is chosen later; `Shared::host_line` says what becomes of the guess.
+            // The backend is chosen later; `Shared::host_line` explains the guess.
             host_line: &shared.host_line,
             keeps_host,
             is_trusted: self.hop.is_trusted,
@@ -368,7 +369,7 @@ fn is_stats(head: &RequestHead<'_, '_>, destination: Destination<'_>) -> bool {
         && matches!(head.method, "GET" | "HEAD")
 }
 
-/// The values of Upgrade as one list.
+/// Returns the values of Upgrade as one list.
 #[cold]
 fn asked_protocols(head: &RequestHead<'_, '_>) -> Box<[u8]> {
     let values: Vec<&[u8]> = head.fields.values(Name::Upgrade).collect();

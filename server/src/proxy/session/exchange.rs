@@ -12,19 +12,19 @@ use crate::http::refusal::Refusal;
 /// State of the current exchange.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    /// The right to send it to [`backend`](Self::backend); `None` between two attempts.
+    /// The lease for [`backend`](Self::backend); `None` between two attempts.
     pub(crate) lease: Option<Lease>,
-    /// The backends that failed it already; allocates only then.
+    /// Backends that failed it already; allocates only then.
     pub(crate) tried: Vec<BackendId>,
     pub(crate) is_head_request: bool,
-    /// Whether doing it twice is as good as once (RFC 9110 section 9.2.2).
+    /// Whether it is idempotent (RFC 9110 section 9.2.2).
     pub(crate) is_idempotent: bool,
     pub(crate) version: Version,
-    /// Whether the client's connection is to live on.
+    /// Whether the client's connection is to stay open.
     pub(crate) is_persistent: bool,
     /// Whether its connection to the backend belongs to its client from now on.
     pub(crate) binds: bool,
-    /// The protocols that the client asked to switch to, when that was passed on.
+    /// Protocols that the client asked to switch to, if that was forwarded.
     pub(crate) upgrade: Option<Box<[u8]>>,
     /// Whether the client holds its body back until the backend asks for it by a 100 (Continue).
     pub(crate) awaits_continue: bool,
@@ -34,19 +34,19 @@ pub(crate) struct Exchange {
     pub(crate) host: Option<Range<usize>>,
     /// Start of the current attempt.
     pub(crate) dispatched_at: Instant,
-    /// The final status and how long its head took, once it came.
+    /// Final status and time to its head, once it has arrived.
     pub(crate) answer: Option<(u16, Duration)>,
-    /// Whether any byte came for this attempt.
+    /// Whether any byte has arrived for this attempt.
     pub(crate) has_seen_answer: bool,
     /// Whether any byte of the final response was forwarded.
     pub(crate) has_begun_answer: bool,
-    /// The number under which it waits until a backend has room.
+    /// Ticket under which it waits until a backend has room.
     pub(crate) ticket: Option<u64>,
     /// Error of the last attempt.
     pub(crate) last_error: Option<UpstreamError>,
-    /// A failed attempt of which it is not known yet whether another backend is tried after it.
+    /// A failed attempt after which it is not known yet whether another backend is tried.
     pub(crate) unreported: Option<(BackendId, UpstreamError)>,
-    /// Whether it was sent again on a fresh connection: it goes over no idle one any more.
+    /// Whether it was sent again over a new connection: it uses no idle one any more.
     pub(crate) has_redialled: bool,
     /// Whether the client at some time received nothing for long enough that its backend may have
     /// given up because of it.
@@ -55,11 +55,11 @@ pub(crate) struct Exchange {
     pub(crate) client_wait: Duration,
     /// Bytes of the interim responses so far.
     pub(crate) interim_bytes: usize,
-    /// The refusal that the response is.
+    /// The refusal, if the response is one.
     pub(crate) refusal: Option<Refusal>,
-    /// Whether another backend was asked for when this one refused.
+    /// Whether another backend was requested after this one refused.
     pub(crate) asking: Asking,
-    /// The group of what is asked for.
+    /// Group of the request's path.
     pub(crate) target: u8,
     /// The party whose time the current attempt takes, as the router knows it.
     pub(crate) account: Account,
@@ -73,7 +73,7 @@ pub(crate) enum Asking {
     /// It is not known yet whether another backend can take the request; `kept` is the time for
     /// which the connection that brought the refusal may be kept.
     Asked { status: u16, kept: Option<Duration> },
-    /// None can: the refusal is the response.
+    /// No other backend can: the refusal is the response.
     Kept,
 }
 

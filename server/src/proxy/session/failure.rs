@@ -38,7 +38,7 @@ impl Session {
         self.refuse(now, error.status(), is_head_request, shared);
     }
 
-    /// Answers with an error that is the last response of the client's connection.
+    /// Sends an error as the last response on the client's connection.
     fn refuse(&mut self, now: Instant, status: u16, is_head_request: bool, shared: &mut Shared) {
         let bytes = answer::encode_error(status, &shared.date, is_head_request, Some("close"));
         self.answer(now, bytes, shared);
@@ -58,7 +58,7 @@ impl Session {
         }
     }
 
-    /// The upstream failed: what becomes of the exchange is decided in `verdict.rs`.
+    /// Handles a failed upstream by the remedy that `verdict.rs` decides.
     #[cold]
     pub(super) fn fail_upstream(
         &mut self,
@@ -207,7 +207,7 @@ impl Session {
     }
 
     /// J8: a client that ends its side later than with its last bytes does not wait for the
-    /// response of the exchange under way: the exchange is abandoned and the connection closed. A
+    /// current response: the exchange is abandoned and the connection closed. A
     /// request body that broke off is J2's matter, the end of a tunnel J6's.
     #[cold]
     pub(super) fn leave_if_gone(&mut self, shared: &mut Shared) {
@@ -250,7 +250,7 @@ impl Session {
     }
 }
 
-/// Tells that a request goes to another backend after one failed it.
+/// Reports that a request goes to another backend after one failed it.
 #[cold]
 pub(super) const fn retried(peer: SocketAddr, backend: BackendId, error: UpstreamError) -> Action {
     let (backend, remedy) = (Some(backend), RemedyTaken::Retried);

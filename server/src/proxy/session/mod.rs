@@ -60,21 +60,21 @@ pub(crate) enum Side {
 /// Idle connections that a request may use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Reuse {
-    /// None: it was sent again already because one turned out closed.
+    /// None: it was sent again already because one turned out to be closed.
     Fresh,
-    /// Any: where it turns out closed the request is sent again.
+    /// Any: if it turns out to be closed, the request is sent again.
     Any,
     /// Any, after a check whether it is closed: the request may not be sent again, but closing the
     /// client's kept connection lets the client repeat it.
     Look,
-    /// Only the client's own, after a look.
+    /// Only the client's own, after a check.
     Bound,
     /// The same as [`Look`](Self::Look), and only where the backend is known to keep connections:
     /// it is the client's first request, which it would not repeat.
     Proven,
 }
 
-/// A client connection and all that hangs on it.
+/// A client connection and everything that belongs to it.
 #[derive(Debug)]
 pub(crate) struct Session {
     client: ClientHalf,
@@ -101,7 +101,7 @@ impl Session {
         }
     }
 
-    /// Room for bytes from one side; empty when it has to wait.
+    /// Returns room for bytes from one side; empty if the side has to wait.
     #[inline(always)]
     pub(crate) fn read_space(&mut self, side: Side, shared: &mut Shared) -> &mut [u8] {
         let (input, is_paused, is_wanted) = match side {
@@ -121,7 +121,7 @@ impl Session {
         }
         if side == Side::Upstream && self.client.output.pending().len() >= LARGE / 2 {
             cold_path();
-            // A client that does not take one buffer gets no second one.
+            // A client that does not read one buffer gets no second one.
             *is_paused = true;
             return &mut [];
         }
@@ -136,8 +136,8 @@ impl Session {
             Side::Client => (&self.client.input, &mut self.client.is_paused),
             Side::Upstream => (&self.upstream.input, &mut self.upstream.is_paused),
         };
-        // Below half a buffer, so that neither every byte taken means another small read, nor a
-        // head that is not whole yet waits for ever.
+        // Below half a buffer, so that not every byte taken causes another small read, and an
+        // incomplete head does not wait for ever.
         let resumes = *is_paused
             && input.as_ref().is_none_or(|buffer| buffer.len() < LARGE / 2)
             && (side == Side::Client || self.client.output.pending().len() < LARGE / 2);
@@ -147,7 +147,7 @@ impl Session {
         resumes
     }
 
-    /// `count` bytes came from one side.
+    /// Handles `count` bytes from one side.
     #[inline(always)]
     pub(crate) fn handle_read(
         &mut self,
@@ -157,7 +157,7 @@ impl Session {
         shared: &mut Shared,
     ) {
         if count == 0 {
-            // Nothing came: the room goes back.
+            // No bytes arrived: the room is returned.
             shared.buffers.shrink(&mut self.client.input);
             shared.buffers.shrink(&mut self.upstream.input);
             return;
@@ -179,7 +179,7 @@ impl Session {
                         cold_path();
                         self.client.last_read = now;
                     }
-                    // A head has its own clock, and before it nothing prolongs the idle time.
+                    // A head has its own clock, and before it nothing extends the idle time.
                     None if self.client.head_since.is_none() => self.client.head_since = Some(now),
                     None => {}
                 }
@@ -198,7 +198,7 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// One side ended: it sends nothing more.
+    /// Handles the end of one side, which sends no more.
     pub(crate) fn handle_eof(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         match side {
             Side::Client => {
@@ -212,8 +212,8 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// The client has ended its side, behind bytes for which there is no room. Returns whether that
-    /// is news.
+    /// Handles the client's end behind bytes for which there is no room. Returns whether that is
+    /// news.
     pub(crate) fn handle_end_seen(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let is_news = self.note_client_end(now);
         if is_news {
@@ -228,7 +228,7 @@ impl Session {
         self.client.note_end(now, has_response)
     }
 
-    /// One side was reset or broke otherwise.
+    /// Handles a reset or another break of one side.
     pub(crate) fn handle_failed(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         match side {
             Side::Client if matches!(self.client.receive, Receive::Tunnel) => {
@@ -241,8 +241,7 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// One side took `count` of the bytes that waited for it. Returns whether anything else has
-    /// changed by that.
+    /// Handles `count` bytes taken by one side. Returns whether this changed anything else.
     pub(crate) fn handle_written(
         &mut self,
         now: Instant,
@@ -273,7 +272,7 @@ impl Session {
                 self.client.handle_all_written(now);
                 !self.client.is_at_rest() || self.exchange.is_some()
             }
-            // Only a body or a tunnel goes on when there is room.
+            // Only a body or a tunnel continues when there is room.
             Side::Upstream => !matches!(self.client.receive, Receive::Ended),
         };
         if is_awaited {
@@ -286,7 +285,7 @@ impl Session {
         is_awaited
     }
 
-    /// The client sends something while an exchange is under way: waiting for it is over.
+    /// Ends waiting for the client, which has sent bytes during an exchange.
     #[inline(never)]
     fn note_wait(&mut self, now: Instant) {
         let is_body = matches!(self.client.receive, Receive::Body { .. });
@@ -297,7 +296,7 @@ impl Session {
         }
     }
 
-    /// The client takes something that has waited for it.
+    /// Notes that the client took bytes that waited for it.
     #[cold]
     fn note_late_client(&mut self, now: Instant) {
         let is_late = self.is_client_late(now);
@@ -306,7 +305,7 @@ impl Session {
         }
     }
 
-    /// One side takes no more bytes, though it may still send some.
+    /// Handles a side that takes no more bytes, but may still send some.
     pub(crate) fn handle_write_failed(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         let is_tunnel = matches!(self.client.receive, Receive::Tunnel);
         match side {
@@ -320,23 +319,23 @@ impl Session {
         }
     }
 
-    /// The upstream connection that was dialled is being made.
+    /// Notes the upstream connection that is being dialled.
     pub(crate) fn handle_dialling(&mut self, now: Instant, conn: ConnId) {
         self.upstream.dial(conn, now);
     }
 
-    /// The connection that was dialled could not be made.
+    /// Handles a dialled connection that failed.
     pub(crate) const fn handle_undialled(&mut self) {
         self.upstream.give_up_dialling();
     }
 
-    /// The upstream connection is there: a pooled one, or the one that was dialled.
+    /// Links the upstream connection: a pooled one, or the dialled one.
     pub(crate) fn handle_linked(&mut self, now: Instant, conn: ConnId, is_reused: bool) {
         self.upstream.open(conn, is_reused, now);
-        // No joint rule waits for a connection: what it brings is that bytes can be written.
+        // No joint rule waits for a connection: it only allows bytes to be written.
     }
 
-    /// A backend was chosen for the request that waits.
+    /// Takes the backend chosen for the waiting request.
     #[inline(always)]
     pub(crate) fn handle_routed(
         &mut self,
@@ -370,7 +369,7 @@ impl Session {
         }
     }
 
-    /// No connection to the backend could be made, or there is no backend left.
+    /// Handles a failure to connect to the backend, or the lack of a further backend.
     pub(crate) fn handle_unlinked(
         &mut self,
         now: Instant,
@@ -381,25 +380,25 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// The request waits until a backend has room, under this number.
+    /// Makes the request wait until a backend has room, under this ticket.
     pub(crate) const fn take_ticket(&mut self, ticket: u64) {
         if let Some(exchange) = &mut self.exchange {
             exchange.ticket = Some(ticket);
         }
     }
 
-    /// Whether its request is the one that waits under this number.
+    /// Whether its request waits under this ticket.
     pub(crate) fn holds_ticket(&self, ticket: u64) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.ticket == Some(ticket))
     }
 
-    /// There is no backend (left) for the request that waits: it fails as its last attempt did.
+    /// Fails the waiting request for lack of a backend, with the error of its last attempt.
     pub(crate) fn handle_unroutable(&mut self, now: Instant, shared: &mut Shared) {
         let last_error = self.exchange.as_ref().and_then(|exchange| exchange.last_error);
         self.handle_unlinked(now, last_error.unwrap_or(UpstreamError::NoBackend), shared);
     }
 
-    /// The proxy is stopping: an idle session ends, a busy one with its exchange.
+    /// Handles the proxy's stop: an idle session ends at once, a busy one with its exchange.
     pub(crate) fn handle_stopping(&mut self, now: Instant, shared: &mut Shared) {
         match &mut self.exchange {
             Some(exchange) => exchange.is_persistent = false,
@@ -413,7 +412,7 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Ends the session whatever it is doing.
+    /// Ends the session in any state.
     pub(crate) fn handle_cut(&mut self, now: Instant, shared: &mut Shared) {
         self.end(now, self.upstream.ends_with_connection(), shared);
     }
@@ -426,8 +425,8 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Bytes that did not move for a second get memory of their own length. Returns when to look
-    /// again, where some have moved since and still wait for the client.
+    /// Moves bytes that rested for a second into memory of their own length. Returns the time of
+    /// the next check if some have moved since and still wait for the client.
     #[cold]
     pub(crate) fn rest(&mut self, now: Instant, shared: &mut Shared) -> Option<Instant> {
         let buffers = &mut shared.buffers;
@@ -448,7 +447,7 @@ impl Session {
         (!client.output.is_empty() && !rests(client.last_write)).then(|| now + REST)
     }
 
-    /// Gives every buffer back: the session is over.
+    /// Returns every buffer at the session's end.
     pub(crate) fn give_back(&mut self, shared: &mut Shared) {
         self.upstream.unlink(shared);
         self.upstream.output.clear(&mut shared.buffers);
@@ -458,17 +457,17 @@ impl Session {
         }
     }
 
-    /// Whether the session wants anything.
+    /// Whether the session has a need.
     pub(crate) const fn has_needs(&self) -> bool {
         self.needs.has_any()
     }
 
-    /// The next thing that the session wants.
+    /// Returns the next need of the session.
     pub(crate) fn poll_need(&mut self) -> Option<Need> {
         self.needs.poll()
     }
 
-    /// Bytes that wait for one side, as far as it can take them.
+    /// Returns the bytes that wait for one side, as far as it can take them.
     pub(crate) fn write_ready(&self, side: Side) -> &[u8] {
         match side {
             Side::Client if self.client.is_write_broken => &[],
@@ -480,7 +479,7 @@ impl Session {
         }
     }
 
-    /// Whether nothing but the end follows on what waits for the client.
+    /// Whether only the end follows the bytes that wait for the client.
     pub(crate) const fn is_closing(&self) -> bool {
         self.client.is_closing()
     }
@@ -497,7 +496,7 @@ impl Session {
         }
     }
 
-    /// The upstream connection it uses or is making.
+    /// Returns the upstream connection that it uses or dials.
     pub(crate) const fn upstream_conn(&self) -> Option<ConnId> {
         self.upstream.conn()
     }
@@ -529,7 +528,7 @@ impl Session {
         Asker { client: self.client.hop.group(shared), target }
     }
 
-    /// The backends that failed the request that waits.
+    /// Returns the backends that failed the waiting request.
     pub(crate) fn tried(&self) -> &[BackendId] {
         self.exchange.as_ref().map_or(&[], |exchange| &exchange.tried)
     }

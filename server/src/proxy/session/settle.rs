@@ -1,5 +1,5 @@
 //! The joint rules J1 to J7 of LIFECYCLE.md, which connect the halves of a session, applied until
-//! nothing changes. Each rule says whether it changed something; none of them waits.
+//! nothing changes. Each rule returns whether it changed something; none of them waits.
 use std::hint::cold_path;
 
 use intelliproxy_core::Instant;
@@ -18,7 +18,7 @@ use crate::http::{ClientError, UpstreamError};
 use crate::proxy::shared::Shared;
 
 /// The interim responses (1xx) of one exchange may have this many times `limits.headBytesMax`
-/// bytes together: enough for one every 10 s for a day, and a bound for a backend gone wrong.
+/// bytes together: enough for one every 10 s for a day, and a bound for a faulty backend.
 const INTERIM_HEADS_MAX: usize = 8;
 
 impl Session {
@@ -33,7 +33,7 @@ impl Session {
         shared.buffers.shrink(&mut self.upstream.input);
     }
 
-    /// The rule for what the client is expected to send.
+    /// Applies the rule for the expected input of the client.
     #[inline]
     fn advance_client(&mut self, now: Instant, shared: &mut Shared) -> bool {
         match self.client.receive {
@@ -44,7 +44,7 @@ impl Session {
         }
     }
 
-    /// The rule for what the backend is expected to send.
+    /// Applies the rule for the expected input of the backend.
     #[inline]
     fn advance_upstream(&mut self, now: Instant, shared: &mut Shared) -> bool {
         match self.upstream.receive {
@@ -101,11 +101,11 @@ impl Session {
         true
     }
 
-    /// The client has ended its side before a head was whole.
+    /// Handles a client that ended its side before a head was complete.
     #[cold]
     fn end_incomplete(&mut self, now: Instant, shared: &mut Shared) {
         let rest = self.client.input.as_ref().map_or(&[][..], Buffer::bytes);
-        // Nothing but ends of lines is no request.
+        // Line ends alone are not a request.
         if rest.iter().all(|byte| b"\r\n".contains(byte)) {
             self.needs.close(false);
         } else {
@@ -126,7 +126,7 @@ impl Session {
             && exchange.awaits_continue
         {
             cold_path();
-            // One that sends its body at once does not wait for anything.
+            // A client that sends its body at once does not wait for a 100.
             exchange.awaits_continue = client.input.as_ref().is_none_or(Buffer::is_empty);
         }
         client.end_request();
@@ -168,13 +168,13 @@ impl Session {
         self.answer(now, bytes, shared);
     }
 
-    /// A body follows the forwarded head; returns that head for the backend, with what is there of
-    /// a long body.
+    /// Begins a body after the forwarded head; returns that head for the backend, with the received
+    /// part of a long body.
     #[inline(never)]
     fn expect_body(&mut self, framing: Framing, head: Buffer, shared: &mut Shared) -> Buffer {
         let client = &mut self.client;
         let head_len = head.len();
-        // The head goes before a long body where that was read.
+        // The head is placed before a long body, in the buffer that was read.
         let moved = client.input.take_if(|input| match framing {
             Framing::Length(length) => {
                 let is_long = input.len() + head_len > SMALL && input.len() as u64 <= length;
@@ -196,7 +196,7 @@ impl Session {
         moved
     }
 
-    /// J2: the request's body goes on as far as there is room.
+    /// J2: forwards the request's body as far as there is room.
     #[inline(never)]
     fn relay_request(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let client = &mut self.client;
@@ -212,7 +212,7 @@ impl Session {
         if self.exchange.is_none() || upstream.is_write_broken {
             return false;
         }
-        // A chunked body's end may wait for room with nothing left to read.
+        // The end of a chunked body may wait for room after all input was read.
         if client.input.as_ref().is_none_or(Buffer::is_empty) && !reader.is_over() {
             if client.is_eof {
                 self.fail_client(now, ClientError::Incomplete, shared);
@@ -240,7 +240,7 @@ impl Session {
                     return true;
                 }
                 if relayed.is_end {
-                    // Only after its whole request may a client use the new protocol.
+                    // A client may use the new protocol only after its complete request.
                     if is_tunnel {
                         client.begin_tunnel();
                     } else {
@@ -308,7 +308,7 @@ impl Session {
         false
     }
 
-    /// Writes the head in `shared.scratch` to the client; false when it has to wait for room.
+    /// Writes the head in `shared.scratch` to the client; returns false if it has to wait for room.
     #[inline(always)]
     fn pass_head(&mut self, now: Instant, headed: PassedHead, shared: &mut Shared) -> bool {
         let moved = self.move_answer(headed, shared);
@@ -339,7 +339,7 @@ impl Session {
                 let mut latency = now.since(exchange.dispatched_at);
                 if waited.is_some() || !exchange.client_wait.is_zero() {
                     cold_path();
-                    // The time in which the client was awaited is not the backend's.
+                    // Time spent waiting for the client is not the backend's.
                     let waited = exchange.client_wait + waited.unwrap_or_default();
                     latency = latency.saturating_sub(waited);
                 }
@@ -360,8 +360,8 @@ impl Session {
     }
 
     /// Passes a response's head to the client in the buffer in which it arrived, with the received
-    /// part of its body; returns the bytes of that. `None` when that cannot be done, and nothing
-    /// is.
+    /// part of its body; returns the bytes of that part. `None` if this is not possible, with no
+    /// change.
     #[inline(always)]
     fn move_answer(&mut self, headed: PassedHead, shared: &mut Shared) -> Option<u64> {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
@@ -389,8 +389,8 @@ impl Session {
         Some(rest)
     }
 
-    /// Copies a response's head to where the client's bytes wait, or drops it; false when there is
-    /// no room.
+    /// Copies a response's head to the client's output, or drops it; returns false if there is no
+    /// room.
     #[inline(never)]
     fn copy_head(&mut self, head: PassedHead, is_dropped: bool, shared: &mut Shared) -> bool {
         let Some(input) = &mut self.upstream.input else { return false };
@@ -437,7 +437,7 @@ impl Session {
             return false;
         };
         let was_empty = client.output.is_empty();
-        // A chunked body's end may wait for room with nothing left to read.
+        // The end of a chunked body may wait for room after all input was read.
         let relayed = body::relay(
             reader,
             *writer,
@@ -445,7 +445,7 @@ impl Session {
             &mut client.output,
             &mut shared.buffers,
         );
-        // Whatever came of it: what begins to wait now has all the time there is to be taken.
+        // Even after an error: bytes that begin to wait now get the full time.
         if was_empty && !client.output.is_empty() {
             client.last_write = now;
         }
@@ -521,7 +521,7 @@ impl Session {
         true
     }
 
-    /// The client's side of an exchange's end.
+    /// Ends an exchange on the client's side.
     pub(super) fn end_request(&mut self, now: Instant, is_persistent: bool) {
         let client = &mut self.client;
         client.last_read = now;
@@ -564,7 +564,7 @@ impl Session {
         }
     }
 
-    /// The end of [`close_client`](Self::close_client), when all that waited is out.
+    /// The end of [`close_client`](Self::close_client), after all waiting bytes were written.
     #[inline(never)]
     fn say_end(&mut self, now: Instant, with_reset: bool, shared: &Shared) -> bool {
         let client = &mut self.client;

@@ -32,7 +32,7 @@ pub(crate) struct UpstreamHalf {
     pub(crate) receive: Receive,
     /// Progress in the head that is arriving.
     progress: HeadProgress,
-    /// Whether a whole head waits for room to go on: until there is more, it is not parsed again.
+    /// Whether a complete head waits for room; it is not parsed again before there is more room.
     pub(crate) is_head_waiting: bool,
     /// Whether the backend has ended its side.
     pub(crate) is_eof: bool,
@@ -42,11 +42,11 @@ pub(crate) struct UpstreamHalf {
     pub(crate) is_write_broken: bool,
     /// Whether it was the client's own before this exchange.
     pub(crate) is_bound: bool,
-    /// Whether the tunnel's end was passed on to it.
+    /// Whether the tunnel's end was forwarded to it.
     pub(crate) is_shut: bool,
     /// Time for which its response lets the connection be kept idle; `None` if it closes it.
     pub(crate) kept: Option<Duration>,
-    /// Whether a read was refused for want of room.
+    /// Whether a read was refused for lack of room.
     pub(crate) is_paused: bool,
     pub(crate) last_read: Instant,
     pub(crate) last_write: Instant,
@@ -59,7 +59,7 @@ pub(crate) struct UpstreamHalf {
 enum Link {
     /// No connection (yet).
     None,
-    /// It is being made.
+    /// The driver is connecting it.
     Connecting { conn: ConnId, since: Instant },
     /// It carries bytes; a reused one carried an exchange before.
     Open { conn: ConnId, is_reused: bool },
@@ -79,19 +79,19 @@ pub(crate) enum Receive {
     Ended,
     /// Nothing: the response is the text of /stats, which is being built.
     AwaitsStats,
-    /// Nothing: the response's body is a text of the proxy's own, of which so much is on its way.
+    /// Nothing: the response's body is a text of the proxy, of which this part was written.
     OwnText { text: Arc<[u8]>, passed: usize },
     /// Bytes of a tunnel.
     Tunnel,
 }
 
 /// A response's head on its way to the client; the forwarded head is left in `shared.scratch`,
-/// unless it is the head as it came.
+/// unless it is the unchanged head.
 #[derive(Clone, Copy)]
 pub(crate) struct PassedHead {
-    /// Bytes of the head as it came.
+    /// Bytes of the received head.
     pub(crate) len: usize,
-    /// Whether it goes on as it came.
+    /// Whether it is forwarded unchanged.
     pub(crate) is_verbatim: bool,
     /// Offset of an added Date line in a head that is forwarded unchanged; 0 without one.
     pub(crate) date_at: usize,
@@ -100,7 +100,7 @@ pub(crate) struct PassedHead {
 
 #[derive(Clone, Copy)]
 pub(crate) enum HeadKind {
-    /// 1xx: another head follows. Not passed on to HTTP/1.0 (RFC 9110 section 15.2).
+    /// 1xx: another head follows. Not forwarded to HTTP/1.0 (RFC 9110 section 15.2).
     Interim { is_passed_on: bool, is_continue: bool },
     /// 101 to a request that asked for it.
     Switch,
@@ -140,7 +140,7 @@ impl UpstreamHalf {
         }
     }
 
-    /// The connection, whatever its state.
+    /// Returns the connection in any state.
     pub(crate) const fn conn(&self) -> Option<ConnId> {
         match self.link {
             Link::None => None,
@@ -152,13 +152,13 @@ impl UpstreamHalf {
         matches!(self.link, Link::Open { .. })
     }
 
-    /// Whether the connection is one that carried an exchange before.
+    /// Whether the connection carried an exchange before.
     pub(crate) const fn is_reused(&self) -> bool {
         matches!(self.link, Link::Open { is_reused: true, .. })
     }
 
-    /// Whether the response being passed on ends, for the client, with the connection: a clean end
-    /// would make a part of it look whole.
+    /// Whether the current response ends, for the client, with the connection: a clean end would
+    /// make a part of it look complete.
     pub(crate) const fn ends_with_connection(&self) -> bool {
         match &self.receive {
             Receive::Body { reader, writer } => {
@@ -171,17 +171,17 @@ impl UpstreamHalf {
         }
     }
 
-    /// A connection is being made.
+    /// Notes the connection that is being dialled.
     pub(super) fn dial(&mut self, conn: ConnId, now: Instant) {
         self.link = Link::Connecting { conn, since: now };
     }
 
-    /// The connection that is being made is given up.
+    /// Abandons the connection that is being dialled.
     pub(super) const fn give_up_dialling(&mut self) {
         self.link = Link::None;
     }
 
-    /// A connection is there, and the head of a response is awaited.
+    /// Links a connection and waits for the head of a response.
     pub(super) fn open(&mut self, conn: ConnId, is_reused: bool, now: Instant) {
         self.link = Link::Open { conn, is_reused };
         self.receive = Receive::Head;
@@ -189,12 +189,12 @@ impl UpstreamHalf {
         self.last_read = now;
     }
 
-    /// The body of a response follows on its head.
+    /// Begins the body of a response after its head.
     pub(super) fn begin_body(&mut self, reader: BodyReader, writer: BodyWriter) {
         self.receive = Receive::Body { reader, writer };
     }
 
-    /// The response is whole.
+    /// Marks the response as complete.
     pub(super) fn end_response(&mut self) {
         self.receive = Receive::Ended;
     }
@@ -204,17 +204,17 @@ impl UpstreamHalf {
         self.receive = Receive::Tunnel;
     }
 
-    /// The text of /stats is being built.
+    /// Waits for the text of /stats.
     pub(super) fn await_stats(&mut self) {
         self.receive = Receive::AwaitsStats;
     }
 
-    /// The response's body is a text of the proxy's own.
+    /// Begins a response whose body is a text of the proxy.
     pub(super) fn begin_own_text(&mut self, text: Arc<[u8]>) {
         self.receive = Receive::OwnText { text, passed: 0 };
     }
 
-    /// When the connection that is being made was dialled.
+    /// Returns the time at which the current connection was dialled.
     pub(super) const fn dialled_at(&self) -> Option<Instant> {
         match self.link {
             Link::Connecting { since, .. } => Some(since),
@@ -222,7 +222,7 @@ impl UpstreamHalf {
         }
     }
 
-    /// Forgets the connection and what came over it; what goes out stays.
+    /// Forgets the connection and its input; the output stays.
     pub(crate) fn unlink(&mut self, shared: &mut Shared) {
         if let Some(buffer) = self.input.take() {
             cold_path();

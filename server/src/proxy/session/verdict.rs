@@ -34,7 +34,7 @@ pub(crate) struct Failure {
     pub(crate) has_sent: bool,
     /// Whether everything sent can be sent again.
     pub(crate) can_replay: bool,
-    /// Whether doing it twice is as good as once (RFC 9110 section 9.2.2).
+    /// Whether it is idempotent (RFC 9110 section 9.2.2).
     pub(crate) is_idempotent: bool,
     /// Whether the backend broke off while the client kept it waiting.
     pub(crate) is_client_late: bool,
