@@ -1,32 +1,34 @@
-//! Shares of errors: counts that forget by requests, their own or the pool's, not by time.
+//! Shares of errors over recent requests. Old requests are forgotten as new ones arrive, not with
+//! time.
 
-/// Requests and errors, both forgotten a little with each request.
+/// Requests and errors. Each new request reduces the weight of the earlier ones a little.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Errors {
-    /// Requests that count.
+    /// The weighted number of requests.
     pub(crate) requests: f64,
-    /// Errors among them.
+    /// The weighted number of errors among them.
     pub(crate) errors: f64,
 }
 
 impl Errors {
-    /// Nothing seen.
+    /// No requests.
     pub(crate) const NONE: Self = Self { requests: 0.0, errors: 0.0 };
 
-    /// A request ended; `memory` is how many count at most.
+    /// Counts one request. The counts approach `memory` requests at most; `memory` is above 1.
     pub(crate) fn observe(&mut self, is_error: bool, memory: f64) {
         let kept = 1.0 - 1.0 / memory;
         self.requests = self.requests * kept + 1.0;
         self.errors = self.errors * kept + f64::from(is_error);
     }
 
-    /// A share of what was seen says nothing any more.
+    /// Reduces both counts by `share`, from 0 to 1.
     pub(crate) fn forget(&mut self, share: f64) {
         self.requests *= 1.0 - share;
         self.errors *= 1.0 - share;
     }
 
-    /// Errors of requests, with one good request beside those seen.
+    /// The share of errors, 0 to 1, with one good request added, so that a single error is at most
+    /// 1/2.
     pub(crate) fn share(&self) -> f64 {
         self.errors / (self.requests + 1.0)
     }
@@ -62,23 +64,8 @@ impl Rare {
 mod tests {
     use super::*;
 
-    /// Taken over late, the counts are those of one request after the other.
-    #[test]
-    fn rare_events_count_like_all() {
-        let (mut rare, mut plain) = (Rare::default(), Errors::default());
-        let is_event = |number: u64| matches!(number, 3 | 4 | 40);
-        for number in 0..100 {
-            if is_event(number) {
-                rare.observe(number, 20.0);
-            }
-            plain.observe(is_event(number), 20.0);
-            let seen = rare.at(number + 1, 20.0);
-            assert!((seen.requests - plain.requests).abs() < 1e-9, "{number}");
-            assert!((seen.errors - plain.errors).abs() < 1e-9, "{number}");
-        }
-    }
-
-    /// By hand, memory 20: an error, then a good one: 0.95 of 1.95 requests, 0.95/2.95.
+    /// By hand, with memory 20: one error gives 1/2; a good request after it leaves 0.95 errors in
+    /// 1.95 requests, so 0.95/2.95.
     #[test]
     fn shares_by_hand() {
         let mut errors = Errors::default();

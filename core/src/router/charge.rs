@@ -1,4 +1,4 @@
-//! Separates the end of a request into effects on its backend and on the request only.
+//! Decides what the end of a request says about its backend, and what only about the request.
 use std::time::Duration;
 
 use super::Router;
@@ -8,9 +8,10 @@ use crate::id::BackendId;
 use crate::time::Instant;
 
 impl Router {
-    /// Returns the outcome that counts. An error that is not the backend's fault is neutral, and a
-    /// 4xx of a backend that sends far more of them than the others is a refusal: a broken release
-    /// that sends 404 at once has done no work. Good responses need no check.
+    /// Returns the outcome that is charged to the backend. An error that the backend did not cause
+    /// is not counted. A 4xx of a backend that sends far more of them than the others is a
+    /// refusal: a broken release that sends 404 at once has done no work. The caller handles
+    /// successful responses itself, outside this cold path.
     #[cold]
     pub(super) fn charge(&mut self, now: Instant, lease: &Lease, outcome: Outcome) -> Outcome {
         match outcome {
@@ -22,7 +23,7 @@ impl Router {
                 self.blame.ended(now, lease.id, lease.asker, true);
                 self.charge_client_error(now, lease, outcome, status)
             }
-            // A connection that breaks is the backend's own.
+            // A broken connection is always the backend's own fault.
             Outcome::Answered { .. } | Outcome::Failed(RequestFailure::TimedOut) => {
                 self.charge_error(now, lease, outcome)
             }
@@ -67,8 +68,8 @@ impl Router {
     ) -> Outcome {
         let half_life = self.rules.errors.half_life;
         let (backend, id, asker) = (lease.backend, lease.id, lease.asker);
-        // Those of one client among many are its own matter. No second opinion: the others' shares
-        // are compared with.
+        // 4xx of one client among many are that client's own matter. A second opinion is not
+        // needed, as the shares of the other backends are compared.
         if !self.declines.counts(now, backend, id, asker, half_life, false) {
             return outcome;
         }
@@ -84,9 +85,8 @@ impl Router {
         if stands_out { Outcome::Refused { status, hold: None } } else { outcome }
     }
 
-    /// Whether a backend answers a larger share of its requests with 4xx than the others do: than
-    /// their median, without itself, by so many standard errors and a tenth. All recent requests
-    /// are looked at, which tell small differences, and the latest ones, which tell sudden ones.
+    /// Whether a backend sends 4xx for a larger share of its requests than the others: more than
+    /// their median, without itself, by three standard errors and at least a tenth.
     fn compare(&mut self, now: Instant, id: BackendId) -> bool {
         let half_life = self.rules.errors.half_life;
         let share = |backend: &Backend| backend.decline_share(now, half_life);
@@ -129,17 +129,9 @@ impl Router {
     }
 }
 
-/// Whether a good part of a backend's latest requests were answered 4xx.
-fn declines_most(backend: &Backend) -> bool {
-    backend.decline_share_of_late().0 > DECLINES_MANY
-}
-
-/// Backends are compared no more often than this.
+/// The shortest time between two comparisons of a backend.
 const COMPARED_APART: Duration = Duration::from_millis(100);
-/// The same for one that answers many 4xx and is not known to stand out.
-const COMPARED_APART_MIN: Duration = Duration::from_millis(5);
-const DECLINES_MANY: f64 = 0.4;
-/// Recent requests of a backend that another one can be compared with.
+/// Recent requests from which on another backend is used in a comparison.
 const REQUESTS_MIN: f64 = 1.0;
 const GAP_MIN: f64 = 0.1;
 /// Standard errors that a share is apart by.
