@@ -48,8 +48,7 @@ pub(crate) struct Watch {
     erred_at: Instant,
     /// The time of the latest failure.
     failed_at: Instant,
-    /// Ejections soon after a return, up to [`RELAPSES_MAX`]; each makes the back-off eight times
-    /// as long.
+    /// Ejections soon after a return, up to [`RELAPSES_MAX`]; each makes the back-off longer.
     relapses: u32,
     /// The end of the last ejection, or the time of the last return.
     troubled_at: Option<Instant>,
@@ -453,16 +452,21 @@ impl Regret {
 
 /// The window at which slow start ends.
 pub(crate) const WINDOW_OPEN: u32 = 64;
+/// The window at which slow start begins.
 pub(crate) const WINDOW_START: u32 = 2;
 /// The interval of pings while a backend is ejected, on probation or in slow start after that.
 pub(crate) const PING_EVERY: Duration = Duration::from_millis(250);
+/// Requests after which an earlier one has lost most of its weight in the recent figures.
 const RECENT: f64 = 20.0;
 /// Decayed failures below this are treated as 0.
 const FORGOTTEN: f64 = 1e-3;
+/// Failures in a row that eject a backend that is worse than the others.
 const ERRORS_IN_ROW: u32 = 3;
+/// Failures in a row that eject where the others have no failures.
 const ERRORS_IN_ROW_CALM: u32 = 2;
 /// Failures in a row that eject where nothing is known of the others (Envoy's `consecutive_5xx`).
 const ERRORS_IN_ROW_ALONE: u32 = 5;
+/// Recent failures, not in a row, that eject a backend that is worse than the others.
 const ERRORS_RECENT: f64 = 2.5;
 /// Requests from which on the share of a backend is used.
 const KNOWN_REQUESTS: f64 = 2.0;
@@ -472,15 +476,21 @@ const CALM_SHARE: f64 = 0.001;
 const CALM_REQUESTS: f64 = 50.0;
 /// Time for which a single failure ranks a backend behind the others.
 const FAILING_TIME: Duration = Duration::from_secs(1);
+/// The first back-off, one ping interval.
 const BACK_OFF: Duration = Duration::from_millis(250);
+/// The longest back-off that grows by the factor of eight.
 const BACK_OFF_MAX: Duration = Duration::from_secs(8);
-/// The longest back-off of a backend that has failed for long, and its part of that time: within a
-/// minute of the first failure every return is found in 15 s.
+/// The longest back-off of a backend that has failed for a long time, and the part of that time
+/// that a back-off lasts: a backend that recovers within a minute is tried within 15 s.
 const BACK_OFF_LONG: Duration = Duration::from_secs(30);
 const BACK_OFF_SHARE: u32 = 4;
+/// Relapses that are counted.
 const RELAPSES_MAX: u32 = 3;
+/// Time after which an ejection is no relapse any more.
 const CALM: Duration = Duration::from_secs(30);
+/// Good requests that a first probation needs; each relapse doubles them.
 const PROBATION: u32 = 4;
+/// The most good requests that a probation needs.
 const PROBATION_MAX: u32 = 32;
 /// From this share on, failures of the others are usual.
 const COMMON_SHARE: f64 = 0.01;
@@ -489,6 +499,7 @@ const PROBATION_TIME: Duration = Duration::from_secs(8);
 /// The minimum saving of an ejection, as a share of all requests: a backend that stopped
 /// responding has not failed many yet.
 const SAVED_MIN: f64 = 0.01;
+/// Requests over which failures after an ejection are remembered.
 const REGRET_MEMORY: f64 = 400.0;
 /// Failures and refusals elsewhere after which one more failed request, a trial, is tolerable.
 const MISSED: u32 = 20;
@@ -496,10 +507,15 @@ const MISSED: u32 = 20;
 const REGRET_REQUESTS: f64 = 50.0;
 /// The latency may rise by this factor without being blamed on the ejection.
 const LATENCY_SLACK: f64 = 1.5;
+/// The latency may rise by this factor where the ejected backend failed less than half.
 const LATENCY_RISE: f64 = 5.0;
+/// The share of a new latency in the average: about the last 50 requests.
 const LATENCY_ALPHA: f64 = 0.02;
+/// The pause of ejections after the first regret; doubled by each further one.
 const REGRET_TIME: Duration = Duration::from_secs(8);
+/// Regrets that are counted: the longest pause is 64 s.
 const REGRETS_MAX: u32 = 4;
+/// Time after a pause without a regret after which the next pause is the shortest again.
 const REGRET_CALM: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
