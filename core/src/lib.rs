@@ -5,6 +5,8 @@
 //! reads no clock, starts no thread, and all its randomness comes from the given seed. The same
 //! inputs give the same outputs, bit for bit, on every platform.
 //!
+//! A longer example than the one below is `core/examples/route.rs`.
+//!
 //! The driver owns sockets and clock. After each call it performs the router's actions. It calls
 //! the router again when a new fact arrives or the router's deadline has passed:
 //!

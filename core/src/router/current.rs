@@ -36,7 +36,8 @@ impl Router {
     pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> (BackendId, Token) {
         let current = if self.current == Some(best) { best } else { self.judge(now, best) };
         let Some(facts) = self.table.get(current) else { return (best, 0) };
-        let (is_full, turned_away) = (facts.access() == Access::Full, facts.turned_away());
+        let is_full = facts.access() == Access::Full;
+        let turned_away = facts.turned_away();
         // With one backend alone there is nowhere to spill to. The check saves a call for each
         // request.
         let spills = self.gate.spills() && self.order.len() > 1;
