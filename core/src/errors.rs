@@ -64,8 +64,23 @@ impl Rare {
 mod tests {
     use super::*;
 
-    /// By hand, with memory 20: one error gives 1/2; a good request after it leaves 0.95 errors in
-    /// 1.95 requests, so 0.95/2.95.
+    /// Taken over late, the counts are those of one request after the other.
+    #[test]
+    fn rare_events_count_like_all() {
+        let (mut rare, mut plain) = (Rare::default(), Errors::default());
+        let is_event = |number: u64| matches!(number, 3 | 4 | 40);
+        for number in 0..100 {
+            if is_event(number) {
+                rare.observe(number, 20.0);
+            }
+            plain.observe(is_event(number), 20.0);
+            let seen = rare.at(number + 1, 20.0);
+            assert!((seen.requests - plain.requests).abs() < 1e-9, "{number}");
+            assert!((seen.errors - plain.errors).abs() < 1e-9, "{number}");
+        }
+    }
+
+    /// By hand, memory 20: an error, then a good one: 0.95 of 1.95 requests, 0.95/2.95.
     #[test]
     fn shares_by_hand() {
         let mut errors = Errors::default();

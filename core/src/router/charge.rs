@@ -85,8 +85,9 @@ impl Router {
         if stands_out { Outcome::Refused { status, hold: None } } else { outcome }
     }
 
-    /// Whether a backend sends 4xx for a larger share of its requests than the others: more than
-    /// their median, without itself, by three standard errors and at least a tenth.
+    /// Whether a backend answers a larger share of its requests with 4xx than the others do: than
+    /// their median, without itself, by so many standard errors and a tenth. All recent requests
+    /// are looked at, which tell small differences, and the latest ones, which tell sudden ones.
     fn compare(&mut self, now: Instant, id: BackendId) -> bool {
         let half_life = self.rules.errors.half_life;
         let share = |backend: &Backend| backend.decline_share(now, half_life);
@@ -129,9 +130,17 @@ impl Router {
     }
 }
 
-/// The shortest time between two comparisons of a backend.
+/// Whether a good part of a backend's latest requests were answered 4xx.
+fn declines_most(backend: &Backend) -> bool {
+    backend.decline_share_of_late().0 > DECLINES_MANY
+}
+
+/// Backends are compared no more often than this.
 const COMPARED_APART: Duration = Duration::from_millis(100);
-/// Recent requests from which on another backend is used in a comparison.
+/// The same for one that answers many 4xx and is not known to stand out.
+const COMPARED_APART_MIN: Duration = Duration::from_millis(5);
+const DECLINES_MANY: f64 = 0.4;
+/// Recent requests of a backend that another one can be compared with.
 const REQUESTS_MIN: f64 = 1.0;
 const GAP_MIN: f64 = 0.1;
 /// Standard errors that a share is apart by.
