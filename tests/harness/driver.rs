@@ -13,7 +13,7 @@ use crate::net::{Moved, Net};
 use crate::reload::begins_request;
 
 /// Maximum delay between a peer's last bytes and its end for a half-close.
-const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(50);
+const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(2);
 
 /// The proxy and its sockets.
 #[derive(Debug)]
