@@ -1,37 +1,35 @@
-//! Attributes an error to the backend or to the request.
+//! The party at fault in an error: the backend, or the request.
 //!
-//! A client whose requests fail everywhere must not move the traffic of all others. Errors are
-//! therefore counted by groups of requests in two ways: by client, and by target (what is asked
-//! for). There are 64 groups of each kind; the driver assigns them with a hash of its own
-//! ([`Asker`]).
+//! One client that asks for what fails everywhere must not move the traffic of all others. So
+//! errors are counted by groups of requests, two ways: by client, and by what is asked for; 64
+//! groups each, which the driver makes by a hash of its own ([`Asker`]). An error is suspect when
+//! its group sends at most half of all requests and has at least twice as many recent errors, this
+//! one included, as its backend has of all other groups, one added to each: `2·(1 + others) ≤ 1 +
+//! own`. So of errors that are spread all but the first one count, and all where one group is most
+//! of the traffic: a single client changes nothing. Errors fade with the half-life of the error
+//! rate, requests by number.
 //!
-//! An error is suspect if its group sends at most half of all requests, and `2·(1 + others) ≤ 1 +
-//! own`. Here `own` are the recent errors of the group, this one included, and `others` are those
-//! of the backend in all other groups. If errors are spread over the groups, all but the first one
-//! count. If one group is most of the traffic, all of them count, so that a single client changes
-//! nothing. Errors fade with the half-life of the error rate, requests with their number.
-//!
-//! | suspect by | counts against the backend |
+//! | suspect by | counts |
 //! |---|---|
-//! | client | no |
-//! | target | only if another backend answers the same target well |
+//! | client | not |
+//! | what is asked for | unless another backend answers it well |
 //!
-//! The next request of the target's group is sent to another backend (a second opinion); its
-//! result holds for ten seconds. Until it is known, errors of that group do not count. A group
-//! that fails at two backends anyway needs no second opinion.
+//! A request of the same group shows whether another backend succeeds: the next one is sent there
+//! (a second opinion), which holds for ten seconds. Until it is there errors of that group do not
+//! count. (A group that fails at two backends by itself needs no more opinion.)
 use std::time::Duration;
 
 use crate::estimate::Fading;
 use crate::id::{BackendId, LeaseId};
 use crate::time::Instant;
 
-/// The groups of a request, 0 to 63: by a hash of the client's address and by a hash of the
-/// request's path. All requests are in group 0 if the driver does not set them.
+/// Groups of a request, by a hash, 0 to 63, of the client's address and of the path. The same for
+/// all requests if the driver does not set them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Asker {
-    /// The group of the client's address.
+    /// The group of the client.
     pub client: u8,
-    /// The group of the request's path.
+    /// Group of the request's path.
     pub target: u8,
 }
 
@@ -40,11 +38,11 @@ pub struct Asker {
 pub(crate) struct Blame {
     clients: Groups,
     targets: Groups,
-    /// Errors by slot, only for backends that failed.
+    /// By slot; only of backends that failed.
     backends: Vec<Option<Box<Failures>>>,
-    /// The second opinions on targets that fail.
+    /// Opinions about targets that fail.
     opinions: [Opinion; GROUPS],
-    /// Opinions that still wait for a request or its end.
+    /// Opinions that a request is waited for.
     open: u32,
 }
 
@@ -63,18 +61,18 @@ struct Failures {
     targets: [Fading; GROUPS],
 }
 
-/// Whether other backends fail a target that fails at one.
+/// Whether other backends fail what fails at one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Opinion {
-    /// No opinion. The last failure, if there was one, is kept.
+    /// Nobody has asked; it failed there last.
     Unknown { failed: Option<(BackendId, Instant)> },
-    /// The next request of the group goes to another backend.
+    /// The next request of the group goes elsewhere.
     Wanted { not: BackendId },
-    /// A request was sent to another backend.
+    /// It went there.
     Asked { lease: LeaseId, not: BackendId },
-    /// Other backends fail it, too.
+    /// They do.
     Common { until: Instant },
-    /// Other backends do not fail it.
+    /// They do not.
     Own { until: Instant },
 }
 
@@ -82,7 +80,7 @@ impl Asker {
     /// Groups of each kind.
     pub const GROUPS: usize = GROUPS;
 
-    /// The same groups, brought into range.
+    /// The same with both groups in range.
     pub(crate) const fn bounded(self) -> Self {
         Self { client: self.client % GROUPS as u8, target: self.target % GROUPS as u8 }
     }
@@ -99,14 +97,14 @@ impl Blame {
         }
     }
 
-    /// Forgets the errors of a slot that a new backend has taken.
+    /// A backend took this slot: nothing is known of it.
     pub(crate) fn forget(&mut self, backend: BackendId) {
         if let Some(failures) = self.backends.get_mut(backend.index()) {
             *failures = None;
         }
     }
 
-    /// The backend that the next request with this target must avoid, for a second opinion.
+    /// The backend that the next request of this kind must not go to, for a second opinion.
     #[inline]
     pub(crate) const fn wants_other(&self, asker: Asker) -> Option<BackendId> {
         if self.open == 0 {
@@ -118,12 +116,12 @@ impl Blame {
         }
     }
 
-    /// Records that the request of this lease is the second opinion.
+    /// The request of this lease is the second opinion.
     pub(crate) const fn asked(&mut self, asker: Asker, lease: LeaseId, not: BackendId) {
         self.opinions[asker.target as usize] = Opinion::Asked { lease, not };
     }
 
-    /// Records a request that ended well (`is_good`), or without saying anything.
+    /// A request ended well, or without saying anything.
     #[inline]
     pub(crate) fn ended(&mut self, now: Instant, lease: LeaseId, asker: Asker, is_good: bool) {
         if is_good {
@@ -135,8 +133,8 @@ impl Blame {
         }
     }
 
-    /// Records an error. Returns whether it counts against its backend. `has_other` is whether
-    /// another backend could give a second opinion.
+    /// An error ended a request; returns whether it counts against its backend. `has_other`:
+    /// another backend could be asked.
     #[cold]
     pub(crate) fn counts(
         &mut self,
@@ -163,13 +161,12 @@ impl Blame {
         };
         let is_client = by(&mut self.clients, &failures.clients, asker.client);
         let is_target = by(&mut self.targets, &failures.targets, asker.target);
-        // Evaluated even if the client is suspect, so that the opinion on the target is formed.
+        // The opinion does not depend on the client.
         let is_common = self.failed(now, backend, lease, asker, is_target && has_other);
         !is_client && !is_common
     }
 
-    /// Updates the opinion on a target after another failure. Returns whether it excuses the
-    /// backend.
+    /// Updates the opinion of a target that failed again; returns whether that excuses its backend.
     fn failed(
         &mut self,
         now: Instant,
@@ -210,7 +207,7 @@ impl Blame {
         is_common
     }
 
-    /// Records that the second opinion ended without an error.
+    /// The request that was the second opinion ended without an error.
     #[cold]
     fn answered(&mut self, now: Instant, lease: LeaseId, asker: Asker, is_good: bool) {
         let opinion = &mut self.opinions[usize::from(asker.target)];
@@ -250,8 +247,8 @@ impl Groups {
         self.total = self.requests.iter().sum();
     }
 
-    /// Counts an error of a group; `others` are the recent errors of its backend in other groups.
-    /// Returns whether the error is suspect.
+    /// Counts an error of a group whose backend has `others` errors of other groups; returns
+    /// whether it is suspect.
     fn is_suspect(&mut self, now: Instant, group: u8, others: f64, half_life: Duration) -> bool {
         let group = usize::from(group);
         self.errors[group].add(now, 1.0, half_life);
@@ -269,12 +266,11 @@ impl Default for Failures {
 }
 
 const GROUPS: usize = 64;
-/// Requests after which all counts are halved, so that groups are compared by recent traffic. At
-/// 64 groups this is 64 requests each.
+/// Requests after which all counts are halved.
 const REQUESTS: u32 = 4096;
-/// The time for which a second opinion holds.
+/// Validity of a second opinion.
 const OPINION: Duration = Duration::from_secs(10);
-/// Tolerance for the decay between two errors in quick succession, which should count as two.
+/// Two errors soon after each other are two.
 const ROUNDING: f64 = 0.1;
 
 #[cfg(test)]
@@ -312,8 +308,8 @@ mod tests {
         }
     }
 
-    /// Errors of one client among many do not count, for any target. Those of the others do, and
-    /// so do its own once the others fail as well.
+    /// Of one client among others no error counts, whatever it asks for; those of the others do,
+    /// and so do its own once they fail as well.
     #[test]
     fn one_client_among_many_counts_for_nothing() {
         let mut bench = Bench::new();
@@ -326,8 +322,8 @@ mod tests {
         assert!(bench.error(A, 40, 0), "what fails for all counts");
     }
 
-    /// All errors count for a single client, for one that sends most requests, and for clients
-    /// that fail alike.
+    /// A single client, one that sends most requests, and clients that fail alike: all errors
+    /// count.
     #[test]
     fn most_of_the_traffic_counts() {
         let mut bench = Bench::new();
@@ -342,8 +338,8 @@ mod tests {
         assert!((0..50).all(|number| bench.error(A, number % 10, 0)), "all alike");
     }
 
-    /// One path fails for every client: the next request for it goes to another backend, and its
-    /// result decides for ten seconds.
+    /// One path that fails for all clients: the next request for it goes elsewhere, and its result
+    /// decides for ten seconds.
     #[test]
     fn a_second_opinion_decides() {
         for (is_common, counted) in [(true, 0), (false, 8)] {
@@ -367,7 +363,7 @@ mod tests {
             assert_eq!(counts, counted);
             assert_eq!(bench.blame.open, 0);
             bench.now += OPINION;
-            assert!(!bench.error(A, 0, 7), "then another opinion is needed");
+            assert!(!bench.error(A, 0, 7), "then another one is asked for");
             assert_eq!(bench.blame.wants_other(asker), Some(A));
         }
     }

@@ -1,34 +1,32 @@
-//! Shares of errors over recent requests. Old requests are forgotten as new ones arrive, not with
-//! time.
+//! Shares of errors: counts that forget by requests, their own or the pool's, not by time.
 
-/// Requests and errors. Each new request reduces the weight of the earlier ones a little.
+/// Requests and errors, both forgotten a little with each request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Errors {
-    /// The weighted number of requests.
+    /// Requests that count.
     pub(crate) requests: f64,
-    /// The weighted number of errors among them.
+    /// Errors among them.
     pub(crate) errors: f64,
 }
 
 impl Errors {
-    /// No requests.
+    /// Nothing seen.
     pub(crate) const NONE: Self = Self { requests: 0.0, errors: 0.0 };
 
-    /// Counts one request. The counts approach `memory` requests at most; `memory` is above 1.
+    /// A request ended; `memory` is how many count at most.
     pub(crate) fn observe(&mut self, is_error: bool, memory: f64) {
         let kept = 1.0 - 1.0 / memory;
         self.requests = self.requests * kept + 1.0;
         self.errors = self.errors * kept + f64::from(is_error);
     }
 
-    /// Reduces both counts by `share`, from 0 to 1.
+    /// A share of what was seen says nothing any more.
     pub(crate) fn forget(&mut self, share: f64) {
         self.requests *= 1.0 - share;
         self.errors *= 1.0 - share;
     }
 
-    /// The share of errors, 0 to 1, with one good request added, so that a single error is at most
-    /// 1/2.
+    /// Errors of requests, with one good request beside those seen.
     pub(crate) fn share(&self) -> f64 {
         self.errors / (self.requests + 1.0)
     }

@@ -1,5 +1,5 @@
-//! The vocabulary between the router and its driver: facts for the router ([`Event`]), work for
-//! the driver ([`Action`]) and news for observers ([`Notice`]).
+//! The vocabulary between the router and its driver: facts for it ([`Event`]), its wishes
+//! ([`Action`]), and its reports to observers ([`Notice`]).
 use std::time::Duration;
 
 use crate::blame::Asker;
@@ -10,152 +10,148 @@ use crate::time::Instant;
 /// A fact for the router.
 #[derive(Debug)]
 pub enum Event {
-    /// A probe that the router started has ended. Results of unknown or late probes are counted
-    /// and ignored.
+    /// A probe that the router asked for came to its end. Unknown or late ones are counted and
+    /// ignored.
     ProbeFinished {
         /// The id from [`Action::StartProbe`].
         probe: ProbeId,
-        /// The response's figures, or the reason of the failure.
+        /// Its result.
         result: ProbeResult,
     },
-    /// A request that [`Router::route`](crate::Router::route) admitted has ended.
+    /// A request that [`Router::route`](crate::Router::route) admitted came to its end.
     RequestFinished {
         /// The lease that `route` gave out.
         lease: Lease,
-        /// How the request ended, as far as the backend is concerned.
+        /// Its outcome.
         outcome: Outcome,
     },
     /// A request stops being work for its backend before it ends: its connection became a tunnel,
-    /// or its response has been silent for the configured time. Policies stop counting it in
-    /// flight and learn nothing from it: neither a handshake nor the head of a stream measures
-    /// requests. Its lease stays out until [`Event::RequestFinished`]. Sent at most once for a
-    /// lease.
+    /// or its response has been silent for long. Policies stop counting it in
+    /// flight and learn nothing of it: neither a handshake nor the head of a stream is a measure of
+    /// requests. Its lease stays out until [`Event::RequestFinished`]. At most once for a lease.
     StreamOpened {
         /// The number of the lease.
         lease: LeaseId,
-        /// The backend that serves the request.
+        /// The request's backend.
         backend: BackendId,
-        /// The final status of the response (101 for an upgrade).
+        /// The answer's final status (101 for an upgrade).
         status: u16,
-        /// Time from the dispatch to the backend until the head of the response.
+        /// From the dispatch to the backend to the answer's head.
         latency: Duration,
     },
-    /// A request waits for its client: the rest of its body is missing, or the client does not
-    /// take the response. Until [`Event::LeaseResumed`] the time is not charged to the backend,
-    /// and the request is not counted in flight. Ignored for a lease that is already paused or has
-    /// become a stream.
+    /// A request waits for its client: the rest of its body is missing, or its response is not
+    /// taken. Until [`Event::LeaseResumed`] its time is not the backend's, and it does not count
+    /// in flight. Ignored for a lease that is paused already or has become a stream.
     LeasePaused {
         /// The number of the lease.
         lease: LeaseId,
-        /// The backend that serves the request.
+        /// The request's backend.
         backend: BackendId,
     },
     /// A request waits for its backend again. Ignored unless its lease is paused.
     LeaseResumed {
         /// The number of the lease.
         lease: LeaseId,
-        /// The backend that serves the request.
+        /// The request's backend.
         backend: BackendId,
     },
-    /// A backend's own load figures, received by another way than a report probe.
+    /// A backend's own load figures came by another way than a report probe.
     LoadReported {
-        /// The backend that the figures describe.
+        /// The reporting backend.
         backend: BackendId,
         /// The figures.
         report: LoadReport,
     },
-    /// The configuration changed. A backend keeps its state while its name stays configured. A
-    /// backend whose name is gone gets no new requests; its leases still end normally. An invalid
-    /// configuration is counted and ignored.
+    /// The configuration changed. A backend keeps its state when its name stays; one whose name is
+    /// gone gets no new requests, and its leases still come back.
     Reconfigured(Box<RouterConfig>),
 }
 
-/// A piece of work for the driver.
+/// Something the router wants its driver to do.
 #[derive(Debug, PartialEq)]
 pub enum Action {
-    /// Send one probe. Report its end with [`Event::ProbeFinished`].
+    /// Send one probe; its end is reported by [`Event::ProbeFinished`].
     StartProbe {
-        /// The id of this probe; never used twice.
+        /// Names this probe; never used twice.
         probe: ProbeId,
         /// The backend to probe.
         backend: BackendId,
-        /// The resource to request.
+        /// Kind of the probe.
         kind: ProbeKind,
-        /// The time at which the probe has failed if no response is complete. The router itself
-        /// then counts it as [`ProbeFailure::TimedOut`]; a later result is counted as late.
+        /// When it has failed if there is no answer yet. The router itself counts it as
+        /// [`ProbeFailure::TimedOut`] then; a later result is late news.
         deadline: Instant,
     },
-    /// Pass a fact to observers.
+    /// Something an observer may want to know.
     Notify(Notice),
 }
 
-/// A fact for observers. No decision of the router depends on whether it is read.
+/// A fact for observers; no decision hangs on anyone reading it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
     /// The current backend changed.
     Switched {
-        /// The previous current backend; `None` for the first choice.
+        /// The current backend until now; `None` for the very first choice.
         from: Option<BackendId>,
-        /// The new current backend.
+        /// The current backend from now on.
         to: BackendId,
-        /// The reason of the change.
+        /// Why.
         reason: SwitchReason,
     },
-    /// A better backend was seen and not taken. Sent when the candidate or the kind of reason
-    /// changes, at most once a second between two switches, and not for every request.
+    /// A better backend was seen and not taken. Told when the candidate or the kind of reason
+    /// changes, and at most once a second between two switches, not for every request.
     Held {
         /// The current backend.
         current: BackendId,
         /// The backend that scored lower.
         candidate: BackendId,
-        /// The reason for keeping the current backend.
+        /// Why it was not taken.
         reason: HoldReason,
     },
     /// A backend's health changed.
     HealthChanged {
-        /// The backend whose health changed.
+        /// The backend.
         backend: BackendId,
-        /// Its health after the change.
+        /// Its present health.
         is_up: bool,
-        /// The last failure, if failures caused the change; `None` if successful probes did.
+        /// The last failure, or `None` after successes.
         cause: Option<ProbeFailure>,
     },
-    /// A backend gets no requests for a while because earlier requests to it failed.
+    /// A backend gets no requests for a while because those that it had failed.
     Ejected {
-        /// The ejected backend.
+        /// The backend.
         backend: BackendId,
-        /// The failures that caused the ejection.
+        /// Figures of its failures.
         reason: EjectReason,
     },
     /// An ejected backend gets requests again.
     Returned {
-        /// The returned backend.
+        /// The backend.
         backend: BackendId,
-        /// The reason of the return.
+        /// Why.
         reason: ReturnReason,
     },
 }
 
-/// The failures for which the router ejected a backend.
+/// Reason for ejecting a backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EjectReason {
     /// Failures in a row.
     pub in_row: u32,
     /// The share of failures among its last requests, 0 to 1.
     pub share: f64,
-    /// The median share of the other backends; 0 to 1; `None` while none of
-    /// them has had enough requests.
+    /// The median share of the other backends; `None` while nothing is known of them.
     pub others: Option<f64>,
 }
 
 /// Why an ejected backend returned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ReturnReason {
-    /// The backend served its requests on probation well.
+    /// Its requests on probation were answered well.
     Probation,
-    /// The other backends fail as much.
+    /// The others fail as much.
     OthersFail,
-    /// The other backends failed more without it than it had failed.
+    /// The others failed more without it than it had.
     Regretted,
 }
 
@@ -164,31 +160,30 @@ pub enum ReturnReason {
 pub enum SwitchReason {
     /// There was no current backend before. Not counted as a switch: it starts no cooldown.
     First,
-    /// The score of the new backend is lower.
+    /// The new one's score is lower.
     Better {
-        /// The difference in points.
+        /// By how many points.
         by: f64,
     },
-    /// The old backend went down, is held or left the configuration. Threshold and cooldown do not
-    /// apply.
+    /// The old one went down or left the configuration; threshold and cooldown do not apply.
     Failover,
 }
 
-/// The reason for keeping the current backend although another one scored lower.
+/// Why the current backend was kept although another one scored lower.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum HoldReason {
-    /// The score is lower by less than the threshold.
+    /// The gap is smaller than the threshold.
     BelowThreshold {
-        /// Points missing to the threshold.
+        /// Points that are missing.
         missing: f64,
     },
-    /// The gap is large enough, but the last switch was too recent.
+    /// The gap is large enough, the last switch too recent.
     Cooldown {
         /// Time until a switch is allowed.
         left: Duration,
     },
-    /// The gap comes from load alone, and the current backend is full: it stays current, and
-    /// single requests spill over to other backends.
+    /// Load alone makes the gap, and the current backend is full: it stays the current one, and
+    /// single requests spill over.
     LoadAlone,
 }
 
@@ -204,10 +199,10 @@ impl HoldReason {
     }
 }
 
-/// The resource that a probe requests.
+/// Kind of a probe.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum ProbeKind {
-    /// `GET /health`: measures whether and how fast the backend responds.
+    /// `GET /health`: is it alive, and how fast does it answer.
     Ping,
     /// `GET /metrics`: the backend's own load figures.
     Report,
@@ -216,55 +211,54 @@ pub enum ProbeKind {
 /// Result of a probe.
 pub type ProbeResult = Result<ProbeAnswer, ProbeFailure>;
 
-/// The result of a successful probe: a complete response with status 2xx or 3xx.
+/// A probe that was answered well (2xx or 3xx).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeAnswer {
-    /// Time from the start of the probe, connection set-up included, to the end of the response.
+    /// From the start of the probe (connection set-up included) to the end of its answer.
     pub latency: Duration,
-    /// The load figures of a [`ProbeKind::Report`]; `None` for a ping, or when they could not be
-    /// read.
+    /// The load figures of a [`ProbeKind::Report`]; `None` when they could not be read.
     pub report: Option<LoadReport>,
 }
 
 /// Why a probe failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ProbeFailure {
-    /// The connection was refused: no process listens. A refused ping brings the backend down at
-    /// once; a refused report, like any failed report, does not affect health.
+    /// The connection was refused: there is no listener. A ping's refusal brings the backend down
+    /// at once; a report's, like any failure of it, does not affect health.
     Refused,
     /// The connection could not be made for another reason.
     Unreachable,
-    /// No complete response before the deadline.
+    /// No whole answer before the deadline.
     TimedOut,
-    /// The connection ended before the response was complete.
+    /// The connection ended before the answer was whole.
     Cut,
-    /// The response was not HTTP.
+    /// The answer was not HTTP.
     Malformed,
     /// The response, or its head, was larger than the proxy reads.
     TooLarge,
-    /// The status of the response was neither 2xx nor 3xx.
+    /// The answer's status was neither 2xx nor 3xx.
     Status(u16),
-    /// The proxy gave up for a reason of its own, such as a lack of file descriptors. The probe
-    /// says nothing about the backend and is not counted.
+    /// The proxy gave up for a reason of its own, such as no descriptor left: says nothing about
+    /// the backend, and is not counted.
     Abandoned,
 }
 
-/// A backend's own load figures; each is `None` when the report does not contain it.
+/// A backend's own load figures; each is `None` when it did not say.
 ///
-/// Negative and non-finite numbers are ignored. For the score, queues count up to 250, where their
+/// Negative and non-finite numbers are ignored. The score averages queues up to 250, where its
 /// points have reached their maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LoadReport {
-    /// Requests waiting in the backend's queue (`queueLen`).
+    /// Requests waiting (`queueLen`).
     pub queue: Option<f64>,
-    /// CPU busy time in ms during about the last second (`cpuBusyMs`).
+    /// CPU busy time in ms of the last second or so (`cpuBusyMs`).
     pub cpu_busy_ms: Option<f64>,
-    /// Bytes in use: `heapUsed`, or `memRss` if that is missing.
+    /// Bytes in use: `heapUsed`, else `memRss`.
     pub memory_bytes: Option<f64>,
 }
 
-/// The right to send one request to one backend. The request is counted in flight until the lease
-/// is passed to [`Event::RequestFinished`].
+/// The right to send one request to one backend; counted in flight until it comes back by
+/// [`Event::RequestFinished`].
 ///
 /// Neither `Copy` nor `Clone`, so that requests in flight balance by construction.
 #[derive(Debug, PartialEq)]
@@ -273,11 +267,11 @@ pub struct Lease {
     pub(crate) id: LeaseId,
     pub(crate) backend: BackendId,
     pub(crate) routed_at: Instant,
-    /// The policy's mark on the request.
+    /// The mark that the policy put on the request.
     pub(crate) token: Token,
-    /// The number of the policy that set the mark, counted from the start of the router.
+    /// Number of the router's policy that chose.
     pub(crate) policy_epoch: u32,
-    /// The groups of the client and of the requested target.
+    /// Groups of client and path.
     pub(crate) asker: Asker,
 }
 
@@ -287,7 +281,7 @@ impl Lease {
         self.id
     }
 
-    /// The backend that the request goes to.
+    /// Returns the request's backend.
     pub const fn backend(&self) -> BackendId {
         self.backend
     }
@@ -301,34 +295,33 @@ impl Lease {
 /// Outcome of a request for its backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
-    /// A complete response. A status of 500 or more counts as an error; 429 and 503 count as
+    /// A whole answer came. A status of 500 or more counts as an error; 429 and 503 count as
     /// [`Outcome::Refused`] without a hold.
     Answered {
         /// The final status.
         status: u16,
-        /// Time from the dispatch to the backend until the head of the response.
+        /// From the dispatch to the backend to the answer's head.
         latency: Duration,
     },
-    /// The backend turned the request away: it is full, or it limits this client. A refusal is
-    /// neither finished work nor a fault.
+    /// The backend turned the request away: it is full, or its client asks too much of it. Neither
+    /// work done nor a fault.
     Refused {
-        /// The status of the response, usually 429 or 503.
+        /// The status, as a rule 429 or 503.
         status: u16,
-        /// The value of Retry-After: the backend gets no requests for this long while another one
-        /// can take them, at most 60 s. Without it the refusal counts as one request in flight, or
-        /// as 1/(n+1) of one where the backend works on n, and fades with the half-life of errors.
+        /// Retry-After: the time for which the backend gets no requests while another one can take
+        /// them, 60 s at most. Without it the refusal counts as one request in flight, or the nth
+        /// part of one where n are in hand, and fades with the half-life of errors.
         hold: Option<Duration>,
     },
-    /// The request failed at the backend or on the way to it.
+    /// The backend or the way to it failed.
     Failed(RequestFailure),
-    /// The client left, or the proxy gave up for a reason of its own. The end says nothing about
-    /// the backend.
+    /// The client left, or the proxy gave up for a reason of its own: says nothing about the
+    /// backend.
     Abandoned,
 }
 
 impl Outcome {
-    /// Whether the outcome counts as an error of the backend; `None` when it says nothing about
-    /// errors.
+    /// Whether it counts as an error of the backend; `None` when it says nothing about it.
     pub const fn is_error(&self) -> Option<bool> {
         match self {
             Self::Answered { status, .. } => Some(*status >= 500),
@@ -337,8 +330,8 @@ impl Outcome {
         }
     }
 
-    /// Returns the outcome with every 429 (RFC 6585 section 4) and 503 (RFC 9110 section 15.6.4)
-    /// as a refusal, and with a hold above 0 and at most [`HOLD_MAX`].
+    /// The same, with a refusal named as one however it was reported: 429 (RFC 6585 section 4) and
+    /// 503 (RFC 9110 section 15.6.4) are refusals.
     pub(crate) fn normal(self) -> Self {
         match self {
             Self::Answered { status: status @ (429 | 503), .. } => {
@@ -353,35 +346,34 @@ impl Outcome {
     }
 }
 
-/// The longest time for which one refusal keeps requests away from a backend. A minute: a backend
-/// must not be able to remove itself for hours with one header field.
+/// The longest time for which one refusal keeps requests away from a backend.
 const HOLD_MAX: Duration = Duration::from_secs(60);
 
-/// The way in which a request failed at its backend.
+/// Failure of a backend at a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RequestFailure {
-    /// The connection was refused: no process listens. The backend is down at once.
+    /// The connection was refused: there is no listener. The backend is down at once.
     Refused,
     /// The connection could not be made for another reason, or not in time.
     Unreachable,
-    /// The connection ended before the head of the response was complete.
+    /// The connection ended before the response's head was complete.
     Cut,
-    /// The head of the response did not arrive in time.
+    /// No response head in time.
     TimedOut,
-    /// The response violated the protocol.
+    /// The answer broke the protocol.
     Malformed,
-    /// The body of the response was cut off or stalled.
+    /// The answer's body was cut or stalled.
     Truncated,
 }
 
-/// The reason why a request was not admitted.
+/// Why a request was not admitted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum NoRoute {
     /// No backend is configured.
     NoBackends,
     /// Every backend has been tried for this request.
     AllTried,
-    /// Every backend that was not tried has its maximum of requests in flight. The end of one of
-    /// them makes room.
+    /// Every backend that was not tried has as many requests in flight as it may have. One that
+    /// ends makes room.
     Full,
 }

@@ -1,38 +1,36 @@
-//! The health of a backend: whether it is believed to be able to serve.
+//! Whether a backend is taken to be able to serve.
 //!
-//! | state | ping succeeded | ping failed | refused connection, by ping or request |
+//! | state | ping answered | ping failed | refused, by ping or request |
 //! |---|---|---|---|
 //! | unknown | up | down after `fall` in a row | down |
 //! | up | counts start again | down after `fall` in a row | down |
 //! | down | up after `rise` in a row | counts start again | counts start again |
 //!
-//! Requests bring a backend down only by a refused connection, and never bring it up.
+//! Requests bring a backend down by refusal only, and never up.
 use crate::config::HealthRules;
 use crate::event::ProbeFailure;
 
-/// Whether a backend is believed to be able to serve.
+/// Whether a backend is taken to be able to serve.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Health {
-    /// No ping has decided yet. The backend receives requests.
+    /// No ping has completed yet; the backend is assumed usable.
     Unknown,
-    /// Pings succeed.
+    /// It answers.
     Up,
-    /// Pings fail or connections are refused. The backend receives requests only when no other
-    /// backend can serve.
+    /// It does not; it gets requests only when no other backend can serve.
     Down,
 }
 
 impl Health {
-    /// Whether the backend may receive requests: it is up or unknown.
+    /// Whether requests may go there: known up, or not known down.
     pub const fn is_usable(self) -> bool {
         !matches!(self, Self::Down)
     }
 }
 
-/// Tracks a backend's health by its pings and refused connections.
+/// Follows a backend's health by its pings and refusals.
 ///
-/// The methods for facts (`ping_answered`, `ping_failed`, `refused`) return whether the health
-/// changed.
+/// Facts (`ping_answered`, `ping_failed`, `refused`) tell whether the health changed by them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HealthTracker {
     state: State,
@@ -52,7 +50,7 @@ impl Default for State {
 }
 
 impl HealthTracker {
-    /// Records a successful ping.
+    /// A ping was answered well.
     pub(crate) fn ping_answered(&mut self, rules: &HealthRules) -> bool {
         let state = match self.state {
             State::Down { answers_in_row } if answers_in_row + 1 < rules.rise => {
@@ -65,7 +63,7 @@ impl HealthTracker {
         self.enter(state)
     }
 
-    /// Records a failed ping.
+    /// A ping failed.
     pub(crate) fn ping_failed(&mut self, cause: ProbeFailure, rules: &HealthRules) -> bool {
         let is_last = |failures_in_row: u32| {
             cause == ProbeFailure::Refused || failures_in_row + 1 >= rules.fall
@@ -84,12 +82,12 @@ impl HealthTracker {
         self.enter(state)
     }
 
-    /// Records that a request's connection was refused: no process listens.
+    /// Handles a refused connection of a request: there is no listener.
     pub(crate) fn refused(&mut self) -> bool {
         self.enter(State::Down { answers_in_row: 0 })
     }
 
-    /// The current health.
+    /// Returns the present health.
     pub(crate) const fn health(&self) -> Health {
         match self.state {
             State::Unknown { .. } => Health::Unknown,
@@ -98,8 +96,8 @@ impl HealthTracker {
         }
     }
 
-    /// Whether the last pings contradict the current state without having changed it yet. The next
-    /// ping should then come soon.
+    /// Whether the last pings speak against the present state without having changed it yet: the
+    /// next ping should come soon.
     pub(crate) const fn is_verdict_open(&self) -> bool {
         match self.state {
             State::Unknown { failures_in_row } | State::Up { failures_in_row } => {
@@ -120,8 +118,8 @@ impl HealthTracker {
 mod tests {
     use super::*;
 
-    /// Every path of the table. Letters are pings (a succeeded, f failed, r refused) and R is a
-    /// request's refused connection; the health and whether the verdict is open follow.
+    /// Every path of the table: pings are letters (a answered, f failed, r refused, R a request's
+    /// refusal), and after them stand the health and whether the verdict is open.
     #[test]
     fn follows_the_table() {
         let cases = [
@@ -157,14 +155,14 @@ mod tests {
                     'r' => tracker.ping_failed(ProbeFailure::Refused, &rules),
                     _ => tracker.refused(),
                 };
-                assert_eq!(changed, before != tracker.health(), "{pings}: the change is returned");
+                assert_eq!(changed, before != tracker.health(), "{pings}: a change is reported");
             }
             assert_eq!(tracker.health(), health, "{pings}");
             assert_eq!(tracker.is_verdict_open(), is_open, "{pings}");
         }
     }
 
-    /// With `fall` and `rise` of 1, one ping decides and no verdict stays open.
+    /// With `fall` and `rise` of 1, one ping decides and no verdict is ever open.
     #[test]
     fn single_pings_decide() {
         let rules = HealthRules { fall: 1, rise: 1 };

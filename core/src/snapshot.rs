@@ -1,4 +1,4 @@
-//! The router as plain data, for observers. A snapshot changes nothing.
+//! The router as plain data, for observers. Taking a snapshot changes nothing.
 use std::time::Duration;
 
 use crate::backend::Backend;
@@ -11,104 +11,118 @@ use crate::policy::{GuardView, PolicyView};
 use crate::score::ScoreParts;
 use crate::time::Instant;
 
-/// The state of the router at one moment.
+/// The router at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// The time of the snapshot.
+    /// When it was taken.
     pub at: Instant,
-    /// The policy that ranks the backends.
+    /// Policy that ranks the backends.
     pub policy: PolicyKind,
     /// The backend that requests go to; `None` before the first request.
     pub current: Option<BackendId>,
-    /// The number of switches. The first choice does not count.
+    /// Switches so far, without the first choice.
     pub switches: u64,
-    /// Requests that went past a full current backend because load alone made the gap.
+    /// Requests that went past the current backend because load alone made the gap.
     pub spills: u64,
-    /// The time and the reason of the last change of the current backend.
+    /// The last change of the current backend: when and why.
     pub last_switch: Option<(Instant, SwitchReason)>,
-    /// The last hold: its time, the better backend, and the reason for not taking it.
+    /// Why the better backend was not taken at the last request that saw one.
     pub last_hold: Option<(Instant, BackendId, HoldReason)>,
-    /// Probe results without an outstanding probe.
+    /// Probe results that came for no outstanding probe.
     pub late_probes: u64,
-    /// Invalid configurations, which were ignored; the previous ones stayed in force.
+    /// Configurations that were refused as they could not be; the old ones stayed in force.
     pub refused_configs: u64,
-    /// The state of the live guard over the policy; only `learned` has one.
+    /// State of the live guard over the policy; only `learned` has one.
     pub guard: Option<GuardView>,
-    /// The configured backends, in their configured order.
+    /// The configured backends, in their order.
     pub backends: Vec<BackendSnapshot>,
 }
 
-/// The state of one backend at one moment. A number is `None` until there is a value.
+/// The decisions of a router, counted since its start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RouterCounts {
+    /// Changes of the current backend, without the first choice.
+    pub switches: u64,
+    /// Requests sent past a full current backend.
+    pub spills: u64,
+    /// Requests that stayed with the current backend though another one ranked better.
+    pub holds: u64,
+    /// Results of probes that were not outstanding any more.
+    pub late_probes: u64,
+    /// Invalid configurations.
+    pub refused_configs: u64,
+}
+
+/// One backend at one moment. A number is `None` until there is one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendSnapshot {
     /// Its id in actions and leases.
     pub id: BackendId,
     /// Its configured name.
     pub name: String,
-    /// Whether it is believed to be able to serve.
+    /// Whether it is taken to be able to serve.
     pub health: Health,
-    /// Whether it is the current backend.
+    /// Whether requests go to it now.
     pub is_current: bool,
-    /// The latency of the last successful ping.
+    /// The last answered ping's latency.
     pub latency: Option<Duration>,
-    /// The latency average of the pings, ms.
+    /// The pings' latency average, ms.
     pub latency_ewma_ms: Option<f64>,
-    /// Age of the last successful ping.
+    /// Age of the last answered ping.
     pub latency_age: Option<Duration>,
     /// The average of lost pings, 0 to 1.
     pub loss_ewma: Option<f64>,
     /// Age of the last ping that ended.
     pub ping_age: Option<Duration>,
-    /// Successful pings.
+    /// Pings answered well.
     pub pings_answered: u64,
     /// Pings that failed.
     pub pings_failed: u64,
-    /// Load reports that were read.
+    /// Reports that could be read.
     pub reports_read: u64,
     /// Report probes that failed or could not be read.
     pub reports_failed: u64,
-    /// Requests that have ended, without those abandoned by their client.
+    /// Requests that ended, those abandoned by their client left out.
     pub requests: u64,
-    /// Of these, responses with status 5xx and failures.
+    /// Of these, 5xx answers and failures.
     pub errors: u64,
-    /// Of these, refusals (429 and 503), which do not count as errors.
+    /// Of these, refusals (429 and 503), which are no errors.
     pub refused: u64,
-    /// The remaining time of the pause that it asked for when it refused a request.
+    /// For how long it is to be left alone, as it asked when it refused a request.
     pub held: Option<Duration>,
-    /// Requests in flight that it works on: without those that wait for their client, and without
-    /// streams that no longer count.
+    /// Requests in flight that it works on: not those that wait for their client, nor streams that
+    /// have left the account.
     pub at_work: u32,
-    /// Whether it is ejected, on probation or in slow start because of failed requests.
+    /// Whether live traffic keeps requests away from it.
     pub standing: StandingView,
-    /// The number of its ejections.
+    /// Times that it was ejected.
     pub ejections: u64,
-    /// Share of errors among recent requests, 0 to 1, at the time of the snapshot.
+    /// Share of errors among recent requests, 0 to 1, as it stands at the snapshot's time.
     pub error_rate: f64,
     /// Requests in flight.
     pub in_flight: u32,
-    /// The average time of live requests from dispatch to the head of the response, ms.
+    /// The average time from dispatch to the answer's head of live requests, ms.
     pub response_ewma_ms: Option<f64>,
     /// Age of the last request that ended.
     pub request_age: Option<Duration>,
-    /// The last reported queue, in requests.
+    /// The queue it last reported.
     pub queue: Option<f64>,
-    /// The average of the reported queue.
+    /// The reported queue's average.
     pub queue_ewma: Option<f64>,
-    /// The last reported CPU busy time, ms.
+    /// The CPU busy time it last reported, ms.
     pub cpu_busy_ms: Option<f64>,
-    /// The last reported memory, bytes.
+    /// The memory it last reported, bytes.
     pub memory_bytes: Option<f64>,
     /// Age of the last readable report.
     pub report_age: Option<Duration>,
-    /// The score that decisions use, as of the last event of this backend.
+    /// The score that decisions use: as of the last event that touched this backend.
     pub score: ScoreParts,
     /// The policy's own reason for or against it.
     pub policy: PolicyView,
 }
 
 impl BackendSnapshot {
-    /// The backend at `now`. `watch` is the standing that applies: its own, or the one that the
-    /// policy keeps.
+    /// The backend at `now`; `watch` is the standing that holds, its own or the policy's.
     pub(crate) fn new(
         now: Instant,
         id: BackendId,

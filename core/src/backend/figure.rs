@@ -1,11 +1,11 @@
-//! A backend's reported figures and their weight by age.
+//! A backend's own figures, and their weight by age.
 use std::time::Duration;
 
 use crate::config::Rules;
 use crate::time::Instant;
 
-/// A reported number. It has full weight for one report interval, none after three, and falls in a
-/// straight line in between.
+/// A number that a backend said of itself. It loses its weight with its age: all of it counts for
+/// one report interval, nothing after three, and between them a straight part.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figure {
     pub(crate) value: f64,
@@ -13,7 +13,7 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    /// The weight at `now`, from 0 to 1.
+    /// Returns its weight at `now`, from 0 to 1.
     fn weight(&self, now: Instant, interval: Duration) -> f64 {
         let age = now.since(self.said_at);
         if age <= interval {
@@ -24,11 +24,10 @@ impl Figure {
     }
 }
 
-/// The age, in report intervals, at which a figure has lost all its weight. Two lost reports in a
-/// row are tolerated.
+/// Report intervals after which a figure counts for nothing.
 const FORGOTTEN_AT: f64 = 3.0;
 
-/// The weight of a figure; 0 if there is none.
+/// Returns the weight of a figure; 0 without one.
 pub(super) fn weight_of(figure: Option<Figure>, now: Instant, rules: &Rules) -> f64 {
     figure.map_or(0.0, |figure| figure.weight(now, rules.probes.report_interval))
 }

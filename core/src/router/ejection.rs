@@ -1,5 +1,6 @@
-//! Ejection by live traffic for policies that do not eject by themselves: taking backends out,
-//! trying them out, and returning them. The rules are in [`outlier`](crate::outlier).
+//! Ejection by live traffic for policies that do not see to it themselves: who is taken out, the
+//! requests that try a backend out, and the ways back. The rules stand in
+//! [`outlier`](crate::outlier).
 use std::hint::cold_path;
 use std::time::Duration;
 
@@ -10,34 +11,34 @@ use crate::id::BackendId;
 use crate::outlier::{self, Others, PING_EVERY, Regret, Saving, Standing, WINDOW_START, Watch};
 use crate::time::{Instant, millis};
 
-/// State of ejections that is not of a single backend.
+/// State of ejections in the pool.
 #[derive(Debug, Default)]
 pub(super) struct Ejections {
     /// Backends that are ejected or on probation.
     pub(super) out: usize,
     regret: Regret,
-    /// The time of the next comparison of ejected backends with the others.
+    /// When those that are out are compared with the others again.
     forgive_at: Instant,
-    /// Buffer for medians, kept to avoid allocations.
+    /// For medians.
     scratch: Vec<f64>,
 }
 
 impl Router {
-    /// The watch over a backend that joins the configuration, or that another policy takes over.
-    /// Slow start applies to backends that join later than others. It does not apply under the
-    /// gate, where a backend gets all requests or none.
+    /// The watch over a backend that comes into the configuration, or is seen by another policy.
+    /// Slow start is for one that comes later than others, and not where the gate decides: there a
+    /// backend gets all requests or none.
     pub(super) fn new_watch(&self, is_late: bool) -> Watch {
         let slow = if self.habits.is_gated { u32::MAX } else { WINDOW_START };
         let is_slow = is_late && self.ejects();
         Watch::new(if is_slow { slow } else { u32::MAX }, slow)
     }
 
-    /// Whether the router ejects on behalf of the policy.
+    /// Whether the router ejects for the policy.
     pub(super) const fn ejects(&self) -> bool {
         self.rules.errors.eject && !self.habits.guards_itself
     }
 
-    /// The backend on probation that gets this request, if one waits for a trial.
+    /// A backend on probation that is to get this request.
     #[cold]
     pub(super) fn try_out(&mut self) -> Option<BackendId> {
         let is_ready = |id: &BackendId| {
@@ -50,8 +51,7 @@ impl Router {
         Some(id)
     }
 
-    /// Records the end of a request, where failures are counted or while a backend is out. The
-    /// request was routed at `routed_at`.
+    /// A request that was routed then ended where failures are counted, or while a backend is out.
     #[cold]
     pub(super) fn watch_end(
         &mut self,
@@ -79,7 +79,7 @@ impl Router {
                     None => {}
                 }
             }
-            // Requests sent before the probation say nothing about the backend now.
+            // Requests sent before the ejection are no news.
             Standing::Probation { is_out: true, since, .. } if routed_at >= since => {
                 let is_good = is_error.map(|is_error| !is_error);
                 let others = self.others(now, id);
@@ -92,7 +92,7 @@ impl Router {
         }
     }
 
-    /// Records a successful ping of a backend whose standing or window depends on pings.
+    /// A ping of a backend whose standing or window waits for it was answered.
     pub(super) fn watch_ping(&mut self, now: Instant, id: BackendId) {
         let done = self.table.update(id, |backend| {
             let is_open = backend.is_up() && backend.watch.wants_pings();
@@ -103,7 +103,7 @@ impl Router {
         }
     }
 
-    /// Pings a backend more often while pings are a part of its return.
+    /// Pings a backend often while that is a part of its way back.
     pub(super) fn hasten_watch(&mut self, now: Instant, id: BackendId) {
         let wants = |id| self.table.get(id).is_some_and(|backend| backend.watch.wants_pings());
         if self.ejects() && self.table.is_configured(id) && wants(id) {
@@ -111,7 +111,7 @@ impl Router {
         }
     }
 
-    /// Notifies observers when a policy with its own ejection has changed a backend's standing.
+    /// Tells observers when a policy that ejects by itself has changed a backend's standing.
     #[inline]
     pub(super) fn tell_standing(&mut self, id: BackendId) {
         let Some(backend) = self.table.get(id) else { return };
@@ -132,7 +132,7 @@ impl Router {
         }
     }
 
-    /// Records that a backend is up after it was down.
+    /// A backend is up that was down.
     pub(super) fn watch_up(&mut self, now: Instant, id: BackendId) {
         if self.ejects() {
             self.table.update(id, |backend| backend.watch.came_up(now));
@@ -141,13 +141,13 @@ impl Router {
         }
     }
 
-    /// Counts the backends that are ejected or on probation.
+    /// Counts who is out.
     pub(super) fn count_out(&mut self) {
         let here = self.order.iter().filter_map(|id| self.table.get(*id));
         self.ejections.out = here.filter(|backend| !backend.watch.is_in()).count();
     }
 
-    /// Returns all backends, after a change of the rules or of the policy.
+    /// Handles new rules or a new policy: every backend is in.
     pub(super) fn forget_ejections(&mut self) {
         for index in 0..self.order.len() {
             let watch = self.new_watch(false);
@@ -168,8 +168,8 @@ impl Router {
         }
     }
 
-    /// Ejects a backend if another one can take its requests, the cap allows it, and no recent
-    /// ejection was regretted.
+    /// Ejects a backend, if another one is there for its requests, within the cap, and unless
+    /// ejections are regretted.
     fn eject(&mut self, now: Instant, id: BackendId, others: Option<Others>) {
         let is_other = |other: &BackendId| {
             let row = self.table.row(*other);
@@ -197,7 +197,7 @@ impl Router {
         self.settle(now);
     }
 
-    /// Estimates the saving of an ejection.
+    /// Returns the saving of a backend's ejection.
     fn saving(&self, now: Instant, id: BackendId, reason: &EjectReason) -> Saving {
         let (mut all, mut own, mut elsewhere_ms) = (0.0, 0.0, 0.0);
         for other in self.order.iter().filter_map(|id| Some((*id, self.table.get(*id)?))) {
@@ -222,8 +222,7 @@ impl Router {
         }
     }
 
-    /// Notifies observers if the backend has returned, and updates everything that depends on
-    /// standings.
+    /// Notes that a standing is another one than before.
     fn standing_changed(
         &mut self,
         now: Instant,
@@ -243,8 +242,8 @@ impl Router {
         self.settle(now);
     }
 
-    /// Records a request that ended elsewhere while a backend is out. Takes the ejections back if
-    /// they cost more than they save.
+    /// A request ended elsewhere while a backend is out: takes the ejections back where they cost
+    /// more than they save.
     fn weigh_ejections(&mut self, now: Instant, good_ms: Option<f64>) {
         let is_regretted = self.ejections.regret.observe(now, good_ms);
         if self.ejections.regret.calls_back() {
@@ -260,8 +259,7 @@ impl Router {
         }
     }
 
-    /// Forgets refusals after regretted ejections: the others refused because of the additional
-    /// load.
+    /// Ejections were regretted: what the others refused for want of room was due to them.
     pub(super) fn forget_refusals(&mut self) {
         for index in 0..self.order.len() {
             let weights = &self.rules.weights;
@@ -269,7 +267,7 @@ impl Router {
         }
     }
 
-    /// Returns the ejected backends that are not worse than the others.
+    /// Those that are not worse than the others return at once.
     fn forgive(&mut self, now: Instant) {
         for index in 0..self.order.len() {
             let id = self.order[index];
@@ -293,7 +291,7 @@ impl Router {
         }
     }
 
-    /// The median share of failures of the other backends, and their requests.
+    /// The median share of failures of the other backends.
     fn others(&mut self, now: Instant, id: BackendId) -> Option<Others> {
         let (table, rules) = (&self.table, &self.rules);
         let others = self.order.iter().filter(|other| **other != id);
@@ -303,5 +301,5 @@ impl Router {
     }
 }
 
-/// The interval of comparing ejected backends with the others.
+/// Interval of comparing ejected backends with the others.
 const FORGIVE_EVERY: Duration = Duration::from_millis(250);
