@@ -15,18 +15,18 @@ pub struct Options {
 /// The kinds of questions.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Question {
-    /// Whether every decision comes out the same.
+    /// Does everything come out the same?
     Check,
-    /// The reasons for this decision.
+    /// Why this decision?
     Explain(Which),
-    /// The decisions of other rules.
+    /// What would others have decided?
     Decide {
         /// Another policy than the recorded one.
         policy: Option<PolicyKind>,
         /// A file with other rules.
         rules: Option<String>,
     },
-    /// A scenario with backends as recorded.
+    /// What were the backends like?
     Fit {
         /// The scenario's file.
         file: String,
@@ -36,7 +36,7 @@ pub enum Question {
 /// One decision.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Which {
-    /// The first decision at or after this time since the start.
+    /// The first one this long after the start or later.
     At(Duration),
     /// The request with this number.
     Request(u64),

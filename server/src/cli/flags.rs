@@ -47,7 +47,7 @@ impl Flag {
 }
 
 /// All of them, in the order of the help.
-pub(super) const FLAGS: [Flag; 21] = [
+pub(super) const FLAGS: [Flag; 22] = [
     Flag {
         name: "--listen",
         value: Some("HOST:PORT"),
@@ -212,6 +212,16 @@ pub(super) const FLAGS: [Flag; 21] = [
                 Ok(())
             },
         },
+    },
+    Flag {
+        name: "--admin",
+        value: Some("HOST:PORT"),
+        path: "admin.listen",
+        help: "where the pages /stats, /metrics, /healthz, /readyz and /config are",
+        change: Change::Set(|config, text| {
+            config.admin.listen = Some(text.to_owned());
+            Ok(())
+        }),
     },
     Flag {
         name: "--state",

@@ -76,6 +76,17 @@ impl Config {
             }
             seen.push(address);
         }
+        self.check_admin(&seen)
+    }
+
+    fn check_admin(&self, listening: &[ListenAddress]) -> Result<(), ConfigError> {
+        let Some(text) = &self.admin.listen else { return Ok(()) };
+        let path = "admin.listen";
+        let address = ListenAddress::parse(text)
+            .map_err(|error| refuse(path, "HOST:PORT or null", text, error))?;
+        if address.port != 0 && listening.contains(&address) {
+            return Err(refuse(path, "an address of its own", text, "is in listen"));
+        }
         Ok(())
     }
 

@@ -10,6 +10,10 @@ impl Config {
             self.listen.clone_from(&old.listen);
             kept.push("listen");
         }
+        if self.admin != old.admin {
+            self.admin.clone_from(&old.admin);
+            kept.push("admin");
+        }
         if self.recording != old.recording {
             self.recording.clone_from(&old.recording);
             kept.push("recording");
@@ -62,9 +66,10 @@ mod tests {
         new.pool.idle_per_backend = 1;
         new.stats.allow.clear();
         new.probe_paths.ping.push('x');
+        new.admin.listen = Some("[::1]:2".to_owned());
         new.recording.files += 1;
         let kept = new.keep_fixed(&old);
-        assert_eq!(kept, ["listen", "recording", "stateFile"]);
+        assert_eq!(kept, ["listen", "admin", "recording", "stateFile"]);
         assert_eq!((&new.listen, &new.state_file), (&old.listen, &old.state_file));
         assert_eq!(new.recording, old.recording);
         let told = new.settings_unlike(&old);

@@ -54,6 +54,8 @@ pub struct Config {
     pub overflow: Overflow,
     /// Clients that may read /stats.
     pub stats: StatsRules,
+    /// The listener of the admin pages.
+    pub admin: AdminRules,
     /// The paths that probes ask for.
     pub probe_paths: ProbePaths,
     /// Recordings for `intelliproxy replay`.
@@ -85,6 +87,7 @@ impl Default for Config {
             pool: PoolRules::default(),
             overflow: Overflow::default(),
             stats: StatsRules::default(),
+            admin: AdminRules::default(),
             probe_paths: ProbePaths::default(),
             recording: RecordingRules::default(),
             state_file: None,
@@ -309,6 +312,14 @@ impl Default for StatsRules {
     fn default() -> Self {
         Self { allow: vec!["127.0.0.0/8".to_owned(), "::1".to_owned()] }
     }
+}
+
+/// The listener of the admin pages: /stats, /metrics, /healthz, /readyz, /config.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct AdminRules {
+    /// `HOST:PORT` (null: none). Every client that can connect there can read the pages.
+    pub listen: Option<String>,
 }
 
 /// The paths that probes ask for; each begins with `/` and has at most 1024 visible ASCII

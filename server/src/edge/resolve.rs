@@ -21,6 +21,8 @@ pub struct Setup {
     pub listeners: Vec<TcpListener>,
     /// For each of them, whether trusted hops begin with a PROXY protocol header there.
     pub(crate) speak_proxy_protocol: Vec<bool>,
+    /// The listeners of the admin pages; none when `admin.listen` is null.
+    pub(crate) admin_listeners: Vec<TcpListener>,
     /// Reads the configuration again on SIGHUP; `None` ignores the signal.
     pub reload: Option<Source>,
     /// Counts of the log, for /stats.
@@ -39,11 +41,16 @@ impl Setup {
             listeners.append(&mut listen(address)?);
             speak_proxy_protocol.resize(listeners.len(), *proxy_protocol);
         }
+        let admin_listeners = match &config.admin.listen {
+            Some(address) => listen(address)?,
+            None => Vec::new(),
+        };
         Ok(Self {
             config,
             backends,
             listeners,
             speak_proxy_protocol,
+            admin_listeners,
             reload: None,
             log: LogWatch::default(),
         })
@@ -55,6 +62,10 @@ impl Setup {
         // A bound socket has an address; one without it is not reported.
         for address in self.listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
             lines.push(format!("listening on http://{address}"));
+        }
+        for address in self.admin_listeners.iter().filter_map(|listener| listener.local_addr().ok())
+        {
+            lines.push(format!("admin pages on http://{address}"));
         }
         for BackendTarget { name, url, addresses, .. } in &self.backends {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();

@@ -1,7 +1,11 @@
 //! The pages that the proxy serves itself: plain data in, text out. Nothing here knows the proxy.
 mod counts;
+pub(crate) mod metrics;
 mod stats;
+#[cfg(test)]
+mod testing;
 
 pub use counts::LogCounts;
 pub(crate) use counts::{QueueCounts, ReloadCounts, RetryCounts, recording_field};
+pub use metrics::ProcessFigures;
 pub use stats::StatsText;

@@ -8,6 +8,7 @@
 //! [`poll_timeout`](Proxy::poll_timeout). The same calls with the same times do the same things.
 mod askers;
 mod conn;
+mod counters;
 mod dispatch;
 mod excerpt;
 mod give_way;
@@ -24,6 +25,7 @@ mod serving;
 mod session;
 mod shared;
 mod stats;
+mod stopping;
 mod timers;
 mod trust;
 mod upstreams;
@@ -39,6 +41,7 @@ use intelliproxy_core::{
 };
 
 use self::conn::{Conn, ConnTable, Upstream};
+use self::counters::Counters;
 use self::dispatch::connect_error;
 use self::give_way::GiveWay;
 pub use self::id::ConnId;
@@ -125,6 +128,7 @@ pub struct Proxy {
     stats: Stats,
     queue: Queue,
     log_counts: LogCounts,
+    counters: Counters,
 }
 
 impl Proxy {
@@ -155,6 +159,7 @@ impl Proxy {
             stats: Stats::default(),
             queue: Queue::default(),
             log_counts: LogCounts::default(),
+            counters: Counters::default(),
         })
     }
 
@@ -193,6 +198,7 @@ impl Proxy {
         });
         let is_full = self.clients >= self.room.clients_max && !self.make_room(now);
         self.clients += 1;
+        self.counters.incidents.accepted += 1;
         self.give_way.add(now, id, self.clients, &self.table);
         if is_full || self.shared.is_stopping {
             let full = self.full();
@@ -225,6 +231,7 @@ impl Proxy {
         match (self.owner(conn), result) {
             (Owner::Session(id, Side::Upstream), Ok(())) => {
                 self.prefer(conn);
+                self.count_connected(now, conn);
                 if let Some(session) = self.table.session_mut(id) {
                     session.handle_linked(now, conn, false);
                 }
@@ -232,6 +239,7 @@ impl Proxy {
             }
             (Owner::Session(id, Side::Upstream), Err(failure)) => {
                 cold_path();
+                self.count_unconnected(conn);
                 self.redirect(now, id, conn, connect_error(failure));
                 self.serve(now, id);
             }
@@ -267,6 +275,9 @@ impl Proxy {
             Owner::Session(id, side) => {
                 if let Some(session) = self.table.session_mut(id) {
                     session.handle_read(now, side, count, &mut self.shared);
+                }
+                if side == Side::Upstream {
+                    self.count_received(conn, count);
                 }
                 if count > 0 {
                     self.serve(now, id);
@@ -353,6 +364,9 @@ impl Proxy {
     pub fn handle_written(&mut self, now: Instant, conn: ConnId, count: usize) {
         match self.owner(conn) {
             Owner::Session(id, side) => {
+                if side == Side::Upstream {
+                    self.count_sent(conn, count);
+                }
                 let Some(entry) = self.table.get_mut(id) else { return };
                 let Conn::Client(session) = &mut entry.conn else { return };
                 if session.handle_written(now, side, count, &mut self.shared) {
@@ -417,25 +431,6 @@ impl Proxy {
         );
     }
 
-    /// No exchange is to begin any more: idle clients are closed, busy ones after the exchange at
-    /// hand, and all of them when `timeouts.shutdownMs` are over.
-    pub fn handle_stop(&mut self, now: Instant) {
-        if self.shared.is_stopping {
-            return;
-        }
-        self.shared.is_stopping = true;
-        self.stop_deadline = Some(now + self.shared.config.timeouts.shutdown);
-        for id in self.client_ids() {
-            if let Some(session) = self.table.session_mut(id) {
-                session.handle_stopping(now, &mut self.shared);
-            }
-            self.serve(now, id);
-        }
-        for conn in self.upstreams.drain_idle() {
-            self.close(conn, false);
-        }
-    }
-
     /// Whether there is anything to be polled: an action, or a connection to be seen to.
     #[inline]
     pub fn has_effects(&self) -> bool {
@@ -450,7 +445,11 @@ impl Proxy {
 
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.shared.actions.pop_front()
+        let action = self.shared.actions.pop_front()?;
+        if let Action::Notify(notice) = &action {
+            self.counters.note(notice);
+        }
+        Some(action)
     }
 
     /// The next connection that has bytes to be written, or room to read again.
@@ -469,11 +468,6 @@ impl Proxy {
         let router = if self.shared.is_stopping { None } else { self.upstreams.poll_timeout() };
         let rare = [self.stop_deadline, self.stats.poll_timeout(), self.queue.poll_timeout()];
         earliest(earlier(router, self.timers.next()), rare)
-    }
-
-    /// Whether the proxy is stopping and no client is left.
-    pub fn is_stopped(&self) -> bool {
-        self.shared.is_stopping && self.clients == 0
     }
 
     /// Client connections at the moment.

@@ -14,6 +14,7 @@ use super::Proxy;
 use super::id::ConnId;
 use crate::http::UpstreamError;
 use crate::pages::QueueCounts;
+use crate::pages::metrics::Histogram;
 
 /// The requests that wait.
 #[derive(Debug, Default)]
@@ -23,12 +24,15 @@ pub(super) struct Queue {
     is_serving: bool,
     purged_at: Instant,
     counts: QueueCounts,
+    /// Times that requests waited.
+    wait: Histogram,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     conn: ConnId,
     ticket: u64,
+    since: Instant,
     deadline: Instant,
 }
 
@@ -45,6 +49,15 @@ impl Queue {
 
     pub(super) const fn counts(&self) -> QueueCounts {
         self.counts
+    }
+
+    /// Requests that wait; some may have been given up by their clients.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) const fn wait(&self) -> &Histogram {
+        &self.wait
     }
 }
 
@@ -73,7 +86,7 @@ impl Proxy {
         let ticket = self.queue.tickets;
         session.take_ticket(ticket);
         let deadline = now + limits.queue;
-        self.queue.entries.push_back(Entry { conn: id, ticket, deadline });
+        self.queue.entries.push_back(Entry { conn: id, ticket, since: now, deadline });
     }
 
     /// There may be room at a backend: requests go on as far as there is.
@@ -83,13 +96,14 @@ impl Proxy {
             return;
         }
         self.queue.is_serving = true;
-        while let Some(&Entry { conn, ticket, .. }) = self.queue.entries.front() {
+        while let Some(&Entry { conn, ticket, since, .. }) = self.queue.entries.front() {
             let session = self.table.session_mut(conn);
             if session.is_some_and(|session| session.holds_ticket(ticket)) {
                 if !self.dispatch_waiting(now, conn) {
                     break;
                 }
                 self.queue.entries.pop_front();
+                self.queue.wait.add(now.since(since));
                 self.serve(now, conn);
             } else {
                 self.queue.entries.pop_front();
@@ -101,7 +115,7 @@ impl Proxy {
     /// Time has passed: ends the waits that have been too long, and lets others go on where a
     /// backend came up.
     pub(super) fn expire_queue(&mut self, now: Instant) {
-        while let Some(&Entry { conn, ticket, deadline }) = self.queue.entries.front() {
+        while let Some(&Entry { conn, ticket, since, deadline }) = self.queue.entries.front() {
             if deadline > now {
                 return self.serve_queue(now);
             }
@@ -109,6 +123,7 @@ impl Proxy {
             let Some(session) = self.table.session_mut(conn) else { continue };
             if session.holds_ticket(ticket) {
                 self.queue.counts.timed_out += 1;
+                self.queue.wait.add(now.since(since));
                 session.handle_unlinked(now, UpstreamError::QueueTimeout, &mut self.shared);
                 self.serve(now, conn);
             }

@@ -102,6 +102,7 @@ impl Proxy {
     fn fulfil(&mut self, now: Instant, id: ConnId, need: Need) {
         match need {
             Need::Finish { lease, outcome, release } => {
+                self.counters.finished(now, &lease, &outcome);
                 self.upstreams.finish(now, lease, outcome);
                 self.drain_router(now);
                 if let Some((conn, kept)) = release {

@@ -16,6 +16,7 @@ use crate::http::chunked::ChunkLimits;
 use crate::http::forward::{HostLine, RequestEnds, client_fields};
 use crate::http::head::HeadLimits;
 use crate::http::target::KnownHost;
+use crate::pages::metrics::ExchangeCounts;
 
 /// Interval of dropping free buffers that were not needed since the last time.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
@@ -66,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) host_line: HostLine,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) retries: RetryBudget,
+    pub(crate) counts: ExchangeCounts,
     pub(crate) known_host: KnownHost,
     /// The address of the client that came last, and its facts: the next one often has the same.
     last_client: Option<(IpAddr, Facts)>,
@@ -97,6 +99,7 @@ impl Shared {
             host_line: HostLine::new(""),
             actions: VecDeque::new(),
             retries,
+            counts: ExchangeCounts::default(),
             known_host: KnownHost::default(),
             last_client: None,
             trim_from: Instant::ZERO,
@@ -133,7 +136,8 @@ impl Shared {
     }
 
     /// Counts a response of the proxy itself.
-    pub(crate) const fn add_own_response(&mut self) {
+    pub(crate) fn add_own_response(&mut self, status: u16) {
+        self.counts.own.add(status);
         self.work += OWN_RESPONSE_WORK;
     }
 

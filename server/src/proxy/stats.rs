@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use intelliproxy_core::{BackendId, Instant};
+use intelliproxy_core::{BackendId, GuardView, Instant};
 
 use super::Proxy;
 use super::id::ConnId;
@@ -124,21 +124,41 @@ impl Proxy {
         let guard = self.upstreams.guard(now);
         let first = build.left.len().saturating_sub(AT_ONCE);
         for id in build.left.drain(first..).rev() {
-            if let Some(backend) = self.upstreams.backend_snapshot(now, id) {
-                let url = self.upstreams.target(id).map(|target| target.url.as_str());
-                build.text.push(&backend, url, guard.as_ref());
-            }
+            self.write_backend(now, id, guard.as_ref(), &mut build.text);
         }
     }
 
     fn answer_stats(&mut self, now: Instant, id: ConnId, text: &Arc<[u8]>) {
+        let fields = self.stats_fields();
+        if let Some(session) = self.table.session_mut(id) {
+            session.handle_stats(now, &fields, text, &mut self.shared);
+        }
+    }
+    /// The header fields that a response to /stats has of its own.
+    pub(crate) fn stats_fields(&self) -> String {
         let recording = self.upstreams.recording().map_or_else(String::new, recording_field);
         let reloads = self.reload_counts.field();
         let retries = self.shared.retries.counts().field();
         let fields = recording + &reloads + &self.log_counts.field() + &retries;
-        let fields = fields + &self.queue.counts().field();
-        if let Some(session) = self.table.session_mut(id) {
-            session.handle_stats(now, &fields, text, &mut self.shared);
+        fields + &self.queue.counts().field()
+    }
+
+    /// Writes one backend, as the guard stands.
+    pub(crate) fn write_backend(
+        &self,
+        now: Instant,
+        id: BackendId,
+        guard: Option<&GuardView>,
+        text: &mut StatsText,
+    ) {
+        if let Some(backend) = self.upstreams.backend_snapshot(now, id) {
+            let url = self.upstreams.target(id).map(|target| target.url.as_str());
+            text.push(&backend, url, guard);
         }
+    }
+
+    /// The state of the guard over the policy.
+    pub(crate) fn guard(&self, now: Instant) -> Option<GuardView> {
+        self.upstreams.guard(now)
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 use mio::Events;
+use mio::net::TcpListener;
 
 use super::Reactor;
 use super::socket::{Socket, is_readable};
@@ -18,6 +19,14 @@ const ACCEPT_WARNS_EVERY: Duration = Duration::from_secs(5);
 /// Rounds in which clients that are there when a signal asks for the end are taken in. A listener's
 /// backlog of 4096 takes 32; clients that never stop coming do not keep the proxy running.
 const LAST_ROUNDS_MAX: usize = 64;
+
+/// A listener for clients.
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
+    /// Whether trusted hops begin with a PROXY protocol header here.
+    pub(super) speaks_proxy_protocol: bool,
+    pub(super) is_ready: bool,
+}
 
 impl Reactor {
     /// Accepts clients as far as there is room for them.

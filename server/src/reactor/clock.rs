@@ -39,3 +39,14 @@ impl Clock {
         Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
+
+/// A seed that differs from run to run; a recording carries the one it was made with.
+pub(super) fn seed() -> u64 {
+    wall_clock_nanos()
+}
+
+/// The time of day, nanoseconds since 1970.
+pub(super) fn wall_clock_nanos() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
+}

@@ -6,9 +6,11 @@
 //! that read them and only a write that blocked waits for an edge. Nothing here knows what the
 //! bytes mean.
 mod accept;
+mod admin;
 mod budget;
 mod clock;
 mod descriptors;
+mod figures;
 mod signal;
 mod socket;
 mod token;
@@ -18,7 +20,7 @@ mod unacknowledged;
 use std::collections::VecDeque;
 use std::hint::cold_path;
 use std::io::ErrorKind;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use intelliproxy_core::Instant;
 use log::info;
@@ -27,13 +29,16 @@ use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use self::accept::Listener;
+use self::admin::AdminPort;
 use self::budget::{Budget, COSTLY_READ, READS_MAX, is_costly, share_end};
-use self::clock::Clock;
+use self::clock::{Clock, seed, wall_clock_nanos};
 use self::descriptors::connections_max;
 use self::signal::Signals;
 use self::socket::{Moved, Socket, connect_failure};
 use self::token::Source;
 use self::unacknowledged::Diagnosis;
+use crate::admin::CONNECTIONS_MAX;
 use crate::edge::Edge;
 use crate::edge::record;
 use crate::edge::resolve::Setup;
@@ -77,6 +82,7 @@ struct Reactor {
     signals: Signals,
     hangups: Signals,
     listeners: Vec<Listener>,
+    admin: Option<AdminPort>,
     /// By the slot of the connection's id.
     sockets: Vec<Option<Socket>>,
     /// When the proxy has to be called if nothing happens, as it was at the end of the last turn.
@@ -99,13 +105,6 @@ struct Reactor {
     edge: Edge,
 }
 
-struct Listener {
-    socket: TcpListener,
-    /// Whether trusted hops begin with a PROXY protocol header here.
-    speaks_proxy_protocol: bool,
-    is_ready: bool,
-}
-
 impl Reactor {
     fn new(setup: Setup) -> Result<Self, String> {
         let fail = |error: std::io::Error| format!("cannot set up polling: {error}");
@@ -116,7 +115,8 @@ impl Reactor {
         let config = setup.config.clone();
         let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
             .map_err(|error| error.to_string())?;
-        proxy.limit_connections(connections_max());
+        let of_admin = if setup.admin_listeners.is_empty() { 0 } else { CONNECTIONS_MAX };
+        proxy.limit_connections(connections_max().saturating_sub(of_admin));
         let keeper = Keeper::start(&config, &mut proxy, now)?;
         let recording = recording.map(|(recorder, guard)| {
             proxy.record_into(Box::new(recorder), wall_clock_nanos());
@@ -142,6 +142,7 @@ impl Reactor {
             registry.register(&mut socket, token, Interest::READABLE).map_err(fail)?;
             listeners.push(Listener { socket, speaks_proxy_protocol, is_ready: false });
         }
+        let admin = AdminPort::new(setup.admin_listeners, registry).map_err(fail)?;
         Ok(Self {
             poll,
             clock,
@@ -150,6 +151,7 @@ impl Reactor {
             signals,
             hangups,
             listeners,
+            admin,
             sockets: Vec::new(),
             deadline: Some(now),
             unread: VecDeque::new(),
@@ -172,6 +174,7 @@ impl Reactor {
         self.now = self.clock.now();
         if let Some(date) = self.clock.new_date(self.now) {
             self.proxy.handle_date(&date);
+            self.admin.iter_mut().for_each(|admin| admin.handle_date(&date));
         }
         if self.deadline.is_some_and(|at| self.now > at + PAUSED) {
             cold_path();
@@ -191,6 +194,9 @@ impl Reactor {
         }
         self.edge.handle_turn(self.now, &mut self.proxy);
         self.flush();
+        if let Some(admin) = &mut self.admin {
+            admin.handle_turn(self.now, &self.proxy, self.poll.registry());
+        }
         self.deadline = self.proxy.poll_timeout();
         if let Some(at) = self.deadline.filter(|at| *at <= self.now) {
             if is_interrupted || self.now.since(at) > LATE || is_full(events) {
@@ -245,10 +251,8 @@ impl Reactor {
         if !self.unread.is_empty() {
             return Some(Duration::ZERO);
         }
-        let mut next = match (self.deadline, self.edge.poll_timeout()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
+        let admin = self.admin.as_ref().and_then(AdminPort::poll_timeout);
+        let mut next = [self.deadline, self.edge.poll_timeout(), admin].into_iter().flatten().min();
         if self.listeners.iter().any(|listener| listener.is_ready) {
             let mut at = self.accepts_from;
             if !self.proxy.accepts() {
@@ -287,6 +291,9 @@ impl Reactor {
                 if let Some(listener) = self.listeners.get_mut(index) {
                     listener.is_ready = true;
                 }
+            }
+            Source::AdminListener(_) | Source::Admin(_) => {
+                self.admin.iter_mut().for_each(|admin| admin.take_readiness(source));
             }
             Source::Client(_) | Source::Backend(_) => {
                 debug_assert!(false, "news of connections is not taken here");
@@ -584,15 +591,4 @@ impl Reactor {
 /// Whether a poll may have left events behind.
 fn is_full(events: &Events) -> bool {
     events.iter().count() >= EVENTS_MAX
-}
-
-/// A seed that differs from run to run; a recording carries the one it was made with.
-fn seed() -> u64 {
-    wall_clock_nanos()
-}
-
-/// The time of day, nanoseconds since 1970.
-fn wall_clock_nanos() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_nanos() as u64)
 }

@@ -3,12 +3,17 @@ use std::hint::cold_path;
 
 use mio::Token;
 
+use crate::admin::CONNECTIONS_MAX;
 use crate::proxy::ConnId;
 
 /// The subject of an event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Source {
     Listener(usize),
+    /// An admin listener.
+    AdminListener(usize),
+    /// An admin connection.
+    Admin(usize),
     /// Signals that ask for an end.
     Signals,
     /// Signals that ask for another reading of the configuration.
@@ -26,7 +31,11 @@ pub(crate) enum Source {
 const SPECIAL: usize = usize::MAX - 1024;
 const HANGUPS: usize = SPECIAL + 1;
 const WAKER: usize = SPECIAL + 2;
-const LISTENERS: usize = SPECIAL + 3;
+const ADMIN: usize = SPECIAL + 3;
+const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
+const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
+/// Addresses that one host of `admin.listen` may stand for.
+pub(super) const ADMIN_LISTENERS_MAX: usize = 16;
 /// Set in the tokens of connections to backends; no slot's number comes near.
 const BACKEND: usize = 1 << 31;
 
@@ -36,6 +45,8 @@ impl Source {
             Self::Signals => Token(SPECIAL),
             Self::Hangups => Token(HANGUPS),
             Self::Waker => Token(WAKER),
+            Self::Admin(id) => Token(ADMIN + id),
+            Self::AdminListener(index) => Token(ADMIN_LISTENERS + index),
             Self::Listener(index) => Token(LISTENERS + index),
             Self::Client(conn) => Token(conn.to_bits() as usize),
             Self::Backend(conn) => Token(conn.to_bits() as usize | BACKEND),
@@ -50,6 +61,8 @@ impl Source {
                 SPECIAL => Self::Signals,
                 HANGUPS => Self::Hangups,
                 WAKER => Self::Waker,
+                number @ ..ADMIN_LISTENERS => Self::Admin(number - ADMIN),
+                number @ ..LISTENERS => Self::AdminListener(number - ADMIN_LISTENERS),
                 number => Self::Listener(number - LISTENERS),
             };
         }

@@ -1,4 +1,4 @@
-//! The history of each backend, request by request.
+//! History of each backend, request by request.
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -13,25 +13,25 @@ use super::super::text::quantile;
 pub(super) struct Visit {
     pub(super) at_s: f64,
     pub(super) end_s: f64,
-    /// Requests in flight at the backend before it.
+    /// Requests that were there before it.
     pub(super) in_flight: u32,
     /// Time to the response's head; 0 without one.
     pub(super) latency_ms: f64,
     pub(super) ending: Ending,
 }
 
-/// The outcome of a request.
+/// Result of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Ending {
     Good,
     Error,
     Refused,
     TimedOut,
-    /// No statement about the backend.
+    /// Says nothing about the backend.
     Silent,
 }
 
-/// The events at one backend.
+/// All that happened at one backend.
 #[derive(Clone, Debug, Default)]
 pub(super) struct BackendHistory {
     /// In the order of their ends.
@@ -42,11 +42,11 @@ pub(super) struct BackendHistory {
     pub(super) refusals: Vec<(f64, bool)>,
 }
 
-/// The events at all backends.
+/// All that happened.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
     pub(super) backends: Vec<BackendHistory>,
-    /// Times at which requests came, without retries.
+    /// When requests came, retries left out.
     pub(super) arrivals: Vec<f64>,
     pub(super) seconds: f64,
 }
@@ -62,7 +62,7 @@ impl Visit {
 }
 
 impl History {
-    /// Reads a recording. Returns the history and the damage found.
+    /// Reads a recording; also what is wrong with it.
     pub(super) fn read(recording: &Recording<'_>) -> (Self, Vec<String>) {
         let header = recording.header();
         let count = header.config.backends.len();
@@ -126,12 +126,12 @@ impl History {
         (history, wrong)
     }
 
-    /// Returns all good responses.
+    /// All good responses.
     pub(super) fn good(&self) -> impl Iterator<Item = &Visit> {
         self.backends.iter().flat_map(|backend| &backend.visits).filter(|visit| visit.is_good())
     }
 
-    /// Returns the time after which requests were given up, if any were, in ms.
+    /// After which time requests were given up, when some were, ms.
     pub(super) fn timeout_ms(&self) -> Option<f64> {
         let visits = self.backends.iter().flat_map(|backend| &backend.visits);
         let given_up = visits.filter(|visit| visit.ending == Ending::TimedOut);

@@ -45,7 +45,7 @@ fn plain_form_is_the_default() {
 #[test]
 fn flags_set_their_values() {
     type Change = fn(&mut Config);
-    let rows: [(&[&str], Change); 21] = [
+    let rows: [(&[&str], Change); 22] = [
         (&["--listen=[::1]:80"], |c| c.listen = vec!["[::1]:80".into()]),
         (&["--listen", "a:1", "--listen", "b:2"], |c| {
             c.listen = vec!["a:1".into(), "b:2".into()];
@@ -77,6 +77,7 @@ fn flags_set_their_values() {
         (&["--stats-allow", "::1", "--stats-allow=10.0.0.0/8"], |c| {
             c.stats.allow = vec!["::1".to_owned(), "10.0.0.0/8".to_owned()];
         }),
+        (&["--admin", "localhost:9"], |c| c.admin.listen = Some("localhost:9".to_owned())),
         (&["--state", "s"], |c| c.state_file = Some("s".to_owned())),
         (&["--record", "f", "--record-bytes-max=9", "--record-files", "3"], |c| {
             let file = Some("f".to_owned());

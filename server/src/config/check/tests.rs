@@ -66,6 +66,29 @@ fn counts_are_held_to_their_ranges() {
     }
 }
 
+/// The admin pages have an address of their own; port 0 is any free one.
+#[test]
+fn admin_listens_elsewhere() {
+    let rows = [
+        (None, true),
+        (Some("127.0.0.1:3003"), true),
+        (Some("127.0.0.1:0"), true),
+        (Some("127.0.0.1:3001"), false),
+        (Some("127.0.0.1"), false),
+        (Some(""), false),
+        (Some("http://127.0.0.1:1"), false),
+    ];
+    for (text, is_good) in rows {
+        let mut config = Config::default();
+        config.admin.listen = text.map(str::to_owned);
+        if is_good {
+            assert_eq!(config.validate(), Ok(()), "{text:?}");
+        } else {
+            assert_refused(&config, "admin.listen");
+        }
+    }
+}
+
 /// A body may have any size, and no limit at all.
 #[test]
 fn bodies_have_any_limit() {

@@ -41,7 +41,7 @@ impl Session {
     /// Sends an error as the last response on the client's connection.
     fn refuse(&mut self, now: Instant, status: u16, is_head_request: bool, shared: &mut Shared) {
         let bytes = answer::encode_error(status, &shared.date, is_head_request, Some("close"));
-        self.answer(now, bytes, shared);
+        self.answer(now, status, bytes, shared);
         self.client.close(false);
     }
 
@@ -159,7 +159,7 @@ impl Session {
                         answer::encode_error(status, &shared.date, is_head_request, connection)
                     }
                 };
-                self.answer(now, bytes, shared);
+                self.answer(now, error.status(), bytes, shared);
             }
             Remedy::Truncate => {
                 self.exchange = None;
@@ -170,10 +170,16 @@ impl Session {
     }
 
     /// Responds to the current exchange, or to an invalid request, with bytes of the proxy.
-    pub(super) fn answer(&mut self, now: Instant, bytes: Vec<u8>, shared: &mut Shared) {
+    pub(super) fn answer(
+        &mut self,
+        now: Instant,
+        status: u16,
+        bytes: Vec<u8>,
+        shared: &mut Shared,
+    ) {
         let is_persistent = self.exchange.take().is_some_and(|exchange| exchange.is_persistent);
         self.upstream.output.clear(&mut shared.buffers);
-        shared.add_own_response();
+        shared.add_own_response(status);
         let buffer = shared.buffers.adopt(Buffer::holding(bytes));
         if let Err(buffer) = self.client.output.push(buffer, &mut shared.buffers) {
             // Interim responses fill the output: a client that reads none of them gets no other.

@@ -420,7 +420,7 @@ impl Session {
     /// Refuses a client for which there is no room.
     pub(crate) fn handle_refused(&mut self, now: Instant, shared: &mut Shared) {
         let bytes = answer::encode_error(503, &shared.date, false, Some("close"));
-        self.answer(now, bytes, shared);
+        self.answer(now, 503, bytes, shared);
         self.client.close(false);
         self.settle(now, shared);
     }

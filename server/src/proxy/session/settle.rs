@@ -116,6 +116,7 @@ impl Session {
     fn begin(&mut self, now: Instant, begun: NewRequest, shared: &mut Shared) {
         let NewRequest { forwarded, framing, len, is_last, aim } = begun;
         let client = &mut self.client;
+        shared.counts.requests += 1;
         client.head_since = None;
         client.has_said_last = is_last;
         client.last_read = now;
@@ -165,7 +166,7 @@ impl Session {
         }
         let connection = connection_option(exchange.version, exchange.is_persistent);
         let bytes = answer::encode_empty(&shared.date, connection);
-        self.answer(now, bytes, shared);
+        self.answer(now, 200, bytes, shared);
     }
 
     /// Begins a body after the forwarded head; returns that head for the backend, with the received
@@ -332,7 +333,10 @@ impl Session {
             HeadKind::Interim { is_continue, .. } => {
                 self.note_interim(now, headed.len, is_continue, shared);
             }
-            HeadKind::Switch => self.open_tunnel(now, shared),
+            HeadKind::Switch => {
+                shared.counts.passed.add(101);
+                self.open_tunnel(now, shared);
+            }
             HeadKind::Final {
                 status, framing, writer, kept, binds, is_client_persistent, ..
             } => {
@@ -343,6 +347,7 @@ impl Session {
                     let waited = exchange.client_wait + waited.unwrap_or_default();
                     latency = latency.saturating_sub(waited);
                 }
+                shared.counts.passed.add(status);
                 exchange.answer = Some((status, latency));
                 exchange.has_begun_answer = true;
                 exchange.is_persistent = is_client_persistent;

@@ -22,7 +22,7 @@ impl Session {
         if let Some(exchange) = &self.exchange
             && matches!(self.upstream.receive, upstream_half::Receive::AwaitsStats)
         {
-            shared.add_own_response();
+            shared.add_own_response(200);
             let connection = connection_option(exchange.version, exchange.is_persistent);
             let kind = "application/json";
             let head = answer::encode_head(200, &shared.date, kind, fields, text.len(), connection);

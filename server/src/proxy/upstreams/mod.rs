@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 use intelliproxy_core::journal::{JournalSink, RecordedRouter, RecordingCounts};
 use intelliproxy_core::{
     Action, Asker, BackendId, BackendLimits, BackendSnapshot, ConfigError, Event, GuardView,
-    Instant, Lease, LeaseId, NoRoute, Outcome, PolicyState, PolicyStateError, RouterConfig, Rules,
-    Snapshot,
+    Instant, Lease, LeaseId, NoRoute, Outcome, PolicyState, PolicyStateError, RouterConfig,
+    RouterCounts, Rules, Snapshot,
 };
 
 use self::idle::Idle;
@@ -299,6 +299,16 @@ impl Upstreams {
 
     pub(crate) fn guard(&self, now: Instant) -> Option<GuardView> {
         self.router.guard(now)
+    }
+
+    /// Counts of the router's decisions.
+    pub(crate) fn counts(&self) -> RouterCounts {
+        self.router.counts()
+    }
+
+    /// Whether a backend is up and not ejected.
+    pub(crate) fn has_usable(&self) -> bool {
+        self.router.has_usable()
     }
 
     pub(crate) fn recording(&self) -> Option<RecordingCounts> {

@@ -1,0 +1,234 @@
+//! The admin pages: what the proxy shows of itself on a listener of its own.
+//!
+//! | path | response |
+//! |---|---|
+//! | `/stats` | the JSON array of the traffic port's /stats |
+//! | `/metrics` | Prometheus text |
+//! | `/healthz` | 200: the proxy is alive |
+//! | `/readyz` | 200 while a backend is usable and the proxy is not stopping, otherwise 503 |
+//! | `/config` | the configuration in use, JSON |
+//!
+//! A machine like the proxy, beside it: the driver reports bytes and the time, and reads the proxy
+//! only. It has its own few connections and buffers, so the pages can be reached when clients are
+//! at their limit. Time comes from the driver.
+mod pages;
+mod session;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use intelliproxy_core::Instant;
+
+use self::pages::{Page, Pages};
+use self::session::{Asked, Session};
+use crate::pages::ProcessFigures;
+use crate::pages::metrics::MEDIA_TYPE;
+use crate::proxy::Proxy;
+
+/// Connections at the same time. When all are open the one that has been idle longest gives way.
+pub(crate) const CONNECTIONS_MAX: usize = 16;
+
+/// Something the admin wants its driver to do with a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Action {
+    /// Send the end of the stream; reading goes on.
+    Shutdown(usize),
+    /// Close it; its number means another one from now on.
+    Close(usize),
+}
+
+/// The admin connections and the pages in the making.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    /// By the connection's number.
+    sessions: [Option<Session>; CONNECTIONS_MAX],
+    pages: Pages,
+    actions: VecDeque<Action>,
+    /// The Date line of responses.
+    date: String,
+}
+
+impl Admin {
+    pub(crate) fn new() -> Self {
+        Self {
+            sessions: [const { None }; CONNECTIONS_MAX],
+            pages: Pages::default(),
+            actions: VecDeque::new(),
+            date: String::new(),
+        }
+    }
+
+    /// Takes the time of day as an HTTP date.
+    pub(crate) fn handle_date(&mut self, http_date: &str) {
+        self.date = format!("Date: {http_date}\r\n");
+    }
+
+    /// Takes the figures of the process.
+    pub(crate) fn handle_process(&mut self, figures: ProcessFigures) {
+        self.pages.process = figures;
+    }
+
+    /// Makes room for another connection; returns whether there is some. The actions that follow
+    /// come before [`handle_accept`](Self::handle_accept).
+    pub(crate) fn make_room(&mut self) -> bool {
+        if self.sessions.iter().any(Option::is_none) {
+            return true;
+        }
+        let idle = self.sessions.iter().enumerate();
+        let idle = idle.filter_map(|(id, session)| Some((session.as_ref()?.idle_since()?, id)));
+        let longest = idle.min();
+        if let Some((_, id)) = longest {
+            self.close(id);
+        }
+        longest.is_some()
+    }
+
+    /// A client connected; returns the connection's number, or `None` without room.
+    pub(crate) fn handle_accept(&mut self, now: Instant) -> Option<usize> {
+        let id = self.sessions.iter().position(Option::is_none)?;
+        self.sessions[id] = Some(Session::new(now));
+        Some(id)
+    }
+
+    /// Room for bytes that came on a connection; empty when they have to wait.
+    pub(crate) fn read_space(&mut self, id: usize) -> &mut [u8] {
+        self.session_mut(id).map_or(&mut [], Session::read_space)
+    }
+
+    /// `count` bytes, at least one, were put into [`read_space`](Self::read_space).
+    pub(crate) fn handle_read(&mut self, now: Instant, id: usize, count: usize, proxy: &Proxy) {
+        if let Some(session) = self.session_mut(id) {
+            session.handle_read(now, count);
+            self.serve(now, id, proxy);
+        }
+    }
+
+    /// The client has ended its side. A request that was whole before is served.
+    pub(crate) fn handle_eof(&mut self, id: usize) {
+        if self.session_mut(id).is_some_and(Session::handle_eof) {
+            self.close(id);
+        }
+    }
+
+    /// The connection broke.
+    pub(crate) fn handle_failed(&mut self, id: usize) {
+        self.close(id);
+    }
+
+    /// Bytes that wait for a connection.
+    pub(crate) fn write_ready(&self, id: usize) -> &[u8] {
+        let session = self.sessions.get(id).and_then(Option::as_ref);
+        session.map_or(&[], Session::write_ready)
+    }
+
+    /// A connection took the first `count` bytes of [`write_ready`](Self::write_ready).
+    pub(crate) fn handle_written(&mut self, now: Instant, id: usize, count: usize, proxy: &Proxy) {
+        let Some(session) = self.session_mut(id) else { return };
+        if session.handle_written(now, count) {
+            if session.is_closing() {
+                self.actions.push_back(Action::Shutdown(id));
+            } else {
+                self.serve(now, id, proxy);
+            }
+        }
+    }
+
+    /// Time has passed: pages grow, deadlines are held.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, proxy: &Proxy) {
+        for page in self.pages.grow(now, proxy).into_iter().flatten() {
+            for id in 0..CONNECTIONS_MAX {
+                if self.session_mut(id).is_some_and(|session| session.awaits() == Some(page)) {
+                    self.show(now, id, page, proxy);
+                }
+            }
+        }
+        for id in 0..CONNECTIONS_MAX {
+            if self.session_mut(id).is_some_and(|session| session.is_overdue(now)) {
+                self.close(id);
+            }
+        }
+    }
+
+    /// The next thing to do.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let sessions = self.sessions.iter().flatten().filter_map(Session::poll_timeout);
+        sessions.chain(self.pages.poll_timeout()).min()
+    }
+
+    /// Serves the request of a connection, as far as it came.
+    fn serve(&mut self, now: Instant, id: usize, proxy: &Proxy) {
+        let date = &self.date;
+        let Some(session) = self.sessions.get_mut(id).and_then(Option::as_mut) else { return };
+        let Some(asked) = session.take_request(now, date) else { return };
+        match asked {
+            Asked::Page(page) => self.show(now, id, page, proxy),
+            Asked::Health => self.respond(now, id, (200, TEXT), "", b"ok\n".to_vec()),
+            Asked::Readiness => {
+                let (status, text) = match (proxy.is_ready(), proxy.is_stopping()) {
+                    (true, _) => (200, "ready\n"),
+                    (false, true) => (503, "not ready: the proxy is stopping\n"),
+                    (false, false) => (503, "not ready: no backend is usable\n"),
+                };
+                self.respond(now, id, (status, TEXT), "", text.into());
+            }
+            Asked::Config => {
+                let text = proxy.config().to_json() + "\n";
+                self.respond(now, id, (200, JSON), "", text.into());
+            }
+        }
+    }
+
+    /// Responds with a page, or has the connection wait until it is made.
+    fn show(&mut self, now: Instant, id: usize, page: Page, proxy: &Proxy) {
+        let Some(text) = self.pages.ask(now, page, proxy) else {
+            if let Some(session) = self.session_mut(id) {
+                session.wait_for(page);
+            }
+            return;
+        };
+        let (kind, fields) = match page {
+            Page::Stats => (JSON, proxy.stats_fields()),
+            Page::Metrics => (MEDIA_TYPE, String::new()),
+        };
+        self.respond_shared(now, id, (200, kind), &fields, text);
+    }
+
+    fn respond(&mut self, now: Instant, id: usize, kind: (u16, &str), fields: &str, text: Vec<u8>) {
+        self.respond_shared(now, id, kind, fields, Arc::new(text));
+    }
+
+    fn respond_shared(
+        &mut self,
+        now: Instant,
+        id: usize,
+        kind: (u16, &str),
+        fields: &str,
+        text: Arc<Vec<u8>>,
+    ) {
+        let date = &self.date;
+        if let Some(session) = self.sessions.get_mut(id).and_then(Option::as_mut) {
+            session.respond(now, kind, &[date, fields], text);
+        }
+    }
+
+    fn close(&mut self, id: usize) {
+        if self.sessions.get_mut(id).and_then(Option::take).is_some() {
+            self.actions.push_back(Action::Close(id));
+        }
+    }
+
+    fn session_mut(&mut self, id: usize) -> Option<&mut Session> {
+        self.sessions.get_mut(id)?.as_mut()
+    }
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! The pages whose length depends on the number of backends: made over several turns, and shared by
+//! all who ask for them.
+//!
+//! | backends | a request gets |
+//! |---|---|
+//! | at most [`AT_ONCE`] | a text of the moment, made at once |
+//! | more | the text that was made less than [`AGE_MAX`] ago; otherwise it waits for the next one |
+use std::sync::Arc;
+use std::time::Duration;
+
+use intelliproxy_core::{BackendId, Instant};
+
+use crate::pages::metrics::MetricsText;
+use crate::pages::{ProcessFigures, StatsText};
+use crate::proxy::Proxy;
+
+/// Backends that are taken in by one step.
+const AT_ONCE: usize = 16;
+/// Pairs of a family and a backend that are written by one step of the metrics: 0.1 ms.
+const PAIRS: usize = 256;
+/// From one step to the next.
+const STEP: Duration = Duration::from_millis(1);
+/// Time for which a text is served.
+const AGE_MAX: Duration = Duration::from_millis(250);
+
+/// A page by its name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Page {
+    Stats,
+    Metrics,
+}
+
+/// The texts given out, and those in the making.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    pub(super) process: ProcessFigures,
+    stats: Growing,
+    metrics: Growing,
+}
+
+/// One page.
+#[derive(Debug, Default)]
+struct Growing {
+    /// The last one, and when it was made.
+    latest: Option<(Instant, Arc<Vec<u8>>)>,
+    build: Option<Build>,
+    /// When the next step is due.
+    step_at: Option<Instant>,
+}
+
+/// A text in the making, with the backends that are not in it yet, in reverse order.
+#[derive(Debug)]
+enum Build {
+    Stats { left: Vec<BackendId>, text: StatsText },
+    Metrics { left: Vec<BackendId>, text: Box<MetricsText> },
+}
+
+impl Pages {
+    /// Returns a page; `None` when it will come out of [`grow`](Self::grow).
+    pub(super) fn ask(&mut self, now: Instant, page: Page, proxy: &Proxy) -> Option<Arc<Vec<u8>>> {
+        if proxy.configured().len() <= AT_ONCE {
+            let mut build = Build::new(now, page, proxy, &self.process);
+            while !build.step(now, proxy) {}
+            return Some(Arc::new(build.finish()));
+        }
+        let growing = self.growing(page);
+        let latest = growing.latest.as_ref();
+        let fresh = latest.filter(|(made, _)| now.since(*made) < AGE_MAX);
+        if fresh.is_none() {
+            growing.step_at.get_or_insert(now + STEP);
+        }
+        fresh.map(|(_, text)| Arc::clone(text))
+    }
+
+    /// Goes on with the texts in the making; returns the pages that are there now.
+    pub(super) fn grow(&mut self, now: Instant, proxy: &Proxy) -> [Option<Page>; 2] {
+        [Page::Stats, Page::Metrics].map(|page| {
+            let process = self.process;
+            let growing = self.growing(page);
+            growing.latest.take_if(|(made, _)| now.since(*made) >= AGE_MAX);
+            if growing.step_at.is_none_or(|at| at > now) {
+                return None;
+            }
+            let begin = || Build::new(now, page, proxy, &process);
+            let mut build = growing.build.take().unwrap_or_else(begin);
+            if build.step(now, proxy) {
+                growing.latest = Some((now, Arc::new(build.finish())));
+                growing.step_at = None;
+                Some(page)
+            } else {
+                growing.build = Some(build);
+                growing.step_at = Some(now + STEP);
+                None
+            }
+        })
+    }
+
+    /// When [`grow`](Self::grow) is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let times = [&self.stats, &self.metrics].map(|page| {
+            let ends = page.latest.as_ref().map(|(made, _)| *made + AGE_MAX);
+            page.step_at.into_iter().chain(ends).min()
+        });
+        times.into_iter().flatten().min()
+    }
+
+    fn growing(&mut self, page: Page) -> &mut Growing {
+        match page {
+            Page::Stats => &mut self.stats,
+            Page::Metrics => &mut self.metrics,
+        }
+    }
+}
+
+impl Build {
+    fn new(now: Instant, page: Page, proxy: &Proxy, process: &ProcessFigures) -> Self {
+        let left = proxy.configured().iter().rev().copied().collect();
+        match page {
+            Page::Stats => Self::Stats { left, text: StatsText::new() },
+            Page::Metrics => {
+                let text = Box::new(MetricsText::new(&proxy.overall(now), process));
+                Self::Metrics { left, text }
+            }
+        }
+    }
+
+    /// Writes some; returns whether that was all.
+    fn step(&mut self, now: Instant, proxy: &Proxy) -> bool {
+        match self {
+            Self::Stats { left, text } => {
+                let guard = proxy.guard(now);
+                for id in next(left) {
+                    proxy.write_backend(now, id, guard.as_ref(), text);
+                }
+                left.is_empty()
+            }
+            Self::Metrics { left, text } if left.is_empty() => text.write_some(PAIRS),
+            Self::Metrics { left, text } => {
+                next(left).filter_map(|id| proxy.figures(now, id)).for_each(|row| text.push(row));
+                false
+            }
+        }
+    }
+
+    fn finish(self) -> Vec<u8> {
+        match self {
+            Self::Stats { text, .. } => text.finish(),
+            Self::Metrics { text, .. } => text.finish(),
+        }
+    }
+}
+
+/// Takes the next backends out.
+fn next(left: &mut Vec<BackendId>) -> impl Iterator<Item = BackendId> {
+    let first = left.len().saturating_sub(AT_ONCE);
+    left.drain(first..).rev()
+}

@@ -1,0 +1,241 @@
+//! One admin connection: a request, its response, and the next request.
+//!
+//! | state | waits for | at most |
+//! |---|---|---|
+//! | `Asking` | a whole head | [`IDLE_MAX`], [`HEAD_MAX`] from its first byte |
+//! | `Waiting` | a page in the making | as long as that takes |
+//! | `Sending` | the client to take the response | [`WRITE_MAX`] without a byte taken |
+//! | `Closing` | the client's end; what it still sends is dropped | [`LINGER_MAX`] |
+//!
+//! A response is the last one after an invalid request, a request with a body, `Connection: close`,
+//! and to HTTP/1.0.
+use std::sync::Arc;
+use std::time::Duration;
+
+use intelliproxy_core::Instant;
+
+use super::TEXT;
+use super::pages::Page;
+use crate::http::answer::{encode_error, encode_head};
+use crate::http::field::Slots;
+use crate::http::framing::{Framing, request_framing};
+use crate::http::head::{HeadLimits, Parsed, Version, parse_request};
+use crate::http::persistence::is_persistent;
+
+/// Bytes of a request head.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+const LIMITS: HeadLimits =
+    HeadLimits { head_bytes_max: HEAD_BYTES_MAX, target_bytes_max: 2048, fields_max: 64 };
+/// Time between two requests: a scrape once a minute keeps its connection.
+const IDLE_MAX: Duration = Duration::from_secs(75);
+/// Time from a head's first byte to its end.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+/// Time in which the client takes nothing of the response.
+const WRITE_MAX: Duration = Duration::from_secs(10);
+/// Time for which a client's further bytes are dropped after the last response, so that a reset
+/// does not destroy it (RFC 9112 section 9.6).
+const LINGER_MAX: Duration = Duration::from_secs(2);
+
+/// The resource that a request is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Asked {
+    Page(Page),
+    Health,
+    Readiness,
+    Config,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    state: State,
+    input: Box<[u8; HEAD_BYTES_MAX]>,
+    filled: usize,
+    is_head_request: bool,
+    is_persistent: bool,
+    is_eof: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Asking { since: Instant, has_begun: bool },
+    Waiting { page: Page },
+    Sending { head: Vec<u8>, body: Arc<Vec<u8>>, written: usize, since: Instant },
+    Closing { since: Instant },
+}
+
+impl Session {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            state: State::Asking { since: now, has_begun: false },
+            input: Box::new([0; HEAD_BYTES_MAX]),
+            filled: 0,
+            is_head_request: false,
+            is_persistent: false,
+            is_eof: false,
+        }
+    }
+
+    pub(super) fn read_space(&mut self) -> &mut [u8] {
+        match self.state {
+            State::Asking { .. } => &mut self.input[self.filled..],
+            State::Closing { .. } => &mut self.input[..],
+            State::Waiting { .. } | State::Sending { .. } => &mut [],
+        }
+    }
+
+    pub(super) fn handle_read(&mut self, now: Instant, count: usize) {
+        if let State::Asking { since, has_begun } = &mut self.state {
+            self.filled = (self.filled + count).min(HEAD_BYTES_MAX);
+            if !std::mem::replace(has_begun, true) {
+                *since = now;
+            }
+        }
+    }
+
+    /// Returns whether the connection is over.
+    pub(super) fn handle_eof(&mut self) -> bool {
+        self.is_eof = true;
+        self.is_persistent = false;
+        matches!(self.state, State::Asking { .. } | State::Closing { .. })
+    }
+
+    pub(super) fn write_ready(&self) -> &[u8] {
+        let State::Sending { head, body, written, .. } = &self.state else { return &[] };
+        match written.checked_sub(head.len()) {
+            None => &head[*written..],
+            Some(_) if self.is_head_request => &[],
+            Some(of_body) => &body[of_body..],
+        }
+    }
+
+    /// Returns whether the response is all written.
+    pub(super) fn handle_written(&mut self, now: Instant, count: usize) -> bool {
+        let State::Sending { written, since, .. } = &mut self.state else { return false };
+        *written += count;
+        *since = now;
+        if !self.write_ready().is_empty() {
+            return false;
+        }
+        self.state = if self.is_persistent {
+            State::Asking { since: now, has_begun: self.filled > 0 }
+        } else {
+            State::Closing { since: now }
+        };
+        true
+    }
+
+    /// Takes the next request, if it is whole. One that is invalid, or for nothing that is here, is
+    /// responded to at once.
+    pub(super) fn take_request(&mut self, now: Instant, date: &str) -> Option<Asked> {
+        if !matches!(self.state, State::Asking { .. }) {
+            return None;
+        }
+        let mut slots = Slots::new();
+        let head = match parse_request(&self.input[..self.filled], &mut slots, &LIMITS) {
+            Ok(Parsed::Complete(head)) => head,
+            Ok(Parsed::Partial) if self.filled < HEAD_BYTES_MAX => return None,
+            Ok(Parsed::Partial) => return self.refuse(now, 431, date),
+            Err(error) => return self.refuse(now, error.status(), date),
+        };
+        let framing = match request_framing(&head) {
+            Ok(framing) => framing,
+            Err(error) => return self.refuse(now, error.status(), date),
+        };
+        let asked = resource(head.target);
+        let is_known_method = matches!(head.method, "GET" | "HEAD");
+        self.is_head_request = head.method == "HEAD";
+        self.is_persistent = is_persistent(head.version, &head.fields)
+            && head.version == Version::Http11
+            && framing == Framing::None
+            && !self.is_eof;
+        let len = head.len;
+        self.input.copy_within(len..self.filled, 0);
+        self.filled -= len;
+        let (status, fields) = match (asked, is_known_method) {
+            (Some(asked), true) => return Some(asked),
+            (Some(_), false) => (405, "Allow: GET, HEAD\r\n"),
+            (None, _) => (404, ""),
+        };
+        let text = if status == 404 { "404 Not Found\n" } else { "405 Method Not Allowed\n" };
+        self.respond(now, (status, TEXT), &[date, fields], Arc::new(text.into()));
+        None
+    }
+
+    /// Responds to an invalid request, and ends.
+    fn refuse(&mut self, now: Instant, status: u16, date: &str) -> Option<Asked> {
+        self.is_persistent = false;
+        self.is_head_request = false;
+        let head = encode_error(status, date, false, Some("close"));
+        self.state = State::Sending { head, body: Arc::default(), written: 0, since: now };
+        None
+    }
+
+    /// Begins a response; `fields` are header lines, each with its line end.
+    pub(super) fn respond(
+        &mut self,
+        now: Instant,
+        (status, kind): (u16, &str),
+        fields: &[&str],
+        body: Arc<Vec<u8>>,
+    ) {
+        let connection = if self.is_persistent { None } else { Some("close") };
+        let fields = [fields.concat(), "Cache-Control: no-store\r\n".to_owned()].concat();
+        let head = encode_head(status, "", kind, &fields, body.len(), connection);
+        self.state = State::Sending { head, body, written: 0, since: now };
+    }
+
+    pub(super) fn wait_for(&mut self, page: Page) {
+        self.state = State::Waiting { page };
+    }
+
+    pub(super) const fn awaits(&self) -> Option<Page> {
+        match self.state {
+            State::Waiting { page } => Some(page),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn is_closing(&self) -> bool {
+        matches!(self.state, State::Closing { .. })
+    }
+
+    /// Since when nothing has been asked; `None` while a request is served.
+    pub(super) const fn idle_since(&self) -> Option<Instant> {
+        match self.state {
+            State::Asking { since, .. } | State::Closing { since } => Some(since),
+            State::Waiting { .. } | State::Sending { .. } => None,
+        }
+    }
+
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.poll_timeout().is_some_and(|at| at <= now)
+    }
+
+    /// When the connection has to be closed.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        Some(match self.state {
+            State::Asking { since, has_begun: false } => since + IDLE_MAX,
+            State::Asking { since, has_begun: true } => since + HEAD_MAX,
+            State::Waiting { .. } => return None,
+            State::Sending { since, .. } => since + WRITE_MAX,
+            State::Closing { since } => since + LINGER_MAX,
+        })
+    }
+}
+
+/// The resource of a target in origin form or absolute form; a query is ignored.
+fn resource(target: &[u8]) -> Option<Asked> {
+    let target = std::str::from_utf8(target).ok()?;
+    let path = match target.strip_prefix("http://") {
+        Some(rest) => rest.find('/').map(|at| &rest[at..])?,
+        None => target,
+    };
+    Some(match path.split('?').next()? {
+        "/stats" => Asked::Page(Page::Stats),
+        "/metrics" => Asked::Page(Page::Metrics),
+        "/healthz" => Asked::Health,
+        "/readyz" => Asked::Readiness,
+        "/config" => Asked::Config,
+        _ => return None,
+    })
+}

@@ -1,0 +1,115 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::pages::testing::unknown_backend;
+
+fn figures(name: &str) -> BackendFigures {
+    let mut counts = BackendCounts::default();
+    counts.responses.add(204);
+    counts.responses.add(999);
+    counts.failed = 3;
+    BackendFigures { snapshot: unknown_backend(0, name), counts, idle: 2 }
+}
+
+fn overall() -> Overall {
+    Overall {
+        policy: "score",
+        router: Default::default(),
+        guard: None,
+        exchanges: Default::default(),
+        incidents: Default::default(),
+        retries: Default::default(),
+        queue: Default::default(),
+        queue_length: 0,
+        queue_wait: Histogram::default(),
+        clients: 1,
+        clients_max: 10,
+        connections: 3,
+        buffers: 0,
+        log: Default::default(),
+        reloads_done: 0,
+        reloads_refused: 0,
+        recording: None,
+        is_ready: true,
+    }
+}
+
+/// The text for some backends, written by pieces of `count` pairs.
+fn text_of(names: &[&str], count: usize) -> String {
+    let process = ProcessFigures { cpu_seconds: Some(1.5), ..ProcessFigures::default() };
+    let mut metrics = MetricsText::new(&overall(), &process);
+    names.iter().for_each(|name| metrics.push(figures(name)));
+    while !metrics.write_some(count) {}
+    String::from_utf8(metrics.finish()).expect("UTF-8")
+}
+
+/// Pieces of any size make the same text.
+#[test]
+fn pieces_make_the_whole() {
+    let whole = text_of(&["A", "B", "C"], usize::MAX);
+    for count in [1, 2, 3, 7] {
+        assert_eq!(text_of(&["A", "B", "C"], count), whole, "{count}");
+    }
+    assert!(whole.contains(
+        "intelliproxy_backend_requests_total{pool=\"default\",backend=\"B\",code=\"2xx\"} 1\n"
+    ));
+    assert!(whole.contains(
+        "intelliproxy_backend_requests_total{pool=\"default\",backend=\"B\",code=\"other\"} 1\n"
+    ));
+    assert!(whole.contains("\nprocess_cpu_seconds_total 1.5\n"));
+    assert!(!text_of(&[], 1).contains("intelliproxy_backend_"));
+}
+
+/// Every family is begun once, with help and kind before its samples; names and kinds follow the
+/// conventions; no two samples have the same name and labels.
+#[test]
+fn families_are_well_formed() {
+    let text = text_of(&["A", "B"], 5);
+    let mut begun: BTreeSet<&str> = BTreeSet::new();
+    let mut samples: BTreeSet<&str> = BTreeSet::new();
+    let (mut name, mut kind) = ("", "");
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (family, help) = help.split_once(' ').expect("a help");
+            assert!(begun.insert(family), "{family} is begun twice");
+            assert!(help.ends_with('.') && !help.contains('\\'), "{help}");
+            let of = lines.next().and_then(|line| line.strip_prefix("# TYPE ")).expect("a type");
+            (name, kind) = of.split_once(' ').expect("a kind");
+            assert_eq!(name, family);
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
+            let is_time = name.contains("duration") || name.ends_with("_age");
+            assert!(!is_time || name.ends_with("_seconds"), "{name}");
+            continue;
+        }
+        let (sample, value) = line.rsplit_once(' ').expect("a value");
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        assert!(samples.insert(sample), "{sample} is there twice");
+        let of = sample.split('{').next().unwrap_or_default();
+        let suffix = of.strip_prefix(name).unwrap_or_else(|| panic!("{of} under {name}"));
+        let is_known = suffix.is_empty() != (kind == "histogram");
+        assert!(is_known, "{of} is a {kind}");
+    }
+    assert!(begun.len() > 60, "{}", begun.len());
+}
+
+/// A name of any characters stays inside its label.
+#[test]
+fn hostile_names_are_escaped() {
+    let text = text_of(&["\"} 1\nevil_total 2\\"], usize::MAX);
+    assert!(!text.lines().any(|line| line.starts_with("evil_total")));
+    assert!(text.contains("backend=\"\\\"} 1\\nevil_total 2\\\\\"}"));
+}
+
+/// The last bucket of a histogram is its count.
+#[test]
+fn histograms_are_whole() {
+    let text = text_of(&["A"], usize::MAX);
+    let of = "{pool=\"default\",backend=\"A\"";
+    for name in ["request_duration", "first_byte", "connect_duration"] {
+        for line in [format!("_bucket{of},le=\"+Inf\"}} 0"), format!("_count{of}}} 0")] {
+            let line = format!("\nintelliproxy_backend_{name}_seconds{line}\n");
+            assert!(text.contains(&line), "{line}");
+        }
+    }
+}

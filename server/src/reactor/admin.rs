@@ -1,0 +1,246 @@
+//! The sockets of the admin pages: few, served once a turn, after the proxy.
+//!
+//! Their descriptors are set aside, so that they can be had when clients have all the others.
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use intelliproxy_core::Instant;
+use log::warn;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry};
+
+use super::figures::Figures;
+use super::socket::is_readable;
+use super::token::{ADMIN_LISTENERS_MAX, Source};
+use super::transfer::{receive, send};
+use crate::admin::{Action, Admin, CONNECTIONS_MAX};
+use crate::proxy::Proxy;
+
+/// Bytes written to one connection in a turn: 0.1 ms.
+const WRITE_SHARE: usize = 256 * 1024;
+/// Reads of one connection in a turn.
+const READS_MAX: usize = 4;
+/// Pause after a failed accept.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// The admin pages with their sockets.
+pub(super) struct AdminPort {
+    admin: Admin,
+    figures: Figures,
+    listeners: Vec<(TcpListener, bool)>,
+    /// By the connection's number.
+    streams: [Option<Stream>; CONNECTIONS_MAX],
+    /// Whether there is something to do before the next deadline.
+    is_due: bool,
+    /// When accepting goes on after it failed.
+    accepts_at: Option<Instant>,
+}
+
+struct Stream {
+    socket: TcpStream,
+    is_readable: bool,
+    is_writable: bool,
+}
+
+impl AdminPort {
+    /// Registers the listeners; returns `None` without any.
+    pub(super) fn new(
+        listeners: Vec<std::net::TcpListener>,
+        registry: &Registry,
+    ) -> io::Result<Option<Self>> {
+        let mut watched = Vec::new();
+        for (index, listener) in listeners.into_iter().take(ADMIN_LISTENERS_MAX).enumerate() {
+            let mut listener = TcpListener::from_std(listener);
+            let token = Source::AdminListener(index).to_token();
+            registry.register(&mut listener, token, Interest::READABLE)?;
+            watched.push((listener, false));
+        }
+        Ok((!watched.is_empty()).then(|| Self {
+            admin: Admin::new(),
+            figures: Figures::new(),
+            listeners: watched,
+            streams: [const { None }; CONNECTIONS_MAX],
+            is_due: false,
+            accepts_at: None,
+        }))
+    }
+
+    pub(super) fn handle_date(&mut self, http_date: &str) {
+        self.admin.handle_date(http_date);
+    }
+
+    /// Takes news of a listener or a connection. The connection may have been closed since: looking in
+    /// vain does no harm.
+    pub(super) fn take_readiness(&mut self, source: Source) {
+        self.is_due = true;
+        match source {
+            Source::AdminListener(index) => {
+                if let Some((_, is_ready)) = self.listeners.get_mut(index) {
+                    *is_ready = true;
+                }
+            }
+            Source::Admin(id) => {
+                if let Some(stream) = self.streams.get_mut(id).and_then(Option::as_mut) {
+                    (stream.is_readable, stream.is_writable) = (true, true);
+                }
+            }
+            _ => debug_assert!(false, "news of others goes elsewhere"),
+        }
+    }
+
+    /// Does what there is to do; to be called once a turn.
+    pub(super) fn handle_turn(&mut self, now: Instant, proxy: &Proxy, registry: &Registry) {
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            self.serve(now, proxy, registry);
+        }
+    }
+
+    /// When a turn is due even if nothing happens.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if self.is_due {
+            return Some(Instant::ZERO);
+        }
+        self.accepts_at.into_iter().chain(self.admin.poll_timeout()).min()
+    }
+
+    #[cold]
+    fn serve(&mut self, now: Instant, proxy: &Proxy, registry: &Registry) {
+        self.is_due = false;
+        self.accept(now, registry);
+        for id in 0..CONNECTIONS_MAX {
+            self.read(now, id, proxy);
+        }
+        self.admin.handle_timeout(now, proxy);
+        for id in 0..CONNECTIONS_MAX {
+            self.write(now, id, proxy);
+        }
+        self.act();
+    }
+
+    fn accept(&mut self, now: Instant, registry: &Registry) {
+        if self.accepts_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.accepts_at = None;
+        for index in 0..self.listeners.len() {
+            while let Some((listener, true)) = self.listeners.get_mut(index) {
+                // A connection gives way only for a client who is there.
+                if !is_readable(listener) {
+                    self.listeners[index].1 = false;
+                    break;
+                }
+                if !self.admin.make_room() {
+                    // Those who wait are seen to when a connection ends or is idle.
+                    return;
+                }
+                match listener.accept() {
+                    Ok((socket, _)) => {
+                        self.act();
+                        self.insert(now, socket, registry);
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        self.listeners[index].1 = false;
+                    }
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::ConnectionAborted | ErrorKind::Interrupted
+                        ) => {}
+                    Err(error) => {
+                        warn!("cannot accept clients of the admin pages: {error}: trying again");
+                        self.accepts_at = Some(now + ACCEPT_REST);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, now: Instant, mut socket: TcpStream, registry: &Registry) {
+        let Some(id) = self.admin.handle_accept(now) else { return };
+        // A socket that refuses the option still carries bytes.
+        let _ = socket.set_nodelay(true);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        match registry.register(&mut socket, Source::Admin(id).to_token(), interest) {
+            Ok(()) => {
+                self.streams[id] = Some(Stream { socket, is_readable: true, is_writable: true });
+            }
+            Err(_) => self.admin.handle_failed(id),
+        }
+    }
+
+    fn read(&mut self, now: Instant, id: usize, proxy: &Proxy) {
+        for _ in 0..READS_MAX {
+            let Some(stream) = self.streams.get_mut(id).and_then(Option::as_mut) else { return };
+            let space = self.admin.read_space(id);
+            if space.is_empty() || !stream.is_readable {
+                return;
+            }
+            match receive(&stream.socket, space) {
+                Ok(0) => {
+                    stream.is_readable = false;
+                    self.admin.handle_eof(id);
+                }
+                Ok(count) => {
+                    if let Some(figures) = self.figures.fresh(now) {
+                        self.admin.handle_process(figures);
+                    }
+                    self.admin.handle_read(now, id, count, proxy);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => stream.is_readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    stream.is_readable = false;
+                    self.admin.handle_failed(id);
+                }
+            }
+        }
+        self.is_due = true;
+    }
+
+    fn write(&mut self, now: Instant, id: usize, proxy: &Proxy) {
+        let mut left = WRITE_SHARE;
+        while left > 0 {
+            let Some(stream) = self.streams.get_mut(id).and_then(Option::as_mut) else { return };
+            let bytes = self.admin.write_ready(id);
+            if bytes.is_empty() || !stream.is_writable {
+                return;
+            }
+            match send(&stream.socket, &bytes[..bytes.len().min(left)], false) {
+                Ok(count) => {
+                    left -= count.min(left);
+                    self.admin.handle_written(now, id, count, proxy);
+                    // Its next request may be there already, or another client that can be accepted.
+                    self.is_due |= self.admin.write_ready(id).is_empty();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => stream.is_writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    stream.is_writable = false;
+                    self.admin.handle_failed(id);
+                }
+            }
+        }
+        self.is_due = true;
+    }
+
+    /// Carries out what the admin wants.
+    fn act(&mut self) {
+        while let Some(action) = self.admin.poll_action() {
+            match action {
+                Action::Shutdown(id) => {
+                    if let Some(stream) = self.streams.get(id).and_then(Option::as_ref) {
+                        // A connection that broke meanwhile needs no end.
+                        let _ = stream.socket.shutdown(Shutdown::Write);
+                    }
+                }
+                Action::Close(id) => {
+                    self.streams[id] = None;
+                    // There is room for one who waits.
+                    self.is_due |= self.listeners.iter().any(|(_, is_ready)| *is_ready);
+                }
+            }
+        }
+    }
+}

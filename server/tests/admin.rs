@@ -1,0 +1,252 @@
+//! The admin pages over real sockets: a process, backends of the test's own, and clients.
+mod process;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+
+use process::{DEADLINE, Program};
+
+/// Answers every request on every connection with 200 and two bytes, once `may_answer` lets it;
+/// returns the flag that names it.
+fn start_backend(name: &str, may_answer: Option<mpsc::Receiver<()>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let flag = format!("--backend={name}=http://{}", listener.local_addr().expect("bound"));
+    thread::spawn(move || {
+        let mut may_answer = may_answer;
+        for stream in listener.incoming().map_while(Result::ok) {
+            // A probe is answered at once: its path is not `/`.
+            let mut stream = BufReader::new(stream);
+            let mut first = String::new();
+            if stream.read_line(&mut first).is_err() {
+                continue;
+            }
+            let gate = may_answer.take_if(|_| first.starts_with("GET / "));
+            thread::spawn(move || answer(stream, gate));
+        }
+    });
+    flag
+}
+
+fn answer(mut stream: BufReader<TcpStream>, gate: Option<mpsc::Receiver<()>>) {
+    let mut line = String::new();
+    while stream.read_line(&mut line).is_ok_and(|count| count > 0) {
+        if line == "\r\n" {
+            if let Some(gate) = &gate {
+                let _ = gate.recv_timeout(DEADLINE);
+            }
+            let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            drop(stream.get_mut().write_all(response));
+        }
+        line.clear();
+    }
+}
+
+/// Starts the proxy with admin pages; returns it and their port.
+fn start(flags: &[&str]) -> (Program, u16) {
+    let program = Program::start(&[&["--admin", "127.0.0.1:0"], flags].concat());
+    with_port(program)
+}
+
+fn with_port(mut program: Program) -> (Program, u16) {
+    let line = program.line_with("admin pages on http://127.0.0.1:");
+    let port = line.rsplit(':').next().and_then(|text| text.parse().ok());
+    (program, port.expect("a port at the line's end"))
+}
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    stream
+}
+
+/// Sends bytes on a connection of its own; returns all that comes back.
+fn exchange(port: u16, request: &str) -> String {
+    let mut stream = connect(port);
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("a response and an end");
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+fn get(port: u16, path: &str) -> String {
+    exchange(port, &format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))
+}
+
+fn body(response: &str) -> &str {
+    response.split_once("\r\n\r\n").expect("a head").1
+}
+
+/// The sum of the samples that begin with `start`.
+fn sum(text: &str, start: &str) -> f64 {
+    let of = text.lines().filter(|line| line.starts_with(start));
+    of.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Sends one request on each connection; all get the backend's response.
+fn ask_all(clients: &mut [TcpStream]) {
+    for client in &mut *clients {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    }
+    for client in clients {
+        let mut response = Vec::new();
+        let mut byte = [0];
+        while !response.ends_with(b"\r\n\r\nok") {
+            client.read_exact(&mut byte).expect("a response");
+            response.extend_from_slice(&byte);
+        }
+        assert!(response.starts_with(b"HTTP/1.1 200 "));
+    }
+}
+
+/// Every page has its status and kind, other paths and methods have theirs, and HEAD has no body.
+#[test]
+fn pages_have_their_statuses() {
+    let (program, port) = start(&[&start_backend("A", None)]);
+    for (path, kind) in [
+        ("/healthz", "text/plain; charset=utf-8"),
+        ("/readyz", "text/plain; charset=utf-8"),
+        ("/config", "application/json"),
+        ("/stats", "application/json"),
+        ("/stats?x", "application/json"),
+        ("http://other/metrics", "text/plain; version=0.0.4; charset=utf-8"),
+    ] {
+        let response = get(port, path);
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {response}");
+        assert!(response.contains(&format!("Content-Type: {kind}\r\n")), "{path}: {response}");
+        assert!(!body(&response).is_empty(), "{path}");
+        let request = format!("HEAD {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        let response = exchange(port, &request);
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {response}");
+        assert!(response.ends_with("\r\n\r\n"), "{path}: {response}");
+    }
+    for path in ["/", "/metrics/", "/stat", "/explain", "*"] {
+        let response = get(port, path);
+        assert!(response.starts_with("HTTP/1.1 404 Not Found\r\n"), "{path}: {response}");
+    }
+    for method in ["POST", "DELETE", "OPTIONS"] {
+        let request =
+            format!("{method} /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc");
+        let response = exchange(port, &request);
+        assert!(response.starts_with("HTTP/1.1 405 "), "{method}: {response}");
+        assert!(response.contains("\r\nAllow: GET, HEAD\r\n"), "{method}: {response}");
+    }
+    for request in ["\0\r\n\r\n", "GET /stats\r\n\r\n", "GET / HTTP/1.1\r\nA : b\r\n\r\n"] {
+        let response = exchange(port, request);
+        assert!(response.starts_with("HTTP/1.1 400 "), "{request:?}: {response}");
+    }
+    let config = get(port, "/config");
+    let config: serde_json::Value = serde_json::from_str(body(&config)).expect("JSON");
+    assert_eq!(config["backends"][0]["name"], "A");
+    assert_eq!(config["timeouts"]["connectMs"], 2000);
+    // Pages of the admin listener are no pages of the traffic port.
+    let response = program.ask("GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    assert!(response.ends_with("\r\n\r\nok"), "the backend's: {response}");
+}
+
+/// The counts are those of the clients: requests by backend and in all, every histogram, and bytes.
+#[test]
+fn counts_are_those_of_the_clients() {
+    let backends = [start_backend("A", None), start_backend("B", None)];
+    let flags = [&backends[0], &backends[1], "--policy", "round_robin"];
+    let (program, port) = start(&flags);
+    let mut clients: Vec<TcpStream> = (0..5).map(|_| program.connect()).collect();
+    (0..20).for_each(|_| ask_all(&mut clients));
+    program.ask("nonsense\r\n\r\n");
+    let text = get(port, "/metrics");
+    for start in [
+        "intelliproxy_backend_requests_total{",
+        "intelliproxy_backend_request_duration_seconds_count{",
+        "intelliproxy_backend_first_byte_seconds_count{",
+        "intelliproxy_requests_total",
+        "intelliproxy_responses_total{code=\"2xx\",source=\"backend\"}",
+    ] {
+        assert_eq!(sum(&text, start), 100.0, "{start}");
+    }
+    for name in ["A", "B"] {
+        let of = format!("{{pool=\"default\",backend=\"{name}\"");
+        let ended = sum(&text, &format!("intelliproxy_backend_requests_total{of},code=\"2xx\"}}"));
+        assert_eq!(ended, 50.0, "{name}");
+        let received = sum(&text, &format!("intelliproxy_backend_received_bytes_total{of}}}"));
+        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".len() as f64;
+        assert_eq!(received, 50.0 * response, "{name}");
+        assert!(sum(&text, &format!("intelliproxy_backend_sent_bytes_total{of}}}")) > 1000.0);
+        assert_eq!(sum(&text, &format!("intelliproxy_backend_requests_in_flight{of}}}")), 0.0);
+    }
+    let refused = "intelliproxy_responses_total{code=\"4xx\",source=\"proxy\"} 1\n";
+    assert!(text.contains(refused), "{text}");
+    assert!(text.contains("\nintelliproxy_client_errors_total 1\n"), "{text}");
+    assert!(text.contains("\nintelliproxy_client_connections_accepted_total 6\n"), "{text}");
+}
+
+/// A connection that a scraper keeps carries one request after the other, also those that came with
+/// the one before.
+#[test]
+fn connections_are_kept() {
+    let (_program, port) = start(&[&start_backend("A", None)]);
+    let mut stream = BufReader::new(connect(port));
+    let request = "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n";
+    for count in [1, 3, 2] {
+        stream.get_mut().write_all(request.repeat(count).as_bytes()).expect("sent");
+        for _ in 0..count {
+            let mut line = String::new();
+            while line != "ok\n" {
+                line.clear();
+                assert!(stream.read_line(&mut line).expect("a response") > 0);
+            }
+        }
+    }
+}
+
+/// With as many clients as may be and as many admin connections as may be, another scrape is
+/// answered: idle ones give way. The same where clients want more descriptors than there are.
+#[test]
+fn full_of_clients_it_can_be_reached() {
+    let flag = start_backend("A", None);
+    let flags = ["--admin", "127.0.0.1:0", &flag];
+    for (descriptors, more) in [(1024, &["--clients", "8"][..]), (80, &[])] {
+        let flags = [&flags, more].concat();
+        let (program, port) = with_port(Program::start_with_descriptors(descriptors, &flags));
+        let _clients: Vec<TcpStream> = (0..100).map(|_| program.connect()).collect();
+        let _scrapers: Vec<TcpStream> = (0..40).map(|_| connect(port)).collect();
+        for _ in 0..3 {
+            let text = get(port, "/metrics");
+            let limit = sum(&text, "intelliproxy_client_connections_max ");
+            assert!((8.0..50.0).contains(&limit), "{limit}");
+            assert!(sum(&text, "intelliproxy_client_connections ") > 0.0);
+        }
+    }
+}
+
+/// /readyz is 503 while no backend is usable, and while the proxy stops: the pages can be read until
+/// the last request has ended.
+#[test]
+fn readiness_follows_backends_and_the_end() {
+    let (go, gate) = mpsc::channel();
+    let (mut program, port) =
+        start(&["--backend", "A=http://127.0.0.1:1", "--ping-interval-ms", "10"]);
+    program.line_with("A is down");
+    let response = get(port, "/readyz");
+    assert!(response.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{response}");
+    assert!(response.ends_with("not ready: no backend is usable\n"), "{response}");
+    drop(program);
+    let (mut program, port) = start(&[&start_backend("A", Some(gate))]);
+    assert!(get(port, "/readyz").ends_with("\r\n\r\nready\n"));
+    let mut client = program.connect();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    while !get(port, "/metrics").contains("requests_in_flight{pool=\"default\",backend=\"A\"} 1\n")
+    {
+    }
+    program.signal("-TERM");
+    program.line_with("stopping: 1 clients are connected");
+    let response = get(port, "/readyz");
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(response.ends_with("not ready: the proxy is stopping\n"), "{response}");
+    assert!(get(port, "/healthz").starts_with("HTTP/1.1 200 "));
+    go.send(()).expect("a backend that waits");
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).expect("a response and an end");
+    assert!(rest.ends_with("\r\n\r\nok"), "{rest}");
+    assert_eq!(program.exit_code(), Some(0));
+}
