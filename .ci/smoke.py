@@ -400,7 +400,7 @@ def check_reload():
 def check_cargo_all():
     """The README's first command: it starts, serves, and leaves nothing behind on Ctrl-C."""
     command = re.search(r"^cargo all$", (ROOT / "README.md").read_text(), re.MULTILINE)[0].split()
-    environment = {**os.environ, "A_PORT": "0", "B_PORT": "0"}
+    environment = {**os.environ, "A_PORT": "0", "B_PORT": "0", "ADMIN_PORT": "0"}
     with Program([*command, "--listen=127.0.0.1:0"], cwd=ROOT, env=environment, start_new_session=True) as program:
         # This is the first time that it is built when nothing was built before.
         for _ in range(20):

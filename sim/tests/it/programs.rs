@@ -111,7 +111,7 @@ fn start_all(variables: &[(&str, &str)]) -> (Program, [u16; 3]) {
     command
         .args(["--listen", "127.0.0.1:0"])
         .env_clear()
-        .envs([("A_PORT", "0"), ("B_PORT", "0")])
+        .envs([("A_PORT", "0"), ("B_PORT", "0"), ("ADMIN_PORT", "0")])
         .envs(variables.iter().copied());
     let mut program = Program::start(&mut command);
     let proxy = program.wait_for_port("[all]   proxy     http://127.0.0.1:");
@@ -221,7 +221,7 @@ fn nothing_outlives_a_killed_launcher() {
 /// When one of the three ends by itself, the others end, too; which one it was is said, exit code 1.
 #[test]
 fn all_end_when_one_does() {
-    let ports = [("A_PORT", "0"), ("B_PORT", "0")];
+    let ports = [("A_PORT", "0"), ("B_PORT", "0"), ("ADMIN_PORT", "0")];
     let mut program = Program::start(all().arg("--no-such-option").env_clear().envs(ports));
     let a = program.wait_for_port("[A]     INFO  [sim] backend ");
     assert_eq!(program.exit_code(), Some(1), "{:#?}", program.seen);

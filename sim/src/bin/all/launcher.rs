@@ -44,6 +44,8 @@ pub(crate) struct Launcher {
     has_colours: bool,
     /// First address of each child, as its log names it.
     urls: Vec<(Role, String)>,
+    /// The address of the proxy's admin pages.
+    admin: Option<String>,
 }
 
 impl Launcher {
@@ -55,8 +57,14 @@ impl Launcher {
             return ExitCode::FAILURE;
         }
         let has_colours = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none();
-        let mut launcher =
-            Self { children: Vec::new(), events, sender, has_colours, urls: Vec::new() };
+        let mut launcher = Self {
+            children: Vec::new(),
+            events,
+            sender,
+            has_colours,
+            urls: Vec::new(),
+            admin: None,
+        };
         let stop = match launcher.start(options) {
             Ok(()) => launcher.watch(None, |_| false).err(),
             Err(stop) => Some(stop),
@@ -94,6 +102,9 @@ impl Launcher {
                 arguments.extend(["--backend".into(), backend.into()]);
             }
         }
+        if let Some(port) = options.port_admin {
+            arguments.extend(["--admin".into(), format!("127.0.0.1:{port}").into()]);
+        }
         arguments.extend(options.proxy_arguments.iter().cloned());
         self.spawn(Role::Proxy, &arguments)?;
         self.watch(Some(START_MAX), |launcher| launcher.url(Role::Proxy).is_some())?;
@@ -117,6 +128,9 @@ impl Launcher {
         if let Some(proxy) = proxy {
             lines.push(format!("try       curl {proxy}/"));
             lines.push(format!("          curl {proxy}/stats"));
+        }
+        if let Some(admin) = &self.admin {
+            lines.push(format!("          curl {admin}/metrics"));
         }
         lines.push("Ctrl-C ends all three".to_owned());
         for line in lines {
@@ -208,6 +222,10 @@ impl Launcher {
             && let Some(url) = after.split(' ').next()
         {
             self.urls.push((role, url.to_owned()));
+        }
+        if let (Role::Proxy, None) = (role, &self.admin) {
+            let admin = text.split_once("admin pages on ").map(|(_, url)| url.to_owned());
+            self.admin = admin;
         }
         self.print(role.label(), text)
     }

@@ -20,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) port_a: u16,
     /// The port of server B; 0 for any that is free.
     pub(crate) port_b: u16,
+    /// The port of the admin pages; 0 for any that is free, `None` where the arguments say it.
+    pub(crate) port_admin: Option<u16>,
     /// The proxy's arguments.
     pub(crate) proxy_arguments: Vec<OsString>,
     /// Whether the proxy's arguments say which backends it has.
@@ -31,7 +33,7 @@ pub(crate) fn parse(
     arguments: Vec<OsString>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Command, ArgumentError> {
-    let mut names_backends = false;
+    let (mut names_backends, mut names_admin) = (false, false);
     let mut proxy_arguments = Arguments::new(arguments.iter().cloned(), []);
     // The launcher does not know which of the proxy's flags take a value, so it reads each argument
     // by itself. The proxy refuses what is invalid.
@@ -39,25 +41,31 @@ pub(crate) fn parse(
         if let Argument::Flag(flag) = argument {
             match flag.as_str() {
                 "-h" | "--help" => return Ok(Command::Help),
-                "--backend" | "--config" => names_backends = true,
+                "--backend" => names_backends = true,
+                "--admin" => names_admin = true,
+                "--config" => (names_backends, names_admin) = (true, true),
                 _ => {}
             }
         }
         drop(proxy_arguments.inline_value());
     }
-    let port = |name: &str, preset: Preset| match variable(name) {
-        None => Ok(preset.port()),
+    let port = |name: &str, preset: u16| match variable(name) {
+        None => Ok(preset),
         Some(value) => {
             value.parse().map_err(|_| ArgumentError::value(name, "a port from 0 to 65535", &value))
         }
     };
     Ok(Command::Run(Options {
-        port_a: port("A_PORT", Preset::A)?,
-        port_b: port("B_PORT", Preset::B)?,
+        port_a: port("A_PORT", Preset::A.port())?,
+        port_b: port("B_PORT", Preset::B.port())?,
+        port_admin: if names_admin { None } else { Some(port("ADMIN_PORT", ADMIN_PORT)?) },
         proxy_arguments: arguments,
         names_backends,
     }))
 }
+
+/// The port of the admin pages.
+const ADMIN_PORT: u16 = 3003;
 
 /// The help text.
 pub(crate) const HELP: &str = "\
@@ -73,6 +81,7 @@ Every argument is handed to the proxy; `cargo proxy --help` explains them. Examp
 Environment:
   A_PORT  port of server A (3000), 0: any that is free
   B_PORT  port of server B (3002), 0: any that is free
+  ADMIN_PORT  port of the proxy's admin pages (3003), 0: any that is free
   and those of `cargo A --help` but PORT, for both servers: SLOW_RATE=0.5 cargo all
 
 Exit codes: 0 after Ctrl-C or SIGTERM, 1 when one of the three ends by itself, 2 for a
@@ -93,21 +102,24 @@ mod tests {
     /// Arguments pass to the proxy as they are, and it is seen whether they name backends.
     #[test]
     fn arguments_are_the_proxys() {
-        for (arguments, names_backends) in [
-            (&[][..], false),
-            (&["--policy", "learned"], false),
-            (&["--backends", "--listen=127.0.0.1:2"], false),
-            (&["--config", "x.json"], true),
-            (&["--config=x.json"], true),
-            (&["--listen", "[::1]:1", "--backend", "X=http://x"], true),
-            (&["--backend=X=http://x"], true),
-            (&["--listen=--config", "--policy=--help"], false),
+        let admin = Some(3003);
+        for (arguments, names_backends, port_admin) in [
+            (&[][..], false, admin),
+            (&["--policy", "learned"], false, admin),
+            (&["--backends", "--listen=127.0.0.1:2"], false, admin),
+            (&["--config", "x.json"], true, None),
+            (&["--config=x.json"], true, None),
+            (&["--listen", "[::1]:1", "--backend", "X=http://x"], true, admin),
+            (&["--backend=X=http://x"], true, admin),
+            (&["--admin=127.0.0.1:1"], false, None),
+            (&["--listen=--config", "--policy=--help"], false, admin),
         ] {
             assert_eq!(
                 options(arguments, &[]),
                 Ok(Command::Run(Options {
                     port_a: 3000,
                     port_b: 3002,
+                    port_admin,
                     proxy_arguments: arguments.iter().map(OsString::from).collect(),
                     names_backends,
                 }))
@@ -118,11 +130,11 @@ mod tests {
     /// The servers' ports come from their variables.
     #[test]
     fn ports_come_from_variables() {
-        let Ok(Command::Run(options)) = options(&[], &[("A_PORT", "0"), ("B_PORT", "65535")])
-        else {
+        let ports = [("A_PORT", "0"), ("B_PORT", "65535"), ("ADMIN_PORT", "1")];
+        let Ok(Command::Run(options)) = options(&[], &ports) else {
             panic!("ports are no reason to refuse");
         };
-        assert_eq!((options.port_a, options.port_b), (0, 65535));
+        assert_eq!((options.port_a, options.port_b, options.port_admin), (0, 65535, Some(1)));
     }
 
     /// Invalid ports are refused by the variable's name.
