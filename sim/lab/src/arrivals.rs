@@ -1,4 +1,4 @@
-//! When requests come, and the luck each one carries.
+//! The arrival times of requests, and the random draws of each one.
 use std::sync::Arc;
 
 use intelliproxy_core::Rng;
@@ -6,23 +6,23 @@ use intelliproxy_core::Rng;
 use super::draw::Draw;
 use super::scenario::{Bursts, Scenario};
 
-/// The requests of a run, in order of time: endless unless there is a trace.
+/// The requests of a run in order of time: endless without a trace.
 ///
-/// Depends on scenario and seed alone, never on what a policy does with the requests.
+/// They depend on scenario and seed only, never on a policy's decisions.
 #[derive(Debug)]
 pub(super) struct Arrivals {
     rng: Rng,
-    /// Requests a nanosecond.
+    /// Requests per nanosecond.
     base_rate: f64,
     bursts: Option<Bursts>,
     is_high: bool,
-    /// When the present state of the bursts ends, ns.
+    /// End of the current state of the bursts, ns.
     burst_ends_at: f64,
-    /// Steps of the rate: from when, ns, and the factor from then on.
+    /// Steps of the rate: start, ns, and factor.
     steps: Vec<(f64, f64)>,
-    /// The step in force.
+    /// Index of the current step.
     step: usize,
-    /// ns.
+    /// Current time, ns.
     now: f64,
     trace: Option<Recorded>,
 }
@@ -32,17 +32,17 @@ pub(super) struct Arrivals {
 struct Recorded {
     rows: Arc<[(f64, f64)]>,
     next: usize,
-    /// Nanoseconds of the run for each second of the trace.
+    /// Nanoseconds of the run per second of the trace.
     stretch: f64,
 }
 
 /// One request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrival {
-    /// ns.
+    /// Arrival time, ns.
     pub(super) at: u64,
     pub(super) draw: Draw,
-    /// The work of the trace, ms; negative without one, when the draw decides.
+    /// The work from the trace, ms. Negative without a trace: the draw decides.
     pub(super) work_ms: f64,
 }
 
@@ -69,7 +69,7 @@ impl Arrivals {
         arrivals
     }
 
-    /// Ends the present state of the bursts and draws the length of the other.
+    /// Ends the current state of the bursts and draws the length of the next.
     fn turn_burst(&mut self) {
         let Some(bursts) = self.bursts else {
             return;
@@ -78,7 +78,7 @@ impl Arrivals {
         self.burst_ends_at = self.now + bursts.mean_ms * 1e6 * exponential(&mut self.rng);
     }
 
-    /// Requests a nanosecond now.
+    /// Returns the current rate, in requests per nanosecond.
     fn rate(&self) -> f64 {
         let burst = self.bursts.map_or(1.0, |b| if self.is_high { b.high } else { b.low });
         self.base_rate * burst * self.steps[self.step].1
@@ -93,7 +93,7 @@ impl Arrivals {
         Some(Arrival { at, draw: Draw::new(self.rng.next_u64()), work_ms })
     }
 
-    /// When the rate changes next.
+    /// Returns the time of the next change of the rate.
     fn rate_changes_at(&self) -> f64 {
         let step = self.steps.get(self.step + 1).map_or(f64::INFINITY, |step| step.0);
         step.min(self.burst_ends_at)
@@ -107,12 +107,12 @@ impl Iterator for Arrivals {
         if self.trace.is_some() {
             return self.next_recorded();
         }
-        // In units of the mean gap, whatever the rate is while it passes.
+        // In units of the mean gap, independent of the rate during it.
         let mut gap = exponential(&mut self.rng);
         loop {
             let (rate, changes_at) = (self.rate(), self.rate_changes_at());
             let reach = (changes_at - self.now) * rate;
-            // With a rate of 0 for ever the next request comes in the far future.
+            // If the rate stays 0, the next request comes in the far future.
             if gap <= reach || changes_at.is_infinite() {
                 self.now += gap / rate;
                 break;
@@ -130,7 +130,7 @@ impl Iterator for Arrivals {
     }
 }
 
-/// The surges as steps of the rate, the first at 0.
+/// Returns the surges as steps of the rate, the first at 0.
 fn steps(scenario: &Scenario) -> Vec<(f64, f64)> {
     let surges = &scenario.arrivals.surges;
     let spans = surges.iter().map(|surge| {
@@ -150,7 +150,7 @@ fn steps(scenario: &Scenario) -> Vec<(f64, f64)> {
     edges.iter().map(|edge| (edge * 1e9, factor_at(*edge))).collect()
 }
 
-/// An exponential draw of mean 1.
+/// Draws from an exponential distribution with mean 1.
 fn exponential(rng: &mut Rng) -> f64 {
     -libm::log(1.0 - rng.unit())
 }
@@ -171,8 +171,8 @@ mod tests {
         counts
     }
 
-    /// A steady rate comes out as Poisson counts: mean and variance agree with the rate within
-    /// four standard errors.
+    /// A steady rate gives Poisson counts: mean and variance agree with the rate within four
+    /// standard errors.
     #[test]
     fn steady_rate_is_poisson() {
         let mut scenario = Scenario::default();
@@ -184,7 +184,7 @@ mod tests {
         assert!((variance / 1000.0 - 1.0).abs() < 4.0 * (2.0_f64 / 399.0).sqrt(), "{variance}");
     }
 
-    /// Surges change the rate exactly between their edges; overlapping ones multiply.
+    /// Surges change the rate exactly between their edges. Factors of overlapping ones multiply.
     #[test]
     fn surges_change_the_rate() {
         let mut scenario = Scenario::default();
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    /// Bursts keep their mean rate and make the counts vary far more than Poisson's.
+    /// Bursts keep their mean rate. Their counts vary much more than Poisson's.
     #[test]
     fn bursts_vary_and_keep_the_mean() {
         let mut scenario = Scenario::default();

@@ -1,4 +1,4 @@
-//! A backend of the lab: a station, what is wrong with it now, and how it answers probes.
+//! A backend of the lab: a station, its active faults, and its responses to probes.
 use std::time::Duration;
 
 use intelliproxy_core::{
@@ -19,7 +19,7 @@ pub(super) struct Backend {
     pub(super) is_configured: bool,
     /// Requests on their way to it.
     pub(super) inbound: usize,
-    /// From a proxy to it and back, ns.
+    /// Round trip between a proxy and the backend, ns.
     pub(super) rtt: u64,
     pub(super) station: Station,
     service: Service,
@@ -31,33 +31,33 @@ pub(super) struct Backend {
     condition: Condition,
 }
 
-/// A fault in the script, and where it stands.
+/// A scripted fault and its state.
 #[derive(Debug)]
 struct FaultState {
     kind: FaultKind,
     is_active: bool,
-    /// The factor last drawn, for a redraw.
+    /// The factor of the last redraw.
     drawn: f64,
     rng: Rng,
-    /// The number of the class that it is about, for one that is.
+    /// Index of the class that a class-specific fault affects.
     class: usize,
-    /// Requests that a rate limit lets pass now, and when that was so.
+    /// Requests that a rate limit permits at the time beside it.
     allowance: (f64, u64),
 }
 
-/// Sum of the active faults.
+/// The sum of the active faults.
 #[derive(Clone, Debug)]
 struct Condition {
-    /// Whether nothing is wrong but the speed.
+    /// Whether nothing but the speed differs from normal.
     is_faultless: bool,
     speed: f64,
     reach: Reach,
     error_share: f64,
     cut_share: f64,
     slow: Option<(f64, f64)>,
-    /// Faults that answer requests at the door.
+    /// Faults that respond to requests on arrival, without work.
     doors: Vec<usize>,
-    /// Classes of which a share is answered 500.
+    /// Classes of which a share gets 500.
     fails: Vec<(usize, f64)>,
 }
 
@@ -76,20 +76,20 @@ impl Default for Condition {
     }
 }
 
-/// A request as a backend sees it.
+/// A request on arrival at a backend.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arriving {
     pub(super) request: u64,
     pub(super) draw: Draw,
-    /// The luck of this attempt.
+    /// The random draws of this attempt.
     pub(super) luck: Draw,
-    /// ms; negative for a draw from the backend's own distribution.
+    /// Work, ms. Negative: drawn from the backend's own distribution.
     pub(super) work_ms: f64,
-    /// The share of the work after which the station is to say so.
+    /// The share of the work after which the station reports the first token.
     pub(super) first_share: f64,
 }
 
-/// Fate of a request on arrival. A later variant overrules an earlier one.
+/// The handling of new requests. A later variant overrides an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 enum Reach {
     Open,
@@ -98,41 +98,41 @@ enum Reach {
     BlackHole,
 }
 
-/// Reaction of a backend to a request that arrives.
+/// The reaction of a backend to a request that arrives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Reception {
-    /// It is served, or waits.
+    /// The request is served, or waits.
     Accepted,
-    /// It is answered at once.
-    Answered(Answer),
-    /// It is answered after some ns.
-    AnsweredAfter(Answer, u64),
-    /// Nothing will ever be heard of it.
+    /// An immediate response.
+    Responded(Response),
+    /// A response after some ns.
+    RespondedAfter(Response, u64),
+    /// No response at all.
     Swallowed,
 }
 
-/// Result from a backend.
+/// The outcome of a request at a backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Answer {
-    /// A good answer.
+pub(super) enum Response {
+    /// A good response.
     Good,
-    /// One of this status, which is not what the client wants.
+    /// A response with a status that is not good.
     Status {
         status: u16,
-        /// Its Retry-After, ms; 0 for none.
+        /// Its Retry-After, ms; 0 without one.
         retry_after_ms: u32,
     },
     /// The connection was refused.
     Refused,
     /// The connection was cut.
     Cut,
-    /// The head of a stream, whose end is another answer.
+    /// The head of a stream. The stream's end is another outcome.
     Head,
     /// The first token of a stream.
     First,
 }
 
-impl Answer {
+impl Response {
     /// A status without Retry-After.
     pub(super) const fn status(status: u16) -> Self {
         Self::Status { status, retry_after_ms: 0 }
@@ -176,17 +176,17 @@ impl Backend {
         }
     }
 
-    /// A request arrives.
+    /// Handles a request that arrives.
     pub(super) fn receive(&mut self, now: u64, arriving: Arriving) -> Reception {
         match self.condition.reach {
             Reach::BlackHole => Reception::Swallowed,
-            Reach::Refusing => Reception::Answered(Answer::Refused),
+            Reach::Refusing => Reception::Responded(Response::Refused),
             Reach::Sinkhole { after } => {
-                Reception::AnsweredAfter(Answer::status(500), after as u64)
+                Reception::RespondedAfter(Response::status(500), after as u64)
             }
             Reach::Open => {
                 if !self.condition.doors.is_empty()
-                    && let Some(answered) = self.answer_at_door(now, arriving.luck)
+                    && let Some(answered) = self.respond_at_door(now, arriving.luck)
                 {
                     return answered;
                 }
@@ -194,21 +194,21 @@ impl Backend {
                 if self.station.accept(now, arriving.request, work) {
                     Reception::Accepted
                 } else {
-                    Reception::Answered(Answer::status(503))
+                    Reception::Responded(Response::status(503))
                 }
             }
         }
     }
 
-    /// The work of a request here, ns: `work_ms`, or a draw if that is negative.
+    /// Returns the work of a request here, ns: `work_ms`, or a draw if that is negative.
     pub(super) fn work(&self, draw: Draw, work_ms: f64) -> f64 {
         let ms = if work_ms < 0.0 { self.service.quantile_ms(draw.service()) } else { work_ms };
         ms * MS
     }
 
-    /// The answer of the first fault that turns this request away.
+    /// Returns the response of the first fault that handles this request without work.
     #[cold]
-    fn answer_at_door(&mut self, now: u64, luck: Draw) -> Option<Reception> {
+    fn respond_at_door(&mut self, now: u64, luck: Draw) -> Option<Reception> {
         for index in &self.condition.doors {
             let fault = &mut self.faults[*index];
             let FaultKind::Answers(door) = &fault.kind else {
@@ -227,24 +227,24 @@ impl Backend {
                 }
             }
             let retry_after_ms = door.retry_after_s.map_or(0, |seconds| (seconds * 1e3) as u32);
-            let answer = Answer::Status { status: door.status, retry_after_ms };
-            return Some(Reception::AnsweredAfter(answer, (door.after_ms * MS) as u64));
+            let response = Response::Status { status: door.status, retry_after_ms };
+            return Some(Reception::RespondedAfter(response, (door.after_ms * MS) as u64));
         }
         None
     }
 
-    /// The process ends if a fault says so: the requests that it held.
+    /// Ends the process if the fault is a crash. Returns the requests that it held.
     pub(super) fn crash(&mut self, now: u64, index: usize) -> Vec<u64> {
         let is_crash = self.faults[index].kind == FaultKind::Crash && self.faults[index].is_active;
         if is_crash { self.station.clear(now) } else { Vec::new() }
     }
 
-    /// The answer to a request whose service ends now, and by how many ns it leaves late; `None`
-    /// when it does not get out.
-    pub(super) fn answer(&self, draw: Draw, class: usize) -> Option<(Answer, u64)> {
+    /// Returns the response to a request whose service ends now, and its delay, ns; `None` if it
+    /// does not leave the backend.
+    pub(super) fn respond(&self, draw: Draw, class: usize) -> Option<(Response, u64)> {
         let condition = &self.condition;
         if condition.is_faultless {
-            return Some((Answer::Good, 0));
+            return Some((Response::Good, 0));
         }
         if condition.reach == Reach::BlackHole {
             return None;
@@ -256,31 +256,31 @@ impl Backend {
         let is_error = error_share > 0.0 && draw.error() < error_share;
         let is_cut = condition.cut_share > 0.0 && draw.cut() < condition.cut_share;
         let late = condition.slow.filter(|(share, _)| draw.slow() < *share);
-        let answer = match (is_cut, is_error) {
-            (true, _) => Answer::Cut,
-            (false, true) => Answer::status(500),
-            (false, false) => Answer::Good,
+        let response = match (is_cut, is_error) {
+            (true, _) => Response::Cut,
+            (false, true) => Response::status(500),
+            (false, false) => Response::Good,
         };
-        Some((answer, late.map_or(0, |(_, delay)| delay as u64)))
+        Some((response, late.map_or(0, |(_, delay)| delay as u64)))
     }
 
-    /// The mean time of a service without faults, ns.
+    /// Returns the mean time of a service without faults, ns.
     pub(super) fn mean_service(&self) -> f64 {
         self.mean_work / self.own_speed
     }
 
-    /// Whether its process has ended.
+    /// Returns whether its process has ended.
     pub(super) fn is_crashed(&self) -> bool {
         let mut active = self.faults.iter().filter(|fault| fault.is_active);
         active.any(|fault| fault.kind == FaultKind::Crash)
     }
 
-    /// Whether responses get out.
+    /// Returns whether its responses leave it.
     pub(super) fn is_heard(&self) -> bool {
         self.condition.reach != Reach::BlackHole
     }
 
-    /// A fault of the script starts or ends.
+    /// Starts or ends a scripted fault.
     pub(super) fn set_fault(&mut self, now: u64, index: usize, is_active: bool) {
         self.faults[index].is_active = is_active;
         self.faults[index].allowance.1 = now;
@@ -288,7 +288,7 @@ impl Backend {
         self.apply(now);
     }
 
-    /// Redraws the speed; returns false when that fault has ended.
+    /// Redraws the speed. Returns false if that fault has ended.
     pub(super) fn redraw_speed(&mut self, now: u64, index: usize) -> bool {
         if self.faults[index].is_active {
             self.redraw(index);
@@ -297,13 +297,13 @@ impl Backend {
         self.faults[index].is_active
     }
 
-    /// The expected time from arrival to answer, ns, with failures at `charge`, for a request sent
-    /// now: by the true speed, queue and faults.
+    /// Returns the expected time from arrival to response, ns, for a request sent now, with
+    /// failures at `charge`. It uses the true speed, queue and faults.
     pub(super) fn expected(&self, now: u64, charge: f64) -> f64 {
         self.expected_behind(now, self.station.len() + self.inbound, charge)
     }
 
-    /// The same with a given number of requests ahead of it.
+    /// Returns the same with a given number of requests ahead of it.
     #[inline]
     pub(super) fn expected_behind(&self, now: u64, ahead: usize, charge: f64) -> f64 {
         if self.condition.is_faultless {
@@ -331,7 +331,7 @@ impl Backend {
         ((1.0 - errors) * (delay + late) + errors * charge).min(charge)
     }
 
-    /// The chance that a request which arrives now is answered at the door.
+    /// Returns the chance that a request which arrives now gets a response without work.
     fn turned_away(&self, now: u64) -> f64 {
         let mut passes = 1.0;
         for index in &self.condition.doors {
@@ -347,8 +347,8 @@ impl Backend {
         1.0 - passes
     }
 
-    /// The end of a probe sent now, and how long it takes, ns, the way included; `None` when there
-    /// is no answer.
+    /// Returns the outcome of a probe sent now, and its duration including the round trip, ns;
+    /// `None` without a response.
     pub(super) fn probe(&mut self, now: u64, kind: ProbeKind) -> Option<(u64, ProbeResult)> {
         let rtt = self.rtt;
         match (self.condition.reach, kind) {
@@ -373,9 +373,9 @@ impl Backend {
         if let Some(model) = &mut self.model {
             match model.request(Instant::from_nanos(now), RequestKind::Ping) {
                 Fate::Dropped => return None,
-                Fate::Answered(answer) => {
-                    latency += answer.delay.as_nanos() as f64;
-                    failure = answer.is_error.then_some(ProbeFailure::Status(500));
+                Fate::Answered(response) => {
+                    latency += response.delay.as_nanos() as f64;
+                    failure = response.is_error.then_some(ProbeFailure::Status(500));
                 }
             }
         }
@@ -383,8 +383,8 @@ impl Backend {
             return None;
         }
         let latency = latency as u64;
-        let answer = ProbeAnswer { latency: Duration::from_nanos(latency), report: None };
-        Some((latency, failure.map_or(Ok(answer), Err)))
+        let response = ProbeAnswer { latency: Duration::from_nanos(latency), report: None };
+        Some((latency, failure.map_or(Ok(response), Err)))
     }
 
     fn report(&mut self, now: u64, rtt: u64) -> ProbeResult {
@@ -410,7 +410,7 @@ impl Backend {
         }
     }
 
-    /// Takes up what the active faults come to.
+    /// Applies the sum of the active faults.
     fn apply(&mut self, now: u64) {
         let mut condition = Condition::default();
         let active = self.faults.iter().enumerate().filter(|(_, fault)| fault.is_active);
@@ -452,7 +452,7 @@ impl Condition {
             }
             FaultKind::Fails { share, .. } => self.fails.push((fault.class, share)),
             FaultKind::Answers(_) => self.doors.push(index),
-            // Of two kinds of slowness the one that starts later in the script holds.
+            // If two faults make it slow, the later one in the script applies.
             FaultKind::Slow { share, ms } => self.slow = Some((share, ms * MS)),
             FaultKind::Sinkhole { .. }
             | FaultKind::BlackHole
@@ -462,12 +462,12 @@ impl Condition {
     }
 }
 
-/// Seconds as ns.
+/// Converts seconds to ns.
 pub(super) fn seconds(seconds: f64) -> u64 {
     (seconds * 1e9) as u64
 }
 
-/// A millisecond in ns.
+/// A millisecond, ns.
 pub(super) const MS: f64 = 1e6;
 
 const REDRAWS: u64 = 1;

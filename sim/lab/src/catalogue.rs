@@ -102,7 +102,7 @@ fn brownout() -> Scenario {
 }
 
 fn sinkhole() -> Scenario {
-    let about = "5 backends at 60 %, one answers 500 in 1 ms from 20 s to 50 s, its /health fine";
+    let about = "5 backends at 60 %, one responds 500 in 1 ms from 20 s to 50 s, its /health fine";
     one_faulty("sinkhole", about, 30.0, FaultKind::Sinkhole { after_ms: 1.0 })
 }
 

@@ -1,31 +1,31 @@
-//! Ranges of a scenario's numbers, held while they are read, so that an error knows its line and
-//! path.
+//! Range checks for a scenario's numbers. They run during parsing, so that an error has its line
+//! and path.
 use intelliproxy_core::{PolicyKind, Rules};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-/// A number above 0, at most 1e9.
+/// Reads a number above 0, at most 1e9.
 pub(super) fn positive<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
     let number = f64::deserialize(from)?;
     let is_allowed = number > 0.0 && number <= NUMBER_MAX;
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be above 0, at most 1e9"))
 }
 
-/// A number from 0 to 1e9.
+/// Reads a number from 0 to 1e9.
 pub(super) fn amount<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
     let number = f64::deserialize(from)?;
     let is_allowed = (0.0..=NUMBER_MAX).contains(&number);
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0 to 1e9"))
 }
 
-/// Nothing, or a number from 0 to 1e9.
+/// Reads null, or a number from 0 to 1e9.
 pub(super) fn some_amount<'a, D: Deserializer<'a>>(from: D) -> Result<Option<f64>, D::Error> {
     let number = Option::<f64>::deserialize(from)?;
     let is_allowed = number.is_none_or(|number| (0.0..=NUMBER_MAX).contains(&number));
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0 to 1e9, or null"))
 }
 
-/// Nothing, or a number above 0, at most 1e9.
+/// Reads null, or a number above 0, at most 1e9.
 pub(super) fn some_positive<'a, D: Deserializer<'a>>(from: D) -> Result<Option<f64>, D::Error> {
     let number = Option::<f64>::deserialize(from)?;
     let is_allowed = number.is_none_or(|number| number > 0.0 && number <= NUMBER_MAX);
@@ -34,21 +34,21 @@ pub(super) fn some_positive<'a, D: Deserializer<'a>>(from: D) -> Result<Option<f
         .ok_or_else(|| D::Error::custom("must be above 0, at most 1e9, or null"))
 }
 
-/// A time from 1 ms to a day, in seconds.
+/// Reads a time from 1 ms to a day, in seconds.
 pub(super) fn run_seconds<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
     let number = f64::deserialize(from)?;
     let is_allowed = (0.001..=86_400.0).contains(&number);
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0.001 to 86400"))
 }
 
-/// A share, from 0 to 1.
+/// Reads a share from 0 to 1.
 pub(super) fn share<'a, D: Deserializer<'a>>(from: D) -> Result<f64, D::Error> {
     let number = f64::deserialize(from)?;
     let is_allowed = (0.0..=1.0).contains(&number);
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0 to 1"))
 }
 
-/// A final status of HTTP.
+/// Reads a final HTTP status.
 pub(super) fn status<'a, D: Deserializer<'a>>(from: D) -> Result<u16, D::Error> {
     let number = u16::deserialize(from)?;
     let is_allowed = (200..=599).contains(&number);
@@ -62,7 +62,7 @@ pub(super) fn count<'a, D: Deserializer<'a>>(from: D) -> Result<u32, D::Error> {
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 1 to 10000"))
 }
 
-/// Backends that one request is tried on: from 1 to 16, as in the proxy.
+/// Reads the number of backends that one request is tried on: from 1 to 16, as in the proxy.
 pub(super) fn attempts<'a, D: Deserializer<'a>>(from: D) -> Result<u8, D::Error> {
     let number = u8::deserialize(from)?;
     let is_allowed = (1..=16).contains(&number);
@@ -76,7 +76,7 @@ pub(super) fn room<'a, D: Deserializer<'a>>(from: D) -> Result<u32, D::Error> {
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 0 to 1000000"))
 }
 
-/// Two numbers from 0 to 1e9, the lower one first.
+/// Reads two numbers from 0 to 1e9, the lower one first.
 pub(super) fn range<'a, D: Deserializer<'a>>(from: D) -> Result<[f64; 2], D::Error> {
     let range = <[f64; 2]>::deserialize(from)?;
     is_range(range)
@@ -84,7 +84,7 @@ pub(super) fn range<'a, D: Deserializer<'a>>(from: D) -> Result<[f64; 2], D::Err
         .ok_or_else(|| D::Error::custom("must be [low, high], from 0 to 1e9"))
 }
 
-/// Nothing, or two numbers from 0 to 1e9, the lower one first.
+/// Reads null, or two numbers from 0 to 1e9, the lower one first.
 pub(super) fn some_range<'a, D: Deserializer<'a>>(from: D) -> Result<Option<[f64; 2]>, D::Error> {
     let range = Option::<[f64; 2]>::deserialize(from)?;
     let is_allowed = range.is_none_or(is_range);
@@ -93,7 +93,8 @@ pub(super) fn some_range<'a, D: Deserializer<'a>>(from: D) -> Result<Option<[f64
         .ok_or_else(|| D::Error::custom("must be [low, high], from 0 to 1e9, or null"))
 }
 
-/// Points of a quantile function: `[share, ms]`, shares rising from 0 to 1, times not falling.
+/// Reads points of a quantile function: `[share, ms]`, shares rising from 0 to 1, times not
+/// falling.
 pub(super) fn quantiles<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<[f64; 2]>, D::Error> {
     let points = Vec::<[f64; 2]>::deserialize(from)?;
     let has_ends = matches!(points.as_slice(), [[first, _], .., [last, _]]
@@ -106,7 +107,7 @@ pub(super) fn quantiles<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<[f64; 2]
     })
 }
 
-/// Rules that a router takes. The policy stays out: the lab sets it.
+/// Reads rules that a router accepts. The policy must be absent, because the lab sets it.
 pub(super) fn rules<'a, D: Deserializer<'a>>(from: D) -> Result<Rules, D::Error> {
     let rules = Rules::deserialize(from)?;
     rules.validate().map_err(D::Error::custom)?;
@@ -120,7 +121,7 @@ fn is_range([low, high]: [f64; 2]) -> bool {
     low >= 0.0 && low <= high && high <= NUMBER_MAX
 }
 
-/// Above all that is meant, below where nanoseconds of it overflow.
+/// Above every sensible value, and below the overflow of its nanoseconds.
 const NUMBER_MAX: f64 = 1e9;
-/// As many backends as a router takes.
+/// Maximum number of backends of a router.
 const COUNT_MAX: u32 = 10_000;

@@ -10,26 +10,26 @@ use super::service::Service;
 pub struct RequestClass {
     /// Its name; faults refer to it.
     pub name: String,
-    /// Its share of requests, beside the shares of the others.
+    /// Its share of requests, relative to the shares of the other classes.
     #[serde(deserialize_with = "check::positive")]
     pub share: f64,
     /// The work of its requests; null: that of the trace, the backend or the scenario.
     pub service: Option<Service>,
-    /// The status that every backend answers after the work. It is the right response, whatever
-    /// it is: one of 500 shows what a URL does that fails everywhere.
+    /// The status that every backend sends after the work. Any status counts as the right response:
+    /// a class with 500 stands for a URL that fails everywhere.
     #[serde(deserialize_with = "check::status")]
     pub status: u16,
-    /// Whether a request may be sent again after its connection was cut or it was turned away.
+    /// Whether a request may be repeated after a cut connection or a refusal.
     pub idempotent: bool,
-    /// Time from the head of a request to its last byte, ms. The backend waits for it; no worker
-    /// does. Latencies and timeouts count from the last byte.
+    /// Time from the head of a request to its last byte, ms. The backend waits for it without using
+    /// a worker. Latencies and timeouts count from the last byte.
     pub upload_ms: Option<Service>,
-    /// Time that the client takes for the response once it is there, ms. The exchange stays open;
-    /// no worker does. Latencies end where the response begins.
+    /// Time in which the client reads the response once it has begun, ms. The exchange stays open
+    /// without using a worker. Latencies end at the beginning of the response.
     pub download_ms: Option<Service>,
     /// Time after which the client leaves if the response has not begun, ms.
     pub patience_ms: Option<Service>,
-    /// Stream after the response head; null: nothing that takes time.
+    /// The stream after the response head; null: the response ends with its work.
     pub stream: Option<Stream>,
 }
 
@@ -53,22 +53,22 @@ impl Default for RequestClass {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Stream {
-    /// The response to the work is 101; the connection then stays open, silent and without a
-    /// worker: an idle WebSocket.
+    /// The response is 101 after the work. The connection then stays open, silent and without a
+    /// worker, like an idle WebSocket.
     #[serde(rename_all = "camelCase")]
     Tunnel {
-        /// For how long, ms.
+        /// Duration, ms.
         for_ms: Service,
     },
-    /// The response begins after the work, then stays open, silent and without a worker: idle
-    /// server-sent events.
+    /// The response begins after the work. It then stays open, silent and without a worker, like
+    /// idle server-sent events.
     #[serde(rename_all = "camelCase")]
     Events {
-        /// For how long, ms.
+        /// Duration, ms.
         for_ms: Service,
     },
-    /// The head comes at once and the work is the response: tokens of a language model. The
-    /// latency that counts is that of the first token.
+    /// The head comes at once, and the work produces the response: tokens of a language model. The
+    /// latency is that of the first token.
     #[serde(rename_all = "camelCase")]
     Tokens {
         /// The share of the work after which the first token comes.

@@ -1,45 +1,44 @@
-//! Contenders: the deciders about requests.
+//! Contenders: the parties that choose backends for requests.
 use std::fmt;
 
 use intelliproxy_core::PolicyKind;
 
 use super::peer::PeerKind;
 
-/// A decider about requests.
+/// A party that chooses backends for requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Contender {
-    /// Knows every true speed, queue and fault at once, of all proxies together, and sends each
-    /// request where its expected delay is least, failures at their charge. Greedy: a reference,
-    /// not a bound.
+    /// Knows every true speed, queue and fault at once, across all proxies. It sends each request
+    /// to the backend with the least expected delay, with failures at their charge. It is greedy: a
+    /// reference, not a bound.
     Oracle,
-    /// Knows every true speed and fault, and of the queues only what one proxy can: its own
-    /// requests. Of several proxies each takes the others to be like itself. The reference for
-    /// fleets; with one proxy it knows all but which of its
-    /// requests are on their way back.
+    /// Knows every true speed and fault, but only the queues that one proxy can know: those of its
+    /// own requests. It assumes that the other proxies behave like itself. It is the reference for
+    /// fleets. With a single proxy it lacks only the knowledge of requests on their way back.
     LocalOracle,
     /// A policy of the core, in a router for each proxy.
     Policy(PolicyKind),
     /// The balancing of another product.
     Peer(PeerKind),
-    /// `learned` with its costs inverted, under its guard: shows what the guard is worth. Only by
-    /// its name, [`all`](Self::all) leaves it out.
+    /// `learned` with inverted costs, under its guard: shows the value of the guard. It can be
+    /// selected only by name: [`all`](Self::all) omits it.
     BrokenLearner,
 }
 
 impl Contender {
-    /// The oracle and every policy that the core offers.
+    /// Returns the oracle and every policy of the core.
     pub fn all() -> Vec<Self> {
         let policies = PolicyKind::ALL.into_iter().map(Self::Policy);
         [Self::Oracle].into_iter().chain(policies).collect()
     }
 
-    /// The baselines beside these: other products, and the oracle of one proxy.
+    /// Returns the other baselines: other products, and the oracle of one proxy.
     pub fn baselines() -> Vec<Self> {
         let peers = PeerKind::ALL.into_iter().map(Self::Peer);
         peers.chain([Self::LocalOracle]).collect()
     }
 
-    /// The contender of this name.
+    /// Returns the contender of this name.
     pub fn named(name: &str) -> Option<Self> {
         if name == ORACLE {
             return Some(Self::Oracle);
@@ -75,8 +74,8 @@ const BROKEN_LEARNER: &str = "broken_learner";
 mod tests {
     use super::*;
 
-    /// Every contender is found by its own name, the oracle first and the default policy among
-    /// them; an unknown name gives none.
+    /// Every contender is found by its name, with the oracle first and the default policy among
+    /// them. An unknown name gives `None`.
     #[test]
     fn names_lead_back() {
         let all = Contender::all();

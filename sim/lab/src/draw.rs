@@ -1,7 +1,7 @@
-//! The luck of one request: as many independent draws as anything asks for, out of one number.
+//! The random draws of one request: any number of independent ones from a single number.
 
-/// A request's luck. What a purpose draws depends on nothing but the request: not on the policy,
-/// nor on what other purposes draw.
+/// The random draws of a request. A draw depends on the request and the purpose only: not on the
+/// policy, nor on other draws.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Draw(u64);
 
@@ -19,27 +19,27 @@ impl Draw {
         unit(self.0)
     }
 
-    /// Whether it meets an error.
+    /// Returns the draw for an error.
     pub(super) const fn error(self) -> f64 {
         unit(mix(self.0 ^ 0x4552_524f_5253))
     }
 
-    /// Whether its answer is late.
+    /// Returns the draw for a late response.
     pub(super) const fn slow(self) -> f64 {
         unit(mix(self.0 ^ 0x534c_4f57))
     }
 
-    /// Whether it is answered at the door.
+    /// Returns the draw for a response without work.
     pub(super) const fn door(self) -> f64 {
         unit(mix(self.0 ^ 0x444f_4f52))
     }
 
-    /// Whether its response is cut.
+    /// Returns the draw for a cut response.
     pub(super) const fn cut(self) -> f64 {
         unit(mix(self.0 ^ 0x0043_5554))
     }
 
-    /// Its class.
+    /// Returns the draw for its class.
     pub(super) const fn class(self) -> f64 {
         unit(mix(self.0 ^ 0x0043_4c41_5353))
     }
@@ -64,7 +64,8 @@ impl Draw {
         unit(mix(self.0 ^ 0x5354_5245_414d))
     }
 
-    /// The luck of its attempt of this number, from 0: its own for the first one.
+    /// Returns the draws of the attempt of this number, from 0. The first attempt has the request's
+    /// own.
     pub(super) const fn attempt(self, number: u8) -> Self {
         if number == 0 { self } else { Self(mix(self.0 ^ (0x5245_5452 + number as u64))) }
     }
@@ -78,17 +79,17 @@ impl Draw {
     }
 }
 
-/// A seed for one of many purposes.
+/// Derives a seed for one purpose.
 pub(super) const fn derive(seed: u64, purpose: u64, index: u64) -> u64 {
     mix(mix(mix(seed) ^ purpose).wrapping_add(index))
 }
 
-/// The upper 53 bits as a number from 0 up to and without 1.
+/// Converts the upper 53 bits to a number from 0 up to but not including 1.
 pub(super) const fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)
 }
 
-/// One step of splitmix64 (Steele, Lea and Flood 2014): every bit moves every bit.
+/// One step of splitmix64 (Steele, Lea and Flood 2014): every input bit affects every output bit.
 const fn mix(bits: u64) -> u64 {
     let mut z = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

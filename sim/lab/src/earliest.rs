@@ -1,18 +1,18 @@
-//! The earliest of a fixed number of deadlines, each of which may move at any time.
+//! The earliest of a fixed number of deadlines, each of which may change at any time.
 
 /// A tree of minima over the deadlines of lines 0 to n − 1, in nanoseconds.
 ///
-/// Setting one costs a comparison for each doubling of the number of lines; nothing is allocated
-/// after [`Earliest::new`]. Of equal deadlines the line of the lowest number wins.
+/// Setting one takes a comparison per doubling of the number of lines. Nothing is allocated after
+/// [`Earliest::new`]. Of equal deadlines the one with the lowest line comes first.
 #[derive(Debug)]
 pub(super) struct Earliest {
-    /// Node `i` has the children `2i` and `2i + 1`; the leaves are the last half.
+    /// Node `i` has the children `2i` and `2i + 1`. The leaves are the second half.
     nodes: Vec<(u64, u32)>,
     leaves: usize,
 }
 
 impl Earliest {
-    /// Deadlines of `count` lines, none of them set.
+    /// Returns deadlines for `count` lines, all [`NEVER`].
     pub(super) fn new(count: usize) -> Self {
         let leaves = count.next_power_of_two();
         let mut nodes = vec![(NEVER, 0); 2 * leaves];
@@ -25,7 +25,7 @@ impl Earliest {
         Self { nodes, leaves }
     }
 
-    /// Moves a line's deadline; [`NEVER`] for none.
+    /// Sets a line's deadline, or removes it by [`NEVER`].
     pub(super) fn set(&mut self, line: usize, at: u64) {
         let mut node = self.leaves + line;
         self.nodes[node].0 = at;
@@ -39,14 +39,14 @@ impl Earliest {
         }
     }
 
-    /// The earliest deadline and its line; [`NEVER`] when none is set.
+    /// Returns the earliest deadline and its line; [`NEVER`] if no deadline is set.
     pub(super) fn first(&self) -> (u64, usize) {
         let (at, line) = self.nodes[1];
         (at, line as usize)
     }
 }
 
-/// Later than anything that happens.
+/// Later than every event.
 pub(super) const NEVER: u64 = u64::MAX;
 
 #[cfg(test)]
@@ -55,7 +55,7 @@ mod tests {
 
     use super::*;
 
-    /// After every one of many random moves the first is the least of all, by a plain scan.
+    /// After each of many random changes the first deadline equals the minimum of a plain scan.
     #[test]
     fn first_is_the_least() {
         for count in [1, 2, 3, 10, 200] {

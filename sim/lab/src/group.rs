@@ -1,4 +1,4 @@
-//! The backends of a scenario, how they answer probes and what goes wrong with them: plain data.
+//! The backends of a scenario, their responses to probes and their faults: plain data.
 use serde::{Deserialize, Serialize};
 
 use super::check;
@@ -9,7 +9,7 @@ use intelliproxy_sim::{Faults, Parameters};
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BackendGroup {
-    /// Their name; with a number behind it when there are several.
+    /// Their name, followed by a number if there are several.
     pub name: String,
     /// Number of backends.
     #[serde(deserialize_with = "check::count")]
@@ -17,30 +17,30 @@ pub struct BackendGroup {
     /// Requests that each serves at a time.
     #[serde(deserialize_with = "check::count")]
     pub workers: u32,
-    /// Requests that may wait at each; one more is answered 503 at once.
+    /// Requests that may wait at each. Another one gets 503 at once.
     #[serde(deserialize_with = "check::room")]
     pub queue: u32,
-    /// Work done in a unit of time.
+    /// Work done per unit of time.
     #[serde(deserialize_with = "check::positive")]
     pub speed: f64,
-    /// Slowdown of a request by each other one in service: with k in service, each is
-    /// `1 + sharing · (k − 1)` times slower. 0 for workers that do not disturb each other.
+    /// Slowdown of a request by each other one in service: with k in service, each takes `1 +
+    /// sharing · (k − 1)` times as long. 0 for independent workers.
     #[serde(deserialize_with = "check::amount")]
     pub sharing: f64,
     /// The work of a request here; null: the scenario's.
     pub service: Option<Service>,
-    /// From a proxy to it and back, ms; null: the scenario's.
+    /// Round trip between a proxy and the backend, ms; null: the scenario's.
     #[serde(deserialize_with = "check::some_amount")]
     pub rtt_ms: Option<f64>,
     /// Its responses to probes.
     pub probes: Probes,
-    /// When it enters the configuration, s.
+    /// Time at which it joins the configuration, s.
     #[serde(deserialize_with = "check::amount")]
     pub joins_s: f64,
-    /// Time for which it stays, s; null: to the end.
+    /// Duration of its stay, s; null: to the end.
     #[serde(deserialize_with = "check::some_amount")]
     pub stays_s: Option<f64>,
-    /// Faults with their times; overlapping ones add up.
+    /// Faults with their times. Overlapping ones add up.
     pub faults: Vec<Fault>,
 }
 
@@ -63,20 +63,20 @@ impl Default for BackendGroup {
     }
 }
 
-/// Responses of a backend to probes: apart from its workers, unless `waits`.
+/// Responses of a backend to probes. They do not use its workers, unless `waits`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Probes {
     /// Work of a ping at speed 1, ms.
     #[serde(deserialize_with = "check::amount")]
     pub work_ms: f64,
-    /// Whether a ping is as late as a request that comes now would wait.
+    /// Whether a ping is delayed as long as a request that arrives now would wait.
     pub waits: bool,
-    /// The memory it reports, MiB.
+    /// The reported memory, MiB.
     #[serde(deserialize_with = "check::amount")]
     pub memory_mib: f64,
-    /// Makes pings as unreliable as those of the simulated servers, and the reported queue a
-    /// random walk; null: pings get through, and the report tells the requests that wait.
+    /// Makes pings as unreliable as those of the simulated servers, and the reported queue a random
+    /// walk; null: no ping is lost, and the report has the number of waiting requests.
     pub lossy: Option<Lossy>,
 }
 
@@ -86,7 +86,7 @@ impl Default for Probes {
     }
 }
 
-/// Faults of pings alone, as in the simulated servers' [`Parameters`].
+/// Faults of pings only, as in the simulated servers' [`Parameters`].
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Lossy {
@@ -102,10 +102,10 @@ pub struct Lossy {
     /// Share of pings lost while the channel is bad.
     #[serde(deserialize_with = "check::share")]
     pub loss_in_bad: f64,
-    /// Share of pings answered 500.
+    /// Share of pings that get 500.
     #[serde(deserialize_with = "check::share")]
     pub error_share: f64,
-    /// Share of pings answered late by `slow_ms`.
+    /// Share of pings that are delayed by `slow_ms`.
     #[serde(deserialize_with = "check::share")]
     pub slow_share: f64,
     /// Delay, ms.
@@ -142,7 +142,7 @@ impl From<&Parameters> for Lossy {
 }
 
 impl Lossy {
-    /// The same in the words of the simulated servers.
+    /// Returns the same as parameters of the simulated servers.
     pub fn parameters(&self) -> Parameters {
         Parameters {
             p_g_to_b: self.good_to_bad,
@@ -160,11 +160,11 @@ impl Lossy {
     }
 }
 
-/// Something that is wrong with a backend for a time.
+/// A fault with its time.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Fault {
-    /// When it starts, s.
+    /// Start, s.
     #[serde(default, deserialize_with = "check::amount")]
     pub from_s: f64,
     /// Duration, s; null: to the end.
@@ -180,45 +180,45 @@ pub struct Fault {
 pub enum FaultKind {
     /// Factor of its speed.
     Speed(#[serde(deserialize_with = "check::amount")] f64),
-    /// Its speed is redrawn at intervals.
+    /// Redraws its speed at intervals.
     #[serde(rename_all = "camelCase")]
     Redraw {
-        /// Each draw is uniform in this, times its own speed.
+        /// Range of the uniform factor of its own speed.
         #[serde(deserialize_with = "check::range")]
         between: [f64; 2],
-        /// Time between two draws, s; the backends of a group take turns within it.
+        /// Time between two draws, s. The backends of a group take turns within it.
         #[serde(deserialize_with = "check::run_seconds")]
         every_s: f64,
     },
-    /// It answers every request 500, fast; probes are fine.
+    /// Responds 500 to every request, quickly. Probes are not affected.
     #[serde(rename_all = "camelCase")]
     Sinkhole {
         /// Time to the response, ms.
         #[serde(deserialize_with = "check::amount")]
         after_ms: f64,
     },
-    /// Nothing comes out of it: neither answers, those to earlier requests included, nor probes.
+    /// Sends nothing: no responses, those to earlier requests included, and no responses to probes.
     BlackHole,
-    /// It refuses every connection, those of probes included.
+    /// Refuses every connection, those of probes included.
     Refusing,
-    /// Its process ends: the connections of the requests that it holds are cut, every new one is
+    /// Its process ends: the connections of its current requests are cut, and every new one is
     /// refused.
     Crash,
-    /// This share of requests is answered 500, after their work.
+    /// This share of requests gets 500 after the work.
     Errors(#[serde(deserialize_with = "check::share")] f64),
-    /// This share of requests is cut after their work, before any byte of the response.
+    /// This share of requests is cut after the work, before any byte of the response.
     Cut(#[serde(deserialize_with = "check::share")] f64),
-    /// Requests of one class are answered 500, after their work.
+    /// Requests of one class get 500 after the work.
     Fails {
         /// The name of the class.
         class: String,
-        /// Share of them.
+        /// Share of the requests of the class.
         #[serde(deserialize_with = "check::share")]
         share: f64,
     },
-    /// Requests are answered by a status without work: turned away, or by a broken release.
+    /// Requests get a status without work: a refusal, or a broken release.
     Answers(Door),
-    /// A share of answers leaves late; no worker waits for it.
+    /// A share of responses is delayed, without using a worker.
     Slow {
         /// Share of requests.
         #[serde(deserialize_with = "check::share")]
@@ -242,7 +242,7 @@ pub struct Door {
     /// Time to the response, ms.
     #[serde(deserialize_with = "check::amount")]
     pub after_ms: f64,
-    /// Only of those beyond this rate, with a second of it saved up at most: a rate limit; null:
+    /// Only requests above this rate, with up to one second's worth saved up: a rate limit; null:
     /// all.
     #[serde(deserialize_with = "check::some_positive")]
     pub above_per_second: Option<f64>,

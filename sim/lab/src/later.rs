@@ -1,10 +1,10 @@
-//! Events that lie at no fixed distance: a heap by time, of equal times in the order of entry.
+//! Events at variable distances: a heap by time, with equal times in the order of entry.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use intelliproxy_core::{ProbeId, ProbeResult};
 
-use super::backend::Answer;
+use super::backend::Response;
 use super::earliest::NEVER;
 
 /// The events.
@@ -14,30 +14,30 @@ pub(super) struct LaterEvents {
     entered: u64,
 }
 
-/// Something that happens later.
+/// A later event.
 #[derive(Debug)]
 pub(super) enum Later {
-    /// A request that takes a time of its own arrives at its backend.
+    /// A request with its own transit time arrives at its backend.
     Arrives { request: u64, backend: usize },
     /// The last byte of a request has come from its client.
     Whole { request: u64 },
-    /// An answer leaves its backend.
-    Leaves { request: u64, backend: usize, answer: Answer },
-    /// An answer that takes a time of its own arrives at its proxy.
-    Reaches { request: u64, answer: Answer },
-    /// A request or a stream has waited for its backend too long.
+    /// A response leaves its backend.
+    Leaves { request: u64, backend: usize, response: Response },
+    /// A response with its own transit time arrives at its proxy.
+    Reaches { request: u64, response: Response },
+    /// A request or a stream has waited too long for its backend.
     TimesOut { request: u64 },
     /// The client of a request has waited too long.
     GivesUp { request: u64 },
-    /// A stream has been silent long enough to be none of its backend's work.
+    /// A stream has been silent for the time after which it is no longer work.
     Silent { request: u64 },
-    /// A stream or a slow client's response ends.
+    /// A stream, or the response to a slow client, ends.
     Closes { request: u64 },
     /// A probe ends at its proxy.
     ProbeEnds { proxy: usize, probe: ProbeId, result: ProbeResult },
-    /// A fault of the script starts or ends.
+    /// A scripted fault starts or ends.
     Fault { backend: usize, index: usize, is_active: bool },
-    /// A speed is redrawn, and again after `every` ns.
+    /// A speed is redrawn, again every `every` ns.
     Redraw { backend: usize, index: usize, every: u64 },
     /// A backend enters or leaves the configuration.
     Member { backend: usize, is_configured: bool },
@@ -60,7 +60,7 @@ impl LaterEvents {
         self.heap.pop().map(|entry| entry.0.event)
     }
 
-    /// When the first event is; [`NEVER`] for none.
+    /// Returns the time of the first event; [`NEVER`] without one.
     pub(super) fn first(&self) -> u64 {
         self.heap.peek().map_or(NEVER, |entry| entry.0.at)
     }

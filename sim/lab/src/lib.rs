@@ -1,4 +1,4 @@
-//! The lab: policies compared on scenarios, in virtual time, on the very [`Router`] that the proxy
+//! The lab: policies compared on scenarios, in virtual time, on the same [`Router`] that the proxy
 //! runs.
 //!
 //! ```text
@@ -6,37 +6,36 @@
 //! ```
 //!
 //! # The model
-//! - **Arrivals** are open-loop: requests come whether or not earlier ones were answered. They
-//!   follow a Poisson process, or one whose rate goes up and down by chance (MMPP) and by script,
-//!   or a recorded trace. Each comes to any of the proxies with the same chance.
-//! - **A request** goes to a backend in half the round trip, waits in its queue, is served, and
-//!   its answer takes the other half. A full queue answers 503 at once. A proxy gives a request up
-//!   after the timeout; its work at the backend is done all the same. Where the scenario has
-//!   retries, a request that was refused, cut or turned away is sent to another backend as the real
-//!   proxy would.
-//! - **Classes** of requests differ in work, in their clients (slow up or down, impatient) and in
-//!   what follows the response head (tunnels, event streams, tokens).
-//! - **Work** is a draw from a distribution; it is done at the speed that the backend has at each
-//!   moment. Requests in service may slow each other (`sharing`), as in a batching server.
-//! - **Faults** come by script: other speeds, errors, late answers, sinkholes, black holes, refused
-//!   and cut connections, refusals with Retry-After; backends join and leave.
-//! - **Probes** are those that the routers ask for, at the times they ask for them. Backends answer
-//!   them apart from their workers.
+//! - **Arrivals** are open-loop: requests come whether or not earlier ones have completed. They
+//!   follow a Poisson process, a process with random and scripted changes of the rate (MMPP), or a
+//!   recorded trace. Each request comes to one of the proxies with equal chance.
+//! - **A request** reaches a backend after half the round trip, waits in its queue and is served.
+//!   The response takes the other half. A full queue responds 503 at once. A proxy gives a request
+//!   up after the timeout; the backend still does its work. In a scenario with retries, a refused
+//!   or cut request is sent to another backend as in the real proxy.
+//! - **Classes** of requests differ in work, in their clients (slow uploads or downloads,
+//!   impatience) and in the stream after the response head (tunnels, event streams, tokens).
+//! - **Work** is a draw from a distribution. It is done at the backend's current speed. Requests
+//!   in service may slow each other (`sharing`), as in a batching server.
+//! - **Faults** are scripted: other speeds, errors, late responses, sinkholes, black holes,
+//!   refused and cut connections, refusals with Retry-After. Backends join and leave.
+//! - **Probes** are those that the routers request, at the requested times. Backends respond to
+//!   them without using their workers.
 //! - **Failed requests** (5xx, refused, given up, not admitted) are charged a fixed time in
-//!   percentiles and cost: to fail fast must not look fast.
+//!   percentiles and cost, so that fast failures do not look fast.
 //!
 //! # Fair comparison
-//! Arrivals and the luck of each request (how long its work is, whether it meets an error) come
-//! from the seed and the request's number alone, so all policies see the same ones (common random
-//! numbers). [`Run::arrivals_hash`] shows it. The `oracle` is the reference that everything is
-//! divided by: it knows every true speed, queue and fault at once, and sends each request where its
-//! expected delay is least. It is greedy, so it can be beaten: where it fills fast backends up, a
-//! policy that leaves them room for later requests may have a lower mean.
+//! Arrivals and the random draws of each request (its work, its errors) depend on the seed and the
+//! request's number only, so all policies see the same ones (common random numbers).
+//! [`Run::arrivals_hash`] proves it. All figures are divided by those of the `oracle`. It knows
+//! every true speed, queue and fault at once, and sends each request to the backend with the least
+//! expected delay. It is greedy, so it can be beaten: it fills fast backends, and a policy that
+//! leaves room there for later requests may have a lower mean.
 //!
 //! # Determinism
-//! Time is a number of nanoseconds; nothing reads a clock. The same scenario, contender and seed
-//! give the same [`Run`], bit for bit, on any number of threads. Logarithms are libm's, so that
-//! other platforms give the same bits too.
+//! Time is a number of nanoseconds; no code reads a clock. The same scenario, contender and seed
+//! give the same [`Run`], bit for bit, on any number of threads. Logarithms are libm's, so that all
+//! platforms give the same bits.
 //!
 //! ```
 //! use intelliproxy_lab::{Contender, Scenario, run};

@@ -26,25 +26,25 @@ pub(super) struct Options {
     pub(super) scenarios: Vec<String>,
     /// Files of further scenarios.
     pub(super) files: Vec<String>,
-    /// The oracle first.
+    /// The contenders, with the oracle first.
     pub(super) contenders: Vec<Contender>,
     /// Number of random scenarios.
     pub(super) random: u64,
-    /// The seed that they are drawn from.
+    /// The seed of the random scenarios.
     pub(super) random_seed: u64,
     /// The half to run; `None` for all.
     pub(super) half: Option<Half>,
     /// Number of seeds.
     pub(super) seeds: u64,
-    /// The first of them.
+    /// The first seed.
     pub(super) first_seed: u64,
-    /// Stretches every scenario's time.
+    /// Factor of every scenario's times.
     pub(super) duration_scale: f64,
     /// Threads; 0 for one per core.
     pub(super) jobs: usize,
     /// Print JSON instead of tables.
     pub(super) json: bool,
-    /// In JSON, tell where requests went in every second.
+    /// Add the requests per second and backend to the JSON.
     pub(super) timeline: bool,
 }
 
@@ -105,7 +105,7 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command
     Ok(Command::Run(options))
 }
 
-/// The named ones, with the oracle before them.
+/// Reads the named contenders, with the oracle before them.
 fn contenders(flag: &str, value: &str) -> Result<Vec<Contender>, ArgumentError> {
     let mut contenders = vec![Contender::Oracle];
     for name in value.split(',') {
@@ -205,7 +205,7 @@ mod tests {
         parse(line.split_whitespace().map(OsString::from))
     }
 
-    /// Every flag by itself, in both spellings, and defaults for what is left out.
+    /// Every flag on its own, in both spellings, with defaults for the others.
     #[test]
     fn flags_are_read() {
         let run = |change: &dyn Fn(&mut Options)| {
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(read("x --help"), Ok(Command::Help));
     }
 
-    /// Invalid values are refused by the name of their flag.
+    /// Errors name the flag of an invalid value.
     #[test]
     fn faults_are_named() {
         let cases = [

@@ -1,4 +1,4 @@
-//! Baselines: how other products balance, by their documented defaults.
+//! Baselines: the balancing of other products, with their documented defaults.
 //!
 //! Each takes the router's place. All use the scenario's retries, so that only the choice of
 //! backends is compared.
@@ -26,10 +26,10 @@ pub enum PeerKind {
 }
 
 impl PeerKind {
-    /// All of them.
+    /// All products.
     pub const ALL: [Self; 3] = [Self::Envoy, Self::HaProxy, Self::Nginx];
 
-    /// Its name in tables.
+    /// Returns its name in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Envoy => "envoy",
@@ -39,35 +39,36 @@ impl PeerKind {
     }
 }
 
-/// Balancer of a product. Backends are the lab's numbers, times are ns.
+/// The balancer of a product. Backends are the lab's numbers, times are in ns.
 pub(super) trait Peer: Debug {
-    /// The configuration names these backends from now on.
+    /// Sets the configured backends.
     fn configure(&mut self, now: u64, backends: &[usize]);
 
-    /// Chooses a backend for a request that `tried` failed; it counts in flight from now on.
+    /// Chooses a backend for a request that failed at `tried`. The request counts as in flight from
+    /// now on.
     fn choose(&mut self, now: u64, tried: &[usize]) -> Option<usize>;
 
-    /// A request came to its end.
+    /// Records the end of a request.
     fn ended(&mut self, now: u64, backend: usize, outcome: &Outcome);
 
-    /// A health check came to its end.
+    /// Records the end of a health check.
     fn probe_ended(&mut self, _now: u64, _probe: ProbeId, _is_good: bool) {}
 
-    /// The deadline has come.
+    /// Handles the deadline.
     fn handle_timeout(&mut self, _now: u64) {}
 
-    /// The next health check to start.
+    /// Returns the next health check to start.
     fn poll_probe(&mut self) -> Option<(ProbeId, usize)> {
         None
     }
 
-    /// When `handle_timeout` is due.
+    /// Returns the time of the next `handle_timeout`.
     fn deadline(&self) -> u64 {
         u64::MAX
     }
 }
 
-/// A peer before it knows of any backend.
+/// Returns a peer without backends.
 pub(super) fn new(kind: PeerKind, seed: u64) -> Box<dyn Peer> {
     match kind {
         PeerKind::Envoy => Box::new(Envoy::new(seed)),
@@ -76,13 +77,13 @@ pub(super) fn new(kind: PeerKind, seed: u64) -> Box<dyn Peer> {
     }
 }
 
-/// Meaning of a request's end for a peer.
+/// The meaning of a request's end for a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Verdict {
     Good,
     /// A 5xx.
     Status,
-    /// No response: refused, cut, too late.
+    /// No response: refused, cut or too late.
     Failed,
     /// The client left.
     Nothing,
@@ -99,7 +100,8 @@ const fn verdict(outcome: &Outcome) -> Verdict {
     }
 }
 
-/// Of those that were not tried and have a load, the one with the least; of equals the first.
+/// Returns the member with the least load that was not tried, the first of equal ones. Members
+/// without a load are skipped.
 fn least<L: PartialOrd>(
     members: &[usize],
     tried: &[usize],
@@ -116,7 +118,7 @@ fn least<L: PartialOrd>(
     best.map(|(member, _)| member)
 }
 
-/// The row of a backend in a table that grows as backends come.
+/// Returns the row of a backend in a table that grows on demand.
 fn row<T: Default>(rows: &mut Vec<T>, backend: usize) -> &mut T {
     if rows.len() <= backend {
         rows.resize_with(backend + 1, T::default);

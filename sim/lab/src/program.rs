@@ -1,7 +1,7 @@
-//! The lab's program: scenarios shared out over threads, tables as they become complete.
+//! The lab's program: distributes scenarios over threads and prints tables as they become complete.
 //!
-//! Runs are independent of each other and of the threads they run on, so the output is the same
-//! however many there are.
+//! Runs are independent of each other and of their threads, so the output does not depend on the
+//! number of threads.
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -24,10 +24,10 @@ use super::world::{Run, run};
 
 /// Runs the program with its arguments, without its name.
 ///
-/// | exit code | when |
+/// | exit code | reason |
 /// |---|---|
 /// | 0 | all ran |
-/// | 1 | a file cannot be read, or the output has no reader any more |
+/// | 1 | a file cannot be read, or the output has no reader anymore |
 /// | 2 | an argument or a scenario is invalid |
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let text = match options::parse(arguments) {
@@ -43,10 +43,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     print(&text)
 }
 
-/// Every contender and seed of a scenario, on this thread.
+/// Runs a scenario for every contender and seed on this thread.
 ///
 /// # Errors
-/// When a router refuses the scenario's backends or rules; not for a scenario that was read.
+/// If a router refuses the scenario's backends or rules, which is impossible for a parsed scenario.
 pub fn run_all(
     scenario: &Scenario,
     contenders: &[Contender],
@@ -96,7 +96,7 @@ fn run_options(options: &Options) -> ExitCode {
                         *refusal.lock().unwrap_or_else(|e| e.into_inner()) =
                             Some(format!("{}: {error}", scenario.name));
                     });
-                    // Without a reader the work is over.
+                    // Without a reader of the results, no more runs are started.
                     if result.is_err() || sender.send((number, result.ok())).is_err() {
                         next.store(tasks.count(), Ordering::Relaxed);
                         return;
@@ -114,7 +114,7 @@ fn run_options(options: &Options) -> ExitCode {
     })
 }
 
-/// The runs: scenario by scenario, in it seed by seed under every contender.
+/// The runs: scenario by scenario, then seed by seed, then contender by contender.
 struct Tasks<'a> {
     scenarios: &'a [Scenario],
     options: &'a Options,
@@ -247,7 +247,7 @@ fn list() -> String {
     format!("scenarios:\n{scenarios}{WIDE}:\n{wide}policies:\n{policies}baselines:\n{baselines}")
 }
 
-/// Stands for the scenarios of the second catalogue.
+/// The argument for the scenarios of the second catalogue.
 const WIDE: &str = "wide";
 
 fn print(text: &str) -> ExitCode {

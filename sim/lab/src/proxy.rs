@@ -1,4 +1,4 @@
-//! A proxy of the lab: a real router, and which of the lab's backends its ids mean; or a peer's
+//! A proxy of the lab: a real router with the mapping of its ids to the lab's backends, or a peer's
 //! balancing.
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use super::peer::Peer;
 /// A proxy.
 #[derive(Debug)]
 pub(super) enum Proxy {
-    /// One with the router of the core.
+    /// A proxy with the router of the core.
     Routed(Box<Routed>),
-    /// One that balances like another product.
+    /// A proxy that balances like another product.
     Peer(Box<dyn Peer>),
 }
 
 impl Proxy {
-    /// The configuration names these backends from now on.
+    /// Sets the configured backends.
     pub(super) fn configure(&mut self, now: u64, backends: &[(usize, &str)]) {
         match self {
             Self::Routed(proxy) => proxy.configure(now, backends),
@@ -31,7 +31,7 @@ impl Proxy {
         }
     }
 
-    /// Routes a request that `tried` failed; returns the lab's backend, and the lease to give
+    /// Routes a request that failed at `tried`. Returns the lab's backend, and the lease to give
     /// back.
     pub(super) fn route(&mut self, now: u64, tried: &[usize]) -> Option<(usize, Option<Lease>)> {
         match self {
@@ -42,8 +42,8 @@ impl Proxy {
         }
     }
 
-    /// Whether a request that these backends turned away may go to another one, before the
-    /// response to it is given up.
+    /// Returns whether a request that these backends refused may go to another one, before the
+    /// refusal is dropped.
     pub(super) fn has_other(&self, now: u64, tried: &[usize]) -> bool {
         match self {
             Self::Routed(proxy) => proxy.has_other(now, tried),
@@ -51,7 +51,7 @@ impl Proxy {
         }
     }
 
-    /// A request came to its end.
+    /// Ends a request.
     pub(super) fn finish(
         &mut self,
         now: u64,
@@ -68,7 +68,7 @@ impl Proxy {
         }
     }
 
-    /// A request waits for its client, or for its backend again.
+    /// Records that a request waits for its client, or waits for its backend again.
     pub(super) fn pause(&mut self, now: u64, lease: Option<&Lease>, is_paused: bool) {
         if let (Self::Routed(proxy), Some(lease)) = (self, lease) {
             let (lease, backend) = (lease.id(), lease.backend());
@@ -83,7 +83,7 @@ impl Proxy {
         }
     }
 
-    /// A request stops being work of its backend before it ends.
+    /// Records that a request is no longer work of its backend, before its end.
     pub(super) fn open_stream(
         &mut self,
         now: u64,
@@ -97,7 +97,7 @@ impl Proxy {
         }
     }
 
-    /// A probe came to its end.
+    /// Ends a probe.
     pub(super) fn finish_probe(&mut self, now: u64, probe: ProbeId, result: ProbeResult) {
         match self {
             Self::Routed(proxy) => proxy.finish_probe(now, probe, result),
@@ -105,7 +105,7 @@ impl Proxy {
         }
     }
 
-    /// The deadline has come.
+    /// Handles the deadline.
     pub(super) fn handle_timeout(&mut self, now: u64) {
         match self {
             Self::Routed(proxy) => proxy.handle_timeout(now),
@@ -113,7 +113,7 @@ impl Proxy {
         }
     }
 
-    /// The next probe to start: its id, the lab's backend, and what to ask.
+    /// Returns the next probe to start: its id, the lab's backend, and its kind.
     pub(super) fn poll_probe(&mut self) -> Option<(ProbeId, usize, ProbeKind)> {
         match self {
             Self::Routed(proxy) => proxy.poll_probe(),
@@ -123,7 +123,7 @@ impl Proxy {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called; [`NEVER`] for not at all.
+    /// Returns the time of the next [`handle_timeout`](Self::handle_timeout), or [`NEVER`].
     pub(super) fn deadline(&self) -> u64 {
         match self {
             Self::Routed(proxy) => proxy.deadline(),
@@ -131,7 +131,7 @@ impl Proxy {
         }
     }
 
-    /// Changes of the current backend so far.
+    /// Returns the number of changes of the current backend so far.
     pub(super) fn switches(&self, now: u64) -> u64 {
         match self {
             Self::Routed(proxy) => proxy.switches(now),
@@ -140,20 +140,20 @@ impl Proxy {
     }
 }
 
-/// A router and the names it knows the backends by.
+/// A router, with the mapping between its ids and the lab's backends.
 #[derive(Debug)]
 pub(super) struct Routed {
     router: Router,
-    /// The lab's backend by the router's id.
+    /// The lab's backend by router id.
     backends: Vec<usize>,
-    /// The router's id by the lab's number.
+    /// The router id by lab backend.
     ids: Vec<Option<BackendId>>,
     rules: Rules,
 }
 
 impl Routed {
-    /// A proxy at time 0 of these backends: numbers in the lab, and names. Without a policy, of
-    /// a broken learner.
+    /// Returns a proxy at time 0 with these backends: numbers in the lab, and names. Without a
+    /// policy it uses a broken learner.
     pub(super) fn new(
         rules: &Rules,
         policy: Option<PolicyKind>,
@@ -174,7 +174,7 @@ impl Routed {
         self.learn_ids(backends);
     }
 
-    /// Routes a request; returns the lab's backend, and the lease to give back.
+    /// Routes a request. Returns the lab's backend, and the lease to give back.
     fn route(&mut self, now: u64, tried: &[usize]) -> Option<(usize, Lease)> {
         let now = Instant::from_nanos(now);
         let lease = if tried.is_empty() {
@@ -212,8 +212,8 @@ impl Routed {
         self.router.handle_timeout(Instant::from_nanos(now));
     }
 
-    /// The next probe that the router wants: its id, the lab's backend, and what to ask. What it
-    /// tells observers is passed over.
+    /// Returns the router's next probe: its id, the lab's backend, and its kind. Notices to
+    /// observers are skipped.
     fn poll_probe(&mut self) -> Option<(ProbeId, usize, ProbeKind)> {
         loop {
             if let Action::StartProbe { probe, backend, kind, .. } = self.router.poll_action()? {

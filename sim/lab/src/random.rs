@@ -1,8 +1,8 @@
-//! Scenarios drawn at random, to tune policies on one half and to report on the other.
+//! Random scenarios: one half for tuning policies, the other for reporting.
 //!
-//! A scenario is its seed and its number: `r7.12` is the same everywhere. Even numbers are the half
-//! to tune on, odd ones the half to report. Each draws its backends, its load and what goes wrong
-//! from the ranges in this file, and is as long as some 25 000 requests take.
+//! A scenario is defined by seed and number: `r7.12` is the same everywhere. Even numbers are for
+//! tuning, odd ones for reporting. Each draws its backends, its load and its faults from the ranges
+//! in this file, and lasts for about 25 000 requests.
 use std::time::Duration;
 
 use intelliproxy_core::Rng;
@@ -22,7 +22,7 @@ pub enum Half {
     Report,
 }
 
-/// The scenarios of a seed with these numbers: the first `count`, or their half.
+/// Returns the scenarios of a seed: the first `count` numbers, or a half of them.
 pub fn random_scenarios(seed: u64, count: u64, half: Option<Half>) -> Vec<Scenario> {
     let numbers = (0..count).filter(|number| match half {
         None => true,
@@ -32,7 +32,7 @@ pub fn random_scenarios(seed: u64, count: u64, half: Option<Half>) -> Vec<Scenar
     numbers.map(|number| random_scenario(seed, number)).collect()
 }
 
-/// The scenario of this name, `r` with seed, point and number.
+/// Returns the scenario of this name: `r`, seed, point, number.
 pub fn random_named(name: &str) -> Option<Scenario> {
     let (seed, number) = name.strip_prefix('r')?.split_once('.')?;
     Some(random_scenario(seed.parse().ok()?, number.parse().ok()?))
@@ -157,7 +157,7 @@ fn service(dice: &mut Dice, about: &mut Vec<String>) -> Service {
     service
 }
 
-/// Makes requests longer until there are at most `rate_max` a second.
+/// Makes requests longer until their rate is at most `rate_max` a second.
 fn slow_to(scenario: &mut Scenario, rate_max: f64) {
     let factor = scenario.base_rate() / rate_max;
     if factor <= 1.0 {
@@ -193,7 +193,7 @@ fn classes(dice: &mut Dice, scenario: &Scenario, about: &mut Vec<String>) -> Vec
             let service = Some(Service::Exponential(mean * dice.between(3.0, 20.0)));
             (RequestClass { service, ..special }, "expensive")
         }
-        1 => (RequestClass { status: 500, ..special }, "answered 500"),
+        1 => (RequestClass { status: 500, ..special }, "status 500"),
         2 => {
             let upload_ms = Some(Service::Uniform([100.0, 10_000.0]));
             (RequestClass { upload_ms, idempotent: false, ..special }, "slow uploads")
@@ -221,11 +221,11 @@ fn classes(dice: &mut Dice, scenario: &Scenario, about: &mut Vec<String>) -> Vec
     vec![usual, special]
 }
 
-/// Lets something go wrong with some backends, for the middle part of the run or for all of it.
+/// Adds a fault to some backends, for the middle part of the run or for all of it.
 fn add_fault(dice: &mut Dice, scenario: &mut Scenario, about: &mut Vec<String>) {
     let duration = scenario.duration_s;
     let first = &mut scenario.backends[0];
-    // One of several equal ones: the others become a group of their own.
+    // One of several equal backends: the others become their own group.
     if first.count > 1 {
         let victim = BackendGroup { name: "victim".to_owned(), count: 1, ..first.clone() };
         first.count -= 1;
@@ -259,7 +259,7 @@ fn add_fault(dice: &mut Dice, scenario: &mut Scenario, about: &mut Vec<String>) 
         _ => {
             let ms = dice.log_between(20.0, 1000.0);
             let share = dice.between(0.01, 0.2);
-            (FaultKind::Slow { share, ms }, "late answers".to_owned())
+            (FaultKind::Slow { share, ms }, "late responses".to_owned())
         }
     };
     let victim = scenario.backends.last_mut();
@@ -283,7 +283,7 @@ fn add_fault(dice: &mut Dice, scenario: &mut Scenario, about: &mut Vec<String>) 
     }
 }
 
-/// Draws.
+/// The source of random draws.
 struct Dice(Rng);
 
 impl Dice {
@@ -295,7 +295,7 @@ impl Dice {
         low + (high - low) * self.0.unit()
     }
 
-    /// Even on a logarithmic scale.
+    /// Draws evenly on a logarithmic scale.
     fn log_between(&mut self, low: f64, high: f64) -> f64 {
         low * libm::pow(high / low, self.0.unit())
     }
@@ -306,15 +306,15 @@ impl Dice {
 }
 
 const RANDOM: u64 = 5;
-/// Requests of a scenario, about.
+/// Approximate number of requests of a scenario.
 const REQUESTS: f64 = 25_000.0;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Every scenario is valid, the same by its name as in its list, and of bounded size; the
-    /// halves are the whole.
+    /// Every scenario is valid, is the same by its name as in the list, and has a bounded size. The
+    /// two halves make up the whole.
     #[test]
     fn drawn_scenarios_are_sound() {
         let all = random_scenarios(7, 200, None);

@@ -1,19 +1,19 @@
 //! Recovery: the time until returning backends are used again, and the evenness among equal ones.
 //!
-//! A backend **returns** when its last fault ends, or when it joins. Its fair share is that of its
-//! capacity among the backends configured then. It has recovered at the first second from which on
-//! it gets 0.8 of that share, over as many seconds as bring 20 requests at that share: fewer would
-//! tell more of chance than of the policy.
+//! A backend **returns** when its last fault ends, or when it joins. Its fair share is its share of
+//! the capacity of the backends configured then. It has recovered at the first second from which on
+//! it gets 0.8 of that share. This is measured over the number of seconds that bring 20 requests at
+//! that share: fewer would show chance rather than the policy.
 //!
-//! The **unfairness** of a group is the spread of its backends' requests, most less least, over
-//! their mean. Only groups without faults count, of several the worst.
+//! The **unfairness** of a group is the difference between its backends' largest and least number
+//! of requests, divided by their mean. Only groups without faults count, and of several the worst.
 use super::group::{BackendGroup, FaultKind};
 use super::scenario::Scenario;
 
-/// The longest time to a recovery, s, and the worst unfairness; `None` where nothing returns and
-/// where no group has two backends without faults.
+/// Returns the longest time to a recovery, s, and the worst unfairness. They are `None` if no
+/// backend returns, or if no group has two backends without faults.
 ///
-/// A backend that has not recovered counts with the time that was left.
+/// A backend that has not recovered counts with the rest of the run.
 pub(super) fn figures(
     scenario: &Scenario,
     routed_by_second: &[Vec<u32>],
@@ -48,13 +48,13 @@ pub(super) fn figures(
     (recovery, unfairness)
 }
 
-/// When the backends of a group are as they should be again, s; `None` when they always were, or
-/// never are.
+/// Returns the time at which the backends of a group are normal again, s; `None` if they always
+/// were or never are.
 fn returns_at(group: &BackendGroup) -> Option<f64> {
     let mut at = (group.joins_s > 0.0).then_some(group.joins_s);
     for fault in &group.faults {
         match (&fault.what, fault.for_s) {
-            // Neither takes a backend out.
+            // Neither takes a backend out of use.
             (FaultKind::Slow { .. } | FaultKind::Redraw { .. }, _) => {}
             (_, Some(span)) => at = Some(at.unwrap_or(0.0).max(fault.from_s + span)),
             (_, None) => return None,
@@ -64,7 +64,7 @@ fn returns_at(group: &BackendGroup) -> Option<f64> {
     at.filter(|at| *at < leaves_at)
 }
 
-/// The time from `at` until this backend has its share again, s.
+/// Returns the time from `at` until this backend has its share again, s.
 fn recovery_of(
     scenario: &Scenario,
     group: &BackendGroup,
@@ -96,9 +96,9 @@ fn recovery_of(
     (back as f64 - at).max(0.0)
 }
 
-/// Of its fair share a backend has recovered with.
+/// The part of its fair share with which a backend has recovered.
 const ENOUGH: f64 = 0.8;
-/// Requests at the fair share that a check takes.
+/// Requests at the fair share that a measurement needs.
 const REQUESTS: f64 = 20.0;
 
 #[cfg(test)]
@@ -119,8 +119,8 @@ mod tests {
         }
     }
 
-    /// By hand: a fair share of 100, of which 80 is enough. The fault ends at 4 s, and second 6
-    /// is the first with as many: 2 s. The others had 1100 and 900: 200 over 1000.
+    /// By hand: the fair share is 100, so 80 is enough. The fault ends at 4 s, and second 6 is the
+    /// first with that many: 2 s. The others had 1100 and 900 requests: 200 over 1000.
     #[test]
     fn by_hand() {
         let scenario = three_equal(300.0);
@@ -131,19 +131,19 @@ mod tests {
         let (recovery, unfairness) = figures(&scenario, &seconds);
         assert_eq!(recovery, Some(2.0));
         assert!((unfairness.expect("two are equal") - 0.2).abs() < 1e-12);
-        // Never again: what was left of the run.
+        // Without recovery, the rest of the run counts.
         seconds.iter_mut().skip(4).for_each(|second| second[0] = 10);
         assert_eq!(figures(&scenario, &seconds).0, Some(6.0));
     }
 
-    /// At 5 requests a second a look takes 4 s, so that chance decides less; without a fault that
-    /// ends there is no recovery.
+    /// At 5 requests a second a measurement takes 4 s, so that chance has less influence. Without a
+    /// fault that ends there is no recovery.
     #[test]
     fn low_rates_take_longer_looks() {
         let mut scenario = three_equal(15.0);
         let mut seconds = vec![vec![5, 5, 5]; 10];
         seconds[4] = vec![0, 8, 7];
-        // Seconds 4 to 7 have 15 of 60 requests, 16 are enough; 5 to 8 have 20.
+        // Seconds 4 to 7 have 15 of 60 requests, and 16 are enough. Seconds 5 to 8 have 20.
         assert_eq!(figures(&scenario, &seconds).0, Some(1.0));
         scenario.backends[0].faults[0].for_s = None;
         assert_eq!(figures(&scenario, &seconds).0, None);

@@ -1,6 +1,6 @@
-//! A workload, the backends that serve it, and what goes wrong: plain data, read from JSON.
+//! A workload, the backends that serve it, and their faults: plain data, read from JSON.
 //!
-//! `SCENARIOS.md` beside this package shows every knob by an example.
+//! `SCENARIOS.md` beside this package shows every setting by an example.
 use std::fmt;
 
 use intelliproxy_core::Rules;
@@ -12,7 +12,7 @@ use super::group::{BackendGroup, FaultKind};
 use super::service::Service;
 use super::trace::Trace;
 
-/// One scenario. Every key may be left out; the defaults are ten equal backends at 70 %.
+/// One scenario. Every key may be omitted. The defaults are ten equal backends at 70 %.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Scenario {
@@ -20,29 +20,29 @@ pub struct Scenario {
     pub name: String,
     /// Its subject, in a line.
     pub about: String,
-    /// For how long requests arrive, s.
+    /// Time in which requests arrive, s.
     #[serde(deserialize_with = "check::run_seconds")]
     pub duration_s: f64,
     /// Requests that arrive before this are served but not counted, s.
     #[serde(deserialize_with = "check::amount")]
     pub warmup_s: f64,
-    /// Proxies that share the arrivals, each with a router of its own.
+    /// Proxies that share the arrivals, each with its own router.
     #[serde(deserialize_with = "check::count")]
     pub proxies: u32,
-    /// From a proxy to a backend and back, ms.
+    /// Round trip between a proxy and a backend, ms.
     #[serde(deserialize_with = "check::amount")]
     pub rtt_ms: f64,
-    /// After this a proxy gives a request up, ms.
+    /// Time after which a proxy gives a request up, ms.
     #[serde(deserialize_with = "check::positive")]
     pub timeout_ms: f64,
     /// Charge for a failed request in percentiles and cost, ms.
     #[serde(deserialize_with = "check::amount")]
     pub charge_ms: f64,
-    /// When requests come.
+    /// The arrival times of requests.
     pub arrivals: Arrivals,
-    /// The work of a request, where its backend says nothing else.
+    /// The work of a request, unless its class or backend has its own.
     pub service: Service,
-    /// Kinds of requests; empty: one kind without anything special.
+    /// Classes of requests; empty: all requests are alike.
     pub classes: Vec<RequestClass>,
     /// Rule for sending requests again; null: never.
     pub retries: Option<Retries>,
@@ -74,16 +74,16 @@ impl Default for Scenario {
     }
 }
 
-/// Rule for sending requests again that a backend did not serve, as the real proxy does: after a
-/// refused connection, after a cut before any byte of the response if the class is idempotent, and
-/// after a 429 or 503 likewise.
+/// Rule for repeating requests that a backend did not serve, as in the real proxy: after a refused
+/// connection, and, for an idempotent class, after a cut before any byte of the response and after
+/// a 429 or 503.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Retries {
-    /// Backends that one request is tried on.
+    /// Maximum number of backends that one request is tried on.
     #[serde(deserialize_with = "check::attempts")]
     pub attempts: u8,
-    /// Whether a request that was turned away (429, 503) is tried elsewhere.
+    /// Whether a refused request (429, 503) is tried at another backend.
     pub refused: bool,
 }
 
@@ -93,17 +93,17 @@ impl Default for Retries {
     }
 }
 
-/// When requests come: a Poisson process whose rate may change, or a recorded sequence.
+/// The arrival times of requests: a Poisson process with a variable rate, or a recorded sequence.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(from = "ArrivalsText", rename_all = "camelCase")]
 pub struct Arrivals {
-    /// The rate while nothing changes it.
+    /// The rate outside bursts and surges.
     pub rate: Rate,
     /// Makes the process bursty (MMPP).
     pub bursts: Option<Bursts>,
-    /// Times of another rate; factors of overlapping ones multiply.
+    /// Periods with another rate. Factors of overlapping ones multiply.
     pub surges: Vec<Surge>,
-    /// Requests as recorded, instead of a Poisson process.
+    /// Recorded requests instead of a Poisson process.
     pub trace: Option<Trace>,
 }
 
@@ -113,7 +113,7 @@ impl Default for Arrivals {
     }
 }
 
-/// [`Arrivals`] as written: without a rate, a trace keeps its own.
+/// The JSON form of [`Arrivals`]: a trace without a rate keeps its own.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 struct ArrivalsText {
@@ -135,16 +135,16 @@ impl From<ArrivalsText> for Arrivals {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Rate {
-    /// As share of the capacity of the backends there at the start, without their faults; the
-    /// speed of one that is redrawn counts with its mean.
+    /// As a share of the capacity of the backends present at the start, without their faults. A
+    /// redrawn speed counts with its mean.
     Load(#[serde(deserialize_with = "check::amount")] f64),
     /// Requests a second.
     PerSecond(#[serde(deserialize_with = "check::amount")] f64),
-    /// That of the trace. With another rate the times of a trace are stretched to meet it.
+    /// The rate of the trace. With another rate the times of a trace are stretched to match it.
     Recorded,
 }
 
-/// Two states by turns, each of exponential length: a Markov-modulated Poisson process.
+/// Two alternating states with exponential lengths: a Markov-modulated Poisson process.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Bursts {
@@ -159,11 +159,11 @@ pub struct Bursts {
     pub mean_ms: f64,
 }
 
-/// A time of another rate.
+/// A period with another rate.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Surge {
-    /// When it starts, s.
+    /// Start, s.
     #[serde(default, deserialize_with = "check::amount")]
     pub from_s: f64,
     /// Duration, s; null: to the end.
@@ -178,8 +178,8 @@ impl Scenario {
     /// Reads a scenario.
     ///
     /// # Errors
-    /// The first fault, with its line and path: text that is no JSON, an unknown key, a wrong
-    /// type, a number out of its range.
+    /// The first fault, with its line and path: invalid JSON, an unknown key, a wrong type, a
+    /// number out of its range.
     pub fn from_json(text: &str) -> Result<Self, ScenarioError> {
         let mut source = serde_json::Deserializer::from_str(text);
         let scenario: Self = serde_path_to_error::deserialize(&mut source).map_err(|error| {
@@ -194,17 +194,17 @@ impl Scenario {
             ScenarioError { line, path: path.to_owned(), wrong: wrong.to_owned() }
         };
         scenario.check_whole().map_err(located)?;
-        // A trace says its rate when its file has been read.
+        // The rate of a trace is known only after its file has been read.
         if scenario.arrivals.trace.is_none() {
             scenario.check_rate().map_err(located)?;
         }
         Ok(scenario)
     }
 
-    /// Reads the file of the trace, if there is one, by `read`, which returns its text.
+    /// Reads the trace's file, if there is one, by `read`, which returns its text.
     ///
     /// # Errors
-    /// A file that cannot be read, an invalid row, a rate out of its range.
+    /// An unreadable file, an invalid row, a rate out of its range.
     pub fn load_trace(
         &mut self,
         read: impl FnOnce(&str) -> std::io::Result<String>,
@@ -218,14 +218,14 @@ impl Scenario {
         self.check_rate().map_err(|(path, wrong)| format!("{file}: {path}: {wrong}"))
     }
 
-    /// The whole scenario as JSON that [`Scenario::from_json`] reads, indented.
+    /// Returns the whole scenario as indented JSON for [`Scenario::from_json`].
     pub fn to_json(&self) -> String {
         // Plain data with string keys can always be written as JSON.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// The same scenario, its times stretched by `factor`: duration, warm-up, faults and surges,
-    /// but not the times of requests. For short runs.
+    /// Stretches the scenario's times by `factor`: duration, warm-up, faults and surges, but not
+    /// the times of requests. Used for short runs.
     #[must_use]
     pub fn scaled(mut self, factor: f64) -> Self {
         let scale = |time: &mut f64| *time *= factor;
@@ -246,7 +246,7 @@ impl Scenario {
         self
     }
 
-    /// Requests a second while nothing changes the rate.
+    /// Returns the requests per second outside bursts and surges.
     pub fn base_rate(&self) -> f64 {
         let load = match self.arrivals.rate {
             Rate::PerSecond(rate) => return rate,
@@ -257,12 +257,12 @@ impl Scenario {
         load * there.map(|group| f64::from(group.count) * self.capacity_of(group)).sum::<f64>()
     }
 
-    /// The work of a request at a backend of this group, where its class says nothing else.
+    /// Returns the work of a request at a backend of this group, unless its class has its own.
     pub fn service_of<'a>(&'a self, group: &'a BackendGroup) -> &'a Service {
         group.service.as_ref().unwrap_or(&self.service)
     }
 
-    /// The mean work of a request at a backend of this group, ms.
+    /// Returns the mean work of a request at a backend of this group, ms.
     pub fn mean_ms_at(&self, group: &BackendGroup) -> f64 {
         let usual = match &self.arrivals.trace {
             Some(trace) => trace.mean_ms(),
@@ -276,12 +276,12 @@ impl Scenario {
         self.classes.iter().map(|class| class.share / shares * mean(class)).sum()
     }
 
-    /// The number of a class by its name.
+    /// Returns the number of a class by its name.
     pub(super) fn class_named(&self, name: &str) -> Option<usize> {
         self.classes.iter().position(|class| class.name == name)
     }
 
-    /// Requests a second that one backend of this group can serve.
+    /// Returns the requests per second that one backend of this group can serve.
     pub(super) fn capacity_of(&self, group: &BackendGroup) -> f64 {
         let workers = f64::from(group.workers);
         let slowed = 1.0 + group.sharing * (workers - 1.0);
@@ -293,7 +293,7 @@ impl Scenario {
         1000.0 * speed * workers / (slowed * self.mean_ms_at(group))
     }
 
-    /// Checks rules between values; returns the invalid key, and the reason.
+    /// Checks rules between values. Returns the invalid key and the reason.
     fn check_whole(&self) -> Result<(), (&'static str, &'static str)> {
         if self.warmup_s >= self.duration_s {
             return Err(("warmupS", "must be less than durationS"));
@@ -327,7 +327,7 @@ impl Scenario {
         }
         let is_recorded = self.arrivals.rate == Rate::Recorded;
         if self.arrivals.trace.is_none() && is_recorded {
-            return Err(("rate", "must be a load or requests a second where there is no trace"));
+            return Err(("rate", "must be a load or requests a second without a trace"));
         }
         let changes = self.arrivals.bursts.is_some() || !self.arrivals.surges.is_empty();
         if self.arrivals.trace.is_some() && changes {
@@ -336,7 +336,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// Checks the rate that comes out of everything.
+    /// Checks the resulting rate.
     fn check_rate(&self) -> Result<(), (&'static str, &'static str)> {
         let rate = self.base_rate();
         if !(rate > 0.0 && rate <= RATE_MAX) {
@@ -345,7 +345,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// The backends' names, in their order.
+    /// Returns the backends' names in their order.
     pub fn backend_names(&self) -> Vec<String> {
         let names = self.backends.iter().flat_map(|group| {
             (1..=group.count).map(|number| match group.count {
@@ -362,9 +362,9 @@ impl Scenario {
 pub struct ScenarioError {
     /// The line, from 1.
     pub line: usize,
-    /// The path of the value, keys joined by dots; empty for a fault in the JSON itself.
+    /// The path of the value, as keys joined by dots. Empty for a fault in the JSON itself.
     pub path: String,
-    /// The fault, in words.
+    /// The description of the fault.
     pub wrong: String,
 }
 
@@ -390,10 +390,10 @@ impl fmt::Display for ScenarioError {
 impl std::error::Error for ScenarioError {}
 
 const PROXIES_MAX: u32 = 1000;
-/// As many as a router takes.
+/// Maximum number of backends of a router.
 const BACKENDS_MAX: usize = 10_000;
 const CLASSES_MAX: usize = 100;
-/// More would not end in the time of a reader.
+/// A higher rate would take too long to simulate.
 const RATE_MAX: f64 = 1e7;
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Events of a scenario with their times: faults, joins, leaves and redraws as events.
+//! The scripted events of a scenario: faults, joins, leaves and redraws.
 use super::backend::seconds;
 use super::group::{BackendGroup, FaultKind};
 use super::later::Later;
 use super::scenario::Scenario;
 
-/// Everything that happens by script: when, in ns, and what. Of a redraw only the first one.
+/// Returns the scripted events with their times, in ns. Of a redraw only the first one.
 pub(super) fn script(scenario: &Scenario) -> Vec<(u64, Later)> {
     let mut events = Vec::new();
     let mut backend = 0;
@@ -17,7 +17,7 @@ pub(super) fn script(scenario: &Scenario) -> Vec<(u64, Later)> {
     events
 }
 
-/// Adds what happens to one backend, whose turn within its group is at this part of a period.
+/// Adds the events of one backend. `turn` is its place within a redraw period, as a fraction.
 fn add_backend(events: &mut Vec<(u64, Later)>, group: &BackendGroup, backend: usize, turn: f64) {
     let joins = Later::Member { backend, is_configured: true };
     events.push((seconds(group.joins_s), joins));

@@ -1,8 +1,7 @@
-//! Work of a request: distributions as quantile functions.
+//! The work of a request: distributions as quantile functions.
 //!
-//! Every distribution turns one uniform draw into a time (inverse transform), so that a request
-//! carries its luck with it: whichever backend serves it under whichever policy, the draw is the
-//! same (common random numbers).
+//! Every distribution turns one uniform draw into a time (inverse transform). The draw belongs to
+//! the request, so it is the same for every backend and policy (common random numbers).
 use serde::{Deserialize, Serialize};
 
 use super::check;
@@ -11,7 +10,7 @@ use super::check;
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Service {
-    /// Always the same, ms.
+    /// A constant, ms.
     Constant(#[serde(deserialize_with = "check::amount")] f64),
     /// Exponential with this mean, ms.
     Exponential(#[serde(deserialize_with = "check::positive")] f64),
@@ -20,32 +19,32 @@ pub enum Service {
     /// Lognormal.
     #[serde(rename_all = "camelCase")]
     Lognormal {
-        /// Half are shorter, ms.
+        /// Median, ms.
         #[serde(deserialize_with = "check::positive")]
         median_ms: f64,
         /// Standard deviation of the logarithm.
         #[serde(deserialize_with = "check::amount")]
         sigma: f64,
-        /// Shorter and longer ones become these, ms.
+        /// Lower and upper bound, to which other times are clipped, ms.
         #[serde(default, deserialize_with = "check::some_range")]
         clip_ms: Option<[f64; 2]>,
     },
     /// Pareto: heavy tails.
     #[serde(rename_all = "camelCase")]
     Pareto {
-        /// The shortest, ms.
+        /// Minimum, ms.
         #[serde(deserialize_with = "check::positive")]
         min_ms: f64,
-        /// The tail's exponent; without a clip above 1, or there is no mean.
+        /// The tail's exponent. Without a clip it must be above 1 for a finite mean.
         #[serde(deserialize_with = "check::positive")]
         shape: f64,
-        /// Shorter and longer ones become these, ms.
+        /// Lower and upper bound, to which other times are clipped, ms.
         #[serde(default, deserialize_with = "check::some_range")]
         clip_ms: Option<[f64; 2]>,
     },
-    /// One of several, by chance.
+    /// A random choice among several distributions.
     Mixture(Vec<Part>),
-    /// As measured: points `[share, ms]` of the quantile function, straight lines between them.
+    /// Measured: points `[share, ms]` of the quantile function, interpolated linearly.
     Empirical(#[serde(deserialize_with = "check::quantiles")] Vec<[f64; 2]>),
 }
 
@@ -53,7 +52,7 @@ pub enum Service {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Part {
-    /// Its share of draws, beside the shares of the others.
+    /// Its share of draws, relative to the shares of the others.
     #[serde(deserialize_with = "check::positive")]
     pub share: f64,
     /// The distribution drawn from.
@@ -61,7 +60,8 @@ pub struct Part {
 }
 
 impl Service {
-    /// The time, in ms, of which a share of `draw` (from 0 up to and without 1) is shorter.
+    /// Returns the time, in ms, below which a share of `draw` lies. `draw` is from 0 up to but not
+    /// including 1.
     pub fn quantile_ms(&self, draw: f64) -> f64 {
         match self {
             Self::Constant(ms) => *ms,
@@ -78,7 +78,7 @@ impl Service {
         }
     }
 
-    /// The mean, ms; infinite for an unclipped Pareto of shape 1 or less.
+    /// Returns the mean, ms. Infinite for an unclipped Pareto of shape 1 or less.
     pub fn mean_ms(&self) -> f64 {
         match self {
             Self::Constant(ms) => *ms,
@@ -105,8 +105,8 @@ impl Service {
         }
     }
 
-    /// The mean by the midpoint rule over the quantile function; for clipped ones, where it is
-    /// bounded.
+    /// Returns the mean by the midpoint rule over the quantile function. For clipped distributions,
+    /// whose quantile function is bounded.
     fn integrated_mean_ms(&self) -> f64 {
         const STEPS: u32 = 10_000;
         let step = |index| self.quantile_ms((f64::from(index) + 0.5) / f64::from(STEPS));
@@ -127,7 +127,7 @@ fn mixture_quantile(parts: &[Part], draw: f64) -> f64 {
         }
         left -= part.share;
     }
-    // Rounding may leave a crumb behind the last part; an empty mixture has no work.
+    // Rounding may leave a remainder after the last part. An empty mixture has no work.
     parts.last().map_or(0.0, |part| part.service.quantile_ms(DRAW_MAX))
 }
 
@@ -142,8 +142,8 @@ fn empirical_quantile(points: &[[f64; 2]], draw: f64) -> f64 {
     }
 }
 
-/// The standard normal quantile by Acklam's rational approximation (2003), relative error below
-/// 1.2e-9.
+/// Returns the standard normal quantile by Acklam's rational approximation (2003), with a relative
+/// error below 1.2e-9.
 fn normal_quantile(draw: f64) -> f64 {
     const CENTRE_TOP: [f64; 6] = [
         -3.969_683_028_665_376e1,
@@ -192,12 +192,12 @@ fn normal_quantile(draw: f64) -> f64 {
     }
 }
 
-/// Horner's rule, the highest power first.
+/// Evaluates a polynomial by Horner's rule, the highest power first.
 fn polynomial(coefficients: &[f64], x: f64) -> f64 {
     coefficients.iter().fold(0.0, |sum, coefficient| sum * x + coefficient)
 }
 
-/// The largest draw: the last step of 2^-53 before 1.
+/// The largest draw: 1 minus one step of 2^-53.
 const DRAW_MAX: f64 = 1.0 - f64::EPSILON / 2.0;
 
 #[cfg(test)]
@@ -216,8 +216,8 @@ mod tests {
         assert!(normal_quantile(0.0).is_finite());
     }
 
-    /// The stated mean of every kind is that of its quantile function, within what the midpoint
-    /// rule misses of an unbounded tail, and quantiles never fall.
+    /// The mean of every kind is that of its quantile function, up to the error of the midpoint
+    /// rule for an unbounded tail. Quantiles never fall.
     #[test]
     fn means_agree_with_quantiles() {
         let uniform = |low, high| Service::Uniform([low, high]);

@@ -1,9 +1,9 @@
-//! A backend's workers and its queue.
+//! The workers and the queue of a backend.
 //!
-//! Every request in service moves on at the same pace: `speed / (1 + sharing · (k − 1))` with k in
-//! service. So one clock of work done serves all: a request ends when that clock has moved on by
-//! its work. A change of speed then costs nothing but a new pace, and k FIFO workers
-//! (`sharing` 0) and a batching server are the same thing.
+//! All requests in service advance at the same pace: `speed / (1 + sharing · (k − 1))` with k in
+//! service. So a single clock of completed work serves all of them: a request ends when that clock
+//! has advanced by its work. A change of speed therefore only changes the pace, and the same code
+//! covers k FIFO workers (`sharing` 0) and a batching server.
 use std::collections::VecDeque;
 
 use super::earliest::NEVER;
@@ -15,17 +15,16 @@ pub(super) struct Station {
     queue_max: usize,
     sharing: f64,
     speed: f64,
-    /// The requests in service, by the reading of `work_done` at which they end, the next one
-    /// last.
+    /// The requests in service, by the value of `work_done` at which they end, the next one last.
     serving: Vec<(f64, u64)>,
-    /// Requests that wait, with their work.
+    /// Waiting requests with their work.
     waiting: VecDeque<(u64, f64)>,
     work_done: f64,
     advanced_to: u64,
     busy: Busy,
 }
 
-/// Time for which workers were busy, by seconds.
+/// Busy time of the workers by seconds.
 #[derive(Debug, Default)]
 struct Busy {
     second: u64,
@@ -48,7 +47,7 @@ impl Station {
         }
     }
 
-    /// Takes a request in, to serve it or to let it wait; false when the queue is full.
+    /// Accepts a request, to serve it or to let it wait. Returns false if the queue is full.
     pub(super) fn accept(&mut self, now: u64, request: u64, work: f64) -> bool {
         if self.serving.len() < self.workers {
             self.advance(now);
@@ -62,11 +61,11 @@ impl Station {
         has_room
     }
 
-    /// Ends the request whose time [`ends_at`](Self::ends_at) has come, and serves the next.
+    /// Ends the request that [`ends_at`](Self::ends_at) refers to, and serves the next.
     pub(super) fn end(&mut self, now: u64) -> Option<u64> {
         self.advance(now);
         let (end, request) = self.serving.pop()?;
-        // The event comes at a whole nanosecond; the clock of work takes the exact reading.
+        // The event comes at a whole nanosecond, but the clock of work takes the exact value.
         self.work_done = self.work_done.max(end);
         if let Some((next, work)) = self.waiting.pop_front() {
             self.serve(next, work);
@@ -74,8 +73,7 @@ impl Station {
         Some(request)
     }
 
-    /// Goes on with a request whose time has come, on the worker that it has, for so much more
-    /// work.
+    /// Continues a request whose time has come, on the same worker, with more work.
     pub(super) fn resume(&mut self, now: u64, work: f64) {
         self.advance(now);
         if let Some((end, request)) = self.serving.pop() {
@@ -84,12 +82,12 @@ impl Station {
         }
     }
 
-    /// The request whose time has come.
+    /// Returns the request whose time has come.
     pub(super) fn ending(&self) -> Option<u64> {
         self.serving.last().map(|(_, request)| *request)
     }
 
-    /// Drops every request; returns them.
+    /// Drops every request. Returns them.
     pub(super) fn clear(&mut self, now: u64) -> Vec<u64> {
         self.advance(now);
         let serving = self.serving.drain(..).map(|(_, request)| request);
@@ -101,7 +99,7 @@ impl Station {
         self.speed = speed;
     }
 
-    /// When the next request ends, should nothing change before.
+    /// Returns the end of the next request, if nothing changes before.
     pub(super) fn ends_at(&self) -> u64 {
         let (Some((end, _)), pace) = (self.serving.last(), self.pace()) else {
             return NEVER;
@@ -114,7 +112,7 @@ impl Station {
         self.advanced_to.saturating_add(span as u64)
     }
 
-    /// Requests in service and waiting.
+    /// Returns the number of requests in service and waiting.
     pub(super) fn len(&self) -> usize {
         self.serving.len() + self.waiting.len()
     }
@@ -141,7 +139,8 @@ impl Station {
         Some(service * (1.0 + turns))
     }
 
-    /// Busy time of the workers within the last whole second, ms: 1000 for each that never rested.
+    /// Returns the busy time of the workers within the last whole second, ms: 1000 for each that
+    /// was always busy.
     pub(super) fn busy_ms(&mut self, now: u64) -> f64 {
         self.advance(now);
         self.busy.last_second / 1e6
@@ -176,7 +175,7 @@ impl Busy {
             self.this_second += (to - from) as f64 * workers;
             return;
         }
-        // The part of the span in the second before the present one, all of it if it is longer.
+        // The part of the span that lies in the second before the current one.
         let last_began_at = (second - 1) * SECOND;
         let before = if self.second == second - 1 { self.this_second } else { 0.0 };
         let span = second * SECOND - from.max(last_began_at);
@@ -192,7 +191,7 @@ const SECOND: u64 = 1_000_000_000;
 mod tests {
     use super::*;
 
-    /// Lets the station work until it rests; returns who ended when.
+    /// Lets the station work until it is idle. Returns the ends of requests with their times.
     fn drain(station: &mut Station) -> Vec<(u64, u64)> {
         let mut ended = Vec::new();
         while station.ends_at() != NEVER {
@@ -202,8 +201,8 @@ mod tests {
         ended
     }
 
-    /// Two workers and a queue of one, by hand: the third waits for the first free worker, the
-    /// fourth finds the queue full, and a shorter request overtakes a longer one.
+    /// Two workers and a queue of one, by hand: the third request waits for the first free worker,
+    /// the fourth finds the queue full, and a shorter request overtakes a longer one.
     #[test]
     fn workers_serve_in_order_of_arrival() {
         let mut station = Station::new(2, 1, 0.0, 1.0);
@@ -215,8 +214,8 @@ mod tests {
         assert_eq!(drain(&mut station), [(40, 2), (90, 3), (100, 1)]);
     }
 
-    /// A speed counts from when it is set, for requests in service too: 100 of work, 50 done by
-    /// 50, the rest at a tenth of the speed; at no speed nothing ends.
+    /// A speed applies from the time at which it is set, also to requests in service: 100 of work,
+    /// 50 done by 50, the rest at a tenth of the speed. At speed 0 nothing ends.
     #[test]
     fn speed_changes_in_service() {
         let mut station = Station::new(1, 1, 0.0, 1.0);
@@ -229,13 +228,14 @@ mod tests {
         assert_eq!(drain(&mut station), [(1160, 1)]);
     }
 
-    /// Sharing 0.5: alone a request takes its 100; with another one both run at 1/1.5.
+    /// Sharing 0.5: alone a request takes its 100. With another one both run at 1/1.5.
     #[test]
     fn sharing_slows_everybody() {
         let mut station = Station::new(8, 0, 0.5, 1.0);
         assert!(station.accept(0, 1, 100.0));
         assert!(station.accept(40, 2, 100.0));
-        // From 40 on 60 are left to 1 at 2/3: ends at 130. Then 40 of the other's 100 are left.
+        // From 40 on, request 1 has 60 left at 2/3 of the pace: it ends at 130. Then the other one
+        // has 40 of its 100 left.
         assert_eq!(drain(&mut station), [(130, 1), (170, 2)]);
     }
 
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(shared.expected(1, 10.0), Some(15.0));
     }
 
-    /// Busy time counts by whole seconds: half a second of one worker, then a second of none.
+    /// Busy time counts by whole seconds: half a second of one worker, then an idle second.
     #[test]
     fn busy_time_of_the_last_second() {
         let mut station = Station::new(2, 0, 0.0, 1.0);

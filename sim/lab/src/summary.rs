@@ -1,11 +1,11 @@
-//! Runs put together: means over seeds, ratios to the oracle, geometric means over scenarios.
+//! Summaries of runs: means over seeds, ratios to the oracle, geometric means over scenarios.
 use serde::Serialize;
 
 use super::scenario::Scenario;
 use super::tally::Figures;
 use super::world::Run;
 
-/// A scenario under every contender.
+/// The results of a scenario for every contender.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScenarioResult {
@@ -13,21 +13,21 @@ pub struct ScenarioResult {
     pub name: String,
     /// Its subject.
     pub about: String,
-    /// Each contender's figures, the oracle's first.
+    /// Each contender's results, the oracle's first.
     pub contenders: Vec<ContenderResult>,
 }
 
-/// A contender in a scenario.
+/// The results of a contender in a scenario.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContenderResult {
     /// Its name.
     pub policy: String,
-    /// The mean over seeds of every figure.
+    /// The mean of every figure over seeds.
     pub mean: Figures,
-    /// Its p99 over the oracle's, the geometric mean over seeds.
+    /// The ratio of its p99 to the oracle's: geometric mean over seeds.
     pub p99_ratio: f64,
-    /// Its cost over the oracle's, the geometric mean over seeds.
+    /// The ratio of its cost to the oracle's: geometric mean over seeds.
     pub cost_ratio: f64,
     /// Its runs, by seed.
     pub runs: Vec<SeedRun>,
@@ -44,7 +44,7 @@ pub struct SeedRun {
     pub run: Run,
 }
 
-/// A contender over all scenarios.
+/// The results of a contender over all scenarios.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Overall {
@@ -56,22 +56,22 @@ pub struct Overall {
     pub cost_ratio: f64,
     /// Its largest p99 ratio.
     pub worst_p99_ratio: f64,
-    /// In which scenario.
+    /// The scenario of that ratio.
     pub worst_p99_in: String,
-    /// Its largest share of failed requests above the oracle's.
+    /// Its largest share of failed requests, minus the oracle's.
     pub worst_failed_share: f64,
-    /// In which scenario.
+    /// The scenario of that share.
     pub worst_failed_in: String,
-    /// The share of scenarios in which its p99 is over 5 % above that of the best simple policy;
-    /// `None` when none of these ran.
+    /// The share of scenarios in which its p99 is more than 5 % above that of the best simple
+    /// policy; `None` if no simple policy ran.
     pub p99_losses: Option<f64>,
     /// The same for its cost.
     pub cost_losses: Option<f64>,
 }
 
 impl ScenarioResult {
-    /// Puts the runs of a scenario together: by contender, the oracle's first, and by seed in the
-    /// same order for all.
+    /// Combines the runs of a scenario: by contender, the oracle's first, and by seed in the same
+    /// order for all.
     pub fn new(scenario: &Scenario, runs: Vec<(String, Vec<SeedRun>)>) -> Self {
         let reference: Vec<Figures> = runs
             .first()
@@ -99,7 +99,7 @@ impl ScenarioResult {
 }
 
 impl Overall {
-    /// Every contender of the scenarios, all of which have the same ones.
+    /// Returns the results of every contender. All scenarios must have the same contenders.
     pub fn of(scenarios: &[ScenarioResult]) -> Vec<Self> {
         let count = scenarios.first().map_or(0, |scenario| scenario.contenders.len());
         (0..count).map(|index| Self::of_one(scenarios, index)).collect()
@@ -131,8 +131,8 @@ impl Overall {
     }
 }
 
-/// The share of scenarios in which a ratio of a contender is over 5 % above the least of the simple
-/// policies'.
+/// Returns the share of scenarios in which a contender's ratio is more than 5 % above the least of
+/// the simple policies'.
 fn losses(
     scenarios: &[ScenarioResult],
     index: usize,
@@ -147,10 +147,10 @@ fn losses(
     (count > 0.0).then_some(sum / count)
 }
 
-/// Policies that count or time requests and do nothing else.
+/// Policies that only count or time requests.
 const SIMPLE: [&str; 3] = ["least_request", "p2c", "peak_ewma"];
 
-/// The mean of every figure; counts are rounded.
+/// Returns the mean of every figure. Counts are rounded.
 fn mean(runs: &[SeedRun]) -> Figures {
     let count = runs.len().max(1) as f64;
     let of = |figure: &dyn Fn(&Figures) -> f64| {
@@ -178,7 +178,7 @@ fn mean(runs: &[SeedRun]) -> Figures {
     }
 }
 
-/// NaN of none.
+/// Returns the geometric mean; NaN for no values.
 fn geometric_mean(values: impl Iterator<Item = f64>) -> f64 {
     let (sum, count) =
         values.fold((0.0, 0.0), |(sum, count), value: f64| (sum + libm::log(value), count + 1.0));
@@ -214,8 +214,9 @@ mod tests {
         SeedRun { seed, run }
     }
 
-    /// Two scenarios by hand. Ratios pair seeds: 20/10 and 40/5 make 4 in the geometric mean, 1
-    /// and 1 make 1; over both scenarios 2, the worst 4, and 0.2 % failed above the oracle.
+    /// Two scenarios by hand. Ratios pair seeds: 20/10 and 40/5 give 4 as their geometric mean, 1
+    /// and 1 give 1. Over both scenarios that is 2, with 4 as the worst, and 0.2 % more failures
+    /// than the oracle.
     #[test]
     fn ratios_by_hand() {
         let scenario = |name: &str| Scenario { name: name.to_owned(), ..Scenario::default() };
@@ -239,7 +240,7 @@ mod tests {
         assert_eq!((policy.worst_p99_in.as_str(), policy.worst_failed_in.as_str()), ("x", "x"));
     }
 
-    /// By hand: the best simple policy has 10 and 20; 10.4 is within 5 % of it and 22 is not, so
+    /// By hand: the best simple policy has 10 and 20. 10.4 is within 5 % of it and 22 is not, so
     /// half of the scenarios are lost. Without simple policies none is lost.
     #[test]
     fn losses_by_hand() {

@@ -1,11 +1,11 @@
-//! Results as text for people: a table for each scenario and a summary.
+//! Results as readable text: a table for each scenario and a summary.
 use std::fmt::Write;
 
 use super::scenario::Scenario;
 use super::summary::{Overall, ScenarioResult};
 use super::tally::Figures;
 
-/// A scenario's table.
+/// Formats a scenario's table.
 pub fn scenario_table(scenario: &Scenario, result: &ScenarioResult) -> String {
     let mut text = format!("\n{}: {}\n", result.name, result.about);
     let _ = writeln!(
@@ -47,7 +47,7 @@ pub fn scenario_table(scenario: &Scenario, result: &ScenarioResult) -> String {
     text
 }
 
-/// A scenario in a line: p99 and cost of each contender over the oracle's.
+/// Formats a scenario as a line: p99 and cost of each contender relative to the oracle's.
 pub(super) fn scenario_line(result: &ScenarioResult, is_first: bool) -> String {
     let mut text = String::new();
     let others = result.contenders.iter().skip(1);
@@ -67,7 +67,7 @@ pub(super) fn scenario_line(result: &ScenarioResult, is_first: bool) -> String {
     text
 }
 
-/// The summary over scenarios.
+/// Formats the summary over scenarios.
 pub fn summary_table(scenarios: usize, seeds: u64, overall: &[Overall]) -> String {
     let mut text = format!(
         "\nsummary: {scenarios} scenarios, {seeds} seeds, over the oracle, failures charged\n\
@@ -100,17 +100,17 @@ pub fn summary_table(scenarios: usize, seeds: u64, overall: &[Overall]) -> Strin
     text
 }
 
-/// Milliseconds with as many digits as tell something.
+/// Formats milliseconds with the significant digits only.
 fn ms(value: f64) -> String {
     if value < 1000.0 { format!("{value:.2}") } else { format!("{value:.0}") }
 }
 
-/// A figure that not every scenario has.
+/// Formats a figure that some scenarios lack.
 fn known(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"))
 }
 
-/// Each group's backends: one share, or the least and the largest.
+/// Formats the shares of each group's backends: one share, or the least and the largest.
 fn shares(scenario: &Scenario, figures: &Figures) -> String {
     let mut text = String::new();
     let mut rest = figures.shares.as_slice();

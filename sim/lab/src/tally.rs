@@ -1,13 +1,13 @@
-//! Results of a run: latencies as clients see them, failures charged.
+//! The results of a run: latencies as seen by clients, with a charge for failures.
 use serde::Serialize;
 
 /// Collects the requests of a run.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// Of every counted request, ns; failed ones at their charge.
+    /// The time of every counted request, ns. Failed ones have their charge.
     charged: Vec<u64>,
-    /// Sum over answered ones, ns.
-    answered_sum: f64,
+    /// Sum over the requests with a good response, ns.
+    succeeded_sum: f64,
     failed: u64,
     gave_up: u64,
     routed: Vec<u64>,
@@ -22,40 +22,41 @@ pub(super) struct Tally {
 pub struct Figures {
     /// Requests counted: all that arrived after the warm-up.
     pub requests: u64,
-    /// Of these, answered 5xx, refused, given up or not admitted.
+    /// Requests with a 5xx, refused, given up or not admitted.
     pub failed: u64,
-    /// Mean time of the answered ones.
+    /// Mean time of the requests that did not fail.
     pub mean_ms: f64,
-    /// Half take longer, failed ones charged.
+    /// Median time, with the charge for failed ones.
     pub p50_ms: f64,
-    /// One in a hundred takes longer, failed ones charged.
+    /// 99th percentile of the time, with the charge for failed ones.
     pub p99_ms: f64,
-    /// One in a thousand takes longer, failed ones charged.
+    /// 99.9th percentile of the time, with the charge for failed ones.
     pub p999_ms: f64,
-    /// Mean time, failed ones charged.
+    /// Mean time, with the charge for failed ones.
     pub cost_ms: f64,
-    /// Share of requests that each backend was sent, in the scenario's order.
+    /// Share of the requests sent to each backend, in the scenario's order.
     pub shares: Vec<f64>,
-    /// Changes of the routers' current backends, a second and proxy; only policies under the gate
-    /// have one.
+    /// Changes of the routers' current backends per second and proxy. Only policies under the gate
+    /// have a current backend.
     pub switches_per_s: f64,
-    /// Requests whose clients left before the response began; in times with how long they waited,
-    /// and not failed.
+    /// Requests whose clients left before the response began. Their waiting time counts as their
+    /// time, and they are not failed.
     pub gave_up: u64,
-    /// The longest time from the return of a backend, by the end of its fault or by its joining,
-    /// until it has 0.8 of its fair share, s; `None` where nothing returns.
+    /// The longest time from the return of a backend, by the end of its fault or by joining, until
+    /// it has 0.8 of its fair share, s; `None` if no backend returns.
     pub recovery_s: Option<f64>,
-    /// Unevenness among equal backends: most less least requests, over their mean; of
-    /// several groups the worst. `None` without equal backends free of faults.
+    /// Unevenness among equal backends: the difference between the largest and the least number of
+    /// requests, divided by their mean; the worst of several groups. `None` without equal backends
+    /// free of faults.
     pub unfairness: Option<f64>,
 }
 
 impl Tally {
-    /// Makes a tally for about `requests` to `backends`; a failed one is charged `charge` ns.
+    /// Returns a tally for about `requests` to `backends`. A failed request is charged `charge` ns.
     pub(super) fn new(requests: usize, backends: usize, charge: u64) -> Self {
         Self {
             charged: Vec::with_capacity(requests),
-            answered_sum: 0.0,
+            succeeded_sum: 0.0,
             failed: 0,
             gave_up: 0,
             routed: vec![0; backends],
@@ -69,9 +70,9 @@ impl Tally {
         self.routed[backend] += 1;
     }
 
-    pub(super) fn answered(&mut self, latency: u64) {
+    pub(super) fn succeeded(&mut self, latency: u64) {
         self.charged.push(latency);
-        self.answered_sum += latency as f64;
+        self.succeeded_sum += latency as f64;
     }
 
     pub(super) fn failed(&mut self) {
@@ -82,7 +83,7 @@ impl Tally {
     /// Counts a client that left after `waited` ns.
     pub(super) fn gave_up(&mut self, waited: u64) {
         self.charged.push(waited);
-        self.answered_sum += waited as f64;
+        self.succeeded_sum += waited as f64;
         self.gave_up += 1;
     }
 
@@ -98,11 +99,11 @@ impl Tally {
         Figures {
             requests: count,
             failed: self.failed,
-            mean_ms: self.answered_sum / (count - self.failed).max(1) as f64 / 1e6,
+            mean_ms: self.succeeded_sum / (count - self.failed).max(1) as f64 / 1e6,
             p50_ms: quantile_ms(&mut self.charged, 0.5),
             p99_ms: quantile_ms(&mut self.charged, 0.99),
             p999_ms: quantile_ms(&mut self.charged, 0.999),
-            cost_ms: (self.answered_sum + failed_sum) / count.max(1) as f64 / 1e6,
+            cost_ms: (self.succeeded_sum + failed_sum) / count.max(1) as f64 / 1e6,
             shares: self.routed.iter().map(|n| *n as f64 / routed.max(1) as f64).collect(),
             switches_per_s,
             gave_up: self.gave_up,
@@ -113,13 +114,13 @@ impl Tally {
 }
 
 impl Figures {
-    /// Failed requests among all, 0 to 1.
+    /// Returns the share of failed requests, 0 to 1.
     pub fn failed_share(&self) -> f64 {
         self.failed as f64 / self.requests.max(1) as f64
     }
 }
 
-/// The least value that a share of `q` of all does not exceed, exactly; 0 of none.
+/// Returns the least value that at least a share of `q` does not exceed; 0 for no values.
 fn quantile_ms(values: &mut [u64], q: f64) -> f64 {
     if values.is_empty() {
         return 0.0;
@@ -133,14 +134,14 @@ fn quantile_ms(values: &mut [u64], q: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// A hundred requests by hand: 98 of 1 to 98 ms and two failures at 5 s. The 99th in order is
-    /// a failure; the mean leaves failures out, the cost does not.
+    /// A hundred requests by hand: 98 of 1 to 98 ms and two failures at 5 s. The 99th in order is a
+    /// failure. The mean excludes failures, the cost includes them.
     #[test]
     fn figures_by_hand() {
         let mut tally = Tally::new(100, 2, 5_000_000_000);
         for ms in 1..=98 {
             tally.routed(usize::from(ms > 49));
-            tally.answered(ms * 1_000_000);
+            tally.succeeded(ms * 1_000_000);
         }
         tally.failed();
         tally.failed();
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!(figures.shares, [0.5, 0.5]);
     }
 
-    /// Nothing counted is no division by zero.
+    /// A run without counted requests does not divide by zero.
     #[test]
     fn nothing_counted() {
         let figures = Tally::new(0, 1, 5).figures(0.0);

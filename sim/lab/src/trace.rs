@@ -1,8 +1,8 @@
-//! Arrivals and work as recorded: a CSV file of seconds and work.
+//! Recorded arrivals and work: a CSV file of seconds and work.
 //!
-//! Each row is one request: the second at which it arrives, counted from any origin, and its work
-//! at speed 1 in ms. A first row that is not two numbers is a heading. Empty rows and rows that
-//! begin with `#` are skipped, further columns are ignored. Rows may stand in any order.
+//! Each row is one request: its arrival in seconds from any origin, and its work at speed 1 in ms.
+//! A first row that is not two numbers is a heading. Empty rows and rows that begin with `#` are
+//! skipped. Further columns are ignored. The order of rows does not matter.
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub struct Trace {
     /// The path of the file, relative to the scenario's.
     pub file: String,
-    /// The requests in order of time: seconds from the first one, and work in ms. Empty until the
+    /// The requests in order of time: seconds from the first one, and work in ms. Empty before the
     /// file is read.
     rows: Arc<[(f64, f64)]>,
 }
@@ -23,7 +23,7 @@ impl Trace {
     /// Reads the rows from the text of a file.
     ///
     /// # Errors
-    /// The first row that is invalid, with its line.
+    /// The first invalid row, with its line.
     pub fn from_csv(file: &str, text: &str) -> Result<Self, TraceError> {
         let mut rows = Vec::new();
         let mut is_first = true;
@@ -42,7 +42,7 @@ impl Trace {
         if rows.len() < 2 {
             return Err(TraceError { line: 1, wrong: "must have at least two requests" });
         }
-        // Stable: requests of the same second keep their order.
+        // A stable sort: requests of the same second keep their order.
         rows.sort_by(|a, b| a.0.total_cmp(&b.0));
         let start = rows[0].0;
         rows.iter_mut().for_each(|row| row.0 -= start);
@@ -52,17 +52,17 @@ impl Trace {
         Ok(Self { file: file.to_owned(), rows: rows.into() })
     }
 
-    /// The requests in order of time: seconds from the first one, and work in ms.
+    /// Returns the requests in order of time: seconds from the first one, and work in ms.
     pub fn rows(&self) -> &Arc<[(f64, f64)]> {
         &self.rows
     }
 
-    /// Requests a second over the span of the trace; 0 before the file is read.
+    /// Returns the requests per second over the span of the trace; 0 before the file is read.
     pub fn rate(&self) -> f64 {
         self.rows.last().map_or(0.0, |last| (self.rows.len() - 1) as f64 / last.0)
     }
 
-    /// The mean work, ms; 0 before the file is read.
+    /// Returns the mean work, ms; 0 before the file is read.
     pub fn mean_ms(&self) -> f64 {
         self.rows.iter().map(|row| row.1).sum::<f64>() / self.rows.len().max(1) as f64
     }
@@ -80,14 +80,14 @@ impl From<Trace> for String {
     }
 }
 
-/// The seconds and the work of a row.
+/// Reads the seconds and the work of a row.
 fn row(line: &str) -> Result<(f64, f64), &'static str> {
     const WRONG: &str = "must be seconds and work in ms, two numbers from 0 to 1e9";
     let mut cells = line.split([',', ';', '\t']).map(|cell| cell.trim().parse::<f64>());
     let (Some(Ok(seconds)), Some(Ok(work))) = (cells.next(), cells.next()) else {
         return Err(WRONG);
     };
-    // Seconds may count from an epoch, work stays far below where nanoseconds overflow.
+    // Seconds may count from an epoch. Work stays far below the overflow of its nanoseconds.
     let is_allowed = (0.0..=SECONDS_MAX).contains(&seconds) && (0.0..=1e9).contains(&work);
     is_allowed.then_some((seconds, work)).ok_or(WRONG)
 }
@@ -109,14 +109,14 @@ impl fmt::Display for TraceError {
 
 impl std::error::Error for TraceError {}
 
-/// Above seconds since 1970, for as long as anybody records.
+/// Well above the current seconds since 1970.
 const SECONDS_MAX: f64 = 1e11;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A heading, comments, other separators and rows out of order are read; times count from the
+    /// A heading, comments, other separators and unordered rows are accepted. Times count from the
     /// first request.
     #[test]
     fn rows_are_read() {
@@ -127,7 +127,7 @@ mod tests {
         assert!((trace.mean_ms() - 33.5 / 3.0).abs() < 1e-12);
     }
 
-    /// Invalid rows are named by their line.
+    /// Invalid rows are reported with their line.
     #[test]
     fn invalid_rows_are_located() {
         let cases = [

@@ -1,10 +1,9 @@
 //! One run: arrivals, proxies and backends in virtual time.
 //!
-//! The way from a proxy to a backend and back takes the same time for all, so messages on the way
-//! lie in queues that are in order by themselves; only events at no fixed distance are kept in a
-//! heap, and the next end of each backend in a tree of minima. Nothing is allocated for a
-//! request once the queues have grown. Of events at the same time the script comes first, then
-//! backends, then proxies, then arrivals.
+//! The round trip is the same for all requests, so messages in transit are kept in queues that are
+//! sorted by themselves. Only events at variable distances are kept in a heap, and the next end of
+//! each backend in a tree of minima. Once the queues have grown, a request allocates nothing. Of
+//! events at the same time the script comes first, then backends, then proxies, then arrivals.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use intelliproxy_core::{ConfigError, Lease, Rng};
@@ -14,7 +13,7 @@ use self::flow::End;
 use self::local::Local;
 use self::streams::Open;
 use super::arrivals::{Arrival, Arrivals};
-use super::backend::{Answer, Backend, MS, seconds};
+use super::backend::{Backend, MS, Response, seconds};
 use super::class::RequestClass;
 use super::contender::Contender;
 use super::draw::{Draw, derive};
@@ -31,28 +30,28 @@ mod flow;
 mod local;
 mod streams;
 
-/// Results of a run.
+/// The results of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Run {
     /// Its figures.
     #[serde(flatten)]
     pub figures: Figures,
-    /// Stands for all arrivals with their luck: equal for all contenders of a scenario and seed.
+    /// Hash of all arrivals with their draws: equal for all contenders of a scenario and seed.
     pub arrivals_hash: u64,
-    /// Stands for every decision and every end with its time.
+    /// Hash of every decision and of every end with its time.
     pub trace_hash: u64,
-    /// Requests that each backend was sent in each second, those of the warm-up included.
+    /// Requests sent to each backend in each second, those of the warm-up included.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routed_by_second: Vec<Vec<u32>>,
     /// All requests that arrived, those of the warm-up included.
     pub arrived: u64,
 }
 
-/// Runs a scenario under one contender.
+/// Runs a scenario for one contender.
 ///
 /// # Errors
-/// When a router refuses the scenario's backends or rules; not for a scenario that was read.
+/// If a router refuses the scenario's backends or rules, which is impossible for a parsed scenario.
 pub fn run(scenario: &Scenario, contender: Contender, seed: u64) -> Result<Run, ConfigError> {
     let mut world = World::new(scenario, contender, seed)?;
     world.run();
@@ -68,47 +67,47 @@ struct World {
     ends_at: u64,
     warm_at: u64,
     arrivals: Arrivals,
-    /// The next arrival; `None` when the run's time is over.
+    /// The next arrival; `None` after the end of the run's time.
     arrival: Option<Arrival>,
     /// Requests from the oldest open one on.
     requests: VecDeque<Request>,
     /// The number of the first of these.
     oldest: u64,
     backends: Vec<Backend>,
-    /// When each backend ends its next request.
+    /// The next end of a request at each backend.
     ends: Earliest,
-    /// Requests on their way to a backend: when they arrive, which, where.
+    /// Requests on their way to a backend: arrival time, request, backend.
     inbound: VecDeque<(u64, u64, usize)>,
-    /// Answers on their way to a proxy: when they arrive, to which request.
-    outbound: VecDeque<(u64, u64, Answer)>,
+    /// Responses on their way to a proxy: arrival time, request, response.
+    outbound: VecDeque<(u64, u64, Response)>,
     later: LaterEvents,
     classes: Vec<RequestClass>,
     retries: Option<Retries>,
-    /// Whether an answer may be anything but a request's end: there are classes or retries.
+    /// Whether a response may be something else than a request's end: with classes or retries.
     is_wide: bool,
     /// Whether some class has streams that are work.
     has_streams: bool,
-    /// Whether requests differ in when they are given up.
+    /// Whether requests have different timeouts.
     times_apart: bool,
-    /// Whether some backends are farther than others.
+    /// Whether backends have different round trips.
     has_distances: bool,
-    /// Silence after which a stream is not its backend's work any more, ns.
+    /// Silence after which a stream is no longer work, ns.
     idle_span: u64,
-    /// Backends that have had a request which is on its way once more.
+    /// The backends tried so far, for requests that are being repeated.
     tried: BTreeMap<u64, Tried>,
     /// Time to the head of responses whose first token is awaited, ns.
     heads: BTreeMap<u64, u64>,
-    /// Responses that go on.
+    /// Responses that go on after their heads.
     streams: BTreeMap<u64, Open>,
-    /// Of these, those that are work.
+    /// The number of these that are work.
     working: usize,
-    /// Responses whose rest does not get out of their backends.
+    /// Responses whose rest does not leave their backends.
     muted: BTreeSet<u64>,
     /// Empty for the oracles.
     proxies: Vec<Proxy>,
-    /// Knowledge of the oracle of one proxy about others; `None` for all other contenders.
+    /// The knowledge of the oracle of one proxy; `None` for all other contenders.
     local: Option<Local>,
-    /// When each proxy's router wants the time.
+    /// The next deadline of each proxy's router.
     deadlines: Earliest,
     proxy_count: usize,
     oracle_rng: Rng,
@@ -121,26 +120,26 @@ struct World {
 
 #[derive(Debug)]
 struct Request {
-    /// When it had arrived whole: from then on its client waits.
+    /// Time at which it had arrived completely: its client waits from then on.
     from: u64,
     draw: Draw,
-    /// ms; negative for a draw by its backend.
+    /// Work, ms. Negative: drawn by its backend.
     work_ms: f64,
     proxy: u16,
     backend: u16,
     class: u8,
-    /// From 0.
+    /// Number of the attempt, from 0.
     attempt: u8,
-    /// Whether its first token is out.
+    /// Whether its first token was sent.
     has_first: bool,
     is_open: bool,
     /// Whether it came after the warm-up.
     is_counted: bool,
-    /// `None` for oracles and peers, and once the request has ended.
+    /// `None` for oracles and peers, and after the end of the request.
     lease: Option<Lease>,
 }
 
-/// Backends that have had a request, and when it was sent to the present one.
+/// The backends tried so far, and the time at which the request was sent to the current one.
 #[derive(Debug, Default)]
 struct Tried {
     backends: Vec<usize>,
@@ -207,7 +206,7 @@ impl World {
         for (at, event) in script(scenario) {
             world.later.push(at, event);
         }
-        // Before there are routers: what is there from the start does not join.
+        // Before routers exist: backends present from the start do not join.
         while world.later.first() == 0 {
             world.happen();
         }
@@ -218,7 +217,7 @@ impl World {
         Ok(world)
     }
 
-    /// Gives each proxy what decides there; an oracle needs none.
+    /// Adds the decider of each proxy. An oracle needs none.
     fn add_proxies(
         &mut self,
         scenario: &Scenario,
@@ -277,8 +276,8 @@ impl World {
                     self.arrive_at_backend(request, backend);
                 }
             } else if now == outbound {
-                if let Some((_, request, answer)) = self.outbound.pop_front() {
-                    self.finish(request, End::Answered(answer));
+                if let Some((_, request, response)) = self.outbound.pop_front() {
+                    self.finish(request, End::Responded(response));
                 }
             } else if now == deadline {
                 self.proxies[proxy].handle_timeout(now);
@@ -291,22 +290,22 @@ impl World {
         }
     }
 
-    /// Something from the heap happens.
+    /// Handles an event from the heap.
     fn happen(&mut self) {
         match self.later.pop() {
             Some(Later::Arrives { request, backend }) => self.arrive_at_backend(request, backend),
-            Some(Later::Leaves { request, backend, answer }) => {
-                self.leave(request, backend, answer);
+            Some(Later::Leaves { request, backend, response }) => {
+                self.leave(request, backend, response);
             }
             Some(Later::Whole { request }) => self.resume(request),
-            Some(Later::Reaches { request, answer }) => {
-                self.finish(request, End::Answered(answer));
+            Some(Later::Reaches { request, response }) => {
+                self.finish(request, End::Responded(response));
             }
             Some(Later::TimesOut { request }) => self.finish(request, End::TimedOut),
             Some(Later::GivesUp { request }) => self.finish(request, End::GivenUp),
             Some(Later::Silent { request }) => self.fall_silent(request),
             Some(Later::Closes { request }) => {
-                self.finish_stream(request, End::Answered(Answer::Good));
+                self.finish_stream(request, End::Responded(Response::Good));
             }
             Some(Later::ProbeEnds { proxy, probe, result }) => {
                 self.proxies[proxy].finish_probe(self.now, probe, result);
@@ -346,11 +345,11 @@ impl World {
         }
     }
 
-    /// Does what a proxy's router wants done, and notes its deadline.
+    /// Carries out the actions of a proxy's router, and records its deadline.
     fn attend(&mut self, number: usize) {
         let proxy = &mut self.proxies[number];
         while let Some((probe, backend, kind)) = proxy.poll_probe() {
-            // Unanswered ones are given up by the router.
+            // The router gives up probes without a response.
             if let Some((span, result)) = self.backends[backend].probe(self.now, kind) {
                 let ends = Later::ProbeEnds { proxy: number, probe, result };
                 self.later.push(self.now + span, ends);
@@ -359,7 +358,7 @@ impl World {
         self.deadlines.set(number, proxy.deadline());
     }
 
-    /// Returns a backend of least expected delay, drawn among equals.
+    /// Returns a backend with the least expected delay, drawn among equal ones.
     fn choose_as_oracle(&mut self, proxy: usize, tried: &[usize]) -> Option<usize> {
         let is_plain = tried.is_empty() && self.local.is_none() && !self.has_distances;
         let charge = self.charge as f64;
@@ -412,14 +411,14 @@ impl World {
     }
 }
 
-/// The configured backends: number and name.
+/// Returns the configured backends: number and name.
 fn members(backends: &[Backend]) -> Vec<(usize, &str)> {
     let all = backends.iter().enumerate();
     let members = all.filter(|(_, backend)| backend.is_configured);
     members.map(|(number, backend)| (number, backend.name.as_str())).collect()
 }
 
-/// A running FNV-1a over whole words.
+/// An FNV-1a hash over whole words.
 #[derive(Debug)]
 struct Hash(u64);
 
@@ -436,11 +435,11 @@ impl Hash {
 }
 
 const SECOND: u64 = 1_000_000_000;
-/// Silence after which a stream leaves the account of its backend.
+/// Silence after which a stream is no longer work of its backend.
 const STREAM_IDLE: u64 = SECOND;
 const BACKENDS: u64 = 1;
 const ARRIVALS: u64 = 2;
 const ROUTERS: u64 = 3;
 const ORACLE: u64 = 4;
-/// Latencies that room is made for in advance; more come at the price of growing.
+/// Maximum number of latencies for which room is allocated in advance.
 const ROOM_MAX: usize = 10_000_000;

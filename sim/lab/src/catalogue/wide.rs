@@ -1,5 +1,5 @@
-//! The named scenarios of what real traffic has beyond load: refusals, classes, slow clients,
-//! streams, hard faults at low rates, distances, fleets with short queues.
+//! The named scenarios for aspects of real traffic other than load: refusals, classes, slow
+//! clients, streams, hard faults at low rates, distances, fleets with short queues.
 use std::time::Duration;
 
 use super::{base, group};
@@ -8,18 +8,19 @@ use crate::group::{BackendGroup, Door, Fault, FaultKind};
 use crate::scenario::{Arrivals, Bursts, Rate, Retries, Scenario};
 use crate::service::Service;
 
-/// All of them, in the order of their tables. The proxies retry, where not said otherwise.
+/// Returns all of them, in the order of their tables. The proxies retry unless a scenario says
+/// otherwise.
 pub fn wide_catalogue() -> Vec<Scenario> {
     vec![
-        refusals("refuses", "answers 429 in .5 ms", None),
-        refusals("retry_after", "answers 429 with Retry-After 5 s", Some(5.0)),
+        refusals("refuses", "responds 429 in .5 ms", None),
+        refusals("retry_after", "responds 429 with Retry-After 5 s", Some(5.0)),
         rate_limit(),
         broken_release(),
         broken_url(),
         partial_errors(),
         crash(),
         cuts(),
-        low_rate("low_sinkhole", "answers 500", FaultKind::Sinkhole { after_ms: 5.0 }),
+        low_rate("low_sinkhole", "responds 500", FaultKind::Sinkhole { after_ms: 5.0 }),
         low_rate("low_silence", "is silent", FaultKind::BlackHole),
         low_rate("low_crash", "is dead", FaultKind::Crash),
         big_one(),
@@ -35,7 +36,7 @@ pub fn wide_catalogue() -> Vec<Scenario> {
     ]
 }
 
-/// A scenario whose proxies retry.
+/// Returns a scenario whose proxies retry.
 fn retried(name: &str, about: &str, load: f64, backends: Vec<BackendGroup>) -> Scenario {
     Scenario { retries: Some(Retries::default()), ..base(name, about, load, backends) }
 }
@@ -48,7 +49,7 @@ fn class(name: &str, share: f64) -> RequestClass {
     RequestClass { name: name.to_owned(), share, ..RequestClass::default() }
 }
 
-/// Four equal backends, one with a fault from 20 s to 40 s of 60.
+/// Returns four equal backends, one with a fault from 20 s to 40 s of 60.
 fn one_of_four(name: &str, about: &str, load: f64, what: FaultKind) -> Scenario {
     let faulty = BackendGroup { faults: fault(20.0, 20.0, what), ..group("faulty", 1) };
     let about = format!("4 backends at {:.0} %, one {about} from 20 s to 40 s", load * 100.0);
@@ -63,17 +64,17 @@ fn refusals(name: &str, about: &str, retry_after_s: Option<f64>) -> Scenario {
 fn rate_limit() -> Scenario {
     let above_per_second = Some(100.0);
     let door = Door { above_per_second, retry_after_s: Some(1.0), ..Door::default() };
-    let about = "takes 100 a second and answers 429 with Retry-After 1 s beyond";
+    let about = "takes 100 a second and responds 429 with Retry-After 1 s beyond";
     one_of_four("rate_limit", about, 0.5, FaultKind::Answers(door))
 }
 
 fn broken_release() -> Scenario {
     let door = Door { status: 404, after_ms: 1.0, ..Door::default() };
-    one_of_four("broken_release", "answers 404 in 1 ms", 0.5, FaultKind::Answers(door))
+    one_of_four("broken_release", "responds 404 in 1 ms", 0.5, FaultKind::Answers(door))
 }
 
 fn broken_url() -> Scenario {
-    let about = "4 equal backends at 70 %; 5 % of all requests are answered 500 by every backend";
+    let about = "4 equal backends at 70 %; 5 % of all requests get 500 from every backend";
     let broken = RequestClass { status: 500, ..class("broken", 0.05) };
     let classes = vec![class("page", 0.95), broken];
     Scenario { classes, ..retried("broken_url", about, 0.7, vec![group("b", 4)]) }
@@ -81,7 +82,7 @@ fn broken_url() -> Scenario {
 
 fn partial_errors() -> Scenario {
     let what = FaultKind::Fails { class: "search".to_owned(), share: 1.0 };
-    let about = "answers 500 to every tenth request, a search,";
+    let about = "responds 500 to every tenth request, a search,";
     let classes = vec![class("page", 0.9), class("search", 0.1)];
     Scenario { classes, ..one_of_four("partial_errors", about, 0.5, what) }
 }
@@ -96,7 +97,8 @@ fn cuts() -> Scenario {
     one_of_four("cuts", "cuts every twentieth connection", 0.6, FaultKind::Cut(0.05))
 }
 
-/// Four backends with one request a second in all, one with a fault from 100 s to 130 s of 600.
+/// Returns four backends with one request per second in total, one with a fault from 100 s to 130 s
+/// of 600.
 fn low_rate(name: &str, about: &str, what: FaultKind) -> Scenario {
     let faulty = BackendGroup { faults: fault(100.0, 30.0, what), ..group("faulty", 1) };
     let about = format!("4 backends, 1 request/s in all, one {about} from 100 s to 130 s of 600");
@@ -141,7 +143,7 @@ fn slow_clients() -> Scenario {
         ..class("down", 0.03)
     };
     let about =
-        "3 backends of speed 1, 1 and 3 at 60 %; 3 % of the clients send slowly, 3 % read so";
+        "3 backends of speed 1, 1 and 3 at 60 %; 3 % of the clients send slowly, 3 % read slowly";
     let fast = BackendGroup { speed: 3.0, ..group("fast", 1) };
     let classes = vec![class("page", 0.94), up, down];
     Scenario { classes, ..retried("slow_clients", about, 0.6, vec![group("b", 2), fast]) }
@@ -155,7 +157,8 @@ fn impatient() -> Scenario {
     Scenario { about, classes: vec![class("page", 0.7), leaves], ..scenario }
 }
 
-/// Two equal backends at 40 % and silent connections, of which one backend's are cut at 30 s.
+/// Returns two equal backends at 40 % with silent connections. Those of one backend are cut at 30
+/// s.
 fn silent(name: &str, about: &str, stream: Stream) -> Scenario {
     let socket = RequestClass { stream: Some(stream), ..class("socket", 0.005) };
     let ends = BackendGroup { faults: fault(30.0, 1.0, FaultKind::Crash), ..group("ends", 1) };
@@ -217,7 +220,7 @@ fn short_queues() -> Scenario {
         proxies: 2,
         rtt_ms: 8.0,
         service: Service::Exponential(3.0),
-        // A full queue is what it is about.
+        // The full queue is the subject of this scenario.
         retries: None,
         ..scenario
     }

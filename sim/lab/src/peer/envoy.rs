@@ -3,16 +3,16 @@
 //! | setting | value | source |
 //! |---|---|---|
 //! | choice count | 2 of the healthy hosts at random, the fewer requests active | `LeastRequestLbConfig` |
-//! | `consecutive_5xx` | 5, what is no response counts as 5xx | `OutlierDetection` |
+//! | `consecutive_5xx` | 5, a missing response counts as 5xx | `OutlierDetection` |
 //! | `interval` | 10 s | |
 //! | `base_ejection_time`, `max_ejection_time` | 30 s times the ejections so far, 300 s | |
 //! | `max_ejection_percent` | 10 | |
 //! | `success_rate_minimum_hosts`, `_request_volume`, `_stdev_factor` | 5, 100, 1900 (1.9) | |
 //! | `healthy_panic_threshold` | 50 %: below it every host is used | `CommonLbConfig` |
 //!
-//! These are the documented defaults (envoyproxy.io, API v3). One is not: `always_eject_one_host`
-//! is on, without which nothing is ever ejected of fewer than ten hosts. There is no active health
-//! check, as by default.
+//! These are the documented defaults (envoyproxy.io, API v3), except that `always_eject_one_host`
+//! is on: without it no host of fewer than ten is ever ejected. There is no active health check, as
+//! by default.
 use intelliproxy_core::{Outcome, Rng};
 
 use super::{Peer, SECOND, Verdict, row, verdict};
@@ -34,7 +34,7 @@ struct Host {
     consecutive_5xx: u32,
     ejected_until: Option<u64>,
     ejections: u64,
-    /// Good requests and all, of this interval.
+    /// Good requests of this interval. `all` has the total.
     good: u32,
     all: u32,
 }
@@ -175,8 +175,9 @@ mod tests {
 
     use super::*;
 
-    /// By hand: five failures in a row eject one of three, a second one is over 10 % and stays;
-    /// after 30 s the sweep brings the first back, after a second ejection it takes 60 s.
+    /// By hand: five failures in a row eject one of three. A second ejection would exceed 10 %, so
+    /// that host stays. The sweep after 30 s brings the first one back. After its second ejection
+    /// that takes 60 s.
     #[test]
     fn ejects_and_returns() {
         let failed = Outcome::Failed(RequestFailure::Cut);
@@ -204,8 +205,8 @@ mod tests {
         }
     }
 
-    /// Of six hosts with a hundred requests each, one that failed half of them is ejected by the
-    /// sweep.
+    /// Of six hosts with a hundred requests each, the sweep ejects the one that failed half of
+    /// them.
     #[test]
     fn success_rates_are_compared() {
         let mut envoy = Envoy::new(1);

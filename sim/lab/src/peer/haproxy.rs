@@ -5,13 +5,13 @@
 //!
 //! | setting | value |
 //! |---|---|
-//! | `balance leastconn` | the fewest connections for their weight; of equals the one used longest ago |
+//! | `balance leastconn` | the fewest connections relative to weight; of equals the least recently used |
 //! | `inter`, `fall`, `rise` | 2 s, 3, 2; a check must end within `inter` |
-//! | `error-limit` | 10 errors in a row, of 5xx and of what is no response |
+//! | `error-limit` | 10 errors in a row: 5xx and missing responses |
 //! | `on-error` | `fail-check`: they count as one failed check |
 //! | `slowstart` | 10 s: the manual has no default, and it is off without one |
 //!
-//! A server that is down gets nothing; when all are, requests are answered 503.
+//! A server that is down gets nothing. When all are down, requests get 503.
 use intelliproxy_core::{Outcome, ProbeId};
 
 use super::{Peer, SECOND, Verdict, least, row, verdict};
@@ -31,14 +31,14 @@ pub(super) struct HaProxy {
 struct Server {
     is_member: bool,
     connections: u32,
-    /// From 0 to `RISE + FALL - 1`; up from `RISE` on.
+    /// From 0 to `RISE + FALL - 1`. The server is up from `RISE` on.
     health: u32,
     errors: u32,
     up_since: Option<u64>,
-    /// The choice at which it was used last.
+    /// The number of the choice at which it was last used.
     used_at: u64,
     checks_at: u64,
-    /// The check under way and its end at the latest.
+    /// The current check and its latest end.
     check: Option<(u64, u64)>,
 }
 
@@ -62,7 +62,7 @@ impl Server {
         self.health >= RISE
     }
 
-    /// Its weight: 1, less for a time after its return, in steps of a hundredth.
+    /// Returns its weight: 1, or less for a time after its return, in steps of a hundredth.
     fn weight(&self, now: u64) -> f64 {
         let since = self.up_since.map_or(SLOW_START, |since| now - since);
         let share = since as f64 / SLOW_START as f64;
@@ -165,7 +165,7 @@ impl Peer for HaProxy {
         let backend = self.due.pop()?;
         self.count += 1;
         let server = &mut self.servers[backend];
-        // The next one starts `INTER` after this one, which must have ended by then.
+        // The next check starts `INTER` after this one, which must have ended by then.
         server.check = Some((self.count, server.checks_at));
         Some((ProbeId::from_u64(self.count), backend))
     }
@@ -191,8 +191,8 @@ mod tests {
 
     use super::*;
 
-    /// By hand: thirty errors in a row are three failed checks and the server is down; two checks
-    /// that pass bring it back, and five seconds later it has half its weight.
+    /// By hand: thirty errors in a row are three failed checks, and the server is down. Two passed
+    /// checks bring it back, and five seconds later it has half its weight.
     #[test]
     fn errors_fail_checks() {
         let mut haproxy = HaProxy::default();
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(haproxy.servers[0].weight(since + 11 * SECOND), 1.0);
     }
 
-    /// Checks without an answer bring a server down after three intervals.
+    /// Checks without a response bring a server down after three intervals.
     #[test]
     fn silent_checks_fail() {
         let mut haproxy = HaProxy::default();

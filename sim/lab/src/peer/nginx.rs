@@ -1,11 +1,10 @@
 //! nginx's `least_conn` with `max_fails` and `fail_timeout`.
 //!
 //! The defaults of `ngx_http_upstream_module` and `ngx_http_proxy_module`: `max_fails=1`,
-//! `fail_timeout=10s`, `proxy_next_upstream error timeout`. So only a missing response
-//! is an unsuccessful attempt, a 5xx is not. A server with one is skipped for ten seconds; then one
-//! request tries it, and its end decides. When all are skipped the response is 502. Of the
-//! servers with equally few connections each gets its turn. The only server of a group is never
-//! passed over.
+//! `fail_timeout=10s`, `proxy_next_upstream error timeout`. So only a missing response is an
+//! unsuccessful attempt; a 5xx is not. A server with one is skipped for ten seconds. Then a single
+//! request tries it, and its outcome decides. If all are skipped the response is 502. Servers with
+//! equally few connections take turns. The only server of a group is never skipped.
 use intelliproxy_core::Outcome;
 
 use super::{Peer, SECOND, Verdict, least, row, verdict};
@@ -22,9 +21,9 @@ pub(super) struct Nginx {
 struct Server {
     connections: u32,
     fails: u32,
-    /// When it failed last.
+    /// The time of its last failure.
     accessed: u64,
-    /// When it was tried last after a failure.
+    /// The time of its last trial after a failure.
     checked: u64,
     used_at: u64,
 }
@@ -83,8 +82,8 @@ mod tests {
 
     use super::*;
 
-    /// By hand: a 500 is no failure, a cut one is; ten seconds later a single request tries the
-    /// server, and with its good end it is back.
+    /// By hand: a 500 is not a failure, a cut response is. Ten seconds later a single request tries
+    /// the server, and its success brings it back.
     #[test]
     fn one_failure_is_ten_seconds() {
         let mut nginx = Nginx::default();

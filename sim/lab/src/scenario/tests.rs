@@ -1,8 +1,8 @@
 use super::*;
 use crate::{catalogue, wide_catalogue};
 
-/// Every example of SCENARIOS.md is read, runs for a moment and comes back from its own JSON; the
-/// first one is what an empty object means.
+/// Every example of SCENARIOS.md can be read, runs for a moment and equals the scenario read from
+/// its own JSON. The first one is the default of an empty object.
 #[test]
 fn examples_of_the_manual() {
     let manual = include_str!("../../SCENARIOS.md");
@@ -23,7 +23,7 @@ fn examples_of_the_manual() {
     assert_eq!(Scenario::from_json("{}"), Ok(Scenario::default()));
 }
 
-/// Every kind of fault and of service that exists has its example.
+/// Every kind of fault and of service has an example.
 #[test]
 fn manual_knows_every_knob() {
     let manual = include_str!("../../SCENARIOS.md");
@@ -36,7 +36,7 @@ fn manual_knows_every_knob() {
     }
 }
 
-/// The named scenarios of both catalogues are sound, and named once each.
+/// The named scenarios of both catalogues are valid, and their names differ.
 #[test]
 fn named_scenarios_are_sound() {
     let names: Vec<_> = catalogue()
@@ -56,8 +56,8 @@ fn named_scenarios_are_sound() {
     assert_eq!(names.join(" "), expected);
 }
 
-/// Rates by hand: 10 backends of 4 workers at 100 a second each, at 70 %; the speeds of hetero
-/// add up to 21; a redrawn speed counts with its mean; batching slows 16 by 1.75.
+/// Rates by hand: 10 backends of 4 workers at 100 a second each, at 70 %. The speeds of hetero add
+/// up to 21. A redrawn speed counts with its mean. Batching slows 16 by 1.75.
 #[test]
 fn rates_by_hand() {
     let rate = |name: &str| {
@@ -128,7 +128,7 @@ fn faults_are_located() {
     }
 }
 
-/// A stretched scenario keeps its shape: times of the script move, those of requests do not.
+/// A stretched scenario keeps its shape: scripted times change, those of requests do not.
 #[test]
 fn scaled_scenarios_keep_their_shape() {
     let scenario = catalogue().into_iter().find(|scenario| scenario.name == "coldstart");
@@ -140,8 +140,8 @@ fn scaled_scenarios_keep_their_shape() {
     assert_eq!(sixth.faults[0].for_s, Some(1.0));
 }
 
-/// A trace keeps its own rate, unless there is one to meet: by its mean work, 10 and 30 ms, and its
-/// three gaps of 2 s. What is wrong with its file is named with its line.
+/// A trace keeps its own rate unless the scenario has one. The load follows from its mean work, 10
+/// and 30 ms, and its three gaps of 2 s. A fault of its file is reported with its line.
 #[test]
 fn traces_are_loaded() {
     let csv = "100,10\n102,30\n104,10\n106,30\n";

@@ -1,31 +1,31 @@
-//! A request on its way: to a backend, in it, back to its proxy, and once more.
+//! The way of a request: to a backend, through it, back to its proxy, and again on a retry.
 //!
-//! Steps of every request are inlined although they have rare second callers: 4 % fewer
-//! instructions for the oracle on `homog70`.
+//! The steps of every request are inlined although some have rare second callers: that saves 4 % of
+//! the instructions for the oracle on `homog70`.
 use std::time::Duration;
 
 use intelliproxy_core::{Lease, Outcome, RequestFailure};
 
 use super::{Request, SECOND, World};
 use crate::arrivals::Arrival;
-use crate::backend::{Answer, Arriving, Reception};
+use crate::backend::{Arriving, Reception, Response};
 use crate::class::Stream;
 use crate::later::Later;
 use crate::proxy::Proxy;
 
-/// End of a request at its proxy.
+/// The end of a request at its proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum End {
-    /// By an answer.
-    Answered(Answer),
+    /// A response.
+    Responded(Response),
     /// The proxy gave the request up.
     TimedOut,
-    /// The client did.
+    /// The client gave the request up.
     GivenUp,
 }
 
 impl World {
-    /// A request arrives at its proxy.
+    /// Handles a request that arrives at its proxy.
     pub(super) fn arrive(&mut self) {
         let Some(Arrival { at, draw, mut work_ms }) = self.arrival.take() else {
             return;
@@ -67,7 +67,7 @@ impl World {
         self.send(number, backend, upload, at >= self.warm_at);
     }
 
-    /// Chooses a backend for a request that these backends failed.
+    /// Chooses a backend for a request that failed at these.
     #[inline(always)]
     fn choose(&mut self, proxy: usize, tried: &[usize]) -> Option<(usize, Option<Lease>)> {
         if self.proxies.is_empty() {
@@ -78,7 +78,7 @@ impl World {
         route
     }
 
-    /// A request leaves its proxy, unless its client still has to send a part of it.
+    /// Sends a request from its proxy, unless its client still has to send a part of it.
     #[inline(always)]
     fn send(&mut self, number: u64, backend: usize, upload: u64, is_counted: bool) {
         self.trace_hash.add(backend as u64);
@@ -88,7 +88,7 @@ impl World {
         self.note_second(backend);
         let to = &mut self.backends[backend];
         if upload > 0 {
-            // On its way when it is whole.
+            // It is sent once it is complete.
             return;
         }
         to.inbound += 1;
@@ -101,7 +101,8 @@ impl World {
         self.note_local(number, backend, true);
     }
 
-    /// Tells the oracle of one proxy that a request becomes work of a backend, or has been that.
+    /// Notifies the oracle of one proxy that a request becomes work of a backend, or is no longer
+    /// work.
     #[inline(always)]
     pub(super) fn note_local(&mut self, number: u64, backend: usize, is_sent: bool) {
         if let Some(local) = &mut self.local {
@@ -119,12 +120,12 @@ impl World {
         self.routed_by_second[second][backend] += 1;
     }
 
-    /// A request arrives at its backend.
+    /// Handles a request that arrives at its backend.
     #[inline(always)]
     pub(super) fn arrive_at_backend(&mut self, number: u64, backend: usize) {
         let to = &mut self.backends[backend];
         to.inbound -= 1;
-        // Abandoned on the way: it is not sent any more.
+        // Abandoned on the way: it does not reach the backend.
         let Some(index) = number.checked_sub(self.oldest) else {
             return;
         };
@@ -146,19 +147,19 @@ impl World {
             Reception::Accepted => {
                 self.ends.set(backend, to.station.ends_at());
                 if is_stream {
-                    self.leave(number, backend, Answer::Head);
+                    self.leave(number, backend, Response::Head);
                 }
             }
-            Reception::Answered(answer) => self.leave(number, backend, answer),
-            Reception::AnsweredAfter(answer, span) => {
-                let leaves = Later::Leaves { request: number, backend, answer };
+            Reception::Responded(response) => self.leave(number, backend, response),
+            Reception::RespondedAfter(response, span) => {
+                let leaves = Later::Leaves { request: number, backend, response };
                 self.later.push(self.now + span, leaves);
             }
             Reception::Swallowed => {}
         }
     }
 
-    /// A backend ends the service of a request.
+    /// Ends the service of a request at a backend.
     pub(super) fn end(&mut self, backend: usize) {
         if self.has_streams && self.end_part(backend) {
             return;
@@ -170,17 +171,17 @@ impl World {
             debug_assert!(false, "a backend whose end is due serves a request");
             return;
         };
-        // A request that its proxy has abandoned was served without use.
+        // The proxy has abandoned this request, so it was served in excess.
         let Some(index) = number.checked_sub(self.oldest) else {
             self.end_of_stream(backend, number);
             return;
         };
         let request = &self.requests[index as usize];
         let luck = request.draw.attempt(request.attempt);
-        match from.answer(luck, usize::from(request.class)) {
-            Some((answer, 0)) => self.leave(number, backend, answer),
-            Some((answer, late)) => {
-                let leaves = Later::Leaves { request: number, backend, answer };
+        match from.respond(luck, usize::from(request.class)) {
+            Some((response, 0)) => self.leave(number, backend, response),
+            Some((response, late)) => {
+                let leaves = Later::Leaves { request: number, backend, response };
                 self.later.push(self.now + late, leaves);
             }
             None if self.has_streams => self.mute(number),
@@ -188,19 +189,19 @@ impl World {
         }
     }
 
-    /// An answer leaves its backend.
+    /// Sends a response from its backend.
     #[inline(always)]
-    pub(super) fn leave(&mut self, request: u64, backend: usize, answer: Answer) {
+    pub(super) fn leave(&mut self, request: u64, backend: usize, response: Response) {
         let rtt = self.backends[backend].rtt;
         let at = self.now + rtt - rtt / 2;
         if rtt == self.rtt {
-            self.outbound.push_back((at, request, answer));
+            self.outbound.push_back((at, request, response));
         } else {
-            self.later.push(at, Later::Reaches { request, answer });
+            self.later.push(at, Later::Reaches { request, response });
         }
     }
 
-    /// A request ends at its proxy.
+    /// Ends a request at its proxy.
     pub(super) fn finish(&mut self, number: u64, end: End) {
         let index = number.checked_sub(self.oldest).map(|index| index as usize);
         let Some(index) = index.filter(|index| self.requests[*index].is_open) else {
@@ -219,8 +220,8 @@ impl World {
         self.trace_hash.add(self.now);
         if request.is_counted {
             match end {
-                End::Answered(Answer::Good) => self.tally.answered(waited),
-                End::Answered(_) | End::TimedOut => self.tally.failed(),
+                End::Responded(Response::Good) => self.tally.succeeded(waited),
+                End::Responded(_) | End::TimedOut => self.tally.failed(),
                 End::GivenUp => self.tally.gave_up(waited),
             }
         }
@@ -228,7 +229,7 @@ impl World {
         self.forget_ended();
     }
 
-    /// Tells the proxy of a request how its backend did.
+    /// Reports the outcome of a request to its proxy.
     #[inline(always)]
     pub(super) fn release(&mut self, index: usize, end: End) {
         if self.proxies.is_empty() && self.local.is_none() {
@@ -258,7 +259,7 @@ impl World {
         }
     }
 
-    /// When the present attempt of a request was whole.
+    /// Returns the time at which the current attempt of a request was complete.
     #[inline(always)]
     pub(super) fn sent_at(&self, index: usize) -> u64 {
         let request = &self.requests[index];
@@ -273,38 +274,40 @@ impl World {
         let request = &self.requests[index];
         let latency = Duration::from_nanos(self.now.saturating_sub(self.sent_at(index)));
         match end {
-            End::Answered(Answer::Good) => {
+            End::Responded(Response::Good) => {
                 let status =
                     self.classes.get(usize::from(request.class)).map_or(200, |class| class.status);
                 Outcome::Answered { status, latency }
             }
-            End::Answered(Answer::Status { status: status @ (429 | 503), retry_after_ms }) => {
+            End::Responded(Response::Status { status: status @ (429 | 503), retry_after_ms }) => {
                 let hold = Duration::from_millis(retry_after_ms.into());
                 Outcome::Refused { status, hold: Some(hold).filter(|hold| !hold.is_zero()) }
             }
-            End::Answered(Answer::Status { status, .. }) => Outcome::Answered { status, latency },
-            End::Answered(Answer::Refused) => Outcome::Failed(RequestFailure::Refused),
-            End::Answered(_) => Outcome::Failed(RequestFailure::Cut),
+            End::Responded(Response::Status { status, .. }) => {
+                Outcome::Answered { status, latency }
+            }
+            End::Responded(Response::Refused) => Outcome::Failed(RequestFailure::Refused),
+            End::Responded(_) => Outcome::Failed(RequestFailure::Cut),
             End::TimedOut => Outcome::Failed(RequestFailure::TimedOut),
             End::GivenUp => Outcome::Abandoned,
         }
     }
 
-    /// Sends a request that its backend did not serve to another one, as the real proxy would;
-    /// whether there is one.
+    /// Sends a request that its backend did not serve to another one, as the real proxy would.
+    /// Returns false without another one.
     #[cold]
-    pub(super) fn retry(&mut self, number: u64, index: usize, answer: Answer) -> bool {
+    pub(super) fn retry(&mut self, number: u64, index: usize, response: Response) -> bool {
         let Some(retries) = self.retries else {
             return false;
         };
         let request = &self.requests[index];
         let is_idempotent =
             self.classes.get(usize::from(request.class)).is_none_or(|c| c.idempotent);
-        let is_allowed = match answer {
-            Answer::Refused => true,
-            Answer::Cut => is_idempotent,
-            Answer::Status { status: 429 | 503, .. } => retries.refused && is_idempotent,
-            Answer::Good | Answer::Status { .. } | Answer::Head | Answer::First => false,
+        let is_allowed = match response {
+            Response::Refused => true,
+            Response::Cut => is_idempotent,
+            Response::Status { status: 429 | 503, .. } => retries.refused && is_idempotent,
+            Response::Good | Response::Status { .. } | Response::Head | Response::First => false,
         };
         if !is_allowed || request.attempt + 1 >= retries.attempts {
             return false;
@@ -312,14 +315,15 @@ impl World {
         let (proxy, backend) = (usize::from(request.proxy), usize::from(request.backend));
         let mut tried = self.tried.remove(&number).unwrap_or_default();
         tried.backends.push(backend);
-        let is_refusal = matches!(answer, Answer::Status { .. });
+        let is_refusal = matches!(response, Response::Status { .. });
         let has_other = |proxy: &Proxy| proxy.has_other(self.now, &tried.backends);
         if is_refusal && !self.proxies.get(proxy).is_none_or(has_other) {
             return false;
         }
-        self.release(index, End::Answered(answer));
+        self.release(index, End::Responded(response));
         let Some((backend, lease)) = self.choose(proxy, &tried.backends) else {
-            // Nowhere else: the answer that is there is passed on, its lease is back already.
+            // No other backend is left: the response is forwarded. Its lease has been given back
+            // already.
             let request = &mut self.requests[index];
             request.is_open = false;
             let is_counted = request.is_counted;

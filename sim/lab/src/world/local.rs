@@ -1,11 +1,11 @@
-//! The oracle of one proxy: it knows the true speeds and faults of all backends, and of the
-//! requests only its own. Of those of the other proxies it expects that each has as many at a
-//! backend as it has itself, in a mean over two services.
+//! The oracle of one proxy. It knows the true speeds and faults of all backends, but only its own
+//! requests. It assumes that each other proxy has as many requests at a backend as it has itself,
+//! as a mean over two services.
 //!
-//! The mean is that short because what one proxy has now tells most of what the others have: they
-//! react to the same speeds and faults. On `fleet200` a mean over two services gives a mean latency
-//! of 13.1 ms, over ten 13.7, over a hundred 15.4; taking the others' requests for a Poisson draw
-//! instead of their mean changes nothing.
+//! Such a short mean is best because a proxy's own current requests tell most about those of the
+//! others: all react to the same speeds and faults. On `fleet200` the mean latency is 13.1 ms with
+//! a mean over two services, 13.7 ms over ten and 15.4 ms over a hundred. Drawing the others'
+//! requests from a Poisson distribution instead of using their mean changes nothing.
 
 /// Requests in flight by proxy and backend.
 #[derive(Debug)]
@@ -26,20 +26,20 @@ struct Own {
 }
 
 impl Local {
-    /// Makes the knowledge for `proxies` and backends with these mean service times, ns.
+    /// Returns the knowledge for `proxies` and for backends with these mean service times, ns.
     pub(super) fn new(proxies: usize, services: &[f64]) -> Self {
         let own = vec![Own::default(); proxies * services.len()];
         let memory = services.iter().map(|span| SERVICES * span.max(1.0)).collect();
         Self { proxies, backends: services.len(), own, memory }
     }
 
-    /// A request becomes work of a backend, or has been that.
+    /// Records that a request becomes work of a backend, or is no longer work.
     pub(super) fn note(&mut self, now: u64, proxy: usize, backend: usize, is_sent: bool) {
         let own = self.at(now, proxy, backend);
         own.in_flight = if is_sent { own.in_flight + 1 } else { own.in_flight.saturating_sub(1) };
     }
 
-    /// The requests that this proxy takes to be at a backend.
+    /// Returns the number of requests that this proxy assumes at a backend.
     pub(super) fn ahead(&mut self, now: u64, proxy: usize, backend: usize) -> usize {
         let others = (self.proxies - 1) as f64;
         let own = self.at(now, proxy, backend);
@@ -55,15 +55,15 @@ impl Local {
     }
 }
 
-/// Services over which a mean is taken.
+/// Number of services over which the mean is taken.
 const SERVICES: f64 = 2.0;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Two proxies by hand: one request for five time constants is a mean of one, so that two are
-    /// expected there, one of them the other proxy's; the other proxy itself knows of none.
+    /// Two proxies by hand: one request for five time constants gives a mean of one, so this proxy
+    /// expects two there, one of them the other proxy's. The other proxy itself expects none.
     #[test]
     fn others_are_taken_to_be_alike() {
         let mut local = Local::new(2, &[1e9]);

@@ -1,35 +1,34 @@
-//! Requests out of the ordinary: slow clients, those that leave, and responses that go on after
-//! their heads.
+//! Special requests: slow clients, clients that leave, and responses that go on after their heads.
 use std::time::Duration;
 
 use intelliproxy_core::{Lease, Outcome, RequestFailure};
 
 use super::World;
 use super::flow::End;
-use crate::backend::{Answer, MS};
+use crate::backend::{MS, Response};
 use crate::class::{RequestClass, Stream};
 use crate::draw::Draw;
 use crate::later::Later;
 use crate::service::Service;
 
-/// A response that goes on.
+/// A response that goes on after its head.
 #[derive(Debug)]
 pub(super) struct Open {
     proxy: usize,
     backend: usize,
     lease: Option<Lease>,
     status: u16,
-    /// To the response's head.
+    /// Time to the response's head.
     latency: Duration,
     luck: Draw,
     class: usize,
-    /// For one that is counted when it has ended: its latency, ns.
+    /// The latency of a response that is counted at its end, ns.
     unsettled: Option<u64>,
 }
 
 impl World {
-    /// The class of a request and how long its client takes to send it; sets its work where the
-    /// class says it.
+    /// Returns the class of a request and the time that its client takes to send it. Sets its work
+    /// if the class has its own.
     #[cold]
     pub(super) fn classify(&self, draw: Draw, work_ms: &mut f64) -> (usize, u64) {
         let shares: f64 = self.classes.iter().map(|class| class.share).sum();
@@ -46,8 +45,8 @@ impl World {
         (number, span(class.upload_ms.as_ref(), draw.upload()).unwrap_or(0))
     }
 
-    /// Notes what the client of a new request does, for scenarios in which clients differ: when its
-    /// upload ends, and when the request is given up by the proxy or by the client.
+    /// Schedules the client's events of a new request, in scenarios with classes: the end of the
+    /// upload, and the times at which the proxy or the client gives the request up.
     #[cold]
     pub(super) fn await_client(&mut self, number: u64, class: usize, upload: u64) {
         let from = self.now + upload;
@@ -66,7 +65,7 @@ impl World {
         }
     }
 
-    /// A request is whole: from now on it waits for its backend.
+    /// Handles the last byte of a request: from now on it waits for its backend.
     #[cold]
     pub(super) fn resume(&mut self, number: u64) {
         let index = number.checked_sub(self.oldest);
@@ -88,35 +87,35 @@ impl World {
     /// Handles a due event that does not end the request at its proxy; returns false if it ends.
     #[cold]
     pub(super) fn goes_on(&mut self, number: u64, index: usize, end: End) -> bool {
-        let End::Answered(answer) = end else {
+        let End::Responded(response) = end else {
             self.heads.remove(&number);
             return false;
         };
         let request = &self.requests[index];
-        match answer {
-            Answer::Head => {
+        match response {
+            Response::Head => {
                 self.heads.insert(number, self.now - self.sent_at(index));
                 let silent = Later::Silent { request: number };
                 self.later.push(self.now + self.idle_span, silent);
                 true
             }
-            Answer::First => {
+            Response::First => {
                 let latency = self.heads.remove(&number).unwrap_or(0);
                 let waited = self.now - request.from;
                 self.open(number, index, latency, Some(waited));
                 true
             }
-            Answer::Good => {
+            Response::Good => {
                 let class = self.classes.get(usize::from(request.class));
                 class.is_some_and(goes_on_after_head) && self.open_silent(number, index)
             }
             // A response that has begun does not begin again.
             _ if self.heads.remove(&number).is_some() => false,
-            _ => self.retry(number, index, answer),
+            _ => self.retry(number, index, response),
         }
     }
 
-    /// A response stays open, without work of its backend.
+    /// Keeps a response open that is not work of its backend.
     fn open_silent(&mut self, number: u64, index: usize) -> bool {
         let request = &self.requests[index];
         let class = &self.classes[usize::from(request.class)];
@@ -133,7 +132,7 @@ impl World {
         let (latency, waited) =
             (self.now - self.sent_at(index), self.now.saturating_sub(request.from));
         if request.is_counted {
-            self.tally.answered(waited);
+            self.tally.succeeded(waited);
         }
         self.open(number, index, latency, None);
         let ends_after = spans.unwrap_or(0);
@@ -180,7 +179,7 @@ impl World {
         self.forget_ended();
     }
 
-    /// A response waits for its client.
+    /// Records that a response waits for its client.
     fn pause(&mut self, number: u64) {
         if let Some(open) = self.streams.get(&number)
             && let Some(proxy) = self.proxies.get_mut(open.proxy)
@@ -191,8 +190,8 @@ impl World {
         }
     }
 
-    /// Handles a silent response, which is not its backend's work any more. One whose first token
-    /// has arrived since is not silent.
+    /// Handles a silent response, which is no longer work of its backend. A response whose first
+    /// token has arrived since is not silent.
     pub(super) fn fall_silent(&mut self, number: u64) {
         let index = number.checked_sub(self.oldest).map(|index| index as usize);
         let request = index.and_then(|index| self.requests.get(index));
@@ -216,10 +215,10 @@ impl World {
         }
     }
 
-    /// A stream ends at its proxy.
+    /// Ends a stream at its proxy.
     #[cold]
     pub(super) fn finish_stream(&mut self, number: u64, end: End) {
-        // Its client has what it waited for.
+        // Its client has got its response.
         if end == End::GivenUp {
             return;
         }
@@ -238,9 +237,9 @@ impl World {
                 local.note(self.now, open.proxy, open.backend, false);
             }
         }
-        let is_good = end == End::Answered(Answer::Good);
+        let is_good = end == End::Responded(Response::Good);
         if let Some(latency) = open.unsettled {
-            if is_good { self.tally.answered(latency) } else { self.tally.failed() }
+            if is_good { self.tally.succeeded(latency) } else { self.tally.failed() }
         }
         let outcome = if is_good {
             Outcome::Answered { status: open.status, latency: open.latency }
@@ -252,8 +251,8 @@ impl World {
         self.give_back(open.proxy, open.backend, open.lease, outcome);
     }
 
-    /// The part of a request before its first token ends: the rest begins. False when what ends
-    /// is whole.
+    /// Handles the end of a request's part before its first token, after which the rest begins.
+    /// Returns false if the whole request ends.
     pub(super) fn end_part(&mut self, backend: usize) -> bool {
         let from = &mut self.backends[backend];
         let Some(number) = from.station.ending() else {
@@ -268,7 +267,7 @@ impl World {
         else {
             return false;
         };
-        // One given up before its first token is not gone on with.
+        // A request that was given up before its first token is not continued.
         if !request.is_open || request.has_first {
             return false;
         }
@@ -277,27 +276,27 @@ impl World {
         from.station.resume(self.now, rest);
         self.ends.set(backend, from.station.ends_at());
         if from.is_heard() {
-            self.leave(number, backend, Answer::First);
+            self.leave(number, backend, Response::First);
         }
         true
     }
 
-    /// A backend ends the work of an open stream.
+    /// Ends the work of an open stream at its backend.
     #[cold]
     pub(super) fn end_of_stream(&mut self, backend: usize, number: u64) {
         let Some(open) = self.streams.get(&number) else {
             return;
         };
-        match self.backends[backend].answer(open.luck, open.class) {
-            Some((answer, late)) => {
-                let leaves = Later::Leaves { request: number, backend, answer };
+        match self.backends[backend].respond(open.luck, open.class) {
+            Some((response, late)) => {
+                let leaves = Later::Leaves { request: number, backend, response };
                 self.later.push(self.now + late, leaves);
             }
             None => self.mute(number),
         }
     }
 
-    /// The rest of a response does not get out of its backend: its proxy gives it up.
+    /// Marks a response whose rest does not leave its backend. Its proxy gives it up.
     #[cold]
     pub(super) fn mute(&mut self, number: u64) {
         self.muted.insert(number);
@@ -308,13 +307,13 @@ impl World {
     #[cold]
     pub(super) fn cut(&mut self, backend: usize, requests: Vec<u64>) {
         for number in requests {
-            self.leave(number, backend, Answer::Cut);
+            self.leave(number, backend, Response::Cut);
         }
         let held = self.streams.iter().filter(|(_, open)| open.backend == backend);
         let held: Vec<_> =
             held.filter(|(_, open)| !self.is_tokens(open.class)).map(|(n, _)| *n).collect();
         for number in held {
-            self.leave(number, backend, Answer::Cut);
+            self.leave(number, backend, Response::Cut);
         }
     }
 

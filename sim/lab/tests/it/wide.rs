@@ -212,7 +212,7 @@ fn silent_streams_hold_no_worker() {
     }
 }
 
-/// Each backend is as far as it says, for requests and for their answers.
+/// The round trip of each backend applies to requests and to their responses.
 #[test]
 fn distances_are_kept() {
     let json = r#"{ "durationS": 10, "rttMs": 1, "arrivals": { "trace": "t" },
