@@ -1,4 +1,4 @@
-//! Accepts connections, and gives each a thread.
+//! Accepts connections, and starts a thread for each.
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
@@ -16,7 +16,7 @@ pub(crate) fn accept(host: &Arc<Host>, listener: &TcpListener) {
         }
         match stream {
             Ok(stream) => admit(host, stream),
-            // Out of descriptors, or a client that has gone already: not to be met by spinning.
+            // Out of descriptors, or a client that has gone already: pause instead of spinning.
             Err(error) => {
                 host.log(LogLevel::Debug, || format!("cannot accept: {error}"));
                 host.wait_for_phase(Phase::Draining, ACCEPT_PAUSE);
@@ -35,11 +35,11 @@ fn admit(host: &Arc<Host>, stream: TcpStream) {
         connection::serve(&registered.host, &connection);
     });
     if let Err(error) = spawned {
-        // The closure is gone, and with it the registration and the connection.
+        // The closure was dropped, and with it the registration and the connection.
         host.log(LogLevel::Debug, || format!("cannot start a thread: {error}"));
     }
 }
 
-/// A connection's thread keeps its buffers on the heap.
+/// A connection's thread keeps its buffers on the heap, so a small stack is enough.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -1,7 +1,8 @@
-//! A blocking HTTP/1.1 server that acts out a [`Model`](crate::Model): one thread per connection.
+//! A blocking HTTP/1.1 server that acts out a [`Model`](crate::Model), with a thread per
+//! connection.
 //!
-//! Holds what its owner sees: start, end, parameters and counters. What its threads share is in
-//! `host.rs`, what happens on one connection in `connection.rs`.
+//! This file has the owner's view: start, end, parameters and counters. The state shared by the
+//! threads is in `host.rs`, the handling of a connection in `connection.rs`.
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -24,7 +25,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Starts a backend; on return it accepts connections.
+    /// Starts a backend. On return it accepts connections.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.parameters.check().map_err(StartError::Parameter)?;
         let listeners = listen(config.port)?;
@@ -49,15 +50,15 @@ impl Backend {
         Ok(backend)
     }
 
-    /// Takes other parameters for all requests from now on.
+    /// Uses other parameters for all requests from now on.
     pub fn set_parameters(&self, parameters: Parameters) -> Result<(), ParameterError> {
         parameters.check()?;
         self.host.set_parameters(parameters);
         Ok(())
     }
 
-    /// Accepts no more, closes idle and silent connections, lets answers in progress finish within
-    /// `drain_max`, and cuts what is left. Says whether nothing had to be cut.
+    /// Stops accepting, closes idle and silent connections, lets responses in progress finish
+    /// within `drain_max`, and cuts the others. Returns whether nothing had to be cut.
     pub fn stop(mut self, drain_max: Duration) -> bool {
         self.host.log(LogLevel::Info, || "ending".to_owned());
         self.end_threads(Phase::Draining);
@@ -65,22 +66,22 @@ impl Backend {
         self.host.wait_for_connections(drain_max)
     }
 
-    /// Ends at once, as a crash does: listeners and connections are closed, answers cut.
+    /// Ends at once, like a crash: listeners and connections are closed, and responses are cut.
     pub fn kill(self) {
         drop(self);
     }
 
-    /// The port it listens on.
+    /// Returns its port.
     pub fn port(&self) -> u16 {
         self.host.port
     }
 
-    /// The addresses it listens on: 127.0.0.1, and ::1 where that exists.
+    /// Returns its addresses: 127.0.0.1, and ::1 where that exists.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// The parameters in force.
+    /// Returns the current parameters.
     pub fn parameters(&self) -> Parameters {
         self.host.parameters()
     }
@@ -93,11 +94,11 @@ impl Backend {
     fn end_threads(&mut self, phase: Phase) {
         self.host.enter(phase);
         if self.threads.is_empty() {
-            // Ended before: by now its port may be another's.
+            // It ended before: its port may belong to another process now.
             return;
         }
         for address in &self.addresses {
-            // Wakes the accepting thread; when this fails, a full backlog has woken it already.
+            // Wakes the accepting thread. If this fails, a full backlog has woken it already.
             drop(TcpStream::connect_timeout(address, Duration::from_secs(1)));
         }
         for thread in self.threads.drain(..) {
@@ -115,12 +116,12 @@ impl Drop for Backend {
     }
 }
 
-/// Why a backend did not start.
+/// The reason why a backend did not start.
 #[derive(Debug)]
 pub enum StartError {
     /// A parameter is out of its range.
     Parameter(ParameterError),
-    /// The address cannot be listened on.
+    /// The listener on an address failed.
     Listen {
         /// The address.
         address: SocketAddr,
@@ -163,7 +164,8 @@ fn listen(port: u16) -> Result<Vec<TcpListener>, StartError> {
         match TcpListener::bind(address) {
             Ok(v6) => return Ok(vec![v4, v6]),
             Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-                // A port that is free on 127.0.0.1 may be taken on ::1: then another one may do.
+                // A port that is free on 127.0.0.1 may be taken on ::1. Another one may be free on
+                // both.
                 if port != 0 || attempts.next().is_none() {
                     return Err(StartError::Listen { address, source });
                 }
@@ -175,5 +177,6 @@ fn listen(port: u16) -> Result<Vec<TcpListener>, StartError> {
 }
 
 const FREE_PORT_ATTEMPTS: u32 = 16;
-/// A killed connection ends when it next checks the phase: a slice of work, a read, a write.
+/// A killed connection ends at its next check of the phase: after a slice of work, a read or a
+/// write.
 const KILL_WAIT_MAX: Duration = Duration::from_secs(5);

@@ -16,10 +16,10 @@ use crate::backend::Backend;
 use crate::config::Config;
 use crate::options::{self, Command};
 
-/// Runs a backend as `arguments` (without the program's name) and the environment say.
+/// Runs a backend with `arguments` (without the program's name) and the environment.
 ///
-/// Returns after SIGINT or SIGTERM, once the answers in progress are out; a second signal ends the
-/// process at once.
+/// Returns after SIGINT or SIGTERM, once the responses in progress are sent. A second signal ends
+/// the process at once.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let config = match options::parse(arguments, |name| env::var_os(name)) {
         Ok(Command::Run(config)) => config,
@@ -33,7 +33,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Each backend chooses its own lines; a process has one log at most.
+    // Each backend chooses its own lines, but a process has one log only.
     if let Err(error) = SimpleLogger::new().init() {
         eprintln!("sim: {error}");
         return ExitCode::FAILURE;
@@ -61,5 +61,5 @@ fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// As long as the proxy drains: nothing that it still waits for is cut.
+/// The proxy's drain time, so that no response that it waits for is cut.
 const DRAIN_MAX: Duration = Duration::from_secs(10);

@@ -1,26 +1,26 @@
-//! Settings and counts of a backend.
+//! The settings and the counters of a backend.
 use crate::parameters::Parameters;
 
 /// Settings of a backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The port on 127.0.0.1 and ::1; 0 for any that is free.
+    /// The port on 127.0.0.1 and ::1; 0 for any free one.
     pub port: u16,
-    /// Decides every random draw.
+    /// The seed of every random draw.
     pub seed: u64,
     /// Level of the log on stderr.
     pub log: LogLevel,
-    /// Connections served at a time; one more is answered 503.
+    /// Maximum number of connections. Another one gets 503.
     pub connections_max: usize,
     /// Faults and costs.
     pub parameters: Parameters,
 }
 
 impl Config {
-    /// Connections served at a time unless something else is asked for: it bounds the threads.
+    /// Default of `connections_max`. It bounds the threads.
     pub const CONNECTIONS_MAX: usize = 1024;
 
-    /// A silent backend without faults on a free port: the ground for tests.
+    /// Returns settings for tests: no faults, no log, a free port.
     pub fn faultless() -> Self {
         Self {
             port: 0,
@@ -39,7 +39,7 @@ pub enum LogLevel {
     Off,
     /// Start and end.
     Info,
-    /// Every fault and every bad request too.
+    /// Every fault and every bad request, too.
     Debug,
 }
 
@@ -50,7 +50,7 @@ pub struct Counters {
     pub connections: u64,
     /// Connections open now.
     pub connections_open: usize,
-    /// Connections answered 503 because too many were open.
+    /// Connections that got 503 because too many were open.
     pub connections_refused: u64,
     /// Requests for `/health`.
     pub pings: u64,
@@ -58,12 +58,12 @@ pub struct Counters {
     pub polls: u64,
     /// All other requests.
     pub requests: u64,
-    /// Pings that got no answer.
+    /// Pings that got no response.
     pub dropped: u64,
-    /// Pings and requests answered 500.
+    /// Pings and requests that got 500.
     pub errors: u64,
-    /// Pings and requests answered late.
+    /// Pings and requests with a delayed response.
     pub delayed: u64,
-    /// Bad requests, answered 400.
+    /// Bad requests, which got 400.
     pub malformed: u64,
 }

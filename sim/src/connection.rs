@@ -1,6 +1,6 @@
-//! One connection of a backend: request after request, each answered as the model decides.
+//! One connection of a backend: the model decides on the response to each request.
 //!
-//! Every wait is bounded: by a timeout of the socket, or by the end of the backend.
+//! Every wait is bounded: by a socket timeout, or by the end of the backend.
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -22,21 +22,21 @@ pub(crate) fn serve(host: &Host, connection: &Connection) {
     }
 }
 
-/// Answers 503 and closes, without waiting for the request.
+/// Sends 503 and closes, without waiting for the request.
 pub(crate) fn refuse(mut stream: &TcpStream) {
     let mut out = Vec::new();
     let date = date();
     text("503 Service Unavailable", &date, b"Too many connections\n").write(None, false, &mut out);
-    // A fresh connection takes this many bytes at once; a client that has gone needs none.
+    // A new connection takes this many bytes at once. A client that has gone needs none.
     drop(stream.write_all(&out));
     drop(stream.shutdown(Shutdown::Write));
 }
 
-/// End of a connection.
+/// The way in which a connection ends.
 enum End {
-    /// In order: what was written should arrive.
+    /// In order: the bytes written must arrive.
     Close,
-    /// Nothing more to say to this client.
+    /// No more bytes for this client.
     Cut,
 }
 
@@ -74,14 +74,14 @@ impl<'a> Server<'a> {
             if let Err(error) = self.reader.discard_body(request.body) {
                 return self.refuse(error);
             }
-            if let Some(end) = self.answer(&request)? {
+            if let Some(end) = self.respond(&request)? {
                 return Ok(end);
             }
         }
     }
 
-    /// Answers one request; says how the connection ends if it does.
-    fn answer(&mut self, request: &Request) -> io::Result<Option<End>> {
+    /// Responds to one request. Returns how the connection ends, if it does.
+    fn respond(&mut self, request: &Request) -> io::Result<Option<End>> {
         let kind = match request.path {
             Path::Health => RequestKind::Ping,
             Path::Other => RequestKind::Traffic,
@@ -102,16 +102,16 @@ impl<'a> Server<'a> {
         };
         let fate = self.host.request(kind);
         self.count(kind, fate);
-        let Fate::Answered(answer) = fate else {
+        let Fate::Answered(response) = fate else {
             self.stay_silent()?;
             return Ok(Some(End::Cut));
         };
-        self.host.work(answer.cpu);
-        if !self.pause(answer.delay)? {
+        self.host.work(response.cpu);
+        if !self.pause(response.delay)? {
             return Ok(Some(End::Cut));
         }
         let port = self.host.port;
-        let (status, body) = match (answer.is_error, kind) {
+        let (status, body) = match (response.is_error, kind) {
             (true, _) => {
                 ("500 Internal Server Error", format!("Simulated error of backend on port {port}"))
             }
@@ -124,10 +124,10 @@ impl<'a> Server<'a> {
         self.reply(request, text(status, &date, body.as_bytes()))
     }
 
-    /// Waits for `delay`; returns whether both the client and the backend are still there.
+    /// Waits for `delay`. Returns whether both the client and the backend are still there.
     ///
-    /// While the backend runs, a client that has closed its side is waited for: it may have closed
-    /// only one direction. At the end of the backend it is taken to have gone.
+    /// While the backend runs, a client that has closed its side still gets its response, because
+    /// it may have closed only one direction. At the end of the backend it counts as gone.
     fn pause(&self, delay: Duration) -> io::Result<bool> {
         let end = Instant::now() + delay;
         if delay.is_zero() || self.host.wait_for_phase(Phase::Draining, delay) == Phase::Running {
@@ -171,7 +171,7 @@ impl<'a> Server<'a> {
         Ok(End::Close)
     }
 
-    /// Says nothing until the client leaves or its patience need not be tried any longer.
+    /// Sends nothing until the client leaves or the maximum silence is over.
     fn stay_silent(&self) -> io::Result<()> {
         if self.host.enter_idle(self.connection) {
             drain(&self.connection.stream, SILENCE_MAX, u64::MAX)?;
@@ -184,26 +184,26 @@ impl<'a> Server<'a> {
             RequestKind::Ping => "ping",
             RequestKind::Traffic => "request",
         };
-        let (is_dropped, answer) = match fate {
+        let (is_dropped, response) = match fate {
             Fate::Dropped => (true, Answer::default()),
-            Fate::Answered(answer) => (false, answer),
+            Fate::Answered(response) => (false, response),
         };
-        let is_delayed = answer.delay > Duration::ZERO;
+        let is_delayed = response.delay > Duration::ZERO;
         self.host.count(|counters| {
             match kind {
                 RequestKind::Ping => counters.pings += 1,
                 RequestKind::Traffic => counters.requests += 1,
             }
             counters.dropped += u64::from(is_dropped);
-            counters.errors += u64::from(answer.is_error);
+            counters.errors += u64::from(response.is_error);
             counters.delayed += u64::from(is_delayed);
         });
         if is_dropped {
             self.host.log(LogLevel::Debug, || format!("{name} dropped"));
-        } else if answer.is_error || is_delayed {
-            let status = if answer.is_error { 500 } else { 200 };
+        } else if response.is_error || is_delayed {
+            let status = if response.is_error { 500 } else { 200 };
             self.host.log(LogLevel::Debug, || {
-                format!("{name} gets {status} after {} ms", answer.delay.as_millis())
+                format!("{name} gets {status} after {} ms", response.delay.as_millis())
             });
         }
     }
@@ -221,16 +221,16 @@ fn date() -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + unix_time())
 }
 
-/// Closes so that the last answer arrives: a socket closed with unread bytes is reset, and a reset
-/// may overtake what was written before (RFC 9112 section 9.6).
+/// Closes so that the last response arrives: a socket closed with unread bytes is reset, and a
+/// reset may overtake bytes written earlier (RFC 9112 section 9.6).
 fn close(stream: &TcpStream) {
-    // Failures mean that the client has gone, which is what is waited for.
+    // A failure means that the client has gone, which is the aim.
     if stream.shutdown(Shutdown::Write).is_ok() {
         drop(drain(stream, LINGER_MAX, LINGER_BYTES_MAX));
     }
 }
 
-/// Reads and forgets until the client closes, the time is over or enough has come.
+/// Reads and drops bytes until the client closes, the time is over or the maximum has come.
 fn drain(mut stream: &TcpStream, time_max: Duration, bytes_max: u64) -> io::Result<()> {
     let end = Instant::now() + time_max;
     let mut scratch = [0; 4096];
@@ -255,8 +255,8 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Bounds an idle connection, and every pause within a request. Longer than a proxy's pool keeps
-/// idle connections, so that it is the proxy that closes them.
+/// Bounds an idle connection, and every pause within a request. Longer than a proxy keeps idle
+/// connections, so that the proxy closes them.
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer than any proxy waits for a ping.

@@ -1,4 +1,4 @@
-//! State shared by the threads of a backend: model, counters, connections, and the way to the end.
+//! The state shared by the threads of a backend: model, counters, connections and phase.
 //!
 //! Time comes from the OS clock, counted from the start of the backend.
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::parameters::Parameters;
 use crate::process::{self, CpuMeter};
 use crate::work::Work;
 
-/// Phase of a backend on its way to the end; it only goes forward.
+/// The phase of a backend. It only advances.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Phase {
     Running,
@@ -42,7 +42,7 @@ pub(crate) struct Host {
     connection_ended: Condvar,
 }
 
-/// One connection as others see it.
+/// A connection as seen by other threads.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
@@ -97,7 +97,7 @@ impl Host {
         Counters { connections_open, ..lock(&self.counters).clone() }
     }
 
-    /// The /metrics answer of this moment.
+    /// Returns the current response to /metrics.
     pub(crate) fn report(&self) -> String {
         let measured = Measured {
             port: self.port,
@@ -135,9 +135,10 @@ impl Host {
         *lock(&self.phase) == Phase::Running
     }
 
-    /// Marks a connection as one that may be closed at any time; false when it should close itself.
+    /// Marks a connection as one that may be closed at any time. Returns false if it must close
+    /// itself.
     pub(crate) fn enter_idle(&self, connection: &Connection) -> bool {
-        // Under the lock: a thread that ends the phase after this sees the mark.
+        // Under the lock, so that a thread that ends the phase after this sees the mark.
         let phase = lock(&self.phase);
         connection.is_idle.store(true, Ordering::SeqCst);
         *phase == Phase::Running
@@ -147,7 +148,7 @@ impl Host {
         connection.is_idle.store(false, Ordering::SeqCst);
     }
 
-    /// Takes a connection on the list, unless that is full.
+    /// Adds a connection to the list, unless the list is full.
     pub(crate) fn register(self: &Arc<Self>, connection: &Arc<Connection>) -> Option<Registered> {
         let id = {
             let mut counters = lock(&self.counters);
@@ -185,7 +186,7 @@ impl Host {
         self.phase_changed.notify_all();
     }
 
-    /// Waits until `phase` is reached, at most for `wait_max`; returns the phase then.
+    /// Waits until `phase` is reached, at most for `wait_max`. Returns the current phase.
     pub(crate) fn wait_for_phase(&self, phase: Phase, wait_max: Duration) -> Phase {
         let current = lock(&self.phase);
         let (current, _) = self
@@ -195,17 +196,17 @@ impl Host {
         *current
     }
 
-    /// Closes the connections that `is_meant`; their threads then notice and end.
+    /// Closes the connections for which `is_meant` returns true. Their threads notice that and end.
     pub(crate) fn cut(&self, is_meant: impl Fn(&Connection) -> bool) {
         for connection in lock(&self.connections).values() {
             if is_meant(connection) {
-                // Fails when the client has closed it already.
+                // Fails for a connection that the client has closed already.
                 drop(connection.stream.shutdown(Shutdown::Both));
             }
         }
     }
 
-    /// Waits until no connection is open, at most for `wait_max`; says whether it came to that.
+    /// Waits until no connection is open, at most for `wait_max`. Returns whether none is.
     pub(crate) fn wait_for_connections(&self, wait_max: Duration) -> bool {
         let connections = lock(&self.connections);
         let (connections, _) = self
@@ -220,7 +221,7 @@ impl Host {
     }
 }
 
-/// Takes a connection off the list when its thread ends, however that ends.
+/// Removes a connection from the list when its thread ends, even by a panic.
 pub(crate) struct Registered {
     pub(crate) host: Arc<Host>,
     id: u64,
@@ -233,12 +234,13 @@ impl Drop for Registered {
     }
 }
 
-/// Time since 1970; zero for a clock set before that.
+/// Returns the time since 1970; zero for a clock set before that.
 pub(crate) fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// No thread here leaves shared data half changed when it panics, so a poisoned lock is sound.
+/// No thread here leaves shared data in an inconsistent state when it panics, so a poisoned lock is
+/// usable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,16 +1,16 @@
-//! Reading HTTP/1 requests and writing answers: as much of RFC 9112 as a backend needs.
+//! Reads HTTP/1 requests and writes responses, as far as a backend needs RFC 9112.
 //!
-//! Bodies are read and discarded in bounded memory. What is malformed or ambiguous is refused; the
-//! caller then answers 400 and closes, because where the next request begins is unknown.
+//! Bodies are read and discarded in bounded memory. Malformed and ambiguous requests are refused.
+//! The caller then sends 400 and closes, because the beginning of the next request is unknown.
 //!
-//! Own code, and not the proxy's: a backend that shared the proxy's parser would share its faults,
-//! and a server crate would not send the faults that are asked for.
+//! This code is separate from the proxy's: with the proxy's parser a backend would share its
+//! faults, and a server crate would not send the requested faults.
 use std::io::{self, Read};
 use std::str;
 
 use httparse::Status;
 
-/// The head of a request, reduced to what decides the answer.
+/// The head of a request, reduced to the parts that determine the response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Request {
     pub(crate) path: Path,
@@ -36,12 +36,12 @@ pub(crate) enum Body {
     Chunked,
 }
 
-/// Why no request could be read.
+/// The reason why no request could be read.
 #[derive(Debug)]
 pub(crate) enum ReadError {
     /// The client broke the protocol.
     Malformed(&'static str),
-    /// The connection ended or failed in the midst of a request.
+    /// The connection ended or failed within a request.
     Io(io::Error),
 }
 
@@ -66,7 +66,7 @@ impl From<httparse::Error> for ReadError {
     }
 }
 
-/// Reads one request after the other from a stream.
+/// Reads one request after another from a stream.
 pub(crate) struct RequestReader<R> {
     stream: R,
     buffer: Box<[u8]>,
@@ -79,7 +79,7 @@ impl<R: Read> RequestReader<R> {
         Self { stream, buffer: vec![0; HEAD_BYTES_MAX].into_boxed_slice(), start: 0, end: 0 }
     }
 
-    /// Reads the next head; `None` when the stream ends between two requests.
+    /// Reads the next head. Returns `None` if the stream ends between two requests.
     pub(crate) fn read_request(&mut self) -> Result<Option<Request>, ReadError> {
         loop {
             if let Some((request, length)) = parse_request(self.unread())? {
@@ -101,7 +101,7 @@ impl<R: Read> RequestReader<R> {
         }
     }
 
-    /// Reads the body that belongs to the last head, and forgets it.
+    /// Reads the body of the last head, and discards it.
     pub(crate) fn discard_body(&mut self, body: Body) -> Result<(), ReadError> {
         match body {
             Body::Length(length) => self.discard(length),
@@ -109,7 +109,7 @@ impl<R: Read> RequestReader<R> {
         }
     }
 
-    /// Whether bytes have arrived that no request has used yet.
+    /// Returns whether bytes have arrived that no request has used yet.
     pub(crate) fn has_unread(&self) -> bool {
         self.start < self.end
     }
@@ -177,7 +177,7 @@ impl<R: Read> RequestReader<R> {
         &self.buffer[self.start..self.end]
     }
 
-    /// Waits for more bytes; the end of the stream is an error.
+    /// Waits for more bytes. The end of the stream is an error.
     fn fill(&mut self) -> Result<(), ReadError> {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
@@ -197,7 +197,7 @@ impl<R: Read> RequestReader<R> {
     }
 }
 
-/// An answer, complete but for the connection's fate.
+/// A response without its connection options.
 pub(crate) struct Reply<'a> {
     pub(crate) status: &'static str,
     pub(crate) content_type: &'static str,
@@ -206,7 +206,7 @@ pub(crate) struct Reply<'a> {
 }
 
 impl Reply<'_> {
-    /// Appends the answer to `request` (none when it was unreadable).
+    /// Appends the response to `request` (`None` for an unreadable one).
     pub(crate) fn write(&self, request: Option<&Request>, keeps_alive: bool, out: &mut Vec<u8>) {
         let connection = match request {
             _ if !keeps_alive => "Connection: close\r\n",
@@ -228,7 +228,8 @@ impl Reply<'_> {
     }
 }
 
-/// Parses a head at the beginning of `input`, with its length; `None` when more is needed.
+/// Parses a head at the beginning of `input`. Returns it with its length, or `None` if more bytes
+/// are needed.
 fn parse_request(input: &[u8]) -> Result<Option<(Request, usize)>, ReadError> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut fields);
@@ -261,7 +262,7 @@ fn parse_request(input: &[u8]) -> Result<Option<(Request, usize)>, ReadError> {
     Ok(Some((request, length)))
 }
 
-/// Returns the end of the body (RFC 9112 section 6.3); ambiguous framing is refused.
+/// Returns the end of the body (RFC 9112 section 6.3). Ambiguous framing is refused.
 fn framing(fields: &[httparse::Header<'_>], is_http_10: bool) -> Result<Body, ReadError> {
     let mut codings = values(fields, "transfer-encoding");
     let mut lengths = values(fields, "content-length");
@@ -288,7 +289,7 @@ fn framing(fields: &[httparse::Header<'_>], is_http_10: bool) -> Result<Body, Re
     length.map(Body::Length).ok_or(ReadError::Malformed("bad Content-Length"))
 }
 
-/// The options of the Connection fields that matter here.
+/// The relevant options of the Connection fields.
 struct Connection {
     close: bool,
     keep_alive: bool,
@@ -315,7 +316,7 @@ fn values<'a>(
         .map(|field| field.value.trim_ascii())
 }
 
-/// The path of a target in origin or absolute form, without its query.
+/// Returns the path of a target in origin or absolute form, without its query.
 fn path(target: &str) -> Path {
     let origin = match target.split_once("://") {
         Some((_, rest)) if !target.starts_with('/') => rest.find('/').map_or("/", |at| &rest[at..]),
@@ -328,11 +329,11 @@ fn path(target: &str) -> Path {
     }
 }
 
-/// Bounds a head, and with it the buffer of a connection.
+/// Maximum size of a head, and of a connection's buffer.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Bounds the fields of a head or a trailer section.
+/// Maximum number of fields of a head or a trailer section.
 const FIELDS_MAX: usize = 100;
-/// Bounds a chunk's size line with its extensions.
+/// Maximum size of a chunk's size line with its extensions.
 const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
 
 #[cfg(test)]

@@ -1,31 +1,32 @@
-//! Simulated backends for IntelliProxy: servers with faults that one can choose, repeat and watch.
+//! Simulated backends for IntelliProxy: servers with faults that can be chosen, repeated and
+//! watched.
 //!
 //! [`Model`] decides the fate of a request: it is seeded, gets the time, and does no I/O.
 //! [`Backend`] is a blocking HTTP/1.1 server that acts it out, a thread for each connection. The
 //! binary `sim` runs one backend; the binary `all` runs the proxy and the servers A and B.
 //!
 //! # Responses of a backend
-//! | path | answer |
+//! | path | response |
 //! |---|---|
 //! | `/health` | `OK`: a ping |
 //! | `/metrics` | the backend's own figures as JSON: an observation, never faulted, moves nothing |
 //! | any other | `Hello from backend on port N`: traffic |
 //!
 //! # Faults
-//! Pings and traffic pass the same seeded faults, so that what a proxy learns from its pings is
-//! what its traffic meets:
+//! Pings and traffic have the same seeded faults, so that pings show a proxy what its traffic will
+//! get:
 //! - **loss** (Gilbert-Elliott): every request may move the channel between the states G and B,
-//!   each with a loss rate of its own. Above 80 % of the queue's maximum an overloaded server
-//!   loses more: `multiplier · (queue / max − 0.8) / 0.2` on top, as an independent loss.
-//!   A lost *ping* gets no answer: the connection stays silent until the client leaves, at most
-//!   30 s. Lost *traffic* is late instead, as TCP makes it: sent again after 200 ms, then after
-//!   400 ms, and so on, five times at most. So a lossy spell affects both, and curl in
-//!   the demonstration does not hang.
-//! - **errors** are answered with status 500, **slow answers** come later by a fixed time, and
-//!   every request costs **CPU work**.
-//! - the **queue** is a random walk of the model's own, reported by `/metrics`.
+//!   each with its own loss rate. Above 80 % of the queue's maximum an overloaded server loses
+//!   more: an independent loss of `multiplier · (queue / max − 0.8) / 0.2` on top. A lost *ping*
+//!   gets no response: the connection stays silent until the client leaves, at most 30 s. Lost
+//!   *traffic* is late instead, as with TCP: sent again after 200 ms, then after 400 ms, and so on,
+//!   five times at most. So a lossy period affects both, and curl in the demonstration does not
+//!   hang.
+//! - **errors** have status 500, **slow responses** come later by a fixed time, and every request
+//!   costs **CPU work**.
+//! - the **queue** is the model's own random walk, reported by `/metrics`.
 //!
-//! With [`Faults::Health`] traffic is spared all of them and only pings are struck.
+//! With [`Faults::Health`] only pings have faults.
 //!
 //! ```
 //! use intelliproxy_sim::{Backend, Config, Parameters};

@@ -1,11 +1,11 @@
-//! The /metrics answer: what a backend says about itself, as JSON.
+//! The response to /metrics: a backend's own figures as JSON.
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::model::{Channel, Model};
 
-/// Figures outside the model: measured, or null where that is not possible.
+/// Figures from outside the model: measured, or null if that is not possible.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
     pub(crate) port: u16,
@@ -15,7 +15,7 @@ pub(crate) struct Measured {
     pub(crate) unix_time: Duration,
 }
 
-/// The report, its field names as the proxy and its users know them.
+/// Returns the report, with the field names that the proxy and its users know.
 pub(crate) fn to_json(model: &Model, measured: &Measured) -> String {
     let parameters = model.parameters();
     json!({
@@ -37,7 +37,7 @@ pub(crate) fn to_json(model: &Model, measured: &Measured) -> String {
             "lossInB": parameters.loss_in_b,
         },
         "memRss": measured.memory_rss,
-        // The allocator keeps no count that could be read: null rather than an invented figure.
+        // The allocator has no readable count: null rather than an invented figure.
         "heapUsed": null,
         "uptime": measured.uptime.as_millis() as f64 / 1000.0,
         "timestamp": measured.unix_time.as_millis() as u64,
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use crate::parameters::Preset;
 
-    /// The whole report of a fresh server B: every field by name, unknown figures null.
+    /// The whole report of a new server B: every field by name, unknown figures null.
     #[test]
     fn a_report_has_all_fields() {
         let model = Model::new(Preset::B.parameters(), 1, Instant::ZERO);

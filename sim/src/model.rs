@@ -1,10 +1,10 @@
 //! The fate of a request at a simulated backend: a seeded model without I/O.
 //!
-//! The model does not sleep, burn or answer anything; its host does ([`crate::Backend`], or a
-//! simulator in virtual time). Time is a parameter. Two streams of random numbers, one for requests
-//! and one for the queue, and a fixed number of draws per request and per step: so the fate of the
-//! n-th request depends on the seed and on n, not on when it comes, as long as no queue above
-//! 80 % of its maximum adds loss; and changing one rate does not shift the draws of another.
+//! The model does not sleep, compute or respond. Its host does ([`crate::Backend`], or a simulator
+//! in virtual time). Time is a parameter. It has two streams of random numbers, one for requests
+//! and one for the queue, and a fixed number of draws per request and per step. So the fate of the
+//! n-th request depends on the seed and on n, not on its time, unless a queue above 80 % of its
+//! maximum adds loss. A change of one rate does not shift the draws of another.
 use std::time::Duration;
 
 use intelliproxy_core::{Instant, Rng};
@@ -13,8 +13,9 @@ use crate::parameters::{Faults, Parameters};
 
 /// A backend's behaviour.
 ///
-/// Methods: [`Model::new`]; facts by `handle_*`; [`Model::request`] answers at once; the rest are
-/// pure getters. There is no deadline to poll: the queue catches up with every time passed in.
+/// Methods: [`Model::new`]; facts by `handle_*`; [`Model::request`] returns its decision at once;
+/// the others are pure getters. There is no deadline to poll: the queue catches up at every call
+/// with a time.
 #[derive(Clone, Debug)]
 pub struct Model {
     parameters: Parameters,
@@ -26,7 +27,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// A model at `now` with a good channel and a queue at a quarter of its maximum.
+    /// Returns a model at `now` with a good channel and a queue at a quarter of its maximum.
     pub fn new(parameters: Parameters, seed: u64, now: Instant) -> Self {
         Self {
             queue: parameters.queue_max / 4,
@@ -42,7 +43,7 @@ impl Model {
     pub fn handle_timeout(&mut self, now: Instant) {
         let step_nanos = QUEUE_STEP.as_nanos();
         let due = now.since(self.queue_stepped_at).as_nanos() / step_nanos;
-        // After this many steps nothing is left of where the walk was: forget the rest.
+        // After this many steps the starting point has no influence, so older steps are skipped.
         let steps = due.min(QUEUE_STEPS_MAX);
         for _ in 0..steps {
             self.step_queue();
@@ -51,14 +52,14 @@ impl Model {
         self.queue_stepped_at += QUEUE_STEP * steps as u32 + forgotten;
     }
 
-    /// Takes other parameters from `now` on; the channel's state and the draws go on.
+    /// Uses other parameters from `now` on. The channel's state and the draws continue.
     pub fn handle_parameters(&mut self, now: Instant, parameters: Parameters) {
         self.handle_timeout(now);
         self.queue = self.queue.min(parameters.queue_max);
         self.parameters = parameters;
     }
 
-    /// Decides what becomes of a request that has arrived.
+    /// Decides the fate of a request that has arrived.
     pub fn request(&mut self, now: Instant, kind: RequestKind) -> Fate {
         self.handle_timeout(now);
         if kind == RequestKind::Traffic && self.parameters.faults == Faults::Health {
@@ -80,12 +81,12 @@ impl Model {
         })
     }
 
-    /// The parameters in force.
+    /// Returns the current parameters.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// The channel's state after the last request.
+    /// Returns the channel's state after the last request.
     pub fn channel(&self) -> Channel {
         self.channel
     }
@@ -95,7 +96,7 @@ impl Model {
         self.queue
     }
 
-    /// The share of requests lost in the present state of channel and queue.
+    /// Returns the share of requests lost in the current state of channel and queue.
     pub fn loss(&self) -> f64 {
         let channel = match self.channel {
             Channel::Good => self.parameters.loss_in_g,
@@ -137,16 +138,16 @@ pub enum Channel {
 pub enum RequestKind {
     /// A health probe.
     Ping,
-    /// Anything a client asked for.
+    /// A request for any other path.
     Traffic,
 }
 
 /// Fate of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fate {
-    /// No answer, ever.
+    /// No response.
     Dropped,
-    /// An answer, after its delay and its work.
+    /// A response, after its delay and its work.
     Answered(Answer),
 }
 
@@ -155,14 +156,14 @@ pub enum Fate {
 pub struct Answer {
     /// Whether the status is 500 instead of 200.
     pub is_error: bool,
-    /// Idle time before the answer: slowness and retransmissions.
+    /// Idle time before the response: slowness and retransmissions.
     pub delay: Duration,
-    /// CPU work before the answer.
+    /// CPU work before the response.
     pub cpu: Duration,
 }
 
-/// Returns how many times in a row a packet is lost, by one draw: the draw is below `loss` to the
-/// power of n with exactly the chance of n losses in a row.
+/// Returns the number of consecutive losses of a packet, from one draw: the draw is below `loss` to
+/// the power of n with exactly the chance of n losses in a row.
 fn losses(draw: f64, loss: f64) -> u32 {
     let mut count = 0;
     let mut chance = loss;
@@ -173,24 +174,24 @@ fn losses(draw: f64, loss: f64) -> u32 {
     count
 }
 
-/// The time until the transmission after `losses` lost ones, the waits doubling.
+/// Returns the time until the transmission after `losses` lost ones, with doubling waits.
 fn retransmission_delay(losses: u32) -> Duration {
     RETRANSMISSION_FIRST * ((1 << losses) - 1)
 }
 
-/// Sets the queue's stream of draws apart from that of the requests.
+/// Separates the queue's stream of draws from that of the requests.
 const QUEUE_STREAM: u64 = 0x5155_4555_4557_414c;
-/// The queue walks four times a second: from one end to the other takes some minutes.
+/// The queue walks four times a second: from one end to the other it takes some minutes.
 const QUEUE_STEP: Duration = Duration::from_millis(250);
-/// A step goes at most this part of the maximum up or down: 5 of 80.
+/// A step changes the length by at most this part of the maximum: 5 of 80.
 const QUEUE_REACHES: u32 = 16;
-/// Some ten crossings of the whole range.
+/// Enough steps for about ten crossings of the whole range.
 const QUEUE_STEPS_MAX: u128 = 10_000;
-/// The share of the maximum from which a queue drops requests.
+/// The share of the maximum above which a queue drops requests.
 const OVERLOAD_FILL: f64 = 0.8;
-/// Linux' least retransmission timeout.
+/// Linux' minimum retransmission timeout.
 const RETRANSMISSION_FIRST: Duration = Duration::from_millis(200);
-/// Bounds the delay at 6.2 s, even when everything is lost.
+/// Bounds the delay at 6.2 s, even if everything is lost.
 const RETRANSMISSIONS_MAX: u32 = 5;
 
 #[cfg(test)]

@@ -82,13 +82,13 @@ pub(crate) fn help() -> String {
         };
         line(range.name, default, range.help);
     }
-    line(FAULTS, "all".to_owned(), "all, or health: faults strike only /health");
-    line(SEED, "the port".to_owned(), "same seed, same faults");
+    line(FAULTS, "all".to_owned(), "all, or health: faults affect only /health");
+    line(SEED, "the port".to_owned(), "the same seed gives the same faults");
     line(LOG, "info".to_owned(), "off, info or debug: every fault");
     text + HELP_TAIL
 }
 
-/// A configuration in the making.
+/// A configuration under construction.
 struct Draft {
     port: u16,
     seed: Option<u64>,
@@ -97,7 +97,7 @@ struct Draft {
 }
 
 impl Draft {
-    /// Sets what `name` means to `value`, which came by the flag or variable `origin`.
+    /// Sets `name` to `value`, which came from the flag or variable `origin`.
     fn set(&mut self, name: &str, origin: &str, value: &str) -> Result<(), ArgumentError> {
         let (is_set, allowed) = match name {
             PORT => (put(&mut self.port, value.parse().ok()), "a port from 0 to 65535".to_owned()),
@@ -142,12 +142,12 @@ fn put<T>(place: &mut T, value: Option<T>) -> bool {
     value.map(|value| *place = value).is_some()
 }
 
-/// All variables, in the order of the help text.
+/// Returns all variables, in the order of the help text.
 fn names() -> impl Iterator<Item = &'static str> {
     RANGES.iter().map(|range| range.name).chain([PORT, FAULTS, SEED, LOG])
 }
 
-/// `--p-g-to-b` of `P_G_TO_B`.
+/// Returns the flag of a variable: `--p-g-to-b` for `P_G_TO_B`.
 fn flag_of(name: &str) -> String {
     let name = if name == LOG { "LOG" } else { name };
     format!("--{}", name.to_ascii_lowercase().replace('_', "-"))
@@ -164,26 +164,26 @@ const SEED: &str = "SEED";
 const LOG: &str = "SIM_LOG";
 
 const HELP_HEAD: &str = "\
-A simulated backend: an HTTP server with faults to choose.
+A simulated backend: an HTTP server with configurable faults.
 
 Usage: sim [A|B] [OPTIONS]
 
-  A  port 3000, 4 % of the answers late by 300 ms, 16 ms of CPU work per request
-  B  port 3002, 12 % of the answers late by 850 ms, 8 ms of CPU work per request
+  A  port 3000, 4 % of the responses late by 300 ms, 16 ms of CPU work per request
+  B  port 3002, 12 % of the responses late by 850 ms, 8 ms of CPU work per request
 
-Options, each by flag or environment variable; a flag wins over the variable, and
-both win over A and B:
+Each option has a flag and an environment variable. A flag overrides the variable, and
+both override A and B:
 
   flag                        variable                  default  meaning
 ";
 
 const HELP_TAIL: &str = "  -h, --help                                                     this text
 
-It answers /health (a ping), /metrics (its figures as JSON) and any other path
-(traffic). Loss strikes by the Gilbert-Elliott model: a lost ping gets no answer; lost
-traffic is late by retransmissions (200 ms, 600 ms, ... 6200 ms), as TCP makes it.
+The paths are /health (a ping), /metrics (its figures as JSON) and any other (traffic).
+Loss follows the Gilbert-Elliott model: a lost ping gets no response; lost traffic is
+late by retransmissions (200 ms, 600 ms, ... 6200 ms), as with TCP.
 
-Exit codes: 0 after SIGINT or SIGTERM, 1 when it cannot run, 2 for a bad option.
+Exit codes: 0 after SIGINT or SIGTERM, 1 if it cannot run, 2 for a bad option.
 ";
 
 #[cfg(test)]
@@ -213,7 +213,7 @@ mod tests {
         parse_with(arguments, variables).unwrap_err().to_string()
     }
 
-    /// With nothing given the documented defaults hold, the seed being the port.
+    /// Without settings the documented defaults apply, with the port as the seed.
     #[test]
     fn defaults() {
         let config = config(&[], &[]);
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(config.parameters, Parameters::default());
     }
 
-    /// A preset is overridden by a variable, and that by a flag, wherever the flag stands.
+    /// A variable overrides a preset, and a flag overrides a variable, in any position.
     #[test]
     fn flags_win_over_variables_over_presets() {
         let preset = config(&["B"], &[]);
@@ -234,8 +234,8 @@ mod tests {
         assert_eq!((by_flag.port, by_flag.parameters.slow_ms), (0, 20));
     }
 
-    /// Every setting can be set by its flag in both spellings and by its variable, and changes
-    /// something: seen by comparing with the defaults.
+    /// Every setting can be set by its flag in both spellings and by its variable, and changes the
+    /// configuration compared with the defaults.
     #[test]
     fn every_setting_has_flag_and_variable() {
         for name in names() {
@@ -254,7 +254,7 @@ mod tests {
         }
     }
 
-    /// A bad value is refused by the flag or variable that brought it, with what is allowed.
+    /// Errors for bad values name the flag or variable, and the permitted values.
     #[test]
     fn bad_values_name_their_origin() {
         let fraction = "must be a number from 0 to 1, not";
@@ -303,7 +303,7 @@ mod tests {
         }
     }
 
-    /// Help is given whatever else is asked.
+    /// `--help` wins over all other arguments.
     #[test]
     fn help_wins() {
         assert_eq!(parse_with(&["B", "--help"], &[("PORT", "x")]), Ok(Command::Help));

@@ -1,10 +1,10 @@
-//! Parameters of a simulated backend, with defaults, presets and allowed ranges.
+//! The parameters of a simulated backend, with defaults, presets and permitted ranges.
 //!
-//! Holds the one table of ranges; the command line and [`Parameters::check`] both read it.
+//! The only table of ranges is here. The command line and [`Parameters::check`] both read it.
 use std::error::Error;
 use std::fmt;
 
-/// Behaviour of a backend. All rates are shares from 0 to 1.
+/// The behaviour of a backend. All rates are shares from 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
     /// Chance per request that a good channel turns bad.
@@ -17,17 +17,17 @@ pub struct Parameters {
     pub loss_in_b: f64,
     /// Upper bound of the queue's random walk.
     pub queue_max: u32,
-    /// Share of requests answered with status 500.
+    /// Share of requests that get status 500.
     pub error_rate: f64,
-    /// Share of requests answered late by `slow_ms`.
+    /// Share of requests whose response is delayed by `slow_ms`.
     pub slow_rate: f64,
-    /// Extra time of a slow answer, in milliseconds.
+    /// Delay of a slow response, in milliseconds.
     pub slow_ms: u32,
     /// CPU work of each request, in milliseconds of an undisturbed core.
     pub cpu_load_ms: u32,
-    /// Additional loss when the queue is at its maximum.
+    /// Additional loss with the queue at its maximum.
     pub overload_drop_multiplier: f64,
-    /// Requests that the faults strike.
+    /// The requests that have faults.
     pub faults: Faults,
 }
 
@@ -50,7 +50,7 @@ impl Default for Parameters {
 }
 
 impl Parameters {
-    /// A backend that answers everything at once and never fails: the ground for tests.
+    /// Returns a backend without faults and delays, for tests.
     pub fn faultless() -> Self {
         Self {
             p_g_to_b: 0.0,
@@ -65,7 +65,7 @@ impl Parameters {
         }
     }
 
-    /// Refuses values out of their range; the error names the first one.
+    /// Refuses values out of their range. The error names the first one.
     pub fn check(&self) -> Result<(), ParameterError> {
         let mut copy = self.clone();
         for range in &RANGES {
@@ -81,26 +81,26 @@ impl Parameters {
     }
 }
 
-/// Requests that the faults strike.
+/// The requests that have faults.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Faults {
-    /// Only pings (`/health`); traffic is answered at once.
+    /// Only pings (`/health`). Traffic gets its response at once.
     Health,
-    /// Pings and traffic alike.
+    /// Pings and traffic.
     All,
 }
 
-/// One of the two servers of the demonstration, different enough that there is something to route.
+/// One of the two servers of the demonstration. They differ enough to make routing worthwhile.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Preset {
-    /// Port 3000: seldom slow, and then a little; 16 ms of CPU work per request.
+    /// Port 3000: seldom slow, and then by little; 16 ms of CPU work per request.
     A,
-    /// Port 3002: often slow, and then much; 8 ms of CPU work per request.
+    /// Port 3002: often slow, and then by much; 8 ms of CPU work per request.
     B,
 }
 
 impl Preset {
-    /// The port this server listens on.
+    /// Returns this server's port.
     pub fn port(self) -> u16 {
         match self {
             Self::A => 3000,
@@ -133,7 +133,7 @@ impl fmt::Display for ParameterError {
 
 impl Error for ParameterError {}
 
-/// One parameter by the name of its environment variable, with its range and its help.
+/// A parameter with its environment variable, its range and its help.
 pub(crate) struct Range {
     pub(crate) name: &'static str,
     pub(crate) field: Field,
@@ -149,14 +149,14 @@ impl Range {
     }
 }
 
-/// Place of a parameter, with its type and bounds.
+/// The place of a parameter, with its type and bounds.
 #[derive(Clone, Copy)]
 pub(crate) enum Field {
     Fraction(fn(&mut Parameters) -> &mut f64),
     Whole { field: fn(&mut Parameters) -> &mut u32, min: u32, max: u32 },
 }
 
-/// Every ranged parameter, in the order of the help text.
+/// Every parameter with a range, in the order of the help text.
 pub(crate) const RANGES: [Range; 10] = [
     Range {
         name: "P_G_TO_B",
@@ -186,17 +186,17 @@ pub(crate) const RANGES: [Range; 10] = [
     Range {
         name: "ERR_RATE",
         field: Field::Fraction(|p| &mut p.error_rate),
-        help: "share of requests answered with status 500",
+        help: "share of requests that get status 500",
     },
     Range {
         name: "SLOW_RATE",
         field: Field::Fraction(|p| &mut p.slow_rate),
-        help: "share of requests answered late",
+        help: "share of requests with a slow response",
     },
     Range {
         name: "SLOW_MS",
         field: Field::Whole { field: |p| &mut p.slow_ms, min: 0, max: 600_000 },
-        help: "how late a slow answer is, in ms",
+        help: "delay of a slow response, in ms",
     },
     Range {
         name: "CPU_LOAD_MS",
@@ -214,8 +214,8 @@ pub(crate) const RANGES: [Range; 10] = [
 mod tests {
     use super::*;
 
-    /// Every range accepts its two ends and refuses what lies just outside, by the name of its
-    /// variable: each row changes one field of sound parameters.
+    /// Every range accepts its two ends and refuses values just outside, with the name of its
+    /// variable. Each row changes one field of valid parameters.
     #[test]
     fn ranges_hold_at_both_ends() {
         for range in &RANGES {
@@ -246,7 +246,7 @@ mod tests {
         }
     }
 
-    /// The presets are sound and differ from the defaults only as the demonstration says.
+    /// The presets are valid, and differ from the defaults only in the documented parameters.
     #[test]
     fn presets_are_sound() {
         for preset in [Preset::A, Preset::B] {

@@ -1,31 +1,32 @@
 //! Measured figures of this process: CPU time and memory.
 //!
-//! Read from /proc on Linux; unknown elsewhere, and then said to be unknown. They cover the whole
-//! process, so backends that share one report the same.
+//! They are read from /proc on Linux, and reported as unknown elsewhere. They cover the whole
+//! process, so backends in one process report the same figures.
 use std::collections::VecDeque;
 use std::fs;
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-/// CPU time over the last second, from samples taken more often than that.
+/// CPU time over the last second, from samples at shorter intervals.
 #[derive(Debug, Default)]
 pub(crate) struct CpuMeter {
     samples: VecDeque<(Instant, Duration)>,
 }
 
 impl CpuMeter {
-    /// Takes the CPU time that the process has used up to `now`; nothing when it is unknown.
+    /// Records the CPU time that the process has used up to `now`. An unknown time is ignored.
     pub(crate) fn handle_sample(&mut self, now: Instant, used: Option<Duration>) {
         let Some(used) = used else { return };
         self.samples.push_back((now, used));
-        // Keep the youngest sample that is at least a window old, and all after it.
+        // Keep the latest sample that is at least a window old, and all later ones.
         while self.samples.get(1).is_some_and(|(at, _)| now.since(*at) >= CPU_WINDOW) {
             self.samples.pop_front();
         }
     }
 
-    /// Milliseconds of CPU time per second of wall time; `None` until a second has been watched.
+    /// Returns milliseconds of CPU time per second of wall time; `None` before a second has been
+    /// measured.
     pub(crate) fn busy_ms(&self) -> Option<f64> {
         let (first_at, first_used) = self.samples.front()?;
         let (last_at, last_used) = self.samples.back()?;
@@ -35,17 +36,18 @@ impl CpuMeter {
     }
 }
 
-/// The CPU time this process has used, in user and kernel mode.
+/// Returns the CPU time of this process, in user and kernel mode.
 pub(crate) fn cpu_time() -> Option<Duration> {
     parse_stat(&fs::read_to_string("/proc/self/stat").ok()?)
 }
 
-/// Resident memory of this process in bytes.
+/// Returns the resident memory of this process in bytes.
 pub(crate) fn memory_rss() -> Option<u64> {
     parse_status(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
-/// Fields utime and stime of proc_pid_stat(5). The name before them may hold spaces and brackets.
+/// Parses the fields utime and stime of proc_pid_stat(5). The name before them may contain spaces
+/// and brackets.
 fn parse_stat(stat: &str) -> Option<Duration> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace().skip(11);
@@ -54,7 +56,7 @@ fn parse_stat(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis((user + system) * TICK_MS))
 }
 
-/// VmRSS of proc_pid_status(5): unlike statm it counts in kB, whatever the page size.
+/// Parses VmRSS of proc_pid_status(5): unlike statm it counts in kB, whatever the page size.
 fn parse_status(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -62,14 +64,14 @@ fn parse_status(status: &str) -> Option<u64> {
 }
 
 const CPU_WINDOW: Duration = Duration::from_secs(1);
-/// Linux shows times to user space in hundredths of a second (USER_HZ) on all of today's platforms.
+/// Linux shows times to user space in hundredths of a second (USER_HZ) on all current platforms.
 const TICK_MS: u64 = 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The figures are found behind a name made to confuse, and only there.
+    /// The figures are found behind a confusing process name, and only there.
     #[test]
     fn proc_files_are_parsed() {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194304 95 0 0 0 120 34 5 6 20 0 1 0 7 8 9";
@@ -83,7 +85,7 @@ mod tests {
         assert_eq!(parse_status("Name:\ta\n"), None);
     }
 
-    /// On Linux the real files are readable and say something plausible.
+    /// On Linux the real files are readable and have plausible values.
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_is_measured() {
@@ -91,8 +93,8 @@ mod tests {
         assert!(memory_rss().is_some_and(|bytes| bytes > 100_000));
     }
 
-    /// The meter answers from the first full second on, over about the last second only: 200 ms of
-    /// CPU in the first second and none later.
+    /// The meter has a figure from the first full second on, over about the last second only: 200
+    /// ms of CPU in the first second and none later.
     #[test]
     fn cpu_is_measured_over_the_last_second() {
         let mut meter = CpuMeter::default();

@@ -1,19 +1,19 @@
-//! CPU work of a known size: so much that an undisturbed core needs the asked time for it.
+//! CPU work of a known size: an undisturbed core needs the requested time for it.
 //!
-//! A fixed amount of work, not a loop until some time has passed: on a busy machine it takes
-//! longer, as the work of a real server does.
+//! It is a fixed amount of work, not a loop until a time has passed: on a busy machine it takes
+//! longer, like the work of a real server.
 use std::hint;
 use std::time::{Duration, Instant};
 
-/// Speed of this machine.
+/// The speed of this machine.
 #[derive(Debug)]
 pub(crate) struct Work {
     rounds_per_slice: u64,
 }
 
 impl Work {
-    /// Measures the machine for some milliseconds. The best of several measurements counts: what
-    /// disturbs one only makes it slower.
+    /// Measures the machine for some milliseconds. The fastest of several measurements counts,
+    /// because disturbances only make them slower.
     pub(crate) fn calibrate() -> Self {
         let best = (0..CALIBRATIONS)
             .map(|_| {
@@ -27,7 +27,7 @@ impl Work {
         Self { rounds_per_slice: u64::try_from(rounds).unwrap_or(u64::MAX).max(1) }
     }
 
-    /// Works for `cpu`, in slices, and gives up between two of them once `is_over`.
+    /// Works for `cpu` in slices, and stops between two slices once `is_over` returns true.
     pub(crate) fn run(&self, cpu: Duration, is_over: impl Fn() -> bool) {
         for _ in 0..cpu.as_nanos() / SLICE.as_nanos() {
             if is_over() {
@@ -64,7 +64,7 @@ mod tests {
         assert!(start.elapsed() > Duration::from_millis(15), "{:?}", start.elapsed());
     }
 
-    /// Work that is over before it begins does nothing: a minute of it returns at once.
+    /// Work that is over before it begins does nothing: ten minutes of it return at once.
     #[test]
     fn work_can_be_given_up() {
         let start = Instant::now();

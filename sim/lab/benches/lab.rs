@@ -1,8 +1,8 @@
-//! Speed of the lab: simulated requests a second on one core, for each policy with 10 backends
-//! and for the widest scenario.
+//! Speed of the lab: simulated requests per second on one core, for each policy with 10 backends
+//! and for the largest scenario.
 //!
-//! `cargo bench -p intelliproxy-lab`; the fastest of several runs, since everything else that a
-//! machine does only ever adds time. The aim is 1 million for `least_request` on `homog70`.
+//! Run by `cargo bench -p intelliproxy-lab`. Reports the fastest of several runs, because other
+//! work of the machine only adds time. The aim is 1 million for `least_request` on `homog70`.
 use std::time::Instant;
 
 use intelliproxy_lab::{Contender, catalogue, run};

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Gives its bytes in pieces of a fixed size, then ends.
+/// Returns its bytes in pieces of a fixed size, then ends.
 struct Pieces<'a> {
     bytes: &'a [u8],
     size: usize,
@@ -39,7 +39,7 @@ fn read_all(bytes: &[u8], size: usize) -> (Vec<Request>, Result<(), String>) {
     (requests, end)
 }
 
-/// Reads the input whole, in pieces of seven bytes and byte by byte: the result must be the same.
+/// Reads the input whole, in pieces of seven bytes and byte by byte. The results must be equal.
 #[track_caller]
 fn read(input: &str) -> (Vec<Request>, Result<(), String>) {
     let whole = read_all(input.as_bytes(), usize::MAX);
@@ -59,7 +59,7 @@ fn read_one(input: &str) -> Request {
 
 /// Targets select their response in origin and absolute form, with and without a query.
 #[test]
-fn targets_select_the_answer() {
+fn targets_select_the_response() {
     for (target, expected) in [
         ("/health", Path::Health),
         ("/health?verbose=1", Path::Health),
@@ -94,7 +94,7 @@ fn persistence_follows_version_and_options() {
     }
 }
 
-/// Bodies of both framings are skipped exactly: the pipelined request behind each is found.
+/// Bodies of both framings are skipped exactly: the pipelined request after each is found.
 #[test]
 fn bodies_are_skipped_exactly() {
     let long = format!("POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 40000\r\n\r\n{:040000}", 1);
@@ -114,8 +114,8 @@ fn bodies_are_skipped_exactly() {
     }
 }
 
-/// Malformed and ambiguous requests are refused by name, and nothing behind them is read as a
-/// request.
+/// Errors for malformed and ambiguous requests name the fault, and no bytes after them are read as
+/// a request.
 #[test]
 fn bad_input_is_refused() {
     let many_fields = format!("GET / HTTP/1.1\r\nHost: b\r\n{}\r\n", "X: y\r\n".repeat(FIELDS_MAX));
@@ -159,7 +159,7 @@ fn bad_input_is_refused() {
     }
 }
 
-/// The largest head and the largest number of fields still pass.
+/// The largest head and the largest number of fields are accepted.
 #[test]
 fn limits_are_inclusive() {
     let head = |path: &str| format!("GET /{path} HTTP/1.1\r\nHost: b\r\n\r\n");
@@ -203,7 +203,7 @@ fn continue_is_expected_with_a_body_only() {
     }
 }
 
-/// Answers carry their length always, their body not for HEAD, and the connection's fate.
+/// Responses always have a length, a body except for HEAD, and the fate of the connection.
 #[test]
 fn replies_are_framed() {
     let reply = Reply { status: "200 OK", content_type: "text/plain", date: "now", body: b"hello" };

@@ -2,7 +2,7 @@ use super::*;
 
 const ROUNDS: usize = 200_000;
 
-/// Fates of `count` requests of one kind, `gap` apart.
+/// Returns the fates of `count` requests of one kind, `gap` apart.
 fn fates(parameters: &Parameters, seed: u64, kind: RequestKind, count: usize) -> Vec<Fate> {
     let mut model = Model::new(parameters.clone(), seed, Instant::ZERO);
     let mut now = Instant::ZERO;
@@ -23,7 +23,7 @@ fn assert_near(measured: f64, expected: f64, tolerance: f64) {
     assert!((measured - expected).abs() <= tolerance, "{measured} is not {expected} ± {tolerance}");
 }
 
-/// The same seed gives the same fates and the same queue, another seed others.
+/// The same seed gives the same fates and the same queue, another seed gives others.
 #[test]
 fn a_seed_decides_everything() {
     let run = |seed| fates(&Parameters::default(), seed, RequestKind::Ping, 2_000);
@@ -42,8 +42,8 @@ fn a_seed_decides_everything() {
     assert_ne!(queue(7), queue(8));
 }
 
-/// The share of lost pings is the one that the channel's stationary distribution gives: bad for
-/// pGtoB / (pGtoB + pBtoG) = 3/11 of the requests.
+/// The share of lost pings agrees with the channel's stationary distribution: bad for pGtoB /
+/// (pGtoB + pBtoG) = 3/11 of the requests.
 #[test]
 fn pings_are_lost_as_the_channel_says() {
     let parameters = Parameters { overload_drop_multiplier: 0.0, ..Parameters::default() };
@@ -52,7 +52,7 @@ fn pings_are_lost_as_the_channel_says() {
     assert_near(share(&fates, |fate| *fate == Fate::Dropped), expected, 0.005);
 }
 
-/// Losses come in bursts: after a lost ping the next one is lost far more often than on average.
+/// Losses come in bursts: after a lost ping the next one is lost much more often than on average.
 #[test]
 fn losses_come_in_bursts() {
     let parameters = Parameters { overload_drop_multiplier: 0.0, ..Parameters::default() };
@@ -65,7 +65,7 @@ fn losses_come_in_bursts() {
 
 /// Errors and slow responses have their configured shares, independent of each other.
 #[test]
-fn errors_and_slow_answers_have_their_shares() {
+fn errors_and_slow_responses_have_their_shares() {
     let parameters = Parameters {
         error_rate: 0.03,
         slow_rate: 0.08,
@@ -85,7 +85,7 @@ fn errors_and_slow_answers_have_their_shares() {
     assert_near(is(false, Duration::ZERO), 0.97 * 0.92, 0.002);
 }
 
-/// Changing one rate leaves the draws of the others where they were.
+/// A change of one rate does not change the draws of the others.
 #[test]
 fn a_rate_does_not_shift_the_draws_of_another() {
     let lossy = Parameters { loss_in_g: 0.2, ..Parameters::faultless() };
@@ -105,10 +105,11 @@ fn a_rate_does_not_shift_the_draws_of_another() {
     assert_eq!(dropped(&lossy), dropped(&slow));
 }
 
-/// Lost traffic is late by doubling retransmissions instead of unanswered: with half of the packets
-/// lost, half of the requests are on time, a quarter late by 200 ms, an eighth by 600 ms.
+/// Lost traffic is late by doubling retransmissions, not without a response: with half of the
+/// packets lost, half of the requests are on time, a quarter are late by 200 ms, an eighth by 600
+/// ms.
 #[test]
-fn lost_traffic_is_late_not_unanswered() {
+fn lost_traffic_is_late_and_gets_a_response() {
     let parameters = Parameters { loss_in_g: 0.5, ..Parameters::faultless() };
     let fates = fates(&parameters, 5, RequestKind::Traffic, ROUNDS);
     let late_by = |delay_ms| {
@@ -122,7 +123,7 @@ fn lost_traffic_is_late_not_unanswered() {
     }
 }
 
-/// When everything is lost, no ping gets a response and all traffic is late by the bounded maximum.
+/// If everything is lost, no ping gets a response and all traffic is late by the bounded maximum.
 #[test]
 fn total_loss_is_bounded_for_traffic() {
     let parameters = Parameters { loss_in_g: 1.0, ..Parameters::faultless() };
@@ -133,8 +134,8 @@ fn total_loss_is_bounded_for_traffic() {
     assert!(traffic.iter().all(|fate| *fate == Fate::Answered(late)));
 }
 
-/// With `Faults::Health` traffic meets no fault and takes no draw: the pings' fates are the same
-/// with and without traffic between them.
+/// With `Faults::Health` traffic has no fault and takes no draw: the pings' fates are the same with
+/// and without traffic between them.
 #[test]
 fn health_faults_spare_traffic() {
     let parameters = Parameters { faults: Faults::Health, ..Parameters::default() };
@@ -149,7 +150,7 @@ fn health_faults_spare_traffic() {
     }
 }
 
-/// The queue stays within its bounds, moves by at most a sixteenth a step, and reaches both ends.
+/// The queue stays within its bounds, moves by at most a sixteenth per step, and reaches both ends.
 #[test]
 fn the_queue_walks_within_its_bounds() {
     let mut model = Model::new(Parameters::default(), 8, Instant::ZERO);
@@ -165,8 +166,8 @@ fn the_queue_walks_within_its_bounds() {
     assert!(seen.iter().all(|was_seen| *was_seen), "the walk misses lengths");
 }
 
-/// The queue at a given time does not depend on the number of times passed in; time that goes back
-/// or stands still changes nothing.
+/// The queue at a given time does not depend on the number of calls. A time that goes back or
+/// stands still changes nothing.
 #[test]
 fn the_queue_depends_on_time_not_on_calls() {
     let mut often = Model::new(Parameters::default(), 9, Instant::ZERO);
@@ -182,7 +183,7 @@ fn the_queue_depends_on_time_not_on_calls() {
     assert_eq!(once.queue(), before);
 }
 
-/// A silence of years costs a bounded number of steps and keeps the clock of the walk.
+/// A silence of years costs a bounded number of steps, and the clock of the walk stays correct.
 #[test]
 fn a_long_silence_is_bounded() {
     let mut model = Model::new(Parameters::default(), 10, Instant::ZERO);
@@ -191,7 +192,7 @@ fn a_long_silence_is_bounded() {
     assert!(Instant::FAR_FUTURE.since(model.queue_stepped_at) < QUEUE_STEP);
 }
 
-/// Loss grows from the channel's at 80 % of the queue to the multiplier's on top at 100 %.
+/// Additional loss grows from 0 at 80 % of the queue to the multiplier at 100 %.
 #[test]
 fn overload_adds_loss() {
     let parameters = Parameters { queue_max: 100, loss_in_g: 0.1, ..Parameters::default() };
@@ -204,7 +205,7 @@ fn overload_adds_loss() {
     }
 }
 
-/// New parameters hold from the next request on, and the queue fits its new maximum at once.
+/// New parameters apply from the next request on, and the queue fits its new maximum at once.
 #[test]
 fn parameters_change_while_it_runs() {
     let mut model = Model::new(Parameters::default(), 12, Instant::ZERO);

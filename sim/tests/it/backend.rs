@@ -1,4 +1,4 @@
-//! A real backend on a free port, asked over real sockets.
+//! A real backend on a free port, tested over real sockets.
 use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -16,9 +16,9 @@ fn slow(slow_ms: u32) -> Parameters {
     Parameters { slow_rate: 1.0, slow_ms, ..Parameters::faultless() }
 }
 
-/// Every path is answered as documented, on one connection that stays open.
+/// Every path has its documented response, on one connection that stays open.
 #[test]
-fn answers_on_a_kept_connection() {
+fn responds_on_a_kept_connection() {
     let backend = start(Parameters::faultless());
     let mut client = Client::connect(backend.port());
     let hello = format!("Hello from backend on port {}", backend.port());
@@ -33,7 +33,7 @@ fn answers_on_a_kept_connection() {
     assert_eq!((counters.requests, counters.pings, counters.polls), (2, 1, 0));
 }
 
-/// All addresses that the backend names answer; 127.0.0.1 is always among them.
+/// All addresses of the backend accept requests. 127.0.0.1 is always one of them.
 #[test]
 fn listens_on_every_loopback_address() {
     let backend = start(Parameters::faultless());
@@ -45,9 +45,9 @@ fn listens_on_every_loopback_address() {
     }
 }
 
-/// Requests sent at once are answered in order, up to the one that closes.
+/// Requests sent in one piece get responses in order, up to the one that closes.
 #[test]
-fn pipelined_requests_are_answered_in_order() {
+fn pipelined_requests_are_served_in_order() {
     let backend = start(Parameters::faultless());
     let mut client = Client::connect(backend.port());
     client.send(
@@ -64,7 +64,7 @@ fn pipelined_requests_are_answered_in_order() {
     assert_eq!(backend.counters().requests, 1);
 }
 
-/// Large bodies of both framings are taken, and the connection serves on.
+/// Large bodies of both framings are accepted, and the connection serves on.
 #[test]
 fn bodies_are_read_and_forgotten() {
     let backend = start(Parameters::faultless());
@@ -84,7 +84,7 @@ fn bodies_are_read_and_forgotten() {
     assert_eq!(client.get("/health").body, "OK");
 }
 
-/// HEAD gets the fields of GET and no body: the next answer follows at once.
+/// HEAD gets the fields of GET and no body: the next response follows at once.
 #[test]
 fn head_has_no_body() {
     let backend = start(Parameters::faultless());
@@ -94,9 +94,9 @@ fn head_has_no_body() {
     assert_eq!(client.get("/health").body, "OK");
 }
 
-/// A client that asks first gets 100 (Continue) before it sends its body.
+/// A client that sends `Expect` gets 100 (Continue) before it sends its body.
 #[test]
-fn continue_is_answered_first() {
+fn continue_comes_first() {
     let backend = start(Parameters::faultless());
     let mut client = Client::connect(backend.port());
     client.send("POST / HTTP/1.1\r\nHost: b\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
@@ -105,7 +105,7 @@ fn continue_is_answered_first() {
     assert_eq!(client.response().status, 200);
 }
 
-/// HTTP/1.0 closes by default and keeps the connection when asked to.
+/// HTTP/1.0 closes by default, and keeps the connection on request.
 #[test]
 fn http_10_is_served() {
     let backend = start(Parameters::faultless());
@@ -117,8 +117,8 @@ fn http_10_is_served() {
     assert_eq!(client.rest(), b"");
 }
 
-/// Bytes that are not a request get 400 and the connection is closed, without a reset of the
-/// response although much is left unread.
+/// Bytes that are not a request get 400 and the connection is closed. The response is not lost to a
+/// reset, although many bytes are unread.
 #[test]
 fn bad_requests_are_refused() {
     let backend = start(Parameters::faultless());
@@ -133,7 +133,7 @@ fn bad_requests_are_refused() {
     assert_eq!((counters.malformed, counters.requests), (1, 0));
 }
 
-/// The report has all its fields with their types, and is no ping.
+/// The report has all its fields with their types, and is not a ping.
 #[test]
 fn metrics_are_reported() {
     let parameters = Parameters { slow_ms: 7, queue_max: 9, ..Parameters::faultless() };
@@ -159,7 +159,7 @@ fn metrics_are_reported() {
     assert_eq!((counters.polls, counters.pings, counters.requests), (1, 0, 0));
 }
 
-/// CPU work shows in the report after a second of it; how much depends on what else runs here.
+/// CPU work shows in the report after a second. Its amount depends on other work of the machine.
 #[cfg(target_os = "linux")]
 #[test]
 fn cpu_work_is_measured() {
@@ -172,9 +172,9 @@ fn cpu_work_is_measured() {
     });
 }
 
-/// A dropped ping gets no byte, neither while the client waits nor when the backend ends.
+/// A dropped ping gets no byte, neither while the client waits nor at the end of the backend.
 #[test]
-fn a_dropped_ping_is_never_answered() {
+fn a_dropped_ping_gets_no_response() {
     let backend = start(Parameters { loss_in_g: 1.0, ..Parameters::faultless() });
     let mut client = Client::connect(backend.port());
     client.send("GET /health HTTP/1.1\r\nHost: b\r\n\r\n");
@@ -187,7 +187,7 @@ fn a_dropped_ping_is_never_answered() {
     assert_eq!(client.rest(), b"");
 }
 
-/// A client that gives up waiting takes its connection with it.
+/// The connection of a client that gives up waiting is freed.
 #[test]
 fn a_client_that_leaves_frees_its_connection() {
     let backend = start(Parameters { loss_in_g: 1.0, ..Parameters::faultless() });
@@ -198,9 +198,10 @@ fn a_client_that_leaves_frees_its_connection() {
     wait_until("the connection is gone", || backend.counters().connections_open == 0);
 }
 
-/// `Faults::Health` strikes pings only, `Faults::All` traffic, too; changed while it runs.
+/// `Faults::Health` affects pings only, `Faults::All` also traffic. The setting can change at run
+/// time.
 #[test]
-fn faults_strike_whom_they_should() {
+fn faults_affect_the_chosen_requests() {
     let failing = |faults| Parameters { error_rate: 1.0, faults, ..Parameters::faultless() };
     let backend = start(failing(Faults::Health));
     let mut client = Client::connect(backend.port());
@@ -212,9 +213,9 @@ fn faults_strike_whom_they_should() {
     assert_eq!(backend.counters().errors, 3);
 }
 
-/// Slow answers come no sooner than their time.
+/// Slow responses come no sooner than their delay.
 #[test]
-fn slow_answers_take_their_time() {
+fn slow_responses_take_their_time() {
     let backend = start(slow(80));
     let start = Instant::now();
     assert_eq!(Client::connect(backend.port()).get("/").status, 200);
@@ -222,7 +223,7 @@ fn slow_answers_take_their_time() {
     assert_eq!(backend.counters().delayed, 1);
 }
 
-/// Parameters out of range are refused at the start and later, and the old ones stay.
+/// Parameters out of range are refused at the start and later, and the current ones stay.
 #[test]
 fn bad_parameters_are_refused() {
     let bad = Parameters { loss_in_b: 1.5, ..Parameters::faultless() };
@@ -234,7 +235,7 @@ fn bad_parameters_are_refused() {
     assert_eq!(backend.parameters(), Parameters::faultless());
 }
 
-/// One connection more than the maximum is answered 503; one that ends makes room.
+/// A connection above the maximum gets 503. A connection that ends makes room.
 #[test]
 fn connections_are_bounded() {
     let config = Config { connections_max: 2, ..Config::faultless() };
@@ -251,7 +252,7 @@ fn connections_are_bounded() {
     assert_eq!(Client::connect(backend.port()).get("/").status, 200);
 }
 
-/// Killed, a backend cuts the answer in progress and refuses connections; another one takes its
+/// A killed backend cuts the response in progress and refuses connections. Another one can take its
 /// port at once.
 #[test]
 fn a_killed_backend_is_gone_and_replaceable() {
@@ -268,10 +269,10 @@ fn a_killed_backend_is_gone_and_replaceable() {
     assert_eq!(Client::connect(successor.port()).get("/").status, 200);
 }
 
-/// Stopped, a backend finishes the answer in progress, says that it closes, and drops idle
+/// A stopped backend finishes the response in progress with `Connection: close`, and drops idle
 /// connections.
 #[test]
-fn a_stopped_backend_finishes_its_answers() {
+fn a_stopped_backend_finishes_its_responses() {
     let backend = start(Parameters::faultless());
     let mut idle = Client::connect(backend.port());
     assert_eq!(idle.get("/").status, 200);
@@ -285,7 +286,7 @@ fn a_stopped_backend_finishes_its_answers() {
     assert_eq!((busy.rest(), idle.rest()), (vec![], vec![]));
 }
 
-/// Stopping does not wait for answers to clients that have gone.
+/// Stopping does not wait for responses to clients that have gone.
 #[test]
 fn a_stop_does_not_wait_for_clients_that_left() {
     let backend = start(slow(600_000));
@@ -296,18 +297,18 @@ fn a_stop_does_not_wait_for_clients_that_left() {
     assert!(backend.stop(DEADLINE), "no connection is left to wait for");
 }
 
-/// Stopping cuts what takes longer than it may.
+/// Stopping cuts responses that take longer than its limit.
 #[test]
 fn a_stop_is_bounded() {
     let backend = start(slow(600_000));
     let mut client = Client::connect(backend.port());
     client.send("GET / HTTP/1.1\r\nHost: b\r\n\r\n");
     wait_until("the request is in progress", || backend.counters().requests == 1);
-    assert!(!backend.stop(Duration::from_millis(20)), "the answer had to be cut");
+    assert!(!backend.stop(Duration::from_millis(20)), "the response had to be cut");
     assert_eq!(client.rest(), b"");
 }
 
-/// A port that is taken is said to be, with its address.
+/// A taken port is reported with its address.
 #[test]
 fn a_taken_port_is_refused() {
     let backend = start(Parameters::faultless());

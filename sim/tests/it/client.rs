@@ -1,19 +1,20 @@
-//! A plain HTTP/1.1 client for tests: bytes out, answers in, a deadline on every read.
+//! A plain HTTP/1.1 client for tests. It sends bytes, parses responses, and has a deadline on every
+//! read.
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Far longer than anything here takes; only a failing test waits this long.
+/// Much longer than anything here takes: only a failing test waits this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A connection and what has come over it.
+/// A connection and its received bytes.
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     unread: Vec<u8>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -36,13 +37,13 @@ impl Client {
         self.stream.write_all(bytes.as_ref()).expect("a connection that takes bytes");
     }
 
-    /// Sends a GET request and reads its answer.
+    /// Sends a GET request and reads its response.
     pub(crate) fn get(&mut self, path: &str) -> Response {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: b\r\n\r\n"));
         self.response()
     }
 
-    /// Reads an answer with its body.
+    /// Reads a response with its body.
     pub(crate) fn response(&mut self) -> Response {
         let mut response = self.response_head();
         let length = response
@@ -56,7 +57,7 @@ impl Client {
         response
     }
 
-    /// Reads an answer without a body, whatever its Content-Length says.
+    /// Reads a response without a body, whatever its Content-Length.
     pub(crate) fn response_head(&mut self) -> Response {
         let end = loop {
             match self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -72,7 +73,7 @@ impl Client {
         Response { status, head, body: String::new() }
     }
 
-    /// Reads to the end of the connection; a reset is an end, too.
+    /// Reads to the end of the connection. A reset is an end, too.
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         match self.stream.read_to_end(&mut self.unread) {
             Ok(_) => {}
@@ -84,8 +85,8 @@ impl Client {
 
     fn fill(&mut self) {
         let mut piece = [0; 4096];
-        let count = self.stream.read(&mut piece).expect("more of the answer in time");
-        assert_ne!(count, 0, "the connection ended within an answer");
+        let count = self.stream.read(&mut piece).expect("more of the response in time");
+        assert_ne!(count, 0, "the connection ended within a response");
         self.unread.extend_from_slice(&piece[..count]);
     }
 }
@@ -100,7 +101,7 @@ impl Response {
     }
 }
 
-/// Waits until something holds; fails the test with `what` when it does not in time.
+/// Waits until `holds` returns true. Fails the test with `what` at the deadline.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + DEADLINE;

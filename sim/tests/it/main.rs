@@ -1,4 +1,4 @@
-//! Backends and programs as their users meet them: over real sockets, as real processes.
+//! Backends and programs as users run them: over real sockets, as real processes.
 mod backend;
 mod client;
 mod programs;

@@ -1,4 +1,4 @@
-//! The programs `sim` and `all` as processes: what they print, how they end, what they leave.
+//! The programs `sim` and `all` as processes: their output, their ends, and their leftovers.
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
@@ -9,7 +9,7 @@ use intelliproxy_sim::{Backend, Config};
 
 use crate::client::{Client, DEADLINE, wait_until};
 
-/// A running program whose lines can be waited for. Dropping it kills it.
+/// A running program whose lines a test can wait for. Dropping it kills it.
 struct Program {
     child: Child,
     lines: Receiver<String>,
@@ -72,7 +72,7 @@ impl Program {
     }
 
     fn exit_code(&mut self) -> Option<i32> {
-        // The lines end when the process and all that hold its pipes have ended.
+        // The lines end when the process and all other holders of its pipes have ended.
         while let Ok(line) = self.lines.recv_timeout(DEADLINE) {
             self.seen.push(line);
         }
@@ -82,7 +82,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Fails when it has ended, as it should have.
+        // Fails if it has ended, as it should have.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -104,7 +104,7 @@ fn is_refused(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_err()
 }
 
-/// Starts the demonstration on free ports and waits for its introduction; returns the ports of the
+/// Starts the demonstration on free ports and waits for its introduction. Returns the ports of the
 /// proxy, A and B.
 fn start_all(variables: &[(&str, &str)]) -> (Program, [u16; 3]) {
     let mut command = all();
@@ -136,7 +136,7 @@ fn sim_serves_until_a_signal() {
     }
 }
 
-/// A bad option is one line that names it, exit code 2; so is a bad variable.
+/// A bad option is one line with its name, and exit code 2. So is a bad variable.
 #[test]
 fn sim_refuses_bad_options() {
     let by_flag = output(sim().env_clear().args(["A", "--slow-rate", "2"]));
@@ -148,7 +148,7 @@ fn sim_refuses_bad_options() {
     assert!(String::from_utf8_lossy(&by_variable.stderr).contains("ERR_RATE: must be "));
 }
 
-/// A taken port is one clear line, exit code 1.
+/// A taken port is one clear line, and exit code 1.
 #[test]
 fn sim_refuses_a_taken_port() {
     let backend = Backend::start(Config::faultless()).expect("a backend");
@@ -161,7 +161,7 @@ fn sim_refuses_a_taken_port() {
     );
 }
 
-/// Help is printed on stdout, exit code 0.
+/// Help is printed on stdout, with exit code 0.
 #[test]
 fn help_is_printed() {
     for (mut command, word) in [(sim(), "OVERLOAD_DROP_MULTIPLIER"), (all(), "A_PORT")] {
@@ -171,8 +171,8 @@ fn help_is_printed() {
     }
 }
 
-/// `all` runs the three, passes requests through the proxy to a server, and on a signal ends them
-/// all with exit code 0.
+/// `all` runs the three processes, passes requests through the proxy to a server, and ends them all
+/// on a signal with exit code 0.
 #[test]
 fn all_serves_until_a_signal() {
     for name in ["-INT", "-TERM"] {
@@ -190,10 +190,10 @@ fn all_serves_until_a_signal() {
     }
 }
 
-/// A request in flight when the signal comes is still answered: the proxy ends first and waits for
+/// A request in flight at the signal still gets its response: the proxy ends first and waits for
 /// it, and the servers run until then.
 #[test]
-fn requests_in_flight_are_answered() {
+fn requests_in_flight_get_their_responses() {
     let (mut program, [proxy, ..]) = start_all(&[
         ("SIM_LOG", "debug"),
         ("SLOW_RATE", "1"),
@@ -210,7 +210,7 @@ fn requests_in_flight_are_answered() {
     assert_eq!(program.exit_code(), Some(0), "{:#?}", program.seen);
 }
 
-/// Even when `all` is killed outright, nothing is left running.
+/// Even if `all` is killed, no process is left.
 #[test]
 fn nothing_outlives_a_killed_launcher() {
     let (mut program, ports) = start_all(&[]);
@@ -218,7 +218,7 @@ fn nothing_outlives_a_killed_launcher() {
     wait_until("all ports are free", || ports.into_iter().all(is_refused));
 }
 
-/// When one of the three ends by itself, the others end, too; which one it was is said, exit code 1.
+/// If one of the three ends by itself, the others end, too. A line names it, with exit code 1.
 #[test]
 fn all_end_when_one_does() {
     let ports = [("A_PORT", "0"), ("B_PORT", "0"), ("ADMIN_PORT", "0")];
@@ -231,7 +231,7 @@ fn all_end_when_one_does() {
     assert!(said("--no-such-option"), "{:#?}", program.seen);
 }
 
-/// A bad variable is one line that names it, exit code 2.
+/// A bad variable is one line with its name, and exit code 2.
 #[test]
 fn all_refuses_bad_variables() {
     let output = output(all().env_clear().env("A_PORT", "x"));

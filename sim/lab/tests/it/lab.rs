@@ -1,4 +1,4 @@
-//! The lab checks itself: against queueing theory, against itself, and against its golden table.
+//! The lab's own checks: queueing theory, repeatability, and golden tables.
 use std::fmt::Write;
 use std::{env, fs};
 
@@ -7,8 +7,8 @@ use intelliproxy_lab::{
     wide_catalogue,
 };
 
-/// M/M/c: the mean wait, the share that waits and the mean in service agree with Erlang's C
-/// formula within 3 %, for one worker and for several, at light and at heavy load.
+/// M/M/c: the mean wait, the share of waiting requests and the mean number in service agree with
+/// Erlang's C formula within 3 %, for one worker and for several, at light and at heavy load.
 #[test]
 fn agrees_with_erlang_c() {
     for (workers, load) in [(1, 0.5), (1, 0.8), (4, 0.7), (16, 0.9)] {
@@ -30,7 +30,7 @@ fn agrees_with_erlang_c() {
     }
 }
 
-/// The chance that a request waits at `workers` servers of this load.
+/// Returns the chance that a request waits at `workers` servers with this load.
 fn erlang_c(workers: u32, load: f64) -> f64 {
     let offered = f64::from(workers) * load;
     // Erlang B by its recursion.
@@ -39,7 +39,7 @@ fn erlang_c(workers: u32, load: f64) -> f64 {
     blocked / (1.0 - load * (1.0 - blocked))
 }
 
-/// The same seed gives the same bits, another seed others.
+/// The same seed gives the same bits, another seed gives others.
 #[test]
 fn same_seed_same_bits() {
     for scenario in short_scenarios(0.003) {
@@ -53,8 +53,8 @@ fn same_seed_same_bits() {
     }
 }
 
-/// Every contender sees the same arrivals with the same luck, and no request is lost on the way:
-/// with no warm-up, all that arrived are counted.
+/// Every contender gets the same arrivals with the same draws, and no request is lost: without a
+/// warm-up all arrived requests are counted.
 #[test]
 fn equal_arrivals_for_all() {
     for scenario in short_scenarios(0.003) {
@@ -69,9 +69,9 @@ fn equal_arrivals_for_all() {
     }
 }
 
-/// A learner whose costs are inverted is demoted by its guard, with the default slice, within the
-/// first three seconds (3600 requests; of 20 seeds the slowest takes 2.2 s), and from then on p99
-/// is that of `least_request`; without its guard it is over twice as long.
+/// The guard demotes a learner with inverted costs within the first three seconds, with the default
+/// slice (3600 requests; the slowest of 20 seeds takes 2.2 s). From then on its p99 is that of
+/// `least_request`. Without the guard it is more than twice as long.
 #[test]
 fn a_broken_learner_is_demoted() {
     let mut unguarded = five_at_60_percent();
@@ -89,10 +89,10 @@ fn a_broken_learner_is_demoted() {
     }
 }
 
-/// Whatever was wrong with it, within 10 s of its recovery a backend has its full share again under
-/// `learned`, in the middle one of three runs: of the requests of some second by then it gets 0.9 of
-/// a fifth, and of those of the ten seconds after that 0.85. (How soon trials show that a slow one
-/// is fast again is a matter of luck, too: 1 to 20 s in sixty runs.)
+/// Under `learned` a backend has its full share again within 10 s of its recovery, whatever its
+/// fault was, in the median of three runs. In some second until then it gets 0.9 of a fifth of the
+/// requests, and in the ten seconds after that 0.85. (The time until trials show that a slow
+/// backend is fast again is random: 1 to 20 s in sixty runs.)
 #[test]
 fn a_recovered_backend_has_its_share_again() {
     for (name, end) in [("brownout", 50), ("sinkhole", 50), ("blackhole", 40)] {
@@ -117,7 +117,7 @@ fn a_recovered_backend_has_its_share_again() {
     }
 }
 
-/// Five equal backends, the first three seconds not counted.
+/// Returns five equal backends. The first three seconds are not counted.
 fn five_at_60_percent() -> Scenario {
     Scenario {
         duration_s: 8.0,
@@ -129,9 +129,10 @@ fn five_at_60_percent() -> Scenario {
     }
 }
 
-/// `score` under more than all can do: the current backend is full first and turns away, and the
-/// rest share what there is, so that it fails no more than a point above `p2c`. The same for
-/// proxies that share a small fleet and know nothing of each other.
+/// `score` under more load than all backends can serve: the current backend fills first and refuses
+/// requests, and the others share the rest, so that at most one percentage point more requests fail
+/// than under `p2c`. The same holds for proxies that share a small fleet without knowing of each
+/// other.
 #[test]
 fn score_shares_what_is_too_much() {
     let group = BackendGroup { queue: 32, ..BackendGroup::default() };
@@ -166,9 +167,9 @@ fn score_shares_what_is_too_much() {
     }
 }
 
-/// The golden tables: results of policies on short runs of the named scenarios. A change of one
-/// is a change of behaviour, to be reviewed line by line and explained where it is made.
-/// `INTELLIPROXY_GOLDEN=write cargo test -p intelliproxy-lab golden` writes them again.
+/// The golden tables: results of policies on short runs of the named scenarios. A change in a table
+/// is a change of behaviour: review it line by line and explain it in the commit.
+/// `INTELLIPROXY_GOLDEN=write cargo test -p intelliproxy-lab golden` writes the tables again.
 #[test]
 fn golden_table() {
     let contenders = Contender::all();
@@ -198,7 +199,7 @@ fn golden_table() {
     compare_with_golden(&table, "lab.txt");
 }
 
-/// The same of the second catalogue, with the baselines: the way of each figure into its column.
+/// The same for the second catalogue, with the baselines. It also checks the column of each figure.
 #[test]
 fn golden_table_wide() {
     let names = "oracle score learned least_request p2c envoy haproxy nginx local_oracle";
@@ -219,7 +220,7 @@ fn golden_table_wide() {
     );
     let known = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.1}"));
     for scenario in wide_catalogue() {
-        // Those of a request a second are short as they are.
+        // The scenarios with one request per second are short already.
         let scale = if scenario.duration_s == 600.0 { 0.5 } else { 0.05 };
         let scenario = scenario.scaled(scale);
         let result = run_all(&scenario, &contenders, &[1]).expect("it runs");
@@ -258,8 +259,8 @@ fn compare_with_golden(table: &str, file: &str) {
     assert_eq!(table.lines().count(), golden.lines().count(), "lines of {path}");
 }
 
-/// The named scenarios in little: a part of their time and, but for the fleet's, all their
-/// backends.
+/// Returns short versions of the named scenarios: a part of their time and, except in the fleet's,
+/// all their backends.
 fn short_scenarios(scale: f64) -> Vec<Scenario> {
     let scenarios = catalogue().into_iter().map(|scenario| {
         let mut short = scenario.scaled(scale);

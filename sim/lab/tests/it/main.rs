@@ -1,3 +1,3 @@
-//! The lab as its users meet it.
+//! The lab through its public interface.
 mod lab;
 mod wide;

@@ -1,8 +1,8 @@
-//! The lab beyond requests that are all alike: traces, classes, clients, streams,
-//! retries, refusals, distances. Every scenario here is small enough for its figures to be known.
+//! The lab's special requests: traces, classes, clients, streams, retries, refusals, distances.
+//! Every scenario here is so small that its figures are known.
 use intelliproxy_lab::{Contender, Run, Scenario, run};
 
-/// Runs a scenario under a contender.
+/// Runs a scenario for a contender.
 #[track_caller]
 fn play(json: &str, contender: &str) -> Run {
     play_trace(json, "", contender)
@@ -20,8 +20,8 @@ fn assert_near(value: f64, expected: f64) {
     assert!((value - expected).abs() <= 1e-3 * expected.abs().max(1e-6), "{value} {expected}");
 }
 
-/// A trace is played as it stands: three requests of 10, 20 and 60 ms, far apart; at twice its rate
-/// they meet at the only worker.
+/// A trace is played as recorded: three requests of 10, 20 and 60 ms, far apart. At a higher rate
+/// they overlap at the only worker.
 #[test]
 fn traces_are_played() {
     let csv = "5,10\n5.1,20\n5.2,60\n";
@@ -34,14 +34,14 @@ fn traces_are_played() {
         assert_near(figures.p50_ms, 21.0);
         assert_near(figures.p99_ms, 61.0);
     }
-    // 5 ms between two: the second waits 5 ms, the third 20.
+    // At 5 ms between two, the second waits 5 ms and the third 20.
     let rate = r#""rate": { "perSecond": 200 }"#;
     let json = format!(r#"{{ "arrivals": {{ "trace": "t", {rate} }}, "rttMs": 1, {backends} }}"#);
     assert_near(play_trace(&json, csv, "oracle").figures.mean_ms, (11.0 + 26.0 + 81.0) / 3.0);
 }
 
-/// Without retries the third of the requests that a dead backend refuses fails; with them none
-/// does, and each attempt is counted where it went.
+/// Without retries the requests that a dead backend refuses fail. With retries none fails, and each
+/// attempt is counted at its backend.
 #[test]
 fn refused_requests_are_tried_elsewhere() {
     let json = |retries: &str| {
@@ -63,7 +63,8 @@ fn refused_requests_are_tried_elsewhere() {
     assert!(one.failed > 0);
 }
 
-/// A process that ends cuts what it holds: with retries only what may not be sent again is lost.
+/// A process that ends cuts its current requests. With retries only those that may not be repeated
+/// are lost.
 #[test]
 fn a_crash_cuts_what_it_holds() {
     let json = |idempotent: bool| {
@@ -79,13 +80,13 @@ fn a_crash_cuts_what_it_holds() {
     for contender in ["learned", "least_request", "haproxy"] {
         assert_eq!(play(&json(true), contender).figures.failed, 0, "{contender}");
         let lost = play(&json(false), contender).figures.failed;
-        // Four requests are at each on average, eight at most.
+        // Each backend has four requests on average, eight at most.
         assert!((1..=8).contains(&lost), "{contender}: {lost}");
     }
 }
 
-/// Requests turned away go elsewhere when that is allowed; the one that is turned away everywhere
-/// fails.
+/// Refused requests go to another backend if that is permitted. A request that every backend
+/// refuses fails.
 #[test]
 fn refusals_are_tried_elsewhere() {
     let json = |refused: bool, count: u32| {
@@ -104,8 +105,8 @@ fn refusals_are_tried_elsewhere() {
     assert_eq!(all.failed, all.requests);
 }
 
-/// A rate limit lets its rate pass and what was saved up in a second: of 100 a second for 10 s
-/// through a limit of 60 about 400 are turned away.
+/// A rate limit permits its rate and one second's worth saved up: of 100 requests a second for 10 s
+/// at a limit of 60, about 400 are refused.
 #[test]
 fn rate_limits_hold() {
     let json = r#"{ "durationS": 10, "arrivals": { "rate": { "perSecond": 100 } },
@@ -115,10 +116,10 @@ fn rate_limits_hold() {
     assert!((590..=661).contains(&passed), "{passed}");
 }
 
-/// Time for a client's upload and download is not latency, and holds no worker: one
-/// worker serves 20 requests a second of 10 ms each, although each upload takes a second.
+/// The time of a client's upload and download is not latency, and uses no worker: one worker serves
+/// 20 requests a second of 10 ms each, although each upload takes a second.
 #[test]
-fn slow_clients_hold_nobody_up() {
+fn slow_clients_use_no_worker() {
     let json = r#"{ "durationS": 10, "rttMs": 1, "arrivals": { "trace": "t" },
         "classes": [{ "uploadMs": { "constant": 1000 }, "downloadMs": { "constant": 1000 } }],
         "backends": [{ "workers": 1 }] }"#;
@@ -131,7 +132,7 @@ fn slow_clients_hold_nobody_up() {
     }
 }
 
-/// Clients that leave count with the time that they waited, are no failures, and those of a silent
+/// Clients that leave count with their waiting time and are not failures. Clients of a silent
 /// backend leave, too.
 #[test]
 fn impatient_clients_leave() {
@@ -146,8 +147,8 @@ fn impatient_clients_leave() {
     }
 }
 
-/// A response that is wrong everywhere, as the class says, is served; a failing class fails with
-/// its share and leaves the other one alone.
+/// A class whose status is an error everywhere counts as served. A failing class fails at its
+/// share, and the other class is not affected.
 #[test]
 fn classes_have_responses_of_their_own() {
     let json = |fault: &str| {
@@ -164,8 +165,8 @@ fn classes_have_responses_of_their_own() {
     assert!((share - 0.45).abs() < 0.04, "{share}");
 }
 
-/// The latency of a stream of tokens is that of its first one, a tenth of the work; its worker is
-/// busy to the end, so that the second of two requests waits for all of the first.
+/// The latency of a stream of tokens is that of the first one, a tenth of the work. Its worker is
+/// busy to the end, so the second of two requests waits for all of the first.
 #[test]
 fn tokens_count_to_the_first() {
     let json = r#"{ "durationS": 10, "rttMs": 1, "arrivals": { "trace": "t" },
@@ -178,8 +179,7 @@ fn tokens_count_to_the_first() {
     }
 }
 
-/// Streams that are cut, by a process that ends or by silence, are failures; nothing waits for
-/// ever.
+/// Streams that are cut, by the end of a process or by silence, are failures. No wait is endless.
 #[test]
 fn cut_streams_fail() {
     for fault in ["crash", "blackHole"] {
@@ -194,7 +194,7 @@ fn cut_streams_fail() {
     }
 }
 
-/// Idle tunnels and event streams hold no worker and end with the run at the latest.
+/// Idle tunnels and event streams use no worker, and end with the run at the latest.
 #[test]
 fn silent_streams_hold_no_worker() {
     for stream in ["tunnel", "events"] {
@@ -223,8 +223,8 @@ fn distances_are_kept() {
     assert_near(play_trace(json, &csv, "oracle").figures.mean_ms, 11.0);
 }
 
-/// With one proxy and no way its own oracle knows all; with eight its p99 is longer than that of
-/// the one that sees everything, and shorter than with counting.
+/// With one proxy and no round trip the oracle of one proxy knows everything. With eight proxies its
+/// p99 is higher than that of the full oracle, and lower than that of `least_request`.
 #[test]
 fn an_oracle_of_one_proxy() {
     let figures = |proxies: u32, contender| {
@@ -243,7 +243,7 @@ fn an_oracle_of_one_proxy() {
     assert!(own < counting, "{own} {counting}");
 }
 
-/// The same seed gives the same bits with everything in one scenario, under every contender.
+/// The same seed gives the same bits for a scenario with all features, with every contender.
 #[test]
 fn everything_at_once_is_reproducible() {
     let json = r#"{

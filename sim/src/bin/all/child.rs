@@ -19,7 +19,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// The name on the command line and before each log line.
+    /// Returns the name on the command line and before each log line.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Proxy => "proxy",
@@ -28,7 +28,7 @@ impl Role {
         }
     }
 
-    /// The name in a sentence.
+    /// Returns the name for a sentence.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Proxy => "the proxy",
@@ -38,7 +38,7 @@ impl Role {
     }
 }
 
-/// A child process. Dropping it kills it if it still runs.
+/// A child process. Dropping it kills a process that still runs.
 pub(crate) struct Child {
     pub(crate) role: Role,
     process: process::Child,
@@ -47,7 +47,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts this executable in a role; its log lines go to `events`.
+    /// Starts this executable in a role. Its log lines go to `events`.
     pub(crate) fn spawn(
         role: Role,
         arguments: &[OsString],
@@ -73,18 +73,18 @@ impl Child {
         Ok(child)
     }
 
-    /// Tells the child to end in order. Repeated calls are harmless.
+    /// Asks the child to end in order. Repeated calls are harmless.
     pub(crate) fn end(&mut self) {
         drop(self.process.stdin.take());
     }
 
-    /// Ends the child at once.
+    /// Kills the child.
     pub(crate) fn kill(&mut self) {
-        // Fails only when it has ended already.
+        // Fails only for a child that has ended already.
         drop(self.process.kill());
     }
 
-    /// Its status once it has ended and all it logged is among the events.
+    /// Returns its status once it has ended and all its log lines are among the events.
     pub(crate) fn status(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.status.is_none() {
             self.status = self.process.try_wait()?;

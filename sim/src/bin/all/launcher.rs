@@ -1,4 +1,4 @@
-//! Starts the three, shows what they log, and ends them together.
+//! Starts the three processes, shows their log lines, and ends them together.
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -18,11 +18,11 @@ use crate::options::Options;
 pub(crate) enum Event {
     /// A child logged a line.
     Line { role: Role, text: String },
-    /// The user, or the system, wants an end.
+    /// The user or the system asks for an end.
     Signal,
 }
 
-/// Why the demonstration ends.
+/// The reason for the end of the demonstration.
 #[derive(Debug)]
 enum Stop {
     Signal,
@@ -36,13 +36,13 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// The launcher and its children, in the order of their end.
+/// The launcher and its children, in the order in which they end.
 pub(crate) struct Launcher {
     children: Vec<Child>,
     events: Receiver<Event>,
     sender: SyncSender<Event>,
     has_colours: bool,
-    /// First address of each child, as its log names it.
+    /// The first address of each child, from its log.
     urls: Vec<(Role, String)>,
     /// The address of the proxy's admin pages.
     admin: Option<String>,
@@ -84,7 +84,7 @@ impl Launcher {
         code
     }
 
-    /// Starts the servers, then the proxy, whose first pings should find them.
+    /// Starts the servers, then the proxy, whose first pings should reach them.
     fn start(&mut self, options: &Options) -> Result<(), Stop> {
         for (role, port) in [(Role::A, options.port_a), (Role::B, options.port_b)] {
             self.spawn(role, &["--port".into(), port.to_string().into()])?;
@@ -108,7 +108,7 @@ impl Launcher {
         arguments.extend(options.proxy_arguments.iter().cloned());
         self.spawn(Role::Proxy, &arguments)?;
         self.watch(Some(START_MAX), |launcher| launcher.url(Role::Proxy).is_some())?;
-        // Let the rest of what they say at their start come first.
+        // Shows the rest of their first lines before the introduction.
         self.watch(Some(LOOK_EVERY), |_| false)?;
         self.introduce(port_a, port_b)
     }
@@ -147,7 +147,8 @@ impl Launcher {
         self.url(role)?.rsplit(':').next()?.parse().ok()
     }
 
-    /// Shows lines until something ends the demonstration, `is_done`, or `wait_max` is over.
+    /// Shows lines until an event ends the demonstration, `is_done` returns true, or `wait_max` is
+    /// over.
     fn watch(
         &mut self,
         wait_max: Option<Duration>,
@@ -188,13 +189,14 @@ impl Launcher {
         self.say("all have ended");
     }
 
-    /// Tells a group to end and waits; kills what has not ended in time or on a further signal.
+    /// Asks a group to end and waits. Kills children that have not ended in time, or on another
+    /// signal.
     fn end_group(&mut self, mut group: Vec<Child>) {
         let deadline = Instant::now() + END_MAX;
         group.iter_mut().for_each(Child::end);
         let mut is_impatient = false;
         loop {
-            // A child whose status is unavailable is killed when it is dropped.
+            // A child with an unavailable status is killed when it is dropped.
             group.retain_mut(|child| matches!(child.status(), Ok(None)));
             if group.is_empty() {
                 return;
@@ -204,7 +206,7 @@ impl Launcher {
                     self.say(&format!("{} is killed", child.role.name()));
                     child.kill();
                 }
-                // Dropping waits for them.
+                // The drop waits for them.
                 return;
             }
             match self.events.recv_timeout(END_LOOK_EVERY) {
@@ -239,7 +241,7 @@ impl Launcher {
         }
     }
 
-    /// Says something of the launcher's own, if anybody still listens.
+    /// Prints a line of the launcher's own, and ignores a closed output.
     fn say(&self, text: &str) {
         drop(self.print("all", text));
     }
@@ -259,7 +261,7 @@ impl Launcher {
     }
 }
 
-/// Makes events of the signals that ask for an end.
+/// Forwards signals that ask for an end as events.
 fn forward_signals(events: SyncSender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     thread::Builder::new().spawn(move || {
@@ -275,9 +277,9 @@ fn forward_signals(events: SyncSender<Event>) -> io::Result<()> {
 /// Interval of the checks that all children still run.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const END_LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Lines in wait while the output is slow; then the children wait, too.
+/// Maximum number of lines that wait for a slow output. After that the children wait, too.
 const EVENTS_MAX: usize = 256;
-/// After this long a child that does not say where it listens is taken to listen.
+/// Time after which a child without a line about its address counts as listening.
 const START_MAX: Duration = Duration::from_secs(5);
 /// The proxy takes up to 10 s for its requests in flight.
 const END_MAX: Duration = Duration::from_secs(11);

@@ -1,12 +1,12 @@
 //! The whole demonstration by one command: the proxy and the servers A and B.
 //!
-//! Each of the three is a process of its own, run out of this same executable by `--role`, so that
-//! one build step is enough. Their log lines come out here, labelled. They end in order: first the
-//! proxy, which still needs the servers for its requests in flight, then the servers.
+//! Each of the three is a separate process that runs this executable with `--role`, so that one
+//! build step is enough. This process prints their log lines with labels. They end in order: first
+//! the proxy, which still needs the servers for its requests in flight, then the servers.
 //!
-//! A child ends when its standard input does. That holds however this process ends, a SIGKILL
-//! included, so nothing is left running; and because the children are in process groups of their
-//! own, Ctrl-C in the terminal reaches this process alone and each child is notified exactly once.
+//! A child ends when its standard input ends. That happens however this process ends, even by a
+//! SIGKILL, so no process is left. The children are in their own process groups, so Ctrl-C in the
+//! terminal reaches only this process, and each child is notified exactly once.
 mod child;
 mod launcher;
 mod options;
@@ -43,10 +43,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Is one of the three, until standard input ends.
+/// Runs one of the three until standard input ends.
 fn run_role(role: &OsString, arguments: Vec<OsString>) -> ExitCode {
     thread::spawn(|| {
-        // The end and a failure mean the same: the launcher is gone or wants this process to go.
+        // An end and a failure mean the same: the launcher has ended, or asks this process to end.
         drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
         drop(low_level::raise(SIGTERM));
     });
@@ -57,5 +57,5 @@ fn run_role(role: &OsString, arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Makes this executable one of the three; for the launcher, not for users.
+/// Selects one of the three roles. For the launcher, not for users.
 const ROLE_FLAG: &str = "--role";

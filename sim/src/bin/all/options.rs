@@ -1,4 +1,4 @@
-//! The launcher's options; nearly all belong to the proxy.
+//! The launcher's options. Nearly all belong to the proxy.
 use std::ffi::OsString;
 
 use intelliproxy::cli::{Argument, ArgumentError, Arguments};
@@ -16,15 +16,15 @@ pub(crate) enum Command {
 /// Settings of the demonstration.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Options {
-    /// The port of server A; 0 for any that is free.
+    /// The port of server A; 0 for any free one.
     pub(crate) port_a: u16,
-    /// The port of server B; 0 for any that is free.
+    /// The port of server B; 0 for any free one.
     pub(crate) port_b: u16,
     /// The port of the admin pages; 0 for any that is free, `None` where the arguments say it.
     pub(crate) port_admin: Option<u16>,
     /// The proxy's arguments.
     pub(crate) proxy_arguments: Vec<OsString>,
-    /// Whether the proxy's arguments say which backends it has.
+    /// Whether the proxy's arguments name backends.
     pub(crate) names_backends: bool,
 }
 
@@ -35,8 +35,8 @@ pub(crate) fn parse(
 ) -> Result<Command, ArgumentError> {
     let (mut names_backends, mut names_admin) = (false, false);
     let mut proxy_arguments = Arguments::new(arguments.iter().cloned(), []);
-    // The launcher does not know which of the proxy's flags take a value, so it reads each argument
-    // by itself. The proxy refuses what is invalid.
+    // The launcher does not know which of the proxy's flags take a value, so it checks each
+    // argument separately. The proxy refuses invalid ones.
     while let Ok(Some(argument)) = proxy_arguments.next() {
         if let Argument::Flag(flag) = argument {
             match flag.as_str() {
@@ -99,7 +99,8 @@ mod tests {
         })
     }
 
-    /// Arguments pass to the proxy as they are, and it is seen whether they name backends.
+    /// Arguments are passed to the proxy unchanged, and the launcher detects whether they name
+    /// backends.
     #[test]
     fn arguments_are_the_proxys() {
         let admin = Some(3003);
@@ -137,7 +138,7 @@ mod tests {
         assert_eq!((options.port_a, options.port_b, options.port_admin), (0, 65535, Some(1)));
     }
 
-    /// Invalid ports are refused by the variable's name.
+    /// Errors for invalid ports name the variable.
     #[test]
     fn bad_ports_are_refused() {
         for value in ["-1", "65536", "x", ""] {
@@ -146,7 +147,7 @@ mod tests {
         }
     }
 
-    /// Help is this program's own.
+    /// `--help` prints this program's help.
     #[test]
     fn help_is_not_passed_on() {
         assert_eq!(options(&["--policy", "x", "--help"], &[]), Ok(Command::Help));
