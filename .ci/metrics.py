@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""The metrics of the release build, read by the parser of the PyPI package prometheus-client.
+
+    .ci/metrics.py    builds nothing: `cargo build --workspace --release --locked` comes before
+
+The package comes from .ci/metrics.txt, by its hash, unless it is installed. Ports are free ones of the system.
+"""
+import http.client
+import importlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+
+sys.dont_write_bytecode = True  # Nothing of this is left in the clone.
+from origin import Origin
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+DEADLINE_S = 60
+CLIENTS, REQUESTS = 8, 250
+MANY = 1000
+
+
+def parser():
+    """The package's parser; fetches the package into a directory of its own unless it is there."""
+    try:
+        return importlib.import_module("prometheus_client.parser")
+    except ImportError:
+        pass
+    folder = str(ROOT / "target" / "tools-metrics")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
+    subprocess.run([*pip, "--no-deps", "--require-hashes", "--target", folder, "--upgrade", "--requirement", ROOT / ".ci" / "metrics.txt"], check=True)
+    sys.path.insert(0, folder)
+    return importlib.import_module("prometheus_client.parser")
+
+
+class Proxy:
+    """The proxy with its admin pages; it is killed when its context is left."""
+
+    def __init__(self, config, folder):
+        path = pathlib.Path(folder) / "proxy.json"
+        path.write_text(json.dumps({"listen": ["127.0.0.1:0"], "admin": {"listen": "127.0.0.1:0"}, **config}))
+        command = [TARGET / "intelliproxy", "--config", path, "--log-level", "info"]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.port = self.port_in(r"listening on http://127\.0\.0\.1:(\d+)")
+        self.admin = self.port_in(r"admin pages on http://127\.0\.0\.1:(\d+)")
+        threading.Thread(target=lambda: [None for _ in self.process.stderr], daemon=True).start()
+
+    def port_in(self, pattern):
+        for line in self.process.stderr:
+            if match := re.search(pattern, line):
+                return int(match[1])
+        raise AssertionError(f"the log ended without {pattern}")
+
+    def scrape(self, read):
+        """The families of /metrics by name."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=DEADLINE_S)
+        connection.request("GET", "/metrics")
+        response = connection.getresponse()
+        text = response.read().decode()
+        assert response.status == 200, text
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4"), response.headers
+        families = list(read(text))
+        names = {family.name: family for family in families}
+        assert len(names) == len(families), "a family is there twice"
+        samples = [(sample.name, *sorted(sample.labels.items())) for family in families for sample in family.samples]
+        assert len(samples) == len(set(samples)), "a sample is there twice"
+        for family in families:
+            assert family.type in ("counter", "gauge", "histogram"), f"{family.name} is {family.type}"
+            assert family.documentation, f"{family.name} has no help"
+        return names
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
+def total(families, name, **labels):
+    """The sum of a family's samples with these labels, buckets and sums left out."""
+    samples = [sample for sample in families[name].samples if not sample.name.endswith(("_bucket", "_sum", "_created"))]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
+def load(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
+    for _ in range(REQUESTS):
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200, response.status
+
+
+def check_counts(read, folder):
+    with Origin("A") as a, Origin("B") as b, Origin("C") as c:
+        origins = [a, b, c]
+        backends = [{"name": origin.name, "url": origin.url} for origin in origins]
+        with Proxy({"backends": backends, "routing": {"policy": "round_robin"}}, folder) as proxy:
+            clients = [threading.Thread(target=load, args=(proxy.port,)) for _ in range(CLIENTS)]
+            for client in clients:
+                client.start()
+            before, scrapes = 0, 0
+            while any(client.is_alive() for client in clients):
+                now = total(proxy.scrape(read), "intelliproxy_backend_requests")
+                assert now >= before, f"{now} after {before}"
+                before, scrapes = now, scrapes + 1
+            families = proxy.scrape(read)
+    sent = CLIENTS * REQUESTS
+    assert sum(origin.requests for origin in origins) == sent, "a load generator failed"
+    for name in ["backend_requests", "backend_request_duration_seconds", "backend_first_byte_seconds", "requests", "responses"]:
+        assert total(families, f"intelliproxy_{name}") == sent, name
+    for origin in origins:
+        counted = total(families, "intelliproxy_backend_requests", backend=origin.name, code="2xx")
+        assert counted == origin.requests, f"{origin.name}: {counted} of {origin.requests}"
+    print(f"{sent} requests: the same sum in {len(families)} families; {scrapes} scrapes meanwhile", flush=True)
+
+
+def check_many(read, folder):
+    backends = [{"name": f"b{number}", "url": "http://127.0.0.1:1"} for number in range(MANY)]
+    probes = {"pingIntervalMs": 3_600_000, "reportIntervalMs": 3_600_000}
+    with Proxy({"backends": backends, "routing": {"probes": probes}}, folder) as proxy:
+        families = proxy.scrape(read)
+        for name, family in families.items():
+            if name.startswith("intelliproxy_backend_requests"):
+                assert {sample.labels["backend"] for sample in family.samples} == {backend["name"] for backend in backends}, name
+        spent = total(families, "process_cpu_seconds")
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.admin, timeout=DEADLINE_S)
+        size, scrapes = 0, 0
+        while scrapes < 5:
+            connection.request("GET", "/metrics")
+            size, scrapes = len(connection.getresponse().read()), scrapes + 1
+        spent = total(proxy.scrape(read), "process_cpu_seconds") - spent
+    print(f"{MANY} backends: {size} bytes; {1000 * spent / (scrapes + 1):.1f} ms of CPU a scrape, spread over turns", flush=True)
+
+
+def main():
+    read = parser().text_string_to_metric_families
+    with tempfile.TemporaryDirectory() as folder:
+        check_counts(read, folder)
+        check_many(read, folder)
+
+
+main()
