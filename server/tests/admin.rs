@@ -250,3 +250,55 @@ fn readiness_follows_backends_and_the_end() {
     assert!(rest.ends_with("\r\n\r\nok"), "{rest}");
     assert_eq!(program.exit_code(), Some(0));
 }
+
+/// With `timeouts.lameDuckMs` a signal to stop makes every response end its connection, and /readyz
+/// say 503, while new clients are accepted and served. Then the proxy stops; a second signal ends
+/// it at once.
+#[test]
+fn a_lame_duck_goes_on_serving() {
+    let backend = start_backend("A", None);
+    let url = backend.split_once("A=").expect("a flag").1;
+    let path = std::env::temp_dir().join(format!("intelliproxy-lame-{}.json", std::process::id()));
+    for (ms, is_short) in [(86_400_000, false), (200, true)] {
+        let text = format!(
+            "{{\"timeouts\": {{\"lameDuckMs\": {ms}}}, \
+             \"backends\": [{{\"name\": \"A\", \"url\": \"{url}\"}}]}}"
+        );
+        std::fs::write(&path, text).expect("a file");
+        let (mut program, port) = start(&["--config", path.to_str().expect("UTF-8")]);
+        let mut clients = [program.connect(), program.connect()];
+        ask_all(&mut clients);
+        program.signal("-TERM");
+        program.line_with(&format!("stopping in {ms} ms (timeouts.lameDuckMs)"));
+        if is_short {
+            // Idle clients are closed at its end.
+            program.line_with("stopping: 2 clients are connected");
+            assert_eq!(program.exit_code(), Some(0));
+            continue;
+        }
+        assert!(get(port, "/readyz").ends_with("not ready: the proxy is stopping\n"));
+        let [mut idle, _] = clients;
+        for client in [&mut idle, &mut program.connect()] {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+            let mut response = String::new();
+            client.read_to_string(&mut response).expect("a response and an end");
+            assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+            assert!(response.contains("\r\nConnection: close\r\n"), "{response}");
+        }
+        program.signal("-TERM");
+        assert_eq!(program.exit_code(), Some(0));
+    }
+    std::fs::remove_file(path).expect("it is there");
+}
+
+/// SIGUSR1, SIGUSR2 and SIGPIPE do not end the process; the first two are logged.
+#[test]
+fn signals_without_an_effect_are_ignored() {
+    let (mut program, port) = start(&[&start_backend("A", None)]);
+    program.signal("-PIPE");
+    for signal in ["-USR1", "-USR2"] {
+        program.signal(signal);
+        program.line_with("SIGUSR1 or SIGUSR2: has no effect, ignored");
+    }
+    assert!(get(port, "/healthz").ends_with("\r\n\r\nok\n"));
+}

@@ -169,7 +169,7 @@ impl Admin {
             Asked::Page(page) => self.show(now, id, page, proxy),
             Asked::Health => self.respond(now, id, (200, TEXT), "", b"ok\n".to_vec()),
             Asked::Readiness => {
-                let (status, text) = match (proxy.is_ready(), proxy.is_stopping()) {
+                let (status, text) = match (proxy.is_ready(), proxy.is_leaving()) {
                     (true, _) => (200, "ready\n"),
                     (false, true) => (503, "not ready: the proxy is stopping\n"),
                     (false, false) => (503, "not ready: no backend is usable\n"),

@@ -28,6 +28,9 @@ impl Config {
                 return Err(ConfigError::new(span.path, &Span::allowed()));
             }
         }
+        if self.timeouts.lame_duck > SPAN_MAX {
+            return Err(ConfigError::new(LAME_DUCK, &lame_duck_allowed()));
+        }
         let Limits { head_bytes_max, target_bytes_max, .. } = self.limits;
         if target_bytes_max > head_bytes_max {
             let allowed = format!("at most limits.headBytesMax, which is {head_bytes_max}");
@@ -57,7 +60,8 @@ impl Config {
     /// Returns the range of the whole number at a path.
     pub(super) fn allowed_at(path: &str) -> Option<String> {
         let count = COUNTS.iter().find(|count| count.path == path).map(Count::allowed);
-        count.or_else(|| SPANS.iter().any(|span| span.path == path).then(Span::allowed))
+        let span = || SPANS.iter().any(|span| span.path == path).then(Span::allowed);
+        count.or_else(span).or_else(|| (path == LAME_DUCK).then(lame_duck_allowed))
     }
 
     fn check_listen(&self) -> Result<(), ConfigError> {
@@ -212,6 +216,13 @@ const SPANS: [Span; 14] = [
     span("timeouts.reloadMs", |config| config.timeouts.reload),
     span("pool.idleMs", |config| config.pool.idle),
 ];
+
+/// The only time that may be 0.
+const LAME_DUCK: &str = "timeouts.lameDuckMs";
+
+fn lame_duck_allowed() -> String {
+    format!("milliseconds from 0 to {}", SPAN_MAX.as_millis())
+}
 
 /// The shortest time that can be configured.
 const SPAN_MIN: Duration = Duration::from_millis(1);

@@ -200,6 +200,10 @@ pub struct Timeouts {
     /// Requests in flight may end after a signal to stop (10 s).
     #[serde(rename = "shutdownMs", with = "millis")]
     pub shutdown: Duration,
+    /// From a signal to stop until no client is accepted any more (0); up to a day. Meanwhile
+    /// responses end their connections, and /readyz says 503.
+    #[serde(rename = "lameDuckMs", with = "millis")]
+    pub lame_duck: Duration,
     /// From a SIGHUP until the configuration is read and its names are resolved (30 s); then that
     /// reading is given up and the current configuration stays.
     #[serde(rename = "reloadMs", with = "millis")]
@@ -220,6 +224,7 @@ impl Default for Timeouts {
             linger: Duration::from_secs(2),
             linger_total: Duration::from_secs(30),
             shutdown: Duration::from_secs(10),
+            lame_duck: Duration::ZERO,
             reload: Duration::from_secs(30),
         }
     }

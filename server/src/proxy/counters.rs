@@ -124,7 +124,7 @@ impl Proxy {
 
     /// Whether requests can be served: a backend is usable and the proxy is not stopping.
     pub fn is_ready(&self) -> bool {
-        !self.shared.is_stopping && self.upstreams.has_usable()
+        !self.shared.is_leaving && self.upstreams.has_usable()
     }
 
     /// The figures that are of no single backend, for the metrics.

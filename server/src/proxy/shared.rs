@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) work: u64,
     /// Whether no exchange begins any more.
     pub(crate) is_stopping: bool,
+    /// Whether every response ends its client's connection: the proxy is stopping, or about to.
+    pub(crate) is_leaving: bool,
 }
 
 impl Shared {
@@ -105,6 +107,7 @@ impl Shared {
             trim_from: Instant::ZERO,
             work: 0,
             is_stopping: false,
+            is_leaving: false,
         }
     }
 

@@ -98,15 +98,23 @@ impl Reactor {
     }
 
     pub(super) fn take_signals(&mut self) {
-        let count = self.signals.take();
+        let count = self.signals.ends.take();
         if count == 0 {
             return;
         }
-        if count > 1 || self.is_stop_asked || self.listeners.is_empty() {
+        let is_second = self.is_stop_asked || self.stops_at.is_some() || self.listeners.is_empty();
+        if count > 1 || is_second {
             self.is_aborted = true;
             return;
         }
-        self.is_stop_asked = true;
+        let lame_duck = self.proxy.lame_duck();
+        if lame_duck.is_zero() {
+            self.is_stop_asked = true;
+        } else {
+            info!("stopping in {} ms (timeouts.lameDuckMs)", lame_duck.as_millis());
+            self.proxy.handle_leaving();
+            self.stops_at = Some(self.now + lame_duck);
+        }
     }
 
     /// Stops listening. Clients that had connected before are accepted first, and what they and the
@@ -114,6 +122,7 @@ impl Reactor {
     #[cold]
     pub(super) fn stop(&mut self, events: &mut Events) -> std::io::Result<()> {
         self.is_stop_asked = false;
+        self.stops_at = None;
         for _ in 0..LAST_ROUNDS_MAX {
             for listener in &mut self.listeners {
                 listener.is_ready = is_readable(&listener.socket);

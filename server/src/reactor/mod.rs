@@ -27,14 +27,13 @@ use log::info;
 use mio::event::Event;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Waker};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::accept::Listener;
 use self::admin::AdminPort;
 use self::budget::{Budget, COSTLY_READ, READS_MAX, is_costly, share_end};
 use self::clock::{Clock, seed, wall_clock_nanos};
 use self::descriptors::connections_max;
-use self::signal::Signals;
+use self::signal::Watched;
 use self::socket::{Moved, Socket, connect_failure};
 use self::token::Source;
 use self::unacknowledged::Diagnosis;
@@ -79,8 +78,7 @@ struct Reactor {
     clock: Clock,
     now: Instant,
     proxy: Proxy,
-    signals: Signals,
-    hangups: Signals,
+    signals: Watched,
     listeners: Vec<Listener>,
     admin: Option<AdminPort>,
     /// By the slot of the connection's id.
@@ -97,6 +95,8 @@ struct Reactor {
     accept_warns_from: Instant,
     /// Whether a signal asked for the end, and clients in the backlog are taken in before that.
     is_stop_asked: bool,
+    /// When the proxy stops that goes on for a while after a signal.
+    stops_at: Option<Instant>,
     /// Whether a second signal asked for the end at once.
     is_aborted: bool,
     /// Knows what peers have acknowledged.
@@ -124,13 +124,7 @@ impl Reactor {
         });
         let poll = Poll::new().map_err(fail)?;
         let registry = poll.registry();
-        let watch = |signals: &[i32], source: Source| {
-            let mut signals = Signals::new(signals)?;
-            registry.register(&mut signals.stream, source.to_token(), Interest::READABLE)?;
-            Ok(signals)
-        };
-        let signals = watch(&[SIGINT, SIGTERM], Source::Signals).map_err(fail)?;
-        let hangups = watch(&[SIGHUP], Source::Hangups).map_err(fail)?;
+        let signals = Watched::new(registry).map_err(fail)?;
         let waker = Waker::new(registry, Source::Waker.to_token()).map_err(fail)?;
         let mut listeners = Vec::new();
         let listening = setup.listeners.into_iter().zip(setup.speak_proxy_protocol);
@@ -149,7 +143,6 @@ impl Reactor {
             now,
             proxy,
             signals,
-            hangups,
             listeners,
             admin,
             sockets: Vec::new(),
@@ -159,6 +152,7 @@ impl Reactor {
             accepts_from: now,
             accept_warns_from: now,
             is_stop_asked: false,
+            stops_at: None,
             is_aborted: false,
             diagnosis: Diagnosis::default(),
             edge: Edge::new(setup.log, keeper, setup.reload, waker, recording),
@@ -189,7 +183,8 @@ impl Reactor {
         if self.listeners.iter().any(|listener| listener.is_ready) {
             self.accept();
         }
-        if self.is_stop_asked {
+        if self.is_stop_asked || self.stops_at.is_some_and(|at| at <= self.now) {
+            cold_path();
             self.stop(events)?;
         }
         self.edge.handle_turn(self.now, &mut self.proxy);
@@ -252,7 +247,8 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let admin = self.admin.as_ref().and_then(AdminPort::poll_timeout);
-        let mut next = [self.deadline, self.edge.poll_timeout(), admin].into_iter().flatten().min();
+        let times = [self.deadline, self.edge.poll_timeout(), admin, self.stops_at];
+        let mut next = times.into_iter().flatten().min();
         if self.listeners.iter().any(|listener| listener.is_ready) {
             let mut at = self.accepts_from;
             if !self.proxy.accepts() {
@@ -279,10 +275,11 @@ impl Reactor {
         match source {
             Source::Signals => self.take_signals(),
             Source::Hangups => {
-                if self.hangups.take() > 0 {
+                if self.signals.hangups.take() > 0 {
                     self.reload();
                 }
             }
+            Source::Ignored => self.signals.note_ignored(),
             Source::Waker => {
                 self.edge.take_reloaded(self.now, &mut self.proxy);
                 self.flush();

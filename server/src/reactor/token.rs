@@ -18,6 +18,8 @@ pub(crate) enum Source {
     Signals,
     /// Signals that ask for another reading of the configuration.
     Hangups,
+    /// Signals without an effect.
+    Ignored,
     /// Another thread has something.
     Waker,
     /// A client's connection.
@@ -31,7 +33,8 @@ pub(crate) enum Source {
 const SPECIAL: usize = usize::MAX - 1024;
 const HANGUPS: usize = SPECIAL + 1;
 const WAKER: usize = SPECIAL + 2;
-const ADMIN: usize = SPECIAL + 3;
+const IGNORED: usize = SPECIAL + 3;
+const ADMIN: usize = SPECIAL + 4;
 const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
 const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
 /// Addresses that one host of `admin.listen` may stand for.
@@ -44,6 +47,7 @@ impl Source {
         match self {
             Self::Signals => Token(SPECIAL),
             Self::Hangups => Token(HANGUPS),
+            Self::Ignored => Token(IGNORED),
             Self::Waker => Token(WAKER),
             Self::Admin(id) => Token(ADMIN + id),
             Self::AdminListener(index) => Token(ADMIN_LISTENERS + index),
@@ -60,6 +64,7 @@ impl Source {
             return match bits {
                 SPECIAL => Self::Signals,
                 HANGUPS => Self::Hangups,
+                IGNORED => Self::Ignored,
                 WAKER => Self::Waker,
                 number @ ..ADMIN_LISTENERS => Self::Admin(number - ADMIN),
                 number @ ..LISTENERS => Self::AdminListener(number - ADMIN_LISTENERS),

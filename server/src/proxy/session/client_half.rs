@@ -314,7 +314,7 @@ impl ClientHalf {
             is_head_request: head.method == "HEAD",
             is_idempotent: is_idempotent(head.method),
             version: head.version,
-            is_persistent: asks_to_persist && !shared.is_stopping,
+            is_persistent: asks_to_persist && !shared.is_leaving,
             binds: authentication::logs_connection_in(&head.fields),
             upgrade: is_upgrade.then(|| asked_protocols(head)),
             // A server ignores it in HTTP/1.0 (RFC 9110 section 10.1.1).

@@ -146,7 +146,7 @@ impl Session {
                 let is_persistent = exchange.is_persistent
                     && !failure.is_bound
                     && matches!(self.client.receive, Receive::Ended)
-                    && !shared.is_stopping;
+                    && !shared.is_leaving;
                 exchange.is_persistent = is_persistent;
                 let connection = connection_option(exchange.version, is_persistent);
                 let is_head_request = exchange.is_head_request;

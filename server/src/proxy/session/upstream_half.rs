@@ -298,7 +298,7 @@ impl UpstreamHalf {
                     && has_whole_request
                     && !(has_body_mark && is_old)
                     && !(binds && kept.is_none())
-                    && !shared.is_stopping;
+                    && !shared.is_leaving;
                 plan.connection = connection_option(exchange.version, is_client_persistent);
                 let writer = if plan.is_chunked {
                     BodyWriter::Chunked { with_trailer: exchange.takes_trailers }
