@@ -1,4 +1,4 @@
-//! Does everything come out the same?
+//! Checks whether every recorded decision comes out the same.
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::ControlFlow;
@@ -60,7 +60,7 @@ pub(crate) fn check(recording: &Recording<'_>) -> Result<Answer, String> {
     Ok(answer)
 }
 
-/// Counts of a check.
+/// The counts of a check.
 #[derive(Debug, Default)]
 struct Tally {
     records: u64,
@@ -75,7 +75,7 @@ struct Tally {
     refused: u64,
     abandoned: u64,
     first_difference: Option<String>,
-    /// Names and requests by backend.
+    /// The name and the number of requests of each backend.
     shares: BTreeMap<BackendId, (String, u64)>,
     latencies_ms: Vec<f64>,
 }

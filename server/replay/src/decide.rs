@@ -1,4 +1,4 @@
-//! What would other rules have decided?
+//! Decides recorded requests again by other rules.
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::ControlFlow;
@@ -79,15 +79,15 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<Answer, 
         let _ = writeln!(text, "traffic    {name}: recorded {recorded}, again {chosen}");
     }
     match estimate(&tally.samples) {
-        Some(estimate) => tell(&mut text, &estimate, charge_ms),
-        None => {
-            text.push_str("cost       nothing to go by: no request went where these would go\n")
-        }
+        Some(estimate) => describe(&mut text, &estimate, charge_ms),
+        None => text.push_str(
+            "cost       no evidence: no request went to the backends that these rules choose\n",
+        ),
     }
     if !recording.is_from_start() || tally.lost > 0 {
         let _ = writeln!(
             text,
-            "gaps       {} records are missing, or the start: both sides got the rest only",
+            "gaps       {} records are missing, or the start: both sides used only the rest",
             tally.lost
         );
     }
@@ -95,7 +95,7 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<Answer, 
     Ok(Answer { text, wrong })
 }
 
-fn tell(text: &mut String, estimate: &Estimate, charge_ms: f64) {
+fn describe(text: &mut String, estimate: &Estimate, charge_ms: f64) {
     let change = 100.0 * (estimate.estimated_ms / estimate.recorded_ms - 1.0);
     let interval = match estimate.half_width_ms {
         Some(half) => {
@@ -120,14 +120,14 @@ fn tell(text: &mut String, estimate: &Estimate, charge_ms: f64) {
     );
     let _ = writeln!(
         text,
-        "support    {:.2} % of the requests would have gone where others went in the same second; \
-         worth {:.0} equally weighted ones",
+        "support    {:.2} % of the requests have evidence from the same second, as much as {:.0} equally \
+         weighted requests",
         100.0 * estimate.supported,
         estimate.effective
     );
 }
 
-/// The decisions, and the results of the recorded ones.
+/// The decisions, and the outcomes of the recorded ones.
 #[derive(Debug, Default)]
 struct Tally {
     decisions: u64,
@@ -153,11 +153,11 @@ fn cost_ms(outcome: &Outcome, charge_ms: f64) -> Option<f64> {
     }
 }
 
-/// Note on what a recording cannot show.
+/// The note on the limits of a recording.
 const UNKNOWN: &str = "\
-not known  What the other decisions would have done to the backends. Every estimate takes their
-           queues as they were: a backend that would have got more requests would also have been
-           slower, one with fewer faster. The other policy saw the recorded load and outcomes, not
-           its own. So the estimate is good for small changes of traffic and too hopeful for large
-           ones; --fit makes a scenario on which the lab answers with queues.
+not known  The effect of the other decisions on the backends. Every estimate uses their recorded
+           queues: a backend with more requests would also have been slower, one with fewer
+           faster. The other policy saw the recorded load and outcomes, not its own. The estimate
+           is good for small changes of traffic and too optimistic for large ones. --fit makes a
+           scenario for the lab, which simulates the queues.
 ";

@@ -1,14 +1,15 @@
 //! The cost of other decisions, estimated from the recorded ones.
 //!
-//! Within a second, which request goes where is as good as chance: requests of the same second
-//! met the same backends in about the same state. So a request that the other rules would have
-//! sent to B is taken to cost what requests of that second cost at B. In other words, each
+//! Within a second the recorded choice of a backend is taken as random: requests of the same second
+//! met the same backends in about the same state. A request that the other rules would have sent to
+//! B is therefore estimated at the mean cost of that second's requests at B. In other words, each
 //! recorded request counts with the weight `share wanted / share recorded` of its backend in its
-//! second (inverse propensity, the propensity being the recorded share). Where nothing went to B
-//! in that second there is no evidence: those requests are omitted, and their share is printed.
+//! second (inverse propensity, with the recorded share as the propensity). A second without
+//! requests to B gives no evidence: such requests are omitted, and the share of the others is
+//! printed.
 //!
-//! The interval is the jackknife's over consecutive blocks of seconds, 1.96 standard errors to
-//! either side; seconds depend on each other, blocks hardly.
+//! The interval is that of the jackknife over consecutive blocks of seconds: 1.96 standard errors
+//! on either side. Consecutive seconds depend on each other, blocks hardly do.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use intelliproxy_core::BackendId;
 /// One recorded request, decided again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
-    /// When it was routed, since the start.
+    /// The time of its decision since the start.
     pub(crate) at: Duration,
     /// The recorded backend.
     pub(crate) recorded: BackendId,
@@ -30,19 +31,19 @@ pub(crate) struct Sample {
 /// Result of an estimate.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Estimate {
-    /// Share of requests that there was something to go by for.
+    /// Share of requests with evidence.
     pub(crate) supported: f64,
     /// Mean cost as recorded in the same seconds, ms.
     pub(crate) recorded_ms: f64,
     /// Mean cost under the other rules, ms.
     pub(crate) estimated_ms: f64,
-    /// Half the width of the interval of the difference; `None` when there are too few blocks.
+    /// Half the width of the difference's interval; `None` with too few blocks.
     pub(crate) half_width_ms: Option<f64>,
     /// Quantiles of the weighted costs: median and 99th percentile, ms.
     pub(crate) p50_ms: f64,
-    /// See above.
+    /// The 99th percentile of the weighted costs, ms.
     pub(crate) p99_ms: f64,
-    /// As many equally weighted requests tell as much.
+    /// The number of equally weighted requests with the same information.
     pub(crate) effective: f64,
 }
 
@@ -61,7 +62,7 @@ struct Sums {
     recorded: f64,
 }
 
-/// Estimates; `None` when nothing was recorded that could be gone by.
+/// Estimates the costs. Returns `None` without any evidence.
 pub(crate) fn estimate(samples: &[Sample]) -> Option<Estimate> {
     let mut cells: BTreeMap<(u64, BackendId), Cell> = BTreeMap::new();
     for sample in samples {
@@ -118,7 +119,8 @@ fn total<'a>(sums: impl Iterator<Item = &'a Sums>) -> Sums {
     })
 }
 
-/// Of the difference between estimated and recorded mean, by leaving out one block at a time.
+/// Returns half the width of the interval of the difference between the estimated and the recorded
+/// mean, by leaving out one block at a time.
 fn half_width(seconds: &[Sums]) -> Option<f64> {
     let blocks = BLOCKS.min(seconds.len() / 2);
     if blocks < BLOCKS_MIN {
@@ -156,9 +158,9 @@ fn weighted_quantile(sorted: &[(f64, f64)], share: f64) -> f64 {
     sorted.last().map_or(0.0, |(cost, _)| *cost)
 }
 
-/// Blocks that are left out one by one.
+/// Maximum number of blocks, which are left out one by one.
 const BLOCKS: usize = 40;
-/// With fewer, an interval would say more than is known.
+/// Minimum number of blocks for an interval.
 const BLOCKS_MIN: usize = 5;
 
 #[cfg(test)]
@@ -180,7 +182,8 @@ mod tests {
         (0..20 * seconds).map(sample).collect()
     }
 
-    /// Half and half costs 20.5 ms; everything to backend 0 would have cost 11, as recorded there.
+    /// Half and half costs 20.5 ms. With all requests at backend 0 the cost would have been 11 ms,
+    /// as recorded there.
     #[test]
     fn costs_by_hand() {
         let all = estimate(&samples(60, |_| 0)).expect("an estimate");
@@ -192,7 +195,7 @@ mod tests {
         assert_eq!((all.p50_ms, all.p99_ms), (10.0, 12.0));
     }
 
-    /// The recorded choices themselves are estimated at what they cost, exactly.
+    /// The estimate for the recorded choices is exactly their cost.
     #[test]
     fn the_same_choices_cost_the_same() {
         let same = estimate(&samples(30, |number| (number % 2) as u32)).expect("an estimate");
@@ -200,10 +203,10 @@ mod tests {
         assert!((same.effective - 600.0).abs() < 1e-6, "{same:?}");
     }
 
-    /// A backend without requests gives no evidence, which is printed; a short recording has no
+    /// A backend without requests gives no evidence, which is printed. A short recording has no
     /// interval.
     #[test]
-    fn what_nobody_saw_is_left_out() {
+    fn requests_without_evidence_are_omitted() {
         let half = samples(4, |number| if number % 4 == 0 { 0 } else { 9 });
         let half = estimate(&half).expect("an estimate");
         assert!((half.supported - 0.25).abs() < 1e-9, "{half:?}");

@@ -1,8 +1,8 @@
-//! One decision in full: who there was, what each was worth and why, and what would have changed
-//! it.
+//! One decision in full: the candidates, their values with reasons, and the changes that would have
+//! led to another decision.
 //!
-//! Changes that would have changed it are tried, not guessed: the router is brought to the same
-//! point again and decides with one input changed.
+//! Such changes are tried, not guessed: a router is brought to the same point again and decides
+//! with one changed input.
 use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::words;
 use crate::Answer;
 use crate::question::Which;
 
-/// Explains the decision that is asked for.
+/// Explains the requested decision.
 pub(crate) fn explain(recording: &Recording<'_>, which: Which) -> Result<Answer, String> {
     let started = recording.header().started;
     let is_it = |entry: &Entry| match (&entry.record, which) {
@@ -40,20 +40,28 @@ pub(crate) fn explain(recording: &Recording<'_>, which: Which) -> Result<Answer,
     let Some(entry) = found else {
         let damage = wrong.first().map_or_else(String::new, |wrong| format!(" ({wrong})"));
         return Err(match which {
-            Which::At(_) => format!("there is no decision at that time or later{damage}"),
+            Which::At(_) => format!("no decision at that time or later{damage}"),
             Which::Request(number) => format!("there is no request {number}{damage}"),
         });
     };
     let mut case = Case::new(recording, &entry)?;
     let Record::Routed { asker, tried, result } = entry.record.clone() else {
-        return Err("the record is no decision".to_owned());
+        return Err("the record is not a decision".to_owned());
     };
     let opinion_on = case.brain.router().second_opinion_on(entry.at, asker);
     let before = case.brain.router().snapshot(entry.at);
     let replayed = case.brain.decide(&entry);
     let after = case.brain.router().snapshot(entry.at);
-    let told =
-        Told { recording, entry: &entry, asker, tried: &tried, result, opinion_on, before, after };
+    let told = Decision {
+        recording,
+        entry: &entry,
+        asker,
+        tried: &tried,
+        result,
+        opinion_on,
+        before,
+        after,
+    };
     let mut text = String::new();
     told.head(&mut text, replayed, case.is_exact);
     told.candidates(&mut text);
@@ -62,16 +70,16 @@ pub(crate) fn explain(recording: &Recording<'_>, which: Which) -> Result<Answer,
     Ok(Answer { text, wrong: Vec::new() })
 }
 
-/// The router at the moment before a decision.
+/// The router just before a decision.
 struct Case {
     brain: Brain,
-    /// Whether it is the recorded router and no approximation.
+    /// Whether it is the recorded router, not an approximation.
     is_exact: bool,
 }
 
 enum Brain {
     Exact(Box<Replay>),
-    /// If records are missing: a router that got the rest.
+    /// If records are missing: a router that got the others.
     Near(Box<Shadow>),
 }
 
@@ -142,7 +150,7 @@ impl Brain {
         }
     }
 
-    /// Takes the decision; where the request goes.
+    /// Makes the decision. Returns the chosen backend.
     fn decide(&mut self, entry: &Entry) -> Option<BackendId> {
         let Record::Routed { result, .. } = &entry.record else {
             return None;
@@ -158,19 +166,19 @@ impl Brain {
 }
 
 /// The facts of a decision.
-struct Told<'a> {
+struct Decision<'a> {
     recording: &'a Recording<'a>,
     entry: &'a Entry,
     asker: Asker,
     tried: &'a [BackendId],
     result: Result<Admission, NoRoute>,
-    /// The backend that it avoids, for a second opinion.
+    /// The backend that this request avoids, for a second opinion.
     opinion_on: Option<BackendId>,
     before: Snapshot,
     after: Snapshot,
 }
 
-impl Told<'_> {
+impl Decision<'_> {
     fn name(&self, id: BackendId) -> &str {
         let backend = self.before.backends.iter().find(|backend| backend.id == id);
         backend.map_or("?", |backend| &backend.name)
@@ -192,7 +200,7 @@ impl Told<'_> {
         let same = match (is_exact, replayed == self.result.ok().map(|to| to.backend)) {
             (true, true) => "; the replay decides the same",
             (true, false) => "; THE REPLAY DECIDES OTHERWISE",
-            (false, _) => "; records are missing, so that what follows is near the truth only",
+            (false, _) => "; records are missing: the text below is an approximation",
         };
         let _ = writeln!(text, "went       {went}{same}");
         if !self.tried.is_empty() {
@@ -220,7 +228,7 @@ impl Told<'_> {
             };
             let went = self.result.is_ok_and(|to| to.backend == backend.id);
             let held = backend.held.map_or_else(String::new, |left| {
-                format!(", left alone for {}, as it asked", span(left))
+                format!(", no requests for {}, as it asked", span(left))
             });
             let mark = if went { "*" } else { " " };
             let _ = writeln!(
@@ -253,9 +261,7 @@ impl Told<'_> {
         let chosen = self.name(to.backend);
         if let Some(not) = self.opinion_on.filter(|_| self.tried.is_empty()) {
             let not = self.name(not);
-            return format!(
-                "a second opinion: what it asks for fails at {not}, so it goes to {chosen}"
-            );
+            return format!("a second opinion: its target fails at {not}, so it goes to {chosen}");
         }
         let usable: Vec<&BackendSnapshot> = self
             .before
@@ -300,7 +306,7 @@ impl Told<'_> {
         format!("hold {chosen} although {candidate} is better: {why}")
     }
 
-    /// Why a single request went past the current backend.
+    /// Returns why a single request was not sent to the current backend.
     fn spill_text(&self, chosen: &str) -> String {
         let current = self.after.backends.iter().find(|backend| backend.is_current);
         let Some(current) = current else {
@@ -322,7 +328,7 @@ impl Told<'_> {
         )
     }
 
-    /// Appends the changes that would have changed it.
+    /// Appends the changes that would have led to another decision.
     fn changes(&self, text: &mut String) -> Result<(), String> {
         let Ok(to) = self.result else {
             let _ = writeln!(text, "changes    any backend that was not tried");
@@ -353,7 +359,7 @@ impl Told<'_> {
         Ok(())
     }
 
-    /// The points that each other backend lacked, by the score's rule.
+    /// Appends the points that each other backend lacked under the rule of `score`.
     fn gaps(&self, chosen: BackendId, lines: &mut Vec<String>) {
         let Some(to) = self.before.backends.iter().find(|backend| backend.id == chosen) else {
             return;
@@ -402,8 +408,8 @@ impl Told<'_> {
         Ok(format!("{many} more in flight at {name}: {to}"))
     }
 
-    /// Brings a router to this point again and asks it otherwise: later, with others tried, with
-    /// more in flight somewhere.
+    /// Brings a router to this point again and asks it with changes: at a later time, with other
+    /// backends tried, or with more requests in flight at one.
     fn ask(
         &self,
         now: Instant,
@@ -415,7 +421,8 @@ impl Told<'_> {
             let ids = self.before.backends.iter().map(|backend| backend.id);
             let others: Vec<BackendId> = ids.filter(|id| *id != busy).collect();
             for _ in 0..more {
-                // With all others tried it can go nowhere else; it stays in flight.
+                // With all others tried the request can only go to this backend, where it stays in
+                // flight.
                 let _ = router.route_for(now, &others, self.asker);
             }
         }
@@ -456,5 +463,5 @@ const fn why_switched(reason: SwitchReason) -> &'static str {
     }
 }
 
-/// More requests in flight than this are not tried.
+/// Maximum of additional requests in flight that is tried.
 const LOAD_MAX: u32 = 256;

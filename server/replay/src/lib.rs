@@ -1,13 +1,14 @@
 //! `intelliproxy replay`: recordings run through the router again.
 //!
-//! | asked for | answered |
+//! | option | output |
 //! |---|---|
-//! | nothing else | whether every decision comes out bit for bit, and what the traffic was |
-//! | `--at`, `--request` | one decision: candidates, points, ages, rule, what would have changed it |
-//! | `--policy`, `--rules` | other decisions: agreement, shares, an estimate of what they cost |
-//! | `--fit` | a scenario for the lab with backends as they were |
+//! | none of these | whether every decision comes out bit for bit, and a summary of the traffic |
+//! | `--at`, `--request` | one decision: candidates, points, ages, rule, changes that would have
+//! altered it |
+//! | `--policy`, `--rules` | other decisions: agreement, shares, an estimate of their cost |
+//! | `--fit` | a scenario for the lab with backends as recorded |
 //!
-//! The crate does no I/O: the program that asks passes files and dates in as a [`Host`].
+//! The crate does no I/O: the calling program passes files and dates in as a [`Host`].
 mod check;
 mod decide;
 mod estimate;
@@ -23,12 +24,12 @@ use intelliproxy_core::Rules;
 pub use self::question::{Options, Question, Which};
 use self::recording::Recording;
 
-/// The files and the calendar of the program that asks.
+/// The files and the calendar of the calling program.
 pub trait Host {
-    /// Returns what a file holds, or why it cannot be read.
+    /// Returns the content of a file.
     ///
     /// # Errors
-    /// The reason, without the file's name.
+    /// The reason for a failed read, without the file's name.
     fn read(&self, file: &str) -> Result<Vec<u8>, String>;
 
     /// Writes a file.
@@ -40,7 +41,7 @@ pub trait Host {
     /// Reads rules: the `routing` object of a configuration file, or the whole file.
     ///
     /// # Errors
-    /// The file, and what is wrong with it.
+    /// The file and its fault.
     fn rules(&self, file: &str) -> Result<Rules, String>;
 
     /// Returns a time in seconds since 1970 as `2000-02-29 00:00:00 UTC`.
@@ -59,8 +60,7 @@ pub struct Answer {
 /// Answers a question.
 ///
 /// # Errors
-/// Why there is no answer, in one line: a file cannot be read or written, or there is no such
-/// decision.
+/// The reason in one line: a file cannot be read or written, or the recording lacks the decision.
 pub fn answer(options: &Options, host: &dyn Host) -> Result<Answer, String> {
     let recording = Recording::load(&options.files, host)?;
     match &options.question {

@@ -15,18 +15,18 @@ pub struct Options {
 /// The kinds of questions.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Question {
-    /// Does everything come out the same?
+    /// Whether every decision comes out the same.
     Check,
-    /// Why this decision?
+    /// The reasons for this decision.
     Explain(Which),
-    /// What would others have decided?
+    /// The decisions of other rules.
     Decide {
         /// Another policy than the recorded one.
         policy: Option<PolicyKind>,
         /// A file with other rules.
         rules: Option<String>,
     },
-    /// What were the backends like?
+    /// A scenario with backends as recorded.
     Fit {
         /// The scenario's file.
         file: String,
@@ -36,7 +36,7 @@ pub enum Question {
 /// One decision.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Which {
-    /// The first one this long after the start or later.
+    /// The first decision at or after this time since the start.
     At(Duration),
     /// The request with this number.
     Request(u64),

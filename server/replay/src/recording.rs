@@ -6,7 +6,7 @@ use intelliproxy_core::journal::{Entry, Header, Reader, Record};
 
 use crate::Host;
 
-/// One recording: a file, or those of a ring that are left.
+/// One recording: a file, or the remaining files of a ring.
 pub(crate) struct Recording<'h> {
     host: &'h dyn Host,
     parts: Vec<Part>,
@@ -51,7 +51,7 @@ impl<'h> Recording<'h> {
         self.host.date(self.header().wall_clock_nanos / NANOS)
     }
 
-    /// Returns a time as seconds since the start, and as a date where that is known.
+    /// Returns a time as seconds since the start, and as a date if the start's date is known.
     pub(crate) fn moment(&self, at: Instant) -> String {
         let since = at.since(self.header().started);
         let seconds = format!("{}.{:09} s", since.as_secs(), since.subsec_nanos());
@@ -64,18 +64,18 @@ impl<'h> Recording<'h> {
         }
     }
 
-    /// Whether it begins where its router did.
+    /// Returns whether it begins at the start of its router.
     pub(crate) fn is_from_start(&self) -> bool {
         self.header().part == 0
     }
 
-    /// Bytes of all files.
+    /// Returns the bytes of all files.
     pub(crate) fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.bytes.len() as u64).sum()
     }
 
-    /// Goes through the records until `take` breaks off. Returns what is wrong with the files:
-    /// reading ends there, or goes on behind a gap where a file is missing.
+    /// Passes the records to `take` until it breaks. Returns the damage of the files: reading ends
+    /// there, or goes on after a gap where a file is missing.
     pub(crate) fn each(&self, mut take: impl FnMut(&Entry) -> ControlFlow<()>) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut next = self.header().part;
@@ -117,5 +117,5 @@ impl<'h> Recording<'h> {
     }
 }
 
-/// Nanoseconds of a second.
+/// Nanoseconds in a second.
 const NANOS: u64 = 1_000_000_000;

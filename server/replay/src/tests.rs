@@ -49,7 +49,7 @@ impl JournalSink for Memory {
     }
 }
 
-/// A minute of a request every 10 ms to A (5 ms) and B (15 ms); pings take 2 and 6 ms.
+/// Records a minute with a request every 10 ms to A (5 ms) and B (15 ms). Pings take 2 and 6 ms.
 fn recorded(policy: PolicyKind) -> Vec<u8> {
     let bytes = Arc::new(Mutex::new(Vec::new()));
     let rules = Rules { policy, ..Rules::default() };
@@ -92,7 +92,7 @@ fn ask(file: &OneFile, question: Question) -> Answer {
     answer(&Options { files: vec!["f".to_owned()], question }, file).expect("an answer")
 }
 
-/// Every decision is the same, and traffic and bytes are printed.
+/// Every decision is the same, and the text has traffic and bytes.
 #[test]
 fn recordings_check() {
     let file = OneFile(recorded(PolicyKind::Random));
@@ -102,8 +102,8 @@ fn recordings_check() {
     assert!(text.contains("second 1700000000") && text.contains("policy random"), "{text}");
 }
 
-/// A decision by score names the rule, the points, and what would have changed it: B lacks the
-/// difference of the pings and the threshold, and gets this request once A is full.
+/// A decision by `score` has the rule, the points, and the changes: B lacks the difference of the
+/// pings and the threshold, and gets this request once A is full.
 #[test]
 fn decisions_are_explained() {
     let file = OneFile(recorded(PolicyKind::Score));
@@ -123,8 +123,8 @@ fn decisions_are_explained() {
     assert_eq!(same.text, text);
 }
 
-/// Under random, everything to A would have cost 5 ms instead of the mean of both, within the
-/// interval; the recorded policy under another seed of nothing agrees with itself.
+/// For the policy `random`, all requests to A would have cost 5 ms instead of the mean of both,
+/// within the interval. The recorded policy with the recorded seed agrees with itself.
 #[test]
 fn other_rules_are_estimated() {
     let file = OneFile(recorded(PolicyKind::Random));
@@ -138,7 +138,7 @@ fn other_rules_are_estimated() {
     assert!(text.contains("(+0.0 %)"), "{text}");
 }
 
-/// The fit of the recording has both service times as they were.
+/// The fitted scenario has both service times.
 #[test]
 fn scenarios_are_written() {
     let file = OneFile(recorded(PolicyKind::Random));
@@ -153,7 +153,7 @@ fn scenarios_are_written() {
     assert!(scenario["routing"].get("policy").is_none());
 }
 
-/// Output is readable under every policy and for every question: no names of Rust's.
+/// The output is readable for every policy and question: it has no Rust names.
 #[test]
 fn no_rust_is_printed() {
     for policy in PolicyKind::ALL {

@@ -1,7 +1,7 @@
-//! Spans and numbers as a person reads them.
+//! Spans and numbers in readable form.
 use std::time::Duration;
 
-/// A time in the unit that suits it.
+/// Formats a time in a suitable unit.
 pub(crate) fn span(span: Duration) -> String {
     let ms = span.as_secs_f64() * 1e3;
     if ms < 1.0 {
@@ -13,12 +13,12 @@ pub(crate) fn span(span: Duration) -> String {
     }
 }
 
-/// A share in percent.
+/// Formats a share in percent.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 { "-".to_owned() } else { format!("{:.2} %", 100.0 * part as f64 / whole as f64) }
 }
 
-/// The value below which a share of the sorted numbers lies.
+/// Returns the value below which a share of the sorted numbers lies.
 pub(crate) fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let index = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(index.max(1) - 1).or_else(|| sorted.last()).copied()
@@ -28,7 +28,7 @@ pub(crate) fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// Quantiles of a few numbers by hand.
+    /// Quantiles of a few numbers, computed by hand.
     #[test]
     fn quantiles_by_hand() {
         let sorted = [1.0, 2.0, 3.0, 4.0];

@@ -1,4 +1,4 @@
-//! Words for a policy's view of a backend, for the state of its guard, and for differing decisions.
+//! Texts for a policy's view of a backend, for the state of its guard, and for differing decisions.
 use intelliproxy_core::journal::{Admission, Step};
 use intelliproxy_core::{
     BackendId, GuardView, LearnedStanding, LearnedView, LeastRequestView, LinearRlView, NoRoute,
@@ -129,9 +129,9 @@ mod tests {
 
     use super::*;
 
-    /// A difference names both sides and the backend; row by row.
+    /// A difference names both sides and the backend, in each row.
     #[test]
-    fn differences_are_told() {
+    fn differences_are_described() {
         let a = BackendId::from_index(0);
         let name = |id: BackendId| (id == a).then_some("A");
         let ping = (ProbeId::from_u64(7), a, ProbeKind::Ping);

@@ -1,4 +1,4 @@
-//! History of each backend, request by request.
+//! The history of each backend, request by request.
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -13,25 +13,25 @@ use super::super::text::quantile;
 pub(super) struct Visit {
     pub(super) at_s: f64,
     pub(super) end_s: f64,
-    /// Requests that were there before it.
+    /// Requests in flight at the backend before it.
     pub(super) in_flight: u32,
     /// Time to the response's head; 0 without one.
     pub(super) latency_ms: f64,
     pub(super) ending: Ending,
 }
 
-/// Result of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Ending {
     Good,
     Error,
     Refused,
     TimedOut,
-    /// Says nothing about the backend.
+    /// No statement about the backend.
     Silent,
 }
 
-/// All that happened at one backend.
+/// The events at one backend.
 #[derive(Clone, Debug, Default)]
 pub(super) struct BackendHistory {
     /// In the order of their ends.
@@ -42,11 +42,11 @@ pub(super) struct BackendHistory {
     pub(super) refusals: Vec<(f64, bool)>,
 }
 
-/// All that happened.
+/// The events at all backends.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
     pub(super) backends: Vec<BackendHistory>,
-    /// When requests came, retries left out.
+    /// Times at which requests came, without retries.
     pub(super) arrivals: Vec<f64>,
     pub(super) seconds: f64,
 }
@@ -62,7 +62,7 @@ impl Visit {
 }
 
 impl History {
-    /// Reads a recording; also what is wrong with it.
+    /// Reads a recording. Returns the history and the damage found.
     pub(super) fn read(recording: &Recording<'_>) -> (Self, Vec<String>) {
         let header = recording.header();
         let count = header.config.backends.len();
@@ -126,12 +126,12 @@ impl History {
         (history, wrong)
     }
 
-    /// All good responses.
+    /// Returns all good responses.
     pub(super) fn good(&self) -> impl Iterator<Item = &Visit> {
         self.backends.iter().flat_map(|backend| &backend.visits).filter(|visit| visit.is_good())
     }
 
-    /// After which time requests were given up, when some were, ms.
+    /// Returns the time after which requests were given up, if any were, in ms.
     pub(super) fn timeout_ms(&self) -> Option<f64> {
         let visits = self.backends.iter().flat_map(|backend| &backend.visits);
         let given_up = visits.filter(|visit| visit.ending == Ending::TimedOut);

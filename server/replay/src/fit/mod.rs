@@ -1,14 +1,15 @@
-//! What were the backends like? A scenario for the lab, fitted from a recording.
+//! A scenario for the lab, fitted from a recording.
 //!
-//! | of a backend | is fitted by |
+//! | property of a backend | fitted from |
 //! |---|---|
-//! | width | requests in flight from which on a response takes longer: `max(1, (n + 1) / workers)` |
-//! | service time | quantiles of responses that found a free worker |
-//! | speed | its mean service time against that of all |
-//! | faults | seconds in which it finished far less than that, sent errors, refused, or sent nothing |
+//! | width | the number in flight from which responses take longer: `max(1, (n + 1) / workers)` |
+//! | service time | quantiles of the responses that found a free worker |
+//! | speed | its mean service time compared with that of all |
+//! | faults | seconds in which it finished much less, responded with errors, refused, or did not
+//! respond |
 //!
-//! The network's part of a response's time counts as service, so the scenario has no round trip.
-//! Widths beyond the most that was in flight cannot be seen: the fit says so.
+//! The network's part of a response's time counts as service, so the scenario has no round trip. A
+//! width above the maximum in flight cannot be observed: the fit reports that.
 mod history;
 mod spells;
 mod width;
@@ -25,7 +26,7 @@ use super::Answer;
 use super::recording::Recording;
 use super::text::quantile;
 
-/// The scenario as JSON, and a summary of it.
+/// Fits a scenario. Returns its JSON and a summary.
 pub(super) fn fit(recording: &Recording<'_>) -> Result<(String, Answer), String> {
     let (history, wrong) = History::read(recording);
     let header = recording.header();
@@ -37,11 +38,12 @@ pub(super) fn fit(recording: &Recording<'_>) -> Result<(String, Answer), String>
         .collect();
     let means: Vec<f64> = fitted.iter().filter_map(Fitted::mean_ms).collect();
     if means.is_empty() {
-        return Err("there is no good response in the recording to fit a backend to".to_owned());
+        return Err("the recording has no good response to fit a backend to".to_owned());
     }
     let mean_ms = means.iter().sum::<f64>() / means.len() as f64;
     let mut text = String::new();
-    // A width that could not be seen is at least what was in flight, and likely that of others.
+    // A width that was not observed is at least the number in flight, and likely that of other
+    // backends.
     let seen = fitted.iter().filter_map(|backend| backend.width.as_ref());
     let widest = seen.filter(|width| width.is_seen).map(|width| width.workers).max();
     let backends: Vec<Value> = fitted
@@ -52,7 +54,7 @@ pub(super) fn fit(recording: &Recording<'_>) -> Result<(String, Answer), String>
     let charge_ms = header.config.rules.errors.charge.as_secs_f64() * 1e3;
     let mut routing = serde_json::to_value(&header.config.rules).unwrap_or_default();
     if let Some(rules) = routing.as_object_mut() {
-        // The lab compares policies: it sets them itself.
+        // The lab compares policies, so it sets the policy itself.
         rules.remove("policy");
     }
     let scenario = json!({
@@ -80,7 +82,7 @@ pub(super) fn fit(recording: &Recording<'_>) -> Result<(String, Answer), String>
     Ok((json + "\n", Answer { text, wrong }))
 }
 
-/// One backend as it was.
+/// The fit of one backend.
 struct Fitted<'a> {
     name: &'a str,
     visits: &'a [Visit],
@@ -97,13 +99,13 @@ impl<'a> Fitted<'a> {
         let visits = &backend.visits[..];
         let mut width = fit_width(visits, |_| true);
         let mut found = spells(backend, width.as_ref(), history.seconds);
-        // Once more without the times in which it was not itself.
+        // Fit again without the times of its faults.
         let is_calm = |spells: &[Spell], at: f64| !spells.iter().any(|spell| spell.contains(at));
         if !found.is_empty() {
             let calm = |at: f64| is_calm(&found, at);
             let again = fit_width(visits, calm);
             if let (Some(again), Some(first)) = (again, &width) {
-                // A width that was reached in bad times only is seen in them only.
+                // A width that was reached only during faults can be observed only there.
                 let is_first = !again.is_seen && first.workers > again.workers;
                 let workers = if is_first { first.workers } else { again.workers };
                 width = Some(Width { workers, ..again }.with_pace_of(visits, calm));
@@ -175,7 +177,7 @@ impl<'a> Fitted<'a> {
         })
     }
 
-    /// The share of errors outside the spells, if it is worth telling.
+    /// Returns the share of errors outside the spells, if it is large enough to report.
     fn errors(&self) -> Option<f64> {
         let calm = |at: f64| at <= self.duration_s && !self.spells.iter().any(|s| s.contains(at));
         let (mut all, mut errors) = (0.0, 0.0);
@@ -187,23 +189,24 @@ impl<'a> Fitted<'a> {
     }
 }
 
-/// Points of the quantile function, as work at the backend's speed.
+/// Returns points of the quantile function, as work at the backend's speed.
 fn quantiles(sorted_ms: &[f64], speed: f64, mean_ms: f64) -> Vec<[f64; 2]> {
     let of = |share: f64| quantile(sorted_ms, share).map_or(mean_ms, |ms| ms * speed);
     SHARES.iter().map(|share| [*share, rounded(of(*share))]).collect()
 }
 
-/// Times in which far more or fewer requests came.
+/// Returns the times in which many more or many fewer requests came.
 fn surges(history: &History, rate: f64) -> Vec<Value> {
     let windows = (history.seconds / SURGE_S).floor() as u64;
     let mut counts: BTreeMap<u64, u32> = BTreeMap::new();
     for at in &history.arrivals {
         *counts.entry((at / SURGE_S) as u64).or_default() += 1;
     }
-    // Beyond what chance does to a Poisson count, and worth it.
+    // More than the random variation of a Poisson count, and large enough to matter.
     let least = f64::max(0.25, 4.0 / (rate * SURGE_S).sqrt());
     if least < 1.0 {
-        // An empty window stands out only where each should have had 16 requests: there are few.
+        // An empty window is noticeable only if 16 requests are expected in each, and then there
+        // are few.
         for window in 0..windows {
             counts.entry(window).or_default();
         }
@@ -219,7 +222,7 @@ fn surges(history: &History, rate: f64) -> Vec<Value> {
     surges
 }
 
-/// Rounded to a thousandth, as far as that is finite.
+/// Rounds a finite number to a thousandth.
 fn rounded(number: f64) -> f64 {
     (number * 1000.0).round() / 1000.0
 }
@@ -229,15 +232,15 @@ const SHARES: [f64; 19] = [
     0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999,
     0.9999, 1.0,
 ];
-/// With fewer responses than this that found a free worker, all responses are the better sample.
+/// With fewer responses that found a free worker than this, all responses are used.
 const SERVICE_MIN: usize = 50;
-/// Requests that may wait at a backend, when not more were seen.
+/// Requests that may wait at a backend, unless more were observed.
 const QUEUE: u32 = 128;
 /// The lab's timeout if the recording shows none, ms.
 const TIMEOUT_MS: f64 = 5000.0;
 /// Shares of errors below this are omitted.
 const ERRORS_MIN: f64 = 0.001;
-/// The grain of the rate of arrivals, s.
+/// The grain of the arrival rate, s.
 const SURGE_S: f64 = 5.0;
 
 #[cfg(test)]

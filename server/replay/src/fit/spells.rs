@@ -1,6 +1,6 @@
-//! When was a backend not itself?
+//! The times of a backend's faults.
 //!
-//! Its history is cut into pieces in which about [`EXPECTED`] requests should have ended; pieces
+//! The history is cut into pieces in which about [`EXPECTED`] requests should have ended. Pieces
 //! that stand out are joined to spells.
 use std::fmt;
 
@@ -11,7 +11,7 @@ use super::history::{BackendHistory, Ending, Visit};
 use super::rounded;
 use super::width::Width;
 
-/// A time in which something was wrong.
+/// A time with a fault.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Spell {
     pub(super) from_s: f64,
@@ -22,15 +22,15 @@ pub(super) struct Spell {
 /// Fault of a spell.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum What {
-    /// Its speed, as a factor of its own.
+    /// A change of its speed, as a factor.
     Speed(f64),
-    /// It sent errors at once, after this many ms.
+    /// Errors at once, after this many ms.
     Sinkhole(f64),
-    /// Share of errors among its responses.
+    /// This share of its responses were errors.
     Errors(f64),
-    /// Nothing came.
+    /// No responses.
     BlackHole,
-    /// There was no listener.
+    /// No listener.
     Refusing,
 }
 
@@ -39,7 +39,7 @@ impl Spell {
         (self.from_s..self.to_s).contains(&at_s)
     }
 
-    /// As the lab reads it.
+    /// Returns the fault in the lab's format.
     pub(super) fn to_json(&self) -> Value {
         let what = match self.what {
             What::Speed(factor) => json!({ "speed": rounded(factor) }),
@@ -52,7 +52,7 @@ impl Spell {
         json!({ "fromS": from, "forS": length, "what": what })
     }
 
-    /// Whether both are of the same kind, so that they are one.
+    /// Returns whether both are adjacent and of the same kind.
     fn joins(&self, next: &Self) -> bool {
         let is_near = next.from_s - self.to_s < 1e-6;
         is_near && std::mem::discriminant(&self.what) == std::mem::discriminant(&next.what)
@@ -72,7 +72,7 @@ impl fmt::Display for Spell {
     }
 }
 
-/// The spells of a backend, in their order.
+/// Returns the spells of a backend in order.
 pub(super) fn spells(backend: &BackendHistory, width: Option<&Width>, end_s: f64) -> Vec<Spell> {
     let mut spells = refusals(backend, end_s);
     if let Some(width) = width {
@@ -103,7 +103,8 @@ pub(super) fn spells(backend: &BackendHistory, width: Option<&Width>, end_s: f64
     spells
 }
 
-/// The speed that it had for half of the time. By time, as a slow time has the more pieces.
+/// Returns the median speed by time. A median by pieces would favour slow times, which have more
+/// pieces.
 fn usual_speed(pieces: &[Piece]) -> f64 {
     let mut speeds: Vec<(f64, f64)> =
         pieces.iter().map(|piece| (piece.speed, piece.to_s - piece.from_s)).collect();
@@ -117,7 +118,7 @@ fn usual_speed(pieces: &[Piece]) -> f64 {
     middle.map_or(1.0, |(speed, _)| speed.max(1e-9))
 }
 
-/// Both together, each weighed by its length.
+/// Combines two spells, each weighted by its length.
 fn mix(one: &Spell, two: &Spell) -> What {
     let (a, b) = (one.to_s - one.from_s, two.to_s - two.from_s);
     let mean = |x: f64, y: f64| (x * a + y * b) / (a + b);
@@ -129,7 +130,7 @@ fn mix(one: &Spell, two: &Spell) -> What {
     }
 }
 
-/// From a refused connection to the next sign of life.
+/// Returns the spells from a refused connection to the next response.
 fn refusals(backend: &BackendHistory, end_s: f64) -> Vec<Spell> {
     let mut signs = backend.refusals.clone();
     signs.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -155,7 +156,7 @@ fn refusals(backend: &BackendHistory, end_s: f64) -> Vec<Spell> {
 struct Piece {
     from_s: f64,
     to_s: f64,
-    /// Requests that ended against those that should have.
+    /// Requests that ended, divided by those that should have.
     speed: f64,
     good: u32,
     errors: u32,
@@ -181,12 +182,12 @@ impl Piece {
     }
 }
 
-/// Cuts the history by work that should have been done: whole seconds, as many as it takes.
+/// Cuts the history at equal amounts of expected work, in whole seconds.
 ///
-/// Takes time and memory by the visits, however long the recording says that it lasted: seconds in
-/// which no request began or ended are handled together.
+/// Takes time and memory proportional to the visits, whatever duration the recording claims:
+/// seconds in which no request began or ended are handled together.
 fn pieces(backend: &BackendHistory, width: &Width, end_s: f64) -> Vec<Piece> {
-    // One that ended as it began, as a refused one does, held no worker.
+    // A request that ended as it began, such as a refused one, held no worker.
     let held = backend.visits.iter().filter(|visit| visit.end_s > visit.at_s);
     let mut changes: Vec<(f64, bool)> =
         held.flat_map(|visit| [(visit.at_s, true), (visit.end_s, false)]).collect();
@@ -226,7 +227,7 @@ fn pieces(backend: &BackendHistory, width: &Width, end_s: f64) -> Vec<Piece> {
     cutter.pieces
 }
 
-/// Goes from second to second and ends a piece where enough work was done.
+/// Goes from second to second and ends a piece after enough work.
 struct Cutter<'a> {
     /// Requests that a second of work should finish.
     per_second: f64,
@@ -234,20 +235,21 @@ struct Cutter<'a> {
     pieces: Vec<Piece>,
     /// The second in which the current piece began.
     from: u64,
-    /// The second that comes next.
+    /// The next second.
     next: u64,
     /// Requests that should have ended in the current piece.
     expected: f64,
-    /// Those that did.
+    /// Requests that ended in the current piece.
     ended: Vec<&'a Visit>,
 }
 
 impl Cutter<'_> {
-    /// Passes the seconds before `second`, in each of which `workers` were busy and nothing ended.
+    /// Passes the seconds before `second`, in each of which `workers` were busy and no request
+    /// ended.
     fn pass_to(&mut self, second: u64, workers: f64) {
         let each = workers * self.per_second;
         let mut quiet = second.saturating_sub(self.next);
-        // As many seconds as still belong to a piece that something ended in.
+        // The seconds that still belong to a piece in which a request ended.
         if each > 0.0 {
             let missing = ((EXPECTED - self.expected) / each).ceil().max(1.0) as u64;
             if missing <= quiet {
@@ -255,7 +257,8 @@ impl Cutter<'_> {
                 self.expected += each * (missing - 1) as f64;
                 self.pass(workers);
                 quiet -= missing;
-                // All further pieces are empty: one of their whole length tells the same.
+                // All further pieces are empty, so one piece of their total length has the same
+                // result.
                 let length = (EXPECTED / each).ceil().max(1.0) as u64;
                 let whole = quiet / length * length;
                 if whole > 0 {
@@ -270,7 +273,7 @@ impl Cutter<'_> {
         self.expected += each * quiet as f64;
     }
 
-    /// Passes one second with so much work.
+    /// Passes one second with this amount of work.
     fn pass(&mut self, work: f64) {
         self.next += 1;
         self.expected += work * self.per_second;
@@ -301,5 +304,5 @@ impl Cutter<'_> {
 
 /// Requests that should have ended in a piece.
 const EXPECTED: f64 = 30.0;
-/// Shorter spells are taken for chance, s.
+/// Shorter spells count as random variation, s.
 const SPELL_MIN_S: f64 = 2.0;

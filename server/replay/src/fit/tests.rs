@@ -2,7 +2,8 @@ use super::history::{BackendHistory, Ending};
 use super::spells::What;
 use super::*;
 
-/// A queue in front of workers, served in order, with exponential times: what a proxy would see.
+/// Returns the history of a queue before workers, served in order with exponential times, as a
+/// proxy would observe it.
 fn served(
     workers: usize,
     mean_ms: f64,
@@ -33,8 +34,8 @@ fn served(
     BackendHistory { visits, ..BackendHistory::default() }
 }
 
-/// Width and service time of a queue come back, loaded well and nearly full; if no request
-/// ever waited, the width is reported as not seen.
+/// The fit finds the width and service time of a queue under high and nearly full load. If no
+/// request ever waited, the width is reported as not observed.
 #[test]
 fn widths_come_back() {
     for (workers, load) in [(1, 0.6), (2, 0.7), (4, 0.8), (8, 0.9)] {
@@ -54,7 +55,8 @@ fn widths_come_back() {
     assert!(!width.is_seen, "{width:?}");
 }
 
-/// A time of a fifth of the speed is found, to a second or two, and does not spoil the rest.
+/// A period at a fifth of the speed is found, to a second or two, and does not affect the rest of
+/// the fit.
 #[test]
 fn brownouts_are_found() {
     let speed = |at: f64| if (20.0..40.0).contains(&at) { 0.2 } else { 1.0 };
@@ -70,8 +72,8 @@ fn brownouts_are_found() {
     assert!((mean_ms / 10.0 - 1.0).abs() < 0.1, "{mean_ms}");
 }
 
-/// Errors that come at once make a sinkhole, refusals last until the next sign of life, and
-/// silence is a black hole.
+/// Errors at once are a sinkhole, refusals last until the next response, and silence is a black
+/// hole.
 #[test]
 fn failures_are_found() {
     let history = History { seconds: 60.0, ..History::default() };
@@ -101,10 +103,10 @@ fn failures_are_found() {
     assert!(found.is_some_and(|spell| spell.contains(33.0)), "{:?}", fitted.spells);
 }
 
-/// A recording that says it lasted three hundred years costs no more than its visits do; a request
-/// that hung all that time makes one black hole of it.
+/// A recording that claims a duration of three hundred years costs no more than its visits. A
+/// request that hung for all that time becomes one black hole.
 #[test]
-fn what_is_said_about_time_costs_nothing() {
+fn a_claimed_duration_costs_nothing() {
     let end_s = 1e10;
     let history = History { seconds: end_s, arrivals: vec![0.5, end_s], ..History::default() };
     let mut backend = served(4, 10.0, 100.0, 60.0, |_| 1.0);

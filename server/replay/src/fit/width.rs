@@ -1,23 +1,24 @@
-//! How many requests does a backend serve at a time?
+//! The width of a backend: the number of requests that it serves at a time.
 //!
 //! A request that finds n others at one of W workers with service time s waits for `n − W + 1` of
-//! them to end, so its mean time is `s · max(1, (n + 1) / W)`: flat up to W, then a slope. The W
-//! that fits the means by n best is taken, weighed by their standard errors. (Counting ends while
-//! n are in flight would show the same in theory; responses that come in bunches spoil it.)
+//! them to end, so its mean time is `s · max(1, (n + 1) / W)`: constant up to W, then a slope. The
+//! fit takes the W whose curve is closest to the means by n, weighted by their standard errors.
+//! (Counting ends while n are in flight would give the same in theory, but responses that come in
+//! bunches distort it.)
 use super::history::Visit;
 
-/// Result of the fit.
+/// The result of the fit.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Width {
     /// Requests served at a time.
     pub(super) workers: u32,
     /// Requests that one worker finishes a second.
     pub(super) per_second: f64,
-    /// Whether more than that were in flight, so that the width could be seen.
+    /// Whether more than that were in flight, so that the width was observed.
     pub(super) is_seen: bool,
 }
 
-/// By number in flight: time it held them, and requests that ended well then.
+/// By number in flight: its duration, and the requests that ended well in it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exposure {
     pub(super) seconds: Vec<f64>,
@@ -25,11 +26,11 @@ pub(super) struct Exposure {
 }
 
 impl Exposure {
-    /// Of the times for which `counts` says so.
+    /// Collects the times for which `counts` returns true.
     pub(super) fn new(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Self {
-        // Beginnings and ends in order of time; of equal times ends come first.
+        // Beginnings and ends in order of time. At equal times ends come first.
         let mut events: Vec<(f64, bool, bool)> = Vec::with_capacity(2 * visits.len());
-        // One that ended as it began, as a refused one does, held no worker.
+        // A request that ended as it began, such as a refused one, held no worker.
         for visit in visits.iter().filter(|visit| visit.end_s > visit.at_s) {
             events.push((visit.at_s, true, false));
             events.push((visit.end_s, false, visit.is_good()));
@@ -52,7 +53,7 @@ impl Exposure {
         exposure
     }
 
-    /// Seconds of work done by `workers`, and requests that ended.
+    /// Returns the seconds of work done by `workers`, and the number of requests that ended.
     pub(super) fn work(&self, workers: u32) -> (f64, f64) {
         let busy = |n: usize| n.min(workers as usize) as f64;
         let work = self.seconds.iter().enumerate().map(|(n, seconds)| seconds * busy(n)).sum();
@@ -60,14 +61,14 @@ impl Exposure {
     }
 }
 
-/// The width that fits best; `None` when nothing ended well.
+/// Returns the width that fits best, or `None` if no request ended well.
 pub(super) fn fit_width(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Option<Width> {
     let levels = levels(visits, &counts);
     let most = levels.iter().rposition(|level| level.count > 0.0)? as u32 + 1;
     let mut best = (most, f64::INFINITY);
     for workers in (1..=most).rev() {
         let misfit = misfit(&levels, workers);
-        // Of widths that fit the same, the widest: no request has waited then.
+        // Of widths that fit equally, the widest: then no request has waited.
         if misfit < best.1 - 1e-9 {
             best = (workers, misfit);
         }
@@ -77,14 +78,14 @@ pub(super) fn fit_width(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Optio
 }
 
 impl Width {
-    /// Limits the width to the workers whose rate of requests was finished.
+    /// Sets the rate of one worker from the times for which `counts` returns true.
     pub(super) fn with_pace_of(self, visits: &[Visit], counts: impl Fn(f64) -> bool) -> Self {
         let (work, ended) = Exposure::new(visits, counts).work(self.workers);
         Self { per_second: if work > 0.0 { ended / work } else { 0.0 }, ..self }
     }
 }
 
-/// Times to the response of requests that found as many others in flight.
+/// Times to the response of requests that found the same number of others in flight.
 #[derive(Clone, Copy, Debug, Default)]
 struct Level {
     count: f64,
@@ -113,23 +114,24 @@ fn levels(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Vec<Level> {
 /// errors, with the service time that fits best.
 fn misfit(levels: &[Level], workers: u32) -> f64 {
     let slower = |n: usize| ((n as f64 + 1.0) / f64::from(workers)).max(1.0);
-    let told = || levels.iter().enumerate().filter(|(_, level)| level.count >= LEVEL_MIN);
-    // Every level's error from the same relative spread: a small level's own says little.
-    let spread: f64 = told().map(|(_, l)| l.squares / (l.mean * l.mean).max(1e-12)).sum::<f64>()
-        / told().map(|(_, l)| l.count).sum::<f64>().max(1.0);
+    let large = || levels.iter().enumerate().filter(|(_, level)| level.count >= LEVEL_MIN);
+    // Every level's error comes from the same relative spread: the spread within a small level is
+    // unreliable.
+    let spread: f64 = large().map(|(_, l)| l.squares / (l.mean * l.mean).max(1e-12)).sum::<f64>()
+        / large().map(|(_, l)| l.count).sum::<f64>().max(1.0);
     let weight = |level: &Level| level.count / (spread * level.mean * level.mean).max(1e-12);
     let (mut top, mut bottom) = (0.0, 0.0);
-    for (n, level) in told() {
+    for (n, level) in large() {
         top += weight(level) * level.mean * slower(n);
         bottom += weight(level) * slower(n) * slower(n);
     }
     let service = if bottom > 0.0 { top / bottom } else { 0.0 };
-    told()
+    large()
         .map(|(n, l)| weight(l) * (l.mean - service * slower(n)) * (l.mean - service * slower(n)))
         .sum()
 }
 
 /// Widths beyond this are all the same.
 const WIDTH_MAX: usize = 512;
-/// Fewer responses than this say nothing about their level.
+/// Levels with fewer responses than this are not used.
 const LEVEL_MIN: f64 = 5.0;
