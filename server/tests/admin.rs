@@ -1,4 +1,4 @@
-//! The admin pages over real sockets: a process, backends of the test's own, and clients.
+//! The admin pages over real sockets: a process, the test's own backends, and clients.
 mod process;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,28 +8,28 @@ use std::thread;
 
 use process::{DEADLINE, Program};
 
-/// Answers every request on every connection with 200 and two bytes, once `may_answer` lets it;
-/// returns the flag that names it.
-fn start_backend(name: &str, may_answer: Option<mpsc::Receiver<()>>) -> String {
+/// Responds to every request on every connection with 200 and two bytes, once `may_respond` permits
+/// it. Returns the flag with its address.
+fn start_backend(name: &str, may_respond: Option<mpsc::Receiver<()>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let flag = format!("--backend={name}=http://{}", listener.local_addr().expect("bound"));
     thread::spawn(move || {
-        let mut may_answer = may_answer;
+        let mut may_respond = may_respond;
         for stream in listener.incoming().map_while(Result::ok) {
-            // A probe is answered at once: its path is not `/`.
+            // A probe gets its response at once: its path is not `/`.
             let mut stream = BufReader::new(stream);
             let mut first = String::new();
             if stream.read_line(&mut first).is_err() {
                 continue;
             }
-            let gate = may_answer.take_if(|_| first.starts_with("GET / "));
-            thread::spawn(move || answer(stream, gate));
+            let gate = may_respond.take_if(|_| first.starts_with("GET / "));
+            thread::spawn(move || respond(stream, gate));
         }
     });
     flag
 }
 
-fn answer(mut stream: BufReader<TcpStream>, gate: Option<mpsc::Receiver<()>>) {
+fn respond(mut stream: BufReader<TcpStream>, gate: Option<mpsc::Receiver<()>>) {
     let mut line = String::new();
     while stream.read_line(&mut line).is_ok_and(|count| count > 0) {
         if line == "\r\n" {
@@ -43,7 +43,7 @@ fn answer(mut stream: BufReader<TcpStream>, gate: Option<mpsc::Receiver<()>>) {
     }
 }
 
-/// Starts the proxy with admin pages; returns it and their port.
+/// Starts the proxy with admin pages. Returns it and their port.
 fn start(flags: &[&str]) -> (Program, u16) {
     let program = Program::start(&[&["--admin", "127.0.0.1:0"], flags].concat());
     with_port(program)
@@ -61,7 +61,7 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// Sends bytes on a connection of its own; returns all that comes back.
+/// Sends bytes on a new connection. Returns all bytes that come back.
 fn exchange(port: u16, request: &str) -> String {
     let mut stream = connect(port);
     stream.write_all(request.as_bytes()).expect("sent");
@@ -78,13 +78,13 @@ fn body(response: &str) -> &str {
     response.split_once("\r\n\r\n").expect("a head").1
 }
 
-/// The sum of the samples that begin with `start`.
+/// Returns the sum of the samples that begin with `start`.
 fn sum(text: &str, start: &str) -> f64 {
     let of = text.lines().filter(|line| line.starts_with(start));
     of.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
-/// Sends one request on each connection; all get the backend's response.
+/// Sends one request on each connection. All get the backend's response.
 fn ask_all(clients: &mut [TcpStream]) {
     for client in &mut *clients {
         client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
@@ -100,7 +100,7 @@ fn ask_all(clients: &mut [TcpStream]) {
     }
 }
 
-/// Every page has its status and kind, other paths and methods have theirs, and HEAD has no body.
+/// Every page has its status and type, other paths and methods have theirs, and HEAD has no body.
 #[test]
 fn pages_have_their_statuses() {
     let (program, port) = start(&[&start_backend("A", None)]);
@@ -140,12 +140,13 @@ fn pages_have_their_statuses() {
     let config: serde_json::Value = serde_json::from_str(body(&config)).expect("JSON");
     assert_eq!(config["backends"][0]["name"], "A");
     assert_eq!(config["timeouts"]["connectMs"], 2000);
-    // Pages of the admin listener are no pages of the traffic port.
+    // The traffic port does not serve the pages of the admin listener.
     let response = program.ask("GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     assert!(response.ends_with("\r\n\r\nok"), "the backend's: {response}");
 }
 
-/// The counts are those of the clients: requests by backend and in all, every histogram, and bytes.
+/// The counts are those of the clients: requests by backend and in total, every histogram, and
+/// bytes.
 #[test]
 fn counts_are_those_of_the_clients() {
     let backends = [start_backend("A", None), start_backend("B", None)];
@@ -180,8 +181,7 @@ fn counts_are_those_of_the_clients() {
     assert!(text.contains("\nintelliproxy_client_connections_accepted_total 6\n"), "{text}");
 }
 
-/// A connection that a scraper keeps carries one request after the other, also those that came with
-/// the one before.
+/// A scraper's kept connection carries one request after another, also pipelined ones.
 #[test]
 fn connections_are_kept() {
     let (_program, port) = start(&[&start_backend("A", None)]);
@@ -199,8 +199,8 @@ fn connections_are_kept() {
     }
 }
 
-/// With as many clients as may be and as many admin connections as may be, another scrape is
-/// answered: idle ones give way. The same where clients want more descriptors than there are.
+/// With the maximum of clients and of admin connections, another scrape gets its response: idle
+/// connections give way. The same holds if clients need more descriptors than there are.
 #[test]
 fn full_of_clients_it_can_be_reached() {
     let flag = start_backend("A", None);
@@ -219,8 +219,8 @@ fn full_of_clients_it_can_be_reached() {
     }
 }
 
-/// /readyz is 503 while no backend is usable, and while the proxy stops: the pages can be read until
-/// the last request has ended.
+/// /readyz is 503 while no backend is usable, and while the proxy stops. The pages can be read
+/// until the last request has ended.
 #[test]
 fn readiness_follows_backends_and_the_end() {
     let (go, gate) = mpsc::channel();

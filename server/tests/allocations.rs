@@ -1,10 +1,11 @@
-//! In the steady state an exchange allocates nothing: tables, buffers and heaps have their size.
+//! In the steady state an exchange allocates nothing: tables, buffers and heaps have reached their
+//! size.
 mod memory;
 
 use memory::World;
 
-/// A thousand exchanges of each kind on kept connections, after a thousand to warm up, take no
-/// memory from the allocator.
+/// A thousand exchanges of each kind on kept connections, after a thousand for warm-up, allocate no
+/// memory.
 #[test]
 fn an_exchange_allocates_nothing() {
     let long =
@@ -18,10 +19,10 @@ fn an_exchange_allocates_nothing() {
     let short = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
     let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
     let rows: [(&str, &[u8], &[u8]); 4] = [
-        ("a short answer", get, short),
-        ("an answer of 64 KiB", get, &long),
+        ("a short response", get, short),
+        ("a response of 64 KiB", get, &long),
         ("a post of 16 KiB", &post, short),
-        ("a chunked answer", get, chunked),
+        ("a chunked response", get, chunked),
     ];
     for (name, request, answer) in rows {
         let mut world = World::new();

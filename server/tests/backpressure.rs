@@ -1,4 +1,4 @@
-//! A client that is not read for want of room is read again when there is some.
+//! A client that is not read for lack of room is read again once there is some.
 use std::net::SocketAddr;
 
 use intelliproxy::config::{BackendTarget, Config};
@@ -7,7 +7,7 @@ use intelliproxy_core::Instant;
 
 const NOW: Instant = Instant::from_millis(1);
 
-/// Hands over as much as there is room for; what is left.
+/// Passes as many bytes as there is room for. Returns the rest.
 fn hand_over<'b>(proxy: &mut Proxy, conn: ConnId, mut bytes: &'b [u8]) -> &'b [u8] {
     loop {
         let space = proxy.read_space(conn);
@@ -21,8 +21,8 @@ fn hand_over<'b>(proxy: &mut Proxy, conn: ConnId, mut bytes: &'b [u8]) -> &'b [u
     }
 }
 
-/// Writes all that waits; the connections that the proxy made, and whether `client` was asked to be
-/// read again.
+/// Writes all waiting bytes. Returns the latest connection that the proxy opened, and whether
+/// `client` is to be read again.
 fn settle(proxy: &mut Proxy, client: ConnId) -> (Option<ConnId>, bool) {
     let (mut made, mut is_resumed) = (None, false);
     loop {
@@ -41,9 +41,9 @@ fn settle(proxy: &mut Proxy, client: ConnId) -> (Option<ConnId>, bool) {
     }
 }
 
-/// Requests wait behind one that is under way until the client's buffer is full in the middle of a
-/// head of 30 KB. When the ones before are answered, the rest of that head is read: it was not,
-/// since the pause ended only below 2 KiB.
+/// Requests wait behind the current one until the client's buffer is full in the middle of a head
+/// of 30 KB. Once the earlier ones have their responses, the rest of that head is read. (It was
+/// not, because the pause ended only below 2 KiB.)
 #[test]
 fn a_head_cut_by_a_full_buffer_is_read_on() {
     let address = SocketAddr::from(([127, 0, 0, 1], 9));
@@ -58,29 +58,29 @@ fn a_head_cut_by_a_full_buffer_is_read_on() {
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(30_000));
     let mut rest = &long.repeat(10).into_bytes()[..];
     let (mut upstream, mut is_readable) = (None, true);
-    for answered in 1..=10 {
+    for served in 1..=10 {
         if is_readable {
             rest = hand_over(&mut proxy, client, rest);
         }
         let (made, is_resumed) = settle(&mut proxy, client);
         (upstream, is_readable) = (made.or(upstream), is_resumed);
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-        assert!(hand_over(&mut proxy, upstream.expect("a connection"), answer).is_empty());
+        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        assert!(hand_over(&mut proxy, upstream.expect("a connection"), response).is_empty());
         is_readable |= settle(&mut proxy, client).1;
         let requests = proxy.snapshot(NOW).backends[0].requests;
-        assert_eq!(requests, answered, "requests answered with {} bytes unread", rest.len());
+        assert_eq!(requests, served, "requests served with {} bytes unread", rest.len());
     }
 }
 
-/// Requests that the proxy answers by itself count for more than their bytes: many of them in one read
-/// cost as much as many reads.
+/// Requests with a response of the proxy's own count for more than their bytes: many of them in one
+/// read cost as much as many reads.
 #[test]
 fn own_responses_count_for_more() {
     let address = SocketAddr::from(([127, 0, 0, 1], 9));
     let mut proxy = Proxy::new(Config::default(), Vec::new(), 1, NOW).expect("good defaults");
     for head in [
         "OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n",
-        // No backend: 503.
+        // Without a backend: 503.
         "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     ] {
         let client = proxy.handle_accept(NOW, address);
@@ -93,8 +93,8 @@ fn own_responses_count_for_more() {
     }
 }
 
-/// Work is what shares go by: a request's body of tiny chunks counts many times its bytes, plain
-/// bytes count once. Probes are distinguished, since they do not wait for others.
+/// Shares are measured by work: tiny chunks of a request's body count for many times their bytes,
+/// plain bytes count once. Probes are distinguished, because they do not wait for others.
 #[test]
 fn tiny_chunks_count_for_more() {
     let address = SocketAddr::from(([127, 0, 0, 1], 9));

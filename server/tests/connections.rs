@@ -1,4 +1,4 @@
-//! Connections: made, used again, ended.
+//! Connections: opened, reused, ended.
 use std::net::SocketAddr;
 
 use intelliproxy::config::{BackendTarget, Config};
@@ -11,7 +11,7 @@ fn address(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// A proxy whose only backend has these addresses.
+/// Returns a proxy whose only backend has these addresses.
 fn proxy(ports: &[u16]) -> Proxy {
     let target = BackendTarget {
         name: "A".to_owned(),
@@ -28,7 +28,7 @@ fn hand_over(proxy: &mut Proxy, now: Instant, conn: ConnId, bytes: &[u8]) {
     proxy.handle_read(now, conn, bytes.len());
 }
 
-/// Writes all that waits; the connections asked for and those closed meanwhile.
+/// Writes all waiting bytes. Returns the connections requested and those closed meanwhile.
 fn settle(proxy: &mut Proxy, now: Instant) -> (Vec<(ConnId, SocketAddr)>, Vec<ConnId>) {
     let (mut asked, mut closed) = (Vec::new(), Vec::new());
     loop {
@@ -48,8 +48,8 @@ fn settle(proxy: &mut Proxy, now: Instant) -> (Vec<(ConnId, SocketAddr)>, Vec<Co
     }
 }
 
-/// Two requests to a backend that answers the first with `fields`; whether the second one went out
-/// on the same connection.
+/// Sends two requests to a backend whose first response has `fields`. Returns whether the second
+/// one used the same connection.
 fn is_reused(fields: &str) -> bool {
     let mut proxy = proxy(&[1]);
     let client = proxy.handle_accept(START, address(9));
@@ -58,8 +58,8 @@ fn is_reused(fields: &str) -> bool {
     let (upstream, _) = asked[0];
     proxy.handle_connected(START, upstream, Ok(()));
     settle(&mut proxy, START);
-    let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
-    hand_over(&mut proxy, START, upstream, answer.as_bytes());
+    let response = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+    hand_over(&mut proxy, START, upstream, response.as_bytes());
     let (_, closed) = settle(&mut proxy, START);
     hand_over(&mut proxy, START, client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let (asked, _) = settle(&mut proxy, START);
@@ -67,7 +67,8 @@ fn is_reused(fields: &str) -> bool {
     asked.is_empty()
 }
 
-/// A backend that says that it will close is taken at its word, although it stays open.
+/// A backend that announces to close its connection is believed, although the connection stays
+/// open.
 #[test]
 fn a_connection_is_reused_only_where_the_backend_keeps_it() {
     let rows = [
@@ -81,8 +82,8 @@ fn a_connection_is_reused_only_where_the_backend_keeps_it() {
     }
 }
 
-/// An address that swallows everything does not hide the next one: when a ping got no connection
-/// in its time, the next ping and the next request begin elsewhere.
+/// An address that never responds does not hide the next one: if a ping got no connection in time,
+/// the next ping and the next request begin at another address.
 #[test]
 fn a_silent_address_is_left_by_the_probes() {
     let mut proxy = proxy(&[1, 2]);
@@ -121,8 +122,8 @@ fn a_client_that_did_not_ask_for_the_end_is_not_closed_at_once() {
         if stops {
             proxy.handle_stop(START);
         }
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-        hand_over(&mut proxy, START, asked[0].0, answer);
+        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        hand_over(&mut proxy, START, asked[0].0, response);
         let (_, closed) = settle(&mut proxy, START);
         assert_eq!(closed.contains(&client), is_closed, "{fields:?}");
         proxy.handle_eof(START, client);
@@ -131,8 +132,8 @@ fn a_client_that_did_not_ask_for_the_end_is_not_closed_at_once() {
     }
 }
 
-/// The time that a client may be idle begins when its last answer is out, also for one that takes
-/// longer to read it (found by the fuzzer: its deadline was before the time of its check).
+/// A client's idle time begins when its last response is written, also for a slow reader. (Found by
+/// the fuzzer: the deadline was before the time of its check.)
 #[test]
 fn a_slow_reader_is_not_idle() {
     let at = |seconds: u64| Instant::from_millis(1 + seconds * 1000);
@@ -159,11 +160,11 @@ fn a_slow_reader_is_not_idle() {
             break;
         }
     }
-    assert_eq!(last, Some(at(130)), "closed a minute after the answer was out, and not before");
+    assert_eq!(last, Some(at(130)), "closed a minute after the response was written");
 }
 
-/// Only the last bytes of a connection may be held back until its end: those of an answer after
-/// which it is closed, and not before that answer is whole.
+/// Only the last bytes of a connection may be held back until its end: those of a response that
+/// closes it, once the response is complete.
 #[test]
 fn only_last_bytes_wait_for_the_end() {
     for (fields, closes) in [("Connection: close\r\n", true), ("", false)] {
@@ -188,7 +189,7 @@ fn only_last_bytes_wait_for_the_end() {
 }
 
 /// A response has arrived and is not read yet when its deadline passes: it is read, and the
-/// deadline, put off meanwhile, does not fire. Bytes of the client put its deadlines off as well.
+/// postponed deadline does not fire. Bytes of the client postpone its deadlines as well.
 #[test]
 fn deadlines_wait_for_bytes_that_have_arrived() {
     let at = |seconds: u64| Instant::from_millis(1 + seconds * 1000);
@@ -218,7 +219,7 @@ fn deadlines_wait_for_bytes_that_have_arrived() {
     );
 }
 
-/// A lack in the proxy's own system is not a failure of a backend: the request gets 503 when no
+/// Missing descriptors of the proxy are not a failure of a backend: the request gets 503 if no
 /// backend is left to try, none is blamed, and a probe that could not be sent is not counted.
 #[test]
 fn a_lack_of_descriptors_blames_no_backend() {
@@ -240,8 +241,8 @@ fn a_lack_of_descriptors_blames_no_backend() {
     assert_eq!(backend.health, Health::Unknown);
 }
 
-/// An address that refuses is the backend's failure even when the next one cannot be tried: without
-/// IPv6 the system says so of `[::1]`.
+/// An address that refuses is the backend's failure, even if the next address cannot be tried:
+/// without IPv6 the system reports that for `[::1]`.
 #[test]
 fn a_refusal_counts_though_the_next_address_cannot_be_tried() {
     let mut proxy = proxy(&[1, 2]);
@@ -255,8 +256,8 @@ fn a_refusal_counts_though_the_next_address_cannot_be_tried() {
     assert_eq!(proxy.snapshot(START).backends[0].health, Health::Down);
 }
 
-/// Probes that were under way while the process was stopped say nothing: none has failed, and
-/// they are sent again.
+/// Probes that were under way while the process was stopped count as neither good nor failed, and
+/// are sent again.
 #[test]
 fn probes_under_way_in_a_pause_are_not_counted() {
     let now = Instant::from_millis(60_000);
@@ -274,8 +275,8 @@ fn probes_under_way_in_a_pause_are_not_counted() {
     assert_eq!((backend.pings_failed, backend.reports_failed), (0, 0));
 }
 
-/// With room for 10 connections and one backend 4 clients are admitted, each with room for an
-/// upstream. An idle upstream gives way to a connection that is needed.
+/// With room for 10 connections and one backend, 4 clients are admitted, each with room for an
+/// upstream. An idle upstream gives way to a required connection.
 #[test]
 fn clients_leave_room_for_their_upstreams() {
     let mut proxy = proxy(&[1]);

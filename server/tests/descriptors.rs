@@ -7,7 +7,8 @@ use std::thread;
 
 use process::{DEADLINE, Program};
 
-/// Answers every request on every connection with an empty 200; returns the flag that names it.
+/// Responds to every request on every connection with an empty 200. Returns the flag with its
+/// address.
 fn start_backend() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let flag = format!("--backend=A=http://{}", listener.local_addr().expect("bound"));
@@ -29,14 +30,14 @@ fn start_backend() -> String {
     flag
 }
 
-/// With 64 descriptors and 100 clients those who are admitted are all served: each finds a
-/// descriptor for its upstream. The log says how many that are.
+/// With 64 descriptors and 100 clients, all admitted clients are served: each has a descriptor for
+/// its upstream. The log reports their number.
 #[test]
 fn clients_leave_descriptors_for_their_upstreams() {
     let flag = start_backend();
     let mut program = Program::start_with_descriptors(64, &[&flag]);
     let line = program.line_with("limits.clients is 10000");
-    assert!(line.contains(" INFO "), "the default is not a choice: {line}");
+    assert!(line.contains(" INFO "), "the default is not a warning: {line}");
     let words = line.split(' ').skip_while(|word| *word != "for");
     let admitted: usize = words.skip(1).find_map(|word| word.parse().ok()).expect("a number");
     assert!((10..32).contains(&admitted), "{line}");
@@ -52,7 +53,7 @@ fn clients_leave_descriptors_for_their_upstreams() {
     }
 }
 
-/// A limit that was chosen and does not fit is a warning.
+/// A configured limit that does not fit is a warning.
 #[test]
 fn a_chosen_limit_that_does_not_fit_is_a_warning() {
     let flags = ["--backend", "A=http://127.0.0.1:1", "--clients", "9000"];

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use process::{DEADLINE, Program, output};
 
-/// A folder of the test's own, gone with it.
+/// A temporary folder, removed with the test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -42,7 +42,7 @@ impl Drop for Folder {
     }
 }
 
-/// Calls `look` until it returns something; fails once that takes too long.
+/// Calls `look` until it returns a value. Fails at the deadline.
 #[track_caller]
 fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
@@ -55,16 +55,16 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A request that is refused, which the log mentions.
+/// A request that is refused and logged.
 const BAD: &str = "GET / HTTP/1.1\r\n\r\n";
 
-/// Without a reader of the log, writes to it fail and /stats counts them; once it is read again it
-/// goes on, with the lines of that time and with a line about them.
+/// Without a reader of the log, writes to it fail and /stats counts them. Once it is read again the
+/// log continues, with the lines of that time and a line about them.
 #[test]
 fn a_log_without_a_reader_goes_on_later() {
     let folder = Folder::new("log");
     let path = folder.pipe("log");
-    // Opened for reading and writing, a pipe does not wait.
+    // A pipe opened for reading and writing does not block.
     let open = || File::options().read(true).write(true).open(&path).expect("a pipe");
     let reader = open();
     let writer = File::options().write(true).open(&path).expect("a pipe with a reader");
@@ -88,8 +88,8 @@ fn a_log_without_a_reader_goes_on_later() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// A reading of the configuration that hangs is given up with a line of the log, and a later
-/// SIGHUP is worked off.
+/// If reading the configuration hangs, it is given up with a log line, and a later SIGHUP is
+/// handled.
 #[test]
 fn a_hanging_configuration_is_given_up() {
     let folder = Folder::new("hang");
@@ -116,8 +116,8 @@ fn a_hanging_configuration_is_given_up() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// A pipe, a folder or a link is no place for a recording or a state: the start fails with one line
-/// and waits for no writer.
+/// A pipe, a folder or a link is not accepted for a recording or a state: the start fails with one
+/// line and does not block.
 #[test]
 fn irregular_files_are_refused_at_the_start() {
     let folder = Folder::new("irregular");
@@ -143,7 +143,7 @@ fn irregular_files_are_refused_at_the_start() {
     assert!(!std::path::Path::new(&folder.file("target")).exists());
 }
 
-/// A bad state file does not prevent the start: it is kept beside, and a good one is written.
+/// A bad state file does not prevent the start: it is renamed, and a good one is written.
 #[test]
 fn a_bad_state_is_kept_beside() {
     let folder = Folder::new("state");
@@ -158,8 +158,8 @@ fn a_bad_state_is_kept_beside() {
     assert!(text.contains("\"version\""), "{text}");
 }
 
-/// A state file under a policy that learns nothing is not used, and the same is said of it by
-/// `--check`, at the start and after a SIGHUP; all three go on.
+/// A state file is not used with a policy that learns nothing. `--check`, the start and a SIGHUP
+/// report that and continue.
 #[test]
 fn an_unused_state_file_is_a_warning() {
     let folder = Folder::new("unused");
@@ -188,8 +188,8 @@ fn an_unused_state_file_is_a_warning() {
     assert!(!std::path::Path::new(&state).exists());
 }
 
-/// Of many refused requests only some have lines; one line and /stats report the rest, and
-/// what is secret in a request is in none of them.
+/// Only some of many refused requests have log lines. One line and /stats report the others, and no
+/// line has the secrets of a request.
 #[test]
 fn a_flood_of_bad_requests_does_not_fill_the_log() {
     let mut program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);
@@ -214,8 +214,8 @@ fn a_flood_of_bad_requests_does_not_fill_the_log() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// The lines of failures: what a ping asked for, a report that is not one (once), and a refused
-/// request without another backend to send it to.
+/// The log lines of failures: the path of a ping, an invalid report (once), and a refused request
+/// without another backend to send it to.
 #[test]
 fn failures_say_what_happened() {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -275,7 +275,7 @@ fn failures_say_what_happened() {
     assert!(line.ends_with("connection refused: error returned to the client"), "{line}");
 }
 
-/// A response that stalls in its body is cut with a line that names the time.
+/// A response that stalls in its body is cut, and the log line names the timeout.
 #[test]
 fn a_cut_names_its_key() {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -12,12 +12,12 @@ const fn at(millis: u64) -> Instant {
     Instant::from_millis(1 + millis)
 }
 
-/// A proxy with a bound of clients, and the clients and notices that it closed and sent.
+/// A proxy with a maximum of clients, the connections that it closed, and its notices.
 struct Full {
     proxy: Proxy,
     closed: Vec<ConnId>,
     gave_way: u64,
-    /// Bound of the clients when some gave way last.
+    /// The limit in the last notice about clients that gave way.
     bound: Option<Bound>,
 }
 
@@ -48,7 +48,7 @@ impl Full {
         self.settle(now);
     }
 
-    /// A whole exchange: the backend answers at once.
+    /// Runs a complete exchange: the backend responds at once.
     fn ask(&mut self, now: Instant, conn: ConnId) {
         self.proxy.handle_read(now, conn, 0);
         self.proxy.read_space(conn)[..REQUEST.len()].copy_from_slice(REQUEST);
@@ -59,7 +59,7 @@ impl Full {
         self.settle(now);
     }
 
-    /// Writes all that waits; the last connection that was asked for.
+    /// Writes all waiting bytes. Returns the last connection that was requested.
     fn settle(&mut self, now: Instant) -> Option<ConnId> {
         let mut made = None;
         loop {
@@ -85,7 +85,7 @@ impl Full {
         }
     }
 
-    /// Makes room; who was closed for it.
+    /// Makes room. Returns the client that was closed for it.
     fn make_room(&mut self, now: Instant) -> Option<ConnId> {
         self.closed.clear();
         let has_room = self.proxy.make_room(now);
@@ -97,8 +97,9 @@ impl Full {
     }
 }
 
-/// Silent ones go first, with half a head or without, then idle ones; each after its time, the
-/// longest waiting first. One with an exchange never goes, nor one whose bytes wait to be read.
+/// Silent clients go first, with half a head or without, then idle ones: each after its time, and
+/// the longest waiting first. A client with an exchange never goes, nor one whose bytes wait to be
+/// read.
 #[test]
 fn the_longest_idle_gives_way() {
     let mut full = Full::new(6);
@@ -110,32 +111,32 @@ fn the_longest_idle_gives_way() {
     full.send(at(40), busy, REQUEST);
     full.send(at(50), half, b"GET / HT");
     full.proxy.handle_unread(unread, true);
-    assert_eq!(full.make_room(at(1019)), None, "all are within their time");
+    assert_eq!(full.make_room(at(1019)), None, "no client's time is over");
     assert!(full.proxy.makes_room_from() > at(1019));
     assert_eq!(full.make_room(at(1020)), Some(idle_long));
     full.accept(at(1025));
     assert_eq!(full.make_room(at(1029)), None);
     assert_eq!(full.make_room(at(5030)), Some(silent), "before the idle one");
     full.accept(at(5030));
-    assert_eq!(full.make_room(at(5049)), Some(idle), "half a head has its time");
+    assert_eq!(full.make_room(at(5049)), Some(idle), "a client with half a head has its own time");
     let later = full.accept(at(5049));
     full.ask(at(5050), later);
     assert_eq!(full.make_room(at(5050)), Some(half));
     full.accept(at(5050));
-    assert_eq!(full.gave_way, 2, "a notice a second at most");
+    assert_eq!(full.gave_way, 2, "at most one notice per second");
     assert!(full.make_room(at(20_000)).is_some());
     assert_eq!(full.make_room(at(20_000)), None, "room for one is enough");
     for _ in 0..10 {
         full.accept(at(20_000));
     }
     assert!(!full.closed.contains(&busy) && !full.closed.contains(&unread));
-    assert!(full.gave_way > 4, "and none is forgotten: {}", full.gave_way);
+    assert!(full.gave_way > 4, "and none is lost: {}", full.gave_way);
 }
 
-/// 1000 silent clients give way to 1000 others, one for one; the memory about those that left does
-/// not grow with them.
+/// 1000 silent clients give way to 1000 others, one for one. The records of clients that left do
+/// not accumulate.
 #[test]
-fn silent_clients_keep_nobody_out() {
+fn silent_clients_keep_no_other_out() {
     let mut full = Full::new(1000);
     for _ in 0..1000 {
         full.accept(at(0));
@@ -151,19 +152,19 @@ fn silent_clients_keep_nobody_out() {
 
 /// A lowered limit closes no client (R6), and a proxy that stops makes no room.
 #[test]
-fn no_client_gives_way_in_vain() {
+fn no_client_gives_way_without_need() {
     let mut full = Full::new(2);
     full.accept(at(0));
     full.accept(at(0));
     full.proxy.limit_connections(4);
     assert_eq!((full.proxy.clients_max(), full.make_room(at(9000))), (1, None));
-    assert_eq!(full.proxy.makes_room_from(), Instant::FAR_FUTURE, "the driver need not ask again");
+    assert_eq!(full.proxy.makes_room_from(), Instant::FAR_FUTURE, "the driver is not to ask again");
     full.proxy.limit_connections(usize::MAX);
     assert!(full.make_room(at(9000)).is_some());
 }
 
-/// The notice names the limit that is reached: `limits.clients`, or open files where those are
-/// enough for fewer.
+/// The notice names the limit that is reached: `limits.clients`, or open files if those suffice for
+/// fewer.
 #[test]
 fn the_limit_that_is_reached_is_named() {
     for (connections, expected) in

@@ -1,5 +1,5 @@
-//! A process that is stopped and goes on (SIGSTOP, a frozen container), and one that is asked to end:
-//! what had arrived before counts.
+//! A process that is stopped and continued (SIGSTOP, a frozen container), and one that is asked to
+//! end: bytes that arrived earlier count.
 mod process;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -12,14 +12,14 @@ use process::{DEADLINE, Program};
 const REQUEST: &[u8] = b"GET /asked HTTP/1.1\r\nHost: h\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
 
-/// A backend and the flag that names it.
+/// Returns a backend and the flag with its address.
 fn backend() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let flag = format!("--backend=A=http://{}", listener.local_addr().expect("bound"));
     (listener, flag)
 }
 
-/// Connections of a backend that brought a request, `count` of them; probes are left open.
+/// Accepts `count` connections of a backend with a request. Those of probes stay open.
 fn asked(backend: &TcpListener, count: usize) -> Vec<TcpStream> {
     let (mut asked, mut probes) = (Vec::new(), Vec::new());
     while asked.len() < count {
@@ -42,8 +42,8 @@ fn assert_is_done(stream: &mut TcpStream) {
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
 }
 
-/// Ten requests are answered while the proxy is stopped for longer than `timeouts.responseHeadMs`:
-/// what has arrived is read before the deadline is judged.
+/// Ten responses come while the proxy is stopped for longer than `timeouts.responseHeadMs`: arrived
+/// bytes are read before the deadline is checked.
 #[test]
 fn responses_that_came_during_a_pause_count() {
     let (listener, flag) = backend();
@@ -57,7 +57,7 @@ fn responses_that_came_during_a_pause_count() {
     for upstream in &mut upstreams {
         upstream.write_all(RESPONSE).expect("sent");
     }
-    // The deadline passes while nothing comes.
+    // The deadline passes without any bytes.
     clients[0].set_read_timeout(Some(Duration::from_millis(600))).expect("a timeout");
     let early = clients[0].read(&mut [0]).expect_err("the proxy is stopped");
     assert!(matches!(early.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{early}");
@@ -67,8 +67,8 @@ fn responses_that_came_during_a_pause_count() {
     }
 }
 
-/// Clients that connected and sent their requests before SIGTERM are served, although the proxy
-/// had not accepted them yet: more than one turn accepts.
+/// Clients that connected and sent their requests before SIGTERM are served, although the proxy had
+/// not accepted them yet: there are more than one turn accepts.
 #[test]
 fn clients_in_the_backlog_are_served_before_the_end() {
     const CLIENTS: usize = 200;
@@ -90,7 +90,7 @@ fn clients_in_the_backlog_are_served_before_the_end() {
     for client in &mut clients {
         assert_is_done(client);
     }
-    backend.join().expect("it has answered all");
+    backend.join().expect("all requests have a response");
     drop(clients);
     assert_eq!(program.exit_code(), Some(0));
 }

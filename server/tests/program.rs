@@ -1,4 +1,4 @@
-//! The program as a process: what it prints, how it ends, what it logs.
+//! The program as a process: its output, its exit codes, its log.
 mod process;
 
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use process::{Program, output};
 
-/// Code, stdout and stderr of a run that ends by itself.
+/// Checks exit code, stdout and stderr of a run that ends by itself.
 #[track_caller]
 fn assert_ends(arguments: &[&str], code: i32, stdout: &str, stderr: &str) {
     let output = output(arguments);
@@ -16,7 +16,7 @@ fn assert_ends(arguments: &[&str], code: i32, stdout: &str, stderr: &str) {
     assert_eq!(output.status.code(), Some(code), "{arguments:?}");
 }
 
-/// A line that never comes ends a test with what came instead, though the program goes on.
+/// If a line never comes, the test ends with the lines that came, although the program continues.
 #[test]
 #[should_panic(expected = "the log has no \"never\" within")]
 fn a_line_that_never_comes_is_not_awaited_for_ever() {
@@ -24,7 +24,7 @@ fn a_line_that_never_comes_is_not_awaited_for_ever() {
     program.line_within("never", Duration::from_millis(50));
 }
 
-/// Usage errors are one line that names the argument, and exit code 2.
+/// Usage errors are one line with the argument, and exit code 2.
 #[test]
 fn usage_errors_exit_with_2() {
     for (arguments, line) in [
@@ -124,7 +124,7 @@ fn run_time_errors_exit_with_1() {
     }
 }
 
-/// A signal lets the answer under way end, closes idle clients, and the exit code is 0.
+/// A signal lets the current response finish and closes idle clients. The exit code is 0.
 #[test]
 fn signals_end_it_after_requests_in_flight() {
     for name in ["-TERM", "-INT"] {
@@ -134,7 +134,7 @@ fn signals_end_it_after_requests_in_flight() {
         let mut idle = program.connect();
         let mut busy = program.connect();
         busy.write_all(b"GET /busy HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-        // Pings connect, too: the request is the connection that asks for its path.
+        // Pings connect, too: the request is on the connection with its path.
         let mut upstream = loop {
             let (mut stream, _) = backend.accept().expect("a connection");
             let mut start = [0; 9];
@@ -146,10 +146,10 @@ fn signals_end_it_after_requests_in_flight() {
         program.line_with("stopping: 2 clients are connected");
         let mut rest = Vec::new();
         idle.read_to_end(&mut rest).expect("its end");
-        assert!(rest.is_empty(), "an idle client is closed without a word");
+        assert!(rest.is_empty(), "an idle client is closed without a response");
         upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").expect("sent");
         let mut text = String::new();
-        busy.read_to_string(&mut text).expect("an answer and an end");
+        busy.read_to_string(&mut text).expect("a response and an end");
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("done"), "{text}");
         assert_eq!(program.exit_code(), Some(0));
     }
@@ -169,7 +169,7 @@ fn a_second_signal_ends_it_at_once() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// Without a configuration file SIGHUP resolves the backends' names again, and says so.
+/// Without a configuration file, SIGHUP resolves the backends' names again, and the log reports it.
 #[test]
 fn a_hangup_without_a_file_resolves_again() {
     let mut program = Program::start(&["--backend", "A=http://localhost:1"]);
@@ -190,15 +190,15 @@ fn refusals_are_logged() {
     let peer = client.local_addr().expect("bound");
     client.write_all(b"GET /\x1b[31m HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
     let mut text = String::new();
-    client.read_to_string(&mut text).expect("an answer and an end");
+    client.read_to_string(&mut text).expect("a response and an end");
     assert!(text.ends_with("\r\n\r\n400 Bad Request\n"), "{text}");
     let line = program.line_with("client ");
     assert!(line.contains(&format!("client {peer}: 400: ")), "{line}");
     assert!(line.contains("\"GET /\\x1b[31m HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n\""), "{line}");
 }
 
-/// Clients that the system holds ready all at once, more than one turn accepts, are all served,
-/// whether their requests came before or after they were accepted.
+/// Clients that the system holds ready at the same time, more than one turn accepts, are all
+/// served, whether their requests came before or after the accept.
 #[test]
 fn a_burst_of_clients_is_served() {
     let program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);
@@ -210,13 +210,13 @@ fn a_burst_of_clients_is_served() {
     program.signal("-CONT");
     late.iter_mut().for_each(ask);
     for mut client in clients {
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).expect("an answer");
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        let mut response = String::new();
+        client.read_to_string(&mut response).expect("a response");
+        assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
     }
 }
 
-/// The help lists every flag, and the version is one line.
+/// `--help` lists every flag, and `--version` is one line.
 #[test]
 fn help_and_version_are_printed() {
     let output = output(&["--help"]);

@@ -1,4 +1,5 @@
-//! SIGHUP and the program as a process: what changes at once, what does not, what is said.
+//! SIGHUP and the program as a process: immediate changes, settings that need a restart, and log
+//! lines.
 mod process;
 
 use std::fs;
@@ -9,7 +10,7 @@ use std::thread;
 
 use process::{DEADLINE, Program};
 
-/// A running proxy and its file, which goes with it.
+/// A running proxy and its file, which is removed with it.
 struct Configured {
     program: Program,
     file: PathBuf,
@@ -49,11 +50,11 @@ impl Drop for Configured {
     }
 }
 
-/// A backend that answers every request, probes included, with its name; `/slow` only once the
-/// test releases it.
+/// A backend that responds to every request, probes included, with its name. The response to
+/// `/slow` waits until the test permits it.
 struct Backend {
     port: u16,
-    /// Gets a message when a request for `/slow` has arrived, and then the permission to respond.
+    /// Receives a sender for each request for `/slow`: a message on it permits the response.
     slow: crossbeam_channel::Receiver<crossbeam_channel::Sender<()>>,
 }
 
@@ -61,11 +62,11 @@ impl Backend {
     fn start(name: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let (told, slow) = crossbeam_channel::unbounded();
+        let (requested, slow) = crossbeam_channel::unbounded();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let told = told.clone();
-                thread::spawn(move || serve(&stream, name, &told));
+                let requested = requested.clone();
+                thread::spawn(move || serve(&stream, name, &requested));
             }
         });
         Self { port, slow }
@@ -76,19 +77,19 @@ impl Backend {
     }
 }
 
-/// Answers the requests of one connection.
+/// Responds to the requests of one connection.
 fn serve(
     stream: &TcpStream,
     name: &str,
-    told: &crossbeam_channel::Sender<crossbeam_channel::Sender<()>>,
+    requested: &crossbeam_channel::Sender<crossbeam_channel::Sender<()>>,
 ) {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     while let Some(first) = lines.next() {
         while lines.next().is_some_and(|line| !line.is_empty()) {}
         if first.starts_with("GET /slow ") {
             let (leave, given) = crossbeam_channel::bounded(1);
-            told.send(leave).expect("a test that waits");
-            given.recv_timeout(DEADLINE).expect("leave to answer");
+            requested.send(leave).expect("a test that waits");
+            given.recv_timeout(DEADLINE).expect("the permission to respond");
         }
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len());
         if (&*stream).write_all(head.as_bytes()).is_err() {
@@ -101,12 +102,12 @@ fn ask(stream: &mut TcpStream, path: &str) {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
 }
 
-/// Head and body of the next answer.
-fn answer(stream: &mut TcpStream) -> (String, String) {
+/// Reads the head and the body of the next response.
+fn read_response(stream: &mut TcpStream) -> (String, String) {
     let mut bytes = Vec::new();
     loop {
         let mut byte = [0];
-        stream.read_exact(&mut byte).expect("an answer");
+        stream.read_exact(&mut byte).expect("a response");
         bytes.push(byte[0]);
         if bytes.ends_with(b"\r\n\r\n") {
             break;
@@ -128,8 +129,9 @@ fn config(backends: &[(&str, &Backend)], further: &str) -> String {
     format!("{{\n\"backends\": [{}]{further}\n}}", backends.join(", "))
 }
 
-/// A good file takes effect without a dropped connection: the request in flight ends on the backend
-/// that was removed, the client's connection lives on, and its next request goes to the new one.
+/// A good file takes effect without a dropped connection: the request in flight finishes on the
+/// removed backend, the client's connection stays open, and its next request goes to the new
+/// backend.
 #[test]
 fn a_good_file_takes_effect_at_once() {
     let (old, new) = (Backend::start("old"), Backend::start("new"));
@@ -139,24 +141,24 @@ fn a_good_file_takes_effect_at_once() {
     let leave = old.slow.recv_timeout(DEADLINE).expect("the request");
     let mut idle = program.connect();
     ask(&mut idle, "/");
-    assert_eq!(answer(&mut idle).1, "old");
+    assert_eq!(read_response(&mut idle).1, "old");
     program.reload(&config(&[("B", &new)], ", \"timeouts\": {\"connectMs\": 77}"));
     let line = program.line_with("configuration: ");
     assert!(line.ends_with("configuration: added B; removed A; other timeouts"), "{line}");
     ask(&mut idle, "/");
-    assert_eq!(answer(&mut idle).1, "new");
+    assert_eq!(read_response(&mut idle).1, "new");
     leave.send(()).expect("a backend that waits");
-    assert_eq!(answer(&mut busy).1, "old");
+    assert_eq!(read_response(&mut busy).1, "old");
     ask(&mut busy, "/");
-    assert_eq!(answer(&mut busy).1, "new");
+    assert_eq!(read_response(&mut busy).1, "new");
     ask(&mut idle, "/stats");
-    let (head, body) = answer(&mut idle);
+    let (head, body) = read_response(&mut idle);
     assert!(head.contains("\r\nX-IntelliProxy-Reloads: done=1, refused=0\r\n"), "{head}");
     assert!(body.contains("\"name\":\"B\"") && !body.contains("\"name\":\"A\""), "{body}");
 }
 
-/// A bad file is one line that names file, line and path; what was in use goes on, and a good file
-/// is taken after it.
+/// For a bad file, one line has the file, line and path. The current configuration stays, and a
+/// later good file is applied.
 #[test]
 fn a_bad_file_changes_nothing() {
     let backend = Backend::start("only");
@@ -176,15 +178,15 @@ fn a_bad_file_changes_nothing() {
     ] {
         program.reload(text);
         let line = program.line_with("configuration");
-        let told = line.split_once("configuration not applied, keeping the current one: ");
+        let requested = line.split_once("configuration not applied, keeping the current one: ");
         let file = program.file.to_string_lossy();
-        let (_, told) = told.unwrap_or_else(|| panic!("{line}"));
-        assert!(told.strip_prefix(&*file).unwrap_or(told).starts_with(wrong), "{line}");
+        let (_, requested) = requested.unwrap_or_else(|| panic!("{line}"));
+        assert!(requested.strip_prefix(&*file).unwrap_or(requested).starts_with(wrong), "{line}");
         ask(&mut client, "/");
-        assert_eq!(answer(&mut client).1, "only");
+        assert_eq!(read_response(&mut client).1, "only");
     }
     ask(&mut client, "/stats");
-    let (head, _) = answer(&mut client);
+    let (head, _) = read_response(&mut client);
     assert!(
         head.contains("X-IntelliProxy-Reloads: done=0, refused=3, lastError=\"backend "),
         "{head}"
@@ -193,11 +195,11 @@ fn a_bad_file_changes_nothing() {
     let line = program.line_with("configuration: ");
     assert!(line.ends_with("configuration: nothing changed"), "{line}");
     ask(&mut client, "/stats");
-    let (head, _) = answer(&mut client);
+    let (head, _) = read_response(&mut client);
     assert!(head.contains("X-IntelliProxy-Reloads: done=1, refused=3\r\n"), "{head}");
 }
 
-/// Flags go on ruling over the file, and what only a restart can change is named and stays.
+/// Flags still override the file. A setting that needs a restart is reported and stays.
 #[test]
 fn flags_rule_and_addresses_stay() {
     let backend = Backend::start("flag");
@@ -217,5 +219,5 @@ fn flags_rule_and_addresses_stay() {
     );
     let mut client = program.connect();
     ask(&mut client, "/");
-    assert_eq!(answer(&mut client).1, "flag");
+    assert_eq!(read_response(&mut client).1, "flag");
 }

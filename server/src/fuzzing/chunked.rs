@@ -1,5 +1,5 @@
-//! Chunked bodies: against the second reader, whole against piece by piece, and encoded bodies
-//! decoded again.
+//! Chunked bodies: compared with the second reader, read whole and piece by piece, and encoded
+//! bodies decoded again.
 use super::Source;
 use super::strict::{self, Extent, Verdict};
 use crate::buffer::{BufferPool, Outbox};
@@ -11,14 +11,14 @@ use crate::http::framing::Framing;
 
 const USUAL: ChunkLimits =
     ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
-/// Small enough that a short input reaches each of them.
+/// Limits so small that a short input reaches each of them.
 const NARROW: ChunkLimits =
     ChunkLimits { extension_bytes_max: 8, trailer_bytes_max: 24, fields_max: 2 };
 
-/// Three bytes that say how to cut, then anything: as a chunked body, and as the data of one.
+/// Three bytes for the sizes of pieces, then any bytes: as a chunked body, and as the data of one.
 ///
 /// # Panics
-/// When two readers differ, when cutting makes a difference, or when a body changes on its way.
+/// If the two readers differ, if the pieces make a difference, or if a body changes on its way.
 pub fn chunked(data: &[u8]) {
     let mut source = Source::new(data);
     let step = 1 + usize::from(source.byte());
@@ -39,16 +39,16 @@ pub fn chunked(data: &[u8]) {
     }
 }
 
-/// A body as it was read; `None` for one that is not whole.
+/// The result of reading a body.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Decoded {
     data: Vec<u8>,
-    /// Bytes of the input that it took; only of a whole one.
+    /// Bytes of the input that a complete body took; `None` for an incomplete one.
     len: Option<usize>,
     trailer: Vec<u8>,
 }
 
-/// Reads `wire` as it comes in steps of `step` bytes, pieces of at most `data_max` at a time.
+/// Reads `wire` in steps of `step` bytes, with at most `data_max` bytes of data at a time.
 fn decode(
     wire: &[u8],
     limits: ChunkLimits,
@@ -90,22 +90,30 @@ fn agrees_with_the_second_reader(wire: &[u8], ours: &Result<Decoded, ChunkError>
             let Verdict::Whole(passed) =
                 strict::chunks(&[b"0\r\n", &trailer[..], b"\r\n"].concat())
             else {
-                panic!("a trailer section that goes on is one")
+                panic!("a forwarded trailer section is valid")
             };
             for (name, value) in &passed.trailer {
-                assert!(body.trailer.contains(&(name.clone(), value.clone())), "it came so");
-                assert_eq!(Name::of(name), Name::Other, "and frames or routes nothing");
+                assert!(
+                    body.trailer.contains(&(name.clone(), value.clone())),
+                    "the field came like this"
+                );
+                assert_eq!(
+                    Name::of(name),
+                    Name::Other,
+                    "the field has no part in framing or routing"
+                );
             }
         }
         (Ok(Decoded { len: None, .. }), Verdict::More) => {}
-        // Control bytes of a trailer line show at once to one of them, at its end to the other.
+        // One reader reports control bytes of a trailer line at once, the other at the end of the
+        // line.
         (
             Ok(Decoded { len: None, .. }),
             Verdict::Wrong("control byte or line end" | "trailer field"),
         ) => {}
         // The codec reads byte by byte, the second reader whole lines.
         (Err(_), Verdict::More | Verdict::Wrong(_)) => {}
-        // Limits that the second reader does not have.
+        // The second reader does not have these limits.
         (
             Err(
                 ChunkError::ExtensionTooLong
@@ -118,7 +126,7 @@ fn agrees_with_the_second_reader(wire: &[u8], ours: &Result<Decoded, ChunkError>
     }
 }
 
-/// Relays a chunked body in chunks and in plain; what comes out is what was read.
+/// Relays a chunked body in chunks and without them. The output is the data that was read.
 fn passes_on(
     wire: &[u8],
     limits: ChunkLimits,
@@ -132,11 +140,11 @@ fn passes_on(
     match expected {
         Ok(Decoded { data, len: Some(_), trailer }) => {
             let (Ok(passed), Ok(plain)) = (passed, plain) else { panic!("a whole body goes on") };
-            assert!(passed.is_end && plain.is_end, "and it goes on whole");
+            assert!(passed.is_end && plain.is_end, "a whole body goes on whole");
             let passed = passed.written;
             assert_eq!(&plain.written, data, "a body without its framing is its data");
             let Verdict::Whole(body) = strict::chunks(&passed) else {
-                panic!("what goes on is a chunked body")
+                panic!("a forwarded body is a chunked body")
             };
             assert_eq!((&body.data, body.len), (data, passed.len()), "the same, and all of it");
             let lines = trailer.iter().filter(|&&byte| byte == b'\n').count();
@@ -144,10 +152,14 @@ fn passes_on(
         }
         Ok(Decoded { len: None, .. }) => {
             let (Ok(passed), Ok(plain)) = (passed, plain) else {
-                panic!("the part that came goes on")
+                panic!("the received part goes on")
             };
             assert!(!passed.is_end && !plain.is_end, "a body that was cut has no end");
-            assert_eq!(strict::chunks(&passed.written), Verdict::More, "nor has what went on");
+            assert_eq!(
+                strict::chunks(&passed.written),
+                Verdict::More,
+                "its forwarded part has no end"
+            );
         }
         Err(error) => {
             assert_eq!(passed.err(), Some(*error), "the same error");
@@ -156,7 +168,7 @@ fn passes_on(
     }
 }
 
-/// Relays `data` as a body of known length and as one until close: it arrives.
+/// Relays `data` as a body of known length and as one until close. All of it arrives.
 fn carries(data: &[u8], writer: BodyWriter, step: usize, drain: usize) {
     let limits = USUAL;
     let mut framings = vec![Framing::UntilClose];
@@ -167,14 +179,14 @@ fn carries(data: &[u8], writer: BodyWriter, step: usize, drain: usize) {
         let Some(reader) = BodyReader::new(framing, limits) else { continue };
         let Ok(Relayed { written: out, is_end: true }) = run(reader, writer, data, step, drain)
         else {
-            panic!("plain bytes cannot be malformed, and end")
+            panic!("plain bytes are never malformed, and they end")
         };
         let arrived = match writer {
             BodyWriter::Plain => out,
             BodyWriter::Chunked { .. } => {
                 let ours = decode(&out, limits, out.len(), usize::MAX);
                 let Verdict::Whole(body) = strict::body(&out, Extent::Chunked, false) else {
-                    panic!("what was encoded decodes")
+                    panic!("an encoded body decodes")
                 };
                 assert_eq!(ours.map(|ours| ours.data), Ok(body.data.clone()), "both readers agree");
                 assert_eq!(body.len, out.len(), "nothing follows the end");
@@ -191,8 +203,8 @@ struct Relayed {
     is_end: bool,
 }
 
-/// Relays `wire`, which comes in steps of `step` bytes, to a peer that takes `drain` at a time;
-/// returns what it took and whether the body ended.
+/// Relays `wire`, which comes in steps of `step` bytes, to a peer that takes `drain` bytes at a
+/// time.
 fn run(
     mut reader: BodyReader,
     writer: BodyWriter,

@@ -1,4 +1,4 @@
-//! Heads: against httparse alone, against the second reader, whole against piece by piece, and
+//! Heads: compared with httparse and with the second reader, read whole and piece by piece, and
 //! forwarded heads read again.
 use std::net::Ipv4Addr;
 
@@ -16,26 +16,28 @@ use crate::http::{ClientError, UpstreamError, upgrade};
 
 const USUAL: HeadLimits =
     HeadLimits { head_bytes_max: 32 * 1024, target_bytes_max: 16 * 1024, fields_max: 128 };
-/// Small enough that a short input reaches each of them.
+/// Limits so small that a short input reaches each of them.
 const NARROW: HeadLimits = HeadLimits { head_bytes_max: 128, target_bytes_max: 64, fields_max: 8 };
-/// Inputs up to here are also parsed byte by byte, longer ones in pieces: the work is quadratic.
+/// Inputs up to this length are also parsed byte by byte, longer ones in pieces, because the work
+/// is quadratic.
 const BYTEWISE_MAX: usize = 512;
 
 type Seen = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// A request's head, from any bytes.
+/// Parses any bytes as a request's head.
 ///
 /// # Panics
-/// When what is accepted is read differently by another reader, or by the same one piece by piece.
+/// If an accepted head is read differently by another reader, or by the same one piece by piece.
 pub fn request_head(data: &[u8]) {
     for limits in [&USUAL, &NARROW] {
         let whole = read_request(data, limits);
         let pieces = by_pieces(data, |input| read_request(input, limits));
         match (&whole, &pieces) {
-            // A limit, or a line end that httparse would take, shows before what is behind it.
+            // A limit, or a line end that httparse would accept, is found before an error behind
+            // it.
             (Err(_), Err(error)) if is_early(*error) => {}
-            // Wrong line ends are looked for before anything is parsed; by pieces, what is before
-            // one may have been parsed and refused when it comes.
+            // Wrong line ends are searched for before anything is parsed. With pieces, the bytes
+            // before such a line end may have been parsed and refused before it comes.
             (Err(ClientError::BareLineFeed), Err(_)) => {}
             _ => assert_eq!(whole, pieces, "pieces make no difference"),
         }
@@ -50,7 +52,7 @@ pub fn request_head(data: &[u8]) {
 
     // An accepted message is one message to the second reader, too, and the same one.
     let Verdict::Whole(other) = strict::request(data) else {
-        panic!("accepted, and no request to a strict reader: {:?}", strict::request(data))
+        panic!("accepted, but not a request to a strict reader: {:?}", strict::request(data))
     };
     assert_eq!(other.len, head.len, "both heads end at the same byte");
     assert_eq!(other.line[0], head.method.as_bytes(), "one method");
@@ -80,12 +82,16 @@ pub fn request_head(data: &[u8]) {
         let len_max = forward::request_len_max(&head, &plan, &context);
         assert!(out.len() <= len_max, "{} bytes, at most {len_max} were expected", out.len());
         let Verdict::Whole(sent) = strict::request(out) else {
-            panic!("forwarded, and no request: {:?}", out.escape_ascii().to_string())
+            panic!("forwarded, but not a request: {:?}", out.escape_ascii().to_string())
         };
-        assert_eq!(sent.len, out.len(), "the head is all that is sent of it");
-        assert_eq!(sent.line[0], other.line[0], "the method goes on as it came");
-        assert_eq!(sent.line[1], forwarded_target(&other), "the target goes on in origin form");
-        assert_eq!(sent.line[2], b"HTTP/1.1", "the proxy speaks for itself");
+        assert_eq!(sent.len, out.len(), "only the head is sent");
+        assert_eq!(sent.line[0], other.line[0], "the method is forwarded unchanged");
+        assert_eq!(
+            sent.line[1],
+            forwarded_target(&other),
+            "the target is forwarded in origin form"
+        );
+        assert_eq!(sent.line[2], b"HTTP/1.1", "the version is the proxy's own");
         assert_eq!(sent.request_extent(), other.request_extent(), "the framing is kept");
         let hosts: Vec<&[u8]> = sent.values("Host").collect();
         let expected = if keeps_host && !destination.host.is_empty() {
@@ -93,16 +99,16 @@ pub fn request_head(data: &[u8]) {
         } else {
             &authority[..]
         };
-        assert_eq!(hosts, [expected], "one Host, the one meant");
+        assert_eq!(hosts, [expected], "one Host, with the expected value");
         assert_eq!(&out[host], expected, "the range is the Host's value");
         carries_nothing_else(&sent, &other, is_upgrade, is_trusted);
     }
 }
 
-/// A response's head, from any bytes.
+/// Parses any bytes as a response's head.
 ///
 /// # Panics
-/// When what is accepted is read differently by another reader, or by the same one piece by piece.
+/// If an accepted head is read differently by another reader, or by the same one piece by piece.
 pub fn response_head(data: &[u8]) {
     for limits in [&USUAL, &NARROW] {
         let whole = read_response(data, limits);
@@ -129,7 +135,7 @@ pub fn response_head(data: &[u8]) {
     let mut slots = Slots::new();
     let Ok(Parsed::Complete(head)) = parse_response(data, &mut slots, &USUAL) else { return };
     let Verdict::Whole(other) = strict::response(data) else {
-        panic!("accepted, and not a response to a strict reader: {:?}", strict::response(data))
+        panic!("accepted, but not a response to a strict reader: {:?}", strict::response(data))
     };
     assert_eq!(other.len, head.len, "both heads end at the same byte");
     assert_eq!(other.line[1], head.status.to_string().into_bytes(), "one status");
@@ -147,20 +153,24 @@ pub fn response_head(data: &[u8]) {
             let mut out = Vec::new();
             forward::encode_response(&head, &plan, "", &mut out);
             let Verdict::Whole(sent) = strict::response(&out) else {
-                panic!("forwarded, and not a response: {:?}", out.escape_ascii().to_string())
+                panic!("forwarded, but not a response: {:?}", out.escape_ascii().to_string())
             };
             if forward::is_verbatim(&head, &plan) {
                 assert_eq!(out, data[..head.len], "encoded again, it is the same head");
             }
-            assert_eq!(sent.len, out.len(), "the head is all that is sent of it");
-            assert_eq!(sent.line[1..], other.line[1..], "status and reason go on as they came");
+            assert_eq!(sent.len, out.len(), "only the head is sent");
+            assert_eq!(
+                sent.line[1..],
+                other.line[1..],
+                "status and reason are forwarded unchanged"
+            );
             let expected = match framing {
                 Framing::Chunked | Framing::UntilClose if is_old => Extent::UntilClose,
                 Framing::Chunked | Framing::UntilClose => Extent::Chunked,
                 framing => extent(framing),
             };
             assert_eq!(sent.response_extent(is_head_request), Ok(expected), "framed as planned");
-            assert!(sent.values("Content-Length").count() <= 1, "one length goes on");
+            assert!(sent.values("Content-Length").count() <= 1, "one length is forwarded");
             let options: Vec<&[u8]> = sent.values("Connection").collect();
             let has_upgrade = other.values("Upgrade").count() > 0;
             let names_upgrade = has_upgrade && matches!(head.status, 101 | 426);
@@ -168,7 +178,7 @@ pub fn response_head(data: &[u8]) {
                 Vec::from_iter(connection.into_iter().chain(names_upgrade.then_some("upgrade")));
             let expected = Some(expected.join(", ")).filter(|options| !options.is_empty());
             let expected = expected.as_deref().map(str::as_bytes);
-            assert_eq!(options, Vec::from_iter(expected), "our Connection");
+            assert_eq!(options, Vec::from_iter(expected), "the proxy's own Connection");
             for name in ["Keep-Alive", "Proxy-Connection", "TE", "Trailer_Encoding"] {
                 assert_eq!(sent.values(name).count(), 0, "{name} is for one hop");
             }
@@ -176,7 +186,7 @@ pub fn response_head(data: &[u8]) {
     }
 }
 
-/// Result of a parse, without borrowed parts.
+/// The result of a parse, without borrowed parts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Read {
     line: Vec<u8>,
@@ -212,7 +222,7 @@ fn read_response(input: &[u8], limits: &HeadLimits) -> Result<Option<Read>, Upst
     })
 }
 
-/// The first verdict while the input comes in pieces.
+/// Returns the first verdict while the input comes in pieces.
 fn by_pieces<T, E>(
     data: &[u8],
     read: impl Fn(&[u8]) -> Result<Option<T>, E>,
@@ -226,7 +236,7 @@ fn by_pieces<T, E>(
     read(data)
 }
 
-/// Whether an error can show before the one that the whole input has.
+/// Returns whether an error may be found before the one that the whole input has.
 const fn is_early(error: ClientError) -> bool {
     matches!(
         error,
@@ -244,11 +254,11 @@ fn agrees_with_httparse(data: &[u8], read: &Read) {
     if std::str::from_utf8(&read.line).is_err() {
         return assert_eq!(parsed, Err(httparse::Error::Token), "httparse takes UTF-8 only");
     }
-    assert_eq!(parsed, Ok(httparse::Status::Complete(read.len)), "httparse accepts it");
+    assert_eq!(parsed, Ok(httparse::Status::Complete(read.len)), "httparse accepts the head");
     let line = [request.method.unwrap_or_default(), " ", request.path.unwrap_or_default()].concat();
-    assert_eq!(line.into_bytes(), read.line, "with the same line");
-    assert_eq!(request.version == Some(0), read.is_old, "and version");
-    assert_eq!(plain(request.headers), read.fields, "and fields");
+    assert_eq!(line.into_bytes(), read.line, "the same line");
+    assert_eq!(request.version == Some(0), read.is_old, "the same version");
+    assert_eq!(plain(request.headers), read.fields, "the same fields");
 }
 
 fn plain(headers: &[httparse::Header<'_>]) -> Seen {
@@ -268,7 +278,7 @@ const fn extent(framing: Framing) -> Extent {
     }
 }
 
-/// The target in origin form, worked out from the one that came.
+/// Returns the target in origin form, derived from the received one.
 pub fn forwarded_target(head: &Head) -> Vec<u8> {
     let target = &head.line[1];
     if target.starts_with(b"/") || target == b"*" {
@@ -284,7 +294,8 @@ pub fn forwarded_target(head: &Head) -> Vec<u8> {
     }
 }
 
-/// Every field that goes on is the proxy's own or came just so, and none is for one hop.
+/// Checks that every forwarded field is the proxy's own or came unchanged, and that none is
+/// hop-by-hop.
 fn carries_nothing_else(sent: &Head, came: &Head, is_upgrade: bool, is_trusted: bool) {
     for (name, value) in &sent.fields {
         let known = String::from_utf8_lossy(name).to_ascii_lowercase();
@@ -303,17 +314,17 @@ fn carries_nothing_else(sent: &Head, came: &Head, is_upgrade: bool, is_trusted: 
             "te" => value == b"trailers",
             "upgrade" => is_upgrade && came_so(came, name, value),
             "keep-alive" | "proxy-connection" | "http2-settings" => false,
-            // As gateways to CGI read it, it would be another field.
+            // Gateways to CGI would read it as another field.
             _ if known.contains('_') && is_framing(&known) => false,
             _ => came_so(came, name, value),
         };
-        assert!(is_known, "{known} goes on as {:?}", value.escape_ascii().to_string());
+        assert!(is_known, "{known} is forwarded as {:?}", value.escape_ascii().to_string());
     }
     if !is_trusted {
-        assert!(sent.values("X-Forwarded-Proto").count() <= 1, "X-Forwarded-Proto is there once");
+        assert!(sent.values("X-Forwarded-Proto").count() <= 1, "X-Forwarded-Proto is not repeated");
     }
     for name in ["X-Forwarded-For", "Transfer-Encoding", "Connection"] {
-        assert!(sent.values(name).count() <= 1, "{name} is there once");
+        assert!(sent.values(name).count() <= 1, "{name} is not repeated");
     }
 }
 

@@ -1,7 +1,7 @@
-//! The fuzz targets that need the codec's insides, and the strict reader that they compare it with.
-//! The other targets, and what runs all of them, stand in `tests/fuzzing/`.
+//! The fuzz targets that need the codec's private parts, and the strict reader that they compare it
+//! with. The other targets, and the list of all of them, are in `tests/fuzzing/`.
 //!
-//! Nothing of the proxy uses this module. `strict.rs` shares no code with the codec.
+//! The proxy itself does not use this module. `strict.rs` shares no code with the codec.
 mod chunked;
 mod heads;
 mod source;

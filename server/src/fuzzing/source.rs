@@ -1,6 +1,6 @@
-//! Operations out of bytes.
+//! Decodes operations from bytes.
 
-/// Operations are decoded from bytes by taking from the front; what is missing is zero.
+/// Takes values from the front of the input. Missing bytes are zero.
 #[derive(Debug)]
 pub struct Source<'b> {
     pub rest: &'b [u8],
@@ -25,7 +25,7 @@ impl<'b> Source<'b> {
         (0..8).fold(0, |number, _| number << 8 | u64::from(self.byte()))
     }
 
-    /// The next `count` bytes, or as many as there are.
+    /// Returns the next `count` bytes, or as many as are left.
     pub fn take(&mut self, count: usize) -> &'b [u8] {
         let (taken, rest) = self.rest.split_at(count.min(self.rest.len()));
         self.rest = rest;

@@ -1,14 +1,14 @@
-//! A second reader of HTTP/1.1 messages, for comparing: small, slow, strict, and without a line in
-//! common with the codec. It reads the whole of its input each time.
+//! A second reader of HTTP/1.1 messages, for comparisons: small, slow, strict, and without shared
+//! code with the codec. Each call reads its whole input.
 
-/// Verdict of a reader over bytes.
+/// A reader's verdict on bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Verdict<T> {
-    /// A whole one.
+    /// Complete.
     Whole(T),
-    /// The beginning of one, maybe.
+    /// Incomplete, so far without a fault.
     More,
-    /// None, for this reason.
+    /// Invalid, for this reason.
     Wrong(&'static str),
 }
 
@@ -17,13 +17,13 @@ pub enum Verdict<T> {
 pub struct Head {
     /// The three parts of the first line.
     pub line: [Vec<u8>; 3],
-    /// Names as sent, values without the white space around them.
+    /// Names as sent, and values without the white space around them.
     pub fields: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Bytes up to and with the empty line.
+    /// Bytes up to and including the empty line.
     pub len: usize,
 }
 
-/// End of a body.
+/// The end of a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Extent {
     Length(u64),
@@ -36,19 +36,19 @@ pub enum Extent {
 pub struct Body {
     pub data: Vec<u8>,
     pub trailer: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Bytes that it took.
+    /// Bytes of the input that it took.
     pub len: usize,
 }
 
 impl Head {
-    /// The values of the fields of this name, in any case.
+    /// Returns the values of the fields of this name, in any case.
     pub fn values<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
         let is_named =
             move |field: &&(Vec<u8>, Vec<u8>)| field.0.eq_ignore_ascii_case(name.as_bytes());
         self.fields.iter().filter(is_named).map(|(_, value)| value.as_slice())
     }
 
-    /// The extent of a request's body, or why there is no telling.
+    /// Returns the extent of a request's body, or the reason why it is unknown.
     pub fn request_extent(&self) -> Result<Extent, &'static str> {
         let lengths: Vec<&[u8]> = self.values("Content-Length").collect();
         let codings: Vec<&[u8]> = self.values("Transfer-Encoding").collect();
@@ -87,7 +87,7 @@ impl Head {
     }
 }
 
-/// Reads a request's head; empty lines may stand before it.
+/// Reads a request's head, which empty lines may precede.
 pub fn request(input: &[u8]) -> Verdict<Head> {
     let mut start = 0;
     while input[start..].starts_with(b"\r\n") {
@@ -218,7 +218,7 @@ fn head(input: &[u8]) -> Verdict<Head> {
     }
 }
 
-/// The first line, without its CRLF; no control byte but a tab may stand in it.
+/// Returns the first line without its CRLF. Tab is the only permitted control byte.
 pub fn line(input: &[u8]) -> Verdict<&[u8]> {
     let is_plain = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
     match input.iter().position(|byte| !is_plain(byte)) {
@@ -271,7 +271,8 @@ fn plain_number(text: &[u8]) -> Result<u64, &'static str> {
 mod tests {
     use super::*;
 
-    /// The second reader itself: good messages are read, broken ones refused, each cut waits.
+    /// The second reader's own test: it reads good messages, refuses broken ones, and waits at each
+    /// cut.
     #[test]
     fn reads_strictly() {
         let good = b"\r\nPOST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n\

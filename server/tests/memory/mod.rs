@@ -1,4 +1,4 @@
-//! A proxy in memory with one client and one backend: bytes are handed over whole and at once.
+//! A proxy in memory with one client and one backend. Bytes are passed at once and completely.
 use std::net::SocketAddr;
 
 use intelliproxy::config::{BackendTarget, Config};
@@ -16,7 +16,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A proxy with one client connected.
+    /// Returns a proxy with one connected client.
     pub(crate) fn new() -> Self {
         let now = Instant::from_millis(1);
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
@@ -32,21 +32,21 @@ impl World {
         Self { proxy, client, upstream: None, now, to_backend: 0, to_client: 0 }
     }
 
-    /// One request and its answer; returns the bytes that the client got.
-    pub(crate) fn exchange(&mut self, request: &[u8], answer: &[u8]) -> usize {
+    /// Runs one request with its response. Returns the number of bytes that the client received.
+    pub(crate) fn exchange(&mut self, request: &[u8], response: &[u8]) -> usize {
         self.now = Instant::from_nanos(self.now.as_nanos() + 20_000);
         (self.to_backend, self.to_client) = (0, 0);
         self.hand_over(self.client, request);
         self.settle();
         assert!(self.to_backend > 0, "the request reached the backend");
         if let Some(upstream) = self.upstream {
-            self.hand_over(upstream, answer);
+            self.hand_over(upstream, response);
         }
         self.settle();
         self.to_client
     }
 
-    /// Bytes from one peer, as many reads as they take.
+    /// Passes bytes of one peer, in as many reads as they need.
     fn hand_over(&mut self, conn: ConnId, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let space = self.proxy.read_space(conn);
@@ -59,7 +59,7 @@ impl World {
         }
     }
 
-    /// Does what the proxy wants, until it wants nothing.
+    /// Carries out the proxy's actions until none are left.
     fn settle(&mut self) {
         loop {
             while let Some(action) = self.proxy.poll_action() {

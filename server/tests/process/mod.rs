@@ -1,4 +1,4 @@
-//! The program as a process, its log and its port; each test program uses its part of this.
+//! The program as a process, with its log and its port. Each test program uses a part of this.
 #![allow(dead_code)]
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Far longer than anything here takes; only a failing test waits this long.
+/// Much longer than anything here takes: only a failing test waits this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A running proxy and its log. Dropping it kills it.
+/// A running proxy and its log. Dropping it kills the process.
 pub(crate) struct Program {
     child: Child,
     log: BufReader<File>,
@@ -20,12 +20,12 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts it, and waits until it listens.
+    /// Starts the program, and waits until it listens.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         Self::start_as(program(), arguments)
     }
 
-    /// Starts it with a bound of descriptors.
+    /// Starts the program with a limit on descriptors.
     pub(crate) fn start_with_descriptors(descriptors: usize, arguments: &[&str]) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"")]);
@@ -41,7 +41,7 @@ impl Program {
         Self::started(child, log)
     }
 
-    /// Starts it with `stderr` as its log, which is then read from `log`.
+    /// Starts the program with `stderr` as its log, which is then read from `log`.
     pub(crate) fn start_logging_into(stderr: File, log: File, arguments: &[&str]) -> Self {
         let mut command = program();
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
@@ -57,12 +57,12 @@ impl Program {
         started
     }
 
-    /// Reads its log from elsewhere from now on.
+    /// Reads the log from another file from now on.
     pub(crate) fn read_log(&mut self, log: File) {
         self.log = BufReader::new(log);
     }
 
-    /// Sends a request on a connection of its own; returns the whole response.
+    /// Sends a request on a new connection. Returns the complete response.
     pub(crate) fn ask(&self, request: &str) -> String {
         let mut client = self.connect();
         client.write_all(request.as_bytes()).expect("sent");
@@ -71,13 +71,13 @@ impl Program {
         String::from_utf8(bytes).expect("text")
     }
 
-    /// The response to `GET /stats`.
+    /// Returns the response to `GET /stats`.
     pub(crate) fn stats(&self) -> String {
         self.ask("GET /stats HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
     }
 
-    /// The next line of the log that contains `what`. Panics with the lines before it when none comes
-    /// within [`DEADLINE`].
+    /// Returns the next log line that contains `what`. Panics with the lines before it if none
+    /// comes within [`DEADLINE`].
     #[track_caller]
     pub(crate) fn line_with(&mut self, what: &str) -> String {
         self.line_within(what, DEADLINE)
@@ -134,7 +134,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Fails when it has ended, as it should have.
+        // Fails if the process has ended, as it should have.
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -1,4 +1,4 @@
-//! Configurations from any text: what is accepted is valid, reads back as itself and makes a proxy.
+//! Configurations from any text: an accepted one is valid, reads back as itself and makes a proxy.
 use std::net::{Ipv4Addr, SocketAddr};
 
 use intelliproxy_core::Instant;
@@ -6,28 +6,32 @@ use intelliproxy_core::Instant;
 use intelliproxy::config::{BackendTarget, BackendUrl, Config};
 use intelliproxy::proxy::Proxy;
 
-/// A configuration file, from any bytes.
+/// Reads any bytes as a configuration file.
 ///
 /// # Panics
-/// When an accepted configuration is not valid, does not read back as itself or makes no proxy, or
-/// when a refusal does not say where.
+/// If an accepted configuration is not valid, does not read back as itself or makes no proxy, or if
+/// an error lacks its place.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let config = match Config::from_json(text) {
         Ok(config) => config,
         Err(error) => {
             let lines = text.split('\n').count();
-            assert!((1..=lines).contains(&error.line), "a refusal names a line of the text");
-            assert!(error.column >= 1, "and a column");
-            assert!(!error.wrong.is_empty(), "and says what is wrong there");
-            assert!(!error.to_string().is_empty(), "for a reader");
+            assert!((1..=lines).contains(&error.line), "an error has a line of the text");
+            assert!(error.column >= 1, "an error has a column");
+            assert!(!error.wrong.is_empty(), "an error has a reason");
+            assert!(!error.to_string().is_empty(), "an error has a text");
             return;
         }
     };
-    assert_eq!(config.validate(), Ok(()), "what is accepted is valid");
+    assert_eq!(config.validate(), Ok(()), "an accepted configuration is valid");
     let json = config.to_json();
-    assert_eq!(Config::from_json(&json).as_ref(), Ok(&config), "and reads back as itself");
-    assert_eq!(config.stats.networks().len(), config.stats.allow.len(), "every network is one");
+    assert_eq!(
+        Config::from_json(&json).as_ref(),
+        Ok(&config),
+        "a configuration reads back as itself"
+    );
+    assert_eq!(config.stats.networks().len(), config.stats.allow.len(), "every network is valid");
     let mut targets = Vec::new();
     for backend in &config.backends {
         let url = BackendUrl::parse(&backend.url).expect("a valid configuration has valid URLs");
@@ -38,8 +42,9 @@ pub fn config(data: &[u8]) {
             addresses: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, url.port))],
         });
     }
-    let mut proxy = Proxy::new(config, targets, 1, Instant::ZERO).expect("and makes a proxy");
+    let mut proxy =
+        Proxy::new(config, targets, 1, Instant::ZERO).expect("a valid configuration makes a proxy");
     proxy.handle_timeout(Instant::ZERO);
     proxy.check_invariants();
-    assert!(proxy.is_at_rest(), "which begins at rest");
+    assert!(proxy.is_at_rest(), "a new proxy is at rest");
 }

@@ -1,9 +1,9 @@
-//! Bodies of the fuzz targets: functions of bytes that panic where a rule is broken.
-//! `fuzz/` feeds them what libFuzzer thinks up, and `tests/corpus.rs` the inputs kept in
-//! `fuzz/corpus/`, so that these run with every `cargo test` and on stable.
+//! The bodies of the fuzz targets: functions of bytes that panic if a rule is broken. `fuzz/`
+//! passes them libFuzzer's inputs. `tests/corpus.rs` passes them those in `fuzz/corpus/`, so that
+//! they run with every `cargo test` and on stable.
 //!
-//! The targets of this crate use public interfaces only. Those that need the codec's insides stand
-//! in `intelliproxy::fuzzing`, with the strict reader that all of them compare with.
+//! The targets of this crate use public interfaces only. Those that need the codec's private parts
+//! are in `intelliproxy::fuzzing`, with the strict reader that all of them compare with.
 mod config;
 mod router;
 mod session;
@@ -14,7 +14,7 @@ pub use self::config::config;
 pub use self::router::router;
 pub use self::session::session;
 
-/// Body of a target; it panics on a finding.
+/// The body of a target. It panics on a finding.
 pub type Target = fn(&[u8]);
 
 /// The targets by the names of their corpora.

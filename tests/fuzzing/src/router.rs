@@ -1,5 +1,5 @@
-//! The router under a list of operations: whatever its events, its invariants hold, its numbers
-//! are numbers, and the same list gives the same decisions.
+//! The router under a list of operations: for any events its invariants hold, its numbers are
+//! finite, and the same list gives the same decisions.
 use std::time::Duration;
 
 use intelliproxy_core::{
@@ -9,16 +9,16 @@ use intelliproxy_core::{
 
 use intelliproxy::fuzzing::Source;
 
-/// A seed, then operations.
+/// Reads a seed, then operations.
 ///
 /// # Panics
-/// When an invariant does not hold, or the same list ends elsewhere the second time.
+/// If an invariant does not hold, or if a second run of the same list ends differently.
 pub fn router(data: &[u8]) {
     let (first, second) = (run(data), run(data));
     assert_eq!(first, second, "the same facts give the same decisions");
 }
 
-/// Operations of one list.
+/// Maximum number of operations of one list.
 const STEPS_MAX: usize = 2000;
 
 struct World {
@@ -49,7 +49,7 @@ fn run(data: &[u8]) -> Vec<String> {
         steps += 1;
     }
     while let Some(lease) = world.leases.pop() {
-        world.tell(Event::RequestFinished { lease, outcome: Outcome::Abandoned });
+        world.send(Event::RequestFinished { lease, outcome: Outcome::Abandoned });
     }
     world.check();
     let snapshot = world.router.snapshot(world.now);
@@ -70,28 +70,28 @@ impl World {
                 let (which, outcome) = (usize::from(source.byte()), outcome(source));
                 if !self.leases.is_empty() {
                     let lease = self.leases.swap_remove(which % self.leases.len());
-                    self.tell(Event::RequestFinished { lease, outcome });
+                    self.send(Event::RequestFinished { lease, outcome });
                 }
             }
             6 | 7 => {
                 let (which, result) = (usize::from(source.byte()), result(source));
                 if !self.probes.is_empty() {
                     let probe = self.probes.swap_remove(which % self.probes.len());
-                    self.tell(Event::ProbeFinished { probe, result });
+                    self.send(Event::ProbeFinished { probe, result });
                 }
             }
             8 => {
-                // A probe that never was, has ended, or is under way.
+                // A probe that never existed, has ended, or is under way.
                 let probe = ProbeId::from_u64(u64::from(source.byte()));
                 let result = result(source);
-                self.tell(Event::ProbeFinished { probe, result });
+                self.send(Event::ProbeFinished { probe, result });
             }
             9 => {
                 let (which, report) = (usize::from(source.byte()), report(source));
                 let backends = self.router.snapshot(self.now).backends;
                 if !backends.is_empty() {
                     let backend = backends[which % backends.len()].id;
-                    self.tell(Event::LoadReported { backend, report });
+                    self.send(Event::LoadReported { backend, report });
                 }
             }
             10 => {
@@ -99,7 +99,7 @@ impl World {
                 self.now += Duration::from_millis(millis);
                 self.router.handle_timeout(self.now);
                 let next = self.router.poll_timeout();
-                assert!(next.is_none_or(|next| next > self.now), "the next deadline lies ahead");
+                assert!(next.is_none_or(|next| next > self.now), "the next deadline is later");
                 self.drain();
             }
             11..=13 => {
@@ -108,7 +108,7 @@ impl World {
                     let lease = &self.leases[which % self.leases.len()];
                     let (lease, backend) = (lease.id(), lease.backend());
                     let latency = Duration::from_millis(u64::from(to));
-                    self.tell(match to % 3 {
+                    self.send(match to % 3 {
                         0 => Event::LeasePaused { lease, backend },
                         1 => Event::LeaseResumed { lease, backend },
                         _ => Event::StreamOpened { lease, backend, status: 101, latency },
@@ -117,7 +117,7 @@ impl World {
             }
             _ => {
                 let config = RouterConfig { backends: names(source.byte()), rules: rules(source) };
-                self.tell(Event::Reconfigured(Box::new(config)));
+                self.send(Event::Reconfigured(Box::new(config)));
             }
         }
     }
@@ -131,31 +131,33 @@ impl World {
         self.trace.push(format!("{routed:?}"));
         match routed {
             Ok(lease) => {
-                assert!(!ids.contains(&lease.backend()), "what was tried is not tried again");
+                assert!(!ids.contains(&lease.backend()), "a tried backend is not tried again");
                 let chosen = backends.iter().find(|b| b.id == lease.backend());
-                let chosen = chosen.expect("only what is configured is chosen");
+                let chosen = chosen.expect("only a configured backend is chosen");
                 let is_free = |b: &&intelliproxy_core::BackendSnapshot| {
                     b.health != Health::Down && !ids.contains(&b.id)
                 };
                 assert!(
                     chosen.held.is_none()
                         || !backends.iter().any(|b| is_free(&b) && b.held.is_none()),
-                    "what is held is chosen only when nothing else is left"
+                    "a held backend is chosen only if no other is left"
                 );
                 assert!(
                     chosen.health != Health::Down || !backends.iter().any(|b| is_free(&b)),
-                    "what is down is chosen only when nothing else is left"
+                    "a backend that is down is chosen only if no other is left"
                 );
                 self.leases.push(lease);
             }
             Err(NoRoute::NoBackends) => assert!(backends.is_empty(), "no backend is configured"),
-            Err(NoRoute::Full) => panic!("there are no limits"),
-            Err(NoRoute::AllTried) => assert_eq!(ids.len(), backends.len(), "all were tried"),
+            Err(NoRoute::Full) => panic!("no limits are configured"),
+            Err(NoRoute::AllTried) => {
+                assert_eq!(ids.len(), backends.len(), "every backend was tried")
+            }
         }
         self.drain();
     }
 
-    fn tell(&mut self, event: Event) {
+    fn send(&mut self, event: Event) {
         self.router.handle_event(self.now, event);
         self.drain();
     }
@@ -164,7 +166,7 @@ impl World {
         while let Some(action) = self.router.poll_action() {
             self.trace.push(format!("{action:?}"));
             if let Action::StartProbe { probe, deadline, .. } = action {
-                assert!(deadline > self.now, "a probe has time");
+                assert!(deadline > self.now, "the deadline of a probe is later");
                 self.probes.push(probe);
             }
         }
@@ -174,18 +176,18 @@ impl World {
         self.router.check_invariants();
         let snapshot = self.router.snapshot(self.now);
         let in_flight: u64 = snapshot.backends.iter().map(|b| u64::from(b.in_flight)).sum();
-        assert!(in_flight <= self.leases.len() as u64, "no more in flight than leases out");
+        assert!(in_flight <= self.leases.len() as u64, "at most one request in flight per lease");
         for backend in &snapshot.backends {
             let parts = backend.score.parts();
-            assert!(parts.iter().all(|(_, points)| *points >= 0.0), "points are no penalty");
-            assert!(backend.score.total.is_finite(), "a score is a number");
-            assert!((0.0..=1.0).contains(&backend.error_rate), "a rate is a share");
+            assert!(parts.iter().all(|(_, points)| *points >= 0.0), "points are never negative");
+            assert!(backend.score.total.is_finite(), "a score is finite");
+            assert!((0.0..=1.0).contains(&backend.error_rate), "a rate is between 0 and 1");
         }
-        assert_eq!(snapshot, self.router.snapshot(self.now), "looking changes nothing");
+        assert_eq!(snapshot, self.router.snapshot(self.now), "a snapshot changes nothing");
     }
 }
 
-/// Up to five backends, by a mask; in another order when the highest bit is set.
+/// Returns up to five backends, selected by a mask. The highest bit changes their order.
 fn names(mask: u8) -> Vec<String> {
     let chosen = (0..5).filter(|index| mask >> index & 1 == 1);
     let mut names: Vec<String> = chosen.map(|index| format!("b{index}")).collect();
@@ -193,7 +195,7 @@ fn names(mask: u8) -> Vec<String> {
         names.reverse();
     }
     if mask & 0x60 == 0x60 {
-        // Refused: a name twice.
+        // Invalid: a repeated name.
         names.extend(names.first().cloned());
     }
     names
@@ -220,7 +222,7 @@ fn policy(which: u8) -> PolicyKind {
     PolicyKind::ALL[usize::from(which) % PolicyKind::ALL.len()]
 }
 
-/// A number, now and then NaN or infinite.
+/// Returns a number, sometimes NaN or infinite.
 fn number(source: &mut Source<'_>) -> f64 {
     match source.byte() {
         0 => f64::from_bits(source.number()),

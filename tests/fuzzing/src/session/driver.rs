@@ -1,4 +1,4 @@
-//! Drives a proxy as the reactor would, with peers that keep everything they said and got.
+//! Drives a proxy as the reactor would, with peers that keep all bytes that they sent and received.
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use intelliproxy::config::{BackendTarget, Config};
 use intelliproxy::fuzzing::strict::{self, Verdict};
 use intelliproxy::proxy::{Action, ConnId, ConnectFailure, Notice, Proxy};
 
-/// Bytes that all peers say together.
+/// Maximum of bytes that all peers send together.
 const SAID_MAX: usize = 1 << 20;
 
 pub(super) struct Driver {
@@ -21,22 +21,23 @@ pub(super) struct Driver {
     pub(super) links: Vec<Link>,
     now: Instant,
     said: usize,
-    /// Requests so far, so that each has a target of its own.
+    /// Number of requests so far. Each has its own target.
     requests: usize,
 }
 
-/// One connection as its peer sees it.
+/// A connection as seen by the proxy's peer.
 pub(super) struct Link {
     pub(super) conn: ConnId,
     pub(super) is_client: bool,
     is_connected: bool,
-    /// Bytes of the peer that were not read yet.
+    /// Bytes of the peer that the proxy has not read.
     inbox: Vec<u8>,
-    /// Bytes of the peer that were read.
+    /// Bytes of the peer that the proxy has read.
     pub(super) sent: Vec<u8>,
-    /// Bytes that the peer got.
+    /// Bytes that the peer received.
     pub(super) got: Vec<u8>,
-    /// For each time it took bytes: how many it had got, and how many of its own had been read.
+    /// For each write to the peer: the bytes that it had received, and those of its own that had
+    /// been read.
     pub(super) takes: Vec<(usize, usize)>,
     /// Whether the peer ended its side, and whether the proxy got that event.
     is_ending: bool,
@@ -44,14 +45,14 @@ pub(super) struct Link {
     pub(super) has_failed: bool,
     is_write_broken: bool,
     /// Whether the proxy has reported bytes to write since the last write of all.
-    is_told: bool,
-    /// Whether the proxy ended its side.
+    is_reported: bool,
+    /// Whether the proxy has ended its side.
     pub(super) is_shut: bool,
-    /// Whether the proxy closed it, and whether by a reset.
+    /// Whether the proxy has closed it, and then whether by a reset.
     pub(super) closed: Option<bool>,
     /// Whether the client was refused for lack of room.
     pub(super) is_refused: bool,
-    /// Whether the peer said something besides `texts`.
+    /// Whether the peer sent something besides `texts`.
     pub(super) is_wild: bool,
 }
 
@@ -76,14 +77,14 @@ impl Driver {
         self.carry_out();
     }
 
-    /// A connection of those that are open, if there is one.
+    /// Returns an open connection, if there is one.
     pub(super) fn pick(&self, which: u8) -> Option<usize> {
         let open: Vec<usize> =
             (0..self.links.len()).filter(|&link| self.links[link].closed.is_none()).collect();
         (!open.is_empty()).then(|| open[usize::from(which) % open.len()])
     }
 
-    /// Something that fits the peer.
+    /// Returns a text that suits the peer.
     pub(super) fn text(&mut self, link: Option<usize>, which: u8) -> Vec<u8> {
         let Some(link) = link else { return Vec::new() };
         if self.links[link].is_client {
@@ -91,10 +92,10 @@ impl Driver {
             return texts::request(which, &format!("/{link}/{}", self.requests));
         }
         let target = last_target(&self.links[link].got);
-        texts::answer(which, &target.unwrap_or_else(|| "nothing".to_owned()))
+        texts::response(which, &target.unwrap_or_else(|| "nothing".to_owned()))
     }
 
-    /// A peer sends bytes, which are read as far as there is room, `step` at a time.
+    /// Sends bytes from a peer. The proxy reads them as far as there is room, `step` at a time.
     pub(super) fn say(&mut self, link: Option<usize>, bytes: &[u8], step: usize) {
         let Some(at) = link else { return };
         let link = &mut self.links[at];
@@ -106,7 +107,7 @@ impl Driver {
         self.read(at, step);
     }
 
-    /// A peer has said something that names what it likes.
+    /// Marks a peer that may have sent any target.
     pub(super) fn mark_wild(&mut self, link: Option<usize>) {
         if let Some(at) = link {
             self.links[at].is_wild = true;
@@ -146,7 +147,7 @@ impl Driver {
         }
     }
 
-    /// A peer takes up to `count` of the bytes that wait for it.
+    /// Writes up to `count` of the waiting bytes to a peer.
     pub(super) fn write(&mut self, link: Option<usize>, count: usize) {
         let Some(at) = link else { return };
         let link = &mut self.links[at];
@@ -166,7 +167,7 @@ impl Driver {
         self.carry_out();
     }
 
-    /// Every peer takes everything, and what waited to be read is read.
+    /// Writes all waiting bytes to every peer, and reads all bytes that wait.
     pub(super) fn write_all(&mut self) {
         let mut at = 0;
         while at < self.links.len() {
@@ -176,14 +177,14 @@ impl Driver {
         }
     }
 
-    /// A peer ends its side, after what it said before.
+    /// Ends a peer's side after the bytes that it sent before.
     pub(super) fn end(&mut self, link: Option<usize>) {
         let Some(at) = link else { return };
         self.links[at].is_ending = true;
         self.read(at, usize::MAX);
     }
 
-    /// A connection breaks.
+    /// Breaks a connection.
     pub(super) fn fail(&mut self, link: Option<usize>) {
         let Some(at) = link else { return };
         let link = &mut self.links[at];
@@ -226,7 +227,7 @@ impl Driver {
         }
     }
 
-    /// Time passes, and what came due is done or waits, as with a driver that is late.
+    /// Lets time pass. Due timeouts are handled, or wait, as with a driver that is late.
     pub(super) fn pass(&mut self, span: Duration, is_late: bool) {
         self.now += span;
         if !is_late {
@@ -235,7 +236,7 @@ impl Driver {
         }
     }
 
-    /// Time passes until the next deadline.
+    /// Lets time pass until the next deadline.
     pub(super) fn wait(&mut self) {
         if let Some(at) = self.proxy.poll_timeout() {
             self.now = self.now.max(at);
@@ -243,16 +244,19 @@ impl Driver {
         }
     }
 
-    /// News of a connection that is closed.
-    pub(super) fn tell_late(&mut self, which: u8) {
+    /// Sends the proxy events of a closed connection.
+    pub(super) fn send_late_event(&mut self, which: u8) {
         let closed: Vec<ConnId> =
             self.links.iter().filter(|link| link.closed.is_some()).map(|link| link.conn).collect();
         if closed.is_empty() {
             return;
         }
         let conn = closed[usize::from(which) % closed.len()];
-        assert!(self.proxy.read_space(conn).is_empty(), "there is no room for the gone");
-        assert!(self.proxy.write_ready(conn).is_empty(), "nor anything for them");
+        assert!(self.proxy.read_space(conn).is_empty(), "a closed connection has no room");
+        assert!(
+            self.proxy.write_ready(conn).is_empty(),
+            "a closed connection has no bytes to write"
+        );
         self.proxy.handle_connected(self.now, conn, Ok(()));
         self.proxy.handle_read(self.now, conn, 0);
         self.proxy.handle_written(self.now, conn, 0);
@@ -261,11 +265,11 @@ impl Driver {
         self.proxy.handle_measured(self.now, conn, Some(0));
         self.proxy.handle_failed(self.now, conn);
         self.proxy.handle_write_failed(self.now, conn);
-        assert_eq!(self.proxy.poll_action(), None, "late news changes nothing");
+        assert_eq!(self.proxy.poll_action(), None, "a late event changes nothing");
     }
 
-    /// Another configuration: bits 0 to 2 are the backends that it has, bit 3 says where the first
-    /// of them is, bits 4 and 5 change the policy, limits and times; bits 6 and 7 make it invalid.
+    /// Applies another configuration: bits 0 to 2 select its backends, bit 3 the place of the first
+    /// one. Bits 4 and 5 change the policy, limits and timeouts. Bits 6 and 7 make it invalid.
     pub(super) fn reconfigure(&mut self, which: u8) {
         let mut config = self.config.clone();
         let backends = (0..3).filter(|index| which >> index & 1 == 1);
@@ -290,7 +294,7 @@ impl Driver {
             config.limits.attempts = 0;
         }
         let result = self.proxy.handle_reconfigured(self.now, config, targets.clone());
-        assert_eq!(result.is_err(), is_bad, "what can be is taken, and nothing else");
+        assert_eq!(result.is_err(), is_bad, "exactly the valid configurations are accepted");
         if is_bad {
             self.proxy.handle_config_refused("attempts".to_owned());
         } else {
@@ -304,19 +308,20 @@ impl Driver {
         self.carry_out();
     }
 
-    /// Holds what must hold after each operation.
+    /// Checks the rules that hold after each operation.
     pub(super) fn check(&mut self) {
         self.proxy.check_invariants();
         for link in self.links.iter_mut().filter(|link| link.closed.is_none()) {
             let is_waiting = !self.proxy.write_ready(link.conn).is_empty();
-            assert!(!is_waiting || link.is_told, "the driver gets notice of bytes to write");
-            assert!(!is_waiting || link.is_connected, "only what is open is written to");
+            assert!(!is_waiting || link.is_reported, "the driver gets notice of bytes to write");
+            assert!(!is_waiting || link.is_connected, "only open connections are written to");
             assert!(!is_waiting || !link.is_shut, "nothing follows the end");
-            link.is_told &= is_waiting;
+            link.is_reported &= is_waiting;
         }
     }
 
-    /// Peers stop misbehaving: clients leave, everything is taken, time passes. Nothing is left.
+    /// Ends the misbehaviour of peers: clients leave, all bytes are read, time passes. Nothing must
+    /// be left.
     pub(super) fn finish(&mut self, ends_by_stop: bool) {
         let deadline = self.now + Duration::from_secs(1800);
         for at in 0..self.links.len() {
@@ -341,35 +346,42 @@ impl Driver {
             waits += 1;
         }
         assert!(self.proxy.is_stopped(), "it has stopped");
-        assert_eq!(self.proxy.poll_timeout(), None, "nothing is to come");
+        assert_eq!(self.proxy.poll_timeout(), None, "no timeout is left");
         assert_eq!(self.proxy.connections(), 0, "no connection is left");
-        assert!(self.links.iter().all(|link| link.closed.is_some()), "for the driver neither");
+        assert!(
+            self.links.iter().all(|link| link.closed.is_some()),
+            "the driver has no connection left"
+        );
         self.check();
     }
 
     fn carry_out(&mut self) {
         while let Some(action) = self.proxy.poll_action() {
             match action {
-                // Bytes and ends of peers are read at once here: nothing is left to be seen.
+                // Bytes and ends of peers are read at once here, so there is nothing left to see.
                 Action::Measure { conn } => {
-                    // The bytes that it got stand for those that it acknowledged; some peers never
-                    // report.
+                    // The received bytes count as acknowledged. Some peers never report that.
                     let got = self.link(conn).got.len() as u64;
                     let unacknowledged = (!got.is_multiple_of(3)).then(|| u64::MAX - got);
                     self.proxy.handle_measured(self.now, conn, unacknowledged);
                 }
-                Action::Look { conn } => assert!(!self.link(conn).is_client, "only backends'"),
+                Action::Look { conn } => {
+                    assert!(!self.link(conn).is_client, "only a backend's connection is checked")
+                }
                 Action::Connect { conn, address } => {
                     let is_place = |target: &BackendTarget| target.addresses.contains(&address);
                     assert!(
                         self.targets.iter().any(is_place),
-                        "only what is configured is dialled"
+                        "only configured addresses are dialled"
                     );
                     assert!(self.links.iter().all(|link| link.conn != conn), "ids are new");
                     self.links.push(Link::new(conn, false));
                 }
                 Action::Shutdown { conn } => {
-                    assert!(self.proxy.write_ready(conn).is_empty(), "all is out before the end");
+                    assert!(
+                        self.proxy.write_ready(conn).is_empty(),
+                        "all bytes are written before the end"
+                    );
                     self.link(conn).is_shut = true;
                 }
                 Action::Close { conn, with_reset } => self.link(conn).closed = Some(with_reset),
@@ -385,14 +397,14 @@ impl Driver {
             }
         }
         while let Some(conn) = self.proxy.poll_dirty() {
-            self.link(conn).is_told = true;
+            self.link(conn).is_reported = true;
         }
     }
 
-    /// An open connection.
+    /// Returns an open connection.
     fn link(&mut self, conn: ConnId) -> &mut Link {
         let link = self.links.iter_mut().find(|link| link.conn == conn && link.closed.is_none());
-        link.expect("the proxy speaks of open connections only")
+        link.expect("the proxy refers to open connections only")
     }
 }
 
@@ -410,7 +422,7 @@ impl Link {
             is_ended: false,
             has_failed: false,
             is_write_broken: false,
-            is_told: false,
+            is_reported: false,
             is_shut: false,
             closed: None,
             is_refused: false,
@@ -419,7 +431,7 @@ impl Link {
     }
 }
 
-/// A backend in one of two places.
+/// Returns a backend at one of two places.
 fn target(index: usize, place: u8, addresses: usize) -> BackendTarget {
     let name = if place == 2 { format!("b{index}") } else { format!("b{index}-{place}") };
     BackendTarget {
@@ -432,7 +444,8 @@ fn target(index: usize, place: u8, addresses: usize) -> BackendTarget {
     }
 }
 
-/// The target of the last request of which a backend got the head; none while another head comes.
+/// Returns the target of the last request whose head a backend received; `None` while another head
+/// is coming.
 fn last_target(got: &[u8]) -> Option<String> {
     let (mut rest, mut target) = (got, None);
     while !rest.is_empty() {

@@ -1,9 +1,8 @@
-//! The whole proxy under a list of operations: clients and backends that say anything in any
-//! pieces at any time, connections that fail in every way, time that passes, configurations that
-//! change.
+//! The whole proxy under a list of operations: clients and backends that send any bytes in any
+//! pieces at any time, connections that fail in every way, passing time, new configurations.
 //!
-//! After each operation the proxy's invariants hold; at the end everything that went over the
-//! connections is read by the second reader ([`oracle`]), and the proxy comes to rest.
+//! After each operation the proxy's invariants hold. At the end the second reader reads all bytes
+//! of the connections ([`oracle`]), and the proxy comes to rest.
 mod driver;
 mod oracle;
 mod texts;
@@ -15,10 +14,11 @@ use intelliproxy::config::{Config, Overflow};
 use intelliproxy::fuzzing::Source;
 use intelliproxy::proxy::ConnectFailure;
 
-/// Three bytes that configure, then operations.
+/// Reads three bytes of configuration, then operations.
 ///
 /// # Panics
-/// When an invariant does not hold, a message is not what was sent, or the proxy never rests.
+/// If an invariant does not hold, if a message differs from the one sent, or if the proxy never
+/// comes to rest.
 pub fn session(data: &[u8]) {
     let mut source = Source::new(data);
     let flags = source.byte();
@@ -36,7 +36,7 @@ pub fn session(data: &[u8]) {
     oracle::check(&driver.links);
 }
 
-/// Operations of one list; each may cost a check of everything.
+/// Maximum number of operations of one list, because each may cost a check of everything.
 const STEPS_MAX: usize = 400;
 
 fn config(flags: u8, counts: u8) -> Config {
@@ -64,7 +64,7 @@ fn step(driver: &mut Driver, source: &mut Source<'_>) {
     let operation = source.byte();
     match operation % 16 {
         0 => driver.accept(operation & 16 != 0),
-        // Anything at all, from anyone.
+        // Any bytes, from any peer.
         1 => {
             let link = driver.pick(source.byte());
             let count = usize::from(source.byte());
@@ -72,13 +72,13 @@ fn step(driver: &mut Driver, source: &mut Source<'_>) {
             driver.say(link, bytes, usize::MAX);
             driver.mark_wild(link);
         }
-        // Something sensible, cut into pieces.
+        // A valid text, cut into pieces.
         2 | 3 => {
             let (link, which, step) = (driver.pick(source.byte()), source.byte(), source.byte());
             let text = driver.text(link, which);
             driver.say(link, &text, if step == 0 { usize::MAX } else { step.into() });
         }
-        // Much of something.
+        // Many equal bytes.
         4 => {
             let (link, count) = (driver.pick(source.byte()), usize::from(source.byte()));
             driver.say(link, &vec![b'x'; 300 * count], usize::MAX);
@@ -122,7 +122,7 @@ fn step(driver: &mut Driver, source: &mut Source<'_>) {
             if operation == 0xfe {
                 driver.reconfigure(which);
             } else {
-                driver.tell_late(which);
+                driver.send_late_event(which);
             }
         }
         _ => {

@@ -1,15 +1,15 @@
-//! Bytes of the connections, read by the second reader at the end.
+//! Checks the bytes of all connections at the end, with the second reader.
 //!
-//! | rule | says |
+//! | rule | meaning |
 //! |---|---|
-//! | O1 | what a backend got is whole requests and at most one unfinished one |
-//! | O2 | each of them is one that a client sent: method, target, body |
-//! | O3 | one that may not be done twice is forwarded whole at most once |
-//! | O4 | what a client got is whole answers and at most one unfinished one, one per request |
-//! | O5 | a whole answer is one that a backend sent whole, or the proxy's own |
-//! | O6 | an answer that names a request's target is the answer to that request |
-//! | O7 | nothing follows an answer that ends the connection |
-//! | O8 | a connection to a backend is used again only when its bytes ended where its answer did |
+//! | O1 | a backend received complete requests and at most one incomplete one |
+//! | O2 | each of them was sent by a client: method, target, body |
+//! | O3 | a request that may not be repeated is forwarded completely at most once |
+//! | O4 | a client received complete responses and at most one incomplete one, one per request |
+//! | O5 | a complete response was sent completely by a backend, or is the proxy's own |
+//! | O6 | a response that names a target belongs to the request for that target |
+//! | O7 | no bytes follow a response that ends the connection |
+//! | O8 | a connection to a backend is reused only if the backend's bytes ended with its response |
 //! | O9 | a connection that asked for NTLM carries only requests of the client that it asked |
 use std::collections::BTreeMap;
 
@@ -21,9 +21,9 @@ use intelliproxy::fuzzing::strict::{self, Body, Extent, Head, Verdict};
 /// Method, target, body.
 type Request = (Vec<u8>, Vec<u8>, Vec<u8>);
 /// Status, body.
-type Answer = (Vec<u8>, Vec<u8>);
+type Response = (Vec<u8>, Vec<u8>);
 
-/// Holds everything that was said against the rules.
+/// Checks all bytes of the connections against the rules.
 pub(super) fn check(links: &[Link]) {
     let mut sent: BTreeMap<Request, usize> = BTreeMap::new();
     for link in links.iter().filter(|link| link.is_client) {
@@ -34,19 +34,19 @@ pub(super) fn check(links: &[Link]) {
             }
         }
     }
-    let mut answers: Vec<Answer> = Vec::new();
+    let mut responses: Vec<Response> = Vec::new();
     let is_tame = links.iter().all(|link| !link.is_wild);
     for link in links.iter().filter(|link| !link.is_client) {
         let begun = check_forwarded(link, &mut sent);
-        read_answers(link, &begun, &mut answers, is_tame);
+        read_responses(link, &begun, &mut responses, is_tame);
     }
     let is_wild = links.iter().any(|link| !link.is_client && link.is_wild);
     for link in links.iter().filter(|link| link.is_client) {
-        check_answered(link, &answers, is_wild);
+        check_responses(link, &responses, is_wild);
     }
 }
 
-/// Requests one after the other, as far as they are any; the last one maybe without its body.
+/// Returns the leading valid requests. The last one may lack its body.
 fn requests(mut bytes: &[u8]) -> Vec<(Head, Option<Body>)> {
     let mut requests = Vec::new();
     while let Verdict::Whole(head) = strict::request(bytes) {
@@ -62,17 +62,17 @@ fn requests(mut bytes: &[u8]) -> Vec<(Head, Option<Body>)> {
     requests
 }
 
-/// A request that a backend got, or began to get.
+/// A request that a backend received, completely or in part.
 struct Begun {
-    /// None where only the beginning of the head came.
+    /// `None` if only the beginning of the head came.
     target: Option<Vec<u8>>,
-    /// Maybe only its beginning.
+    /// Possibly only its beginning.
     method: Vec<u8>,
-    /// Bytes of the backend's that had been read when it began.
+    /// Bytes of the backend that had been read when it began.
     read_before: usize,
 }
 
-/// O1 to O3 for what one backend got; returns its requests in order.
+/// Checks O1 to O3 for one backend's connection. Returns its requests in order.
 fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Begun> {
     let (mut rest, mut begun) = (&link.got[..], Vec::new());
     let read_before =
@@ -98,7 +98,7 @@ fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Begu
         };
         rest = &rest[head.len + body.len..];
         if head.values("User-Agent").any(|value| value == b"intelliproxy") {
-            // A probe: nothing but it goes over its connection.
+            // A probe has a connection of its own.
             assert!(rest.is_empty(), "O1: a probe is alone");
             return begun;
         }
@@ -110,7 +110,7 @@ fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Begu
             Some(_) => panic!("O3: {} {} twice", text(&request.0), text(&request.1)),
             None => panic!("O2: no client sent {} {}", text(&request.0), text(&request.1)),
         }
-        // Behind a 101 the bytes are of another protocol; without one they are requests.
+        // After a 101 the bytes are of another protocol. Without one they are requests.
         if is_upgrade && is_switched(&link.sent, &begun) {
             return begun;
         }
@@ -118,7 +118,7 @@ fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Begu
     begun
 }
 
-/// Whether the last of these requests is answered 101.
+/// Returns whether the last of these requests got a 101.
 fn is_switched(mut sent: &[u8], begun: &[Begun]) -> bool {
     for (request, left) in begun.iter().zip((0..begun.len()).rev()) {
         loop {
@@ -140,9 +140,9 @@ fn is_switched(mut sent: &[u8], begun: &[Begun]) -> bool {
     false
 }
 
-/// O9: after `request` was asked to log in, no other client's follows.
+/// Checks O9: after `request` was asked to log in, no other client's request follows.
 fn check_own(request: &Begun, later: &[Begun]) {
-    // Of `/CLIENT/NUMBER`; no other target says whose it is.
+    // The target is `/CLIENT/NUMBER`. Other targets do not name the client.
     let owner = |begun: &Begun| {
         let target = String::from_utf8(begun.target.clone()?).ok()?;
         target.strip_prefix('/')?.split_once('/')?.0.parse::<usize>().ok()
@@ -153,12 +153,12 @@ fn check_own(request: &Begun, later: &[Begun]) {
     }
 }
 
-/// Adds the whole answers that a backend sent; O8 and O9.
-fn read_answers(link: &Link, begun: &[Begun], answers: &mut Vec<Answer>, is_tame: bool) {
+/// Adds the complete responses that a backend sent. Checks O8 and O9.
+fn read_responses(link: &Link, begun: &[Begun], responses: &mut Vec<Response>, is_tame: bool) {
     let (mut rest, mut begun) = (&link.sent[..], begun.iter());
     let mut asked = begun.next();
     while let (Verdict::Whole(head), Some(request)) = (strict::response(rest), asked) {
-        // An answer may come when not even the method has been taken whole.
+        // A response may come before the method has been written completely.
         let is_head_request = b"HEAD".starts_with(&request.method);
         let is_closed = link.is_ended && !link.has_failed;
         let Ok(extent) = head.response_extent(is_head_request) else { break };
@@ -170,18 +170,18 @@ fn read_answers(link: &Link, begun: &[Begun], answers: &mut Vec<Answer>, is_tame
             if is_tame && head.values("WWW-Authenticate").any(|value| value == b"NTLM") {
                 check_own(request, begun.as_slice());
             }
-            answers.push((head.line[1].clone(), body.data));
+            responses.push((head.line[1].clone(), body.data));
             asked = begun.next();
             let ended_at = link.sent.len() - rest.len();
             let is_clean = asked.is_none_or(|next| next.read_before == ended_at);
             assert!(is_clean, "O8: used again after {}", text(rest));
         }
     }
-    assert!(begun.next().is_none(), "O8: used again without an answer");
+    assert!(begun.next().is_none(), "O8: used again without a response");
 }
 
-/// O4 to O7 for what one client got.
-fn check_answered(link: &Link, answers: &[Answer], is_wild: bool) {
+/// Checks O4 to O7 for one client.
+fn check_responses(link: &Link, responses: &[Response], is_wild: bool) {
     let asked = if link.is_refused { Vec::new() } else { requests(&link.sent) };
     let (mut rest, mut count) = (&link.got[..], 0);
     while !rest.is_empty() {
@@ -197,7 +197,10 @@ fn check_answered(link: &Link, answers: &[Answer], is_wild: bool) {
             return assert!(request.is_some(), "O4: a tunnel was asked for");
         }
         if head.line[1].starts_with(b"1") {
-            assert!(!is_old && request.is_some(), "O4: interim answers are for those who ask");
+            assert!(
+                !is_old && request.is_some(),
+                "O4: an interim response belongs to a request of HTTP/1.1"
+            );
             rest = &rest[head.len..];
             continue;
         }
@@ -216,7 +219,7 @@ fn check_answered(link: &Link, answers: &[Answer], is_wild: bool) {
         rest = &rest[head.len + body.len..];
         let is_own = own == Some(&body.data[..]) || is_own(&head, is_bodiless, &body);
         let is_sent =
-            answers.iter().any(|answer| answer.0 == head.line[1] && answer.1 == body.data);
+            responses.iter().any(|response| response.0 == head.line[1] && response.1 == body.data);
         assert!(
             is_own || is_sent,
             "O5: no party sent {} {}",
@@ -224,16 +227,20 @@ fn check_answered(link: &Link, answers: &[Answer], is_wild: bool) {
             text(&body.data)
         );
         if let (Some(named), Some(request), false) = (named(&body.data), request, is_wild) {
-            assert_eq!(text(named), text(&target(request)), "O6: the answer to its own request");
+            assert_eq!(
+                text(named),
+                text(&target(request)),
+                "O6: the response belongs to its request"
+            );
         }
         if is_closing || extent == Extent::UntilClose {
-            assert!(rest.is_empty(), "O7: {} follows the last answer", text(rest));
+            assert!(rest.is_empty(), "O7: {} follows the last response", text(rest));
         }
         count += 1;
     }
 }
 
-/// The text of an error of the proxy's own, if `rest` begins with it.
+/// Returns the text of one of the proxy's own errors, if `rest` begins with it.
 fn own_text<'b>(rest: &'b [u8], head: &Head) -> Option<&'b [u8]> {
     let length = head.values("Content-Length").next()?;
     let length: usize = std::str::from_utf8(length).ok()?.parse().ok()?;
@@ -242,14 +249,14 @@ fn own_text<'b>(rest: &'b [u8], head: &Head) -> Option<&'b [u8]> {
     (body == expected).then_some(body)
 }
 
-/// Whether an answer is /stats, or an error of the proxy's own to a HEAD request.
+/// Returns whether a response is /stats, or one of the proxy's own errors to a HEAD request.
 fn is_own(head: &Head, is_bodiless: bool, body: &Body) -> bool {
     let kind = head.values("Content-Type").next().unwrap_or_default();
     (kind == b"application/json" && (is_bodiless || body.data.starts_with(b"[")))
         || (is_bodiless && kind == b"text/plain; charset=utf-8" && head.line[1][0] >= b'4')
 }
 
-/// The target that an answer names.
+/// Returns the target that a response names.
 fn named(body: &[u8]) -> Option<&[u8]> {
     let named = body.strip_prefix(MARK.as_bytes())?;
     let end = named.iter().position(|&byte| byte == b'\n')?;

@@ -1,6 +1,6 @@
 //! Texts of valid peers, and of some invalid ones.
 
-/// A client's request to `target`, a path of its own.
+/// Returns a client's request to `target`, which is unique.
 pub(super) fn request(which: u8, target: &str) -> Vec<u8> {
     let fields = "Host: a.example\r\n";
     let text = match which % 16 {
@@ -37,8 +37,8 @@ pub(super) fn request(which: u8, target: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// A backend's answer to a request for `target`.
-pub(super) fn answer(which: u8, target: &str) -> Vec<u8> {
+/// Returns a backend's response to a request for `target`.
+pub(super) fn response(which: u8, target: &str) -> Vec<u8> {
     let body = format!("{MARK}{target}\n");
     let len = body.len();
     let text = match which % 21 {
@@ -83,5 +83,5 @@ pub(super) fn answer(which: u8, target: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Prefix of a response body that names its request's target, which a line end ends.
-pub(super) const MARK: &str = "answer to ";
+/// Prefix of a response body, before its request's target and a line end.
+pub(super) const MARK: &str = "reply for ";
