@@ -5,8 +5,7 @@
 //! | width | the number in flight from which responses take longer: `max(1, (n + 1) / workers)` |
 //! | service time | quantiles of the responses that found a free worker |
 //! | speed | its mean service time compared with that of all |
-//! | faults | seconds in which it finished much less, responded with errors, refused, or did not
-//! respond |
+//! | faults | seconds with much less work done, with errors, refusals, or no responses |
 //!
 //! The network's part of a response's time counts as service, so the scenario has no round trip. A
 //! width above the maximum in flight cannot be observed: the fit reports that.

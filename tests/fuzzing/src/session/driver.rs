@@ -358,13 +358,13 @@ impl Driver {
     fn carry_out(&mut self) {
         while let Some(action) = self.proxy.poll_action() {
             match action {
-                // Bytes and ends of peers are read at once here, so there is nothing left to see.
                 Action::Measure { conn } => {
                     // The received bytes count as acknowledged. Some peers never report that.
                     let got = self.link(conn).got.len() as u64;
                     let unacknowledged = (!got.is_multiple_of(3)).then(|| u64::MAX - got);
                     self.proxy.handle_measured(self.now, conn, unacknowledged);
                 }
+                // Bytes and ends of peers are read at once here, so a look finds no others.
                 Action::Look { conn } => {
                     assert!(!self.link(conn).is_client, "only a backend's connection is checked")
                 }
