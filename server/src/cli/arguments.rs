@@ -1,7 +1,7 @@
 //! The grammar of arguments, the same for every program of the workspace.
 //!
 //! A flag and its value are written `--flag value` or `--flag=value`. The value may begin with one
-//! dash, and with two only behind `=`. Arguments behind `--` are no flags.
+//! dash; one that begins with two needs the `=`. Arguments behind `--` are not flags.
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
@@ -12,7 +12,7 @@ use lexopt::{Arg, Parser};
 #[derive(Debug)]
 pub struct Arguments {
     parser: Parser,
-    /// The flag that was read last, for the errors about its value.
+    /// The flag that was read last, for errors about its value.
     flag: String,
     repeatable: Vec<&'static str>,
     seen: BTreeSet<String>,
@@ -21,15 +21,15 @@ pub struct Arguments {
 /// One argument.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Argument {
-    /// A flag with its dashes. [`Arguments::value`] has its value.
+    /// A flag with its dashes. [`Arguments::value`] returns its value.
     Flag(String),
     /// Any other argument.
     Plain(String),
 }
 
 impl Arguments {
-    /// Reads `args`, without the program's name. The `repeatable` flags may be given more than
-    /// once.
+    /// Reads `args`, which do not include the program's name. The `repeatable` flags may occur
+    /// more than once.
     pub fn new(
         args: impl Iterator<Item = OsString>,
         repeatable: impl IntoIterator<Item = &'static str>,
@@ -61,7 +61,8 @@ impl Arguments {
             }
             Ok(Some(Arg::Long(name))) => format!("--{name}"),
             Ok(Some(Arg::Short(letter))) => format!("-{letter}"),
-            // An unexpected value after `=`; lexopt has no other error here.
+            // The last flag has a value behind `=` that the caller did not read; lexopt has no
+            // other error here.
             Err(_) => return Err(self.wrong("takes no value")),
         };
         Ok(Some(Argument::Flag(self.flag.clone())))
@@ -94,7 +95,7 @@ impl Arguments {
         }
     }
 
-    /// Returns what is attached to the flag that was read last: the value behind `=`.
+    /// Returns the value behind `=` of the flag that was read last.
     pub fn inline_value(&mut self) -> Option<OsString> {
         self.parser.optional_value()
     }
@@ -118,22 +119,22 @@ impl Arguments {
 pub struct ArgumentError {
     /// The argument as given, or the flag or variable whose value it is.
     pub argument: String,
-    /// The fault, in words.
+    /// The fault in words.
     pub wrong: String,
 }
 
 impl ArgumentError {
-    /// Names the argument and what is wrong with it.
+    /// An error with the argument and its fault.
     pub fn new(argument: &str, wrong: impl Into<String>) -> Self {
         Self { argument: argument.to_owned(), wrong: wrong.into() }
     }
 
-    /// Says which values are allowed instead of this one.
+    /// An error that lists the allowed values.
     pub fn value(argument: &str, allowed: &str, value: &str) -> Self {
         Self::new(argument, format!("must be {allowed}, not {value:?}"))
     }
 
-    /// Refuses an argument that the program does not know.
+    /// An error for an argument that the program does not know.
     pub fn unknown(argument: &str) -> Self {
         Self::new(argument, "no such argument; see --help")
     }
@@ -151,7 +152,7 @@ impl std::error::Error for ArgumentError {}
 mod tests {
     use super::*;
 
-    /// Reads `args` by a grammar in which flags with a capital letter take no value and `--many`
+    /// Reads `args` by a grammar in which flags with a capital letter take no value, and `--many`
     /// may be repeated.
     fn read(args: &[&str]) -> Result<Vec<String>, String> {
         let mut arguments = Arguments::new(args.iter().map(OsString::from), ["--many"]);
@@ -172,8 +173,7 @@ mod tests {
         }
     }
 
-    /// Both spellings of a value, values with dashes, repeated flags and plain arguments are read;
-    /// row by row.
+    /// Both spellings of a value, values with dashes, repeated flags and plain arguments are read.
     #[test]
     fn arguments_are_read() {
         let rows: [(&[&str], &[&str]); 10] = [
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    /// Every fault names the flag; row by row.
+    /// Every error names the flag.
     #[test]
     fn faults_name_the_flag() {
         let rows: [(&[&str], &str); 8] = [
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    /// An unexpected value is refused at the next argument.
+    /// An unexpected value is an error at the next argument.
     #[test]
     fn values_must_be_asked_for() {
         let args = ["--a=1", "b"].map(OsString::from);
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(arguments.next(), Ok(Some(Argument::Plain("b".to_owned()))));
     }
 
-    /// Arguments that are not UTF-8 are refused, not guessed.
+    /// Arguments that are not UTF-8 are errors; their text is not guessed.
     #[cfg(unix)]
     #[test]
     fn arguments_are_utf8() {

@@ -1,4 +1,4 @@
-//! The command that the arguments name. Flags win over the configuration file.
+//! The command given by the arguments. Flags override the configuration file.
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -14,38 +14,38 @@ use crate::plain::os_error_text;
 /// A command of the program.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Serve.
+    /// Serve requests.
     Run {
-        /// With this configuration, which is valid.
+        /// The valid configuration.
         config: Box<Config>,
-        /// Logging down to this level.
+        /// The lowest level that is logged.
         log_level: LevelFilter,
-        /// The file that it was read from.
+        /// The file that the configuration was read from.
         file: Option<String>,
     },
-    /// Say that the configuration is valid, which it is.
+    /// Report that the configuration is valid.
     Check {
-        /// The configuration, which is valid.
+        /// The valid configuration.
         config: Box<Config>,
-        /// The file that it was read from.
+        /// The file that the configuration was read from.
         file: Option<String>,
     },
-    /// Show the configuration that would be served with.
+    /// Print the configuration that would be used.
     PrintConfig {
         /// The configuration.
         config: Box<Config>,
     },
-    /// Show how the program is used.
+    /// Print the help.
     Help,
-    /// Show the program's version.
+    /// Print the version.
     Version,
 }
 
 impl Command {
-    /// Understands the arguments, the program's name left out; `read_file` is asked for the
-    /// configuration file if there is one.
+    /// Parses the arguments, which do not include the program's name. `read_file` is called for
+    /// the configuration file if there is one.
     ///
-    /// `--help` and `--version` take effect at once, whatever follows them.
+    /// `--help` and `--version` take effect at once; later arguments are not read.
     ///
     /// # Errors
     /// The first invalid argument, or the first invalid value of the file.
@@ -101,7 +101,7 @@ impl Command {
     }
 }
 
-/// Why the arguments make no command.
+/// The reason why the arguments are not a command.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum UsageError {
     /// An argument is invalid.
@@ -110,14 +110,14 @@ pub enum UsageError {
     Unreadable {
         /// The file.
         file: String,
-        /// Why.
+        /// The system's error.
         wrong: String,
     },
     /// The configuration file is invalid.
     File {
         /// The file.
         file: String,
-        /// The fault and its place.
+        /// The fault and its place in the file.
         error: FileError,
     },
 }
@@ -151,7 +151,7 @@ fn parse_level(name: &str, text: &str) -> Result<LevelFilter, ArgumentError> {
     }
 }
 
-/// Reads the configuration file, which must be valid by itself.
+/// Reads the configuration file, which must be valid without the flags.
 fn load(
     file: &str,
     read_file: impl Fn(&Path) -> io::Result<Vec<u8>>,
@@ -166,7 +166,7 @@ fn load(
     Config::from_json(&text).map_err(|error| UsageError::File { file: file.to_owned(), error })
 }
 
-/// Applies the flags in their order and checks the outcome.
+/// Applies the flags in their order and checks the result.
 fn apply(config: &mut Config, settings: &[(&Flag, String)]) -> Result<(), UsageError> {
     for (index, (flag, value)) in settings.iter().enumerate() {
         let changed = match flag.change {

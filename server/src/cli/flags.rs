@@ -8,24 +8,25 @@ use crate::config::{BackendConfig, Config};
 
 /// A flag that sets a value of the configuration.
 pub(super) struct Flag {
-    /// With its dashes.
+    /// The name, with its dashes.
     pub(super) name: &'static str,
-    /// Name of its value in the help; `None` for a flag without value.
+    /// The name of the value in the help; `None` for a flag without a value.
     pub(super) value: Option<&'static str>,
-    /// Path of the value in a configuration file; a fault there is reported for this flag.
+    /// The path of the value in the configuration file. Errors at this path are reported for the
+    /// flag.
     pub(super) path: &'static str,
-    /// Its effect, for the help.
+    /// The effect, for the help.
     pub(super) help: &'static str,
-    /// Its change to the configuration.
+    /// The change of the configuration.
     pub(super) change: Change,
 }
 
 /// A flag's change to the configuration.
 #[derive(Clone, Copy)]
 pub(super) enum Change {
-    /// Sets one value; given at most once. The error says what the text must be.
+    /// Sets one value; may be given once. The error says what the text must be.
     Set(fn(&mut Config, &str) -> Result<(), String>),
-    /// Adds to a list, which the first use empties.
+    /// Adds to a list. The first use empties the list of the file.
     Append {
         /// Empties the list.
         clear: fn(&mut Config),
@@ -40,14 +41,14 @@ impl Flag {
         matches!(self.change, Change::Append { .. })
     }
 
-    /// Whether a path of the configuration is this flag's value or lies in it.
+    /// Whether a path of the configuration is the value of this flag or lies inside it.
     pub(super) fn covers(&self, path: &str) -> bool {
         path.strip_prefix(self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
     }
 }
 
-/// All of them, in the order of the help.
-pub(super) const FLAGS: [Flag; 22] = [
+/// All flags, in the order of the help.
+pub(super) const FLAGS: [Flag; 21] = [
     Flag {
         name: "--listen",
         value: Some("HOST:PORT"),
@@ -259,10 +260,10 @@ pub(super) const FLAGS: [Flag; 22] = [
     },
 ];
 
-/// Valid counts and sizes, in words.
+/// The allowed counts and sizes, for errors.
 const WHOLE: &str = "a whole number, 0 or more";
 
-/// Reads a number; whether it is in its range is checked with the whole configuration.
+/// Parses a number. Its range is checked later with the whole configuration.
 fn set<T: FromStr>(value: &mut T, text: &str, allowed: &str) -> Result<(), String> {
     *value = text.parse().map_err(|_| format!("must be {allowed}, not {text:?}"))?;
     Ok(())
@@ -275,7 +276,7 @@ fn set_millis(span: &mut Duration, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads a policy by the name that it has in a configuration file.
+/// Parses the name of a policy.
 fn set_policy(policy: &mut PolicyKind, text: &str) -> Result<(), String> {
     *policy = PolicyKind::named(text)
         .ok_or_else(|| format!("must be {}, not {text:?}", known_policies()))?;

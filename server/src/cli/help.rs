@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::flags::{FLAGS, Flag, known_policies};
 use crate::config::Config;
 
-/// The whole help: usage, every flag, every key of a configuration file with its default.
+/// The complete help: usage, every flag, and every key of the configuration file with its default.
 pub(super) fn text() -> String {
     let mut text = String::from(
         "intelliproxy: an adaptive HTTP/1.1 reverse proxy\n\
@@ -52,7 +52,7 @@ pub(super) fn text() -> String {
     text
 }
 
-/// The default of a flag that takes one value, as a configuration file has it.
+/// The default of a flag with a single value, as written in the configuration file.
 fn default_of(flag: &Flag) -> Option<String> {
     flag.value?;
     let config = serde_json::to_value(Config::default()).ok()?;
@@ -64,7 +64,7 @@ fn default_of(flag: &Flag) -> Option<String> {
     }
 }
 
-/// Adds one flag, its explanation wrapped to a column of its own.
+/// Adds one flag with its explanation, wrapped in a column of its own.
 fn push_flag(text: &mut String, usage: &str, help: &str) {
     let mut line = format!("  {usage:<width$}", width = HELP_COLUMN - 2);
     let mut is_empty = true;
@@ -88,7 +88,7 @@ fn push_line(text: &mut String, line: &str) {
     let _ = writeln!(text, "{line}");
 }
 
-/// The flags that set no value of the configuration.
+/// The flags that do not set a value of the configuration.
 const PROGRAM_FLAGS: [(&str, &str); 6] = [
     ("--config FILE", "read the configuration from a JSON file, and again on SIGHUP"),
     ("--check", "validate flags and file, then exit"),
@@ -98,18 +98,18 @@ const PROGRAM_FLAGS: [(&str, &str); 6] = [
     ("-V, --version", "print the version, then exit"),
 ];
 
-/// Note at flags that fill a list.
+/// The note on flags that fill a list.
 const REPEATABLE: &str = "; repeatable, replaces the list of the file";
-/// Column of the explanations.
+/// The column of the explanations.
 const HELP_COLUMN: usize = 26;
-/// Characters of a line.
+/// The longest line in characters.
 const LINE_MAX: usize = 90;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Every flag has its line, every key its default, and no line is too wide for a terminal.
+    /// Every flag has a line, every key its default, and no line is too wide for a terminal.
     #[test]
     fn everything_is_explained() {
         let text = text();

@@ -1,8 +1,8 @@
-//! `intelliproxy replay`: gives it files and dates, and prints the result.
+//! `intelliproxy replay`: passes files and dates to the replay and prints the result.
 //!
 //! | exit code | when |
 //! |---|---|
-//! | 0 | every decision was checked and is the same; or the question was answered |
+//! | 0 | every decision was checked and is the same, or the question was answered |
 //! | 1 | a decision differs, could not be checked, or the file is damaged |
 //! | 2 | an argument is invalid |
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ use crate::utc::Utc;
 
 mod options;
 
-/// Answers what the arguments behind `replay` ask.
+/// Answers the question in the arguments after `replay`.
 pub(super) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let options = match options::parse(args) {
         Ok(Some(options)) => options,
@@ -72,13 +72,14 @@ impl Host for Machine {
 mod tests {
     use super::*;
 
-    /// A date in the words that reports use.
+    /// A date is written as reports show it.
     #[test]
     fn dates_are_written_out() {
         assert_eq!(Machine.date(951_782_400), "2000-02-29 00:00:00 UTC");
     }
 
-    /// Rules come from a file, from a whole configuration too; invalid ones are refused.
+    /// Rules are read from a file that contains them or a complete configuration; invalid ones are
+    /// errors.
     #[test]
     fn rules_are_read() {
         let rows = [

@@ -1,6 +1,6 @@
-//! Files that the program keeps: regular files under names that others may have prepared.
+//! Files that the program writes, under names where others may have placed something.
 //!
-//! A planted symbolic link is never followed, and opening never waits: pipes and devices are refused.
+//! A planted symbolic link is never followed. Opening never waits: pipes and devices are refused.
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// Creates a file under a free name. A link in that place, dangling or not, is an error (`O_EXCL`).
+/// Creates a file under a free name. If a link has that name, dangling or not, the call fails
+/// (`O_EXCL`).
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     File::options().write(true).create_new(true).open(path)
 }
 
-/// Whether a regular file has this name; false when the name is free.
+/// Whether a regular file has this name; false if the name is free.
 ///
 /// # Errors
-/// Something else has it, or the system does not tell.
+/// Something other than a regular file has the name, or the system's error.
 pub(crate) fn is_regular(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(true),
@@ -29,7 +30,7 @@ pub(crate) fn is_regular(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Creates a file in place of the regular one that has this name, if any.
+/// Creates a file, replacing a regular one of the same name.
 pub(crate) fn replace(path: &Path) -> io::Result<File> {
     if is_regular(path)? {
         fs::remove_file(path)?;
@@ -37,12 +38,12 @@ pub(crate) fn replace(path: &Path) -> io::Result<File> {
     create(path)
 }
 
-/// Why a file was not read.
+/// The reason why a file was not read.
 #[derive(Debug)]
 pub(crate) enum Unread {
     /// It is a pipe, a device or a folder.
     Irregular,
-    /// The system's error, or one of size or encoding.
+    /// The system's error, or an error of size or encoding.
     Failed(io::Error),
 }
 
@@ -50,7 +51,7 @@ pub(crate) enum Unread {
 /// exist.
 pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, Unread> {
     let mut options = File::options();
-    // A pipe would wait for a writer; the flag means nothing to a regular file.
+    // Opening a pipe would wait for a writer. The flag has no effect on a regular file.
     options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
     let file = match options.open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -67,7 +68,7 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, U
     Ok(Some(text))
 }
 
-/// The path with something behind its name.
+/// The path with `suffix` appended to its name.
 pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

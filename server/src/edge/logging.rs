@@ -1,9 +1,9 @@
-//! The log: lines are put into a bounded queue and written to stderr by a thread of their own.
+//! The log: lines go through a bounded queue to a thread, which writes them to stderr.
 //!
 //! A caller that logs never waits. A line that finds the queue full, because stderr is not read
-//! fast enough, is dropped and counted. A write that fails, because the disk is full or the reader
-//! of a pipe is gone, is counted and repeated until it succeeds; lines wait in the queue meanwhile.
-//! Once lines are written again the log says what was lost. [`LogWatch`] reads the counts.
+//! fast enough, is dropped and counted. A failed write, because the disk is full or the reader of
+//! a pipe has left, is counted and repeated until it succeeds; lines wait in the queue meanwhile.
+//! When writing succeeds again, a line reports the losses. [`LogWatch`] reads the counts.
 //!
 //! Own code: it never waits, counts what it drops, and repeats a failed write. The appenders of log
 //! crates do not do all three.
@@ -23,10 +23,10 @@ use crate::plain::os_error_text;
 use crate::plain::plain;
 use crate::utc::Utc;
 
-/// Makes this the program's log, down to a level.
+/// Installs this log for the program, with lines from `level` up.
 ///
 /// # Errors
-/// The thread cannot be started, or the process has a log already.
+/// The thread cannot be started, or the process already has a log.
 pub(crate) fn start(level: LevelFilter) -> io::Result<LogGuard> {
     let (queue, guard) = spawn(level, LINES_MAX, io::stderr())?;
     log::set_boxed_logger(Box::new(queue)).map_err(io::Error::other)?;
@@ -34,12 +34,12 @@ pub(crate) fn start(level: LevelFilter) -> io::Result<LogGuard> {
     Ok(guard)
 }
 
-/// The running log; [`LogGuard::finish`] ends it.
+/// The running log. [`LogGuard::finish`] ends it.
 #[derive(Debug)]
 #[must_use = "lines that are still queued are lost unless the log is finished"]
 pub(crate) struct LogGuard {
     messages: Queue<Message>,
-    /// Dropped when the program ends: failed writes are not repeated from then on.
+    /// Dropped when the program ends. From then on failed writes are not repeated.
     patience: Sender<()>,
     ended: Ended,
     watch: LogWatch,
@@ -61,7 +61,7 @@ impl LogGuard {
     }
 }
 
-/// Reads how many lines were lost so far.
+/// Reads the counts of lost lines.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LogWatch {
     dropped: Arc<AtomicU64>,
@@ -79,7 +79,7 @@ impl LogWatch {
     }
 }
 
-/// The end of the queue that the program logs into.
+/// The log's side that the program writes to.
 struct LineQueue {
     level: LevelFilter,
     messages: Queue<Message>,
@@ -103,7 +103,7 @@ impl Log for LineQueue {
         let _ = self.messages.offer(Message::Line(line));
     }
 
-    /// Does nothing: it would have to wait. [`LogGuard::finish`] does it at the end.
+    /// Does nothing, because it would have to wait. [`LogGuard::finish`] waits at the end.
     fn flush(&self) {}
 }
 
@@ -128,7 +128,7 @@ impl Line {
         Self { at: SystemTime::now(), level, target, text }
     }
 
-    /// A line of this module.
+    /// A line of the log's own, about itself.
     fn own(text: String) -> Self {
         Self::new(Level::Warn, Cow::Borrowed(module_path!()), text)
     }
@@ -176,7 +176,7 @@ fn spawn(
     Ok((LineQueue { level, messages: queue }, guard))
 }
 
-/// Writes lines and keeps account of those that it could not write.
+/// Writes lines and counts those that it could not write.
 struct Writer<W> {
     out: W,
     watch: LogWatch,
@@ -184,14 +184,14 @@ struct Writer<W> {
     impatient: Receiver<()>,
     /// Reused: the bytes of one line.
     buffer: Vec<u8>,
-    /// Dropped lines that the log has already mentioned.
+    /// Dropped lines that a log line has already reported.
     told_dropped: u64,
-    /// The failed writes since the last success, and why the first of them failed.
+    /// The number of failed writes since the last success, and the error of the first one.
     failure: Option<(u64, String)>,
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes a line, and after a failure another one about it.
+    /// Writes a line, and another one about failed writes that preceded it.
     fn write(&mut self, line: &Line) {
         self.put(line);
         if self.buffer.is_empty()
@@ -202,7 +202,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Tells how many lines were dropped since the last time.
+    /// Writes how many lines were dropped since the last such line.
     fn tell_dropped(&mut self) {
         let dropped = self.watch.dropped.load(Ordering::Relaxed);
         let count = dropped - self.told_dropped;
@@ -213,8 +213,8 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes one line, from where a failed write broke off; empties the buffer unless the line
-    /// was given up because the program ends.
+    /// Writes one line, continuing where a failed write stopped. Empties the buffer unless the
+    /// line was given up because the program ends.
     fn put(&mut self, line: &Line) {
         self.buffer.clear();
         // Writing into a vector does not fail.
@@ -232,7 +232,7 @@ impl<W: Write> Writer<W> {
             };
             self.watch.failed_writes.fetch_add(1, Ordering::Relaxed);
             self.failure.get_or_insert_with(|| (0, os_error_text(&error))).0 += 1;
-            // Nothing is ever sent: the other end is dropped when the program ends.
+            // The channel carries no messages: the other end is dropped when the program ends.
             if self.impatient.recv_timeout(RETRY_TIME) == Err(RecvTimeoutError::Disconnected) {
                 self.watch.dropped.fetch_add(1, Ordering::Relaxed);
                 return;
@@ -242,11 +242,13 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Lines that wait to be written, one second of a busy access log; later ones are dropped.
+/// Lines that wait to be written; later ones are dropped. At 300 bytes a line this is 5 MB of
+/// memory.
 const LINES_MAX: usize = 16 * 1024;
-/// Time from a failed write to the next attempt.
+/// Time between a failed write and the next attempt.
 const RETRY_TIME: Duration = Duration::from_millis(100);
-/// Longest wait for the log at the program's end, twice at worst: to queue the end and to see it.
+/// The longest wait for the log at the program's end. It may occur twice: to queue the end and to
+/// see it.
 const FINISH_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

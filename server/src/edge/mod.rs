@@ -1,8 +1,8 @@
-//! The threads beside the reactor's own, as its turn sees them: the log, the state's keeper, the
-//! recording's writer, and the reader of a new configuration.
+//! The threads beside the reactor's own: the log, the keeper of the state, the writer of the
+//! recording, and the reader of a new configuration.
 //!
-//! None of them is waited for while the proxy serves. A reading of the configuration that hangs is
-//! given up after `timeouts.reloadMs`; its result, should it still come, is dropped.
+//! The reactor waits for none of them while the proxy serves. A reading of the configuration that
+//! hangs is given up after `timeouts.reloadMs`; a late result is dropped.
 mod disk;
 pub(crate) mod logging;
 mod observe;
@@ -32,12 +32,12 @@ pub(crate) struct Edge {
     log: LogWatch,
     /// Decides which lines about peers are written.
     limits: LineLimits,
-    /// The counts of the log that the proxy has.
+    /// The counts of the log that the proxy knows.
     log_counts: LogCounts,
     keeper: Option<Keeper>,
     reloader: Option<Reloader>,
     waker: Arc<Waker>,
-    /// Dropped after the proxy: waits until the last of its recording is written.
+    /// Dropped after the proxy: its drop waits until the recording is written.
     _recording: Option<RecordGuard>,
 }
 
@@ -60,7 +60,7 @@ impl Edge {
         }
     }
 
-    /// Called at the end of each turn; what becomes due is handled.
+    /// Handles what is due at the end of a turn.
     pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &mut Proxy) {
         if let Some(keeper) = &mut self.keeper {
             keeper.handle_turn(now, proxy);
@@ -80,7 +80,7 @@ impl Edge {
         }
     }
 
-    /// When a turn is due even if nothing happens.
+    /// The time at which a turn is due even if nothing happens.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match (self.reading_until(), self.limits.poll_timeout()) {
             (Some(one), Some(other)) => Some(one.min(other)),
@@ -92,18 +92,18 @@ impl Edge {
         self.reloader.as_ref().and_then(Reloader::poll_timeout)
     }
 
-    /// Logs what the proxy tells.
+    /// Logs a notice of the proxy.
     pub(crate) fn log_notice(&mut self, now: Instant, notice: &Notice, proxy: &Proxy) {
         let name = |backend| proxy.backend_name(backend);
         log_notice(now, notice, proxy.config(), &mut self.limits, name);
     }
 
-    /// Has the configuration read again.
+    /// Starts reading the configuration again.
     pub(crate) fn reload(&mut self, now: Instant, proxy: &mut Proxy) {
         let Some(reloader) = &mut self.reloader else { return };
         let waker = Arc::clone(&self.waker);
         let wake = move || {
-            // A poll that is gone needs no waking.
+            // If the poll is gone, the reactor has ended.
             let _ = waker.wake();
         };
         if let Err(wrong) = reloader.ask(now, proxy.reload_time(), wake) {
@@ -111,7 +111,7 @@ impl Edge {
         }
     }
 
-    /// Takes the configuration that was read again, if it is there.
+    /// Applies the configuration that was read again, if it has arrived.
     pub(crate) fn take_reloaded(&mut self, now: Instant, proxy: &mut Proxy) {
         let Some(Reading { loaded, is_asked_again }) =
             self.reloader.as_mut().and_then(Reloader::take)
@@ -124,7 +124,8 @@ impl Edge {
         });
         match result {
             Ok(()) if self.keeper.is_none() => {
-                // The file of the start; a new one has its own line.
+                // A changed `stateFile` is reported as a key that needs a restart; this line is
+                // for an unchanged one.
                 let path = proxy.state_file().filter(|_| proxy.policy_state().is_some());
                 if let Some(path) = path {
                     warn!("state {path}: not used before a restart");
@@ -152,7 +153,7 @@ impl Edge {
         }
     }
 
-    /// Writes the last state, which may take a moment.
+    /// Writes the last state, which may take up to a few seconds.
     pub(crate) fn finish(&mut self, proxy: &Proxy) {
         if let Some(keeper) = self.keeper.take() {
             keeper.finish(proxy);

@@ -1,9 +1,10 @@
 //! Reading the configuration again while the proxy runs.
 //!
-//! A thread of its own reads the file, checks it and resolves the backends' names, all of which
-//! may block, then wakes the reactor up. One runs at a time; signals that arrive meanwhile
-//! cause one more after it. One that hangs (a pipe, a dead mount, a
-//! resolver) is given up after a time, so that later ones are not lost; a few of these may hang.
+//! A separate thread reads the file, checks it and resolves the backends' names, all of which may
+//! block. Then it wakes the reactor. Only one such thread is awaited at a time; signals that
+//! arrive meanwhile cause one more reading. A thread that hangs (on a pipe, a dead mount or a
+//! resolver) is given up after a time, so that later signals are not lost. A few of them may hang
+//! at once.
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::plain::os_error_text;
 /// A configuration that was read and checked, with its backends' addresses.
 pub(crate) type Loaded = Result<(Config, Vec<BackendTarget>), String>;
 
-/// A reading that is over.
+/// The result of a reading.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Reading {
     pub(crate) loaded: Loaded,
@@ -27,15 +28,15 @@ pub(crate) struct Reading {
     pub(crate) is_asked_again: bool,
 }
 
-/// Reads the configuration again; clones read the same.
+/// Reads the configuration. Clones read the same one.
 #[derive(Clone)]
 pub struct Source {
     load: Arc<dyn Fn() -> Loaded + Send + Sync>,
 }
 
 impl Source {
-    /// The configuration is what `load` returns: it with its backends' addresses, or one line
-    /// about what is wrong.
+    /// A source that calls `load`. It returns the configuration with its backends' addresses, or
+    /// the error in one line.
     pub fn new(
         load: impl Fn() -> Result<(Config, Vec<BackendTarget>), String> + Send + Sync + 'static,
     ) -> Self {
@@ -49,24 +50,24 @@ impl fmt::Debug for Source {
     }
 }
 
-/// Has the configuration read, one reading at a time.
+/// Starts readings of the configuration, one at a time.
 #[derive(Debug)]
 pub(crate) struct Reloader {
     source: Source,
     sender: Sender<(u64, Loaded)>,
     loaded: Receiver<(u64, Loaded)>,
     state: State,
-    /// Number of the reading under way, or of the last one.
+    /// The number of the current reading, or of the last one.
     reading: u64,
-    /// Readings that were given up and whose threads have not ended.
+    /// Threads that were given up and have not ended.
     hanging: usize,
 }
 
-/// Whether it is being read.
+/// Whether a reading is awaited.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     Idle,
-    /// A thread is at work; what it reads may be of before the last time that it was asked for.
+    /// A thread is reading. Its result may be older than the last request to read.
     Reading {
         is_asked_again: bool,
         deadline: Instant,
@@ -75,16 +76,16 @@ enum State {
 
 impl Reloader {
     pub(crate) fn new(source: Source) -> Self {
-        // Room for every thread that there can be: none waits for its result to be taken.
+        // Room for one result of every possible thread, so that none of them blocks.
         let (sender, loaded) = crossbeam_channel::bounded(HANGING_MAX + 1);
         Self { source, sender, loaded, state: State::Idle, reading: 0, hanging: 0 }
     }
 
-    /// Has it read now, within `time`, or once more after the reading under way; `wake` is called
-    /// when something is there to be [taken](Self::take).
+    /// Starts a reading that must end within `time`, or notes that another one must follow the
+    /// current one. `wake` is called when a result can be [taken](Self::take).
     ///
     /// # Errors
-    /// The thread cannot be started, or too many earlier ones hang; nothing is under way then.
+    /// The thread cannot be started, or too many earlier ones hang. No reading is started then.
     pub(crate) fn ask(
         &mut self,
         now: Instant,
@@ -101,7 +102,7 @@ impl Reloader {
         self.reading += 1;
         let (source, sender, reading) = (self.source.clone(), self.sender.clone(), self.reading);
         let work = move || {
-            // It has no reader any more when the proxy has ended.
+            // When the proxy has ended, the result has no reader.
             let _ = sender.send((reading, (source.load)()));
             wake();
         };
@@ -111,7 +112,8 @@ impl Reloader {
         Ok(())
     }
 
-    /// Returns what was read; `None` when nothing is there. The result of a reading that was given up is dropped.
+    /// Returns the result of the current reading; `None` if it has not arrived. Results of
+    /// readings that were given up are dropped.
     pub(crate) fn take(&mut self) -> Option<Reading> {
         while let Ok((reading, loaded)) = self.loaded.try_recv() {
             match self.state {
@@ -125,7 +127,8 @@ impl Reloader {
         None
     }
 
-    /// Gives a reading up whose time is over; returns then whether it was asked for again.
+    /// Gives the current reading up if its time is over. If so, returns whether another one was
+    /// asked for.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<bool> {
         match self.state {
             State::Reading { is_asked_again, deadline } if deadline <= now => {
@@ -137,7 +140,7 @@ impl Reloader {
         }
     }
 
-    /// When the reading under way is to be given up.
+    /// The time at which the current reading is given up.
     pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::Reading { deadline, .. } => Some(deadline),
@@ -146,7 +149,7 @@ impl Reloader {
     }
 }
 
-/// Threads that hang in a reading at a time.
+/// The maximum of threads that hang in a reading. Each holds a stack and possibly a file.
 const HANGING_MAX: usize = 4;
 
 #[cfg(test)]
@@ -156,10 +159,10 @@ mod tests {
 
     const TIME: Duration = Duration::from_secs(10);
 
-    /// However often it is asked for while it is being read, it is read once more after that; and
-    /// nothing is there before it was read.
+    /// Any number of requests during a reading causes exactly one more reading. Nothing can be
+    /// taken before a reading has ended.
     #[test]
-    fn nobody_asks_in_vain() {
+    fn requests_during_a_reading_cause_another() {
         let (gate, opened) = crossbeam_channel::unbounded::<()>();
         let count = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&count);
@@ -195,8 +198,8 @@ mod tests {
         assert_eq!(count.load(Ordering::SeqCst), 2);
     }
 
-    /// A reading that hangs is given up at its deadline and not before; the next one is taken, the
-    /// late result of the first is not, and the number of hanging ones is bounded.
+    /// A reading that hangs is given up at its deadline and not before. The next one is taken, the
+    /// late result of the first is not, and the number of hanging threads is bounded.
     #[test]
     fn hanging_readings_are_given_up() {
         let (gate, opened) = crossbeam_channel::unbounded::<()>();
@@ -213,7 +216,7 @@ mod tests {
         let (woken, wakes) = crossbeam_channel::unbounded();
         let wake = || {
             let woken = woken.clone();
-            // The last ones hang until the test has ended.
+            // The last threads hang until the test has ended.
             move || {
                 let _ = woken.send(());
             }

@@ -1,7 +1,7 @@
-//! Names become addresses and addresses become listeners, before anything is served; names once
-//! more when the configuration is read again, by a thread of its own.
+//! Resolves names and binds listeners before anything is served. Names are resolved again, by
+//! another thread, when the configuration is reloaded.
 //!
-//! The standard library does the work and may block; the reactor never does.
+//! The calls of the standard library may block, so the reactor never makes them.
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 
@@ -10,7 +10,7 @@ use super::reload::Source;
 use crate::config::{BackendTarget, BackendUrl, Config, Listen, ListenAddress};
 use crate::plain::os_error_text;
 
-/// All that serving needs: what was configured, and where that is.
+/// The parts that serving needs: the configuration, addresses and listeners.
 #[derive(Debug)]
 pub struct Setup {
     /// The configuration, validated.
@@ -19,7 +19,8 @@ pub struct Setup {
     pub backends: Vec<BackendTarget>,
     /// The listeners, bound, listening and non-blocking.
     pub listeners: Vec<TcpListener>,
-    /// For each of them, whether trusted hops begin with a PROXY protocol header there.
+    /// For each listener, whether trusted hops begin their connections with a PROXY protocol
+    /// header.
     pub(crate) speak_proxy_protocol: Vec<bool>,
     /// The listeners of the admin pages; none when `admin.listen` is null.
     pub(crate) admin_listeners: Vec<TcpListener>,
@@ -33,7 +34,7 @@ impl Setup {
     /// Resolves the backends and binds the listeners of a configuration.
     ///
     /// # Errors
-    /// One line that names the backend or the address that is at fault.
+    /// One line that names the faulty backend or address.
     pub fn new(config: Config) -> Result<Self, String> {
         let backends = backend_targets(&config)?;
         let (mut listeners, mut speak_proxy_protocol) = (Vec::new(), Vec::new());
@@ -59,7 +60,7 @@ impl Setup {
     /// Returns a line for each listening address and each backend.
     pub(crate) fn announcement(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        // A bound socket has an address; one without it is not reported.
+        // A listener whose address cannot be read still works; it only lacks a line.
         for address in self.listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
             lines.push(format!("listening on http://{address}"));
         }
@@ -75,12 +76,13 @@ impl Setup {
     }
 }
 
-/// The addresses of a host, each once, in the order in which to try them.
+/// The addresses of a host, each once, in the order of connection attempts.
 ///
-/// `localhost` is both loopback addresses, IPv4 first, whatever the machine's hosts file says.
+/// `localhost` always means both loopback addresses, IPv4 first, regardless of the machine's hosts
+/// file.
 ///
 /// # Errors
-/// The error in the words of the system's resolver.
+/// The error of the system's resolver.
 pub fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     if host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case("localhost") {
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -116,8 +118,8 @@ pub(crate) fn backend_targets(config: &Config) -> Result<Vec<BackendTarget>, Str
     Ok(targets)
 }
 
-/// Listens on every address that a `HOST:PORT` stands for and that the machine has. Where the
-/// port is 0, all get the same free one.
+/// Listens on every address of a `HOST:PORT` that the machine has. For port 0 all get the same
+/// free port.
 fn listen(text: &str) -> Result<Vec<TcpListener>, String> {
     let fail = |wrong: String| format!("cannot listen on {text}: {wrong}");
     let ListenAddress { host, port } =
@@ -128,7 +130,7 @@ fn listen(text: &str) -> Result<Vec<TcpListener>, String> {
         attempts_left -= 1;
         match bind_all(&addresses) {
             Ok(listeners) => return Ok(listeners),
-            // The port that was free on the first address was not so on the next.
+            // The port that was free on the first address is taken on the next one: try another.
             Err((_, error))
                 if port == 0
                     && addresses.len() > 1
@@ -141,7 +143,8 @@ fn listen(text: &str) -> Result<Vec<TcpListener>, String> {
     }
 }
 
-/// Binds all addresses. Addresses that the machine lacks are skipped, unless it lacks all.
+/// Binds all addresses. Addresses that the machine does not have are skipped, unless it has none
+/// of them.
 fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
     let mut listeners: Vec<TcpListener> = Vec::with_capacity(addresses.len());
     let mut absent = None;
@@ -165,10 +168,11 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, i
     }
 }
 
-/// Binds one address; also tells the port that it got.
+/// Binds one address. Also returns its port.
 fn bind(address: SocketAddr) -> io::Result<(TcpListener, u16)> {
     let listener = TcpListener::bind(address)?;
-    // Listening once more changes nothing but the backlog, which std leaves no choice of.
+    // A second listen only changes the backlog, which the standard library does not let one
+    // choose.
     rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();
@@ -182,7 +186,8 @@ fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || has_no_family
 }
 
-/// Connections that wait to be accepted, up to the system's own bound (Linux: somaxconn, 4096).
+/// Connections that wait to be accepted. The system may lower it (on Linux to somaxconn, 4096 by
+/// default).
 const BACKLOG: i32 = 4096;
 /// Attempts to find a port that is free on all addresses.
 const FREE_PORT_ATTEMPTS: u32 = 8;
@@ -192,7 +197,7 @@ mod tests {
     use super::*;
     use crate::config::BackendConfig;
 
-    /// Addresses stand for themselves and `localhost` for both loopbacks; row by row.
+    /// Addresses stand for themselves, and `localhost` for both loopbacks.
     #[test]
     fn hosts_are_resolved() {
         let rows: [(&str, &[&str]); 5] = [
@@ -209,7 +214,7 @@ mod tests {
         }
     }
 
-    /// A name that cannot exist (RFC 6761) is refused in one line that names backend and host.
+    /// A name that cannot exist (RFC 6761) is an error in one line that names backend and host.
     #[test]
     fn unresolvable_backend_is_named() {
         let mut config = Config::default();
@@ -221,7 +226,7 @@ mod tests {
         assert!(!error.contains('\n'), "{error}");
     }
 
-    /// Backends come out in their order with what a Host field needs.
+    /// Backends keep their order and get the text of their Host field.
     #[test]
     fn backends_are_resolved_in_order() {
         let targets = backend_targets(&Config::default()).expect("the default");
@@ -244,7 +249,7 @@ mod tests {
         assert!(ports.iter().all(|port| *port == ports[0]), "{ports:?}");
     }
 
-    /// A taken port is refused in one line with the address, also when a name stands for it.
+    /// A taken port is an error in one line with the address, for a name as well.
     #[test]
     fn taken_port_is_named() {
         let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -256,14 +261,14 @@ mod tests {
         }
     }
 
-    /// An address of another machine is refused when there is no other (RFC 5737).
+    /// An address of another machine (RFC 5737) is an error if the name has no other.
     #[test]
     fn foreign_address_is_refused() {
         let error = listen("192.0.2.1:0").expect_err("not ours");
         assert!(error.starts_with("cannot listen on 192.0.2.1:0: "), "{error}");
     }
 
-    /// A foreign address beside one of ours is left out.
+    /// An address of another machine is skipped if the name also has one of this machine.
     #[test]
     fn foreign_address_beside_ours_is_left_out() {
         let addresses = ["192.0.2.1:0", "127.0.0.1:0"].map(|text| text.parse().expect("address"));

@@ -1,10 +1,9 @@
 //! The file that keeps what a policy learns across restarts.
 //!
-//! The file is a cache. It is read once, before anything is served; one that cannot be used is moved
-//! aside. It is written by a thread of its own every
-//! [`SAVE_INTERVAL`] in which something happened and at the end: into a file beside it that then
-//! takes its name, so that there is a whole one at any time. The reactor hands the state over and
-//! never waits for the disk.
+//! The file is a cache. It is read once, before anything is served; an unusable file is moved
+//! aside. A thread writes it at most every [`SAVE_INTERVAL`] and at the end. It writes a new file
+//! beside the old one and renames it, so that a complete file exists at any time. The reactor only
+//! hands the state over and never waits for the disk.
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -19,14 +18,14 @@ use crate::config::Config;
 use crate::plain::os_error_text;
 use crate::proxy::Proxy;
 
-/// Time from one writing to the next: what a crash may lose.
+/// Time between two saves, and so the longest time that a crash may lose.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);
-/// Longest wait for the last write at the end.
+/// The longest wait for the last save at the end.
 const FINISH_TIME: Duration = Duration::from_secs(2);
-/// Bytes of a file that is read; 10 000 backends with all their numbers fit.
+/// The largest file that is read; 10 000 backends with all their numbers fit.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// Hands what was learned to the thread that writes it.
+/// Hands the learned state to the thread that writes it.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     writer: Worker<PolicyState>,
@@ -34,14 +33,13 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Gives the proxy what the file holds, if there is one, and starts the writer; `None`, with a
-    /// line of the log, where the file is not used.
+    /// Restores the file's state in the proxy, if there is one, and starts the writer. Returns
+    /// `None` if the file is not used; a log line says why.
     ///
-    /// The file is a cache: one that cannot be used is kept beside as `.bad`, and the proxy starts
-    /// empty.
+    /// An unusable file is renamed to `.bad`, and the proxy starts empty.
     ///
     /// # Errors
-    /// One line: the path is that of a pipe, a device or a folder; or a thread cannot be started.
+    /// One line: the path is a pipe, a device or a folder, or the thread cannot be started.
     pub(crate) fn start(
         config: &Config,
         proxy: &mut Proxy,
@@ -76,13 +74,13 @@ impl Keeper {
         } else if file.exists() {
             info!("state {path}: restored");
         }
-        // One may wait while one is written: the next is newer than either.
+        // One state may wait while another is written. More would only be older.
         let writer = Worker::start("state", 1, move |states| write_all(&file, states))
             .map_err(|error| fail(&os_error_text(&error)))?;
         Ok(Some(Self { writer, next_save: now + SAVE_INTERVAL }))
     }
 
-    /// Called once a turn: hands the state over when it is time.
+    /// Hands the state over if a save is due. Called once a turn.
     pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &Proxy) {
         if now < self.next_save {
             return;
@@ -101,11 +99,12 @@ impl Keeper {
         }
     }
 
-    /// Writes the last state and waits for that, for a while.
+    /// Saves the last state and waits for it, at most [`FINISH_TIME`] each to queue and to write
+    /// it.
     pub(crate) fn finish(self, proxy: &Proxy) {
         let Worker { queue, ended } = self.writer;
         if let Some(state) = proxy.policy_state() {
-            // A writer that is stuck for this time will not get to it.
+            // A writer that is stuck for so long will not write it anyway.
             let _ = queue.insist(state, FINISH_TIME);
         }
         drop(queue);
@@ -115,9 +114,10 @@ impl Keeper {
     }
 }
 
-/// Why the state file of a configuration is not used, in one line: its policy learns nothing.
+/// The line that says why the state file of a configuration is not used: its policy does not
+/// learn. `None` if it is used.
 ///
-/// This is the one rule for `--check`, the start and SIGHUP: a warning, and no reason to refuse.
+/// `--check`, the start and SIGHUP share this rule: it is a warning, not an error.
 pub(crate) fn unused(config: &Config) -> Option<String> {
     let path = config.state_file.as_ref()?;
     let rules = config.routing.clone();
@@ -143,8 +143,8 @@ fn write_all(file: &Path, states: impl Iterator<Item = PolicyState>) {
     }
 }
 
-/// Puts `bytes` into the file at once: all of them, or the file stays as it was. The file beside it
-/// is always a new one: what was planted there is removed and never followed.
+/// Replaces the file's content by `bytes`, completely or not at all. The file beside it is always
+/// new: whatever has that name is removed and never followed.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = disk::beside(path, ".new");
     match fs::remove_file(&beside) {
@@ -187,7 +187,7 @@ mod tests {
         Proxy::new(config, vec![target("A"), target("B")], 1, Instant::ZERO).expect("good defaults")
     }
 
-    /// Starts a keeper for a proxy of this policy.
+    /// Starts a keeper for a proxy with this policy.
     fn start(path: &str, policy: PolicyKind) -> (Proxy, Result<Option<Keeper>, String>) {
         let mut proxy = proxy(policy);
         let mut config = Config { state_file: Some(path.to_owned()), ..Config::default() };
@@ -196,8 +196,8 @@ mod tests {
         (proxy, keeper)
     }
 
-    /// The next start reads what was written at the end; the file beside it is gone. A link
-    /// that was planted in its place is not followed.
+    /// A restart reads what was written at the end, and the file beside is gone. A link planted
+    /// under its name is not followed.
     #[test]
     fn a_state_comes_back() {
         let folder = folder("state-back");
@@ -216,7 +216,8 @@ mod tests {
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// A file that is bad, another policy's or no text is kept beside, and the proxy starts empty.
+    /// A file that is damaged, of another policy or not text is kept beside, and the proxy starts
+    /// empty.
     #[test]
     fn bad_states_are_kept_beside() {
         let folder = folder("state-bad");
@@ -234,7 +235,7 @@ mod tests {
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// A policy that learns nothing does not use the file, and leaves it alone.
+    /// A policy that does not learn neither uses nor changes the file.
     #[test]
     fn files_of_policies_that_learn_nothing_are_left_alone() {
         let folder = folder("state-unused");
@@ -254,7 +255,7 @@ mod tests {
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// A pipe or a folder is no state file: it is refused, and not waited for.
+    /// A pipe or a folder as a state file is an error, without waiting for it.
     #[test]
     fn irregular_files_are_refused() {
         let folder = folder("state-pipe");

@@ -1,6 +1,6 @@
 //! A thread behind a bounded queue, for work that may block. Callers never wait for it.
 //!
-//! A message that finds the queue full is handed back and counted.
+//! A message that finds the queue full is returned to the caller and counted.
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 
-/// A running thread: the queue that leads to it, and its end.
+/// A running thread: its queue and its end.
 #[derive(Debug)]
 pub(super) struct Worker<T> {
     pub(super) queue: Queue<T>,
@@ -36,7 +36,7 @@ impl<T: Send + 'static> Worker<T> {
     }
 }
 
-/// The entrance of a worker's queue.
+/// The sending side of a worker's queue.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     messages: Sender<T>,
@@ -61,8 +61,8 @@ impl<T> Queue<T> {
         })
     }
 
-    /// Enqueues a message, or returns it when there is no room within `time`. For a program's end:
-    /// it waits.
+    /// Enqueues a message, or returns it if there is no room within `time`. The call waits, so it
+    /// is only for the program's end.
     pub(super) fn insist(&self, message: T, time: Duration) -> Result<(), T> {
         self.messages.send_timeout(message, time).map_err(|error| error.into_inner())
     }
@@ -73,7 +73,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// The thread's side of the queue: its messages in order, until every [`Queue`] of it is gone.
+/// The receiving side of the queue: messages in order, until every [`Queue`] is dropped.
 #[derive(Debug)]
 pub(super) struct Queued<T> {
     messages: Receiver<T>,
@@ -81,7 +81,7 @@ pub(super) struct Queued<T> {
 }
 
 impl<T> Queued<T> {
-    /// Whether the thread has caught up.
+    /// Whether the queue is empty.
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
@@ -115,7 +115,7 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// Waits for the thread's end; returns whether it came within `time`.
+    /// Waits for the thread's end. Returns whether it came within `time`.
     pub(super) fn wait(&self, time: Duration) -> bool {
         // No message is ever sent: the thread ends by dropping its side.
         self.ended.recv_timeout(time) != Err(RecvTimeoutError::Timeout)
@@ -126,14 +126,14 @@ impl Ended {
 mod tests {
     use super::*;
 
-    /// A full queue hands messages back and counts them; the thread ends when its queue is gone,
-    /// after it has worked off what was queued.
+    /// A full queue returns messages and counts them. The thread ends when its queue is dropped,
+    /// after it has handled the queued messages.
     #[test]
     fn a_full_queue_drops_and_counts() {
         let (release, released) = crossbeam_channel::bounded::<()>(0);
         let (report, reported) = crossbeam_channel::bounded(3);
         let Worker { queue, ended } = Worker::start("test", 2, move |queued| {
-            // Nothing is taken from the queue until the test has filled it.
+            // The queue is not read until the test has filled it.
             let _ = released.recv();
             queued.for_each(|number: u32| report.send(number).expect("room"));
         })

@@ -1,15 +1,15 @@
 //! Counts that /stats shows as header fields, since its body is an array of backends. A field is
-//! left out until there is something to count.
+//! omitted until there is something to count.
 use intelliproxy_core::journal::RecordingCounts;
 
-/// Lines missing from the log since the program's start.
+/// Log lines lost since the program's start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct LogCounts {
     /// Lines dropped because stderr was not read fast enough.
     pub dropped: u64,
     /// Writes to stderr that failed; each is repeated until it succeeds.
     pub failed_writes: u64,
-    /// Lines left out because too many of their kind came at once.
+    /// Lines omitted because too many of their kind came at once.
     pub limited: u64,
 }
 
@@ -29,11 +29,11 @@ impl LogCounts {
 /// Requests that found every backend full.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct QueueCounts {
-    /// Those that waited.
+    /// Requests that waited.
     pub(crate) waited: u64,
-    /// Of these, those that found no backend in time.
+    /// Of these, requests that found no backend in time.
     pub(crate) timed_out: u64,
-    /// Those for which there was no room to wait.
+    /// Requests that were refused because the queue was full.
     pub(crate) refused: u64,
 }
 
@@ -70,12 +70,12 @@ impl RetryCounts {
     }
 }
 
-/// Configurations that came at run time.
+/// Configurations that were reloaded at run time.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct ReloadCounts {
     pub(crate) done: u64,
     pub(crate) refused: u64,
-    /// Why the last one was refused, until a valid one comes.
+    /// The error of the last reload, until a valid configuration is loaded.
     pub(crate) last_error: Option<String>,
 }
 
@@ -108,7 +108,7 @@ const ERROR_MAX: usize = 200;
 mod tests {
     use super::*;
 
-    /// Each field is absent until there is something to count, then has all of its counts.
+    /// Each field is absent until there is something to count. Then it has all of its counts.
     #[test]
     fn counts_are_shown() {
         assert_eq!(LogCounts::default().field(), "");

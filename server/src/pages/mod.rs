@@ -1,4 +1,5 @@
-//! The pages that the proxy serves itself: plain data in, text out. Nothing here knows the proxy.
+//! The pages that the proxy serves itself: plain data in, text out, without any access to the
+//! proxy.
 mod counts;
 pub(crate) mod metrics;
 mod stats;

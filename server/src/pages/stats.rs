@@ -1,9 +1,9 @@
 //! The router's snapshot as the JSON of /stats.
 //!
-//! An array with one object for each backend, in the configured order. What is not known is null;
-//! the score and its parts are what the router decides by, so that a backend without a ping has
-//! the points of an unknown latency there and null as its latency. Percent are of 100, times and
-//! ages are in ms, memory in bytes; fractions are rounded to three decimals.
+//! An array with one object per backend, in the configured order. An unknown value is null. The
+//! score and its parts are the ones that decisions use: a backend without a ping has the points of
+//! an unknown latency there, and null as its latency. Percentages are of 100, times and ages are
+//! in ms, memory is in bytes. Fractions are rounded to three decimals.
 use std::time::Duration;
 
 use intelliproxy_core::{
@@ -13,14 +13,14 @@ use intelliproxy_core::{
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-/// The body of a response to /stats, built one backend after the other.
+/// The body of a response to /stats, built one backend at a time.
 #[derive(Debug)]
 pub struct StatsText {
     bytes: Vec<u8>,
 }
 
 impl StatsText {
-    /// Without backends.
+    /// A body without backends.
     pub fn new() -> Self {
         Self { bytes: b"[".to_vec() }
     }
@@ -36,12 +36,12 @@ impl StatsText {
             self.bytes.push(b',');
         }
         let row = BackendStats::new(backend, url, guard);
-        // Plain data with string keys can always be written as JSON.
+        // Plain data with string keys, which always serialises.
         let written = serde_json::to_writer(&mut self.bytes, &row);
         debug_assert!(written.is_ok(), "a row of plain data can be written");
     }
 
-    /// The whole text.
+    /// The complete text.
     pub fn finish(mut self) -> Vec<u8> {
         self.bytes.push(b']');
         self.bytes
@@ -54,13 +54,13 @@ impl Default for StatsText {
     }
 }
 
-/// One backend as /stats shows it.
+/// One backend in /stats.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct BackendStats<'a> {
     name: &'a str,
     url: Option<&'a str>,
-    /// `unknown` until the first pings are in.
+    /// `unknown` until the first pings have ended.
     health: &'static str,
     /// Whether it is up; null while unknown.
     alive: Option<bool>,
@@ -71,9 +71,9 @@ struct BackendStats<'a> {
     latency: Option<Decimal>,
     latency_ewma: Option<Decimal>,
     latency_age_ms: Option<Decimal>,
-    /// Share of failed pings among all.
+    /// Failed pings in percent of all.
     loss_percent: Option<Decimal>,
-    /// From 0 to 1.
+    /// The average of lost pings, 0 to 1.
     loss_ewma: Option<Decimal>,
     success_pings: u64,
     fail_pings: u64,
@@ -81,20 +81,20 @@ struct BackendStats<'a> {
     ping_age_ms: Option<Decimal>,
     total_requests: u64,
     error_requests: u64,
-    /// Answered 429 or 503.
+    /// Requests answered with 429 or 503.
     refused_requests: u64,
-    /// For how long it is left alone, as it asked by Retry-After; null while it is not.
+    /// The remaining pause that it asked for with Retry-After, ms; null if there is none.
     held_for_ms: Option<Decimal>,
-    /// Percent of recent requests, as the score takes it; null before the first request.
+    /// Percent of recent requests, as used by the score; null before the first request.
     error_rate: Option<Decimal>,
     active_requests: u32,
-    /// Of these, those that it works on.
+    /// Of these, the requests that it works on.
     working_requests: u32,
     response_ewma: Option<Decimal>,
     request_age_ms: Option<Decimal>,
     queue: Option<Decimal>,
     queue_ewma: Option<Decimal>,
-    /// Busy time as reported, ms.
+    /// The reported busy time, ms.
     cpu: Option<Decimal>,
     memory: Option<Decimal>,
     report_age_ms: Option<Decimal>,
@@ -157,7 +157,7 @@ impl<'a> BackendStats<'a> {
     }
 }
 
-/// A standing by its name, or as an object of its name and numbers.
+/// A standing: its name, or an object of its name and numbers.
 fn standing_json(standing: StandingView) -> Value {
     match standing {
         StandingView::In => json!("in"),
@@ -167,7 +167,7 @@ fn standing_json(standing: StandingView) -> Value {
     }
 }
 
-/// A policy's reason under the keys that it has for it.
+/// A policy's reason, under the keys that the policy has for it.
 fn policy_json(view: &PolicyView) -> Value {
     match view {
         PolicyView::Score(view) => {
@@ -213,8 +213,8 @@ fn policy_json(view: &PolicyView) -> Value {
     }
 }
 
-/// A policy's reason, with how the guard over the policy stands where there is one: the same for
-/// all backends.
+/// A policy's reason with the state of the guard over the policy, if there is one. The guard's
+/// part is the same for all backends.
 fn with_guard(mut reason: Value, guard: Option<&GuardView>) -> Value {
     if let Some(guard) = guard {
         let pair = |(low, high): (f64, f64)| [Decimal::new(low), Decimal::new(high)];
@@ -237,7 +237,7 @@ impl ScorePoints {
         Self(score.parts().into_iter().map(points).collect())
     }
 
-    /// Their sum, without the binary fractions that adding decimals leaves behind.
+    /// Their sum, without the binary fractions that adding decimals leaves.
     fn sum(&self) -> Decimal {
         Decimal::new(self.0.iter().map(|(_, points)| points.0).sum())
     }
@@ -249,14 +249,14 @@ impl Serialize for ScorePoints {
     }
 }
 
-/// A number rounded to three decimals; a whole one is written without a fraction.
+/// A number rounded to three decimals; a whole number has no fraction.
 #[derive(Clone, Copy)]
 struct Decimal(f64);
 
 impl Decimal {
     fn new(number: f64) -> Self {
         let rounded = (number * 1000.0).round() / 1000.0;
-        // Beyond 2^53 / 1000 there are no thousandths to round; far beyond, the product overflows.
+        // Numbers beyond 2^53 / 1000 have no thousandths to round, and the product could overflow.
         Self(if rounded.is_finite() { rounded } else { number })
     }
 }
@@ -264,12 +264,12 @@ impl Decimal {
 impl Serialize for Decimal {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let is_whole = self.0.fract() == 0.0 && self.0.abs() <= WHOLE_MAX;
-        // JSON has no word for a number that is not finite: serde_json writes null.
+        // JSON cannot express a number that is not finite: serde_json writes null.
         if is_whole { to.serialize_i64(self.0 as i64) } else { to.serialize_f64(self.0) }
     }
 }
 
-/// Up to here every whole number is one of f64.
+/// The largest number up to which f64 has every whole number.
 const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
 fn millis(span: Option<Duration>) -> Option<Decimal> {
@@ -279,7 +279,45 @@ fn millis(span: Option<Duration>) -> Option<Decimal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pages::testing::unknown_backend;
+    use intelliproxy_core::{BackendId, ScoreView};
+
+    /// A backend without any values.
+    fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
+        let id = BackendId::from_index(number);
+        BackendSnapshot {
+            id,
+            name: name.to_owned(),
+            health: Health::Unknown,
+            is_current: false,
+            latency: None,
+            latency_ewma_ms: None,
+            latency_age: None,
+            loss_ewma: None,
+            ping_age: None,
+            pings_answered: 0,
+            pings_failed: 0,
+            reports_read: 0,
+            reports_failed: 0,
+            requests: 0,
+            errors: 0,
+            refused: 0,
+            held: None,
+            at_work: 0,
+            error_rate: 0.0,
+            in_flight: 0,
+            response_ewma_ms: None,
+            request_age: None,
+            queue: None,
+            queue_ewma: None,
+            cpu_busy_ms: None,
+            memory_bytes: None,
+            report_age: None,
+            score: ScoreParts { latency: 10_000.0, total: 10_000.0, ..ScoreParts::default() },
+            standing: StandingView::In,
+            ejections: 0,
+            policy: PolicyView::Score(ScoreView { points: 10_000.0, full_at: Some(4), spills: 7 }),
+        }
+    }
 
     fn stats(backends: &[BackendSnapshot], urls: &[&str]) -> Value {
         let mut text = StatsText::new();
@@ -311,7 +349,7 @@ mod tests {
         assert_eq!(stats(&[unknown_backend(0, "A")], &["http://A"]), expected);
     }
 
-    /// Every known number comes out under its name, in its unit and rounded.
+    /// Every known number has its name, is in its unit and rounded.
     #[test]
     fn known_numbers_are_shown() {
         let backend = BackendSnapshot {
@@ -378,7 +416,8 @@ mod tests {
         }
     }
 
-    /// The parts as shown add up to the score as shown, also where rounding moved each of them.
+    /// The displayed parts add up to the displayed score, also where rounding changed each of
+    /// them.
     #[test]
     fn parts_sum_to_the_score() {
         let mut backend = unknown_backend(0, "A");
@@ -402,7 +441,7 @@ mod tests {
         assert_eq!(stats[0]["alive"], json!(false));
     }
 
-    /// URLs are found by id, whatever the order of backends; one may lack a URL.
+    /// URLs are found by id in any order of backends. A backend may lack a URL.
     #[test]
     fn urls_are_found_by_id() {
         let backends = [("B", 1), ("A", 0), ("C", 2)].map(|(name, id)| unknown_backend(id, name));
@@ -411,7 +450,7 @@ mod tests {
         assert_eq!(urls, [&json!("http://B"), &json!("http://A"), &Value::Null]);
     }
 
-    /// Under a guard every backend's reason says who is in charge, and what the measured gain is.
+    /// Under a guard every backend's reason shows the policy in charge and the measured gain.
     #[test]
     fn the_guard_is_shown() {
         let mut guard = GuardView {
@@ -439,13 +478,13 @@ mod tests {
         assert_eq!(with_guard(json!({}), None), json!({}));
     }
 
-    /// No backends, no rows.
+    /// Without backends the array is empty.
     #[test]
     fn nothing_is_an_empty_array() {
         assert_eq!(stats(&[], &[]), json!([]));
     }
 
-    /// Numbers that JSON has not are null, and minus zero is zero.
+    /// Numbers that JSON cannot express are null, and minus zero is zero.
     #[test]
     fn odd_numbers_are_valid_json() {
         let rows = [

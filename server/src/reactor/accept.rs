@@ -1,4 +1,4 @@
-//! Clients on their way in, and the end of that.
+//! Accepting clients, and stopping.
 use std::hint::cold_path;
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use super::socket::{Socket, is_readable};
 
 /// Connections accepted from one listener in one turn.
 const ACCEPTS_MAX: usize = 128;
-/// Pause of accepting when the system has no more sockets.
+/// Pause of accepting after the system ran out of sockets.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
-/// Least time between two log lines about failed accepts.
+/// The shortest time between two log lines about failed accepts.
 const ACCEPT_WARNS_EVERY: Duration = Duration::from_secs(5);
-/// Rounds in which clients that are there when a signal asks for the end are taken in. A listener's
-/// backlog of 4096 takes 32; clients that never stop coming do not keep the proxy running.
+/// Rounds in which waiting clients are still accepted after a signal asked for a stop. A listener's
+/// backlog of 4096 takes 32. The bound stops the proxy even if new clients never stop arriving.
 const LAST_ROUNDS_MAX: usize = 64;
 
 /// A listener for clients.
@@ -29,7 +29,7 @@ pub(super) struct Listener {
 }
 
 impl Reactor {
-    /// Accepts clients as far as there is room for them.
+    /// Accepts waiting clients while there is room for them.
     #[inline(never)]
     pub(super) fn accept(&mut self) {
         if self.now < self.accepts_from {
@@ -45,7 +45,7 @@ impl Reactor {
                 }
                 if !self.proxy.accepts() {
                     cold_path();
-                    // Clients give way only for one who is there.
+                    // An idle client is closed only if a new one is really waiting.
                     listener.is_ready = is_readable(&listener.socket);
                     if !listener.is_ready || !self.proxy.make_room(self.now) {
                         break;
@@ -78,7 +78,7 @@ impl Reactor {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         listener.is_ready = false;
                     }
-                    // The client left before it was accepted, or a signal came.
+                    // The client left before it was accepted, or a signal interrupted the call.
                     Err(error)
                         if matches!(
                             error.kind(),
@@ -117,8 +117,8 @@ impl Reactor {
         }
     }
 
-    /// Stops listening. Clients that had connected before are accepted first, and what they and the
-    /// others had sent is read: those requests are served.
+    /// Stops listening. Waiting clients are accepted first, and what all clients have sent so far
+    /// is read: those requests are served.
     #[cold]
     pub(super) fn stop(&mut self, events: &mut Events) -> std::io::Result<()> {
         self.is_stop_asked = false;

@@ -1,20 +1,21 @@
-//! Bounds of the work for one connection, and of that in one turn, before the others have theirs.
+//! Bounds of the work for one connection, and for one turn, before other connections get their
+//! part.
 //!
-//! It is counted by work done ([`Proxy::work`](crate::proxy::Proxy::work)), not by reads: a read of
-//! tiny chunks costs ten times what one of plain bytes does. Whatever exceeds a share waits in the
-//! list of unread connections, which has as much of each turn as news has.
+//! Work is counted by [`Proxy::work`](crate::proxy::Proxy::work), not by reads: a read of tiny
+//! chunks costs ten times as much as one of plain bytes. Connections that exceed their share wait
+//! in the list of unread ones, which gets as much of each turn as new events.
 
-/// Reads of one connection in a row.
+/// Consecutive reads of one connection.
 pub(super) const READS_MAX: usize = 16;
-/// Work for one connection in a row: 0.2 ms of plain bytes, 0.1 ms of tiny chunks.
+/// Work for one connection at a time: 0.2 ms of plain bytes, 0.1 ms of tiny chunks.
 const SHARE: u64 = 512 * 1024;
-/// The same while others wait: one read of a large buffer.
+/// The same while other connections wait: one read of a large buffer.
 const SHARE_OF_MANY: u64 = 64 * 1024;
-/// Work of a turn for news, and again for connections that waited: each 1 to 2 ms.
+/// Work of a turn for new events, and again for connections that waited: 1 to 2 ms each.
 const TURN: u64 = 4 * 1024 * 1024;
-/// Bytes of one read where bytes cost many times what plain ones do.
+/// Bytes of one read where bytes cost at least [`COSTLY`] times as much as plain ones.
 pub(super) const COSTLY_READ: usize = 16 * 1024;
-/// From how many times on that is.
+/// The cost per byte, relative to plain bytes, from which on a read is costly.
 const COSTLY: u64 = 4;
 
 /// Bounds of the work counter in this turn.
@@ -24,23 +25,24 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Begins a turn, or its second half, with so much work done.
+    /// Begins a turn, or its second half, when the counter stands at `work`.
     pub(super) const fn begin(&mut self, work: u64) {
         self.end = work + TURN;
     }
 
-    /// Whether others come first from now on.
+    /// Whether the budget is used up, so that waiting connections come first.
     pub(super) const fn is_spent(&self, work: u64) -> bool {
         work >= self.end
     }
 }
 
-/// Returns the work counter at which a connection's share ends that began at `work`.
+/// Returns the value of the work counter at which the share of a connection ends that began at
+/// `work`.
 pub(super) const fn share_end(work: u64, others_wait: bool) -> u64 {
     work + if others_wait { SHARE_OF_MANY } else { SHARE }
 }
 
-/// Whether `count` bytes that took `work` were costly ones.
+/// Whether reading `count` bytes was costly, having taken `work`.
 pub(super) const fn is_costly(count: usize, work: u64) -> bool {
     work > COSTLY * count as u64
 }
@@ -49,7 +51,7 @@ pub(super) const fn is_costly(count: usize, work: u64) -> bool {
 mod tests {
     use super::*;
 
-    /// A turn's work and a connection's share end where they are said to, and not before.
+    /// Budgets and shares end exactly at their bounds.
     #[test]
     fn budgets_end() {
         let mut budget = Budget::default();

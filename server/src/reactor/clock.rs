@@ -7,7 +7,7 @@ use intelliproxy_core::Instant;
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: std::time::Instant,
-    /// When the next second of the time of day begins.
+    /// The time at which the next second of the time of day begins.
     next_date: Instant,
 }
 
@@ -16,7 +16,7 @@ impl Clock {
         Self { start: std::time::Instant::now(), next_date: Instant::ZERO }
     }
 
-    /// Returns the time of day as an HTTP date when another second has begun.
+    /// Returns the time of day as an HTTP date if a new second has begun.
     #[inline]
     pub(crate) fn new_date(&mut self, now: Instant) -> Option<String> {
         if now < self.next_date { None } else { Some(self.date(now)) }
@@ -28,12 +28,13 @@ impl Clock {
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let rest = Duration::from_secs(1) - Duration::from_nanos(since.subsec_nanos().into());
         self.next_date = now + rest;
-        // Dates outside of what HTTP can say (before 1970, after 9999) would panic.
+        // The formatter panics on times that an HTTP date cannot express (before 1970, after
+        // 9999).
         let is_sayable = since.as_secs() > 0 && since.as_secs() < 253_402_300_800;
         httpdate::fmt_http_date(if is_sayable { time } else { SystemTime::UNIX_EPOCH })
     }
 
-    /// Now; never earlier than what was said before.
+    /// The current time, which never goes backwards.
     pub(crate) fn now(&self) -> Instant {
         let nanos = self.start.elapsed().as_nanos();
         Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))

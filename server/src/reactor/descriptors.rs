@@ -1,17 +1,17 @@
-//! The number of connections for which the system has room.
+//! The number of connections that the system's limit of open files allows.
 use std::fs;
 
 use log::{info, warn};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Descriptors kept free for what opens files now and then: the state file, a reload with its
+/// Descriptors kept free for files that are opened now and then: the state file, a reload with its
 /// resolver, a socket that is accepted only to be refused.
 const SPARE: usize = 6;
-/// Descriptors taken as open where the system does not tell.
+/// Descriptors assumed to be open where the system does not report them.
 const OPEN_GUESSED: usize = 32;
 
-/// Lets the process have as many descriptors as the system allows it; returns how many connections
-/// that is, beside what is open now.
+/// Raises the limit of open files as far as the system allows. Returns the number of connections
+/// that fit beside the files that are open now.
 pub(super) fn connections_max() -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {

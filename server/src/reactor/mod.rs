@@ -1,10 +1,15 @@
-//! The only I/O of the proxy: one thread, one poll, one clock reading a turn.
+//! Sockets, clock and signals of the proxy: one thread, one poll, one clock reading a turn. Files
+//! and names belong to [`edge`](crate::edge), whose threads may block.
 //!
-//! A turn waits for readiness, reads the clock, takes each event to its connection at once, goes
-//! on with connections that had more bytes than their share, accepts new ones, and handles
-//! timeouts. After each step the proxy's effects are carried out, so bytes are written in the turn
-//! that read them and only a write that blocked waits for an edge. Nothing here knows what the
-//! bytes mean.
+//! The steps of a turn:
+//! 1. Wait for readiness and read the clock.
+//! 2. Take each event to its connection at once.
+//! 3. Continue with connections that had more bytes than their share.
+//! 4. Accept new connections.
+//! 5. Handle timeouts.
+//!
+//! After each step the proxy's effects are carried out, so bytes are written in the turn that read
+//! them. Only a write that blocked waits for an edge. The reactor does not interpret the bytes.
 mod accept;
 mod admin;
 mod budget;
@@ -46,22 +51,25 @@ use crate::proxy::{Action, ConnId, Proxy};
 
 /// Events taken from the system in one turn.
 const EVENTS_MAX: usize = 1024;
-/// A deadline judged later than this after it passed may have passed while the proxy was paused: what
-/// arrived meanwhile is taken first. Ordinary turns are late by the poll's grain of 1 ms.
+/// A deadline that is handled later than this may have passed while the process was paused. Bytes
+/// that arrived meanwhile are then read first. Ordinary turns are late by the 1 ms granularity of
+/// the poll.
 const LATE: Duration = Duration::from_millis(5);
-/// A turn this late was held up from outside, and what probes measured says nothing of backends.
+/// A turn this late was delayed from outside. Times that probes measured then say nothing about
+/// backends.
 const PAUSED: Duration = Duration::from_millis(100);
-/// Polls in a row that take what arrived during a pause, of [`EVENTS_MAX`] events each.
+/// Consecutive polls that read what arrived during a pause, with up to [`EVENTS_MAX`] events each.
 const CATCH_UPS_MAX: usize = 64;
 
-/// Serves until a signal ends it.
+/// Serves until a signal ends the process.
 ///
 /// # Errors
-/// Why it could not begin, or go on.
+/// The reason why serving cannot begin or continue, in one line.
 pub fn serve(setup: Setup) -> Result<(), String> {
     let announcement = setup.announcement();
     let mut reactor = Reactor::new(setup)?;
-    // A reader of these lines may send a signal at once.
+    // Logged after the listeners accept: a script that waits for these lines may connect or send a
+    // signal at once.
     for line in announcement {
         info!("{line}");
     }
@@ -80,35 +88,40 @@ struct Reactor {
     proxy: Proxy,
     signals: Watched,
     listeners: Vec<Listener>,
-    admin: Option<AdminPort>,
-    /// By the slot of the connection's id.
+    /// Sockets by the slot of the connection's id.
     sockets: Vec<Option<Socket>>,
-    /// When the proxy has to be called if nothing happens, as it was at the end of the last turn.
+    /// The time of the next call of the proxy if nothing happens, as of the end of the last turn.
     deadline: Option<Instant>,
     /// Connections with bytes left to read.
     unread: VecDeque<ConnId>,
-    /// Rest of the turn's work.
+    /// The remaining work of this turn.
     budget: Budget,
-    /// When accepting may go on after the system ran out of sockets.
+    /// The time from which accepting continues after the system ran out of sockets.
     accepts_from: Instant,
-    /// When the log may say again that accepting failed.
+    /// The time from which a failed accept is logged again.
     accept_warns_from: Instant,
-    /// Whether a signal asked for the end, and clients in the backlog are taken in before that.
+    /// Whether a signal asked for a stop. Clients in the backlog are accepted before it.
     is_stop_asked: bool,
-    /// When the proxy stops that goes on for a while after a signal.
-    stops_at: Option<Instant>,
-    /// Whether a second signal asked for the end at once.
+    /// Whether a second signal asked for an immediate stop.
     is_aborted: bool,
-    /// Knows what peers have acknowledged.
+    /// Reads how much peers have acknowledged.
     diagnosis: Diagnosis,
     /// Dropped after the proxy.
     edge: Edge,
 }
 
+struct Listener {
+    socket: TcpListener,
+    /// Whether trusted hops begin connections to this listener with a PROXY protocol header.
+    speaks_proxy_protocol: bool,
+    is_ready: bool,
+}
+
 impl Reactor {
     fn new(setup: Setup) -> Result<Self, String> {
         let fail = |error: std::io::Error| format!("cannot set up polling: {error}");
-        // Before signals are taken: opening a file may hang, and then they have to end the process.
+        // Before the signal handlers: opening a file may hang, and signals must still end the
+        // process then.
         let clock = Clock::new();
         let now = clock.now();
         let recording = record::start(&setup.config.recording)?;
@@ -204,7 +217,7 @@ impl Reactor {
         Ok(())
     }
 
-    /// Waits for events; returns whether a signal or a pause of the process interrupted that.
+    /// Waits for events. Returns whether a signal or a pause of the process interrupted the wait.
     fn wait(&mut self, events: &mut Events, patience: Option<Duration>) -> std::io::Result<bool> {
         match self.poll.poll(events, patience) {
             Ok(()) => Ok(false),
@@ -219,16 +232,17 @@ impl Reactor {
 
     #[inline(always)]
     fn take_events(&mut self, events: &Events) {
-        // Answers before requests: their connections are free for the requests that came with
-        // them, and what a backend sent unasked is seen before its connection is used again.
+        // Responses before requests. Connections to backends are then free for requests of the
+        // same turn, and unsolicited bytes are seen before a connection is reused.
         let is_of_backend = |event: &&Event| Source::is_backend(event.token());
         events.iter().filter(is_of_backend).for_each(|event| self.take_event(event));
         let others = events.iter().filter(|event| !is_of_backend(event));
         others.for_each(|event| self.take_event(event));
     }
 
-    /// Takes everything that has arrived up to now, so that deadlines are judged by it. What exceeds
-    /// a connection's share stays in the list of unread ones, and its deadlines are put off.
+    /// Reads what has arrived until now, so that no deadline expires over bytes that are already
+    /// here. Connections with more bytes than their share stay in the list of unread ones, and
+    /// their deadlines wait.
     #[cold]
     fn catch_up(&mut self, events: &mut Events) -> std::io::Result<()> {
         for _ in 0..CATCH_UPS_MAX {
@@ -269,7 +283,7 @@ impl Reactor {
         }
     }
 
-    /// Takes news that is not of a connection.
+    /// Handles an event that is not of a connection.
     #[cold]
     fn take_other(&mut self, source: Source) {
         match source {
@@ -293,13 +307,13 @@ impl Reactor {
                 self.admin.iter_mut().for_each(|admin| admin.take_readiness(source));
             }
             Source::Client(_) | Source::Backend(_) => {
-                debug_assert!(false, "news of connections is not taken here");
+                debug_assert!(false, "events of connections are handled by the caller");
             }
         }
     }
 
     fn take_readiness(&mut self, conn: ConnId, event: &Event) {
-        // A stale token is of a connection closed earlier in this turn.
+        // A stale token belongs to a connection that was closed earlier in this turn.
         let Some(socket) = self.socket(conn) else {
             return;
         };
@@ -317,7 +331,8 @@ impl Reactor {
                 cold_path();
                 self.write(conn);
             }
-            // A probe does not wait for others.
+            // A probe does not wait for other connections: the wait would count as its backend's
+            // latency.
             if self.budget.is_spent(self.proxy.work()) && !self.proxy.is_probe(conn) {
                 self.queue(conn);
             } else {
@@ -327,7 +342,7 @@ impl Reactor {
         self.flush();
     }
 
-    /// Goes on with connections that had more bytes than their share.
+    /// Continues with connections that had more bytes than their share.
     #[cold]
     fn read_on(&mut self) {
         self.budget.begin(self.proxy.work());
@@ -346,7 +361,7 @@ impl Reactor {
         }
     }
 
-    /// Has the configuration read again.
+    /// Starts reading the configuration again.
     fn reload(&mut self) {
         if self.listeners.is_empty() {
             return info!("stopping: reload ignored");
@@ -368,7 +383,7 @@ impl Reactor {
         self.proxy.handle_connected(self.now, conn, result);
     }
 
-    /// Reads what came, up to a connection's share.
+    /// Reads what arrived, up to a connection's share.
     fn read(&mut self, conn: ConnId) {
         let begun = self.proxy.work();
         let mut work = begun;
@@ -388,7 +403,8 @@ impl Reactor {
                 let is_client = !socket.is_outgoing;
                 let (is_ending, is_broken) = (socket.is_ending, socket.is_broken);
                 if is_client && is_ending {
-                    // Bytes after a break are not read.
+                    // After a reset the system discards what it received: there is nothing left to
+                    // read.
                     socket.is_readable &= !is_broken;
                     self.see_end(conn, is_broken);
                 }
@@ -416,7 +432,8 @@ impl Reactor {
         self.queue(conn);
     }
 
-    /// A client has ended or broken its connection, and what it sent before cannot be read now.
+    /// Reports that a client ended or broke its connection while its earlier bytes cannot be read
+    /// yet.
     #[cold]
     fn see_end(&mut self, conn: ConnId, is_broken: bool) {
         if is_broken {
@@ -444,14 +461,14 @@ impl Reactor {
     #[cold]
     fn read_nothing(&mut self, conn: ConnId, moved: Moved) {
         match moved {
-            Moved::Bytes(_) => debug_assert!(false, "bytes are something"),
+            Moved::Bytes(_) => debug_assert!(false, "handled by the caller"),
             Moved::Blocked => self.proxy.handle_read(self.now, conn, 0),
             Moved::Ended => self.proxy.handle_eof(self.now, conn),
             Moved::Failed => self.proxy.handle_failed(self.now, conn),
         }
     }
 
-    /// Has a connection read on later in this turn or in the next.
+    /// Lets a connection continue reading later in this turn or in the next one.
     #[cold]
     fn queue(&mut self, conn: ConnId) {
         if let Some(socket) = self.socket(conn)
@@ -463,7 +480,7 @@ impl Reactor {
         }
     }
 
-    /// Writes what waits, as far as the system takes it.
+    /// Writes the pending output as far as the system accepts it.
     fn write(&mut self, conn: ConnId) {
         loop {
             let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
@@ -488,14 +505,14 @@ impl Reactor {
                 Moved::Bytes(count) => {
                     self.proxy.handle_written(self.now, conn, count);
                     if count == length {
-                        // The new output has made the connection dirty.
+                        // More output would have marked the connection dirty again.
                         return;
                     }
                 }
                 Moved::Blocked => cold_path(),
                 Moved::Ended | Moved::Failed => {
                     cold_path();
-                    // The peer takes no more output; its input is still read.
+                    // The peer accepts no more output; its input is still read.
                     socket.is_writable = false;
                     return self.proxy.handle_write_failed(self.now, conn);
                 }
@@ -503,8 +520,8 @@ impl Reactor {
         }
     }
 
-    /// Carries out what the proxy wants: actions, and writing to every connection that has
-    /// something new.
+    /// Carries out the proxy's effects: its actions, and writes to every connection with new
+    /// output.
     #[inline]
     fn flush(&mut self) {
         if self.proxy.has_effects() {
@@ -522,7 +539,8 @@ impl Reactor {
                 return;
             };
             self.write(conn);
-            // Reading goes on where back-pressure has ended.
+            // The write may have ended back-pressure, and edge-triggered polling reports no second
+            // edge for bytes that are already there.
             if self.socket(conn).is_some_and(|socket| socket.is_readable) {
                 self.queue(conn);
             }
@@ -585,7 +603,18 @@ impl Reactor {
     }
 }
 
-/// Whether a poll may have left events behind.
+/// Whether a poll may have left events in the system.
 fn is_full(events: &Events) -> bool {
     events.iter().count() >= EVENTS_MAX
+}
+
+/// A seed that differs from run to run. A recording contains its seed.
+fn seed() -> u64 {
+    wall_clock_nanos()
+}
+
+/// The time of day, nanoseconds since 1970.
+fn wall_clock_nanos() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
 }

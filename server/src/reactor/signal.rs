@@ -1,4 +1,4 @@
-//! Signals as bytes on a socket that the poll watches.
+//! Signals as bytes on a socket, which the poll watches.
 use std::io::{self, Read};
 
 use log::info;
@@ -7,43 +7,7 @@ use mio::{Interest, Registry};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::low_level::{pipe, unregister};
 
-use super::token::Source;
-
-/// The signals of the program. SIGPIPE is ignored by the standard library from the start.
-#[derive(Debug)]
-pub(crate) struct Watched {
-    /// Those that ask for an end.
-    pub(crate) ends: Signals,
-    /// Those that ask for another reading of the configuration.
-    pub(crate) hangups: Signals,
-    /// Those without an effect, which would end the process otherwise.
-    ignored: Signals,
-}
-
-impl Watched {
-    pub(crate) fn new(registry: &Registry) -> io::Result<Self> {
-        let watch = |signals: &[i32], source: Source| {
-            let mut signals = Signals::new(signals)?;
-            registry.register(&mut signals.stream, source.to_token(), Interest::READABLE)?;
-            io::Result::Ok(signals)
-        };
-        Ok(Self {
-            ends: watch(&[SIGINT, SIGTERM], Source::Signals)?,
-            hangups: watch(&[SIGHUP], Source::Hangups)?,
-            ignored: watch(&[SIGUSR1, SIGUSR2], Source::Ignored)?,
-        })
-    }
-
-    /// Logs that a signal without an effect came.
-    #[cold]
-    pub(crate) fn note_ignored(&mut self) {
-        if self.ignored.take() > 0 {
-            info!("SIGUSR1 or SIGUSR2: has no effect, ignored");
-        }
-    }
-}
-
-/// Some signals that are not to end the process, while this value lives.
+/// Handlers of some signals. While they exist, these signals do not end the process.
 #[derive(Debug)]
 pub(crate) struct Signals {
     pub(crate) stream: UnixStream,
@@ -61,7 +25,7 @@ impl Signals {
         Ok(Self { stream: UnixStream::from_std(stream), handlers })
     }
 
-    /// Signals that came since the last call.
+    /// The number of signals since the last call.
     pub(crate) fn take(&mut self) -> usize {
         let mut bytes = [0; 16];
         let mut count = 0;

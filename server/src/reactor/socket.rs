@@ -1,6 +1,7 @@
-//! One stream socket and what is known of its readiness.
+//! One stream socket and its readiness.
 //!
-//! Readiness is reported once per edge, so it is kept here until a read or a write uses it up.
+//! The system reports readiness once per edge. The socket remembers it until a read or a write
+//! uses it up.
 use std::hint::cold_path;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -17,8 +18,8 @@ use super::token::Source;
 use super::transfer::{receive, send};
 use crate::proxy::{ConnId, ConnectFailure};
 
-/// A stream, registered for its life: for reading, and for writing from the first time that a
-/// write has to wait (one being made waits for that from the start).
+/// A stream that is registered once for its life: for reading and, from the first write that has
+/// to wait, for writing. A stream that is being connected is registered for both from the start.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
@@ -28,38 +29,39 @@ pub(crate) struct Socket {
     pub(crate) is_connecting: bool,
     pub(crate) is_readable: bool,
     pub(crate) is_writable: bool,
-    /// Whether the peer's end is behind the bytes that wait: a short read is not the last one.
+    /// Whether the peer has ended its side behind bytes that are not read yet: a short read is
+    /// then not the last one.
     pub(crate) is_ending: bool,
-    /// Whether the connection broke, maybe with bytes of the peer left to read.
+    /// Whether the connection broke, possibly with bytes of the peer left to read.
     pub(crate) is_broken: bool,
-    /// Whether a write failed by a reset of the connection: the system reports it once, and lets
-    /// a read find a clean end afterwards.
+    /// Whether a write failed because the connection was reset. The system reports the reset once;
+    /// a later read finds a clean end.
     is_reset: bool,
-    /// Whether the system tells when there is room to write.
+    /// Whether the poll reports room to write.
     watches_writes: bool,
-    /// Whether the last bytes written are held back by the system until the end of the stream.
+    /// Whether the system holds the last bytes back until the end of the stream.
     is_held: bool,
-    /// Whether what came last took much work: less is read at a time.
+    /// Whether the last bytes took much work, so that less is read at a time.
     pub(crate) is_costly: bool,
-    /// Whether it waits in the list of sockets with bytes left to read.
+    /// Whether it is in the list of connections with bytes left to read.
     pub(crate) is_queued: bool,
 }
 
 /// Result of a read or a write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Moved {
-    /// So many bytes, at least one.
+    /// The number of bytes, at least one.
     Bytes(usize),
-    /// None now.
+    /// No bytes now.
     Blocked,
-    /// None any more: the peer has ended its side.
+    /// No more bytes: the peer has ended its side.
     Ended,
     /// The connection broke.
     Failed,
 }
 
 impl Moved {
-    /// Handles an error of a call that moved nothing.
+    /// The result of a failed call, which moved nothing.
     #[cold]
     fn none(error: &io::Error) -> Self {
         if error.kind() == ErrorKind::WouldBlock { Self::Blocked } else { Self::Failed }
@@ -67,7 +69,7 @@ impl Moved {
 }
 
 impl Socket {
-    /// A socket whose connection is there.
+    /// The socket of an accepted client.
     pub(crate) fn accepted(
         mut stream: TcpStream,
         conn: ConnId,
@@ -77,14 +79,14 @@ impl Socket {
         Ok(Self::new(stream, conn, false))
     }
 
-    /// A socket whose connection is being made.
+    /// A new socket that begins to connect to a backend.
     pub(crate) fn connecting(
         address: SocketAddr,
         conn: ConnId,
         registry: &Registry,
     ) -> io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
-        // A socket that refuses the option still carries bytes.
+        // A socket without the option is slower but works.
         let _ = stream.set_nodelay(true);
         registry.register(&mut stream, Source::Backend(conn).to_token(), BOTH)?;
         Ok(Self::new(stream, conn, true))
@@ -112,8 +114,8 @@ impl Socket {
         if self.is_outgoing { Source::Backend(self.conn) } else { Source::Client(self.conn) }
     }
 
-    /// Asks for an edge when there is room to write again; once for the socket's life, since most
-    /// never have to wait.
+    /// Asks for an edge when there is room to write again. Most sockets never need it, and it
+    /// lasts for the socket's life.
     #[cold]
     pub(crate) fn watch_writes(&mut self, registry: &Registry) -> io::Result<()> {
         if self.watches_writes {
@@ -124,7 +126,7 @@ impl Socket {
         registry.reregister(&mut self.stream, source.to_token(), BOTH)
     }
 
-    /// Whether the connection has been made; `None` while it is open.
+    /// The result of connecting; `None` while it is not finished.
     #[cold]
     pub(crate) fn connected(&self) -> Option<Result<(), ConnectFailure>> {
         match self.stream.take_error() {
@@ -143,7 +145,7 @@ impl Socket {
         loop {
             match receive(&self.stream, space) {
                 Ok(count @ 1..) => {
-                    // Fewer bytes than asked for: no more are there, an edge tells of the next.
+                    // A short read has emptied the buffer: the next bytes cause a new edge.
                     self.is_readable = count == space.len() || self.is_ending;
                     return Moved::Bytes(count);
                 }
@@ -163,13 +165,14 @@ impl Socket {
         }
     }
 
-    /// Writes; what `is_last` waits for the end that follows, and goes with it in one segment.
+    /// Writes bytes. If `is_last` is set, they wait for the end that follows and leave with it in
+    /// one segment.
     pub(crate) fn write(&mut self, bytes: &[u8], is_last: bool) -> Moved {
         self.is_held |= is_last;
         loop {
             match send(&self.stream, bytes, is_last) {
                 Ok(count @ 1..) => {
-                    // Fewer bytes than offered: the system's buffer is full, an edge tells of room.
+                    // A short write has filled the system's buffer: room causes a new edge.
                     self.is_writable = count == bytes.len();
                     return Moved::Bytes(count);
                 }
@@ -181,7 +184,7 @@ impl Socket {
                     cold_path();
                     if error.kind() != ErrorKind::Interrupted {
                         self.is_writable &= error.kind() != ErrorKind::WouldBlock;
-                        // A broken pipe comes behind a clean end, too.
+                        // A broken pipe also follows a clean end.
                         let is_clean = [ErrorKind::WouldBlock, ErrorKind::BrokenPipe];
                         self.is_reset |= !is_clean.contains(&error.kind());
                         return Moved::none(&error);
@@ -191,7 +194,7 @@ impl Socket {
         }
     }
 
-    /// The addresses of both ends, the own first.
+    /// The local and the remote address, in this order.
     pub(crate) fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.stream.local_addr().ok().zip(self.stream.peer_addr().ok())
     }
@@ -202,33 +205,33 @@ impl Socket {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
-    /// Closes, by a reset if asked for.
+    /// Closes the connection, with a reset if `with_reset` is set.
     pub(crate) fn close(self, with_reset: bool) {
         if with_reset {
-            // Without the option the close is a clean one, which is the best that is left.
+            // Without the option the close is a clean one, the best alternative.
             let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
         } else if self.is_held {
-            // A close alone would drop what is held when there is something left to be read.
+            // If unread input is left, a close alone would drop the bytes that are held back.
             self.shutdown();
         }
     }
 }
 
-/// Whether something waits to be read or accepted, by a poll of its own: it needs no edge and uses
-/// none up.
+/// Whether there is something to read or accept. It makes a poll of its own, which needs no edge
+/// and uses none up.
 pub(crate) fn is_readable(socket: &impl AsFd) -> bool {
     let mut asked = [PollFd::new(socket, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    // If the poll itself fails, the caller tries the read.
+    // If the poll itself fails, the caller finds the error when it reads.
     poll(&mut asked, Some(&now)).map_or(true, |count| count > 0)
 }
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
-/// Translates an error of the system for the proxy.
+/// Classifies an error of connecting.
 pub(crate) fn connect_failure(error: &io::Error) -> ConnectFailure {
-    // Descriptors, buffers, ports of its own (Linux says EADDRNOTAVAIL or EAGAIN), or room in the
-    // poll: what the proxy's system lacks.
+    // Limits of the proxy's own system: descriptors, buffers, local ports (EADDRNOTAVAIL or EAGAIN
+    // on Linux), or room in the poll. They must not count against the backend.
     const EXHAUSTED: [Errno; 7] = [
         Errno::MFILE,
         Errno::NFILE,

@@ -16,11 +16,9 @@ pub(crate) enum Source {
     Admin(usize),
     /// Signals that ask for an end.
     Signals,
-    /// Signals that ask for another reading of the configuration.
+    /// Signals that ask for a reload of the configuration.
     Hangups,
-    /// Signals without an effect.
-    Ignored,
-    /// Another thread has something.
+    /// A wake-up by another thread.
     Waker,
     /// A client's connection.
     Client(ConnId),
@@ -28,18 +26,13 @@ pub(crate) enum Source {
     Backend(ConnId),
 }
 
-/// Tokens from here up are listeners and signals; no connection's generation comes near, since it
-/// would take 2^32 connections less a thousand and then the wrap skips none of the low ones.
+/// The first token of listeners and signals. The ids of connections do not reach it: a generation
+/// would have to count 2^32 connections, less a thousand, in one slot.
 const SPECIAL: usize = usize::MAX - 1024;
 const HANGUPS: usize = SPECIAL + 1;
 const WAKER: usize = SPECIAL + 2;
-const IGNORED: usize = SPECIAL + 3;
-const ADMIN: usize = SPECIAL + 4;
-const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
-const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
-/// Addresses that one host of `admin.listen` may stand for.
-pub(super) const ADMIN_LISTENERS_MAX: usize = 16;
-/// Set in the tokens of connections to backends; no slot's number comes near.
+const LISTENERS: usize = SPECIAL + 3;
+/// The bit that marks connections to backends. Slot numbers do not reach it.
 const BACKEND: usize = 1 << 31;
 
 impl Source {
@@ -75,7 +68,7 @@ impl Source {
         if bits & BACKEND == 0 { Self::Client(conn) } else { Self::Backend(conn) }
     }
 
-    /// Whether a token is that of a connection to a backend.
+    /// Whether a token belongs to a connection to a backend.
     pub(crate) const fn is_backend(token: Token) -> bool {
         token.0 < SPECIAL && token.0 & BACKEND != 0
     }

@@ -1,9 +1,10 @@
-//! Bytes from and to a stream: where the system has a cheaper way than the standard library's.
+//! Reading and writing a stream, with cheaper calls than the standard library's where the system
+//! has them.
 use std::io;
 
 use mio::net::TcpStream;
 
-/// Reads what came.
+/// Reads what has arrived.
 #[cfg(target_os = "linux")]
 pub(crate) fn receive(stream: &TcpStream, space: &mut [u8]) -> io::Result<usize> {
     use rustix::net::{RecvFlags, recv};
@@ -11,7 +12,8 @@ pub(crate) fn receive(stream: &TcpStream, space: &mut [u8]) -> io::Result<usize>
     Ok(count)
 }
 
-/// Writes; what `is_last` is held back until the end of the stream, which leaves with it.
+/// Writes bytes. If `is_last` is set, the system holds them until the end of the stream and sends
+/// both together.
 #[cfg(target_os = "linux")]
 pub(crate) fn send(stream: &TcpStream, bytes: &[u8], is_last: bool) -> io::Result<usize> {
     use rustix::net::{SendFlags, send};
@@ -19,13 +21,13 @@ pub(crate) fn send(stream: &TcpStream, bytes: &[u8], is_last: bool) -> io::Resul
     Ok(send(stream, bytes, SendFlags::NOSIGNAL | more)?)
 }
 
-/// Reads what came.
+/// Reads what has arrived.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn receive(mut stream: &TcpStream, space: &mut [u8]) -> io::Result<usize> {
     io::Read::read(&mut stream, space)
 }
 
-/// Writes; nothing is held back here.
+/// Writes bytes; `is_last` has no effect on this system.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn send(mut stream: &TcpStream, bytes: &[u8], _is_last: bool) -> io::Result<usize> {
     io::Write::write(&mut stream, bytes)

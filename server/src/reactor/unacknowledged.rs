@@ -6,7 +6,7 @@
 use crate::proxy::ConnId;
 
 impl super::Reactor {
-    /// Tells the proxy how much of what was written is not acknowledged.
+    /// Reports to the proxy how much of its output the peer has not acknowledged.
     #[cold]
     pub(super) fn measure(&mut self, conn: ConnId) {
         let Some(socket) = self.socket(conn) else { return };
@@ -41,13 +41,13 @@ mod linux {
     const BY_FAMILY: u16 = 20;
     /// Range of the send queue's length in a response.
     const QUEUE: std::ops::Range<usize> = HEADER + 60..HEADER + 64;
-    /// Answers that are read for one question: those to earlier ones are skipped.
+    /// Datagrams that are read for one question; responses to earlier questions are skipped.
     const ANSWERS_MAX: usize = 4;
 
     /// The system's knowledge of connections.
     #[derive(Debug, Default)]
     pub(crate) struct Diagnosis {
-        /// Made when it is first needed.
+        /// Opened at the first question.
         socket: Option<OwnedFd>,
         is_missing: bool,
         sequence: u32,
@@ -62,7 +62,7 @@ mod linux {
                 let protocol = Some(netlink::SOCK_DIAG);
                 match socket_with(AddressFamily::NETLINK, kind, flags, protocol) {
                     Ok(socket) => self.socket = Some(socket),
-                    // One that is out of descriptors may make it next time.
+                    // If only descriptors were missing, the next call may succeed.
                     Err(error) => self.is_missing = ![Errno::MFILE, Errno::NFILE].contains(&error),
                 }
             }

@@ -1,4 +1,4 @@
-//! Arguments row by row; files come from a table instead of a disk.
+//! Arguments and their results, with files from a table instead of a disk.
 use std::time::Duration;
 
 use super::*;
@@ -30,7 +30,8 @@ fn config(args: &[&str]) -> Config {
     }
 }
 
-/// Without arguments: the defaults, logging at info; and they are those of the plain form.
+/// Without arguments: the defaults with log level info, the same as the default values given as
+/// flags.
 #[test]
 fn plain_form_is_the_default() {
     let (config, log_level) = (Box::default(), LevelFilter::Info);
@@ -41,7 +42,7 @@ fn plain_form_is_the_default() {
     assert_eq!(parse(&plain.split(' ').collect::<Vec<_>>()), Ok(expected));
 }
 
-/// Every flag sets the value that it names; row by row.
+/// Every flag sets the value that it names.
 #[test]
 fn flags_set_their_values() {
     type Change = fn(&mut Config);
@@ -101,7 +102,7 @@ fn flags_set_their_values() {
     }
 }
 
-/// The file is read, and flags win over it wherever they stand.
+/// The file is read, and flags override it at any position.
 #[test]
 fn flags_win_over_the_file() {
     let file = config(&["--config", "good.json"]);
@@ -116,7 +117,7 @@ fn flags_win_over_the_file() {
     assert_eq!(both.backends[0].name, "X");
 }
 
-/// Arguments that ask for something else than serving; row by row.
+/// Arguments that ask for something other than serving.
 #[test]
 fn other_commands() {
     let rows: [(&[&str], Command); 6] = [
@@ -150,7 +151,7 @@ fn other_commands() {
     }
 }
 
-/// Every fault is one line that names the argument or the file; row by row.
+/// Every error is one line that names the argument or the file.
 #[test]
 fn faults_are_told_in_one_line() {
     let rows: [(&[&str], &str); 26] = [
@@ -217,7 +218,7 @@ fn policies_are_named() {
     assert!(error.ends_with(", not \"best\""), "{error}");
 }
 
-/// A file that is not there, or not text, is named.
+/// A file that is missing or not text is named.
 #[test]
 fn unreadable_files_are_named() {
     let error = |file: &str| parse(&["--config", file]).expect_err(file).to_string();

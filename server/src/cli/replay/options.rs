@@ -28,7 +28,7 @@ checked against the recorded one, bit for bit.
 exit codes: 0 if all decisions are the same, or the question was answered; 1 if a decision differs
 or cannot be checked, or a file is damaged; 2 for an invalid argument";
 
-/// Understands the arguments; `None` asks for help.
+/// Parses the arguments; `None` for `--help`.
 pub(super) fn parse(
     args: impl Iterator<Item = OsString>,
 ) -> Result<Option<Options>, ArgumentError> {
@@ -92,7 +92,7 @@ fn set<T>(place: &mut Option<T>, value: T, flags: &str) -> Result<(), ArgumentEr
     }
 }
 
-/// Parses a time with its unit; seconds without one.
+/// Parses a time with its unit, in seconds if there is none.
 fn parse_time(text: &str) -> Option<Duration> {
     let units = [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
     let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
@@ -108,7 +108,7 @@ mod tests {
         super::parse(args.split(' ').map(OsString::from))
     }
 
-    /// Every question is understood, and two at a time are not.
+    /// Each question is parsed; two at a time are an error.
     #[test]
     fn questions_are_understood() {
         let question = |args: &str| parse(args).expect(args).expect(args).question;

@@ -5,7 +5,7 @@ fn log(queue: &LineQueue, level: Level, text: &str) {
     queue.log(&Record::builder().level(level).target("t").args(format_args!("{text}")).build());
 }
 
-/// A place to write to: what `write` makes of each line.
+/// A writer that passes each line to a function.
 struct Out<F>(F);
 
 impl<F: FnMut(&[u8]) -> io::Result<usize>> Write for Out<F> {
@@ -81,8 +81,8 @@ fn lines_beyond_the_queue_are_counted() {
     assert_eq!(watch.counts(), LogCounts { dropped: 3, failed_writes: 0, limited: 0 });
 }
 
-/// A line whose writing fails is written once that is possible, from the byte where it broke off,
-/// and the log then says what failed.
+/// A line whose write fails is continued later at the byte where it stopped. Then the log reports
+/// the failed writes.
 #[test]
 fn failed_writes_are_repeated() {
     let (written, lines) = crossbeam_channel::unbounded();
@@ -116,7 +116,7 @@ fn failed_writes_are_repeated() {
     guard.finish();
 }
 
-/// A place that never takes anything costs lines and nothing else: neither logging nor the end
+/// An output that never accepts anything costs lines and nothing else: neither logging nor the end
 /// waits for it.
 #[test]
 fn a_dead_place_is_harmless() {

@@ -6,7 +6,7 @@ use intelliproxy_core::{
 use crate::config::Config;
 use crate::proxy::{FIELDS_MAX, PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX, ReportFault};
 
-/// The line for a notice; `name` names a backend.
+/// The line for a notice; `name` returns the name of a backend.
 pub(super) fn describe<'a>(
     notice: &Notice,
     config: &Config,
@@ -128,7 +128,7 @@ mod tests {
         BackendId::from_index(number)
     }
 
-    /// The line of every kind of notice; row by row.
+    /// Each kind of notice has its line.
     #[test]
     fn notices_have_their_lines() {
         let (a, b) = (id(0), id(1));

@@ -1,18 +1,18 @@
-//! A bound for the lines of one kind a second, so that peers cannot fill the disk.
+//! A limit of log lines per kind and second, so that peers cannot fill the disk.
 //!
-//! Each kind has a bucket of tokens that fills at a steady rate. Lines beyond that are counted, and
-//! once a second one line says how many. The time is passed in.
+//! Each kind has a bucket of tokens that fills at a steady rate. Lines beyond it are counted, and
+//! one line a second reports the count. The time is passed in.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-/// Lines that count together: their subject, and the status that they report or 0.
+/// A kind of lines that share a limit: their subject, and the status that they report or 0.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Kind {
     pub(crate) about: &'static str,
     pub(crate) status: u16,
-    /// Lines at once and a second.
+    /// The burst, and the lines per second.
     pub(crate) lines: u32,
 }
 
@@ -22,21 +22,21 @@ pub(crate) struct LineLimits {
     /// Kinds are few: a handful of subjects, each with the statuses that the proxy knows.
     buckets: BTreeMap<Kind, Bucket>,
     limited: u64,
-    /// When the lines about what was left out are due.
+    /// The time at which the lines about omitted lines are due.
     tell_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
-    /// Lines that may be written, at most those of a second.
+    /// Lines that may be written now, at most those of a second.
     tokens: f64,
     at: Instant,
-    /// Left out since the last line about it.
+    /// Lines omitted since the last line about them.
     left_out: u64,
 }
 
 impl LineLimits {
-    /// Whether a line is written now; one that is not is counted.
+    /// Whether a line is written now. If not, it is counted.
     pub(crate) fn admits(&mut self, now: Instant, kind: Kind) -> bool {
         let lines = f64::from(kind.lines);
         let new = Bucket { tokens: lines, at: now, left_out: 0 };
@@ -54,7 +54,7 @@ impl LineLimits {
         false
     }
 
-    /// The lines about what was left out, once they are due.
+    /// The lines about omitted lines, if they are due.
     pub(crate) fn tell(&mut self, now: Instant) -> Vec<String> {
         if self.tell_at.is_none_or(|at| at > now) {
             return Vec::new();
@@ -62,7 +62,7 @@ impl LineLimits {
         self.tell_all()
     }
 
-    /// The lines about what was left out, due or not.
+    /// The lines about omitted lines, due or not.
     pub(crate) fn tell_all(&mut self) -> Vec<String> {
         self.tell_at = None;
         let mut lines = Vec::new();
@@ -79,26 +79,26 @@ impl LineLimits {
         lines
     }
 
-    /// When [`tell`](Self::tell) has something to say.
+    /// The time at which [`tell`](Self::tell) returns lines.
     pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
         self.tell_at
     }
 
-    /// Lines left out so far.
+    /// Lines omitted so far.
     pub(crate) const fn limited(&self) -> u64 {
         self.limited
     }
 }
 
-/// Time from a line that is left out to the line that says so.
+/// Time between the first omitted line and the line that reports it.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A burst is written up to its bound, then as many lines as time has earned; the rest is reported
-    /// in one line a second, and another kind is not touched by it.
+    /// A burst is written up to its limit, then as many lines as the rate allows. One line a
+    /// second reports the rest. Another kind is not affected.
     #[test]
     fn lines_beyond_the_rate_are_counted() {
         let mut limits = LineLimits::default();
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(limits.tell(at(1000)), [line]);
         assert_eq!((limits.poll_timeout(), limits.limited()), (None, 170));
         assert!(limits.tell(at(5000)).is_empty());
-        assert_eq!(count(&mut limits, at(60_000), kind), 20, "no more is saved up");
+        assert_eq!(count(&mut limits, at(60_000), kind), 20, "unused tokens do not add up");
         let health = Kind { about: "health", status: 0, lines: 1 };
         assert_eq!(count(&mut limits, at(60_000), health), 1);
         let rest = [

@@ -15,8 +15,8 @@ pub(crate) use self::limit::LineLimits;
 use crate::config::{Config, Limits};
 use crate::proxy::{ConfigChange, Full, Notice, RemedyTaken, ReportFault};
 
-/// Logs a notice, unless `limits` has seen too many of its kind; `name` names a backend. Nothing is
-/// formatted for a level that is off.
+/// Logs a notice, unless `limits` has admitted too many of its kind. `name` returns the name of a
+/// backend. Lines of a disabled level are not formatted.
 pub(crate) fn log_notice<'a>(
     now: Instant,
     notice: &Notice,
@@ -74,7 +74,7 @@ pub(crate) fn log_notice<'a>(
             warn!("{}: closed {count} idle clients for new ones", describe_full(*full));
         }
         Notice::ClientsLimited { limit, clients_max } => {
-            // A default that does not fit is not a mistake of the operator.
+            // A default that does not fit is not the operator's mistake.
             let is_default = *limit == Limits::default().clients;
             let level = if is_default { Level::Info } else { Level::Warn };
             log!(
@@ -100,8 +100,8 @@ pub(crate) fn log_notice<'a>(
     }
 }
 
-/// The level of a notice's line and the lines that it counts with; `None` where only the
-/// operator causes it.
+/// The level and the kind of a notice's line; `None` if only the operator can cause it, so that it
+/// needs no limit.
 fn kind(notice: &Notice) -> Option<(Level, Kind)> {
     let kind = |about, status| Kind { about, status, lines: LINES };
     Some(match notice {
@@ -130,7 +130,8 @@ const fn level_of(remedy: RemedyTaken) -> Level {
     }
 }
 
-/// A status says that a backend has no report, which it need not have.
+/// The level of a report's fault. A status or missing figures only mean that the backend offers no
+/// report, which is allowed.
 const fn level_of_fault(fault: &ReportFault) -> Level {
     match fault {
         ReportFault::Status(_) | ReportFault::NoFigures => Level::Info,
@@ -138,7 +139,7 @@ const fn level_of_fault(fault: &ReportFault) -> Level {
     }
 }
 
-/// Describes the bound that is reached.
+/// Describes the limit that was reached.
 fn describe_full(full: Full) -> String {
     match full {
         Full::Clients => "limits.clients reached".to_owned(),
@@ -148,12 +149,12 @@ fn describe_full(full: Full) -> String {
     }
 }
 
-/// Lines of one kind a second: 20 of 300 bytes are 22 MB an hour.
+/// Lines of one kind per second: 20 of 300 bytes are 22 MB an hour.
 const LINES: u32 = 20;
-/// The same of changes of health, of which each backend of a full configuration may have one.
+/// The same for changes of health; each backend of a large configuration may change once.
 const HEALTH_LINES: u32 = 1000;
 
-/// A client as the log names it. The port of a client behind a trusted hop is unknown.
+/// A client in a log line. The port of a client behind a trusted hop is unknown.
 struct Client(SocketAddr);
 
 impl fmt::Display for Client {
@@ -182,7 +183,7 @@ fn describe_change(change: &ConfigChange) -> String {
 mod tests {
     use super::*;
 
-    /// Every kind of change has its words; row by row.
+    /// Each kind of change has its words.
     #[test]
     fn changes_are_told_in_one_line() {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();

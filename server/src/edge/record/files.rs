@@ -1,4 +1,4 @@
-//! The file of a recording, or the ring of files that bounds it.
+//! The file of a recording, or the ring of files that bounds its size.
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -10,22 +10,22 @@ use crate::edge::disk;
 
 /// Writes blocks, and begins the next file when one is full.
 ///
-/// After a failed write everything up to the last whole block stays, and the next block may be
-/// tried: a record before it counts what was lost in between.
+/// After a failed write the file keeps everything up to the last complete block. The next block is
+/// tried again, after a block that counts the records lost in between.
 #[derive(Debug)]
 pub(super) struct Files<F = File> {
     base: PathBuf,
-    /// Bytes of a file; 0 for any number, in one file.
+    /// The maximum of bytes per file; 0 for one file of any size.
     bytes_max: u64,
-    /// Files of the ring.
+    /// The number of files in the ring.
     count: u32,
     path: PathBuf,
     file: F,
-    /// Bytes of the current file that are whole: its header and its blocks.
+    /// Bytes of the current file up to the end of its last complete block.
     written: u64,
-    /// Whether a failed write may have left bytes behind these.
+    /// Whether a failed write may have left bytes behind `written`.
     is_torn: bool,
-    /// Whether the current file has its end mark, so that the next one has to begin.
+    /// Whether the current file has its end mark, so that the next block begins a new file.
     has_ended: bool,
     header: Option<Header>,
     /// Records lost since the last block that was written.
@@ -34,9 +34,9 @@ pub(super) struct Files<F = File> {
     buffer: Vec<u8>,
 }
 
-/// A file that can be cut back to what of it is whole.
+/// A file that can be cut back to its complete part.
 pub(super) trait Target: Write {
-    /// Removes everything behind `bytes` and writes on from there.
+    /// Removes everything behind `bytes` and continues writing there.
     fn cut(&mut self, bytes: u64) -> io::Result<()>;
 }
 
@@ -48,10 +48,10 @@ impl Target for File {
 }
 
 impl Files {
-    /// Makes the first file. One that is there is kept under its name with `.old` behind it.
+    /// Creates the first file. An existing one is renamed to `.old`.
     ///
     /// # Errors
-    /// The system's; or something other than a regular file has the name.
+    /// The system's error, or something other than a regular file has the name.
     pub(super) fn create(base: PathBuf, bytes_max: u64, count: u32) -> io::Result<Self> {
         let path = if bytes_max == 0 { base.clone() } else { numbered(&base, 0) };
         if disk::is_regular(&path)? {
@@ -61,8 +61,8 @@ impl Files {
         Ok(Self::new(base, bytes_max, count, path, file))
     }
 
-    /// Writes a block whose last record is of the time `at`, the `records` records of which are
-    /// lost when that fails.
+    /// Writes a block whose last record is of time `at`. If that fails, its `records` records are
+    /// lost.
     pub(super) fn write(&mut self, payload: &[u8], at: Instant, records: u64) -> io::Result<()> {
         let size = self.written + payload.len() as u64;
         let is_full = self.bytes_max > 0 && size > self.bytes_max && self.header.is_some();
@@ -117,14 +117,14 @@ impl<F: Target> Files<F> {
         &self.path
     }
 
-    /// The first header begins the file; a later one is for the files that come.
+    /// Sets the header. The first one begins the file, later ones are for the following files.
     pub(super) fn begin(&mut self, header: Header) -> io::Result<()> {
         let part = self.header.as_ref().map_or(0, |header| header.part);
         self.header = Some(Header { part, ..header });
         self.put_header()
     }
 
-    /// Writes the header unless it is there.
+    /// Writes the header if the file is empty.
     fn put_header(&mut self) -> io::Result<()> {
         match &self.header {
             Some(header) if self.written == 0 => {
@@ -135,7 +135,7 @@ impl<F: Target> Files<F> {
         }
     }
 
-    /// Writes a block, and before it what is missing in front of it.
+    /// Writes a block, preceded by the count of lost records if there are any.
     fn put_all(&mut self, payload: &[u8], at: Instant) -> io::Result<()> {
         self.put_header()?;
         if self.lost > 0 {
@@ -162,7 +162,7 @@ impl<F: Target> Files<F> {
             self.is_torn = false;
         }
         if let Err(error) = self.file.write_all(bytes) {
-            // Cut at once where that is possible, so that the file is whole at any time.
+            // Cut back at once if possible, so that the file is readable at any time.
             self.is_torn = self.file.cut(self.written).is_err();
             return Err(error);
         }
@@ -182,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    /// A disk with a bounded number of free bytes.
+    /// A disk with a limited number of free bytes.
     #[derive(Debug)]
     struct Disk {
         bytes: Vec<u8>,
@@ -208,8 +208,8 @@ mod tests {
         }
     }
 
-    /// A disk that is full for a while costs the blocks of that time and no others: the file stays
-    /// readable, and the file counts the missing records.
+    /// A disk that is full for a while costs the blocks of that time and no others. The file stays
+    /// readable and counts the missing records.
     #[test]
     fn a_full_disk_costs_the_blocks_of_that_time() {
         let backends = vec!["A".to_owned()];

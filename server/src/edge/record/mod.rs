@@ -1,14 +1,14 @@
-//! Recordings: the router's journal on its way to a file, by a thread of its own.
+//! Recordings: the router's journal, written to a file by a separate thread.
 //!
 //! The router's thread fills blocks of 32 KiB and puts them into a bounded queue; it never waits.
-//! When the queue is full, because the disk does not keep up, the block is lost and counted: the
-//! file tells of it before the next block, /stats in a field, the log once for each time. Buffers
-//! go back and forth, so that nothing is allocated in steady state.
+//! If the queue is full, because the disk is too slow, the block is lost and counted. The loss is
+//! reported in the file before the next block, in a field of /stats, and in one log line per
+//! outage. Buffers return to the router's thread, so nothing is allocated in steady state.
 //!
-//! A block that cannot be written, because the disk is full, is lost and reported in the same way;
-//! the next one is tried.
+//! A block that cannot be written, because the disk is full, is lost and reported in the same way.
+//! The next one is tried.
 //!
-//! A recording ends when its router does; [`RecordGuard`] waits until it is written.
+//! A recording ends with its router. [`RecordGuard`] waits until it is written.
 mod files;
 
 use std::io;
@@ -26,18 +26,18 @@ use self::files::Files;
 use super::worker::{Ended, Queue, Worker};
 use crate::config::RecordingRules;
 
-/// The router's end of the queue.
+/// The router's side of the queue.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     messages: Queue<Message>,
     spares: Receiver<Vec<u8>>,
     unwritten: Arc<AtomicU64>,
-    /// Whether the last block was lost: logged once.
+    /// Whether the last block was lost, which is logged once.
     is_losing: bool,
 }
 
-/// Waits, when it is dropped, for the end of a recording whose router has gone; five seconds at
-/// most.
+/// Waits on drop until the recording of a router that has ended is written, at most
+/// [`FINISH_TIME`].
 #[derive(Debug)]
 #[must_use = "queued records are lost unless the guard is finished"]
 pub(crate) struct RecordGuard {
@@ -51,10 +51,10 @@ enum Message {
     Block { payload: Vec<u8>, at: Instant, records: u64 },
 }
 
-/// Opens the file and starts the writer; `None` when nothing is to be recorded.
+/// Opens the file and starts the writer; `None` if no recording is configured.
 ///
 /// # Errors
-/// Why the file cannot be made, in one line.
+/// The reason why the file cannot be created, in one line.
 pub(crate) fn start(rules: &RecordingRules) -> Result<Option<(Recorder, RecordGuard)>, String> {
     let Some(path) = &rules.file else {
         return Ok(None);
@@ -80,7 +80,7 @@ fn spawn(mut files: Files, blocks_max: usize) -> io::Result<(Recorder, RecordGua
                 Message::Block { mut payload, at, records } => {
                     let result = files.write(&payload, at, records);
                     payload.clear();
-                    // A spare too many is let go.
+                    // Surplus buffers are freed.
                     let _ = spare.try_send(payload);
                     (result, records)
                 }
@@ -97,16 +97,16 @@ fn spawn(mut files: Files, blocks_max: usize) -> io::Result<(Recorder, RecordGua
     Ok((recorder, RecordGuard { ended }))
 }
 
-/// A time in which blocks could not be written.
+/// An outage: a time in which blocks could not be written.
 #[derive(Debug, Default)]
 struct Failure {
     is_on: bool,
-    /// Records lost in it.
+    /// Records lost in the outage.
     records: u64,
 }
 
 impl Failure {
-    /// Takes the outcome of one write; returns the line of the log when a failure begins or ends.
+    /// Notes the result of a write. Returns a log line when an outage begins or ends.
     fn note(
         &mut self,
         path: &Path,
@@ -134,7 +134,8 @@ impl Failure {
 
 impl JournalSink for Recorder {
     fn begin(&mut self, header: &Header) {
-        // Without its new header a file is still readable: a record configures it again.
+        // If the header is lost, the file is still readable: a record has the new configuration,
+        // too.
         let _ = self.messages.offer(Message::Begin(Box::new(header.clone())));
     }
 
@@ -174,9 +175,9 @@ impl Drop for RecordGuard {
     }
 }
 
-/// Blocks that wait to be written: 2 MiB, about a second of 100 000 requests.
+/// Blocks that wait to be written: 2 MiB, about a second at 100 000 requests per second.
 const BLOCKS_MAX: usize = 64;
-/// Longest wait for the disk at the program's end, spent twice at worst.
+/// The longest wait for the disk at the program's end. It may occur twice.
 const FINISH_TIME: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -46,7 +46,8 @@ fn read(file: &Path) -> (Header, Vec<Entry>) {
     (header, reader.collect::<Result<_, _>>().expect("a whole recording"))
 }
 
-/// Everything is in the file once the router and the guard are gone; an older recording is kept.
+/// Everything is in the file once the router and the guard are dropped. An older recording is
+/// kept.
 #[test]
 fn all_is_written_at_the_end() {
     let folder = Folder::new("end");
@@ -69,7 +70,7 @@ fn all_is_written_at_the_end() {
     assert_eq!(fs::read(folder.file("journal.old")).expect("a file"), b"older");
 }
 
-/// A ring of files: each has its number and its end, the oldest are written over.
+/// In a ring each file has its number and its end, and the oldest are overwritten.
 #[test]
 fn rings_are_bounded() {
     let folder = Folder::new("ring");
@@ -79,7 +80,7 @@ fn rings_are_bounded() {
     router.record_into(Box::new(recorder), 5);
     for number in 0..60_000 {
         let _ = router.route(Instant::from_millis(number), &[]).expect("a backend");
-        // The disk of a test machine is given the time it needs.
+        // A slow disk must not lose records here.
         if number % 5_000 == 0 {
             thread::sleep(Duration::from_millis(10));
         }
@@ -102,7 +103,7 @@ fn rings_are_bounded() {
     assert!(last > Some(3));
 }
 
-/// A queue without room loses blocks at once, and the file says how many records.
+/// A full queue loses blocks at once, and the file contains the number of lost records.
 #[test]
 fn a_full_queue_loses_and_tells() {
     let folder = Folder::new("full");
@@ -110,7 +111,7 @@ fn a_full_queue_loses_and_tells() {
     let mut files = Files::create(file.clone(), 0, 1).expect("a file");
     let (release, released) = crossbeam_channel::bounded::<()>(0);
     let Worker { queue: messages, ended } = Worker::start("record", 2, move |queued| {
-        // Held up until everything was recorded.
+        // Blocked until everything was recorded.
         let _ = released.recv();
         for message in queued {
             match message {
@@ -128,7 +129,8 @@ fn a_full_queue_loses_and_tells() {
     for second in 0..40 {
         let _ = router.route(Instant::from_millis(2000 * second), &[]).expect("a backend");
     }
-    // One place took the header, one the first block; every second begins another one.
+    // The header takes one place in the queue and the first block the other. Every second begins a
+    // new block.
     let counts = router.recording().expect("a recording");
     assert_eq!((counts.records, counts.lost), (40, 38));
     drop(release);
@@ -151,8 +153,8 @@ fn impossible_files_are_told() {
     assert!(start(&none).expect("nothing to do").is_none());
 }
 
-/// A name that a link, a pipe or a folder has is refused at once: a link's target stays as it is,
-/// and a pipe is not opened. Later files of a ring are checked for links, too.
+/// A name that belongs to a link, a pipe or a folder is refused at once. The link's target does
+/// not change, and the pipe is not opened. Later files of a ring are checked for links, too.
 #[test]
 fn planted_names_are_refused() {
     let folder = Folder::new("planted");
@@ -186,7 +188,7 @@ fn planted_names_are_refused() {
     assert_eq!(fs::read(&victim).expect("a file"), b"precious");
 }
 
-/// The log has one line when writing fails and one when it succeeds again, with what was lost.
+/// The log has one line when writing fails, and one with the losses when it succeeds again.
 #[test]
 fn failures_are_told_twice() {
     let mut failure = Failure::default();
