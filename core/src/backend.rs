@@ -237,12 +237,12 @@ impl Backend {
         ((errors + 1.0) / (requests + 2.0), requests)
     }
 
-    /// How its 4xx compared with those of the others last time.
+    /// The last comparison of its 4xx with those of the others.
     pub(crate) const fn comparison(&self) -> Comparison {
         self.requests.comparison
     }
 
-    /// It was compared with the others.
+    /// Records a comparison with the others.
     pub(crate) const fn set_comparison(&mut self, comparison: Comparison) {
         self.requests.comparison = comparison;
     }
@@ -263,17 +263,19 @@ impl Backend {
         self.requests.ended += 1;
         self.requests.refused += 1;
         self.requests.last_ended_at = Some(now);
-        // Without a time, what it says depends on the others: see `turned_one_away`.
+        // Without a time, the weight depends on the other backends: see `turned_one_away`.
         if let Some(hold) = hold {
             self.held_until = self.held_until.max(Some(now + hold));
         }
     }
 
-    /// Counts a refusal that named no time, while the others had so many requests each to work on:
-    /// as one more request in flight where it seems idle, and hardly where it has as many as the
-    /// others. Then it is full as they are, which is known. (With a whole one each, what ten full
-    /// backends refused in a burst told them apart for a minute after it; with `1/(1 + in flight)`
-    /// two proxies with short queues failed .1 % more.)
+    /// Counts a refusal without a time, while the others worked on `others` requests each. A backend
+    /// that looks idle gets one more request in flight. A backend that works on as many as the
+    /// others gets hardly any: it is full like them, which its load already shows.
+    ///
+    /// With a whole request for each refusal, ten full backends were ranked by their refusals for a
+    /// minute after a burst. With `1/(1 + in flight)` two proxies with short queues failed 0.1 %
+    /// more.
     #[cold]
     pub(crate) fn turned_one_away(&mut self, now: Instant, others: f64, rules: &Rules) {
         let idle = ((1.0 + others - f64::from(self.at_work())) / (1.0 + others)).clamp(0.0, 1.0);
@@ -282,7 +284,7 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// Its refusals of late were not its own doing.
+    /// Forgets recent refusals, which were not caused by the backend.
     pub(crate) fn forget_refusals(&mut self, weights: &Weights) {
         self.requests.turned_away = Fading::default();
         self.turned_away = 0;

@@ -32,24 +32,24 @@ impl Errors {
     }
 }
 
-/// Rare events among the latest requests. Requests are counted by someone else, and taken over when
-/// an event happens: a request without one costs nothing.
+/// Rare events among the latest requests. The caller counts the requests, and passes the count
+/// with each event: a request without an event costs nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rare {
     seen: Errors,
-    /// Requests that ended up to the latest event, that one included.
+    /// Requests that had ended at the latest event, including its own.
     ended: u64,
 }
 
 impl Rare {
-    /// An event; so many requests had ended before it.
+    /// Records an event. `ended` requests had ended before it.
     pub(crate) fn observe(&mut self, ended: u64, memory: f64) {
         self.seen = self.at(ended, memory);
         self.seen.observe(true, memory);
         self.ended = ended + 1;
     }
 
-    /// Requests and events when so many requests have ended.
+    /// Requests and events when `ended` requests have ended.
     pub(crate) fn at(&self, ended: u64, memory: f64) -> Errors {
         let others = ended.saturating_sub(self.ended) as f64;
         let kept = libm::pow(1.0 - 1.0 / memory, others);
@@ -62,7 +62,7 @@ impl Rare {
 mod tests {
     use super::*;
 
-    /// Taken over late, the counts are those of one request after the other.
+    /// Counts that are updated only at events equal counts that are updated at each request.
     #[test]
     fn rare_events_count_like_all() {
         let (mut rare, mut plain) = (Rare::default(), Errors::default());

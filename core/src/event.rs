@@ -22,7 +22,7 @@ pub enum Event {
     RequestFinished {
         /// The lease that `route` gave out.
         lease: Lease,
-        /// Its outcome.
+        /// The outcome of the request for its backend.
         outcome: Outcome,
     },
     /// A request stops being work for its backend before it ends: its connection became a tunnel,
@@ -308,9 +308,10 @@ pub enum Outcome {
     Refused {
         /// The status, as a rule 429 or 503.
         status: u16,
-        /// Retry-After: the time for which the backend gets no requests while another one can take
-        /// them, 60 s at most. Without it the refusal counts as one request in flight, or the nth
-        /// part of one where n are in hand, and fades with the half-life of errors.
+        /// The value of Retry-After: the backend gets no requests for this long while another one
+        /// can take them, at most 60 s. Without it the refusal counts as one request in flight at
+        /// an idle backend, and as less the more the backend works on compared with the others. It
+        /// fades with the half-life of errors.
         hold: Option<Duration>,
     },
     /// The backend or the way to it failed.

@@ -57,7 +57,7 @@
 //! let outcome = Outcome::Answered { status: 500, latency: Duration::from_millis(4) };
 //! router.handle_event(now, Event::RequestFinished { lease, outcome });
 //!
-//! // Not well; a retry goes to the other one, and a third attempt nowhere.
+//! // It failed. A retry goes to the other backend, and a third attempt is not admitted.
 //! let lease = router.route(now, &tried).expect("one backend is left");
 //! assert_eq!(router.name(lease.backend()), Some("far"));
 //! let outcome = Outcome::Answered { status: 200, latency: Duration::from_millis(90) };

@@ -145,7 +145,7 @@ impl Watch {
         let Some(others) = others else {
             return self.errors_in_row >= ERRORS_IN_ROW_ALONE;
         };
-        // With failures that rare, two in a row are not chance, whatever was good before.
+        // If failures are so rare, two in a row are not chance, whatever succeeded before.
         others.are_calm() && self.errors_in_row >= ERRORS_IN_ROW_CALM
             || self.is_worse_than(others)
                 && (self.errors_in_row >= ERRORS_IN_ROW || self.recent.errors >= ERRORS_RECENT)
@@ -404,8 +404,8 @@ impl Regret {
         self.missed = 0;
     }
 
-    /// Whether the others have failed or refused so many requests that one more, a trial of an
-    /// ejected backend, is little beside them; then they are counted anew.
+    /// Whether the others have failed or refused enough requests to justify an early trial of an
+    /// ejected backend. If so, the count starts again.
     pub(crate) const fn calls_back(&mut self) -> bool {
         let is_time = self.missed >= MISSED;
         if is_time {

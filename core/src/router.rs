@@ -306,7 +306,7 @@ impl Router {
         })
     }
 
-    /// The next thing that the driver is to do; `None` when that was all.
+    /// The next piece of work for the driver; `None` when nothing is left.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -585,13 +585,13 @@ impl Router {
     }
 }
 
-/// What the end of a lease was at its backend.
+/// The effects of a lease's end at its backend.
 struct LeaseEnd {
-    /// Whether its connection was refused and the backend is down by that.
+    /// Whether a refused connection has just brought the backend down.
     is_newly_down: bool,
-    /// Whether its failures are to be looked at.
+    /// Whether the watch has to evaluate the end.
     is_watched: bool,
-    /// Whether the backend had as many leases out as it may have.
+    /// Whether the backend had its maximum of leases out.
     was_full: bool,
 }
 

@@ -27,7 +27,7 @@ impl Figure {
 /// Report intervals after which a figure counts for nothing.
 const FORGOTTEN_AT: f64 = 3.0;
 
-/// Returns the weight of a figure; 0 without one.
+/// The weight of a figure; 0 without one.
 pub(super) fn weight_of(figure: Option<Figure>, now: Instant, rules: &Rules) -> f64 {
     figure.map_or(0.0, |figure| figure.weight(now, rules.probes.report_interval))
 }

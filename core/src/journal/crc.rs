@@ -1,6 +1,8 @@
-//! CRC-32 as in zip and PNG (reflected, polynomial 0x04c11db7): finds every flipped bit of a block.
+//! CRC-32 as in zip and PNG (reflected, polynomial 0x04c11db7): detects damage to a block, and
+//! certainly any single flipped bit.
 //!
-//! Own code: a table and a loop are less than a dependency, and it runs on the writer's thread.
+//! Own code: a table and a loop are less than a dependency. It runs on the router's thread only
+//! for whole blocks.
 
 /// The checksum of `parts`, one after the other.
 pub(super) fn crc32(parts: [&[u8]; 2]) -> u32 {
@@ -31,7 +33,7 @@ const TABLE: [u32; 256] = {
 mod tests {
     use super::*;
 
-    /// The check value of the catalogue of parametrised CRC algorithms, whole and in two parts.
+    /// The check value in the catalogue of parametrised CRC algorithms, in one part and in two.
     #[test]
     fn has_the_published_check_value() {
         assert_eq!(crc32([b"123456789", b""]), 0xcbf4_3926);

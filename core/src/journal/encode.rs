@@ -1,5 +1,5 @@
-//! Records as bytes. Nothing is allocated for a record: it is appended to a block's buffer, which
-//! is used again.
+//! Encodes records. A record is appended to the buffer of a block, which is reused, so nothing is
+//! allocated for it.
 use std::time::Duration;
 
 use super::header::config_to_json;
@@ -13,7 +13,7 @@ use crate::id::{BackendId, ProbeId};
 use crate::policy::state::PolicyState;
 use crate::time::Instant;
 
-/// Writes one block: where it begins in time and numbers, then its records.
+/// Encodes one block: its base time and lease, then its records.
 #[derive(Debug)]
 pub(super) struct Encoder {
     pub(super) block: Vec<u8>,
@@ -26,7 +26,7 @@ impl Encoder {
         Self { block, last_at: 0, last_lease: 0 }
     }
 
-    /// Begins a block in an empty buffer. A block is read without those before it.
+    /// Begins a block in an empty buffer. A block can be read without the blocks before it.
     pub(super) fn begin(&mut self, now: Instant, lost: u64) {
         debug_assert!(self.block.is_empty(), "a block begins in an empty buffer");
         self.last_at = now.as_nanos();
@@ -105,7 +105,7 @@ impl Encoder {
         });
     }
 
-    /// Every event has its record: a new variant does not compile without one.
+    /// Encodes an event. The match is exhaustive, so that a new event cannot be forgotten.
     pub(super) fn event(&mut self, now: Instant, event: &Event) {
         match event {
             Event::ProbeFinished { probe, result: Ok(answer) } => {
@@ -207,8 +207,8 @@ impl Encoder {
         }
     }
 
-    /// The kind of a record and the time since the last one. The difference wraps, so that a time
-    /// that went backwards comes back as it was.
+    /// Appends the kind of a record and the time since the last one. The difference wraps, so that
+    /// a time that went backwards is restored exactly.
     fn tag(&mut self, now: Instant, tag: u8) {
         let passed = now.as_nanos().wrapping_sub(self.last_at);
         self.last_at = now.as_nanos();
@@ -220,7 +220,7 @@ impl Encoder {
         }
     }
 
-    /// A lease's number, counted back from the last one given out.
+    /// Appends a lease's number, counted back from the last one given out.
     fn lease(&mut self, lease: &Lease) {
         put_varint(&mut self.block, self.last_lease.wrapping_sub(lease.id.0));
     }
@@ -259,7 +259,7 @@ impl Encoder {
     }
 }
 
-/// The last block of a file, as its payload.
+/// The payload of the last block of a file.
 pub fn end_block(at: Instant, is_continued: bool) -> Vec<u8> {
     let mut encoder = Encoder::new(Vec::new());
     encoder.begin(at, 0);
@@ -267,8 +267,8 @@ pub fn end_block(at: Instant, is_continued: bool) -> Vec<u8> {
     encoder.block
 }
 
-/// A block without records that tells of `lost` records missing before the next one, for a sink
-/// that failed to write them.
+/// A block without records. It reports `lost` records before the next block, for a sink that
+/// failed to write them.
 pub fn gap_block(at: Instant, lost: u64) -> Vec<u8> {
     let mut encoder = Encoder::new(Vec::new());
     encoder.begin(at, lost);

@@ -3,27 +3,27 @@ use std::fmt;
 
 use super::VERSION;
 
-/// Place at which a journal stops being readable, and the reason.
+/// The place where a journal stops being readable, and the reason.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct JournalError {
-    /// Bytes before the damage; what ended before it was read.
+    /// Bytes before the damage. Records that end before it were read.
     pub offset: u64,
     /// The fault.
     pub fault: Fault,
 }
 
-/// A fault of a journal.
+/// The reason why a journal stops being readable.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Fault {
-    /// It does not begin as a journal does.
+    /// The file does not begin like a journal.
     NotAJournal,
-    /// It is of a version that is not known here.
+    /// The format has an unknown version.
     Version(u16),
-    /// It ends without its end.
+    /// The file ends without an end mark.
     CutOff,
-    /// The checksum of the block that begins here does not fit it.
+    /// The checksum of the block does not match its bytes.
     Checksum,
-    /// The checksum fits, but the record is invalid.
+    /// The checksum matches, but the record is invalid.
     Malformed(&'static str),
     /// The configuration in its header is invalid.
     Config(String),

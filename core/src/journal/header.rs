@@ -7,16 +7,17 @@ use super::error::{Fault, JournalError};
 use crate::config::{BackendLimits, RouterConfig, Rules};
 use crate::time::Instant;
 
-/// The first bytes of a journal. Like PNG's they hold a byte that is no text, both line ends and
-/// an end of file, so that a copy that was "translated" on its way is recognised.
+/// The first bytes of a journal. Like PNG's they contain a byte outside of ASCII, both kinds of
+/// line ends and an end-of-file character, so that a copy with changed line ends is recognised.
 pub(super) const MAGIC: [u8; 8] = *b"\x89IPJ\r\n\x1a\n";
-/// Bytes of a header or block; more is taken for damage. Ten thousand backends need a megabyte.
+/// The largest header or block; more is treated as damage. Ten thousand backends need a megabyte.
 pub(super) const BYTES_MAX: u32 = 64 * 1024 * 1024;
 
-/// Backends of a configuration; a router takes a kilobyte or more for each, and a name three bytes.
+/// The most backends of a configuration. Each takes a kilobyte or more in a router but only three
+/// bytes here, so a small file could otherwise fill the memory.
 const BACKENDS_MAX: usize = 10_000;
 
-/// Header of a journal.
+/// The header of a journal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
     /// The router's configuration when this file began.
@@ -25,10 +26,10 @@ pub struct Header {
     pub seed: u64,
     /// The time at which the router was made.
     pub started: Instant,
-    /// Wall clock at that time, nanoseconds since 1970; 0 if unknown.
+    /// The wall clock at that time, nanoseconds since 1970; 0 if unknown.
     pub wall_clock_nanos: u64,
-    /// Number of the file in its recording, from 0. The records before a later one are in other
-    /// files, which may be gone: decisions can be checked from the first file on only.
+    /// The number of the file in its recording, from 0. The records before a later file are in
+    /// other files, which may be missing. Decisions can only be checked from the first file on.
     pub part: u32,
 }
 
@@ -56,7 +57,7 @@ struct ConfigJson {
 }
 
 impl Header {
-    /// The bytes that a file begins with.
+    /// Encodes the bytes at the beginning of a file.
     pub fn encode(&self) -> Vec<u8> {
         let json = HeaderJson {
             backends: self.config.backends.clone(),
@@ -76,7 +77,7 @@ impl Header {
         bytes
     }
 
-    /// Reads the header of `bytes`; also tells where it ends.
+    /// Reads the header of `bytes`. Also returns the offset where it ends.
     pub(super) fn decode(bytes: &[u8]) -> Result<(Self, usize), JournalError> {
         let magic = bytes.get(..MAGIC.len()).unwrap_or(bytes);
         if !MAGIC.starts_with(magic) {
@@ -123,7 +124,7 @@ pub fn frame(payload: &[u8]) -> [u8; FRAME_BYTES] {
     [len[0], len[1], len[2], len[3], crc[0], crc[1], crc[2], crc[3]]
 }
 
-/// The payload framed at `at`; `None` when the bytes end before it does.
+/// The payload framed at `at`; `None` if the bytes end before the payload does.
 pub(super) fn payload(bytes: &[u8], at: usize) -> Result<Option<&[u8]>, JournalError> {
     let word = |at: usize| {
         let bytes = bytes.get(at..at + 4)?;

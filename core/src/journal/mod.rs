@@ -1,11 +1,11 @@
-//! Time travel: every input of a router with its time, in a compact file; and the router run
-//! through them again, which comes out the same bit for bit.
+//! Records every input of a router with its time in a compact file, and runs a router through such
+//! a file again, with the same results bit for bit.
 //!
-//! [`RecordedRouter`] writes, [`Reader`] reads, [`Replay`] checks, [`Shadow`] decides again by
-//! other rules. No file is opened here: blocks go to a [`JournalSink`], and come as bytes.
+//! [`RecordedRouter`] writes, [`Reader`] reads, [`Replay`] checks, [`Shadow`] decides again under
+//! other rules. No file is opened here: blocks go to a [`JournalSink`] and are read as bytes.
 //!
 //! # Format, version 2
-//! Numbers are LEB128 varints unless a size is said; whatever has a size is little-endian.
+//! Numbers are LEB128 varints unless a size is given. Numbers with a size are little-endian.
 //!
 //! ```text
 //! file     magic(8) version(u16) frame header-as-JSON, then blocks
@@ -13,12 +13,13 @@
 //! block    frame base-time base-lease lost, then records
 //! record   tag(u8; bit 7: no time has passed) [ns since the record before] fields
 //! ```
-//! Times are nanoseconds and exact; a block's first is relative to its base time, a lease counts
-//! from the last one given out, so each block is read by itself. `lost` counts the records that
-//! are missing before a block because the writer could not keep up. A backend is twice its slot,
-//! plus 1 where a generation above 0 follows.
+//! Times are exact, in nanoseconds. The first time of a block is relative to its base time, and a
+//! lease is counted from the last one given out, so each block can be read by itself. `lost` is
+//! the number of records that are missing before a block because the writer was too slow. A
+//! backend is twice its slot, plus 1 if a generation above 0 follows.
 //!
-//! Version 1, which had slots without generations, is refused by name.
+//! Version 1 is not read: it had slots without generations, no refusals and no pauses, and its
+//! routers made other decisions.
 //!
 //! Own code, not a serialization crate: the bytes are a promise to old recordings, and a record is
 //! appended without an allocation.
@@ -26,8 +27,8 @@
 //! | record | fields | bytes at 1000 requests a second |
 //! |---|---|---|
 //! | timed out | | 1–5 |
-//! | routed, first attempt | who asks, backend | 5–7 |
-//! | routed | who asks, tried, backend, lease | 9 |
+//! | routed, first attempt | groups of the asker, backend | 5–7 |
+//! | routed | groups of the asker, tried, backend, lease | 9 |
 //! | not routed | tried, reason | 6 |
 //! | probe started | probe, backend, kind | 4 |
 //! | probe answered | probe, ns, report | 10–35 |
@@ -38,14 +39,12 @@
 //! | stream opened | lease, backend, status, ns | 11 |
 //! | lease paused, lease resumed | lease, backend | 6 |
 //! | load reported | backend, figures | 6–30 |
-//! | reconfigured | JSON | as long as it is |
-//! | restored | JSON | as long as it is |
-//! | end | whether another file goes on | 3 |
+//! | reconfigured | JSON | its length |
+//! | restored | JSON | its length |
+//! | end | whether the recording continues in another file | 3 |
 //!
-//! Routing a request and its end take about 16 bytes together. What the file ends with is its end
-//! mark; one that is missing was cut off.
-//!
-//! Version 1 had no refusals and no pauses, and its routers decided otherwise: it is not read.
+//! Routing a request and its end take about 16 bytes together. A file ends with its end mark; a
+//! file without one was cut off.
 mod crc;
 mod encode;
 mod error;
@@ -66,5 +65,5 @@ pub use recorded::{JournalSink, RecordedRouter, RecordingCounts};
 pub use replay::{Replay, Step};
 pub use shadow::{Choice, Shadow};
 
-/// The format that is written and read.
+/// The version of the format that is written and read.
 pub const VERSION: u16 = 2;

@@ -1,4 +1,4 @@
-//! Reads a journal back, as far as it is whole.
+//! Reads a journal, up to the first damage.
 use std::time::Duration;
 
 use super::error::{Fault, JournalError};
@@ -12,35 +12,35 @@ use crate::event::{
 use crate::id::{BackendId, LeaseId, ProbeId};
 use crate::time::Instant;
 
-/// The records of a journal in their order; ends after the first error.
+/// The records of a journal in their order. The iterator ends after the first error.
 ///
-/// A journal that is whole ends with [`Record::Ended`]. One that does not yields an error at the
-/// offset where it stops being readable, after everything before that.
+/// A complete journal ends with [`Record::Ended`]. Any other yields its readable records, then an
+/// error with the offset of the damage.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
-    /// Offset of the next block.
+    /// The offset of the next block.
     at: usize,
     block: Option<Block<'a>>,
     is_over: bool,
     has_ended: bool,
 }
 
-/// Rest of a block.
+/// The unread rest of a block.
 #[derive(Clone, Debug)]
 struct Block<'a> {
     cursor: Cursor<'a>,
-    /// Offset of its payload in the file.
+    /// The offset of its payload in the file.
     begin: usize,
     last_at: u64,
     last_lease: u64,
 }
 
 impl<'a> Reader<'a> {
-    /// The header of a journal, and a reader of what follows.
+    /// Reads the header of a journal. Returns it with a reader of the records.
     ///
     /// # Errors
-    /// Bytes that do not begin like a journal, or an incomplete header.
+    /// The bytes do not begin like a journal, or the header is incomplete.
     pub fn new(bytes: &'a [u8]) -> Result<(Header, Self), JournalError> {
         let (header, at) = Header::decode(bytes)?;
         Ok((header, Self { bytes, at, block: None, is_over: false, has_ended: false }))
@@ -259,7 +259,7 @@ impl Block<'_> {
 
     fn tried(&mut self) -> Result<Vec<BackendId>, &'static str> {
         let count = self.cursor.varint()?;
-        // Grows as ids are read: a count that lies costs nothing.
+        // The vector grows as ids are read, so a false count cannot allocate memory.
         (0..count).map(|_| self.backend()).collect()
     }
 

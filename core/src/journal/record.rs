@@ -1,4 +1,4 @@
-//! Records of a journal as they are read back.
+//! The records of a journal as they are read.
 use std::time::Duration;
 
 use crate::blame::Asker;
@@ -8,12 +8,12 @@ use crate::id::{BackendId, LeaseId, ProbeId};
 use crate::policy::state::PolicyState;
 use crate::time::Instant;
 
-/// One record: when it happened, and where it stands in the file.
+/// One record with its time and its place in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// The `now` of the call.
     pub at: Instant,
-    /// Bytes before it in the file.
+    /// The offset of the record in the file.
     pub offset: u64,
     /// The record.
     pub record: Record,
@@ -24,37 +24,37 @@ pub struct Entry {
 pub enum Record {
     /// `handle_timeout` was called.
     TimedOut,
-    /// `route` was called, and answered.
+    /// `route` was called and returned.
     Routed {
-        /// Groups of client and path; unknown for a request that was not admitted.
+        /// The groups of client and path; unknown if the request was not admitted.
         asker: Asker,
-        /// The backends that were named as tried.
+        /// The backends passed as tried.
         tried: Vec<BackendId>,
-        /// Lease and backend that were given out.
+        /// The lease and its backend, or the reason why there is none.
         result: Result<Admission, NoRoute>,
     },
-    /// The router started a probe. An effect, not an input: it is checked, and it tells which
-    /// backend a probe's result belongs to.
+    /// The router started a probe. This is an effect, not an input. It is recorded so that it can
+    /// be checked, and because it shows the backend of a later result.
     ProbeStarted {
-        /// Its number.
+        /// The number of the probe.
         probe: ProbeId,
         /// The probed backend.
         backend: BackendId,
-        /// For what.
+        /// The requested resource.
         kind: ProbeKind,
     },
     /// [`Event::ProbeFinished`](crate::Event::ProbeFinished).
     ProbeFinished {
-        /// Its number.
+        /// The number of the probe.
         probe: ProbeId,
-        /// Its result.
+        /// The result.
         result: ProbeResult,
     },
     /// [`Event::RequestFinished`](crate::Event::RequestFinished).
     RequestFinished {
         /// The lease that ended.
         lease: LeaseId,
-        /// Its outcome.
+        /// The outcome.
         outcome: Outcome,
     },
     /// [`Event::StreamOpened`](crate::Event::StreamOpened).
@@ -63,9 +63,9 @@ pub enum Record {
         lease: LeaseId,
         /// The request's backend.
         backend: BackendId,
-        /// The answer's status.
+        /// The final status of the response.
         status: u16,
-        /// From the dispatch to the answer's head.
+        /// Time from the dispatch until the head of the response.
         latency: Duration,
     },
     /// [`Event::LeasePaused`](crate::Event::LeasePaused).
@@ -91,41 +91,41 @@ pub enum Record {
     },
     /// [`Event::Reconfigured`](crate::Event::Reconfigured).
     Reconfigured(Box<RouterConfig>),
-    /// `restore` was called, and took this.
+    /// `restore` was called and accepted this state.
     Restored(Box<PolicyState>),
-    /// The writer could not keep up: this many records are not there.
+    /// Records are missing because the writer was too slow.
     Lost {
-        /// Their number.
+        /// The number of missing records.
         records: u64,
     },
-    /// The recording ends here as it should.
+    /// The recording ends here regularly.
     Ended {
-        /// Whether it goes on in another file.
+        /// Whether it continues in another file.
         is_continued: bool,
     },
 }
 
-/// The answer to a request that was admitted.
+/// The result of admitting a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Admission {
-    /// The lease's number.
+    /// The number of the lease.
     pub lease: LeaseId,
-    /// The request's backend.
+    /// The backend of the request.
     pub backend: BackendId,
 }
 
-/// The kinds of records as bytes. The highest bit of the byte says that no time has passed.
+/// The kinds of records as bytes. The highest bit of the byte means that no time has passed.
 pub(super) mod tag {
     pub(in crate::journal) const NO_TIME: u8 = 0x80;
     pub(in crate::journal) const TIMED_OUT: u8 = 1;
-    /// A first attempt whose lease follows the one before.
+    /// A first attempt whose lease has the next number.
     pub(in crate::journal) const ROUTED_NEXT: u8 = 2;
     pub(in crate::journal) const ROUTED: u8 = 3;
     pub(in crate::journal) const NOT_ROUTED: u8 = 4;
     pub(in crate::journal) const PROBE_STARTED: u8 = 5;
     pub(in crate::journal) const PROBE_ANSWERED: u8 = 6;
     pub(in crate::journal) const PROBE_FAILED: u8 = 7;
-    /// A request answered with status 200.
+    /// A request that ended with status 200.
     pub(in crate::journal) const FINISHED_OK: u8 = 8;
     pub(in crate::journal) const FINISHED_ANSWERED: u8 = 9;
     pub(in crate::journal) const FINISHED_FAILED: u8 = 10;
@@ -138,6 +138,6 @@ pub(super) mod tag {
     pub(in crate::journal) const FINISHED_REFUSED: u8 = 17;
     pub(in crate::journal) const LEASE_PAUSED: u8 = 18;
     pub(in crate::journal) const LEASE_RESUMED: u8 = 19;
-    /// A first attempt of which it is known who asked.
+    /// A first attempt with known groups of its asker.
     pub(in crate::journal) const ROUTED_NEXT_FOR: u8 = 20;
 }

@@ -1,4 +1,4 @@
-//! A router whose inputs are recorded, if anybody wants them.
+//! A router whose inputs can be recorded.
 use std::fmt;
 use std::hint::cold_path;
 use std::ops::Deref;
@@ -14,50 +14,51 @@ use crate::policy::state::{PolicyState, PolicyStateError};
 use crate::router::Router;
 use crate::time::Instant;
 
-/// A [`Router`] that writes a journal of its inputs into a [`JournalSink`]; without one it is the
-/// router and a branch.
+/// A [`Router`] that writes a journal of its inputs into a [`JournalSink`]. Without a sink it
+/// costs one branch more than the router.
 ///
-/// It has the router's methods that change it, each recorded, and by [`Deref`] those that do not.
+/// Its methods that change the router record the call. Methods that do not are available by
+/// [`Deref`].
 #[derive(Debug)]
 pub struct RecordedRouter {
     router: Router,
     journal: Option<Box<Journal>>,
-    /// The router's start, until its first input.
+    /// The initial state, kept until the first input.
     origin: Option<Box<Origin>>,
 }
 
-/// Start of a router.
+/// The initial state of a router.
 #[derive(Debug)]
 struct Origin {
     header: Header,
     state: Option<PolicyState>,
 }
 
-/// Receiver of a journal's blocks. It never waits: blocks that it cannot take are lost, and
+/// Receives the blocks of a journal. It never waits: blocks that it cannot take are lost and
 /// counted.
 pub trait JournalSink: fmt::Debug + Send {
-    /// Files that begin from now on begin with this header, their own number put into it.
+    /// Sets the header of files that begin from now on. Each gets its own number.
     fn begin(&mut self, header: &Header);
 
-    /// Takes a block: on `true` it is taken and `block` is an empty buffer, on `false` it is lost.
-    /// `is_last` tells that no other one follows: this one is worth a little patience.
+    /// Takes a block. Returns `true` if it was taken, with an empty buffer in `block`, and `false`
+    /// if it is lost. If `is_last` is set, no block follows, and a short wait is acceptable.
     fn put(&mut self, block: &mut Vec<u8>, at: Instant, records: u64, is_last: bool) -> bool;
 
-    /// Records that were taken and could not be written after all.
+    /// The number of records that were taken but could not be written.
     fn unwritten(&self) -> u64;
 }
 
 /// Counts of a recording.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RecordingCounts {
-    /// Records made, those lost included.
+    /// Records made, including lost ones.
     pub records: u64,
-    /// Records that the file does not have.
+    /// Records that are missing in the file.
     pub lost: u64,
 }
 
 impl RecordedRouter {
-    /// A router as [`Router::new`] makes it; nothing is recorded yet.
+    /// A router like that of [`Router::new`]. Nothing is recorded yet.
     ///
     /// # Errors
     /// The first invalid value of the configuration.
@@ -69,9 +70,8 @@ impl RecordedRouter {
         Ok(Self { router, journal: None, origin: Some(Box::new(origin)) })
     }
 
-    /// Records everything from now on; `wall_clock_nanos` is what the clock on the wall says,
-    /// nanoseconds since 1970. Does nothing after the first input: a journal begins where its
-    /// router does.
+    /// Records all inputs from now on. `wall_clock_nanos` is the time of day, nanoseconds since
+    /// 1970. Does nothing after the first input, because a journal must begin with its router.
     pub fn record_into(&mut self, mut sink: Box<dyn JournalSink>, wall_clock_nanos: u64) {
         let Some(origin) = self.origin.take() else {
             debug_assert!(false, "a journal begins before the router's first input");
@@ -88,10 +88,10 @@ impl RecordedRouter {
         self.journal = Some(Box::new(journal));
     }
 
-    /// Takes in what was learned before; see [`Router::restore`].
+    /// Restores a learned state; see [`Router::restore`].
     ///
     /// # Errors
-    /// When it is invalid, or belongs to another policy.
+    /// The state is invalid or belongs to another policy.
     pub fn restore(&mut self, state: &PolicyState) -> Result<(), PolicyStateError> {
         self.router.restore(state)?;
         match (&mut self.journal, &mut self.origin) {
@@ -105,7 +105,7 @@ impl RecordedRouter {
         Ok(())
     }
 
-    /// Takes a fact in; see [`Router::handle_event`].
+    /// Applies a fact; see [`Router::handle_event`].
     #[inline(always)]
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         if let Some(journal) = &mut self.journal {
@@ -116,7 +116,7 @@ impl RecordedRouter {
         self.router.handle_event(now, event);
     }
 
-    /// Does what is due; see [`Router::handle_timeout`].
+    /// Does the work that is due; see [`Router::handle_timeout`].
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Some(journal) = &mut self.journal {
             journal.write(now, |encoder| encoder.timed_out(now));
@@ -128,15 +128,15 @@ impl RecordedRouter {
     /// Admits a request; see [`Router::route`].
     ///
     /// # Errors
-    /// When there is no backend to name.
+    /// The reason why no backend can take the request.
     pub fn route(&mut self, now: Instant, tried: &[BackendId]) -> Result<Lease, NoRoute> {
         self.route_for(now, tried, Asker::default())
     }
 
-    /// Admits a request of which it is known who asks; see [`Router::route_for`].
+    /// Admits a request whose groups are known; see [`Router::route_for`].
     ///
     /// # Errors
-    /// When there is no backend to name.
+    /// The reason why no backend can take the request.
     #[inline(always)]
     pub fn route_for(
         &mut self,
@@ -153,13 +153,13 @@ impl RecordedRouter {
         result
     }
 
-    /// The next thing that the driver is to do; see [`Router::poll_action`].
+    /// The next piece of work for the driver; see [`Router::poll_action`].
     pub fn poll_action(&mut self) -> Option<Action> {
         let action = self.router.poll_action()?;
         if let Some(journal) = &mut self.journal
             && let Action::StartProbe { probe, backend, kind, .. } = action
         {
-            // Probes start in the call that was recorded last.
+            // A probe starts in the call that was recorded last.
             let now = journal.last_at;
             journal.write(now, |encoder| encoder.probe_started(now, probe, backend, kind));
         }
@@ -171,7 +171,7 @@ impl RecordedRouter {
         self.journal.as_ref().map(|journal| journal.counts())
     }
 
-    /// From the first input on there is no way back to the start.
+    /// Drops the initial state at the first input: a recording cannot begin any more.
     #[inline]
     fn begun(&mut self) {
         if self.origin.is_some() {
@@ -203,7 +203,7 @@ struct Journal {
     last_at: Instant,
     /// Records in the current block.
     pending: u64,
-    /// Lost since the last block that was taken.
+    /// Records lost since the last block that was taken.
     gap: u64,
     records: u64,
     lost: u64,
@@ -274,7 +274,7 @@ impl Journal {
     }
 }
 
-/// The end of the router is the end of its recording.
+/// Ends the recording with its router.
 impl Drop for Journal {
     fn drop(&mut self) {
         let at = self.last_at;
@@ -283,9 +283,9 @@ impl Drop for Journal {
     }
 }
 
-/// Bytes at which a block is handed over: some thousand requests.
+/// The size at which a block is handed over, about two thousand requests.
 const BLOCK_BYTES: usize = 32 * 1024;
-/// Room beyond that for the record that fills it.
+/// Room for the last record of a block.
 const BLOCK_BYTES_SPARE: usize = 1024;
-/// Age at which a block is handed over when something more comes, so that a crash costs little.
+/// The age at which a block is handed over with the next record. A crash loses about that much.
 const BLOCK_TIME: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Runs a journal through a router again and compares what comes out.
+//! Runs a router through a journal and compares the results.
 use std::collections::{BTreeMap, VecDeque};
 
 use super::header::Header;
@@ -8,58 +8,58 @@ use crate::event::{Action, Event, Lease, NoRoute, ProbeKind};
 use crate::id::{BackendId, LeaseId, ProbeId};
 use crate::router::Router;
 
-/// A router that lives through a journal: every input at its time, every decision compared.
+/// A router that gets every input of a journal at its time. Every decision is compared.
 ///
-/// Exact from the first file's first record to the first gap. After a gap, or from a later file,
-/// nothing can be compared: what the router had learned is not known.
+/// The comparison is exact from the first record of the first file to the first gap. After a gap,
+/// or from a later file, nothing can be compared, because the router's learned state is unknown.
 #[derive(Debug)]
 pub struct Replay {
     router: Router,
     leases: BTreeMap<LeaseId, Lease>,
-    /// Probes that the router has started and the journal has yet to tell of.
+    /// Probes that the router has started and whose records have not been read yet.
     started: VecDeque<(ProbeId, BackendId, ProbeKind)>,
     is_exact: bool,
 }
 
-/// Comparison of a record with the router's decision.
+/// The comparison of a record with the router's result.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
-    /// An input that nothing is compared of.
+    /// An input without a result to compare.
     Fact,
-    /// A decision or a probe that came out as recorded.
+    /// A decision or a probe as recorded.
     Same,
-    /// A decision that came out otherwise.
+    /// A decision that differs.
     OtherRoute {
-        /// As recorded.
+        /// The recorded decision.
         recorded: Result<Admission, NoRoute>,
-        /// As it came out.
+        /// The decision of this router.
         replayed: Result<Admission, NoRoute>,
     },
-    /// A probe that came out otherwise: number, backend and kind.
+    /// A probe that differs: number, backend and kind.
     OtherProbe {
-        /// As recorded.
+        /// The recorded probe.
         recorded: (ProbeId, BackendId, ProbeKind),
-        /// As it came out; `None` when none was started.
+        /// The probe of this router; `None` if it started none.
         replayed: Option<(ProbeId, BackendId, ProbeKind)>,
     },
-    /// Records are missing before this one, or a lease ended that was never given out:
-    /// nothing can be compared from here on.
+    /// Records are missing before this one, or a lease ended that was never given out. Nothing can
+    /// be compared from here on.
     Unknown,
 }
 
 impl Replay {
-    /// The router as it was when the recording began.
+    /// A router in the state at the beginning of the recording.
     ///
     /// # Errors
-    /// A configuration that this version refuses.
+    /// The configuration is invalid for this version.
     pub fn new(header: &Header) -> Result<Self, ConfigError> {
         let router = Router::new(header.config.clone(), header.seed, header.started)?;
         let is_exact = header.part == 0;
         Ok(Self { router, leases: BTreeMap::new(), started: VecDeque::new(), is_exact })
     }
 
-    /// Takes one record; after one that differs the router goes on its own way. Nothing is done
-    /// once [`is_exact`](Self::is_exact) is false.
+    /// Applies one record. After a difference the router continues with its own decisions. Does
+    /// nothing once [`is_exact`](Self::is_exact) is false.
     pub fn apply(&mut self, entry: &Entry) -> Step {
         if !self.is_exact {
             return Step::Unknown;
@@ -118,7 +118,7 @@ impl Replay {
             Record::Reconfigured(config) => self.tell(now, Event::Reconfigured(config.clone())),
             Record::Restored(state) => match self.router.restore(state) {
                 Ok(()) => Step::Fact,
-                // It was taken when it was recorded.
+                // The router accepted this state when it was recorded.
                 Err(_) => self.lose(),
             },
             Record::Lost { .. } => self.lose(),
@@ -132,17 +132,17 @@ impl Replay {
         step
     }
 
-    /// Whether everything since the router's start has been there.
+    /// Whether all records since the router's start were applied.
     pub const fn is_exact(&self) -> bool {
         self.is_exact
     }
 
-    /// The router as it stands between the records.
+    /// The router between two records.
     pub const fn router(&self) -> &Router {
         &self.router
     }
 
-    /// The router, to try something out on; the replay cannot go on from there.
+    /// Returns the router, for experiments. The replay ends.
     pub fn into_router(self) -> Router {
         self.router
     }

@@ -1,12 +1,12 @@
 //! Another router with the same inputs: its decision at each recorded request.
 //!
-//! It decides at every recorded request, and then gets the recorded result: the request counts at
-//! the backend that it really went to, with its real outcome. So its view of the backends is the
-//! recorded one at every moment, and only its own memory (the current backend, what its policy
-//! draws and counts) follows its own decisions.
+//! The shadow decides at every recorded request and then gets the recorded result: the request
+//! counts at its real backend, with its real outcome. Its view of the backends is therefore always
+//! the recorded one. Only its own memory (the current backend, the draws and counts of its policy)
+//! follows its own decisions.
 //!
-//! It does not see the effects of its own decisions: a backend that gets more requests also gets
-//! slower.
+//! The effects of its own decisions are not visible: a backend that gets more requests would also
+//! get slower.
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::{Admission, Entry, Record};
@@ -18,22 +18,22 @@ use crate::probe::LineId;
 use crate::router::Router;
 use crate::time::Instant;
 
-/// A router under rules of its own that decides along a journal.
+/// A router under its own rules that decides along a journal.
 #[derive(Debug)]
 pub struct Shadow {
     router: Router,
-    /// Rules in place of recorded ones, also after a recorded reconfiguration.
+    /// Rules that replace the recorded ones, also after a recorded reconfiguration.
     rules: Rules,
     leases: BTreeMap<LeaseId, Lease>,
-    /// Recorded probes that are out.
+    /// Recorded probes that are outstanding.
     recorded: BTreeMap<ProbeId, (BackendId, ProbeKind)>,
-    /// Recorded lines (backend and kind of probe) with a probe out.
+    /// Recorded lines (backend and kind of probe) with an outstanding probe.
     lines_out: BTreeSet<LineId>,
     /// The last recorded result of each line.
     results: BTreeMap<LineId, ProbeResult>,
-    /// The shadow's own probes that are out, and since when.
+    /// The shadow's own outstanding probes and the times of their starts.
     waiting: BTreeMap<LineId, (ProbeId, Instant)>,
-    /// Reused for naming all backends but one.
+    /// A reused list of all backends but one.
     others: Vec<BackendId>,
 }
 
@@ -49,7 +49,7 @@ pub struct Choice {
 }
 
 impl Shadow {
-    /// A router of these backends and rules.
+    /// A shadow with these backends and rules.
     ///
     /// # Errors
     /// The first invalid value of the configuration.
@@ -67,7 +67,7 @@ impl Shadow {
         })
     }
 
-    /// Takes one record; says what the shadow chooses when it is a request.
+    /// Applies one record. Returns the shadow's choice if it is a request.
     pub fn apply(&mut self, entry: &Entry) -> Option<Choice> {
         let now = entry.at;
         if self.router.poll_timeout().is_some_and(|at| at <= now) {
@@ -93,7 +93,7 @@ impl Shadow {
                 }
             }
             Record::StreamOpened { lease, backend, status, latency } => {
-                // The shadow counts its leases in its own way.
+                // The shadow numbers its own leases.
                 if let Some(lease) = self.leases.get(lease).map(Lease::id) {
                     let (backend, status, latency) = (*backend, *status, *latency);
                     let event = Event::StreamOpened { lease, backend, status, latency };
@@ -118,7 +118,7 @@ impl Shadow {
                 let config = RouterConfig { backends: config.backends.clone(), rules };
                 self.router.handle_event(now, Event::Reconfigured(Box::new(config)));
             }
-            // Refused where it is another policy's, which then begins with nothing.
+            // A state of another policy is refused: the shadow's policy then starts empty.
             Record::Restored(state) => drop(self.router.restore(state)),
             Record::Lost { .. } => self.forget(now),
         }
@@ -126,17 +126,17 @@ impl Shadow {
         choice
     }
 
-    /// The router as it stands between the records.
+    /// The router between two records.
     pub const fn router(&self) -> &Router {
         &self.router
     }
 
-    /// The router, to try something out on; the shadow cannot go on from there.
+    /// Returns the router, for experiments. The shadow ends.
     pub fn into_router(self) -> Router {
         self.router
     }
 
-    /// Decides, then sends the request where it really went.
+    /// Decides, then sends the request to its real backend.
     fn route(
         &mut self,
         now: Instant,
@@ -164,7 +164,7 @@ impl Shadow {
         Choice { recorded, chosen, is_first: tried.is_empty() }
     }
 
-    /// Has the router send a request to one backend, by naming all others as tried.
+    /// Sends a request to one backend by passing all others as tried.
     fn admit(&mut self, now: Instant, to: Admission, asker: Asker) {
         self.others.clear();
         self.others.extend(self.router.configured().iter().filter(|id| **id != to.backend));
@@ -173,7 +173,7 @@ impl Shadow {
         }
     }
 
-    /// A recorded probe came to its end: so does the shadow's own of the same line.
+    /// Ends the shadow's own probe of the same line together with a recorded probe.
     fn probe_finished(&mut self, now: Instant, probe: ProbeId, result: &ProbeResult) {
         let Some((backend, kind)) = self.recorded.remove(&probe) else {
             return;
@@ -195,8 +195,8 @@ impl Shadow {
         self.router.handle_event(now, Event::LoadReported { backend, report });
     }
 
-    /// Ends probes of lines that were not probed in the recording at this time, with the line's
-    /// last result. Recorded probes have their own end.
+    /// Ends probes of lines that were not probed in the recording at this time, with the last
+    /// result of the line. Recorded probes end by themselves.
     fn answer_waiting(&mut self, now: Instant) {
         let ready = |(line, (_, since)): (&LineId, &(ProbeId, Instant))| {
             let is_ready = *since < now && !self.lines_out.contains(line);
@@ -221,7 +221,7 @@ impl Shadow {
         }
     }
 
-    /// After a gap the open requests and probes are unknown: all are forgotten.
+    /// Forgets all open requests and probes, which are unknown after a gap.
     fn forget(&mut self, now: Instant) {
         for (_, lease) in std::mem::take(&mut self.leases) {
             let outcome = Outcome::Abandoned;

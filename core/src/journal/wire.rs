@@ -1,6 +1,6 @@
-//! Numbers as bytes: LEB128 varints, little-endian floats, and a cursor that reads them back.
+//! Encodes numbers: LEB128 varints, little-endian floats, and a cursor that reads them.
 
-/// Appends a number, seven bits a byte, the lowest first.
+/// Appends a number as a varint: seven bits per byte, the lowest first.
 pub(super) fn put_varint(out: &mut Vec<u8>, number: u64) {
     let mut rest = number;
     while rest >= 0x80 {
@@ -10,7 +10,7 @@ pub(super) fn put_varint(out: &mut Vec<u8>, number: u64) {
     out.push(rest as u8);
 }
 
-/// The same for numbers of 128 bits: durations in nanoseconds need up to 94.
+/// Like [`put_varint`] for 128 bits: durations in nanoseconds need up to 94.
 pub(super) fn put_varint_wide(out: &mut Vec<u8>, number: u128) {
     let mut rest = number;
     while rest >= 0x80 {
@@ -25,7 +25,7 @@ pub(super) fn put_f64(out: &mut Vec<u8>, number: f64) {
     out.extend_from_slice(&number.to_bits().to_le_bytes());
 }
 
-/// Reads what the functions above wrote; `Err` says what was expected.
+/// Reads numbers written by the functions above. `Err` is the fault.
 #[derive(Clone, Debug)]
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
@@ -71,7 +71,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A varint that fits the wanted type.
+    /// Reads a varint and converts it to the type.
     pub(super) fn small<T: TryFrom<u64>>(&mut self) -> Result<T, &'static str> {
         T::try_from(self.varint()?).map_err(|_| "a number out of its range")
     }
@@ -94,7 +94,7 @@ impl<'a> Cursor<'a> {
 mod tests {
     use super::*;
 
-    /// Numbers at every length boundary come back, and end where they should.
+    /// Numbers at every length boundary are read back, and the cursor stops at their ends.
     #[test]
     fn numbers_come_back() {
         let mut numbers = vec![0, 1, u64::MAX];
@@ -112,7 +112,7 @@ mod tests {
         }
     }
 
-    /// Values too long for their type are refused, never wrapped.
+    /// Values too long for their type are errors and never wrap.
     #[test]
     fn overlong_numbers_are_refused() {
         let mut bytes = Vec::new();

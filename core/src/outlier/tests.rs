@@ -63,7 +63,7 @@ fn others_are_compared_by_backend() {
     assert!(!of(&[errors(49.0, 0.0)]).is_some_and(|others| others.are_calm()));
 }
 
-/// If nothing is known of the others, it takes five failures in a row.
+/// If nothing is known of the others, five failures in a row are needed.
 #[test]
 fn alone_it_takes_five() {
     let mut watch = Watch::new(u32::MAX, u32::MAX);

@@ -1,15 +1,16 @@
-//! Candidates for a request, and ways of drawing from them.
+//! The candidates for a request, and ways to draw from them.
 use crate::backend::{Access, Backend, BackendTable};
 use crate::id::BackendId;
 use crate::rng::Rng;
 
-/// Backends that may be chosen: the free ones that were not tried; without any, also those that
-/// asked to be left alone; otherwise all of them (fail open).
+/// The backends that may be chosen: free ones that were not tried. If there are none, those in
+/// slow start are candidates too, then held ones, then ejected ones. If all are down, all of them
+/// are (fail open).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidates<'a> {
     table: &'a BackendTable,
     tried: &'a [BackendId],
-    /// The best access of any.
+    /// The best access that a candidate has.
     access: Access,
 }
 
@@ -18,7 +19,7 @@ impl<'a> Candidates<'a> {
         Self { table, tried, access: table.best_access_except(tried).unwrap_or(Access::Down) }
     }
 
-    /// The candidate with the lowest score, of equals the one with the lowest id.
+    /// The candidate with the lowest score; the lowest id among equals.
     pub(super) fn lowest_scored(&self) -> Option<BackendId> {
         self.table.lowest_except(self.tried)
     }
@@ -30,12 +31,12 @@ impl<'a> Candidates<'a> {
         })
     }
 
-    /// Whether no usable backend is left, so that the others are candidates.
+    /// Whether no usable backend is left, so that unusable ones are candidates.
     pub(super) fn is_fail_open(&self) -> bool {
         self.access >= Access::Down
     }
 
-    /// Whether the request has not been sent anywhere yet.
+    /// Whether this is the first attempt of the request.
     pub(super) const fn is_first_attempt(&self) -> bool {
         self.tried.is_empty()
     }
@@ -61,15 +62,15 @@ impl<'a> Candidates<'a> {
         self.table.configured()
     }
 
-    /// A candidate, each as likely as the others.
+    /// A candidate drawn at random, all equally likely.
     pub(crate) fn draw(&self, rng: &mut Rng) -> Option<BackendId> {
         self.draw_but(None, rng)
     }
 
-    /// A candidate other than `but`, each as likely as the others.
+    /// A candidate other than `but` drawn at random, all equally likely.
     ///
-    /// A few draws from all that are configured first: most are candidates nearly always, and then
-    /// a draw costs the same however many there are.
+    /// The first draws are from all configured backends: nearly always most of them are
+    /// candidates, and such a draw costs the same for any number of backends.
     pub(super) fn draw_but(&self, but: Option<BackendId>, rng: &mut Rng) -> Option<BackendId> {
         let all = self.configured();
         for _ in 0..DRAWS_MAX {
@@ -83,7 +84,7 @@ impl<'a> Candidates<'a> {
         others().nth(rng.below(count) as usize)
     }
 
-    /// The least by `cost`, drawn among equals; `None` when there is no candidate.
+    /// The candidate with the least `cost`, drawn among equals; `None` without candidates.
     pub(super) fn least<C: PartialOrd>(
         &self,
         rng: &mut Rng,
@@ -96,7 +97,8 @@ impl<'a> Candidates<'a> {
             match &best {
                 Some((_, least)) if cost > *least => continue,
                 Some((_, least)) if cost == *least => {
-                    // The k-th of k equals is taken with probability 1/k: each ends as likely.
+                    // The k-th of k equals replaces the choice with probability 1/k, so all are equally
+                    // likely.
                     equals += 1;
                     if rng.below(equals) != 0 {
                         continue;
@@ -109,12 +111,12 @@ impl<'a> Candidates<'a> {
         best.map(|(id, _)| id)
     }
 
-    /// Two different candidates in the order of their drawing; the same twice when there is one.
+    /// Two different candidates in the order of drawing; the same twice if there is only one.
     pub(super) fn two(&self, rng: &mut Rng) -> Option<(BackendId, BackendId)> {
         let first = self.draw(rng)?;
         Some((first, self.draw_but(Some(first), rng).unwrap_or(first)))
     }
 }
 
-/// Draws from all backends before the candidates are counted.
+/// Draws from all backends before candidates are counted.
 const DRAWS_MAX: usize = 8;

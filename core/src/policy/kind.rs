@@ -5,29 +5,30 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyKind {
-    /// The lowest score, held steady by threshold and cooldown.
+    /// The lowest score, steadied by threshold and cooldown.
     #[default]
     Score,
-    /// The shortest delay expected under a model learned from completions.
+    /// The shortest expected delay under a model that is learned from completions.
     Learned,
-    /// The highest value by weights learned from rewards.
+    /// The highest value under weights that are learned from rewards.
     LinearRl,
     /// The fewest requests in flight.
     LeastRequest,
-    /// Of two drawn at random, the one with fewer requests in flight.
+    /// Of two backends drawn at random, the one with fewer requests in flight.
     P2c,
-    /// Of two drawn at random, the one with the smaller peak answer time times requests in flight.
+    /// Of two backends drawn at random, the one with the smaller product of peak response time and
+    /// requests in flight.
     PeakEwma,
-    /// The fastest of those that are not hot, by a pool of load probes.
+    /// The fastest of the backends that are not hot, by a pool of load probes.
     Prequal,
-    /// By turns.
+    /// All backends in turn.
     RoundRobin,
-    /// At random.
+    /// A random backend.
     Random,
 }
 
 impl PolicyKind {
-    /// All of them.
+    /// All policies.
     pub const ALL: [Self; 9] = [
         Self::Score,
         Self::Learned,
@@ -40,7 +41,7 @@ impl PolicyKind {
         Self::Random,
     ];
 
-    /// Its name in configurations.
+    /// The name in configurations.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Score => "score",

@@ -1,7 +1,7 @@
-//! `least_request`: the fewest requests in flight over all candidates; equals are drawn from.
+//! `least_request`: the fewest requests in flight over all candidates; equals are drawn at random.
 //!
-//! HAProxy's leastconn and nginx's least_conn, counted in requests. Source: the proxy's own
-//! leases, so nothing that a backend says takes part.
+//! Like HAProxy's leastconn and nginx's least_conn, but counted in requests. The counts are the
+//! proxy's own leases: nothing that a backend reports takes part.
 use crate::backend::Backend;
 use crate::id::BackendId;
 use crate::policy::PolicyView;
@@ -14,7 +14,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(crate) struct LeastRequest;
 
-/// View of `least_request` of a backend: least is best.
+/// The view that `least_request` has of a backend: the least wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LeastRequestView {
     /// Requests in flight.
@@ -45,8 +45,8 @@ mod tests {
     use crate::config::PolicyKind;
     use crate::policy::testing::Bench;
 
-    /// Three backends fill up evenly: after every third request all hold the same; one that ends
-    /// makes its backend the next.
+    /// Three backends fill up evenly: after every third request all have the same number. A
+    /// request that ends makes its backend the next choice.
     #[test]
     fn fills_up_evenly() {
         let mut bench = Bench::new(PolicyKind::LeastRequest, 3);
@@ -60,8 +60,8 @@ mod tests {
         assert_ne!(bench.send(&[1, 0]), 1);
     }
 
-    /// Among equals each is as likely: 3000 single requests to three, 1000 each within four
-    /// standard deviations (26 each).
+    /// Equals are equally likely: of 3000 single requests to three backends each gets 1000, within
+    /// four standard deviations (26 each).
     #[test]
     fn equals_are_drawn() {
         let mut bench = Bench::new(PolicyKind::LeastRequest, 3);

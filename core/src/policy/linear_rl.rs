@@ -1,16 +1,19 @@
-//! `linear_rl`: a linear value of eight features, learned by what came of past choices.
+//! `linear_rl`: a linear value of eight features, learned from the results of past choices.
 //!
-//! `Q = w·f`, highest wins, f = [tanh(latency/500 ms), loss, error share, tanh(inFlight/10),
-//! tanh(queue/20), tanh(cpu/100 ms), tanh(memory/200 MiB), 1], w from −1, −5, −20, −1, −2, −1, −1,
-//! 0.1. Reward `10 − ms/100 − 50·error`, ms bounded by the charge for a failure. Stochastic
-//! gradient descent with rate 0.1 over batches of 5: `w += 0.1 · mean((r − w·f)·f)`.
+//! `Q = w·f`, the highest wins. f = [tanh(latency/500 ms), loss, error share, tanh(inFlight/10),
+//! tanh(queue/20), tanh(cpu/100 ms), tanh(memory/200 MiB), 1]. w starts at −1, −5, −20, −1, −2,
+//! −1, −1, 0.1. The reward is `10 − ms/100 − 50·error`, where ms is at most the charge for a
+//! failure. The weights follow stochastic gradient descent with rate 0.1 over batches of 5: `w +=
+//! 0.1 · mean((r − w·f)·f)`.
 //!
-//! Features are those of the moment of the decision, kept until its end; the weights of costs stay
-//! at most 0 (free, they learned to reward lost pings); in flight is exact, and what a backend
-//! reports of itself counts at most half of its weight, so that no report draws everything.
-//! Exploration: with probability ε a candidate at random, `ε = max(0.01, 0.1/(1 + decisions/1000))`
-//! (configurable start). A readable baseline of learning; its model cannot tell queueing from being
-//! slow.
+//! Features are those at the time of the decision, kept until its end. The weights of costs stay
+//! at most 0; without that bound they learned to reward lost pings. Requests in flight are exact.
+//! The figures that a backend reports count at most half as much as the weight of requests in
+//! flight, so that no report attracts all traffic.
+//!
+//! Exploration: with probability ε a random candidate, `ε = max(0.01, 0.1/(1 + decisions/1000))`,
+//! for the default start of 0.1. The policy is a readable baseline of learning. Its model cannot
+//! distinguish a queue from a slow backend.
 pub(crate) mod rules;
 
 use std::collections::VecDeque;
@@ -25,25 +28,25 @@ use crate::policy::state::{PolicyStateError, StateOf, check};
 use crate::rng::Rng;
 use crate::time::{Instant, millis};
 
-/// Weights, and the features of the choices that are out.
+/// Weights, and the features of the choices whose requests are in flight.
 #[derive(Debug)]
 pub(crate) struct LinearRl {
     rules: Rules,
     weights: [f64; FEATURES],
     decisions: u64,
-    /// Features of the latest choices; the first has the number `first`.
+    /// Features of the latest choices. The first has the number `first`.
     frozen: VecDeque<[f64; FEATURES]>,
     first: u32,
-    /// Sum of the steps of the batch, and its size.
+    /// Sum of the steps of the batch, and the size of the batch.
     batch: ([f64; FEATURES], u32),
 }
 
-/// View of `linear_rl` of a backend: the highest value wins.
+/// The view that `linear_rl` has of a backend: the highest value wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearRlView {
-    /// The weights times the features.
+    /// The sum of the weights times the features.
     pub value: f64,
-    /// Latency, loss, errors, in flight, queue, CPU, memory, and 1.
+    /// Latency, loss, errors, in flight, queue, CPU, memory, and the constant 1, each from 0 to 1.
     pub features: [f64; 8],
     /// The weights, the same for all backends.
     pub weights: [f64; 8],
@@ -61,10 +64,10 @@ impl LinearRl {
         }
     }
 
-    /// Returns the features of a backend, each from 0 to 1; the formula stands above.
+    /// The features of a backend, each from 0 to 1; see the formula in the module's doc.
     fn features(&self, now: Instant, backend: &Backend) -> [f64; FEATURES] {
         let rules = &self.rules;
-        // A missing figure costs no arithmetic.
+        // Figures without weight skip the arithmetic.
         let said = |figure: Option<(f64, f64)>, unit: f64| {
             let fresh = figure.filter(|(_, weight)| *weight > 0.0);
             fresh.map_or(0.0, |(value, weight)| weight * libm::tanh(value / unit))
@@ -99,7 +102,7 @@ impl LinearRl {
             self.first = self.first.wrapping_add(1);
         }
         self.frozen.push_back(features);
-        // With its highest bit set a token is never 0, which means none.
+        // With its highest bit set a token is never 0, which means that there is none.
         self.first.wrapping_add(self.frozen.len() as u32 - 1) | TOKEN_BIT
     }
 
@@ -204,21 +207,21 @@ impl Learner for LinearRl {
     }
 }
 
-/// Features, the constant one included.
+/// The number of features, including the constant one.
 const FEATURES: usize = 8;
 const WEIGHT_MAX: f64 = 1000.0;
-/// The latency of a backend before its first ping was answered.
+/// The latency of a backend before its first successful ping.
 const LATENCY_UNKNOWN_MS: f64 = 10_000.0;
 const WEIGHTS_START: [f64; FEATURES] = [-1.0, -5.0, -20.0, -1.0, -2.0, -1.0, -1.0, 0.1];
 const IN_FLIGHT: usize = 3;
-/// Bound of the weight of in flight, so that no backend can take everything.
+/// The upper bound of the weight of requests in flight, so that no backend can attract everything.
 const IN_FLIGHT_MAX: f64 = -0.1;
-/// A backend's own figures weigh at most this share of a great many in flight.
+/// The reported figures together weigh at most this share of the greatest possible load in flight.
 const SAID_SHARE: f64 = 0.5;
 const RATE: f64 = 0.1;
 const BATCH: u32 = 5;
 const EXPLORATION_DECAY: f64 = 1000.0;
-/// Choices whose features are kept; those of requests that are out longer teach nothing.
+/// Choices whose features are kept. Requests that are out longer teach nothing.
 const FROZEN_MAX: usize = 8192;
 const TOKEN_BIT: Token = 1 << 31;
 
@@ -228,8 +231,8 @@ mod tests {
     use crate::config::PolicyKind;
     use crate::policy::testing::Bench;
 
-    /// By hand: only the constant feature, value 0.1, reward 5: five such steps of 4.9 in a batch
-    /// move its weight by 0.1·4.9 to 0.59; a cost's weight does not rise above 0.
+    /// By hand: with only the constant feature the value is 0.1. Five steps of 4.9 with reward 5
+    /// in a batch move its weight by 0.1·4.9 to 0.59. The weight of a cost does not rise above 0.
     #[test]
     fn steps_by_hand() {
         let mut policy = LinearRl::new(&Rules::default());
@@ -244,8 +247,8 @@ mod tests {
         assert_eq!(policy.weights[1], 0.0);
     }
 
-    /// A backend never asked: latency unknown counts as 10 s, tanh(20) = 1, the rest 0, so that its
-    /// value is −1 + 0.1; with ten in flight tanh(1) = 0.761594 less.
+    /// A backend without pings: its latency counts as 10 s, tanh(20) = 1, and the rest is 0, so
+    /// its value is −1 + 0.1. With ten requests in flight it is tanh(1) = 0.761594 less.
     #[test]
     fn values_by_hand() {
         let mut bench = Bench::new(PolicyKind::LinearRl, 1);
@@ -258,7 +261,7 @@ mod tests {
         assert!((value(&bench) + 0.9 + 0.761_594).abs() < 1e-6);
     }
 
-    /// Tokens find their features, also beyond the largest token, and forgotten ones find none.
+    /// Tokens find their features, also beyond the largest token. Forgotten tokens find none.
     #[test]
     fn tokens_find_their_features() {
         for first in [0, TOKEN_BIT - 2, Token::MAX - 1] {

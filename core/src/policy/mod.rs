@@ -1,9 +1,9 @@
-//! The policies by name: the list of them, and a new one of each.
+//! The registry of policies: the list, and a constructor for each.
 //!
-//! [`contract`] says what a policy is to the router, [`candidates`] what it sees of the backends. A
-//! new policy is a file here, its name in [`kind`] and its lines in this file: module, view and
-//! [`new`]. Rules of its own stand in `NAME/rules.rs`, below [`config`](crate::config), which has a
-//! field for them.
+//! [`contract`] defines what the router expects of a policy, [`candidates`] what a policy sees of
+//! the backends. A new policy is a file here, its name in [`kind`] and its lines in this file:
+//! module, view and [`new`]. Its own rules are in `NAME/rules.rs`, below
+//! [`config`](crate::config), which has a field for them.
 mod candidates;
 mod contract;
 pub(crate) mod kind;
@@ -36,7 +36,7 @@ pub use self::state::{
     LearnedBackendState, LearnedPolicyState, PolicyState, PolicyStateError, StateOf,
 };
 
-/// A policy's view of one backend; the variant names the policy.
+/// A policy's view of one backend. The variant names the policy.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum PolicyView {
@@ -56,11 +56,11 @@ pub enum PolicyView {
     Prequal(PrequalView),
     /// `round_robin`.
     RoundRobin(RoundRobinView),
-    /// `random`: no reason.
+    /// `random`, which has no reason.
     Random,
 }
 
-/// The policy of these rules, knowing nothing.
+/// A new policy for these rules, without any learned state.
 pub(crate) fn new(rules: &Rules) -> Box<dyn Policy> {
     match rules.policy {
         PolicyKind::Score => Box::new(score::Score::new(rules)),
@@ -75,7 +75,7 @@ pub(crate) fn new(rules: &Rules) -> Box<dyn Policy> {
     }
 }
 
-/// A learner whose costs are inverted, whatever policy the rules name.
+/// A learner with inverted costs, regardless of the policy in the rules.
 pub(crate) fn broken_learner(rules: &Rules) -> Box<dyn Policy> {
     Box::new(learned::Learned::inverted(rules))
 }

@@ -1,5 +1,5 @@
 //! `p2c`: of two different candidates drawn at random, the one with fewer requests in flight; the
-//! first drawn when they are equal.
+//! first one if they are equal.
 //!
 //! Mitzenmacher, The Power of Two Choices in Randomized Load Balancing (2001).
 use crate::backend::Backend;
@@ -14,7 +14,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(crate) struct P2c;
 
-/// View of `p2c` of a backend: the less of two drawn wins.
+/// The view that `p2c` has of a backend: the lesser of two drawn wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct P2cView {
     /// Requests in flight.
@@ -47,7 +47,7 @@ mod tests {
     use crate::config::PolicyKind;
     use crate::policy::testing::Bench;
 
-    /// With two backends both are drawn always: they take turns as long as nothing ends.
+    /// With two backends both are always drawn: they take turns while no request ends.
     #[test]
     fn of_two_the_less_loaded() {
         let mut bench = Bench::new(PolicyKind::P2c, 2);
@@ -58,7 +58,7 @@ mod tests {
         assert_eq!(bench.send(&[]), 1);
     }
 
-    /// With three, the one that holds far more loses every pair that it is in.
+    /// With three backends, the one with far more requests loses every pair that it is in.
     #[test]
     fn the_busiest_is_never_chosen() {
         let mut bench = Bench::new(PolicyKind::P2c, 3);

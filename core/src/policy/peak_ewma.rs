@@ -1,13 +1,15 @@
 //! `peak_ewma`: of two different candidates drawn at random, the one with the smaller load.
 //!
-//! `load = cost · (inFlight + 1)`, `cost` in ms: a sample above it replaces it (peak), one below
-//! moves it: `cost = cost·w + rtt·(1 − w)`, `w = exp(−dt / decay)`, dt since the last sample. A
-//! sample is the time to the answer's head; a failure counts as the charge for it
-//! (`errors.chargeMs`). Reads project the decay towards 0 to the present and never write it. An
-//! unknown cost is 0, so that a new backend is tried; while its first answer is out, each request
-//! in flight there counts as 1 s (tower's and Finagle's penalty for the unknown).
+//! `load = cost · (inFlight + 1)`, with the cost in ms. A sample above the cost replaces it
+//! (peak). A sample below it moves it: `cost = cost·w + rtt·(1 − w)`, `w = exp(−dt / decay)`,
+//! where dt is the time since the last sample. A sample is the time to the head of the response. A
+//! failure counts as the charge for it (`errors.chargeMs`). Reads project the decay towards 0 to
+//! the present and do not write it.
 //!
-//! Finagle (`Balancers.p2cPeakEwma`), tower (`balance::p2c` over `PeakEwma`).
+//! An unknown cost is 0, so that a new backend is tried. Until its first response arrives, each
+//! request in flight there counts as 1 s, the penalty of tower and Finagle.
+//!
+//! Source: Finagle (`Balancers.p2cPeakEwma`), tower (`balance::p2c` over `PeakEwma`).
 pub(crate) mod rules;
 
 use crate::backend::Backend;
@@ -35,10 +37,10 @@ struct Cost {
     at: Instant,
 }
 
-/// View of `peak_ewma` of a backend: the lesser load of two drawn wins.
+/// The view that `peak_ewma` has of a backend: the lesser load of two drawn wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PeakEwmaView {
-    /// The decaying peak of answer times, ms; `None` before the first.
+    /// The decaying peak of response times, ms; `None` before the first.
     pub cost_ms: Option<f64>,
     /// `cost_ms · (in flight + 1)`.
     pub load: f64,
@@ -111,7 +113,7 @@ impl Policy for PeakEwma {
     }
 }
 
-/// Load of each request in flight before the first response, ms.
+/// The load of each request in flight before the first response, ms (tower and Finagle: 1 s).
 const UNKNOWN_MS: f64 = 1000.0;
 
 #[cfg(test)]
@@ -131,9 +133,10 @@ mod tests {
         assert!((load - expected_load).abs() < 1e-9, "load {load}");
     }
 
-    /// By hand, e^-1 = 0.367879441171: 100 ms; a decay time later, 20 ms make
-    /// 100/e + 20·(1 − 1/e) = 49.430355294; a peak of 80 replaces it; a read half a decay time on
-    /// is 80·e^-0.5 = 48.522452777, twice that with one in flight, and changes nothing.
+    /// By hand, e^-1 = 0.367879441171: the first sample is 100 ms. One decay time later, 20 ms
+    /// make 100/e + 20·(1 − 1/e) = 49.430355294. A peak of 80 replaces it. A read half a decay
+    /// time later gives 80·e^-0.5 = 48.522452777, and twice that with one request in flight. It
+    /// changes nothing.
     #[test]
     fn costs_by_hand() {
         let mut bench = Bench::new(PolicyKind::PeakEwma, 1);
@@ -157,7 +160,8 @@ mod tests {
         assert_cost(&bench, 0, 48.522_452_777, 97.044_905_554);
     }
 
-    /// A failure counts as its charge, 5000 ms by default, and of two the smaller load is chosen.
+    /// A failure counts as its charge, 5000 ms by default. Of two backends the smaller load is
+    /// chosen.
     #[test]
     fn failures_are_charged() {
         let mut bench = Bench::new(PolicyKind::PeakEwma, 2);

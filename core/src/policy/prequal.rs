@@ -1,18 +1,21 @@
 //! `prequal`: the hot-cold rule over a pool of recent load probes.
 //!
-//! A probe is what the proxy knows of a backend at a moment: requests in flight (its own, and the
-//! queue that the backend reported within the last second), and recent latency at about as many in
-//! flight. They cost nothing: each request adds one of a candidate drawn at random, each good
-//! answer one of the backend it came from; a newer one replaces that of the same backend, which it
-//! knows better. Of those in the pool at most 16, 1 s old at most; when it is full, the oldest and
-//! the worst leave by turns. Hot is a probe above the 0.84 quantile (configurable) of in flight in
-//! the pool. Chosen is the cold one with the least latency; if all are hot, the one with the fewest
-//! in flight. A probe that is used counts one more in flight, with the latency there. With fewer
-//! than two probes of candidates, a candidate at random.
+//! A probe here is a record of the proxy's own knowledge of a backend at one moment: the requests
+//! in flight (its own, plus the queue that the backend reported within the last second), and the
+//! recent latency at about that number in flight. Such probes cost nothing. Each request adds a
+//! probe of a random candidate, each good response one of its backend. A newer probe replaces the
+//! older one of the same backend.
 //!
-//! Wydrowski et al., Load is not what you should balance: Introducing Prequal (NSDI 2024). Latency
-//! in ms, by the in flight that a request met; unknown, or 5 s without an answer, is 0, so that a
-//! new or forgotten backend is tried.
+//! The pool has at most 16 probes of at most 1 s. When it is full, the oldest and the worst are
+//! removed alternately. A probe is hot if its requests in flight are above the 0.84 quantile
+//! (configurable) of the pool. The choice is the cold probe with the least latency or, if all are
+//! hot, the probe with the fewest in flight. A used probe then counts one more request in flight,
+//! with the latency at that number. With fewer than two probes of candidates, the choice is a
+//! random candidate.
+//!
+//! Wydrowski et al., Load is not what you should balance: Introducing Prequal (NSDI 2024).
+//! Latencies are in ms, by the requests in flight that a request met. A latency that is unknown,
+//! or without a response for 5 s, is 0, so that a new or forgotten backend is tried.
 pub(crate) mod rules;
 
 use crate::backend::Backend;
@@ -43,23 +46,23 @@ struct Probe {
     latency_ms: f64,
 }
 
-/// Latency averages by in flight: 1, 2–3, 4–7, … 128 and more.
+/// Latency averages by requests in flight: 1, 2–3, 4–7, … 128 and more.
 #[derive(Clone, Copy, Debug, Default)]
 struct Latencies {
     averages: [Option<f64>; LEVELS],
     seen_at: Instant,
 }
 
-/// View of `prequal` of a backend: the cold one with the least latency wins.
+/// The view that `prequal` has of a backend: the cold one with the least latency wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrequalView {
-    /// Probes of it in the pool.
+    /// Probes of the backend in the pool.
     pub probes: u32,
-    /// Requests in flight by the latest one, reported queue included.
+    /// Requests in flight in the latest probe, including the reported queue.
     pub in_flight: f64,
-    /// Recent latency by the latest one, ms.
+    /// Recent latency in the latest probe, ms.
     pub latency_ms: Option<f64>,
-    /// Whether the latest one is above the pool's quantile of in flight.
+    /// Whether the latest probe is above the pool's quantile of requests in flight.
     pub is_hot: bool,
 }
 
@@ -93,7 +96,7 @@ impl Prequal {
         }
     }
 
-    /// In flight above which a probe is hot.
+    /// The number of requests in flight above which a probe is hot.
     fn hot_above(&self) -> f64 {
         let mut sorted = [f64::INFINITY; POOL_MAX + 1];
         for (slot, probe) in sorted.iter_mut().zip(&self.pool) {
@@ -104,7 +107,8 @@ impl Prequal {
         sorted[rank as usize]
     }
 
-    /// Hot ones by in flight, and before them cold ones by latency.
+    /// A rank in which cold probes come first, by latency, and hot ones follow, by requests in
+    /// flight.
     fn badness(&self, index: usize, hot: f64) -> f64 {
         let probe = &self.pool[index];
         if probe.in_flight > hot { HOT + probe.in_flight } else { probe.latency_ms.min(HOT) }
@@ -117,7 +121,7 @@ impl Latencies {
         if level < LEVELS { level } else { LEVELS - 1 }
     }
 
-    /// The average at the nearest level that has one, the lower of two as near.
+    /// The average at the nearest level that has one; the lower level of two equally near ones.
     fn at(&self, now: Instant, in_flight: u32) -> f64 {
         if now.since(self.seen_at) > FORGOTTEN_AFTER {
             return 0.0;
@@ -207,7 +211,7 @@ const AGE_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 const FORGOTTEN_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 const LEVELS: usize = 8;
 const ALPHA: f64 = 0.2;
-/// Longer than any latency in ms that a duration can hold.
+/// An offset beyond any latency in ms that a duration can hold.
 const HOT: f64 = 1e30;
 const QUEUE_MAX: f64 = 1e6;
 
@@ -230,8 +234,8 @@ mod tests {
         policy
     }
 
-    /// By hand: of 0, 1, 2, 3, 4 in flight the 0.84 quantile is the one at rank 3.36, so 3; the one
-    /// with 4 is hot and comes last though it is the fastest, and the worst of all.
+    /// By hand: of 0, 1, 2, 3, 4 in flight the 0.84 quantile is at rank 3.36, so 3. The probe with
+    /// 4 is hot: it comes last although it is the fastest, and is the worst of all.
     #[test]
     fn hot_and_cold_by_hand() {
         let policy = policy(&[
@@ -248,8 +252,8 @@ mod tests {
         assert_eq!(order, [2, 1, 0, 3, 4]);
     }
 
-    /// Averages are kept by level of in flight and read at the nearest: 10 at 1, and at 4 to 7 20
-    /// and then 30 are 20 + 0.2·10 = 22.
+    /// Averages are kept by level of requests in flight and read at the nearest level: 10 at level
+    /// 1; 20 and then 30 at level 4 to 7 make 20 + 0.2·10 = 22.
     #[test]
     fn latency_at_that_in_flight() {
         let now = Instant::from_millis(1);
@@ -263,7 +267,8 @@ mod tests {
         }
     }
 
-    /// The faster of two gets most of what comes one at a time, and the slower is down: all.
+    /// The faster of two backends gets most of the single requests, and all of them when the
+    /// slower one is down.
     #[test]
     fn prefers_the_fast() {
         let mut bench = Bench::new(PolicyKind::Prequal, 2);

@@ -1,6 +1,6 @@
-//! `random`: every candidate is as likely as the others, whatever is known of it.
+//! `random`: every candidate is equally likely, regardless of its state.
 //!
-//! The reference that any knowledge must beat. Source: the seed.
+//! The reference that every other policy must beat. Its only source is the seed.
 use crate::backend::Backend;
 use crate::id::BackendId;
 use crate::policy::PolicyView;
@@ -37,8 +37,9 @@ mod tests {
     use crate::config::PolicyKind;
     use crate::policy::testing::Bench;
 
-    /// Of 4000 requests to four backends of which one is down, each of the three others gets a
-    /// third, within four standard deviations (30 each); with all tried but one, that one.
+    /// Of 4000 requests to four backends, one of which is down, each of the three others gets a
+    /// third, within four standard deviations (30 each). If all but one were tried, that one is
+    /// chosen.
     #[test]
     fn all_are_as_likely() {
         let mut bench = Bench::new(PolicyKind::Random, 4);

@@ -1,7 +1,7 @@
-//! `round_robin`: the candidate after the last one, by id, and after the highest the lowest.
+//! `round_robin`: the next candidate by id after the last one; the lowest id follows the highest.
 //!
-//! State: the slot after that of the last choice. A candidate that was skipped while it could not
-//! be used is not made up for.
+//! The state is the slot after the last choice. A candidate that was skipped while it was unusable
+//! gets no extra turns later.
 use crate::backend::Backend;
 use crate::id::BackendId;
 use crate::policy::PolicyView;
@@ -10,16 +10,16 @@ use crate::policy::contract::{Choice, Habits, Policy};
 use crate::rng::Rng;
 use crate::time::Instant;
 
-/// The next turn.
+/// The slot of the next turn.
 #[derive(Debug)]
 pub(crate) struct RoundRobin {
     next: usize,
 }
 
-/// View of `round_robin` of a backend: by turns.
+/// The view that `round_robin` has of a backend: backends take turns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RoundRobinView {
-    /// Whether the last request went there.
+    /// Whether the last request went to it.
     pub was_last: bool,
 }
 
@@ -57,7 +57,7 @@ mod tests {
     use crate::config::PolicyKind;
     use crate::policy::testing::Bench;
 
-    /// Turns by id; a backend that is down and one that was tried are skipped.
+    /// Turns go by id. A backend that is down and one that was tried are skipped.
     #[test]
     fn turns_by_id() {
         let mut bench = Bench::new(PolicyKind::RoundRobin, 4);

@@ -1,8 +1,8 @@
-//! The state that a policy keeps across restarts: plain data with a version.
+//! The learned state of a policy, kept across restarts: plain data with a version.
 //!
-//! The driver writes it to a file and reads it again. It is not trusted: the router refuses another
-//! version, and each policy refuses the state of another one and numbers that it cannot have
-//! learned.
+//! The driver writes the state to a file and reads it again, so it is not trusted. The router
+//! refuses another version. Each policy refuses the state of another policy, and numbers that it
+//! cannot have learned.
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PolicyState {
-    /// The format: [`PolicyState::VERSION`].
+    /// The version of the format: [`PolicyState::VERSION`].
     pub version: u32,
     /// The learned state.
     #[serde(rename = "learned")]
     pub of: StateOf,
 }
 
-/// State of each policy that learns.
+/// The learned state, by policy.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StateOf {
@@ -29,54 +29,54 @@ pub enum StateOf {
     LinearRl([f64; 8]),
 }
 
-/// State of `learned`.
+/// The learned state of `learned`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct LearnedPolicyState {
-    /// Latency of an idle backend of speed 1 before anything was known, ms.
+    /// Latency of an idle backend of speed 1, before anything was learned, ms.
     pub scale_ms: f64,
-    /// Dispersion of completions.
+    /// Dispersion of completions: variance over mean.
     pub phi: f64,
     /// Good completions that the curve was learned from.
     pub completions: u64,
-    /// Decayed completions by in flight, 1 to 96, of the pool.
+    /// Decayed completions of the pool by requests in flight, 1 to 96.
     pub curve_completions: Vec<f64>,
-    /// Speed-weighted time at as many in flight, ms.
+    /// Speed-weighted time at each number of requests in flight, ms.
     pub curve_time_ms: Vec<f64>,
     /// The backends by name.
     pub backends: BTreeMap<String, LearnedBackendState>,
 }
 
-/// State of `learned` about one backend.
+/// The learned state of `learned` for one backend.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct LearnedBackendState {
-    /// Decayed completions of the speed's memories.
+    /// Decayed completions in each memory of the speed.
     pub completions: [f64; 9],
-    /// Decayed exposures of the speed's memories.
+    /// Decayed exposure in each memory of the speed.
     pub exposure: [f64; 9],
-    /// Decayed completions by bin of in flight.
+    /// Decayed completions by bin of requests in flight.
     pub shape_completions: [f64; 14],
-    /// Completions predicted by bin of in flight.
+    /// Predicted completions by bin of requests in flight.
     pub shape_predicted: [f64; 14],
-    /// Dispersion of its completions.
+    /// Dispersion of the backend's completions.
     pub phi: f64,
     /// Decayed requests, and errors among them.
     pub errors: [f64; 2],
-    /// Average time of an answered request, ms; 0 before the first.
+    /// Average time of a successful request, ms; 0 before the first.
     pub latency_ms: f64,
 }
 
-/// Why a state was refused.
+/// The reason why a state was refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PolicyStateError {
-    /// Of another version of the format.
+    /// The state has another version of the format.
     Version(u32),
-    /// By another policy than the one in use.
+    /// The state belongs to another policy than the one in use.
     Policy,
-    /// A number that the policy cannot have learned: its path.
+    /// A number that the policy cannot have learned, by its path.
     Number(String),
-    /// Not a state: what is wrong with the text, and where.
+    /// The text is not a state: the error and its place.
     Text(String),
 }
 
@@ -87,14 +87,14 @@ impl PolicyState {
     /// Reads a state from its JSON text. It is validated when it is restored.
     ///
     /// # Errors
-    /// The fault of the text.
+    /// The error of the text.
     pub fn from_json(text: &str) -> Result<Self, PolicyStateError> {
         serde_json::from_str(text).map_err(|error| PolicyStateError::Text(error.to_string()))
     }
 
     /// The state as JSON text.
     pub fn to_json(&self) -> String {
-        // Plain data with string keys and finite numbers: JSON takes all of it.
+        // Plain data with string keys and finite numbers, which always serialises.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 }
@@ -114,7 +114,7 @@ impl fmt::Display for PolicyStateError {
 
 impl std::error::Error for PolicyStateError {}
 
-/// Refuses the state when the number at `path` is not `is_good`.
+/// Refuses the state unless the number at `path` is good.
 pub(super) fn check(path: &str, is_good: bool) -> Result<(), PolicyStateError> {
     if is_good { Ok(()) } else { Err(PolicyStateError::Number(path.to_owned())) }
 }

@@ -1,4 +1,4 @@
-//! A router on a bench: requests and answers by hand, backends by their index.
+//! A router on a test bench: requests and their ends by hand, backends by index.
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Bench {
         Self { router, now, leases, ping_ms: |_| 1 }
     }
 
-    /// Under a learner with inverted costs.
+    /// A bench with a learner whose costs are inverted.
     pub(crate) fn broken(rules: Rules, count: usize) -> Self {
         let mut bench = Self::with(rules.clone(), count);
         let backends = (0..count).map(|slot| format!("b{slot}")).collect();
@@ -40,7 +40,7 @@ impl Bench {
         bench
     }
 
-    /// Sends a request that was at `tried` before; returns where it went.
+    /// Sends a request that was tried at `tried` before. Returns its backend.
     pub(crate) fn send(&mut self, tried: &[u32]) -> usize {
         let tried: Vec<_> = tried.iter().map(|slot| BackendId::from_index(*slot)).collect();
         let lease = self.router.route(self.now, &tried).expect("a backend");
@@ -49,7 +49,7 @@ impl Bench {
         slot
     }
 
-    /// Sends a request of this kind; returns where it went.
+    /// Sends a request of these groups. Returns its backend.
     pub(crate) fn send_for(&mut self, asker: Asker) -> usize {
         let lease = self.router.route_for(self.now, &[], asker).expect("a backend");
         let slot = lease.backend().index();
@@ -57,7 +57,7 @@ impl Bench {
         slot
     }
 
-    /// Sends a request to this backend that the bench forgets: it stays out.
+    /// Sends a request to this backend and forgets it: it stays in flight.
     pub(crate) fn hold(&mut self, slot: u32) -> (LeaseId, BackendId) {
         let others = (0..self.leases.len() as u32).filter(|other| *other != slot);
         let others: Vec<_> = others.map(BackendId::from_index).collect();
@@ -65,14 +65,14 @@ impl Bench {
         (lease.id(), lease.backend())
     }
 
-    /// The oldest request of this backend is answered well, after this time from now.
+    /// Ends the oldest request of this backend well, `ms` from now.
     pub(crate) fn answer(&mut self, slot: usize, ms: f64) {
         let latency = Duration::from_secs_f64(ms / 1e3);
         self.now += latency;
         self.end(slot, Outcome::Answered { status: 200, latency });
     }
 
-    /// The oldest request of this backend fails at once.
+    /// Fails the oldest request of this backend at once.
     pub(crate) fn fail(&mut self, slot: usize) {
         self.end(slot, Outcome::Failed(RequestFailure::Cut));
     }
@@ -86,14 +86,14 @@ impl Bench {
         self.now += Duration::from_millis(ms);
     }
 
-    /// Its connections are refused.
+    /// Brings a backend down: its connection is refused.
     pub(crate) fn bring_down(&mut self, slot: u32) {
         let others: Vec<_> = (0..self.leases.len() as u32).filter(|other| *other != slot).collect();
         assert_eq!(self.send(&others), slot as usize);
         self.end(slot as usize, Outcome::Failed(RequestFailure::Refused));
     }
 
-    /// Handles the deadlines, and completes every ping at once; returns the pinged backends.
+    /// Handles the deadlines and completes every ping at once. Returns the pinged backends.
     pub(crate) fn mind_pings(&mut self) -> Vec<usize> {
         self.router.handle_timeout(self.now);
         let mut pings: Vec<(ProbeId, usize)> = Vec::new();

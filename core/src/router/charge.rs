@@ -33,7 +33,8 @@ impl Router {
         }
     }
 
-    /// Counts a refusal that names no time, by what the other usable backends have to work on.
+    /// Counts a refusal without a time. Its weight depends on the work of the other usable
+    /// backends.
     #[cold]
     pub(super) fn note_refusal(&mut self, now: Instant, id: BackendId, outcome: &Outcome) {
         if !matches!(outcome, Outcome::Refused { hold: None, .. }) {
@@ -74,7 +75,7 @@ impl Router {
         }
         let known = self.table.get(backend).and_then(|facts| {
             let Comparison { at, stands_out } = facts.comparison();
-            // One that has just begun to answer 4xx was compared before that.
+            // A backend that has just begun to send 4xx was last compared before that.
             let is_sudden = !stands_out && declines_most(facts);
             let apart = if is_sudden { COMPARED_APART_MIN } else { COMPARED_APART };
             (now.since(at) < apart).then_some(stands_out)
@@ -84,16 +85,17 @@ impl Router {
         if stands_out { Outcome::Refused { status, hold: None } } else { outcome }
     }
 
-    /// Whether a backend answers a larger share of its requests with 4xx than the others do: than
-    /// their median, without itself, by so many standard errors and a tenth. All recent requests
-    /// are looked at, which tell small differences, and the latest ones, which tell sudden ones.
+    /// Whether a backend sends 4xx for a larger share of its requests than the others do: more
+    /// than their median, without itself, by some standard errors and at least a tenth. All recent
+    /// requests show small differences; the latest ones show sudden changes.
     fn compare(&mut self, now: Instant, id: BackendId) -> bool {
         let half_life = self.rules.errors.half_life;
         let share = |backend: &Backend| backend.decline_share(now, half_life);
         let stands_out = self.is_above(id, ERRORS_APART, share).unwrap_or(false)
             || self
                 .is_above(id, ERRORS_APART_OF_LATE, Backend::decline_share_of_late)
-                // Where it gets all requests, the others have to show that they do better.
+                // If it gets all requests, the others are unknown. They have to show that they do
+                // better.
                 .unwrap_or_else(|| {
                     self.table.get(id).is_some_and(declines_most) && self.has_other(now, &[id])
                 });
@@ -101,9 +103,10 @@ impl Router {
         stands_out
     }
 
-    /// Whether a backend's share, of so many requests, is above the median of the others' by so
-    /// many standard errors and a tenth; `None` where nothing is known of the others. Of an even
-    /// number the median is the lower one, so that one more that answers 4xx excuses nobody.
+    /// Whether a backend's share is above the median of the others' by `errors` standard errors
+    /// and at least a tenth; `None` if nothing is known of the others. `share` returns a share and
+    /// its number of requests. Of an even number the median is the lower one, so that a second
+    /// backend that sends 4xx does not excuse the first.
     fn is_above(
         &self,
         id: BackendId,
@@ -129,20 +132,20 @@ impl Router {
     }
 }
 
-/// Whether a good part of a backend's latest requests were answered 4xx.
+/// Whether more than [`DECLINES_MANY`] of a backend's latest requests were answered with 4xx.
 fn declines_most(backend: &Backend) -> bool {
     backend.decline_share_of_late().0 > DECLINES_MANY
 }
 
-/// Backends are compared no more often than this.
+/// The shortest time between two comparisons of a backend.
 const COMPARED_APART: Duration = Duration::from_millis(100);
-/// The same for one that answers many 4xx and is not known to stand out.
+/// The same for a backend that sends many 4xx and is not known to stand out.
 const COMPARED_APART_MIN: Duration = Duration::from_millis(5);
 const DECLINES_MANY: f64 = 0.4;
-/// Recent requests of a backend that another one can be compared with.
+/// Recent requests from which on another backend is used in a comparison.
 const REQUESTS_MIN: f64 = 1.0;
 const GAP_MIN: f64 = 0.1;
-/// Standard errors that a share is apart by.
+/// Standard errors of a significant difference among all recent requests.
 const ERRORS_APART: f64 = 3.0;
-/// The same of the latest requests, which are looked at time and again.
+/// The same for the latest requests. They are compared often, so that chance needs a wider margin.
 const ERRORS_APART_OF_LATE: f64 = 5.0;

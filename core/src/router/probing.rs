@@ -5,12 +5,12 @@ use crate::id::{BackendId, ProbeId};
 use crate::probe::EndedProbe;
 use crate::time::Instant;
 
-/// What the end of a ping was at its backend.
+/// The effects of a ping's end at its backend.
 #[derive(Default)]
 struct PingEnd {
-    /// Whether its health is another one.
+    /// Whether its health changed.
     has_changed: bool,
-    /// Whether the next ping is to come soon.
+    /// Whether the next ping should come soon.
     is_open: bool,
 }
 

@@ -171,8 +171,7 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, i
 /// Binds one address. Also returns its port.
 fn bind(address: SocketAddr) -> io::Result<(TcpListener, u16)> {
     let listener = TcpListener::bind(address)?;
-    // A second listen only changes the backlog, which the standard library does not let one
-    // choose.
+    // A second listen only changes the backlog, which the standard library fixes.
     rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();

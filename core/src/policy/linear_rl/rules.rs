@@ -7,7 +7,8 @@ use crate::config::range::{self, ConfigError};
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LinearRlRules {
-    /// Share of the requests that explore at the start (0.1); from 0 to 1. It decays to a tenth.
+    /// Share of the requests that explore at the start (0.1); from 0 to 1. It falls to a tenth of
+    /// that.
     pub exploration: f64,
 }
 

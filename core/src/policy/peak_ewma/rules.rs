@@ -9,7 +9,8 @@ use crate::config::range::{self, ConfigError, HOUR, TICK};
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct PeakEwmaRules {
-    /// Time constant with which a peak is forgotten (10 000 ms); from 1 ms to an hour.
+    /// Time constant of forgetting a peak (10 000 ms, as in Finagle and tower); from 1 ms to an
+    /// hour.
     #[serde(rename = "decayMs", with = "crate::config::millis")]
     pub decay: Duration,
 }

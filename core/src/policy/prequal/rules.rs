@@ -7,8 +7,9 @@ use crate::config::range::{self, ConfigError};
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct PrequalRules {
-    /// The quantile of requests in flight above which a probe is hot (0.84); from 0 to 1. Low ones
-    /// weigh load more than latency, and herd.
+    /// The quantile of requests in flight above which a probe is hot (0.84, as in the paper); from
+    /// 0 to 1. Low values weigh load more than latency, and more requests then follow the same
+    /// probe.
     pub hot_quantile: f64,
 }
 

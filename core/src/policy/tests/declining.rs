@@ -1,14 +1,14 @@
-//! A backend that answers every request 404 at once, beside one that works: no policy takes it for
-//! a fast one.
+//! A backend that answers every request with 404 at once, beside one that works. No policy treats
+//! it as a fast one.
 use std::time::Duration;
 
 use crate::config::PolicyKind;
 use crate::event::Outcome;
 use crate::policy::testing::Bench;
 
-/// Six requests in flight all the time: one backend answers each after 40 ms, the other one 404 in
-/// 1 ms, at first or after it has worked as well as the other. In the end few of the requests go
-/// there.
+/// Six requests are always in flight. One backend answers each after 40 ms. The other one sends
+/// 404 after 1 ms, from the start or after it has worked equally well. In the end few of the
+/// requests go there.
 #[test]
 fn fast_404s_attract_nobody() {
     for policy in PolicyKind::ALL {
@@ -42,7 +42,7 @@ fn fast_404s_attract_nobody() {
                     }
                 }
             }
-            // At least half of what the good one alone can do with six in flight, 293 in 2 s.
+            // At least half of what the good backend alone can do with six in flight, 293 in 2 s.
             assert!(
                 good > 146 && bad < good,
                 "{policy:?}, from {broken_from}: {good} good, {bad} not"

@@ -1,12 +1,12 @@
 //! Tunnels, silent streams and requests that wait for their clients, all at one of two equal
-//! backends: under no policy do they move the others.
+//! backends. Under no policy do they move the other requests.
 use std::time::Duration;
 
 use crate::config::PolicyKind;
 use crate::event::{Event, Outcome};
 use crate::policy::testing::Bench;
 
-/// Kind of forty requests at one backend.
+/// The kind of the forty requests at one backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Idle {
     None,
@@ -15,7 +15,8 @@ enum Idle {
     Stalled,
 }
 
-/// The share of the backend with the forty changes by less than a tenth, under every policy.
+/// The share of the backend with the forty requests changes by less than a tenth under every
+/// policy.
 #[test]
 fn idle_requests_move_nobody() {
     for policy in PolicyKind::ALL {
@@ -27,8 +28,8 @@ fn idle_requests_move_nobody() {
     }
 }
 
-/// Four requests in flight all the time, each answered after 10 ms by one of its backend's two
-/// workers, for fifteen seconds; the share of the first backend among those of the last five.
+/// Four requests are always in flight for fifteen seconds, each served in 10 ms by one of its
+/// backend's two workers. Returns the share of the first backend in the last five seconds.
 fn share(policy: PolicyKind, idle: Idle) -> f64 {
     let mut bench = Bench::new(policy, 2);
     let mut out: [Vec<u64>; 2] = Default::default();
@@ -40,7 +41,7 @@ fn share(policy: PolicyKind, idle: Idle) -> f64 {
         if idle != Idle::None && (1000..1040).contains(&now) {
             held.push(bench.hold(0));
         }
-        // A stream leaves when it has been silent for a second.
+        // A stream stops counting when it has been silent for a second.
         let waits = if idle == Idle::Streams { 1001 } else { 1 };
         if (1000 + waits..1040 + waits).contains(&now)
             && let Some((lease, backend)) = held.pop()

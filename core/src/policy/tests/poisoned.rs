@@ -1,4 +1,5 @@
-//! A path that every backend answers 500, asked for beside honest requests: no policy moves those.
+//! A path that every backend answers with 500, requested beside other paths. No policy moves the
+//! others.
 use std::time::Duration;
 
 use crate::blame::Asker;
@@ -6,9 +7,10 @@ use crate::config::PolicyKind;
 use crate::event::Outcome;
 use crate::policy::testing::Bench;
 
-/// Three backends of 5, 60 and 150 ms, a hundred honest requests a second, one after another, and
-/// from the tenth second on eight a second, in fours, for what fails everywhere: from the honest
-/// client's own address, or from another. The mean of the honest ones rises by a fifth at most.
+/// Three backends of 5, 60 and 150 ms get a hundred honest requests a second, one after another.
+/// From the tenth second on there are also eight a second, in groups of four, for a path that
+/// fails everywhere, from the honest client's address or another one. The mean time of the honest
+/// requests rises by a fifth at most.
 #[test]
 fn one_client_moves_nobody() {
     for policy in PolicyKind::ALL {
