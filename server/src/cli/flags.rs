@@ -47,8 +47,8 @@ impl Flag {
     }
 }
 
-/// All flags, in the order of the help.
-pub(super) const FLAGS: [Flag; 21] = [
+/// All of them, in the order of the help.
+pub(super) const FLAGS: [Flag; 22] = [
     Flag {
         name: "--listen",
         value: Some("HOST:PORT"),

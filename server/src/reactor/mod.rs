@@ -88,7 +88,8 @@ struct Reactor {
     proxy: Proxy,
     signals: Watched,
     listeners: Vec<Listener>,
-    /// Sockets by the slot of the connection's id.
+    admin: Option<AdminPort>,
+    /// By the slot of the connection's id.
     sockets: Vec<Option<Socket>>,
     /// The time of the next call of the proxy if nothing happens, as of the end of the last turn.
     deadline: Option<Instant>,
@@ -108,13 +109,6 @@ struct Reactor {
     diagnosis: Diagnosis,
     /// Dropped after the proxy.
     edge: Edge,
-}
-
-struct Listener {
-    socket: TcpListener,
-    /// Whether trusted hops begin connections to this listener with a PROXY protocol header.
-    speaks_proxy_protocol: bool,
-    is_ready: bool,
 }
 
 impl Reactor {
@@ -606,15 +600,4 @@ impl Reactor {
 /// Whether a poll may have left events in the system.
 fn is_full(events: &Events) -> bool {
     events.iter().count() >= EVENTS_MAX
-}
-
-/// A seed that differs from run to run. A recording contains its seed.
-fn seed() -> u64 {
-    wall_clock_nanos()
-}
-
-/// The time of day, nanoseconds since 1970.
-fn wall_clock_nanos() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_nanos() as u64)
 }

@@ -31,8 +31,12 @@ pub(crate) enum Source {
 const SPECIAL: usize = usize::MAX - 1024;
 const HANGUPS: usize = SPECIAL + 1;
 const WAKER: usize = SPECIAL + 2;
-const LISTENERS: usize = SPECIAL + 3;
-/// The bit that marks connections to backends. Slot numbers do not reach it.
+const ADMIN: usize = SPECIAL + 3;
+const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
+const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
+/// Addresses that one host of `admin.listen` may stand for.
+pub(super) const ADMIN_LISTENERS_MAX: usize = 16;
+/// Set in the tokens of connections to backends; no slot's number comes near.
 const BACKEND: usize = 1 << 31;
 
 impl Source {
