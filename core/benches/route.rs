@@ -1,9 +1,10 @@
-//! Cost of a decision: nanoseconds for `route` and for the request's end, by number of backends.
+//! The cost of a decision: nanoseconds for `route` and for the request's end, by number of
+//! backends.
 //!
-//! `cargo bench -p intelliproxy-core`; the fastest of several runs, since everything else that a
-//! machine does only ever adds time. Cases: `calm`, one request at a time; `errors`, every tenth
-//! answer a 500, so that the error rate decays all the time; `loaded`, hundreds in flight, so that
-//! requests spill over; `held`, the current backend slow and the cooldown never over.
+//! `cargo bench -p intelliproxy-core`. The result is the fastest of several runs, since other work
+//! on the machine only adds time. Cases: `calm`, one request at a time; `errors`, every tenth
+//! response is a 500, so that the error rate decays all the time; `loaded`, hundreds in flight, so
+//! that requests spill over; `held`, the current backend is slow and the cooldown never ends.
 #![expect(clippy::disallowed_types, reason = "a benchmark reads the clock; the core does not")]
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -31,7 +32,8 @@ fn main() {
     }
 }
 
-/// With three requests in flight at each backend on the average, ended in the order they came.
+/// With three requests in flight at each backend on average, which end in the order of their
+/// starts.
 fn fastest_of_policy(count: usize, policy: PolicyKind) -> (f64, f64) {
     let mut best = (f64::MAX, f64::MAX);
     for _ in 0..5 {
@@ -54,7 +56,7 @@ fn fastest_of_policy(count: usize, policy: PolicyKind) -> (f64, f64) {
     best
 }
 
-/// Nanoseconds for a route and for a finish, each in the run where it was least.
+/// Nanoseconds for a route and for a finish, each from its fastest run.
 fn fastest(count: usize, case: &str) -> (f64, f64) {
     let mut best = (f64::MAX, f64::MAX);
     for _ in 0..7 {
@@ -98,7 +100,8 @@ impl Load {
         load
     }
 
-    /// A first choice, a switch that starts the cooldown, and then the chosen one turns slow.
+    /// Makes a first choice and a switch that starts the cooldown. Then the chosen backend becomes
+    /// slow.
     fn make_current_slow(&mut self, count: usize) {
         self.route_once();
         self.answer_pings(|index| if index == 1 { 1.0 } else { 100.0 });
@@ -130,9 +133,9 @@ impl Load {
         self.router.handle_event(self.now, finished(lease, 200));
     }
 
-    /// Nanoseconds for each route and each finish of this many requests, all 5 microseconds apart.
+    /// Nanoseconds for each route and each finish of this many requests, 5 microseconds apart.
     fn run(&mut self, requests: usize) -> (f64, f64) {
-        // Measured in batches, as reading the clock costs as much as a decision.
+        // Measured in batches, since reading the clock costs as much as a decision.
         const BATCH: usize = 50;
         let mut spent = (Duration::ZERO, Duration::ZERO);
         let mut ended = Vec::with_capacity(BATCH);

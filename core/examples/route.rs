@@ -9,13 +9,13 @@ use intelliproxy_core::{
     ProbeKind, Router, RouterConfig, Rules,
 };
 
-/// Time that each backend takes for a request, before and after `b` becomes slow.
+/// The time that each backend takes for a request, before and after `b` becomes slow.
 const BEFORE: [u64; 2] = [20, 5];
 const AFTER: [u64; 2] = [20, 200];
 
 fn main() -> Result<(), ConfigError> {
-    // The driver owns the time: any monotonic count of nanoseconds will do. The seed fixes every
-    // random choice, so that the same inputs give the same decisions.
+    // The driver owns the time: any monotonic count of nanoseconds works. The seed fixes every
+    // random choice, so the same inputs give the same decisions.
     let mut now = Instant::ZERO;
     let backends = vec!["a".to_owned(), "b".to_owned()];
     let rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };
@@ -25,7 +25,7 @@ fn main() -> Result<(), ConfigError> {
     let mut ends: BTreeMap<(Instant, u64), (Lease, Duration)> = BTreeMap::new();
     let mut requests = [0; 2];
     for number in 1..=1000_u64 {
-        // A request every 10 ms; before each, everything that happens until then.
+        // A request every 10 ms. Everything that happens before it comes first.
         let arrives = Instant::from_millis(10 * number);
         let takes = if number <= 500 { BEFORE } else { AFTER };
         loop {
@@ -35,7 +35,7 @@ fn main() -> Result<(), ConfigError> {
                 break;
             }
             now = now.max(next);
-            // A fact: the request came to its end. It takes its lease back.
+            // A fact: the request has ended. The event takes the lease back.
             if end == Some(next)
                 && let Some((_, (lease, latency))) = ends.pop_first()
             {
@@ -48,7 +48,8 @@ fn main() -> Result<(), ConfigError> {
         }
         now = arrives;
 
-        // The question: which backend serves this request? A retry would name those it has tried.
+        // The question: which backend serves this request? A retry would pass the backends that it
+        // has tried.
         let lease = router.route(now, &[]).expect("two backends are configured");
         run_actions(&mut router, now, &takes);
         let backend = lease.backend().index();
@@ -67,19 +68,19 @@ fn main() -> Result<(), ConfigError> {
         }
     }
 
-    // The reasons, as plain data. Taking a snapshot changes nothing.
+    // The reasons as plain data. A snapshot changes nothing.
     for backend in router.snapshot(now).backends {
         println!("{}: {:?}", backend.name, backend.policy);
     }
     Ok(())
 }
 
-/// Does what the router wants done: here every probe is answered at once, by the backend's pace.
+/// Carries out the router's actions. Here every probe ends at once, with the backend's latency.
 fn run_actions(router: &mut Router, now: Instant, takes: &[u64; 2]) {
     while let Some(action) = router.poll_action() {
         match action {
             Action::StartProbe { probe, backend, kind, .. } => {
-                // A ping measures the way to the backend. A report would carry its load figures.
+                // A ping measures the path to the backend. A report would carry its load figures.
                 let latency = match kind {
                     ProbeKind::Ping => Duration::from_millis(takes[backend.index()]),
                     ProbeKind::Report => Duration::from_millis(1),

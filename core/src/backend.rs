@@ -91,7 +91,7 @@ pub(crate) struct Requests {
     pub(crate) errors: u64,
     pub(crate) refused: u64,
     pub(crate) turned_away: Fading,
-    /// Recent 4xx that are not one client's.
+    /// Recent responses with status 4xx, without those that only one client provokes.
     pub(crate) declined: Fading,
     pub(crate) declined_of_late: Rare,
     pub(crate) comparison: Comparison,
@@ -103,9 +103,9 @@ pub(crate) struct Requests {
 /// A comparison of a backend's 4xx with those of the others.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Comparison {
-    /// When they were compared.
+    /// The time of the comparison.
     pub(crate) at: Instant,
-    /// Whether it answered far more requests with 4xx than the others.
+    /// Whether it sent far more 4xx than the others.
     pub(crate) stands_out: bool,
 }
 
@@ -230,7 +230,7 @@ impl Backend {
         self.requests.declined_of_late.observe(self.requests.ended, DECLINES_MEMORY);
     }
 
-    /// The same among its latest requests.
+    /// The share of 4xx among its latest requests, with one of two added, and their number.
     pub(crate) fn decline_share_of_late(&self) -> (f64, f64) {
         let Errors { requests, errors } =
             self.requests.declined_of_late.at(self.requests.ended, DECLINES_MEMORY);
@@ -533,7 +533,8 @@ pub(crate) struct ScanRow {
     pub(crate) access: Access,
 }
 
-/// Requests that sudden 4xx are looked for in.
+/// The number of latest requests that show a sudden rise of 4xx.
 const DECLINES_MEMORY: f64 = 32.0;
-/// Pings after which the next one waits for its time even where none was answered.
+/// Pings after which the next one waits for its regular time even if none succeeded; as many as
+/// the first median of [`SeededEwma`] takes.
 const PINGS_FIRST: u64 = 5;

@@ -178,19 +178,20 @@ impl Blame {
         let until = now + OPINION;
         let opinion = &mut self.opinions[usize::from(asker.target)];
         let (next, is_common) = match *opinion {
-            // The second opinion itself failed: two backends do alike.
+            // The second opinion itself failed: two backends fail the same target.
             Opinion::Asked { lease: asked, .. } if asked == lease => {
                 self.open -= 1;
                 (Opinion::Common { until }, true)
             }
-            // So it did by chance, before the request that was to show it.
+            // A request that came by chance has failed at another backend before the one that was
+            // sent there.
             Opinion::Wanted { not } | Opinion::Asked { not, .. } if not != backend => {
                 self.open -= 1;
                 (Opinion::Common { until }, is_suspect)
             }
             known @ (Opinion::Wanted { .. } | Opinion::Asked { .. }) => (known, is_suspect),
             known @ Opinion::Common { until } if now < until => (known, is_suspect),
-            // Another backend has just answered it well: no excuse.
+            // Another backend has just answered the target well, so there is no excuse.
             known @ Opinion::Own { until } if now < until => (known, false),
             Opinion::Unknown { failed: Some((other, at)) }
                 if is_suspect && other != backend && now.since(at) < OPINION =>
@@ -218,7 +219,7 @@ impl Blame {
                 *opinion = Opinion::Own { until: now + OPINION };
                 self.open -= 1;
             } else {
-                // It said nothing: the next one is to.
+                // The request said nothing: the next one has to.
                 *opinion = Opinion::Wanted { not };
             }
         }

@@ -1,12 +1,12 @@
-//! Score of a backend: points by factor, and their sum; the lowest sum is best.
+//! The score of a backend: points by factor and their sum. The lowest sum is best.
 //!
 //! ```text
 //! latency · latencyEwma(ms)  + loss · min(lossEwma, 0.98)       + errors · errorRate(%)
 //! + inFlight · inFlight      + queue · tanh(queueEwma / 50)     + cpu · tanh(cpuBusyMs / 100)
 //! + memory · tanh(memory / 200 MiB)
 //! ```
-//! The words before the dots are [`Weights`]. A latency not known yet counts as 10 000 ms, other
-//! unknown factors as nothing. All points are finite and not negative.
+//! The words before the dots are [`Weights`]. An unknown latency counts as 10 000 ms; other
+//! unknown factors count as 0. All points are finite and not negative.
 use crate::config::Weights;
 
 /// A backend's score: the points of each factor and their sum.
@@ -63,15 +63,16 @@ impl ScoreParts {
         ]
     }
 
-    /// The total that the parts give; [`total`](Self::total) holds it once they are set.
+    /// The sum of the parts, which [`total`](Self::total) then holds.
     pub(crate) fn sum(&self) -> f64 {
-        // From 0.0, so that parts of −0.0 (a weight of −0) do not give a total of −0.0.
+        // The sum starts at 0.0, so that parts of −0.0 (from a weight of −0) do not give a total
+        // of −0.0.
         self.parts().iter().fold(0.0, |sum, (_, points)| sum + points)
     }
 }
 
 impl Factor {
-    /// Its name, as the weight in the configuration file has it.
+    /// The name of the weight in the configuration file.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Latency => "latency",
@@ -86,12 +87,12 @@ impl Factor {
 }
 
 impl Weights {
-    /// Points of a latency average in ms, if there is one.
+    /// Points of a latency average in ms; an unknown one counts as 10 000 ms.
     pub(crate) fn latency_points(&self, ewma_ms: Option<f64>) -> f64 {
         self.latency * ewma_ms.unwrap_or(LATENCY_UNKNOWN_MS)
     }
 
-    /// Points of a loss average, if there is one that counts.
+    /// Points of a loss average; 0 until it counts.
     pub(crate) fn loss_points(&self, ewma: Option<f64>) -> f64 {
         self.loss * ewma.unwrap_or(0.0).min(LOSS_MAX)
     }
@@ -122,12 +123,12 @@ impl Weights {
     }
 }
 
-// The scales are the mission's rule; only the weights are configurable.
+// The scales and bounds are the product's specification; only the weights are configurable.
 const LATENCY_UNKNOWN_MS: f64 = 10_000.0;
 const LOSS_MAX: f64 = 0.98;
 const QUEUE_SCALE: f64 = 50.0;
-/// The largest reported queue that enters the average. At five times the scale tanh is within
-/// 0.01 % of 1: more would not change the points, it would only take longer to be forgotten.
+/// The largest reported queue that enters the average. At five times the scale tanh is within 0.01
+/// % of 1: a larger value would not add points, and would only take longer to be forgotten.
 pub(crate) const QUEUE_SAMPLE_MAX: f64 = 5.0 * QUEUE_SCALE;
 const CPU_SCALE_MS: f64 = 100.0;
 const MEMORY_SCALE_BYTES: f64 = 200.0 * 1024.0 * 1024.0;
@@ -141,7 +142,7 @@ mod tests {
         assert!((actual - expected).abs() < 1e-9, "{actual} points instead of {expected}");
     }
 
-    /// Points by hand for the default weights; tanh(1) = 0.761594155956.
+    /// Points by hand with the default weights; tanh(1) = 0.761594155956.
     #[test]
     fn points_by_hand() {
         let weights = Weights::default();
@@ -159,7 +160,7 @@ mod tests {
         assert_points(weights.memory_points(Some(f64::MAX)), 12.0);
     }
 
-    /// The total is the parts added in their order, bit for bit, and every factor takes part.
+    /// The total is the sum of the parts in their order, bit for bit, and contains every factor.
     #[test]
     fn the_parts_make_the_sum() {
         let mut parts = ScoreParts {

@@ -1,18 +1,19 @@
-//! A winner tree: which of many slots has the least key, kept up to date as keys change.
+//! A winner tree: finds which of many slots has the least key, and follows changes of keys.
 //!
-//! Law: every inner node holds the better of its two children, so the root is the winner; a change
-//! costs one comparison a level and stops where nothing changes. Among equal keys the lowest slot
-//! wins. The router ranks backends with one and finds its next deadline with another.
-//! (Knuth, The Art of Computer Programming 3, section 5.4.1: tree of winners.)
+//! Every inner node holds the better of its two children, so the root is the winner. A change
+//! costs one comparison per level and stops at the first level that does not change. Among equal
+//! keys the lowest slot wins. The router ranks backends with one tree and finds its next deadline
+//! with another. (Knuth, The Art of Computer Programming 3, section 5.4.1: tree of winners.)
 
 use crate::rng::Rng;
 
 /// Slots numbered from 0 and their keys; the least key wins.
 #[derive(Debug)]
 pub(crate) struct Tournament {
-    /// Number of slots in use.
+    /// The number of slots in use.
     len: usize,
-    /// Number of leaves, a power of two; slot `i` is node `leaves + i`, and node 1 the root.
+    /// The number of leaves, a power of two. Slot `i` is node `leaves + i`, and the root is node
+    /// 1.
     leaves: usize,
     nodes: Vec<Ranked>,
 }
@@ -28,7 +29,7 @@ pub(crate) struct Ranked {
 pub(crate) const ABSENT: u64 = u64::MAX;
 
 impl Tournament {
-    /// Without slots.
+    /// A tree without slots.
     pub(crate) fn new() -> Self {
         Self { len: 0, leaves: 1, nodes: vec![Ranked::absent(0); 2] }
     }
@@ -59,13 +60,13 @@ impl Tournament {
         }
     }
 
-    /// The least key and its slot; `None` when no slot takes part.
+    /// The least key and its slot; `None` if all slots are absent.
     pub(crate) fn winner(&self) -> Option<Ranked> {
         Some(self.nodes[1]).filter(|entry| entry.key != ABSENT)
     }
 
-    /// The least key and one of the slots that have it: with all keys equal, each slot is as
-    /// likely; otherwise none of them is left out.
+    /// The least key and one of the slots that have it. If all keys are equal, all slots are
+    /// equally likely. Otherwise every slot with the least key is possible.
     pub(crate) fn draw(&self, rng: &mut Rng) -> Option<Ranked> {
         let winner = self.winner()?;
         let (mut node, mut first, mut width) = (1, 0, self.leaves);
@@ -85,8 +86,8 @@ impl Tournament {
         Some(self.nodes[node])
     }
 
-    /// The best-ranked slot that is wanted; the root's own cost when it is the winner, otherwise a
-    /// branch and bound search over the entries that rank before the answer.
+    /// The wanted slot with the least key. If that is the winner, only the root is read. Otherwise
+    /// it is a branch-and-bound search over the entries that rank before the result.
     pub(crate) fn find(&self, is_wanted: impl Fn(usize) -> bool) -> Option<Ranked> {
         let mut best = None;
         self.search(1, &is_wanted, &mut best);
@@ -106,7 +107,7 @@ impl Tournament {
         if is_wanted(entry.slot) {
             *best = Some(entry);
         } else if node < self.leaves {
-            // The better half first: what it yields bounds the other.
+            // The better half comes first: its result bounds the other half.
             let better = usize::from(self.nodes[2 * node] != entry);
             self.search(2 * node + better, is_wanted, best);
             self.search(2 * node + 1 - better, is_wanted, best);
@@ -115,7 +116,7 @@ impl Tournament {
 
     fn better_child(&self, node: usize) -> Ranked {
         let (left, right) = (self.nodes[2 * node], self.nodes[2 * node + 1]);
-        // Slots on the left are lower: they win ties.
+        // Slots on the left are lower, so they win ties.
         if right.key < left.key { right } else { left }
     }
 
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
 
     /// The winner, and the best of every other slot, agree with a plain scan after each of many
-    /// changes of keys, at sizes around powers of two.
+    /// changes, for sizes around powers of two.
     #[test]
     fn agrees_with_a_scan() {
         for size in [1, 2, 3, 4, 5, 8, 9, 33] {
@@ -175,8 +176,8 @@ mod tests {
         }
     }
 
-    /// Drawn from five equal slots, each comes a fifth of the time, within four standard
-    /// deviations (28 of 5000); of two equal ones both come, and none with a higher key.
+    /// Of five equal slots each is drawn a fifth of the time, within four standard deviations (28
+    /// of 5000). Of two equal ones both are drawn, and none with a higher key.
     #[test]
     fn draws_among_equals() {
         let mut rng = Rng::new(3);
@@ -198,7 +199,7 @@ mod tests {
         assert!(counts[1] > 100 && counts[4] > 100, "{counts:?}");
     }
 
-    /// Equal keys: the lowest slot wins, whichever was set last.
+    /// Among equal keys the lowest slot wins, regardless of the order of changes.
     #[test]
     fn ties_go_to_the_lowest_slot() {
         let mut tree = Tournament::new();

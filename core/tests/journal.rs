@@ -1,4 +1,4 @@
-//! Journals: every record comes back as it went in, a recorded router replays bit for bit, and
+//! Journals: every record is read as it was written, a recorded router replays bit for bit, and
 //! damage is reported with its place.
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use intelliproxy_core::{
 };
 use proptest::prelude::*;
 
-/// A sink in memory that takes a set number of blocks.
+/// A sink in memory that takes some of the blocks.
 #[derive(Clone, Debug, Default)]
 struct Memory {
     bytes: Arc<Mutex<Vec<u8>>>,
-    /// Blocks by number that are not taken.
+    /// The numbers of the blocks that it does not take.
     refused: Vec<usize>,
     blocks: usize,
 }
@@ -115,7 +115,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     ]
 }
 
-/// Every policy that the configuration file knows.
+/// Every policy that the configuration accepts.
 fn policies() -> Vec<PolicyKind> {
     let refusal = serde_json::from_value::<PolicyKind>("".into()).expect_err("no such policy");
     let text = refusal.to_string();
@@ -159,7 +159,7 @@ fn config(mask: u8, rules: Rules) -> RouterConfig {
     RouterConfig { backends: names.map(|(_, name)| (*name).to_owned()).collect(), rules }
 }
 
-/// Records what becomes of a router, and tells what it decided.
+/// Records a router through these steps. Returns the journal and the decisions.
 fn record(rules: &Rules, seed: u64, steps: &[Call], refused: Vec<usize>) -> (Vec<u8>, Vec<String>) {
     let sink = Memory { refused, ..Memory::default() };
     let bytes = Arc::clone(&sink.bytes);
@@ -251,7 +251,7 @@ fn read(bytes: &[u8]) -> (Header, Vec<Entry>, Option<JournalError>) {
     (header, entries, error)
 }
 
-/// A short history with every kind of step.
+/// A short history with every kind of record.
 fn example() -> Vec<u8> {
     let answered = |ms| Outcome::Answered { status: 200, latency: Duration::from_millis(ms) };
     let pong = ProbeAnswer { latency: Duration::from_millis(2), report: None };
@@ -271,8 +271,8 @@ fn example() -> Vec<u8> {
 }
 
 proptest! {
-    /// Whatever becomes of a router, under every policy: its journal replays with every decision
-    /// and every probe the same, and the shadow under the same rules agrees with each first one.
+    /// For any history under any policy the journal replays with every decision and every probe
+    /// the same. The shadow under the same rules agrees with each first attempt.
     #[test]
     fn histories_replay_bit_for_bit(rules in rules(), seed: u64, steps in steps()) {
         let (bytes, told) = record(&rules, seed, &steps, Vec::new());
@@ -293,7 +293,7 @@ proptest! {
             Some(Record::Ended { is_continued: false }));
     }
 
-    /// A shadow under any rules lives through any history without harm, also with gaps in it.
+    /// A shadow under any rules handles any history without a panic, also with gaps in it.
     #[test]
     fn shadows_live_through_everything(
         recorded in rules(), others in rules(), seed: u64, steps in steps(), gap in 0_usize..4,
@@ -311,7 +311,7 @@ proptest! {
         shadow.router().check_invariants();
     }
 
-    /// A bit that was flipped anywhere is found: what is read before the error is as recorded.
+    /// A flipped bit at any place is found. What is read before the error is as recorded.
     #[test]
     fn flipped_bits_are_found(place: prop::sample::Index, bit in 0_u8..8) {
         let whole = example();
@@ -330,7 +330,7 @@ proptest! {
         }
     }
 
-    /// Random bytes, with and without a proper beginning, are refused and nothing worse.
+    /// Random bytes, with or without a valid beginning, give an error and no panic.
     #[test]
     fn noise_is_refused(noise in proptest::collection::vec(any::<u8>(), 0..300), keep: bool) {
         let mut bytes = if keep { example()[..200].to_vec() } else { Vec::new() };
@@ -340,7 +340,7 @@ proptest! {
         }
     }
 
-    /// Blocks with a valid checksum and invalid records end in an error, never in a panic.
+    /// Blocks with a valid checksum and invalid records give an error and no panic.
     #[test]
     fn forged_blocks_are_refused(payload in proptest::collection::vec(any::<u8>(), 0..60)) {
         let whole = example();
@@ -355,7 +355,8 @@ proptest! {
     }
 }
 
-/// Cut after any byte, a journal says so at an offset that is there, and what was whole is read.
+/// A journal that is cut after any byte gives an error at an offset inside of it, and everything
+/// complete before that is read.
 #[test]
 fn cuts_are_told() {
     let whole = example();
@@ -378,7 +379,7 @@ fn cuts_are_told() {
     }
 }
 
-/// Foreign files, other versions, and files that continue after their end are distinguished.
+/// Foreign files, other versions, and files that continue after their end give different errors.
 #[test]
 fn foreign_files_are_refused() {
     let fault = |bytes: &[u8]| match Reader::new(bytes) {
@@ -407,11 +408,11 @@ fn foreign_files_are_refused() {
     );
 }
 
-/// Blocks that the sink does not take are a gap of as many records, and nothing is compared after
+/// Blocks that the sink does not take become a gap of that many records. Nothing is compared after
 /// it.
 #[test]
 fn gaps_are_told() {
-    // Blocks are handed over every second: the first has all records up to then.
+    // Blocks are handed over every second. The first one has all records up to then.
     let mut steps = vec![Call::Route { tried: 0 }; 5];
     for _ in 0..3 {
         steps.push(Call::Wait { nanos: 1_100_000_000 });
@@ -437,7 +438,7 @@ fn gaps_are_told() {
     assert!(!replay.is_exact());
 }
 
-/// Another seed or rule decides otherwise, and the replay sees it.
+/// Another seed or other rules give other decisions, and the replay reports them.
 #[test]
 fn differences_are_seen() {
     let rules = Rules { policy: PolicyKind::Random, ..Rules::default() };
@@ -450,8 +451,8 @@ fn differences_are_seen() {
     assert!((10..40).contains(&differ), "{differ} of 40");
 }
 
-/// The state learned before is part of the journal, whether it is restored before the recording
-/// begins or after.
+/// The learned state is part of the journal, whether it is restored before the recording begins or
+/// afterwards.
 #[test]
 fn states_are_recorded() {
     let rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };
@@ -494,7 +495,7 @@ fn states_are_recorded() {
     }
 }
 
-/// The size of a request at a thousand a second, ten in flight: two records.
+/// The size of a request at a thousand a second with ten in flight: two records.
 #[test]
 fn a_request_takes_a_few_bytes() {
     let mut steps = vec![Call::Route { tried: 0 }; 10];
@@ -508,7 +509,7 @@ fn a_request_takes_a_few_bytes() {
     }
     let (bytes, _) = record(&Rules::default(), 1, &steps, Vec::new());
     let (_, entries, _) = read(&bytes);
-    // Without the calls of handle_timeout, which a driver makes only when one is due.
+    // Without calls of handle_timeout, which a driver only makes when one is due.
     let timeouts = entries.iter().filter(|entry| entry.record == Record::TimedOut).count();
     let per_request = (bytes.len() - 4 * timeouts) as f64 / 4010.0;
     assert!(per_request < 18.0, "{per_request} bytes");

@@ -1,4 +1,4 @@
-//! Rules for every policy and every list of events, stated without knowing their decisions.
+//! Rules for every policy and every list of events, stated without a model of the decisions.
 use std::time::Duration;
 
 use intelliproxy_core::{
@@ -62,12 +62,12 @@ fn config(count: usize, policy: PolicyKind) -> RouterConfig {
     let backends = (0..count).map(|slot| format!("b{slot}")).collect();
     let mut rules = Rules { policy, ..Rules::default() };
     rules.learned.control_share = 0.1;
-    // From 1 on, so that both are often full.
+    // Limits from 1 on, so that both backends are often full.
     rules.limits.own = [("b1".to_owned(), 1), ("b2".to_owned(), 3)].into();
     RouterConfig { backends, rules }
 }
 
-/// Runs the steps, checks every decision, and returns all that could be seen.
+/// Runs the steps, checks every decision, and returns everything visible.
 fn run(policy: PolicyKind, steps: &[Step]) -> String {
     let mut now = Instant::from_millis(5);
     let mut router = Router::new(config(4, policy), 3, now).expect("valid rules");
@@ -192,8 +192,8 @@ fn check_finite(view: &PolicyView) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// Every decision of every policy keeps the rules, all that is shown is finite, and the same
-    /// events give the same bits.
+    /// Every decision of every policy keeps the rules, all views are finite, and the same events
+    /// give the same bits.
     #[test]
     fn every_policy_keeps_the_rules(
         policy in select(PolicyKind::ALL.to_vec()),
@@ -202,9 +202,9 @@ proptest! {
         prop_assert_eq!(run(policy, &steps), run(policy, &steps));
     }
 
-    /// One backend reports that it is idle, the others report whatever; all answer alike. It does
-    /// not get everything, whether the reports come once or again and again. (`score` sends all to
-    /// one backend by its rule; its reports are bounded by their points.)
+    /// One backend reports that it is idle, the others report anything; all respond alike. The
+    /// idle one does not get everything, whether the reports come once or repeatedly. (`score`
+    /// sends all requests to one backend by its rule; its reports are bounded by their points.)
     #[test]
     fn reports_cannot_take_everything(
         policy in select(PolicyKind::ALL[1..].to_vec()),

@@ -1,5 +1,5 @@
-//! Rules for every list of events: a router beside an oracle model of it, and the properties
-//! that matter most stated by themselves, without the model.
+//! Rules for every list of events: a router compared with an oracle model, and the most important
+//! properties stated without the model.
 mod model;
 mod world;
 
@@ -17,7 +17,7 @@ use proptest::strategy::ValueTree;
 use model::Answer;
 use world::{Aside, Step, config, run};
 
-/// So many of proptest's usual 256 cases; `PROPTEST_CASES` scales all of them for a wider sweep.
+/// This many of proptest's usual 256 cases. `PROPTEST_CASES` scales all of them for a wider sweep.
 fn cases(of_256: u32) -> ProptestConfig {
     let usual = ProptestConfig::default();
     ProptestConfig { cases: (usual.cases * of_256).div_ceil(256), ..usual }
@@ -87,8 +87,8 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
     ]
 }
 
-/// Rules of which half-life, alpha, health and probes are the same all through a run, as the
-/// model's plain sums over histories need; the others vary from step to step.
+/// Rules with constant half-life, alpha, health and probes during a run, because the model sums
+/// over whole histories. The other rules vary from step to step.
 fn any_rules() -> impl Strategy<Value = Rules> {
     let switch =
         (select(vec![0.0, 1.0, 30.0, 30.0, 200.0]), select(vec![0, 200, 1500]), any::<bool>());
@@ -101,7 +101,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
         rules.weights.in_flight = in_flight;
         rules.probes.ping_interval = Duration::from_millis(1200);
         rules.probes.report_interval = Duration::from_millis(900);
-        // Shown by tests of its own.
+        // Covered by tests of its own.
         rules.errors.eject = false;
         rules
     })
@@ -132,7 +132,7 @@ fn any_noise() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(cases(256))]
 
-    /// The router decides, counts and averages as the oracle does, at every step of any list.
+    /// The router decides, counts and averages like the oracle at every step of any list.
     #[test]
     fn agrees_with_the_oracle(rules in any_rules(), steps in vec(any_step(), 0..150)) {
         run(&rules, &steps);
@@ -152,8 +152,8 @@ proptest! {
         prop_assert_eq!(format!("{:?}", first), format!("{:?}", second));
     }
 
-    /// Late, duplicate and unknown probe results in any number and order change nothing but their
-    /// own counter.
+    /// Late, duplicate and unknown probe results in any number and order change only their own
+    /// counter.
     #[test]
     fn noise_is_harmless(
         rules in any_rules(),
@@ -176,7 +176,7 @@ proptest! {
 }
 
 proptest! {
-    /// Whatever latencies, reports and weights there are, scores are finite and sum up.
+    /// For any latencies, reports and weights, scores are finite and sum up.
     #[test]
     fn scores_are_finite_for_any_input(
         weights in vec(prop_oneof![Just(0.0), Just(-0.0), Just(1e6), 0.0..1e6], 7),
@@ -216,7 +216,7 @@ proptest! {
     }
 }
 
-/// The generated runs are worth something: they reach every kind of decision, many times.
+/// The generated runs are useful: they reach every kind of decision many times.
 #[test]
 fn every_kind_of_decision_is_reached() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();

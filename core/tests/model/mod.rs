@@ -1,7 +1,7 @@
-//! The oracle: what a router should know and decide, written apart from its code.
+//! The oracle: the knowledge and the decisions of a router, written independently of its code.
 //!
-//! It keeps whole histories and computes everything again at each call, in the words of the
-//! rules: slow, plain, and with nothing cached. Time is in whole milliseconds.
+//! It keeps whole histories and computes everything again at each call, following the text of the
+//! rules: slow, plain, and without caches. Time is in whole milliseconds.
 use std::collections::{BTreeMap, BTreeSet};
 
 use intelliproxy_core::{
@@ -9,20 +9,20 @@ use intelliproxy_core::{
     SwitchReason,
 };
 
-/// The rules applied to a world of backends.
+/// The rules applied to a set of backends.
 pub(crate) struct Model {
     pub(crate) rules: Rules,
     pub(crate) names: Vec<&'static str>,
-    /// By name, for every backend that is configured or whose slot is free.
+    /// The backends by name: all that are configured or whose slot is free.
     pub(crate) backends: BTreeMap<&'static str, Backend>,
     pub(crate) current: Option<BackendId>,
     pub(crate) last_switch: Option<u64>,
     pub(crate) switches: u64,
     pub(crate) spills: u64,
     pub(crate) late: u64,
-    /// Slots ever given out.
+    /// The number of slots ever given out.
     pub(crate) slots: u32,
-    /// Backends of failovers since these were last taken, and the scores that decided.
+    /// The backends of failovers since the last check, and the scores that decided.
     pub(crate) failovers: Vec<(BackendId, BTreeMap<BackendId, f64>)>,
 }
 
@@ -30,24 +30,24 @@ pub(crate) struct Backend {
     pub(crate) id: BackendId,
     pub(crate) is_configured: bool,
     pub(crate) in_flight: u32,
-    /// Pings ended, and requests refused, since it came.
+    /// Pings that have ended, and requests refused, since it joined.
     pub(crate) facts: Vec<(u64, Fact)>,
     pub(crate) reports: Vec<(u64, LoadReport)>,
-    /// When what it said of itself was last evaluated for the score.
+    /// The time at which its reported figures were last evaluated for the score.
     pub(crate) heard_at: u64,
     pub(crate) reports_failed: u64,
-    /// Requests ended: when, and whether in error.
+    /// Requests that have ended: the time, and whether in error.
     pub(crate) requests: Vec<(u64, bool)>,
-    /// Requests refused without a time: when, and what part of a request each counts.
+    /// Requests refused without a time: the time, and the part of a request that each counts.
     pub(crate) turned_away: Vec<(u64, f64)>,
-    /// Requests refused.
+    /// The number of refused requests.
     pub(crate) refused: u64,
-    /// Until when it is to be left alone.
+    /// The end of its hold.
     pub(crate) held_until: u64,
-    /// Requests in flight that are no work for it.
+    /// Requests in flight that are not work for it.
     pub(crate) aside: u32,
     pub(crate) responses: Vec<f64>,
-    /// When its error rate was last evaluated for the score.
+    /// The time at which its error rate was last evaluated for the score.
     pub(crate) touched_at: u64,
     pub(crate) lines: BTreeMap<ProbeKind, Line>,
 }
@@ -73,7 +73,7 @@ pub(crate) struct Outstanding {
     pub(crate) deadline: u64,
 }
 
-/// Backend of a request, and the notice about it.
+/// The backend of a request, and the notice about it.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Decision {
     Keep(BackendId),
@@ -82,7 +82,7 @@ pub(crate) enum Decision {
         candidate: BackendId,
         reason: HoldReason,
     },
-    /// A retry or fail open: nothing else moves.
+    /// A retry or failing open: nothing else changes.
     Aside(BackendId),
     Nowhere,
 }
@@ -109,7 +109,7 @@ impl Model {
             backend.touched_at = now;
             backend.heard_at = now;
         }
-        // Slots of backends that left earlier and that do not come back now.
+        // The slots of backends that left earlier and do not return now.
         let gone = self.backends.iter().filter(|(_, backend)| !backend.is_configured);
         let mut free: BTreeSet<BackendId> =
             gone.filter(|(name, _)| !names.contains(name)).map(|(_, gone)| gone.id).collect();
@@ -171,7 +171,7 @@ impl Model {
         self.backends.values().find(|backend| backend.id == id).expect("a known backend")
     }
 
-    /// `None` for a backend whose slot another one has.
+    /// The backend with this id; `None` if its slot was taken by another one.
     pub(crate) fn by_id_mut(&mut self, id: BackendId) -> Option<&mut Backend> {
         self.backends.values_mut().find(|backend| backend.id == id)
     }
@@ -190,13 +190,13 @@ impl Model {
         span.as_millis() as u64
     }
 
-    /// When the router wants to be called next.
+    /// The next deadline of the router.
     pub(crate) fn deadline(&self) -> Option<u64> {
         let lines = self.backends.values().flat_map(|backend| backend.lines.values());
         lines.filter_map(|line| line.outstanding.map(|probe| probe.deadline).or(line.due)).min()
     }
 
-    /// The probe ended; returns whether it was outstanding.
+    /// Ends a probe. Returns whether it was outstanding.
     pub(crate) fn probe_ended(
         &mut self,
         now: u64,
@@ -214,7 +214,7 @@ impl Model {
                 let Some(ended) = line.outstanding.filter(|out| out.probe == probe) else {
                     continue;
                 };
-                // One that the proxy gave up by itself says nothing, however late.
+                // An abandoned probe says nothing, even if it is late.
                 let is_abandoned = matches!(result, Err(ProbeFailure::Abandoned));
                 let is_late = now > ended.deadline && !is_abandoned;
                 let result = if is_late { Err(ProbeFailure::TimedOut) } else { result };
@@ -242,7 +242,7 @@ impl Model {
         false
     }
 
-    /// Leaves a current backend that is of no use, or held, as soon as another one is better.
+    /// Replaces a current backend that is unusable or held as soon as another one is better.
     pub(crate) fn settle(&mut self, now: u64) {
         for backend in self.backends.values_mut() {
             if backend.health(&self.rules) == Health::Down {
@@ -269,8 +269,8 @@ impl Model {
         }
     }
 
-    /// Returns the decision for a request, from the present scores and the numbers in flight at
-    /// which backends are full; whether it may go past the current backend, too.
+    /// The decision for a request, from the current scores and the numbers in flight at which
+    /// backends are full, and whether it may go past the current backend.
     pub(crate) fn route(
         &mut self,
         now: u64,
@@ -305,7 +305,7 @@ impl Model {
         (decision, is_by_rule && may_spill)
     }
 
-    /// A request went there; whether past the current backend.
+    /// Records that a request went to a backend, and whether past the current one.
     pub(crate) fn sent(&mut self, to: BackendId, is_spill: bool) {
         self.by_id_mut(to).expect("a request goes to a known backend").in_flight += 1;
         self.spills += u64::from(is_spill);
@@ -353,12 +353,12 @@ impl Model {
         Decision::Hold { candidate: best, reason }
     }
 
-    /// Whether it is usable and has not asked to be left alone. Holds end when a request comes.
+    /// Whether it is usable and not held. Holds end when a request comes.
     pub(crate) fn is_free(&self, id: BackendId) -> bool {
         self.is_usable(id) && self.by_id(id).held_until == 0
     }
 
-    /// A request comes: holds that are over end.
+    /// Ends the holds that have expired, when a request comes.
     pub(crate) fn release(&mut self, now: u64) {
         for backend in self.backends.values_mut() {
             if backend.held_until <= now {
@@ -374,7 +374,7 @@ impl Model {
     }
 }
 
-/// A probe's good answer.
+/// The result of a successful probe.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answer {
     pub(crate) ms: u64,
@@ -467,14 +467,14 @@ impl Backend {
         self.facts.iter().filter_map(loss).collect()
     }
 
-    /// Returns the reported values of one figure with their times, without invalid ones.
+    /// The reported values of one figure with their times, without invalid ones.
     fn said(&self, figure: impl Fn(&LoadReport) -> Option<f64>) -> Vec<(u64, f64)> {
         let said = self.reports.iter().filter_map(|(at, report)| Some((*at, figure(report)?)));
         said.filter(|(_, number)| number.is_finite() && *number >= 0.0).collect()
     }
 
-    /// The queues that it reported, as far as they are averaged: those with no longer gap between
-    /// two than three report intervals.
+    /// The reported queues that are averaged: those since the last gap of more than three report
+    /// intervals.
     pub(crate) fn queues(&self, rules: &Rules) -> Vec<f64> {
         let said = self.said(|report| report.queue);
         let longest = 3 * rules.probes.report_interval.as_millis() as u64;
@@ -482,15 +482,14 @@ impl Backend {
         said[begin.unwrap_or(0)..].iter().map(|(_, queue)| queue.min(250.0)).collect()
     }
 
-    /// Returns the weight of a figure by its last report: all within a report interval, nothing
-    /// from three on.
+    /// The weight of a figure by its last report: 1 within a report interval, 0 from three on.
     fn weight(&self, said: &[(u64, f64)], rules: &Rules) -> f64 {
         let Some((at, _)) = said.last() else { return 0.0 };
         let age = (self.heard_at - at) as f64 / rules.probes.report_interval.as_millis() as f64;
         (1.5 - 0.5 * age).clamp(0.0, 1.0)
     }
 
-    /// Whether its next ping is to come soon.
+    /// Whether its next ping should come soon.
     fn wants_ping(&self, rules: &Rules) -> bool {
         let is_ping = |(_, fact): &&(u64, Fact)| *fact != Fact::RequestRefused;
         let last = self.facts.iter().rfind(is_ping);
@@ -512,7 +511,7 @@ impl Backend {
         self.in_flight - self.aside
     }
 
-    /// Returns its load: in flight, and recent refusals.
+    /// Its load: requests in flight, and recent refusals.
     fn load(&self, rules: &Rules) -> u32 {
         let half_life = rules.errors.half_life.as_millis() as f64;
         let weight = |(at, amount): &(u64, f64)| {
@@ -546,7 +545,7 @@ impl Backend {
     }
 }
 
-/// The backend with the lowest score among those wanted, of equals the lowest id.
+/// The wanted backend with the lowest score; the lowest id among equals.
 fn lowest(
     scores: &BTreeMap<BackendId, f64>,
     is_wanted: impl Fn(BackendId) -> bool,
@@ -560,7 +559,7 @@ fn lowest(
     best
 }
 
-/// The moving average that begins with the (lower) median of the first five samples.
+/// The moving average that starts with the (lower) median of the first five samples.
 pub(crate) fn seeded(alpha: f64, samples: &[f64]) -> Option<f64> {
     let (first, rest) = samples.split_at(samples.len().min(5));
     let mut first = first.to_vec();
@@ -569,7 +568,7 @@ pub(crate) fn seeded(alpha: f64, samples: &[f64]) -> Option<f64> {
     average(alpha, &[&[median], rest].concat())
 }
 
-/// The moving average, written as shares of old and new.
+/// The moving average, written as shares of the old and the new value.
 pub(crate) fn average(alpha: f64, samples: &[f64]) -> Option<f64> {
     let (first, rest) = samples.split_first()?;
     Some(rest.iter().fold(*first, |old, new| (1.0 - alpha) * old + alpha * new))

@@ -1,5 +1,5 @@
-//! A router beside its oracle, and the driver of both: each step does one thing to the two of them
-//! and compares everything that can be seen.
+//! A router beside its oracle, and the driver of both. Each step does the same thing to both and
+//! compares everything visible.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use intelliproxy_core::{
 
 use crate::model::{self, Answer, Decision, Fact, Model, Outstanding};
 
-/// One step. Indices are taken modulo what there is to choose from.
+/// One step. Indices are taken modulo the number of choices.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// Time passes, and every deadline is minded.
+    /// Time passes, and every deadline is handled.
     Wait {
         ms: u64,
     },
-    /// Time passes, and deadlines with it: a driver that was kept from its work.
+    /// Time passes together with deadlines, as if the driver was delayed.
     Sleep {
         ms: u64,
     },
@@ -39,7 +39,7 @@ pub(crate) enum Step {
         which: usize,
         result: Result<Answer, ProbeFailure>,
     },
-    /// A result for a probe that has ended, or that never was.
+    /// A result for a probe that has ended or never existed.
     Noise {
         which: u64,
         result: Result<Answer, ProbeFailure>,
@@ -54,7 +54,7 @@ pub(crate) enum Step {
     },
 }
 
-/// State of a lease that is out.
+/// The state of a lease that is out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Aside {
     Paused,
@@ -62,21 +62,21 @@ pub(crate) enum Aside {
     Stream,
 }
 
-/// The router, its oracle, and what the driver of both holds.
+/// The router, its oracle, and the state of their driver.
 struct World {
     router: Router,
     model: Model,
     now: u64,
     leases: Vec<Lease>,
-    /// Of leases by their number, what was reported of them.
+    /// The reported states of leases, by number.
     asides: BTreeMap<u64, Aside>,
-    /// Probes without a reported end.
+    /// Probes whose end was not reported yet.
     untold: Vec<u64>,
-    /// Every backend that ever was.
+    /// Every backend that ever existed.
     seen: Vec<BackendId>,
     started: u64,
     last_switch: Option<u64>,
-    /// Router and model went apart over equal scores: what follows cannot be compared.
+    /// Whether router and model diverged over equal scores: later steps cannot be compared.
     is_tied: bool,
     trace: Vec<String>,
 }
@@ -119,7 +119,8 @@ impl World {
             Step::Sleep { ms } => self.now += ms,
             Step::Route => self.route(&[]),
             Step::Retry { tried } => {
-                // Among them are backends that left long ago, whose slot may belong to another.
+                // Among them are backends that left long ago, and whose slot may belong to another
+                // one.
                 let bit = |id: &&BackendId| tried >> ((id.index() + id.generation() as usize) % 8);
                 let tried: Vec<_> =
                     self.seen.iter().filter(|id| bit(id) & 1 == 1).copied().collect();
@@ -171,7 +172,7 @@ impl World {
         self.now = end;
     }
 
-    /// Lets router and model do what is due, and compares what they started.
+    /// Lets router and model do the work that is due, and compares the probes that they started.
     fn mind_deadlines(&mut self) {
         let now = Instant::from_millis(self.now);
         self.router.handle_timeout(now);
@@ -209,7 +210,7 @@ impl World {
             overdue.min_by_key(|(probe, id, kind)| (probe.deadline, *id, *kind))
         };
         while let Some((probe, ..)) = overdue(&self.model, self.now) {
-            // The model takes a result past its deadline for late news; here it is not.
+            // The model treats a result past its deadline as late; here it is not.
             let late = self.model.late;
             self.model.probe_ended(self.now, probe.probe, Err(ProbeFailure::TimedOut));
             self.model.late = late;
@@ -231,7 +232,7 @@ impl World {
         if is_news {
             self.asides.insert(id.as_u64(), to);
             let was_work = !matches!(was, Some(Aside::Paused | Aside::Stream));
-            // `None` when another backend has its slot.
+            // `None` if another backend has the slot.
             if let Some(of) = self.model.by_id_mut(backend) {
                 of.aside += u32::from(was_work);
                 of.aside -= u32::from(to == Aside::Resumed);
@@ -305,7 +306,7 @@ impl World {
         let now = self.now;
         let was = self.asides.remove(&lease.id().as_u64());
         let Some(backend) = self.model.by_id_mut(lease.backend()) else {
-            // Another backend has its slot: nothing is to come of this end.
+            // Another backend has the slot: the end has no effect.
             return self.tell(Event::RequestFinished { lease, outcome });
         };
         backend.aside -= u32::from(matches!(was, Some(Aside::Paused | Aside::Stream)));
@@ -339,7 +340,7 @@ impl World {
         self.tell(Event::RequestFinished { lease, outcome });
     }
 
-    /// Passes a result that the router does not wait for.
+    /// Passes a result that the router does not expect.
     fn make_noise(&mut self, which: u64, result: &Result<Answer, ProbeFailure>) {
         let lines = self.model.backends.values().flat_map(|backend| backend.lines.values());
         let outstanding: Vec<_> = lines.filter_map(|line| line.outstanding).collect();
@@ -360,7 +361,7 @@ impl World {
         assert_eq!(started, [], "probes are started by time alone");
     }
 
-    /// Takes the router's actions; the probes to start are collected, the notices judged.
+    /// Takes the router's actions: collects the probes to start and checks the notices.
     fn drain(&mut self, started: &mut Vec<(u64, BackendId, ProbeKind, Instant)>) {
         let mut failovers = Vec::new();
         while let Some(action) = self.router.poll_action() {
@@ -383,16 +384,21 @@ impl World {
         let expected = std::mem::take(&mut self.model.failovers);
         for (to, (expected_to, scores)) in failovers.iter().zip(&expected) {
             if to != expected_to {
-                // The model's sums are rounded otherwise than the router's.
+                // The model's sums are rounded differently.
                 assert!(is_near(scores[to], scores[expected_to]), "failover to the best one");
                 self.is_tied = true;
                 return;
             }
         }
-        assert_eq!(failovers.len(), expected.len(), "a useless current backend is left at once");
+        assert_eq!(
+            failovers.len(),
+            expected.len(),
+            "an unusable current backend is replaced at once"
+        );
     }
 
-    /// No switch within the cooldown but a failover; every other one gained the threshold.
+    /// Checks that a switch within the cooldown is a failover, and that every other one reaches
+    /// the threshold.
     fn judge_switch(&mut self, reason: SwitchReason) {
         if let SwitchReason::Better { by } = reason {
             let cooldown = self.model.rules.switch.cooldown.as_millis() as u64;
@@ -405,7 +411,7 @@ impl World {
         }
     }
 
-    /// Requests in flight from which on each backend is full.
+    /// The number of requests in flight from which on each backend is full.
     fn full_at(&self) -> BTreeMap<BackendId, Option<u32>> {
         let snapshot = self.router.snapshot(Instant::from_millis(self.now));
         let full_at = |policy: &PolicyView| match policy {
@@ -420,7 +426,7 @@ impl World {
         snapshot.backends.iter().map(|backend| (backend.id, backend.score)).collect()
     }
 
-    /// Everything that can be seen of the router is as the model has it.
+    /// Checks that everything visible of the router agrees with the model.
     fn check(&self) {
         if self.is_tied {
             return;
@@ -490,7 +496,7 @@ impl World {
     }
 }
 
-/// The average is what the model makes of the samples, and lies in their range.
+/// Checks that an average agrees with the model and lies in the range of its samples.
 #[track_caller]
 fn check_average(name: &str, seen: Option<f64>, expected: Option<f64>, samples: &[f64]) {
     let Some(seen) = seen else {
@@ -504,7 +510,7 @@ fn check_average(name: &str, seen: Option<f64>, expected: Option<f64>, samples: 
     assert!(is_near(seen, expected), "{name} is {seen} instead of {expected}");
 }
 
-/// Equal but for rounding and for errors too old to count.
+/// Whether two numbers are equal except for rounding and for errors too old to count.
 fn is_near(left: f64, right: f64) -> bool {
     (left - right).abs() <= 1e-6 + 1e-9 * left.abs().max(right.abs())
 }
@@ -516,7 +522,7 @@ pub(crate) fn config(names: &[&str], rules: Rules) -> RouterConfig {
 fn names_of(mask: u8) -> Vec<&'static str> {
     let chosen = NAMES.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1);
     let names = chosen.map(|(_, name)| *name);
-    // Another order, too: ids are not places.
+    // The order also varies: ids are not places.
     if mask & 0b100_0000 == 0 { names.collect() } else { names.rev().collect() }
 }
 

@@ -1,10 +1,10 @@
-//! The short way of a model that is asked seldom: requests that end well at a calm backend.
+//! The short path for a model that is seldom asked: requests that end well at a calm backend.
 //!
 //! Policy `score` asks its model only while the current backend is full. Until then a good end is
-//! counted, and its effect on speed, errors and cost waits: for the next question, for anything
-//! else that happens to the backend, or for [`BATCH`] good ends. While there is only one backend,
-//! good ends are not counted at all. Speeds and costs that are asked for are those that the long
-//! way gives, but that the good ends of a batch count as evenly spaced.
+//! only counted. Its effect on speed, errors and cost is applied at the next question, at any
+//! other event of the backend, or after [`BATCH`] good ends. With a single backend good ends are
+//! not counted at all. The resulting speeds and costs equal those of the long path, except that
+//! the good ends of a batch count as evenly spaced.
 use std::time::Duration;
 
 use super::curve::{LEVELS, bin};
@@ -16,7 +16,8 @@ use crate::rng::Rng;
 use crate::time::{Instant, millis};
 
 impl Learned {
-    /// Takes in a request's end where the short way is enough; false when `on_outcome` has to.
+    /// Handles the end of a request if the short path is sufficient. Returns `false` if
+    /// `on_outcome` has to handle it.
     #[inline]
     pub(crate) fn ended_calmly(&mut self, now: Instant, ended: &Ended<'_>) -> bool {
         let slot = ended.backend.index();
@@ -28,7 +29,7 @@ impl Learned {
         is_done
     }
 
-    /// Takes in a good end at a calm backend; false when the long way has to.
+    /// Handles a good end at a calm backend. Returns `false` if the long path has to.
     #[inline]
     fn completed_calmly(&mut self, now: Instant, slot: usize, elapsed: Duration) -> bool {
         let is_alone = self.present < 2;
@@ -51,7 +52,7 @@ impl Learned {
             return false;
         }
         let n = unit.in_flight;
-        debug_assert!(n > 0, "only requests that were sent end");
+        debug_assert!(n > 0, "only a request in flight ends");
         unit.in_flight = n.saturating_sub(1);
         unit.unsettled += 1;
         unit.completions += 1;
@@ -68,8 +69,8 @@ impl Learned {
         true
     }
 
-    /// Requests in flight changed: the time from now on is counted under the new number, the cost
-    /// waits for the next question.
+    /// Requests in flight have changed. The time from now on is counted under the new number; the
+    /// cost is updated at the next question.
     #[inline]
     pub(super) fn postpone(&mut self, slot: usize) {
         let unit = &mut self.units[slot];
@@ -80,7 +81,7 @@ impl Learned {
         }
     }
 
-    /// Tells the speed and the errors of what was counted at a backend.
+    /// Passes the counted ends of a backend to its speed and errors.
     pub(super) fn settle_up(&mut self, slot: usize) {
         let (pool, unit) = (&mut self.pool, &mut self.units[slot]);
         let good = std::mem::take(&mut unit.unsettled);
@@ -98,7 +99,7 @@ impl Learned {
     }
 
     /// The backend for a single request that finds another one full: the one with the least
-    /// expected delay, or one that has been idle for long enough to be worth a trial.
+    /// expected delay, or one that has been idle long enough for a trial.
     pub(crate) fn relief(
         &mut self,
         now: Instant,
@@ -114,7 +115,7 @@ impl Learned {
         cheapest.or_else(|| self.least_bad(candidates, rng)).map(Choice::of)
     }
 
-    /// Brings every cost up to date: the model is going to be asked.
+    /// Updates every cost before a question to the model.
     pub(super) fn catch_up(&mut self) {
         while let Some(slot) = self.postponed.pop() {
             self.units[slot].is_postponed = false;
@@ -125,7 +126,7 @@ impl Learned {
 }
 
 impl Unit {
-    /// Skips the time since the last check: without a choice the model learns nothing.
+    /// Skips the time since the last check: without a choice of backends the model learns nothing.
     #[inline]
     fn skip(&mut self, now: Instant) {
         self.looked_at = now;
@@ -133,7 +134,7 @@ impl Unit {
         self.due = 0.0;
     }
 
-    /// Whether a good end opens nothing and ends nothing.
+    /// Whether a good end changes no restriction.
     #[inline]
     fn is_calm(&self) -> bool {
         self.is_present && self.restraints.is_calm()

@@ -1,16 +1,16 @@
-//! Rate of completions by requests in flight: one congestion curve for the pool, and each backend's
-//! slow deviation from it.
+//! The rate of completions by requests in flight: one congestion curve for the pool, and each
+//! backend's slow deviation from it.
 //!
-//! The pool's curve `D(n)`, n = 1 … 96: completions per ms of a backend of speed 1 that holds n.
-//! Four workers come out as 1, 2, 3, 4, 4, 4 …; a server that batches as a bending line. From good
-//! completions `Cc[n]` and speed-weighted time `Ct[n]` at n in flight, both slowly forgotten:
-//! `D(n) = (Cc[n] + 20)/(Ct[n] + 20/prior)`, `prior = D(n−1)·√(n/(n−1))`; then pool adjacent
-//! violators (weights `Cc + 20`) on the latency `q(n) = n/D(n)`, so that more in flight never
-//! predicts less latency. Above 96, `D` stays as it is there.
+//! The pool's curve `D(n)`, n = 1 … 96: completions per ms of a backend of speed 1 with n in
+//! flight. Four workers give 1, 2, 3, 4, 4, 4 …; a server that batches gives a bending line. The
+//! inputs are good completions `Cc[n]` and speed-weighted time `Ct[n]` at n in flight, both slowly
+//! forgotten: `D(n) = (Cc[n] + 20)/(Ct[n] + 20/prior)`, `prior = D(n−1)·√(n/(n−1))`. Then pool
+//! adjacent violators (weights `Cc + 20`) makes the latency `q(n) = n/D(n)` monotone, so that more
+//! in flight never predicts less latency. Above 96, `D` is constant.
 //!
-//! A backend's shape: 14 bins of n with completions `bc` against `bx`, expected by the pool's
-//! curve: `rho = exp(soft(ln((bc+1)/(bx+1)), 2·√(max(1,φ)/(bc+1))))`; its own latency
-//! `n/(D(n)·rho)` is made monotone by a running maximum.
+//! A backend's shape: 14 bins of n with completions `bc` against `bx`, the completions that the
+//! pool's curve predicts: `rho = exp(soft(ln((bc+1)/(bx+1)), 2·√(max(1,φ)/(bc+1))))`. Its own
+//! latency `n/(D(n)·rho)` is made monotone by a running maximum.
 
 /// The pool's curve.
 #[derive(Clone, Debug)]
@@ -65,14 +65,14 @@ impl Curve {
         }
     }
 
-    /// Forgets a share of what was seen.
+    /// Forgets a share of the evidence, 0 to 1.
     pub(super) fn forget(&mut self, share: f64) {
         for number in self.completions.iter_mut().chain(&mut self.time) {
             *number *= 1.0 - share;
         }
     }
 
-    /// Fits the curve to what was seen.
+    /// Fits the curve to the evidence.
     pub(super) fn fit(&mut self) {
         // Pool adjacent violators: a stack of blocks with their mean latency, weight and size.
         let mut blocks = [(0.0_f64, 0.0_f64, 0_usize); LEVELS + 1];
@@ -80,8 +80,8 @@ impl Curve {
         let mut rate = 1.0 / self.scale;
         for (level, root) in ROOTS.iter().enumerate().skip(1) {
             let n = level as f64;
-            // The prior goes on from the level below as learned: where nothing is known, one more in
-            // flight is between no gain (a saturated backend) and a whole one (a free worker).
+            // The prior continues from the level below as learned. Without evidence, one more in
+            // flight is between no gain (a saturated backend) and a full one (a free worker).
             let prior = rate * root;
             let weight = self.completions[level] + PRIOR;
             rate = weight / (self.time[level] + PRIOR / prior);
@@ -102,7 +102,7 @@ impl Curve {
         }
     }
 
-    /// Makes the curve `factor` times as high, for speeds as much lower.
+    /// Raises the curve by `factor`; the caller lowers the speeds as much.
     pub(super) fn rescale(&mut self, factor: f64) {
         self.scale /= factor;
         self.time.iter_mut().for_each(|time| *time /= factor);
@@ -128,9 +128,9 @@ impl Shape {
         (curve.latency(n) * self.inverse[bin]).max(self.floor[bin])
     }
 
-    /// Requests in flight that it works on at once, 1 to 96; 1 while single requests are unknown.
-    /// The most at which the predicted latency is at most [`WIDTH_LATENCIES`] times that of a
-    /// single one.
+    /// Requests in flight that it works on at once, 1 to 96: the most whose predicted latency is
+    /// at most [`WIDTH_LATENCIES`] times that of a single one. 1 while the latency of a single
+    /// request is unknown.
     pub(super) const fn width(&self) -> u32 {
         self.width
     }
@@ -145,12 +145,12 @@ impl Shape {
         1.0 / self.inverse[bin(n)]
     }
 
-    /// Learns from what was seen since, and forgets a share of it.
+    /// Fits the deviation to the new evidence, and forgets a share of it, 0 to 1.
     pub(super) fn fit(&mut self, phi: f64, share: f64) {
         let mut below = 1.0;
         for bin in 0..BINS {
             let (seen, predicted) = (self.completions[bin], self.predicted[bin]);
-            // A bin without evidence is as the one below it, not as the pool.
+            // A bin without evidence equals the bin below it, not the pool.
             if seen + predicted >= EVIDENCE_MIN {
                 let ratio = libm::log((predicted + 1.0) / (seen + 1.0));
                 let error = 2.0 * (phi.max(1.0) / (seen + 1.0)).sqrt();
@@ -162,7 +162,7 @@ impl Shape {
         }
     }
 
-    /// Takes the pool's curve as it is now.
+    /// Adopts the current curve of the pool.
     pub(super) fn adopt(&mut self, curve: &Curve) {
         let mut floor = 0.0_f64;
         for bin in 0..BINS {
@@ -197,10 +197,10 @@ pub(super) fn soft(number: f64, error: f64) -> f64 {
     if number.abs() <= error { 0.0 } else { number - error.copysign(number) }
 }
 
-/// Levels of in flight that the pool's curve tells apart. Beyond, a backend is taken to be
+/// Levels of requests in flight that the pool's curve distinguishes. Beyond it a backend counts as
 /// saturated.
 pub(super) const LEVELS: usize = 96;
-/// Bins of n that a backend's shape tells apart.
+/// Bins of n that a backend's shape distinguishes.
 pub(super) const BINS: usize = 14;
 /// The last level of each bin but the last one. They widen by about 1.4, so that all get evidence.
 const BIN_ENDS: [u32; BINS - 1] = [1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90];
@@ -259,8 +259,8 @@ mod tests {
         assert!((curve.latency(192) - 2.0 * curve.latency(96)).abs() < 1e-9);
     }
 
-    /// Four workers of 10 ms, seen long: 10 ms each up to 4 in flight, and 2.5 ms more for each
-    /// one above. What was never seen follows the prior, and never falls.
+    /// Four workers of 10 ms after long observation: 10 ms each up to 4 in flight, and 2.5 ms more
+    /// for each one above. Unseen levels follow the prior, and latency never falls.
     #[test]
     fn finds_four_workers() {
         let mut curve = Curve::new(1.0);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     /// A level that seems faster than the one below is pooled with it: 20 ms and 10 ms of equal
-    /// weight are 15 ms both.
+    /// weight are both 15 ms.
     #[test]
     fn violators_are_pooled() {
         let mut curve = Curve::new(20.0);
@@ -288,7 +288,7 @@ mod tests {
         curve.completions[2] = 1e6 - PRIOR;
         curve.time[2] = 5e6 - PRIOR * 20.0 / 2.0_f64.sqrt();
         curve.fit();
-        // The next level follows the prior, is faster still, and weighs twenty of two million.
+        // The next level follows the prior, is even faster, and weighs twenty of two million.
         assert!((curve.latency(1) - 15.0).abs() < 1e-4, "{}", curve.latency(1));
         assert_eq!(curve.latency(2), curve.latency(1));
     }

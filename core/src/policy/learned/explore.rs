@@ -1,21 +1,23 @@
-//! The exploration budget: what may be spent on backends that the model would not choose.
+//! The exploration budget for requests to backends that the model would not choose.
 //!
-//! Each request earns 0.005 tokens (configurable), four at most. A trial costs 1: a request to a
-//! backend that was idle for the longer of 1 s and 30 of the pool's mean latencies (its own, while
-//! it was slow, would tell of its recovery late). A trial that is answered in under half of the
-//! predicted time earns its backend up to 16 requests more, one at a time, for as long as each is
-//! answered within the time predicted before the first. Each such series that ends in a slow answer
-//! makes the next one of this backend wait for twice as many trials, up to four: one that is fast
-//! mostly and very slow now and then is not to be taken for one that has recovered every time.
+//! Each request earns 0.005 tokens (configurable), at most four. A trial costs 1. It is a request
+//! to a backend that was idle for 1 s or 30 of the pool's mean latencies, whichever is longer.
+//! (Its own latency from a slow time would delay the discovery of its recovery.)
+//!
+//! A trial with a response in under half of the predicted time starts a series: up to 16 more
+//! requests for its backend, one at a time, while each ends within the time predicted before the
+//! first. A series that ends in a slow response makes the next one of this backend wait for twice
+//! as many trials, up to four. A backend that is mostly fast and sometimes very slow would
+//! otherwise count as recovered every time.
 use crate::id::BackendId;
 use crate::time::Instant;
 
-/// The budget, and the trial that turned out well.
+/// The budget, and the current series.
 #[derive(Clone, Debug)]
 pub(super) struct Explorer {
     rate: f64,
     tokens: f64,
-    /// When a look for idle backends is worth while again.
+    /// The time of the next search for idle backends.
     pub(super) look_at: Instant,
     following: Option<Following>,
 }
@@ -23,13 +25,13 @@ pub(super) struct Explorer {
 /// Results of a backend's series of trials.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Trials {
-    /// Trials to be left without a series after one that ended in a slow answer.
+    /// Trials without a series after a series that ended in a slow response.
     wait: u8,
-    /// Trials left of these.
+    /// Remaining trials of these.
     left: u8,
 }
 
-/// A backend that answered a trial much sooner than predicted.
+/// A backend in a series, because its trial was much faster than predicted.
 #[derive(Clone, Copy, Debug)]
 struct Following {
     backend: BackendId,
@@ -47,7 +49,7 @@ impl Explorer {
         self.rate = rate;
     }
 
-    /// A request earns its share.
+    /// Adds the share of one request to the budget.
     pub(super) fn earn(&mut self) {
         self.tokens = (self.tokens + self.rate).min(TOKENS_MAX);
     }
@@ -60,12 +62,12 @@ impl Explorer {
         self.tokens -= cost;
     }
 
-    /// The backend that has earned more requests.
+    /// The backend of the current series.
     pub(super) fn followed(&self) -> Option<BackendId> {
         self.following.map(|following| following.backend)
     }
 
-    /// One more request goes to the followed backend.
+    /// Counts one more request of the series.
     pub(super) fn follow(&mut self) {
         if let Some(following) = &mut self.following {
             following.left -= 1;
@@ -75,7 +77,7 @@ impl Explorer {
         }
     }
 
-    /// A trial or a request that followed one ended.
+    /// Records the end of a trial or of a request in its series.
     pub(super) fn ended(
         &mut self,
         backend: BackendId,
@@ -85,8 +87,8 @@ impl Explorer {
     ) {
         let ours = self.following.filter(|following| following.backend == backend);
         let predicted_ms = ours.map_or(predicted_ms, |following| following.predicted_ms);
-        // A first trial has to be clearly faster, since one fast answer may be luck. Those that follow
-        // only have to stay within what was predicted.
+        // The first trial has to be clearly faster, since one fast response may be luck. Later
+        // ones only have to stay within the prediction.
         let fast_ms = if ours.is_some() { predicted_ms } else { 0.5 * predicted_ms };
         let is_fast = good_ms.is_some_and(|ms| ms < fast_ms);
         if is_fast && self.following.is_none() && record.left > 0 {
@@ -100,7 +102,7 @@ impl Explorer {
         }
     }
 
-    /// A backend left.
+    /// Ends the series of a backend that has left.
     pub(super) fn forget(&mut self, backend: BackendId) {
         self.following = self.following.filter(|following| following.backend != backend);
     }
@@ -121,7 +123,7 @@ const SERIES_WAIT_MAX: u8 = 4;
 mod tests {
     use super::*;
 
-    /// 200 requests earn one trial, and more than 800 no more than four.
+    /// 200 requests earn one trial; more than 800 earn no more than four.
     #[test]
     fn earns_slowly() {
         let mut explorer = Explorer::new();
@@ -135,7 +137,7 @@ mod tests {
         assert!(explorer.can_spend(3.0) && !explorer.can_spend(3.01));
     }
 
-    /// A fast trial is followed up sixteen times at most, and no longer once one is slow.
+    /// A fast trial is followed by sixteen requests at most, and by none after a slow one.
     #[test]
     fn follows_fast_trials() {
         let (backend, other) = (BackendId::from_index(3), BackendId::from_index(4));

@@ -1,4 +1,4 @@
-//! Effects of errors on a backend's standing, by the restraints of all of them.
+//! The effects of errors and refusals on a backend's standing, compared with the other backends.
 use std::time::Duration;
 
 use super::{Learned, OWN_MEMORY, POOL_MEMORY};
@@ -7,7 +7,7 @@ use crate::outlier::{self, Others, Saving, Standing};
 use crate::time::Instant;
 
 impl Learned {
-    /// An error of a request that was in flight with n − 1 others.
+    /// Handles an error of a request that was in flight with n − 1 others.
     pub(super) fn failed(
         &mut self,
         now: Instant,
@@ -20,7 +20,7 @@ impl Learned {
         let common = self.pool.error_share();
         let n = unit.in_flight + 1;
         if !is_timeout && unit.restraints.is_normal() {
-            // An answer, if a bad one: it is not stalled.
+            // An error is a sign of life: the backend is not stalled.
             unit.restraints.is_stalled = false;
             unit.quiet_since = now;
             unit.due = 0.0;
@@ -29,8 +29,8 @@ impl Learned {
             && !unit.restraints.is_stalled
             && unit.restraints.is_normal()
         {
-            // An error under so much load is one of load: it lowers the cap and speaks against nothing
-            // else.
+            // An error under that much load is caused by it: it lowers the cap and has no other
+            // effect.
             unit.restraints.was_full(n);
             return;
         }
@@ -47,8 +47,9 @@ impl Learned {
         }
     }
 
-    /// A request was turned away that was in flight with n − 1 others. One that had no others
-    /// there, and that thrice in a row: the backend is not full, it refuses everything.
+    /// Handles a refusal of a request that was in flight with n − 1 others. If a backend refuses
+    /// [`REFUSED_ALONE`] requests in a row that were alone there, it is not full: it refuses
+    /// everything.
     pub(super) fn refused(&mut self, now: Instant, slot: usize) {
         let unit = &mut self.units[slot];
         unit.refused(now);
@@ -58,15 +59,15 @@ impl Learned {
         }
     }
 
-    /// The median share of errors of the other backends.
+    /// The median share of errors of the other backends, and their requests.
     pub(super) fn others(&mut self, slot: usize) -> Option<Others> {
         let others = self.units.iter().enumerate();
         let others = others.filter(|(other, unit)| *other != slot && unit.is_present);
         Others::new(others.map(|(_, unit)| unit.errors), &mut self.shares)
     }
 
-    /// Ejects a backend that fails this share of its requests, within the cap and unless ejections
-    /// are regretted.
+    /// Ejects a backend that fails this share of its requests, if the cap allows it and no recent
+    /// ejection was regretted.
     pub(super) fn eject(&mut self, now: Instant, slot: usize, share: f64) {
         let out = self.quarantined + self.probation + 1;
         let may = outlier::is_within_cap(out, self.present) && self.regret.allows(now);
@@ -74,7 +75,8 @@ impl Learned {
             return;
         }
         let here = self.units.iter().filter(|unit| unit.is_present);
-        // By what it can do, not by what it was sent: a backend that is avoided already gets little.
+        // By its capacity, not by its requests: a backend that is already avoided gets few of
+        // them.
         let capacity: f64 = here.map(|unit| unit.capacity(&self.pool)).sum();
         let of_all = self.units[slot].capacity(&self.pool) / capacity;
         let others = self.others(slot).map_or(0.0, |others| others.share);
@@ -89,15 +91,15 @@ impl Learned {
         self.count();
     }
 
-    /// A request ended while a backend is out: takes the ejections back where they cost more than
-    /// they save.
+    /// Records a request that ended while a backend is out. Takes the ejections back if they cost
+    /// more than they save.
     pub(super) fn weigh_ejections(&mut self, now: Instant, good_ms: Option<f64>) {
         let is_regretted = self.regret.observe(now, good_ms);
         if self.regret.calls_back() {
             self.units.iter_mut().for_each(|unit| unit.restraints.watch.call_back(now));
         }
         if is_regretted {
-            // What the others refused, and the caps that followed, may be due to the ejections.
+            // Refusals of the others, and the caps after them, may be due to the ejections.
             self.has_regretted = true;
             for slot in 0..self.units.len() {
                 self.units[slot].forget_refusals();
@@ -110,7 +112,7 @@ impl Learned {
         }
     }
 
-    /// The whole pool fails alike: those that are not worse return at once.
+    /// Returns the backends that are not worse than the others, when the whole pool fails.
     pub(super) fn forgive(&mut self, now: Instant) {
         for slot in 0..self.units.len() {
             let Some(others) = self.others(slot) else { continue };
@@ -123,7 +125,7 @@ impl Learned {
         self.count();
     }
 
-    /// Counts who is quarantined and who on probation.
+    /// Counts the backends in quarantine and on probation.
     pub(super) fn count(&mut self) {
         let standing = |wanted: fn(&Standing) -> bool| {
             let here = self.units.iter().filter(|unit| unit.is_present);
@@ -135,7 +137,7 @@ impl Learned {
     }
 }
 
-/// Returns whether a request on probation was good; `None` if it does not count.
+/// Whether a request on probation was good; `None` if it does not count.
 pub(super) fn shows(outcome: &Outcome) -> Option<bool> {
     match outcome {
         Outcome::Refused { .. } => Some(false),

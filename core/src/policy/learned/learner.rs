@@ -1,4 +1,4 @@
-//! Requests of the router to the learner beside its choices.
+//! The services of the learner to the router besides its choices.
 use std::time::Duration;
 
 use super::{GuardView, Learned};
@@ -46,5 +46,5 @@ impl Learner for Learned {
     }
 }
 
-/// A good answer vouches for a backend this long: about as long as a lost ping was out.
+/// The time for which a good response vouches for a backend; about the timeout of a lost ping.
 const VOUCHED: Duration = Duration::from_secs(1);

@@ -1,34 +1,35 @@
-//! The live guard: a slice of the requests goes by `least_request`, and the learner stays in charge
+//! The live guard: `least_request` routes a slice of the requests, and the learner stays in charge
 //! only while it is not worse.
 //!
 //! A sample `y` is taken at each good or failed end of a control request: the mean of `ln cost` of
-//! the learner's requests that ended since the sample before, less the control's own `ln cost`.
-//! Cost is the time from decision to end, ms; a failure is charged (`errors.chargeMs`). Being taken
-//! over the same stretch of time, both sides saw the same load.
+//! the learner's requests that ended since the previous sample, minus the control's own `ln cost`.
+//! The cost is the time from decision to end, ms; a failure is charged (`errors.chargeMs`). Both
+//! sides cover the same stretch of time, so they saw the same load.
 //!
-//! Sequential test: `x = clamp(y/σ, ±3) − 0.05`, σ from samples that forget after 2000. For each
-//! λ of 0.1, 0.25, 0.5 a one-sided CUSUM `g ← max(0, g + λx − λ²/2)`; the learner is demoted when
-//! any is above ln 10⁶. For samples no worse than the allowance each `exp g` is below a process
-//! of Shiryaev–Roberts kind, so a false alarm comes once in 10⁶/3 control samples or less often
-//! (Lorden 1971; Shin, Ramdas, Rinaldo 2023), about once in 5·10⁷ requests at the default slice.
+//! Sequential test: `x = clamp(y/σ, ±3) − 0.05`, where σ is from samples that are forgotten after
+//! 2000. For each λ of 0.1, 0.25, 0.5 there is a one-sided CUSUM `g ← max(0, g + λx − λ²/2)`. The
+//! learner is demoted when one of them is above ln 10⁶. For samples no worse than the allowance
+//! each `exp g` is bounded by a process of Shiryaev–Roberts kind. A false alarm therefore comes at
+//! most once in 10⁶/3 control samples (Lorden 1971; Shin, Ramdas, Rinaldo 2023), about once in
+//! 5·10⁷ requests at the default slice.
 //!
-//! Logarithms make much of the usual request: by them a learner is worse that avoids a backend
-//! which is fast mostly and very slow now and then (`seed_ab` of the lab). So it must have the
-//! higher mean cost, too, over the same samples, to be suspected or demoted.
+//! Logarithms emphasise the usual request. By them a learner looks worse if it avoids a backend
+//! that is mostly fast and sometimes very slow (`seed_ab` of the lab). For a suspicion or demotion
+//! the learner must therefore have the higher mean cost, too, over the same samples.
 //!
-//! The slice, not the test, limits the speed of a verdict: so it is ten times as large, though at
-//! most a tenth of the requests, for the first ten samples and while an alarm is above a quarter of
-//! its height. The sampling rate may depend on earlier samples, and a suspicion is worth settling.
-//! The lab's broken learner is demoted after 24 to 33 control samples. (Ranks instead of sizes need
-//! 8 to 21, but take a learner for worse that avoids a backend which is fast mostly and very slow
-//! now and then.)
+//! The slice, not the test, limits the speed of a verdict. It is therefore ten times as large, but
+//! at most a tenth of the requests, for the first ten samples and while an alarm is above a
+//! quarter of its threshold. The test allows that the sampling rate depends on earlier samples.
+//! The lab's broken learner is demoted after 24 to 33 control samples. (Ranks instead of sizes
+//! need 8 to 21, but would also demote a learner that avoids a backend that is mostly fast and
+//! sometimes very slow.)
 //!
-//! While the learner is better beyond the 95 % interval, a fifth of the slice will do: control
-//! requests that go to slow backends are what the guard costs.
+//! While the learner is better beyond the 95 % interval, a fifth of the slice suffices: control
+//! requests to slow backends are the cost of the guard.
 //!
-//! A demotion lasts 10 s and doubles up to 10 min with each one that follows a return within ten
-//! times as long. Meanwhile requests go by `least_request` over the backends that the restraints
-//! leave open, and the learner goes on learning.
+//! A demotion lasts 10 s. It doubles, up to 10 min, with each further demotion within ten times
+//! that time after the return. Meanwhile `least_request` routes over the backends that the
+//! restraints leave open, and the learner continues to learn.
 use std::time::Duration;
 
 use super::view::GuardView;
@@ -38,7 +39,7 @@ use crate::time::Instant;
 /// The side in charge, and the results of both sides.
 #[derive(Clone, Debug)]
 pub(super) struct LiveGuard {
-    /// Share of the requests that are the control's.
+    /// The share of the requests that go to the control.
     share: f64,
     charge_ms: f64,
     demoted_until: Option<Instant>,
@@ -47,17 +48,17 @@ pub(super) struct LiveGuard {
     pub(super) demotions: u64,
     /// The learner's `ln cost` since the last sample: sum and count.
     since: (f64, u64),
-    /// The sum of its cost.
+    /// The sum of the learner's cost since the last sample, ms.
     since_ms: f64,
-    /// Decayed mean of its mean cost by sample, less the control's, ms.
+    /// Decayed mean of the difference of mean costs, learner minus control, ms.
     gap_ms: f64,
-    /// Decayed count, mean and sum of squares of the samples.
+    /// Decayed count of the samples, their mean, and the sum of their squared deviations.
     samples: f64,
     mean: f64,
     spread: f64,
     alarms: [f64; LAMBDAS.len()],
     pub(super) controls: u64,
-    /// Whether the learner is better beyond the noise, so that less control will do.
+    /// Whether the learner is better beyond the noise, so that less control suffices.
     is_gain_clear: bool,
 }
 
@@ -92,7 +93,7 @@ impl LiveGuard {
         self.demoted_until.is_none()
     }
 
-    /// A request comes: whether it is one of the control's.
+    /// Draws whether a new request goes to the control.
     pub(super) fn draw(&mut self, now: Instant, rng: &mut Rng) -> bool {
         if self.share <= 0.0 {
             return false;
@@ -101,7 +102,7 @@ impl LiveGuard {
             if now < until {
                 return false;
             }
-            // What was seen before the demotion is of another learner: it has learned since.
+            // The samples before the demotion describe an older learner: it has learned since.
             self.demoted_until = None;
             self.returned_at = Some(now);
             self.alarms = [0.0; LAMBDAS.len()];
@@ -119,7 +120,7 @@ impl LiveGuard {
         rng.unit() < share
     }
 
-    /// One of the learner's requests ended.
+    /// Records the end of a request that the learner routed.
     pub(super) fn learner_ended(&mut self, elapsed_ms: f64, is_error: bool) {
         let cost = self.cost(elapsed_ms, is_error);
         self.since.0 += libm::log(cost);
@@ -127,11 +128,11 @@ impl LiveGuard {
         self.since_ms += cost;
     }
 
-    /// One of the control's requests ended.
+    /// Records the end of a request that the control routed.
     pub(super) fn control_ended(&mut self, now: Instant, elapsed_ms: f64, is_error: bool) {
         let (sum, count) = std::mem::take(&mut self.since);
         let sum_ms = std::mem::take(&mut self.since_ms);
-        // While demoted both sides are `least_request`: there is nothing to compare.
+        // While demoted both sides are `least_request`, so a comparison is useless.
         if count == 0 || !self.is_in_charge() {
             return;
         }
@@ -160,7 +161,7 @@ impl LiveGuard {
     }
 
     fn take_sample(&mut self, y: f64) {
-        // By the deviation before this sample: one that is far out must not widen its own measure.
+        // Uses the deviation before this sample: an extreme sample must not widen its own scale.
         let deviation = self.deviation();
         if self.samples >= SAMPLES_MIN {
             let x = (y / deviation).clamp(-X_MAX, X_MAX) - ALLOWANCE;
@@ -169,7 +170,7 @@ impl LiveGuard {
             }
         }
         self.samples = self.samples * (1.0 - 1.0 / SAMPLES_MAX) + 1.0;
-        // Welford's update of mean and spread, with both forgotten a little.
+        // Welford's update of mean and spread, both with slow forgetting.
         let gap = y - self.mean;
         self.mean += gap / self.samples;
         self.spread = self.spread * (1.0 - 1.0 / SAMPLES_MAX) + gap * (y - self.mean);
@@ -181,7 +182,7 @@ impl LiveGuard {
         self.alarms.iter().copied().fold(0.0, f64::max)
     }
 
-    /// Whether an alarm is above this, and the learner's mean cost above the control's.
+    /// Whether an alarm is above `height` and the learner's mean cost above the control's.
     fn is_above(&self, height: f64) -> bool {
         self.gap_ms > 0.0 && self.alarm() > height
     }
@@ -198,13 +199,13 @@ impl LiveGuard {
         (self.spread / (self.samples - 1.0).max(1.0)).max(0.0).sqrt().max(DEVIATION_MIN)
     }
 
-    /// Half of the interval around the mean of the samples.
+    /// Half the width of the interval around the mean of the samples.
     fn error(&self) -> f64 {
         Z_95 * self.deviation() / self.samples.sqrt().max(1.0)
     }
 
     fn cost(&self, elapsed_ms: f64, is_error: bool) -> f64 {
-        // A failure is never cheaper than the time it took: a timeout may be longer than the charge.
+        // A failure is never cheaper than its duration: a timeout may exceed the charge.
         let cost = if is_error { self.charge_ms.max(elapsed_ms) } else { elapsed_ms };
         cost.max(COST_MIN_MS)
     }
@@ -256,7 +257,8 @@ mod tests {
         guard
     }
 
-    /// Runs pairs of requests, exponential of these means, until a demotion; returns how many.
+    /// Runs pairs of requests with exponential times of these means until a demotion. Returns the
+    /// number of pairs.
     fn pairs_to_demotion(guard: &mut LiveGuard, now: Instant, learner: f64, most: u64) -> u64 {
         let mut rng = Rng::new(9);
         let mut draw = |mean: f64| -mean * libm::log(1.0 - rng.unit());
@@ -272,8 +274,9 @@ mod tests {
         most
     }
 
-    /// A learner twice as slow is demoted within 100 samples, one four times as slow within 60, ten
-    /// times within 40; equal sides go on, and their ratio is 1 within its interval.
+    /// A learner twice as slow is demoted within 100 samples, one four times as slow within 60,
+    /// one ten times as slow within 40. Equal sides continue, and their ratio is 1 within its
+    /// interval.
     #[test]
     fn demotes_what_is_worse() {
         let now = Instant::from_millis(1000);
@@ -281,7 +284,8 @@ mod tests {
         assert_eq!(pairs_to_demotion(&mut equal, now, 10.0, 20_000), 20_000);
         let view = equal.view(now);
         let (low, high) = view.interval.expect("samples");
-        // Exactly the mean of logarithms differs: one side's mean is over 20, the other's over 1.
+        // The means of logarithms differ slightly: one side is averaged over 20 requests, the
+        // other is single.
         assert!(low < 1.02 && high > 0.98 && high - low < 0.2, "{view:?}");
         for (learner, most) in [(20.0, 100), (40.0, 60), (100.0, 40)] {
             let pairs = pairs_to_demotion(&mut guard(), now, learner, 1000);
@@ -292,9 +296,9 @@ mod tests {
     type Draw = fn(&mut Rng) -> f64;
     const SAMPLES: u32 = 50_000;
 
-    /// Equal sides, whatever their distribution: a CUSUM comes above ln A no more often than the
-    /// three of them may, 3 in A samples. For A = 100 and 1000 this is counted, restarted after
-    /// each crossing; at A = 10^6 none of 4 times 50 000 samples is a demotion.
+    /// Equal sides of any distribution: a CUSUM exceeds ln A at most as often as three of them
+    /// may, 3 in A samples. For A = 100 and 1000 this is counted, with a restart after each
+    /// crossing. At A = 10^6 none of 4 times 50 000 samples is a demotion.
     #[test]
     fn equal_sides_are_left_alone() {
         let exponential = |rng: &mut Rng| -10.0 * libm::log(1.0 - rng.unit());
@@ -329,7 +333,7 @@ mod tests {
         }
     }
 
-    /// The first demotion lasts 10 s, the next one soon after 20 s; half an hour later 10 s again.
+    /// The first demotion lasts 10 s, one soon after it 20 s; half an hour later it is 10 s again.
     #[test]
     fn back_off_doubles_and_forgets() {
         let mut guard = guard();
@@ -347,7 +351,7 @@ mod tests {
         assert_eq!(guard.demotions, 4);
     }
 
-    /// By hand: ln cost 2.0 and 4.0 of the learner, 1.0 of the control: a sample of 2.
+    /// By hand: ln cost 2.0 and 4.0 of the learner and 1.0 of the control make a sample of 2.
     #[test]
     fn a_sample_by_hand() {
         let mut guard = guard();
@@ -360,7 +364,7 @@ mod tests {
         assert!((guard.mean - 1.0).abs() < 1e-3, "{}", guard.mean);
     }
 
-    /// With a share of 0 there is no control and no random number is drawn.
+    /// With a share of 0 there are no control requests, and no random number is drawn.
     #[test]
     fn can_be_turned_off() {
         let mut guard = LiveGuard::new();

@@ -1,41 +1,46 @@
 //! `learned`: shortest expected delay under a model that is learned online.
 //!
-//! Each request goes where `cost = q(n+1)/v · (1 + (0.08 + p·w)·(n+1)) + T·excess` is least, drawn
-//! among equals: v the backend's relative speed ([`speed`]), q(n) its latency at n in flight if its
-//! speed were 1 ([`curve`]), w = 1 − q(1)/q(n+1) the part of it that is waiting, p the price of
-//! waiting, which rises where queues stand ([`unit`]). Speed and curve are learned from the proxy's own completions, so that there is
-//! nothing a backend could lie about; T what a failure is charged with; excess the share of its
-//! errors above the pool's and beyond the noise. Speeds are drawn to the pool's median by their
-//! standard error: equal backends become exactly equal, and the policy turns into `least_request`.
+//! Each request goes to the backend with the least `cost = q(n+1)/v · (1 + (0.08 + p·w)·(n+1)) +
+//! T·excess`, drawn among equals:
+//! - v: the backend's relative speed ([`speed`])
+//! - q(n): its latency with n in flight if its speed were 1 ([`curve`])
+//! - w = 1 − q(1)/q(n+1): the part of that latency that is waiting
+//! - p: the price of waiting, which rises while queues persist ([`unit`])
+//! - T: the charge for a failure
+//! - excess: the share of its errors above the pool's and beyond the noise
 //!
-//! | module | holds |
+//! Speed and curve are learned from the proxy's own completions, so a backend cannot falsify them.
+//! Speeds are shrunk towards the pool's median by their standard error: equal backends become
+//! exactly equal, and the policy becomes `least_request`.
+//!
+//! | module | content |
 //! |---|---|
-//! | [`speed`] | completions against exposure, and the memory that is used |
+//! | [`speed`] | completions against exposure, and the choice of the memory |
 //! | [`curve`] | the pool's congestion curve, and each backend's deviation |
-//! | [`unit`] | one backend: counters, cost; and what the pool has in common |
+//! | [`unit`] | one backend: counters and cost; the figures of the pool |
 //! | [`restraints`] | stall, quarantine, probation, caps, slow start |
-//! | [`calm`] | the short way for a model that is asked seldom |
-//! | [`refit`] | what is fitted to all backends together, every 64 completions |
-//! | [`faults`] | what errors do to a standing, by all of them |
-//! | [`rules`] | its part of the configuration |
+//! | [`calm`] | the short path for a model that is seldom asked |
+//! | [`refit`] | the fit over all backends together, every 64 completions |
+//! | [`faults`] | effects of errors on a standing, compared with all others |
+//! | [`rules`] | the configuration |
 //! | [`explore`] | the budget for trials |
-//! | [`learner`] | pings, ejections and the guard, as the router asks for them |
-//! | [`state`] | what is kept across restarts |
-//! | [`view`] | what is shown of it |
+//! | [`learner`] | pings, ejections and the guard, for the router |
+//! | [`state`] | the state kept across restarts |
+//! | [`view`] | the view for observers |
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
 //!
-//! A cost rises while a backend works without completing. A speed is estimated when a request ends;
-//! costs in the tournament tree date from then or from a later dispatch. When more exposure than
-//! that of a completion has passed since, the winner is estimated and weighed again until it stays
-//! the winner. Then it is the least of all, to within that one completion. (Shortest expected
-//! delay: Whitt 1986; adaptive memory: Lepski 1991.)
+//! A cost rises while a backend works without completing anything. Speeds are estimated when a
+//! request ends, so the costs in the tournament tree date from then or from a later dispatch. If
+//! more exposure than that of one completion has passed since, the winner is estimated and weighed
+//! again until it stays the winner. It is then the least of all, to within that one completion.
+//! (Shortest expected delay: Whitt 1986; adaptive memory: Lepski 1991.)
 //!
 //! # Constants
-//! A constant without a source beside it was chosen. "Insensitive" means: half of it and twice of
-//! it change the cost over the oracle's by at most 1.2 %, in the geometric mean over the scenarios
-//! of `cargo lab homog90 hetero80 seed_ab brownout sinkhole coldstart burst120 antagonist
-//! partial_errors costs --policies learned --seeds 2 --duration-scale 0.5`. With other seeds the
-//! same figure differs by up to 1.4 %.
+//! A constant without a source was chosen. "Insensitive" means that half and twice its value
+//! change the cost relative to the oracle's by at most 1.2 %, in the geometric mean over the
+//! scenarios of `cargo lab homog90 hetero80 seed_ab brownout sinkhole coldstart burst120
+//! antagonist partial_errors costs --policies learned --seeds 2 --duration-scale 0.5`. Other seeds
+//! change the same figure by up to 1.4 %.
 mod calm;
 mod curve;
 mod explore;
@@ -70,29 +75,30 @@ use crate::rng::Rng;
 use crate::time::{Instant, millis};
 use crate::tournament::{ABSENT, Tournament};
 
-/// The learner: a model of each backend, and who may be used.
+/// The learner: a model of each backend, and the restraints on its use.
 #[derive(Debug)]
 pub(crate) struct Learned {
     pool: Pool,
     units: Vec<Unit>,
-    /// The costs of the backends that are open.
+    /// The costs of the open backends.
     costs: Tournament,
     explorer: Explorer,
     guard: LiveGuard,
-    /// Backends in the configuration.
+    /// The number of backends in the configuration.
     present: usize,
     quarantined: usize,
     probation: usize,
-    /// Whether it prefers what costs most: to show that the guard is there.
+    /// Whether it prefers the highest cost, for tests of the guard.
     is_inverted: bool,
-    /// Whether it is the model of another policy: it excludes no backend for its errors.
+    /// Whether it serves as the model of another policy. It then excludes no backend for its
+    /// errors.
     is_model: bool,
-    /// Whether ejections pay.
+    /// The decision whether ejections pay.
     regret: Regret,
     has_regretted: bool,
-    /// Backends whose cost is not up to date; only those of a model.
+    /// Backends whose cost is out of date; only in a model.
     postponed: Vec<usize>,
-    /// For medians.
+    /// Buffers for medians.
     scratch: Vec<(f64, f64)>,
     shares: Vec<f64>,
 }
@@ -120,7 +126,7 @@ impl Learned {
         learned
     }
 
-    /// One that is broken: the most expensive backend is its first choice.
+    /// A broken learner, whose first choice is the most expensive backend.
     pub(super) fn inverted(rules: &Rules) -> Self {
         Self { is_inverted: true, ..Self::new(rules) }
     }
@@ -142,15 +148,15 @@ impl Learned {
         self.units.get(backend.index()).map_or(1, Unit::full_at)
     }
 
-    /// The least cost of all that are open, as of now.
+    /// The open backend with the least cost at `now`.
     fn cheapest(
         &mut self,
         now: Instant,
         candidates: &Candidates<'_>,
         rng: &mut Rng,
     ) -> Option<BackendId> {
-        // Costs in the tree are as of each backend's last event. By time alone a cost only grows,
-        // so it is enough to weigh the winner again until it stays the winner.
+        // Costs in the tree are as of each backend's last event. Time alone only raises a cost, so
+        // it suffices to weigh the winner again until it stays the winner.
         let mut slot = self.costs.draw(rng)?.slot;
         for _ in 0..LOOKS_MAX {
             if !self.units[slot].is_stale(now) {
@@ -164,14 +170,14 @@ impl Learned {
         if candidates.has(winner) {
             return Some(winner);
         }
-        // The tree knows nothing of retries and holds: for these few requests a scan will do.
+        // The tree ignores retries and holds. A scan is good enough for these few requests.
         let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
         let cost = |id, _| open(id).map_or(f64::INFINITY, |unit| unit.cost);
         candidates.least(rng, cost).filter(|id| open(*id).is_some())
     }
 
-    /// The fewest in flight of all that are open; those whose last answer was an error only where
-    /// there are no others: by failing fast they would have the fewest.
+    /// The open backend with the fewest in flight. Backends whose last request failed come last:
+    /// by failing fast they would have the fewest.
     fn fewest(
         &self,
         now: Instant,
@@ -186,25 +192,25 @@ impl Learned {
         candidates.least(rng, load).filter(|id| open(*id).is_some())
     }
 
-    /// Returns the least bad backend when no backend is open.
+    /// The least bad backend, for when no backend is open.
     fn least_bad(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<BackendId> {
         candidates.least(rng, |id, _| {
             let Some(unit) = self.units.get(id.index()) else {
                 return f64::INFINITY;
             };
             let wait = unit.latency_at(&self.pool, unit.in_flight.saturating_add(1));
-            // No backend is good here, so what was charged for errors before says little: the
-            // chance to fail is taken instead.
+            // No backend is good here, so earlier charges for errors say little. The chance to
+            // fail is used instead.
             let is_shut = if unit.restraints.is_normal() { 0 } else { 1 };
-            // Quarantined ones last: a normal one is usable, however full.
+            // Quarantined backends come last: a normal one is usable, however full.
             f64::from(is_shut) * SHUT_MS
                 + wait
                 + unit.restraints.risk(unit.in_flight) * self.pool.charge_ms
         })
     }
 
-    /// A backend on probation that wants a request. The way back does not wait for the budget of
-    /// trials, nor for the learner to be in charge.
+    /// The backend on probation that waits for a request. Its return depends neither on the budget
+    /// for trials nor on the learner being in charge.
     #[cold]
     fn try_out(&mut self, candidates: &Candidates<'_>) -> Option<BackendId> {
         let mut units = self.units.iter_mut();
@@ -218,21 +224,21 @@ impl Learned {
         Some(unit.id)
     }
 
-    /// A backend that is worth a trial, and what kind of trial.
+    /// The backend that gets a trial now, if one is due.
     fn explore(&mut self, now: Instant, candidates: &Candidates<'_>) -> Option<Choice> {
         if let Some(backend) = self.explorer.followed()
             && self.units[backend.index()].in_flight == 0
             && self.units[backend.index()].is_open()
             && candidates.has(backend)
         {
-            // A trial there went well: only more requests show whether it has recovered.
+            // A trial there went well. Only more requests show whether it has recovered.
             self.explorer.follow();
             return Some(Choice { backend, token: LEARNER | IDLE_TRIAL });
         }
         if now < self.explorer.look_at || !self.explorer.can_spend(explore::TRIAL) {
             return None;
         }
-        // The search goes over all backends: bounded by time, not done for each request.
+        // The search covers all backends, so it is bounded by time and not made for each request.
         self.explorer.look_at = now + IDLE_LOOKS_APART;
         let idle = (0..self.units.len()).find(|slot| {
             let unit = &self.units[*slot];
@@ -244,19 +250,19 @@ impl Learned {
         Some(Choice { backend: self.units[idle].id, token: LEARNER | IDLE_TRIAL })
     }
 
-    /// Takes the cost of a backend into the ranking.
+    /// Updates the cost of a backend in the ranking.
     fn weigh(&mut self, slot: usize) {
         let unit = &mut self.units[slot];
         unit.weigh(&self.pool);
         if self.is_inverted {
-            // Positive like any cost, so that its bits order as the tree needs them.
+            // Positive like any cost, so that its bits are ordered as the tree requires.
             unit.cost = 1.0 / unit.cost;
         }
         let key = if unit.is_open() { unit.cost.to_bits() } else { ABSENT };
         self.costs.set(slot, key);
     }
 
-    /// A good answer of a request that was in flight with n − 1 others.
+    /// Records a good end of a request that was in flight with n − 1 others.
     fn completed(&mut self, now: Instant, slot: usize, elapsed: Duration) {
         let elapsed_ms = millis(elapsed);
         let pool = &mut self.pool;
@@ -275,8 +281,8 @@ impl Learned {
         unit.quiet_since = now;
         unit.due = 0.0;
         if was_booting {
-            // Before the time scale is known a completion says nothing of speed: everyone's first
-            // requests would be judged by a guess of what a request takes.
+            // Before the time scale is known a completion says nothing about speed: the first
+            // requests would be judged by a guess of their duration.
             pool.boot();
             if !pool.is_booting() {
                 self.adopt_curve();
@@ -284,8 +290,8 @@ impl Learned {
             return;
         }
         unit.speed.complete();
-        // A stall ends in a clump of completions, and probation is one request at a time: neither
-        // is how this backend works at that number in flight.
+        // Completions after a stall come in a clump, and probation is one request at a time.
+        // Neither shows the backend's rate at that number in flight.
         if unit.restraints.is_normal() && !was_stalled {
             pool.curve.completions[(n as usize).min(LEVELS)] += 1.0;
             unit.shape.completions[bin(n)] += 1.0;
@@ -314,8 +320,8 @@ impl Policy for Learned {
             return self.least_bad(candidates, rng).map(Choice::of);
         }
         let mut token = 0;
-        // A retry is neither trial nor control: the backend that failed it is left out, so that its
-        // cost compares with nothing.
+        // A retry is neither a trial nor a control request: the backend that failed it is
+        // excluded, so its cost cannot be compared.
         if candidates.is_first_attempt() {
             self.explorer.earn();
             let is_control = self.guard.draw(now, rng);
@@ -348,7 +354,7 @@ impl Policy for Learned {
     fn reconfigure(&mut self, rules: &Rules) {
         self.pool.confidence = rules.learned.confidence;
         self.pool.charge_ms = millis(rules.errors.charge);
-        // The learned model stays: it contains none of these.
+        // The learned model is kept: it does not contain any of these.
         self.explorer.configure(rules.learned.exploration);
         self.guard.configure(rules.learned.control_share, self.pool.charge_ms);
     }
@@ -375,7 +381,7 @@ impl Policy for Learned {
     }
 
     fn on_leave(&mut self, _now: Instant, backend: BackendId) {
-        // The row stays until its slot is taken: its requests still end.
+        // The row stays until its slot is taken, since requests of the backend still end.
         self.units[backend.index()].is_present = false;
         self.explorer.forget(backend);
         self.present = self.units.iter().filter(|unit| unit.is_present).count();
@@ -405,7 +411,7 @@ impl Policy for Learned {
             unit.take(now);
             return;
         }
-        // The time until now was worked through with one request less.
+        // Before `take`: the time until now passed with one request less.
         unit.count(now, &mut self.pool);
         unit.take(now);
         unit.used_at = now;
@@ -422,7 +428,7 @@ impl Policy for Learned {
         if self.is_model {
             self.settle_up(slot);
             if is_error == Some(true) {
-                // It is compared with the others.
+                // An error is compared with the other backends, whose ends must be counted first.
                 self.catch_up();
             }
         }
@@ -431,13 +437,13 @@ impl Policy for Learned {
         unit.count(now, &mut self.pool);
         unit.take_in(&mut self.pool, is_error == Some(false));
         let is_trial = ended.token & IDLE_TRIAL != 0;
-        // A good answer is counted before the speed is estimated.
+        // A good end is counted before the speed is estimated.
         if is_trial || is_error != Some(false) {
             unit.settle(&self.pool);
         }
         debug_assert!(unit.in_flight > 0, "only requests that were sent end");
         unit.in_flight = unit.in_flight.saturating_sub(1);
-        // Predicted before this very answer teaches anything, and for a backend that is idle again.
+        // The prediction is made before this end is learned, for a backend that is idle again.
         let predicted_ms = if is_trial { unit.latency_at(&self.pool, 1) } else { 0.0 };
         match is_error {
             Some(false) => self.completed(now, slot, ended.elapsed),
@@ -454,7 +460,7 @@ impl Policy for Learned {
             let unit = &mut self.units[slot];
             unit.restraints.probation_ended(now, faults::shows(ended.outcome), others);
             if unit.restraints.is_normal() {
-                // The errors that it was ejected for must not continue to cost it requests.
+                // The errors that caused the ejection must not continue to cost it requests.
                 unit.errors = Errors::default();
             }
             self.count();
@@ -480,7 +486,7 @@ impl Policy for Learned {
         }
         let unit = &self.units[slot];
         if unit.in_flight == 0 && unit.restraints.is_stalled && unit.restraints.is_normal() {
-            // Nothing is left there that could show it working. Pings and probation have to.
+            // No request is left that could show recovery. Pings and probation have to.
             self.units[slot].was_silent();
             self.eject(now, slot, 1.0);
             let restraints = &mut self.units[slot].restraints;
@@ -490,14 +496,16 @@ impl Policy for Learned {
     }
 
     fn on_pause(&mut self, now: Instant, backend: BackendId) {
-        // Its time so far was work, and counts; from here on it is its client's.
+        // The time so far was work of the backend and counts. From now on it belongs to the
+        // client.
         self.settle_up(backend.index());
         let unit = &mut self.units[backend.index()];
         unit.look(now, &mut self.pool);
         debug_assert!(unit.in_flight > 0, "only what is in flight is paused");
         unit.in_flight = unit.in_flight.saturating_sub(1);
         if unit.in_flight == 0 && unit.restraints.is_normal() {
-            // No request waits for it: an apparent silence may have been its clients'.
+            // No request waits for the backend: an apparent silence may have been that of its
+            // clients.
             unit.quiet(now);
         }
         self.weigh(backend.index());
@@ -514,7 +522,7 @@ impl Policy for Learned {
     fn on_ping(&mut self, now: Instant, backend: BackendId, is_good: bool, facts: &Backend) {
         let slot = backend.index();
         if self.units[slot].turned_away > facts.turned_away() {
-            // Refusals fade, and a backend that is not chosen for them learns of it here.
+            // Refusals fade. A backend that is avoided because of them is updated here.
             self.units[slot].turned_away = facts.turned_away();
             self.weigh(slot);
         }
@@ -526,7 +534,7 @@ impl Policy for Learned {
             && restraints.is_normal()
             && self.units[slot].in_flight == 0
         {
-            // More than half are out of use: this one could not be quarantined.
+            // More than half of the backends are out, so this one could not be quarantined.
             self.units[slot].restraints.come_back(now);
             self.weigh(slot);
         }
@@ -549,18 +557,18 @@ impl Policy for Learned {
     }
 }
 
-/// The average of latencies: the first few plainly, then each a twentieth.
+/// Updates an average of latencies: the first sample counts as it is, later ones a twentieth.
 fn average(mean: &mut f64, ms: f64) {
     *mean = if *mean > 0.0 { *mean + LATENCY_ALPHA * (ms - *mean) } else { ms.max(LATENCY_MIN_MS) };
 }
 
-/// Marks on requests.
+/// Marks on requests, combined by bits.
 const LEARNER: Token = 1;
 const CONTROL: Token = 2;
 const PROBATION: Token = 4;
 const IDLE_TRIAL: Token = 8;
 
-/// Backends that one decision evaluates; one or two as a rule. Bounds its work.
+/// The most backends that one decision evaluates again; usually it is one or two. Bounds the work.
 const LOOKS_MAX: usize = 4;
 /// Completions from one fit of the pool's curve to the next: its work is spread over as many.
 /// Chosen; insensitive from half to twice.

@@ -1,13 +1,13 @@
 //! The fit over all backends together: the pool's curve, the median of the speeds, and with them
-//! every backend's cost. Done every [`REFRESH`] completions.
+//! every backend's cost. It runs every [`REFRESH`] completions.
 use super::{Learned, REFRESH, unit};
 use crate::time::Instant;
 
 impl Learned {
-    /// Fits the curve and the median of the speeds to what was seen, and weighs everyone.
+    /// Fits the curve and the median of the speeds, and weighs all backends.
     pub(super) fn refresh(&mut self, now: Instant) {
-        // Else a backend that is charged for its errors, and so gets no requests, would be charged
-        // for as long as trials take to outweigh them, however little others fail by now.
+        // Without this, a backend that is charged for its errors and gets no requests would be
+        // charged until trials outweigh them, however rarely the others fail by now.
         let stale = REFRESH as f64 / (UNASKED_MEMORY * self.present.max(1) as f64);
         for slot in 0..self.units.len() {
             self.settle_up(slot);
@@ -24,7 +24,7 @@ impl Learned {
         self.recenter();
         let pool = &mut self.pool;
         if pool.center.abs() > CENTER_MAX {
-            // Only the product of speed and curve can be seen: keep the speeds around 1.
+            // Only the product of speed and curve is observable: keep the speeds around 1.
             let factor = libm::exp(pool.center);
             pool.curve.rescale(factor);
             for unit in &mut self.units {
@@ -38,8 +38,8 @@ impl Learned {
         self.adopt_curve();
     }
 
-    /// Finds how many of the requests in flight wait for others: at n in flight a request takes q(n)
-    /// and would take q(1) alone.
+    /// Finds the share of the requests in flight that wait for others: with n in flight a request
+    /// takes q(n), and alone it would take q(1).
     fn price_queues(&mut self) {
         let curve = &self.pool.curve;
         let here = self.units.iter().filter(|unit| unit.is_present && unit.in_flight > 0);
@@ -63,7 +63,7 @@ impl Learned {
         self.pool.set_center(unit::median(&mut self.scratch));
     }
 
-    /// Gives the pool's curve to everyone, and weighs them.
+    /// Passes the pool's curve to all backends, and weighs them.
     pub(super) fn adopt_curve(&mut self) {
         for slot in 0..self.units.len() {
             let unit = &mut self.units[slot];

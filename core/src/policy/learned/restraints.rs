@@ -1,24 +1,26 @@
-//! Restraints that keep requests from one backend while the model cannot be trusted with it.
+//! Restraints that keep requests from a backend while the model cannot be trusted with it.
 //!
-//! Beside its standing, which is that of [`outlier`](crate::outlier), a backend may be stalled (no
-//! completion where twelve were due; ejected when every request there ended without an answer),
-//! capped (it refused while full), or suspect (after an error where errors are rare, no more
-//! requests while it has others to answer).
+//! Besides its standing, which is that of [`outlier`](crate::outlier), a backend may be:
+//! - stalled: no completion where twelve were due. It is ejected when every request there has
+//!   ended without a response.
+//! - capped: it refused a request while full.
+//! - suspect: it failed a request where errors are rare. It gets no more while requests are in
+//!   flight there.
 use crate::outlier::{Others, WINDOW_START, Watch};
 use crate::time::Instant;
 
-/// One backend's guard restraints.
+/// The restraints on one backend.
 #[derive(Clone, Debug)]
 pub(super) struct Restraints {
     pub(super) watch: Watch,
     pub(super) is_stalled: bool,
-    /// Requests in flight at which it refused, with a margin.
+    /// The cap of requests in flight: the number at which it refused, less a margin.
     pub(super) cap: Option<f64>,
-    /// By how much a good answer raises it.
+    /// The growth of the cap with each good response.
     growth: f64,
-    /// Requests in flight when it last refused.
+    /// The number of requests in flight at its last refusal.
     full_at: u32,
-    /// Its last answer was an error, where errors are rare: the requests that it has are to tell
+    /// Its last request failed where errors are rare. The requests in flight there have to show
     /// more before it gets another.
     is_suspect: bool,
 }
@@ -36,7 +38,7 @@ impl Restraints {
         }
     }
 
-    /// Whether requests may go there with n in flight.
+    /// Whether requests may go there while n are in flight.
     pub(super) fn is_open(&self, n: u32) -> bool {
         self.watch.is_in()
             && !self.is_stalled
@@ -49,13 +51,13 @@ impl Restraints {
         self.watch.is_in()
     }
 
-    /// Whether a good answer changes nothing but the counts of errors.
+    /// Whether a good response changes only the counts of errors.
     #[inline]
     pub(super) const fn is_calm(&self) -> bool {
         self.watch.is_calm() && !self.is_stalled && !self.is_suspect && self.cap.is_none()
     }
 
-    /// A good answer, to a request sent then: what it opens.
+    /// Records a good response to a request that was sent at `sent_at`.
     pub(super) fn succeeded(&mut self, sent_at: Instant) {
         self.is_stalled = false;
         self.is_suspect = false;
@@ -65,8 +67,9 @@ impl Restraints {
         }
     }
 
-    /// An error that is the backend's own fault, of a request sent then; returns whether it is to
-    /// be ejected, as far as this backend goes, where the others' share of errors is `others`.
+    /// Records an error that is the backend's own fault, of a request that was sent at `sent_at`.
+    /// Returns whether the backend's own figures call for an ejection. `others` are the errors of
+    /// the others.
     pub(super) fn failed(
         &mut self,
         now: Instant,
@@ -77,8 +80,9 @@ impl Restraints {
         self.watch.failed(now, sent_at, others)
     }
 
-    /// An error while full, with n in flight: no evidence but of its size. One at about the same
-    /// number as the last time confirms it: a limit that stays is tried more seldom.
+    /// Records an error while full, with n in flight. It is evidence only of the backend's size.
+    /// One at about the same number as the last time confirms the limit, so that it is tried less
+    /// often.
     pub(super) fn was_full(&mut self, n: u32) {
         let gap = (f64::from(n) - f64::from(self.full_at)).abs();
         let is_again = gap <= (CAP_SAME * f64::from(self.full_at)).max(CAP_SAME_MIN);
@@ -87,13 +91,13 @@ impl Restraints {
         self.cap = Some((CAP_SHARE * f64::from(n) - 1.0).max(1.0));
     }
 
-    /// Trusted again: its errors are forgotten, and slow start begins.
+    /// Returns the backend: its errors are forgotten, and slow start begins.
     pub(super) fn come_back(&mut self, now: Instant) {
         self.watch.come_back(now);
         self.clear();
     }
 
-    /// A request on probation ended; `None` when it says nothing.
+    /// Records the end of a request on probation; `None` if it says nothing about the backend.
     pub(super) fn probation_ended(
         &mut self,
         now: Instant,
@@ -113,7 +117,7 @@ impl Restraints {
         self.full_at = 0;
     }
 
-    /// The chance to fail that speaks against it where no backend is open.
+    /// The chance of failure used for ranking when no backend is open, 0 to 1.
     pub(super) fn risk(&self, n: u32) -> f64 {
         let is_full = self.cap.is_some_and(|cap| f64::from(n) >= cap);
         if !self.is_normal() {
@@ -152,8 +156,8 @@ mod tests {
         Some(Others { share, requests: 1e9 })
     }
 
-    /// By hand: errors are 1 of 2, 1.95 of 2.95 and 2.8525 of 3.8525 with the one good request
-    /// beside them; a pool that fails in a quarter of all cases excuses up to 0.85 of them.
+    /// By hand: errors are 1 of 2, 1.95 of 2.95 and 2.8525 of 3.8525, with one good request added.
+    /// A pool that fails a quarter of its requests excuses up to 0.85 of them.
     #[test]
     fn a_failing_pool_excuses() {
         let mut restraints = Restraints::new();
@@ -167,7 +171,8 @@ mod tests {
         assert!((restraints.risk(0) - 5.8525 / 6.8525).abs() < 1e-12);
     }
 
-    /// Refused with 100 in flight: at most 96 from then on, a hundred completions allow one more.
+    /// After a refusal with 100 in flight at most 96 are allowed; a hundred completions allow one
+    /// more.
     #[test]
     fn caps_grow_slowly() {
         let mut restraints = Restraints::new();
@@ -181,8 +186,8 @@ mod tests {
         assert_eq!(restraints.risk(98), 0.7);
     }
 
-    /// Refused with 100 again and again: the cap grows half as fast each time, down to a sixteenth.
-    /// A refusal with far fewer is another limit, and a return knows of none.
+    /// With repeated refusals at 100 the cap grows half as fast each time, down to a sixteenth. A
+    /// refusal at far fewer is another limit. A return forgets the limit.
     #[test]
     fn a_limit_that_stays_is_tried_seldom() {
         let mut restraints = Restraints::new();

@@ -1,20 +1,20 @@
-//! Present speed of one backend: completions against exposure, under several memories.
+//! The current speed of one backend: completions against exposure, under several memories.
 //!
-//! While a backend holds n requests for dt ms, a backend of speed 1 would complete `dx = D(n)·dt`
-//! of them: its exposure. Its speed is completions / exposure, exact for requests still running
-//! (censored ones, in the words of survival analysis). Each of nine memories W = 8 … 2048 forgets
-//! by exposure: `f = 1/(1 + dx/W)`, `C ← C·f`, `X ← (X + dx)·f`; a completion adds 1 to C.
+//! While a backend has n requests for dt ms, a backend of speed 1 would complete `dx = D(n)·dt` of
+//! them: the exposure. The speed is completions / exposure, which also accounts for requests that
+//! are still running (censored ones, in survival analysis). Each of nine memories W = 8 … 2048
+//! forgets by exposure: `f = 1/(1 + dx/W)`, `C ← C·f`, `X ← (X + dx)·f`. A completion adds 1 to C.
 //!
-//! The memory used is Lepski's choice: the longest one whose interval for the root of the speed,
-//! `(√(C + 3/8) ± h)/√X` with `h = confidence·√φ/2` (Anscombe's transform), shares a point with
-//! those of all shorter ones. The shortest considered has 4·φ to 8·φ completions, and 8 at least:
-//! below, clumped completions are no sample of anything. So it is long while the speed is steady
-//! and short just after a change.
+//! The memory in use is Lepski's choice: the longest one whose interval for the root of the speed,
+//! `(√(C + 3/8) ± h)/√X` with `h = confidence·√φ/2` (Anscombe's transform), overlaps those of all
+//! shorter ones. The shortest one considered has 4·φ to 8·φ completions, and at least 8; fewer
+//! completions that come in clumps are not a sample. The memory is therefore long while the speed
+//! is steady and short just after a change.
 //!
-//! Just after only: a longer memory that departs by twice as many standard errors is of another
-//! time, and all longer than the one used restart with that one's contents. Left to forget by
-//! themselves, they stayed a standard error or two below a speed that had come back, each in its
-//! turn, and a backend had half its share for 30 s.
+//! A longer memory that differs by twice as many standard errors describes an earlier time. All
+//! memories longer than the one in use then restart with its contents. Without this they stayed a
+//! standard error or two below a recovered speed, one after the other, and a backend got half its
+//! share for 30 s.
 
 /// Completions and exposure of one backend.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,26 +26,26 @@ pub(super) struct Speed {
     block: Stretch,
 }
 
-/// Two neighbouring stretches of the same exposure, whose completions tell the dispersion.
+/// Two neighbouring stretches of equal exposure, whose completions show the dispersion.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Stretch {
     completions: [f64; 2],
     exposure: [f64; 2],
 }
 
-/// Speed of a backend by its completions.
+/// The estimated speed of a backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Estimate {
     /// Logarithm of the speed.
     pub(super) ln_speed: f64,
     /// Standard error of `ln_speed`.
     pub(super) error: f64,
-    /// The memory used, by its index.
+    /// The index of the memory in use.
     pub(super) memory: u8,
 }
 
 impl Speed {
-    /// Exposure passes; returns a sample of the dispersion when a pair of stretches is full.
+    /// Adds exposure. Returns a sample of the dispersion when a pair of stretches is full.
     pub(super) fn expose(&mut self, dx: f64) -> Option<f64> {
         for memory in 0..MEMORIES {
             let kept = 1.0 / (1.0 + dx * (1.0 / length(memory)));
@@ -55,7 +55,7 @@ impl Speed {
         self.block.expose(dx)
     }
 
-    /// Takes back exposure that passed since a moment not long ago.
+    /// Takes back exposure that was added a short time ago.
     pub(super) fn withdraw(&mut self, dx: f64) {
         for memory in 0..MEMORIES {
             // The rest of it if it came at once.
@@ -65,7 +65,7 @@ impl Speed {
         self.block = Stretch::default();
     }
 
-    /// A request was completed well.
+    /// Counts a good completion.
     pub(super) fn complete(&mut self) {
         for completions in &mut self.completions {
             *completions += 1.0;
@@ -73,8 +73,7 @@ impl Speed {
         self.block.completions[self.block.at()] += 1.0;
     }
 
-    /// The speed as it stands, for intervals of `confidence` standard errors under dispersion
-    /// `phi`.
+    /// Estimates the speed, with intervals of `confidence` standard errors under dispersion `phi`.
     pub(super) fn estimate(&mut self, confidence: f64, phi: f64) -> Estimate {
         let half = 0.5 * confidence * phi.sqrt();
         let (mut low, mut high) = ([0.0; MEMORIES], [0.0; MEMORIES]);
@@ -84,7 +83,7 @@ impl Speed {
             low[memory] = (root - half) * scale;
             high[memory] = (root + half) * scale;
         }
-        // Completions that come in clumps of phi say as much as a phi-th of them.
+        // Completions that come in clumps of phi carry as much evidence as a phi-th of them.
         let first = (0..MEMORIES - 1).find(|memory| phi < f64::from(2_u32 << memory)).unwrap_or(0);
         let (mut lowest, mut highest) = (low[first], high[first]);
         let mut used = first;
@@ -104,7 +103,7 @@ impl Speed {
             apart(used, memory) || apart(memory, used)
         };
         let (completions, exposure) = (self.completions[used], self.exposure[used]);
-        // The longer memories would take as long as they are to forget a change that is certain.
+        // The longer memories would take their own length to forget a change that is certain.
         if (used + 1..MEMORIES).any(is_past) {
             self.completions[used + 1..].fill(completions);
             self.exposure[used + 1..].fill(exposure);
@@ -117,7 +116,7 @@ impl Speed {
         }
     }
 
-    /// Counts exposure by a curve `factor` times as high.
+    /// Converts the exposure to a curve `factor` times as high.
     pub(super) fn rescale(&mut self, factor: f64) {
         self.exposure.iter_mut().for_each(|exposure| *exposure *= factor);
         self.block.exposure.iter_mut().for_each(|exposure| *exposure *= factor);
@@ -158,8 +157,8 @@ const BLOCK_EXPOSURE: f64 = 32.0;
 mod tests {
     use super::*;
 
-    /// By hand: 8 of exposure halve what the shortest memory had, its own share included, and a
-    /// completion adds one everywhere.
+    /// By hand: an exposure of 8 halves the contents of the shortest memory, itself included, and
+    /// a completion adds one to every memory.
     #[test]
     fn memories_by_hand() {
         let mut speed = Speed::default();
@@ -172,7 +171,7 @@ mod tests {
         assert_eq!(speed.completions[0], 1.5);
     }
 
-    /// Exposure that is taken back leaves the speed as it was before it passed.
+    /// After exposure is taken back the speed is as before.
     #[test]
     fn exposure_is_taken_back() {
         let mut speed = Speed::default();
@@ -188,9 +187,9 @@ mod tests {
         assert!((after - before).abs() < 0.02, "{before} and {after}");
     }
 
-    /// A steady speed of 2 is found with the longest memory; after it has fallen to a fifth, a
-    /// short memory takes over within 40 completions and is near after 150; with no completion at
-    /// all, exposure alone makes the speed fall.
+    /// A steady speed of 2 is found with the longest memory. After a fall to a fifth, a short
+    /// memory is used within 40 completions, and the estimate is close after 150. Without
+    /// completions, exposure alone lowers the speed.
     #[test]
     fn follows_a_change_with_a_short_memory() {
         let mut speed = Speed::default();

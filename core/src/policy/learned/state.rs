@@ -1,4 +1,4 @@
-//! The learner's state across restarts, and its restoring.
+//! The learner's state across restarts.
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
@@ -9,7 +9,7 @@ use crate::id::BackendId;
 use crate::policy::state::{LearnedBackendState, LearnedPolicyState, PolicyStateError, check};
 
 impl Learned {
-    /// Returns what was learned, under the names of the backends.
+    /// The learned state, by names of backends.
     pub(super) fn own_state(
         &self,
         name: &dyn Fn(BackendId) -> Option<String>,
@@ -31,7 +31,7 @@ impl Learned {
         }
     }
 
-    /// Takes in a valid state; backends that it does not name start with nothing.
+    /// Restores a valid state. Backends that it does not contain start empty.
     pub(super) fn restore_own(
         &mut self,
         state: &LearnedPolicyState,
@@ -83,7 +83,7 @@ impl Unit {
 }
 
 impl LearnedPolicyState {
-    /// Checks every number against what can be learned.
+    /// Checks every number against the range that can be learned.
     pub(super) fn validate(&self) -> Result<(), PolicyStateError> {
         check("scaleMs", SCALE_MS.contains(&self.scale_ms))?;
         check("phi", PHI.contains(&self.phi))?;
@@ -116,9 +116,9 @@ fn are_counts(numbers: &[f64]) -> bool {
     numbers.iter().all(|number| (0.0..=COUNT_MAX).contains(number))
 }
 
-/// A count beyond this would lose what is added to it.
+/// The largest count. Beyond it additions would lose precision.
 const COUNT_MAX: f64 = 1e12;
-/// The scales that a curve can begin with.
+/// The range of a curve's initial scale, ms.
 const SCALE_MS: RangeInclusive<f64> = 1e-5..=1e8;
-/// The dispersions that can be learned.
+/// The range of the dispersion.
 const PHI: RangeInclusive<f64> = 0.5..=16.0;

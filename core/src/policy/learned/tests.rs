@@ -9,14 +9,15 @@ fn learned(bench: &Bench, slot: usize) -> LearnedView {
     view
 }
 
-/// Without control requests and trials, so that every request is the model's choice.
+/// A bench without control requests and trials, so that every request is the model's choice.
 fn bench(count: usize) -> Bench {
     let mut rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };
     rules.learned.control_share = 0.0;
     Bench::with(rules, count)
 }
 
-/// Sends requests one after another, answered after these times by backend; how many each got.
+/// Sends requests one after another, which take these times by backend. Returns the number of
+/// each.
 fn serve(bench: &mut Bench, requests: usize, ms: &[f64]) -> Vec<usize> {
     let mut counts = vec![0; ms.len()];
     for _ in 0..requests {
@@ -32,7 +33,7 @@ fn error() -> Outcome {
     Outcome::Answered { status: 500, latency: Duration::from_millis(1) }
 }
 
-/// A new pool: nothing known, slow start of two each, and requests spread over all.
+/// In a new pool nothing is known: slow start allows two requests each, and requests go to all.
 #[test]
 fn starts_slowly_and_evenly() {
     let mut bench = bench(3);
@@ -45,8 +46,8 @@ fn starts_slowly_and_evenly() {
     assert_eq!(learned(&bench, 0).speed, 1.0);
 }
 
-/// Of two, one five times as slow: it gets next to nothing, and the model says why. Equal ones
-/// are exactly equal.
+/// Of two backends one is five times as slow. It gets almost nothing, and the view shows the
+/// reason. Equal backends are exactly equal.
 #[test]
 fn finds_the_fast() {
     let mut bench = bench(3);
@@ -59,8 +60,9 @@ fn finds_the_fast() {
     assert!((fast.latency_ms - 10.0).abs() < 2.0, "{fast:?}");
 }
 
-/// Answers of 500 in a row quarantine; a good ping past the back-off begins probation, and good
-/// answers one at a time end it in slow start. Meanwhile nothing goes there.
+/// Consecutive responses of 500 quarantine a backend. A good ping after the back-off starts the
+/// probation, and good responses, one at a time, end it in slow start. Until then nothing goes
+/// there.
 #[test]
 fn quarantine_and_return() {
     let mut bench = bench(4);
@@ -98,8 +100,8 @@ fn quarantine_and_return() {
     assert_eq!(learned(&bench, 2).state, LearnedStanding::SlowStart { window: 2 });
 }
 
-/// A backend that falls silent is left alone after some dozen expected completions, long before
-/// the timeout, and one completion brings it back.
+/// A backend that becomes silent gets no more requests after about twelve expected completions,
+/// long before the timeout. One completion brings it back.
 #[test]
 fn stalls_are_found() {
     let mut bench = bench(2);
@@ -119,7 +121,8 @@ fn stalls_are_found() {
     assert_eq!(learned(&bench, 0).state, LearnedStanding::Normal);
 }
 
-/// A stream leaves n at its head and in flight at its end, and its length teaches nothing.
+/// A stream stops counting at its head. It stays in flight until its end, and its length teaches
+/// nothing.
 #[test]
 fn streams_leave_early() {
     let mut bench = bench(1);
@@ -141,8 +144,8 @@ fn streams_leave_early() {
     assert_eq!(bench.router.snapshot(bench.now).backends[0].in_flight, 0);
 }
 
-/// The learned state returns through JSON, bit for bit, for backends of the same name; another
-/// version, another policy and invalid numbers are refused and change nothing.
+/// The learned state is restored from JSON, bit for bit, for backends with the same names. Another
+/// version, another policy and invalid numbers are errors and change nothing.
 #[test]
 fn remembers_across_restarts() {
     let mut first = bench(2);
@@ -193,7 +196,7 @@ fn a_backend_is_small() {
     assert!(size_of::<Unit>() <= 4096, "{}", size_of::<Unit>());
 }
 
-/// Requests with failures everywhere still go somewhere, and the pool recovers from it.
+/// If all backends fail, requests still go somewhere, and the pool recovers.
 #[test]
 fn a_pool_that_fails_as_a_whole_goes_on() {
     let mut bench = bench(3);
@@ -217,9 +220,9 @@ fn a_pool_that_fails_as_a_whole_goes_on() {
     }
 }
 
-/// A learner whose costs are inverted prefers the slow one of two. With a control slice of 5 % it
-/// is demoted within 2000 requests, and then requests go by `least_request`: to both alike, as
-/// they come one at a time.
+/// A learner with inverted costs prefers the slower of two backends. With a control slice of 5 %
+/// it is demoted within 2000 requests. Then `least_request` routes: single requests go to both
+/// alike.
 #[test]
 fn a_broken_learner_is_demoted() {
     let mut rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };
@@ -240,9 +243,9 @@ fn a_broken_learner_is_demoted() {
     assert!((70..130).contains(&counts[0]), "least_request: {counts:?}");
 }
 
-/// A backend that refuses single requests, one after the other, is ejected after the third of them;
-/// the trial on probation is refused, too, and ejects it again. One that works and refuses only what
-/// comes on top of others is not: it gets no more at a time than it takes.
+/// A backend that refuses single requests is ejected after the third in a row. The trial on
+/// probation is refused, too, and ejects it again. A backend that works and refuses only
+/// additional requests is not ejected: it gets no more at a time than it takes.
 #[test]
 fn what_refuses_everything_is_ejected_and_what_is_full_is_not() {
     let refusal = Outcome::Refused { status: 503, hold: None };

@@ -9,31 +9,32 @@ use crate::errors::Errors;
 use crate::id::BackendId;
 use crate::time::{Instant, millis};
 
-/// Figures common to the pool's backends.
+/// The figures common to the backends of the pool.
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
     pub(super) curve: Curve,
-    /// Dispersion of completions over all: what a new backend starts with.
+    /// Dispersion of all completions, which new backends start with.
     pub(super) phi: f64,
     /// The median of the backends' `ln` speed.
     pub(super) center: f64,
     /// The speed at the median.
     pub(super) center_speed: f64,
-    /// The last thousand or so requests.
+    /// About the last thousand requests.
     pub(super) errors: Errors,
-    /// Average time of an answered request, ms.
+    /// Average time of a successful request, ms.
     pub(super) latency_ms: f64,
     /// Good completions so far.
     pub(super) completions: u64,
-    /// The share of the requests in flight that wait for others, on the average, 0 to 1.
+    /// The average share of the requests in flight that wait for others, 0 to 1.
     waiting: f64,
-    /// What a request's part in a queue costs those that come after it, by requests in flight.
+    /// The price of a queued request for later ones, per request in flight.
     price: f64,
     /// While booting: `Σ √n·dt`, ms.
     pub(super) boot_exposure: f64,
-    /// Standard errors by which completions must depart from a speed before it is forgotten.
+    /// Standard errors by which completions must differ from a speed before older ones are
+    /// forgotten.
     pub(super) confidence: f64,
-    /// Cost of a failed request, ms.
+    /// The charge for a failed request, ms.
     pub(super) charge_ms: f64,
 }
 
@@ -42,25 +43,25 @@ pub(super) struct Pool {
 pub(super) struct Unit {
     pub(super) id: BackendId,
     pub(super) is_present: bool,
-    /// By its pings and refusals.
+    /// Whether its pings and connections let it be used.
     pub(super) is_up: bool,
-    /// Requests in flight that tell something.
+    /// Requests in flight, without streams whose response head has arrived.
     pub(super) in_flight: u32,
-    /// Recent requests that it refused: to the cost they are in flight.
+    /// Recent refusals, which the cost counts as requests in flight.
     pub(super) turned_away: u32,
-    /// The same, each in parts of the requests in flight, as far as good answers have left it.
+    /// The same as fractions of requests in flight, reduced by good responses.
     refused_lately: f64,
-    /// Refusals in a row of requests that were the only ones there.
+    /// Refusals in a row of requests that were alone there.
     pub(super) refused_alone: u32,
-    /// Time at n in flight is counted up to here.
+    /// The time up to which exposure is counted.
     pub(super) looked_at: Instant,
     /// Counted exposure that was not passed to `speed` yet.
     pending: f64,
-    /// Exposure per ms with n in flight.
+    /// Exposure per ms at the current number in flight.
     pace: f64,
     /// Counted good ends that were not passed to speed and errors yet; only in a model.
     pub(super) unsettled: u32,
-    /// Whether its cost is not up to date; only in a model.
+    /// Whether its cost is out of date; only in a model.
     pub(super) is_postponed: bool,
     pub(super) speed: Speed,
     pub(super) shape: Shape,
@@ -72,18 +73,18 @@ pub(super) struct Unit {
     pub(super) shrunk_speed: f64,
     pub(super) errors: Errors,
     pub(super) restraints: Restraints,
-    /// Average time of an answered request, ms; 0 before the first.
+    /// Average time of a successful request, ms; 0 before the first.
     pub(super) latency_ms: f64,
     pub(super) completions: u64,
-    /// Results of its trials.
+    /// The results of its trials.
     pub(super) series: Trials,
-    /// The last good answer.
+    /// The time of the last good response.
     pub(super) answered_at: Option<Instant>,
-    /// The last dispatch.
+    /// The time of the last dispatch.
     pub(super) used_at: Instant,
-    /// The last answer, or the dispatch that ended idleness.
+    /// The time of the last end of a request, or of the dispatch that ended idleness.
     pub(super) quiet_since: Instant,
-    /// Completions due since then, at the speed of then.
+    /// Completions due since then, at the speed of that time.
     pub(super) due: f64,
     pub(super) due_speed: f64,
     /// Expected delay and charge of one more request, ms.
@@ -108,31 +109,31 @@ impl Pool {
         }
     }
 
-    /// Whether only the time scale is known yet.
+    /// Whether only the time scale is being learned.
     pub(super) const fn is_booting(&self) -> bool {
         self.completions < BOOT
     }
 
-    /// A completion while booting: sets the scale.
+    /// Sets the time scale by a completion while booting.
     pub(super) fn boot(&mut self) {
         let scale = self.boot_exposure / self.completions as f64;
         self.curve = Curve::new(scale.clamp(SCALE_MIN_MS, SCALE_MAX_MS));
     }
 
-    /// Share of errors in the pool.
+    /// The share of errors in the pool, 0 to 1.
     pub(super) fn error_share(&self) -> f64 {
         self.errors.errors / (self.errors.requests + ERRORS_PRIOR)
     }
 
-    /// So many of the requests in flight wait for others now, as a share of all: what a request in
-    /// the queue costs the others.
+    /// Updates the price of queues. `waiting` is the share of the requests in flight that wait for
+    /// others now.
     pub(super) fn price_queues(&mut self, waiting: f64) {
         self.waiting += WAITING_ALPHA * (waiting - self.waiting);
         let ratio = self.waiting / (1.0 - self.waiting).max(WAITING_REST);
         self.price = (PRICE * ratio * ratio).min(PRICE_MAX);
     }
 
-    /// The median of the speeds is this, as a logarithm.
+    /// Sets the median of the speeds, given as a logarithm.
     pub(super) fn set_center(&mut self, center: f64) {
         self.center = center;
         self.center_speed = libm::exp(center);
@@ -178,8 +179,8 @@ impl Unit {
         unit
     }
 
-    /// Whether so much exposure has passed since the speed was estimated that its fall may matter:
-    /// that of a completion, at its own speed or at 1, whichever is more.
+    /// Whether enough exposure has passed since the last estimate for its fall to matter: that of
+    /// one completion, at its own speed or at speed 1, whichever is more.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
         if self.in_flight == 0 || self.looked_at == now {
             return false;
@@ -188,15 +189,15 @@ impl Unit {
         exposure * self.shrunk_speed.max(1.0) >= STALE
     }
 
-    /// Counts the time since the last check, and estimates the speed again.
+    /// Counts the time since the last check, and estimates the speed.
     pub(super) fn look(&mut self, now: Instant, pool: &mut Pool) {
         self.count(now, pool);
         self.take_in(pool, false);
         self.settle(pool);
     }
 
-    /// Counts the time since the last look; to be done before anything changes that it counts
-    /// under. The speed stays as it was estimated.
+    /// Counts the time since the last check under the current number in flight, so it must precede
+    /// any change of that. The estimated speed stays.
     pub(super) fn count(&mut self, now: Instant, pool: &mut Pool) {
         let dt = millis(now.since(self.looked_at));
         self.looked_at = now;
@@ -221,8 +222,8 @@ impl Unit {
         }
     }
 
-    /// Tells the speed of the exposure that was counted. While stalled it waits for a good answer
-    /// (`is_good`): only that makes a slow backend of a silent one.
+    /// Passes the counted exposure to the speed. A stalled backend waits for a good response
+    /// (`is_good`): only that shows that it is slow and not silent.
     pub(super) fn take_in(&mut self, pool: &mut Pool, is_good: bool) {
         if self.restraints.is_stalled && !is_good {
             return;
@@ -240,9 +241,9 @@ impl Unit {
         }
     }
 
-    /// Passes completions to the speed, with the counted exposure in equal parts before each: all
-    /// of it at once would let short memories forget what they had, and then count every completion
-    /// in full.
+    /// Passes completions to the speed, with an equal part of the counted exposure before each.
+    /// All of it at once would let short memories forget their contents and then count every
+    /// completion in full.
     pub(super) fn take_in_parts(&mut self, pool: &mut Pool, completions: u32) {
         let part = self.pending / f64::from(completions);
         for _ in 0..completions {
@@ -252,7 +253,7 @@ impl Unit {
         }
     }
 
-    /// One more request is in flight.
+    /// Counts one more request in flight.
     pub(super) fn take(&mut self, now: Instant) {
         if self.in_flight == 0 {
             self.quiet_since = now;
@@ -262,7 +263,7 @@ impl Unit {
         self.in_flight += 1;
     }
 
-    /// Restarts waiting for it: it is idle, or has just completed a request.
+    /// Restarts the wait for completions: the backend is idle, or has just completed a request.
     pub(super) fn quiet(&mut self, now: Instant) {
         if self.restraints.is_stalled {
             self.restraints.is_stalled = false;
@@ -272,9 +273,9 @@ impl Unit {
         self.due = 0.0;
     }
 
-    /// Turned a request away, with as many others in flight as now: that is an answer, though no
-    /// work done. With others there it is full; that the curve says so is not asked, since a short
-    /// queue refuses before latencies tell much.
+    /// Records a refusal of a request that was in flight with the current number of others. It is
+    /// a sign of life, but not work. If others are in flight, the backend is full. The curve is
+    /// not asked, since a backend with a short queue refuses before latencies rise much.
     pub(super) fn refused(&mut self, now: Instant) {
         let n = self.in_flight + 1;
         if !self.restraints.is_normal() {
@@ -289,8 +290,8 @@ impl Unit {
         self.quiet(now);
     }
 
-    /// Takes in its recent refusals, weighted by time. A full backend is not full any more after as
-    /// many good responses as a short queue is long.
+    /// Applies recent refusals, weighted by time. After as many good responses as a short queue is
+    /// long, a full backend is not full any more.
     #[inline]
     pub(super) fn heed_refusals(&mut self, turned_away: u32, is_good: bool) {
         if self.refused_lately == 0.0 {
@@ -304,11 +305,11 @@ impl Unit {
                 self.refused_lately = 0.0;
             }
         }
-        // The cast saturates, and rounds what is not negative.
+        // The cast rounds, as the value is not negative, and it saturates.
         self.turned_away = turned_away.min((self.refused_lately + 0.5) as u32);
     }
 
-    /// Its refusals of late were not its own doing.
+    /// Forgets recent refusals, which were not caused by the backend.
     pub(super) const fn forget_refusals(&mut self) {
         self.turned_away = 0;
         self.refused_lately = 0.0;
@@ -316,14 +317,13 @@ impl Unit {
         self.restraints.cap = None;
     }
 
-    /// Whether n in flight are many times as slow as one.
+    /// Whether a request among n in flight takes more than [`FULL`] times as long as a single one.
     pub(super) fn is_full(&self, curve: &Curve, n: u32) -> bool {
         self.shape.latency(curve, n) > FULL * self.shape.latency(curve, 1)
     }
 
-    /// A request was given up by its client after this time, with as many others in flight as now:
-    /// its part of the exposure is taken back. It was counted with n that may have been others;
-    /// what it is taken for is that of now.
+    /// Takes back the exposure of a request that its client gave up after `elapsed_ms`. The
+    /// exposure was counted at varying numbers in flight; it is taken back at the current one.
     pub(super) fn abandoned(&mut self, pool: &mut Pool, elapsed_ms: f64) {
         let n = self.in_flight + 1;
         if pool.is_booting() {
@@ -348,12 +348,14 @@ impl Unit {
         }
     }
 
-    /// Was silent to the end: that says nothing of its speed when it is back.
+    /// Drops the exposure of a silence that lasted until the end: it says nothing about the speed
+    /// after the return.
     pub(super) fn was_silent(&mut self) {
         self.pending = 0.0;
     }
 
-    /// Is up again: what it failed while it went down is of the past, and slow start begins.
+    /// Records that the backend came up: errors before it went down are forgotten, and slow start
+    /// begins.
     pub(super) fn came_up(&mut self, now: Instant) {
         self.was_silent();
         self.errors = Errors::default();
@@ -361,37 +363,37 @@ impl Unit {
         self.restraints.is_stalled = false;
     }
 
-    /// Is back after an ejection: what it failed before is of the past, and slow start begins.
+    /// Records a return after an ejection: earlier errors are forgotten, and slow start begins.
     pub(super) fn came_back(&mut self, now: Instant) {
         self.errors = Errors::default();
         self.restraints.come_back(now);
     }
 
-    /// Completions per ms that it can do with as much in flight as the model knows of.
+    /// Its completions per ms at the highest number in flight that the model knows.
     pub(super) fn capacity(&self, pool: &Pool) -> f64 {
         LEVELS as f64 / self.latency_at(pool, LEVELS as u32)
     }
 
-    /// Estimates the speed from what was counted.
+    /// Estimates the speed from the counted completions.
     pub(super) fn settle(&mut self, pool: &Pool) {
         self.estimate = self.speed.estimate(pool.confidence, self.phi);
         self.draw_in(pool);
     }
 
-    /// Draws the speed as estimated to the pool's median.
+    /// Shrinks the estimated speed towards the pool's median.
     pub(super) fn draw_in(&mut self, pool: &Pool) {
         let gap = firm(self.estimate.ln_speed - pool.center, self.estimate.error);
         self.shrunk_speed =
             if gap == 0.0 { pool.center_speed } else { libm::exp(pool.center + gap) };
     }
 
-    /// From now on time is counted with as many in flight as there are now.
+    /// Updates the exposure per ms to the current number in flight.
     #[inline]
     pub(super) fn set_pace(&mut self, pool: &Pool) {
         self.pace = f64::from(self.in_flight) / self.shape.latency(&pool.curve, self.in_flight);
     }
 
-    /// Weighs one more request.
+    /// Updates the cost of one more request.
     pub(super) fn weigh(&mut self, pool: &Pool) {
         self.set_pace(pool);
         let next = self.in_flight.saturating_add(self.turned_away).saturating_add(1);
@@ -401,12 +403,12 @@ impl Unit {
         self.cost = (wait + pool.charge_ms * self.error_excess(pool)).min(COST_MAX);
     }
 
-    /// The latency that the model predicts at n in flight, ms.
+    /// The predicted latency with n in flight, ms.
     pub(super) fn latency_at(&self, pool: &Pool, n: u32) -> f64 {
         self.shape.latency(&pool.curve, n) / self.shrunk_speed
     }
 
-    /// The share of errors that it has above the pool's and beyond the noise.
+    /// The share of its errors above the pool's and beyond the noise, 0 to 1.
     pub(super) fn error_excess(&self, pool: &Pool) -> f64 {
         if self.errors.errors == 0.0 {
             return 0.0;
@@ -422,7 +424,7 @@ impl Unit {
     }
 
     /// Requests in flight that it can work on at once, by its curve or the number at which it
-    /// refused; 0 while it completes nothing.
+    /// refused; 0 while it is stalled.
     pub(super) fn full_at(&self) -> u32 {
         if self.restraints.is_stalled {
             return 0;
@@ -432,16 +434,16 @@ impl Unit {
         self.shape.width().min(cap)
     }
 
-    /// Its own average latency, or the pool's, ms.
+    /// Its own average latency or, if it has none, the pool's, ms.
     pub(super) fn latency_or(&self, pool: &Pool) -> f64 {
         if self.latency_ms > 0.0 { self.latency_ms } else { pool.latency_ms }
     }
 }
 
-/// `gap` where it is beyond twice its error, 0 where it is within it, and straight between: equal
-/// backends become exactly equal, and clearly different ones are taken as they are.
-/// (Gao and Bruce 1997, firm shrinkage; soft shrinkage kept pulling the worse of two backends to
-/// the better one.)
+/// Returns `gap` if it is beyond twice its error, 0 if it is within the error, and a linear part
+/// in between. Equal backends become exactly equal, and clearly different ones keep their
+/// difference. (Gao and Bruce 1997, firm shrinkage. Soft shrinkage kept pulling the worse of two
+/// backends towards the better one.)
 fn firm(gap: f64, error: f64) -> f64 {
     let size = gap.abs();
     if size <= error {
@@ -453,8 +455,8 @@ fn firm(gap: f64, error: f64) -> f64 {
     }
 }
 
-/// The median of numbers with their standard errors, each weighed by its inverse square: what is
-/// hardly known has no say, which matters where there are two. 0 of nothing.
+/// The median of numbers with their standard errors, each weighted by the inverse square: an
+/// uncertain number has little influence, which matters with two of them. 0 for an empty list.
 pub(super) fn median(numbers: &mut [(f64, f64)]) -> f64 {
     numbers.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     let weight = |(_, error): &(f64, f64)| 1.0 / (error * error);
@@ -522,8 +524,8 @@ const COST_MAX: f64 = 1e15;
 mod tests {
     use super::*;
 
-    /// By hand: where four of five requests wait, 0.06·4², where half do, 0.06, and at most 1; one
-    /// sample is a twentieth of the way.
+    /// By hand: the price is 0.06·4² if four of five requests wait, 0.06 if half do, and at most
+    /// 1. One sample moves the average by a twentieth.
     #[test]
     fn queues_that_stand_have_a_price() {
         let mut pool = Pool::new();

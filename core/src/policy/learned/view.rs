@@ -1,4 +1,4 @@
-//! The view of `learned`, as plain data.
+//! The view of `learned` as plain data.
 use std::time::Duration;
 
 use super::{Learned, speed};
@@ -6,51 +6,51 @@ use crate::id::BackendId;
 use crate::outlier::{Standing, WINDOW_OPEN};
 use crate::time::Instant;
 
-/// Facts of `learned` about a backend: the whole reason for its decisions.
+/// The figures of `learned` for a backend, which are the whole reason for its decisions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearnedView {
-    /// Whether it may be used.
+    /// Whether the backend may be used.
     pub state: LearnedStanding,
-    /// Requests in flight that tell something: streams do not after their heads.
+    /// Requests in flight, without streams whose response head has arrived.
     pub in_flight: u32,
-    /// Relative speed; 1 is about the pool's median.
+    /// Relative speed; about 1 at the pool's median.
     pub speed: f64,
-    /// Completions that the speed is an average of, about.
+    /// The number of completions that the speed averages, approximately.
     pub memory: u32,
     /// Predicted latency of one more request, ms.
     pub latency_ms: f64,
-    /// Share of errors among its last 200 requests or so.
+    /// Share of errors among about its last 200 requests, 0 to 1.
     pub error_share: f64,
-    /// Part of it above the pool's and beyond the noise, which is charged.
+    /// The charged part of it: above the pool's share and beyond the noise, 0 to 1.
     pub error_excess: f64,
-    /// Requests in flight at which it refuses, if it did.
+    /// The cap of requests in flight after a refusal, if there was one.
     pub cap: Option<f64>,
-    /// The cost of one more request, ms, as of the last event that touched this backend.
+    /// The cost of one more request, ms, as of the last event of this backend.
     pub cost_ms: f64,
 }
 
 /// Whether `learned` uses a backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LearnedStanding {
-    /// As the model says.
+    /// Used as the model says.
     Normal,
     /// Completions are overdue: not used until the next one.
     Stalled,
-    /// Too many errors: not used.
+    /// Ejected for its errors.
     Quarantined {
-        /// Time until a good ping begins probation.
+        /// Time until a good ping starts the probation.
         left: Duration,
     },
-    /// One request at a time.
+    /// On probation: one request at a time.
     Probation {
-        /// Good answers in a row.
+        /// Good responses in a row.
         good: u32,
-        /// Good answers wanted.
+        /// Good responses needed.
         needed: u32,
     },
-    /// New or back: few requests at a time.
+    /// New or returned: few requests at a time.
     SlowStart {
-        /// Requests in flight allowed; grows by one a good answer.
+        /// Requests in flight allowed; grows by one with each good response.
         window: u32,
     },
 }
@@ -82,22 +82,22 @@ impl Learned {
     }
 }
 
-/// State of the live guard.
+/// The state of the live guard.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GuardView {
-    /// Whether the learner decides; else `least_request` does.
+    /// Whether the learner decides. Otherwise `least_request` does.
     pub is_learner_in_charge: bool,
-    /// When the learner is tried again, if it was demoted.
+    /// Time until the learner decides again, if it is demoted.
     pub returns_in: Option<Duration>,
     /// Demotions so far.
     pub demotions: u64,
     /// Control requests compared so far.
     pub controls: u64,
-    /// Cost of the learner over that of `least_request`, by their geometric means: below 1 is a
-    /// gain. `None` before there are samples to tell.
+    /// Cost of the learner relative to that of `least_request`, by geometric means; below 1 is a
+    /// gain. `None` while there are too few samples.
     pub ratio: Option<f64>,
-    /// Interval of the ratio with 95 % confidence.
+    /// The 95 % confidence interval of the ratio.
     pub interval: Option<(f64, f64)>,
-    /// Nearness of a demotion: 0 far, 1 reached.
+    /// Progress towards a demotion: 0 far, 1 reached.
     pub alarm: f64,
 }

@@ -1,7 +1,7 @@
 //! Effects of a new configuration.
 use super::*;
 
-/// A removed backend gets neither requests nor probes, its lease ends, and when its name returns it
+/// A removed backend gets neither requests nor probes, and its lease ends. If its name returns, it
 /// has its old id and no history.
 #[test]
 fn a_removed_backend_rests_and_returns() {
@@ -31,8 +31,8 @@ fn a_removed_backend_rests_and_returns() {
     assert!(world.asked.iter().any(|asked| asked.1 == A));
 }
 
-/// Names that are new with every configuration take the slots of those that left before, however
-/// many leases and probes are out; the ends of those change nothing for their successors.
+/// New names in every configuration take the slots of removed backends, regardless of the leases
+/// and probes that are out. The ends of those change nothing for the successors.
 #[test]
 fn slots_are_used_again() {
     for policy in PolicyKind::ALL {
@@ -74,7 +74,7 @@ fn slots_are_used_again() {
     }
 }
 
-/// The first probes of many backends that come together begin in batches of 16 backends.
+/// The first probes of many backends that join together start in batches of 16 backends.
 #[test]
 fn many_new_backends_are_probed_in_batches() {
     let names: Vec<String> = (0..40).map(|number| format!("n{number}")).collect();
@@ -86,7 +86,7 @@ fn many_new_backends_are_probed_in_batches() {
     }
 }
 
-/// A backend that leaves and comes back within one ping's time is not pinged twice at once.
+/// A backend that leaves and returns within one ping's time is not pinged twice at once.
 #[test]
 fn a_quick_return_does_not_double_probes() {
     let mut world = World::new(&["a", "b"]);
@@ -102,7 +102,8 @@ fn a_quick_return_does_not_double_probes() {
     assert_eq!(pings(&world), 0);
 }
 
-/// The last backend leaves: no current one is left behind, and the next is a first choice again.
+/// If the last backend leaves, no current one remains, and the next choice is a first choice
+/// again.
 #[test]
 fn an_empty_configuration_has_no_current_backend() {
     let mut world = World::with_latencies(10, 20);
@@ -117,7 +118,7 @@ fn an_empty_configuration_has_no_current_backend() {
     assert_eq!(world.notices(), [first]);
 }
 
-/// An invalid configuration is refused at the start, and later ignored and counted.
+/// An invalid configuration is an error at the start. Later it is ignored and counted.
 #[test]
 fn impossible_configurations_are_refused() {
     let bad_weight = Weights { cpu: f64::NAN, ..Weights::default() };
@@ -143,7 +144,7 @@ fn impossible_configurations_are_refused() {
     }
 }
 
-/// New weights take effect at once, and a new interval does not wait for the old one to end.
+/// New weights take effect at once, and a shorter interval does not wait for the old one to end.
 #[test]
 fn new_rules_take_effect_at_once() {
     let mut world = World::with_latencies(10, 20);

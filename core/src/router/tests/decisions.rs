@@ -1,9 +1,9 @@
-//! Decisions: backends of requests, and the reasons.
+//! Decisions: the backends of requests, and the reasons.
 use super::*;
 use crate::policy::PolicyView;
 
-/// Without any response yet the first by id is taken, which is no switch; as soon as another one
-/// is known to be better it is taken without a cooldown.
+/// Before any response the first backend by id is chosen, which does not count as a switch. A
+/// better one is taken without a cooldown as soon as it is known.
 #[test]
 fn the_first_choice_is_no_switch() {
     let mut world = World::new(&["a", "b"]);
@@ -29,14 +29,14 @@ fn the_threshold_is_exact() {
         assert_eq!(world.serve(), A);
         world.answer(B, b_ms);
         world.notices();
-        assert_eq!(world.serve(), expected, "b answers in {b_ms} ms");
+        assert_eq!(world.serve(), expected, "b responds in {b_ms} ms");
         let reason = HoldReason::BelowThreshold { missing: 1.0 };
         let held = Notice::Held { current: A, candidate: B, reason };
         assert_eq!(world.notices().contains(&held), expected == A);
     }
 }
 
-/// After a switch the next one waits for the whole cooldown, to the millisecond.
+/// After a switch the next one waits for the whole cooldown, exact to the millisecond.
 #[test]
 fn the_cooldown_is_exact() {
     let mut world = World::with_rules(&["a", "b"], quick_pings());
@@ -78,8 +78,8 @@ fn ties_keep_the_current_backend() {
     assert_eq!(world.notices(), []);
 }
 
-/// Three failed pings in a row, 500 ms after each other, bring the current backend down; the other
-/// one takes over at once regardless of the cooldown, and the cooldown restarts.
+/// Three failed pings in a row, 500 ms apart, bring the current backend down. The other one
+/// replaces it at once, regardless of the cooldown, and the cooldown restarts.
 #[test]
 fn a_current_backend_that_goes_down_is_left_at_once() {
     let mut world = World::new(&["a", "b"]);
@@ -103,8 +103,8 @@ fn a_current_backend_that_goes_down_is_left_at_once() {
     assert_eq!(world.snapshot().switches, 1);
 }
 
-/// A request that is refused brings its backend down at once; the retry and all after it go to the
-/// other one.
+/// A refused connection of a request brings its backend down at once. The retry and all later
+/// requests go to the other one.
 #[test]
 fn a_refused_request_fails_over() {
     let mut world = World::with_latencies(10, 20);
@@ -119,7 +119,7 @@ fn a_refused_request_fails_over() {
     assert_eq!(world.serve(), B);
 }
 
-/// Other failures of requests count as errors and leave the health alone.
+/// Other failures of requests count as errors and do not change the health.
 #[test]
 fn failed_requests_do_not_bring_a_backend_down() {
     for failure in [
@@ -139,8 +139,8 @@ fn failed_requests_do_not_bring_a_backend_down() {
     }
 }
 
-/// With every backend down the least bad one is tried, without becoming current; the first to come
-/// back up takes over from the current one.
+/// With every backend down the least bad one is tried without becoming current. The first one to
+/// come up replaces the current one.
 #[test]
 fn fails_open_when_nobody_is_up() {
     let mut world = World::with_latencies(10, 20);
@@ -153,10 +153,10 @@ fn fails_open_when_nobody_is_up() {
     assert_eq!(world.router.current(), Some(B));
     // A: 10 ms; B: 20 ms. Loss does not count yet.
     assert_eq!(world.serve(), A);
-    assert_eq!(world.router.current(), Some(B), "failing open moves nothing");
+    assert_eq!(world.router.current(), Some(B), "failing open changes nothing");
     world.await_ping(A);
     world.answer(A, 10);
-    assert_eq!(world.router.current(), Some(B), "one answer is no recovery");
+    assert_eq!(world.router.current(), Some(B), "one good ping is not a recovery");
     world.await_ping(A);
     world.notices();
     world.answer(A, 10);
@@ -165,8 +165,8 @@ fn fails_open_when_nobody_is_up() {
     assert_eq!(world.notices(), [up, switched]);
 }
 
-/// No backend and no untried backend are different answers; an untried one that is down is still
-/// tried.
+/// Having no backend and having no untried backend give different errors. An untried backend that
+/// is down is still tried.
 #[test]
 fn says_why_there_is_no_route() {
     let mut world = World::new(&[]);
@@ -181,7 +181,8 @@ fn says_why_there_is_no_route() {
     world.end(lease, Outcome::Abandoned);
 }
 
-/// A retry goes to the best of the others; current, cooldown and switches stay.
+/// A retry goes to the best of the other backends. The current one, the cooldown and the number of
+/// switches stay.
 #[test]
 fn a_retry_moves_nothing() {
     let mut world = World::new(&["a", "b", "c"]);
@@ -197,9 +198,9 @@ fn a_retry_moves_nothing() {
     assert_eq!(world.snapshot().last_switch, before.last_switch);
 }
 
-/// Before anything is completed a backend counts as one that works on a single request at a time
-/// (width 1): of two equals each gets every second one of a burst. None is a switch: a gap of 2
-/// points is below the threshold, and the current backend stays.
+/// Before its first completion a backend counts as one that works on a single request at a time
+/// (width 1), so each of two equals gets every second request of a burst. No such request is a
+/// switch: a gap of 2 points is below the threshold, and the current backend stays.
 #[test]
 fn a_full_backend_spills_over() {
     let mut world = World::with_latencies(10, 10);
@@ -215,9 +216,9 @@ fn a_full_backend_spills_over() {
     }
 }
 
-/// Single requests of 10 ms, then two in flight all the time: one that completes a request every 5
-/// ms works on two at once and is full from two on; one that completes one every 10 ms works on one
-/// at a time.
+/// Single requests of 10 ms, then two in flight all the time. A backend that completes one every 5
+/// ms works on two at once and is full at two. One that completes one every 10 ms works on one at
+/// a time.
 #[test]
 fn the_width_is_learned_from_completions() {
     for (apart_ms, width) in [(5, 2..=3), (10, 1..=1)] {
@@ -240,8 +241,8 @@ fn the_width_is_learned_from_completions() {
     }
 }
 
-/// The letter of the rule holds below the width: a slower current backend keeps a single request in
-/// flight after another, whatever its expected delay.
+/// Below the width the rule applies exactly: a slower current backend keeps single requests one
+/// after another, whatever its expected delay.
 #[test]
 fn below_the_width_the_rule_decides() {
     let mut world = World::with_latencies(10, 10);
@@ -254,8 +255,8 @@ fn below_the_width_the_rule_decides() {
     assert_eq!(world.snapshot().spills, 0);
 }
 
-/// A backend that has completed nothing for long is full at once: requests go past it before its
-/// pings fail, and again to it once it completes.
+/// A backend that has completed nothing for long is full at once. Requests go past it before its
+/// pings fail, and to it again once it completes one.
 #[test]
 fn a_stalled_backend_is_full() {
     let mut world = World::with_latencies(10, 10);
@@ -271,7 +272,7 @@ fn a_stalled_backend_is_full() {
         world.advance(10);
         let lease = world.route();
         if lease.backend() == A {
-            // Not yet overdue, or no longer than that: it stays out, as the first one does.
+            // Not overdue yet, or not for longer: it stays in flight like the first one.
             world.end(lease, Outcome::Abandoned);
         } else {
             world.finish(lease, 200);
@@ -285,7 +286,7 @@ fn a_stalled_backend_is_full() {
     assert_ne!(full_at(&world.snapshot())[0], Some(0));
 }
 
-/// The letter of the rule: without spilling over, the 16th request is a switch by 30 points.
+/// The rule without spill-over: the 16th request is a switch by 30 points.
 #[test]
 fn without_spill_over_load_switches() {
     let mut rules = Rules::default();
@@ -300,8 +301,8 @@ fn without_spill_over_load_switches() {
     leases.into_iter().for_each(|lease| world.finish(lease, 200));
 }
 
-/// With 16 in flight by retries that moved nothing, load alone makes the gap of 32 points, and the
-/// full current backend is held.
+/// With 16 requests in flight from retries that changed nothing, load alone makes the gap of 32
+/// points. The full current backend is kept.
 #[test]
 fn load_alone_holds_a_full_backend() {
     let mut world = World::with_latencies(10, 10);
@@ -309,14 +310,14 @@ fn load_alone_holds_a_full_backend() {
     let retry = |world: &mut World| world.router.route(world.now, &[B]).expect("a is left");
     let leases: Vec<_> = (0..16).map(|_| retry(&mut world)).collect();
     let lease = world.route();
-    assert_eq!(lease.backend(), B, "past the full one");
+    assert_eq!(lease.backend(), B, "past the full backend");
     let snapshot = world.snapshot();
     assert_eq!((snapshot.current, snapshot.switches), (Some(A), 0));
     assert_eq!(snapshot.last_hold.map(|(_, to, why)| (to, why)), Some((B, HoldReason::LoadAlone)));
     leases.into_iter().chain([lease]).for_each(|lease| world.finish(lease, 200));
 }
 
-/// A gap of 20 by latency and 10 by load is no load alone: it is a switch.
+/// A gap of 20 points by latency and 10 by load is not load alone, so it is a switch.
 #[test]
 fn a_mixed_gap_switches() {
     let mut world = World::with_latencies(30, 10);
@@ -360,8 +361,8 @@ fn holds_are_told_sparingly() {
     assert_eq!(world.snapshot().last_hold, Some((world.now, C, reason)));
 }
 
-/// A spill goes to usable backends only: within the cooldown the full current backend is left for
-/// a less loaded one, not for an idle one that is down.
+/// A spill goes to usable backends only. During the cooldown a request past the full current
+/// backend goes to a less loaded one, not to an idle one that is down.
 #[test]
 fn a_spill_never_goes_to_a_down_backend() {
     let mut world = World::with_rules(&["a", "b", "c"], quick_pings());
@@ -394,7 +395,7 @@ fn a_spill_never_goes_to_a_down_backend() {
     leases.into_iter().for_each(|lease| world.finish(lease, 200));
 }
 
-/// Returns the number in flight from which on each backend is full.
+/// The number of requests in flight from which on each backend is full.
 fn full_at(snapshot: &Snapshot) -> Vec<Option<u32>> {
     let full_at = |policy: &PolicyView| match policy {
         PolicyView::Score(view) => view.full_at,
@@ -403,8 +404,7 @@ fn full_at(snapshot: &Snapshot) -> Vec<Option<u32>> {
     snapshot.backends.iter().map(|backend| full_at(&backend.policy)).collect()
 }
 
-/// Pings every 100 ms that are waited for as long as it takes, each of which is the whole average
-/// from the sixth on.
+/// Pings every 100 ms without a practical timeout. From the sixth on each is the whole average.
 fn quick_pings() -> Rules {
     let mut rules = Rules::default();
     rules.probes.ping_interval = Duration::from_millis(100);

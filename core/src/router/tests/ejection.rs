@@ -12,7 +12,7 @@ fn world(policy: PolicyKind, names: &[&str]) -> World {
 }
 
 impl World {
-    /// Lets ms pass; pings are answered well as they come.
+    /// Lets `ms` pass. Pings succeed as they come.
     fn pass(&mut self, ms: u64) {
         for _ in 0..ms {
             self.advance(1);
@@ -23,8 +23,8 @@ impl World {
         }
     }
 
-    /// Sends one request every `apart` ms for `ms`; the bad backend answers 500 at once, the others
-    /// after 10 ms. Returns how many each got.
+    /// Sends one request every `apart` ms for `ms`. The bad backend sends 500 at once, the others
+    /// respond after 10 ms. Returns the number of requests of each.
     fn load(&mut self, ms: u64, apart: u64, bad: Option<BackendId>) -> [u32; 3] {
         let mut counts = [0; 3];
         let mut waiting: VecDeque<(u64, Lease)> = VecDeque::new();
@@ -53,8 +53,8 @@ impl World {
     }
 }
 
-/// A backend that fails everything, fast, and passes its pings: under every policy it costs a few
-/// requests in 20 s of 500 a second; when it is well again it is back within 15 s.
+/// A backend fails everything quickly but passes its pings. Under every policy it costs a few
+/// requests in 20 s at 500 a second. After it has recovered, it is back within 15 s.
 #[test]
 fn a_fast_failure_costs_little_under_every_policy() {
     for policy in PolicyKind::ALL {
@@ -73,8 +73,8 @@ fn a_fast_failure_costs_little_under_every_policy() {
     }
 }
 
-/// At one request a second, too, a backend that is well again is back within 15 s after its
-/// back-off: pings carry the first steps.
+/// At one request a second, too, a recovered backend is back within 15 s after its back-off: pings
+/// take the first steps.
 #[test]
 fn it_returns_at_low_rates() {
     for policy in PolicyKind::ALL {
@@ -90,7 +90,8 @@ fn it_returns_at_low_rates() {
     }
 }
 
-/// If all fail alike, all are used: none is ejected for long, and no request lacks a backend.
+/// If all backends fail alike, all are used. None is ejected for long, and every request finds a
+/// backend.
 #[test]
 fn failures_of_all_eject_nobody() {
     for policy in PolicyKind::ALL {
@@ -127,8 +128,8 @@ fn ejections_are_told() {
     assert!(world.snapshot().backends[0].ejections >= 1);
 }
 
-/// A backend that goes down and comes up while it is ejected is reported as up, and has no old
-/// failures any more.
+/// A backend that goes down and comes up during its ejection is reported as up, and its old
+/// failures are forgotten.
 #[test]
 fn an_ejected_backend_comes_up() {
     let mut world = world(PolicyKind::RoundRobin, &["a", "b", "c"]);
@@ -154,8 +155,8 @@ fn an_ejected_backend_comes_up() {
     assert_eq!(world.standing(A), StandingView::SlowStart { window: 2 });
 }
 
-/// A current backend at its limit keeps its place: single requests go past it, and come back to it
-/// when one of its own ends. No request is let in beyond the limits.
+/// A current backend at its limit stays current. Single requests go past it, and to it again when
+/// one of its own ends. No request exceeds the limits.
 #[test]
 fn a_full_current_backend_stays_current() {
     let mut rules = Rules::default();
@@ -176,7 +177,7 @@ fn a_full_current_backend_stays_current() {
     leases.into_iter().chain([again]).for_each(|lease| world.finish(lease, 200));
 }
 
-/// With `errors.eject` off nothing is ejected.
+/// With `errors.eject` off no backend is ejected.
 #[test]
 fn it_can_be_turned_off() {
     let mut rules = Rules { policy: PolicyKind::RoundRobin, ..Rules::default() };
@@ -186,7 +187,8 @@ fn it_can_be_turned_off() {
     assert_eq!(counts[0], 500);
 }
 
-/// A backend that joins later gets few requests at first, one that came with the others does not.
+/// A backend that joins later gets few requests at first. One that joined with the others does not
+/// start slowly.
 #[test]
 fn slow_start_is_for_those_that_come_later() {
     let mut world = world(PolicyKind::LeastRequest, &["a", "b"]);

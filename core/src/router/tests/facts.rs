@@ -1,7 +1,7 @@
 //! Effects of pings, reports and the ends of requests.
 use super::*;
 
-/// All factors at once, against numbers by hand; tanh(.5) = 0.462117157260.
+/// All factors at once, against numbers worked out by hand; tanh(.5) = 0.462117157260.
 #[test]
 fn the_score_is_the_rule() {
     let mut world = World::with_rules(
@@ -30,7 +30,8 @@ fn the_score_is_the_rule() {
     world.end(lease, Outcome::Abandoned);
 }
 
-/// Loss counts from the fifth ping on: after one of five failed, as 0.2 · 0.8³ or by place.
+/// Loss counts from the fifth ping on. The loss of one failure among five depends on its place,
+/// such as 0.2 · 0.8³.
 #[test]
 fn loss_counts_from_the_fifth_ping_on() {
     let mut world = World::new(&["a"]);
@@ -46,8 +47,8 @@ fn loss_counts_from_the_fifth_ping_on() {
     assert!((world.snapshot().backends[0].score.loss - 80.0 * loss).abs() < 1e-12);
 }
 
-/// A report of an endless queue is averaged as one of 250: 0.8^19 of that is 3.6, which is worth
-/// less than a point, where the number itself would have cost 12 points for 3000 reports.
+/// A report of an endless queue is averaged as one of 250. After 19 reports 0.8^19 of that is 3.6,
+/// which is less than a point. The number itself would have cost 12 points for 3000 reports.
 #[test]
 fn one_absurd_report_is_forgotten_within_a_minute() {
     let mut world = World::new(&["a"]);
@@ -63,7 +64,7 @@ fn one_absurd_report_is_forgotten_within_a_minute() {
     assert!(points < 1.0, "{points} points");
 }
 
-/// A ping's latency is averaged up to the ping's timeout, whatever the driver says.
+/// A ping's latency is averaged up to the ping's timeout, even if the driver reports more.
 #[test]
 fn a_latency_lasts_no_longer_than_its_ping() {
     let mut world = World::new(&["a"]);
@@ -71,8 +72,8 @@ fn a_latency_lasts_no_longer_than_its_ping() {
     assert_eq!(world.snapshot().backends[0].latency_ewma_ms, Some(1000.0));
 }
 
-/// Invalid numbers are ignored, a failed report adds nothing to the earlier ones,
-/// and a refused one does not touch the health.
+/// Invalid numbers are ignored, a failed report adds nothing to the earlier ones, and a refused
+/// one does not change the health.
 #[test]
 fn reports_that_cannot_be_change_nothing() {
     let mut rules = Rules::default();
@@ -100,7 +101,7 @@ fn reports_that_cannot_be_change_nothing() {
     assert_eq!(after.report_age, Some(Duration::from_millis(6000)));
 }
 
-/// A client's abort counts for nothing; a 499 is no error and a 500 is; only good answers feed the
+/// A client's abort is not counted. A 499 is not an error, a 500 is. Only good responses feed the
 /// response average, and none feeds the latency.
 #[test]
 fn outcomes_count_as_they_should() {
@@ -121,8 +122,8 @@ fn outcomes_count_as_they_should() {
     assert_eq!((a.latency, a.latency_ewma_ms), (None, None));
 }
 
-/// A backend's own figures count in full for a report interval and not at all after three, whether
-/// later reports fail or lack the figure; later figures begin a new average.
+/// A backend's own figures count in full for one report interval and not at all after three, also
+/// if later reports fail or lack the figure. Later figures start a new average.
 #[test]
 fn reports_grow_old() {
     for later in [None, Some(LoadReport::default())] {
@@ -152,8 +153,8 @@ fn reports_grow_old() {
     }
 }
 
-/// The first five pings follow each other by 500 ms, and one that took much longer than the others
-/// costs its backend nothing, whichever it is; then the interval is back.
+/// The first five pings are 500 ms apart, and one that took much longer than the others costs its
+/// backend nothing, at any place. Then the regular interval applies.
 #[test]
 fn an_outlier_among_the_first_pings_does_not_decide() {
     for outlier in 0..5 {
@@ -172,8 +173,8 @@ fn an_outlier_among_the_first_pings_does_not_decide() {
     }
 }
 
-/// Pings: five soon, then spread over the interval, then every 5 s; reports likewise every 3 s.
-/// Reports get no response, and no backend ever has two of a kind outstanding.
+/// Pings: five soon, then spread over the interval, then every 5 s. Reports likewise every 3 s.
+/// Reports get no response here, and no backend has two probes of a kind outstanding.
 #[test]
 fn probes_are_spread_and_steady() {
     let mut world = World::new(&["a", "b"]);
@@ -201,8 +202,7 @@ fn probes_are_spread_and_steady() {
     assert_eq!(world.snapshot().backends[0].reports_failed, 5);
 }
 
-/// While a verdict is open pings follow each other by 500 ms; with the verdict, the interval is
-/// back.
+/// While a verdict is open pings are 500 ms apart. After the verdict the regular interval applies.
 #[test]
 fn an_open_verdict_hurries_the_next_ping() {
     let mut world = World::new(&["a"]);
@@ -219,8 +219,8 @@ fn an_open_verdict_hurries_the_next_ping() {
     assert_eq!(world.snapshot().backends[0].health, Health::Up);
 }
 
-/// A ping that is not answered by its deadline has timed out, whether the deadline or the late
-/// answer is handled first; the late answer changes nothing more.
+/// A ping without a response at its deadline has timed out, whether the deadline or the late
+/// result is handled first. The late result changes nothing else.
 #[test]
 fn late_answers_are_counted_and_ignored() {
     let answer = |probe| Event::ProbeFinished {
@@ -248,7 +248,7 @@ fn late_answers_are_counted_and_ignored() {
     assert_eq!(snapshots[0], snapshots[1]);
 }
 
-/// Early and repeated timeouts do nothing, and looking changes nothing.
+/// Early and repeated timeouts do nothing, and getters change nothing.
 #[test]
 fn looking_and_early_timeouts_are_harmless() {
     let mut world = World::with_latencies(10, 20);
@@ -263,7 +263,7 @@ fn looking_and_early_timeouts_are_harmless() {
     assert_eq!((world.snapshot(), world.router.poll_timeout()), (before, deadline));
 }
 
-/// A single error of the current backend costs it 4000/11 points, and is forgiven with time: each
+/// A single error of the current backend costs it 4000/11 points and is forgiven with time: each
 /// ping evaluates the rate again.
 #[test]
 fn an_old_error_is_forgiven() {

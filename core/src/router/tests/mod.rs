@@ -1,4 +1,4 @@
-//! The router as a whole, on small scenarios with numbers worked out by hand.
+//! The router as a whole, in small scenarios with numbers worked out by hand.
 mod configurations;
 mod decisions;
 mod ejection;
@@ -11,7 +11,7 @@ use crate::event::{LoadReport, ProbeAnswer, ProbeKind, ProbeResult};
 use crate::health::Health;
 use crate::id::ProbeId;
 
-/// A router and the time, its probes held until a test answers them.
+/// A router and the time. Its probes stay outstanding until a test ends them.
 struct World {
     router: Router,
     now: Instant,
@@ -32,7 +32,7 @@ impl World {
         world
     }
 
-    /// Two backends whose first pings took as many ms.
+    /// Two backends whose first pings took these times.
     fn with_latencies(a_ms: u64, b_ms: u64) -> Self {
         let mut world = Self::new(&["a", "b"]);
         world.answer(A, a_ms);
@@ -40,7 +40,7 @@ impl World {
         world
     }
 
-    /// Lets time pass, minding every deadline on the way.
+    /// Lets time pass and handles every deadline on the way.
     fn advance(&mut self, ms: u64) {
         let end = self.now + Duration::from_millis(ms);
         while let Some(deadline) = self.router.poll_timeout().filter(|at| *at <= end) {
@@ -70,14 +70,14 @@ impl World {
         self.tell(Event::ProbeFinished { probe, result });
     }
 
-    /// Answers the backend's latest ping.
+    /// Ends the backend's latest ping well.
     #[track_caller]
     fn answer(&mut self, backend: BackendId, ms: u64) {
         let answer = ProbeAnswer { latency: Duration::from_millis(ms), report: None };
         self.end_probe(backend, ProbeKind::Ping, Ok(answer));
     }
 
-    /// Lets time pass until the backend's next ping, the pings of others unanswered.
+    /// Lets time pass until the backend's next ping. Pings of others get no response.
     #[track_caller]
     fn await_ping(&mut self, backend: BackendId) {
         let is_asked = |world: &Self| {
@@ -91,7 +91,7 @@ impl World {
         }
     }
 
-    /// Answers the first five pings of each of these backends in as many ms.
+    /// Ends the first five pings of each of these backends well, in this number of ms.
     fn first_pings(&mut self, latencies: &[(BackendId, u64)]) {
         for _ in 0..5 {
             for (backend, ms) in latencies {
@@ -125,7 +125,7 @@ impl World {
         lease
     }
 
-    /// Routes one request and ends it well; returns where it went.
+    /// Routes one request and ends it well. Returns its backend.
     #[track_caller]
     fn serve(&mut self) -> BackendId {
         let lease = self.route();

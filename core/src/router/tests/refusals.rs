@@ -1,9 +1,9 @@
 //! Refusals, requests that wait for their client, and streams.
 use super::*;
 
-/// A refusal with Retry-After is not an error and holds the backend: requests go elsewhere for that
-/// time, 60 s at most, and back after it by score; when every other one is held or down, it is
-/// used.
+/// A refusal with Retry-After is not an error and holds the backend. Requests go elsewhere for
+/// that time, at most 60 s, and return afterwards by score. If every other backend is held or
+/// down, it is used.
 #[test]
 fn holds_last_their_time() {
     for (hold_s, expected_s) in [(20, 20), (86_400, 60)] {
@@ -22,7 +22,7 @@ fn holds_last_their_time() {
         world.now += Duration::from_secs(expected_s) - Duration::from_nanos(1);
         assert_eq!(world.serve(), B);
         let lease = world.router.route(world.now, &[B]).expect("one is left");
-        assert_eq!(lease.backend(), A, "the only other one is used though it is held");
+        assert_eq!(lease.backend(), A, "the only untried backend is used although it is held");
         world.finish(lease, 200);
         world.now += Duration::from_nanos(1);
         let lease = world.route();
@@ -30,11 +30,11 @@ fn holds_last_their_time() {
         assert_eq!(world.serve(), A, "the hold is over, and the other one is held");
         let lease = world.route();
         world.end(lease, Outcome::Refused { status: 503, hold: Some(Duration::from_secs(5)) });
-        assert_eq!(world.serve(), A, "of two that are held the one that scores less");
+        assert_eq!(world.serve(), A, "of two held backends the one with the lower score");
     }
 }
 
-/// Without a time a refusal counts as a request in flight: 2 points, halved in 30 s.
+/// Without a time a refusal counts as one request in flight: 2 points, halved in 30 s.
 #[test]
 fn refusals_fade() {
     let mut world = without_spill_over();
@@ -49,9 +49,9 @@ fn refusals_fade() {
     assert_eq!(points(&world), 4.0);
 }
 
-/// A refusal of a backend that has as much to do as the others says that it is full as they are:
-/// by hand, with three in flight at each, 1/64 of a request. With one of four at each it is
-/// (3/4)³ = 0.42: two of them count as one request.
+/// A refusal of a backend with as much work as the others shows that it is as full as they are. By
+/// hand, with three in flight at each, it counts as 1/64 of a request. With one at it and four at
+/// each of the others it is (3/4)³ = 0.42, so two of them count as one request.
 #[test]
 fn a_full_backend_is_known_to_be_full() {
     for (own, points) in [(3, 0.0), (1, 2.0)] {
@@ -71,8 +71,9 @@ fn a_full_backend_is_known_to_be_full() {
     }
 }
 
-/// A release that breaks after a thousand good requests is taken for refusing within two dozen, and
-/// the requests go elsewhere; also where it had all of them, so that nothing is known of the other.
+/// A release that breaks after a thousand good requests counts as refusing within two dozen
+/// requests, and the requests go elsewhere. This includes a backend that had all of them, so that
+/// nothing is known of the other one.
 #[test]
 fn a_sudden_404_is_seen_at_once() {
     for is_other_known in [false, true] {
@@ -97,7 +98,7 @@ fn a_sudden_404_is_seen_at_once() {
         let refused = world.snapshot().backends[0].refused as usize;
         assert!(count - refused <= 24, "{count} and {refused}");
         assert!(count < 200, "{count}");
-        // Where all do, no one stands out for long.
+        // If all backends do it, none stands out for long.
         let mut world = World::with_latencies(10, 20);
         for _ in 0..5000 {
             let lease = world.route();
@@ -109,8 +110,8 @@ fn a_sudden_404_is_seen_at_once() {
     }
 }
 
-/// A stream and a request that waits for its client are in flight and no work: neither points nor
-/// loads count them, until the request is resumed. Repeated and foreign news changes nothing.
+/// A stream and a request that waits for its client are in flight but not work: neither points nor
+/// loads count them until the request is resumed. Repeated and foreign events change nothing.
 #[test]
 fn what_waits_for_its_client_is_no_work() {
     let mut world = without_spill_over();
@@ -145,7 +146,7 @@ fn what_waits_for_its_client_is_no_work() {
     assert_eq!(look(&world), (0, 0, 0.0));
 }
 
-/// Two backends of 10 and 20 ms, every request to the first one.
+/// Two backends of 10 and 20 ms; every request goes to the first one.
 fn without_spill_over() -> World {
     let mut rules = Rules::default();
     rules.switch.spill_over = false;
