@@ -1,11 +1,12 @@
-//! Facts about each backend.
+//! The state of each backend.
 //!
-//! The score law: a backend's points are cached and change only when an event touches it. A ping's
-//! end sets latency and loss; a report sets queue, CPU and memory, whose weight falls with their
-//! age as of each ping's and report's end; the start and end of a lease set in flight. The error
-//! rate and the count of refusals, which decay with time, are evaluated at each ping's end, report
-//! and request's end, and stand still in between: at most one ping interval old. A hold ends at its
-//! time: [`BackendTable::release`] is due from [`BackendTable::releases_at`] on.
+//! The score of a backend is cached and changes only with events of that backend. A ping's end
+//! sets latency and loss. A report sets queue, CPU and memory; their weight falls with the age of
+//! the report, evaluated at the end of each ping and report. A lease that is given out or ends
+//! sets the requests in flight. The error rate and the count of refusals decay with time. They are
+//! evaluated at the end of each ping, report and request and are constant in between, so they are
+//! at most one ping interval old. A hold ends at its own time: from [`BackendTable::releases_at`]
+//! on, [`BackendTable::release`] is due.
 mod figure;
 mod table;
 
@@ -24,33 +25,36 @@ use crate::outlier::Watch;
 use crate::score::{QUEUE_SAMPLE_MAX, ScoreParts};
 use crate::time::{Instant, millis};
 
-/// All that is known of one backend.
+/// The state of one backend.
 #[derive(Debug)]
 pub(crate) struct Backend {
     id: BackendId,
     pub(crate) name: String,
-    /// Removed from the configuration: no requests, no probes; its leases still end.
+    /// Removed from the configuration: it gets no requests and no probes, but its leases still end
+    /// here.
     pub(crate) is_retired: bool,
     pub(crate) health: HealthTracker,
-    /// Leases out.
+    /// Leases that are out.
     in_flight: u32,
-    /// Leases that may be out.
+    /// The maximum of leases that may be out.
     limit: u32,
-    /// The same, or those that were out when the limit became less.
+    /// The same, or the number that was out when the limit was lowered below it.
     most: u32,
-    /// Of these, requests that are no work for it: streams, and those that wait for their client.
+    /// Of the leases out, those that are not work for the backend: streams, and requests that wait
+    /// for their client.
     aside: u32,
-    /// Leases out that were set aside at some time.
+    /// Of the leases out, those that were set aside at least once.
     marked: u32,
-    /// Recent requests that it refused, as of the last event.
+    /// Recent requests that it refused, as of its last event.
     turned_away: u32,
-    /// Until when it gets no requests while another backend can take them, at its own wish.
+    /// The end of the hold that the backend asked for. Until then it gets no requests while
+    /// another backend can take them.
     held_until: Option<Instant>,
-    /// Its failures, where the router ejects for the policy.
+    /// Its failures, followed where the router ejects on behalf of the policy.
     pub(crate) watch: Watch,
-    /// Whether a notice has reported its ejection by the policy itself.
+    /// Whether observers know that a policy with its own ejection has ejected the backend.
     pub(crate) is_told_out: bool,
-    /// Whether it was down and is not up again.
+    /// Whether it went down and has not come up since.
     pub(crate) was_down: bool,
     pings: Pings,
     reports: Reports,
@@ -65,19 +69,20 @@ pub(crate) struct Pings {
     pub(crate) failed: u64,
     pub(crate) last_latency: Option<(Instant, Duration)>,
     pub(crate) last_ended_at: Option<Instant>,
-    /// Whether the last one was answered well.
+    /// Whether the last ping succeeded.
     pub(crate) was_answered: bool,
     pub(crate) latency_ewma_ms: SeededEwma,
     pub(crate) loss_ewma: Ewma,
 }
 
-/// Figures of its reports.
+/// Results of its reports.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
     pub(crate) read: u64,
     pub(crate) failed: u64,
     pub(crate) last_read_at: Option<Instant>,
-    /// Each as last said, and when; a report that leaves one out does not change it.
+    /// The last reported value of each figure and its time. A report without a figure does not
+    /// change it.
     pub(crate) queue: Option<Figure>,
     pub(crate) cpu_busy_ms: Option<Figure>,
     pub(crate) memory_bytes: Option<Figure>,
@@ -136,7 +141,8 @@ impl Backend {
         backend
     }
 
-    /// A ping ended. Only answers feed the latency: a fast failure is no fast backend.
+    /// Records the end of a ping. Only successful pings feed the latency: a fast failure does not
+    /// mean a fast backend.
     pub(crate) fn ping_ended(&mut self, now: Instant, result: &ProbeResult, rules: &Rules) {
         let alpha = rules.smoothing.alpha;
         self.pings.last_ended_at = Some(now);
@@ -155,8 +161,8 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// Whether its next ping is to come soon: a verdict on its health is open, or the average of
-    /// its latencies has only begun.
+    /// Whether the next ping should come soon: a verdict on its health is open, or the latency
+    /// average has too few samples.
     pub(crate) const fn wants_ping(&self) -> bool {
         let pings = &self.pings;
         let ended = pings.answered + pings.failed;
@@ -171,7 +177,7 @@ impl Backend {
         self.reports.last_read_at = Some(now);
         if let Some(queue) = said(report.queue) {
             if weight_of(self.reports.queue, now, rules) == 0.0 {
-                // Figures that old are not part of the average.
+                // The earlier value has lost all its weight: the average starts again.
                 self.reports.queue_ewma = Ewma::default();
             }
             self.reports.queue_ewma.observe(rules.smoothing.alpha, queue.min(QUEUE_SAMPLE_MAX));
@@ -184,20 +190,20 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// A report failed or could not be read: the earlier ones have grown older.
+    /// Records a failed or unreadable report. The weight of the earlier ones has fallen since.
     pub(crate) fn report_failed(&mut self, now: Instant, rules: &Rules) {
         self.reports.failed += 1;
         self.rescore_load(now, rules);
         self.rescore_errors(now, rules);
     }
 
-    /// A lease went out.
+    /// Records a new lease.
     pub(crate) fn lease_out(&mut self, weights: &Weights) {
         self.in_flight += 1;
         self.rescore_in_flight(weights);
     }
 
-    /// Ends a request: takes its lease back and records the outcome.
+    /// Records the end of a lease.
     pub(crate) fn lease_home(&mut self, now: Instant, outcome: &Outcome, rules: &Rules) {
         debug_assert!(self.in_flight > 0, "a lease ends once, at the router that gave it");
         self.in_flight = self.in_flight.saturating_sub(1);
@@ -217,14 +223,14 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// A request of it failed that would have failed anywhere: it is counted, and that is all.
+    /// Counts a failure that would have happened at any backend. Nothing else changes.
     #[cold]
     pub(crate) const fn excused(&mut self) {
         self.requests.ended += 1;
         self.requests.errors += 1;
     }
 
-    /// A request of it was answered 4xx.
+    /// Counts a response with status 4xx.
     pub(crate) fn declined(&mut self, now: Instant, half_life: Duration) {
         self.requests.declined.add(now, 1.0, half_life);
         self.requests.declined_of_late.observe(self.requests.ended, DECLINES_MEMORY);
@@ -247,8 +253,8 @@ impl Backend {
         self.requests.comparison = comparison;
     }
 
-    /// The share of 4xx among its recent requests, with one of two credited (Agresti and Caffo
-    /// 2000), and how many requests these are.
+    /// The share of 4xx among its recent requests, with one of two added (Agresti and Caffo 2000),
+    /// and the number of these requests.
     pub(crate) fn decline_share(&self, now: Instant, half_life: Duration) -> (f64, f64) {
         let declined = self.requests.declined.at(now, half_life);
         let answered = self.requests.error_rate.requests_at(now, half_life);
@@ -257,7 +263,7 @@ impl Backend {
         ((declined + 1.0) / (requests + 2.0), requests)
     }
 
-    /// It refused a request, and named a time or not.
+    /// Records a refusal, with or without a time to wait.
     #[cold]
     fn refused(&mut self, now: Instant, hold: Option<Duration>) {
         self.requests.ended += 1;
@@ -291,35 +297,35 @@ impl Backend {
         self.rescore_in_flight(weights);
     }
 
-    /// So many leases may be out; those that are stay.
+    /// Sets the maximum of leases that may be out. Leases beyond it stay out until they end.
     pub(crate) fn set_limit(&mut self, limit: u32) {
         self.limit = limit;
         self.most = limit.max(self.in_flight);
     }
 
-    /// Whether it is configured and not down, whatever else keeps requests from it.
+    /// Whether it is configured and not down, even if it is full, held or ejected.
     pub(crate) fn is_up(&self) -> bool {
         !self.is_retired && self.health.health().is_usable()
     }
 
-    /// Whether as many leases are out as may be.
+    /// Whether it has its maximum of leases out.
     pub(crate) const fn is_full(&self) -> bool {
         self.in_flight >= self.limit
     }
 
-    /// One of its leases is no work for it from now on, or is again.
+    /// Moves one of its leases out of its work (`is_aside`) or back.
     pub(crate) fn set_aside(&mut self, is_aside: bool, weights: &Weights) {
         if is_aside {
             debug_assert!(self.aside < self.in_flight, "only a lease that is out is set aside");
             self.aside += 1;
         } else {
-            debug_assert!(self.aside > 0, "a lease was aside before it is no more");
+            debug_assert!(self.aside > 0, "a lease is set aside before it is taken back");
             self.aside = self.aside.saturating_sub(1);
         }
         self.rescore_in_flight(weights);
     }
 
-    /// Counts a lease that was set aside for the first time, or the end of one that was.
+    /// Counts a lease that was set aside for the first time, or the end of a lease that once was.
     pub(crate) const fn mark(&mut self, is_marked: bool) {
         self.marked = if is_marked { self.marked + 1 } else { self.marked.saturating_sub(1) };
     }
@@ -329,39 +335,39 @@ impl Backend {
         self.marked < self.in_flight
     }
 
-    /// Ends a hold that is over.
+    /// Ends a hold that has expired.
     fn release(&mut self, now: Instant) {
         self.held_until = self.held_until.filter(|until| *until > now);
     }
 
-    /// Ends a hold.
+    /// Ends a hold early.
     pub(crate) const fn release_now(&mut self) {
         self.held_until = None;
     }
 
-    /// Whether it is up, and not held or not any more.
+    /// Whether it is up and not held at `now`.
     pub(crate) fn is_free_at(&self, now: Instant) -> bool {
         self.access() <= Access::Slow
             || self.access() == Access::Held && self.held_until.is_none_or(|until| until <= now)
     }
 
-    /// Leases out.
+    /// Leases that are out.
     pub(crate) const fn in_flight(&self) -> u32 {
         self.in_flight
     }
 
-    /// Requests that it has to work on.
+    /// Requests that it works on.
     pub(crate) const fn at_work(&self) -> u32 {
         self.in_flight.saturating_sub(self.aside)
     }
 
-    /// Requests that keep it busy: those it works on, and recent ones that it refused. An instant
-    /// refusal must not make a full backend look idle.
+    /// Requests that keep it busy: those it works on, and recent refusals. Immediate refusals must
+    /// not make a full backend look idle.
     pub(crate) const fn load(&self) -> u32 {
         self.at_work().saturating_add(self.turned_away)
     }
 
-    /// Recent requests that it refused, as of the last event.
+    /// Recent requests that it refused, as of its last event.
     pub(crate) const fn turned_away(&self) -> u32 {
         self.turned_away
     }
@@ -370,23 +376,23 @@ impl Backend {
         &self.parts
     }
 
-    /// The queue it last reported, if that is no older than `age`.
+    /// The last reported queue, if it is not older than `age`.
     pub(crate) fn reported_queue(&self, now: Instant, age: Duration) -> Option<f64> {
         let queue = self.reports.queue.filter(|queue| now.since(queue.said_at) <= age);
         queue.map(|queue| queue.value)
     }
 
-    /// The average of its pings' latencies, ms.
+    /// The latency average of its pings, ms.
     pub(crate) const fn ping_latency_ms(&self) -> Option<f64> {
         self.pings.latency_ewma_ms.value()
     }
 
-    /// The average of its lost pings, 0 to 1.
+    /// The average of lost pings, 0 to 1.
     pub(crate) const fn ping_loss(&self) -> Option<f64> {
         self.pings.loss_ewma.value()
     }
 
-    /// The average of the queues that it reported, and how much of it counts by its age, 0 to 1.
+    /// The average of the reported queue, and its weight by age, 0 to 1.
     pub(crate) fn queue_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
         self.reports.queue.map(|figure| {
             let average = self.reports.queue_ewma.value().unwrap_or(0.0);
@@ -394,17 +400,17 @@ impl Backend {
         })
     }
 
-    /// The CPU time that it last reported, ms, and how much of it counts by its age, 0 to 1.
+    /// The last reported CPU time, ms, and its weight by age, 0 to 1.
     pub(crate) fn cpu_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
         self.reports.cpu_busy_ms.map(|figure| (figure.value, weight_of(Some(figure), now, rules)))
     }
 
-    /// The memory that it last reported, bytes, and how much of it counts by its age, 0 to 1.
+    /// The last reported memory, bytes, and its weight by age, 0 to 1.
     pub(crate) fn memory_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
         self.reports.memory_bytes.map(|figure| (figure.value, weight_of(Some(figure), now, rules)))
     }
 
-    /// Whether requests may go there.
+    /// The access that requests have to the backend.
     pub(crate) const fn access(&self) -> Access {
         if self.is_retired {
             Access::Gone
@@ -431,7 +437,7 @@ impl Backend {
         &self.pings
     }
 
-    /// Returns its own figures.
+    /// Results of its load reports.
     pub(crate) const fn reports(&self) -> &Reports {
         &self.reports
     }
@@ -440,7 +446,7 @@ impl Backend {
         &self.requests
     }
 
-    /// Until when it asked to be left alone, if it did.
+    /// The end of the hold that the backend asked for, if there is one.
     pub(crate) const fn held_until(&self) -> Option<Instant> {
         self.held_until
     }
@@ -449,7 +455,7 @@ impl Backend {
         self.requests.error_rate.rate_at(now, rules.errors.half_life, rules.errors.prior)
     }
 
-    /// The average time to a response's head, ms.
+    /// The average time to the head of a response, ms.
     pub(crate) const fn response_ms(&self) -> Option<f64> {
         self.requests.response_ewma_ms.value()
     }
@@ -474,7 +480,7 @@ impl Backend {
         self.parts.total = self.parts.sum();
     }
 
-    /// Evaluates what it said of itself, as old as that is by now.
+    /// Evaluates the reported figures with their weight at `now`.
     fn rescore_load(&mut self, now: Instant, rules: &Rules) {
         let weights = &rules.weights;
         let (queue, cpu, memory) =
@@ -492,32 +498,33 @@ impl Backend {
         self.parts.total = self.parts.sum();
     }
 
-    /// Evaluates what fades with time: errors and refusals.
+    /// Evaluates the counts that fade with time: errors and refusals.
     #[inline(always)]
     fn rescore_errors(&mut self, now: Instant, rules: &Rules) {
         self.parts.errors = rules.weights.error_points(self.error_rate_at(now, rules));
         let turned_away = self.requests.turned_away.at(now, rules.errors.half_life);
-        // The cast saturates, and rounds what is not negative.
+        // The cast rounds, as the value is not negative, and it saturates.
         self.turned_away = (turned_away + 0.5) as u32;
         self.parts.in_flight = rules.weights.in_flight_points(self.load());
         self.parts.total = self.parts.sum();
     }
 }
 
-/// Whether requests may go to a backend; requests go to the least of the values that there are.
+/// The access that requests have to a backend. Requests go to the backends with the least value
+/// present.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Access {
-    /// Like to any other.
+    /// No restriction.
     Free,
-    /// It is new or back, and has as much as it may have for now.
+    /// New or returned, with as many requests as slow start allows.
     Slow,
-    /// It asked to be left alone for a while.
+    /// It asked for a pause.
     Held,
     /// Its requests failed: it gets none, or one at a time.
     Ejected,
     /// Its pings or its connections failed.
     Down,
-    /// It has as many requests in flight as it may have: it gets none, whatever the others are.
+    /// It has its maximum of requests in flight: it gets none, even if all others are down.
     Full,
     /// It is not configured.
     #[default]

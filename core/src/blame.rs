@@ -1,35 +1,37 @@
-//! The party at fault in an error: the backend, or the request.
+//! Attributes an error to the backend or to the request.
 //!
-//! One client that asks for what fails everywhere must not move the traffic of all others. So
-//! errors are counted by groups of requests, two ways: by client, and by what is asked for; 64
-//! groups each, which the driver makes by a hash of its own ([`Asker`]). An error is suspect when
-//! its group sends at most half of all requests and has at least twice as many recent errors, this
-//! one included, as its backend has of all other groups, one added to each: `2·(1 + others) ≤ 1 +
-//! own`. So of errors that are spread all but the first one count, and all where one group is most
-//! of the traffic: a single client changes nothing. Errors fade with the half-life of the error
-//! rate, requests by number.
+//! A client whose requests fail everywhere must not move the traffic of all others. Errors are
+//! therefore counted by groups of requests in two ways: by client, and by target (what is asked
+//! for). There are 64 groups of each kind; the driver assigns them with a hash of its own
+//! ([`Asker`]).
 //!
-//! | suspect by | counts |
+//! An error is suspect if its group sends at most half of all requests, and `2·(1 + others) ≤ 1 +
+//! own`. Here `own` are the recent errors of the group, this one included, and `others` are those
+//! of the backend in all other groups. If errors are spread over the groups, all but the first one
+//! count. If one group is most of the traffic, all of them count, so that a single client changes
+//! nothing. Errors fade with the half-life of the error rate, requests with their number.
+//!
+//! | suspect by | counts against the backend |
 //! |---|---|
-//! | client | not |
-//! | what is asked for | unless another backend answers it well |
+//! | client | no |
+//! | target | only if another backend answers the same target well |
 //!
-//! A request of the same group shows whether another backend succeeds: the next one is sent there
-//! (a second opinion), which holds for ten seconds. Until it is there errors of that group do not
-//! count. (A group that fails at two backends by itself needs no more opinion.)
+//! The next request of the target's group is sent to another backend (a second opinion); its
+//! result holds for ten seconds. Until it is known, errors of that group do not count. A group
+//! that fails at two backends anyway needs no second opinion.
 use std::time::Duration;
 
 use crate::estimate::Fading;
 use crate::id::{BackendId, LeaseId};
 use crate::time::Instant;
 
-/// Groups of a request, by a hash, 0 to 63, of the client's address and of the path. The same for
-/// all requests if the driver does not set them.
+/// The groups of a request, 0 to 63: by a hash of the client's address and by a hash of the
+/// request's path. All requests are in group 0 if the driver does not set them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Asker {
-    /// The group of the client.
+    /// The group of the client's address.
     pub client: u8,
-    /// Group of the request's path.
+    /// The group of the request's path.
     pub target: u8,
 }
 
@@ -38,11 +40,11 @@ pub struct Asker {
 pub(crate) struct Blame {
     clients: Groups,
     targets: Groups,
-    /// By slot; only of backends that failed.
+    /// Errors by slot, only for backends that failed.
     backends: Vec<Option<Box<Failures>>>,
-    /// Opinions about targets that fail.
+    /// The second opinions on targets that fail.
     opinions: [Opinion; GROUPS],
-    /// Opinions that a request is waited for.
+    /// Opinions that still wait for a request or its end.
     open: u32,
 }
 
@@ -61,18 +63,18 @@ struct Failures {
     targets: [Fading; GROUPS],
 }
 
-/// Whether other backends fail what fails at one.
+/// Whether other backends fail a target that fails at one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Opinion {
-    /// Nobody has asked; it failed there last.
+    /// No opinion. The last failure, if there was one, is kept.
     Unknown { failed: Option<(BackendId, Instant)> },
-    /// The next request of the group goes elsewhere.
+    /// The next request of the group goes to another backend.
     Wanted { not: BackendId },
-    /// It went there.
+    /// A request was sent to another backend.
     Asked { lease: LeaseId, not: BackendId },
-    /// They do.
+    /// Other backends fail it, too.
     Common { until: Instant },
-    /// They do not.
+    /// Other backends do not fail it.
     Own { until: Instant },
 }
 
@@ -80,7 +82,7 @@ impl Asker {
     /// Groups of each kind.
     pub const GROUPS: usize = GROUPS;
 
-    /// The same with both groups in range.
+    /// The same groups, brought into range.
     pub(crate) const fn bounded(self) -> Self {
         Self { client: self.client % GROUPS as u8, target: self.target % GROUPS as u8 }
     }
@@ -97,14 +99,14 @@ impl Blame {
         }
     }
 
-    /// A backend took this slot: nothing is known of it.
+    /// Forgets the errors of a slot that a new backend has taken.
     pub(crate) fn forget(&mut self, backend: BackendId) {
         if let Some(failures) = self.backends.get_mut(backend.index()) {
             *failures = None;
         }
     }
 
-    /// The backend that the next request of this kind must not go to, for a second opinion.
+    /// The backend that the next request with this target must avoid, for a second opinion.
     #[inline]
     pub(crate) const fn wants_other(&self, asker: Asker) -> Option<BackendId> {
         if self.open == 0 {
@@ -116,12 +118,12 @@ impl Blame {
         }
     }
 
-    /// The request of this lease is the second opinion.
+    /// Records that the request of this lease is the second opinion.
     pub(crate) const fn asked(&mut self, asker: Asker, lease: LeaseId, not: BackendId) {
         self.opinions[asker.target as usize] = Opinion::Asked { lease, not };
     }
 
-    /// A request ended well, or without saying anything.
+    /// Records a request that ended well (`is_good`), or without saying anything.
     #[inline]
     pub(crate) fn ended(&mut self, now: Instant, lease: LeaseId, asker: Asker, is_good: bool) {
         if is_good {
@@ -133,8 +135,8 @@ impl Blame {
         }
     }
 
-    /// An error ended a request; returns whether it counts against its backend. `has_other`:
-    /// another backend could be asked.
+    /// Records an error. Returns whether it counts against its backend. `has_other` is whether
+    /// another backend could give a second opinion.
     #[cold]
     pub(crate) fn counts(
         &mut self,
@@ -161,12 +163,13 @@ impl Blame {
         };
         let is_client = by(&mut self.clients, &failures.clients, asker.client);
         let is_target = by(&mut self.targets, &failures.targets, asker.target);
-        // The opinion does not depend on the client.
+        // Evaluated even if the client is suspect, so that the opinion on the target is formed.
         let is_common = self.failed(now, backend, lease, asker, is_target && has_other);
         !is_client && !is_common
     }
 
-    /// Updates the opinion of a target that failed again; returns whether that excuses its backend.
+    /// Updates the opinion on a target after another failure. Returns whether it excuses the
+    /// backend.
     fn failed(
         &mut self,
         now: Instant,
@@ -208,7 +211,7 @@ impl Blame {
         is_common
     }
 
-    /// The request that was the second opinion ended without an error.
+    /// Records that the second opinion ended without an error.
     #[cold]
     fn answered(&mut self, now: Instant, lease: LeaseId, asker: Asker, is_good: bool) {
         let opinion = &mut self.opinions[usize::from(asker.target)];
@@ -248,8 +251,8 @@ impl Groups {
         self.total = self.requests.iter().sum();
     }
 
-    /// Counts an error of a group whose backend has `others` errors of other groups; returns
-    /// whether it is suspect.
+    /// Counts an error of a group; `others` are the recent errors of its backend in other groups.
+    /// Returns whether the error is suspect.
     fn is_suspect(&mut self, now: Instant, group: u8, others: f64, half_life: Duration) -> bool {
         let group = usize::from(group);
         self.errors[group].add(now, 1.0, half_life);
@@ -267,11 +270,12 @@ impl Default for Failures {
 }
 
 const GROUPS: usize = 64;
-/// Requests after which all counts are halved.
+/// Requests after which all counts are halved, so that groups are compared by recent traffic. At
+/// 64 groups this is 64 requests each.
 const REQUESTS: u32 = 4096;
-/// Validity of a second opinion.
+/// The time for which a second opinion holds.
 const OPINION: Duration = Duration::from_secs(10);
-/// Two errors soon after each other are two.
+/// Tolerance for the decay between two errors in quick succession, which should count as two.
 const ROUNDING: f64 = 0.1;
 
 #[cfg(test)]
@@ -309,8 +313,8 @@ mod tests {
         }
     }
 
-    /// Of one client among others no error counts, whatever it asks for; those of the others do,
-    /// and so do its own once they fail as well.
+    /// Errors of one client among many do not count, for any target. Those of the others do, and
+    /// so do its own once the others fail as well.
     #[test]
     fn one_client_among_many_counts_for_nothing() {
         let mut bench = Bench::new();
@@ -323,8 +327,8 @@ mod tests {
         assert!(bench.error(A, 40, 0), "what fails for all counts");
     }
 
-    /// A single client, one that sends most requests, and clients that fail alike: all errors
-    /// count.
+    /// All errors count for a single client, for one that sends most requests, and for clients
+    /// that fail alike.
     #[test]
     fn most_of_the_traffic_counts() {
         let mut bench = Bench::new();
@@ -339,8 +343,8 @@ mod tests {
         assert!((0..50).all(|number| bench.error(A, number % 10, 0)), "all alike");
     }
 
-    /// One path that fails for all clients: the next request for it goes elsewhere, and its result
-    /// decides for ten seconds.
+    /// One path fails for every client: the next request for it goes to another backend, and its
+    /// result decides for ten seconds.
     #[test]
     fn a_second_opinion_decides() {
         for (is_common, counted) in [(true, 0), (false, 8)] {
@@ -364,7 +368,7 @@ mod tests {
             assert_eq!(counts, counted);
             assert_eq!(bench.blame.open, 0);
             bench.now += OPINION;
-            assert!(!bench.error(A, 0, 7), "then another one is asked for");
+            assert!(!bench.error(A, 0, 7), "then another opinion is needed");
             assert_eq!(bench.blame.wants_other(asker), Some(A));
         }
     }

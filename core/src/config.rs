@@ -1,4 +1,5 @@
-//! The rules of a router: defaults, units and ranges. Those of one policy stand in its folder.
+//! The rules of a router with their defaults, units and ranges. The rules of a single policy are
+//! in its folder.
 pub(crate) mod millis;
 pub(crate) mod range;
 
@@ -15,24 +16,25 @@ pub use crate::policy::linear_rl::rules::LinearRlRules;
 pub use crate::policy::peak_ewma::rules::PeakEwmaRules;
 pub use crate::policy::prequal::rules::PrequalRules;
 
-/// Everything a [`Router`](crate::Router) is configured by.
+/// The configuration of a [`Router`](crate::Router).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouterConfig {
-    /// The backends by name, in order of preference among equals. Names are not empty and differ.
+    /// The backends by name, in order of preference among equals. Names are not empty and unique.
     pub backends: Vec<String>,
-    /// Rules for choosing among them.
+    /// The rules for choosing among them.
     pub rules: Rules,
 }
 
 impl RouterConfig {
-    /// Backends that a router takes at most; a round of probes of as many is already a load.
+    /// The maximum number of backends of a router; already one round of probes of that many is a
+    /// load.
     pub const BACKENDS_MAX: usize = 10_000;
 
     /// Checks names and rules.
     ///
     /// # Errors
-    /// The first invalid value: `backends[1].name` for the second backend's name, or the
-    /// path of a rule below `routing`.
+    /// The first invalid value: `backends[1].name` for the second backend's name, or the path of a
+    /// rule below `routing`.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.backends.len() > Self::BACKENDS_MAX {
             let allowed = format!("at most {} backends", Self::BACKENDS_MAX);
@@ -56,70 +58,71 @@ impl RouterConfig {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Rules {
-    /// Policy that ranks the backends.
+    /// The policy that ranks the backends.
     pub policy: PolicyKind,
-    /// Points of each factor of the score.
+    /// The cost of each factor of the score.
     pub weights: Weights,
-    /// When a better backend is taken.
+    /// Conditions for leaving the current backend for a better one.
     pub switch: SwitchRules,
-    /// When backends are asked how they are.
+    /// Intervals and timeouts of probes.
     pub probes: ProbeRules,
-    /// When a backend is down, and up again.
+    /// Probes that bring a backend down, and up again.
     pub health: HealthRules,
-    /// Treatment of past errors.
+    /// The weight of past errors.
     pub errors: ErrorRules,
-    /// Rules of moving averages.
+    /// The averaging of samples.
     pub smoothing: Smoothing,
-    /// When a response is a stream.
+    /// The condition for treating a response as a stream.
     pub streams: StreamRules,
-    /// The policy `learned`.
+    /// Rules of the policy `learned`.
     pub learned: LearnedRules,
-    /// The policy `peak_ewma`.
+    /// Rules of the policy `peak_ewma`.
     pub peak_ewma: PeakEwmaRules,
-    /// The policy `prequal`.
+    /// Rules of the policy `prequal`.
     pub prequal: PrequalRules,
-    /// The policy `linear_rl`.
+    /// Rules of the policy `linear_rl`.
     pub linear_rl: LinearRlRules,
-    /// Bounds of requests in flight per backend. Not a part of the `routing` object.
+    /// The maximum of requests in flight per backend. Not a part of the `routing` object.
     #[serde(skip)]
     pub limits: BackendLimits,
 }
 
-/// Bounds of requests in flight per backend.
+/// The maximum of requests that backends may have in flight at the same time.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BackendLimits {
-    /// For each backend; 0 for any number.
+    /// The limit of each backend; 0 for no limit.
     pub per_backend: u32,
-    /// For the backends of these names, instead of that.
+    /// The limits of single backends by name, which override `per_backend`; 0 for no limit.
     pub own: BTreeMap<String, u32>,
 }
 
 impl BackendLimits {
-    /// Returns the bound of a backend.
+    /// The limit that applies to a backend; `u32::MAX` for no limit.
     pub(crate) fn of(&self, name: &str) -> u32 {
         let limit = self.own.get(name).copied().unwrap_or(self.per_backend);
         if limit == 0 { u32::MAX } else { limit }
     }
 }
 
-/// Points that each factor of the score adds; each is finite and from 0 to 1e6.
+/// Points that each factor of the score adds; each is finite and from 0 to 1e6. The defaults, in
+/// brackets, are the product's specification of the score.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Weights {
     /// Points per millisecond of the latency average (1).
     pub latency: f64,
-    /// Points for a loss of 1, all pings lost (80).
+    /// Points if all pings are lost (80). The loss is capped at 0.98.
     pub loss: f64,
     /// Points per percent of the error rate (40).
     pub errors: f64,
     /// Points per request in flight (2).
     pub in_flight: f64,
-    /// Points of an endless queue: `queue · tanh(queueEwma / 50)` (12).
+    /// The limit of the points for a growing queue: `queue · tanh(queueEwma / 50)` (12).
     pub queue: f64,
-    /// Points of a fully busy CPU: `cpu · tanh(cpuBusyMs / 100)` (30).
+    /// The limit of the points for a growing CPU busy time: `cpu · tanh(cpuBusyMs / 100)` (30).
     pub cpu: f64,
-    /// Points of endless memory: `memory · tanh(bytes / 200 MiB)` (12).
+    /// The limit of the points for growing memory: `memory · tanh(bytes / 200 MiB)` (12).
     pub memory: f64,
 }
 
@@ -137,16 +140,18 @@ impl Default for Weights {
     }
 }
 
-/// When a better backend is taken.
+/// Conditions for leaving the current backend for a better one. The defaults of the first two are
+/// the product's specification.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct SwitchRules {
-    /// Points by which another backend must be lower (30); finite, from 0 to 1e6.
+    /// Points by which the score of the other backend must be lower (30); finite, from 0 to 1e6.
     pub threshold: f64,
     /// Time that must have passed since the last switch (1500 ms); at most an hour.
     #[serde(rename = "cooldownMs", with = "millis")]
     pub cooldown: Duration,
-    /// Whether a single request goes past a current backend when load alone makes the gap (true).
+    /// Whether single requests go past a full current backend when load alone makes the gap
+    /// (true).
     pub spill_over: bool,
 }
 
@@ -156,24 +161,25 @@ impl Default for SwitchRules {
     }
 }
 
-/// When backends are asked how they are; every time from 1 ms to an hour.
+/// Intervals and timeouts of probes; each from 1 ms to an hour. The intervals are the product's
+/// specification.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct ProbeRules {
     /// Time between two pings of a backend (5000 ms).
     #[serde(rename = "pingIntervalMs", with = "millis")]
     pub ping_interval: Duration,
-    /// Time in which a ping must be answered (1000 ms).
+    /// Time in which a ping must be complete (1000 ms).
     #[serde(rename = "pingTimeoutMs", with = "millis")]
     pub ping_timeout: Duration,
-    /// Time to the next ping while a verdict is open: after the first failure or success and
-    /// before the backend is down or up (500 ms).
+    /// Wait before the next ping while a verdict is open, that is after a first failure or success
+    /// and before the backend is down or up (500 ms).
     #[serde(rename = "pingRetryMs", with = "millis")]
     pub ping_retry: Duration,
     /// Time between two reports of a backend (3000 ms).
     #[serde(rename = "reportIntervalMs", with = "millis")]
     pub report_interval: Duration,
-    /// Time in which a report must be answered (1000 ms).
+    /// Time in which a report must be complete (1000 ms).
     #[serde(rename = "reportTimeoutMs", with = "millis")]
     pub report_timeout: Duration,
 }
@@ -190,13 +196,14 @@ impl Default for ProbeRules {
     }
 }
 
-/// When a backend is down, and up again.
+/// Probes that bring a backend down, and up again.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct HealthRules {
-    /// Failed pings in a row after which a backend is down (3); from 1 to 1000.
+    /// Consecutive failed pings after which a backend is down (3, as in HAProxy); from 1 to 1000.
     pub fall: u32,
-    /// Answered pings in a row after which a backend is up again (2); from 1 to 1000.
+    /// Consecutive successful pings after which a backend is up again (2, as in HAProxy); from 1
+    /// to 1000.
     pub rise: u32,
 }
 
@@ -206,22 +213,22 @@ impl Default for HealthRules {
     }
 }
 
-/// Treatment of past errors.
+/// The weight of past errors.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct ErrorRules {
-    /// Time after which a request counts half (30 000 ms); from 1 ms to a day.
+    /// Time after which a request has half its weight (30 000 ms); from 1 ms to a day.
     #[serde(rename = "halfLifeMs", with = "millis")]
     pub half_life: Duration,
-    /// Good requests that every backend is credited with, so that one error among few does not
-    /// decide (10); finite, from 0 to 1e6. With 0, a backend without requests has no errors.
+    /// Good requests added for every backend, so that one error among few does not decide (10);
+    /// finite, from 0 to 1e6. With 0, a backend without requests has no errors.
     pub prior: f64,
-    /// Time that a failed request is charged with wherever costs are compared (5000 ms): about
-    /// the time in which a request must be answered; from 1 ms to an hour.
+    /// Time charged for a failed request wherever costs are compared (5000 ms), about the timeout
+    /// of a request; from 1 ms to an hour.
     #[serde(rename = "chargeMs", with = "millis")]
     pub charge: Duration,
-    /// Whether a backend whose requests fail while those of others do not gets none for a while
-    /// (true). `learned` does so by itself.
+    /// Whether a backend gets no requests for a while if its requests fail and those to other
+    /// backends do not (true). `learned` always ejects by its own rules.
     pub eject: bool,
 }
 
@@ -236,13 +243,14 @@ impl Default for ErrorRules {
     }
 }
 
-/// Rules of moving averages.
+/// The averaging of samples.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Smoothing {
-    /// Share of a new sample in an average (0.2); above 0, at most 1.
+    /// Share of a new sample in an average (0.2, the product's specification); above 0, at most 1.
     pub alpha: f64,
-    /// Pings after which loss counts in the score (5); from 0 to 1000.
+    /// Pings after which loss counts in the score (5, the product's specification); from 0 to
+    /// 1000.
     pub loss_pings: u32,
 }
 
@@ -252,13 +260,13 @@ impl Default for Smoothing {
     }
 }
 
-/// When a response is a stream, and so no work for its backend. The driver holds the clock: it
-/// tells by [`Event::StreamOpened`](crate::Event::StreamOpened).
+/// The condition for treating a response as a stream, which is not counted as work. The driver
+/// measures the time and sends [`Event::StreamOpened`](crate::Event::StreamOpened).
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct StreamRules {
-    /// Silence after which a response that has begun is not work any more (1000 ms); from 1 ms to
-    /// an hour.
+    /// Time without a byte after which a response that has begun is no longer counted as work
+    /// (1000 ms); from 1 ms to an hour.
     #[serde(rename = "idleMs", with = "millis")]
     pub idle: Duration,
 }
@@ -273,7 +281,7 @@ impl Rules {
     /// Checks every number against its range.
     ///
     /// # Errors
-    /// The first number out of range, by its path in the configuration file below `routing`.
+    /// The first number out of range, with its path in the configuration file below `routing`.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let weights = [
             ("weights.latency", self.weights.latency),
@@ -315,8 +323,8 @@ impl Rules {
 mod tests {
     use super::*;
 
-    /// The defaults are the documented ones, as the configuration file has them, and both ways of
-    /// translation agree.
+    /// The defaults are the documented ones, written as in the configuration file. Serialising and
+    /// parsing agree.
     #[test]
     fn defaults_as_json() {
         let json = serde_json::json!({
@@ -345,7 +353,8 @@ mod tests {
         assert!(serde_json::from_str::<Rules>(r#"{"weights": {"latencies": 1}}"#).is_err());
     }
 
-    /// Every range ends where it says: just inside is taken, just outside refused by its path.
+    /// Every range ends exactly at its documented bounds: a value just inside is accepted, one
+    /// just outside is rejected with its path.
     #[test]
     fn ranges_are_exact() {
         let cases = [
@@ -390,7 +399,7 @@ mod tests {
         }
     }
 
-    /// As many backends as are allowed, and one more.
+    /// The maximum number of backends is accepted, one more is not.
     #[test]
     fn backends_are_bounded() {
         for (count, is_allowed) in [

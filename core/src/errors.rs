@@ -1,32 +1,34 @@
-//! Shares of errors: counts that forget by requests, their own or the pool's, not by time.
+//! Shares of errors over recent requests. Old requests are forgotten as new ones arrive, not with
+//! time.
 
-/// Requests and errors, both forgotten a little with each request.
+/// Requests and errors. Each new request reduces the weight of the earlier ones a little.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Errors {
-    /// Requests that count.
+    /// The weighted number of requests.
     pub(crate) requests: f64,
-    /// Errors among them.
+    /// The weighted number of errors among them.
     pub(crate) errors: f64,
 }
 
 impl Errors {
-    /// Nothing seen.
+    /// No requests.
     pub(crate) const NONE: Self = Self { requests: 0.0, errors: 0.0 };
 
-    /// A request ended; `memory` is how many count at most.
+    /// Counts one request. The counts approach `memory` requests at most; `memory` is above 1.
     pub(crate) fn observe(&mut self, is_error: bool, memory: f64) {
         let kept = 1.0 - 1.0 / memory;
         self.requests = self.requests * kept + 1.0;
         self.errors = self.errors * kept + f64::from(is_error);
     }
 
-    /// A share of what was seen says nothing any more.
+    /// Reduces both counts by `share`, from 0 to 1.
     pub(crate) fn forget(&mut self, share: f64) {
         self.requests *= 1.0 - share;
         self.errors *= 1.0 - share;
     }
 
-    /// Errors of requests, with one good request beside those seen.
+    /// The share of errors, 0 to 1, with one good request added, so that a single error is at most
+    /// 1/2.
     pub(crate) fn share(&self) -> f64 {
         self.errors / (self.requests + 1.0)
     }

@@ -1,26 +1,27 @@
-//! Averages of what was seen: pure numbers that know nothing of backends.
+//! Averages of observed values, without any knowledge of backends.
 //!
-//! `observe` takes a sample in; everything else only reads, projecting to the time asked for.
+//! `observe` takes a sample in. All other methods only read, projected to the given time.
 use std::hint::cold_path;
 use std::time::Duration;
 
 use crate::errors::Errors;
 use crate::time::Instant;
 
-/// An exponentially weighted moving average: `value + alpha · (sample − value)`, the first sample
-/// taken as it is. It never leaves the range of its samples, whatever rounding does.
+/// An exponentially weighted moving average: `value + alpha · (sample − value)`; the first sample
+/// is taken as it is. The average never leaves the range of its samples, even with rounding
+/// errors.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ewma {
     value: Option<f64>,
 }
 
 impl Ewma {
-    /// Takes a finite sample in, weighing it by `alpha`, above 0 and at most 1.
+    /// Takes in a finite sample with weight `alpha`, above 0 and at most 1.
     pub(crate) fn observe(&mut self, alpha: f64, sample: f64) {
         debug_assert!(sample.is_finite(), "samples are checked where they enter");
         self.value = Some(match self.value {
             None => sample,
-            // Bounded: `1e308 + (1 − 1e308)` is 0, which is below both.
+            // Rounding could leave the range: `1e308 + (1 − 1e308)` is 0, which is below both.
             Some(value) => {
                 (value + alpha * (sample - value)).max(value.min(sample)).min(value.max(sample))
             }
@@ -33,10 +34,10 @@ impl Ewma {
     }
 }
 
-/// A moving average that begins with the median of its first five samples: with fewer, it is the
-/// median of those, of an even number the lower one. So an outlier among the first ones does not
-/// decide, whichever it is (a median withstands up to half of its samples: Hampel 1971), while the
-/// first sample of a plain moving average weighs as much as all that follow for a long time.
+/// A moving average that starts with the median of its first five samples (the lower one of an
+/// even number). An outlier among the first samples therefore does not decide: a median withstands
+/// up to half of its samples (Hampel 1971). The first sample of a plain moving average would
+/// outweigh all later ones for a long time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SeededEwma {
     first: [f64; FIRST],
@@ -45,7 +46,7 @@ pub(crate) struct SeededEwma {
 }
 
 impl SeededEwma {
-    /// Takes a finite sample in, as [`Ewma::observe`] does.
+    /// Takes in a finite sample, like [`Ewma::observe`].
     pub(crate) fn observe(&mut self, alpha: f64, sample: f64) {
         if self.count < FIRST {
             self.first[self.count] = sample;
@@ -64,22 +65,22 @@ impl SeededEwma {
         self.ewma.value()
     }
 
-    /// Whether more samples would make it steadier.
+    /// Whether more samples would still change the median that it starts with.
     pub(crate) const fn is_young(&self) -> bool {
         self.count < FIRST
     }
 }
 
-/// Samples that a [`SeededEwma`] begins with.
+/// Samples whose median a [`SeededEwma`] starts with. Five tolerate two outliers.
 const FIRST: usize = 5;
 
-/// The share of errors among recent requests: `errors / (requests + prior)`, both counts halving
+/// The share of errors among recent requests: `errors / (requests + prior)`. Both counts halve
 /// every half-life.
 ///
-/// Counts decay in steps: as long as less than 1/65536 of the half-life has passed since the last
-/// step (0.46 ms of 30 s), they stand still, and the time is made up for by the next step. So the
-/// error of a reading is below 0.0011 %, and a busy backend pays for one `exp2` a step instead of
-/// one a request.
+/// Counts decay in steps. They stand still while less than 1/65536 of the half-life has passed
+/// since the last step (0.46 ms of 30 s); the next step makes up for that time. The error of a
+/// reading is therefore below 0.0011 %, and a busy backend pays for one `exp2` per step instead of
+/// one per request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ErrorRate {
     requests: f64,
@@ -87,7 +88,7 @@ pub(crate) struct ErrorRate {
     stepped_at: Instant,
 }
 
-/// A count of events, halving every half-life.
+/// A count of events that halves every half-life.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Fading {
     count: f64,
@@ -95,7 +96,7 @@ pub(crate) struct Fading {
 }
 
 impl Fading {
-    /// Nothing counted.
+    /// No events.
     pub(crate) const ZERO: Self = Self { count: 0.0, counted_at: Instant::ZERO };
 
     /// Counts `amount` more at `now`.
@@ -104,7 +105,7 @@ impl Fading {
         self.counted_at = now;
     }
 
-    /// The count at `now`; below a millionth it is 0.
+    /// The count at `now`; 0 once it is below a millionth.
     pub(crate) fn at(&self, now: Instant, half_life: Duration) -> f64 {
         if self.count == 0.0 {
             return 0.0;
@@ -117,7 +118,7 @@ impl Fading {
 }
 
 impl ErrorRate {
-    /// Takes the end of a request in.
+    /// Counts the end of a request.
     pub(crate) fn observe(&mut self, now: Instant, is_error: bool, half_life: Duration) {
         if let Some(share) = self.share_left(now, half_life) {
             self.step(now, share);
@@ -144,7 +145,7 @@ impl ErrorRate {
         self.requests * self.share_left(now, half_life).unwrap_or(1.0)
     }
 
-    /// The share of errors at `now`, 0 to 1, with `prior` good requests beside those seen.
+    /// The share of errors at `now`, 0 to 1, with `prior` good requests added.
     pub(crate) fn rate_at(&self, now: Instant, half_life: Duration, prior: f64) -> f64 {
         if self.errors == 0.0 {
             return 0.0;
@@ -160,7 +161,7 @@ impl ErrorRate {
         Errors { requests: self.requests * share, errors: self.errors * share }
     }
 
-    /// Returns the remaining share of the counts, if a step is due.
+    /// The factor by which the counts have shrunk, if a step is due.
     fn share_left(&self, now: Instant, half_life: Duration) -> Option<f64> {
         let half_life = u64::try_from(half_life.as_nanos()).unwrap_or(u64::MAX);
         let passed = now.as_nanos().saturating_sub(self.stepped_at.as_nanos());
@@ -169,16 +170,16 @@ impl ErrorRate {
     }
 }
 
-/// Returns the remaining share of a count after `passed` nanoseconds.
+/// The share of a count that remains after `passed` nanoseconds.
 #[cold]
 fn decay(passed: u64, half_life: u64) -> f64 {
     libm::exp2(-(passed as f64 / half_life as f64))
 }
 
 const STEPS_PER_HALF_LIFE: u64 = 65_536;
-/// Decayed errors below this count as none: 30 half-lives after a single one.
+/// Decayed errors below this are treated as 0: a single error after 30 half-lives.
 const FORGOTTEN: f64 = 1e-9;
-/// Counts below this are zero: 20 half-lives after a single event.
+/// Counts below this are treated as 0: a single event after 20 half-lives.
 const FADED: f64 = 1e-6;
 
 #[cfg(test)]
@@ -192,7 +193,8 @@ mod tests {
         assert!((left - right).abs() < 1e-12, "{left} is not {right}");
     }
 
-    /// The first sample is taken as it is, then each moves the average by a fifth of the distance.
+    /// The first sample is taken as it is; each later one moves the average by a fifth of the
+    /// distance.
     #[test]
     fn ewma_by_hand() {
         let mut ewma = Ewma::default();
@@ -203,8 +205,8 @@ mod tests {
         }
     }
 
-    /// By hand: an outlier of 500 among the first five decides only until the second one is there,
-    /// whichever it is; the sixth moves the median by a fifth of the distance.
+    /// By hand: an outlier of 500 at any place among the first five decides only until the second
+    /// sample arrives. The sixth sample moves the median by a fifth of the distance.
     #[test]
     fn outliers_among_the_first_do_not_decide() {
         for place in 0..5 {
@@ -232,8 +234,8 @@ mod tests {
         assert_eq!(ewma.value(), Some(1.0));
     }
 
-    /// One error of one request beside ten credited good ones is 1/11; a half-life later both
-    /// counts are halves, so 0.5/10.5; nine good ones then make it 0.5/19.5.
+    /// One error of one request with ten good ones added is 1/11. A half-life later both counts
+    /// are halved, so 0.5/10.5. Nine good requests then make it 0.5/19.5.
     #[test]
     fn error_rate_by_hand() {
         let mut rate = ErrorRate::default();
@@ -250,8 +252,8 @@ mod tests {
         assert_near(rate.rate_at(later, HALF_LIFE, 10.0), 0.5 / 19.5);
     }
 
-    /// Reading does not change what is read later, and ten minutes without requests forgive a
-    /// hundred errors.
+    /// Readings do not change later readings, and ten minutes without requests forgive a hundred
+    /// errors.
     #[test]
     fn error_rate_reads_are_pure_and_forgiving() {
         let mut rate = ErrorRate::default();
@@ -268,7 +270,7 @@ mod tests {
         assert_eq!(rate.rate_at(Instant::from_millis(2_000_000), HALF_LIFE, 10.0), 0.0);
     }
 
-    /// By hand: one event is 1, a half-life later with another one 1.5, and 0 in the end.
+    /// By hand: one event is 1; another one a half-life later makes it 1.5; in the end it is 0.
     #[test]
     fn counts_fade() {
         let mut count = Fading::default();
@@ -280,8 +282,8 @@ mod tests {
         assert_eq!(count.at(later + 30 * HALF_LIFE, HALF_LIFE), 0.0);
     }
 
-    /// Steps lose no time: a request every 0.1 ms for a half-life counts as one every 10 ms
-    /// weighted a hundredfold does, up to the documented error.
+    /// Steps lose no time: a request every 0.1 ms for a half-life decays the counts like one long
+    /// step, within the documented error.
     #[test]
     fn small_steps_add_up() {
         let mut fine = ErrorRate::default();

@@ -1,5 +1,5 @@
-//! The vocabulary between the router and its driver: facts for it ([`Event`]), its wishes
-//! ([`Action`]), and its reports to observers ([`Notice`]).
+//! The vocabulary between the router and its driver: facts for the router ([`Event`]), work for
+//! the driver ([`Action`]) and news for observers ([`Notice`]).
 use std::time::Duration;
 
 use crate::blame::Asker;
@@ -10,15 +10,15 @@ use crate::time::Instant;
 /// A fact for the router.
 #[derive(Debug)]
 pub enum Event {
-    /// A probe that the router asked for came to its end. Unknown or late ones are counted and
-    /// ignored.
+    /// A probe that the router started has ended. Results of unknown or late probes are counted
+    /// and ignored.
     ProbeFinished {
         /// The id from [`Action::StartProbe`].
         probe: ProbeId,
-        /// Its result.
+        /// The response's figures, or the reason of the failure.
         result: ProbeResult,
     },
-    /// A request that [`Router::route`](crate::Router::route) admitted came to its end.
+    /// A request that [`Router::route`](crate::Router::route) admitted has ended.
     RequestFinished {
         /// The lease that `route` gave out.
         lease: Lease,
@@ -26,132 +26,136 @@ pub enum Event {
         outcome: Outcome,
     },
     /// A request stops being work for its backend before it ends: its connection became a tunnel,
-    /// or its response has been silent for long. Policies stop counting it in
-    /// flight and learn nothing of it: neither a handshake nor the head of a stream is a measure of
-    /// requests. Its lease stays out until [`Event::RequestFinished`]. At most once for a lease.
+    /// or its response has been silent for the configured time. Policies stop counting it in
+    /// flight and learn nothing from it: neither a handshake nor the head of a stream measures
+    /// requests. Its lease stays out until [`Event::RequestFinished`]. Sent at most once for a
+    /// lease.
     StreamOpened {
         /// The number of the lease.
         lease: LeaseId,
-        /// The request's backend.
+        /// The backend that serves the request.
         backend: BackendId,
-        /// The answer's final status (101 for an upgrade).
+        /// The final status of the response (101 for an upgrade).
         status: u16,
-        /// From the dispatch to the backend to the answer's head.
+        /// Time from the dispatch to the backend until the head of the response.
         latency: Duration,
     },
-    /// A request waits for its client: the rest of its body is missing, or its response is not
-    /// taken. Until [`Event::LeaseResumed`] its time is not the backend's, and it does not count
-    /// in flight. Ignored for a lease that is paused already or has become a stream.
+    /// A request waits for its client: the rest of its body is missing, or the client does not
+    /// take the response. Until [`Event::LeaseResumed`] the time is not charged to the backend,
+    /// and the request is not counted in flight. Ignored for a lease that is already paused or has
+    /// become a stream.
     LeasePaused {
         /// The number of the lease.
         lease: LeaseId,
-        /// The request's backend.
+        /// The backend that serves the request.
         backend: BackendId,
     },
     /// A request waits for its backend again. Ignored unless its lease is paused.
     LeaseResumed {
         /// The number of the lease.
         lease: LeaseId,
-        /// The request's backend.
+        /// The backend that serves the request.
         backend: BackendId,
     },
-    /// A backend's own load figures came by another way than a report probe.
+    /// A backend's own load figures, received by another way than a report probe.
     LoadReported {
-        /// The reporting backend.
+        /// The backend that the figures describe.
         backend: BackendId,
         /// The figures.
         report: LoadReport,
     },
-    /// The configuration changed. A backend keeps its state when its name stays; one whose name is
-    /// gone gets no new requests, and its leases still come back.
+    /// The configuration changed. A backend keeps its state while its name stays configured. A
+    /// backend whose name is gone gets no new requests; its leases still end normally. An invalid
+    /// configuration is counted and ignored.
     Reconfigured(Box<RouterConfig>),
 }
 
-/// Something the router wants its driver to do.
+/// A piece of work for the driver.
 #[derive(Debug, PartialEq)]
 pub enum Action {
-    /// Send one probe; its end is reported by [`Event::ProbeFinished`].
+    /// Send one probe. Report its end with [`Event::ProbeFinished`].
     StartProbe {
-        /// Names this probe; never used twice.
+        /// The id of this probe; never used twice.
         probe: ProbeId,
         /// The backend to probe.
         backend: BackendId,
-        /// Kind of the probe.
+        /// The resource to request.
         kind: ProbeKind,
-        /// When it has failed if there is no answer yet. The router itself counts it as
-        /// [`ProbeFailure::TimedOut`] then; a later result is late news.
+        /// The time at which the probe has failed if no response is complete. The router itself
+        /// then counts it as [`ProbeFailure::TimedOut`]; a later result is counted as late.
         deadline: Instant,
     },
-    /// Something an observer may want to know.
+    /// Pass a fact to observers.
     Notify(Notice),
 }
 
-/// A fact for observers; no decision hangs on anyone reading it.
+/// A fact for observers. No decision of the router depends on whether it is read.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
     /// The current backend changed.
     Switched {
-        /// The current backend until now; `None` for the very first choice.
+        /// The previous current backend; `None` for the first choice.
         from: Option<BackendId>,
-        /// The current backend from now on.
+        /// The new current backend.
         to: BackendId,
-        /// Why.
+        /// The reason of the change.
         reason: SwitchReason,
     },
-    /// A better backend was seen and not taken. Told when the candidate or the kind of reason
-    /// changes, and at most once a second between two switches, not for every request.
+    /// A better backend was seen and not taken. Sent when the candidate or the kind of reason
+    /// changes, at most once a second between two switches, and not for every request.
     Held {
         /// The current backend.
         current: BackendId,
         /// The backend that scored lower.
         candidate: BackendId,
-        /// Why it was not taken.
+        /// The reason for keeping the current backend.
         reason: HoldReason,
     },
     /// A backend's health changed.
     HealthChanged {
-        /// The backend.
+        /// The backend whose health changed.
         backend: BackendId,
-        /// Its present health.
+        /// Its health after the change.
         is_up: bool,
-        /// The last failure, or `None` after successes.
+        /// The last failure, if failures caused the change; `None` if successful probes did.
         cause: Option<ProbeFailure>,
     },
-    /// A backend gets no requests for a while because those that it had failed.
+    /// A backend gets no requests for a while because earlier requests to it failed.
     Ejected {
-        /// The backend.
+        /// The ejected backend.
         backend: BackendId,
-        /// Figures of its failures.
+        /// The failures that caused the ejection.
         reason: EjectReason,
     },
     /// An ejected backend gets requests again.
     Returned {
-        /// The backend.
+        /// The returned backend.
         backend: BackendId,
-        /// Why.
+        /// The reason of the return.
         reason: ReturnReason,
     },
 }
 
-/// Reason for ejecting a backend.
+/// The failures for which the router ejected a backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EjectReason {
     /// Failures in a row.
     pub in_row: u32,
     /// The share of failures among its last requests, 0 to 1.
     pub share: f64,
-    /// The median share of the other backends; `None` while nothing is known of them.
+    /// The median share of the other backends; 0 to 1; `None` while none of
+    /// them has had enough requests.
     pub others: Option<f64>,
 }
 
 /// Why an ejected backend returned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ReturnReason {
-    /// Its requests on probation were answered well.
+    /// The backend served its requests on probation well.
     Probation,
-    /// The others fail as much.
+    /// The other backends fail as much.
     OthersFail,
-    /// The others failed more without it than it had.
+    /// The other backends failed more without it than it had failed.
     Regretted,
 }
 
@@ -160,30 +164,31 @@ pub enum ReturnReason {
 pub enum SwitchReason {
     /// There was no current backend before. Not counted as a switch: it starts no cooldown.
     First,
-    /// The new one's score is lower.
+    /// The score of the new backend is lower.
     Better {
-        /// By how many points.
+        /// The difference in points.
         by: f64,
     },
-    /// The old one went down or left the configuration; threshold and cooldown do not apply.
+    /// The old backend went down, is held or left the configuration. Threshold and cooldown do not
+    /// apply.
     Failover,
 }
 
-/// Why the current backend was kept although another one scored lower.
+/// The reason for keeping the current backend although another one scored lower.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum HoldReason {
-    /// The gap is smaller than the threshold.
+    /// The score is lower by less than the threshold.
     BelowThreshold {
-        /// Points that are missing.
+        /// Points missing to the threshold.
         missing: f64,
     },
-    /// The gap is large enough, the last switch too recent.
+    /// The gap is large enough, but the last switch was too recent.
     Cooldown {
         /// Time until a switch is allowed.
         left: Duration,
     },
-    /// Load alone makes the gap, and the current backend is full: it stays the current one, and
-    /// single requests spill over.
+    /// The gap comes from load alone, and the current backend is full: it stays current, and
+    /// single requests spill over to other backends.
     LoadAlone,
 }
 
@@ -199,10 +204,10 @@ impl HoldReason {
     }
 }
 
-/// Kind of a probe.
+/// The resource that a probe requests.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum ProbeKind {
-    /// `GET /health`: is it alive, and how fast does it answer.
+    /// `GET /health`: measures whether and how fast the backend responds.
     Ping,
     /// `GET /metrics`: the backend's own load figures.
     Report,
@@ -211,54 +216,55 @@ pub enum ProbeKind {
 /// Result of a probe.
 pub type ProbeResult = Result<ProbeAnswer, ProbeFailure>;
 
-/// A probe that was answered well (2xx or 3xx).
+/// The result of a successful probe: a complete response with status 2xx or 3xx.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeAnswer {
-    /// From the start of the probe (connection set-up included) to the end of its answer.
+    /// Time from the start of the probe, connection set-up included, to the end of the response.
     pub latency: Duration,
-    /// The load figures of a [`ProbeKind::Report`]; `None` when they could not be read.
+    /// The load figures of a [`ProbeKind::Report`]; `None` for a ping, or when they could not be
+    /// read.
     pub report: Option<LoadReport>,
 }
 
 /// Why a probe failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ProbeFailure {
-    /// The connection was refused: there is no listener. A ping's refusal brings the backend down
-    /// at once; a report's, like any failure of it, does not affect health.
+    /// The connection was refused: no process listens. A refused ping brings the backend down at
+    /// once; a refused report, like any failed report, does not affect health.
     Refused,
     /// The connection could not be made for another reason.
     Unreachable,
-    /// No whole answer before the deadline.
+    /// No complete response before the deadline.
     TimedOut,
-    /// The connection ended before the answer was whole.
+    /// The connection ended before the response was complete.
     Cut,
-    /// The answer was not HTTP.
+    /// The response was not HTTP.
     Malformed,
     /// The response, or its head, was larger than the proxy reads.
     TooLarge,
-    /// The answer's status was neither 2xx nor 3xx.
+    /// The status of the response was neither 2xx nor 3xx.
     Status(u16),
-    /// The proxy gave up for a reason of its own, such as no descriptor left: says nothing about
-    /// the backend, and is not counted.
+    /// The proxy gave up for a reason of its own, such as a lack of file descriptors. The probe
+    /// says nothing about the backend and is not counted.
     Abandoned,
 }
 
-/// A backend's own load figures; each is `None` when it did not say.
+/// A backend's own load figures; each is `None` when the report does not contain it.
 ///
-/// Negative and non-finite numbers are ignored. The score averages queues up to 250, where its
+/// Negative and non-finite numbers are ignored. For the score, queues count up to 250, where their
 /// points have reached their maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LoadReport {
-    /// Requests waiting (`queueLen`).
+    /// Requests waiting in the backend's queue (`queueLen`).
     pub queue: Option<f64>,
-    /// CPU busy time in ms of the last second or so (`cpuBusyMs`).
+    /// CPU busy time in ms during about the last second (`cpuBusyMs`).
     pub cpu_busy_ms: Option<f64>,
-    /// Bytes in use: `heapUsed`, else `memRss`.
+    /// Bytes in use: `heapUsed`, or `memRss` if that is missing.
     pub memory_bytes: Option<f64>,
 }
 
-/// The right to send one request to one backend; counted in flight until it comes back by
-/// [`Event::RequestFinished`].
+/// The right to send one request to one backend. The request is counted in flight until the lease
+/// is passed to [`Event::RequestFinished`].
 ///
 /// Neither `Copy` nor `Clone`, so that requests in flight balance by construction.
 #[derive(Debug, PartialEq)]
@@ -267,11 +273,11 @@ pub struct Lease {
     pub(crate) id: LeaseId,
     pub(crate) backend: BackendId,
     pub(crate) routed_at: Instant,
-    /// The mark that the policy put on the request.
+    /// The policy's mark on the request.
     pub(crate) token: Token,
-    /// Number of the router's policy that chose.
+    /// The number of the policy that set the mark, counted from the start of the router.
     pub(crate) policy_epoch: u32,
-    /// Groups of client and path.
+    /// The groups of the client and of the requested target.
     pub(crate) asker: Asker,
 }
 
@@ -281,7 +287,7 @@ impl Lease {
         self.id
     }
 
-    /// Returns the request's backend.
+    /// The backend that the request goes to.
     pub const fn backend(&self) -> BackendId {
         self.backend
     }
@@ -295,18 +301,18 @@ impl Lease {
 /// Outcome of a request for its backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
-    /// A whole answer came. A status of 500 or more counts as an error; 429 and 503 count as
+    /// A complete response. A status of 500 or more counts as an error; 429 and 503 count as
     /// [`Outcome::Refused`] without a hold.
     Answered {
         /// The final status.
         status: u16,
-        /// From the dispatch to the backend to the answer's head.
+        /// Time from the dispatch to the backend until the head of the response.
         latency: Duration,
     },
-    /// The backend turned the request away: it is full, or its client asks too much of it. Neither
-    /// work done nor a fault.
+    /// The backend turned the request away: it is full, or it limits this client. A refusal is
+    /// neither finished work nor a fault.
     Refused {
-        /// The status, as a rule 429 or 503.
+        /// The status of the response, usually 429 or 503.
         status: u16,
         /// The value of Retry-After: the backend gets no requests for this long while another one
         /// can take them, at most 60 s. Without it the refusal counts as one request in flight at
@@ -314,15 +320,16 @@ pub enum Outcome {
         /// fades with the half-life of errors.
         hold: Option<Duration>,
     },
-    /// The backend or the way to it failed.
+    /// The request failed at the backend or on the way to it.
     Failed(RequestFailure),
-    /// The client left, or the proxy gave up for a reason of its own: says nothing about the
-    /// backend.
+    /// The client left, or the proxy gave up for a reason of its own. The end says nothing about
+    /// the backend.
     Abandoned,
 }
 
 impl Outcome {
-    /// Whether it counts as an error of the backend; `None` when it says nothing about it.
+    /// Whether the outcome counts as an error of the backend; `None` when it says nothing about
+    /// errors.
     pub const fn is_error(&self) -> Option<bool> {
         match self {
             Self::Answered { status, .. } => Some(*status >= 500),
@@ -331,8 +338,8 @@ impl Outcome {
         }
     }
 
-    /// The same, with a refusal named as one however it was reported: 429 (RFC 6585 section 4) and
-    /// 503 (RFC 9110 section 15.6.4) are refusals.
+    /// Returns the outcome with every 429 (RFC 6585 section 4) and 503 (RFC 9110 section 15.6.4)
+    /// as a refusal, and with a hold above 0 and at most [`HOLD_MAX`].
     pub(crate) fn normal(self) -> Self {
         match self {
             Self::Answered { status: status @ (429 | 503), .. } => {
@@ -347,34 +354,35 @@ impl Outcome {
     }
 }
 
-/// The longest time for which one refusal keeps requests away from a backend.
+/// The longest time for which one refusal keeps requests away from a backend. A minute: a backend
+/// must not be able to remove itself for hours with one header field.
 const HOLD_MAX: Duration = Duration::from_secs(60);
 
-/// Failure of a backend at a request.
+/// The way in which a request failed at its backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RequestFailure {
-    /// The connection was refused: there is no listener. The backend is down at once.
+    /// The connection was refused: no process listens. The backend is down at once.
     Refused,
     /// The connection could not be made for another reason, or not in time.
     Unreachable,
-    /// The connection ended before the response's head was complete.
+    /// The connection ended before the head of the response was complete.
     Cut,
-    /// No response head in time.
+    /// The head of the response did not arrive in time.
     TimedOut,
-    /// The answer broke the protocol.
+    /// The response violated the protocol.
     Malformed,
-    /// The answer's body was cut or stalled.
+    /// The body of the response was cut off or stalled.
     Truncated,
 }
 
-/// Why a request was not admitted.
+/// The reason why a request was not admitted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum NoRoute {
     /// No backend is configured.
     NoBackends,
     /// Every backend has been tried for this request.
     AllTried,
-    /// Every backend that was not tried has as many requests in flight as it may have. One that
-    /// ends makes room.
+    /// Every backend that was not tried has its maximum of requests in flight. The end of one of
+    /// them makes room.
     Full,
 }

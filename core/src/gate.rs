@@ -1,18 +1,19 @@
-//! The gate that keeps `score` steady: threshold and cooldown decide whether a better backend is
-//! taken.
+//! The gate that keeps `score` steady: threshold and cooldown decide whether the router switches
+//! to a better backend.
 //!
-//! Law, for a gap of `score(current) − score(best)`:
+//! Rules, for a gap of `score(current) − score(best)`; the first one that applies decides:
 //! 1. No gap: keep. The current backend wins ties.
 //! 2. Below the threshold: hold.
-//! 3. By load alone: hold. The current one is full (see [`Policy::is_full`](crate::policy::Policy)),
-//!    has at least `threshold / weight of in flight` more in flight, and without these points the
-//!    gap is below the threshold. Only with spill-over.
+//! 3. The gap is load alone: hold. The current backend is full (see
+//!    [`Policy::is_full`](crate::policy::Policy)), it has at least `threshold / weight of in
+//!    flight` more requests in flight, and without their points the gap is below the threshold.
+//!    Applies only with spill-over.
 //! 4. Within the cooldown after the last switch: hold.
 //! 5. Otherwise: switch.
 //!
 //! While the current backend is full, a single request may go to the backend with the least
-//! expected delay instead. Such a spill is not a switch: it changes neither the current backend nor
-//! the cooldown.
+//! expected delay instead. Such a spill is not a switch: neither the current backend nor the
+//! cooldown changes.
 use std::time::Duration;
 
 use crate::backend::Backend;
@@ -20,29 +21,29 @@ use crate::config::Rules;
 use crate::event::HoldReason;
 use crate::time::Instant;
 
-/// Decides between the current backend and the best one; changes nothing but the time of the last
+/// Decides between the current backend and the best one. Its only state is the time of the last
 /// switch.
 #[derive(Debug)]
 pub(crate) struct SwitchGate {
     threshold: f64,
     cooldown: Duration,
-    /// Requests that the current backend must have more in flight than the best one for the gap to
-    /// be one of load; `None` without spill-over.
+    /// Requests that the current backend must have in flight beyond the best one before the gap
+    /// can be load alone; `None` without spill-over.
     load_gap: Option<u32>,
     spills: bool,
     last_switch_at: Option<Instant>,
 }
 
-/// Decision of the gate.
+/// A decision of the gate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Verdict {
-    /// The current backend is as good as any.
+    /// The current backend is as good as any other.
     Keep,
     /// The current backend is kept although another one is better.
     Hold(HoldReason),
-    /// The better one is taken.
+    /// Switch to the better backend.
     Switch {
-        /// Points that it is better by.
+        /// Points by which it is better.
         by: f64,
     },
 }
@@ -60,24 +61,24 @@ impl SwitchGate {
         gate
     }
 
-    /// Takes new rules; the cooldown runs on from the last switch.
+    /// Applies new rules. A running cooldown continues from the last switch.
     pub(crate) fn reconfigure(&mut self, rules: &Rules) {
         let weight = rules.weights.in_flight;
         self.threshold = rules.switch.threshold;
         self.cooldown = rules.switch.cooldown;
         self.spills = rules.switch.spill_over;
         self.load_gap = (rules.switch.spill_over && weight > 0.0)
-            // The cast saturates: a load that cannot be reached.
+            // The cast saturates: with a tiny weight the gap is never reached.
             .then(|| (self.threshold / weight).ceil().max(1.0) as u32);
     }
 
-    /// The current backend was changed: the cooldown begins.
+    /// Records a switch, which starts the cooldown.
     pub(crate) const fn switched(&mut self, now: Instant) {
         self.last_switch_at = Some(now);
     }
 
-    /// Whether to leave the current backend for the best one.
-    /// `is_full` says whether the current one is.
+    /// Decides whether to leave the current backend for the best one. `is_full` is whether the
+    /// current one is full.
     pub(crate) fn judge(
         &self,
         now: Instant,
@@ -103,7 +104,7 @@ impl SwitchGate {
         }
     }
 
-    /// Whether requests go past a current backend that is full.
+    /// Whether requests may go past a full current backend.
     pub(crate) const fn spills(&self) -> bool {
         self.spills
     }

@@ -1,36 +1,38 @@
-//! Whether a backend is taken to be able to serve.
+//! The health of a backend: whether it is believed to be able to serve.
 //!
-//! | state | ping answered | ping failed | refused, by ping or request |
+//! | state | ping succeeded | ping failed | refused connection, by ping or request |
 //! |---|---|---|---|
 //! | unknown | up | down after `fall` in a row | down |
 //! | up | counts start again | down after `fall` in a row | down |
 //! | down | up after `rise` in a row | counts start again | counts start again |
 //!
-//! Requests bring a backend down by refusal only, and never up.
+//! Requests bring a backend down only by a refused connection, and never bring it up.
 use crate::config::HealthRules;
 use crate::event::ProbeFailure;
 
-/// Whether a backend is taken to be able to serve.
+/// Whether a backend is believed to be able to serve.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Health {
-    /// No ping has completed yet; the backend is assumed usable.
+    /// No ping has decided yet. The backend receives requests.
     Unknown,
-    /// It answers.
+    /// Pings succeed.
     Up,
-    /// It does not; it gets requests only when no other backend can serve.
+    /// Pings fail or connections are refused. The backend receives requests only when no other
+    /// backend can serve.
     Down,
 }
 
 impl Health {
-    /// Whether requests may go there: known up, or not known down.
+    /// Whether the backend may receive requests: it is up or unknown.
     pub const fn is_usable(self) -> bool {
         !matches!(self, Self::Down)
     }
 }
 
-/// Follows a backend's health by its pings and refusals.
+/// Tracks a backend's health by its pings and refused connections.
 ///
-/// Facts (`ping_answered`, `ping_failed`, `refused`) tell whether the health changed by them.
+/// The methods for facts (`ping_answered`, `ping_failed`, `refused`) return whether the health
+/// changed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HealthTracker {
     state: State,
@@ -50,7 +52,7 @@ impl Default for State {
 }
 
 impl HealthTracker {
-    /// A ping was answered well.
+    /// Records a successful ping.
     pub(crate) fn ping_answered(&mut self, rules: &HealthRules) -> bool {
         let state = match self.state {
             State::Down { answers_in_row } if answers_in_row + 1 < rules.rise => {
@@ -63,7 +65,7 @@ impl HealthTracker {
         self.enter(state)
     }
 
-    /// A ping failed.
+    /// Records a failed ping.
     pub(crate) fn ping_failed(&mut self, cause: ProbeFailure, rules: &HealthRules) -> bool {
         let is_last = |failures_in_row: u32| {
             cause == ProbeFailure::Refused || failures_in_row + 1 >= rules.fall
@@ -82,12 +84,12 @@ impl HealthTracker {
         self.enter(state)
     }
 
-    /// Handles a refused connection of a request: there is no listener.
+    /// Records that a request's connection was refused: no process listens.
     pub(crate) fn refused(&mut self) -> bool {
         self.enter(State::Down { answers_in_row: 0 })
     }
 
-    /// Returns the present health.
+    /// The current health.
     pub(crate) const fn health(&self) -> Health {
         match self.state {
             State::Unknown { .. } => Health::Unknown,
@@ -96,8 +98,8 @@ impl HealthTracker {
         }
     }
 
-    /// Whether the last pings speak against the present state without having changed it yet: the
-    /// next ping should come soon.
+    /// Whether the last pings contradict the current state without having changed it yet. The next
+    /// ping should then come soon.
     pub(crate) const fn is_verdict_open(&self) -> bool {
         match self.state {
             State::Unknown { failures_in_row } | State::Up { failures_in_row } => {
@@ -118,8 +120,8 @@ impl HealthTracker {
 mod tests {
     use super::*;
 
-    /// Every path of the table: pings are letters (a answered, f failed, r refused, R a request's
-    /// refusal), and after them stand the health and whether the verdict is open.
+    /// Every path of the table. Letters are pings (a succeeded, f failed, r refused) and R is a
+    /// request's refused connection; the health and whether the verdict is open follow.
     #[test]
     fn follows_the_table() {
         let cases = [
@@ -155,14 +157,14 @@ mod tests {
                     'r' => tracker.ping_failed(ProbeFailure::Refused, &rules),
                     _ => tracker.refused(),
                 };
-                assert_eq!(changed, before != tracker.health(), "{pings}: a change is reported");
+                assert_eq!(changed, before != tracker.health(), "{pings}: the change is returned");
             }
             assert_eq!(tracker.health(), health, "{pings}");
             assert_eq!(tracker.is_verdict_open(), is_open, "{pings}");
         }
     }
 
-    /// With `fall` and `rise` of 1, one ping decides and no verdict is ever open.
+    /// With `fall` and `rise` of 1, one ping decides and no verdict stays open.
     #[test]
     fn single_pings_decide() {
         let rules = HealthRules { fall: 1, rise: 1 };

@@ -1,10 +1,10 @@
-//! The names of things: small numbers that are compared, stored and written, and nothing else.
+//! Ids: small numbers that are compared, stored and written.
 
-/// Names a backend: its slot in every table, and the slot's generation.
+/// The id of a backend: its slot in every table and the slot's generation.
 ///
-/// The slot of a backend that left is used again by a later one with the next generation, so that
-/// late news of the old one is recognised. Which slot a backend gets depends on the sequence of
-/// configurations alone. Ordered by slot.
+/// The slot of a removed backend is reused by a later one with the next generation, so that late
+/// news about the old one is recognised. Slots depend on the sequence of configurations only. Ids
+/// are ordered by slot.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BackendId {
     slot: u32,
@@ -12,8 +12,8 @@ pub struct BackendId {
 }
 
 impl BackendId {
-    /// The slot: a small number that counts up from 0, an index for the driver's own tables. No
-    /// two configured backends have the same one.
+    /// The slot: a small number that counts up from 0, suitable as an index for the driver's own
+    /// tables. No two configured backends share a slot.
     pub const fn index(self) -> usize {
         self.slot as usize
     }
@@ -23,7 +23,7 @@ impl BackendId {
         self.generation
     }
 
-    /// The first backend with this slot; for replaying recordings and for tests.
+    /// The first backend in this slot; for replaying recordings and for tests.
     pub const fn from_index(index: u32) -> Self {
         Self::new(index, 0)
     }
@@ -33,24 +33,24 @@ impl BackendId {
         Self { slot, generation }
     }
 
-    /// The slot as it is kept.
+    /// The slot as stored.
     pub(crate) const fn slot(self) -> u32 {
         self.slot
     }
 
     /// The first backend of a new slot.
     pub(crate) const fn first_of(slot: usize) -> Self {
-        debug_assert!(slot < u32::MAX as usize, "a table never holds as many");
+        debug_assert!(slot < u32::MAX as usize, "a table has fewer slots than u32::MAX");
         Self::new(slot as u32, 0)
     }
 
-    /// The backend that takes this one's slot after it.
+    /// The backend that takes over this slot next.
     pub(crate) const fn next_generation(self) -> Self {
         Self { generation: self.generation.wrapping_add(1), ..self }
     }
 }
 
-/// Names one probe.
+/// The id of one probe.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ProbeId(pub(crate) u64);
 
@@ -60,13 +60,13 @@ impl ProbeId {
         self.0
     }
 
-    /// The id with this number; for replaying recordings and for tests of late news.
+    /// The id with this number; for replaying recordings and for tests of late results.
     pub const fn from_u64(number: u64) -> Self {
         Self(number)
     }
 }
 
-/// Numbers the requests that a router admitted, from 1.
+/// The id of an admitted request; a router counts its requests from 1.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct LeaseId(pub(crate) u64);
 
@@ -77,5 +77,5 @@ impl LeaseId {
     }
 }
 
-/// A policy's own mark on a request; 0 without one.
+/// A policy's own mark on a request; 0 if the policy sets none.
 pub(crate) type Token = u32;

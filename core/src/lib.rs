@@ -1,14 +1,14 @@
 //! The routing brain of IntelliProxy.
 //!
-//! A [`Router`] decides which backend serves a request. It is a plain data structure: it is told
-//! facts and the time, and answers with decisions, actions and a deadline. It opens no socket,
-//! reads no clock, starts no thread and draws no randomness but from the seed it is given, so the
-//! same inputs give the same outputs, bit for bit, on every platform.
+//! A [`Router`] decides which backend serves a request. It is a plain data structure: its inputs
+//! are facts and the time, its outputs decisions, actions and a deadline. It opens no socket,
+//! reads no clock, starts no thread, and all its randomness comes from the given seed. The same
+//! inputs give the same outputs, bit for bit, on every platform.
 //!
 //! A longer example than the one below is `core/examples/route.rs`.
 //!
-//! Whoever drives it owns sockets and clock. After each call the driver does the actions that the
-//! router wants done, and calls again when a fact is there or the router's deadline has come:
+//! The driver owns sockets and clock. After each call it performs the router's actions. It calls
+//! the router again when a new fact arrives or the router's deadline has passed:
 //!
 //! ```
 //! use std::time::Duration;
@@ -23,7 +23,7 @@
 //! let mut now = Instant::ZERO;
 //! let mut router = Router::new(RouterConfig { backends, rules: Rules::default() }, 42, now)?;
 //!
-//! // The probe loop: start what is due, and tell how each probe ended. A real driver sends
+//! // The probe loop: start the probes that are due and report how each ended. A real driver sends
 //! // `GET /health` or `GET /metrics` here and sleeps until `poll_timeout`.
 //! # let mut pings = 0;
 //! while let Some(deadline) = router.poll_timeout().filter(|at| *at < Instant::from_millis(6_000)) {
@@ -38,7 +38,7 @@
 //!                 ended.push((probe, Ok(ProbeAnswer { latency, report: None })));
 //! #               pings += 1;
 //!             }
-//!             // Reports are left unanswered: the router gives them up at their deadline.
+//!             // Reports get no response here: the router gives them up at their deadline.
 //!             Action::StartProbe { .. } => {}
 //!             Action::Notify(notice) => println!("{now:?}: {notice:?}"),
 //!         }
@@ -49,7 +49,7 @@
 //! }
 //! # assert_eq!(pings, 11);
 //!
-//! // A request: where does it go, and how did it end there?
+//! // One request: the router names its backend, and the driver reports how it ended there.
 //! let lease = router.route(now, &[]).expect("two backends to choose from");
 //! assert_eq!(router.name(lease.backend()), Some("near"));
 //! let tried = [lease.backend()];
@@ -65,7 +65,8 @@
 //! let everyone: Vec<_> = router.snapshot(now).backends.iter().map(|b| b.id).collect();
 //! assert_eq!(router.route(now, &everyone), Err(NoRoute::AllTried));
 //!
-//! // Why: one error among ten credited good requests is a rate of 1/11, 40 points a percent.
+//! // The reason: one error beside ten assumed good requests is a rate of 1/11, at 40 points a
+//! // percent.
 //! let near = &router.snapshot(now).backends[0];
 //! assert_eq!(near.score.latency, 3.0);
 //! assert!((near.score.errors - 40.0 * 100.0 / 11.0).abs() < 1e-9);

@@ -1,26 +1,31 @@
-//! Ejection by live traffic: a backend whose requests fail while those of others do not gets no
-//! more for a while, under every policy.
+//! Ejection by live traffic, under every policy: a backend gets no requests for a while if its
+//! requests fail and those to the others do not.
 //!
-//! | standing | left by | for |
+//! | standing | left on | for |
 //! |---|---|---|
-//! | in | failures well above those of the others: three in a row (two if no other fails) or 2.5 of the last 20 | ejected |
+//! | in | failures well above those of the others, and three in a row (two where the others have none) or 2.5 of the last 20 | ejected |
 //! | ejected | a good ping after the back-off | probation |
-//! | ejected, probation | the others failing alike, or worse without it (regret) | in |
-//! | probation | enough good requests in a row, one at a time; good pings stand for all but the last | in, slow start |
-//! | probation | a failure, and more than are usual with the others | ejected, eight times as long |
+//! | ejected, probation | the others fail as much, or more without it (regret) | in |
+//! | probation | enough good requests in a row, one at a time; good pings count for all but the last | in, slow start |
+//! | probation | a failure, unless failures are usual with the others | ejected, eight times as long |
 //!
-//! "Well above" is more than 0.1 + 3 times the median share of the other backends, each with one
-//! good request credited, and a failure beside those of all; where nothing is known of them, it takes five in a row. The back-off is 250 ms, 2 s, then 8 s, and starts again after
-//! half a minute of calm. From the fourth ejection in a row on it is a quarter of the time since the
-//! first one, 8 to 30 s: what has failed for long will most likely fail the next trial, too, and
-//! each trial is a request that fails. Where the others fail or refuse so many requests that a trial
-//! is little beside them, it ends early. So many good requests are 4, doubled by each relapse up to
-//! 32, or as many as there are in [`PROBATION_TIME`]. (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe`
-//! after 10; three with the comparison lost fewer requests in the lab and ejected no good backend.)
+//! "Well above" is more than 0.1 + 3 times the share of the others. That share is the median over
+//! the other backends, each with one good request added, plus one failure spread over all their
+//! requests. Where no other backend has had enough requests, five failures in a row are needed.
 //!
-//! [`Watch`] follows one backend. [`Regret`] follows the pool: an ejection moves load, and where
-//! the others fail more by that than it saved, it is taken back. It needs no knowledge of
-//! capacities, only what happens.
+//! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s of calm. From the fourth
+//! ejection in a row on it is a quarter of the time since the first one, 8 to 30 s: a backend that
+//! has failed for long will most likely fail the next trial, too, and each trial is a request that
+//! fails. It ends early when the others fail or refuse so many requests that a trial is little
+//! beside them. A probation needs 4 good requests, doubled by each relapse up to 32, or as many as
+//! fit into [`PROBATION_TIME`].
+//!
+//! (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe` after 10. Three with the
+//! comparison lost fewer requests in the lab and ejected no good backend.)
+//!
+//! [`Watch`] follows one backend. [`Regret`] follows the pool: an ejection moves load to the
+//! others. If they then fail more than the ejection saved, it is taken back. This needs no
+//! knowledge of capacities, only the observed results.
 use std::time::Duration;
 
 use crate::errors::Errors;
@@ -30,24 +35,24 @@ use crate::time::Instant;
 #[derive(Clone, Debug)]
 pub(crate) struct Watch {
     pub(crate) standing: Standing,
-    /// Requests in flight allowed by slow start; any number from [`WINDOW_OPEN`] on.
+    /// Requests in flight that slow start allows; unlimited from [`WINDOW_OPEN`] on.
     pub(crate) window: u32,
-    /// The window at its return.
+    /// The window after a return.
     slow: u32,
-    /// The last twenty or so requests.
+    /// About the last twenty requests.
     pub(crate) recent: Errors,
     pub(crate) errors_in_row: u32,
     /// Times that it was ejected.
     pub(crate) ejections: u64,
-    /// When the latest request that failed was sent.
+    /// The time at which the latest failed request was sent.
     erred_at: Instant,
-    /// The latest failure.
+    /// The time of the latest failure.
     failed_at: Instant,
-    /// Times that the back-off was made eight times as long.
+    /// Ejections soon after a return, up to [`RELAPSES_MAX`]; each makes the back-off longer.
     relapses: u32,
-    /// Until when it was last ejected, or when it returned from it.
+    /// The end of the last ejection, or the time of the last return.
     troubled_at: Option<Instant>,
-    /// The first of the ejections that followed each other.
+    /// The time of the first ejection of the current row of ejections.
     since: Instant,
 }
 
@@ -58,26 +63,26 @@ pub(crate) enum Standing {
     In,
     /// It gets none while another backend can take them.
     Ejected {
-        /// From then on a good ping leads to probation.
+        /// From this time on a good ping leads to probation.
         until: Instant,
     },
     /// It gets one request at a time.
     Probation {
         /// Good requests and pings in a row.
         good: u32,
-        /// Good ones that bring it back.
+        /// Good requests that are needed to return.
         needed: u32,
-        /// Failures that were put up with.
+        /// Failures that were tolerated.
         bad: u32,
-        /// Whether its one request is out.
+        /// Whether its one request is in flight.
         is_out: bool,
-        /// When the probation began.
+        /// The time at which the probation began.
         since: Instant,
     },
 }
 
 impl Watch {
-    /// A backend whose window is this wide, and `slow` wide when it returns.
+    /// The watch over a backend whose window is `window` now and `slow` after a return.
     pub(crate) const fn new(window: u32, slow: u32) -> Self {
         Self {
             standing: Standing::In,
@@ -98,24 +103,25 @@ impl Watch {
         matches!(self.standing, Standing::In)
     }
 
-    /// Whether good answers change something: until the last failures are forgotten.
+    /// Whether a good response changes the watch: until the last failures are forgotten.
     pub(crate) const fn is_troubled(&self) -> bool {
         !self.is_in() || self.recent.errors > 0.0 || self.window < WINDOW_OPEN
     }
 
-    /// Whether a good answer changes nothing but the count of requests.
+    /// Whether a good response changes only the count of requests.
     #[inline]
     pub(crate) const fn is_calm(&self) -> bool {
         !self.is_troubled() && self.errors_in_row == 0
     }
 
-    /// A good answer while [calm](Self::is_calm).
+    /// Records a good response while [calm](Self::is_calm).
     pub(crate) fn answered_again(&mut self) {
         self.recent.observe(false, RECENT);
     }
 
-    /// A good answer to a request sent then. One that was sent before the latest failure is old
-    /// news: it ends no row of failures.
+    /// Records a good response to a request that was sent at `sent_at`. If that was before the
+    /// latest failed request was sent, the response does not end the row of failures: it shows an
+    /// earlier state.
     pub(crate) fn succeeded(&mut self, sent_at: Instant) {
         if sent_at >= self.erred_at {
             self.errors_in_row = 0;
@@ -129,9 +135,9 @@ impl Watch {
         }
     }
 
-    /// A failure of a request sent then; returns whether the backend is to be ejected, as far as it
-    /// goes, where the others' share of failures is `others`; `None` where nothing is known of
-    /// them.
+    /// Records the failure of a request that was sent at `sent_at`. Returns whether the backend's
+    /// own figures call for an ejection. `others` are the failures of the other backends; `None`
+    /// if none of them has had enough requests.
     pub(crate) fn failed(
         &mut self,
         now: Instant,
@@ -151,7 +157,7 @@ impl Watch {
                 && (self.errors_in_row >= ERRORS_IN_ROW || self.recent.errors >= ERRORS_RECENT)
     }
 
-    /// Whether its last answers were failures, a moment ago.
+    /// Whether its last responses were failures, less than [`FAILING_TIME`] ago.
     pub(crate) fn is_failing(&self, now: Instant) -> bool {
         self.errors_in_row > 0 && now.since(self.failed_at) < FAILING_TIME
     }
@@ -161,7 +167,7 @@ impl Watch {
         self.recent.share() > 3.0 * (others.share + 1.0 / (others.requests + 1.0)) + 0.1
     }
 
-    /// It gets no more requests for a while.
+    /// Ejects the backend, which starts the back-off.
     pub(crate) fn eject(&mut self, now: Instant) {
         let is_relapse = self.troubled_at.is_some_and(|at| now.since(at) < CALM);
         self.relapses = if is_relapse { (self.relapses + 1).min(RELAPSES_MAX) } else { 0 };
@@ -179,7 +185,7 @@ impl Watch {
         self.standing = Standing::Ejected { until };
     }
 
-    /// It is needed: its back-off is over.
+    /// Ends the back-off early, because the backend is needed.
     pub(crate) const fn call_back(&mut self, now: Instant) {
         if let Standing::Ejected { until } = &mut self.standing
             && until.as_nanos() > now.as_nanos()
@@ -188,7 +194,7 @@ impl Watch {
         }
     }
 
-    /// A good ping; returns whether the standing changed: the back-off is over.
+    /// Records a good ping. Returns whether it ended the ejection, after the back-off.
     pub(crate) fn ping_answered(&mut self, now: Instant) -> bool {
         match &mut self.standing {
             Standing::Ejected { until } if now >= *until => {
@@ -197,7 +203,7 @@ impl Watch {
                     Standing::Probation { good: 0, needed, bad: 0, is_out: false, since: now };
                 true
             }
-            // With hardly any requests, pings carry all steps but the last.
+            // With hardly any requests, pings have to do for all steps but the last.
             Standing::Probation { good, needed, is_out: false, .. } => {
                 *good = (*good + 1).min(*needed - 1);
                 false
@@ -210,25 +216,26 @@ impl Watch {
         }
     }
 
-    /// Whether pings are to come more often: they are part of its way back.
+    /// Whether it should be pinged more often because pings are a part of its return.
     pub(crate) const fn wants_pings(&self) -> bool {
         !self.is_in() || self.window < WINDOW_OPEN && self.troubled_at.is_some()
     }
 
-    /// Whether one request may go there to show how it does.
+    /// Whether it may get one request on probation now.
     pub(crate) const fn wants_trial(&self) -> bool {
         matches!(self.standing, Standing::Probation { is_out: false, .. })
     }
 
-    /// That request goes there.
+    /// Records that its one request on probation is sent.
     pub(crate) const fn try_out(&mut self) {
         if let Standing::Probation { is_out, .. } = &mut self.standing {
             *is_out = true;
         }
     }
 
-    /// A request on probation ended; `None` when it says nothing. Where the others fail now and
-    /// then, too, a failure is put up with: with 5 % of them no probation of 32 requests would end.
+    /// Records the end of a request on probation; `None` if it says nothing about the backend.
+    /// Failures that are usual with the others are tolerated: with 5 % failures everywhere no
+    /// probation of 32 requests would end.
     pub(crate) fn probation_ended(
         &mut self,
         now: Instant,
@@ -252,7 +259,7 @@ impl Watch {
         self.standing = Standing::Probation { good, needed, bad, is_out: false, since };
     }
 
-    /// Trusted again: its failures are forgotten, and slow start begins.
+    /// Returns the backend: its failures are forgotten, and slow start begins.
     pub(crate) fn come_back(&mut self, now: Instant) {
         self.standing = Standing::In;
         self.troubled_at = Some(now);
@@ -261,7 +268,8 @@ impl Watch {
         self.window = self.slow;
     }
 
-    /// It was down and is up: what it failed before is of the past, and slow start begins.
+    /// Records that the backend came up after it was down: earlier failures are forgotten, and
+    /// slow start begins.
     pub(crate) fn came_up(&mut self, now: Instant) {
         if !self.is_in() {
             self.come_back(now);
@@ -288,43 +296,43 @@ impl Watch {
     }
 }
 
-/// Whether a backend is trusted, by the requests that it had.
+/// Whether a backend is trusted, judged by its requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StandingView {
     /// It gets requests.
     In,
-    /// It gets a few, and more with each one that is answered well.
+    /// It gets a few requests, and one more with each that succeeds.
     SlowStart {
-        /// Requests in flight that it may have.
+        /// The number of requests that it may have in flight.
         window: u32,
     },
-    /// It gets none for at least this long.
+    /// It gets none for at least the given time.
     Ejected {
-        /// Until a good ping leads to probation.
+        /// Time until a good ping leads to probation.
         left: Duration,
     },
-    /// It gets one at a time.
+    /// It gets one request at a time.
     Probation {
-        /// Good ones in a row.
+        /// Good requests and pings in a row.
         good: u32,
-        /// Good ones that bring it back.
+        /// Good requests that are needed to return.
         needed: u32,
     },
 }
 
-/// Failures of the other backends.
+/// The failures of the other backends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Others {
-    /// The median of their shares of failures: of an even number the lower one. One backend that
-    /// fails everything so cannot excuse itself.
+    /// The median of their shares of failures, the lower one of an even number. A median, so that
+    /// one backend that fails everything does not make failures look usual.
     pub(crate) share: f64,
-    /// Requests of all of them: how much the share is worth.
+    /// The requests of all of them together, which show how reliable the share is.
     pub(crate) requests: f64,
 }
 
 impl Others {
-    /// The others, given as requests and failures of each; `None` where none has had a few
-    /// requests.
+    /// Builds the figures from the requests and failures of each; `None` if none of them has had
+    /// [`KNOWN_REQUESTS`].
     pub(crate) fn new(each: impl Iterator<Item = Errors>, scratch: &mut Vec<f64>) -> Option<Self> {
         scratch.clear();
         let mut requests = 0.0;
@@ -337,50 +345,52 @@ impl Others {
         Some(Self { share, requests })
     }
 
-    /// Whether failures are rare with them.
+    /// Whether failures are rare among them.
     pub(crate) const fn are_calm(&self) -> bool {
         self.share < CALM_SHARE && self.requests >= CALM_REQUESTS
     }
 }
 
-/// Whether `ejected` backends out of `of` are within the cap: half of them.
+/// Whether `ejected` of `of` backends are within the cap: half of them.
 pub(crate) const fn is_within_cap(ejected: usize, of: usize) -> bool {
     2 * ejected <= of
 }
 
-/// Whether ejections pay: what the others do without the ejected ones against what these failed.
+/// Decides whether ejections pay: compares the results of the others without the ejected backends
+/// with the failures of these.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Regret {
-    /// The share of all requests that failed or were refused, what the ejected ones saved included.
+    /// The share of all requests that failed or were refused before, including those that the
+    /// ejected backends failed.
     bad_before: f64,
-    /// The latency of the others before, and what they may add to it, ms: what is saved, where a
-    /// failure is charged as everywhere.
+    /// The maximum of the others' latency before ejections are regretted, ms: their latency
+    /// before, with slack, plus the time that the avoided failures would be charged.
     latency_max_ms: f64,
     /// Requests since the last ejection, and those that failed or were refused.
     since: Errors,
-    /// The latency of those that were answered well, ms.
+    /// The latency average of the good requests since then, ms.
     latency_ms: f64,
-    /// Requests that failed or were refused since the last ejection, or since the ejected ones were
-    /// last called back.
+    /// Requests at other backends that failed or were refused since the last ejection, or since
+    /// the ejected backends were last called back.
     missed: u32,
-    /// Until when no backend is ejected.
+    /// The time until which no backend is ejected.
     until: Instant,
-    /// Times in a row that ejections were regretted.
+    /// Consecutive times that ejections were regretted.
     times: u32,
 }
 
-/// Saving of one ejection, by the figures before it.
+/// The expected saving of one ejection, by the figures before it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Saving {
     /// The backend's share of the requests.
     pub(crate) share: f64,
-    /// The share of these that it failed.
+    /// The share of its requests that failed.
     pub(crate) failed: f64,
-    /// The share of failures elsewhere.
+    /// The share of failures at the other backends.
     pub(crate) others: f64,
-    /// The latency elsewhere, ms.
+    /// The average latency of the other backends, ms.
     pub(crate) latency_ms: f64,
-    /// Charge for a failure, ms.
+    /// The time charged for a failure, ms.
     pub(crate) charge_ms: f64,
 }
 
@@ -390,12 +400,12 @@ impl Regret {
         now >= self.until
     }
 
-    /// A backend was ejected.
+    /// Records an ejection.
     pub(crate) fn ejected(&mut self, saving: &Saving) {
         let saved = (saving.share * saving.failed).max(SAVED_MIN);
         self.bad_before = saving.others + saved;
-        // A backend that fails some of its requests carries load all the same: where the others
-        // become that much slower without it, their queues are filling.
+        // A backend that fails only some of its requests still carries load. If the others become
+        // that much slower without it, their queues are filling.
         let most = if saving.failed < 0.5 { LATENCY_RISE * saving.latency_ms } else { f64::MAX };
         let added = (saved * saving.charge_ms).min(most);
         self.latency_max_ms = LATENCY_SLACK * saving.latency_ms + added;
@@ -414,8 +424,9 @@ impl Regret {
         is_time
     }
 
-    /// Handles the end of a request at another backend while one is out: a success after `good_ms`,
-    /// or a failure or refusal. Returns whether the ejections are to be taken back.
+    /// Records the end of a request at another backend while one is out: its time in ms if it
+    /// succeeded, `None` if it failed or was refused. Returns whether the ejections are to be
+    /// taken back.
     pub(crate) fn observe(&mut self, now: Instant, good_ms: Option<f64>) -> bool {
         self.since.observe(good_ms.is_none(), REGRET_MEMORY);
         self.missed = self.missed.saturating_add(good_ms.is_none() as u32);
@@ -429,7 +440,7 @@ impl Regret {
         let is_regretted = self.since.share() > self.bad_before + 3.0 * noise.sqrt()
             || self.latency_ms > self.latency_max_ms;
         if is_regretted {
-            // Soon after the last time: the same again.
+            // Soon after the last regret: the next pause is twice as long.
             let is_again = self.times > 0 && now.since(self.until) < REGRET_CALM;
             self.times = if is_again { (self.times + 1).min(REGRETS_MAX) } else { 1 };
             self.until = now + REGRET_TIME * (1 << (self.times - 1));
@@ -439,55 +450,72 @@ impl Regret {
     }
 }
 
-/// Slow start opens for good at this window.
+/// The window at which slow start ends.
 pub(crate) const WINDOW_OPEN: u32 = 64;
+/// The window at which slow start begins.
 pub(crate) const WINDOW_START: u32 = 2;
-/// Interval of pings to a backend that is ejected, on probation or in slow start after it.
+/// The interval of pings while a backend is ejected, on probation or in slow start after that.
 pub(crate) const PING_EVERY: Duration = Duration::from_millis(250);
+/// Requests after which an earlier one has lost most of its weight in the recent figures.
 const RECENT: f64 = 20.0;
-/// Fewer failures than these count as none.
+/// Decayed failures below this are treated as 0.
 const FORGOTTEN: f64 = 1e-3;
+/// Failures in a row that eject a backend that is worse than the others.
 const ERRORS_IN_ROW: u32 = 3;
+/// Failures in a row that eject where the others have no failures.
 const ERRORS_IN_ROW_CALM: u32 = 2;
-/// Failures in a row if nothing is known of the others (Envoy's `consecutive_5xx`).
+/// Failures in a row that eject where nothing is known of the others (Envoy's `consecutive_5xx`).
 const ERRORS_IN_ROW_ALONE: u32 = 5;
+/// Recent failures, not in a row, that eject a backend that is worse than the others.
 const ERRORS_RECENT: f64 = 2.5;
-/// Requests from which on something is known of a backend.
+/// Requests from which on the share of a backend is used.
 const KNOWN_REQUESTS: f64 = 2.0;
-/// Failures of the others below this share count as zero.
+/// Below this share, failures of the others are treated as none.
 const CALM_SHARE: f64 = 0.001;
-/// With fewer requests it cannot be seen that failures are rare.
+/// With fewer requests of the others a share of 0 does not show that failures are rare.
 const CALM_REQUESTS: f64 = 50.0;
-/// Time for which a single failure ranks a backend behind others.
+/// Time for which a single failure ranks a backend behind the others.
 const FAILING_TIME: Duration = Duration::from_secs(1);
+/// The first back-off, one ping interval.
 const BACK_OFF: Duration = Duration::from_millis(250);
+/// The longest back-off that grows by the factor of eight.
 const BACK_OFF_MAX: Duration = Duration::from_secs(8);
-/// The longest back-off of a backend that has failed for long, and its part of that time: within a
-/// minute of the first failure every return is found in 15 s.
+/// The longest back-off of a backend that has failed for a long time, and the part of that time
+/// that a back-off lasts: a backend that recovers within a minute is tried within 15 s.
 const BACK_OFF_LONG: Duration = Duration::from_secs(30);
 const BACK_OFF_SHARE: u32 = 4;
+/// Relapses that are counted.
 const RELAPSES_MAX: u32 = 3;
+/// Time after which an ejection is no relapse any more.
 const CALM: Duration = Duration::from_secs(30);
+/// Good requests that a first probation needs; each relapse doubles them.
 const PROBATION: u32 = 4;
+/// The most good requests that a probation needs.
 const PROBATION_MAX: u32 = 32;
-/// Failures of the others from this share on are usual.
+/// From this share on, failures of the others are usual.
 const COMMON_SHARE: f64 = 0.01;
 /// A probation without a failure ends after this time at the latest.
 const PROBATION_TIME: Duration = Duration::from_secs(8);
-/// An ejection saves at least this share of the requests: a backend that stopped answering has not
-/// failed many yet.
+/// The minimum saving of an ejection, as a share of all requests: a backend that stopped
+/// responding has not failed many yet.
 const SAVED_MIN: f64 = 0.01;
+/// Requests over which failures after an ejection are remembered.
 const REGRET_MEMORY: f64 = 400.0;
-/// Failures and refusals elsewhere beside which a trial is little.
+/// Failures and refusals elsewhere after which one more failed request, a trial, is tolerable.
 const MISSED: u32 = 20;
-/// Requests before an ejection is judged.
+/// Requests to wait for before an ejection is judged.
 const REGRET_REQUESTS: f64 = 50.0;
-/// Up to this many times the earlier latency is not attributed to the ejection.
+/// The latency may rise by this factor without being blamed on the ejection.
 const LATENCY_SLACK: f64 = 1.5;
+/// The latency may rise by this factor where the ejected backend failed less than half.
 const LATENCY_RISE: f64 = 5.0;
+/// The share of a new latency in the average: about the last 50 requests.
 const LATENCY_ALPHA: f64 = 0.02;
+/// The pause of ejections after the first regret; doubled by each further one.
 const REGRET_TIME: Duration = Duration::from_secs(8);
+/// Regrets that are counted: the longest pause is 64 s.
 const REGRETS_MAX: u32 = 4;
+/// Time after a pause without a regret after which the next pause is the shortest again.
 const REGRET_CALM: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
-//! When backends are asked how they are: what is due, outstanding and overdue.
+//! Schedules probes: the due, outstanding and overdue ones.
 //!
-//! Each backend has one line of pings and one of reports, and a line is always in one state:
+//! Each backend has one line of pings and one of reports. A line is always in one state:
 //!
-//! | state | left by | for |
+//! | state | left on | for |
 //! |---|---|---|
 //! | due at a time | that time | outstanding |
 //! | outstanding until a deadline | its result or the deadline | due again, or idle when retired |
 //! | idle (retired) | the backend's return | due |
 //!
-//! So no line ever has two probes outstanding. The first probe of each line is due at once. The
-//! next is due one interval after the last one's start, the second one earlier: backend `i` of `n`
-//! waits for `(i + 1) / n` of the interval, which spreads the backends over it from then on. While
-//! a health verdict is open, or few pings are in, the next ping follows a short time after the last
-//! one's end.
+//! So a line never has two probes outstanding. The first probe of each line is due at once. The
+//! next one is due one interval after the start of the last. The second one is earlier: backend
+//! `i` of `n` waits `(i + 1) / n` of the interval, which spreads the backends over the interval
+//! from then on. While a health verdict is open, or there are few pings, the next ping follows a
+//! short time after the end of the last one.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -28,9 +28,9 @@ use crate::tournament::{ABSENT, Tournament};
 #[derive(Debug)]
 pub(crate) struct ProbeSchedule {
     lines: Vec<Line>,
-    /// The time at which each line wants attention, in nanoseconds.
+    /// The time at which each line is due, in nanoseconds.
     deadlines: Tournament,
-    /// The line of each outstanding probe; at most one for each line.
+    /// The line of each outstanding probe; at most one per line.
     outstanding: BTreeMap<ProbeId, LineId>,
     started: u64,
 }
@@ -42,12 +42,12 @@ pub(crate) struct LineId {
     pub(crate) kind: ProbeKind,
 }
 
-/// Wish of a line when its time has come.
+/// The work of a line that is due.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Due {
-    /// Its next probe be started.
+    /// Start its next probe.
     Start(LineId),
-    /// Its probe be given up: the deadline has passed.
+    /// Give up its probe: the deadline has passed.
     GiveUp(ProbeId),
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct EndedProbe {
 struct Line {
     id: LineId,
     state: LineState,
-    /// The wait after the first probe, which spreads the backends; `None` once waited.
+    /// The wait after the first probe, which spreads the backends; `None` once it has passed.
     first_wait: Option<Duration>,
     is_retired: bool,
 }
@@ -85,10 +85,11 @@ impl ProbeSchedule {
         }
     }
 
-    /// Adds a new or returned backend, the `index`th of `count` and the `nth` that comes now: its
-    /// first probes are due at once (in a large pool a little later for each batch before), or when
-    /// those still outstanding from before it left have ended. Probes of another backend
-    /// that had its slot before are given up: their results are late news.
+    /// Adds a new or returned backend, number `index` of `count` and the `nth` that joins now. Its
+    /// first probes are due at once; in a large pool, a little later for each batch before it. If
+    /// probes from before its removal are still outstanding, the first ones are due when those
+    /// have ended. Probes of another backend that had the slot before are given up; their results
+    /// will be late.
     pub(crate) fn add(
         &mut self,
         now: Instant,
@@ -124,7 +125,7 @@ impl ProbeSchedule {
         }
     }
 
-    /// A backend left: nothing more is started; what is outstanding may still end.
+    /// Stops starting probes for a backend that was removed. Outstanding ones may still end.
     pub(crate) fn retire(&mut self, backend: BackendId) {
         for kind in [ProbeKind::Ping, ProbeKind::Report] {
             let line = LineId { backend, kind };
@@ -135,7 +136,7 @@ impl ProbeSchedule {
         }
     }
 
-    /// Takes new rules: no probe waits longer than the new interval from now.
+    /// Applies new rules: no probe waits longer than the new interval from now.
     pub(crate) fn reconfigure(&mut self, now: Instant, rules: &ProbeRules) {
         for slot in 0..self.lines.len() {
             let Line { id: line, state, .. } = self.lines[slot];
@@ -146,7 +147,7 @@ impl ProbeSchedule {
         }
     }
 
-    /// Returns what is due by `now`; to be called until `None`.
+    /// The next work that is due by `now`. The caller repeats the call until `None`.
     pub(crate) fn due(&self, now: Instant) -> Option<Due> {
         let winner = self.deadlines.winner()?;
         if winner.key > now.as_nanos() {
@@ -159,7 +160,7 @@ impl ProbeSchedule {
         }
     }
 
-    /// Starts the next probe of a line that is due; returns its id and deadline.
+    /// Starts the next probe of a line that is due. Returns its id and deadline.
     pub(crate) fn start(
         &mut self,
         now: Instant,
@@ -178,21 +179,21 @@ impl ProbeSchedule {
         (probe, deadline)
     }
 
-    /// A probe came to its end; `None` when it is not outstanding. Its line is idle until
+    /// Ends a probe; `None` if it is not outstanding. Its line is idle until
     /// [`schedule`](Self::schedule).
     pub(crate) fn finish(&mut self, probe: ProbeId) -> Option<EndedProbe> {
         let line = self.outstanding.remove(&probe)?;
         let LineState::Outstanding { started_at, deadline, .. } = self.lines[line.slot()].state
         else {
-            debug_assert!(false, "an outstanding probe's line says so");
+            debug_assert!(false, "the line of an outstanding probe is outstanding");
             return None;
         };
         self.enter(line, LineState::Idle);
         Some(EndedProbe { line, started_at, deadline })
     }
 
-    /// Makes the line of an ended probe due again, unless its backend is retired. `is_open`: a
-    /// health verdict or an average that has only begun waits for the next one.
+    /// Makes the line of an ended probe due again, unless its backend is retired. `is_open` is
+    /// whether a health verdict or a new average waits for the next ping.
     pub(crate) fn schedule(
         &mut self,
         now: Instant,
@@ -216,7 +217,8 @@ impl ProbeSchedule {
         self.enter(ended.line, LineState::Due { at });
     }
 
-    /// Sees to it that a backend's next ping starts at `at` or before, unless one is outstanding.
+    /// Moves a backend's next ping to `at` if it is due later. Does nothing while one is
+    /// outstanding.
     pub(crate) fn hasten(&mut self, backend: BackendId, at: Instant) {
         let line = LineId { backend, kind: ProbeKind::Ping };
         if let LineState::Due { at: due } = self.lines[line.slot()].state
@@ -226,18 +228,18 @@ impl ProbeSchedule {
         }
     }
 
-    /// The earliest time at which a line wants attention.
+    /// The earliest time at which a line is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadlines.winner().map(|entry| Instant::from_nanos(entry.key))
     }
 
-    /// States what holds between calls; panics where it does not.
+    /// Checks what must hold between calls, and panics otherwise.
     pub(crate) fn check_invariants(&self) {
         for (slot, line) in self.lines.iter().enumerate() {
             let id = line.id;
             assert!(
                 self.deadlines.key(slot) == line.state.key(),
-                "the deadlines know {id:?} as it is"
+                "the deadlines have the current time of {id:?}"
             );
             match line.state {
                 LineState::Outstanding { probe, .. } => assert!(
@@ -247,7 +249,9 @@ impl ProbeSchedule {
                 LineState::Due { .. } => {
                     assert!(!line.is_retired, "a retired backend has no probe due");
                 }
-                LineState::Idle => assert!(line.is_retired, "only retired backends rest"),
+                LineState::Idle => {
+                    assert!(line.is_retired, "only lines of retired backends are idle")
+                }
             }
         }
         let outstanding = self.lines.iter().filter(|line| line.state.is_outstanding()).count();
@@ -260,7 +264,7 @@ impl ProbeSchedule {
     }
 }
 
-/// Backends that come together and are first probed at the same time.
+/// Backends that join together and are first probed at the same time.
 const BATCH: usize = 16;
 /// The first probes of two such batches are this far apart. A probe costs the proxy some 0.1 ms,
 /// so that the 2000 of 1000 backends that come together would hold it up for 0.2 s.
@@ -273,7 +277,7 @@ impl LineId {
 }
 
 impl LineState {
-    /// When it wants attention; the far future counts as never.
+    /// The time at which the line is due; the far future means never.
     const fn key(self) -> u64 {
         match self {
             Self::Idle => ABSENT,
@@ -303,7 +307,7 @@ impl ProbeRules {
     }
 }
 
-/// `part / whole` of a span of at most an hour, which no number of backends makes overflow.
+/// Returns `part / whole` of a span of at most an hour. In 128 bits it cannot overflow.
 fn portion(span: Duration, part: usize, whole: usize) -> Duration {
     let nanos = span.as_nanos() * part as u128 / whole.max(1) as u128;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))

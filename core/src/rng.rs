@@ -1,19 +1,19 @@
-//! Randomness from a seed: the same seed gives the same numbers, for ever.
+//! Random numbers from a seed: the same seed gives the same numbers in every version.
 //!
-//! Own code instead of a crate, because the stream is part of every recording: a crate that
-//! improves its generator in a new version would make old recordings replay differently.
+//! Own code instead of a crate, because recordings depend on the stream: a crate that improves its
+//! generator in a new version would make old recordings replay differently.
 
 /// A small seeded generator: xoshiro256++ by Blackman and Vigna (public domain,
-/// <https://prng.di.unimi.it/xoshiro256plusplus.c>), its state filled by their splitmix64.
+/// <https://prng.di.unimi.it/xoshiro256plusplus.c>). Its state is filled by their splitmix64.
 ///
-/// Not for secrets.
+/// Not suitable for secrets.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Rng {
     state: [u64; 4],
 }
 
 impl Rng {
-    /// The stream of this seed.
+    /// A generator that yields the stream of this seed.
     pub fn new(seed: u64) -> Self {
         let mut counter = seed;
         // splitmix64 never yields four zeros in a row, the one state that xoshiro cannot leave.
@@ -29,7 +29,7 @@ impl Rng {
         result
     }
 
-    /// A number from 0 up to and without `bound`; 0 when `bound` is 0.
+    /// A number from 0 up to, but not including, `bound`; 0 when `bound` is 0.
     ///
     /// The high half of a 128-bit product (Lemire 2019, without the rejection step): its bias is
     /// below `bound / 2^64`.
@@ -37,7 +37,7 @@ impl Rng {
         ((self.next_u64() as u128 * bound as u128) >> 64) as u64
     }
 
-    /// A number from 0 up to and without 1, in steps of 2^-53.
+    /// A number from 0 up to, but not including, 1, in steps of 2^-53.
     pub const fn unit(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)
     }
@@ -55,8 +55,8 @@ const fn splitmix64(counter: &mut u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// The generator's arithmetic is the published one: the first outputs from state 1, 2, 3, 4,
-    /// as the authors' C program prints them, and splitmix64's from 0.
+    /// The arithmetic is the published one: the first outputs from state 1, 2, 3, 4 as the
+    /// authors' C program prints them, and those of splitmix64 from 0.
     #[test]
     fn follows_the_published_streams() {
         let mut rng = Rng { state: [1, 2, 3, 4] };
@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(splitmix64(&mut counter), 0x6e78_9e6a_a1b9_65f4);
     }
 
-    /// Bounded draws stay in their range and reach its ends; a bound of 0 is harmless.
+    /// Bounded draws stay in their range and reach both ends; a bound of 0 is harmless.
     #[test]
     fn draws_stay_in_range() {
         let mut rng = Rng::new(7);

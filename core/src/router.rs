@@ -1,4 +1,4 @@
-//! The router: the only place where health, policy, gate, probes and estimates meet.
+//! The router connects health, policy, gate, probes and estimates, which do not know each other.
 mod arranging;
 mod asides;
 mod charge;
@@ -34,23 +34,23 @@ use crate::time::Instant;
 /// A deterministic machine without I/O. Its methods are of four kinds:
 /// 1. [`new`](Self::new);
 /// 2. facts: [`handle_event`](Self::handle_event), [`handle_timeout`](Self::handle_timeout);
-/// 3. the question that must be answered at once: [`route`](Self::route);
+/// 3. the decision that is returned at once: [`route`](Self::route);
 /// 4. effects, drained after every call of the others: [`poll_action`](Self::poll_action) until
-///    `None`, then [`poll_timeout`](Self::poll_timeout) for when to call `handle_timeout` next.
+///    `None`, then [`poll_timeout`](Self::poll_timeout) for the time of the next `handle_timeout`.
 ///
 /// `now` never goes backwards. `route` and the end of a request allocate nothing in steady state
 /// and cost a few comparisons for each doubling of the number of backends.
 ///
-/// Invariants between calls:
-/// - The current backend is configured, and usable if any backend is: when it goes down, leaves or
-///   is held, the best one that is not takes its place at once (failover, which starts a cooldown
-///   like any switch); when none is usable, the first one to become so does. A current backend that
-///   leaves while no other is usable leaves none behind.
-/// - A backend that refused with a time is held: it gets no requests for that time, unless every
-///   other usable one was tried or is held.
+/// Rules that hold between calls:
+/// - The current backend is configured, and usable if any backend is. When it goes down, leaves or
+///   is held, the best backend without such a state replaces it at once (failover, which starts a
+///   cooldown like any switch). When no backend is usable, the first one to become usable replaces
+///   it. A current backend that leaves while no other is usable is not replaced until then.
+/// - A backend that refused a request and named a time is held for that time. It gets no requests
+///   unless every other usable backend was tried or is held.
 /// - While no backend is usable, requests go to the least bad one, which does not become current.
-/// - Requests in flight of all backends are the leases out, without those of backends whose slot
-///   another one has taken: these end without a trace.
+/// - The requests in flight of all backends are the leases out, except leases of backends whose
+///   slot was taken by another one. Those end without effect.
 #[derive(Debug)]
 pub struct Router {
     rules: Rules,
@@ -60,13 +60,13 @@ pub struct Router {
     probes: ProbeSchedule,
     policy: Box<dyn Policy>,
     habits: Habits,
-    /// Counts the policies that were in use, so that none gets another's marks.
+    /// The number of policies used so far. No policy gets the marks of an earlier one.
     policy_epoch: u32,
-    /// Leases that are out and were set aside: streams, and those that waited for their clients.
+    /// Leases out that were set aside: streams, and requests that waited for their clients.
     asides: Asides,
     ejections: Ejections,
     blame: Blame,
-    /// The same for 4xx.
+    /// The same for responses with status 4xx.
     declines: Blame,
     gate: SwitchGate,
     rng: Rng,
@@ -74,7 +74,7 @@ pub struct Router {
     actions: VecDeque<Action>,
     leases_given: u64,
     leases_home: u64,
-    /// Leases out whose backend left and whose slot another one has taken since.
+    /// Leases out whose backend was removed and whose slot was taken by another one since.
     leases_orphaned: u64,
     switches: u64,
     spills: u64,
@@ -83,12 +83,12 @@ pub struct Router {
     refused_configs: u64,
     last_switch: Option<(Instant, SwitchReason)>,
     last_hold: Option<(Instant, BackendId, HoldReason)>,
-    /// The hold that was last reported to observers.
+    /// The last hold that observers were notified of.
     told_hold: Option<(Instant, BackendId, HoldReason)>,
 }
 
 impl Router {
-    /// A router of these backends and rules, at time `now`; the first probes are due at once.
+    /// A router with these backends and rules, at time `now`. The first probes are due at once.
     ///
     /// # Errors
     /// The first invalid value of the configuration.
@@ -97,8 +97,8 @@ impl Router {
         Self::with_policy(config, policy, seed, now)
     }
 
-    /// A router of a learner that is broken on purpose, its costs inverted, under its live guard:
-    /// for tests of that guard. No configuration leads here.
+    /// A router with a learner that is broken on purpose (its costs are inverted) under its live
+    /// guard, for tests of that guard. No configuration leads to it.
     ///
     /// # Errors
     /// The first invalid value of the configuration.
@@ -151,7 +151,7 @@ impl Router {
         Ok(router)
     }
 
-    /// Takes a fact in.
+    /// Applies a fact.
     #[inline(always)]
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
@@ -161,11 +161,11 @@ impl Router {
         self.check_in_debug();
     }
 
-    /// Takes in what does not happen with every request.
+    /// Applies the facts that do not come with every request.
     #[cold]
     fn take_rare(&mut self, now: Instant, event: Event) {
         match event {
-            Event::RequestFinished { .. } => debug_assert!(false, "every request ends"),
+            Event::RequestFinished { .. } => debug_assert!(false, "handled by the caller"),
             Event::StreamOpened { lease, backend, .. } => self.stream_opened(now, lease, backend),
             Event::LeasePaused { lease, backend } => self.lease_paused(now, lease, backend),
             Event::LeaseResumed { lease, backend } => self.lease_resumed(now, lease, backend),
@@ -175,8 +175,8 @@ impl Router {
         }
     }
 
-    /// Does what is due by `now`: starts probes and gives overdue ones up. Early or repeated calls
-    /// do nothing; afterwards the next deadline is `None` or later than `now`.
+    /// Does the work that is due by `now`: starts probes and gives up overdue ones. Early or
+    /// repeated calls do nothing. Afterwards the next deadline is `None` or later than `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(due) = self.probes.due(now) {
             match due {
@@ -202,23 +202,23 @@ impl Router {
         self.check_in_debug();
     }
 
-    /// Admits a request: names the backend that it goes to and counts it in flight there until the
-    /// lease ends by [`Event::RequestFinished`].
+    /// Admits a request: names its backend and counts it in flight there until the lease is
+    /// returned with [`Event::RequestFinished`].
     ///
-    /// `tried` names backends that failed this request. Such a retry goes
-    /// to the best of the others and moves nothing else.
+    /// `tried` are the backends at which earlier attempts of this request failed. A retry goes to
+    /// the best of the others and does not change the current backend.
     ///
     /// # Errors
-    /// When there is no backend to name.
+    /// The reason why no backend can take the request.
     pub fn route(&mut self, now: Instant, tried: &[BackendId]) -> Result<Lease, NoRoute> {
         self.route_for(now, tried, Asker::default())
     }
 
-    /// The same for a request of which it is known who asks, and for what: by that the router tells
-    /// errors of the backends from errors that one client provokes.
+    /// Like [`route`](Self::route), with the groups of the request's client and target. With them
+    /// the router can tell errors of a backend from errors that one client provokes.
     ///
     /// # Errors
-    /// When there is no backend to name.
+    /// The reason why no backend can take the request.
     pub fn route_for(
         &mut self,
         now: Instant,
@@ -235,7 +235,7 @@ impl Router {
         self.admit(now, tried, asker)
     }
 
-    /// Sends a request elsewhere than to `not`, for a second opinion.
+    /// Sends a request to a backend other than `not`, for a second opinion.
     #[cold]
     fn admit_elsewhere(
         &mut self,
@@ -269,7 +269,7 @@ impl Router {
         Ok(Lease { id, backend, routed_at: now, token, policy_epoch, asker })
     }
 
-    /// The backend that policy and gate choose, and the policy's mark.
+    /// Returns the backend that policy and gate choose, and the policy's mark.
     #[inline(always)]
     fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<(BackendId, Token), NoRoute> {
         let candidates = Candidates::new(&self.table, tried);
@@ -290,15 +290,15 @@ impl Router {
         })
     }
 
-    /// The backend that a request of this kind would avoid, so that another one shows whether it
-    /// fails there, too.
+    /// The backend that a request of these groups would avoid, so that another backend shows
+    /// whether the request fails there, too.
     pub fn second_opinion_on(&self, now: Instant, asker: Asker) -> Option<BackendId> {
         let not = self.blame.wants_other(asker.bounded())?;
         Some(not).filter(|not| self.has_other(now, &[*not]))
     }
 
-    /// Whether a request that these backends refused may well be taken by another one: one that is
-    /// up and not held.
+    /// Whether a backend that is not in `tried` is up and not held, so that it may take a request
+    /// that those refused.
     pub fn has_other(&self, now: Instant, tried: &[BackendId]) -> bool {
         self.table.lowest_except(tried).is_some_and(|id| match self.table.get(id) {
             Some(backend) => backend.is_free_at(now),
@@ -311,17 +311,17 @@ impl Router {
         self.actions.pop_front()
     }
 
-    /// Whether [`poll_action`](Self::poll_action) has anything to say.
+    /// Whether [`poll_action`](Self::poll_action) would return an action.
     pub fn has_actions(&self) -> bool {
         !self.actions.is_empty()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
+    /// The time at which [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.probes.deadline()
     }
 
-    /// The router as plain data.
+    /// The state of the router as plain data. It changes nothing.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let backends = self.order.iter().filter_map(|id| self.backend_snapshot(now, *id));
         Snapshot {
@@ -339,20 +339,7 @@ impl Router {
         }
     }
 
-    /// The decisions so far, counted.
-    pub const fn counts(&self) -> RouterCounts {
-        let Self { switches, spills, holds, late_probes, refused_configs, .. } = *self;
-        RouterCounts { switches, spills, holds, late_probes, refused_configs }
-    }
-
-    /// Whether a backend is configured, up and not ejected, however busy it is.
-    pub fn has_usable(&self) -> bool {
-        let is_down = |id| self.table.get(id).is_none_or(|b| b.health.health() == Health::Down);
-        let is_good = |id| self.is_usable(id) || (self.is_full(id) && !is_down(id));
-        self.order.iter().any(|id| is_good(*id))
-    }
-
-    /// One backend as plain data; `None` for one that left and whose slot another one has.
+    /// One backend as plain data; `None` if it was removed and its slot taken by another one.
     pub fn backend_snapshot(&self, now: Instant, id: BackendId) -> Option<BackendSnapshot> {
         let backend = self.table.get(id)?;
         let reason = self.policy.view(now, id, backend);
@@ -363,24 +350,25 @@ impl Router {
         Some(BackendSnapshot::new(now, id, backend, is_current, reason, watch, rules))
     }
 
-    /// The state of the guard over the policy, if it has one.
+    /// The state of the guard over the policy; `None` for a policy without a guard.
     pub fn guard(&self, now: Instant) -> Option<GuardView> {
         self.policy.learner()?.guard(now)
     }
 
-    /// Returns the policy's learned state; `None` for a policy that does not learn.
+    /// The policy's learned state, to be kept across restarts; `None` if the policy does not
+    /// learn.
     pub fn policy_state(&self) -> Option<PolicyState> {
         let name = |id| self.name(id).filter(|_| self.table.is_configured(id)).map(str::to_owned);
         let of = self.policy.learner()?.state(&name);
         Some(PolicyState { version: PolicyState::VERSION, of })
     }
 
-    /// Takes in what this policy learned before, for the backends that it names and that are
-    /// configured; best before the first request. An input like any event: a replay needs it.
+    /// Restores a learned state for the backends in it that are configured. Best called before the
+    /// first request. The call is an input like any event: a replay needs it.
     ///
     /// # Errors
-    /// When the state is of another version or policy, or has a number out of range; then nothing
-    /// has changed.
+    /// The state has another version or belongs to another policy, or a number is out of range.
+    /// Nothing has changed then.
     pub fn restore(&mut self, state: &PolicyState) -> Result<(), PolicyStateError> {
         if state.version != PolicyState::VERSION {
             return Err(PolicyStateError::Version(state.version));
@@ -394,7 +382,7 @@ impl Router {
         learner.restore(&state.of, &name)
     }
 
-    /// The backend that requests go to; `None` before the first one.
+    /// The current backend, which requests go to; `None` before the first one.
     pub const fn current(&self) -> Option<BackendId> {
         self.current
     }
@@ -404,18 +392,18 @@ impl Router {
         &self.order
     }
 
-    /// The configured backend of this name.
+    /// The configured backend with this name.
     pub fn backend(&self, name: &str) -> Option<BackendId> {
         self.table.find(name).filter(|id| self.table.is_configured(*id))
     }
 
-    /// The name of a backend that is configured, or that has left and whose slot is free still.
+    /// The name of a backend that is configured, or was removed and whose slot is still free.
     pub fn name(&self, backend: BackendId) -> Option<&str> {
         self.table.get(backend).map(|backend| backend.name.as_str())
     }
 
-    /// States what holds between calls, and panics where it does not. Debug builds check it by
-    /// themselves after every fact and decision; its cost grows with the number of backends.
+    /// Checks what must hold between calls, and panics otherwise. Debug builds call it after every
+    /// fact and decision. Its cost grows with the number of backends.
     pub fn check_invariants(&self) {
         self.table.check_invariants();
         self.probes.check_invariants();
@@ -452,7 +440,8 @@ impl Router {
             is_excused = charged == Outcome::Abandoned && told != charged;
             charged
         };
-        // Its wait for the client; a stream has ended before for the policy.
+        // The time for which it waited for its client; `None` for a stream, which the policy saw
+        // end earlier.
         let waited = if self.asides.is_empty() {
             Some(Duration::ZERO)
         } else {
@@ -473,7 +462,7 @@ impl Router {
         self.leases_home += 1;
         let Some(LeaseEnd { is_newly_down, is_watched, was_full }) = done else {
             cold_path();
-            debug_assert!(self.leases_orphaned > 0, "a lease ends at its own router");
+            debug_assert!(self.leases_orphaned > 0, "a lease ends at the router that gave it");
             self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
             return;
         };
@@ -505,14 +494,14 @@ impl Router {
         }
     }
 
-    /// Ends the holds that are over; a current backend that is still held gives way.
+    /// Ends the holds that have expired. A current backend that is still held is replaced.
     #[cold]
     fn release(&mut self, now: Instant) {
         self.table.release(now);
         self.settle(now);
     }
 
-    /// Tells a policy that listens how a request ended.
+    /// Reports the end of a request to a policy that listens.
     #[inline(never)]
     fn tell_policy(
         &mut self,
@@ -535,7 +524,7 @@ impl Router {
         }
     }
 
-    /// Pings a backend as often as the policy, or its way back, wants.
+    /// Schedules the next ping as early as the policy, or the return of the backend, needs it.
     #[inline(always)]
     fn hasten_pings(&mut self, now: Instant, backend: BackendId) {
         if self.habits.guards_itself
@@ -551,7 +540,7 @@ impl Router {
     fn health_changed(&mut self, now: Instant, backend: BackendId, cause: Option<ProbeFailure>) {
         let is_up = self.table.get(backend).is_some_and(|backend| backend.is_up());
         if !is_up {
-            // A hold from before it went down is over when it is back.
+            // A hold from before it went down no longer applies when it is up again.
             self.table.update(backend, |backend| {
                 backend.release_now();
                 backend.was_down = true;
@@ -572,7 +561,7 @@ impl Router {
         self.table.row(id).is_some_and(|row| row.access <= Access::Held)
     }
 
-    /// Whether a backend has as many requests in flight as it may have.
+    /// Whether a backend has its maximum of requests in flight.
     #[inline]
     fn is_full(&self, id: BackendId) -> bool {
         self.table.row(id).is_some_and(|row| row.access == Access::Full)

@@ -1,4 +1,4 @@
-//! The router as plain data, for observers. Taking a snapshot changes nothing.
+//! The router as plain data, for observers. A snapshot changes nothing.
 use std::time::Duration;
 
 use crate::backend::Backend;
@@ -11,118 +11,104 @@ use crate::policy::{GuardView, PolicyView};
 use crate::score::ScoreParts;
 use crate::time::Instant;
 
-/// The router at one moment.
+/// The state of the router at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// When it was taken.
+    /// The time of the snapshot.
     pub at: Instant,
-    /// Policy that ranks the backends.
+    /// The policy that ranks the backends.
     pub policy: PolicyKind,
     /// The backend that requests go to; `None` before the first request.
     pub current: Option<BackendId>,
-    /// Switches so far, without the first choice.
+    /// The number of switches. The first choice does not count.
     pub switches: u64,
-    /// Requests that went past the current backend because load alone made the gap.
+    /// Requests that went past a full current backend because load alone made the gap.
     pub spills: u64,
-    /// The last change of the current backend: when and why.
+    /// The time and the reason of the last change of the current backend.
     pub last_switch: Option<(Instant, SwitchReason)>,
-    /// Why the better backend was not taken at the last request that saw one.
+    /// The last hold: its time, the better backend, and the reason for not taking it.
     pub last_hold: Option<(Instant, BackendId, HoldReason)>,
-    /// Probe results that came for no outstanding probe.
+    /// Probe results without an outstanding probe.
     pub late_probes: u64,
-    /// Configurations that were refused as they could not be; the old ones stayed in force.
+    /// Invalid configurations, which were ignored; the previous ones stayed in force.
     pub refused_configs: u64,
-    /// State of the live guard over the policy; only `learned` has one.
+    /// The state of the live guard over the policy; only `learned` has one.
     pub guard: Option<GuardView>,
-    /// The configured backends, in their order.
+    /// The configured backends, in their configured order.
     pub backends: Vec<BackendSnapshot>,
 }
 
-/// The decisions of a router, counted since its start.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct RouterCounts {
-    /// Changes of the current backend, without the first choice.
-    pub switches: u64,
-    /// Requests sent past a full current backend.
-    pub spills: u64,
-    /// Requests that stayed with the current backend though another one ranked better.
-    pub holds: u64,
-    /// Results of probes that were not outstanding any more.
-    pub late_probes: u64,
-    /// Invalid configurations.
-    pub refused_configs: u64,
-}
-
-/// One backend at one moment. A number is `None` until there is one.
+/// The state of one backend at one moment. A number is `None` until there is a value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendSnapshot {
     /// Its id in actions and leases.
     pub id: BackendId,
     /// Its configured name.
     pub name: String,
-    /// Whether it is taken to be able to serve.
+    /// Whether it is believed to be able to serve.
     pub health: Health,
-    /// Whether requests go to it now.
+    /// Whether it is the current backend.
     pub is_current: bool,
-    /// The last answered ping's latency.
+    /// The latency of the last successful ping.
     pub latency: Option<Duration>,
-    /// The pings' latency average, ms.
+    /// The latency average of the pings, ms.
     pub latency_ewma_ms: Option<f64>,
-    /// Age of the last answered ping.
+    /// Age of the last successful ping.
     pub latency_age: Option<Duration>,
     /// The average of lost pings, 0 to 1.
     pub loss_ewma: Option<f64>,
     /// Age of the last ping that ended.
     pub ping_age: Option<Duration>,
-    /// Pings answered well.
+    /// Successful pings.
     pub pings_answered: u64,
     /// Pings that failed.
     pub pings_failed: u64,
-    /// Reports that could be read.
+    /// Load reports that were read.
     pub reports_read: u64,
     /// Report probes that failed or could not be read.
     pub reports_failed: u64,
-    /// Requests that ended, those abandoned by their client left out.
+    /// Requests that have ended, without those abandoned by their client.
     pub requests: u64,
-    /// Of these, 5xx answers and failures.
+    /// Of these, responses with status 5xx and failures.
     pub errors: u64,
-    /// Of these, refusals (429 and 503), which are no errors.
+    /// Of these, refusals (429 and 503), which do not count as errors.
     pub refused: u64,
-    /// For how long it is to be left alone, as it asked when it refused a request.
+    /// The remaining time of the pause that it asked for when it refused a request.
     pub held: Option<Duration>,
-    /// Requests in flight that it works on: not those that wait for their client, nor streams that
-    /// have left the account.
+    /// Requests in flight that it works on: without those that wait for their client, and without
+    /// streams that no longer count.
     pub at_work: u32,
-    /// Whether live traffic keeps requests away from it.
+    /// Whether it is ejected, on probation or in slow start because of failed requests.
     pub standing: StandingView,
-    /// Times that it was ejected.
+    /// The number of its ejections.
     pub ejections: u64,
-    /// Share of errors among recent requests, 0 to 1, as it stands at the snapshot's time.
+    /// Share of errors among recent requests, 0 to 1, at the time of the snapshot.
     pub error_rate: f64,
     /// Requests in flight.
     pub in_flight: u32,
-    /// The average time from dispatch to the answer's head of live requests, ms.
+    /// The average time of live requests from dispatch to the head of the response, ms.
     pub response_ewma_ms: Option<f64>,
     /// Age of the last request that ended.
     pub request_age: Option<Duration>,
-    /// The queue it last reported.
+    /// The last reported queue, in requests.
     pub queue: Option<f64>,
-    /// The reported queue's average.
+    /// The average of the reported queue.
     pub queue_ewma: Option<f64>,
-    /// The CPU busy time it last reported, ms.
+    /// The last reported CPU busy time, ms.
     pub cpu_busy_ms: Option<f64>,
-    /// The memory it last reported, bytes.
+    /// The last reported memory, bytes.
     pub memory_bytes: Option<f64>,
     /// Age of the last readable report.
     pub report_age: Option<Duration>,
-    /// The score that decisions use: as of the last event that touched this backend.
+    /// The score that decisions use, as of the last event of this backend.
     pub score: ScoreParts,
     /// The policy's own reason for or against it.
     pub policy: PolicyView,
 }
 
 impl BackendSnapshot {
-    /// The backend at `now`; `watch` is the standing that holds, its own or the policy's.
+    /// The backend at `now`. `watch` is the standing that applies: its own, or the one that the
+    /// policy keeps.
     pub(crate) fn new(
         now: Instant,
         id: BackendId,

@@ -1,4 +1,4 @@
-//! Time as the core knows it: nanoseconds since the driver's start, handed in with every call.
+//! Time in the core: nanoseconds since the driver's start, passed in with every call.
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A point in time: nanoseconds since the driver's start. Arithmetic saturates.
 ///
-/// The driver decides what the start is; the core only ever compares and subtracts.
+/// The driver chooses the start. The core only compares and subtracts points in time.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
 )]

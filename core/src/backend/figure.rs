@@ -1,11 +1,11 @@
-//! A backend's own figures, and their weight by age.
+//! A backend's reported figures and their weight by age.
 use std::time::Duration;
 
 use crate::config::Rules;
 use crate::time::Instant;
 
-/// A number that a backend said of itself. It loses its weight with its age: all of it counts for
-/// one report interval, nothing after three, and between them a straight part.
+/// A reported number. It has full weight for one report interval, none after three, and falls in a
+/// straight line in between.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figure {
     pub(crate) value: f64,
@@ -13,7 +13,7 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    /// Returns its weight at `now`, from 0 to 1.
+    /// The weight at `now`, from 0 to 1.
     fn weight(&self, now: Instant, interval: Duration) -> f64 {
         let age = now.since(self.said_at);
         if age <= interval {
@@ -24,7 +24,8 @@ impl Figure {
     }
 }
 
-/// Report intervals after which a figure counts for nothing.
+/// The age, in report intervals, at which a figure has lost all its weight. Two lost reports in a
+/// row are tolerated.
 const FORGOTTEN_AT: f64 = 3.0;
 
 /// The weight of a figure; 0 without one.

@@ -1,4 +1,4 @@
-//! The backends by id and name, ranked by the law of their scores.
+//! The backends by id and name, ranked by their scores.
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::cold_path;
 
@@ -8,25 +8,25 @@ use crate::id::BackendId;
 use crate::time::Instant;
 use crate::tournament::{ABSENT, Ranked, Tournament};
 
-/// The backends by id, ranked: by access, then by score, then by id.
+/// The backends by id, ranked by access, then by score, then by id.
 #[derive(Debug)]
 pub(crate) struct BackendTable {
     backends: Vec<Backend>,
     /// The fields that a scan reads, in a dense array.
     rows: Vec<ScanRow>,
-    /// The configured backends by slot: scans cost nothing for those that left.
+    /// The configured backends by slot. Scans cost nothing for removed ones.
     configured: Vec<BackendId>,
     by_name: BTreeMap<String, BackendId>,
     ranking: Tournament,
-    /// When the next hold ends.
+    /// The time at which the next hold ends.
     releases_at: Instant,
 }
 
-/// Origin of a backend in the table.
+/// The result of adding a backend.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Added {
     pub(crate) id: BackendId,
-    /// The backend whose slot it took, and that backend's requests in flight.
+    /// The backend whose slot it took, and the requests in flight of that backend.
     pub(crate) replaced: Option<(BackendId, u32)>,
 }
 
@@ -42,7 +42,8 @@ impl BackendTable {
         }
     }
 
-    /// The slots that new backends may take: those of retired ones whose names are not in `names`.
+    /// The slots that new backends may take: those of retired backends whose names are not in
+    /// `names`.
     pub(crate) fn free_slots(&self, names: &[String]) -> BTreeSet<u32> {
         let retired = self.backends.iter().filter(|backend| backend.is_retired);
         let mut free: BTreeSet<u32> = retired.map(|backend| backend.id.slot()).collect();
@@ -54,8 +55,8 @@ impl BackendTable {
         free
     }
 
-    /// Adds a backend: in the slot of a retired one of the same name, of which nothing but its
-    /// leases is kept; otherwise in the lowest of the `free` slots; otherwise in a new one.
+    /// Adds a backend. It takes the slot of a retired one of the same name, of which only the
+    /// leases are kept. Otherwise it takes the lowest of the `free` slots, or a new one.
     pub(crate) fn add(&mut self, name: &str, free: &mut BTreeSet<u32>, weights: &Weights) -> Added {
         if let Some(id) = self.find(name) {
             let old = &self.backends[id.index()];
@@ -93,7 +94,8 @@ impl BackendTable {
         self.rank(id);
     }
 
-    /// Changes a backend by `change` and ranks it again; `None` for one that is not there any more.
+    /// Applies `change` to a backend and ranks it again; `None` if the id is no longer in the
+    /// table.
     pub(crate) fn update<T>(
         &mut self,
         id: BackendId,
@@ -105,12 +107,12 @@ impl BackendTable {
         Some(done)
     }
 
-    /// When the next hold ends; from then on [`release`](Self::release) is due.
+    /// The time at which the next hold ends; from then on [`release`](Self::release) is due.
     pub(crate) const fn releases_at(&self) -> Instant {
         self.releases_at
     }
 
-    /// Ends the holds that are over, and notes when the next one ends.
+    /// Ends the holds that have expired and updates [`releases_at`](Self::releases_at).
     #[cold]
     pub(crate) fn release(&mut self, now: Instant) {
         self.releases_at = Instant::FAR_FUTURE;
@@ -122,19 +124,19 @@ impl BackendTable {
         }
     }
 
-    /// Takes a backend out of the configuration.
+    /// Marks a backend as removed from the configuration.
     pub(crate) fn retire(&mut self, id: BackendId) {
         self.update(id, |backend| backend.is_retired = true);
     }
 
-    /// Scores every backend by new rules.
+    /// Scores every backend again after a change of the rules.
     pub(crate) fn rescore_all(&mut self, now: Instant, rules: &Rules) {
         for slot in 0..self.backends.len() {
             self.update(self.backends[slot].id, |backend| backend.rescore_all(now, rules));
         }
     }
 
-    /// Makes these, which are not retired, the backends that scans go over.
+    /// Sets the backends that scans cover; none of them is retired.
     pub(crate) fn set_configured(&mut self, ids: &[BackendId]) {
         self.configured.clear();
         self.configured.extend_from_slice(ids);
@@ -145,7 +147,7 @@ impl BackendTable {
         self.backends.get(id.index()).filter(|backend| backend.id == id)
     }
 
-    /// The access of the best of those not in `tried`.
+    /// The access of the best backend that is not in `tried`.
     #[inline]
     pub(crate) fn best_access_except(&self, tried: &[BackendId]) -> Option<Access> {
         if tried.is_empty() {
@@ -164,12 +166,12 @@ impl BackendTable {
         &self.configured
     }
 
-    /// The backend of this name, retired or not.
+    /// The backend with this name, retired or not.
     pub(crate) fn find(&self, name: &str) -> Option<BackendId> {
         self.by_name.get(name).copied()
     }
 
-    /// Whether it is in the configuration.
+    /// Whether the backend is in the configuration.
     pub(crate) fn is_configured(&self, id: BackendId) -> bool {
         self.get(id).is_some_and(|backend| !backend.is_retired)
     }
@@ -178,12 +180,13 @@ impl BackendTable {
         self.backends.iter().map(|backend| (backend.id, backend))
     }
 
-    /// The best of all: usable if any is, else the least bad; `None` when all are retired.
+    /// The best backend: a usable one if there is any, otherwise the least bad; `None` when all
+    /// are retired or full.
     pub(crate) fn lowest(&self) -> Option<BackendId> {
         self.ranking.winner().map(|entry| self.ranked_id(entry))
     }
 
-    /// The best of those not in `tried`.
+    /// The best backend that is not in `tried`.
     #[inline]
     pub(crate) fn lowest_except(&self, tried: &[BackendId]) -> Option<BackendId> {
         if tried.is_empty() { self.lowest() } else { self.lowest_of_others(tried) }
@@ -195,7 +198,7 @@ impl BackendTable {
         best.map(|entry| self.ranked_id(entry))
     }
 
-    /// States what holds between calls; panics where it does not.
+    /// Checks what must hold between calls, and panics otherwise.
     pub(crate) fn check_invariants(&self) {
         for (id, backend) in self.iter() {
             let parts = &backend.parts;
@@ -207,11 +210,17 @@ impl BackendTable {
                 assert!(points.is_finite(), "{} points of {id:?} are finite", factor.name());
                 assert!(points >= 0.0, "{} points of {id:?} are not negative", factor.name());
             }
-            assert!(backend.in_flight <= backend.most, "{id:?} has no more out than it may have");
-            assert!(self.row(id) == Some(backend.row()), "the scanned row of {id:?} is as it is");
+            assert!(
+                backend.in_flight <= backend.most,
+                "{id:?} has at most its maximum of leases out"
+            );
+            assert!(
+                self.row(id) == Some(backend.row()),
+                "the scanned row of {id:?} matches the backend"
+            );
             assert!(
                 self.ranking.key(id.index()) == Self::rank_key(backend, backend.access()),
-                "the ranking knows {id:?} as it is"
+                "the ranking has the current key of {id:?}"
             );
         }
         let configured = self.iter().filter(|(_, backend)| !backend.is_retired);
@@ -231,7 +240,8 @@ impl BackendTable {
         let best = configured.filter(|(_, backend)| backend.access() < Access::Full);
         let best = best.min_by(|a, b| {
             let order = a.1.access().cmp(&b.1.access());
-            // A backend that is not free is ranked by all bits of its score but the last two.
+            // The key of a backend that is not free keeps all bits of its score but the lowest
+            // two.
             let lost = 2 * u32::from(a.1.access() != Access::Free);
             let score = |backend: &Backend| backend.parts.total.to_bits() >> lost;
             order.then(score(a.1).cmp(&score(b.1)))
@@ -256,9 +266,9 @@ impl BackendTable {
         self.ranking.set(slot, key);
     }
 
-    /// Orders like (access, score) for backends in the configuration. The bits of floats that are
-    /// finite and not negative are ordered like the floats, and leave the highest bit free; what is
-    /// not free gives up the lowest two for others.
+    /// A key that orders configured backends by (access, score). The bits of floats that are
+    /// finite and not negative are ordered like the floats, and their highest bit is 0. Backends
+    /// that are not free lose the lowest two bits of the score to make room for the access.
     fn rank_key(backend: &Backend, access: Access) -> u64 {
         debug_assert!(backend.parts.total.is_finite(), "scores are finite");
         debug_assert!(backend.parts.total.is_sign_positive(), "scores are not negative");

@@ -2,17 +2,17 @@
 use std::fmt;
 use std::time::Duration;
 
-/// An invalid configured value: its path and its valid range.
+/// An invalid configured value: its path and the allowed range.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ConfigError {
     /// The path of the value, keys joined by dots.
     pub path: String,
-    /// Valid values, in words.
+    /// The allowed values.
     pub allowed: String,
 }
 
 impl ConfigError {
-    /// The value at `path` should have been `allowed`.
+    /// The error for the value at `path`, which must be `allowed`.
     pub fn new(path: &str, allowed: &str) -> Self {
         Self { path: path.to_owned(), allowed: allowed.to_owned() }
     }
@@ -26,12 +26,12 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The shortest span of those that must not be zero.
+/// The shortest allowed span where zero is invalid.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Refuses a number that is not from `least` to `most`.
+/// Checks that a number is from `least` to `most`.
 pub(crate) fn number(path: &str, value: f64, least: f64, most: f64) -> Result<(), ConfigError> {
     if (least..=most).contains(&value) {
         return Ok(());
@@ -39,7 +39,7 @@ pub(crate) fn number(path: &str, value: f64, least: f64, most: f64) -> Result<()
     Err(ConfigError::new(path, &format!("a number from {least} to {most}")))
 }
 
-/// Refuses a whole number that is not from `least` to `most`.
+/// Checks that a whole number is from `least` to `most`.
 pub(crate) fn count(path: &str, value: u32, least: u32, most: u32) -> Result<(), ConfigError> {
     if (least..=most).contains(&value) {
         return Ok(());
@@ -47,7 +47,7 @@ pub(crate) fn count(path: &str, value: u32, least: u32, most: u32) -> Result<(),
     Err(ConfigError::new(path, &format!("a whole number from {least} to {most}")))
 }
 
-/// Refuses a span that is not from `least` to `most`.
+/// Checks that a span is from `least` to `most`.
 pub(crate) fn span(
     path: &str,
     value: Duration,

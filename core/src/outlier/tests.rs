@@ -4,8 +4,8 @@ const fn others(share: f64) -> Option<Others> {
     Some(Others { share, requests: 1e9 })
 }
 
-/// Three errors in a row quarantine, for 250 ms; each relapse makes it eight times as long up to
-/// 8 s, and doubles the good responses wanted up to 32; half a minute of calm resets both.
+/// Three errors in a row eject for 250 ms. Each relapse makes it eight times as long up to 8 s and
+/// doubles the good requests needed, up to 32. Half a minute of calm starts again.
 #[test]
 fn back_off_grows() {
     let mut watch = Watch::new(WINDOW_START, WINDOW_START);
@@ -18,7 +18,10 @@ fn back_off_grows() {
         watch.eject(now);
         let until = now + Duration::from_millis(wait);
         assert_eq!(watch.standing, Standing::Ejected { until });
-        assert!(!watch.ping_answered(now + Duration::from_millis(wait - 1)), "too soon");
+        assert!(
+            !watch.ping_answered(now + Duration::from_millis(wait - 1)),
+            "the back-off is not over"
+        );
         now = until;
         assert!(watch.ping_answered(now));
         let Standing::Probation { needed, .. } = watch.standing else { panic!("probation") };
@@ -33,7 +36,7 @@ fn back_off_grows() {
     let until = now + CALM + BACK_OFF;
     assert_eq!(watch.standing, Standing::Ejected { until });
 }
-/// A window of 2 grows by each good answer and is gone at 64.
+/// A window of 2 grows by one with each good response and is unlimited at 64.
 #[test]
 fn slow_start_opens() {
     let mut watch = Watch::new(WINDOW_START, WINDOW_START);
@@ -44,9 +47,9 @@ fn slow_start_opens() {
     assert_eq!(watch.window, u32::MAX);
 }
 
-/// The median by backend of those that have had a few requests: one that fails everything does not
-/// excuse itself, and of two others the better one counts. How many requests that rests on decides
-/// whether two failures in a row are enough.
+/// The median counts only backends with enough requests. One that fails everything does not excuse
+/// itself, and of two others the better one counts. The number of requests decides whether two
+/// failures in a row are enough.
 #[test]
 fn others_are_compared_by_backend() {
     let errors = |requests, errors| Errors { requests, errors };
@@ -72,8 +75,8 @@ fn alone_it_takes_five() {
     assert_eq!(verdicts, [false, false, false, false, true]);
 }
 
-/// Pings carry a backend to the last step of its probation; that one is a request's. A probation
-/// that has lasted eight seconds needs no more than one.
+/// Pings carry a backend to the last step of its probation, which takes a request. A probation of
+/// eight seconds needs only that one.
 #[test]
 fn pings_carry_all_steps_but_the_last() {
     let now = Instant::from_millis(1000);
@@ -89,22 +92,22 @@ fn pings_carry_all_steps_but_the_last() {
     watch.try_out();
     assert!(!watch.wants_trial());
     watch.probation_ended(back, None, None);
-    assert!(watch.wants_trial(), "one that says nothing is tried again");
+    assert!(watch.wants_trial(), "after an outcome that says nothing another request is tried");
     watch.probation_ended(back, Some(true), None);
     assert_eq!((watch.is_in(), watch.window), (true, 2));
     for window in [4, 8, 16, 32, u32::MAX] {
         watch.ping_answered(back);
-        assert_eq!(watch.window, window, "slow start ends without requests, too");
+        assert_eq!(watch.window, window, "pings alone end slow start");
     }
     (0..4).for_each(|_| watch.eject(back));
     assert!(watch.ping_answered(back + Duration::from_secs(8)));
     watch.probation_ended(back + Duration::from_secs(16), Some(true), None);
-    assert!(watch.is_in(), "of 32 good ones");
+    assert!(watch.is_in(), "eight seconds without a failure are enough");
 }
 
-/// A backend with half of the requests and a tenth of them failed saves 5 % and 250 ms a request:
-/// it stays out while the others do better than that, and comes back when they are slower or
-/// refuse more; then no backend is ejected for 8 s, and for 16 s the next time.
+/// A backend with half of the requests, a tenth of them failed, saves 5 % and 250 ms per request.
+/// It stays out while the others lose less than that, and returns when they are slower or refuse
+/// more. Then no backend is ejected for 8 s, and for 16 s the next time.
 #[test]
 fn an_ejection_that_costs_more_than_it_saves_is_regretted() {
     let saving =
@@ -120,13 +123,16 @@ fn an_ejection_that_costs_more_than_it_saves_is_regretted() {
     assert!(regret.allows(again));
     regret.ejected(&saving);
     let refused = (1..1000).find(|number| regret.observe(again, (number % 4 != 0).then_some(10.0)));
-    assert!(refused.is_some_and(|number| number < 60), "soon after the first look: {refused:?}");
+    assert!(
+        refused.is_some_and(|number| number < 60),
+        "soon after the first judgement: {refused:?}"
+    );
     assert!(!regret.allows(again + Duration::from_millis(15_999)));
     assert!(regret.allows(again + Duration::from_secs(16)));
 }
 
-/// If the others fail 5 %, a probation of 32 tolerates a failure, and more of them the longer it
-/// lasts; if they never fail, it tolerates no failure.
+/// Where the others fail 5 %, a probation of 32 tolerates a failure, and more the longer it lasts.
+/// Where they do not fail, it tolerates none.
 #[test]
 fn probation_puts_up_with_what_is_usual() {
     let now = Instant::from_millis(1000);

@@ -1,4 +1,4 @@
-//! Changes of a configuration: backends, rules and policy.
+//! Applies a configuration: which backends, rules and policy there are.
 use std::collections::BTreeSet;
 
 use super::Router;
@@ -36,14 +36,14 @@ impl Router {
         self.settle(now);
     }
 
-    /// Starts the policy that the rules name, and tells it what there is.
+    /// Starts the policy that the rules name, and passes it the backends and their states.
     fn change_policy(&mut self, now: Instant) {
         self.policy = policy::new(&self.rules);
         self.habits = self.policy.habits();
         self.policy_epoch = self.policy_epoch.wrapping_add(1);
         for (id, backend) in self.table.iter() {
             self.policy.on_join(now, id, backend.at_work());
-            // A full one may be up or down.
+            // A full backend may be up or down.
             if !backend.is_up() {
                 self.policy.on_health(now, id, false);
             }
@@ -53,9 +53,10 @@ impl Router {
         }
     }
 
-    /// Makes the backends of these names, and no others, the configured ones.
+    /// Makes the backends of these names the configured ones. All others are retired.
     pub(super) fn arrange(&mut self, now: Instant, names: &[String]) {
-        // Without the slots of those that leave now: notices still name them.
+        // The slots of backends that leave now are not reused yet: notices still name these
+        // backends.
         let mut free = self.table.free_slots(names);
         let mut order = Vec::with_capacity(names.len());
         let mut joined = 0;
@@ -84,7 +85,7 @@ impl Router {
         }
     }
 
-    /// Adds a backend, the `place.0`th of `place.1` and the `nth` that joins now.
+    /// Adds a backend, number `place.0` of `place.1`. It is the `nth` one that joins now.
     fn join(
         &mut self,
         now: Instant,

@@ -1,5 +1,5 @@
-//! Leases that are out and no work for their backends: streams, and requests that wait for their
-//! clients. A lease is entered when it is set aside first and forgotten when it ends.
+//! Leases that are out but are not work for their backends: streams, and requests that wait for
+//! their clients. A lease is entered when it is first set aside, and removed when it ends.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use super::Router;
 use crate::id::{BackendId, LeaseId};
 use crate::time::Instant;
 
-/// The leases that were set aside.
+/// The leases out that were set aside at least once.
 pub(super) type Asides = BTreeMap<LeaseId, Aside>;
 
-/// One that was.
+/// A lease that was set aside.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Aside {
     backend: BackendId,
     state: AsideState,
-    /// Its wait for the client, without the present pause.
+    /// Time for which it has waited for its client, without the current pause.
     waited: Duration,
 }
 
@@ -36,13 +36,14 @@ impl Aside {
 }
 
 impl Router {
-    /// Another backend took the slot of this one: its leases end without a trace.
+    /// Removes the leases of a backend whose slot another one has taken. They end without effect.
     pub(super) fn forget_asides(&mut self, backend: BackendId) {
         self.asides.retain(|_, aside| aside.backend != backend);
     }
 
-    /// A lease ends: it is work again, at least for this moment. Returns how long it waited for its
-    /// client; `None` for a stream, of whose end policies learn nothing.
+    /// Ends a lease, which counts as work again until the caller ends it at the backend. Returns
+    /// the time for which it waited for its client; `None` for a stream, whose end is not passed
+    /// to policies.
     #[cold]
     pub(super) fn end_aside(&mut self, now: Instant, lease: LeaseId) -> Option<Duration> {
         let Some(aside) = self.asides.remove(&lease) else {
@@ -116,24 +117,24 @@ impl Router {
         }
     }
 
-    /// Whether a lease that is not entered may be one that is out at this backend. Leases are no
-    /// list here: what can be seen is whether more are out there than were entered.
+    /// Whether a lease without an entry may be out at this backend. The router keeps no list of
+    /// leases, so it checks that more leases are out there than have entries.
     fn may_enter(&self, lease: LeaseId, backend: BackendId) -> bool {
         lease.0 <= self.leases_given
             && self.table.get(backend).is_some_and(|backend| backend.has_unmarked())
     }
 
-    /// Enters a lease, or changes its entry.
+    /// Enters a lease, or replaces its entry.
     fn enter(&mut self, lease: LeaseId, aside: Aside) {
         if self.asides.insert(lease, aside).is_none() {
             self.table.update(aside.backend, |backend| backend.mark(true));
         }
     }
 
-    /// A paused request counts in flight again.
+    /// Counts a paused request in flight again.
     fn take_back(&mut self, now: Instant, backend: BackendId) {
         self.set_aside(backend, false);
-        // Not for one whose slot another backend has taken.
+        // Not if the slot of the backend was taken by another one.
         if self.habits.listens && self.table.get(backend).is_some() {
             self.policy.on_resume(now, backend);
         }

@@ -1,4 +1,4 @@
-//! Separates the end of a request into effects on its backend and on the request only.
+//! Decides what the end of a request says about its backend, and what only about the request.
 use std::time::Duration;
 
 use super::Router;
@@ -8,9 +8,10 @@ use crate::id::BackendId;
 use crate::time::Instant;
 
 impl Router {
-    /// Returns the outcome that counts. An error that is not the backend's fault is neutral, and a
-    /// 4xx of a backend that sends far more of them than the others is a refusal: a broken release
-    /// that sends 404 at once has done no work. Good responses need no check.
+    /// Returns the outcome that is charged to the backend. An error that the backend did not cause
+    /// is not counted. A 4xx of a backend that sends far more of them than the others is a
+    /// refusal: a broken release that sends 404 at once has done no work. The caller handles
+    /// successful responses itself, outside this cold path.
     #[cold]
     pub(super) fn charge(&mut self, now: Instant, lease: &Lease, outcome: Outcome) -> Outcome {
         match outcome {
@@ -22,7 +23,7 @@ impl Router {
                 self.blame.ended(now, lease.id, lease.asker, true);
                 self.charge_client_error(now, lease, outcome, status)
             }
-            // A connection that breaks is the backend's own.
+            // A broken connection is always the backend's own fault.
             Outcome::Answered { .. } | Outcome::Failed(RequestFailure::TimedOut) => {
                 self.charge_error(now, lease, outcome)
             }
@@ -68,8 +69,8 @@ impl Router {
     ) -> Outcome {
         let half_life = self.rules.errors.half_life;
         let (backend, id, asker) = (lease.backend, lease.id, lease.asker);
-        // Those of one client among many are its own matter. No second opinion: the others' shares
-        // are compared with.
+        // 4xx of one client among many are that client's own matter. A second opinion is not
+        // needed, as the shares of the other backends are compared.
         if !self.declines.counts(now, backend, id, asker, half_life, false) {
             return outcome;
         }

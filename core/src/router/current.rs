@@ -1,4 +1,4 @@
-//! The current backend: leaving it, and requests that go past it.
+//! The current backend: changing it, and sending requests past it.
 use std::hint::cold_path;
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::id::{BackendId, Token};
 use crate::policy::Candidates;
 use crate::time::Instant;
 
-/// Notices of holds within this time of the last one are left out.
+/// The shortest time between two notices of holds.
 const HELD_NOTICES_APART: Duration = Duration::from_secs(1);
 
 impl Router {
-    /// Leaves a current backend that cannot be used, or is held, as soon as another one is better.
+    /// Replaces a current backend that is unusable or held as soon as another one is better.
     pub(super) fn settle(&mut self, now: Instant) {
         let access = |id| self.table.row(id).map_or(Access::Gone, |row| row.access);
-        // One that is full is as good as ever; single requests go past it.
+        // A full backend stays current; single requests go past it.
         let is_left = |id: &BackendId| access(*id) > Access::Slow && access(*id) != Access::Full;
         let Some(current) = self.current.filter(is_left) else {
             return;
@@ -30,16 +30,16 @@ impl Router {
         }
     }
 
-    /// Applies the gate to the best usable backend for a request's first attempt; returns the
-    /// request's backend. That is the current one, or one with a lower expected delay while the
-    /// current one is full.
+    /// Applies the gate to the best usable backend for a request's first attempt. Returns the
+    /// current backend or, while that is full, one with a lower expected delay.
     #[inline]
     pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> (BackendId, Token) {
         let current = if self.current == Some(best) { best } else { self.judge(now, best) };
         let Some(facts) = self.table.get(current) else { return (best, 0) };
         let is_full = facts.access() == Access::Full;
         let turned_away = facts.turned_away();
-        // One backend alone takes everything, however full: a question would cost each request.
+        // With one backend alone there is nowhere to spill to. The check saves a call for each
+        // request.
         let spills = self.gate.spills() && self.order.len() > 1;
         if !(is_full || spills && self.policy.is_full(current, turned_away)) {
             return (current, 0);
@@ -73,8 +73,8 @@ impl Router {
         }
     }
 
-    /// The backend that this single request goes to while the current one is full: that one still,
-    /// or another one.
+    /// Returns the backend for a single request while the current one is full: that one or
+    /// another.
     #[inline(never)]
     fn spill(&mut self, now: Instant, current: BackendId) -> (BackendId, Token) {
         let candidates = Candidates::new(&self.table, &[]);
@@ -96,8 +96,9 @@ impl Router {
         self.notify(Notice::Switched { from, to, reason });
     }
 
-    /// Notes a hold, and tells observers when it is another one than they know, at most once in
-    /// [`HELD_NOTICES_APART`]: under load the best candidate may change with every request.
+    /// Records a hold. Observers are notified if it differs from the last one that they know, at
+    /// most once in [`HELD_NOTICES_APART`]: under load the best candidate may change with every
+    /// request.
     fn held(&mut self, now: Instant, current: BackendId, candidate: BackendId, reason: HoldReason) {
         self.holds += 1;
         self.last_hold = Some((now, candidate, reason));

@@ -1,6 +1,5 @@
-//! Ejection by live traffic for policies that do not see to it themselves: who is taken out, the
-//! requests that try a backend out, and the ways back. The rules stand in
-//! [`outlier`](crate::outlier).
+//! Ejection by live traffic for policies that do not eject by themselves: taking backends out,
+//! trying them out, and returning them. The rules are in [`outlier`](crate::outlier).
 use std::hint::cold_path;
 use std::time::Duration;
 
@@ -11,34 +10,34 @@ use crate::id::BackendId;
 use crate::outlier::{self, Others, PING_EVERY, Regret, Saving, Standing, WINDOW_START, Watch};
 use crate::time::{Instant, millis};
 
-/// State of ejections in the pool.
+/// State of ejections that is not of a single backend.
 #[derive(Debug, Default)]
 pub(super) struct Ejections {
     /// Backends that are ejected or on probation.
     pub(super) out: usize,
     regret: Regret,
-    /// When those that are out are compared with the others again.
+    /// The time of the next comparison of ejected backends with the others.
     forgive_at: Instant,
-    /// For medians.
+    /// Buffer for medians, kept to avoid allocations.
     scratch: Vec<f64>,
 }
 
 impl Router {
-    /// The watch over a backend that comes into the configuration, or is seen by another policy.
-    /// Slow start is for one that comes later than others, and not where the gate decides: there a
-    /// backend gets all requests or none.
+    /// The watch over a backend that joins the configuration, or that another policy takes over.
+    /// Slow start applies to backends that join later than others. It does not apply under the
+    /// gate, where a backend gets all requests or none.
     pub(super) fn new_watch(&self, is_late: bool) -> Watch {
         let slow = if self.habits.is_gated { u32::MAX } else { WINDOW_START };
         let is_slow = is_late && self.ejects();
         Watch::new(if is_slow { slow } else { u32::MAX }, slow)
     }
 
-    /// Whether the router ejects for the policy.
+    /// Whether the router ejects on behalf of the policy.
     pub(super) const fn ejects(&self) -> bool {
         self.rules.errors.eject && !self.habits.guards_itself
     }
 
-    /// A backend on probation that is to get this request.
+    /// The backend on probation that gets this request, if one waits for a trial.
     #[cold]
     pub(super) fn try_out(&mut self) -> Option<BackendId> {
         let is_ready = |id: &BackendId| {
@@ -51,7 +50,8 @@ impl Router {
         Some(id)
     }
 
-    /// A request that was routed then ended where failures are counted, or while a backend is out.
+    /// Records the end of a request, where failures are counted or while a backend is out. The
+    /// request was routed at `routed_at`.
     #[cold]
     pub(super) fn watch_end(
         &mut self,
@@ -79,7 +79,7 @@ impl Router {
                     None => {}
                 }
             }
-            // Requests sent before the ejection are no news.
+            // Requests sent before the probation say nothing about the backend now.
             Standing::Probation { is_out: true, since, .. } if routed_at >= since => {
                 let is_good = is_error.map(|is_error| !is_error);
                 let others = self.others(now, id);
@@ -92,7 +92,7 @@ impl Router {
         }
     }
 
-    /// A ping of a backend whose standing or window waits for it was answered.
+    /// Records a successful ping of a backend whose standing or window depends on pings.
     pub(super) fn watch_ping(&mut self, now: Instant, id: BackendId) {
         let done = self.table.update(id, |backend| {
             let is_open = backend.is_up() && backend.watch.wants_pings();
@@ -103,7 +103,7 @@ impl Router {
         }
     }
 
-    /// Pings a backend often while that is a part of its way back.
+    /// Pings a backend more often while pings are a part of its return.
     pub(super) fn hasten_watch(&mut self, now: Instant, id: BackendId) {
         let wants = |id| self.table.get(id).is_some_and(|backend| backend.watch.wants_pings());
         if self.ejects() && self.table.is_configured(id) && wants(id) {
@@ -111,7 +111,7 @@ impl Router {
         }
     }
 
-    /// Tells observers when a policy that ejects by itself has changed a backend's standing.
+    /// Notifies observers when a policy with its own ejection has changed a backend's standing.
     #[inline]
     pub(super) fn tell_standing(&mut self, id: BackendId) {
         let Some(backend) = self.table.get(id) else { return };
@@ -132,7 +132,7 @@ impl Router {
         }
     }
 
-    /// A backend is up that was down.
+    /// Records that a backend is up after it was down.
     pub(super) fn watch_up(&mut self, now: Instant, id: BackendId) {
         if self.ejects() {
             self.table.update(id, |backend| backend.watch.came_up(now));
@@ -141,13 +141,13 @@ impl Router {
         }
     }
 
-    /// Counts who is out.
+    /// Counts the backends that are ejected or on probation.
     pub(super) fn count_out(&mut self) {
         let here = self.order.iter().filter_map(|id| self.table.get(*id));
         self.ejections.out = here.filter(|backend| !backend.watch.is_in()).count();
     }
 
-    /// Handles new rules or a new policy: every backend is in.
+    /// Returns all backends, after a change of the rules or of the policy.
     pub(super) fn forget_ejections(&mut self) {
         for index in 0..self.order.len() {
             let watch = self.new_watch(false);
@@ -168,8 +168,8 @@ impl Router {
         }
     }
 
-    /// Ejects a backend, if another one is there for its requests, within the cap, and unless
-    /// ejections are regretted.
+    /// Ejects a backend if another one can take its requests, the cap allows it, and no recent
+    /// ejection was regretted.
     fn eject(&mut self, now: Instant, id: BackendId, others: Option<Others>) {
         let is_other = |other: &BackendId| {
             let row = self.table.row(*other);
@@ -197,7 +197,7 @@ impl Router {
         self.settle(now);
     }
 
-    /// Returns the saving of a backend's ejection.
+    /// Estimates the saving of an ejection.
     fn saving(&self, now: Instant, id: BackendId, reason: &EjectReason) -> Saving {
         let (mut all, mut own, mut elsewhere_ms) = (0.0, 0.0, 0.0);
         for other in self.order.iter().filter_map(|id| Some((*id, self.table.get(*id)?))) {
@@ -222,7 +222,8 @@ impl Router {
         }
     }
 
-    /// Notes that a standing is another one than before.
+    /// Notifies observers if the backend has returned, and updates everything that depends on
+    /// standings.
     fn standing_changed(
         &mut self,
         now: Instant,
@@ -242,8 +243,8 @@ impl Router {
         self.settle(now);
     }
 
-    /// A request ended elsewhere while a backend is out: takes the ejections back where they cost
-    /// more than they save.
+    /// Records a request that ended elsewhere while a backend is out. Takes the ejections back if
+    /// they cost more than they save.
     fn weigh_ejections(&mut self, now: Instant, good_ms: Option<f64>) {
         let is_regretted = self.ejections.regret.observe(now, good_ms);
         if self.ejections.regret.calls_back() {
@@ -259,7 +260,8 @@ impl Router {
         }
     }
 
-    /// Ejections were regretted: what the others refused for want of room was due to them.
+    /// Forgets refusals after regretted ejections: the others refused because of the additional
+    /// load.
     pub(super) fn forget_refusals(&mut self) {
         for index in 0..self.order.len() {
             let weights = &self.rules.weights;
@@ -267,7 +269,7 @@ impl Router {
         }
     }
 
-    /// Those that are not worse than the others return at once.
+    /// Returns the ejected backends that are not worse than the others.
     fn forgive(&mut self, now: Instant) {
         for index in 0..self.order.len() {
             let id = self.order[index];
@@ -291,7 +293,7 @@ impl Router {
         }
     }
 
-    /// The median share of failures of the other backends.
+    /// The median share of failures of the other backends, and their requests.
     fn others(&mut self, now: Instant, id: BackendId) -> Option<Others> {
         let (table, rules) = (&self.table, &self.rules);
         let others = self.order.iter().filter(|other| **other != id);
@@ -301,5 +303,5 @@ impl Router {
     }
 }
 
-/// Interval of comparing ejected backends with the others.
+/// The interval of comparing ejected backends with the others.
 const FORGIVE_EVERY: Duration = Duration::from_millis(250);

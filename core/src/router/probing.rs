@@ -1,4 +1,4 @@
-//! Effects of ended probes and reports on the backends.
+//! Applies the ends of probes and reports to the backends.
 use super::Router;
 use crate::event::{LoadReport, ProbeFailure, ProbeKind, ProbeResult};
 use crate::id::{BackendId, ProbeId};
@@ -24,7 +24,8 @@ impl Router {
         if *result == Err(ProbeFailure::Abandoned) {
             self.probe_abandoned(now, ended);
         } else if now > ended.deadline {
-            // As if `handle_timeout` had come first, so that their order does not matter.
+            // Treated as if `handle_timeout` had come first, so that the order of the two does not
+            // matter.
             self.late_probes += 1;
             self.probe_ended(now, ended, &Err(ProbeFailure::TimedOut));
         } else {
@@ -32,7 +33,7 @@ impl Router {
         }
     }
 
-    /// Schedules the next probe in the place of one that says nothing.
+    /// Schedules the next probe after one that says nothing about the backend.
     #[cold]
     fn probe_abandoned(&mut self, now: Instant, ended: EndedProbe) {
         let id = ended.line.backend;
@@ -47,7 +48,8 @@ impl Router {
     pub(super) fn probe_ended(&mut self, now: Instant, ended: EndedProbe, result: &ProbeResult) {
         let mut result = result.clone();
         if let Ok(answer) = &mut result {
-            // An average must not take in more than a probe can last.
+            // The average must not take in more than a probe can last, even if the driver reports
+            // it late.
             answer.latency = answer.latency.min(ended.deadline.since(ended.started_at));
         }
         let id = ended.line.backend;
@@ -65,7 +67,7 @@ impl Router {
         self.tell_standing(id);
     }
 
-    /// Returns whether the next ping is to come soon.
+    /// Applies the end of a ping. Returns whether the next ping should come soon.
     fn ping_ended(&mut self, now: Instant, id: BackendId, result: &ProbeResult) -> bool {
         let rules = &self.rules;
         let is_lost = matches!(
