@@ -339,6 +339,19 @@ impl Router {
         }
     }
 
+    /// The counts of decisions and of ignored inputs since the start.
+    pub const fn counts(&self) -> RouterCounts {
+        let Self { switches, spills, holds, late_probes, refused_configs, .. } = *self;
+        RouterCounts { switches, spills, holds, late_probes, refused_configs }
+    }
+
+    /// Whether a backend is configured, up and not ejected, however busy it is.
+    pub fn has_usable(&self) -> bool {
+        let is_down = |id| self.table.get(id).is_none_or(|b| b.health.health() == Health::Down);
+        let is_good = |id| self.is_usable(id) || (self.is_full(id) && !is_down(id));
+        self.order.iter().any(|id| is_good(*id))
+    }
+
     /// One backend as plain data; `None` if it was removed and its slot taken by another one.
     pub fn backend_snapshot(&self, now: Instant, id: BackendId) -> Option<BackendSnapshot> {
         let backend = self.table.get(id)?;

@@ -38,6 +38,21 @@ pub struct Snapshot {
     pub backends: Vec<BackendSnapshot>,
 }
 
+/// Counts of a router's decisions and of its ignored inputs since its start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RouterCounts {
+    /// Changes of the current backend, without the first choice.
+    pub switches: u64,
+    /// Requests sent past a full current backend.
+    pub spills: u64,
+    /// Requests that stayed with the current backend although another one scored lower.
+    pub holds: u64,
+    /// Probe results without an outstanding probe.
+    pub late_probes: u64,
+    /// Invalid configurations, which were ignored.
+    pub refused_configs: u64,
+}
+
 /// The state of one backend at one moment. A number is `None` until there is a value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendSnapshot {

@@ -30,7 +30,7 @@ pub enum Record {
         asker: Asker,
         /// The backends passed as tried.
         tried: Vec<BackendId>,
-        /// The lease and its backend, or the reason why there is none.
+        /// The lease and its backend, or the reason for not admitting the request.
         result: Result<Admission, NoRoute>,
     },
     /// The router started a probe. This is an effect, not an input. It is recorded so that it can

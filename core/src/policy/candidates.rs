@@ -3,7 +3,7 @@ use crate::backend::{Access, Backend, BackendTable};
 use crate::id::BackendId;
 use crate::rng::Rng;
 
-/// The backends that may be chosen: free ones that were not tried. If there are none, those in
+/// The backends that may be chosen: free ones that were not tried. Without any, those in
 /// slow start are candidates too, then held ones, then ejected ones. If all are down, all of them
 /// are (fail open).
 #[derive(Clone, Copy, Debug)]

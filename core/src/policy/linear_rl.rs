@@ -102,7 +102,7 @@ impl LinearRl {
             self.first = self.first.wrapping_add(1);
         }
         self.frozen.push_back(features);
-        // With its highest bit set a token is never 0, which means that there is none.
+        // With its highest bit set a token is never 0, which means a missing token.
         self.first.wrapping_add(self.frozen.len() as u32 - 1) | TOKEN_BIT
     }
 

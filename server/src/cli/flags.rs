@@ -47,7 +47,7 @@ impl Flag {
     }
 }
 
-/// All of them, in the order of the help.
+/// All flags, in the order of the help.
 pub(super) const FLAGS: [Flag; 22] = [
     Flag {
         name: "--listen",

@@ -22,7 +22,7 @@ pub struct Setup {
     /// For each listener, whether trusted hops begin their connections with a PROXY protocol
     /// header.
     pub(crate) speak_proxy_protocol: Vec<bool>,
-    /// The listeners of the admin pages; none when `admin.listen` is null.
+    /// The listeners of the admin pages; empty if `admin.listen` is null.
     pub(crate) admin_listeners: Vec<TcpListener>,
     /// Reads the configuration again on SIGHUP; `None` ignores the signal.
     pub reload: Option<Source>,
@@ -143,8 +143,8 @@ fn listen(text: &str) -> Result<Vec<TcpListener>, String> {
     }
 }
 
-/// Binds all addresses. Addresses that the machine does not have are skipped, unless it has none
-/// of them.
+/// Binds all addresses. Addresses that the machine does not have are skipped, but at least one
+/// must be bound.
 fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
     let mut listeners: Vec<TcpListener> = Vec::with_capacity(addresses.len());
     let mut absent = None;

@@ -104,7 +104,7 @@ impl Keeper {
     pub(crate) fn finish(self, proxy: &Proxy) {
         let Worker { queue, ended } = self.writer;
         if let Some(state) = proxy.policy_state() {
-            // A writer that is stuck for so long will not write it anyway.
+            // A writer that is stuck for the whole wait would not write it anyway.
             let _ = queue.insist(state, FINISH_TIME);
         }
         drop(queue);

@@ -81,9 +81,9 @@ struct BackendStats<'a> {
     ping_age_ms: Option<Decimal>,
     total_requests: u64,
     error_requests: u64,
-    /// Requests answered with 429 or 503.
+    /// Responses with status 429 or 503.
     refused_requests: u64,
-    /// The remaining pause that it asked for with Retry-After, ms; null if there is none.
+    /// The remaining pause that it asked for with Retry-After, ms; null without a pause.
     held_for_ms: Option<Decimal>,
     /// Percent of recent requests, as used by the score; null before the first request.
     error_rate: Option<Decimal>,

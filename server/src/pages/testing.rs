@@ -3,7 +3,7 @@ use intelliproxy_core::{
     BackendId, BackendSnapshot, Health, PolicyView, ScoreParts, ScoreView, StandingView,
 };
 
-/// A backend of which nothing is known.
+/// A backend without any values.
 pub(crate) fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
     let id = BackendId::from_index(number);
     BackendSnapshot {

@@ -23,7 +23,7 @@ const LAST_ROUNDS_MAX: usize = 64;
 /// A listener for clients.
 pub(super) struct Listener {
     pub(super) socket: TcpListener,
-    /// Whether trusted hops begin with a PROXY protocol header here.
+    /// Whether trusted hops begin their connections with a PROXY protocol header.
     pub(super) speaks_proxy_protocol: bool,
     pub(super) is_ready: bool,
 }

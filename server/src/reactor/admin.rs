@@ -1,6 +1,6 @@
-//! The sockets of the admin pages: few, served once a turn, after the proxy.
+//! The few sockets of the admin pages, served once a turn after the proxy.
 //!
-//! Their descriptors are set aside, so that they can be had when clients have all the others.
+//! Their descriptors are reserved, so that the pages work when clients use all the others.
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::transfer::{receive, send};
 use crate::admin::{Action, Admin, CONNECTIONS_MAX};
 use crate::proxy::Proxy;
 
-/// Bytes written to one connection in a turn: 0.1 ms.
+/// Bytes written to one connection in a turn, about 0.1 ms of work.
 const WRITE_SHARE: usize = 256 * 1024;
 /// Reads of one connection in a turn.
 const READS_MAX: usize = 4;
@@ -29,11 +29,11 @@ pub(super) struct AdminPort {
     admin: Admin,
     figures: Figures,
     listeners: Vec<(TcpListener, bool)>,
-    /// By the connection's number.
+    /// The streams by the number of the connection.
     streams: [Option<Stream>; CONNECTIONS_MAX],
-    /// Whether there is something to do before the next deadline.
+    /// Whether work is left that does not wait for a deadline.
     is_due: bool,
-    /// When accepting goes on after it failed.
+    /// The time from which accepting continues after a failure.
     accepts_at: Option<Instant>,
 }
 
@@ -44,7 +44,7 @@ struct Stream {
 }
 
 impl AdminPort {
-    /// Registers the listeners; returns `None` without any.
+    /// Registers the listeners. Returns `None` if there are none.
     pub(super) fn new(
         listeners: Vec<std::net::TcpListener>,
         registry: &Registry,
@@ -70,8 +70,8 @@ impl AdminPort {
         self.admin.handle_date(http_date);
     }
 
-    /// Takes news of a listener or a connection. The connection may have been closed since: looking in
-    /// vain does no harm.
+    /// Notes an event of a listener or a connection. A connection that was closed since is harmless:
+    /// the next read finds nothing.
     pub(super) fn take_readiness(&mut self, source: Source) {
         self.is_due = true;
         match source {
@@ -85,18 +85,18 @@ impl AdminPort {
                     (stream.is_readable, stream.is_writable) = (true, true);
                 }
             }
-            _ => debug_assert!(false, "news of others goes elsewhere"),
+            _ => debug_assert!(false, "other events are handled by the caller"),
         }
     }
 
-    /// Does what there is to do; to be called once a turn.
+    /// Does the work that is due. Called once a turn.
     pub(super) fn handle_turn(&mut self, now: Instant, proxy: &Proxy, registry: &Registry) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.serve(now, proxy, registry);
         }
     }
 
-    /// When a turn is due even if nothing happens.
+    /// The time at which a turn is due even if nothing happens.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         if self.is_due {
             return Some(Instant::ZERO);
@@ -125,13 +125,13 @@ impl AdminPort {
         self.accepts_at = None;
         for index in 0..self.listeners.len() {
             while let Some((listener, true)) = self.listeners.get_mut(index) {
-                // A connection gives way only for a client who is there.
+                // An idle connection is closed only if a new client is really waiting.
                 if !is_readable(listener) {
                     self.listeners[index].1 = false;
                     break;
                 }
                 if !self.admin.make_room() {
-                    // Those who wait are seen to when a connection ends or is idle.
+                    // Waiting clients are accepted when a connection ends or becomes idle.
                     return;
                 }
                 match listener.accept() {
@@ -159,7 +159,7 @@ impl AdminPort {
 
     fn insert(&mut self, now: Instant, mut socket: TcpStream, registry: &Registry) {
         let Some(id) = self.admin.handle_accept(now) else { return };
-        // A socket that refuses the option still carries bytes.
+        // A socket without the option is slower but works.
         let _ = socket.set_nodelay(true);
         let interest = Interest::READABLE | Interest::WRITABLE;
         match registry.register(&mut socket, Source::Admin(id).to_token(), interest) {
@@ -211,7 +211,7 @@ impl AdminPort {
                 Ok(count) => {
                     left -= count.min(left);
                     self.admin.handle_written(now, id, count, proxy);
-                    // Its next request may be there already, or another client that can be accepted.
+                    // A next request may already be read, or a waiting client be accepted.
                     self.is_due |= self.admin.write_ready(id).is_empty();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => stream.is_writable = false,
@@ -225,7 +225,7 @@ impl AdminPort {
         self.is_due = true;
     }
 
-    /// Carries out what the admin wants.
+    /// Carries out the actions of the admin pages.
     fn act(&mut self) {
         while let Some(action) = self.admin.poll_action() {
             match action {
@@ -237,7 +237,7 @@ impl AdminPort {
                 }
                 Action::Close(id) => {
                     self.streams[id] = None;
-                    // There is room for one who waits.
+                    // A waiting client can be accepted now.
                     self.is_due |= self.listeners.iter().any(|(_, is_ready)| *is_ready);
                 }
             }

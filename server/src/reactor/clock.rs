@@ -41,7 +41,7 @@ impl Clock {
     }
 }
 
-/// A seed that differs from run to run; a recording carries the one it was made with.
+/// A seed that differs from run to run. A recording contains its seed.
 pub(super) fn seed() -> u64 {
     wall_clock_nanos()
 }

@@ -1,4 +1,4 @@
-//! The figures of the process that its system tells, read at most four times a second.
+//! Figures of the process, read from the system at most four times a second.
 use std::fs;
 use std::time::{Duration, SystemTime};
 
@@ -8,10 +8,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::pages::ProcessFigures;
 
-/// Time for which figures are served.
+/// Time for which figures are reused.
 const AGE_MAX: Duration = Duration::from_millis(250);
 
-/// Reads the figures, and knows when it did so last.
+/// Reads the figures, and remembers the time of the last reading.
 pub(super) struct Figures {
     start_seconds: Option<f64>,
     next: Instant,
@@ -23,7 +23,7 @@ impl Figures {
         Self { start_seconds: now.map(|now| now.as_secs_f64()), next: Instant::ZERO }
     }
 
-    /// The figures, if those read last are old.
+    /// New figures, if the last ones are too old.
     pub(super) fn fresh(&mut self, now: Instant) -> Option<ProcessFigures> {
         if now < self.next {
             return None;
@@ -40,19 +40,19 @@ impl Figures {
     }
 }
 
-/// Open descriptors: on Linux from 6.2 on the size of their folder; to count its entries takes 1 ms
-/// for 10 000 of them.
+/// The number of open descriptors. From Linux 6.2 on it is the size of their folder; counting the
+/// entries takes 1 ms for 10 000 of them.
 fn open_descriptors() -> Option<u64> {
     let size = fs::metadata("/proc/self/fd").map_or(0, |folder| folder.len());
     if size > 0 {
         return Some(size);
     }
     let entries = fs::read_dir("/dev/fd").ok()?.count();
-    // The folder itself was open meanwhile.
+    // One of the entries is the descriptor of the folder itself.
     Some(entries.saturating_sub(1) as u64)
 }
 
-/// Resident memory, where /proc has it: the second number is pages.
+/// Resident memory in bytes, if /proc reports it. The second number there is in pages.
 fn resident_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;

@@ -89,7 +89,7 @@ struct Reactor {
     signals: Watched,
     listeners: Vec<Listener>,
     admin: Option<AdminPort>,
-    /// By the slot of the connection's id.
+    /// Sockets by the slot of the connection's id.
     sockets: Vec<Option<Socket>>,
     /// The time of the next call of the proxy if nothing happens, as of the end of the last turn.
     deadline: Option<Instant>,
@@ -397,8 +397,7 @@ impl Reactor {
                 let is_client = !socket.is_outgoing;
                 let (is_ending, is_broken) = (socket.is_ending, socket.is_broken);
                 if is_client && is_ending {
-                    // After a reset the system discards what it received: there is nothing left to
-                    // read.
+                    // Bytes that arrived before a break are not read any more.
                     socket.is_readable &= !is_broken;
                     self.see_end(conn, is_broken);
                 }

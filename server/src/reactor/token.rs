@@ -14,7 +14,7 @@ pub(crate) enum Source {
     AdminListener(usize),
     /// An admin connection.
     Admin(usize),
-    /// Signals that ask for an end.
+    /// Signals that ask for a stop.
     Signals,
     /// Signals that ask for a reload of the configuration.
     Hangups,
@@ -34,9 +34,9 @@ const WAKER: usize = SPECIAL + 2;
 const ADMIN: usize = SPECIAL + 3;
 const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
 const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
-/// Addresses that one host of `admin.listen` may stand for.
+/// The most addresses of a host in `admin.listen`.
 pub(super) const ADMIN_LISTENERS_MAX: usize = 16;
-/// Set in the tokens of connections to backends; no slot's number comes near.
+/// The bit that marks connections to backends. Slot numbers do not reach it.
 const BACKEND: usize = 1 << 31;
 
 impl Source {

@@ -434,7 +434,7 @@ impl Unit {
         self.shape.width().min(cap)
     }
 
-    /// Its own average latency or, if it has none, the pool's, ms.
+    /// Its own average latency or, before its first request, the pool's, ms.
     pub(super) fn latency_or(&self, pool: &Pool) -> f64 {
         if self.latency_ms > 0.0 { self.latency_ms } else { pool.latency_ms }
     }

@@ -92,7 +92,7 @@ fn set<T>(place: &mut Option<T>, value: T, flags: &str) -> Result<(), ArgumentEr
     }
 }
 
-/// Parses a time with its unit, in seconds if there is none.
+/// Parses a time with its unit; without a unit it is in seconds.
 fn parse_time(text: &str) -> Option<Duration> {
     let units = [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
     let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
