@@ -103,7 +103,9 @@ struct Reactor {
     accept_warns_from: Instant,
     /// Whether a signal asked for a stop. Clients in the backlog are accepted before it.
     is_stop_asked: bool,
-    /// Whether a second signal asked for an immediate stop.
+    /// When the proxy stops that goes on for a while after a signal.
+    stops_at: Option<Instant>,
+    /// Whether a second signal asked for the end at once.
     is_aborted: bool,
     /// Reads how much peers have acknowledged.
     diagnosis: Diagnosis,

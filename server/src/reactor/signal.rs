@@ -7,7 +7,43 @@ use mio::{Interest, Registry};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::low_level::{pipe, unregister};
 
-/// Handlers of some signals. While they exist, these signals do not end the process.
+use super::token::Source;
+
+/// The signals of the program. SIGPIPE is ignored by the standard library from the start.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// Those that ask for an end.
+    pub(crate) ends: Signals,
+    /// Those that ask for another reading of the configuration.
+    pub(crate) hangups: Signals,
+    /// Those without an effect, which would end the process otherwise.
+    ignored: Signals,
+}
+
+impl Watched {
+    pub(crate) fn new(registry: &Registry) -> io::Result<Self> {
+        let watch = |signals: &[i32], source: Source| {
+            let mut signals = Signals::new(signals)?;
+            registry.register(&mut signals.stream, source.to_token(), Interest::READABLE)?;
+            io::Result::Ok(signals)
+        };
+        Ok(Self {
+            ends: watch(&[SIGINT, SIGTERM], Source::Signals)?,
+            hangups: watch(&[SIGHUP], Source::Hangups)?,
+            ignored: watch(&[SIGUSR1, SIGUSR2], Source::Ignored)?,
+        })
+    }
+
+    /// Logs that a signal without an effect came.
+    #[cold]
+    pub(crate) fn note_ignored(&mut self) {
+        if self.ignored.take() > 0 {
+            info!("SIGUSR1 or SIGUSR2: has no effect, ignored");
+        }
+    }
+}
+
+/// Some signals that are not to end the process, while this value lives.
 #[derive(Debug)]
 pub(crate) struct Signals {
     pub(crate) stream: UnixStream,

@@ -18,7 +18,9 @@ pub(crate) enum Source {
     Signals,
     /// Signals that ask for a reload of the configuration.
     Hangups,
-    /// A wake-up by another thread.
+    /// Signals without an effect.
+    Ignored,
+    /// Another thread has something.
     Waker,
     /// A client's connection.
     Client(ConnId),
@@ -31,7 +33,8 @@ pub(crate) enum Source {
 const SPECIAL: usize = usize::MAX - 1024;
 const HANGUPS: usize = SPECIAL + 1;
 const WAKER: usize = SPECIAL + 2;
-const ADMIN: usize = SPECIAL + 3;
+const IGNORED: usize = SPECIAL + 3;
+const ADMIN: usize = SPECIAL + 4;
 const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
 const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
 /// The most addresses of a host in `admin.listen`.
