@@ -414,6 +414,7 @@ impl Backend {
     pub(crate) const fn access(&self) -> Access {
         if self.is_retired {
             Access::Gone
+        // Before the health: a full backend cannot take a request even if all others are down.
         } else if self.is_full() {
             Access::Full
         } else if !self.health.health().is_usable() {

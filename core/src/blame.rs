@@ -196,6 +196,7 @@ impl Blame {
             known @ Opinion::Common { until } if now < until => (known, is_suspect),
             // Another backend has just answered the target well, so there is no excuse.
             known @ Opinion::Own { until } if now < until => (known, false),
+            // Two backends have failed it recently without being asked: that is an opinion, too.
             Opinion::Unknown { failed: Some((other, at)) }
                 if is_suspect && other != backend && now.since(at) < OPINION =>
             {
@@ -257,6 +258,7 @@ impl Groups {
         let group = usize::from(group);
         self.errors[group].add(now, 1.0, half_life);
         let own = self.errors[group].at(now, half_life);
+        // A group with most of the traffic cannot be separated from the backend's own behaviour.
         let is_minor = 2 * self.requests[group] <= self.total;
         is_minor && 2.0 * (1.0 + others) <= 1.0 + own + ROUNDING
     }

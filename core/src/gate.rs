@@ -94,6 +94,7 @@ impl SwitchGate {
             return Verdict::Hold(HoldReason::BelowThreshold { missing: self.threshold - gap });
         }
         let load_gap = current.parts().in_flight - best.parts().in_flight;
+        // A switch would only move the load: the new backend would soon be the busier one.
         if is_full && self.is_busier(current, best) && gap - load_gap < self.threshold {
             return Verdict::Hold(HoldReason::LoadAlone);
         }

@@ -181,6 +181,7 @@ impl Watch {
             (now.since(self.since) / BACK_OFF_SHARE).clamp(BACK_OFF_MAX, BACK_OFF_LONG)
         };
         let until = now + wait;
+        // Calm is counted from the end of the back-off: an ejected backend cannot fail.
         self.troubled_at = Some(until);
         self.standing = Standing::Ejected { until };
     }
@@ -245,6 +246,7 @@ impl Watch {
         let Standing::Probation { good, needed, bad, since, .. } = self.standing else {
             return;
         };
+        // The time bounds probations at low rates, where 32 requests would take minutes.
         let is_over = good + 1 >= needed || now.since(since) >= PROBATION_TIME;
         let common = others.map_or(0.0, |others| others.share);
         let usual = 1.0 + 3.0 * common * f64::from(good + bad);
@@ -436,6 +438,7 @@ impl Regret {
         if self.since.requests < REGRET_REQUESTS {
             return false;
         }
+        // The variance of a share of failures: few requests must not look like regret.
         let noise = (self.bad_before * (1.0 - self.bad_before) / self.since.requests).max(0.0);
         let is_regretted = self.since.share() > self.bad_before + 3.0 * noise.sqrt()
             || self.latency_ms > self.latency_max_ms;

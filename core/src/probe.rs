@@ -206,6 +206,7 @@ impl ProbeSchedule {
             return;
         }
         let interval = rules.interval(ended.line.kind);
+        // From the start of the last probe, so that slow probes do not stretch the interval.
         let regular = ended.started_at + line.first_wait.unwrap_or(interval).min(interval);
         let retry = now + rules.ping_retry;
         let at = if is_open && retry < regular {

@@ -43,11 +43,10 @@ use crate::time::Instant;
 ///
 /// Rules that hold between calls:
 /// - The current backend is configured, and usable if any backend is. When it goes down, leaves or
-///   is held, the best backend without such a state replaces it at once (failover, which starts a
-///   cooldown like any switch). When no backend is usable, the first one to become usable replaces
-///   it. A current backend that leaves while no other is usable is not replaced until then.
-/// - A backend that refused a request and named a time is held for that time. It gets no requests
-///   unless every other usable backend was tried or is held.
+///   is held, the best usable backend replaces it at once, or as soon as there is one (failover,
+///   which starts a cooldown like any switch).
+/// - A backend that refused a request and named a time is held for that time: it gets requests only
+///   if every other usable backend was tried or is held.
 /// - While no backend is usable, requests go to the least bad one, which does not become current.
 /// - The requests in flight of all backends are the leases out, except leases of backends whose
 ///   slot was taken by another one. Those end without effect.
@@ -161,7 +160,7 @@ impl Router {
         self.check_in_debug();
     }
 
-    /// Applies the facts that do not come with every request.
+    /// Applies the other, rarer facts.
     #[cold]
     fn take_rare(&mut self, now: Instant, event: Event) {
         match event {
@@ -250,9 +249,11 @@ impl Router {
 
     #[inline(always)]
     fn admit(&mut self, now: Instant, tried: &[BackendId], asker: Asker) -> Result<Lease, NoRoute> {
+        // Holds end with the next request instead of a timer: no request needs the backend earlier.
         if now >= self.table.releases_at() {
             self.release(now);
         }
+        // A trial comes before the policy, which would avoid the backend. A retry is never a trial.
         let trial = if self.ejections.out > 0 && tried.is_empty() { self.try_out() } else { None };
         let (backend, token) = match trial {
             Some(backend) => (backend, 0),
@@ -282,6 +283,7 @@ impl Router {
                 None => NoRoute::AllTried,
             });
         };
+        // Retries bypass the gate, so that they do not move the current backend.
         let is_free = !tried.is_empty() || !self.habits.is_gated;
         Ok(if is_free || !self.is_usable(choice.backend) {
             (choice.backend, choice.token)
@@ -487,6 +489,7 @@ impl Router {
         if let Some(waited) = waited
             && self.habits.listens
         {
+            // A later policy cannot interpret the mark.
             let token = if lease.policy_epoch == self.policy_epoch { lease.token } else { 0 };
             let mut elapsed = now.since(lease.routed_at);
             if !waited.is_zero() {

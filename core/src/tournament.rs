@@ -53,6 +53,7 @@ impl Tournament {
         while node > 1 {
             node /= 2;
             let better = self.better_child(node);
+            // Nodes above depend only on this one, so they do not change either.
             if self.nodes[node] == better {
                 break;
             }

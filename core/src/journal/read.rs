@@ -56,6 +56,7 @@ impl<'a> Reader<'a> {
                 self.has_ended = matches!(entry.record, Record::Ended { .. });
                 return Ok(Some(entry));
             }
+            // Only an end mark as the last record shows that nothing is missing.
             if self.at == self.bytes.len() && self.has_ended {
                 return Ok(None);
             }
@@ -72,6 +73,7 @@ impl<'a> Reader<'a> {
             let last_lease = cursor.varint().map_err(head)?;
             let lost = cursor.varint().map_err(head)?;
             self.at = begin + payload.len();
+            // The loss is reported before the records of the block, where it happened.
             self.block = Some(Block { cursor, begin, last_at, last_lease });
             if lost > 0 {
                 let at = Instant::from_nanos(last_at);

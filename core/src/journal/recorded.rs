@@ -236,6 +236,7 @@ impl Journal {
         if let Event::Reconfigured(config) = event
             && config.validate().is_ok()
         {
+            // Files that begin later must begin with the configuration in force then.
             self.header.config = (**config).clone();
             self.sink.begin(&self.header);
         }
@@ -243,6 +244,7 @@ impl Journal {
 
     fn write(&mut self, now: Instant, write: impl FnOnce(&mut Encoder)) {
         let is_old = self.pending > 0 && now.since(self.begun_at) >= BLOCK_TIME;
+        // Handed over before the new record, which then begins the next block.
         if is_old || self.encoder.block.len() >= BLOCK_BYTES {
             self.hand_over(false);
         }

@@ -125,6 +125,7 @@ impl Replay {
             Record::Ended { .. } => Step::Fact,
         };
         while let Some(action) = self.router.poll_action() {
+            // Notices are effects for observers and are not recorded.
             if let Action::StartProbe { probe, backend, kind, .. } = action {
                 self.started.push_back((probe, backend, kind));
             }

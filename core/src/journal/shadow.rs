@@ -74,6 +74,7 @@ impl Shadow {
             self.router.handle_timeout(now);
             self.drain(now);
         }
+        // Before the record, so that a decision sees the results that have arrived until now.
         self.answer_waiting(now);
         let mut choice = None;
         match &entry.record {
@@ -153,6 +154,8 @@ impl Shadow {
             }
             (lease, admission) => {
                 if let Ok(lease) = lease {
+                    // The decision was only a question. Abandoned requests teach the policy
+                    // nothing.
                     let outcome = Outcome::Abandoned;
                     self.router.handle_event(now, Event::RequestFinished { lease, outcome });
                 }

@@ -88,6 +88,7 @@ impl LinearRl {
         let part = |index: usize| self.weights[index] * features[index];
         let seen: f64 = [0, 1, 2, 3, 7].into_iter().map(part).sum();
         let said: f64 = (4..7).map(part).sum();
+        // Weights of costs are negative, so the bound is on how much a report can lower the value.
         seen + said.max(SAID_SHARE * self.weights[IN_FLIGHT])
     }
 
@@ -162,6 +163,7 @@ impl Policy for LinearRl {
         let Some(is_error) = ended.outcome.is_error().filter(|_| ended.token != 0) else {
             return;
         };
+        // The features of the decision: those of now would credit another state.
         let Some(features) = self.frozen(ended.token) else {
             return;
         };

@@ -98,6 +98,7 @@ impl Policy for PeakEwma {
             _ => self.charge_ms,
         };
         let ms = match *entry(&mut self.costs, ended.backend) {
+            // Compared with the stored peak, not the decayed one, as in Finagle.
             Some(cost) if rtt <= cost.ms => {
                 let weight = self.weight(now, cost.at);
                 cost.ms * weight + rtt * (1.0 - weight)

@@ -80,6 +80,7 @@ impl Prequal {
         let in_flight = f64::from(facts.load());
         let queue = facts.reported_queue(now, AGE_MAX).unwrap_or(0.0).min(QUEUE_MAX);
         let latency_ms = entry(&mut self.latencies, backend).at(now, facts.load());
+        // The proxy's own probes are exact, so an older one of the same backend has no use.
         self.pool.retain(|probe| probe.backend != backend);
         self.pool.push(Probe { backend, at: now, in_flight: in_flight + queue, latency_ms });
         if self.pool.len() > POOL_MAX {
@@ -157,6 +158,7 @@ impl Policy for Prequal {
         match best.filter(|_| able().count() >= POOL_MIN) {
             Some(best) => {
                 let probe = &mut self.pool[best];
+                // The request that is being sent is part of the load that the next one meets.
                 probe.in_flight += 1.0;
                 let in_flight = candidates.load(probe.backend).saturating_add(1);
                 probe.latency_ms = entry(&mut self.latencies, probe.backend).at(now, in_flight);

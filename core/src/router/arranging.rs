@@ -26,6 +26,7 @@ impl Router {
         } else {
             self.policy.reconfigure(&self.rules);
         }
+        // Standings belong to the part that ejects, router or policy.
         if is_other || self.ejects() != ejected {
             self.forget_ejections();
         }
@@ -99,6 +100,7 @@ impl Router {
             self.leases_orphaned += u64::from(in_flight);
             self.forget_asides(old);
         }
+        // The slot may have belonged to another backend, whose errors must not count here.
         self.blame.forget(id);
         self.declines.forget(id);
         self.probes.add(now, id, place, nth, &self.rules.probes);

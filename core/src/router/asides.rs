@@ -73,6 +73,7 @@ impl Router {
         if !is_possible {
             return;
         }
+        // A pause ends first, so that in flight is counted once for each lease.
         if known.is_some_and(|aside| !aside.is_work()) {
             self.take_back(now, backend);
         }

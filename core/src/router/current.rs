@@ -22,6 +22,7 @@ impl Router {
         let Some(current) = self.current.filter(is_left) else {
             return;
         };
+        // Never to a backend that is down or full: failing open does not change the current one.
         let is_better = |id: &BackendId| access(*id) < access(current).min(Access::Down);
         match self.table.lowest().filter(is_better) {
             Some(best) => self.change_current(now, best, SwitchReason::Failover),

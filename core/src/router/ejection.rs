@@ -175,6 +175,7 @@ impl Router {
             let row = self.table.row(*other);
             *other != id && row.is_some_and(|row| row.access < Access::Ejected)
         };
+        // The last usable backend is never ejected, whatever it fails.
         let is_needed = !self.order.iter().any(is_other);
         let is_capped = !outlier::is_within_cap(self.ejections.out + 1, self.order.len());
         if is_needed || is_capped || !self.ejections.regret.allows(now) {
@@ -190,6 +191,7 @@ impl Router {
         };
         let saving = self.saving(now, id, &reason);
         self.ejections.regret.ejected(&saving);
+        // The saving is estimated before the ejection changes the figures.
         self.table.update(id, |backend| backend.watch.eject(now));
         self.count_out();
         self.hasten_watch(now, id);

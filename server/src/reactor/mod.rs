@@ -1,15 +1,11 @@
 //! Sockets, clock and signals of the proxy: one thread, one poll, one clock reading a turn. Files
 //! and names belong to [`edge`](crate::edge), whose threads may block.
 //!
-//! The steps of a turn:
-//! 1. Wait for readiness and read the clock.
-//! 2. Take each event to its connection at once.
-//! 3. Continue with connections that had more bytes than their share.
-//! 4. Accept new connections.
-//! 5. Handle timeouts.
-//!
-//! After each step the proxy's effects are carried out, so bytes are written in the turn that read
-//! them. Only a write that blocked waits for an edge. The reactor does not interpret the bytes.
+//! A turn waits for readiness, reads the clock, and takes each event to its connection at once. Then
+//! it continues with connections that had more bytes than their share, accepts new ones, and handles
+//! timeouts. After each step the proxy's effects are carried out, so bytes are written in the turn
+//! that read them, and only a write that blocked waits for an edge. The reactor does not interpret
+//! the bytes.
 mod accept;
 mod admin;
 mod budget;

@@ -39,6 +39,7 @@ impl Learned {
             unit.in_flight = unit.in_flight.saturating_sub(1);
             return true;
         }
+        // At a fit, and while the scale is unknown, every completion has effects that cannot wait.
         let is_short = !pool.is_booting()
             && unit.unsettled < BATCH
             && !(pool.completions + 1).is_multiple_of(REFRESH)
@@ -47,6 +48,8 @@ impl Learned {
         if !is_short {
             return false;
         }
+        // The time until now belongs to the number in flight before this end. Counting it may find
+        // a stall.
         unit.count(now, pool);
         if unit.restraints.is_stalled {
             return false;
@@ -90,6 +93,7 @@ impl Learned {
         }
         unit.take_in_parts(pool, good);
         for _ in 0..good {
+            // One by one, because these counts forget by requests.
             pool.errors.observe(false, POOL_MEMORY);
             unit.errors.observe(false, OWN_MEMORY);
             unit.restraints.watch.answered_again();

@@ -61,6 +61,7 @@ impl Curve {
         if level <= LEVELS {
             self.latency[level]
         } else {
+            // A constant rate: each further request only waits longer.
             self.latency[LEVELS] * (f64::from(n) * (1.0 / LEVELS as f64))
         }
     }
@@ -86,6 +87,8 @@ impl Curve {
             let weight = self.completions[level] + PRIOR;
             rate = weight / (self.time[level] + PRIOR / prior);
             let mut block = (n / rate, weight, 1);
+            // A block that is slower than the one above it contradicts the order: merge them by
+            // weight.
             while top > 0 && blocks[top - 1].0 > block.0 {
                 top -= 1;
                 let (below, of, size) = blocks[top];
@@ -125,6 +128,7 @@ impl Shape {
     /// The latency of this backend at n in flight if its speed were 1, ms.
     pub(super) fn latency(&self, curve: &Curve, n: u32) -> f64 {
         let bin = bin(n);
+        // The floor keeps the latency monotone where a fast bin follows a slow one.
         (curve.latency(n) * self.inverse[bin]).max(self.floor[bin])
     }
 

@@ -85,6 +85,8 @@ impl Explorer {
         predicted_ms: f64,
         good_ms: Option<f64>,
     ) {
+        // The prediction from before the series: later ones have already learned from its
+        // responses.
         let ours = self.following.filter(|following| following.backend == backend);
         let predicted_ms = ours.map_or(predicted_ms, |following| following.predicted_ms);
         // The first trial has to be clearly faster, since one fast response may be luck. Later

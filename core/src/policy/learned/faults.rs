@@ -42,6 +42,7 @@ impl Learned {
             let share = restraints.watch.recent.share();
             self.eject(now, slot, share);
         }
+        // If the whole pool fails, ejected backends are not worse than the others any more.
         if common >= AMNESTY && self.quarantined + self.probation > 0 {
             self.forgive(now);
         }

@@ -276,6 +276,7 @@ impl Learned {
         unit.errors.observe(false, OWN_MEMORY);
         unit.answered_at = Some(now);
         unit.refused_alone = 0;
+        // Read before `succeeded` ends the stall.
         let was_stalled = unit.restraints.is_stalled;
         unit.restraints.succeeded(now - elapsed);
         unit.quiet_since = now;

@@ -18,6 +18,8 @@ impl Learned {
             }
         }
         let pool = &mut self.pool;
+        // Early completions are forgotten quickly, so that the curve does not depend on the first
+        // minutes.
         let memory = (pool.completions as f64 / 3.0).clamp(CURVE_MEMORY_MIN, CURVE_MEMORY_MAX);
         pool.curve.forget(REFRESH as f64 / memory);
         pool.curve.fit();
@@ -57,6 +59,7 @@ impl Learned {
     pub(super) fn recenter(&mut self) {
         self.scratch.clear();
         let known = self.units.iter().filter(|unit| {
+            // Ejected backends and those without completions have no current speed.
             unit.is_present && unit.restraints.is_normal() && unit.speed.completions[0] > 0.0
         });
         self.scratch.extend(known.map(|unit| (unit.estimate.ln_speed, unit.estimate.error)));

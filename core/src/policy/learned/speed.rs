@@ -47,6 +47,8 @@ pub(super) struct Estimate {
 impl Speed {
     /// Adds exposure. Returns a sample of the dispersion when a pair of stretches is full.
     pub(super) fn expose(&mut self, dx: f64) -> Option<f64> {
+        // Each memory decays by exposure, not by time: it keeps the same number of completions at
+        // any load.
         for memory in 0..MEMORIES {
             let kept = 1.0 / (1.0 + dx * (1.0 / length(memory)));
             self.completions[memory] *= kept;
@@ -62,6 +64,7 @@ impl Speed {
             let left = dx / (1.0 + dx * (1.0 / length(memory)));
             self.exposure[memory] = (self.exposure[memory] - left).max(0.0);
         }
+        // The exposure may belong to either stretch, so the pair starts again.
         self.block = Stretch::default();
     }
 
@@ -85,6 +88,8 @@ impl Speed {
         }
         // Completions that come in clumps of phi carry as much evidence as a phi-th of them.
         let first = (0..MEMORIES - 1).find(|memory| phi < f64::from(2_u32 << memory)).unwrap_or(0);
+        // Intersects the intervals from the shortest memory on. The first empty intersection shows
+        // that the longer memory contains an earlier speed.
         let (mut lowest, mut highest) = (low[first], high[first]);
         let mut used = first;
         for memory in first + 1..MEMORIES {
@@ -137,6 +142,8 @@ impl Stretch {
         *self = Self::default();
         let total = c1 + c2;
         let gap = c1 * x2 - c2 * x1;
+        // The chi-square statistic of two Poisson counts with exposures x1 and x2, about 1 without
+        // clumps.
         (total > 0.0).then(|| gap * gap / (x1 * x2 * total))
     }
 }

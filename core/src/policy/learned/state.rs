@@ -51,6 +51,7 @@ impl Learned {
             }
             unit.settle(pool);
         }
+        // The median needs speeds under the restored curve, and the costs need the new median.
         self.adopt_curve();
         self.recenter();
         self.adopt_curve();

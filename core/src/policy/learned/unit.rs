@@ -232,6 +232,8 @@ impl Unit {
         if exposure <= 0.0 {
             return;
         }
+        // The first samples of a new backend count more, so that it soon has a dispersion of its
+        // own.
         if let Some(sample) = self.speed.expose(exposure) {
             let sample = sample.min(PHI_MAX);
             let rate = PHI_RATE.max(1.0 / (PHI_PRIOR + f64::from(self.phi_samples)));
@@ -398,6 +400,8 @@ impl Unit {
         self.set_pace(pool);
         let next = self.in_flight.saturating_add(self.turned_away).saturating_add(1);
         let latency = self.shape.latency(&pool.curve, next);
+        // The part of the latency that is waiting: this request would extend the queue for those
+        // after it.
         let queueing = pool.price * (latency - self.shape.single());
         let wait = (latency + f64::from(next) * (CROWD * latency + queueing)) / self.shrunk_speed;
         self.cost = (wait + pool.charge_ms * self.error_excess(pool)).min(COST_MAX);

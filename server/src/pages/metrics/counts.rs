@@ -1,4 +1,4 @@
-//! The counts and figures that the metrics show beside the router's own: plain data.
+//! Counts and figures of the metrics that are not the router's own, as plain data.
 use intelliproxy_core::journal::RecordingCounts;
 use intelliproxy_core::{BackendSnapshot, GuardView, RouterCounts};
 
@@ -22,23 +22,24 @@ impl StatusCounts {
 /// The traffic of one backend.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct BackendCounts {
-    /// Whole responses, refusals included.
+    /// Complete responses, including refusals.
     pub(crate) responses: StatusCounts,
     /// Requests that the backend or the way to it failed.
     pub(crate) failed: u64,
-    /// Requests that ended without a whole response for another reason, mostly their client.
+    /// Requests that ended without a complete response for another reason, mostly by their client.
     pub(crate) abandoned: u64,
-    /// From the dispatch to the end of the response, refusals left out.
+    /// Times from the dispatch to the end of the response, without refusals.
     pub(crate) duration: Histogram,
-    /// From the dispatch to the head of the response, refusals and waits for the client left out.
+    /// Times from the dispatch to the head of the response, without refusals and without waiting for
+    /// the client.
     pub(crate) first_byte: Histogram,
-    /// Connections made, by the time that took.
+    /// Times of successful connection attempts.
     pub(crate) connect: Histogram,
-    /// Connections that could not be made.
+    /// Failed connection attempts.
     pub(crate) connect_failures: u64,
-    /// Bytes read from its connections, probes left out.
+    /// Bytes read from its connections, without probes.
     pub(crate) received: u64,
-    /// Bytes written to them.
+    /// Bytes written to its connections, without probes.
     pub(crate) sent: u64,
 }
 
@@ -49,11 +50,11 @@ pub(crate) struct ExchangeCounts {
     pub(crate) requests: u64,
     /// Final responses passed on to clients.
     pub(crate) passed: StatusCounts,
-    /// Responses of the proxy itself.
+    /// Responses that the proxy made itself.
     pub(crate) own: StatusCounts,
 }
 
-/// The reasons of errors and retries, as labels.
+/// The labels for reasons of errors and retries.
 pub(super) const REASONS: [&str; 16] = [
     "no_backend",
     "queue_full",
@@ -72,9 +73,9 @@ pub(super) const REASONS: [&str; 16] = [
     REFUSED,
     CLOSED_IDLE,
 ];
-/// The backend answered 429 or 503.
+/// The backend refused with 429 or 503.
 pub(crate) const REFUSED: &str = "refused";
-/// An idle connection turned out closed.
+/// A reused connection had been closed by the backend.
 pub(crate) const CLOSED_IDLE: &str = "closed_idle";
 
 /// Counts by reason.
@@ -85,14 +86,14 @@ impl ReasonCounts {
     /// Counts one of [`REASONS`].
     pub(crate) fn add(&mut self, reason: &str) {
         let index = REASONS.iter().position(|known| *known == reason);
-        debug_assert!(index.is_some(), "every reason has its count");
+        debug_assert!(index.is_some(), "every reason has a count");
         if let Some(index) = index {
             self.0[index] += 1;
         }
     }
 }
 
-/// The reason that an error of a backend is.
+/// The label for an error of a backend.
 pub(crate) const fn reason(error: UpstreamError) -> &'static str {
     match error {
         UpstreamError::NoBackend => "no_backend",
@@ -117,14 +118,14 @@ pub(crate) const fn reason(error: UpstreamError) -> &'static str {
     }
 }
 
-/// Events that are rare.
+/// Counts of rare events.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct IncidentCounts {
     /// Client connections accepted.
     pub(crate) accepted: u64,
-    /// Client connections that were turned away for want of room.
+    /// Client connections that were refused because the limit was reached.
     pub(crate) clients_refused: u64,
-    /// Idle clients closed to make room.
+    /// Idle client connections closed to make room.
     pub(crate) clients_gave_way: u64,
     /// Requests that broke a rule.
     pub(crate) client_errors: u64,
@@ -134,7 +135,7 @@ pub(crate) struct IncidentCounts {
     pub(crate) retries: ReasonCounts,
 }
 
-/// The figures of the process, as far as its system tells them.
+/// Figures of the process; `None` where the system does not report one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ProcessFigures {
     /// Open descriptors.
@@ -149,7 +150,7 @@ pub struct ProcessFigures {
     pub start_seconds: Option<f64>,
 }
 
-/// The figures that are of no single backend.
+/// The figures that do not belong to a single backend.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Overall {
     pub(crate) policy: &'static str,
@@ -159,7 +160,7 @@ pub(crate) struct Overall {
     pub(crate) incidents: IncidentCounts,
     pub(crate) retries: RetryCounts,
     pub(crate) queue: QueueCounts,
-    /// Requests that wait now.
+    /// Requests that are waiting now.
     pub(crate) queue_length: usize,
     pub(crate) queue_wait: Histogram,
     pub(crate) clients: usize,
@@ -173,11 +174,11 @@ pub(crate) struct Overall {
     pub(crate) is_ready: bool,
 }
 
-/// One backend.
+/// The figures of one backend.
 #[derive(Clone, Debug)]
 pub(crate) struct BackendFigures {
     pub(crate) snapshot: BackendSnapshot,
     pub(crate) counts: BackendCounts,
-    /// Idle connections kept.
+    /// Idle connections kept for reuse.
     pub(crate) idle: usize,
 }

@@ -1,4 +1,4 @@
-//! The families of metrics: names, kinds, helps, and where their values come from.
+//! The families of metrics: names, kinds, help texts, and the sources of their values.
 //!
 //! Names follow the conventions of Prometheus: base units, `_total` for counters, a common prefix;
 //! those of the process itself (`process_*`) are the names that its client libraries use.
@@ -27,7 +27,7 @@ const fn histogram(name: &'static str, help: &'static str) -> Family {
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 fn put_classes(samples: &mut Samples<'_>, counts: StatusCounts) {
-    // The usual order: what has no class comes last.
+    // In the usual order, with statuses without a class last.
     for (class, count) in CLASSES.iter().zip(counts.0).cycle().skip(1).take(CLASSES.len()) {
         samples.put_by("code", class, count);
     }
@@ -43,7 +43,7 @@ fn seconds(millis: Option<f64>) -> Option<f64> {
     millis.map(|millis| millis / 1000.0)
 }
 
-/// The families that every backend has samples of.
+/// The families with samples for every backend.
 pub(super) const OF_BACKENDS: [(Family, Write); 34] = [
     (
         counter(
@@ -267,7 +267,7 @@ fn put_probes(to: &mut Samples<'_>, of: &BackendSnapshot) {
     }
 }
 
-/// Writes the families that are of no single backend.
+/// Writes the families that do not belong to a single backend.
 pub(super) fn write_overall(text: &mut Vec<u8>, overall: &Overall, process: &ProcessFigures) {
     let mut to = Families { text, labels: String::new() };
     let version = label("version", env!("CARGO_PKG_VERSION"));
@@ -282,10 +282,10 @@ pub(super) fn write_overall(text: &mut Vec<u8>, overall: &Overall, process: &Pro
     write_attempts(&mut to, overall);
 }
 
-/// Families that are written one by one.
+/// Writes families one by one.
 struct Families<'t> {
     text: &'t mut Vec<u8>,
-    /// Labels that all samples have.
+    /// The labels of all samples.
     labels: String,
 }
 

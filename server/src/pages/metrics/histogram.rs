@@ -1,7 +1,7 @@
 //! A histogram of times with fixed buckets.
 use std::time::Duration;
 
-/// The upper bounds of the buckets, nanoseconds, from 1 ms to 60 s; each with its label.
+/// The upper bounds of the buckets in nanoseconds, from 1 ms to 60 s, each with its label.
 pub(super) const BOUNDS: [(u64, &str); 15] = [
     (1_000_000, "0.001"),
     (2_500_000, "0.0025"),
@@ -20,10 +20,10 @@ pub(super) const BOUNDS: [(u64, &str); 15] = [
     (60_000_000_000, "60"),
 ];
 
-/// Times, counted by bucket. Adding one allocates nothing and formats nothing.
+/// Times counted by bucket. Adding one neither allocates nor formats.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Histogram {
-    /// Times in each bucket alone; the last one is for those beyond every bound.
+    /// The number of times in each bucket. The last bucket is for times beyond every bound.
     counts: [u64; BOUNDS.len() + 1],
     sum_nanos: u64,
 }
@@ -33,7 +33,7 @@ impl Histogram {
     #[inline]
     pub(crate) fn add(&mut self, span: Duration) {
         let nanos = span.as_secs().wrapping_mul(1_000_000_000) + u64::from(span.subsec_nanos());
-        // Most requests are fast: the first bounds are the likely ones.
+        // A scan from the start, since most requests are fast.
         let bucket = BOUNDS.iter().position(|(bound, _)| nanos <= *bound).unwrap_or(BOUNDS.len());
         self.counts[bucket] += 1;
         self.sum_nanos = self.sum_nanos.wrapping_add(nanos);
@@ -72,7 +72,7 @@ mod tests {
         }
     }
 
-    /// Buckets are cumulated as the text format wants them, and the sum is in seconds.
+    /// Buckets are cumulated as the text format requires, and the sum is in seconds.
     #[test]
     fn buckets_are_cumulated() {
         let mut histogram = Histogram::default();

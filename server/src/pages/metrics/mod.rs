@@ -1,7 +1,8 @@
-//! The metrics as Prometheus text: one family after the other, the samples of a family together.
+//! The metrics as Prometheus text, family by family.
 //!
-//! The text grows by pieces: first the backends' figures are taken in, then it is written by
-//! [`write_some`](MetricsText::write_some), so that a large pool holds up no turn.
+//! The text is written in pieces. First the figures of all backends are taken in; then
+//! [`write_some`](MetricsText::write_some) writes a bounded part of it, so that a large pool does
+//! not delay a turn.
 mod counts;
 mod families;
 mod histogram;
@@ -18,36 +19,36 @@ use self::writer::label;
 
 /// The media type of the text.
 pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// The pool that every backend is of.
+/// The pool of every backend.
 const POOL: &str = "default";
 
-/// The text, and what is left to be written.
+/// The text so far, and the position of the next piece.
 #[derive(Debug)]
 pub(crate) struct MetricsText {
     text: Vec<u8>,
-    /// Each backend with its labels as they are written.
+    /// Each backend with its formatted labels.
     backends: Vec<(String, BackendFigures)>,
-    /// The family that is being written, and its next backend.
+    /// The current family and its next backend.
     family: usize,
     backend: usize,
 }
 
 impl MetricsText {
-    /// Writes the figures that are of no single backend.
+    /// Begins a text with the figures that do not belong to a single backend.
     pub(crate) fn new(overall: &Overall, process: &ProcessFigures) -> Self {
         let mut text = Vec::with_capacity(16 * 1024);
         write_overall(&mut text, overall, process);
         Self { text, backends: Vec::new(), family: 0, backend: 0 }
     }
 
-    /// Takes in a backend; to be called for all of them before anything is written.
+    /// Takes in a backend. Called for all of them before the first `write_some`.
     pub(crate) fn push(&mut self, backend: BackendFigures) {
         let labels =
             format!("{},{}", label("pool", POOL), label("backend", &backend.snapshot.name));
         self.backends.push((labels, backend));
     }
 
-    /// Writes the next `count` pairs of a family and a backend; returns whether that was all.
+    /// Writes the next `count` pairs of a family and a backend. Returns whether the text is complete.
     pub(crate) fn write_some(&mut self, count: usize) -> bool {
         for _ in 0..count {
             let Some((family, write)) = OF_BACKENDS.get(self.family) else { return true };
@@ -64,9 +65,9 @@ impl MetricsText {
         self.family >= OF_BACKENDS.len()
     }
 
-    /// The whole text.
+    /// Returns the complete text.
     pub(crate) fn finish(self) -> Vec<u8> {
-        debug_assert!(self.family >= OF_BACKENDS.len(), "all is written");
+        debug_assert!(self.family >= OF_BACKENDS.len(), "the text is complete");
         self.text
     }
 }

@@ -34,7 +34,7 @@ fn overall() -> Overall {
     }
 }
 
-/// The text for some backends, written by pieces of `count` pairs.
+/// The text for these backends, written in pieces of `count` pairs.
 fn text_of(names: &[&str], count: usize) -> String {
     let process = ProcessFigures { cpu_seconds: Some(1.5), ..ProcessFigures::default() };
     let mut metrics = MetricsText::new(&overall(), &process);
@@ -60,8 +60,8 @@ fn pieces_make_the_whole() {
     assert!(!text_of(&[], 1).contains("intelliproxy_backend_"));
 }
 
-/// Every family is begun once, with help and kind before its samples; names and kinds follow the
-/// conventions; no two samples have the same name and labels.
+/// Every family occurs once, with help and kind before its samples. Names and kinds follow the
+/// conventions, and no two samples have the same name and labels.
 #[test]
 fn families_are_well_formed() {
     let text = text_of(&["A", "B"], 5);
@@ -72,7 +72,7 @@ fn families_are_well_formed() {
     while let Some(line) = lines.next() {
         if let Some(help) = line.strip_prefix("# HELP ") {
             let (family, help) = help.split_once(' ').expect("a help");
-            assert!(begun.insert(family), "{family} is begun twice");
+            assert!(begun.insert(family), "{family} occurs twice");
             assert!(help.ends_with('.') && !help.contains('\\'), "{help}");
             let of = lines.next().and_then(|line| line.strip_prefix("# TYPE ")).expect("a type");
             (name, kind) = of.split_once(' ').expect("a kind");
@@ -84,7 +84,7 @@ fn families_are_well_formed() {
         }
         let (sample, value) = line.rsplit_once(' ').expect("a value");
         assert!(value.parse::<f64>().is_ok(), "{line}");
-        assert!(samples.insert(sample), "{sample} is there twice");
+        assert!(samples.insert(sample), "{sample} occurs twice");
         let of = sample.split('{').next().unwrap_or_default();
         let suffix = of.strip_prefix(name).unwrap_or_else(|| panic!("{of} under {name}"));
         let is_known = suffix.is_empty() != (kind == "histogram");
@@ -93,7 +93,7 @@ fn families_are_well_formed() {
     assert!(begun.len() > 60, "{}", begun.len());
 }
 
-/// A name of any characters stays inside its label.
+/// A name with any characters stays inside of its label.
 #[test]
 fn hostile_names_are_escaped() {
     let text = text_of(&["\"} 1\nevil_total 2\\"], usize::MAX);

@@ -21,7 +21,7 @@ impl Kind {
     }
 }
 
-/// Name, kind and help of the samples that stand together.
+/// The name, kind and help of a family of samples.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Family {
     pub(super) name: &'static str,
@@ -29,11 +29,11 @@ pub(super) struct Family {
     pub(super) help: &'static str,
 }
 
-/// The samples of one family and one set of labels.
+/// Writes the samples of one family with common labels.
 pub(super) struct Samples<'t> {
     text: &'t mut Vec<u8>,
     name: &'static str,
-    /// Labels that all of them have, as they are written.
+    /// The formatted labels of all samples.
     labels: &'t str,
 }
 
@@ -44,24 +44,24 @@ impl Family {
         put(text, format_args!("# HELP {name} {help}\n# TYPE {name} {}\n", kind.name()));
     }
 
-    /// The writer of its samples with these labels, as [`label`] writes them, separated by commas.
+    /// Returns a writer of samples with these labels, formatted by [`label`] and separated by commas.
     pub(super) const fn samples<'t>(self, text: &'t mut Vec<u8>, labels: &'t str) -> Samples<'t> {
         Samples { text, name: self.name, labels }
     }
 }
 
 impl Samples<'_> {
-    /// Writes the sample without further labels.
+    /// Writes a sample without further labels.
     pub(super) fn put(&mut self, value: impl Into<Number>) {
         self.line("", None, value.into());
     }
 
-    /// Writes the sample with one more label, whose value needs no escape.
+    /// Writes a sample with one more label, whose value contains nothing to escape.
     pub(super) fn put_by(&mut self, label: &str, of: &str, value: impl Into<Number>) {
         self.line("", Some((label, of)), value.into());
     }
 
-    /// Writes a sample whose further labels are given as [`label`] writes them.
+    /// Writes a sample with further labels, formatted by [`label`].
     pub(super) fn put_with(&mut self, labels: &str, value: impl Into<Number>) {
         let name = self.name;
         let comma = if self.labels.is_empty() { "" } else { "," };
@@ -182,7 +182,7 @@ fn put_whole(text: &mut Vec<u8>, mut number: u64) {
 }
 
 fn put(text: &mut Vec<u8>, what: std::fmt::Arguments<'_>) {
-    // Writing to memory does not fail.
+    // Writing to a vector does not fail.
     let _ = text.write_fmt(what);
 }
 
@@ -190,7 +190,7 @@ fn put(text: &mut Vec<u8>, what: std::fmt::Arguments<'_>) {
 mod tests {
     use super::*;
 
-    /// The three characters that a label's value must not have as they are get an escape.
+    /// The three special characters of a label's value are escaped.
     #[test]
     fn labels_are_escaped() {
         for (value, expected) in [
@@ -214,7 +214,7 @@ mod tests {
         }
     }
 
-    /// Each form of a sample, with and without labels, and every kind of number.
+    /// Samples with and without labels and with every kind of number.
     #[test]
     fn samples_are_written() {
         let family = Family { name: "a_total", kind: Kind::Counter, help: "Things." };
