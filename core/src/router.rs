@@ -48,8 +48,8 @@ use crate::time::Instant;
 /// - A backend that refused a request and named a time is held for that time: it gets requests only
 ///   if every other usable backend was tried or is held.
 /// - While no backend is usable, requests go to the least bad one, which does not become current.
-/// - The requests in flight of all backends are the leases out, except leases of backends whose
-///   slot was taken by another one. Those end without effect.
+/// - The requests in flight of all backends are the leases out. Leases of a backend whose slot was
+///   taken by another one do not count and end without effect.
 #[derive(Debug)]
 pub struct Router {
     rules: Rules,
@@ -213,8 +213,8 @@ impl Router {
         self.route_for(now, tried, Asker::default())
     }
 
-    /// Like [`route`](Self::route), with the groups of the request's client and target. With them
-    /// the router can tell errors of a backend from errors that one client provokes.
+    /// Like [`route`](Self::route), with the groups that separate errors of a backend from errors that
+    /// one client provokes.
     ///
     /// # Errors
     /// The reason why no backend can take the request.
@@ -292,15 +292,13 @@ impl Router {
         })
     }
 
-    /// The backend that a request of these groups would avoid, so that another backend shows
-    /// whether the request fails there, too.
+    /// The backend that a request of these groups would avoid, for a second opinion of another one.
     pub fn second_opinion_on(&self, now: Instant, asker: Asker) -> Option<BackendId> {
         let not = self.blame.wants_other(asker.bounded())?;
         Some(not).filter(|not| self.has_other(now, &[*not]))
     }
 
-    /// Whether a backend that is not in `tried` is up and not held, so that it may take a request
-    /// that those refused.
+    /// Whether a backend that is not in `tried` is up and not held, so that it may take a request.
     pub fn has_other(&self, now: Instant, tried: &[BackendId]) -> bool {
         self.table.lowest_except(tried).is_some_and(|id| match self.table.get(id) {
             Some(backend) => backend.is_free_at(now),
@@ -370,20 +368,18 @@ impl Router {
         self.policy.learner()?.guard(now)
     }
 
-    /// The policy's learned state, to be kept across restarts; `None` if the policy does not
-    /// learn.
+    /// The policy's learned state, to be kept across restarts; `None` if it does not learn.
     pub fn policy_state(&self) -> Option<PolicyState> {
         let name = |id| self.name(id).filter(|_| self.table.is_configured(id)).map(str::to_owned);
         let of = self.policy.learner()?.state(&name);
         Some(PolicyState { version: PolicyState::VERSION, of })
     }
 
-    /// Restores a learned state for the backends in it that are configured. Best called before the
-    /// first request. The call is an input like any event: a replay needs it.
+    /// Restores a learned state for its configured backends, best before the first request. It is an
+    /// input like any event: a replay needs it.
     ///
     /// # Errors
-    /// The state has another version or belongs to another policy, or a number is out of range.
-    /// Nothing has changed then.
+    /// Another version or policy, or a number out of range. Nothing has changed then.
     pub fn restore(&mut self, state: &PolicyState) -> Result<(), PolicyStateError> {
         if state.version != PolicyState::VERSION {
             return Err(PolicyStateError::Version(state.version));
@@ -418,7 +414,7 @@ impl Router {
     }
 
     /// Checks what must hold between calls, and panics otherwise. Debug builds call it after every
-    /// fact and decision. Its cost grows with the number of backends.
+    /// call. Its cost grows with the number of backends.
     pub fn check_invariants(&self) {
         self.table.check_invariants();
         self.probes.check_invariants();
@@ -455,8 +451,7 @@ impl Router {
             is_excused = charged == Outcome::Abandoned && told != charged;
             charged
         };
-        // The time for which it waited for its client; `None` for a stream, which the policy saw
-        // end earlier.
+        // Time of waiting for its client; `None` for a stream, which has ended for the policy.
         let waited = if self.asides.is_empty() {
             Some(Duration::ZERO)
         } else {
@@ -590,7 +585,7 @@ impl Router {
     }
 }
 
-/// The effects of a lease's end at its backend.
+/// The effects of a lease's end.
 struct LeaseEnd {
     /// Whether a refused connection has just brought the backend down.
     is_newly_down: bool,

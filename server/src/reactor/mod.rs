@@ -47,12 +47,10 @@ use crate::proxy::{Action, ConnId, Proxy};
 
 /// Events taken from the system in one turn.
 const EVENTS_MAX: usize = 1024;
-/// A deadline that is handled later than this may have passed while the process was paused. Bytes
-/// that arrived meanwhile are then read first. Ordinary turns are late by the 1 ms granularity of
-/// the poll.
+/// A deadline handled later than this may have passed while the process was paused: bytes that
+/// arrived meanwhile are read first. Ordinary turns are late by the poll's 1 ms granularity.
 const LATE: Duration = Duration::from_millis(5);
-/// A turn this late was delayed from outside. Times that probes measured then say nothing about
-/// backends.
+/// A turn this late was delayed from outside, and the times of its probes say nothing.
 const PAUSED: Duration = Duration::from_millis(100);
 /// Consecutive polls that read what arrived during a pause, with up to [`EVENTS_MAX`] events each.
 const CATCH_UPS_MAX: usize = 64;
@@ -323,8 +321,7 @@ impl Reactor {
                 cold_path();
                 self.write(conn);
             }
-            // A probe does not wait for other connections: the wait would count as its backend's
-            // latency.
+            // A probe does not wait for others: the wait would count as its backend's latency.
             if self.budget.is_spent(self.proxy.work()) && !self.proxy.is_probe(conn) {
                 self.queue(conn);
             } else {
