@@ -136,6 +136,9 @@ fn clients_that_leave_end_their_upstream() {
         let mut stream = connect(proxy(&[&backend.url]));
         stream.write_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n").expect("sent");
         is_asked.recv_timeout(DEADLINE).expect("the backend is asked");
+        // An end within 2 ms of the request would be a half-close.
+        let wait = std::time::Duration::from_millis(20);
+        assert!(has_ended.recv_timeout(wait).is_err(), "the client waits");
         drop(stream);
         assert_eq!(has_ended.recv_timeout(DEADLINE), Ok(0), "after {start:?}");
     }

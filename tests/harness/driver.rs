@@ -4,7 +4,7 @@
 //! It follows the reactor's rules: an event is passed to its connection at once, effects are
 //! carried out after every step, a blocked write waits for an edge, a connection reads at most its
 //! share. After every call the proxy checks its own tables.
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use intelliproxy::proxy::{Action, ConnId, Notice, Proxy};
@@ -13,7 +13,7 @@ use crate::net::{Moved, Net};
 use crate::reload::begins_request;
 
 /// Maximum delay between a peer's last bytes and its end for a half-close.
-const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(50);
+const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(2);
 
 /// The proxy and its sockets.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Driver {
     pub proxy: Proxy,
     /// Its notices, oldest first.
     pub notices: Vec<Notice>,
+    /// The kinds of actions that the proxy asked for.
+    pub actions: BTreeSet<&'static str>,
     socks: Vec<Option<Sock>>,
     unread: VecDeque<ConnId>,
     /// Closed connections, for events that come too late.
@@ -58,6 +60,7 @@ impl Driver {
         Self {
             proxy,
             notices: Vec::new(),
+            actions: BTreeSet::new(),
             socks: Vec::new(),
             unread: VecDeque::new(),
             gone: Vec::new(),
@@ -289,6 +292,15 @@ impl Driver {
     }
 
     fn act(&mut self, net: &mut Net, action: Action) {
+        self.actions.insert(match action {
+            Action::Connect { .. } => "action Connect",
+            Action::Look { .. } => "action Look",
+            Action::Measure { .. } => "action Measure",
+            Action::Shutdown { .. } => "action Shutdown",
+            Action::Close { with_reset: false, .. } => "action Close",
+            Action::Close { with_reset: true, .. } => "action Close by a reset",
+            Action::Notify(_) => "action Notify",
+        });
         match action {
             Action::Connect { conn, address } => match net.dial(address) {
                 Ok(link) => {

@@ -1,8 +1,9 @@
 //! A recording of a world's router in memory, and its replay.
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use intelliproxy_core::Instant;
-use intelliproxy_core::journal::{Header, JournalSink, Reader, Replay, Step, frame};
+use intelliproxy_core::journal::{Header, JournalSink, Reader, Record, Replay, Step, frame};
 
 use crate::oracle::Verdict;
 
@@ -31,6 +32,24 @@ impl JournalSink for Recording {
 }
 
 impl Recording {
+    /// Returns the kinds of events and of router actions; to be called once the router is gone.
+    pub fn events(&self) -> BTreeSet<&'static str> {
+        let bytes = self.0.lock().expect("one thread");
+        let (_, reader) = Reader::new(&bytes).expect("a recording of its own");
+        let kind = |record| match record {
+            Record::ProbeStarted { .. } => Some("action StartProbe"),
+            Record::ProbeFinished { .. } => Some("event ProbeFinished"),
+            Record::RequestFinished { .. } => Some("event RequestFinished"),
+            Record::StreamOpened { .. } => Some("event StreamOpened"),
+            Record::LeasePaused { .. } => Some("event LeasePaused"),
+            Record::LeaseResumed { .. } => Some("event LeaseResumed"),
+            Record::LoadReported { .. } => Some("event LoadReported"),
+            Record::Reconfigured(_) => Some("event Reconfigured"),
+            _ => None,
+        };
+        reader.filter_map(|entry| kind(entry.ok()?.record)).collect()
+    }
+
     /// Replays the recording of a router that has ended: every decision must be the same.
     pub fn replays(&self) -> Verdict {
         let bytes = self.0.lock().map_err(|error| error.to_string())?;

@@ -1,5 +1,5 @@
 //! A world: the proxy, its clients and backends, the network between them, and the time.
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub struct Report {
     pub backends: Vec<Backend>,
     /// The notices of the proxy.
     pub notices: Vec<Notice>,
+    /// The kinds of events of the router, and of actions of the router and the proxy.
+    pub kinds: BTreeSet<&'static str>,
     /// The effects of new configurations.
     pub reloads: Reloads,
     /// Hash of all events.
@@ -341,7 +343,10 @@ impl World {
             true => Ok(()),
             false => Err("the proxy has stopped and holds something".to_owned()),
         });
-        let notices = self.driver.take().expect("the driver was made above").notices;
+        let driver = self.driver.take().expect("the driver was made above");
+        let Driver { proxy, notices, actions: mut kinds, .. } = driver;
+        drop(proxy);
+        kinds.extend(recording.events());
         if self.seed % REPLAYED_EVERY == 1 {
             self.hold(recording.replays());
         }
@@ -353,6 +358,7 @@ impl World {
             clients: self.clients,
             backends: self.backends,
             notices,
+            kinds,
             reloads: self.reloaded,
         }
     }

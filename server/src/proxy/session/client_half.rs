@@ -122,10 +122,10 @@ pub(crate) enum Aim {
     LastHop,
 }
 
-/// An end within this time after the last bytes is part of sending the request, as with `printf ...
-/// | nc -N`. No client abandons a response so soon, and none sends its end later only to announce
-/// that no request follows.
-pub(crate) const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(50);
+/// An end so soon after the last bytes is part of sending the request, as with `printf ... | nc
+/// -N`: it follows within some 100 us and often in the same packet. A client that closes because
+/// it has seen its backend at work does so later than this.
+pub(crate) const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(2);
 
 impl ClientHalf {
     pub(crate) fn new(hop: Hop, now: Instant) -> Self {
