@@ -368,6 +368,16 @@ impl Model {
         self.settle(now);
     }
 
+    /// Requests that the usable backends except `id` have to work on, the mean; 0 without others.
+    pub(crate) fn work_beside(&self, id: BackendId) -> f64 {
+        let others = self.backends.values().map(|backend| backend.id);
+        let others: Vec<f64> = others
+            .filter(|other| *other != id && self.is_usable(*other))
+            .map(|other| f64::from(self.by_id(other).at_work()))
+            .collect();
+        others.iter().sum::<f64>() / others.len().max(1) as f64
+    }
+
     pub(crate) fn is_usable(&self, id: BackendId) -> bool {
         let backend = self.by_id(id);
         backend.is_configured && backend.health(&self.rules) != Health::Down

@@ -305,6 +305,7 @@ impl World {
         let lease = self.leases.swap_remove(which % self.leases.len());
         let now = self.now;
         let was = self.asides.remove(&lease.id().as_u64());
+        let others = self.model.work_beside(lease.backend());
         let Some(backend) = self.model.by_id_mut(lease.backend()) else {
             // Another backend has the slot: the end has no effect.
             return self.tell(Event::RequestFinished { lease, outcome });
@@ -316,7 +317,10 @@ impl World {
             Outcome::Abandoned => {}
             Outcome::Answered { status: 429 | 503, .. } | Outcome::Refused { hold: None, .. } => {
                 backend.refused += 1;
-                backend.turned_away.push((now, 1.0 / (1.0 + f64::from(backend.at_work()))));
+                // (1 + others - own)/(1 + others), cubed: as one where it looks idle beside them.
+                let own = f64::from(backend.at_work());
+                let idle = ((1.0 + others - own) / (1.0 + others)).clamp(0.0, 1.0);
+                backend.turned_away.push((now, idle * idle * idle));
             }
             Outcome::Refused { hold: Some(hold), .. } => {
                 backend.refused += 1;
