@@ -14,7 +14,7 @@
 //! | suspect by | counts against the backend |
 //! |---|---|
 //! | client | no |
-//! | target | only if another backend answers the same target well |
+//! | target | only if the same target succeeds at another backend |
 //!
 //! The next request of the target's group is sent to another backend (a second opinion); its
 //! result holds for ten seconds. Until it is known, errors of that group do not count. A group
@@ -194,7 +194,7 @@ impl Blame {
             }
             known @ (Opinion::Wanted { .. } | Opinion::Asked { .. }) => (known, is_suspect),
             known @ Opinion::Common { until } if now < until => (known, is_suspect),
-            // Another backend has just answered the target well, so there is no excuse.
+            // The target has just succeeded at another backend, so there is no excuse.
             known @ Opinion::Own { until } if now < until => (known, false),
             // Two backends have failed it recently without being asked: that is an opinion, too.
             Opinion::Unknown { failed: Some((other, at)) }

@@ -143,7 +143,7 @@ pub struct EjectReason {
     pub in_row: u32,
     /// The share of failures among its last requests, 0 to 1.
     pub share: f64,
-    /// The median share of the other backends; 0 to 1; `None` while none of
+    /// The median share of the other backends, 0 to 1; `None` while none of
     /// them has had enough requests.
     pub others: Option<f64>,
 }

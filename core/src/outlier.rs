@@ -7,7 +7,7 @@
 //! | ejected | a good ping after the back-off | probation |
 //! | ejected, probation | the others fail as much, or more without it (regret) | in |
 //! | probation | enough good requests in a row, one at a time; good pings count for all but the last | in, slow start |
-//! | probation | a failure, unless failures are usual with the others | ejected, eight times as long |
+//! | probation | a failure, unless failures are usual with the others | ejected, for longer |
 //!
 //! "Well above" is more than 0.1 + 3 times the share of the others. That share is the median over
 //! the other backends, each with one good request added, plus one failure spread over all their
@@ -16,9 +16,9 @@
 //! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s of calm. From the fourth
 //! ejection in a row on it is a quarter of the time since the first one, 8 to 30 s: a backend that
 //! has failed for long will most likely fail the next trial, too, and each trial is a request that
-//! fails. It ends early when the others fail or refuse so many requests that a trial is little
-//! beside them. A probation needs 4 good requests, doubled by each relapse up to 32, or as many as
-//! fit into [`PROBATION_TIME`].
+//! fails. It ends early when the others fail or refuse enough requests to justify a trial. A
+//! probation needs 4 good requests, doubled by each relapse up to 32, or as many as fit into
+//! [`PROBATION_TIME`].
 //!
 //! (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe` after 10. Three with the
 //! comparison lost fewer requests in the lab and ejected no good backend.)

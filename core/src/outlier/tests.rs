@@ -131,8 +131,8 @@ fn an_ejection_that_costs_more_than_it_saves_is_regretted() {
     assert!(regret.allows(again + Duration::from_secs(16)));
 }
 
-/// Where the others fail 5 %, a probation of 32 tolerates a failure, and more the longer it lasts.
-/// Where they do not fail, it tolerates none.
+/// If the others fail 5 %, a probation of 32 tolerates a failure, and more the longer it lasts.
+/// If they do not fail, it tolerates none.
 #[test]
 fn probation_puts_up_with_what_is_usual() {
     let now = Instant::from_millis(1000);

@@ -128,7 +128,7 @@ pub(crate) trait Learner {
     }
 
     /// Whether the policy's own traffic shows that the backend works. A lost ping is then no
-    /// evidence against it; a refused or badly answered one still is.
+    /// evidence against it; a refused one or an error response still is.
     fn vouches_for(&self, _now: Instant, _backend: BackendId) -> bool {
         false
     }

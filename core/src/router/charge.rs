@@ -133,7 +133,7 @@ impl Router {
     }
 }
 
-/// Whether more than [`DECLINES_MANY`] of a backend's latest requests were answered with 4xx.
+/// Whether more than [`DECLINES_MANY`] of a backend's latest requests got a 4xx.
 fn declines_most(backend: &Backend) -> bool {
     backend.decline_share_of_late().0 > DECLINES_MANY
 }

@@ -44,7 +44,7 @@ struct Stream {
 }
 
 impl AdminPort {
-    /// Registers the listeners. Returns `None` if there are none.
+    /// Registers the listeners. Returns `None` for an empty list.
     pub(super) fn new(
         listeners: Vec<std::net::TcpListener>,
         registry: &Registry,

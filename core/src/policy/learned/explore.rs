@@ -117,7 +117,7 @@ pub(super) const TRIAL: f64 = 1.0;
 const TOKENS_MAX: f64 = 4.0;
 /// Requests that follow a trial that went well. Chosen; insensitive from half to twice.
 const FOLLOW_MAX: u32 = 16;
-/// Trials without a series after one that ended in a slow answer, at most.
+/// The most trials without a series after a series that ended in a slow response.
 /// Chosen; insensitive from half to twice.
 const SERIES_WAIT_MAX: u8 = 4;
 

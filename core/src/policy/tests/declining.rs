@@ -1,4 +1,4 @@
-//! A backend that answers every request with 404 at once, beside one that works. No policy treats
+//! A backend that sends 404 for every request at once, beside one that works. No policy treats
 //! it as a fast one.
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::config::PolicyKind;
 use crate::event::Outcome;
 use crate::policy::testing::Bench;
 
-/// Six requests are always in flight. One backend answers each after 40 ms. The other one sends
+/// Six requests are always in flight. One backend serves each in 40 ms. The other one sends
 /// 404 after 1 ms, from the start or after it has worked equally well. In the end few of the
 /// requests go there.
 #[test]

@@ -1,4 +1,4 @@
-//! A path that every backend answers with 500, requested beside other paths. No policy moves the
+//! A path for which every backend sends 500, requested beside other paths. No policy moves the
 //! others.
 use std::time::Duration;
 

@@ -119,7 +119,7 @@ pub(super) const OF_BACKENDS: [(Family, Write); 34] = [
     (
         counter(
             "intelliproxy_backend_ejections_total",
-            "Times that the backend was ejected for what live traffic says.",
+            "Times that the backend was ejected because of failed requests.",
         ),
         |to, of| to.put(of.snapshot.ejections),
     ),
@@ -129,7 +129,7 @@ pub(super) const OF_BACKENDS: [(Family, Write); 34] = [
     (
         gauge(
             "intelliproxy_backend_up",
-            "Whether the pings say that the backend is up; no sample before they do.",
+            "Whether the backend is up by its pings; no sample before the first verdict.",
         ),
         |to, of| match of.snapshot.health {
             Health::Unknown => {}
@@ -142,7 +142,7 @@ pub(super) const OF_BACKENDS: [(Family, Write); 34] = [
     (
         gauge(
             "intelliproxy_backend_held_seconds",
-            "Time for which the backend is left alone, as it asked by Retry-After.",
+            "Remaining pause that the backend asked for by Retry-After.",
         ),
         |to, of| to.put(of.snapshot.held.unwrap_or_default().as_secs_f64()),
     ),
@@ -183,7 +183,7 @@ pub(super) const OF_BACKENDS: [(Family, Write); 34] = [
         |to, of| put_known(to, of.snapshot.request_age.map(|age| age.as_secs_f64())),
     ),
     (
-        gauge("intelliproxy_backend_ping_seconds", "Time that the last answered ping took."),
+        gauge("intelliproxy_backend_ping_seconds", "Duration of the last successful ping."),
         |to, of| put_known(to, of.snapshot.latency.map(|latency| latency.as_secs_f64())),
     ),
     (
@@ -243,7 +243,7 @@ pub(super) const OF_BACKENDS: [(Family, Write); 34] = [
     (
         counter(
             "intelliproxy_backend_router_errors_total",
-            "Of these, those that failed or were answered 5xx.",
+            "Of these, those that failed or got a 5xx response.",
         ),
         |to, of| to.put(of.snapshot.errors),
     ),
@@ -338,7 +338,7 @@ fn write_clients(to: &mut Families<'_>, overall: &Overall) {
             }
         }
     });
-    let help = "Requests that broke a rule and were answered with an error.";
+    let help = "Requests that broke a rule and got an error response.";
     to.count("intelliproxy_client_errors_total", help, incidents.client_errors);
     to.level("intelliproxy_client_connections", "Client connections.", overall.clients);
     let help = "Client connections that may be open at the same time.";
@@ -346,7 +346,7 @@ fn write_clients(to: &mut Families<'_>, overall: &Overall) {
     let help = "Client connections accepted.";
     to.count("intelliproxy_client_connections_accepted_total", help, incidents.accepted);
     let help =
-        "Client connections answered 503 because as many were open as may be, or while stopping.";
+        "Client connections refused with 503 because the limit was reached, or while stopping.";
     to.count("intelliproxy_client_connections_refused_total", help, incidents.clients_refused);
     let help = "Idle client connections closed to make room for new ones.";
     to.count("intelliproxy_client_connections_gave_way_total", help, incidents.clients_gave_way);
@@ -364,7 +364,7 @@ fn write_edge(to: &mut Families<'_>, overall: &Overall) {
     });
     let help = "Writes to stderr that failed and were repeated.";
     to.count("intelliproxy_log_write_failures_total", help, log.failed_writes);
-    let help = "Configurations that came at run time, by result.";
+    let help = "Configurations reloaded at run time, by result.";
     to.family(counter("intelliproxy_reloads_total", help), |to| {
         to.put_by("result", "done", overall.reloads_done);
         to.put_by("result", "refused", overall.reloads_refused);
@@ -388,7 +388,7 @@ fn write_router(to: &mut Families<'_>, overall: &Overall) {
     to.count("intelliproxy_switches_total", "Changes of the current backend.", router.switches);
     let help = "Requests sent past a full current backend.";
     to.count("intelliproxy_spills_total", help, router.spills);
-    let help = "Requests that stayed with the current backend though another one ranked better.";
+    let help = "Requests that stayed with the current backend although another one scored lower.";
     to.count("intelliproxy_holds_total", help, router.holds);
     let help = "Results of probes that were not outstanding any more.";
     to.count("intelliproxy_late_probes_total", help, router.late_probes);
@@ -421,14 +421,14 @@ fn write_attempts(to: &mut Families<'_>, overall: &Overall) {
     to.count("intelliproxy_retries_denied_total", help, overall.retries.spared);
     let help = "Requests that wait because every backend is at its limit.";
     to.level("intelliproxy_queue_length", help, overall.queue_length);
-    let help = "Time that requests waited until a backend had room or their time was over.";
+    let help = "Time that requests waited, until a backend had room or their time was over.";
     to.family(histogram("intelliproxy_queue_wait_seconds", help), |to| {
         to.put_histogram(&overall.queue_wait);
     });
     to.count("intelliproxy_queue_waited_total", "Requests that waited.", queue.waited);
     let help = "Requests that got no backend within limits.queueMs.";
     to.count("intelliproxy_queue_timeouts_total", help, queue.timed_out);
-    let help = "Requests for which there was no room to wait.";
+    let help = "Requests refused because the queue was full.";
     to.count("intelliproxy_queue_refused_total", help, queue.refused);
 }
 
