@@ -292,20 +292,6 @@ impl Router {
         })
     }
 
-    /// The backend that a request of these groups would avoid, for a second opinion of another one.
-    pub fn second_opinion_on(&self, now: Instant, asker: Asker) -> Option<BackendId> {
-        let not = self.blame.wants_other(asker.bounded())?;
-        Some(not).filter(|not| self.has_other(now, &[*not]))
-    }
-
-    /// Whether a backend that is not in `tried` is up and not held, so that it may take a request.
-    pub fn has_other(&self, now: Instant, tried: &[BackendId]) -> bool {
-        self.table.lowest_except(tried).is_some_and(|id| match self.table.get(id) {
-            Some(backend) => backend.is_free_at(now),
-            None => false,
-        })
-    }
-
     /// The next piece of work for the driver; `None` when nothing is left.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -356,8 +342,7 @@ impl Router {
     pub fn backend_snapshot(&self, now: Instant, id: BackendId) -> Option<BackendSnapshot> {
         let backend = self.table.get(id)?;
         let reason = self.policy.view(now, id, backend);
-        let watch = self.policy.learner().and_then(|learner| learner.watch(id));
-        let watch = watch.unwrap_or(&backend.watch);
+        let watch = self.watch_of(id).unwrap_or(&backend.watch);
         let is_current = self.current == Some(id);
         let rules = &self.rules;
         Some(BackendSnapshot::new(now, id, backend, is_current, reason, watch, rules))

@@ -3,11 +3,30 @@ use std::time::Duration;
 
 use super::Router;
 use crate::backend::{Backend, Comparison};
+use crate::blame::Asker;
 use crate::event::{Lease, Outcome, RequestFailure};
 use crate::id::BackendId;
 use crate::time::Instant;
 
 impl Router {
+    /// The backend that a request of these groups would avoid, for a second opinion of another one.
+    pub fn second_opinion_on(&self, now: Instant, asker: Asker) -> Option<BackendId> {
+        let not = self.blame.wants_other(asker.bounded())?;
+        Some(not).filter(|not| self.has_other(now, &[*not]))
+    }
+
+    /// Whether a backend that is not in `tried` is up, not held and not ejected, so that it may take
+    /// a request.
+    pub fn has_other(&self, now: Instant, tried: &[BackendId]) -> bool {
+        let guards_itself = self.habits.guards_itself;
+        // The table does not know what such a policy has ejected.
+        let is_out = |id| guards_itself && self.watch_of(id).is_some_and(|watch| !watch.is_in());
+        let is_free = |id| self.table.get(id).is_some_and(|b| b.is_free_at(now)) && !is_out(id);
+        let is_other = |id: &BackendId| !tried.contains(id) && is_free(*id);
+        self.table.lowest_except(tried).is_some_and(is_free)
+            || guards_itself && self.order.iter().any(is_other)
+    }
+
     /// Returns the outcome that is charged to the backend. An error that the backend did not cause
     /// is not counted. A 4xx of a backend that sends far more of them than the others is a
     /// refusal: a broken release that sends 404 at once has done no work. The caller handles

@@ -37,12 +37,14 @@ impl Router {
         self.rules.errors.eject && !self.habits.guards_itself
     }
 
-    /// The backend on probation that gets this request, if one waits for a trial.
+    /// The backend on probation that gets this request, if one waits for a trial and is not held.
     #[cold]
     pub(super) fn try_out(&mut self) -> Option<BackendId> {
         let is_ready = |id: &BackendId| {
             self.table.get(*id).is_some_and(|backend| {
-                backend.access() == Access::Ejected && backend.watch.wants_trial()
+                backend.access() == Access::Ejected
+                    && backend.watch.wants_trial()
+                    && backend.held_until().is_none()
             })
         };
         let id = self.order.iter().copied().find(is_ready)?;
@@ -111,12 +113,16 @@ impl Router {
         }
     }
 
+    /// The standing of a backend, where the policy ejects by itself.
+    pub(super) fn watch_of(&self, id: BackendId) -> Option<&Watch> {
+        self.policy.learner()?.watch(id)
+    }
+
     /// Notifies observers when a policy with its own ejection has changed a backend's standing.
     #[inline]
     pub(super) fn tell_standing(&mut self, id: BackendId) {
         let Some(backend) = self.table.get(id) else { return };
-        let watch = self.policy.learner().and_then(|learner| learner.watch(id));
-        let Some(watch) = watch.filter(|_| !backend.is_retired) else { return };
+        let Some(watch) = self.watch_of(id).filter(|_| !backend.is_retired) else { return };
         let is_out = !watch.is_in();
         if is_out != backend.is_told_out {
             cold_path();

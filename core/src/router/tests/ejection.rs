@@ -48,6 +48,19 @@ impl World {
         counts
     }
 
+    /// Fails requests at A, where B alone is left, until it is ejected.
+    fn eject_a(&mut self) {
+        for _ in 0..40 {
+            self.pass(1);
+            let lease = self.router.route(self.now, &[B]).expect("a is left");
+            self.finish(lease, 500);
+            if matches!(self.standing(A), StandingView::Ejected { .. }) {
+                return;
+            }
+        }
+        panic!("forty failures in a row eject");
+    }
+
     fn standing(&self, id: BackendId) -> StandingView {
         self.router.backend_snapshot(self.now, id).expect("it is there").standing
     }
@@ -201,4 +214,47 @@ fn slow_start_is_for_those_that_come_later() {
     assert_eq!(more.iter().filter(|lease| lease.backend() == C).count(), 2);
     leases.into_iter().chain(more).for_each(|lease| world.finish(lease, 200));
     assert_eq!(world.standing(C), StandingView::SlowStart { window: 4 });
+}
+
+/// A backend on probation that asked to be left alone for two seconds is not tried out until these
+/// are over, though it is its turn: the other one is free.
+#[test]
+fn a_held_backend_is_not_tried_out() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b"]);
+        world.load(500, 2, None);
+        let late = world.router.route(world.now, &[B]).expect("a is left");
+        world.eject_a();
+        let is_waiting = |world: &World| match world.standing(A) {
+            StandingView::Probation { .. } => true,
+            StandingView::Ejected { .. } => false,
+            other => panic!("{policy:?}: {other:?}"),
+        };
+        while !is_waiting(&world) {
+            world.pass(1);
+        }
+        world.end(late, Outcome::Refused { status: 429, hold: Some(Duration::from_secs(2)) });
+        assert_eq!(world.serve(), B, "{policy:?}");
+        world.pass(2001);
+        assert_eq!(world.serve(), A, "{policy:?}");
+    }
+}
+
+/// One kind of request fails at the only backend that is not ejected. It is not sent to the ejected
+/// one for a second opinion, nor is a refused request.
+#[test]
+fn an_ejected_backend_gives_no_second_opinion() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b"]);
+        world.load(500, 2, None);
+        world.eject_a();
+        assert!(!world.router.has_other(world.now, &[B]), "{policy:?}");
+        assert!(world.router.has_other(world.now, &[A]), "{policy:?}");
+        for _ in 0..5 {
+            let asker = Asker { client: 1, target: 7 };
+            let lease = world.router.route_for(world.now, &[], asker).expect("a backend");
+            assert_eq!(lease.backend(), B, "{policy:?}");
+            world.finish(lease, 500);
+        }
+    }
 }
