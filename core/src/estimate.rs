@@ -53,6 +53,7 @@ impl SeededEwma {
             self.count += 1;
             let mut sorted = self.first;
             let sorted = &mut sorted[..self.count];
+            // At most five samples, so sorting again each time is cheap.
             sorted.sort_unstable_by(f64::total_cmp);
             self.ewma = Ewma { value: Some(sorted[(self.count - 1) / 2]) };
         } else {

@@ -63,6 +63,7 @@ impl BackendTable {
             let old = &self.backends[id.index()];
             debug_assert!(old.is_retired, "a configured backend is not added again");
             let mut backend = Backend::new(id, name.to_owned(), weights);
+            // Only the leases survive: the rest of the state describes the time before the removal.
             backend.in_flight = old.in_flight;
             (backend.aside, backend.marked) = (old.aside, old.marked);
             backend.rescore_in_flight(weights);

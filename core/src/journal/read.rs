@@ -60,6 +60,7 @@ impl<'a> Reader<'a> {
             if self.at == self.bytes.len() && self.has_ended {
                 return Ok(None);
             }
+            // A file that continues after its end mark was written by something else.
             if self.has_ended {
                 return Err(JournalError::new(self.at, Fault::Malformed("bytes after the end")));
             }

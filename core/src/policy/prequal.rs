@@ -147,6 +147,7 @@ impl Policy for Prequal {
         candidates: &Candidates<'_>,
         rng: &mut Rng,
     ) -> Option<Choice> {
+        // A random probe per request keeps the pool from showing only the backends that are chosen.
         let drawn = candidates.draw(rng)?;
         if let Some(facts) = candidates.facts(drawn) {
             self.probe(now, drawn, facts);

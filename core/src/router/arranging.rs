@@ -30,6 +30,7 @@ impl Router {
         if is_other || self.ejects() != ejected {
             self.forget_ejections();
         }
+        // Before backends join or leave: a failover must compare scores under the new weights.
         self.table.rescore_all(now, &self.rules);
         self.arrange(now, &config.backends);
         self.count_out();

@@ -49,6 +49,7 @@ impl Router {
         let Some(aside) = self.asides.remove(&lease) else {
             return Some(Duration::ZERO);
         };
+        // The lease ends here, so the backend has one marked lease less.
         self.table.update(aside.backend, |backend| backend.mark(false));
         match aside.state {
             AsideState::Stream => {

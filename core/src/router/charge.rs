@@ -146,6 +146,7 @@ impl Router {
         }
         others.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         let (median, requests) = *others.get(others.len().checked_sub(1)? / 2)?;
+        // The variance of a binomial share, with the two added requests of `decline_share`.
         let variance = |share: f64, requests: f64| share * (1.0 - share) / (requests + 2.0);
         let error = (variance(own.0, own.1) + variance(median, requests)).sqrt();
         Some(own.0 - median > (errors * error).max(GAP_MIN))

@@ -219,6 +219,7 @@ impl Router {
             }
         }
         let elsewhere = all - own;
+        // Weighted by requests: a backend with hardly any traffic says little about the pool.
         let known_ms = (elsewhere > 1.0).then(|| elsewhere_ms / elsewhere);
         let own_ms = self.table.get(id).and_then(|backend| backend.response_ms());
         Saving {

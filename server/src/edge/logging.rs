@@ -163,6 +163,7 @@ fn spawn(
             if let Message::Line(line) = message {
                 writer.write(&line);
             }
+            // Reported when the queue is empty, so that the count covers a whole burst.
             if is_last || queued.is_empty() {
                 writer.tell_dropped();
             }

@@ -121,6 +121,7 @@ impl Reloader {
                     self.state = State::Idle;
                     return Some(Reading { loaded, is_asked_again });
                 }
+                // A late result: its thread does not hang any more.
                 _ => self.hanging = self.hanging.saturating_sub(1),
             }
         }

@@ -153,6 +153,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let mut file = disk::create(&beside)?;
     file.write_all(bytes)?;
+    // Before the rename: a crash must not leave the new name with missing bytes.
     file.sync_all()?;
     fs::rename(&beside, path)
 }

@@ -205,6 +205,7 @@ impl Unit {
             return;
         }
         if pool.is_booting() {
+            // The prior curve √n/scale gives this exposure up to the unknown scale.
             pool.boot_exposure += f64::from(self.in_flight).sqrt() * dt;
             return;
         }
@@ -414,6 +415,7 @@ impl Unit {
 
     /// The share of its errors above the pool's and beyond the noise, 0 to 1.
     pub(super) fn error_excess(&self, pool: &Pool) -> f64 {
+        // The usual case, without a square root.
         if self.errors.errors == 0.0 {
             return 0.0;
         }

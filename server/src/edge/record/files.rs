@@ -76,6 +76,7 @@ impl Files {
 
     /// Ends the current file and begins the next.
     fn begin_next(&mut self, at: Instant) -> io::Result<()> {
+        // The end mark is written once, even if opening the next file fails and is retried.
         if !self.has_ended {
             self.put_block(&end_block(at, true))?;
             self.has_ended = true;
@@ -146,6 +147,7 @@ impl<F: Target> Files<F> {
     }
 
     fn put_block(&mut self, payload: &[u8]) -> io::Result<()> {
+        // Frame and payload leave in one call.
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         buffer.extend_from_slice(&frame(payload));
