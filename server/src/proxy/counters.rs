@@ -14,42 +14,49 @@ use crate::pages::metrics::{
 pub(super) struct Counters {
     /// By the slot of the backend's id.
     backends: Vec<(BackendId, BackendCounts)>,
+    /// Backends that have left and whose slot another one has.
+    gone: BackendCounts,
     pub(super) incidents: IncidentCounts,
 }
 
 impl Counters {
-    /// The counts of a backend; `None` when another one has its slot.
-    #[inline]
-    fn of(&mut self, backend: BackendId) -> Option<&mut BackendCounts> {
-        if self.backends.get(backend.index()).is_none_or(|(id, _)| *id != backend) {
-            self.begin(backend);
+    /// The counts of a backend.
+    #[inline(always)]
+    fn of(&mut self, backend: BackendId) -> &mut BackendCounts {
+        let index = backend.index();
+        if self.backends.get(index).is_none_or(|(id, _)| *id != backend) {
+            return self.begin(backend);
         }
-        let (id, counts) = self.backends.get_mut(backend.index())?;
-        (*id == backend).then_some(counts)
+        &mut self.backends[index].1
     }
 
-    /// Begins to count for a backend that is new in its slot.
+    /// Begins to count for a backend that is new in its slot. One that has left is counted apart.
     #[cold]
-    fn begin(&mut self, backend: BackendId) {
+    fn begin(&mut self, backend: BackendId) -> &mut BackendCounts {
         for slot in self.backends.len()..=backend.index() {
             let id = BackendId::new(slot as u32, 0);
             self.backends.push((id, BackendCounts::default()));
         }
         let (id, counts) = &mut self.backends[backend.index()];
-        if id.generation() < backend.generation() {
+        if id.generation() > backend.generation() {
+            return &mut self.gone;
+        }
+        if *id != backend {
             (*id, *counts) = (backend, BackendCounts::default());
         }
+        counts
     }
 
     /// A request at a backend ended.
-    #[inline]
+    #[inline(always)]
     pub(super) fn finished(&mut self, now: Instant, lease: &Lease, outcome: &Outcome) {
-        let Some(counts) = self.of(lease.backend()) else { return };
+        let counts = self.of(lease.backend());
         match *outcome {
             Outcome::Answered { status, latency } => {
                 counts.responses.add(status);
                 counts.first_byte.add(latency);
-                counts.duration.add(now.since(lease.routed_at()));
+                let begun = lease.routed_at().as_nanos();
+                counts.duration.add_nanos(now.as_nanos().saturating_sub(begun));
             }
             Outcome::Refused { status, .. } => counts.responses.add(status),
             Outcome::Failed(_) => counts.failed += 1,
@@ -82,21 +89,19 @@ impl Counters {
 
 impl Proxy {
     /// Bytes came from a backend.
-    #[inline]
+    #[inline(always)]
     pub(super) fn count_received(&mut self, conn: ConnId, count: usize) {
-        if let Some(upstream) = self.table.upstream_mut(conn)
-            && let Some(counts) = self.counters.of(upstream.backend)
-        {
+        if let Some(upstream) = self.table.upstream_mut(conn) {
+            let counts = self.counters.of(upstream.backend);
             counts.received += count as u64;
         }
     }
 
     /// Bytes went to a backend.
-    #[inline]
+    #[inline(always)]
     pub(super) fn count_sent(&mut self, conn: ConnId, count: usize) {
-        if let Some(upstream) = self.table.upstream_mut(conn)
-            && let Some(counts) = self.counters.of(upstream.backend)
-        {
+        if let Some(upstream) = self.table.upstream_mut(conn) {
+            let counts = self.counters.of(upstream.backend);
             counts.sent += count as u64;
         }
     }
@@ -104,9 +109,8 @@ impl Proxy {
     /// A connection for a request was made.
     #[cold]
     pub(super) fn count_connected(&mut self, now: Instant, conn: ConnId) {
-        if let Some(upstream) = self.table.upstream_mut(conn)
-            && let Some(counts) = self.counters.of(upstream.backend)
-        {
+        if let Some(upstream) = self.table.upstream_mut(conn) {
+            let counts = self.counters.of(upstream.backend);
             // It is dialled with no idle time before.
             counts.connect.add(now.since(upstream.idle_since));
         }
@@ -115,9 +119,8 @@ impl Proxy {
     /// A connection for a request could not be made.
     #[cold]
     pub(super) fn count_unconnected(&mut self, conn: ConnId) {
-        if let Some(upstream) = self.table.upstream_mut(conn)
-            && let Some(counts) = self.counters.of(upstream.backend)
-        {
+        if let Some(upstream) = self.table.upstream_mut(conn) {
+            let counts = self.counters.of(upstream.backend);
             counts.connect_failures += 1;
         }
     }
@@ -164,5 +167,112 @@ impl Proxy {
     /// The configured backends, in their order.
     pub(crate) fn configured(&self) -> &[BackendId] {
         self.upstreams.configured()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::config::{BackendTarget, Config};
+    use crate::pages::ProcessFigures;
+    use crate::pages::metrics::MetricsText;
+    use crate::proxy::{Action, ConnectFailure};
+
+    const START: Instant = Instant::from_millis(1);
+
+    fn proxy() -> Proxy {
+        let target = |(name, port): (&str, u16)| BackendTarget {
+            name: name.to_owned(),
+            url: format!("http://{name}"),
+            authority: name.to_owned(),
+            addresses: vec![SocketAddr::from(([127, 0, 0, 1], port))],
+        };
+        let targets = [("A", 1), ("B", 2)].map(target).to_vec();
+        Proxy::new(Config::default(), targets, 1, START).expect("good defaults")
+    }
+
+    fn read(proxy: &mut Proxy, now: Instant, conn: ConnId, bytes: &[u8]) {
+        proxy.read_space(conn)[..bytes.len()].copy_from_slice(bytes);
+        proxy.handle_read(now, conn, bytes.len());
+    }
+
+    /// Writes all that waits; returns the connection that was asked for last.
+    fn settle(proxy: &mut Proxy, now: Instant) -> Option<ConnId> {
+        let mut asked = None;
+        loop {
+            while let Some(action) = proxy.poll_action() {
+                if let Action::Connect { conn, .. } = action {
+                    asked = Some(conn);
+                }
+            }
+            let Some(conn) = proxy.poll_dirty() else { return asked };
+            let count = proxy.write_ready(conn).len();
+            if count > 0 {
+                proxy.handle_written(now, conn, count);
+            }
+        }
+    }
+
+    fn text(proxy: &Proxy, now: Instant) -> String {
+        let process = ProcessFigures::default();
+        let mut text = MetricsText::new(&proxy.overall(now), &process);
+        let figures = proxy.configured().iter().filter_map(|id| proxy.figures(now, *id));
+        figures.for_each(|figures| text.push(figures));
+        while !text.write_some(100) {}
+        String::from_utf8(text.finish()).expect("UTF-8")
+    }
+
+    /// A request whose first backend refuses to connect, and whose second one takes 3 ms to connect
+    /// and 20 ms more to respond: each is counted where it belongs.
+    #[test]
+    fn a_retry_is_counted_at_both_backends() {
+        let mut proxy = proxy();
+        let client = proxy.handle_accept(START, SocketAddr::from(([127, 0, 0, 1], 9)));
+        read(&mut proxy, START, client, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let first = settle(&mut proxy, START).expect("a connection to A");
+        proxy.handle_connected(START, first, Err(ConnectFailure::Refused));
+        let second = settle(&mut proxy, START).expect("a connection to B");
+        let mut now = START + std::time::Duration::from_millis(3);
+        proxy.handle_connected(now, second, Ok(()));
+        settle(&mut proxy, now);
+        now += std::time::Duration::from_millis(20);
+        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        read(&mut proxy, now, second, response);
+        settle(&mut proxy, now);
+        let text = text(&proxy, now);
+        for line in [
+            "requests_total 1",
+            "responses_total{code=\"2xx\",source=\"backend\"} 1",
+            "retries_total{pool=\"default\",reason=\"connect_refused\"} 1",
+            "upstream_errors_total{pool=\"default\",reason=\"connect_refused\"} 1",
+            "backend_requests_total{pool=\"default\",backend=\"A\",code=\"failed\"} 1",
+            "backend_connect_failures_total{pool=\"default\",backend=\"A\"} 1",
+            "backend_requests_total{pool=\"default\",backend=\"B\",code=\"2xx\"} 1",
+            "backend_connect_duration_seconds_bucket{pool=\"default\",backend=\"B\",le=\"0.0025\"} 0",
+            "backend_connect_duration_seconds_bucket{pool=\"default\",backend=\"B\",le=\"0.005\"} 1",
+            "backend_request_duration_seconds_sum{pool=\"default\",backend=\"B\"} 0.023",
+            "backend_first_byte_seconds_count{pool=\"default\",backend=\"A\"} 0",
+            &format!(
+                "backend_received_bytes_total{{pool=\"default\",backend=\"B\"}} {}",
+                response.len()
+            ),
+        ] {
+            assert!(text.contains(&format!("\nintelliproxy_{line}\n")), "{line}\n{text}");
+        }
+    }
+
+    /// A backend that takes the slot of another begins with zeros, and late news of the other one is
+    /// not counted for it.
+    #[test]
+    fn a_new_backend_begins_with_zeros() {
+        let mut counters = Counters::default();
+        let [old, new] = [0, 1].map(|generation| BackendId::new(2, generation));
+        counters.of(old).failed += 3;
+        assert_eq!(counters.of(old).failed, 3);
+        assert_eq!(counters.of(new).failed, 0);
+        counters.of(old).failed += 1;
+        assert_eq!(counters.of(new).failed, 0);
     }
 }

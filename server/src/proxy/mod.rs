@@ -273,11 +273,11 @@ impl Proxy {
     pub fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
         match self.owner(conn) {
             Owner::Session(id, side) => {
-                if let Some(session) = self.table.session_mut(id) {
-                    session.handle_read(now, side, count, &mut self.shared);
-                }
                 if side == Side::Upstream {
                     self.count_received(conn, count);
+                }
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_read(now, side, count, &mut self.shared);
                 }
                 if count > 0 {
                     self.serve(now, id);

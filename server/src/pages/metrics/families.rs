@@ -23,12 +23,11 @@ const fn histogram(name: &'static str, help: &'static str) -> Family {
     Family { name, kind: Kind::Histogram, help }
 }
 
-/// The classes of status by their index in [`StatusCounts`].
-const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
+/// The classes of status in the order of [`StatusCounts::classes`].
+const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 
 fn put_classes(samples: &mut Samples<'_>, counts: StatusCounts) {
-    // In the usual order, with statuses without a class last.
-    for (class, count) in CLASSES.iter().zip(counts.0).cycle().skip(1).take(CLASSES.len()) {
+    for (class, count) in CLASSES.iter().zip(counts.classes()) {
         samples.put_by("code", class, count);
     }
 }
@@ -333,7 +332,7 @@ fn write_clients(to: &mut Families<'_>, overall: &Overall) {
         "Final responses begun, by class of their status, from a backend or from the proxy itself.";
     to.family(counter("intelliproxy_responses_total", help), |to| {
         for (source, counts) in [("backend", exchanges.passed), ("proxy", exchanges.own)] {
-            for (class, count) in CLASSES.iter().zip(counts.0).cycle().skip(1).take(CLASSES.len()) {
+            for (class, count) in CLASSES.iter().zip(counts.classes()) {
                 to.put_with(&format!("code=\"{class}\",source=\"{source}\""), count);
             }
         }
