@@ -20,6 +20,8 @@ pub(super) struct Restraints {
     growth: f64,
     /// The number of requests in flight at its last refusal.
     full_at: u32,
+    /// Good responses since then.
+    good_since: u32,
     /// Its last request failed where errors are rare. The requests in flight there have to show
     /// more before it gets another.
     is_suspect: bool,
@@ -34,6 +36,7 @@ impl Restraints {
             cap: None,
             growth: CAP_GROWTH,
             full_at: 0,
+            good_since: 0,
             is_suspect: false,
         }
     }
@@ -64,6 +67,7 @@ impl Restraints {
         self.watch.succeeded(sent_at);
         if let Some(cap) = &mut self.cap {
             *cap += self.growth;
+            self.good_since = self.good_since.saturating_add(1);
         }
     }
 
@@ -81,13 +85,22 @@ impl Restraints {
     }
 
     /// Records an error while full, with n in flight. It is evidence only of the backend's size.
-    /// One at about the same number as the last time confirms the limit, so that it is tried less
-    /// often.
+    /// One at about the same number as the last time, after as many good responses, confirms the
+    /// limit, so that it is tried less often. A small cap grows faster, because it may date from a
+    /// time when everything was refused.
     pub(super) fn was_full(&mut self, n: u32) {
         let gap = (f64::from(n) - f64::from(self.full_at)).abs();
-        let is_again = gap <= (CAP_SAME * f64::from(self.full_at)).max(CAP_SAME_MIN);
-        self.growth = if is_again { (0.5 * self.growth).max(CAP_GROWTH_MIN) } else { CAP_GROWTH };
+        let is_near = gap <= (CAP_SAME * f64::from(self.full_at)).max(CAP_SAME_MIN);
+        let small = CAP_GROWTH_SMALL / (f64::from(n) * f64::from(n));
+        self.growth = if !is_near {
+            CAP_GROWTH.max(small)
+        } else if self.good_since >= n {
+            (0.5 * self.growth).max(CAP_GROWTH_MIN)
+        } else {
+            self.growth.max(small)
+        };
         self.full_at = n;
+        self.good_since = 0;
         self.cap = Some((CAP_SHARE * f64::from(n) - 1.0).max(1.0));
     }
 
@@ -140,6 +153,9 @@ const CAP_SHARE: f64 = 0.97;
 const CAP_GROWTH: f64 = 0.01;
 /// The least growth, of a cap that refusals have confirmed. Chosen on random scenarios.
 const CAP_GROWTH_MIN: f64 = CAP_GROWTH / 16.0;
+/// The growth of a small cap, times the square of the requests in flight at the refusal: above
+/// [`CAP_GROWTH`] up to five. Chosen.
+const CAP_GROWTH_SMALL: f64 = 32.0 * CAP_GROWTH;
 /// Refusals within this share of the requests in flight, or this many, are at the same number.
 /// Chosen.
 const CAP_SAME: f64 = 0.1;
@@ -186,8 +202,10 @@ mod tests {
         assert_eq!(restraints.risk(98), 0.7);
     }
 
-    /// With repeated refusals at 100 the cap grows half as fast each time, down to a sixteenth. A
-    /// refusal at far fewer is another limit. A return forgets the limit.
+    /// Refused with 100 again and again, after as many good responses: the cap grows half as fast
+    /// each time, down to a sixteenth. A refusal with far fewer is another limit. A cap of a few
+    /// grows faster, and a refusal without good responses before it confirms nothing. After a
+    /// return there is no cap.
     #[test]
     fn a_limit_that_stays_is_tried_seldom() {
         let mut restraints = Restraints::new();
@@ -197,9 +215,13 @@ mod tests {
             let cap = restraints.cap;
             restraints.succeeded(Instant::ZERO);
             assert_eq!(restraints.cap, cap.map(|cap| cap + expected));
+            (1..100).for_each(|_| restraints.succeeded(Instant::ZERO));
         }
         restraints.was_full(50);
         assert_eq!((restraints.cap, restraints.growth), (Some(47.5), 0.01));
+        restraints.was_full(2);
+        restraints.was_full(2);
+        assert_eq!((restraints.cap, restraints.growth), (Some(1.0), 0.08));
         restraints.come_back(Instant::ZERO);
         assert_eq!(restraints.cap, None);
     }

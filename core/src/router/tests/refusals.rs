@@ -155,3 +155,29 @@ fn without_spill_over() -> World {
     world.answer(B, 20);
     world
 }
+
+/// A backend that stood out by its 404s and has answered nothing else since still does ten minutes
+/// later, when it is tried.
+#[test]
+fn a_broken_release_stays_one_until_it_answers() {
+    let mut world = without_spill_over();
+    let serve = |world: &mut World, to: BackendId, status: u16| {
+        let other = if to == A { B } else { A };
+        let lease = world.router.route(world.now, &[other]).expect("one is left");
+        assert_eq!(lease.backend(), to);
+        world.finish(lease, status);
+        world.snapshot().backends[0].refused
+    };
+    let mut refused = 0;
+    for _ in 0..40 {
+        world.now += Duration::from_millis(150);
+        serve(&mut world, B, 200);
+        refused = serve(&mut world, A, 404);
+    }
+    assert!(refused > 20, "{refused}");
+    world.now += Duration::from_secs(600);
+    for _ in 0..5 {
+        serve(&mut world, B, 200);
+    }
+    assert_eq!(serve(&mut world, A, 404), refused + 1);
+}
