@@ -1,7 +1,7 @@
 //! The clients that give way when `limits.clients` are connected.
 use std::net::SocketAddr;
 
-use intelliproxy::config::{BackendTarget, Config};
+use intelliproxy::config::{BackendTarget, Config, Overflow};
 use intelliproxy::proxy::{Action, ConnId, Full as Bound, Notice, Proxy};
 use intelliproxy_core::Instant;
 
@@ -12,28 +12,48 @@ const fn at(millis: u64) -> Instant {
     Instant::from_millis(1 + millis)
 }
 
+fn target() -> BackendTarget {
+    BackendTarget {
+        name: "A".to_owned(),
+        url: "http://a".to_owned(),
+        authority: "a".to_owned(),
+        addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
+    }
+}
+
 /// A proxy with a maximum of clients, the connections that it closed, and its notices.
 struct Full {
     proxy: Proxy,
     closed: Vec<ConnId>,
     gave_way: u64,
+    /// Clients that were connected and that may be, by the last notice of an excess.
+    excess: Option<(usize, usize)>,
+    overflow: Overflow,
     /// The limit in the last notice about clients that gave way.
     bound: Option<Bound>,
 }
 
 impl Full {
     fn new(clients: usize) -> Self {
-        let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let target = BackendTarget {
-            name: "A".to_owned(),
-            url: "http://a".to_owned(),
-            authority: "a".to_owned(),
-            addresses: vec![address],
-        };
         let mut config = Config::default();
         config.limits.clients = clients;
-        let proxy = Proxy::new(config, vec![target], 1, at(0)).expect("good defaults");
-        Self { proxy, closed: Vec::new(), gave_way: 0, bound: None }
+        let proxy = Proxy::new(config, vec![target()], 1, at(0)).expect("good defaults");
+        let overflow = Overflow::default();
+        Self { proxy, closed: Vec::new(), gave_way: 0, bound: None, excess: None, overflow }
+    }
+
+    fn reconfigure(&mut self, now: Instant, clients: usize) {
+        let mut config = Config { overflow: self.overflow, ..Config::default() };
+        config.limits.clients = clients;
+        self.proxy.handle_reconfigured(now, config, vec![target()]).expect("a good limit");
+        self.settle(now);
+        self.proxy.check_invariants();
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.proxy.handle_timeout(now);
+        self.settle(now);
+        self.proxy.check_invariants();
     }
 
     fn accept(&mut self, now: Instant) -> ConnId {
@@ -73,6 +93,9 @@ impl Full {
                     Action::Notify(Notice::ClientsGaveWay { count, full }) => {
                         self.gave_way += count;
                         self.bound = Some(full);
+                    }
+                    Action::Notify(Notice::ClientsInExcess { clients, clients_max }) => {
+                        self.excess = Some((clients, clients_max));
                     }
                     _ => {}
                 }
@@ -150,17 +173,86 @@ fn silent_clients_keep_no_other_out() {
     assert_eq!(full.proxy.clients(), 1000);
 }
 
-/// A lowered limit closes no client (R6), and a proxy that stops makes no room.
+/// A proxy that stops makes no room, and idle clients within the limit stay.
 #[test]
 fn no_client_gives_way_without_need() {
     let mut full = Full::new(2);
     full.accept(at(0));
     full.accept(at(0));
-    full.proxy.limit_connections(4);
-    assert_eq!((full.proxy.clients_max(), full.make_room(at(9000))), (1, None));
+    full.handle_timeout(at(9000));
+    assert_eq!((full.proxy.clients(), full.proxy.poll_timeout()), (2, Some(at(10_000))));
+    full.proxy.handle_stop(at(9000));
+    assert!(!full.proxy.make_room(at(9000)));
     assert_eq!(full.proxy.makes_room_from(), Instant::FAR_FUTURE, "the driver is not to ask again");
-    full.proxy.limit_connections(usize::MAX);
-    assert!(full.make_room(at(9000)).is_some());
+}
+
+/// A lowered limit: idle clients in excess are closed at once or when their time is over, silent
+/// ones first, and busy ones stay. New ones are accepted as soon as there is room.
+#[test]
+fn clients_beyond_a_lowered_limit_give_way() {
+    for is_by_files in [false, true] {
+        let mut full = Full::new(300);
+        let busy = [full.accept(at(0)), full.accept(at(0))];
+        busy.iter().for_each(|&conn| full.send(at(0), conn, REQUEST));
+        let silent: Vec<ConnId> = (0..290).map(|_| full.accept(at(0))).collect();
+        let kept = [1, 2, 3, 4].map(|millis| {
+            let conn = full.accept(at(millis));
+            full.ask(at(millis), conn);
+            conn
+        });
+        let young = full.accept(at(5500));
+        full.ask(at(5500), young);
+        full.closed.clear();
+        if is_by_files {
+            full.proxy.limit_connections(2 * 6 + 2);
+            full.handle_timeout(at(6000));
+        } else {
+            full.reconfigure(at(6000), 6);
+            assert_eq!(full.excess, Some((297, 6)));
+        }
+        for turn in 0..10 {
+            full.handle_timeout(at(6000 + 10 * turn));
+        }
+        assert_eq!(full.closed.len(), 291);
+        assert!(silent.iter().all(|conn| full.closed.contains(conn)));
+        assert_eq!(full.closed.last(), Some(&kept[0]), "the longest idle of those");
+        assert!(!full.proxy.accepts() && full.proxy.clients() == 6);
+        assert_eq!(full.make_room(at(6100)), Some(kept[1]));
+        full.accept(at(6100));
+        full.reconfigure(at(6100), 1);
+        assert!(full.closed.contains(&kept[3]) && !full.closed.contains(&young));
+        assert!(!full.proxy.make_room(at(6499)), "the rest is not idle for long enough");
+        full.handle_timeout(at(6500));
+        assert!(full.closed.contains(&young), "though no client waits");
+        full.handle_timeout(at(20_000));
+        assert!(!full.proxy.make_room(at(20_000)), "only the busy ones are left");
+        assert_eq!(full.proxy.clients(), 2);
+        full.proxy.handle_failed(at(20_000), busy[0]);
+        full.settle(at(20_000));
+        assert_eq!(full.proxy.clients(), 1);
+        full.proxy.handle_failed(at(20_000), busy[1]);
+        full.settle(at(20_000));
+        assert!(full.proxy.accepts());
+    }
+}
+
+/// A client that is turned away takes no place while its connection lasts: idle ones need not give
+/// way for it, and still do for the next one.
+#[test]
+fn one_turned_away_takes_no_place() {
+    let mut full = Full::new(2);
+    full.overflow = Overflow::Reject;
+    full.reconfigure(at(0), 2);
+    let first = full.accept(at(0));
+    full.accept(at(1));
+    for _ in 0..3 {
+        full.accept(at(4000));
+    }
+    assert_eq!(full.proxy.clients(), 5);
+    full.closed.clear();
+    full.accept(at(5000));
+    assert_eq!(full.closed, [first]);
+    full.proxy.check_invariants();
 }
 
 /// The notice names the limit that is reached: `limits.clients`, or open files if those suffice for

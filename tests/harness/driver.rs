@@ -150,6 +150,12 @@ impl Driver {
         (has_room, before.into_iter().filter(is_gone).collect())
     }
 
+    /// Returns the connections of which some may be closed since more than `most` clients are there.
+    pub fn links_in_excess(&self, most: usize) -> Vec<usize> {
+        let has_excess = self.proxy.clients() > most;
+        self.socks.iter().flatten().filter(|_| has_excess).map(|sock| sock.link).collect()
+    }
+
     /// Stops the proxy: no new exchange begins.
     pub fn handle_stop(&mut self, net: &mut Net) {
         net.trace.note(net.now, format_args!("stop"));

@@ -27,7 +27,7 @@ impl World {
             self.happen(happening);
         }
         if self.net.chance(1) {
-            self.drive(|driver, net| driver.handle_timeout(net));
+            self.handle_timeout();
             self.drive(|driver, net| driver.tell_late_news(net));
         }
         self.drive(|driver, net| driver.read_on(net));
@@ -40,7 +40,7 @@ impl World {
             self.drive(|driver, net| driver.accept(net, link, peer));
         }
         if self.proxy().poll_timeout().is_some_and(|at| at <= self.net.now) {
-            self.drive(|driver, net| driver.handle_timeout(net));
+            self.handle_timeout();
             let next = self.proxy().poll_timeout();
             self.hold(oracle::time_advances(self.net.now, next));
         }
@@ -52,6 +52,24 @@ impl World {
             ));
         }
         true
+    }
+
+    fn handle_timeout(&mut self) {
+        let most = self.proxy().clients_max();
+        let before = self.driver.as_ref().map(|driver| driver.links_in_excess(most));
+        self.drive(|driver, net| driver.handle_timeout(net));
+        self.note_given_way(&before.unwrap_or_default());
+    }
+
+    /// Notes which of the clients with these connections have been closed by the proxy.
+    pub(crate) fn note_given_way(&mut self, before: &[usize]) {
+        for &link in before {
+            if self.net.links[link].is_closed_by_proxy
+                && let Some(index) = self.owner(link)
+            {
+                self.clients[index].gave_way = true;
+            }
+        }
     }
 
     /// Returns whether the proxy accepts one more client. A client that gave way had no exchange.

@@ -77,6 +77,7 @@ impl World {
             }
         }
         self.net.configured = targets.iter().flat_map(|to| to.addresses.clone()).collect();
+        let before = driver.links_in_excess(config.limits.clients);
         let result = driver.proxy.handle_reconfigured(self.net.now, config.clone(), targets);
         assert_eq!(result, Ok(()), "a valid configuration is accepted");
         driver.carry_out(&mut self.net);
@@ -84,6 +85,7 @@ impl World {
         self.reloaded.closed += displaced.iter().filter(is_closed).count();
         self.config = config;
         self.configured = backends;
+        self.note_given_way(&before);
     }
 
     /// Returns the backends as passed to the proxy.

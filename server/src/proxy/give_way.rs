@@ -1,4 +1,5 @@
-//! The client that gives way for a new one when `limits.clients` are connected.
+//! The clients that give way: one for a new one when `limits.clients` are connected, all in excess
+//! when a new configuration has lowered that limit.
 //!
 //! | standing | is | gives way |
 //! |---|---|---|
@@ -29,6 +30,8 @@ const SILENT_GRACE: Duration = Duration::from_secs(5);
 const KEPT_GRACE: Duration = Duration::from_secs(1);
 /// Entries checked in one call.
 const LOOKS_MAX: usize = 1024;
+/// Checks that cost as much as closing a client.
+const LOOKS_PER_CLOSE: usize = 8;
 /// Wait before the next call when that did not suffice.
 const LOOKS_REST: Duration = Duration::from_millis(10);
 /// Interval of notices about clients that gave way.
@@ -59,9 +62,8 @@ impl GiveWay {
         self.looks_from = self.looks_from.min(now + KEPT_GRACE);
     }
 
-    /// Takes the client that gives way out.
-    fn take(&mut self, now: Instant, table: &ConnTable) -> Option<ConnId> {
-        let mut looks = LOOKS_MAX;
+    /// Takes the client that gives way out, with at most `looks` checks, which it counts down.
+    fn take(&mut self, now: Instant, looks: &mut usize, table: &ConnTable) -> Option<ConnId> {
         // The first round finds silent ones among the others, which then come first.
         for (is_silent, takes) in [(false, false), (true, true), (false, true)] {
             let grace = if is_silent { SILENT_GRACE } else { KEPT_GRACE };
@@ -71,11 +73,11 @@ impl GiveWay {
                 if at + grace > now {
                     break;
                 }
-                if looks == 0 {
+                if *looks == 0 {
                     self.looks_from = now + LOOKS_REST;
                     return None;
                 }
-                looks -= 1;
+                *looks -= 1;
                 let standing = standing(table, conn, now);
                 let is_first = match standing {
                     Some(Standing::Silent { since }) => is_silent && since <= at,
@@ -116,41 +118,72 @@ fn standing(table: &ConnTable, conn: ConnId, now: Instant) -> Option<Standing> {
 
 impl Proxy {
     /// Makes room for one more client, who waits to be accepted, where `limits.clients` are
-    /// connected: the one that gives way is closed. Returns whether there is room. The driver
-    /// carries the actions out before it accepts: until then it holds the socket of the one that
-    /// gave way.
+    /// connected: as many as needed give way and are closed. Returns whether there is room. The
+    /// driver carries the actions out before it accepts: until then it holds the sockets of those
+    /// that gave way.
     #[cold]
     pub fn make_room(&mut self, now: Instant) -> bool {
-        // Beyond a limit that was lowered one client less is no room yet.
-        if self.shared.is_stopping || self.clients > self.room.clients_max {
+        if self.shared.is_stopping {
             return false;
         }
-        if self.clients == self.room.clients_max {
+        let has_room = self.give_way_until(now, self.room.clients_max.saturating_sub(1));
+        if has_room {
+            self.report_given_way(now);
+        }
+        has_room
+    }
+
+    /// Before this time [`make_room`](Self::make_room) finds no room, unless a client leaves.
+    pub fn makes_room_from(&self) -> Instant {
+        if self.shared.is_stopping { Instant::FAR_FUTURE } else { self.give_way.looks_from }
+    }
+
+    /// Clients that are connected and were not turned away.
+    pub(super) const fn admitted(&self) -> usize {
+        self.clients - self.refused
+    }
+
+    /// When clients beyond a lowered limit may give way; `None` without such ones.
+    #[inline]
+    pub(super) fn excess_timeout(&self) -> Option<Instant> {
+        let has_excess = self.admitted() > self.room.clients_max && !self.shared.is_stopping;
+        has_excess.then_some(self.give_way.looks_from)
+    }
+
+    /// Closes idle clients beyond a lowered limit, though no other waits for their place.
+    #[cold]
+    pub(super) fn close_excess(&mut self, now: Instant) {
+        if self.excess_timeout().is_some() {
+            self.give_way_until(now, self.room.clients_max);
+            self.report_given_way(now);
+        }
+    }
+
+    /// Closes clients that give way until `most` are left. Returns whether no more are.
+    fn give_way_until(&mut self, now: Instant, most: usize) -> bool {
+        let mut looks = LOOKS_MAX;
+        while self.admitted() > most {
             if now < self.give_way.looks_from {
                 return false;
             }
-            let Some(conn) = self.give_way.take(now, &self.table) else { return false };
+            let Some(conn) = self.give_way.take(now, &mut looks, &self.table) else { return false };
             if let Some(session) = self.table.session_mut(conn) {
                 debug_assert!(!session.has_lease(), "one with an exchange never gives way");
                 session.handle_way_given();
             }
             self.serve(now, conn);
             self.give_way.untold += 1;
+            looks = looks.saturating_sub(LOOKS_PER_CLOSE);
         }
+        true
+    }
+
+    fn report_given_way(&mut self, now: Instant) {
         if self.give_way.untold > 0 && self.give_way.notice_from <= now {
             self.give_way.notice_from = now + NOTICE_EVERY;
             let count = std::mem::take(&mut self.give_way.untold);
             let full = self.full();
             self.notify(Notice::ClientsGaveWay { count, full });
-        }
-        true
-    }
-
-    /// Before this time [`make_room`](Self::make_room) finds no room, unless a client leaves.
-    pub fn makes_room_from(&self) -> Instant {
-        match self.clients > self.room.clients_max || self.shared.is_stopping {
-            true => Instant::FAR_FUTURE,
-            false => self.give_way.looks_from,
         }
     }
 }

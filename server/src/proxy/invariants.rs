@@ -9,10 +9,12 @@ impl Proxy {
     /// When one of the invariants of LIFECYCLE.md does not hold.
     pub fn check_invariants(&self) {
         let (mut clients, mut leases, mut idle, mut displaced) = (0, 0, 0, 0);
+        let mut refused = 0;
         for (id, conn) in self.table.iter() {
             match conn {
                 Conn::Client(session) => {
                     clients += 1;
+                    refused += usize::from(session.is_refused());
                     leases += usize::from(session.has_lease());
                     displaced += usize::from(
                         session.lease().is_some_and(|l| self.upstreams.is_displaced(l.id())),
@@ -44,6 +46,7 @@ impl Proxy {
             }
         }
         assert_eq!(clients, self.clients, "I2: every client is counted");
+        assert_eq!(refused, self.refused, "I2: so is every one that was turned away");
         self.upstreams.check_invariants(leases, displaced, idle);
     }
 }

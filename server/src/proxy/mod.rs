@@ -119,6 +119,8 @@ pub struct Proxy {
     timers: Timers,
     dirty: VecDeque<ConnId>,
     clients: usize,
+    /// Those of the clients that were turned away and are not gone yet.
+    refused: usize,
     room: Room,
     give_way: GiveWay,
     /// Space for unexpected bytes, which are dropped.
@@ -152,6 +154,7 @@ impl Proxy {
             shared: Shared::new(config, seed),
             dirty: VecDeque::new(),
             clients: 0,
+            refused: 0,
             give_way: GiveWay::default(),
             sink: [0; 64],
             stop_deadline: None,
@@ -196,16 +199,18 @@ impl Proxy {
             let client = ClientHalf::new(Hop::new(peer, &mut self.shared), now);
             Conn::Client(Box::new(Session::new(client, now)))
         });
-        let is_full = self.clients >= self.room.clients_max && !self.make_room(now);
+        let is_full = self.admitted() >= self.room.clients_max && !self.make_room(now);
         self.clients += 1;
         self.counters.incidents.accepted += 1;
-        self.give_way.add(now, id, self.clients, &self.table);
         if is_full || self.shared.is_stopping {
             let full = self.full();
             self.notify(Notice::ClientRefused { peer, full });
             if let Some(session) = self.table.session_mut(id) {
                 session.handle_refused(now, &mut self.shared);
+                self.refused += 1;
             }
+        } else {
+            self.give_way.add(now, id, self.clients, &self.table);
         }
         self.serve(now, id);
         id
@@ -411,6 +416,9 @@ impl Proxy {
             self.drain_router(now);
         }
         self.shared.trim(now);
+        if self.excess_timeout().is_some_and(|at| at <= now) {
+            self.close_excess(now);
+        }
         while let Some(conn) = self.timers.due(&mut self.table, now) {
             self.handle_conn_timeout(now, conn);
         }
@@ -466,7 +474,12 @@ impl Proxy {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let router = if self.shared.is_stopping { None } else { self.upstreams.poll_timeout() };
-        let rare = [self.stop_deadline, self.stats.poll_timeout(), self.queue.poll_timeout()];
+        let rare = [
+            self.stop_deadline,
+            self.stats.poll_timeout(),
+            self.queue.poll_timeout(),
+            self.excess_timeout(),
+        ];
         earliest(earlier(router, self.timers.next()), rare)
     }
 

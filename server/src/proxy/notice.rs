@@ -55,6 +55,14 @@ pub enum Notice {
         /// The bound that is reached.
         full: Full,
     },
+    /// A new configuration admits fewer clients than are connected: the idle ones among them are
+    /// closed, and new ones wait.
+    ClientsInExcess {
+        /// Clients that are connected.
+        clients: usize,
+        /// Clients that may be.
+        clients_max: usize,
+    },
     /// Fewer clients are admitted than `limits.clients`: more would leave no descriptors for their
     /// upstreams.
     ClientsLimited {

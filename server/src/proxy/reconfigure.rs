@@ -42,9 +42,9 @@ impl Proxy {
         self.upstreams.set_places(targets);
         self.stats.handle_reconfigured();
         self.displace_requests(now, &displaced);
-        self.derive_clients_max();
         self.trim_idle(now);
         self.tell_clients(now);
+        self.limit_clients(now);
         self.serve_queue(now);
         self.reload_counts.done += 1;
         self.reload_counts.last_error = None;

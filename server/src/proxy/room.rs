@@ -1,5 +1,7 @@
 //! Bounds of connections: as many clients as leave room for the upstreams and probes that serving
 //! them takes.
+use intelliproxy_core::Instant;
+
 use super::conn::Conn;
 use super::{Full, Notice, Proxy};
 use crate::config::Overflow;
@@ -27,8 +29,21 @@ impl Proxy {
         self.derive_clients_max();
     }
 
-    /// Derives how many clients are admitted; after a change of the configuration, too.
-    pub(super) fn derive_clients_max(&mut self) {
+    /// Takes the limits of a new configuration: clients beyond a lower one are reported, and the
+    /// idle ones among them closed.
+    pub(super) fn limit_clients(&mut self, now: Instant) {
+        let before = self.room.clients_max;
+        self.derive_clients_max();
+        let clients = self.admitted();
+        if self.room.clients_max < before.min(clients) {
+            let clients_max = self.room.clients_max;
+            self.notify(Notice::ClientsInExcess { clients, clients_max });
+        }
+        self.close_excess(now);
+    }
+
+    /// Derives how many clients are admitted.
+    fn derive_clients_max(&mut self) {
         let limit = self.shared.config.limits.clients;
         let connections = self.room.connections_max;
         // A ping and a report of each backend, all at once only in the beginning.
@@ -46,7 +61,7 @@ impl Proxy {
     pub fn accepts(&self) -> bool {
         !self.shared.is_stopping
             && (self.shared.config.overflow == Overflow::Reject
-                || self.clients < self.room.clients_max)
+                || self.admitted() < self.room.clients_max)
     }
 
     /// Clients that may be connected at a time.

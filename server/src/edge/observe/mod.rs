@@ -73,6 +73,12 @@ pub(crate) fn log_notice<'a>(
         Notice::ClientsGaveWay { count, full } => {
             warn!("{}: closed {count} idle clients for new ones", describe_full(*full));
         }
+        Notice::ClientsInExcess { clients, clients_max } => {
+            warn!(
+                "{clients} clients are connected, {clients_max} may be now: closing idle ones, \
+                 accepting no more until there is room"
+            );
+        }
         Notice::ClientsLimited { limit, clients_max } => {
             // A default that does not fit is not the operator's mistake.
             let is_default = *limit == Limits::default().clients;

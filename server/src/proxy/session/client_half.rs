@@ -45,6 +45,8 @@ pub(crate) struct ClientHalf {
     pub(crate) has_said_last: bool,
     /// Whether an exchange of its connection is over: the current request is not its first.
     pub(crate) has_been_served: bool,
+    /// Whether it was turned away, since too many clients were connected.
+    pub(crate) is_refused: bool,
     /// Whether a read was refused for lack of room.
     pub(crate) is_paused: bool,
     /// Progress in the current request head.
@@ -141,6 +143,7 @@ impl ClientHalf {
             is_write_broken: false,
             has_said_last: false,
             has_been_served: false,
+            is_refused: false,
             is_paused: false,
             progress: HeadProgress::default(),
             head_since: None,

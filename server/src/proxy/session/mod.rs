@@ -419,10 +419,16 @@ impl Session {
 
     /// Refuses a client for which there is no room.
     pub(crate) fn handle_refused(&mut self, now: Instant, shared: &mut Shared) {
+        self.client.is_refused = true;
         let bytes = answer::encode_error(503, &shared.date, false, Some("close"));
         self.answer(now, 503, bytes, shared);
         self.client.close(false);
         self.settle(now, shared);
+    }
+
+    /// Whether the client was turned away.
+    pub(crate) const fn is_refused(&self) -> bool {
+        self.client.is_refused
     }
 
     /// Moves bytes that rested for a second into memory of their own length. Returns the time of
