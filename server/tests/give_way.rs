@@ -29,6 +29,8 @@ struct Full {
     /// Clients that were connected and that may be, by the last notice of an excess.
     excess: Option<(usize, usize)>,
     overflow: Overflow,
+    /// The limits by open files that were reported.
+    limited: Vec<usize>,
     /// The limit in the last notice about clients that gave way.
     bound: Option<Bound>,
 }
@@ -39,7 +41,8 @@ impl Full {
         config.limits.clients = clients;
         let proxy = Proxy::new(config, vec![target()], 1, at(0)).expect("good defaults");
         let overflow = Overflow::default();
-        Self { proxy, closed: Vec::new(), gave_way: 0, bound: None, excess: None, overflow }
+        let (closed, limited) = (Vec::new(), Vec::new());
+        Self { proxy, closed, gave_way: 0, bound: None, excess: None, overflow, limited }
     }
 
     fn reconfigure(&mut self, now: Instant, clients: usize) {
@@ -96,6 +99,9 @@ impl Full {
                     }
                     Action::Notify(Notice::ClientsInExcess { clients, clients_max }) => {
                         self.excess = Some((clients, clients_max));
+                    }
+                    Action::Notify(Notice::ClientsLimited { clients_max, .. }) => {
+                        self.limited.push(clients_max);
                     }
                     _ => {}
                 }
@@ -270,4 +276,16 @@ fn the_limit_that_is_reached_is_named() {
         assert!(full.make_room(at(5000)).is_some());
         assert_eq!(full.bound, Some(expected));
     }
+}
+
+/// A limit by open files is reported at the start and when it has changed, not with every new
+/// configuration.
+#[test]
+fn a_limit_by_files_is_reported_when_it_changes() {
+    let mut full = Full::new(300);
+    full.proxy.limit_connections(100);
+    for clients in [300, 301, 10, 300, 300] {
+        full.reconfigure(at(1), clients);
+    }
+    assert_eq!(full.limited, [49, 49], "at the start, and after a lower limit was raised again");
 }

@@ -13,11 +13,13 @@ pub(super) struct Room {
     connections_max: usize,
     /// Clients: `limits.clients`, or what leaves room for their upstreams where that is less.
     pub(super) clients_max: usize,
+    /// The same where it is less than `limits.clients`, as reported.
+    reported: Option<usize>,
 }
 
 impl Room {
     pub(super) const fn new(clients_max: usize) -> Self {
-        Self { connections_max: usize::MAX, clients_max }
+        Self { connections_max: usize::MAX, clients_max, reported: None }
     }
 }
 
@@ -51,8 +53,11 @@ impl Proxy {
         // Each client may need an upstream at the same time.
         let derived = ((connections - probes) / 2).max(1);
         self.room.clients_max = limit.min(derived);
-        if derived < limit {
-            self.notify(Notice::ClientsLimited { limit, clients_max: derived });
+        let lower = (derived < limit).then_some(derived);
+        if std::mem::replace(&mut self.room.reported, lower) != lower
+            && let Some(clients_max) = lower
+        {
+            self.notify(Notice::ClientsLimited { limit, clients_max });
         }
     }
 
