@@ -120,11 +120,11 @@ pub enum Notice {
         /// The last failure, if failures caused the change; `None` if successful probes did.
         cause: Option<ProbeFailure>,
     },
-    /// A backend gets no requests for a while because earlier requests to it failed.
+    /// A backend gets no requests for a while because of the ends of earlier requests to it.
     Ejected {
         /// The ejected backend.
         backend: BackendId,
-        /// The failures that caused the ejection.
+        /// The rule that ejected it.
         reason: EjectReason,
     },
     /// An ejected backend gets requests again.
@@ -136,16 +136,31 @@ pub enum Notice {
     },
 }
 
-/// The failures for which the router ejected a backend.
+/// The rule by which a backend was ejected, with its figures.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EjectReason {
-    /// Failures in a row.
-    pub in_row: u32,
-    /// The share of failures among its last requests, 0 to 1.
-    pub share: f64,
-    /// The median share of the other backends, 0 to 1; `None` while none of
-    /// them has had enough requests.
-    pub others: Option<f64>,
+pub enum EjectReason {
+    /// It failed more requests than the others.
+    Failures {
+        /// Failures in a row.
+        in_row: u32,
+        /// The share of failures among its last requests, 0 to 1.
+        share: f64,
+        /// The median share of the other backends, 0 to 1; `None` while none of
+        /// them has had enough requests.
+        others: Option<f64>,
+    },
+    /// It refused requests although each was the only one there.
+    Refusals {
+        /// Such refusals in a row.
+        in_row: u32,
+    },
+    /// It was silent for longer than its speed explains, until no request was left there.
+    Silence {
+        /// The time of silence.
+        lasted: Duration,
+        /// The responses that were due in it.
+        due: f64,
+    },
 }
 
 /// Why an ejected backend returned.
@@ -157,6 +172,8 @@ pub enum ReturnReason {
     OthersFail,
     /// The other backends failed more without it than it had failed.
     Regretted,
+    /// It came up after it was down, so that earlier failures say nothing any more.
+    CameUp,
 }
 
 /// Why the current backend changed.

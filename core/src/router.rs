@@ -426,7 +426,7 @@ impl Router {
 
     fn request_finished(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
         let backend = lease.backend;
-        let mut is_excused = false;
+        let (mut is_excused, mut has_answered) = (false, false);
         let outcome = if let Outcome::Answered { status: ..400, .. } = outcome {
             self.blame.ended(now, lease.id, lease.asker, true);
             outcome
@@ -434,6 +434,7 @@ impl Router {
             let told = outcome.normal();
             let charged = self.charge(now, &lease, told);
             is_excused = charged == Outcome::Abandoned && told != charged;
+            has_answered = matches!(told, Outcome::Answered { .. });
             charged
         };
         // Time of waiting for its client; `None` for a stream, which has ended for the policy.
@@ -476,7 +477,8 @@ impl Router {
                 cold_path();
                 elapsed = elapsed.saturating_sub(waited);
             }
-            self.tell_policy(now, backend, token, elapsed, &outcome);
+            let is_excused = is_excused && has_answered;
+            self.tell_policy(now, backend, token, elapsed, &outcome, is_excused);
         }
         if (is_watched || self.ejections.out > 0) && self.ejects() {
             self.watch_end(now, backend, lease.routed_at, &outcome);
@@ -506,9 +508,11 @@ impl Router {
         token: Token,
         elapsed: Duration,
         outcome: &Outcome,
+        is_excused: bool,
     ) {
         let Some(facts) = self.table.get(backend) else { return };
-        self.policy.on_outcome(now, &Ended { backend, token, outcome, elapsed, facts });
+        let ended = Ended { backend, token, outcome, elapsed, is_excused, facts };
+        self.policy.on_outcome(now, &ended);
         if self.habits.guards_itself {
             cold_path();
             self.hasten_pings(now, backend);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::config::Rules;
-use crate::event::Outcome;
+use crate::event::{EjectReason, Outcome, ReturnReason};
 use crate::id::{BackendId, Token};
 use crate::outlier::Watch;
 use crate::policy::candidates::Candidates;
@@ -143,6 +143,11 @@ pub(crate) trait Learner {
         None
     }
 
+    /// The reasons of a backend's last ejection and return, if the policy ejects by itself.
+    fn reasons(&self, _backend: BackendId) -> Option<&Reasons> {
+        None
+    }
+
     /// Whether it took ejections back since the last call, because the others did worse without
     /// the ejected backends.
     fn take_regret(&mut self) -> bool {
@@ -185,8 +190,26 @@ pub(crate) struct Ended<'a> {
     pub(crate) outcome: &'a Outcome,
     /// Time from the decision to the end, without waiting for the client.
     pub(crate) elapsed: Duration,
+    /// Whether the backend sent an error that is not charged to it: the outcome says nothing about
+    /// errors, but the backend is not silent.
+    pub(crate) is_excused: bool,
     /// The state of the backend after the end.
     pub(crate) facts: &'a Backend,
+}
+
+/// Why a policy that ejects by itself has last ejected a backend, and returned it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reasons {
+    pub(crate) ejected: EjectReason,
+    pub(crate) returned: ReturnReason,
+}
+
+impl Reasons {
+    /// Before the first ejection.
+    pub(crate) const NONE: Self = Self {
+        ejected: EjectReason::Failures { in_row: 0, share: 0.0, others: None },
+        returned: ReturnReason::Probation,
+    };
 }
 
 impl Choice {

@@ -126,12 +126,12 @@ impl Router {
         let is_out = !watch.is_in();
         if is_out != backend.is_told_out {
             cold_path();
+            let learner = self.policy.learner();
+            let Some(reasons) = learner.and_then(|learner| learner.reasons(id)) else { return };
             let notice = if is_out {
-                let (in_row, share) = (watch.errors_in_row, watch.recent.share());
-                let reason = EjectReason { in_row, share, others: None };
-                Notice::Ejected { backend: id, reason }
+                Notice::Ejected { backend: id, reason: reasons.ejected }
             } else {
-                Notice::Returned { backend: id, reason: ReturnReason::Probation }
+                Notice::Returned { backend: id, reason: reasons.returned }
             };
             self.table.update(id, |backend| backend.is_told_out = is_out);
             self.notify(notice);
@@ -190,12 +190,9 @@ impl Router {
         let Some(watch) = self.table.get(id).map(|backend| &backend.watch) else {
             return;
         };
-        let reason = EjectReason {
-            in_row: watch.errors_in_row,
-            share: watch.recent.share(),
-            others: others.map(|others| others.share),
-        };
-        let saving = self.saving(now, id, &reason);
+        let (share, others) = (watch.recent.share(), others.map(|others| others.share));
+        let reason = EjectReason::Failures { in_row: watch.errors_in_row, share, others };
+        let saving = self.saving(now, id, share, others);
         self.ejections.regret.ejected(&saving);
         // The saving is estimated before the ejection changes the figures.
         self.table.update(id, |backend| backend.watch.eject(now));
@@ -206,7 +203,7 @@ impl Router {
     }
 
     /// Estimates the saving of an ejection.
-    fn saving(&self, now: Instant, id: BackendId, reason: &EjectReason) -> Saving {
+    fn saving(&self, now: Instant, id: BackendId, share: f64, others: Option<f64>) -> Saving {
         let (mut all, mut own, mut elsewhere_ms) = (0.0, 0.0, 0.0);
         for other in self.order.iter().filter_map(|id| Some((*id, self.table.get(*id)?))) {
             let (other, backend) = other;
@@ -224,8 +221,8 @@ impl Router {
         let own_ms = self.table.get(id).and_then(|backend| backend.response_ms());
         Saving {
             share: own / all.max(1.0),
-            failed: reason.share,
-            others: reason.others.unwrap_or(0.0),
+            failed: share,
+            others: others.unwrap_or(0.0),
             latency_ms: known_ms.or(own_ms).unwrap_or(0.0),
             charge_ms: millis(self.rules.errors.charge),
         }

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use super::{Learned, OWN_MEMORY, POOL_MEMORY};
-use crate::event::Outcome;
+use crate::event::{EjectReason, Outcome, ReturnReason};
 use crate::outlier::{self, Others, Saving, Standing};
 use crate::time::Instant;
 
@@ -40,7 +40,8 @@ impl Learned {
         let is_bad = restraints.failed(now, now - elapsed, others);
         if is_bad && restraints.is_normal() {
             let share = restraints.watch.recent.share();
-            self.eject(now, slot, share);
+            let (in_row, others) = (restraints.watch.errors_in_row, others.map(|o| o.share));
+            self.eject(now, slot, share, EjectReason::Failures { in_row, share, others });
         }
         // If the whole pool fails, ejected backends are not worse than the others any more.
         if common >= AMNESTY && self.quarantined + self.probation > 0 {
@@ -55,9 +56,32 @@ impl Learned {
         let unit = &mut self.units[slot];
         unit.refused(now);
         if unit.refused_alone >= REFUSED_ALONE && unit.restraints.is_normal() {
-            unit.refused_alone = 0;
-            self.eject(now, slot, 1.0);
+            let in_row = std::mem::take(&mut unit.refused_alone);
+            self.eject(now, slot, 1.0, EjectReason::Refusals { in_row });
         }
+    }
+
+    /// Handles an error that is not charged to the backend. It is a sign of life: otherwise a
+    /// backend whose last request ends so after a pause would be ejected for silence.
+    #[cold]
+    pub(super) fn excused(&mut self, now: Instant, slot: usize, elapsed_ms: f64) {
+        let unit = &mut self.units[slot];
+        unit.abandoned(&mut self.pool, elapsed_ms);
+        if unit.restraints.is_normal() {
+            unit.quiet(now);
+        }
+    }
+
+    /// Ejects a stalled backend whose last request has ended without a response. No request is left
+    /// that could show recovery. Pings and probation have to.
+    #[cold]
+    pub(super) fn eject_silent(&mut self, now: Instant, slot: usize) {
+        let unit = &mut self.units[slot];
+        unit.was_silent();
+        let (lasted, due) = (now.since(unit.quiet_since), unit.due);
+        self.eject(now, slot, 1.0, EjectReason::Silence { lasted, due });
+        let restraints = &mut self.units[slot].restraints;
+        restraints.is_stalled = restraints.is_normal();
     }
 
     /// The median share of errors of the other backends, and their requests.
@@ -69,7 +93,7 @@ impl Learned {
 
     /// Ejects a backend that fails this share of its requests, if the cap allows it and no recent
     /// ejection was regretted.
-    pub(super) fn eject(&mut self, now: Instant, slot: usize, share: f64) {
+    pub(super) fn eject(&mut self, now: Instant, slot: usize, share: f64, reason: EjectReason) {
         let out = self.quarantined + self.probation + 1;
         let may = outlier::is_within_cap(out, self.present) && self.regret.allows(now);
         if self.is_model || !may {
@@ -89,6 +113,7 @@ impl Learned {
             charge_ms: self.pool.charge_ms,
         });
         self.units[slot].restraints.watch.eject(now);
+        self.units[slot].reasons.ejected = reason;
         self.count();
     }
 
@@ -106,6 +131,7 @@ impl Learned {
                 self.units[slot].forget_refusals();
                 if !self.units[slot].restraints.is_normal() {
                     self.units[slot].restraints.come_back(now);
+                    self.units[slot].reasons.returned = ReturnReason::Regretted;
                     self.weigh(slot);
                 }
             }
@@ -120,6 +146,7 @@ impl Learned {
             let restraints = &mut self.units[slot].restraints;
             if !restraints.is_normal() && !restraints.watch.is_worse_than(others) {
                 restraints.come_back(now);
+                self.units[slot].reasons.returned = ReturnReason::OthersFail;
                 self.weigh(slot);
             }
         }

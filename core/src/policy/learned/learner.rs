@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::{GuardView, Learned};
 use crate::id::BackendId;
 use crate::outlier::{PING_EVERY, Watch};
-use crate::policy::contract::Learner;
+use crate::policy::contract::{Learner, Reasons};
 use crate::policy::state::{PolicyStateError, StateOf};
 use crate::time::Instant;
 
@@ -43,6 +43,10 @@ impl Learner for Learned {
 
     fn watch(&self, backend: BackendId) -> Option<&Watch> {
         self.units.get(backend.index()).map(|unit| &unit.restraints.watch)
+    }
+
+    fn reasons(&self, backend: BackendId) -> Option<&Reasons> {
+        self.units.get(backend.index()).map(|unit| &unit.reasons)
     }
 }
 

@@ -65,7 +65,7 @@ pub use self::view::{GuardView, LearnedStanding, LearnedView};
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::errors::Errors;
-use crate::event::{Outcome, RequestFailure};
+use crate::event::{Outcome, RequestFailure, ReturnReason};
 use crate::id::{BackendId, Token};
 use crate::outlier::Regret;
 use crate::policy::PolicyView;
@@ -453,12 +453,16 @@ impl Policy for Learned {
                 self.failed(now, slot, ended.elapsed, *ended.outcome == failure);
             }
             None if matches!(ended.outcome, Outcome::Refused { .. }) => self.refused(now, slot),
+            None if ended.is_excused => self.excused(now, slot, elapsed_ms),
             None => self.units[slot].abandoned(&mut self.pool, elapsed_ms),
         }
         self.units[slot].heed_refusals(ended.facts.turned_away(), is_error == Some(false));
         if ended.token & PROBATION != 0 {
             let others = self.others(slot);
             let unit = &mut self.units[slot];
+            if !unit.restraints.is_normal() {
+                unit.reasons.returned = ReturnReason::Probation;
+            }
             unit.restraints.probation_ended(now, faults::shows(ended.outcome), others);
             if unit.restraints.is_normal() {
                 // The errors that caused the ejection must not continue to cost it requests.
@@ -487,11 +491,7 @@ impl Policy for Learned {
         }
         let unit = &self.units[slot];
         if unit.in_flight == 0 && unit.restraints.is_stalled && unit.restraints.is_normal() {
-            // No request is left that could show recovery. Pings and probation have to.
-            self.units[slot].was_silent();
-            self.eject(now, slot, 1.0);
-            let restraints = &mut self.units[slot].restraints;
-            restraints.is_stalled = restraints.is_normal();
+            self.eject_silent(now, slot);
         }
         self.weigh(slot);
     }

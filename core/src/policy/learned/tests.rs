@@ -1,6 +1,7 @@
 use super::*;
+use crate::blame::Asker;
 use crate::config::PolicyKind;
-use crate::event::Outcome;
+use crate::event::{Action, EjectReason, Notice, Outcome};
 use crate::policy::state::{PolicyState, PolicyStateError, StateOf};
 use crate::policy::testing::Bench;
 
@@ -119,6 +120,50 @@ fn stalls_are_found() {
     assert_eq!(learned(&bench, 0).state, LearnedStanding::Stalled);
     bench.answer(0, 1.0);
     assert_eq!(learned(&bench, 0).state, LearnedStanding::Normal);
+}
+
+/// The reasons of all ejections and returns since the last call, by backend.
+fn reasons(bench: &mut Bench) -> Vec<Notice> {
+    let actions = std::iter::from_fn(|| bench.router.poll_action());
+    let notices = actions.filter_map(|action| match action {
+        Action::Notify(notice) => Some(notice),
+        Action::StartProbe { .. } => None,
+    });
+    notices.filter(|n| matches!(n, Notice::Ejected { .. } | Notice::Returned { .. })).collect()
+}
+
+/// One client's errors are not charged. The last request in flight takes so long that its backend
+/// seems silent, and ends with such an error: the backend has answered, and is not ejected. If its
+/// client leaves instead, it is, and the reason names the silence.
+#[test]
+fn an_excused_error_is_a_sign_of_life() {
+    for leaves in [false, true] {
+        let mut bench = bench(2);
+        let enemy = Asker { client: 9, target: 2 };
+        for round in 0..1000 {
+            let slot = bench.send_for(Asker { client: (round % 8) as u8, target: 1 });
+            bench.answer(slot, 10.0);
+            if round > 900 && round % 10 == 0 {
+                let slot = bench.send_for(enemy);
+                bench.wait(10);
+                bench.end(slot, error());
+            }
+            bench.mind_pings();
+        }
+        reasons(&mut bench);
+        let slot = bench.send_for(enemy);
+        bench.wait(500);
+        bench.end(slot, if leaves { Outcome::Abandoned } else { error() });
+        let is_out = matches!(learned(&bench, slot).state, LearnedStanding::Quarantined { .. });
+        assert_eq!(is_out, leaves);
+        match &reasons(&mut bench)[..] {
+            [] => assert!(!leaves),
+            [Notice::Ejected { reason: EjectReason::Silence { lasted, .. }, .. }] => {
+                assert!(leaves && *lasted >= Duration::from_millis(500), "{lasted:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// A stream stops counting at its head. It stays in flight until its end, and its length teaches

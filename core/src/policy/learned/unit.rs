@@ -6,7 +6,9 @@ use super::explore::Trials;
 use super::restraints::Restraints;
 use super::speed::{Estimate, Speed};
 use crate::errors::Errors;
+use crate::event::ReturnReason;
 use crate::id::BackendId;
+use crate::policy::contract::Reasons;
 use crate::time::{Instant, millis};
 
 /// The figures common to the backends of the pool.
@@ -89,6 +91,8 @@ pub(super) struct Unit {
     pub(super) due_speed: f64,
     /// Expected delay and charge of one more request, ms.
     pub(super) cost: f64,
+    /// For observers.
+    pub(super) reasons: Reasons,
 }
 
 impl Pool {
@@ -172,6 +176,7 @@ impl Unit {
             due: 0.0,
             due_speed: 1.0,
             cost: 0.0,
+            reasons: Reasons::NONE,
         };
         unit.shape.adopt(&pool.curve);
         unit.settle(pool);
@@ -362,6 +367,9 @@ impl Unit {
     pub(super) fn came_up(&mut self, now: Instant) {
         self.was_silent();
         self.errors = Errors::default();
+        if !self.restraints.is_normal() {
+            self.reasons.returned = ReturnReason::CameUp;
+        }
         self.restraints.watch.came_up(now);
         self.restraints.is_stalled = false;
     }

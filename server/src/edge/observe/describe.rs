@@ -40,21 +40,14 @@ pub(super) fn describe<'a>(
             }
         }
         Notice::Ejected { backend, reason } => {
-            let EjectReason { in_row, share, others } = reason;
-            let others = others.map_or_else(String::new, |others| {
-                format!(", the others fail {:.1} %", 100.0 * others)
-            });
-            format!(
-                "{} is ejected: {in_row} failures in a row, {:.0} % of its last requests{others}",
-                name(backend),
-                100.0 * share
-            )
+            format!("{} is ejected: {}", name(backend), describe_ejection(reason))
         }
         Notice::Returned { backend, reason } => {
             let reason = match reason {
                 ReturnReason::Probation => "its trial requests succeeded",
                 ReturnReason::OthersFail => "the others fail as much",
                 ReturnReason::Regretted => "the others failed more without it",
+                ReturnReason::CameUp => "it came up after it was down",
             };
             format!("{} is back: {reason}", name(backend))
         }
@@ -64,6 +57,28 @@ pub(super) fn describe<'a>(
                 .map_or_else(String::new, |cause| format!(": {}", describe_failure(cause, config)));
             format!("{} is {state}{cause}", name(backend))
         }
+    }
+}
+
+/// Names the rule that ejected a backend, with its figures.
+fn describe_ejection(reason: EjectReason) -> String {
+    match reason {
+        EjectReason::Failures { in_row, share, others } => {
+            let others = others.map_or_else(String::new, |others| {
+                format!(", the others fail {:.1} %", 100.0 * others)
+            });
+            format!(
+                "{in_row} failures in a row, {:.0} % of its last requests{others}",
+                100.0 * share
+            )
+        }
+        EjectReason::Refusals { in_row } => {
+            format!("it refused {in_row} requests in a row that were alone there")
+        }
+        EjectReason::Silence { lasted, due } => format!(
+            "silent for {} ms, where {due:.0} responses were due, until no request was left there",
+            lasted.as_millis()
+        ),
     }
 }
 
@@ -135,6 +150,8 @@ mod tests {
         let switched = |from, reason| Notice::Switched { from, to: b, reason };
         let held = |reason| Notice::Held { current: a, candidate: b, reason };
         let changed = |is_up, cause| Notice::HealthChanged { backend: b, is_up, cause };
+        let ejected = |reason| Notice::Ejected { backend: b, reason };
+        let returned = |reason| Notice::Returned { backend: b, reason };
         let left = Duration::from_micros(730_001);
         let rows = [
             (switched(None, SwitchReason::First), "start with B"),
@@ -156,6 +173,27 @@ mod tests {
                 held(HoldReason::LoadAlone),
                 "hold A: load alone makes B better, single requests go there",
             ),
+            (
+                ejected(EjectReason::Failures { in_row: 3, share: 0.6, others: Some(0.01) }),
+                "B is ejected: 3 failures in a row, 60 % of its last requests, the others fail 1.0 %",
+            ),
+            (
+                ejected(EjectReason::Failures { in_row: 5, share: 1.0, others: None }),
+                "B is ejected: 5 failures in a row, 100 % of its last requests",
+            ),
+            (
+                ejected(EjectReason::Refusals { in_row: 3 }),
+                "B is ejected: it refused 3 requests in a row that were alone there",
+            ),
+            (
+                ejected(EjectReason::Silence { lasted: Duration::from_millis(740), due: 12.4 }),
+                "B is ejected: silent for 740 ms, where 12 responses were due, \
+                 until no request was left there",
+            ),
+            (returned(ReturnReason::Probation), "B is back: its trial requests succeeded"),
+            (returned(ReturnReason::OthersFail), "B is back: the others fail as much"),
+            (returned(ReturnReason::Regretted), "B is back: the others failed more without it"),
+            (returned(ReturnReason::CameUp), "B is back: it came up after it was down"),
             (changed(true, None), "B is up"),
             (changed(false, None), "B is down"),
             (changed(false, Some(ProbeFailure::Refused)), "B is down: refused"),
