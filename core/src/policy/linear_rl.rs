@@ -17,6 +17,7 @@
 pub(crate) mod rules;
 
 use std::collections::VecDeque;
+use std::hint::cold_path;
 
 use crate::backend::Backend;
 use crate::config::Rules;
@@ -24,6 +25,7 @@ use crate::id::{BackendId, Token};
 use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Ended, Learner, Policy};
+use crate::policy::rows::entry;
 use crate::policy::state::{PolicyStateError, StateOf, check};
 use crate::rng::Rng;
 use crate::time::{Instant, millis};
@@ -39,6 +41,37 @@ pub(crate) struct LinearRl {
     first: u32,
     /// Sum of the steps of the batch, and the size of the batch.
     batch: ([f64; FEATURES], u32),
+    /// The squashed figures of each backend, by slot.
+    squashed: Vec<Squashed>,
+}
+
+/// The figures of a backend with their `tanh`. Few of them change from one decision to the next.
+#[derive(Clone, Copy, Debug, Default)]
+struct Squashed {
+    latency: Tanh,
+    load: Tanh,
+    queue: Tanh,
+    cpu: Tanh,
+    memory: Tanh,
+}
+
+/// `tanh(figure / unit)` with its latest figure.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tanh {
+    figure: f64,
+    value: f64,
+}
+
+impl Tanh {
+    /// Returns `tanh(figure / unit)`, computed again only for another figure. The unit is always
+    /// the same.
+    fn of(&mut self, figure: f64, unit: f64) -> f64 {
+        if self.figure.to_bits() != figure.to_bits() {
+            cold_path();
+            *self = Self { figure, value: libm::tanh(figure / unit) };
+        }
+        self.value
+    }
 }
 
 /// The view that `linear_rl` has of a backend: the highest value wins.
@@ -61,35 +94,8 @@ impl LinearRl {
             frozen: VecDeque::with_capacity(FROZEN_MAX),
             first: 0,
             batch: ([0.0; FEATURES], 0),
+            squashed: Vec::new(),
         }
-    }
-
-    /// The features of a backend, each from 0 to 1; see the formula in the module's doc.
-    fn features(&self, now: Instant, backend: &Backend) -> [f64; FEATURES] {
-        let rules = &self.rules;
-        // Figures without weight skip the arithmetic.
-        let said = |figure: Option<(f64, f64)>, unit: f64| {
-            let fresh = figure.filter(|(_, weight)| *weight > 0.0);
-            fresh.map_or(0.0, |(value, weight)| weight * libm::tanh(value / unit))
-        };
-        [
-            libm::tanh(backend.ping_latency_ms().unwrap_or(LATENCY_UNKNOWN_MS) / 500.0),
-            backend.ping_loss().unwrap_or(0.0),
-            backend.error_rate_at(now, rules),
-            libm::tanh(f64::from(backend.load()) / 10.0),
-            said(backend.queue_said(now, rules), 20.0),
-            said(backend.cpu_said(now, rules), 100.0),
-            said(backend.memory_said(now, rules), 200.0 * 1024.0 * 1024.0),
-            1.0,
-        ]
-    }
-
-    fn value(&self, features: &[f64; FEATURES]) -> f64 {
-        let part = |index: usize| self.weights[index] * features[index];
-        let seen: f64 = [0, 1, 2, 3, 7].into_iter().map(part).sum();
-        let said: f64 = (4..7).map(part).sum();
-        // Weights of costs are negative, so the bound is on how much a report can lower the value.
-        seen + said.max(SAID_SHARE * self.weights[IN_FLIGHT])
     }
 
     fn epsilon(&self) -> f64 {
@@ -113,7 +119,7 @@ impl LinearRl {
     }
 
     fn learn(&mut self, features: &[f64; FEATURES], reward: f64) {
-        let gap = reward - self.value(features);
+        let gap = reward - value(&self.weights, features);
         let (steps, size) = &mut self.batch;
         for (step, feature) in steps.iter_mut().zip(features) {
             *step += gap * feature;
@@ -134,6 +140,39 @@ impl LinearRl {
     }
 }
 
+/// The features of a backend, each from 0 to 1; see the formula in the module's doc.
+fn features(
+    now: Instant,
+    backend: &Backend,
+    rules: &Rules,
+    squashed: &mut Squashed,
+) -> [f64; FEATURES] {
+    // Figures without weight skip the arithmetic.
+    let said = |figure: Option<(f64, f64)>, unit: f64, tanh: &mut Tanh| {
+        let fresh = figure.filter(|(_, weight)| *weight > 0.0);
+        fresh.map_or(0.0, |(value, weight)| weight * tanh.of(value, unit))
+    };
+    [
+        squashed.latency.of(backend.ping_latency_ms().unwrap_or(LATENCY_UNKNOWN_MS), 500.0),
+        backend.ping_loss().unwrap_or(0.0),
+        backend.error_rate_at(now, rules),
+        squashed.load.of(f64::from(backend.load()), 10.0),
+        said(backend.queue_said(now, rules), 20.0, &mut squashed.queue),
+        said(backend.cpu_said(now, rules), 100.0, &mut squashed.cpu),
+        said(backend.memory_said(now, rules), 200.0 * 1024.0 * 1024.0, &mut squashed.memory),
+        1.0,
+    ]
+}
+
+/// The value of these features.
+fn value(weights: &[f64; FEATURES], features: &[f64; FEATURES]) -> f64 {
+    let part = |index: usize| weights[index] * features[index];
+    let seen: f64 = [0, 1, 2, 3, 7].into_iter().map(part).sum();
+    let said: f64 = (4..7).map(part).sum();
+    // Weights of costs are negative, so the bound is on how much a report can lower the value.
+    seen + said.max(SAID_SHARE * weights[IN_FLIGHT])
+}
+
 impl Policy for LinearRl {
     fn choose(
         &mut self,
@@ -143,15 +182,18 @@ impl Policy for LinearRl {
     ) -> Option<Choice> {
         let epsilon = self.epsilon();
         self.decisions += 1;
+        let Self { rules, weights, squashed, .. } = self;
         let backend = if rng.unit() < epsilon {
             candidates.draw(rng)?
         } else {
             candidates.least(rng, |id, _| {
-                let facts = candidates.facts(id);
-                facts.map_or(f64::INFINITY, |facts| -self.value(&self.features(now, facts)))
+                candidates.facts(id).map_or(f64::INFINITY, |facts| {
+                    -value(weights, &features(now, facts, rules, entry(squashed, id)))
+                })
             })?
         };
-        let features = self.features(now, candidates.facts(backend)?);
+        let facts = candidates.facts(backend)?;
+        let features = features(now, facts, rules, entry(squashed, backend));
         Some(Choice { backend, token: self.freeze(features) })
     }
 
@@ -172,10 +214,11 @@ impl Policy for LinearRl {
         self.learn(&features, 10.0 - ms / 100.0 - 50.0 * f64::from(is_error));
     }
 
-    fn view(&self, now: Instant, _id: BackendId, backend: &Backend) -> PolicyView {
-        let features = self.features(now, backend);
+    fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView {
+        let mut squashed = self.squashed.get(id.index()).copied().unwrap_or_default();
+        let features = features(now, backend, &self.rules, &mut squashed);
         PolicyView::LinearRl(LinearRlView {
-            value: self.value(&features),
+            value: value(&self.weights, &features),
             features,
             weights: self.weights,
         })
@@ -261,6 +304,15 @@ mod tests {
         assert!((value(&bench) + 0.9).abs() < 1e-6, "{}", value(&bench));
         (0..10).for_each(|_| assert_eq!(bench.send(&[]), 0));
         assert!((value(&bench) + 0.9 + 0.761_594).abs() < 1e-6);
+    }
+
+    /// A kept `tanh` is that of its own figure, bit for bit, whichever figures came before.
+    #[test]
+    fn a_kept_tanh_is_the_right_one() {
+        let mut tanh = Tanh::default();
+        for figure in [0.0, 7.0, 7.0, -0.0, 0.0, 3.0, 7.0, 1e300] {
+            assert_eq!(tanh.of(figure, 20.0).to_bits(), libm::tanh(figure / 20.0).to_bits());
+        }
     }
 
     /// Tokens find their features, also beyond the largest token. Forgotten tokens find none.
