@@ -465,10 +465,8 @@ fn client_that_ends_before_its_response() {
             let upstream = bench.upstream();
             bench.send(upstream, response.as_bytes());
             assert_eq!(bench.proxy.in_flight(), 1, "{name} by {step}");
-            // Once the response has begun, even an end at once is not a half-close.
-            if !response.starts_with("HTTP/1.1 200 ") {
-                bench.pass(Duration::from_millis(2));
-            }
+            let has_begun = response.starts_with("HTTP/1.1 200 ");
+            bench.pass(Duration::from_micros(if has_begun { 500 } else { 2000 }));
             bench.end(client);
             assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}: at once");
             assert_eq!(bench.proxy.in_flight(), 0, "{name} by {step}");
@@ -477,6 +475,23 @@ fn client_that_ends_before_its_response() {
             let snapshot = bench.proxy.snapshot(bench.now);
             assert_eq!(snapshot.backends[0].errors, 0, "{name} by {step}");
             assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+        }
+    }
+    // An end right behind the request is none of the response that has begun meanwhile.
+    for (wait, is_served) in [(0, true), (499, true), (500, false), (1999, false)] {
+        for rest in ["3\r\ncde\r\n", "3\r\ncde\r\n0\r\n\r\n"] {
+            let mut bench = Bench::new(Config::default());
+            let client = bench.client_with(get.as_bytes());
+            let upstream = bench.upstream();
+            bench.send(upstream, part.as_bytes());
+            bench.pass(Duration::from_micros(wait));
+            bench.end(client);
+            assert_eq!(bench.wire(upstream).closed.is_none(), is_served, "after {wait} us");
+            if is_served {
+                bench.pass(Duration::from_secs(1));
+                bench.send(upstream, rest.as_bytes());
+                assert!(bench.text(client).ends_with(rest), "after {wait} us");
+            }
         }
     }
     for (half_close, wait) in [(true, 1000), (false, 0), (false, 1)] {

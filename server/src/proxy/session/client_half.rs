@@ -128,6 +128,10 @@ pub(crate) enum Aim {
 /// -N`: it follows within some 100 us and often in the same packet. A client that closes because
 /// it has seen its backend at work does so later than this.
 pub(crate) const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(2);
+/// The same after the response has begun. A quick backend on the same machine begins it after
+/// 100 us, before an end that the client sends in a call of its own is seen. A client that ends
+/// because of what it got takes longer: its end crosses the network after that.
+const HALF_CLOSE_ANYWAY_WITHIN: Duration = Duration::from_micros(500);
 
 impl ClientHalf {
     pub(crate) fn new(hop: Hop, now: Instant) -> Self {
@@ -154,13 +158,13 @@ impl ClientHalf {
         }
     }
 
-    /// Handles the end of its side; returns whether that is news. A client that got a part of its
-    /// response before does not end its side as part of its request.
+    /// Handles the end of its side; returns whether that is news.
     #[cold]
     pub(crate) fn note_end(&mut self, now: Instant, has_response: bool) -> bool {
         let is_news = self.end == End::None;
         if is_news {
-            let is_prompt = !has_response && now.since(self.bytes_at) < HALF_CLOSE_WITHIN;
+            let within = if has_response { HALF_CLOSE_ANYWAY_WITHIN } else { HALF_CLOSE_WITHIN };
+            let is_prompt = now.since(self.bytes_at) < within;
             self.end = if is_prompt { End::HalfClose } else { End::Gone };
         }
         is_news
