@@ -55,6 +55,10 @@ fn check(config: &Config, file: Option<&str>) -> ExitCode {
     if let Some(line) = state::unused(config) {
         complain(&line);
     }
+    if let Some(line) = state::unusable(config) {
+        complain(&line);
+        return ExitCode::FAILURE;
+    }
     let prefix = file.map_or_else(String::new, |file| format!("{file}: "));
     print(&format!("{prefix}configuration is valid"))
 }
@@ -100,6 +104,9 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendT
         // The arguments are those that it was started with.
         return Err("these arguments serve nothing".to_owned());
     };
+    if let Some(line) = state::unusable(&config) {
+        return Err(line);
+    }
     let targets = backend_targets(&config)?;
     if let Some(line) = state::unused(&config) {
         warn!("{line}");

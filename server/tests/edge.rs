@@ -134,11 +134,15 @@ fn irregular_files_are_refused_at_the_start() {
         ),
         (["--state", &pipe], format!("state {pipe}: {irregular}")),
         (["--state", &here], format!("state {here}: {irregular}")),
+        (["--state", &link], format!("state {link}: is a symbolic link, which is not followed")),
     ] {
         let further = ["--listen=127.0.0.1:0", "--policy=learned", "--log-level=error"];
-        let output = output(&[&flags[..], &further].concat());
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!((text, output.status.code()), (format!("intelliproxy: {line}\n"), Some(1)));
+        let check = if flags[0] == "--state" { &["--check"][..] } else { &[] };
+        for further in [&further[..], &[&further[..], check].concat()] {
+            let output = output(&[&flags[..], further].concat());
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!((text, output.status.code()), (format!("intelliproxy: {line}\n"), Some(1)));
+        }
     }
     assert!(!std::path::Path::new(&folder.file("target")).exists());
 }

@@ -21,9 +21,7 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
 pub(crate) fn is_regular(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(true),
-        Ok(found) if found.is_symlink() => {
-            Err(io::Error::other("is a symbolic link, which is not followed"))
-        }
+        Ok(found) if found.is_symlink() => Err(io::Error::other(LINKED)),
         Ok(_) => Err(io::Error::other(IRREGULAR)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
@@ -41,24 +39,39 @@ pub(crate) fn replace(path: &Path) -> io::Result<File> {
 /// The reason why a file was not read.
 #[derive(Debug)]
 pub(crate) enum Unread {
-    /// It is a pipe, a device or a folder.
-    Irregular,
+    /// It is a link, a pipe, a device or a folder, in words.
+    Irregular(&'static str),
     /// The system's error, or an error of size or encoding.
     Failed(io::Error),
 }
 
+/// The words for what has this name if it is neither a regular file nor free. Nothing is opened.
+pub(crate) fn irregular(path: &Path) -> Option<&'static str> {
+    let found = fs::symlink_metadata(path).ok()?;
+    match (found.is_symlink(), found.is_file()) {
+        (true, _) => Some(LINKED),
+        (false, is_file) => (!is_file).then_some(IRREGULAR),
+    }
+}
+
 /// Reads the text of a regular file of at most `bytes_max` bytes; `None` when it does not
-/// exist.
+/// exist. A symbolic link is not followed.
 pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, Unread> {
     let mut options = File::options();
-    // Opening a pipe would wait for a writer. The flag has no effect on a regular file.
-    options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
+    // Opening a pipe would wait for a writer. `NONBLOCK` has no effect on a regular file.
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    options.read(true).custom_flags(flags.bits() as i32);
     let file = match options.open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        result => result.map_err(Unread::Failed)?,
+        Err(error) => {
+            // A link, a socket or a device without a driver.
+            let wrong = irregular(path).map(Unread::Irregular);
+            return Err(wrong.unwrap_or(Unread::Failed(error)));
+        }
+        Ok(file) => file,
     };
     if !file.metadata().map_err(Unread::Failed)?.is_file() {
-        return Err(Unread::Irregular);
+        return Err(Unread::Irregular(IRREGULAR));
     }
     let mut text = String::new();
     let bytes = file.take(bytes_max + 1).read_to_string(&mut text).map_err(Unread::Failed)? as u64;
@@ -77,3 +90,5 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// The error for a pipe, a device or a folder.
 pub(crate) const IRREGULAR: &str = "is not a regular file";
+/// The error for a symbolic link.
+const LINKED: &str = "is a symbolic link, which is not followed";

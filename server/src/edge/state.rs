@@ -39,7 +39,7 @@ impl Keeper {
     /// An unusable file is renamed to `.bad`, and the proxy starts empty.
     ///
     /// # Errors
-    /// One line: the path is a pipe, a device or a folder, or the thread cannot be started.
+    /// One line: the path is a link, a pipe, a device or a folder, or the thread cannot be started.
     pub(crate) fn start(
         config: &Config,
         proxy: &mut Proxy,
@@ -60,7 +60,7 @@ impl Keeper {
                 info!("state {path}: not found, starting empty");
                 None
             }
-            Err(Unread::Irregular) => return Err(fail(disk::IRREGULAR)),
+            Err(Unread::Irregular(wrong)) => return Err(fail(wrong)),
             Err(Unread::Failed(error)) => Some(os_error_text(&error)),
         };
         if let Some(wrong) = bad {
@@ -124,6 +124,14 @@ pub(crate) fn unused(config: &Config) -> Option<String> {
     let router = Router::new(RouterConfig { backends: Vec::new(), rules }, 0, Instant::ZERO);
     let learns = router.is_ok_and(|router| router.policy_state().is_some());
     (!learns).then(|| format!("state {path}: not used, as the policy learns nothing"))
+}
+
+/// The line that says why the state file of a configuration cannot be used: its name belongs to a
+/// link, a pipe, a device or a folder. `--check` and SIGHUP refuse it with the words of the start.
+pub(crate) fn unusable(config: &Config) -> Option<String> {
+    let path = config.state_file.as_ref()?;
+    let wrong = disk::irregular(Path::new(path))?;
+    unused(config).is_none().then(|| format!("state {path}: {wrong}"))
 }
 
 /// Writes states until the sender is dropped.
@@ -256,18 +264,30 @@ mod tests {
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// A pipe or a folder as a state file is an error, without waiting for it.
+    /// A pipe, a folder or a link as a state file is an error, without waiting for it. What a link
+    /// leads to is neither read nor replaced.
     #[test]
     fn irregular_files_are_refused() {
         let folder = folder("state-pipe");
         let pipe = folder.join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
         assert!(made.success());
-        for path in [&pipe, &folder] {
+        let (link, target) = (folder.join("link"), folder.join("target"));
+        std::os::unix::fs::symlink(&target, &link).expect("a link");
+        fs::write(&target, proxy(PolicyKind::Learned).policy_state().expect("it learns").to_json())
+            .expect("written");
+        let irregular = "is not a regular file";
+        let linked = "is a symbolic link, which is not followed";
+        for (path, wrong) in [(&pipe, irregular), (&folder, irregular), (&link, linked)] {
             let path = path.display().to_string();
             let error = start(&path, PolicyKind::Learned).1.expect_err("no regular file");
-            assert_eq!(error, format!("state {path}: is not a regular file"));
+            assert_eq!(error, format!("state {path}: {wrong}"));
+            let mut config = Config { state_file: Some(path), ..Config::default() };
+            assert_eq!(unusable(&config), None, "it is not used");
+            config.routing.policy = PolicyKind::Learned;
+            assert_eq!(unusable(&config), Some(error));
         }
+        assert!(link.is_symlink());
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 }
