@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use intelliproxy_core::Asker;
 
-/// Bytes of a path that tell its group.
+/// Bytes of a path that decide its group.
 const PATH_MAX: usize = 256;
 
 /// Hashes addresses and paths.
@@ -18,8 +18,8 @@ impl Askers {
         Self { seed: mixed(seed, 0x6173_6b65_7273) }
     }
 
-    /// The group of a client: by its address, of IPv6 by the network that one client has as a rule
-    /// (64 bits).
+    /// Returns the group of a client by its address. For IPv6 this is the network of 64 bits that
+    /// one client usually has.
     pub(crate) fn client(&self, ip: IpAddr) -> u8 {
         let number = match ip.to_canonical() {
             IpAddr::V4(ip) => u64::from(ip.to_bits()),
@@ -28,8 +28,8 @@ impl Askers {
         group(mixed(self.seed, number))
     }
 
-    /// The group of what is asked for: by its path, without a query. Eight bytes are taken at once,
-    /// as this is done for every request.
+    /// Returns the group of a path without its query. It reads eight bytes at a time, since this is
+    /// done for every request.
     pub(crate) fn target(&self, path: &[u8]) -> u8 {
         const LOW: u64 = u64::from_le_bytes([1; 8]);
         const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
@@ -38,7 +38,7 @@ impl Askers {
         let (words, rest) = path.as_chunks();
         for word in words {
             let word = u64::from_le_bytes(*word);
-            // The lowest bit that is set is of the first byte that is `?`.
+            // The lowest set bit belongs to the first `?`.
             let other = word ^ u64::from_le_bytes([b'?'; 8]);
             let marks = other.wrapping_sub(LOW) & !other & HIGH;
             if marks != 0 {
@@ -69,8 +69,8 @@ const fn group(hash: u64) -> u8 {
 mod tests {
     use super::*;
 
-    /// The same request is of the same group, with any query; different ones are spread over all
-    /// groups, each getting its share within a half; another seed makes others of them.
+    /// Equal requests are in one group, whatever their query. Different requests are spread over
+    /// all groups: each group gets its share within a half. Another seed gives other groups.
     #[test]
     fn groups_are_spread() {
         let askers = Askers::new(1);

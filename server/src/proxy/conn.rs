@@ -1,4 +1,4 @@
-//! The connection table: what each connection is for.
+//! The connection table: the purpose of each connection.
 use std::hint::cold_path;
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use super::upstreams::Attempt;
 /// Purpose of a connection.
 #[derive(Debug)]
 pub(crate) enum Conn {
-    /// A client's; its session also holds the bytes of the upstream it uses.
+    /// To a client; its session also holds the bytes of the upstream it uses.
     Client(Box<Session>),
-    /// One to a backend.
+    /// To a backend.
     Upstream(Upstream),
-    /// One that carries a single probe.
+    /// For a single probe.
     Probe(Box<ProbeExchange>),
 }
 
@@ -27,18 +27,18 @@ pub(crate) struct Upstream {
     pub(crate) backend: BackendId,
     /// The session that uses it; `None` while it is idle in the pool.
     pub(crate) session: Option<ConnId>,
-    /// When it came to the pool last.
+    /// The time at which it last entered the pool.
     pub(crate) idle_since: Instant,
-    /// Until when the backend keeps it idle, as far as it said.
+    /// The time until which the backend keeps it idle, if the backend announced one.
     pub(crate) kept_until: Instant,
     /// Exchanges that it has carried.
     pub(crate) exchanges: u32,
-    /// The backend's address that it leads to.
+    /// The address of the backend that it is connected to.
     pub(crate) attempt: Attempt,
 }
 
 impl Upstream {
-    /// When an idle one is closed that may be kept for `idle`.
+    /// Returns the time at which an idle connection is closed if it may be kept for `idle`.
     #[inline]
     pub(crate) fn idle_until(&self, idle: Duration) -> Instant {
         (self.idle_since + idle).min(self.kept_until)
@@ -49,13 +49,13 @@ impl Upstream {
 pub(crate) struct Entry {
     generation: u32,
     pub(crate) conn: Conn,
-    /// The earliest timer entry that is out for this connection.
+    /// The earliest timer entry for this connection.
     pub(crate) armed: Instant,
-    /// Whether it waits in the list of connections to be served.
+    /// Whether it is in the list of connections to be served.
     pub(crate) is_dirty: bool,
-    /// Whether bytes wait to be read, as the driver says.
+    /// Whether the driver has unread bytes of it.
     pub(crate) is_unread: bool,
-    /// Whether its deadline has passed and is judged after what waits has been read.
+    /// Whether its deadline has passed and is checked after the waiting bytes have been read.
     pub(crate) is_put_off: bool,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct ConnTable {
 }
 
 impl ConnTable {
-    /// Adds a connection that `make` builds knowing its id.
+    /// Adds a connection that `make` builds from its id.
     pub(crate) fn insert(&mut self, make: impl FnOnce(ConnId) -> Conn) -> ConnId {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
@@ -85,7 +85,7 @@ impl ConnTable {
         id
     }
 
-    /// Takes a connection out; `None` when it is gone already.
+    /// Removes a connection; `None` if it no longer exists.
     pub(crate) fn remove(&mut self, id: ConnId) -> Option<Conn> {
         self.get_mut(id)?;
         Some(self.entries.remove(id.slot()).conn)

@@ -1,5 +1,5 @@
-//! Counts for the metrics, kept where things happen: a few increments for each request, no
-//! allocation and no text. Nothing in the proxy depends on them.
+//! Counts for the metrics, kept where events happen: a few increments for each request, no
+//! allocation and no text. No decision of the proxy depends on them.
 use intelliproxy_core::{BackendId, Instant, Lease, Outcome};
 
 use super::Proxy;
@@ -9,18 +9,18 @@ use crate::pages::metrics::{
     BackendCounts, BackendFigures, CLOSED_IDLE, IncidentCounts, Overall, REFUSED, reason,
 };
 
-/// The counts of backends, and of what is rare.
+/// The counts of backends and of rare events.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     /// By the slot of the backend's id.
     backends: Vec<(BackendId, BackendCounts)>,
-    /// Backends that have left and whose slot another one has.
+    /// Late events of removed backends whose slots are used by others.
     gone: BackendCounts,
     pub(super) incidents: IncidentCounts,
 }
 
 impl Counters {
-    /// The counts of a backend.
+    /// Returns the counts of a backend.
     #[inline(always)]
     fn of(&mut self, backend: BackendId) -> &mut BackendCounts {
         let index = backend.index();
@@ -30,7 +30,8 @@ impl Counters {
         &mut self.backends[index].1
     }
 
-    /// Begins to count for a backend that is new in its slot. One that has left is counted apart.
+    /// Starts the counts of a backend that is new in its slot. Late events of an older backend are
+    /// counted in `gone`.
     #[cold]
     fn begin(&mut self, backend: BackendId) -> &mut BackendCounts {
         for slot in self.backends.len()..=backend.index() {
@@ -47,7 +48,7 @@ impl Counters {
         counts
     }
 
-    /// A request at a backend ended.
+    /// Counts the end of a request at a backend.
     #[inline(always)]
     pub(super) fn finished(&mut self, now: Instant, lease: &Lease, outcome: &Outcome) {
         let counts = self.of(lease.backend());
@@ -88,7 +89,7 @@ impl Counters {
 }
 
 impl Proxy {
-    /// Bytes came from a backend.
+    /// Counts bytes received from a backend.
     #[inline(always)]
     pub(super) fn count_received(&mut self, conn: ConnId, count: usize) {
         if let Some(upstream) = self.table.upstream_mut(conn) {
@@ -97,7 +98,7 @@ impl Proxy {
         }
     }
 
-    /// Bytes went to a backend.
+    /// Counts bytes sent to a backend.
     #[inline(always)]
     pub(super) fn count_sent(&mut self, conn: ConnId, count: usize) {
         if let Some(upstream) = self.table.upstream_mut(conn) {
@@ -106,17 +107,17 @@ impl Proxy {
         }
     }
 
-    /// A connection for a request was made.
+    /// Counts a new connection for a request.
     #[cold]
     pub(super) fn count_connected(&mut self, now: Instant, conn: ConnId) {
         if let Some(upstream) = self.table.upstream_mut(conn) {
             let counts = self.counters.of(upstream.backend);
-            // It is dialled with no idle time before.
+            // A new connection has no idle time before its dialling.
             counts.connect.add(now.since(upstream.idle_since));
         }
     }
 
-    /// A connection for a request could not be made.
+    /// Counts a failed connection for a request.
     #[cold]
     pub(super) fn count_unconnected(&mut self, conn: ConnId) {
         if let Some(upstream) = self.table.upstream_mut(conn) {
@@ -130,7 +131,7 @@ impl Proxy {
         !self.shared.is_leaving && self.upstreams.has_usable()
     }
 
-    /// The figures that are of no single backend, for the metrics.
+    /// Returns the figures for the metrics that belong to no single backend.
     pub(crate) fn overall(&self, now: Instant) -> Overall {
         let reloads = &self.reload_counts;
         Overall {
@@ -155,7 +156,7 @@ impl Proxy {
         }
     }
 
-    /// One backend's figures, for the metrics; `None` when another one has its slot.
+    /// Returns the metrics of one backend; `None` if another backend uses its slot.
     pub(crate) fn figures(&self, now: Instant, backend: BackendId) -> Option<BackendFigures> {
         let snapshot = self.upstreams.backend_snapshot(now, backend)?;
         let counts = self.counters.backends.get(backend.index());
@@ -164,7 +165,7 @@ impl Proxy {
         Some(BackendFigures { snapshot, counts: counts.unwrap_or_default(), idle })
     }
 
-    /// The configured backends, in their order.
+    /// Returns the configured backends in their order.
     pub(crate) fn configured(&self) -> &[BackendId] {
         self.upstreams.configured()
     }
@@ -198,7 +199,7 @@ mod tests {
         proxy.handle_read(now, conn, bytes.len());
     }
 
-    /// Writes all that waits; returns the connection that was asked for last.
+    /// Writes all waiting bytes. Returns the last requested connection.
     fn settle(proxy: &mut Proxy, now: Instant) -> Option<ConnId> {
         let mut asked = None;
         loop {
@@ -224,8 +225,8 @@ mod tests {
         String::from_utf8(text.finish()).expect("UTF-8")
     }
 
-    /// A request whose first backend refuses to connect, and whose second one takes 3 ms to connect
-    /// and 20 ms more to respond: each is counted where it belongs.
+    /// The first backend refuses to connect. The second takes 3 ms to connect and 20 ms more to
+    /// respond. Each event is counted at its backend.
     #[test]
     fn a_retry_is_counted_at_both_backends() {
         let mut proxy = proxy();
@@ -263,8 +264,8 @@ mod tests {
         }
     }
 
-    /// A backend that takes the slot of another begins with zeros, and late news of the other one is
-    /// not counted for it.
+    /// A backend in the slot of another starts with zeros. Late events of the other backend are not
+    /// counted for it.
     #[test]
     fn a_new_backend_begins_with_zeros() {
         let mut counters = Counters::default();

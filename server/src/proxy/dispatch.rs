@@ -1,5 +1,5 @@
-//! The way of a waiting request to a connection, and back: routing, the pool, dialling one address
-//! of a backend after the other.
+//! Connections for waiting requests: routing, the pool, and dialling the addresses of a backend in
+//! turn.
 use std::hint::cold_path;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{Action, ConnectFailure, Proxy};
 use crate::http::UpstreamError;
 
 impl Proxy {
-    /// Finds a backend, and a connection to it, for the waiting request.
+    /// Finds a backend and a connection to it for the waiting request.
     pub(super) fn dispatch(&mut self, now: Instant, id: ConnId) {
         let Some(session) = self.table.session_mut(id) else {
             return;
@@ -22,7 +22,8 @@ impl Proxy {
         if reuse == Reuse::Bound {
             return self.dispatch_bound(now, id);
         }
-        // No request overtakes waiting ones; a request that was with a backend has waited.
+        // A new request does not overtake waiting ones. A request that has been at a backend has
+        // already waited.
         let must_wait = !self.queue.is_empty() && session.tried().is_empty();
         if must_wait || !self.dispatch_freely(now, id, reuse) {
             self.enqueue(now, id);
@@ -36,7 +37,7 @@ impl Proxy {
         reuse.is_none_or(|reuse| self.dispatch_freely(now, id, reuse))
     }
 
-    /// Finds a backend for a request, and a connection; returns false if every backend is full.
+    /// Finds a backend and a connection for a request. Returns false if every backend is full.
     #[inline(always)]
     fn dispatch_freely(&mut self, now: Instant, id: ConnId, reuse: Reuse) -> bool {
         let Some(session) = self.table.session_mut(id) else {
@@ -74,8 +75,8 @@ impl Proxy {
         true
     }
 
-    /// Sends the waiting request over the client's own connection. The router counts it for that
-    /// connection's backend: all others are passed as tried.
+    /// Sends the waiting request over the client's own connection. All other backends are passed as
+    /// tried, so the router counts it for the backend of that connection.
     #[cold]
     fn dispatch_bound(&mut self, now: Instant, id: ConnId) {
         let Some(session) = self.table.session_mut(id) else { return };
@@ -92,8 +93,7 @@ impl Proxy {
         self.shared.actions.push_back(Action::Look { conn });
     }
 
-    /// Gives the session an idle connection to the backend, if there is one that its request may
-    /// use.
+    /// Gives the session an idle connection to the backend if its request may use one.
     #[inline(always)]
     fn take_idle(
         &mut self,
@@ -124,9 +124,9 @@ impl Proxy {
         }
     }
 
-    /// Whether a request that is lost if its connection turns out to be closed may use an idle one.
-    /// A client's first request may only if the backend is known to keep connections: a backend
-    /// that closes them behind each response cannot be detected by a check.
+    /// Whether a request may use an idle connection although it is lost if that connection turns
+    /// out to be closed. The first request of a client may do so only if the backend is known to
+    /// keep connections: no check can detect a backend that closes after each response.
     #[cold]
     fn takes_delicate(&mut self, now: Instant, backend: BackendId, reuse: Reuse) -> bool {
         if reuse == Reuse::Fresh {
@@ -143,8 +143,8 @@ impl Proxy {
         reuse == Reuse::Look || is_proven || now.since(oldest) >= KEPT_AFTER
     }
 
-    /// Handles a refusal of a request without any response so far: another backend that is up and
-    /// has refused nothing gets the request; without one, the refusal is the response.
+    /// Handles a refusal of which nothing was forwarded: sends the request to another backend that
+    /// is up and has refused nothing. Otherwise the refusal is the response.
     #[cold]
     pub(super) fn ask_elsewhere(&mut self, now: Instant, id: ConnId) {
         let Some(session) = self.table.session_mut(id) else {
@@ -203,7 +203,7 @@ impl Proxy {
         }
     }
 
-    /// Handles a new connection: its address is tried first next time.
+    /// Handles a new connection: its address is tried first the next time.
     pub(super) fn prefer(&mut self, conn: ConnId) {
         if let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn)
             && attempt.is_further()
@@ -241,8 +241,8 @@ impl Proxy {
     }
 }
 
-/// Idle time after which a connection shows that its backend does not close connections behind each
-/// response: much longer than an end is in transit.
+/// Idle time after which a connection shows that its backend does not close after each response. It
+/// is much longer than the end of a connection takes to arrive.
 const KEPT_AFTER: Duration = Duration::from_millis(100);
 
 /// Translates a failure to connect into the request's error.

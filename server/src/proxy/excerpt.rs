@@ -23,8 +23,8 @@ pub(super) fn of_head(input: &[u8]) -> String {
     shown.escape_ascii().to_string()
 }
 
-/// Returns the size at the beginning of a chunk's line, and the byte behind it. The rest may be
-/// private: an extension, or data where the size before it was wrong.
+/// Returns the size at the start of a chunk's line and the byte after it. The rest may be private:
+/// an extension, or data if the size before it was wrong.
 pub(super) fn of_size_line(input: &[u8]) -> String {
     let cut = &input[..input.len().min(SIZE_BYTES)];
     let end = cut.iter().position(|byte| !byte.is_ascii_hexdigit());
@@ -43,13 +43,13 @@ fn put_request_line(line: &[u8], shown: &mut Vec<u8>) {
     put_without_user(path, shown);
     let Some((mark, secret)) = rest.split_first() else { return };
     shown.push(*mark);
-    // Whatever stands between is part of the query for some reader, spaces included.
+    // Everything between is part of the query for some reader, spaces included.
     let version = find_last(secret, b" HTTP/").unwrap_or(secret.len());
     put_mask(&secret[..version], shown);
     shown.extend_from_slice(&secret[version..]);
 }
 
-/// `http://user:password@host`, without the part before the host.
+/// Writes `http://user:password@host` without the part before the host.
 fn put_without_user(path: &[u8], shown: &mut Vec<u8>) {
     if let Some(begin) = find_last(path, b"://").map(|at| at + 3)
         && let Some(end) = path[begin..].iter().rposition(|byte| *byte == b'@')
@@ -63,7 +63,7 @@ fn put_without_user(path: &[u8], shown: &mut Vec<u8>) {
 }
 
 fn put_field_line(line: &[u8], shown: &mut Vec<u8>) {
-    // A continuation belongs to a field that may have been secret.
+    // A continuation line belongs to a field that may be secret.
     let is_blank = |byte: &u8| b" \t".contains(byte);
     let name_end = line.iter().position(|byte| b": \t".contains(byte)).unwrap_or(line.len());
     let (name, rest) = line.split_at(name_end);
@@ -75,7 +75,7 @@ fn put_field_line(line: &[u8], shown: &mut Vec<u8>) {
         put_mask(&rest[value..], shown);
         return;
     }
-    // Referer and the like carry targets, too.
+    // Referer and similar fields contain targets, too.
     let value = &rest[value..];
     let open = value.iter().position(|byte| *byte == b'?').map_or(value.len(), |at| at + 1);
     shown.extend_from_slice(&value[..open]);
@@ -115,14 +115,14 @@ const SECRET_NAMES: [&str; 10] = [
 const MASK: &[u8] = b"***";
 /// Bytes of a head, or of a backend's text, that are shown.
 const HEAD_BYTES: usize = 80;
-/// Bytes of a chunk's size that are shown; one of more digits is too large.
+/// Bytes of a chunk's size that are shown. A size with more digits is too large.
 const SIZE_BYTES: usize = 17;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Secrets are masked wherever they stand in a head, well formed or not; row by row.
+    /// Secrets are masked anywhere in a head, well-formed or not; row by row.
     #[test]
     fn secrets_are_masked() {
         let rows: [(&str, &str); 17] = [
@@ -149,7 +149,7 @@ mod tests {
         }
     }
 
-    /// Excerpts are bounded, and of a body no more is shown than the size of a chunk.
+    /// Excerpts are bounded. Of a chunked body only the size of a chunk is shown.
     #[test]
     fn excerpts_are_bounded() {
         assert_eq!(of_head(&[0xff; 1000]).len(), 4 * 80);

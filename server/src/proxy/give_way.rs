@@ -32,39 +32,39 @@ const KEPT_GRACE: Duration = Duration::from_secs(1);
 const LOOKS_MAX: usize = 1024;
 /// Checks that cost as much as closing a client.
 const LOOKS_PER_CLOSE: usize = 8;
-/// Wait before the next call when that did not suffice.
+/// Wait before the next call if one call was not enough.
 const LOOKS_REST: Duration = Duration::from_millis(10);
 /// Interval of notices about clients that gave way.
 const NOTICE_EVERY: Duration = Duration::from_secs(1);
 
-/// Every client, by the time since which it may have been waiting.
+/// Every client, by the earliest time since which it may have been waiting.
 #[derive(Debug, Default)]
 pub(super) struct GiveWay {
     silent: BinaryHeap<Reverse<(Instant, ConnId)>>,
     kept: BinaryHeap<Reverse<(Instant, ConnId)>>,
-    /// No client may give way before.
+    /// The earliest time at which a client may give way.
     looks_from: Instant,
-    /// Clients that gave way and that no notice has reported yet.
+    /// Clients that gave way and were not reported yet.
     untold: u64,
     notice_from: Instant,
 }
 
 impl GiveWay {
-    /// A client connected; `clients` are there.
+    /// Adds a new client; `clients` are connected.
     pub(super) fn add(&mut self, now: Instant, conn: ConnId, clients: usize, table: &ConnTable) {
-        // Entries of clients that left are dropped when they are more than the others.
+        // Entries of closed clients are dropped when they outnumber the others.
         if self.silent.len() + self.kept.len() > 2 * clients + 64 {
             self.silent.retain(|Reverse((_, conn))| table.get(*conn).is_some());
             self.kept.retain(|Reverse((_, conn))| table.get(*conn).is_some());
         }
-        // Its standing is looked up when the shorter of the two times is over.
+        // Its standing is checked after the shorter of the two times.
         self.kept.push(Reverse((now, conn)));
         self.looks_from = self.looks_from.min(now + KEPT_GRACE);
     }
 
     /// Takes the client that gives way out, with at most `looks` checks, which it counts down.
     fn take(&mut self, now: Instant, looks: &mut usize, table: &ConnTable) -> Option<ConnId> {
-        // The first round finds silent ones among the others, which then come first.
+        // The first round finds silent clients among the others; these come first.
         for (is_silent, takes) in [(false, false), (true, true), (false, true)] {
             let grace = if is_silent { SILENT_GRACE } else { KEPT_GRACE };
             loop {
@@ -105,7 +105,7 @@ impl GiveWay {
     }
 }
 
-/// Returns a client's standing; `None` when it is gone.
+/// Returns a client's standing; `None` if it no longer exists.
 fn standing(table: &ConnTable, conn: ConnId, now: Instant) -> Option<Standing> {
     let entry = table.get(conn)?;
     match &entry.conn {

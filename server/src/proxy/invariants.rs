@@ -1,9 +1,9 @@
-//! The invariants of LIFECYCLE.md, held by every test that drives a proxy.
+//! Checks the invariants of LIFECYCLE.md, for every test that drives a proxy.
 use super::Proxy;
 use super::conn::{Conn, Upstream};
 
 impl Proxy {
-    /// Holds the tables against each other; for tests, and cheap enough for any of them.
+    /// Compares the tables with each other. For tests, and fast enough for all of them.
     ///
     /// # Panics
     /// When one of the invariants of LIFECYCLE.md does not hold.

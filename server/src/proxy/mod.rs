@@ -59,7 +59,7 @@ use crate::config::{BackendTarget, Config};
 pub(crate) use crate::http::field::FIELDS_MAX;
 use crate::pages::{LogCounts, ReloadCounts};
 
-/// Something the proxy wants its driver to do.
+/// An action that the proxy requests from its driver.
 #[derive(Debug, PartialEq)]
 pub enum Action {
     /// Make a connection; the driver reports the result by [`Proxy::handle_connected`].
@@ -69,47 +69,47 @@ pub enum Action {
         /// Destination.
         address: SocketAddr,
     },
-    /// Read now what the connection has brought, its end included, before any byte is written to
-    /// it: a request is about to go over it that is lost if it is closed.
+    /// Read all that the connection has received, including its end, before writing to it: the next
+    /// request on it would be lost if it is closed.
     Look {
         /// The connection.
         conn: ConnId,
     },
-    /// Say how many bytes written to a connection its peer has not acknowledged, by
+    /// Report how many bytes written to a connection its peer has not acknowledged, by
     /// [`Proxy::handle_measured`].
     Measure {
         /// The connection.
         conn: ConnId,
     },
-    /// Send the end of the stream; reading goes on.
+    /// Send the end of the stream; reading continues.
     Shutdown {
-        /// The connection; everything that waited for it is written.
+        /// The connection; all its waiting bytes are written.
         conn: ConnId,
     },
-    /// Close a connection; its id means nothing any more.
+    /// Close a connection; its id is no longer valid.
     Close {
         /// The connection.
         conn: ConnId,
-        /// Whether by a reset, so that the peer does not take the end for a clean one.
+        /// Whether to reset it, so that the peer does not take the end for a clean one.
         with_reset: bool,
     },
-    /// Something an observer may want to know.
+    /// A fact for observers.
     Notify(Notice),
 }
 
-/// Why a connection could not be made.
+/// The reason for a failed connection attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ConnectFailure {
     /// The address has no listener.
     Refused,
-    /// The proxy's own system had no descriptor, port or memory for it: no backend is at fault.
+    /// The proxy's own system had no descriptor, port or memory for it. No backend is to blame.
     Exhausted,
-    /// Anything else.
+    /// Any other reason.
     Unreachable,
 }
 
-/// The proxy. Its methods are of the four kinds that [`Router`](intelliproxy_core::Router)'s are:
-/// facts (`handle_*`), results at once (`read_space`, `write_ready`, `handle_accept`), effects
+/// The proxy. Its methods are of the four kinds of [`Router`](intelliproxy_core::Router): facts
+/// (`handle_*`), immediate results (`read_space`, `write_ready`, `handle_accept`), effects
 /// (`poll_*`) and getters.
 #[derive(Debug)]
 pub struct Proxy {
@@ -134,7 +134,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy for `targets`, the backends of `config` in their order with their addresses.
+    /// Returns a proxy for `targets`: the backends of `config` in their order, with their
+    /// addresses.
     ///
     /// # Errors
     /// The first invalid value of the configuration.
@@ -166,8 +167,8 @@ impl Proxy {
         })
     }
 
-    /// Takes in what the router's policy learned before, from the text of
-    /// [`policy_state`](Self::policy_state); to be called before any other method.
+    /// Restores what the router's policy learned, from the text of
+    /// [`policy_state`](Self::policy_state). Must be called before any other method.
     ///
     /// # Errors
     /// When the text is no state, or another policy's; then nothing has changed.
@@ -180,20 +181,20 @@ impl Proxy {
         self.upstreams.policy_state()
     }
 
-    /// Records every input of the router from its start; to be called before any other method.
+    /// Records every input of the router from its start. Must be called before any other method.
     /// `wall_clock_nanos` is the time of day, nanoseconds since 1970.
     pub fn record_into(&mut self, sink: Box<dyn JournalSink>, wall_clock_nanos: u64) {
         self.upstreams.record_into(sink, wall_clock_nanos);
     }
 
-    /// Takes the time of day as an HTTP date (RFC 9110 section 5.6.7), which a response without
-    /// Date gets; to be called about once a second. Without any call no Date is added.
+    /// Takes the time of day as an HTTP date (RFC 9110 section 5.6.7), for responses without Date.
+    /// Should be called about once a second. Without any call no Date is added.
     #[cold]
     pub fn handle_date(&mut self, http_date: &str) {
         self.shared.set_date(http_date);
     }
 
-    /// Accepts a client that connected. It is served, or gets 503 if there is no room.
+    /// Accepts a new client. It is served, or gets 503 if there is no room.
     pub fn handle_accept(&mut self, now: Instant, peer: SocketAddr) -> ConnId {
         let id = self.table.insert(|_| {
             let client = ClientHalf::new(Hop::new(peer, &mut self.shared), now);
@@ -216,9 +217,8 @@ impl Proxy {
         id
     }
 
-    /// The listener that accepted this client speaks the PROXY protocol: a trusted hop's connection
-    /// begins with a header of it, any other's does not. To be called right after
-    /// [`handle_accept`](Self::handle_accept).
+    /// Expects a PROXY protocol header from this client if it is a trusted hop: its listener speaks
+    /// that protocol. Must be called right after [`handle_accept`](Self::handle_accept).
     #[cold]
     pub fn expect_proxy_header(&mut self, conn: ConnId) {
         if let Some(session) = self.table.session_mut(conn) {
@@ -226,7 +226,7 @@ impl Proxy {
         }
     }
 
-    /// A connection that was asked for is there, or could not be made.
+    /// Handles the result of a requested connection.
     pub fn handle_connected(
         &mut self,
         now: Instant,
@@ -259,7 +259,7 @@ impl Proxy {
         }
     }
 
-    /// Room for bytes that came on a connection; empty when they have to wait.
+    /// Returns room for bytes of a connection; empty if they have to wait.
     #[inline(always)]
     pub fn read_space(&mut self, conn: ConnId) -> &mut [u8] {
         match self.owner(conn) {
@@ -273,7 +273,8 @@ impl Proxy {
         }
     }
 
-    /// `count` bytes were put into [`read_space`](Self::read_space); none when nothing had come.
+    /// Handles `count` bytes that were put into [`read_space`](Self::read_space); 0 if none had
+    /// arrived.
     #[inline(always)]
     pub fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
         match self.owner(conn) {
@@ -297,14 +298,14 @@ impl Proxy {
         }
     }
 
-    /// Work done so far, as bytes that were read; bytes that cost more count for more. A driver
-    /// that serves many connections goes by it, so that none has more than its share.
+    /// Returns the work done so far, in bytes read; expensive bytes count several times. A driver
+    /// with many connections limits each one by it.
     #[inline]
     pub const fn work(&self) -> u64 {
         self.shared.work
     }
 
-    /// A peer ended its side: no more bytes come.
+    /// Handles the end of a peer's side: no more bytes arrive.
     pub fn handle_eof(&mut self, now: Instant, conn: ConnId) {
         match self.owner(conn) {
             Owner::Session(id, side) => {
@@ -323,7 +324,7 @@ impl Proxy {
         }
     }
 
-    /// A connection was reset or broke otherwise.
+    /// Handles a reset or another break of a connection.
     pub fn handle_failed(&mut self, now: Instant, conn: ConnId) {
         match self.owner(conn) {
             Owner::Session(id, side) => {
@@ -338,7 +339,7 @@ impl Proxy {
         }
     }
 
-    /// Bytes that wait for a connection.
+    /// Returns the bytes that wait for a connection.
     pub fn write_ready(&self, conn: ConnId) -> &[u8] {
         match self.table.get(conn).map(|entry| &entry.conn) {
             Some(Conn::Client(session)) => session.write_ready(Side::Client),
@@ -356,8 +357,8 @@ impl Proxy {
         }
     }
 
-    /// Whether the connection's end follows in the same turn on the bytes that wait for it, once
-    /// they are written: the driver may hold them back until then, so that both leave together.
+    /// Whether the connection's end follows its waiting bytes in the same turn. The driver may hold
+    /// the bytes back until then, so that both leave together.
     pub fn is_last_write(&self, conn: ConnId) -> bool {
         match self.table.get(conn).map(|entry| &entry.conn) {
             Some(Conn::Client(session)) => session.is_closing(),
@@ -365,7 +366,8 @@ impl Proxy {
         }
     }
 
-    /// A connection took the first `count` bytes of [`write_ready`](Self::write_ready).
+    /// Handles that a connection took the first `count` bytes of
+    /// [`write_ready`](Self::write_ready).
     pub fn handle_written(&mut self, now: Instant, conn: ConnId, count: usize) {
         match self.owner(conn) {
             Owner::Session(id, side) => {
@@ -391,7 +393,7 @@ impl Proxy {
         }
     }
 
-    /// A connection takes no more bytes; it may still have sent some that were not read yet.
+    /// Handles a connection that takes no more bytes. Bytes that it sent may still be unread.
     pub fn handle_write_failed(&mut self, now: Instant, conn: ConnId) {
         match self.owner(conn) {
             Owner::Session(id, side) => {
@@ -406,11 +408,11 @@ impl Proxy {
         }
     }
 
-    /// Handles deadlines up to `now`, and begins probes. Early or repeated calls do no harm;
+    /// Handles deadlines up to `now`, and begins probes. Early or repeated calls are harmless;
     /// afterwards there is no deadline at or before `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_router_due = self.upstreams.poll_timeout().is_some_and(|at| at <= now);
-        // A proxy that stops begins no probes: they would keep it from coming to rest.
+        // A stopping proxy begins no probes: they would delay its end.
         if is_router_due && !self.shared.is_stopping {
             self.upstreams.handle_timeout(now);
             self.drain_router(now);
@@ -439,19 +441,19 @@ impl Proxy {
         );
     }
 
-    /// Whether there is anything to be polled: an action, or a connection to be seen to.
+    /// Whether there is anything to poll: an action, or a connection with output or room.
     #[inline]
     pub fn has_effects(&self) -> bool {
         self.has_actions() || !self.dirty.is_empty()
     }
 
-    /// Whether [`poll_action`](Self::poll_action) has anything to say.
+    /// Whether [`poll_action`](Self::poll_action) would return an action.
     #[inline]
     pub fn has_actions(&self) -> bool {
         !self.shared.actions.is_empty()
     }
 
-    /// The next thing to do.
+    /// Returns the next action.
     pub fn poll_action(&mut self) -> Option<Action> {
         let action = self.shared.actions.pop_front()?;
         if let Action::Notify(notice) = &action {
@@ -460,7 +462,7 @@ impl Proxy {
         Some(action)
     }
 
-    /// The next connection that has bytes to be written, or room to read again.
+    /// Returns the next connection that has bytes to write, or room to read again.
     pub fn poll_dirty(&mut self) -> Option<ConnId> {
         while let Some(conn) = self.dirty.pop_front() {
             if let Some(entry) = self.table.get_mut(conn) {
@@ -471,7 +473,7 @@ impl Proxy {
         None
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    /// Returns the time at which [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let router = if self.shared.is_stopping { None } else { self.upstreams.poll_timeout() };
         let rare = [
@@ -483,42 +485,42 @@ impl Proxy {
         earliest(earlier(router, self.timers.next()), rare)
     }
 
-    /// Client connections at the moment.
+    /// Returns the number of connected clients.
     pub fn clients(&self) -> usize {
         self.clients
     }
 
-    /// Exchanges that a backend works on.
+    /// Returns the number of exchanges in progress at backends.
     pub const fn in_flight(&self) -> usize {
         self.upstreams.leases()
     }
 
-    /// The router as plain data.
+    /// Returns the router's state as plain data.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         self.upstreams.snapshot(now)
     }
 
-    /// Returns the name of a backend, or a fixed text for one whose slot has been taken by another.
+    /// Returns the name of a backend, or a fixed text if another backend uses its slot.
     pub fn backend_name(&self, backend: BackendId) -> &str {
         self.upstreams.target(backend).map_or("(removed)", |target| &target.name)
     }
 
-    /// Whether nothing is held for anybody: no client, no lease, no lent buffer.
+    /// Whether no client, lease or lent buffer is left.
     pub fn is_at_rest(&self) -> bool {
         self.clients == 0 && self.upstreams.leases() == 0 && self.shared.buffers.lent() == 0
     }
 
-    /// Buffers in use: at most four for each client.
+    /// Returns the number of buffers in use: at most four for each client.
     pub fn buffers_lent(&self) -> usize {
         self.shared.buffers.lent()
     }
 
-    /// Connections of all kinds, probes and idle upstreams included.
+    /// Returns the number of connections of all kinds, including probes and idle upstreams.
     pub fn connections(&self) -> usize {
         self.table.len()
     }
 
-    /// Does what the router wants.
+    /// Carries out the router's actions.
     #[inline]
     fn drain_router(&mut self, now: Instant) {
         if self.upstreams.has_actions() {
@@ -538,7 +540,7 @@ impl Proxy {
         }
     }
 
-    /// Makes sure that a connection is checked no later than `at`.
+    /// Ensures that a connection is checked no later than `at`.
     fn arm(&mut self, conn: ConnId, at: Instant) {
         if let Some(entry) = self.table.get_mut(conn) {
             self.timers.arm(&mut entry.armed, conn, at);
@@ -584,13 +586,13 @@ impl Proxy {
     }
 }
 
-/// Recipient of news about a connection.
+/// The recipient of an event of a connection.
 #[derive(Clone, Copy)]
 enum Owner {
     Session(ConnId, Side),
     Probe,
     /// The pool, which keeps it for this backend.
     Idle(BackendId),
-    /// None: late news.
+    /// None: a late event.
     Gone,
 }

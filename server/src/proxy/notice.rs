@@ -7,12 +7,12 @@ use super::excerpt;
 use super::session::Remedy;
 use crate::http::{ClientError, UpstreamError};
 
-/// A fact for observers; nothing in the proxy hangs on anyone reading it.
+/// A fact for observers. The proxy works the same if nobody reads it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
-    /// The router's own.
+    /// A notice of the router.
     Router(intelliproxy_core::Notice),
-    /// A client broke a rule and was error returned to the client's status.
+    /// A client broke a rule. It gets the status of the error.
     ClientError {
         /// The client.
         peer: SocketAddr,
@@ -29,7 +29,7 @@ pub enum Notice {
         backend: Option<BackendId>,
         /// The failure.
         error: UpstreamError,
-        /// The proxy's reaction.
+        /// The proxy's reaction to the failure.
         remedy: RemedyTaken,
     },
     /// A backend refused a request, which goes to another one.
@@ -41,18 +41,18 @@ pub enum Notice {
         /// The status of the refusal.
         status: u16,
     },
-    /// A client was turned away because as many are connected as may be.
+    /// A client was refused because the bound on clients is reached.
     ClientRefused {
         /// The client.
         peer: SocketAddr,
-        /// The bound that is reached.
+        /// The bound.
         full: Full,
     },
-    /// Idle clients were closed for new ones because as many are connected as may be.
+    /// Idle clients were closed for new ones because the bound on clients is reached.
     ClientsGaveWay {
         /// Their number since the last such notice.
         count: u64,
-        /// The bound that is reached.
+        /// The bound.
         full: Full,
     },
     /// A new configuration admits fewer clients than are connected: the idle ones among them are
@@ -71,11 +71,11 @@ pub enum Notice {
         /// Clients that are admitted.
         clients_max: usize,
     },
-    /// A client's connection ended because a time was over.
+    /// A client's connection ended because a timeout expired.
     Expired {
         /// The client.
         peer: SocketAddr,
-        /// The result, and the key of the time.
+        /// The result, and the configuration key of the timeout.
         what: &'static str,
     },
     /// A report of a backend could not be read, the first time for this kind of fault.
@@ -99,7 +99,7 @@ pub enum Notice {
     },
 }
 
-/// The bound on clients that is reached.
+/// The bound on clients that was reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Full {
     /// `limits.clients`.
@@ -119,7 +119,7 @@ pub enum ReportFault {
         /// The beginning of what came, escaped.
         excerpt: String,
     },
-    /// A figure is something other than a number; the others are used.
+    /// A figure is not a number; the others are used.
     NoNumber {
         /// Its name.
         field: &'static str,
@@ -128,13 +128,13 @@ pub enum ReportFault {
     },
     /// It lacks all figures that are read.
     NoFigures,
-    /// It is longer than what is read of a report.
+    /// It is longer than the proxy reads.
     TooLong,
-    /// The head of its response is larger than what is read of one.
+    /// The head of its response is larger than the proxy reads.
     HeadTooLarge,
-    /// It was not whole in time.
+    /// It was not complete in time.
     TimedOut,
-    /// The connection ended before it was whole.
+    /// The connection ended before the report was complete.
     Cut,
     /// The response is not HTTP.
     Malformed,
@@ -177,15 +177,15 @@ impl ReportFault {
 /// Changes of a new configuration, by the backends' names and the configuration's keys.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ConfigChange {
-    /// Backends that were not there before.
+    /// New backends.
     pub added: Vec<String>,
-    /// Backends that are gone.
+    /// Removed backends.
     pub removed: Vec<String>,
-    /// Backends that are somewhere else now.
+    /// Backends at another address.
     pub moved: Vec<String>,
-    /// Keys, `backends` left out, whose values differ and hold from now on.
+    /// Keys with changed values, without `backends`. The new values are in use.
     pub settings: Vec<&'static str>,
-    /// Keys whose values only a restart can change; they stay as they were.
+    /// Keys with changed values that take effect only after a restart.
     pub needs_restart: Vec<&'static str>,
 }
 
@@ -194,7 +194,7 @@ pub struct ConfigChange {
 pub enum RemedyTaken {
     /// The same backend was tried on a fresh connection.
     Redialled,
-    /// Without blame: the client kept the backend waiting.
+    /// No blame: the client kept the backend waiting.
     Excused,
     /// Another backend was tried.
     Retried,
@@ -203,7 +203,8 @@ pub enum RemedyTaken {
     Closed,
     /// The client got the error's status.
     Answered,
-    /// The same, where another backend might have been tried: the retry budget was used up.
+    /// The client got the error's status because the retry budget was used up; another backend
+    /// might have been tried otherwise.
     Unretried,
     /// The client's response was cut.
     Truncated,
@@ -223,8 +224,7 @@ impl From<Remedy> for RemedyTaken {
 }
 
 impl Notice {
-    /// `input` is what waits to be parsed of the client's bytes; `is_head` tells a head from a
-    /// body.
+    /// `input` has the client's bytes that are not parsed yet; `is_head` tells a head from a body.
     pub(crate) fn client_error(
         peer: SocketAddr,
         error: ClientError,

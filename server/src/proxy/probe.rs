@@ -1,5 +1,5 @@
-//! One probe on a connection of its own: a request, the response judged, the connection closed. The
-//! status decides a ping, so that nothing behind its head is read.
+//! One probe on its own connection: sends a request, judges the response, closes the connection.
+//! The status decides a ping, so nothing after its head is read.
 use std::time::Duration;
 
 use intelliproxy_core::{
@@ -19,16 +19,16 @@ use crate::http::framing::response_framing;
 use crate::http::head::{HeadLimits, Parsed, parse_response};
 use crate::http::progress::HeadProgress;
 
-/// Bytes of a report that are read; a longer one is not a report.
+/// The most bytes of a report that are read. A longer text is not a report.
 pub(crate) const REPORT_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of all interim responses before the response to a probe.
 const INTERIM_BYTES_MAX: usize = HEAD_BYTES_MAX;
-/// Bytes of the head of a response to a probe that are read.
+/// The most bytes of the head of a probe's response.
 pub(crate) const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Room for one read.
 const READ_BYTES: usize = 8 * 1024;
 
-/// A probe under way.
+/// A probe in progress.
 #[derive(Debug)]
 pub(crate) struct ProbeExchange {
     pub(crate) probe: ProbeId,
@@ -38,24 +38,24 @@ pub(crate) struct ProbeExchange {
     kind: ProbeKind,
     started: Instant,
     pub(crate) deadline: Instant,
-    /// The backend's address that it uses.
+    /// The address of the backend that it uses.
     pub(crate) attempt: Attempt,
     is_open: bool,
     request: Vec<u8>,
     sent: usize,
-    /// Bytes that came and were not taken yet, and room for more.
+    /// Received bytes that were not consumed yet, and room for more.
     input: Vec<u8>,
-    /// Bytes of `input` that came; what follows is room.
+    /// Received bytes of `input`; room follows them.
     len: usize,
     /// Progress in the head at the beginning of `input`.
     progress: HeadProgress,
     /// Bytes of the interim responses so far.
     interim_bytes: usize,
-    /// The report's body, once its head is whole.
+    /// The report's body, once its head is complete.
     body: Option<ReportBody>,
 }
 
-/// The body of a report, read as it comes.
+/// The body of a report, read as it arrives.
 #[derive(Debug)]
 struct ReportBody {
     reader: BodyReader,
@@ -95,7 +95,7 @@ impl ProbeExchange {
         }
     }
 
-    /// The connection is there.
+    /// Handles the finished connection.
     pub(crate) const fn handle_connected(&mut self) {
         self.is_open = true;
     }
@@ -124,8 +124,8 @@ impl ProbeExchange {
         self.sent += count;
     }
 
-    /// Handles `count` new bytes; returns the result once it is known. No byte is parsed again in a
-    /// later read, except for a head that is parsed when it is complete.
+    /// Handles `count` new bytes. Returns the result once it is known. Later reads parse no byte
+    /// again, except a head, which is parsed when it is complete.
     pub(crate) fn handle_read(&mut self, now: Instant, count: usize) -> Option<ProbeResult> {
         self.len += count;
         let mut taken = 0;
@@ -144,8 +144,8 @@ impl ProbeExchange {
         result
     }
 
-    /// The backend ended its side: a report whose body ends with its connection is whole, anything
-    /// else is cut.
+    /// Handles the end of the backend's side: a report whose body ends with its connection is
+    /// complete, anything else is cut.
     pub(crate) fn handle_eof(&mut self, now: Instant) -> ProbeResult {
         match self.body.take() {
             Some(body) if body.reader.ends_at_close() => Ok(self.report(now, &body.text)),
@@ -153,8 +153,8 @@ impl ProbeExchange {
         }
     }
 
-    /// Reads a head at `taken` of the input. A ping's status is all that counts; of a report that
-    /// succeeded, the body follows.
+    /// Reads a head at `taken` of the input. For a ping only the status counts; a successful report
+    /// has a body after it.
     fn read_head(&mut self, now: Instant, taken: &mut usize) -> HeadOutcome {
         let input = &self.input[*taken..self.len];
         if input.is_empty() || !self.progress.is_due(input, LIMITS.head_bytes_max) {
@@ -199,7 +199,8 @@ impl ProbeExchange {
         }
     }
 
-    /// Reads what came of a report's body, at `taken` of the input; the result when it is whole.
+    /// Reads the received part of a report's body, at `taken` of the input. Returns the result once
+    /// the body is complete.
     fn read_body(&mut self, now: Instant, taken: &mut usize) -> Option<ProbeResult> {
         let input = &self.input[*taken..self.len];
         *taken = self.len;
@@ -233,18 +234,18 @@ const CHUNKS: ChunkLimits =
 
 /// Result of [`ProbeExchange::read_head`].
 enum HeadOutcome {
-    /// No whole head yet.
+    /// The head is not complete yet.
     Partial,
     /// An interim response; another head follows.
     Interim,
     /// The head of a report whose body follows.
     Body,
-    /// All that the probe asks for.
+    /// The probe is finished.
     Over(ProbeResult),
 }
 
 impl ReportBody {
-    /// Takes what came of the body; returns whether that is all of it.
+    /// Reads the received part of the body. Returns whether the body is complete.
     fn read(&mut self, mut input: &[u8]) -> Result<bool, ProbeFailure> {
         let is_whole = match &mut self.reader {
             BodyReader::Plain { left } => {
@@ -269,8 +270,8 @@ impl ReportBody {
     }
 }
 
-/// A backend's own figures, as far as they are numbers, and what is wrong with them; no figures
-/// when the text is not a JSON object.
+/// Returns the backend's figures that are numbers, and the fault of the rest. Returns no figures if
+/// the text is not a JSON object.
 fn read_report(body: &[u8]) -> (Option<LoadReport>, Option<ReportFault>) {
     let value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let Some(object) = value.as_object() else {
@@ -327,7 +328,7 @@ mod tests {
         probe.handle_eof(Instant::from_millis(7))
     }
 
-    /// Answers are judged the same whole and byte by byte.
+    /// Responses are judged the same whole and byte by byte.
     #[test]
     fn answers_are_judged() {
         let good = Ok(ProbeAnswer { latency: Duration::from_millis(7), report: None });
@@ -365,7 +366,7 @@ mod tests {
         }
     }
 
-    /// A ping is over with its head, however much follows; interim responses are bounded.
+    /// A ping is finished after the head, whatever follows. Interim responses are bounded.
     #[test]
     fn the_status_decides_a_ping() {
         let mut probe = probe(ProbeKind::Ping);
@@ -386,7 +387,7 @@ mod tests {
         }
     }
 
-    /// A report's body counts as it is framed, whole and byte by byte, up to its limit.
+    /// A report's body is read by its framing, whole and byte by byte, up to its limit.
     #[test]
     fn report_bodies_are_read_as_they_come() {
         let max = REPORT_BYTES_MAX;
@@ -417,8 +418,7 @@ mod tests {
         assert_eq!(result, Err(ProbeFailure::Cut));
     }
 
-    /// The input holds no more than a head and one read, however much arrives: consumed bytes are
-    /// not parsed again.
+    /// The input holds no more than a head and one read. Consumed bytes are not parsed again.
     #[test]
     fn taken_bytes_are_dropped() {
         let mut probe = probe(ProbeKind::Report);
@@ -433,7 +433,7 @@ mod tests {
         }
     }
 
-    /// A report's figures are taken as far as they are numbers, and its faults are reported.
+    /// Figures that are numbers are used; the faults of a report are reported.
     #[test]
     fn reports_are_read() {
         let all = LoadReport { queue: Some(3.0), cpu_busy_ms: Some(12.5), memory_bytes: Some(7.0) };

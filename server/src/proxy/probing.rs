@@ -1,4 +1,4 @@
-//! Probes on behalf of the router, each on a connection of its own.
+//! Probes for the router, each on its own connection.
 use intelliproxy_core::{BackendId, Event, Instant, ProbeFailure, ProbeId, ProbeKind, ProbeResult};
 
 use super::conn::Conn;
@@ -37,7 +37,7 @@ impl Proxy {
         self.shared.actions.push_back(Action::Connect { conn, address });
     }
 
-    /// A probe's connection could not be made: the next address is tried, or the probe has failed.
+    /// Handles a failed connection of a probe: tries the next address, or fails the probe.
     pub(super) fn redirect_probe(&mut self, now: Instant, conn: ConnId, failure: ConnectFailure) {
         let Some(probe) = self.probe_mut(conn) else {
             return;
@@ -63,8 +63,8 @@ impl Proxy {
         self.shared.actions.push_back(Action::Connect { conn, address });
     }
 
-    /// A probe's time is over. Where no connection came about at all, the backend's next address is
-    /// the first to be tried from now on: one that swallows everything must not hide the others.
+    /// Handles the timeout of a probe. If no address connected at all, the next probe starts with
+    /// the next address, so that an address that drops all packets does not hide the others.
     pub(super) fn time_out_probe(&mut self, now: Instant, conn: ConnId) {
         if let Some(probe) = self.probe_mut(conn)
             && !probe.is_open()
@@ -75,8 +75,8 @@ impl Proxy {
         self.finish_probe(now, conn, Err(ProbeFailure::TimedOut));
     }
 
-    /// The driver could not act for some time, such as a stopped process: probes under way say
-    /// nothing about their backends. To be called before what arrived meanwhile is handed over.
+    /// Handles a pause of the driver, such as a stopped process: pending probes say nothing about
+    /// their backends. Must be called before events from during the pause.
     pub fn handle_pause(&mut self, now: Instant) {
         let probes = self.table.iter().filter(|(_, conn)| matches!(conn, Conn::Probe(_)));
         let probes: Vec<ConnId> = probes.map(|(id, _)| id).collect();

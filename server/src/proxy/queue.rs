@@ -24,7 +24,7 @@ pub(super) struct Queue {
     is_serving: bool,
     purged_at: Instant,
     counts: QueueCounts,
-    /// Times that requests waited.
+    /// Waiting times of requests.
     wait: Histogram,
 }
 
@@ -42,7 +42,7 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// When [`Proxy::expire_queue`] is due.
+    /// Returns the time at which [`Proxy::expire_queue`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.entries.front().map(|entry| entry.deadline)
     }
@@ -51,7 +51,7 @@ impl Queue {
         self.counts
     }
 
-    /// Requests that wait; some may have been given up by their clients.
+    /// Returns the number of waiting requests; their clients may have abandoned some.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -62,7 +62,7 @@ impl Queue {
 }
 
 impl Proxy {
-    /// A request found every backend full, or others waiting before it.
+    /// Adds a request for which every backend is full, or which has to wait behind others.
     #[cold]
     pub(super) fn enqueue(&mut self, now: Instant, id: ConnId) {
         let limits = self.shared.config.limits;
@@ -89,7 +89,7 @@ impl Proxy {
         self.queue.entries.push_back(Entry { conn: id, ticket, since: now, deadline });
     }
 
-    /// There may be room at a backend: requests go on as far as there is.
+    /// Continues waiting requests as long as a backend has room.
     #[cold]
     pub(super) fn serve_queue(&mut self, now: Instant) {
         if self.queue.is_serving {
@@ -112,8 +112,7 @@ impl Proxy {
         self.queue.is_serving = false;
     }
 
-    /// Time has passed: ends the waits that have been too long, and lets others go on where a
-    /// backend came up.
+    /// Ends waits that are too long, and continues others if a backend came up.
     pub(super) fn expire_queue(&mut self, now: Instant) {
         while let Some(&Entry { conn, ticket, since, deadline }) = self.queue.entries.front() {
             if deadline > now {
@@ -131,5 +130,5 @@ impl Proxy {
     }
 }
 
-/// A full queue is searched for requests that are gone at most this often.
+/// The shortest time between two searches of a full queue for abandoned requests.
 const PURGES_APART: Duration = Duration::from_millis(10);

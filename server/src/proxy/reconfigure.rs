@@ -13,8 +13,8 @@ use crate::config::{BackendTarget, Config};
 use crate::pages::LogCounts;
 
 impl Proxy {
-    /// The configuration changed; `targets` are its backends in their order with their addresses.
-    /// It holds from now on, and no connection or request is lost by it: R1 to R7.
+    /// Applies a new configuration; `targets` are its backends in their order, with their
+    /// addresses. It takes effect at once. No connection or request is lost by it (R1 to R7).
     ///
     /// # Errors
     /// The first invalid value; nothing has changed then.
@@ -59,12 +59,12 @@ impl Proxy {
         self.notify(Notice::ConfigRefused { wrong });
     }
 
-    /// The file that keeps what a policy learns.
+    /// Returns the file that keeps what a policy learns.
     pub(crate) fn state_file(&self) -> Option<&str> {
         self.shared.config.state_file.as_deref()
     }
 
-    /// The configuration in use.
+    /// Returns the configuration in use.
     pub(crate) const fn config(&self) -> &Config {
         &self.shared.config
     }
@@ -74,12 +74,13 @@ impl Proxy {
         self.shared.config.timeouts.reload
     }
 
-    /// Takes the counts of lines that the driver's log does not have, for /stats.
+    /// Takes the counts of lines that are missing in the driver's log, for /stats.
     pub(crate) fn handle_log_counts(&mut self, counts: LogCounts) {
         self.log_counts = counts;
     }
 
-    /// Whether the current request began before its backend left or moved; then it is routed again.
+    /// Whether the current request began before its backend left or moved. If so, it is routed
+    /// again.
     pub(super) fn reroutes(&mut self, id: ConnId) -> bool {
         let Some(session) = self.table.session_mut(id) else {
             return false;
@@ -92,8 +93,8 @@ impl Proxy {
         is_displaced
     }
 
-    /// R1, R2: the router forgets what it knows of backends that left or moved, and what is on its
-    /// way to them otherwise than for a request ends.
+    /// R1, R2: makes the router forget backends that left or moved, and ends their probes and idle
+    /// connections.
     fn tell_router(
         &mut self,
         now: Instant,
@@ -122,12 +123,13 @@ impl Proxy {
         let probes: Vec<ConnId> =
             self.table.iter().filter(|(_, conn)| is_its(conn)).map(|(id, _)| id).collect();
         for conn in probes {
-            // It is not counted: the backend is not configured at this moment.
+            // It is not counted: its backend is no longer configured.
             self.finish_probe(now, conn, Err(ProbeFailure::Cut));
         }
     }
 
-    /// R3: requests that were not begun are routed again, others continue where they are.
+    /// R3: routes requests again of which nothing was sent; the others continue on their
+    /// connections.
     fn displace_requests(&mut self, now: Instant, displaced: &BTreeSet<BackendId>) {
         if displaced.is_empty() {
             return;
@@ -149,7 +151,7 @@ impl Proxy {
         }
     }
 
-    /// R5: idle connections beyond the new bound are closed, and all of them at the new time.
+    /// R5: closes idle connections beyond the new bound, and all of them after the new time.
     fn trim_idle(&mut self, now: Instant) {
         let rules = self.shared.config.pool;
         let ids = self.upstreams.configured().to_vec();
@@ -166,7 +168,7 @@ impl Proxy {
         }
     }
 
-    /// R6: deadlines follow the new times, and permission for /stats the new list.
+    /// R6: applies the new times to deadlines, and the new list to permissions for /stats.
     fn tell_clients(&mut self, now: Instant) {
         for id in self.client_ids() {
             if let Some(session) = self.table.session_mut(id) {

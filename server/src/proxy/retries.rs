@@ -1,4 +1,4 @@
-//! The retry budget: how many requests may be sent to another backend after one failed them.
+//! The retry budget: the number of requests that may be sent to another backend after a failure.
 //!
 //! A token bucket in the driver's time. Each request adds `limits.retryPercent` of a token, and
 //! while there are fewer than [`FLOOR`], each second adds [`FLOOR_PER_SECOND`]; there are at most
@@ -9,12 +9,12 @@ use intelliproxy_core::Instant;
 
 use crate::pages::RetryCounts;
 
-/// The tokens, and what became of requests that wanted one.
+/// The tokens, and the counts of requests that wanted one.
 #[derive(Clone, Debug)]
 pub(crate) struct RetryBudget {
     tokens: f64,
     per_request: f64,
-    /// When the floor was applied last.
+    /// The time at which the floor was last applied.
     topped_at: Instant,
     counts: RetryCounts,
 }
@@ -26,21 +26,21 @@ impl RetryBudget {
         Self { tokens: TOKENS_START, per_request, topped_at, counts: RetryCounts::default() }
     }
 
-    /// Takes a new share; tokens stay.
+    /// Applies a new share; the tokens stay.
     pub(crate) fn reconfigure(&mut self, percent: u32) {
         self.per_request = f64::from(percent) / 100.0;
     }
 
-    /// A request began.
+    /// Adds the share of a new request.
     #[inline]
     pub(crate) const fn earn(&mut self) {
         self.tokens = (self.tokens + self.per_request).min(TOKENS_MAX);
     }
 
-    /// Whether a request may be sent to another backend now; if so, it is.
+    /// Takes a token if a request may be sent to another backend. Returns whether it took one.
     #[cold]
     pub(crate) fn spend(&mut self, now: Instant) -> bool {
-        // With no share at all there is no floor either.
+        // Without a share there is no floor either.
         if self.tokens < FLOOR && self.per_request > 0.0 {
             let seconds = now.since(self.topped_at).as_secs_f64();
             self.tokens = (self.tokens + FLOOR_PER_SECOND * seconds).min(FLOOR);
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// Requests that all fail at once: 5 tokens, and one for each five of them.
+    /// All requests fail at once: 5 tokens, and one for every five requests.
     #[test]
     fn a_fifth_of_the_requests_is_retried() {
         let mut budget = RetryBudget::new(20);
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(budget.counts(), RetryCounts { done: 25, spared: 100 });
     }
 
-    /// With rare requests there are ten retries a second, and no more than ten are saved up.
+    /// With rare requests ten retries a second are allowed, and at most ten are saved up.
     #[test]
     fn a_floor_serves_rare_requests() {
         let mut budget = RetryBudget::new(20);
@@ -100,7 +100,7 @@ mod tests {
         assert!(!budget.spend(now));
     }
 
-    /// At most a hundred are saved up by requests, and 0 % turns retries off.
+    /// Requests save up at most a hundred, and 0 % turns retries off.
     #[test]
     fn bounds() {
         let mut budget = RetryBudget::new(1000);

@@ -1,5 +1,5 @@
-//! Bounds of connections: as many clients as leave room for the upstreams and probes that serving
-//! them takes.
+//! Bounds on connections. The number of clients leaves room for the upstreams and probes that they
+//! need.
 use intelliproxy_core::Instant;
 
 use super::conn::Conn;
@@ -9,9 +9,9 @@ use crate::config::Overflow;
 /// The bounds on connections.
 #[derive(Debug)]
 pub(super) struct Room {
-    /// Connections of all kinds, as far as the driver's system lets there be.
+    /// Connections of all kinds that the driver's system allows.
     connections_max: usize,
-    /// Clients: `limits.clients`, or what leaves room for their upstreams where that is less.
+    /// Clients: `limits.clients`, or fewer if their upstreams would have no room otherwise.
     pub(super) clients_max: usize,
     /// The same where it is less than `limits.clients`, as reported.
     reported: Option<usize>,
@@ -24,8 +24,8 @@ impl Room {
 }
 
 impl Proxy {
-    /// Says how many connections of all kinds, clients, upstreams and probes, the driver's system
-    /// has room for; to be called before any other method.
+    /// Sets the number of connections of all kinds that the driver's system has room for: clients,
+    /// upstreams and probes. Must be called before any other method.
     pub fn limit_connections(&mut self, connections_max: usize) {
         self.room.connections_max = connections_max;
         self.derive_clients_max();
@@ -48,7 +48,7 @@ impl Proxy {
     fn derive_clients_max(&mut self) {
         let limit = self.shared.config.limits.clients;
         let connections = self.room.connections_max;
-        // A ping and a report of each backend, all at once only in the beginning.
+        // One ping and one report for each backend; all at once only at the start.
         let probes = (2 * self.upstreams.configured().len()).min(connections / 4);
         // Each client may need an upstream at the same time.
         let derived = ((connections - probes) / 2).max(1);
@@ -61,15 +61,15 @@ impl Proxy {
         }
     }
 
-    /// Whether another client may be accepted now. With `overflow: reject` one more always may:
-    /// it gets 503.
+    /// Whether another client may be accepted now. With `overflow: reject` one more is always
+    /// accepted: it gets 503.
     pub fn accepts(&self) -> bool {
         !self.shared.is_stopping
             && (self.shared.config.overflow == Overflow::Reject
                 || self.admitted() < self.room.clients_max)
     }
 
-    /// Clients that may be connected at a time.
+    /// Returns the number of clients that may be connected at the same time.
     pub fn clients_max(&self) -> usize {
         self.room.clients_max
     }

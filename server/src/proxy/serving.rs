@@ -1,4 +1,4 @@
-//! Needs of sessions, and the times at which sessions are checked.
+//! Fulfils the needs of sessions, and decides when they are checked.
 use std::hint::cold_path;
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use super::timers::Timers;
 use super::{Action, Owner, Proxy};
 use crate::http::UpstreamError;
 
-/// Delay of a deadline while bytes wait to be read first. Those bytes are read within a few turns,
-/// so the deadline is judged soon after.
+/// Delay of a deadline while bytes wait to be read. They are read within a few turns, so the
+/// deadline is checked soon after.
 const PUT_OFF: Duration = Duration::from_millis(1);
 
 impl Proxy {
-    /// A peer ended its side, behind bytes for which there is no
-    /// [`read_space`](Self::read_space) yet. May be repeated.
+    /// Handles a peer's end behind bytes for which there is no [`read_space`](Self::read_space)
+    /// yet. May be repeated.
     pub fn handle_end_seen(&mut self, now: Instant, conn: ConnId) {
         if let Owner::Session(id, Side::Client) = self.owner(conn)
             && let Some(session) = self.table.session_mut(id)
@@ -28,8 +28,8 @@ impl Proxy {
         }
     }
 
-    /// Takes the number of bytes written to a connection that its peer has not acknowledged; `None`
-    /// when the driver cannot know.
+    /// Handles the number of bytes written to a connection that its peer has not acknowledged;
+    /// `None` if the driver does not know.
     pub fn handle_measured(&mut self, now: Instant, conn: ConnId, unacknowledged: Option<u64>) {
         if let Owner::Session(id, side) = self.owner(conn)
             && let Some(session) = self.table.session_mut(id)
@@ -39,16 +39,16 @@ impl Proxy {
         }
     }
 
-    /// Says whether bytes of a connection wait to be read. As long as some do, the deadlines of its
-    /// session are put off: what has arrived is read before anything is judged.
+    /// Notes whether bytes of a connection wait to be read. As long as some do, the deadlines of
+    /// its session are delayed: received bytes are read first.
     pub fn handle_unread(&mut self, conn: ConnId, is_unread: bool) {
         if let Some(entry) = self.table.get_mut(conn) {
             entry.is_unread = is_unread;
         }
     }
 
-    /// Serves a session after an event: fulfils its needs, marks connections with output, and makes
-    /// sure that it is checked in time.
+    /// Serves a session after an event: fulfils its needs, marks connections with output, and
+    /// ensures that it is checked in time.
     pub(super) fn serve(&mut self, now: Instant, id: ConnId) {
         self.serve_until(now, id, self.shared.horizon(now));
     }
@@ -91,7 +91,7 @@ impl Proxy {
         }
     }
 
-    /// Makes sure that a session is checked at its deadline.
+    /// Ensures that a session is checked at its deadline.
     pub(super) fn arm_session(&mut self, id: ConnId) {
         let deadline = self.table.session_mut(id).map(|session| session.poll_timeout(&self.shared));
         if let Some(at) = deadline.flatten() {
@@ -191,7 +191,7 @@ impl Proxy {
                 // A session without events is not checked before its deadline.
                 self.serve_until(now, id, horizon);
             }
-            // An attached upstream's deadlines are its session's.
+            // The session handles the deadlines of its upstream.
             Owner::Session(_, Side::Upstream) | Owner::Gone => {}
             Owner::Idle(backend) => {
                 let idle = self.shared.config.pool.idle;
@@ -219,7 +219,7 @@ impl Proxy {
         is_unread(id) || upstream.is_some_and(is_unread)
     }
 
-    /// Looks at a session's deadlines again a little later.
+    /// Checks a session's deadlines again a little later.
     #[cold]
     fn put_off(&mut self, now: Instant, id: ConnId) {
         if let Some(entry) = self.table.get_mut(id) {
@@ -229,8 +229,8 @@ impl Proxy {
     }
 }
 
-/// Makes sure that a session is checked at its deadline, or at `horizon` if that is earlier: a
-/// session that is checked before needs no other check.
+/// Ensures that a session is checked at its deadline, or at `horizon` if that is earlier. A session
+/// with an earlier check needs no other.
 #[inline]
 pub(super) fn watch(
     entry: &mut Entry,

@@ -20,27 +20,27 @@ use crate::pages::metrics::ExchangeCounts;
 
 /// Interval of dropping free buffers that were not needed since the last time.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
-/// Work of a byte that is parsed by itself, where a byte that is read and written unchanged is 1:
-/// 2.5 ns against 0.3 ns, with room for slower machines.
+/// The work of a byte that is parsed alone. A byte that is read and written unchanged is 1: 2.5 ns
+/// against 0.3 ns, with a margin for slower machines.
 const PARSED_WORK: u64 = 15;
-/// Work of a response that the proxy makes by itself: 1.6 to 4.8 us with the write of it, where no
-/// backend's time comes between a client's pipelined requests.
+/// The work of a response that the proxy makes itself: 1.6 to 4.8 us including its write. No
+/// backend's time separates the pipelined requests of such a client.
 const OWN_RESPONSE_WORK: u64 = 15_000;
 
-/// The facts about a client that follow from its address alone.
+/// Facts about a client that depend on its address alone.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// The field lines about it in forwarded requests.
     pub(crate) fields: Arc<str>,
-    /// Whether it is in `stats.allow`.
+    /// Whether the address is in `stats.allow`.
     pub(crate) may_see_stats: bool,
-    /// Whether it is in `forwarding.trusted`.
+    /// Whether the address is in `forwarding.trusted`.
     pub(crate) is_trusted: bool,
-    /// Its group as one who asks.
+    /// The client's group, for the router.
     pub(crate) group: u8,
 }
 
-/// Buffers, limits and the way out for notices.
+/// Buffers, limits and pending notices.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -50,12 +50,12 @@ pub(crate) struct Shared {
     pub(crate) trust: Trust,
     /// Suffix that distinguishes this instance's name in Via from any other.
     via_suffix: String,
-    /// No session waits for anything less long than this: from the driver's start, so that adding
-    /// it is one step.
+    /// The shortest timeout of a session, measured from the driver's start, so that adding it is
+    /// one step.
     shortest_timeout: Instant,
     pub(crate) buffers: BufferPool,
     pub(crate) askers: Askers,
-    /// The line that a response without Date gets; empty until the driver said what time it is.
+    /// The Date line for a response without one; empty before the driver reports the time of day.
     pub(crate) date: String,
     /// Room for encoding the head of one response.
     pub(crate) scratch: Vec<u8>,
@@ -69,13 +69,13 @@ pub(crate) struct Shared {
     pub(crate) retries: RetryBudget,
     pub(crate) counts: ExchangeCounts,
     pub(crate) known_host: KnownHost,
-    /// The address of the client that came last, and its facts: the next one often has the same.
+    /// The last client's address and its facts: the next client often has the same address.
     last_client: Option<(IpAddr, Facts)>,
     /// Next time of dropping unused free buffers.
     trim_from: Instant,
     /// See [`Proxy::work`](super::Proxy::work).
     pub(crate) work: u64,
-    /// Whether no exchange begins any more.
+    /// Whether no new exchange begins.
     pub(crate) is_stopping: bool,
     /// Whether every response ends its client's connection: the proxy is stopping, or about to.
     pub(crate) is_leaving: bool,
@@ -111,8 +111,8 @@ impl Shared {
         }
     }
 
-    /// A deadline that begins now is at least this far away: if the session is checked before, the
-    /// deadline need not be computed yet.
+    /// Returns the earliest time of a deadline that begins now. If the session is checked before,
+    /// the deadline need not be computed yet.
     #[inline]
     pub(crate) fn horizon(&self, now: Instant) -> Instant {
         Instant::from_nanos(now.as_nanos().saturating_add(self.shortest_timeout.as_nanos()))
@@ -144,7 +144,7 @@ impl Shared {
         self.work += OWN_RESPONSE_WORK;
     }
 
-    /// The facts about a client's address.
+    /// Returns the facts about a client's address.
     #[inline]
     pub(crate) fn client_facts(&mut self, ip: IpAddr) -> Facts {
         match &self.last_client {
@@ -165,7 +165,7 @@ impl Shared {
         facts
     }
 
-    /// Takes a new configuration; messages that were begun keep the limits of their bodies.
+    /// Applies a new configuration; messages in progress keep the limits of their bodies.
     pub(crate) fn reconfigure(&mut self, config: Config) {
         self.head_limits = head_limits(&config.limits);
         self.chunk_limits = chunk_limits(&config.limits);
@@ -178,7 +178,8 @@ impl Shared {
     }
 }
 
-/// Eight digits, so that two proxies on one way have different names in all likelihood.
+/// Returns eight digits, so that two proxies on the same path almost certainly have different
+/// names.
 fn via_suffix(seed: u64) -> String {
     // Seeds of instances that start together differ in few bits; this mixes them (splitmix64).
     let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -191,7 +192,7 @@ fn request_ends(config: &Config, via_suffix: &str) -> RequestEnds {
     RequestEnds::new(&[&config.forwarding.via, via_suffix].concat())
 }
 
-/// The shortest time for which a session may wait for anything.
+/// Returns the shortest timeout of a session.
 fn shortest_timeout(config: &Config) -> Instant {
     Instant::ZERO + config.timeouts.shortest().min(config.routing.streams.idle)
 }

@@ -18,11 +18,11 @@ use super::Proxy;
 use super::id::ConnId;
 use crate::pages::{StatsText, recording_field};
 
-/// Backends that are written, and clients that get the text, in one step.
+/// Backends written, and clients served with the text, in one step.
 const AT_ONCE: usize = 16;
-/// From one step to the next.
+/// Time between two steps.
 const STEP: Duration = Duration::from_millis(1);
-/// Time for which a text is served, from its beginning.
+/// Time for which a text is served, from its start.
 const AGE_MAX: Duration = Duration::from_millis(250);
 
 /// The current text, and the next one in progress.
@@ -31,7 +31,7 @@ pub(super) struct Stats {
     latest: Option<(Instant, Arc<[u8]>)>,
     build: Option<Build>,
     waiting: VecDeque<ConnId>,
-    /// When the next step is due.
+    /// The time at which the next step is due.
     step_at: Option<Instant>,
 }
 
@@ -44,18 +44,18 @@ struct Build {
 }
 
 impl Stats {
-    /// When [`Proxy::step_stats`] is due.
+    /// Returns the time at which [`Proxy::step_stats`] is due.
     pub(super) const fn poll_timeout(&self) -> Option<Instant> {
         self.step_at
     }
 
-    /// The text that is given out.
+    /// Returns the current text if it is not too old.
     fn fresh(&self, now: Instant) -> Option<&Arc<[u8]>> {
         let latest = self.latest.as_ref();
         latest.filter(|(begun, _)| now.since(*begun) < AGE_MAX).map(|(_, text)| text)
     }
 
-    /// The backends are other ones: what was written of them is outdated.
+    /// Discards the text in progress: its backends have changed.
     pub(super) fn handle_reconfigured(&mut self) {
         self.latest = None;
         self.build = None;
@@ -63,7 +63,7 @@ impl Stats {
 }
 
 impl Proxy {
-    /// A client asks for /stats.
+    /// Handles a request for /stats.
     pub(super) fn ask_stats(&mut self, now: Instant, id: ConnId) {
         let configured = self.upstreams.configured();
         if configured.len() <= AT_ONCE {
@@ -82,7 +82,7 @@ impl Proxy {
         }
     }
 
-    /// Goes on with the text, or with answering those who wait for it, if it is time.
+    /// Continues the text, or the responses to waiting clients, if a step is due.
     pub(super) fn step_stats(&mut self, now: Instant) {
         if self.stats.step_at.is_none_or(|at| at > now) {
             return;
@@ -106,7 +106,7 @@ impl Proxy {
         }
     }
 
-    /// Begins a text where none is in the making, and writes some of its backends.
+    /// Begins a text if none is in progress, and writes some of its backends.
     fn grow_stats(&mut self, now: Instant) {
         let mut build = self.stats.build.take().unwrap_or_else(|| {
             let left = self.upstreams.configured().iter().rev().copied().collect();
@@ -134,7 +134,7 @@ impl Proxy {
             session.handle_stats(now, &fields, text, &mut self.shared);
         }
     }
-    /// The header fields that a response to /stats has of its own.
+    /// Returns the header fields specific to /stats.
     pub(crate) fn stats_fields(&self) -> String {
         let recording = self.upstreams.recording().map_or_else(String::new, recording_field);
         let reloads = self.reload_counts.field();
@@ -143,7 +143,7 @@ impl Proxy {
         fields + &self.queue.counts().field()
     }
 
-    /// Writes one backend, as the guard stands.
+    /// Writes one backend with the current state of the guard.
     pub(crate) fn write_backend(
         &self,
         now: Instant,
@@ -157,7 +157,7 @@ impl Proxy {
         }
     }
 
-    /// The state of the guard over the policy.
+    /// Returns the state of the guard over the policy.
     pub(crate) fn guard(&self, now: Instant) -> Option<GuardView> {
         self.upstreams.guard(now)
     }

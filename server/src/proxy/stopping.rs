@@ -1,4 +1,4 @@
-//! The end of the proxy: what is under way is served, and nothing else begins.
+//! The end of the proxy: exchanges in progress are completed, and no new ones begin.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -6,15 +6,14 @@ use intelliproxy_core::Instant;
 use super::Proxy;
 
 impl Proxy {
-    /// The proxy will stop soon: it goes on as before, but every response ends its client's
-    /// connection. [`handle_stop`](Self::handle_stop) follows after
-    /// [`lame_duck`](Self::lame_duck).
+    /// Announces the stop: the proxy continues, but every response ends its client's connection.
+    /// [`handle_stop`](Self::handle_stop) follows after [`lame_duck`](Self::lame_duck).
     pub fn handle_leaving(&mut self) {
         self.shared.is_leaving = true;
     }
 
-    /// No exchange is to begin any more: idle clients are closed, busy ones after the exchange at
-    /// hand, and all of them when `timeouts.shutdownMs` are over.
+    /// Begins no new exchange: closes idle clients now, busy ones after the current exchange, and
+    /// all of them after `timeouts.shutdownMs`.
     pub fn handle_stop(&mut self, now: Instant) {
         if self.shared.is_stopping {
             return;
@@ -43,7 +42,8 @@ impl Proxy {
         self.shared.is_leaving
     }
 
-    /// Time from [`handle_leaving`](Self::handle_leaving) to [`handle_stop`](Self::handle_stop).
+    /// Returns the time from [`handle_leaving`](Self::handle_leaving) to
+    /// [`handle_stop`](Self::handle_stop).
     pub const fn lame_duck(&self) -> Duration {
         self.shared.config.timeouts.lame_duck
     }

@@ -13,14 +13,14 @@ use intelliproxy_core::Instant;
 use super::conn::ConnTable;
 use super::id::ConnId;
 
-/// Entries that came due or are to come.
+/// Entries that are due or pending.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, ConnId)>>,
 }
 
 impl Timers {
-    /// Makes sure that `conn`, which is checked at `armed`, is checked no later than `at`.
+    /// Ensures that `conn`, which is checked at `armed`, is checked no later than `at`.
     #[inline]
     pub(crate) fn arm(&mut self, armed: &mut Instant, conn: ConnId, at: Instant) {
         if at < *armed {
@@ -53,13 +53,13 @@ impl Timers {
         None
     }
 
-    /// When the next entry comes due.
+    /// Returns the time at which the next entry is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|&Reverse((at, _))| at)
     }
 }
 
-/// The earliest of all times; mostly without a `rare` one.
+/// Returns the earliest of all times; usually there is no `rare` one.
 #[inline]
 pub(super) fn earliest<const N: usize>(
     usual: Option<Instant>,
@@ -72,7 +72,7 @@ pub(super) fn earliest<const N: usize>(
     rare.into_iter().fold(usual, earlier)
 }
 
-/// The earlier of two times, where there are both.
+/// Returns the earlier of two optional times.
 pub(super) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),

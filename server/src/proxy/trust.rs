@@ -1,4 +1,4 @@
-//! Trust: the hops whose statements about their clients count, and the readers of /stats.
+//! The hops whose statements about their clients are trusted, and the clients that may read /stats.
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Config, Network};
@@ -19,19 +19,19 @@ impl Trust {
         }
     }
 
-    /// Whether a peer's word about its own clients counts.
+    /// Whether a peer's statements about its own clients are trusted.
     pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(ip))
     }
 
-    /// Whether a client may see /stats.
+    /// Whether a client may read /stats.
     pub(crate) fn may_see_stats(&self, ip: IpAddr) -> bool {
         self.stats_allowed.iter().any(|network| network.contains(ip))
     }
 
-    /// The client of a request that came over the trusted hop `peer`: of the addresses in
-    /// X-Forwarded-For, read from the right, the first that is not trusted. Where all are, it is
-    /// the leftmost; addresses left of an invalid one are ignored.
+    /// Returns the client of a request from the trusted hop `peer`: the first untrusted address in
+    /// X-Forwarded-For, read from the right. If all are trusted, it is the leftmost. Addresses to
+    /// the left of an invalid one are ignored.
     #[cold]
     pub(crate) fn client(&self, fields: &Fields<'_, '_>, peer: IpAddr) -> IpAddr {
         let values: Vec<&[u8]> = fields.values(Name::XForwardedFor).flat_map(tokens).collect();
@@ -68,7 +68,7 @@ impl Trust {
     }
 }
 
-/// An address as hops write it: plain, or with a port.
+/// Parses an address, plain or with a port.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);

@@ -6,27 +6,27 @@ use intelliproxy_core::Instant;
 
 use super::Session;
 
-/// The router's knowledge of the current attempt, beside its lease.
+/// The state of the current attempt as the router knows it, beside its lease.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
-    /// Whether the party that is awaited may be another one than the router knows of.
+    /// Whether the awaited party may differ from the one that the router knows.
     is_watched: bool,
-    /// Whether the router takes the client for the party that is awaited.
+    /// Whether the router regards the client as the awaited party.
     is_paused: bool,
-    /// Since when the other party than that has been awaited.
+    /// The time since which the other party has been awaited.
     other_since: Option<Instant>,
-    /// Whether the exchange has left the backend's account: a tunnel, or a silent stream.
+    /// Whether the exchange no longer counts for its backend: a tunnel, or a silent stream.
     pub(super) has_left: bool,
 }
 
-/// Something that the router has to know of a lease that stays out.
+/// A change of an open lease that the router must know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum LeaseNews {
     /// It waits for its client.
     Paused,
     /// It waits for its backend.
     Resumed,
-    /// It is no work for its backend any more; its response began so and after that long.
+    /// It is no longer work for its backend. The response began with this status after this time.
     Left { status: u16, latency: Duration },
 }
 
@@ -42,8 +42,7 @@ pub(crate) enum Party {
 const AWAITED_AFTER: Duration = Duration::from_millis(10);
 
 impl Session {
-    /// A piece of a long body was written, or only a part of it: from now on the client may be the
-    /// party that is awaited.
+    /// Notes that a long body was written in part: the client may be the awaited party from now on.
     #[cold]
     pub(super) fn watch_party(&mut self) {
         if let Some(exchange) = &mut self.exchange {
@@ -51,13 +50,13 @@ impl Session {
         }
     }
 
-    /// Whether [`mind_party`](Self::mind_party) has anything to do.
+    /// Whether [`mind_party`](Self::mind_party) has work to do.
     #[inline]
     pub(crate) fn minds_party(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.account.is_watched)
     }
 
-    /// Tells the router when another party is awaited than it knows of. Returns when to look again.
+    /// Reports a change of the awaited party to the router. Returns the time of the next check.
     #[cold]
     pub(crate) fn mind_party(&mut self, now: Instant) -> Option<Instant> {
         let is_client = self.awaited() == Party::Client;
@@ -74,7 +73,7 @@ impl Session {
             return None;
         }
         let since = *account.other_since.get_or_insert(now);
-        // With the last byte of its body the client's turn is over.
+        // The last byte of its body ends the client's turn.
         let is_over = account.is_paused && is_request_whole && exchange.answer.is_none();
         if !is_over && now.since(since) < AWAITED_AFTER {
             return Some(since + AWAITED_AFTER);
@@ -87,7 +86,8 @@ impl Session {
         None
     }
 
-    /// The response is a tunnel, or has been silent for long: it leaves its backend's account.
+    /// Stops counting the exchange for its backend: it is a tunnel, or its response was silent for
+    /// long.
     #[cold]
     pub(super) fn leave_account(&mut self) {
         let Some(exchange) = &mut self.exchange else { return };
@@ -99,7 +99,7 @@ impl Session {
         }
     }
 
-    /// Whether a response that has begun could leave its backend's account by being silent.
+    /// Whether a response that has begun may stop counting for its backend because it is silent.
     pub(super) fn may_leave(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| {
             exchange.answer.is_some() && exchange.lease.is_some() && !exchange.account.has_left

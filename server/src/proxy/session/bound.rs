@@ -25,7 +25,7 @@ impl Session {
         self.bound.take()
     }
 
-    /// The request that waits goes over the client's own connection.
+    /// Sends the waiting request over the client's own connection.
     pub(crate) fn handle_bound(
         &mut self,
         now: Instant,
@@ -42,8 +42,8 @@ impl Session {
         }
     }
 
-    /// The backend of the client's own connection left or moved before the request that waits was
-    /// sent: its client is closed, as if the backend had closed the connection.
+    /// Closes the client, as if the backend had closed the connection: the backend of the client's
+    /// own connection left or moved before the waiting request was sent.
     pub(crate) fn handle_unbound(&mut self, now: Instant, shared: &mut Shared) {
         self.abandon(shared);
         self.client.close(false);

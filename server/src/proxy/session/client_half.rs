@@ -26,7 +26,7 @@ use crate::proxy::shared::Shared;
 /// The client's connection: input, output, and the state of each.
 #[derive(Debug)]
 pub(crate) struct ClientHalf {
-    /// Its peer, and the client that it forwards for.
+    /// The client's peer, and the client that the peer forwards for.
     pub(crate) hop: Hop,
     pub(crate) input: Option<Buffer>,
     pub(crate) output: Outbox,
@@ -34,16 +34,17 @@ pub(crate) struct ClientHalf {
     send: Sending,
     /// Whether the client has ended its side and all its bytes were read.
     pub(crate) is_eof: bool,
-    /// Judgement of its end when first seen, maybe behind bytes for which there was no room.
+    /// How the client ended its side. It is decided when the end is first seen, which may be behind
+    /// bytes that have no room yet.
     pub(crate) end: End,
     /// Whether a tunnel's connection was reset or broke otherwise; without a tunnel this ends the
     /// session.
     pub(crate) has_failed: bool,
     /// Whether a tunnel's client takes no more bytes; it may still have sent some.
     pub(crate) is_write_broken: bool,
-    /// Whether it announced the current request as its last one.
+    /// Whether the client announced the current request as its last one.
     pub(crate) has_said_last: bool,
-    /// Whether an exchange of its connection is over: the current request is not its first.
+    /// Whether the connection has completed an exchange: the current request is not its first.
     pub(crate) has_been_served: bool,
     /// Whether it was turned away, since too many clients were connected.
     pub(crate) is_refused: bool,
@@ -55,11 +56,11 @@ pub(crate) struct ClientHalf {
     pub(crate) head_since: Option<Instant>,
     /// Time of the last read of its bytes.
     pub(crate) bytes_at: Instant,
-    /// Time at which it last sent bytes, or at which waiting for it began.
+    /// Time at which the client last sent bytes, or at which waiting for it began.
     pub(crate) last_read: Instant,
-    /// Time at which it last took bytes, or at which bytes began to wait for it.
+    /// Time at which the client last took bytes, or at which bytes began to wait for it.
     pub(crate) last_write: Instant,
-    /// The last measurement of its unacknowledged bytes; seldom present, so it is boxed.
+    /// The last measurement of the client's unacknowledged bytes; rarely present, so it is boxed.
     pub(crate) look: Option<Box<Look>>,
 }
 
@@ -124,9 +125,9 @@ pub(crate) enum Aim {
     LastHop,
 }
 
-/// An end so soon after the last bytes is part of sending the request, as with `printf ... | nc
-/// -N`: it follows within some 100 us and often in the same packet. A client that closes because
-/// it has seen its backend at work does so later than this.
+/// An end this soon after the last bytes is part of sending the request, as with `printf ... | nc
+/// -N`: it follows within about 100 us and often in the same packet. A client that closes because
+/// of what its backend does closes later than this.
 pub(crate) const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(2);
 /// The same after the response has begun. A quick backend on the same machine begins it after
 /// 100 us, before an end that the client sends in a call of its own is seen. A client that ends
@@ -158,7 +159,7 @@ impl ClientHalf {
         }
     }
 
-    /// Handles the end of its side; returns whether that is news.
+    /// Handles the end of the client's side. Returns whether this is news.
     #[cold]
     pub(crate) fn note_end(&mut self, now: Instant, has_response: bool) -> bool {
         let is_news = self.end == End::None;
@@ -178,7 +179,7 @@ impl ClientHalf {
         }
     }
 
-    /// Whether it waits for the client's next request, of which no byte has arrived.
+    /// Whether the session waits for the client's next request and no byte of it has arrived.
     pub(crate) const fn is_at_rest(&self) -> bool {
         matches!(self.receive, Receive::Head)
             && self.is_sending()
@@ -243,8 +244,8 @@ impl ClientHalf {
         matches!(self.receive, Receive::Ended | Receive::Tunnel)
     }
 
-    /// Drops complete empty lines before the next request. Line ends alone are not a request (RFC
-    /// 9112 section 2.2): only the idle time runs for them, and they do not extend it.
+    /// Drops complete empty lines before the next request. They are not a request (RFC 9112 section
+    /// 2.2): the idle time runs on, and they do not extend it.
     #[cold]
     pub(crate) fn skip_empty_lines(&mut self) {
         let Some(input) = &mut self.input else { return };
@@ -363,7 +364,7 @@ impl ClientHalf {
     }
 }
 
-/// Whether a request expects anything but 100-continue (RFC 9110 section 10.1.1).
+/// Whether a request has an expectation other than 100-continue (RFC 9110 section 10.1.1).
 #[cold]
 fn expects_the_unknown(head: &RequestHead<'_, '_>) -> bool {
     let is_unknown = |value: &[u8]| !value.eq_ignore_ascii_case(b"100-continue");

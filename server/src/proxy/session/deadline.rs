@@ -11,7 +11,7 @@ use super::{Session, Side};
 use crate::http::{ClientError, UpstreamError};
 use crate::proxy::shared::Shared;
 
-/// The deadline of a session that comes first.
+/// The kind of the earliest deadline of a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Expiry {
     ClientIdle,
@@ -27,13 +27,14 @@ enum Expiry {
     Linger,
 }
 
-/// A backend that breaks off after the client sent or received nothing for this time may have given
-/// up because of it; servers do after 1 s or more. One that breaks off sooner has failed by itself.
+/// If the client sent or received nothing for this time, a backend that breaks off may have given
+/// up because of that; servers do so after 1 s or more. A backend that breaks off earlier has
+/// failed by itself.
 const CLIENT_LATE_AFTER: Duration = Duration::from_millis(500);
 
 impl Session {
-    /// The party whose move is awaited: nothing goes on before it takes bytes or sends some. The
-    /// time that passes until then is that party's; a tunnel's sides are awaited in turn.
+    /// Returns the party that must send or take bytes before the exchange can continue. The waiting
+    /// time counts for that party. In a tunnel the two sides alternate.
     pub(crate) fn awaited(&self) -> Party {
         let (client, upstream) = (&self.client, &self.upstream);
         if self.exchange.is_none() || !client.output.is_empty() {
@@ -45,14 +46,14 @@ impl Session {
         Party::Backend
     }
 
-    /// Whether the client has been awaited long enough for a backend to give up because of it.
+    /// Whether the client has been awaited for so long that a backend may give up because of it.
     pub(super) fn is_client_late(&self, now: Instant) -> bool {
         let client = &self.client;
         let since = if client.output.is_empty() { self.awaited_since() } else { client.last_write };
         self.awaited() == Party::Client && now.since(since) >= CLIENT_LATE_AFTER
     }
 
-    /// Since when a part of the request's body is awaited.
+    /// Returns the time since which a part of the request's body is awaited.
     pub(super) fn awaited_since(&self) -> Instant {
         self.client.last_read.max(self.upstream.last_write)
     }
@@ -63,7 +64,7 @@ impl Session {
         if is_awaited { now.since(self.awaited_since()) } else { Duration::ZERO }
     }
 
-    /// Whether a part of the request's body is to come, and all that came of it is on its way.
+    /// Whether a part of the request's body is still missing and all received bytes were passed on.
     fn is_body_awaited(&self) -> bool {
         let client = &self.client;
         matches!(&client.receive, Receive::Body { reader, .. } if !reader.is_over())
@@ -72,12 +73,12 @@ impl Session {
             && !self.awaits_continue()
     }
 
-    /// Whether the client waits with its body for a 100 (Continue) of the backend.
+    /// Whether the client holds its body back until the backend sends a 100 (Continue).
     pub(super) fn awaits_continue(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.awaits_continue)
     }
 
-    /// A deadline passed; does nothing when none has.
+    /// Handles a passed deadline. Does nothing if none has passed.
     pub(crate) fn handle_timeout(&mut self, now: Instant, shared: &mut Shared) {
         let Some((at, expiry)) = self.next_deadline(shared) else {
             return;
@@ -107,7 +108,7 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// A clock for what a peer takes came due: it asks what was taken, or is over.
+    /// Handles a due clock of a side that takes no bytes: asks for a measurement, or ends the wait.
     fn time_taking(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         if !self.look(now, side, shared) {
             self.end_taking(now, side, shared);
@@ -155,7 +156,7 @@ impl Session {
                 add(client.last_read, times.linger, Expiry::Linger);
                 add(*until, Duration::ZERO, Expiry::Linger);
             }
-            // While bytes wait for a side, its own clock runs.
+            // While bytes wait for a side, only the clock of that side runs.
             Receive::Tunnel if client.output.is_empty() && upstream.output.is_empty() => {
                 let read = client.last_read.max(upstream.last_read);
                 let written = client.last_write.max(upstream.last_write);
@@ -176,8 +177,8 @@ impl Session {
                     Look::due(upstream.look.as_deref(), upstream.last_write, times.response_head);
                 add(at, Duration::ZERO, Expiry::ResponseHead);
             }
-            // While bytes wait for a side, its own clock runs; while the client owes a part of its
-            // request, the client's does.
+            // While bytes wait for a side, its own clock runs. While a part of the request is
+            // missing, the client's clock runs.
             upstream_half::Receive::Body { .. }
                 if client.output.is_empty() && upstream.output.is_empty() && !is_body_awaited =>
             {

@@ -5,8 +5,8 @@ use super::Session;
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// Handles a backend of the current exchange that left or moved. A request of which nothing was
-    /// sent yet is routed again; one that was begun continues where it is.
+    /// Handles the removal or move of the current exchange's backend. A request of which nothing
+    /// was sent is routed again; any other continues on its connection.
     pub(crate) fn handle_displaced(&mut self, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else {
             return;
@@ -19,7 +19,7 @@ impl Session {
             return;
         };
         exchange.has_seen_answer = false;
-        // Says nothing about the backend.
+        // The outcome is neutral for the backend.
         self.needs.finish(lease, Outcome::Abandoned);
         if let Some(conn) = self.upstream.conn() {
             self.needs.release(conn, None);

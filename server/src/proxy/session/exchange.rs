@@ -1,4 +1,4 @@
-//! One request and its response, over all backends that it is tried on.
+//! One request and its response, over all backends that are tried.
 use std::ops::Range;
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use crate::http::refusal::Refusal;
 pub(crate) struct Exchange {
     /// The lease for [`backend`](Self::backend); `None` between two attempts.
     pub(crate) lease: Option<Lease>,
-    /// Backends that failed it already; allocates only then.
+    /// Backends that failed the request already; allocates only then.
     pub(crate) tried: Vec<BackendId>,
     pub(crate) is_head_request: bool,
-    /// Whether it is idempotent (RFC 9110 section 9.2.2).
+    /// Whether the request is idempotent (RFC 9110 section 9.2.2).
     pub(crate) is_idempotent: bool,
     pub(crate) version: Version,
     /// Whether the client's connection is to stay open.
     pub(crate) is_persistent: bool,
-    /// Whether its connection to the backend belongs to its client from now on.
+    /// Whether its connection to the backend belongs to the client from now on.
     pub(crate) binds: bool,
     /// Protocols that the client asked to switch to, if that was forwarded.
     pub(crate) upgrade: Option<Box<[u8]>>,
@@ -40,16 +40,17 @@ pub(crate) struct Exchange {
     pub(crate) has_seen_answer: bool,
     /// Whether any byte of the final response was forwarded.
     pub(crate) has_begun_answer: bool,
-    /// Ticket under which it waits until a backend has room.
+    /// Ticket under which the request waits until a backend has room.
     pub(crate) ticket: Option<u64>,
     /// Error of the last attempt.
     pub(crate) last_error: Option<UpstreamError>,
-    /// A failed attempt after which it is not known yet whether another backend is tried.
+    /// A failed attempt that is reported once it is known whether another backend is tried.
     pub(crate) unreported: Option<(BackendId, UpstreamError)>,
-    /// Whether it was sent again over a new connection: it uses no idle one any more.
+    /// Whether the request was sent again over a new connection. It uses no idle connection after
+    /// that.
     pub(crate) has_redialled: bool,
-    /// Whether the client at some time received nothing for long enough that its backend may have
-    /// given up because of it.
+    /// Whether the client at some time received nothing for so long that its backend may have given
+    /// up.
     pub(crate) was_client_late: bool,
     /// Time for which the client's body was awaited in the current attempt.
     pub(crate) client_wait: Duration,
@@ -57,11 +58,11 @@ pub(crate) struct Exchange {
     pub(crate) interim_bytes: usize,
     /// The refusal, if the response is one.
     pub(crate) refusal: Option<Refusal>,
-    /// Whether another backend was requested after this one refused.
+    /// Whether another backend was requested after this one refused the request.
     pub(crate) asking: Asking,
     /// Group of the request's path.
     pub(crate) target: u8,
-    /// The party whose time the current attempt takes, as the router knows it.
+    /// The party whose time counts in the current attempt, as the router knows it.
     pub(crate) account: Account,
 }
 
@@ -70,15 +71,15 @@ pub(crate) struct Exchange {
 pub(crate) enum Asking {
     /// No refusal waits.
     No,
-    /// It is not known yet whether another backend can take the request; `kept` is the time for
-    /// which the connection that brought the refusal may be kept.
+    /// It is not known yet whether another backend can take the request. The connection of the
+    /// refusal may be kept for `kept`.
     Asked { status: u16, kept: Option<Duration> },
     /// No other backend can: the refusal is the response.
     Kept,
 }
 
 impl Exchange {
-    /// Returns the outcome that a complete response means for its backend.
+    /// Returns the outcome for the backend, if the response is complete.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         let (status, latency) = self.answer?;
         Some(match self.refusal {

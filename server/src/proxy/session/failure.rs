@@ -15,7 +15,7 @@ use crate::proxy::notice::{Notice, RemedyTaken};
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// Handles a client that broke a rule: it gets a response if possible, and is closed.
+    /// Handles a client that broke a rule: sends an error response if possible, and closes.
     #[cold]
     pub(super) fn fail_client(&mut self, now: Instant, error: ClientError, shared: &mut Shared) {
         let client = &mut self.client;
@@ -27,7 +27,7 @@ impl Session {
         let with_reset = self.upstream.ends_with_connection();
         let is_head_request = match &self.exchange {
             Some(exchange) => exchange.is_head_request,
-            // The head itself broke the rule; its method may have been complete before that.
+            // The head itself broke the rule. Its method may have arrived completely.
             None => matches!(client.receive, Receive::Head) && is_head_method(excerpt),
         };
         self.abandon(shared);
@@ -182,7 +182,8 @@ impl Session {
         shared.add_own_response(status);
         let buffer = shared.buffers.adopt(Buffer::holding(bytes));
         if let Err(buffer) = self.client.output.push(buffer, &mut shared.buffers) {
-            // Interim responses fill the output: a client that reads none of them gets no other.
+            // The output is full of interim responses that the client has not read. It gets no
+            // final response.
             shared.buffers.give(buffer);
             self.client.close(true);
         }
@@ -212,9 +213,9 @@ impl Session {
         self.upstream.output.clear(&mut shared.buffers);
     }
 
-    /// J8: a client that ends its side later than with its last bytes does not wait for the
-    /// current response: the exchange is abandoned and the connection closed. A
-    /// request body that broke off is J2's matter, the end of a tunnel J6's.
+    /// J8: abandons the exchange and closes the connection if the client ends its side later than
+    /// with its last bytes: such a client does not wait for the response. J2 handles a request body
+    /// that broke off, J6 the end of a tunnel.
     #[cold]
     pub(super) fn leave_if_gone(&mut self, shared: &mut Shared) {
         let client = &self.client;
@@ -247,8 +248,8 @@ impl Session {
     #[cold]
     pub(super) fn end(&mut self, _now: Instant, with_reset: bool, shared: &mut Shared) {
         self.count_tunnel();
-        // Waiting bytes are lost: a clean end must not make the rest look complete. Where the
-        // framing of the response shows the cut, the bytes that the system holds arrive.
+        // Waiting bytes are lost, so a clean end must not make the rest look complete. If the
+        // framing of the response shows the cut, the bytes in the system's buffer still arrive.
         let shows_cut = self.exchange.is_some() && !self.upstream.ends_with_connection();
         let is_lossy = !self.client.output.is_empty() && !shows_cut;
         self.abandon(shared);
@@ -263,7 +264,7 @@ pub(super) const fn retried(peer: SocketAddr, backend: BackendId, error: Upstrea
     Action::Notify(Notice::UpstreamError { peer, backend, error, remedy })
 }
 
-/// Whether a head, as far as it came, is that of a HEAD request: a response to it has no body.
+/// Whether a partial or complete head is that of a HEAD request, whose response has no body.
 fn is_head_method(head: &[u8]) -> bool {
     let begin = head.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(head.len());
     head[begin..].starts_with(b"HEAD ")

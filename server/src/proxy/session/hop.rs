@@ -1,4 +1,4 @@
-//! Origin of a client connection, and trust in its statements.
+//! Origin of a client connection, and whether its statements are trusted.
 use std::hint::cold_path;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use crate::proxy::shared::{Facts, Shared};
 /// The peer of a client connection, and the client that it forwards for.
 #[derive(Debug)]
 pub(crate) struct Hop {
-    /// The peer: of the socket, or the one that a PROXY protocol header named.
+    /// The peer of the socket, or the address in a PROXY protocol header.
     pub(crate) peer: SocketAddr,
     /// Fields about it in forwarded requests.
     pub(crate) fields: Arc<str>,
-    /// Whether it may see /stats.
+    /// Whether the client may read /stats.
     may_see_stats: bool,
-    /// Whether its word about its own clients counts (`forwarding.trusted`).
+    /// Whether the peer's statements about its own clients are trusted (`forwarding.trusted`).
     pub(crate) is_trusted: bool,
     /// Whether a PROXY protocol header comes before its first request.
     pub(crate) awaits_header: bool,
-    /// The client of the latest request, where a trusted peer named it.
+    /// The client of the latest request, as named by a trusted peer.
     pub(crate) forwards_for: Option<IpAddr>,
-    /// The group of the peer as one who asks.
+    /// The peer's group of clients, for the router.
     group: u8,
 }
 
@@ -60,7 +60,7 @@ impl Hop {
         }
     }
 
-    /// The group of the client as one who asks.
+    /// Returns the client's group, for the router.
     #[inline]
     pub(super) fn group(&self, shared: &Shared) -> u8 {
         match self.forwards_for {
@@ -79,7 +79,7 @@ impl Hop {
 }
 
 impl Session {
-    /// Only a trusted hop's word about its client counts, so only it has to give it.
+    /// Expects a PROXY protocol header, from a trusted hop only: statements of others are ignored.
     pub(crate) const fn expect_proxy_header(&mut self) {
         self.client.hop.awaits_header = self.client.hop.is_trusted;
     }

@@ -3,27 +3,28 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-/// Looks in the span of a clock.
+/// Measurements within the span of a clock.
 const LOOKS: u32 = 4;
 
 /// The last measurement of a peer's unacknowledged bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
-    /// The last progress, for which the clock looked; with another one the look is void.
+    /// The time of the last progress when the measurement was made. After further progress the
+    /// measurement is void.
     pub(super) since: Instant,
-    /// When the driver was asked.
+    /// The time at which the driver was asked.
     pub(super) at: Instant,
-    /// Bytes that were not acknowledged, when the driver knew.
+    /// Bytes that were not acknowledged; `None` if the driver does not know.
     pub(super) unacknowledged: Option<u64>,
 }
 
 impl Look {
-    /// When a clock that began at `since` looks next, or is over.
+    /// Returns the time at which a clock that began at `since` asks again or ends.
     pub(super) fn due(look: Option<&Self>, since: Instant, span: Duration) -> Instant {
         let over = since + span;
         match look.filter(|look| look.since == since) {
             None => since + span / LOOKS,
-            // Nothing is left to be acknowledged.
+            // All bytes are acknowledged.
             Some(Self { unacknowledged: Some(0), .. }) => over,
             // A measurement that never arrives ends the clock one check later.
             Some(look) if look.at >= over => look.at + span / LOOKS,

@@ -47,7 +47,7 @@ use super::shared::Shared;
 use crate::buffer::LARGE;
 use crate::http::{UpstreamError, answer};
 
-/// Time for which bytes stay in the buffer that they were read into if they do not move.
+/// Time after which bytes that do not move leave the buffer that they were read into.
 const REST: Duration = Duration::from_secs(1);
 
 /// One of a session's two connections.
@@ -60,7 +60,7 @@ pub(crate) enum Side {
 /// Idle connections that a request may use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Reuse {
-    /// None: it was sent again already because one turned out to be closed.
+    /// None: the request was sent again already because an idle connection turned out to be closed.
     Fresh,
     /// Any: if it turns out to be closed, the request is sent again.
     Any,
@@ -69,8 +69,8 @@ pub(crate) enum Reuse {
     Look,
     /// Only the client's own, after a check.
     Bound,
-    /// The same as [`Look`](Self::Look), and only where the backend is known to keep connections:
-    /// it is the client's first request, which it would not repeat.
+    /// The same as [`Look`](Self::Look), but only if the backend is known to keep connections: the
+    /// client would not repeat the first request of its connection.
     Proven,
 }
 
@@ -85,8 +85,8 @@ pub(crate) struct Session {
     needs: Needs,
 }
 
-/// Memory up to this size is kept by glibc for the next connection; beyond it, making and dropping
-/// a session costs 150 instructions more.
+/// glibc keeps memory up to this size for the next connection. A larger session costs 150
+/// instructions more to create and drop.
 const SESSION_BYTES_MAX: usize = 1032;
 const _: () = assert!(size_of::<Session>() <= SESSION_BYTES_MAX, "a session is cheap to make");
 
@@ -130,14 +130,14 @@ impl Session {
         space
     }
 
-    /// Takes the note that reading from one side was refused and has room again.
+    /// Returns whether a refused read of one side can continue now. If so, clears its flag.
     pub(crate) fn resumes(&mut self, side: Side) -> bool {
         let (input, is_paused) = match side {
             Side::Client => (&self.client.input, &mut self.client.is_paused),
             Side::Upstream => (&self.upstream.input, &mut self.upstream.is_paused),
         };
-        // Below half a buffer, so that not every byte taken causes another small read, and an
-        // incomplete head does not wait for ever.
+        // Below half a buffer: otherwise each byte taken would cause another small read. An
+        // incomplete head must not wait forever.
         let resumes = *is_paused
             && input.as_ref().is_none_or(|buffer| buffer.len() < LARGE / 2)
             && (side == Side::Client || self.client.output.pending().len() < LARGE / 2);
@@ -179,7 +179,7 @@ impl Session {
                         cold_path();
                         self.client.last_read = now;
                     }
-                    // A head has its own clock, and before it nothing extends the idle time.
+                    // A head has its own clock. Bytes before a head do not extend the idle time.
                     None if self.client.head_since.is_none() => self.client.head_since = Some(now),
                     None => {}
                 }
@@ -332,7 +332,7 @@ impl Session {
     /// Links the upstream connection: a pooled one, or the dialled one.
     pub(crate) fn handle_linked(&mut self, now: Instant, conn: ConnId, is_reused: bool) {
         self.upstream.open(conn, is_reused, now);
-        // No joint rule waits for a connection: it only allows bytes to be written.
+        // No joint rule depends on a connection. It only allows bytes to be written.
     }
 
     /// Takes the backend chosen for the waiting request.
@@ -369,7 +369,7 @@ impl Session {
         }
     }
 
-    /// Handles a failure to connect to the backend, or the lack of a further backend.
+    /// Handles a failed connection to the backend, or that no other backend can be tried.
     pub(crate) fn handle_unlinked(
         &mut self,
         now: Instant,
@@ -380,7 +380,7 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Makes the request wait until a backend has room, under this ticket.
+    /// Lets the request wait under this ticket until a backend has room.
     pub(crate) const fn take_ticket(&mut self, ticket: u64) {
         if let Some(exchange) = &mut self.exchange {
             exchange.ticket = Some(ticket);
@@ -392,13 +392,14 @@ impl Session {
         self.exchange.as_ref().is_some_and(|exchange| exchange.ticket == Some(ticket))
     }
 
-    /// Fails the waiting request for lack of a backend, with the error of its last attempt.
+    /// Fails the waiting request because there is no backend. The client gets the error of the last
+    /// attempt.
     pub(crate) fn handle_unroutable(&mut self, now: Instant, shared: &mut Shared) {
         let last_error = self.exchange.as_ref().and_then(|exchange| exchange.last_error);
         self.handle_unlinked(now, last_error.unwrap_or(UpstreamError::NoBackend), shared);
     }
 
-    /// Handles the proxy's stop: an idle session ends at once, a busy one with its exchange.
+    /// Handles the stop of the proxy: ends an idle session at once, a busy one after its exchange.
     pub(crate) fn handle_stopping(&mut self, now: Instant, shared: &mut Shared) {
         match &mut self.exchange {
             Some(exchange) => exchange.is_persistent = false,
@@ -426,13 +427,13 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Whether the client was turned away.
+    /// Whether the client was refused.
     pub(crate) const fn is_refused(&self) -> bool {
         self.client.is_refused
     }
 
-    /// Moves bytes that rested for a second into memory of their own length. Returns the time of
-    /// the next check if some have moved since and still wait for the client.
+    /// Moves bytes that have waited for a second into memory of their own length. Returns the time
+    /// of the next check if other bytes have moved and still wait for the client.
     #[cold]
     pub(crate) fn rest(&mut self, now: Instant, shared: &mut Shared) -> Option<Instant> {
         let buffers = &mut shared.buffers;
@@ -485,7 +486,7 @@ impl Session {
         }
     }
 
-    /// Whether only the end follows the bytes that wait for the client.
+    /// Whether the end of the connection follows the bytes that wait for the client.
     pub(crate) const fn is_closing(&self) -> bool {
         self.client.is_closing()
     }
@@ -502,7 +503,7 @@ impl Session {
         }
     }
 
-    /// Returns the upstream connection that it uses or dials.
+    /// Returns the upstream connection that the session uses or dials.
     pub(crate) const fn upstream_conn(&self) -> Option<ConnId> {
         self.upstream.conn()
     }

@@ -10,39 +10,39 @@ use crate::proxy::id::ConnId;
 /// A need of a session, which the proxy fulfils.
 #[derive(Debug)]
 pub(crate) enum Need {
-    /// An attempt is over: the lease goes back, and with it mostly the connection, as by
+    /// End an attempt: return the lease, and usually the connection, as by
     /// [`Release`](Self::Release).
     Finish { lease: Lease, outcome: Outcome, release: Option<(ConnId, Option<Duration>)> },
-    /// The upstream connection is not used any more. It may be kept idle for `kept` at most;
-    /// without that it is closed.
+    /// Release the upstream connection. It may be kept idle for `kept` at most; it is closed if
+    /// that is `None`.
     Release { conn: ConnId, kept: Option<Duration> },
-    /// A backend and a connection to it, for the request that waits.
+    /// Choose a backend for the waiting request, and a connection to it.
     Dispatch,
-    /// News of a lease that stays out.
+    /// Tell the router about an open lease.
     Tell { lease: LeaseId, backend: BackendId, news: LeaseNews },
-    /// Whether another backend can take the request that was refused.
+    /// Find out whether another backend can take the refused request.
     AskElsewhere,
-    /// A fresh connection to the same backend.
+    /// Make a new connection to the same backend.
     Redial { backend: BackendId },
-    /// The text of /stats.
+    /// Get the text of /stats.
     Stats,
-    /// The connection that is being made is taking too long: another address, or
+    /// Give up a connection attempt that takes too long: try another address, or call
     /// [`handle_unlinked`](Session::handle_unlinked).
     GiveUpConnect { conn: ConnId },
-    /// The upstream gets no more bytes.
+    /// Send the end of the stream to the upstream.
     ShutdownUpstream { conn: ConnId },
-    /// The client gets no more bytes.
+    /// Send the end of the stream to the client.
     ShutdownClient,
     /// Measure the bytes sent to a side that are not acknowledged;
     /// [`handle_measured`](Session::handle_measured) takes the result.
     Measure { side: Side },
-    /// The client's connection ends, and with it the session.
+    /// Close the client's connection, which ends the session.
     Close { with_reset: bool },
 }
 
-/// Needs in the order in which they are fetched, as members of a set.
+/// The needs in the order in which they are fetched, as bits of a set.
 mod ask {
-    /// Before the lease goes back.
+    /// Before the lease is returned.
     pub(super) const NEWS: u16 = 1;
     pub(super) const FINISH: u16 = 1 << 1;
     pub(super) const RELEASE: u16 = 1 << 2;
@@ -58,16 +58,16 @@ mod ask {
     pub(super) const CLOSE: u16 = 1 << 12;
 }
 
-/// Needs not yet fetched. The last one, to be closed, stays.
+/// The needs that were not fetched yet. The last one, to close, stays.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
-    /// The needs present: mostly none, and then only this is read.
+    /// The present needs. Usually there are none, and only this field is read.
     asked: u16,
     finish: Option<(Lease, Outcome)>,
     release: Option<(ConnId, Option<Duration>)>,
     redial: Option<BackendId>,
     give_up: Option<ConnId>,
-    /// Seldom there, so that it takes no room.
+    /// Rarely present, so it is boxed.
     news: Option<Box<(LeaseId, BackendId, LeaseNews)>>,
     shutdown_upstream: Option<ConnId>,
     close_with_reset: bool,
@@ -141,7 +141,7 @@ impl Needs {
         self.give_up.take()
     }
 
-    /// Whether there is any but to be closed, which stays.
+    /// Whether there is a need other than to close.
     pub(super) const fn has_any(&self) -> bool {
         self.asked & !ask::CLOSE != 0
     }
@@ -155,7 +155,7 @@ impl Needs {
         self.asked & ask::CLOSE != 0
     }
 
-    /// The next one.
+    /// Returns the next need.
     #[inline]
     pub(super) fn poll(&mut self) -> Option<Need> {
         while self.asked != 0 {

@@ -1,5 +1,5 @@
-//! A backend that turns a request away: another one may take it, before anything of the refusal
-//! was passed on.
+//! Refusals of backends: another backend may take the request as long as no byte of the refusal was
+//! forwarded.
 use intelliproxy_core::{BackendId, Instant, Outcome};
 
 use super::Session;
@@ -12,8 +12,8 @@ use crate::proxy::notice::Notice;
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// Whether to ask for another backend before a refusal is passed on: the request may be sent
-    /// again, all that was sent of it is held, and attempts are left.
+    /// Whether to ask for another backend before a refusal is forwarded: the request may be sent
+    /// again, all sent bytes are held, and attempts are left.
     #[cold]
     pub(super) fn asks_elsewhere(
         &mut self,
@@ -34,7 +34,7 @@ impl Session {
         if !can_ask {
             return false;
         }
-        // A connection that brought all of the response can be used again.
+        // The connection can be used again if the complete response has arrived.
         let came = upstream.input.as_ref().map_or(0, Buffer::len) - head_len;
         let is_whole = match framing {
             Framing::None => came == 0,
@@ -48,7 +48,7 @@ impl Session {
         true
     }
 
-    /// The backends that this request was sent to, the one that refuses it included.
+    /// Returns the backends that this request was sent to, including the one that refuses it.
     pub(crate) fn refused_by(&self) -> Vec<BackendId> {
         let exchange = self.exchange.iter();
         exchange
@@ -56,8 +56,8 @@ impl Session {
             .collect()
     }
 
-    /// Another backend may take the request that was refused, or none: then the refusal is passed on
-    /// as it came.
+    /// Sends the refused request to another backend if there is one. Otherwise forwards the refusal
+    /// unchanged.
     pub(crate) fn handle_refused_by(&mut self, now: Instant, has_other: bool, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
         let Asking::Asked { status, kept } = exchange.asking else { return };

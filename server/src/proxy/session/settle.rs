@@ -17,8 +17,8 @@ use crate::http::head::Parsed;
 use crate::http::{ClientError, UpstreamError};
 use crate::proxy::shared::Shared;
 
-/// The interim responses (1xx) of one exchange may have this many times `limits.headBytesMax`
-/// bytes together: enough for one every 10 s for a day, and a bound for a faulty backend.
+/// Bound on the interim responses (1xx) of one exchange together, as a multiple of
+/// `limits.headBytesMax`. It allows one every 10 s for a day, and stops a faulty backend.
 const INTERIM_HEADS_MAX: usize = 8;
 
 impl Session {
@@ -141,7 +141,7 @@ impl Session {
             return self.needs.stats();
         }
         shared.retries.earn();
-        // A request that must not be done twice is not kept once it was sent.
+        // A request that must not be repeated is no longer held once it was sent.
         if self.exchange.as_ref().is_some_and(|exchange| exchange.is_idempotent) {
             self.upstream.output.hold();
         }
@@ -155,8 +155,8 @@ impl Session {
         self.needs.dispatch();
     }
 
-    /// Responds to a request that Max-Forwards stops here. After one with a body, which is not
-    /// read, the connection ends.
+    /// Responds to a request that Max-Forwards stops here. If the request has a body, the body is
+    /// not read and the connection ends.
     #[cold]
     fn answer_last_hop(&mut self, now: Instant, framing: Framing, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
@@ -232,7 +232,7 @@ impl Session {
                 shared.add_parsed(relayed.parsed);
                 *data += relayed.data;
                 let is_over = reader.is_over();
-                // Waiting for more input begins when there is room for it.
+                // The wait for more input begins when there is room for it.
                 if client.input.as_ref().is_none_or(Buffer::is_empty) {
                     client.last_read = now;
                 }
@@ -272,7 +272,8 @@ impl Session {
         if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
             if !upstream.output.has_sent() {
                 cold_path();
-                // It belongs to an earlier exchange or to none: never to this client.
+                // The bytes belong to an earlier exchange or to none. They are never sent to this
+                // client.
                 exchange.has_seen_answer = false;
                 self.fail_upstream(now, UpstreamError::Unsolicited, shared);
                 return true;
@@ -419,8 +420,8 @@ impl Session {
         true
     }
 
-    /// Counts an interim response of `len` bytes. The backend is at work, so its time for the next
-    /// head restarts; the bytes of all of them are bounded.
+    /// Counts an interim response of `len` bytes. The backend is working, so the deadline of the
+    /// next head restarts. The bytes of all interim responses are bounded.
     #[cold]
     fn note_interim(&mut self, now: Instant, len: usize, is_continue: bool, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
@@ -481,7 +482,8 @@ impl Session {
             }
             return true;
         }
-        // With output waiting, the cut is reported when everything before it is written.
+        // While output waits, the cut is not reported yet. It is reported after the last byte is
+        // written.
         if (upstream.is_eof || upstream.has_failed) && client.output.is_empty() {
             self.fail_upstream(now, UpstreamError::Truncated, shared);
             return true;
@@ -489,7 +491,8 @@ impl Session {
         false
     }
 
-    /// J5: with its response complete, an exchange is over; its connections are judged.
+    /// J5: ends an exchange whose response is complete, and decides whether its connections are
+    /// kept.
     fn end_exchange(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let Some(exchange) = &mut self.exchange else {
@@ -569,11 +572,12 @@ impl Session {
         }
     }
 
-    /// The end of [`close_client`](Self::close_client), after all waiting bytes were written.
+    /// Ends the output as [`close_client`](Self::close_client) does, after all waiting bytes were
+    /// written.
     #[inline(never)]
     fn say_end(&mut self, now: Instant, with_reset: bool, shared: &Shared) -> bool {
         let client = &mut self.client;
-        // A client that learned of the end only by its response may have sent its next request.
+        // A client that sees the end only in its response may already have sent its next request.
         let has_all = client.is_eof
             || (client.has_said_last
                 && matches!(client.receive, Receive::Ended)

@@ -1,10 +1,10 @@
-//! Whether a session may give way for another client.
+//! Whether a session may be closed to make room for another client.
 use intelliproxy_core::Instant;
 
 use super::Session;
 use super::client_half::Receive;
 
-/// Activity of a client, as far as it decides about giving way.
+/// The activity of a client, as used to choose the client that gives way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Standing {
     Silent { since: Instant },
@@ -13,7 +13,7 @@ pub(crate) enum Standing {
 }
 
 impl Session {
-    /// Returns the client's activity, as far as it decides about giving way.
+    /// Returns the activity of the client, as used to choose the client that gives way.
     #[cold]
     pub(crate) fn standing(&self, now: Instant) -> Standing {
         let client = &self.client;
@@ -29,7 +29,7 @@ impl Session {
         }
     }
 
-    /// Ends an idle session for another client.
+    /// Ends an idle session to make room for another client.
     #[cold]
     pub(crate) fn handle_way_given(&mut self) {
         self.needs.close(false);

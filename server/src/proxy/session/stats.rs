@@ -1,4 +1,4 @@
-//! The response to /stats: its head is the session's own, its body a text that others get, too.
+//! The response to /stats. The session makes its head; its body is a text that clients share.
 use std::sync::Arc;
 
 use intelliproxy_core::Instant;
@@ -10,8 +10,8 @@ use crate::http::answer;
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// The text of /stats is there, with header fields of its own; ignored where it is not awaited
-    /// any more. The text is shared, not copied: each client gets it piece by piece.
+    /// Takes the text of /stats and its header fields; ignored if the session no longer waits for
+    /// it. The text is shared, not copied. Each client gets it piece by piece.
     pub(crate) fn handle_stats(
         &mut self,
         now: Instant,
@@ -40,7 +40,7 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// J4 for a text of the proxy's own: it goes on as far as there is room.
+    /// J4 for a text of the proxy: writes as much as there is room for.
     #[cold]
     pub(super) fn pass_own_text(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);

@@ -1,9 +1,9 @@
-//! Whether a peer takes what is sent to it.
+//! Detects a peer that takes no bytes.
 //!
-//! A write that succeeds says little: the system's buffer holds megabytes, and a write has to wait
-//! until much of it is free, which a steady slow reader may need minutes for. Progress is what the
-//! peer acknowledges. So a clock that runs for a peer which takes nothing asks the driver, four
-//! times in its span, how much is not acknowledged; less than the time before is progress.
+//! A successful write says little: the system's buffer holds megabytes. A write waits until much of
+//! the buffer is free, and a steady slow reader may take minutes for that. So progress is measured
+//! by the bytes that the peer has acknowledged. While a write waits, the session asks the driver
+//! four times per timeout for the number of unacknowledged bytes. A smaller number is progress.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -15,7 +15,8 @@ use crate::http::UpstreamError;
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// A clock for what a peer takes came due: asks the driver; false when the clock is over.
+    /// Asks the driver for a measurement when the clock of a side is due. Returns false if the
+    /// clock has expired.
     #[cold]
     pub(super) fn look(&mut self, now: Instant, side: Side, shared: &Shared) -> bool {
         let span = self.taking_span(side, shared);
@@ -33,7 +34,7 @@ impl Session {
         true
     }
 
-    /// The driver says how many bytes sent to a side are not acknowledged, if it knows.
+    /// Handles a measurement: the number of bytes sent to a side and not acknowledged, if known.
     pub(crate) fn handle_measured(
         &mut self,
         now: Instant,
@@ -65,7 +66,7 @@ impl Session {
         }
     }
 
-    /// A peer took nothing for as long as it may.
+    /// Ends the session or the exchange because a peer took nothing for the longest time allowed.
     #[cold]
     pub(super) fn end_taking(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         match side {
@@ -84,7 +85,7 @@ impl Session {
         }
     }
 
-    /// Whether the backend has all that it needs for its response's head, or for a 100 (Continue).
+    /// Whether the backend has received all that it needs to send its head or a 100 (Continue).
     pub(super) fn is_head_awaited(&self) -> bool {
         matches!(self.upstream.receive, upstream_half::Receive::Head)
             && self.upstream.output.is_empty()
@@ -92,7 +93,7 @@ impl Session {
                 || self.awaits_continue())
     }
 
-    /// Returns the longest time in which a side may take nothing.
+    /// Returns the longest time for which a side may take nothing.
     fn taking_span(&self, side: Side, shared: &Shared) -> Duration {
         let times = &shared.config.timeouts;
         match side {

@@ -1,4 +1,4 @@
-//! Tunnels: what becomes of a session after a 101.
+//! Tunnels: the session after a 101 (Switching Protocols).
 use std::hint::cold_path;
 
 use intelliproxy_core::Instant;
@@ -9,7 +9,7 @@ use crate::http::body::{self, BodyReader, BodyWriter};
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// The backend agreed to switch to the protocol that the client asked for.
+    /// Opens a tunnel: the backend agreed to switch to the protocol that the client asked for.
     #[cold]
     pub(super) fn open_tunnel(&mut self, now: Instant, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
@@ -24,7 +24,7 @@ impl Session {
         self.leave_account();
     }
 
-    /// J6: a tunnel's bytes go on, and its ends when what came before them is out.
+    /// J6: forwards the bytes of a tunnel, and the end of each side after its bytes.
     #[inline(never)]
     pub(super) fn relay_tunnel(&mut self, now: Instant, shared: &mut Shared) -> bool {
         self.drop_undeliverable(shared);
@@ -47,7 +47,7 @@ impl Session {
         let is_upstream_out = is_dry(&upstream.input) && client.output.is_empty();
         let is_client_over = client.is_eof && is_client_out;
         let is_upstream_over = upstream.is_eof && is_upstream_out;
-        // A side that broke ends the tunnel when what came of it is out.
+        // If one side broke, the tunnel ends after all its received bytes are forwarded.
         let has_failed =
             (upstream.has_failed && is_upstream_out) || (client.has_failed && is_client_out);
         let is_over = (is_client_over || upstream.is_write_broken)
@@ -72,8 +72,8 @@ impl Session {
         false
     }
 
-    /// Ends a tunnel whose client may still send, as J7 ends a last response: closing at once could
-    /// destroy what the system holds for it.
+    /// Ends a tunnel whose client may still send, as J7 ends a last response. An immediate close
+    /// could destroy bytes in the system's buffer.
     #[cold]
     fn linger(&mut self, now: Instant, shared: &mut Shared) {
         self.count_tunnel();
@@ -85,7 +85,8 @@ impl Session {
         client.linger(now, shared.config.timeouts.linger_total);
     }
 
-    /// Drops what goes to a side of a tunnel that takes no more; what came of it still goes on.
+    /// Drops the bytes for a side of a tunnel that takes no more. Bytes from that side are still
+    /// forwarded.
     fn drop_undeliverable(&mut self, shared: &mut Shared) {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         if upstream.is_write_broken || upstream.has_failed {

@@ -1,4 +1,4 @@
-//! The side of a session that faces a backend: the request out, its response in.
+//! The side of a session that faces a backend: sends the request, receives the response.
 use std::hint::cold_path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,19 +38,20 @@ pub(crate) struct UpstreamHalf {
     pub(crate) is_eof: bool,
     /// Whether the connection was reset or broke otherwise.
     pub(crate) has_failed: bool,
-    /// Whether it takes no more bytes; it may still send some.
+    /// Whether the backend takes no more bytes. It may still send some.
     pub(crate) is_write_broken: bool,
-    /// Whether it was the client's own before this exchange.
+    /// Whether the connection belonged to the client before this exchange.
     pub(crate) is_bound: bool,
-    /// Whether the tunnel's end was forwarded to it.
+    /// Whether the end of the tunnel was forwarded to the backend.
     pub(crate) is_shut: bool,
-    /// Time for which its response lets the connection be kept idle; `None` if it closes it.
+    /// Time for which the connection may be kept idle after the response; `None` if it must be
+    /// closed.
     pub(crate) kept: Option<Duration>,
     /// Whether a read was refused for lack of room.
     pub(crate) is_paused: bool,
     pub(crate) last_read: Instant,
     pub(crate) last_write: Instant,
-    /// The last measurement of its unacknowledged bytes; seldom present, so it is boxed.
+    /// The last measurement of the backend's unacknowledged bytes; rarely present, so it is boxed.
     pub(crate) look: Option<Box<Look>>,
 }
 
@@ -61,7 +62,7 @@ enum Link {
     None,
     /// The driver is connecting it.
     Connecting { conn: ConnId, since: Instant },
-    /// It carries bytes; a reused one carried an exchange before.
+    /// Connected. A reused connection has carried an earlier exchange.
     Open { conn: ConnId, is_reused: bool },
 }
 
@@ -100,7 +101,7 @@ pub(crate) struct PassedHead {
 
 #[derive(Clone, Copy)]
 pub(crate) enum HeadKind {
-    /// 1xx: another head follows. Not forwarded to HTTP/1.0 (RFC 9110 section 15.2).
+    /// A 1xx: another head follows. It is not forwarded to HTTP/1.0 (RFC 9110 section 15.2).
     Interim { is_passed_on: bool, is_continue: bool },
     /// 101 to a request that asked for it.
     Switch,
@@ -113,7 +114,7 @@ pub(crate) enum HeadKind {
         /// Whether the connection belongs to the client from now on.
         binds: bool,
         is_client_persistent: bool,
-        /// Whether it turns the request away.
+        /// The refusal, if the response is one.
         refusal: Option<Refusal>,
     },
 }
@@ -157,8 +158,8 @@ impl UpstreamHalf {
         matches!(self.link, Link::Open { is_reused: true, .. })
     }
 
-    /// Whether the current response ends, for the client, with the connection: a clean end would
-    /// make a part of it look complete.
+    /// Whether the client's connection ends with the current response because only this end marks
+    /// the end of the body. A clean end would make a partial response look complete.
     pub(crate) const fn ends_with_connection(&self) -> bool {
         match &self.receive {
             Receive::Body { reader, writer } => {
@@ -293,7 +294,8 @@ impl UpstreamHalf {
                 if status == 401 || status == 407 {
                     binds |= authentication::challenges_connection(head);
                 }
-                // A response before the request's end leaves bytes of it behind: no next request.
+                // A response before the end of the request leaves unread bytes of it: no request
+                // can follow.
                 let is_client_persistent = exchange.is_persistent
                     && has_whole_request
                     && !(has_body_mark && is_old)

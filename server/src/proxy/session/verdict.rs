@@ -4,25 +4,25 @@ use crate::http::UpstreamError;
 /// Remedy for a failed upstream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Remedy {
-    /// Try the same backend over a new connection without blame: the backend closed an idle
-    /// connection just when it was used again.
+    /// Try the same backend over a new connection, without blame: the backend closed an idle
+    /// connection just when it was reused.
     Redial,
     /// Blame the backend and try another one.
     Retry,
-    /// Close the client's connection without a response and without blame: a connection was closed
-    /// just when it was used again, the request may not be sent again by anyone but its client,
-    /// and the client knows that a kept connection may end so (RFC 9112 section 9.3.1).
+    /// Close the client's connection without a response and without blame. The backend closed a
+    /// connection just when it was reused, and only the client may repeat the request. Clients
+    /// expect such an end of a kept connection (RFC 9112 section 9.3.1).
     Close,
-    /// No blame: the backend gave up waiting for the client, which gets 408 or is cut.
+    /// No blame: the backend gave up waiting for the client. The client gets 408 or is cut.
     Excuse,
     /// Blame the backend and return the error to the client.
     Answer,
-    /// Blame the backend and cut the client's response, of which a part was already sent: an end in
-    /// order where its framing shows the cut, a reset where a clean end would look whole.
+    /// Blame the backend and cut the client's response, which was sent in part. The end is a clean
+    /// one if the framing shows the cut, otherwise a reset.
     Truncate,
 }
 
-/// The facts when an upstream fails.
+/// The facts of a failed upstream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Failure {
     pub(crate) error: UpstreamError,
@@ -32,23 +32,23 @@ pub(crate) struct Failure {
     pub(crate) has_seen_answer: bool,
     /// Whether the upstream took any byte of the request.
     pub(crate) has_sent: bool,
-    /// Whether everything sent can be sent again.
+    /// Whether all sent bytes can be sent again.
     pub(crate) can_replay: bool,
-    /// Whether it is idempotent (RFC 9110 section 9.2.2).
+    /// Whether the request is idempotent (RFC 9110 section 9.2.2).
     pub(crate) is_idempotent: bool,
     /// Whether the backend broke off while the client kept it waiting.
     pub(crate) is_client_late: bool,
     /// Whether the connection had carried an exchange before.
     pub(crate) is_reused: bool,
-    /// Whether it is the first request of its client's connection.
+    /// Whether the request is the first of its client's connection.
     pub(crate) is_first: bool,
-    /// Whether it is its client's own.
+    /// Whether the connection belongs to the client.
     pub(crate) is_bound: bool,
     /// Backends that may still be tried after this one.
     pub(crate) attempts_left: usize,
 }
 
-/// The remedy for a failure.
+/// Returns the remedy for a failure.
 pub(crate) const fn remedy(failure: &Failure) -> Remedy {
     if failure.is_client_late
         && matches!(failure.error, UpstreamError::Cut | UpstreamError::Truncated)
@@ -58,9 +58,9 @@ pub(crate) const fn remedy(failure: &Failure) -> Remedy {
     if failure.has_begun_answer {
         return Remedy::Truncate;
     }
-    // RFC 9112 section 9.3.1: retry by oneself only what cannot have been done, or may be done
-    // twice, and of which no response was seen.
-    // Bytes from an idle connection before the request make it as useless as its end.
+    // RFC 9112 section 9.3.1: a proxy may repeat only a request that was not processed or is
+    // idempotent, and only before any response. Bytes on an idle connection before the request make
+    // it as useless as its end.
     let is_cut = matches!(failure.error, UpstreamError::Cut | UpstreamError::Unsolicited);
     let is_unconnected = matches!(
         failure.error,
@@ -104,7 +104,7 @@ mod tests {
         attempts_left: 2,
     };
 
-    /// Each condition alone turns a retry into what is safe instead.
+    /// Each condition alone turns a retry into the safe remedy.
     #[test]
     fn only_what_is_safe_is_retried() {
         let post = Failure { is_idempotent: false, ..CUT };

@@ -1,4 +1,4 @@
-//! Idle upstream connections, by backend: the one used last is used next, so that the others can
+//! Idle upstream connections by backend. The last used one is used next, so that the others can
 //! expire.
 use intelliproxy_core::BackendId;
 
@@ -16,7 +16,7 @@ impl Idle {
         self.idle.get_mut(backend.index())?.pop()
     }
 
-    /// Keeps an idle connection; false when there are `most` already.
+    /// Keeps an idle connection. Returns false if there are `most` already.
     pub(crate) fn put(&mut self, backend: BackendId, conn: ConnId, most: usize) -> bool {
         if self.idle.len() <= backend.index() {
             self.add_lists(backend);
@@ -29,13 +29,13 @@ impl Idle {
         has_room
     }
 
-    /// Makes a list for each backend up to `last`.
+    /// Adds a list for each backend up to `last`.
     #[cold]
     fn add_lists(&mut self, last: BackendId) {
         self.idle.resize_with(last.index() + 1, Vec::new);
     }
 
-    /// Forgets a connection that ended while idle.
+    /// Removes a connection that ended while idle.
     pub(crate) fn remove(&mut self, backend: BackendId, conn: ConnId) {
         if let Some(list) = self.idle.get_mut(backend.index())
             && let Some(at) = list.iter().rposition(|&other| other == conn)
@@ -44,28 +44,28 @@ impl Idle {
         }
     }
 
-    /// Takes out what is more than `most` idle connections to `backend`: those used longest ago.
+    /// Removes the idle connections to `backend` beyond `most`: the least recently used ones.
     pub(crate) fn trim(&mut self, backend: BackendId, most: usize) -> Vec<ConnId> {
         let list = self.idle.get_mut(backend.index());
         list.map_or_else(Vec::new, |list| list.drain(..list.len().saturating_sub(most)).collect())
     }
 
-    /// The idle connections to `backend`, the one used last at the end.
+    /// Returns the idle connections to `backend`, the last used one at the end.
     pub(crate) fn idle(&self, backend: BackendId) -> &[ConnId] {
         self.idle.get(backend.index()).map_or(&[], Vec::as_slice)
     }
 
-    /// Of each backend's idle connections, the one used longest ago.
+    /// Returns the least recently used idle connection of each backend.
     pub(crate) fn oldest(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.idle.iter().filter_map(|list| list.first().copied())
     }
 
-    /// Takes every idle connection out.
+    /// Removes every idle connection.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = ConnId> + '_ {
         self.idle.iter_mut().flat_map(|list| list.drain(..))
     }
 
-    /// Idle connections over all backends.
+    /// Returns the number of idle connections over all backends.
     pub(crate) fn len(&self) -> usize {
         self.idle.iter().map(Vec::len).sum()
     }

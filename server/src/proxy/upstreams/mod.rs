@@ -1,8 +1,8 @@
-//! One pool of backends: the router over them, where they are, the idle connections to them, and
-//! the leases of requests whose backend left or moved.
+//! One pool of backends: the router, the addresses, the idle connections, and the leases of
+//! requests whose backend left or moved.
 //!
-//! It decides; what becomes of connections and sessions by that is the proxy's. Nothing outside
-//! reaches its parts, so a proxy may come to have several of it.
+//! The pool only decides. The proxy applies the decisions to connections and sessions. The pool's
+//! parts are private, so that a proxy could have several pools.
 mod idle;
 mod places;
 
@@ -29,9 +29,9 @@ pub(crate) struct Upstreams {
     router: RecordedRouter,
     places: Places,
     idle: Idle,
-    /// Leases of requests that were on their way when their backend left or moved.
+    /// Leases of open requests whose backend left or moved.
     displaced: BTreeSet<LeaseId>,
-    /// Leases that are out, for the invariant that they balance.
+    /// Open leases, for the invariant that they balance.
     leases: usize,
 }
 
@@ -48,7 +48,7 @@ impl Upstreams {
         Ok(Self { router, places, idle, displaced, leases: 0 })
     }
 
-    /// Restores what the router's policy learned before.
+    /// Restores what the router's policy learned.
     pub(crate) fn restore(&mut self, text: &str) -> Result<(), PolicyStateError> {
         self.router.restore(&PolicyState::from_json(text)?)
     }
@@ -57,7 +57,7 @@ impl Upstreams {
         self.router.record_into(sink, wall_clock_nanos);
     }
 
-    /// Tells the router a fact that changes nothing here.
+    /// Passes a fact to the router that changes nothing here.
     #[inline]
     pub(crate) fn tell(&mut self, now: Instant, event: Event) {
         self.router.handle_event(now, event);
@@ -80,8 +80,8 @@ impl Upstreams {
         routed
     }
 
-    /// Has the router count a request to `backend`, which has to be where `attempt` led: all others
-    /// are named as tried.
+    /// Makes the router count a request for `backend`, which must still be at the address of
+    /// `attempt`: all others are passed as tried.
     pub(crate) fn route_to(
         &mut self,
         now: Instant,
@@ -99,8 +99,7 @@ impl Upstreams {
         Some(lease)
     }
 
-    /// Takes a lease back. The end of a request says nothing about a backend that left or moved
-    /// since (R3).
+    /// Returns a lease. Its outcome does not count if the backend has left or moved (R3).
     #[inline]
     pub(crate) fn finish(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
         self.leases -= 1;
@@ -119,12 +118,12 @@ impl Upstreams {
         self.router.has_other(now, refused_by)
     }
 
-    /// The next connection to a backend leads first to this one of its addresses.
+    /// Makes this address the first one for the next connection to a backend.
     pub(crate) fn prefer(&mut self, backend: BackendId, attempt: Attempt) {
         self.places.prefer(backend, attempt);
     }
 
-    /// Whether a fault of a backend's reports is the first of its kind since it came.
+    /// Whether this kind of report fault is new for the backend.
     pub(crate) fn is_first_fault(&mut self, backend: BackendId, fault: &ReportFault) -> bool {
         self.places.is_first_fault(backend, fault)
     }
@@ -135,8 +134,8 @@ impl Upstreams {
         self.idle.take(backend)
     }
 
-    /// Keeps an idle connection to `backend`, made by `attempt`; false where the backend is
-    /// somewhere else by now, or there are `most` already.
+    /// Keeps an idle connection to `backend`, made by `attempt`. Returns false if the backend has
+    /// moved, or if there are `most` already.
     #[inline]
     pub(crate) fn keep_idle(
         &mut self,
@@ -148,22 +147,22 @@ impl Upstreams {
         self.places.is_current(backend, attempt) && self.idle.put(backend, conn, most)
     }
 
-    /// Forgets a connection that ended while idle.
+    /// Removes a connection that ended while idle.
     pub(crate) fn forget_idle(&mut self, backend: BackendId, conn: ConnId) {
         self.idle.remove(backend, conn);
     }
 
-    /// Takes out what is more than `most` idle connections to `backend`: those used longest ago.
+    /// Removes the idle connections to `backend` beyond `most`: the least recently used ones.
     pub(crate) fn trim_idle(&mut self, backend: BackendId, most: usize) -> Vec<ConnId> {
         self.idle.trim(backend, most)
     }
 
-    /// Takes every idle connection out.
+    /// Removes every idle connection.
     pub(crate) fn drain_idle(&mut self) -> Vec<ConnId> {
         self.idle.drain().collect()
     }
 
-    /// Tells added, removed and moved backends apart; returns the ids of the last two.
+    /// Sorts backends into added, moved and removed. Returns the ids of the last two.
     pub(crate) fn compare(
         &self,
         targets: &[BackendTarget],
@@ -191,8 +190,7 @@ impl Upstreams {
         displaced
     }
 
-    /// Reconfigures the router as if the backends that moved had left: one that comes back is a
-    /// new one to it.
+    /// Reconfigures the router as if the moved backends had left. One that returns is new to it.
     pub(crate) fn reconfigure_without(
         &mut self,
         now: Instant,
@@ -209,7 +207,7 @@ impl Upstreams {
         self.router.handle_event(now, Event::Reconfigured(Box::new(wanted)));
     }
 
-    /// Makes these backends the configured ones; the router knows them already.
+    /// Makes these backends the configured ones. The router has them already.
     pub(crate) fn set_places(&mut self, targets: Vec<BackendTarget>) {
         let ids: Vec<BackendId> =
             targets.iter().filter_map(|target| self.router.backend(&target.name)).collect();
@@ -233,17 +231,17 @@ impl Upstreams {
         self.router.poll_timeout()
     }
 
-    /// Leases that are out.
+    /// Returns the number of open leases.
     pub(crate) const fn leases(&self) -> usize {
         self.leases
     }
 
-    /// Whether the backend of a lease left or moved since it was given.
+    /// Whether the backend of a lease has left or moved since it was given.
     pub(crate) fn is_displaced(&self, lease: LeaseId) -> bool {
         self.displaced.contains(&lease)
     }
 
-    /// The configured backends, in their order.
+    /// Returns the configured backends in their order.
     pub(crate) fn configured(&self) -> &[BackendId] {
         self.router.configured()
     }
@@ -261,22 +259,22 @@ impl Upstreams {
         self.places.first_attempt(backend)
     }
 
-    /// The address that an attempt leads to; `None` when all were tried.
+    /// Returns the address of an attempt; `None` if all were tried.
     pub(crate) fn address(&self, backend: BackendId, attempt: Attempt) -> Option<SocketAddr> {
         self.places.address(backend, attempt)
     }
 
-    /// Whether a backend is still where an attempt led.
+    /// Whether a backend is still at the address of an attempt.
     pub(crate) fn is_current(&self, backend: BackendId, attempt: Attempt) -> bool {
         self.places.is_current(backend, attempt)
     }
 
-    /// The idle connections to `backend`, the one used last at the end.
+    /// Returns the idle connections to `backend`, the last used one at the end.
     pub(crate) fn idle(&self, backend: BackendId) -> &[ConnId] {
         self.idle.idle(backend)
     }
 
-    /// Of each backend's idle connections, the one used longest ago.
+    /// Returns the least recently used idle connection of each backend.
     pub(crate) fn oldest_idle(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.idle.oldest()
     }
@@ -301,7 +299,7 @@ impl Upstreams {
         self.router.guard(now)
     }
 
-    /// Counts of the router's decisions.
+    /// Returns the counts of the router's decisions.
     pub(crate) fn counts(&self) -> RouterCounts {
         self.router.counts()
     }
@@ -315,8 +313,8 @@ impl Upstreams {
         self.router.recording()
     }
 
-    /// Holds its part of the invariants: `leases` are held by exchanges, `displaced` of them by
-    /// requests whose backend left or moved, `idle` connections have no session.
+    /// Checks this part of the invariants: exchanges hold `leases`, `displaced` of them have a
+    /// backend that left or moved, and `idle` connections have no session.
     pub(crate) fn check_invariants(&self, leases: usize, displaced: usize, idle: usize) {
         assert_eq!(leases, self.leases, "I3: every lease is held by one exchange");
         assert_eq!(idle, self.idle.len(), "I4: an upstream without a session is in the pool");

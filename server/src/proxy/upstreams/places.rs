@@ -1,4 +1,4 @@
-//! Addresses of the backends by their ids, and the order of trying them.
+//! The addresses of the backends by id, and the order in which they are tried.
 use std::net::SocketAddr;
 
 use intelliproxy_core::BackendId;
@@ -7,7 +7,7 @@ use crate::config::BackendTarget;
 use crate::http::UpstreamError;
 use crate::proxy::notice::ReportFault;
 
-/// The places of all backends.
+/// The addresses of all backends.
 #[derive(Debug)]
 pub(crate) struct Places {
     places: Vec<Place>,
@@ -15,30 +15,29 @@ pub(crate) struct Places {
 
 #[derive(Debug)]
 struct Place {
-    /// The backend that has this slot, or had it last.
+    /// The current or last backend of this slot.
     id: BackendId,
     target: BackendTarget,
-    /// The address that took a connection last.
+    /// The address that last accepted a connection.
     preferred: usize,
-    /// Counts the times that the backend left or moved.
+    /// The number of times that the backend left or moved.
     revision: u32,
-    /// Kinds of report faults that have been reported.
+    /// The kinds of report faults already reported.
     told_faults: u16,
     is_configured: bool,
 }
 
-/// One of a backend's addresses on the way through all of them. Where the way began is kept:
-/// meanwhile another connection may change which address is preferred. It ends when the backend
-/// leaves or moves.
+/// A position in the list of a backend's addresses. The start is stored, since another connection
+/// may change the preferred address meanwhile. It is invalid after the backend leaves or moves.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Attempt {
     /// The address that was tried first.
     first: usize,
-    /// Addresses that were tried before the current one.
+    /// The number of addresses tried before the current one.
     before: usize,
-    /// Revision of the backend's place.
+    /// The revision of the backend's addresses.
     revision: u32,
-    /// Error of the last address that failed by a fault of its own.
+    /// The error of the last address that failed by itself.
     earlier: Option<UpstreamError>,
 }
 
@@ -47,7 +46,7 @@ impl Attempt {
         Self { before: self.before + 1, ..self }
     }
 
-    /// The next address, after one failed by `error`.
+    /// Returns the next address after one failed with `error`.
     pub(crate) const fn after(self, error: UpstreamError) -> Self {
         let earlier = match error {
             UpstreamError::Exhausted => self.earlier,
@@ -56,9 +55,9 @@ impl Attempt {
         Self { before: self.before + 1, earlier, ..self }
     }
 
-    /// Returns the error of all addresses, the last of which failed by `last`. A failure of the
-    /// proxy's own system does not count if an address failed by itself. Without IPv6, `[::1]`
-    /// fails like this.
+    /// Returns the error over all addresses; the last one failed with `last`. A failure of the
+    /// proxy's own system does not count if an address failed by itself. For example, `[::1]` fails
+    /// like this without IPv6.
     pub(crate) fn error(self, last: UpstreamError) -> UpstreamError {
         match last {
             UpstreamError::Exhausted => self.earlier.unwrap_or(last),
@@ -73,15 +72,15 @@ impl Attempt {
 }
 
 impl Places {
-    /// The places of backends in the order of their ids.
+    /// Returns the addresses of backends in the order of their ids.
     pub(crate) fn new(targets: Vec<BackendTarget>) -> Self {
         let ids = (0..).map(BackendId::from_index);
         let places = ids.zip(targets).map(|(id, target)| Place::new(id, target, 0));
         Self { places: places.collect() }
     }
 
-    /// Makes these backends, with these ids, the configured ones. One that stays where it is keeps
-    /// its preferred address; one that leaves has no address any more.
+    /// Makes these backends, with these ids, the configured ones. A backend at the same addresses
+    /// keeps its preferred one. A removed one has no address any more.
     pub(crate) fn set(&mut self, ids: &[BackendId], targets: Vec<BackendTarget>) {
         debug_assert!(ids.len() == targets.len(), "the router knows every backend");
         let stays: Vec<bool> =
@@ -110,7 +109,7 @@ impl Places {
         }
     }
 
-    /// Whether a fault of a backend's reports is the first of its kind since it came.
+    /// Whether this kind of report fault is new for the backend.
     pub(crate) fn is_first_fault(&mut self, backend: BackendId, fault: &ReportFault) -> bool {
         let place = self.places.get_mut(backend.index()).filter(|place| place.id == backend);
         place.is_some_and(|place| {
@@ -120,19 +119,18 @@ impl Places {
         })
     }
 
-    /// The configured backends.
+    /// Returns the configured backends.
     pub(crate) fn configured(&self) -> impl Iterator<Item = (BackendId, &str)> {
         let configured = self.places.iter().filter(|place| place.is_configured);
         configured.map(|place| (place.id, place.target.name.as_str()))
     }
 
-    /// The place of a backend; `None` when another one has its slot.
+    /// Returns the addresses of a backend; `None` if another backend uses its slot.
     fn place(&self, backend: BackendId) -> Option<&Place> {
         self.places.get(backend.index()).filter(|place| place.id == backend)
     }
 
-    /// Whether a backend is configured and already where `target` says, whatever the order of its
-    /// addresses.
+    /// Whether a backend is configured and already at the addresses of `target`, in any order.
     pub(crate) fn is_at(&self, backend: BackendId, target: &BackendTarget) -> bool {
         self.place(backend).filter(|place| place.is_configured).is_some_and(|place| {
             let (old, new) = (&place.target.addresses, &target.addresses);
@@ -142,13 +140,13 @@ impl Places {
         })
     }
 
-    /// Whether the backend is configured and still where it was when `attempt` was made.
+    /// Whether the backend is configured and at the same addresses as when `attempt` was made.
     pub(crate) fn is_current(&self, backend: BackendId, attempt: Attempt) -> bool {
         let place = self.place(backend).filter(|place| place.is_configured);
         place.is_some_and(|place| place.revision == attempt.revision)
     }
 
-    /// The address of `attempt` is the first to be tried next time.
+    /// Makes the address of `attempt` the first to be tried next time.
     pub(crate) fn prefer(&mut self, backend: BackendId, attempt: Attempt) {
         if self.is_current(backend, attempt)
             && let Some(place) = self.places.get_mut(backend.index())
@@ -158,7 +156,7 @@ impl Places {
         }
     }
 
-    /// The way through a backend's addresses, from the one that took a connection last.
+    /// Returns the first attempt: the address that last accepted a connection.
     pub(crate) fn first_attempt(&self, backend: BackendId) -> Attempt {
         self.place(backend).map_or_else(Attempt::default, |place| Attempt {
             first: place.preferred,
@@ -168,7 +166,7 @@ impl Places {
         })
     }
 
-    /// The address of an attempt; `None` when all have been tried, or the backend left or moved.
+    /// Returns the address of an attempt; `None` if all were tried, or the backend left or moved.
     pub(crate) fn address(&self, backend: BackendId, attempt: Attempt) -> Option<SocketAddr> {
         let addresses =
             &self.target(backend).filter(|_| self.is_current(backend, attempt))?.addresses;
@@ -181,7 +179,7 @@ impl Places {
         self.place(backend).map(|place| &place.target)
     }
 
-    /// Value of a Host field for it.
+    /// Returns the value of its Host field.
     pub(crate) fn authority(&self, backend: BackendId) -> &str {
         self.target(backend).map_or("", |target| &target.authority)
     }
@@ -214,8 +212,8 @@ mod tests {
         places.address(A, attempt).map(|address| address.port())
     }
 
-    /// Resolvers turn addresses round: their order alone is no move, and neither is another way to
-    /// write the URL. The preferred address stays preferred.
+    /// Resolvers rotate addresses: a new order alone is not a move, and neither is another spelling
+    /// of the URL. The preferred address stays.
     #[test]
     fn the_order_of_addresses_is_no_move() {
         let mut places = Places::new(vec![target("A", "a", &[1, 2, 3])]);
@@ -230,7 +228,7 @@ mod tests {
         assert_eq!(places.target(A).map(|target| &*target.url), Some("http://a/"));
     }
 
-    /// A backend in the slot of one that left is another one: nothing leads from the old one there.
+    /// A backend in the slot of a removed one is another backend: old attempts do not lead to it.
     #[test]
     fn a_slot_that_is_used_again_has_another_backend() {
         let mut places = Places::new(vec![target("A", "a", &[1])]);
@@ -246,8 +244,8 @@ mod tests {
         assert_eq!(places.configured().collect::<Vec<_>>(), [(next, "C")]);
     }
 
-    /// Another Host, an address more or less, or leaving and coming back ends every way to the old
-    /// place; row by row.
+    /// Another Host, a changed set of addresses, or leaving and returning ends all attempts; row by
+    /// row.
     #[test]
     fn ways_end_when_a_backend_moves_or_leaves() {
         for moved in
