@@ -1,4 +1,4 @@
-//! The admin pages: what the proxy shows of itself on a listener of its own.
+//! The admin pages: the state of the proxy on a separate listener.
 //!
 //! | path | response |
 //! |---|---|
@@ -25,19 +25,20 @@ use crate::pages::ProcessFigures;
 use crate::pages::metrics::MEDIA_TYPE;
 use crate::proxy::Proxy;
 
-/// Connections at the same time. When all are open the one that has been idle longest gives way.
+/// Connections at the same time. When all are used, the one that has been idle longest is closed
+/// for a new one.
 pub(crate) const CONNECTIONS_MAX: usize = 16;
 
-/// Something the admin wants its driver to do with a connection.
+/// An action that the admin pages request from their driver.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Action {
-    /// Send the end of the stream; reading goes on.
+    /// Send the end of the stream; reading continues.
     Shutdown(usize),
-    /// Close it; its number means another one from now on.
+    /// Close it; its number may be used again from now on.
     Close(usize),
 }
 
-/// The admin connections and the pages in the making.
+/// The admin connections and the pages in progress.
 #[derive(Debug)]
 pub(crate) struct Admin {
     /// By the connection's number.
@@ -68,8 +69,8 @@ impl Admin {
         self.pages.process = figures;
     }
 
-    /// Makes room for another connection; returns whether there is some. The actions that follow
-    /// come before [`handle_accept`](Self::handle_accept).
+    /// Makes room for another connection. Returns whether there is room. The resulting actions must
+    /// be carried out before [`handle_accept`](Self::handle_accept).
     pub(crate) fn make_room(&mut self) -> bool {
         if self.sessions.iter().any(Option::is_none) {
             return true;
@@ -83,19 +84,19 @@ impl Admin {
         longest.is_some()
     }
 
-    /// A client connected; returns the connection's number, or `None` without room.
+    /// Adds a new client. Returns the connection's number, or `None` without room.
     pub(crate) fn handle_accept(&mut self, now: Instant) -> Option<usize> {
         let id = self.sessions.iter().position(Option::is_none)?;
         self.sessions[id] = Some(Session::new(now));
         Some(id)
     }
 
-    /// Room for bytes that came on a connection; empty when they have to wait.
+    /// Returns room for bytes of a connection; empty if they have to wait.
     pub(crate) fn read_space(&mut self, id: usize) -> &mut [u8] {
         self.session_mut(id).map_or(&mut [], Session::read_space)
     }
 
-    /// `count` bytes, at least one, were put into [`read_space`](Self::read_space).
+    /// Handles `count` bytes, at least one, that were put into [`read_space`](Self::read_space).
     pub(crate) fn handle_read(&mut self, now: Instant, id: usize, count: usize, proxy: &Proxy) {
         if let Some(session) = self.session_mut(id) {
             session.handle_read(now, count);
@@ -103,25 +104,26 @@ impl Admin {
         }
     }
 
-    /// The client has ended its side. A request that was whole before is served.
+    /// Handles the end of the client's side. A request that is already complete is served.
     pub(crate) fn handle_eof(&mut self, id: usize) {
         if self.session_mut(id).is_some_and(Session::handle_eof) {
             self.close(id);
         }
     }
 
-    /// The connection broke.
+    /// Handles a broken connection.
     pub(crate) fn handle_failed(&mut self, id: usize) {
         self.close(id);
     }
 
-    /// Bytes that wait for a connection.
+    /// Returns the bytes that wait for a connection.
     pub(crate) fn write_ready(&self, id: usize) -> &[u8] {
         let session = self.sessions.get(id).and_then(Option::as_ref);
         session.map_or(&[], Session::write_ready)
     }
 
-    /// A connection took the first `count` bytes of [`write_ready`](Self::write_ready).
+    /// Handles that a connection took the first `count` bytes of
+    /// [`write_ready`](Self::write_ready).
     pub(crate) fn handle_written(&mut self, now: Instant, id: usize, count: usize, proxy: &Proxy) {
         let Some(session) = self.session_mut(id) else { return };
         if session.handle_written(now, count) {
@@ -133,7 +135,7 @@ impl Admin {
         }
     }
 
-    /// Time has passed: pages grow, deadlines are held.
+    /// Continues the pages in progress and closes connections whose deadline has passed.
     pub(crate) fn handle_timeout(&mut self, now: Instant, proxy: &Proxy) {
         for page in self.pages.grow(now, proxy).into_iter().flatten() {
             for id in 0..CONNECTIONS_MAX {
@@ -149,18 +151,18 @@ impl Admin {
         }
     }
 
-    /// The next thing to do.
+    /// Returns the next action.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    /// Returns the time at which [`handle_timeout`](Self::handle_timeout) is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let sessions = self.sessions.iter().flatten().filter_map(Session::poll_timeout);
         sessions.chain(self.pages.poll_timeout()).min()
     }
 
-    /// Serves the request of a connection, as far as it came.
+    /// Serves the request of a connection if it is complete.
     fn serve(&mut self, now: Instant, id: usize, proxy: &Proxy) {
         let date = &self.date;
         let Some(session) = self.sessions.get_mut(id).and_then(Option::as_mut) else { return };
@@ -183,7 +185,7 @@ impl Admin {
         }
     }
 
-    /// Responds with a page, or has the connection wait until it is made.
+    /// Responds with a page, or lets the connection wait until the page is complete.
     fn show(&mut self, now: Instant, id: usize, page: Page, proxy: &Proxy) {
         let Some(text) = self.pages.ask(now, page, proxy) else {
             if let Some(session) = self.session_mut(id) {

@@ -1,5 +1,5 @@
-//! The pages whose length depends on the number of backends: made over several turns, and shared by
-//! all who ask for them.
+//! The pages whose length depends on the number of backends. They are made over several turns and
+//! shared by the clients that request them.
 //!
 //! | backends | a request gets |
 //! |---|---|
@@ -14,12 +14,12 @@ use crate::pages::metrics::MetricsText;
 use crate::pages::{ProcessFigures, StatsText};
 use crate::proxy::Proxy;
 
-/// Backends that are taken in by one step.
+/// Backends added in one step.
 const AT_ONCE: usize = 16;
-/// Pairs of a family and a backend that are written by one step of the metrics: 64 histograms take
-/// 0.2 ms, the others less.
+/// Pairs of a family and a backend written in one step of the metrics. 64 histograms take 0.2 ms,
+/// other families less.
 const PAIRS: usize = 64;
-/// From one step to the next.
+/// Time between two steps.
 const STEP: Duration = Duration::from_millis(1);
 /// Time for which a text is served.
 const AGE_MAX: Duration = Duration::from_millis(250);
@@ -31,7 +31,7 @@ pub(super) enum Page {
     Metrics,
 }
 
-/// The texts given out, and those in the making.
+/// The finished texts and the ones in progress.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
     pub(super) process: ProcessFigures,
@@ -42,14 +42,14 @@ pub(super) struct Pages {
 /// One page.
 #[derive(Debug, Default)]
 struct Growing {
-    /// The last one, and when it was made.
+    /// The last text, and the time at which it was finished.
     latest: Option<(Instant, Arc<Vec<u8>>)>,
     build: Option<Build>,
-    /// When the next step is due.
+    /// The time at which the next step is due.
     step_at: Option<Instant>,
 }
 
-/// A text in the making, with the backends that are not in it yet, in reverse order.
+/// A text in progress, with the backends that it still lacks in reverse order.
 #[derive(Debug)]
 enum Build {
     Stats { left: Vec<BackendId>, text: StatsText },
@@ -57,7 +57,7 @@ enum Build {
 }
 
 impl Pages {
-    /// Returns a page; `None` when it will come out of [`grow`](Self::grow).
+    /// Returns a page; `None` if [`grow`](Self::grow) will return it later.
     pub(super) fn ask(&mut self, now: Instant, page: Page, proxy: &Proxy) -> Option<Arc<Vec<u8>>> {
         if proxy.configured().len() <= AT_ONCE {
             let mut build = Build::new(now, page, proxy, &self.process);
@@ -73,7 +73,7 @@ impl Pages {
         fresh.map(|(_, text)| Arc::clone(text))
     }
 
-    /// Goes on with the texts in the making; returns the pages that are there now.
+    /// Continues the texts in progress. Returns the pages that are complete now.
     pub(super) fn grow(&mut self, now: Instant, proxy: &Proxy) -> [Option<Page>; 2] {
         [Page::Stats, Page::Metrics].map(|page| {
             let process = self.process;
@@ -96,7 +96,7 @@ impl Pages {
         })
     }
 
-    /// When [`grow`](Self::grow) is due.
+    /// Returns the time at which [`grow`](Self::grow) is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let times = [&self.stats, &self.metrics].map(|page| {
             let ends = page.latest.as_ref().map(|(made, _)| *made + AGE_MAX);
@@ -125,7 +125,7 @@ impl Build {
         }
     }
 
-    /// Writes some; returns whether that was all.
+    /// Writes a part. Returns whether the text is complete.
     fn step(&mut self, now: Instant, proxy: &Proxy) -> bool {
         match self {
             Self::Stats { left, text } => {
@@ -151,7 +151,7 @@ impl Build {
     }
 }
 
-/// Takes the next backends out.
+/// Removes the next backends from the list.
 fn next(left: &mut Vec<BackendId>) -> impl Iterator<Item = BackendId> {
     let first = left.len().saturating_sub(AT_ONCE);
     left.drain(first..).rev()

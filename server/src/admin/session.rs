@@ -30,10 +30,10 @@ const LIMITS: HeadLimits =
 const IDLE_MAX: Duration = Duration::from_secs(75);
 /// Time from a head's first byte to its end.
 const HEAD_MAX: Duration = Duration::from_secs(10);
-/// Time in which the client takes nothing of the response.
+/// The longest time in which the client takes no byte of the response.
 const WRITE_MAX: Duration = Duration::from_secs(10);
-/// Time for which a client's further bytes are dropped after the last response, so that a reset
-/// does not destroy it (RFC 9112 section 9.6).
+/// Time for which further bytes of a client are dropped after the last response, so that a reset
+/// does not destroy the response (RFC 9112 section 9.6).
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
 /// The resource that a request is for.
@@ -124,8 +124,8 @@ impl Session {
         true
     }
 
-    /// Takes the next request, if it is whole. One that is invalid, or for nothing that is here, is
-    /// responded to at once.
+    /// Takes the next request if it is complete. Responds at once if it is invalid or names no
+    /// page.
     pub(super) fn take_request(&mut self, now: Instant, date: &str) -> Option<Asked> {
         if !matches!(self.state, State::Asking { .. }) {
             return None;
@@ -161,7 +161,7 @@ impl Session {
         None
     }
 
-    /// Responds to an invalid request, and ends.
+    /// Responds to an invalid request, and ends the connection.
     fn refuse(&mut self, now: Instant, status: u16, date: &str) -> Option<Asked> {
         self.is_persistent = false;
         self.is_head_request = false;
@@ -199,7 +199,7 @@ impl Session {
         matches!(self.state, State::Closing { .. })
     }
 
-    /// Since when nothing has been asked; `None` while a request is served.
+    /// Returns the time since which there was no request; `None` while a request is served.
     pub(super) const fn idle_since(&self) -> Option<Instant> {
         match self.state {
             State::Asking { since, .. } | State::Closing { since } => Some(since),
@@ -211,7 +211,7 @@ impl Session {
         self.poll_timeout().is_some_and(|at| at <= now)
     }
 
-    /// When the connection has to be closed.
+    /// Returns the time at which the connection must be closed.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         Some(match self.state {
             State::Asking { since, has_begun: false } => since + IDLE_MAX,
@@ -223,7 +223,7 @@ impl Session {
     }
 }
 
-/// The resource of a target in origin form or absolute form; a query is ignored.
+/// Returns the resource of a target in origin form or absolute form; a query is ignored.
 fn resource(target: &[u8]) -> Option<Asked> {
     let target = std::str::from_utf8(target).ok()?;
     let path = match target.strip_prefix("http://") {

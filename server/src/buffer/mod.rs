@@ -1,9 +1,9 @@
-//! Byte buffers that connections borrow while they have bytes to hold, and give back when not.
+//! Byte buffers that connections borrow while they hold bytes.
 //!
-//! A buffer has free room before its bytes, so that a new head or a chunk's size line can be put
-//! before a body that stays where it was read: bytes that are forwarded as they came are never
-//! copied, their buffer changes hands. The pool is a stack, so the buffer used next is the one
-//! whose memory is still in the cache.
+//! A buffer has free room before its bytes. A new head or a chunk's size line can be put there
+//! while the body stays where it was read. So unchanged bytes are never copied: their buffer is
+//! passed on. The pool is a stack, so that the next buffer is the one whose memory is still in the
+//! cache.
 use std::hint::cold_path;
 use std::ops::Range;
 
@@ -11,24 +11,24 @@ mod outbox;
 
 pub(crate) use outbox::Outbox;
 
-/// Room before the bytes of a fresh large buffer: a forwarded head is longer than the one it
-/// replaces by the fields that the proxy adds (111 bytes for a small request on loopback), which
-/// fit in here in the common case. Without room the body is copied, once.
+/// Room before the bytes of a new large buffer. A forwarded head is longer than the received one by
+/// the fields that the proxy adds: 111 bytes for a small request on loopback. Without room the body
+/// is copied once.
 const HEADROOM: usize = 1024;
 /// Room kept after the bytes that are read, for the CRLF that ends a chunk.
 const TAILROOM: usize = 16;
-/// Bytes of a small buffer: most heads and small messages fit (and with the allocator's own 16
-/// bytes its stride is no power of two, so that neighbours do not share cache sets).
+/// Bytes of a small buffer: most heads and small messages fit. With the allocator's own 16 bytes
+/// its stride is not a power of two, so that neighbours do not share cache sets.
 pub(crate) const SMALL: usize = 2032;
-/// Room before a head that is written into a buffer, for a Host that is longer than the one it
-/// replaces; a longer one costs a copy.
+/// Room before a head that is written into a buffer, for a longer Host. An even longer one costs a
+/// copy.
 const ROOM_BEFORE_HEAD: usize = 128;
 /// Bytes that a large buffer takes in one read: a response of 64 KiB with its head. Measured, as
 /// CPU time per request over a bare relay's: 0.87 for responses of 64 KiB (with 96 KiB 0.90, with
 /// 128 KiB 0.86, with 64 KiB, which takes two reads, 1.08) and 0.99 for 1 MiB (with 96 KiB 0.99,
 /// with 128 KiB 1.02: the bytes leave the cache between read and write).
 pub(crate) const LARGE: usize = 68 * 1024;
-/// Bytes that a large buffer takes in all.
+/// Bytes of memory of a large buffer.
 const LARGE_MEMORY: usize = HEADROOM + LARGE + TAILROOM;
 /// Free buffers of each kind that the pool keeps; [`BufferPool::trim`] drops unused ones.
 const SPARE_SMALL_MAX: usize = 1024;
@@ -48,20 +48,20 @@ impl Buffer {
         Self { memory: vec![0; bytes].into_boxed_slice(), start: 0, end: 0 }
     }
 
-    /// A buffer of its own size holding `bytes`, for responses that the proxy makes itself.
+    /// Returns a buffer of the size of `bytes`, for responses that the proxy makes itself.
     pub(crate) fn holding(bytes: Vec<u8>) -> Self {
         let end = bytes.len();
         Self { memory: bytes.into_boxed_slice(), start: 0, end }
     }
 
-    /// Free room behind the bytes, the chunk's tail left out; the caller reads into it and says
-    /// how much by [`filled`](Self::filled).
+    /// Returns the free room after the bytes, except the room for a chunk's end. The caller reads
+    /// into it and reports the number of bytes by [`filled`](Self::filled).
     pub(crate) fn space(&mut self) -> &mut [u8] {
         let end = self.memory.len().saturating_sub(TAILROOM).max(self.end);
         &mut self.memory[self.end..end]
     }
 
-    /// `count` bytes were put into [`space`](Self::space).
+    /// Adds the first `count` bytes of [`space`](Self::space).
     pub(crate) fn filled(&mut self, count: usize) {
         debug_assert!(count <= self.space().len(), "no more is read than there was room for");
         self.end += count;
@@ -79,7 +79,7 @@ impl Buffer {
         self.end = self.start + count;
     }
 
-    /// Puts `bytes` before the bytes; false (and nothing done) when there is no room.
+    /// Puts `bytes` before the content. Returns false without a change if there is no room.
     pub(crate) fn prepend(&mut self, bytes: &[u8]) -> bool {
         let Some(start) = self.start.checked_sub(bytes.len()) else {
             return false;
@@ -89,8 +89,8 @@ impl Buffer {
         true
     }
 
-    /// Puts `new` in the place of the first `count` bytes; false (and nothing done) when there is
-    /// no room.
+    /// Replaces the first `count` bytes by `new`. Returns false without a change if there is no
+    /// room.
     pub(crate) fn replace_front(&mut self, count: usize, new: &[u8]) -> bool {
         let has_room = self.start + count >= new.len();
         if has_room {
@@ -100,8 +100,8 @@ impl Buffer {
         has_room
     }
 
-    /// Puts `new` in the place of the bytes at `range` of [`bytes`](Self::bytes), moving those
-    /// before it; false (and nothing done) when there is no room.
+    /// Replaces `range` of [`bytes`](Self::bytes) by `new`, moving the bytes before it. Returns
+    /// false without a change if there is no room.
     pub(crate) fn splice(&mut self, range: Range<usize>, new: &[u8]) -> bool {
         let Some(start) = (self.start + range.len()).checked_sub(new.len()) else {
             return false;
@@ -113,7 +113,7 @@ impl Buffer {
         true
     }
 
-    /// Puts `bytes` behind the bytes; false (and nothing done) when there is no room.
+    /// Appends `bytes`. Returns false without a change if there is no room.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
         let end = self.end + bytes.len();
         let Some(room) = self.memory.get_mut(self.end..end) else {
@@ -124,7 +124,7 @@ impl Buffer {
         true
     }
 
-    /// Puts `parts` behind the bytes, one after the other; into more memory where there is no room.
+    /// Appends `parts` one after the other. Moves to more memory if there is no room.
     #[inline]
     pub(crate) fn extend<const N: usize>(&mut self, parts: &[&[u8]; N]) {
         let added: usize = parts.iter().map(|part| part.len()).sum();
@@ -140,8 +140,7 @@ impl Buffer {
         self.end += added;
     }
 
-    /// Moves to memory of its own, which the pool has no place for: twice what is needed for
-    /// `added` more bytes.
+    /// Moves to memory outside the pool: twice the size needed for `added` more bytes.
     #[cold]
     fn grow(&mut self, added: usize) {
         let mut memory = vec![0; 2 * (self.end + added)];
@@ -165,17 +164,17 @@ impl Buffer {
         self.start == self.end
     }
 
-    /// Free bytes before the bytes.
+    /// Returns the number of free bytes before the content.
     pub(crate) const fn room_before(&self) -> usize {
         self.start
     }
 
-    /// Free bytes behind the bytes.
+    /// Returns the number of free bytes after the content.
     pub(crate) const fn room(&self) -> usize {
         self.memory.len() - self.end
     }
 
-    /// Moves the bytes towards the front, where room before them is kept.
+    /// Moves the content towards the front, but keeps room before it.
     #[cold]
     fn compact(&mut self) {
         if self.start > HEADROOM {
@@ -185,7 +184,7 @@ impl Buffer {
         }
     }
 
-    /// The bytes at `range` of [`bytes`](Self::bytes) replaced by `new`, as a buffer from `pool`.
+    /// Returns a buffer from `pool` with `range` of [`bytes`](Self::bytes) replaced by `new`.
     #[cold]
     pub(crate) fn spliced(&self, range: Range<usize>, new: &[u8], pool: &mut BufferPool) -> Self {
         let old = self.bytes();
@@ -193,7 +192,7 @@ impl Buffer {
     }
 }
 
-/// A buffer that the pool has no place for.
+/// Drops a buffer whose size the pool does not keep.
 #[cold]
 fn drop_odd(buffer: Buffer) {
     drop(buffer);
@@ -203,7 +202,7 @@ fn drop_odd(buffer: Buffer) {
 #[derive(Debug, Default)]
 struct Spare {
     buffers: Vec<Buffer>,
-    /// So many of them were not needed since the last [`trim`](Self::trim).
+    /// The number of them that were not needed since the last [`trim`](Self::trim).
     unused: usize,
 }
 
@@ -214,7 +213,7 @@ impl Spare {
         buffer
     }
 
-    /// Drops those that were not needed since the last time.
+    /// Drops the buffers that were not needed since the last call.
     fn trim(&mut self) {
         self.buffers.drain(..self.unused);
         self.buffers.shrink_to(2 * self.buffers.len());
@@ -227,12 +226,12 @@ impl Spare {
 pub(crate) struct BufferPool {
     small: Spare,
     large: Spare,
-    /// Buffers handed out and not yet returned; the invariant is zero at rest.
+    /// Buffers taken and not returned; zero at rest.
     lent: usize,
 }
 
 impl BufferPool {
-    /// An empty buffer for reading into, with room before it.
+    /// Returns an empty buffer for reading, with room before its bytes.
     pub(crate) fn take_large(&mut self) -> Buffer {
         self.lent += 1;
         let mut buffer = self.large.take(LARGE_MEMORY);
@@ -241,7 +240,7 @@ impl BufferPool {
         buffer
     }
 
-    /// An empty small buffer.
+    /// Returns an empty small buffer.
     pub(crate) fn take_small(&mut self) -> Buffer {
         self.lent += 1;
         let mut buffer = self.small.take(SMALL);
@@ -250,7 +249,7 @@ impl BufferPool {
         buffer
     }
 
-    /// An empty buffer for a head of up to `len` bytes, with some room before it.
+    /// Returns an empty buffer for a head of up to `len` bytes, with some room before it.
     #[inline]
     pub(crate) fn take_for_head(&mut self, len: usize) -> Buffer {
         let mut buffer = if len <= SMALL - ROOM_BEFORE_HEAD {
@@ -264,7 +263,7 @@ impl BufferPool {
         buffer
     }
 
-    /// A buffer holding `parts` one after the other: a small one when they fit.
+    /// Returns a buffer with `parts` one after the other: a small one if they fit.
     pub(crate) fn holding_all(&mut self, parts: &[&[u8]]) -> Buffer {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let mut buffer = if len <= SMALL {
@@ -285,8 +284,8 @@ impl BufferPool {
         buffer
     }
 
-    /// Room for reading behind the bytes in `slot`: a large buffer is taken for it when there is
-    /// none. Empty when the bytes fill one already.
+    /// Returns room for reading after the bytes in `slot`. Takes a large buffer if `slot` is empty.
+    /// Returns an empty slice if the buffer is full.
     #[inline(always)]
     pub(crate) fn read_space<'a>(&mut self, slot: &'a mut Option<Buffer>) -> &'a mut [u8] {
         if slot.is_some() {
@@ -295,7 +294,7 @@ impl BufferPool {
         slot.get_or_insert_with(|| self.take_large()).space()
     }
 
-    /// Makes room behind the bytes of `slot`, where there can be any.
+    /// Makes room after the bytes of `slot` if possible.
     #[cold]
     fn make_room(&mut self, slot: &mut Option<Buffer>) {
         let Some(buffer) = slot else { return };
@@ -312,7 +311,7 @@ impl BufferPool {
         }
     }
 
-    /// Counts a buffer that was made elsewhere as handed out.
+    /// Counts a buffer that was made elsewhere as taken.
     pub(crate) fn adopt(&mut self, buffer: Buffer) -> Buffer {
         self.lent += 1;
         buffer
@@ -335,8 +334,8 @@ impl BufferPool {
         }
     }
 
-    /// Takes the buffer in `slot` back when it is empty, and swaps a large one for a small one
-    /// when that is enough: a large buffer stays with a connection only while it is needed.
+    /// Takes back the buffer in `slot` if it is empty. Replaces a large buffer by a small one if
+    /// that is enough: a connection keeps a large buffer only while it needs one.
     #[inline]
     pub(crate) fn shrink(&mut self, slot: &mut Option<Buffer>) {
         if let Some(empty) = slot.take_if(|buffer| buffer.is_empty()) {
@@ -357,7 +356,8 @@ impl BufferPool {
         }
     }
 
-    /// Moves bytes that wait for long to memory of their own length, where that saves a quarter.
+    /// Moves bytes that have waited for a long time to memory of their own length, if that saves a
+    /// quarter.
     #[cold]
     pub(crate) fn rest(&mut self, slot: &mut Option<Buffer>) {
         self.shrink(slot);
@@ -381,7 +381,7 @@ impl BufferPool {
         self.large.trim();
     }
 
-    /// Buffers handed out and not yet back.
+    /// Returns the number of buffers taken and not returned.
     pub(crate) const fn lent(&self) -> usize {
         self.lent
     }
@@ -391,7 +391,8 @@ impl BufferPool {
 mod tests {
     use super::*;
 
-    /// Bytes come out as they went in, at both ends and across a move to the front.
+    /// Bytes come out in the order in which they went in, at both ends and after a move to the
+    /// front.
     #[test]
     fn bytes_stay_in_order() {
         let mut pool = BufferPool::default();
@@ -416,7 +417,7 @@ mod tests {
         assert_eq!(slot.map(|buffer| buffer.len()), Some(3));
     }
 
-    /// A read fills a buffer up to the room that a chunk's end needs, which append may use.
+    /// A read fills a buffer up to the room for a chunk's end, which append may use.
     #[test]
     fn a_full_buffer_has_room_for_a_chunks_end() {
         let mut pool = BufferPool::default();
@@ -429,7 +430,8 @@ mod tests {
         assert!(!buffer.append(&[0; TAILROOM]));
     }
 
-    /// Bytes that wait for long take no more than their own length, and can be read on behind.
+    /// Bytes that wait for a long time take no more than their own length. More can be read after
+    /// them.
     #[test]
     fn waiting_bytes_take_their_own_length() {
         for len in [1, SMALL, SMALL + 1, 20_000, LARGE] {
@@ -454,8 +456,8 @@ mod tests {
         }
     }
 
-    /// Free buffers that were not needed from one trim to the next are dropped; those that were
-    /// needed stay.
+    /// A trim drops the free buffers that were not needed since the last trim, and keeps the
+    /// others.
     #[test]
     fn free_buffers_that_nobody_needs_are_dropped() {
         let mut pool = BufferPool::default();
@@ -471,7 +473,7 @@ mod tests {
         assert!(pool.large.buffers.is_empty());
     }
 
-    /// The pool counts what is out, and a nearly empty large buffer is swapped for a small one.
+    /// The pool counts taken buffers. A nearly empty large buffer is replaced by a small one.
     #[test]
     fn buffers_come_back() {
         let mut pool = BufferPool::default();

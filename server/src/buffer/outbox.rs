@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::{Buffer, BufferPool, LARGE, SMALL};
 
-/// Bytes waiting for one connection; while it `holds`, those already written stay too, so that
-/// they can be written once more to another one.
+/// Bytes waiting for one connection. While it `holds`, written bytes stay too, so that they can be
+/// written again to another connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     buffer: Option<Buffer>,
@@ -16,14 +16,14 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Keeps what is written from now on until [`release`](Self::release), or until there is more
-    /// than fits in one buffer.
+    /// Keeps written bytes from now on, until [`release`](Self::release) or until they no longer
+    /// fit in one buffer.
     pub(crate) fn hold(&mut self) {
         debug_assert!(self.buffer.is_none(), "holding begins with the first byte");
         self.is_holding = true;
     }
 
-    /// The connection took `count` of the [`pending`](Self::pending) bytes.
+    /// Handles that the connection took `count` of the [`pending`](Self::pending) bytes.
     pub(crate) fn written(&mut self, count: usize, pool: &mut BufferPool) {
         self.sent += count;
         self.has_sent = true;
@@ -32,7 +32,7 @@ impl Outbox {
         }
     }
 
-    /// Keeps written bytes no longer.
+    /// Stops keeping written bytes, and drops them.
     pub(crate) fn release(&mut self, pool: &mut BufferPool) {
         if self.is_holding {
             self.is_holding = false;
@@ -40,14 +40,15 @@ impl Outbox {
         }
     }
 
-    /// Drops what was not written: the connection takes no more. That it took some stays known.
+    /// Drops the bytes that were not written: the connection takes no more.
+    /// [`has_sent`](Self::has_sent) is not changed.
     pub(crate) fn drop_pending(&mut self, pool: &mut BufferPool) {
         let has_sent = self.has_sent;
         self.clear(pool);
         self.has_sent = has_sent;
     }
 
-    /// Forgets everything.
+    /// Drops all bytes and state.
     pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
         if let Some(buffer) = self.buffer.take() {
             cold_path();
@@ -56,21 +57,20 @@ impl Outbox {
         *self = Self::default();
     }
 
-    /// Everything is to be written again.
+    /// Starts again: all held bytes are to be written.
     pub(crate) fn rewind(&mut self) {
         debug_assert!(self.can_rewind(), "only what is still there can be written again");
         self.sent = 0;
         self.has_sent = false;
     }
 
-    /// Whether `bytes` stand at `range` of what is there.
+    /// Whether `bytes` are at `range` of the held bytes.
     #[inline]
     pub(crate) fn has(&self, range: Range<usize>, bytes: &[u8]) -> bool {
         self.buffer.as_ref().is_some_and(|own| own.bytes().get(range) == Some(bytes))
     }
 
-    /// Puts `new` in the place of the bytes at `range`; none has been written, or all are to be
-    /// again.
+    /// Replaces `range` by `new`. No byte may have been written, or all must be written again.
     #[cold]
     pub(crate) fn replace(&mut self, range: Range<usize>, new: &[u8], pool: &mut BufferPool) {
         debug_assert!(self.sent == 0, "what is written stays as it is");
@@ -83,7 +83,7 @@ impl Outbox {
         }
     }
 
-    /// Adds a whole buffer; gives it back as an error when it has to wait for the ones before.
+    /// Adds a whole buffer. Returns it as an error if it has to wait for earlier ones.
     #[inline]
     pub(crate) fn push(&mut self, buffer: Buffer, pool: &mut BufferPool) -> Result<(), Buffer> {
         if self.buffer.is_some() {
@@ -112,8 +112,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Makes room for `needed` more bytes, and `wished` if that can be had; false when they have
-    /// to wait.
+    /// Makes room for `needed` more bytes, and for `wished` if possible. Returns false if the bytes
+    /// have to wait.
     pub(crate) fn reserve(&mut self, needed: usize, wished: usize, pool: &mut BufferPool) -> bool {
         if let Some(own) = &self.buffer {
             if own.room() >= needed {
@@ -132,7 +132,8 @@ impl Outbox {
         true
     }
 
-    /// Bytes that can be appended now without waiting and without a new buffer.
+    /// Returns the number of bytes that can be appended now without waiting and without a new
+    /// buffer.
     pub(crate) fn room(&self) -> usize {
         self.buffer.as_ref().map_or(0, Buffer::room)
     }
@@ -143,14 +144,14 @@ impl Outbox {
         debug_assert!(fits || bytes.is_empty(), "room is reserved before bytes are added");
     }
 
-    /// Gives room that is not needed back.
+    /// Returns unused room to the pool.
     pub(crate) fn shrink(&mut self, pool: &mut BufferPool) {
         if !self.is_holding && self.sent == 0 {
             pool.shrink(&mut self.buffer);
         }
     }
 
-    /// Moves bytes that have waited for long into memory of their own length.
+    /// Moves bytes that have waited for a long time to memory of their own length.
     #[cold]
     pub(crate) fn rest(&mut self, pool: &mut BufferPool) {
         if !self.is_holding && self.sent == 0 {
@@ -168,7 +169,7 @@ impl Outbox {
         self.buffer.as_ref().is_none_or(|own| own.len() == self.sent)
     }
 
-    /// Whether everything from the first byte on is still there.
+    /// Whether all bytes from the first one on are still held.
     pub(crate) const fn can_rewind(&self) -> bool {
         self.is_holding || !self.has_sent
     }

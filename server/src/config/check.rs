@@ -1,4 +1,4 @@
-//! Every value of a configuration against what is allowed for it.
+//! Checks every value of a configuration.
 use std::fmt;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::{BackendUrl, Config, Forwarding, Limits, Listen, ListenAddress, Netwo
 use crate::http::field::FIELDS_MAX;
 
 impl Config {
-    /// Checks every value against its range, and those that hang together against each other.
+    /// Checks every value against its range, and related values against each other.
     ///
     /// # Errors
     /// The first invalid value, by its path in the configuration file.
@@ -238,10 +238,10 @@ const NETWORKS_MAX: usize = 64;
 const NAME_MAX: usize = 64;
 /// Characters of a probe's path.
 const PATH_MAX: usize = 1024;
-/// Valid paths of a probe, in words.
+/// A description of valid probe paths.
 const PATH_ALLOWED: &str = "a path: '/' and at most 1023 visible ASCII characters, without '#'";
 
-/// The refusal of a text, with the text itself in it.
+/// Returns the error for a text, with the text itself.
 fn refuse(path: &str, allowed: &str, text: &str, wrong: impl fmt::Display) -> ConfigError {
     ConfigError::new(path, &format!("{allowed}, and {text:?} {wrong}"))
 }
@@ -253,13 +253,13 @@ fn check_length(path: &str, length: usize, least: usize, most: usize) -> Result<
     Ok(())
 }
 
-/// Whether a name reads the same in a log line, a flag, a URL and a metric's label.
+/// Whether a name is safe in a log line, a flag, a URL and a metric's label.
 fn is_backend_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_plain)
 }
 
-/// Whether this is a token (RFC 9110 section 5.6.2) of a bearable length.
+/// Whether this is a token (RFC 9110 section 5.6.2) of a permitted length.
 fn is_token(text: &str) -> bool {
     let is_token_byte =
         |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);

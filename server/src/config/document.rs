@@ -1,4 +1,4 @@
-//! A configuration text as a tree of values that know where they stand.
+//! A configuration text as a tree of values with their positions.
 //!
 //! The text is JSON with comments and trailing commas, and nothing else that JSON has not. The
 //! parser bounds the nesting, so that no text overflows the stack.
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::place::FileError;
 use super::read::Node;
 
-/// A text that is well-formed.
+/// A well-formed text.
 pub(super) struct Document<'t> {
     text: &'t str,
     root: Value<'t>,
@@ -72,7 +72,7 @@ impl<'t> Document<'t> {
     }
 }
 
-/// A sentence of the parser's as the rest of a line.
+/// Returns a parser's sentence in lower case, for the end of a line.
 fn lower(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
@@ -82,7 +82,7 @@ fn lower(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Values are found by their paths, and the nearest value around those that are not there; row
+    /// Values are found by their paths. For a missing value the nearest one around it is found; row
     /// by row.
     #[test]
     fn values_are_found() {
@@ -107,8 +107,8 @@ mod tests {
         }
     }
 
-    /// Every prefix of a text, and the text with each byte replaced, is parsed or refused, and
-    /// nothing panics.
+    /// Every prefix of a text, and the text with each byte replaced, is parsed or refused without a
+    /// panic.
     #[test]
     fn broken_texts_are_harmless() {
         let text =
@@ -127,7 +127,7 @@ mod tests {
         }
     }
 
-    /// Texts that are nested too deeply are refused, whatever they are nested by.
+    /// Texts with too deep nesting are refused, for each kind of nesting.
     #[test]
     fn deep_texts_are_refused() {
         for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":", "}]")] {

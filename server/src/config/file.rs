@@ -1,4 +1,4 @@
-//! A configuration from its text. Every refusal names the line, the column and the path.
+//! Reads a configuration from its text. Every error names the line, the column and the path.
 
 use intelliproxy_core::Rules;
 
@@ -7,8 +7,8 @@ use super::document::Document;
 use super::place::{FileError, below};
 
 impl Config {
-    /// Reads a configuration from JSON, which may have comments and trailing commas. Keys that are
-    /// left out have their defaults, and every value is checked.
+    /// Reads a configuration from JSON, which may have comments and trailing commas. Omitted keys
+    /// have their defaults, and every value is checked.
     ///
     /// # Errors
     /// The first fault: text that is not JSON, an unknown or repeated key, a wrong type, a value

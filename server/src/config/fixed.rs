@@ -2,8 +2,8 @@
 use super::Config;
 
 impl Config {
-    /// Puts in what only a restart can change, from the configuration `old` that is in use;
-    /// returns the keys of what would have been different.
+    /// Keeps the values that need a restart from the current configuration `old`. Returns the keys
+    /// that would have changed.
     pub(crate) fn keep_fixed(&mut self, old: &Self) -> Vec<&'static str> {
         let mut kept = Vec::new();
         if self.listen != old.listen {
@@ -25,7 +25,7 @@ impl Config {
         kept
     }
 
-    /// The keys, backends left out, below which this one differs from `old`.
+    /// Returns the keys in which this configuration differs from `old`, without backends.
     pub(crate) fn settings_unlike(&self, old: &Self) -> Vec<&'static str> {
         let settings = [
             ("routing", self.routing != old.routing),
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
     use crate::config::Overflow;
 
-    /// Every key of a configuration is either kept, or reported when it changes, or `backends`.
+    /// Every key of a configuration is kept, or reported when it changes, or is `backends`.
     #[test]
     fn every_key_is_kept_or_told() {
         let old = Config::default();

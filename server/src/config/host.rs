@@ -1,18 +1,18 @@
-//! `HOST[:PORT]` as URLs and listen addresses have it, read strictly.
+//! A strict parser of `HOST[:PORT]` in URLs and listen addresses.
 //!
 //! Own code: the crate `url` and its tables for other scripts are 20 crates, and it accepts and
 //! rewrites what is refused here, such as `http:/host` and `0x7f.1`.
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// A host and perhaps a port.
+/// A host and an optional port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct HostPort {
     /// IPv4 address, IPv6 address without brackets, or DNS name in lower case.
     pub(super) host: String,
-    /// Whether brackets belong around the host where a port may follow.
+    /// Whether the host needs brackets if a port may follow.
     pub(super) is_ipv6: bool,
-    /// The port, when there was one; 0 is left to the caller to judge.
+    /// The port, if there is one; the caller checks for 0.
     pub(super) port: Option<u16>,
 }
 
@@ -51,7 +51,7 @@ impl HostPort {
 /// A fault of a `HOST[:PORT]`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum HostError {
-    /// Nothing where the host should be.
+    /// The host is missing.
     NoHost,
     /// A `[` without its `]`.
     OpenBracket,
@@ -61,7 +61,7 @@ pub enum HostError {
     Ipv6Address,
     /// An IPv6 address without brackets, or a second colon.
     BareIpv6,
-    /// It ends in a number and is no IPv4 address.
+    /// It ends in a number and is not an IPv4 address.
     Ipv4Address,
     /// A character or length that DNS names do not have.
     Name,
@@ -95,8 +95,8 @@ fn parse_port(digits: &str) -> Result<u16, HostError> {
     digits.parse().map_err(|_| HostError::Port)
 }
 
-/// Whether a resolver would take the host for an IPv4 address in one of its many spellings
-/// (`127.1`, `0x7f.1`): then it has to be one in the plain spelling.
+/// Whether a resolver would accept the host as an IPv4 address in one of many spellings (`127.1`,
+/// `0x7f.1`). Then only the plain spelling is valid.
 fn ends_in_number(host: &str) -> bool {
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
@@ -127,7 +127,7 @@ mod tests {
         Ok(HostPort { host: host.to_owned(), is_ipv6, port })
     }
 
-    /// Every shape that is taken comes out in its one spelling; row by row.
+    /// Every accepted form is stored in one spelling; row by row.
     #[test]
     fn hosts_are_read_into_one_spelling() {
         let long_label = "a".repeat(63);
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// Texts that are not plainly a host are refused by the kind of their fault; row by row.
+    /// Invalid hosts are refused by the kind of their fault; row by row.
     #[test]
     fn bad_hosts_are_refused() {
         let long_label = "a".repeat(64);

@@ -1,4 +1,4 @@
-//! An address to listen on: `HOST:PORT`, and what is spoken there.
+//! An address to listen on, `HOST:PORT`, and its protocol.
 use std::fmt;
 
 use serde::de::value::MapAccessDeserializer;
@@ -18,7 +18,7 @@ pub struct ListenAddress {
 }
 
 impl ListenAddress {
-    /// Reads `HOST:PORT`; the port must be there.
+    /// Reads `HOST:PORT`; the port is required.
     ///
     /// # Errors
     /// The fault of the host or the port.
@@ -94,7 +94,7 @@ impl<'a> Visitor<'a> for ListenVisitor {
 mod tests {
     use super::*;
 
-    /// Addresses with a port are taken, all else is refused; row by row.
+    /// Addresses with a port are accepted, all others refused; row by row.
     #[test]
     fn listen_addresses_need_a_port() {
         let address = |host: &str, port| Ok(ListenAddress { host: host.to_owned(), port });

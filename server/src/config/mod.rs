@@ -60,7 +60,7 @@ pub struct Config {
     pub probe_paths: ProbePaths,
     /// Recordings for `intelliproxy replay`.
     pub recording: RecordingRules,
-    /// The file in which what a policy learns is kept across restarts; null for none (null).
+    /// The file that keeps what a policy learns across restarts (null: none).
     pub state_file: Option<String>,
 }
 
@@ -101,9 +101,9 @@ impl Default for Config {
 pub struct BackendConfig {
     /// Name in logs and /stats: 1 to 64 letters, digits, `.`, `_` and `-`.
     pub name: String,
-    /// `http://HOST[:PORT]`, without path, query or user; port 80 when left out.
+    /// `http://HOST[:PORT]`, without path, query or user; port 80 if omitted.
     pub url: String,
-    /// Requests in flight at the same time, in place of `limits.perBackend`; 0 for any number.
+    /// Requests in flight at the same time, instead of `limits.perBackend`; 0 for any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
@@ -177,7 +177,8 @@ pub struct Timeouts {
     /// A client takes nothing of what waits for it (30 s); then it is cut.
     #[serde(rename = "clientWriteMs", with = "millis")]
     pub client_write: Duration,
-    /// To connect to one address of a backend (2 s); then the next one, then 504.
+    /// Time to connect to one address of a backend (2 s); then the next one is tried, or the client
+    /// gets 504.
     #[serde(rename = "connectMs", with = "millis")]
     pub connect: Duration,
     /// From the request's last byte to the response's head (60 s); then 504.
@@ -194,18 +195,18 @@ pub struct Timeouts {
     /// for this time (2 s), so that the response is not lost to a reset (RFC 9112 section 9.6).
     #[serde(rename = "lingerMs", with = "millis")]
     pub linger: Duration,
-    /// The longest that this may last in all (30 s).
+    /// The longest time for this in total (30 s).
     #[serde(rename = "lingerTotalMs", with = "millis")]
     pub linger_total: Duration,
-    /// Requests in flight may end after a signal to stop (10 s).
+    /// Time for requests in flight after a signal to stop (10 s).
     #[serde(rename = "shutdownMs", with = "millis")]
     pub shutdown: Duration,
-    /// From a signal to stop until no client is accepted any more (0); up to a day. Meanwhile
-    /// responses end their connections, and /readyz says 503.
+    /// Time from a signal to stop until no client is accepted any more (0); up to a day. During it
+    /// responses end their connections, and /readyz returns 503.
     #[serde(rename = "lameDuckMs", with = "millis")]
     pub lame_duck: Duration,
-    /// From a SIGHUP until the configuration is read and its names are resolved (30 s); then that
-    /// reading is given up and the current configuration stays.
+    /// Time from a SIGHUP until the configuration is read and its names are resolved (30 s). Then
+    /// the reading is given up and the current configuration stays.
     #[serde(rename = "reloadMs", with = "millis")]
     pub reload: Duration,
 }
@@ -235,7 +236,7 @@ impl Timeouts {
     pub(crate) fn shortest(&self) -> Duration {
         let Self { request_head, request_body, client_idle, client_write, .. } = *self;
         let Self { connect, response_head, response_body, tunnel_idle, .. } = *self;
-        // Clocks against a peer that receives are checked four times in their span.
+        // The clocks of a receiving peer are checked four times in their span.
         let of_clients = request_head.min(request_body).min(client_idle).min(client_write / 4);
         let of_backends = connect.min(response_head / 4).min(response_body / 4);
         let linger = self.linger.min(self.linger_total);
@@ -249,16 +250,16 @@ impl Timeouts {
 pub struct Forwarding {
     /// Send the client's Host to the backend instead of the backend's own (true).
     pub keep_host: bool,
-    /// The name that Via fields carry (`intelliproxy`), behind which `-` and eight digits follow
-    /// that are the instance's own; a token of 1 to 64 characters.
+    /// The proxy's name in Via (`intelliproxy`), followed by `-` and eight digits of the instance;
+    /// a token of 1 to 64 characters.
     pub via: String,
     /// Addresses or networks whose X-Forwarded fields, Forwarded and PROXY protocol count, at most
     /// 64 (none).
     pub trusted: Vec<String>,
-    /// Serve a client that ends its side at any time before its response came (false: only one that
-    /// does so with its request; later the request is aborted).
+    /// Serve a client that ends its side at any time before its response (false: only if the end
+    /// comes with the request; a later end aborts the request).
     pub half_close: bool,
-    /// Send a request that a backend refuses (429, 503) to another one, when its method allows that
+    /// Send a request that a backend refuses (429, 503) to another one, if its method allows that
     /// and all of it is held (true).
     pub retry_refused: bool,
 }
@@ -308,8 +309,8 @@ pub enum Overflow {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct StatsRules {
-    /// Addresses or networks (`10.0.0.0/8`, `::1`) that get it, at most 64; for others the path is
-    /// forwarded like any other.
+    /// Addresses or networks (`10.0.0.0/8`, `::1`) that may read it, at most 64. For others the
+    /// path is forwarded like any other.
     pub allow: Vec<String>,
 }
 
@@ -351,11 +352,11 @@ pub struct RecordingRules {
     /// The file that gets every input of the router (null: none). One that is there is kept as
     /// `FILE.old`.
     pub file: Option<String>,
-    /// Bytes of one file (0: any number). With a bound the files are `FILE.0`, `FILE.1` and so
-    /// on, and when all are full the oldest is written over: its decisions, and the check of all
-    /// later ones against the start, are then gone.
+    /// Bytes of one file (0: any number). With a bound the files are `FILE.0`, `FILE.1` and so on.
+    /// When all are full the oldest is overwritten: its decisions are lost, and later ones can no
+    /// longer be checked against the start.
     pub bytes_max: u64,
-    /// Files of that ring (4); 2 to 1000.
+    /// Number of files in the ring (4); 2 to 1000.
     pub files: u32,
 }
 

@@ -1,11 +1,11 @@
-//! The known key that a writer most probably meant.
+//! Suggests the known key that was probably meant.
 use serde_json::Value;
 
 use super::Config;
 use super::place::below;
 
-/// The path of the key that is most like `key`, which is not known in the object at `path`: a
-/// similar one of `known`, or the same one elsewhere in a configuration.
+/// Returns the path of the key that is most similar to `key`, which is unknown in the object at
+/// `path`: a similar one of `known`, or the same key elsewhere in a configuration.
 pub(super) fn nearest_key(path: &str, key: &str, known: &[&str]) -> Option<String> {
     if key.len() > KEY_BYTES_MAX {
         return None;
@@ -23,7 +23,7 @@ pub(super) fn nearest_key(path: &str, key: &str, known: &[&str]) -> Option<Strin
     all.min_by_key(|(distance, _)| *distance).map(|(_, path)| path)
 }
 
-/// The path of every key of a configuration, those below lists left out.
+/// Returns the path of every key of a configuration, except those in lists.
 fn all_keys() -> Vec<String> {
     let mut keys = Vec::new();
     let mut objects =
@@ -39,16 +39,16 @@ fn all_keys() -> Vec<String> {
     keys
 }
 
-/// The same key elsewhere counts as one with one wrong letter here.
+/// The same key elsewhere ranks like one wrong letter here.
 const ELSEWHERE: usize = 1;
-/// Longer keys are like none; so the time to compare them is bounded.
+/// Longer keys have no suggestion, which bounds the time of the comparison.
 const KEY_BYTES_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Slips of a key find it, keys of another object are found there, and anything else finds
+    /// A misspelt key is found, a key of another object is found there, and other texts find
     /// nothing; row by row.
     #[test]
     fn slips_find_the_key() {

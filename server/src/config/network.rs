@@ -1,4 +1,4 @@
-//! Networks of addresses, `10.0.0.0/8` or `::1`: who may do something.
+//! Networks of addresses, `10.0.0.0/8` or `::1`, for permissions.
 //!
 //! Own code: one mask and one comparison. The crate `ipnet` takes bits beyond the prefix and has no
 //! rule for IPv4-mapped addresses, so both rules would stay here.
@@ -36,7 +36,7 @@ impl Network {
         Ok(Self { address, prefix })
     }
 
-    /// Whether an address lies in it; an IPv4-mapped IPv6 address counts as its IPv4 address.
+    /// Whether the network contains an address; an IPv4-mapped IPv6 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let length = if self.address.is_ipv4() { 32 } else { 128 };
@@ -85,7 +85,7 @@ fn bits(address: IpAddr) -> u128 {
     }
 }
 
-/// The ones of a prefix in an address of `length` bits.
+/// Returns the mask of a prefix in an address of `length` bits.
 fn mask(prefix: u8, length: u8) -> u128 {
     let all = u128::MAX >> (128 - u32::from(length));
     all & !all.checked_shr(u32::from(prefix)).unwrap_or(0)

@@ -1,11 +1,11 @@
-//! Places in a configuration text, and errors at them.
+//! Positions in a configuration text, and errors at them.
 use std::fmt;
 use std::string::FromUtf8Error;
 
 use jsonc_parser::ast::Object;
 use jsonc_parser::common::Ranged;
 
-/// A fault in a configuration text, with its place.
+/// A fault in a configuration text, with its position.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FileError {
     /// The line, from 1.
@@ -14,18 +14,18 @@ pub struct FileError {
     pub column: usize,
     /// The path of the value, keys joined by dots; empty for a fault in the JSON itself.
     pub path: String,
-    /// The fault, in words.
+    /// The fault in words.
     pub wrong: String,
 }
 
 impl FileError {
-    /// The error at a byte of a text.
+    /// Returns the error at a byte of a text.
     pub(super) fn new(text: &str, at: usize, path: String, wrong: String) -> Self {
         let (line, column) = position(text, at);
         Self { line, column, path, wrong }
     }
 
-    /// The error for bytes that are not a text.
+    /// Returns the error for bytes that are not text.
     pub(crate) fn not_utf8(error: &FromUtf8Error) -> Self {
         let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
         let valid = String::from_utf8_lossy(valid);
@@ -46,17 +46,17 @@ impl fmt::Display for FileError {
 
 impl std::error::Error for FileError {}
 
-/// The path of a key in the object at a path.
+/// Returns the path of a key in the object at a path.
 pub(super) fn below(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// The first property of an object with this key, by the place of its key.
+/// Returns the first property with this key, by the position of the key.
 pub(super) fn first_place(object: &Object<'_>, key: &str) -> usize {
     object.get(key).map_or_else(|| object.start(), |property| property.name.start())
 }
 
-/// The line and column, each from 1 and in characters, of a byte of a text.
+/// Returns the line and column of a byte of a text, each from 1 and in characters.
 pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);

@@ -1,4 +1,4 @@
-//! Values of a document as serde reads them. Every error says at which value it arose.
+//! Values of a document as serde reads them. Every error names its value.
 //!
 //! Serde reports faults by kind, so their words are chosen here; those of serde are not parsed.
 use std::fmt;
@@ -14,7 +14,7 @@ use super::nearest::nearest_key;
 use super::place::{FileError, below, first_place, position};
 use super::units::Unit;
 
-/// A value, as serde reads it.
+/// A value for serde.
 #[derive(Clone, Copy)]
 pub(super) struct Node<'d> {
     text: &'d str,
@@ -51,12 +51,12 @@ impl<'d> Node<'d> {
         }
     }
 
-    /// Visits a value of one kind; an error of another kind names this one.
+    /// Visits a value of one kind. An error for another kind names the expected one.
     fn visit_as<V: Visitor<'d>>(self, kind: &str, visitor: V) -> Result<V::Value, ReadError> {
         self.visit(visitor).map_err(|error| error.at(self, Some(kind)))
     }
 
-    /// Visits a whole number, or a text with a unit where the key counts one.
+    /// Visits a whole number, or a text with a unit if the key has one.
     fn visit_whole<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, ReadError> {
         let kind = "a whole number, 0 or more";
         let (Value::StringLit(string), Some(unit)) = (self.value, Unit::of_key(self.key)) else {
@@ -69,7 +69,8 @@ impl<'d> Node<'d> {
         visited.map_err(|error| ReadError { unit: Some(unit), ..error.at(self, Some(kind)) })
     }
 
-    /// A string's value. JSON has no control characters in strings, the parser takes them.
+    /// Returns a string's value. JSON forbids control characters in strings, but the parser accepts
+    /// them.
     fn checked(self, string: &'d StringLit<'d>) -> Result<&'d str, ReadError> {
         let source = string.text(self.text);
         if source.bytes().any(|byte| byte < b' ') {
@@ -79,7 +80,7 @@ impl<'d> Node<'d> {
         Ok(&string.value)
     }
 
-    /// The value for an error, without a secret's length of text.
+    /// Returns the value for an error, cut to [`SHOWN_MAX`] characters.
     fn describe(self) -> String {
         match self.value {
             Value::StringLit(string) if string.value.chars().count() > SHOWN_MAX => {
@@ -159,7 +160,7 @@ impl<'d> Deserializer<'d> for Node<'d> {
         visitor.visit_newtype_struct(self)
     }
 
-    /// Takes objects only; the visitors of structs would take lists, too.
+    /// Accepts objects only: the visitors of structs would accept lists, too.
     fn deserialize_struct<V: Visitor<'d>>(
         self,
         _: &'static str,
@@ -260,15 +261,15 @@ impl<'d> MapAccess<'d> for Entries<'d> {
     }
 }
 
-/// Why a value was refused.
+/// The reason for refusing a value.
 #[derive(Debug)]
 pub(super) struct ReadError {
     fault: Fault,
-    /// The byte where it stands, and what stands there.
+    /// The byte offset and the text of the value.
     place: Option<(usize, String)>,
-    /// The way to it, from the inside out.
+    /// The path to it, from the inside out.
     steps: Vec<Step>,
-    /// Set where a text with a unit would do.
+    /// The unit, if a text with a unit is permitted.
     unit: Option<Unit>,
 }
 
@@ -292,7 +293,7 @@ impl ReadError {
         Fault::Wrong { allowed: allowed.to_owned() }.into()
     }
 
-    /// The error at a node, unless it arose further inside, and what is allowed there.
+    /// Adds the position of a node and the permitted kind, unless the error arose further inside.
     fn at(mut self, node: Node<'_>, kind: Option<&str>) -> Self {
         if self.place.is_none() {
             self.place = Some((node.value.start(), node.describe()));
@@ -319,7 +320,7 @@ impl ReadError {
         self
     }
 
-    /// The error for a reader, with the path that the outermost value has.
+    /// Returns the error for the user, with the full path of the value.
     pub(super) fn into_file_error(self, text: &str, above: &str) -> FileError {
         let mut path = above.to_owned();
         let mut around = String::new();

@@ -1,4 +1,4 @@
-//! A backend whose name has been resolved: what forwarding and probing need to know of it.
+//! A backend with a resolved name, as needed for forwarding and probing.
 use std::net::SocketAddr;
 
 /// The addresses of one backend.

@@ -1,4 +1,4 @@
-//! Answers that the proxy makes itself.
+//! Responses that the proxy makes itself.
 
 /// Returns a complete response: status, a short body, and whether the connection ends with it;
 /// `date` is its Date line, `fields` are further header lines, each with its line end.
@@ -20,7 +20,7 @@ pub(crate) fn encode(
     answer
 }
 
-/// The head of such a response, with a body of `len` bytes.
+/// Returns the head of such a response, with a body of `len` bytes.
 pub(crate) fn encode_head(
     status: u16,
     date: &str,
@@ -41,7 +41,7 @@ pub(crate) fn encode_head(
     answer
 }
 
-/// A response without content to a request that ends here; `date` is its Date line.
+/// Returns a response without content to a request that ends here; `date` is its Date line.
 pub(crate) fn encode_empty(date: &str, connection: Option<&'static str>) -> Vec<u8> {
     let mut response = format!("HTTP/1.1 200 OK\r\n{date}Content-Length: 0\r\n");
     if let Some(connection) = connection {
@@ -51,7 +51,7 @@ pub(crate) fn encode_empty(date: &str, connection: Option<&'static str>) -> Vec<
     response.into_bytes()
 }
 
-/// Returns the response for an error; its text says no more than the status does.
+/// Returns the response for an error. Its text contains only the status.
 pub(crate) fn encode_error(
     status: u16,
     date: &str,
@@ -63,7 +63,7 @@ pub(crate) fn encode_error(
     encode(status, date, kind, "", body.as_bytes(), is_head_request, connection)
 }
 
-/// A 503 to a request for which no backend has room; a second later one may have.
+/// Returns a 503 for a request for which no backend has room. A retry after a second may succeed.
 pub(crate) fn encode_busy(
     date: &str,
     is_head_request: bool,

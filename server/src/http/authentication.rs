@@ -1,5 +1,5 @@
 //! Authentication that logs in a connection instead of a request: NTLM, and Negotiate (RFC 4559),
-//! which may stand for it.
+//! which may use NTLM.
 use super::field::{Fields, Name, tokens};
 use super::head::ResponseHead;
 
@@ -19,7 +19,7 @@ pub(crate) fn logs_connection_in(fields: &Fields<'_, '_>) -> bool {
 }
 
 /// Whether a challenge or credentials begin with the name of one of these schemes. A parameter's
-/// value that looks like one is taken for one, too: the connection is then only shared less.
+/// value that looks like one also counts. The connection is then only shared less.
 fn is_of_connection(text: &[u8]) -> bool {
     let end = text.iter().position(|byte| b" \t".contains(byte)).unwrap_or(text.len());
     let scheme = &text[..end];

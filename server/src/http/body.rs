@@ -1,5 +1,4 @@
-//! Bodies on their way through: read by one framing, written by another, copied only where the
-//! bytes change.
+//! Forwarding of bodies: read in one framing, written in another, copied only if the bytes change.
 use super::chunked::{ChunkLimits, ChunkedReader, Piece};
 use super::error::ChunkError;
 use super::framing::Framing;
@@ -8,7 +7,7 @@ use crate::buffer::{Buffer, BufferPool, LARGE, Outbox, SMALL};
 /// State of reading the current body.
 #[derive(Debug)]
 pub(crate) enum BodyReader {
-    /// So many bytes are left; `None` never ends by itself (until close, tunnels).
+    /// `left` bytes remain; `None` never ends by itself (until close, tunnels).
     Plain {
         left: Option<u64>,
     },
@@ -18,20 +17,20 @@ pub(crate) enum BodyReader {
 /// Form in which a body is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum BodyWriter {
-    /// As it comes: its length is announced, or the connection's end is its end.
+    /// Unchanged: its length is announced, or the end of the connection ends it.
     Plain,
-    /// In chunks; `with_trailer` when the reader of it takes trailer fields.
+    /// In chunks; `with_trailer` if the recipient takes trailer fields.
     Chunked { with_trailer: bool },
 }
 
 /// Progress of one call of [`relay`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Relayed {
-    /// Bytes of the body's data that went on.
+    /// Bytes of the body's data that were moved.
     pub(crate) data: u64,
     /// Bytes of a chunked body that were parsed one by one.
     pub(crate) parsed: usize,
-    /// Whether the body is over and its end is written.
+    /// Whether the body is complete and its end is written.
     pub(crate) is_end: bool,
 }
 
@@ -46,18 +45,18 @@ impl BodyReader {
         }
     }
 
-    /// Whether a chunked body has been read to its end, which may still wait to be written.
+    /// Whether a chunked body was read to its end. The end may still wait to be written.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self, Self::Chunked(reader) if reader.is_over())
     }
 
-    /// Whether the connection's end here is the body's own end.
+    /// Whether the body ends with the connection.
     pub(crate) const fn ends_at_close(&self) -> bool {
         matches!(self, Self::Plain { left: None })
     }
 }
 
-/// Room that a chunk takes besides its data: 16 digits and two CRLF.
+/// Bytes of a chunk besides its data: 16 digits and two CRLF.
 const CHUNK_OVERHEAD: usize = 20;
 /// The end of a chunked body without trailer fields.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -100,7 +99,7 @@ pub(crate) fn finish(writer: BodyWriter, output: &mut Outbox, pool: &mut BufferP
     }
 }
 
-/// Bytes of `input` that belong to a body with `left` bytes to come.
+/// Returns the number of bytes of `input` that belong to a body with `left` more bytes.
 fn own_len(left: Option<u64>, input: &Option<Buffer>) -> usize {
     let available = input.as_ref().map_or(0, Buffer::len);
     left.map_or(available, |left| usize::try_from(left).unwrap_or(usize::MAX).min(available))
@@ -119,7 +118,7 @@ fn relay_plain(
             break;
         };
         let count = if len == buffer.len() && (output.is_empty() || output.room() >= len) {
-            // All of it: the buffer changes hands.
+            // The body takes the whole buffer, so the buffer itself is moved.
             let Some(buffer) = input.take() else { break };
             if let Err(buffer) = output.push(buffer, pool) {
                 *input = Some(buffer);
@@ -174,7 +173,7 @@ fn relay_into_chunks(
     Relayed { data: moved, parsed: 0, is_end: false }
 }
 
-/// Chunks that came together go on as one, as far as there is room.
+/// Forwards consecutive chunks as one, as far as there is room.
 fn relay_chunked(
     reader: &mut ChunkedReader,
     writer: BodyWriter,
@@ -215,8 +214,8 @@ fn relay_chunked(
     Ok(relayed)
 }
 
-/// Hands the buffer with the data of a piece over, which is all that it holds; false (and nothing
-/// done) when there is no room for a chunk's size before it.
+/// Moves the buffer if it contains only the data of a piece. Returns false without a change if
+/// there is no room for a chunk's size before it.
 fn move_chunk(
     piece: &Piece,
     writer: BodyWriter,
@@ -243,7 +242,7 @@ fn move_chunk(
     true
 }
 
-/// Copies the data of a piece to where bytes wait, and drops it.
+/// Copies the data of a piece to the output, and drops it from the input.
 fn copy_chunk(
     piece: &Piece,
     writer: BodyWriter,
@@ -265,7 +264,7 @@ fn copy_chunk(
     buffer.consume(piece.consumed);
 }
 
-/// Writes the last chunk and the trailer fields that may pass; false when there is no room now.
+/// Writes the last chunk and the permitted trailer fields. Returns false if there is no room now.
 fn write_end(
     reader: &ChunkedReader,
     writer: BodyWriter,
@@ -274,7 +273,7 @@ fn write_end(
 ) -> bool {
     match writer {
         BodyWriter::Chunked { with_trailer: true } if reader.has_trailer() => {
-            // Room for all of it: which lines pass is found out once, when there is room.
+            // Room for all of it: the permitted lines are selected once, when there is room.
             let needed = reader.trailer_len() + LAST_CHUNK.len();
             let has_room = output.reserve(needed, needed, pool);
             if has_room {
@@ -294,7 +293,7 @@ fn append_chunk(output: &mut Outbox, data: &[u8]) {
     output.append(b"\r\n");
 }
 
-/// `HEX CRLF` without allocating.
+/// Returns `HEX CRLF` without allocating.
 fn size_line(len: usize) -> SizeLine {
     let mut line = SizeLine { bytes: *b"0000000000000000\r\n", start: 16 };
     let mut left = len;
@@ -328,8 +327,8 @@ mod tests {
     const LIMITS: ChunkLimits =
         ChunkLimits { extension_bytes_max: 100, trailer_bytes_max: 100, fields_max: 8 };
 
-    /// Relays `wire` read in pieces of `step` bytes through an outbox that is drained by `drain`
-    /// bytes at a time; returns everything written, and how much of the input was left.
+    /// Relays `wire` in pieces of `step` bytes through an outbox that is drained by `drain` bytes
+    /// at a time. Returns all written bytes, and the number of input bytes left.
     fn run(
         framing: Framing,
         writer: BodyWriter,
@@ -375,8 +374,8 @@ mod tests {
         panic!("the body never ended");
     }
 
-    /// Tiny chunks that came together go on as one, both where their data is moved and where it is
-    /// copied; each byte of them is counted.
+    /// Tiny chunks that arrive together are forwarded as one, both if their data is moved and if it
+    /// is copied. Each of their bytes is counted.
     #[test]
     fn chunks_that_came_together_go_on_as_one() {
         for count in [10, 5000] {
@@ -395,7 +394,7 @@ mod tests {
         }
     }
 
-    /// Decodes a chunked body with a reader of its own.
+    /// Decodes a chunked body with a separate reader.
     fn decode(wire: &[u8]) -> Vec<u8> {
         let (mut rest, mut data) = (wire, Vec::new());
         loop {
@@ -413,7 +412,7 @@ mod tests {
         }
     }
 
-    /// Every pair of framings carries the same data, however it is cut and however it drains.
+    /// Every pair of framings carries the same data, for any pieces and any draining.
     #[test]
     fn data_is_kept() {
         let data: Vec<u8> = (0..200_000_u32).map(|i| (i.wrapping_mul(i) / 7) as u8).collect();
@@ -440,7 +439,7 @@ mod tests {
         }
     }
 
-    /// Trailer fields go on only to a writer that takes them.
+    /// Trailer fields are forwarded only to a writer that takes them.
     #[test]
     fn trailers_go_where_they_may() {
         let wire = b"1\r\nx\r\n0\r\nX-T: 1\r\nContent-Length: 5\r\n\r\n";

@@ -1,10 +1,9 @@
-//! Reading chunked bodies (RFC 9112 section 7.1), strictly: a size is plain hexadecimal, every line
-//! ends in CRLF, extensions are skipped and bounded, trailer fields are checked and bounded.
+//! A strict reader of chunked bodies (RFC 9112 section 7.1). A size is plain hexadecimal, and every
+//! line ends in CRLF. Extensions are skipped, trailer fields are checked; both are bounded.
 //!
 //! Spaces and tabs after a size are skipped, before `;` as the grammar allows and before CRLF as old
 //! servers send them, in requests and responses alike. Nothing else may follow them, so every
-//! reader that accepts the line reads the same size, and the body goes on in chunks of the proxy's
-//! own.
+//! reader that accepts the line reads the same size. The proxy writes chunks of its own.
 //!
 //! | state | waits for | then |
 //! |---|---|---|
@@ -22,7 +21,7 @@ use std::ops::Range;
 use super::error::ChunkError;
 use super::field::{Name, is_token_byte};
 
-/// Bounds of a chunked body besides its data.
+/// Bounds of a chunked body, except for its data.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChunkLimits {
     pub(crate) extension_bytes_max: usize,
@@ -32,7 +31,8 @@ pub(crate) struct ChunkLimits {
 
 /// Digits that a chunk size may have, leading zeros included.
 const SIZE_DIGITS_MAX: u8 = 16;
-/// Sizes from here on are refused; no body is 2^60 bytes long, and nothing overflows below.
+/// Sizes from here on are refused. No body is 2^60 bytes long, and the arithmetic below cannot
+/// overflow.
 const SIZE_END: u64 = 1 << 60;
 
 /// A chunked body being read.
@@ -40,7 +40,7 @@ const SIZE_END: u64 = 1 << 60;
 pub(crate) struct ChunkedReader {
     state: State,
     limits: ChunkLimits,
-    /// The trailer section as it came, its empty line left out.
+    /// The trailer section as received, without its empty line.
     trailer: Vec<u8>,
 }
 
@@ -61,7 +61,7 @@ enum State {
 /// Result of one call of [`ChunkedReader::read`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Piece {
-    /// Bytes of the input that are done with.
+    /// Bytes of the input that are consumed.
     pub(crate) consumed: usize,
     /// Range of the body's data in the input; may be empty.
     pub(crate) data: Range<usize>,
@@ -75,7 +75,7 @@ impl ChunkedReader {
     }
 
     /// Reads up to the next piece of data of at most `data_max` bytes, to the end of the body, or
-    /// to the end of the input. After the end it says so again and consumes nothing.
+    /// to the end of the input. After the end it returns the end again and consumes nothing.
     ///
     /// # Errors
     /// The first rule that the body breaks; the reader is of no use afterwards.
@@ -104,9 +104,9 @@ impl ChunkedReader {
         Ok(Piece { consumed: at, data: at..at, is_end: self.state == State::Done })
     }
 
-    /// Reads as [`read`](Self::read) does, over as many chunks as come before `data_max` bytes of
-    /// data or the end of the input: their data is moved together, behind that of the first one.
-    /// Data before an error is reported together with it, and only once.
+    /// Reads like [`read`](Self::read), but over all chunks until `data_max` bytes of data or the
+    /// end of the input. Their data is moved together, after that of the first chunk. Data before
+    /// an error is reported together with the error, and only once.
     pub(crate) fn gather(
         &mut self,
         input: &mut [u8],
@@ -135,8 +135,8 @@ impl ChunkedReader {
         }
     }
 
-    /// Takes at once what well-formed chunks consist of, where all of it is there: the state after
-    /// it and its length. Everything else goes byte by byte.
+    /// Consumes the usual parts of well-formed chunks at once if they are complete. Returns the
+    /// next state and the length. Everything else is read byte by byte.
     #[inline]
     fn leap(&self, input: &[u8]) -> Option<(State, usize)> {
         match self.state {
@@ -158,7 +158,7 @@ impl ChunkedReader {
         }
     }
 
-    /// The trailer fields that may be passed on, as lines; none before the end.
+    /// Returns the trailer fields that may be forwarded, as lines; none before the end.
     ///
     /// A field that frames a message, routes it or says how to treat it has no place behind a
     /// body (RFC 9110 section 6.5.1): a peer that merged it would read another message.
@@ -232,7 +232,7 @@ impl ChunkedReader {
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => State::Size { value: 0, digits: 0 },
             (State::DataCr | State::DataLf, _) => return Err(ChunkError::MissingLineEnd),
-            // The empty section is the rule, and needs no room.
+            // Most bodies have an empty trailer section, which needs no room.
             (State::Trailer, b'\r') if self.trailer.is_empty() => State::TrailerEnd,
             (State::TrailerEnd, b'\n') => State::Done,
             (State::TrailerEnd, _) => return Err(ChunkError::BareLineFeed),
@@ -284,7 +284,8 @@ fn size_line_of(input: &[u8]) -> Option<(u64, usize)> {
     None
 }
 
-/// The lines of a trailer section, each with its field's name, or `None` where it is no field.
+/// Returns the lines of a trailer section, each with the name of its field, or `None` if it is not
+/// a field.
 fn trailer_lines(section: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     section
         .split(|&byte| byte == b'\n')
@@ -293,8 +294,8 @@ fn trailer_lines(section: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)>
         .map(|line| (line, field_name(line)))
 }
 
-/// The name of a field line (RFC 9112 section 5): a token, a colon at once, a value without
-/// control bytes.
+/// Returns the name of a field line (RFC 9112 section 5): a token, a colon directly after it, and a
+/// value without control bytes.
 fn field_name(line: &[u8]) -> Option<&[u8]> {
     let colon = line.iter().position(|&byte| byte == b':')?;
     let (name, value) = line.split_at(colon);
@@ -304,7 +305,7 @@ fn field_name(line: &[u8]) -> Option<&[u8]> {
     is_field.then_some(name)
 }
 
-/// Whether a field may stand in a trailer section that is passed on.
+/// Whether a trailer field may be forwarded.
 fn is_passed_on(name: &[u8]) -> bool {
     const REFUSED: [&str; 22] = [
         "age",
@@ -341,7 +342,7 @@ mod tests {
     const LIMITS: ChunkLimits =
         ChunkLimits { extension_bytes_max: 8, trailer_bytes_max: 32, fields_max: 2 };
 
-    /// Reads `input` in steps of `step` bytes: the data, what was left over, or the error.
+    /// Reads `input` in steps of `step` bytes. Returns the data and the rest, or the error.
     fn read_all(input: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool, Vec<u8>), ChunkError> {
         let mut reader = ChunkedReader::new(LIMITS);
         let (mut data, mut at, mut seen) = (Vec::new(), 0, 0);
@@ -364,7 +365,8 @@ mod tests {
         }
     }
 
-    /// Good bodies come out the same read whole and byte by byte, and nothing behind is touched.
+    /// Valid bodies are read the same whole and byte by byte, and the bytes after them are not
+    /// consumed.
     #[test]
     fn good_bodies() {
         let rows: [[&[u8]; 4]; 8] = [
@@ -390,7 +392,7 @@ mod tests {
         }
     }
 
-    /// Broken bodies are refused for the rule they break, read whole and byte by byte.
+    /// Invalid bodies are refused for the rule that they break, read whole and byte by byte.
     #[test]
     fn bad_bodies() {
         let rows: [(&[u8], ChunkError); 25] = [
@@ -428,7 +430,7 @@ mod tests {
         }
     }
 
-    /// Extensions and trailers pass up to their limit and not one byte more.
+    /// Extensions and trailers may reach their limit and not exceed it.
     #[test]
     fn limits_are_exact() {
         for (len, is_good) in [(7, true), (8, true), (9, false)] {
@@ -442,7 +444,7 @@ mod tests {
         }
     }
 
-    /// Chunks that are there together give their data in one piece; what came before an error, too.
+    /// Chunks that arrive together give their data in one piece, even before an error.
     #[test]
     fn chunks_are_gathered() {
         let check = |input: &[u8], data_max: usize, data: &[u8], consumed: usize, error| {
@@ -460,8 +462,8 @@ mod tests {
         check(b"3\r\na", 9, b"a", 4, None);
     }
 
-    /// Every byte is consumed by the call that brings it and never parsed again, however the body
-    /// is cut and whatever it contains.
+    /// Every byte is consumed by the call that brings it and never parsed again, for any pieces and
+    /// content.
     #[test]
     fn every_byte_is_looked_at_once() {
         let body = [&b"1\r\nx\r\n".repeat(1000)[..], b"0 ;aaaaa\r\nA: 1\r\nB: 2\r\n\r\n"].concat();
@@ -479,7 +481,7 @@ mod tests {
         }
     }
 
-    /// Data comes in pieces of at most the size asked for.
+    /// A piece of data is never larger than requested.
     #[test]
     fn pieces_are_bounded() {
         let mut reader = ChunkedReader::new(LIMITS);

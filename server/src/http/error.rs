@@ -1,8 +1,8 @@
 //! Faults of messages, named by the party at fault.
 use std::fmt;
 
-/// The way out for what breaks a rule: away from the way of what keeps them all, so that the
-/// compiler lays that one out in one piece.
+/// Returns an error from a cold function, so that the compiler keeps the code for valid messages in
+/// one piece.
 #[cold]
 #[inline(never)]
 pub(crate) const fn refuse<T, E: Copy>(error: E) -> Result<T, E> {
@@ -12,8 +12,8 @@ pub(crate) const fn refuse<T, E: Copy>(error: E) -> Result<T, E> {
 /// A fault of a request. The proxy responds with [`status`](Self::status) and closes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ClientError {
-    /// A line ends in LF without CR (RFC 9112 section 2.2 lets a recipient accept it; two readers
-    /// that differ on it are a smuggling hole).
+    /// A line ends in LF without CR. RFC 9112 section 2.2 lets a recipient accept it, but two
+    /// readers that differ on it allow request smuggling.
     BareLineFeed,
     /// A byte before the request line that is not CRLF, or an invalid request line.
     MalformedRequestLine,
@@ -22,9 +22,9 @@ pub enum ClientError {
     /// A version that is neither HTTP/1.0 nor HTTP/1.1.
     UnsupportedVersion,
     /// A target outside the forms of RFC 9112 section 3.2, or with a fragment, a control byte or a
-    /// byte that a URI cannot have.
+    /// byte that is not allowed in a URI.
     InvalidTarget,
-    /// CONNECT: this proxy opens no tunnels to elsewhere (RFC 9110 section 9.3.6).
+    /// CONNECT: the proxy opens no tunnels to other hosts (RFC 9110 section 9.3.6).
     ConnectMethod,
     /// TRACE would show fields that only backends should see (RFC 9110 section 9.3.8).
     TraceMethod,
@@ -35,7 +35,7 @@ pub enum ClientError {
     MissingHost,
     /// More than one Host.
     DuplicateHost,
-    /// A Host that is no `uri-host [":" port]`, or an empty one.
+    /// A Host that is empty or not `uri-host [":" port]`.
     InvalidHost,
     /// The target is longer than `limits.targetBytesMax`.
     TargetTooLong,
@@ -45,7 +45,7 @@ pub enum ClientError {
     TooManyFields,
     /// Content-Length and Transfer-Encoding together (RFC 9112 section 6.1).
     AmbiguousFraming,
-    /// A Content-Length that is no plain number, or two that are not one.
+    /// A Content-Length that is not a plain number, or two that differ.
     InvalidContentLength,
     /// A Transfer-Encoding that is not exactly `chunked`.
     UnsupportedTransferEncoding,
@@ -53,7 +53,7 @@ pub enum ClientError {
     TransferEncodingInOldVersion,
     /// No PROXY protocol header where a trusted hop must send one.
     MalformedProxyHeader,
-    /// The request has gone on from this very instance before, as its Via says.
+    /// The request has already passed through this instance, as its Via shows.
     Loop,
     /// An expectation other than 100-continue (RFC 9110 section 10.1.1).
     UnsupportedExpectation,
@@ -61,16 +61,16 @@ pub enum ClientError {
     BodyTooLarge,
     /// A chunked body that breaks its grammar.
     MalformedChunk(ChunkError),
-    /// The head was not whole in time.
+    /// The head was not complete in time.
     HeadTimeout,
     /// The body stalled.
     BodyTimeout,
-    /// The client closed inside its request.
+    /// The client closed before its request was complete.
     Incomplete,
 }
 
 impl ClientError {
-    /// Returns the status of the response to it.
+    /// Returns the status of the response to this error.
     pub const fn status(self) -> u16 {
         match self {
             Self::HeadTimeout | Self::BodyTimeout => 408,
@@ -128,7 +128,7 @@ impl std::error::Error for ClientError {}
 pub enum UpstreamError {
     /// No backend is configured.
     NoBackend,
-    /// Every backend has as many requests in flight as it may have, and as many wait as may.
+    /// Every backend and the queue are full.
     QueueFull,
     /// No backend had room in time.
     QueueTimeout,
@@ -155,9 +155,9 @@ pub enum UpstreamError {
     /// Content-Length and Transfer-Encoding together, invalid or differing lengths, or a
     /// transfer coding other than chunked.
     AmbiguousFraming,
-    /// Bytes that came before any of the request had been sent: they belong to something else.
+    /// Bytes that arrived before any of the request was sent. They belong to another exchange.
     Unsolicited,
-    /// A 101 that was not asked for, or names another protocol.
+    /// A 101 that was not requested, or that names another protocol.
     UnexpectedUpgrade,
     /// The connection ended inside the response's body.
     Truncated,
@@ -168,7 +168,7 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
-    /// Returns the status of the response to it.
+    /// Returns the status of the response to this error.
     pub const fn status(self) -> u16 {
         match self {
             Self::NoBackend | Self::QueueFull | Self::QueueTimeout | Self::Exhausted => 503,
@@ -225,14 +225,14 @@ pub enum ChunkError {
     BareLineFeed,
     /// Chunk data not followed by CRLF.
     MissingLineEnd,
-    /// A trailer line that is no field line.
+    /// A trailer line that is not a field line.
     InvalidTrailer,
     /// A trailer section longer than `limits.trailerBytesMax` or with too many fields.
     TrailerTooLarge,
 }
 
 impl ChunkError {
-    /// Whether the line that breaks the rule is that of a chunk's size.
+    /// Whether the fault is in the line of a chunk's size.
     pub(crate) const fn is_in_size_line(self) -> bool {
         matches!(self, Self::InvalidSize | Self::SizeOverflow | Self::InvalidExtension)
     }

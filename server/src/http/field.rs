@@ -1,31 +1,31 @@
-//! The fields of a head: which ones this proxy knows, and where each line stands.
+//! The fields of a head: the names that the proxy knows, and the position of each line.
 use std::hint::cold_path;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Fields that a head can have at most; `limits.fieldsMax` is at most this.
+/// The most fields of a head; an upper bound of `limits.fieldsMax`.
 pub(crate) const FIELDS_MAX: usize = 1000;
-/// Fields that a head has room for without allocating.
+/// Fields of a head for which there is room without allocating.
 pub(super) const FIELDS_AT_FIRST: usize = 128;
 
-/// A field that the proxy treats in a way of its own.
+/// A field that the proxy treats specially.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub(crate) enum Name {
-    /// Passed on as it is.
+    /// Forwarded unchanged.
     Other,
     Authorization,
     Connection,
     ContentLength,
-    /// Passed on; only that it is there matters.
+    /// Forwarded; only its presence matters.
     Date,
     Expect,
     Forwarded,
     Host,
     Http2Settings,
     KeepAlive,
-    /// One of these names with an underscore for a hyphen: gateways to CGI and WSGI read it as
-    /// the real one, so it is never passed on.
+    /// One of these names with an underscore instead of a hyphen. Gateways to CGI and WSGI read it
+    /// as the real name, so it is never forwarded.
     Lookalike,
     MaxForwards,
     /// Named by the message's own Connection field (RFC 9110 section 7.6.1).
@@ -43,7 +43,7 @@ pub(crate) enum Name {
 }
 
 impl Name {
-    /// The name that a field name (a token) stands for, in any case.
+    /// Returns the known name that equals a field name (a token), in any case.
     #[inline(always)]
     pub(crate) fn of(name: &[u8]) -> Self {
         let Some(&first) = name.first() else { return Self::Other };
@@ -61,7 +61,8 @@ impl Name {
         }
     }
 
-    /// Whether Connection can name such a field away: it is passed on and does not frame or route.
+    /// Whether Connection can make such a field hop-by-hop: it is forwarded and neither frames nor
+    /// routes.
     const fn can_be_nominated(self) -> bool {
         matches!(self, Self::Other | Self::Authorization)
     }
@@ -77,13 +78,13 @@ impl Name {
         }
     }
 
-    /// A set of this name alone; see [`Fields::has_any`].
+    /// Returns a set of this name alone; see [`Fields::has_any`].
     pub(crate) const fn bit(self) -> u32 {
         1 << self as u8
     }
 }
 
-/// The names that are known, with their first letters, each in its [`place`].
+/// The known names with their first letters, each at its [`place`].
 const KNOWN: [(Name, u8, Spelled); 2 * 18] = {
     let names: [(Name, &[u8]); 19] = [
         (Name::Te, b"te"),
@@ -119,7 +120,7 @@ const KNOWN: [(Name, u8, Spelled); 2 * 18] = {
     known
 };
 
-/// The bits of [`Spelled::difference`] by which an underscore differs from a hyphen, in any byte.
+/// The bits of [`Spelled::difference`] in which an underscore differs from a hyphen, in any byte.
 const UNDERSCORES: u64 = u64::from_le_bytes([(b'_' | 0x20) ^ (b'-' | 0x20); 8]);
 
 /// Returns the index in [`KNOWN`] of a name of `len` bytes. The fourth bit of the first letter, in
@@ -128,17 +129,16 @@ const fn place(len: usize, first: u8) -> usize {
     2 * len + (first as usize >> 3 & 1)
 }
 
-/// A token of up to 17 bytes, its letters in lower case, as three numbers that are compared at once
-/// for what byte by byte would take a loop. The bit that makes a letter small is set in every byte:
-/// no two bytes that a token may have, and that are not one letter, become the same by that, but
-/// `^` and `~`, and no name that is known has them.
+/// A token of up to 17 bytes in lower case, as three numbers that are compared at once instead of
+/// byte by byte. Every byte has the bit set that makes a letter lower case. Among different bytes
+/// of tokens this makes only `^` and `~` equal, and no known name contains them.
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct Spelled {
     /// The first eight bytes, or all of them.
     front: u64,
     /// The last eight bytes, or all of them.
     back: u64,
-    /// The ninth byte, which is the only one that 17 bytes have besides.
+    /// The ninth byte, which only a token of 17 bytes needs.
     middle: u8,
 }
 
@@ -153,7 +153,7 @@ impl Spelled {
         Self { front: front | SMALL, back: back | SMALL, middle }
     }
 
-    /// The two halves of a token of less than eight bytes, which overlap from four on.
+    /// Returns the two halves of a token of less than eight bytes. They overlap from four bytes on.
     const fn ends(token: &[u8]) -> (u64, u64) {
         match (token.first_chunk(), token.last_chunk(), token) {
             (Some(front), Some(back), _) => {
@@ -168,13 +168,13 @@ impl Spelled {
         }
     }
 
-    /// The bits by which any byte differs from its like in `other`.
+    /// Returns the bits in which each byte differs from the same byte of `other`.
     const fn difference(self, other: Self) -> u64 {
         let middle = (self.middle ^ other.middle) as u64;
         (self.front ^ other.front) | (self.back ^ other.back) | middle
     }
 
-    /// Whether `token`, of the same length, is the same but for underscores in the place of hyphens.
+    /// Whether `token`, of the same length, differs only in underscores instead of hyphens.
     #[cold]
     fn looks_like(self, token: &[u8]) -> bool {
         let mut hyphenated = [0; 17];
@@ -186,7 +186,7 @@ impl Spelled {
     }
 }
 
-/// Room for parsing one head, without allocating unless it is odd.
+/// Room for parsing one head, without allocating for usual heads.
 pub(crate) struct Slots<'b> {
     pub(super) headers: [MaybeUninit<httparse::Header<'b>>; FIELDS_AT_FIRST],
     pub(super) names: [Name; FIELDS_AT_FIRST],
@@ -229,9 +229,9 @@ pub(crate) struct Fields<'h, 'b> {
     end: usize,
     list: &'h [httparse::Header<'b>],
     names: &'h [Name],
-    /// The names that there are, as a set of [`Name::bit`]s.
+    /// The names that are present, as a set of [`Name::bit`]s.
     present: u32,
-    /// Those of them that there is more than one field of.
+    /// The names that are present more than once.
     repeated: u32,
 }
 
@@ -242,8 +242,9 @@ impl<'h, 'b> Fields<'h, 'b> {
         list.first().map_or(end, |header| offset(input, header.name.as_bytes()))
     }
 
-    /// Holds every line to the grammar that httparse leaves open: each ends in CRLF, follows the
-    /// one before at once, and `len` ends in the empty line. `None` when one does not.
+    /// Checks every line against the grammar that httparse leaves open. Each line ends in CRLF and
+    /// follows the previous one directly, and `len` ends with the empty line. Returns `None` if one
+    /// breaks this.
     #[inline(always)]
     pub(super) fn check(
         input: &'b [u8],
@@ -258,20 +259,20 @@ impl<'h, 'b> Fields<'h, 'b> {
         (end > 0).then_some(Self { input, first, end, list, names, present, repeated })
     }
 
-    /// Bytes of the first line, its CRLF included, of a head at the beginning of the input.
+    /// Returns the bytes of the first line of a head at the start of the input, with its CRLF.
     pub(super) const fn first_line_len(&self) -> usize {
         self.first
     }
 
-    /// Every value of the fields called `name`.
+    /// Returns every value of the fields called `name`.
     pub(crate) fn values(&self, name: Name) -> impl Iterator<Item = &'b [u8]> + '_ {
-        // Most of the names that are asked for are not there.
+        // Most requested names are absent.
         let list = if self.has(name) { self.list } else { &[] };
         let named = list.iter().zip(self.names.iter()).filter(move |&(_, &known)| known == name);
         named.map(|(header, _)| header.value)
     }
 
-    /// Name as sent, name as known, value: field by field.
+    /// Returns each field: its name as sent, its known name, its value.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'b str, Name, &'b [u8])> + '_ {
         self.list.iter().zip(self.names.iter()).map(|(h, &name)| (h.name, name, h.value))
     }
@@ -291,8 +292,8 @@ impl<'h, 'b> Fields<'h, 'b> {
         self.repeated & name.bit() != 0
     }
 
-    /// Hands the lines for whose names `keep` holds to `write`, in order, as runs of bytes just
-    /// as they came, each ending in CRLF.
+    /// Passes the lines whose names satisfy `keep` to `write`, in order, as runs of unchanged
+    /// bytes. Each run ends in CRLF.
     pub(crate) fn write_kept(&self, keep: impl Fn(Name) -> bool, mut write: impl FnMut(&[u8])) {
         let mut run = self.first..self.first;
         for (index, &name) in self.names.iter().enumerate() {
@@ -319,9 +320,9 @@ impl<'h, 'b> Fields<'h, 'b> {
     }
 }
 
-/// Does the work of [`Fields::check`] and names the fields. Returns where the empty line begins, 0
-/// when a line is broken, and the sets of names that there are (the lower half) and that are
-/// repeated: two numbers, which come back in registers.
+/// Does the work of [`Fields::check`] and names the fields. Returns the offset of the empty line (0
+/// if a line is invalid) and the sets of present names (lower half) and repeated names. These are
+/// two numbers, which are returned in registers.
 #[inline(never)]
 fn check_lines(
     input: &[u8],
@@ -362,18 +363,18 @@ fn check_lines(
     (at, u64::from(repeated) << 32 | u64::from(present))
 }
 
-/// Bytes of the blanks at the beginning.
+/// Returns the number of blanks at the start.
 #[cold]
 fn blanks_len(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| b" \t".contains(byte)).count()
 }
 
-/// Marks the fields that Connection names as hop-by-hop; returns the set of what was marked. Fields
-/// that frame the message or say where it goes cannot be named away (RFC 9110 section 7.6.1: not
-/// those meant for all).
+/// Marks the fields that Connection names as hop-by-hop. Returns the set of marked names. Fields
+/// that frame or route the message are never marked (RFC 9110 section 7.6.1: not those intended for
+/// all recipients).
 #[inline(never)]
 fn mark_nominated(list: &[httparse::Header<'_>], names: &mut [Name]) -> u32 {
-    // One option that is no field's name is by far the most common.
+    // Usually there is one option, and it is not a field's name.
     let mut all = list.iter().zip(names.iter()).filter(|(_, name)| **name == Name::Connection);
     if all.all(|(header, _)| names_no_field(header.value)) {
         return 0;
@@ -398,14 +399,14 @@ fn mark_nominated(list: &[httparse::Header<'_>], names: &mut [Name]) -> u32 {
     marked
 }
 
-/// Whether a value of Connection is one of the two usual options alone.
+/// Whether a value of Connection is only one of the two usual options.
 #[inline]
 fn names_no_field(value: &[u8]) -> bool {
     value.eq_ignore_ascii_case(b"close") || value.eq_ignore_ascii_case(b"keep-alive")
 }
 
-/// Does the same for any number of options, with an index of the fields: options times fields would
-/// be too much work for one head.
+/// Does the same for any number of options, with an index of the fields. Comparing each option with
+/// each field would be too much work for one head.
 #[cold]
 fn mark_many<'b>(
     list: &[httparse::Header<'b>],
@@ -423,7 +424,7 @@ fn mark_many<'b>(
             && let Some(name) = names.get_mut(i).filter(|name| name.can_be_nominated())
             && name_at(i).eq_ignore_ascii_case(option)
         {
-            // The first of them says that all of them are marked.
+            // The first of them decides: all of them are marked.
             *name = Name::Nominated;
             marked = Name::Nominated.bit();
             at += 1;
@@ -432,18 +433,18 @@ fn mark_many<'b>(
     marked
 }
 
-/// Options of Connection that are looked up field by field; more are rare.
+/// Options of Connection that are compared field by field. More are rare.
 const FEW_OPTIONS: usize = 4;
 
-/// Compares two names by their letters' lower case.
+/// Compares two names in lower case.
 fn in_lower_case(one: &[u8], other: &[u8]) -> std::cmp::Ordering {
     #[cfg(test)]
     tests::COMPARED.with(|count| count.set(count.get() + one.len().min(other.len()) + 1));
     one.iter().map(u8::to_ascii_lowercase).cmp(other.iter().map(u8::to_ascii_lowercase))
 }
 
-/// The members of a comma-separated list, without the white space around them; empty ones are
-/// skipped (RFC 9110 section 5.6.1).
+/// Returns the members of a comma-separated list, without the white space around them. Empty
+/// members are skipped (RFC 9110 section 5.6.1).
 pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
@@ -454,7 +455,7 @@ pub(super) const fn is_token_byte(byte: u8) -> bool {
         || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
-/// Returns the offset of `part` in `whole`, of which it is a piece.
+/// Returns the offset of `part` within `whole`.
 fn offset(whole: &[u8], part: &[u8]) -> usize {
     (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize)
 }
@@ -463,7 +464,7 @@ fn offset(whole: &[u8], part: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    /// Names are known in any case; an underscore for a hyphen makes a lookalike.
+    /// Names are known in any case. An underscore instead of a hyphen makes a lookalike.
     #[test]
     fn names_are_known() {
         let rows: [(&str, Name); 19] = [
@@ -493,12 +494,12 @@ mod tests {
     }
 
     std::thread_local! {
-        /// Bytes that names were compared by, for the test that this is not too many.
+        /// Bytes compared for names, for the test that bounds them.
         pub(super) static COMPARED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
     }
 
-    /// Marks what Connection names in a head with `fields`; returns the names that stay and the
-    /// bytes compared for that.
+    /// Marks the fields that Connection names in a head with `fields`. Returns the names that stay
+    /// and the number of compared bytes.
     fn kept(fields: &str) -> (Vec<String>, usize) {
         let head = format!("GET / HTTP/1.1\r\n{fields}\r\n");
         let mut slots = Slots::new();
@@ -514,7 +515,7 @@ mod tests {
         (kept.map(|(name, _, _)| name.to_owned()).collect(), COMPARED.get())
     }
 
-    /// Few or many options name the same fields away, in any case, each of several of one name.
+    /// Few or many options mark the same fields, in any case, and each of several with one name.
     #[test]
     fn nominated_fields_are_marked() {
         let fields = "B: 1\r\na: 2\r\nA: 3\r\nAb: 4\r\nHost: h\r\nc: 5\r\n";
@@ -534,8 +535,8 @@ mod tests {
         }
     }
 
-    /// The work for Connection's options does not grow with options times fields, but with the
-    /// logarithm of the fields at most.
+    /// The work for Connection's options grows at most with the logarithm of the fields, not with
+    /// options times fields.
     #[test]
     fn work_for_options_is_bounded() {
         let fields = |name: &dyn Fn(usize) -> String| -> String {
@@ -560,7 +561,7 @@ mod tests {
         }
     }
 
-    /// List members come without the white space and empty members that a list may hold.
+    /// List members come without white space, and empty members are skipped.
     #[test]
     fn lists_are_split() {
         let members: Vec<&[u8]> = tokens(b" a ,, b\t,c d,").collect();

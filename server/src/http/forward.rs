@@ -1,5 +1,5 @@
-//! Heads as they go on: hop-by-hop fields out (RFC 9110 section 7.6.1), the proxy's own in, the
-//! rest untouched and in order.
+//! Forwarded heads: hop-by-hop fields are removed (RFC 9110 section 7.6.1), the proxy's fields are
+//! added, all others stay unchanged and in order.
 use std::hint::cold_path;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::buffer::Buffer;
 /// Additions of the proxy to a forwarded request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestContext<'a> {
-    /// Names the backend.
+    /// The Host line of the backend.
     pub(crate) host_line: &'a HostLine,
     /// Whether the client's Host is sent instead.
     pub(crate) keeps_host: bool,
@@ -53,8 +53,8 @@ pub(crate) fn client_fields(ip: IpAddr) -> String {
     format!("{FORWARDED_FOR}{ip}\r\nX-Forwarded-Proto: http{FORWARDED_HOST}")
 }
 
-/// The end of a forwarded request's head from the end of its last field's value on, Via included:
-/// the same for all clients of one version.
+/// The end of a forwarded request's head, from the end of its last field's value on, including Via.
+/// It is the same for all clients of one version.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestEnds {
     http10: String,
@@ -62,16 +62,16 @@ pub(crate) struct RequestEnds {
 }
 
 impl RequestEnds {
-    /// `name` is the proxy's in Via.
+    /// `name` is the proxy's name in Via.
     pub(crate) fn new(name: &str) -> Self {
         let end = |version| format!("\r\nVia: {version} {name}\r\n\r\n");
         Self { http10: end("1.0"), http11: end("1.1") }
     }
 
-    /// Whether a request has gone on from here before: it carries this very name in Via.
+    /// Whether a request has passed through this instance before: its Via has exactly this name.
     #[cold]
     pub(crate) fn have_passed(&self, fields: &Fields<'_, '_>) -> bool {
-        // The name stands between the version and the empty line.
+        // The name is between the version and the empty line.
         let own = self.http11.strip_prefix("\r\nVia: 1.1 ").map(str::trim_end).unwrap_or_default();
         let received_by = |hop: &[u8]| {
             let mut words = hop.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty());
@@ -88,33 +88,33 @@ impl RequestEnds {
     }
 }
 
-/// Changes to a request's head on its way.
+/// Changes to the head of a forwarded request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestPlan<'a> {
     pub(crate) destination: Destination<'a>,
     pub(crate) framing: Framing,
-    /// Whether the upgrade it asks for is passed on.
+    /// Whether the requested upgrade is forwarded.
     pub(crate) is_upgrade: bool,
     /// Value of the forwarded Max-Forwards, if the request has a valid one.
     pub(crate) max_forwards: Option<u64>,
 }
 
-/// Bytes that a request's head has at most as [`encode_request`] writes it.
+/// Returns the most bytes of a request's head as [`encode_request`] writes it.
 pub(crate) fn request_len_max(
     head: &RequestHead<'_, '_>,
     plan: &RequestPlan<'_>,
     context: &RequestContext<'_>,
 ) -> usize {
-    // The new lines. The client's fields that they replace are longer than the other
-    // additions: a comma for each X-Forwarded-For, Connection for TE and Upgrade.
+    // The new lines. The replaced fields of the client are longer than the other additions: a comma
+    // for each X-Forwarded-For, Connection for TE and Upgrade.
     let hosts = context.host_line.0.len() + plan.destination.host.len();
     // One more for `https`.
     let ends = context.ends.of(head.version).len() + 1;
     head.len + hosts + context.client.len() + ends + CONNECTION_TE.len()
 }
 
-/// Appends the forwarded head of a request to `out`; returns where the Host's value stands in
-/// what was appended, so that it can be put right when another backend gets the request.
+/// Appends the forwarded head of a request to `out`. Returns the range of the Host value in the
+/// appended bytes, so that it can be replaced when another backend gets the request.
 #[inline(always)]
 pub(crate) fn encode_request(
     head: &RequestHead<'_, '_>,
@@ -124,7 +124,7 @@ pub(crate) fn encode_request(
 ) -> Range<usize> {
     let start = out.len();
     let fields = &head.fields;
-    // A path is all of the target, or there is more in front of it.
+    // The path is the whole target, or other bytes precede it.
     let is_own =
         plan.destination.path.len() == head.target.len() && head.version == Version::Http11;
     let line =
@@ -139,7 +139,7 @@ pub(crate) fn encode_request(
     }
     let host = host_start..out.len() - start - "\r\n".len();
     let keeps = |name| match name {
-        // Framing has made sure that there is one Content-Length, and that it is a number.
+        // Framing has checked that there is one Content-Length and that it is a number.
         Name::Other | Name::Authorization | Name::ContentLength | Name::Date | Name::Via => true,
         Name::MaxForwards => plan.max_forwards.is_none(),
         Name::XRealIp => true,
@@ -180,7 +180,7 @@ pub(crate) fn encode_request(
     host
 }
 
-/// Appends what is said of a trusted client, less what it has said of its own clients.
+/// Appends the fields about a trusted client, without those that it sent about its own clients.
 #[cold]
 fn encode_trusted(head: &RequestHead<'_, '_>, client: &str, client_host: &[u8], out: &mut Buffer) {
     let address = client.split("\r\n").next().unwrap_or_default();
@@ -196,7 +196,7 @@ fn encode_trusted(head: &RequestHead<'_, '_>, client: &str, client_host: &[u8], 
     }
 }
 
-/// Appends what Connection says to the backend.
+/// Appends the Connection field for the backend.
 #[cold]
 fn encode_connection(plan: &RequestPlan<'_>, fields: &Fields<'_, '_>, out: &mut Buffer) {
     if plan.is_upgrade {
@@ -206,7 +206,7 @@ fn encode_connection(plan: &RequestPlan<'_>, fields: &Fields<'_, '_>, out: &mut 
     }
 }
 
-/// Appends the clients for which the client forwards.
+/// Appends the clients that the client forwards for.
 #[cold]
 fn encode_forwarders(fields: &Fields<'_, '_>, out: &mut Buffer) {
     out.extend(&[FORWARDED_FOR.as_bytes()]);
@@ -215,7 +215,7 @@ fn encode_forwarders(fields: &Fields<'_, '_>, out: &mut Buffer) {
     }
 }
 
-/// Appends a request line that is not the client's own; returns what is left to append of it.
+/// Appends a request line that differs from the client's. Returns the rest to be appended.
 #[cold]
 fn encode_line(method: &str, path: &[u8], out: &mut Buffer) -> &'static [u8] {
     let begins = path.first().is_some_and(|byte| b"/*".contains(byte));
@@ -235,7 +235,7 @@ pub(crate) struct ResponsePlan {
     pub(crate) connection: Option<&'static str>,
 }
 
-/// Fields that a response's head may lose on its way.
+/// Fields that may be removed from a response's head.
 const DROPPED: u32 = Name::Connection.bit()
     | Name::Http2Settings.bit()
     | Name::KeepAlive.bit()
@@ -246,7 +246,7 @@ const DROPPED: u32 = Name::Connection.bit()
     | Name::TransferEncoding.bit()
     | Name::Upgrade.bit();
 
-/// Whether a response's head is forwarded unchanged, as most are, and need not be encoded again.
+/// Whether a response's head is forwarded unchanged, without encoding. Most are.
 pub(crate) fn is_verbatim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan) -> bool {
     head.version == Version::Http11
         && head.reason.is_some()
@@ -257,12 +257,12 @@ pub(crate) fn is_verbatim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan) -> b
         && !head.fields.has_any(DROPPED)
 }
 
-/// Whether a response needs a Date: it is final and lacks one (RFC 9110 section 6.6.1).
+/// Whether a final response lacks a Date (RFC 9110 section 6.6.1).
 pub(crate) const fn lacks_date(head: &ResponseHead<'_, '_>) -> bool {
     head.status >= 200 && !head.fields.has(Name::Date)
 }
 
-/// Bytes of a response's status line, its CRLF included.
+/// Returns the bytes of a response's status line, with its CRLF.
 pub(crate) const fn status_line_len(head: &ResponseHead<'_, '_>) -> usize {
     head.fields.first_line_len()
 }
@@ -281,7 +281,7 @@ pub(crate) fn encode_response(
     out.extend_from_slice(head.reason.unwrap_or_default());
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(date.as_bytes());
-    // RFC 9110 section 8.6 forbids a length there.
+    // RFC 9110 section 8.6 forbids a length in these responses.
     let may_have_length = !matches!(head.status, 100..=199 | 204);
     let keeps_length = may_have_length && plan.length == LengthField::AsItCame;
     let keeps_upgrade = keeps_upgrade(head);
@@ -323,13 +323,14 @@ pub(crate) fn encode_response(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Whether a response's Upgrade goes on: it names the new protocol of a 101, and the one that a 426
-/// requires (RFC 9110 section 15.5.22). Elsewhere it is the backend's own offer, for one hop only.
+/// Whether the Upgrade of a response is forwarded: it names the new protocol of a 101, or the one
+/// that a 426 requires (RFC 9110 section 15.5.22). In other responses it is an offer of the backend
+/// for one hop only.
 fn keeps_upgrade(head: &ResponseHead<'_, '_>) -> bool {
     matches!(head.status, 101 | 426) && head.fields.has(Name::Upgrade)
 }
 
-/// Whether the sender of `fields` said that it reads trailer fields (RFC 9110 section 10.1.4).
+/// Whether the sender of `fields` reads trailer fields (RFC 9110 section 10.1.4).
 pub(crate) fn takes_trailers(fields: &Fields<'_, '_>) -> bool {
     fields.has(Name::Te) && names_trailers(fields)
 }

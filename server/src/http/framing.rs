@@ -1,4 +1,4 @@
-//! The length of a body, decided once, here, by the rules of RFC 9112 section 6.3. No other file
+//! The length of a body, decided only here, by the rules of RFC 9112 section 6.3. No other file
 //! reads Content-Length or Transfer-Encoding.
 use std::hint::cold_path;
 
@@ -6,12 +6,12 @@ use super::error::{ClientError, UpstreamError, refuse};
 use super::field::{Fields, Name};
 use super::head::{RequestHead, ResponseHead, Version};
 
-/// Delimitation of a body.
+/// The framing of a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Framing {
     /// There is no body.
     None,
-    /// So many bytes.
+    /// A known number of bytes.
     Length(u64),
     /// Chunks up to the last one.
     Chunked,
@@ -29,7 +29,7 @@ impl Framing {
     }
 }
 
-/// The framing of a request.
+/// Returns the framing of a request.
 ///
 /// # Errors
 /// Everything that two readers could read differently.
@@ -41,19 +41,19 @@ pub(crate) fn request_framing(head: &RequestHead<'_, '_>) -> Result<Framing, Cli
     body_framing(head)
 }
 
-/// The framing of a request that says something about it.
+/// Returns the framing of a request with Content-Length or Transfer-Encoding.
 #[inline(never)]
 fn body_framing(head: &RequestHead<'_, '_>) -> Result<Framing, ClientError> {
     let fields = &head.fields;
     if fields.has(Name::TransferEncoding) {
-        // Rule 3, its strict reading: both together are refused.
+        // Rule 3, read strictly: both together are refused.
         if fields.has(Name::ContentLength) {
             return Err(ClientError::AmbiguousFraming);
         }
         if head.version == Version::Http10 {
             return Err(ClientError::TransferEncodingInOldVersion);
         }
-        // Rule 4, narrowed: no coding but one chunked, which is also the last.
+        // Rule 4, narrowed: the only coding is chunked, once.
         if !is_chunked(fields) {
             return Err(ClientError::UnsupportedTransferEncoding);
         }
@@ -75,11 +75,11 @@ fn body_framing(head: &RequestHead<'_, '_>) -> Result<Framing, ClientError> {
 pub(crate) enum LengthField {
     /// Unchanged: absent, or one plain number.
     AsItCame,
-    /// As one line with this number, or not at all.
+    /// Replaced by one line with this number, or removed.
     Rewritten(Option<u64>),
 }
 
-/// Returns the framing of a final or interim response, and what becomes of its Content-Length.
+/// Returns the framing of a final or interim response, and the treatment of its Content-Length.
 ///
 /// # Errors
 /// Of a response that has a body: both framings at once, lengths that differ or are not numbers, a
@@ -127,9 +127,9 @@ pub(crate) fn response_framing(
     Ok((framing, field))
 }
 
-/// Returns the one number that all members of all Content-Length lines are: equal ones are one
-/// length, as lines or as a list (RFC 9110 sections 5.3 and 8.6). `None` when they differ or one is
-/// not a number.
+/// Returns the number of all members of all Content-Length lines if they are equal: equal members
+/// are one length, as lines or as a list (RFC 9110 sections 5.3 and 8.6). Returns `None` if they
+/// differ or one is not a number.
 #[cold]
 fn listed_length(fields: &Fields<'_, '_>) -> Option<u64> {
     let lists = fields.values(Name::ContentLength);
@@ -139,8 +139,9 @@ fn listed_length(fields: &Fields<'_, '_>) -> Option<u64> {
     lengths.all(|length| length == Some(first)).then_some(first)
 }
 
-/// Returns what becomes of the Content-Length of a response without a body. It says how long a body
-/// would be, unless Transfer-Encoding overrides it (RFC 9112 section 6.3 rule 3).
+/// Returns the treatment of the Content-Length of a response without a body. The field gives the
+/// length that a body would have, unless Transfer-Encoding overrides it (RFC 9112 section 6.3 rule
+/// 3).
 #[inline(never)]
 fn bodiless_length(fields: &Fields<'_, '_>) -> LengthField {
     if fields.has(Name::TransferEncoding) {
@@ -162,7 +163,7 @@ fn is_chunked(fields: &Fields<'_, '_>) -> bool {
     is_plain && values.next().is_none()
 }
 
-/// A plain decimal number; at most 18 digits, far beyond any body and far below overflow.
+/// Parses a plain decimal number of at most 18 digits: no body is longer, and nothing overflows.
 fn decimal(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 {
         return None;

@@ -8,7 +8,7 @@ use super::field::{FIELDS_AT_FIRST, Fields, MoreSlots, Name, Slots, is_token_byt
 
 /// Result of an attempt to parse.
 pub(crate) enum Parsed<T> {
-    /// The whole of it is there.
+    /// The head is complete.
     Complete(T),
     /// More bytes are needed.
     Partial,
@@ -29,7 +29,7 @@ pub(crate) struct HeadLimits {
     pub(crate) fields_max: usize,
 }
 
-/// A whole request head.
+/// A complete request head.
 pub(crate) struct RequestHead<'h, 'b> {
     /// The request line as sent, its CRLF included.
     pub(crate) line: &'b [u8],
@@ -38,18 +38,18 @@ pub(crate) struct RequestHead<'h, 'b> {
     pub(crate) target: &'b [u8],
     pub(crate) version: Version,
     pub(crate) fields: Fields<'h, 'b>,
-    /// Bytes of the head, empty lines before it and the one behind it included.
+    /// Bytes of the head, including empty lines before it and the empty line at its end.
     pub(crate) len: usize,
 }
 
 /// A complete response head.
 pub(crate) struct ResponseHead<'h, 'b> {
     pub(crate) status: u16,
-    /// The reason phrase as sent, maybe empty; `None` where not even its space was sent.
+    /// The reason phrase as sent, possibly empty; `None` if its space is missing.
     pub(crate) reason: Option<&'b [u8]>,
     pub(crate) version: Version,
     pub(crate) fields: Fields<'h, 'b>,
-    /// Bytes of the head, the empty line behind it included.
+    /// Bytes of the head, including the empty line at its end.
     pub(crate) len: usize,
 }
 
@@ -85,8 +85,8 @@ pub(crate) fn parse_request<'h, 'b>(
     whole_request(input, skipped, line, skipped + len, list, names, limits)
 }
 
-/// Holds a whole head to what httparse leaves open: `line` are method, target and minor version,
-/// `len` are the bytes of all of it.
+/// Checks a complete head for what httparse accepts too much; `line` has method, target and minor
+/// version, `len` is the length of the head.
 #[inline(always)]
 fn whole_request<'h, 'b>(
     input: &'b [u8],
@@ -108,7 +108,7 @@ fn whole_request<'h, 'b>(
     if list.len() > limits.fields_max {
         return refuse(ClientError::TooManyFields);
     }
-    // METHOD SP target SP HTTP/1.x CRLF: one space each, or httparse would have refused it.
+    // METHOD SP target SP HTTP/1.x CRLF: httparse refuses all but single spaces.
     let first = skipped + method.len() + 1 + target.len() + 1 + "HTTP/1.x".len();
     if input.get(first..first + 2) != Some(b"\r\n") {
         return refuse(ClientError::BareLineFeed);
@@ -121,8 +121,8 @@ fn whole_request<'h, 'b>(
     Ok(Parsed::Complete(RequestHead { line, method, target, version, fields, len }))
 }
 
-/// Whether a request may be good though httparse takes it for none: it has more fields than there
-/// is room for at first, or a target that is not UTF-8.
+/// Whether a request that httparse refuses may be valid: it has more fields than there was room
+/// for, or a target that is not UTF-8.
 #[cold]
 fn needs_more(
     parsed: Result<Unfinished, httparse::Error>,
@@ -181,8 +181,8 @@ fn parse_odd_request<'h, 'b>(
     }
 }
 
-/// Splits a request line, or what came of it, into method, target and version; what did not come
-/// yet is empty.
+/// Splits a complete or partial request line into method, target and version. Missing parts are
+/// empty.
 fn split_line(line: &[u8]) -> Result<[&[u8]; 3], ClientError> {
     let mut parts = line.splitn(3, |&byte| byte == b' ');
     let mut next = || parts.next().unwrap_or_default();
@@ -223,8 +223,8 @@ pub(crate) fn parse_response<'h, 'b>(
     whole_response(input, line, len, response.headers, names, limits)
 }
 
-/// Parses a response head of more than [`FIELDS_AT_FIRST`] fields, of which the status and the
-/// minor version are known.
+/// Parses a response head of more than [`FIELDS_AT_FIRST`] fields whose status and minor version
+/// are known.
 #[cold]
 fn parse_long_response<'h, 'b>(
     input: &'b [u8],
@@ -233,7 +233,7 @@ fn parse_long_response<'h, 'b>(
     limits: &HeadLimits,
 ) -> Result<Parsed<ResponseHead<'h, 'b>>, UpstreamError> {
     let MoreSlots { headers, names } = MoreSlots::sized(more, limits.fields_max);
-    // Only a head with a whole status line has too many fields.
+    // The parser counts fields only after a complete status line.
     let first = input.iter().position(|&byte| byte == b'\n').map_or(input.len(), |end| end + 1);
     match httparse::parse_headers(&input[first..], headers) {
         Ok(httparse::Status::Complete((len, list))) => {
@@ -246,8 +246,8 @@ fn parse_long_response<'h, 'b>(
     }
 }
 
-/// Holds a whole head to what httparse leaves open: `line` are status and minor version, `len` are
-/// the bytes of all of it.
+/// Checks a complete head for what httparse accepts too much; `line` has status and minor version,
+/// `len` is the length of the head.
 #[inline(always)]
 fn whole_response<'h, 'b>(
     input: &'b [u8],
@@ -275,7 +275,7 @@ fn whole_response<'h, 'b>(
         _ => return refuse(UpstreamError::MalformedHead),
     };
     let has_line_end = |reason: &[u8]| reason.iter().any(|byte| b"\r\n".contains(byte));
-    // Empty lines before it are tolerated of clients only (RFC 9112 section 2.2).
+    // Only clients may send empty lines before a head (RFC 9112 section 2.2).
     let has_line_before = !input.starts_with(b"HTTP/1.");
     if has_line_before || reason.is_some_and(has_line_end) || !(100..=999).contains(&status) {
         return refuse(UpstreamError::MalformedHead);
@@ -291,7 +291,7 @@ fn whole_response<'h, 'b>(
 #[derive(Clone, Copy)]
 struct Unfinished;
 
-/// Whether a request's head whose end is not there yet can still become one.
+/// Whether an incomplete request head can still become valid.
 #[cold]
 fn unfinished_request(
     parsed: Result<Unfinished, httparse::Error>,
@@ -326,14 +326,14 @@ fn unfinished_response(
     if is_too_large { Err(UpstreamError::HeadTooLarge) } else { Ok(Unfinished) }
 }
 
-/// Returns the bytes of the whole empty lines at the beginning of `input`, which are no part of a
-/// request (RFC 9112 section 2.2).
+/// Returns the number of bytes of the complete empty lines at the start of `input`, which are not
+/// part of a request (RFC 9112 section 2.2).
 #[cold]
 pub(crate) fn empty_lines_len(input: &[u8]) -> usize {
     2 * input.chunks_exact(2).take_while(|pair| pair == b"\r\n").count()
 }
 
-/// Bytes of the empty lines before a request line.
+/// Returns the number of bytes of the empty lines before a request line.
 #[cold]
 fn empty_lines(input: &[u8]) -> Result<usize, ClientError> {
     let skipped = empty_lines_len(input);
@@ -348,8 +348,8 @@ fn empty_lines(input: &[u8]) -> Result<usize, ClientError> {
 /// A line that ends in LF without CR.
 struct BareLineFeed;
 
-/// Searches an unfinished head for a line that can only be wrong, so that its sender gets a
-/// response now and not when the time for the head is over.
+/// Searches an incomplete head for an invalid line end, so that the sender gets a response now and
+/// not at the head's timeout.
 fn check_line_ends(input: &[u8]) -> Result<(), BareLineFeed> {
     let mut before = 0;
     for &byte in input {
@@ -361,7 +361,7 @@ fn check_line_ends(input: &[u8]) -> Result<(), BareLineFeed> {
     Ok(())
 }
 
-/// Whether an unfinished head is too large already, and what of it.
+/// Returns the error if an incomplete head is already too large.
 fn oversize(input: &[u8], limits: &HeadLimits) -> Option<ClientError> {
     let line_len = input.iter().position(|&byte| byte == b'\n').unwrap_or(input.len());
     if line_len > line_bytes_max(limits) {
@@ -370,8 +370,8 @@ fn oversize(input: &[u8], limits: &HeadLimits) -> Option<ClientError> {
     (input.len() >= limits.head_bytes_max).then_some(ClientError::HeadTooLarge)
 }
 
-/// Bytes of a request line without its LF: method, spaces and version come on top of the target; a
-/// longer method than fits in is no method of ours.
+/// Returns the most bytes of a request line without its LF: method, spaces and version are added to
+/// the target. A method that does not fit is unknown to the proxy.
 const fn line_bytes_max(limits: &HeadLimits) -> usize {
     limits.target_bytes_max + 32
 }
@@ -386,8 +386,8 @@ const fn request_error(error: httparse::Error) -> ClientError {
     }
 }
 
-/// Tells a version that is not ours, 505, from none, 400: once the line shows which, so that the
-/// answer does not hang on how the line was cut.
+/// Distinguishes an unsupported version (505) from an invalid one (400) once the line shows which
+/// it is, so that the response does not depend on how the line was split.
 fn version_error(input: &[u8]) -> Result<(), ClientError> {
     let end = input.iter().position(|&byte| byte == b'\r' || byte == b'\n');
     let line = &input[..end.unwrap_or(input.len())];
@@ -422,8 +422,8 @@ mod tests {
         Ok(false)
     }
 
-    /// A head gets the same verdict whole and byte by byte; found by the fuzzer: a version that is
-    /// not ours was another error while it was not whole, a long method an error only then.
+    /// A head gets the same verdict whole and byte by byte. Found by the fuzzer: an incomplete
+    /// unsupported version was another error, and so was a long method.
     #[test]
     fn pieces_make_no_difference() {
         let long_method = "M".repeat(90);

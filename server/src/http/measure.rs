@@ -1,4 +1,4 @@
-//! The codec's steps one by one, for benchmarks: what they cost without a connection around them.
+//! The steps of the codec one by one, for benchmarks without a connection.
 use std::net::Ipv4Addr;
 
 use super::chunked::{ChunkLimits, ChunkedReader};
@@ -27,7 +27,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// By the proxy's name in Via.
+    /// `name` is the proxy's name in Via.
     pub fn new(name: &str) -> Self {
         Self {
             host_line: HostLine::new("127.0.0.1:3000"),
@@ -38,8 +38,8 @@ impl Encoder {
     }
 }
 
-/// Parses a request's head, decides its framing and writes the head that goes on; returns its
-/// length, or `None` when it is not whole or breaks a rule.
+/// Parses a request's head, decides its framing and writes the forwarded head. Returns its length,
+/// or `None` if the head is incomplete or invalid.
 pub fn request_head(input: &[u8], encoder: &mut Encoder) -> Option<usize> {
     let Encoder { host_line, client, ends, buffers } = encoder;
     let mut slots = Slots::new();
@@ -67,7 +67,7 @@ pub fn response_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     Some(out.len())
 }
 
-/// Reads a whole chunked body; returns the bytes of its data.
+/// Reads a complete chunked body. Returns the number of its data bytes.
 pub fn chunked(input: &[u8]) -> Option<usize> {
     let mut reader = ChunkedReader::new(CHUNKS);
     let (mut at, mut data) = (0, 0);

@@ -1,9 +1,8 @@
 //! Properties of request methods.
 
-/// The methods that the IANA HTTP Method Registry calls idempotent
-/// (<https://www.iana.org/assignments/http-methods>, read in 2025), besides GET and PRI, which is
-/// reserved for HTTP/2. LOCK, POST, PATCH and CONNECT are registered as not idempotent; nothing is
-/// known of methods that are not registered.
+/// The methods that are registered as idempotent (<https://www.iana.org/assignments/http-methods>,
+/// read in 2025), besides GET and PRI, which is reserved for HTTP/2. LOCK, POST, PATCH and CONNECT
+/// are registered as not idempotent. Unregistered methods are treated as not idempotent.
 const IDEMPOTENT: [&str; 34] = [
     "ACL",
     "BASELINE-CONTROL",
@@ -41,7 +40,7 @@ const IDEMPOTENT: [&str; 34] = [
     "VERSION-CONTROL",
 ];
 
-/// Whether doing a request twice has the effect of doing it once (RFC 9110 section 9.2.2).
+/// Whether sending a request twice has the same effect as once (RFC 9110 section 9.2.2).
 #[inline]
 pub(crate) fn is_idempotent(method: &str) -> bool {
     method == "GET" || (method != "POST" && is_idempotent_besides_get(method))
@@ -56,7 +55,7 @@ fn is_idempotent_besides_get(method: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// The table is in order, so that every member is found, and nothing else is.
+    /// The table is sorted, so that every member is found, and nothing else.
     #[test]
     fn registered_methods_are_known() {
         assert!(IDEMPOTENT.is_sorted());

@@ -1,4 +1,4 @@
-//! Whether a connection lives on after a message (RFC 9112 section 9.3).
+//! Whether a connection stays open after a message (RFC 9112 section 9.3).
 use std::hint::cold_path;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(crate) fn is_persistent(version: Version, fields: &Fields<'_, '_>) -> bool {
 #[inline(never)]
 fn asks_to_persist(mut asks_to_keep: bool, fields: &Fields<'_, '_>) -> bool {
     for value in fields.values(Name::Connection) {
-        // Mostly there is one option: no list is to be taken apart.
+        // Usually there is one option, so no list has to be split.
         if value.eq_ignore_ascii_case(b"close") {
             return false;
         }
@@ -33,8 +33,8 @@ fn asks_to_persist(mut asks_to_keep: bool, fields: &Fields<'_, '_>) -> bool {
     asks_to_keep
 }
 
-/// Returns the time for which the sender of a response keeps its connection idle, as far as it
-/// says; `None` if it closes.
+/// Returns the time for which the sender of a response keeps its connection idle; the longest time
+/// if it names none, `None` if it closes.
 pub(crate) fn kept_for(version: Version, fields: &Fields<'_, '_>) -> Option<Duration> {
     if !is_persistent(version, fields) {
         return None;
@@ -42,9 +42,9 @@ pub(crate) fn kept_for(version: Version, fields: &Fields<'_, '_>) -> Option<Dura
     if fields.has(Name::KeepAlive) { hinted(fields) } else { Some(Duration::MAX) }
 }
 
-/// Reads `timeout=N` of Keep-Alive, in seconds, and takes a margin off: the sender counts from
-/// when it sent the response, and a request is on its way for a while. The margin is what Node's
-/// client takes, 1 s, and of a shorter time half.
+/// Reads `timeout=N` of Keep-Alive, in seconds, and subtracts a margin: the sender counts from the
+/// response, and the next request takes time to arrive. The margin is 1 s, as in Node's client, or
+/// half of a shorter time.
 #[cold]
 fn hinted(fields: &Fields<'_, '_>) -> Option<Duration> {
     let seconds = |parameter: &[u8]| {
@@ -52,7 +52,7 @@ fn hinted(fields: &Fields<'_, '_>) -> Option<Duration> {
         let value = value.trim().trim_matches('"');
         let is_timeout = name.trim().eq_ignore_ascii_case("timeout");
         let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-        // More digits than a number has are a time without an end.
+        // More digits than the number type holds mean no limit.
         (is_timeout && is_number).then(|| value.parse::<u32>().unwrap_or(u32::MAX))
     };
     let parameters = fields.values(Name::KeepAlive).flat_map(tokens);
@@ -61,7 +61,7 @@ fn hinted(fields: &Fields<'_, '_>) -> Option<Duration> {
     (shortest > 0).then(|| whole - MARGIN_MAX.min(whole / 2))
 }
 
-/// The most that is taken off a backend's own time.
+/// The most that is subtracted from a backend's time.
 const MARGIN_MAX: Duration = Duration::from_secs(1);
 
 /// Whether Connection names `option`.

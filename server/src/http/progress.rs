@@ -1,25 +1,25 @@
-//! Progress in a head that arrives in pieces, so that no piece makes the parser begin again at the
-//! first byte: the work for a head grows with its length only, however it is cut.
+//! Progress in a head that arrives in pieces. The parser does not start again for each piece, so
+//! the work grows with the length of the head only.
 
-/// Line ends after each of which a head is parsed, so that a wrong first line is refused at once:
-/// those of a few empty lines that came with its beginning, and its own.
+/// Line ends after each of which a head is parsed, so that an invalid first line is refused at
+/// once. They cover a few empty lines before it and its own end.
 const EARLY_LINES: u8 = 5;
 
-/// Says when a head that was not whole is to be parsed again: at its end, at a line end that is
-/// wrong, at its limit, after its first lines, and whenever its length has doubled.
+/// Decides when an incomplete head is parsed again: at its end, at an invalid line end, at its
+/// limit, after its first lines, and whenever its length has doubled.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct HeadProgress {
     /// Bytes that were searched for the end; 0 before the first parse.
     searched: u32,
-    /// The length at which it is parsed whatever came.
+    /// The length at which it is parsed in any case.
     parse_at: u32,
     /// Line ends seen since the first parse, up to [`EARLY_LINES`].
     lines: u8,
 }
 
 impl HeadProgress {
-    /// Whether the head at the beginning of `input` is to be parsed now. Looks at the bytes that
-    /// came since the last call only.
+    /// Whether the head at the start of `input` is to be parsed now. Reads only the bytes that
+    /// arrived since the last call.
     #[inline]
     pub(crate) fn is_due(&mut self, input: &[u8], head_bytes_max: usize) -> bool {
         self.searched == 0 || self.is_due_again(input, head_bytes_max)
@@ -42,14 +42,14 @@ impl HeadProgress {
         is_due
     }
 
-    /// Notes that a parse found the first `len` bytes not whole.
+    /// Notes that the first `len` bytes are an incomplete head.
     #[cold]
     pub(crate) fn note_partial(&mut self, len: usize) {
         self.searched = u32::try_from(len).unwrap_or(u32::MAX);
         self.parse_at = self.searched.saturating_mul(2);
     }
 
-    /// Begins again with another head.
+    /// Starts again with another head.
     #[inline]
     pub(crate) fn reset(&mut self) {
         if self.searched != 0 {
@@ -93,8 +93,8 @@ mod tests {
         panic!("no verdict")
     }
 
-    /// The bytes parsed grow with the length of a head and not with the number of its pieces,
-    /// whatever it contains, and the verdict comes with the last byte at the latest.
+    /// The parsed bytes grow with the length of a head and not with the number of its pieces, for
+    /// any content. The verdict comes with the last byte at the latest.
     #[test]
     fn work_is_linear_in_the_length() {
         for is_request in [true, false] {
@@ -119,7 +119,7 @@ mod tests {
         }
     }
 
-    /// A fault of the first line, or a bare LF at its end, is found with its line end.
+    /// A fault of the first line, or a bare LF at its end, is found at the end of the line.
     #[test]
     fn early_errors_are_seen_early() {
         for (input, seen_at) in [

@@ -1,24 +1,24 @@
-//! The PROXY protocol, versions 1 and 2: what a hop says of its client before that client's first
-//! byte (the haproxy project's `proxy-protocol.txt`).
+//! The PROXY protocol, versions 1 and 2: a hop's statement about its client before that client's
+//! first byte (the haproxy project's `proxy-protocol.txt`).
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::error::ClientError;
 use super::head::Parsed;
 
-/// A whole header.
+/// A complete header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct ProxyHeader {
-    /// Bytes of it.
+    /// Bytes of the header.
     pub(crate) len: usize,
-    /// The client; `None` where the hop speaks for itself (LOCAL), or does not know or does not
-    /// say it (UNKNOWN, UNSPEC, protocols other than TCP).
+    /// The client; `None` if the hop speaks for itself (LOCAL) or does not name a TCP client
+    /// (UNKNOWN, UNSPEC, other protocols).
     pub(crate) source: Option<SocketAddr>,
 }
 
-/// Bytes of a version 1 header at most, its CRLF included.
+/// The most bytes of a version 1 header, with its CRLF.
 const TEXT_MAX: usize = 107;
-/// Bytes of a version 2 header at most. The addresses take 52, 232 with those of UNIX sockets;
-/// the rest is for extensions, which are skipped.
+/// The most bytes of a version 2 header. The addresses take 52, or 232 for UNIX sockets; the rest
+/// is for extensions, which are skipped.
 const BINARY_MAX: usize = 4096;
 /// First bytes of a version 2 header.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -48,7 +48,7 @@ pub(crate) fn parse(input: &[u8]) -> Result<Parsed<ProxyHeader>, ClientError> {
     }
 }
 
-/// The source that a version 1 line names; `None` when the line is malformed.
+/// Returns the source in a version 1 line; `None` if the line is malformed.
 fn parse_text(line: &[u8]) -> Option<Option<SocketAddr>> {
     let line = std::str::from_utf8(line).ok()?;
     let mut words = line.strip_prefix("PROXY ")?.split(' ');
@@ -65,7 +65,7 @@ fn parse_text(line: &[u8]) -> Option<Option<SocketAddr>> {
             _ => None,
         }
     };
-    // The parser of numbers would take a sign, and more zeros than the specification.
+    // The number parser would accept a sign, and more zeros than the specification.
     let port = |text: &str| -> Option<u16> {
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
         let has_zero = text.len() > 1 && text.starts_with('0');
@@ -92,7 +92,7 @@ fn parse_binary(input: &[u8]) -> Result<Parsed<ProxyHeader>, ClientError> {
     }
     let addresses = &input[FIXED..len];
     let source = match (version, input[13]) {
-        // LOCAL: whatever the rest says.
+        // LOCAL: the rest is ignored.
         (0x20, _) => None,
         (_, 0x11) => Some(source_of::<4, 12>(addresses)?),
         (_, 0x21) => Some(source_of::<16, 36>(addresses)?),
@@ -103,8 +103,8 @@ fn parse_binary(input: &[u8]) -> Result<Parsed<ProxyHeader>, ClientError> {
     Ok(Parsed::Complete(ProxyHeader { len, source }))
 }
 
-/// The source of a block of `LEN` bytes: source and destination address of `SIZE` bytes each, then
-/// their ports.
+/// Returns the source of a block of `LEN` bytes: source and destination address of `SIZE` bytes
+/// each, then their ports.
 fn source_of<const SIZE: usize, const LEN: usize>(
     addresses: &[u8],
 ) -> Result<SocketAddr, ClientError>
@@ -124,7 +124,7 @@ where
 mod tests {
     use super::*;
 
-    /// `None` where more bytes are needed.
+    /// Returns `None` if more bytes are needed.
     fn read(input: &[u8]) -> Result<Option<(usize, Option<String>)>, ClientError> {
         Ok(match parse(input)? {
             Parsed::Complete(header) => {
@@ -141,8 +141,8 @@ mod tests {
 
     const V4: &[u8] = &[192, 0, 2, 1, 10, 0, 0, 1, 0x12, 0x34, 0, 80];
 
-    /// Good headers name their source whole and with bytes behind them, and are awaited byte by
-    /// byte.
+    /// Valid headers give their source, whole and with bytes after them. Incomplete ones are
+    /// partial at every byte.
     #[test]
     fn good_headers() {
         let v6: Vec<u8> = [
@@ -182,8 +182,7 @@ mod tests {
         }
     }
 
-    /// Bad headers are refused, at the latest when they are whole, and never taken for good ones on
-    /// the way.
+    /// Invalid headers are refused at the latest when they are complete, and never accepted before.
     #[test]
     fn bad_headers() {
         let endless = format!("PROXY UNKNOWN {}", "f".repeat(TEXT_MAX));

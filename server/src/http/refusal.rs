@@ -1,9 +1,9 @@
-//! Responses by which a backend turns a request away, and for how long it says so.
+//! Refusals: responses by which a backend declines a request, and the pause that they ask for.
 use std::time::Duration;
 
 use super::field::{Fields, Name};
 
-/// A response that says that its backend is full, or is asked too much.
+/// A response by which a backend reports that it is full or gets too many requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Refusal {
     /// Time for which the backend asks to get no requests.
@@ -11,8 +11,8 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// The refusal that a response is: of status 429 (RFC 6585 section 4) or 503 (RFC 9110 section
-    /// 15.6.4). `date` is the proxy's own Date line, for a response without one.
+    /// Returns the refusal if the response is one: status 429 (RFC 6585 section 4) or 503 (RFC 9110
+    /// section 15.6.4). `date` is the proxy's Date line, for a response without one.
     pub(crate) fn of(status: u16, fields: &Fields<'_, '_>, date: &str) -> Option<Self> {
         match status {
             429 | 503 => Some(Self { hold: hold(fields, date) }),
@@ -21,9 +21,9 @@ impl Refusal {
     }
 }
 
-/// Reads Retry-After (RFC 9110 section 10.2.3): seconds, or a date, counted from the response's own
-/// Date so that the clocks of both sides need not agree. Of several the longest; what is neither is
-/// left out.
+/// Reads Retry-After (RFC 9110 section 10.2.3): seconds, or a date. A date is relative to the
+/// response's own Date, so that the two clocks need not agree. The longest of several values
+/// counts; invalid ones are ignored.
 #[cold]
 fn hold(fields: &Fields<'_, '_>, date: &str) -> Option<Duration> {
     let named = |wanted: &'static str| {
@@ -35,11 +35,11 @@ fn hold(fields: &Fields<'_, '_>, date: &str) -> Option<Duration> {
     let sent = httpdate::parse_http_date(sent.map(str::trim).or(own).unwrap_or_default()).ok();
     let span = |value: &str| {
         if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-            // More digits than a number has are a time without an end.
+            // More digits than the number type holds mean no limit.
             return Some(Duration::from_secs(value.parse::<u32>().unwrap_or(u32::MAX).into()));
         }
         let until = httpdate::parse_http_date(value).ok()?;
-        // A date that is over asks for nothing.
+        // A date in the past means no pause.
         Some(until.duration_since(sent?).unwrap_or_default())
     };
     named("retry-after").filter_map(span).max()
@@ -51,7 +51,7 @@ mod tests {
     use crate::http::field::Slots;
     use crate::http::head::{HeadLimits, Parsed, parse_response};
 
-    /// Seconds, dates against the response's Date and against the proxy's own, and what is neither;
+    /// Seconds, dates against the response's Date and against the proxy's Date, and invalid values;
     /// row by row.
     #[test]
     fn retry_after_is_read() {

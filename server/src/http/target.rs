@@ -6,19 +6,19 @@ use super::head::{RequestHead, Version};
 /// Destination of a request: the forwarded part of its target, and the host that it names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Destination<'b> {
-    /// The target in origin form, or `*`. When it was absolute without a path it is empty or
-    /// begins with `?`, and a `/` is meant before it.
+    /// The target in origin form, or `*`. For an absolute target without a path it is empty or
+    /// begins with `?`, and a `/` is added before it.
     pub(crate) path: &'b [u8],
-    /// The host that the client means; empty when an HTTP/1.0 client named none.
+    /// The requested host; empty if an HTTP/1.0 client sent none.
     pub(crate) host: &'b [u8],
 }
 
-/// The Host that was found good last: mostly the next request's, too.
+/// The last valid Host. Usually the next request has the same.
 #[derive(Debug, Default)]
 pub(crate) struct KnownHost(Vec<u8>);
 
 impl KnownHost {
-    /// A longer one is checked every time.
+    /// A longer one is checked for each request.
     const LEN_MAX: usize = 255;
 
     #[inline]
@@ -51,7 +51,7 @@ pub(crate) fn destination<'b>(
     }
     let host = host(head, known_host)?;
     let target = head.target;
-    // Bytes above ASCII go on as they came, as clients send them that do not encode them.
+    // Bytes above ASCII are forwarded unchanged: some clients do not encode them.
     if target.iter().any(|&byte| matches!(byte, 0..=b' ' | b'#' | 0x7f)) {
         return refuse(ClientError::InvalidTarget);
     }
@@ -61,7 +61,7 @@ pub(crate) fn destination<'b>(
     other_destination(head, host)
 }
 
-/// Refuses the methods that are about the connection and not about what is behind it.
+/// Refuses methods for the connection itself instead of a resource.
 #[inline(never)]
 fn check_method(method: &str) -> Result<(), ClientError> {
     match method {
@@ -80,7 +80,7 @@ pub(crate) fn max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
 
 #[cold]
 fn valid_max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
-    /// The largest number that is passed on.
+    /// The largest number that is forwarded.
     const MAX: u64 = 999_999_999;
     let is_one = head.method == "OPTIONS" && !head.fields.is_repeated(Name::MaxForwards);
     let value = head.fields.values(Name::MaxForwards).next().filter(|_| is_one)?;
@@ -93,7 +93,7 @@ fn valid_max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
     })
 }
 
-/// The destination of a target that is no path.
+/// Returns the destination of a target that is not a path.
 #[cold]
 fn other_destination<'b>(
     head: &RequestHead<'_, 'b>,
@@ -111,7 +111,7 @@ fn other_destination<'b>(
     if !is_authority(authority) {
         return Err(ClientError::InvalidTarget);
     }
-    // RFC 9112 section 3.2.4: OPTIONS without a path is about the whole server.
+    // RFC 9112 section 3.2.4: OPTIONS without a path refers to the whole server.
     let path = if path.is_empty() && head.method == "OPTIONS" { b"*" } else { path };
     Ok(Destination { path, host: authority })
 }
@@ -133,8 +133,8 @@ fn host<'b>(
     if known_host.is_good(value) { Ok(value) } else { refuse(ClientError::InvalidHost) }
 }
 
-/// Returns what follows `http://` or `https://`, in any case. The latter is what a client of a TLS
-/// front asks for, and RFC 9112 section 3.2.2 has a server accept it.
+/// Returns the part after `http://` or `https://`, in any case. Clients of a TLS front send the
+/// latter, and RFC 9112 section 3.2.2 requires a server to accept it.
 fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
     [&b"http://"[..], b"https://"].into_iter().find_map(|known| {
         let (scheme, rest) = target.split_at_checked(known.len())?;
@@ -205,7 +205,7 @@ const IS_NAME_BYTE: [bool; 256] = {
 mod tests {
     use super::*;
 
-    /// A Host is judged by itself, whatever came before it.
+    /// The verdict on a Host does not depend on earlier ones.
     #[test]
     fn a_known_host_makes_no_difference() {
         let long = "a".repeat(300);
@@ -219,7 +219,7 @@ mod tests {
         assert!(known.0.capacity() <= 2 * KnownHost::LEN_MAX);
     }
 
-    /// Hosts as the grammar has them, and what must not pass for one.
+    /// Hosts of the grammar, and similar texts that are refused.
     #[test]
     fn authorities() {
         for good in ["a", "a.example", "a.example:80", "[::1]", "[::1]:8080", "a:", "10.0.0.1"] {

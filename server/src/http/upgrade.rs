@@ -3,7 +3,7 @@ use super::field::{Fields, Name, tokens};
 use super::head::{RequestHead, ResponseHead, Version};
 use super::persistence::has_option;
 
-/// Whether a request asks for an upgrade that the proxy passes on: of any method and with or without
+/// Whether a request asks for an upgrade that the proxy forwards: with any method, with or without
 /// a body (`docker exec` posts one), but never to HTTP/2, whose requests the proxy could not see
 /// (h2c smuggling).
 #[inline]
@@ -20,7 +20,7 @@ fn is_passed_on(head: &RequestHead<'_, '_>) -> bool {
         && protocols(fields).next().is_some()
 }
 
-/// Protocols that one 101 switches to at most, in layers: each is looked up among those asked for.
+/// The most protocols (layers) of one 101. Each is searched in the requested ones.
 const GRANTED_MAX: usize = 8;
 
 /// Whether a 101 switches to a protocol among those that `asked` (an Upgrade value) names.
