@@ -38,7 +38,7 @@ pub(crate) struct Backend {
     in_flight: u32,
     /// The maximum of leases that may be out.
     limit: u32,
-    /// The same, or the number that was out when the limit was lowered below it.
+    /// The maximum, or the number of open leases when the maximum was lowered below it.
     most: u32,
     /// Of the leases out, those that are not work for the backend: streams, and requests that wait
     /// for their client.

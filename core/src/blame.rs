@@ -223,7 +223,7 @@ impl Blame {
                 *opinion = Opinion::Own { until: now + OPINION };
                 self.open -= 1;
             } else {
-                // The request said nothing: the next one has to.
+                // The request had a neutral outcome, so the next one decides.
                 *opinion = Opinion::Wanted { not };
             }
         }

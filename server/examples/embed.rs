@@ -15,7 +15,7 @@ fn main() {
         authority: "127.0.0.1:9".to_owned(),
         addresses: vec![SocketAddr::from(([127, 0, 0, 1], 9))],
     };
-    // The driver says what time it is; here it stands still.
+    // The driver passes the time; in this example it does not move.
     let now = Instant::ZERO;
     let mut proxy = match Proxy::new(Config::default(), vec![backend], 1, now) {
         Ok(proxy) => proxy,

@@ -50,7 +50,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Says that the configuration is valid, and what of it is not used.
+/// Reports that the configuration is valid, and which parts of it are not used.
 fn check(config: &Config, file: Option<&str>) -> ExitCode {
     if let Some(line) = state::unused(config) {
         complain(&line);
@@ -63,7 +63,8 @@ fn check(config: &Config, file: Option<&str>) -> ExitCode {
     print(&format!("{prefix}configuration is valid"))
 }
 
-/// Serves until the end; on SIGHUP by what the arguments make of the file by then.
+/// Serves until a signal ends the program. On SIGHUP the file is read again with the same
+/// arguments.
 fn run(
     config: Config,
     log_level: LevelFilter,
@@ -101,7 +102,7 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendT
     }
     let command = Command::parse(args.iter().cloned(), read_file);
     let Command::Run { config, .. } = command.map_err(|error| error.to_string())? else {
-        // The arguments are those that it was started with.
+        // The arguments are the same as at the start, so this does not occur.
         return Err("these arguments serve nothing".to_owned());
     };
     if let Some(line) = state::unusable(&config) {
@@ -114,7 +115,7 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendT
     Ok((*config, targets))
 }
 
-/// Reads a file that a person wrote, so one of a bearable size.
+/// Reads a file of at most [`FILE_BYTES_MAX`] bytes.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;

@@ -1,11 +1,11 @@
-//! Foreign text made fit for a terminal or a log: one line, nothing but visible characters; and the
-//! system's errors in this program's words.
+//! Makes foreign text safe for a terminal or a log: one line of visible characters. Also formats
+//! the system's errors.
 use std::borrow::Cow;
 use std::io;
 
 /// Returns `text` with every control, format and other invisible character escaped.
 ///
-/// Quotes and backslashes stay as they are, so that ordinary messages read as they were written.
+/// Quotes and backslashes are not escaped, so that ordinary messages stay readable.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_plain) {
         return Cow::Borrowed(text);
@@ -27,7 +27,7 @@ pub(crate) fn plain_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-/// A system error in lower case, without its number and without what std says before it.
+/// Returns a system error in lower case, without its number and without the prefix of std.
 pub(crate) fn os_error_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
@@ -42,7 +42,7 @@ fn is_plain(character: char) -> bool {
     match character {
         ' '..='~' => true,
         _ if character.is_ascii() => false,
-        // Left as it is where it is printed as itself.
+        // A character that is printed as itself is not escaped.
         _ => character.escape_debug().len() == 1,
     }
 }
@@ -51,7 +51,7 @@ fn is_plain(character: char) -> bool {
 mod tests {
     use super::*;
 
-    /// Visible text stays as it is; what a terminal would act on is escaped; row by row.
+    /// Visible text is unchanged, and control sequences are escaped; row by row.
     #[test]
     fn invisible_characters_are_escaped() {
         let rows = [

@@ -1,9 +1,9 @@
 //! Calendar dates and times of day in UTC, for log lines and replays. HTTP dates are httpdate's.
 //!
-//! Kept by hand: it is one function, and the crates for such timestamps panic or fail for a clock
-//! before 1970 or after 9999, so that each use would need a guard of its own.
+//! Own code: it is one function. The crates for such timestamps panic or fail for a clock before
+//! 1970 or after 9999, so that each use would need a check.
 
-/// A moment by the calendar.
+/// A date and time of day.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Utc {
     pub(crate) year: u64,
@@ -39,7 +39,7 @@ impl Utc {
 mod tests {
     use super::*;
 
-    /// Dates by hand, leap days among them.
+    /// Dates computed by hand, including leap days.
     #[test]
     fn dates_are_right() {
         let rows = [

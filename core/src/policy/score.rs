@@ -1,5 +1,5 @@
-//! `score`: the lowest score wins, of equals the lowest id. The formula stands in
-//! [`score.rs`](crate::score); scores are kept up to date by the backend table, so that a choice
+//! `score`: the backend with the lowest score; among equals the lowest id. The formula is in
+//! [`score.rs`](crate::score). The backend table keeps the scores up to date, so that a choice
 //! costs no arithmetic.
 //!
 //! The gate keeps all requests at one current backend. That backend may be full: it has as many

@@ -1,4 +1,4 @@
-//! Applies a configuration: which backends, rules and policy there are.
+//! Applies a new configuration: its backends, rules and policy.
 use std::collections::BTreeSet;
 
 use super::Router;

@@ -1,4 +1,4 @@
-//! Decides what the end of a request says about its backend, and what only about the request.
+//! Decides whether the end of a request counts against its backend or only against the request.
 use std::time::Duration;
 
 use super::Router;

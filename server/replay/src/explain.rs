@@ -79,7 +79,7 @@ struct Case {
 
 enum Brain {
     Exact(Box<Replay>),
-    /// If records are missing: a router that got the others.
+    /// An approximation if records are missing: a router with the other records.
     Near(Box<Shadow>),
 }
 

@@ -77,7 +77,7 @@ fn large_pages_are_made_over_turns() {
     }
 }
 
-/// A request is the same whatever pieces it comes in; one that is too long is refused.
+/// A request is read the same in any pieces. One that is too long is refused.
 #[test]
 fn heads_come_in_pieces() {
     let proxy = proxy(2);

@@ -21,8 +21,8 @@ impl Unit {
         }
     }
 
-    /// Reads a whole number with a unit behind it. Returns milliseconds or bytes, `None` for any
-    /// other text and for what does not fit.
+    /// Reads a whole number with a unit after it. Returns milliseconds or bytes; `None` for any
+    /// other text or an overflow.
     pub(super) fn parse(self, text: &str) -> Option<u64> {
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, name) = text.split_at(digits);
@@ -50,7 +50,7 @@ impl Unit {
 mod tests {
     use super::*;
 
-    /// Every unit is read, nonsense and what does not fit is not; row by row.
+    /// Every unit is read. Other texts and overflows are refused; row by row.
     #[test]
     fn texts_are_read() {
         let rows = [
@@ -86,7 +86,7 @@ mod tests {
         }
     }
 
-    /// A key says by its name what it counts; row by row.
+    /// The name of a key gives its unit; row by row.
     #[test]
     fn keys_have_units() {
         let rows = [

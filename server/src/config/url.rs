@@ -1,4 +1,4 @@
-//! A backend's URL: `http://HOST[:PORT]`, and nothing beyond it but one `/`.
+//! A backend's URL: `http://HOST[:PORT]`, optionally with one `/` at the end.
 use std::fmt;
 
 use super::host::{HostError, HostPort};
@@ -88,7 +88,7 @@ const DEFAULT_PORT: u16 = 80;
 mod tests {
     use super::*;
 
-    /// Host, port and Host field of every URL shape that is taken; row by row.
+    /// Host, port and Host field of every accepted form; row by row.
     #[test]
     fn urls_are_read() {
         let rows = [
@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    /// Everything else is refused by the kind of its fault; row by row.
+    /// Other texts are refused by the kind of their fault; row by row.
     #[test]
     fn bad_urls_are_refused() {
         let rows = [

@@ -196,7 +196,7 @@ mod tests {
     use super::*;
     use crate::config::BackendConfig;
 
-    /// Addresses stand for themselves, and `localhost` for both loopbacks.
+    /// An address resolves to itself, and `localhost` to both loopback addresses.
     #[test]
     fn hosts_are_resolved() {
         let rows: [(&str, &[&str]); 5] = [

@@ -151,8 +151,8 @@ fn write_all(file: &Path, states: impl Iterator<Item = PolicyState>) {
     }
 }
 
-/// Replaces the file's content by `bytes`, completely or not at all. The file beside it is always
-/// new: whatever has that name is removed and never followed.
+/// Replaces the file's content by `bytes`, completely or not at all. The temporary file is always
+/// new: an existing file or link of that name is removed first, and a link is never followed.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = disk::beside(path, ".new");
     match fs::remove_file(&beside) {
@@ -205,8 +205,8 @@ mod tests {
         (proxy, keeper)
     }
 
-    /// A restart reads what was written at the end, and the file beside is gone. A link planted
-    /// under its name is not followed.
+    /// A restart reads the last written state, and the temporary file is gone. A link of that name
+    /// is not followed.
     #[test]
     fn a_state_comes_back() {
         let folder = folder("state-back");
@@ -225,7 +225,7 @@ mod tests {
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// A file that is damaged, of another policy or not text is kept beside, and the proxy starts
+    /// A file that is damaged, not text or of another policy is renamed, and the proxy starts
     /// empty.
     #[test]
     fn bad_states_are_kept_beside() {

@@ -160,7 +160,7 @@ impl ChunkedReader {
 
     /// Returns the trailer fields that may be forwarded, as lines; none before the end.
     ///
-    /// A field that frames a message, routes it or says how to treat it has no place behind a
+    /// A field that frames or routes a message, or controls its treatment, is not allowed after a
     /// body (RFC 9110 section 6.5.1): a peer that merged it would read another message.
     pub(crate) fn forwarded_trailer(&self) -> Vec<u8> {
         let mut lines = Vec::new();

@@ -32,7 +32,7 @@ impl Framing {
 /// Returns the framing of a request.
 ///
 /// # Errors
-/// Everything that two readers could read differently.
+/// The framing is ambiguous: two readers could read different bodies.
 pub(crate) fn request_framing(head: &RequestHead<'_, '_>) -> Result<Framing, ClientError> {
     // Rule 7: a request without either has no body.
     if !head.fields.has_any(Name::TransferEncoding.bit() | Name::ContentLength.bit()) {
@@ -82,8 +82,8 @@ pub(crate) enum LengthField {
 /// Returns the framing of a final or interim response, and the treatment of its Content-Length.
 ///
 /// # Errors
-/// Of a response that has a body: both framings at once, lengths that differ or are not numbers, a
-/// coding other than chunked.
+/// The response has a body, and its framing is ambiguous: both fields at once, lengths that differ
+/// or are not numbers, a coding other than chunked.
 #[inline(always)]
 pub(crate) fn response_framing(
     head: &ResponseHead<'_, '_>,
@@ -127,9 +127,9 @@ pub(crate) fn response_framing(
     Ok((framing, field))
 }
 
-/// Returns the number of all members of all Content-Length lines if they are equal: equal members
-/// are one length, as lines or as a list (RFC 9110 sections 5.3 and 8.6). Returns `None` if they
-/// differ or one is not a number.
+/// Returns the length that all members of all Content-Length lines agree on: equal members are one
+/// length, as lines or as a list (RFC 9110 sections 5.3 and 8.6). Returns `None` if they differ or
+/// one is not a number.
 #[cold]
 fn listed_length(fields: &Fields<'_, '_>) -> Option<u64> {
     let lists = fields.values(Name::ContentLength);

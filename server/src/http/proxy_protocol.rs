@@ -28,7 +28,7 @@ const FIXED: usize = 16;
 /// Parses a header at the beginning of `input`.
 ///
 /// # Errors
-/// When the bytes so far cannot become one.
+/// The bytes so far cannot become a header.
 pub(crate) fn parse(input: &[u8]) -> Result<Parsed<ProxyHeader>, ClientError> {
     let begins = |start: &[u8]| input.iter().zip(start).all(|(got, expected)| got == expected);
     if begins(SIGNATURE) {

@@ -1,8 +1,8 @@
 //! The beginning of what a peer sent, for the log: escaped, cut, and without secrets.
 //!
-//! Query strings, fragments, user information in a target and the values of fields that carry
-//! credentials are replaced by [`MASK`]. Refused requests are often malformed, so that a secret is
-//! recognised by the line that it stands in and not by a whole and valid head.
+//! Query strings, fragments, user information in a target and the values of fields with credentials
+//! are replaced by [`MASK`]. Refused requests are often malformed. So a secret is recognised by its
+//! line alone, not by a complete and valid head.
 
 /// Returns the beginning of a request's head.
 pub(super) fn of_head(input: &[u8]) -> String {

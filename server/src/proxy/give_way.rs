@@ -7,12 +7,11 @@
 //! | kept | between two exchanges, or after the end was sent to it | next, after 1 s |
 //! | busy | with an exchange, a tunnel or a response that is not out | never |
 //!
-//! Of one standing the one that has waited longest goes first. Standings change with every request,
-//! so they are looked up only when room is needed: each client has one entry, whose time is never
-//! later than that from which it waits. An entry at the front that is of another standing or time
-//! is entered again. That costs nothing per request, O(log n) per check, and a bounded number of
-//! checks per call. A client that was silent at its last check is checked again when its 5 s are
-//! over.
+//! Within one standing the client that has waited longest goes first. Standings change with every
+//! request, so they are checked only when room is needed. Each client has one entry, whose time is
+//! never later than the real one. An entry at the front with an outdated standing or time is
+//! entered again. This costs nothing per request, O(log n) per check, and a bounded number of
+//! checks per call. A client that was silent at its last check is checked again after its 5 s.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
@@ -138,7 +137,7 @@ impl Proxy {
         if self.shared.is_stopping { Instant::FAR_FUTURE } else { self.give_way.looks_from }
     }
 
-    /// Clients that are connected and were not turned away.
+    /// Clients that are connected and were not refused.
     pub(super) const fn admitted(&self) -> usize {
         self.clients - self.refused
     }

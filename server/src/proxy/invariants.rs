@@ -6,7 +6,7 @@ impl Proxy {
     /// Compares the tables with each other. For tests, and fast enough for all of them.
     ///
     /// # Panics
-    /// When one of the invariants of LIFECYCLE.md does not hold.
+    /// An invariant of LIFECYCLE.md does not hold.
     pub fn check_invariants(&self) {
         let (mut clients, mut leases, mut idle, mut displaced) = (0, 0, 0, 0);
         let mut refused = 0;

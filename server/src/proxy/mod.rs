@@ -1,11 +1,12 @@
 //! The whole proxy in memory: connections, sessions, router, pool and timers, without a socket or
 //! a clock.
 //!
-//! A driver (the reactor, or a simulator) tells it what happened and when, and does what it asks:
-//! bytes are read into [`read_space`](Proxy::read_space) and written from
-//! [`write_ready`](Proxy::write_ready), connections are made and closed by
-//! [`poll_action`](Proxy::poll_action), and [`handle_timeout`](Proxy::handle_timeout) is due at
-//! [`poll_timeout`](Proxy::poll_timeout). The same calls with the same times do the same things.
+//! A driver (the reactor, or a simulator) reports events with their times, and carries out actions.
+//! It reads bytes into [`read_space`](Proxy::read_space) and writes them from
+//! [`write_ready`](Proxy::write_ready). It makes and closes connections as
+//! [`poll_action`](Proxy::poll_action) requests, and calls
+//! [`handle_timeout`](Proxy::handle_timeout) at [`poll_timeout`](Proxy::poll_timeout). The same
+//! calls with the same times have the same effects.
 mod askers;
 mod conn;
 mod counters;
@@ -119,7 +120,7 @@ pub struct Proxy {
     timers: Timers,
     dirty: VecDeque<ConnId>,
     clients: usize,
-    /// Those of the clients that were turned away and are not gone yet.
+    /// Refused clients whose connections have not ended yet.
     refused: usize,
     room: Room,
     give_way: GiveWay,
@@ -171,7 +172,7 @@ impl Proxy {
     /// [`policy_state`](Self::policy_state). Must be called before any other method.
     ///
     /// # Errors
-    /// When the text is no state, or another policy's; then nothing has changed.
+    /// The text is invalid, or the state of another policy. Nothing has changed then.
     pub fn restore(&mut self, text: &str) -> Result<(), PolicyStateError> {
         self.upstreams.restore(text)
     }

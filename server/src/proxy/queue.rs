@@ -1,10 +1,10 @@
-//! Requests that wait because every backend has as many in flight as it may have
+//! Requests that wait because every backend has its maximum of requests in flight
 //! (`limits.perBackend`).
 //!
-//! First come, first served: a new request goes behind those that wait, and a request that ends
-//! lets the first of them go on. At most `limits.queueLength` wait, each for `limits.queueMs`; then
-//! they get 503 with Retry-After. An entry whose request is gone is skipped: its ticket
-//! is not the one that its session holds.
+//! The queue is first in, first out. A new request goes to its end, and the end of a request lets
+//! the first one continue. At most `limits.queueLength` requests wait, each for `limits.queueMs`;
+//! then they get 503 with Retry-After. An entry whose request has ended is skipped: its ticket
+//! differs from that of its session.
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
 //! The retry budget: the number of requests that may be sent to another backend after a failure.
 //!
-//! A token bucket in the driver's time. Each request adds `limits.retryPercent` of a token, and
-//! while there are fewer than [`FLOOR`], each second adds [`FLOOR_PER_SECOND`]; there are at most
-//! [`TOKENS_MAX`]. Sending a request to another backend takes one. Without a budget, backends that
-//! fail everything get `limits.attempts` times the requests just then. (Finagle's RetryBudget: 20 %
-//! and 10 a second; linkerd's default is the same.)
+//! A token bucket that uses the driver's time. Each request adds `limits.retryPercent` of a token.
+//! While there are fewer than [`FLOOR`] tokens, each second adds [`FLOOR_PER_SECOND`]. There are at
+//! most [`TOKENS_MAX`]. Sending a request to another backend takes one. Without a budget, backends
+//! that fail every request would get `limits.attempts` times the requests. (Finagle's RetryBudget:
+//! 20 % and 10 a second; linkerd's default is the same.)
 use intelliproxy_core::Instant;
 
 use crate::pages::RetryCounts;

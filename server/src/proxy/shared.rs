@@ -59,11 +59,11 @@ pub(crate) struct Shared {
     pub(crate) date: String,
     /// Room for encoding the head of one response.
     pub(crate) scratch: Vec<u8>,
-    /// The Host line of the backend that was chosen last, a guess for the next request. Its head is
-    /// encoded while the parsed one still points into the client's input, and a backend is chosen
-    /// after that. Where the guess is right, as it mostly is with a policy that holds its backend,
-    /// the bytes are final; otherwise [`Session::handle_routed`](super::session::Session) replaces
-    /// the value of the field, which moves what stands behind it.
+    /// The Host line of the backend that was chosen last, a guess for the next request. The head of
+    /// a request is encoded before its backend is chosen, while the parsed head still points into
+    /// the client's input. The guess is mostly right with a policy that holds its backend; then the
+    /// bytes are final. Otherwise [`Session::handle_routed`](super::session::Session) replaces the
+    /// value of the field, which moves the bytes after it.
     pub(crate) host_line: HostLine,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) retries: RetryBudget,

@@ -5,9 +5,9 @@
 //! | at most [`AT_ONCE`] | a text of the moment, built at once |
 //! | more | the text that was begun less than [`AGE_MAX`] ago; otherwise it waits for the next one |
 //!
-//! The next text is begun by the first request that finds none, so at most four times a second,
-//! and grows by [`AT_ONCE`] backends every [`STEP`]: traffic goes on in between. Its rows are of
-//! slightly different moments, each with ages of its own. A new configuration starts it again.
+//! The first request that finds no text begins the next one, so at most four are begun per second.
+//! It grows by [`AT_ONCE`] backends every [`STEP`], with traffic in between. Its rows are of
+//! slightly different times, each with its own ages. A new configuration starts it again.
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;

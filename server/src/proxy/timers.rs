@@ -1,9 +1,9 @@
 //! Deadlines as data: a heap of (time, connection), re-armed lazily.
 //!
-//! A connection's own deadline moves with every event; the heap holds at most the earliest entry
-//! that matters. When an entry comes due, the connection says what its deadline is now: an entry
-//! that came too early goes back in, so a busy connection costs one heap operation per shortest
-//! timeout and not one per request.
+//! A connection's deadline changes with every event. The heap holds at most the earliest entry that
+//! matters. When an entry is due, it is compared with the connection's current deadline. An early
+//! entry goes back into the heap, so a busy connection costs one heap operation per shortest
+//! timeout, not one per request.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::hint::cold_path;

@@ -97,7 +97,7 @@ struct Reactor {
     accept_warns_from: Instant,
     /// Whether a signal asked for a stop. Clients in the backlog are accepted before it.
     is_stop_asked: bool,
-    /// When the proxy stops that goes on for a while after a signal.
+    /// The time at which the proxy stops if it continues for a while after a signal.
     stops_at: Option<Instant>,
     /// Whether a second signal asked for the end at once.
     is_aborted: bool,

@@ -1,19 +1,20 @@
 //! Recovery: the time until returning backends are used again, and the evenness among equal ones.
 //!
 //! A backend **returns** when its last fault ends, or when it joins. Its fair share is its share of
-//! the capacity of the backends configured then. It has recovered at the first second from which on
-//! it gets 0.8 of that share. This is measured over the number of seconds that bring 20 requests at
-//! that share: fewer would show chance rather than the policy.
+//! the capacity of the backends configured then. It has recovered at the first second that begins a
+//! window in which it gets at least 0.8 of that share. The window has as many seconds as bring 20
+//! requests at that share. With fewer requests, chance would decide.
 //!
-//! The **unfairness** of a group is the difference between its backends' largest and least number
-//! of requests, divided by their mean. Only groups without faults count, and of several the worst.
+//! The **unfairness** of a group is the difference between its backends' largest and smallest
+//! number of requests, divided by their mean. Only groups without faults count. The figure is that
+//! of the worst group.
 use super::group::{BackendGroup, FaultKind};
 use super::scenario::Scenario;
 
 /// Returns the longest time to a recovery, s, and the worst unfairness. They are `None` if no
 /// backend returns, or if no group has two backends without faults.
 ///
-/// A backend that has not recovered counts with the rest of the run.
+/// For a backend that has not recovered, the recovery lasts until the end of the run.
 pub(super) fn figures(
     scenario: &Scenario,
     routed_by_second: &[Vec<u32>],
@@ -96,7 +97,7 @@ fn recovery_of(
     (back as f64 - at).max(0.0)
 }
 
-/// The part of its fair share with which a backend has recovered.
+/// The part of its fair share from which on a backend counts as recovered.
 const ENOUGH: f64 = 0.8;
 /// Requests at the fair share that a measurement needs.
 const REQUESTS: f64 = 20.0;
@@ -131,7 +132,7 @@ mod tests {
         let (recovery, unfairness) = figures(&scenario, &seconds);
         assert_eq!(recovery, Some(2.0));
         assert!((unfairness.expect("two are equal") - 0.2).abs() < 1e-12);
-        // Without recovery, the rest of the run counts.
+        // Without a recovery, the time to the end of the run counts.
         seconds.iter_mut().skip(4).for_each(|second| second[0] = 10);
         assert_eq!(figures(&scenario, &seconds).0, Some(6.0));
     }

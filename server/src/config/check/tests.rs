@@ -49,7 +49,7 @@ fn counts_are_held_to_their_ranges() {
     for (path, set, least, most) in rows {
         let with = |number: u64| {
             let mut config = Config::default();
-            // The two that hang together: out of each other's way.
+            // The two related values, out of each other's way.
             config.limits.head_bytes_max = 60_000;
             config.limits.target_bytes_max = 64;
             set(&mut config, number);

@@ -34,7 +34,7 @@ fn other_values_survive_json() {
     assert_eq!(Config::from_json(&config.to_json()), Ok(config));
 }
 
-/// An empty object is the default; a partial one changes what it names.
+/// An empty object gives the defaults, and a partial one changes only its keys.
 #[test]
 fn missing_keys_have_defaults() {
     assert_eq!(Config::from_json("{}"), Ok(Config::default()));

@@ -7,7 +7,7 @@ use intelliproxy_core::{RouterConfig, Rules};
 
 use super::*;
 
-/// A folder of its own, gone with the test.
+/// A folder that is removed at the end of the test.
 struct Folder(PathBuf);
 
 impl Folder {

@@ -166,7 +166,8 @@ pub(super) fn label(name: &str, value: &str) -> String {
     text
 }
 
-/// Writes a line's whole number: most samples are one, and formatting costs four times as much.
+/// Writes a line with a whole number. Most samples are whole, and formatting costs four times as
+/// much.
 fn put_whole(text: &mut Vec<u8>, mut number: u64) {
     let mut digits = [b'\n'; 21];
     let mut at = digits.len() - 1;

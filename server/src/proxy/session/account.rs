@@ -1,5 +1,5 @@
-//! The party whose time an exchange takes, as the router must know it so that no backend looks slow
-//! because of its client. An exchange that never waits for its client costs nothing of this.
+//! Tells the router which party an exchange waits for, so that no backend looks slow because of its
+//! client. An exchange that never waits for its client costs nothing.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;

@@ -46,7 +46,7 @@ pub(crate) struct ClientHalf {
     pub(crate) has_said_last: bool,
     /// Whether the connection has completed an exchange: the current request is not its first.
     pub(crate) has_been_served: bool,
-    /// Whether it was turned away, since too many clients were connected.
+    /// Whether the client was refused because too many clients were connected.
     pub(crate) is_refused: bool,
     /// Whether a read was refused for lack of room.
     pub(crate) is_paused: bool,

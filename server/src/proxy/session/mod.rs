@@ -1,10 +1,9 @@
 //! One client connection, exchange after exchange.
 //!
-//! A session gets the events of its client's connection and of the upstream it borrows, and the
-//! results of its needs ([`Need`]). The two halves move by themselves; where they meet,
-//! [`settle`](Session::settle) in `settle.rs` applies the joint rules J1 to J7 of
-//! LIFECYCLE.md until nothing changes. Failures are in `failure.rs`, deadlines
-//! in `deadline.rs`.
+//! A session gets the events of its client's connection and of its current upstream, and the
+//! results of its needs ([`Need`]). Each half changes by itself. [`settle`](Session::settle) in
+//! `settle.rs` applies the joint rules J1 to J7 of LIFECYCLE.md until nothing changes. Failures are
+//! in `failure.rs`, deadlines in `deadline.rs`.
 mod account;
 mod bound;
 mod client_half;

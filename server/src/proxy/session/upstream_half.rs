@@ -86,8 +86,8 @@ pub(crate) enum Receive {
     Tunnel,
 }
 
-/// A response's head on its way to the client; the forwarded head is left in `shared.scratch`,
-/// unless it is the unchanged head.
+/// A response's head to be forwarded. The encoded head is in `shared.scratch`, unless it is
+/// forwarded unchanged.
 #[derive(Clone, Copy)]
 pub(crate) struct PassedHead {
     /// Bytes of the received head.

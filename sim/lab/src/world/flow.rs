@@ -1,4 +1,4 @@
-//! The way of a request: to a backend, through it, back to its proxy, and again on a retry.
+//! The path of a request: to a backend, through it, back to its proxy, and again on a retry.
 //!
 //! The steps of every request are inlined although some have rare second callers: that saves 4 % of
 //! the instructions for the oracle on `homog70`.

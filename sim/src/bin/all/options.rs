@@ -20,7 +20,7 @@ pub(crate) struct Options {
     pub(crate) port_a: u16,
     /// The port of server B; 0 for any free one.
     pub(crate) port_b: u16,
-    /// The port of the admin pages; 0 for any that is free, `None` where the arguments say it.
+    /// The port of the admin pages; 0 for any free one, `None` if the proxy's arguments set it.
     pub(crate) port_admin: Option<u16>,
     /// The proxy's arguments.
     pub(crate) proxy_arguments: Vec<OsString>,
