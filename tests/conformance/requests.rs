@@ -477,7 +477,7 @@ fn client_that_ends_before_its_response() {
             assert!(bench.proxy.is_at_rest(), "{name} by {step}");
         }
     }
-    // An end right behind the request is none of the response that has begun meanwhile.
+    // An end directly after the request is not caused by the response that has begun meanwhile.
     for (wait, is_served) in [(0, true), (499, true), (500, false), (1999, false)] {
         for rest in ["3\r\ncde\r\n", "3\r\ncde\r\n0\r\n\r\n"] {
             let mut bench = Bench::new(Config::default());

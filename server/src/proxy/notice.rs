@@ -7,7 +7,7 @@ use super::excerpt;
 use super::session::Remedy;
 use crate::http::{ClientError, UpstreamError};
 
-/// A fact for observers. The proxy works the same if nobody reads it.
+/// A fact for observers. No decision of the proxy depends on whether it is read.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
     /// A notice of the router.

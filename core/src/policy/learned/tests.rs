@@ -132,9 +132,9 @@ fn reasons(bench: &mut Bench) -> Vec<Notice> {
     notices.filter(|n| matches!(n, Notice::Ejected { .. } | Notice::Returned { .. })).collect()
 }
 
-/// One client's errors are not charged. The last request in flight takes so long that its backend
-/// seems silent, and ends with such an error: the backend has answered, and is not ejected. If its
-/// client leaves instead, it is, and the reason names the silence.
+/// One client's errors are not charged. The last request in flight lasts until its backend seems
+/// silent, and ends with such an error: the backend has responded and is not ejected. If the client
+/// leaves instead, the backend is ejected, and the reason is the silence.
 #[test]
 fn an_excused_error_is_a_sign_of_life() {
     for leaves in [false, true] {

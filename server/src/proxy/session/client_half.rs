@@ -34,8 +34,8 @@ pub(crate) struct ClientHalf {
     send: Sending,
     /// Whether the client has ended its side and all its bytes were read.
     pub(crate) is_eof: bool,
-    /// How the client ended its side. It is decided when the end is first seen, which may be behind
-    /// bytes that have no room yet.
+    /// The end of the client's side, decided when it is first seen. That may be behind bytes that
+    /// have no room yet.
     pub(crate) end: End,
     /// Whether a tunnel's connection was reset or broke otherwise; without a tunnel this ends the
     /// session.

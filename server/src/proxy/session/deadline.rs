@@ -46,7 +46,7 @@ impl Session {
         Party::Backend
     }
 
-    /// Whether the client has been awaited for so long that a backend may give up because of it.
+    /// Whether the wait for the client is long enough for a backend to give up.
     pub(super) fn is_client_late(&self, now: Instant) -> bool {
         let client = &self.client;
         let since = if client.output.is_empty() { self.awaited_since() } else { client.last_write };

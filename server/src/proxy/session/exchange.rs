@@ -49,8 +49,7 @@ pub(crate) struct Exchange {
     /// Whether the request was sent again over a new connection. It uses no idle connection after
     /// that.
     pub(crate) has_redialled: bool,
-    /// Whether the client at some time received nothing for so long that its backend may have given
-    /// up.
+    /// Whether the client once received nothing for long enough that its backend may have given up.
     pub(crate) was_client_late: bool,
     /// Time for which the client's body was awaited in the current attempt.
     pub(crate) client_wait: Duration,

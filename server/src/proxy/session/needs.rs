@@ -61,7 +61,7 @@ mod ask {
 /// The needs that were not fetched yet. The last one, to close, stays.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
-    /// The present needs. Usually there are none, and only this field is read.
+    /// The present needs. The set is usually empty, and only this field is read.
     asked: u16,
     finish: Option<(Lease, Outcome)>,
     release: Option<(ConnId, Option<Duration>)>,
