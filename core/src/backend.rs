@@ -36,14 +36,14 @@ pub(crate) struct Backend {
     pub(crate) health: HealthTracker,
     /// Leases that are out.
     in_flight: u32,
-    /// The maximum of leases that may be out.
+    /// The maximum of open leases.
     limit: u32,
     /// The maximum, or the number of open leases when the maximum was lowered below it.
     most: u32,
-    /// Of the leases out, those that are not work for the backend: streams, and requests that wait
-    /// for their client.
+    /// Open leases that are not work for the backend: streams, and requests that wait for their
+    /// client.
     aside: u32,
-    /// Of the leases out, those that were set aside at least once.
+    /// Open leases that were set aside at least once.
     marked: u32,
     /// Recent requests that it refused, as of its last event.
     turned_away: u32,

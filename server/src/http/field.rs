@@ -129,9 +129,9 @@ const fn place(len: usize, first: u8) -> usize {
     2 * len + (first as usize >> 3 & 1)
 }
 
-/// A token of up to 17 bytes in lower case, as three numbers that are compared at once instead of
-/// byte by byte. Every byte has the bit set that makes a letter lower case. Among different bytes
-/// of tokens this makes only `^` and `~` equal, and no known name contains them.
+/// A token of up to 17 bytes in lower case, as three numbers, so that tokens are compared at once
+/// and not byte by byte. Lower case means that one bit is set in every byte. This makes letters of
+/// both cases equal, and otherwise only `^` and `~`, which no known name contains.
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct Spelled {
     /// The first eight bytes, or all of them.
@@ -259,7 +259,7 @@ impl<'h, 'b> Fields<'h, 'b> {
         (end > 0).then_some(Self { input, first, end, list, names, present, repeated })
     }
 
-    /// Returns the bytes of the first line of a head at the start of the input, with its CRLF.
+    /// Returns the length of the first line of a head at the start of the input, with its CRLF.
     pub(super) const fn first_line_len(&self) -> usize {
         self.first
     }

@@ -262,7 +262,7 @@ pub(crate) const fn lacks_date(head: &ResponseHead<'_, '_>) -> bool {
     head.status >= 200 && !head.fields.has(Name::Date)
 }
 
-/// Returns the bytes of a response's status line, with its CRLF.
+/// Returns the length of a response's status line, with its CRLF.
 pub(crate) const fn status_line_len(head: &ResponseHead<'_, '_>) -> usize {
     head.fields.first_line_len()
 }

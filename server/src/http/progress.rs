@@ -67,8 +67,8 @@ mod tests {
     const LIMITS: HeadLimits =
         HeadLimits { head_bytes_max: 60_000, target_bytes_max: 60_000, fields_max: 128 };
 
-    /// Returns the bytes searched and parsed until the verdict over `input` in pieces of `step`
-    /// bytes, and the bytes that had arrived by then.
+    /// Returns the numbers of bytes searched and parsed until the verdict over `input` in pieces of
+    /// `step` bytes, and of bytes that had arrived by then.
     fn work(input: &[u8], step: usize, is_request: bool) -> (usize, usize) {
         let mut progress = HeadProgress::default();
         let (mut work, mut before) = (0, 0);

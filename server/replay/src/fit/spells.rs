@@ -187,7 +187,7 @@ impl Piece {
 /// Takes time and memory proportional to the visits, whatever duration the recording claims:
 /// seconds in which no request began or ended are handled together.
 fn pieces(backend: &BackendHistory, width: &Width, end_s: f64) -> Vec<Piece> {
-    // A request that ended as it began, such as a refused one, held no worker.
+    // A request with no duration, such as a refused one, held no worker.
     let held = backend.visits.iter().filter(|visit| visit.end_s > visit.at_s);
     let mut changes: Vec<(f64, bool)> =
         held.flat_map(|visit| [(visit.at_s, true), (visit.end_s, false)]).collect();

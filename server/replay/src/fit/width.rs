@@ -14,7 +14,7 @@ pub(super) struct Width {
     pub(super) workers: u32,
     /// Requests that one worker finishes a second.
     pub(super) per_second: f64,
-    /// Whether more than that were in flight, so that the width was observed.
+    /// Whether more requests than `workers` were in flight, so that the width was observed.
     pub(super) is_seen: bool,
 }
 
@@ -30,7 +30,7 @@ impl Exposure {
     pub(super) fn new(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Self {
         // Beginnings and ends in order of time. At equal times ends come first.
         let mut events: Vec<(f64, bool, bool)> = Vec::with_capacity(2 * visits.len());
-        // A request that ended as it began, such as a refused one, held no worker.
+        // A request with no duration, such as a refused one, held no worker.
         for visit in visits.iter().filter(|visit| visit.end_s > visit.at_s) {
             events.push((visit.at_s, true, false));
             events.push((visit.end_s, false, visit.is_good()));
