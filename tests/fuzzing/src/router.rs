@@ -5,6 +5,7 @@ use std::time::Duration;
 use intelliproxy_core::{
     Action, Asker, Event, Health, Instant, Lease, LoadReport, NoRoute, Outcome, PolicyKind,
     ProbeAnswer, ProbeFailure, ProbeId, ProbeResult, RequestFailure, Router, RouterConfig, Rules,
+    StandingView,
 };
 
 use intelliproxy::fuzzing::Source;
@@ -137,9 +138,13 @@ impl World {
                 let is_free = |b: &&intelliproxy_core::BackendSnapshot| {
                     b.health != Health::Down && !ids.contains(&b.id)
                 };
+                // An ejected backend comes after a held one.
+                let is_in = |b: &&intelliproxy_core::BackendSnapshot| {
+                    matches!(b.standing, StandingView::In | StandingView::SlowStart { .. })
+                };
                 assert!(
                     chosen.held.is_none()
-                        || !backends.iter().any(|b| is_free(&b) && b.held.is_none()),
+                        || !backends.iter().any(|b| is_free(&b) && is_in(&b) && b.held.is_none()),
                     "a held backend is chosen only if no other is left"
                 );
                 assert!(
