@@ -1,5 +1,6 @@
 //! One probe on its own connection: sends a request, judges the response, closes the connection.
 //! The status decides a ping, so nothing after its head is read.
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use intelliproxy_core::{
@@ -7,6 +8,7 @@ use intelliproxy_core::{
 };
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::excerpt;
 use super::notice::ReportFault;
@@ -270,19 +272,23 @@ impl ReportBody {
     }
 }
 
-/// Returns the backend's figures that are numbers, and the fault of the rest. Returns no figures if
-/// the text is not a JSON object.
+/// Returns the backend's figures that are finite numbers, and the fault of the rest. Returns no
+/// figures if the text is not a JSON object. A value that cannot be read, such as a number beyond
+/// all floats, spoils no other one.
 fn read_report(body: &[u8]) -> (Option<LoadReport>, Option<ReportFault>) {
-    let value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    let Some(object) = value.as_object() else {
+    let Ok(object) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(body) else {
         return (None, Some(ReportFault::NoObject { excerpt: excerpt::of_backend(body) }));
     };
     let mut fault = None;
     let mut number = |field: &'static str| {
-        let value = object.get(field).filter(|value| !value.is_null())?;
-        let number = value.as_f64();
+        let text = object.get(field)?.get();
+        let value: Option<Value> = serde_json::from_str(text).ok();
+        if value == Some(Value::Null) {
+            return None;
+        }
+        let number = value.as_ref().and_then(Value::as_f64);
         if number.is_none() && fault.is_none() {
-            let excerpt = excerpt::of_backend(value.to_string().as_bytes());
+            let excerpt = excerpt::of_backend(text.as_bytes());
             fault = Some(ReportFault::NoNumber { field, excerpt });
         }
         number
@@ -443,7 +449,7 @@ mod tests {
         let no_number = |field, excerpt: &str| {
             Some(ReportFault::NoNumber { field, excerpt: excerpt.to_owned() })
         };
-        let rows: [(&str, Option<LoadReport>, Option<ReportFault>); 7] = [
+        let rows: [(&str, Option<LoadReport>, Option<ReportFault>); 12] = [
             (r#"{"queueLen":3,"cpuBusyMs":12.5,"memRss":9,"heapUsed":7}"#, Some(all), None),
             (
                 r#"{"queueLen":"many","memRss":9}"#,
@@ -456,7 +462,20 @@ mod tests {
                 no_number("heapUsed", "[1]"),
             ),
             (r#"{"queueLen":true}"#, Some(none), no_number("queueLen", "true")),
+            (
+                r#"{"memRss":9,"queueLen":1e999,"cpuBusyMs":-1e999}"#,
+                Some(memory),
+                no_number("queueLen", "1e999"),
+            ),
+            (r#"{"memRss":9,"heapUsed":1e400}"#, Some(memory), no_number("heapUsed", "1e400")),
+            (r#"{"other":1e999,"more":[{"a":-1e999}],"memRss":9}"#, Some(memory), None),
+            (r#"{"queueLen":[1e999],"memRss":9}"#, Some(memory), no_number("queueLen", "[1e999]")),
             (r#"{"other":1}"#, Some(none), Some(ReportFault::NoFigures)),
+            (
+                r#"{"memRss":9,"other":NaN}"#,
+                None,
+                Some(no_object(r#"{\"memRss\":9,\"other\":NaN}"#)),
+            ),
             ("[]", None, Some(no_object("[]"))),
             ("nonsense", None, Some(no_object("nonsense"))),
         ];
