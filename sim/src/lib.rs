@@ -1,15 +1,15 @@
-//! Simulated backends for IntelliProxy: servers with faults that can be chosen, repeated and
-//! watched.
+//! Simulated backends for IntelliProxy: servers whose faults can be chosen, repeated and observed.
 //!
-//! [`Model`] decides the fate of a request: it is seeded, gets the time, and does no I/O.
-//! [`Backend`] is a blocking HTTP/1.1 server that acts it out, a thread for each connection. The
-//! binary `sim` runs one backend; the binary `all` runs the proxy and the servers A and B.
+//! [`Model`] decides the response to each request. It is seeded, receives the time, and does no
+//! I/O. [`Backend`] is a blocking HTTP/1.1 server that applies the decisions, with a thread for
+//! each connection. The binary `sim` runs one backend; the binary `all` runs the proxy and the
+//! servers A and B.
 //!
 //! # Responses of a backend
 //! | path | response |
 //! |---|---|
 //! | `/health` | `OK`: a ping |
-//! | `/metrics` | the backend's own figures as JSON: an observation, never faulted, moves nothing |
+//! | `/metrics` | the backend's own figures as JSON; without faults or effect on the model |
 //! | any other | `Hello from backend on port N`: traffic |
 //!
 //! # Faults

@@ -39,7 +39,7 @@ pub(crate) struct Estimate {
     pub(crate) estimated_ms: f64,
     /// Half the width of the difference's interval; `None` with too few blocks.
     pub(crate) half_width_ms: Option<f64>,
-    /// Quantiles of the weighted costs: median and 99th percentile, ms.
+    /// The median of the weighted costs, ms.
     pub(crate) p50_ms: f64,
     /// The 99th percentile of the weighted costs, ms.
     pub(crate) p99_ms: f64,

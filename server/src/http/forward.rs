@@ -99,7 +99,7 @@ pub(crate) struct RequestPlan<'a> {
     pub(crate) max_forwards: Option<u64>,
 }
 
-/// Returns the most bytes of a request's head as [`encode_request`] writes it.
+/// Returns the maximum length of a request's head as [`encode_request`] writes it.
 pub(crate) fn request_len_max(
     head: &RequestHead<'_, '_>,
     plan: &RequestPlan<'_>,

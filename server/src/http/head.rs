@@ -370,8 +370,8 @@ fn oversize(input: &[u8], limits: &HeadLimits) -> Option<ClientError> {
     (input.len() >= limits.head_bytes_max).then_some(ClientError::HeadTooLarge)
 }
 
-/// Returns the most bytes of a request line without its LF: method, spaces and version are added to
-/// the target. A method that does not fit is unknown to the proxy.
+/// Returns the maximum length of a request line without its LF: method, spaces and version are
+/// added to the target. A method that does not fit is unknown to the proxy.
 const fn line_bytes_max(limits: &HeadLimits) -> usize {
     limits.target_bytes_max + 32
 }
