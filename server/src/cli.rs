@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use log::{LevelFilter, info, warn};
 
@@ -37,6 +39,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         return replay::main(args);
     }
     let args: Vec<OsString> = args.collect();
+    let read_file = |path: &Path| read_file_within(path, READ_TIME);
     match Command::parse(args.iter().cloned(), read_file) {
         Ok(Command::Run { config, log_level, file }) => run(*config, log_level, file, args),
         Ok(Command::Check { config, file }) => check(&config, file.as_deref()),
@@ -125,6 +128,21 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a file as [`read_file`] does, and gives up after `time`: a pipe without a writer, or a
+/// dead mount, would hold the start for ever. The thread that hangs ends with the process.
+fn read_file_within(path: &Path, time: Duration) -> io::Result<Vec<u8>> {
+    let (sender, read) = crossbeam_channel::bounded(1);
+    let owned = path.to_owned();
+    thread::Builder::new().name("config".to_owned()).spawn(move || {
+        // After the time the result has no reader.
+        let _ = sender.send(read_file(&owned));
+    })?;
+    read.recv_timeout(time).unwrap_or_else(|_| {
+        let wrong = format!("reading took longer than {} ms", time.as_millis());
+        Err(io::Error::other(wrong))
+    })
+}
+
 /// Prints to stdout. A closed stdout is not a fault of the program.
 fn print(text: &str) -> ExitCode {
     let _ = writeln!(io::stdout(), "{}", plain_lines(text));
@@ -136,7 +154,37 @@ fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "intelliproxy: {}", plain(text));
 }
 
+/// The longest time of reading the configuration at the start and for `--check`; the default of
+/// `timeouts.reloadMs`.
+const READ_TIME: Duration = Duration::from_secs(30);
 /// Exit code for invalid arguments and files.
 const EXIT_USAGE: u8 = 2;
 /// Bytes of a configuration file: a thousand backends take a tenth of it.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::*;
+
+    /// A file and a pipe with a writer are read; a pipe without one is given up.
+    #[test]
+    fn a_silent_pipe_is_given_up() {
+        let folder =
+            std::env::temp_dir().join(format!("intelliproxy-config-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        let (file, pipe) = (folder.join("file"), folder.join("pipe"));
+        fs::write(&file, "{}").expect("a file");
+        assert_eq!(read_file_within(&file, READ_TIME).expect("it is short"), b"{}");
+        assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+        let error =
+            read_file_within(&pipe, Duration::from_millis(20)).expect_err("it has no writer");
+        assert_eq!(error.to_string(), "reading took longer than 20 ms");
+        // The thread that was given up reads this one.
+        fs::write(&pipe, "{}").expect("a reader waits");
+        fs::remove_dir_all(folder).expect("the folder goes");
+    }
+}

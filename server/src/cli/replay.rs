@@ -7,13 +7,15 @@
 //! | 2 | an argument is invalid |
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 use intelliproxy_core::Rules;
 use intelliproxy_replay::{Answer, Host, answer};
 
-use super::{EXIT_USAGE, complain, print};
+use super::{EXIT_USAGE, FILE_BYTES_MAX, complain, print};
 use crate::config::rules_from_json;
+use crate::edge::disk;
 use crate::plain::os_error_text;
 use crate::utc::Utc;
 
@@ -49,7 +51,8 @@ struct Machine;
 
 impl Host for Machine {
     fn read(&self, file: &str) -> Result<Vec<u8>, String> {
-        fs::read(file).map_err(|error| os_error_text(&error))
+        disk::read_named(Path::new(file), RECORDING_BYTES_MAX)
+            .map_err(|error| os_error_text(&error))
     }
 
     fn write(&self, file: &str, text: &str) -> Result<(), String> {
@@ -57,8 +60,9 @@ impl Host for Machine {
     }
 
     fn rules(&self, file: &str) -> Result<Rules, String> {
-        let text = fs::read_to_string(file)
+        let bytes = disk::read_named(Path::new(file), FILE_BYTES_MAX)
             .map_err(|error| format!("{file}: {}", os_error_text(&error)))?;
+        let text = String::from_utf8(bytes).map_err(|_| format!("{file}: is not UTF-8"))?;
         rules_from_json(&text).map_err(|error| format!("{file}:{error}"))
     }
 
@@ -68,9 +72,31 @@ impl Host for Machine {
     }
 }
 
+/// Bytes of a recording, which is held in memory as a whole. A larger one is best made as a ring of
+/// files (`recording.bytesMax`).
+const RECORDING_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A device, a folder or a file that is too large is not read.
+    #[test]
+    fn only_regular_files_of_a_bearable_size_are_read() {
+        let irregular = "is not a regular file";
+        for file in ["/dev/zero", "/"] {
+            assert_eq!(Machine.read(file), Err(irregular.to_owned()));
+            let wrong = Machine.rules(file).expect_err("no file");
+            assert_eq!(wrong, format!("{file}: {irregular}"));
+        }
+        let name = format!("intelliproxy-large-{}", std::process::id());
+        let file = std::env::temp_dir().join(name).to_string_lossy().into_owned();
+        // Sparse: it takes no room.
+        let large = fs::File::create(&file).expect("a file");
+        large.set_len(RECORDING_BYTES_MAX + 1).expect("a sparse file");
+        assert_eq!(Machine.read(&file), Err("larger than 4294967296 bytes".to_owned()));
+        fs::remove_file(&file).expect("the file is there");
+    }
 
     /// A date is written as reports show it.
     #[test]

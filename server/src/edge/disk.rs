@@ -81,6 +81,26 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, U
     Ok(Some(text))
 }
 
+/// Reads a regular file of at most `bytes_max` bytes that a person named; links are followed.
+pub(crate) fn read_named(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let too_large = || io::Error::other(format!("larger than {bytes_max} bytes"));
+    let mut options = File::options();
+    // Opening a pipe would wait for a writer.
+    options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let file = options.open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other(IRREGULAR));
+    }
+    if found.len() > bytes_max {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    // It may grow, and files of the system have no length.
+    let read = file.take(bytes_max + 1).read_to_end(&mut bytes)? as u64;
+    if read > bytes_max { Err(too_large()) } else { Ok(bytes) }
+}
+
 /// The path with `suffix` appended to its name.
 pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

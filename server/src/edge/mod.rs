@@ -3,7 +3,7 @@
 //!
 //! The reactor waits for none of them while the proxy serves. A reading of the configuration that
 //! hangs is given up after `timeouts.reloadMs`; a late result is dropped.
-mod disk;
+pub(crate) mod disk;
 pub(crate) mod logging;
 mod observe;
 pub(crate) mod record;
