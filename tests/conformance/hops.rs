@@ -1,7 +1,9 @@
 //! Hops before the proxy: which fields are trusted, which address is the client's, access to
 //! /stats, and loops.
+use std::time::Duration;
+
 use intelliproxy::config::Config;
-use intelliproxy::proxy::Notice;
+use intelliproxy::proxy::{ConnId, Notice};
 
 use super::bench::{Bench, VIA, refusal};
 
@@ -105,14 +107,28 @@ fn the_client_is_the_rightmost_untrusted_address() {
         });
         assert_eq!(named.as_deref(), Some(expected), "{peer} {fields}");
     }
-    // An invalid request is attributed to the peer, not to the client of the request before it.
-    let mut bench = trusting();
-    let client = bench.client_from("192.0.2.7:1");
-    bench.send(client, b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n");
-    bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-    bench.send(client, b"GET / HTTP/1.1\r\n\r\n");
-    let is_peer = |notice: &Notice| matches!(notice, Notice::ClientError { peer, .. } if peer.to_string() == "192.0.2.7:1");
-    assert!(bench.notices.iter().any(is_peer));
+}
+
+/// An invalid or incomplete head is attributed to the peer, not to the client of the request before
+/// it.
+#[test]
+fn a_head_that_fails_is_the_peers() {
+    type End = fn(&mut Bench, ConnId);
+    let ends: [(&[u8], End); 3] = [
+        (b"GET / HTTP/1.1\r\n\r\n", |_, _| {}),
+        (b"GET / HTTP/1.1\r\n", |bench, _| bench.pass(Duration::from_secs(10))),
+        (b"GET / HTTP/1.1\r\n", |bench, client| bench.end(client)),
+    ];
+    for (head, end) in ends {
+        let mut bench = trusting();
+        let client = bench.client_from("192.0.2.7:1");
+        bench.send(client, b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n");
+        bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        bench.send(client, head);
+        end(&mut bench, client);
+        let is_peer = |notice: &Notice| matches!(notice, Notice::ClientError { peer, .. } if peer.to_string() == "192.0.2.7:1");
+        assert!(bench.notices.iter().any(is_peer), "{head:?}: {:?}", bench.notices);
+    }
 }
 
 /// /stats is shown to an allowed peer whose request was not forwarded, and to an allowed client
@@ -230,7 +246,7 @@ fn a_proxy_header_names_the_client() {
     // request.
     let mut bench = trusting();
     let conn = bench.announced_client("192.0.2.9:1", b"PROXY TCP4 ");
-    bench.pass(std::time::Duration::from_secs(10));
+    bench.pass(Duration::from_secs(10));
     assert_eq!(bench.text(conn), refusal(408));
     let mut bench = trusting();
     let conn = bench.announced_client("192.0.2.9:1", b"PROXY TCP4 ");

@@ -21,6 +21,10 @@ impl Session {
         let client = &mut self.client;
         let excerpt = client.input.as_ref().map_or(&[][..], Buffer::bytes);
         let is_head = matches!(client.receive, Receive::Head);
+        if is_head && self.exchange.is_none() {
+            // Its client is unknown; it is not the client of the last request.
+            client.hop.forwards_for = None;
+        }
         let notice = Notice::client_error(client.hop.client(), error, excerpt, is_head);
         shared.actions.push_back(Action::Notify(notice));
         let has_begun_answer = self.exchange.as_ref().is_some_and(|e| e.has_begun_answer);

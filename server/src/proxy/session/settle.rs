@@ -93,8 +93,6 @@ impl Session {
             }
             Err(error) => {
                 cold_path();
-                // Its client is unknown; it is not the client of the last request.
-                self.client.hop.forwards_for = None;
                 self.fail_client(now, error, shared);
             }
         }
