@@ -96,7 +96,11 @@ impl Learned {
     pub(super) fn eject(&mut self, now: Instant, slot: usize, share: f64, reason: EjectReason) {
         let out = self.quarantined + self.probation + 1;
         let may = outlier::is_within_cap(out, self.present) && self.regret.allows(now);
-        if self.is_model || !may {
+        let mut others = self.units.iter().enumerate().filter(|(other, _)| *other != slot);
+        // The last usable backend is never ejected, whatever it fails.
+        let is_needed =
+            !others.any(|(_, unit)| unit.is_present && unit.is_up && unit.restraints.is_normal());
+        if self.is_model || !may || is_needed {
             return;
         }
         let here = self.units.iter().filter(|unit| unit.is_present);

@@ -166,6 +166,19 @@ fn an_excused_error_is_a_sign_of_life() {
     }
 }
 
+/// The last backend that can serve is not ejected, whatever it fails.
+#[test]
+fn the_last_one_stays() {
+    let mut bench = bench(2);
+    serve(&mut bench, 400, &[10.0; 2]);
+    bench.bring_down(1);
+    for _ in 0..20 {
+        assert_eq!(bench.send(&[]), 0);
+        bench.end(0, error());
+    }
+    assert!(!matches!(learned(&bench, 0).state, LearnedStanding::Quarantined { .. }));
+}
+
 /// A stream stops counting at its head. It stays in flight until its end, and its length teaches
 /// nothing.
 #[test]
