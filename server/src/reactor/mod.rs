@@ -119,7 +119,6 @@ impl Reactor {
         let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
             .map_err(|error| error.to_string())?;
         let of_admin = if setup.admin_listeners.is_empty() { 0 } else { CONNECTIONS_MAX };
-        proxy.limit_connections(connections_max().saturating_sub(of_admin));
         let keeper = Keeper::start(&config, &mut proxy, now)?;
         let recording = recording.map(|(recorder, guard)| {
             proxy.record_into(Box::new(recorder), wall_clock_nanos());
@@ -140,6 +139,8 @@ impl Reactor {
             listeners.push(Listener { socket, speaks_proxy_protocol, is_ready: false });
         }
         let admin = AdminPort::new(setup.admin_listeners, registry).map_err(fail)?;
+        // After everything that opens files for the life of the process.
+        proxy.limit_connections(connections_max().saturating_sub(of_admin));
         Ok(Self {
             poll,
             clock,
