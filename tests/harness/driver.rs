@@ -382,7 +382,7 @@ impl Driver {
 }
 
 /// Records that the proxy sees a peer's end. Right after the last bytes it is a half-close; between
-/// 0.5 and 2 ms only if the response had not begun, which this does not tell apart.
+/// 0.05 and 2 ms only if the response had not begun, which this does not tell apart.
 fn see_end(net: &mut Net, link: usize) {
     let link = &mut net.links[link];
     let is_prompt = net.now.since(link.last_read) < HALF_CLOSE_WITHIN;
