@@ -3,7 +3,7 @@
 //!
 //! | standing | left on | for |
 //! |---|---|---|
-//! | in | failures well above those of the others, and three in a row (two where the others have none) or 2.5 of the last 20 | ejected |
+//! | in | failures well above those of the others, and three in a row (two if the others do not fail) or 2.5 of the last 20 | ejected |
 //! | ejected | a good ping after the back-off | probation |
 //! | ejected, probation | the others fail as much, or more without it (regret) | in |
 //! | probation | enough good requests in a row, one at a time; good pings count for all but the last | in, slow start |
