@@ -7,6 +7,7 @@
 //! [`poll_action`](Proxy::poll_action) requests, and calls
 //! [`handle_timeout`](Proxy::handle_timeout) at [`poll_timeout`](Proxy::poll_timeout). The same
 //! calls with the same times have the same effects.
+mod action;
 mod askers;
 mod conn;
 mod counters;
@@ -28,6 +29,7 @@ mod shared;
 mod stats;
 mod stopping;
 mod timers;
+mod traffic;
 mod trust;
 mod upstreams;
 
@@ -38,19 +40,18 @@ use std::net::SocketAddr;
 use intelliproxy_core::journal::JournalSink;
 use intelliproxy_core::{
     Action as RouterAction, BackendId, ConfigError, Instant, PolicyState, PolicyStateError,
-    ProbeFailure, Snapshot,
+    Snapshot,
 };
 
-use self::conn::{Conn, ConnTable, Upstream};
+pub use self::action::{Action, ConnectFailure};
+use self::conn::{Conn, ConnTable};
 use self::counters::Counters;
-use self::dispatch::connect_error;
 use self::give_way::GiveWay;
 pub use self::id::ConnId;
 pub use self::notice::{ConfigChange, Full, Notice, RemedyTaken, ReportFault};
 pub(crate) use self::probe::{HEAD_BYTES_MAX as PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX};
 use self::queue::Queue;
 use self::room::Room;
-use self::serving::watch;
 use self::session::{ClientHalf, Hop, Session, Side};
 use self::shared::Shared;
 use self::stats::Stats;
@@ -59,55 +60,6 @@ use self::upstreams::Upstreams;
 use crate::config::{BackendTarget, Config};
 pub(crate) use crate::http::field::FIELDS_MAX;
 use crate::pages::{LogCounts, ReloadCounts};
-
-/// An action that the proxy requests from its driver.
-#[derive(Debug, PartialEq)]
-pub enum Action {
-    /// Make a connection; the driver reports the result by [`Proxy::handle_connected`].
-    Connect {
-        /// Its id in the proxy.
-        conn: ConnId,
-        /// Destination.
-        address: SocketAddr,
-    },
-    /// Read all that the connection has received, including its end, before writing to it: the next
-    /// request on it would be lost if it is closed.
-    Look {
-        /// The connection.
-        conn: ConnId,
-    },
-    /// Report how many bytes written to a connection its peer has not acknowledged, by
-    /// [`Proxy::handle_measured`].
-    Measure {
-        /// The connection.
-        conn: ConnId,
-    },
-    /// Send the end of the stream; reading continues.
-    Shutdown {
-        /// The connection; all its waiting bytes are written.
-        conn: ConnId,
-    },
-    /// Close a connection; its id is no longer valid.
-    Close {
-        /// The connection.
-        conn: ConnId,
-        /// Whether to reset it, so that the peer does not take the end for a clean one.
-        with_reset: bool,
-    },
-    /// A fact for observers.
-    Notify(Notice),
-}
-
-/// The reason for a failed connection attempt.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ConnectFailure {
-    /// The address has no listener.
-    Refused,
-    /// The proxy's own system had no descriptor, port or memory for it. No backend is to blame.
-    Exhausted,
-    /// Any other reason.
-    Unreachable,
-}
 
 /// The proxy. Its methods are of the four kinds of [`Router`](intelliproxy_core::Router): facts
 /// (`handle_*`), immediate results (`read_space`, `write_ready`, `handle_accept`), effects
@@ -227,186 +179,11 @@ impl Proxy {
         }
     }
 
-    /// Handles the result of a requested connection.
-    pub fn handle_connected(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        result: Result<(), ConnectFailure>,
-    ) {
-        match (self.owner(conn), result) {
-            (Owner::Session(id, Side::Upstream), Ok(())) => {
-                self.prefer(conn);
-                self.count_connected(now, conn);
-                if let Some(session) = self.table.session_mut(id) {
-                    session.handle_linked(now, conn, false);
-                }
-                self.serve(now, id);
-            }
-            (Owner::Session(id, Side::Upstream), Err(failure)) => {
-                cold_path();
-                self.count_unconnected(conn);
-                self.redirect(now, id, conn, connect_error(failure));
-                self.serve(now, id);
-            }
-            (Owner::Probe, Ok(())) => {
-                if let Some(probe) = self.probe_mut(conn) {
-                    probe.handle_connected();
-                }
-                self.mark_dirty(conn);
-            }
-            (Owner::Probe, Err(failure)) => self.redirect_probe(now, conn, failure),
-            (Owner::Session(_, Side::Client) | Owner::Idle(_) | Owner::Gone, _) => {}
-        }
-    }
-
-    /// Returns room for bytes of a connection; empty if they have to wait.
-    #[inline(always)]
-    pub fn read_space(&mut self, conn: ConnId) -> &mut [u8] {
-        match self.owner(conn) {
-            Owner::Session(id, side) => match self.table.session_mut(id) {
-                Some(session) => session.read_space(side, &mut self.shared),
-                None => &mut [],
-            },
-            Owner::Probe => self.probe_space(conn),
-            Owner::Idle(_) => &mut self.sink,
-            Owner::Gone => &mut [],
-        }
-    }
-
-    /// Handles `count` bytes that were put into [`read_space`](Self::read_space); 0 if none had
-    /// arrived.
-    #[inline(always)]
-    pub fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
-        match self.owner(conn) {
-            Owner::Session(id, side) => {
-                if side == Side::Upstream {
-                    self.count_received(conn, count);
-                }
-                if let Some(session) = self.table.session_mut(id) {
-                    session.handle_read(now, side, count, &mut self.shared);
-                }
-                if count > 0 {
-                    self.serve(now, id);
-                }
-            }
-            Owner::Probe => self.read_probe(now, conn, count),
-            Owner::Idle(backend) if count > 0 => {
-                self.notify(Notice::UnsolicitedBytes { backend });
-                self.discard_idle(backend, conn);
-            }
-            Owner::Idle(_) | Owner::Gone => {}
-        }
-    }
-
     /// Returns the work done so far, in bytes read; expensive bytes count several times. A driver
     /// with many connections limits each one by it.
     #[inline]
     pub const fn work(&self) -> u64 {
         self.shared.work
-    }
-
-    /// Handles the end of a peer's side: no more bytes arrive.
-    pub fn handle_eof(&mut self, now: Instant, conn: ConnId) {
-        match self.owner(conn) {
-            Owner::Session(id, side) => {
-                if let Some(session) = self.table.session_mut(id) {
-                    session.handle_eof(now, side, &mut self.shared);
-                }
-                self.serve(now, id);
-            }
-            Owner::Probe => {
-                if let Some(result) = self.probe_mut(conn).map(|probe| probe.handle_eof(now)) {
-                    self.finish_probe(now, conn, result);
-                }
-            }
-            Owner::Idle(backend) => self.discard_idle(backend, conn),
-            Owner::Gone => {}
-        }
-    }
-
-    /// Handles a reset or another break of a connection.
-    pub fn handle_failed(&mut self, now: Instant, conn: ConnId) {
-        match self.owner(conn) {
-            Owner::Session(id, side) => {
-                if let Some(session) = self.table.session_mut(id) {
-                    session.handle_failed(now, side, &mut self.shared);
-                }
-                self.serve(now, id);
-            }
-            Owner::Probe => self.finish_probe(now, conn, Err(ProbeFailure::Cut)),
-            Owner::Idle(backend) => self.discard_idle(backend, conn),
-            Owner::Gone => {}
-        }
-    }
-
-    /// Returns the bytes that wait for a connection.
-    pub fn write_ready(&self, conn: ConnId) -> &[u8] {
-        match self.table.get(conn).map(|entry| &entry.conn) {
-            Some(Conn::Client(session)) => session.write_ready(Side::Client),
-            Some(Conn::Upstream(Upstream { session: Some(id), .. })) => {
-                match self.table.get(*id).map(|entry| &entry.conn) {
-                    Some(Conn::Client(session)) => session.write_ready(Side::Upstream),
-                    _ => &[],
-                }
-            }
-            Some(Conn::Probe(probe)) => {
-                cold_path();
-                probe.write_ready()
-            }
-            Some(Conn::Upstream(_)) | None => &[],
-        }
-    }
-
-    /// Whether the connection's end follows its waiting bytes in the same turn. The driver may hold
-    /// the bytes back until then, so that both leave together.
-    pub fn is_last_write(&self, conn: ConnId) -> bool {
-        match self.table.get(conn).map(|entry| &entry.conn) {
-            Some(Conn::Client(session)) => session.is_closing(),
-            Some(Conn::Upstream(_) | Conn::Probe(_)) | None => false,
-        }
-    }
-
-    /// Handles that a connection took the first `count` bytes of
-    /// [`write_ready`](Self::write_ready).
-    pub fn handle_written(&mut self, now: Instant, conn: ConnId, count: usize) {
-        match self.owner(conn) {
-            Owner::Session(id, side) => {
-                if side == Side::Upstream {
-                    self.count_sent(conn, count);
-                }
-                let Some(entry) = self.table.get_mut(id) else { return };
-                let Conn::Client(session) = &mut entry.conn else { return };
-                if session.handle_written(now, side, count, &mut self.shared) {
-                    cold_path();
-                    self.serve(now, id);
-                } else {
-                    let horizon = self.shared.horizon(now);
-                    watch(entry, id, horizon, &mut self.timers, &self.shared);
-                }
-            }
-            Owner::Probe => {
-                if let Some(probe) = self.probe_mut(conn) {
-                    probe.handle_written(count);
-                }
-            }
-            Owner::Idle(_) | Owner::Gone => {}
-        }
-    }
-
-    /// Handles a connection that takes no more bytes. Bytes that it sent may still be unread.
-    pub fn handle_write_failed(&mut self, now: Instant, conn: ConnId) {
-        match self.owner(conn) {
-            Owner::Session(id, side) => {
-                if let Some(session) = self.table.session_mut(id) {
-                    session.handle_write_failed(now, side, &mut self.shared);
-                }
-                self.serve(now, id);
-            }
-            Owner::Probe => self.finish_probe(now, conn, Err(ProbeFailure::Cut)),
-            Owner::Idle(backend) => self.discard_idle(backend, conn),
-            Owner::Gone => {}
-        }
     }
 
     /// Handles deadlines up to `now`, and begins probes. Early or repeated calls are harmless;

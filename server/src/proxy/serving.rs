@@ -17,36 +17,6 @@ use crate::http::UpstreamError;
 const PUT_OFF: Duration = Duration::from_millis(1);
 
 impl Proxy {
-    /// Handles a peer's end behind bytes for which there is no [`read_space`](Self::read_space)
-    /// yet. May be repeated.
-    pub fn handle_end_seen(&mut self, now: Instant, conn: ConnId) {
-        if let Owner::Session(id, Side::Client) = self.owner(conn)
-            && let Some(session) = self.table.session_mut(id)
-            && session.handle_end_seen(now, &mut self.shared)
-        {
-            self.serve(now, id);
-        }
-    }
-
-    /// Handles the number of bytes written to a connection that its peer has not acknowledged;
-    /// `None` if the driver does not know.
-    pub fn handle_measured(&mut self, now: Instant, conn: ConnId, unacknowledged: Option<u64>) {
-        if let Owner::Session(id, side) = self.owner(conn)
-            && let Some(session) = self.table.session_mut(id)
-        {
-            session.handle_measured(now, side, unacknowledged, &mut self.shared);
-            self.serve(now, id);
-        }
-    }
-
-    /// Notes whether bytes of a connection wait to be read. As long as some do, the deadlines of
-    /// its session are delayed: received bytes are read first.
-    pub fn handle_unread(&mut self, conn: ConnId, is_unread: bool) {
-        if let Some(entry) = self.table.get_mut(conn) {
-            entry.is_unread = is_unread;
-        }
-    }
-
     /// Serves a session after an event: fulfils its needs, marks connections with output, and
     /// ensures that it is checked in time.
     pub(super) fn serve(&mut self, now: Instant, id: ConnId) {

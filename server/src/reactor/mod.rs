@@ -9,8 +9,10 @@
 mod accept;
 mod admin;
 mod budget;
+mod bytes;
 mod clock;
 mod descriptors;
+mod effects;
 mod figures;
 mod signal;
 mod socket;
@@ -31,11 +33,11 @@ use mio::{Events, Interest, Poll, Waker};
 
 use self::accept::Listener;
 use self::admin::AdminPort;
-use self::budget::{Budget, COSTLY_READ, READS_MAX, is_costly, share_end};
+use self::budget::Budget;
 use self::clock::{Clock, seed, wall_clock_nanos};
 use self::descriptors::connections_max;
 use self::signal::Watched;
-use self::socket::{Moved, Socket, connect_failure};
+use self::socket::Socket;
 use self::token::Source;
 use self::unacknowledged::Diagnosis;
 use crate::admin::CONNECTIONS_MAX;
@@ -43,7 +45,7 @@ use crate::edge::Edge;
 use crate::edge::record;
 use crate::edge::resolve::Setup;
 use crate::edge::state::Keeper;
-use crate::proxy::{Action, ConnId, Proxy};
+use crate::proxy::{ConnId, Proxy};
 
 /// Events taken from the system in one turn.
 const EVENTS_MAX: usize = 1024;
@@ -332,25 +334,6 @@ impl Reactor {
         self.flush();
     }
 
-    /// Continues with connections that had more bytes than their share.
-    #[cold]
-    fn read_on(&mut self) {
-        self.budget.begin(self.proxy.work());
-        for _ in 0..self.unread.len() {
-            if self.budget.is_spent(self.proxy.work()) {
-                break;
-            }
-            if let Some(conn) = self.unread.pop_front() {
-                if let Some(socket) = self.socket(conn) {
-                    socket.is_queued = false;
-                }
-                self.proxy.handle_unread(conn, false);
-                self.read(conn);
-                self.flush();
-            }
-        }
-    }
-
     /// Starts reading the configuration again.
     fn reload(&mut self) {
         if self.listeners.is_empty() {
@@ -371,206 +354,6 @@ impl Reactor {
         socket.is_connecting = false;
         socket.is_writable = true;
         self.proxy.handle_connected(self.now, conn, result);
-    }
-
-    /// Reads what arrived, up to a connection's share.
-    fn read(&mut self, conn: ConnId) {
-        let begun = self.proxy.work();
-        let mut work = begun;
-        let others_wait = !self.unread.is_empty();
-        for _ in 0..READS_MAX {
-            let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
-                cold_path();
-                return;
-            };
-            if socket.conn != conn || !socket.is_readable || socket.is_connecting {
-                cold_path();
-                return;
-            }
-            let space = self.proxy.read_space(conn);
-            if space.is_empty() {
-                cold_path();
-                let is_client = !socket.is_outgoing;
-                let (is_ending, is_broken) = (socket.is_ending, socket.is_broken);
-                if is_client && is_ending {
-                    // Bytes that arrived before a break are not read any more.
-                    socket.is_readable &= !is_broken;
-                    self.see_end(conn, is_broken);
-                }
-                return;
-            }
-            let most = if socket.is_costly { space.len().min(COSTLY_READ) } else { space.len() };
-            let moved = socket.read(&mut space[..most]);
-            let has_more = socket.is_readable;
-            let Moved::Bytes(count) = moved else {
-                return self.read_nothing(conn, moved);
-            };
-            self.proxy.handle_read(self.now, conn, count);
-            self.flush();
-            if !has_more {
-                return;
-            }
-            let before = std::mem::replace(&mut work, self.proxy.work());
-            if let Some(socket) = self.socket(conn) {
-                socket.is_costly = is_costly(count, work - before);
-            }
-            if work >= share_end(begun, others_wait) {
-                break;
-            }
-        }
-        self.queue(conn);
-    }
-
-    /// Reports that a client ended or broke its connection while its earlier bytes cannot be read
-    /// yet.
-    #[cold]
-    fn see_end(&mut self, conn: ConnId, is_broken: bool) {
-        if is_broken {
-            self.proxy.handle_failed(self.now, conn);
-        } else {
-            self.proxy.handle_end_seen(self.now, conn);
-        }
-        self.flush();
-    }
-
-    /// Reads once from a connection without a reported edge; the caller handles the effects.
-    fn look(&mut self, conn: ConnId) {
-        let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else { return };
-        let space = self.proxy.read_space(conn);
-        if socket.conn != conn || space.is_empty() {
-            return;
-        }
-        match socket.read(space) {
-            Moved::Bytes(count) => self.proxy.handle_read(self.now, conn, count),
-            moved => self.read_nothing(conn, moved),
-        }
-    }
-
-    /// Handles a read that brought no bytes.
-    #[cold]
-    fn read_nothing(&mut self, conn: ConnId, moved: Moved) {
-        match moved {
-            Moved::Bytes(_) => debug_assert!(false, "handled by the caller"),
-            Moved::Blocked => self.proxy.handle_read(self.now, conn, 0),
-            Moved::Ended => self.proxy.handle_eof(self.now, conn),
-            Moved::Failed => self.proxy.handle_failed(self.now, conn),
-        }
-    }
-
-    /// Lets a connection continue reading later in this turn or in the next one.
-    #[cold]
-    fn queue(&mut self, conn: ConnId) {
-        if let Some(socket) = self.socket(conn)
-            && !socket.is_queued
-        {
-            socket.is_queued = true;
-            self.proxy.handle_unread(conn, true);
-            self.unread.push_back(conn);
-        }
-    }
-
-    /// Writes the pending output as far as the system accepts it.
-    fn write(&mut self, conn: ConnId) {
-        loop {
-            let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
-                cold_path();
-                return;
-            };
-            let bytes = self.proxy.write_ready(conn);
-            if socket.conn != conn || bytes.is_empty() || socket.is_connecting {
-                cold_path();
-                return;
-            }
-            if !socket.is_writable {
-                cold_path();
-                if socket.watch_writes(self.poll.registry()).is_err() {
-                    self.proxy.handle_failed(self.now, conn);
-                }
-                return;
-            }
-            let length = bytes.len();
-            let is_last = !socket.is_outgoing && self.proxy.is_last_write(conn);
-            match socket.write(bytes, is_last) {
-                Moved::Bytes(count) => {
-                    self.proxy.handle_written(self.now, conn, count);
-                    if count == length {
-                        // More output would have marked the connection dirty again.
-                        return;
-                    }
-                }
-                Moved::Blocked => cold_path(),
-                Moved::Ended | Moved::Failed => {
-                    cold_path();
-                    // The peer accepts no more output; its input is still read.
-                    socket.is_writable = false;
-                    return self.proxy.handle_write_failed(self.now, conn);
-                }
-            }
-        }
-    }
-
-    /// Carries out the proxy's effects: its actions, and writes to every connection with new
-    /// output.
-    #[inline]
-    fn flush(&mut self) {
-        if self.proxy.has_effects() {
-            self.carry_out();
-        }
-    }
-
-    #[inline(never)]
-    fn carry_out(&mut self) {
-        loop {
-            if self.proxy.has_actions() {
-                self.act_all();
-            }
-            let Some(conn) = self.proxy.poll_dirty() else {
-                return;
-            };
-            self.write(conn);
-            // The write may have ended back-pressure, and edge-triggered polling reports no second
-            // edge for bytes that are already there.
-            if self.socket(conn).is_some_and(|socket| socket.is_readable) {
-                self.queue(conn);
-            }
-        }
-    }
-
-    #[cold]
-    fn act_all(&mut self) {
-        while let Some(action) = self.proxy.poll_action() {
-            self.act(action);
-        }
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Connect { conn, address } => {
-                match Socket::connecting(address, conn, self.poll.registry()) {
-                    Ok(socket) => self.insert(socket),
-                    Err(error) => {
-                        let failure = connect_failure(&error);
-                        self.proxy.handle_connected(self.now, conn, Err(failure));
-                    }
-                }
-            }
-            Action::Look { conn } => self.look(conn),
-            Action::Measure { conn } => self.measure(conn),
-            Action::Shutdown { conn } => {
-                if let Some(socket) = self.socket(conn) {
-                    socket.shutdown();
-                }
-            }
-            Action::Close { conn, with_reset } => {
-                let slot = self.sockets.get_mut(conn.slot());
-                if let Some(socket) = slot.and_then(|slot| slot.take_if(|s| s.conn == conn)) {
-                    socket.close(with_reset);
-                }
-            }
-            Action::Notify(notice) => {
-                self.edge.log_notice(self.now, &notice, &self.proxy);
-            }
-        }
     }
 
     fn insert(&mut self, socket: Socket) {

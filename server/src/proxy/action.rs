@@ -1,0 +1,54 @@
+//! What the proxy requests from its driver.
+use std::net::SocketAddr;
+
+use super::id::ConnId;
+use super::notice::Notice;
+
+/// An action that the proxy requests from its driver.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    /// Make a connection; the driver reports the result by [`Proxy::handle_connected`].
+    Connect {
+        /// Its id in the proxy.
+        conn: ConnId,
+        /// Destination.
+        address: SocketAddr,
+    },
+    /// Read all that the connection has received, including its end, before writing to it: the next
+    /// request on it would be lost if it is closed.
+    Look {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// Report how many bytes written to a connection its peer has not acknowledged, by
+    /// [`Proxy::handle_measured`].
+    Measure {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// Send the end of the stream; reading continues.
+    Shutdown {
+        /// The connection; all its waiting bytes are written.
+        conn: ConnId,
+    },
+    /// Close a connection; its id is no longer valid.
+    Close {
+        /// The connection.
+        conn: ConnId,
+        /// Whether to reset it, so that the peer does not take the end for a clean one.
+        with_reset: bool,
+    },
+    /// A fact for observers.
+    Notify(Notice),
+}
+
+/// The reason for a failed connection attempt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ConnectFailure {
+    /// The address has no listener.
+    Refused,
+    /// The proxy's own system had no descriptor, port or memory for it. No backend is to blame.
+    Exhausted,
+    /// Any other reason.
+    Unreachable,
+}

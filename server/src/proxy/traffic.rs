@@ -1,0 +1,221 @@
+//! Events of connections: each is passed to the session, the probe or the pool that owns the
+//! connection.
+use std::hint::cold_path;
+
+use intelliproxy_core::{Instant, ProbeFailure};
+
+use super::action::ConnectFailure;
+use super::conn::{Conn, Upstream};
+use super::dispatch::connect_error;
+use super::id::ConnId;
+use super::notice::Notice;
+use super::serving::watch;
+use super::session::Side;
+use super::{Owner, Proxy};
+
+impl Proxy {
+    /// Handles the result of a requested connection.
+    pub fn handle_connected(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        result: Result<(), ConnectFailure>,
+    ) {
+        match (self.owner(conn), result) {
+            (Owner::Session(id, Side::Upstream), Ok(())) => {
+                self.prefer(conn);
+                self.count_connected(now, conn);
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_linked(now, conn, false);
+                }
+                self.serve(now, id);
+            }
+            (Owner::Session(id, Side::Upstream), Err(failure)) => {
+                cold_path();
+                self.count_unconnected(conn);
+                self.redirect(now, id, conn, connect_error(failure));
+                self.serve(now, id);
+            }
+            (Owner::Probe, Ok(())) => {
+                if let Some(probe) = self.probe_mut(conn) {
+                    probe.handle_connected();
+                }
+                self.mark_dirty(conn);
+            }
+            (Owner::Probe, Err(failure)) => self.redirect_probe(now, conn, failure),
+            (Owner::Session(_, Side::Client) | Owner::Idle(_) | Owner::Gone, _) => {}
+        }
+    }
+
+    /// Returns room for bytes of a connection; empty if they have to wait.
+    #[inline(always)]
+    pub fn read_space(&mut self, conn: ConnId) -> &mut [u8] {
+        match self.owner(conn) {
+            Owner::Session(id, side) => match self.table.session_mut(id) {
+                Some(session) => session.read_space(side, &mut self.shared),
+                None => &mut [],
+            },
+            Owner::Probe => self.probe_space(conn),
+            Owner::Idle(_) => &mut self.sink,
+            Owner::Gone => &mut [],
+        }
+    }
+
+    /// Handles `count` bytes that were put into [`read_space`](Self::read_space); 0 if none had
+    /// arrived.
+    #[inline(always)]
+    pub fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
+        match self.owner(conn) {
+            Owner::Session(id, side) => {
+                if side == Side::Upstream {
+                    self.count_received(conn, count);
+                }
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_read(now, side, count, &mut self.shared);
+                }
+                if count > 0 {
+                    self.serve(now, id);
+                }
+            }
+            Owner::Probe => self.read_probe(now, conn, count),
+            Owner::Idle(backend) if count > 0 => {
+                self.notify(Notice::UnsolicitedBytes { backend });
+                self.discard_idle(backend, conn);
+            }
+            Owner::Idle(_) | Owner::Gone => {}
+        }
+    }
+
+    /// Handles the end of a peer's side: no more bytes arrive.
+    pub fn handle_eof(&mut self, now: Instant, conn: ConnId) {
+        match self.owner(conn) {
+            Owner::Session(id, side) => {
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_eof(now, side, &mut self.shared);
+                }
+                self.serve(now, id);
+            }
+            Owner::Probe => {
+                if let Some(result) = self.probe_mut(conn).map(|probe| probe.handle_eof(now)) {
+                    self.finish_probe(now, conn, result);
+                }
+            }
+            Owner::Idle(backend) => self.discard_idle(backend, conn),
+            Owner::Gone => {}
+        }
+    }
+
+    /// Handles a reset or another break of a connection.
+    pub fn handle_failed(&mut self, now: Instant, conn: ConnId) {
+        match self.owner(conn) {
+            Owner::Session(id, side) => {
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_failed(now, side, &mut self.shared);
+                }
+                self.serve(now, id);
+            }
+            Owner::Probe => self.finish_probe(now, conn, Err(ProbeFailure::Cut)),
+            Owner::Idle(backend) => self.discard_idle(backend, conn),
+            Owner::Gone => {}
+        }
+    }
+
+    /// Returns the bytes that wait for a connection.
+    pub fn write_ready(&self, conn: ConnId) -> &[u8] {
+        match self.table.get(conn).map(|entry| &entry.conn) {
+            Some(Conn::Client(session)) => session.write_ready(Side::Client),
+            Some(Conn::Upstream(Upstream { session: Some(id), .. })) => {
+                match self.table.get(*id).map(|entry| &entry.conn) {
+                    Some(Conn::Client(session)) => session.write_ready(Side::Upstream),
+                    _ => &[],
+                }
+            }
+            Some(Conn::Probe(probe)) => {
+                cold_path();
+                probe.write_ready()
+            }
+            Some(Conn::Upstream(_)) | None => &[],
+        }
+    }
+
+    /// Whether the connection's end follows its waiting bytes in the same turn. The driver may hold
+    /// the bytes back until then, so that both leave together.
+    pub fn is_last_write(&self, conn: ConnId) -> bool {
+        match self.table.get(conn).map(|entry| &entry.conn) {
+            Some(Conn::Client(session)) => session.is_closing(),
+            Some(Conn::Upstream(_) | Conn::Probe(_)) | None => false,
+        }
+    }
+
+    /// Handles that a connection took the first `count` bytes of
+    /// [`write_ready`](Self::write_ready).
+    pub fn handle_written(&mut self, now: Instant, conn: ConnId, count: usize) {
+        match self.owner(conn) {
+            Owner::Session(id, side) => {
+                if side == Side::Upstream {
+                    self.count_sent(conn, count);
+                }
+                let Some(entry) = self.table.get_mut(id) else { return };
+                let Conn::Client(session) = &mut entry.conn else { return };
+                if session.handle_written(now, side, count, &mut self.shared) {
+                    cold_path();
+                    self.serve(now, id);
+                } else {
+                    let horizon = self.shared.horizon(now);
+                    watch(entry, id, horizon, &mut self.timers, &self.shared);
+                }
+            }
+            Owner::Probe => {
+                if let Some(probe) = self.probe_mut(conn) {
+                    probe.handle_written(count);
+                }
+            }
+            Owner::Idle(_) | Owner::Gone => {}
+        }
+    }
+
+    /// Handles a connection that takes no more bytes. Bytes that it sent may still be unread.
+    pub fn handle_write_failed(&mut self, now: Instant, conn: ConnId) {
+        match self.owner(conn) {
+            Owner::Session(id, side) => {
+                if let Some(session) = self.table.session_mut(id) {
+                    session.handle_write_failed(now, side, &mut self.shared);
+                }
+                self.serve(now, id);
+            }
+            Owner::Probe => self.finish_probe(now, conn, Err(ProbeFailure::Cut)),
+            Owner::Idle(backend) => self.discard_idle(backend, conn),
+            Owner::Gone => {}
+        }
+    }
+
+    /// Handles a peer's end behind bytes for which there is no [`read_space`](Self::read_space)
+    /// yet. May be repeated.
+    pub fn handle_end_seen(&mut self, now: Instant, conn: ConnId) {
+        if let Owner::Session(id, Side::Client) = self.owner(conn)
+            && let Some(session) = self.table.session_mut(id)
+            && session.handle_end_seen(now, &mut self.shared)
+        {
+            self.serve(now, id);
+        }
+    }
+
+    /// Handles the number of bytes written to a connection that its peer has not acknowledged;
+    /// `None` if the driver does not know.
+    pub fn handle_measured(&mut self, now: Instant, conn: ConnId, unacknowledged: Option<u64>) {
+        if let Owner::Session(id, side) = self.owner(conn)
+            && let Some(session) = self.table.session_mut(id)
+        {
+            session.handle_measured(now, side, unacknowledged, &mut self.shared);
+            self.serve(now, id);
+        }
+    }
+
+    /// Notes whether bytes of a connection wait to be read. As long as some do, the deadlines of
+    /// its session are delayed: received bytes are read first.
+    pub fn handle_unread(&mut self, conn: ConnId, is_unread: bool) {
+        if let Some(entry) = self.table.get_mut(conn) {
+            entry.is_unread = is_unread;
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Bytes between the sockets and the proxy: what has arrived is read within a connection's share,
+//! and pending output is written until the system accepts no more.
+use std::hint::cold_path;
+
+use super::Reactor;
+use super::budget::{COSTLY_READ, READS_MAX, is_costly, share_end};
+use super::socket::Moved;
+use crate::proxy::ConnId;
+
+impl Reactor {
+    /// Continues with connections that had more bytes than their share.
+    #[cold]
+    pub(super) fn read_on(&mut self) {
+        self.budget.begin(self.proxy.work());
+        for _ in 0..self.unread.len() {
+            if self.budget.is_spent(self.proxy.work()) {
+                break;
+            }
+            if let Some(conn) = self.unread.pop_front() {
+                if let Some(socket) = self.socket(conn) {
+                    socket.is_queued = false;
+                }
+                self.proxy.handle_unread(conn, false);
+                self.read(conn);
+                self.flush();
+            }
+        }
+    }
+
+    /// Reads what arrived, up to a connection's share.
+    pub(super) fn read(&mut self, conn: ConnId) {
+        let begun = self.proxy.work();
+        let mut work = begun;
+        let others_wait = !self.unread.is_empty();
+        for _ in 0..READS_MAX {
+            let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
+                cold_path();
+                return;
+            };
+            if socket.conn != conn || !socket.is_readable || socket.is_connecting {
+                cold_path();
+                return;
+            }
+            let space = self.proxy.read_space(conn);
+            if space.is_empty() {
+                cold_path();
+                let is_client = !socket.is_outgoing;
+                let (is_ending, is_broken) = (socket.is_ending, socket.is_broken);
+                if is_client && is_ending {
+                    // Bytes that arrived before a break are not read any more.
+                    socket.is_readable &= !is_broken;
+                    self.see_end(conn, is_broken);
+                }
+                return;
+            }
+            let most = if socket.is_costly { space.len().min(COSTLY_READ) } else { space.len() };
+            let moved = socket.read(&mut space[..most]);
+            let has_more = socket.is_readable;
+            let Moved::Bytes(count) = moved else {
+                return self.read_nothing(conn, moved);
+            };
+            self.proxy.handle_read(self.now, conn, count);
+            self.flush();
+            if !has_more {
+                return;
+            }
+            let before = std::mem::replace(&mut work, self.proxy.work());
+            if let Some(socket) = self.socket(conn) {
+                socket.is_costly = is_costly(count, work - before);
+            }
+            if work >= share_end(begun, others_wait) {
+                break;
+            }
+        }
+        self.queue(conn);
+    }
+
+    /// Reports that a client ended or broke its connection while its earlier bytes cannot be read
+    /// yet.
+    #[cold]
+    fn see_end(&mut self, conn: ConnId, is_broken: bool) {
+        if is_broken {
+            self.proxy.handle_failed(self.now, conn);
+        } else {
+            self.proxy.handle_end_seen(self.now, conn);
+        }
+        self.flush();
+    }
+
+    /// Reads once from a connection without a reported edge; the caller handles the effects.
+    pub(super) fn look(&mut self, conn: ConnId) {
+        let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else { return };
+        let space = self.proxy.read_space(conn);
+        if socket.conn != conn || space.is_empty() {
+            return;
+        }
+        match socket.read(space) {
+            Moved::Bytes(count) => self.proxy.handle_read(self.now, conn, count),
+            moved => self.read_nothing(conn, moved),
+        }
+    }
+
+    /// Handles a read that brought no bytes.
+    #[cold]
+    fn read_nothing(&mut self, conn: ConnId, moved: Moved) {
+        match moved {
+            Moved::Bytes(_) => debug_assert!(false, "handled by the caller"),
+            Moved::Blocked => self.proxy.handle_read(self.now, conn, 0),
+            Moved::Ended => self.proxy.handle_eof(self.now, conn),
+            Moved::Failed => self.proxy.handle_failed(self.now, conn),
+        }
+    }
+
+    /// Lets a connection continue reading later in this turn or in the next one.
+    #[cold]
+    pub(super) fn queue(&mut self, conn: ConnId) {
+        if let Some(socket) = self.socket(conn)
+            && !socket.is_queued
+        {
+            socket.is_queued = true;
+            self.proxy.handle_unread(conn, true);
+            self.unread.push_back(conn);
+        }
+    }
+
+    /// Writes the pending output as far as the system accepts it.
+    pub(super) fn write(&mut self, conn: ConnId) {
+        loop {
+            let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
+                cold_path();
+                return;
+            };
+            let bytes = self.proxy.write_ready(conn);
+            if socket.conn != conn || bytes.is_empty() || socket.is_connecting {
+                cold_path();
+                return;
+            }
+            if !socket.is_writable {
+                cold_path();
+                if socket.watch_writes(self.poll.registry()).is_err() {
+                    self.proxy.handle_failed(self.now, conn);
+                }
+                return;
+            }
+            let length = bytes.len();
+            let is_last = !socket.is_outgoing && self.proxy.is_last_write(conn);
+            match socket.write(bytes, is_last) {
+                Moved::Bytes(count) => {
+                    self.proxy.handle_written(self.now, conn, count);
+                    if count == length {
+                        // More output would have marked the connection dirty again.
+                        return;
+                    }
+                }
+                Moved::Blocked => cold_path(),
+                Moved::Ended | Moved::Failed => {
+                    cold_path();
+                    // The peer accepts no more output; its input is still read.
+                    socket.is_writable = false;
+                    return self.proxy.handle_write_failed(self.now, conn);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The proxy's effects, carried out after each step of a turn.
+use super::Reactor;
+use super::socket::{Socket, connect_failure};
+use crate::proxy::Action;
+
+impl Reactor {
+    /// Carries out the proxy's effects: its actions, and writes to every connection with new
+    /// output.
+    #[inline]
+    pub(super) fn flush(&mut self) {
+        if self.proxy.has_effects() {
+            self.carry_out();
+        }
+    }
+
+    #[inline(never)]
+    fn carry_out(&mut self) {
+        loop {
+            if self.proxy.has_actions() {
+                self.act_all();
+            }
+            let Some(conn) = self.proxy.poll_dirty() else {
+                return;
+            };
+            self.write(conn);
+            // The write may have ended back-pressure, and edge-triggered polling reports no second
+            // edge for bytes that are already there.
+            if self.socket(conn).is_some_and(|socket| socket.is_readable) {
+                self.queue(conn);
+            }
+        }
+    }
+
+    #[cold]
+    fn act_all(&mut self) {
+        while let Some(action) = self.proxy.poll_action() {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Connect { conn, address } => {
+                match Socket::connecting(address, conn, self.poll.registry()) {
+                    Ok(socket) => self.insert(socket),
+                    Err(error) => {
+                        let failure = connect_failure(&error);
+                        self.proxy.handle_connected(self.now, conn, Err(failure));
+                    }
+                }
+            }
+            Action::Look { conn } => self.look(conn),
+            Action::Measure { conn } => self.measure(conn),
+            Action::Shutdown { conn } => {
+                if let Some(socket) = self.socket(conn) {
+                    socket.shutdown();
+                }
+            }
+            Action::Close { conn, with_reset } => {
+                let slot = self.sockets.get_mut(conn.slot());
+                if let Some(socket) = slot.and_then(|slot| slot.take_if(|s| s.conn == conn)) {
+                    socket.close(with_reset);
+                }
+            }
+            Action::Notify(notice) => {
+                self.edge.log_notice(self.now, &notice, &self.proxy);
+            }
+        }
+    }
+}
