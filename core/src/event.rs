@@ -296,6 +296,31 @@ pub struct Lease {
     pub(crate) policy_epoch: u32,
     /// The groups of the client and of the requested target.
     pub(crate) asker: Asker,
+    /// The rule by which the router chose, as far as it knows without the policy's mark.
+    pub(crate) reason: RouteReason,
+}
+
+/// The rule by which a request got its backend; see [`Router::reason`](crate::Router::reason).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RouteReason {
+    /// The current backend.
+    Current,
+    /// The current backend, which replaced one that is still down, ejected or held.
+    Failover,
+    /// A backend other than the current one, which is full.
+    Spill,
+    /// The choice of a policy that has no current backend.
+    Policy,
+    /// Another backend after one failed or refused the request.
+    Retry,
+    /// A request that tries out a backend that is ejected or idle.
+    Trial,
+    /// A request that the learner's control routes, for comparison.
+    Control,
+    /// A request that shows whether another backend fails like the last one did.
+    SecondOpinion,
+    /// No backend is usable: the least bad one.
+    LastResort,
 }
 
 impl Lease {

@@ -100,7 +100,8 @@ pub use config::{
 };
 pub use event::{
     Action, EjectReason, Event, HoldReason, Lease, LoadReport, NoRoute, Notice, Outcome,
-    ProbeAnswer, ProbeFailure, ProbeKind, ProbeResult, RequestFailure, ReturnReason, SwitchReason,
+    ProbeAnswer, ProbeFailure, ProbeKind, ProbeResult, RequestFailure, ReturnReason, RouteReason,
+    SwitchReason,
 };
 pub use health::Health;
 pub use id::{BackendId, LeaseId, ProbeId};

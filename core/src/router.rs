@@ -5,6 +5,7 @@ mod charge;
 mod current;
 mod ejection;
 mod probing;
+mod reason;
 
 use std::collections::VecDeque;
 use std::hint::cold_path;
@@ -17,7 +18,7 @@ use crate::blame::{Asker, Blame};
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{
     Action, Event, HoldReason, Lease, NoRoute, Notice, Outcome, ProbeFailure, RequestFailure,
-    SwitchReason,
+    RouteReason, SwitchReason,
 };
 use crate::gate::SwitchGate;
 use crate::health::Health;
@@ -70,6 +71,8 @@ pub struct Router {
     gate: SwitchGate,
     rng: Rng,
     current: Option<BackendId>,
+    /// The backend that the current one replaced because it failed.
+    failed: Option<BackendId>,
     actions: VecDeque<Action>,
     leases_given: u64,
     leases_home: u64,
@@ -131,6 +134,7 @@ impl Router {
             gate: SwitchGate::new(&config.rules),
             rng: Rng::new(seed),
             current: None,
+            failed: None,
             actions: VecDeque::with_capacity(4 * config.backends.len() + 16),
             leases_given: 0,
             leases_home: 0,
@@ -242,7 +246,8 @@ impl Router {
         not: BackendId,
         asker: Asker,
     ) -> Result<Lease, NoRoute> {
-        let lease = self.admit(now, &[not], asker)?;
+        let mut lease = self.admit(now, &[not], asker)?;
+        lease.reason = RouteReason::SecondOpinion;
         self.blame.asked(asker, lease.id, not);
         Ok(lease)
     }
@@ -255,8 +260,8 @@ impl Router {
         }
         // A trial comes before the policy, which would avoid the backend. A retry is never a trial.
         let trial = if self.ejections.out > 0 && tried.is_empty() { self.try_out() } else { None };
-        let (backend, token) = match trial {
-            Some(backend) => (backend, 0),
+        let (backend, token, reason) = match trial {
+            Some(backend) => (backend, 0, RouteReason::Trial),
             None => self.choose(now, tried)?,
         };
         let weights = &self.rules.weights;
@@ -267,12 +272,12 @@ impl Router {
         }
         self.check_in_debug();
         let (id, policy_epoch) = (LeaseId(self.leases_given), self.policy_epoch);
-        Ok(Lease { id, backend, routed_at: now, token, policy_epoch, asker })
+        Ok(Lease { id, backend, routed_at: now, token, policy_epoch, asker, reason })
     }
 
     /// Returns the backend that policy and gate choose, and the policy's mark.
     #[inline(always)]
-    fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<(BackendId, Token), NoRoute> {
+    fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<Chosen, NoRoute> {
         let candidates = Candidates::new(&self.table, tried);
         let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
             cold_path();
@@ -284,12 +289,11 @@ impl Router {
             });
         };
         // Retries bypass the gate, so that they do not move the current backend.
-        let is_free = !tried.is_empty() || !self.habits.is_gated;
-        Ok(if is_free || !self.is_usable(choice.backend) {
-            (choice.backend, choice.token)
-        } else {
-            self.restrain(now, choice.backend)
-        })
+        if tried.is_empty() && self.habits.is_gated && self.is_usable(choice.backend) {
+            return Ok(self.restrain(now, choice.backend));
+        }
+        let reason = if tried.is_empty() { RouteReason::Policy } else { RouteReason::Retry };
+        Ok((choice.backend, choice.token, reason))
     }
 
     /// The next piece of work for the driver; `None` when nothing is left.
@@ -573,6 +577,9 @@ impl Router {
         }
     }
 }
+
+/// A backend, the policy's mark, and the rule.
+type Chosen = (BackendId, Token, RouteReason);
 
 /// The effects of a lease's end.
 struct LeaseEnd {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::config::Rules;
-use crate::event::{EjectReason, Outcome, ReturnReason};
+use crate::event::{EjectReason, Outcome, ReturnReason, RouteReason};
 use crate::id::{BackendId, Token};
 use crate::outlier::Watch;
 use crate::policy::candidates::Candidates;
@@ -82,6 +82,11 @@ pub(crate) trait Policy: Debug + Send + Sync {
         _rng: &mut Rng,
     ) -> Option<Choice> {
         None
+    }
+
+    /// The rule behind a choice with this mark.
+    fn reason(&self, _token: Token) -> RouteReason {
+        RouteReason::Policy
     }
 
     /// The services that the policy needs from the router; constant for its life.

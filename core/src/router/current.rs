@@ -2,9 +2,9 @@
 use std::hint::cold_path;
 use std::time::Duration;
 
-use super::Router;
+use super::{Chosen, Router};
 use crate::backend::Access;
-use crate::event::{HoldReason, Notice, SwitchReason};
+use crate::event::{HoldReason, Notice, RouteReason, SwitchReason};
 use crate::gate::Verdict;
 use crate::id::{BackendId, Token};
 use crate::policy::Candidates;
@@ -17,9 +17,7 @@ impl Router {
     /// Replaces a current backend that is unusable or held as soon as another one is better.
     pub(super) fn settle(&mut self, now: Instant) {
         let access = |id| self.table.row(id).map_or(Access::Gone, |row| row.access);
-        // A full backend stays current; single requests go past it.
-        let is_left = |id: &BackendId| access(*id) > Access::Slow && access(*id) != Access::Full;
-        let Some(current) = self.current.filter(is_left) else {
+        let Some(current) = self.current.filter(|id| self.is_left(*id)) else {
             return;
         };
         // Never to a backend that is down or full: failing open does not change the current one.
@@ -31,23 +29,31 @@ impl Router {
         }
     }
 
+    /// Whether a backend does not stay current. A full one does; single requests go past it.
+    pub(super) fn is_left(&self, id: BackendId) -> bool {
+        let access = self.table.row(id).map_or(Access::Gone, |row| row.access);
+        access > Access::Slow && access != Access::Full
+    }
+
     /// Applies the gate to the best usable backend for a request's first attempt. Returns the
     /// current backend or, while that is full, one with a lower expected delay.
     #[inline]
-    pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> (BackendId, Token) {
+    pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> Chosen {
         let current = if self.current == Some(best) { best } else { self.judge(now, best) };
-        let Some(facts) = self.table.get(current) else { return (best, 0) };
+        let Some(facts) = self.table.get(current) else { return (best, 0, RouteReason::Current) };
         let is_full = facts.access() == Access::Full;
         let turned_away = facts.turned_away();
         // With one backend alone there is nowhere to spill to. The check saves a call for each
         // request.
         let spills = self.gate.spills() && self.order.len() > 1;
         if !(is_full || spills && self.policy.is_full(current, turned_away)) {
-            return (current, 0);
+            return (current, 0, RouteReason::Current);
         }
         cold_path();
         let (to, token) = if spills { self.spill(now, current) } else { (current, 0) };
-        if self.is_full(to) { (best, 0) } else { (to, token) }
+        let (to, token) = if self.is_full(to) { (best, 0) } else { (to, token) };
+        let is_past = self.current != Some(to);
+        (to, token, if is_past { RouteReason::Spill } else { RouteReason::Current })
     }
 
     #[inline(never)]
@@ -92,6 +98,7 @@ impl Router {
             self.switches += 1;
             self.gate.switched(now);
         }
+        self.failed = from.filter(|_| reason == SwitchReason::Failover);
         self.last_switch = Some((now, reason));
         self.told_hold = None;
         self.notify(Notice::Switched { from, to, reason });

@@ -47,6 +47,7 @@ mod explore;
 mod faults;
 mod learner;
 mod live_guard;
+mod marks;
 mod refit;
 mod restraints;
 pub(crate) mod rules;
@@ -60,12 +61,13 @@ use std::time::Duration;
 use self::curve::{LEVELS, bin};
 use self::explore::Explorer;
 use self::live_guard::LiveGuard;
+use self::marks::{CONTROL, IDLE_TRIAL, LEARNER, PROBATION};
 use self::unit::{Pool, Unit};
 pub use self::view::{GuardView, LearnedStanding, LearnedView};
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::errors::Errors;
-use crate::event::{Outcome, RequestFailure, ReturnReason};
+use crate::event::{Outcome, RequestFailure, ReturnReason, RouteReason};
 use crate::id::{BackendId, Token};
 use crate::outlier::Regret;
 use crate::policy::PolicyView;
@@ -352,6 +354,10 @@ impl Policy for Learned {
         Some(Choice { backend, token })
     }
 
+    fn reason(&self, token: Token) -> RouteReason {
+        marks::reason(token)
+    }
+
     fn reconfigure(&mut self, rules: &Rules) {
         self.pool.confidence = rules.learned.confidence;
         self.pool.charge_ms = millis(rules.errors.charge);
@@ -562,12 +568,6 @@ impl Policy for Learned {
 fn average(mean: &mut f64, ms: f64) {
     *mean = if *mean > 0.0 { *mean + LATENCY_ALPHA * (ms - *mean) } else { ms.max(LATENCY_MIN_MS) };
 }
-
-/// Marks on requests, combined by bits.
-const LEARNER: Token = 1;
-const CONTROL: Token = 2;
-const PROBATION: Token = 4;
-const IDLE_TRIAL: Token = 8;
 
 /// The most backends that one decision evaluates again; usually it is one or two. Bounds the work.
 const LOOKS_MAX: usize = 4;

@@ -3,6 +3,7 @@ mod configurations;
 mod decisions;
 mod ejection;
 mod facts;
+mod reasons;
 mod refusals;
 
 use super::*;

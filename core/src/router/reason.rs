@@ -1,0 +1,27 @@
+//! The rule by which a request got its backend. Nothing is computed unless it is asked for.
+use super::Router;
+use crate::event::{Lease, RouteReason};
+
+impl Router {
+    /// The rule by which a request got its backend. Exact only right after
+    /// [`route`](Self::route): later the backends may be in another state.
+    pub fn reason(&self, lease: &Lease) -> RouteReason {
+        match lease.reason {
+            RouteReason::Current if self.failed.is_some_and(|id| self.is_left(id)) => {
+                RouteReason::Failover
+            }
+            RouteReason::Policy if !self.is_usable(lease.backend) => self.without_any(lease),
+            // A later policy cannot interpret the mark.
+            RouteReason::Policy if lease.policy_epoch == self.policy_epoch => {
+                self.policy.reason(lease.token)
+            }
+            reason => reason,
+        }
+    }
+
+    /// The rule for a backend that is not usable: it was ejected and is tried out, or there was no
+    /// usable one. A backend that this request made full was usable before.
+    fn without_any(&self, lease: &Lease) -> RouteReason {
+        if self.is_full(lease.backend) { RouteReason::Policy } else { RouteReason::LastResort }
+    }
+}

@@ -1,0 +1,151 @@
+//! The rule that each request's lease names.
+use super::*;
+use crate::event::RouteReason::{
+    Control, Current, Failover, LastResort, Policy, Retry, SecondOpinion, Spill, Trial,
+};
+use crate::outlier::StandingView;
+
+impl World {
+    /// Routes a request. Returns its lease and the rule.
+    #[track_caller]
+    fn explained(&mut self, tried: &[BackendId]) -> (Lease, RouteReason) {
+        let lease = self.router.route(self.now, tried).expect("a backend");
+        let reason = self.router.reason(&lease);
+        (lease, reason)
+    }
+
+    /// Serves a request. Returns its backend and the rule.
+    #[track_caller]
+    fn reason(&mut self) -> (BackendId, RouteReason) {
+        let (lease, reason) = self.explained(&[]);
+        let backend = lease.backend();
+        self.finish(lease, 200);
+        (backend, reason)
+    }
+}
+
+/// With `score`: the current backend, a spill past it while it is full, a retry, a failover for as
+/// long as the failed backend is down, and the current one again after that.
+#[test]
+fn score_names_its_rules() {
+    let mut rules = Rules::default();
+    rules.limits.per_backend = 1;
+    let mut world = World::with_rules(&["a", "b"], rules);
+    world.answer(A, 10);
+    world.answer(B, 15);
+    assert_eq!(world.reason(), (A, Current));
+    let (held, _) = world.explained(&[]);
+    let (past, reason) = world.explained(&[]);
+    assert_eq!((past.backend(), reason), (B, Spill));
+    world.finish(past, 200);
+    world.end(held, Outcome::Failed(RequestFailure::Refused));
+    let (again, reason) = world.explained(&[A]);
+    assert_eq!((again.backend(), reason), (B, Retry));
+    world.finish(again, 200);
+    assert_eq!(world.reason(), (B, Failover));
+    for _ in 0..2 {
+        world.await_ping(A);
+        world.answer(A, 10);
+    }
+    assert_eq!(world.snapshot().backends[0].health, Health::Up);
+    assert_eq!(world.reason(), (B, Current), "what it replaced is up again");
+}
+
+/// While every backend is down, each request goes to the least bad one as a last resort, under
+/// every policy.
+#[test]
+fn without_a_usable_backend_it_is_a_last_resort() {
+    for policy in PolicyKind::ALL {
+        let rules = Rules { policy, ..Rules::default() };
+        let mut world = World::with_rules(&["a"], rules);
+        let first = world.reason();
+        let usual = if policy == PolicyKind::Score { Current } else { Policy };
+        assert_eq!(first, (A, usual), "{policy:?}");
+        let lease = world.route();
+        world.end(lease, Outcome::Failed(RequestFailure::Refused));
+        assert_eq!(world.reason(), (A, LastResort), "{policy:?}");
+    }
+}
+
+/// A request that a policy sends to a backend and that fills it is the policy's choice.
+#[test]
+fn the_request_that_fills_a_backend_is_no_last_resort() {
+    let mut rules = Rules { policy: PolicyKind::LeastRequest, ..Rules::default() };
+    rules.limits.per_backend = 1;
+    let mut world = World::with_rules(&["a"], rules);
+    assert_eq!(world.reason(), (A, Policy));
+}
+
+/// An ejected backend is tried out, whether the router or the policy ejects it.
+#[test]
+fn trials_are_named() {
+    for policy in [PolicyKind::RoundRobin, PolicyKind::Score, PolicyKind::Learned] {
+        let rules = Rules { policy, ..Rules::default() };
+        let mut world = World::with_rules(&["a", "b"], rules);
+        world.answer(A, 5);
+        world.answer(B, 5);
+        let mut left = 20_000;
+        let trial = loop {
+            left -= 1;
+            assert!(left > 0, "{policy:?}: it is tried out");
+            world.advance(1);
+            while let Some(at) = world.asked.iter().position(|asked| asked.2 == ProbeKind::Ping) {
+                let backend = world.asked[at].1;
+                world.answer(backend, 1);
+            }
+            let (lease, reason) = world.explained(&[]);
+            let backend = lease.backend();
+            let standing =
+                world.router.backend_snapshot(world.now, A).expect("it is there").standing;
+            let is_out =
+                matches!(standing, StandingView::Ejected { .. } | StandingView::Probation { .. });
+            world.finish(lease, if backend == A { 500 } else { 200 });
+            if is_out && backend == A {
+                break reason;
+            }
+            // Under `score` only one backend gets requests: A fails some that were retried there.
+            if !is_out {
+                let lease = world.router.route(world.now, &[B]).expect("a is left");
+                world.finish(lease, 500);
+            }
+        };
+        assert_eq!(trial, Trial, "{policy:?}");
+    }
+}
+
+/// With a control share of a tenth, about a tenth of the learner's requests are the control's.
+#[test]
+fn controls_are_named() {
+    let mut rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };
+    rules.learned.control_share = 0.1;
+    rules.learned.exploration = 0.0;
+    let mut world = World::with_rules(&["a", "b"], rules);
+    let mut controls = 0;
+    for _ in 0..2000 {
+        let (_, reason) = world.reason();
+        assert!([Control, Policy].contains(&reason), "{reason:?}");
+        controls += u32::from(reason == Control);
+    }
+    assert!((20..=300).contains(&controls), "{controls}");
+}
+
+/// Most requests are served; one target fails at the current backend. After two failures it is
+/// tried at the other backend.
+#[test]
+fn second_opinions_are_named() {
+    let mut world = World::with_latencies(10, 20);
+    let mut ask = |client, target, status| {
+        let asker = Asker { client, target };
+        let lease = world.router.route_for(world.now, &[], asker).expect("a backend");
+        let found = (lease.backend(), world.router.reason(&lease));
+        world.finish(lease, status);
+        found
+    };
+    for client in 0..40 {
+        assert_eq!(ask(client, 1, 200), (A, Current));
+    }
+    let asked: Vec<_> = (0..4).map(|client| ask(client, 7, 500)).collect();
+    let opinion = asked.iter().position(|(_, reason)| *reason == SecondOpinion);
+    assert!(opinion.is_some_and(|at| at > 0 && asked[at].0 == B), "{asked:?}");
+    assert_eq!(asked[0], (A, Current));
+}
