@@ -15,6 +15,7 @@ mod hop;
 mod look;
 mod needs;
 mod refused;
+mod response_head;
 mod settle;
 mod standing;
 mod stats;

@@ -1,0 +1,196 @@
+//! The joint rule J3 of LIFECYCLE.md: the head of a response.
+use std::hint::cold_path;
+
+use intelliproxy_core::Instant;
+
+use super::Session;
+use super::exchange::Asking;
+use super::upstream_half::{HeadKind, PassedHead};
+use crate::http::UpstreamError;
+use crate::http::body::{BodyReader, BodyWriter};
+use crate::http::framing::Framing;
+use crate::http::head::Parsed;
+use crate::proxy::shared::Shared;
+
+/// Bound on the interim responses (1xx) of one exchange together, as a multiple of
+/// `limits.headBytesMax`. It allows one every 10 s for a day, and stops a faulty backend.
+const INTERIM_HEADS_MAX: usize = 8;
+
+impl Session {
+    /// J3: forwards a complete response head.
+    pub(super) fn take_head(&mut self, now: Instant, shared: &mut Shared) -> bool {
+        let upstream = &mut self.upstream;
+        let Some(exchange) = &mut self.exchange else {
+            cold_path();
+            return false;
+        };
+        if matches!(exchange.asking, Asking::Asked { .. }) {
+            cold_path();
+            return false;
+        }
+        if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
+            if !upstream.output.has_sent() {
+                cold_path();
+                // The bytes belong to an earlier exchange or to none. They are never sent to this
+                // client.
+                exchange.has_seen_answer = false;
+                self.fail_upstream(now, UpstreamError::Unsolicited, shared);
+                return true;
+            }
+            if upstream.is_head_waiting {
+                cold_path();
+                return false;
+            }
+            let has_whole_request = self.client.has_whole_request();
+            match upstream.parse(exchange, has_whole_request, shared) {
+                Ok(Parsed::Complete(headed)) => {
+                    if let HeadKind::Final { refusal: refusal @ Some(_), .. } = headed.kind {
+                        cold_path();
+                        exchange.refusal = refusal;
+                        if self.asks_elsewhere(headed.len, headed.kind, shared) {
+                            return false;
+                        }
+                    }
+                    return self.pass_head(now, headed, shared);
+                }
+                Ok(Parsed::Partial) => {}
+                Err(error) => {
+                    cold_path();
+                    self.fail_upstream(now, error, shared);
+                    return true;
+                }
+            }
+        }
+        if self.upstream.is_eof || self.upstream.has_failed {
+            cold_path();
+            self.fail_upstream(now, UpstreamError::Cut, shared);
+            return true;
+        }
+        false
+    }
+
+    /// Writes the head in `shared.scratch` to the client; returns false if it has to wait for room.
+    #[inline(always)]
+    fn pass_head(&mut self, now: Instant, headed: PassedHead, shared: &mut Shared) -> bool {
+        let moved = self.move_answer(headed, shared);
+        if moved.is_none() {
+            cold_path();
+            let is_dropped = matches!(headed.kind, HeadKind::Interim { is_passed_on: false, .. });
+            if !self.copy_head(headed, is_dropped, shared) {
+                self.upstream.is_head_waiting = true;
+                return false;
+            }
+        }
+        let mut waited = None;
+        if !self.client.has_whole_request() {
+            cold_path();
+            waited = Some(self.body_wait(now));
+        }
+        self.client.last_write = now;
+        let upstream = &mut self.upstream;
+        let Some(exchange) = &mut self.exchange else { return false };
+        match headed.kind {
+            HeadKind::Interim { is_continue, .. } => {
+                self.note_interim(now, headed.len, is_continue, shared);
+            }
+            HeadKind::Switch => {
+                shared.counts.passed.add(101);
+                self.open_tunnel(now, shared);
+            }
+            HeadKind::Final {
+                status, framing, writer, kept, binds, is_client_persistent, ..
+            } => {
+                let mut latency = now.since(exchange.dispatched_at);
+                if waited.is_some() || !exchange.client_wait.is_zero() {
+                    cold_path();
+                    // Time spent waiting for the client is not the backend's.
+                    let waited = exchange.client_wait + waited.unwrap_or_default();
+                    latency = latency.saturating_sub(waited);
+                }
+                shared.counts.passed.add(status);
+                exchange.answer = Some((status, latency));
+                exchange.has_begun_answer = true;
+                exchange.is_persistent = is_client_persistent;
+                exchange.binds = binds;
+                upstream.kept = kept;
+                upstream.output.release(&mut shared.buffers);
+                let left = framing.after(moved.unwrap_or(0));
+                match BodyReader::new(left, shared.chunk_limits) {
+                    Some(reader) => upstream.begin_body(reader, writer),
+                    None => upstream.end_response(),
+                }
+            }
+        }
+        true
+    }
+
+    /// Passes a response's head to the client in the buffer in which it arrived, with the received
+    /// part of its body; returns the bytes of that part. `None` if this is not possible, with no
+    /// change.
+    #[inline(always)]
+    fn move_answer(&mut self, headed: PassedHead, shared: &mut Shared) -> Option<u64> {
+        let (client, upstream) = (&mut self.client, &mut self.upstream);
+        let input = upstream.input.as_mut()?;
+        let rest = (input.len() - headed.len) as u64;
+        let is_all_body = match headed.kind {
+            HeadKind::Final {
+                framing: Framing::Length(length), writer: BodyWriter::Plain, ..
+            } => rest <= length,
+            _ => false,
+        };
+        let can_move = is_all_body
+            && client.output.is_empty()
+            && match (headed.is_verbatim, headed.date_at) {
+                (true, 0) => true,
+                (true, at) => input.splice(at..at, shared.date.as_bytes()),
+                (false, _) => input.replace_front(headed.len, &shared.scratch),
+            };
+        if !can_move {
+            return None;
+        }
+        let whole = upstream.input.take()?;
+        let pushed = client.output.push(whole, &mut shared.buffers);
+        debug_assert!(pushed.is_ok(), "nothing waits before the response");
+        Some(rest)
+    }
+
+    /// Copies a response's head to the client's output, or drops it; returns false if there is no
+    /// room.
+    #[inline(never)]
+    fn copy_head(&mut self, head: PassedHead, is_dropped: bool, shared: &mut Shared) -> bool {
+        let Some(input) = &mut self.upstream.input else { return false };
+        if !is_dropped {
+            let rest = input.len() - head.len;
+            let (line, fields) = input.bytes()[..head.len].split_at(head.date_at);
+            let parts = match head.date_at {
+                _ if !head.is_verbatim => [&shared.scratch[..], &[], &[]],
+                0 => [fields, &[], &[]],
+                _ => [line, shared.date.as_bytes(), fields],
+            };
+            let len = parts.iter().map(|part| part.len()).sum();
+            let wished = len + rest + rest / 8;
+            let output = &mut self.client.output;
+            if !output.reserve(len, wished, &mut shared.buffers) {
+                return false;
+            }
+            parts.into_iter().for_each(|part| output.append(part));
+        }
+        input.consume(head.len);
+        true
+    }
+
+    /// Counts an interim response of `len` bytes. The backend is working, so the deadline of the
+    /// next head restarts. The bytes of all interim responses are bounded.
+    #[cold]
+    fn note_interim(&mut self, now: Instant, len: usize, is_continue: bool, shared: &mut Shared) {
+        let Some(exchange) = &mut self.exchange else { return };
+        self.upstream.last_write = now;
+        if is_continue && std::mem::take(&mut exchange.awaits_continue) {
+            self.client.last_read = now;
+        }
+        exchange.interim_bytes += len;
+        if exchange.interim_bytes > INTERIM_HEADS_MAX * shared.head_limits.head_bytes_max {
+            self.fail_upstream(now, UpstreamError::InterimTooLarge, shared);
+        }
+    }
+}
