@@ -32,8 +32,7 @@ pub(crate) fn config(urls: &[&str]) -> Config {
 /// Serves in a thread that lasts as long as the test program. Returns the addresses.
 pub(crate) fn serve(config: Config) -> Vec<SocketAddr> {
     let setup = Setup::new(config).expect("free ports and known backends");
-    let addresses =
-        setup.listeners.iter().map(|listener| listener.local_addr().expect("bound")).collect();
+    let addresses = setup.listeners.iter().map(|listener| listener.place.address).collect();
     thread::spawn(move || reactor::serve(setup).expect("it serves"));
     addresses
 }

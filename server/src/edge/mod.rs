@@ -4,6 +4,7 @@
 //! The reactor waits for none of them while the proxy serves. A reading of the configuration that
 //! hangs is given up after `timeouts.reloadMs`; a late result is dropped.
 pub(crate) mod disk;
+pub mod listen;
 pub(crate) mod logging;
 mod observe;
 pub(crate) mod record;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use log::{info, warn};
 use mio::Events;
-use mio::net::TcpListener;
 
 use super::Reactor;
 use super::socket::{Socket, is_readable};
@@ -20,14 +19,6 @@ const ACCEPT_WARNS_EVERY: Duration = Duration::from_secs(5);
 /// backlog of 4096 takes 32. The bound stops the proxy even if new clients never stop arriving.
 const LAST_ROUNDS_MAX: usize = 64;
 
-/// A listener for clients.
-pub(super) struct Listener {
-    pub(super) socket: TcpListener,
-    /// Whether trusted hops begin their connections with a PROXY protocol header.
-    pub(super) speaks_proxy_protocol: bool,
-    pub(super) is_ready: bool,
-}
-
 impl Reactor {
     /// Accepts waiting clients while there is room for them.
     #[inline(never)]
@@ -35,10 +26,10 @@ impl Reactor {
         if self.now < self.accepts_from {
             return;
         }
-        for index in 0..self.listeners.len() {
+        for slot in 0..self.listeners.slots() {
             for count in 0..ACCEPTS_MAX {
-                let Some(listener) = self.listeners.get_mut(index) else {
-                    return;
+                let Some(listener) = self.listeners.get_mut(slot) else {
+                    break;
                 };
                 if !listener.is_ready {
                     break;
@@ -52,8 +43,8 @@ impl Reactor {
                     }
                     self.flush();
                 }
-                let Some(listener) = self.listeners.get_mut(index) else {
-                    return;
+                let Some(listener) = self.listeners.get_mut(slot) else {
+                    break;
                 };
                 // Clients mostly arrive one at a time. A failing accept costs several times as
                 // much as a poll: the system creates a socket first and drops it again.
@@ -63,7 +54,7 @@ impl Reactor {
                 }
                 match listener.socket.accept() {
                     Ok((stream, peer)) => {
-                        let speaks_proxy_protocol = listener.speaks_proxy_protocol;
+                        let speaks_proxy_protocol = listener.place.entry.proxy_protocol;
                         let conn = self.proxy.handle_accept(self.now, peer);
                         if speaks_proxy_protocol {
                             self.proxy.expect_proxy_header(conn);
@@ -124,10 +115,7 @@ impl Reactor {
         self.is_stop_asked = false;
         self.stops_at = None;
         for _ in 0..LAST_ROUNDS_MAX {
-            for listener in &mut self.listeners {
-                listener.is_ready = is_readable(&listener.socket);
-            }
-            let is_awaited = self.listeners.iter().any(|listener| listener.is_ready);
+            let is_awaited = self.listeners.look();
             if is_awaited {
                 self.accept();
             }
@@ -139,7 +127,7 @@ impl Reactor {
             }
         }
         info!("stopping: {} clients are connected", self.proxy.clients());
-        self.listeners.clear();
+        self.listeners.close();
         self.proxy.handle_stop(self.now);
         self.flush();
         Ok(())

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 use log::warn;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
 use mio::{Interest, Registry};
 
 use super::figures::Figures;
+use super::listeners::Listeners;
 use super::socket::is_readable;
 use super::token::{ADMIN_LISTENERS_MAX, Source};
 use super::transfer::{receive, send};
 use crate::admin::{Action, Admin, CONNECTIONS_MAX};
+use crate::edge::listen::Bound;
 use crate::proxy::Proxy;
 
 /// Bytes written to one connection in a turn, about 0.1 ms of work.
@@ -28,7 +30,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 pub(super) struct AdminPort {
     admin: Admin,
     figures: Figures,
-    listeners: Vec<(TcpListener, bool)>,
+    listeners: Listeners,
     /// The streams by the number of the connection.
     streams: [Option<Stream>; CONNECTIONS_MAX],
     /// Whether work is left that does not wait for a deadline.
@@ -45,21 +47,13 @@ struct Stream {
 
 impl AdminPort {
     /// Registers the listeners. Returns `None` for an empty list.
-    pub(super) fn new(
-        listeners: Vec<std::net::TcpListener>,
-        registry: &Registry,
-    ) -> io::Result<Option<Self>> {
-        let mut watched = Vec::new();
-        for (index, listener) in listeners.into_iter().take(ADMIN_LISTENERS_MAX).enumerate() {
-            let mut listener = TcpListener::from_std(listener);
-            let token = Source::AdminListener(index).to_token();
-            registry.register(&mut listener, token, Interest::READABLE)?;
-            watched.push((listener, false));
-        }
-        Ok((!watched.is_empty()).then(|| Self {
+    pub(super) fn new(bound: Vec<Bound>, registry: &Registry) -> io::Result<Option<Self>> {
+        let mut listeners = Listeners::new(ADMIN_LISTENERS_MAX, Source::AdminListener);
+        listeners.open(bound, registry)?;
+        Ok((!listeners.is_empty()).then(|| Self {
             admin: Admin::new(),
             figures: Figures::new(),
-            listeners: watched,
+            listeners,
             streams: [const { None }; CONNECTIONS_MAX],
             is_due: false,
             accepts_at: None,
@@ -75,9 +69,9 @@ impl AdminPort {
     pub(super) fn take_readiness(&mut self, source: Source) {
         self.is_due = true;
         match source {
-            Source::AdminListener(index) => {
-                if let Some((_, is_ready)) = self.listeners.get_mut(index) {
-                    *is_ready = true;
+            Source::AdminListener(slot) => {
+                if let Some(listener) = self.listeners.get_mut(slot) {
+                    listener.is_ready = true;
                 }
             }
             Source::Admin(id) => {
@@ -123,24 +117,24 @@ impl AdminPort {
             return;
         }
         self.accepts_at = None;
-        for index in 0..self.listeners.len() {
-            while let Some((listener, true)) = self.listeners.get_mut(index) {
+        for slot in 0..self.listeners.slots() {
+            while let Some(listener) = self.listeners.get_mut(slot).filter(|one| one.is_ready) {
                 // An idle connection is closed only if a new client is really waiting.
-                if !is_readable(listener) {
-                    self.listeners[index].1 = false;
+                listener.is_ready = is_readable(&listener.socket);
+                if !listener.is_ready {
                     break;
                 }
                 if !self.admin.make_room() {
                     // Waiting clients are accepted when a connection ends or becomes idle.
                     return;
                 }
-                match listener.accept() {
+                match listener.socket.accept() {
                     Ok((socket, _)) => {
                         self.act();
                         self.insert(now, socket, registry);
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        self.listeners[index].1 = false;
+                        listener.is_ready = false;
                     }
                     Err(error)
                         if matches!(
@@ -238,7 +232,7 @@ impl AdminPort {
                 Action::Close(id) => {
                     self.streams[id] = None;
                     // A waiting client can be accepted now.
-                    self.is_due |= self.listeners.iter().any(|(_, is_ready)| *is_ready);
+                    self.is_due |= self.listeners.is_any_ready();
                 }
             }
         }

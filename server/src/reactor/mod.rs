@@ -14,6 +14,7 @@ mod clock;
 mod descriptors;
 mod effects;
 mod figures;
+mod listeners;
 mod signal;
 mod socket;
 mod token;
@@ -28,17 +29,16 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 use log::info;
 use mio::event::Event;
-use mio::net::TcpListener;
-use mio::{Events, Interest, Poll, Waker};
+use mio::{Events, Poll, Waker};
 
-use self::accept::Listener;
 use self::admin::AdminPort;
 use self::budget::Budget;
 use self::clock::{Clock, seed, wall_clock_nanos};
 use self::descriptors::connections_max;
+use self::listeners::Listeners;
 use self::signal::Watched;
 use self::socket::Socket;
-use self::token::Source;
+use self::token::{LISTENERS_MAX, Source};
 use self::unacknowledged::Diagnosis;
 use crate::admin::CONNECTIONS_MAX;
 use crate::edge::Edge;
@@ -83,7 +83,7 @@ struct Reactor {
     now: Instant,
     proxy: Proxy,
     signals: Watched,
-    listeners: Vec<Listener>,
+    listeners: Listeners,
     admin: Option<AdminPort>,
     /// Sockets by the slot of the connection's id.
     sockets: Vec<Option<Socket>>,
@@ -130,16 +130,8 @@ impl Reactor {
         let registry = poll.registry();
         let signals = Watched::new(registry).map_err(fail)?;
         let waker = Waker::new(registry, Source::Waker.to_token()).map_err(fail)?;
-        let mut listeners = Vec::new();
-        let listening = setup.listeners.into_iter().zip(setup.speak_proxy_protocol);
-        for (index, (listener, speaks_proxy_protocol)) in listening.enumerate() {
-            // Accepted sockets inherit the option.
-            let _ = rustix::net::sockopt::set_tcp_nodelay(&listener, true);
-            let mut socket = TcpListener::from_std(listener);
-            let token = Source::Listener(index).to_token();
-            registry.register(&mut socket, token, Interest::READABLE).map_err(fail)?;
-            listeners.push(Listener { socket, speaks_proxy_protocol, is_ready: false });
-        }
+        let mut listeners = Listeners::new(LISTENERS_MAX, Source::Listener);
+        listeners.open(setup.listeners, registry).map_err(fail)?;
         let admin = AdminPort::new(setup.admin_listeners, registry).map_err(fail)?;
         // After everything that opens files for the life of the process.
         proxy.limit_connections(connections_max().saturating_sub(of_admin));
@@ -186,7 +178,7 @@ impl Reactor {
         if !self.unread.is_empty() {
             self.read_on();
         }
-        if self.listeners.iter().any(|listener| listener.is_ready) {
+        if self.listeners.is_any_ready() {
             self.accept();
         }
         if self.is_stop_asked || self.stops_at.is_some_and(|at| at <= self.now) {
@@ -256,7 +248,7 @@ impl Reactor {
         let admin = self.admin.as_ref().and_then(AdminPort::poll_timeout);
         let times = [self.deadline, self.edge.poll_timeout(), admin, self.stops_at];
         let mut next = times.into_iter().flatten().min();
-        if self.listeners.iter().any(|listener| listener.is_ready) {
+        if self.listeners.is_any_ready() {
             let mut at = self.accepts_from;
             if !self.proxy.accepts() {
                 at = at.max(self.proxy.makes_room_from());

@@ -37,8 +37,11 @@ const IGNORED: usize = SPECIAL + 3;
 const ADMIN: usize = SPECIAL + 4;
 const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
 const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
-/// The most addresses of a host in `admin.listen`.
-pub(super) const ADMIN_LISTENERS_MAX: usize = 16;
+/// The most addresses of a host in `admin.listen`, twice: a new configuration opens its listeners
+/// beside the old ones.
+pub(super) const ADMIN_LISTENERS_MAX: usize = 32;
+/// The most listeners for clients.
+pub(super) const LISTENERS_MAX: usize = usize::MAX - LISTENERS;
 /// The bit that marks connections to backends. Slot numbers do not reach it.
 const BACKEND: usize = 1 << 31;
 

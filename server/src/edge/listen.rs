@@ -1,0 +1,250 @@
+//! Binds listeners, at the start and for a new configuration.
+//!
+//! A new configuration keeps every listener whose address stays. The others are bound beside the
+//! old ones, so that a port that is taken changes nothing.
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use super::resolve::resolve;
+use crate::config::{Listen, ListenAddress};
+use crate::plain::os_error_text;
+
+/// A listener, bound, listening and non-blocking.
+#[derive(Debug)]
+pub struct Bound {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Its place in the configuration, and its address.
+    pub place: Place,
+}
+
+/// The address of a listener and the entry of the configuration that it belongs to. A name may
+/// stand for several addresses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Place {
+    /// The address with its real port.
+    pub address: SocketAddr,
+    /// The entry.
+    pub entry: Listen,
+}
+
+/// The listeners of a configuration.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// Those that were bound for it.
+    pub bound: Vec<Bound>,
+    /// Those that are there already. Their entries may differ from before in anything but the
+    /// address.
+    pub kept: Vec<Place>,
+}
+
+impl Listeners {
+    /// Binds the listeners of these entries, except where one of the `held` listeners fits.
+    ///
+    /// # Errors
+    /// One line that names the address. Nothing stays bound then.
+    pub fn bind(entries: &[Listen], held: &[Place]) -> Result<Self, String> {
+        let mut all = Self::default();
+        for entry in entries {
+            all.add(entry, held)?;
+        }
+        Ok(all)
+    }
+
+    /// The addresses of all.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.bound.iter().map(|bound| &bound.place).chain(&self.kept)
+    }
+
+    /// Listens on every address of an entry that the machine has. For port 0 all get the same
+    /// free port, and listeners of the same entry are kept.
+    fn add(&mut self, entry: &Listen, held: &[Place]) -> Result<(), String> {
+        let text = &entry.address;
+        let fail = |wrong: String| format!("cannot listen on {text}: {wrong}");
+        let ListenAddress { host, port } =
+            ListenAddress::parse(text).map_err(|error| fail(format!("it {error}")))?;
+        let keep = |place: &Place| Place { address: place.address, entry: entry.clone() };
+        if port == 0 {
+            let of_entry = held.iter().filter(|place| place.entry.address == *text);
+            let kept: Vec<Place> = of_entry.map(keep).collect();
+            if !kept.is_empty() {
+                self.kept.extend(kept);
+                return Ok(());
+            }
+        }
+        let (mut wanted, mut kept) = (Vec::new(), Vec::new());
+        for address in resolve(&host, port).map_err(fail)? {
+            match held.iter().find(|place| place.address == address) {
+                Some(place) => kept.push(keep(place)),
+                None => wanted.push(address),
+            }
+        }
+        let mut attempts_left = FREE_PORT_ATTEMPTS;
+        let bound = loop {
+            attempts_left -= 1;
+            match bind_all(&wanted, !kept.is_empty()) {
+                Ok(bound) => break bound,
+                // The port that was free on the first address is taken on the next one: try another.
+                Err((_, error))
+                    if port == 0
+                        && wanted.len() > 1
+                        && attempts_left > 0
+                        && error.kind() == io::ErrorKind::AddrInUse => {}
+                Err((address, error)) => return Err(refusal(address, &error, held)),
+            }
+        };
+        let place = |address| Place { address, entry: entry.clone() };
+        let bound = bound.into_iter();
+        self.bound.extend(bound.map(|(socket, at)| Bound { socket, place: place(at) }));
+        self.kept.append(&mut kept);
+        Ok(())
+    }
+}
+
+/// The line for an address that cannot be bound.
+fn refusal(address: SocketAddr, error: &io::Error, held: &[Place]) -> String {
+    let error_text = os_error_text(error);
+    let covers = |place: &&Place| {
+        let (ours, other) = (place.address, address);
+        ours.port() == other.port() && (ours.ip().is_unspecified() || other.ip().is_unspecified())
+    };
+    match held.iter().find(covers) {
+        Some(place) if error.kind() == io::ErrorKind::AddrInUse => {
+            let ours = place.address;
+            format!("cannot listen on {address}: {error_text}, by this proxy's own {ours}")
+        }
+        _ => format!("cannot listen on {address}: {error_text}"),
+    }
+}
+
+/// Binds all addresses. Addresses that the machine does not have are skipped, but at least one
+/// must be bound, unless there is another listener already.
+fn bind_all(
+    addresses: &[SocketAddr],
+    has_another: bool,
+) -> Result<Vec<(TcpListener, SocketAddr)>, (SocketAddr, io::Error)> {
+    let mut listeners: Vec<(TcpListener, SocketAddr)> = Vec::with_capacity(addresses.len());
+    let mut absent = None;
+    let mut free_port = None;
+    for mut address in addresses.iter().copied() {
+        if address.port() == 0 {
+            address.set_port(free_port.unwrap_or(0));
+        }
+        match bind(address) {
+            Ok((listener, address)) => {
+                free_port = Some(address.port());
+                listeners.push((listener, address));
+            }
+            Err(error) if is_absent(&error) => absent = Some((address, error)),
+            Err(error) => return Err((address, error)),
+        }
+    }
+    match absent {
+        Some(absent) if listeners.is_empty() && !has_another => Err(absent),
+        _ => Ok(listeners),
+    }
+}
+
+/// Binds one address. Also returns it with its real port.
+fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)?;
+    // A second listen only changes the backlog, which the standard library fixes.
+    rustix::net::listen(&listener, BACKLOG)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// Whether a bind failed because the machine has no such address, or no such family at all.
+fn is_absent(error: &io::Error) -> bool {
+    // EAFNOSUPPORT, for which std has no kind: 97 on Linux, 47 on macOS and the BSDs.
+    let has_no_family = matches!(error.raw_os_error(), Some(97 | 47));
+    error.kind() == io::ErrorKind::AddrNotAvailable || has_no_family
+}
+
+/// Connections that wait to be accepted. The system may lower it (on Linux to somaxconn, 4096 by
+/// default).
+const BACKLOG: i32 = 4096;
+/// Attempts to find a port that is free on all addresses.
+const FREE_PORT_ATTEMPTS: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    fn bind_one(text: &str, held: &[Place]) -> Result<Listeners, String> {
+        Listeners::bind(&[text.into()], held)
+    }
+
+    /// Port 0 becomes one real port, the same on all addresses of a name.
+    #[test]
+    fn free_port_is_shared() {
+        let listeners = bind_one("localhost:0", &[]).expect("a free port");
+        let ports: Vec<u16> = listeners.places().map(|place| place.address.port()).collect();
+        assert!(!ports.is_empty());
+        assert!(ports.iter().all(|port| *port != 0), "{ports:?}");
+        assert!(ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+    }
+
+    /// A taken port is an error in one line with the address, for a name as well.
+    #[test]
+    fn taken_port_is_named() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = taken.local_addr().expect("its address").port();
+        for host in ["127.0.0.1", "localhost"] {
+            let error = bind_one(&format!("{host}:{port}"), &[]).expect_err(host);
+            let expected = format!("cannot listen on 127.0.0.1:{port}: address already in use");
+            assert_eq!(error, expected);
+        }
+    }
+
+    /// An address of another machine (RFC 5737) is an error if the name has no other.
+    #[test]
+    fn foreign_address_is_refused() {
+        let error = bind_one("192.0.2.1:0", &[]).expect_err("not ours");
+        assert!(error.starts_with("cannot listen on 192.0.2.1:0: "), "{error}");
+    }
+
+    /// An address of another machine is skipped if the name also has one of this machine.
+    #[test]
+    fn foreign_address_beside_ours_is_left_out() {
+        let addresses = ["192.0.2.1:0", "127.0.0.1:0"].map(|text| text.parse().expect("address"));
+        let listeners = bind_all(&addresses, false).expect("one of ours");
+        let bound: Vec<IpAddr> = listeners.iter().map(|(_, address)| address.ip()).collect();
+        assert_eq!(bound, [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+        assert!(bind_all(&addresses[..1], true).expect("another one is kept").is_empty());
+    }
+
+    /// A listener stays where its address stays, with the new entry. Port 0 stays only for the same
+    /// text. The other addresses are bound.
+    #[test]
+    fn held_listeners_are_kept() {
+        let first = bind_one("127.0.0.1:0", &[]).expect("a free port");
+        let held: Vec<Place> = first.places().cloned().collect();
+        let port = held[0].address.port();
+        let again = bind_one("127.0.0.1:0", &held).expect("the same");
+        assert!(again.bound.is_empty());
+        assert_eq!(again.kept, held);
+        let entry = Listen { proxy_protocol: true, ..(&*format!("127.0.0.1:{port}")).into() };
+        let entries = [entry.clone(), "127.0.0.2:0".into()];
+        let moved = Listeners::bind(&entries, &held).expect("one more port");
+        assert_eq!(moved.kept, [Place { address: held[0].address, entry }]);
+        assert_eq!(moved.bound.len(), 1);
+        assert_eq!(moved.bound[0].place.entry, "127.0.0.2:0".into());
+        assert_eq!(bind_one("[::ffff:127.0.0.1]:0", &held).expect("another text").bound.len(), 1);
+    }
+
+    /// An address that one of the own listeners covers is refused, with the reason.
+    #[test]
+    fn own_wildcard_is_named() {
+        let all = bind_one("0.0.0.0:0", &[]).expect("a free port");
+        let held: Vec<Place> = all.places().cloned().collect();
+        let port = held[0].address.port();
+        let error = bind_one(&format!("127.0.0.1:{port}"), &held).expect_err("it is covered");
+        let ours = format!("by this proxy's own 0.0.0.0:{port}");
+        let expected = format!("cannot listen on 127.0.0.1:{port}: address already in use, {ours}");
+        assert_eq!(error, expected);
+    }
+}
