@@ -12,7 +12,7 @@ use intelliproxy::config::Overflow;
 use intelliproxy_tests::backend::Reply;
 use intelliproxy_tests::client::{End, Pace, Step};
 use intelliproxy_tests::net::{Listening, Path};
-use intelliproxy_tests::strict::Asked;
+use intelliproxy_tests::reader::Asked;
 use intelliproxy_tests::world::{CALM_PATH, Change, Report, World};
 
 /// Sends a request whose response is expected.

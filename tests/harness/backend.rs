@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use intelliproxy_core::Instant;
 
 use crate::client::{Pace, Step};
-use crate::strict::{Head, Item, Reader, Way};
+use crate::reader::{Head, Item, Reader, Way};
 
 /// A backend's handling of one request.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use crate::net::Path;
-use crate::strict::{Asked, Head, Item, Reader, Way};
+use crate::reader::{Asked, Head, Item, Reader, Way};
 
 /// One step of a client's script or of a backend's response.
 #[derive(Clone, Debug)]

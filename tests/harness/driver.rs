@@ -10,10 +10,11 @@ use std::time::Duration;
 use intelliproxy::proxy::{Action, ConnId, Notice, Proxy};
 
 use crate::net::{Moved, Net};
-use crate::reload::begins_request;
 
-/// Maximum delay between a peer's last bytes and its end for a half-close.
+/// Maximum delay between a client's last bytes and its end for a half-close.
 const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(2);
+/// The same once the response has begun.
+const HALF_CLOSE_ANYWAY_WITHIN: Duration = Duration::from_micros(50);
 
 /// The proxy and its sockets.
 #[derive(Debug)]
@@ -198,7 +199,7 @@ impl Driver {
                     sock.is_readable = false;
                     self.proxy.handle_failed(net.now, conn);
                 } else if is_client && inward.has_end() {
-                    see_end(net, sock.link);
+                    see_end(net, sock.link, self.proxy.write_ready(conn));
                     self.proxy.handle_end_seen(net.now, conn);
                 }
                 return self.carry_out(net);
@@ -220,7 +221,7 @@ impl Driver {
                 }
                 Moved::Ended => {
                     sock.is_readable = false;
-                    see_end(net, link);
+                    see_end(net, link, self.proxy.write_ready(conn));
                     self.proxy.handle_eof(net.now, conn);
                     return;
                 }
@@ -268,6 +269,9 @@ impl Driver {
             match moved {
                 Moved::Bytes(count) => {
                     sock.is_writable = count == offered;
+                    if net.links[link].address.is_none() {
+                        net.links[link].written.push(&bytes[..count]);
+                    }
                     self.proxy.handle_written(net.now, conn, count);
                 }
                 Moved::Blocked => {
@@ -381,10 +385,20 @@ impl Driver {
     }
 }
 
-/// Records that the proxy sees a peer's end. Right after the last bytes it is a half-close; between
-/// 0.05 and 2 ms only if the response had not begun, which this does not tell apart.
-fn see_end(net: &mut Net, link: usize) {
+/// Returns whether these bytes begin a request with a complete first line.
+fn begins_request(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let is_method = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_uppercase);
+    line.ends_with(b" HTTP/1.1") && line.split(|&byte| byte == b' ').next().is_some_and(is_method)
+}
+
+/// Records that the proxy sees a peer's end, while `waiting` bytes wait for that peer. Right after
+/// the last bytes it is a half-close; when the response has begun it must follow them closer.
+fn see_end(net: &mut Net, link: usize, waiting: &[u8]) {
     let link = &mut net.links[link];
-    let is_prompt = net.now.since(link.last_read) < HALF_CLOSE_WITHIN;
-    link.is_half_closed.get_or_insert(is_prompt);
+    if link.is_half_closed.is_none() {
+        let has_begun = link.written.is_inside_with(waiting);
+        let within = if has_begun { HALF_CLOSE_ANYWAY_WITHIN } else { HALF_CLOSE_WITHIN };
+        link.is_half_closed = Some(net.now.since(link.last_read) < within);
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`world::World`] puts the real `Proxy` between scripted [`client`]s and model [`backend`]s, over
 //! a virtual [`net`]work, in virtual time. Everything follows from one seed. [`oracle`] has the
-//! rules, and [`strict`] reads every message a second time.
+//! rules, and [`reader`] reads every message a second time.
 pub mod backend;
 pub mod client;
 pub mod driver;
@@ -11,11 +11,13 @@ pub mod net;
 pub mod oracle;
 pub mod plan;
 mod play;
+pub mod reader;
+mod reconfigure;
 pub mod recording;
 pub mod reload;
 pub mod response;
 pub mod seeds;
-pub mod strict;
 pub mod trace;
 pub mod weather;
 pub mod world;
+pub mod written;

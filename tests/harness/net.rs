@@ -13,6 +13,7 @@ use intelliproxy::proxy::ConnectFailure;
 use intelliproxy_core::{Instant, Rng};
 
 use crate::trace::Trace;
+use crate::written::Written;
 
 /// The properties of a pipe.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +103,8 @@ pub struct Link {
     pub outward: Pipe,
     /// Time at which the proxy last read bytes from it, or at which it was opened.
     pub last_read: Instant,
+    /// The responses written to it, if its peer is a client.
+    pub written: Written,
     /// Whether its peer's end was seen as a half-close, once seen.
     pub is_half_closed: Option<bool>,
     /// Time at which the proxy last wrote to it, or at which it was opened.
@@ -253,6 +256,7 @@ impl Net {
             inward: Pipe::new(inward),
             outward: Pipe::new(outward),
             last_read: self.now,
+            written: Written::default(),
             is_half_closed: None,
             last_write: self.now,
             is_closed_by_proxy: false,

@@ -7,7 +7,7 @@ use intelliproxy_core::Instant;
 use crate::backend::Received;
 use crate::client::{Client, End, Response};
 use crate::ledger::{Fate, Ledger, OF_REQUEST, Request, content};
-use crate::strict::Head;
+use crate::reader::Head;
 
 /// The result of a rule: how it was broken.
 pub type Verdict = Result<(), String>;

@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::client::{Pace, Step};
 use crate::ledger::{Fate, Ledger, OF_REQUEST, Request, content};
 use crate::net::Net;
-use crate::strict::Asked;
+use crate::reader::Asked;
 
 /// A request that is being built.
 struct Draft {

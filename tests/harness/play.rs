@@ -244,7 +244,10 @@ impl World {
         match step {
             Step::Send(bytes) => client.unsent = bytes,
             Step::SendWhole(bytes) => self.net.peer_send_whole(link, &bytes),
-            Step::Ask { asked, id } => client.outstanding.push_back((asked, id)),
+            Step::Ask { asked, id } => {
+                client.outstanding.push_back((asked, id));
+                self.net.links[link].written.expect(asked);
+            }
             Step::Wait(wait) => {
                 client.rests_until = Some(self.net.now + wait);
                 self.net.after(wait, Happening::Client(index));
@@ -442,7 +445,7 @@ impl World {
         }
     }
 
-    fn decide_on(&mut self, backend: usize, head: &crate::strict::Head) -> Reply {
+    fn decide_on(&mut self, backend: usize, head: &crate::reader::Head) -> Reply {
         let id = oracle::number(head, "x-id");
         let request = id.and_then(|id| self.ledger.request(id));
         if let Some(request) = request {

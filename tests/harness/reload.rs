@@ -1,13 +1,11 @@
-//! Configurations that change while a world is running, and the rules for that.
-use std::net::SocketAddr;
+//! Configurations for a world to change to while it is running.
 use std::time::Duration;
 
-use intelliproxy::config::{BackendTarget, Config, Overflow};
+use intelliproxy::config::{Config, Overflow};
 use intelliproxy_core::PolicyKind;
 
 use crate::net::Net;
 use crate::weather::Weather;
-use crate::world::World;
 
 /// A backend by its name and its machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,86 +35,6 @@ pub struct Reloads {
     pub ended_there: usize,
     /// Connections that were idle, or about to be used, when their backend left or moved.
     pub closed: usize,
-}
-
-impl World {
-    /// Applies a new configuration.
-    pub(crate) fn reload(&mut self, index: usize) {
-        let mut wanted = Wanted { config: self.config.clone(), backends: self.configured.clone() };
-        (self.reloads[index])(&mut wanted);
-        let Wanted { config, backends } = wanted;
-        let policy = config.routing.policy;
-        let line = format_args!("reload {backends:?} by {policy:?}");
-        self.net.trace.note(self.net.now, line);
-        let targets = self.targets_of(&backends);
-        let mut names: Vec<usize> = backends.iter().map(|named| named.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        let is_good = config.validate().is_ok() && names.len() == backends.len();
-        let Some(driver) = &mut self.driver else { return };
-        if !is_good {
-            let before = format!("{:?}", driver.proxy);
-            let result = driver.proxy.handle_reconfigured(self.net.now, config, targets);
-            assert!(result.is_err(), "an invalid configuration is refused");
-            assert_eq!(before, format!("{:?}", driver.proxy), "and changes nothing");
-            driver.proxy.handle_config_refused("not this one".to_owned());
-            return driver.carry_out(&mut self.net);
-        }
-        let gone: Vec<SocketAddr> = self
-            .configured
-            .iter()
-            .filter(|old| !backends.contains(old))
-            .map(|old| self.backends[old.machine].address)
-            .collect();
-        let is_gone = |address| gone.contains(&address);
-        let mut displaced = Vec::new();
-        for (number, link) in self.net.links.iter_mut().enumerate() {
-            if link.address.is_some_and(is_gone) && !link.is_closed_by_proxy {
-                link.is_displaced = true;
-                displaced.push(number);
-            }
-        }
-        self.net.configured = targets.iter().flat_map(|to| to.addresses.clone()).collect();
-        let before = driver.links_in_excess(config.limits.clients);
-        let result = driver.proxy.handle_reconfigured(self.net.now, config.clone(), targets);
-        assert_eq!(result, Ok(()), "a valid configuration is accepted");
-        driver.carry_out(&mut self.net);
-        let is_closed = |link: &&usize| self.net.links[**link].is_closed_by_proxy;
-        self.reloaded.closed += displaced.iter().filter(is_closed).count();
-        self.config = config;
-        self.configured = backends;
-        self.note_given_way(&before);
-    }
-
-    /// Returns the backends as passed to the proxy.
-    pub(crate) fn targets_of(&self, backends: &[Named]) -> Vec<BackendTarget> {
-        let target = |named: &Named| {
-            let Named { name, machine } = *named;
-            let host = if name == machine {
-                format!("b{name}.test")
-            } else {
-                format!("b{name}-at-{machine}.test")
-            };
-            let address = self.backends[machine].address;
-            BackendTarget {
-                name: format!("b{name}"),
-                url: format!("http://{host}"),
-                authority: host,
-                addresses: match self.dead_address {
-                    Some(dead) => vec![dead, address],
-                    None => vec![address],
-                },
-            }
-        };
-        backends.iter().map(target).collect()
-    }
-}
-
-/// Returns whether these bytes begin a request with a complete first line.
-pub(crate) fn begins_request(bytes: &[u8]) -> bool {
-    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    let is_method = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_uppercase);
-    line.ends_with(b" HTTP/1.1") && line.split(|&byte| byte == b' ').next().is_some_and(is_method)
 }
 
 /// Returns a random configuration. In clear weather it may harm no client. In crashes the backend

@@ -6,7 +6,7 @@ use crate::client::Step;
 use crate::ledger::{Run, content};
 use crate::net::Net;
 use crate::plan::chunked;
-use crate::strict::Head;
+use crate::reader::Head;
 use crate::weather::Weather;
 
 /// The way in which a response's body ends.

@@ -13,9 +13,9 @@ use crate::driver::Driver;
 use crate::ledger::{Ledger, Run};
 use crate::net::{Happening, Listening, Net, Path};
 use crate::oracle::Verdict;
+use crate::reader::Head;
 use crate::recording::Recording;
 use crate::reload::{Named, Reload, Reloads, Wanted};
-use crate::strict::Head;
 use crate::trace::Trace;
 use crate::weather::Weather;
 

@@ -84,7 +84,7 @@ enum State {
 }
 
 /// Reads messages out of a stream of bytes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reader {
     way: Way,
     held: Vec<u8>,
