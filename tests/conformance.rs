@@ -1,9 +1,15 @@
-//! Tests whole messages, valid and invalid, against the whole proxy in memory. Every case runs with
-//! its bytes in one piece and byte by byte. At its end the proxy holds nothing for any peer.
-#[path = "conformance/bench.rs"]
-mod bench;
+//! Tests the whole proxy in memory: whole messages, valid and invalid, and its connections and
+//! limits. Cases of messages run with their bytes in one piece and byte by byte.
+#[path = "conformance/backpressure.rs"]
+mod backpressure;
 #[path = "conformance/bodies.rs"]
 mod bodies;
+#[path = "conformance/connections.rs"]
+mod connections;
+#[path = "conformance/expected.rs"]
+mod expected;
+#[path = "conformance/give_way.rs"]
+mod give_way;
 #[path = "conformance/hops.rs"]
 mod hops;
 #[path = "conformance/kept.rs"]

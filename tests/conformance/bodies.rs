@@ -1,7 +1,8 @@
 //! Request bodies, and pipelined requests.
 use intelliproxy::config::Config;
+use intelliproxy_driver::Driver;
 
-use crate::bench::{Bench, forwarded, refusal};
+use crate::expected::{forwarded, refusal};
 
 const HEAD: &str = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
 const NEXT: &str = "GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -64,19 +65,19 @@ fn bad_chunks_are_refused() {
         ("NUL in the trailer", "5\r\nhello\r\n0\r\nA: \0\r\n\r\n"),
     ] {
         for step in [usize::MAX, 1] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
-            let client = bench.client_with(format!("{HEAD}{body}{NEXT}").as_bytes());
-            assert_eq!(bench.text(client), refusal(400), "{name} by {step}");
-            for &upstream in bench.upstreams() {
-                let text = bench.text(upstream);
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
+            let client = driver.client_with(format!("{HEAD}{body}{NEXT}").as_bytes());
+            assert_eq!(driver.text(client), refusal(400), "{name} by {step}");
+            for &upstream in driver.upstreams() {
+                let text = driver.text(upstream);
                 let is_last = text.ends_with("0\r\n\r\n") || text.contains("/next");
                 assert!(!is_last, "{name} by {step}: never whole: {text}");
-                assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}: cut");
+                assert!(driver.peer(upstream).closed.is_some(), "{name} by {step}: cut");
             }
-            assert!(bench.upstreams().len() <= 1, "{name} by {step}");
-            bench.end(client);
-            assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+            assert!(driver.upstreams().len() <= 1, "{name} by {step}");
+            driver.end(client);
+            assert!(driver.proxy.is_at_rest(), "{name} by {step}");
         }
     }
 }
@@ -99,11 +100,11 @@ fn good_chunks_are_encoded_again() {
         ("trailer", &format!("1\r\nx\r\n0\r\n{trailer}\r\n"), "x", "X-Sum: 1\r\nX-Other:\r\n"),
     ] {
         for step in [usize::MAX, 1] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
-            let client = bench.client_with(format!("{HEAD}{body}").as_bytes());
-            let upstream = bench.upstream();
-            let text = bench.text(upstream);
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
+            let client = driver.client_with(format!("{HEAD}{body}").as_bytes());
+            let upstream = driver.upstream();
+            let text = driver.text(upstream);
             let head = forwarded("POST /", "Transfer-Encoding: chunked\r\n");
             let (fields, forwarded_body) = text.split_once("\r\n\r\n").expect("a head");
             let mut expected: Vec<&str> = head.trim_end().lines().collect();
@@ -112,10 +113,10 @@ fn good_chunks_are_encoded_again() {
             got.sort_unstable();
             assert_eq!(got, expected, "{name} by {step}");
             assert_eq!(dechunk(forwarded_body), (data.to_owned(), passed.to_owned()), "{name}");
-            bench.send(upstream, EMPTY_RESPONSE);
-            assert!(bench.text(client).starts_with("HTTP/1.1 200 OK\r\n"), "{name} by {step}");
+            driver.send(upstream, EMPTY_RESPONSE);
+            assert!(driver.text(client).starts_with("HTTP/1.1 200 OK\r\n"), "{name} by {step}");
             assert_eq!(
-                bench.wire(upstream).closed,
+                driver.peer(upstream).closed,
                 None,
                 "{name} by {step}: the connection is kept"
             );
@@ -133,26 +134,26 @@ fn a_long_trailer_section_waits_for_room() {
             config.forwarding.half_close = half_close;
             let wait = config.timeouts.response_body / 2;
             config.timeouts.request_body = wait / 2;
-            let mut bench = Bench::new(config);
-            bench.backends_take = takes;
+            let mut driver = Driver::new(config);
+            driver.backends_take = takes;
             let trailer = format!("T: {}\r\n", "t".repeat(len));
             let body = format!("{data:x}\r\n{}\r\n0\r\n{trailer}\r\n", "x".repeat(data));
-            let client = bench.client_with(format!("{HEAD}{body}").as_bytes());
-            let upstream = bench.upstream();
+            let client = driver.client_with(format!("{HEAD}{body}").as_bytes());
+            let upstream = driver.upstream();
             if takes == 0 {
                 if half_close {
-                    bench.end(client);
+                    driver.end(client);
                 }
-                bench.pass(wait);
-                bench.take(upstream, usize::MAX);
+                driver.pass(wait);
+                driver.take(upstream, usize::MAX);
             }
-            let text = bench.text(upstream);
+            let text = driver.text(upstream);
             let (_, forwarded_body) = text.split_once("\r\n\r\n").expect("a head");
             assert_eq!(dechunk(forwarded_body), ("x".repeat(data), trailer), "{data} and {len}");
-            bench.send(upstream, EMPTY_RESPONSE);
-            assert!(bench.text(client).starts_with("HTTP/1.1 200 OK\r\n"), "{data} and {len}");
+            driver.send(upstream, EMPTY_RESPONSE);
+            assert!(driver.text(client).starts_with("HTTP/1.1 200 OK\r\n"), "{data} and {len}");
             assert_eq!(
-                bench.wire(upstream).closed,
+                driver.peer(upstream).closed,
                 None,
                 "{data} and {len}: the connection is kept"
             );
@@ -169,20 +170,20 @@ fn cut_uploads_are_seen_as_cut() {
         format!("{HEAD}5\r\nhello\r\n0\r\n"),
     ] {
         for is_reset in [false, true] {
-            let mut bench = Bench::new(Config::default());
-            let client = bench.client_with(request.as_bytes());
-            let upstream = bench.upstream();
+            let mut driver = Driver::new(Config::default());
+            let client = driver.client_with(request.as_bytes());
+            let upstream = driver.upstream();
             if is_reset {
-                bench.reset(client);
-                assert_eq!(bench.text(client), "");
+                driver.reset(client);
+                assert_eq!(driver.text(client), "");
             } else {
-                bench.end(client);
-                assert_eq!(bench.text(client), refusal(400));
+                driver.end(client);
+                assert_eq!(driver.text(client), refusal(400));
             }
-            assert!(!bench.text(upstream).ends_with("0\r\n\r\n"), "{request}");
-            assert!(!bench.text(upstream).ends_with("hello"), "{request}");
-            assert!(bench.wire(upstream).closed.is_some(), "{request}");
-            assert!(bench.proxy.is_at_rest(), "{request}");
+            assert!(!driver.text(upstream).ends_with("0\r\n\r\n"), "{request}");
+            assert!(!driver.text(upstream).ends_with("hello"), "{request}");
+            assert!(driver.peer(upstream).closed.is_some(), "{request}");
+            assert!(driver.proxy.is_at_rest(), "{request}");
         }
     }
 }
@@ -200,20 +201,20 @@ fn pipelined_requests_are_served_in_order() {
         "GET /never HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
     ];
     for step in [usize::MAX, 1] {
-        let mut bench = Bench::new(Config::default());
-        bench.step = step;
-        let client = bench.client_with(requests.concat().as_bytes());
-        let upstream = bench.upstream();
+        let mut driver = Driver::new(Config::default());
+        driver.step = step;
+        let client = driver.client_with(requests.concat().as_bytes());
+        let upstream = driver.upstream();
         for number in 1..=5 {
-            let text = String::from_utf8(bench.drain(upstream)).expect("text");
+            let text = String::from_utf8(driver.drain(upstream)).expect("text");
             let paths: Vec<&str> = text.matches(" HTTP/1.1\r\n").collect();
             assert_eq!(paths.len(), 1, "one at a time: {text}");
             assert!(text.contains(&format!("/{number} HTTP/1.1\r\n")), "{number}: {text}");
             let response = format!("HTTP/1.1 200 OK\r\nN: {number}\r\nContent-Length: 1\r\n\r\n");
             let body = if number == 3 { "" } else { &number.to_string() };
-            bench.send(upstream, format!("{response}{body}").as_bytes());
+            driver.send(upstream, format!("{response}{body}").as_bytes());
         }
-        let text = bench.text(client);
+        let text = driver.text(client);
         let order: Vec<char> = text
             .match_indices("\r\nN: ")
             .filter_map(|(at, start)| text[at + start.len()..].chars().next())
@@ -223,8 +224,8 @@ fn pipelined_requests_are_served_in_order() {
             text.ends_with("N: 5\r\nContent-Length: 1\r\nConnection: close\r\n\r\n5"),
             "{text}"
         );
-        assert_eq!(bench.upstreams().len(), 1, "one connection carried them all");
-        assert_eq!(bench.drain(upstream), b"", "what follows close is not served");
+        assert_eq!(driver.upstreams().len(), 1, "one connection carried them all");
+        assert_eq!(driver.drain(upstream), b"", "what follows close is not served");
     }
 }
 
@@ -234,29 +235,32 @@ fn pipelined_requests_are_served_in_order() {
 fn expectations_are_passed_on() {
     let request =
         b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\nContent-Length: 5\r\n\r\n";
-    let mut bench = Bench::new(Config::default());
-    let client = bench.client_with(request);
-    let upstream = bench.upstream();
-    assert!(bench.text(upstream).contains("Expect: 100-Continue\r\n"));
-    assert_eq!(bench.text(client), "", "the proxy sends no 100 by itself");
-    bench.send(upstream, b"HTTP/1.1 100 Continue\r\n\r\n");
-    assert_eq!(bench.drain(client), b"HTTP/1.1 100 Continue\r\n\r\n");
-    bench.send(client, b"hello");
-    assert!(bench.text(upstream).ends_with("\r\n\r\nhello"));
-    bench.send(upstream, EMPTY_RESPONSE);
-    assert_eq!(bench.drain(client), EMPTY_RESPONSE);
-    assert_eq!(bench.wire(upstream).closed, None);
+    let mut driver = Driver::new(Config::default());
+    let client = driver.client_with(request);
+    let upstream = driver.upstream();
+    assert!(driver.text(upstream).contains("Expect: 100-Continue\r\n"));
+    assert_eq!(driver.text(client), "", "the proxy sends no 100 by itself");
+    driver.send(upstream, b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(driver.drain(client), b"HTTP/1.1 100 Continue\r\n\r\n");
+    driver.send(client, b"hello");
+    assert!(driver.text(upstream).ends_with("\r\n\r\nhello"));
+    driver.send(upstream, EMPTY_RESPONSE);
+    assert_eq!(driver.drain(client), EMPTY_RESPONSE);
+    assert_eq!(driver.peer(upstream).closed, None);
 
-    bench.send(client, request);
-    bench.send(upstream, b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+    driver.send(client, request);
+    driver.send(upstream, b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
     let refused = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    assert_eq!(bench.text(client), refused);
-    assert!(bench.wire(client).is_shut);
-    assert!(bench.wire(upstream).closed.is_some(), "the backend waits for a body that never comes");
+    assert_eq!(driver.text(client), refused);
+    assert!(driver.peer(client).is_shut);
+    assert!(
+        driver.peer(upstream).closed.is_some(),
+        "the backend waits for a body that never comes"
+    );
 
-    let mut bench = Bench::new(Config::default());
-    bench.client_with(b"POST / HTTP/1.0\r\nExpect: x\r\nContent-Length: 1\r\n\r\nx");
-    let text = bench.text(bench.upstream());
+    let mut driver = Driver::new(Config::default());
+    driver.client_with(b"POST / HTTP/1.0\r\nExpect: x\r\nContent-Length: 1\r\n\r\nx");
+    let text = driver.text(driver.upstream());
     assert!(!text.contains("Expect"), "HTTP/1.0 has no expectations: {text}");
 }
 
@@ -264,18 +268,18 @@ fn expectations_are_passed_on() {
 /// nothing.
 #[test]
 fn uploads_are_held_back() {
-    let mut bench = Bench::new(Config::default());
+    let mut driver = Driver::new(Config::default());
     let length = 4 << 20;
     let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
-    let client = bench.client_with(head.as_bytes());
-    let upstream = bench.upstream();
-    let head_length = bench.drain(upstream).len();
+    let client = driver.client_with(head.as_bytes());
+    let upstream = driver.upstream();
+    let head_length = driver.drain(upstream).len();
     assert!(head_length > 0);
-    bench.take(upstream, 0);
-    bench.send(client, &vec![b'x'; length]);
-    let held = length - bench.unread(client);
+    driver.take(upstream, 0);
+    driver.send(client, &vec![b'x'; length]);
+    let held = length - driver.unread(client);
     assert!(held <= 512 * 1024, "{held} bytes are held for one connection");
-    bench.take(upstream, usize::MAX);
-    assert_eq!(bench.unread(client), 0);
-    assert_eq!(bench.wire(upstream).received.len(), length);
+    driver.take(upstream, usize::MAX);
+    assert_eq!(driver.unread(client), 0);
+    assert_eq!(driver.peer(upstream).received.len(), length);
 }

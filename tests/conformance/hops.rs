@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use intelliproxy::config::Config;
 use intelliproxy::proxy::{ConnId, Notice};
+use intelliproxy_driver::Driver;
 
-use super::bench::{Bench, VIA, refusal};
+use crate::expected::{VIA, refusal};
 
 /// Builds a proxy that trusts 192.0.2.0/24 and 2001:db8::/32. It shows /stats to 198.51.100.0/24
 /// and to 192.0.2.7.
-fn trusting() -> Bench {
+fn trusting() -> Driver {
     let mut config = Config::default();
     let list = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
     config.forwarding.trusted = list(&["192.0.2.0/24", "2001:db8::/32"]);
     config.stats.allow = list(&["198.51.100.0/24", "192.0.2.7"]);
-    Bench::new(config)
+    Driver::new(config)
 }
 
 const SAID: &str = "X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\n\
@@ -66,12 +67,12 @@ fn a_trusted_hops_word_goes_on() {
         ),
     ];
     for (peer, target, said, expected) in rows {
-        let mut bench = trusting();
-        let client = bench.client_from(peer);
+        let mut driver = trusting();
+        let client = driver.client_from(peer);
         let request = format!("GET {target} HTTP/1.1\r\nHost: h\r\n{said}\r\n");
-        bench.send(client, request.as_bytes());
+        driver.send(client, request.as_bytes());
         let expected = format!("GET / HTTP/1.1\r\nHost: h\r\n{expected}\r\nVia: 1.1 {VIA}\r\n\r\n");
-        assert_eq!(bench.text(bench.upstream()), expected, "{peer} {target} {said}");
+        assert_eq!(driver.text(driver.upstream()), expected, "{peer} {target} {said}");
     }
 }
 
@@ -97,11 +98,11 @@ fn the_client_is_the_rightmost_untrusted_address() {
         ("203.0.113.9:1", "X-Forwarded-For: 198.51.100.7", "203.0.113.9:1"),
     ];
     for (peer, fields, expected) in rows {
-        let mut bench = trusting();
-        let client = bench.client_from(peer);
-        bench.send(client, format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n").as_bytes());
-        bench.end(bench.upstream());
-        let named = bench.notices.iter().find_map(|notice| match notice {
+        let mut driver = trusting();
+        let client = driver.client_from(peer);
+        driver.send(client, format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n").as_bytes());
+        driver.end(driver.upstream());
+        let named = driver.notices.iter().find_map(|notice| match notice {
             Notice::UpstreamError { peer, .. } => Some(peer.to_string()),
             _ => None,
         });
@@ -113,21 +114,21 @@ fn the_client_is_the_rightmost_untrusted_address() {
 /// it.
 #[test]
 fn a_head_that_fails_is_the_peers() {
-    type End = fn(&mut Bench, ConnId);
+    type End = fn(&mut Driver, ConnId);
     let ends: [(&[u8], End); 3] = [
         (b"GET / HTTP/1.1\r\n\r\n", |_, _| {}),
-        (b"GET / HTTP/1.1\r\n", |bench, _| bench.pass(Duration::from_secs(10))),
-        (b"GET / HTTP/1.1\r\n", |bench, client| bench.end(client)),
+        (b"GET / HTTP/1.1\r\n", |driver, _| driver.pass(Duration::from_secs(10))),
+        (b"GET / HTTP/1.1\r\n", |driver, client| driver.end(client)),
     ];
     for (head, end) in ends {
-        let mut bench = trusting();
-        let client = bench.client_from("192.0.2.7:1");
-        bench.send(client, b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n");
-        bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-        bench.send(client, head);
-        end(&mut bench, client);
+        let mut driver = trusting();
+        let client = driver.client_from("192.0.2.7:1");
+        driver.send(client, b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n");
+        driver.send(driver.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        driver.send(client, head);
+        end(&mut driver, client);
         let is_peer = |notice: &Notice| matches!(notice, Notice::ClientError { peer, .. } if peer.to_string() == "192.0.2.7:1");
-        assert!(bench.notices.iter().any(is_peer), "{head:?}: {:?}", bench.notices);
+        assert!(driver.notices.iter().any(is_peer), "{head:?}: {:?}", driver.notices);
     }
 }
 
@@ -152,10 +153,10 @@ fn stats_are_not_shown_to_forwarded_clients() {
         ("192.0.2.1:1", "", false),
     ];
     for (peer, fields, is_shown) in rows {
-        let mut bench = trusting();
-        let client = bench.client_from(peer);
-        bench.send(client, format!("GET /stats HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes());
-        assert_eq!(bench.upstreams().is_empty(), is_shown, "{peer} {fields}");
+        let mut driver = trusting();
+        let client = driver.client_from(peer);
+        driver.send(client, format!("GET /stats HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes());
+        assert_eq!(driver.upstreams().is_empty(), is_shown, "{peer} {fields}");
     }
 }
 
@@ -164,14 +165,14 @@ fn stats_are_not_shown_to_forwarded_clients() {
 #[test]
 fn a_loop_is_ended() {
     // The proxy is its own backend: each request that it sends comes back.
-    let mut bench = Bench::new(Config::default());
-    let first = bench.client_with(b"GET /round HTTP/1.1\r\nHost: h\r\n\r\n");
-    let sent = bench.text(bench.upstream());
-    let own = bench.client_with(sent.as_bytes());
-    assert_eq!(bench.text(own), refusal(508));
-    let response = bench.drain(own);
-    bench.send(bench.upstream(), &response);
-    assert!(bench.text(first).starts_with("HTTP/1.1 508 "));
+    let mut driver = Driver::new(Config::default());
+    let first = driver.client_with(b"GET /round HTTP/1.1\r\nHost: h\r\n\r\n");
+    let sent = driver.text(driver.upstream());
+    let own = driver.client_with(sent.as_bytes());
+    assert_eq!(driver.text(own), refusal(508));
+    let response = driver.drain(own);
+    driver.send(driver.upstream(), &response);
+    assert!(driver.text(first).starts_with("HTTP/1.1 508 "));
     for (via, is_loop) in [
         (format!("1.1 {VIA}"), true),
         (format!("1.0 front, HTTP/1.1 {} (comment)", VIA.to_uppercase()), true),
@@ -180,14 +181,14 @@ fn a_loop_is_ended() {
         (format!("{VIA} other"), false),
         (format!("1.1 a{VIA}"), false),
     ] {
-        let mut bench = Bench::new(Config::default());
+        let mut driver = Driver::new(Config::default());
         let request = format!("GET / HTTP/1.1\r\nHost: h\r\nVia: {via}\r\n\r\n");
-        let client = bench.client_with(request.as_bytes());
-        assert_eq!(bench.upstreams().is_empty(), is_loop, "{via}");
+        let client = driver.client_with(request.as_bytes());
+        assert_eq!(driver.upstreams().is_empty(), is_loop, "{via}");
         if is_loop {
-            assert_eq!(bench.text(client), refusal(508), "{via}");
+            assert_eq!(driver.text(client), refusal(508), "{via}");
             let is_reported = |notice: &Notice| format!("{notice:?}").contains("error: Loop");
-            assert!(bench.notices.iter().any(is_reported));
+            assert!(driver.notices.iter().any(is_reported));
         }
     }
 }
@@ -212,20 +213,20 @@ fn a_proxy_header_names_the_client() {
     ];
     for step in [usize::MAX, 1] {
         for (peer, header, client) in &rows {
-            let mut bench = trusting();
-            bench.step = step;
+            let mut driver = trusting();
+            driver.step = step;
             let request = b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-Proto: https\r\n\r\n";
-            let conn = bench.announced_client(peer, &[&header[..], request].concat());
-            let text = bench.text(bench.upstream());
+            let conn = driver.announced_client(peer, &[&header[..], request].concat());
+            let text = driver.text(driver.upstream());
             let proto = if client.starts_with("192.0.2.") { "https" } else { "http" };
             assert!(text.contains(&format!("\r\nX-Forwarded-For: {client}\r\n")), "{text}");
             assert!(text.contains(&format!("\r\nX-Forwarded-Proto: {proto}\r\n")), "{text}");
             // The header is read once: no header comes before the next request.
-            bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-            bench.drain(conn);
-            bench.send(conn, request);
-            bench.send(bench.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-            assert!(bench.text(conn).starts_with("HTTP/1.1 200 "));
+            driver.send(driver.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            driver.drain(conn);
+            driver.send(conn, request);
+            driver.send(driver.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            assert!(driver.text(conn).starts_with("HTTP/1.1 200 "));
         }
         for (peer, bytes) in [
             ("192.0.2.9:1", &b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"[..]),
@@ -235,21 +236,21 @@ fn a_proxy_header_names_the_client() {
                 b"PROXY TCP4 1.1.1.1 1.1.1.1 1 1\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
             ),
         ] {
-            let mut bench = trusting();
-            bench.step = step;
-            let conn = bench.announced_client(peer, bytes);
-            assert_eq!(bench.text(conn), refusal(400), "{peer}");
-            assert!(bench.upstreams().is_empty());
+            let mut driver = trusting();
+            driver.step = step;
+            let conn = driver.announced_client(peer, bytes);
+            assert_eq!(driver.text(conn), refusal(400), "{peer}");
+            assert!(driver.upstreams().is_empty());
         }
     }
     // An incomplete header has the same timeout as a head. An end inside it is not an invalid
     // request.
-    let mut bench = trusting();
-    let conn = bench.announced_client("192.0.2.9:1", b"PROXY TCP4 ");
-    bench.pass(Duration::from_secs(10));
-    assert_eq!(bench.text(conn), refusal(408));
-    let mut bench = trusting();
-    let conn = bench.announced_client("192.0.2.9:1", b"PROXY TCP4 ");
-    bench.end(conn);
-    assert_eq!((bench.text(conn).as_str(), bench.wire(conn).closed), ("", Some(false)));
+    let mut driver = trusting();
+    let conn = driver.announced_client("192.0.2.9:1", b"PROXY TCP4 ");
+    driver.pass(Duration::from_secs(10));
+    assert_eq!(driver.text(conn), refusal(408));
+    let mut driver = trusting();
+    let conn = driver.announced_client("192.0.2.9:1", b"PROXY TCP4 ");
+    driver.end(conn);
+    assert_eq!((driver.text(conn).as_str(), driver.peer(conn).closed), ("", Some(false)));
 }

@@ -3,24 +3,23 @@ use std::time::Duration;
 
 use intelliproxy::config::Config;
 use intelliproxy::proxy::{ConnId, Notice, RemedyTaken};
-
-use super::bench::{Bench, Dialling};
+use intelliproxy_driver::{Dialling, Driver};
 
 const GET: &str = "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
 const POST: &str = "POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab";
 const OWN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
 
 /// Sends a request and its response. Returns the client and the connection to the backend.
-fn served(bench: &mut Bench, request: &str, response: &str) -> (ConnId, ConnId) {
-    let client = bench.client_with(request.as_bytes());
-    let upstream = bench.upstream();
-    bench.send(upstream, response.as_bytes());
-    bench.drain(client);
+fn served(driver: &mut Driver, request: &str, response: &str) -> (ConnId, ConnId) {
+    let client = driver.client_with(request.as_bytes());
+    let upstream = driver.upstream();
+    driver.send(upstream, response.as_bytes());
+    driver.drain(client);
     (client, upstream)
 }
 
-fn has_remedy(bench: &Bench, wanted: RemedyTaken) -> bool {
-    bench
+fn has_remedy(driver: &Driver, wanted: RemedyTaken) -> bool {
+    driver
         .notices
         .iter()
         .any(|notice| matches!(notice, Notice::UpstreamError { remedy, .. } if *remedy == wanted))
@@ -46,20 +45,20 @@ fn a_backends_keep_alive_time_is_held() {
     ];
     for (head, expected) in rows {
         let response = format!("{head}\r\nContent-Length: 0\r\n\r\n");
-        let mut bench = Bench::new(Config::default());
-        let (client, first) = served(&mut bench, GET, &response);
+        let mut driver = Driver::new(Config::default());
+        let (client, first) = served(&mut driver, GET, &response);
         let Some(millis) = expected else {
-            assert_eq!(bench.wire(first).closed, Some(false), "{head}");
+            assert_eq!(driver.peer(first).closed, Some(false), "{head}");
             continue;
         };
-        bench.pass(Duration::from_millis(millis - 1));
-        bench.send(client, GET.as_bytes());
-        assert_eq!(bench.upstreams(), [first], "{head}: used again before its time");
-        bench.send(first, response.as_bytes());
-        bench.pass(Duration::from_millis(millis - 1));
-        assert_eq!(bench.wire(first).closed, None, "{head}");
-        bench.pass(Duration::from_millis(1));
-        assert_eq!(bench.wire(first).closed, Some(false), "{head}: closed at its time");
+        driver.pass(Duration::from_millis(millis - 1));
+        driver.send(client, GET.as_bytes());
+        assert_eq!(driver.upstreams(), [first], "{head}: used again before its time");
+        driver.send(first, response.as_bytes());
+        driver.pass(Duration::from_millis(millis - 1));
+        assert_eq!(driver.peer(first).closed, None, "{head}");
+        driver.pass(Duration::from_millis(1));
+        assert_eq!(driver.peer(first).closed, Some(false), "{head}: closed at its time");
     }
 }
 
@@ -67,30 +66,30 @@ fn a_backends_keep_alive_time_is_held() {
 /// handled, as after a pause of the process.
 #[test]
 fn a_connection_whose_time_is_over_is_not_used() {
-    let mut bench = Bench::new(Config::default());
-    let (client, first) = served(&mut bench, GET, OWN);
-    bench.now += Duration::from_secs(4);
-    bench.send(client, GET.as_bytes());
-    assert_eq!(bench.wire(first).closed, Some(false));
-    assert_eq!(bench.upstreams().len(), 2);
+    let mut driver = Driver::new(Config::default());
+    let (client, first) = served(&mut driver, GET, OWN);
+    driver.now += Duration::from_secs(4);
+    driver.send(client, GET.as_bytes());
+    assert_eq!(driver.peer(first).closed, Some(false));
+    assert_eq!(driver.upstreams().len(), 2);
 }
 
 /// Before a request that may not be repeated uses an idle connection, the proxy checks whether the
 /// backend has closed it. If so, the request gets a new connection.
 #[test]
 fn a_post_looks_before_it_uses_a_connection() {
-    let mut bench = Bench::new(Config::default());
-    let (client, first) = served(&mut bench, GET, OWN);
-    bench.end_unseen(first);
-    bench.send(client, POST.as_bytes());
-    assert_eq!(bench.wire(first).received.len(), bench.text(first).len());
-    assert!(!bench.text(first).contains("POST"), "nothing of it went over the closed one");
-    assert_eq!(bench.wire(first).closed, Some(false));
-    let second = bench.upstream();
+    let mut driver = Driver::new(Config::default());
+    let (client, first) = served(&mut driver, GET, OWN);
+    driver.end_unseen(first);
+    driver.send(client, POST.as_bytes());
+    assert_eq!(driver.peer(first).received.len(), driver.text(first).len());
+    assert!(!driver.text(first).contains("POST"), "nothing of it went over the closed one");
+    assert_eq!(driver.peer(first).closed, Some(false));
+    let second = driver.upstream();
     assert_ne!(first, second);
-    bench.send(second, OWN.as_bytes());
-    assert_eq!(bench.text(client), OWN);
-    assert!(has_remedy(&bench, RemedyTaken::Redialled));
+    driver.send(second, OWN.as_bytes());
+    assert_eq!(driver.text(client), OWN);
+    assert!(has_remedy(&driver, RemedyTaken::Redialled));
 }
 
 /// A client's first request, if it may not be repeated, uses an idle connection only where the
@@ -102,24 +101,24 @@ fn a_first_post_uses_proven_connections_only() {
         ("one used twice", 1, true),
         ("one that was idle for long", 2, true),
     ] {
-        let mut bench = Bench::new(Config::default());
-        let (client, first) = served(&mut bench, GET, OWN);
+        let mut driver = Driver::new(Config::default());
+        let (client, first) = served(&mut driver, GET, OWN);
         match prove {
             1 => {
-                bench.send(client, GET.as_bytes());
-                bench.send(first, OWN.as_bytes());
+                driver.send(client, GET.as_bytes());
+                driver.send(first, OWN.as_bytes());
             }
-            2 => bench.pass(Duration::from_millis(100)),
-            _ => bench.pass(Duration::from_millis(99)),
+            2 => driver.pass(Duration::from_millis(100)),
+            _ => driver.pass(Duration::from_millis(99)),
         }
-        bench.client_with(POST.as_bytes());
-        assert_eq!(bench.upstreams().len(), if is_reused { 1 } else { 2 }, "{name}");
+        driver.client_with(POST.as_bytes());
+        assert_eq!(driver.upstreams().len(), if is_reused { 1 } else { 2 }, "{name}");
         // A later request of the same client, and a request that may be repeated, use any idle
         // connection.
-        let mut bench = Bench::new(Config::default());
-        let (client, first) = served(&mut bench, GET, OWN);
-        bench.send(client, POST.as_bytes());
-        assert_eq!(bench.upstreams(), [first]);
+        let mut driver = Driver::new(Config::default());
+        let (client, first) = served(&mut driver, GET, OWN);
+        driver.send(client, POST.as_bytes());
+        assert_eq!(driver.upstreams(), [first]);
     }
 }
 
@@ -128,34 +127,34 @@ fn a_first_post_uses_proven_connections_only() {
 /// client's first request, the client gets 502. The backend is not blamed in the first case.
 #[test]
 fn a_lost_post_closes_a_kept_client() {
-    let mut bench = Bench::new(Config::default());
-    let (client, first) = served(&mut bench, GET, OWN);
-    bench.send(client, POST.as_bytes());
-    assert_eq!(bench.upstreams(), [first]);
-    bench.reset(first);
-    assert_eq!(bench.text(client), "", "no response");
-    assert!(bench.wire(client).is_over(), "a clean end");
-    assert!(has_remedy(&bench, RemedyTaken::Closed));
-    assert_eq!(bench.upstreams().len(), 1, "the proxy does not repeat it");
-    let snapshot = bench.proxy.snapshot(bench.now);
+    let mut driver = Driver::new(Config::default());
+    let (client, first) = served(&mut driver, GET, OWN);
+    driver.send(client, POST.as_bytes());
+    assert_eq!(driver.upstreams(), [first]);
+    driver.reset(first);
+    assert_eq!(driver.text(client), "", "no response");
+    assert!(driver.peer(client).is_over(), "a clean end");
+    assert!(has_remedy(&driver, RemedyTaken::Closed));
+    assert_eq!(driver.upstreams().len(), 1, "the proxy does not repeat it");
+    let snapshot = driver.proxy.snapshot(driver.now);
     assert_eq!((snapshot.backends[0].errors, snapshot.backends[0].in_flight), (0, 0));
-    bench.end(client);
-    assert_eq!(bench.wire(client).closed, Some(false));
+    driver.end(client);
+    assert_eq!(driver.peer(client).closed, Some(false));
 
-    let mut bench = Bench::new(Config::default());
-    served(&mut bench, GET, OWN);
-    bench.pass(Duration::from_millis(100));
-    let other = bench.client_with(POST.as_bytes());
-    let first = bench.upstream();
-    bench.end(first);
-    assert!(bench.text(other).starts_with("HTTP/1.1 502 "), "a first request gets a response");
+    let mut driver = Driver::new(Config::default());
+    served(&mut driver, GET, OWN);
+    driver.pass(Duration::from_millis(100));
+    let other = driver.client_with(POST.as_bytes());
+    let first = driver.upstream();
+    driver.end(first);
+    assert!(driver.text(other).starts_with("HTTP/1.1 502 "), "a first request gets a response");
     // One byte of a response shows that the request was received: the client gets 502, too.
-    let mut bench = Bench::new(Config::default());
-    let (client, first) = served(&mut bench, GET, OWN);
-    bench.send(client, POST.as_bytes());
-    bench.send(first, b"H");
-    bench.end(first);
-    assert!(bench.text(client).starts_with("HTTP/1.1 502 "));
+    let mut driver = Driver::new(Config::default());
+    let (client, first) = served(&mut driver, GET, OWN);
+    driver.send(client, POST.as_bytes());
+    driver.send(first, b"H");
+    driver.end(first);
+    assert!(driver.text(client).starts_with("HTTP/1.1 502 "));
 }
 
 const CHALLENGE: &str = "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\
@@ -182,32 +181,32 @@ fn authenticated_connections_stay_with_their_client() {
         (get("Authorization: Bearer NTLM\r\n"), OWN.to_owned(), false),
     ];
     for (request, response, is_bound) in rows {
-        let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
-        let (alice, own) = served(&mut bench, &request, &response);
+        let mut driver = Driver::with_backends(Config::default(), &["a", "b"]);
+        let (alice, own) = served(&mut driver, &request, &response);
         // Another client does not get it, and it is kept longer than idle ones.
-        let bob = bench.client_with(GET.as_bytes());
-        let others = bench.upstream();
+        let bob = driver.client_with(GET.as_bytes());
+        let others = driver.upstream();
         assert_eq!(others != own, is_bound, "{request}{response}");
-        bench.send(others, OWN.as_bytes());
-        bench.end(bob);
-        bench.pass(Duration::from_secs(5));
-        assert_eq!(bench.wire(own).closed.is_none(), is_bound);
+        driver.send(others, OWN.as_bytes());
+        driver.end(bob);
+        driver.pass(Duration::from_secs(5));
+        assert_eq!(driver.peer(own).closed.is_none(), is_bound);
         if !is_bound {
             continue;
         }
         // Its own client gets it, whatever the method. Both connections end together.
         for (next, path) in [(GET, "GET /1 "), (POST, "POST /2 ")] {
-            bench.drain(own);
-            bench.send(alice, next.as_bytes());
-            assert!(bench.text(own).starts_with(path), "{request}{response}");
-            bench.drain(alice);
-            bench.send(own, OWN.as_bytes());
-            assert_eq!(bench.text(alice), OWN);
+            driver.drain(own);
+            driver.send(alice, next.as_bytes());
+            assert!(driver.text(own).starts_with(path), "{request}{response}");
+            driver.drain(alice);
+            driver.send(own, OWN.as_bytes());
+            assert_eq!(driver.text(alice), OWN);
         }
-        let count = bench.upstreams().len();
-        bench.end(alice);
-        assert_eq!(bench.wire(own).closed, Some(false), "both end together");
-        assert_eq!(bench.upstreams().len(), count);
+        let count = driver.upstreams().len();
+        driver.end(alice);
+        assert_eq!(driver.peer(own).closed, Some(false), "both end together");
+        assert_eq!(driver.upstreams().len(), count);
     }
 }
 
@@ -216,61 +215,60 @@ fn authenticated_connections_stay_with_their_client() {
 #[test]
 fn a_client_ends_with_its_own_connection() {
     let start = || {
-        let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
-        let (alice, own) = served(&mut bench, GET, CHALLENGE);
-        (bench, alice, own)
+        let mut driver = Driver::with_backends(Config::default(), &["a", "b"]);
+        let (alice, own) = served(&mut driver, GET, CHALLENGE);
+        (driver, alice, own)
     };
-    let (mut bench, alice, own) = start();
-    bench.end(own);
-    assert!(bench.wire(alice).is_over() && bench.text(alice).is_empty());
-    let (mut bench, alice, own) = start();
-    bench.reset(own);
-    assert!(bench.wire(alice).is_over() && bench.text(alice).is_empty());
-    let (mut bench, alice, own) = start();
-    bench.send(own, b"HTTP/1.1 408 Bye\r\n\r\n");
-    assert!(bench.wire(alice).is_over() && bench.text(alice).is_empty());
+    let (mut driver, alice, own) = start();
+    driver.end(own);
+    assert!(driver.peer(alice).is_over() && driver.text(alice).is_empty());
+    let (mut driver, alice, own) = start();
+    driver.reset(own);
+    assert!(driver.peer(alice).is_over() && driver.text(alice).is_empty());
+    let (mut driver, alice, own) = start();
+    driver.send(own, b"HTTP/1.1 408 Bye\r\n\r\n");
+    assert!(driver.peer(alice).is_over() && driver.text(alice).is_empty());
     for request in [GET, POST] {
-        let (mut bench, alice, own) = start();
-        bench.end_unseen(own);
-        bench.send(alice, request.as_bytes());
-        assert!(bench.wire(alice).is_over() && bench.text(alice).is_empty(), "{request}");
-        let (mut bench, alice, own) = start();
-        bench.send(alice, request.as_bytes());
-        bench.end(own);
-        assert!(bench.wire(alice).is_over() && bench.text(alice).is_empty(), "{request}");
-        assert_eq!(bench.upstreams(), [own], "never sent over another connection");
+        let (mut driver, alice, own) = start();
+        driver.end_unseen(own);
+        driver.send(alice, request.as_bytes());
+        assert!(driver.peer(alice).is_over() && driver.text(alice).is_empty(), "{request}");
+        let (mut driver, alice, own) = start();
+        driver.send(alice, request.as_bytes());
+        driver.end(own);
+        assert!(driver.peer(alice).is_over() && driver.text(alice).is_empty(), "{request}");
+        assert_eq!(driver.upstreams(), [own], "never sent over another connection");
         // An error response instead of the backend's is the last one.
-        let (mut bench, alice, own) = start();
-        bench.send(alice, request.as_bytes());
-        bench.send(own, b"nonsense\r\n\r\n");
-        let text = bench.text(alice);
+        let (mut driver, alice, own) = start();
+        driver.send(alice, request.as_bytes());
+        driver.send(own, b"nonsense\r\n\r\n");
+        let text = driver.text(alice);
         assert!(text.starts_with("HTTP/1.1 502 ") && text.contains("\r\nConnection: close\r\n"));
     }
     // A backend that closes the connection after its challenge closes its client's, too.
-    let mut bench = Bench::new(Config::default());
-    let alice = bench.client_with(GET.as_bytes());
+    let mut driver = Driver::new(Config::default());
+    let alice = driver.client_with(GET.as_bytes());
     let closing = CHALLENGE.replace("Content", "Connection: close\r\nContent");
-    bench.send(bench.upstream(), closing.as_bytes());
-    assert!(bench.text(alice).contains("\r\nConnection: close\r\n"));
-    assert!(bench.wire(alice).is_over());
+    driver.send(driver.upstream(), closing.as_bytes());
+    assert!(driver.text(alice).contains("\r\nConnection: close\r\n"));
+    assert!(driver.peer(alice).is_over());
     // A proxy that stops closes both.
-    let (mut bench, alice, own) = start();
-    bench.proxy.handle_stop(bench.now);
-    bench.run();
-    assert_eq!((bench.wire(alice).closed, bench.wire(own).closed), (Some(false), Some(false)));
+    let (mut driver, alice, own) = start();
+    driver.stop();
+    assert_eq!((driver.peer(alice).closed, driver.peer(own).closed), (Some(false), Some(false)));
 }
 
 /// A connection that is bound to a client is used even while its backend is down: no other backend
 /// knows the client.
 #[test]
 fn an_own_connection_is_used_while_its_backend_is_down() {
-    let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
-    let (alice, own) = served(&mut bench, GET, CHALLENGE);
-    bench.dialling = Dialling::IsRefused;
-    bench.pass(Duration::from_secs(30));
-    let down = bench.proxy.snapshot(bench.now).backends;
+    let mut driver = Driver::with_backends(Config::default(), &["a", "b"]);
+    let (alice, own) = served(&mut driver, GET, CHALLENGE);
+    driver.dialling = Dialling::IsRefused;
+    driver.pass(Duration::from_secs(30));
+    let down = driver.proxy.snapshot(driver.now).backends;
     assert!(down.iter().all(|backend| backend.health == intelliproxy_core::Health::Down));
-    bench.send(alice, GET.as_bytes());
-    bench.send(own, OWN.as_bytes());
-    assert_eq!(bench.text(alice), OWN);
+    driver.send(alice, GET.as_bytes());
+    driver.send(own, OWN.as_bytes());
+    assert_eq!(driver.text(alice), OWN);
 }

@@ -2,8 +2,9 @@
 use intelliproxy::config::{Config, Overflow};
 use intelliproxy::proxy::{Notice, RemedyTaken};
 use intelliproxy_core::PolicyKind;
+use intelliproxy_driver::{Dialling, Driver};
 
-use crate::bench::{Bench, Dialling, refusal};
+use crate::expected::refusal;
 
 const OWN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
 
@@ -11,15 +12,15 @@ const OWN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
 #[track_caller]
 fn assert_verdict(name: &str, config: &Config, request: &[u8], refused: Option<u16>) {
     for step in [usize::MAX, 1] {
-        let mut bench = Bench::new(config.clone());
-        bench.step = step;
-        let client = bench.client_with(request);
+        let mut driver = Driver::new(config.clone());
+        driver.step = step;
+        let client = driver.client_with(request);
         match refused {
-            Some(status) => assert_eq!(bench.text(client), refusal(status), "{name} by {step}"),
+            Some(status) => assert_eq!(driver.text(client), refusal(status), "{name} by {step}"),
             None => {
-                assert_eq!(bench.text(client), "", "{name} by {step}");
-                bench.send(bench.upstream(), OWN);
-                assert!(bench.text(client).starts_with("HTTP/1.1 200 "), "{name} by {step}");
+                assert_eq!(driver.text(client), "", "{name} by {step}");
+                driver.send(driver.upstream(), OWN);
+                assert!(driver.text(client).starts_with("HTTP/1.1 200 "), "{name} by {step}");
             }
         }
     }
@@ -53,13 +54,13 @@ fn response_heads() {
     config.limits.target_bytes_max = 1000;
     for (length, is_good) in [(1999, true), (2000, true), (2001, false), (70_000, false)] {
         for step in [usize::MAX, 1] {
-            let mut bench = Bench::new(config.clone());
-            bench.step = step;
-            let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+            let mut driver = Driver::new(config.clone());
+            driver.step = step;
+            let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
             let start = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n";
-            bench.send(bench.upstream(), &head_of(start, length));
+            driver.send(driver.upstream(), &head_of(start, length));
             let status = if is_good { "HTTP/1.1 200 " } else { "HTTP/1.1 502 " };
-            assert!(bench.text(client).starts_with(status), "{length} by {step}");
+            assert!(driver.text(client).starts_with(status), "{length} by {step}");
         }
     }
 }
@@ -88,23 +89,23 @@ fn fields() {
         let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
         let refused = (!is_good).then_some(431);
         assert_verdict(&format!("{count} fields"), &config, request.as_bytes(), refused);
-        let mut bench = Bench::new(config.clone());
-        let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut driver = Driver::new(config.clone());
+        let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
         let response = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{fields}\r\n");
-        bench.send(bench.upstream(), response.as_bytes());
+        driver.send(driver.upstream(), response.as_bytes());
         let status = if is_good { "HTTP/1.1 200 " } else { "HTTP/1.1 502 " };
-        assert!(bench.text(client).starts_with(status), "{count} fields of a response");
-        let names_limit = bench.notices.iter().any(|notice| match notice {
+        assert!(driver.text(client).starts_with(status), "{count} fields of a response");
+        let names_limit = driver.notices.iter().any(|notice| match notice {
             Notice::UpstreamError { error, .. } => error.to_string().contains("limits.fieldsMax"),
             _ => false,
         });
-        assert_eq!(names_limit, !is_good, "{count} fields: {:?}", bench.notices);
-        bench.send(client, request.as_bytes());
-        let names_limit = bench.notices.iter().any(|notice| match notice {
+        assert_eq!(names_limit, !is_good, "{count} fields: {:?}", driver.notices);
+        driver.send(client, request.as_bytes());
+        let names_limit = driver.notices.iter().any(|notice| match notice {
             Notice::ClientError { error, .. } => error.to_string().contains("limits.fieldsMax"),
             _ => false,
         });
-        assert_eq!(names_limit, !is_good, "{count} fields: {:?}", bench.notices);
+        assert_eq!(names_limit, !is_good, "{count} fields: {:?}", driver.notices);
     }
 }
 
@@ -166,29 +167,29 @@ fn clients() {
     let mut config = Config::default();
     config.limits.clients = 2;
     config.overflow = Overflow::Reject;
-    let mut bench = Bench::new(config.clone());
+    let mut driver = Driver::new(config.clone());
     let request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
-    let (first, second) = (bench.client(), bench.client());
-    assert!(bench.proxy.accepts(), "the next client is accepted and gets 503");
-    let third = bench.client_with(request);
-    assert_eq!(bench.text(third), refusal(503));
-    assert!(bench.upstreams().is_empty());
-    bench.end(third);
-    bench.send(second, request);
-    assert_eq!(bench.upstreams().len(), 1, "those in service go on");
-    bench.end(first);
-    let fourth = bench.client_with(request);
-    assert_eq!(bench.text(fourth), "");
-    assert_eq!(bench.upstreams().len(), 2);
+    let (first, second) = (driver.client(), driver.client());
+    assert!(driver.proxy.accepts(), "the next client is accepted and gets 503");
+    let third = driver.client_with(request);
+    assert_eq!(driver.text(third), refusal(503));
+    assert!(driver.upstreams().is_empty());
+    driver.end(third);
+    driver.send(second, request);
+    assert_eq!(driver.upstreams().len(), 1, "those in service go on");
+    driver.end(first);
+    let fourth = driver.client_with(request);
+    assert_eq!(driver.text(fourth), "");
+    assert_eq!(driver.upstreams().len(), 2);
 
     config.overflow = Overflow::Wait;
-    let mut bench = Bench::new(config);
-    let first = bench.client();
-    assert!(bench.proxy.accepts(), "one of two");
-    bench.client();
-    assert!(!bench.proxy.accepts(), "two of two");
-    bench.end(first);
-    assert!(bench.proxy.accepts(), "one has left");
+    let mut driver = Driver::new(config);
+    let first = driver.client();
+    assert!(driver.proxy.accepts(), "one of two");
+    driver.client();
+    assert!(!driver.proxy.accepts(), "two of two");
+    driver.end(first);
+    assert!(driver.proxy.accepts(), "one has left");
 }
 
 /// A request that met a closed idle connection uses only new connections from then on. It is sent
@@ -197,28 +198,28 @@ fn clients() {
 fn attempts_with_stale_connections() {
     let mut config = Config::default();
     config.routing.policy = PolicyKind::RoundRobin;
-    let mut bench = Bench::with_backends(config, &["a", "b", "c", "d"]);
+    let mut driver = Driver::with_backends(config, &["a", "b", "c", "d"]);
     let get = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     // Each backend has an idle connection.
-    let clients: Vec<_> = (0..4).map(|_| bench.client_with(get)).collect();
-    for upstream in bench.upstreams().to_vec() {
-        bench.send(upstream, b"HTTP/1.1 204 N\r\n\r\n");
+    let clients: Vec<_> = (0..4).map(|_| driver.client_with(get)).collect();
+    for upstream in driver.upstreams().to_vec() {
+        driver.send(upstream, b"HTTP/1.1 204 N\r\n\r\n");
     }
-    let idle = bench.upstreams().to_vec();
+    let idle = driver.upstreams().to_vec();
     let mut sent = 0;
     for conn in &idle {
-        bench.drain(*conn);
+        driver.drain(*conn);
     }
-    bench.send(clients[0], get);
-    while !bench.text(clients[0]).contains("HTTP/1.1 502 ") {
-        let open = bench.upstreams().iter().copied();
+    driver.send(clients[0], get);
+    while !driver.text(clients[0]).contains("HTTP/1.1 502 ") {
+        let open = driver.upstreams().iter().copied();
         let holder = open
-            .filter(|conn| bench.wire(*conn).closed.is_none())
-            .find(|conn| !bench.wire(*conn).received.is_empty());
+            .filter(|conn| driver.peer(*conn).closed.is_none())
+            .find(|conn| !driver.peer(*conn).received.is_empty());
         let holder = holder.expect("the request is somewhere");
         sent += 1;
         assert!(sent < 10, "it is given up");
-        bench.end(holder);
+        driver.end(holder);
     }
     assert_eq!(sent, 4, "the idle one, and three attempts");
 }
@@ -229,15 +230,15 @@ fn attempts() {
     for attempts in 1..=4 {
         let mut config = Config::default();
         config.limits.attempts = attempts;
-        let mut bench = Bench::with_backends(config, &["a", "b", "c", "d"]);
-        let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut driver = Driver::with_backends(config, &["a", "b", "c", "d"]);
+        let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
         for tried in 1..=attempts {
-            assert_eq!(bench.upstreams().len(), tried);
-            assert_eq!(bench.text(client), "");
-            bench.end(bench.upstream());
+            assert_eq!(driver.upstreams().len(), tried);
+            assert_eq!(driver.text(client), "");
+            driver.end(driver.upstream());
         }
-        assert_eq!(bench.upstreams().len(), attempts);
-        assert!(bench.text(client).starts_with("HTTP/1.1 502 "));
+        assert_eq!(driver.upstreams().len(), attempts);
+        assert!(driver.text(client).starts_with("HTTP/1.1 502 "));
     }
 }
 
@@ -247,16 +248,16 @@ fn idle_connections() {
     for (limit, kept) in [(0, 0), (1, 1), (2, 2), (3, 3), (4, 3)] {
         let mut config = Config::default();
         config.pool.idle_per_backend = limit;
-        let mut bench = Bench::new(config);
+        let mut driver = Driver::new(config);
         for _ in 0..3 {
-            bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+            driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
         }
-        let upstreams = bench.upstreams().to_vec();
+        let upstreams = driver.upstreams().to_vec();
         assert_eq!(upstreams.len(), 3);
         for &upstream in &upstreams {
-            bench.send(upstream, OWN);
+            driver.send(upstream, OWN);
         }
-        let open = upstreams.iter().filter(|&&conn| bench.wire(conn).closed.is_none()).count();
+        let open = upstreams.iter().filter(|&&conn| driver.peer(conn).closed.is_none()).count();
         assert_eq!(open, kept, "at most {limit}");
     }
 }
@@ -267,18 +268,18 @@ fn downloads_are_held_back() {
     let length = 4 << 20;
     for (framing, overhead) in [(format!("Content-Length: {length}"), false), (String::new(), true)]
     {
-        let mut bench = Bench::new(Config::default());
-        let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        bench.take(client, 0);
-        let upstream = bench.upstream();
+        let mut driver = Driver::new(Config::default());
+        let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        driver.take(client, 0);
+        let upstream = driver.upstream();
         let head = if overhead { String::new() } else { format!("{framing}\r\n") };
-        bench.send(upstream, format!("HTTP/1.1 200 OK\r\n{head}\r\n").as_bytes());
-        bench.send(upstream, &vec![b'x'; length]);
-        let held = length - bench.unread(upstream);
+        driver.send(upstream, format!("HTTP/1.1 200 OK\r\n{head}\r\n").as_bytes());
+        driver.send(upstream, &vec![b'x'; length]);
+        let held = length - driver.unread(upstream);
         assert!(held <= 512 * 1024, "{held} bytes are held for one connection");
-        bench.take(client, usize::MAX);
-        assert_eq!(bench.unread(upstream), 0);
-        let count = bench.wire(client).received.iter().filter(|&&byte| byte == b'x').count();
+        driver.take(client, usize::MAX);
+        assert_eq!(driver.unread(upstream), 0);
+        let count = driver.peer(client).received.iter().filter(|&&byte| byte == b'x').count();
         assert_eq!(count, length);
     }
 }
@@ -288,22 +289,22 @@ fn downloads_are_held_back() {
 /// spared.
 #[test]
 fn retries_have_a_budget() {
-    let mut bench = Bench::with_backends(Config::default(), &["a", "b", "c"]);
-    bench.dialling = Dialling::IsRefused;
+    let mut driver = Driver::with_backends(Config::default(), &["a", "b", "c"]);
+    driver.dialling = Dialling::IsRefused;
     for _ in 0..100 {
-        let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert!(bench.text(client).starts_with("HTTP/1.1 502 "), "{}", bench.text(client));
+        let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(driver.text(client).starts_with("HTTP/1.1 502 "), "{}", driver.text(client));
     }
-    let dials = bench.upstreams().len();
+    let dials = driver.upstreams().len();
     assert!((120..=130).contains(&dials), "{dials} dials");
     let taken = |wanted: RemedyTaken| {
         let is_it = |notice: &&Notice| matches!(notice, Notice::UpstreamError { remedy, .. } if *remedy == wanted);
-        bench.notices.iter().filter(is_it).count()
+        driver.notices.iter().filter(is_it).count()
     };
     assert_eq!(taken(RemedyTaken::Retried), dials - 100);
     assert!(taken(RemedyTaken::Unretried) > 70);
-    let client = bench.client_from("127.0.0.1:9");
-    bench.send(client, b"GET /stats HTTP/1.1\r\nHost: h\r\n\r\n");
+    let client = driver.client_from("127.0.0.1:9");
+    driver.send(client, b"GET /stats HTTP/1.1\r\nHost: h\r\n\r\n");
     let field = format!("X-IntelliProxy-Retries: done={}, spared=", dials - 100);
-    assert!(bench.text(client).contains(&field), "{}", bench.text(client));
+    assert!(driver.text(client).contains(&field), "{}", driver.text(client));
 }

@@ -2,8 +2,9 @@
 use std::time::Duration;
 
 use intelliproxy::config::Config;
+use intelliproxy_driver::Driver;
 
-use crate::bench::{Bench, forwarded, refusal};
+use crate::expected::{forwarded, refusal};
 
 /// A request behind a bad one on its connection. It must not be served.
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -13,15 +14,15 @@ const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
 #[track_caller]
 fn assert_refused(name: &str, request: &[u8], status: u16) {
     for step in [usize::MAX, 1] {
-        let mut bench = Bench::new(Config::default());
-        bench.step = step;
-        let client = bench.client_with(&[request, NEXT].concat());
-        assert_eq!(bench.text(client), refusal(status), "{name} by {step}");
-        assert!(bench.upstreams().is_empty(), "{name} by {step}: nothing is forwarded");
-        assert!(bench.wire(client).is_shut, "{name} by {step}: the client's connection is ended");
-        bench.end(client);
-        assert_eq!(bench.wire(client).closed, Some(false), "{name} by {step}");
-        assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+        let mut driver = Driver::new(Config::default());
+        driver.step = step;
+        let client = driver.client_with(&[request, NEXT].concat());
+        assert_eq!(driver.text(client), refusal(status), "{name} by {step}");
+        assert!(driver.upstreams().is_empty(), "{name} by {step}: nothing is forwarded");
+        assert!(driver.peer(client).is_shut, "{name} by {step}: the client's connection is ended");
+        driver.end(client);
+        assert_eq!(driver.peer(client).closed, Some(false), "{name} by {step}");
+        assert!(driver.proxy.is_at_rest(), "{name} by {step}");
     }
 }
 
@@ -30,17 +31,17 @@ fn assert_refused(name: &str, request: &[u8], status: u16) {
 #[track_caller]
 fn assert_forwarded(name: &str, request: &[u8], expected: &str) {
     for step in [usize::MAX, 1] {
-        let mut bench = Bench::new(Config::default());
-        bench.step = step;
-        let client = bench.client_with(request);
-        assert_eq!(bench.text(client), "", "{name} by {step}");
-        let upstream = bench.upstream();
-        assert_eq!(bench.text(upstream), expected, "{name} by {step}");
-        bench.send(upstream, b"HTTP/1.1 204 No Content\r\n\r\n");
-        assert!(bench.text(client).starts_with("HTTP/1.1 204 No Content\r\n"), "{name} by {step}");
-        bench.end(client);
-        assert_eq!(bench.wire(client).closed, Some(false), "{name} by {step}");
-        assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+        let mut driver = Driver::new(Config::default());
+        driver.step = step;
+        let client = driver.client_with(request);
+        assert_eq!(driver.text(client), "", "{name} by {step}");
+        let upstream = driver.upstream();
+        assert_eq!(driver.text(upstream), expected, "{name} by {step}");
+        driver.send(upstream, b"HTTP/1.1 204 No Content\r\n\r\n");
+        assert!(driver.text(client).starts_with("HTTP/1.1 204 No Content\r\n"), "{name} by {step}");
+        driver.end(client);
+        assert_eq!(driver.peer(client).closed, Some(false), "{name} by {step}");
+        assert!(driver.proxy.is_at_rest(), "{name} by {step}");
     }
 }
 
@@ -61,13 +62,13 @@ fn refusals_of_head_requests_have_no_body() {
     ];
     for (name, request, status, has_body) in rows {
         for step in [usize::MAX, 1] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
-            let client = bench.client_with(request);
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
+            let client = driver.client_with(request);
             let whole = refusal(status);
             let end =
                 if has_body { whole.len() } else { whole.find("\r\n\r\n").map_or(0, |at| at + 4) };
-            assert_eq!(bench.text(client), &whole[..end], "{name} by {step}");
+            assert_eq!(driver.text(client), &whole[..end], "{name} by {step}");
         }
     }
 }
@@ -331,13 +332,13 @@ fn targets_of_any_bytes_pass() {
     for target in [&b"/\xc3\xa4?q=\xc3\xa4"[..], b"/\xe4?q=\xff\x80", b"http://h/\xe4"] {
         for version in ["1.0", "1.1"] {
             for step in [usize::MAX, 1] {
-                let mut bench = Bench::new(Config::default());
-                bench.step = step;
+                let mut driver = Driver::new(Config::default());
+                driver.step = step;
                 let rest = format!(" HTTP/{version}\r\nHost: h\r\nA: b\r\n\r\n");
-                bench.client_with(&[b"GET ", target, rest.as_bytes()].concat());
+                driver.client_with(&[b"GET ", target, rest.as_bytes()].concat());
                 let path = target.strip_prefix(b"http://h").unwrap_or(target);
                 let expected = [b"GET ", path, b" HTTP/1.1\r\n"].concat();
-                let received = &bench.wire(bench.upstream()).received;
+                let received = &driver.peer(driver.upstream()).received;
                 assert!(
                     received.starts_with(&expected),
                     "{:?}",
@@ -359,9 +360,9 @@ fn fields_pass_untouched() {
         request.extend_from_slice(b"\r\n");
     }
     request.extend_from_slice(b"\r\n");
-    let mut bench = Bench::new(Config::default());
-    bench.client_with(&request);
-    let received = &bench.wire(bench.upstream()).received;
+    let mut driver = Driver::new(Config::default());
+    driver.client_with(&request);
+    let received = &driver.peer(driver.upstream()).received;
     let joined = lines.join(&b"\r\n"[..]);
     assert!(received.windows(joined.len()).any(|window| window == joined));
 }
@@ -370,23 +371,23 @@ fn fields_pass_untouched() {
 /// itself. Via gets one entry more, with the version that the client spoke.
 #[test]
 fn the_client_is_named() {
-    let mut bench = Bench::new(Config::default());
-    bench.client_with(
+    let mut driver = Driver::new(Config::default());
+    driver.client_with(
         b"GET / HTTP/1.0\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Proto: https\r\n\
           X-Forwarded-Host: evil\r\nX_Forwarded_For: 2.2.2.2\r\nVia: 1.1 before\r\n\r\n",
     );
     assert_eq!(
-        bench.text(bench.upstream()),
+        driver.text(driver.upstream()),
         "GET / HTTP/1.1\r\nHost: a.test\r\nVia: 1.1 before\r\nX-Forwarded-For: 1.1.1.1, 192.0.2.7\r\n\
          X-Forwarded-Proto: http\r\nVia: 1.0 intelliproxy-910a2dec\r\n\r\n"
     );
     let mut config = Config::default();
     config.forwarding.via = "edge".to_owned();
-    let mut bench = Bench::new(config);
-    let client = bench.client_from("[2001:db8::1]:5");
-    bench.send(client, b"GET http://Real:81/ HTTP/1.1\r\nHost: other\r\n\r\n");
+    let mut driver = Driver::new(config);
+    let client = driver.client_from("[2001:db8::1]:5");
+    driver.send(client, b"GET http://Real:81/ HTTP/1.1\r\nHost: other\r\n\r\n");
     assert_eq!(
-        bench.text(bench.upstream()),
+        driver.text(driver.upstream()),
         "GET / HTTP/1.1\r\nHost: Real:81\r\nX-Forwarded-For: 2001:db8::1\r\n\
          X-Forwarded-Proto: http\r\nX-Forwarded-Host: Real:81\r\nVia: 1.1 edge-910a2dec\r\n\r\n"
     );
@@ -404,10 +405,10 @@ fn host_is_kept_unless_turned_off() {
         let mut config = Config::default();
         assert!(config.forwarding.keep_host, "by default");
         config.forwarding.keep_host = keeps_host;
-        let mut bench = Bench::new(config);
-        bench.client_with(request.as_bytes());
+        let mut driver = Driver::new(config);
+        driver.client_with(request.as_bytes());
         let start = format!("GET / HTTP/1.1\r\nHost: {expected}\r\n");
-        let text = bench.text(bench.upstream());
+        let text = driver.text(driver.upstream());
         assert!(text.starts_with(&start), "{keeps_host}: {text}");
     }
 }
@@ -423,13 +424,13 @@ fn ends_of_clients() {
         (b"GET / HTTP/1.1\r\nHost: h\r\n", refusal(400)),
         (b"GET / HTTP/1.1\r\nHost: h\r\n\r", refusal(400)),
     ] {
-        let mut bench = Bench::new(Config::default());
-        let client = bench.client_with(sent);
-        bench.end(client);
-        assert_eq!(bench.text(client), expected, "{:?}", sent.escape_ascii().to_string());
-        assert_eq!(bench.wire(client).closed, Some(false));
-        assert!(bench.upstreams().is_empty());
-        assert!(bench.proxy.is_at_rest());
+        let mut driver = Driver::new(Config::default());
+        let client = driver.client_with(sent);
+        driver.end(client);
+        assert_eq!(driver.text(client), expected, "{:?}", sent.escape_ascii().to_string());
+        assert_eq!(driver.peer(client).closed, Some(false));
+        assert!(driver.upstreams().is_empty());
+        assert!(driver.proxy.is_at_rest());
     }
 }
 
@@ -459,54 +460,54 @@ fn client_that_ends_before_its_response() {
     ];
     for (name, request, response, with_reset) in rows {
         for step in [usize::MAX, 1] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
-            let client = bench.client_with(request.as_bytes());
-            let upstream = bench.upstream();
-            bench.send(upstream, response.as_bytes());
-            assert_eq!(bench.proxy.in_flight(), 1, "{name} by {step}");
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
+            let client = driver.client_with(request.as_bytes());
+            let upstream = driver.upstream();
+            driver.send(upstream, response.as_bytes());
+            assert_eq!(driver.proxy.in_flight(), 1, "{name} by {step}");
             let has_begun = response.starts_with("HTTP/1.1 200 ");
-            bench.pass(Duration::from_micros(if has_begun { 50 } else { 2000 }));
-            bench.end(client);
-            assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}: at once");
-            assert_eq!(bench.proxy.in_flight(), 0, "{name} by {step}");
-            assert_eq!(bench.wire(client).closed, Some(with_reset), "{name} by {step}");
-            assert_eq!(bench.upstreams().len(), 1, "{name} by {step}");
-            let snapshot = bench.proxy.snapshot(bench.now);
+            driver.pass(Duration::from_micros(if has_begun { 50 } else { 2000 }));
+            driver.end(client);
+            assert!(driver.peer(upstream).closed.is_some(), "{name} by {step}: at once");
+            assert_eq!(driver.proxy.in_flight(), 0, "{name} by {step}");
+            assert_eq!(driver.peer(client).closed, Some(with_reset), "{name} by {step}");
+            assert_eq!(driver.upstreams().len(), 1, "{name} by {step}");
+            let snapshot = driver.proxy.snapshot(driver.now);
             assert_eq!(snapshot.backends[0].errors, 0, "{name} by {step}");
-            assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+            assert!(driver.proxy.is_at_rest(), "{name} by {step}");
         }
     }
     // An end directly after the request is not caused by the response that has begun meanwhile.
     for (wait, is_served) in [(0, true), (49, true), (50, false), (1999, false)] {
         for rest in ["3\r\ncde\r\n", "3\r\ncde\r\n0\r\n\r\n"] {
-            let mut bench = Bench::new(Config::default());
-            let client = bench.client_with(get.as_bytes());
-            let upstream = bench.upstream();
-            bench.send(upstream, part.as_bytes());
-            bench.pass(Duration::from_micros(wait));
-            bench.end(client);
-            assert_eq!(bench.wire(upstream).closed.is_none(), is_served, "after {wait} us");
+            let mut driver = Driver::new(Config::default());
+            let client = driver.client_with(get.as_bytes());
+            let upstream = driver.upstream();
+            driver.send(upstream, part.as_bytes());
+            driver.pass(Duration::from_micros(wait));
+            driver.end(client);
+            assert_eq!(driver.peer(upstream).closed.is_none(), is_served, "after {wait} us");
             if is_served {
-                bench.pass(Duration::from_secs(1));
-                bench.send(upstream, rest.as_bytes());
-                assert!(bench.text(client).ends_with(rest), "after {wait} us");
+                driver.pass(Duration::from_secs(1));
+                driver.send(upstream, rest.as_bytes());
+                assert!(driver.text(client).ends_with(rest), "after {wait} us");
             }
         }
     }
     for (half_close, wait) in [(true, 1000), (false, 0), (false, 1)] {
         let mut config = Config::default();
         config.forwarding.half_close = half_close;
-        let mut bench = Bench::new(config);
-        let client = bench.client_with(format!("{get}{get}").as_bytes());
-        bench.pass(Duration::from_millis(wait));
-        bench.end(client);
+        let mut driver = Driver::new(config);
+        let client = driver.client_with(format!("{get}{get}").as_bytes());
+        driver.pass(Duration::from_millis(wait));
+        driver.end(client);
         for _ in 0..2 {
-            bench.pass(Duration::from_secs(1));
-            bench.send(bench.upstream(), b"HTTP/1.1 204 No Content\r\n\r\n");
+            driver.pass(Duration::from_secs(1));
+            driver.send(driver.upstream(), b"HTTP/1.1 204 No Content\r\n\r\n");
         }
-        assert_eq!(bench.text(client).matches("HTTP/1.1 204 ").count(), 2, "{half_close}, {wait}");
-        assert_eq!(bench.wire(client).closed, Some(false), "{half_close}, {wait}");
+        assert_eq!(driver.text(client).matches("HTTP/1.1 204 ").count(), 2, "{half_close}, {wait}");
+        assert_eq!(driver.peer(client).closed, Some(false), "{half_close}, {wait}");
     }
 }
 
@@ -515,15 +516,15 @@ fn client_that_ends_before_its_response() {
 #[test]
 fn client_that_resets_has_left() {
     for ends_before in [false, true] {
-        let mut bench = Bench::new(Config::default());
-        let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut driver = Driver::new(Config::default());
+        let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
         if ends_before {
-            bench.end(client);
+            driver.end(client);
         }
-        assert_eq!(bench.wire(bench.upstream()).closed, None, "{ends_before}");
-        bench.reset(client);
-        assert!(bench.wire(bench.upstream()).closed.is_some(), "{ends_before}");
-        assert_eq!(bench.proxy.in_flight(), 0, "{ends_before}");
+        assert_eq!(driver.peer(driver.upstream()).closed, None, "{ends_before}");
+        driver.reset(client);
+        assert!(driver.peer(driver.upstream()).closed.is_some(), "{ends_before}");
+        assert_eq!(driver.proxy.in_flight(), 0, "{ends_before}");
     }
 }
 
@@ -540,16 +541,16 @@ fn end_behind_bytes_that_wait() {
         for half_close in [false, true] {
             let mut config = Config::default();
             config.forwarding.half_close = half_close;
-            let mut bench = Bench::new(config);
-            bench.backends_take = 0;
-            let client = bench.client_with(sent.as_bytes());
-            assert!(bench.unread(client) > 0, "{name} wait");
-            let upstream = bench.upstream();
-            bench.pass(Duration::from_millis(2));
-            bench.end(client);
-            let is_gone = bench.wire(client).closed.is_some();
+            let mut driver = Driver::new(config);
+            driver.backends_take = 0;
+            let client = driver.client_with(sent.as_bytes());
+            assert!(driver.unread(client) > 0, "{name} wait");
+            let upstream = driver.upstream();
+            driver.pass(Duration::from_millis(2));
+            driver.end(client);
+            let is_gone = driver.peer(client).closed.is_some();
             assert_eq!(is_gone, !half_close, "{name}, {half_close}");
-            assert_eq!(bench.wire(upstream).closed.is_some(), !half_close, "{name}");
+            assert_eq!(driver.peer(upstream).closed.is_some(), !half_close, "{name}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Responses of backends: which pass, which are replaced by 502, and which are cut.
 use intelliproxy::config::Config;
 use intelliproxy::proxy::{ConnId, Notice};
+use intelliproxy_driver::{Dialling, Driver};
 
-use crate::bench::{Bench, Dialling};
 use crate::bodies::dechunk;
 
 const GET: &str = "GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -15,14 +15,14 @@ const BAD_GATEWAY: &str = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain;
 /// Sends one more request on the same client connection. It gets a new upstream, and the client
 /// gets that one's response.
 #[track_caller]
-fn assert_next_is_own(name: &str, bench: &mut Bench, client: ConnId) {
-    bench.drain(client);
-    let before = bench.upstreams().to_vec();
-    bench.send(client, NEXT.as_bytes());
-    let upstream = bench.upstream();
+fn assert_next_is_own(name: &str, driver: &mut Driver, client: ConnId) {
+    driver.drain(client);
+    let before = driver.upstreams().to_vec();
+    driver.send(client, NEXT.as_bytes());
+    let upstream = driver.upstream();
     assert!(!before.contains(&upstream), "{name}: the connection is not used again");
-    bench.send(upstream, OWN.as_bytes());
-    assert_eq!(bench.text(client), OWN, "{name}: the next response is its own");
+    driver.send(upstream, OWN.as_bytes());
+    assert_eq!(driver.text(client), OWN, "{name}: the next response is its own");
 }
 
 /// Heads that break a rule become 502. Their connection is closed, and the client's next request
@@ -75,14 +75,14 @@ fn bad_heads_become_502() {
         ),
     ] {
         for step in [usize::MAX, 1] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
-            let client = bench.client_with(GET.as_bytes());
-            let upstream = bench.upstream();
-            bench.send(upstream, response.as_bytes());
-            assert_eq!(bench.text(client), BAD_GATEWAY, "{name} by {step}");
-            assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}");
-            assert_next_is_own(name, &mut bench, client);
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
+            let client = driver.client_with(GET.as_bytes());
+            let upstream = driver.upstream();
+            driver.send(upstream, response.as_bytes());
+            assert_eq!(driver.text(client), BAD_GATEWAY, "{name} by {step}");
+            assert!(driver.peer(upstream).closed.is_some(), "{name} by {step}");
+            assert_next_is_own(name, &mut driver, client);
         }
     }
 }
@@ -167,15 +167,15 @@ fn good_responses_pass() {
         // An empty `expected` means that every byte passes.
         let expected = if expected.is_empty() { response } else { expected };
         for step in [usize::MAX, 1] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
-            let client = bench.client_with(GET.replace("GET", method).as_bytes());
-            let upstream = bench.upstream();
-            bench.send(upstream, response.as_bytes());
-            assert_eq!(bench.text(client), expected, "{name} by {step}");
-            assert_eq!(bench.wire(upstream).closed.is_none(), is_kept, "{name} by {step}");
-            bench.end(client);
-            assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
+            let client = driver.client_with(GET.replace("GET", method).as_bytes());
+            let upstream = driver.upstream();
+            driver.send(upstream, response.as_bytes());
+            assert_eq!(driver.text(client), expected, "{name} by {step}");
+            assert_eq!(driver.peer(upstream).closed.is_none(), is_kept, "{name} by {step}");
+            driver.end(client);
+            assert!(driver.proxy.is_at_rest(), "{name} by {step}");
         }
     }
 }
@@ -189,26 +189,26 @@ fn chunked_responses_are_encoded_again() {
     for step in [usize::MAX, 1] {
         for (fields, trailer) in [("", ""), ("TE: trailers\r\nConnection: te\r\n", "X-Sum: 1\r\n")]
         {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
             let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
-            let client = bench.client_with(request.as_bytes());
-            let upstream = bench.upstream();
-            bench.send(upstream, response.as_bytes());
-            let text = bench.text(client);
+            let client = driver.client_with(request.as_bytes());
+            let upstream = driver.upstream();
+            driver.send(upstream, response.as_bytes());
+            let text = driver.text(client);
             let (head, body) = text.split_once("\r\n\r\n").expect("a head");
             assert_eq!(head, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked");
             assert_eq!(dechunk(body), ("hello!".to_owned(), trailer.to_owned()));
-            assert_eq!(bench.wire(upstream).closed, None);
+            assert_eq!(driver.peer(upstream).closed, None);
         }
         for connection in ["", "Connection: keep-alive\r\n"] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
             let request = format!("GET / HTTP/1.0\r\n{connection}\r\n");
-            let client = bench.client_with(request.as_bytes());
-            bench.send(bench.upstream(), response.as_bytes());
-            assert_eq!(bench.text(client), "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello!");
-            assert!(bench.wire(client).is_over(), "its end is the end of the connection");
+            let client = driver.client_with(request.as_bytes());
+            driver.send(driver.upstream(), response.as_bytes());
+            assert_eq!(driver.text(client), "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello!");
+            assert!(driver.peer(client).is_over(), "its end is the end of the connection");
         }
     }
 }
@@ -221,22 +221,22 @@ fn responses_until_close_are_framed() {
             ("1.1", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", true),
             ("1.0", "HTTP/1.1 200 OK\r\nConnection: close", false),
         ] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
             let request = format!("GET / HTTP/{version}\r\nHost: h\r\n\r\n");
-            let client = bench.client_with(request.as_bytes());
-            let upstream = bench.upstream();
-            bench.send(upstream, b"HTTP/1.1 200 OK\r\n\r\nhello");
-            bench.send(upstream, b"!");
-            assert!(!bench.wire(client).is_over() && !bench.text(client).ends_with("0\r\n\r\n"));
-            bench.end(upstream);
-            let text = bench.text(client);
+            let client = driver.client_with(request.as_bytes());
+            let upstream = driver.upstream();
+            driver.send(upstream, b"HTTP/1.1 200 OK\r\n\r\nhello");
+            driver.send(upstream, b"!");
+            assert!(!driver.peer(client).is_over() && !driver.text(client).ends_with("0\r\n\r\n"));
+            driver.end(upstream);
+            let text = driver.text(client);
             let (got, body) = text.split_once("\r\n\r\n").expect("a head");
             assert_eq!(got, head);
             let data = if is_kept { dechunk(body).0 } else { body.to_owned() };
             assert_eq!(data, "hello!");
-            assert_eq!(bench.wire(client).is_over(), !is_kept);
-            assert!(bench.wire(upstream).closed.is_some());
+            assert_eq!(driver.peer(client).is_over(), !is_kept);
+            assert!(driver.peer(upstream).closed.is_some());
         }
     }
 }
@@ -280,30 +280,30 @@ fn cut_responses_are_seen_as_cut() {
         ("length, HTTP/1.0", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", false),
     ] {
         for step in [usize::MAX, 1] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
             let is_old = name.ends_with("HTTP/1.0");
             let version = if is_old { "1.0" } else { "1.1" };
-            let client = bench.client_with(GET.replace("1.1", version).as_bytes());
-            let upstream = bench.upstream();
-            bench.send(upstream, response.as_bytes());
+            let client = driver.client_with(GET.replace("1.1", version).as_bytes());
+            let upstream = driver.upstream();
+            driver.send(upstream, response.as_bytes());
             if is_reset {
-                bench.reset(upstream);
+                driver.reset(upstream);
             } else {
-                bench.end(upstream);
+                driver.end(upstream);
             }
-            let text = bench.text(client);
+            let text = driver.text(client);
             assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{name} by {step}: {text}");
             assert!(!text.ends_with("0\r\n\r\n"), "{name} by {step}: {text}");
             let is_passed_on = step == 1 || text.contains("hello") == response.contains("hello");
             assert!(is_passed_on, "{name}: {text}");
             let looks_whole = is_old && !name.starts_with("length");
-            let closed = bench.wire(client).closed;
+            let closed = driver.peer(client).closed;
             assert_eq!(closed == Some(true), looks_whole, "{name} by {step}: reset");
-            assert!(looks_whole || bench.wire(client).is_over(), "{name} by {step}");
-            bench.end_if_open(client);
-            assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}");
-            assert!(bench.proxy.is_at_rest(), "{name} by {step}");
+            assert!(looks_whole || driver.peer(client).is_over(), "{name} by {step}");
+            driver.end_if_open(client);
+            assert!(driver.peer(upstream).closed.is_some(), "{name} by {step}");
+            assert!(driver.proxy.is_at_rest(), "{name} by {step}");
         }
     }
 }
@@ -322,21 +322,21 @@ fn bytes_after_a_response_are_dropped() {
         for step in [usize::MAX, 1] {
             // At once behind the response, or when the connection is idle.
             for is_late in [false, true] {
-                let mut bench = Bench::new(Config::default());
-                bench.step = step;
-                let client = bench.client_with(GET.replace("GET", method).as_bytes());
-                let upstream = bench.upstream();
+                let mut driver = Driver::new(Config::default());
+                driver.step = step;
+                let client = driver.client_with(GET.replace("GET", method).as_bytes());
+                let upstream = driver.upstream();
                 if is_late {
-                    bench.send(upstream, response.as_bytes());
-                    bench.send(upstream, smuggled.as_bytes());
+                    driver.send(upstream, response.as_bytes());
+                    driver.send(upstream, smuggled.as_bytes());
                     let reported = |n: &Notice| matches!(n, Notice::UnsolicitedBytes { .. });
-                    assert!(bench.notices.iter().any(reported), "{name}: a notice reports it");
+                    assert!(driver.notices.iter().any(reported), "{name}: a notice reports it");
                 } else {
-                    bench.send(upstream, format!("{response}{smuggled}").as_bytes());
+                    driver.send(upstream, format!("{response}{smuggled}").as_bytes());
                 }
-                assert!(bench.wire(upstream).closed.is_some(), "{name} by {step}");
-                assert!(!bench.text(client).contains("evil"), "{name} by {step}");
-                assert_next_is_own(name, &mut bench, client);
+                assert!(driver.peer(upstream).closed.is_some(), "{name} by {step}");
+                assert!(!driver.text(client).contains("evil"), "{name} by {step}");
+                assert_next_is_own(name, &mut driver, client);
             }
         }
     }
@@ -345,36 +345,36 @@ fn bytes_after_a_response_are_dropped() {
 /// A response before the request's end is forwarded, and neither connection is used again.
 #[test]
 fn early_responses_end_both_connections() {
-    let mut bench = Bench::new(Config::default());
-    let client = bench.client_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nhel");
-    let upstream = bench.upstream();
-    bench.send(upstream, b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno");
-    bench.end(upstream);
+    let mut driver = Driver::new(Config::default());
+    let client = driver.client_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nhel");
+    let upstream = driver.upstream();
+    driver.send(upstream, b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno");
+    driver.end(upstream);
     assert_eq!(
-        bench.text(client),
+        driver.text(client),
         "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
     );
-    assert!(bench.wire(client).is_shut);
-    assert!(bench.wire(upstream).closed.is_some());
-    bench.send(client, b"lo GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert_eq!(bench.upstreams().len(), 1, "the bytes that follow are not a request");
+    assert!(driver.peer(client).is_shut);
+    assert!(driver.peer(upstream).closed.is_some());
+    driver.send(client, b"lo GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(driver.upstreams().len(), 1, "the bytes that follow are not a request");
 }
 
 /// Interim responses pass to HTTP/1.1 clients only, up to a limit.
 #[test]
 fn interim_responses() {
     let interim = "HTTP/1.1 102 Processing\r\n\r\n";
-    let mut bench = Bench::new(Config::default());
-    let client = bench.client_with(b"GET / HTTP/1.0\r\n\r\n");
-    bench.send(bench.upstream(), format!("{interim}{OWN}").as_bytes());
-    assert!(bench.text(client).starts_with("HTTP/1.1 200 OK\r\n"), "{}", bench.text(client));
+    let mut driver = Driver::new(Config::default());
+    let client = driver.client_with(b"GET / HTTP/1.0\r\n\r\n");
+    driver.send(driver.upstream(), format!("{interim}{OWN}").as_bytes());
+    assert!(driver.text(client).starts_with("HTTP/1.1 200 OK\r\n"), "{}", driver.text(client));
 
-    let mut bench = Bench::new(Config::default());
-    let client = bench.client_with(GET.as_bytes());
-    let upstream = bench.upstream();
-    bench.send(upstream, interim.repeat(10_000).as_bytes());
-    assert!(bench.wire(upstream).closed.is_some(), "a flood ends");
-    assert!(bench.text(client).ends_with(BAD_GATEWAY), "{}", bench.text(client));
+    let mut driver = Driver::new(Config::default());
+    let client = driver.client_with(GET.as_bytes());
+    let upstream = driver.upstream();
+    driver.send(upstream, interim.repeat(10_000).as_bytes());
+    assert!(driver.peer(upstream).closed.is_some(), "a flood ends");
+    assert!(driver.text(client).ends_with(BAD_GATEWAY), "{}", driver.text(client));
 }
 
 /// A tunnel opens after a 101 to a request that asked for that protocol, not earlier. Then bytes
@@ -386,26 +386,26 @@ fn tunnels_open_after_a_101() {
     let switch =
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
     for step in [usize::MAX, 1] {
-        let mut bench = Bench::new(Config::default());
-        bench.step = step;
-        let client = bench.client_with(format!("{request}early").as_bytes());
-        let upstream = bench.upstream();
-        assert!(bench.text(upstream).ends_with("\r\n\r\n"), "early bytes wait");
-        bench.drain(upstream);
-        bench.send(upstream, format!("{switch}first").as_bytes());
-        assert_eq!(bench.text(client), format!("{switch}first"));
-        assert_eq!(bench.text(upstream), "early");
-        bench.send(client, b"GET / HTTP/1.1\r\n\r\n\0\xff");
-        bench.send(upstream, b"HTTP/1.1 x\0");
-        assert_eq!(bench.wire(upstream).received, b"earlyGET / HTTP/1.1\r\n\r\n\0\xff");
-        assert!(bench.text(client).ends_with("HTTP/1.1 x\0"));
-        bench.end(client);
-        assert!(bench.wire(upstream).is_shut, "one side's end is passed on");
-        bench.send(upstream, b"last");
-        assert!(bench.text(client).ends_with("last"), "the other side goes on");
-        bench.end(upstream);
-        assert_eq!(bench.wire(client).closed, Some(false));
-        assert!(bench.proxy.is_at_rest());
+        let mut driver = Driver::new(Config::default());
+        driver.step = step;
+        let client = driver.client_with(format!("{request}early").as_bytes());
+        let upstream = driver.upstream();
+        assert!(driver.text(upstream).ends_with("\r\n\r\n"), "early bytes wait");
+        driver.drain(upstream);
+        driver.send(upstream, format!("{switch}first").as_bytes());
+        assert_eq!(driver.text(client), format!("{switch}first"));
+        assert_eq!(driver.text(upstream), "early");
+        driver.send(client, b"GET / HTTP/1.1\r\n\r\n\0\xff");
+        driver.send(upstream, b"HTTP/1.1 x\0");
+        assert_eq!(driver.peer(upstream).received, b"earlyGET / HTTP/1.1\r\n\r\n\0\xff");
+        assert!(driver.text(client).ends_with("HTTP/1.1 x\0"));
+        driver.end(client);
+        assert!(driver.peer(upstream).is_shut, "one side's end is passed on");
+        driver.send(upstream, b"last");
+        assert!(driver.text(client).ends_with("last"), "the other side goes on");
+        driver.end(upstream);
+        assert_eq!(driver.peer(client).closed, Some(false));
+        assert!(driver.proxy.is_at_rest());
     }
     // Another protocol than requested, several, none, or no `Connection: upgrade`.
     for refused in [
@@ -414,19 +414,19 @@ fn tunnels_open_after_a_101() {
         switch.replace("Upgrade: websocket\r\n", ""),
         switch.replace("Connection: upgrade\r\n", ""),
     ] {
-        let mut bench = Bench::new(Config::default());
-        let client = bench.client_with(request.as_bytes());
-        bench.send(bench.upstream(), refused.as_bytes());
-        assert_eq!(bench.text(client), BAD_GATEWAY, "{refused}");
+        let mut driver = Driver::new(Config::default());
+        let client = driver.client_with(request.as_bytes());
+        driver.send(driver.upstream(), refused.as_bytes());
+        assert_eq!(driver.text(client), BAD_GATEWAY, "{refused}");
     }
     // A refused upgrade is a response like any other.
-    let mut bench = Bench::new(Config::default());
-    let client = bench.client_with(format!("{request}{NEXT}").as_bytes());
-    let upstream = bench.upstream();
-    bench.send(upstream, OWN.as_bytes());
-    assert_eq!(bench.drain(client), OWN.as_bytes());
-    assert!(bench.text(upstream).ends_with("Via: 1.1 intelliproxy-910a2dec\r\n\r\n"));
-    assert!(bench.text(upstream).contains("GET /2 HTTP/1.1\r\n"), "the next one is served");
+    let mut driver = Driver::new(Config::default());
+    let client = driver.client_with(format!("{request}{NEXT}").as_bytes());
+    let upstream = driver.upstream();
+    driver.send(upstream, OWN.as_bytes());
+    assert_eq!(driver.drain(client), OWN.as_bytes());
+    assert!(driver.text(upstream).ends_with("Via: 1.1 intelliproxy-910a2dec\r\n\r\n"));
+    assert!(driver.text(upstream).contains("GET /2 HTTP/1.1\r\n"), "the next one is served");
 }
 
 /// A request is retried only if it may be repeated and no byte of its response has arrived.
@@ -445,60 +445,60 @@ fn failures_are_retried_where_it_is_safe() {
         // The backends get their own Host, so that the second request shows that it was rewritten.
         let mut config = Config::default();
         config.forwarding.keep_host = false;
-        let mut bench = Bench::with_backends(config, &["a", "b"]);
-        let client = bench.client_with(request.as_bytes());
-        let first = bench.upstream();
-        let sent = bench.text(first);
-        bench.end(first);
-        assert_eq!(bench.upstreams().len(), if is_retried { 2 } else { 1 }, "{name}");
+        let mut driver = Driver::with_backends(config, &["a", "b"]);
+        let client = driver.client_with(request.as_bytes());
+        let first = driver.upstream();
+        let sent = driver.text(first);
+        driver.end(first);
+        assert_eq!(driver.upstreams().len(), if is_retried { 2 } else { 1 }, "{name}");
         if is_retried {
-            let second = bench.upstream();
+            let second = driver.upstream();
             let again = sent.replace("Host: a.test", "Host: b.test");
-            assert_eq!(bench.text(second), again, "{name}: the same, to the other one");
-            bench.send(second, OWN.as_bytes());
-            assert!(is_served(&bench.text(client)), "{name}");
+            assert_eq!(driver.text(second), again, "{name}: the same, to the other one");
+            driver.send(second, OWN.as_bytes());
+            assert!(is_served(&driver.text(client)), "{name}");
         } else {
-            assert_eq!(bench.text(client), BAD_GATEWAY, "{name}");
+            assert_eq!(driver.text(client), BAD_GATEWAY, "{name}");
         }
         // After one byte of the response nothing is sent again.
-        let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
-        let client = bench.client_with(request.as_bytes());
-        bench.send(bench.upstream(), b"H");
-        bench.end(bench.upstream());
-        assert_eq!(bench.upstreams().len(), 1, "{name}");
-        assert_eq!(bench.text(client), BAD_GATEWAY, "{name}");
+        let mut driver = Driver::with_backends(Config::default(), &["a", "b"]);
+        let client = driver.client_with(request.as_bytes());
+        driver.send(driver.upstream(), b"H");
+        driver.end(driver.upstream());
+        assert_eq!(driver.upstreams().len(), 1, "{name}");
+        assert_eq!(driver.text(client), BAD_GATEWAY, "{name}");
     }
     // A POST that could not be sent at all goes to another backend.
-    let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
-    bench.dialling = Dialling::IsRefused;
-    let client = bench.client_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab");
-    assert_eq!(bench.upstreams().len(), 2);
-    assert_eq!(bench.text(client), BAD_GATEWAY, "both refuse");
+    let mut driver = Driver::with_backends(Config::default(), &["a", "b"]);
+    driver.dialling = Dialling::IsRefused;
+    let client = driver.client_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab");
+    assert_eq!(driver.upstreams().len(), 2);
+    assert_eq!(driver.text(client), BAD_GATEWAY, "both refuse");
 }
 
 /// An idle connection that turns out to be closed is replaced, and its backend is not blamed.
 #[test]
 fn dead_pooled_connections_are_replaced() {
-    let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
-    let client = bench.client_with(GET.as_bytes());
-    let pooled = bench.upstream();
-    bench.send(pooled, OWN.as_bytes());
-    bench.drain(client);
-    bench.send(client, NEXT.as_bytes());
-    assert_eq!(bench.upstreams(), [pooled], "the pooled one is used");
-    bench.end(pooled);
-    let fresh = bench.upstream();
+    let mut driver = Driver::with_backends(Config::default(), &["a", "b"]);
+    let client = driver.client_with(GET.as_bytes());
+    let pooled = driver.upstream();
+    driver.send(pooled, OWN.as_bytes());
+    driver.drain(client);
+    driver.send(client, NEXT.as_bytes());
+    assert_eq!(driver.upstreams(), [pooled], "the pooled one is used");
+    driver.end(pooled);
+    let fresh = driver.upstream();
     assert_ne!(fresh, pooled);
-    assert!(bench.text(fresh).starts_with("GET /2 HTTP/1.1\r\nHost: h\r\n"));
-    bench.send(fresh, OWN.as_bytes());
-    assert_eq!(bench.text(client), OWN);
-    let snapshot = bench.proxy.snapshot(bench.now);
+    assert!(driver.text(fresh).starts_with("GET /2 HTTP/1.1\r\nHost: h\r\n"));
+    driver.send(fresh, OWN.as_bytes());
+    assert_eq!(driver.text(client), OWN);
+    let snapshot = driver.proxy.snapshot(driver.now);
     assert_eq!((snapshot.backends[0].requests, snapshot.backends[0].errors), (2, 0));
     // A connection that closes while it is idle is not used at all.
-    bench.end(fresh);
-    assert_eq!(bench.wire(fresh).closed, Some(false));
-    bench.send(client, NEXT.as_bytes());
-    assert_eq!(bench.upstreams().len(), 3);
+    driver.end(fresh);
+    assert_eq!(driver.peer(fresh).closed, Some(false));
+    driver.send(client, NEXT.as_bytes());
+    assert_eq!(driver.upstreams().len(), 3);
 }
 
 /// The bytes that one side of a tunnel sent are forwarded completely, even if that side accepts no
@@ -510,36 +510,36 @@ fn tunnel_sides_that_take_no_more() {
     for (ends_cleanly, is_of_client) in [(true, false), (false, false), (true, true), (false, true)]
     {
         let name = format!("clean {ends_cleanly}, client {is_of_client}");
-        let mut bench = Bench::new(Config::default());
-        let client = bench.client_with(request.as_bytes());
-        let upstream = bench.upstream();
-        bench.send(upstream, switch.as_bytes());
-        bench.drain(client);
-        bench.drain(upstream);
+        let mut driver = Driver::new(Config::default());
+        let client = driver.client_with(request.as_bytes());
+        let upstream = driver.upstream();
+        driver.send(upstream, switch.as_bytes());
+        driver.drain(client);
+        driver.drain(upstream);
         let (leaver, other) = if is_of_client { (client, upstream) } else { (upstream, client) };
-        bench.take(other, 10);
-        bench.send(leaver, &[b'x'; 50_000]);
+        driver.take(other, 10);
+        driver.send(leaver, &[b'x'; 50_000]);
         if ends_cleanly {
-            bench.end(leaver);
-            bench.send(other, b"ping");
-            bench.break_writes(leaver);
+            driver.end(leaver);
+            driver.send(other, b"ping");
+            driver.break_writes(leaver);
         } else {
-            bench.reset(leaver);
+            driver.reset(leaver);
         }
-        assert_eq!(bench.wire(other).closed, None, "{name}: the bytes that came wait");
-        bench.send(other, b"another ping");
-        bench.take(other, usize::MAX);
-        assert_eq!(bench.wire(other).received.len(), 50_000, "{name}");
+        assert_eq!(driver.peer(other).closed, None, "{name}: the bytes that came wait");
+        driver.send(other, b"another ping");
+        driver.take(other, usize::MAX);
+        assert_eq!(driver.peer(other).received.len(), 50_000, "{name}");
         let is_reset = !ends_cleanly && !is_of_client;
         if ends_cleanly && !is_of_client {
             // If it were closed now, one more ping of the client would destroy the bytes that it
             // has not read.
-            assert!(bench.wire(other).is_shut && bench.wire(other).closed.is_none(), "{name}");
-            bench.send(other, b"one more ping");
-            bench.pass(Config::default().timeouts.linger);
+            assert!(driver.peer(other).is_shut && driver.peer(other).closed.is_none(), "{name}");
+            driver.send(other, b"one more ping");
+            driver.pass(Config::default().timeouts.linger);
         }
-        assert_eq!(bench.wire(other).closed, Some(is_reset), "{name}");
-        assert!(bench.wire(leaver).closed.is_some(), "{name}");
-        assert!(bench.proxy.is_at_rest(), "{name}");
+        assert_eq!(driver.peer(other).closed, Some(is_reset), "{name}");
+        assert!(driver.peer(leaver).closed.is_some(), "{name}");
+        assert!(driver.proxy.is_at_rest(), "{name}");
     }
 }

@@ -2,9 +2,10 @@
 //! without a body, lists of lengths, blanks after chunk sizes, upgrades, interim responses.
 use intelliproxy::config::Config;
 use intelliproxy::proxy::Notice;
+use intelliproxy_driver::Driver;
 
-use crate::bench::{Bench, forwarded};
 use crate::bodies::dechunk;
+use crate::expected::forwarded;
 
 const OWN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
 
@@ -25,19 +26,19 @@ fn bodiless_responses_end_at_the_empty_line() {
         for (came, kept) in fields {
             for step in [usize::MAX, 1] {
                 let name = format!("{method} {status} {came:?} by {step}");
-                let mut bench = Bench::new(Config::default());
-                bench.step = step;
+                let mut driver = Driver::new(Config::default());
+                driver.step = step;
                 let request = format!("{method} /1 HTTP/1.1\r\nHost: h\r\n\r\n");
-                let client = bench.client_with(request.as_bytes());
-                let upstream = bench.upstream();
+                let client = driver.client_with(request.as_bytes());
+                let upstream = driver.upstream();
                 let head = format!("HTTP/1.1 {status} R\r\nA: b\r\n");
-                bench.send(upstream, format!("{head}{came}\r\n").as_bytes());
+                driver.send(upstream, format!("{head}{came}\r\n").as_bytes());
                 let kept = if status == 204 { "" } else { kept };
-                assert_eq!(bench.text(client), format!("{head}{kept}\r\n"), "{name}");
-                bench.send(client, b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n");
-                assert_eq!(bench.upstreams(), [upstream], "{name}: the connection is kept");
-                bench.send(upstream, OWN.as_bytes());
-                assert!(bench.text(client).ends_with(OWN), "{name}");
+                assert_eq!(driver.text(client), format!("{head}{kept}\r\n"), "{name}");
+                driver.send(client, b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n");
+                assert_eq!(driver.upstreams(), [upstream], "{name}: the connection is kept");
+                driver.send(upstream, OWN.as_bytes());
+                assert!(driver.text(client).ends_with(OWN), "{name}");
             }
         }
     }
@@ -59,18 +60,18 @@ fn equal_lengths_are_one_length() {
         ("Content-Length: 3, 3\r\nContent-Length: 4\r\n", false),
     ] {
         for step in [usize::MAX, 1] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
-            let client = bench.client_with(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n");
-            let upstream = bench.upstream();
-            bench.send(upstream, format!("HTTP/1.1 200 OK\r\n{lengths}\r\nown").as_bytes());
-            let text = bench.text(client);
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
+            let client = driver.client_with(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n");
+            let upstream = driver.upstream();
+            driver.send(upstream, format!("HTTP/1.1 200 OK\r\n{lengths}\r\nown").as_bytes());
+            let text = driver.text(client);
             if is_one {
                 assert_eq!(text, OWN, "{lengths:?} by {step}");
             } else {
                 assert!(text.starts_with("HTTP/1.1 502 "), "{lengths:?} by {step}: {text}");
             }
-            assert_eq!(bench.wire(upstream).closed.is_none(), is_one, "{lengths:?} by {step}");
+            assert_eq!(driver.peer(upstream).closed.is_none(), is_one, "{lengths:?} by {step}");
         }
     }
 }
@@ -81,21 +82,21 @@ fn equal_lengths_are_one_length() {
 fn blanks_after_chunk_sizes_are_skipped() {
     let body = "5  \r\nhello\r\n1\t\r\n \r\n5 ;a=b\r\nworld\r\n1 \t ; c\r\n!\r\n0 \r\n\r\n";
     for step in [usize::MAX, 1] {
-        let mut bench = Bench::new(Config::default());
-        bench.step = step;
+        let mut driver = Driver::new(Config::default());
+        driver.step = step;
         let head = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let client = bench.client_with(format!("{head}{body}").as_bytes());
-        let upstream = bench.upstream();
+        let client = driver.client_with(format!("{head}{body}").as_bytes());
+        let upstream = driver.upstream();
         let expected = forwarded("POST /", "Transfer-Encoding: chunked\r\n");
-        let (_, sent) = bench.text(upstream).split_once("\r\n\r\n").map_or_else(
+        let (_, sent) = driver.text(upstream).split_once("\r\n\r\n").map_or_else(
             || panic!("no head by {step}"),
             |(head, sent)| (head.to_owned(), sent.to_owned()),
         );
-        assert_eq!(bench.text(upstream).len() - sent.len(), expected.len(), "by {step}");
+        assert_eq!(driver.text(upstream).len() - sent.len(), expected.len(), "by {step}");
         assert_eq!(dechunk(&sent).0, "hello world!", "request by {step}");
         let response = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
-        bench.send(upstream, response.as_bytes());
-        let text = bench.text(client);
+        driver.send(upstream, response.as_bytes());
+        let text = driver.text(client);
         let (_, got) = text.split_once("\r\n\r\n").expect("a head");
         assert_eq!(dechunk(got).0, "hello world!", "response by {step}");
     }
@@ -111,19 +112,19 @@ fn a_426_names_its_protocol() {
         ("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "close, upgrade"),
         ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "keep-alive, upgrade"),
     ] {
-        let mut bench = Bench::new(Config::default());
-        let client = bench.client_with(request.as_bytes());
-        bench.send(bench.upstream(), format!("HTTP/1.1 426 U\r\n{fields}\r\n").as_bytes());
+        let mut driver = Driver::new(Config::default());
+        let client = driver.client_with(request.as_bytes());
+        driver.send(driver.upstream(), format!("HTTP/1.1 426 U\r\n{fields}\r\n").as_bytes());
         let expected = format!(
             "HTTP/1.1 426 U\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\
              Connection: {connection}\r\n\r\n"
         );
-        assert_eq!(bench.text(client), expected);
+        assert_eq!(driver.text(client), expected);
     }
-    let mut bench = Bench::new(Config::default());
-    let client = bench.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-    bench.send(bench.upstream(), format!("HTTP/1.1 200 OK\r\n{fields}\r\n").as_bytes());
-    assert_eq!(bench.text(client), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let mut driver = Driver::new(Config::default());
+    let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    driver.send(driver.upstream(), format!("HTTP/1.1 200 OK\r\n{fields}\r\n").as_bytes());
+    assert_eq!(driver.text(client), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
 }
 
 /// An upgrade by POST becomes a tunnel, with or without a body, even if the 101 comes before the
@@ -142,31 +143,31 @@ fn an_upgrade_by_post_becomes_a_tunnel() {
         for is_early in [false, true] {
             for step in [usize::MAX, 1] {
                 let name = format!("{field:?}, early {is_early}, by {step}");
-                let mut bench = Bench::new(Config::default());
-                bench.step = step;
+                let mut driver = Driver::new(Config::default());
+                driver.step = step;
                 let cut = if is_early { body.len() / 2 } else { body.len() };
                 let begun = format!("{head}{field}\r\n{}", &body[..cut]);
-                let client = bench.client_with(begun.as_bytes());
-                let upstream = bench.upstream();
-                let sent = bench.text(upstream);
+                let client = driver.client_with(begun.as_bytes());
+                let upstream = driver.upstream();
+                let sent = driver.text(upstream);
                 assert!(sent.contains("Upgrade: tcp\r\n"), "{name}: {sent}");
                 assert!(sent.contains("Connection: upgrade\r\n"), "{name}: {sent}");
-                bench.send(upstream, switch.as_bytes());
-                assert_eq!(bench.text(client), switch, "{name}");
-                bench.send(client, format!("{}stdin", &body[cut..]).as_bytes());
-                bench.send(upstream, b"stdout");
-                assert_eq!(bench.text(client), format!("{switch}stdout"), "{name}");
-                let text = bench.text(upstream);
+                driver.send(upstream, switch.as_bytes());
+                assert_eq!(driver.text(client), switch, "{name}");
+                driver.send(client, format!("{}stdin", &body[cut..]).as_bytes());
+                driver.send(upstream, b"stdout");
+                assert_eq!(driver.text(client), format!("{switch}stdout"), "{name}");
+                let text = driver.text(upstream);
                 assert!(text.ends_with("stdin"), "{name}: {text}");
                 if field.starts_with("Content-Length: 1") {
                     assert!(text.ends_with(&format!("{body}stdin")), "{name}: {text}");
                 } else if !body.is_empty() {
                     assert!(text.ends_with("\r\n0\r\n\r\nstdin"), "{name}: {text}");
                 }
-                bench.end(client);
-                bench.end(upstream);
-                assert_eq!(bench.wire(client).closed, Some(false), "{name}");
-                assert!(bench.proxy.is_at_rest(), "{name}");
+                driver.end(client);
+                driver.end(upstream);
+                assert_eq!(driver.peer(client).closed, Some(false), "{name}");
+                assert!(driver.proxy.is_at_rest(), "{name}");
             }
         }
     }
@@ -176,16 +177,16 @@ fn an_upgrade_by_post_becomes_a_tunnel() {
 /// body is not complete.
 #[test]
 fn a_tunnel_that_breaks_before_the_body_is_whole_ends() {
-    let mut bench = Bench::new(Config::default());
-    let client = bench.client_with(
+    let mut driver = Driver::new(Config::default());
+    let client = driver.client_with(
         b"POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 9\r\n\r\nab",
     );
-    let upstream = bench.upstream();
-    bench.send(upstream, b"HTTP/1.1 101 S\r\nUpgrade: tcp\r\nConnection: upgrade\r\n\r\n");
-    bench.reset(upstream);
-    bench.send(client, b"c");
-    assert_eq!(bench.wire(client).closed, Some(true));
-    assert!(bench.proxy.is_at_rest());
+    let upstream = driver.upstream();
+    driver.send(upstream, b"HTTP/1.1 101 S\r\nUpgrade: tcp\r\nConnection: upgrade\r\n\r\n");
+    driver.reset(upstream);
+    driver.send(client, b"c");
+    assert_eq!(driver.peer(client).closed, Some(true));
+    assert!(driver.proxy.is_at_rest());
 }
 
 /// Any number of interim responses passes, up to a limit on their bytes. A flood ends with an error
@@ -195,23 +196,23 @@ fn interim_responses_are_bounded_by_their_bytes() {
     let interim = "HTTP/1.1 102 Processing\r\n\r\n";
     let max = 8 * Config::default().limits.head_bytes_max / interim.len();
     for (count, passes) in [(33, true), (1000, true), (max, true), (max + 1, false)] {
-        let mut bench = Bench::new(Config::default());
-        let client = bench.client_with(b"COPY /a HTTP/1.1\r\nHost: h\r\n\r\n");
-        let upstream = bench.upstream();
+        let mut driver = Driver::new(Config::default());
+        let client = driver.client_with(b"COPY /a HTTP/1.1\r\nHost: h\r\n\r\n");
+        let upstream = driver.upstream();
         for _ in 0..count {
-            bench.send(upstream, interim.as_bytes());
+            driver.send(upstream, interim.as_bytes());
         }
-        bench.send(upstream, OWN.as_bytes());
-        let text = bench.text(client);
+        driver.send(upstream, OWN.as_bytes());
+        let text = driver.text(client);
         assert_eq!(text == interim.repeat(count) + OWN, passes, "{count} interim responses");
         if !passes {
-            let names_limit = bench.notices.iter().any(|notice| match notice {
+            let names_limit = driver.notices.iter().any(|notice| match notice {
                 Notice::UpstreamError { error, .. } => {
                     error.to_string().contains("limits.headBytesMax")
                 }
                 _ => false,
             });
-            assert!(names_limit, "{:?}", bench.notices);
+            assert!(names_limit, "{:?}", driver.notices);
         }
     }
 }
@@ -237,10 +238,10 @@ fn max_forwards_limits_options() {
         ("GET /a HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n", "Max-Forwards: 0\r\n"),
     ] {
         for step in [usize::MAX, 1] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
-            bench.client_with(format!("{request}\r\n").as_bytes());
-            let text = bench.text(bench.upstream());
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
+            driver.client_with(format!("{request}\r\n").as_bytes());
+            let text = driver.text(driver.upstream());
             assert!(text.contains(&format!("\r\n{forwarded_field}")), "{request:?}: {text}");
             let count = text.to_ascii_lowercase().matches("max-forwards").count();
             assert_eq!(count, forwarded_field.matches("Max").count(), "{request:?}: {text}");
@@ -248,23 +249,23 @@ fn max_forwards_limits_options() {
     }
     let own = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     for target in ["*", "/a"] {
-        let mut bench = Bench::new(Config::default());
+        let mut driver = Driver::new(Config::default());
         let request = format!("OPTIONS {target} HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n");
-        let client = bench.client_with(request.repeat(2).as_bytes());
-        assert_eq!(bench.text(client), own.repeat(2), "{target}");
-        assert!(bench.upstreams().is_empty(), "{target}: nothing is forwarded");
-        bench.end(client);
-        assert!(bench.proxy.is_at_rest(), "{target}");
+        let client = driver.client_with(request.repeat(2).as_bytes());
+        assert_eq!(driver.text(client), own.repeat(2), "{target}");
+        assert!(driver.upstreams().is_empty(), "{target}: nothing is forwarded");
+        driver.end(client);
+        assert!(driver.proxy.is_at_rest(), "{target}");
     }
     // An unread body ends the connection, and is not taken for a next request.
-    let mut bench = Bench::new(Config::default());
-    let client = bench.client_with(
+    let mut driver = Driver::new(Config::default());
+    let client = driver.client_with(
         b"OPTIONS /a HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\nContent-Length: 27\r\n\r\n\
           GET / HTTP/1.1\r\nHost: h\r\n\r\n",
     );
-    assert_eq!(bench.text(client), own.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
-    assert!(bench.upstreams().is_empty());
-    assert!(bench.wire(client).is_shut);
+    assert_eq!(driver.text(client), own.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+    assert!(driver.upstreams().is_empty());
+    assert!(driver.peer(client).is_shut);
 }
 
 /// A final response without Date gets one (RFC 9110 section 6.6.1), whether its head is forwarded
@@ -283,15 +284,15 @@ fn a_response_without_date_gets_one() {
         ("HTTP/1.1 200 OK\r\ndate: x\r\nContent-Length: 0\r\n\r\n".to_owned(), false),
     ] {
         for step in [usize::MAX, 1] {
-            let mut bench = Bench::new(Config::default());
-            bench.step = step;
-            bench.proxy.handle_date("Thu, 01 Jan 1970 00:00:00 GMT");
-            bench.proxy.handle_date(DATE);
-            let client = bench.client_with(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n");
-            let upstream = bench.upstream();
+            let mut driver = Driver::new(Config::default());
+            driver.step = step;
+            driver.proxy.handle_date("Thu, 01 Jan 1970 00:00:00 GMT");
+            driver.proxy.handle_date(DATE);
+            let client = driver.client_with(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n");
+            let upstream = driver.upstream();
             let hints = "HTTP/1.1 103 H\r\nLink: </a>\r\n\r\n";
-            bench.send(upstream, format!("{hints}{came}").as_bytes());
-            let text = bench.text(client);
+            driver.send(upstream, format!("{hints}{came}").as_bytes());
+            let text = driver.text(client);
             let text = text.strip_prefix(hints).expect("an interim response gets no Date");
             assert_eq!(
                 text.matches(&line).count(),
@@ -306,11 +307,11 @@ fn a_response_without_date_gets_one() {
             assert_eq!(body, came.split_once("\r\n\r\n").expect("a head").1, "{came:.40}");
         }
     }
-    let mut bench = Bench::new(Config::default());
-    bench.proxy.handle_date(DATE);
+    let mut driver = Driver::new(Config::default());
+    driver.proxy.handle_date(DATE);
     for request in ["GET\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n"] {
-        let client = bench.client_with(request.as_bytes());
-        assert!(bench.text(client).contains(&line), "{}", bench.text(client));
+        let client = driver.client_with(request.as_bytes());
+        assert!(driver.text(client).contains(&line), "{}", driver.text(client));
     }
 }
 
@@ -319,27 +320,27 @@ fn a_response_without_date_gets_one() {
 #[test]
 fn a_tunnel_does_not_move_with_its_backend() {
     for takes_no_more in [false, true] {
-        let mut bench = Bench::with_backends(Config::default(), &["a", "b"]);
+        let mut driver = Driver::with_backends(Config::default(), &["a", "b"]);
         let request = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
-        let client = bench.client_with(request.as_bytes());
-        let upstream = bench.upstream();
-        bench.send(upstream, b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
-        let before = bench.text(upstream);
+        let client = driver.client_with(request.as_bytes());
+        let upstream = driver.upstream();
+        driver.send(upstream, b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+        let before = driver.text(upstream);
         if takes_no_more {
-            bench.send(client, b"ping");
-            bench.break_writes(upstream);
-            bench.send(client, b"lost");
+            driver.send(client, b"ping");
+            driver.break_writes(upstream);
+            driver.send(client, b"lost");
         }
-        bench.move_backend("a");
-        bench.send(client, b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n");
-        bench.send(upstream, b"pong");
-        assert!(bench.text(client).ends_with("pong"), "{takes_no_more}");
-        assert_eq!(bench.upstreams(), [upstream], "{takes_no_more}: no other connection is made");
+        driver.move_backend("a");
+        driver.send(client, b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n");
+        driver.send(upstream, b"pong");
+        assert!(driver.text(client).ends_with("pong"), "{takes_no_more}");
+        assert_eq!(driver.upstreams(), [upstream], "{takes_no_more}: no other connection is made");
         if !takes_no_more {
-            assert!(bench.text(upstream).len() > before.len());
+            assert!(driver.text(upstream).len() > before.len());
         }
-        bench.end(client);
-        bench.end(upstream);
-        assert!(bench.proxy.is_at_rest());
+        driver.end(client);
+        driver.end(upstream);
+        assert!(driver.proxy.is_at_rest());
     }
 }

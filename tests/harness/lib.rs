@@ -9,6 +9,7 @@ pub mod driver;
 pub mod ledger;
 pub mod net;
 pub mod oracle;
+mod pipe;
 pub mod plan;
 mod play;
 pub mod reader;

@@ -1,34 +1,20 @@
-//! The virtual network: connections as two pipes of segments that arrive later, and the queue of
-//! coming events.
+//! The virtual network: connections as two pipes, and the queue of coming events.
 //!
 //! It is as unreliable as a real one: a write is cut into segments down to one byte. A full pipe
 //! takes no more, and reports room once. A reset destroys unread bytes. Closing with unread bytes
 //! destroys undelivered ones (RFC 9112 section 9.6).
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use intelliproxy::proxy::ConnectFailure;
 use intelliproxy_core::{Instant, Rng};
 
+pub use crate::pipe::Path;
+use crate::pipe::{Pipe, Segment};
 use crate::trace::Trace;
 use crate::written::Written;
-
-/// The properties of a pipe.
-#[derive(Clone, Copy, Debug)]
-pub struct Path {
-    /// Time that a segment takes.
-    pub latency: Duration,
-    /// Maximum of additional time.
-    pub jitter: Duration,
-    /// Bytes of the largest segment. 1 means byte by byte.
-    pub segment_max: usize,
-    /// Bytes that fit in before the writer must wait.
-    pub capacity: usize,
-    /// Whether a reset destroys bytes that arrived and were not read.
-    pub is_harsh: bool,
-}
 
 /// A coming event.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -62,34 +48,6 @@ pub enum Moved {
     Ended,
     /// The connection broke.
     Failed,
-}
-
-#[derive(Debug)]
-enum Segment {
-    Bytes(Vec<u8>),
-    Fin,
-    Rst,
-}
-
-/// One direction of a connection.
-#[derive(Debug)]
-pub struct Pipe {
-    path: Path,
-    in_flight: VecDeque<(Instant, Segment)>,
-    arrived: VecDeque<u8>,
-    /// Bytes in flight or arrived.
-    held: usize,
-    has_fin: bool,
-    has_rst: bool,
-    /// Whether a write was refused since the last edge.
-    wants_room: bool,
-    /// Whether the writer sends no more.
-    is_ended: bool,
-    last_at: Instant,
-    /// Bytes taken out so far.
-    pub taken: u64,
-    /// Bytes put in so far.
-    pub put: u64,
 }
 
 /// A connection between the proxy and a peer.
@@ -157,80 +115,6 @@ pub struct Net {
     pub configured: Vec<SocketAddr>,
     queue: BinaryHeap<Reverse<(Instant, u64, Happening)>>,
     count: u64,
-}
-
-impl Pipe {
-    const fn new(path: Path) -> Self {
-        Self {
-            path,
-            in_flight: VecDeque::new(),
-            arrived: VecDeque::new(),
-            held: 0,
-            has_fin: false,
-            has_rst: false,
-            wants_room: false,
-            is_ended: false,
-            last_at: Instant::ZERO,
-            taken: 0,
-            put: 0,
-        }
-    }
-
-    /// Returns whether everything has come, the end included.
-    pub fn is_at_end(&self) -> bool {
-        self.has_fin && self.arrived.is_empty()
-    }
-
-    /// Returns whether its end has come, clean or not. Bytes may wait before it.
-    pub const fn has_end(&self) -> bool {
-        self.has_fin || self.has_rst
-    }
-
-    /// Returns whether a reset has come.
-    pub const fn is_reset(&self) -> bool {
-        self.has_rst
-    }
-
-    /// Returns the number of bytes that arrived and were not taken.
-    pub fn waiting(&self) -> usize {
-        self.arrived.len()
-    }
-
-    /// Returns the number of bytes that were put in and not taken out.
-    pub const fn held(&self) -> usize {
-        self.held
-    }
-
-    /// Returns the next segment if it has arrived by now. Those of a destroyed pipe never do.
-    fn land(&mut self, now: Instant) -> Option<Segment> {
-        self.in_flight.front().filter(|(at, _)| *at <= now)?;
-        self.in_flight.pop_front().map(|(_, segment)| segment)
-    }
-
-    /// Takes bytes that arrived into `space`.
-    fn take(&mut self, space: &mut [u8]) -> usize {
-        let count = space.len().min(self.arrived.len());
-        space[..count].copy_from_slice(&self.arrived.make_contiguous()[..count]);
-        self.arrived.drain(..count);
-        self.held -= count;
-        self.taken += count as u64;
-        count
-    }
-
-    /// Drops bytes that arrived and were not read: their reader gets an error and no clean end, as
-    /// on any system that drops them.
-    fn lose(&mut self) {
-        self.has_fin &= self.arrived.is_empty();
-    }
-
-    /// Drops everything that was not delivered, and delivers no more.
-    fn destroy(&mut self) {
-        self.lose();
-        self.in_flight.clear();
-        self.arrived.clear();
-        self.held = 0;
-        self.is_ended = true;
-    }
 }
 
 impl Net {
@@ -469,7 +353,7 @@ impl Net {
             }
             return None;
         }
-        Some(Self::arrive(&mut entry.inward, segment))
+        Some(entry.inward.arrive(segment))
     }
 
     /// Delivers a segment to the peer. Returns whether it changes anything there.
@@ -480,7 +364,7 @@ impl Net {
         if entry.is_closed_by_peer {
             return false;
         }
-        Self::arrive(&mut entry.outward, segment);
+        entry.outward.arrive(segment);
         true
     }
 
@@ -498,28 +382,6 @@ impl Net {
         self.links[link].is_refused = true;
         self.links[link].outward.is_ended = false;
         self.end(link, Toward::Peer, Segment::Rst);
-    }
-
-    fn arrive(pipe: &mut Pipe, segment: Segment) -> bool {
-        match segment {
-            Segment::Bytes(bytes) => {
-                pipe.arrived.extend(bytes);
-                false
-            }
-            Segment::Fin => {
-                pipe.has_fin = true;
-                true
-            }
-            Segment::Rst => {
-                pipe.has_rst = true;
-                if pipe.path.is_harsh {
-                    pipe.lose();
-                    pipe.held -= pipe.arrived.len();
-                    pipe.arrived.clear();
-                }
-                true
-            }
-        }
     }
 
     fn put(&mut self, link: usize, toward: Toward, bytes: &[u8]) -> usize {

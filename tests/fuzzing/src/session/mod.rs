@@ -3,13 +3,13 @@
 //!
 //! After each operation the proxy's invariants hold. At the end the second reader reads all bytes
 //! of the connections ([`oracle`]), and the proxy comes to rest.
-mod driver;
+mod operations;
 mod oracle;
 mod texts;
 
 use std::time::Duration;
 
-use self::driver::Driver;
+use self::operations::Operations;
 use intelliproxy::config::{Config, Overflow};
 use intelliproxy::fuzzing::Source;
 use intelliproxy::proxy::ConnectFailure;
@@ -25,15 +25,15 @@ pub fn session(data: &[u8]) {
     let counts = source.byte();
     let ends_by_stop = source.byte() & 1 == 1;
     let addresses = 1 + usize::from(flags >> 5 & 1);
-    let mut driver = Driver::new(config(flags, counts), usize::from(counts % 4), addresses);
+    let mut operations = Operations::new(config(flags, counts), usize::from(counts % 4), addresses);
     let mut steps = 0;
     while !source.is_empty() && steps < STEPS_MAX {
-        step(&mut driver, &mut source);
-        driver.check();
+        step(&mut operations, &mut source);
+        operations.check();
         steps += 1;
     }
-    driver.finish(ends_by_stop);
-    oracle::check(&driver.links);
+    operations.finish(ends_by_stop);
+    oracle::check(&operations.links());
 }
 
 /// Maximum number of operations of one list, because each may cost a check of everything.
@@ -60,77 +60,78 @@ fn config(flags: u8, counts: u8) -> Config {
     config
 }
 
-fn step(driver: &mut Driver, source: &mut Source<'_>) {
+fn step(operations: &mut Operations, source: &mut Source<'_>) {
     let operation = source.byte();
     match operation % 16 {
-        0 => driver.accept(operation & 16 != 0),
+        0 => operations.accept(operation & 16 != 0),
         // Any bytes, from any peer.
         1 => {
-            let link = driver.pick(source.byte());
+            let link = operations.pick(source.byte());
             let count = usize::from(source.byte());
             let bytes = source.take(count);
-            driver.say(link, bytes, usize::MAX);
-            driver.mark_wild(link);
+            operations.say(link, bytes, usize::MAX);
+            operations.mark_wild(link);
         }
         // A valid text, cut into pieces.
         2 | 3 => {
-            let (link, which, step) = (driver.pick(source.byte()), source.byte(), source.byte());
-            let text = driver.text(link, which);
-            driver.say(link, &text, if step == 0 { usize::MAX } else { step.into() });
+            let (link, which, step) =
+                (operations.pick(source.byte()), source.byte(), source.byte());
+            let text = operations.text(link, which);
+            operations.say(link, &text, if step == 0 { usize::MAX } else { step.into() });
         }
         // Many equal bytes.
         4 => {
-            let (link, count) = (driver.pick(source.byte()), usize::from(source.byte()));
-            driver.say(link, &vec![b'x'; 300 * count], usize::MAX);
+            let (link, count) = (operations.pick(source.byte()), usize::from(source.byte()));
+            operations.say(link, &vec![b'x'; 300 * count], usize::MAX);
         }
         5 => {
-            let (link, count) = (driver.pick(source.byte()), usize::from(source.byte()));
-            driver.write(link, if count == 0 { usize::MAX } else { count });
+            let (link, count) = (operations.pick(source.byte()), usize::from(source.byte()));
+            operations.write(link, if count == 0 { usize::MAX } else { count });
         }
-        6 => driver.write_all(),
+        6 => operations.write_all(),
         7 => {
-            let link = driver.pick(source.byte());
-            driver.end(link);
+            let link = operations.pick(source.byte());
+            operations.end(link);
         }
         8 => {
-            let link = driver.pick(source.byte());
-            driver.fail(link);
+            let link = operations.pick(source.byte());
+            operations.fail(link);
         }
         9 => {
-            let link = driver.pick(source.byte());
-            driver.fail_writing(link);
+            let link = operations.pick(source.byte());
+            operations.fail_writing(link);
         }
         10 => {
-            let link = driver.pick(source.byte());
+            let link = operations.pick(source.byte());
             let result = match operation >> 4 {
                 0..=10 => Ok(()),
                 11..=13 => Err(ConnectFailure::Refused),
                 14 => Err(ConnectFailure::Exhausted),
                 _ => Err(ConnectFailure::Unreachable),
             };
-            driver.connect(link, result);
+            operations.connect(link, result);
         }
-        11 => driver.connect_all(),
+        11 => operations.connect_all(),
         12 => {
             const MILLIS: [u64; 8] = [0, 1, 40, 900, 2_100, 4_500, 31_000, 61_000];
             let millis = MILLIS[usize::from(operation >> 5)];
-            driver.pass(Duration::from_millis(millis), operation & 16 != 0);
+            operations.pass(Duration::from_millis(millis), operation & 16 != 0);
         }
-        13 => driver.wait(),
+        13 => operations.wait(),
         14 => {
             let which = source.byte();
             if operation == 0xfe {
-                driver.reconfigure(which);
+                operations.reconfigure(which);
             } else {
-                driver.send_late_event(which);
+                operations.send_late_event(which);
             }
         }
         _ => {
             if operation == 0xff {
-                driver.stop();
+                operations.stop();
             } else {
-                driver.connect_all();
-                driver.write_all();
+                operations.connect_all();
+                operations.write_all();
             }
         }
     }

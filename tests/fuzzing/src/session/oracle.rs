@@ -13,7 +13,7 @@
 //! | O9 | a connection that asked for NTLM carries only requests of the client that it asked |
 use std::collections::BTreeMap;
 
-use super::driver::Link;
+use super::operations::Link;
 use super::texts::MARK;
 use intelliproxy::fuzzing::forwarded_target;
 use intelliproxy::fuzzing::strict::{self, Body, Extent, Head, Verdict};
@@ -24,10 +24,10 @@ type Request = (Vec<u8>, Vec<u8>, Vec<u8>);
 type Response = (Vec<u8>, Vec<u8>);
 
 /// Checks all bytes of the connections against the rules.
-pub(super) fn check(links: &[Link]) {
+pub(super) fn check(links: &[Link<'_>]) {
     let mut sent: BTreeMap<Request, usize> = BTreeMap::new();
-    for link in links.iter().filter(|link| link.is_client) {
-        for (head, body) in requests(&link.sent) {
+    for link in links.iter().filter(|link| link.peer.is_client()) {
+        for (head, body) in requests(link.peer.read()) {
             if let Some(body) = body {
                 let request = (head.line[0].clone(), target(&head), body.data);
                 *sent.entry(request).or_default() += 1;
@@ -36,12 +36,12 @@ pub(super) fn check(links: &[Link]) {
     }
     let mut responses: Vec<Response> = Vec::new();
     let is_tame = links.iter().all(|link| !link.is_wild);
-    for link in links.iter().filter(|link| !link.is_client) {
+    for link in links.iter().filter(|link| !link.peer.is_client()) {
         let begun = check_forwarded(link, &mut sent);
         read_responses(link, &begun, &mut responses, is_tame);
     }
-    let is_wild = links.iter().any(|link| !link.is_client && link.is_wild);
-    for link in links.iter().filter(|link| link.is_client) {
+    let is_wild = links.iter().any(|link| !link.peer.is_client() && link.is_wild);
+    for link in links.iter().filter(|link| link.peer.is_client()) {
         check_responses(link, &responses, is_wild);
     }
 }
@@ -73,12 +73,13 @@ struct Begun {
 }
 
 /// Checks O1 to O3 for one backend's connection. Returns its requests in order.
-fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Begun> {
-    let (mut rest, mut begun) = (&link.got[..], Vec::new());
-    let read_before =
-        |at: usize| link.takes.iter().rev().find(|take| take.0 <= at).map_or(0, |&(_, read)| read);
+fn check_forwarded(link: &Link<'_>, sent: &mut BTreeMap<Request, usize>) -> Vec<Begun> {
+    let (mut rest, mut begun) = (&link.peer.received[..], Vec::new());
+    let read_before = |at: usize| {
+        link.peer.writes.iter().rev().find(|take| take.0 <= at).map_or(0, |&(_, read)| read)
+    };
     while !rest.is_empty() {
-        let read_before = read_before(link.got.len() - rest.len());
+        let read_before = read_before(link.peer.received.len() - rest.len());
         let head = match strict::request(rest) {
             Verdict::Whole(head) => head,
             Verdict::More => {
@@ -111,7 +112,7 @@ fn check_forwarded(link: &Link, sent: &mut BTreeMap<Request, usize>) -> Vec<Begu
             None => panic!("O2: no client sent {} {}", text(&request.0), text(&request.1)),
         }
         // After a 101 the bytes are of another protocol. Without one they are requests.
-        if is_upgrade && is_switched(&link.sent, &begun) {
+        if is_upgrade && is_switched(link.peer.read(), &begun) {
             return begun;
         }
     }
@@ -154,13 +155,13 @@ fn check_own(request: &Begun, later: &[Begun]) {
 }
 
 /// Adds the complete responses that a backend sent. Checks O8 and O9.
-fn read_responses(link: &Link, begun: &[Begun], responses: &mut Vec<Response>, is_tame: bool) {
-    let (mut rest, mut begun) = (&link.sent[..], begun.iter());
+fn read_responses(link: &Link<'_>, begun: &[Begun], responses: &mut Vec<Response>, is_tame: bool) {
+    let (mut rest, mut begun) = (link.peer.read(), begun.iter());
     let mut asked = begun.next();
     while let (Verdict::Whole(head), Some(request)) = (strict::response(rest), asked) {
         // A response may come before the method has been written completely.
         let is_head_request = b"HEAD".starts_with(&request.method);
-        let is_closed = link.is_ended && !link.has_failed;
+        let is_closed = link.peer.is_end_read && !link.peer.has_failed;
         let Ok(extent) = head.response_extent(is_head_request) else { break };
         let is_final = !head.line[1].starts_with(b"1");
         let read = strict::body(&rest[head.len..], extent, is_closed);
@@ -172,7 +173,7 @@ fn read_responses(link: &Link, begun: &[Begun], responses: &mut Vec<Response>, i
             }
             responses.push((head.line[1].clone(), body.data));
             asked = begun.next();
-            let ended_at = link.sent.len() - rest.len();
+            let ended_at = link.peer.read().len() - rest.len();
             let is_clean = asked.is_none_or(|next| next.read_before == ended_at);
             assert!(is_clean, "O8: used again after {}", text(rest));
         }
@@ -181,9 +182,9 @@ fn read_responses(link: &Link, begun: &[Begun], responses: &mut Vec<Response>, i
 }
 
 /// Checks O4 to O7 for one client.
-fn check_responses(link: &Link, responses: &[Response], is_wild: bool) {
-    let asked = if link.is_refused { Vec::new() } else { requests(&link.sent) };
-    let (mut rest, mut count) = (&link.got[..], 0);
+fn check_responses(link: &Link<'_>, responses: &[Response], is_wild: bool) {
+    let asked = if link.is_refused { Vec::new() } else { requests(link.peer.read()) };
+    let (mut rest, mut count) = (&link.peer.received[..], 0);
     while !rest.is_empty() {
         let head = match strict::response(rest) {
             Verdict::Whole(head) => head,
@@ -210,7 +211,7 @@ fn check_responses(link: &Link, responses: &[Response], is_wild: bool) {
         let own = own_text(&rest[head.len..], &head);
         let is_bodiless = request.is_some_and(|request| request.line[0] == b"HEAD");
         let extent = head.response_extent(is_bodiless).expect("O4: a client can tell the end");
-        let is_closed = link.closed == Some(false) && !link.has_failed;
+        let is_closed = link.peer.closed == Some(false) && !link.peer.has_failed;
         let body = match strict::body(&rest[head.len..], extent, is_closed) {
             Verdict::Whole(body) => body,
             Verdict::More => return,
