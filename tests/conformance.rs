@@ -16,6 +16,8 @@ mod hops;
 mod kept;
 #[path = "conformance/limits.rs"]
 mod limits;
+#[path = "conformance/per_client.rs"]
+mod per_client;
 #[path = "conformance/queue.rs"]
 mod queue;
 #[path = "conformance/requests.rs"]

@@ -177,7 +177,7 @@ const fn span(path: &'static str, value: fn(&Config) -> Duration) -> Span {
 }
 
 /// Every whole number outside `routing`; the reason for a range is with the field.
-const COUNTS: [Count; 14] = [
+const COUNTS: [Count; 16] = [
     count("limits.headBytesMax", |config| config.limits.head_bytes_max as u64, 1024, 60_000),
     count("limits.targetBytesMax", |config| config.limits.target_bytes_max as u64, 64, 60_000),
     count("limits.fieldsMax", |config| config.limits.fields_max as u64, 8, FIELDS_MAX as u64),
@@ -190,6 +190,18 @@ const COUNTS: [Count; 14] = [
     count("limits.trailerBytesMax", |config| config.limits.trailer_bytes_max as u64, 0, 60_000),
     count("limits.bodyBytesMax", |config| config.limits.body_bytes_max, 0, u64::MAX),
     count("limits.clients", |config| config.limits.clients as u64, 1, 1_000_000),
+    count(
+        "limits.clientConnections",
+        |config| u64::from(config.limits.client_connections),
+        0,
+        1_000_000,
+    ),
+    count(
+        "limits.clientRequestsPerSecond",
+        |config| u64::from(config.limits.client_requests_per_second),
+        0,
+        1_000_000,
+    ),
     count("limits.attempts", |config| config.limits.attempts as u64, 1, 16),
     count("limits.perBackend", |config| u64::from(config.limits.per_backend), 0, 1_000_000),
     count("limits.queueLength", |config| config.limits.queue_length as u64, 0, 100_000),

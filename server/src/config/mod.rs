@@ -128,6 +128,12 @@ pub struct Limits {
     pub body_bytes_max: u64,
     /// Client connections at the same time (10 000); 1 to 1 000 000.
     pub clients: usize,
+    /// Connections of one client at the same time (0: any number); 0 to 1 000 000. A client is an
+    /// IPv4 address or an IPv6 network of 64 bits. Further connections get 429 and are closed.
+    pub client_connections: u32,
+    /// Requests of one client per second (0: any number), and at once; 0 to 1 000 000. Further ones
+    /// get 429.
+    pub client_requests_per_second: u32,
     /// Backends that one request is tried on before it fails (3); 1 to 16.
     pub attempts: usize,
     /// Requests in percent of all that may be sent to another backend after one failed them (20),
@@ -152,6 +158,8 @@ impl Default for Limits {
             trailer_bytes_max: 8 * 1024,
             body_bytes_max: 0,
             clients: 10_000,
+            client_connections: 0,
+            client_requests_per_second: 0,
             attempts: 3,
             retry_percent: 20,
             per_backend: 0,

@@ -63,15 +63,17 @@ pub(crate) fn encode_error(
     encode(status, date, kind, "", body.as_bytes(), is_head_request, connection)
 }
 
-/// Returns a 503 for a request for which no backend has room. A retry after a second may succeed.
+/// Returns an error after which a retry may succeed in a second: no backend has room (503), or the
+/// client exceeds its limit (429).
 pub(crate) fn encode_busy(
+    status: u16,
     date: &str,
     is_head_request: bool,
     connection: Option<&'static str>,
 ) -> Vec<u8> {
-    let body = format!("503 {}\n", reason(503));
+    let body = format!("{status} {}\n", reason(status));
     let (kind, fields) = ("text/plain; charset=utf-8", "Retry-After: 1\r\n");
-    encode(503, date, kind, fields, body.as_bytes(), is_head_request, connection)
+    encode(status, date, kind, fields, body.as_bytes(), is_head_request, connection)
 }
 
 /// Returns the reason phrase of a status that the proxy itself sends (RFC 9110 section 15, RFC
@@ -86,6 +88,7 @@ const fn reason(status: u16) -> &'static str {
         413 => "Content Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         502 => "Bad Gateway",

@@ -50,6 +50,26 @@ impl QueueCounts {
     }
 }
 
+/// Requests and connections that got 429 because their client exceeds its own limit.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct LimitedCounts {
+    /// Beyond `limits.clientRequestsPerSecond`.
+    pub(crate) requests: u64,
+    /// Beyond `limits.clientConnections`.
+    pub(crate) connections: u64,
+}
+
+impl LimitedCounts {
+    /// Returns `X-IntelliProxy-Limited: requests=N, connections=N` with its line end.
+    pub(crate) fn field(self) -> String {
+        if self == Self::default() {
+            return String::new();
+        }
+        let Self { requests, connections } = self;
+        format!("X-IntelliProxy-Limited: requests={requests}, connections={connections}\r\n")
+    }
+}
+
 /// Uses of the retry budget.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct RetryCounts {
@@ -120,6 +140,9 @@ mod tests {
         assert_eq!(RetryCounts::default().field(), "");
         let field = RetryCounts { done: 2, spared: 1 }.field();
         assert_eq!(field, "X-IntelliProxy-Retries: done=2, spared=1\r\n");
+        assert_eq!(LimitedCounts::default().field(), "");
+        let field = LimitedCounts { requests: 5, connections: 2 }.field();
+        assert_eq!(field, "X-IntelliProxy-Limited: requests=5, connections=2\r\n");
         let field = recording_field(RecordingCounts { records: 12, lost: 3 });
         assert_eq!(field, "X-IntelliProxy-Recording: records=12, lost=3\r\n");
     }

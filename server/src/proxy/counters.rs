@@ -4,7 +4,7 @@ use intelliproxy_core::{BackendId, Instant, Lease, Outcome};
 
 use super::Proxy;
 use super::id::ConnId;
-use super::notice::{Notice, RemedyTaken};
+use super::notice::{Excess, Notice, RemedyTaken};
 use crate::pages::metrics::{
     BackendCounts, BackendFigures, CLOSED_IDLE, IncidentCounts, Overall, REFUSED, reason,
 };
@@ -82,6 +82,12 @@ impl Counters {
             Notice::Refused { .. } => incidents.retries.add(REFUSED),
             Notice::ClientError { .. } => incidents.client_errors += 1,
             Notice::ClientRefused { .. } => incidents.clients_refused += 1,
+            Notice::ClientLimited { excess: Excess::Connections, .. } => {
+                incidents.limited.connections += 1;
+            }
+            Notice::ClientLimited { excess: Excess::Requests, .. } => {
+                incidents.limited.requests += 1;
+            }
             Notice::ClientsGaveWay { count, .. } => incidents.clients_gave_way += count,
             _ => {}
         }

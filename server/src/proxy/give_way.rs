@@ -168,7 +168,7 @@ impl Proxy {
             let Some(conn) = self.give_way.take(now, &mut looks, &self.table) else { return false };
             if let Some(session) = self.table.session_mut(conn) {
                 debug_assert!(!session.has_lease(), "one with an exchange never gives way");
-                session.handle_way_given();
+                session.handle_way_given(false);
             }
             self.serve(now, conn);
             self.give_way.untold += 1;

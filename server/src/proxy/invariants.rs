@@ -9,12 +9,13 @@ impl Proxy {
     /// An invariant of LIFECYCLE.md does not hold.
     pub fn check_invariants(&self) {
         let (mut clients, mut leases, mut idle, mut displaced) = (0, 0, 0, 0);
-        let mut refused = 0;
+        let (mut refused, mut counted) = (0, 0);
         for (id, conn) in self.table.iter() {
             match conn {
                 Conn::Client(session) => {
                     clients += 1;
                     refused += usize::from(session.is_refused());
+                    counted += usize::from(session.is_counted());
                     leases += usize::from(session.has_lease());
                     displaced += usize::from(
                         session.lease().is_some_and(|l| self.upstreams.is_displaced(l.id())),
@@ -47,6 +48,8 @@ impl Proxy {
         }
         assert_eq!(clients, self.clients, "I2: every client is counted");
         assert_eq!(refused, self.refused, "I2: so is every one that was turned away");
+        let of_clients = self.shared.per_client.connections();
+        assert_eq!(counted, of_clients, "I11: a counted connection is counted for its address");
         self.upstreams.check_invariants(leases, displaced, idle);
     }
 }

@@ -17,9 +17,11 @@ mod give_way;
 mod id;
 mod invariants;
 mod notice;
+mod per_client;
 mod probe;
 mod probing;
 mod queue;
+mod rate;
 mod reconfigure;
 mod retries;
 mod room;
@@ -48,7 +50,7 @@ use self::conn::{Conn, ConnTable};
 use self::counters::Counters;
 use self::give_way::GiveWay;
 pub use self::id::ConnId;
-pub use self::notice::{ConfigChange, Full, Notice, RemedyTaken, ReportFault};
+pub use self::notice::{ConfigChange, Excess, Full, Notice, RemedyTaken, ReportFault};
 pub(crate) use self::probe::{HEAD_BYTES_MAX as PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX};
 use self::queue::Queue;
 use self::room::Room;
@@ -153,19 +155,7 @@ impl Proxy {
             let client = ClientHalf::new(Hop::new(peer, &mut self.shared), now);
             Conn::Client(Box::new(Session::new(client, now)))
         });
-        let is_full = self.admitted() >= self.room.clients_max && !self.make_room(now);
-        self.clients += 1;
-        self.counters.incidents.accepted += 1;
-        if is_full || self.shared.is_stopping {
-            let full = self.full();
-            self.notify(Notice::ClientRefused { peer, full });
-            if let Some(session) = self.table.session_mut(id) {
-                session.handle_refused(now, &mut self.shared);
-                self.refused += 1;
-            }
-        } else {
-            self.give_way.add(now, id, self.clients, &self.table);
-        }
+        self.admit(now, id, peer);
         self.serve(now, id);
         id
     }

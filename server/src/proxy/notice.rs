@@ -48,6 +48,13 @@ pub enum Notice {
         /// The bound.
         full: Full,
     },
+    /// A client exceeds its own limit: its request or connection got 429.
+    ClientLimited {
+        /// The client.
+        peer: SocketAddr,
+        /// The limit.
+        excess: Excess,
+    },
     /// Idle clients were closed for new ones because the bound on clients is reached.
     ClientsGaveWay {
         /// Their number since the last such notice.
@@ -97,6 +104,15 @@ pub enum Notice {
         /// The backend.
         backend: BackendId,
     },
+}
+
+/// The limit that a client exceeds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Excess {
+    /// `limits.clientConnections`.
+    Connections,
+    /// `limits.clientRequestsPerSecond`.
+    Requests,
 }
 
 /// The bound on clients that was reached.

@@ -34,8 +34,11 @@ impl Proxy {
         };
         let displaced = self.upstreams.compare(&targets, &mut change);
         self.shared.reconfigure(config);
-        // Sessions are armed by the old times.
+        // Sessions are armed by the old times, and counted by the old addresses.
         for id in self.client_ids() {
+            if let Some(session) = self.table.session_mut(id) {
+                session.handle_reconfigured(&mut self.shared);
+            }
             self.arm_session(id);
         }
         self.tell_router(now, wanted, &displaced, &change);
@@ -168,12 +171,9 @@ impl Proxy {
         }
     }
 
-    /// R6: applies the new times to deadlines, and the new list to permissions for /stats.
+    /// R6: applies the new times to deadlines.
     fn tell_clients(&mut self, now: Instant) {
         for id in self.client_ids() {
-            if let Some(session) = self.table.session_mut(id) {
-                session.handle_reconfigured(&self.shared);
-            }
             self.serve(now, id);
         }
     }

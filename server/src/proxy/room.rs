@@ -1,9 +1,13 @@
 //! Bounds on connections. The number of clients leaves room for the upstreams and probes that they
 //! need.
+use std::hint::cold_path;
+use std::net::SocketAddr;
+
 use intelliproxy_core::Instant;
 
 use super::conn::Conn;
-use super::{Full, Notice, Proxy};
+use super::id::ConnId;
+use super::{Excess, Full, Notice, Proxy};
 use crate::config::Overflow;
 
 /// The bounds on connections.
@@ -23,7 +27,50 @@ impl Room {
     }
 }
 
+/// Clients that get 429 for their connection and stay until they have read it, at the same time.
+/// Further ones are reset at once, so that refusing takes no more descriptors than this.
+const TURNED_AWAY_MAX: usize = 64;
+
 impl Proxy {
+    /// Admits a client that was just accepted, or refuses it because there is no room or because it
+    /// exceeds its own limit.
+    pub(super) fn admit(&mut self, now: Instant, id: ConnId, peer: SocketAddr) {
+        let is_over = self.shared.per_client.limits_connections() && !self.count_connection(id);
+        let is_full = !is_over && self.admitted() >= self.room.clients_max && !self.make_room(now);
+        self.clients += 1;
+        self.counters.incidents.accepted += 1;
+        if is_over {
+            cold_path();
+            self.notify(Notice::ClientLimited { peer, excess: Excess::Connections });
+            self.turn_away(now, id, 429);
+        } else if is_full || self.shared.is_stopping {
+            let full = self.full();
+            self.notify(Notice::ClientRefused { peer, full });
+            self.turn_away(now, id, 503);
+        } else {
+            self.give_way.add(now, id, self.clients, &self.table);
+        }
+    }
+
+    /// Counts the connection of a new client by its address. Returns whether it may have it.
+    #[cold]
+    fn count_connection(&mut self, id: ConnId) -> bool {
+        let session = self.table.session_mut(id);
+        session.is_none_or(|session| session.count_connection(&mut self.shared))
+    }
+
+    #[cold]
+    fn turn_away(&mut self, now: Instant, id: ConnId, status: u16) {
+        let is_answered = status == 503 || self.refused < TURNED_AWAY_MAX;
+        let Some(session) = self.table.session_mut(id) else { return };
+        if is_answered {
+            session.handle_refused(now, status, &mut self.shared);
+            self.refused += 1;
+        } else {
+            session.handle_way_given(true);
+        }
+    }
+
     /// Sets the number of connections of all kinds that the driver's system has room for: clients,
     /// upstreams and probes. Must be called before any other method.
     pub fn limit_connections(&mut self, connections_max: usize) {

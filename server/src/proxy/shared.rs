@@ -8,6 +8,7 @@ use intelliproxy_core::Instant;
 
 use super::Action;
 use super::askers::Askers;
+use super::per_client::PerClient;
 use super::retries::RetryBudget;
 use super::trust::Trust;
 use crate::buffer::BufferPool;
@@ -67,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) host_line: HostLine,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) retries: RetryBudget,
+    pub(crate) per_client: PerClient,
     pub(crate) counts: ExchangeCounts,
     pub(crate) known_host: KnownHost,
     /// The last client's address and its facts: the next client often has the same address.
@@ -92,6 +94,7 @@ impl Shared {
             request_ends: request_ends(&config, &via_suffix),
             trust: Trust::new(&config),
             via_suffix,
+            per_client: PerClient::new(&config.limits, seed),
             shortest_timeout: shortest_timeout(&config),
             config,
             buffers: BufferPool::default(),
@@ -174,6 +177,7 @@ impl Shared {
         self.last_client = None;
         self.shortest_timeout = shortest_timeout(&config);
         self.retries.reconfigure(config.limits.retry_percent);
+        self.per_client.reconfigure(&config.limits);
         self.config = config;
     }
 }

@@ -140,7 +140,7 @@ impl Proxy {
         let reloads = self.reload_counts.field();
         let retries = self.shared.retries.counts().field();
         let fields = recording + &reloads + &self.log_counts.field() + &retries;
-        fields + &self.queue.counts().field()
+        fields + &self.queue.counts().field() + &self.counters.incidents.limited.field()
     }
 
     /// Writes one backend with the current state of the guard.

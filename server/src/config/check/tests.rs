@@ -27,7 +27,7 @@ fn default_is_valid() {
 /// inside.
 #[test]
 fn counts_are_held_to_their_ranges() {
-    let rows: [(&str, SetCount, u64, u64); 12] = [
+    let rows: [(&str, SetCount, u64, u64); 14] = [
         ("limits.headBytesMax", |c, n| c.limits.head_bytes_max = as_usize(n), 1024, 60_000),
         ("limits.targetBytesMax", |c, n| c.limits.target_bytes_max = as_usize(n), 64, 60_000),
         ("limits.fieldsMax", |c, n| c.limits.fields_max = as_usize(n), 8, 1000),
@@ -39,6 +39,18 @@ fn counts_are_held_to_their_ranges() {
         ),
         ("limits.trailerBytesMax", |c, n| c.limits.trailer_bytes_max = as_usize(n), 0, 60_000),
         ("limits.clients", |c, n| c.limits.clients = as_usize(n), 1, 1_000_000),
+        (
+            "limits.clientConnections",
+            |c, n| c.limits.client_connections = as_usize(n) as u32,
+            0,
+            1_000_000,
+        ),
+        (
+            "limits.clientRequestsPerSecond",
+            |c, n| c.limits.client_requests_per_second = as_usize(n) as u32,
+            0,
+            1_000_000,
+        ),
         ("limits.attempts", |c, n| c.limits.attempts = as_usize(n), 1, 16),
         ("limits.perBackend", |c, n| c.limits.per_backend = as_usize(n) as u32, 0, 1_000_000),
         ("limits.queueLength", |c, n| c.limits.queue_length = as_usize(n), 0, 100_000),

@@ -13,7 +13,7 @@ use self::describe::{describe, describe_fault};
 use self::limit::Kind;
 pub(crate) use self::limit::LineLimits;
 use crate::config::{Config, Limits};
-use crate::proxy::{ConfigChange, Full, Notice, RemedyTaken, ReportFault};
+use crate::proxy::{ConfigChange, Excess, Full, Notice, RemedyTaken, ReportFault};
 
 /// Logs a notice, unless `limits` has admitted too many of its kind. `name` returns the name of a
 /// backend. Lines of a disabled level are not formatted.
@@ -70,6 +70,9 @@ pub(crate) fn log_notice<'a>(
         Notice::ClientRefused { peer, full } => {
             warn!("client {peer}: 503: {}", describe_full(*full));
         }
+        Notice::ClientLimited { peer, excess } => {
+            warn!("{}: 429: {} reached", Client(*peer), key(*excess));
+        }
         Notice::ClientsGaveWay { count, full } => {
             warn!("{}: closed {count} idle clients for new ones", describe_full(*full));
         }
@@ -123,6 +126,7 @@ fn kind(notice: &Notice) -> Option<(Level, Kind)> {
         Notice::Expired { .. } => (Level::Info, kind("timeout", 0)),
         Notice::UnreadableReport { fault, .. } => (level_of_fault(fault), kind("report", 0)),
         Notice::ClientRefused { .. } => (Level::Warn, kind("limits.clients", 503)),
+        Notice::ClientLimited { excess, .. } => (Level::Warn, kind(key(*excess), 429)),
         Notice::UnsolicitedBytes { .. } => (Level::Warn, kind("unsolicited bytes", 0)),
         _ => return None,
     })
@@ -152,6 +156,14 @@ fn describe_full(full: Full) -> String {
         Full::OpenFiles { clients_max } => {
             format!("open files suffice for {clients_max} clients, all connected")
         }
+    }
+}
+
+/// The configuration key of a limit.
+const fn key(excess: Excess) -> &'static str {
+    match excess {
+        Excess::Connections => "limits.clientConnections",
+        Excess::Requests => "limits.clientRequestsPerSecond",
     }
 }
 

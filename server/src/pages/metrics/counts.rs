@@ -4,7 +4,7 @@ use intelliproxy_core::{BackendSnapshot, GuardView, RouterCounts};
 
 use super::histogram::Histogram;
 use crate::http::UpstreamError;
-use crate::pages::counts::{LogCounts, QueueCounts, RetryCounts};
+use crate::pages::counts::{LimitedCounts, LogCounts, QueueCounts, RetryCounts};
 
 /// Responses by the class of their status: the first digit, 0 for any other.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -134,6 +134,8 @@ pub(crate) struct IncidentCounts {
     pub(crate) clients_refused: u64,
     /// Idle client connections closed to make room.
     pub(crate) clients_gave_way: u64,
+    /// Requests and connections beyond the limits per client.
+    pub(crate) limited: LimitedCounts,
     /// Requests that broke a rule.
     pub(crate) client_errors: u64,
     /// Failed attempts.

@@ -347,6 +347,12 @@ fn write_clients(to: &mut Families<'_>, overall: &Overall) {
     let help =
         "Client connections refused with 503 because the limit was reached, or while stopping.";
     to.count("intelliproxy_client_connections_refused_total", help, incidents.clients_refused);
+    let help =
+        "Requests and client connections that got 429 because their client exceeds its own limit.";
+    to.family(counter("intelliproxy_clients_limited_total", help), |to| {
+        to.put_by("limit", "requests", incidents.limited.requests);
+        to.put_by("limit", "connections", incidents.limited.connections);
+    });
     let help = "Idle client connections closed to make room for new ones.";
     to.count("intelliproxy_client_connections_gave_way_total", help, incidents.clients_gave_way);
     let help = "Connections of all kinds: clients, backends, idle ones and probes.";

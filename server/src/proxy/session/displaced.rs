@@ -30,8 +30,8 @@ impl Session {
 
     /// Handles a new configuration: the client's permission for /stats and its trust may have
     /// changed.
-    pub(crate) fn handle_reconfigured(&mut self, shared: &Shared) {
-        self.client.hop.handle_reconfigured(shared);
+    pub(crate) fn handle_reconfigured(&mut self, shared: &mut Shared) {
+        self.client.hop.handle_reconfigured(self.client.is_refused, shared);
     }
 
     /// Returns the lease of the current request.

@@ -156,7 +156,7 @@ impl Session {
                 let is_head_request = exchange.is_head_request;
                 let bytes = match error {
                     UpstreamError::QueueFull | UpstreamError::QueueTimeout => {
-                        answer::encode_busy(&shared.date, is_head_request, connection)
+                        answer::encode_busy(503, &shared.date, is_head_request, connection)
                     }
                     _ => {
                         let status = error.status();

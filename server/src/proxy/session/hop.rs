@@ -29,19 +29,34 @@ pub(crate) struct Hop {
     pub(crate) forwards_for: Option<IpAddr>,
     /// The peer's group of clients, for the router.
     group: u8,
+    /// Whether the connection is counted for the peer (`limits.clientConnections`).
+    is_counted: bool,
 }
 
 impl Hop {
     pub(crate) fn new(peer: SocketAddr, shared: &mut Shared) -> Self {
         let Facts { fields, may_see_stats, is_trusted, group } = shared.client_facts(peer.ip());
-        let (awaits_header, forwards_for) = (false, None);
-        Self { peer, fields, may_see_stats, is_trusted, awaits_header, forwards_for, group }
+        Self {
+            peer,
+            fields,
+            may_see_stats,
+            is_trusted,
+            awaits_header: false,
+            forwards_for: None,
+            group,
+            is_counted: false,
+        }
     }
 
     /// Handles a new configuration; the client of the current request stays.
-    pub(super) fn handle_reconfigured(&mut self, shared: &Shared) {
+    pub(super) fn handle_reconfigured(&mut self, is_refused: bool, shared: &mut Shared) {
         self.may_see_stats = shared.trust.may_see_stats(self.peer.ip());
         self.is_trusted = shared.trust.trusts(self.peer.ip());
+        // The counts of connections begin again.
+        self.is_counted = false;
+        if !is_refused {
+            self.count_anyway(shared);
+        }
     }
 
     /// Reads the client from a request's head; only a trusted peer's statement counts.
@@ -72,6 +87,51 @@ impl Hop {
         }
     }
 
+    /// Counts the connection for its peer, unless that is a trusted hop. Returns false if the peer
+    /// has as many as it may.
+    #[cold]
+    pub(super) fn count(&mut self, shared: &mut Shared) -> bool {
+        let ip = self.peer.ip();
+        let has_room = self.is_trusted || shared.per_client.has_room(ip);
+        if has_room {
+            self.count_anyway(shared);
+        }
+        has_room
+    }
+
+    /// Counts the connection for its peer, also beyond the limit.
+    #[cold]
+    pub(super) fn count_anyway(&mut self, shared: &mut Shared) {
+        self.is_counted = !self.is_trusted && shared.per_client.limits_connections();
+        if self.is_counted {
+            shared.per_client.join(self.peer.ip());
+        }
+    }
+
+    /// Counts the connection for its peer no longer.
+    #[inline]
+    pub(super) fn uncount(&mut self, shared: &mut Shared) {
+        if self.is_counted {
+            cold_path();
+            self.is_counted = false;
+            shared.per_client.leave(self.peer.ip());
+        }
+    }
+
+    /// Returns the address for which a request counts; `None` for a trusted hop's own.
+    #[cold]
+    pub(super) fn limited(&self, shared: &Shared) -> Option<IpAddr> {
+        match self.forwards_for {
+            Some(ip) => (!shared.trust.trusts(ip)).then_some(ip),
+            None => (!self.is_trusted).then_some(self.peer.ip()),
+        }
+    }
+
+    /// Whether the connection is counted for its peer.
+    pub(super) const fn is_counted(&self) -> bool {
+        self.is_counted
+    }
+
     /// Whether a request for /stats may be meant for the proxy.
     pub(crate) const fn may_ask_for_stats(&self) -> bool {
         self.may_see_stats || self.is_trusted
@@ -94,7 +154,12 @@ impl Session {
                 input.consume(header.len);
                 client.hop.awaits_header = false;
                 if let Some(source) = header.source {
+                    client.hop.uncount(shared);
                     client.hop = Hop::new(source, shared);
+                    if shared.per_client.limits_connections() && !client.hop.count(shared) {
+                        self.refuse_connection(now, shared);
+                        return true;
+                    }
                 }
                 client.last_read = now;
                 let has_more = client.input.as_ref().is_some_and(|input| !Buffer::is_empty(input));

@@ -12,6 +12,7 @@ mod displaced;
 mod exchange;
 mod failure;
 mod hop;
+mod limited;
 mod look;
 mod needs;
 mod refused;
@@ -418,11 +419,12 @@ impl Session {
         self.end(now, self.upstream.ends_with_connection(), shared);
     }
 
-    /// Refuses a client for which there is no room.
-    pub(crate) fn handle_refused(&mut self, now: Instant, shared: &mut Shared) {
+    /// Refuses a client for which there is no room (503), or that exceeds its own limit (429).
+    pub(crate) fn handle_refused(&mut self, now: Instant, status: u16, shared: &mut Shared) {
         self.client.is_refused = true;
-        let bytes = answer::encode_error(503, &shared.date, false, Some("close"));
-        self.answer(now, 503, bytes, shared);
+        let encode = if status == 429 { answer::encode_busy } else { answer::encode_error };
+        let bytes = encode(status, &shared.date, false, Some("close"));
+        self.answer(now, status, bytes, shared);
         self.client.close(false);
         self.settle(now, shared);
     }
@@ -454,8 +456,9 @@ impl Session {
         (!client.output.is_empty() && !rests(client.last_write)).then(|| now + REST)
     }
 
-    /// Returns every buffer at the session's end.
+    /// Returns every buffer at the session's end, and its place among its client's connections.
     pub(crate) fn give_back(&mut self, shared: &mut Shared) {
+        self.client.hop.uncount(shared);
         self.upstream.unlink(shared);
         self.upstream.output.clear(&mut shared.buffers);
         self.client.output.clear(&mut shared.buffers);

@@ -124,6 +124,10 @@ impl Session {
             exchange.awaits_continue = client.input.as_ref().is_none_or(Buffer::is_empty);
         }
         client.end_request();
+        if shared.per_client.limits_requests() && !self.is_within_rate(now, shared) {
+            shared.buffers.give(forwarded);
+            return self.answer_limited(now, framing, shared);
+        }
         if aim != Aim::Backend {
             cold_path();
             shared.buffers.give(forwarded);

@@ -29,9 +29,9 @@ impl Session {
         }
     }
 
-    /// Ends an idle session to make room for another client.
+    /// Ends an idle session to make room for another client, or a new one that has too many.
     #[cold]
-    pub(crate) fn handle_way_given(&mut self) {
-        self.needs.close(false);
+    pub(crate) fn handle_way_given(&mut self, with_reset: bool) {
+        self.needs.close(with_reset);
     }
 }
