@@ -7,8 +7,10 @@
 use std::hint::cold_path;
 use std::ops::Range;
 
+mod memory;
 mod outbox;
 
+use self::memory::Memory;
 pub(crate) use outbox::Outbox;
 
 /// Room before the bytes of a new large buffer. A forwarded head is longer than the received one by
@@ -32,67 +34,82 @@ pub(crate) const LARGE: usize = 68 * 1024;
 const LARGE_MEMORY: usize = HEADROOM + LARGE + TAILROOM;
 /// Free buffers of each kind that the pool keeps; [`BufferPool::trim`] drops unused ones.
 const SPARE_SMALL_MAX: usize = 1024;
-const SPARE_LARGE_MAX: usize = 32;
+const SPARE_LARGE_MAX: usize = 128;
 
 /// Bytes `start..end` of a fixed piece of memory.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    memory: Box<[u8]>,
-    start: usize,
-    end: usize,
+    memory: Memory,
+    start: u32,
+    end: u32,
 }
 
 impl Buffer {
     #[cold]
     fn with_capacity(bytes: usize) -> Self {
-        Self { memory: vec![0; bytes].into_boxed_slice(), start: 0, end: 0 }
+        Self { memory: Memory::new(bytes), start: 0, end: 0 }
     }
 
     /// Returns a buffer of the size of `bytes`, for responses that the proxy makes itself.
     pub(crate) fn holding(bytes: Vec<u8>) -> Self {
-        let end = bytes.len();
-        Self { memory: bytes.into_boxed_slice(), start: 0, end }
+        let end = offset(bytes.len());
+        Self { memory: bytes.into(), start: 0, end }
+    }
+
+    const fn start(&self) -> usize {
+        self.start as usize
+    }
+
+    const fn end(&self) -> usize {
+        self.end as usize
+    }
+
+    /// Empties the buffer; the next bytes begin at `start`.
+    const fn place(&mut self, start: usize) {
+        self.start = offset(start);
+        self.end = self.start;
     }
 
     /// Returns the free room after the bytes, except the room for a chunk's end. The caller reads
     /// into it and reports the number of bytes by [`filled`](Self::filled).
     pub(crate) fn space(&mut self) -> &mut [u8] {
-        let end = self.memory.len().saturating_sub(TAILROOM).max(self.end);
-        &mut self.memory[self.end..end]
+        let start = self.end();
+        let end = self.memory.len().saturating_sub(TAILROOM).max(start);
+        &mut self.memory[start..end]
     }
 
     /// Adds the first `count` bytes of [`space`](Self::space).
     pub(crate) fn filled(&mut self, count: usize) {
         debug_assert!(count <= self.space().len(), "no more is read than there was room for");
-        self.end += count;
+        self.end += offset(count);
     }
 
     /// Drops the first `count` bytes.
     pub(crate) fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.len(), "no more is consumed than there is");
-        self.start += count;
+        self.start += offset(count);
     }
 
     /// Keeps the first `count` bytes only.
     pub(crate) fn truncate(&mut self, count: usize) {
         debug_assert!(count <= self.len(), "truncation does not lengthen");
-        self.end = self.start + count;
+        self.end = self.start + offset(count);
     }
 
     /// Puts `bytes` before the content. Returns false without a change if there is no room.
     pub(crate) fn prepend(&mut self, bytes: &[u8]) -> bool {
-        let Some(start) = self.start.checked_sub(bytes.len()) else {
+        let Some(start) = self.start().checked_sub(bytes.len()) else {
             return false;
         };
-        self.memory[start..self.start].copy_from_slice(bytes);
-        self.start = start;
+        self.memory[start..start + bytes.len()].copy_from_slice(bytes);
+        self.start = offset(start);
         true
     }
 
     /// Replaces the first `count` bytes by `new`. Returns false without a change if there is no
     /// room.
     pub(crate) fn replace_front(&mut self, count: usize, new: &[u8]) -> bool {
-        let has_room = self.start + count >= new.len();
+        let has_room = self.start() + count >= new.len();
         if has_room {
             self.consume(count);
             self.prepend(new);
@@ -103,11 +120,12 @@ impl Buffer {
     /// Replaces `range` of [`bytes`](Self::bytes) by `new`, moving the bytes before it. Returns
     /// false without a change if there is no room.
     pub(crate) fn splice(&mut self, range: Range<usize>, new: &[u8]) -> bool {
-        let Some(start) = (self.start + range.len()).checked_sub(new.len()) else {
+        let Some(start) = (self.start() + range.len()).checked_sub(new.len()) else {
             return false;
         };
-        self.memory.copy_within(self.start..self.start + range.start, start);
-        self.start = start;
+        let own = self.start();
+        self.memory.copy_within(own..own + range.start, start);
+        self.start = offset(start);
         let at = start + range.start;
         self.memory[at..at + new.len()].copy_from_slice(new);
         true
@@ -115,12 +133,12 @@ impl Buffer {
 
     /// Appends `bytes`. Returns false without a change if there is no room.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
-        let end = self.end + bytes.len();
-        let Some(room) = self.memory.get_mut(self.end..end) else {
+        let (start, end) = (self.end(), self.end() + bytes.len());
+        let Some(room) = self.memory.get_mut(start..end) else {
             return false;
         };
         room.copy_from_slice(bytes);
-        self.end = end;
+        self.end = offset(end);
         true
     }
 
@@ -131,33 +149,36 @@ impl Buffer {
         if added > self.room() {
             self.grow(added);
         }
-        let mut room = &mut self.memory[self.end..];
+        let end = self.end();
+        let mut room = &mut self.memory[end..];
         for part in parts {
             let (place, rest) = room.split_at_mut(part.len());
             place.copy_from_slice(part);
             room = rest;
         }
-        self.end += added;
+        self.end += offset(added);
     }
 
     /// Moves to memory outside the pool: twice the size needed for `added` more bytes.
     #[cold]
     fn grow(&mut self, added: usize) {
-        let mut memory = vec![0; 2 * (self.end + added)];
-        memory[..self.end].copy_from_slice(&self.memory[..self.end]);
-        self.memory = memory.into_boxed_slice();
+        let end = self.end();
+        let mut memory = Memory::new(2 * (end + added));
+        memory[..end].copy_from_slice(&self.memory[..end]);
+        self.memory = memory;
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..self.end]
+        &self.memory[self.start()..self.end()]
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.end]
+        let range = self.start()..self.end();
+        &mut self.memory[range]
     }
 
     pub(crate) const fn len(&self) -> usize {
-        self.end - self.start
+        (self.end - self.start) as usize
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
@@ -166,21 +187,22 @@ impl Buffer {
 
     /// Returns the number of free bytes before the content.
     pub(crate) const fn room_before(&self) -> usize {
-        self.start
+        self.start()
     }
 
     /// Returns the number of free bytes after the content.
-    pub(crate) const fn room(&self) -> usize {
-        self.memory.len() - self.end
+    pub(crate) fn room(&self) -> usize {
+        self.memory.len() - self.end()
     }
 
     /// Moves the content towards the front, but keeps room before it.
     #[cold]
     fn compact(&mut self) {
-        if self.start > HEADROOM {
-            self.memory.copy_within(self.start..self.end, HEADROOM);
-            self.end -= self.start - HEADROOM;
-            self.start = HEADROOM;
+        let range = self.start()..self.end();
+        if range.start > HEADROOM {
+            self.place(HEADROOM);
+            self.end += offset(range.len());
+            self.memory.copy_within(range, HEADROOM);
         }
     }
 
@@ -190,6 +212,12 @@ impl Buffer {
         let old = self.bytes();
         pool.holding_all(&[&old[..range.start], new, &old[range.end..]])
     }
+}
+
+/// Returns a place in a buffer as it is stored: in 4 bytes, so that a buffer has 32.
+const fn offset(place: usize) -> u32 {
+    debug_assert!(place <= u32::MAX as usize, "a buffer is shorter than 4 GiB");
+    place as u32
 }
 
 /// Drops a buffer whose size the pool does not keep.
@@ -235,8 +263,7 @@ impl BufferPool {
     pub(crate) fn take_large(&mut self) -> Buffer {
         self.lent += 1;
         let mut buffer = self.large.take(LARGE_MEMORY);
-        buffer.start = HEADROOM;
-        buffer.end = HEADROOM;
+        buffer.place(HEADROOM);
         buffer
     }
 
@@ -244,8 +271,7 @@ impl BufferPool {
     pub(crate) fn take_small(&mut self) -> Buffer {
         self.lent += 1;
         let mut buffer = self.small.take(SMALL);
-        buffer.start = 0;
-        buffer.end = 0;
+        buffer.place(0);
         buffer
     }
 
@@ -258,8 +284,7 @@ impl BufferPool {
             cold_path();
             self.take_large()
         };
-        buffer.start = ROOM_BEFORE_HEAD;
-        buffer.end = ROOM_BEFORE_HEAD;
+        buffer.place(ROOM_BEFORE_HEAD);
         buffer
     }
 
@@ -270,8 +295,7 @@ impl BufferPool {
             self.take_small()
         } else if len <= HEADROOM + LARGE {
             let mut buffer = self.take_large();
-            buffer.start = 0;
-            buffer.end = 0;
+            buffer.place(0);
             buffer
         } else {
             self.lent += 1;
@@ -372,6 +396,12 @@ impl BufferPool {
                 self.give(old);
             }
         }
+    }
+
+    /// Whether any free buffer is kept.
+    #[inline]
+    pub(crate) const fn has_spare(&self) -> bool {
+        !self.small.buffers.is_empty() || !self.large.buffers.is_empty()
     }
 
     /// Drops free buffers that were not needed since the last call.

@@ -107,7 +107,7 @@ impl Proxy {
             upstreams,
             timers: Timers::default(),
             room: Room::new(config.limits.clients),
-            shared: Shared::new(config, seed),
+            shared: Shared::new(config, seed, now),
             dirty: VecDeque::new(),
             clients: 0,
             refused: 0,
@@ -250,7 +250,8 @@ impl Proxy {
             self.queue.poll_timeout(),
             self.excess_timeout(),
         ];
-        earliest(earlier(router, self.timers.next()), rare)
+        let usual = earlier(router, self.timers.next());
+        earliest(earlier(usual, self.shared.trim_timeout()), rare)
     }
 
     /// Returns the number of connected clients.

@@ -85,7 +85,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// `seed` differs from instance to instance.
-    pub(crate) fn new(config: Config, seed: u64) -> Self {
+    pub(crate) fn new(config: Config, seed: u64, now: Instant) -> Self {
         let via_suffix = via_suffix(seed);
         let retries = RetryBudget::new(config.limits.retry_percent);
         Self {
@@ -107,7 +107,7 @@ impl Shared {
             counts: ExchangeCounts::default(),
             known_host: KnownHost::default(),
             last_client: None,
-            trim_from: Instant::ZERO,
+            trim_from: now + TRIM_EVERY,
             work: 0,
             is_stopping: false,
             is_leaving: false,
@@ -125,6 +125,13 @@ impl Shared {
     pub(crate) fn set_date(&mut self, http_date: &str) {
         self.date.clear();
         self.date.extend(["Date: ", http_date, "\r\n"]);
+    }
+
+    /// Returns the time of the next [`trim`](Self::trim): while buffers are free, also without
+    /// traffic.
+    #[inline]
+    pub(crate) fn trim_timeout(&self) -> Option<Instant> {
+        self.buffers.has_spare().then_some(self.trim_from)
     }
 
     /// Drops free buffers that were not needed for a while.
@@ -214,5 +221,30 @@ const fn chunk_limits(limits: &Limits) -> ChunkLimits {
         extension_bytes_max: limits.chunk_extension_bytes_max,
         trailer_bytes_max: limits.trailer_bytes_max,
         fields_max: limits.fields_max,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::Proxy;
+
+    /// Without a client or a backend, free buffers are dropped at the proxy's own deadlines, and
+    /// then there is none: a quiet proxy does not wake up.
+    #[test]
+    fn free_buffers_go_without_traffic() {
+        let mut now = Instant::from_millis(1);
+        let mut proxy = Proxy::new(Config::default(), Vec::new(), 1, now).expect("good defaults");
+        assert_eq!(proxy.poll_timeout(), None);
+        let buffers = &mut proxy.shared.buffers;
+        let taken = [buffers.take_large(), buffers.take_large(), buffers.take_small()];
+        taken.into_iter().for_each(|buffer| buffers.give(buffer));
+        for turn in ["the buffers were in use", "they were not needed since"] {
+            assert!(proxy.shared.buffers.has_spare(), "{turn}");
+            now = proxy.poll_timeout().expect(turn);
+            proxy.handle_timeout(now);
+        }
+        assert!(!proxy.shared.buffers.has_spare());
+        assert_eq!(proxy.poll_timeout(), None);
     }
 }

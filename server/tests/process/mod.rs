@@ -131,6 +131,16 @@ impl Program {
         assert!(status.success());
     }
 
+    /// Returns the resident memory of the process, in KiB.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn resident_kib(&self) -> usize {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let figure = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        figure.and_then(|text| text.parse().ok()).expect("a number of KiB")
+    }
+
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
         self.child.wait().expect("a status").code()
     }

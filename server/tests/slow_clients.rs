@@ -1,0 +1,50 @@
+//! Memory of clients that send a part of a request and wait.
+#![cfg(target_os = "linux")]
+mod process;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Instant;
+
+use process::{DEADLINE, Program};
+
+const CLIENTS: usize = 600;
+/// Bytes of an incomplete head.
+const SENT: usize = 30_000;
+/// Free buffers that the proxy may keep at once (128 of 70 KiB, 1024 of 2 KiB), and 3 MiB for the
+/// rest.
+const KEPT_KIB: usize = 128 * 70 + 1024 * 2 + 3 * 1024;
+
+/// Waits until the resident memory of the process is as expected. Requests between two looks give
+/// it time, and show that it serves.
+fn wait_for(program: &Program, what: &str, is_expected: impl Fn(usize) -> bool) {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        assert!(program.stats().starts_with("HTTP/1.1 200 OK\r\n"));
+        let resident = program.resident_kib();
+        if is_expected(resident) {
+            return;
+        }
+        assert!(Instant::now() < end, "{what}: {resident} KiB");
+    }
+}
+
+/// Clients with a part of a head of 30 KB take little more than its bytes. When they have left,
+/// their memory is the system's again. (The allocator kept three quarters of it for good.)
+#[test]
+fn memory_of_slow_clients_returns_to_the_system() {
+    let program = Program::start(&["--backend=A=http://127.0.0.1:1"]);
+    program.stats();
+    let before = program.resident_kib();
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(SENT));
+    let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| program.connect()).collect();
+    for client in &mut clients {
+        client.write_all(head.as_bytes()).expect("sent");
+    }
+    let sent = CLIENTS * SENT / 1024;
+    wait_for(&program, "all has arrived", |resident| resident > before + sent);
+    let held = program.resident_kib();
+    assert!(held < before + 2 * sent, "{held} KiB for {sent} KiB");
+    drop(clients);
+    wait_for(&program, "it is returned", |resident| resident < before + KEPT_KIB);
+}
