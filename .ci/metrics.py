@@ -112,6 +112,7 @@ def check_counts(read, folder):
                 assert now >= before, f"{now} after {before}"
                 before, scrapes = now, scrapes + 1
             families = proxy.scrape(read)
+    check_dashboard(families)
     sent = CLIENTS * REQUESTS
     assert sum(origin.requests for origin in origins) == sent, "a load generator failed"
     for name in ["backend_requests", "backend_request_duration_seconds", "backend_first_byte_seconds", "requests", "responses"]:
@@ -120,6 +121,15 @@ def check_counts(read, folder):
         counted = total(families, "intelliproxy_backend_requests", backend=origin.name, code="2xx")
         assert counted == origin.requests, f"{origin.name}: {counted} of {origin.requests}"
     print(f"{sent} requests: the same sum in {len(families)} families; {scrapes} scrapes meanwhile", flush=True)
+
+
+def check_dashboard(families):
+    """Every metric that the dashboard asks for is there; what only `learned` or a queue has is in no family here."""
+    samples = {re.sub("_total$", "", name) for name in families}
+    asked = set(re.findall(r"(?:intelliproxy|process)_[a-z_]+", (ROOT / "server" / "docs" / "grafana.json").read_text()))
+    unknown = {name for name in asked if re.sub("_(total|bucket)$", "", name) not in samples}
+    assert unknown <= {"intelliproxy_learned_cost_ratio", "intelliproxy_learned_in_charge"}, unknown
+    print(f"{len(asked)} metrics of the dashboard are known", flush=True)
 
 
 def check_many(read, folder):
