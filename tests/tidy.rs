@@ -36,6 +36,7 @@ fn inner_rings_are_pure() {
         "core/src",
         "server/replay/src",
         "server/src/http",
+        "server/src/access",
         "server/src/proxy",
         "server/src/buffer",
         "server/src/config",

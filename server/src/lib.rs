@@ -2,6 +2,7 @@
 //!
 //! Everything but [`reactor`] and the program's own edge ([`cli`], [`edge`]) is plain
 //! data that receives facts and the time; see `docs/architecture.md`.
+pub(crate) mod access;
 mod admin;
 pub(crate) mod buffer;
 pub mod cli;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use intelliproxy_core::PolicyKind;
 
-use crate::config::{BackendConfig, Config};
+use crate::config::{AccessLogFormat, BackendConfig, Config};
 
 /// A flag that sets a value of the configuration.
 pub(super) struct Flag {
@@ -48,7 +48,7 @@ impl Flag {
 }
 
 /// All flags, in the order of the help.
-pub(super) const FLAGS: [Flag; 22] = [
+pub(super) const FLAGS: [Flag; 24] = [
     Flag {
         name: "--listen",
         value: Some("HOST:PORT"),
@@ -221,6 +221,27 @@ pub(super) const FLAGS: [Flag; 22] = [
         help: "where the pages /stats, /metrics, /healthz, /readyz and /config are",
         change: Change::Set(|config, text| {
             config.admin.listen = Some(text.to_owned());
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "--access-log",
+        value: Some("FILE"),
+        path: "accessLog.file",
+        help: "file that gets a line for each exchange, or stdout",
+        change: Change::Set(|config, text| {
+            config.access_log.file = Some(text.to_owned());
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "--access-log-format",
+        value: Some("FORMAT"),
+        path: "accessLog.format",
+        help: "form of those lines: json or combined",
+        change: Change::Set(|config, text| {
+            config.access_log.format = AccessLogFormat::named(text)
+                .ok_or_else(|| format!("must be json or combined, not {text:?}"))?;
             Ok(())
         }),
     },

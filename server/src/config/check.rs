@@ -51,6 +51,9 @@ impl Config {
         if self.state_file.as_ref().is_some_and(String::is_empty) {
             return Err(ConfigError::new("stateFile", "the path of a file, or null"));
         }
+        if self.access_log.file.as_ref().is_some_and(String::is_empty) {
+            return Err(ConfigError::new("accessLog.file", "the path of a file, stdout, or null"));
+        }
         if self.recording.file.as_ref().is_some_and(String::is_empty) {
             return Err(ConfigError::new("recording.file", "the path of a file, or null"));
         }

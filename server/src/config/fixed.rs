@@ -14,6 +14,10 @@ impl Config {
             self.admin.clone_from(&old.admin);
             kept.push("admin");
         }
+        if self.access_log != old.access_log {
+            self.access_log.clone_from(&old.access_log);
+            kept.push("accessLog");
+        }
         if self.recording != old.recording {
             self.recording.clone_from(&old.recording);
             kept.push("recording");
@@ -67,9 +71,10 @@ mod tests {
         new.stats.allow.clear();
         new.probe_paths.ping.push('x');
         new.admin.listen = Some("[::1]:2".to_owned());
+        new.access_log.query = false;
         new.recording.files += 1;
         let kept = new.keep_fixed(&old);
-        assert_eq!(kept, ["listen", "admin", "recording", "stateFile"]);
+        assert_eq!(kept, ["listen", "admin", "accessLog", "recording", "stateFile"]);
         assert_eq!((&new.listen, &new.state_file), (&old.listen, &old.state_file));
         assert_eq!(new.recording, old.recording);
         let told = new.settings_unlike(&old);

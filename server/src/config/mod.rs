@@ -14,6 +14,7 @@ mod file;
 mod fixed;
 mod host;
 mod listen;
+mod logs;
 mod millis;
 mod nearest;
 mod network;
@@ -26,6 +27,7 @@ mod url;
 pub(crate) use file::rules_from_json;
 pub use host::HostError;
 pub use listen::{Listen, ListenAddress};
+pub use logs::{AccessLogFormat, AccessLogRules};
 pub use network::{Network, NetworkError};
 pub use place::FileError;
 pub use target::BackendTarget;
@@ -58,6 +60,8 @@ pub struct Config {
     pub admin: AdminRules,
     /// The paths that probes ask for.
     pub probe_paths: ProbePaths,
+    /// One line for each exchange.
+    pub access_log: AccessLogRules,
     /// Recordings for `intelliproxy replay`.
     pub recording: RecordingRules,
     /// The file that keeps what a policy learns across restarts (null: none).
@@ -89,6 +93,7 @@ impl Default for Config {
             stats: StatsRules::default(),
             admin: AdminRules::default(),
             probe_paths: ProbePaths::default(),
+            access_log: AccessLogRules::default(),
             recording: RecordingRules::default(),
             state_file: None,
         }

@@ -28,6 +28,22 @@ pub(crate) fn is_regular(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Opens a regular file for appending, and creates it if the name is free. A symbolic link is not
+/// followed, and opening never waits. Others than owner and group cannot read a new file.
+pub(crate) fn append(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    // Opening a pipe would wait for a reader. `NONBLOCK` has no effect on a regular file.
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    options.append(true).create(true).mode(0o640).custom_flags(flags.bits() as i32);
+    let opened = options.open(path).and_then(|file| Ok((file.metadata()?.is_file(), file)));
+    match opened {
+        Ok((true, file)) => Ok(file),
+        Ok((false, _)) => Err(io::Error::other(IRREGULAR)),
+        // A link, a pipe without a reader, a socket or a folder.
+        Err(error) => Err(irregular(path).map_or(error, io::Error::other)),
+    }
+}
+
 /// Creates a file, replacing a regular one of the same name.
 pub(crate) fn replace(path: &Path) -> io::Result<File> {
     if is_regular(path)? {

@@ -3,6 +3,7 @@
 //!
 //! The reactor waits for none of them while the proxy serves. A reading of the configuration that
 //! hangs is given up after `timeouts.reloadMs`; a late result is dropped.
+pub(crate) mod access;
 pub(crate) mod disk;
 pub mod listen;
 pub(crate) mod logging;
@@ -20,12 +21,13 @@ use intelliproxy_core::Instant;
 use log::{info, warn};
 use mio::Waker;
 
+use self::access::AccessLog;
 use self::logging::LogWatch;
 use self::observe::{LineLimits, log_notice};
 use self::record::RecordGuard;
 use self::reload::{Reading, Reloader, Source};
 use self::state::Keeper;
-use crate::pages::LogCounts;
+use crate::pages::{AccessCounts, LogCounts};
 use crate::proxy::{Notice, Proxy};
 
 /// The log, files and worker threads of one reactor.
@@ -35,6 +37,8 @@ pub(crate) struct Edge {
     limits: LineLimits,
     /// The counts of the log that the proxy knows.
     log_counts: LogCounts,
+    access: Option<AccessLog>,
+    access_counts: AccessCounts,
     keeper: Option<Keeper>,
     reloader: Option<Reloader>,
     waker: Arc<Waker>,
@@ -54,6 +58,8 @@ impl Edge {
             log,
             limits: LineLimits::default(),
             log_counts: LogCounts::default(),
+            access: None,
+            access_counts: AccessCounts::default(),
             keeper,
             reloader: reload.map(Reloader::new),
             waker: Arc::new(waker),
@@ -65,6 +71,9 @@ impl Edge {
     pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &mut Proxy) {
         if let Some(keeper) = &mut self.keeper {
             keeper.handle_turn(now, proxy);
+        }
+        if self.access.is_some() {
+            self.handle_access(now, proxy);
         }
         if self.limits.poll_timeout().is_some_and(|at| at <= now) {
             cold_path();
@@ -83,9 +92,42 @@ impl Edge {
 
     /// The time at which a turn is due even if nothing happens.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        match (self.reading_until(), self.limits.poll_timeout()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
+        let access = self.access.as_ref().and_then(AccessLog::poll_timeout);
+        let times = [self.reading_until(), self.limits.poll_timeout(), access];
+        times.into_iter().flatten().min()
+    }
+
+    /// Replaces the access log by another one, or by none.
+    ///
+    /// # Errors
+    /// The new one cannot be started. The old one continues then.
+    pub(crate) fn set_access_log(
+        &mut self,
+        now: Instant,
+        opened: access::Opened,
+        proxy: &mut Proxy,
+    ) -> Result<(), String> {
+        AccessLog::replace(&mut self.access, opened, now, proxy)
+    }
+
+    /// Passes records of the access log on, and reports its losses.
+    fn handle_access(&mut self, now: Instant, proxy: &mut Proxy) {
+        let Some(access) = &mut self.access else { return };
+        access.handle_turn(now, proxy);
+        let counts = access.counts();
+        if counts != self.access_counts {
+            cold_path();
+            self.access_counts = counts;
+            proxy.handle_access_counts(counts);
+        }
+    }
+
+    /// Opens the files of logs again: a renamed one is let go.
+    #[cold]
+    pub(crate) fn reopen_logs(&self) {
+        match &self.access {
+            Some(access) => access.reopen(),
+            None => info!("SIGUSR1: no log is written to a file, ignored"),
         }
     }
 
@@ -155,7 +197,10 @@ impl Edge {
     }
 
     /// Writes the last state, which may take up to a few seconds.
-    pub(crate) fn finish(&mut self, proxy: &Proxy) {
+    pub(crate) fn finish(&mut self, now: Instant, proxy: &mut Proxy) {
+        if let Some(access) = self.access.take() {
+            access.finish(now, proxy);
+        }
         if let Some(keeper) = self.keeper.take() {
             keeper.finish(proxy);
         }

@@ -26,6 +26,28 @@ impl LogCounts {
     }
 }
 
+/// Lines of the access log.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AccessCounts {
+    /// Exchanges for which there is a line, written or lost.
+    pub lines: u64,
+    /// Lines dropped because the file was not written fast enough.
+    pub dropped: u64,
+    /// Writes that failed; each is repeated until it succeeds.
+    pub failed_writes: u64,
+}
+
+impl AccessCounts {
+    /// Returns `X-IntelliProxy-Access-Log: dropped=N, failedWrites=N` with its line end.
+    pub(crate) fn field(self) -> String {
+        let Self { dropped, failed_writes, .. } = self;
+        if dropped + failed_writes == 0 {
+            return String::new();
+        }
+        format!("X-IntelliProxy-Access-Log: dropped={dropped}, failedWrites={failed_writes}\r\n")
+    }
+}
+
 /// Requests that found every backend full.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct QueueCounts {
@@ -134,6 +156,9 @@ mod tests {
         assert_eq!(LogCounts::default().field(), "");
         let field = LogCounts { dropped: 1, failed_writes: 2, limited: 3 }.field();
         assert_eq!(field, "X-IntelliProxy-Log: dropped=1, failedWrites=2, limited=3\r\n");
+        assert_eq!(AccessCounts::default().field(), "");
+        let field = AccessCounts { lines: 4, dropped: 1, failed_writes: 2 }.field();
+        assert_eq!(field, "X-IntelliProxy-Access-Log: dropped=1, failedWrites=2\r\n");
         assert_eq!(QueueCounts::default().field(), "");
         let field = QueueCounts { waited: 3, timed_out: 1, refused: 2 }.field();
         assert_eq!(field, "X-IntelliProxy-Queue: waited=3, timedOut=1, refused=2\r\n");

@@ -6,7 +6,7 @@ mod stats;
 #[cfg(test)]
 mod testing;
 
-pub use counts::LogCounts;
+pub use counts::{AccessCounts, LogCounts};
 pub(crate) use counts::{QueueCounts, ReloadCounts, RetryCounts, recording_field};
 pub use metrics::ProcessFigures;
 pub use stats::StatsText;

@@ -155,6 +155,7 @@ impl Proxy {
             connections: self.table.len(),
             buffers: self.shared.buffers.lent(),
             log: self.log_counts,
+            access: self.shared.access.counts(),
             reloads_done: reloads.done,
             reloads_refused: reloads.refused,
             recording: self.upstreams.recording(),

@@ -60,6 +60,10 @@ impl Proxy {
             }
         };
         let backend = lease.backend();
+        if self.shared.access.is_on() {
+            cold_path();
+            self.note_route(now, id, &lease, false);
+        }
         let pooled = self.take_idle(now, id, backend, reuse);
         let Some(session) = self.table.session_mut(id) else {
             return true;
@@ -84,6 +88,9 @@ impl Proxy {
         let attempt = self.table.upstream_mut(conn).map(|upstream| upstream.attempt);
         let routed = self.upstreams.route_to(now, backend, attempt);
         self.drain_router(now);
+        if let Some(lease) = &routed {
+            self.note_route(now, id, lease, true);
+        }
         let Some(session) = self.table.session_mut(id) else { return };
         let Some(lease) = routed else {
             session.handle_unbound(now, &mut self.shared);

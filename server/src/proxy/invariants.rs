@@ -9,13 +9,14 @@ impl Proxy {
     /// An invariant of LIFECYCLE.md does not hold.
     pub fn check_invariants(&self) {
         let (mut clients, mut leases, mut idle, mut displaced) = (0, 0, 0, 0);
-        let (mut refused, mut counted) = (0, 0);
+        let (mut refused, mut counted, mut visits) = (0, 0, 0);
         for (id, conn) in self.table.iter() {
             match conn {
                 Conn::Client(session) => {
                     clients += 1;
                     refused += usize::from(session.is_refused());
                     counted += usize::from(session.is_counted());
+                    visits += u64::from(session.has_visit());
                     leases += usize::from(session.has_lease());
                     displaced += usize::from(
                         session.lease().is_some_and(|l| self.upstreams.is_displaced(l.id())),
@@ -50,6 +51,7 @@ impl Proxy {
         assert_eq!(refused, self.refused, "I2: so is every one that was turned away");
         let of_clients = self.shared.per_client.connections();
         assert_eq!(counted, of_clients, "I11: a counted connection is counted for its address");
+        assert_eq!(visits, self.shared.access.open(), "I12: every exchange gets its record");
         self.upstreams.check_invariants(leases, displaced, idle);
     }
 }

@@ -34,6 +34,7 @@ mod timers;
 mod traffic;
 mod trust;
 mod upstreams;
+mod visits;
 
 use std::collections::VecDeque;
 use std::hint::cold_path;

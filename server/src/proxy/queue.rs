@@ -84,7 +84,7 @@ impl Proxy {
         self.queue.counts.waited += 1;
         self.queue.tickets += 1;
         let ticket = self.queue.tickets;
-        session.take_ticket(ticket);
+        session.take_ticket(now, ticket);
         let deadline = now + limits.queue;
         self.queue.entries.push_back(Entry { conn: id, ticket, since: now, deadline });
     }

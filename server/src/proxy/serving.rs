@@ -124,7 +124,10 @@ impl Proxy {
             }
             Need::ShutdownClient => self.shared.actions.push_back(Action::Shutdown { conn: id }),
             Need::Close { with_reset } => {
-                let was_refused = self.table.session_mut(id).is_some_and(|own| own.is_refused());
+                let was_refused = self.table.session_mut(id).is_some_and(|own| {
+                    own.leave_visit(now, &mut self.shared);
+                    own.is_refused()
+                });
                 self.close(id, with_reset);
                 self.clients -= 1;
                 self.refused -= usize::from(was_refused);

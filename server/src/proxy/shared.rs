@@ -11,6 +11,7 @@ use super::askers::Askers;
 use super::per_client::PerClient;
 use super::retries::RetryBudget;
 use super::trust::Trust;
+use crate::access::Access;
 use crate::buffer::BufferPool;
 use crate::config::{Config, Limits};
 use crate::http::chunked::ChunkLimits;
@@ -70,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) retries: RetryBudget,
     pub(crate) per_client: PerClient,
     pub(crate) counts: ExchangeCounts,
+    pub(crate) access: Access,
     pub(crate) known_host: KnownHost,
     /// The last client's address and its facts: the next client often has the same address.
     last_client: Option<(IpAddr, Facts)>,
@@ -88,6 +90,7 @@ impl Shared {
     pub(crate) fn new(config: Config, seed: u64, now: Instant) -> Self {
         let via_suffix = via_suffix(seed);
         let retries = RetryBudget::new(config.limits.retry_percent);
+        let access = Access::new(&config);
         Self {
             head_limits: head_limits(&config.limits),
             chunk_limits: chunk_limits(&config.limits),
@@ -105,6 +108,7 @@ impl Shared {
             actions: VecDeque::new(),
             retries,
             counts: ExchangeCounts::default(),
+            access,
             known_host: KnownHost::default(),
             last_client: None,
             trim_from: now + TRIM_EVERY,
@@ -185,6 +189,7 @@ impl Shared {
         self.shortest_timeout = shortest_timeout(&config);
         self.retries.reconfigure(config.limits.retry_percent);
         self.per_client.reconfigure(&config.limits);
+        self.access.reconfigure(&config);
         self.config = config;
     }
 }

@@ -140,7 +140,8 @@ impl Proxy {
         let reloads = self.reload_counts.field();
         let retries = self.shared.retries.counts().field();
         let fields = recording + &reloads + &self.log_counts.field() + &retries;
-        fields + &self.queue.counts().field() + &self.counters.incidents.limited.field()
+        let access = self.shared.access.counts().field();
+        fields + &self.queue.counts().field() + &self.counters.incidents.limited.field() + &access
     }
 
     /// Writes one backend with the current state of the guard.

@@ -108,6 +108,13 @@ impl Reactor {
         }
     }
 
+    /// Opens the logs' files again after a signal.
+    pub(super) fn reopen_logs(&mut self) {
+        if self.signals.reopens.take() > 0 {
+            self.edge.reopen_logs();
+        }
+    }
+
     /// Stops listening. Waiting clients are accepted first, and what all clients have sent so far
     /// is read: those requests are served.
     #[cold]

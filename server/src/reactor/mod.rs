@@ -42,9 +42,9 @@ use self::token::{LISTENERS_MAX, Source};
 use self::unacknowledged::Diagnosis;
 use crate::admin::CONNECTIONS_MAX;
 use crate::edge::Edge;
-use crate::edge::record;
 use crate::edge::resolve::Setup;
 use crate::edge::state::Keeper;
+use crate::edge::{access, record};
 use crate::proxy::{ConnId, Proxy};
 
 /// Events taken from the system in one turn.
@@ -73,7 +73,7 @@ pub fn serve(setup: Setup) -> Result<(), String> {
     while !reactor.is_over() {
         reactor.turn(&mut events).map_err(|error| format!("cannot wait for events: {error}"))?;
     }
-    reactor.edge.finish(&reactor.proxy);
+    reactor.edge.finish(reactor.now, &mut reactor.proxy);
     Ok(())
 }
 
@@ -117,6 +117,7 @@ impl Reactor {
         let clock = Clock::new();
         let now = clock.now();
         let recording = record::start(&setup.config.recording)?;
+        let access_log = access::Opened::new(&setup.config.access_log)?;
         let config = setup.config.clone();
         let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
             .map_err(|error| error.to_string())?;
@@ -132,6 +133,8 @@ impl Reactor {
         let waker = Waker::new(registry, Source::Waker.to_token()).map_err(fail)?;
         let mut listeners = Listeners::new(LISTENERS_MAX, Source::Listener);
         listeners.open(setup.listeners, registry).map_err(fail)?;
+        let mut edge = Edge::new(setup.log, keeper, setup.reload, waker, recording);
+        edge.set_access_log(now, access_log, &mut proxy)?;
         let admin = AdminPort::new(setup.admin_listeners, registry).map_err(fail)?;
         // After everything that opens files for the life of the process.
         proxy.limit_connections(connections_max().saturating_sub(of_admin));
@@ -153,7 +156,7 @@ impl Reactor {
             stops_at: None,
             is_aborted: false,
             diagnosis: Diagnosis::default(),
-            edge: Edge::new(setup.log, keeper, setup.reload, waker, recording),
+            edge,
         })
     }
 
@@ -278,6 +281,7 @@ impl Reactor {
                     self.reload();
                 }
             }
+            Source::Reopens => self.reopen_logs(),
             Source::Ignored => self.signals.note_ignored(),
             Source::Waker => {
                 self.edge.take_reloaded(self.now, &mut self.proxy);

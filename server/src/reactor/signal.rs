@@ -16,6 +16,8 @@ pub(crate) struct Watched {
     pub(crate) ends: Signals,
     /// Those that ask for another reading of the configuration.
     pub(crate) hangups: Signals,
+    /// Those that ask for the logs' files to be opened again.
+    pub(crate) reopens: Signals,
     /// Those without an effect, which would end the process otherwise.
     ignored: Signals,
 }
@@ -30,7 +32,8 @@ impl Watched {
         Ok(Self {
             ends: watch(&[SIGINT, SIGTERM], Source::Signals)?,
             hangups: watch(&[SIGHUP], Source::Hangups)?,
-            ignored: watch(&[SIGUSR1, SIGUSR2], Source::Ignored)?,
+            reopens: watch(&[SIGUSR1], Source::Reopens)?,
+            ignored: watch(&[SIGUSR2], Source::Ignored)?,
         })
     }
 
@@ -38,7 +41,7 @@ impl Watched {
     #[cold]
     pub(crate) fn note_ignored(&mut self) {
         if self.ignored.take() > 0 {
-            info!("SIGUSR1 or SIGUSR2: has no effect, ignored");
+            info!("SIGUSR2: has no effect, ignored");
         }
     }
 }

@@ -18,6 +18,8 @@ pub(crate) enum Source {
     Signals,
     /// Signals that ask for a reload of the configuration.
     Hangups,
+    /// Signals that ask for the logs' files to be opened again.
+    Reopens,
     /// Signals without an effect.
     Ignored,
     /// Another thread has something.
@@ -34,7 +36,8 @@ const SPECIAL: usize = usize::MAX - 1024;
 const HANGUPS: usize = SPECIAL + 1;
 const WAKER: usize = SPECIAL + 2;
 const IGNORED: usize = SPECIAL + 3;
-const ADMIN: usize = SPECIAL + 4;
+const REOPENS: usize = SPECIAL + 4;
+const ADMIN: usize = SPECIAL + 5;
 const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
 const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
 /// The most addresses of a host in `admin.listen`, twice: a new configuration opens its listeners
@@ -50,6 +53,7 @@ impl Source {
         match self {
             Self::Signals => Token(SPECIAL),
             Self::Hangups => Token(HANGUPS),
+            Self::Reopens => Token(REOPENS),
             Self::Ignored => Token(IGNORED),
             Self::Waker => Token(WAKER),
             Self::Admin(id) => Token(ADMIN + id),
@@ -67,6 +71,7 @@ impl Source {
             return match bits {
                 SPECIAL => Self::Signals,
                 HANGUPS => Self::Hangups,
+                REOPENS => Self::Reopens,
                 IGNORED => Self::Ignored,
                 WAKER => Self::Waker,
                 number @ ..ADMIN_LISTENERS => Self::Admin(number - ADMIN),

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{BackendConfig, RecordingRules};
+use crate::config::{AccessLogFormat, AccessLogRules, BackendConfig, RecordingRules};
 
 /// The files of the tests.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
@@ -46,7 +46,7 @@ fn plain_form_is_the_default() {
 #[test]
 fn flags_set_their_values() {
     type Change = fn(&mut Config);
-    let rows: [(&[&str], Change); 22] = [
+    let rows: [(&[&str], Change); 23] = [
         (&["--listen=[::1]:80"], |c| c.listen = vec!["[::1]:80".into()]),
         (&["--listen", "a:1", "--listen", "b:2"], |c| {
             c.listen = vec!["a:1".into(), "b:2".into()];
@@ -79,6 +79,10 @@ fn flags_set_their_values() {
             c.stats.allow = vec!["::1".to_owned(), "10.0.0.0/8".to_owned()];
         }),
         (&["--admin", "localhost:9"], |c| c.admin.listen = Some("localhost:9".to_owned())),
+        (&["--access-log", "a", "--access-log-format=combined"], |c| {
+            let file = Some("a".to_owned());
+            c.access_log = AccessLogRules { file, format: AccessLogFormat::Combined, query: true };
+        }),
         (&["--state", "s"], |c| c.state_file = Some("s".to_owned())),
         (&["--record", "f", "--record-bytes-max=9", "--record-files", "3"], |c| {
             let file = Some("f".to_owned());

@@ -4,7 +4,7 @@ use intelliproxy_core::{BackendSnapshot, GuardView, RouterCounts};
 
 use super::histogram::Histogram;
 use crate::http::UpstreamError;
-use crate::pages::counts::{LimitedCounts, LogCounts, QueueCounts, RetryCounts};
+use crate::pages::counts::{AccessCounts, LimitedCounts, LogCounts, QueueCounts, RetryCounts};
 
 /// Responses by the class of their status: the first digit, 0 for any other.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -177,6 +177,7 @@ pub(crate) struct Overall {
     pub(crate) connections: usize,
     pub(crate) buffers: usize,
     pub(crate) log: LogCounts,
+    pub(crate) access: AccessCounts,
     pub(crate) reloads_done: u64,
     pub(crate) reloads_refused: u64,
     pub(crate) recording: Option<RecordingCounts>,

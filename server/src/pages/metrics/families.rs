@@ -369,6 +369,13 @@ fn write_edge(to: &mut Families<'_>, overall: &Overall) {
     });
     let help = "Writes to stderr that failed and were repeated.";
     to.count("intelliproxy_log_write_failures_total", help, log.failed_writes);
+    let access = overall.access;
+    let help = "Exchanges for which the access log has a line, written or dropped.";
+    to.count("intelliproxy_access_log_lines_total", help, access.lines);
+    let help = "Lines of the access log dropped because they were not written fast enough.";
+    to.count("intelliproxy_access_log_lines_dropped_total", help, access.dropped);
+    let help = "Writes of the access log that failed and were repeated.";
+    to.count("intelliproxy_access_log_write_failures_total", help, access.failed_writes);
     let help = "Configurations reloaded at run time, by result.";
     to.family(counter("intelliproxy_reloads_total", help), |to| {
         to.put_by("result", "done", overall.reloads_done);

@@ -27,6 +27,7 @@ fn overall() -> Overall {
         connections: 3,
         buffers: 0,
         log: Default::default(),
+        access: Default::default(),
         reloads_done: 0,
         reloads_refused: 0,
         recording: None,

@@ -4,6 +4,7 @@
 use intelliproxy_core::{BackendId, Instant, Lease};
 
 use super::Session;
+use crate::access::Ending;
 use crate::proxy::id::ConnId;
 use crate::proxy::shared::Shared;
 
@@ -45,6 +46,7 @@ impl Session {
     /// Closes the client, as if the backend had closed the connection: the backend of the client's
     /// own connection left or moved before the waiting request was sent.
     pub(crate) fn handle_unbound(&mut self, now: Instant, shared: &mut Shared) {
+        self.end_visit(Ending::Closed);
         self.abandon(shared);
         self.client.close(false);
         self.settle(now, shared);

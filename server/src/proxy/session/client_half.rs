@@ -8,6 +8,7 @@ use super::account::Account;
 use super::exchange::{Asking, Exchange};
 use super::hop::Hop;
 use super::look::Look;
+use crate::access::Visit;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
 use crate::http::body::{BodyReader, BodyWriter};
@@ -62,6 +63,9 @@ pub(crate) struct ClientHalf {
     pub(crate) last_write: Instant,
     /// The last measurement of the client's unacknowledged bytes; rarely present, so it is boxed.
     pub(crate) look: Option<Box<Look>>,
+    /// What the access log needs of the current exchange, or of the last one while bytes of its
+    /// response wait.
+    pub(crate) visit: Option<Box<Visit>>,
 }
 
 /// The end of a client's side of its connection.
@@ -156,6 +160,7 @@ impl ClientHalf {
             last_read: now,
             last_write: now,
             look: None,
+            visit: None,
         }
     }
 
@@ -298,6 +303,12 @@ impl ClientHalf {
             if body_max > 0 && length > body_max {
                 return refuse(ClientError::BodyTooLarge);
             }
+        }
+        if shared.access.is_on() {
+            cold_path();
+            debug_assert!(self.visit.is_none(), "the last exchange has its record");
+            let started = self.head_since.unwrap_or(now);
+            self.visit = Some(shared.access.begin_request(now, started, head));
         }
         let is_upgrade = upgrade::is_asked(head);
         let hops = max_forwards(head);

@@ -8,6 +8,7 @@ use super::client_half::Receive;
 use super::look::Look;
 use super::upstream_half;
 use super::{Session, Side};
+use crate::access::Ending;
 use crate::http::{ClientError, UpstreamError};
 use crate::proxy::shared::Shared;
 
@@ -102,6 +103,7 @@ impl Session {
             Expiry::ResponseBody => self.fail_upstream(now, UpstreamError::BodyTimeout, shared),
             Expiry::Tunnel => {
                 self.tell_expiry("tunnel closed: silent for timeouts.tunnelIdleMs", shared);
+                self.end_visit(Ending::Idle);
                 self.end(now, false, shared);
             }
         }

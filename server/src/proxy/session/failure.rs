@@ -7,6 +7,7 @@ use super::Session;
 use super::client_half::{End, Receive};
 use super::upstream_half::connection_option;
 use super::verdict::{Failure, Remedy, remedy};
+use crate::access::Ending;
 use crate::buffer::Buffer;
 use crate::http::answer;
 use crate::http::{ClientError, UpstreamError};
@@ -34,6 +35,7 @@ impl Session {
             // The head itself broke the rule. Its method may have arrived completely.
             None => matches!(client.receive, Receive::Head) && is_head_method(excerpt),
         };
+        self.visit_client_error(now, error, shared);
         self.abandon(shared);
         if has_begun_answer {
             self.client.close(with_reset);
@@ -54,6 +56,7 @@ impl Session {
         let Some(exchange) = &self.exchange else { return };
         let is_head_request = exchange.is_head_request;
         let has_begun_answer = exchange.has_begun_answer;
+        self.end_visit(Ending::ClientTimeout);
         self.abandon(shared);
         if has_begun_answer {
             self.client.close(with_reset);
@@ -114,6 +117,9 @@ impl Session {
                 remedy: taken,
             })),
         }
+        if let Some(visit) = &mut self.client.visit {
+            visit.fail(error, remedy == Remedy::Redial);
+        }
         if let Some(conn) = upstream.conn() {
             self.needs.release(conn, None);
         }
@@ -127,6 +133,7 @@ impl Session {
             return;
         }
         if remedy == Remedy::Close {
+            self.end_visit(Ending::Closed);
             self.abandon(shared);
             self.client.close(false);
             return;
@@ -147,6 +154,9 @@ impl Session {
                 self.needs.dispatch();
             }
             Remedy::Answer => {
+                if let Some(visit) = &mut self.client.visit {
+                    visit.end_by_backend(error);
+                }
                 let is_persistent = exchange.is_persistent
                     && !failure.is_bound
                     && matches!(self.client.receive, Receive::Ended)
@@ -167,6 +177,9 @@ impl Session {
             }
             Remedy::Truncate => {
                 self.exchange = None;
+                if let Some(visit) = &mut self.client.visit {
+                    visit.end_by_backend(error);
+                }
                 upstream.output.clear(&mut shared.buffers);
                 self.client.close(with_reset);
             }
@@ -184,6 +197,9 @@ impl Session {
         let is_persistent = self.exchange.take().is_some_and(|exchange| exchange.is_persistent);
         self.upstream.output.clear(&mut shared.buffers);
         shared.add_own_response(status);
+        if let Some(visit) = &mut self.client.visit {
+            visit.answer_itself(now, status, head_len(&bytes));
+        }
         let buffer = shared.buffers.adopt(Buffer::holding(bytes));
         if let Err(buffer) = self.client.output.push(buffer, &mut shared.buffers) {
             // The output is full of interim responses that the client has not read. It gets no
@@ -192,7 +208,7 @@ impl Session {
             self.client.close(true);
         }
         self.client.last_write = now;
-        self.end_request(now, is_persistent);
+        self.end_request(now, is_persistent, shared);
     }
 
     /// Reports to observers a timeout without an error for the client.
@@ -221,7 +237,7 @@ impl Session {
     /// with its last bytes: such a client does not wait for the response. J2 handles a request body
     /// that broke off, J6 the end of a tunnel.
     #[cold]
-    pub(super) fn leave_if_gone(&mut self, shared: &mut Shared) {
+    pub(super) fn leave_if_gone(&mut self, now: Instant, shared: &mut Shared) {
         let client = &self.client;
         let has_more = client.input.as_ref().is_some_and(|input| !input.is_empty());
         let has_asked = match &client.receive {
@@ -236,6 +252,7 @@ impl Session {
         let with_reset = self.upstream.ends_with_connection();
         self.abandon(shared);
         self.needs.close(with_reset);
+        self.leave_visit(now, shared);
     }
 
     /// An opened tunnel counts as a response.
@@ -250,7 +267,7 @@ impl Session {
 
     /// Ends the session now.
     #[cold]
-    pub(super) fn end(&mut self, _now: Instant, with_reset: bool, shared: &mut Shared) {
+    pub(super) fn end(&mut self, now: Instant, with_reset: bool, shared: &mut Shared) {
         self.count_tunnel();
         // Waiting bytes are lost, so a clean end must not make the rest look complete. If the
         // framing of the response shows the cut, the bytes in the system's buffer still arrive.
@@ -258,6 +275,7 @@ impl Session {
         let is_lossy = !self.client.output.is_empty() && !shows_cut;
         self.abandon(shared);
         self.needs.close(with_reset || is_lossy);
+        self.leave_visit(now, shared);
     }
 }
 
@@ -266,6 +284,13 @@ impl Session {
 pub(super) const fn retried(peer: SocketAddr, backend: BackendId, error: UpstreamError) -> Action {
     let (backend, remedy) = (Some(backend), RemedyTaken::Retried);
     Action::Notify(Notice::UpstreamError { peer, backend, error, remedy })
+}
+
+/// Returns the length of the head of a response of the proxy itself.
+fn head_len(response: &[u8]) -> usize {
+    let end = b"\r\n\r\n";
+    let begin = response.windows(end.len()).position(|bytes| bytes == end);
+    begin.map_or(response.len(), |begin| begin + end.len())
 }
 
 /// Whether a partial or complete head is that of a HEAD request, whose response has no body.

@@ -4,6 +4,7 @@ use intelliproxy_core::Instant;
 
 use super::Session;
 use super::upstream_half::connection_option;
+use crate::access::Ending;
 use crate::http::answer;
 use crate::http::framing::Framing;
 use crate::proxy::Action;
@@ -45,6 +46,7 @@ impl Session {
         let status = TOO_MANY_REQUESTS;
         let bytes = answer::encode_busy(status, &shared.date, is_head_request, connection);
         self.tell_excess(Excess::Requests, shared);
+        self.end_visit(Ending::Refused);
         self.answer(now, status, bytes, shared);
     }
 
@@ -55,6 +57,7 @@ impl Session {
         let status = TOO_MANY_REQUESTS;
         let bytes = answer::encode_busy(status, &shared.date, false, Some("close"));
         self.tell_excess(Excess::Connections, shared);
+        self.visit_without_request(now, Ending::Refused, shared);
         self.answer(now, status, bytes, shared);
         self.client.close(false);
     }

@@ -24,6 +24,7 @@ mod taking;
 mod tunnel;
 mod upstream_half;
 mod verdict;
+mod visit;
 
 use std::hint::cold_path;
 use std::time::Duration;
@@ -45,6 +46,7 @@ use self::upstream_half::UpstreamHalf;
 pub(crate) use self::verdict::Remedy;
 use super::id::ConnId;
 use super::shared::Shared;
+use crate::access::Ending;
 use crate::buffer::LARGE;
 use crate::http::{UpstreamError, answer};
 
@@ -205,7 +207,7 @@ impl Session {
             Side::Client => {
                 self.client.is_eof = true;
                 self.note_client_end(now);
-                self.leave_if_gone(shared);
+                self.leave_if_gone(now, shared);
             }
             Side::Upstream if self.bound.is_some() => return self.handle_bound_ended(now, shared),
             Side::Upstream => self.upstream.is_eof = true,
@@ -218,7 +220,7 @@ impl Session {
     pub(crate) fn handle_end_seen(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let is_news = self.note_client_end(now);
         if is_news {
-            self.leave_if_gone(shared);
+            self.leave_if_gone(now, shared);
         }
         is_news
     }
@@ -253,6 +255,12 @@ impl Session {
         if side == Side::Client && self.client.last_write < now {
             self.note_late_client(now);
         }
+        if side == Side::Client
+            && let Some(visit) = &mut self.client.visit
+        {
+            cold_path();
+            visit.send(count);
+        }
         let (output, last_write) = match side {
             Side::Client => {
                 self.upstream.is_head_waiting = false;
@@ -267,6 +275,9 @@ impl Session {
             output.shrink(&mut shared.buffers);
             self.watch_party();
             return true;
+        }
+        if side == Side::Client && self.client.visit.is_some() {
+            self.close_visit(now, shared);
         }
         let is_awaited = match side {
             Side::Client => {
@@ -322,6 +333,9 @@ impl Session {
 
     /// Notes the upstream connection that is being dialled.
     pub(crate) fn handle_dialling(&mut self, now: Instant, conn: ConnId) {
+        if let Some(visit) = &mut self.client.visit {
+            visit.dial(now);
+        }
         self.upstream.dial(conn, now);
     }
 
@@ -332,6 +346,9 @@ impl Session {
 
     /// Links the upstream connection: a pooled one, or the dialled one.
     pub(crate) fn handle_linked(&mut self, now: Instant, conn: ConnId, is_reused: bool) {
+        if !is_reused && let Some(visit) = &mut self.client.visit {
+            visit.link(now);
+        }
         self.upstream.open(conn, is_reused, now);
         // No joint rule depends on a connection. It only allows bytes to be written.
     }
@@ -382,9 +399,12 @@ impl Session {
     }
 
     /// Lets the request wait under this ticket until a backend has room.
-    pub(crate) const fn take_ticket(&mut self, ticket: u64) {
+    pub(crate) fn take_ticket(&mut self, now: Instant, ticket: u64) {
         if let Some(exchange) = &mut self.exchange {
             exchange.ticket = Some(ticket);
+        }
+        if let Some(visit) = &mut self.client.visit {
+            visit.wait(now);
         }
     }
 
@@ -416,12 +436,14 @@ impl Session {
 
     /// Ends the session in any state.
     pub(crate) fn handle_cut(&mut self, now: Instant, shared: &mut Shared) {
+        self.cut_visit(Ending::Stopped);
         self.end(now, self.upstream.ends_with_connection(), shared);
     }
 
     /// Refuses a client for which there is no room (503), or that exceeds its own limit (429).
     pub(crate) fn handle_refused(&mut self, now: Instant, status: u16, shared: &mut Shared) {
         self.client.is_refused = true;
+        self.visit_without_request(now, Ending::Refused, shared);
         let encode = if status == 429 { answer::encode_busy } else { answer::encode_error };
         let bytes = encode(status, &shared.date, false, Some("close"));
         self.answer(now, status, bytes, shared);

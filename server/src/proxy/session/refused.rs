@@ -74,6 +74,9 @@ impl Session {
         exchange.tried.push(backend);
         let peer = self.client.hop.client();
         shared.actions.push_back(Action::Notify(Notice::Refused { peer, backend, status }));
+        if let Some(visit) = &mut self.client.visit {
+            visit.refuse();
+        }
         self.needs.finish(lease, Outcome::Refused { status, hold });
         if let Some(conn) = self.upstream.conn() {
             self.needs.release(conn, kept);

@@ -121,6 +121,10 @@ impl Session {
                 }
             }
         }
+        if self.client.visit.is_some() {
+            cold_path();
+            self.visit_head(now, &headed, shared);
+        }
         true
     }
 

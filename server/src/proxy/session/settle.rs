@@ -8,6 +8,7 @@ use super::Session;
 use super::bound::Bound;
 use super::client_half::{Aim, End, NewRequest, Receive, Sending};
 use super::upstream_half::{self, connection_option};
+use crate::access::Ending;
 use crate::buffer::{Buffer, SMALL};
 use crate::http::answer;
 use crate::http::body::{self, BodyReader, BodyWriter};
@@ -24,6 +25,10 @@ impl Session {
                 || self.advance_upstream(now, shared)
                 || self.close_client(now, shared))
         {}
+        if self.client.visit.is_some() {
+            cold_path();
+            self.close_visit(now, shared);
+        }
         shared.buffers.shrink(&mut self.client.input);
         shared.buffers.shrink(&mut self.upstream.input);
     }
@@ -77,7 +82,7 @@ impl Session {
                 self.begin(now, begun, shared);
                 if self.client.end == End::Gone {
                     cold_path();
-                    self.leave_if_gone(shared);
+                    self.leave_if_gone(now, shared);
                 }
             }
             Ok(Parsed::Partial) if client.is_eof => self.end_incomplete(now, shared),
@@ -181,6 +186,9 @@ impl Session {
             _ => false,
         });
         let taken = moved.as_ref().map_or(0, |moved| moved.len() - head_len);
+        if let Some(visit) = &mut client.visit {
+            visit.receive(taken);
+        }
         let writer = match framing {
             Framing::Chunked => BodyWriter::Chunked { with_trailer: true },
             _ => BodyWriter::Plain,
@@ -204,6 +212,7 @@ impl Session {
         let upstream = &self.upstream;
         let is_tunnel = matches!(upstream.receive, upstream_half::Receive::Tunnel);
         if is_tunnel && (upstream.has_failed || upstream.is_write_broken) {
+            self.end_visit(Ending::BackendCut);
             self.end(now, true, shared);
             return true;
         }
@@ -220,7 +229,11 @@ impl Session {
         }
         let was_empty = self.upstream.output.is_empty();
         let output = &mut self.upstream.output;
+        let before = client.input.as_ref().map_or(0, Buffer::len);
         let relayed = body::relay(reader, *writer, &mut client.input, output, &mut shared.buffers);
+        if let Some(visit) = &mut client.visit {
+            visit.receive(before - client.input.as_ref().map_or(0, Buffer::len));
+        }
         if was_empty && !output.is_empty() {
             self.upstream.last_write = now;
         }
@@ -345,12 +358,18 @@ impl Session {
         }
         let is_persistent = exchange.is_persistent && is_whole;
         self.exchange = None;
-        self.end_request(now, is_persistent);
+        self.end_request(now, is_persistent, shared);
         true
     }
 
     /// Ends an exchange on the client's side.
-    pub(super) fn end_request(&mut self, now: Instant, is_persistent: bool) {
+    pub(super) fn end_request(&mut self, now: Instant, is_persistent: bool, shared: &mut Shared) {
+        if let Some(visit) = &mut self.client.visit {
+            cold_path();
+            visit.end(Ending::Complete);
+            // The next request may follow at once.
+            self.close_visit(now, shared);
+        }
         let client = &mut self.client;
         client.last_read = now;
         client.has_been_served = true;

@@ -31,6 +31,9 @@ impl Session {
             debug_assert!(has_room, "J1: nothing waits before a response");
             output.append(&head);
             self.client.last_write = now;
+            if let Some(visit) = &mut self.client.visit {
+                visit.answer(now, 200, None, head.len());
+            }
             if exchange.is_head_request {
                 self.upstream.end_response();
             } else {

@@ -11,6 +11,7 @@ use intelliproxy_core::Instant;
 use super::client_half::Receive;
 use super::look::Look;
 use super::{Session, Side, upstream_half};
+use crate::access::Ending;
 use crate::http::UpstreamError;
 use crate::proxy::shared::Shared;
 
@@ -73,6 +74,7 @@ impl Session {
             Side::Client if self.client.output.is_empty() => {}
             Side::Client => {
                 self.tell_expiry("cut: received nothing for timeouts.clientWriteMs", shared);
+                self.cut_visit(Ending::ClientTimeout);
                 self.end(now, true, shared);
             }
             Side::Upstream if !self.upstream.output.is_empty() => {

@@ -4,6 +4,7 @@ use std::hint::cold_path;
 use intelliproxy_core::Instant;
 
 use super::Session;
+use crate::access::Ending;
 use crate::buffer::Buffer;
 use crate::http::body::{self, BodyReader, BodyWriter};
 use crate::proxy::shared::Shared;
@@ -29,6 +30,7 @@ impl Session {
     pub(super) fn relay_tunnel(&mut self, now: Instant, shared: &mut Shared) -> bool {
         self.drop_undeliverable(shared);
         let (client, upstream) = (&mut self.client, &mut self.upstream);
+        let before = client.input.as_ref().map_or(0, Buffer::len);
         let mut whole = BodyReader::Plain { left: None };
         let buffers = &mut shared.buffers;
         for (input, output) in
@@ -42,6 +44,9 @@ impl Session {
                 upstream.last_write = now;
             }
         }
+        if let Some(visit) = &mut client.visit {
+            visit.receive(before - client.input.as_ref().map_or(0, Buffer::len));
+        }
         let is_dry = |input: &Option<Buffer>| input.as_ref().is_none_or(Buffer::is_empty);
         let is_client_out = is_dry(&client.input) && upstream.output.is_empty();
         let is_upstream_out = is_dry(&upstream.input) && client.output.is_empty();
@@ -54,6 +59,13 @@ impl Session {
             && (is_upstream_over || client.is_write_broken);
         if has_failed || is_over {
             cold_path();
+            if let Some(visit) = &mut client.visit {
+                visit.end(match (upstream.has_failed, client.has_failed) {
+                    (true, _) => Ending::BackendCut,
+                    (false, true) => Ending::ClientLeft,
+                    (false, false) => Ending::Complete,
+                });
+            }
             if has_failed || client.is_eof || client.is_write_broken {
                 self.end(now, has_failed, shared);
             } else {

@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 use intelliproxy_core::journal::{JournalSink, RecordedRouter, RecordingCounts};
 use intelliproxy_core::{
     Action, Asker, BackendId, BackendLimits, BackendSnapshot, ConfigError, Event, GuardView,
-    Instant, Lease, LeaseId, NoRoute, Outcome, PolicyState, PolicyStateError, RouterConfig,
-    RouterCounts, Rules, Snapshot,
+    Instant, Lease, LeaseId, NoRoute, Outcome, PolicyState, PolicyStateError, RouteReason,
+    RouterConfig, RouterCounts, Rules, Snapshot,
 };
 
 use self::idle::Idle;
@@ -97,6 +97,11 @@ impl Upstreams {
         debug_assert!(lease.backend() == backend, "there is no other one left");
         self.leases += 1;
         Some(lease)
+    }
+
+    /// Returns the rule by which a request has just got its backend.
+    pub(crate) fn reason(&self, lease: &Lease) -> RouteReason {
+        self.router.reason(lease)
     }
 
     /// Returns a lease. Its outcome does not count if the backend has left or moved (R3).

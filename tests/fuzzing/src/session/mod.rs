@@ -57,6 +57,7 @@ fn config(flags: u8, counts: u8) -> Config {
     config.limits.attempts = if flags & 16 != 0 { 1 } else { 3 };
     config.limits.clients = 1 + usize::from(counts >> 2 & 3);
     config.timeouts.tunnel_idle = Duration::from_secs(90);
+    config.access_log.file = (flags & 128 != 0).then(|| "access".to_owned());
     config
 }
 

@@ -1,0 +1,247 @@
+//! One line of the access log as plain data, and a block of such lines.
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use intelliproxy_core::{Instant, RouteReason};
+
+use crate::http::head::Version;
+
+/// What happened to one exchange.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record {
+    /// The first byte of the request.
+    pub(crate) started: Instant,
+    /// The client; port 0 behind a trusted hop, where it is unknown.
+    pub(crate) client: SocketAddr,
+    pub(crate) version: Version,
+    /// The status of the final response; 0 if the client got none.
+    pub(crate) status: u16,
+    /// Bytes of the request that were read, its head included.
+    pub(crate) received: u64,
+    /// Bytes of the response that the client's connection took, heads included.
+    pub(crate) sent: u64,
+    /// Bytes of heads among them, interim ones included.
+    pub(crate) heads: u64,
+    /// From the start to the end of the request's head.
+    pub(crate) head: Span,
+    /// Time of waiting for a backend with room.
+    pub(crate) queue: Span,
+    /// Time to connect to the backend, without a kept connection.
+    pub(crate) connect: Span,
+    /// From the last dispatch to the response's head, without waiting for the client.
+    pub(crate) backend: Span,
+    /// From the start to the response's head.
+    pub(crate) first_byte: Span,
+    /// From the start to the end.
+    pub(crate) total: Span,
+    /// Attempts: at backends, and again over a new connection.
+    pub(crate) tries: u16,
+    pub(crate) why: Why,
+    pub(crate) ending: Ending,
+    /// The lengths of the texts, in the order of [`Text`].
+    pub(super) lengths: [u32; Text::COUNT],
+}
+
+impl Record {
+    pub(super) const EMPTY: Self = Self {
+        started: Instant::ZERO,
+        client: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        version: Version::Http11,
+        status: 0,
+        received: 0,
+        sent: 0,
+        heads: 0,
+        head: Span::NONE,
+        queue: Span::NONE,
+        connect: Span::NONE,
+        backend: Span::NONE,
+        first_byte: Span::NONE,
+        total: Span::NONE,
+        tries: 0,
+        why: Why::None,
+        ending: Ending::ClientLeft,
+        lengths: [0; Text::COUNT],
+    };
+}
+
+/// A time that may be missing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Span(u64);
+
+impl Span {
+    pub(crate) const NONE: Self = Self(u64::MAX);
+
+    pub(crate) const fn of(time: Duration) -> Self {
+        Self(time.as_nanos() as u64)
+    }
+
+    /// Returns the nanoseconds.
+    pub(crate) const fn nanos(self) -> Option<u64> {
+        if self.0 == u64::MAX { None } else { Some(self.0) }
+    }
+}
+
+/// A text of a record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Text {
+    Method,
+    Target,
+    RequestId,
+    TraceParent,
+    Referer,
+    UserAgent,
+    /// The last backend's name.
+    Backend,
+    /// The last failure, also of an attempt after which another one was made.
+    Error,
+}
+
+impl Text {
+    pub(super) const COUNT: usize = 8;
+}
+
+/// The rule by which the request got its last backend.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Why {
+    /// There was no backend.
+    None,
+    /// The connection belongs to the client.
+    Bound,
+    Route(RouteReason),
+}
+
+impl Why {
+    /// Returns the word in the log.
+    pub(crate) const fn word(self) -> Option<&'static str> {
+        Some(match self {
+            Self::None => return None,
+            Self::Bound => "bound",
+            Self::Route(reason) => match reason {
+                RouteReason::Current => "current",
+                RouteReason::Failover => "failover",
+                RouteReason::Spill => "spill",
+                RouteReason::Policy => "policy",
+                RouteReason::Retry => "retry",
+                RouteReason::Trial => "trial",
+                RouteReason::Control => "control",
+                RouteReason::SecondOpinion => "second_opinion",
+                RouteReason::LastResort => "last_resort",
+            },
+        })
+    }
+}
+
+/// How an exchange ended. `server/docs/operations.md` explains each word.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ending {
+    /// The response is complete, and the client's connection took it.
+    Complete,
+    /// The client ended or broke its connection before that.
+    ClientLeft,
+    /// The client sent or took nothing for too long.
+    ClientTimeout,
+    /// The request broke a rule.
+    ClientError,
+    /// Too many clients were connected.
+    Refused,
+    /// Every backend was full, and so was the queue, or no backend had room in time.
+    Queue,
+    /// There was no backend to try.
+    NoBackend,
+    /// The backend could not be connected.
+    ConnectFailed,
+    /// The backend sent or took nothing for too long.
+    BackendTimeout,
+    /// The backend ended its connection before the response was complete.
+    BackendCut,
+    /// The backend's response was invalid.
+    BackendError,
+    /// The client's connection was closed without a response, so that the client repeats the
+    /// request.
+    Closed,
+    /// A tunnel was silent for too long.
+    Idle,
+    /// The proxy was stopped.
+    Stopped,
+}
+
+impl Ending {
+    /// Returns the word in the log.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientLeft => "client_left",
+            Self::ClientTimeout => "client_timeout",
+            Self::ClientError => "client_error",
+            Self::Refused => "refused",
+            Self::Queue => "queue",
+            Self::NoBackend => "no_backend",
+            Self::ConnectFailed => "connect_failed",
+            Self::BackendTimeout => "backend_timeout",
+            Self::BackendCut => "backend_cut",
+            Self::BackendError => "backend_error",
+            Self::Closed => "closed",
+            Self::Idle => "idle",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A block of records with their texts.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    records: Vec<Record>,
+    texts: Vec<u8>,
+}
+
+impl Records {
+    /// Adds a record with its texts, which follow each other in the order of [`Text`].
+    pub(super) fn push(&mut self, record: &Record, texts: &[u8]) {
+        debug_assert_eq!(record.lengths.iter().sum::<u32>() as usize, texts.len());
+        self.records.push(*record);
+        self.texts.extend_from_slice(texts);
+    }
+
+    /// Returns the number of records.
+    pub(crate) const fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Returns the bytes in use.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.records.len() * size_of::<Record>() + self.texts.len()
+    }
+
+    /// Drops all records; the memory stays.
+    pub(crate) fn clear(&mut self) {
+        self.records.clear();
+        self.texts.clear();
+    }
+
+    /// Returns each record with its texts.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Record, Texts<'_>)> {
+        let mut rest = &self.texts[..];
+        self.records.iter().map(move |record| {
+            let mut texts = [&[][..]; Text::COUNT];
+            for (text, length) in texts.iter_mut().zip(record.lengths) {
+                let (own, others) = rest.split_at_checked(length as usize).unwrap_or((rest, &[]));
+                (*text, rest) = (own, others);
+            }
+            (record, Texts(texts))
+        })
+    }
+}
+
+/// The texts of one record; a missing one is empty.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Texts<'r>([&'r [u8]; Text::COUNT]);
+
+impl<'r> Texts<'r> {
+    pub(crate) const fn get(&self, text: Text) -> &'r [u8] {
+        self.0[text as usize]
+    }
+}

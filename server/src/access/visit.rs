@@ -1,0 +1,280 @@
+//! An exchange in progress, as far as the access log is concerned.
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use intelliproxy_core::Instant;
+
+use super::record::{Ending, Record, Span, Text, Why};
+use crate::http::field::Name;
+use crate::http::head::{RequestHead, Version};
+use crate::http::{ClientError, UpstreamError};
+use crate::pages::metrics::{CLOSED_IDLE, REFUSED, reason};
+
+/// What happened to an exchange so far.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    record: Record,
+    /// Its texts, one after the other.
+    texts: Vec<u8>,
+    cuts_queries: bool,
+    /// Since when it waits for a backend with room.
+    waits_since: Option<Instant>,
+    /// Since when a connection is being made for it.
+    dials_since: Option<Instant>,
+    /// How it ended. Bytes of its response may still wait for the client.
+    ending: Option<Ending>,
+}
+
+impl Default for Visit {
+    fn default() -> Self {
+        Self {
+            record: Record::EMPTY,
+            texts: Vec::new(),
+            cuts_queries: false,
+            waits_since: None,
+            dials_since: None,
+            ending: None,
+        }
+    }
+}
+
+impl Visit {
+    /// Begins with the first byte of a request.
+    pub(super) fn begin(&mut self, started: Instant, cuts_queries: bool) {
+        self.record = Record { started, ..Record::EMPTY };
+        self.texts.clear();
+        self.cuts_queries = cuts_queries;
+        (self.waits_since, self.dials_since, self.ending) = (None, None, None);
+    }
+
+    pub(super) const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub(super) fn texts(&self) -> &[u8] {
+        &self.texts
+    }
+
+    /// Whether its memory is small enough to be kept.
+    pub(super) const fn is_small(&self) -> bool {
+        self.texts.capacity() <= TEXTS_KEPT_MAX
+    }
+
+    /// Takes a complete and valid head.
+    pub(crate) fn take_head(&mut self, now: Instant, head: &RequestHead<'_, '_>) {
+        self.record.received = head.len as u64;
+        self.record.version = head.version;
+        self.record.head = Span::of(now.since(self.record.started));
+        self.push(Text::Method, head.method.as_bytes());
+        self.push(Text::Target, self.shown(head.target));
+        let (mut referer, mut agent, mut trace) = (&[][..], &[][..], &[][..]);
+        for (name, known, value) in head.fields.iter() {
+            if known != Name::Other {
+                continue;
+            }
+            let kept = match name.len() {
+                7 if name.eq_ignore_ascii_case("referer") => &mut referer,
+                10 if name.eq_ignore_ascii_case("user-agent") => &mut agent,
+                11 if name.eq_ignore_ascii_case("traceparent") => &mut trace,
+                _ => continue,
+            };
+            *kept = value;
+        }
+        self.push(Text::TraceParent, trace);
+        self.push(Text::Referer, self.shown(referer));
+        self.push(Text::UserAgent, agent);
+    }
+
+    /// Takes the bytes of a head that is incomplete or invalid: the first two words of its first line
+    /// are taken for method and target.
+    pub(crate) fn take_fragment(&mut self, now: Instant, input: &[u8]) {
+        let begin = input.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(input.len());
+        let rest = &input[begin..];
+        let line = rest.split(|byte| b"\r\n".contains(byte)).next().unwrap_or_default();
+        let line = &line[..line.len().min(FRAGMENT_MAX)];
+        let mut words = line.split(|byte| *byte == b' ');
+        let method = words.next().unwrap_or_default();
+        let target = words.next().unwrap_or_default();
+        self.record.received = input.len() as u64;
+        self.record.head = Span::of(now.since(self.record.started));
+        self.record.version =
+            if words.next() == Some(b"HTTP/1.0") { Version::Http10 } else { Version::Http11 };
+        self.push(Text::Method, method);
+        self.push(Text::Target, self.shown(target));
+    }
+
+    /// Notes bytes of the request's body or of a tunnel that were read.
+    #[inline]
+    pub(crate) const fn receive(&mut self, count: usize) {
+        self.record.received += count as u64;
+    }
+
+    /// Notes bytes that the client's connection took.
+    #[inline]
+    pub(crate) const fn send(&mut self, count: usize) {
+        self.record.sent += count as u64;
+    }
+
+    /// Notes that the request waits for a backend with room.
+    pub(crate) const fn wait(&mut self, now: Instant) {
+        self.waits_since = Some(now);
+    }
+
+    /// Notes a backend for the request.
+    pub(crate) fn route(&mut self, now: Instant, why: Why, backend: &str) {
+        self.end_wait(now);
+        self.record.why = why;
+        self.record.tries = self.record.tries.saturating_add(1);
+        self.record.connect = Span::NONE;
+        self.dials_since = None;
+        self.push(Text::Backend, backend.as_bytes());
+    }
+
+    /// Notes that a connection is being made.
+    pub(crate) fn dial(&mut self, now: Instant) {
+        self.dials_since.get_or_insert(now);
+    }
+
+    /// Notes that the request has a connection.
+    pub(crate) fn link(&mut self, now: Instant) {
+        if let Some(since) = self.dials_since.take() {
+            self.record.connect = Span::of(now.since(since));
+        }
+    }
+
+    /// Notes a final response: its status, its time at the backend, and the bytes of its head.
+    pub(crate) fn answer(
+        &mut self,
+        now: Instant,
+        status: u16,
+        backend: Option<Duration>,
+        head: usize,
+    ) {
+        self.record.status = status;
+        self.record.backend = backend.map_or(Span::NONE, Span::of);
+        self.record.first_byte = Span::of(now.since(self.record.started));
+        self.record.heads += head as u64;
+    }
+
+    /// Notes an interim response with a head of this many bytes.
+    pub(crate) const fn interim(&mut self, head: usize) {
+        self.record.heads += head as u64;
+    }
+
+    /// Notes a response of the proxy itself, which begins with a head of `head` bytes.
+    pub(crate) fn answer_itself(&mut self, now: Instant, status: u16, head: usize) {
+        self.answer(now, status, None, head);
+        self.end(Ending::Complete);
+    }
+
+    /// Notes a failed attempt, after which the request may be sent again over a new connection.
+    pub(crate) fn fail(&mut self, error: UpstreamError, is_redialled: bool) {
+        let reason = if is_redialled { CLOSED_IDLE } else { reason(error) };
+        self.record.tries = self.record.tries.saturating_add(is_redialled.into());
+        self.push(Text::Error, reason.as_bytes());
+    }
+
+    /// Notes that a backend refused the request, which goes to another one.
+    pub(crate) fn refuse(&mut self) {
+        self.push(Text::Error, REFUSED.as_bytes());
+    }
+
+    /// Notes the end by an error of the client.
+    pub(crate) fn end_by_client(&mut self, error: ClientError) {
+        self.push(Text::Error, error.to_string().as_bytes());
+        self.end(match error {
+            ClientError::HeadTimeout | ClientError::BodyTimeout => Ending::ClientTimeout,
+            ClientError::Incomplete => Ending::ClientLeft,
+            _ => Ending::ClientError,
+        });
+    }
+
+    /// Notes the end by an error of the backend or of the way to it.
+    pub(crate) fn end_by_backend(&mut self, error: UpstreamError) {
+        self.end(Ending::of(error));
+    }
+
+    /// Notes how the exchange ended. Only the first end counts.
+    pub(crate) fn end(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+    }
+
+    /// Notes the end of the client's connection while bytes waited for it, or before any other end.
+    pub(crate) fn cut(&mut self, ending: Ending) {
+        if matches!(self.ending, None | Some(Ending::Complete)) {
+            self.ending = Some(ending);
+        }
+    }
+
+    /// Whether the exchange has ended.
+    #[inline]
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// Completes the record.
+    pub(crate) fn finish(&mut self, now: Instant, client: SocketAddr) {
+        self.end_wait(now);
+        self.record.client = client;
+        self.record.total = Span::of(now.since(self.record.started));
+        self.record.ending = self.ending.unwrap_or(Ending::ClientLeft);
+    }
+
+    fn end_wait(&mut self, now: Instant) {
+        if let Some(since) = self.waits_since.take() {
+            let before = Duration::from_nanos(self.record.queue.nanos().unwrap_or_default());
+            self.record.queue = Span::of(before + now.since(since));
+        }
+    }
+
+    /// Returns the part of a target that is recorded.
+    fn shown<'t>(&self, target: &'t [u8]) -> &'t [u8] {
+        if !self.cuts_queries {
+            return target;
+        }
+        target.split(|byte| *byte == b'?').next().unwrap_or_default()
+    }
+
+    /// Sets one of the texts. Mostly those before it are set and those after it are not.
+    fn push(&mut self, text: Text, bytes: &[u8]) {
+        let index = text as usize;
+        let begin = self.record.lengths[..index].iter().sum::<u32>() as usize;
+        let end = begin + self.record.lengths[index] as usize;
+        if end == self.texts.len() {
+            self.texts.truncate(begin);
+            self.texts.extend_from_slice(bytes);
+        } else {
+            self.texts.splice(begin..end, bytes.iter().copied());
+        }
+        self.record.lengths[index] = bytes.len() as u32;
+    }
+}
+
+impl Ending {
+    /// The end that an error of a backend means.
+    const fn of(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::NoBackend => Self::NoBackend,
+            UpstreamError::QueueFull | UpstreamError::QueueTimeout => Self::Queue,
+            UpstreamError::Refused
+            | UpstreamError::Unreachable
+            | UpstreamError::Exhausted
+            | UpstreamError::ConnectTimeout => Self::ConnectFailed,
+            UpstreamError::HeadTimeout | UpstreamError::BodyTimeout => Self::BackendTimeout,
+            UpstreamError::Cut | UpstreamError::Truncated => Self::BackendCut,
+            UpstreamError::MalformedHead
+            | UpstreamError::HeadTooLarge
+            | UpstreamError::TooManyFields
+            | UpstreamError::InterimTooLarge
+            | UpstreamError::AmbiguousFraming
+            | UpstreamError::Unsolicited
+            | UpstreamError::UnexpectedUpgrade
+            | UpstreamError::MalformedChunk(_) => Self::BackendError,
+        }
+    }
+}
+
+/// Bytes of texts for which memory is kept; usual requests have less than a tenth.
+const TEXTS_KEPT_MAX: usize = 4096;
+/// Bytes of an invalid request line that are recorded.
+const FRAGMENT_MAX: usize = 1024;

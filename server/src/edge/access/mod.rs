@@ -1,0 +1,216 @@
+//! The access log: one line for each exchange, written by a thread of its own.
+//!
+//! The proxy makes records; the reactor's thread passes them on in blocks and never waits. The
+//! writer formats them and writes each block at once. A block that finds the queue full is lost and
+//! its lines are counted. A write that fails, because the disk is full or the reader of a pipe has
+//! left, is counted and repeated until it succeeds; blocks wait in the queue meanwhile. A line in
+//! the program's log tells of the failure, and another one of its end and the lost lines.
+//!
+//! SIGUSR1 makes the writer open its file again, so that a renamed one is let go.
+mod format;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender};
+use intelliproxy_core::Instant;
+use log::info;
+
+use self::writer::{Sink, Writer};
+use super::worker::{Ended, Queue, Worker};
+use crate::access::Records;
+use crate::config::{AccessLogFormat, AccessLogRules};
+use crate::pages::AccessCounts;
+use crate::plain::os_error_text;
+use crate::proxy::Proxy;
+
+/// The reactor's side of an access log.
+#[derive(Debug)]
+pub(crate) struct AccessLog {
+    messages: Queue<Message>,
+    /// Emptied blocks.
+    spares: Receiver<Records>,
+    /// The time at which the waiting records are passed on.
+    flush_at: Option<Instant>,
+    /// Lines that were lost because the queue was full.
+    dropped: u64,
+    state: Arc<State>,
+    /// Dropped at the end. From then on failed writes are not repeated.
+    patience: Sender<()>,
+    ended: Ended,
+}
+
+/// What both threads read.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// Whether the file is to be opened again.
+    is_reopen_asked: AtomicBool,
+    failed_writes: AtomicU64,
+    /// Lines lost so far, for the writer's lines in the program's log.
+    dropped: AtomicU64,
+}
+
+/// A message to the writer.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Records, and the same moment by the proxy's clock and as time of day.
+    Block { records: Records, now: Instant, time_of_day: SystemTime },
+    /// Wakes the writer, which then opens its file again.
+    Reopen,
+}
+
+/// An access log that is ready to take over.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    format: AccessLogFormat,
+    sink: Option<Sink>,
+}
+
+impl Opened {
+    /// Opens the file of these rules. Nothing is written yet.
+    ///
+    /// # Errors
+    /// The reason why it cannot be opened, in one line.
+    pub(crate) fn new(rules: &AccessLogRules) -> Result<Self, String> {
+        let sink = match &rules.file {
+            None => None,
+            Some(path) => Some(Sink::open(path).map_err(|error| {
+                format!("cannot write the access log {path}: {}", os_error_text(&error))
+            })?),
+        };
+        Ok(Self { format: rules.format, sink })
+    }
+
+    /// Starts the writer; `None` if no file is configured.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    fn start(self) -> Result<Option<AccessLog>, String> {
+        let Self { format, sink } = self;
+        let Some(sink) = sink else { return Ok(None) };
+        info!("writing the access log to {}", sink.name());
+        AccessLog::spawn(format, sink, BLOCKS_MAX)
+            .map(Some)
+            .map_err(|error| format!("cannot start the access log: {}", os_error_text(&error)))
+    }
+}
+
+impl AccessLog {
+    /// Starts a writer behind a queue of `blocks_max` blocks.
+    fn spawn(format: AccessLogFormat, sink: Sink, blocks_max: usize) -> std::io::Result<Self> {
+        let (spare, spares) = crossbeam_channel::bounded(SPARES_MAX);
+        let (patience, impatient) = crossbeam_channel::bounded(0);
+        let state = Arc::<State>::default();
+        let shared = Arc::clone(&state);
+        let Worker { queue, ended } = Worker::start("access", blocks_max, move |queued| {
+            let mut writer = Writer::new(sink, format, shared, impatient);
+            for message in queued {
+                writer.reopen_if_asked();
+                if let Message::Block { mut records, now, time_of_day } = message {
+                    writer.write(&records, now, time_of_day);
+                    records.clear();
+                    // A surplus block is freed.
+                    let _ = spare.try_send(records);
+                }
+            }
+        })?;
+        Ok(Self { messages: queue, spares, flush_at: None, dropped: 0, state, patience, ended })
+    }
+
+    /// Replaces the log of `slot` by another one, or by none. Exchanges that have ended are still
+    /// in the old one, whose thread ends by itself when everything is written.
+    ///
+    /// # Errors
+    /// The new one cannot be started. The old one continues then.
+    pub(crate) fn replace(
+        slot: &mut Option<Self>,
+        opened: Opened,
+        now: Instant,
+        proxy: &mut Proxy,
+    ) -> Result<(), String> {
+        let new = opened.start()?;
+        if let Some(old) = slot {
+            old.flush(now, proxy);
+        }
+        *slot = new;
+        Ok(())
+    }
+
+    /// Passes the waiting records on if there are many or they have waited for long enough.
+    #[inline]
+    pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &mut Proxy) {
+        let waiting = proxy.access_waiting();
+        if waiting == 0 {
+            return;
+        }
+        let at = *self.flush_at.get_or_insert(now + FLUSH_EVERY);
+        if waiting >= BLOCK_BYTES || at <= now {
+            self.flush(now, proxy);
+        }
+    }
+
+    /// Passes all waiting records on.
+    #[cold]
+    fn flush(&mut self, now: Instant, proxy: &mut Proxy) {
+        self.flush_at = None;
+        let records = proxy.take_access(self.spares.try_recv().unwrap_or_default());
+        let lines = records.len() as u64;
+        let time_of_day = SystemTime::now();
+        if self.messages.offer(Message::Block { records, now, time_of_day }).is_err() {
+            self.dropped += lines;
+            self.state.dropped.store(self.dropped, Ordering::Relaxed);
+        }
+    }
+
+    /// The time at which a turn is due even if nothing happens.
+    pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
+        self.flush_at
+    }
+
+    /// Opens the file again: a renamed one is let go. Records of earlier exchanges may still go to
+    /// either file.
+    pub(crate) fn reopen(&self) {
+        self.state.is_reopen_asked.store(true, Ordering::Release);
+        // A writer that has more to do than the queue holds sees the request without a message.
+        let _ = self.messages.offer(Message::Reopen);
+    }
+
+    /// Returns the counts of lost lines and failed writes.
+    pub(crate) fn counts(&self) -> AccessCounts {
+        AccessCounts {
+            lines: 0,
+            dropped: self.dropped,
+            failed_writes: self.state.failed_writes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Writes what is left, and ends the writer. Takes at most twice [`FINISH_TIME`].
+    pub(crate) fn finish(mut self, now: Instant, proxy: &mut Proxy) {
+        drop(self.patience);
+        let records = proxy.take_access(Records::default());
+        if !records.is_empty() {
+            let time_of_day = SystemTime::now();
+            let block = Message::Block { records, now, time_of_day };
+            let _ = self.messages.insist(block, FINISH_TIME);
+        }
+        self.flush_at = None;
+        drop(self.messages);
+        let _ = self.ended.wait(FINISH_TIME);
+    }
+}
+
+/// Bytes of records in a block that is passed on at once; about 100 lines.
+const BLOCK_BYTES: usize = 32 * 1024;
+/// The longest time for which records wait to be passed on.
+const FLUSH_EVERY: Duration = Duration::from_millis(100);
+/// Blocks that wait to be written: 8 MiB, half a second at 50 000 requests a second.
+const BLOCKS_MAX: usize = 256;
+/// Emptied blocks that wait to be filled again.
+const SPARES_MAX: usize = 8;
+/// The longest wait for the disk at the end. It may occur twice.
+const FINISH_TIME: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

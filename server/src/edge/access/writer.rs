@@ -1,0 +1,177 @@
+//! The writer's thread of the access log: its file, and what it does when writing fails.
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use intelliproxy_core::Instant;
+use log::{error, info, warn};
+
+use super::State;
+use super::format::Formatter;
+use crate::access::Records;
+use crate::config::AccessLogFormat;
+use crate::edge::disk;
+use crate::plain::os_error_text;
+
+/// Where the lines go.
+#[derive(Debug)]
+pub(super) struct Sink {
+    file: File,
+    /// The path that is opened again; `None` for stdout.
+    path: Option<String>,
+}
+
+impl Sink {
+    /// Opens a regular file, or stdout by that word.
+    pub(super) fn open(path: &str) -> io::Result<Self> {
+        if path == STDOUT {
+            let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+            return Ok(Self { file, path: None });
+        }
+        let file = disk::append(Path::new(path))?;
+        Ok(Self { file, path: Some(path.to_owned()) })
+    }
+
+    /// A file that was opened before, under its path.
+    #[cfg(test)]
+    pub(super) fn of(file: File, path: &str) -> Self {
+        Self { file, path: Some(path.to_owned()) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.path.as_deref().unwrap_or(STDOUT)
+    }
+
+    /// Opens the file again. Keeps the open one if that fails.
+    fn reopen(&mut self) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        self.file = disk::append(Path::new(path))?;
+        Ok(())
+    }
+}
+
+/// Formats blocks and writes them.
+#[derive(Debug)]
+pub(super) struct Writer {
+    sink: Sink,
+    formatter: Formatter,
+    state: Arc<State>,
+    /// Disconnected once the log ends.
+    impatient: Receiver<()>,
+    /// Reused: the lines of a block.
+    lines: Vec<u8>,
+    /// Failed writes since the last success.
+    failures: u64,
+    /// Lost lines that the program's log has already reported, and when.
+    reported: u64,
+    reported_at: Option<std::time::Instant>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        sink: Sink,
+        format: AccessLogFormat,
+        state: Arc<State>,
+        impatient: Receiver<()>,
+    ) -> Self {
+        Self {
+            sink,
+            formatter: Formatter::new(format),
+            state,
+            impatient,
+            lines: Vec::new(),
+            failures: 0,
+            reported: 0,
+            reported_at: None,
+        }
+    }
+
+    /// Writes the lines of a block.
+    pub(super) fn write(&mut self, records: &Records, now: Instant, time_of_day: SystemTime) {
+        self.lines.clear();
+        self.formatter.write(records, now, time_of_day, &mut self.lines);
+        self.put();
+        self.tell();
+    }
+
+    /// Writes all lines, continuing where a failed write stopped.
+    fn put(&mut self) {
+        let mut written = 0;
+        while let Some(rest) = self.lines.get(written..).filter(|rest| !rest.is_empty()) {
+            let wrong = match self.sink.file.write(rest) {
+                Ok(0) => io::Error::from(ErrorKind::WriteZero),
+                Ok(count) => {
+                    written += count;
+                    continue;
+                }
+                Err(wrong) if wrong.kind() == ErrorKind::Interrupted => continue,
+                Err(wrong) => wrong,
+            };
+            self.state.failed_writes.fetch_add(1, Ordering::Relaxed);
+            self.failures += 1;
+            if self.failures == 1 {
+                let (name, wrong) = (self.sink.name(), os_error_text(&wrong));
+                error!("access log {name}: {wrong}: lines wait, and are dropped beyond the queue");
+            }
+            // The channel carries no messages: the other end is dropped when the log ends.
+            if self.impatient.recv_timeout(RETRY_TIME) == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+            if self.reopen_if_asked() {
+                // A line that was cut is written whole into the new file.
+                let whole = self.lines[..written].iter().rposition(|byte| *byte == b'\n');
+                written = whole.map_or(0, |end| end + 1);
+            }
+        }
+    }
+
+    /// Reports the end of failures, and lines that were lost.
+    fn tell(&mut self) {
+        let lost = self.state.dropped.load(Ordering::Relaxed);
+        let is_recent = self.reported_at.is_some_and(|at| at.elapsed() < REPORTS_APART);
+        if self.failures == 0 && (lost == self.reported || is_recent) {
+            return;
+        }
+        self.reported_at = Some(std::time::Instant::now());
+        let count = lost - self.reported;
+        let name = self.sink.name();
+        if self.failures > 0 {
+            let failures = self.failures;
+            warn!(
+                "access log {name}: written again after {failures} failed writes, {count} lines lost"
+            );
+        } else {
+            warn!("access log {name}: not written fast enough, {count} lines lost");
+        }
+        (self.failures, self.reported) = (0, lost);
+    }
+
+    /// Opens the file again if that was asked for. Returns whether it was opened.
+    pub(super) fn reopen_if_asked(&mut self) -> bool {
+        if !self.state.is_reopen_asked.swap(false, Ordering::Acquire) {
+            return false;
+        }
+        let result = self.sink.reopen();
+        let name = self.sink.name();
+        match &result {
+            Ok(()) => info!("access log {name}: opened again"),
+            Err(wrong) => {
+                let wrong = os_error_text(wrong);
+                error!("access log {name}: cannot be opened again: {wrong}: keeping the open file");
+            }
+        }
+        result.is_ok()
+    }
+}
+
+/// The word for standard output.
+const STDOUT: &str = "stdout";
+/// The shortest time between two reports of lost lines.
+const REPORTS_APART: Duration = Duration::from_secs(1);
+/// Time between a failed write and the next attempt.
+const RETRY_TIME: Duration = Duration::from_millis(100);

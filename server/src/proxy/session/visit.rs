@@ -1,0 +1,112 @@
+//! What the session notes for the access log. Each step is skipped without a [`Visit`].
+use intelliproxy_core::Instant;
+
+use super::Session;
+use super::upstream_half::{HeadKind, PassedHead};
+use crate::access::{Ending, Visit};
+use crate::http::ClientError;
+use crate::proxy::shared::Shared;
+
+impl Session {
+    /// Returns what the access log needs of the current exchange.
+    pub(crate) fn visit_mut(&mut self) -> Option<&mut Visit> {
+        self.client.visit.as_deref_mut()
+    }
+
+    /// Whether the access log waits for the end of an exchange.
+    pub(crate) const fn has_visit(&self) -> bool {
+        self.client.visit.is_some()
+    }
+
+    /// Ends the record of an exchange that has ended, once the client's connection took its
+    /// response or ends.
+    #[inline(never)]
+    pub(super) fn close_visit(&mut self, now: Instant, shared: &mut Shared) {
+        let client = &mut self.client;
+        let is_over = client.output.is_empty() || self.needs.has_close();
+        let has_ended = |visit: &mut Box<Visit>| visit.has_ended();
+        if is_over && let Some(mut visit) = client.visit.take_if(has_ended) {
+            visit.finish(now, client.hop.client());
+            shared.access.end(visit);
+        }
+    }
+
+    /// Ends the record of an exchange whose session ends.
+    #[cold]
+    pub(crate) fn leave_visit(&mut self, now: Instant, shared: &mut Shared) {
+        if !self.client.output.is_empty() {
+            self.cut_visit(Ending::ClientLeft);
+        } else if let Some(visit) = &mut self.client.visit {
+            visit.end(Ending::ClientLeft);
+        }
+        self.close_visit(now, shared);
+    }
+
+    /// Notes the end of the exchange, unless it has ended otherwise.
+    pub(super) fn end_visit(&mut self, ending: Ending) {
+        if let Some(visit) = &mut self.client.visit {
+            visit.end(ending);
+        }
+    }
+
+    /// Notes the end of the exchange, also if only its last bytes are missing.
+    pub(super) fn cut_visit(&mut self, ending: Ending) {
+        if let Some(visit) = &mut self.client.visit {
+            visit.cut(ending);
+        }
+    }
+
+    /// Records a client that gets a response without a request.
+    #[cold]
+    pub(super) fn visit_without_request(
+        &mut self,
+        now: Instant,
+        ending: Ending,
+        shared: &mut Shared,
+    ) {
+        if shared.access.is_on() {
+            self.client.visit = Some(shared.access.begin(now));
+            self.end_visit(ending);
+        }
+    }
+
+    /// Notes an error of the client. A request without a complete and valid head is recorded by
+    /// its first line.
+    #[cold]
+    pub(super) fn visit_client_error(
+        &mut self,
+        now: Instant,
+        error: ClientError,
+        shared: &mut Shared,
+    ) {
+        let client = &mut self.client;
+        if client.visit.is_none() && self.exchange.is_none() && shared.access.is_on() {
+            let mut visit = shared.access.begin(client.head_since.unwrap_or(now));
+            let input = client.input.as_ref().map_or(&[][..], |input| input.bytes());
+            visit.take_fragment(now, input);
+            client.visit = Some(visit);
+        }
+        if let Some(visit) = &mut client.visit {
+            visit.end_by_client(error);
+        }
+    }
+
+    /// Notes a head that was passed to the client.
+    #[inline(never)]
+    pub(super) fn visit_head(&mut self, now: Instant, headed: &PassedHead, shared: &Shared) {
+        let Some(visit) = &mut self.client.visit else { return };
+        let date = if headed.date_at > 0 { shared.date.len() } else { 0 };
+        let len = if headed.is_verbatim { headed.len + date } else { shared.scratch.len() };
+        match headed.kind {
+            HeadKind::Interim { is_passed_on, .. } => {
+                visit.interim(if is_passed_on { len } else { 0 })
+            }
+            HeadKind::Switch | HeadKind::Final { .. } => {
+                let answer = self.exchange.as_ref().and_then(|exchange| exchange.answer);
+                if let Some((status, latency)) = answer {
+                    visit.answer(now, status, Some(latency), len);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! The access log's records: what only the proxy knows of an exchange, and the driver's side.
+use intelliproxy_core::Lease;
+
+use super::Proxy;
+use super::id::ConnId;
+use crate::access::{Records, Why};
+use crate::pages::AccessCounts;
+use intelliproxy_core::Instant;
+
+impl Proxy {
+    /// Notes the backend of a request, and the rule by which it was chosen.
+    #[inline(never)]
+    pub(super) fn note_route(&mut self, now: Instant, id: ConnId, lease: &Lease, is_bound: bool) {
+        let Some(session) = self.table.session_mut(id) else { return };
+        if let Some(visit) = session.visit_mut() {
+            let reason = Why::Route(self.upstreams.reason(lease));
+            let why = if is_bound { Why::Bound } else { reason };
+            let backend = self.upstreams.target(lease.backend());
+            visit.route(now, why, backend.map_or("", |target| &target.name));
+        }
+    }
+
+    /// Returns the bytes of the access log's records that wait for the driver.
+    #[inline]
+    pub(crate) const fn access_waiting(&self) -> usize {
+        self.shared.access.waiting()
+    }
+
+    /// Takes the waiting records of the access log, and leaves `empty` for the next ones.
+    pub(crate) fn take_access(&mut self, empty: Records) -> Records {
+        self.shared.access.take(empty)
+    }
+
+    /// Takes the driver's counts of the access log, for /stats and the metrics.
+    pub(crate) const fn handle_access_counts(&mut self, counts: AccessCounts) {
+        self.shared.access.handle_counts(counts);
+    }
+}

@@ -1,0 +1,316 @@
+//! The access log over real sockets: a process, the test's own backend, clients, and the file.
+mod process;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use process::{DEADLINE, Program};
+use serde_json::Value;
+
+/// A folder of this test's own.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let name = format!("intelliproxy-access-log-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("UTF-8").to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A backend whose behaviour depends on the path.
+fn start_backend(name: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let flag = format!("--backend={name}=http://{}", listener.local_addr().expect("bound"));
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || serve(BufReader::new(stream)));
+        }
+    });
+    flag
+}
+
+fn serve(mut stream: BufReader<TcpStream>) {
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if stream.read_line(&mut head).is_ok_and(|count| count > 0) {
+                continue;
+            }
+            return;
+        }
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let response: &[u8] = match path.split('?').next().unwrap_or_default() {
+            "/cut" => b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok",
+            "/early" => b"",
+            "/garbage" => b"SMTP is something else\r\n\r\n",
+            "/silent" => {
+                // Until the proxy closes.
+                let _ = stream.read(&mut [0]);
+                return;
+            }
+            "/tunnel" => {
+                let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+                drop(stream.get_mut().write_all(head));
+                let mut bytes = Vec::new();
+                let _ = stream.read_to_end(&mut bytes);
+                drop(stream.get_mut().write_all(&bytes));
+                return;
+            }
+            "/chunked" => {
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+            }
+            "/upload" => {
+                let mut body = [0; 20_000];
+                if stream.read_exact(&mut body).is_err() {
+                    return;
+                }
+                b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+            }
+            _ => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        };
+        let is_kept = response.starts_with(b"HTTP/1.1 ") && !path.starts_with("/cut");
+        if stream.get_mut().write_all(response).is_err() || !is_kept {
+            return;
+        }
+    }
+}
+
+/// Sends bytes on a new connection. Returns all bytes that come back.
+fn exchange(program: &Program, request: &[u8]) -> Vec<u8> {
+    let mut client = program.connect();
+    client.write_all(request).expect("sent");
+    let mut bytes = Vec::new();
+    // A connection that is cut may end by a reset.
+    let _ = client.read_to_end(&mut bytes);
+    bytes
+}
+
+fn get(program: &Program, target: &str) -> Vec<u8> {
+    let request = format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    exchange(program, request.as_bytes())
+}
+
+fn lines(path: &str) -> Vec<Value> {
+    let text = fs::read_to_string(path).expect("a file of UTF-8");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Stops the program, and waits for its end.
+fn stop(program: &mut Program) {
+    program.signal("-TERM");
+    assert_eq!(program.exit_code(), Some(0));
+}
+
+/// Every kind of end has its line, with status, reason, backend and bytes as the client saw them.
+#[test]
+fn every_exchange_has_its_line() {
+    let folder = Folder::new("ends");
+    let path = folder.path("log");
+    let config = folder.path("proxy.json");
+    let text =
+        r#"{"timeouts": {"responseHeadMs": 300, "requestHeadMs": 300}, "limits": {"attempts": 1}}"#;
+    fs::write(&config, text).expect("a file");
+    let backend = start_backend("A");
+    let mut program =
+        Program::start(&["--config", &config, "--access-log", &path, &backend, "--trusted=::1"]);
+    let mut sent = BTreeMap::new();
+    for target in ["/ok?secret=1", "/cut", "/early", "/garbage", "/silent", "/chunked", "/stats"] {
+        sent.insert(target, get(&program, target).len());
+    }
+    let head = "HEAD /head HTTP/1.1\r\nHost: h\r\nUser-Agent: \"a\\b\u{e9}\"\r\nReferer: http://h/?q\r\n\
+                traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\
+                Connection: close\r\n\r\n";
+    sent.insert("/head", exchange(&program, head.as_bytes()).len());
+    let post =
+        "POST /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 20000\r\nConnection: close\r\n\r\n";
+    let post = [post.as_bytes(), &[b'x'; 20_000]].concat();
+    sent.insert("/upload", exchange(&program, &post).len());
+    let bad = b"GET /no-host\xff HTTP/1.1\r\n\r\n";
+    sent.insert("/no-host\\xff", exchange(&program, bad).len());
+    sent.insert("/incomplete", exchange(&program, b"GET /incomplete HTTP/1.1\r\nHo").len());
+    // Two requests at once: each has a line of its own.
+    let twice = "GET /first HTTP/1.1\r\nHost: h\r\n\r\nGET /second HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    exchange(&program, twice.as_bytes());
+    // A client that leaves before its response.
+    let mut left = program.connect();
+    left.write_all(b"GET /silent?left HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    let mut tunnel = program.connect();
+    let ask = b"GET /tunnel HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    tunnel.write_all(ask).expect("sent");
+    let mut answer = BufReader::new(tunnel.try_clone().expect("a handle"));
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        answer.read_line(&mut line).expect("a head");
+    }
+    // An end within 2 ms of the request would be part of it.
+    left.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
+    left.read(&mut [0]).expect_err("no response has come");
+    drop(left);
+    tunnel.write_all(&[b'y'; 3000]).expect("sent");
+    tunnel.shutdown(Shutdown::Write).expect("an end");
+    let mut echo = Vec::new();
+    answer.read_to_end(&mut echo).expect("the echo and an end");
+    assert_eq!(echo.len(), 3000);
+    stop(&mut program);
+
+    let lines = lines(&path);
+    let of = |target: &str| {
+        let found: Vec<_> = lines.iter().filter(|line| line["target"] == target).collect();
+        assert_eq!(found.len(), 1, "{target}: {lines:#?}");
+        found[0]
+    };
+    let rows = [
+        ("/ok?secret=1", 200, "complete", Value::Null, "A"),
+        ("/chunked", 200, "complete", Value::Null, "A"),
+        ("/head", 200, "complete", Value::Null, "A"),
+        ("/upload", 201, "complete", Value::Null, "A"),
+        ("/first", 200, "complete", Value::Null, "A"),
+        ("/second", 200, "complete", Value::Null, "A"),
+        ("/stats", 200, "complete", Value::Null, ""),
+        ("/tunnel", 101, "complete", Value::Null, "A"),
+        ("/cut", 200, "backend_cut", "truncated".into(), "A"),
+        ("/early", 502, "backend_cut", "cut_before_head".into(), "A"),
+        ("/garbage", 502, "backend_error", "invalid_head".into(), "A"),
+        ("/silent", 504, "backend_timeout", "head_timeout".into(), "A"),
+        ("/no-host\\xff", 400, "client_error", "no Host".into(), ""),
+        (
+            "/incomplete",
+            408,
+            "client_timeout",
+            "request head incomplete after timeouts.requestHeadMs".into(),
+            "",
+        ),
+    ];
+    for (target, status, end, error, backend) in rows {
+        let line = of(target);
+        assert_eq!(line["status"], status, "{line:#}");
+        assert_eq!(line["end"], end, "{line:#}");
+        assert_eq!(line["error"], error, "{line:#}");
+        assert_eq!(line["backend"].as_str().unwrap_or_default(), backend, "{line:#}");
+        assert_eq!(line["tries"], i32::from(!backend.is_empty()), "{line:#}");
+        assert_eq!(line["why"], if backend.is_empty() { Value::Null } else { "current".into() });
+        assert_eq!(line["client"], "127.0.0.1", "{line:#}");
+        if let Some(bytes) = sent.get(target) {
+            assert_eq!(line["sent"], *bytes, "{line:#}");
+        }
+        let time = |name: &str| line[name].as_f64().unwrap_or_default();
+        assert!(time("headMs") <= time("totalMs"), "{line:#}");
+        assert!(time("backendMs") <= time("firstByteMs"), "{line:#}");
+        assert!(time("firstByteMs") <= time("totalMs"), "{line:#}");
+    }
+    let left = of("/silent?left");
+    assert_eq!((&left["status"], &left["end"]), (&Value::Null, &"client_left".into()), "{left:#}");
+    assert_eq!(of("/upload")["received"], post.len(), "head and body");
+    let tunnel = of("/tunnel");
+    assert_eq!(tunnel["received"], ask.len() + 3000);
+    assert!(tunnel["sent"].as_u64().is_some_and(|bytes| bytes > 3000), "{tunnel:#}");
+    let head = of("/head");
+    assert_eq!(head["method"], "HEAD");
+    assert_eq!(head["userAgent"], "\"a\\b\u{e9}\"");
+    assert_eq!(head["referer"], "http://h/?q");
+    assert_eq!(head["traceparent"], "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    assert_eq!(lines.len(), 15, "no other lines");
+}
+
+/// Clients send 4000 requests while the file is renamed and SIGUSR1 is sent five times. The files
+/// together have a line for each request, and as many as /metrics counts.
+#[test]
+fn rotation_loses_no_line() {
+    const CLIENTS: usize = 4;
+    const REQUESTS: usize = 1000;
+    let folder = Folder::new("rotation");
+    let path = folder.path("log");
+    let backend = start_backend("A");
+    let mut program = Program::start(&["--access-log", &path, &backend, "--admin", "127.0.0.1:0"]);
+    let admin = program.line_with("admin pages on http://127.0.0.1:");
+    let admin: u16 = admin.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let mut stream = BufReader::new(program.connect());
+            thread::spawn(move || {
+                for number in 0..REQUESTS {
+                    let request = format!("GET /{client}-{number} HTTP/1.1\r\nHost: h\r\n\r\n");
+                    stream.get_mut().write_all(request.as_bytes()).expect("sent");
+                    let mut line = String::new();
+                    while line != "\r\n" {
+                        line.clear();
+                        stream.read_line(&mut line).expect("a head");
+                    }
+                    stream.read_exact(&mut [0; 2]).expect("a body");
+                }
+            })
+        })
+        .collect();
+    let mut files = vec![path.clone()];
+    for number in 1..=5 {
+        let old = folder.path(&format!("log.{number}"));
+        fs::rename(&path, &old).expect("a rename");
+        program.signal("-USR1");
+        program.line_with(": opened again");
+        files.push(old);
+    }
+    clients.into_iter().for_each(|client| client.join().expect("all responses"));
+    let mut metrics = String::new();
+    let mut stream = TcpStream::connect(("127.0.0.1", admin)).expect("a listener");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let ask = b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    stream.write_all(ask).expect("sent");
+    stream.read_to_string(&mut metrics).expect("a response and an end");
+    stop(&mut program);
+    for (name, count) in [
+        ("requests_total", CLIENTS * REQUESTS),
+        ("access_log_lines_total", CLIENTS * REQUESTS),
+        ("access_log_lines_dropped_total", 0),
+        ("access_log_write_failures_total", 0),
+    ] {
+        let line = format!("\nintelliproxy_{name} {count}\n");
+        assert!(metrics.contains(&line), "{line}");
+    }
+    let mut targets: Vec<String> = files
+        .iter()
+        .flat_map(|file| lines(file))
+        .map(|line| line["target"].as_str().expect("a target").to_owned())
+        .collect();
+    assert_eq!(targets.len(), CLIENTS * REQUESTS);
+    targets.sort_unstable();
+    targets.dedup();
+    assert_eq!(targets.len(), CLIENTS * REQUESTS, "each request has one line");
+}
+
+/// A file that cannot be opened ends the start with one line.
+#[test]
+fn an_unusable_file_ends_the_start() {
+    let folder = Folder::new("unusable");
+    let link = folder.path("link");
+    std::os::unix::fs::symlink("target", &link).expect("a link");
+    for (path, wrong) in [
+        (folder.path("none/log"), "no such file or directory"),
+        (folder.path(""), "is not a regular file"),
+        (link, "is a symbolic link, which is not followed"),
+    ] {
+        let listen = ["--listen", "127.0.0.1:0", "--log-level=error"];
+        let output = process::output(&[&listen[..], &["--access-log", &path]].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let line = format!("intelliproxy: cannot write the access log {path}: {wrong}\n");
+        assert_eq!((text, output.status.code()), (line, Some(1)));
+    }
+}
