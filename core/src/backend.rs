@@ -10,7 +10,6 @@
 mod figure;
 mod table;
 
-use std::hint::cold_path;
 use std::time::Duration;
 
 use self::figure::{Figure, weight_of};
@@ -217,7 +216,6 @@ impl Backend {
                 self.requests.response_ewma_ms.observe(alpha, millis(*latency));
             }
         } else if let Outcome::Refused { hold, .. } = outcome {
-            cold_path();
             self.refused(now, *hold);
         }
         self.rescore_errors(now, rules);

@@ -1,7 +1,6 @@
 //! Averages of observed values, without any knowledge of backends.
 //!
 //! `observe` takes a sample in. All other methods only read, projected to the given time.
-use std::hint::cold_path;
 use std::time::Duration;
 
 use crate::errors::Errors;
@@ -126,7 +125,6 @@ impl ErrorRate {
         }
         self.requests += 1.0;
         if is_error {
-            cold_path();
             self.errors += 1.0;
         }
     }

@@ -8,7 +8,6 @@ mod probing;
 mod reason;
 
 use std::collections::VecDeque;
-use std::hint::cold_path;
 use std::time::Duration;
 
 use self::asides::Asides;
@@ -232,7 +231,6 @@ impl Router {
         if tried.is_empty()
             && let Some(not) = self.second_opinion_on(now, asker)
         {
-            cold_path();
             return self.admit_elsewhere(now, not, asker);
         }
         self.admit(now, tried, asker)
@@ -280,7 +278,6 @@ impl Router {
     fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<Chosen, NoRoute> {
         let candidates = Candidates::new(&self.table, tried);
         let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
-            cold_path();
             let is_full = |id: &&BackendId| self.is_full(**id) && !tried.contains(*id);
             return Err(match self.order.iter().find(is_full) {
                 Some(_) => NoRoute::Full,
@@ -461,14 +458,12 @@ impl Router {
         });
         self.leases_home += 1;
         let Some(LeaseEnd { is_newly_down, is_watched, was_full }) = done else {
-            cold_path();
             debug_assert!(self.leases_orphaned > 0, "a lease ends at the router that gave it");
             self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
             return;
         };
         let is_refusal = matches!(outcome, Outcome::Refused { .. });
         if is_refusal {
-            cold_path();
             self.note_refusal(now, backend, &outcome);
         }
         if let Some(waited) = waited
@@ -478,7 +473,6 @@ impl Router {
             let token = if lease.policy_epoch == self.policy_epoch { lease.token } else { 0 };
             let mut elapsed = now.since(lease.routed_at);
             if !waited.is_zero() {
-                cold_path();
                 elapsed = elapsed.saturating_sub(waited);
             }
             let is_excused = is_excused && has_answered;
@@ -488,7 +482,6 @@ impl Router {
             self.watch_end(now, backend, lease.routed_at, &outcome);
         }
         if was_full || is_refusal {
-            cold_path();
             self.settle(now);
         }
         if is_newly_down {
@@ -518,10 +511,8 @@ impl Router {
         let ended = Ended { backend, token, outcome, elapsed, is_excused, facts };
         self.policy.on_outcome(now, &ended);
         if self.habits.guards_itself {
-            cold_path();
             self.hasten_pings(now, backend);
             if self.policy.learner_mut().is_some_and(Learner::take_regret) {
-                cold_path();
                 self.forget_refusals();
             }
             self.tell_standing(backend);

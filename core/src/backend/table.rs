@@ -1,6 +1,5 @@
 //! The backends by id and name, ranked by their scores.
 use std::collections::{BTreeMap, BTreeSet};
-use std::hint::cold_path;
 
 use super::{Access, Backend, ScanRow};
 use crate::config::{Rules, Weights};
@@ -261,7 +260,6 @@ impl BackendTable {
         let row = backend.row();
         let key = Self::rank_key(backend, row.access);
         if let Some(until) = backend.held_until {
-            cold_path();
             self.releases_at = self.releases_at.min(until);
         }
         self.rows[slot] = row;

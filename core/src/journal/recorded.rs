@@ -1,6 +1,5 @@
 //! A router whose inputs can be recorded.
 use std::fmt;
-use std::hint::cold_path;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -109,7 +108,6 @@ impl RecordedRouter {
     #[inline(always)]
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         if let Some(journal) = &mut self.journal {
-            cold_path();
             journal.event(now, &event);
         }
         self.begun();
@@ -147,7 +145,6 @@ impl RecordedRouter {
         self.begun();
         let result = self.router.route_for(now, tried, asker);
         if let Some(journal) = &mut self.journal {
-            cold_path();
             journal.routed(now, tried, &result);
         }
         result

@@ -17,7 +17,6 @@
 pub(crate) mod rules;
 
 use std::collections::VecDeque;
-use std::hint::cold_path;
 
 use crate::backend::Backend;
 use crate::config::Rules;
@@ -67,7 +66,6 @@ impl Tanh {
     /// the same.
     fn of(&mut self, figure: f64, unit: f64) -> f64 {
         if self.figure.to_bits() != figure.to_bits() {
-            cold_path();
             *self = Self { figure, value: libm::tanh(figure / unit) };
         }
         self.value

@@ -1,5 +1,4 @@
 //! The current backend: changing it, and sending requests past it.
-use std::hint::cold_path;
 use std::time::Duration;
 
 use super::{Chosen, Router};
@@ -49,7 +48,6 @@ impl Router {
         if !(is_full || spills && self.policy.is_full(current, turned_away)) {
             return (current, 0, RouteReason::Current);
         }
-        cold_path();
         let (to, token) = if spills { self.spill(now, current) } else { (current, 0) };
         let (to, token) = if self.is_full(to) { (best, 0) } else { (to, token) };
         let is_past = self.current != Some(to);

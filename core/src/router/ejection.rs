@@ -1,6 +1,5 @@
 //! Ejection by live traffic for policies that do not eject by themselves: taking backends out,
 //! trying them out, and returning them. The rules are in [`outlier`](crate::outlier).
-use std::hint::cold_path;
 use std::time::Duration;
 
 use super::Router;
@@ -125,7 +124,6 @@ impl Router {
         let Some(watch) = self.watch_of(id).filter(|_| !backend.is_retired) else { return };
         let is_out = !watch.is_in();
         if is_out != backend.is_told_out {
-            cold_path();
             let learner = self.policy.learner();
             let Some(reasons) = learner.and_then(|learner| learner.reasons(id)) else { return };
             let notice = if is_out {

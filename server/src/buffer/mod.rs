@@ -4,7 +4,6 @@
 //! while the body stays where it was read. So unchanged bytes are never copied: their buffer is
 //! passed on. The pool is a stack, so that the next buffer is the one whose memory is still in the
 //! cache.
-use std::hint::cold_path;
 use std::ops::Range;
 
 mod memory;
@@ -278,12 +277,8 @@ impl BufferPool {
     /// Returns an empty buffer for a head of up to `len` bytes, with some room before it.
     #[inline]
     pub(crate) fn take_for_head(&mut self, len: usize) -> Buffer {
-        let mut buffer = if len <= SMALL - ROOM_BEFORE_HEAD {
-            self.take_small()
-        } else {
-            cold_path();
-            self.take_large()
-        };
+        let mut buffer =
+            if len <= SMALL - ROOM_BEFORE_HEAD { self.take_small() } else { self.take_large() };
         buffer.place(ROOM_BEFORE_HEAD);
         buffer
     }

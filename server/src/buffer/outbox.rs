@@ -1,5 +1,4 @@
 //! Bytes that wait to be written to one connection.
-use std::hint::cold_path;
 use std::ops::Range;
 
 use super::{Buffer, BufferPool, LARGE, SMALL};
@@ -51,7 +50,6 @@ impl Outbox {
     /// Drops all bytes and state.
     pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
         if let Some(buffer) = self.buffer.take() {
-            cold_path();
             pool.give(buffer);
         }
         *self = Self::default();
@@ -87,7 +85,6 @@ impl Outbox {
     #[inline]
     pub(crate) fn push(&mut self, buffer: Buffer, pool: &mut BufferPool) -> Result<(), Buffer> {
         if self.buffer.is_some() {
-            cold_path();
             return self.push_behind(buffer, pool);
         }
         self.buffer = Some(buffer);
@@ -184,7 +181,6 @@ impl Outbox {
         if let Some(buffer) = self.buffer.take_if(|own| own.len() == sent) {
             pool.give(buffer);
         } else if let Some(own) = &mut self.buffer {
-            cold_path();
             own.consume(sent);
         }
     }

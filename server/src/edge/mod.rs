@@ -14,7 +14,6 @@ pub mod resolve;
 pub(crate) mod state;
 mod worker;
 
-use std::hint::cold_path;
 use std::sync::Arc;
 
 use intelliproxy_core::Instant;
@@ -76,12 +75,10 @@ impl Edge {
             self.handle_access(now, proxy);
         }
         if self.limits.poll_timeout().is_some_and(|at| at <= now) {
-            cold_path();
             self.limits.tell(now).iter().for_each(|line| warn!("{line}"));
         }
         let counts = LogCounts { limited: self.limits.limited(), ..self.log.counts() };
         if counts != self.log_counts {
-            cold_path();
             self.log_counts = counts;
             proxy.handle_log_counts(counts);
         }
@@ -116,7 +113,6 @@ impl Edge {
         access.handle_turn(now, proxy);
         let counts = access.counts();
         if counts != self.access_counts {
-            cold_path();
             self.access_counts = counts;
             proxy.handle_access_counts(counts);
         }

@@ -1,6 +1,5 @@
 //! The fields of a head: the names that the proxy knows, and the position of each line.
 use std::cmp::Ordering;
-use std::hint::cold_path;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -347,7 +346,6 @@ fn check_lines(
             value => offset(input, value) + value.len(),
         };
         if input.get(at..at + 2) != Some(b"\r\n") {
-            cold_path();
             at += blanks_len(&input[at.min(input.len())..]);
             if input.get(at..at + 2) != Some(b"\r\n") {
                 return BROKEN;

@@ -1,6 +1,5 @@
 //! Forwarded heads: hop-by-hop fields are removed (RFC 9110 section 7.6.1), the proxy's fields are
 //! added, all others stay unchanged and in order.
-use std::hint::cold_path;
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -134,7 +133,6 @@ pub(crate) fn encode_request(
     if context.keeps_host && !client_host.is_empty() {
         out.extend(&[line, HOST.as_bytes(), client_host, b"\r\n"]);
     } else {
-        cold_path();
         out.extend(&[line, context.host_line.0.as_bytes()]);
     }
     let host = host_start..out.len() - start - "\r\n".len();
@@ -155,11 +153,9 @@ pub(crate) fn encode_request(
         encode_connection(plan, fields, out);
     }
     if let Some(max) = plan.max_forwards {
-        cold_path();
         out.extend(&[format!("Max-Forwards: {max}\r\n").as_bytes()]);
     }
     if plan.framing == Framing::Chunked {
-        cold_path();
         out.extend(&[b"Transfer-Encoding: chunked\r\n"]);
     }
     let mut client = context.client;
@@ -168,7 +164,6 @@ pub(crate) fn encode_request(
         encode_forwarders(fields, out);
     }
     if client_host.is_empty() {
-        cold_path();
         client = client.strip_suffix(FORWARDED_HOST).unwrap_or(client);
     }
     if context.is_trusted {

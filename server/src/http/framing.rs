@@ -1,7 +1,5 @@
 //! The length of a body, decided only here, by the rules of RFC 9112 section 6.3. No other file
 //! reads Content-Length or Transfer-Encoding.
-use std::hint::cold_path;
-
 use super::error::{ClientError, UpstreamError, refuse};
 use super::field::{Fields, Name};
 use super::head::{RequestHead, ResponseHead, Version};
@@ -92,7 +90,6 @@ pub(crate) fn response_framing(
     let fields = &head.fields;
     // Rule 1: HEAD, 1xx, 204 and 304 have no body whatever their fields say.
     if is_head_request || matches!(head.status, 100..=199 | 204 | 304) {
-        cold_path();
         return Ok((Framing::None, bodiless_length(fields)));
     }
     let has_coding = fields.has(Name::TransferEncoding);

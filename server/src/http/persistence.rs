@@ -1,5 +1,4 @@
 //! Whether a connection stays open after a message (RFC 9112 section 9.3).
-use std::hint::cold_path;
 use std::time::Duration;
 
 use super::field::{Fields, Name, tokens};
@@ -9,7 +8,6 @@ use super::head::Version;
 pub(crate) fn is_persistent(version: Version, fields: &Fields<'_, '_>) -> bool {
     let is_by_default = version == Version::Http11;
     if fields.has(Name::Connection) {
-        cold_path();
         asks_to_persist(is_by_default, fields)
     } else {
         is_by_default

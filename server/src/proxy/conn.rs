@@ -1,5 +1,4 @@
 //! The connection table: the purpose of each connection.
-use std::hint::cold_path;
 use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant};
@@ -95,10 +94,7 @@ impl ConnTable {
     pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Entry> {
         match self.entries.get_mut(id.slot()) {
             Some(entry) if entry.generation == id.generation() => Some(entry),
-            _ => {
-                cold_path();
-                None
-            }
+            _ => None,
         }
     }
 
@@ -106,10 +102,7 @@ impl ConnTable {
     pub(crate) fn get(&self, id: ConnId) -> Option<&Entry> {
         match self.entries.get(id.slot()) {
             Some(entry) if entry.generation == id.generation() => Some(entry),
-            _ => {
-                cold_path();
-                None
-            }
+            _ => None,
         }
     }
 
@@ -117,20 +110,14 @@ impl ConnTable {
     pub(crate) fn session_mut(&mut self, id: ConnId) -> Option<&mut Session> {
         match self.get_mut(id) {
             Some(Entry { conn: Conn::Client(session), .. }) => Some(session),
-            _ => {
-                cold_path();
-                None
-            }
+            _ => None,
         }
     }
 
     pub(crate) fn upstream_mut(&mut self, id: ConnId) -> Option<&mut Upstream> {
         match self.get_mut(id) {
             Some(Entry { conn: Conn::Upstream(upstream), .. }) => Some(upstream),
-            _ => {
-                cold_path();
-                None
-            }
+            _ => None,
         }
     }
 

@@ -1,6 +1,5 @@
 //! Connections for waiting requests: routing, the pool, and dialling the addresses of a backend in
 //! turn.
-use std::hint::cold_path;
 use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant, NoRoute};
@@ -49,7 +48,6 @@ impl Proxy {
         let lease = match routed {
             Ok(lease) => lease,
             Err(reason) => {
-                cold_path();
                 if reason == NoRoute::Full {
                     return false;
                 }
@@ -61,7 +59,6 @@ impl Proxy {
         };
         let backend = lease.backend();
         if self.shared.access.is_on() {
-            cold_path();
             self.note_route(now, id, &lease, false);
         }
         let pooled = self.take_idle(now, id, backend, reuse);
@@ -72,7 +69,6 @@ impl Proxy {
         match pooled {
             Some(conn) => session.handle_linked(now, conn, true),
             None => {
-                cold_path();
                 self.dial(now, id, backend, self.upstreams.first_attempt(backend));
             }
         }
@@ -118,13 +114,11 @@ impl Proxy {
             let upstream = self.table.upstream_mut(conn)?;
             // It may have expired before its timer was handled.
             if upstream.idle_until(idle) <= now {
-                cold_path();
                 self.close(conn, false);
                 continue;
             }
             upstream.session = Some(id);
             if reuse != Reuse::Any {
-                cold_path();
                 self.shared.actions.push_back(Action::Look { conn });
             }
             return Some(conn);
@@ -237,7 +231,6 @@ impl Proxy {
         if is_kept {
             self.timers.arm(&mut entry.armed, conn, ends);
         } else {
-            cold_path();
             self.close(conn, false);
         }
     }

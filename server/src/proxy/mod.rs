@@ -37,7 +37,6 @@ mod upstreams;
 mod visits;
 
 use std::collections::VecDeque;
-use std::hint::cold_path;
 use std::net::SocketAddr;
 
 use intelliproxy_core::journal::JournalSink;
@@ -323,15 +322,9 @@ impl Proxy {
             Some(Conn::Client(_)) => Owner::Session(conn, Side::Client),
             Some(Conn::Upstream(upstream)) => match upstream.session {
                 Some(id) => Owner::Session(id, Side::Upstream),
-                None => {
-                    cold_path();
-                    Owner::Idle(upstream.backend)
-                }
+                None => Owner::Idle(upstream.backend),
             },
-            Some(Conn::Probe(_)) => {
-                cold_path();
-                Owner::Probe
-            }
+            Some(Conn::Probe(_)) => Owner::Probe,
             None => Owner::Gone,
         }
     }

@@ -5,7 +5,6 @@
 //! requests over such a hop count for the client that it names. Its connections do not count, except
 //! those whose client a PROXY protocol header names.
 use std::collections::BTreeMap;
-use std::hint::cold_path;
 use std::net::IpAddr;
 
 use intelliproxy_core::Instant;
@@ -85,10 +84,7 @@ impl PerClient {
     pub(crate) fn take_request(&mut self, now: Instant, ip: IpAddr) -> bool {
         match &mut self.rate {
             Some(rate) => rate.take(now, client(ip)),
-            None => {
-                cold_path();
-                true
-            }
+            None => true,
         }
     }
 

@@ -1,6 +1,5 @@
 //! Bounds on connections. The number of clients leaves room for the upstreams and probes that they
 //! need.
-use std::hint::cold_path;
 use std::net::SocketAddr;
 
 use intelliproxy_core::Instant;
@@ -40,7 +39,6 @@ impl Proxy {
         self.clients += 1;
         self.counters.incidents.accepted += 1;
         if is_over {
-            cold_path();
             self.notify(Notice::ClientLimited { peer, excess: Excess::Connections });
             self.turn_away(now, id, 429);
         } else if is_full || self.shared.is_stopping {

@@ -1,5 +1,4 @@
 //! Fulfils the needs of sessions, and decides when they are checked.
-use std::hint::cold_path;
 use std::time::Duration;
 
 use intelliproxy_core::{Event, Instant};
@@ -37,7 +36,6 @@ impl Proxy {
                 continue;
             }
             if session.minds_party() {
-                cold_path();
                 if let Some(at) = session.mind_party(now) {
                     self.timers.arm(&mut entry.armed, id, at);
                 }
@@ -218,7 +216,6 @@ pub(super) fn watch(
     if (entry.armed > horizon || entry.armed == Instant::FAR_FUTURE)
         && let Some(at) = session.poll_timeout(shared)
     {
-        cold_path();
         timers.arm(&mut entry.armed, id, at.min(horizon));
     }
     debug_assert!(

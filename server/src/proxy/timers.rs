@@ -6,7 +6,6 @@
 //! timeout, not one per request.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::hint::cold_path;
 
 use intelliproxy_core::Instant;
 
@@ -68,7 +67,6 @@ pub(super) fn earliest<const N: usize>(
     if rare.iter().all(Option::is_none) {
         return usual;
     }
-    cold_path();
     rare.into_iter().fold(usual, earlier)
 }
 

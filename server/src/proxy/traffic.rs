@@ -1,7 +1,5 @@
 //! Events of connections: each is passed to the session, the probe or the pool that owns the
 //! connection.
-use std::hint::cold_path;
-
 use intelliproxy_core::{Instant, ProbeFailure};
 
 use super::action::ConnectFailure;
@@ -31,7 +29,6 @@ impl Proxy {
                 self.serve(now, id);
             }
             (Owner::Session(id, Side::Upstream), Err(failure)) => {
-                cold_path();
                 self.count_unconnected(conn);
                 self.redirect(now, id, conn, connect_error(failure));
                 self.serve(now, id);
@@ -130,10 +127,7 @@ impl Proxy {
                     _ => &[],
                 }
             }
-            Some(Conn::Probe(probe)) => {
-                cold_path();
-                probe.write_ready()
-            }
+            Some(Conn::Probe(probe)) => probe.write_ready(),
             Some(Conn::Upstream(_)) | None => &[],
         }
     }
@@ -158,7 +152,6 @@ impl Proxy {
                 let Some(entry) = self.table.get_mut(id) else { return };
                 let Conn::Client(session) = &mut entry.conn else { return };
                 if session.handle_written(now, side, count, &mut self.shared) {
-                    cold_path();
                     self.serve(now, id);
                 } else {
                     let horizon = self.shared.horizon(now);

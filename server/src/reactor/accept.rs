@@ -1,5 +1,4 @@
 //! Accepting clients, and stopping.
-use std::hint::cold_path;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -35,7 +34,6 @@ impl Reactor {
                     break;
                 }
                 if !self.proxy.accepts() {
-                    cold_path();
                     // An idle client is closed only if a new one is really waiting.
                     listener.is_ready = is_readable(&listener.socket);
                     if !listener.is_ready || !self.proxy.make_room(self.now) {

@@ -1,7 +1,5 @@
 //! Bytes between the sockets and the proxy: what has arrived is read within a connection's share,
 //! and pending output is written until the system accepts no more.
-use std::hint::cold_path;
-
 use super::Reactor;
 use super::budget::{COSTLY_READ, READS_MAX, is_costly, share_end};
 use super::socket::Moved;
@@ -34,16 +32,13 @@ impl Reactor {
         let others_wait = !self.unread.is_empty();
         for _ in 0..READS_MAX {
             let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
-                cold_path();
                 return;
             };
             if socket.conn != conn || !socket.is_readable || socket.is_connecting {
-                cold_path();
                 return;
             }
             let space = self.proxy.read_space(conn);
             if space.is_empty() {
-                cold_path();
                 let is_client = !socket.is_outgoing;
                 let (is_ending, is_broken) = (socket.is_ending, socket.is_broken);
                 if is_client && is_ending {
@@ -127,16 +122,13 @@ impl Reactor {
     pub(super) fn write(&mut self, conn: ConnId) {
         loop {
             let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
-                cold_path();
                 return;
             };
             let bytes = self.proxy.write_ready(conn);
             if socket.conn != conn || bytes.is_empty() || socket.is_connecting {
-                cold_path();
                 return;
             }
             if !socket.is_writable {
-                cold_path();
                 if socket.watch_writes(self.poll.registry()).is_err() {
                     self.proxy.handle_failed(self.now, conn);
                 }
@@ -152,9 +144,8 @@ impl Reactor {
                         return;
                     }
                 }
-                Moved::Blocked => cold_path(),
+                Moved::Blocked => {}
                 Moved::Ended | Moved::Failed => {
-                    cold_path();
                     // The peer accepts no more output; its input is still read.
                     socket.is_writable = false;
                     return self.proxy.handle_write_failed(self.now, conn);

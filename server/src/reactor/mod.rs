@@ -22,7 +22,6 @@ mod transfer;
 mod unacknowledged;
 
 use std::collections::VecDeque;
-use std::hint::cold_path;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -172,7 +171,6 @@ impl Reactor {
             self.admin.iter_mut().for_each(|admin| admin.handle_date(&date));
         }
         if self.deadline.is_some_and(|at| self.now > at + PAUSED) {
-            cold_path();
             self.proxy.handle_pause(self.now);
             self.flush();
         }
@@ -185,7 +183,6 @@ impl Reactor {
             self.accept();
         }
         if self.is_stop_asked || self.stops_at.is_some_and(|at| at <= self.now) {
-            cold_path();
             self.stop(events)?;
         }
         self.edge.handle_turn(self.now, &mut self.proxy);
@@ -210,7 +207,6 @@ impl Reactor {
         match self.poll.poll(events, patience) {
             Ok(()) => Ok(false),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
-                cold_path();
                 events.clear();
                 Ok(true)
             }
@@ -265,7 +261,6 @@ impl Reactor {
         match Source::from_token(event.token()) {
             Source::Client(conn) | Source::Backend(conn) => self.take_readiness(conn, event),
             other => {
-                cold_path();
                 self.take_other(other);
             }
         }
@@ -313,11 +308,9 @@ impl Reactor {
         socket.is_ending |= event.is_read_closed() || is_broken;
         socket.is_broken |= is_broken;
         if socket.is_connecting {
-            cold_path();
             self.take_connected(conn);
         } else {
             if has_room_again {
-                cold_path();
                 self.write(conn);
             }
             // A probe does not wait for others: the wait would count as its backend's latency.
@@ -363,10 +356,7 @@ impl Reactor {
     fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
         match self.sockets.get_mut(conn.slot()) {
             Some(Some(socket)) if socket.conn == conn => Some(socket),
-            _ => {
-                cold_path();
-                None
-            }
+            _ => None,
         }
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! The system reports readiness once per edge. The socket remembers it until a read or a write
 //! uses it up.
-use std::hint::cold_path;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -150,12 +149,10 @@ impl Socket {
                     return Moved::Bytes(count);
                 }
                 Ok(0) => {
-                    cold_path();
                     self.is_readable = false;
                     return if self.is_reset { Moved::Failed } else { Moved::Ended };
                 }
                 Err(error) => {
-                    cold_path();
                     if error.kind() != ErrorKind::Interrupted {
                         self.is_readable = false;
                         return Moved::none(&error);
@@ -177,11 +174,9 @@ impl Socket {
                     return Moved::Bytes(count);
                 }
                 Ok(0) => {
-                    cold_path();
                     return Moved::Failed;
                 }
                 Err(error) => {
-                    cold_path();
                     if error.kind() != ErrorKind::Interrupted {
                         self.is_writable &= error.kind() != ErrorKind::WouldBlock;
                         // A broken pipe also follows a clean end.

@@ -1,6 +1,4 @@
 //! Tokens that name the subject of a readiness event.
-use std::hint::cold_path;
-
 use mio::Token;
 
 use crate::admin::CONNECTIONS_MAX;
@@ -67,7 +65,6 @@ impl Source {
     pub(crate) const fn from_token(token: Token) -> Self {
         let bits = token.0;
         if bits >= SPECIAL {
-            cold_path();
             return match bits {
                 SPECIAL => Self::Signals,
                 HANGUPS => Self::Hangups,

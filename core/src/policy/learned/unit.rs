@@ -1,6 +1,4 @@
 //! Learned figures of one backend, and of the pool as a whole.
-use std::hint::cold_path;
-
 use super::curve::{Curve, LEVELS, Shape, bin};
 use super::explore::Trials;
 use super::restraints::Restraints;
@@ -306,7 +304,6 @@ impl Unit {
             self.turned_away = 0;
             return;
         }
-        cold_path();
         if is_good {
             self.refused_lately *= REFUSALS_KEPT;
             if self.refused_lately < REFUSALS_MIN {

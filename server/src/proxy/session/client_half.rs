@@ -1,5 +1,4 @@
 //! The side of a session that faces its client: requests in, responses out.
-use std::hint::cold_path;
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -299,13 +298,11 @@ impl ClientHalf {
         }
         let body_max = shared.config.limits.body_bytes_max;
         if let Framing::Length(length) = framing {
-            cold_path();
             if body_max > 0 && length > body_max {
                 return refuse(ClientError::BodyTooLarge);
             }
         }
         if shared.access.is_on() {
-            cold_path();
             debug_assert!(self.visit.is_none(), "the last exchange has its record");
             let started = self.head_since.unwrap_or(now);
             self.visit = Some(shared.access.begin_request(now, started, head));

@@ -1,5 +1,4 @@
 //! Origin of a client connection, and whether its statements are trusted.
-use std::hint::cold_path;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -80,10 +79,7 @@ impl Hop {
     pub(super) fn group(&self, shared: &Shared) -> u8 {
         match self.forwards_for {
             None => self.group,
-            Some(ip) => {
-                cold_path();
-                shared.askers.client(ip)
-            }
+            Some(ip) => shared.askers.client(ip),
         }
     }
 
@@ -112,7 +108,6 @@ impl Hop {
     #[inline]
     pub(super) fn uncount(&mut self, shared: &mut Shared) {
         if self.is_counted {
-            cold_path();
             self.is_counted = false;
             shared.per_client.leave(self.peer.ip());
         }

@@ -26,7 +26,6 @@ mod upstream_half;
 mod verdict;
 mod visit;
 
-use std::hint::cold_path;
 use std::time::Duration;
 
 use intelliproxy_core::{Asker, BackendId, Instant, Lease};
@@ -123,7 +122,6 @@ impl Session {
             return &mut [];
         }
         if side == Side::Upstream && self.client.output.pending().len() >= LARGE / 2 {
-            cold_path();
             // A client that does not read one buffer gets no second one.
             *is_paused = true;
             return &mut [];
@@ -170,7 +168,6 @@ impl Session {
             Side::Client => {
                 self.client.bytes_at = now;
                 if self.exchange.is_some() {
-                    cold_path();
                     self.note_wait(now);
                 }
                 if let Some(input) = &mut self.client.input {
@@ -179,7 +176,6 @@ impl Session {
                 match &self.exchange {
                     Some(_) => self.client.last_read = now,
                     None if !matches!(self.client.receive, Receive::Head) => {
-                        cold_path();
                         self.client.last_read = now;
                     }
                     // A head has its own clock. Bytes before a head do not extend the idle time.
@@ -258,7 +254,6 @@ impl Session {
         if side == Side::Client
             && let Some(visit) = &mut self.client.visit
         {
-            cold_path();
             visit.send(count);
         }
         let (output, last_write) = match side {
@@ -271,7 +266,6 @@ impl Session {
         output.written(count, &mut shared.buffers);
         *last_write = now;
         if !output.is_empty() {
-            cold_path();
             output.shrink(&mut shared.buffers);
             self.watch_party();
             return true;
@@ -288,7 +282,6 @@ impl Session {
             Side::Upstream => !matches!(self.client.receive, Receive::Ended),
         };
         if is_awaited {
-            cold_path();
             self.settle(now, shared);
             if side == Side::Upstream {
                 self.watch_party();
@@ -374,11 +367,9 @@ impl Session {
         if exchange.unreported.is_some()
             && let Some((backend, error)) = exchange.unreported.take()
         {
-            cold_path();
             shared.actions.push_back(retried(self.client.hop.client(), backend, error));
         }
         let Some(host) = &mut exchange.host else { return };
-        cold_path();
         let output = &mut self.upstream.output;
         if !output.has(host.clone(), authority.as_bytes()) {
             shared.host_line.set(authority);
@@ -543,7 +534,6 @@ impl Session {
     #[inline]
     pub(crate) fn reuse(&self) -> Reuse {
         if self.bound.is_some() {
-            cold_path();
             return Reuse::Bound;
         }
         match &self.exchange {

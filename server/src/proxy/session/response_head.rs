@@ -1,6 +1,4 @@
 //! The joint rule J3 of LIFECYCLE.md: the head of a response.
-use std::hint::cold_path;
-
 use intelliproxy_core::Instant;
 
 use super::Session;
@@ -21,16 +19,13 @@ impl Session {
     pub(super) fn take_head(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let upstream = &mut self.upstream;
         let Some(exchange) = &mut self.exchange else {
-            cold_path();
             return false;
         };
         if matches!(exchange.asking, Asking::Asked { .. }) {
-            cold_path();
             return false;
         }
         if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
             if !upstream.output.has_sent() {
-                cold_path();
                 // The bytes belong to an earlier exchange or to none. They are never sent to this
                 // client.
                 exchange.has_seen_answer = false;
@@ -38,14 +33,12 @@ impl Session {
                 return true;
             }
             if upstream.is_head_waiting {
-                cold_path();
                 return false;
             }
             let has_whole_request = self.client.has_whole_request();
             match upstream.parse(exchange, has_whole_request, shared) {
                 Ok(Parsed::Complete(headed)) => {
                     if let HeadKind::Final { refusal: refusal @ Some(_), .. } = headed.kind {
-                        cold_path();
                         exchange.refusal = refusal;
                         if self.asks_elsewhere(headed.len, headed.kind, shared) {
                             return false;
@@ -55,14 +48,12 @@ impl Session {
                 }
                 Ok(Parsed::Partial) => {}
                 Err(error) => {
-                    cold_path();
                     self.fail_upstream(now, error, shared);
                     return true;
                 }
             }
         }
         if self.upstream.is_eof || self.upstream.has_failed {
-            cold_path();
             self.fail_upstream(now, UpstreamError::Cut, shared);
             return true;
         }
@@ -74,7 +65,6 @@ impl Session {
     fn pass_head(&mut self, now: Instant, headed: PassedHead, shared: &mut Shared) -> bool {
         let moved = self.move_answer(headed, shared);
         if moved.is_none() {
-            cold_path();
             let is_dropped = matches!(headed.kind, HeadKind::Interim { is_passed_on: false, .. });
             if !self.copy_head(headed, is_dropped, shared) {
                 self.upstream.is_head_waiting = true;
@@ -83,7 +73,6 @@ impl Session {
         }
         let mut waited = None;
         if !self.client.has_whole_request() {
-            cold_path();
             waited = Some(self.body_wait(now));
         }
         self.client.last_write = now;
@@ -102,7 +91,6 @@ impl Session {
             } => {
                 let mut latency = now.since(exchange.dispatched_at);
                 if waited.is_some() || !exchange.client_wait.is_zero() {
-                    cold_path();
                     // Time spent waiting for the client is not the backend's.
                     let waited = exchange.client_wait + waited.unwrap_or_default();
                     latency = latency.saturating_sub(waited);
@@ -122,7 +110,6 @@ impl Session {
             }
         }
         if self.client.visit.is_some() {
-            cold_path();
             self.visit_head(now, &headed, shared);
         }
         true

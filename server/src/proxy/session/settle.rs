@@ -1,7 +1,5 @@
 //! The joint rules J1 to J7 of LIFECYCLE.md, which connect the halves of a session, applied until
 //! nothing changes. Each rule returns whether it changed something; none of them waits.
-use std::hint::cold_path;
-
 use intelliproxy_core::Instant;
 
 use super::Session;
@@ -26,7 +24,6 @@ impl Session {
                 || self.close_client(now, shared))
         {}
         if self.client.visit.is_some() {
-            cold_path();
             self.close_visit(now, shared);
         }
         shared.buffers.shrink(&mut self.client.input);
@@ -66,7 +63,6 @@ impl Session {
         }
         if client.input.as_ref().is_none_or(Buffer::is_empty) {
             if client.is_eof {
-                cold_path();
                 self.needs.close(false);
             }
             return false;
@@ -81,18 +77,15 @@ impl Session {
             Ok(Parsed::Complete(begun)) => {
                 self.begin(now, begun, shared);
                 if self.client.end == End::Gone {
-                    cold_path();
                     self.leave_if_gone(now, shared);
                 }
             }
             Ok(Parsed::Partial) if client.is_eof => self.end_incomplete(now, shared),
             Ok(Parsed::Partial) => {
-                cold_path();
                 client.skip_empty_lines();
                 return false;
             }
             Err(error) => {
-                cold_path();
                 self.fail_client(now, error, shared);
             }
         }
@@ -124,7 +117,6 @@ impl Session {
         if let Some(exchange) = &mut self.exchange
             && exchange.awaits_continue
         {
-            cold_path();
             // A client that sends its body at once does not wait for a 100.
             exchange.awaits_continue = client.input.as_ref().is_none_or(Buffer::is_empty);
         }
@@ -134,7 +126,6 @@ impl Session {
             return self.answer_limited(now, framing, shared);
         }
         if aim != Aim::Backend {
-            cold_path();
             shared.buffers.give(forwarded);
             if aim == Aim::LastHop {
                 return self.answer_last_hop(now, framing, shared);
@@ -329,7 +320,6 @@ impl Session {
     fn end_exchange(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let Some(exchange) = &mut self.exchange else {
-            cold_path();
             return false;
         };
         let is_whole = matches!(client.receive, Receive::Ended);
@@ -342,7 +332,6 @@ impl Session {
         if let Some(conn) = upstream.conn() {
             let kept = upstream.kept.filter(|_| is_reusable);
             if exchange.binds {
-                cold_path();
                 exchange.is_persistent &= is_whole && kept.is_some();
                 let backend = exchange.backend().filter(|_| exchange.is_persistent);
                 self.bound = backend.map(|backend| Bound { conn, backend });
@@ -365,7 +354,6 @@ impl Session {
     /// Ends an exchange on the client's side.
     pub(super) fn end_request(&mut self, now: Instant, is_persistent: bool, shared: &mut Shared) {
         if let Some(visit) = &mut self.client.visit {
-            cold_path();
             visit.end(Ending::Complete);
             // The next request may follow at once.
             self.close_visit(now, shared);
@@ -387,13 +375,11 @@ impl Session {
     fn close_client(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let client = &mut self.client;
         if matches!(client.receive, Receive::Discarding { .. }) {
-            cold_path();
             self.discard(shared);
             return false;
         }
         match client.sending() {
             Sending::Closing { with_reset } if client.output.is_empty() => {
-                cold_path();
                 self.say_end(now, with_reset, shared)
             }
             _ => false,

@@ -1,6 +1,4 @@
 //! Tunnels: the session after a 101 (Switching Protocols).
-use std::hint::cold_path;
-
 use intelliproxy_core::Instant;
 
 use super::Session;
@@ -58,7 +56,6 @@ impl Session {
         let is_over = (is_client_over || upstream.is_write_broken)
             && (is_upstream_over || client.is_write_broken);
         if has_failed || is_over {
-            cold_path();
             if let Some(visit) = &mut client.visit {
                 visit.end(match (upstream.has_failed, client.has_failed) {
                     (true, _) => Ending::BackendCut,
@@ -102,14 +99,12 @@ impl Session {
     fn drop_undeliverable(&mut self, shared: &mut Shared) {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         if upstream.is_write_broken || upstream.has_failed {
-            cold_path();
             upstream.output.drop_pending(&mut shared.buffers);
             if let Some(input) = client.input.take() {
                 shared.buffers.give(input);
             }
         }
         if client.is_write_broken || client.has_failed {
-            cold_path();
             client.output.drop_pending(&mut shared.buffers);
             if let Some(input) = upstream.input.take() {
                 shared.buffers.give(input);

@@ -1,5 +1,4 @@
 //! The side of a session that faces a backend: sends the request, receives the response.
-use std::hint::cold_path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -226,7 +225,6 @@ impl UpstreamHalf {
     /// Forgets the connection and its input; the output stays.
     pub(crate) fn unlink(&mut self, shared: &mut Shared) {
         if let Some(buffer) = self.input.take() {
-            cold_path();
             shared.buffers.give(buffer);
         }
         self.link = Link::None;
@@ -270,20 +268,16 @@ impl UpstreamHalf {
         let mut plan = ResponsePlan { is_chunked: false, length, connection: None };
         let kind = match head.status {
             101 => {
-                cold_path();
                 let asked = exchange.upgrade.as_deref().unwrap_or_default();
                 if !upgrade::is_granted(head, asked) {
                     return Err(UpstreamError::UnexpectedUpgrade);
                 }
                 HeadKind::Switch
             }
-            status @ 100..=199 => {
-                cold_path();
-                HeadKind::Interim {
-                    is_passed_on: exchange.version == Version::Http11,
-                    is_continue: status == 100,
-                }
-            }
+            status @ 100..=199 => HeadKind::Interim {
+                is_passed_on: exchange.version == Version::Http11,
+                is_continue: status == 100,
+            },
             status => {
                 let is_old = exchange.version == Version::Http10;
                 let has_body_mark = matches!(framing, Framing::Chunked | Framing::UntilClose);
@@ -322,7 +316,6 @@ impl UpstreamHalf {
         let lacks_date = !shared.date.is_empty() && forward::lacks_date(head);
         let date_at = if lacks_date { forward::status_line_len(head) } else { 0 };
         if !is_verbatim {
-            cold_path();
             let date = if lacks_date { &shared.date[..] } else { "" };
             shared.scratch.clear();
             forward::encode_response(head, &plan, date, &mut shared.scratch);
