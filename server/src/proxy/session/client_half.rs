@@ -297,10 +297,11 @@ impl ClientHalf {
             return refuse(ClientError::Loop);
         }
         let body_max = shared.config.limits.body_bytes_max;
-        if let Framing::Length(length) = framing {
-            if body_max > 0 && length > body_max {
-                return refuse(ClientError::BodyTooLarge);
-            }
+        if let Framing::Length(length) = framing
+            && body_max > 0
+            && length > body_max
+        {
+            return refuse(ClientError::BodyTooLarge);
         }
         if shared.access.is_on() {
             debug_assert!(self.visit.is_none(), "the last exchange has its record");
