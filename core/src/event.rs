@@ -323,6 +323,23 @@ pub enum RouteReason {
     LastResort,
 }
 
+impl RouteReason {
+    /// The rule in one word, as logs and pages name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Failover => "failover",
+            Self::Spill => "spill",
+            Self::Policy => "policy",
+            Self::Retry => "retry",
+            Self::Trial => "trial",
+            Self::Control => "control",
+            Self::SecondOpinion => "second_opinion",
+            Self::LastResort => "last_resort",
+        }
+    }
+}
+
 impl Lease {
     /// The request's number: 1 for the first that this router admitted.
     pub const fn id(&self) -> LeaseId {

@@ -108,6 +108,7 @@ fn pages_have_their_statuses() {
         ("/healthz", "text/plain; charset=utf-8"),
         ("/readyz", "text/plain; charset=utf-8"),
         ("/config", "application/json"),
+        ("/explain", "application/json"),
         ("/stats", "application/json"),
         ("/stats?x", "application/json"),
         ("http://other/metrics", "text/plain; version=0.0.4; charset=utf-8"),
@@ -121,7 +122,7 @@ fn pages_have_their_statuses() {
         assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {response}");
         assert!(response.ends_with("\r\n\r\n"), "{path}: {response}");
     }
-    for path in ["/", "/metrics/", "/stat", "/explain", "*"] {
+    for path in ["/", "/metrics/", "/stat", "/explains", "*"] {
         let response = get(port, path);
         assert!(response.starts_with("HTTP/1.1 404 Not Found\r\n"), "{path}: {response}");
     }
@@ -301,4 +302,36 @@ fn signals_without_an_effect_are_ignored() {
     program.signal("-USR2");
     program.line_with("SIGUSR2: has no effect, ignored");
     assert!(get(port, "/healthz").ends_with("\r\n\r\nok\n"));
+}
+
+/// Each request leaves a decision: the list has them, newest first, and one of them can be asked for
+/// with its candidates. What is not kept is 404.
+#[test]
+fn explain_shows_decisions() {
+    let backends = [start_backend("A", None), start_backend("B", None)];
+    let (program, port) = start(&[&backends[0], &backends[1]]);
+    let mut clients = [connect(program.port())];
+    for _ in 0..3 {
+        ask_all(&mut clients);
+    }
+    let json = |path: &str| {
+        let response = get(port, path);
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {response}");
+        serde_json::from_str::<serde_json::Value>(body(&response)).expect("JSON")
+    };
+    let list = json("/explain");
+    let numbers: Vec<_> = list["decisions"].as_array().expect("a list").iter().collect();
+    assert_eq!(numbers.len(), 3, "{list}");
+    let number_of = |row: &serde_json::Value| row["request"].as_u64().expect("a number");
+    assert!(numbers.windows(2).all(|pair| number_of(pair[0]) > number_of(pair[1])), "{list}");
+    let first = numbers[2];
+    let full = json(&format!("/explain?request={}", number_of(first)));
+    assert_eq!(full["backend"], first["backend"]);
+    assert_eq!(full["policy"], "score");
+    let candidates = full["candidates"].as_array().expect("a list");
+    let names: Vec<_> = candidates.iter().map(|row| row["name"].as_str()).collect();
+    assert_eq!(names, [Some("A"), Some("B")], "{full}");
+    assert!(candidates.iter().all(|row| row["scoreParts"]["latency"].is_number()), "{full}");
+    assert!(get(port, "/explain?request=999").starts_with("HTTP/1.1 404 "));
+    assert!(get(port, "/explain?request=").starts_with("HTTP/1.1 404 "));
 }

@@ -1,6 +1,9 @@
 //! The rule by which a request got its backend. Nothing is computed unless it is asked for.
 use super::Router;
-use crate::event::{Lease, RouteReason};
+use crate::config::Rules;
+use crate::event::{HoldReason, Lease, RouteReason, SwitchReason};
+use crate::id::BackendId;
+use crate::time::Instant;
 
 impl Router {
     /// The rule by which a request got its backend. Exact only right after
@@ -17,6 +20,21 @@ impl Router {
             }
             reason => reason,
         }
+    }
+
+    /// The rules in force.
+    pub const fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The time and the reason of the last change of the current backend.
+    pub const fn last_switch(&self) -> Option<(Instant, SwitchReason)> {
+        self.last_switch
+    }
+
+    /// The last hold: its time, the better backend, and the reason for not taking it.
+    pub const fn last_hold(&self) -> Option<(Instant, BackendId, HoldReason)> {
+        self.last_hold
     }
 
     /// The rule for a backend that is not usable: it was ejected and is tried out, or there was no

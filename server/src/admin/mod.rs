@@ -7,6 +7,7 @@
 //! | `/healthz` | 200: the proxy is alive |
 //! | `/readyz` | 200 while a backend is usable and the proxy is not stopping, otherwise 503 |
 //! | `/config` | the configuration in use, JSON |
+//! | `/explain` | the last decisions, or one with its candidates, JSON |
 //!
 //! A machine like the proxy, beside it: the driver reports bytes and the time, and reads the proxy
 //! only. It has its own few connections and buffers, so the pages can be reached when clients are
@@ -22,6 +23,7 @@ use intelliproxy_core::Instant;
 use self::pages::{Page, Pages};
 use self::session::{Asked, Session};
 use crate::pages::ProcessFigures;
+use crate::pages::explain::{decision_text, list_text};
 use crate::pages::metrics::MEDIA_TYPE;
 use crate::proxy::Proxy;
 
@@ -182,6 +184,10 @@ impl Admin {
                 let text = proxy.config().to_json() + "\n";
                 self.respond(now, id, (200, JSON), "", text.into());
             }
+            Asked::Explain(request) => {
+                let (status, kind, text) = explain(now, request.as_deref(), proxy);
+                self.respond(now, id, (status, kind), "", text);
+            }
         }
     }
 
@@ -226,6 +232,21 @@ impl Admin {
 
     fn session_mut(&mut self, id: usize) -> Option<&mut Session> {
         self.sessions.get_mut(id)?.as_mut()
+    }
+}
+
+/// Returns status, type and text of /explain: one decision, or all that are kept.
+fn explain(now: Instant, request: Option<&str>, proxy: &Proxy) -> (u16, &'static str, Vec<u8>) {
+    let mut decisions = proxy.decisions();
+    match request {
+        None => (200, JSON, list_text(now, decisions)),
+        Some(wanted) => match decisions.find(|decision| decision.is_of(wanted)) {
+            Some(decision) => (200, JSON, decision_text(now, decision)),
+            None => {
+                let text = "404 Not Found: not among the last decisions\n";
+                (404, TEXT, text.into())
+            }
+        },
     }
 }
 

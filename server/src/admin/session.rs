@@ -37,12 +37,14 @@ const WRITE_MAX: Duration = Duration::from_secs(10);
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
 /// The resource that a request is for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Asked {
     Page(Page),
     Health,
     Readiness,
     Config,
+    /// The last decisions, or the one for this request.
+    Explain(Option<String>),
 }
 
 #[derive(Debug)]
@@ -223,19 +225,25 @@ impl Session {
     }
 }
 
-/// Returns the resource of a target in origin form or absolute form; a query is ignored.
+/// Returns the resource of a target in origin form or absolute form; only /explain
+/// has a query.
 fn resource(target: &[u8]) -> Option<Asked> {
     let target = std::str::from_utf8(target).ok()?;
     let path = match target.strip_prefix("http://") {
         Some(rest) => rest.find('/').map(|at| &rest[at..])?,
         None => target,
     };
-    Some(match path.split('?').next()? {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    Some(match path {
         "/stats" => Asked::Page(Page::Stats),
         "/metrics" => Asked::Page(Page::Metrics),
         "/healthz" => Asked::Health,
         "/readyz" => Asked::Readiness,
         "/config" => Asked::Config,
+        "/explain" => {
+            let request = query.split('&').find_map(|pair| pair.strip_prefix("request="));
+            Asked::Explain(request.map(str::to_owned))
+        }
         _ => return None,
     })
 }

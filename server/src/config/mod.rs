@@ -333,7 +333,7 @@ impl Default for StatsRules {
     }
 }
 
-/// The listener of the admin pages: /stats, /metrics, /healthz, /readyz, /config.
+/// The listener of the admin pages: /stats, /metrics, /healthz, /readyz, /config, /explain.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct AdminRules {

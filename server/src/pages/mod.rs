@@ -1,6 +1,7 @@
 //! The pages that the proxy serves itself: plain data in, text out, without any access to the
 //! proxy.
 mod counts;
+pub(crate) mod explain;
 pub(crate) mod metrics;
 mod stats;
 #[cfg(test)]

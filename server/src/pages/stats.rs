@@ -57,7 +57,7 @@ impl Default for StatsText {
 /// One backend in /stats.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct BackendStats<'a> {
+pub(super) struct BackendStats<'a> {
     name: &'a str,
     url: Option<&'a str>,
     /// `unknown` until the first pings have ended.
@@ -108,7 +108,11 @@ struct BackendStats<'a> {
 }
 
 impl<'a> BackendStats<'a> {
-    fn new(backend: &'a BackendSnapshot, url: Option<&'a str>, guard: Option<&GuardView>) -> Self {
+    pub(super) fn new(
+        backend: &'a BackendSnapshot,
+        url: Option<&'a str>,
+        guard: Option<&GuardView>,
+    ) -> Self {
         let (health, alive) = match backend.health {
             Health::Unknown => ("unknown", None),
             Health::Up => ("up", Some(true)),
@@ -251,7 +255,7 @@ impl Serialize for ScorePoints {
 
 /// A number rounded to three decimals; a whole number has no fraction.
 #[derive(Clone, Copy)]
-struct Decimal(f64);
+pub(super) struct Decimal(f64);
 
 impl Decimal {
     fn new(number: f64) -> Self {
@@ -272,7 +276,7 @@ impl Serialize for Decimal {
 /// The largest number up to which f64 has every whole number.
 const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
-fn millis(span: Option<Duration>) -> Option<Decimal> {
+pub(super) fn millis(span: Option<Duration>) -> Option<Decimal> {
     span.map(|span| Decimal::new(span.as_secs_f64() * 1000.0))
 }
 

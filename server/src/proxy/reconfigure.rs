@@ -33,6 +33,7 @@ impl Proxy {
             ..ConfigChange::default()
         };
         let displaced = self.upstreams.compare(&targets, &mut change);
+        self.upstreams.keep_decisions(config.admin.listen.is_some());
         self.shared.reconfigure(config);
         // Sessions are armed by the old times, and counted by the old addresses.
         for id in self.client_ids() {

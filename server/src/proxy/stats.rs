@@ -16,6 +16,8 @@ use intelliproxy_core::{BackendId, GuardView, Instant};
 
 use super::Proxy;
 use super::id::ConnId;
+use super::upstreams::Decisions;
+use crate::pages::explain::Decision;
 use crate::pages::{StatsText, recording_field};
 
 /// Backends written, and clients served with the text, in one step.
@@ -156,6 +158,11 @@ impl Proxy {
             let url = self.upstreams.target(id).map(|target| target.url.as_str());
             text.push(&backend, url, guard);
         }
+    }
+
+    /// Returns the last decisions, the newest one first; none without an admin listener.
+    pub(crate) fn decisions(&self) -> impl Iterator<Item = &Decision> {
+        self.upstreams.decisions().into_iter().flat_map(Decisions::iter)
     }
 
     /// Returns the state of the guard over the policy.

@@ -3,6 +3,7 @@
 //!
 //! The pool only decides. The proxy applies the decisions to connections and sessions. The pool's
 //! parts are private, so that a proxy could have several pools.
+mod decisions;
 mod idle;
 mod places;
 
@@ -16,6 +17,7 @@ use intelliproxy_core::{
     RouterConfig, RouterCounts, Rules, Snapshot,
 };
 
+pub(crate) use self::decisions::Decisions;
 use self::idle::Idle;
 pub(crate) use self::places::Attempt;
 use self::places::Places;
@@ -33,6 +35,8 @@ pub(crate) struct Upstreams {
     displaced: BTreeSet<LeaseId>,
     /// Open leases, for the invariant that they balance.
     leases: usize,
+    /// The last decisions, while there is an admin page that shows them.
+    decisions: Option<Box<Decisions>>,
 }
 
 impl Upstreams {
@@ -45,7 +49,21 @@ impl Upstreams {
         let router = RecordedRouter::new(router_config(config, &targets), seed, now)?;
         let places = Places::new(targets);
         let (idle, displaced) = (Idle::default(), BTreeSet::new());
-        Ok(Self { router, places, idle, displaced, leases: 0 })
+        let mut upstreams = Self { router, places, idle, displaced, leases: 0, decisions: None };
+        upstreams.keep_decisions(config.admin.listen.is_some());
+        Ok(upstreams)
+    }
+
+    /// Keeps the last decisions from now on, or drops them.
+    pub(crate) fn keep_decisions(&mut self, is_wanted: bool) {
+        if is_wanted != self.decisions.is_some() {
+            self.decisions = is_wanted.then(Box::default);
+        }
+    }
+
+    /// Returns the last decisions, while they are kept.
+    pub(crate) fn decisions(&self) -> Option<&Decisions> {
+        self.decisions.as_deref()
     }
 
     /// Restores what the router's policy learned.
@@ -75,7 +93,10 @@ impl Upstreams {
         tried: &[BackendId],
         asker: Asker,
     ) -> Result<Lease, NoRoute> {
-        let routed = self.router.route_for(now, tried, asker);
+        let routed = match &mut self.decisions {
+            None => self.router.route_for(now, tried, asker),
+            Some(decisions) => decisions.route(&mut self.router, now, tried, asker),
+        };
         self.leases += usize::from(routed.is_ok());
         routed
     }

@@ -1,0 +1,425 @@
+//! Decisions as the JSON of /explain.
+//!
+//! The list names each decision's backend and rule, the newest one first. A single decision also has
+//! its candidates, as they were before it, and the changes that would have led to another backend.
+use intelliproxy_core::{
+    BackendId, BackendSnapshot, Health, HoldReason, Instant, NoRoute, PolicyKind, PolicyView,
+    RouteReason, StandingView, SwitchReason,
+};
+use serde::Serialize;
+
+use super::stats::{BackendStats, Decimal, millis};
+
+/// A decision, and what the router knew.
+#[derive(Clone, Debug)]
+pub(crate) struct Decision {
+    pub(crate) at: Instant,
+    /// The number of the request, as in a recording; `None` if no backend was found.
+    pub(crate) number: Option<u64>,
+    pub(crate) policy: PolicyKind,
+    pub(crate) chosen: Option<(BackendId, String)>,
+    pub(crate) failure: Option<NoRoute>,
+    pub(crate) reason: Option<RouteReason>,
+    /// Backends that had failed or refused the request before.
+    pub(crate) tried: Vec<String>,
+    /// The current backend before the decision.
+    pub(crate) current: Option<String>,
+    /// The reason of the switch that this decision made.
+    pub(crate) switch: Option<SwitchReason>,
+    /// The better backend that was not taken, and why.
+    pub(crate) hold: Option<(String, HoldReason)>,
+    /// `routing.switch.threshold`, points.
+    pub(crate) threshold: f64,
+    pub(crate) candidates: Candidates,
+}
+
+/// Backends before a decision.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Candidates {
+    /// Empty if they were not copied.
+    pub(crate) rows: Vec<BackendSnapshot>,
+    /// The number of configured backends.
+    pub(crate) of: usize,
+}
+
+impl Candidates {
+    /// Keeps `most` candidates: those of `always`, then those with the lowest scores.
+    pub(crate) fn shorten(&mut self, most: usize, always: [Option<BackendId>; 2]) {
+        if self.rows.len() > most {
+            let is_kept = |row: &BackendSnapshot| always.contains(&Some(row.id));
+            self.rows.sort_by(|one, other| {
+                let by_score = one.score.total.total_cmp(&other.score.total);
+                is_kept(other).cmp(&is_kept(one)).then(by_score)
+            });
+            self.rows.truncate(most);
+            self.rows.shrink_to_fit();
+        }
+    }
+}
+
+impl Decision {
+    /// Whether this is the decision for the request with this number.
+    pub(crate) fn is_of(&self, request: &str) -> bool {
+        self.number.is_some_and(|number| request.parse() == Ok(number))
+    }
+
+    /// The rule in words.
+    fn why(&self) -> String {
+        let Some((_, chosen)) = &self.chosen else {
+            return match self.failure {
+                Some(NoRoute::NoBackends) => "no backend is configured",
+                Some(NoRoute::Full) => "every backend is at its limit",
+                Some(NoRoute::AllTried) | None => "every backend has been tried",
+            }
+            .to_owned();
+        };
+        match self.switch {
+            Some(SwitchReason::First) => return format!("first choice: {chosen} scores lowest"),
+            Some(SwitchReason::Better { by }) => {
+                return format!("switch to {chosen}: better by {by:.1} points");
+            }
+            Some(SwitchReason::Failover) => {
+                return format!("failover to {chosen}: the current backend could not be used");
+            }
+            None => {}
+        }
+        let current = self.current.as_deref().unwrap_or("the current backend");
+        match self.reason.unwrap_or(RouteReason::Policy) {
+            RouteReason::Current => match &self.hold {
+                Some((better, HoldReason::BelowThreshold { missing })) => format!(
+                    "{chosen} stays although {better} is better: {missing:.1} points are missing to \
+                     the threshold of {}",
+                    self.threshold
+                ),
+                Some((better, HoldReason::Cooldown { left })) => format!(
+                    "{chosen} stays although {better} is better: {} ms of the cooldown are left",
+                    left.as_millis()
+                ),
+                Some((better, HoldReason::LoadAlone)) => {
+                    format!("{chosen} stays although {better} is better: load alone makes the gap")
+                }
+                None => format!("{chosen} stays: no other backend scores lower"),
+            },
+            RouteReason::Failover => {
+                format!("{chosen} replaced a backend that still cannot be used")
+            }
+            RouteReason::Spill => {
+                format!("{current} is full: {chosen} has the least expected delay")
+            }
+            RouteReason::Policy => format!("{chosen} is the choice of {}", self.policy.name()),
+            RouteReason::Retry => {
+                format!("after {} failed or refused it: {chosen} is next", self.tried.join(", "))
+            }
+            RouteReason::Trial => format!("{chosen} is tried out: it is ejected or idle"),
+            RouteReason::Control => {
+                format!("{chosen} by least_request, for comparison with the learned policy")
+            }
+            RouteReason::SecondOpinion => {
+                format!("{chosen} shows whether the error is the last backend's or the request's")
+            }
+            RouteReason::LastResort => format!("no backend is usable: {chosen} is the least bad"),
+        }
+    }
+
+    /// For each other candidate, what would have brought the request there.
+    fn changes(&self) -> Vec<String> {
+        let rows = &self.candidates.rows;
+        let chosen = self.chosen.as_ref();
+        let Some(to) = chosen.and_then(|(id, _)| rows.iter().find(|row| row.id == *id)) else {
+            return Vec::new();
+        };
+        let others = rows.iter().filter(|row| row.id != to.id);
+        others.filter_map(|row| self.change(to, row)).collect()
+    }
+
+    fn change(&self, to: &BackendSnapshot, other: &BackendSnapshot) -> Option<String> {
+        let name = &other.name;
+        if let Some(bar) = self.bar(other) {
+            return Some(format!("{name} {bar}"));
+        }
+        let less = |what: &str, by: f64| Some(format!("{name} would need {by:.1} {what}"));
+        match (&to.policy, &other.policy) {
+            (PolicyView::Score(_), PolicyView::Score(_)) => {
+                let is_gated = self.reason == Some(RouteReason::Current);
+                let threshold = if is_gated { self.threshold } else { 0.0 };
+                let gap = other.score.total - to.score.total + threshold;
+                if gap >= 0.0 {
+                    less("points less", gap)
+                } else {
+                    let wait = self.hold.as_ref().map(|(_, why)| *why);
+                    match wait {
+                        Some(HoldReason::Cooldown { left }) => {
+                            Some(format!("{name} {} ms later", left.as_millis()))
+                        }
+                        _ => None,
+                    }
+                }
+            }
+            (PolicyView::Learned(to), PolicyView::Learned(other)) => (other.cost_ms >= to.cost_ms)
+                .then(|| less("ms less expected cost", other.cost_ms - to.cost_ms))?,
+            (PolicyView::PeakEwma(to), PolicyView::PeakEwma(other)) => {
+                (other.load >= to.load).then(|| less("less load", other.load - to.load))?
+            }
+            (PolicyView::LinearRl(to), PolicyView::LinearRl(other)) => {
+                (other.value <= to.value).then(|| less("more value", to.value - other.value))?
+            }
+            (PolicyView::LeastRequest(_), _) | (PolicyView::P2c(_), _) => {
+                let more = other.in_flight.checked_sub(to.in_flight)?;
+                Some(format!(
+                    "{name} would need {more} fewer requests in flight, or one more for a draw"
+                ))
+            }
+            _ => None,
+        }
+    }
+
+    /// What keeps a candidate out whatever it scores.
+    fn bar(&self, other: &BackendSnapshot) -> Option<String> {
+        if self.tried.contains(&other.name) {
+            return Some("would need to be untried".to_owned());
+        }
+        if other.health == Health::Down {
+            return Some("would need to be up".to_owned());
+        }
+        if let StandingView::Ejected { left } = other.standing {
+            return Some(format!("is ejected for {} ms more", left.as_millis()));
+        }
+        let left = other.held?;
+        Some(format!("asked for no requests for {} ms more", left.as_millis()))
+    }
+}
+
+/// The list of decisions: `{"decisions": [...]}`.
+pub(crate) fn list_text<'a>(
+    now: Instant,
+    decisions: impl Iterator<Item = &'a Decision>,
+) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct List<'a> {
+        decisions: Vec<Row<'a>>,
+    }
+    text_of(&List { decisions: decisions.map(|decision| Row::new(now, decision)).collect() })
+}
+
+/// One decision with its candidates.
+pub(crate) fn decision_text(now: Instant, decision: &Decision) -> Vec<u8> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Full<'a> {
+        #[serde(flatten)]
+        row: Row<'a>,
+        current: Option<&'a str>,
+        tried: &'a [String],
+        backends: usize,
+        would_change: Vec<String>,
+        candidates: Vec<BackendStats<'a>>,
+    }
+    let rows = decision.candidates.rows.iter();
+    text_of(&Full {
+        row: Row::new(now, decision),
+        current: decision.current.as_deref(),
+        tried: &decision.tried,
+        backends: decision.candidates.of,
+        would_change: decision.changes(),
+        candidates: rows.map(|row| BackendStats::new(row, None, None)).collect(),
+    })
+}
+
+/// What the list shows of a decision.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row<'a> {
+    request: Option<u64>,
+    ago_ms: Option<Decimal>,
+    backend: Option<&'a str>,
+    policy: &'static str,
+    rule: &'static str,
+    why: String,
+}
+
+impl<'a> Row<'a> {
+    fn new(now: Instant, decision: &'a Decision) -> Self {
+        Self {
+            request: decision.number,
+            ago_ms: millis(Some(now.since(decision.at))),
+            backend: decision.chosen.as_ref().map(|(_, name)| name.as_str()),
+            policy: decision.policy.name(),
+            rule: decision.reason.map_or("none", RouteReason::name),
+            why: decision.why(),
+        }
+    }
+}
+
+fn text_of(data: &impl Serialize) -> Vec<u8> {
+    let text = serde_json::to_vec(data);
+    // Plain data with string keys, which always serialises.
+    debug_assert!(text.is_ok(), "plain data can be written");
+    let mut text = text.unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use intelliproxy_core::{LearnedStanding, LearnedView, ScoreParts, ScoreView};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::pages::testing::unknown_backend;
+
+    fn scored(number: u32, name: &str, total: f64) -> BackendSnapshot {
+        let score = ScoreParts { latency: total, total, ..ScoreParts::default() };
+        let view = ScoreView { points: total, full_at: Some(4), spills: 0 };
+        let policy = PolicyView::Score(view);
+        BackendSnapshot { health: Health::Up, score, policy, ..unknown_backend(number, name) }
+    }
+
+    /// A decision of `score` for backend A, which is current.
+    fn decision(rows: Vec<BackendSnapshot>) -> Decision {
+        Decision {
+            at: Instant::from_millis(1000),
+            number: Some(7),
+            policy: PolicyKind::Score,
+            chosen: Some((BackendId::from_index(0), "A".to_owned())),
+            failure: None,
+            reason: Some(RouteReason::Current),
+            tried: Vec::new(),
+            current: Some("A".to_owned()),
+            switch: None,
+            hold: None,
+            threshold: 30.0,
+            candidates: Candidates { of: rows.len(), rows },
+        }
+    }
+
+    fn json_of(text: &[u8]) -> Value {
+        serde_json::from_slice(text).expect("JSON")
+    }
+
+    /// One decision: what the list has, and the candidates as in /stats, and what each lacked.
+    #[test]
+    fn a_decision_in_full() {
+        let rows = vec![scored(0, "A", 50.0), scored(1, "B", 32.5), scored(2, "C", 90.0)];
+        let missing = HoldReason::BelowThreshold { missing: 12.5 };
+        let held = Decision { hold: Some(("B".to_owned(), missing)), ..decision(rows) };
+        let now = Instant::from_millis(1250);
+        let row = json!({
+            "request": 7, "agoMs": 250, "backend": "A", "policy": "score",
+            "rule": "current",
+            "why": "A stays although B is better: 12.5 points are missing to the threshold of 30",
+        });
+        let list = json_of(&list_text(now, [&held].into_iter()));
+        assert_eq!(list, json!({ "decisions": [row] }));
+        let full = json_of(&decision_text(now, &held));
+        assert_eq!(full["why"], row["why"]);
+        assert_eq!(full["current"], "A");
+        assert_eq!(full["backends"], 3);
+        let changes = ["B would need 12.5 points less", "C would need 70.0 points less"];
+        assert_eq!(full["wouldChange"], json!(changes));
+        let scores: Vec<&Value> = full["candidates"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|row| &row["score"])
+            .collect();
+        assert_eq!(scores, [&json!(50), &json!(32.5), &json!(90)]);
+        assert!(held.is_of("7") && !held.is_of("70") && !held.is_of(""));
+    }
+
+    /// Each rule has its sentence.
+    #[test]
+    fn rules_are_described() {
+        let a = || decision(vec![scored(0, "A", 1.0)]);
+        let left = Duration::from_millis(800);
+        let hold = |why| Some(("B".to_owned(), why));
+        let rows = [
+            (a(), "A stays: no other backend scores lower"),
+            (
+                Decision { hold: hold(HoldReason::Cooldown { left }), ..a() },
+                "A stays although B is better: 800 ms of the cooldown are left",
+            ),
+            (
+                Decision { hold: hold(HoldReason::LoadAlone), ..a() },
+                "A stays although B is better: load alone makes the gap",
+            ),
+            (
+                Decision { switch: Some(SwitchReason::Better { by: 41.25 }), ..a() },
+                "switch to A: better by 41.2 points",
+            ),
+            (
+                Decision { switch: Some(SwitchReason::First), ..a() },
+                "first choice: A scores lowest",
+            ),
+            (
+                Decision { reason: Some(RouteReason::Spill), current: Some("B".to_owned()), ..a() },
+                "B is full: A has the least expected delay",
+            ),
+            (
+                Decision { reason: Some(RouteReason::Retry), tried: vec!["B".to_owned()], ..a() },
+                "after B failed or refused it: A is next",
+            ),
+            (
+                Decision { policy: PolicyKind::P2c, reason: Some(RouteReason::Policy), ..a() },
+                "A is the choice of p2c",
+            ),
+            (
+                Decision { chosen: None, failure: Some(NoRoute::Full), reason: None, ..a() },
+                "every backend is at its limit",
+            ),
+        ];
+        for (decision, expected) in rows {
+            assert_eq!(decision.why(), expected);
+        }
+    }
+
+    /// What keeps a candidate out is named before its points. The learner's unit is milliseconds.
+    #[test]
+    fn bars_and_units() {
+        let left = Duration::from_millis(1500);
+        let down = BackendSnapshot { health: Health::Down, ..scored(1, "B", 1.0) };
+        let standing = StandingView::Ejected { left };
+        let ejected = BackendSnapshot { standing, ..scored(2, "C", 1.0) };
+        let held = BackendSnapshot { held: Some(left), ..scored(3, "D", 1.0) };
+        let tried = scored(4, "E", 1.0);
+        let rows = vec![scored(0, "A", 50.0), down, ejected, held, tried];
+        let decision = Decision { tried: vec!["E".to_owned()], ..decision(rows) };
+        let expected = [
+            "B would need to be up",
+            "C is ejected for 1500 ms more",
+            "D asked for no requests for 1500 ms more",
+            "E would need to be untried",
+        ];
+        assert_eq!(decision.changes(), expected);
+
+        let learned = |number, name: &str, cost_ms| BackendSnapshot {
+            policy: PolicyView::Learned(LearnedView {
+                state: LearnedStanding::Normal,
+                in_flight: 0,
+                speed: 1.0,
+                memory: 1,
+                latency_ms: cost_ms,
+                error_share: 0.0,
+                error_excess: 0.0,
+                cap: None,
+                cost_ms,
+            }),
+            ..scored(number, name, 1.0)
+        };
+        let rows = vec![learned(0, "A", 12.0), learned(1, "B", 19.5)];
+        let decision = Decision { candidates: Candidates { of: 2, rows }, ..decision };
+        assert_eq!(decision.changes(), ["B would need 7.5 ms less expected cost"]);
+    }
+
+    /// Of many candidates the chosen and the current one stay, and those with the lowest scores.
+    #[test]
+    fn many_candidates_are_shortened() {
+        let rows = (0..40).map(|number| scored(number, "x", f64::from(100 - number))).collect();
+        let mut candidates = Candidates { of: 40, rows };
+        let [first, third] = [0, 2].map(BackendId::from_index);
+        candidates.shorten(4, [Some(third), Some(first)]);
+        let ids: Vec<usize> = candidates.rows.iter().map(|row| row.id.index()).collect();
+        assert_eq!((ids, candidates.of), (vec![2, 0, 39, 38], 40));
+    }
+}

@@ -1,0 +1,156 @@
+//! The last decisions of the router, for the admin page /explain.
+//!
+//! Kept only while there is an admin listener. Every decision leaves its choice and its rule. The
+//! candidates are copied as well while that costs little: [`ROWS_PER_SECOND`] of them.
+use std::collections::VecDeque;
+
+use intelliproxy_core::journal::RecordedRouter;
+use intelliproxy_core::{Asker, BackendId, BackendSnapshot, Instant, Lease, NoRoute};
+
+use crate::pages::explain::{Candidates, Decision};
+
+/// Decisions kept.
+const DECISIONS_MAX: usize = 256;
+/// Candidates kept of one decision: 256 decisions then take 2 MB at most.
+const CANDIDATES_MAX: usize = 16;
+/// Candidates copied per second, and at once. One takes 0.3 us, so this is 0.1 % of the thread.
+const ROWS_PER_SECOND: u64 = 4096;
+/// The time that one copied candidate takes out of the budget, nanoseconds.
+const ROW_NANOS: u64 = 1_000_000_000 / ROWS_PER_SECOND;
+
+/// The last decisions, the oldest one first.
+#[derive(Debug, Default)]
+pub(crate) struct Decisions {
+    last: VecDeque<Decision>,
+    /// The time at which the budget is full again, nanoseconds.
+    full_at: u64,
+}
+
+impl Decisions {
+    /// Makes a decision, and keeps it.
+    pub(super) fn route(
+        &mut self,
+        router: &mut RecordedRouter,
+        now: Instant,
+        tried: &[BackendId],
+        asker: Asker,
+    ) -> Result<Lease, NoRoute> {
+        let (policy, threshold) = (router.rules().policy, router.rules().switch.threshold);
+        let current = router.current();
+        let before = router.last_switch();
+        let mut candidates = self.candidates(router, now);
+        let name = |router: &RecordedRouter, id| router.name(id).unwrap_or("(removed)").to_owned();
+        let tried_names = tried.iter().map(|id| name(router, *id)).collect();
+        let current_name = current.map(|id| name(router, id));
+        let routed = router.route_for(now, tried, asker);
+        let chosen = routed.as_ref().ok().map(Lease::backend);
+        candidates.shorten(CANDIDATES_MAX, [chosen, current]);
+        let hold = router.last_hold().filter(|(at, ..)| *at == now);
+        let decision = Decision {
+            at: now,
+            number: routed.as_ref().ok().map(|lease| lease.id().as_u64()),
+            policy,
+            chosen: chosen.map(|id| (id, name(router, id))),
+            failure: routed.as_ref().err().copied(),
+            reason: routed.as_ref().ok().map(|lease| router.reason(lease)),
+            tried: tried_names,
+            current: current_name,
+            switch: router.last_switch().filter(|last| Some(*last) != before).map(|(_, why)| why),
+            hold: hold.map(|(_, id, why)| (name(router, id), why)),
+            threshold,
+            candidates,
+        };
+        if self.last.len() == DECISIONS_MAX {
+            self.last.pop_front();
+        }
+        self.last.push_back(decision);
+        routed
+    }
+
+    /// Returns the decisions, the newest one first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Decision> {
+        self.last.iter().rev()
+    }
+
+    /// Copies the candidates if the budget allows it.
+    fn candidates(&mut self, router: &RecordedRouter, now: Instant) -> Candidates {
+        let ids = router.configured();
+        let cost = ids.len() as u64 * ROW_NANOS;
+        let at = now.as_nanos();
+        let used = self.full_at.saturating_sub(at);
+        // A full budget pays for any number, so that large pools are copied now and then.
+        if used > 0 && used + cost > ROWS_PER_SECOND * ROW_NANOS {
+            return Candidates { rows: Vec::new(), of: ids.len() };
+        }
+        self.full_at = at + used + cost;
+        let rows: Vec<BackendSnapshot> =
+            ids.iter().filter_map(|id| router.backend_snapshot(now, *id)).collect();
+        Candidates { of: rows.len(), rows }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use intelliproxy_core::{Event, Outcome, RouterConfig, Rules};
+
+    use super::*;
+
+    fn router(backends: usize) -> RecordedRouter {
+        let backends = (0..backends).map(|number| format!("b{number}")).collect();
+        let config = RouterConfig { backends, rules: Rules::default() };
+        RecordedRouter::new(config, 1, START).expect("good values")
+    }
+
+    const START: Instant = Instant::from_millis(1);
+
+    /// The last 256 decisions are kept, the newest first. Their candidates are copied until the budget
+    /// is spent, and again as time passes.
+    #[test]
+    fn decisions_are_bounded() {
+        let mut router = router(32);
+        let mut decisions = Decisions::default();
+        let mut route = |now| {
+            let lease =
+                decisions.route(&mut router, now, &[], Asker::default()).expect("a backend");
+            let outcome = Outcome::Abandoned;
+            router.handle_event(now, Event::RequestFinished { lease, outcome });
+        };
+        for _ in 0..300 {
+            route(START);
+        }
+        let later = START + Duration::from_millis(100);
+        route(later);
+        let numbers: Vec<u64> = decisions.iter().filter_map(|one| one.number).collect();
+        assert_eq!(numbers, (46..=301).rev().collect::<Vec<u64>>());
+        assert!(decisions.iter().all(|one| one.candidates.of == 32));
+        let copied: Vec<u64> = decisions
+            .iter()
+            .filter(|one| one.candidates.rows.len() == CANDIDATES_MAX)
+            .filter_map(|one| one.number)
+            .collect();
+        // 128 of 32 candidates each are the budget of a second.
+        assert_eq!(copied, [&[301][..], &(46..=128).rev().collect::<Vec<u64>>()].concat());
+        assert!(
+            decisions.iter().all(|one| [0, CANDIDATES_MAX].contains(&one.candidates.rows.len()))
+        );
+    }
+
+    /// A pool of more backends than the budget has rows is copied once a full budget is there.
+    #[test]
+    fn large_pools_are_copied_now_and_then() {
+        let mut router = router(2 * ROWS_PER_SECOND as usize);
+        let mut decisions = Decisions::default();
+        let mut route = |now| {
+            let lease =
+                decisions.route(&mut router, now, &[], Asker::default()).expect("a backend");
+            let outcome = Outcome::Abandoned;
+            router.handle_event(now, Event::RequestFinished { lease, outcome });
+            decisions.iter().next().is_some_and(|last| !last.candidates.rows.is_empty())
+        };
+        assert!(route(START));
+        assert!(!route(START + Duration::from_millis(1999)));
+        assert!(route(START + Duration::from_secs(2)));
+    }
+}
