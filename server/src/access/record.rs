@@ -116,17 +116,7 @@ impl Why {
         Some(match self {
             Self::None => return None,
             Self::Bound => "bound",
-            Self::Route(reason) => match reason {
-                RouteReason::Current => "current",
-                RouteReason::Failover => "failover",
-                RouteReason::Spill => "spill",
-                RouteReason::Policy => "policy",
-                RouteReason::Retry => "retry",
-                RouteReason::Trial => "trial",
-                RouteReason::Control => "control",
-                RouteReason::SecondOpinion => "second_opinion",
-                RouteReason::LastResort => "last_resort",
-            },
+            Self::Route(reason) => reason.name(),
         })
     }
 }
