@@ -1,5 +1,4 @@
-//! SIGHUP and the program as a process: immediate changes, settings that need a restart, and log
-//! lines.
+//! SIGHUP and the program as a process: immediate changes, refused files, and log lines.
 mod process;
 
 use std::fs;
@@ -199,24 +198,16 @@ fn a_bad_file_changes_nothing() {
     assert!(head.contains("X-IntelliProxy-Reloads: done=1, refused=3\r\n"), "{head}");
 }
 
-/// Flags still override the file. A setting that needs a restart is reported and stays.
+/// Flags still override the file.
 #[test]
-fn flags_rule_and_addresses_stay() {
+fn flags_rule() {
     let backend = Backend::start("flag");
     let flag = format!("--backend=F={}", backend.url());
     let mut program = Configured::start("flags", "{}", &[&flag]);
     let other = Backend::start("file");
-    program.reload(&config(
-        &[("X", &other)],
-        ", \"listen\": [\"127.0.0.1:1\"], \"recording\": {\"files\": 9}",
-    ));
+    program.reload(&config(&[("X", &other)], ", \"listen\": [\"127.0.0.1:1\"]"));
     let line = program.line_with("configuration: ");
     assert!(line.ends_with("configuration: nothing changed"), "{line}");
-    let line = program.line_with("changes need a restart");
-    assert!(
-        line.contains("recording: changes need a restart, keeping the current value"),
-        "{line}"
-    );
     let mut client = program.connect();
     ask(&mut client, "/");
     assert_eq!(read_response(&mut client).1, "flag");

@@ -323,9 +323,9 @@ fn access_to_stats_changes_at_once() {
     assert!(bodies(&report, 0)[1].starts_with("[{\"name\":\"b0\""));
 }
 
-/// Settings that only a restart can change are reported and stay.
+/// Settings of the driver are reported, and the proxy serves on.
 #[test]
-fn settings_that_need_a_restart_stay() {
+fn settings_of_the_driver_are_reported() {
     let report = World::new()
         .backend(Vec::new())
         .reload_at(100, |wanted| {
@@ -336,5 +336,5 @@ fn settings_that_need_a_restart_stay() {
         .client(get("/1"))
         .run();
     assert_eq!(report.statuses(0), [200]);
-    assert!(has_error(&report, "needs_restart: [\"listen\", \"recording\", \"stateFile\"]"));
+    assert!(has_error(&report, "settings: [\"listen\", \"recording\", \"stateFile\"]"));
 }

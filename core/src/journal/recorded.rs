@@ -22,6 +22,8 @@ use crate::time::Instant;
 pub struct RecordedRouter {
     router: Router,
     journal: Option<Box<Journal>>,
+    /// The present configuration and the seed, for later recordings.
+    header: Box<Header>,
     /// The initial state, kept until the first input.
     origin: Option<Box<Origin>>,
 }
@@ -65,8 +67,9 @@ impl RecordedRouter {
         let header =
             Header { config: config.clone(), seed, started: now, wall_clock_nanos: 0, part: 0 };
         let router = Router::new(config, seed, now)?;
-        let origin = Origin { header, state: None };
-        Ok(Self { router, journal: None, origin: Some(Box::new(origin)) })
+        let origin = Origin { header: header.clone(), state: None };
+        let (header, origin) = (Box::new(header), Some(Box::new(origin)));
+        Ok(Self { router, journal: None, header, origin })
     }
 
     /// Records all inputs from now on. `wall_clock_nanos` is the time of day, nanoseconds since
@@ -85,6 +88,29 @@ impl RecordedRouter {
             journal.write(started, |encoder| encoder.restored(started, state));
         }
         self.journal = Some(Box::new(journal));
+    }
+
+    /// Records all inputs from now on. Any earlier recording ends. Unless this is the router's first
+    /// input, the recording begins like the second file of a longer one: its decisions can be read
+    /// and explained, but not compared.
+    pub fn record_from_now(
+        &mut self,
+        now: Instant,
+        mut sink: Box<dyn JournalSink>,
+        wall_clock_nanos: u64,
+    ) {
+        if self.origin.is_some() {
+            return self.record_into(sink, wall_clock_nanos);
+        }
+        self.stop_recording();
+        let header = Header { started: now, wall_clock_nanos, part: 1, ..(*self.header).clone() };
+        sink.begin(&header);
+        self.journal = Some(Box::new(Journal::new(Box::new(header), sink)));
+    }
+
+    /// Ends the recording, if there is one.
+    pub fn stop_recording(&mut self) {
+        self.journal = None;
     }
 
     /// Restores a learned state; see [`Router::restore`].
@@ -111,6 +137,9 @@ impl RecordedRouter {
             journal.event(now, &event);
         }
         self.begun();
+        if let Event::Reconfigured(config) = &event {
+            self.note(config);
+        }
         self.router.handle_event(now, event);
     }
 
@@ -173,6 +202,14 @@ impl RecordedRouter {
     fn begun(&mut self) {
         if self.origin.is_some() {
             self.forget_origin();
+        }
+    }
+
+    /// Keeps a valid configuration for the header of a later recording.
+    #[cold]
+    fn note(&mut self, config: &RouterConfig) {
+        if config.validate().is_ok() {
+            self.header.config = config.clone();
         }
     }
 

@@ -71,6 +71,17 @@ impl Admin {
         self.pages.process = figures;
     }
 
+    /// Closes idle connections. The others end with their next response.
+    pub(crate) fn handle_leaving(&mut self) {
+        for id in 0..CONNECTIONS_MAX {
+            let Some(session) = self.session_mut(id) else { continue };
+            session.handle_leaving();
+            if session.idle_since().is_some() {
+                self.close(id);
+            }
+        }
+    }
+
     /// Makes room for another connection. Returns whether there is room. The resulting actions must
     /// be carried out before [`handle_accept`](Self::handle_accept).
     pub(crate) fn make_room(&mut self) -> bool {

@@ -94,6 +94,11 @@ impl Session {
         }
     }
 
+    /// Makes the current response the last one.
+    pub(super) const fn handle_leaving(&mut self) {
+        self.is_persistent = false;
+    }
+
     /// Returns whether the connection is over.
     pub(super) fn handle_eof(&mut self) -> bool {
         self.is_eof = true;

@@ -9,9 +9,9 @@ use intelliproxy_core::Rules;
 use serde::{Deserialize, Serialize};
 
 mod check;
+mod differences;
 mod document;
 mod file;
-mod fixed;
 mod host;
 mod listen;
 mod logs;

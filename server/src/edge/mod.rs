@@ -4,6 +4,7 @@
 //! The reactor waits for none of them while the proxy serves. A reading of the configuration that
 //! hangs is given up after `timeouts.reloadMs`; a late result is dropped.
 pub(crate) mod access;
+pub(crate) mod candidate;
 pub(crate) mod disk;
 pub mod listen;
 pub(crate) mod logging;
@@ -15,17 +16,21 @@ pub(crate) mod state;
 mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use intelliproxy_core::Instant;
 use log::{info, warn};
 use mio::Waker;
 
 use self::access::AccessLog;
+use self::candidate::{Candidate, Current, Files};
 use self::logging::LogWatch;
 use self::observe::{LineLimits, log_notice};
-use self::record::RecordGuard;
+use self::record::{Names, Opened, RecordGuard};
 use self::reload::{Reading, Reloader, Source};
-use self::state::Keeper;
+use self::state::{Keeper, Kept};
+use self::worker::Ended;
+use crate::config::Config;
 use crate::pages::{AccessCounts, LogCounts};
 use crate::proxy::{Notice, Proxy};
 
@@ -39,10 +44,18 @@ pub(crate) struct Edge {
     access: Option<AccessLog>,
     access_counts: AccessCounts,
     keeper: Option<Keeper>,
-    reloader: Option<Reloader>,
+    /// Reads the configuration again; `None` if there is nothing to read.
+    source: Option<Source>,
+    reloader: Reloader<Candidate>,
+    /// Whether another reading was asked for during the last one.
+    is_asked_again: bool,
     waker: Arc<Waker>,
     /// Dropped after the proxy: its drop waits until the recording is written.
-    _recording: Option<RecordGuard>,
+    recording: Option<RecordGuard>,
+    /// Recordings that a new configuration has ended; they may still be written.
+    ending: Vec<RecordGuard>,
+    /// The same for keepers of the state.
+    ending_states: Vec<Ended>,
 }
 
 impl Edge {
@@ -60,9 +73,13 @@ impl Edge {
             access: None,
             access_counts: AccessCounts::default(),
             keeper,
-            reloader: reload.map(Reloader::new),
+            source: reload,
+            reloader: Reloader::new(),
+            is_asked_again: false,
             waker: Arc::new(waker),
-            _recording: recording,
+            recording,
+            ending: Vec::new(),
+            ending_states: Vec::new(),
         }
     }
 
@@ -128,7 +145,7 @@ impl Edge {
     }
 
     fn reading_until(&self) -> Option<Instant> {
-        self.reloader.as_ref().and_then(Reloader::poll_timeout)
+        self.reloader.poll_timeout()
     }
 
     /// Logs a notice of the proxy.
@@ -137,58 +154,106 @@ impl Edge {
         log_notice(now, notice, proxy.config(), &mut self.limits, name);
     }
 
+    /// The names of the present recording's files.
+    pub(crate) fn recording_names(&self) -> Option<Names> {
+        self.recording.as_ref().map(RecordGuard::names)
+    }
+
     /// Starts reading the configuration again.
-    pub(crate) fn reload(&mut self, now: Instant, proxy: &mut Proxy) {
-        let Some(reloader) = &mut self.reloader else { return };
+    pub(crate) fn reload(&mut self, now: Instant, proxy: &mut Proxy, current: Current) {
+        let Some(source) = self.source.clone() else { return };
         let waker = Arc::clone(&self.waker);
         let wake = move || {
             // If the poll is gone, the reactor has ended.
             let _ = waker.wake();
         };
-        if let Err(wrong) = reloader.ask(now, proxy.reload_time(), wake) {
+        let load = move || source.candidate(current);
+        if let Err(wrong) = self.reloader.ask(now, proxy.reload_time(), load, wake) {
             proxy.handle_config_refused(wrong);
         }
     }
 
-    /// Applies the configuration that was read again, if it has arrived.
-    pub(crate) fn take_reloaded(&mut self, now: Instant, proxy: &mut Proxy) {
-        let Some(Reading { loaded, is_asked_again }) =
-            self.reloader.as_mut().and_then(Reloader::take)
-        else {
-            return;
-        };
-        let result = loaded.and_then(|(config, targets)| {
-            let result = proxy.handle_reconfigured(now, config, targets);
-            result.map_err(|error| error.to_string())
-        });
-        match result {
-            Ok(()) if self.keeper.is_none() => {
-                // A changed `stateFile` is reported as a key that needs a restart; this line is
-                // for an unchanged one.
-                let path = proxy.state_file().filter(|_| proxy.policy_state().is_some());
-                if let Some(path) = path {
-                    warn!("state {path}: not used before a restart");
-                }
-            }
-            Ok(()) => {}
-            Err(wrong) => proxy.handle_config_refused(wrong),
+    /// Returns the configuration that was read again, if it has arrived.
+    pub(crate) fn take_reloaded(&mut self) -> Option<Result<Candidate, String>> {
+        let Reading { loaded, is_asked_again } = self.reloader.take()?;
+        self.is_asked_again |= is_asked_again;
+        Some(loaded)
+    }
+
+    /// Whether another reading was asked for during the last one. Returns it once.
+    pub(crate) fn take_asked_again(&mut self) -> bool {
+        std::mem::take(&mut self.is_asked_again)
+    }
+
+    /// Saves what the policy has learned if this configuration keeps it elsewhere or not at all.
+    pub(crate) fn save(&self, proxy: &Proxy, next: &Config) {
+        let now = proxy.config();
+        let stays = now.state_file == next.state_file && now.routing.policy == next.routing.policy;
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| !stays) {
+            keeper.save(proxy);
         }
-        if is_asked_again {
-            self.reload(now, proxy);
+    }
+
+    /// Takes the files of a configuration that was just applied.
+    pub(crate) fn adopt(
+        &mut self,
+        now: Instant,
+        wall_clock_nanos: u64,
+        files: Files,
+        is_other_policy: bool,
+        proxy: &mut Proxy,
+    ) {
+        self.adopt_state(now, files.state, is_other_policy, proxy);
+        if let Some(opened) = files.access_log
+            && let Err(wrong) = self.set_access_log(now, opened, proxy)
+        {
+            warn!("{wrong}: keeping the old one");
+        }
+        if let Some(recording) = files.recording {
+            // The old journal ends first: the new one begins with the state that it needs.
+            proxy.stop_recording();
+            self.ending.retain(|guard| !guard.has_ended());
+            self.ending.extend(self.recording.take());
+            self.recording = recording.map(|Opened { recorder, guard }| {
+                proxy.record_from_now(now, Box::new(recorder), wall_clock_nanos);
+                guard
+            });
+        }
+    }
+
+    fn adopt_state(
+        &mut self,
+        now: Instant,
+        kept: Option<Kept>,
+        is_other_policy: bool,
+        proxy: &mut Proxy,
+    ) {
+        let is_same = |keeper: &Keeper| kept.as_ref().is_some_and(|kept| keeper.is_at(kept));
+        if let Some(keeper) = self.keeper.take_if(|keeper| !is_same(keeper)) {
+            self.ending_states.retain(|ended| !ended.wait(Duration::ZERO));
+            self.ending_states.push(keeper.end());
+        }
+        let Some(kept) = kept else { return };
+        // A policy that was learning already knows more than the file.
+        match &self.keeper {
+            Some(keeper) if is_other_policy => keeper.restore(kept, proxy),
+            Some(_) => {}
+            None => match Keeper::begin(kept, is_other_policy, proxy, now) {
+                Ok(keeper) => self.keeper = Some(keeper),
+                Err(wrong) => warn!("{wrong}: the state is not saved"),
+            },
         }
     }
 
     #[cold]
     fn give_up_reading(&mut self, now: Instant, proxy: &mut Proxy) {
-        let Some(is_asked_again) = self.reloader.as_mut().and_then(|r| r.handle_timeout(now))
-        else {
-            return;
-        };
+        let Some(is_asked_again) = self.reloader.handle_timeout(now) else { return };
         let ms = proxy.reload_time().as_millis();
         let what = "reading the file and resolving its names took longer than timeouts.reloadMs";
         proxy.handle_config_refused(format!("{what}, {ms} ms"));
         if is_asked_again {
-            self.reload(now, proxy);
+            self.is_asked_again = true;
+            let _ = self.waker.wake();
         }
     }
 
@@ -199,6 +264,9 @@ impl Edge {
         }
         if let Some(keeper) = self.keeper.take() {
             keeper.finish(proxy);
+        }
+        for ended in self.ending_states.drain(..) {
+            let _ = ended.wait(state::FINISH_TIME);
         }
         for line in self.limits.tell_all() {
             warn!("{line}");

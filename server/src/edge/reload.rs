@@ -14,24 +14,25 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use intelliproxy_core::Instant;
 
+use super::candidate::{Candidate, Current};
 use crate::config::{BackendTarget, Config};
 use crate::plain::os_error_text;
 
-/// A configuration that was read and checked, with its backends' addresses.
-pub(crate) type Loaded = Result<(Config, Vec<BackendTarget>), String>;
-
 /// The result of a reading.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Reading {
-    pub(crate) loaded: Loaded,
+pub(crate) struct Reading<T> {
+    pub(crate) loaded: Result<T, String>,
     /// Whether another reading was asked for meanwhile.
     pub(crate) is_asked_again: bool,
 }
 
+/// Reads a configuration and resolves its names.
+type Load = dyn Fn() -> Result<(Config, Vec<BackendTarget>), String> + Send + Sync;
+
 /// Reads the configuration. Clones read the same one.
 #[derive(Clone)]
 pub struct Source {
-    load: Arc<dyn Fn() -> Loaded + Send + Sync>,
+    load: Arc<Load>,
 }
 
 impl Source {
@@ -41,6 +42,12 @@ impl Source {
         load: impl Fn() -> Result<(Config, Vec<BackendTarget>), String> + Send + Sync + 'static,
     ) -> Self {
         Self { load: Arc::new(load) }
+    }
+
+    /// Reads the configuration and prepares everything that it needs. May block.
+    pub(crate) fn candidate(&self, current: Current) -> Result<Candidate, String> {
+        let (config, targets) = (self.load)()?;
+        Candidate::open(config, targets, current)
     }
 }
 
@@ -52,10 +59,9 @@ impl fmt::Debug for Source {
 
 /// Starts readings of the configuration, one at a time.
 #[derive(Debug)]
-pub(crate) struct Reloader {
-    source: Source,
-    sender: Sender<(u64, Loaded)>,
-    loaded: Receiver<(u64, Loaded)>,
+pub(crate) struct Reloader<T> {
+    sender: Sender<(u64, Result<T, String>)>,
+    loaded: Receiver<(u64, Result<T, String>)>,
     state: State,
     /// The number of the current reading, or of the last one.
     reading: u64,
@@ -74,15 +80,15 @@ enum State {
     },
 }
 
-impl Reloader {
-    pub(crate) fn new(source: Source) -> Self {
+impl<T: Send + 'static> Reloader<T> {
+    pub(crate) fn new() -> Self {
         // Room for one result of every possible thread, so that none of them blocks.
         let (sender, loaded) = crossbeam_channel::bounded(HANGING_MAX + 1);
-        Self { source, sender, loaded, state: State::Idle, reading: 0, hanging: 0 }
+        Self { sender, loaded, state: State::Idle, reading: 0, hanging: 0 }
     }
 
     /// Starts a reading that must end within `time`, or notes that another one must follow the
-    /// current one. `wake` is called when a result can be [taken](Self::take).
+    /// current one. `load` reads; it may block. `wake` is called when a result can be [taken](Self::take).
     ///
     /// # Errors
     /// The thread cannot be started, or too many earlier ones hang. No reading is started then.
@@ -90,6 +96,7 @@ impl Reloader {
         &mut self,
         now: Instant,
         time: Duration,
+        load: impl FnOnce() -> Result<T, String> + Send + 'static,
         wake: impl FnOnce() + Send + 'static,
     ) -> Result<(), String> {
         if let State::Reading { is_asked_again, .. } = &mut self.state {
@@ -100,10 +107,10 @@ impl Reloader {
             return Err(format!("{HANGING_MAX} earlier readings hang, not starting another one"));
         }
         self.reading += 1;
-        let (source, sender, reading) = (self.source.clone(), self.sender.clone(), self.reading);
+        let (sender, reading) = (self.sender.clone(), self.reading);
         let work = move || {
             // When the proxy has ended, the result has no reader.
-            let _ = sender.send((reading, (source.load)()));
+            let _ = sender.send((reading, load()));
             wake();
         };
         let start = |error: io::Error| format!("cannot start a thread: {}", os_error_text(&error));
@@ -114,7 +121,7 @@ impl Reloader {
 
     /// Returns the result of the current reading; `None` if it has not arrived. Results of
     /// readings that were given up are dropped.
-    pub(crate) fn take(&mut self) -> Option<Reading> {
+    pub(crate) fn take(&mut self) -> Option<Reading<T>> {
         while let Ok((reading, loaded)) = self.loaded.try_recv() {
             match self.state {
                 State::Reading { is_asked_again, .. } if reading == self.reading => {
@@ -167,7 +174,7 @@ mod tests {
         let (gate, opened) = crossbeam_channel::unbounded::<()>();
         let count = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&count);
-        let source = Source::new(move || {
+        let load = Arc::new(move || -> Result<(), String> {
             opened.recv_timeout(Duration::from_secs(30)).map_err(|error| error.to_string())?;
             Err(counted.fetch_add(1, Ordering::SeqCst).to_string())
         });
@@ -177,9 +184,13 @@ mod tests {
             move || woken.send(()).expect("a test that waits")
         };
         let wait = || wakes.recv_timeout(Duration::from_secs(30)).expect("it wakes");
-        let mut reloader = Reloader::new(source);
+        let load = || {
+            let load = Arc::clone(&load);
+            move || load()
+        };
+        let mut reloader = Reloader::new();
         for _ in 0..3 {
-            reloader.ask(Instant::ZERO, TIME, wake()).expect("a thread");
+            reloader.ask(Instant::ZERO, TIME, load(), wake()).expect("a thread");
         }
         assert!(reloader.take().is_none());
         gate.send(()).expect("a reader");
@@ -188,7 +199,7 @@ mod tests {
             reloader.take(),
             Some(Reading { loaded: Err("0".to_owned()), is_asked_again: true })
         );
-        reloader.ask(Instant::ZERO, TIME, wake()).expect("a thread");
+        reloader.ask(Instant::ZERO, TIME, load(), wake()).expect("a thread");
         gate.send(()).expect("a reader");
         wait();
         assert_eq!(
@@ -206,7 +217,7 @@ mod tests {
         let (gate, opened) = crossbeam_channel::unbounded::<()>();
         let (begun, begins) = crossbeam_channel::unbounded();
         let count = Arc::new(AtomicU32::new(0));
-        let source = Source::new(move || {
+        let load = Arc::new(move || -> Result<(), String> {
             let number = count.fetch_add(1, Ordering::SeqCst);
             begun.send(()).expect("a test that waits");
             if number != 1 {
@@ -225,17 +236,21 @@ mod tests {
         let wait = |channel: &Receiver<()>| {
             channel.recv_timeout(Duration::from_secs(30)).expect("it begins, then it wakes");
         };
-        let mut reloader = Reloader::new(source);
+        let load = || {
+            let load = Arc::clone(&load);
+            move || load()
+        };
+        let mut reloader = Reloader::new();
         let mut now = Instant::ZERO;
-        reloader.ask(now, TIME, wake()).expect("a thread");
+        reloader.ask(now, TIME, load(), wake()).expect("a thread");
         wait(&begins);
-        reloader.ask(now, TIME, wake()).expect("a thread");
+        reloader.ask(now, TIME, load(), wake()).expect("a thread");
         assert_eq!(reloader.poll_timeout(), Some(now + TIME));
         assert_eq!(reloader.handle_timeout(now + TIME - Duration::from_nanos(1)), None);
         now += TIME;
         assert_eq!(reloader.handle_timeout(now), Some(true), "it was asked for twice");
         assert_eq!((reloader.poll_timeout(), reloader.handle_timeout(now)), (None, None));
-        reloader.ask(now, TIME, wake()).expect("a thread");
+        reloader.ask(now, TIME, load(), wake()).expect("a thread");
         wait(&begins);
         wait(&wakes);
         assert_eq!(
@@ -243,16 +258,16 @@ mod tests {
             Some(Reading { loaded: Err("1".to_owned()), is_asked_again: false })
         );
         for _ in 1..HANGING_MAX {
-            reloader.ask(now, TIME, wake()).expect("a thread");
+            reloader.ask(now, TIME, load(), wake()).expect("a thread");
             wait(&begins);
             now += TIME;
             assert_eq!(reloader.handle_timeout(now), Some(false));
         }
-        let refused = reloader.ask(now, TIME, wake()).expect_err("enough hang");
+        let refused = reloader.ask(now, TIME, load(), wake()).expect_err("enough hang");
         assert_eq!(refused, "4 earlier readings hang, not starting another one");
         gate.send(()).expect("a reader");
         wait(&wakes);
         assert_eq!(reloader.take(), None, "its result is not awaited any more");
-        reloader.ask(now, TIME, wake()).expect("one less hangs");
+        reloader.ask(now, TIME, load(), wake()).expect("one less hangs");
     }
 }

@@ -13,7 +13,7 @@ use intelliproxy_core::{Instant, PolicyState, Router, RouterConfig};
 use log::{info, warn};
 
 use super::disk::{self, Unread};
-use super::worker::{Refused, Worker};
+use super::worker::{Ended, Refused, Worker};
 use crate::config::Config;
 use crate::plain::os_error_text;
 use crate::proxy::Proxy;
@@ -21,15 +21,61 @@ use crate::proxy::Proxy;
 /// Time between two saves, and so the longest time that a crash may lose.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 /// The longest wait for the last save at the end.
-const FINISH_TIME: Duration = Duration::from_secs(2);
+pub(super) const FINISH_TIME: Duration = Duration::from_secs(2);
 /// The largest file that is read; 10 000 backends with all their numbers fit.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// The state file of a configuration, read.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    path: String,
+    found: Found,
+}
+
+#[derive(Debug)]
+enum Found {
+    Nothing,
+    Text(String),
+    /// It cannot be read, for this reason.
+    Unreadable(String),
+}
+
+impl Kept {
+    /// Reads the state file; `None` if the configuration uses none. May block.
+    ///
+    /// # Errors
+    /// One line: the path is a link, a pipe, a device or a folder.
+    pub(crate) fn read(config: &Config) -> Result<Option<Self>, String> {
+        let Some(path) = config.state_file.clone().filter(|_| unused(config).is_none()) else {
+            return Ok(None);
+        };
+        let found = match disk::read_text(Path::new(&path), FILE_BYTES_MAX) {
+            Ok(Some(text)) => Found::Text(text),
+            Ok(None) => Found::Nothing,
+            Err(Unread::Irregular(wrong)) => return Err(format!("state {path}: {wrong}")),
+            Err(Unread::Failed(error)) => Found::Unreadable(os_error_text(&error)),
+        };
+        Ok(Some(Self { path, found }))
+    }
+}
 
 /// Hands the learned state to the thread that writes it.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    writer: Worker<PolicyState>,
+    path: String,
+    writer: Worker<Message>,
     next_save: Instant,
+}
+
+/// A message to the writing thread.
+#[derive(Debug)]
+enum Message {
+    Write(PolicyState),
+    /// Rename the file that is there, so that it is kept.
+    SetAside {
+        suffix: &'static str,
+        wrong: Option<String>,
+    },
 }
 
 impl Keeper {
@@ -45,39 +91,60 @@ impl Keeper {
         proxy: &mut Proxy,
         now: Instant,
     ) -> Result<Option<Self>, String> {
-        let Some(path) = &config.state_file else {
-            return Ok(None);
-        };
         if let Some(line) = unused(config) {
             warn!("{line}");
-            return Ok(None);
         }
-        let fail = |wrong: &str| format!("state {path}: {wrong}");
-        let file = PathBuf::from(path);
-        let bad = match disk::read_text(&file, FILE_BYTES_MAX) {
-            Ok(Some(text)) => proxy.restore(&text).err().map(|error| error.to_string()),
-            Ok(None) => {
-                info!("state {path}: not found, starting empty");
-                None
-            }
-            Err(Unread::Irregular(wrong)) => return Err(fail(wrong)),
-            Err(Unread::Failed(error)) => Some(os_error_text(&error)),
+        let Some(kept) = Kept::read(config)? else { return Ok(None) };
+        Self::begin(kept, true, proxy, now).map(Some)
+    }
+
+    /// Starts the writer, and restores the file's state in the proxy or keeps the file as `.old`.
+    ///
+    /// # Errors
+    /// One line: the thread cannot be started.
+    pub(crate) fn begin(
+        kept: Kept,
+        restores: bool,
+        proxy: &mut Proxy,
+        now: Instant,
+    ) -> Result<Self, String> {
+        let path = kept.path.clone();
+        let file = PathBuf::from(&path);
+        // A state may wait while another is written, with the last one behind it. More would only
+        // be older.
+        let writer = Worker::start("state", 3, move |messages| write_all(&file, messages))
+            .map_err(|error| format!("state {path}: {}", os_error_text(&error)))?;
+        let keeper = Self { path, writer, next_save: now + SAVE_INTERVAL };
+        if restores {
+            keeper.restore(kept, proxy);
+        } else if !matches!(kept.found, Found::Nothing) {
+            keeper.set_aside(".old", None);
+        }
+        Ok(keeper)
+    }
+
+    /// Restores the file's state in the proxy. An unusable one is renamed to `.bad`.
+    pub(crate) fn restore(&self, kept: Kept, proxy: &mut Proxy) {
+        let path = &self.path;
+        let wrong = match kept.found {
+            Found::Nothing => return info!("state {path}: not found, starting empty"),
+            Found::Text(text) => match proxy.restore(&text) {
+                Ok(()) => return info!("state {path}: restored"),
+                Err(error) => error.to_string(),
+            },
+            Found::Unreadable(wrong) => wrong,
         };
-        if let Some(wrong) = bad {
-            let beside = disk::beside(&file, ".bad");
-            if let Err(error) = fs::rename(&file, &beside) {
-                let error = os_error_text(&error);
-                warn!("state {path}: {wrong}; not used, as it cannot be moved aside: {error}");
-                return Ok(None);
-            }
-            warn!("state {path}: {wrong}; kept as {}, starting empty", beside.display());
-        } else if file.exists() {
-            info!("state {path}: restored");
-        }
-        // One state may wait while another is written. More would only be older.
-        let writer = Worker::start("state", 1, move |states| write_all(&file, states))
-            .map_err(|error| fail(&os_error_text(&error)))?;
-        Ok(Some(Self { writer, next_save: now + SAVE_INTERVAL }))
+        self.set_aside(".bad", Some(wrong));
+    }
+
+    /// Whether it keeps the state in this file.
+    pub(crate) fn is_at(&self, kept: &Kept) -> bool {
+        self.path == kept.path
+    }
+
+    fn set_aside(&self, suffix: &'static str, wrong: Option<String>) {
+        // The queue has room: nothing was saved before.
+        let _ = self.writer.queue.offer(Message::SetAside { suffix, wrong });
     }
 
     /// Hands the state over if a save is due. Called once a turn.
@@ -86,17 +153,27 @@ impl Keeper {
             return;
         }
         self.next_save = now + SAVE_INTERVAL;
-        if let Some(state) = proxy.policy_state() {
-            match self.writer.queue.offer(state) {
-                Ok(()) => {}
-                Err(Refused { has_ended: false, .. }) => {
-                    warn!("state: previous save still running, skipped this one")
-                }
-                Err(Refused { has_ended: true, .. }) => {
-                    warn!("state: the writer thread ended, saving is disabled")
-                }
+        if self.writer.queue.len() > 0 {
+            return warn!("state: previous save still running, skipped this one");
+        }
+        self.save(proxy);
+    }
+
+    /// Hands the state over.
+    pub(crate) fn save(&self, proxy: &Proxy) {
+        if let Some(state) = proxy.policy_state()
+            && let Err(Refused { has_ended, .. }) = self.writer.queue.offer(Message::Write(state))
+        {
+            match has_ended {
+                true => warn!("state: the writer thread ended, saving is disabled"),
+                false => warn!("state: earlier saves still running, skipped this one"),
             }
         }
+    }
+
+    /// Ends the saving. What was handed over is still written; the returned end waits for it.
+    pub(crate) fn end(self) -> Ended {
+        self.writer.ended
     }
 
     /// Saves the last state and waits for it, at most [`FINISH_TIME`] each to queue and to write
@@ -105,7 +182,7 @@ impl Keeper {
         let Worker { queue, ended } = self.writer;
         if let Some(state) = proxy.policy_state() {
             // A writer that is stuck for the whole wait would not write it anyway.
-            let _ = queue.insist(state, FINISH_TIME);
+            let _ = queue.insist(Message::Write(state), FINISH_TIME);
         }
         drop(queue);
         if !ended.wait(FINISH_TIME) {
@@ -135,9 +212,18 @@ pub(crate) fn unusable(config: &Config) -> Option<String> {
 }
 
 /// Writes states until the sender is dropped.
-fn write_all(file: &Path, states: impl Iterator<Item = PolicyState>) {
+fn write_all(file: &Path, messages: impl Iterator<Item = Message>) {
     let mut has_failed = false;
-    for state in states {
+    for message in messages {
+        let state = match message {
+            Message::Write(state) => state,
+            Message::SetAside { suffix, wrong } => {
+                if !set_aside(file, suffix, wrong) {
+                    return;
+                }
+                continue;
+            }
+        };
         let result = write(file, state.to_json().as_bytes());
         match &result {
             Err(error) => {
@@ -149,6 +235,23 @@ fn write_all(file: &Path, states: impl Iterator<Item = PolicyState>) {
         }
         has_failed = result.is_err();
     }
+}
+
+/// Renames a file that is there. Returns whether the name is free now.
+fn set_aside(file: &Path, suffix: &str, wrong: Option<String>) -> bool {
+    let (path, beside) = (file.display(), disk::beside(file, suffix));
+    let wrong = wrong.map_or_else(String::new, |wrong| format!("{wrong}; "));
+    match fs::rename(file, &beside) {
+        Ok(()) if wrong.is_empty() => info!("state {path}: kept as {}", beside.display()),
+        Ok(()) => warn!("state {path}: {wrong}kept as {}, starting empty", beside.display()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => {
+            let error = os_error_text(&error);
+            warn!("state {path}: {wrong}not used, as it cannot be moved aside: {error}");
+            return false;
+        }
+    }
+    true
 }
 
 /// Replaces the file's content by `bytes`, completely or not at all. The temporary file is always

@@ -61,6 +61,11 @@ impl<T> Queue<T> {
         })
     }
 
+    /// The number of messages that wait.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
     /// Enqueues a message, or returns it if there is no room within `time`. The call waits, so it
     /// is only for the program's end.
     pub(super) fn insist(&self, message: T, time: Duration) -> Result<(), T> {
@@ -110,7 +115,7 @@ pub(super) struct Refused<T> {
 
 /// The end of a worker's thread.
 #[derive(Clone, Debug)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     ended: Receiver<()>,
 }
 

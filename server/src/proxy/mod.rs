@@ -123,7 +123,7 @@ impl Proxy {
     }
 
     /// Restores what the router's policy learned, from the text of
-    /// [`policy_state`](Self::policy_state). Must be called before any other method.
+    /// [`policy_state`](Self::policy_state); best before the first request.
     ///
     /// # Errors
     /// The text is invalid, or the state of another policy. Nothing has changed then.
@@ -140,6 +140,21 @@ impl Proxy {
     /// `wall_clock_nanos` is the time of day, nanoseconds since 1970.
     pub fn record_into(&mut self, sink: Box<dyn JournalSink>, wall_clock_nanos: u64) {
         self.upstreams.record_into(sink, wall_clock_nanos);
+    }
+
+    /// Records every input of the router from now on. An earlier recording ends.
+    pub fn record_from_now(
+        &mut self,
+        now: Instant,
+        sink: Box<dyn JournalSink>,
+        wall_clock_nanos: u64,
+    ) {
+        self.upstreams.record_from_now(now, sink, wall_clock_nanos);
+    }
+
+    /// Ends the recording, if there is one.
+    pub fn stop_recording(&mut self) {
+        self.upstreams.stop_recording();
     }
 
     /// Takes the time of day as an HTTP date (RFC 9110 section 5.6.7), for responses without Date.

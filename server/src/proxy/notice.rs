@@ -201,8 +201,6 @@ pub struct ConfigChange {
     pub moved: Vec<String>,
     /// Keys with changed values, without `backends`. The new values are in use.
     pub settings: Vec<&'static str>,
-    /// Keys with changed values that take effect only after a restart.
-    pub needs_restart: Vec<&'static str>,
 }
 
 /// The proxy's reaction to a failed upstream.

@@ -21,14 +21,13 @@ impl Proxy {
     pub fn handle_reconfigured(
         &mut self,
         now: Instant,
-        mut config: Config,
+        config: Config,
         targets: Vec<BackendTarget>,
     ) -> Result<(), ConfigError> {
         config.validate()?;
         let wanted = router_config(&config, &targets);
         wanted.validate()?;
         let mut change = ConfigChange {
-            needs_restart: config.keep_fixed(&self.shared.config),
             settings: config.settings_unlike(&self.shared.config),
             ..ConfigChange::default()
         };
@@ -61,11 +60,6 @@ impl Proxy {
         self.reload_counts.refused += 1;
         self.reload_counts.last_error = Some(wrong.clone());
         self.notify(Notice::ConfigRefused { wrong });
-    }
-
-    /// Returns the file that keeps what a policy learns.
-    pub(crate) fn state_file(&self) -> Option<&str> {
-        self.shared.config.state_file.as_deref()
     }
 
     /// Returns the configuration in use.

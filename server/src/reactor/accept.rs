@@ -16,7 +16,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 const ACCEPT_WARNS_EVERY: Duration = Duration::from_secs(5);
 /// Rounds in which waiting clients are still accepted after a signal asked for a stop. A listener's
 /// backlog of 4096 takes 32. The bound stops the proxy even if new clients never stop arriving.
-const LAST_ROUNDS_MAX: usize = 64;
+pub(super) const LAST_ROUNDS_MAX: usize = 64;
 
 impl Reactor {
     /// Accepts waiting clients while there is room for them.

@@ -1,7 +1,7 @@
 //! The few sockets of the admin pages, served once a turn after the proxy.
 //!
 //! Their descriptors are reserved, so that the pages work when clients use all the others.
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::socket::is_readable;
 use super::token::{ADMIN_LISTENERS_MAX, Source};
 use super::transfer::{receive, send};
 use crate::admin::{Action, Admin, CONNECTIONS_MAX};
-use crate::edge::listen::Bound;
+use crate::edge::listen::Place;
 use crate::proxy::Proxy;
 
 /// Bytes written to one connection in a turn, about 0.1 ms of work.
@@ -30,7 +30,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 pub(super) struct AdminPort {
     admin: Admin,
     figures: Figures,
-    listeners: Listeners,
+    pub(super) listeners: Listeners,
     /// The streams by the number of the connection.
     streams: [Option<Stream>; CONNECTIONS_MAX],
     /// Whether work is left that does not wait for a deadline.
@@ -46,18 +46,32 @@ struct Stream {
 }
 
 impl AdminPort {
-    /// Registers the listeners. Returns `None` for an empty list.
-    pub(super) fn new(bound: Vec<Bound>, registry: &Registry) -> io::Result<Option<Self>> {
-        let mut listeners = Listeners::new(ADMIN_LISTENERS_MAX, Source::AdminListener);
-        listeners.open(bound, registry)?;
-        Ok((!listeners.is_empty()).then(|| Self {
+    /// Admin pages without a listener.
+    pub(super) fn new() -> Self {
+        Self {
             admin: Admin::new(),
             figures: Figures::new(),
-            listeners,
+            listeners: Listeners::new(ADMIN_LISTENERS_MAX, Source::AdminListener),
             streams: [const { None }; CONNECTIONS_MAX],
             is_due: false,
             accepts_at: None,
-        }))
+        }
+    }
+
+    /// Whether there is a listener or a connection.
+    pub(super) fn is_used(&self) -> bool {
+        !self.listeners.is_empty() || self.streams.iter().any(Option::is_some)
+    }
+
+    /// Makes the `opened` and the `kept` listeners those of the configuration. If others close, the
+    /// present connections end with their next response.
+    pub(super) fn keep(&mut self, opened: &[usize], kept: Vec<Place>, now: Instant) {
+        self.listeners.keep(opened, kept, now);
+        if self.listeners.leaves_by().is_some() {
+            self.listeners.close_left(now);
+            self.admin.handle_leaving();
+            self.act();
+        }
     }
 
     pub(super) fn handle_date(&mut self, http_date: &str) {

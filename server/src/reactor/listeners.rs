@@ -4,6 +4,8 @@
 //! late event of the old one only causes one look at the new one.
 use std::io;
 
+use intelliproxy_core::Instant;
+use log::info;
 use mio::net::TcpListener;
 use mio::{Interest, Registry};
 
@@ -25,6 +27,8 @@ pub(super) struct Listener {
     pub(super) place: Place,
     /// Whether clients may wait.
     pub(super) is_ready: bool,
+    /// The time of its end at the latest, if the configuration no longer has it.
+    leaves_by: Option<Instant>,
 }
 
 impl Listeners {
@@ -65,27 +69,90 @@ impl Listeners {
         self.is_any_ready()
     }
 
+    /// The number of listeners.
+    pub(super) fn count(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// The places of those that the configuration has.
+    pub(super) fn places(&self) -> Vec<Place> {
+        let stay = self.iter().filter(|listener| listener.leaves_by.is_none());
+        stay.map(|listener| listener.place.clone()).collect()
+    }
+
     /// Closes all.
     pub(super) fn close(&mut self) {
         self.slots.clear();
     }
 
-    /// Opens new listeners beside the present ones.
+    /// Opens new listeners beside the present ones. Returns their slots.
     ///
     /// # Errors
     /// The poll cannot watch one of them. All of the new ones are closed then.
-    pub(super) fn open(&mut self, bound: Vec<Bound>, registry: &Registry) -> io::Result<()> {
+    pub(super) fn open(
+        &mut self,
+        bound: Vec<Bound>,
+        registry: &Registry,
+    ) -> io::Result<Vec<usize>> {
         let mut opened = Vec::with_capacity(bound.len());
         for Bound { socket, place } in bound {
             match self.open_one(socket, place, registry) {
                 Ok(slot) => opened.push(slot),
                 Err(error) => {
-                    opened.into_iter().for_each(|slot| self.slots[slot] = None);
+                    self.abandon(&opened);
                     return Err(error);
                 }
             }
         }
-        Ok(())
+        Ok(opened)
+    }
+
+    /// Closes listeners that were opened for a configuration that is not applied.
+    pub(super) fn abandon(&mut self, opened: &[usize]) {
+        opened.iter().for_each(|slot| self.slots[*slot] = None);
+    }
+
+    /// Makes the `opened` and the `kept` listeners those of the configuration. The others leave by
+    /// `leaves_by`.
+    pub(super) fn keep(&mut self, opened: &[usize], kept: Vec<Place>, leaves_by: Instant) {
+        for (slot, listener) in self.slots.iter_mut().enumerate() {
+            let Some(listener) = listener else { continue };
+            let is_kept = |place: &&Place| place.address == listener.place.address;
+            if let Some(place) = kept.iter().find(is_kept) {
+                listener.place = place.clone();
+                listener.leaves_by = None;
+            } else if !opened.contains(&slot) && listener.leaves_by.is_none() {
+                listener.leaves_by = Some(leaves_by);
+            }
+        }
+    }
+
+    /// Whether a listener leaves, and by when.
+    #[inline]
+    pub(super) fn leaves_by(&self) -> Option<Instant> {
+        self.iter().filter_map(|listener| listener.leaves_by).min()
+    }
+
+    /// Looks for clients that wait at listeners that leave. Returns whether there are any.
+    pub(super) fn look_at_leaving(&mut self) -> bool {
+        let mut is_awaited = false;
+        for listener in self.slots.iter_mut().flatten().filter(|one| one.leaves_by.is_some()) {
+            listener.is_ready = is_readable(&listener.socket);
+            is_awaited |= listener.is_ready;
+        }
+        is_awaited
+    }
+
+    /// Closes those of the leaving listeners where no client waits, or whose time is over.
+    pub(super) fn close_left(&mut self, now: Instant) {
+        for slot in &mut self.slots {
+            let is_over = |one: &mut Listener| {
+                one.leaves_by.is_some_and(|at| at <= now || !is_readable(&one.socket))
+            };
+            if let Some(listener) = slot.take_if(is_over) {
+                info!("no longer listening on {}", listener.place.address);
+            }
+        }
     }
 
     fn open_one(
@@ -106,7 +173,7 @@ impl Listeners {
         if free == self.slots.len() {
             self.slots.push(None);
         }
-        self.slots[free] = Some(Listener { socket, place, is_ready: false });
+        self.slots[free] = Some(Listener { socket, place, is_ready: false, leaves_by: None });
         Ok(free)
     }
 }

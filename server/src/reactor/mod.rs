@@ -15,6 +15,7 @@ mod descriptors;
 mod effects;
 mod figures;
 mod listeners;
+mod reload;
 mod signal;
 mod socket;
 mod token;
@@ -39,8 +40,8 @@ use self::signal::Watched;
 use self::socket::Socket;
 use self::token::{LISTENERS_MAX, Source};
 use self::unacknowledged::Diagnosis;
-use crate::admin::CONNECTIONS_MAX;
 use crate::edge::Edge;
+use crate::edge::record::Opened;
 use crate::edge::resolve::Setup;
 use crate::edge::state::Keeper;
 use crate::edge::{access, record};
@@ -84,6 +85,8 @@ struct Reactor {
     signals: Watched,
     listeners: Listeners,
     admin: Option<AdminPort>,
+    /// Connections and listeners that the limit of open files has room for.
+    room: usize,
     /// Sockets by the slot of the connection's id.
     sockets: Vec<Option<Socket>>,
     /// The time of the next call of the proxy if nothing happens, as of the end of the last turn.
@@ -115,14 +118,13 @@ impl Reactor {
         // process then.
         let clock = Clock::new();
         let now = clock.now();
-        let recording = record::start(&setup.config.recording)?;
+        let recording = record::open(&setup.config.recording, None)?;
         let access_log = access::Opened::new(&setup.config.access_log)?;
         let config = setup.config.clone();
         let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
             .map_err(|error| error.to_string())?;
-        let of_admin = if setup.admin_listeners.is_empty() { 0 } else { CONNECTIONS_MAX };
         let keeper = Keeper::start(&config, &mut proxy, now)?;
-        let recording = recording.map(|(recorder, guard)| {
+        let recording = recording.map(|Opened { recorder, guard }| {
             proxy.record_into(Box::new(recorder), wall_clock_nanos());
             guard
         });
@@ -134,17 +136,19 @@ impl Reactor {
         listeners.open(setup.listeners, registry).map_err(fail)?;
         let mut edge = Edge::new(setup.log, keeper, setup.reload, waker, recording);
         edge.set_access_log(now, access_log, &mut proxy)?;
-        let admin = AdminPort::new(setup.admin_listeners, registry).map_err(fail)?;
+        let mut admin = AdminPort::new();
+        admin.listeners.open(setup.admin_listeners, registry).map_err(fail)?;
         // After everything that opens files for the life of the process.
-        proxy.limit_connections(connections_max().saturating_sub(of_admin));
-        Ok(Self {
+        let room = connections_max() + listeners.count() + admin.listeners.count();
+        let mut reactor = Self {
             poll,
             clock,
             now,
             proxy,
             signals,
             listeners,
-            admin,
+            admin: Some(admin).filter(AdminPort::is_used),
+            room,
             sockets: Vec::new(),
             deadline: Some(now),
             unread: VecDeque::new(),
@@ -156,7 +160,9 @@ impl Reactor {
             is_aborted: false,
             diagnosis: Diagnosis::default(),
             edge,
-        })
+        };
+        reactor.reserve();
+        Ok(reactor)
     }
 
     fn is_over(&self) -> bool {
@@ -181,6 +187,9 @@ impl Reactor {
         }
         if self.listeners.is_any_ready() {
             self.accept();
+        }
+        if self.listeners.leaves_by().is_some() {
+            self.close_leaving();
         }
         if self.is_stop_asked || self.stops_at.is_some_and(|at| at <= self.now) {
             self.stop(events)?;
@@ -245,7 +254,8 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let admin = self.admin.as_ref().and_then(AdminPort::poll_timeout);
-        let times = [self.deadline, self.edge.poll_timeout(), admin, self.stops_at];
+        let leaves_by = self.listeners.leaves_by();
+        let times = [self.deadline, self.edge.poll_timeout(), admin, self.stops_at, leaves_by];
         let mut next = times.into_iter().flatten().min();
         if self.listeners.is_any_ready() {
             let mut at = self.accepts_from;
@@ -279,8 +289,7 @@ impl Reactor {
             Source::Reopens => self.reopen_logs(),
             Source::Ignored => self.signals.note_ignored(),
             Source::Waker => {
-                self.edge.take_reloaded(self.now, &mut self.proxy);
-                self.flush();
+                self.take_reloaded();
             }
             Source::Listener(index) => {
                 if let Some(listener) = self.listeners.get_mut(index) {
@@ -320,15 +329,6 @@ impl Reactor {
                 self.read(conn);
             }
         }
-        self.flush();
-    }
-
-    /// Starts reading the configuration again.
-    fn reload(&mut self) {
-        if self.listeners.is_empty() {
-            return info!("stopping: reload ignored");
-        }
-        self.edge.reload(self.now, &mut self.proxy);
         self.flush();
     }
 

@@ -36,6 +36,11 @@ impl Program {
 
     fn start_as(mut command: Command, arguments: &[&str]) -> Self {
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        Self::started_by(command)
+    }
+
+    /// Starts this command, and waits until it listens.
+    pub(crate) fn started_by(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("a process");
         let log = File::from(OwnedFd::from(child.stderr.take().expect("a pipe")));
         Self::started(child, log)

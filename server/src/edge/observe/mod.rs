@@ -94,10 +94,6 @@ pub(crate) fn log_notice<'a>(
         }
         Notice::Reconfigured(change) => {
             info!("configuration: {}", describe_change(change));
-            if !change.needs_restart.is_empty() {
-                let keys = change.needs_restart.join(", ");
-                warn!("configuration: {keys}: changes need a restart, keeping the current value");
-            }
         }
         Notice::ConfigRefused { wrong } => {
             error!("configuration not applied, keeping the current one: {wrong}");
@@ -186,7 +182,7 @@ impl fmt::Display for Client {
 
 /// Describes the changes of a new configuration: backends by name, other settings by key.
 fn describe_change(change: &ConfigChange) -> String {
-    let ConfigChange { added, removed, moved, settings, .. } = change;
+    let ConfigChange { added, removed, moved, settings } = change;
     let settings: Vec<String> = settings.iter().map(|&key| key.to_owned()).collect();
     let parts = [("added", added), ("removed", removed), ("moved", moved), ("other", &settings)];
     let parts: Vec<String> = parts
@@ -212,7 +208,6 @@ mod tests {
             removed: names(&["A"]),
             moved: names(&["B"]),
             settings: vec!["limits", "timeouts"],
-            needs_restart: vec!["listen"],
         };
         let line = "added C, D; removed A; moved B; other limits, timeouts";
         assert_eq!(describe_change(&all), line);

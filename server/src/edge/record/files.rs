@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use intelliproxy_core::Instant;
 use intelliproxy_core::journal::{Header, end_block, frame, gap_block};
 
+use super::Names;
 use crate::edge::disk;
 
 /// Writes blocks, and begins the next file when one is full.
@@ -20,6 +21,8 @@ pub(super) struct Files<F = File> {
     /// The number of files in the ring.
     count: u32,
     path: PathBuf,
+    /// Whether an older file was renamed to `.old`.
+    has_old: bool,
     file: F,
     /// Bytes of the current file up to the end of its last complete block.
     written: u64,
@@ -30,6 +33,8 @@ pub(super) struct Files<F = File> {
     header: Option<Header>,
     /// Records lost since the last block that was written.
     lost: u64,
+    /// Whether files may still be begun.
+    names: Names,
     /// Reused: a block with its frame.
     buffer: Vec<u8>,
 }
@@ -54,11 +59,30 @@ impl Files {
     /// The system's error, or something other than a regular file has the name.
     pub(super) fn create(base: PathBuf, bytes_max: u64, count: u32) -> io::Result<Self> {
         let path = if bytes_max == 0 { base.clone() } else { numbered(&base, 0) };
-        if disk::is_regular(&path)? {
-            fs::rename(&path, disk::beside(&path, ".old"))?;
+        let has_old = disk::is_regular(&path)?;
+        let old = disk::beside(&path, ".old");
+        if has_old {
+            fs::rename(&path, &old)?;
         }
-        let file = disk::create(&path)?;
-        Ok(Self::new(base, bytes_max, count, path, file))
+        let file = disk::create(&path).inspect_err(|_| {
+            if has_old {
+                let _ = fs::rename(&old, &path);
+            }
+        })?;
+        Ok(Self { has_old, ..Self::new(base, bytes_max, count, path, file) })
+    }
+
+    /// Whether files may still be begun, shared with the next recording.
+    pub(super) fn names(&self) -> Names {
+        self.names.clone()
+    }
+
+    /// Removes the first file, in which nothing was written, and gives an older one its name back.
+    pub(super) fn undo(&self) {
+        // Without the file nothing can be undone.
+        if fs::remove_file(&self.path).is_ok() && self.has_old {
+            let _ = fs::rename(disk::beside(&self.path, ".old"), &self.path);
+        }
     }
 
     /// Writes a block whose last record is of time `at`. If that fails, its `records` records are
@@ -66,7 +90,16 @@ impl Files {
     pub(super) fn write(&mut self, payload: &[u8], at: Instant, records: u64) -> io::Result<()> {
         let size = self.written + payload.len() as u64;
         let is_full = self.bytes_max > 0 && size > self.bytes_max && self.header.is_some();
-        let result = if is_full || self.has_ended { self.begin_next(at) } else { Ok(()) };
+        let names = self.names.clone();
+        let is_superseded = names.lock();
+        let result = match (is_full || self.has_ended, *is_superseded) {
+            (false, _) => Ok(()),
+            (true, false) => self.begin_next(at),
+            // The last file takes the rest, beyond its bound by what waits in the queue.
+            (true, true) if !self.has_ended => Ok(()),
+            (true, true) => Err(io::Error::other("the next recording has begun")),
+        };
+        drop(is_superseded);
         let result = result.and_then(|()| self.put_all(payload, at));
         if result.is_err() {
             self.lost += records;
@@ -103,12 +136,14 @@ impl<F: Target> Files<F> {
             bytes_max,
             count,
             path,
+            has_old: false,
             file,
             written: 0,
             is_torn: false,
             has_ended: false,
             header: None,
             lost: 0,
+            names: Names::default(),
             buffer: Vec::new(),
         }
     }
@@ -120,7 +155,7 @@ impl<F: Target> Files<F> {
 
     /// Sets the header. The first one begins the file, later ones are for the following files.
     pub(super) fn begin(&mut self, header: Header) -> io::Result<()> {
-        let part = self.header.as_ref().map_or(0, |header| header.part);
+        let part = self.header.as_ref().map_or(header.part, |header| header.part);
         self.header = Some(Header { part, ..header });
         self.put_header()
     }

@@ -13,8 +13,8 @@ mod files;
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -30,6 +30,7 @@ use crate::config::RecordingRules;
 #[derive(Debug)]
 pub(crate) struct Recorder {
     messages: Queue<Message>,
+    blocks_max: usize,
     spares: Receiver<Vec<u8>>,
     unwritten: Arc<AtomicU64>,
     /// Whether the last block was lost, which is logged once.
@@ -42,6 +43,19 @@ pub(crate) struct Recorder {
 #[must_use = "queued records are lost unless the guard is finished"]
 pub(crate) struct RecordGuard {
     ended: Ended,
+    names: Names,
+}
+
+impl RecordGuard {
+    /// The names of its files.
+    pub(crate) fn names(&self) -> Names {
+        self.names.clone()
+    }
+
+    /// Whether everything is written.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.wait(Duration::ZERO)
+    }
 }
 
 /// A message to the writing thread.
@@ -51,32 +65,67 @@ enum Message {
     Block { payload: Vec<u8>, at: Instant, records: u64 },
 }
 
-/// Opens the file and starts the writer; `None` if no recording is configured.
+/// A recording whose file is open and that has not begun. If it is dropped, its file goes again.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) recorder: Recorder,
+    pub(crate) guard: RecordGuard,
+}
+
+/// Whether the files of a recording are free for it to replace: not any more once the next
+/// recording has been opened, which may have the same names. Locked while files are created.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    is_superseded: Arc<Mutex<bool>>,
+}
+
+impl Names {
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.is_superseded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens the file and starts the writer; `None` if no recording is configured. The recording of
+/// `before`, if there is one, begins no more files from now on.
 ///
 /// # Errors
 /// The reason why the file cannot be created, in one line.
-pub(crate) fn start(rules: &RecordingRules) -> Result<Option<(Recorder, RecordGuard)>, String> {
+pub(crate) fn open(
+    rules: &RecordingRules,
+    before: Option<Names>,
+) -> Result<Option<Opened>, String> {
     let Some(path) = &rules.file else {
         return Ok(None);
     };
     let fail = |error: io::Error| {
         format!("cannot record into {path}: {}", crate::plain::os_error_text(&error))
     };
+    let before = before.unwrap_or_default();
+    let mut is_superseded = before.lock();
     let files = Files::create(path.into(), rules.bytes_max, rules.files).map_err(fail)?;
-    info!("recording the router's inputs into {}", files.path().display());
-    spawn(files, BLOCKS_MAX).map(Some).map_err(fail)
+    let opened = spawn(files, BLOCKS_MAX, before.clone()).map_err(fail)?;
+    *is_superseded = true;
+    Ok(Some(opened))
 }
 
 /// Starts a writer behind a queue of `blocks_max` blocks.
-fn spawn(mut files: Files, blocks_max: usize) -> io::Result<(Recorder, RecordGuard)> {
+fn spawn(mut files: Files, blocks_max: usize, before: Names) -> io::Result<Opened> {
     let (spare, spares) = crossbeam_channel::bounded(blocks_max);
     let unwritten = Arc::new(AtomicU64::new(0));
     let lost = Arc::clone(&unwritten);
-    let Worker { queue, ended } = Worker::start("record", blocks_max, move |queued| {
+    let names = files.names();
+    let room = blocks_max + RESERVED;
+    let Worker { queue, ended } = Worker::start("record", room, move |queued| {
         let mut failure = Failure::default();
+        let mut has_begun = false;
         for message in queued {
             let (result, records) = match message {
-                Message::Begin(header) => (files.begin(*header), 0),
+                Message::Begin(header) => {
+                    if !std::mem::replace(&mut has_begun, true) {
+                        info!("recording the router's inputs into {}", files.path().display());
+                    }
+                    (files.begin(*header), 0)
+                }
                 Message::Block { mut payload, at, records } => {
                     let result = files.write(&payload, at, records);
                     payload.clear();
@@ -92,9 +141,14 @@ fn spawn(mut files: Files, blocks_max: usize) -> io::Result<(Recorder, RecordGua
                 log!(level, "{line}");
             }
         }
+        if !has_begun {
+            let mut is_superseded = before.lock();
+            files.undo();
+            *is_superseded = false;
+        }
     })?;
-    let recorder = Recorder { messages: queue, spares, unwritten, is_losing: false };
-    Ok((recorder, RecordGuard { ended }))
+    let recorder = Recorder { messages: queue, blocks_max, spares, unwritten, is_losing: false };
+    Ok(Opened { recorder, guard: RecordGuard { ended, names } })
 }
 
 /// An outage: a time in which blocks could not be written.
@@ -143,10 +197,11 @@ impl JournalSink for Recorder {
         let spare = self.spares.try_recv().unwrap_or_default();
         let payload = std::mem::replace(block, spare);
         let message = Message::Block { payload, at, records };
-        let sent = if is_last {
-            self.messages.insist(message, FINISH_TIME)
-        } else {
+        // The last block has room of its own in the queue, so that a recording always ends well.
+        let sent = if is_last || self.messages.len() < self.blocks_max {
             self.messages.offer(message).map_err(|refused| refused.message)
+        } else {
+            Err(message)
         };
         match sent {
             Ok(()) => self.is_losing = false,
@@ -177,7 +232,9 @@ impl Drop for RecordGuard {
 
 /// Blocks that wait to be written: 2 MiB, about a second at 100 000 requests per second.
 const BLOCKS_MAX: usize = 64;
-/// The longest wait for the disk at the program's end. It may occur twice.
+/// Room in the queue beside the blocks: for the last one and for headers.
+const RESERVED: usize = 4;
+/// The longest wait for the disk at the program's end.
 const FINISH_TIME: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

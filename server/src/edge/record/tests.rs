@@ -53,7 +53,8 @@ fn all_is_written_at_the_end() {
     let folder = Folder::new("end");
     let file = folder.file("journal");
     fs::write(&file, "older").expect("a file");
-    let (recorder, guard) = start(&rules(&file, 0, 4)).expect("a file").expect("a recorder");
+    let Opened { recorder, guard } =
+        open(&rules(&file, 0, 4), None).expect("a file").expect("a recorder");
     let mut router = router();
     router.record_into(Box::new(recorder), 5);
     for number in 0..20_000 {
@@ -75,7 +76,8 @@ fn all_is_written_at_the_end() {
 fn rings_are_bounded() {
     let folder = Folder::new("ring");
     let file = folder.file("journal");
-    let (recorder, guard) = start(&rules(&file, 40_000, 3)).expect("a file").expect("a recorder");
+    let Opened { recorder, guard } =
+        open(&rules(&file, 40_000, 3), None).expect("a file").expect("a recorder");
     let mut router = router();
     router.record_into(Box::new(recorder), 5);
     for number in 0..60_000 {
@@ -110,7 +112,7 @@ fn a_full_queue_loses_and_tells() {
     let file = folder.file("journal");
     let mut files = Files::create(file.clone(), 0, 1).expect("a file");
     let (release, released) = crossbeam_channel::bounded::<()>(0);
-    let Worker { queue: messages, ended } = Worker::start("record", 2, move |queued| {
+    let Worker { queue: messages, ended } = Worker::start("record", 2 + RESERVED, move |queued| {
         // Blocked until everything was recorded.
         let _ = released.recv();
         for message in queued {
@@ -123,7 +125,7 @@ fn a_full_queue_loses_and_tells() {
     .expect("a thread");
     let (_spare, spares) = crossbeam_channel::bounded(2);
     let unwritten = Arc::new(AtomicU64::new(0));
-    let recorder = Recorder { messages, spares, unwritten, is_losing: false };
+    let recorder = Recorder { messages, blocks_max: 2, spares, unwritten, is_losing: false };
     let mut router = router();
     router.record_into(Box::new(recorder), 5);
     for second in 0..40 {
@@ -144,13 +146,50 @@ fn a_full_queue_loses_and_tells() {
     assert_eq!(lost, Some(38));
 }
 
+/// A recording that never begins leaves the names of files as they were. The next one with the same
+/// names takes them: the one before writes its rest into the file that it has.
+#[test]
+fn names_pass_to_the_next_recording() {
+    let folder = Folder::new("names");
+    let file = folder.file("journal");
+    let rules = rules(&file, 40_000, 2);
+    let Opened { recorder, guard } = open(&rules, None).expect("a file").expect("a recorder");
+    let mut first = router();
+    first.record_into(Box::new(recorder), 1);
+    let _ = first.route(Instant::ZERO, &[]).expect("a backend");
+    drop(open(&rules, Some(guard.names())).expect("a file").map(|opened| opened.recorder));
+    let is_free = || !*guard.names().lock() && !folder.file("journal.0.old").exists();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !is_free() {
+        assert!(std::time::Instant::now() < deadline, "the older file has its name again");
+        thread::yield_now();
+    }
+    let next = open(&rules, Some(guard.names())).expect("a file").expect("a recorder");
+    let mut second = router();
+    second.record_into(Box::new(next.recorder), 2);
+    // Enough for several files, which the first recording begins no more.
+    for number in 0..40_000 {
+        let _ = first.route(Instant::from_millis(number), &[]).expect("a backend");
+    }
+    drop(first);
+    drop(guard);
+    drop(second);
+    drop(next.guard);
+    assert_eq!(read(&folder.file("journal.0")).0.wall_clock_nanos, 2);
+    let (header, entries) = read(&folder.file("journal.0.old"));
+    assert_eq!((header.wall_clock_nanos, header.part), (1, 0));
+    let last = entries.last().map(|entry| &entry.record);
+    assert_eq!(last, Some(&Record::Ended { is_continued: false }));
+    assert!(!folder.file("journal.1").exists());
+}
+
 /// A path where no file can be created is reported in one line before anything is served.
 #[test]
 fn impossible_files_are_told() {
-    let error = start(&rules(Path::new("/nonexistent/journal"), 0, 4)).expect_err("no folder");
+    let error = open(&rules(Path::new("/nonexistent/journal"), 0, 4), None).expect_err("no folder");
     assert_eq!(error, "cannot record into /nonexistent/journal: no such file or directory");
     let none = RecordingRules::default();
-    assert!(start(&none).expect("nothing to do").is_none());
+    assert!(open(&none, None).expect("nothing to do").is_none());
 }
 
 /// A name that belongs to a link, a pipe or a folder is refused at once. The link's target does
@@ -172,7 +211,7 @@ fn planted_names_are_refused() {
         (&pipe, "is not a regular file"),
         (&folder.0, "is not a regular file"),
     ] {
-        let error = start(&rules(path, 0, 4)).expect_err("not a place for a file");
+        let error = open(&rules(path, 0, 4), None).expect_err("not a place for a file");
         assert_eq!(error, format!("cannot record into {}: {wrong}", path.display()));
     }
     let file = folder.file("ring");

@@ -75,6 +75,19 @@ impl Upstreams {
         self.router.record_into(sink, wall_clock_nanos);
     }
 
+    pub(crate) fn record_from_now(
+        &mut self,
+        now: Instant,
+        sink: Box<dyn JournalSink>,
+        wall_clock_nanos: u64,
+    ) {
+        self.router.record_from_now(now, sink, wall_clock_nanos);
+    }
+
+    pub(crate) fn stop_recording(&mut self) {
+        self.router.stop_recording();
+    }
+
     /// Passes a fact to the router that changes nothing here.
     #[inline]
     pub(crate) fn tell(&mut self, now: Instant, event: Event) {

@@ -1,37 +1,11 @@
-//! Settings that need a restart, and the differences between two configurations.
+//! The differences between two configurations.
 use super::Config;
 
 impl Config {
-    /// Keeps the values that need a restart from the current configuration `old`. Returns the keys
-    /// that would have changed.
-    pub(crate) fn keep_fixed(&mut self, old: &Self) -> Vec<&'static str> {
-        let mut kept = Vec::new();
-        if self.listen != old.listen {
-            self.listen.clone_from(&old.listen);
-            kept.push("listen");
-        }
-        if self.admin != old.admin {
-            self.admin.clone_from(&old.admin);
-            kept.push("admin");
-        }
-        if self.access_log != old.access_log {
-            self.access_log.clone_from(&old.access_log);
-            kept.push("accessLog");
-        }
-        if self.recording != old.recording {
-            self.recording.clone_from(&old.recording);
-            kept.push("recording");
-        }
-        if self.state_file != old.state_file {
-            self.state_file.clone_from(&old.state_file);
-            kept.push("stateFile");
-        }
-        kept
-    }
-
     /// Returns the keys in which this configuration differs from `old`, without backends.
     pub(crate) fn settings_unlike(&self, old: &Self) -> Vec<&'static str> {
         let settings = [
+            ("listen", self.listen != old.listen),
             ("routing", self.routing != old.routing),
             ("limits", self.limits != old.limits),
             ("timeouts", self.timeouts != old.timeouts),
@@ -39,7 +13,11 @@ impl Config {
             ("pool", self.pool != old.pool),
             ("overflow", self.overflow != old.overflow),
             ("stats", self.stats != old.stats),
+            ("admin", self.admin != old.admin),
+            ("accessLog", self.access_log != old.access_log),
             ("probePaths", self.probe_paths != old.probe_paths),
+            ("recording", self.recording != old.recording),
+            ("stateFile", self.state_file != old.state_file),
         ];
         settings.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect()
     }
@@ -52,9 +30,9 @@ mod tests {
     use super::*;
     use crate::config::Overflow;
 
-    /// Every key of a configuration is kept, or reported when it changes, or is `backends`.
+    /// Every key of a configuration is reported when it changes, or is `backends`.
     #[test]
-    fn every_key_is_kept_or_told() {
+    fn every_key_is_told() {
         let old = Config::default();
         let mut new = Config {
             listen: vec!["[::1]:1".into()],
@@ -73,12 +51,8 @@ mod tests {
         new.admin.listen = Some("[::1]:2".to_owned());
         new.access_log.query = false;
         new.recording.files += 1;
-        let kept = new.keep_fixed(&old);
-        assert_eq!(kept, ["listen", "admin", "accessLog", "recording", "stateFile"]);
-        assert_eq!((&new.listen, &new.state_file), (&old.listen, &old.state_file));
-        assert_eq!(new.recording, old.recording);
         let told = new.settings_unlike(&old);
-        let mut all = [&kept[..], &told[..], &["backends"]].concat();
+        let mut all = [&told[..], &["backends"]].concat();
         all.sort_unstable();
         let json: Value = serde_json::from_str(&old.to_json()).expect("JSON");
         let mut keys: Vec<_> = json.as_object().expect("an object").keys().cloned().collect();

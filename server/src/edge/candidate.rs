@@ -1,0 +1,74 @@
+//! A new configuration with everything that it needs: opened and tried, but not in use.
+//!
+//! All that can fail is done here, in the thread that reads the configuration, which may block. A
+//! candidate that is dropped leaves everything as it was.
+use super::access;
+use super::listen::{Listeners, Place};
+use super::record::{self, Opened};
+use super::resolve::admin_entries;
+use super::state::Kept;
+use crate::config::{BackendTarget, Config};
+
+/// A configuration that can be applied at once.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) config: Config,
+    /// The backends with their addresses.
+    pub(crate) targets: Vec<BackendTarget>,
+    pub(crate) listeners: Listeners,
+    /// The listeners of the admin pages.
+    pub(crate) admin: Listeners,
+    pub(crate) files: Files,
+}
+
+/// The files of a configuration, so far as they change.
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// The new recording; `None` within if there is none any more.
+    pub(crate) recording: Option<Option<Opened>>,
+    /// The new access log.
+    pub(crate) access_log: Option<access::Opened>,
+    /// The content of the state file; `None` if it is not used.
+    pub(crate) state: Option<Kept>,
+}
+
+/// What is in use while a candidate is prepared.
+#[derive(Debug)]
+pub(crate) struct Current {
+    pub(crate) config: Config,
+    pub(crate) listeners: Vec<Place>,
+    pub(crate) admin: Vec<Place>,
+    /// The present recording, which must not overwrite files of the next one.
+    pub(crate) recording: Option<record::Names>,
+}
+
+impl Candidate {
+    /// Binds the listeners and opens the files of a valid configuration.
+    ///
+    /// # Errors
+    /// One line that names the address or the file.
+    pub(crate) fn open(
+        config: Config,
+        targets: Vec<BackendTarget>,
+        current: Current,
+    ) -> Result<Self, String> {
+        let listeners = Listeners::bind(&config.listen, &current.listeners)?;
+        let admin = Listeners::bind(&admin_entries(&config), &current.admin)?;
+        let state = Kept::read(&config)?;
+        let is_other = config.access_log != current.config.access_log;
+        let access_log = is_other.then(|| access::Opened::new(&config.access_log)).transpose()?;
+        // The last step, as it renames a file that is there already.
+        let is_other = config.recording != current.config.recording;
+        let recording = match is_other {
+            true => Some(record::open(&config.recording, current.recording)?),
+            false => None,
+        };
+        Ok(Self {
+            config,
+            targets,
+            listeners,
+            admin,
+            files: Files { recording, access_log, state },
+        })
+    }
+}

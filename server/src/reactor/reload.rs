@@ -1,0 +1,108 @@
+//! A new configuration while the reactor serves: its listeners open before others close.
+use std::time::Duration;
+
+use log::info;
+
+use super::Reactor;
+use super::admin::AdminPort;
+use super::clock::wall_clock_nanos;
+use crate::admin::CONNECTIONS_MAX;
+use crate::edge::candidate::{Candidate, Current};
+
+/// The longest time for which a listener that leaves still accepts the clients that wait there.
+/// Only with all of `limits.clients` connected does it take more than one turn.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+
+impl Reactor {
+    /// Starts reading the configuration again.
+    pub(super) fn reload(&mut self) {
+        if self.listeners.is_empty() {
+            return info!("stopping: reload ignored");
+        }
+        let current = Current {
+            config: self.proxy.config().clone(),
+            listeners: self.listeners.places(),
+            admin: self.admin.as_ref().map(|port| port.listeners.places()).unwrap_or_default(),
+            recording: self.edge.recording_names(),
+        };
+        self.edge.reload(self.now, &mut self.proxy, current);
+        self.flush();
+    }
+
+    /// Applies the configuration that was read again, if it has arrived.
+    pub(super) fn take_reloaded(&mut self) {
+        if let Some(loaded) = self.edge.take_reloaded() {
+            if self.listeners.is_empty() {
+                return info!("stopping: reload ignored");
+            }
+            if let Err(wrong) = loaded.and_then(|candidate| self.apply(candidate)) {
+                self.proxy.handle_config_refused(wrong);
+            }
+            self.flush();
+        }
+        if self.edge.take_asked_again() {
+            self.reload();
+        }
+    }
+
+    /// Applies a configuration whole, or leaves everything as it was.
+    fn apply(&mut self, candidate: Candidate) -> Result<(), String> {
+        let Candidate { config, targets, listeners, admin, files } = candidate;
+        let fail = |error: std::io::Error| format!("cannot watch a new listener: {error}");
+        let registry = self.poll.registry();
+        let opened = self.listeners.open(listeners.bound, registry).map_err(fail)?;
+        let port = self.admin.get_or_insert_with(AdminPort::new);
+        let result = port.listeners.open(admin.bound, registry).map_err(fail).and_then(|slots| {
+            let is_other_policy = self.proxy.config().routing.policy != config.routing.policy;
+            self.edge.save(&self.proxy, &config);
+            match self.proxy.handle_reconfigured(self.now, config, targets) {
+                Ok(()) => Ok((slots, is_other_policy)),
+                Err(error) => {
+                    port.listeners.abandon(&slots);
+                    Err(error.to_string())
+                }
+            }
+        });
+        let result = result.map(|(slots, is_other_policy)| {
+            self.listeners.keep(&opened, listeners.kept, self.now + LEAVE_MAX);
+            port.keep(&slots, admin.kept, self.now);
+            is_other_policy
+        });
+        if !port.is_used() {
+            self.admin = None;
+        }
+        let is_other_policy = result.inspect_err(|_| self.listeners.abandon(&opened))?;
+        // The line about the configuration comes before those about its parts.
+        self.flush();
+        for slot in opened {
+            if let Some(listener) = self.listeners.get_mut(slot) {
+                info!("listening on http://{}", listener.place.address);
+            }
+        }
+        self.edge.adopt(self.now, wall_clock_nanos(), files, is_other_policy, &mut self.proxy);
+        self.reserve();
+        self.close_leaving();
+        Ok(())
+    }
+
+    /// Closes listeners that the configuration no longer has, after the clients that wait there
+    /// were accepted.
+    #[cold]
+    pub(super) fn close_leaving(&mut self) {
+        for _ in 0..super::accept::LAST_ROUNDS_MAX {
+            if !self.listeners.look_at_leaving() || !self.proxy.accepts() {
+                break;
+            }
+            self.accept();
+        }
+        self.listeners.close_left(self.now);
+    }
+
+    /// Tells the proxy how many connections fit beside the listeners and the admin pages.
+    pub(super) fn reserve(&mut self) {
+        let admin = self.admin.as_ref();
+        let of_admin = admin.map_or(0, |port| CONNECTIONS_MAX + port.listeners.count());
+        let reserved = self.listeners.count() + of_admin;
+        self.proxy.limit_connections(self.room.saturating_sub(reserved));
+    }
+}
