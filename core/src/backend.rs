@@ -98,6 +98,9 @@ pub(crate) struct Requests {
     /// Recent responses with status 4xx, without those that only one client provokes.
     pub(crate) declined: Fading,
     pub(crate) declined_of_late: Rare,
+    pub(crate) declined_before: Rare,
+    /// Responses with status 4xx in a row, and the requests that had ended at the latest one.
+    pub(crate) declined_in_row: (u32, u64),
     pub(crate) comparison: Comparison,
     pub(crate) last_ended_at: Option<Instant>,
     pub(crate) error_rate: ErrorRate,
@@ -111,6 +114,8 @@ pub(crate) struct Comparison {
     pub(crate) at: Instant,
     /// Whether it sent far more 4xx than the others.
     pub(crate) stands_out: bool,
+    /// Whether it has begun to send 4xx for most requests, and another backend has not.
+    pub(crate) has_turned: bool,
 }
 
 impl Backend {
@@ -231,7 +236,25 @@ impl Backend {
     /// Counts a response with status 4xx.
     pub(crate) fn declined(&mut self, now: Instant, half_life: Duration) {
         self.requests.declined.add(now, 1.0, half_life);
-        self.requests.declined_of_late.observe(self.requests.ended, DECLINES_MEMORY);
+        let ended = self.requests.ended;
+        self.requests.declined_of_late.observe(ended, DECLINES_MEMORY);
+        self.requests.declined_before.observe(ended, DECLINES_BEFORE);
+        let (row, last) = self.requests.declined_in_row;
+        let row = if ended == last + 1 { row.saturating_add(1) } else { 1 };
+        self.requests.declined_in_row = (row, ended);
+    }
+
+    /// The number of 4xx in a row, if its latest response was one.
+    pub(crate) const fn declines_in_row(&self) -> u32 {
+        let (row, last) = self.requests.declined_in_row;
+        if self.requests.ended <= last + 1 { row } else { 0 }
+    }
+
+    /// Whether 4xx were rare among about its last [`DECLINES_BEFORE`] requests.
+    pub(crate) fn seldom_declined(&self) -> bool {
+        let Errors { requests, errors } =
+            self.requests.declined_before.at(self.requests.ended, DECLINES_BEFORE);
+        errors < DECLINES_FEW * requests
     }
 
     /// The share of 4xx among its latest requests, with one of two added, and their number.
@@ -541,6 +564,10 @@ pub(crate) struct ScanRow {
 
 /// The number of latest requests that show a sudden rise of 4xx.
 const DECLINES_MEMORY: f64 = 32.0;
+/// Requests over which a backend's usual share of 4xx is known.
+const DECLINES_BEFORE: f64 = 512.0;
+/// The share up to which its 4xx are rare.
+const DECLINES_FEW: f64 = 0.1;
 /// Pings after which the next one waits for its regular time even if none succeeded; as many as
 /// the first median of [`SeededEwma`] takes.
 const PINGS_FIRST: u64 = 5;

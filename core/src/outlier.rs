@@ -14,7 +14,7 @@
 //! requests. Where no other backend has had enough requests, five failures in a row are needed.
 //!
 //! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s of calm. From the fourth
-//! ejection in a row on it is a quarter of the time since the first one, 8 to 30 s: a backend that
+//! ejection in a row on it is a quarter of the time since the first one, 8 s to 2 min: a backend that
 //! has failed for long will most likely fail the next trial, too, and each trial is a request that
 //! fails. It ends early when the others fail or refuse enough requests to justify a trial. A
 //! probation needs 4 good requests, doubled by each relapse up to 32, or as many as fit into
@@ -483,9 +483,10 @@ const FAILING_TIME: Duration = Duration::from_secs(1);
 const BACK_OFF: Duration = Duration::from_millis(250);
 /// The longest back-off that grows by the factor of eight.
 const BACK_OFF_MAX: Duration = Duration::from_secs(8);
-/// The longest back-off of a backend that has failed for a long time, and the part of that time
-/// that a back-off lasts: a backend that recovers within a minute is tried within 15 s.
-const BACK_OFF_LONG: Duration = Duration::from_secs(30);
+/// The longest back-off of a backend that has failed for a long time (Envoy's
+/// `max_ejection_time` is 300 s), and the part of that time that a back-off lasts: a backend that
+/// recovers within a minute is tried within 15 s.
+const BACK_OFF_LONG: Duration = Duration::from_secs(120);
 const BACK_OFF_SHARE: u32 = 4;
 /// Relapses that are counted.
 const RELAPSES_MAX: u32 = 3;

@@ -94,9 +94,10 @@ impl Router {
             return outcome;
         }
         let known = self.table.get(backend).and_then(|facts| {
-            let Comparison { at, stands_out } = facts.comparison();
+            let Comparison { at, stands_out, .. } = facts.comparison();
             // A backend that has just begun to send 4xx was last compared before that.
-            let is_sudden = !stands_out && declines_most(facts);
+            let is_row = facts.declines_in_row() >= ROW_MIN;
+            let is_sudden = !stands_out && (is_row || declines_most(facts));
             let apart = if is_sudden { COMPARED_APART_MIN } else { COMPARED_APART };
             (now.since(at) < apart).then_some(stands_out)
         });
@@ -107,50 +108,85 @@ impl Router {
 
     /// Whether a backend sends 4xx for a larger share of its requests than the others do: more
     /// than their median, without itself, by some standard errors and at least a tenth. All recent
-    /// requests show small differences; the latest ones show sudden changes.
+    /// requests show small differences; the latest ones show sudden changes. A row of 4xx is
+    /// enough if it is unlikely at the others' share. If most of the backends begin to send 4xx at
+    /// the same time, the median is theirs; they are compared with the best one.
     fn compare(&mut self, now: Instant, id: BackendId) -> bool {
         let half_life = self.rules.errors.half_life;
         let share = |backend: &Backend| backend.decline_share(now, half_life);
-        let stands_out = self.is_above(id, ERRORS_APART, share).unwrap_or(false)
+        let late = Backend::decline_share_of_late;
+        let has_turned = self.table.get(id).is_some_and(|facts| {
+            declines_most(facts) && (facts.comparison().has_turned || facts.seldom_declined())
+        }) && self.is_above(id, ERRORS_APART_OF_LATE, late, best) == Some(true);
+        let stands_out = has_turned
+            || self.is_above(id, ERRORS_APART, share, median).unwrap_or(false)
+            || self.is_unlikely_row(id)
             || self
-                .is_above(id, ERRORS_APART_OF_LATE, Backend::decline_share_of_late)
+                .is_above(id, ERRORS_APART_OF_LATE, late, median)
                 // If it gets all requests, the others are unknown. They have to show that they do
                 // better.
                 .unwrap_or_else(|| {
                     self.table.get(id).is_some_and(declines_most) && self.has_other(now, &[id])
                 });
-        self.table.update(id, |backend| backend.set_comparison(Comparison { at: now, stands_out }));
+        let comparison = Comparison { at: now, stands_out, has_turned };
+        self.table.update(id, |backend| backend.set_comparison(comparison));
         stands_out
     }
 
-    /// Whether a backend's share is above the median of the others' by `errors` standard errors
-    /// and at least a tenth; `None` if nothing is known of the others. `share` returns a share and
-    /// its number of requests. Of an even number the median is the lower one, so that a second
-    /// backend that sends 4xx does not excuse the first.
+    /// Whether a backend's 4xx in a row are not chance: so many would follow each other less than
+    /// once in [`ROW_ODDS`] times at the median share of the others.
+    fn is_unlikely_row(&self, id: BackendId) -> bool {
+        let Some(row) = self.table.get(id).map(Backend::declines_in_row) else { return false };
+        let usual = self.of_others(id, Backend::decline_share_of_late, median);
+        row >= ROW_MIN
+            && usual.is_some_and(|(share, _)| {
+                libm::pow(share + ROW_MARGIN, row.into()) * ROW_ODDS < 1.0
+            })
+    }
+
+    /// Whether a backend's share is above that of `which` of the others by `errors` standard
+    /// errors and at least a tenth; `None` if nothing is known of the others. `share` returns a
+    /// share and its number of requests.
     fn is_above(
         &self,
         id: BackendId,
         errors: f64,
         share: impl Fn(&Backend) -> (f64, f64),
+        which: fn(usize) -> usize,
     ) -> Option<bool> {
-        let mut others: Vec<(f64, f64)> = Vec::with_capacity(self.order.len());
-        let mut own = (0.0, 0.0);
-        for other in &self.order {
-            let Some(backend) = self.table.get(*other) else { continue };
-            let (share, requests) = share(backend);
-            if *other == id {
-                own = (share, requests);
-            } else if requests >= REQUESTS_MIN {
-                others.push((share, requests));
-            }
-        }
-        others.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let (median, requests) = *others.get(others.len().checked_sub(1)? / 2)?;
+        let own = share(self.table.get(id)?);
+        let other = self.of_others(id, share, which)?;
         // The variance of a binomial share, with the two added requests of `decline_share`.
-        let variance = |share: f64, requests: f64| share * (1.0 - share) / (requests + 2.0);
-        let error = (variance(own.0, own.1) + variance(median, requests)).sqrt();
-        Some(own.0 - median > (errors * error).max(GAP_MIN))
+        let variance = |(share, requests): (f64, f64)| share * (1.0 - share) / (requests + 2.0);
+        let error = (variance(own) + variance(other)).sqrt();
+        Some(own.0 - other.0 > (errors * error).max(GAP_MIN))
     }
+
+    /// The share and the number of requests of one of the other backends, by its place among their
+    /// shares in ascending order; `None` if nothing is known of the others.
+    fn of_others(
+        &self,
+        id: BackendId,
+        share: impl Fn(&Backend) -> (f64, f64),
+        place: fn(usize) -> usize,
+    ) -> Option<(f64, f64)> {
+        let others = self.order.iter().filter(|other| **other != id);
+        let others = others.filter_map(|other| self.table.get(*other)).map(share);
+        let mut others: Vec<_> = others.filter(|(_, requests)| *requests >= REQUESTS_MIN).collect();
+        others.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        others.get(place(others.len())).copied()
+    }
+}
+
+/// The place of the median among `count` shares. Of an even number it is the lower one, so that a
+/// second backend that sends 4xx does not excuse the first.
+const fn median(count: usize) -> usize {
+    count.saturating_sub(1) / 2
+}
+
+/// The place of the least share.
+const fn best(_count: usize) -> usize {
+    0
 }
 
 /// Whether more than [`DECLINES_MANY`] of a backend's latest requests got a 4xx.
@@ -163,6 +199,13 @@ const COMPARED_APART: Duration = Duration::from_millis(100);
 /// The same for a backend that sends many 4xx and is not known to stand out.
 const COMPARED_APART_MIN: Duration = Duration::from_millis(5);
 const DECLINES_MANY: f64 = 0.4;
+/// The fewest 4xx in a row that are compared with chance; below it, by [`ROW_MARGIN`], no row is
+/// unlikely enough.
+const ROW_MIN: u32 = 4;
+/// Added to the others' share, as 4xx do not come independently of each other.
+const ROW_MARGIN: f64 = 0.05;
+/// Chance makes one row in so many that long.
+const ROW_ODDS: f64 = 1e5;
 /// Recent requests from which on another backend is used in a comparison.
 const REQUESTS_MIN: f64 = 1.0;
 const GAP_MIN: f64 = 0.1;

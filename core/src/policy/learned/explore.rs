@@ -1,12 +1,19 @@
 //! The exploration budget for requests to backends that the model would not choose.
 //!
-//! Each request earns 0.005 tokens (configurable), at most four. A trial costs 1. It is a request
-//! to a backend that was idle for 1 s or 30 of the pool's mean latencies, whichever is longer.
-//! (Its own latency from a slow time would delay the discovery of its recovery.)
+//! Each request earns 0.005 tokens (configurable), at most four. A trial is a request to a backend
+//! that was idle for 1 s or 30 of the pool's mean latencies, whichever is longer. (Its own latency
+//! from a slow time would delay the discovery of its recovery.)
+//!
+//! A trial needs one token. It costs as many as its expected delay exceeds the pool's mean latency,
+//! in such latencies, 1 to 16; the balance may become negative. Trials therefore cost about the
+//! same share of the total delay whether the idle backends are a little slower or ten times. With
+//! one token for each, up to 1 % of the requests went to backends that were ten times slower, and
+//! decided the p99.
 //!
 //! A trial with a response in under half of the predicted time starts a series: up to 16 more
 //! requests for its backend, one at a time, while each ends within the time predicted before the
-//! first. A series that ends in a slow response makes the next one of this backend wait for twice
+//! first. These are paid like trials: two of five series of an exponential service are luck. A
+//! series that ends in a slow response makes the next one of this backend wait for twice
 //! as many trials, up to four. A backend that is mostly fast and sometimes very slow would
 //! otherwise count as recovered every time.
 use crate::id::BackendId;
@@ -110,8 +117,17 @@ impl Explorer {
     }
 }
 
-/// Cost of a trial: the unit of the budget.
+/// The tokens for a request to a backend whose cost is `cost_ms`, where `usual_ms` is the mean
+/// latency of the pool.
+pub(super) fn price(cost_ms: f64, usual_ms: f64) -> f64 {
+    if usual_ms > 0.0 { (cost_ms / usual_ms - 1.0).clamp(TRIAL, TRIAL_MAX) } else { TRIAL }
+}
+
+/// The least price of a trial, and the balance that it needs.
 pub(super) const TRIAL: f64 = 1.0;
+/// The highest price. A backend that fails everything is found out as recovered after 3200
+/// requests. Chosen; insensitive from quarter to four times on random scenarios.
+const TRIAL_MAX: f64 = 16.0;
 /// Trials that a quiet time saves up, at most. Chosen; the run of [`learned`](super) does not reach
 /// it.
 const TOKENS_MAX: f64 = 4.0;
@@ -137,6 +153,25 @@ mod tests {
         (0..10_000).for_each(|_| explorer.earn());
         explorer.spend(TRIAL);
         assert!(explorer.can_spend(3.0) && !explorer.can_spend(3.01));
+    }
+
+    /// By hand: 30 ms where 10 are usual cost two tokens. A price is never below one or above
+    /// sixteen. After a debt of fifteen the next trial is 3200 requests away.
+    #[test]
+    fn trials_have_a_price() {
+        for (cost_ms, expected) in [(30.0, 2.0), (10.0, 1.0), (5.0, 1.0), (5000.0, 16.0)] {
+            assert_eq!(price(cost_ms, 10.0), expected, "{cost_ms}");
+        }
+        assert_eq!(price(30.0, 0.0), 1.0, "nothing is usual yet");
+        let mut explorer = Explorer::new();
+        explorer.configure(0.005);
+        (0..201).for_each(|_| explorer.earn());
+        assert!(explorer.can_spend(TRIAL));
+        explorer.spend(price(5000.0, 10.0));
+        (0..3195).for_each(|_| explorer.earn());
+        assert!(!explorer.can_spend(TRIAL));
+        (0..10).for_each(|_| explorer.earn());
+        assert!(explorer.can_spend(TRIAL));
     }
 
     /// A fast trial is followed by sixteen requests at most, and by none after a slow one.

@@ -235,6 +235,7 @@ impl Learned {
         {
             // A trial there went well. Only more requests show whether it has recovered.
             self.explorer.follow();
+            self.explorer.spend(self.price_of_trial(backend.index()));
             return Some(Choice { backend, token: LEARNER | IDLE_TRIAL });
         }
         if now < self.explorer.look_at || !self.explorer.can_spend(explore::TRIAL) {
@@ -248,8 +249,13 @@ impl Learned {
             let wait_ms = IDLE_MIN_MS.max(IDLE_LATENCIES * self.pool.latency_ms);
             unit.in_flight == 0 && idle_ms > wait_ms && unit.is_open() && candidates.has(unit.id)
         })?;
-        self.explorer.spend(explore::TRIAL);
+        self.explorer.spend(self.price_of_trial(idle));
         Some(Choice { backend: self.units[idle].id, token: LEARNER | IDLE_TRIAL })
+    }
+
+    /// The tokens for a trial of a backend: its expected delay beyond the usual one, in usual ones.
+    fn price_of_trial(&self, slot: usize) -> f64 {
+        explore::price(self.units[slot].cost, self.pool.latency_ms)
     }
 
     /// Updates the cost of a backend in the ranking.

@@ -110,6 +110,71 @@ fn a_sudden_404_is_seen_at_once() {
     }
 }
 
+/// Where the others send no 4xx, five in a row count as refusals from then on, whatever succeeded
+/// before. Four might be chance at 5 % of 4xx. Where the others send 4xx for a quarter of the
+/// requests, nine in a row are chance.
+#[test]
+fn a_row_of_404s_is_no_chance() {
+    for (every, expected) in [(usize::MAX, 5), (4, 10)] {
+        let mut world = World::with_latencies(10, 20);
+        for number in 1..400 {
+            let status = if number % every == 0 { 404 } else { 200 };
+            for tried in [[A], [B]] {
+                let lease = world.router.route(world.now, &tried).expect("one is left");
+                world.now += Duration::from_millis(10);
+                world.finish(lease, status);
+            }
+        }
+        let refused = |world: &World| world.snapshot().backends[0].refused;
+        let mut count = 0;
+        while refused(&world) == 0 {
+            let lease = world.router.route(world.now, &[B]).expect("one is left");
+            world.now += Duration::from_millis(10);
+            world.finish(lease, 404);
+            count += 1;
+            assert!(count < 100, "a broken release is never found");
+        }
+        assert!(count >= expected && count < 3 * expected, "{every}: {count}");
+    }
+}
+
+/// Three of four backends begin to send 404 for everything, so that for each of them the median of
+/// the others is as high. Their 404s count as refusals nevertheless, and do not where they have
+/// always sent them: then the fourth one is the odd one.
+#[test]
+fn most_backends_may_turn_at_once() {
+    for are_always in [false, true] {
+        let mut world = World::new(&["a", "b", "c", "d"]);
+        let mut is_turned = are_always;
+        let good = BackendId::from_index(3);
+        let all = [A, B, C, good];
+        let mut late = 0;
+        for round in 0..1200 {
+            is_turned |= round == 600;
+            for backend in all {
+                let others: Vec<_> = all.into_iter().filter(|id| *id != backend).collect();
+                let lease = world.router.route(world.now, &others).expect("one is left");
+                assert_eq!(lease.backend(), backend);
+                world.now += Duration::from_millis(10);
+                world.finish(lease, if is_turned && backend != good { 404 } else { 200 });
+            }
+            if round == 700 {
+                let refused = |world: &World| -> u64 {
+                    world.snapshot().backends.iter().map(|backend| backend.refused).sum()
+                };
+                late = refused(&world);
+            }
+        }
+        let refused: u64 = world.snapshot().backends.iter().map(|b| b.refused).sum();
+        if are_always {
+            assert!(refused < 10, "only while little is known of the others: {refused}");
+        } else {
+            assert_eq!(refused - late, 3 * 499, "all of them, for as long as it lasts");
+            assert!(late > 210, "{late}");
+        }
+    }
+}
+
 /// A stream and a request that waits for its client are in flight but not work: neither points nor
 /// loads count them until the request is resumed. Repeated and foreign events change nothing.
 #[test]
