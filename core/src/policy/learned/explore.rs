@@ -16,8 +16,14 @@
 //! series that ends in a slow response makes the next one of this backend wait for twice
 //! as many trials, up to four. A backend that is mostly fast and sometimes very slow would
 //! otherwise count as recovered every time.
+use std::time::Duration;
+
+use super::Learned;
+use super::marks::{IDLE_TRIAL, LEARNER};
 use crate::id::BackendId;
-use crate::time::Instant;
+use crate::policy::candidates::Candidates;
+use crate::policy::contract::Choice;
+use crate::time::{Instant, millis};
 
 /// The budget, and the current series.
 #[derive(Clone, Debug)]
@@ -25,7 +31,7 @@ pub(super) struct Explorer {
     rate: f64,
     tokens: f64,
     /// The time of the next search for idle backends.
-    pub(super) look_at: Instant,
+    look_at: Instant,
     following: Option<Following>,
 }
 
@@ -117,17 +123,58 @@ impl Explorer {
     }
 }
 
-/// The tokens for a request to a backend whose cost is `cost_ms`, where `usual_ms` is the mean
+impl Learned {
+    /// The backend that gets a trial now, if one is due.
+    pub(super) fn explore(&mut self, now: Instant, candidates: &Candidates<'_>) -> Option<Choice> {
+        if let Some(backend) = self.explorer.followed()
+            && self.units[backend.index()].in_flight == 0
+            && self.units[backend.index()].is_open()
+            && candidates.has(backend)
+        {
+            // A trial there went well. Only more requests show whether it has recovered.
+            self.explorer.follow();
+            self.explorer.spend(self.price_of_trial(backend.index()));
+            return Some(Choice { backend, token: LEARNER | IDLE_TRIAL });
+        }
+        if now < self.explorer.look_at || !self.explorer.can_spend(TRIAL) {
+            return None;
+        }
+        // The search covers all backends, so it is bounded by time and not made for each request.
+        self.explorer.look_at = now + IDLE_LOOKS_APART;
+        let idle = (0..self.units.len()).find(|slot| {
+            let unit = &self.units[*slot];
+            let idle_ms = millis(now.since(unit.used_at));
+            let wait_ms = IDLE_MIN_MS.max(IDLE_LATENCIES * self.pool.latency_ms);
+            unit.in_flight == 0 && idle_ms > wait_ms && unit.is_open() && candidates.has(unit.id)
+        })?;
+        self.explorer.spend(self.price_of_trial(idle));
+        Some(Choice { backend: self.units[idle].id, token: LEARNER | IDLE_TRIAL })
+    }
+
+    /// The tokens for a trial of a backend: its expected delay beyond the usual one, in usual ones.
+    fn price_of_trial(&self, slot: usize) -> f64 {
+        price(self.units[slot].cost, self.pool.latency_ms)
+    }
+}
+
+/// Returns the tokens for a request to a backend whose cost is `cost_ms`, where `usual_ms` is the mean
 /// latency of the pool.
-pub(super) fn price(cost_ms: f64, usual_ms: f64) -> f64 {
+fn price(cost_ms: f64, usual_ms: f64) -> f64 {
     if usual_ms > 0.0 { (cost_ms / usual_ms - 1.0).clamp(TRIAL, TRIAL_MAX) } else { TRIAL }
 }
 
 /// The least price of a trial, and the balance that it needs.
-pub(super) const TRIAL: f64 = 1.0;
+const TRIAL: f64 = 1.0;
 /// The highest price. A backend that fails everything is found out as recovered after 3200
 /// requests. Chosen; insensitive from quarter to four times on random scenarios.
 const TRIAL_MAX: f64 = 16.0;
+/// Idleness before a backend is worth a trial, at least. Chosen; insensitive from half to twice.
+const IDLE_MIN_MS: f64 = 1000.0;
+/// The same in mean latencies of the pool. Chosen; insensitive from half to twice.
+const IDLE_LATENCIES: f64 = 30.0;
+/// From one search for an idle backend to the next: its work grows with their number.
+/// Chosen; insensitive from half to twice.
+const IDLE_LOOKS_APART: Duration = Duration::from_millis(50);
 /// Trials that a quiet time saves up, at most. Chosen; the run of [`learned`](super) does not reach
 /// it.
 const TOKENS_MAX: f64 = 4.0;

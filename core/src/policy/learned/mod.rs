@@ -226,38 +226,6 @@ impl Learned {
         Some(unit.id)
     }
 
-    /// The backend that gets a trial now, if one is due.
-    fn explore(&mut self, now: Instant, candidates: &Candidates<'_>) -> Option<Choice> {
-        if let Some(backend) = self.explorer.followed()
-            && self.units[backend.index()].in_flight == 0
-            && self.units[backend.index()].is_open()
-            && candidates.has(backend)
-        {
-            // A trial there went well. Only more requests show whether it has recovered.
-            self.explorer.follow();
-            self.explorer.spend(self.price_of_trial(backend.index()));
-            return Some(Choice { backend, token: LEARNER | IDLE_TRIAL });
-        }
-        if now < self.explorer.look_at || !self.explorer.can_spend(explore::TRIAL) {
-            return None;
-        }
-        // The search covers all backends, so it is bounded by time and not made for each request.
-        self.explorer.look_at = now + IDLE_LOOKS_APART;
-        let idle = (0..self.units.len()).find(|slot| {
-            let unit = &self.units[*slot];
-            let idle_ms = millis(now.since(unit.used_at));
-            let wait_ms = IDLE_MIN_MS.max(IDLE_LATENCIES * self.pool.latency_ms);
-            unit.in_flight == 0 && idle_ms > wait_ms && unit.is_open() && candidates.has(unit.id)
-        })?;
-        self.explorer.spend(self.price_of_trial(idle));
-        Some(Choice { backend: self.units[idle].id, token: LEARNER | IDLE_TRIAL })
-    }
-
-    /// The tokens for a trial of a backend: its expected delay beyond the usual one, in usual ones.
-    fn price_of_trial(&self, slot: usize) -> f64 {
-        explore::price(self.units[slot].cost, self.pool.latency_ms)
-    }
-
     /// Updates the cost of a backend in the ranking.
     fn weigh(&mut self, slot: usize) {
         let unit = &mut self.units[slot];
@@ -587,13 +555,6 @@ const SHAPE_MEMORY: f64 = 4000.0;
 const POOL_MEMORY: f64 = 1000.0;
 /// Requests that a backend's share of errors remembers. Chosen; insensitive from half to twice.
 const OWN_MEMORY: f64 = 200.0;
-/// Idleness before a backend is worth a trial, at least. Chosen; insensitive from half to twice.
-const IDLE_MIN_MS: f64 = 1000.0;
-/// The same in mean latencies of the pool. Chosen; insensitive from half to twice.
-const IDLE_LATENCIES: f64 = 30.0;
-/// From one search for an idle backend to the next: its work grows with their number.
-/// Chosen; insensitive from half to twice.
-const IDLE_LOOKS_APART: Duration = Duration::from_millis(50);
 /// Share of a new sample in the mean latencies. Chosen; insensitive from half to twice.
 const LATENCY_ALPHA: f64 = 0.05;
 /// Keeps a mean above 0, which means unknown.

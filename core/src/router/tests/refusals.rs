@@ -148,6 +148,9 @@ fn most_backends_may_turn_at_once() {
         let mut is_turned = are_always;
         let good = BackendId::from_index(3);
         let all = [A, B, C, good];
+        let refused = |world: &World| -> u64 {
+            world.snapshot().backends.iter().map(|backend| backend.refused).sum()
+        };
         let mut late = 0;
         for round in 0..1200 {
             is_turned |= round == 600;
@@ -159,13 +162,10 @@ fn most_backends_may_turn_at_once() {
                 world.finish(lease, if is_turned && backend != good { 404 } else { 200 });
             }
             if round == 700 {
-                let refused = |world: &World| -> u64 {
-                    world.snapshot().backends.iter().map(|backend| backend.refused).sum()
-                };
                 late = refused(&world);
             }
         }
-        let refused: u64 = world.snapshot().backends.iter().map(|b| b.refused).sum();
+        let refused = refused(&world);
         if are_always {
             assert!(refused < 10, "only while little is known of the others: {refused}");
         } else {
