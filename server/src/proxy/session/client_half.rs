@@ -10,7 +10,7 @@ use super::look::Look;
 use crate::access::Visit;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
-use crate::http::body::{BodyReader, BodyWriter};
+use crate::http::body::{self, BodyReader, BodyWriter};
 use crate::http::field::{Name, Slots};
 use crate::http::forward::{self, RequestContext, RequestPlan};
 use crate::http::framing::{Framing, request_framing};
@@ -20,7 +20,7 @@ use crate::http::persistence::is_persistent;
 use crate::http::progress::HeadProgress;
 use crate::http::target::{Destination, destination, max_forwards};
 use crate::http::upgrade;
-use crate::http::{ClientError, refuse};
+use crate::http::{ChunkError, ClientError, refuse};
 use crate::proxy::shared::Shared;
 
 /// The client's connection: input, output, and the state of each.
@@ -30,7 +30,7 @@ pub(crate) struct ClientHalf {
     pub(crate) hop: Hop,
     pub(crate) input: Option<Buffer>,
     pub(crate) output: Outbox,
-    pub(crate) receive: Receive,
+    receive: Receive,
     send: Sending,
     /// Whether the client has ended its side and all its bytes were read.
     pub(crate) is_eof: bool,
@@ -81,7 +81,7 @@ pub(crate) enum End {
 /// The expected input from the client. Its tag is a separate byte, since every step reads it.
 #[derive(Debug)]
 #[repr(u8)]
-pub(crate) enum Receive {
+pub(super) enum Receive {
     /// A request head, also between two exchanges.
     Head,
     /// The body of the current exchange, and its largest size (0: any size).
@@ -96,7 +96,7 @@ pub(crate) enum Receive {
 
 /// Output to the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Sending {
+pub(super) enum Sending {
     /// Responses.
     Open,
     /// The waiting bytes, then the end of the connection; a reset where a clean end would make a
@@ -104,6 +104,15 @@ pub(crate) enum Sending {
     Closing { with_reset: bool },
     /// Nothing: the end was sent.
     Shut,
+}
+
+/// A part of a request's body that was forwarded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BodyPart {
+    /// Whether the body is complete.
+    pub(super) is_end: bool,
+    /// Whether the body is larger than permitted.
+    pub(super) is_too_large: bool,
 }
 
 /// A request with a complete head.
@@ -177,7 +186,7 @@ impl ClientHalf {
 
     /// Starts the time for the next request, after the last response was written.
     pub(crate) fn handle_all_written(&mut self, now: Instant) {
-        if matches!(self.receive, Receive::Head) {
+        if self.is_at_head() {
             self.last_read = now;
             self.head_since = self.head_since.map(|_| now);
         }
@@ -189,6 +198,54 @@ impl ClientHalf {
             && self.is_sending()
             && self.input.is_none()
             && !self.is_eof
+    }
+
+    /// Returns the expected input.
+    #[inline(always)]
+    pub(super) const fn receive(&self) -> &Receive {
+        &self.receive
+    }
+
+    /// Whether a request head is expected, also between two exchanges.
+    pub(super) const fn is_at_head(&self) -> bool {
+        matches!(self.receive, Receive::Head)
+    }
+
+    /// Whether the current request is complete and no tunnel is open.
+    pub(super) const fn has_ended_request(&self) -> bool {
+        matches!(self.receive, Receive::Ended)
+    }
+
+    /// Whether further input is a tunnel's.
+    pub(super) const fn is_tunnel(&self) -> bool {
+        matches!(self.receive, Receive::Tunnel)
+    }
+
+    /// Whether a part of the current request's body has not arrived.
+    pub(super) fn lacks_body(&self) -> bool {
+        matches!(&self.receive, Receive::Body { reader, .. } if !reader.is_over())
+    }
+
+    /// Forwards the received part of the request's body to `output`, as far as there is room.
+    #[inline]
+    pub(super) fn relay_body(
+        &mut self,
+        output: &mut Outbox,
+        shared: &mut Shared,
+    ) -> Result<BodyPart, ChunkError> {
+        let Receive::Body { reader, writer, data, data_max } = &mut self.receive else {
+            return Ok(BodyPart::default());
+        };
+        let before = self.input.as_ref().map_or(0, Buffer::len);
+        let relayed = body::relay(reader, *writer, &mut self.input, output, &mut shared.buffers);
+        if let Some(visit) = &mut self.visit {
+            visit.receive(before - self.input.as_ref().map_or(0, Buffer::len));
+        }
+        let relayed = relayed?;
+        shared.add_parsed(relayed.parsed);
+        *data += relayed.data;
+        let is_too_large = *data_max > 0 && *data > *data_max;
+        Ok(BodyPart { is_end: relayed.is_end, is_too_large })
     }
 
     /// Waits for the next request.

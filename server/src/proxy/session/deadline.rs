@@ -68,7 +68,7 @@ impl Session {
     /// Whether a part of the request's body is still missing and all received bytes were passed on.
     fn is_body_awaited(&self) -> bool {
         let client = &self.client;
-        matches!(&client.receive, Receive::Body { reader, .. } if !reader.is_over())
+        client.lacks_body()
             && client.input.is_none()
             && client.is_sending()
             && !self.awaits_continue()
@@ -142,7 +142,7 @@ impl Session {
             let at = Look::due(client.look.as_deref(), client.last_write, times.client_write);
             add(at, Duration::ZERO, Expiry::ClientWrite);
         }
-        match &client.receive {
+        match client.receive() {
             Receive::Head if client.output.is_empty() => match client.head_since {
                 Some(since) => add(since, times.request_head, Expiry::RequestHead),
                 None => add(client.last_read, times.client_idle, Expiry::ClientIdle),
@@ -150,7 +150,7 @@ impl Session {
             Receive::Body { .. } if is_body_awaited => {
                 // While the response streams, progress in either direction counts.
                 let streams = client.last_write.max(upstream.last_read);
-                let is_streaming = !matches!(upstream.receive, upstream_half::Receive::Head);
+                let is_streaming = !upstream.is_at_head();
                 let last = if is_streaming { streams } else { client.last_read };
                 add(client.last_read.max(last), times.request_body, Expiry::RequestBody);
             }
@@ -173,7 +173,7 @@ impl Session {
             let at = Look::due(upstream.look.as_deref(), upstream.last_write, times.response_body);
             add(at, Duration::ZERO, Expiry::UpstreamWrite);
         }
-        match &upstream.receive {
+        match upstream.receive() {
             upstream_half::Receive::Head if self.is_head_awaited() => {
                 let at =
                     Look::due(upstream.look.as_deref(), upstream.last_write, times.response_head);

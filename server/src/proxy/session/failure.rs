@@ -21,7 +21,7 @@ impl Session {
     pub(super) fn fail_client(&mut self, now: Instant, error: ClientError, shared: &mut Shared) {
         let client = &mut self.client;
         let excerpt = client.input.as_ref().map_or(&[][..], Buffer::bytes);
-        let is_head = matches!(client.receive, Receive::Head);
+        let is_head = client.is_at_head();
         if is_head && self.exchange.is_none() {
             // Its client is unknown; it is not the client of the last request.
             client.hop.forwards_for = None;
@@ -33,7 +33,7 @@ impl Session {
         let is_head_request = match &self.exchange {
             Some(exchange) => exchange.is_head_request,
             // The head itself broke the rule. Its method may have arrived completely.
-            None => matches!(client.receive, Receive::Head) && is_head_method(excerpt),
+            None => client.is_at_head() && is_head_method(excerpt),
         };
         self.visit_client_error(now, error, shared);
         self.abandon(shared);
@@ -159,7 +159,7 @@ impl Session {
                 }
                 let is_persistent = exchange.is_persistent
                     && !failure.is_bound
-                    && matches!(self.client.receive, Receive::Ended)
+                    && self.client.has_ended_request()
                     && !shared.is_leaving;
                 exchange.is_persistent = is_persistent;
                 let connection = connection_option(exchange.version, is_persistent);
@@ -240,9 +240,9 @@ impl Session {
     pub(super) fn leave_if_gone(&mut self, now: Instant, shared: &mut Shared) {
         let client = &self.client;
         let has_more = client.input.as_ref().is_some_and(|input| !input.is_empty());
-        let has_asked = match &client.receive {
+        let has_asked = match client.receive() {
             Receive::Ended => true,
-            Receive::Body { reader, .. } => has_more || reader.is_over(),
+            Receive::Body { .. } => has_more || !client.lacks_body(),
             Receive::Head | Receive::Tunnel | Receive::Discarding { .. } => false,
         };
         let is_gone = client.end == End::Gone && !shared.config.forwarding.half_close;

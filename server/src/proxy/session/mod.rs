@@ -175,7 +175,7 @@ impl Session {
                 }
                 match &self.exchange {
                     Some(_) => self.client.last_read = now,
-                    None if !matches!(self.client.receive, Receive::Head) => {
+                    None if !self.client.is_at_head() => {
                         self.client.last_read = now;
                     }
                     // A head has its own clock. Bytes before a head do not extend the idle time.
@@ -230,7 +230,7 @@ impl Session {
     /// Handles a reset or another break of one side.
     pub(crate) fn handle_failed(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         match side {
-            Side::Client if matches!(self.client.receive, Receive::Tunnel) => {
+            Side::Client if self.client.is_tunnel() => {
                 self.client.has_failed = true;
             }
             Side::Client => return self.end(now, true, shared),
@@ -279,7 +279,7 @@ impl Session {
                 !self.client.is_at_rest() || self.exchange.is_some()
             }
             // Only a body or a tunnel continues when there is room.
-            Side::Upstream => !matches!(self.client.receive, Receive::Ended),
+            Side::Upstream => !self.client.has_ended_request(),
         };
         if is_awaited {
             self.settle(now, shared);
@@ -293,7 +293,7 @@ impl Session {
     /// Ends waiting for the client, which has sent bytes during an exchange.
     #[inline(never)]
     fn note_wait(&mut self, now: Instant) {
-        let is_body = matches!(self.client.receive, Receive::Body { .. });
+        let is_body = matches!(self.client.receive(), Receive::Body { .. });
         let wait = if is_body { self.body_wait(now) } else { Duration::ZERO };
         if let Some(exchange) = &mut self.exchange {
             exchange.client_wait += wait;
@@ -312,7 +312,7 @@ impl Session {
 
     /// Handles a side that takes no more bytes, but may still send some.
     pub(crate) fn handle_write_failed(&mut self, now: Instant, side: Side, shared: &mut Shared) {
-        let is_tunnel = matches!(self.client.receive, Receive::Tunnel);
+        let is_tunnel = self.client.is_tunnel();
         match side {
             Side::Client if is_tunnel => self.client.is_write_broken = true,
             Side::Client => return self.end(now, true, shared),
@@ -415,9 +415,7 @@ impl Session {
     pub(crate) fn handle_stopping(&mut self, now: Instant, shared: &mut Shared) {
         match &mut self.exchange {
             Some(exchange) => exchange.is_persistent = false,
-            None if matches!(self.client.receive, Receive::Head)
-                && self.client.output.is_empty() =>
-            {
+            None if self.client.is_at_head() && self.client.output.is_empty() => {
                 self.needs.close(false);
             }
             None => {}

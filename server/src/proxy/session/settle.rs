@@ -9,7 +9,7 @@ use super::upstream_half::{self, connection_option};
 use crate::access::Ending;
 use crate::buffer::{Buffer, SMALL};
 use crate::http::answer;
-use crate::http::body::{self, BodyReader, BodyWriter};
+use crate::http::body::{BodyReader, BodyWriter};
 use crate::http::framing::Framing;
 use crate::http::head::Parsed;
 use crate::http::{ClientError, UpstreamError};
@@ -33,7 +33,7 @@ impl Session {
     /// Applies the rule for the expected input of the client.
     #[inline]
     fn advance_client(&mut self, now: Instant, shared: &mut Shared) -> bool {
-        match self.client.receive {
+        match self.client.receive() {
             Receive::Head => self.begin_exchange(now, shared),
             Receive::Body { .. } => self.relay_request(now, shared),
             Receive::Tunnel => self.relay_tunnel(now, shared),
@@ -44,7 +44,7 @@ impl Session {
     /// Applies the rule for the expected input of the backend.
     #[inline]
     fn advance_upstream(&mut self, now: Instant, shared: &mut Shared) -> bool {
-        match self.upstream.receive {
+        match self.upstream.receive() {
             upstream_half::Receive::Head => self.take_head(now, shared),
             upstream_half::Receive::Body { .. } => self.relay_answer(now, shared),
             upstream_half::Receive::Ended => self.end_exchange(now, shared),
@@ -196,12 +196,8 @@ impl Session {
     /// J2: forwards the request's body as far as there is room.
     #[inline(never)]
     fn relay_request(&mut self, now: Instant, shared: &mut Shared) -> bool {
-        let client = &mut self.client;
-        let Receive::Body { reader, writer, data, data_max } = &mut client.receive else {
-            return false;
-        };
         let upstream = &self.upstream;
-        let is_tunnel = matches!(upstream.receive, upstream_half::Receive::Tunnel);
+        let is_tunnel = upstream.is_tunnel();
         if is_tunnel && (upstream.has_failed || upstream.is_write_broken) {
             self.end_visit(Ending::BackendCut);
             self.end(now, true, shared);
@@ -210,8 +206,9 @@ impl Session {
         if self.exchange.is_none() || upstream.is_write_broken {
             return false;
         }
+        let client = &mut self.client;
         // The end of a chunked body may wait for room after all input was read.
-        if client.input.as_ref().is_none_or(Buffer::is_empty) && !reader.is_over() {
+        if client.input.as_ref().is_none_or(Buffer::is_empty) && client.lacks_body() {
             if client.is_eof {
                 self.fail_client(now, ClientError::Incomplete, shared);
                 return true;
@@ -220,28 +217,21 @@ impl Session {
         }
         let was_empty = self.upstream.output.is_empty();
         let output = &mut self.upstream.output;
-        let before = client.input.as_ref().map_or(0, Buffer::len);
-        let relayed = body::relay(reader, *writer, &mut client.input, output, &mut shared.buffers);
-        if let Some(visit) = &mut client.visit {
-            visit.receive(before - client.input.as_ref().map_or(0, Buffer::len));
-        }
+        let relayed = client.relay_body(output, shared);
         if was_empty && !output.is_empty() {
             self.upstream.last_write = now;
         }
         match relayed {
-            Ok(relayed) => {
-                shared.add_parsed(relayed.parsed);
-                *data += relayed.data;
-                let is_over = reader.is_over();
+            Ok(part) => {
                 // The wait for more input begins when there is room for it.
                 if client.input.as_ref().is_none_or(Buffer::is_empty) {
                     client.last_read = now;
                 }
-                if *data_max > 0 && *data > *data_max {
+                if part.is_too_large {
                     self.fail_client(now, ClientError::BodyTooLarge, shared);
                     return true;
                 }
-                if relayed.is_end {
+                if part.is_end {
                     // A client may use the new protocol only after its complete request.
                     if is_tunnel {
                         client.begin_tunnel();
@@ -250,7 +240,7 @@ impl Session {
                     }
                 }
                 let is_stuck = client.input.as_ref().is_some_and(|input| !input.is_empty());
-                relayed.is_end || (client.is_eof && !is_stuck && !is_over)
+                part.is_end || (client.is_eof && !is_stuck && client.lacks_body())
             }
             Err(error) => {
                 self.fail_client(now, ClientError::MalformedChunk(error), shared);
@@ -263,31 +253,16 @@ impl Session {
     #[inline(never)]
     fn relay_answer(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
-        let upstream_half::Receive::Body { reader, writer } = &mut upstream.receive else {
-            return false;
-        };
         let was_empty = client.output.is_empty();
         // The end of a chunked body may wait for room after all input was read.
-        let relayed = body::relay(
-            reader,
-            *writer,
-            &mut upstream.input,
-            &mut client.output,
-            &mut shared.buffers,
-        );
+        let relayed = upstream.relay_body(&mut client.output, shared);
         // Even after an error: bytes that begin to wait now get the full time.
         if was_empty && !client.output.is_empty() {
             client.last_write = now;
         }
-        if let Ok(relayed) = &relayed {
-            shared.add_parsed(relayed.parsed);
-        }
         match relayed {
-            Ok(relayed) if relayed.is_end => {
-                upstream.end_response();
-                return true;
-            }
-            Ok(_) => {}
+            Ok(true) => return true,
+            Ok(false) => {}
             Err(error) => {
                 self.fail_upstream(now, UpstreamError::MalformedChunk(error), shared);
                 return true;
@@ -296,11 +271,10 @@ impl Session {
         if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
             return false;
         }
-        if upstream.is_eof && !upstream.has_failed && reader.ends_at_close() {
-            if !body::finish(*writer, &mut client.output, &mut shared.buffers) {
+        if upstream.is_eof && !upstream.has_failed && upstream.ends_at_close() {
+            if !upstream.finish_body(&mut client.output, shared) {
                 return false;
             }
-            upstream.end_response();
             if was_empty {
                 client.last_write = now;
             }
@@ -322,7 +296,7 @@ impl Session {
         let Some(exchange) = &mut self.exchange else {
             return false;
         };
-        let is_whole = matches!(client.receive, Receive::Ended);
+        let is_whole = client.has_ended_request();
         let is_reusable = is_whole
             && upstream.output.is_empty()
             && upstream.input.as_ref().is_none_or(Buffer::is_empty)
@@ -374,7 +348,7 @@ impl Session {
     /// for a while, since closing at once could destroy the response (RFC 9112 section 9.6).
     fn close_client(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let client = &mut self.client;
-        if matches!(client.receive, Receive::Discarding { .. }) {
+        if matches!(client.receive(), Receive::Discarding { .. }) {
             self.discard(shared);
             return false;
         }
@@ -405,7 +379,7 @@ impl Session {
         // A client that sees the end only in its response may already have sent its next request.
         let has_all = client.is_eof
             || (client.has_said_last
-                && matches!(client.receive, Receive::Ended)
+                && client.has_ended_request()
                 && client.input.as_ref().is_none_or(Buffer::is_empty));
         if with_reset || has_all {
             self.needs.close(with_reset);

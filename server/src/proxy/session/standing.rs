@@ -21,7 +21,7 @@ impl Session {
             return Standing::Busy;
         }
         let since = client.last_read.max(client.last_write).min(now);
-        match (&client.receive, client.head_since) {
+        match (client.receive(), client.head_since) {
             (Receive::Head, Some(since)) => Standing::Silent { since },
             (Receive::Head, None) if !client.has_been_served => Standing::Silent { since },
             (Receive::Head | Receive::Discarding { .. }, _) => Standing::Kept { since },

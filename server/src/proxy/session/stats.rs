@@ -4,7 +4,7 @@ use std::sync::Arc;
 use intelliproxy_core::Instant;
 
 use super::Session;
-use super::upstream_half::{self, connection_option};
+use super::upstream_half::connection_option;
 use crate::buffer::LARGE;
 use crate::http::answer;
 use crate::proxy::shared::Shared;
@@ -20,7 +20,7 @@ impl Session {
         shared: &mut Shared,
     ) {
         if let Some(exchange) = &self.exchange
-            && matches!(self.upstream.receive, upstream_half::Receive::AwaitsStats)
+            && self.upstream.awaits_stats()
         {
             shared.add_own_response(200);
             let connection = connection_option(exchange.version, exchange.is_persistent);
@@ -47,21 +47,12 @@ impl Session {
     #[cold]
     pub(super) fn pass_own_text(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
-        let upstream_half::Receive::OwnText { text, passed } = &mut upstream.receive else {
-            return false;
-        };
-        let left = &text[*passed..];
-        if !client.output.reserve(left.len().min(1), left.len(), &mut shared.buffers) {
+        let was_empty = client.output.is_empty();
+        if !upstream.pass_own_text(&mut client.output, shared) {
             return false;
         }
-        if client.output.is_empty() {
+        if was_empty {
             client.last_write = now;
-        }
-        let count = left.len().min(client.output.room());
-        client.output.append(&left[..count]);
-        *passed += count;
-        if *passed == text.len() {
-            upstream.end_response();
         }
         true
     }

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-use super::client_half::Receive;
 use super::look::Look;
-use super::{Session, Side, upstream_half};
+use super::{Session, Side};
 use crate::access::Ending;
 use crate::http::UpstreamError;
 use crate::proxy::shared::Shared;
@@ -89,10 +88,9 @@ impl Session {
 
     /// Whether the backend has received all that it needs to send its head or a 100 (Continue).
     pub(super) fn is_head_awaited(&self) -> bool {
-        matches!(self.upstream.receive, upstream_half::Receive::Head)
+        self.upstream.is_at_head()
             && self.upstream.output.is_empty()
-            && (matches!(self.client.receive, Receive::Ended | Receive::Tunnel)
-                || self.awaits_continue())
+            && (self.client.has_whole_request() || self.awaits_continue())
     }
 
     /// Returns the longest time for which a side may take nothing.

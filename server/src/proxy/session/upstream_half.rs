@@ -8,7 +8,7 @@ use super::exchange::Exchange;
 use super::look::Look;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
-use crate::http::body::{BodyReader, BodyWriter};
+use crate::http::body::{self, BodyReader, BodyWriter};
 use crate::http::field::Slots;
 use crate::http::forward::{self, ResponsePlan};
 use crate::http::framing::{Framing, response_framing};
@@ -17,7 +17,7 @@ use crate::http::persistence::kept_for;
 use crate::http::progress::HeadProgress;
 use crate::http::refusal::Refusal;
 use crate::http::upgrade;
-use crate::http::{UpstreamError, refuse};
+use crate::http::{ChunkError, UpstreamError, refuse};
 use crate::proxy::id::ConnId;
 use crate::proxy::shared::Shared;
 
@@ -28,7 +28,7 @@ pub(crate) struct UpstreamHalf {
     link: Link,
     pub(crate) input: Option<Buffer>,
     pub(crate) output: Outbox,
-    pub(crate) receive: Receive,
+    receive: Receive,
     /// Progress in the head that is arriving.
     progress: HeadProgress,
     /// Whether a complete head waits for room; it is not parsed again before there is more room.
@@ -68,7 +68,7 @@ enum Link {
 /// The expected input from the backend. Its tag is a separate byte, since every step reads it.
 #[derive(Debug)]
 #[repr(u8)]
-pub(crate) enum Receive {
+pub(super) enum Receive {
     /// Nothing: no exchange.
     Idle,
     /// The response's head.
@@ -155,6 +155,77 @@ impl UpstreamHalf {
     /// Whether the connection carried an exchange before.
     pub(crate) const fn is_reused(&self) -> bool {
         matches!(self.link, Link::Open { is_reused: true, .. })
+    }
+
+    /// Returns the expected input.
+    #[inline(always)]
+    pub(super) const fn receive(&self) -> &Receive {
+        &self.receive
+    }
+
+    /// Whether the response's head is awaited.
+    pub(super) const fn is_at_head(&self) -> bool {
+        matches!(self.receive, Receive::Head)
+    }
+
+    /// Whether further input is a tunnel's.
+    pub(super) const fn is_tunnel(&self) -> bool {
+        matches!(self.receive, Receive::Tunnel)
+    }
+
+    /// Whether the text of /stats is awaited.
+    pub(super) const fn awaits_stats(&self) -> bool {
+        matches!(self.receive, Receive::AwaitsStats)
+    }
+
+    /// Whether the response's body ends with the backend's connection.
+    pub(super) const fn ends_at_close(&self) -> bool {
+        matches!(&self.receive, Receive::Body { reader, .. } if reader.ends_at_close())
+    }
+
+    /// Forwards the received part of the response's body to `output`, as far as there is room.
+    /// Returns whether the response is complete.
+    #[inline]
+    pub(super) fn relay_body(
+        &mut self,
+        output: &mut Outbox,
+        shared: &mut Shared,
+    ) -> Result<bool, ChunkError> {
+        let Receive::Body { reader, writer } = &mut self.receive else { return Ok(false) };
+        let relayed = body::relay(reader, *writer, &mut self.input, output, &mut shared.buffers)?;
+        shared.add_parsed(relayed.parsed);
+        if relayed.is_end {
+            self.receive = Receive::Ended;
+        }
+        Ok(relayed.is_end)
+    }
+
+    /// Ends a body that ended with the backend's connection. Returns false if `output` has no room
+    /// for its last chunk.
+    pub(super) fn finish_body(&mut self, output: &mut Outbox, shared: &mut Shared) -> bool {
+        let Receive::Body { writer, .. } = &self.receive else { return false };
+        let is_finished = body::finish(*writer, output, &mut shared.buffers);
+        if is_finished {
+            self.receive = Receive::Ended;
+        }
+        is_finished
+    }
+
+    /// Writes as much of a text of the proxy to `output` as there is room for. Returns false
+    /// without room.
+    pub(super) fn pass_own_text(&mut self, output: &mut Outbox, shared: &mut Shared) -> bool {
+        let Receive::OwnText { text, passed } = &mut self.receive else { return false };
+        let left = &text[*passed..];
+        if !output.reserve(left.len().min(1), left.len(), &mut shared.buffers) {
+            return false;
+        }
+        let count = left.len().min(output.room());
+        output.append(&left[..count]);
+        *passed += count;
+        if *passed == text.len() {
+            self.receive = Receive::Ended;
+        }
+        true
     }
 
     /// Whether the client's connection ends with the current response because only this end marks
