@@ -16,6 +16,8 @@ mod hops;
 mod kept;
 #[path = "conformance/limits.rs"]
 mod limits;
+#[path = "conformance/notices.rs"]
+mod notices;
 #[path = "conformance/per_client.rs"]
 mod per_client;
 #[path = "conformance/queue.rs"]

@@ -93,7 +93,7 @@ fn rules_hold_in_every_world() {
 }
 
 /// Marks that a sweep must have seen. Otherwise its rules had nothing to check.
-const EXPECTED: [&str; 52] = [
+const EXPECTED: [&str; 65] = [
     "101",
     "200",
     "204",
@@ -132,7 +132,7 @@ const EXPECTED: [&str; 52] = [
     "configuration refused",
     "finished at an address without a backend",
     "connection closed with its backend",
-    // Every event of the router but `LoadReported`, which nothing sends yet, and every action.
+    // Every event of the router but `LoadReported`, which the proxy does not send, and every action.
     "event ProbeFinished",
     "event RequestFinished",
     "event StreamOpened",
@@ -147,6 +147,21 @@ const EXPECTED: [&str; 52] = [
     "action Close",
     "action Close by a reset",
     "action Notify",
+    // Every notice but four, which tests in `tests/conformance` show: `Refused`, `ClientsGaveWay`,
+    // `ClientsLimited`, `UnsolicitedBytes`.
+    "notice Switched",
+    "notice Held",
+    "notice HealthChanged",
+    "notice Ejected",
+    "notice Returned",
+    "notice ClientError",
+    "notice UpstreamError",
+    "notice ClientRefused",
+    "notice ClientsInExcess",
+    "notice Expired",
+    "notice UnreadableReport",
+    "notice Reconfigured",
+    "notice ConfigRefused",
 ];
 
 /// Returns the marks of a world: what happened in it.

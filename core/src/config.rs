@@ -19,14 +19,14 @@ pub use crate::policy::prequal::rules::PrequalRules;
 /// The configuration of a [`Router`](crate::Router).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouterConfig {
-    /// The backends by name, in order of preference among equals. Names are not empty and unique.
+    /// The backends by name, in order of preference among equals. Names are unique and not empty.
     pub backends: Vec<String>,
     /// The rules for choosing among them.
     pub rules: Rules,
 }
 
 impl RouterConfig {
-    /// The maximum number of backends of a router; already one round of probes of that many is a
+    /// The maximum number of backends of a router. With more, the probes alone would be a heavy
     /// load.
     pub const BACKENDS_MAX: usize = 10_000;
 

@@ -374,9 +374,9 @@ pub enum Outcome {
         /// The status of the response, usually 429 or 503.
         status: u16,
         /// The value of Retry-After: the backend gets no requests for this long while another one
-        /// can take them, at most 60 s. Without it the refusal counts as one request in flight at
-        /// an idle backend, and as less the more the backend works on compared with the others. It
-        /// fades with the half-life of errors.
+        /// can take them, at most 60 s. Without it the refusal counts as one more request in
+        /// flight, and as less if the backend works on many requests compared with the others. This
+        /// weight fades with the half-life of errors.
         hold: Option<Duration>,
     },
     /// The request failed at the backend or on the way to it.

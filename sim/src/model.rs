@@ -162,8 +162,8 @@ pub struct Answer {
     pub cpu: Duration,
 }
 
-/// Returns the number of consecutive losses of a packet, from one draw: the draw is below `loss` to
-/// the power of n with exactly the chance of n losses in a row.
+/// Returns the number of consecutive losses of a packet, from one uniform draw. The chance of n
+/// losses in a row is `loss` to the power of n, so there are n of them if the draw is below that.
 fn losses(draw: f64, loss: f64) -> u32 {
     let mut count = 0;
     let mut chance = loss;

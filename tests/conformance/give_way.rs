@@ -213,8 +213,8 @@ fn clients_beyond_a_lowered_limit_give_way() {
     }
 }
 
-/// A client that is turned away takes no place while its connection lasts: idle ones need not give
-/// way for it, and still do for the next one.
+/// A client that is turned away takes no place while its connection lasts: no idle client gives way
+/// for it. One gives way for the next client that is admitted.
 #[test]
 fn one_turned_away_takes_no_place() {
     let mut full = Full::new(2);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use intelliproxy::proxy::{Action, ConnId, Notice, Proxy};
 
+use crate::kinds;
 use crate::net::{Moved, Net};
 
 /// Maximum delay between a client's last bytes and its end for a half-close.
@@ -23,8 +24,8 @@ pub struct Driver {
     pub proxy: Proxy,
     /// Its notices, oldest first.
     pub notices: Vec<Notice>,
-    /// The kinds of actions that the proxy asked for.
-    pub actions: BTreeSet<&'static str>,
+    /// The kinds of actions that the proxy asked for, and of its notices.
+    pub kinds: BTreeSet<&'static str>,
     socks: Vec<Option<Sock>>,
     unread: VecDeque<ConnId>,
     /// Closed connections, for events that come too late.
@@ -61,7 +62,7 @@ impl Driver {
         Self {
             proxy,
             notices: Vec::new(),
-            actions: BTreeSet::new(),
+            kinds: BTreeSet::new(),
             socks: Vec::new(),
             unread: VecDeque::new(),
             gone: Vec::new(),
@@ -302,15 +303,7 @@ impl Driver {
     }
 
     fn act(&mut self, net: &mut Net, action: Action) {
-        self.actions.insert(match action {
-            Action::Connect { .. } => "action Connect",
-            Action::Look { .. } => "action Look",
-            Action::Measure { .. } => "action Measure",
-            Action::Shutdown { .. } => "action Shutdown",
-            Action::Close { with_reset: false, .. } => "action Close",
-            Action::Close { with_reset: true, .. } => "action Close by a reset",
-            Action::Notify(_) => "action Notify",
-        });
+        self.kinds.insert(kinds::of_action(&action));
         match action {
             Action::Connect { conn, address } => match net.dial(address) {
                 Ok(link) => {
@@ -353,6 +346,7 @@ impl Driver {
                 }
             }
             Action::Notify(notice) => {
+                self.kinds.insert(kinds::of_notice(&notice));
                 net.trace.note(net.now, format_args!("notice {notice:?}"));
                 self.notices.push(notice);
             }

@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod client;
 pub mod driver;
+mod kinds;
 pub mod ledger;
 pub mod net;
 pub mod oracle;

@@ -73,7 +73,7 @@ pub struct Report {
     pub backends: Vec<Backend>,
     /// The notices of the proxy.
     pub notices: Vec<Notice>,
-    /// The kinds of events of the router, and of actions of the router and the proxy.
+    /// The kinds of events of the router, and of actions and notices of the router and the proxy.
     pub kinds: BTreeSet<&'static str>,
     /// The effects of new configurations.
     pub reloads: Reloads,
@@ -131,7 +131,7 @@ const PATIENCE: Duration = Duration::from_secs(6000);
 /// The recording of the router is replayed for one in this many seeds, because that takes as long
 /// again.
 const REPLAYED_EVERY: u64 = 4;
-/// Maximum number of turns at the same time before time counts as standing still.
+/// Maximum number of turns in which time does not advance.
 const TURNS_MAX: u32 = 200_000;
 
 impl Default for World {
@@ -344,7 +344,7 @@ impl World {
             false => Err("the proxy has stopped and holds something".to_owned()),
         });
         let driver = self.driver.take().expect("the driver was made above");
-        let Driver { proxy, notices, actions: mut kinds, .. } = driver;
+        let Driver { proxy, notices, mut kinds, .. } = driver;
         drop(proxy);
         kinds.extend(recording.events());
         if self.seed % REPLAYED_EVERY == 1 {

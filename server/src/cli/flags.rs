@@ -218,7 +218,7 @@ pub(super) const FLAGS: [Flag; 24] = [
         name: "--admin",
         value: Some("HOST:PORT"),
         path: "admin.listen",
-        help: "where the pages /stats, /metrics, /healthz, /readyz and /config are",
+        help: "address of the pages /stats, /metrics, /healthz, /readyz and /config",
         change: Change::Set(|config, text| {
             config.admin.listen = Some(text.to_owned());
             Ok(())

@@ -72,8 +72,8 @@ impl Host for Machine {
     }
 }
 
-/// Bytes of a recording, which is held in memory as a whole. A larger one is best made as a ring of
-/// files (`recording.bytesMax`).
+/// Maximum size of a recording in bytes. It is held in memory as a whole. A larger one is best made
+/// as a ring of files (`recording.bytesMax`).
 const RECORDING_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 #[cfg(test)]

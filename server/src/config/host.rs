@@ -75,10 +75,10 @@ impl fmt::Display for HostError {
             Self::NoHost => "has no host",
             Self::OpenBracket => "has a [ without its ]",
             Self::AfterBracket => "has something other than a port after its ]",
-            Self::Ipv6Address => "has no IPv6 address in its brackets",
-            Self::BareIpv6 => "has a colon too many; an IPv6 address stands in brackets",
-            Self::Ipv4Address => "ends in a number and is no IPv4 address",
-            Self::Name => "has a host that is no DNS name",
+            Self::Ipv6Address => "has brackets around something other than an IPv6 address",
+            Self::BareIpv6 => "has too many colons; an IPv6 address must be in brackets",
+            Self::Ipv4Address => "has a host that ends in a number but is not an IPv4 address",
+            Self::Name => "has a host that is not a DNS name",
             Self::Port => "has an invalid port",
         })
     }

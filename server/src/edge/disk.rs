@@ -1,4 +1,4 @@
-//! Files that the program writes, under names where others may have placed something.
+//! Files that the program writes in folders in which other users may have placed files or links.
 //!
 //! A planted symbolic link is never followed. Opening never waits: pipes and devices are refused.
 use std::fs::{self, File};
@@ -61,7 +61,8 @@ pub(crate) enum Unread {
     Failed(io::Error),
 }
 
-/// The words for what has this name if it is neither a regular file nor free. Nothing is opened.
+/// Describes what has this name, if it is not a regular file. `None` for a regular file and for a
+/// free name. Nothing is opened.
 pub(crate) fn irregular(path: &Path) -> Option<&'static str> {
     let found = fs::symlink_metadata(path).ok()?;
     match (found.is_symlink(), found.is_file()) {
@@ -112,7 +113,7 @@ pub(crate) fn read_named(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    // It may grow, and files of the system have no length.
+    // The length is not known in advance: the file may grow, and those in /proc report 0.
     let read = file.take(bytes_max + 1).read_to_end(&mut bytes)? as u64;
     if read > bytes_max { Err(too_large()) } else { Ok(bytes) }
 }

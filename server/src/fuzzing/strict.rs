@@ -264,7 +264,7 @@ fn is_chunked(coding: &[u8]) -> Result<Extent, &'static str> {
 fn plain_number(text: &[u8]) -> Result<u64, &'static str> {
     let is_plain = !text.is_empty() && text.len() < 19 && text.iter().all(u8::is_ascii_digit);
     let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-    number.filter(|_| is_plain).ok_or("a length that is no number")
+    number.filter(|_| is_plain).ok_or("a length that is not a number")
 }
 
 #[cfg(test)]

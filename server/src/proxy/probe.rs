@@ -274,7 +274,7 @@ impl ReportBody {
 
 /// Returns the backend's figures that are finite numbers, and the fault of the rest. Returns no
 /// figures if the text is not a JSON object. A value that cannot be read, such as a number beyond
-/// all floats, spoils no other one.
+/// the range of floats, does not affect the others.
 fn read_report(body: &[u8]) -> (Option<LoadReport>, Option<ReportFault>) {
     let Ok(object) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(body) else {
         return (None, Some(ReportFault::NoObject { excerpt: excerpt::of_backend(body) }));

@@ -37,6 +37,8 @@ pub struct Driver {
     pub step: usize,
     /// The fate of new connections to backends.
     pub dialling: Dialling,
+    /// Addresses that refuse connections.
+    pub refusing: Vec<SocketAddr>,
     /// Whether probes get a response, as soon as they are written.
     pub responds_to_probes: bool,
     /// Bytes that a new connection to a backend accepts.
@@ -112,6 +114,7 @@ impl Driver {
             moving: Moving::AtOnce,
             step: usize::MAX,
             dialling: Dialling::Succeeds,
+            refusing: Vec::new(),
             responds_to_probes: true,
             backends_take: usize::MAX,
             notices: Vec::new(),
@@ -507,8 +510,11 @@ impl Driver {
                 self.act(action);
             }
             let Some(conn) = self.proxy.poll_dirty() else { break };
+            let has_output = !self.proxy.write_ready(conn).is_empty();
             let peer = self.open(conn);
-            (peer.is_reported, peer.is_paused) = (true, false);
+            // A report without output is one of room.
+            peer.is_reported |= has_output;
+            peer.is_paused &= has_output;
             if self.moving == Moving::AtOnce {
                 let at = self.place(conn);
                 self.write_some(at, self.step);
@@ -526,6 +532,7 @@ impl Driver {
                 self.insert(Peer::new(conn, Some(address), self.backends_take));
                 self.upstreams.push(conn);
                 let result = match self.dialling {
+                    _ if self.refusing.contains(&address) => Err(ConnectFailure::Refused),
                     Dialling::Succeeds => Ok(()),
                     Dialling::IsRefused => Err(ConnectFailure::Refused),
                     Dialling::Hangs => return,

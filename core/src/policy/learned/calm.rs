@@ -93,7 +93,7 @@ impl Learned {
         }
         unit.take_in_parts(pool, good);
         for _ in 0..good {
-            // One by one, because these counts forget by requests.
+            // One by one: these counts decay with each request, not with time.
             pool.errors.observe(false, POOL_MEMORY);
             unit.errors.observe(false, OWN_MEMORY);
             unit.restraints.watch.answered_again();
@@ -145,6 +145,6 @@ impl Unit {
     }
 }
 
-/// Good ends that wait at most. An estimate of the speed costs about as much as the rest of a
-/// decision.
+/// Maximum number of good ends that wait to be applied. An estimate of the speed costs about as
+/// much as the rest of a decision.
 const BATCH: u32 = 16;

@@ -50,7 +50,7 @@ impl Learned {
     }
 
     /// Handles a refusal of a request that was in flight with n − 1 others. If a backend refuses
-    /// [`REFUSED_ALONE`] requests in a row that were alone there, it is not full: it refuses
+    /// [`REFUSED_ALONE`] requests in a row, each the only one there, it is not full: it refuses
     /// everything.
     pub(super) fn refused(&mut self, now: Instant, slot: usize) {
         let unit = &mut self.units[slot];

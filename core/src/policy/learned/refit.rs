@@ -6,8 +6,8 @@ use crate::time::Instant;
 impl Learned {
     /// Fits the curve and the median of the speeds, and weighs all backends.
     pub(super) fn refresh(&mut self, now: Instant) {
-        // Without this, a backend that is charged for its errors and gets no requests would be
-        // charged until trials outweigh them, however rarely the others fail by now.
+        // A backend that is charged for its errors gets no requests that could show that it has
+        // recovered. So its errors fade without requests, too.
         let stale = REFRESH as f64 / (UNASKED_MEMORY * self.present.max(1) as f64);
         for slot in 0..self.units.len() {
             self.settle_up(slot);
@@ -83,8 +83,8 @@ impl Learned {
 /// Chosen; insensitive from half to twice.
 const CURVE_MEMORY_MIN: f64 = 640.0;
 const CURVE_MEMORY_MAX: f64 = 20_000.0;
-/// Requests, for each backend of the pool, that are remembered of a backend that is not asked.
-/// Chosen; insensitive from half to twice.
+/// Completions of the pool, per backend, after which the errors of a backend without requests have
+/// faded. Chosen; insensitive from half to twice.
 const UNASKED_MEMORY: f64 = 400.0;
 /// Speeds are rescaled when their median is beyond e^0.7, about 2. Only their product with the
 /// curve has a meaning: this keeps both near 1.

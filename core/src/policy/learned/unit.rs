@@ -51,7 +51,7 @@ pub(super) struct Unit {
     pub(super) turned_away: u32,
     /// The same as fractions of requests in flight, reduced by good responses.
     refused_lately: f64,
-    /// Refusals in a row of requests that were alone there.
+    /// Refusals in a row, each of the only request there.
     pub(super) refused_alone: u32,
     /// The time up to which exposure is counted.
     pub(super) looked_at: Instant,

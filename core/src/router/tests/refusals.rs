@@ -49,9 +49,10 @@ fn refusals_fade() {
     assert_eq!(points(&world), 4.0);
 }
 
-/// A refusal of a backend with as much work as the others shows that it is as full as they are. By
-/// hand, with three in flight at each, it counts as 1/64 of a request. With one at it and four at
-/// each of the others it is (3/4)³ = 0.42, so two of them count as one request.
+/// A refusal of a backend with as much work as the others only shows that all are full. By hand:
+/// with three requests in flight at each backend it counts as 1/64 of a request. With one in flight
+/// there and four at each of the others it counts as (3/4)³ = 0.42, so two refusals count as one
+/// request.
 #[test]
 fn a_full_backend_is_known_to_be_full() {
     for (own, points) in [(3, 0.0), (1, 2.0)] {
@@ -71,9 +72,9 @@ fn a_full_backend_is_known_to_be_full() {
     }
 }
 
-/// A release that breaks after a thousand good requests counts as refusing within two dozen
-/// requests, and the requests go elsewhere. This includes a backend that had all of them, so that
-/// nothing is known of the other one.
+/// A backend that serves a thousand requests well and then only 404s counts as refusing within two
+/// dozen requests, and the requests go elsewhere, whether the other backend has had requests before
+/// or not.
 #[test]
 fn a_sudden_404_is_seen_at_once() {
     for is_other_known in [false, true] {
@@ -221,8 +222,8 @@ fn without_spill_over() -> World {
     world
 }
 
-/// A backend that stood out by its 404s and has answered nothing else since still does ten minutes
-/// later, when it is tried.
+/// A backend that counts as refusing by its 404s still does ten minutes later, if all its responses
+/// since then were 404s.
 #[test]
 fn a_broken_release_stays_one_until_it_answers() {
     let mut world = without_spill_over();

@@ -209,7 +209,8 @@ fn texts_are_checked() {
         (
             "listen[0]",
             |c| c.listen = vec!["3001".into()],
-            "HOST:PORT, and \"3001\" ends in a number and is no IPv4 address",
+            "HOST:PORT, and \"3001\" has a host that ends in a number \
+             but is not an IPv4 address",
         ),
         (
             "listen[1]",

@@ -73,10 +73,10 @@ fn describe_ejection(reason: EjectReason) -> String {
             )
         }
         EjectReason::Refusals { in_row } => {
-            format!("it refused {in_row} requests in a row that were alone there")
+            format!("it refused {in_row} requests in a row, each the only one there")
         }
         EjectReason::Silence { lasted, due } => format!(
-            "silent for {} ms, where {due:.0} responses were due, until no request was left there",
+            "silent for {} ms although {due:.0} responses were due, and no request is left there",
             lasted.as_millis()
         ),
     }
@@ -183,12 +183,12 @@ mod tests {
             ),
             (
                 ejected(EjectReason::Refusals { in_row: 3 }),
-                "B is ejected: it refused 3 requests in a row that were alone there",
+                "B is ejected: it refused 3 requests in a row, each the only one there",
             ),
             (
                 ejected(EjectReason::Silence { lasted: Duration::from_millis(740), due: 12.4 }),
-                "B is ejected: silent for 740 ms, where 12 responses were due, \
-                 until no request was left there",
+                "B is ejected: silent for 740 ms although 12 responses were due, \
+                 and no request is left there",
             ),
             (returned(ReturnReason::Probation), "B is back: its trial requests succeeded"),
             (returned(ReturnReason::OthersFail), "B is back: the others fail as much"),
