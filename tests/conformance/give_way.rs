@@ -227,8 +227,9 @@ fn one_turned_away_takes_no_place() {
     }
     assert_eq!(full.driver.proxy.clients(), 5);
     full.driver.closed.clear();
-    full.accept(at(5000));
+    let admitted = full.accept(at(5000));
     assert_eq!(full.driver.closed, [first]);
+    assert!(full.driver.text(admitted).is_empty(), "not turned away");
 }
 
 /// The notice names the limit that is reached: `limits.clients`, or open files if those suffice for
