@@ -147,8 +147,8 @@ const EXPECTED: [&str; 65] = [
     "action Close",
     "action Close by a reset",
     "action Notify",
-    // Every notice but four, which tests in `tests/conformance` show: `Refused`, `ClientsGaveWay`,
-    // `ClientsLimited`, `UnsolicitedBytes`.
+    // Every notice but five, which tests in `tests/conformance` show: `Refused`, `ClientLimited`,
+    // `ClientsGaveWay`, `ClientsLimited`, `UnsolicitedBytes`.
     "notice Switched",
     "notice Held",
     "notice HealthChanged",

@@ -143,10 +143,10 @@ fn an_unreadable_report_is_reported() {
     let mut faults = Vec::new();
     driver.pass(Duration::ZERO);
     for _ in 0..3 {
-        let reports = driver.peers().iter().filter(|peer| {
+        let mut reports = driver.peers().iter().filter(|peer| {
             peer.is_open() && peer.received.starts_with(b"GET /metrics ") && peer.read().is_empty()
         });
-        let report = reports.last().expect("a report is requested").conn;
+        let report = reports.next_back().expect("a report is requested").conn;
         driver.send(report, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[1,2]");
         faults.extend(driver.notices.drain(..).filter_map(|notice| match notice {
             Notice::UnreadableReport { fault, .. } => Some(fault),

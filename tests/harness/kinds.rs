@@ -27,6 +27,7 @@ pub(crate) const fn of_notice(notice: &Notice) -> &'static str {
         Notice::UpstreamError { .. } => "notice UpstreamError",
         Notice::Refused { .. } => "notice Refused",
         Notice::ClientRefused { .. } => "notice ClientRefused",
+        Notice::ClientLimited { .. } => "notice ClientLimited",
         Notice::ClientsGaveWay { .. } => "notice ClientsGaveWay",
         Notice::ClientsInExcess { .. } => "notice ClientsInExcess",
         Notice::ClientsLimited { .. } => "notice ClientsLimited",
