@@ -4,11 +4,11 @@ mod asides;
 mod charge;
 mod current;
 mod ejection;
+mod leases;
 mod probing;
 mod reason;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use self::asides::Asides;
 use self::ejection::Ejections;
@@ -16,14 +16,13 @@ use crate::backend::{Access, BackendTable};
 use crate::blame::{Asker, Blame};
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{
-    Action, Event, HoldReason, Lease, NoRoute, Notice, Outcome, ProbeFailure, RequestFailure,
-    RouteReason, SwitchReason,
+    Action, Event, HoldReason, Lease, NoRoute, Notice, ProbeFailure, RouteReason, SwitchReason,
 };
 use crate::gate::SwitchGate;
 use crate::health::Health;
-use crate::id::{BackendId, LeaseId, Token};
+use crate::id::{BackendId, Token};
 use crate::policy::state::{PolicyState, PolicyStateError};
-use crate::policy::{self, Candidates, Ended, GuardView, Habits, Learner, Policy};
+use crate::policy::{self, GuardView, Habits, Policy};
 use crate::probe::{Due, ProbeSchedule};
 use crate::rng::Rng;
 use crate::snapshot::{BackendSnapshot, RouterCounts, Snapshot};
@@ -236,63 +235,6 @@ impl Router {
         self.admit(now, tried, asker)
     }
 
-    /// Sends a request to a backend other than `not`, for a second opinion.
-    #[cold]
-    fn admit_elsewhere(
-        &mut self,
-        now: Instant,
-        not: BackendId,
-        asker: Asker,
-    ) -> Result<Lease, NoRoute> {
-        let mut lease = self.admit(now, &[not], asker)?;
-        lease.reason = RouteReason::SecondOpinion;
-        self.blame.asked(asker, lease.id, not);
-        Ok(lease)
-    }
-
-    #[inline(always)]
-    fn admit(&mut self, now: Instant, tried: &[BackendId], asker: Asker) -> Result<Lease, NoRoute> {
-        // Holds end with the next request instead of a timer: no request needs the backend earlier.
-        if now >= self.table.releases_at() {
-            self.release(now);
-        }
-        // A trial comes before the policy, which would avoid the backend. A retry is never a trial.
-        let trial = if self.ejections.out > 0 && tried.is_empty() { self.try_out() } else { None };
-        let (backend, token, reason) = match trial {
-            Some(backend) => (backend, 0, RouteReason::Trial),
-            None => self.choose(now, tried)?,
-        };
-        let weights = &self.rules.weights;
-        self.table.update(backend, |backend| backend.lease_out(weights));
-        self.leases_given += 1;
-        if self.habits.listens {
-            self.policy.on_dispatch(now, backend);
-        }
-        self.check_in_debug();
-        let (id, policy_epoch) = (LeaseId(self.leases_given), self.policy_epoch);
-        Ok(Lease { id, backend, routed_at: now, token, policy_epoch, asker, reason })
-    }
-
-    /// Returns the backend that policy and gate choose, and the policy's mark.
-    #[inline(always)]
-    fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<Chosen, NoRoute> {
-        let candidates = Candidates::new(&self.table, tried);
-        let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
-            let is_full = |id: &&BackendId| self.is_full(**id) && !tried.contains(*id);
-            return Err(match self.order.iter().find(is_full) {
-                Some(_) => NoRoute::Full,
-                None if self.order.is_empty() => NoRoute::NoBackends,
-                None => NoRoute::AllTried,
-            });
-        };
-        // Retries bypass the gate, so that they do not move the current backend.
-        if tried.is_empty() && self.habits.is_gated && self.is_usable(choice.backend) {
-            return Ok(self.restrain(now, choice.backend));
-        }
-        let reason = if tried.is_empty() { RouteReason::Policy } else { RouteReason::Retry };
-        Ok((choice.backend, choice.token, reason))
-    }
-
     /// The next piece of work for the driver; `None` when nothing is left.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -425,100 +367,6 @@ impl Router {
         assert!(self.switches == 0 || self.last_switch.is_some(), "switches leave their reason");
     }
 
-    fn request_finished(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
-        let backend = lease.backend;
-        let (mut is_excused, mut has_answered) = (false, false);
-        let outcome = if let Outcome::Answered { status: ..400, .. } = outcome {
-            self.blame.ended(now, lease.id, lease.asker, true);
-            outcome
-        } else {
-            let told = outcome.normal();
-            let charged = self.charge(now, &lease, told);
-            is_excused = charged == Outcome::Abandoned && told != charged;
-            has_answered = matches!(told, Outcome::Answered { .. });
-            charged
-        };
-        // Time of waiting for its client; `None` for a stream, which has ended for the policy.
-        let waited = if self.asides.is_empty() {
-            Some(Duration::ZERO)
-        } else {
-            self.end_aside(now, lease.id)
-        };
-        let rules = &self.rules;
-        let is_refused = matches!(outcome, Outcome::Failed(RequestFailure::Refused));
-        let done = self.table.update(backend, |backend| {
-            let was_full = backend.is_full();
-            backend.lease_home(now, &outcome, rules);
-            if is_excused {
-                backend.excused();
-            }
-            let is_watched = outcome.is_error() == Some(true) || backend.watch.is_troubled();
-            let is_newly_down = is_refused && backend.health.refused();
-            LeaseEnd { is_newly_down, is_watched, was_full }
-        });
-        self.leases_home += 1;
-        let Some(LeaseEnd { is_newly_down, is_watched, was_full }) = done else {
-            debug_assert!(self.leases_orphaned > 0, "a lease ends at the router that gave it");
-            self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
-            return;
-        };
-        let is_refusal = matches!(outcome, Outcome::Refused { .. });
-        if is_refusal {
-            self.note_refusal(now, backend, &outcome);
-        }
-        if let Some(waited) = waited
-            && self.habits.listens
-        {
-            // A later policy cannot interpret the mark.
-            let token = if lease.policy_epoch == self.policy_epoch { lease.token } else { 0 };
-            let mut elapsed = now.since(lease.routed_at);
-            if !waited.is_zero() {
-                elapsed = elapsed.saturating_sub(waited);
-            }
-            let is_excused = is_excused && has_answered;
-            self.tell_policy(now, backend, token, elapsed, &outcome, is_excused);
-        }
-        if (is_watched || self.ejections.out > 0) && self.ejects() {
-            self.watch_end(now, backend, lease.routed_at, &outcome);
-        }
-        if was_full || is_refusal {
-            self.settle(now);
-        }
-        if is_newly_down {
-            self.health_changed(now, backend, Some(ProbeFailure::Refused));
-        }
-    }
-
-    /// Ends the holds that have expired. A current backend that is still held is replaced.
-    #[cold]
-    fn release(&mut self, now: Instant) {
-        self.table.release(now);
-        self.settle(now);
-    }
-
-    /// Reports the end of a request to a policy that listens.
-    #[inline(never)]
-    fn tell_policy(
-        &mut self,
-        now: Instant,
-        backend: BackendId,
-        token: Token,
-        elapsed: Duration,
-        outcome: &Outcome,
-        is_excused: bool,
-    ) {
-        let Some(facts) = self.table.get(backend) else { return };
-        let ended = Ended { backend, token, outcome, elapsed, is_excused, facts };
-        self.policy.on_outcome(now, &ended);
-        if self.habits.guards_itself {
-            self.hasten_pings(now, backend);
-            if self.policy.learner_mut().is_some_and(Learner::take_regret) {
-                self.forget_refusals();
-            }
-            self.tell_standing(backend);
-        }
-    }
-
     /// Schedules the next ping as early as the policy, or the return of the backend, needs it.
     #[inline(always)]
     fn hasten_pings(&mut self, now: Instant, backend: BackendId) {
@@ -571,16 +419,6 @@ impl Router {
 
 /// A backend, the policy's mark, and the rule.
 type Chosen = (BackendId, Token, RouteReason);
-
-/// The effects of a lease's end.
-struct LeaseEnd {
-    /// Whether a refused connection has just brought the backend down.
-    is_newly_down: bool,
-    /// Whether the watch has to evaluate the end.
-    is_watched: bool,
-    /// Whether the backend had its maximum of leases out.
-    was_full: bool,
-}
 
 #[cfg(test)]
 mod tests;

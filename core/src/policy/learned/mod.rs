@@ -19,6 +19,7 @@
 //! | [`curve`] | the pool's congestion curve, and each backend's deviation |
 //! | [`unit`] | one backend: counters and cost; the figures of the pool |
 //! | [`restraints`] | stall, quarantine, probation, caps, slow start |
+//! | [`choosing`] | the ways to choose a backend, trials for their knowledge aside |
 //! | [`calm`] | the short path for a model that is seldom asked |
 //! | [`refit`] | the fit over all backends together, every 64 completions |
 //! | [`faults`] | effects of errors on a standing, compared with all others |
@@ -42,6 +43,7 @@
 //! antagonist partial_errors costs --policies learned --seeds 2 --duration-scale 0.5`. Other seeds
 //! change the same figure by up to 1.4 %.
 mod calm;
+mod choosing;
 mod curve;
 mod explore;
 mod faults;
@@ -148,82 +150,6 @@ impl Learned {
     /// Requests in flight that a backend can work on at once; 0 while it completes nothing.
     pub(super) fn full_at(&self, backend: BackendId) -> u32 {
         self.units.get(backend.index()).map_or(1, Unit::full_at)
-    }
-
-    /// The open backend with the least cost at `now`.
-    fn cheapest(
-        &mut self,
-        now: Instant,
-        candidates: &Candidates<'_>,
-        rng: &mut Rng,
-    ) -> Option<BackendId> {
-        // Costs in the tree are as of each backend's last event. Time alone only raises a cost, so
-        // it suffices to weigh the winner again until it stays the winner.
-        let mut slot = self.costs.draw(rng)?.slot;
-        for _ in 0..LOOKS_MAX {
-            if !self.units[slot].is_stale(now) {
-                break;
-            }
-            self.units[slot].look(now, &mut self.pool);
-            self.weigh(slot);
-            slot = self.costs.draw(rng)?.slot;
-        }
-        let winner = self.units[slot].id;
-        if candidates.has(winner) {
-            return Some(winner);
-        }
-        // The tree ignores retries and holds. A scan is good enough for these few requests.
-        let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
-        let cost = |id, _| open(id).map_or(f64::INFINITY, |unit| unit.cost);
-        candidates.least(rng, cost).filter(|id| open(*id).is_some())
-    }
-
-    /// The open backend with the fewest in flight. Backends whose last request failed come last:
-    /// by failing fast they would have the fewest.
-    fn fewest(
-        &self,
-        now: Instant,
-        candidates: &Candidates<'_>,
-        rng: &mut Rng,
-    ) -> Option<BackendId> {
-        let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
-        let load = |id, in_flight| {
-            open(id)
-                .map_or((2, 0), |unit| (u8::from(unit.restraints.watch.is_failing(now)), in_flight))
-        };
-        candidates.least(rng, load).filter(|id| open(*id).is_some())
-    }
-
-    /// The least bad backend, for when no backend is open.
-    fn least_bad(&self, candidates: &Candidates<'_>, rng: &mut Rng) -> Option<BackendId> {
-        candidates.least(rng, |id, _| {
-            let Some(unit) = self.units.get(id.index()) else {
-                return f64::INFINITY;
-            };
-            let wait = unit.latency_at(&self.pool, unit.in_flight.saturating_add(1));
-            // No backend is good here, so earlier charges for errors say little. The chance to
-            // fail is used instead.
-            let is_shut = if unit.restraints.is_normal() { 0 } else { 1 };
-            // Quarantined backends come last: a normal one is usable, however full.
-            f64::from(is_shut) * SHUT_MS
-                + wait
-                + unit.restraints.risk(unit.in_flight) * self.pool.charge_ms
-        })
-    }
-
-    /// The backend on probation that waits for a request. Its return depends neither on the budget
-    /// for trials nor on the learner being in charge.
-    #[cold]
-    fn try_out(&mut self, candidates: &Candidates<'_>) -> Option<BackendId> {
-        let mut units = self.units.iter_mut();
-        let unit = units.find(|unit| {
-            unit.is_present
-                && unit.is_up
-                && unit.restraints.watch.wants_trial()
-                && candidates.has(unit.id)
-        })?;
-        unit.restraints.watch.try_out();
-        Some(unit.id)
     }
 
     /// Updates the cost of a backend in the ranking.
@@ -543,8 +469,6 @@ fn average(mean: &mut f64, ms: f64) {
     *mean = if *mean > 0.0 { *mean + LATENCY_ALPHA * (ms - *mean) } else { ms.max(LATENCY_MIN_MS) };
 }
 
-/// The most backends that one decision evaluates again; usually it is one or two. Bounds the work.
-const LOOKS_MAX: usize = 4;
 /// Completions from one fit of the pool's curve to the next: its work is spread over as many.
 /// Chosen; insensitive from half to twice.
 const REFRESH: u64 = 64;
@@ -559,8 +483,6 @@ const OWN_MEMORY: f64 = 200.0;
 const LATENCY_ALPHA: f64 = 0.05;
 /// Keeps a mean above 0, which means unknown.
 const LATENCY_MIN_MS: f64 = 1e-3;
-/// More than any wait: what is quarantined comes after all that is not.
-const SHUT_MS: f64 = 1e12;
 
 #[cfg(test)]
 mod tests;

@@ -6,11 +6,13 @@ mod facts;
 mod reasons;
 mod refusals;
 
+use std::time::Duration;
+
 use super::*;
 use crate::config::{PolicyKind, Weights};
-use crate::event::{LoadReport, ProbeAnswer, ProbeKind, ProbeResult};
+use crate::event::{LoadReport, Outcome, ProbeAnswer, ProbeKind, ProbeResult, RequestFailure};
 use crate::health::Health;
-use crate::id::ProbeId;
+use crate::id::{LeaseId, ProbeId};
 
 /// A router and the time. Its probes stay outstanding until a test ends them.
 struct World {

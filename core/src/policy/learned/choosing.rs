@@ -1,0 +1,93 @@
+//! The ways to choose a backend: the least cost, the control's rule, probation, and the last resort.
+use super::Learned;
+use crate::id::BackendId;
+use crate::policy::candidates::Candidates;
+use crate::rng::Rng;
+use crate::time::Instant;
+
+impl Learned {
+    /// The open backend with the least cost at `now`.
+    pub(super) fn cheapest(
+        &mut self,
+        now: Instant,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<BackendId> {
+        // Costs in the tree are as of each backend's last event. Time alone only raises a cost, so
+        // it suffices to weigh the winner again until it stays the winner.
+        let mut slot = self.costs.draw(rng)?.slot;
+        for _ in 0..LOOKS_MAX {
+            if !self.units[slot].is_stale(now) {
+                break;
+            }
+            self.units[slot].look(now, &mut self.pool);
+            self.weigh(slot);
+            slot = self.costs.draw(rng)?.slot;
+        }
+        let winner = self.units[slot].id;
+        if candidates.has(winner) {
+            return Some(winner);
+        }
+        // The tree ignores retries and holds. A scan is good enough for these few requests.
+        let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
+        let cost = |id, _| open(id).map_or(f64::INFINITY, |unit| unit.cost);
+        candidates.least(rng, cost).filter(|id| open(*id).is_some())
+    }
+
+    /// The open backend with the fewest in flight. Backends whose last request failed come last:
+    /// by failing fast they would have the fewest.
+    pub(super) fn fewest(
+        &self,
+        now: Instant,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<BackendId> {
+        let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
+        let load = |id, in_flight| {
+            open(id)
+                .map_or((2, 0), |unit| (u8::from(unit.restraints.watch.is_failing(now)), in_flight))
+        };
+        candidates.least(rng, load).filter(|id| open(*id).is_some())
+    }
+
+    /// The least bad backend, for when no backend is open.
+    pub(super) fn least_bad(
+        &self,
+        candidates: &Candidates<'_>,
+        rng: &mut Rng,
+    ) -> Option<BackendId> {
+        candidates.least(rng, |id, _| {
+            let Some(unit) = self.units.get(id.index()) else {
+                return f64::INFINITY;
+            };
+            let wait = unit.latency_at(&self.pool, unit.in_flight.saturating_add(1));
+            // No backend is good here, so earlier charges for errors say little. The chance to
+            // fail is used instead.
+            let is_shut = if unit.restraints.is_normal() { 0 } else { 1 };
+            // Quarantined backends come last: a normal one is usable, however full.
+            f64::from(is_shut) * SHUT_MS
+                + wait
+                + unit.restraints.risk(unit.in_flight) * self.pool.charge_ms
+        })
+    }
+
+    /// The backend on probation that waits for a request. Its return depends neither on the budget
+    /// for trials nor on the learner being in charge.
+    #[cold]
+    pub(super) fn try_out(&mut self, candidates: &Candidates<'_>) -> Option<BackendId> {
+        let mut units = self.units.iter_mut();
+        let unit = units.find(|unit| {
+            unit.is_present
+                && unit.is_up
+                && unit.restraints.watch.wants_trial()
+                && candidates.has(unit.id)
+        })?;
+        unit.restraints.watch.try_out();
+        Some(unit.id)
+    }
+}
+
+/// The most backends that one decision evaluates again; usually it is one or two. Bounds the work.
+const LOOKS_MAX: usize = 4;
+/// More than any wait: what is quarantined comes after all that is not.
+const SHUT_MS: f64 = 1e12;
