@@ -521,7 +521,6 @@ impl Backend {
     }
 
     /// Evaluates the counts that fade with time: errors and refusals.
-    #[inline(always)]
     fn rescore_errors(&mut self, now: Instant, rules: &Rules) {
         self.parts.errors = rules.weights.error_points(self.error_rate_at(now, rules));
         let turned_away = self.requests.turned_away.at(now, rules.errors.half_life);

@@ -153,7 +153,6 @@ impl Router {
     }
 
     /// Applies a fact.
-    #[inline(always)]
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::RequestFinished { lease, outcome } => self.request_finished(now, lease, outcome),
@@ -368,7 +367,6 @@ impl Router {
     }
 
     /// Schedules the next ping as early as the policy, or the return of the backend, needs it.
-    #[inline(always)]
     fn hasten_pings(&mut self, now: Instant, backend: BackendId) {
         if self.habits.guards_itself
             && let Some(learner) = self.policy.learner()

@@ -253,7 +253,6 @@ impl BackendTable {
         );
     }
 
-    #[inline(never)]
     fn rank(&mut self, id: BackendId) {
         let slot = id.index();
         let backend = &self.backends[slot];

@@ -131,7 +131,6 @@ impl RecordedRouter {
     }
 
     /// Applies a fact; see [`Router::handle_event`].
-    #[inline(always)]
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         if let Some(journal) = &mut self.journal {
             journal.event(now, &event);
@@ -164,7 +163,6 @@ impl RecordedRouter {
     ///
     /// # Errors
     /// The reason why no backend can take the request.
-    #[inline(always)]
     pub fn route_for(
         &mut self,
         now: Instant,
@@ -258,13 +256,11 @@ impl Journal {
         }
     }
 
-    #[inline(never)]
     fn routed(&mut self, now: Instant, tried: &[BackendId], result: &Result<Lease, NoRoute>) {
         let told = result.as_ref().map_err(|reason| *reason);
         self.write(now, |encoder| encoder.routed(now, tried, told));
     }
 
-    #[inline(never)]
     fn event(&mut self, now: Instant, event: &Event) {
         self.write(now, |encoder| encoder.event(now, event));
         if let Event::Reconfigured(config) = event

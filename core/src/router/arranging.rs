@@ -9,7 +9,6 @@ use crate::policy;
 use crate::time::Instant;
 
 impl Router {
-    #[inline(never)]
     pub(super) fn reconfigured(&mut self, now: Instant, config: RouterConfig) {
         if config.validate().is_err() {
             self.refused_configs += 1;

@@ -54,7 +54,6 @@ impl Router {
         (to, token, if is_past { RouteReason::Spill } else { RouteReason::Current })
     }
 
-    #[inline(never)]
     fn judge(&mut self, now: Instant, best: BackendId) -> BackendId {
         let Some(current) = self.current else {
             self.change_current(now, best, SwitchReason::First);
@@ -80,7 +79,6 @@ impl Router {
 
     /// Returns the backend for a single request while the current one is full: that one or
     /// another.
-    #[inline(never)]
     fn spill(&mut self, now: Instant, current: BackendId) -> (BackendId, Token) {
         let candidates = Candidates::new(&self.table, &[]);
         let choice = self.policy.overflow(now, current, &candidates, &mut self.rng);

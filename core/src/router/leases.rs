@@ -23,7 +23,6 @@ impl Router {
         Ok(lease)
     }
 
-    #[inline(always)]
     pub(super) fn admit(
         &mut self,
         now: Instant,
@@ -52,7 +51,6 @@ impl Router {
     }
 
     /// Returns the backend that policy and gate choose, and the policy's mark.
-    #[inline(always)]
     fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<Chosen, NoRoute> {
         let candidates = Candidates::new(&self.table, tried);
         let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
@@ -143,7 +141,6 @@ impl Router {
     }
 
     /// Reports the end of a request to a policy that listens.
-    #[inline(never)]
     fn tell_policy(
         &mut self,
         now: Instant,

@@ -15,7 +15,6 @@ struct PingEnd {
 }
 
 impl Router {
-    #[inline(never)]
     pub(super) fn probe_finished(&mut self, now: Instant, probe: ProbeId, result: &ProbeResult) {
         let Some(ended) = self.probes.finish(probe) else {
             self.late_probes += 1;
@@ -109,7 +108,6 @@ impl Router {
         });
     }
 
-    #[inline(never)]
     pub(super) fn load_reported(&mut self, now: Instant, id: BackendId, report: &LoadReport) {
         let rules = &self.rules;
         if self.table.is_configured(id) {

@@ -39,7 +39,6 @@ impl From<Vec<u8>> for Memory {
 impl Deref for Memory {
     type Target = [u8];
 
-    #[inline(always)]
     fn deref(&self) -> &[u8] {
         match self {
             Self::Heap(bytes) => bytes,
@@ -49,7 +48,6 @@ impl Deref for Memory {
 }
 
 impl DerefMut for Memory {
-    #[inline(always)]
     fn deref_mut(&mut self) -> &mut [u8] {
         match self {
             Self::Heap(bytes) => bytes,

@@ -305,7 +305,6 @@ impl BufferPool {
 
     /// Returns room for reading after the bytes in `slot`. Takes a large buffer if `slot` is empty.
     /// Returns an empty slice if the buffer is full.
-    #[inline(always)]
     pub(crate) fn read_space<'a>(&mut self, slot: &'a mut Option<Buffer>) -> &'a mut [u8] {
         if slot.is_some() {
             self.make_room(slot);
@@ -337,7 +336,6 @@ impl BufferPool {
     }
 
     /// Takes a buffer back.
-    #[inline(never)]
     pub(crate) fn give(&mut self, buffer: Buffer) {
         debug_assert!(self.lent > 0, "only what was handed out comes back");
         self.lent -= 1;

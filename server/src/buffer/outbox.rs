@@ -91,7 +91,6 @@ impl Outbox {
         Ok(())
     }
 
-    #[inline(never)]
     fn push_behind(&mut self, buffer: Buffer, pool: &mut BufferPool) -> Result<(), Buffer> {
         let Some(own) = &mut self.buffer else { return Err(buffer) };
         if own.append(buffer.bytes()) {

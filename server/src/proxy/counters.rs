@@ -21,7 +21,6 @@ pub(super) struct Counters {
 
 impl Counters {
     /// Returns the counts of a backend.
-    #[inline(always)]
     fn of(&mut self, backend: BackendId) -> &mut BackendCounts {
         let index = backend.index();
         if self.backends.get(index).is_none_or(|(id, _)| *id != backend) {
@@ -49,7 +48,6 @@ impl Counters {
     }
 
     /// Counts the end of a request at a backend.
-    #[inline(always)]
     pub(super) fn finished(&mut self, now: Instant, lease: &Lease, outcome: &Outcome) {
         let counts = self.of(lease.backend());
         match *outcome {
@@ -96,7 +94,6 @@ impl Counters {
 
 impl Proxy {
     /// Counts bytes received from a backend.
-    #[inline(always)]
     pub(super) fn count_received(&mut self, conn: ConnId, count: usize) {
         if let Some(upstream) = self.table.upstream_mut(conn) {
             let counts = self.counters.of(upstream.backend);
@@ -105,7 +102,6 @@ impl Proxy {
     }
 
     /// Counts bytes sent to a backend.
-    #[inline(always)]
     pub(super) fn count_sent(&mut self, conn: ConnId, count: usize) {
         if let Some(upstream) = self.table.upstream_mut(conn) {
             let counts = self.counters.of(upstream.backend);

@@ -37,7 +37,6 @@ impl Proxy {
     }
 
     /// Finds a backend and a connection for a request. Returns false if every backend is full.
-    #[inline(always)]
     fn dispatch_freely(&mut self, now: Instant, id: ConnId, reuse: Reuse) -> bool {
         let Some(session) = self.table.session_mut(id) else {
             return true;
@@ -97,7 +96,6 @@ impl Proxy {
     }
 
     /// Gives the session an idle connection to the backend if its request may use one.
-    #[inline(always)]
     fn take_idle(
         &mut self,
         now: Instant,
@@ -156,7 +154,6 @@ impl Proxy {
     }
 
     /// Requests a connection to one of the backend's addresses.
-    #[inline(never)]
     pub(super) fn dial(&mut self, now: Instant, id: ConnId, backend: BackendId, attempt: Attempt) {
         let Some(address) = self.upstreams.address(backend, attempt) else {
             if let Some(session) = self.table.session_mut(id) {
@@ -214,7 +211,6 @@ impl Proxy {
     }
 
     /// Releases an upstream connection: keeps it for the next request, or closes it.
-    #[inline(always)]
     pub(super) fn release(&mut self, now: Instant, conn: ConnId, kept: Option<Duration>) {
         let rules = self.shared.config.pool;
         let Some(entry) = self.table.get_mut(conn) else { return };

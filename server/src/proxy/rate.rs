@@ -50,7 +50,6 @@ impl RateTable {
     }
 
     /// Takes a request out of a client's bucket. Returns whether there was one.
-    #[inline(never)]
     pub(super) fn take(&mut self, now: Instant, client: u64) -> bool {
         let now = now.as_nanos();
         let first = self.first_slot(client);

@@ -167,7 +167,6 @@ impl Shared {
         }
     }
 
-    #[inline(never)]
     fn new_client_facts(&mut self, ip: IpAddr) -> Facts {
         let facts = Facts {
             fields: client_fields(ip).into(),

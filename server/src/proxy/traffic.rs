@@ -45,7 +45,6 @@ impl Proxy {
     }
 
     /// Returns room for bytes of a connection; empty if they have to wait.
-    #[inline(always)]
     pub fn read_space(&mut self, conn: ConnId) -> &mut [u8] {
         match self.owner(conn) {
             Owner::Session(id, side) => match self.table.session_mut(id) {
@@ -60,7 +59,6 @@ impl Proxy {
 
     /// Handles `count` bytes that were put into [`read_space`](Self::read_space); 0 if none had
     /// arrived.
-    #[inline(always)]
     pub fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
         match self.owner(conn) {
             Owner::Session(id, side) => {

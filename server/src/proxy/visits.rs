@@ -9,7 +9,6 @@ use intelliproxy_core::Instant;
 
 impl Proxy {
     /// Notes the backend of a request, and the rule by which it was chosen.
-    #[inline(never)]
     pub(super) fn note_route(&mut self, now: Instant, id: ConnId, lease: &Lease, is_bound: bool) {
         let Some(session) = self.table.session_mut(id) else { return };
         if let Some(visit) = session.visit_mut() {

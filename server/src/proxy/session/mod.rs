@@ -104,7 +104,6 @@ impl Session {
     }
 
     /// Returns room for bytes from one side; empty if the side has to wait.
-    #[inline(always)]
     pub(crate) fn read_space(&mut self, side: Side, shared: &mut Shared) -> &mut [u8] {
         let (input, is_paused, is_wanted) = match side {
             Side::Client => (
@@ -149,7 +148,6 @@ impl Session {
     }
 
     /// Handles `count` bytes from one side.
-    #[inline(always)]
     pub(crate) fn handle_read(
         &mut self,
         now: Instant,
@@ -291,7 +289,6 @@ impl Session {
     }
 
     /// Ends waiting for the client, which has sent bytes during an exchange.
-    #[inline(never)]
     fn note_wait(&mut self, now: Instant) {
         let is_body = matches!(self.client.receive(), Receive::Body { .. });
         let wait = if is_body { self.body_wait(now) } else { Duration::ZERO };
@@ -347,7 +344,6 @@ impl Session {
     }
 
     /// Takes the backend chosen for the waiting request.
-    #[inline(always)]
     pub(crate) fn handle_routed(
         &mut self,
         now: Instant,

@@ -61,7 +61,6 @@ impl Session {
     }
 
     /// Writes the head in `shared.scratch` to the client; returns false if it has to wait for room.
-    #[inline(always)]
     fn pass_head(&mut self, now: Instant, headed: PassedHead, shared: &mut Shared) -> bool {
         let moved = self.move_answer(headed, shared);
         if moved.is_none() {
@@ -118,7 +117,6 @@ impl Session {
     /// Passes a response's head to the client in the buffer in which it arrived, with the received
     /// part of its body; returns the bytes of that part. `None` if this is not possible, with no
     /// change.
-    #[inline(always)]
     fn move_answer(&mut self, headed: PassedHead, shared: &mut Shared) -> Option<u64> {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let input = upstream.input.as_mut()?;
@@ -147,7 +145,6 @@ impl Session {
 
     /// Copies a response's head to the client's output, or drops it; returns false if there is no
     /// room.
-    #[inline(never)]
     fn copy_head(&mut self, head: PassedHead, is_dropped: bool, shared: &mut Shared) -> bool {
         let Some(input) = &mut self.upstream.input else { return false };
         if !is_dropped {

@@ -164,7 +164,6 @@ impl Session {
 
     /// Begins a body after the forwarded head; returns that head for the backend, with the received
     /// part of a long body.
-    #[inline(never)]
     fn expect_body(&mut self, framing: Framing, head: Buffer, shared: &mut Shared) -> Buffer {
         let client = &mut self.client;
         let head_len = head.len();
@@ -194,7 +193,6 @@ impl Session {
     }
 
     /// J2: forwards the request's body as far as there is room.
-    #[inline(never)]
     fn relay_request(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let upstream = &self.upstream;
         let is_tunnel = upstream.is_tunnel();
@@ -250,7 +248,6 @@ impl Session {
     }
 
     /// J4: forwards the response's body as far as there is room.
-    #[inline(never)]
     fn relay_answer(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let was_empty = client.output.is_empty();
@@ -373,7 +370,6 @@ impl Session {
 
     /// Ends the output as [`close_client`](Self::close_client) does, after all waiting bytes were
     /// written.
-    #[inline(never)]
     fn say_end(&mut self, now: Instant, with_reset: bool, shared: &Shared) -> bool {
         let client = &mut self.client;
         // A client that sees the end only in its response may already have sent its next request.

@@ -20,7 +20,6 @@ impl Session {
 
     /// Ends the record of an exchange that has ended, once the client's connection took its
     /// response or ends.
-    #[inline(never)]
     pub(super) fn close_visit(&mut self, now: Instant, shared: &mut Shared) {
         let client = &mut self.client;
         let is_over = client.output.is_empty() || self.needs.has_close();
@@ -92,7 +91,6 @@ impl Session {
     }
 
     /// Notes a head that was passed to the client.
-    #[inline(never)]
     pub(super) fn visit_head(&mut self, now: Instant, headed: &PassedHead, shared: &Shared) {
         let Some(visit) = &mut self.client.visit else { return };
         let date = if headed.date_at > 0 { shared.date.len() } else { 0 };
