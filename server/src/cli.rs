@@ -16,11 +16,14 @@ use std::time::Duration;
 use log::{LevelFilter, info, warn};
 
 use crate::config::{BackendTarget, Config};
+use crate::edge::early::Early;
 use crate::edge::logging;
+use crate::edge::notify::Environment;
 use crate::edge::reload::Source;
 use crate::edge::resolve::{Setup, backend_targets};
 use crate::edge::state;
-use crate::plain::{plain, plain_lines};
+use crate::edge::upgrade::{self, Program};
+use crate::plain::{os_error_text, plain, plain_lines};
 use crate::reactor;
 
 mod arguments;
@@ -34,14 +37,20 @@ pub use command::{Command, UsageError};
 
 /// Runs the program with its arguments, the first of which is its own name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let mut args = args.skip(1).peekable();
+    // Signals that the program handles later must not end it while it starts.
+    let early = Early::catch();
+    let mut args = args.peekable();
+    let name = args.next();
     if args.next_if(|arg| arg == "replay").is_some() {
         return replay::main(args);
     }
     let args: Vec<OsString> = args.collect();
     let read_file = |path: &Path| read_file_within(path, READ_TIME);
     match Command::parse(args.iter().cloned(), read_file) {
-        Ok(Command::Run { config, log_level, file }) => run(*config, log_level, file, args),
+        Ok(Command::Run { config, log_level, file }) => {
+            let start = Start { name, args, early };
+            run(*config, log_level, file, start)
+        }
         Ok(Command::Check { config, file }) => check(&config, file.as_deref()),
         Ok(Command::PrintConfig { config }) => print(&config.to_json()),
         Ok(Command::Help) => print(help::text().trim_end()),
@@ -66,14 +75,19 @@ fn check(config: &Config, file: Option<&str>) -> ExitCode {
     print(&format!("{prefix}configuration is valid"))
 }
 
-/// Serves until a signal ends the program. On SIGHUP the file is read again with the same
-/// arguments.
-fn run(
-    config: Config,
-    log_level: LevelFilter,
-    file: Option<String>,
+/// The start of this process.
+struct Start {
+    /// The name by which the program was called.
+    name: Option<OsString>,
+    /// Its arguments.
     args: Vec<OsString>,
-) -> ExitCode {
+    /// The signals so far.
+    early: io::Result<Early>,
+}
+
+/// Serves until a signal ends the program. On SIGHUP the file is read again with the same
+/// arguments, on SIGUSR2 the program is started again with them.
+fn run(config: Config, log_level: LevelFilter, file: Option<String>, start: Start) -> ExitCode {
     let log = match logging::start(log_level) {
         Ok(log) => log,
         Err(error) => {
@@ -82,8 +96,10 @@ fn run(
         }
     };
     let watch = log.watch();
-    let result = Setup::new(config).and_then(|mut setup| {
+    let result = set_up(config, &start).and_then(|mut setup| {
+        let Start { args, early, .. } = start;
         setup.log = watch;
+        setup.early = early.ok();
         setup.reload = Some(Source::new(move || reload(file.as_deref(), &args)));
         reactor::serve(setup)
     });
@@ -95,6 +111,18 @@ fn run(
             ExitCode::FAILURE
         }
     }
+}
+
+/// Takes over from a process that has started this one, if there is one, and opens what else is
+/// needed.
+fn set_up(config: Config, start: &Start) -> Result<Setup, String> {
+    let mut setup = Setup::following(config, upgrade::take_over()?)?;
+    setup.manager = Environment::current();
+    match Program::new(start.name.as_deref(), start.args.clone()) {
+        Ok(program) => setup.program = Some(program),
+        Err(error) => warn!("SIGUSR2 will be ignored: {}", os_error_text(&error)),
+    }
+    Ok(setup)
 }
 
 /// Reads the configuration file again with the arguments, and resolves its backends.

@@ -292,15 +292,13 @@ fn a_lame_duck_goes_on_serving() {
     std::fs::remove_file(path).expect("it is there");
 }
 
-/// SIGUSR1, SIGUSR2 and SIGPIPE do not end the process; the first two are logged.
+/// SIGUSR1 and SIGPIPE do not end the process; the first one is logged.
 #[test]
 fn signals_without_an_effect_are_ignored() {
     let (mut program, port) = start(&[&start_backend("A", None)]);
     program.signal("-PIPE");
     program.signal("-USR1");
     program.line_with("SIGUSR1: no log is written to a file, ignored");
-    program.signal("-USR2");
-    program.line_with("SIGUSR2: has no effect, ignored");
     assert!(get(port, "/healthz").ends_with("\r\n\r\nok\n"));
 }
 

@@ -39,7 +39,8 @@ pub(super) fn text() -> String {
     }
     text.push_str(
         "\nsignals: SIGINT and SIGTERM stop after the requests in flight, a second one at once;\n\
-         SIGHUP reloads the file, or resolves the backends' names again if there is none\n\
+         SIGHUP reloads the file, or resolves the backends' names again if there is none;\n\
+         SIGUSR2 starts the program again, which takes over without losing a request\n\
          \n\
          exit codes: 0 after SIGINT or SIGTERM, 1 if it cannot run, 2 for an invalid argument or\n\
          configuration file\n\

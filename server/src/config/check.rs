@@ -215,7 +215,7 @@ const COUNTS: [Count; 16] = [
 ];
 
 /// Every time outside `routing`.
-const SPANS: [Span; 14] = [
+const SPANS: [Span; 15] = [
     span("limits.queueMs", |config| config.limits.queue),
     span("timeouts.requestHeadMs", |config| config.timeouts.request_head),
     span("timeouts.requestBodyMs", |config| config.timeouts.request_body),
@@ -229,6 +229,7 @@ const SPANS: [Span; 14] = [
     span("timeouts.lingerTotalMs", |config| config.timeouts.linger_total),
     span("timeouts.shutdownMs", |config| config.timeouts.shutdown),
     span("timeouts.reloadMs", |config| config.timeouts.reload),
+    span("timeouts.upgradeMs", |config| config.timeouts.upgrade),
     span("pool.idleMs", |config| config.pool.idle),
 ];
 

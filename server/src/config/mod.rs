@@ -222,6 +222,10 @@ pub struct Timeouts {
     /// the reading is given up and the current configuration stays.
     #[serde(rename = "reloadMs", with = "millis")]
     pub reload: Duration,
+    /// Time from a SIGUSR2 until the new process is ready (30 s). Then it is ended, and this one
+    /// serves as before.
+    #[serde(rename = "upgradeMs", with = "millis")]
+    pub upgrade: Duration,
 }
 
 impl Default for Timeouts {
@@ -240,6 +244,7 @@ impl Default for Timeouts {
             shutdown: Duration::from_secs(10),
             lame_duck: Duration::ZERO,
             reload: Duration::from_secs(30),
+            upgrade: Duration::from_secs(30),
         }
     }
 }

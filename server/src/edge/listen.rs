@@ -51,6 +51,16 @@ impl Listeners {
         Ok(all)
     }
 
+    /// Returns all, with the sockets of those that are kept taken out of `open`.
+    pub(crate) fn with(self, open: &mut Vec<Bound>) -> Vec<Bound> {
+        let mut all = self.bound;
+        for place in self.kept {
+            let found = open.iter().position(|bound| bound.place.address == place.address);
+            all.extend(found.map(|at| Bound { place, ..open.swap_remove(at) }));
+        }
+        all
+    }
+
     /// The addresses of all.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         self.bound.iter().map(|bound| &bound.place).chain(&self.kept)
@@ -234,6 +244,24 @@ mod tests {
         assert_eq!(moved.bound.len(), 1);
         assert_eq!(moved.bound[0].place.entry, "127.0.0.2:0".into());
         assert_eq!(bind_one("[::ffff:127.0.0.1]:0", &held).expect("another text").bound.len(), 1);
+    }
+
+    /// Open sockets are used where their address is wanted, with the entry that wants it. The others
+    /// are left.
+    #[test]
+    fn open_sockets_are_used() {
+        let mut open = bind_one("127.0.0.1:0", &[]).expect("a free port").bound;
+        open.append(&mut bind_one("127.0.0.2:0", &[]).expect("a free port").bound);
+        let held: Vec<Place> = open.iter().map(|bound| bound.place.clone()).collect();
+        let (used, left) = (held[0].address, held[1].address);
+        let entry = Listen { proxy_protocol: true, ..(&*used.to_string()).into() };
+        let entries = [entry.clone(), "127.0.0.3:0".into()];
+        let all = Listeners::bind(&entries, &held).expect("one more port").with(&mut open);
+        let places: Vec<&Place> = all.iter().map(|bound| &bound.place).collect();
+        assert_eq!(places.len(), 2);
+        assert!(places.contains(&&Place { address: used, entry }));
+        assert!(all.iter().all(|b| b.socket.local_addr().expect("bound") == b.place.address));
+        assert_eq!(open.iter().map(|bound| bound.place.address).collect::<Vec<_>>(), [left]);
     }
 
     /// An address that one of the own listeners covers is refused, with the reason.

@@ -6,13 +6,18 @@
 pub(crate) mod access;
 pub(crate) mod candidate;
 pub(crate) mod disk;
+pub(crate) mod early;
+pub(crate) mod handover;
 pub mod listen;
 pub(crate) mod logging;
+pub(crate) mod notify;
 mod observe;
 pub(crate) mod record;
 pub mod reload;
 pub mod resolve;
+pub(crate) mod service;
 pub(crate) mod state;
+pub(crate) mod upgrade;
 mod worker;
 
 use std::sync::Arc;
@@ -63,7 +68,7 @@ impl Edge {
         log: LogWatch,
         keeper: Option<Keeper>,
         reload: Option<Source>,
-        waker: Waker,
+        waker: Arc<Waker>,
         recording: Option<RecordGuard>,
     ) -> Self {
         Self {
@@ -76,7 +81,7 @@ impl Edge {
             source: reload,
             reloader: Reloader::new(),
             is_asked_again: false,
-            waker: Arc::new(waker),
+            waker,
             recording,
             ending: Vec::new(),
             ending_states: Vec::new(),
@@ -142,6 +147,18 @@ impl Edge {
             Some(access) => access.reopen(),
             None => info!("SIGUSR1: no log is written to a file, ignored"),
         }
+    }
+
+    /// Whether the configuration is being read.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.reading_until().is_some()
+    }
+
+    /// Leaves the files of the state and of the recording to another process.
+    pub(crate) fn hand_over(&mut self, proxy: &mut Proxy) {
+        self.ending_states.extend(self.keeper.take().map(Keeper::end));
+        proxy.stop_recording();
+        self.ending.extend(self.recording.take());
     }
 
     fn reading_until(&self) -> Option<Instant> {

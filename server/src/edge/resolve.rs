@@ -4,9 +4,13 @@
 //! The calls of the standard library may block, so the reactor never makes them.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
-use super::listen::{Bound, Listeners};
+use super::early::Early;
+use super::handover::{Predecessor, Taken};
+use super::listen::{Bound, Listeners, Place};
 use super::logging::LogWatch;
+use super::notify::Environment;
 use super::reload::Source;
+use super::upgrade::Program;
 use crate::config::{BackendTarget, BackendUrl, Config, Listen};
 use crate::plain::os_error_text;
 
@@ -25,6 +29,16 @@ pub struct Setup {
     pub reload: Option<Source>,
     /// Counts of the log, for /stats.
     pub(crate) log: LogWatch,
+    /// What an earlier process has learned, as the text of its state.
+    pub(crate) learned: Option<String>,
+    /// The process that this one follows.
+    pub(crate) predecessor: Option<Predecessor>,
+    /// The command of this process, for SIGUSR2; `None` ignores the signal.
+    pub(crate) program: Option<Program>,
+    /// The service manager.
+    pub(crate) manager: Environment,
+    /// The signals that came before the reactor.
+    pub(crate) early: Option<Early>,
 }
 
 impl Setup {
@@ -33,16 +47,35 @@ impl Setup {
     /// # Errors
     /// One line that names the faulty backend or address.
     pub fn new(config: Config) -> Result<Self, String> {
+        Self::following(config, None)
+    }
+
+    /// The same for a process that follows another one: it uses the listeners of its predecessor
+    /// that it needs, and closes the others.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub(crate) fn following(config: Config, taken: Option<Taken>) -> Result<Self, String> {
         let backends = backend_targets(&config)?;
-        let listeners = Listeners::bind(&config.listen, &[])?.bound;
-        let admin_listeners = Listeners::bind(&admin_entries(&config), &[])?.bound;
+        let Taken { mut listeners, mut admin_listeners, learned, predecessor } =
+            taken.unwrap_or_default();
+        let places = |open: &[Bound]| -> Vec<Place> {
+            open.iter().map(|bound| bound.place.clone()).collect()
+        };
+        let all = Listeners::bind(&config.listen, &places(&listeners))?.with(&mut listeners);
+        let of_admin = Listeners::bind(&admin_entries(&config), &places(&admin_listeners))?;
         Ok(Self {
+            listeners: all,
+            admin_listeners: of_admin.with(&mut admin_listeners),
             config,
             backends,
-            listeners,
-            admin_listeners,
             reload: None,
             log: LogWatch::default(),
+            learned,
+            predecessor,
+            program: None,
+            manager: Environment::default(),
+            early: None,
         })
     }
 

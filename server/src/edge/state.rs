@@ -80,7 +80,8 @@ enum Message {
 
 impl Keeper {
     /// Restores the file's state in the proxy, if there is one, and starts the writer. Returns
-    /// `None` if the file is not used; a log line says why.
+    /// `None` if the file is not used; a log line says why. With `is_restored` the proxy has its
+    /// state already, and the file is not read.
     ///
     /// An unusable file is renamed to `.bad`, and the proxy starts empty.
     ///
@@ -90,12 +91,16 @@ impl Keeper {
         config: &Config,
         proxy: &mut Proxy,
         now: Instant,
+        is_restored: bool,
     ) -> Result<Option<Self>, String> {
         if let Some(line) = unused(config) {
             warn!("{line}");
         }
-        let Some(kept) = Kept::read(config)? else { return Ok(None) };
-        Self::begin(kept, true, proxy, now).map(Some)
+        let Some(mut kept) = Kept::read(config)? else { return Ok(None) };
+        if is_restored {
+            kept.found = Found::Nothing;
+        }
+        Self::begin(kept, !is_restored, proxy, now).map(Some)
     }
 
     /// Starts the writer, and restores the file's state in the proxy or keeps the file as `.old`.
@@ -304,7 +309,7 @@ mod tests {
         let mut proxy = proxy(policy);
         let mut config = Config { state_file: Some(path.to_owned()), ..Config::default() };
         config.routing.policy = policy;
-        let keeper = Keeper::start(&config, &mut proxy, Instant::ZERO);
+        let keeper = Keeper::start(&config, &mut proxy, Instant::ZERO, false);
         (proxy, keeper)
     }
 

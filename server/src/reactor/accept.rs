@@ -96,6 +96,7 @@ impl Reactor {
             self.is_aborted = true;
             return;
         }
+        self.service.handle_stopping();
         let lame_duck = self.proxy.lame_duck();
         if lame_duck.is_zero() {
             self.is_stop_asked = true;

@@ -18,16 +18,18 @@ mod listeners;
 mod reload;
 mod signal;
 mod socket;
+mod succession;
 mod token;
 mod transfer;
 mod unacknowledged;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
-use log::info;
+use log::{info, warn};
 use mio::event::Event;
 use mio::{Events, Poll, Waker};
 
@@ -43,6 +45,7 @@ use self::unacknowledged::Diagnosis;
 use crate::edge::Edge;
 use crate::edge::record::Opened;
 use crate::edge::resolve::Setup;
+use crate::edge::service::Service;
 use crate::edge::state::Keeper;
 use crate::edge::{access, record};
 use crate::proxy::{ConnId, Proxy};
@@ -61,13 +64,22 @@ const CATCH_UPS_MAX: usize = 64;
 ///
 /// # Errors
 /// The reason why serving cannot begin or continue, in one line.
-pub fn serve(setup: Setup) -> Result<(), String> {
+pub fn serve(mut setup: Setup) -> Result<(), String> {
     let announcement = setup.announcement();
+    let (predecessor, early) = (setup.predecessor.take(), setup.early.take());
     let mut reactor = Reactor::new(setup)?;
+    // Until here nothing was accepted: the process before this one may still go on alone.
+    if let Some(predecessor) = predecessor {
+        predecessor.report_ready()?;
+    }
     // Logged after the listeners accept: a script that waits for these lines may connect or send a
     // signal at once.
     for line in announcement {
         info!("{line}");
+    }
+    reactor.service.handle_ready();
+    if early.is_some_and(|early| early.has_hung_up()) {
+        reactor.reload();
     }
     let mut events = Events::with_capacity(EVENTS_MAX);
     while !reactor.is_over() {
@@ -107,6 +119,10 @@ struct Reactor {
     is_aborted: bool,
     /// Reads how much peers have acknowledged.
     diagnosis: Diagnosis,
+    /// The service manager and the start of a successor.
+    service: Service,
+    /// Whether another process serves new clients.
+    has_successor: bool,
     /// Dropped after the proxy.
     edge: Edge,
 }
@@ -123,7 +139,17 @@ impl Reactor {
         let config = setup.config.clone();
         let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
             .map_err(|error| error.to_string())?;
-        let keeper = Keeper::start(&config, &mut proxy, now)?;
+        let is_restored = setup.learned.is_some_and(|text| match proxy.restore(&text) {
+            Ok(()) => {
+                info!("learned state taken over");
+                true
+            }
+            Err(wrong) => {
+                warn!("learned state not taken over: {wrong}");
+                false
+            }
+        });
+        let keeper = Keeper::start(&config, &mut proxy, now, is_restored)?;
         let recording = recording.map(|Opened { recorder, guard }| {
             proxy.record_into(Box::new(recorder), wall_clock_nanos());
             guard
@@ -131,9 +157,10 @@ impl Reactor {
         let poll = Poll::new().map_err(fail)?;
         let registry = poll.registry();
         let signals = Watched::new(registry).map_err(fail)?;
-        let waker = Waker::new(registry, Source::Waker.to_token()).map_err(fail)?;
+        let waker = Arc::new(Waker::new(registry, Source::Waker.to_token()).map_err(fail)?);
         let mut listeners = Listeners::new(LISTENERS_MAX, Source::Listener);
         listeners.open(setup.listeners, registry).map_err(fail)?;
+        let service = Service::new(&setup.manager, setup.program, Arc::clone(&waker), now);
         let mut edge = Edge::new(setup.log, keeper, setup.reload, waker, recording);
         edge.set_access_log(now, access_log, &mut proxy)?;
         let mut admin = AdminPort::new();
@@ -159,6 +186,8 @@ impl Reactor {
             stops_at: None,
             is_aborted: false,
             diagnosis: Diagnosis::default(),
+            service,
+            has_successor: false,
             edge,
         };
         reactor.reserve();
@@ -166,7 +195,8 @@ impl Reactor {
     }
 
     fn is_over(&self) -> bool {
-        self.is_aborted || self.proxy.is_stopped()
+        let is_left = self.has_successor && self.proxy.clients() == 0;
+        self.is_aborted || self.proxy.is_stopped() || is_left
     }
 
     fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
@@ -195,6 +225,7 @@ impl Reactor {
             self.stop(events)?;
         }
         self.edge.handle_turn(self.now, &mut self.proxy);
+        self.service.handle_turn(self.now, self.edge.is_reading());
         self.flush();
         if let Some(admin) = &mut self.admin {
             admin.handle_turn(self.now, &self.proxy, self.poll.registry());
@@ -254,8 +285,9 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let admin = self.admin.as_ref().and_then(AdminPort::poll_timeout);
-        let leaves_by = self.listeners.leaves_by();
-        let times = [self.deadline, self.edge.poll_timeout(), admin, self.stops_at, leaves_by];
+        let (leaves_by, of_service) = (self.listeners.leaves_by(), self.service.poll_timeout());
+        let of_edge = self.edge.poll_timeout();
+        let times = [self.deadline, of_edge, admin, self.stops_at, leaves_by, of_service];
         let mut next = times.into_iter().flatten().min();
         if self.listeners.is_any_ready() {
             let mut at = self.accepts_from;
@@ -287,8 +319,9 @@ impl Reactor {
                 }
             }
             Source::Reopens => self.reopen_logs(),
-            Source::Ignored => self.signals.note_ignored(),
+            Source::Upgrades => self.upgrade(),
             Source::Waker => {
+                self.take_successor();
                 self.take_reloaded();
             }
             Source::Listener(index) => {

@@ -25,6 +25,7 @@ impl Reactor {
             admin: self.admin.as_ref().map(|port| port.listeners.places()).unwrap_or_default(),
             recording: self.edge.recording_names(),
         };
+        self.service.handle_reload();
         self.edge.reload(self.now, &mut self.proxy, current);
         self.flush();
     }

@@ -1,7 +1,6 @@
 //! Signals as bytes on a socket, which the poll watches.
 use std::io::{self, Read};
 
-use log::info;
 use mio::net::UnixStream;
 use mio::{Interest, Registry};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -18,8 +17,8 @@ pub(crate) struct Watched {
     pub(crate) hangups: Signals,
     /// Those that ask for the logs' files to be opened again.
     pub(crate) reopens: Signals,
-    /// Those without an effect, which would end the process otherwise.
-    ignored: Signals,
+    /// Those that ask for a new process in place of this one.
+    pub(crate) upgrades: Signals,
 }
 
 impl Watched {
@@ -33,16 +32,8 @@ impl Watched {
             ends: watch(&[SIGINT, SIGTERM], Source::Signals)?,
             hangups: watch(&[SIGHUP], Source::Hangups)?,
             reopens: watch(&[SIGUSR1], Source::Reopens)?,
-            ignored: watch(&[SIGUSR2], Source::Ignored)?,
+            upgrades: watch(&[SIGUSR2], Source::Upgrades)?,
         })
-    }
-
-    /// Logs that a signal without an effect came.
-    #[cold]
-    pub(crate) fn note_ignored(&mut self) {
-        if self.ignored.take() > 0 {
-            info!("SIGUSR2: has no effect, ignored");
-        }
     }
 }
 

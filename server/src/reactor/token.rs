@@ -18,8 +18,8 @@ pub(crate) enum Source {
     Hangups,
     /// Signals that ask for the logs' files to be opened again.
     Reopens,
-    /// Signals without an effect.
-    Ignored,
+    /// Signals that ask for a new process.
+    Upgrades,
     /// Another thread has something.
     Waker,
     /// A client's connection.
@@ -33,8 +33,8 @@ pub(crate) enum Source {
 const SPECIAL: usize = usize::MAX - 1024;
 const HANGUPS: usize = SPECIAL + 1;
 const WAKER: usize = SPECIAL + 2;
-const IGNORED: usize = SPECIAL + 3;
-const REOPENS: usize = SPECIAL + 4;
+const REOPENS: usize = SPECIAL + 3;
+const UPGRADES: usize = SPECIAL + 4;
 const ADMIN: usize = SPECIAL + 5;
 const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
 const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
@@ -52,7 +52,7 @@ impl Source {
             Self::Signals => Token(SPECIAL),
             Self::Hangups => Token(HANGUPS),
             Self::Reopens => Token(REOPENS),
-            Self::Ignored => Token(IGNORED),
+            Self::Upgrades => Token(UPGRADES),
             Self::Waker => Token(WAKER),
             Self::Admin(id) => Token(ADMIN + id),
             Self::AdminListener(index) => Token(ADMIN_LISTENERS + index),
@@ -69,7 +69,7 @@ impl Source {
                 SPECIAL => Self::Signals,
                 HANGUPS => Self::Hangups,
                 REOPENS => Self::Reopens,
-                IGNORED => Self::Ignored,
+                UPGRADES => Self::Upgrades,
                 WAKER => Self::Waker,
                 number @ ..ADMIN_LISTENERS => Self::Admin(number - ADMIN),
                 number @ ..LISTENERS => Self::AdminListener(number - ADMIN_LISTENERS),

@@ -54,7 +54,8 @@ impl Program {
         Self::started(child, log)
     }
 
-    fn started(child: Child, log: File) -> Self {
+    /// Takes a process that was started already, and waits until it listens.
+    pub(crate) fn started(child: Child, log: File) -> Self {
         let mut started = Self { child, log: BufReader::new(log), port: 0 };
         let line = started.line_with("listening on http://127.0.0.1:");
         let port = line.rsplit(':').next().and_then(|text| text.parse().ok());

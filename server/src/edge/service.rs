@@ -1,0 +1,98 @@
+//! The process as others see it: the service manager, and a successor.
+use std::sync::Arc;
+use std::time::Duration;
+
+use intelliproxy_core::Instant;
+use log::{error, info};
+use mio::Waker;
+
+use super::handover::Handover;
+use super::notify::{Environment, Notifier};
+use super::upgrade::{Program, Upgrader};
+
+/// Messages to the service manager, and the start of a successor.
+#[derive(Debug)]
+pub(crate) struct Service {
+    notifier: Notifier,
+    /// Whether the manager waits for the end of a reload.
+    is_reloading: bool,
+    upgrader: Option<Upgrader>,
+    waker: Arc<Waker>,
+}
+
+impl Service {
+    pub(crate) fn new(
+        manager: &Environment,
+        program: Option<Program>,
+        waker: Arc<Waker>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            notifier: Notifier::new(manager, now),
+            is_reloading: false,
+            upgrader: program.map(Upgrader::new),
+            waker,
+        }
+    }
+
+    /// Reports that clients are accepted.
+    pub(crate) fn handle_ready(&self) {
+        self.notifier.ready();
+    }
+
+    /// Reports that the proxy stops, and starts no successor any more.
+    pub(crate) fn handle_stopping(&self) {
+        self.notifier.stopping();
+        self.upgrader.iter().for_each(Upgrader::cancel);
+    }
+
+    /// Reports that a reload begins.
+    pub(crate) fn handle_reload(&mut self) {
+        self.is_reloading = true;
+        self.notifier.reloading();
+    }
+
+    /// Reports the end of a reload and signs of life. Called once a turn.
+    #[inline]
+    pub(crate) fn handle_turn(&mut self, now: Instant, is_reading: bool) {
+        if self.is_reloading && !is_reading {
+            self.is_reloading = false;
+            self.notifier.ready();
+        }
+        self.notifier.handle_turn(now);
+    }
+
+    /// The time at which a turn is due even if nothing happens.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.notifier.poll_timeout()
+    }
+
+    /// Starts the program again; the new process gets `handover` and must be ready within `time`.
+    pub(crate) fn upgrade(&mut self, handover: Handover, time: Duration) {
+        let Some(upgrader) = &mut self.upgrader else { return };
+        let waker = Arc::clone(&self.waker);
+        let wake = move || {
+            // If the poll is gone, the reactor has ended.
+            let _ = waker.wake();
+        };
+        match upgrader.start(handover, time, wake) {
+            Ok(path) => info!("SIGUSR2: starting {path} in place of this process"),
+            Err(wrong) => error!("upgrade failed, serving on: {wrong}"),
+        }
+    }
+
+    /// Returns the number of the process that follows this one, once it is ready.
+    pub(crate) fn take_successor(&mut self) -> Option<u32> {
+        match self.upgrader.as_mut()?.take()? {
+            Ok(pid) => {
+                self.notifier.succeeded_by(pid);
+                self.upgrader = None;
+                Some(pid)
+            }
+            Err(wrong) => {
+                error!("upgrade failed, serving on: {wrong}");
+                None
+            }
+        }
+    }
+}

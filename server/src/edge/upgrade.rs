@@ -1,0 +1,246 @@
+//! Starting the program again while it serves: the new process gets the listeners, and takes over
+//! when it is ready.
+//!
+//! A separate thread starts the process and waits for it, so the reactor serves meanwhile. A process
+//! that ends, or is not ready in time, is given up, and the current one goes on as before.
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{env, io, process, thread};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::handover::{Handover, Taken};
+use crate::plain::os_error_text;
+
+/// The variable that marks the process of an upgrade: its stdin is the socket of the handover.
+const VARIABLE: &str = "INTELLIPROXY_UPGRADE";
+/// Variables that are about this process only.
+const OF_THIS_PROCESS: [&str; 5] =
+    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID"];
+/// The longest wait of a new process for its predecessor.
+const TAKE_TIME: Duration = Duration::from_secs(30);
+
+/// The command by which this process was started.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    path: PathBuf,
+    args: Vec<OsString>,
+}
+
+impl Program {
+    /// The program by its name as it was called, `argv[0]`, and its arguments. The path is decided
+    /// here, before the file is replaced. A symbolic link in it is followed at each start.
+    pub(crate) fn new(name: Option<&OsStr>, args: Vec<OsString>) -> io::Result<Self> {
+        let called = name.and_then(|name| find(Path::new(name)));
+        let path = called.map_or_else(env::current_exe, Ok)?;
+        Ok(Self { path, args })
+    }
+}
+
+/// Returns the absolute path of a command: as given if it has a slash, otherwise by PATH.
+fn find(name: &Path) -> Option<PathBuf> {
+    let folder = env::current_dir().ok()?;
+    let is_path = name.components().nth(1).is_some() || name.is_absolute();
+    let candidates: Vec<PathBuf> = if is_path {
+        vec![folder.join(name)]
+    } else {
+        let path = env::var_os("PATH")?;
+        env::split_paths(&path).map(|place| folder.join(place).join(name)).collect()
+    };
+    candidates.into_iter().find(|path| path.is_file())
+}
+
+/// Starts new processes, one at a time.
+#[derive(Debug)]
+pub(crate) struct Upgrader {
+    program: Program,
+    is_running: bool,
+    /// Whether this process stops, so that no other may follow it.
+    is_cancelled: Arc<AtomicBool>,
+    sender: Sender<Result<u32, String>>,
+    results: Receiver<Result<u32, String>>,
+}
+
+impl Upgrader {
+    pub(crate) fn new(program: Program) -> Self {
+        let (sender, results) = crossbeam_channel::bounded(1);
+        Self { program, is_running: false, is_cancelled: Arc::default(), sender, results }
+    }
+
+    /// Starts a new process that must be ready within `time`. `wake` is called when the result can
+    /// be [taken](Self::take). Returns the path of the program.
+    ///
+    /// # Errors
+    /// One line: an earlier start has not ended, or no process can follow this one.
+    pub(crate) fn start(
+        &mut self,
+        handover: Handover,
+        time: Duration,
+        wake: impl FnOnce() + Send + 'static,
+    ) -> Result<String, String> {
+        if self.is_running {
+            return Err("an upgrade is in progress".to_owned());
+        }
+        if process::id() == 1 {
+            return Err("process 1 ends its container when it ends".to_owned());
+        }
+        let (program, sender) = (self.program.clone(), self.sender.clone());
+        let is_cancelled = Arc::clone(&self.is_cancelled);
+        let work = move || {
+            let may_go = || !is_cancelled.load(Ordering::SeqCst);
+            // When the proxy has ended, the result has no reader.
+            let _ = sender.send(upgrade(&program, handover, time, may_go));
+            wake();
+        };
+        let start = |error: io::Error| format!("cannot start a thread: {}", os_error_text(&error));
+        thread::Builder::new().name("upgrade".to_owned()).spawn(work).map_err(start)?;
+        self.is_running = true;
+        Ok(self.program.path.display().to_string())
+    }
+
+    /// Lets no new process follow this one any more.
+    pub(crate) fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns the number of the new process that serves now, or the reason why there is none;
+    /// `None` if neither is known yet.
+    pub(crate) fn take(&mut self) -> Option<Result<u32, String>> {
+        let result = self.results.try_recv().ok()?;
+        self.is_running = false;
+        Some(result)
+    }
+}
+
+/// Starts the program and hands over. Returns the number of the new process.
+fn upgrade(
+    program: &Program,
+    handover: Handover,
+    time: Duration,
+    may_go: impl FnOnce() -> bool,
+) -> Result<u32, String> {
+    let path = program.path.display();
+    let cannot = |error: io::Error| format!("cannot start {path}: {}", os_error_text(&error));
+    let (own, other) = UnixStream::pair().map_err(cannot)?;
+    let mut child = start(program, other).map_err(cannot)?;
+    let wrong = match handover.pass_on(own, time, may_go) {
+        Ok(()) => return Ok(child.id()),
+        Err(error) => error,
+    };
+    let id = child.id();
+    let what = match wrong.kind() {
+        // A process that has closed its socket is ending: its status is its own.
+        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+            match end(&mut child) {
+                Ok(status) => return Err(format!("process {id} ended: {status}")),
+                Err(error) => os_error_text(&error),
+            }
+        }
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            format!("not ready within {} ms (timeouts.upgradeMs)", time.as_millis())
+        }
+        _ => os_error_text(&wrong),
+    };
+    let _ = end(&mut child);
+    Err(format!("process {id}: {what}"))
+}
+
+fn start(program: &Program, stdin: UnixStream) -> io::Result<Child> {
+    let mut command = Command::new(&program.path);
+    command.args(&program.args).env(VARIABLE, "1").stdin(OwnedFd::from(stdin));
+    OF_THIS_PROCESS.iter().for_each(|variable| {
+        command.env_remove(variable);
+    });
+    command.spawn()
+    // Here `command` drops its copy of the socket: the other side then notices the end of the process.
+}
+
+fn end(child: &mut Child) -> io::Result<process::ExitStatus> {
+    // Fails if the process has ended.
+    let _ = child.kill();
+    child.wait()
+}
+
+/// Takes over from the process that started this one; `None` if this is not an upgrade.
+///
+/// # Errors
+/// One line: stdin is not the socket of a handover, or the handover fails.
+pub(crate) fn take_over() -> Result<Option<Taken>, String> {
+    if env::var_os(VARIABLE).is_none() {
+        return Ok(None);
+    }
+    let fail = |error: io::Error| format!("{VARIABLE} is set: {}", os_error_text(&error));
+    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
+    let nothing = std::fs::File::open("/dev/null").map_err(fail)?;
+    rustix::stdio::dup2_stdin(&nothing).map_err(|error| fail(error.into()))?;
+    Handover::take(UnixStream::from(socket), TAKE_TIME).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(script: &str) -> Program {
+        let args = ["-c", script].map(OsString::from).to_vec();
+        Program::new(Some(OsStr::new("sh")), args).expect("a shell")
+    }
+
+    /// A command is found by PATH, or as given. An unknown one is this program's own file.
+    #[test]
+    fn the_program_is_found() {
+        let own = env::current_exe().expect("this test");
+        let path =
+            |name: &str| Program::new(Some(OsStr::new(name)), Vec::new()).expect("a path").path;
+        assert!(path("sh").is_absolute() && path("sh").ends_with("sh"));
+        assert_eq!(path("no-such-command"), own);
+        assert_eq!(path("./no-such-command"), own);
+        assert_eq!(path(own.to_str().expect("UTF-8")), own);
+        assert_eq!(Program::new(None, Vec::new()).expect("a path").path, own);
+    }
+
+    /// A process that ends, one that is silent, and one that replies anything else: each is given
+    /// up with its reason, and none is left running. A file that cannot be run is named.
+    #[test]
+    fn failures_are_named() {
+        let short = Duration::from_millis(50);
+        let long = Duration::from_secs(30);
+        let rows = [
+            ("exit 3", long, " ended: exit status: 3"),
+            ("exec cat >/dev/null", short, ": not ready within 50 ms (timeouts.upgradeMs)"),
+            ("echo no >&0; exec cat >/dev/null", long, ": an unknown reply"),
+        ];
+        for (script, time, expected) in rows {
+            let error = upgrade(&program(script), Handover::default(), time, || true);
+            let error = error.expect_err(script);
+            assert!(
+                error.starts_with("process ") && error.ends_with(expected),
+                "{script}: {error}"
+            );
+        }
+        let missing = Program { path: "/no/such/file".into(), args: Vec::new() };
+        let error = upgrade(&missing, Handover::default(), long, || true).expect_err("no file");
+        assert_eq!(error, "cannot start /no/such/file: no such file or directory");
+    }
+
+    /// Only one start is in progress at a time; its result is taken once.
+    #[test]
+    fn one_start_at_a_time() {
+        let mut upgrader = Upgrader::new(program("echo r >&0; exec cat >/dev/null"));
+        let (woken, wakes) = crossbeam_channel::bounded(1);
+        let long = Duration::from_secs(30);
+        let wake = move || woken.send(()).expect("a test that waits");
+        upgrader.start(Handover::default(), long, wake).expect("a thread");
+        let error = upgrader.start(Handover::default(), long, || ()).expect_err("one is enough");
+        assert_eq!(error, "an upgrade is in progress");
+        wakes.recv_timeout(long).expect("it is ready");
+        assert!(upgrader.take().expect("a result").is_ok());
+        assert!(upgrader.take().is_none());
+    }
+}

@@ -1,0 +1,58 @@
+//! The upgrade of the program: a new process takes the listeners over, then this one stops.
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use log::{error, info};
+
+use super::Reactor;
+use super::listeners::Listeners;
+use crate::edge::handover::Handover;
+use crate::edge::listen::Place;
+
+impl Reactor {
+    /// Starts the program again. Until the new process is ready, this one serves as before.
+    #[cold]
+    pub(super) fn upgrade(&mut self) {
+        if self.signals.upgrades.take() == 0 {
+            return;
+        }
+        if self.listeners.is_empty() || self.is_stop_asked || self.stops_at.is_some() {
+            return info!("SIGUSR2: stopping, ignored");
+        }
+        match self.handover() {
+            Ok(handover) => self.service.upgrade(handover, self.proxy.config().timeouts.upgrade),
+            Err(wrong) => error!("upgrade failed, serving on: cannot copy a listener: {wrong}"),
+        }
+    }
+
+    fn handover(&self) -> io::Result<Handover> {
+        let admin = self.admin.as_ref().map(|port| &port.listeners);
+        Ok(Handover {
+            listeners: copies(&self.listeners)?,
+            admin_listeners: admin.map_or_else(|| Ok(Vec::new()), copies)?,
+            learned: self.proxy.policy_state().map(|state| state.to_json()),
+        })
+    }
+
+    /// Leaves new clients to the new process if it is ready. Clients that are connected are served
+    /// on; every response ends its connection. After `timeouts.shutdownMs` this process stops as at
+    /// SIGTERM.
+    #[cold]
+    pub(super) fn take_successor(&mut self) {
+        let Some(pid) = self.service.take_successor() else { return };
+        let clients = self.proxy.clients();
+        info!("upgraded: process {pid} serves new clients, {clients} clients are connected here");
+        self.has_successor = true;
+        self.listeners.close();
+        self.admin.iter_mut().for_each(|port| port.listeners.close());
+        self.edge.hand_over(&mut self.proxy);
+        self.proxy.handle_leaving();
+        self.stops_at = Some(self.now + self.proxy.config().timeouts.shutdown);
+    }
+}
+
+/// Copies of the sockets, which share their accept queues.
+fn copies(listeners: &Listeners) -> io::Result<Vec<(OwnedFd, Place)>> {
+    let copy = |socket: &mio::net::TcpListener| socket.as_fd().try_clone_to_owned();
+    listeners.iter().map(|own| Ok((copy(&own.socket)?, own.place.clone()))).collect()
+}

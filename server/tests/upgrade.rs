@@ -1,0 +1,283 @@
+//! SIGUSR2: a new process takes the place of the running one, and no request is lost.
+mod process;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+
+use process::{DEADLINE, Program, program};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+/// Upgrades under traffic.
+const UPGRADES: usize = 4;
+
+/// A running proxy, its file, and the processes that followed it, which end with it.
+struct Upgraded {
+    program: Program,
+    file: PathBuf,
+    followers: Vec<String>,
+}
+
+impl Upgraded {
+    fn start(name: &str, text: &str) -> Self {
+        let name = format!("intelliproxy-upgrade-{name}-{}.json", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        fs::write(&file, text).expect("a file");
+        let path = file.to_str().expect("a path of UTF-8");
+        Self { program: Program::start(&["--config", path]), file, followers: Vec::new() }
+    }
+
+    /// Sends SIGUSR2 to the process that serves.
+    fn ask(&self) {
+        match self.followers.last() {
+            Some(pid) => kill("-USR2", pid),
+            None => self.program.signal("-USR2"),
+        }
+    }
+
+    /// Waits for the new process. Returns its number.
+    fn take_follower(&mut self) -> String {
+        let line = self.program.line_with("upgraded: process ");
+        let pid = line.split("process ").nth(1).and_then(|rest| rest.split(' ').next());
+        let pid = pid.expect("a number").to_owned();
+        self.followers.push(pid.clone());
+        pid
+    }
+}
+
+impl Drop for Upgraded {
+    fn drop(&mut self) {
+        self.followers.iter().for_each(|pid| kill("-KILL", pid));
+        drop(fs::remove_file(&self.file));
+    }
+}
+
+/// Sends a signal to a process, which may have ended.
+fn kill(signal: &str, pid: &str) {
+    let mut command = Command::new("kill");
+    command.args([signal, pid]).stderr(std::process::Stdio::null());
+    command.status().expect("the kill program");
+}
+
+/// A backend that responds to every request with 204.
+fn backend() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut reader = BufReader::new(&stream);
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|count| count > 0) {
+                    if line == "\r\n" {
+                        // The proxy has closed the connection if this fails.
+                        let _ = (&stream).write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+    format!("http://127.0.0.1:{port}")
+}
+
+fn config(settings: &str) -> String {
+    let url = backend();
+    format!("{{\"backends\": [{{\"name\": \"A\", \"url\": \"{url}\"}}]{settings}}}")
+}
+
+/// A client that asks without pause, on kept connections or on new ones, until it is stopped.
+struct Traffic {
+    clients: Vec<JoinHandle<u32>>,
+    is_over: Arc<AtomicBool>,
+    done: Arc<AtomicU32>,
+}
+
+impl Traffic {
+    fn start(port: u16) -> Self {
+        let (is_over, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default());
+        let client = |keeps: bool| {
+            let (is_over, done) = (Arc::clone(&is_over), Arc::clone(&done));
+            thread::spawn(move || {
+                let (mut kept, mut count) = (None, 0);
+                while !is_over.load(Ordering::SeqCst) {
+                    let mut stream = kept.take().unwrap_or_else(|| connect(port));
+                    let is_last = ask(&mut stream);
+                    count += 1;
+                    done.fetch_add(1, Ordering::SeqCst);
+                    kept = (keeps && !is_last).then_some(stream);
+                }
+                count
+            })
+        };
+        let clients = [true, true, true, false].map(client).into_iter().collect();
+        Self { clients, is_over, done }
+    }
+
+    /// Waits until each client has probably sent some more requests.
+    fn go_on(&self) {
+        let until = self.done.load(Ordering::SeqCst) + 200;
+        let end = std::time::Instant::now() + DEADLINE;
+        while self.done.load(Ordering::SeqCst) < until {
+            assert!(std::time::Instant::now() < end, "the traffic goes on");
+            thread::yield_now();
+        }
+    }
+
+    /// Stops it. Every request has got its response, or this panics.
+    fn finish(self) -> u32 {
+        self.is_over.store(true, Ordering::SeqCst);
+        self.clients.into_iter().map(|client| client.join().expect("no request is lost")).sum()
+    }
+}
+
+fn connect(port: u16) -> BufReader<TcpStream> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    BufReader::new(stream)
+}
+
+/// Asks once. Returns whether the response ends the connection.
+fn ask(stream: &mut BufReader<TcpStream>) -> bool {
+    stream.get_mut().write_all(GET.as_bytes()).expect("sent");
+    let (mut line, mut is_first, mut is_last) = (String::new(), true, false);
+    loop {
+        line.clear();
+        stream.read_line(&mut line).expect("a response");
+        assert!(!is_first || line == "HTTP/1.1 204 No Content\r\n", "{line:?}");
+        is_first = false;
+        is_last |= line == "Connection: close\r\n";
+        if line == "\r\n" {
+            return is_last;
+        }
+    }
+}
+
+/// Several upgrades under traffic on kept and new connections: every request gets its response.
+/// Each process ends when its clients have left it, and another one serves after it.
+#[test]
+fn upgrades_lose_no_request() {
+    let mut proxy = Upgraded::start("traffic", &config(""));
+    let traffic = Traffic::start(proxy.program.port());
+    for _ in 0..UPGRADES {
+        traffic.go_on();
+        proxy.ask();
+        proxy.take_follower();
+        proxy.program.line_with("stopped");
+    }
+    traffic.go_on();
+    assert!(traffic.finish() > 1000);
+    let mut numbers = proxy.followers.clone();
+    numbers.sort();
+    numbers.dedup();
+    assert_eq!(numbers.len(), UPGRADES, "each is a process of its own");
+    assert_eq!(proxy.program.exit_code(), Some(0));
+    let last = proxy.followers.last().expect("one").clone();
+    kill("-TERM", &last);
+    proxy.program.line_with("stopped");
+    assert!(TcpStream::connect(("127.0.0.1", proxy.program.port())).is_err(), "the port is closed");
+}
+
+/// A client that asks nothing keeps its connection for `timeouts.shutdownMs`, and what it asks
+/// meanwhile is served by the old process. Clients that come later are served by the new one.
+#[test]
+fn kept_connections_are_served_by_the_old_process() {
+    let mut proxy = Upgraded::start("kept", &config(""));
+    let port = proxy.program.port();
+    let mut kept = connect(port);
+    assert!(!ask(&mut kept));
+    proxy.ask();
+    let follower = proxy.take_follower();
+    let mut new = connect(port);
+    assert!(!ask(&mut new));
+    assert!(ask(&mut kept), "it says that the connection ends");
+    let mut rest = Vec::new();
+    assert_eq!(kept.read_to_end(&mut rest).expect("an end"), 0);
+    proxy.program.line_with("stopped");
+    assert_eq!(proxy.program.exit_code(), Some(0));
+    assert!(!ask(&mut new), "process {follower} serves it on");
+}
+
+/// A new process that ends, or that is not ready in time, is given up with a reason in the log. The
+/// old one serves on, and a later upgrade succeeds.
+#[test]
+fn a_new_process_that_fails_changes_nothing() {
+    let good = config(", \"timeouts\": {\"upgradeMs\": 300}");
+    let mut proxy = Upgraded::start("fails", &good);
+    let mut kept = connect(proxy.program.port());
+    fs::write(&proxy.file, "{\"listen\": 1}").expect("a file");
+    proxy.ask();
+    let line = proxy.program.line_with("upgrade failed, serving on: process ");
+    assert!(line.ends_with("ended: exit status: 2"), "{line}");
+    assert!(!ask(&mut kept));
+    // Reading this one never ends.
+    fs::remove_file(&proxy.file).expect("a file");
+    assert!(Command::new("mkfifo").arg(&proxy.file).status().expect("mkfifo").success());
+    proxy.ask();
+    proxy.program.line_with("not ready within 300 ms (timeouts.upgradeMs)");
+    assert!(!ask(&mut kept));
+    fs::remove_file(&proxy.file).expect("a pipe");
+    fs::write(&proxy.file, good.replace("300", "30000")).expect("a file");
+    // The program takes the time for an upgrade from its configuration.
+    proxy.program.signal("-HUP");
+    proxy.program.line_with("configuration: ");
+    assert!(!ask(&mut kept));
+    proxy.ask();
+    proxy.take_follower();
+    assert!(ask(&mut kept));
+    assert!(!ask(&mut connect(proxy.program.port())));
+}
+
+/// What the policy has learned goes over, without a state file.
+#[test]
+fn the_learned_state_goes_over() {
+    let text = config(", \"routing\": {\"policy\": \"learned\"}");
+    let mut proxy = Upgraded::start("learned", &text);
+    let speed = |proxy: &Upgraded| {
+        let stats = proxy.program.stats();
+        let speed = stats.split("\"speed\":").nth(1).and_then(|rest| rest.split(',').next());
+        speed.expect("a field of the policy").to_owned()
+    };
+    let unlearned = speed(&proxy);
+    (0..200).for_each(|_| assert!(!ask(&mut connect(proxy.program.port()))));
+    assert_ne!(speed(&proxy), unlearned, "200 requests teach the policy something");
+    proxy.ask();
+    proxy.take_follower();
+    assert_ne!(speed(&proxy), unlearned, "a process without this state begins with {unlearned}");
+}
+
+/// SIGUSR1, SIGUSR2 and SIGHUP do not end the program before it serves, either. A SIGHUP then is
+/// a reload.
+#[test]
+fn early_signals_do_not_end_the_program() {
+    let name = format!("intelliproxy-early-{}.json", std::process::id());
+    let file = std::env::temp_dir().join(name);
+    drop(fs::remove_file(&file));
+    assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo").success());
+    let path = file.to_str().expect("a path of UTF-8");
+    let mut command = program();
+    command
+        .args(["--listen", "127.0.0.1:0", "--config", path])
+        .stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("a process");
+    let pid = child.id().to_string();
+    let log = OwnedFd::from(child.stderr.take().expect("a pipe"));
+    // The program waits for a writer of the pipe; this returns when it is there.
+    let mut pipe = fs::File::options().write(true).open(&file).expect("a reader");
+    for signal in ["-USR1", "-USR2", "-HUP"] {
+        kill(signal, &pid);
+    }
+    pipe.write_all(config("").as_bytes()).expect("a reader");
+    drop(pipe);
+    let mut program = Program::started(child, fs::File::from(log));
+    program.line_with("SIGHUP: reading");
+    kill("-TERM", &pid);
+    assert_eq!(program.exit_code(), Some(0));
+    drop(fs::remove_file(&file));
+}
