@@ -16,7 +16,9 @@ use std::time::Duration;
 use log::{LevelFilter, info, warn};
 
 use crate::config::{BackendTarget, Config};
+use crate::edge::activation;
 use crate::edge::early::Early;
+use crate::edge::handover::Taken;
 use crate::edge::logging;
 use crate::edge::notify::Environment;
 use crate::edge::reload::Source;
@@ -113,10 +115,14 @@ fn run(config: Config, log_level: LevelFilter, file: Option<String>, start: Star
     }
 }
 
-/// Takes over from a process that has started this one, if there is one, and opens what else is
-/// needed.
+/// Takes over from a process that has started this one, or from the service manager, and opens what
+/// else is needed.
 fn set_up(config: Config, start: &Start) -> Result<Setup, String> {
-    let mut setup = Setup::following(config, upgrade::take_over()?)?;
+    let taken = match upgrade::take_over()? {
+        Some(taken) => taken,
+        None => Taken { listeners: activation::take()?, ..Taken::default() },
+    };
+    let mut setup = Setup::following(config, Some(taken))?;
     setup.manager = Environment::current();
     match Program::new(start.name.as_deref(), start.args.clone()) {
         Ok(program) => setup.program = Some(program),

@@ -150,7 +150,7 @@ fn a_listener_speaks_the_proxy_protocol() {
     let backend = Script::start(echo);
     let mut config = config(&[&backend.url]);
     config.forwarding.trusted = vec!["127.0.0.0/8".to_owned()];
-    let announced = Listen { address: "127.0.0.1:0".to_owned(), proxy_protocol: true };
+    let announced = Listen { proxy_protocol: true, .."127.0.0.1:0".into() };
     config.listen = vec![announced, "127.0.0.1:0".into()];
     let addresses = serve(config);
     let header = b"PROXY TCP4 198.51.100.7 10.0.0.1 4660 80\r\n";

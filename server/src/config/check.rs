@@ -70,7 +70,8 @@ impl Config {
     fn check_listen(&self) -> Result<(), ConfigError> {
         check_length("listen", self.listen.len(), 1, LISTEN_MAX)?;
         let mut seen: Vec<ListenAddress> = Vec::with_capacity(self.listen.len());
-        for (index, Listen { address: text, proxy_protocol }) in self.listen.iter().enumerate() {
+        for (index, Listen { address: text, proxy_protocol, .. }) in self.listen.iter().enumerate()
+        {
             let path = format!("listen[{index}]");
             if *proxy_protocol && self.forwarding.trusted.is_empty() {
                 let allowed = "false while forwarding.trusted is empty";

@@ -35,22 +35,31 @@ pub struct Listen {
     pub address: String,
     /// Whether connections from `forwarding.trusted` begin with a PROXY protocol header (false).
     pub proxy_protocol: bool,
+    /// Whether other processes of the same user may listen on the address, too (false). It takes
+    /// effect when the address is opened.
+    pub reuse_port: bool,
 }
 
 impl From<&str> for Listen {
     fn from(address: &str) -> Self {
-        Self { address: address.to_owned(), proxy_protocol: false }
+        Self { address: address.to_owned(), proxy_protocol: false, reuse_port: false }
     }
 }
 
 impl Serialize for Listen {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        if !self.proxy_protocol {
+        let options = [("proxyProtocol", self.proxy_protocol), ("reusePort", self.reuse_port)];
+        let count = options.iter().filter(|(_, is_on)| *is_on).count();
+        if count == 0 {
             return to.serialize_str(&self.address);
         }
-        let mut object = to.serialize_struct("Listen", 2)?;
+        let mut object = to.serialize_struct("Listen", 1 + count)?;
         object.serialize_field("address", &self.address)?;
-        object.serialize_field("proxyProtocol", &true)?;
+        for (name, is_on) in options {
+            if is_on {
+                object.serialize_field(name, &true)?;
+            }
+        }
         object.end()
     }
 }
@@ -68,6 +77,8 @@ struct Object {
     address: String,
     #[serde(default)]
     proxy_protocol: bool,
+    #[serde(default)]
+    reuse_port: bool,
 }
 
 struct ListenVisitor;
@@ -76,7 +87,7 @@ impl<'a> Visitor<'a> for ListenVisitor {
     type Value = Listen;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or an object with address and proxyProtocol")
+        f.write_str("a string or an object with address, proxyProtocol and reusePort")
     }
 
     fn visit_str<E: de::Error>(self, address: &str) -> Result<Listen, E> {
@@ -84,15 +95,29 @@ impl<'a> Visitor<'a> for ListenVisitor {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, map: A) -> Result<Listen, A::Error> {
-        let Object { address, proxy_protocol } =
+        let Object { address, proxy_protocol, reuse_port } =
             Object::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Listen { address, proxy_protocol })
+        Ok(Listen { address, proxy_protocol, reuse_port })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An entry is written as it is read: as text, or as an object with what is not the default.
+    #[test]
+    fn entries_are_written_as_they_are_read() {
+        for text in [
+            r#""a:1""#,
+            r#"{"address":"a:1","proxyProtocol":true}"#,
+            r#"{"address":"a:1","reusePort":true}"#,
+            r#"{"address":"a:1","proxyProtocol":true,"reusePort":true}"#,
+        ] {
+            let listen: Listen = serde_json::from_str(text).expect("an entry");
+            assert_eq!(serde_json::to_string(&listen).expect("JSON"), text);
+        }
+    }
 
     /// Addresses with a port are accepted, all others refused; row by row.
     #[test]

@@ -5,6 +5,10 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use rustix::io::FdFlags;
+use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
+use rustix::net::{AddressFamily, SocketType};
+
 use super::resolve::resolve;
 use crate::config::{Listen, ListenAddress};
 use crate::plain::os_error_text;
@@ -92,7 +96,7 @@ impl Listeners {
         let mut attempts_left = FREE_PORT_ATTEMPTS;
         let bound = loop {
             attempts_left -= 1;
-            match bind_all(&wanted, !kept.is_empty()) {
+            match bind_all(&wanted, entry.reuse_port, !kept.is_empty()) {
                 Ok(bound) => break bound,
                 // The port that was free on the first address is taken on the next one: try another.
                 Err((_, error))
@@ -131,6 +135,7 @@ fn refusal(address: SocketAddr, error: &io::Error, held: &[Place]) -> String {
 /// must be bound, unless there is another listener already.
 fn bind_all(
     addresses: &[SocketAddr],
+    shares_port: bool,
     has_another: bool,
 ) -> Result<Vec<(TcpListener, SocketAddr)>, (SocketAddr, io::Error)> {
     let mut listeners: Vec<(TcpListener, SocketAddr)> = Vec::with_capacity(addresses.len());
@@ -140,7 +145,7 @@ fn bind_all(
         if address.port() == 0 {
             address.set_port(free_port.unwrap_or(0));
         }
-        match bind(address) {
+        match bind(address, shares_port) {
             Ok((listener, address)) => {
                 free_port = Some(address.port());
                 listeners.push((listener, address));
@@ -156,13 +161,24 @@ fn bind_all(
 }
 
 /// Binds one address. Also returns it with its real port.
-fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address)?;
+fn bind(address: SocketAddr, shares_port: bool) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = if shares_port { share(address)? } else { TcpListener::bind(address)? };
     // A second listen only changes the backlog, which the standard library fixes.
     rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     Ok((listener, address))
+}
+
+/// Binds an address that others may bind, too.
+fn share(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    set_socket_reuseaddr(&socket, true)?;
+    set_socket_reuseport(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    Ok(TcpListener::from(socket))
 }
 
 /// Whether a bind failed because the machine has no such address, or no such family at all.
@@ -210,6 +226,22 @@ mod tests {
         }
     }
 
+    /// A port is shared if both sides say so, and not otherwise.
+    #[test]
+    fn a_port_is_shared_by_agreement() {
+        let entry =
+            |port: u16, reuse_port| Listen { reuse_port, ..(&*format!("127.0.0.1:{port}")).into() };
+        let first = Listeners::bind(&[entry(0, true)], &[]).expect("a free port");
+        let port = first.bound[0].place.address.port();
+        let second = Listeners::bind(&[entry(port, true)], &[]).expect("it is shared");
+        assert_eq!(second.bound[0].place.address, first.bound[0].place.address);
+        let error = Listeners::bind(&[entry(port, false)], &[]).expect_err("it is taken");
+        assert!(error.ends_with("address already in use"), "{error}");
+        let alone = Listeners::bind(&[entry(0, false)], &[]).expect("a free port");
+        let port = alone.bound[0].place.address.port();
+        assert!(Listeners::bind(&[entry(port, true)], &[]).is_err(), "the other does not share it");
+    }
+
     /// An address of another machine (RFC 5737) is an error if the name has no other.
     #[test]
     fn foreign_address_is_refused() {
@@ -221,10 +253,10 @@ mod tests {
     #[test]
     fn foreign_address_beside_ours_is_left_out() {
         let addresses = ["192.0.2.1:0", "127.0.0.1:0"].map(|text| text.parse().expect("address"));
-        let listeners = bind_all(&addresses, false).expect("one of ours");
+        let listeners = bind_all(&addresses, false, false).expect("one of ours");
         let bound: Vec<IpAddr> = listeners.iter().map(|(_, address)| address.ip()).collect();
         assert_eq!(bound, [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
-        assert!(bind_all(&addresses[..1], true).expect("another one is kept").is_empty());
+        assert!(bind_all(&addresses[..1], false, true).expect("another one is kept").is_empty());
     }
 
     /// A listener stays where its address stays, with the new entry. Port 0 stays only for the same

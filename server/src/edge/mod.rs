@@ -4,6 +4,7 @@
 //! The reactor waits for none of them while the proxy serves. A reading of the configuration that
 //! hangs is given up after `timeouts.reloadMs`; a late result is dropped.
 pub(crate) mod access;
+pub(crate) mod activation;
 pub(crate) mod candidate;
 pub(crate) mod disk;
 pub(crate) mod early;

@@ -50,11 +50,11 @@ impl Setup {
         Self::following(config, None)
     }
 
-    /// The same for a process that follows another one: it uses the listeners of its predecessor
-    /// that it needs, and closes the others.
+    /// The same with listeners that are open already: those of the process before this one, of
+    /// which the ones that are not needed are closed, or those of the service manager.
     ///
     /// # Errors
-    /// As for [`new`](Self::new).
+    /// As for [`new`](Self::new), and a listener of the service manager that is not needed.
     pub(crate) fn following(config: Config, taken: Option<Taken>) -> Result<Self, String> {
         let backends = backend_targets(&config)?;
         let Taken { mut listeners, mut admin_listeners, learned, predecessor } =
@@ -63,10 +63,19 @@ impl Setup {
             open.iter().map(|bound| bound.place.clone()).collect()
         };
         let all = Listeners::bind(&config.listen, &places(&listeners))?.with(&mut listeners);
+        let is_of_manager = predecessor.is_none();
+        if is_of_manager {
+            admin_listeners.append(&mut listeners);
+        }
         let of_admin = Listeners::bind(&admin_entries(&config), &places(&admin_listeners))?;
+        let of_admin = of_admin.with(&mut admin_listeners);
+        if let Some(Bound { place, .. }) = admin_listeners.first().filter(|_| is_of_manager) {
+            let address = place.address;
+            return Err(format!("LISTEN_FDS: {address} is neither in listen nor admin.listen"));
+        }
         Ok(Self {
             listeners: all,
-            admin_listeners: of_admin.with(&mut admin_listeners),
+            admin_listeners: of_admin,
             config,
             backends,
             reload: None,

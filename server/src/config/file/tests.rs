@@ -20,7 +20,7 @@ fn default_survives_json() {
 /// Values other than the defaults, one of every kind, are written so that they are read back.
 #[test]
 fn other_values_survive_json() {
-    let announced = Listen { address: "[::1]:8080".to_owned(), proxy_protocol: true };
+    let announced = Listen { proxy_protocol: true, .."[::1]:8080".into() };
     let listen = vec!["localhost:0".into(), announced];
     let mut config = Config { listen, backends: Vec::new(), ..Config::default() };
     config.routing.switch.cooldown = Duration::from_millis(1);
@@ -142,8 +142,7 @@ fn faults_are_told_by_place_and_path() {
         ("{\n\"listen\": \"a:1\"}", "2:11: listen: must be a list, not \"a:1\""),
         (
             "{\n\"listen\": [\n1]}",
-            "3:1: listen[0]: must be a string or an object with address and \
-             proxyProtocol, not 1",
+            "3:1: listen[0]: must be a string or an object with address, proxyProtocol and reusePort, not 1",
         ),
         (
             "{\"listen\": [{\"address\": \"a:1\",\n\"proxyProtocol\": true}]}",

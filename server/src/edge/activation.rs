@@ -1,0 +1,26 @@
+//! Listeners that the service manager has opened (socket activation): the protocol of
+//! sd_listen_fds(3).
+use std::io;
+
+use listenfd::ListenFd;
+
+use super::listen::{Bound, Place};
+use crate::plain::os_error_text;
+
+/// Takes the listeners that this process was started with. None if it was started without any.
+///
+/// # Errors
+/// One line: a descriptor is not a TCP listener.
+pub(crate) fn take() -> Result<Vec<Bound>, String> {
+    let mut passed = ListenFd::from_env();
+    let mut all = Vec::new();
+    for index in 0..passed.len() {
+        let fail = |error: io::Error| format!("LISTEN_FDS, {index}: {}", os_error_text(&error));
+        let Some(socket) = passed.take_tcp_listener(index).map_err(fail)? else { continue };
+        socket.set_nonblocking(true).map_err(fail)?;
+        let address = socket.local_addr().map_err(fail)?;
+        let entry = (&*address.to_string()).into();
+        all.push(Bound { socket, place: Place { address, entry } });
+    }
+    Ok(all)
+}
