@@ -25,6 +25,7 @@ use crate::edge::reload::Source;
 use crate::edge::resolve::{Setup, backend_targets};
 use crate::edge::state;
 use crate::edge::upgrade::{self, Program};
+use crate::edge::user::User;
 use crate::plain::{os_error_text, plain, plain_lines};
 use crate::reactor;
 
@@ -49,8 +50,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
     let read_file = |path: &Path| read_file_within(path, READ_TIME);
     match Command::parse(args.iter().cloned(), read_file) {
-        Ok(Command::Run { config, log_level, file }) => {
-            let start = Start { name, args, early };
+        Ok(Command::Run { config, log_level, file, user }) => {
+            let start = Start { name, args, early, user };
             run(*config, log_level, file, start)
         }
         Ok(Command::Check { config, file }) => check(&config, file.as_deref()),
@@ -85,11 +86,21 @@ struct Start {
     args: Vec<OsString>,
     /// The signals so far.
     early: io::Result<Early>,
+    /// The user that serves.
+    user: Option<String>,
 }
 
 /// Serves until a signal ends the program. On SIGHUP the file is read again with the same
 /// arguments, on SIGUSR2 the program is started again with them.
 fn run(config: Config, log_level: LevelFilter, file: Option<String>, start: Start) -> ExitCode {
+    // Before the log: until here the process has no other thread, so that the user can change.
+    let setup = match set_up(config, &start) {
+        Ok(setup) => setup,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::FAILURE;
+        }
+    };
     let log = match logging::start(log_level) {
         Ok(log) => log,
         Err(error) => {
@@ -97,13 +108,12 @@ fn run(config: Config, log_level: LevelFilter, file: Option<String>, start: Star
             return ExitCode::FAILURE;
         }
     };
-    let watch = log.watch();
-    let result = set_up(config, &start).and_then(|mut setup| {
-        let Start { args, early, .. } = start;
-        setup.log = watch;
-        setup.early = early.ok();
-        setup.reload = Some(Source::new(move || reload(file.as_deref(), &args)));
-        reactor::serve(setup)
+    let Start { args, early, .. } = start;
+    let result = reactor::serve(Setup {
+        log: log.watch(),
+        early: early.ok(),
+        reload: Some(Source::new(move || reload(file.as_deref(), &args))),
+        ..setup
     });
     log.finish();
     match result {
@@ -116,17 +126,21 @@ fn run(config: Config, log_level: LevelFilter, file: Option<String>, start: Star
 }
 
 /// Takes over from a process that has started this one, or from the service manager, and opens what
-/// else is needed.
+/// else is needed. Then becomes the user that serves.
 fn set_up(config: Config, start: &Start) -> Result<Setup, String> {
+    let user = start.user.as_deref().map(User::find).transpose()?;
     let taken = match upgrade::take_over()? {
         Some(taken) => taken,
         None => Taken { listeners: activation::take()?, ..Taken::default() },
     };
     let mut setup = Setup::following(config, Some(taken))?;
+    if let Some(user) = user {
+        user.become_it(&setup.config)?;
+    }
     setup.manager = Environment::current();
     match Program::new(start.name.as_deref(), start.args.clone()) {
         Ok(program) => setup.program = Some(program),
-        Err(error) => warn!("SIGUSR2 will be ignored: {}", os_error_text(&error)),
+        Err(error) => complain(&format!("SIGUSR2 will be ignored: {}", os_error_text(&error))),
     }
     Ok(setup)
 }
@@ -167,14 +181,21 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 fn read_file_within(path: &Path, time: Duration) -> io::Result<Vec<u8>> {
     let (sender, read) = crossbeam_channel::bounded(1);
     let owned = path.to_owned();
-    thread::Builder::new().name("config".to_owned()).spawn(move || {
+    let reader = thread::Builder::new().name("config".to_owned()).spawn(move || {
         // After the time the result has no reader.
         let _ = sender.send(read_file(&owned));
     })?;
-    read.recv_timeout(time).unwrap_or_else(|_| {
-        let wrong = format!("reading took longer than {} ms", time.as_millis());
-        Err(io::Error::other(wrong))
-    })
+    match read.recv_timeout(time) {
+        Ok(result) => {
+            // It ends now. Nothing else begins before, as `--user` needs a process of one thread.
+            let _ = reader.join();
+            result
+        }
+        Err(_) => {
+            let wrong = format!("reading took longer than {} ms", time.as_millis());
+            Err(io::Error::other(wrong))
+        }
+    }
 }
 
 /// Prints to stdout. A closed stdout is not a fault of the program.

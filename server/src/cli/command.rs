@@ -22,6 +22,8 @@ pub enum Command {
         log_level: LevelFilter,
         /// The file that the configuration was read from.
         file: Option<String>,
+        /// The user that serves, where root starts the program.
+        user: Option<String>,
     },
     /// Report that the configuration is valid.
     Check {
@@ -56,7 +58,7 @@ impl Command {
         let repeatable = FLAGS.iter().filter(|flag| flag.is_repeatable()).map(|flag| flag.name);
         let mut args = Arguments::new(args, repeatable);
         let mut settings: Vec<(&Flag, String)> = Vec::new();
-        let mut file = None;
+        let (mut file, mut user) = (None, None);
         let mut log_level = LevelFilter::Info;
         let mut has_check = false;
         let mut has_print = false;
@@ -76,6 +78,7 @@ impl Command {
             match name.as_str() {
                 "--config" => file = Some(args.value()?),
                 "--log-level" => log_level = parse_level(&name, &args.value()?)?,
+                "--user" => user = Some(args.value()?),
                 "--check" => args.no_value().map(|()| has_check = true)?,
                 "--print-config" => args.no_value().map(|()| has_print = true)?,
                 "--help" | "-h" => return Ok(args.no_value().map(|()| Self::Help)?),
@@ -96,7 +99,7 @@ impl Command {
             }
             (true, false) => Self::Check { config, file },
             (false, true) => Self::PrintConfig { config },
-            (false, false) => Self::Run { config, log_level, file },
+            (false, false) => Self::Run { config, log_level, file, user },
         })
     }
 }

@@ -90,11 +90,12 @@ fn push_line(text: &mut String, line: &str) {
 }
 
 /// The flags that do not set a value of the configuration.
-const PROGRAM_FLAGS: [(&str, &str); 6] = [
+const PROGRAM_FLAGS: [(&str, &str); 7] = [
     ("--config FILE", "read the configuration from a JSON file, and again on SIGHUP"),
     ("--check", "validate flags and file, then exit"),
     ("--print-config", "print the resulting configuration as JSON, then exit"),
     ("--log-level LEVEL", "error, warn, info (default), debug or trace; the log goes to stderr"),
+    ("--user NAME[:GROUP]", "serve as this user, by name or number, where root starts the program"),
     ("-h, --help", "print this help, then exit"),
     ("-V, --version", "print the version, then exit"),
 ];

@@ -19,6 +19,7 @@ pub mod resolve;
 pub(crate) mod service;
 pub(crate) mod state;
 pub(crate) mod upgrade;
+pub(crate) mod user;
 mod worker;
 
 use std::sync::Arc;

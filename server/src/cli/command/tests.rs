@@ -35,7 +35,7 @@ fn config(args: &[&str]) -> Config {
 #[test]
 fn plain_form_is_the_default() {
     let (config, log_level) = (Box::default(), LevelFilter::Info);
-    let expected = Command::Run { config, log_level, file: None };
+    let expected = Command::Run { config, log_level, file: None, user: None };
     assert_eq!(parse(&[]), Ok(expected.clone()));
     let plain = "--listen 127.0.0.1:3001 --backend A=http://localhost:3000 \
                  --backend B=http://localhost:3002";
@@ -150,7 +150,8 @@ fn other_commands() {
         ("debug", LevelFilter::Debug),
         ("trace", LevelFilter::Trace),
     ] {
-        let expected = Command::Run { config: Box::default(), log_level: level, file: None };
+        let expected =
+            Command::Run { config: Box::default(), log_level: level, file: None, user: None };
         assert_eq!(parse(&["--log-level", text]), Ok(expected));
     }
 }
