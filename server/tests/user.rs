@@ -9,8 +9,8 @@ use std::process::Stdio;
 
 use process::{Program, output, program};
 
-/// The user and the group `nobody` of most systems; no entry of /etc/passwd is needed.
-const NOBODY: &str = "65534:65534";
+/// A user and a group without rights. They need no entry in /etc/passwd.
+const PLAIN: &str = "65534:65534";
 const BACKEND: [&str; 2] = ["--backend", "A=http://127.0.0.1:9"];
 
 /// The value of a line in a status file of /proc, with single spaces.
@@ -37,7 +37,7 @@ fn low_port() -> u16 {
 fn root_is_given_up_after_the_listeners_are_open() {
     if !is_root() {
         let output =
-            output(&[&["--listen", "127.0.0.1:0", "--user", NOBODY][..], &BACKEND].concat());
+            output(&[&["--listen", "127.0.0.1:0", "--user", PLAIN][..], &BACKEND].concat());
         let text = String::from_utf8(output.stderr).expect("text");
         assert!(text.starts_with("intelliproxy: cannot become user 65534: "), "{text}");
         assert_eq!(output.status.code(), Some(1));
@@ -45,7 +45,7 @@ fn root_is_given_up_after_the_listeners_are_open() {
     }
     let listen = format!("127.0.0.1:{}", low_port());
     let mut command = program();
-    command.args(["--listen", &listen, "--user", NOBODY]).args(BACKEND);
+    command.args(["--listen", &listen, "--user", PLAIN]).args(BACKEND);
     let mut child = command.stderr(Stdio::piped()).spawn().expect("a process");
     let pid = child.id();
     let log = OwnedFd::from(child.stderr.take().expect("a pipe"));
@@ -54,8 +54,8 @@ fn root_is_given_up_after_the_listeners_are_open() {
     for task in fs::read_dir(format!("/proc/{pid}/task")).expect("its threads") {
         let status = task.expect("a thread").path().join("status");
         let text = fs::read_to_string(status).expect("its status");
-        let nobody = "65534 65534 65534 65534";
-        assert_eq!((value(&text, "Uid:"), value(&text, "Gid:")), (nobody.into(), nobody.into()));
+        let plain = "65534 65534 65534 65534";
+        assert_eq!((value(&text, "Uid:"), value(&text, "Gid:")), (plain.into(), plain.into()));
         assert_eq!(value(&text, "Groups:"), "");
         assert_eq!(value(&text, "CapEff:").trim_start_matches('0'), "");
         assert_eq!(value(&text, "CapPrm:").trim_start_matches('0'), "");
@@ -70,7 +70,7 @@ fn root_is_given_up_after_the_listeners_are_open() {
     fs::create_dir(&folder).expect("a folder of root");
     let state = folder.join("state.json");
     let state = state.to_str().expect("UTF-8");
-    let flags = ["--listen", "127.0.0.1:0", "--user", NOBODY, "--policy", "learned"];
+    let flags = ["--listen", "127.0.0.1:0", "--user", PLAIN, "--policy", "learned"];
     let output = output(&[&flags[..], &["--state", state], &BACKEND].concat());
     let text = String::from_utf8(output.stderr).expect("text");
     let wrong = "user 65534 cannot write into its folder: permission denied";

@@ -8,7 +8,7 @@
 //! | `MAINPID=N` | an upgrade: process N serves now |
 //! | `STOPPING=1` | the proxy stops |
 //!
-//! Own code: a message is one datagram. The manager is told, never asked; a message that it does not
+//! Own code: a message is one datagram. No reply is awaited, and a message that the manager does not
 //! take is dropped.
 use std::ffi::OsString;
 use std::io;
