@@ -78,22 +78,19 @@ impl AdminPort {
         self.admin.handle_date(http_date);
     }
 
-    /// Notes an event of a listener or a connection. A connection that was closed since is harmless:
-    /// the next read finds nothing.
-    pub(super) fn take_readiness(&mut self, source: Source) {
+    /// Notes that a listener has clients to accept.
+    pub(super) fn take_listener(&mut self, slot: usize) {
         self.is_due = true;
-        match source {
-            Source::AdminListener(slot) => {
-                if let Some(listener) = self.listeners.get_mut(slot) {
-                    listener.is_ready = true;
-                }
-            }
-            Source::Admin(id) => {
-                if let Some(stream) = self.streams.get_mut(id).and_then(Option::as_mut) {
-                    (stream.is_readable, stream.is_writable) = (true, true);
-                }
-            }
-            _ => debug_assert!(false, "other events are handled by the caller"),
+        if let Some(listener) = self.listeners.get_mut(slot) {
+            listener.is_ready = true;
+        }
+    }
+
+    /// Notes that a client's stream may be read and written. One that was closed since is ignored.
+    pub(super) fn take_stream(&mut self, id: usize) {
+        self.is_due = true;
+        if let Some(stream) = self.streams.get_mut(id).and_then(Option::as_mut) {
+            (stream.is_readable, stream.is_writable) = (true, true);
         }
     }
 

@@ -51,10 +51,10 @@ impl Reactor {
             let most = if socket.is_costly { space.len().min(COSTLY_READ) } else { space.len() };
             let moved = socket.read(&mut space[..most]);
             let has_more = socket.is_readable;
+            self.take_moved(conn, moved);
             let Moved::Bytes(count) = moved else {
-                return self.read_nothing(conn, moved);
+                return;
             };
-            self.proxy.handle_read(self.now, conn, count);
             self.flush();
             if !has_more {
                 return;
@@ -89,17 +89,14 @@ impl Reactor {
         if socket.conn != conn || space.is_empty() {
             return;
         }
-        match socket.read(space) {
-            Moved::Bytes(count) => self.proxy.handle_read(self.now, conn, count),
-            moved => self.read_nothing(conn, moved),
-        }
+        let moved = socket.read(space);
+        self.take_moved(conn, moved);
     }
 
-    /// Handles a read that brought no bytes.
-    #[cold]
-    fn read_nothing(&mut self, conn: ConnId, moved: Moved) {
+    /// Reports the result of a read.
+    fn take_moved(&mut self, conn: ConnId, moved: Moved) {
         match moved {
-            Moved::Bytes(_) => debug_assert!(false, "handled by the caller"),
+            Moved::Bytes(count) => self.proxy.handle_read(self.now, conn, count),
             Moved::Blocked => self.proxy.handle_read(self.now, conn, 0),
             Moved::Ended => self.proxy.handle_eof(self.now, conn),
             Moved::Failed => self.proxy.handle_failed(self.now, conn),

@@ -302,16 +302,6 @@ impl Reactor {
     fn take_event(&mut self, event: &Event) {
         match Source::from_token(event.token()) {
             Source::Client(conn) | Source::Backend(conn) => self.take_readiness(conn, event),
-            other => {
-                self.take_other(other);
-            }
-        }
-    }
-
-    /// Handles an event that is not of a connection.
-    #[cold]
-    fn take_other(&mut self, source: Source) {
-        match source {
             Source::Signals => self.take_signals(),
             Source::Hangups => {
                 if self.signals.hangups.take() > 0 {
@@ -329,12 +319,10 @@ impl Reactor {
                     listener.is_ready = true;
                 }
             }
-            Source::AdminListener(_) | Source::Admin(_) => {
-                self.admin.iter_mut().for_each(|admin| admin.take_readiness(source));
+            Source::AdminListener(index) => {
+                self.admin.iter_mut().for_each(|admin| admin.take_listener(index));
             }
-            Source::Client(_) | Source::Backend(_) => {
-                debug_assert!(false, "events of connections are handled by the caller");
-            }
+            Source::Admin(id) => self.admin.iter_mut().for_each(|admin| admin.take_stream(id)),
         }
     }
 
