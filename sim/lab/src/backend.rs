@@ -6,7 +6,8 @@ use intelliproxy_core::{
 };
 
 use super::draw::{Draw, derive};
-use super::group::{BackendGroup, FaultKind, Probes};
+use super::fault::FaultKind;
+use super::group::{BackendGroup, Probes};
 use super::scenario::Scenario;
 use super::service::Service;
 use super::station::Station;

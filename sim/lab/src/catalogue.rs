@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use intelliproxy_core::Rules;
 
-use super::group::{BackendGroup, Fault, FaultKind, Lossy, Probes};
+use super::fault::{Fault, FaultKind};
+use super::group::{BackendGroup, Lossy, Probes};
 use super::scenario::{Arrivals, Bursts, Rate, Scenario, Surge};
 use super::service::{Part, Service};
 use intelliproxy_sim::Preset;

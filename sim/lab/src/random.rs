@@ -9,7 +9,8 @@ use intelliproxy_core::Rng;
 
 use super::class::{RequestClass, Stream};
 use super::draw::derive;
-use super::group::{BackendGroup, Door, Fault, FaultKind};
+use super::fault::{Door, Fault, FaultKind};
+use super::group::BackendGroup;
 use super::scenario::{Arrivals, Bursts, Rate, Retries, Scenario, Surge};
 use super::service::{Part, Service};
 

@@ -8,7 +8,8 @@
 //! The **unfairness** of a group is the difference between its backends' largest and smallest
 //! number of requests, divided by their mean. Only groups without faults count. The figure is that
 //! of the worst group.
-use super::group::{BackendGroup, FaultKind};
+use super::fault::FaultKind;
+use super::group::BackendGroup;
 use super::scenario::Scenario;
 
 /// Returns the longest time to a recovery, s, and the worst unfairness. They are `None` if no
@@ -105,7 +106,7 @@ const REQUESTS: f64 = 20.0;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::group::Fault;
+    use crate::fault::Fault;
     use crate::scenario::{Arrivals, Rate};
 
     fn three_equal(rate: f64) -> Scenario {

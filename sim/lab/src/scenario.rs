@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::check;
 use super::class::RequestClass;
-use super::group::{BackendGroup, FaultKind};
+use super::fault::FaultKind;
+use super::group::BackendGroup;
 use super::service::Service;
 use super::trace::Trace;
 

@@ -1,6 +1,7 @@
 //! The scripted events of a scenario: faults, joins, leaves and redraws.
 use super::backend::seconds;
-use super::group::{BackendGroup, FaultKind};
+use super::fault::FaultKind;
+use super::group::BackendGroup;
 use super::later::Later;
 use super::scenario::Scenario;
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{base, group};
 use crate::class::{RequestClass, Stream};
-use crate::group::{BackendGroup, Door, Fault, FaultKind};
+use crate::fault::{Door, Fault, FaultKind};
+use crate::group::BackendGroup;
 use crate::scenario::{Arrivals, Bursts, Rate, Retries, Scenario};
 use crate::service::Service;
 
