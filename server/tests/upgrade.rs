@@ -204,6 +204,20 @@ fn kept_connections_are_served_by_the_old_process() {
     assert!(!ask(&mut new), "process {follower} serves it on");
 }
 
+/// A signal to stop an old process that waits for its clients is its first one: it stops in order.
+#[test]
+fn an_old_process_can_be_stopped() {
+    let mut proxy = Upgraded::start("stopped", &config(""));
+    let mut kept = connect(proxy.program.port());
+    assert!(!ask(&mut kept));
+    proxy.ask();
+    proxy.take_follower();
+    proxy.program.signal("-TERM");
+    proxy.program.line_with("stopping: 1 clients are connected");
+    assert_eq!(proxy.program.exit_code(), Some(0));
+    assert!(!ask(&mut connect(proxy.program.port())), "the new one serves on");
+}
+
 /// A new process that ends, or that is not ready in time, is given up with a reason in the log. The
 /// old one serves on, and a later upgrade succeeds.
 #[test]

@@ -32,6 +32,11 @@ impl Proxy {
         }
     }
 
+    /// Whether the proxy begins no new exchange.
+    pub const fn is_stopping(&self) -> bool {
+        self.shared.is_stopping
+    }
+
     /// Whether the proxy is stopping and no client is left.
     pub fn is_stopped(&self) -> bool {
         self.shared.is_stopping && self.clients == 0

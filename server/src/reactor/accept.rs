@@ -91,7 +91,9 @@ impl Reactor {
         if count == 0 {
             return;
         }
-        let is_second = self.is_stop_asked || self.stops_at.is_some() || self.listeners.is_empty();
+        // A process whose successor serves waits for its clients without having been asked to.
+        let is_asked = self.is_stop_asked || (self.stops_at.is_some() && !self.has_successor);
+        let is_second = is_asked || self.proxy.is_stopping();
         if count > 1 || is_second {
             self.is_aborted = true;
             return;
