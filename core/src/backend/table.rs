@@ -108,6 +108,22 @@ impl BackendTable {
         Some(done)
     }
 
+    /// Like [`update`](Self::update), ranked in place: 35 instructions fewer for the two updates of
+    /// each request.
+    #[inline(always)]
+    pub(crate) fn update_often<T>(
+        &mut self,
+        id: BackendId,
+        change: impl FnOnce(&mut Backend) -> T,
+    ) -> Option<T> {
+        let Self { backends, rows, ranking, releases_at, .. } = self;
+        let backend = backends.get_mut(id.index()).filter(|backend| backend.id == id)?;
+        let row = rows.get_mut(id.index())?;
+        let done = change(backend);
+        Self::rank_in(backend, row, ranking, releases_at);
+        Some(done)
+    }
+
     /// The time at which the next hold ends; from then on [`release`](Self::release) is due.
     pub(crate) const fn releases_at(&self) -> Instant {
         self.releases_at
@@ -255,14 +271,22 @@ impl BackendTable {
 
     fn rank(&mut self, id: BackendId) {
         let slot = id.index();
-        let backend = &self.backends[slot];
-        let row = backend.row();
-        let key = Self::rank_key(backend, row.access);
+        let Self { backends, rows, ranking, releases_at, .. } = self;
+        Self::rank_in(&backends[slot], &mut rows[slot], ranking, releases_at);
+    }
+
+    #[inline(always)]
+    fn rank_in(
+        backend: &Backend,
+        row: &mut ScanRow,
+        ranking: &mut Tournament,
+        releases_at: &mut Instant,
+    ) {
+        *row = backend.row();
         if let Some(until) = backend.held_until {
-            self.releases_at = self.releases_at.min(until);
+            *releases_at = until.min(*releases_at);
         }
-        self.rows[slot] = row;
-        self.ranking.set(slot, key);
+        ranking.set(backend.id.index(), Self::rank_key(backend, row.access));
     }
 
     /// A key that orders configured backends by (access, score). The bits of floats that are

@@ -40,7 +40,7 @@ impl Router {
             None => self.choose(now, tried)?,
         };
         let weights = &self.rules.weights;
-        self.table.update(backend, |backend| backend.lease_out(weights));
+        self.table.update_often(backend, |backend| backend.lease_out(weights));
         self.leases_given += 1;
         if self.habits.listens {
             self.policy.on_dispatch(now, backend);
@@ -90,7 +90,7 @@ impl Router {
         };
         let rules = &self.rules;
         let is_refused = matches!(outcome, Outcome::Failed(RequestFailure::Refused));
-        let done = self.table.update(backend, |backend| {
+        let done = self.table.update_often(backend, |backend| {
             let was_full = backend.is_full();
             backend.lease_home(now, &outcome, rules);
             if is_excused {

@@ -47,6 +47,16 @@ impl Counters {
         counts
     }
 
+    /// Counts bytes received from a backend.
+    pub(super) fn received(&mut self, backend: BackendId, count: usize) {
+        self.of(backend).received += count as u64;
+    }
+
+    /// Counts bytes sent to a backend.
+    pub(super) fn sent(&mut self, backend: BackendId, count: usize) {
+        self.of(backend).sent += count as u64;
+    }
+
     /// Counts the end of a request at a backend.
     pub(super) fn finished(&mut self, now: Instant, lease: &Lease, outcome: &Outcome) {
         let counts = self.of(lease.backend());
@@ -93,22 +103,6 @@ impl Counters {
 }
 
 impl Proxy {
-    /// Counts bytes received from a backend.
-    pub(super) fn count_received(&mut self, conn: ConnId, count: usize) {
-        if let Some(upstream) = self.table.upstream_mut(conn) {
-            let counts = self.counters.of(upstream.backend);
-            counts.received += count as u64;
-        }
-    }
-
-    /// Counts bytes sent to a backend.
-    pub(super) fn count_sent(&mut self, conn: ConnId, count: usize) {
-        if let Some(upstream) = self.table.upstream_mut(conn) {
-            let counts = self.counters.of(upstream.backend);
-            counts.sent += count as u64;
-        }
-    }
-
     /// Counts a new connection for a request.
     #[cold]
     pub(super) fn count_connected(&mut self, now: Instant, conn: ConnId) {

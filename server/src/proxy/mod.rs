@@ -57,7 +57,8 @@ use self::room::Room;
 use self::session::{ClientHalf, Hop, Session, Side};
 use self::shared::Shared;
 use self::stats::Stats;
-use self::timers::{Timers, earlier, earliest};
+use self::timers::Timers;
+pub(crate) use self::timers::earliest;
 use self::upstreams::Upstreams;
 use crate::config::{BackendTarget, Config};
 pub(crate) use crate::http::field::FIELDS_MAX;
@@ -259,14 +260,15 @@ impl Proxy {
     /// Returns the time at which [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let router = if self.shared.is_stopping { None } else { self.upstreams.poll_timeout() };
-        let rare = [
+        earliest([
+            router,
+            self.timers.next(),
+            self.shared.trim_timeout(),
             self.stop_deadline,
             self.stats.poll_timeout(),
             self.queue.poll_timeout(),
             self.excess_timeout(),
-        ];
-        let usual = earlier(router, self.timers.next());
-        earliest(earlier(usual, self.shared.trim_timeout()), rare)
+        ])
     }
 
     /// Returns the number of connected clients.

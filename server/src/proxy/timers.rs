@@ -58,22 +58,10 @@ impl Timers {
     }
 }
 
-/// Returns the earliest of all times; usually there is no `rare` one.
+/// Returns the earliest time; [`Instant::FAR_FUTURE`] is none.
 #[inline]
-pub(super) fn earliest<const N: usize>(
-    usual: Option<Instant>,
-    rare: [Option<Instant>; N],
-) -> Option<Instant> {
-    if rare.iter().all(Option::is_none) {
-        return usual;
-    }
-    rare.into_iter().fold(usual, earlier)
-}
-
-/// Returns the earlier of two optional times.
-pub(super) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
+pub(crate) fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
+    let far = Instant::FAR_FUTURE;
+    let first = times.into_iter().fold(far, |first, at| first.min(at.unwrap_or(far)));
+    (first < far).then_some(first)
 }

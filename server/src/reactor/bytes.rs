@@ -115,21 +115,23 @@ impl Reactor {
         }
     }
 
-    /// Writes the pending output as far as the system accepts it.
-    pub(super) fn write(&mut self, conn: ConnId) {
+    /// Writes the pending output as far as the system accepts it. Returns whether the connection
+    /// has input to read.
+    pub(super) fn write(&mut self, conn: ConnId) -> bool {
+        let socket = self.sockets.get_mut(conn.slot()).and_then(Option::as_mut);
+        let Some(socket) = socket.filter(|socket| socket.conn == conn) else {
+            return false;
+        };
         loop {
-            let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else {
-                return;
-            };
             let bytes = self.proxy.write_ready(conn);
-            if socket.conn != conn || bytes.is_empty() || socket.is_connecting {
-                return;
+            if bytes.is_empty() || socket.is_connecting {
+                break;
             }
             if !socket.is_writable {
                 if socket.watch_writes(self.poll.registry()).is_err() {
                     self.proxy.handle_failed(self.now, conn);
                 }
-                return;
+                break;
             }
             let length = bytes.len();
             let is_last = !socket.is_outgoing && self.proxy.is_last_write(conn);
@@ -138,16 +140,18 @@ impl Reactor {
                     self.proxy.handle_written(self.now, conn, count);
                     if count == length {
                         // More output would have marked the connection dirty again.
-                        return;
+                        break;
                     }
                 }
                 Moved::Blocked => {}
                 Moved::Ended | Moved::Failed => {
                     // The peer accepts no more output; its input is still read.
                     socket.is_writable = false;
-                    return self.proxy.handle_write_failed(self.now, conn);
+                    self.proxy.handle_write_failed(self.now, conn);
+                    break;
                 }
             }
         }
+        socket.is_readable
     }
 }

@@ -22,10 +22,9 @@ impl Reactor {
             let Some(conn) = self.proxy.poll_dirty() else {
                 return;
             };
-            self.write(conn);
             // The write may have ended back-pressure, and edge-triggered polling reports no second
             // edge for bytes that are already there.
-            if self.socket(conn).is_some_and(|socket| socket.is_readable) {
+            if self.write(conn) {
                 self.queue(conn);
             }
         }

@@ -27,6 +27,8 @@ pub(super) struct Listener {
     pub(super) place: Place,
     /// Whether clients may wait.
     pub(super) is_ready: bool,
+    /// Clients accepted in the last turn in which any were.
+    pub(super) burst: usize,
     /// The time of its end at the latest, if the configuration no longer has it.
     leaves_by: Option<Instant>,
 }
@@ -173,7 +175,8 @@ impl Listeners {
         if free == self.slots.len() {
             self.slots.push(None);
         }
-        self.slots[free] = Some(Listener { socket, place, is_ready: false, leaves_by: None });
+        let listener = Listener { socket, place, is_ready: false, burst: 0, leaves_by: None };
+        self.slots[free] = Some(listener);
         Ok(free)
     }
 }

@@ -48,7 +48,7 @@ use crate::edge::resolve::Setup;
 use crate::edge::service::Service;
 use crate::edge::state::Keeper;
 use crate::edge::{access, record};
-use crate::proxy::{ConnId, Proxy};
+use crate::proxy::{ConnId, Proxy, earliest};
 
 /// Events taken from the system in one turn.
 const EVENTS_MAX: usize = 1024;
@@ -288,7 +288,7 @@ impl Reactor {
         let (leaves_by, of_service) = (self.listeners.leaves_by(), self.service.poll_timeout());
         let of_edge = self.edge.poll_timeout();
         let times = [self.deadline, of_edge, admin, self.stops_at, leaves_by, of_service];
-        let mut next = times.into_iter().flatten().min();
+        let mut next = earliest(times);
         if self.listeners.is_any_ready() {
             let mut at = self.accepts_from;
             if !self.proxy.accepts() {
