@@ -98,7 +98,15 @@ fn nothing_sleeps() {
     // A ring of files is shown to be bounded at the pace of a disk: its writer reports nothing that
     // the test could wait for.
     let excepted = root().join("server/src/edge/record/tests.rs");
-    let folders = ["core", "server", "tests", "sim/tests", "sim/lab/tests", "fuzz/fuzz_targets"];
+    let folders = [
+        "core",
+        "server",
+        "tests",
+        "sim/tests",
+        "sim/all/tests",
+        "sim/lab/tests",
+        "fuzz/fuzz_targets",
+    ];
     let all = folders.iter().flat_map(|folder| files(folder, &["rs"]));
     for file in all.filter(|file| *file != excepted) {
         for (number, line) in read(&file).lines().enumerate() {

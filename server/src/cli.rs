@@ -29,13 +29,11 @@ use crate::edge::user::User;
 use crate::plain::{os_error_text, plain, plain_lines};
 use crate::reactor;
 
-mod arguments;
 mod command;
 mod flags;
 mod help;
 mod replay;
 
-pub use arguments::{Argument, ArgumentError, Arguments};
 pub use command::{Command, UsageError};
 
 /// Runs the program with its arguments, the first of which is its own name.

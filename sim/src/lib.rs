@@ -2,8 +2,7 @@
 //!
 //! [`Model`] decides the response to each request. It is seeded, receives the time, and does no
 //! I/O. [`Backend`] is a blocking HTTP/1.1 server that applies the decisions, with a thread for
-//! each connection. The binary `sim` runs one backend; the binary `all` runs the proxy and the
-//! servers A and B.
+//! each connection. The binary `sim` runs one backend.
 //!
 //! # Responses of a backend
 //! | path | response |

@@ -2,7 +2,7 @@
 use std::ffi::OsString;
 use std::fmt::Write;
 
-use intelliproxy::cli::{Argument, ArgumentError, Arguments};
+use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 
 use crate::config::{Config, LogLevel};
 use crate::parameters::{Faults, Field, Parameters, Preset, RANGES};

@@ -4,9 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
+
 use log::LevelFilter;
 
-use super::arguments::{Argument, ArgumentError, Arguments};
 use super::flags::{Change, FLAGS, Flag};
 use crate::config::{Config, FileError};
 use crate::plain::os_error_text;

@@ -1,7 +1,7 @@
 //! The lab's command line.
 use std::ffi::OsString;
 
-use intelliproxy::cli::{Argument, ArgumentError, Arguments};
+use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 
 use super::contender::Contender;
 use super::random::Half;

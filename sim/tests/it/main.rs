@@ -1,4 +1,5 @@
 //! Backends and programs as users run them: over real sockets, as real processes.
 mod backend;
 mod client;
-mod programs;
+mod program;
+mod sim;

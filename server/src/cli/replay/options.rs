@@ -2,11 +2,11 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 use intelliproxy_core::PolicyKind;
 use intelliproxy_replay::{Options, Question, Which};
 
 use crate::cli::flags::known_policies;
-use crate::cli::{Argument, ArgumentError, Arguments};
 
 /// The text of `intelliproxy replay --help`.
 pub(super) const HELP: &str = "\

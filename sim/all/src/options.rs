@@ -1,7 +1,7 @@
 //! The launcher's options. Nearly all belong to the proxy.
 use std::ffi::OsString;
 
-use intelliproxy::cli::{Argument, ArgumentError, Arguments};
+use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 use intelliproxy_sim::Preset;
 
 /// The command of the command line.
