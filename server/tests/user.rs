@@ -24,10 +24,12 @@ fn is_root() -> bool {
     value(&text, "Uid:").starts_with("0 ")
 }
 
-/// A free port that only root may open.
+/// A free port that only root may open. Processes look for it from different ports on.
 fn low_port() -> u16 {
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    (700..1024).find(is_free).expect("a free port below 1024")
+    let first = std::process::id();
+    let mut ports = (0..400).map(|step| 600 + ((first + step) % 400) as u16);
+    ports.find(is_free).expect("a free port below 1024")
 }
 
 /// Started by root, the program listens on a low port. All of its threads have the rights of the

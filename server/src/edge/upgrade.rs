@@ -54,7 +54,9 @@ fn find(name: &Path) -> Option<PathBuf> {
         let path = env::var_os("PATH")?;
         env::split_paths(&path).map(|place| folder.join(place).join(name)).collect()
     };
-    candidates.into_iter().find(|path| path.is_file())
+    // Without the dots of `./name`, for the log.
+    let plain = |path: PathBuf| path.components().collect();
+    candidates.into_iter().find(|path| path.is_file()).map(plain)
 }
 
 /// Starts new processes, one at a time.
