@@ -80,6 +80,9 @@ pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
                 _ => Vec::new(),
             };
             wanted.config.forwarding.keep_host = second % 2 == 0;
+            // Connections and requests are counted for each client, and none is refused.
+            wanted.config.limits.client_connections = [0, 1_000_000][first % 2];
+            wanted.config.limits.client_requests_per_second = [0, 1_000_000][second % 2];
         }),
         9 => Box::new(move |wanted| {
             wanted.config.limits.clients = [1, 2, 4, 10_000][first % 4];
