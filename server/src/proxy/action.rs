@@ -7,7 +7,7 @@ use super::notice::Notice;
 /// An action that the proxy requests from its driver.
 #[derive(Debug, PartialEq)]
 pub enum Action {
-    /// Make a connection; the driver reports the result by [`Proxy::handle_connected`].
+    /// Make a connection; the driver reports the result by [`Proxy::handle_connected`](super::Proxy::handle_connected).
     Connect {
         /// Its id in the proxy.
         conn: ConnId,
@@ -21,7 +21,7 @@ pub enum Action {
         conn: ConnId,
     },
     /// Report how many bytes written to a connection its peer has not acknowledged, by
-    /// [`Proxy::handle_measured`].
+    /// [`Proxy::handle_measured`](super::Proxy::handle_measured).
     Measure {
         /// The connection.
         conn: ConnId,
