@@ -38,8 +38,15 @@ pub(super) struct BackendHistory {
     pub(super) visits: Vec<Visit>,
     /// Latencies of successful pings.
     pub(super) pings_ms: Vec<f64>,
-    /// Times at which it refused connections (true) or responded (false).
-    pub(super) refusals: Vec<(f64, bool)>,
+    /// What showed whether it took connections.
+    pub(super) contacts: Vec<Contact>,
+}
+
+/// A connection that a backend refused, or a response, which shows that it took one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Contact {
+    pub(super) at_s: f64,
+    pub(super) is_refused: bool,
 }
 
 /// The events at all backends.
@@ -109,9 +116,11 @@ impl History {
                             if kind == ProbeKind::Ping {
                                 history.pings_ms.push(answer.latency.as_secs_f64() * 1e3);
                             }
-                            history.refusals.push((now, false));
+                            history.contacts.push(Contact { at_s: now, is_refused: false });
                         }
-                        Err(ProbeFailure::Refused) => history.refusals.push((now, true)),
+                        Err(ProbeFailure::Refused) => {
+                            history.contacts.push(Contact { at_s: now, is_refused: true })
+                        }
                         Err(_) => {}
                     }
                 }
@@ -158,8 +167,8 @@ impl BackendHistory {
             Outcome::Abandoned => Ending::Silent,
         };
         match ending {
-            Ending::Refused => self.refusals.push((end_s, true)),
-            Ending::Good => self.refusals.push((end_s, false)),
+            Ending::Refused => self.contacts.push(Contact { at_s: end_s, is_refused: true }),
+            Ending::Good => self.contacts.push(Contact { at_s: end_s, is_refused: false }),
             Ending::Error | Ending::TimedOut | Ending::Silent => {}
         }
         self.visits.push(Visit { at_s, end_s, in_flight, latency_ms, ending });

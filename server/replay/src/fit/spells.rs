@@ -7,9 +7,9 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use super::super::text::quantile;
-use super::history::{BackendHistory, Ending, Visit};
+use super::history::{BackendHistory, Contact, Ending, Visit};
 use super::rounded;
-use super::width::Width;
+use super::width::{Change, Width};
 
 /// A time with a fault.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,14 +132,14 @@ fn mix(one: &Spell, two: &Spell) -> What {
 
 /// Returns the spells from a refused connection to the next response.
 fn refusals(backend: &BackendHistory, end_s: f64) -> Vec<Spell> {
-    let mut signs = backend.refusals.clone();
-    signs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut contacts = backend.contacts.clone();
+    contacts.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
     let (mut spells, mut since) = (Vec::new(), None);
-    for (at, is_refused) in signs {
+    for Contact { at_s, is_refused } in contacts {
         match (since, is_refused) {
-            (None, true) => since = Some(at),
+            (None, true) => since = Some(at_s),
             (Some(from_s), false) => {
-                spells.push(Spell { from_s, to_s: at, what: What::Refusing });
+                spells.push(Spell { from_s, to_s: at_s, what: What::Refusing });
                 since = None;
             }
             _ => {}
@@ -189,12 +189,11 @@ impl Piece {
 fn pieces(backend: &BackendHistory, width: &Width, end_s: f64) -> Vec<Piece> {
     // A request with no duration, such as a refused one, held no worker.
     let held = backend.visits.iter().filter(|visit| visit.end_s > visit.at_s);
-    let mut changes: Vec<(f64, bool)> =
-        held.flat_map(|visit| [(visit.at_s, true), (visit.end_s, false)]).collect();
-    changes.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let mut changes: Vec<Change> = held.flat_map(Change::both).collect();
+    changes.sort_by(Change::order);
     let mut ended: Vec<&Visit> = backend.visits.iter().collect();
     ended.sort_by(|a, b| a.end_s.total_cmp(&b.end_s));
-    let busy = changes.iter().map(|change| change.0);
+    let busy = changes.iter().map(|change| change.at_s);
     let mut seconds: Vec<u64> =
         busy.chain(ended.iter().map(|visit| visit.end_s)).map(|at| at as u64).collect();
     seconds.sort_unstable();
@@ -213,10 +212,10 @@ fn pieces(backend: &BackendHistory, width: &Width, end_s: f64) -> Vec<Piece> {
     for second in seconds {
         cutter.pass_to(second, f64::from(held.min(width.workers)));
         let (mut work, mut last) = (0.0, second as f64);
-        while let Some((at, is_begin)) = changes.next_if(|change| change.0 as u64 == second) {
-            work += f64::from(held.min(width.workers)) * (at - last);
-            last = at;
-            held = if is_begin { held + 1 } else { held.saturating_sub(1) };
+        while let Some(change) = changes.next_if(|change| change.at_s as u64 == second) {
+            work += f64::from(held.min(width.workers)) * (change.at_s - last);
+            last = change.at_s;
+            held = if change.is_begin { held + 1 } else { held.saturating_sub(1) };
         }
         work += f64::from(held.min(width.workers)) * (second as f64 + 1.0 - last);
         while let Some(visit) = ended.next_if(|visit| visit.end_s as u64 == second) {

@@ -1,4 +1,4 @@
-use super::history::{BackendHistory, Ending};
+use super::history::{BackendHistory, Contact, Ending};
 use super::spells::What;
 use super::*;
 
@@ -87,7 +87,9 @@ fn failures_are_found() {
     assert!(found.is_some_and(|spell| spell.contains(25.0)), "{:?}", fitted.spells);
 
     let mut gone = served(4, 10.0, 100.0, 20.0, |_| 1.0);
-    gone.refusals = vec![(5.0, false), (20.0, true), (25.0, true), (31.0, false)];
+    gone.contacts = [(5.0, false), (20.0, true), (25.0, true), (31.0, false)]
+        .map(|(at_s, is_refused)| Contact { at_s, is_refused })
+        .into();
     let fitted = Fitted::new("b", &gone, &history);
     let refusing = Spell { from_s: 20.0, to_s: 31.0, what: What::Refusing };
     assert!(fitted.spells.contains(&refusing), "{:?}", fitted.spells);

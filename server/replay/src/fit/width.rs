@@ -5,6 +5,8 @@
 //! fit takes the W whose curve is closest to the means by n, weighted by their standard errors.
 //! (Counting ends while n are in flight would give the same in theory, but responses that come in
 //! bunches distort it.)
+use std::cmp::Ordering;
+
 use super::history::Visit;
 
 /// The result of the fit.
@@ -18,6 +20,28 @@ pub(super) struct Width {
     pub(super) is_seen: bool,
 }
 
+/// The time at which a request begins or ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    pub(super) at_s: f64,
+    pub(super) is_begin: bool,
+    /// Whether it is the end of a good request.
+    is_good: bool,
+}
+
+impl Change {
+    /// Returns the begin and the end of a request.
+    pub(super) fn both(visit: &Visit) -> [Self; 2] {
+        let begin = Self { at_s: visit.at_s, is_begin: true, is_good: false };
+        [begin, Self { at_s: visit.end_s, is_begin: false, is_good: visit.is_good() }]
+    }
+
+    /// The order of time. At equal times ends come first.
+    pub(super) fn order(&self, other: &Self) -> Ordering {
+        self.at_s.total_cmp(&other.at_s).then(self.is_begin.cmp(&other.is_begin))
+    }
+}
+
 /// By number in flight: its duration, and the requests that ended well in it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exposure {
@@ -28,26 +52,22 @@ pub(super) struct Exposure {
 impl Exposure {
     /// Collects the times for which `counts` returns true.
     pub(super) fn new(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Self {
-        // Beginnings and ends in order of time. At equal times ends come first.
-        let mut events: Vec<(f64, bool, bool)> = Vec::with_capacity(2 * visits.len());
         // A request with no duration, such as a refused one, held no worker.
-        for visit in visits.iter().filter(|visit| visit.end_s > visit.at_s) {
-            events.push((visit.at_s, true, false));
-            events.push((visit.end_s, false, visit.is_good()));
-        }
-        events.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let held = visits.iter().filter(|visit| visit.end_s > visit.at_s);
+        let mut changes: Vec<Change> = held.flat_map(Change::both).collect();
+        changes.sort_by(Change::order);
         let (mut exposure, mut held, mut last) = (Self::default(), 0_usize, 0.0);
-        for (at, is_begin, is_good) in events {
+        for Change { at_s, is_begin, is_good } in changes {
             let slot = held.min(WIDTH_MAX);
             if exposure.seconds.len() <= slot {
                 exposure.seconds.resize(slot + 1, 0.0);
                 exposure.ended.resize(slot + 1, 0.0);
             }
-            if counts(at) {
-                exposure.seconds[slot] += at - last;
+            if counts(at_s) {
+                exposure.seconds[slot] += at_s - last;
                 exposure.ended[slot] += f64::from(u8::from(is_good));
             }
-            last = at;
+            last = at_s;
             held = if is_begin { held + 1 } else { held.saturating_sub(1) };
         }
         exposure
