@@ -156,16 +156,6 @@ impl Router {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::RequestFinished { lease, outcome } => self.request_finished(now, lease, outcome),
-            rare => self.take_rare(now, rare),
-        }
-        self.check_in_debug();
-    }
-
-    /// Applies the other, rarer facts.
-    #[cold]
-    fn take_rare(&mut self, now: Instant, event: Event) {
-        match event {
-            Event::RequestFinished { .. } => debug_assert!(false, "handled by the caller"),
             Event::StreamOpened { lease, backend, .. } => self.stream_opened(now, lease, backend),
             Event::LeasePaused { lease, backend } => self.lease_paused(now, lease, backend),
             Event::LeaseResumed { lease, backend } => self.lease_resumed(now, lease, backend),
@@ -173,6 +163,7 @@ impl Router {
             Event::LoadReported { backend, report } => self.load_reported(now, backend, &report),
             Event::Reconfigured(config) => self.reconfigured(now, *config),
         }
+        self.check_in_debug();
     }
 
     /// Does the work that is due by `now`: starts probes and gives up overdue ones. Early or
