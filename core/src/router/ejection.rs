@@ -166,6 +166,7 @@ impl Router {
         if is_bad == Some(true) {
             self.eject(now, id, others);
         }
+        // At intervals, since it compares each ejected backend with all others.
         if self.ejections.out > 0 && now >= self.ejections.forgive_at {
             self.ejections.forgive_at = now + FORGIVE_EVERY;
             self.forgive(now);
@@ -251,6 +252,7 @@ impl Router {
     /// they cost more than they save.
     fn weigh_ejections(&mut self, now: Instant, good_ms: Option<f64>) {
         let is_regretted = self.ejections.regret.observe(now, good_ms);
+        // The others lose so many requests that one more, for a trial, is worth its chance.
         if self.ejections.regret.calls_back() {
             for index in 0..self.order.len() {
                 self.table.update(self.order[index], |backend| backend.watch.call_back(now));

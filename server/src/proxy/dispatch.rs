@@ -33,6 +33,7 @@ impl Proxy {
     /// sent.
     pub(super) fn dispatch_waiting(&mut self, now: Instant, id: ConnId) -> bool {
         let reuse = self.table.session_mut(id).map(|session| session.reuse());
+        // A session that has ended needs no backend: it leaves the queue as if it had been sent.
         reuse.is_none_or(|reuse| self.dispatch_freely(now, id, reuse))
     }
 
@@ -47,6 +48,7 @@ impl Proxy {
         let lease = match routed {
             Ok(lease) => lease,
             Err(reason) => {
+                // Not an error yet: the request waits for room.
                 if reason == NoRoute::Full {
                     return false;
                 }
@@ -88,6 +90,7 @@ impl Proxy {
         }
         let Some(session) = self.table.session_mut(id) else { return };
         let Some(lease) = routed else {
+            // The backend knows the client by this connection alone.
             session.handle_unbound(now, &mut self.shared);
             return self.close(conn, false);
         };
@@ -131,6 +134,7 @@ impl Proxy {
         if reuse == Reuse::Fresh {
             return false;
         }
+        // The first is idle longest; the last would be used.
         let (first, last) = match self.upstreams.idle(backend) {
             [] => return false,
             [only] => (*only, *only),
@@ -193,6 +197,7 @@ impl Proxy {
             return;
         };
         session.handle_undialled();
+        // The lease stays: the router learns of a failure only if every address fails.
         let next = attempt.after(error);
         if self.upstreams.address(backend, next).is_some() {
             self.dial(now, id, backend, next);

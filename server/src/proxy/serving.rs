@@ -85,6 +85,9 @@ impl Proxy {
         }
     }
 
+    /// Fulfils the needs that few exchanges have. With this in [`fulfil`](Self::fulfil), and
+    /// `poll_rare` of `needs.rs` in `poll`, `.ci/instructions` counts 3.4 % more in its case `small`
+    /// and 1.9 % in `browser`.
     #[cold]
     fn fulfil_rare(&mut self, now: Instant, id: ConnId, need: Need) {
         match need {

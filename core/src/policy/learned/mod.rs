@@ -315,6 +315,7 @@ impl Policy for Learned {
         let slot = backend.index();
         let unit = &mut self.units[slot];
         if self.is_model && self.present < 2 {
+            // A single backend leaves nothing to decide, so nothing is measured.
             unit.take(now);
             return;
         }

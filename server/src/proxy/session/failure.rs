@@ -98,9 +98,11 @@ impl Session {
         let backend = exchange.backend();
         let mut remedy = remedy(&failure);
         if backend.is_none() {
+            // Without a lease there was no attempt that could be repeated.
             remedy = Remedy::Answer;
         }
         let mut taken = RemedyTaken::from(remedy);
+        // Retries are a bounded share of all requests, so that they do not add to an overload.
         if remedy == Remedy::Retry && !shared.retries.spend(now) {
             (remedy, taken) = (Remedy::Answer, RemedyTaken::Unretried);
         }
@@ -126,6 +128,7 @@ impl Session {
         let with_reset = upstream.ends_with_connection();
         upstream.unlink(shared);
         if remedy == Remedy::Redial {
+            // The lease stays: the backend closed a connection that was idle, and failed nothing.
             exchange.has_redialled = true;
             exchange.has_seen_answer = false;
             upstream.output.rewind();
@@ -157,6 +160,7 @@ impl Session {
                 if let Some(visit) = &mut self.client.visit {
                     visit.end_by_backend(error);
                 }
+                // Behind the rest of a body the begin of the next request is not known.
                 let is_persistent = exchange.is_persistent
                     && !failure.is_bound
                     && self.client.has_ended_request()
@@ -181,6 +185,7 @@ impl Session {
                     visit.end_by_backend(error);
                 }
                 upstream.output.clear(&mut shared.buffers);
+                // A body that ends with the connection would look complete at a clean end.
                 self.client.close(with_reset);
             }
         }

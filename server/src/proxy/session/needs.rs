@@ -179,6 +179,8 @@ impl Needs {
         None
     }
 
+    /// Returns a need that few exchanges have. `Proxy::fulfil_rare` says what one function for all
+    /// needs costs.
     #[cold]
     fn poll_rare(&mut self, first: u16) -> Option<Need> {
         match first {

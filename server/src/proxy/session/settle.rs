@@ -196,11 +196,13 @@ impl Session {
     fn relay_request(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let upstream = &self.upstream;
         let is_tunnel = upstream.is_tunnel();
+        // Nothing more can reach the backend, and a clean end would hide that bytes are lost.
         if is_tunnel && (upstream.has_failed || upstream.is_write_broken) {
             self.end_visit(Ending::BackendCut);
             self.end(now, true, shared);
             return true;
         }
+        // A backend that takes no more of the body may still send its response, such as a 413.
         if self.exchange.is_none() || upstream.is_write_broken {
             return false;
         }
@@ -294,6 +296,7 @@ impl Session {
             return false;
         };
         let is_whole = client.has_ended_request();
+        // Bytes left over on either side would be taken for those of the next exchange.
         let is_reusable = is_whole
             && upstream.output.is_empty()
             && upstream.input.as_ref().is_none_or(Buffer::is_empty)
@@ -334,6 +337,7 @@ impl Session {
         client.has_been_served = true;
         if is_persistent && client.is_sending() {
             client.await_request();
+            // A pipelined head has waited for this response. Its own time begins now.
             let has_more = client.input.as_ref().is_some_and(|input| !input.is_empty());
             client.head_since = has_more.then_some(now);
         } else if client.is_sending() {
