@@ -41,8 +41,8 @@ pub(super) fn fit(recording: &Recording<'_>) -> Result<(String, Answer), String>
     }
     let mean_ms = means.iter().sum::<f64>() / means.len() as f64;
     let mut text = String::new();
-    // A width that was not observed is at least the number in flight, and likely that of other
-    // backends.
+    // The width of a backend that was never full is not known. It is at least the number in flight,
+    // and taken from the other backends.
     let seen = fitted.iter().filter_map(|backend| backend.width.as_ref());
     let widest = seen.filter(|width| width.is_seen).map(|width| width.workers).max();
     let backends: Vec<Value> = fitted
@@ -204,8 +204,8 @@ fn surges(history: &History, rate: f64) -> Vec<Value> {
     // More than the random variation of a Poisson count, and large enough to matter.
     let least = f64::max(0.25, 4.0 / (rate * SURGE_S).sqrt());
     if least < 1.0 {
-        // An empty window is noticeable only if 16 requests are expected in each, and then there
-        // are few.
+        // Windows without requests count only where 16 or more are expected in each. Fewer could be
+        // missing by chance.
         for window in 0..windows {
             counts.entry(window).or_default();
         }

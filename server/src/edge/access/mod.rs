@@ -173,7 +173,7 @@ impl AccessLog {
     /// either file.
     pub(crate) fn reopen(&self) {
         self.state.is_reopen_asked.store(true, Ordering::Release);
-        // A writer that has more to do than the queue holds sees the request without a message.
+        // If the queue is full, no message is needed: the writer checks the flag with each block.
         let _ = self.messages.offer(Message::Reopen);
     }
 
