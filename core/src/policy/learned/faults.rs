@@ -16,6 +16,7 @@ impl Learned {
         is_timeout: bool,
     ) {
         let unit = &mut self.units[slot];
+        self.pool.broke();
         self.pool.errors.observe(true, POOL_MEMORY);
         let common = self.pool.error_share();
         let n = unit.in_flight + 1;
@@ -53,6 +54,7 @@ impl Learned {
     /// [`REFUSED_ALONE`] requests in a row, each the only one there, it is not full: it refuses
     /// everything.
     pub(super) fn refused(&mut self, now: Instant, slot: usize) {
+        self.pool.broke();
         let unit = &mut self.units[slot];
         unit.refused(now);
         if unit.refused_alone >= REFUSED_ALONE && unit.restraints.is_normal() {
@@ -114,7 +116,7 @@ impl Learned {
             failed: share,
             others,
             latency_ms: self.pool.latency_ms,
-            charge_ms: self.pool.charge_ms,
+            charge_ms: self.pool.charge(),
         });
         self.units[slot].restraints.watch.eject(now);
         self.units[slot].reasons.ejected = reason;

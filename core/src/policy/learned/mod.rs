@@ -6,7 +6,7 @@
 //! - q(n): its latency with n in flight if its speed were 1 ([`curve`])
 //! - w = 1 − q(1)/q(n+1): the part of that latency that is waiting
 //! - p: the price of waiting, which rises while queues persist ([`unit`])
-//! - T: the charge for a failure
+//! - T: the charge for a failure, less where failed requests are tried again
 //! - excess: the share of its errors above the pool's and beyond the noise
 //!
 //! Speed and curve are learned from the proxy's own completions, so a backend cannot falsify them.
@@ -248,6 +248,8 @@ impl Policy for Learned {
             if let Some(trial) = self.explore(now, candidates) {
                 return Some(trial);
             }
+        } else {
+            self.pool.is_tried_again();
         }
         let chosen = self.cheapest(now, candidates, rng);
         let backend = chosen.or_else(|| self.least_bad(candidates, rng))?;

@@ -34,6 +34,45 @@ fn error() -> Outcome {
     Outcome::Answered { status: 500, latency: Duration::from_millis(1) }
 }
 
+/// Six requests are always in flight at three equal backends, one of which fails one of ten. If
+/// these are tried again, their clients see no failure, and it gets more requests than otherwise.
+#[test]
+fn repaired_failures_cost_only_their_time() {
+    let share = |is_retried: bool| {
+        let mut bench = bench(3);
+        let latency = Duration::from_millis(11);
+        let mut out: [Vec<u64>; 3] = Default::default();
+        let (mut ended, mut faulty, mut all) = (0, 0, 0);
+        for now in 0..8000 {
+            while out.iter().map(Vec::len).sum::<usize>() < 6 {
+                let slot = bench.send(&[]);
+                out[slot].push(now);
+                faulty += usize::from(slot == 0 && now >= 4000);
+                all += usize::from(now >= 4000);
+            }
+            bench.wait(1);
+            bench.mind_pings();
+            for slot in 0..3 {
+                while out[slot].first().is_some_and(|since| now - since >= 10) {
+                    out[slot].remove(0);
+                    ended += usize::from(slot == 0);
+                    if slot != 0 || ended % 10 != 0 {
+                        bench.end(slot, Outcome::Answered { status: 200, latency });
+                        continue;
+                    }
+                    bench.fail(0);
+                    if is_retried {
+                        out[bench.send(&[0])].push(now);
+                    }
+                }
+            }
+        }
+        faulty as f64 / all as f64
+    };
+    let (with, without) = (share(true), share(false));
+    assert!(with > 2.0 * without, "{with} and {without}");
+}
+
 /// In a new pool nothing is known: slow start allows two requests each, and requests go to all.
 #[test]
 fn starts_slowly_and_evenly() {
