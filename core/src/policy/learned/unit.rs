@@ -433,7 +433,9 @@ impl Unit {
         // after it.
         let queueing = pool.price * (latency - self.shape.single());
         let wait = (latency + f64::from(next) * (CROWD * latency + queueing)) / self.shrunk_speed;
-        self.cost = (wait + pool.charge() * self.error_excess(pool)).min(COST_MAX);
+        let excess = self.error_excess(pool);
+        let charge = if excess > 0.0 { pool.charge() * excess } else { 0.0 };
+        self.cost = (wait + charge).min(COST_MAX);
     }
 
     /// The predicted latency with n in flight, ms.
