@@ -1,10 +1,15 @@
 //! The cost of a decision: nanoseconds for `route` and for the request's end, by number of
 //! backends.
 //!
-//! `cargo bench -p intelliproxy-core`. The result is the fastest of several runs, since other work
-//! on the machine only adds time. Cases: `calm`, one request at a time; `errors`, every tenth
+//! `cargo bench -p intelliproxy-core`; names of policies as arguments select rows of the second
+//! table only. Time is taken of 64 requests at once, and the result is the lower quartile of all of
+//! these: other work on the machine only adds time.
+//!
+//! First table, policy `score`: `calm`, up to 64 requests in flight; `errors`, every twentieth
 //! response is a 500, so that the error rate decays all the time; `loaded`, hundreds in flight, so
 //! that requests spill over; `held`, the current backend is slow and the cooldown never ends.
+//! Second table: every policy with some three requests in flight at each backend, without errors
+//! and with 5 % of them.
 #![expect(clippy::disallowed_types, reason = "a benchmark reads the clock; the core does not")]
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -16,56 +21,29 @@ use intelliproxy_core::{
 };
 
 fn main() {
-    println!("{:>8}  {:8}{:>12}{:>12}   ns", "backends", "case", "route", "finish");
-    for count in [2, 10, 1000] {
+    // cargo passes `--bench`.
+    let names: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    println!("{:>8}  {:14}{:>9}{:>9}{:>9}   ns", "backends", "case", "route", "finish", "both");
+    for count in [2, 10, 200, 1000] {
         for case in ["calm", "errors", "loaded", "held"] {
-            let (route, finish) = fastest(count, case);
-            println!("{count:>8}  {case:8}{route:>12.1}{finish:>12.1}");
+            if names.is_empty() {
+                print(count, case, Load::new(count, case).measure());
+            }
         }
     }
-    println!("{:>8}  {:14}{:>12}{:>12}   ns", "backends", "policy", "route", "finish");
     for count in [10, 200] {
-        for policy in PolicyKind::ALL.into_iter().skip(1) {
-            let (route, finish) = fastest_of_policy(count, policy);
-            println!("{count:>8}  {:14}{route:>12.1}{finish:>12.1}", format!("{policy:?}"));
+        for policy in PolicyKind::ALL {
+            if names.is_empty() || names.iter().any(|name| name == policy.name()) {
+                print(count, policy.name(), Load::of_policy(count, policy, 0).measure());
+                print(count, "  5 % errors", Load::of_policy(count, policy, 20).measure());
+            }
         }
     }
 }
 
-/// With three requests in flight at each backend on average, which end in the order of their
-/// starts.
-fn fastest_of_policy(count: usize, policy: PolicyKind) -> (f64, f64) {
-    let mut best = (f64::MAX, f64::MAX);
-    for _ in 0..5 {
-        let backends = (0..count).map(|index| format!("backend {index}")).collect();
-        let rules = Rules { policy, ..Rules::default() };
-        let now = Instant::from_millis(1);
-        let router = Router::new(RouterConfig { backends, rules }, 1, now).expect("valid rules");
-        let in_flight_max = 50 + 3 * count;
-        let mut load = Load {
-            router,
-            now,
-            in_flight: VecDeque::new(),
-            in_flight_max,
-            error_every: usize::MAX,
-        };
-        load.run(20_000);
-        let (route, finish) = load.run(50_000);
-        best = (best.0.min(route), best.1.min(finish));
-    }
-    best
-}
-
-/// Nanoseconds for a route and for a finish, each from its fastest run.
-fn fastest(count: usize, case: &str) -> (f64, f64) {
-    let mut best = (f64::MAX, f64::MAX);
-    for _ in 0..7 {
-        let mut load = Load::new(count, case);
-        load.run(20_000);
-        let (route, finish) = load.run(100_000);
-        best = (best.0.min(route), best.1.min(finish));
-    }
-    best
+fn print(count: usize, case: &str, (route, finish): (f64, f64)) {
+    let both = route + finish;
+    println!("{count:>8}  {case:14}{route:>9.0}{finish:>9.0}{both:>9.0}");
 }
 
 struct Load {
@@ -78,26 +56,43 @@ struct Load {
 
 impl Load {
     fn new(count: usize, case: &str) -> Self {
-        let backends = (0..count).map(|index| format!("backend {index}")).collect();
-        let mut config = RouterConfig { backends, ..RouterConfig::default() };
+        let mut rules = Rules::default();
         if case == "held" {
-            config.rules.switch.cooldown = Duration::from_secs(3600);
+            rules.switch.cooldown = Duration::from_secs(3600);
         }
-        let now = Instant::from_millis(1);
-        let router = Router::new(config, 1, now).expect("a valid configuration");
-        let mut load = Self {
-            router,
-            now,
-            in_flight: VecDeque::new(),
-            in_flight_max: if case == "loaded" { 300 } else { 1 },
-            error_every: if case == "errors" { 10 } else { usize::MAX },
-        };
+        let in_flight_max = if case == "loaded" { 300 } else { 1 };
+        let mut load = Self::start(count, rules, in_flight_max);
+        load.error_every = if case == "errors" { 20 } else { 0 };
         if case == "held" {
             load.make_current_slow(count);
         } else {
             load.answer_pings(|index| 1.0 + index as f64 / count as f64);
         }
         load
+    }
+
+    /// With three requests in flight at each backend on average, which end in the order of their
+    /// starts. Every response of this number is an error; 0 for none.
+    fn of_policy(count: usize, policy: PolicyKind, error_every: usize) -> Self {
+        let rules = Rules { policy, ..Rules::default() };
+        let mut load = Self::start(count, rules, 50 + 3 * count);
+        load.error_every = error_every;
+        load.answer_pings(|index| 1.0 + index as f64 / count as f64);
+        load
+    }
+
+    fn start(count: usize, rules: Rules, in_flight_max: usize) -> Self {
+        let backends = (0..count).map(|index| format!("backend {index}")).collect();
+        let now = Instant::from_millis(1);
+        let router = Router::new(RouterConfig { backends, rules }, 1, now).expect("valid rules");
+        Self { router, now, in_flight: VecDeque::new(), in_flight_max, error_every: 0 }
+    }
+
+    /// Nanoseconds for a route and for a finish.
+    fn measure(&mut self) -> (f64, f64) {
+        self.run(WINDOWS_FIRST);
+        let (mut route, mut finish) = self.run(WINDOWS);
+        (lower_quartile(&mut route), lower_quartile(&mut finish))
     }
 
     /// Makes a first choice and a switch that starts the cooldown. Then the chosen backend becomes
@@ -133,35 +128,35 @@ impl Load {
         self.router.handle_event(self.now, finished(lease, 200));
     }
 
-    /// Nanoseconds for each route and each finish of this many requests, 5 microseconds apart.
-    fn run(&mut self, requests: usize) -> (f64, f64) {
-        // Measured in batches, since reading the clock costs as much as a decision.
-        const BATCH: usize = 50;
-        let mut spent = (Duration::ZERO, Duration::ZERO);
-        let mut ended = Vec::with_capacity(BATCH);
-        for batch in 0..requests / BATCH {
-            while self.in_flight.len() + BATCH > self.in_flight_max.max(BATCH) {
+    /// Nanoseconds for a route and for a finish in each of so many windows, by requests 5 us apart.
+    fn run(&mut self, windows: usize) -> (Vec<f64>, Vec<f64>) {
+        let (mut routes, mut finishes) = (Vec::new(), Vec::new());
+        let mut ended = Vec::with_capacity(WINDOW);
+        for window in 0..windows {
+            while self.in_flight.len() + WINDOW > self.in_flight_max.max(WINDOW) {
                 ended.extend(self.in_flight.pop_front());
             }
-            let start = Clock::now();
+            let (count, start) = (ended.len(), Clock::now());
             for (index, lease) in ended.drain(..).enumerate() {
                 self.now += Duration::from_micros(5);
-                let is_error = (batch * BATCH + index) % self.error_every == self.error_every - 1;
+                let number = window * WINDOW + index + 1;
+                let is_error = self.error_every > 0 && number.is_multiple_of(self.error_every);
                 self.router
                     .handle_event(self.now, finished(lease, if is_error { 500 } else { 200 }));
             }
-            spent.1 += start.elapsed();
+            if count > 0 {
+                finishes.push(start.elapsed().as_nanos() as f64 / count as f64);
+            }
             let start = Clock::now();
-            for _ in 0..BATCH {
+            for _ in 0..WINDOW {
                 self.now += Duration::from_micros(5);
                 let lease = black_box(&mut self.router).route(self.now, &[]);
                 self.in_flight.push_back(lease.expect("a backend"));
             }
-            spent.0 += start.elapsed();
+            routes.push(start.elapsed().as_nanos() as f64 / WINDOW as f64);
             while self.router.poll_action().is_some() {}
         }
-        let each = |spent: Duration| spent.as_nanos() as f64 / requests as f64;
-        (each(spent.0), each(spent.1))
+        (routes, finishes)
     }
 }
 
@@ -169,3 +164,14 @@ fn finished(lease: Lease, status: u16) -> Event {
     let outcome = Outcome::Answered { status, latency: Duration::from_millis(2) };
     Event::RequestFinished { lease, outcome }
 }
+
+fn lower_quartile(numbers: &mut [f64]) -> f64 {
+    numbers.sort_unstable_by(f64::total_cmp);
+    numbers[numbers.len() / 4]
+}
+
+/// Requests whose time is taken at once: reading the clock costs as much as a decision. As many as
+/// the model of `learned` waits for between two fits.
+const WINDOW: usize = 64;
+const WINDOWS_FIRST: usize = 300;
+const WINDOWS: usize = 1200;

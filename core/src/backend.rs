@@ -452,7 +452,8 @@ impl Backend {
     }
 
     const fn row(&self) -> ScanRow {
-        ScanRow { generation: self.id.generation(), load: self.load(), access: self.access() }
+        let (load, access) = (self.load(), self.access());
+        ScanRow { generation: self.id.generation(), load, access, changes: 0 }
     }
 
     pub(crate) const fn pings(&self) -> &Pings {
@@ -475,6 +476,20 @@ impl Backend {
 
     pub(crate) fn error_rate_at(&self, now: Instant, rules: &Rules) -> f64 {
         self.requests.error_rate.rate_at(now, rules.errors.half_life, rules.errors.prior)
+    }
+
+    /// The share of errors among its requests, which decays with time.
+    pub(crate) const fn error_rate(&self) -> ErrorRate {
+        self.requests.error_rate
+    }
+
+    /// The time up to which the weights of the reported figures stay as they are at `now`, without
+    /// further reports.
+    pub(crate) fn reports_hold_until(&self, now: Instant, rules: &Rules) -> Instant {
+        let Reports { queue, cpu_busy_ms, memory_bytes, .. } = &self.reports;
+        let interval = rules.probes.report_interval;
+        let figures = [queue, cpu_busy_ms, memory_bytes].into_iter().flatten();
+        figures.map(|figure| figure.holds_until(now, interval)).min().unwrap_or(Instant::FAR_FUTURE)
     }
 
     /// The average time to the head of a response, ms.
@@ -552,6 +567,13 @@ pub(crate) enum Access {
     Gone,
 }
 
+impl ScanRow {
+    /// The id of the backend in slot `slot`.
+    pub(crate) const fn id(&self, slot: usize) -> BackendId {
+        BackendId::new(slot as u32, self.generation)
+    }
+}
+
 /// The fields read when scanning candidates, kept in a dense array.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct ScanRow {
@@ -559,6 +581,9 @@ pub(crate) struct ScanRow {
     /// Requests that keep it busy.
     pub(crate) load: u32,
     pub(crate) access: Access,
+    /// Changes of the backend so far, which wrap: figures that were derived from it hold as long as
+    /// this number.
+    pub(crate) changes: u32,
 }
 
 /// The number of latest requests that show a sudden rise of 4xx.

@@ -112,7 +112,9 @@ impl Fading {
         }
         let half_life = u64::try_from(half_life.as_nanos()).unwrap_or(u64::MAX);
         let passed = now.as_nanos().saturating_sub(self.counted_at.as_nanos());
-        let count = self.count * decay(passed, half_life);
+        // Errors are counted in several ways at once: only the first reading costs an `exp2`.
+        let left = if passed == 0 { 1.0 } else { decay(passed, half_life) };
+        let count = self.count * left;
         if count < FADED { 0.0 } else { count }
     }
 }
@@ -154,6 +156,29 @@ impl ErrorRate {
         if errors < FORGOTTEN { 0.0 } else { errors / (self.requests * share + prior) }
     }
 
+    /// A number that [`rate_at`](Self::rate_at) is not below, without an `exp2`: the curve of a decay
+    /// lies above its tangent, `2^−x ≥ 1 − x·ln 2`. Close to the rate for a small part of the half-life.
+    pub(crate) fn rate_at_least(&self, now: Instant, half_life: Duration, prior: f64) -> f64 {
+        let passed = now.as_nanos().saturating_sub(self.stepped_at.as_nanos());
+        let passed = passed as f64 / half_life.as_nanos() as f64;
+        let share = (1.0 - ROUNDING) * (1.0 - std::f64::consts::LN_2 * passed).max(0.0);
+        let errors = self.errors * share;
+        if errors < 2.0 * FORGOTTEN {
+            0.0
+        } else {
+            (1.0 - ROUNDING) * (errors / (self.requests * share + prior))
+        }
+    }
+
+    /// The time up to which [`rate_at`](Self::rate_at) stays the same without further requests.
+    pub(crate) fn steady_until(&self, half_life: Duration) -> Instant {
+        if self.errors == 0.0 {
+            return Instant::FAR_FUTURE;
+        }
+        let half_life = u64::try_from(half_life.as_nanos()).unwrap_or(u64::MAX);
+        self.stepped_at + Duration::from_nanos(half_life / STEPS_PER_HALF_LIFE)
+    }
+
     /// Requests and errors as of `now`.
     pub(crate) fn counts_at(&self, now: Instant, half_life: Duration) -> Errors {
         let share = self.share_left(now, half_life).unwrap_or(1.0);
@@ -178,6 +203,8 @@ fn decay(passed: u64, half_life: u64) -> f64 {
 const STEPS_PER_HALF_LIFE: u64 = 65_536;
 /// Decayed errors below this are treated as 0: a single error after 30 half-lives.
 const FORGOTTEN: f64 = 1e-9;
+/// More than what rounding changes in a rate.
+const ROUNDING: f64 = 1e-12;
 /// Counts below this are treated as 0: a single event after 20 half-lives.
 const FADED: f64 = 1e-6;
 
@@ -267,6 +294,27 @@ mod tests {
         assert_eq!(rate.rate_at(end, HALF_LIFE, 10.0), before);
         assert!(before < 1e-4, "{before}");
         assert_eq!(rate.rate_at(Instant::from_millis(2_000_000), HALF_LIFE, 10.0), 0.0);
+    }
+
+    /// The bound is never above the rate, and within a thousandth of it for a hundredth of the
+    /// half-life. The rate stays as it is up to the time that is given, and no longer.
+    #[test]
+    fn rates_are_bounded_from_below() {
+        for (good, passed_us) in [(0, 1), (5, 500), (1000, 3000), (30, 300_000), (1, 900_000_000)] {
+            let mut rate = ErrorRate::default();
+            assert_eq!(rate.steady_until(HALF_LIFE), Instant::FAR_FUTURE);
+            rate.observe(Instant::from_millis(1), true, HALF_LIFE);
+            (0..good).for_each(|_| rate.observe(Instant::from_millis(1), false, HALF_LIFE));
+            let now = Instant::from_millis(1) + Duration::from_micros(passed_us);
+            let (exact, bound) =
+                (rate.rate_at(now, HALF_LIFE, 10.0), rate.rate_at_least(now, HALF_LIFE, 10.0));
+            assert!(bound <= exact, "{bound} above {exact}");
+            assert!(passed_us > 300_000 || bound > 0.999 * exact, "{bound} far below {exact}");
+            let until = rate.steady_until(HALF_LIFE);
+            let first = rate.rate_at(Instant::from_millis(1), HALF_LIFE, 10.0);
+            assert_eq!(rate.rate_at(until, HALF_LIFE, 10.0), first);
+            assert!(rate.rate_at(until + Duration::from_nanos(1), HALF_LIFE, 10.0) < first);
+        }
     }
 
     /// By hand: one event is 1; another one a half-life later makes it 1.5; in the end it is 0.

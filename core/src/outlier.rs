@@ -135,19 +135,20 @@ impl Watch {
         }
     }
 
-    /// Records the failure of a request that was sent at `sent_at`. Returns whether the backend's
-    /// own figures call for an ejection. `others` are the failures of the other backends; `None`
-    /// if none of them has had enough requests.
-    pub(crate) fn failed(
-        &mut self,
-        now: Instant,
-        sent_at: Instant,
-        others: Option<Others>,
-    ) -> bool {
+    /// Records the failure of a request that was sent at `sent_at`. Returns whether the backend
+    /// [may be bad](Self::is_bad): if not, nothing that the others do makes it so, and they need
+    /// not be asked.
+    pub(crate) fn failed(&mut self, now: Instant, sent_at: Instant) -> bool {
         self.failed_at = now;
         self.erred_at = self.erred_at.max(sent_at);
         self.errors_in_row = self.errors_in_row.saturating_add(1);
         self.recent.observe(true, RECENT);
+        self.errors_in_row >= ERRORS_IN_ROW_CALM || self.recent.errors >= ERRORS_RECENT
+    }
+
+    /// Whether, after a failure, the backend's own figures call for an ejection. `others` are the
+    /// failures of the other backends; `None` if none of them has had enough requests.
+    pub(crate) fn is_bad(&self, others: Option<Others>) -> bool {
         let Some(others) = others else {
             return self.errors_in_row >= ERRORS_IN_ROW_ALONE;
         };

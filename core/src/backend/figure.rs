@@ -22,6 +22,15 @@ impl Figure {
         let age = age.as_secs_f64() / interval.as_secs_f64();
         ((FORGOTTEN_AT - age) / (FORGOTTEN_AT - 1.0)).clamp(0.0, 1.0)
     }
+
+    /// The time up to which the weight stays as it is at `now`.
+    pub(super) fn holds_until(&self, now: Instant, interval: Duration) -> Instant {
+        match self.weight(now, interval) {
+            1.0 => self.said_at + interval,
+            0.0 => Instant::FAR_FUTURE,
+            _ => now,
+        }
+    }
 }
 
 /// The age, in report intervals, at which a figure has lost all its weight. Two lost reports in a

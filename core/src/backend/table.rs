@@ -178,6 +178,11 @@ impl BackendTable {
         self.rows.get(id.index()).copied().filter(|row| row.generation == id.generation())
     }
 
+    /// The fields of every slot that a scan reads.
+    pub(crate) fn rows(&self) -> &[ScanRow] {
+        &self.rows
+    }
+
     /// The configured backends, by slot.
     pub(crate) fn configured(&self) -> &[BackendId] {
         &self.configured
@@ -232,7 +237,7 @@ impl BackendTable {
                 "{id:?} has at most its maximum of leases out"
             );
             assert!(
-                self.row(id) == Some(backend.row()),
+                self.row(id).map(|row| ScanRow { changes: 0, ..row }) == Some(backend.row()),
                 "the scanned row of {id:?} matches the backend"
             );
             assert!(
@@ -282,7 +287,7 @@ impl BackendTable {
         ranking: &mut Tournament,
         releases_at: &mut Instant,
     ) {
-        *row = backend.row();
+        *row = ScanRow { changes: row.changes.wrapping_add(1), ..backend.row() };
         if let Some(until) = backend.held_until {
             *releases_at = until.min(*releases_at);
         }

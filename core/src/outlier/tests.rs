@@ -4,16 +4,24 @@ const fn others(share: f64) -> Option<Others> {
     Some(Others { share, requests: 1e9 })
 }
 
+/// Records a failure. Returns whether it calls for an ejection.
+fn fails(watch: &mut Watch, now: Instant, others: Option<Others>) -> bool {
+    let may_be_bad = watch.failed(now, now);
+    let is_bad = watch.is_bad(others);
+    assert!(may_be_bad || !is_bad, "the others are asked whenever they matter");
+    is_bad
+}
+
 /// Three errors in a row eject for 250 ms. Each relapse makes it eight times as long up to 8 s and
 /// doubles the good requests needed, up to 32. Half a minute of calm starts again.
 #[test]
 fn back_off_grows() {
     let mut watch = Watch::new(WINDOW_START, WINDOW_START);
     let mut now = Instant::from_millis(1000);
-    assert!(!watch.failed(now, now, others(0.002)));
-    assert!(!watch.failed(now, now, others(0.002)));
-    assert!(watch.failed(now, now, others(0.002)));
-    assert!(watch.clone().failed(now, now, others(0.0)));
+    assert!(!fails(&mut watch, now, others(0.002)));
+    assert!(!fails(&mut watch, now, others(0.002)));
+    assert!(fails(&mut watch, now, others(0.002)));
+    assert!(fails(&mut watch.clone(), now, others(0.0)));
     for (wait, expected) in [(250, 4), (2000, 8), (8000, 16), (8000, 32), (8000, 32)] {
         watch.eject(now);
         let until = now + Duration::from_millis(wait);
@@ -71,7 +79,7 @@ fn others_are_compared_by_backend() {
 fn alone_it_takes_five() {
     let mut watch = Watch::new(u32::MAX, u32::MAX);
     let now = Instant::from_millis(5);
-    let verdicts: Vec<_> = (0..5).map(|_| watch.failed(now, now, None)).collect();
+    let verdicts: Vec<_> = (0..5).map(|_| fails(&mut watch, now, None)).collect();
     assert_eq!(verdicts, [false, false, false, false, true]);
 }
 

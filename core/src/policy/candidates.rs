@@ -43,13 +43,23 @@ impl<'a> Candidates<'a> {
 
     /// Every candidate with its load, by id.
     pub(super) fn iter(&self) -> impl Iterator<Item = (BackendId, u32)> {
-        let able = self.configured().iter().copied().filter(|id| self.has(*id));
-        able.map(|id| (id, self.load(id)))
+        // Only configured backends have an access that a candidate can have.
+        let rows = self.table.rows().iter().enumerate();
+        let able = rows.filter(|(slot, row)| {
+            row.access <= self.access
+                && (self.tried.is_empty() || !self.tried.contains(&row.id(*slot)))
+        });
+        able.map(|(slot, row)| (row.id(slot), row.load))
     }
 
     /// Returns the facts about a candidate.
     pub(super) fn facts(&self, id: BackendId) -> Option<&'a Backend> {
         self.table.get(id)
+    }
+
+    /// The number of changes of a backend so far, which wraps: without one its facts are the same.
+    pub(super) fn changes(&self, id: BackendId) -> u32 {
+        self.table.row(id).map_or(0, |row| row.changes)
     }
 
     /// Requests that keep a backend busy: those it works on, and recent ones that it refused.

@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 
 use crate::backend::Backend;
 use crate::config::Rules;
+use crate::estimate::ErrorRate;
 use crate::id::{BackendId, Token};
 use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
@@ -42,6 +43,72 @@ pub(crate) struct LinearRl {
     batch: ([f64; FEATURES], u32),
     /// The squashed figures of each backend, by slot.
     squashed: Vec<Squashed>,
+    /// The features of each backend, by slot.
+    rows: Vec<Row>,
+}
+
+/// The features of a backend, kept from one decision to the next: with hundreds of backends nearly
+/// all are the same.
+#[derive(Clone, Copy, Debug, Default)]
+struct Row {
+    /// The backend that they belong to, and the number of its changes at that time.
+    of: Option<(BackendId, u32)>,
+    /// The time up to which all but the share of errors stay the same without a change.
+    hold_until: Instant,
+    /// The same for the share of errors.
+    errors_hold_until: Instant,
+    error_rate: ErrorRate,
+    features: [f64; FEATURES],
+}
+
+impl Row {
+    /// Updates the features of a candidate, apart from the share of errors.
+    #[inline]
+    fn update(
+        &mut self,
+        now: Instant,
+        id: BackendId,
+        candidates: &Candidates<'_>,
+        rules: &Rules,
+        squashed: &mut Vec<Squashed>,
+    ) {
+        let of = Some((id, candidates.changes(id)));
+        if (self.of != of || now > self.hold_until)
+            && let Some(facts) = candidates.facts(id)
+        {
+            cold_path();
+            *self = Self {
+                of,
+                hold_until: facts.reports_hold_until(now, rules),
+                errors_hold_until: facts.error_rate().steady_until(rules.errors.half_life),
+                error_rate: facts.error_rate(),
+                features: features(now, facts, rules, entry(squashed, id)),
+            };
+        }
+    }
+
+    /// Whether the share of errors is that of `now`.
+    fn is_exact(&self, now: Instant) -> bool {
+        now <= self.errors_hold_until
+    }
+
+    /// The features with a share of errors that is at most the exact one.
+    fn at_least(&self, now: Instant, rules: &Rules) -> [f64; FEATURES] {
+        let mut features = self.features;
+        let errors = &rules.errors;
+        features[ERRORS] = self.error_rate.rate_at_least(now, errors.half_life, errors.prior);
+        features
+    }
+
+    /// The features at `now`.
+    fn exact(&self, now: Instant, rules: &Rules) -> [f64; FEATURES] {
+        let mut features = self.features;
+        if !self.is_exact(now) {
+            let errors = &rules.errors;
+            features[ERRORS] = self.error_rate.rate_at(now, errors.half_life, errors.prior);
+        }
+        features
+    }
 }
 
 /// The figures of a backend with their `tanh`. Few of them change from one decision to the next.
@@ -93,6 +160,7 @@ impl LinearRl {
             first: 0,
             batch: ([0.0; FEATURES], 0),
             squashed: Vec::new(),
+            rows: Vec::new(),
         }
     }
 
@@ -180,23 +248,33 @@ impl Policy for LinearRl {
     ) -> Option<Choice> {
         let epsilon = self.epsilon();
         self.decisions += 1;
-        let Self { rules, weights, squashed, .. } = self;
+        let Self { rules, weights, squashed, rows, .. } = self;
         let backend = if rng.unit() < epsilon {
             candidates.draw(rng)?
         } else {
+            let mut least = f64::INFINITY;
             candidates.least(rng, |id, _| {
-                candidates.facts(id).map_or(f64::INFINITY, |facts| {
-                    -value(weights, &features(now, facts, rules, entry(squashed, id)))
-                })
+                let row = entry(rows, id);
+                row.update(now, id, candidates, rules, squashed);
+                // Errors lower a value, so with fewer of them it is at least as high. If that is
+                // still too low, the exact share would change nothing.
+                if !row.is_exact(now) && -value(weights, &row.at_least(now, rules)) > least {
+                    return f64::INFINITY;
+                }
+                let cost = -value(weights, &row.exact(now, rules));
+                least = least.min(cost);
+                cost
             })?
         };
-        let facts = candidates.facts(backend)?;
-        let features = features(now, facts, rules, entry(squashed, backend));
+        let row = entry(rows, backend);
+        row.update(now, backend, candidates, rules, squashed);
+        let features = row.exact(now, rules);
         Some(Choice { backend, token: self.freeze(features) })
     }
 
     fn reconfigure(&mut self, rules: &Rules) {
         self.rules = rules.clone();
+        self.rows.clear();
     }
 
     fn on_outcome(&mut self, _now: Instant, ended: &Ended<'_>) {
@@ -256,6 +334,7 @@ const WEIGHT_MAX: f64 = 1000.0;
 /// The latency of a backend before its first successful ping.
 const LATENCY_UNKNOWN_MS: f64 = 10_000.0;
 const WEIGHTS_START: [f64; FEATURES] = [-1.0, -5.0, -20.0, -1.0, -2.0, -1.0, -1.0, 0.1];
+const ERRORS: usize = 2;
 const IN_FLIGHT: usize = 3;
 /// The upper bound of the weight of requests in flight, so that no backend can attract everything.
 const IN_FLIGHT_MAX: f64 = -0.1;

@@ -161,10 +161,12 @@ impl Router {
     }
 
     fn failed(&mut self, now: Instant, id: BackendId, routed_at: Instant) {
-        let others = self.others(now, id);
-        let is_bad = self.table.update(id, |backend| backend.watch.failed(now, routed_at, others));
-        if is_bad == Some(true) {
-            self.eject(now, id, others);
+        let may_be_bad = self.table.update(id, |backend| backend.watch.failed(now, routed_at));
+        if may_be_bad == Some(true) {
+            let others = self.others(now, id);
+            if self.table.get(id).is_some_and(|backend| backend.watch.is_bad(others)) {
+                self.eject(now, id, others);
+            }
         }
         // At intervals, since it compares each ejected backend with all others.
         if self.ejections.out > 0 && now >= self.ejections.forgive_at {

@@ -81,7 +81,7 @@ impl Restraints {
         others: Option<Others>,
     ) -> bool {
         self.is_suspect = others.is_none_or(|others| others.are_calm());
-        self.watch.failed(now, sent_at, others)
+        self.watch.failed(now, sent_at) && self.watch.is_bad(others)
     }
 
     /// Records an error while full, with n in flight. It is evidence only of the backend's size.
