@@ -8,6 +8,7 @@
 //! at most one ping interval old. A hold ends at its own time: from [`BackendTable::releases_at`]
 //! on, [`BackendTable::release`] is due.
 mod figure;
+mod refusals;
 mod table;
 
 use std::time::Duration;
@@ -95,6 +96,8 @@ pub(crate) struct Requests {
     pub(crate) errors: u64,
     pub(crate) refused: u64,
     pub(crate) turned_away: Fading,
+    /// The time of the last refusal without a time.
+    pub(crate) turned_away_at: Instant,
     /// Recent responses with status 4xx, without those that only one client provokes.
     pub(crate) declined: Fading,
     pub(crate) declined_of_late: Rare,
@@ -103,6 +106,8 @@ pub(crate) struct Requests {
     pub(crate) declined_in_row: (u32, u64),
     pub(crate) comparison: Comparison,
     pub(crate) last_ended_at: Option<Instant>,
+    /// Whether no other request had ended for [`SELDOM`] before the last failure.
+    pub(crate) was_quiet: bool,
     pub(crate) error_rate: ErrorRate,
     pub(crate) response_ewma_ms: Ewma,
 }
@@ -214,6 +219,10 @@ impl Backend {
         if let Some(is_error) = outcome.is_error() {
             self.requests.ended += 1;
             self.requests.errors += u64::from(is_error);
+            if is_error {
+                let last = self.requests.last_ended_at;
+                self.requests.was_quiet = last.is_some_and(|at| now.since(at) >= SELDOM);
+            }
             self.requests.last_ended_at = Some(now);
             self.requests.error_rate.observe(now, is_error, rules.errors.half_life);
             if let (Outcome::Answered { latency, .. }, false) = (outcome, is_error) {
@@ -224,6 +233,27 @@ impl Backend {
             self.refused(now, *hold);
         }
         self.rescore_errors(now, rules);
+    }
+
+    /// Whether it was asked so seldom before its last failure that the first back-off of an ejection
+    /// displaces hardly a request.
+    pub(crate) const fn is_asked_seldom(&self) -> bool {
+        self.requests.was_quiet
+    }
+
+    /// Records that a probation has shown that it works again: earlier failures no longer rank it
+    /// behind the others.
+    pub(crate) fn forgive(&mut self, now: Instant, rules: &Rules) {
+        self.requests.error_rate.forgive();
+        self.rescore_errors(now, rules);
+    }
+
+    /// Records that it is up after it was down: the failures and the lost pings were those of the
+    /// outage.
+    pub(crate) fn came_up(&mut self, now: Instant, rules: &Rules) {
+        self.pings.loss_ewma = Ewma::default();
+        self.rescore_pings(rules);
+        self.forgive(now, rules);
     }
 
     /// Counts a failure that would have happened at any backend. Nothing else changes.
@@ -282,40 +312,6 @@ impl Backend {
         let refused = self.requests.turned_away.at(now, half_life);
         let requests = (answered + refused).max(declined);
         ((declined + 1.0) / (requests + 2.0), requests)
-    }
-
-    /// Records a refusal, with or without a time to wait.
-    #[cold]
-    fn refused(&mut self, now: Instant, hold: Option<Duration>) {
-        self.requests.ended += 1;
-        self.requests.refused += 1;
-        self.requests.last_ended_at = Some(now);
-        // Without a time, the weight depends on the other backends: see `turned_one_away`.
-        if let Some(hold) = hold {
-            self.held_until = self.held_until.max(Some(now + hold));
-        }
-    }
-
-    /// Counts a refusal without a time, while the others worked on `others` requests each. A backend
-    /// that looks idle gets one more request in flight. A backend that works on as many as the
-    /// others gets hardly any: it is full like them, which its load already shows.
-    ///
-    /// With a whole request for each refusal, ten full backends were ranked by their refusals for a
-    /// minute after a burst. With `1/(1 + in flight)` two proxies with short queues failed 0.1 %
-    /// more.
-    #[cold]
-    pub(crate) fn turned_one_away(&mut self, now: Instant, others: f64, rules: &Rules) {
-        let idle = ((1.0 + others - f64::from(self.at_work())) / (1.0 + others)).clamp(0.0, 1.0);
-        let amount = idle * idle * idle;
-        self.requests.turned_away.add(now, amount, rules.errors.half_life);
-        self.rescore_errors(now, rules);
-    }
-
-    /// Forgets recent refusals, which were not caused by the backend.
-    pub(crate) fn forget_refusals(&mut self, weights: &Weights) {
-        self.requests.turned_away = Fading::default();
-        self.turned_away = 0;
-        self.rescore_in_flight(weights);
     }
 
     /// Sets the maximum of leases that may be out. Leases beyond it stay out until they end.
@@ -538,7 +534,7 @@ impl Backend {
     /// Evaluates the counts that fade with time: errors and refusals.
     fn rescore_errors(&mut self, now: Instant, rules: &Rules) {
         self.parts.errors = rules.weights.error_points(self.error_rate_at(now, rules));
-        let turned_away = self.requests.turned_away.at(now, rules.errors.half_life);
+        let turned_away = self.refusals_at(now, rules);
         // The cast rounds, as the value is not negative, and it saturates.
         self.turned_away = (turned_away + 0.5) as u32;
         self.parts.in_flight = rules.weights.in_flight_points(self.load());
@@ -586,6 +582,8 @@ pub(crate) struct ScanRow {
     pub(crate) changes: u32,
 }
 
+/// Time without the end of a request, twice the first back-off of an ejection.
+const SELDOM: Duration = Duration::from_millis(500);
 /// The number of latest requests that show a sudden rise of 4xx.
 const DECLINES_MEMORY: f64 = 32.0;
 /// Requests over which a backend's usual share of 4xx is known.

@@ -85,6 +85,8 @@ const FIRST: usize = 5;
 pub(crate) struct ErrorRate {
     requests: f64,
     errors: f64,
+    /// Those of the errors that are left out of the share.
+    forgiven: f64,
     stepped_at: Instant,
 }
 
@@ -131,13 +133,24 @@ impl ErrorRate {
         }
     }
 
+    /// Leaves all errors so far out of the share. They stay in the counts, which show what is usual
+    /// for the backend: without them its next errors would stand out.
+    pub(crate) const fn forgive(&mut self) {
+        self.forgiven = self.errors;
+    }
+
+    const fn unforgiven(&self) -> f64 {
+        self.errors - self.forgiven
+    }
+
     #[cold]
     fn step(&mut self, now: Instant, share: f64) {
         self.requests *= share;
         self.errors *= share;
+        self.forgiven *= share;
         self.stepped_at = now;
         if self.errors < FORGOTTEN {
-            self.errors = 0.0;
+            (self.errors, self.forgiven) = (0.0, 0.0);
         }
     }
 
@@ -148,11 +161,11 @@ impl ErrorRate {
 
     /// The share of errors at `now`, 0 to 1, with `prior` good requests added.
     pub(crate) fn rate_at(&self, now: Instant, half_life: Duration, prior: f64) -> f64 {
-        if self.errors == 0.0 {
+        if self.unforgiven() == 0.0 {
             return 0.0;
         }
         let share = self.share_left(now, half_life).unwrap_or(1.0);
-        let errors = self.errors * share;
+        let errors = self.unforgiven() * share;
         if errors < FORGOTTEN { 0.0 } else { errors / (self.requests * share + prior) }
     }
 
@@ -162,7 +175,7 @@ impl ErrorRate {
         let passed = now.as_nanos().saturating_sub(self.stepped_at.as_nanos());
         let passed = passed as f64 / half_life.as_nanos() as f64;
         let share = (1.0 - ROUNDING) * (1.0 - std::f64::consts::LN_2 * passed).max(0.0);
-        let errors = self.errors * share;
+        let errors = self.unforgiven() * share;
         if errors < 2.0 * FORGOTTEN {
             0.0
         } else {
@@ -172,7 +185,7 @@ impl ErrorRate {
 
     /// The time up to which [`rate_at`](Self::rate_at) stays the same without further requests.
     pub(crate) fn steady_until(&self, half_life: Duration) -> Instant {
-        if self.errors == 0.0 {
+        if self.unforgiven() == 0.0 {
             return Instant::FAR_FUTURE;
         }
         let half_life = u64::try_from(half_life.as_nanos()).unwrap_or(u64::MAX);
@@ -294,6 +307,23 @@ mod tests {
         assert_eq!(rate.rate_at(end, HALF_LIFE, 10.0), before);
         assert!(before < 1e-4, "{before}");
         assert_eq!(rate.rate_at(Instant::from_millis(2_000_000), HALF_LIFE, 10.0), 0.0);
+    }
+
+    /// By hand: one of five requests failed. Once it is forgiven the share is 0, another failure makes
+    /// it 1 of 16, and the counts have both.
+    #[test]
+    fn forgiven_errors_only_count_as_usual() {
+        let mut rate = ErrorRate::default();
+        let now = Instant::from_millis(5);
+        for is_error in [true, false, false, false, false] {
+            rate.observe(now, is_error, HALF_LIFE);
+        }
+        rate.forgive();
+        assert_near(rate.rate_at(now, HALF_LIFE, 10.0), 0.0);
+        rate.observe(now, true, HALF_LIFE);
+        assert_near(rate.rate_at(now, HALF_LIFE, 10.0), 1.0 / 16.0);
+        assert_eq!(rate.counts_at(now, HALF_LIFE), Errors { requests: 6.0, errors: 2.0 });
+        assert_near(rate.rate_at(now + HALF_LIFE, HALF_LIFE, 10.0), 0.5 / 13.0);
     }
 
     /// The bound is never above the rate, and within a thousandth of it for a hundredth of the

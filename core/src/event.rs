@@ -351,6 +351,12 @@ impl Lease {
         self.backend
     }
 
+    /// Whether the request tries out a backend that may fail it: one that was ejected or idle. If the
+    /// request may be sent again and another backend is there, the client need not see the failure.
+    pub fn is_trial(&self) -> bool {
+        self.reason == RouteReason::Trial
+    }
+
     /// When it was routed.
     pub const fn routed_at(&self) -> Instant {
         self.routed_at

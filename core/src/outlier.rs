@@ -4,6 +4,7 @@
 //! | standing | left on | for |
 //! |---|---|---|
 //! | in | failures well above those of the others, and three in a row (two if the others do not fail) or 2.5 of the last 20 | ejected |
+//! | in | one failure after half a second without requests, if the others do not fail | ejected |
 //! | ejected | a good ping after the back-off | probation |
 //! | ejected, probation | the others fail as much, or more without it (regret) | in |
 //! | probation | enough good requests in a row, one at a time; good pings count for all but the last | in, slow start |
@@ -135,23 +136,27 @@ impl Watch {
         }
     }
 
-    /// Records the failure of a request that was sent at `sent_at`. Returns whether the backend
-    /// [may be bad](Self::is_bad): if not, nothing that the others do makes it so, and they need
-    /// not be asked.
-    pub(crate) fn failed(&mut self, now: Instant, sent_at: Instant) -> bool {
+    /// Records the failure of a request that was sent at `sent_at`; the backend is asked seldom or
+    /// not. Returns whether it [may be bad](Self::is_bad): if not, nothing that the others do makes
+    /// it so, and they need not be asked.
+    pub(crate) fn failed(&mut self, now: Instant, sent_at: Instant, is_seldom: bool) -> bool {
         self.failed_at = now;
         self.erred_at = self.erred_at.max(sent_at);
         self.errors_in_row = self.errors_in_row.saturating_add(1);
         self.recent.observe(true, RECENT);
-        self.errors_in_row >= ERRORS_IN_ROW_CALM || self.recent.errors >= ERRORS_RECENT
+        is_seldom || self.errors_in_row >= ERRORS_IN_ROW_CALM || self.recent.errors >= ERRORS_RECENT
     }
 
     /// Whether, after a failure, the backend's own figures call for an ejection. `others` are the
     /// failures of the other backends; `None` if none of them has had enough requests.
-    pub(crate) fn is_bad(&self, others: Option<Others>) -> bool {
+    pub(crate) fn is_bad(&self, others: Option<Others>, is_seldom: bool) -> bool {
         let Some(others) = others else {
             return self.errors_in_row >= ERRORS_IN_ROW_ALONE;
         };
+        // To wait for a second failure would cost a request, and to be without it costs none.
+        if is_seldom && others.have_no_failures() {
+            return true;
+        }
         // If failures are so rare, two in a row are not chance, whatever succeeded before.
         others.are_calm() && self.errors_in_row >= ERRORS_IN_ROW_CALM
             || self.is_worse_than(others)
@@ -166,6 +171,11 @@ impl Watch {
     /// Whether its failures are well above those of the others.
     pub(crate) fn is_worse_than(&self, others: Others) -> bool {
         self.recent.share() > 3.0 * (others.share + 1.0 / (others.requests + 1.0)) + 0.1
+    }
+
+    /// Whether the others fail, and as much as it does: then it need not stay out.
+    pub(crate) fn is_excused_by(&self, others: Others) -> bool {
+        !others.have_no_failures() && !self.is_worse_than(others)
     }
 
     /// Ejects the backend, which starts the back-off.
@@ -348,6 +358,11 @@ impl Others {
         Some(Self { share, requests })
     }
 
+    /// Whether most of them have had requests and no failure.
+    pub(crate) const fn have_no_failures(&self) -> bool {
+        self.share == 0.0 && self.requests >= GOOD_REQUESTS
+    }
+
     /// Whether failures are rare among them.
     pub(crate) const fn are_calm(&self) -> bool {
         self.share < CALM_SHARE && self.requests >= CALM_REQUESTS
@@ -476,6 +491,9 @@ const ERRORS_RECENT: f64 = 2.5;
 const KNOWN_REQUESTS: f64 = 2.0;
 /// Below this share, failures of the others are treated as none.
 const CALM_SHARE: f64 = 0.001;
+/// Requests of the others, all good, after which a single failure of a backend that is asked seldom
+/// ejects it: two of each of two.
+const GOOD_REQUESTS: f64 = 4.0;
 /// With fewer requests of the others a share of 0 does not show that failures are rare.
 const CALM_REQUESTS: f64 = 50.0;
 /// Time for which a single failure ranks a backend behind the others.

@@ -1,4 +1,5 @@
-//! Scenes with backends that refuse requests by 429 and 503.
+//! Scenes with backends that refuse requests by 429 and 503, or fail them on trial.
+use intelliproxy_core::PolicyKind;
 use intelliproxy_tests::backend::Reply;
 use intelliproxy_tests::client::Step;
 use intelliproxy_tests::world::{Report, World};
@@ -72,5 +73,35 @@ fn a_request_that_may_not_be_repeated_is_refused() {
         assert_eq!(responses(&report), [(503, "full".to_owned())], "{name}");
         let sent: usize = (0..3).map(|backend| report.requests(backend).len()).sum();
         assert_eq!(sent, tried, "{name}");
+    }
+}
+
+/// One request a second by turns; the second backend fails each for a while. One failure ejects it.
+/// After that it is tried out, and what fails then is served by the first one: the client sees a
+/// single failure. A POST that fails on trial, or one with `forwarding.retryRefused` off, is not
+/// sent again, and a trial that succeeds is the response.
+#[test]
+fn a_failure_on_trial_stays_hidden() {
+    for (method, retries, expected) in [("GET", true, 1), ("POST", true, 2), ("GET", false, 2)] {
+        let failing = || refusal(500, "", "broken");
+        let ok = || Reply::ok("fine");
+        let request = match method {
+            "GET" => get("/1"),
+            _ => post("/1", "x"),
+        };
+        let script = (0..20).flat_map(|_| [request.clone(), vec![wait(1000)]].concat());
+        let report = World::new()
+            .config(move |config| {
+                config.forwarding.retry_refused = retries;
+                config.routing.policy = PolicyKind::RoundRobin;
+            })
+            .backend((0..20).map(|_| ok()).collect())
+            .backend((0..20).map(|at| if at == 6 || at == 7 { failing() } else { ok() }).collect())
+            .client(script.collect())
+            .run();
+        let statuses = report.statuses(0);
+        let failed = statuses.iter().filter(|status| **status == 500).count();
+        assert_eq!((statuses.len(), failed), (20, expected), "{method} {retries}: {statuses:?}");
+        assert!(report.requests(1).len() > 8, "{method} {retries}: it is asked again");
     }
 }

@@ -6,8 +6,8 @@ const fn others(share: f64) -> Option<Others> {
 
 /// Records a failure. Returns whether it calls for an ejection.
 fn fails(watch: &mut Watch, now: Instant, others: Option<Others>) -> bool {
-    let may_be_bad = watch.failed(now, now);
-    let is_bad = watch.is_bad(others);
+    let may_be_bad = watch.failed(now, now, false);
+    let is_bad = watch.is_bad(others, false);
     assert!(may_be_bad || !is_bad, "the others are asked whenever they matter");
     is_bad
 }
@@ -81,6 +81,22 @@ fn alone_it_takes_five() {
     let now = Instant::from_millis(5);
     let verdicts: Vec<_> = (0..5).map(|_| fails(&mut watch, now, None)).collect();
     assert_eq!(verdicts, [false, false, false, false, true]);
+}
+
+/// A single failure is enough for a backend that is asked seldom, if the others were asked and have
+/// not failed.
+#[test]
+fn seldom_asked_one_failure_is_enough() {
+    let now = Instant::from_millis(5);
+    let of = |share, requests| Some(Others { share, requests });
+    for (others, expected) in
+        [(of(0.0, 4.0), true), (of(0.0, 3.9), false), (of(0.001, 99.0), false), (None, false)]
+    {
+        let mut watch = Watch::new(u32::MAX, u32::MAX);
+        assert!(watch.failed(now, now, true));
+        assert_eq!(watch.is_bad(others, true), expected, "{others:?}");
+        assert!(!watch.is_bad(others, false));
+    }
 }
 
 /// Pings carry a backend to the last step of its probation, which takes a request. A probation of

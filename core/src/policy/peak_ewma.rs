@@ -3,8 +3,9 @@
 //! `load = cost · (inFlight + 1)`, with the cost in ms. A sample above the cost replaces it
 //! (peak). A sample below it moves it: `cost = cost·w + rtt·(1 − w)`, `w = exp(−dt / decay)`,
 //! where dt is the time since the last sample. A sample is the time to the head of the response. A
-//! failure counts as the charge for it (`errors.chargeMs`). Reads project the decay towards 0 to
-//! the present and do not write it.
+//! failure counts as the charge for it (`errors.chargeMs`), which decays three times as fast: 5 s are
+//! down to 40 ms after 16 s instead of 48 s, and the backend is asked again. Reads project the decay
+//! towards 0 to the present and do not write it.
 //!
 //! An unknown cost is 0, so that a new backend is tried. Until its first response arrives, each
 //! request in flight there counts as 1 s, the penalty of tower and Finagle.
@@ -35,6 +36,8 @@ pub(crate) struct PeakEwma {
 struct Cost {
     ms: f64,
     at: Instant,
+    /// Whether its peak was the charge for a failure.
+    is_charge: bool,
 }
 
 /// The view that `peak_ewma` has of a backend: the lesser load of two drawn wins.
@@ -55,7 +58,7 @@ impl PeakEwma {
 
     fn cost_ms(&self, now: Instant, backend: BackendId) -> Option<f64> {
         let cost = (*self.costs.get(backend.index())?)?;
-        Some(cost.ms * self.weight(now, cost.at))
+        Some(cost.ms * self.weight(now, cost))
     }
 
     fn load(&self, now: Instant, backend: BackendId, in_flight: u32) -> f64 {
@@ -65,8 +68,15 @@ impl PeakEwma {
         }
     }
 
-    fn weight(&self, now: Instant, at: Instant) -> f64 {
-        libm::exp(-millis(now.since(at)) / self.decay_ms)
+    /// Forgets the cost of a backend that works again: the charge for a failure would take most of a
+    /// minute to fade.
+    fn forget(&mut self, backend: BackendId) {
+        *entry(&mut self.costs, backend) = None;
+    }
+
+    fn weight(&self, now: Instant, cost: Cost) -> f64 {
+        let decays = if cost.is_charge { CHARGE_FASTER } else { 1.0 };
+        libm::exp(-millis(now.since(cost.at)) * decays / self.decay_ms)
     }
 }
 
@@ -92,20 +102,30 @@ impl Policy for PeakEwma {
     }
 
     fn on_outcome(&mut self, now: Instant, ended: &Ended<'_>) {
-        let rtt = match (ended.outcome, ended.outcome.is_error()) {
+        let (rtt, is_failure) = match (ended.outcome, ended.outcome.is_error()) {
             (_, None) => return,
-            (Outcome::Answered { latency, .. }, Some(false)) => millis(*latency),
-            _ => self.charge_ms,
+            (Outcome::Answered { latency, .. }, Some(false)) => (millis(*latency), false),
+            _ => (self.charge_ms, true),
         };
-        let ms = match *entry(&mut self.costs, ended.backend) {
+        let (ms, is_charge) = match *entry(&mut self.costs, ended.backend) {
             // Compared with the stored peak, not the decayed one, as in Finagle.
             Some(cost) if rtt <= cost.ms => {
-                let weight = self.weight(now, cost.at);
-                cost.ms * weight + rtt * (1.0 - weight)
+                let weight = self.weight(now, cost);
+                (cost.ms * weight + rtt * (1.0 - weight), cost.is_charge)
             }
-            _ => rtt,
+            _ => (rtt, is_failure),
         };
-        *entry(&mut self.costs, ended.backend) = Some(Cost { ms, at: now });
+        *entry(&mut self.costs, ended.backend) = Some(Cost { ms, at: now, is_charge });
+    }
+
+    fn on_health(&mut self, _now: Instant, backend: BackendId, is_up: bool) {
+        if is_up {
+            self.forget(backend);
+        }
+    }
+
+    fn on_return(&mut self, _now: Instant, backend: BackendId) {
+        self.forget(backend);
     }
 
     fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView {
@@ -116,6 +136,8 @@ impl Policy for PeakEwma {
 
 /// The load of each request in flight before the first response, ms (tower and Finagle: 1 s).
 const UNKNOWN_MS: f64 = 1000.0;
+/// The decay of the charge for a failure, in that of a latency. Chosen.
+const CHARGE_FASTER: f64 = 3.0;
 
 #[cfg(test)]
 mod tests {
@@ -170,7 +192,7 @@ mod tests {
         bench.fail(0);
         bench.send(&[0]);
         bench.answer(1, 30.0);
-        assert_cost(&bench, 0, 4_985.022_477_517, 4_985.022_477_517);
+        assert_cost(&bench, 0, 4_955.201_893_864, 4_955.201_893_864);
         for _ in 0..100 {
             assert_eq!(bench.send(&[]), 1);
         }

@@ -139,7 +139,11 @@ impl Router {
     /// Records that a backend is up after it was down.
     pub(super) fn watch_up(&mut self, now: Instant, id: BackendId) {
         if self.ejects() {
-            self.table.update(id, |backend| backend.watch.came_up(now));
+            let rules = &self.rules;
+            self.table.update(id, |backend| {
+                backend.watch.came_up(now);
+                backend.came_up(now, rules);
+            });
             self.count_out();
             self.hasten_watch(now, id);
         }
@@ -161,10 +165,13 @@ impl Router {
     }
 
     fn failed(&mut self, now: Instant, id: BackendId, routed_at: Instant) {
-        let may_be_bad = self.table.update(id, |backend| backend.watch.failed(now, routed_at));
-        if may_be_bad == Some(true) {
+        let done = self.table.update(id, |backend| {
+            let is_seldom = backend.is_asked_seldom();
+            (backend.watch.failed(now, routed_at, is_seldom), is_seldom)
+        });
+        if let Some((true, is_seldom)) = done {
             let others = self.others(now, id);
-            if self.table.get(id).is_some_and(|backend| backend.watch.is_bad(others)) {
+            if self.table.get(id).is_some_and(|b| b.watch.is_bad(others, is_seldom)) {
                 self.eject(now, id, others);
             }
         }
@@ -242,6 +249,11 @@ impl Router {
             return;
         };
         if watch.is_in() && before != Standing::In {
+            if reason == ReturnReason::Probation {
+                // Otherwise a policy that ranks by errors would leave it out for as long as they fade.
+                let rules = &self.rules;
+                self.table.update(id, |backend| backend.forgive(now, rules));
+            }
             self.policy.on_return(now, id);
             self.notify(Notice::Returned { backend: id, reason });
         }
@@ -284,7 +296,7 @@ impl Router {
             let is_out = self.table.get(id).is_some_and(|backend| !backend.watch.is_in());
             if is_out
                 && let Some(others) = self.others(now, id)
-                && self.table.get(id).is_some_and(|b| !b.watch.is_worse_than(others))
+                && self.table.get(id).is_some_and(|b| b.watch.is_excused_by(others))
             {
                 self.return_at_once(now, id, ReturnReason::OthersFail);
             }

@@ -39,6 +39,9 @@ impl Router {
             Some(backend) => (backend, 0, RouteReason::Trial),
             None => self.choose(now, tried)?,
         };
+        // Trials of other policies are the router's own.
+        let is_marked = self.habits.guards_itself && reason == RouteReason::Policy;
+        let reason = if is_marked { self.policy.reason(token) } else { reason };
         let weights = &self.rules.weights;
         self.table.update_often(backend, |backend| backend.lease_out(weights));
         self.leases_given += 1;

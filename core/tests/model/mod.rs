@@ -527,7 +527,9 @@ impl Backend {
         let weight = |(at, amount): &(u64, f64)| {
             amount * libm::pow(0.5, (self.touched_at - at) as f64 / half_life)
         };
-        self.at_work() + self.turned_away.iter().map(weight).sum::<f64>().round() as u32
+        let counts = self.turned_away.last().is_some_and(|(at, _)| self.touched_at - at < 8000);
+        let refused = self.turned_away.iter().filter(|_| counts).map(weight).sum::<f64>();
+        self.at_work() + refused.round() as u32
     }
 
     /// The points in the order of [`ScoreParts::parts`].

@@ -32,7 +32,7 @@ pub enum Notice {
         /// The proxy's reaction to the failure.
         remedy: RemedyTaken,
     },
-    /// A backend refused a request, which goes to another one.
+    /// A backend refused a request, or failed one on trial, and the request goes to another one.
     Refused {
         /// The request's client.
         peer: SocketAddr,

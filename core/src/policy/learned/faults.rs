@@ -14,6 +14,7 @@ impl Learned {
         slot: usize,
         elapsed: Duration,
         is_timeout: bool,
+        is_seldom: bool,
     ) {
         let unit = &mut self.units[slot];
         self.pool.broke();
@@ -38,7 +39,7 @@ impl Learned {
         unit.errors.observe(true, OWN_MEMORY);
         let others = self.others(slot);
         let restraints = &mut self.units[slot].restraints;
-        let is_bad = restraints.failed(now, now - elapsed, others);
+        let is_bad = restraints.failed(now, now - elapsed, others, is_seldom);
         if is_bad && restraints.is_normal() {
             let share = restraints.watch.recent.share();
             let (in_row, others) = (restraints.watch.errors_in_row, others.map(|o| o.share));
@@ -150,7 +151,7 @@ impl Learned {
         for slot in 0..self.units.len() {
             let Some(others) = self.others(slot) else { continue };
             let restraints = &mut self.units[slot].restraints;
-            if !restraints.is_normal() && !restraints.watch.is_worse_than(others) {
+            if !restraints.is_normal() && restraints.watch.is_excused_by(others) {
                 restraints.come_back(now);
                 self.units[slot].reasons.returned = ReturnReason::OthersFail;
                 self.weigh(slot);

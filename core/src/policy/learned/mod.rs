@@ -359,7 +359,8 @@ impl Policy for Learned {
             Some(false) => self.completed(now, slot, ended.elapsed),
             Some(true) => {
                 let failure = Outcome::Failed(RequestFailure::TimedOut);
-                self.failed(now, slot, ended.elapsed, *ended.outcome == failure);
+                let (is_timeout, facts) = (*ended.outcome == failure, ended.facts);
+                self.failed(now, slot, ended.elapsed, is_timeout, facts.is_asked_seldom());
             }
             None if matches!(ended.outcome, Outcome::Refused { .. }) => self.refused(now, slot),
             None if ended.is_excused => self.excused(now, slot, elapsed_ms),

@@ -73,15 +73,16 @@ impl Restraints {
 
     /// Records an error that is the backend's own fault, of a request that was sent at `sent_at`.
     /// Returns whether the backend's own figures call for an ejection. `others` are the errors of
-    /// the others.
+    /// the others; `is_seldom` is whether the backend is asked seldom.
     pub(super) fn failed(
         &mut self,
         now: Instant,
         sent_at: Instant,
         others: Option<Others>,
+        is_seldom: bool,
     ) -> bool {
         self.is_suspect = others.is_none_or(|others| others.are_calm());
-        self.watch.failed(now, sent_at) && self.watch.is_bad(others)
+        self.watch.failed(now, sent_at, is_seldom) && self.watch.is_bad(others, is_seldom)
     }
 
     /// Records an error while full, with n in flight. It is evidence only of the backend's size.
@@ -178,7 +179,7 @@ mod tests {
     fn a_failing_pool_excuses() {
         let mut restraints = Restraints::new();
         for _ in 0..3 {
-            assert!(!restraints.failed(Instant::ZERO, Instant::ZERO, others(0.25)));
+            assert!(!restraints.failed(Instant::ZERO, Instant::ZERO, others(0.25), false));
         }
         assert!((restraints.watch.recent.share() - 2.8525 / 3.8525).abs() < 1e-12);
         assert!(restraints.watch.is_worse_than(Others { share: 0.2, requests: 1e9 }));
@@ -233,14 +234,14 @@ mod tests {
     fn an_error_makes_suspect() {
         let mut restraints = Restraints::new();
         let now = Instant::from_millis(9);
-        assert!(!restraints.failed(now, now, others(0.0)));
+        assert!(!restraints.failed(now, now, others(0.0), false));
         assert!(restraints.is_open(0) && !restraints.is_open(1));
         restraints.succeeded(Instant::ZERO);
         assert!(restraints.is_open(1));
-        assert!(restraints.clone().failed(now, now, others(0.0)), "the second in a row");
+        assert!(restraints.clone().failed(now, now, others(0.0), false), "the second in a row");
         restraints.succeeded(now);
-        assert!(!restraints.clone().failed(now, now, others(0.0)), "the first of a new row");
-        restraints.failed(now, now, others(0.01));
+        assert!(!restraints.clone().failed(now, now, others(0.0), false), "the first of a new row");
+        restraints.failed(now, now, others(0.01), false);
         assert!(restraints.is_open(1));
     }
 }

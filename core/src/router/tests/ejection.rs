@@ -2,6 +2,7 @@
 use super::*;
 use crate::event::EjectReason;
 use crate::outlier::StandingView;
+use crate::policy::PolicyView;
 
 fn world(policy: PolicyKind, names: &[&str]) -> World {
     let mut world = World::with_rules(names, Rules { policy, ..Rules::default() });
@@ -102,6 +103,56 @@ fn it_returns_at_low_rates() {
             world.standing(A)
         );
     }
+}
+
+/// At one request every two seconds to each, the first failure ejects, under every policy. After the
+/// probation it no longer ranks the backend behind the others: neither points nor a cost are left.
+#[test]
+fn one_failure_of_a_seldom_asked_backend_is_enough_and_forgotten() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b", "c"]);
+        for _ in 0..3 {
+            for not in [[B, C], [A, C], [A, B]] {
+                world.pass(700);
+                let lease = world.router.route(world.now, &not).expect("one is left");
+                world.finish(lease, 200);
+            }
+        }
+        world.pass(700);
+        let lease = world.router.route(world.now, &[B, C]).expect("one is left");
+        world.finish(lease, 500);
+        let standing = world.standing(A);
+        assert!(matches!(standing, StandingView::Ejected { .. }), "{policy:?}: {standing:?}");
+        // Trials are marked, so that the proxy can serve the client elsewhere if one fails.
+        let mut trials = 0;
+        for _ in 0..10 {
+            world.pass(500);
+            let lease = world.route();
+            trials += u32::from(lease.is_trial());
+            assert!(!lease.is_trial() || lease.backend() == A, "{policy:?}");
+            world.finish(lease, 200);
+        }
+        assert!((1..=4).contains(&trials), "{policy:?}: {trials}");
+        assert!(!matches!(world.standing(A), StandingView::Ejected { .. }), "{policy:?}");
+        let seen = world.router.backend_snapshot(world.now, A).expect("it is there");
+        if policy != PolicyKind::Learned {
+            assert_eq!((seen.score.errors, seen.error_rate), (0.0, 0.0), "{policy:?}");
+        }
+        if let PolicyView::PeakEwma(view) = seen.policy {
+            assert!(view.cost_ms.is_none_or(|ms| ms < 100.0), "{view:?}");
+        }
+    }
+}
+
+/// What an outage cost in lost pings and failures ends with it.
+#[test]
+fn an_outage_leaves_no_points() {
+    let mut world = world(PolicyKind::Score, &["a", "b"]);
+    let lease = world.router.route(world.now, &[B]).expect("a is left");
+    world.end(lease, Outcome::Failed(RequestFailure::Refused));
+    world.pass(20_000);
+    let seen = world.router.backend_snapshot(world.now, A).expect("it is there");
+    assert_eq!((seen.health, seen.error_rate, seen.score.loss), (Health::Up, 0.0, 0.0));
 }
 
 /// If all backends fail alike, all are used. None is ejected for long, and every request finds a

@@ -34,7 +34,8 @@ fn holds_last_their_time() {
     }
 }
 
-/// Without a time a refusal counts as one request in flight: 2 points, halved in 30 s.
+/// Without a time a refusal counts as one request in flight: 2 points, halved in 30 s. After 8 s
+/// without another one they do not count, until it refuses again: by hand, 4·2^(−8/30) + 1 = 4.32.
 #[test]
 fn refusals_fade() {
     let mut world = without_spill_over();
@@ -44,9 +45,13 @@ fn refusals_fade() {
     }
     let points = |world: &World| world.snapshot().backends[0].score.in_flight;
     assert_eq!((points(&world), world.snapshot().backends[0].refused), (8.0, 4));
-    world.now += Duration::from_secs(30);
-    assert_eq!(world.serve(), A);
-    assert_eq!(points(&world), 4.0);
+    world.now += Duration::from_millis(7999);
+    assert_eq!((world.serve(), points(&world)), (A, 6.0));
+    world.now += Duration::from_millis(1);
+    assert_eq!((world.serve(), points(&world)), (A, 0.0));
+    let lease = world.route();
+    world.finish(lease, 429);
+    assert_eq!(points(&world), 8.0);
 }
 
 /// A refusal of a backend with as much work as the others only shows that all are full. By hand:

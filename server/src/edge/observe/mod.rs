@@ -40,7 +40,8 @@ pub(crate) fn log_notice<'a>(
         }
         Notice::Refused { peer, backend, status } => {
             let backend = name(*backend);
-            debug!("client {peer}: {status}: backend {backend} refused: sent to another backend");
+            let what = if matches!(status, 429 | 503) { "refused" } else { "failed on trial" };
+            debug!("client {peer}: {status}: backend {backend} {what}: sent to another backend");
         }
         Notice::UpstreamError { peer, backend, error, remedy } => {
             let backend = backend.map_or("none", name);

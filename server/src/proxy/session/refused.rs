@@ -1,5 +1,5 @@
-//! Refusals of backends: another backend may take the request as long as no byte of the refusal was
-//! forwarded.
+//! Refusals of backends, and failures of backends on trial: another backend may take the request as
+//! long as no byte of the response was forwarded.
 use intelliproxy_core::{BackendId, Instant, Outcome};
 
 use super::Session;
@@ -7,6 +7,7 @@ use super::exchange::Asking;
 use super::upstream_half::HeadKind;
 use crate::buffer::Buffer;
 use crate::http::framing::Framing;
+use crate::http::refusal::Refusal;
 use crate::proxy::Action;
 use crate::proxy::notice::Notice;
 use crate::proxy::shared::Shared;
@@ -65,7 +66,14 @@ impl Session {
             exchange.asking = Asking::Kept;
             return self.settle(now, shared);
         }
-        let hold = exchange.refusal.and_then(|refusal| refusal.hold);
+        let outcome = match exchange.refusal {
+            Some(Refusal { hold }) => Outcome::Refused { status, hold },
+            None => {
+                let latency = now.since(exchange.dispatched_at);
+                let latency = latency.saturating_sub(exchange.client_wait);
+                Outcome::Answered { status, latency }
+            }
+        };
         exchange.asking = Asking::No;
         exchange.refusal = None;
         exchange.has_seen_answer = false;
@@ -77,7 +85,7 @@ impl Session {
         if let Some(visit) = &mut self.client.visit {
             visit.refuse();
         }
-        self.needs.finish(lease, Outcome::Refused { status, hold });
+        self.needs.finish(lease, outcome);
         if let Some(conn) = self.upstream.conn() {
             self.needs.release(conn, kept);
         }

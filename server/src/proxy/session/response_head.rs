@@ -1,5 +1,5 @@
 //! The joint rule J3 of LIFECYCLE.md: the head of a response.
-use intelliproxy_core::Instant;
+use intelliproxy_core::{Instant, Lease};
 
 use super::Session;
 use super::exchange::Asking;
@@ -38,9 +38,14 @@ impl Session {
             let has_whole_request = self.client.has_whole_request();
             match upstream.parse(exchange, has_whole_request, shared) {
                 Ok(Parsed::Complete(headed)) => {
-                    if let HeadKind::Final { refusal: refusal @ Some(_), .. } = headed.kind {
+                    if let HeadKind::Final { status, refusal, .. } = headed.kind
+                        && (refusal.is_some() || status >= 500)
+                    {
                         exchange.refusal = refusal;
-                        if self.asks_elsewhere(headed.len, headed.kind, shared) {
+                        let is_trial = exchange.lease.as_ref().is_some_and(Lease::is_trial);
+                        if (refusal.is_some() || is_trial)
+                            && self.asks_elsewhere(headed.len, headed.kind, shared)
+                        {
                             return false;
                         }
                     }

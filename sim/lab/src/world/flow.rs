@@ -307,6 +307,11 @@ impl World {
             Response::Refused => true,
             Response::Cut => is_idempotent,
             Response::Status { status: 429 | 503, .. } => retries.refused && is_idempotent,
+            // The proxy chose to try out a backend, so the client need not see that it failed.
+            Response::Status { status: 500.., .. } => {
+                let is_trial = request.lease.as_ref().is_some_and(Lease::is_trial);
+                retries.refused && is_idempotent && is_trial
+            }
             Response::Good | Response::Status { .. } | Response::Head | Response::First => false,
         };
         if !is_allowed || request.attempt + 1 >= retries.attempts {

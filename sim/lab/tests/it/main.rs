@@ -1,3 +1,4 @@
 //! The lab through its public interface.
 mod lab;
+mod returns;
 mod wide;

@@ -1,0 +1,48 @@
+//! Faults at low rates, and the way back after them, under every policy.
+use intelliproxy_core::PolicyKind;
+use intelliproxy_lab::{Contender, Rate, Run, Scenario, run, wide_catalogue};
+
+fn play(scenario: &Scenario, policy: PolicyKind, seed: u64) -> Run {
+    run(scenario, Contender::Policy(policy), seed).expect("it runs")
+}
+
+fn named(name: &str) -> Scenario {
+    let found = wide_catalogue().into_iter().find(|scenario| scenario.name == name);
+    found.unwrap_or_else(|| panic!("no scenario {name}"))
+}
+
+/// One request a second, and one of four backends fails all of them for half a minute. The first
+/// failure ejects it, and what fails on trial is served elsewhere: one client in six hundred sees a
+/// failure, two if they come at once.
+#[test]
+fn a_fault_at_one_request_a_second_is_seen_once() {
+    let scenario = named("low_sinkhole");
+    for policy in PolicyKind::ALL {
+        let figures = |seed| play(&scenario, policy, seed).figures;
+        let (failed, requests) = [1, 2, 3, 4].into_iter().map(figures).fold((0, 0), |sum, run| {
+            assert!(run.failed <= 2, "{policy:?}: {}", run.failed);
+            (sum.0 + run.failed, sum.1 + run.requests)
+        });
+        assert!(failed * 1000 <= 2 * requests + 1000, "{policy:?}: {failed} of {requests}");
+    }
+}
+
+/// Two hundred requests a second to four backends, of which one refuses everything with 429 or 404,
+/// fails everything, or is dead, for 20 s. Under every policy that spreads idle traffic evenly it
+/// has its share again 15 s later.
+#[test]
+fn every_exclusion_ends_in_time() {
+    for name in ["refuses", "broken_release", "low_sinkhole", "crash"] {
+        let what = named(name).backends[0].faults[0].what.clone();
+        let mut scenario = named("refuses");
+        scenario.backends[0].faults[0].what = what;
+        scenario.arrivals.rate = Rate::PerSecond(200.0);
+        for policy in PolicyKind::ALL {
+            if matches!(policy, PolicyKind::Score | PolicyKind::Learned) {
+                continue;
+            }
+            let took = play(&scenario, policy, 1).figures.recovery_s;
+            assert!(took.is_some_and(|took| took <= 15.0), "{name}, {policy:?}: {took:?}");
+        }
+    }
+}
