@@ -16,6 +16,8 @@ use crate::edge::listen::{Bound, Place};
 /// The listeners by slot.
 pub(super) struct Listeners {
     slots: Vec<Option<Listener>>,
+    /// The earliest [`Listener::leaves_by`], which every turn asks for.
+    leaves_by: Option<Instant>,
     /// The most slots that there are tokens for.
     slots_max: usize,
     to_source: fn(usize) -> Source,
@@ -36,7 +38,7 @@ pub(super) struct Listener {
 impl Listeners {
     /// An empty table of up to `slots_max` listeners.
     pub(super) const fn new(slots_max: usize, to_source: fn(usize) -> Source) -> Self {
-        Self { slots: Vec::new(), slots_max, to_source }
+        Self { slots: Vec::new(), leaves_by: None, slots_max, to_source }
     }
 
     /// The number of slots, for loops over [`get_mut`](Self::get_mut).
@@ -85,6 +87,7 @@ impl Listeners {
     /// Closes all.
     pub(super) fn close(&mut self) {
         self.slots.clear();
+        self.leaves_by = None;
     }
 
     /// Opens new listeners beside the present ones. Returns their slots.
@@ -127,12 +130,17 @@ impl Listeners {
                 listener.leaves_by = Some(leaves_by);
             }
         }
+        self.note_leaving();
+    }
+
+    fn note_leaving(&mut self) {
+        self.leaves_by = self.iter().filter_map(|listener| listener.leaves_by).min();
     }
 
     /// Whether a listener leaves, and by when.
     #[inline]
-    pub(super) fn leaves_by(&self) -> Option<Instant> {
-        self.iter().filter_map(|listener| listener.leaves_by).min()
+    pub(super) const fn leaves_by(&self) -> Option<Instant> {
+        self.leaves_by
     }
 
     /// Looks for clients that wait at listeners that leave. Returns whether there are any.
@@ -155,6 +163,7 @@ impl Listeners {
                 info!("no longer listening on {}", listener.place.address);
             }
         }
+        self.note_leaving();
     }
 
     fn open_one(
