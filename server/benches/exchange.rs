@@ -9,6 +9,7 @@ use std::time::Instant as Clock;
 #[path = "../tests/memory/mod.rs"]
 mod memory;
 
+use intelliproxy::config::Config;
 use memory::World;
 
 /// Exchanges before anything is counted: every buffer and table has its size then.
@@ -16,6 +17,8 @@ const WARM_UP: u32 = 1000;
 
 struct Case {
     name: &'static str,
+    /// Whether the access log is on.
+    is_logged: bool,
     request: Vec<u8>,
     answer: Vec<u8>,
 }
@@ -29,11 +32,13 @@ fn main() {
             Err(_) => only = Some(arg),
         }
     }
-    for Case { name, request, answer } in cases() {
+    for Case { name, is_logged, request, answer } in cases() {
         if only.as_ref().is_some_and(|only| only != name) {
             continue;
         }
-        let mut world = World::new();
+        let mut config = Config::default();
+        config.access_log.file = is_logged.then(|| "access.log".to_owned());
+        let mut world = World::with(config);
         for _ in 0..WARM_UP {
             world.exchange(&request, &answer);
         }
@@ -77,11 +82,14 @@ fn cases() -> Vec<Case> {
         b"\r\n0\r\n\r\n".to_vec(),
     ]
     .concat();
+    let case = |name, request, answer| Case { name, is_logged: false, request, answer };
     vec![
-        Case { name: "small", request: small.clone(), answer: answer(122) },
-        Case { name: "browser", request: browser, answer: answer(122) },
-        Case { name: "answer-64k", request: small.clone(), answer: answer(65536) },
-        Case { name: "post-16k", request: post, answer: answer(122) },
-        Case { name: "chunked-4k", request: small, answer: chunked },
+        case("small", small.clone(), answer(122)),
+        case("browser", browser.clone(), answer(122)),
+        case("answer-64k", small.clone(), answer(65536)),
+        case("post-16k", post, answer(122)),
+        case("chunked-4k", small.clone(), chunked),
+        Case { is_logged: true, ..case("small-logged", small, answer(122)) },
+        Case { is_logged: true, ..case("browser-logged", browser, answer(122)) },
     ]
 }

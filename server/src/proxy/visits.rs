@@ -30,6 +30,13 @@ impl Proxy {
         self.shared.access.take(empty)
     }
 
+    /// Drops the waiting records of the access log, for a driver that writes none.
+    pub fn discard_access_records(&mut self) {
+        let mut records = self.shared.access.take(Records::default());
+        records.clear();
+        self.shared.access.take(records);
+    }
+
     /// Takes the driver's counts of the access log, for /stats and the metrics.
     pub(crate) const fn handle_access_counts(&mut self, counts: AccessCounts) {
         self.shared.access.handle_counts(counts);

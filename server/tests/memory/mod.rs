@@ -16,11 +16,18 @@ pub(crate) struct World {
     now: Instant,
     to_backend: usize,
     to_client: usize,
+    is_logged: bool,
 }
 
 impl World {
     /// Returns a proxy with one connected client.
     pub(crate) fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    /// Returns a proxy of this configuration, with one connected client.
+    pub(crate) fn with(config: Config) -> Self {
+        let is_logged = config.access_log.file.is_some();
         let now = Instant::from_millis(1);
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let target = BackendTarget {
@@ -29,10 +36,10 @@ impl World {
             authority: "127.0.0.1:9".to_owned(),
             addresses: vec![address],
         };
-        let mut proxy = Proxy::new(Config::default(), vec![target], 1, now)
-            .unwrap_or_else(|error| panic!("the default configuration is good: {error}"));
+        let mut proxy = Proxy::new(config, vec![target], 1, now)
+            .unwrap_or_else(|error| panic!("the configuration is good: {error}"));
         let client = proxy.handle_accept(now, SocketAddr::from(([127, 0, 0, 1], 50_000)));
-        Self { proxy, client, upstream: None, now, to_backend: 0, to_client: 0 }
+        Self { proxy, client, upstream: None, now, to_backend: 0, to_client: 0, is_logged }
     }
 
     /// Runs one request with its response. Returns the number of bytes that the client received.
@@ -46,6 +53,9 @@ impl World {
             self.hand_over(upstream, response);
         }
         self.settle();
+        if self.is_logged {
+            self.proxy.discard_access_records();
+        }
         self.to_client
     }
 
