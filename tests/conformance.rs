@@ -12,6 +12,8 @@ mod expected;
 mod give_way;
 #[path = "conformance/hops.rs"]
 mod hops;
+#[path = "conformance/ids.rs"]
+mod ids;
 #[path = "conformance/kept.rs"]
 mod kept;
 #[path = "conformance/limits.rs"]

@@ -36,9 +36,12 @@ fn main() {
         if only.as_ref().is_some_and(|only| only != name) {
             continue;
         }
-        let mut config = Config::default();
-        config.access_log.file = is_logged.then(|| "access.log".to_owned());
-        let mut world = World::with(config);
+        let mut world = World::new();
+        if is_logged {
+            let mut config = Config::default();
+            config.access_log.file = Some("access.log".to_owned());
+            world = World::with(config);
+        }
         for _ in 0..WARM_UP {
             world.exchange(&request, &answer);
         }

@@ -4,30 +4,41 @@
 //! [`Record`] in a block ([`Records`]), which the driver takes and writes. Without a reader a
 //! visit costs one branch at each step. Records have no allocation of their own: a block holds
 //! their texts one after the other, and blocks and visits are used again.
+mod ids;
 mod record;
 mod visit;
 
 use intelliproxy_core::Instant;
 
+pub(crate) use self::ids::Ids;
 pub(crate) use self::record::{Ending, Record, Records, Span, Text, Texts, Why};
 pub(crate) use self::visit::Visit;
-use crate::config::Config;
+use crate::config::{Config, RequestIdRules};
+use crate::http::forward::AddedField;
 use crate::http::head::RequestHead;
 use crate::pages::AccessCounts;
 
 /// The records that the driver has not taken yet, and the visits that are free.
 #[derive(Debug, Default)]
 pub(crate) struct Access {
-    /// Whether exchanges are recorded.
+    /// Whether exchanges have visits.
     is_on: bool,
+    /// Whether visits become records.
+    is_logged: bool,
+    /// Whether responses get fields from their visits.
+    adds_fields: bool,
+    /// The field that names backend and rule.
+    route_field: Option<String>,
+    ids: Ids,
     /// Whether queries are left out.
     cuts_queries: bool,
     records: Records,
     #[expect(clippy::vec_box, reason = "a visit moves to its session and back without a copy")]
     spares: Vec<Box<Visit>>,
-    /// Visits begun and ended so far, for the invariant that each has one record.
-    begun: u64,
-    ended: u64,
+    /// Visits in progress, for the invariant that each ends.
+    open: u64,
+    /// Exchanges recorded so far.
+    lines: u64,
     /// Records that the driver did not take in time.
     lost: u64,
     /// The driver's own counts.
@@ -35,22 +46,27 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    pub(crate) fn new(config: &Config) -> Self {
-        let mut access = Self::default();
+    /// `seed` differs from instance to instance.
+    pub(crate) fn new(config: &Config, seed: u64) -> Self {
+        let mut access = Self { ids: Ids::new(seed), ..Self::default() };
         access.reconfigure(config);
         access
     }
 
     /// Applies a new configuration. Exchanges in progress are recorded if they were before.
     pub(crate) fn reconfigure(&mut self, config: &Config) {
-        self.is_on = config.access_log.file.is_some();
+        self.ids.reconfigure(&config.request_id);
+        self.route_field.clone_from(&config.forwarding.route_field);
+        self.is_logged = config.access_log.file.is_some();
+        self.adds_fields = self.route_field.is_some() || config.request_id.to_client;
+        self.is_on = self.is_logged || self.adds_fields || config.request_id.to_backend;
         self.cuts_queries = !config.access_log.query;
         if !self.is_on {
             self.spares = Vec::new();
         }
     }
 
-    /// Whether exchanges are recorded.
+    /// Whether exchanges have visits.
     #[inline(always)]
     pub(crate) const fn is_on(&self) -> bool {
         self.is_on
@@ -58,7 +74,7 @@ impl Access {
 
     /// Begins the visit of an exchange.
     pub(crate) fn begin(&mut self, started: Instant) -> Box<Visit> {
-        self.begun += 1;
+        self.open += 1;
         let mut visit = self.spares.pop().unwrap_or_default();
         visit.begin(started, self.cuts_queries);
         visit
@@ -71,17 +87,70 @@ impl Access {
         now: Instant,
         started: Instant,
         head: &RequestHead<'_, '_>,
+        is_trusted: bool,
     ) -> Box<Visit> {
         let mut visit = self.begin(started);
-        visit.take_head(now, head);
+        visit.take_head(now, head, &mut self.ids, is_trusted);
+        visit
+    }
+
+    /// Returns the id of a request for its backend, with the name of its field.
+    pub(crate) fn id_for_backend<'a>(&'a self, visit: Option<&'a Visit>) -> Option<AddedField<'a>> {
+        let RequestIdRules { field, to_backend, .. } = self.ids.rules();
+        let id = visit.filter(|_| *to_backend)?.text(Text::RequestId);
+        Some(AddedField { name: field, value: id })
+    }
+
+    /// Whether responses get fields from their visits.
+    #[inline]
+    pub(crate) const fn adds_fields(&self) -> bool {
+        self.adds_fields
+    }
+
+    /// Returns the names of the fields that responses get.
+    pub(crate) fn added_names(&self) -> [Option<&str>; 2] {
+        let RequestIdRules { field, to_client, .. } = self.ids.rules();
+        [to_client.then_some(field.as_str()), self.route_field.as_deref()]
+    }
+
+    /// Appends the field lines that a response gets.
+    pub(crate) fn push_fields(&self, visit: Option<&Visit>, lines: &mut String) {
+        let Some(visit) = visit else { return };
+        let [id_field, route_field] = self.added_names();
+        let text = |text| str::from_utf8(visit.text(text)).unwrap_or_default();
+        let id = text(Text::RequestId);
+        if let Some(field) = id_field.filter(|_| !id.is_empty()) {
+            lines.extend([field, ": ", id, "\r\n"]);
+        }
+        if let Some(field) = route_field
+            && let Some(why) = visit.record().why.word()
+        {
+            lines.extend([field, ": ", text(Text::Backend), "; why=", why, "\r\n"]);
+        }
+    }
+
+    /// Begins the visit of a request whose head is incomplete or invalid, or of a client that gets a
+    /// response without a request.
+    #[cold]
+    pub(crate) fn begin_invalid(
+        &mut self,
+        now: Instant,
+        started: Instant,
+        input: &[u8],
+    ) -> Box<Visit> {
+        let mut visit = self.begin(started);
+        visit.take_fragment(now, input, &self.ids.make());
         visit
     }
 
     /// Ends a visit: its record waits for the driver.
     #[inline(never)]
     pub(crate) fn end(&mut self, visit: Box<Visit>) {
-        self.ended += 1;
-        if self.records.bytes() < WAITING_MAX {
+        self.open -= 1;
+        self.lines += u64::from(self.is_logged);
+        if !self.is_logged {
+            // The visit served only the fields of its response.
+        } else if self.records.bytes() < WAITING_MAX {
             self.records.push(visit.record(), visit.texts());
         } else {
             self.lost += 1;
@@ -111,12 +180,12 @@ impl Access {
     /// Returns the exchanges recorded so far, and the losses.
     pub(crate) const fn counts(&self) -> AccessCounts {
         let AccessCounts { dropped, failed_writes, .. } = self.driver;
-        AccessCounts { lines: self.ended, dropped: dropped + self.lost, failed_writes }
+        AccessCounts { lines: self.lines, dropped: dropped + self.lost, failed_writes }
     }
 
     /// Returns the number of visits in progress, for the invariant.
     pub(crate) const fn open(&self) -> u64 {
-        self.begun - self.ended
+        self.open
     }
 }
 

@@ -1,9 +1,11 @@
 //! An exchange in progress, as far as the access log is concerned.
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
+use super::ids::Ids;
 use super::record::{Ending, Record, Span, Text, Why};
 use crate::http::field::Name;
 use crate::http::head::{RequestHead, Version};
@@ -51,6 +53,11 @@ impl Visit {
         &self.record
     }
 
+    /// Returns one of its texts; empty if it has none.
+    pub(crate) fn text(&self, text: Text) -> &[u8] {
+        self.texts.get(self.range(text)).unwrap_or_default()
+    }
+
     pub(super) fn texts(&self) -> &[u8] {
         &self.texts
     }
@@ -61,13 +68,19 @@ impl Visit {
     }
 
     /// Takes a complete and valid head.
-    pub(crate) fn take_head(&mut self, now: Instant, head: &RequestHead<'_, '_>) {
+    pub(super) fn take_head(
+        &mut self,
+        now: Instant,
+        head: &RequestHead<'_, '_>,
+        ids: &mut Ids,
+        is_trusted: bool,
+    ) {
         self.record.received = head.len as u64;
         self.record.version = head.version;
         self.record.head = Span::of(now.since(self.record.started));
         self.push(Text::Method, head.method.as_bytes());
         self.push(Text::Target, self.shown(head.target));
-        let (mut referer, mut agent, mut trace) = (&[][..], &[][..], &[][..]);
+        let (mut referer, mut agent, mut trace, mut id) = (&[][..], &[][..], &[][..], &[][..]);
         for (name, known, value) in head.fields.iter() {
             if known != Name::Other {
                 continue;
@@ -76,9 +89,15 @@ impl Visit {
                 7 if name.eq_ignore_ascii_case("referer") => &mut referer,
                 10 if name.eq_ignore_ascii_case("user-agent") => &mut agent,
                 11 if name.eq_ignore_ascii_case("traceparent") => &mut trace,
+                _ if ids.is_field(name) => &mut id,
                 _ => continue,
             };
             *kept = value;
+        }
+        if ids.takes(id, is_trusted) {
+            self.push(Text::RequestId, id);
+        } else {
+            self.push(Text::RequestId, &ids.make());
         }
         self.push(Text::TraceParent, trace);
         self.push(Text::Referer, self.shown(referer));
@@ -87,7 +106,7 @@ impl Visit {
 
     /// Takes the bytes of a head that is incomplete or invalid: the first two words of its first line
     /// are taken for method and target.
-    pub(crate) fn take_fragment(&mut self, now: Instant, input: &[u8]) {
+    pub(crate) fn take_fragment(&mut self, now: Instant, input: &[u8], id: &[u8]) {
         let begin = input.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(input.len());
         let rest = &input[begin..];
         let line = rest.split(|byte| b"\r\n".contains(byte)).next().unwrap_or_default();
@@ -101,6 +120,7 @@ impl Visit {
             if words.next() == Some(b"HTTP/1.0") { Version::Http10 } else { Version::Http11 };
         self.push(Text::Method, method);
         self.push(Text::Target, self.shown(target));
+        self.push(Text::RequestId, id);
     }
 
     /// Notes bytes of the request's body or of a tunnel that were read.
@@ -237,16 +257,21 @@ impl Visit {
 
     /// Sets one of the texts. Mostly those before it are set and those after it are not.
     fn push(&mut self, text: Text, bytes: &[u8]) {
-        let index = text as usize;
-        let begin = self.record.lengths[..index].iter().sum::<u32>() as usize;
-        let end = begin + self.record.lengths[index] as usize;
+        let Range { start: begin, end } = self.range(text);
         if end == self.texts.len() {
             self.texts.truncate(begin);
             self.texts.extend_from_slice(bytes);
         } else {
             self.texts.splice(begin..end, bytes.iter().copied());
         }
-        self.record.lengths[index] = bytes.len() as u32;
+        self.record.lengths[text as usize] = bytes.len() as u32;
+    }
+
+    /// Returns the place of one of the texts.
+    fn range(&self, text: Text) -> Range<usize> {
+        let index = text as usize;
+        let begin = self.record.lengths[..index].iter().sum::<u32>() as usize;
+        begin..begin + self.record.lengths[index] as usize
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use intelliproxy_core::ConfigError;
 
 use super::{BackendUrl, Config, Forwarding, Limits, Listen, ListenAddress, Network, StatsRules};
-use crate::http::field::FIELDS_MAX;
+use crate::http::field::{FIELDS_MAX, Name};
 
 impl Config {
     /// Checks every value against its range, and related values against each other.
@@ -38,6 +38,20 @@ impl Config {
         }
         if !is_token(&self.forwarding.via) {
             return Err(ConfigError::new("forwarding.via", "a token of 1 to 64 characters"));
+        }
+        let route_field = self.forwarding.route_field.as_ref();
+        for (path, name) in [
+            ("requestId.field", Some(&self.request_id.field)),
+            ("forwarding.routeField", route_field),
+        ] {
+            if name.is_some_and(|name| !is_token(name) || Name::of(name.as_bytes()) != Name::Other)
+            {
+                return Err(ConfigError::new(path, FIELD_ALLOWED));
+            }
+        }
+        if route_field.is_some_and(|name| name.eq_ignore_ascii_case(&self.request_id.field)) {
+            let allowed = "another field than requestId.field";
+            return Err(ConfigError::new("forwarding.routeField", allowed));
         }
         self.check_stats()?;
         for (path, value) in [
@@ -253,6 +267,9 @@ const BACKENDS_MAX: usize = 1000;
 const NETWORKS_MAX: usize = 64;
 /// Characters of a name: a backend's, or the one in Via.
 const NAME_MAX: usize = 64;
+/// A description of valid names of added fields.
+const FIELD_ALLOWED: &str =
+    "a token of 1 to 64 characters, not a field that the proxy handles otherwise";
 /// Characters of a probe's path.
 const PATH_MAX: usize = 1024;
 /// A description of valid probe paths.

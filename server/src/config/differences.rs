@@ -16,6 +16,7 @@ impl Config {
             ("admin", self.admin != old.admin),
             ("accessLog", self.access_log != old.access_log),
             ("probePaths", self.probe_paths != old.probe_paths),
+            ("requestId", self.request_id != old.request_id),
             ("recording", self.recording != old.recording),
             ("stateFile", self.state_file != old.state_file),
         ];
@@ -48,6 +49,7 @@ mod tests {
         new.pool.idle_per_backend = 1;
         new.stats.allow.clear();
         new.probe_paths.ping.push('x');
+        new.request_id.to_client = true;
         new.admin.listen = Some("[::1]:2".to_owned());
         new.access_log.query = false;
         new.recording.files += 1;

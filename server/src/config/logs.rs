@@ -1,4 +1,4 @@
-//! Rules for the access log.
+//! Rules for the access log and for the ids of requests.
 use serde::{Deserialize, Serialize};
 
 /// One line for each exchange.
@@ -39,4 +39,43 @@ impl AccessLogFormat {
             _ => None,
         }
     }
+}
+
+/// Ids of requests.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct RequestIdRules {
+    /// The name of the field (`X-Request-Id`), a token of 1 to 64 characters that the proxy does
+    /// not handle otherwise.
+    pub field: String,
+    /// The clients whose ids are taken. Other requests get a new one.
+    pub take: TakeId,
+    /// Send the id to the backend, instead of what the client sent in the field (false).
+    pub to_backend: bool,
+    /// Send the id to the client, instead of what the backend sent in the field (false).
+    pub to_client: bool,
+}
+
+impl Default for RequestIdRules {
+    fn default() -> Self {
+        Self {
+            field: "X-Request-Id".to_owned(),
+            take: TakeId::default(),
+            to_backend: false,
+            to_client: false,
+        }
+    }
+}
+
+/// The clients whose ids are taken.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TakeId {
+    /// Hops in `forwarding.trusted`.
+    #[default]
+    Trusted,
+    /// All.
+    Any,
+    /// None: every request gets a new id.
+    None,
 }

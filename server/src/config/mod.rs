@@ -27,7 +27,7 @@ mod url;
 pub(crate) use file::rules_from_json;
 pub use host::HostError;
 pub use listen::{Listen, ListenAddress};
-pub use logs::{AccessLogFormat, AccessLogRules};
+pub use logs::{AccessLogFormat, AccessLogRules, RequestIdRules, TakeId};
 pub use network::{Network, NetworkError};
 pub use place::FileError;
 pub use target::BackendTarget;
@@ -62,6 +62,8 @@ pub struct Config {
     pub probe_paths: ProbePaths,
     /// One line for each exchange.
     pub access_log: AccessLogRules,
+    /// Ids of requests.
+    pub request_id: RequestIdRules,
     /// Recordings for `intelliproxy replay`.
     pub recording: RecordingRules,
     /// The file that keeps what a policy learns across restarts (null: none).
@@ -94,6 +96,7 @@ impl Default for Config {
             admin: AdminRules::default(),
             probe_paths: ProbePaths::default(),
             access_log: AccessLogRules::default(),
+            request_id: RequestIdRules::default(),
             recording: RecordingRules::default(),
             state_file: None,
         }
@@ -280,6 +283,8 @@ pub struct Forwarding {
     /// Send a request that a backend refuses (429, 503) to another one, if its method allows that
     /// and all of it is held (true).
     pub retry_refused: bool,
+    /// The field of a response that names its backend and the rule that chose it (null: none).
+    pub route_field: Option<String>,
 }
 
 impl Default for Forwarding {
@@ -290,6 +295,7 @@ impl Default for Forwarding {
             trusted: Vec::new(),
             half_close: false,
             retry_refused: true,
+            route_field: None,
         }
     }
 }

@@ -75,6 +75,7 @@ pub fn request_head(data: &[u8]) {
             is_trusted,
             client: &client,
             ends: &ends,
+            added: None,
         };
         let mut out = Buffer::holding(b"before".to_vec());
         let host = forward::encode_request(&head, &plan, &context, &mut out);
@@ -151,7 +152,7 @@ pub fn response_head(data: &[u8]) {
             let has_mark = matches!(framing, Framing::Chunked | Framing::UntilClose);
             let plan = ResponsePlan { is_chunked: has_mark && !is_old, length, connection };
             let mut out = Vec::new();
-            forward::encode_response(&head, &plan, "", &mut out);
+            forward::encode_response(&head, &plan, "", &[], &mut out);
             let Verdict::Whole(sent) = strict::response(&out) else {
                 panic!("forwarded, but not a response: {:?}", out.escape_ascii().to_string())
             };

@@ -312,6 +312,26 @@ impl<'h, 'b> Fields<'h, 'b> {
         }
     }
 
+    /// The same without the fields whose names are in `replaced`, line by line. In names an
+    /// underscore counts as a hyphen: gateways to CGI and WSGI cannot tell them apart.
+    #[cold]
+    pub(crate) fn write_kept_but(
+        &self,
+        replaced: &[&str],
+        keep: impl Fn(Name) -> bool,
+        mut write: impl FnMut(&[u8]),
+    ) {
+        let hyphen = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+        let is_same = |one: &str, other: &str| {
+            one.len() == other.len() && one.bytes().map(hyphen).eq(other.bytes().map(hyphen))
+        };
+        for (index, (header, &name)) in self.list.iter().zip(self.names).enumerate() {
+            if keep(name) && !replaced.iter().any(|replaced| is_same(header.name, replaced)) {
+                write(&self.input[self.line(index)]);
+            }
+        }
+    }
+
     /// Returns the range of line `index` in the input, its CRLF included.
     fn line(&self, index: usize) -> Range<usize> {
         let start_of =

@@ -22,6 +22,15 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) client: &'a str,
     /// The last fields of its head.
     pub(crate) ends: &'a RequestEnds,
+    /// A field that replaces those of the client with its name.
+    pub(crate) added: Option<AddedField<'a>>,
+}
+
+/// A field that the proxy adds to a message. Fields of the same name are removed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AddedField<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) value: &'a [u8],
 }
 
 const HOST: &str = "Host: ";
@@ -109,7 +118,9 @@ pub(crate) fn request_len_max(
     let hosts = context.host_line.0.len() + plan.destination.host.len();
     // One more for `https`.
     let ends = context.ends.of(head.version).len() + 1;
-    head.len + hosts + context.client.len() + ends + CONNECTION_TE.len()
+    let added =
+        context.added.map_or(0, |field| field.name.len() + ": \r\n".len() + field.value.len());
+    head.len + hosts + context.client.len() + ends + CONNECTION_TE.len() + added
 }
 
 /// Appends the forwarded head of a request to `out`. Returns the range of the Host value in the
@@ -148,7 +159,13 @@ pub(crate) fn encode_request(
         Name::Upgrade => plan.is_upgrade,
         _ => false,
     };
-    fields.write_kept(keeps, |run| out.extend(&[run]));
+    if let Some(AddedField { name, value }) = context.added {
+        cold_path();
+        fields.write_kept_but(&[name], keeps, |line| out.extend(&[line]));
+        out.extend(&[name.as_bytes(), b": ", value, b"\r\n"]);
+    } else {
+        fields.write_kept(keeps, |run| out.extend(&[run]));
+    }
     if plan.is_upgrade || fields.has(Name::Te) {
         encode_connection(plan, fields, out);
     }
@@ -262,12 +279,14 @@ pub(crate) const fn status_line_len(head: &ResponseHead<'_, '_>) -> usize {
     head.fields.first_line_len()
 }
 
-/// Appends the forwarded head of a response to `out`, with the line `date` added.
+/// Appends the forwarded head of a response to `out`, with the lines of `added`, and without the
+/// fields whose names are in `replaced`.
 #[inline(never)]
 pub(crate) fn encode_response(
     head: &ResponseHead<'_, '_>,
     plan: &ResponsePlan,
-    date: &str,
+    added: &str,
+    replaced: &[&str],
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -275,7 +294,7 @@ pub(crate) fn encode_response(
     out.extend_from_slice(&[digit(100), digit(10), digit(1), b' ']);
     out.extend_from_slice(head.reason.unwrap_or_default());
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(date.as_bytes());
+    out.extend_from_slice(added.as_bytes());
     // RFC 9110 section 8.6 forbids a length in these responses.
     let may_have_length = !matches!(head.status, 100..=199 | 204);
     let keeps_length = may_have_length && plan.length == LengthField::AsItCame;
@@ -295,7 +314,11 @@ pub(crate) fn encode_response(
         Name::XForwardedPort | Name::XForwardedProto | Name::XRealIp => true,
         _ => false,
     };
-    head.fields.write_kept(keeps, |run| out.extend_from_slice(run));
+    if replaced.is_empty() {
+        head.fields.write_kept(keeps, |run| out.extend_from_slice(run));
+    } else {
+        head.fields.write_kept_but(replaced, keeps, |line| out.extend_from_slice(line));
+    }
     if let LengthField::Rewritten(Some(length)) = plan.length
         && may_have_length
     {

@@ -90,7 +90,7 @@ impl Shared {
     pub(crate) fn new(config: Config, seed: u64, now: Instant) -> Self {
         let via_suffix = via_suffix(seed);
         let retries = RetryBudget::new(config.limits.retry_percent);
-        let access = Access::new(&config);
+        let access = Access::new(&config, seed);
         Self {
             head_limits: head_limits(&config.limits),
             chunk_limits: chunk_limits(&config.limits),

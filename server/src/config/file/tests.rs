@@ -128,7 +128,8 @@ fn faults_are_told_by_place_and_path() {
         (
             "{\n\"a.b\":\n1}",
             "2:1: a.b: unknown key; known: listen, backends, routing, limits, timeouts, \
-             forwarding, pool, overflow, stats, admin, probePaths, accessLog, recording, stateFile",
+             forwarding, pool, overflow, stats, admin, probePaths, accessLog, requestId, \
+             recording, stateFile",
         ),
         (
             "{\"forwarding\": {\"via\": \"a\",\n\"via\": \"b\"}}",

@@ -26,11 +26,11 @@ fn rules(file: Option<&str>) -> AccessLogRules {
 /// A block with a line for each of these targets.
 fn block(targets: impl IntoIterator<Item = String>) -> Message {
     let config = Config { access_log: rules(Some("f")), ..Config::default() };
-    let mut access = Access::new(&config);
+    let mut access = Access::new(&config, 1);
     let now = Instant::from_millis(5);
     for target in targets {
         let mut visit = access.begin(now);
-        visit.take_fragment(now, format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes());
+        visit.take_fragment(now, format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes(), b"");
         visit.end(Ending::Complete);
         visit.finish(now, SocketAddr::from(([127, 0, 0, 1], 7)));
         access.end(visit);

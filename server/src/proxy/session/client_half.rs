@@ -363,7 +363,7 @@ impl ClientHalf {
         if shared.access.is_on() {
             debug_assert!(self.visit.is_none(), "the last exchange has its record");
             let started = self.head_since.unwrap_or(now);
-            self.visit = Some(shared.access.begin_request(now, started, head));
+            self.visit = Some(shared.access.begin_request(now, started, head, self.hop.is_trusted));
         }
         let is_upgrade = upgrade::is_asked(head);
         let hops = max_forwards(head);
@@ -377,6 +377,11 @@ impl ClientHalf {
             is_trusted: self.hop.is_trusted,
             client: &self.hop.fields,
             ends: &shared.request_ends,
+            added: if self.visit.is_some() {
+                shared.access.id_for_backend(self.visit.as_deref())
+            } else {
+                None
+            },
         };
         let len_max = forward::request_len_max(head, &plan, &context);
         let mut forwarded = shared.buffers.take_for_head(len_max);

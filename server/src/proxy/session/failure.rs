@@ -1,4 +1,5 @@
 //! Reactions of a session when a peer breaks a rule, fails or leaves.
+use std::hint::cold_path;
 use std::net::SocketAddr;
 
 use intelliproxy_core::{BackendId, Instant, Outcome, RequestFailure};
@@ -196,9 +197,13 @@ impl Session {
         &mut self,
         now: Instant,
         status: u16,
-        bytes: Vec<u8>,
+        mut bytes: Vec<u8>,
         shared: &mut Shared,
     ) {
+        if shared.access.adds_fields() {
+            cold_path();
+            self.add_fields(&mut bytes, shared);
+        }
         let is_persistent = self.exchange.take().is_some_and(|exchange| exchange.is_persistent);
         self.upstream.output.clear(&mut shared.buffers);
         shared.add_own_response(status);

@@ -36,7 +36,8 @@ impl Session {
                 return false;
             }
             let has_whole_request = self.client.has_whole_request();
-            match upstream.parse(exchange, has_whole_request, shared) {
+            match upstream.parse(exchange, self.client.visit.as_deref(), has_whole_request, shared)
+            {
                 Ok(Parsed::Complete(headed)) => {
                     if let HeadKind::Final { status, refusal, .. } = headed.kind
                         && (refusal.is_some() || status >= 500)

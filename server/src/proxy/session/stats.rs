@@ -5,6 +5,7 @@ use intelliproxy_core::Instant;
 
 use super::Session;
 use super::upstream_half::connection_option;
+use super::visit::add_fields;
 use crate::buffer::LARGE;
 use crate::http::answer;
 use crate::proxy::shared::Shared;
@@ -25,7 +26,11 @@ impl Session {
             shared.add_own_response(200);
             let connection = connection_option(exchange.version, exchange.is_persistent);
             let kind = "application/json";
-            let head = answer::encode_head(200, &shared.date, kind, fields, text.len(), connection);
+            let mut head =
+                answer::encode_head(200, &shared.date, kind, fields, text.len(), connection);
+            if shared.access.adds_fields() {
+                add_fields(self.client.visit.as_deref(), &mut head, shared);
+            }
             let output = &mut self.client.output;
             let has_room = output.reserve(head.len(), LARGE, &mut shared.buffers);
             debug_assert!(has_room, "J1: nothing waits before a response");

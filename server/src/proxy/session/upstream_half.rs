@@ -6,6 +6,7 @@ use intelliproxy_core::Instant;
 
 use super::exchange::Exchange;
 use super::look::Look;
+use crate::access::Visit;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
 use crate::http::body::{self, BodyReader, BodyWriter};
@@ -315,6 +316,7 @@ impl UpstreamHalf {
     pub(crate) fn parse(
         &mut self,
         exchange: &Exchange,
+        visit: Option<&Visit>,
         has_whole_request: bool,
         shared: &mut Shared,
     ) -> Result<Parsed<PassedHead>, UpstreamError> {
@@ -383,13 +385,21 @@ impl UpstreamHalf {
                 }
             }
         };
-        let is_verbatim = forward::is_verbatim(head, &plan);
+        let adds_fields = shared.access.adds_fields() && !matches!(kind, HeadKind::Interim { .. });
+        let is_verbatim = forward::is_verbatim(head, &plan) && !adds_fields;
         let lacks_date = !shared.date.is_empty() && forward::lacks_date(head);
         let date_at = if lacks_date { forward::status_line_len(head) } else { 0 };
         if !is_verbatim {
             let date = if lacks_date { &shared.date[..] } else { "" };
             shared.scratch.clear();
-            forward::encode_response(head, &plan, date, &mut shared.scratch);
+            if adds_fields {
+                let mut lines = date.to_owned();
+                shared.access.push_fields(visit, &mut lines);
+                let names: Vec<&str> = shared.access.added_names().into_iter().flatten().collect();
+                forward::encode_response(head, &plan, &lines, &names, &mut shared.scratch);
+            } else {
+                forward::encode_response(head, &plan, date, &[], &mut shared.scratch);
+            }
         }
         Ok(Parsed::Complete(PassedHead { len, is_verbatim, date_at, kind }))
     }

@@ -4,6 +4,7 @@ use intelliproxy_core::Instant;
 use super::Session;
 use super::upstream_half::{HeadKind, PassedHead};
 use crate::access::{Ending, Visit};
+use crate::buffer::Buffer;
 use crate::http::ClientError;
 use crate::proxy::shared::Shared;
 
@@ -64,7 +65,7 @@ impl Session {
         shared: &mut Shared,
     ) {
         if shared.access.is_on() {
-            self.client.visit = Some(shared.access.begin(now));
+            self.client.visit = Some(shared.access.begin_invalid(now, now, &[]));
             self.end_visit(ending);
         }
     }
@@ -80,14 +81,19 @@ impl Session {
     ) {
         let client = &mut self.client;
         if client.visit.is_none() && self.exchange.is_none() && shared.access.is_on() {
-            let mut visit = shared.access.begin(client.head_since.unwrap_or(now));
-            let input = client.input.as_ref().map_or(&[][..], |input| input.bytes());
-            visit.take_fragment(now, input);
-            client.visit = Some(visit);
+            let started = client.head_since.unwrap_or(now);
+            let input = client.input.as_ref().map_or(&[][..], Buffer::bytes);
+            client.visit = Some(shared.access.begin_invalid(now, started, input));
         }
         if let Some(visit) = &mut client.visit {
             visit.end_by_client(error);
         }
+    }
+
+    /// Adds the fields that responses get to one of the proxy itself.
+    #[cold]
+    pub(super) fn add_fields(&self, response: &mut Vec<u8>, shared: &Shared) {
+        add_fields(self.client.visit.as_deref(), response, shared);
     }
 
     /// Notes a head that was passed to the client.
@@ -107,4 +113,14 @@ impl Session {
             }
         }
     }
+}
+
+/// Adds the fields that responses get after the first line.
+#[cold]
+pub(super) fn add_fields(visit: Option<&Visit>, response: &mut Vec<u8>, shared: &Shared) {
+    let mut lines = String::new();
+    shared.access.push_fields(visit, &mut lines);
+    let line = response.iter().position(|byte| *byte == b'\n');
+    let begin = line.map_or(response.len(), |end| end + 1);
+    response.splice(begin..begin, lines.into_bytes());
 }

@@ -8,10 +8,10 @@ use crate::http::{ClientError, UpstreamError};
 /// The line of a request that begins with these bytes.
 fn line(format: AccessLogFormat, query: bool, client: SocketAddr, request: &[u8]) -> String {
     let access_log = AccessLogRules { file: Some("f".to_owned()), format, query };
-    let mut access = Access::new(&Config { access_log, ..Config::default() });
+    let mut access = Access::new(&Config { access_log, ..Config::default() }, 1);
     let started = Instant::from_millis(1000);
     let mut visit = access.begin(started);
-    visit.take_fragment(started + Duration::from_micros(1500), request);
+    visit.take_fragment(started + Duration::from_micros(1500), request, b"i");
     visit.end_by_client(ClientError::MissingHost);
     visit.answer_itself(started + Duration::from_millis(2), 400, 100);
     visit.send(115);
@@ -35,7 +35,7 @@ fn lines_are_exact() {
     assert_eq!(
         line(AccessLogFormat::Json, true, CLIENT, request),
         "{\"time\":\"2024-02-29T23:59:59.000Z\",\"client\":\"10.0.0.9\",\"port\":5000,\
-         \"requestId\":null,\"traceparent\":null,\"method\":\"GET\",\"target\":\"/a?b\",\
+         \"requestId\":\"i\",\"traceparent\":null,\"method\":\"GET\",\"target\":\"/a?b\",\
          \"version\":\"HTTP/1.1\",\"status\":400,\"received\":21,\"sent\":115,\"headMs\":1.500,\
          \"queueMs\":null,\"connectMs\":null,\"backendMs\":null,\"firstByteMs\":2.000,\
          \"totalMs\":3.000,\"backend\":null,\"tries\":0,\"why\":null,\"end\":\"client_error\",\
@@ -132,10 +132,10 @@ fn a_request_without_words_has_a_line() {
 #[test]
 fn a_retried_exchange_has_all_its_parts() {
     let access_log = AccessLogRules { file: Some("f".to_owned()), ..AccessLogRules::default() };
-    let mut access = Access::new(&Config { access_log, ..Config::default() });
+    let mut access = Access::new(&Config { access_log, ..Config::default() }, 1);
     let at = Instant::from_millis;
     let mut visit = access.begin(at(0));
-    visit.take_fragment(at(1), b"GET / HTTP/1.0");
+    visit.take_fragment(at(1), b"GET / HTTP/1.0", b"i");
     visit.wait(at(1));
     visit.route(at(3), crate::access::Why::Bound, "first");
     visit.dial(at(3));
@@ -156,7 +156,7 @@ fn a_retried_exchange_has_all_its_parts() {
     let json: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
     let expected = serde_json::json!({
         "time": "1970-01-01T00:00:00.000Z", "client": "10.0.0.9", "port": 5000,
-        "requestId": null, "traceparent": null, "method": "GET", "target": "/",
+        "requestId": "i", "traceparent": null, "method": "GET", "target": "/",
         "version": "HTTP/1.0", "status": 200, "received": 1014, "sent": 0, "headMs": 1.0,
         "queueMs": 2.0, "connectMs": 1.0, "backendMs": 4.0, "firstByteMs": 9.0, "totalMs": 10.0,
         "backend": "B", "tries": 2, "why": "retry", "end": "complete",

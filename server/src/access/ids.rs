@@ -1,0 +1,111 @@
+//! Ids of requests: taken from the client or made.
+use crate::config::{RequestIdRules, TakeId};
+
+/// Takes and makes ids.
+#[derive(Debug, Default)]
+pub(crate) struct Ids {
+    rules: RequestIdRules,
+    /// Distinguishes this instance: the first half of its ids.
+    instance: u64,
+    made: u64,
+}
+
+impl Ids {
+    /// `seed` differs from instance to instance.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { instance: mixed(seed), ..Self::default() }
+    }
+
+    pub(super) fn reconfigure(&mut self, rules: &RequestIdRules) {
+        self.rules.clone_from(rules);
+    }
+
+    pub(crate) const fn rules(&self) -> &RequestIdRules {
+        &self.rules
+    }
+
+    /// Whether a field with this name has an id.
+    pub(super) const fn is_field(&self, name: &str) -> bool {
+        name.eq_ignore_ascii_case(self.rules.field.as_str())
+    }
+
+    /// Whether the id of a client's request is taken: it is valid, and the client may choose it.
+    pub(super) fn takes(&self, id: &[u8], is_trusted: bool) -> bool {
+        let may_choose = match self.rules.take {
+            TakeId::Any => true,
+            TakeId::Trusted => is_trusted,
+            TakeId::None => false,
+        };
+        may_choose && (1..=ID_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+    }
+
+    /// Makes an id of 32 hexadecimal digits.
+    pub(super) fn make(&mut self) -> [u8; 32] {
+        self.made += 1;
+        let halves = [self.instance, mixed(self.instance ^ self.made)];
+        let bytes = halves.map(u64::to_be_bytes);
+        let mut id = [0; 32];
+        for (digits, byte) in id.chunks_exact_mut(2).zip(bytes.as_flattened()) {
+            digits.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        }
+        id
+    }
+}
+
+const fn digit(value: u8) -> u8 {
+    if value < 10 { b'0' + value } else { b'a' + value - 10 }
+}
+
+/// Mixes the bits of a number, one to one (splitmix64): ids of one instance differ.
+const fn mixed(number: u64) -> u64 {
+    let mut bits = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ bits >> 31
+}
+
+/// Characters of an id that is taken.
+const ID_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Ids of one instance and of two differ, and have 32 digits.
+    #[test]
+    fn ids_differ() {
+        let mut ids = BTreeSet::new();
+        for seed in [1, 2] {
+            let mut instance = Ids::new(seed);
+            ids.extend((0..1000).map(|_| instance.make()));
+        }
+        assert_eq!(ids.len(), 2000);
+        assert!(ids.iter().flatten().all(u8::is_ascii_hexdigit));
+        assert_eq!(ids.iter().filter(|id| id.iter().any(u8::is_ascii_uppercase)).count(), 0);
+    }
+
+    /// Row by row: who may choose an id, and which ids are valid.
+    #[test]
+    fn ids_are_taken_by_the_rules() {
+        let long = [b'x'; ID_MAX + 1];
+        let rows: [(TakeId, bool, &[u8], bool); 10] = [
+            (TakeId::Trusted, true, b"a", true),
+            (TakeId::Trusted, false, b"a", false),
+            (TakeId::Any, false, b"a", true),
+            (TakeId::None, true, b"a", false),
+            (TakeId::Any, true, b"", false),
+            (TakeId::Any, true, b"a b", false),
+            (TakeId::Any, true, b"a\xff", false),
+            (TakeId::Any, true, b"~\"{}", true),
+            (TakeId::Any, true, &long[..ID_MAX], true),
+            (TakeId::Any, true, &long, false),
+        ];
+        for (take, is_trusted, id, expected) in rows {
+            let mut ids = Ids::new(1);
+            ids.reconfigure(&RequestIdRules { take, ..RequestIdRules::default() });
+            assert_eq!(ids.takes(id, is_trusted), expected, "{take:?} {id:?}");
+        }
+    }
+}
