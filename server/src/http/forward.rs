@@ -160,7 +160,6 @@ pub(crate) fn encode_request(
         _ => false,
     };
     if let Some(AddedField { name, value }) = context.added {
-        cold_path();
         fields.write_kept_but(&[name], keeps, |line| out.extend(&[line]));
         out.extend(&[name.as_bytes(), b": ", value, b"\r\n"]);
     } else {

@@ -1,5 +1,4 @@
 //! Reactions of a session when a peer breaks a rule, fails or leaves.
-use std::hint::cold_path;
 use std::net::SocketAddr;
 
 use intelliproxy_core::{BackendId, Instant, Outcome, RequestFailure};
@@ -201,7 +200,6 @@ impl Session {
         shared: &mut Shared,
     ) {
         if shared.access.adds_fields() {
-            cold_path();
             self.add_fields(&mut bytes, shared);
         }
         let is_persistent = self.exchange.take().is_some_and(|exchange| exchange.is_persistent);
