@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use log::{LevelFilter, info, warn};
+use log::{info, warn};
 
 use crate::config::{BackendTarget, Config};
 use crate::edge::activation;
@@ -48,9 +48,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
     let read_file = |path: &Path| read_file_within(path, READ_TIME);
     match Command::parse(args.iter().cloned(), read_file) {
-        Ok(Command::Run { config, log_level, file, user }) => {
+        Ok(Command::Run { config, file, user }) => {
             let start = Start { name, args, early, user };
-            run(*config, log_level, file, start)
+            run(*config, file, start)
         }
         Ok(Command::Check { config, file }) => check(&config, file.as_deref()),
         Ok(Command::PrintConfig { config }) => print(&config.to_json()),
@@ -90,8 +90,9 @@ struct Start {
 
 /// Serves until a signal ends the program. On SIGHUP the file is read again with the same
 /// arguments, on SIGUSR2 the program is started again with them.
-fn run(config: Config, log_level: LevelFilter, file: Option<String>, start: Start) -> ExitCode {
+fn run(config: Config, file: Option<String>, start: Start) -> ExitCode {
     // Before the log: until here the process has no other thread, so that the user can change.
+    let rules = config.log.clone();
     let setup = match set_up(config, &start) {
         Ok(setup) => setup,
         Err(error) => {
@@ -99,7 +100,7 @@ fn run(config: Config, log_level: LevelFilter, file: Option<String>, start: Star
             return ExitCode::FAILURE;
         }
     };
-    let log = match logging::start(log_level) {
+    let log = match logging::start(&rules) {
         Ok(log) => log,
         Err(error) => {
             complain(&format!("cannot start the log: {error}"));

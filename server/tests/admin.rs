@@ -298,7 +298,7 @@ fn signals_without_an_effect_are_ignored() {
     let (mut program, port) = start(&[&start_backend("A", None)]);
     program.signal("-PIPE");
     program.signal("-USR1");
-    program.line_with("SIGUSR1: no log is written to a file, ignored");
+    program.line_with("SIGUSR1: opening the files of logs again");
     assert!(get(port, "/healthz").ends_with("\r\n\r\nok\n"));
 }
 

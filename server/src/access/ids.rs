@@ -25,7 +25,7 @@ impl Ids {
     }
 
     /// Whether a field with this name has an id.
-    pub(super) const fn is_field(&self, name: &str) -> bool {
+    pub(super) fn is_field(&self, name: &str) -> bool {
         name.eq_ignore_ascii_case(self.rules.field.as_str())
     }
 

@@ -6,8 +6,6 @@ use std::path::Path;
 
 use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 
-use log::LevelFilter;
-
 use super::flags::{Change, FLAGS, Flag};
 use crate::config::{Config, FileError};
 use crate::plain::os_error_text;
@@ -19,8 +17,6 @@ pub enum Command {
     Run {
         /// The valid configuration.
         config: Box<Config>,
-        /// The lowest level that is logged.
-        log_level: LevelFilter,
         /// The file that the configuration was read from.
         file: Option<String>,
         /// The user that serves, where root starts the program.
@@ -60,7 +56,6 @@ impl Command {
         let mut args = Arguments::new(args, repeatable);
         let mut settings: Vec<(&Flag, String)> = Vec::new();
         let (mut file, mut user) = (None, None);
-        let mut log_level = LevelFilter::Info;
         let mut has_check = false;
         let mut has_print = false;
         while let Some(argument) = args.next()? {
@@ -78,7 +73,6 @@ impl Command {
             }
             match name.as_str() {
                 "--config" => file = Some(args.value()?),
-                "--log-level" => log_level = parse_level(&name, &args.value()?)?,
                 "--user" => user = Some(args.value()?),
                 "--check" => args.no_value().map(|()| has_check = true)?,
                 "--print-config" => args.no_value().map(|()| has_print = true)?,
@@ -100,7 +94,7 @@ impl Command {
             }
             (true, false) => Self::Check { config, file },
             (false, true) => Self::PrintConfig { config },
-            (false, false) => Self::Run { config, log_level, file, user },
+            (false, false) => Self::Run { config, file, user },
         })
     }
 }
@@ -143,17 +137,6 @@ impl fmt::Display for UsageError {
 }
 
 impl std::error::Error for UsageError {}
-
-fn parse_level(name: &str, text: &str) -> Result<LevelFilter, ArgumentError> {
-    match text {
-        "error" => Ok(LevelFilter::Error),
-        "warn" => Ok(LevelFilter::Warn),
-        "info" => Ok(LevelFilter::Info),
-        "debug" => Ok(LevelFilter::Debug),
-        "trace" => Ok(LevelFilter::Trace),
-        _ => Err(ArgumentError::value(name, "error, warn, info, debug or trace", text)),
-    }
-}
 
 /// Reads the configuration file, which must be valid without the flags.
 fn load(

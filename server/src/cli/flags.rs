@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use intelliproxy_core::PolicyKind;
 
-use crate::config::{AccessLogFormat, BackendConfig, Config};
+use crate::config::{AccessLogFormat, BackendConfig, Config, LogFormat};
 
 /// A flag that sets a value of the configuration.
 pub(super) struct Flag {
@@ -48,7 +48,7 @@ impl Flag {
 }
 
 /// All flags, in the order of the help.
-pub(super) const FLAGS: [Flag; 24] = [
+pub(super) const FLAGS: [Flag; 27] = [
     Flag {
         name: "--listen",
         value: Some("HOST:PORT"),
@@ -221,6 +221,37 @@ pub(super) const FLAGS: [Flag; 24] = [
         help: "address of the pages /stats, /metrics, /healthz, /readyz and /config",
         change: Change::Set(|config, text| {
             config.admin.listen = Some(text.to_owned());
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "--log-level",
+        value: Some("LEVELS"),
+        path: "log.level",
+        help: "error, warn, info, debug or trace; single modules: info,reactor=debug",
+        change: Change::Set(|config, text| {
+            config.log.level = text.to_owned();
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "--log-format",
+        value: Some("FORMAT"),
+        path: "log.format",
+        help: "form of the log's lines: text or json",
+        change: Change::Set(|config, text| {
+            config.log.format = LogFormat::named(text)
+                .ok_or_else(|| format!("must be text or json, not {text:?}"))?;
+            Ok(())
+        }),
+    },
+    Flag {
+        name: "--log-file",
+        value: Some("FILE"),
+        path: "log.file",
+        help: "file that gets the log's lines instead of stderr",
+        change: Change::Set(|config, text| {
+            config.log.file = Some(text.to_owned());
             Ok(())
         }),
     },

@@ -40,7 +40,8 @@ pub(super) fn text() -> String {
     text.push_str(
         "\nsignals: SIGINT and SIGTERM stop after the requests in flight, a second one at once;\n\
          SIGHUP reloads the file, or resolves the backends' names again if there is none;\n\
-         SIGUSR2 starts the program again, which takes over without losing a request\n\
+         SIGUSR1 opens the files of logs again; SIGUSR2 starts the program again, which takes\n\
+         over without losing a request\n\
          \n\
          exit codes: 0 after SIGINT or SIGTERM, 1 if it cannot run, 2 for an invalid argument or\n\
          configuration file\n\
@@ -90,11 +91,10 @@ fn push_line(text: &mut String, line: &str) {
 }
 
 /// The flags that do not set a value of the configuration.
-const PROGRAM_FLAGS: [(&str, &str); 7] = [
+const PROGRAM_FLAGS: [(&str, &str); 6] = [
     ("--config FILE", "read the configuration from a JSON file, and again on SIGHUP"),
     ("--check", "validate flags and file, then exit"),
     ("--print-config", "print the resulting configuration as JSON, then exit"),
-    ("--log-level LEVEL", "error, warn, info (default), debug or trace; the log goes to stderr"),
     ("--user NAME[:GROUP]", "serve as this user, by name or number, where root starts the program"),
     ("-h, --help", "print this help, then exit"),
     ("-V, --version", "print the version, then exit"),

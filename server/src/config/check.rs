@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use intelliproxy_core::ConfigError;
 
-use super::{BackendUrl, Config, Forwarding, Limits, Listen, ListenAddress, Network, StatsRules};
+use super::{
+    BackendUrl, Config, Forwarding, Levels, Limits, Listen, ListenAddress, Network, StatsRules,
+};
 use crate::http::field::{FIELDS_MAX, Name};
 
 impl Config {
@@ -64,6 +66,13 @@ impl Config {
         }
         if self.state_file.as_ref().is_some_and(String::is_empty) {
             return Err(ConfigError::new("stateFile", "the path of a file, or null"));
+        }
+        if Levels::parse(&self.log.level).is_none() {
+            let allowed = format!("{LEVEL_ALLOWED}, not {:?}", self.log.level);
+            return Err(ConfigError::new("log.level", &allowed));
+        }
+        if self.log.file.as_ref().is_some_and(String::is_empty) {
+            return Err(ConfigError::new("log.file", "the path of a file, or null"));
         }
         if self.access_log.file.as_ref().is_some_and(String::is_empty) {
             return Err(ConfigError::new("accessLog.file", "the path of a file, stdout, or null"));
@@ -267,6 +276,9 @@ const BACKENDS_MAX: usize = 1000;
 const NETWORKS_MAX: usize = 64;
 /// Characters of a name: a backend's, or the one in Via.
 const NAME_MAX: usize = 64;
+/// A description of valid levels.
+const LEVEL_ALLOWED: &str =
+    "error, warn, info, debug or trace, or a list with up to 16 of MODULE=LEVEL";
 /// A description of valid names of added fields.
 const FIELD_ALLOWED: &str =
     "a token of 1 to 64 characters, not a field that the proxy handles otherwise";

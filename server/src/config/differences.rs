@@ -14,6 +14,7 @@ impl Config {
             ("overflow", self.overflow != old.overflow),
             ("stats", self.stats != old.stats),
             ("admin", self.admin != old.admin),
+            ("log", self.log != old.log),
             ("accessLog", self.access_log != old.access_log),
             ("probePaths", self.probe_paths != old.probe_paths),
             ("requestId", self.request_id != old.request_id),
@@ -51,6 +52,7 @@ mod tests {
         new.probe_paths.ping.push('x');
         new.request_id.to_client = true;
         new.admin.listen = Some("[::1]:2".to_owned());
+        new.log.level = "warn".to_owned();
         new.access_log.query = false;
         new.recording.files += 1;
         let told = new.settings_unlike(&old);

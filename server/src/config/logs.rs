@@ -1,5 +1,45 @@
-//! Rules for the access log and for the ids of requests.
+//! Rules for the program's log, for the access log, and for the ids of requests.
 use serde::{Deserialize, Serialize};
+
+/// The program's log.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct LogRules {
+    /// The lowest level (`info`), also for single modules: `info,reactor=debug`.
+    pub level: String,
+    /// The form of a line.
+    pub format: LogFormat,
+    /// The file that lines are appended to (null: stderr).
+    pub file: Option<String>,
+}
+
+impl Default for LogRules {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text, file: None }
+    }
+}
+
+/// The form of a line of the program's log.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Time, level, module and text.
+    #[default]
+    Text,
+    /// The same as a JSON object.
+    Json,
+}
+
+impl LogFormat {
+    /// Returns the format of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            "text" => Some(Self::Text),
+            "json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+}
 
 /// One line for each exchange.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

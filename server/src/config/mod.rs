@@ -13,6 +13,7 @@ mod differences;
 mod document;
 mod file;
 mod host;
+mod levels;
 mod listen;
 mod logs;
 mod millis;
@@ -26,8 +27,9 @@ mod url;
 
 pub(crate) use file::rules_from_json;
 pub use host::HostError;
+pub(crate) use levels::Levels;
 pub use listen::{Listen, ListenAddress};
-pub use logs::{AccessLogFormat, AccessLogRules, RequestIdRules, TakeId};
+pub use logs::{AccessLogFormat, AccessLogRules, LogFormat, LogRules, RequestIdRules, TakeId};
 pub use network::{Network, NetworkError};
 pub use place::FileError;
 pub use target::BackendTarget;
@@ -60,6 +62,8 @@ pub struct Config {
     pub admin: AdminRules,
     /// The paths that probes ask for.
     pub probe_paths: ProbePaths,
+    /// The program's log.
+    pub log: LogRules,
     /// One line for each exchange.
     pub access_log: AccessLogRules,
     /// Ids of requests.
@@ -95,6 +99,7 @@ impl Default for Config {
             stats: StatsRules::default(),
             admin: AdminRules::default(),
             probe_paths: ProbePaths::default(),
+            log: LogRules::default(),
             access_log: AccessLogRules::default(),
             request_id: RequestIdRules::default(),
             recording: RecordingRules::default(),

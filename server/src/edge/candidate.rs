@@ -4,6 +4,7 @@
 //! candidate that is dropped leaves everything as it was.
 use super::access;
 use super::listen::{Listeners, Place};
+use super::logging;
 use super::record::{self, Opened};
 use super::resolve::admin_entries;
 use super::state::Kept;
@@ -26,6 +27,8 @@ pub(crate) struct Candidate {
 pub(crate) struct Files {
     /// The new recording; `None` within if there is none any more.
     pub(crate) recording: Option<Option<Opened>>,
+    /// The new file, form and levels of the program's log.
+    pub(crate) log: Option<logging::Opened>,
     /// The new access log.
     pub(crate) access_log: Option<access::Opened>,
     /// The content of the state file; `None` if it is not used.
@@ -55,6 +58,8 @@ impl Candidate {
         let listeners = Listeners::bind(&config.listen, &current.listeners)?;
         let admin = Listeners::bind(&admin_entries(&config), &current.admin)?;
         let state = Kept::read(&config)?;
+        let is_other = config.log != current.config.log;
+        let log = is_other.then(|| logging::Opened::new(&config.log)).transpose()?;
         let is_other = config.access_log != current.config.access_log;
         let access_log = is_other.then(|| access::Opened::new(&config.access_log)).transpose()?;
         // The last step, as it renames a file that is there already.
@@ -68,7 +73,7 @@ impl Candidate {
             targets,
             listeners,
             admin,
-            files: Files { recording, access_log, state },
+            files: Files { recording, log, access_log, state },
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The log: lines go through a bounded queue to a thread, which writes them to stderr.
+//! The log: lines go through a bounded queue to a thread, which writes them to stderr or a file.
 //!
 //! A caller that logs never waits. A line that finds the queue full, because stderr is not read
 //! fast enough, is dropped and counted. A failed write, because the disk is full or the reader of
@@ -9,29 +9,111 @@
 //! crates do not do all three.
 use std::borrow::Cow;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, Log, Metadata, Record, warn};
 
 use super::worker::{Ended, Queue, Worker};
+use super::{disk, json};
+use crate::config::{Levels, LogFormat, LogRules};
 use crate::pages::LogCounts;
 use crate::plain::os_error_text;
 use crate::plain::plain;
 use crate::utc::Utc;
 
-/// Installs this log for the program, with lines from `level` up.
+/// Installs this log for the program.
 ///
 /// # Errors
-/// The thread cannot be started, or the process already has a log.
-pub(crate) fn start(level: LevelFilter) -> io::Result<LogGuard> {
-    let (queue, guard) = spawn(level, LINES_MAX, io::stderr())?;
-    log::set_boxed_logger(Box::new(queue)).map_err(io::Error::other)?;
-    log::set_max_level(level);
+/// The file cannot be opened, the thread cannot be started, or the process already has a log; in
+/// one line.
+pub(crate) fn start(rules: &LogRules) -> Result<LogGuard, String> {
+    let Opened { levels, format, out } = Opened::new(rules)?;
+    let lowest = levels.lowest();
+    let fail = |error: io::Error| format!("cannot start the log: {}", os_error_text(&error));
+    let (queue, guard) = spawn(levels, format, LINES_MAX, out).map_err(fail)?;
+    log::set_boxed_logger(Box::new(queue)).map_err(|error| fail(io::Error::other(error)))?;
+    log::set_max_level(lowest);
     Ok(guard)
+}
+
+/// The rules of a log with its open file.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    levels: Levels,
+    format: LogFormat,
+    out: Box<dyn Target>,
+}
+
+impl Opened {
+    /// Opens the file of these rules.
+    ///
+    /// # Errors
+    /// The reason why it cannot be opened, in one line.
+    pub(crate) fn new(rules: &LogRules) -> Result<Self, String> {
+        let levels = Levels::parse(&rules.level).ok_or("log.level is invalid")?;
+        let out: Box<dyn Target> = match &rules.file {
+            None => Box::new(io::stderr()),
+            Some(path) => Box::new(LogFile::open(path).map_err(|error| {
+                format!("cannot write the log {path}: {}", os_error_text(&error))
+            })?),
+        };
+        Ok(Self { levels, format: rules.format, out })
+    }
+}
+
+/// The destination of lines.
+trait Target: Write + Send + fmt::Debug {
+    /// Opens it again; does nothing where there is nothing to open.
+    fn reopen(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Why lines are lost if it is too slow.
+    fn slowness(&self) -> String {
+        "stderr was not read fast enough".to_owned()
+    }
+}
+
+impl Target for io::Stderr {}
+
+/// A file of the log.
+#[derive(Debug)]
+struct LogFile {
+    file: File,
+    path: String,
+}
+
+impl LogFile {
+    fn open(path: &str) -> io::Result<Self> {
+        Ok(Self { file: disk::append(Path::new(path))?, path: path.to_owned() })
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Target for LogFile {
+    fn reopen(&mut self) -> io::Result<()> {
+        self.file = disk::append(Path::new(&self.path))?;
+        Ok(())
+    }
+
+    fn slowness(&self) -> String {
+        format!("{} was not written fast enough", self.path)
+    }
 }
 
 /// The running log. [`LogGuard::finish`] ends it.
@@ -61,14 +143,42 @@ impl LogGuard {
     }
 }
 
-/// Reads the counts of lost lines.
+/// Reads the counts of lost lines, and asks for the file to be opened again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LogWatch {
     dropped: Arc<AtomicU64>,
     failed_writes: Arc<AtomicU64>,
+    /// Asks the writer to open its file again.
+    is_reopen_asked: Arc<AtomicBool>,
+    levels: Arc<RwLock<Levels>>,
+    messages: Option<Queue<Message>>,
 }
 
 impl LogWatch {
+    /// Opens the file again: a renamed one is let go.
+    pub(crate) fn reopen(&self) {
+        self.is_reopen_asked.store(true, Ordering::Release);
+        if let Some(messages) = &self.messages {
+            // A writer with a full queue sees the request without a message.
+            let _ = messages.offer(Message::Reopen);
+        }
+    }
+
+    /// Continues with another file, form and levels. A file that finds the queue full is not used;
+    /// the next signal to open it again does not help then, so a line says so.
+    pub(crate) fn set(&self, opened: Opened) {
+        let Some(messages) = &self.messages else { return };
+        let Opened { levels, format, out } = opened;
+        let lowest = levels.lowest();
+        if let Ok(mut current) = self.levels.write() {
+            *current = levels;
+        }
+        log::set_max_level(lowest);
+        if messages.offer(Message::Set { format, out }).is_err() {
+            warn!("log: too busy to change its file, keeping the old one");
+        }
+    }
+
     /// The counts since the program's start.
     pub(crate) fn counts(&self) -> LogCounts {
         LogCounts {
@@ -81,13 +191,13 @@ impl LogWatch {
 
 /// The log's side that the program writes to.
 struct LineQueue {
-    level: LevelFilter,
+    levels: Arc<RwLock<Levels>>,
     messages: Queue<Message>,
 }
 
 impl Log for LineQueue {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level
+        self.levels.read().is_ok_and(|levels| metadata.level() <= levels.of(metadata.target()))
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -111,6 +221,13 @@ impl Log for LineQueue {
 #[derive(Debug)]
 enum Message {
     Line(Line),
+    /// Wakes the writer, which then opens its file again.
+    Reopen,
+    /// The following lines have this form and go there.
+    Set {
+        format: LogFormat,
+        out: Box<dyn Target>,
+    },
     Finish,
 }
 
@@ -134,34 +251,78 @@ impl Line {
     }
 }
 
+impl Line {
+    /// Appends the line as a JSON object.
+    fn write_json(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        let level = self.level.as_str().to_ascii_lowercase();
+        write!(out, "{{\"time\":\"{}\",\"level\":\"{level}\",\"module\":", Stamp(self.at))?;
+        json::put_string(out, self.target.as_bytes());
+        out.extend_from_slice(b",\"text\":");
+        json::put_string(out, self.text.as_bytes());
+        out.extend_from_slice(b"}\n");
+        Ok(())
+    }
+}
+
+/// A time in UTC, to the millisecond.
+struct Stamp(SystemTime);
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let Utc { year, month, day, hour, minute, second } = Utc::from_seconds(since.as_secs());
+        let millis = since.subsec_millis();
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    }
+}
+
 /// Time, level, module and text, without invisible characters so that it stays one line.
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = self.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let Utc { year, month, day, hour, minute, second } = Utc::from_seconds(since.as_secs());
-        let (millis, level) = (since.subsec_millis(), self.level);
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z ")?;
-        write!(f, "{level:<5} [{}] {}", self.target, plain(&self.text))
+        let level = self.level;
+        write!(f, "{} {level:<5} [{}] {}", Stamp(self.at), self.target, plain(&self.text))
     }
 }
 
 /// Starts a writer behind a queue of `lines_max` lines.
 fn spawn(
-    level: LevelFilter,
+    levels: Levels,
+    format: LogFormat,
     lines_max: usize,
-    out: impl Write + Send + 'static,
+    out: Box<dyn Target>,
 ) -> io::Result<(LineQueue, LogGuard)> {
     let (patience, impatient) = crossbeam_channel::bounded(0);
     let failed_writes = Arc::<AtomicU64>::default();
-    let counted = Arc::clone(&failed_writes);
+    let is_reopen_asked = Arc::<AtomicBool>::default();
+    let (counted, reopens) = (Arc::clone(&failed_writes), Arc::clone(&is_reopen_asked));
     let Worker { queue, ended } = Worker::start("log", lines_max, move |mut queued| {
-        let watch = LogWatch { dropped: queued.dropped(), failed_writes: counted };
+        let watch = LogWatch {
+            dropped: queued.dropped(),
+            failed_writes: counted,
+            is_reopen_asked: reopens,
+            ..LogWatch::default()
+        };
         let buffer = Vec::new();
-        let mut writer = Writer { out, watch, impatient, buffer, told_dropped: 0, failure: None };
+        let mut writer = Writer {
+            out,
+            format,
+            watch,
+            impatient,
+            buffer,
+            told_dropped: 0,
+            unwritten: None,
+            failure: None,
+        };
         while let Some(message) = queued.next() {
-            let is_last = matches!(message, Message::Finish);
-            if let Message::Line(line) = message {
+            writer.reopen_if_asked();
+            if let Some(line) = writer.unwritten.take() {
                 writer.write(&line);
+            }
+            let is_last = matches!(message, Message::Finish);
+            match message {
+                Message::Line(line) => writer.write(&line),
+                Message::Set { format, out } => (writer.format, writer.out) = (format, out),
+                Message::Reopen | Message::Finish => {}
             }
             // Reported when the queue is empty, so that the count covers a whole burst.
             if is_last || queued.is_empty() {
@@ -172,14 +333,23 @@ fn spawn(
             }
         }
     })?;
-    let watch = LogWatch { dropped: queue.dropped(), failed_writes };
+    let messages = Some(queue.clone());
+    let levels = Arc::new(RwLock::new(levels));
+    let watch = LogWatch {
+        dropped: queue.dropped(),
+        failed_writes,
+        is_reopen_asked,
+        levels: Arc::clone(&levels),
+        messages,
+    };
     let guard = LogGuard { messages: queue.clone(), patience, ended, watch };
-    Ok((LineQueue { level, messages: queue }, guard))
+    Ok((LineQueue { levels, messages: queue }, guard))
 }
 
 /// Writes lines and counts those that it could not write.
-struct Writer<W> {
-    out: W,
+struct Writer {
+    out: Box<dyn Target>,
+    format: LogFormat,
     watch: LogWatch,
     /// Disconnected once the program ends.
     impatient: Receiver<()>,
@@ -187,11 +357,13 @@ struct Writer<W> {
     buffer: Vec<u8>,
     /// Dropped lines that a log line has already reported.
     told_dropped: u64,
+    /// A line about a file that could not be opened again.
+    unwritten: Option<Line>,
     /// The number of failed writes since the last success, and the error of the first one.
     failure: Option<(u64, String)>,
 }
 
-impl<W: Write> Writer<W> {
+impl Writer {
     /// Writes a line, and another one about failed writes that preceded it.
     fn write(&mut self, line: &Line) {
         self.put(line);
@@ -209,9 +381,26 @@ impl<W: Write> Writer<W> {
         let count = dropped - self.told_dropped;
         if count > 0 {
             self.told_dropped = dropped;
-            let why = "stderr was not read fast enough";
+            let why = self.out.slowness();
             self.write(&Line::own(format!("{count} log lines dropped: {why}")));
         }
+    }
+
+    /// Opens the file again if that was asked for, and logs a failure. The open file is kept then.
+    fn reopen_if_asked(&mut self) {
+        if self.watch.is_reopen_asked.load(Ordering::Acquire) {
+            self.reopen();
+        }
+    }
+
+    /// Opens the file again. Returns whether it was opened.
+    fn reopen(&mut self) -> bool {
+        self.watch.is_reopen_asked.store(false, Ordering::Release);
+        let Err(error) = self.out.reopen() else { return true };
+        let wrong = os_error_text(&error);
+        let text = format!("log: cannot be opened again: {wrong}: keeping the open file");
+        self.unwritten = Some(Line::own(text));
+        false
     }
 
     /// Writes one line, continuing where a failed write stopped. Empties the buffer unless the
@@ -219,7 +408,10 @@ impl<W: Write> Writer<W> {
     fn put(&mut self, line: &Line) {
         self.buffer.clear();
         // Writing into a vector does not fail.
-        let _ = writeln!(self.buffer, "{line}");
+        let _ = match self.format {
+            LogFormat::Text => writeln!(self.buffer, "{line}"),
+            LogFormat::Json => line.write_json(&mut self.buffer),
+        };
         let mut written = 0;
         while let Some(rest) = self.buffer.get(written..).filter(|rest| !rest.is_empty()) {
             let error = match self.out.write(rest) {
@@ -237,6 +429,10 @@ impl<W: Write> Writer<W> {
             if self.impatient.recv_timeout(RETRY_TIME) == Err(RecvTimeoutError::Disconnected) {
                 self.watch.dropped.fetch_add(1, Ordering::Relaxed);
                 return;
+            }
+            if self.watch.is_reopen_asked.load(Ordering::Acquire) && self.reopen() {
+                // The line is written whole into the new file.
+                written = 0;
             }
         }
         self.buffer.clear();

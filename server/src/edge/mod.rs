@@ -9,6 +9,7 @@ pub(crate) mod candidate;
 pub(crate) mod disk;
 pub(crate) mod early;
 pub(crate) mod handover;
+mod json;
 pub mod listen;
 pub(crate) mod logging;
 pub(crate) mod notify;
@@ -145,9 +146,10 @@ impl Edge {
     /// Opens the files of logs again: a renamed one is let go.
     #[cold]
     pub(crate) fn reopen_logs(&self) {
-        match &self.access {
-            Some(access) => access.reopen(),
-            None => info!("SIGUSR1: no log is written to a file, ignored"),
+        info!("SIGUSR1: opening the files of logs again");
+        self.log.reopen();
+        if let Some(access) = &self.access {
+            access.reopen();
         }
     }
 
@@ -223,6 +225,9 @@ impl Edge {
         proxy: &mut Proxy,
     ) {
         self.adopt_state(now, files.state, is_other_policy, proxy);
+        if let Some(opened) = files.log {
+            self.log.set(opened);
+        }
         if let Some(opened) = files.access_log
             && let Err(wrong) = self.set_access_log(now, opened, proxy)
         {

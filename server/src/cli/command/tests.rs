@@ -2,7 +2,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{AccessLogFormat, AccessLogRules, BackendConfig, RecordingRules};
+use crate::config::{
+    AccessLogFormat, AccessLogRules, BackendConfig, LogFormat, LogRules, RecordingRules,
+};
 
 /// The files of the tests.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
@@ -30,12 +32,10 @@ fn config(args: &[&str]) -> Config {
     }
 }
 
-/// Without arguments: the defaults with log level info, the same as the default values given as
-/// flags.
+/// Without arguments: the defaults, the same as the default values given as flags.
 #[test]
 fn plain_form_is_the_default() {
-    let (config, log_level) = (Box::default(), LevelFilter::Info);
-    let expected = Command::Run { config, log_level, file: None, user: None };
+    let expected = Command::Run { config: Box::default(), file: None, user: None };
     assert_eq!(parse(&[]), Ok(expected.clone()));
     let plain = "--listen 127.0.0.1:3001 --backend A=http://localhost:3000 \
                  --backend B=http://localhost:3002";
@@ -46,7 +46,7 @@ fn plain_form_is_the_default() {
 #[test]
 fn flags_set_their_values() {
     type Change = fn(&mut Config);
-    let rows: [(&[&str], Change); 23] = [
+    let rows: [(&[&str], Change); 24] = [
         (&["--listen=[::1]:80"], |c| c.listen = vec!["[::1]:80".into()]),
         (&["--listen", "a:1", "--listen", "b:2"], |c| {
             c.listen = vec!["a:1".into(), "b:2".into()];
@@ -79,6 +79,10 @@ fn flags_set_their_values() {
             c.stats.allow = vec!["::1".to_owned(), "10.0.0.0/8".to_owned()];
         }),
         (&["--admin", "localhost:9"], |c| c.admin.listen = Some("localhost:9".to_owned())),
+        (&["--log-level=warn,edge=debug", "--log-format", "json", "--log-file", "l"], |c| {
+            let (level, file) = ("warn,edge=debug".to_owned(), Some("l".to_owned()));
+            c.log = LogRules { level, format: LogFormat::Json, file };
+        }),
         (&["--access-log", "a", "--access-log-format=combined"], |c| {
             let file = Some("a".to_owned());
             c.access_log = AccessLogRules { file, format: AccessLogFormat::Combined, query: true };
@@ -143,17 +147,6 @@ fn other_commands() {
             other => panic!("{args:?}: {other:?}"),
         }
     }
-    for (text, level) in [
-        ("error", LevelFilter::Error),
-        ("warn", LevelFilter::Warn),
-        ("info", LevelFilter::Info),
-        ("debug", LevelFilter::Debug),
-        ("trace", LevelFilter::Trace),
-    ] {
-        let expected =
-            Command::Run { config: Box::default(), log_level: level, file: None, user: None };
-        assert_eq!(parse(&["--log-level", text]), Ok(expected));
-    }
 }
 
 /// Every error is one line that names the argument or the file.
@@ -177,7 +170,7 @@ fn faults_are_told_in_one_line() {
         (&["--check", "--print-config"], "--print-config: not together with --check"),
         (
             &["--log-level", "loud"],
-            "--log-level: must be error, warn, info, debug or trace, not \"loud\"",
+            "--log-level: must be error, warn, info, debug or trace, or a list with up to 16 of MODULE=LEVEL, not \"loud\"",
         ),
         (
             &["--listen", "a:1", "--listen", "3001"],

@@ -18,6 +18,18 @@ impl<F: FnMut(&[u8]) -> io::Result<usize>> Write for Out<F> {
     }
 }
 
+impl<F> fmt::Debug for Out<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Out")
+    }
+}
+
+impl<F: FnMut(&[u8]) -> io::Result<usize> + Send> Target for Out<F> {}
+
+fn levels(text: &str) -> Levels {
+    Levels::parse(text).expect("valid levels")
+}
+
 /// The text of a written line.
 fn text_of(bytes: &[u8]) -> String {
     let line = String::from_utf8(bytes.to_vec()).expect("UTF-8");
@@ -33,7 +45,8 @@ fn lines_are_written_in_order() {
         written.send(text_of(bytes)).expect("a reader");
         Ok(bytes.len())
     };
-    let (queue, guard) = spawn(LevelFilter::Info, 8, Out(write)).expect("a thread");
+    let (queue, guard) =
+        spawn(levels("info"), LogFormat::Text, 8, Box::new(Out(write))).expect("a thread");
     log(&queue, Level::Info, "one");
     log(&queue, Level::Debug, "hidden");
     log(&queue, Level::Error, "two\u{1b}[m");
@@ -65,7 +78,8 @@ fn lines_beyond_the_queue_are_counted() {
         let _ = opened.recv();
         Ok(bytes.len())
     };
-    let (queue, guard) = spawn(LevelFilter::Info, 2, Out(write)).expect("a thread");
+    let (queue, guard) =
+        spawn(levels("info"), LogFormat::Text, 2, Box::new(Out(write))).expect("a thread");
     let watch = guard.watch();
     log(&queue, Level::Info, "0");
     let first = lines.recv().expect("the first line, then the writer is held up");
@@ -105,7 +119,8 @@ fn failed_writes_are_repeated() {
             }
         }
     };
-    let (queue, guard) = spawn(LevelFilter::Info, 8, Out(write)).expect("a thread");
+    let (queue, guard) =
+        spawn(levels("info"), LogFormat::Text, 8, Box::new(Out(write))).expect("a thread");
     let watch = guard.watch();
     log(&queue, Level::Info, "one");
     log(&queue, Level::Info, "two");
@@ -121,7 +136,8 @@ fn failed_writes_are_repeated() {
 #[test]
 fn a_dead_place_is_harmless() {
     let write = |_: &[u8]| Err(ErrorKind::BrokenPipe.into());
-    let (queue, guard) = spawn(LevelFilter::Info, 1, Out(write)).expect("a thread");
+    let (queue, guard) =
+        spawn(levels("info"), LogFormat::Text, 1, Box::new(Out(write))).expect("a thread");
     let (watch, ended) = (guard.watch(), guard.ended.clone());
     for _ in 0..5 {
         log(&queue, Level::Info, "lost");
@@ -130,4 +146,63 @@ fn a_dead_place_is_harmless() {
     assert!(ended.wait(Duration::from_secs(30)), "the writer has ended");
     assert!(watch.counts().failed_writes > 0);
     assert!(watch.counts().dropped >= 5, "{:?}", watch.counts());
+}
+
+/// A line as JSON is read back unchanged, whatever its text.
+#[test]
+fn json_lines_have_their_form() {
+    let line = Line {
+        at: SystemTime::UNIX_EPOCH + Duration::from_millis(951_782_400_007),
+        level: Level::Warn,
+        target: Cow::Borrowed("t"),
+        text: "\"x\"\u{1b}[m\u{202e}ö".to_owned(),
+    };
+    let mut out = Vec::new();
+    line.write_json(&mut out).expect("memory");
+    let text = String::from_utf8(out).expect("UTF-8");
+    assert_eq!(
+        text,
+        "{\"time\":\"2000-02-29T00:00:00.007Z\",\"level\":\"warn\",\"module\":\"t\",\
+         \"text\":\"\\\"x\\\"\\u001b[m\\u202eö\"}\n"
+    );
+}
+
+/// A file is continued, let go when it was renamed, and kept if it cannot be opened again.
+#[test]
+fn a_renamed_file_is_let_go() {
+    let name = format!("intelliproxy-log-{}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let (path, old) = (folder.join("log"), folder.join("log.1"));
+    let name = path.to_str().expect("UTF-8").to_owned();
+    let texts = |path: &Path| {
+        let text = std::fs::read_to_string(path).expect("a file");
+        text.lines().map(|line| text_of(line.as_bytes())).collect::<Vec<_>>()
+    };
+    let open = || Box::new(LogFile::open(&name).expect("a file"));
+    for text in ["one", "two"] {
+        let (queue, guard) = spawn(levels("info"), LogFormat::Text, 8, open()).expect("a thread");
+        log(&queue, Level::Info, text);
+        guard.finish();
+    }
+    std::fs::rename(&path, &old).expect("a rename");
+    let (queue, guard) = spawn(levels("info"), LogFormat::Text, 8, open()).expect("a thread");
+    let planted = folder.join("log.2");
+    std::fs::rename(&path, &planted).expect("a rename");
+    guard.watch().reopen();
+    log(&queue, Level::Info, "three");
+    guard.finish();
+    assert_eq!(texts(&old), ["one", "two"]);
+    assert_eq!(texts(&planted), [""; 0]);
+    assert_eq!(texts(&path), ["three"]);
+    let (queue, guard) = spawn(levels("info"), LogFormat::Text, 8, open()).expect("a thread");
+    std::fs::rename(&path, &planted).expect("a rename");
+    std::os::unix::fs::symlink(&old, &path).expect("a link");
+    guard.watch().reopen();
+    log(&queue, Level::Info, "four");
+    guard.finish();
+    let wrong = "log: cannot be opened again: is a symbolic link, which is not followed: keeping the open file";
+    assert_eq!(texts(&planted), ["three", wrong, "four"]);
+    std::fs::remove_dir_all(folder).expect("the folder goes");
 }

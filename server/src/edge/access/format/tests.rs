@@ -164,3 +164,20 @@ fn a_retried_exchange_has_all_its_parts() {
     });
     assert_eq!(json, expected);
 }
+
+/// Numbers have all their digits and no others; row by row.
+#[test]
+fn numbers_are_exact() {
+    for number in [0, 1, 9, 10, 99, 100, 12_345, 1_000_000, u64::MAX - 1, u64::MAX] {
+        let mut out = Vec::new();
+        put_number(&mut out, number);
+        assert_eq!(String::from_utf8(out).expect("digits"), number.to_string());
+    }
+    for (nanos, text) in
+        [(0, "0.000"), (999, "0.000"), (1_234_567, "1.234"), (60_000_000_000, "60000.000")]
+    {
+        let mut out = Vec::new();
+        put_span(&mut out, "", Span::of(Duration::from_nanos(nanos)));
+        assert_eq!(String::from_utf8(out).expect("digits"), text);
+    }
+}

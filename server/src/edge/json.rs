@@ -1,0 +1,68 @@
+//! JSON texts from bytes of peers.
+use std::io::Write;
+
+/// Appends a JSON string. What is not visible is escaped as `\u00HH`; a byte that is not part of
+/// UTF-8 appears as `\xHH` in the text.
+pub(super) fn put_string(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(b'"');
+    if is_plain(text) {
+        out.extend_from_slice(text);
+        return out.push(b'"');
+    }
+    let mut plain = 0;
+    for (at, byte) in text.iter().enumerate() {
+        if matches!(byte, b' '..=b'~') && !b"\"\\".contains(byte) {
+            continue;
+        }
+        out.extend_from_slice(&text[plain..at]);
+        plain = at;
+        if !byte.is_ascii() {
+            break;
+        }
+        plain = at + 1;
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+            _ => put(out, format_args!("\\u{byte:04x}")),
+        }
+    }
+    put_foreign(out, &text[plain..]);
+    out.push(b'"');
+}
+
+/// Whether all bytes are visible ASCII other than quotes and backslashes. Without an early end, so
+/// that the compiler compares many bytes at once.
+pub(super) fn is_plain(text: &[u8]) -> bool {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\');
+    text.iter().fold(true, |all, byte| all & is_plain(*byte))
+}
+
+/// Appends the rest of a text from its first byte on that is not ASCII, or a plain rest.
+fn put_foreign(out: &mut Vec<u8>, text: &[u8]) {
+    if text.is_ascii() {
+        return out.extend_from_slice(text);
+    }
+    for chunk in text.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '"' | '\\' => out.extend_from_slice(&[b'\\', character as u8]),
+                ' '..='~' => out.push(character as u8),
+                _ if !character.is_ascii() && character.escape_debug().len() == 1 => {
+                    put(out, format_args!("{character}"));
+                }
+                _ => {
+                    for unit in character.encode_utf16(&mut [0; 2]) {
+                        put(out, format_args!("\\u{unit:04x}"));
+                    }
+                }
+            }
+        }
+        for byte in chunk.invalid() {
+            put(out, format_args!("\\\\x{byte:02x}"));
+        }
+    }
+}
+
+/// Appends formatted text, which does not fail.
+fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    let _ = out.write_fmt(text);
+}
