@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The metrics of the release build, read by the parser of the PyPI package prometheus-client.
+"""The metrics of the release build, read by the parser of the PyPI package prometheus-client, and its access log.
 
     .ci/metrics.py    builds nothing: `cargo build --workspace --release --locked` comes before
 
@@ -11,6 +11,8 @@ import json
 import os
 import pathlib
 import re
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,16 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "re
 DEADLINE_S = 60
 CLIENTS, REQUESTS = 8, 250
 MANY = 1000
+# Requests that are refused or unusual; each is one line of the access log.
+HOSTILE = [
+    b"GET /\xff\xfe\"\\\x01 HTTP/1.1\r\n\r\n",
+    b"GET /no-host HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: h\r\nUser-Agent: \"\\\xc3(\x80\t\xe2\x80\xae\r\nReferer: \xf0\x9f\x98\x80\r\nConnection: close\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+]
+TEXT = r'"(?:[ !#-\[\]-~]|\\x[0-9A-F]{2})*"'
+COMBINED = re.compile(rf'[0-9a-f.:]+ - - \[\d\d/[A-Z][a-z]{{2}}/\d{{4}}:\d\d:\d\d:\d\d \+0000\] {TEXT} \d{{3}} \d+ {TEXT} {TEXT}')
 
 
 def parser():
@@ -42,11 +54,11 @@ def parser():
 class Proxy:
     """The proxy with its admin pages; it is killed when its context is left."""
 
-    def __init__(self, config, folder):
+    def __init__(self, config, folder, stdout=subprocess.DEVNULL):
         path = pathlib.Path(folder) / "proxy.json"
         path.write_text(json.dumps({"listen": ["127.0.0.1:0"], "admin": {"listen": "127.0.0.1:0"}, **config}))
         command = [TARGET / "intelliproxy", "--config", path, "--log-level", "info"]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, text=True)
         self.port = self.port_in(r"listening on http://127\.0\.0\.1:(\d+)")
         self.admin = self.port_in(r"admin pages on http://127\.0\.0\.1:(\d+)")
         threading.Thread(target=lambda: [None for _ in self.process.stderr], daemon=True).start()
@@ -74,6 +86,10 @@ class Proxy:
             assert family.type in ("counter", "gauge", "histogram"), f"{family.name} is {family.type}"
             assert family.documentation, f"{family.name} has no help"
         return names
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(DEADLINE_S) == 0
 
     def __enter__(self):
         return self
@@ -150,9 +166,48 @@ def check_many(read, folder):
     print(f"{MANY} backends: {size} bytes; {1000 * spent / (scrapes + 1):.1f} ms of CPU a scrape, spread over turns", flush=True)
 
 
+def check_access_log(read, folder):
+    """Each exchange is a line that Python's json or a strict expression reads; the sums agree."""
+    for form in ("json", "combined"):
+        path = pathlib.Path(folder) / f"access.{form}"
+        # One form goes to a file, the other one to stdout.
+        file = "stdout" if form == "combined" else str(path)
+        with Origin("A") as origin, open(path, "ab") as stdout:
+            config = {"backends": [{"name": "A", "url": origin.url}], "accessLog": {"file": file, "format": form}}
+            with Proxy(config, folder, stdout=stdout) as proxy:
+                clients = [threading.Thread(target=load, args=(proxy.port,)) for _ in range(CLIENTS)]
+                for client in clients:
+                    client.start()
+                for client in clients:
+                    client.join()
+                for request in HOSTILE:
+                    with socket.create_connection(("127.0.0.1", proxy.port), timeout=DEADLINE_S) as client:
+                        client.sendall(request)
+                        while client.recv(65536):
+                            pass
+                families = proxy.scrape(read)
+                proxy.stop()
+        lines = path.read_bytes().split(b"\n")
+        assert lines.pop() == b"", "the last line has no end"
+        sent = CLIENTS * REQUESTS + len(HOSTILE)
+        assert len(lines) == sent, f"{len(lines)} lines for {sent} requests"
+        assert total(families, "intelliproxy_access_log_lines") == sent
+        assert total(families, "intelliproxy_access_log_lines_dropped") == 0
+        assert total(families, "intelliproxy_requests") + total(families, "intelliproxy_client_errors") == sent
+        for line in lines:
+            if form == "combined":
+                assert COMBINED.fullmatch(line.decode("ascii")), line
+                continue
+            record = json.loads(line.decode("utf-8"))
+            assert record["end"] in ("complete", "client_error"), line
+            assert record["totalMs"] >= record["firstByteMs"] >= record["headMs"] >= 0, line
+        print(f"access log, {form}: {sent} lines for {sent} requests", flush=True)
+
+
 def main():
     read = parser().text_string_to_metric_families
     with tempfile.TemporaryDirectory() as folder:
+        check_access_log(read, folder)
         check_counts(read, folder)
         check_many(read, folder)
 
