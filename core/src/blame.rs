@@ -272,10 +272,12 @@ impl Default for Failures {
 }
 
 const GROUPS: usize = 64;
-/// Requests after which all counts are halved, so that groups are compared by recent traffic. At
-/// 64 groups this is 64 requests each.
+/// Requests after which all counts are halved, so that groups are compared by recent traffic. At 64
+/// groups this is 64 requests each.
+/// Chosen; without effect from half to twice in the scenarios of [`outlier`](crate::outlier).
 const REQUESTS: u32 = 4096;
 /// The time for which a second opinion holds.
+/// Chosen; without effect from half to twice in the scenarios of [`outlier`](crate::outlier).
 const OPINION: Duration = Duration::from_secs(10);
 /// Tolerance for the decay between two errors in quick succession, which should count as two.
 const ROUNDING: f64 = 0.1;

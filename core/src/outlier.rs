@@ -27,6 +27,16 @@
 //! [`Watch`] follows one backend. [`Regret`] follows the pool: an ejection moves load to the
 //! others. If they then fail more than the ejection saved, it is taken back. This needs no
 //! knowledge of capacities, only the observed results.
+//!
+//! # Constants
+//! A constant without a source was chosen. "Insensitive" means that half and twice its value
+//! change the cost relative to the oracle's by at most 1.2 %, in the geometric mean over the
+//! scenarios of `cargo lab sinkhole blackhole brownout refuses broken_release broken_url
+//! partial_errors crash cuts low_sinkhole low_silence low_crash big_one --policies
+//! learned,least_request --seeds 1 --duration-scale 0.5`. Other seeds change the same figure by up
+//! to 1.2 %. "Without effect" means that the figure stays the same. In these scenarios a backend is
+//! back within 30 s, so they say nothing about longer faults. The runs were made before the rule of
+//! [`GOOD_REQUESTS`] was added.
 use std::time::Duration;
 
 use crate::errors::Errors;
@@ -469,76 +479,93 @@ impl Regret {
     }
 }
 
-/// The window at which slow start ends.
+/// The window at which slow start ends. Chosen; insensitive from half to twice.
 pub(crate) const WINDOW_OPEN: u32 = 64;
-/// The window at which slow start begins.
+/// The window at which slow start begins. Chosen; insensitive from half to twice.
 pub(crate) const WINDOW_START: u32 = 2;
 /// The interval of pings while a backend is ejected, on probation or in slow start after that.
+/// Chosen; insensitive from half to twice.
 pub(crate) const PING_EVERY: Duration = Duration::from_millis(250);
-/// Requests after which an earlier one has lost most of its weight in the recent figures.
+/// Requests after which an earlier one has lost most of its weight in the recent figures. Chosen:
+/// twice as many change 0.1 %, half as many cost 3.2 %.
 const RECENT: f64 = 20.0;
-/// Decayed failures below this are treated as 0.
+/// Decayed failures below this are treated as 0. Chosen; without effect from half to twice.
 const FORGOTTEN: f64 = 1e-3;
-/// Failures in a row that eject a backend that is worse than the others.
+/// Failures in a row that eject a backend that is worse than the others. Chosen; insensitive from
+/// half to twice.
 const ERRORS_IN_ROW: u32 = 3;
-/// Failures in a row that eject where the others have no failures.
+/// Failures in a row that eject where the others have no failures. Chosen; insensitive from 1 to 4.
 const ERRORS_IN_ROW_CALM: u32 = 2;
 /// Failures in a row that eject where nothing is known of the others (Envoy's `consecutive_5xx`).
 const ERRORS_IN_ROW_ALONE: u32 = 5;
-/// Recent failures, not in a row, that eject a backend that is worse than the others.
+/// Recent failures, not in a row, that eject a backend that is worse than the others. Chosen: half
+/// of it saves 1.1 %, twice costs 1.5 %; half of it is a second failure in 20, which may be chance.
 const ERRORS_RECENT: f64 = 2.5;
-/// Requests from which on the share of a backend is used.
+/// Requests from which on the share of a backend is used. Chosen; without effect from half to
+/// twice.
 const KNOWN_REQUESTS: f64 = 2.0;
-/// Below this share, failures of the others are treated as none.
+/// Below this share, failures of the others are treated as none. Chosen; without effect from half
+/// to twice.
 const CALM_SHARE: f64 = 0.001;
 /// Requests of the others, all good, after which a single failure of a backend that is asked seldom
 /// ejects it: two of each of two.
 const GOOD_REQUESTS: f64 = 4.0;
-/// With fewer requests of the others a share of 0 does not show that failures are rare.
+/// With fewer requests of the others a share of 0 does not show that failures are rare. Chosen;
+/// insensitive from half to twice.
 const CALM_REQUESTS: f64 = 50.0;
-/// Time for which a single failure ranks a backend behind the others.
+/// Time for which a single failure ranks a backend behind the others. Chosen; without effect from
+/// half to twice.
 const FAILING_TIME: Duration = Duration::from_secs(1);
-/// The first back-off, one ping interval.
+/// The first back-off, one ping interval. Chosen; insensitive from half to twice.
 const BACK_OFF: Duration = Duration::from_millis(250);
-/// The longest back-off that grows by the factor of eight.
+/// The longest back-off that grows by the factor of eight. Chosen; insensitive from half to twice.
 const BACK_OFF_MAX: Duration = Duration::from_secs(8);
 /// The longest back-off of a backend that has failed for a long time (Envoy's
 /// `max_ejection_time` is 300 s), and the part of that time that a back-off lasts: a backend that
 /// recovers within a minute is tried within 15 s.
 const BACK_OFF_LONG: Duration = Duration::from_secs(120);
 const BACK_OFF_SHARE: u32 = 4;
-/// Relapses that are counted.
+/// Relapses that are counted. Chosen; without effect from half to twice.
 const RELAPSES_MAX: u32 = 3;
-/// Time after which an ejection is no relapse any more.
+/// Time after which an ejection is no relapse any more. Chosen; without effect from half to twice.
 const CALM: Duration = Duration::from_secs(30);
-/// Good requests that a first probation needs; each relapse doubles them.
+/// Good requests that a first probation needs; each relapse doubles them. Chosen; insensitive from
+/// half to twice.
 const PROBATION: u32 = 4;
-/// The most good requests that a probation needs.
+/// The most good requests that a probation needs. Chosen; without effect from half to twice.
 const PROBATION_MAX: u32 = 32;
-/// From this share on, failures of the others are usual.
+/// From this share on, failures of the others are usual. Chosen; without effect from half to twice.
 const COMMON_SHARE: f64 = 0.01;
-/// A probation without a failure ends after this time at the latest.
+/// A probation without a failure ends after this time at the latest. Chosen; without effect from
+/// half to twice.
 const PROBATION_TIME: Duration = Duration::from_secs(8);
-/// The minimum saving of an ejection, as a share of all requests: a backend that stopped
-/// responding has not failed many yet.
+/// The minimum saving of an ejection, as a share of all requests: a backend that stopped responding
+/// has not failed many yet. Chosen; without effect from half to twice.
 const SAVED_MIN: f64 = 0.01;
-/// Requests over which failures after an ejection are remembered.
+/// Requests over which failures after an ejection are remembered. Chosen; insensitive from half to
+/// twice.
 const REGRET_MEMORY: f64 = 400.0;
 /// Failures and refusals elsewhere after which one more failed request, a trial, is tolerable.
+/// Chosen; without effect from half to twice.
 const MISSED: u32 = 20;
-/// Requests to wait for before an ejection is judged.
+/// Requests to wait for before an ejection is judged. Chosen; without effect from half to twice.
 const REGRET_REQUESTS: f64 = 50.0;
-/// The latency may rise by this factor without being blamed on the ejection.
+/// The latency may rise by this factor without being blamed on the ejection. Chosen; insensitive
+/// from half to twice.
 const LATENCY_SLACK: f64 = 1.5;
-/// The latency may rise by this factor where the ejected backend failed less than half.
+/// The latency may rise by this factor where the ejected backend failed less than half. Chosen;
+/// insensitive from half to twice.
 const LATENCY_RISE: f64 = 5.0;
-/// The share of a new latency in the average: about the last 50 requests.
+/// The share of a new latency in the average: about the last 50 requests. Chosen; insensitive from
+/// half to twice.
 const LATENCY_ALPHA: f64 = 0.02;
-/// The pause of ejections after the first regret; doubled by each further one.
+/// The pause of ejections after the first regret; doubled by each further one. Chosen; insensitive
+/// from half to twice.
 const REGRET_TIME: Duration = Duration::from_secs(8);
-/// Regrets that are counted: the longest pause is 64 s.
+/// Regrets that are counted: the longest pause is 64 s. Chosen; without effect from half to twice.
 const REGRETS_MAX: u32 = 4;
-/// Time after a pause without a regret after which the next pause is the shortest again.
+/// Time after a pause without a regret after which the next pause is the shortest again. Chosen;
+/// without effect from half to twice.
 const REGRET_CALM: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 //! Decides whether the end of a request counts against its backend or only against the request.
+//! [`outlier`](crate::outlier) explains the words on constants.
 use std::time::Duration;
 
 use super::Router;
@@ -194,22 +195,32 @@ fn declines_most(backend: &Backend) -> bool {
     backend.decline_share_of_late().0 > DECLINES_MANY
 }
 
-/// The shortest time between two comparisons of a backend.
+/// The shortest time between two comparisons of a backend. Chosen; without effect from half to
+/// twice.
 const COMPARED_APART: Duration = Duration::from_millis(100);
-/// The same for a backend that sends many 4xx and is not known to stand out.
+/// The same for a backend that sends many 4xx and is not known to stand out. Chosen; insensitive
+/// from half to twice.
 const COMPARED_APART_MIN: Duration = Duration::from_millis(5);
+/// The share of 4xx among the latest requests from which a backend is compared at once. Chosen;
+/// insensitive from half to twice.
 const DECLINES_MANY: f64 = 0.4;
 /// The fewest 4xx in a row that are compared with chance; below it, by [`ROW_MARGIN`], no row is
-/// unlikely enough.
+/// unlikely enough. Chosen; insensitive from half to twice.
 const ROW_MIN: u32 = 4;
-/// Added to the others' share, as 4xx do not come independently of each other.
+/// Added to the others' share, as 4xx do not come independently of each other. Chosen; insensitive
+/// from half to twice.
 const ROW_MARGIN: f64 = 0.05;
-/// Chance makes one row in so many that long.
+/// Chance makes one row in so many that long. Chosen; without effect from half to twice.
 const ROW_ODDS: f64 = 1e5;
-/// Recent requests from which on another backend is used in a comparison.
+/// Recent requests from which on another backend is used in a comparison. Chosen; without effect
+/// from half to twice.
 const REQUESTS_MIN: f64 = 1.0;
+/// The least difference of two shares that counts, however certain it is. Chosen; without effect
+/// from half to twice.
 const GAP_MIN: f64 = 0.1;
-/// Standard errors of a significant difference among all recent requests.
+/// Standard errors of a significant difference among all recent requests. Chosen; without effect
+/// from half to twice.
 const ERRORS_APART: f64 = 3.0;
 /// The same for the latest requests. They are compared often, so that chance needs a wider margin.
+/// Chosen; insensitive from half to twice.
 const ERRORS_APART_OF_LATE: f64 = 5.0;

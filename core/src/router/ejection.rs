@@ -323,5 +323,6 @@ impl Router {
     }
 }
 
-/// The interval of comparing ejected backends with the others.
+/// The interval of comparing ejected backends with the others. Chosen; without effect from half to
+/// twice.
 const FORGIVE_EVERY: Duration = Duration::from_millis(250);
