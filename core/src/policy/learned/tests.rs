@@ -2,6 +2,7 @@ use super::*;
 use crate::blame::Asker;
 use crate::config::PolicyKind;
 use crate::event::{Action, EjectReason, Notice, Outcome};
+use crate::health::Health;
 use crate::policy::state::{PolicyState, PolicyStateError, StateOf};
 use crate::policy::testing::Bench;
 
@@ -338,6 +339,44 @@ fn a_broken_learner_is_demoted() {
     assert!(guard(&bench).ratio.is_some_and(|ratio| ratio > 1.3), "{:?}", guard(&bench));
     let counts = serve(&mut bench, 200, &[10.0, 50.0]);
     assert!((70..130).contains(&counts[0]), "least_request: {counts:?}");
+}
+
+/// While `least_request` is in charge, a backend that was restarted and one that failed a single
+/// request get requests again, about as many as the other one.
+#[test]
+fn who_is_up_gets_requests_while_the_learner_is_demoted() {
+    let mut rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };
+    rules.learned.control_share = 0.05;
+    let mut bench = Bench::broken(rules, 2);
+    let is_demoted = |bench: &Bench| {
+        !bench.router.snapshot(bench.now).guard.expect("it is guarded").is_learner_in_charge
+    };
+    for _ in 0..2000 {
+        if !is_demoted(&bench) {
+            serve(&mut bench, 1, &[10.0, 50.0]);
+        }
+    }
+    bench.bring_down(1);
+    assert_eq!(serve(&mut bench, 20, &[10.0; 2]), [20, 0], "it is down");
+    let is_up = |bench: &Bench| bench.router.snapshot(bench.now).backends[1].health == Health::Up;
+    for _ in 0..14 {
+        if !is_up(&bench) {
+            bench.wait(500);
+            bench.mind_pings();
+        }
+    }
+    let counts = serve(&mut bench, 40, &[10.0; 2]);
+    assert!(is_demoted(&bench) && counts[1] >= 12, "restarted: {counts:?}");
+    while bench.send(&[]) != 1 {
+        bench.answer(0, 10.0);
+    }
+    bench.end(1, error());
+    for _ in 0..6 {
+        bench.wait(250);
+        bench.mind_pings();
+    }
+    let counts = serve(&mut bench, 40, &[10.0; 2]);
+    assert!(is_demoted(&bench) && counts[1] >= 12, "failed once: {counts:?}");
 }
 
 /// A backend that refuses single requests is ejected after the third in a row. The trial on
