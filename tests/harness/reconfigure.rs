@@ -13,8 +13,7 @@ impl World {
         (self.reloads[index])(&mut wanted);
         let Wanted { config, backends } = wanted;
         let policy = config.routing.policy;
-        let line = format_args!("reload {backends:?} by {policy:?}");
-        self.net.trace.note(self.net.now, line);
+        self.net.trace.note(self.net.now, format_args!("reload {backends:?} by {policy:?}"));
         let targets = self.targets_of(&backends);
         let mut names: Vec<usize> = backends.iter().map(|named| named.name).collect();
         names.sort_unstable();

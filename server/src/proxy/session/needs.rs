@@ -179,8 +179,8 @@ impl Needs {
         None
     }
 
-    /// Returns a need that few exchanges have. `Proxy::fulfil_rare` says what one function for all
-    /// needs costs.
+    /// Returns a need that few exchanges have. With this in [`poll`](Self::poll), `.ci/instructions`
+    /// counts 2.6 % more in its case `small` and 1.5 % in `browser`.
     #[cold]
     fn poll_rare(&mut self, first: u16) -> Option<Need> {
         match first {
