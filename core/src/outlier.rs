@@ -167,6 +167,10 @@ impl Watch {
         if is_seldom && others.have_no_failures() {
             return true;
         }
+        // The others may be known too little for a comparison.
+        if self.errors_in_row >= ERRORS_IN_ROW_ALONE && others.share == 0.0 {
+            return true;
+        }
         // If failures are so rare, two in a row are not chance, whatever succeeded before.
         others.are_calm() && self.errors_in_row >= ERRORS_IN_ROW_CALM
             || self.is_worse_than(others)
@@ -185,7 +189,7 @@ impl Watch {
 
     /// Whether the others fail, and as much as it does: then it need not stay out.
     pub(crate) fn is_excused_by(&self, others: Others) -> bool {
-        !others.have_no_failures() && !self.is_worse_than(others)
+        others.share > 0.0 && !self.is_worse_than(others)
     }
 
     /// Ejects the backend, which starts the back-off.

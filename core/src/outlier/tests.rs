@@ -81,6 +81,12 @@ fn alone_it_takes_five() {
     let now = Instant::from_millis(5);
     let verdicts: Vec<_> = (0..5).map(|_| fails(&mut watch, now, None)).collect();
     assert_eq!(verdicts, [false, false, false, false, true]);
+    // Two good requests of the others must not excuse it for good.
+    let few = Some(Others { share: 0.0, requests: 2.0 });
+    let mut watch = Watch::new(u32::MAX, u32::MAX);
+    let verdicts: Vec<_> = (0..5).map(|_| fails(&mut watch, now, few)).collect();
+    assert_eq!(verdicts, [false, false, false, false, true]);
+    assert!(few.is_some_and(|few| !watch.is_excused_by(few)));
 }
 
 /// A single failure is enough for a backend that is asked seldom, if the others were asked and have
