@@ -7,15 +7,18 @@
 //! evaluated at the end of each ping, report and request and are constant in between, so they are
 //! at most one ping interval old. A hold ends at its own time: from [`BackendTable::releases_at`]
 //! on, [`BackendTable::release`] is due.
+mod access;
 mod figure;
 mod refusals;
+mod service;
 mod table;
 
 use std::time::Duration;
 
+pub(crate) use self::access::Access;
 use self::figure::{Figure, weight_of};
 pub(crate) use self::table::{Added, BackendTable};
-use crate::config::{Rules, Weights};
+use crate::config::{BackendLimits, Mode, Rules, Weights};
 use crate::errors::{Errors, Rare};
 use crate::estimate::{ErrorRate, Ewma, Fading, SeededEwma};
 use crate::event::{LoadReport, Outcome, ProbeResult};
@@ -40,6 +43,9 @@ pub(crate) struct Backend {
     limit: u32,
     /// The maximum, or the number of open leases when the maximum was lowered below it.
     most: u32,
+    /// Relative capacity, percent.
+    weight: u32,
+    mode: Mode,
     /// Open leases that are not work for the backend: streams, and requests that wait for their
     /// client.
     aside: u32,
@@ -133,6 +139,8 @@ impl Backend {
             in_flight: 0,
             limit: u32::MAX,
             most: u32::MAX,
+            weight: BackendLimits::WEIGHT_USUAL,
+            mode: Mode::Ready,
             aside: 0,
             marked: 0,
             turned_away: 0,
@@ -431,6 +439,8 @@ impl Backend {
     pub(crate) const fn access(&self) -> Access {
         if self.is_retired {
             Access::Gone
+        } else if !self.is_in_service() {
+            Access::Drained
         // Before the health: a full backend cannot take a request even if all others are down.
         } else if self.is_full() {
             Access::Full
@@ -448,8 +458,10 @@ impl Backend {
     }
 
     const fn row(&self) -> ScanRow {
-        let (load, access) = (self.load(), self.access());
-        ScanRow { generation: self.id.generation(), load, access, changes: 0 }
+        // Exactly 1 for the usual weight, so that costs are whole numbers then.
+        let per_request = BackendLimits::WEIGHT_USUAL as f32 / self.weight as f32;
+        let (generation, load, access) = (self.id.generation(), self.load(), self.access());
+        ScanRow { generation, load, per_request, access, changes: 0 }
     }
 
     pub(crate) const fn pings(&self) -> &Pings {
@@ -542,27 +554,6 @@ impl Backend {
     }
 }
 
-/// The access that requests have to a backend. Requests go to the backends with the least value
-/// present.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Access {
-    /// No restriction.
-    Free,
-    /// New or returned, with as many requests as slow start allows.
-    Slow,
-    /// It asked for a pause.
-    Held,
-    /// Its requests failed: it gets none, or one at a time.
-    Ejected,
-    /// Its pings or its connections failed.
-    Down,
-    /// It has its maximum of requests in flight: it gets none, even if all others are down.
-    Full,
-    /// It is not configured.
-    #[default]
-    Gone,
-}
-
 impl ScanRow {
     /// The id of the backend in slot `slot`.
     pub(crate) const fn id(&self, slot: usize) -> BackendId {
@@ -571,11 +562,13 @@ impl ScanRow {
 }
 
 /// The fields read when scanning candidates, kept in a dense array.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct ScanRow {
     generation: u32,
     /// Requests that keep it busy.
     pub(crate) load: u32,
+    /// The cost of a request for a policy that counts them: 1 at the usual weight.
+    pub(crate) per_request: f32,
     pub(crate) access: Access,
     /// Changes of the backend so far, which wrap: figures that were derived from it hold as long as
     /// this number.

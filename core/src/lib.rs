@@ -94,7 +94,7 @@ mod tournament;
 
 pub use blame::Asker;
 pub use config::{
-    BackendLimits, ConfigError, ErrorRules, HealthRules, LearnedRules, LinearRlRules,
+    BackendLimits, ConfigError, ErrorRules, HealthRules, LearnedRules, LinearRlRules, Mode,
     PeakEwmaRules, PolicyKind, PrequalRules, ProbeRules, RouterConfig, Rules, Smoothing,
     StreamRules, SwitchRules, Weights,
 };

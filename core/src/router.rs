@@ -380,7 +380,9 @@ impl Router {
         } else if self.table.update(backend, |b| std::mem::take(&mut b.was_down)) == Some(true) {
             self.watch_up(now, backend);
         }
-        self.policy.on_health(now, backend, is_up);
+        if self.table.get(backend).is_some_and(|backend| backend.is_in_service()) {
+            self.policy.on_health(now, backend, is_up);
+        }
         self.notify(Notice::HealthChanged { backend, is_up, cause });
         self.settle(now);
     }

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use crate::backend::Backend;
-use crate::config::{PolicyKind, Rules};
+use crate::config::{Mode, PolicyKind, Rules};
 use crate::event::{HoldReason, SwitchReason};
 use crate::health::Health;
 use crate::id::BackendId;
@@ -62,6 +62,10 @@ pub struct BackendSnapshot {
     pub name: String,
     /// Whether it is believed to be able to serve.
     pub health: Health,
+    /// Whether it is in service.
+    pub mode: Mode,
+    /// Its relative capacity, percent.
+    pub weight: u32,
     /// Whether it is the current backend.
     pub is_current: bool,
     /// The latency of the last successful ping.
@@ -139,6 +143,8 @@ impl BackendSnapshot {
             id,
             name: backend.name.clone(),
             health: backend.health.health(),
+            mode: backend.mode(),
+            weight: backend.weight(),
             is_current,
             latency: pings.last_latency.map(|(_, latency)| latency),
             latency_ewma_ms: pings.latency_ewma_ms.value(),

@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use crate::config::{BackendTarget, Config};
+use crate::config::{BackendTarget, Config, ListenAddress};
 use crate::edge::activation;
 use crate::edge::early::Early;
 use crate::edge::handover::Taken;
 use crate::edge::logging;
 use crate::edge::notify::Environment;
 use crate::edge::reload::Source;
-use crate::edge::resolve::{Setup, backend_targets};
+use crate::edge::resolve::{Setup, backend_targets, resolve};
 use crate::edge::state;
 use crate::edge::upgrade::{self, Program};
 use crate::edge::user::User;
@@ -30,6 +30,7 @@ use crate::plain::{os_error_text, plain, plain_lines};
 use crate::reactor;
 
 mod command;
+mod ctl;
 mod flags;
 mod help;
 mod replay;
@@ -45,6 +46,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     if args.next_if(|arg| arg == "replay").is_some() {
         return replay::main(args);
     }
+    if args.next_if(|arg| arg == "ctl").is_some() {
+        return ctl::main(args);
+    }
     let args: Vec<OsString> = args.collect();
     let read_file = |path: &Path| read_file_within(path, READ_TIME);
     match Command::parse(args.iter().cloned(), read_file) {
@@ -52,7 +56,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             let start = Start { name, args, early, user };
             run(*config, file, start)
         }
-        Ok(Command::Check { config, file }) => check(&config, file.as_deref()),
+        Ok(Command::Check { config, file, is_offline }) => {
+            check(config, file.as_deref(), is_offline)
+        }
         Ok(Command::PrintConfig { config }) => print(&config.to_json()),
         Ok(Command::Help) => print(help::text().trim_end()),
         Ok(Command::Version) => print(concat!("intelliproxy ", env!("CARGO_PKG_VERSION"))),
@@ -63,12 +69,17 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Reports that the configuration is valid, and which parts of it are not used.
-fn check(config: &Config, file: Option<&str>) -> ExitCode {
-    if let Some(line) = state::unused(config) {
+/// Reports that the configuration is valid, and which parts of it are not used. Resolves its names
+/// unless `is_offline` is set.
+fn check(config: Box<Config>, file: Option<&str>, is_offline: bool) -> ExitCode {
+    if let Some(line) = state::unused(&config) {
         complain(&line);
     }
-    if let Some(line) = state::unusable(config) {
+    if let Some(line) = state::unusable(&config) {
+        complain(&line);
+        return ExitCode::FAILURE;
+    }
+    if !is_offline && let Err(line) = resolve_within(config, READ_TIME) {
         complain(&line);
         return ExitCode::FAILURE;
     }
@@ -147,8 +158,8 @@ fn set_up(config: Config, start: &Start) -> Result<Setup, String> {
 /// Reads the configuration file again with the arguments, and resolves its backends.
 fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendTarget>), String> {
     match file {
-        Some(file) => info!("SIGHUP: reading {file} again"),
-        None => info!("SIGHUP: no --config FILE, so only the backends' names are resolved again"),
+        Some(file) => info!("reading {file} again"),
+        None => info!("no --config FILE, so only the backends' names are resolved again"),
     }
     let command = Command::parse(args.iter().cloned(), read_file);
     let Command::Run { config, .. } = command.map_err(|error| error.to_string())? else {
@@ -163,6 +174,33 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendT
         warn!("{line}");
     }
     Ok((*config, targets))
+}
+
+/// Resolves all names of a configuration, and gives up after `time`.
+fn resolve_within(config: Box<Config>, time: Duration) -> Result<(), String> {
+    let (sender, resolved) = crossbeam_channel::bounded(1);
+    let work = move || {
+        // After the time the result has no reader.
+        let _ = sender.send(names(&config));
+    };
+    let thread = thread::Builder::new().name("names".to_owned()).spawn(work);
+    thread.map_err(|error| format!("cannot start a thread: {}", os_error_text(&error)))?;
+    let late = || format!("resolving names took longer than {} ms", time.as_millis());
+    resolved.recv_timeout(time).unwrap_or_else(|_| Err(late()))
+}
+
+/// Resolves the names of backends and listeners.
+fn names(config: &Config) -> Result<(), String> {
+    backend_targets(config)?;
+    let admin = config.admin.listen.as_deref();
+    for address in config.listen.iter().map(|listen| listen.address.as_str()).chain(admin) {
+        let fail = |wrong: String| format!("cannot listen on {address}: {wrong}");
+        let parsed = ListenAddress::parse(address).map_err(|error| fail(error.to_string()))?;
+        let host = &parsed.host;
+        resolve(host, parsed.port)
+            .map_err(|wrong| fail(format!("cannot resolve {host}: {wrong}")))?;
+    }
+    Ok(())
 }
 
 /// Reads a file of at most [`FILE_BYTES_MAX`] bytes.

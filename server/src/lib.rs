@@ -7,6 +7,7 @@ mod admin;
 pub(crate) mod buffer;
 pub mod cli;
 pub mod config;
+mod control;
 pub mod edge;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -45,6 +45,25 @@ fn usage_errors_exit_with_2() {
     }
 }
 
+/// `--check` resolves the names of backends and listeners, and fails with the one that has no address;
+/// `--offline` leaves that out.
+#[test]
+fn check_resolves_names() {
+    let backend = ["--check", "--backend", "A=http://nowhere.invalid"];
+    let listener = ["--check", "--backend", "A=http://127.0.0.1", "--listen", "nowhere.invalid:80"];
+    for (arguments, wrong) in [
+        (&backend[..], "backend A (http://nowhere.invalid): cannot resolve nowhere.invalid: "),
+        (&listener[..], "cannot listen on nowhere.invalid:80: cannot resolve nowhere.invalid: "),
+    ] {
+        let output = output(arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.starts_with(&format!("intelliproxy: {wrong}")), "{text}");
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        let offline = [arguments, &["--offline"]].concat();
+        assert_ends(&offline, 0, "configuration is valid\n", "");
+    }
+}
+
 /// `--check` names file, line and path of an invalid value, and confirms a valid configuration.
 #[test]
 fn check_names_file_line_and_path() {
@@ -174,7 +193,7 @@ fn a_second_signal_ends_it_at_once() {
 fn a_hangup_without_a_file_resolves_again() {
     let mut program = Program::start(&["--backend", "A=http://localhost:1"]);
     program.signal("-HUP");
-    program.line_with("SIGHUP: no --config FILE, so only the backends' names are resolved again");
+    program.line_with("no --config FILE, so only the backends' names are resolved again");
     let line = program.line_with("configuration: ");
     assert!(line.ends_with("configuration: nothing changed"), "{line}");
     program.signal("-TERM");

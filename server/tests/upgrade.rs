@@ -296,7 +296,7 @@ fn early_signals_do_not_end_the_program() {
     pipe.write_all(config("").as_bytes()).expect("a reader");
     drop(pipe);
     let mut program = Program::started(child, fs::File::from(log));
-    program.line_with("SIGHUP: reading");
+    program.line_with("reading /");
     kill("-TERM", &pid);
     assert_eq!(program.exit_code(), Some(0));
     drop(fs::remove_file(&file));

@@ -21,6 +21,7 @@ pub(crate) fn config(urls: &[&str]) -> Config {
         name: letter.to_string(),
         url: (*url).to_owned(),
         limit: None,
+        weight: None,
     };
     Config {
         listen: vec!["127.0.0.1:0".into()],

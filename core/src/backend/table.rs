@@ -307,7 +307,7 @@ impl BackendTable {
             Access::Held => 0b101 << 61 | score >> 2,
             Access::Ejected => 0b110 << 61 | score >> 2,
             Access::Down => 0b111 << 61 | score >> 2,
-            Access::Full | Access::Gone => ABSENT,
+            Access::Full | Access::Drained | Access::Gone => ABSENT,
         }
     }
 

@@ -67,6 +67,14 @@ impl<'a> Candidates<'a> {
         self.table.row(id).map_or(0, |row| row.load)
     }
 
+    /// The cost of one more request at a backend for a policy that counts them: the requests that
+    /// keep it busy and one, relative to its weight.
+    pub(super) fn weighted(&self, id: BackendId) -> f64 {
+        self.table
+            .row(id)
+            .map_or(0.0, |row| (f64::from(row.load) + 1.0) * f64::from(row.per_request))
+    }
+
     /// The configured backends by slot, candidates or not.
     pub(super) fn configured(&self) -> &'a [BackendId] {
         self.table.configured()

@@ -42,6 +42,10 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// `in_flight` requests out.
     fn on_join(&mut self, _now: Instant, _backend: BackendId, _in_flight: u32) {}
 
+    /// The relative capacity of a backend, 1 for the usual one; after it joined, and with each new
+    /// configuration.
+    fn set_weight(&mut self, _backend: BackendId, _factor: f64) {}
+
     /// A backend left the configuration; its requests still end.
     fn on_leave(&mut self, _now: Instant, _backend: BackendId) {}
 

@@ -1,7 +1,8 @@
 //! `least_request`: the fewest requests in flight over all candidates; equals are drawn at random.
 //!
 //! Like HAProxy's leastconn and nginx's least_conn, but counted in requests. The counts are the
-//! proxy's own leases: nothing that a backend reports takes part.
+//! proxy's own leases: nothing that a backend reports takes part. With weights it is the fewest
+//! requests, with the new one, for each percent of weight.
 use crate::backend::Backend;
 use crate::id::BackendId;
 use crate::policy::PolicyView;
@@ -28,7 +29,7 @@ impl Policy for LeastRequest {
         candidates: &Candidates<'_>,
         rng: &mut Rng,
     ) -> Option<Choice> {
-        candidates.least(rng, |_, in_flight| in_flight).map(Choice::of)
+        candidates.least(rng, |id, _| candidates.weighted(id)).map(Choice::of)
     }
 
     fn habits(&self) -> Habits {

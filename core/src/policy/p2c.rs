@@ -1,5 +1,5 @@
 //! `p2c`: of two different candidates drawn at random, the one with fewer requests in flight; the
-//! first one if they are equal.
+//! first one if they are equal. With weights it is the one with fewer requests for its weight.
 //!
 //! Mitzenmacher, The Power of Two Choices in Randomized Load Balancing (2001).
 use crate::backend::Backend;
@@ -29,7 +29,7 @@ impl Policy for P2c {
         rng: &mut Rng,
     ) -> Option<Choice> {
         let (first, second) = candidates.two(rng)?;
-        let is_second_better = candidates.load(second) < candidates.load(first);
+        let is_second_better = candidates.weighted(second) < candidates.weighted(first);
         Some(Choice::of(if is_second_better { second } else { first }))
     }
 

@@ -3,10 +3,16 @@ use std::collections::BTreeSet;
 
 use super::Router;
 use crate::backend::Added;
-use crate::config::RouterConfig;
+use crate::config::{BackendLimits, Mode, RouterConfig};
+use crate::health::HealthTracker;
 use crate::id::BackendId;
 use crate::policy;
 use crate::time::Instant;
+
+/// The relative capacity of a weight in percent.
+fn factor(weight: u32) -> f64 {
+    f64::from(weight) / f64::from(BackendLimits::WEIGHT_USUAL)
+}
 
 impl Router {
     pub(super) fn reconfigured(&mut self, now: Instant, config: RouterConfig) {
@@ -44,8 +50,9 @@ impl Router {
         self.policy_epoch = self.policy_epoch.wrapping_add(1);
         for (id, backend) in self.table.iter() {
             self.policy.on_join(now, id, backend.at_work());
+            self.policy.set_weight(id, factor(backend.weight()));
             // A full backend may be up or down.
-            if !backend.is_up() {
+            if !backend.is_available() {
                 self.policy.on_health(now, id, false);
             }
             if backend.is_retired {
@@ -80,9 +87,42 @@ impl Router {
             }
         }
         self.table.set_configured(&self.order);
-        for (id, name) in self.order.iter().zip(names) {
+        for (index, name) in names.iter().enumerate() {
+            let id = self.order[index];
             let limit = self.rules.limits.of(name);
-            self.table.update(*id, |backend| backend.set_limit(limit));
+            self.table.update(id, |backend| backend.set_limit(limit));
+            self.set_service(now, id, (index, names.len()));
+        }
+    }
+
+    /// Applies the weight and the mode of a backend, number `place.0` of `place.1`.
+    fn set_service(&mut self, now: Instant, id: BackendId, place: (usize, usize)) {
+        let Some(backend) = self.table.get(id) else { return };
+        let limits = &self.rules.limits;
+        let (weight, mode) = (limits.weight_of(&backend.name), limits.mode_of(&backend.name));
+        let (was, was_in, is_up) = (backend.mode(), backend.is_in_service(), backend.is_up());
+        self.table.update(id, |backend| backend.set_service(weight, mode));
+        self.policy.set_weight(id, factor(weight));
+        match (was == Mode::Maintain, mode == Mode::Maintain) {
+            (false, true) => self.probes.retire(id),
+            (true, false) => {
+                // What earlier probes have shown is old.
+                self.table.update(id, |backend| backend.health = HealthTracker::default());
+                self.probes.add(now, id, place, 0, &self.rules.probes);
+            }
+            _ => {}
+        }
+        let is_in = self.table.get(id).is_some_and(|backend| backend.is_in_service());
+        let is_available = self.table.get(id).is_some_and(|backend| backend.is_available());
+        if is_available != (was_in && is_up) {
+            self.policy.on_health(now, id, is_available);
+        }
+        // It has no requests now: without slow start it would get all of the next ones.
+        if is_in && !was_in {
+            self.table.update(id, |backend| backend.release_now());
+            if is_available {
+                self.watch_up(now, id);
+            }
         }
     }
 

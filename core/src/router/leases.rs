@@ -58,9 +58,10 @@ impl Router {
         let candidates = Candidates::new(&self.table, tried);
         let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
             let is_full = |id: &&BackendId| self.is_full(**id) && !tried.contains(*id);
+            let is_in = |id: &BackendId| self.table.get(*id).is_some_and(|b| b.is_in_service());
             return Err(match self.order.iter().find(is_full) {
                 Some(_) => NoRoute::Full,
-                None if self.order.is_empty() => NoRoute::NoBackends,
+                None if !self.order.iter().any(is_in) => NoRoute::NoBackends,
                 None => NoRoute::AllTried,
             });
         };

@@ -193,7 +193,7 @@ impl Decision<'_> {
         let _ = writeln!(text, "decision   {request}, at {at}, offset {}", self.entry.offset);
         let went = match self.result {
             Ok(to) => format!("to {}", self.name(to.backend)),
-            Err(NoRoute::NoBackends) => "nowhere: no backend is configured".to_owned(),
+            Err(NoRoute::NoBackends) => "nowhere: no backend is in service".to_owned(),
             Err(NoRoute::Full) => "nowhere: every backend was full".to_owned(),
             Err(NoRoute::AllTried) => "nowhere: every backend had been tried".to_owned(),
         };

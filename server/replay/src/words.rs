@@ -96,7 +96,7 @@ pub(crate) fn difference<'a>(step: &Step, name: impl Fn(BackendId) -> Option<&'a
     let name = |id| name(id).unwrap_or("(unknown)");
     let route = |route: &Result<Admission, NoRoute>| match route {
         Ok(to) => format!("request {} to {}", to.lease.as_u64(), name(to.backend)),
-        Err(NoRoute::NoBackends) => "no route: no backend is configured".to_owned(),
+        Err(NoRoute::NoBackends) => "no route: no backend is in service".to_owned(),
         Err(NoRoute::Full) => "no route: every backend was full".to_owned(),
         Err(NoRoute::AllTried) => "no route: every backend had been tried".to_owned(),
     };
@@ -150,7 +150,7 @@ mod tests {
                     recorded: Err(NoRoute::NoBackends),
                     replayed: Err(NoRoute::AllTried),
                 },
-                "recorded no route: no backend is configured, replayed no route: every backend had \
+                "recorded no route: no backend is in service, replayed no route: every backend had \
                  been tried",
             ),
         ];

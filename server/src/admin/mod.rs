@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use intelliproxy_core::Instant;
 
-use self::pages::{Page, Pages};
+pub(crate) use self::pages::{Page, Pages};
 use self::session::{Asked, Session};
 use crate::pages::ProcessFigures;
 use crate::pages::explain::{decision_text, list_text};

@@ -26,14 +26,14 @@ const AGE_MAX: Duration = Duration::from_millis(250);
 
 /// A page by its name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Page {
+pub(crate) enum Page {
     Stats,
     Metrics,
 }
 
 /// The finished texts and the ones in progress.
 #[derive(Debug, Default)]
-pub(super) struct Pages {
+pub(crate) struct Pages {
     pub(super) process: ProcessFigures,
     stats: Growing,
     metrics: Growing,
@@ -58,7 +58,7 @@ enum Build {
 
 impl Pages {
     /// Returns a page; `None` if [`grow`](Self::grow) will return it later.
-    pub(super) fn ask(&mut self, now: Instant, page: Page, proxy: &Proxy) -> Option<Arc<Vec<u8>>> {
+    pub(crate) fn ask(&mut self, now: Instant, page: Page, proxy: &Proxy) -> Option<Arc<Vec<u8>>> {
         if proxy.configured().len() <= AT_ONCE {
             let mut build = Build::new(now, page, proxy, &self.process);
             while !build.step(now, proxy) {}
@@ -74,7 +74,7 @@ impl Pages {
     }
 
     /// Continues the texts in progress. Returns the pages that are complete now.
-    pub(super) fn grow(&mut self, now: Instant, proxy: &Proxy) -> [Option<Page>; 2] {
+    pub(crate) fn grow(&mut self, now: Instant, proxy: &Proxy) -> [Option<Page>; 2] {
         [Page::Stats, Page::Metrics].map(|page| {
             let process = self.process;
             let growing = self.growing(page);
@@ -97,7 +97,7 @@ impl Pages {
     }
 
     /// Returns the time at which [`grow`](Self::grow) is due.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let times = [&self.stats, &self.metrics].map(|page| {
             let ends = page.latest.as_ref().map(|(made, _)| *made + AGE_MAX);
             page.step_at.into_iter().chain(ends).min()

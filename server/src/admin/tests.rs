@@ -14,6 +14,7 @@ fn proxy(backends: usize) -> Proxy {
                 name: format!("b{number}"),
                 url: "http://a".to_owned(),
                 limit: None,
+                weight: None,
             })
             .collect(),
         ..Config::default()

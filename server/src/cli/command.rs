@@ -28,6 +28,8 @@ pub enum Command {
         config: Box<Config>,
         /// The file that the configuration was read from.
         file: Option<String>,
+        /// Whether names are not resolved.
+        is_offline: bool,
     },
     /// Print the configuration that would be used.
     PrintConfig {
@@ -58,6 +60,7 @@ impl Command {
         let (mut file, mut user) = (None, None);
         let mut has_check = false;
         let mut has_print = false;
+        let mut is_offline = false;
         while let Some(argument) = args.next()? {
             let name = match argument {
                 Argument::Flag(name) => name,
@@ -75,6 +78,7 @@ impl Command {
                 "--config" => file = Some(args.value()?),
                 "--user" => user = Some(args.value()?),
                 "--check" => args.no_value().map(|()| has_check = true)?,
+                "--offline" => args.no_value().map(|()| is_offline = true)?,
                 "--print-config" => args.no_value().map(|()| has_print = true)?,
                 "--help" | "-h" => return Ok(args.no_value().map(|()| Self::Help)?),
                 "--version" | "-V" => return Ok(args.no_value().map(|()| Self::Version)?),
@@ -87,12 +91,15 @@ impl Command {
         };
         apply(&mut config, &settings)?;
         let config = Box::new(config);
+        if is_offline && !has_check {
+            return Err(ArgumentError::new("--offline", "only together with --check").into());
+        }
         Ok(match (has_check, has_print) {
             (true, true) => {
                 let wrong = "not together with --check";
                 return Err(ArgumentError::new("--print-config", wrong).into());
             }
-            (true, false) => Self::Check { config, file },
+            (true, false) => Self::Check { config, file, is_offline },
             (false, true) => Self::PrintConfig { config },
             (false, false) => Self::Run { config, file, user },
         })

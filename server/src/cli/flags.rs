@@ -73,8 +73,7 @@ pub(super) const FLAGS: [Flag; 27] = [
                 let (name, url) = text
                     .split_once('=')
                     .ok_or_else(|| format!("must be NAME=http://HOST[:PORT], not {text:?}"))?;
-                let (name, url) = (name.to_owned(), url.to_owned());
-                config.backends.push(BackendConfig { name, url, limit: None });
+                config.backends.push(BackendConfig::new(name, url));
                 Ok(())
             },
         },

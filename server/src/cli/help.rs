@@ -13,6 +13,7 @@ pub(super) fn text() -> String {
          \n\
          usage: intelliproxy [FLAG]...\n\
          \x20      intelliproxy replay FILE...   runs a recording again; see replay --help\n\
+         \x20      intelliproxy ctl COMMAND      changes a running proxy; see ctl --help\n\
          \n\
          Without flags it listens on 127.0.0.1:3001 and routes to the backends\n\
          A=http://localhost:3000 and B=http://localhost:3002. A flag and its value may also be\n\
@@ -91,9 +92,10 @@ fn push_line(text: &mut String, line: &str) {
 }
 
 /// The flags that do not set a value of the configuration.
-const PROGRAM_FLAGS: [(&str, &str); 6] = [
+const PROGRAM_FLAGS: [(&str, &str); 7] = [
     ("--config FILE", "read the configuration from a JSON file, and again on SIGHUP"),
-    ("--check", "validate flags and file, then exit"),
+    ("--check", "validate flags and file, resolve names, then exit"),
+    ("--offline", "with --check: resolve no names"),
     ("--print-config", "print the resulting configuration as JSON, then exit"),
     ("--user NAME[:GROUP]", "serve as this user, by name or number, where root starts the program"),
     ("-h, --help", "print this help, then exit"),

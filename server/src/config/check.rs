@@ -2,7 +2,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use intelliproxy_core::ConfigError;
+use intelliproxy_core::{BackendLimits, ConfigError};
 
 use super::{
     BackendUrl, Config, Forwarding, Levels, Limits, Listen, ListenAddress, Network, StatsRules,
@@ -77,6 +77,9 @@ impl Config {
         if self.access_log.file.as_ref().is_some_and(String::is_empty) {
             return Err(ConfigError::new("accessLog.file", "the path of a file, stdout, or null"));
         }
+        if self.admin.socket.as_ref().is_some_and(String::is_empty) {
+            return Err(ConfigError::new("admin.socket", "the path of a socket, or null"));
+        }
         if self.recording.file.as_ref().is_some_and(String::is_empty) {
             return Err(ConfigError::new("recording.file", "the path of a file, or null"));
         }
@@ -135,6 +138,12 @@ impl Config {
             let path = format!("backends[{index}].url");
             BackendUrl::parse(&backend.url)
                 .map_err(|error| refuse(&path, "http://HOST[:PORT]", &backend.url, error))?;
+            let most = BackendLimits::WEIGHT_MAX;
+            if backend.weight.is_some_and(|weight| weight > most) {
+                let path = format!("backends[{index}].weight");
+                let allowed = format!("a whole number from 0 to {most}");
+                return Err(ConfigError::new(&path, &allowed));
+            }
         }
         Ok(())
     }

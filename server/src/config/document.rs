@@ -40,7 +40,10 @@ impl<'t> Document<'t> {
 
     /// Reads the value at a path, or the whole text where the path is empty.
     pub(super) fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, FileError> {
-        let node = Node::new(self.text, self.find(path));
+        let node = match path {
+            "" => Node::document(self.text, &self.root),
+            _ => Node::new(self.text, self.find(path)),
+        };
         T::deserialize(node).map_err(|error| error.into_file_error(self.text, path))
     }
 

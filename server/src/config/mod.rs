@@ -79,16 +79,8 @@ impl Default for Config {
         Self {
             listen: vec!["127.0.0.1:3001".into()],
             backends: vec![
-                BackendConfig {
-                    name: "A".to_owned(),
-                    url: "http://localhost:3000".to_owned(),
-                    limit: None,
-                },
-                BackendConfig {
-                    name: "B".to_owned(),
-                    url: "http://localhost:3002".to_owned(),
-                    limit: None,
-                },
+                BackendConfig::new("A", "http://localhost:3000"),
+                BackendConfig::new("B", "http://localhost:3002"),
             ],
             routing: Rules::default(),
             limits: Limits::default(),
@@ -119,6 +111,16 @@ pub struct BackendConfig {
     /// Requests in flight at the same time, instead of `limits.perBackend`; 0 for any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// Capacity relative to the other backends, percent (100); 0 to 1000, 0 for no requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+impl BackendConfig {
+    /// A backend with the defaults.
+    pub fn new(name: &str, url: &str) -> Self {
+        Self { name: name.to_owned(), url: url.to_owned(), limit: None, weight: None }
+    }
 }
 
 /// Bounds for each peer; every number is a count or bytes.
@@ -355,6 +357,8 @@ impl Default for StatsRules {
 pub struct AdminRules {
     /// `HOST:PORT` (null: none). Every client that can connect there can read the pages.
     pub listen: Option<String>,
+    /// The path of the Unix socket for `intelliproxy ctl` (null: none), with mode 0600.
+    pub socket: Option<String>,
 }
 
 /// The paths that probes ask for; each begins with `/` and has at most 1024 visible ASCII

@@ -21,12 +21,19 @@ pub(super) struct Node<'d> {
     value: &'d Value<'d>,
     /// Its key; empty for an element of a list.
     key: &'d str,
+    /// Whether it is a whole document, which may name its schema.
+    is_document: bool,
 }
 
 impl<'d> Node<'d> {
     /// The root, or any other value whose key does not matter.
     pub(super) const fn new(text: &'d str, value: &'d Value<'d>) -> Self {
-        Self { text, value, key: "" }
+        Self { text, value, key: "", is_document: false }
+    }
+
+    /// A whole document.
+    pub(super) const fn document(text: &'d str, value: &'d Value<'d>) -> Self {
+        Self { is_document: true, ..Self::new(text, value) }
     }
 
     fn visit<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, ReadError> {
@@ -215,7 +222,7 @@ impl<'d> SeqAccess<'d> for Elements<'d> {
         let index = self.next;
         let Some(value) = self.values.get(index) else { return Ok(None) };
         self.next += 1;
-        let node = Node { value, key: "", ..self.node };
+        let node = Node { value, key: "", is_document: false, ..self.node };
         seed.deserialize(node).map(Some).map_err(|error| error.below(Step::Index(index)))
     }
 }
@@ -244,6 +251,15 @@ impl<'d> MapAccess<'d> for Entries<'d> {
         let Some(property) = self.properties.get(self.next) else { return Ok(None) };
         self.next += 1;
         let key = property.name.as_str();
+        if key == SCHEMA && self.node.is_document {
+            // For editors; the program has its own rules.
+            let node = Node { value: &property.value, key, is_document: false, ..self.node };
+            if !matches!(property.value, Value::StringLit(_)) {
+                let error = ReadError::wrong("a string").at(node, None);
+                return Err(error.below(Step::Key(key.to_owned())));
+            }
+            return self.next_key_seed(seed);
+        }
         let read: Result<_, ReadError> = seed.deserialize(key.into_deserializer());
         read.map(Some).map_err(|mut error| {
             error.place = Some((property.name.start(), String::new()));
@@ -256,7 +272,7 @@ impl<'d> MapAccess<'d> for Entries<'d> {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
         let key = property.name.as_str();
-        let node = Node { value: &property.value, key, ..self.node };
+        let node = Node { value: &property.value, key, is_document: false, ..self.node };
         seed.deserialize(node).map_err(|error| error.below(Step::Key(key.to_owned())))
     }
 }
@@ -408,5 +424,7 @@ fn one_of(names: &[&str]) -> String {
     }
 }
 
+/// The key that names the schema of a document.
+const SCHEMA: &str = "$schema";
 /// Characters of a value in an error.
 const SHOWN_MAX: usize = 60;

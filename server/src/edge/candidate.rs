@@ -7,8 +7,10 @@ use super::listen::{Listeners, Place};
 use super::logging;
 use super::record::{self, Opened};
 use super::resolve::admin_entries;
+use super::socket::ControlSocket;
 use super::state::Kept;
 use crate::config::{BackendTarget, Config};
+use crate::proxy::Overrides;
 
 /// A configuration that can be applied at once.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(crate) struct Candidate {
     pub(crate) listeners: Listeners,
     /// The listeners of the admin pages.
     pub(crate) admin: Listeners,
+    /// The new socket for commands; `None` within if there is none any more.
+    pub(crate) control: Option<Option<ControlSocket>>,
     pub(crate) files: Files,
 }
 
@@ -43,6 +47,8 @@ pub(crate) struct Current {
     pub(crate) admin: Vec<Place>,
     /// The present recording, which must not overwrite files of the next one.
     pub(crate) recording: Option<record::Names>,
+    /// What commands have changed.
+    pub(crate) overrides: Overrides,
 }
 
 impl Candidate {
@@ -53,11 +59,17 @@ impl Candidate {
     pub(crate) fn open(
         config: Config,
         targets: Vec<BackendTarget>,
-        current: Current,
+        mut current: Current,
     ) -> Result<Self, String> {
         let listeners = Listeners::bind(&config.listen, &current.listeners)?;
         let admin = Listeners::bind(&admin_entries(&config), &current.admin)?;
-        let state = Kept::read(&config)?;
+        let is_other = config.admin.socket != current.config.admin.socket;
+        let path = config.admin.socket.as_deref();
+        let open = || path.map(|path| ControlSocket::open(path, false)).transpose();
+        let control = is_other.then(open).transpose()?;
+        let mut effective = config.clone();
+        current.overrides.apply(&mut effective);
+        let state = Kept::read(&effective)?;
         let is_other = config.log != current.config.log;
         let log = is_other.then(|| logging::Opened::new(&config.log)).transpose()?;
         let is_other = config.access_log != current.config.access_log;
@@ -73,6 +85,7 @@ impl Candidate {
             targets,
             listeners,
             admin,
+            control,
             files: Files { recording, log, access_log, state },
         })
     }

@@ -18,6 +18,7 @@ pub(crate) mod record;
 pub mod reload;
 pub mod resolve;
 pub(crate) mod service;
+pub(crate) mod socket;
 pub(crate) mod state;
 pub(crate) mod upgrade;
 pub(crate) mod user;
@@ -52,6 +53,8 @@ pub(crate) struct Edge {
     access: Option<AccessLog>,
     access_counts: AccessCounts,
     keeper: Option<Keeper>,
+    /// What a policy had learned when a command replaced it.
+    learned: Option<String>,
     /// Reads the configuration again; `None` if there is nothing to read.
     source: Option<Source>,
     reloader: Reloader<Candidate>,
@@ -81,6 +84,7 @@ impl Edge {
             access: None,
             access_counts: AccessCounts::default(),
             keeper,
+            learned: None,
             source: reload,
             reloader: Reloader::new(),
             is_asked_again: false,
@@ -181,8 +185,15 @@ impl Edge {
     }
 
     /// Starts reading the configuration again.
-    pub(crate) fn reload(&mut self, now: Instant, proxy: &mut Proxy, current: Current) {
-        let Some(source) = self.source.clone() else { return };
+    /// Returns the number of readings until this one has ended; `None` if there is nothing to read.
+    pub(crate) fn reload(
+        &mut self,
+        now: Instant,
+        proxy: &mut Proxy,
+        current: Current,
+    ) -> Option<u64> {
+        let source = self.source.clone()?;
+        let readings = if self.reading_until().is_some() { 2 } else { 1 };
         let waker = Arc::clone(&self.waker);
         let wake = move || {
             // If the poll is gone, the reactor has ended.
@@ -191,6 +202,26 @@ impl Edge {
         let load = move || source.candidate(current);
         if let Err(wrong) = self.reloader.ask(now, proxy.reload_time(), load, wake) {
             proxy.handle_config_refused(wrong);
+        }
+        Some(readings)
+    }
+
+    /// Keeps what the policy has learned, before a command changes the policy.
+    pub(crate) fn remember(&mut self, proxy: &Proxy) {
+        if let Some(state) = proxy.policy_state() {
+            self.learned = Some(state.to_json());
+        }
+        if let Some(keeper) = &mut self.keeper {
+            keeper.save(proxy);
+        }
+    }
+
+    /// Restores what the policy had learned when it was last in use.
+    pub(crate) fn recall(&self, proxy: &mut Proxy) {
+        let Some(text) = &self.learned else { return };
+        // The state of another policy is refused, and kept for that one.
+        if proxy.policy_state().is_some() && proxy.restore(text).is_ok() {
+            info!("the policy continues with what it had learned");
         }
     }
 

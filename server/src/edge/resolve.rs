@@ -97,6 +97,9 @@ impl Setup {
         for Bound { place, .. } in &self.admin_listeners {
             lines.push(format!("admin pages on http://{}", place.address));
         }
+        if let Some(path) = &self.config.admin.socket {
+            lines.push(format!("commands on {path}"));
+        }
         for BackendTarget { name, url, addresses, .. } in &self.backends {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             lines.push(format!("backend {name} is {url} ({})", addresses.join(", ")));
@@ -179,7 +182,7 @@ mod tests {
     fn unresolvable_backend_is_named() {
         let mut config = Config::default();
         let url = "http://nowhere.invalid:80".to_owned();
-        config.backends = vec![BackendConfig { name: "A".to_owned(), url, limit: None }];
+        config.backends = vec![BackendConfig::new("A", &url)];
         let error = backend_targets(&config).expect_err("no such host");
         let start = "backend A (http://nowhere.invalid:80): cannot resolve nowhere.invalid: ";
         assert!(error.starts_with(start), "{error}");

@@ -181,7 +181,7 @@ impl UpstreamError {
 impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoBackend => "no backend is configured",
+            Self::NoBackend => "no backend is in service",
             Self::QueueFull => {
                 "every backend is at its limit, and limits.queueLength requests wait"
             }

@@ -64,6 +64,10 @@ pub(super) struct BackendStats<'a> {
     health: &'static str,
     /// Whether it is up; null while unknown.
     alive: Option<bool>,
+    /// `ready`, `drain` or `maintain`.
+    mode: &'static str,
+    /// Relative capacity, percent.
+    weight: u32,
     current: bool,
     /// The sum of `score_parts` as shown, so that they add up to the last decimal.
     score: Decimal,
@@ -126,6 +130,8 @@ impl<'a> BackendStats<'a> {
             url,
             health,
             alive,
+            mode: backend.mode.name(),
+            weight: backend.weight,
             current: backend.is_current,
             score: score_parts.sum(),
             score_parts,
@@ -300,7 +306,7 @@ mod tests {
             "latency": 10000, "loss": 0, "errors": 0, "inFlight": 0, "queue": 0, "cpu": 0,
             "memory": 0,
         });
-        let expected = json!([{
+        let mut expected = json!([{
             "name": "A", "url": "http://A", "health": "unknown", "alive": null, "current": false,
             "score": 10000, "scoreParts": parts,
             "latency": null, "latencyEwma": null, "latencyAgeMs": null,
@@ -312,6 +318,7 @@ mod tests {
             "queue": null, "queueEwma": null, "cpu": null, "memory": null, "reportAgeMs": null,
             "reportsRead": 0, "reportsFailed": 0, "standing": "in", "ejections": 0, "policy": { "points": 10000, "fullAt": 4, "spills": 7 },
         }]);
+        (expected[0]["mode"], expected[0]["weight"]) = ("ready".into(), 100.into());
         assert_eq!(stats(&[unknown_backend(0, "A")], &["http://A"]), expected);
     }
 

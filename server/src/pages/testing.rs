@@ -1,6 +1,6 @@
 //! Figures for tests.
 use intelliproxy_core::{
-    BackendId, BackendSnapshot, Health, PolicyView, ScoreParts, ScoreView, StandingView,
+    BackendId, BackendSnapshot, Health, Mode, PolicyView, ScoreParts, ScoreView, StandingView,
 };
 
 /// A backend without any values.
@@ -10,6 +10,8 @@ pub(crate) fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
         id,
         name: name.to_owned(),
         health: Health::Unknown,
+        mode: Mode::Ready,
+        weight: 100,
         is_current: false,
         latency: None,
         latency_ewma_ms: None,

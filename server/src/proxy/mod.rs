@@ -9,6 +9,7 @@
 //! calls with the same times have the same effects.
 mod action;
 mod askers;
+mod commands;
 mod conn;
 mod counters;
 mod dispatch;
@@ -46,6 +47,7 @@ use intelliproxy_core::{
 };
 
 pub use self::action::{Action, ConnectFailure};
+pub(crate) use self::commands::Overrides;
 use self::conn::{Conn, ConnTable};
 use self::counters::Counters;
 use self::give_way::GiveWay;
@@ -83,6 +85,7 @@ pub struct Proxy {
     sink: [u8; 64],
     stop_deadline: Option<Instant>,
     reload_counts: ReloadCounts,
+    overrides: Overrides,
     stats: Stats,
     queue: Queue,
     log_counts: LogCounts,
@@ -116,6 +119,7 @@ impl Proxy {
             sink: [0; 64],
             stop_deadline: None,
             reload_counts: ReloadCounts::default(),
+            overrides: Overrides::default(),
             stats: Stats::default(),
             queue: Queue::default(),
             log_counts: LogCounts::default(),

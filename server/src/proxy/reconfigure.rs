@@ -1,4 +1,4 @@
-//! A configuration that changes while the proxy runs. LIFECYCLE.md has the rules, R1 to R7.
+//! A configuration that changes while the proxy runs. LIFECYCLE.md has the rules, R1 to R8.
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -10,23 +10,27 @@ use super::id::ConnId;
 use super::notice::{ConfigChange, Notice};
 use super::upstreams::router_config;
 use crate::config::{BackendTarget, Config};
-use crate::pages::LogCounts;
+use crate::pages::{LogCounts, ReloadCounts};
 
 impl Proxy {
     /// Applies a new configuration; `targets` are its backends in their order, with their
-    /// addresses. It takes effect at once. No connection or request is lost by it (R1 to R7).
+    /// addresses. It takes effect at once. No connection or request is lost by it (R1 to R8).
     ///
     /// # Errors
     /// The first invalid value; nothing has changed then.
     pub fn handle_reconfigured(
         &mut self,
         now: Instant,
-        config: Config,
+        mut config: Config,
         targets: Vec<BackendTarget>,
     ) -> Result<(), ConfigError> {
         config.validate()?;
-        let wanted = router_config(&config, &targets);
+        let mut overrides = self.overrides.clone();
+        overrides.apply(&mut config);
+        let names = targets.iter().map(|target| target.name.clone()).collect();
+        let wanted = router_config(&config, names, overrides.modes());
         wanted.validate()?;
+        self.overrides = overrides;
         let mut change = ConfigChange {
             settings: config.settings_unlike(&self.shared.config),
             ..ConfigChange::default()
@@ -43,6 +47,7 @@ impl Proxy {
         }
         self.tell_router(now, wanted, &displaced, &change);
         self.upstreams.set_places(targets);
+        self.upstreams.set_modes(self.overrides.modes());
         self.stats.handle_reconfigured();
         self.displace_requests(now, &displaced);
         self.trim_idle(now);
@@ -60,6 +65,13 @@ impl Proxy {
         self.reload_counts.refused += 1;
         self.reload_counts.last_error = Some(wrong.clone());
         self.notify(Notice::ConfigRefused { wrong });
+    }
+
+    /// Returns the number of readings of the configuration that have ended, and why the last one was
+    /// refused if it was.
+    pub(crate) fn reloads(&self) -> (u64, Option<&str>) {
+        let ReloadCounts { done, refused, last_error } = &self.reload_counts;
+        (done + refused, last_error.as_deref())
     }
 
     /// Returns the configuration in use.

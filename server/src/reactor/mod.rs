@@ -11,6 +11,7 @@ mod admin;
 mod budget;
 mod bytes;
 mod clock;
+mod control;
 mod descriptors;
 mod effects;
 mod figures;
@@ -36,6 +37,7 @@ use mio::{Events, Poll, Waker};
 use self::admin::AdminPort;
 use self::budget::Budget;
 use self::clock::{Clock, seed, wall_clock_nanos};
+use self::control::ControlPort;
 use self::descriptors::connections_max;
 use self::listeners::Listeners;
 use self::signal::Watched;
@@ -71,6 +73,11 @@ pub fn serve(mut setup: Setup) -> Result<(), String> {
     // Until here nothing was accepted: the process before this one may still go on alone.
     if let Some(predecessor) = predecessor {
         predecessor.report_ready()?;
+        if let Err(wrong) = reactor.open_control(true) {
+            warn!("{wrong}: accepting no commands");
+        }
+    } else {
+        reactor.open_control(false)?;
     }
     // Logged after the listeners accept: a script that waits for these lines may connect or send a
     // signal at once.
@@ -79,7 +86,7 @@ pub fn serve(mut setup: Setup) -> Result<(), String> {
     }
     reactor.service.handle_ready();
     if early.is_some_and(|early| early.has_hung_up()) {
-        reactor.reload();
+        let _ = reactor.reload();
     }
     let mut events = Events::with_capacity(EVENTS_MAX);
     while !reactor.is_over() {
@@ -97,6 +104,7 @@ struct Reactor {
     signals: Watched,
     listeners: Listeners,
     admin: Option<AdminPort>,
+    control: Option<ControlPort>,
     /// Connections and listeners that the limit of open files has room for.
     room: usize,
     /// Sockets by the slot of the connection's id.
@@ -175,6 +183,7 @@ impl Reactor {
             signals,
             listeners,
             admin: Some(admin).filter(AdminPort::is_used),
+            control: None,
             room,
             sockets: Vec::new(),
             deadline: Some(now),
@@ -223,6 +232,9 @@ impl Reactor {
         }
         if self.is_stop_asked || self.stops_at.is_some_and(|at| at <= self.now) {
             self.stop(events)?;
+        }
+        if self.control.as_ref().is_some_and(|port| port.is_due(self.now)) {
+            self.serve_control();
         }
         self.edge.handle_turn(self.now, &mut self.proxy);
         self.service.handle_turn(self.now, self.edge.is_reading());
@@ -287,7 +299,8 @@ impl Reactor {
         let admin = self.admin.as_ref().and_then(AdminPort::poll_timeout);
         let (leaves_by, of_service) = (self.listeners.leaves_by(), self.service.poll_timeout());
         let of_edge = self.edge.poll_timeout();
-        let times = [self.deadline, of_edge, admin, self.stops_at, leaves_by, of_service];
+        let control = self.control.as_ref().and_then(ControlPort::poll_timeout);
+        let times = [self.deadline, of_edge, admin, control, self.stops_at, leaves_by, of_service];
         let mut next = earliest(times);
         if self.listeners.is_any_ready() {
             let mut at = self.accepts_from;
@@ -305,7 +318,7 @@ impl Reactor {
             Source::Signals => self.take_signals(),
             Source::Hangups => {
                 if self.signals.hangups.take() > 0 {
-                    self.reload();
+                    let _ = self.reload();
                 }
             }
             Source::Reopens => self.reopen_logs(),
@@ -318,6 +331,9 @@ impl Reactor {
                 if let Some(listener) = self.listeners.get_mut(index) {
                     listener.is_ready = true;
                 }
+            }
+            source @ (Source::ControlListener | Source::Control(_)) => {
+                self.control.iter_mut().for_each(|control| control.take_readiness(source));
             }
             Source::AdminListener(index) => {
                 self.admin.iter_mut().for_each(|admin| admin.take_listener(index));

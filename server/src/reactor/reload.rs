@@ -6,7 +6,9 @@ use log::info;
 use super::Reactor;
 use super::admin::AdminPort;
 use super::clock::wall_clock_nanos;
+use super::control::ControlPort;
 use crate::admin::CONNECTIONS_MAX;
+use crate::control::CONNECTIONS_MAX as CONTROL_MAX;
 use crate::edge::candidate::{Candidate, Current};
 
 /// The longest time for which a listener that leaves still accepts the clients that wait there.
@@ -14,20 +16,24 @@ use crate::edge::candidate::{Candidate, Current};
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
 impl Reactor {
-    /// Starts reading the configuration again.
-    pub(super) fn reload(&mut self) {
+    /// Starts reading the configuration again. Returns the number of readings until the one that was
+    /// asked for has ended; `None` if there is none.
+    pub(super) fn reload(&mut self) -> Option<u64> {
         if self.listeners.is_empty() {
-            return info!("stopping: reload ignored");
+            info!("stopping: reload ignored");
+            return None;
         }
         let current = Current {
             config: self.proxy.config().clone(),
             listeners: self.listeners.places(),
             admin: self.admin.as_ref().map(|port| port.listeners.places()).unwrap_or_default(),
             recording: self.edge.recording_names(),
+            overrides: self.proxy.overrides().clone(),
         };
         self.service.handle_reload();
-        self.edge.reload(self.now, &mut self.proxy, current);
+        let readings = self.edge.reload(self.now, &mut self.proxy, current);
         self.flush();
+        readings
     }
 
     /// Applies the configuration that was read again, if it has arrived.
@@ -42,22 +48,29 @@ impl Reactor {
             self.flush();
         }
         if self.edge.take_asked_again() {
-            self.reload();
+            let _ = self.reload();
         }
     }
 
     /// Applies a configuration whole, or leaves everything as it was.
     fn apply(&mut self, candidate: Candidate) -> Result<(), String> {
-        let Candidate { config, targets, listeners, admin, files } = candidate;
+        let Candidate { config, targets, listeners, admin, control, files } = candidate;
         let fail = |error: std::io::Error| format!("cannot watch a new listener: {error}");
         let registry = self.poll.registry();
+        let control = match control {
+            Some(socket) => {
+                let port = socket.map(|socket| ControlPort::new(socket, registry)).transpose();
+                Some(port.map_err(|error| format!("cannot watch admin.socket: {error}"))?)
+            }
+            None => None,
+        };
         let opened = self.listeners.open(listeners.bound, registry).map_err(fail)?;
         let port = self.admin.get_or_insert_with(AdminPort::new);
         let result = port.listeners.open(admin.bound, registry).map_err(fail).and_then(|slots| {
-            let is_other_policy = self.proxy.config().routing.policy != config.routing.policy;
+            let policy = self.proxy.config().routing.policy;
             self.edge.save(&self.proxy, &config);
             match self.proxy.handle_reconfigured(self.now, config, targets) {
-                Ok(()) => Ok((slots, is_other_policy)),
+                Ok(()) => Ok((slots, self.proxy.config().routing.policy != policy)),
                 Err(error) => {
                     port.listeners.abandon(&slots);
                     Err(error.to_string())
@@ -81,7 +94,11 @@ impl Reactor {
             }
         }
         self.edge.adopt(self.now, wall_clock_nanos(), files, is_other_policy, &mut self.proxy);
-        self.reserve();
+        if let Some(control) = control {
+            // A command that asked for this reload gets its response from the old one first.
+            self.serve_control();
+            self.control = control;
+        }
         self.close_leaving();
         Ok(())
     }
@@ -97,13 +114,15 @@ impl Reactor {
             self.accept();
         }
         self.listeners.close_left(self.now);
+        self.reserve();
     }
 
     /// Tells the proxy how many connections fit beside the listeners and the admin pages.
     pub(super) fn reserve(&mut self) {
         let admin = self.admin.as_ref();
         let of_admin = admin.map_or(0, |port| CONNECTIONS_MAX + port.listeners.count());
-        let reserved = self.listeners.count() + of_admin;
+        let of_control = self.control.as_ref().map_or(0, |_| CONTROL_MAX + 1);
+        let reserved = self.listeners.count() + of_admin + of_control;
         self.proxy.limit_connections(self.room.saturating_sub(reserved));
     }
 }

@@ -2,6 +2,7 @@
 use mio::Token;
 
 use crate::admin::CONNECTIONS_MAX;
+use crate::control::CONNECTIONS_MAX as CONTROL_MAX;
 use crate::proxy::ConnId;
 
 /// The subject of an event.
@@ -12,6 +13,10 @@ pub(crate) enum Source {
     AdminListener(usize),
     /// An admin connection.
     Admin(usize),
+    /// The control socket.
+    ControlListener,
+    /// A connection of the control socket.
+    Control(usize),
     /// Signals that ask for a stop.
     Signals,
     /// Signals that ask for a reload of the configuration.
@@ -35,7 +40,9 @@ const HANGUPS: usize = SPECIAL + 1;
 const WAKER: usize = SPECIAL + 2;
 const REOPENS: usize = SPECIAL + 3;
 const UPGRADES: usize = SPECIAL + 4;
-const ADMIN: usize = SPECIAL + 5;
+const CONTROL_LISTENER: usize = SPECIAL + 5;
+const CONTROL: usize = SPECIAL + 6;
+const ADMIN: usize = CONTROL + CONTROL_MAX;
 const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
 const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
 /// The most addresses of a host in `admin.listen`, twice: a new configuration opens its listeners
@@ -54,6 +61,8 @@ impl Source {
             Self::Reopens => Token(REOPENS),
             Self::Upgrades => Token(UPGRADES),
             Self::Waker => Token(WAKER),
+            Self::ControlListener => Token(CONTROL_LISTENER),
+            Self::Control(id) => Token(CONTROL + id),
             Self::Admin(id) => Token(ADMIN + id),
             Self::AdminListener(index) => Token(ADMIN_LISTENERS + index),
             Self::Listener(index) => Token(LISTENERS + index),
@@ -71,6 +80,8 @@ impl Source {
                 REOPENS => Self::Reopens,
                 UPGRADES => Self::Upgrades,
                 WAKER => Self::Waker,
+                CONTROL_LISTENER => Self::ControlListener,
+                number @ ..ADMIN => Self::Control(number - CONTROL),
                 number @ ..ADMIN_LISTENERS => Self::Admin(number - ADMIN),
                 number @ ..LISTENERS => Self::AdminListener(number - ADMIN_LISTENERS),
                 number => Self::Listener(number - LISTENERS),

@@ -289,6 +289,13 @@ impl Policy for Learned {
         self.weigh(slot);
     }
 
+    fn set_weight(&mut self, backend: BackendId, factor: f64) {
+        // Only a start: completions show the real speed soon.
+        if factor > 0.0 && self.units[backend.index()].start(factor, &self.pool) {
+            self.weigh(backend.index());
+        }
+    }
+
     fn on_leave(&mut self, _now: Instant, backend: BackendId) {
         // The row stays until its slot is taken, since requests of the backend still end.
         self.units[backend.index()].is_present = false;

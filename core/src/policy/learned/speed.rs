@@ -45,6 +45,17 @@ pub(super) struct Estimate {
 }
 
 impl Speed {
+    /// Starts at a relative speed, as if [`START`] completions at the usual one's exposure had shown
+    /// it. Does nothing if there are completions, or at the usual speed. Returns whether it did.
+    pub(super) fn start(&mut self, factor: f64) -> bool {
+        if factor == 1.0 || self.exposure[0] > 0.0 || self.completions[0] > 0.0 {
+            return false;
+        }
+        self.completions = [START * factor; MEMORIES];
+        self.exposure = [START; MEMORIES];
+        true
+    }
+
     /// Adds exposure. Returns a sample of the dispersion when a pair of stretches is full.
     pub(super) fn expose(&mut self, dx: f64) -> Option<f64> {
         // Each memory decays by exposure, not by time: it keeps the same number of completions at
@@ -127,6 +138,10 @@ impl Speed {
         self.block.exposure.iter_mut().for_each(|exposure| *exposure *= factor);
     }
 }
+
+/// Completions that a configured weight stands for: as many as the shortest memory has. A wrong
+/// weight is outvoted by as many again.
+const START: f64 = 8.0;
 
 impl Stretch {
     const fn at(&self) -> usize {

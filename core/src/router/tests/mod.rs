@@ -5,6 +5,7 @@ mod ejection;
 mod facts;
 mod reasons;
 mod refusals;
+mod service;
 
 use std::time::Duration;
 

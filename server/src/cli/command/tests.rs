@@ -53,7 +53,7 @@ fn flags_set_their_values() {
         }),
         (&["--backend", "X=http://x:1/"], |c| {
             let (name, url) = ("X".to_owned(), "http://x:1/".to_owned());
-            c.backends = vec![BackendConfig { name, url, limit: None }];
+            c.backends = vec![BackendConfig::new(&name, &url)];
         }),
         (&["--policy", "score"], |_| {}),
         (&["--threshold", "12.5"], |c| c.routing.switch.threshold = 12.5),
@@ -152,7 +152,7 @@ fn other_commands() {
 /// Every error is one line that names the argument or the file.
 #[test]
 fn faults_are_told_in_one_line() {
-    let rows: [(&[&str], &str); 26] = [
+    let rows: [(&[&str], &str); 27] = [
         (&["--nonsense"], "--nonsense: no such argument; see --help"),
         (&["--nonsense=1"], "--nonsense: no such argument; see --help"),
         (&["127.0.0.1:1"], "127.0.0.1:1: no such argument; see --help"),
@@ -168,6 +168,7 @@ fn faults_are_told_in_one_line() {
         (&["--check", "--check"], "--check: given twice"),
         (&["--threshold", "1", "--threshold=2"], "--threshold: given twice"),
         (&["--check", "--print-config"], "--print-config: not together with --check"),
+        (&["--offline"], "--offline: only together with --check"),
         (
             &["--log-level", "loud"],
             "--log-level: must be error, warn, info, debug or trace, or a list with up to 16 of MODULE=LEVEL, not \"loud\"",

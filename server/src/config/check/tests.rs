@@ -184,6 +184,7 @@ fn lists_are_bounded() {
                             name: index.to_string(),
                             url: url.clone(),
                             limit: None,
+                            weight: None,
                         })
                         .collect();
                 }

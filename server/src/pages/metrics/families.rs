@@ -2,7 +2,7 @@
 //!
 //! Names follow the conventions of Prometheus: base units, `_total` for counters, a common prefix;
 //! those of the process itself (`process_*`) are the names that its client libraries use.
-use intelliproxy_core::{BackendSnapshot, Health, StandingView};
+use intelliproxy_core::{BackendSnapshot, Health, Mode, StandingView};
 
 use super::POOL;
 use super::counts::{BackendFigures, Overall, ProcessFigures, REASONS, ReasonCounts, StatusCounts};
@@ -43,7 +43,7 @@ fn seconds(millis: Option<f64>) -> Option<f64> {
 }
 
 /// The families with samples for every backend.
-pub(super) const OF_BACKENDS: [(Family, Write); 34] = [
+pub(super) const OF_BACKENDS: [(Family, Write); 37] = [
     (
         counter(
             "intelliproxy_backend_requests_total",
@@ -125,6 +125,33 @@ pub(super) const OF_BACKENDS: [(Family, Write); 34] = [
     (gauge("intelliproxy_backend_ejected", "Whether the backend is ejected."), |to, of| {
         to.put(matches!(of.snapshot.standing, StandingView::Ejected { .. }))
     }),
+    (
+        gauge(
+            "intelliproxy_backend_in_service",
+            "Whether the backend is neither drained nor maintained, and has a weight above 0.",
+        ),
+        |to, of| {
+            to.put(of.snapshot.mode == Mode::Ready && of.snapshot.weight > 0);
+        },
+    ),
+    (
+        gauge(
+            "intelliproxy_backend_maintained",
+            "Whether the backend is maintained: drained and not probed.",
+        ),
+        |to, of| {
+            to.put(of.snapshot.mode == Mode::Maintain);
+        },
+    ),
+    (
+        gauge(
+            "intelliproxy_backend_weight_ratio",
+            "Capacity relative to the usual one, as configured or by command.",
+        ),
+        |to, of| {
+            to.put(f64::from(of.snapshot.weight) / 100.0);
+        },
+    ),
     (
         gauge(
             "intelliproxy_backend_up",

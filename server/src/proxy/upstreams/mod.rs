@@ -7,13 +7,13 @@ mod decisions;
 mod idle;
 mod places;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use intelliproxy_core::journal::{JournalSink, RecordedRouter, RecordingCounts};
 use intelliproxy_core::{
     Action, Asker, BackendId, BackendLimits, BackendSnapshot, ConfigError, Event, GuardView,
-    Instant, Lease, LeaseId, NoRoute, Outcome, PolicyState, PolicyStateError, RouteReason,
+    Instant, Lease, LeaseId, Mode, NoRoute, Outcome, PolicyState, PolicyStateError, RouteReason,
     RouterConfig, RouterCounts, Rules, Snapshot,
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Upstreams {
     leases: usize,
     /// The last decisions, while there is an admin page that shows them.
     decisions: Option<Box<Decisions>>,
+    /// Backends to which no idle connection is kept.
+    maintained: BTreeSet<BackendId>,
 }
 
 impl Upstreams {
@@ -46,10 +48,13 @@ impl Upstreams {
         seed: u64,
         now: Instant,
     ) -> Result<Self, ConfigError> {
-        let router = RecordedRouter::new(router_config(config, &targets), seed, now)?;
+        let names = targets.iter().map(|target| target.name.clone()).collect();
+        let wanted = router_config(config, names, &BTreeMap::new());
+        let router = RecordedRouter::new(wanted, seed, now)?;
         let places = Places::new(targets);
         let (idle, displaced) = (Idle::default(), BTreeSet::new());
-        let mut upstreams = Self { router, places, idle, displaced, leases: 0, decisions: None };
+        let (leases, decisions, maintained) = (0, None, BTreeSet::new());
+        let mut upstreams = Self { router, places, idle, displaced, leases, decisions, maintained };
         upstreams.keep_decisions(config.admin.listen.is_some());
         Ok(upstreams)
     }
@@ -183,7 +188,8 @@ impl Upstreams {
         conn: ConnId,
         most: usize,
     ) -> bool {
-        self.places.is_current(backend, attempt) && self.idle.put(backend, conn, most)
+        let is_wanted = self.maintained.is_empty() || !self.maintained.contains(&backend);
+        is_wanted && self.places.is_current(backend, attempt) && self.idle.put(backend, conn, most)
     }
 
     /// Removes a connection that ended while idle.
@@ -251,6 +257,23 @@ impl Upstreams {
         let ids: Vec<BackendId> =
             targets.iter().filter_map(|target| self.router.backend(&target.name)).collect();
         self.places.set(&ids, targets);
+    }
+
+    /// Takes the modes of the backends that are not ready.
+    pub(crate) fn set_modes(&mut self, modes: &BTreeMap<String, Mode>) {
+        let maintained = modes.iter().filter(|(_, mode)| **mode == Mode::Maintain);
+        self.maintained = maintained.filter_map(|(name, _)| self.router.backend(name)).collect();
+    }
+
+    /// Returns the configured backend with this name.
+    pub(crate) fn named(&self, name: &str) -> Option<BackendId> {
+        self.router.backend(name)
+    }
+
+    /// Returns the names of the configured backends in their order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let names = self.configured().iter().filter_map(|id| self.router.name(*id));
+        names.map(str::to_owned).collect()
     }
 
     /// Notes that the backend of a lease left or moved.
@@ -362,10 +385,20 @@ impl Upstreams {
     }
 }
 
-/// Returns the router's part of a configuration.
-pub(crate) fn router_config(config: &Config, targets: &[BackendTarget]) -> RouterConfig {
-    let backends = targets.iter().map(|target| target.name.clone()).collect();
+/// Returns the router's part of a configuration for the backends of these names; `modes` are those
+/// that are not ready.
+pub(crate) fn router_config(
+    config: &Config,
+    backends: Vec<String>,
+    modes: &BTreeMap<String, Mode>,
+) -> RouterConfig {
     let own = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.limit?)));
-    let limits = BackendLimits { per_backend: config.limits.per_backend, own: own.collect() };
+    let weights = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.weight?)));
+    let limits = BackendLimits {
+        per_backend: config.limits.per_backend,
+        own: own.collect(),
+        weights: weights.collect(),
+        modes: modes.clone(),
+    };
     RouterConfig { backends, rules: Rules { limits, ..config.routing.clone() } }
 }

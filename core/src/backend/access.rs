@@ -1,0 +1,23 @@
+//! The access that requests have to a backend.
+/// The access that requests have to a backend. Requests go to the backends with the least value
+/// present.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Access {
+    /// No restriction.
+    Free,
+    /// New or returned, with as many requests as slow start allows.
+    Slow,
+    /// It asked for a pause.
+    Held,
+    /// Its requests failed: it gets none, or one at a time.
+    Ejected,
+    /// Its pings or its connections failed.
+    Down,
+    /// It has its maximum of requests in flight: it gets none, even if all others are down.
+    Full,
+    /// It is out of service: it gets none, either.
+    Drained,
+    /// It is not configured.
+    #[default]
+    Gone,
+}

@@ -1,0 +1,185 @@
+//! The Unix socket for commands: a name in the file system that only its owner may use.
+//!
+//! The name goes when the socket is dropped, if it still belongs to it. A socket that another
+//! process has left is replaced; one that a process listens on is not. Links are not followed.
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+
+use super::disk;
+use crate::plain::os_error_text;
+
+/// A bound socket, whose name goes with it.
+#[derive(Debug)]
+pub(crate) struct ControlSocket {
+    /// Taken when the socket is put to use.
+    listener: Option<UnixListener>,
+    path: PathBuf,
+    /// Device and inode of the name.
+    identity: (u64, u64),
+}
+
+impl ControlSocket {
+    /// Binds and listens. The name appears with mode 0600, in place of a stale socket if there is
+    /// one, or of the socket of the process before this one (`takes_over`).
+    ///
+    /// # Errors
+    /// One line that names the path: it belongs to something else, another process listens there,
+    /// or the system's error.
+    pub(crate) fn open(path: &str, takes_over: bool) -> Result<Self, String> {
+        let file = PathBuf::from(path);
+        let fail = |wrong: &str| format!("cannot listen on {path}: {wrong}");
+        match fs::symlink_metadata(&file) {
+            Ok(found) if found.is_symlink() => {
+                return Err(fail("is a symbolic link, which is not followed"));
+            }
+            Ok(found) if !found.file_type().is_socket() => return Err(fail("is not a socket")),
+            Ok(_) if takes_over => {}
+            // A backlog that is full is a sign of a listener, too.
+            Ok(_) => match UnixStream::connect(&file).map_err(|error| error.kind()) {
+                Err(ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {}
+                Ok(_) | Err(_) => return Err(fail("another process listens there")),
+            },
+            Err(_) => {}
+        }
+        Self::bind(file).map_err(|error| fail(&os_error_text(&error)))
+    }
+
+    fn bind(path: PathBuf) -> io::Result<Self> {
+        let beside = disk::beside(&path, ".new");
+        match fs::symlink_metadata(&beside) {
+            Ok(found) if found.file_type().is_socket() => fs::remove_file(&beside)?,
+            _ => {}
+        }
+        let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+        // On Linux the name gets this mode. No client can connect before the listen below.
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        bind(&socket, &SocketAddrUnix::new(&beside)?)?;
+        let result = Self::publish(&beside, &path).and_then(|identity| {
+            listen(&socket, BACKLOG)?;
+            let listener = UnixListener::from(socket);
+            listener.set_nonblocking(true)?;
+            Ok(Self { listener: Some(listener), path, identity })
+        });
+        if result.is_err() {
+            // It may have been renamed already.
+            let _ = fs::remove_file(&beside);
+        }
+        result
+    }
+
+    /// Gives the socket its name, atomically. Returns its identity.
+    fn publish(beside: &Path, path: &Path) -> io::Result<(u64, u64)> {
+        let mut found = fs::symlink_metadata(beside)?;
+        if found.mode() & 0o777 != MODE {
+            fs::set_permissions(beside, fs::Permissions::from_mode(MODE))?;
+            found = fs::symlink_metadata(beside)?;
+        }
+        fs::rename(beside, path)?;
+        Ok((found.dev(), found.ino()))
+    }
+
+    /// Takes the listener, once.
+    pub(crate) fn take_listener(&mut self) -> Option<UnixListener> {
+        self.listener.take()
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let found = fs::symlink_metadata(&self.path);
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
+            // Without it nothing can be removed.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The mode of the name.
+const MODE: u32 = 0o600;
+/// Connections that wait to be accepted: as many as there can be.
+const BACKLOG: i32 = crate::control::CONNECTIONS_MAX as i32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let name = format!("intelliproxy-socket-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        folder
+    }
+
+    /// The name has mode 0600 and goes with the socket. A stale name is replaced.
+    #[test]
+    fn names_come_and_go() {
+        let folder = folder("names");
+        let path = folder.join("s");
+        let text = path.display().to_string();
+        let mut socket = ControlSocket::open(&text, false).expect("a free name");
+        let mode = fs::symlink_metadata(&path).expect("a name").mode();
+        assert_eq!(mode & 0o777, MODE);
+        assert!(socket.take_listener().is_some());
+        UnixStream::connect(&path).expect_err("the listener is closed");
+        // Its process has died without removing the name.
+        std::mem::forget(socket);
+        let socket = ControlSocket::open(&text, false).expect("the name is stale");
+        UnixStream::connect(&path).expect("it listens");
+        drop(socket);
+        assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 0);
+        fs::remove_dir_all(folder).expect("the folder goes");
+    }
+
+    /// A process takes the name of the one before it over, which leaves it alone at its end.
+    #[test]
+    fn a_name_passes_on() {
+        let folder = folder("passes");
+        let text = folder.join("s").display().to_string();
+        let first = ControlSocket::open(&text, false).expect("a free name");
+        let second = ControlSocket::open(&text, true).expect("it is taken over");
+        drop(first);
+        UnixStream::connect(&text).expect("the second one listens");
+        drop(second);
+        assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 0);
+        fs::remove_dir_all(folder).expect("the folder goes");
+    }
+
+    /// A name that is in use, a link, a file and a missing folder are refused, and stay as they are. A
+    /// name that another process has taken over is not removed.
+    #[test]
+    fn other_names_are_left_alone() {
+        let folder = folder("others");
+        let path = |name: &str| folder.join(name).display().to_string();
+        let socket = ControlSocket::open(&path("s"), false).expect("a free name");
+        fs::write(path("file"), "precious").expect("a file");
+        std::os::unix::fs::symlink(path("s"), path("link")).expect("a link");
+        for (name, wrong) in [
+            ("s", "another process listens there"),
+            ("link", "is a symbolic link, which is not followed"),
+            ("file", "is not a socket"),
+            ("absent/s", "no such file or directory"),
+        ] {
+            let error = ControlSocket::open(&path(name), false).expect_err(name);
+            assert_eq!(error, format!("cannot listen on {}: {wrong}", path(name)));
+        }
+        let long = path(&"x".repeat(200));
+        assert!(
+            ControlSocket::open(&long, false)
+                .expect_err("too long")
+                .starts_with("cannot listen on ")
+        );
+        assert_eq!(fs::read_to_string(path("file")).expect("still there"), "precious");
+        fs::remove_file(path("s")).expect("the name");
+        fs::write(path("s"), "another's").expect("a file");
+        drop(socket);
+        assert_eq!(fs::read_to_string(path("s")).expect("still there"), "another's");
+        fs::remove_dir_all(folder).expect("the folder goes");
+    }
+}

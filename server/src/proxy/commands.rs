@@ -1,0 +1,122 @@
+//! Commands of an operator: they change the running proxy beside its configuration.
+//!
+//! | command | lasts until |
+//! |---|---|
+//! | a backend's mode | `ready`, or a configuration without the backend |
+//! | a backend's weight | a configuration that names another weight than the one before, or lacks the backend |
+//! | the policy | a configuration that names another policy than the one before |
+//!
+//! The router gets each change as a new configuration, so that recordings contain it.
+use std::collections::BTreeMap;
+
+use intelliproxy_core::{BackendId, Instant, Mode, PolicyKind};
+
+use super::Proxy;
+use super::upstreams::router_config;
+use crate::config::Config;
+
+/// What commands have changed since the configuration was read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overrides {
+    /// The policy of the configuration, and the one in use instead.
+    policy: Option<(PolicyKind, PolicyKind)>,
+    /// The same for the weights of backends.
+    weights: BTreeMap<String, (Option<u32>, u32)>,
+    modes: BTreeMap<String, Mode>,
+}
+
+impl Overrides {
+    /// Puts the changes into a configuration that was just read. Those that it contradicts end.
+    pub(crate) fn apply(&mut self, config: &mut Config) {
+        if let Some((replaced, policy)) = self.policy {
+            if config.routing.policy == replaced {
+                config.routing.policy = policy;
+            } else {
+                self.policy = None;
+            }
+        }
+        self.weights.retain(|name, (replaced, weight)| {
+            let mut backends = config.backends.iter_mut();
+            let backend = backends.find(|backend| backend.name == *name);
+            let backend = backend.filter(|backend| backend.weight == *replaced);
+            backend.map(|backend| backend.weight = Some(*weight)).is_some()
+        });
+        self.modes.retain(|name, _| config.backends.iter().any(|backend| backend.name == *name));
+    }
+
+    /// The modes of backends that are not ready.
+    pub(super) const fn modes(&self) -> &BTreeMap<String, Mode> {
+        &self.modes
+    }
+}
+
+impl Proxy {
+    /// Takes a backend out of service, or back.
+    ///
+    /// # Errors
+    /// There is no such backend.
+    pub fn set_mode(&mut self, now: Instant, backend: &str, mode: Mode) -> Result<(), String> {
+        let id = self.commanded(backend)?;
+        if mode == Mode::Ready {
+            self.overrides.modes.remove(backend);
+        } else {
+            self.overrides.modes.insert(backend.to_owned(), mode);
+        }
+        self.command(now);
+        if mode == Mode::Maintain {
+            for conn in self.upstreams.trim_idle(id, 0) {
+                self.close(conn, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the relative capacity of a backend, percent.
+    ///
+    /// # Errors
+    /// There is no such backend, or the weight is above
+    /// [`WEIGHT_MAX`](intelliproxy_core::BackendLimits::WEIGHT_MAX).
+    pub fn set_weight(&mut self, now: Instant, backend: &str, weight: u32) -> Result<(), String> {
+        self.commanded(backend)?;
+        let mut config = self.shared.config.clone();
+        let Some(of_config) = config.backends.iter_mut().find(|one| one.name == backend) else {
+            return Err(format!("no backend is named {backend}"));
+        };
+        let replaced = of_config.weight.replace(weight);
+        config.validate().map_err(|error| error.to_string())?;
+        self.shared.config = config;
+        let change = self.overrides.weights.entry(backend.to_owned()).or_insert((replaced, weight));
+        change.1 = weight;
+        self.command(now);
+        Ok(())
+    }
+
+    /// Routes by another policy. What the last one has learned is lost unless the driver keeps it.
+    pub fn set_policy(&mut self, now: Instant, policy: PolicyKind) {
+        let used = self.shared.config.routing.policy;
+        let replaced = self.overrides.policy.map_or(used, |(replaced, _)| replaced);
+        self.overrides.policy = (replaced != policy).then_some((replaced, policy));
+        self.shared.config.routing.policy = policy;
+        self.command(now);
+    }
+
+    /// Returns what commands have changed.
+    pub(crate) const fn overrides(&self) -> &Overrides {
+        &self.overrides
+    }
+
+    fn commanded(&self, backend: &str) -> Result<BackendId, String> {
+        self.upstreams.named(backend).ok_or_else(|| format!("no backend is named {backend}"))
+    }
+
+    /// Passes the changed configuration to the router.
+    fn command(&mut self, now: Instant) {
+        let names = self.upstreams.names();
+        let wanted = router_config(&self.shared.config, names, self.overrides.modes());
+        self.upstreams.reconfigure(now, wanted);
+        self.upstreams.set_modes(self.overrides.modes());
+        self.drain_router(now);
+        self.stats.handle_reconfigured();
+        self.serve_queue(now);
+    }
+}

@@ -1,0 +1,355 @@
+//! The JSON Schema of the configuration file. It is made of the defaults of the program and of the
+//! tables in `configuration.md`, which `tidy` holds to the program, and then held against the
+//! program's reader itself.
+//!
+//! `INTELLIPROXY_SCHEMA=write cargo test -p intelliproxy-tests --test schema` writes it again.
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use intelliproxy::config::Config;
+use serde_json::{Map, Value, json};
+
+const SCHEMA: &str = "server/schema/intelliproxy.schema.json";
+const CONFIGURATION: &str = "server/docs/configuration.md";
+
+/// The file is the one that is made of the program's defaults and tables.
+#[test]
+fn the_schema_is_current() {
+    let made = format!("{:#}\n", made());
+    let file = root().join(SCHEMA);
+    if std::env::var_os("INTELLIPROXY_SCHEMA").is_some_and(|value| value == "write") {
+        fs::create_dir_all(file.parent().expect("a folder")).expect("the folder");
+        fs::write(&file, &made).expect("the schema");
+    }
+    let hint = "INTELLIPROXY_SCHEMA=write writes it again";
+    assert!(read(&file) == made, "{SCHEMA} is out of date: {hint}");
+}
+
+/// The schema has every key of the program and no others, each with its default.
+#[test]
+fn the_schema_has_every_key() {
+    let (mut keys, mut real) = (BTreeMap::new(), BTreeMap::new());
+    leaves("", &schema(), &mut keys);
+    flatten("", &defaults(), &mut real);
+    let listed: Vec<_> = keys.keys().filter(|key| *key != "$schema").collect();
+    assert_eq!(listed, real.keys().collect::<Vec<_>>());
+    for (key, value) in real {
+        assert_eq!(keys[&key]["default"], value, "{key}");
+    }
+}
+
+/// The reader accepts what the schema permits, at its bounds and in every form, and refuses what lies
+/// beyond.
+#[test]
+fn the_reader_agrees_with_the_schema() {
+    let mut keys = BTreeMap::new();
+    leaves("", &schema(), &mut keys);
+    keys.remove("$schema");
+    let (mut numbers, mut names, mut units) = (0, 0, 0);
+    for (key, rule) in &keys {
+        let forms = rule["anyOf"].as_array().cloned().unwrap_or_else(|| vec![rule.clone()]);
+        for form in forms {
+            if let Some(most) = form["maximum"].as_f64() {
+                numbers += 1;
+                let step = if form["type"] == "number" { 0.001 } else { 1.0 };
+                let least = form["minimum"].as_f64();
+                let above = form["exclusiveMinimum"].as_f64();
+                let first =
+                    least.or_else(|| above.map(|above| above + step)).expect("a lower bound");
+                for (number, is_good) in
+                    [(first, true), (most, true), (first - step, false), (most + step, false)]
+                {
+                    assert_eq!(takes(key, number_for(&form, number)), is_good, "{key} = {number}");
+                }
+            }
+            for name in form["enum"].as_array().into_iter().flatten() {
+                names += 1;
+                assert!(takes(key, name.clone()), "{key} = {name}");
+            }
+            if form.get("enum").is_some() {
+                assert!(!takes(key, "nonsense".into()), "{key}");
+            }
+            if let Some(pattern) = form["pattern"].as_str() {
+                units += 1;
+                let text = if pattern.contains("KiB") { "2KiB" } else { "5s" };
+                assert!(takes(key, text.into()), "{key} = {text}");
+                assert!(!takes(key, "5 parsecs".into()), "{key}");
+            }
+            match form["type"].as_str() {
+                Some("boolean") => {
+                    assert!(takes(key, true.into()) && takes(key, false.into()), "{key}");
+                    assert!(!takes(key, "yes".into()), "{key}");
+                }
+                Some("array") => assert!(!takes(key, "text".into()), "{key}"),
+                _ => {}
+            }
+        }
+    }
+    assert!(numbers > 40 && names > 10 && units > 20, "{numbers}, {names}, {units}");
+}
+
+/// The keys of a backend and of a listener in the schema are those that the reader knows.
+#[test]
+fn entries_of_lists_agree() {
+    let schema = schema();
+    let backend = &schema["properties"]["backends"]["items"];
+    let values = json!({ "name": "A", "url": "http://127.0.0.1:1", "limit": 5, "weight": 1000 });
+    let keys = |object: &Value| object.as_object().expect("an object").keys().cloned().collect();
+    let known: Vec<String> = keys(&values);
+    let listed: Vec<String> = keys(&backend["properties"]);
+    assert_eq!(listed, known);
+    assert!(takes("backends", json!([values])));
+    for key in known {
+        let mut without = values.clone();
+        without.as_object_mut().expect("an object").remove(&key);
+        let is_required = backend["required"].as_array().expect("a list").contains(&json!(key));
+        assert_eq!(takes("backends", json!([without])), !is_required, "{key}");
+    }
+    let most = backend["properties"]["weight"]["maximum"].as_u64().expect("a bound");
+    assert!(!takes("backends", json!([{ "name": "A", "url": "http://h", "weight": most + 1 }])));
+    assert!(!takes("backends", json!([{ "name": "A", "url": "http://h", "colour": "blue" }])));
+    let listener = json!({ "address": "127.0.0.1:1", "proxyProtocol": false, "reusePort": false });
+    let of_schema = &schema["properties"]["listen"]["items"]["anyOf"][1]["properties"];
+    assert_eq!(keys(of_schema), keys(&listener));
+    assert!(takes("listen", json!(["127.0.0.1:2", listener])));
+}
+
+/// `$schema` is accepted at the top of a file and nowhere else. The examples name the schema there.
+#[test]
+fn files_name_the_schema() {
+    let read_text = |text: &str| Config::from_json(text).map_err(|error| error.to_string());
+    assert_eq!(read_text(r#"{"$schema": "x"}"#), Ok(Config::default()));
+    let wrong = read_text(r#"{"$schema": 1}"#).expect_err("no string");
+    assert!(wrong.contains("$schema: must be a string, not 1"), "{wrong}");
+    let wrong = read_text(r#"{"limits": {"$schema": "x"}}"#).expect_err("not at the top");
+    assert!(wrong.contains("unknown key"), "{wrong}");
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("server/examples")).expect("the examples") {
+        let file = entry.expect("a listing").path();
+        if file.extension().is_some_and(|ending| ending == "json") {
+            seen += 1;
+            let named = r#""$schema": "../schema/intelliproxy.schema.json","#;
+            assert!(read(&file).contains(named), "{}", file.display());
+        }
+    }
+    assert!(seen >= 3, "{seen} examples were found");
+}
+
+/// The schema, made of the defaults and the tables.
+fn made() -> Value {
+    let mut real = BTreeMap::new();
+    flatten("", &defaults(), &mut real);
+    let mut root = object(Map::new());
+    root["$schema"] = json!("http://json-schema.org/draft-07/schema#");
+    root["title"] = json!("Configuration of IntelliProxy");
+    put(&mut root, "$schema", json!({ "type": "string", "description": "This schema." }));
+    for row in rows() {
+        let default = real.get(&row.key).unwrap_or_else(|| panic!("no key {}", row.key));
+        put(&mut root, &row.key, rule(&row, default));
+    }
+    root
+}
+
+/// The rule for the value of one key.
+fn rule(row: &Row, default: &Value) -> Value {
+    let mut rule = match row.kind.as_str() {
+        "boolean" => json!({ "type": "boolean" }),
+        "string" => text_rule(&row.range, default),
+        "list" => list_rule(row),
+        "ms" => json!({ "anyOf": [
+            bounded("integer", &row.range),
+            { "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" },
+        ] }),
+        "bytes" => json!({ "anyOf": [
+            bounded("integer", &row.range),
+            { "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" },
+        ] }),
+        _ if default.is_u64() => bounded("integer", &row.range),
+        _ => bounded("number", &row.range),
+    };
+    rule["default"] = default.clone();
+    rule["description"] = plain(&row.meaning).into();
+    rule
+}
+
+fn text_rule(range: &str, default: &Value) -> Value {
+    let names: Vec<&str> = range.split('`').skip(1).step_by(2).collect();
+    if names.len() > 1 {
+        return json!({ "enum": names });
+    }
+    match default {
+        Value::Null => json!({ "type": ["string", "null"], "minLength": 1 }),
+        _ => json!({ "type": "string", "minLength": 1 }),
+    }
+}
+
+fn list_rule(row: &Row) -> Value {
+    let address = json!({ "type": "string", "pattern": ":[0-9]+$" });
+    let items = match row.key.as_str() {
+        "listen" => {
+            let mut entry = object(Map::new());
+            put(&mut entry, "address", address.clone());
+            put(&mut entry, "proxyProtocol", json!({ "type": "boolean", "default": false }));
+            put(&mut entry, "reusePort", json!({ "type": "boolean", "default": false }));
+            entry["required"] = json!(["address"]);
+            json!({ "anyOf": [address, entry] })
+        }
+        "backends" => {
+            let mut entry = object(Map::new());
+            let name = json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" });
+            put(&mut entry, "name", name);
+            put(&mut entry, "url", json!({ "type": "string", "pattern": "^[Hh][Tt][Tt][Pp]://" }));
+            put(&mut entry, "limit", json!({ "type": "integer", "minimum": 0 }));
+            let weight =
+                json!({ "type": "integer", "minimum": 0, "maximum": 1000, "default": 100 });
+            put(&mut entry, "weight", weight);
+            entry["required"] = json!(["name", "url"]);
+            entry
+        }
+        _ => json!({ "type": "string", "minLength": 1 }),
+    };
+    let mut rule = json!({ "type": "array", "items": items });
+    let numbers: Vec<u64> = row.range.split(' ').filter_map(|word| word.parse().ok()).collect();
+    match numbers[..] {
+        [least, most] => (rule["minItems"], rule["maxItems"]) = (least.into(), most.into()),
+        [most] => rule["maxItems"] = most.into(),
+        _ => panic!("{}: a list has a range", row.key),
+    }
+    rule
+}
+
+/// A number of this type in a range such as `1 to 5`, `0 or more` or `above 0, at most 1`.
+fn bounded(kind: &str, range: &str) -> Value {
+    let number = |text: &str| -> Value {
+        let number: f64 = text.replace(' ', "").parse().unwrap_or_else(|_| panic!("{range}"));
+        if number.fract() == 0.0 { json!(number as i64) } else { json!(number) }
+    };
+    if let Some((least, most)) = range.split_once(" to ") {
+        json!({ "type": kind, "minimum": number(least), "maximum": number(most) })
+    } else if let Some(least) = range.strip_suffix(" or more") {
+        json!({ "type": kind, "minimum": number(least) })
+    } else if let Some((above, most)) =
+        range.strip_prefix("above ").and_then(|rest| rest.split_once(", at most "))
+    {
+        json!({ "type": kind, "exclusiveMinimum": number(above), "maximum": number(most) })
+    } else {
+        panic!("not a range of numbers: {range:?}")
+    }
+}
+
+/// Text of Markdown without its links and code marks.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, link)) = rest.split_once("](") {
+        let (words, name) = before.rsplit_once('[').expect("a link has a text");
+        plain += words;
+        plain += name;
+        rest = link.split_once(')').expect("a link has an end").1;
+    }
+    (plain + rest).replace('`', "")
+}
+
+/// An object with these properties and no others.
+fn object(properties: Map<String, Value>) -> Value {
+    json!({ "type": "object", "additionalProperties": false, "properties": properties })
+}
+
+/// Puts a rule at a path; objects on the way are made.
+fn put(at: &mut Value, path: &str, rule: Value) {
+    let properties = at["properties"].as_object_mut().expect("an object");
+    match path.split_once('.') {
+        None => {
+            properties.insert(path.to_owned(), rule);
+        }
+        Some((first, rest)) => {
+            let inner = properties.entry(first).or_insert_with(|| object(Map::new()));
+            put(inner, rest, rule);
+        }
+    }
+}
+
+/// A row of a table of keys.
+struct Row {
+    key: String,
+    kind: String,
+    range: String,
+    meaning: String,
+}
+
+fn rows() -> Vec<Row> {
+    let document = read(&root().join(CONFIGURATION));
+    let is_key = |line: &&str| line.starts_with("| `") && !line.starts_with("| `-");
+    let lines = document.lines().filter(is_key);
+    lines
+        .map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let [key, kind, _, range, meaning] = cells[..] else { panic!("five cells: {line}") };
+            Row {
+                key: key.trim_matches('`').to_owned(),
+                kind: kind.to_owned(),
+                range: range.to_owned(),
+                meaning: meaning.to_owned(),
+            }
+        })
+        .collect()
+}
+
+/// Collects every leaf of the schema by its path.
+fn leaves(path: &str, at: &Value, into: &mut BTreeMap<String, Value>) {
+    let Some(properties) = at["properties"].as_object() else {
+        into.insert(path.to_owned(), at.clone());
+        return;
+    };
+    for (key, value) in properties {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        leaves(&path, value, into);
+    }
+}
+
+/// Collects every leaf of a configuration by its path. Lists are leaves.
+fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
+    let Value::Object(map) = value else {
+        into.insert(path.to_owned(), value.clone());
+        return;
+    };
+    for (key, value) in map {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        flatten(&path, value, into);
+    }
+}
+
+/// Whether the reader accepts a configuration with this value at this key.
+fn takes(key: &str, value: Value) -> bool {
+    let mut config = defaults();
+    // Two keys depend on each other: each is tried with enough room from the other.
+    if key == "limits.targetBytesMax" {
+        config["limits"]["headBytesMax"] = 60_000.into();
+    } else {
+        config["limits"]["targetBytesMax"] = 64.into();
+    }
+    *config.pointer_mut(&format!("/{}", key.replace('.', "/"))).expect(key) = value;
+    Config::from_json(&config.to_string()).is_ok()
+}
+
+fn number_for(form: &Value, number: f64) -> Value {
+    if form["type"] == "integer" { json!(number as i64) } else { json!(number) }
+}
+
+fn defaults() -> Value {
+    serde_json::to_value(Config::default()).expect("plain data")
+}
+
+fn schema() -> Value {
+    serde_json::from_str(&read(&root().join(SCHEMA))).expect("JSON")
+}
+
+fn read(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().expect("tests is a folder of the repository").to_owned()
+}
