@@ -54,6 +54,7 @@ mod refit;
 mod restraints;
 pub(crate) mod rules;
 mod speed;
+mod start;
 mod state;
 mod unit;
 mod view;

@@ -205,16 +205,6 @@ impl Unit {
         unit
     }
 
-    /// Starts the speed at `factor` unless there are completions. Returns whether it has changed.
-    pub(super) fn start(&mut self, factor: f64, pool: &Pool) -> bool {
-        let is_started = self.speed.start(factor);
-        if is_started {
-            self.settle(pool);
-            self.due_speed = self.shrunk_speed;
-        }
-        is_started
-    }
-
     /// Whether enough exposure has passed since the last estimate for its fall to matter: that of
     /// one completion, at its own speed or at speed 1, whichever is more.
     pub(super) fn is_stale(&self, now: Instant) -> bool {

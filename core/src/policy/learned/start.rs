@@ -1,0 +1,14 @@
+//! The start of a backend whose relative capacity is configured.
+use super::unit::{Pool, Unit};
+
+impl Unit {
+    /// Starts the speed at `factor` unless there are completions. Returns whether it has changed.
+    pub(super) fn start(&mut self, factor: f64, pool: &Pool) -> bool {
+        let is_started = self.speed.start(factor);
+        if is_started {
+            self.settle(pool);
+            self.due_speed = self.shrunk_speed;
+        }
+        is_started
+    }
+}
