@@ -3,10 +3,10 @@ use std::ops::{Deref, DerefMut};
 
 use memmap2::MmapMut;
 
-/// Bytes of memory from which on it is a mapping of its own. The allocator returns memory to the
-/// system only from the end of its heap, where something small mostly stays: 3000 heads of 30 KB
-/// left 142 MiB for good. It maps from 128 KiB on by itself, but stops once one such piece was
-/// freed. Below four pages a mapping's rounding to whole pages outweighs that.
+/// Size in bytes from which memory is mapped. The allocator returns memory to the system only from
+/// the end of its heap, where something small mostly stays: 3000 heads of 30 KB left 142 MiB for
+/// good. By itself it maps pieces from 128 KiB on, but stops once one such piece was freed. Below
+/// four pages, the rounding of a mapping to whole pages costs more.
 const MAPPED_FROM: usize = 16 * 1024;
 
 /// A fixed number of bytes, zero at first.
@@ -24,8 +24,8 @@ impl Memory {
     #[cold]
     pub(super) fn new(bytes: usize) -> Self {
         let mapped = if bytes < MAPPED_FROM { None } else { MmapMut::map_anon(bytes).ok() };
-        // The system limits the number of mappings (Linux: 65 530). Beyond that the allocator
-        // serves.
+        // The system limits the number of mappings (Linux: 65 530). Beyond that limit the memory
+        // comes from the allocator.
         mapped.map_or_else(|| Self::Heap(vec![0; bytes].into_boxed_slice()), Self::Mapped)
     }
 }

@@ -1,9 +1,8 @@
 //! Byte buffers that connections borrow while they hold bytes.
 //!
 //! A buffer has free room before its bytes. A new head or a chunk's size line can be put there
-//! while the body stays where it was read. So unchanged bytes are never copied: their buffer is
-//! passed on. The pool is a stack, so that the next buffer is the one whose memory is still in the
-//! cache.
+//! while the body stays where it was read, so that a buffer can be passed on without a copy. The
+//! pool is a stack: the next buffer is the one whose memory is still in the cache.
 use std::ops::Range;
 
 mod memory;
@@ -13,13 +12,13 @@ use self::memory::Memory;
 pub(crate) use outbox::Outbox;
 
 /// Room before the bytes of a new large buffer. A forwarded head is longer than the received one by
-/// the fields that the proxy adds: 111 bytes for a small request on loopback. Without room the body
-/// is copied once.
+/// the fields that the proxy adds: 111 bytes for a small request on loopback. Without this room the
+/// body would be copied once.
 const HEADROOM: usize = 1024;
 /// Room kept after the bytes that are read, for the CRLF that ends a chunk.
 const TAILROOM: usize = 16;
-/// Bytes of a small buffer: most heads and small messages fit. With the allocator's own 16 bytes
-/// its stride is not a power of two, so that neighbours do not share cache sets.
+/// Bytes of a small buffer: most heads and small messages fit. With the allocator's own 16 bytes it
+/// takes 2 KiB.
 pub(crate) const SMALL: usize = 2032;
 /// Room before a head that is written into a buffer, for a longer Host. An even longer one costs a
 /// copy.
@@ -49,7 +48,8 @@ impl Buffer {
         Self { memory: Memory::new(bytes), start: 0, end: 0 }
     }
 
-    /// Returns a buffer of the size of `bytes`, for responses that the proxy makes itself.
+    /// Returns a buffer that takes over `bytes`, without free room. Responses of the proxy itself
+    /// use it.
     pub(crate) fn holding(bytes: Vec<u8>) -> Self {
         let end = offset(bytes.len());
         Self { memory: bytes.into(), start: 0, end }
@@ -194,7 +194,7 @@ impl Buffer {
         self.memory.len() - self.end()
     }
 
-    /// Moves the content towards the front, but keeps room before it.
+    /// Moves the content towards the front, but keeps [`HEADROOM`] before it.
     #[cold]
     fn compact(&mut self) {
         let range = self.start()..self.end();
@@ -213,7 +213,7 @@ impl Buffer {
     }
 }
 
-/// Returns a place in a buffer as it is stored: in 4 bytes, so that a buffer has 32.
+/// Returns a place in a buffer as it is stored: in 4 bytes, so that a [`Buffer`] takes 32.
 const fn offset(place: usize) -> u32 {
     debug_assert!(place <= u32::MAX as usize, "a buffer is shorter than 4 GiB");
     place as u32
@@ -248,7 +248,7 @@ impl Spare {
     }
 }
 
-/// Free buffers.
+/// The free buffers of both kinds.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
     small: Spare,
@@ -258,7 +258,7 @@ pub(crate) struct BufferPool {
 }
 
 impl BufferPool {
-    /// Returns an empty buffer for reading, with room before its bytes.
+    /// Returns an empty large buffer for reading, with room before its bytes.
     pub(crate) fn take_large(&mut self) -> Buffer {
         self.lent += 1;
         let mut buffer = self.large.take(LARGE_MEMORY);
@@ -453,8 +453,8 @@ mod tests {
         assert!(!buffer.append(&[0; TAILROOM]));
     }
 
-    /// Bytes that wait for a long time take no more than their own length. More can be read after
-    /// them.
+    /// Bytes that wait for a long time take little more than their own length, or a small buffer; a
+    /// full large buffer stays. More can be read after them unless it is full.
     #[test]
     fn waiting_bytes_take_their_own_length() {
         for len in [1, SMALL, SMALL + 1, 20_000, LARGE] {

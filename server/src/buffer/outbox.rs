@@ -3,14 +3,15 @@ use std::ops::Range;
 
 use super::{Buffer, BufferPool, LARGE, SMALL};
 
-/// Bytes waiting for one connection. While it `holds`, written bytes stay too, so that they can be
-/// written again to another connection.
+/// Bytes waiting for one connection. While `is_holding`, written bytes stay too, so that they can
+/// be written again to another connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     buffer: Option<Buffer>,
     sent: usize,
     is_holding: bool,
-    /// Whether the connection took any byte since the last [`clear`](Self::clear).
+    /// Whether the connection took any byte since the last [`clear`](Self::clear) or
+    /// [`rewind`](Self::rewind).
     has_sent: bool,
 }
 

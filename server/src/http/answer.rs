@@ -1,7 +1,7 @@
 //! Responses that the proxy makes itself.
 
-/// Returns a complete response: status, a short body, and whether the connection ends with it;
-/// `date` is its Date line, `fields` are further header lines, each with its line end.
+/// Returns a complete response. `date` is its Date line, and `fields` are further header lines,
+/// each with its line end. `connection` is the value of Connection, if it is sent.
 ///
 /// A HEAD request gets the same head and no body.
 pub(crate) fn encode(
@@ -20,7 +20,7 @@ pub(crate) fn encode(
     answer
 }
 
-/// Returns the head of such a response, with a body of `len` bytes.
+/// Returns the head of such a response for a body of `len` bytes.
 pub(crate) fn encode_head(
     status: u16,
     date: &str,
@@ -41,7 +41,8 @@ pub(crate) fn encode_head(
     answer
 }
 
-/// Returns a response without content to a request that ends here; `date` is its Date line.
+/// Returns a 200 without content, for an OPTIONS request that the proxy must not forward. `date` is
+/// its Date line.
 pub(crate) fn encode_empty(date: &str, connection: Option<&'static str>) -> Vec<u8> {
     let mut response = format!("HTTP/1.1 200 OK\r\n{date}Content-Length: 0\r\n");
     if let Some(connection) = connection {
@@ -63,8 +64,8 @@ pub(crate) fn encode_error(
     encode(status, date, kind, "", body.as_bytes(), is_head_request, connection)
 }
 
-/// Returns an error after which a retry may succeed in a second: no backend has room (503), or the
-/// client exceeds its limit (429).
+/// Returns an error response that asks for a retry after a second: no backend has room (503), or
+/// the client exceeds its limit (429).
 pub(crate) fn encode_busy(
     status: u16,
     date: &str,

@@ -1,4 +1,7 @@
-//! Forwarding of bodies: read in one framing, written in another, copied only if the bytes change.
+//! Forwarding of bodies: data that is read in one framing is written in another. Whole buffers are
+//! moved where that is possible; otherwise the data is copied.
+//!
+//! `framing.rs` decides the framing of a body, `chunked.rs` parses chunks.
 use super::chunked::{ChunkLimits, ChunkedReader, Piece};
 use super::error::ChunkError;
 use super::framing::Framing;
@@ -7,7 +10,7 @@ use crate::buffer::{Buffer, BufferPool, LARGE, Outbox, SMALL};
 /// State of reading the current body.
 #[derive(Debug)]
 pub(crate) enum BodyReader {
-    /// `left` bytes remain; `None` never ends by itself (until close, tunnels).
+    /// `left` bytes remain. `None`: the body ends with the connection (until close, tunnels).
     Plain {
         left: Option<u64>,
     },
@@ -17,7 +20,7 @@ pub(crate) enum BodyReader {
 /// Form in which a body is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum BodyWriter {
-    /// Unchanged: its length is announced, or the end of the connection ends it.
+    /// The data alone. The head announces its length, or the end of the connection ends it.
     Plain,
     /// In chunks; `with_trailer` if the recipient takes trailer fields.
     Chunked { with_trailer: bool },
@@ -28,7 +31,7 @@ pub(crate) enum BodyWriter {
 pub(crate) struct Relayed {
     /// Bytes of the body's data that were moved.
     pub(crate) data: u64,
-    /// Bytes of a chunked body that were parsed one by one.
+    /// Bytes of a chunked body that were consumed: framing and data.
     pub(crate) parsed: usize,
     /// Whether the body is complete and its end is written.
     pub(crate) is_end: bool,
@@ -56,7 +59,7 @@ impl BodyReader {
     }
 }
 
-/// Bytes of a chunk besides its data: 16 digits and two CRLF.
+/// Maximum bytes of a chunk besides its data: 16 digits and two CRLF.
 const CHUNK_OVERHEAD: usize = 20;
 /// The end of a chunked body without trailer fields.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -83,7 +86,7 @@ pub(crate) fn relay(
     }
 }
 
-/// Ends a body that ended with its connection.
+/// Writes the end of a body without trailer fields. A plain body needs none.
 ///
 /// Returns false when there is no room now.
 pub(crate) fn finish(writer: BodyWriter, output: &mut Outbox, pool: &mut BufferPool) -> bool {
@@ -214,8 +217,8 @@ fn relay_chunked(
     Ok(relayed)
 }
 
-/// Moves the buffer if it contains only the data of a piece. Returns false without a change if
-/// there is no room for a chunk's size before it.
+/// Moves the buffer, all of which the piece consumed, after removing the framing in it. Returns
+/// false without a change if there is no room for a chunk's size before the data.
 fn move_chunk(
     piece: &Piece,
     writer: BodyWriter,
@@ -242,7 +245,7 @@ fn move_chunk(
     true
 }
 
-/// Copies the data of a piece to the output, and drops it from the input.
+/// Copies the data of a piece to the output. Removes what the piece consumed from the input.
 fn copy_chunk(
     piece: &Piece,
     writer: BodyWriter,
@@ -273,7 +276,8 @@ fn write_end(
 ) -> bool {
     match writer {
         BodyWriter::Chunked { with_trailer: true } if reader.has_trailer() => {
-            // Room for all of it: the permitted lines are selected once, when there is room.
+            // Reserves room for the whole section, so that the permitted lines are selected only
+            // once.
             let needed = reader.trailer_len() + LAST_CHUNK.len();
             let has_room = output.reserve(needed, needed, pool);
             if has_room {
@@ -293,7 +297,7 @@ fn append_chunk(output: &mut Outbox, data: &[u8]) {
     output.append(b"\r\n");
 }
 
-/// Returns `HEX CRLF` without allocating.
+/// Returns the size line of a chunk (hexadecimal digits, CRLF) without allocating.
 fn size_line(len: usize) -> SizeLine {
     let mut line = SizeLine { bytes: *b"0000000000000000\r\n", start: 16 };
     let mut left = len;
@@ -394,7 +398,7 @@ mod tests {
         }
     }
 
-    /// Decodes a chunked body with a separate reader.
+    /// Decodes a chunked body without [`ChunkedReader`].
     fn decode(wire: &[u8]) -> Vec<u8> {
         let (mut rest, mut data) = (wire, Vec::new());
         loop {
@@ -412,7 +416,7 @@ mod tests {
         }
     }
 
-    /// Every pair of framings carries the same data, for any pieces and any draining.
+    /// Four pairs of framings carry the same data, with four sizes of pieces and of draining.
     #[test]
     fn data_is_kept() {
         let data: Vec<u8> = (0..200_000_u32).map(|i| (i.wrapping_mul(i) / 7) as u8).collect();
@@ -439,7 +443,7 @@ mod tests {
         }
     }
 
-    /// Trailer fields are forwarded only to a writer that takes them.
+    /// Trailer fields are forwarded only to a writer that takes them, and Content-Length never.
     #[test]
     fn trailers_go_where_they_may() {
         let wire = b"1\r\nx\r\n0\r\nX-T: 1\r\nContent-Length: 5\r\n\r\n";

@@ -1,19 +1,19 @@
 //! A strict reader of chunked bodies (RFC 9112 section 7.1). A size is plain hexadecimal, and every
 //! line ends in CRLF. Extensions are skipped, trailer fields are checked; both are bounded.
 //!
-//! Spaces and tabs after a size are skipped, before `;` as the grammar allows and before CRLF as old
-//! servers send them, in requests and responses alike. Nothing else may follow them, so every
-//! reader that accepts the line reads the same size. The proxy writes chunks of its own.
+//! Spaces and tabs after a size are skipped: before `;`, as the grammar allows, and before CRLF, as
+//! old servers send them. Nothing else may follow them, so every reader that accepts the line reads
+//! the same size. None of these lines is forwarded: the proxy frames the data again.
 //!
 //! | state | waits for | then |
 //! |---|---|---|
 //! | `Size` | hex digits | `;` `Extension`, CR `SizeEnd`, a blank `Blank` |
 //! | `Blank` | blanks | `;` `Extension`, CR `SizeEnd` |
-//! | `Extension` | anything but control bytes | CR `SizeEnd` |
+//! | `Extension` | bytes other than control bytes; tabs are allowed | CR `SizeEnd` |
 //! | `SizeEnd` | LF | size 0 `Trailer`, else `Data` |
 //! | `Data` | as many bytes as the size says | `DataCr` |
 //! | `DataCr`, `DataLf` | CR, LF | `Size` |
-//! | `Trailer` | field lines and an empty one | `Done`; CR at once `TrailerEnd` |
+//! | `Trailer` | field lines and an empty one | `Done`; if the first byte is CR: `TrailerEnd` |
 //! | `TrailerEnd` | LF | `Done` |
 //! | `Done` | nothing: it is terminal | |
 use std::ops::Range;
@@ -29,10 +29,9 @@ pub(crate) struct ChunkLimits {
     pub(crate) fields_max: usize,
 }
 
-/// Digits that a chunk size may have, leading zeros included.
+/// Maximum number of digits of a chunk size, leading zeros included.
 const SIZE_DIGITS_MAX: u8 = 16;
-/// Sizes from here on are refused. No body is 2^60 bytes long, and the arithmetic below cannot
-/// overflow.
+/// Sizes of 2^60 and above are refused: no body is that long, and `value * 16` cannot overflow.
 const SIZE_END: u64 = 1 << 60;
 
 /// A chunked body being read.
@@ -40,7 +39,7 @@ const SIZE_END: u64 = 1 << 60;
 pub(crate) struct ChunkedReader {
     state: State,
     limits: ChunkLimits,
-    /// The trailer section as received, without its empty line.
+    /// The trailer section as received, with its empty line. Empty if there are no trailer fields.
     trailer: Vec<u8>,
 }
 
@@ -104,9 +103,8 @@ impl ChunkedReader {
         Ok(Piece { consumed: at, data: at..at, is_end: self.state == State::Done })
     }
 
-    /// Reads like [`read`](Self::read), but over all chunks until `data_max` bytes of data or the
-    /// end of the input. Their data is moved together, after that of the first chunk. Data before
-    /// an error is reported together with the error, and only once.
+    /// Reads like [`read`](Self::read), but across chunks. Moves later data in `input` up to the
+    /// first, so that it is one range. With an error, the piece holds the data before it.
     pub(crate) fn gather(
         &mut self,
         input: &mut [u8],
@@ -135,8 +133,8 @@ impl ChunkedReader {
         }
     }
 
-    /// Consumes the usual parts of well-formed chunks at once if they are complete. Returns the
-    /// next state and the length. Everything else is read byte by byte.
+    /// Recognises a whole size line, the CRLF after data, or a run of an extension. Returns the
+    /// next state and the length. `None`: `step` takes the next byte.
     #[inline]
     fn leap(&self, input: &[u8]) -> Option<(State, usize)> {
         match self.state {
@@ -158,7 +156,7 @@ impl ChunkedReader {
         }
     }
 
-    /// Returns the trailer fields that may be forwarded, as lines; none before the end.
+    /// Returns the trailer fields that may be forwarded, as lines. Call it after the end.
     ///
     /// A field that frames or routes a message, or controls its treatment, is not allowed after a
     /// body (RFC 9110 section 6.5.1): a peer that merged it would read another message.
@@ -178,12 +176,12 @@ impl ChunkedReader {
         self.state == State::Done
     }
 
-    /// Whether there were trailer fields.
+    /// Whether the body has trailer fields. Call it after the end.
     pub(crate) fn has_trailer(&self) -> bool {
         !self.trailer.is_empty()
     }
 
-    /// Bytes of the trailer section as it came.
+    /// Bytes of the trailer section as received, its empty line included.
     pub(crate) fn trailer_len(&self) -> usize {
         self.trailer.len()
     }
@@ -232,7 +230,7 @@ impl ChunkedReader {
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => State::Size { value: 0, digits: 0 },
             (State::DataCr | State::DataLf, _) => return Err(ChunkError::MissingLineEnd),
-            // Most bodies have an empty trailer section, which needs no room.
+            // Most bodies have no trailer fields. Nothing is stored for them.
             (State::Trailer, b'\r') if self.trailer.is_empty() => State::TrailerEnd,
             (State::TrailerEnd, b'\n') => State::Done,
             (State::TrailerEnd, _) => return Err(ChunkError::BareLineFeed),
@@ -295,7 +293,7 @@ fn trailer_lines(section: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)>
 }
 
 /// Returns the name of a field line (RFC 9112 section 5): a token, a colon directly after it, and a
-/// value without control bytes.
+/// value without control bytes other than tabs.
 fn field_name(line: &[u8]) -> Option<&[u8]> {
     let colon = line.iter().position(|&byte| byte == b':')?;
     let (name, value) = line.split_at(colon);
@@ -342,7 +340,8 @@ mod tests {
     const LIMITS: ChunkLimits =
         ChunkLimits { extension_bytes_max: 8, trailer_bytes_max: 32, fields_max: 2 };
 
-    /// Reads `input` in steps of `step` bytes. Returns the data and the rest, or the error.
+    /// Reads `input` in steps of `step` bytes. Returns the data, the number of bytes that were not
+    /// consumed, whether the body ended, and the trailer to forward; or the error.
     fn read_all(input: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool, Vec<u8>), ChunkError> {
         let mut reader = ChunkedReader::new(LIMITS);
         let (mut data, mut at, mut seen) = (Vec::new(), 0, 0);
@@ -365,8 +364,8 @@ mod tests {
         }
     }
 
-    /// Valid bodies are read the same whole and byte by byte, and the bytes after them are not
-    /// consumed.
+    /// Valid bodies are read the same in steps of 1, 2 or 3 bytes and whole. The bytes after them
+    /// are not consumed.
     #[test]
     fn good_bodies() {
         let rows: [[&[u8]; 4]; 8] = [
@@ -462,8 +461,8 @@ mod tests {
         check(b"3\r\na", 9, b"a", 4, None);
     }
 
-    /// Every byte is consumed by the call that brings it and never parsed again, for any pieces and
-    /// content.
+    /// Every byte is consumed by the call that brings it, so it is never parsed again. The test
+    /// reads one body in pieces of four sizes.
     #[test]
     fn every_byte_is_looked_at_once() {
         let body = [&b"1\r\nx\r\n".repeat(1000)[..], b"0 ;aaaaa\r\nA: 1\r\nB: 2\r\n\r\n"].concat();

@@ -45,13 +45,13 @@ pub enum ClientError {
     TooManyFields,
     /// Content-Length and Transfer-Encoding together (RFC 9112 section 6.1).
     AmbiguousFraming,
-    /// A Content-Length that is not a plain number, or two that differ.
+    /// A Content-Length that is not a plain number, or more than one.
     InvalidContentLength,
     /// A Transfer-Encoding that is not exactly `chunked`.
     UnsupportedTransferEncoding,
     /// Transfer-Encoding from HTTP/1.0 (RFC 9112 section 6.1).
     TransferEncodingInOldVersion,
-    /// No PROXY protocol header where a trusted hop must send one.
+    /// No valid PROXY protocol header where a trusted hop must send one.
     MalformedProxyHeader,
     /// The request has already passed through this instance, as its Via shows.
     Loop,
@@ -122,8 +122,8 @@ impl fmt::Display for ClientError {
 
 impl std::error::Error for ClientError {}
 
-/// A fault of a backend's response or of the way to it. The client gets [`status`](Self::status)
-/// if nothing of the response has been forwarded; otherwise it is cut.
+/// A fault of a backend's response or of the way to it. The client gets [`status`](Self::status) if
+/// nothing of the response has been forwarded; otherwise the response is cut.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum UpstreamError {
     /// No backend is configured.
@@ -150,7 +150,7 @@ pub enum UpstreamError {
     HeadTooLarge,
     /// The head has more fields than `limits.fieldsMax`.
     TooManyFields,
-    /// Interim responses that are larger together than 8 times `limits.headBytesMax`.
+    /// Interim responses that together exceed 8 times `limits.headBytesMax`.
     InterimTooLarge,
     /// Content-Length and Transfer-Encoding together, invalid or differing lengths, or a
     /// transfer coding other than chunked.
@@ -213,13 +213,13 @@ impl std::error::Error for UpstreamError {}
 /// A fault of a chunked body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ChunkError {
-    /// A chunk size that is not plain hexadecimal.
+    /// A chunk size that is not plain hexadecimal, or is followed by neither `;` nor CRLF.
     InvalidSize,
-    /// A chunk size of 2^60 or more.
+    /// A chunk size of 2^60 or more, or with more than 16 digits.
     SizeOverflow,
-    /// A control byte in a chunk extension, or a size followed by neither `;` nor CRLF.
+    /// A control byte other than a tab in a chunk extension.
     InvalidExtension,
-    /// Chunk extensions longer than `limits.chunkExtensionBytesMax`.
+    /// Blanks and extensions after one chunk's size that exceed `limits.chunkExtensionBytesMax`.
     ExtensionTooLong,
     /// A line that does not end in CRLF.
     BareLineFeed,
@@ -232,7 +232,7 @@ pub enum ChunkError {
 }
 
 impl ChunkError {
-    /// Whether the fault is in the line of a chunk's size.
+    /// Whether a chunk's size or extension is malformed. Its line end and length do not count.
     pub(crate) const fn is_in_size_line(self) -> bool {
         matches!(self, Self::InvalidSize | Self::SizeOverflow | Self::InvalidExtension)
     }

@@ -3,12 +3,12 @@ use std::cmp::Ordering;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// The most fields of a head; an upper bound of `limits.fieldsMax`.
+/// Upper bound of `limits.fieldsMax`, the maximum number of fields of a head.
 pub(crate) const FIELDS_MAX: usize = 1000;
 /// Fields of a head for which there is room without allocating.
 pub(super) const FIELDS_AT_FIRST: usize = 128;
 
-/// A field that the proxy treats specially.
+/// A field name, as far as the proxy distinguishes it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub(crate) enum Name {
@@ -61,13 +61,14 @@ impl Name {
         }
     }
 
-    /// Whether Connection can make such a field hop-by-hop: it is forwarded and neither frames nor
-    /// routes.
+    /// Whether a Connection field can make a field of this name hop-by-hop. It cannot where the
+    /// name frames or routes the message, or where the proxy writes or checks the field itself.
     const fn can_be_nominated(self) -> bool {
         matches!(self, Self::Other | Self::Authorization)
     }
 
-    /// The same for a name that shares the place of X-Forwarded-Host.
+    /// Finishes [`of`](Self::of) for a name at the place of X-Forwarded-Host: X-Forwarded-Port
+    /// shares it.
     #[cold]
     fn of_port(name: &[u8]) -> Self {
         let hyphen = |&byte: &u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
@@ -78,13 +79,14 @@ impl Name {
         }
     }
 
-    /// Returns a set of this name alone; see [`Fields::has_any`].
+    /// Returns the set that contains only this name; see [`Fields::has_any`].
     pub(crate) const fn bit(self) -> u32 {
         1 << self as u8
     }
 }
 
-/// The known names with their first letters, each at its [`place`].
+/// The known names with their first letters, each at its [`place`]. X-Forwarded-Port is left out:
+/// `Name::of_port` compares it.
 const KNOWN: [(Name, u8, Spelled); 2 * 18] = {
     let names: [(Name, &[u8]); 19] = [
         (Name::Te, b"te"),
@@ -153,7 +155,8 @@ impl Spelled {
         Self { front: front | SMALL, back: back | SMALL, middle }
     }
 
-    /// Returns the two halves of a token of less than eight bytes. They overlap from four bytes on.
+    /// Returns a token of less than eight bytes as two numbers. From three bytes on they overlap,
+    /// and together they cover every byte.
     const fn ends(token: &[u8]) -> (u64, u64) {
         match (token.first_chunk(), token.last_chunk(), token) {
             (Some(front), Some(back), _) => {
@@ -168,7 +171,7 @@ impl Spelled {
         }
     }
 
-    /// Returns the bits in which each byte differs from the same byte of `other`.
+    /// Returns the bits that differ in at least one byte. 0 means equal, if the lengths are equal.
     const fn difference(self, other: Self) -> u64 {
         let middle = (self.middle ^ other.middle) as u64;
         (self.front ^ other.front) | (self.back ^ other.back) | middle
@@ -225,7 +228,7 @@ pub(crate) struct Fields<'h, 'b> {
     input: &'b [u8],
     /// Offset of the first field line in `input`.
     first: usize,
-    /// Offset of the empty line after the last one.
+    /// Offset of the empty line after the last field line.
     end: usize,
     list: &'h [httparse::Header<'b>],
     names: &'h [Name],
@@ -242,9 +245,8 @@ impl<'h, 'b> Fields<'h, 'b> {
         list.first().map_or(end, |header| offset(input, header.name.as_bytes()))
     }
 
-    /// Checks every line against the grammar that httparse leaves open. Each line ends in CRLF and
-    /// follows the previous one directly, and `len` ends with the empty line. Returns `None` if one
-    /// breaks this.
+    /// Checks what httparse leaves open: each line ends in CRLF and follows the previous one
+    /// directly, and the empty line ends at `len`. Returns `None` if one of these is wrong.
     #[inline(always)]
     pub(super) fn check(
         input: &'b [u8],
@@ -259,7 +261,7 @@ impl<'h, 'b> Fields<'h, 'b> {
         (end > 0).then_some(Self { input, first, end, list, names, present, repeated })
     }
 
-    /// Returns the length of the first line of a head at the start of the input, with its CRLF.
+    /// Returns the length of the head's first line, with its CRLF. The head must start at offset 0.
     pub(super) const fn first_line_len(&self) -> usize {
         self.first
     }
@@ -312,8 +314,9 @@ impl<'h, 'b> Fields<'h, 'b> {
         }
     }
 
-    /// The same without the fields whose names are in `replaced`, line by line. In names an
-    /// underscore counts as a hyphen: gateways to CGI and WSGI cannot tell them apart.
+    /// Does the same as [`write_kept`](Self::write_kept), but line by line and without the fields
+    /// whose names are in `replaced`. There an underscore equals a hyphen: gateways to CGI and WSGI
+    /// cannot tell them apart.
     #[cold]
     pub(crate) fn write_kept_but(
         &self,
@@ -424,8 +427,9 @@ fn names_no_field(value: &[u8]) -> bool {
     value.eq_ignore_ascii_case(b"close") || value.eq_ignore_ascii_case(b"keep-alive")
 }
 
-/// Does the same for any number of options, with an index of the fields. Comparing each option with
-/// each field would be too much work for one head. `compare` is the order of names.
+/// Does the work of [`mark_nominated`] for any number of options, with a sorted index of the
+/// fields. Comparing each option with each field would be too much work for one head. `compare` is
+/// the order of names.
 #[cold]
 fn mark_many<'b>(
     list: &[httparse::Header<'b>],
@@ -444,7 +448,7 @@ fn mark_many<'b>(
             && let Some(name) = names.get_mut(i).filter(|name| name.can_be_nominated())
             && name_at(i).eq_ignore_ascii_case(option)
         {
-            // The first of them decides: all of them are marked.
+            // Fields of one name are marked together, so the loop may stop at a marked one.
             *name = Name::Nominated;
             marked = Name::Nominated.bit();
             at += 1;
@@ -453,7 +457,7 @@ fn mark_many<'b>(
     marked
 }
 
-/// Options of Connection that are compared field by field. More are rare.
+/// Options of Connection that are compared with every field. More are rare.
 const FEW_OPTIONS: usize = 4;
 
 /// Compares two names in lower case.
@@ -513,7 +517,8 @@ mod tests {
         }
     }
 
-    /// Marks the fields that Connection names in a head with `fields`. Returns the names that stay.
+    /// Marks the fields that Connection names in a head with `fields`. Returns the names of the
+    /// unmarked fields, without those that the proxy knows.
     fn kept(fields: &str) -> Vec<String> {
         let head = format!("GET / HTTP/1.1\r\n{fields}\r\n");
         let mut slots = Slots::new();
@@ -528,7 +533,8 @@ mod tests {
         kept.map(|(name, _, _)| name.to_owned()).collect()
     }
 
-    /// Few or many options mark the same fields, in any case, and each of several with one name.
+    /// Few and many options mark the same fields. Case does not matter, and all fields of one name
+    /// are marked.
     #[test]
     fn nominated_fields_are_marked() {
         let fields = "B: 1\r\na: 2\r\nA: 3\r\nAb: 4\r\nHost: h\r\nc: 5\r\n";
@@ -548,8 +554,8 @@ mod tests {
         }
     }
 
-    /// The work for Connection's options grows at most with the logarithm of the fields, not with
-    /// options times fields.
+    /// The bytes compared for Connection's options are at most ten times the bytes of fields and
+    /// options. They do not grow with options times fields.
     #[test]
     fn work_for_options_is_bounded() {
         let long = "y".repeat(200);

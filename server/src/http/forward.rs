@@ -16,11 +16,12 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) host_line: &'a HostLine,
     /// Whether the client's Host is sent instead.
     pub(crate) keeps_host: bool,
-    /// Whether the client's fields about its own clients are forwarded unchanged.
+    /// Whether the client is a trusted hop. Its Forwarded and X-Forwarded-Host, -Port and -Proto
+    /// are kept then.
     pub(crate) is_trusted: bool,
     /// The text of [`client_fields`].
     pub(crate) client: &'a str,
-    /// The last fields of its head.
+    /// The end of its head, with Via.
     pub(crate) ends: &'a RequestEnds,
     /// A field that replaces those of the client with its name.
     pub(crate) added: Option<AddedField<'a>>,
@@ -55,13 +56,14 @@ impl HostLine {
     }
 }
 
-/// Returns the fields about a client at `ip`, up to the host that its requests name.
+/// Returns the fields about a client at `ip`. The text ends in `X-Forwarded-Host: `, after which
+/// the caller appends the host.
 pub(crate) fn client_fields(ip: IpAddr) -> String {
     let ip = ip.to_canonical();
     format!("{FORWARDED_FOR}{ip}\r\nX-Forwarded-Proto: http{FORWARDED_HOST}")
 }
 
-/// The end of a forwarded request's head, from the end of its last field's value on, including Via.
+/// The end of a forwarded request's head: the line end of the last field, Via and the empty line.
 /// It is the same for all clients of one version.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestEnds {
@@ -113,10 +115,10 @@ pub(crate) fn request_len_max(
     plan: &RequestPlan<'_>,
     context: &RequestContext<'_>,
 ) -> usize {
-    // The new lines. The replaced fields of the client are longer than the other additions: a comma
-    // for each X-Forwarded-For, Connection for TE and Upgrade.
+    // The sum counts the new lines. Every other addition is shorter than the client's field that it
+    // replaces: a comma for each X-Forwarded-For, Connection for TE and Upgrade.
     let hosts = context.host_line.0.len() + plan.destination.host.len();
-    // One more for `https`.
+    // One byte more, for `https` instead of `http`.
     let ends = context.ends.of(head.version).len() + 1;
     let added =
         context.added.map_or(0, |field| field.name.len() + ": \r\n".len() + field.value.len());
@@ -134,7 +136,7 @@ pub(crate) fn encode_request(
 ) -> Range<usize> {
     let start = out.len();
     let fields = &head.fields;
-    // The path is the whole target, or other bytes precede it.
+    // A path as long as the target is the target. Otherwise a scheme and a host precede it.
     let is_own =
         plan.destination.path.len() == head.target.len() && head.version == Version::Http11;
     let line =
@@ -191,7 +193,7 @@ pub(crate) fn encode_request(
     host
 }
 
-/// Appends the fields about a trusted client, without those that it sent about its own clients.
+/// Appends the fields about a client that is a trusted hop. Leaves out those that it sent itself.
 #[cold]
 fn encode_trusted(head: &RequestHead<'_, '_>, client: &str, client_host: &[u8], out: &mut Buffer) {
     let address = client.split("\r\n").next().unwrap_or_default();
@@ -217,7 +219,8 @@ fn encode_connection(plan: &RequestPlan<'_>, fields: &Fields<'_, '_>, out: &mut 
     }
 }
 
-/// Appends the clients that the client forwards for.
+/// Appends the client's own X-Forwarded-For values, each with a comma after it. The client's
+/// address follows them.
 #[cold]
 fn encode_forwarders(fields: &Fields<'_, '_>, out: &mut Buffer) {
     out.extend(&[FORWARDED_FOR.as_bytes()]);

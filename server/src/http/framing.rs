@@ -81,7 +81,7 @@ pub(crate) enum LengthField {
 ///
 /// # Errors
 /// The response has a body, and its framing is ambiguous: both fields at once, lengths that differ
-/// or are not numbers, a coding other than chunked.
+/// or are not numbers, a Transfer-Encoding other than `chunked` or in HTTP/1.0.
 #[inline(always)]
 pub(crate) fn response_framing(
     head: &ResponseHead<'_, '_>,

@@ -85,8 +85,8 @@ pub(crate) fn parse_request<'h, 'b>(
     whole_request(input, skipped, line, skipped + len, list, names, limits)
 }
 
-/// Checks a complete head for what httparse accepts too much; `line` has method, target and minor
-/// version, `len` is the length of the head.
+/// Refuses what httparse accepts in a complete head although it is ambiguous or too large. `line`
+/// has method, target and minor version. `len` is the offset of the head's end in `input`.
 #[inline(always)]
 fn whole_request<'h, 'b>(
     input: &'b [u8],
@@ -246,8 +246,8 @@ fn parse_long_response<'h, 'b>(
     }
 }
 
-/// Checks a complete head for what httparse accepts too much; `line` has status and minor version,
-/// `len` is the length of the head.
+/// Refuses what httparse accepts in a complete head although it is ambiguous or too large. `line`
+/// has status and minor version. `len` is the length of the head.
 #[inline(always)]
 fn whole_response<'h, 'b>(
     input: &'b [u8],
@@ -287,11 +287,11 @@ fn whole_response<'h, 'b>(
     Ok(Parsed::Complete(ResponseHead { status, reason, version, fields, len }))
 }
 
-/// Result of httparse for an incomplete head.
+/// The answer of httparse for a head that is not complete, but valid so far.
 #[derive(Clone, Copy)]
 struct Unfinished;
 
-/// Whether an incomplete request head can still become valid.
+/// Returns the error of an incomplete request head that cannot become valid.
 #[cold]
 fn unfinished_request(
     parsed: Result<Unfinished, httparse::Error>,
@@ -308,7 +308,7 @@ fn unfinished_request(
     oversize(input, limits).map_or(Ok(Unfinished), Err)
 }
 
-/// Whether an incomplete response head can still become valid.
+/// Returns the error of an incomplete response head that cannot become valid.
 #[cold]
 fn unfinished_response(
     parsed: Result<Unfinished, httparse::Error>,
@@ -422,8 +422,8 @@ mod tests {
         Ok(false)
     }
 
-    /// A head gets the same verdict whole and byte by byte. Found by the fuzzer: an incomplete
-    /// unsupported version was another error, and so was a long method.
+    /// A head gets the same verdict whole and byte by byte. The fuzzer found that it did not, for
+    /// an incomplete unsupported version and for a long method.
     #[test]
     fn pieces_make_no_difference() {
         let long_method = "M".repeat(90);

@@ -17,7 +17,7 @@ const LIMITS: HeadLimits =
 const CHUNKS: ChunkLimits =
     ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
 
-/// Sizes and texts for writing heads of forwarded requests.
+/// Texts and buffers for writing the heads of forwarded requests.
 #[derive(Debug)]
 pub struct Encoder {
     host_line: HostLine,
@@ -62,7 +62,7 @@ pub fn request_head(input: &[u8], encoder: &mut Encoder) -> Option<usize> {
     Some(len)
 }
 
-/// The same for a response's head, written into `out`.
+/// Does the same for a response's head and writes it into `out`.
 pub fn response_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     let mut slots = Slots::new();
     let Ok(Parsed::Complete(head)) = parse_response(input, &mut slots, &LIMITS) else {
@@ -80,7 +80,8 @@ pub fn response_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     Some(out.len())
 }
 
-/// Reads a complete chunked body. Returns the number of its data bytes.
+/// Reads a complete chunked body. Returns the number of its data bytes, or `None` if it is
+/// incomplete or invalid.
 pub fn chunked(input: &[u8]) -> Option<usize> {
     let mut reader = ChunkedReader::new(CHUNKS);
     let (mut at, mut data) = (0, 0);

@@ -31,8 +31,8 @@ fn asks_to_persist(mut asks_to_keep: bool, fields: &Fields<'_, '_>) -> bool {
     asks_to_keep
 }
 
-/// Returns the time for which the sender of a response keeps its connection idle; the longest time
-/// if it names none, `None` if it closes.
+/// Returns the time for which the sender of a response keeps its idle connection open:
+/// `Duration::MAX` if it names none, `None` if it closes.
 pub(crate) fn kept_for(version: Version, fields: &Fields<'_, '_>) -> Option<Duration> {
     if !is_persistent(version, fields) {
         return None;
@@ -42,7 +42,7 @@ pub(crate) fn kept_for(version: Version, fields: &Fields<'_, '_>) -> Option<Dura
 
 /// Reads `timeout=N` of Keep-Alive, in seconds, and subtracts a margin: the sender counts from the
 /// response, and the next request takes time to arrive. The margin is 1 s, as in Node's client, or
-/// half of a shorter time.
+/// half of a shorter time. The shortest of several values counts; 0 gives `None`.
 #[cold]
 fn hinted(fields: &Fields<'_, '_>) -> Option<Duration> {
     let seconds = |parameter: &[u8]| {
@@ -50,7 +50,7 @@ fn hinted(fields: &Fields<'_, '_>) -> Option<Duration> {
         let value = value.trim().trim_matches('"');
         let is_timeout = name.trim().eq_ignore_ascii_case("timeout");
         let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-        // More digits than the number type holds mean no limit.
+        // A larger number counts as `u32::MAX`, 136 years.
         (is_timeout && is_number).then(|| value.parse::<u32>().unwrap_or(u32::MAX))
     };
     let parameters = fields.values(Name::KeepAlive).flat_map(tokens);
@@ -59,7 +59,7 @@ fn hinted(fields: &Fields<'_, '_>) -> Option<Duration> {
     (shortest > 0).then(|| whole - MARGIN_MAX.min(whole / 2))
 }
 
-/// The most that is subtracted from a backend's time.
+/// The largest margin of [`hinted`].
 const MARGIN_MAX: Duration = Duration::from_secs(1);
 
 /// Whether Connection names `option`.

@@ -1,8 +1,8 @@
 //! Progress in a head that arrives in pieces. The parser does not start again for each piece, so
 //! the work grows with the length of the head only.
 
-/// Line ends after each of which a head is parsed, so that an invalid first line is refused at
-/// once. They cover a few empty lines before it and its own end.
+/// The number of line ends at which a head is parsed early, so that an invalid first line is
+/// refused at once. They cover a few empty lines before it and its own end.
 const EARLY_LINES: u8 = 5;
 
 /// Decides when an incomplete head is parsed again: at its end, at an invalid line end, at its
@@ -11,7 +11,7 @@ const EARLY_LINES: u8 = 5;
 pub(crate) struct HeadProgress {
     /// Bytes that were searched for the end; 0 before the first parse.
     searched: u32,
-    /// The length at which it is parsed in any case.
+    /// The length at which the head is parsed in any case.
     parse_at: u32,
     /// Line ends seen since the first parse, up to [`EARLY_LINES`].
     lines: u8,
@@ -67,8 +67,8 @@ mod tests {
     const LIMITS: HeadLimits =
         HeadLimits { head_bytes_max: 60_000, target_bytes_max: 60_000, fields_max: 128 };
 
-    /// Returns the numbers of bytes searched and parsed until the verdict over `input` in pieces of
-    /// `step` bytes, and of bytes that had arrived by then.
+    /// Returns the work until the verdict over `input`, which arrives in pieces of `step` bytes:
+    /// the bytes searched plus the bytes parsed. Also returns the bytes that had arrived by then.
     fn work(input: &[u8], step: usize, is_request: bool) -> (usize, usize) {
         let mut progress = HeadProgress::default();
         let (mut work, mut before) = (0, 0);
@@ -93,8 +93,8 @@ mod tests {
         panic!("no verdict")
     }
 
-    /// The parsed bytes grow with the length of a head and not with the number of its pieces, for
-    /// any content. The verdict comes with the last byte at the latest.
+    /// The searched and parsed bytes are at most 12 times the length of a head, for any number of
+    /// pieces. The verdict comes with the last byte at the latest.
     #[test]
     fn work_is_linear_in_the_length() {
         for is_request in [true, false] {
@@ -119,7 +119,7 @@ mod tests {
         }
     }
 
-    /// A fault of the first line, or a bare LF at its end, is found at the end of the line.
+    /// A fault in the first line, or a bare LF in a later one, is found at the end of that line.
     #[test]
     fn early_errors_are_seen_early() {
         for (input, seen_at) in [

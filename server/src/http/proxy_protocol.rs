@@ -1,5 +1,5 @@
-//! The PROXY protocol, versions 1 and 2: a hop's statement about its client before that client's
-//! first byte (the haproxy project's `proxy-protocol.txt`).
+//! The PROXY protocol, versions 1 and 2: a header in which a hop names its client. It precedes the
+//! client's first byte (the haproxy project's `proxy-protocol.txt`).
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::error::ClientError;
@@ -17,8 +17,8 @@ pub(crate) struct ProxyHeader {
 
 /// The most bytes of a version 1 header, with its CRLF.
 const TEXT_MAX: usize = 107;
-/// The most bytes of a version 2 header. The addresses take 52, or 232 for UNIX sockets; the rest
-/// is for extensions, which are skipped.
+/// The most bytes of a version 2 header. With IPv6 addresses it has 52, with UNIX sockets 232; the
+/// rest is for extensions, which are skipped.
 const BINARY_MAX: usize = 4096;
 /// First bytes of a version 2 header.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -65,7 +65,7 @@ fn parse_text(line: &[u8]) -> Option<Option<SocketAddr>> {
             _ => None,
         }
     };
-    // The number parser would accept a sign, and more zeros than the specification.
+    // `u16::from_str` would accept a sign and leading zeros, which the specification forbids.
     let port = |text: &str| -> Option<u16> {
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
         let has_zero = text.len() > 1 && text.starts_with('0');
@@ -124,7 +124,7 @@ where
 mod tests {
     use super::*;
 
-    /// Returns `None` if more bytes are needed.
+    /// Returns the length and the source of a header, or `None` if more bytes are needed.
     fn read(input: &[u8]) -> Result<Option<(usize, Option<String>)>, ClientError> {
         Ok(match parse(input)? {
             Parsed::Complete(header) => {

@@ -6,7 +6,7 @@ use super::field::{Fields, Name};
 /// A response by which a backend reports that it is full or gets too many requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Refusal {
-    /// Time for which the backend asks to get no requests.
+    /// Time for which the backend asks to get no requests; `None` without a valid Retry-After.
     pub(crate) hold: Option<Duration>,
 }
 
@@ -35,7 +35,7 @@ fn hold(fields: &Fields<'_, '_>, date: &str) -> Option<Duration> {
     let sent = httpdate::parse_http_date(sent.map(str::trim).or(own).unwrap_or_default()).ok();
     let span = |value: &str| {
         if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-            // More digits than the number type holds mean no limit.
+            // A larger number counts as `u32::MAX`, 136 years.
             return Some(Duration::from_secs(value.parse::<u32>().unwrap_or(u32::MAX).into()));
         }
         let until = httpdate::parse_http_date(value).ok()?;
@@ -51,8 +51,8 @@ mod tests {
     use crate::http::field::Slots;
     use crate::http::head::{HeadLimits, Parsed, parse_response};
 
-    /// Seconds, dates against the response's Date and against the proxy's Date, and invalid values;
-    /// row by row.
+    /// Retry-After is read as seconds, or as a date relative to the response's Date or else the
+    /// proxy's. Invalid values are ignored.
     #[test]
     fn retry_after_is_read() {
         let sent = "Date: Sun, 06 Nov 1994 08:49:30 GMT\r\n";

@@ -18,7 +18,7 @@ pub(crate) struct Destination<'b> {
 pub(crate) struct KnownHost(Vec<u8>);
 
 impl KnownHost {
-    /// A longer one is checked for each request.
+    /// Bytes of a Host that is remembered. A longer one is checked for each request.
     const LEN_MAX: usize = 255;
 
     #[inline]
@@ -61,7 +61,7 @@ pub(crate) fn destination<'b>(
     other_destination(head, host)
 }
 
-/// Refuses methods for the connection itself instead of a resource.
+/// Refuses CONNECT and TRACE.
 #[inline(never)]
 fn check_method(method: &str) -> Result<(), ClientError> {
     match method {
@@ -80,7 +80,7 @@ pub(crate) fn max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
 
 #[cold]
 fn valid_max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
-    /// The largest number that is forwarded.
+    /// Larger numbers are forwarded as this one.
     const MAX: u64 = 999_999_999;
     let is_one = head.method == "OPTIONS" && !head.fields.is_repeated(Name::MaxForwards);
     let value = head.fields.values(Name::MaxForwards).next().filter(|_| is_one)?;
@@ -170,7 +170,7 @@ fn is_literal(bytes: &[u8]) -> bool {
     }
 }
 
-/// Digits of 65535.
+/// The number of digits of 65535.
 const PORT_DIGITS_MAX: usize = 5;
 
 /// Returns the length of the IPv6 address in brackets at the start of `bytes`, or 0.
@@ -219,7 +219,7 @@ mod tests {
         assert!(known.0.capacity() <= 2 * KnownHost::LEN_MAX);
     }
 
-    /// Hosts of the grammar, and similar texts that are refused.
+    /// Hosts of the grammar are accepted, and similar texts are refused.
     #[test]
     fn authorities() {
         for good in ["a", "a.example", "a.example:80", "[::1]", "[::1]:8080", "a:", "10.0.0.1"] {

@@ -20,7 +20,7 @@ fn is_passed_on(head: &RequestHead<'_, '_>) -> bool {
         && protocols(fields).next().is_some()
 }
 
-/// The most protocols (layers) of one 101. Each is searched in the requested ones.
+/// The most protocols that one 101 may name. Each is compared with the requested ones.
 const GRANTED_MAX: usize = 8;
 
 /// Whether a 101 switches to a protocol among those that `asked` (an Upgrade value) names.
@@ -32,7 +32,7 @@ pub(crate) fn is_granted(head: &ResponseHead<'_, '_>, asked: &[u8]) -> bool {
         && protocols(fields).all(|one| tokens(asked).any(|name| name.eq_ignore_ascii_case(one)))
 }
 
-/// The protocols that Upgrade names.
+/// Returns the protocols that Upgrade names.
 fn protocols<'b>(fields: &Fields<'_, 'b>) -> impl Iterator<Item = &'b [u8]> {
     fields.values(Name::Upgrade).flat_map(tokens)
 }
