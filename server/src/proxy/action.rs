@@ -1,4 +1,4 @@
-//! What the proxy requests from its driver.
+//! The actions that the proxy requests from its driver, and the results of connection attempts.
 use std::net::SocketAddr;
 
 use super::id::ConnId;
@@ -7,15 +7,16 @@ use super::notice::Notice;
 /// An action that the proxy requests from its driver.
 #[derive(Debug, PartialEq)]
 pub enum Action {
-    /// Make a connection; the driver reports the result by [`Proxy::handle_connected`](super::Proxy::handle_connected).
+    /// Make a connection. The driver reports the result by
+    /// [`Proxy::handle_connected`](super::Proxy::handle_connected).
     Connect {
-        /// Its id in the proxy.
+        /// The id of the new connection.
         conn: ConnId,
         /// Destination.
         address: SocketAddr,
     },
-    /// Read all that the connection has received, including its end, before writing to it: the next
-    /// request on it would be lost if it is closed.
+    /// Read all that the connection has received, including its end, before writing to it: if the
+    /// peer has closed it, the request to be written would be lost.
     Look {
         /// The connection.
         conn: ConnId,
@@ -28,7 +29,7 @@ pub enum Action {
     },
     /// Send the end of the stream; reading continues.
     Shutdown {
-        /// The connection; all its waiting bytes are written.
+        /// The connection; all its waiting bytes have been written.
         conn: ConnId,
     },
     /// Close a connection; its id is no longer valid.

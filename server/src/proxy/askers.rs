@@ -28,8 +28,8 @@ impl Askers {
         group(mixed(self.seed, number))
     }
 
-    /// Returns the group of a path without its query. It reads eight bytes at a time, since this is
-    /// done for every request.
+    /// Returns the group of a path without its query. The loop reads eight bytes at a time, since
+    /// it runs for every request.
     pub(crate) fn target(&self, path: &[u8]) -> u8 {
         const LOW: u64 = u64::from_le_bytes([1; 8]);
         const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
@@ -70,7 +70,8 @@ mod tests {
     use super::*;
 
     /// Equal requests are in one group, whatever their query. Different requests are spread over
-    /// all groups: each group gets its share within a half. Another seed gives other groups.
+    /// all groups: each group gets between half and one and a half times its share. Another seed
+    /// gives other groups.
     #[test]
     fn groups_are_spread() {
         let askers = Askers::new(1);

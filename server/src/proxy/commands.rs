@@ -1,4 +1,4 @@
-//! Commands of an operator: they change the running proxy beside its configuration.
+//! Commands of an operator, which change the running proxy in addition to its configuration file.
 //!
 //! | command | lasts until |
 //! |---|---|
@@ -15,18 +15,20 @@ use super::Proxy;
 use super::upstreams::router_config;
 use crate::config::Config;
 
-/// What commands have changed since the configuration was read.
+/// The changes by commands, each kept as long as the table above says.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
-    /// The policy of the configuration, and the one in use instead.
+    /// The policy of the configuration, and the policy in use instead.
     policy: Option<(PolicyKind, PolicyKind)>,
-    /// The same for the weights of backends.
+    /// For each backend's name: the weight of the configuration, and the weight in use instead.
     weights: BTreeMap<String, (Option<u32>, u32)>,
+    /// The modes of the backends that are not ready, by name.
     modes: BTreeMap<String, Mode>,
 }
 
 impl Overrides {
-    /// Puts the changes into a configuration that was just read. Those that it contradicts end.
+    /// Puts the changes into a configuration that was just read. Drops the changes that this
+    /// configuration ends.
     pub(crate) fn apply(&mut self, config: &mut Config) {
         if let Some((replaced, policy)) = self.policy {
             if config.routing.policy == replaced {
@@ -44,14 +46,14 @@ impl Overrides {
         self.modes.retain(|name, _| config.backends.iter().any(|backend| backend.name == *name));
     }
 
-    /// The modes of backends that are not ready.
+    /// Returns the modes of the backends that are not ready, by name.
     pub(super) const fn modes(&self) -> &BTreeMap<String, Mode> {
         &self.modes
     }
 }
 
 impl Proxy {
-    /// Takes a backend out of service, or back.
+    /// Sets the mode of a backend: takes it out of service, or puts it back.
     ///
     /// # Errors
     /// There is no such backend.
@@ -91,7 +93,8 @@ impl Proxy {
         Ok(())
     }
 
-    /// Routes by another policy. What the last one has learned is lost unless the driver keeps it.
+    /// Routes by another policy. The state that the last policy learned is lost, unless the driver
+    /// has kept its [`policy_state`](Self::policy_state).
     pub fn set_policy(&mut self, now: Instant, policy: PolicyKind) {
         let used = self.shared.config.routing.policy;
         let replaced = self.overrides.policy.map_or(used, |(replaced, _)| replaced);
@@ -100,11 +103,12 @@ impl Proxy {
         self.command(now);
     }
 
-    /// Returns what commands have changed.
+    /// Returns the changes by commands.
     pub(crate) const fn overrides(&self) -> &Overrides {
         &self.overrides
     }
 
+    /// Returns the backend that a command names, or the error for the operator.
     fn commanded(&self, backend: &str) -> Result<BackendId, String> {
         self.upstreams.named(backend).ok_or_else(|| format!("no backend is named {backend}"))
     }

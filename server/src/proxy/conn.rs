@@ -24,15 +24,16 @@ pub(crate) enum Conn {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Upstream {
     pub(crate) backend: BackendId,
-    /// The session that uses it; `None` while it is idle in the pool.
+    /// The session that uses it or is bound to it; `None` while it is idle in the pool.
     pub(crate) session: Option<ConnId>,
-    /// The time at which it last entered the pool.
+    /// The time at which it last became idle; the time of dialling before its first exchange.
     pub(crate) idle_since: Instant,
-    /// The time until which the backend keeps it idle, if the backend announced one.
+    /// The time until which it may stay idle by the backend's last response (K2); the far future if
+    /// that named none.
     pub(crate) kept_until: Instant,
     /// Exchanges that it has carried.
     pub(crate) exchanges: u32,
-    /// The address of the backend that it is connected to.
+    /// The backend's address to which it is connected or being dialled.
     pub(crate) attempt: Attempt,
 }
 
@@ -48,9 +49,10 @@ impl Upstream {
 pub(crate) struct Entry {
     generation: u32,
     pub(crate) conn: Conn,
-    /// The earliest timer entry for this connection.
+    /// The time of its next check, which is its earliest entry in
+    /// [`Timers`](super::timers::Timers); [`Instant::FAR_FUTURE`] without one.
     pub(crate) armed: Instant,
-    /// Whether it is in the list of connections to be served.
+    /// Whether it is in the list that `Proxy::poll_dirty` drains.
     pub(crate) is_dirty: bool,
     /// Whether the driver has unread bytes of it.
     pub(crate) is_unread: bool,

@@ -12,9 +12,10 @@ use crate::pages::metrics::{
 /// The counts of backends and of rare events.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    /// By the slot of the backend's id.
+    /// The counts of each backend, by the slot of its id.
     backends: Vec<(BackendId, BackendCounts)>,
-    /// Late events of removed backends whose slots are used by others.
+    /// The counts of late events of removed backends whose slots are used by others. Nothing reads
+    /// them.
     gone: BackendCounts,
     pub(super) incidents: IncidentCounts,
 }
@@ -73,7 +74,7 @@ impl Counters {
         }
     }
 
-    /// Counts a notice.
+    /// Counts a notice, if it is of a kind that the metrics show.
     #[cold]
     pub(super) fn note(&mut self, notice: &Notice) {
         let incidents = &mut self.incidents;
@@ -108,7 +109,7 @@ impl Proxy {
     pub(super) fn count_connected(&mut self, now: Instant, conn: ConnId) {
         if let Some(upstream) = self.table.upstream_mut(conn) {
             let counts = self.counters.of(upstream.backend);
-            // A new connection has no idle time before its dialling.
+            // Before the first exchange `idle_since` is the time of dialling.
             counts.connect.add(now.since(upstream.idle_since));
         }
     }
@@ -122,7 +123,8 @@ impl Proxy {
         }
     }
 
-    /// Whether requests can be served: a backend is usable and the proxy is not stopping.
+    /// Whether requests can be served: a backend is usable, and the proxy has not announced its
+    /// stop.
     pub fn is_ready(&self) -> bool {
         !self.shared.is_leaving && self.upstreams.has_usable()
     }

@@ -1,5 +1,6 @@
-//! Connections for waiting requests: routing, the pool, and dialling the addresses of a backend in
-//! turn.
+//! Backends and connections for requests: asks the router, takes an idle connection from the pool,
+//! or dials the addresses of the backend in turn. Requests that have to wait for a backend go to
+//! `queue.rs`.
 use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant, NoRoute};
@@ -29,11 +30,10 @@ impl Proxy {
         }
     }
 
-    /// Dispatches the first request that waits for a backend with room; returns whether it was
-    /// sent.
+    /// Dispatches the first request of the queue. Returns whether it leaves the queue.
     pub(super) fn dispatch_waiting(&mut self, now: Instant, id: ConnId) -> bool {
         let reuse = self.table.session_mut(id).map(|session| session.reuse());
-        // A session that has ended needs no backend: it leaves the queue as if it had been sent.
+        // A session that has ended needs no backend, and leaves the queue.
         reuse.is_none_or(|reuse| self.dispatch_freely(now, id, reuse))
     }
 
@@ -126,15 +126,15 @@ impl Proxy {
         }
     }
 
-    /// Whether a request may use an idle connection although it is lost if that connection turns
-    /// out to be closed. The first request of a client may do so only if the backend is known to
+    /// Whether a request that may not be sent again may use an idle connection, which may turn out
+    /// to be closed (K4). The first request of a client may do so only if the backend is known to
     /// keep connections: no check can detect a backend that closes after each response.
     #[cold]
     fn takes_delicate(&mut self, now: Instant, backend: BackendId, reuse: Reuse) -> bool {
         if reuse == Reuse::Fresh {
             return false;
         }
-        // The first is idle longest; the last would be used.
+        // The first one is idle longest; the last one would be used.
         let (first, last) = match self.upstreams.idle(backend) {
             [] => return false,
             [only] => (*only, *only),
@@ -147,7 +147,7 @@ impl Proxy {
     }
 
     /// Handles a refusal of which nothing was forwarded: sends the request to another backend that
-    /// is up and has refused nothing. Otherwise the refusal is the response.
+    /// is up and is not held by a refusal. Without one, the refusal is the response.
     #[cold]
     pub(super) fn ask_elsewhere(&mut self, now: Instant, id: ConnId) {
         let Some(session) = self.table.session_mut(id) else {
@@ -206,7 +206,8 @@ impl Proxy {
         }
     }
 
-    /// Handles a new connection: its address is tried first the next time.
+    /// Handles a new connection: if another address failed before, this one is tried first the next
+    /// time.
     pub(super) fn prefer(&mut self, conn: ConnId) {
         if let Some(&mut Upstream { backend, attempt, .. }) = self.table.upstream_mut(conn)
             && attempt.is_further()
@@ -242,8 +243,8 @@ impl Proxy {
     }
 }
 
-/// Idle time after which a connection shows that its backend does not close after each response. It
-/// is much longer than the end of a connection takes to arrive.
+/// Idle time after which an open connection shows that its backend does not close after each
+/// response. The end of a connection takes much less time to arrive.
 const KEPT_AFTER: Duration = Duration::from_millis(100);
 
 /// Translates a failure to connect into the request's error.

@@ -1,10 +1,11 @@
-//! The beginning of what a peer sent, for the log: escaped, cut, and without secrets.
+//! Excerpts for the log: the beginning of the bytes that a peer sent, escaped and cut. Excerpts of
+//! clients are without secrets.
 //!
 //! Query strings, fragments, user information in a target and the values of fields with credentials
 //! are replaced by [`MASK`]. Refused requests are often malformed. So a secret is recognised by its
 //! line alone, not by a complete and valid head.
 
-/// Returns the beginning of a request's head.
+/// Returns the first [`HEAD_BYTES`] bytes of a request's head, masked and escaped.
 pub(super) fn of_head(input: &[u8]) -> String {
     let cut = &input[..input.len().min(HEAD_BYTES)];
     let mut shown = Vec::with_capacity(HEAD_BYTES);
@@ -24,7 +25,7 @@ pub(super) fn of_head(input: &[u8]) -> String {
 }
 
 /// Returns the size at the start of a chunk's line and the byte after it. The rest may be private:
-/// an extension, or data if the size before it was wrong.
+/// an extension, or data if the size of the chunk before was wrong.
 pub(super) fn of_size_line(input: &[u8]) -> String {
     let cut = &input[..input.len().min(SIZE_BYTES)];
     let end = cut.iter().position(|byte| !byte.is_ascii_hexdigit());
@@ -32,7 +33,7 @@ pub(super) fn of_size_line(input: &[u8]) -> String {
     shown.escape_ascii().to_string()
 }
 
-/// Returns the beginning of a backend's own text.
+/// Returns the first [`HEAD_BYTES`] bytes of a backend's text, escaped. Nothing is masked.
 pub(super) fn of_backend(text: &[u8]) -> String {
     text[..text.len().min(HEAD_BYTES)].escape_ascii().to_string()
 }
@@ -43,13 +44,14 @@ fn put_request_line(line: &[u8], shown: &mut Vec<u8>) {
     put_without_user(path, shown);
     let Some((mark, secret)) = rest.split_first() else { return };
     shown.push(*mark);
-    // Everything between is part of the query for some reader, spaces included.
+    // Everything before the version is masked, spaces included: some server may take it for the
+    // query.
     let version = find_last(secret, b" HTTP/").unwrap_or(secret.len());
     put_mask(&secret[..version], shown);
     shown.extend_from_slice(&secret[version..]);
 }
 
-/// Writes `http://user:password@host` without the part before the host.
+/// Writes a target with `user:password` of `http://user:password@host` masked.
 fn put_without_user(path: &[u8], shown: &mut Vec<u8>) {
     if let Some(begin) = find_last(path, b"://").map(|at| at + 3)
         && let Some(end) = path[begin..].iter().rposition(|byte| *byte == b'@')
@@ -63,7 +65,7 @@ fn put_without_user(path: &[u8], shown: &mut Vec<u8>) {
 }
 
 fn put_field_line(line: &[u8], shown: &mut Vec<u8>) {
-    // A continuation line belongs to a field that may be secret.
+    // A line that begins with a blank continues a field that may be secret, so it is masked.
     let is_blank = |byte: &u8| b" \t".contains(byte);
     let name_end = line.iter().position(|byte| b": \t".contains(byte)).unwrap_or(line.len());
     let (name, rest) = line.split_at(name_end);
@@ -75,7 +77,7 @@ fn put_field_line(line: &[u8], shown: &mut Vec<u8>) {
         put_mask(&rest[value..], shown);
         return;
     }
-    // Referer and similar fields contain targets, too.
+    // Referer and similar fields contain targets, so a query is masked in any field.
     let value = &rest[value..];
     let open = value.iter().position(|byte| *byte == b'?').map_or(value.len(), |at| at + 1);
     shown.extend_from_slice(&value[..open]);
@@ -113,16 +115,16 @@ const SECRET_NAMES: [&str; 10] = [
 ];
 /// Stands in place of a secret.
 const MASK: &[u8] = b"***";
-/// Bytes of a head, or of a backend's text, that are shown.
+/// The most bytes of a head, or of a backend's text, that are shown, before masking and escaping.
 const HEAD_BYTES: usize = 80;
-/// Bytes of a chunk's size that are shown. A size with more digits is too large.
+/// The most bytes of a chunk's size that are shown. A size of 17 digits is too large.
 const SIZE_BYTES: usize = 17;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Secrets are masked anywhere in a head, well-formed or not; row by row.
+    /// Secrets are masked anywhere in a head, well-formed or not.
     #[test]
     fn secrets_are_masked() {
         let rows: [(&str, &str); 17] = [
@@ -149,7 +151,8 @@ mod tests {
         }
     }
 
-    /// Excerpts are bounded. Of a chunked body only the size of a chunk is shown.
+    /// Excerpts are bounded. Of a chunked body only the size of a chunk and one more byte are
+    /// shown.
     #[test]
     fn excerpts_are_bounded() {
         assert_eq!(of_head(&[0xff; 1000]).len(), 4 * 80);

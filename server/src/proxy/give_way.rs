@@ -1,17 +1,18 @@
-//! The clients that give way: one for a new one when `limits.clients` are connected, all in excess
-//! when a new configuration has lowered that limit.
+//! The clients that give way: one when `limits.clients` are connected and a new one waits, all in
+//! excess when a new configuration has lowered that limit.
 //!
 //! | standing | is | gives way |
 //! |---|---|---|
 //! | silent | without a whole request head, since it connected or since the head began | first, after 5 s |
 //! | kept | between two exchanges, or after the end was sent to it | next, after 1 s |
-//! | busy | with an exchange, a tunnel or a response that is not out | never |
+//! | busy | with an exchange, a tunnel, a response that is not fully written, or unread bytes | never |
 //!
 //! Within one standing the client that has waited longest goes first. Standings change with every
-//! request, so they are checked only when room is needed. Each client has one entry, whose time is
-//! never later than the real one. An entry at the front with an outdated standing or time is
-//! entered again. This costs nothing per request, O(log n) per check, and a bounded number of
-//! checks per call. A client that was silent at its last check is checked again after its 5 s.
+//! request, so they are checked only when room is needed. Each client has one entry in a heap. Its
+//! time is never later than the real start of the client's wait. When an entry at the front has an
+//! outdated standing or time, it is removed and added again with the current ones. This costs
+//! nothing per request, O(log n) per check, and a bounded number of checks per call. A client that
+//! was silent at its last check is checked again when its 5 s are over.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use super::id::ConnId;
 use super::session::Standing;
 use super::{Notice, Proxy};
 
-/// Time for a request head after which a client gives way.
+/// Time after which a client without a complete head gives way.
 const SILENT_GRACE: Duration = Duration::from_secs(5);
 /// Idle time between two exchanges after which a client gives way.
 const KEPT_GRACE: Duration = Duration::from_secs(1);
@@ -33,7 +34,7 @@ const LOOKS_MAX: usize = 1024;
 const LOOKS_PER_CLOSE: usize = 8;
 /// Wait before the next call if one call was not enough.
 const LOOKS_REST: Duration = Duration::from_millis(10);
-/// Interval of notices about clients that gave way.
+/// The shortest time between two notices about clients that gave way.
 const NOTICE_EVERY: Duration = Duration::from_secs(1);
 
 /// Every client, by the earliest time since which it may have been waiting.
@@ -56,14 +57,16 @@ impl GiveWay {
             self.silent.retain(|Reverse((_, conn))| table.get(*conn).is_some());
             self.kept.retain(|Reverse((_, conn))| table.get(*conn).is_some());
         }
-        // Its standing is checked after the shorter of the two times.
+        // Its standing is checked after `KEPT_GRACE`, the shorter of the two times.
         self.kept.push(Reverse((now, conn)));
         self.looks_from = self.looks_from.min(now + KEPT_GRACE);
     }
 
-    /// Takes the client that gives way out, with at most `looks` checks, which it counts down.
+    /// Removes and returns the client that gives way next. Makes at most `looks` checks, and
+    /// subtracts them from `looks`.
     fn take(&mut self, now: Instant, looks: &mut usize, table: &ConnTable) -> Option<ConnId> {
-        // The first round finds silent clients among the others; these come first.
+        // The first round moves silent clients from `kept` to `silent`. The next rounds take the
+        // client from `silent`, otherwise from `kept`.
         for (is_silent, takes) in [(false, false), (true, true), (false, true)] {
             let grace = if is_silent { SILENT_GRACE } else { KEPT_GRACE };
             loop {
@@ -116,10 +119,10 @@ fn standing(table: &ConnTable, conn: ConnId, now: Instant) -> Option<Standing> {
 }
 
 impl Proxy {
-    /// Makes room for one more client, who waits to be accepted, where `limits.clients` are
-    /// connected: as many as needed give way and are closed. Returns whether there is room. The
-    /// driver carries the actions out before it accepts: until then it holds the sockets of those
-    /// that gave way.
+    /// Makes room for one more client that waits to be accepted: if the bound on clients is
+    /// reached, closes a client that gives way. Returns whether there is room. The driver must
+    /// carry out the actions before it accepts: until then it holds the sockets of the closed
+    /// clients.
     #[cold]
     pub fn make_room(&mut self, now: Instant) -> bool {
         if self.shared.is_stopping {
@@ -132,24 +135,26 @@ impl Proxy {
         has_room
     }
 
-    /// Before this time [`make_room`](Self::make_room) finds no room, unless a client leaves.
+    /// Returns the time before which [`make_room`](Self::make_room) finds no room, unless a client
+    /// leaves.
     pub fn makes_room_from(&self) -> Instant {
         if self.shared.is_stopping { Instant::FAR_FUTURE } else { self.give_way.looks_from }
     }
 
-    /// Clients that are connected and were not refused.
+    /// Returns the number of clients that are connected and were not refused.
     pub(super) const fn admitted(&self) -> usize {
         self.clients - self.refused
     }
 
-    /// When clients beyond a lowered limit may give way; `None` without such ones.
+    /// Returns the time at which clients beyond a lowered limit may give way; `None` without such
+    /// clients.
     #[inline]
     pub(super) fn excess_timeout(&self) -> Option<Instant> {
         let has_excess = self.admitted() > self.room.clients_max && !self.shared.is_stopping;
         has_excess.then_some(self.give_way.looks_from)
     }
 
-    /// Closes idle clients beyond a lowered limit, though no other waits for their place.
+    /// Closes idle clients beyond a lowered limit, even if no new client waits.
     #[cold]
     pub(super) fn close_excess(&mut self, now: Instant) {
         if self.excess_timeout().is_some() {
@@ -158,7 +163,7 @@ impl Proxy {
         }
     }
 
-    /// Closes clients that give way until `most` are left. Returns whether no more are.
+    /// Closes clients that give way until `most` are left. Returns whether that was possible now.
     fn give_way_until(&mut self, now: Instant, most: usize) -> bool {
         let mut looks = LOOKS_MAX;
         while self.admitted() > most {

@@ -1,7 +1,8 @@
-//! The id of a connection, never equal to that of an older connection.
+//! The id of a connection: a slot of the table, and a generation that tells its users apart.
 
-/// Names one connection of the proxy, client or upstream. Slots are reused. The generation
-/// distinguishes the users of a slot, so that late events of a closed connection are recognised.
+/// Names one connection of the proxy: to a client, to a backend, or for a probe. Slots are reused.
+/// The generation differs for each user of a slot, so that late events of a closed connection are
+/// recognised.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ConnId {
     slot: u32,

@@ -3,7 +3,8 @@ use super::Proxy;
 use super::conn::{Conn, Upstream};
 
 impl Proxy {
-    /// Compares the tables with each other. For tests, and fast enough for all of them.
+    /// Compares the connection table with the pool and the counts. For tests: the time is linear in
+    /// the connections.
     ///
     /// # Panics
     /// An invariant of LIFECYCLE.md does not hold.

@@ -7,6 +7,17 @@
 //! [`poll_action`](Proxy::poll_action) requests, and calls
 //! [`handle_timeout`](Proxy::handle_timeout) at [`poll_timeout`](Proxy::poll_timeout). The same
 //! calls with the same times have the same effects.
+//!
+//! | to follow | see |
+//! |---|---|
+//! | an event of a connection | `traffic.rs`, then `session/` |
+//! | a need of a session | `serving.rs`; for a backend `dispatch.rs`, `queue.rs` and `upstreams/` |
+//! | a failed or refused request | `session/remedy.rs`, `session/refused.rs`, `retry_budget.rs` |
+//! | a probe | `probing.rs` and `probe.rs` |
+//! | limits on clients | `room.rs`, `give_way.rs`, `per_client.rs` |
+//! | a new configuration, a command, the stop | `reconfigure.rs`, `commands.rs`, `stopping.rs` |
+//!
+//! LIFECYCLE.md has the states of a session and the numbered rules that comments cite.
 mod action;
 mod askers;
 mod commands;
@@ -24,7 +35,7 @@ mod probing;
 mod queue;
 mod rate;
 mod reconfigure;
-mod retries;
+mod retry_budget;
 mod room;
 mod serving;
 mod session;
@@ -75,6 +86,7 @@ pub struct Proxy {
     shared: Shared,
     upstreams: Upstreams,
     timers: Timers,
+    /// Connections with bytes to write or room to read again, each one once.
     dirty: VecDeque<ConnId>,
     clients: usize,
     /// Refused clients whose connections have not ended yet.
@@ -169,7 +181,8 @@ impl Proxy {
         self.shared.set_date(http_date);
     }
 
-    /// Accepts a new client. It is served, or gets 503 if there is no room.
+    /// Accepts a new client. It gets 503 if there is no room, and 429 or a reset if it has too many
+    /// connections already.
     pub fn handle_accept(&mut self, now: Instant, peer: SocketAddr) -> ConnId {
         let id = self.table.insert(|_| {
             let client = ClientHalf::new(Hop::new(peer, &mut self.shared), now);
@@ -189,15 +202,16 @@ impl Proxy {
         }
     }
 
-    /// Returns the work done so far, in bytes read; expensive bytes count several times. A driver
-    /// with many connections limits each one by it.
+    /// Returns the work done so far. A byte that is read counts as 1, a byte that is parsed alone
+    /// and a response of the proxy itself as more. The driver bounds the work of one connection in
+    /// one turn.
     #[inline]
     pub const fn work(&self) -> u64 {
         self.shared.work
     }
 
     /// Handles deadlines up to `now`, and begins probes. Early or repeated calls are harmless;
-    /// afterwards there is no deadline at or before `now`.
+    /// after the call no deadline is at or before `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_router_due = self.upstreams.poll_timeout().is_some_and(|at| at <= now);
         // A stopping proxy begins no probes: they would delay its end.
@@ -229,7 +243,8 @@ impl Proxy {
         );
     }
 
-    /// Whether there is anything to poll: an action, or a connection with output or room.
+    /// Whether there is anything to poll: an action, or a connection with bytes to write or room to
+    /// read.
     #[inline]
     pub fn has_effects(&self) -> bool {
         self.has_actions() || !self.dirty.is_empty()
@@ -290,7 +305,7 @@ impl Proxy {
         self.upstreams.snapshot(now)
     }
 
-    /// Returns the name of a backend, or a fixed text if another backend uses its slot.
+    /// Returns the name of a backend, or `(removed)` if another backend uses its slot.
     pub fn backend_name(&self, backend: BackendId) -> &str {
         self.upstreams.target(backend).map_or("(removed)", |target| &target.name)
     }
@@ -370,13 +385,13 @@ impl Proxy {
     }
 }
 
-/// The recipient of an event of a connection.
+/// The part of the proxy that gets the events of a connection.
 #[derive(Clone, Copy)]
 enum Owner {
     Session(ConnId, Side),
     Probe,
-    /// The pool, which keeps it for this backend.
+    /// The pool: the connection is idle, to this backend.
     Idle(BackendId),
-    /// None: a late event.
+    /// None: the connection has been closed, and the event is late.
     Gone,
 }

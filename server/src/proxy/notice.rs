@@ -1,4 +1,4 @@
-//! Facts for observers; the edge formats and logs them.
+//! Facts for observers. `edge/` formats and logs them; `counters.rs` counts them for the metrics.
 use std::net::SocketAddr;
 
 use intelliproxy_core::{BackendId, ProbeFailure};
@@ -12,11 +12,11 @@ use crate::http::{ClientError, UpstreamError};
 pub enum Notice {
     /// A notice of the router.
     Router(intelliproxy_core::Notice),
-    /// A client broke a rule. It gets the status of the error.
+    /// A client broke a rule. It gets the status of the error, unless its response has begun.
     ClientError {
         /// The client.
         peer: SocketAddr,
-        /// The rule.
+        /// The rule that it broke.
         error: ClientError,
         /// The beginning of what it sent, escaped and without secrets.
         excerpt: String,
@@ -41,14 +41,15 @@ pub enum Notice {
         /// The status of the refusal.
         status: u16,
     },
-    /// A client was refused because the bound on clients is reached.
+    /// A new client got 503: the bound on clients is reached, or the proxy is stopping.
     ClientRefused {
         /// The client.
         peer: SocketAddr,
         /// The bound.
         full: Full,
     },
-    /// A client exceeds its own limit: its request or connection got 429.
+    /// A client exceeds its own limit: its request or connection got 429, or its connection was
+    /// reset.
     ClientLimited {
         /// The client.
         peer: SocketAddr,
@@ -67,7 +68,7 @@ pub enum Notice {
     ClientsInExcess {
         /// Clients that are connected.
         clients: usize,
-        /// Clients that may be.
+        /// Clients that may be connected.
         clients_max: usize,
     },
     /// Fewer clients are admitted than `limits.clients`: more would leave no descriptors for their
@@ -82,10 +83,10 @@ pub enum Notice {
     Expired {
         /// The client.
         peer: SocketAddr,
-        /// The result, and the configuration key of the timeout.
+        /// A text with the result and the configuration key of the timeout.
         what: &'static str,
     },
-    /// A report of a backend could not be read, the first time for this kind of fault.
+    /// A report of a backend could not be read. Sent once for each backend and kind of fault.
     UnreadableReport {
         /// The backend.
         backend: BackendId,
@@ -99,7 +100,7 @@ pub enum Notice {
         /// The fault, in one line.
         wrong: String,
     },
-    /// A backend sent unsolicited bytes; the connection was closed.
+    /// A backend sent bytes on an idle connection, which was closed.
     UnsolicitedBytes {
         /// The backend.
         backend: BackendId,
@@ -144,9 +145,10 @@ pub enum ReportFault {
     },
     /// It lacks all figures that are read.
     NoFigures,
-    /// It is longer than the proxy reads.
+    /// It is longer than 256 KiB.
     TooLong,
-    /// The head of its response is larger than the proxy reads.
+    /// The head of its response is larger than 32 KiB, or has too many fields. Or its interim
+    /// responses are larger than 32 KiB together.
     HeadTooLarge,
     /// It was not complete in time.
     TimedOut,
@@ -159,8 +161,8 @@ pub enum ReportFault {
 }
 
 impl ReportFault {
-    /// Returns the fault that a failed probe for a report shows; `None` without a connection, which
-    /// the backend's health reports.
+    /// Returns the fault of a failed report probe. `None` if no connection was made, which the
+    /// backend's health shows, or if the proxy abandoned the probe.
     pub(crate) const fn of(failure: ProbeFailure) -> Option<Self> {
         Some(match failure {
             ProbeFailure::Refused | ProbeFailure::Unreachable | ProbeFailure::Abandoned => {
@@ -174,7 +176,7 @@ impl ReportFault {
         })
     }
 
-    /// A bit for its kind.
+    /// Returns the bit of this kind of fault, for a set of kinds.
     pub(crate) const fn bit(&self) -> u16 {
         1 << match self {
             Self::NoObject { .. } => 0,
@@ -206,7 +208,7 @@ pub struct ConfigChange {
 /// The proxy's reaction to a failed upstream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RemedyTaken {
-    /// The same backend was tried on a fresh connection.
+    /// The same backend was tried over a new connection.
     Redialled,
     /// No blame: the client kept the backend waiting.
     Excused,
@@ -217,8 +219,8 @@ pub enum RemedyTaken {
     Closed,
     /// The client got the error's status.
     Answered,
-    /// The client got the error's status because the retry budget was used up; another backend
-    /// might have been tried otherwise.
+    /// The client got the error's status because the retry budget was used up. Otherwise the proxy
+    /// would have tried another backend.
     Unretried,
     /// The client's response was cut.
     Truncated,
@@ -238,7 +240,8 @@ impl From<Remedy> for RemedyTaken {
 }
 
 impl Notice {
-    /// `input` has the client's bytes that are not parsed yet; `is_head` tells a head from a body.
+    /// Returns the notice of an error, with an excerpt of `input`, the client's bytes that were not
+    /// consumed yet. `is_head` says whether they begin with a request's head.
     pub(crate) fn client_error(
         peer: SocketAddr,
         error: ClientError,

@@ -1,9 +1,10 @@
 //! Limits for each client: connections at the same time, and requests per second.
 //!
 //! A client is an IPv4 address or an IPv6 network of 64 bits, which one customer usually has.
-//! Trusted hops (`forwarding.trusted`) have no such limits: they carry the traffic of others. The
-//! requests over such a hop count for the client that it names. Its connections do not count, except
-//! those whose client a PROXY protocol header names.
+//! Trusted hops (`forwarding.trusted`) have no such limits: they carry the traffic of other
+//! clients. The requests over such a hop count for the client that it names. The hop's connections
+//! do not count. But if a PROXY protocol header names a connection's client, the connection counts
+//! for that client.
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -17,7 +18,8 @@ use crate::config::Limits;
 pub(crate) struct PerClient {
     /// `limits.clientConnections`; 0 for any number.
     connections_max: u32,
-    /// Connections by client, without those that have none. No more entries than connections.
+    /// The number of connections of each client that has any, so there are never more entries than
+    /// connections.
     connections: BTreeMap<u64, u32>,
     /// Present if requests are limited.
     rate: Option<RateTable>,
@@ -66,7 +68,7 @@ impl PerClient {
         *self.connections.entry(client(ip)).or_default() += 1;
     }
 
-    /// Counts a connection of a client no longer.
+    /// Stops counting a connection of a client.
     #[cold]
     pub(crate) fn leave(&mut self, ip: IpAddr) {
         let client = client(ip);
@@ -94,8 +96,9 @@ impl PerClient {
     }
 }
 
-/// Returns the number of the client at an address: that of the IPv4 address, or the network of 64
-/// bits. IPv4 gets numbers of networks that no host has (ff00::/8 is multicast).
+/// Returns the number of the client at an address. For IPv6 it is the network of 64 bits. For IPv4
+/// it is the address under the prefix ffff:ffff, which no host's network has (ff00::/8 is
+/// multicast).
 fn client(ip: IpAddr) -> u64 {
     match ip.to_canonical() {
         IpAddr::V4(ip) => 0xffff_ffff_0000_0000 | u64::from(ip.to_bits()),

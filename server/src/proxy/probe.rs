@@ -1,5 +1,6 @@
-//! One probe on its own connection: sends a request, judges the response, closes the connection.
-//! The status decides a ping, so nothing after its head is read.
+//! One probe on its own connection: sends a request and judges the response. `probing.rs` makes and
+//! closes the connection. The status decides a ping, so nothing after its head matters. A report's
+//! figures are read from its body.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -23,11 +24,11 @@ use crate::http::progress::HeadProgress;
 
 /// The most bytes of a report that are read. A longer text is not a report.
 pub(crate) const REPORT_BYTES_MAX: usize = 256 * 1024;
-/// Bytes of all interim responses before the response to a probe.
+/// The most bytes of all interim responses before the response to a probe.
 const INTERIM_BYTES_MAX: usize = HEAD_BYTES_MAX;
 /// The most bytes of the head of a probe's response.
 pub(crate) const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Room for one read.
+/// The most bytes of one read.
 const READ_BYTES: usize = 8 * 1024;
 
 /// A probe in progress.
@@ -40,7 +41,7 @@ pub(crate) struct ProbeExchange {
     kind: ProbeKind,
     started: Instant,
     pub(crate) deadline: Instant,
-    /// The address of the backend that it uses.
+    /// The backend's address that it uses.
     pub(crate) attempt: Attempt,
     is_open: bool,
     request: Vec<u8>,
@@ -97,7 +98,7 @@ impl ProbeExchange {
         }
     }
 
-    /// Handles the finished connection.
+    /// Notes that the connection was made: the request may be written.
     pub(crate) const fn handle_connected(&mut self) {
         self.is_open = true;
     }
@@ -107,7 +108,7 @@ impl ProbeExchange {
         self.is_open
     }
 
-    /// Takes the fault of the requested report, which ended with `result`.
+    /// Takes the fault of a report that ended with `result`; `None` for a ping, or without a fault.
     pub(crate) fn take_fault(&mut self, result: &ProbeResult) -> Option<ReportFault> {
         let failure = result.as_ref().err().filter(|_| self.kind == ProbeKind::Report);
         self.fault.take().or_else(|| failure.and_then(|&failure| ReportFault::of(failure)))
@@ -126,8 +127,8 @@ impl ProbeExchange {
         self.sent += count;
     }
 
-    /// Handles `count` new bytes. Returns the result once it is known. Later reads parse no byte
-    /// again, except a head, which is parsed when it is complete.
+    /// Handles `count` new bytes. Returns the result once it is known. No byte is kept after it was
+    /// parsed, except those of an incomplete head.
     pub(crate) fn handle_read(&mut self, now: Instant, count: usize) -> Option<ProbeResult> {
         self.len += count;
         let mut taken = 0;
@@ -155,8 +156,8 @@ impl ProbeExchange {
         }
     }
 
-    /// Reads a head at `taken` of the input. For a ping only the status counts; a successful report
-    /// has a body after it.
+    /// Reads a head that begins at `taken` in the input. For a ping only the status counts; a
+    /// successful report has a body after it.
     fn read_head(&mut self, now: Instant, taken: &mut usize) -> HeadOutcome {
         let input = &self.input[*taken..self.len];
         if input.is_empty() || !self.progress.is_due(input, LIMITS.head_bytes_max) {
@@ -201,8 +202,8 @@ impl ProbeExchange {
         }
     }
 
-    /// Reads the received part of a report's body, at `taken` of the input. Returns the result once
-    /// the body is complete.
+    /// Reads the received part of a report's body, which begins at `taken` in the input. Returns
+    /// the result once the body is complete.
     fn read_body(&mut self, now: Instant, taken: &mut usize) -> Option<ProbeResult> {
         let input = &self.input[*taken..self.len];
         *taken = self.len;
@@ -272,9 +273,9 @@ impl ReportBody {
     }
 }
 
-/// Returns the backend's figures that are finite numbers, and the fault of the rest. Returns no
-/// figures if the text is not a JSON object. A value that cannot be read, such as a number beyond
-/// the range of floats, does not affect the others.
+/// Returns the backend's figures that are finite numbers, and the first fault among the others.
+/// Returns no figures if the text is not a JSON object. A value that cannot be read, such as a
+/// number beyond the range of floats, does not affect the others.
 fn read_report(body: &[u8]) -> (Option<LoadReport>, Option<ReportFault>) {
     let Ok(object) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(body) else {
         return (None, Some(ReportFault::NoObject { excerpt: excerpt::of_backend(body) }));
@@ -424,7 +425,7 @@ mod tests {
         assert_eq!(result, Err(ProbeFailure::Cut));
     }
 
-    /// The input holds no more than a head and one read. Consumed bytes are not parsed again.
+    /// The input is empty after each complete head or chunk: it does not grow with the report.
     #[test]
     fn taken_bytes_are_dropped() {
         let mut probe = probe(ProbeKind::Report);
@@ -439,7 +440,7 @@ mod tests {
         }
     }
 
-    /// Figures that are numbers are used; the faults of a report are reported.
+    /// Figures that are numbers are used; the first fault of a report is returned.
     #[test]
     fn reports_are_read() {
         let all = LoadReport { queue: Some(3.0), cpu_busy_ms: Some(12.5), memory_bytes: Some(7.0) };
@@ -484,7 +485,8 @@ mod tests {
         }
     }
 
-    /// Each failure of a report has its own kind; a ping's failures are not reported twice.
+    /// Each failure that a response can cause has its own kind of fault. A failed ping has no
+    /// fault, since the router reports it.
     #[test]
     fn faults_are_told() {
         let long = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(REPORT_BYTES_MAX + 1));

@@ -1,4 +1,5 @@
-//! Probes for the router, each on its own connection.
+//! Starts and ends the probes that the router requests, each on its own connection. `probe.rs` has
+//! the exchange of one probe.
 use intelliproxy_core::{BackendId, Event, Instant, ProbeFailure, ProbeId, ProbeKind, ProbeResult};
 
 use super::conn::Conn;
@@ -53,7 +54,7 @@ impl Proxy {
             };
             return self.finish_probe(now, conn, Err(failure));
         };
-        // A connection id names one socket: the next one gets an id of its own.
+        // A connection id names one socket: the next socket gets a new id.
         let Some(Conn::Probe(exchange)) = self.table.remove(conn) else {
             return;
         };
@@ -63,8 +64,9 @@ impl Proxy {
         self.shared.actions.push_back(Action::Connect { conn, address });
     }
 
-    /// Handles the timeout of a probe. If no address connected at all, the next probe starts with
-    /// the next address, so that an address that drops all packets does not hide the others.
+    /// Handles the timeout of a probe. If no address accepted the connection, the next probe starts
+    /// with the address after the current one. So an address that drops all packets does not hide
+    /// the others.
     pub(super) fn time_out_probe(&mut self, now: Instant, conn: ConnId) {
         if let Some(probe) = self.probe_mut(conn)
             && !probe.is_open()
@@ -76,7 +78,7 @@ impl Proxy {
     }
 
     /// Handles a pause of the driver, such as a stopped process: pending probes say nothing about
-    /// their backends. Must be called before events from during the pause.
+    /// their backends. Must be called before the events that arrived during the pause are handled.
     pub fn handle_pause(&mut self, now: Instant) {
         let probes = self.table.iter().filter(|(_, conn)| matches!(conn, Conn::Probe(_)));
         let probes: Vec<ConnId> = probes.map(|(id, _)| id).collect();

@@ -1,10 +1,11 @@
 //! Requests that wait because every backend has its maximum of requests in flight
 //! (`limits.perBackend`).
 //!
-//! The queue is first in, first out. A new request goes to its end, and the end of a request lets
-//! the first one continue. At most `limits.queueLength` requests wait, each for `limits.queueMs`;
-//! then they get 503 with Retry-After. An entry whose request has ended is skipped: its ticket
-//! differs from that of its session.
+//! The queue is first in, first out. A new request is added at the back. When a request at a
+//! backend ends or a backend comes up, the front one continues. At most `limits.queueLength`
+//! requests wait, each for at most `limits.queueMs`. A request beyond one of these limits gets 503
+//! with Retry-After. An entry whose request has ended is skipped: its ticket differs from that of
+//! its session.
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -62,7 +63,8 @@ impl Queue {
 }
 
 impl Proxy {
-    /// Adds a request for which every backend is full, or which has to wait behind others.
+    /// Adds a request for which every backend is full, or which has to wait behind others. It gets
+    /// 503 if the queue is full.
     #[cold]
     pub(super) fn enqueue(&mut self, now: Instant, id: ConnId) {
         let limits = self.shared.config.limits;
@@ -89,7 +91,7 @@ impl Proxy {
         self.queue.entries.push_back(Entry { conn: id, ticket, since: now, deadline });
     }
 
-    /// Continues waiting requests as long as a backend has room.
+    /// Continues waiting requests, the first one first, as long as a backend has room.
     #[cold]
     pub(super) fn serve_queue(&mut self, now: Instant) {
         if self.queue.is_serving {
@@ -112,7 +114,7 @@ impl Proxy {
         self.queue.is_serving = false;
     }
 
-    /// Ends waits that are too long, and continues others if a backend came up.
+    /// Ends waits that are too long, and continues other requests as long as a backend has room.
     pub(super) fn expire_queue(&mut self, now: Instant) {
         while let Some(&Entry { conn, ticket, since, deadline }) = self.queue.entries.front() {
             if deadline > now {

@@ -1,21 +1,21 @@
 //! Requests per second of each client: token buckets in a table of fixed size.
 //!
-//! A client may send `limits.clientRequestsPerSecond` requests at once; each second gives it as many
-//! again. Its bucket is one number: the time at which it is full again. The bucket of a client that
-//! has sent nothing for a second is full, and then its place in the table is free. So the table only
-//! holds the clients of the last second.
+//! A client may send `limits.clientRequestsPerSecond` requests at once. Its bucket fills at the
+//! same number per second. The bucket is stored as one number: the time at which it is full again.
+//! The bucket of a client that has sent nothing for a second is full, and then its place in the
+//! table is free. So the table only holds the clients of the last second.
 //!
 //! A client's place is in one of [`WAYS`] slots that its address selects. When all of them are in
-//! use, the bucket that is nearest to full is dropped for the new client. A dropped bucket counts as
-//! full. The error is always in favour of a client: no number of addresses makes the proxy refuse a
-//! client that keeps its limit.
+//! use, the bucket that is nearest to full is dropped for the new client. A dropped bucket counts
+//! as full. An error is always in favour of a client: no number of addresses makes the proxy refuse
+//! a client that keeps its limit.
 use intelliproxy_core::Instant;
 
-/// Slots of the table: 65 536 of 16 bytes, 1 MiB. It holds the clients of one second, so that many
-/// are refused exactly where they exceed their limit.
+/// Slots of the table: 65 536 of 16 bytes, 1 MiB. The table holds the clients of one second. A
+/// client is refused exactly at its limit unless its bucket is dropped.
 const SLOTS: usize = 1 << 16;
-/// Slots that one client may use: two cache lines. With as many clients as half of the slots, 1 of
-/// 50 such sets has more clients than slots.
+/// Slots that one client may use: 128 bytes, two cache lines. With 32 768 clients a second, half of
+/// the slots, 1 of 50 such sets has more clients than slots and drops a bucket.
 const WAYS: usize = 8;
 /// The time in which an empty bucket fills, nanoseconds.
 const FILL_NANOS: u64 = 1_000_000_000;
@@ -38,13 +38,13 @@ struct Slot {
 }
 
 impl RateTable {
-    /// A table in which every bucket is full. `per_second` is 1 to 1 000 000 requests; `seed` decides
-    /// which clients share slots.
+    /// Returns a table in which every bucket is full. `per_second` is 1 to 1 000 000 requests;
+    /// `seed` decides which clients share slots.
     pub(super) fn new(per_second: u32, seed: u64) -> Self {
         Self { slots: vec![Slot::default(); SLOTS], cost: cost(per_second), seed }
     }
 
-    /// Applies another rate. Each bucket keeps its level: its share of a second's requests.
+    /// Applies another rate. Each bucket keeps its level, as a share of the requests of a second.
     pub(super) fn set_rate(&mut self, per_second: u32) {
         self.cost = cost(per_second);
     }
@@ -87,8 +87,8 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// Token buckets without a bound on memory: level in nanoseconds of the time that it is short
-    /// of, and the time of that level.
+    /// Token buckets without a bound on memory. For each client: the time that its bucket takes to
+    /// be full, and when that was computed, both in nanoseconds.
     #[derive(Default)]
     struct Exact(BTreeMap<u64, (u64, u64)>);
 
@@ -111,7 +111,7 @@ mod tests {
     }
 
     /// A burst of a second's requests is admitted, then one for each interval. A client that pauses
-    /// for a second has its burst again, and not more.
+    /// for a second or longer has its burst again, and not more.
     #[test]
     fn a_burst_then_the_rate() {
         for per_second in [1, 3, 10, 1000, 1_000_000] {
@@ -154,7 +154,7 @@ mod tests {
         for address in 0..1_000_000_u64 {
             now += SECOND / 20_000;
             assert!(table.take(Instant::from_nanos(now), 1_000 + address), "{address}");
-            // Ten clients with 30 requests a second each: one for 67 of the others.
+            // Ten clients with 30 requests a second each: one such request for 67 of the others.
             if address % 67 == 0 {
                 let client = address / 67 % 10;
                 let admitted = table.take(Instant::from_nanos(now), client);
@@ -167,8 +167,9 @@ mod tests {
     }
 
     /// Far more addresses at once than slots, in random order: none is refused that has kept its
-    /// limit by exact buckets. Some that have not are admitted, for a dropped bucket counts as full.
-    /// But the bucket of a client far beyond its limit is never the one nearest to full.
+    /// limit by exact buckets. Some that have not kept it are admitted, because a dropped bucket
+    /// counts as full. But the bucket of a client far beyond its limit is never the one nearest to
+    /// full.
     #[test]
     fn a_full_table_never_refuses_wrongly() {
         let mut table = RateTable::new(4, 3);
@@ -176,7 +177,8 @@ mod tests {
         let mut honest = vec![true; 300_000];
         let (mut state, mut refused, mut spared, mut greedy) = (1, 0, 0, 0);
         for step in 0..1_500_000_u64 {
-            // A second for 1.5 million requests of 300 000 addresses: five each, four permitted.
+            // 1.5 million requests of 300 000 addresses arrive within one second: five from each,
+            // of which four are permitted.
             let now = SECOND + step * 667;
             let client = next(&mut state) % 300_000;
             let is_permitted = exact.take(now, client, 4);

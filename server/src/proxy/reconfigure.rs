@@ -14,7 +14,8 @@ use crate::pages::{LogCounts, ReloadCounts};
 
 impl Proxy {
     /// Applies a new configuration; `targets` are its backends in their order, with their
-    /// addresses. It takes effect at once. No connection or request is lost by it (R1 to R8).
+    /// addresses. It takes effect at once, by the rules R1 to R8. No request is lost by it. Idle
+    /// clients beyond a lower limit give way, and bound connections to displaced backends end.
     ///
     /// # Errors
     /// The first invalid value; nothing has changed then.
@@ -38,7 +39,8 @@ impl Proxy {
         let displaced = self.upstreams.compare(&targets, &mut change);
         self.upstreams.keep_decisions(config.admin.listen.is_some());
         self.shared.reconfigure(config);
-        // Sessions are armed by the old times, and counted by the old addresses.
+        // The deadlines of sessions were set by the old times, and their connections were counted
+        // by the old limits.
         for id in self.client_ids() {
             if let Some(session) = self.table.session_mut(id) {
                 session.handle_reconfigured(&mut self.shared);
@@ -67,8 +69,8 @@ impl Proxy {
         self.notify(Notice::ConfigRefused { wrong });
     }
 
-    /// Returns the number of readings of the configuration that have ended, and why the last one was
-    /// refused if it was.
+    /// Returns the number of new configurations that were applied or refused, and the error of the
+    /// last one if it was refused.
     pub(crate) fn reloads(&self) -> (u64, Option<&str>) {
         let ReloadCounts { done, refused, last_error } = &self.reload_counts;
         (done + refused, last_error.as_deref())
@@ -79,18 +81,18 @@ impl Proxy {
         &self.shared.config
     }
 
-    /// Returns the longest time for reading the configuration.
+    /// Returns the longest time for reading a new configuration.
     pub(crate) fn reload_time(&self) -> Duration {
         self.shared.config.timeouts.reload
     }
 
-    /// Takes the counts of lines that are missing in the driver's log, for /stats.
+    /// Takes the counts of lines that are missing in the driver's log, for /stats and the metrics.
     pub(crate) fn handle_log_counts(&mut self, counts: LogCounts) {
         self.log_counts = counts;
     }
 
-    /// Whether the current request began before its backend left or moved. If so, it is routed
-    /// again.
+    /// Routes the current request again if its backend has left or moved since the request was
+    /// routed. Returns whether that is so.
     pub(super) fn reroutes(&mut self, id: ConnId) -> bool {
         let Some(session) = self.table.session_mut(id) else {
             return false;
@@ -133,13 +135,13 @@ impl Proxy {
         let probes: Vec<ConnId> =
             self.table.iter().filter(|(_, conn)| is_its(conn)).map(|(id, _)| id).collect();
         for conn in probes {
-            // It is not counted: its backend is no longer configured.
+            // The router ignores the result, since the backend is no longer configured.
             self.finish_probe(now, conn, Err(ProbeFailure::Cut));
         }
     }
 
-    /// R3: routes requests again of which nothing was sent; the others continue on their
-    /// connections.
+    /// R3, B5: routes those requests again of which nothing was sent; other requests continue on
+    /// their connections. Idle bound connections end.
     fn displace_requests(&mut self, now: Instant, displaced: &BTreeSet<BackendId>) {
         if displaced.is_empty() {
             return;

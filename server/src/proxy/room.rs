@@ -1,5 +1,5 @@
-//! Bounds on connections. The number of clients leaves room for the upstreams and probes that they
-//! need.
+//! Bounds on connections. The bound on clients leaves room for their upstreams and for probes.
+//! `give_way.rs` chooses the clients that are closed for new ones.
 use std::net::SocketAddr;
 
 use intelliproxy_core::Instant;
@@ -16,7 +16,7 @@ pub(super) struct Room {
     connections_max: usize,
     /// Clients: `limits.clients`, or fewer if their upstreams would have no room otherwise.
     pub(super) clients_max: usize,
-    /// The same where it is less than `limits.clients`, as reported.
+    /// The last reported `clients_max`; `None` if it was not less than `limits.clients`.
     reported: Option<usize>,
 }
 
@@ -26,8 +26,9 @@ impl Room {
     }
 }
 
-/// Clients that get 429 for their connection and stay until they have read it, at the same time.
-/// Further ones are reset at once, so that refusing takes no more descriptors than this.
+/// Refused clients at the same time that stay connected until they have read their response. Beyond
+/// this number, a client over its own limit is reset at once instead of getting 429, so that
+/// refusing takes few descriptors.
 const TURNED_AWAY_MAX: usize = 64;
 
 impl Proxy {
@@ -50,7 +51,8 @@ impl Proxy {
         }
     }
 
-    /// Counts the connection of a new client by its address. Returns whether it may have it.
+    /// Counts the connection of a new client by its address. Returns whether the client may have
+    /// it.
     #[cold]
     fn count_connection(&mut self, id: ConnId) -> bool {
         let session = self.table.session_mut(id);
@@ -76,8 +78,8 @@ impl Proxy {
         self.derive_clients_max();
     }
 
-    /// Takes the limits of a new configuration: clients beyond a lower one are reported, and the
-    /// idle ones among them closed.
+    /// Applies the limits of a new configuration: reports clients beyond a lower limit, and closes
+    /// the idle ones among them.
     pub(super) fn limit_clients(&mut self, now: Instant) {
         let before = self.room.clients_max;
         self.derive_clients_max();
@@ -89,7 +91,8 @@ impl Proxy {
         self.close_excess(now);
     }
 
-    /// Derives how many clients are admitted.
+    /// Derives how many clients are admitted, and reports it if it is newly less than
+    /// `limits.clients`.
     fn derive_clients_max(&mut self) {
         let limit = self.shared.config.limits.clients;
         let connections = self.room.connections_max;
@@ -119,7 +122,7 @@ impl Proxy {
         self.room.clients_max
     }
 
-    /// Returns the bound that limits the clients.
+    /// Returns the bound that limits the number of clients.
     #[cold]
     pub(super) fn full(&self) -> Full {
         let clients_max = self.room.clients_max;

@@ -1,4 +1,4 @@
-//! Fulfils the needs of sessions, and decides when they are checked.
+//! Fulfils the needs of sessions, and sets the time of each session's next check.
 use std::time::Duration;
 
 use intelliproxy_core::{Event, Instant};
@@ -22,7 +22,7 @@ impl Proxy {
         self.serve_until(now, id, self.shared.horizon(now));
     }
 
-    /// The same, with the next check at `horizon` or before.
+    /// The same as [`serve`](Self::serve), with the next check at `horizon` or before.
     fn serve_until(&mut self, now: Instant, id: ConnId, horizon: Instant) {
         loop {
             let Some(entry) = self.table.get_mut(id) else {
@@ -180,7 +180,7 @@ impl Proxy {
         is_unread(id) || upstream.is_some_and(is_unread)
     }
 
-    /// Checks a session's deadlines again a little later.
+    /// Checks a session's deadlines again after [`PUT_OFF`].
     #[cold]
     fn put_off(&mut self, now: Instant, id: ConnId) {
         if let Some(entry) = self.table.get_mut(id) {
@@ -190,8 +190,8 @@ impl Proxy {
     }
 }
 
-/// Ensures that a session is checked at its deadline, or at `horizon` if that is earlier. A session
-/// with an earlier check needs no other.
+/// Ensures that a session is checked at its deadline, or at `horizon` if that is earlier. If it is
+/// checked before `horizon` anyway, nothing is done.
 #[inline]
 pub(super) fn watch(
     entry: &mut Entry,

@@ -9,7 +9,7 @@ use intelliproxy_core::Instant;
 use super::Action;
 use super::askers::Askers;
 use super::per_client::PerClient;
-use super::retries::RetryBudget;
+use super::retry_budget::RetryBudget;
 use super::trust::Trust;
 use crate::access::Access;
 use crate::buffer::BufferPool;
@@ -22,11 +22,11 @@ use crate::pages::metrics::ExchangeCounts;
 
 /// Interval of dropping free buffers that were not needed since the last time.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
-/// The work of a byte that is parsed alone. A byte that is read and written unchanged is 1: 2.5 ns
-/// against 0.3 ns, with a margin for slower machines.
+/// The work of a byte that is parsed alone. The work of a byte that is read and written unchanged
+/// is 1. They take 2.5 ns and 0.3 ns; the rest of the factor is a margin for slower machines.
 const PARSED_WORK: u64 = 15;
-/// The work of a response that the proxy makes itself: 1.6 to 4.8 us including its write. No
-/// backend's time separates the pipelined requests of such a client.
+/// The work of a response that the proxy makes itself: 1.6 to 4.8 us including its write. A client
+/// can pipeline requests for such responses, and no backend's time separates them.
 const OWN_RESPONSE_WORK: u64 = 15_000;
 
 /// Facts about a client that depend on its address alone.
@@ -42,7 +42,7 @@ pub(crate) struct Facts {
     pub(crate) group: u8,
 }
 
-/// Buffers, limits and pending notices.
+/// The configuration with values derived from it, the buffers, the pending actions, and counts.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -118,27 +118,27 @@ impl Shared {
         }
     }
 
-    /// Returns the earliest time of a deadline that begins now. If the session is checked before,
-    /// the deadline need not be computed yet.
+    /// Returns the earliest deadline that an event at `now` can cause. If the session is checked by
+    /// then, its deadline need not be computed yet.
     #[inline]
     pub(crate) fn horizon(&self, now: Instant) -> Instant {
         Instant::from_nanos(now.as_nanos().saturating_add(self.shortest_timeout.as_nanos()))
     }
 
-    /// Takes the time of day as an HTTP date.
+    /// Sets the Date line from the time of day as an HTTP date.
     pub(crate) fn set_date(&mut self, http_date: &str) {
         self.date.clear();
         self.date.extend(["Date: ", http_date, "\r\n"]);
     }
 
-    /// Returns the time of the next [`trim`](Self::trim): while buffers are free, also without
-    /// traffic.
+    /// Returns the time of the next [`trim`](Self::trim), also without traffic; `None` if no buffer
+    /// is free.
     #[inline]
     pub(crate) fn trim_timeout(&self) -> Option<Instant> {
         self.buffers.has_spare().then_some(self.trim_from)
     }
 
-    /// Drops free buffers that were not needed for a while.
+    /// Drops free buffers that were not needed since the last time, if it is time.
     pub(crate) fn trim(&mut self, now: Instant) {
         if self.trim_from <= now {
             self.trim_from = now + TRIM_EVERY;
@@ -178,7 +178,7 @@ impl Shared {
         facts
     }
 
-    /// Applies a new configuration; messages in progress keep the limits of their bodies.
+    /// Applies a new configuration. Bodies in progress keep their limits.
     pub(crate) fn reconfigure(&mut self, config: Config) {
         self.head_limits = head_limits(&config.limits);
         self.chunk_limits = chunk_limits(&config.limits);
@@ -193,8 +193,8 @@ impl Shared {
     }
 }
 
-/// Returns eight digits, so that two proxies on the same path almost certainly have different
-/// names.
+/// Returns a hyphen and eight hexadecimal digits, so that two proxies on the same path almost
+/// certainly have different names.
 fn via_suffix(seed: u64) -> String {
     // Seeds of instances that start together differ in few bits; this mixes them (splitmix64).
     let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -233,8 +233,8 @@ mod tests {
     use super::*;
     use crate::proxy::Proxy;
 
-    /// Without a client or a backend, free buffers are dropped at the proxy's own deadlines, and
-    /// then there is none: a quiet proxy does not wake up.
+    /// Without a client or a backend, free buffers are dropped at the proxy's own deadlines. After
+    /// that there is no deadline: a quiet proxy does not wake up.
     #[test]
     fn free_buffers_go_without_traffic() {
         let mut now = Instant::from_millis(1);

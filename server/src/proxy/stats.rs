@@ -1,13 +1,15 @@
-//! The text of /stats: built over several turns and shared by all who ask for it.
+//! The text of /stats: built over several turns and shared by all clients that request it.
+//! `pages/stats.rs` formats it, and `session/stats.rs` sends it.
 //!
 //! | backends | a request gets |
 //! |---|---|
-//! | at most [`AT_ONCE`] | a text of the moment, built at once |
-//! | more | the text that was begun less than [`AGE_MAX`] ago; otherwise it waits for the next one |
+//! | at most [`AT_ONCE`] | a new text, built at once |
+//! | more | the last text if it was begun within [`AGE_MAX`]; otherwise it waits for the next one |
 //!
 //! The first request that finds no text begins the next one, so at most four are begun per second.
-//! It grows by [`AT_ONCE`] backends every [`STEP`], with traffic in between. Its rows are of
-//! slightly different times, each with its own ages. A new configuration starts it again.
+//! It grows by [`AT_ONCE`] backends every [`STEP`], with traffic in between. So the rows of one
+//! text are of slightly different times; the ages in a row are relative to its own time. A new
+//! configuration discards the text, and the next step begins another.
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +26,7 @@ use crate::pages::{StatsText, recording_field};
 const AT_ONCE: usize = 16;
 /// Time between two steps.
 const STEP: Duration = Duration::from_millis(1);
-/// Time for which a text is served, from its start.
+/// Time for which a text is served, counted from the start of its building.
 const AGE_MAX: Duration = Duration::from_millis(250);
 
 /// The current text, and the next one in progress.
@@ -57,7 +59,7 @@ impl Stats {
         latest.filter(|(begun, _)| now.since(*begun) < AGE_MAX).map(|(_, text)| text)
     }
 
-    /// Discards the text in progress: its backends have changed.
+    /// Discards the last text and the one in progress: the backends may have changed.
     pub(super) fn handle_reconfigured(&mut self) {
         self.latest = None;
         self.build = None;

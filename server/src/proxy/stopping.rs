@@ -1,4 +1,4 @@
-//! The end of the proxy: exchanges in progress are completed, and no new ones begin.
+//! The stop of the proxy: exchanges in progress are completed, and no new ones begin.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;

@@ -1,9 +1,10 @@
 //! Deadlines as data: a heap of (time, connection), re-armed lazily.
 //!
-//! A connection's deadline changes with every event. The heap holds at most the earliest entry that
-//! matters. When an entry is due, it is compared with the connection's current deadline. An early
-//! entry goes back into the heap, so a busy connection costs one heap operation per shortest
-//! timeout, not one per request.
+//! A connection's deadline changes with every event. Of its entries in the heap only the one at
+//! `Entry::armed` counts; the others are stale and are dropped when they are due. When the entry is
+//! due, the proxy compares it with the connection's current deadline, and adds a new entry for a
+//! later deadline. So a busy connection costs one heap operation per shortest timeout, not one per
+//! request.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -19,7 +20,7 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// Ensures that `conn`, which is checked at `armed`, is checked no later than `at`.
+    /// Ensures that `conn` is checked no later than `at`. `armed` is the time of its present check.
     #[inline]
     pub(crate) fn arm(&mut self, armed: &mut Instant, conn: ConnId, at: Instant) {
         if at < *armed {
@@ -28,7 +29,7 @@ impl Timers {
         }
     }
 
-    /// Once per shortest timeout, not once per request.
+    /// Cold: called once per shortest timeout, not once per request.
     #[cold]
     fn push(&mut self, conn: ConnId, at: Instant) {
         self.heap.push(Reverse((at, conn)));
@@ -58,7 +59,7 @@ impl Timers {
     }
 }
 
-/// Returns the earliest time; [`Instant::FAR_FUTURE`] is none.
+/// Returns the earliest of `times`; `None` without any. [`Instant::FAR_FUTURE`] counts as none.
 #[inline]
 pub(crate) fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
     let far = Instant::FAR_FUTURE;

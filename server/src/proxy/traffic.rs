@@ -12,7 +12,7 @@ use super::session::Side;
 use super::{Owner, Proxy};
 
 impl Proxy {
-    /// Handles the result of a requested connection.
+    /// Handles the result of an [`Action::Connect`](super::Action::Connect).
     pub fn handle_connected(
         &mut self,
         now: Instant,
@@ -187,8 +187,8 @@ impl Proxy {
         }
     }
 
-    /// Handles a peer's end behind bytes for which there is no [`read_space`](Self::read_space)
-    /// yet. May be repeated.
+    /// Handles the end of a client's side that the driver sees behind bytes for which there is no
+    /// [`read_space`](Self::read_space) yet. Ignored for other connections. May be repeated.
     pub fn handle_end_seen(&mut self, now: Instant, conn: ConnId) {
         if let Owner::Session(id, Side::Client) = self.owner(conn)
             && let Some(session) = self.table.session_mut(id)

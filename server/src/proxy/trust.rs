@@ -30,8 +30,8 @@ impl Trust {
     }
 
     /// Returns the client of a request from the trusted hop `peer`: the first untrusted address in
-    /// X-Forwarded-For, read from the right. If all are trusted, it is the leftmost. Addresses to
-    /// the left of an invalid one are ignored.
+    /// X-Forwarded-For, read from the right. If all are trusted, it is the leftmost; without any it
+    /// is `peer`. Addresses to the left of an invalid one are ignored.
     #[cold]
     pub(crate) fn client(&self, fields: &Fields<'_, '_>, peer: IpAddr) -> IpAddr {
         let values: Vec<&[u8]> = fields.values(Name::XForwardedFor).flat_map(tokens).collect();
@@ -46,8 +46,8 @@ impl Trust {
         client
     }
 
-    /// Whether the proxy itself responds to a request for /stats. A forwarded one does not
-    /// show its client unless the hop is trusted and names it.
+    /// Whether the proxy itself responds to a request for /stats (H3). Its client must be in
+    /// `stats.allow`. The client of a forwarded request is known only if a trusted hop names it.
     #[cold]
     pub(crate) fn shows_stats(
         &self,
@@ -68,7 +68,7 @@ impl Trust {
     }
 }
 
-/// Parses an address, plain or with a port.
+/// Parses an address, plain, in brackets, or with a port.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);

@@ -1,4 +1,5 @@
-//! The access log's records: what only the proxy knows of an exchange, and the driver's side.
+//! The access log at the proxy: notes the backend of a request, and hands the finished records to
+//! the driver. `session/visit.rs` notes the rest of an exchange; `access/` formats the records.
 use intelliproxy_core::Lease;
 
 use super::Proxy;
@@ -37,7 +38,7 @@ impl Proxy {
         self.shared.access.take(records);
     }
 
-    /// Takes the driver's counts of the access log, for /stats and the metrics.
+    /// Takes the counts that the driver keeps of the access log, for /stats and the metrics.
     pub(crate) const fn handle_access_counts(&mut self, counts: AccessCounts) {
         self.shared.access.handle_counts(counts);
     }

@@ -22,11 +22,12 @@ pub(crate) struct Account {
 /// A change of an open lease that the router must know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum LeaseNews {
-    /// It waits for its client.
+    /// The exchange waits for its client.
     Paused,
-    /// It waits for its backend.
+    /// The exchange waits for its backend.
     Resumed,
-    /// It is no longer work for its backend. The response began with this status after this time.
+    /// The exchange is no longer work for its backend. The head of the response had this status and
+    /// arrived after `latency`.
     Left { status: u16, latency: Duration },
 }
 
@@ -37,8 +38,8 @@ pub(crate) enum Party {
     Backend,
 }
 
-/// Time for which the other party must be awaited before the router is notified: parties take turns
-/// with every piece of a long body.
+/// Time for which the other party must be awaited before the router is notified. The parties take
+/// turns with every piece of a long body, so shorter waits mean nothing.
 const AWAITED_AFTER: Duration = Duration::from_millis(10);
 
 impl Session {
@@ -73,7 +74,7 @@ impl Session {
             return None;
         }
         let since = *account.other_since.get_or_insert(now);
-        // The last byte of its body ends the client's turn.
+        // The last byte of the request's body ends the client's turn at once.
         let is_over = account.is_paused && is_request_whole && exchange.answer.is_none();
         if !is_over && now.since(since) < AWAITED_AFTER {
             return Some(since + AWAITED_AFTER);

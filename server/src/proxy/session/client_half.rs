@@ -34,8 +34,8 @@ pub(crate) struct ClientHalf {
     send: Sending,
     /// Whether the client has ended its side and all its bytes were read.
     pub(crate) is_eof: bool,
-    /// The end of the client's side, decided when it is first seen. That may be behind bytes that
-    /// have no room yet.
+    /// The kind of the client's end, decided when the end is first seen. It may be seen behind
+    /// bytes for which there is no room yet.
     pub(crate) end: End,
     /// Whether a tunnel's connection was reset or broke otherwise; without a tunnel this ends the
     /// session.
@@ -44,9 +44,11 @@ pub(crate) struct ClientHalf {
     pub(crate) is_write_broken: bool,
     /// Whether the client announced the current request as its last one.
     pub(crate) has_said_last: bool,
-    /// Whether the connection has completed an exchange: the current request is not its first.
+    /// Whether a request on the connection has had its response: the current request is not its
+    /// first.
     pub(crate) has_been_served: bool,
-    /// Whether the client was refused because too many clients were connected.
+    /// Whether the connection was refused when it was accepted: with 503 for lack of room, or with
+    /// 429.
     pub(crate) is_refused: bool,
     /// Whether a read was refused for lack of room.
     pub(crate) is_paused: bool,
@@ -54,7 +56,7 @@ pub(crate) struct ClientHalf {
     progress: HeadProgress,
     /// Time at which the current request head began.
     pub(crate) head_since: Option<Instant>,
-    /// Time of the last read of its bytes.
+    /// Time of the last read of bytes from the client.
     pub(crate) bytes_at: Instant,
     /// Time at which the client last sent bytes, or at which waiting for it began.
     pub(crate) last_read: Instant,
@@ -62,7 +64,7 @@ pub(crate) struct ClientHalf {
     pub(crate) last_write: Instant,
     /// The last measurement of the client's unacknowledged bytes; rarely present, so it is boxed.
     pub(crate) look: Option<Box<Look>>,
-    /// What the access log needs of the current exchange, or of the last one while bytes of its
+    /// The access log's record of the current exchange, or of the last one while bytes of its
     /// response wait.
     pub(crate) visit: Option<Box<Visit>>,
 }
@@ -78,19 +80,21 @@ pub(crate) enum End {
     Gone,
 }
 
-/// The expected input from the client. Its tag is a separate byte, since every step reads it.
+/// The expected input from the client. Every step reads the variant, so `repr(u8)` keeps it in a
+/// byte of its own.
 #[derive(Debug)]
 #[repr(u8)]
 pub(super) enum Receive {
     /// A request head, also between two exchanges.
     Head,
-    /// The body of the current exchange, and its largest size (0: any size).
+    /// The body of the current exchange. `data` bytes of it were forwarded, and `data_max` are
+    /// permitted (0: any number).
     Body { reader: BodyReader, writer: BodyWriter, data: u64, data_max: u64 },
     /// Nothing until the exchange is over.
     Ended,
     /// Bytes of a tunnel.
     Tunnel,
-    /// Further input is dropped: its last response is written.
+    /// Nothing: the client's last response is written, and further input is dropped.
     Discarding { until: Instant },
 }
 
@@ -141,9 +145,9 @@ pub(crate) enum Aim {
 /// -N`: it follows within about 100 us and often in the same packet. A client that closes because
 /// of what its backend does closes later than this.
 pub(crate) const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(2);
-/// The same after the response has begun. It must be less than a quick backend and a quick client
-/// on one machine take together: with 500 us, an event stream that its client left after the first
-/// event was kept in 7 of 12 runs.
+/// The same after the response has begun. It must be shorter than the time in which a fast backend
+/// responds and a fast client then leaves, both on this machine: with 500 us, an event stream that
+/// its client left after the first event was kept in 7 of 12 runs.
 const HALF_CLOSE_ANYWAY_WITHIN: Duration = Duration::from_micros(50);
 
 impl ClientHalf {
@@ -172,7 +176,7 @@ impl ClientHalf {
         }
     }
 
-    /// Handles the end of the client's side. Returns whether this is news.
+    /// Handles the end of the client's side. Returns whether it is seen for the first time.
     #[cold]
     pub(crate) fn note_end(&mut self, now: Instant, has_response: bool) -> bool {
         let is_news = self.end == End::None;
@@ -320,8 +324,8 @@ impl ClientHalf {
         }
     }
 
-    /// Parses the head of the next request; a complete one begins `exchange`, and its forwarded
-    /// form gets a buffer from the pool.
+    /// Parses the head of the next request. A complete head begins `exchange`, and its forwarded
+    /// form is encoded into a buffer of its own.
     pub(crate) fn parse(
         &mut self,
         now: Instant,
@@ -333,7 +337,7 @@ impl ClientHalf {
             return Ok(Parsed::Partial);
         }
         let mut slots = Slots::new();
-        // Matched in place: it is too large to be moved.
+        // The result is matched in place, since it is too large to be moved.
         let parsed = parse_request(input, &mut slots, &shared.head_limits);
         let head = match &parsed {
             Ok(Parsed::Complete(head)) => head,
@@ -396,7 +400,7 @@ impl ClientHalf {
             is_persistent: asks_to_persist && !shared.is_leaving,
             binds: authentication::logs_connection_in(&head.fields),
             upgrade: is_upgrade.then(|| asked_protocols(head)),
-            // A server ignores it in HTTP/1.0 (RFC 9110 section 10.1.1).
+            // A server ignores 100-continue in HTTP/1.0 (RFC 9110 section 10.1.1).
             awaits_continue: expects && head.version == Version::Http11,
             takes_trailers: forward::takes_trailers(&head.fields),
             host: (!keeps_host).then_some(host),

@@ -1,4 +1,5 @@
-//! Deadlines of a session.
+//! Deadlines of a session. LIFECYCLE.md has a table of them; `taking.rs` has the clocks of a peer
+//! that takes no bytes.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -28,14 +29,13 @@ enum Expiry {
     Linger,
 }
 
-/// If the client sent or received nothing for this time, a backend that breaks off may have given
-/// up because of that; servers do so after 1 s or more. A backend that breaks off earlier has
-/// failed by itself.
+/// If the client was awaited for this time, a backend that breaks off may have given up because of
+/// that. Servers do so after 1 s or more. A backend that breaks off earlier has failed by itself.
 const CLIENT_LATE_AFTER: Duration = Duration::from_millis(500);
 
 impl Session {
     /// Returns the party that must send or take bytes before the exchange can continue. The waiting
-    /// time counts for that party. In a tunnel the two sides alternate.
+    /// time counts for that party. In a tunnel the answer has no effect.
     pub(crate) fn awaited(&self) -> Party {
         let (client, upstream) = (&self.client, &self.upstream);
         if self.exchange.is_none() || !client.output.is_empty() {

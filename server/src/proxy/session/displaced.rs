@@ -19,7 +19,7 @@ impl Session {
             return;
         };
         exchange.has_seen_answer = false;
-        // The outcome is neutral for the backend.
+        // The backend has left or moved, so the outcome must not count for it.
         self.needs.finish(lease, Outcome::Abandoned);
         if let Some(conn) = self.upstream.conn() {
             self.needs.release(conn, None);

@@ -14,7 +14,7 @@ use crate::http::refusal::Refusal;
 pub(crate) struct Exchange {
     /// The lease for [`backend`](Self::backend); `None` between two attempts.
     pub(crate) lease: Option<Lease>,
-    /// Backends that failed the request already; allocates only then.
+    /// Backends that failed or refused the request already; allocates only then.
     pub(crate) tried: Vec<BackendId>,
     pub(crate) is_head_request: bool,
     /// Whether the request is idempotent (RFC 9110 section 9.2.2).
@@ -22,7 +22,7 @@ pub(crate) struct Exchange {
     pub(crate) version: Version,
     /// Whether the client's connection is to stay open.
     pub(crate) is_persistent: bool,
-    /// Whether its connection to the backend belongs to the client from now on.
+    /// Whether the connection to the backend is bound to the client after this exchange (B1).
     pub(crate) binds: bool,
     /// Protocols that the client asked to switch to, if that was forwarded.
     pub(crate) upgrade: Option<Box<[u8]>>,
@@ -30,7 +30,8 @@ pub(crate) struct Exchange {
     pub(crate) awaits_continue: bool,
     /// Whether the client reads trailer fields.
     pub(crate) takes_trailers: bool,
-    /// Range of the backend's own Host in the forwarded head, if it is sent.
+    /// Range of the Host value in the forwarded head that is the backend's own; `None` if the
+    /// client's is kept.
     pub(crate) host: Option<Range<usize>>,
     /// Start of the current attempt.
     pub(crate) dispatched_at: Instant,
@@ -46,8 +47,8 @@ pub(crate) struct Exchange {
     pub(crate) last_error: Option<UpstreamError>,
     /// A failed attempt that is reported once it is known whether another backend is tried.
     pub(crate) unreported: Option<(BackendId, UpstreamError)>,
-    /// Whether the request was sent again over a new connection. It uses no idle connection after
-    /// that.
+    /// Whether an idle connection turned out to be closed. From then on the request uses new
+    /// connections only.
     pub(crate) has_redialled: bool,
     /// Whether the client once received nothing for long enough that its backend may have given up.
     pub(crate) was_client_late: bool,
@@ -57,7 +58,7 @@ pub(crate) struct Exchange {
     pub(crate) interim_bytes: usize,
     /// The refusal, if the response is one.
     pub(crate) refusal: Option<Refusal>,
-    /// Whether another backend was requested after this one refused the request.
+    /// State of a refusal that was not forwarded yet.
     pub(crate) asking: Asking,
     /// Group of the request's path.
     pub(crate) target: u8,

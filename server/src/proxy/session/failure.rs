@@ -5,8 +5,8 @@ use intelliproxy_core::{BackendId, Instant, Outcome, RequestFailure};
 
 use super::Session;
 use super::client_half::{End, Receive};
+use super::remedy::{Failure, Remedy, remedy};
 use super::upstream_half::connection_option;
-use super::verdict::{Failure, Remedy, remedy};
 use crate::access::Ending;
 use crate::buffer::Buffer;
 use crate::http::answer;
@@ -23,7 +23,8 @@ impl Session {
         let excerpt = client.input.as_ref().map_or(&[][..], Buffer::bytes);
         let is_head = client.is_at_head();
         if is_head && self.exchange.is_none() {
-            // Its client is unknown; it is not the client of the last request.
+            // The head is incomplete or invalid, so it names no client. The client of the last
+            // request need not be that of this one.
             client.hop.forwards_for = None;
         }
         let notice = Notice::client_error(client.hop.client(), error, excerpt, is_head);
@@ -51,7 +52,8 @@ impl Session {
         self.client.close(false);
     }
 
-    /// Ends an exchange whose backend gave up waiting for the client: no party is blamed.
+    /// Ends an exchange whose backend gave up waiting for the client. The backend is not blamed.
+    /// The client gets 408, or is cut if its response has begun.
     fn refuse_late_client(&mut self, now: Instant, with_reset: bool, shared: &mut Shared) {
         let Some(exchange) = &self.exchange else { return };
         let is_head_request = exchange.is_head_request;
@@ -65,7 +67,7 @@ impl Session {
         }
     }
 
-    /// Handles a failed upstream by the remedy that `verdict.rs` decides.
+    /// Handles a failed upstream by the remedy that `remedy.rs` decides.
     #[cold]
     pub(super) fn fail_upstream(
         &mut self,
@@ -108,7 +110,7 @@ impl Session {
         }
         let earlier = exchange.unreported.take().map(|(backend, _)| backend);
         match backend.or(earlier) {
-            // Reported once it is known whether another backend can take it.
+            // Reported later, when it is known whether another backend takes the request.
             Some(backend) if remedy == Remedy::Retry => {
                 exchange.unreported = Some((backend, error));
             }
@@ -160,7 +162,7 @@ impl Session {
                 if let Some(visit) = &mut self.client.visit {
                     visit.end_by_backend(error);
                 }
-                // Behind the rest of a body the begin of the next request is not known.
+                // While a part of the body is missing, the start of the next request is unknown.
                 let is_persistent = exchange.is_persistent
                     && !failure.is_bound
                     && self.client.has_ended_request()
@@ -191,7 +193,7 @@ impl Session {
         }
     }
 
-    /// Responds to the current exchange, or to an invalid request, with bytes of the proxy.
+    /// Ends the current exchange, or an invalid request, with a response of the proxy itself.
     pub(super) fn answer(
         &mut self,
         now: Instant,
@@ -219,7 +221,7 @@ impl Session {
         self.end_request(now, is_persistent, shared);
     }
 
-    /// Reports to observers a timeout without an error for the client.
+    /// Reports an expired timeout to observers. The client gets no error for it.
     #[cold]
     pub(super) fn tell_expiry(&self, what: &'static str, shared: &mut Shared) {
         let notice = Notice::Expired { peer: self.client.hop.client(), what };
@@ -241,9 +243,10 @@ impl Session {
         self.upstream.output.clear(&mut shared.buffers);
     }
 
-    /// J8: abandons the exchange and closes the connection if the client ends its side later than
-    /// with its last bytes: such a client does not wait for the response. J2 handles a request body
-    /// that broke off, J6 the end of a tunnel.
+    /// J8: abandons the exchange and closes the connection if the client has ended its side some
+    /// time after its last bytes. Such a client does not wait for the response.
+    /// `forwarding.halfClose` turns this off. J2 handles a request body that broke off, J6 the end
+    /// of a tunnel.
     #[cold]
     pub(super) fn leave_if_gone(&mut self, now: Instant, shared: &mut Shared) {
         let client = &self.client;
@@ -263,7 +266,7 @@ impl Session {
         self.leave_visit(now, shared);
     }
 
-    /// An opened tunnel counts as a response.
+    /// Returns the lease of an opened tunnel, which counts as a response with 101.
     pub(super) fn count_tunnel(&mut self) {
         if let Some(exchange) = &mut self.exchange
             && let Some((status @ 101, latency)) = exchange.answer
@@ -277,7 +280,7 @@ impl Session {
     #[cold]
     pub(super) fn end(&mut self, now: Instant, with_reset: bool, shared: &mut Shared) {
         self.count_tunnel();
-        // Waiting bytes are lost, so a clean end must not make the rest look complete. If the
+        // Waiting bytes are lost, so a clean end must not make the sent part look complete. If the
         // framing of the response shows the cut, the bytes in the system's buffer still arrive.
         let shows_cut = self.exchange.is_some() && !self.upstream.ends_with_connection();
         let is_lossy = !self.client.output.is_empty() && !shows_cut;
@@ -287,7 +290,7 @@ impl Session {
     }
 }
 
-/// Reports that a request goes to another backend after one failed it.
+/// Returns the notice that a request goes to another backend after this one failed it.
 #[cold]
 pub(super) const fn retried(peer: SocketAddr, backend: BackendId, error: UpstreamError) -> Action {
     let (backend, remedy) = (Some(backend), RemedyTaken::Retried);

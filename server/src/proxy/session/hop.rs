@@ -1,4 +1,5 @@
-//! Origin of a client connection, and whether its statements are trusted.
+//! The origin of a client connection: its peer, and the client that a trusted peer names in a
+//! header field or a PROXY protocol header. `trust.rs` says who is trusted.
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -16,13 +17,13 @@ use crate::proxy::shared::{Facts, Shared};
 pub(crate) struct Hop {
     /// The peer of the socket, or the address in a PROXY protocol header.
     pub(crate) peer: SocketAddr,
-    /// Fields about it in forwarded requests.
+    /// Field lines about the peer in forwarded requests.
     pub(crate) fields: Arc<str>,
     /// Whether the client may read /stats.
     may_see_stats: bool,
     /// Whether the peer's statements about its own clients are trusted (`forwarding.trusted`).
     pub(crate) is_trusted: bool,
-    /// Whether a PROXY protocol header comes before its first request.
+    /// Whether a PROXY protocol header must come before the first request.
     pub(crate) awaits_header: bool,
     /// The client of the latest request, as named by a trusted peer.
     pub(crate) forwards_for: Option<IpAddr>,
@@ -84,7 +85,7 @@ impl Hop {
     }
 
     /// Counts the connection for its peer, unless that is a trusted hop. Returns false if the peer
-    /// has as many as it may.
+    /// has its maximum of connections.
     #[cold]
     pub(super) fn count(&mut self, shared: &mut Shared) -> bool {
         let ip = self.peer.ip();
@@ -104,7 +105,7 @@ impl Hop {
         }
     }
 
-    /// Counts the connection for its peer no longer.
+    /// Stops counting the connection for its peer.
     #[inline]
     pub(super) fn uncount(&mut self, shared: &mut Shared) {
         if self.is_counted {
@@ -113,7 +114,8 @@ impl Hop {
         }
     }
 
-    /// Returns the address for which a request counts; `None` for a trusted hop's own.
+    /// Returns the address for which a request counts; `None` if that is a trusted hop, which has
+    /// no limits.
     #[cold]
     pub(super) fn limited(&self, shared: &Shared) -> Option<IpAddr> {
         match self.forwards_for {
@@ -134,7 +136,8 @@ impl Hop {
 }
 
 impl Session {
-    /// Expects a PROXY protocol header, from a trusted hop only: statements of others are ignored.
+    /// Expects a PROXY protocol header if the peer is a trusted hop. From any other peer such a
+    /// header is an invalid request.
     pub(crate) const fn expect_proxy_header(&mut self) {
         self.client.hop.awaits_header = self.client.hop.is_trusted;
     }

@@ -1,5 +1,5 @@
-//! Clients that exceed their own limits: `limits.clientConnections` and
-//! `limits.clientRequestsPerSecond`.
+//! Clients that exceed their own limits, `limits.clientConnections` and
+//! `limits.clientRequestsPerSecond`, get 429. `per_client.rs` and `rate.rs` do the counting.
 use intelliproxy_core::Instant;
 
 use super::Session;
@@ -15,7 +15,8 @@ use crate::proxy::shared::Shared;
 const TOO_MANY_REQUESTS: u16 = 429;
 
 impl Session {
-    /// Counts the connection for its client. Returns false if that has as many as it may.
+    /// Counts the connection for its client. Returns false if the client has its maximum of
+    /// connections.
     pub(crate) fn count_connection(&mut self, shared: &mut Shared) -> bool {
         self.client.hop.count(shared)
     }
@@ -50,8 +51,8 @@ impl Session {
         self.answer(now, status, bytes, shared);
     }
 
-    /// Responds 429 to a client that a PROXY protocol header names, and ends the connection: it has
-    /// as many as it may.
+    /// Responds 429 to a client that a PROXY protocol header names, and ends the connection: the
+    /// client has its maximum of connections.
     #[cold]
     pub(super) fn refuse_connection(&mut self, now: Instant, shared: &mut Shared) {
         let status = TOO_MANY_REQUESTS;

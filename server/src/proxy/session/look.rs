@@ -1,9 +1,10 @@
-//! A clock's measurement of the bytes that a peer has acknowledged; `taking.rs` explains why.
+//! A measurement of the bytes that a peer has not acknowledged. `taking.rs` explains why and when
+//! it is made.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-/// Measurements within the span of a clock.
+/// Measurements within one timeout.
 const LOOKS: u32 = 4;
 
 /// The last measurement of a peer's unacknowledged bytes.

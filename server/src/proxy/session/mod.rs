@@ -1,9 +1,10 @@
 //! One client connection, exchange after exchange.
 //!
 //! A session gets the events of its client's connection and of its current upstream, and the
-//! results of its needs ([`Need`]). Each half changes by itself. [`settle`](Session::settle) in
-//! `settle.rs` applies the joint rules J1 to J7 of LIFECYCLE.md until nothing changes. Failures are
-//! in `failure.rs`, deadlines in `deadline.rs`.
+//! results of its needs ([`Need`]). Each half (`client_half.rs`, `upstream_half.rs`) has its own
+//! state. [`settle`](Session::settle) in `settle.rs` applies the joint rules J1 to J7 of
+//! LIFECYCLE.md until nothing changes. Failures are in `failure.rs`, deadlines in `deadline.rs`.
+//! This file has the handlers of events.
 mod account;
 mod bound;
 mod client_half;
@@ -16,6 +17,7 @@ mod limited;
 mod look;
 mod needs;
 mod refused;
+mod remedy;
 mod response_head;
 mod settle;
 mod standing;
@@ -23,7 +25,6 @@ mod stats;
 mod taking;
 mod tunnel;
 mod upstream_half;
-mod verdict;
 mod visit;
 
 use std::time::Duration;
@@ -40,16 +41,16 @@ use self::failure::retried;
 pub(crate) use self::hop::Hop;
 pub(crate) use self::needs::Need;
 use self::needs::Needs;
+pub(crate) use self::remedy::Remedy;
 pub(crate) use self::standing::Standing;
 use self::upstream_half::UpstreamHalf;
-pub(crate) use self::verdict::Remedy;
 use super::id::ConnId;
 use super::shared::Shared;
 use crate::access::Ending;
 use crate::buffer::LARGE;
 use crate::http::{UpstreamError, answer};
 
-/// Time after which bytes that do not move leave the buffer that they were read into.
+/// Time after which waiting bytes are moved from the large buffer that they were read into.
 const REST: Duration = Duration::from_secs(1);
 
 /// One of a session's two connections.
@@ -62,7 +63,7 @@ pub(crate) enum Side {
 /// Idle connections that a request may use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Reuse {
-    /// None: the request was sent again already because an idle connection turned out to be closed.
+    /// None: an idle connection turned out to be closed, and the request is sent again.
     Fresh,
     /// Any: if it turns out to be closed, the request is sent again.
     Any,
@@ -121,7 +122,7 @@ impl Session {
             return &mut [];
         }
         if side == Side::Upstream && self.client.output.pending().len() >= LARGE / 2 {
-            // A client that does not read one buffer gets no second one.
+            // While half a buffer waits for the client, nothing more is read from the backend.
             *is_paused = true;
             return &mut [];
         }
@@ -136,8 +137,9 @@ impl Session {
             Side::Client => (&self.client.input, &mut self.client.is_paused),
             Side::Upstream => (&self.upstream.input, &mut self.upstream.is_paused),
         };
-        // Below half a buffer: otherwise each byte taken would cause another small read. An
-        // incomplete head must not wait forever.
+        // A read resumes at half a buffer, not at the first free byte: otherwise each byte taken
+        // would cause another small read. It does not wait for an empty buffer: an incomplete head
+        // must not wait forever.
         let resumes = *is_paused
             && input.as_ref().is_none_or(|buffer| buffer.len() < LARGE / 2)
             && (side == Side::Client || self.client.output.pending().len() < LARGE / 2);
@@ -209,8 +211,8 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Handles the client's end behind bytes for which there is no room. Returns whether that is
-    /// news.
+    /// Handles the client's end behind bytes for which there is no room. Returns whether it is seen
+    /// for the first time.
     pub(crate) fn handle_end_seen(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let is_news = self.note_client_end(now);
         if is_news {
@@ -238,7 +240,7 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Handles `count` bytes taken by one side. Returns whether this changed anything else.
+    /// Handles `count` bytes taken by one side. Returns whether the session must be served.
     pub(crate) fn handle_written(
         &mut self,
         now: Instant,
@@ -288,7 +290,8 @@ impl Session {
         is_awaited
     }
 
-    /// Ends waiting for the client, which has sent bytes during an exchange.
+    /// Notes that the client has sent bytes during an exchange: adds the time for which its body
+    /// was awaited.
     fn note_wait(&mut self, now: Instant) {
         let is_body = matches!(self.client.receive(), Receive::Body { .. });
         let wait = if is_body { self.body_wait(now) } else { Duration::ZERO };
@@ -298,7 +301,8 @@ impl Session {
         }
     }
 
-    /// Notes that the client took bytes that waited for it.
+    /// Notes whether the bytes that the client now takes had waited so long that its backend may
+    /// give up.
     #[cold]
     fn note_late_client(&mut self, now: Instant) {
         let is_late = self.is_client_late(now);
@@ -340,7 +344,8 @@ impl Session {
             visit.link(now);
         }
         self.upstream.open(conn, is_reused, now);
-        // No joint rule depends on a connection. It only allows bytes to be written.
+        // The session is not settled: no joint rule depends on the connection, which only allows
+        // bytes to be written.
     }
 
     /// Takes the backend chosen for the waiting request.
@@ -374,7 +379,8 @@ impl Session {
         }
     }
 
-    /// Handles a failed connection to the backend, or that no other backend can be tried.
+    /// Fails the current attempt: no address of the backend accepted a connection, there is no
+    /// backend to try, or the queue gives the request up.
     pub(crate) fn handle_unlinked(
         &mut self,
         now: Instant,
@@ -395,7 +401,7 @@ impl Session {
         }
     }
 
-    /// Whether its request waits under this ticket.
+    /// Whether the session's request waits under this ticket.
     pub(crate) fn holds_ticket(&self, ticket: u64) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.ticket == Some(ticket))
     }
@@ -419,7 +425,7 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Ends the session in any state.
+    /// Ends the session in any state, at the end of the time for stopping.
     pub(crate) fn handle_cut(&mut self, now: Instant, shared: &mut Shared) {
         self.cut_visit(Ending::Stopped);
         self.end(now, self.upstream.ends_with_connection(), shared);
@@ -442,7 +448,7 @@ impl Session {
     }
 
     /// Moves bytes that have waited for a second into memory of their own length. Returns the time
-    /// of the next check if other bytes have moved and still wait for the client.
+    /// of the next check if bytes have waited for the client for less than that.
     #[cold]
     pub(crate) fn rest(&mut self, now: Instant, shared: &mut Shared) -> Option<Instant> {
         let buffers = &mut shared.buffers;
@@ -463,7 +469,7 @@ impl Session {
         (!client.output.is_empty() && !rests(client.last_write)).then(|| now + REST)
     }
 
-    /// Returns every buffer at the session's end, and its place among its client's connections.
+    /// Returns every buffer at the session's end, and stops counting the connection for its client.
     pub(crate) fn give_back(&mut self, shared: &mut Shared) {
         self.client.hop.uncount(shared);
         self.upstream.unlink(shared);
@@ -474,7 +480,7 @@ impl Session {
         }
     }
 
-    /// Whether the session has a need.
+    /// Whether the session has a need other than to close.
     pub(crate) const fn has_needs(&self) -> bool {
         self.needs.has_any()
     }
@@ -518,7 +524,7 @@ impl Session {
         self.upstream.conn()
     }
 
-    /// Whether the current attempt has a lease, for the invariant that leases balance.
+    /// Whether the session holds a lease: in its exchange, or on the way back (I3).
     pub(crate) fn has_lease(&self) -> bool {
         let in_exchange = self.exchange.as_ref().is_some_and(|exchange| exchange.lease.is_some());
         in_exchange || self.needs.has_finish()
@@ -544,7 +550,7 @@ impl Session {
         Asker { client: self.client.hop.group(shared), target }
     }
 
-    /// Returns the backends that failed the waiting request.
+    /// Returns the backends that failed or refused the waiting request.
     pub(crate) fn tried(&self) -> &[BackendId] {
         self.exchange.as_ref().map_or(&[], |exchange| &exchange.tried)
     }

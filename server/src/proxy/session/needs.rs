@@ -1,4 +1,4 @@
-//! Needs of a session, which the proxy fulfils.
+//! Needs of a session. `proxy/serving.rs` fetches and fulfils them.
 use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Lease, LeaseId, Outcome};
@@ -42,7 +42,7 @@ pub(crate) enum Need {
 
 /// The needs in the order in which they are fetched, as bits of a set.
 mod ask {
-    /// Before the lease is returned.
+    /// First: the router must get the news of a lease before its end.
     pub(super) const NEWS: u16 = 1;
     pub(super) const FINISH: u16 = 1 << 1;
     pub(super) const RELEASE: u16 = 1 << 2;
@@ -58,10 +58,10 @@ mod ask {
     pub(super) const CLOSE: u16 = 1 << 12;
 }
 
-/// The needs that were not fetched yet. The last one, to close, stays.
+/// The needs that were not fetched yet. A need to close stays set after it was fetched.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
-    /// The present needs. The set is usually empty, and only this field is read.
+    /// The present needs. The set is usually empty, and then no other field is read.
     asked: u16,
     finish: Option<(Lease, Outcome)>,
     release: Option<(ConnId, Option<Duration>)>,
@@ -133,8 +133,8 @@ impl Needs {
         self.asked |= ask::CLOSE;
     }
 
-    /// Drops all needs of the abandoned current exchange. Returns the connection that was to be
-    /// closed.
+    /// Drops the needs by which an abandoned exchange would continue. Returns the connection whose
+    /// attempt was to be given up.
     pub(super) const fn cancel(&mut self) -> Option<ConnId> {
         self.asked &= !(ask::DISPATCH | ask::REDIAL | ask::STATS | ask::GIVE_UP | ask::ELSEWHERE);
         self.redial = None;
@@ -179,8 +179,9 @@ impl Needs {
         None
     }
 
-    /// Returns a need that few exchanges have. With this in [`poll`](Self::poll), `.ci/instructions`
-    /// counts 2.6 % more in its case `small` and 1.5 % in `browser`.
+    /// Returns a need that few exchanges have. If this were a part of [`poll`](Self::poll),
+    /// `.ci/instructions` would count 2.6 % more instructions in its case `small` and 1.5 % more in
+    /// `browser`.
     #[cold]
     fn poll_rare(&mut self, first: u16) -> Option<Need> {
         match first {

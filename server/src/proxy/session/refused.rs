@@ -13,8 +13,9 @@ use crate::proxy::notice::Notice;
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// Whether to ask for another backend before a refusal is forwarded: the request may be sent
-    /// again, all sent bytes are held, and attempts are left.
+    /// Asks for another backend before a refusal, or a failure on trial, is forwarded. Does so only
+    /// if `forwarding.retryRefused` is on, the request may be sent again, all sent bytes are held,
+    /// and attempts are left. Returns whether it asked.
     #[cold]
     pub(super) fn asks_elsewhere(
         &mut self,
@@ -35,7 +36,7 @@ impl Session {
         if !can_ask {
             return false;
         }
-        // The connection can be used again if the complete response has arrived.
+        // The connection can be used again if the request and the response are complete.
         let came = upstream.input.as_ref().map_or(0, Buffer::len) - head_len;
         let is_whole = match framing {
             Framing::None => came == 0,
@@ -49,7 +50,7 @@ impl Session {
         true
     }
 
-    /// Returns the backends that this request was sent to, including the one that refuses it.
+    /// Returns the backends that this request was sent to, with the one that refuses it now.
     pub(crate) fn refused_by(&self) -> Vec<BackendId> {
         let exchange = self.exchange.iter();
         exchange
@@ -57,8 +58,8 @@ impl Session {
             .collect()
     }
 
-    /// Sends the refused request to another backend if there is one. Otherwise forwards the refusal
-    /// unchanged.
+    /// Sends the refused request to another backend if there is one and the retry budget allows it.
+    /// Otherwise forwards the refusal unchanged.
     pub(crate) fn handle_refused_by(&mut self, now: Instant, has_other: bool, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
         let Asking::Asked { status, kept } = exchange.asking else { return };

@@ -11,11 +11,12 @@ use crate::http::head::Parsed;
 use crate::proxy::shared::Shared;
 
 /// Bound on the interim responses (1xx) of one exchange together, as a multiple of
-/// `limits.headBytesMax`. It allows one every 10 s for a day, and stops a faulty backend.
+/// `limits.headBytesMax`. With the default of 32 KiB it allows a short one every 10 s for a day,
+/// and stops a faulty backend.
 const INTERIM_HEADS_MAX: usize = 8;
 
 impl Session {
-    /// J3: forwards a complete response head.
+    /// J3: forwards a complete response head. Returns whether anything changed.
     pub(super) fn take_head(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let upstream = &mut self.upstream;
         let Some(exchange) = &mut self.exchange else {
@@ -66,7 +67,8 @@ impl Session {
         false
     }
 
-    /// Writes the head in `shared.scratch` to the client; returns false if it has to wait for room.
+    /// Forwards a head to the client, and begins what follows it. Returns false if the head has to
+    /// wait for room.
     fn pass_head(&mut self, now: Instant, headed: PassedHead, shared: &mut Shared) -> bool {
         let moved = self.move_answer(headed, shared);
         if moved.is_none() {
@@ -121,8 +123,8 @@ impl Session {
     }
 
     /// Passes a response's head to the client in the buffer in which it arrived, with the received
-    /// part of its body; returns the bytes of that part. `None` if this is not possible, with no
-    /// change.
+    /// part of its body. Returns the number of bytes of that part. If this is not possible, changes
+    /// nothing and returns `None`.
     fn move_answer(&mut self, headed: PassedHead, shared: &mut Shared) -> Option<u64> {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let input = upstream.input.as_mut()?;

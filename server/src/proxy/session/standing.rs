@@ -1,4 +1,5 @@
-//! Whether a session may be closed to make room for another client.
+//! The standing of a session: whether it may be closed to make room for another client.
+//! `give_way.rs` chooses among them.
 use intelliproxy_core::Instant;
 
 use super::Session;
@@ -7,8 +8,11 @@ use super::client_half::Receive;
 /// The activity of a client, as used to choose the client that gives way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Standing {
+    /// No complete head since it connected, or since the head began.
     Silent { since: Instant },
+    /// Between two exchanges, or after the end was sent to it.
     Kept { since: Instant },
+    /// With work: never closed.
     Busy,
 }
 
@@ -29,7 +33,8 @@ impl Session {
         }
     }
 
-    /// Ends an idle session to make room for another client, or a new one that has too many.
+    /// Ends a session at once: an idle one makes room for another client, or a new one is beyond
+    /// its client's limit.
     #[cold]
     pub(crate) fn handle_way_given(&mut self, with_reset: bool) {
         self.needs.close(with_reset);

@@ -1,4 +1,5 @@
-//! The response to /stats. The session makes its head; its body is a text that clients share.
+//! The response to /stats. The session encodes the head. The body is a text that clients share;
+//! `proxy/stats.rs` builds it.
 use std::sync::Arc;
 
 use intelliproxy_core::Instant;
@@ -48,7 +49,7 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// J4 for a text of the proxy: writes as much as there is room for.
+    /// J4 for a text of the proxy: writes as much as there is room for. Returns false without room.
     #[cold]
     pub(super) fn pass_own_text(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);

@@ -66,7 +66,8 @@ enum Link {
     Open { conn: ConnId, is_reused: bool },
 }
 
-/// The expected input from the backend. Its tag is a separate byte, since every step reads it.
+/// The expected input from the backend. Every step reads the variant, so `repr(u8)` keeps it in a
+/// byte of its own.
 #[derive(Debug)]
 #[repr(u8)]
 pub(super) enum Receive {
@@ -80,7 +81,7 @@ pub(super) enum Receive {
     Ended,
     /// Nothing: the response is the text of /stats, which is being built.
     AwaitsStats,
-    /// Nothing: the response's body is a text of the proxy, of which this part was written.
+    /// Nothing: the response's body is a text of the proxy, of which `passed` bytes were written.
     OwnText { text: Arc<[u8]>, passed: usize },
     /// Bytes of a tunnel.
     Tunnel,
@@ -101,7 +102,8 @@ pub(crate) struct PassedHead {
 
 #[derive(Clone, Copy)]
 pub(crate) enum HeadKind {
-    /// A 1xx: another head follows. It is not forwarded to HTTP/1.0 (RFC 9110 section 15.2).
+    /// A 1xx: another head follows. It is not forwarded to an HTTP/1.0 client (RFC 9110 section
+    /// 15.2).
     Interim { is_passed_on: bool, is_continue: bool },
     /// 101 to a request that asked for it.
     Switch,
@@ -286,7 +288,7 @@ impl UpstreamHalf {
         self.receive = Receive::OwnText { text, passed: 0 };
     }
 
-    /// Returns the time at which the current connection was dialled.
+    /// Returns the time at which dialling began; `None` if no connection is being dialled.
     pub(super) const fn dialled_at(&self) -> Option<Instant> {
         match self.link {
             Link::Connecting { since, .. } => Some(since),
@@ -312,7 +314,8 @@ impl UpstreamHalf {
         self.kept = None;
     }
 
-    /// Parses the next head that the backend sent.
+    /// Parses the next head that the backend sent. Unless it can be forwarded unchanged, its
+    /// forwarded form is encoded into `shared.scratch`.
     pub(crate) fn parse(
         &mut self,
         exchange: &Exchange,
@@ -325,7 +328,7 @@ impl UpstreamHalf {
             return Ok(Parsed::Partial);
         }
         let mut slots = Slots::new();
-        // Matched in place: it is too large to be moved.
+        // The result is matched in place, since it is too large to be moved.
         let parsed = parse_response(input, &mut slots, &shared.head_limits);
         let head = match &parsed {
             Ok(Parsed::Complete(head)) => head,
@@ -361,8 +364,8 @@ impl UpstreamHalf {
                 if status == 401 || status == 407 {
                     binds |= authentication::challenges_connection(head);
                 }
-                // A response before the end of the request leaves unread bytes of it: no request
-                // can follow.
+                // If the response begins before the end of the request, unread bytes of the request
+                // may remain. So no request can follow.
                 let is_client_persistent = exchange.is_persistent
                     && has_whole_request
                     && !(has_body_mark && is_old)

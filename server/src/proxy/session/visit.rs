@@ -1,4 +1,4 @@
-//! What the session notes for the access log. Each step is skipped without a [`Visit`].
+//! A session's notes for the access log, in its [`Visit`]. Each step is skipped without one.
 use intelliproxy_core::Instant;
 
 use super::Session;
@@ -9,7 +9,7 @@ use crate::http::ClientError;
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// Returns what the access log needs of the current exchange.
+    /// Returns the access log's record of the current exchange.
     pub(crate) fn visit_mut(&mut self) -> Option<&mut Visit> {
         self.client.visit.as_deref_mut()
     }
@@ -19,8 +19,8 @@ impl Session {
         self.client.visit.is_some()
     }
 
-    /// Ends the record of an exchange that has ended, once the client's connection took its
-    /// response or ends.
+    /// Ends the record of an exchange that has ended, as soon as the client's connection has taken
+    /// the response or is to be closed.
     pub(super) fn close_visit(&mut self, now: Instant, shared: &mut Shared) {
         let client = &mut self.client;
         let is_over = client.output.is_empty() || self.needs.has_close();
@@ -90,7 +90,7 @@ impl Session {
         }
     }
 
-    /// Adds the fields that responses get to one of the proxy itself.
+    /// Adds the configured fields, such as the request's id, to a response of the proxy itself.
     #[cold]
     pub(super) fn add_fields(&self, response: &mut Vec<u8>, shared: &Shared) {
         add_fields(self.client.visit.as_deref(), response, shared);
@@ -115,7 +115,7 @@ impl Session {
     }
 }
 
-/// Adds the fields that responses get after the first line.
+/// Adds the configured fields after the first line of a response.
 #[cold]
 pub(super) fn add_fields(visit: Option<&Visit>, response: &mut Vec<u8>, shared: &Shared) {
     let mut lines = String::new();

@@ -1,7 +1,7 @@
 //! The last decisions of the router, for the admin page /explain.
 //!
-//! Kept only while there is an admin listener. Every decision leaves its choice and its rule. The
-//! candidates are copied as well while that costs little: [`ROWS_PER_SECOND`] of them.
+//! Decisions are kept only while there is an admin listener. Each is kept with its choice and its
+//! rule. Its candidates are copied too, up to [`ROWS_PER_SECOND`] of them over all decisions.
 use std::collections::VecDeque;
 
 use intelliproxy_core::journal::RecordedRouter;
@@ -13,7 +13,8 @@ use crate::pages::explain::{Candidates, Decision};
 const DECISIONS_MAX: usize = 256;
 /// Candidates kept of one decision: 256 decisions then take 2 MB at most.
 const CANDIDATES_MAX: usize = 16;
-/// Candidates copied per second, and at once. One takes 0.3 us, so this is 0.1 % of the thread.
+/// Candidates copied per second, and the largest burst of them. One takes 0.3 us, so this is 0.1 %
+/// of the thread.
 const ROWS_PER_SECOND: u64 = 4096;
 /// The time that one copied candidate takes out of the budget, nanoseconds.
 const ROW_NANOS: u64 = 1_000_000_000 / ROWS_PER_SECOND;
@@ -27,7 +28,7 @@ pub(crate) struct Decisions {
 }
 
 impl Decisions {
-    /// Makes a decision, and keeps it.
+    /// Lets the router choose a backend, and keeps the decision.
     pub(super) fn route(
         &mut self,
         router: &mut RecordedRouter,
@@ -78,7 +79,8 @@ impl Decisions {
         let cost = ids.len() as u64 * ROW_NANOS;
         let at = now.as_nanos();
         let used = self.full_at.saturating_sub(at);
-        // A full budget pays for any number, so that large pools are copied now and then.
+        // A full budget pays for any number of candidates, so that large pools are copied now and
+        // then.
         if used > 0 && used + cost > ROWS_PER_SECOND * ROW_NANOS {
             return Candidates { rows: Vec::new(), of: ids.len() };
         }
@@ -105,8 +107,8 @@ mod tests {
 
     const START: Instant = Instant::from_millis(1);
 
-    /// The last 256 decisions are kept, the newest first. Their candidates are copied until the budget
-    /// is spent, and again as time passes.
+    /// The last 256 decisions are kept, the newest first. Their candidates are copied until the
+    /// budget is spent, and again as time passes.
     #[test]
     fn decisions_are_bounded() {
         let mut router = router(32);
@@ -130,14 +132,14 @@ mod tests {
             .filter(|one| one.candidates.rows.len() == CANDIDATES_MAX)
             .filter_map(|one| one.number)
             .collect();
-        // 128 of 32 candidates each are the budget of a second.
+        // 128 decisions with 32 candidates each use up the budget of a second.
         assert_eq!(copied, [&[301][..], &(46..=128).rev().collect::<Vec<u64>>()].concat());
         assert!(
             decisions.iter().all(|one| [0, CANDIDATES_MAX].contains(&one.candidates.rows.len()))
         );
     }
 
-    /// A pool of more backends than the budget has rows is copied once a full budget is there.
+    /// A pool of more backends than the budget has rows is copied each time the budget is full.
     #[test]
     fn large_pools_are_copied_now_and_then() {
         let mut router = router(2 * ROWS_PER_SECOND as usize);

@@ -1,5 +1,5 @@
-//! Idle upstream connections by backend. The last used one is used next, so that the others can
-//! expire.
+//! Idle upstream connections by backend. The most recently used one is used next, so that the
+//! others can expire (K1). `dispatch.rs` decides whether a request may use one.
 use intelliproxy_core::BackendId;
 
 use crate::proxy::id::ConnId;

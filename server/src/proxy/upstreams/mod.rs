@@ -1,8 +1,8 @@
 //! One pool of backends: the router, the addresses, the idle connections, and the leases of
 //! requests whose backend left or moved.
 //!
-//! The pool only decides. The proxy applies the decisions to connections and sessions. The pool's
-//! parts are private, so that a proxy could have several pools.
+//! The pool only decides. The proxy applies the decisions to connections and sessions, mostly in
+//! `dispatch.rs`. The pool's parts are private, so that a proxy could have several pools.
 mod decisions;
 mod idle;
 mod places;
@@ -33,11 +33,11 @@ pub(crate) struct Upstreams {
     idle: Idle,
     /// Leases of open requests whose backend left or moved.
     displaced: BTreeSet<LeaseId>,
-    /// Open leases, for the invariant that they balance.
+    /// The number of open leases.
     leases: usize,
     /// The last decisions, while there is an admin page that shows them.
     decisions: Option<Box<Decisions>>,
-    /// Backends to which no idle connection is kept.
+    /// Backends in maintenance: no idle connection to them is kept.
     maintained: BTreeSet<BackendId>,
 }
 
@@ -93,7 +93,7 @@ impl Upstreams {
         self.router.stop_recording();
     }
 
-    /// Passes a fact to the router that changes nothing here.
+    /// Passes a fact to the router. It changes nothing else in the pool.
     #[inline]
     pub(crate) fn tell(&mut self, now: Instant, event: Event) {
         self.router.handle_event(now, event);
@@ -119,8 +119,9 @@ impl Upstreams {
         routed
     }
 
-    /// Makes the router count a request for `backend`, which must still be at the address of
-    /// `attempt`: all others are passed as tried.
+    /// Makes the router count a request for `backend`: all other backends are passed as tried.
+    /// `None` if the backend is no longer at the address of `attempt`, or if the router finds no
+    /// route.
     pub(crate) fn route_to(
         &mut self,
         now: Instant,
@@ -157,7 +158,8 @@ impl Upstreams {
         self.displaced.remove(&lease)
     }
 
-    /// Whether another backend is up and has refused nothing.
+    /// Whether a backend that is not in `refused_by` can take a request: it is up, not ejected, and
+    /// not held by a refusal.
     pub(crate) fn has_other(&self, now: Instant, refused_by: &[BackendId]) -> bool {
         self.router.has_other(now, refused_by)
     }
@@ -179,7 +181,7 @@ impl Upstreams {
     }
 
     /// Keeps an idle connection to `backend`, made by `attempt`. Returns false if the backend has
-    /// moved, or if there are `most` already.
+    /// moved or is in maintenance, or if there are `most` already.
     #[inline]
     pub(crate) fn keep_idle(
         &mut self,
@@ -207,7 +209,8 @@ impl Upstreams {
         self.idle.drain().collect()
     }
 
-    /// Sorts backends into added, moved and removed. Returns the ids of the last two.
+    /// Compares the configured backends with `targets`. Adds the names of added, moved and removed
+    /// backends to `change`, and returns the ids of the moved and removed ones.
     pub(crate) fn compare(
         &self,
         targets: &[BackendTarget],
@@ -235,7 +238,8 @@ impl Upstreams {
         displaced
     }
 
-    /// Reconfigures the router as if the moved backends had left. One that returns is new to it.
+    /// Reconfigures the router as if the moved backends had left. When
+    /// [`reconfigure`](Self::reconfigure) adds them again, they are new to the router.
     pub(crate) fn reconfigure_without(
         &mut self,
         now: Instant,
@@ -252,14 +256,14 @@ impl Upstreams {
         self.router.handle_event(now, Event::Reconfigured(Box::new(wanted)));
     }
 
-    /// Makes these backends the configured ones. The router has them already.
+    /// Makes these backends the configured ones. The router must have them already.
     pub(crate) fn set_places(&mut self, targets: Vec<BackendTarget>) {
         let ids: Vec<BackendId> =
             targets.iter().filter_map(|target| self.router.backend(&target.name)).collect();
         self.places.set(&ids, targets);
     }
 
-    /// Takes the modes of the backends that are not ready.
+    /// Notes which backends are in maintenance. `modes` has the backends that are not ready.
     pub(crate) fn set_modes(&mut self, modes: &BTreeMap<String, Mode>) {
         let maintained = modes.iter().filter(|(_, mode)| **mode == Mode::Maintain);
         self.maintained = maintained.filter_map(|(name, _)| self.router.backend(name)).collect();
@@ -366,7 +370,7 @@ impl Upstreams {
         self.router.counts()
     }
 
-    /// Whether a backend is up and not ejected.
+    /// Whether any backend is up and not ejected, however busy it is.
     pub(crate) fn has_usable(&self) -> bool {
         self.router.has_usable()
     }
@@ -375,8 +379,9 @@ impl Upstreams {
         self.router.recording()
     }
 
-    /// Checks this part of the invariants: exchanges hold `leases`, `displaced` of them have a
-    /// backend that left or moved, and `idle` connections have no session.
+    /// Compares the pool with the numbers that the caller counted in the connection table: leases
+    /// held by exchanges, those of them whose backend left or moved, and upstream connections
+    /// without a session.
     pub(crate) fn check_invariants(&self, leases: usize, displaced: usize, idle: usize) {
         assert_eq!(leases, self.leases, "I3: every lease is held by one exchange");
         assert_eq!(idle, self.idle.len(), "I4: an upstream without a session is in the pool");
@@ -385,8 +390,8 @@ impl Upstreams {
     }
 }
 
-/// Returns the router's part of a configuration for the backends of these names; `modes` are those
-/// that are not ready.
+/// Returns the router's part of a configuration for the backends of these names. `modes` has the
+/// backends that are not ready.
 pub(crate) fn router_config(
     config: &Config,
     backends: Vec<String>,

@@ -18,7 +18,7 @@ struct Place {
     /// The current or last backend of this slot.
     id: BackendId,
     target: BackendTarget,
-    /// The address that last accepted a connection.
+    /// Index of the address that is tried first: usually the one that last accepted a connection.
     preferred: usize,
     /// The number of times that the backend left or moved.
     revision: u32,
@@ -27,26 +27,28 @@ struct Place {
     is_configured: bool,
 }
 
-/// A position in the list of a backend's addresses. The start is stored, since another connection
-/// may change the preferred address meanwhile. It is invalid after the backend leaves or moves.
+/// A position in the list of a backend's addresses. The first address is stored, since another
+/// connection may change the preferred one meanwhile. An attempt is invalid after the backend
+/// leaves or moves.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Attempt {
-    /// The address that was tried first.
+    /// Index of the address that was tried first.
     first: usize,
     /// The number of addresses tried before the current one.
     before: usize,
     /// The revision of the backend's addresses.
     revision: u32,
-    /// The error of the last address that failed by itself.
+    /// The error of the last address that failed, except failures of the proxy's own system.
     earlier: Option<UpstreamError>,
 }
 
 impl Attempt {
+    /// Returns the attempt at the next address.
     pub(crate) const fn next(self) -> Self {
         Self { before: self.before + 1, ..self }
     }
 
-    /// Returns the next address after one failed with `error`.
+    /// Returns the attempt at the next address after the current one failed with `error`.
     pub(crate) const fn after(self, error: UpstreamError) -> Self {
         let earlier = match error {
             UpstreamError::Exhausted => self.earlier,
@@ -55,9 +57,9 @@ impl Attempt {
         Self { before: self.before + 1, earlier, ..self }
     }
 
-    /// Returns the error over all addresses; the last one failed with `last`. A failure of the
-    /// proxy's own system does not count if an address failed by itself. For example, `[::1]` fails
-    /// like this without IPv6.
+    /// Returns the error to report when all addresses have failed, the last one with `last`. If
+    /// that is a failure of the proxy's own system, an earlier error of another kind is reported
+    /// instead. For example, `[::1]` fails so on a system without IPv6.
     pub(crate) fn error(self, last: UpstreamError) -> UpstreamError {
         match last {
             UpstreamError::Exhausted => self.earlier.unwrap_or(last),
@@ -80,7 +82,7 @@ impl Places {
     }
 
     /// Makes these backends, with these ids, the configured ones. A backend at the same addresses
-    /// keeps its preferred one. A removed one has no address any more.
+    /// keeps its preferred address. A removed backend loses its addresses.
     pub(crate) fn set(&mut self, ids: &[BackendId], targets: Vec<BackendTarget>) {
         debug_assert!(ids.len() == targets.len(), "the router knows every backend");
         let stays: Vec<bool> =
@@ -119,7 +121,7 @@ impl Places {
         })
     }
 
-    /// Returns the configured backends.
+    /// Returns the ids and names of the configured backends.
     pub(crate) fn configured(&self) -> impl Iterator<Item = (BackendId, &str)> {
         let configured = self.places.iter().filter(|place| place.is_configured);
         configured.map(|place| (place.id, place.target.name.as_str()))
@@ -156,7 +158,7 @@ impl Places {
         }
     }
 
-    /// Returns the first attempt: the address that last accepted a connection.
+    /// Returns the first attempt, at the preferred address.
     pub(crate) fn first_attempt(&self, backend: BackendId) -> Attempt {
         self.place(backend).map_or_else(Attempt::default, |place| Attempt {
             first: place.preferred,
@@ -179,7 +181,7 @@ impl Places {
         self.place(backend).map(|place| &place.target)
     }
 
-    /// Returns the value of its Host field.
+    /// Returns the value of the backend's Host field; empty if another backend uses its slot.
     pub(crate) fn authority(&self, backend: BackendId) -> &str {
         self.target(backend).map_or("", |target| &target.authority)
     }
@@ -228,7 +230,8 @@ mod tests {
         assert_eq!(places.target(A).map(|target| &*target.url), Some("http://a/"));
     }
 
-    /// A backend in the slot of a removed one is another backend: old attempts do not lead to it.
+    /// A backend in the slot of a removed one is another backend: attempts at the old one are not
+    /// valid for it.
     #[test]
     fn a_slot_that_is_used_again_has_another_backend() {
         let mut places = Places::new(vec![target("A", "a", &[1])]);
@@ -244,8 +247,8 @@ mod tests {
         assert_eq!(places.configured().collect::<Vec<_>>(), [(next, "C")]);
     }
 
-    /// Another Host, a changed set of addresses, or leaving and returning ends all attempts; row by
-    /// row.
+    /// Another Host, a changed set of addresses, or leaving and returning makes all earlier
+    /// attempts invalid.
     #[test]
     fn ways_end_when_a_backend_moves_or_leaves() {
         for moved in

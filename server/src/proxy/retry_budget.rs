@@ -1,20 +1,26 @@
-//! The retry budget: the number of requests that may be sent to another backend after a failure.
+//! The retry budget: a token bucket that bounds how many requests are sent to another backend after
+//! a failure or a refusal.
 //!
-//! A token bucket that uses the driver's time. Each request adds `limits.retryPercent` of a token.
-//! While there are fewer than [`FLOOR`] tokens, each second adds [`FLOOR_PER_SECOND`]. There are at
-//! most [`TOKENS_MAX`]. Sending a request to another backend takes one. Without a budget, backends
-//! that fail every request would get `limits.attempts` times the requests. (Finagle's RetryBudget:
-//! 20 % and 10 a second; linkerd's default is the same.)
+//! This file has only the bucket. A retry is decided elsewhere: after a failure in
+//! `session/remedy.rs` and `session/failure.rs`, after a refusal in `session/refused.rs`. They call
+//! [`spend`](RetryBudget::spend), which may still forbid the retry.
+//!
+//! Each request adds `limits.retryPercent` percent of a token; 0 turns retries off. While there are
+//! fewer than [`FLOOR`] tokens, each second adds [`FLOOR_PER_SECOND`]. There are at most
+//! [`TOKENS_MAX`]. Sending a request to another backend takes one. The time is the driver's.
+//! Without a budget, backends that fail every request would get `limits.attempts` times the
+//! requests. The default of 20 % and the 10 tokens a second are those of Finagle's RetryBudget and
+//! of linkerd.
 use intelliproxy_core::Instant;
 
 use crate::pages::RetryCounts;
 
-/// The tokens, and the counts of requests that wanted one.
+/// The tokens, and the counts of retries that got a token or were refused one.
 #[derive(Clone, Debug)]
 pub(crate) struct RetryBudget {
     tokens: f64,
     per_request: f64,
-    /// The time at which the floor was last applied.
+    /// The time of the last [`spend`](Self::spend). The tokens per second count from it.
     topped_at: Instant,
     counts: RetryCounts,
 }
@@ -40,7 +46,7 @@ impl RetryBudget {
     /// Takes a token if a request may be sent to another backend. Returns whether it took one.
     #[cold]
     pub(crate) fn spend(&mut self, now: Instant) -> bool {
-        // Without a share there is no floor either.
+        // At 0 % there is no floor either.
         if self.tokens < FLOOR && self.per_request > 0.0 {
             let seconds = now.since(self.topped_at).as_secs_f64();
             self.tokens = (self.tokens + FLOOR_PER_SECOND * seconds).min(FLOOR);
@@ -71,7 +77,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// All requests fail at once: 5 tokens, and one for every five requests.
+    /// 100 requests fail at the same time: the 5 tokens of the start and one for every five
+    /// requests permit 25 retries.
     #[test]
     fn a_fifth_of_the_requests_is_retried() {
         let mut budget = RetryBudget::new(20);
@@ -84,7 +91,7 @@ mod tests {
         assert_eq!(budget.counts(), RetryCounts { done: 25, spared: 100 });
     }
 
-    /// With rare requests ten retries a second are allowed, and at most ten are saved up.
+    /// Without new requests ten retries a second are permitted, and at most ten are saved up.
     #[test]
     fn a_floor_serves_rare_requests() {
         let mut budget = RetryBudget::new(20);
@@ -100,7 +107,7 @@ mod tests {
         assert!(!budget.spend(now));
     }
 
-    /// Requests save up at most a hundred, and 0 % turns retries off.
+    /// Requests save up at most a hundred tokens, and 0 % turns retries off.
     #[test]
     fn bounds() {
         let mut budget = RetryBudget::new(1000);

@@ -1,21 +1,22 @@
-//! The remedy for an exchange whose upstream failed: a pure decision.
+//! The remedy for an exchange whose upstream failed: a pure function of the facts. `failure.rs`
+//! collects the facts and carries the remedy out.
 use crate::http::UpstreamError;
 
 /// Remedy for a failed upstream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Remedy {
-    /// Try the same backend over a new connection, without blame: the backend closed an idle
-    /// connection just when it was reused.
+    /// Try the same backend over a new connection, without blame: the backend closed a kept
+    /// connection just when it was reused, or had sent bytes on it before the request.
     Redial,
-    /// Blame the backend and try another one.
+    /// Try another backend. This one is blamed, unless the proxy's own system failed.
     Retry,
     /// Close the client's connection without a response and without blame. The backend closed a
-    /// connection just when it was reused, and only the client may repeat the request. Clients
+    /// kept connection just when it was reused, and only the client may repeat the request. Clients
     /// expect such an end of a kept connection (RFC 9112 section 9.3.1).
     Close,
     /// No blame: the backend gave up waiting for the client. The client gets 408 or is cut.
     Excuse,
-    /// Blame the backend and return the error to the client.
+    /// Send the error to the client. The backend is blamed, unless the proxy's own system failed.
     Answer,
     /// Blame the backend and cut the client's response, which was sent in part. The end is a clean
     /// one if the framing shows the cut, otherwise a reset.
@@ -30,7 +31,7 @@ pub(crate) struct Failure {
     pub(crate) has_begun_answer: bool,
     /// Whether any byte came from this upstream for this request.
     pub(crate) has_seen_answer: bool,
-    /// Whether the upstream took any byte of the request.
+    /// Whether any byte of the request was written to the upstream.
     pub(crate) has_sent: bool,
     /// Whether all sent bytes can be sent again.
     pub(crate) can_replay: bool,
@@ -42,7 +43,7 @@ pub(crate) struct Failure {
     pub(crate) is_reused: bool,
     /// Whether the request is the first of its client's connection.
     pub(crate) is_first: bool,
-    /// Whether the connection belongs to the client.
+    /// Whether the connection is bound to the client (`bound.rs`).
     pub(crate) is_bound: bool,
     /// Backends that may still be tried after this one.
     pub(crate) attempts_left: usize,
@@ -59,8 +60,8 @@ pub(crate) const fn remedy(failure: &Failure) -> Remedy {
         return Remedy::Truncate;
     }
     // RFC 9112 section 9.3.1: a proxy may repeat only a request that was not processed or is
-    // idempotent, and only before any response. Bytes on an idle connection before the request make
-    // it as useless as its end.
+    // idempotent, and only before any response. An idle connection on which bytes arrive before the
+    // request is as useless as one that has ended.
     let is_cut = matches!(failure.error, UpstreamError::Cut | UpstreamError::Unsolicited);
     let is_unconnected = matches!(
         failure.error,
@@ -104,7 +105,8 @@ mod tests {
         attempts_left: 2,
     };
 
-    /// Each condition alone turns a retry into the safe remedy.
+    /// Starts from a request that may be retried, changes some facts in each row, and checks the
+    /// remedy.
     #[test]
     fn only_what_is_safe_is_retried() {
         let post = Failure { is_idempotent: false, ..CUT };
