@@ -1,5 +1,5 @@
-//! Tests the whole proxy in memory: whole messages, valid and invalid, and its connections and
-//! limits. Cases of messages run with their bytes in one piece and byte by byte.
+//! Tests of the whole proxy in memory: messages, connections, limits. Most tables of messages are
+//! sent in one piece and byte by byte. The peers are those of `tests/driver`.
 #[path = "conformance/backpressure.rs"]
 mod backpressure;
 #[path = "conformance/bodies.rs"]

@@ -1,5 +1,5 @@
-//! Runs the fuzz targets' bodies on the inputs in `fuzz/corpus/`, so that the finds of fuzzing hold
-//! on every build.
+//! Runs the fuzz targets' bodies on the inputs in `fuzz/corpus/`, so that every build checks again
+//! what fuzzing has found.
 use std::path::Path;
 
 use intelliproxy_fuzzing::TARGETS;

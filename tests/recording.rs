@@ -194,7 +194,7 @@ fn record(policy: &str, file: &str, further: &[&str]) {
 }
 
 /// Live traffic replays bit for bit under a policy with a memory and a policy with randomness, and
-/// `replay` answers every question about it.
+/// `replay` also answers `--request`, `--at`, `--policy` and `--fit`.
 #[test]
 fn live_traffic_replays() {
     for policy in ["score", "p2c"] {

@@ -1,4 +1,5 @@
 //! Named scenes of the simulated world: a script for clients and backends, and its outcome.
+//! `simulation.rs` runs random worlds.
 #[path = "scenarios/account.rs"]
 mod account;
 #[path = "scenarios/ends.rs"]
@@ -19,7 +20,7 @@ use intelliproxy_tests::net::{Listening, Path};
 use intelliproxy_tests::reader::Asked;
 use intelliproxy_tests::world::{CALM_PATH, Change, Report, World};
 
-/// Sends a request whose response is expected.
+/// Returns the steps that send this request and expect a response.
 fn ask(text: &str) -> Vec<Step> {
     let asked = Asked {
         is_head: text.starts_with("HEAD"),
@@ -29,12 +30,12 @@ fn ask(text: &str) -> Vec<Step> {
     vec![Step::Ask { asked, id: None }, Step::Send(text.as_bytes().to_vec())]
 }
 
-/// Sends `GET path` with a Host.
+/// Returns the steps that send `GET path` with a Host.
 fn get(path: &str) -> Vec<Step> {
     ask(&format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n"))
 }
 
-/// Sends `POST path` with a body.
+/// Returns the steps that send `POST path` with a body.
 fn post(path: &str, body: &str) -> Vec<Step> {
     let length = body.len();
     let head = format!("POST {path} HTTP/1.1\r\nHost: a.test\r\nContent-Length: {length}\r\n\r\n");
@@ -139,8 +140,8 @@ fn a_refused_connection_leads_to_the_next_backend() {
     }
 }
 
-/// A backend is reached at its second address if the first accepts no connection, and from then on
-/// at once.
+/// A backend is reached at its second address if the first accepts no connection, now and later.
+/// That is no error.
 #[test]
 fn the_next_address_is_tried() {
     for listening in [Listening::Refusing, Listening::Unreachable, Listening::Hanging] {
@@ -365,8 +366,8 @@ fn bytes_behind_a_response_are_dropped() {
     }
 }
 
-/// A client that reads nothing stops its backend. The proxy holds at most one buffer that is at
-/// least half filled.
+/// A client that reads nothing stops its backend. The proxy reads only 40 to 120 KB ahead: what
+/// fits in its buffers and in the client's path.
 #[test]
 fn a_slow_reader_costs_no_memory() {
     let big =
@@ -384,7 +385,7 @@ fn a_slow_reader_costs_no_memory() {
     assert!((40_000..120_000).contains(&taken), "{taken} bytes were read ahead");
 }
 
-/// The same for uploads: a backend that reads nothing stops the client's body.
+/// An upload to a backend that reads nothing ends with 504.
 #[test]
 fn a_slow_backend_costs_no_memory() {
     let head = "PUT /big HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4000000\r\n\r\n";

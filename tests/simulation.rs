@@ -16,7 +16,7 @@ use intelliproxy::proxy::{ConfigChange, Notice};
 use intelliproxy_tests::world::Report;
 use intelliproxy_tests::{oracle, seeds};
 
-/// Seeds of the usual sweep: about 30 seconds in a debug build.
+/// Seeds of the usual sweep: one to two minutes in a debug build.
 const SEEDS: Range<u64> = 0..200;
 /// A world whose seed is a multiple of this is made twice, and both runs must be equal.
 const TWICE_EVERY: u64 = 25;

@@ -65,7 +65,7 @@ fn inner_rings_are_pure() {
     assert!(seen > 40, "{seen} files were found");
 }
 
-/// Files are read as a whole, so none has more than 600 lines.
+/// No source file has more than 600 lines, so that each can be read as a whole.
 #[test]
 fn files_are_short() {
     for file in files(".", &["rs", "py", "mjs", "sh"]).into_iter().chain(files(".ci", &[""])) {
@@ -92,12 +92,12 @@ fn nothing_is_left_for_later() {
     }
 }
 
-/// Neither tests nor pure code wait by the clock: they wait for a condition.
+/// Neither the program nor its tests sleep: they wait for a condition.
 #[test]
 fn nothing_sleeps() {
     let sleep = concat!("sle", "ep(");
-    // A ring of files is shown to be bounded at the pace of a disk: its writer reports nothing that
-    // the test could wait for.
+    // A test of the ring of files must give a disk time: the writer reports nothing that the test
+    // could wait for.
     let excepted = root().join("server/src/edge/record/tests.rs");
     let folders = [
         "core",
@@ -160,7 +160,7 @@ const AVOIDED: [&str; 13] = [
 /// Lines that have been read and found right, by file and a part of the line.
 const EXCUSED: [(&str, &str); 0] = [];
 
-/// The part of a line of code that is meant for readers: its comment and its texts.
+/// Returns the part of a line of code that is meant for readers: its comment and its texts.
 fn prose(line: &str) -> String {
     let mut text = String::new();
     for (at, part) in line.split('"').enumerate() {
@@ -364,7 +364,7 @@ fn key_rows() -> Vec<KeyRow> {
     rows
 }
 
-/// Whether a default fits the type that its row lists, and whether the unit fits the key's name.
+/// Returns whether a default fits the type that its row lists, and the unit fits the key's name.
 fn has_kind(row: &KeyRow, default: &Value) -> bool {
     let is_millis = row.key.ends_with("Ms");
     let is_bytes = row.key.contains("Bytes") || row.key.ends_with("bytesMax");
@@ -438,7 +438,7 @@ fn slug(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// Returns whether `word` is in `line` as a whole word.
+/// Returns whether `word` is in `line` as a whole word. `Atomic` may also begin a longer one.
 fn has_word(line: &str, word: &str) -> bool {
     let is_beside = |c: char| c.is_alphanumeric() || c == '_';
     let starts_open = word.starts_with(|c: char| c.is_alphanumeric());

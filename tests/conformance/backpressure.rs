@@ -1,13 +1,13 @@
-//! A client that is not read for lack of room is read again once there is some, and its share is
-//! measured by work.
+//! The proxy reads a client again once its full buffer has room. Reads also cost work, by which a
+//! connection's share of the proxy's time is measured.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
 use intelliproxy_driver::Driver;
 
 /// Requests wait behind the current one until the client's buffer is full in the middle of a head
-/// of 30 KB. Once the earlier ones have their responses, the rest of that head is read. (It was
-/// not, because the pause ended only below 2 KiB.)
+/// of 30 KB. Once the earlier ones have their responses, the rest of that head is read. (In a fault
+/// that was found, the pause ended only below 2 KiB.)
 #[test]
 fn a_head_cut_by_a_full_buffer_is_read_on() {
     let mut driver = Driver::new(Config::default());
@@ -24,8 +24,8 @@ fn a_head_cut_by_a_full_buffer_is_read_on() {
     assert_eq!(driver.unread(client), 0);
 }
 
-/// Requests with a response of the proxy's own count for more than their bytes: many of them in one
-/// read cost as much as many reads.
+/// A request to which the proxy itself responds counts as more than 10 000 units of work, however
+/// short it is. A plain byte counts as one.
 #[test]
 fn own_responses_count_for_more() {
     let mut driver = Driver::with_backends(Config::default(), &[]);
@@ -42,8 +42,8 @@ fn own_responses_count_for_more() {
     }
 }
 
-/// Shares are measured by work: tiny chunks of a request's body count for many times their bytes,
-/// plain bytes count once. Probes are distinguished, because they do not wait for others.
+/// Tiny chunks of a request's body count for more than ten times their bytes, plain bytes count
+/// once. `is_probe` recognises the connections of probes, which do not wait for others.
 #[test]
 fn tiny_chunks_count_for_more() {
     let mut driver = Driver::new(Config::default());

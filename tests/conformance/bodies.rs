@@ -1,4 +1,4 @@
-//! Request bodies, and pipelined requests.
+//! Request bodies, `Expect: 100-continue`, and pipelined requests.
 use intelliproxy::config::Config;
 use intelliproxy_driver::Driver;
 
@@ -8,7 +8,8 @@ const HEAD: &str = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n
 const NEXT: &str = "GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
 const EMPTY_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
-/// Decodes a chunked body of a strict writer into its data and its trailer lines.
+/// Decodes a chunked body as the proxy writes it: plain sizes, no extensions. Returns the data and
+/// the trailer lines.
 #[track_caller]
 pub(crate) fn dechunk(mut text: &str) -> (String, String) {
     let mut data = String::new();

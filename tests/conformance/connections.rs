@@ -1,4 +1,5 @@
-//! Connections: opened, reused, ended.
+//! Connections of clients and to backends: opened, reused, ended. `kept.rs` tests idle ones to
+//! backends.
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -50,8 +51,8 @@ fn is_reused(fields: &str) -> bool {
     is_kept
 }
 
-/// A backend that announces to close its connection is believed, although the connection stays
-/// open.
+/// If a backend announces that it will close its connection, the proxy does not use it again, even
+/// while it is still open.
 #[test]
 fn a_connection_is_reused_only_where_the_backend_keeps_it() {
     let rows = [
@@ -85,9 +86,9 @@ fn a_silent_address_is_left_by_the_probes() {
 }
 
 /// The end of a client's connection once the response is written: a client that announced its last
-/// request is closed. One that learns it from the response may have sent another request. Its
-/// arrival after a close would cause a reset that destroys the response (RFC 9112 section 9.6), so
-/// the client only gets the end of the stream.
+/// request is closed. A client that learns of the end only from the response may have sent another
+/// request. That request would arrive after the close and cause a reset that destroys the response
+/// (RFC 9112 section 9.6), so the client only gets the end of the stream.
 #[test]
 fn a_client_that_did_not_ask_for_the_end_is_not_closed_at_once() {
     let rows = [("Connection: close\r\n", false, true), ("", true, false)];
@@ -197,8 +198,8 @@ fn a_lack_of_descriptors_blames_no_backend() {
     assert_eq!(backend.health, Health::Unknown);
 }
 
-/// An address that refuses is the backend's failure, even if the next address cannot be tried:
-/// without IPv6 the system reports that for `[::1]`.
+/// An address that refuses is the backend's failure, even if the next address cannot be tried.
+/// Without IPv6, dialling `[::1]` fails in the same way as without a free descriptor.
 #[test]
 fn a_refusal_counts_though_the_next_address_cannot_be_tried() {
     let mut driver = hanging(&[1, 2]);

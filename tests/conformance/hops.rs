@@ -22,8 +22,9 @@ const SAID: &str = "X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\
     X-Forwarded-Host: shop.example\r\nX-Forwarded-Port: 443\r\n\
     Forwarded: for=198.51.100.7;proto=https\r\n";
 
-/// The forwarding fields of a trusted hop are forwarded unchanged, and missing ones are added.
-/// Those of other peers are replaced.
+/// The forwarding fields of a trusted hop are forwarded unchanged, and missing ones are added. From
+/// other peers only X-Forwarded-For is kept, with the peer's address appended. The rest is replaced
+/// or dropped.
 #[test]
 fn a_trusted_hops_word_goes_on() {
     let rows = [
@@ -76,8 +77,9 @@ fn a_trusted_hops_word_goes_on() {
     }
 }
 
-/// The client of a request from a trusted hop is the rightmost address that is not trusted. Notices
-/// name it for that request only.
+/// The client of a request from a trusted hop is the rightmost address that is not trusted. If all
+/// are trusted it is the leftmost one, and an invalid entry ends the search. Notices name the
+/// client for that request only.
 #[test]
 fn the_client_is_the_rightmost_untrusted_address() {
     let rows = [

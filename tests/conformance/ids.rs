@@ -5,7 +5,8 @@ use intelliproxy_driver::Driver;
 
 use crate::expected::forwarded;
 
-/// A proxy that sends ids both ways and trusts 192.0.2.0/24, the network of the driver's client.
+/// Returns a configuration that sends ids both ways and trusts 198.51.100.0/24. The driver's usual
+/// client, 192.0.2.7, is not trusted.
 fn config(take: TakeId) -> Config {
     let mut config = Config::default();
     config.request_id.take = take;
@@ -27,8 +28,9 @@ fn is_made(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// An id is taken where the rules permit it. Otherwise the backend gets a new one instead of what
-/// the client sent, also in a name with underscores. The client gets the same id, once.
+/// An id is taken where the rules permit it. Otherwise the backend gets a new one instead of the
+/// client's field, also if the client wrote the name with an underscore. The client gets the same
+/// id, once.
 #[test]
 fn ids_are_taken_or_made() {
     let rows = [
@@ -85,8 +87,8 @@ fn the_field_is_untouched_by_default() {
     }
 }
 
-/// Interim responses get no id; the 101 of a tunnel, a chunked response, the proxy's own errors,
-/// also to invalid requests, and /stats do.
+/// Interim responses get no id. These get one: the 101 of a tunnel, a chunked response, /stats, and
+/// the proxy's own errors, also for invalid requests.
 #[test]
 fn every_final_response_has_the_id() {
     let ask = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: e\r\nConnection: upgrade\r\n\r\n";

@@ -26,7 +26,8 @@ fn has_remedy(driver: &Driver, wanted: RemedyTaken) -> bool {
 }
 
 /// `Keep-Alive: timeout=N` of a backend bounds how long its connection is kept, less a margin. In
-/// each row the connection is used again before its time and closed at it.
+/// each row with a time the connection is used again before its time and closed at it. In the other
+/// rows it is closed at once.
 #[test]
 fn a_backends_keep_alive_time_is_held() {
     let rows = [
@@ -93,7 +94,7 @@ fn a_post_looks_before_it_uses_a_connection() {
 }
 
 /// A client's first request, if it may not be repeated, uses an idle connection only where the
-/// backend is known to keep connections: one that was used twice, or that was idle for long.
+/// backend is known to keep connections: one that was used twice, or that was idle for 100 ms.
 #[test]
 fn a_first_post_uses_proven_connections_only() {
     for (name, prove, is_reused) in [
@@ -122,9 +123,10 @@ fn a_first_post_uses_proven_connections_only() {
     }
 }
 
-/// A kept connection is closed after a request went out over it. If the client's own connection was
-/// kept too, it is closed without a response, and the client may repeat the request. If it was the
-/// client's first request, the client gets 502. The backend is not blamed in the first case.
+/// The backend closes a kept connection after a POST went out over it. If the client's own
+/// connection was kept too, it is closed without a response, and the client may repeat the request.
+/// If it was the client's first request, the client gets 502. The backend is not blamed in the
+/// first case.
 #[test]
 fn a_lost_post_closes_a_kept_client() {
     let mut driver = Driver::new(Config::default());
@@ -183,7 +185,7 @@ fn authenticated_connections_stay_with_their_client() {
     for (request, response, is_bound) in rows {
         let mut driver = Driver::with_backends(Config::default(), &["a", "b"]);
         let (alice, own) = served(&mut driver, &request, &response);
-        // Another client does not get it, and it is kept longer than idle ones.
+        // Another client does not get a bound connection, and it is kept longer than idle ones.
         let bob = driver.client_with(GET.as_bytes());
         let others = driver.upstream();
         assert_eq!(others != own, is_bound, "{request}{response}");

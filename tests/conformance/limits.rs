@@ -1,4 +1,4 @@
-//! Every limit at one below, at it, and at one above.
+//! Limits, most of them at one below, at the limit, and at one above.
 use intelliproxy::config::{Config, Overflow};
 use intelliproxy::proxy::{Notice, RemedyTaken};
 use intelliproxy_core::PolicyKind;
@@ -193,7 +193,7 @@ fn clients() {
 }
 
 /// A request that met a closed idle connection uses only new connections from then on. It is sent
-/// at most once more than `limits.attempts`, and to at most that many backends.
+/// at most once more than `limits.attempts`, which is 3 here.
 #[test]
 fn attempts_with_stale_connections() {
     let mut config = Config::default();

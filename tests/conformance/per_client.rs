@@ -9,7 +9,8 @@ use intelliproxy_driver::Driver;
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 const OWN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
 
-/// The response to a client beyond its limit.
+/// Returns the response to a client beyond its limit. `connection` is the line of its Connection
+/// field, or empty.
 fn limited(connection: &str) -> String {
     format!(
         "HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\n\
@@ -66,7 +67,7 @@ fn stats_field(driver: &mut Driver) -> String {
     field.unwrap_or("none").to_owned()
 }
 
-/// Off, which is the default, neither limits anything.
+/// By default both limits are off.
 #[test]
 fn both_are_off_by_default() {
     let mut driver = Driver::new(Config::default());
@@ -80,8 +81,8 @@ fn both_are_off_by_default() {
 }
 
 /// Three requests a second: the fourth gets 429 and its connection stays open. A third of a second
-/// later one more is served. Another address and another network have their own limit, a second
-/// address of one network has not.
+/// later one more is served. Each IPv4 address has its own limit, and so has each IPv6 network of
+/// 64 bits.
 #[test]
 fn requests_beyond_the_rate() {
     let mut driver = Driver::new(config(0, 3));
@@ -113,9 +114,9 @@ fn requests_beyond_the_rate() {
     assert_eq!(stats_field(&mut driver), "requests=6, connections=0");
 }
 
-/// A refused HEAD gets no body. After a refused request with a body, of which nothing is read, the
-/// connection ends. Nothing of a refused request reaches a backend, and pipelined requests are
-/// counted one by one.
+/// A refused HEAD gets no body. After a refused request with a body the connection ends, and the
+/// body is not taken for a request. Nothing of a refused request reaches a backend, and pipelined
+/// requests are counted one by one.
 #[test]
 fn every_form_of_request_is_limited() {
     let mut driver = Driver::new(config(0, 1));
@@ -147,8 +148,8 @@ fn every_form_of_request_is_limited() {
     assert_eq!(driver.proxy.in_flight(), 0);
 }
 
-/// Requests over a trusted hop count for the client that it names, and for nothing if it names
-/// none. A hop that is not trusted is itself the client.
+/// Requests over a trusted hop count for the client that the hop names. They count for no client if
+/// it names none. A hop that is not trusted is itself the client.
 #[test]
 fn requests_count_for_the_client_behind_trusted_hops() {
     let mut config = config(1, 1);
@@ -210,8 +211,8 @@ fn connections_beyond_the_limit() {
 }
 
 /// A client that opens connections without end: 64 get 429 and time to read it, the others are
-/// reset at once. So its refused connections take a bounded number of descriptors, and those of
-/// others are served meanwhile.
+/// reset at once. So its refused connections take a bounded number of descriptors. Other clients
+/// are served meanwhile.
 #[test]
 fn refused_connections_are_bounded() {
     let mut driver = Driver::new(config(1, 0));

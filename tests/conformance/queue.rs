@@ -30,8 +30,8 @@ fn paths(driver: &Driver) -> Vec<String> {
     lines.filter_map(|line| Some(line.split(' ').nth(1)?.to_owned())).collect()
 }
 
-/// Sends a response to the oldest open request on the connection `upstream`. Each connection has at
-/// most one.
+/// Responds to the open request on the connection to a backend with the index `upstream`. A
+/// connection has at most one.
 fn respond(driver: &mut Driver, upstream: usize) {
     let conn = driver.upstreams()[upstream];
     driver.send(conn, OWN);

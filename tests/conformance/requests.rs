@@ -9,8 +9,8 @@ use crate::expected::{forwarded, refusal};
 /// A request behind a bad one on its connection. It must not be served.
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// Sends `request` and one more behind it. The first gets `status`, the second is not read, and no
-/// backend receives either.
+/// Sends `request` and one more behind it. The first gets `status`, the second gets no response,
+/// and no backend receives either.
 #[track_caller]
 fn assert_refused(name: &str, request: &[u8], status: u16) {
     for step in [usize::MAX, 1] {
@@ -45,8 +45,8 @@ fn assert_forwarded(name: &str, request: &[u8], expected: &str) {
     }
 }
 
-/// The error for an invalid head of a HEAD request has no body, like every response to HEAD, as
-/// soon as the method is known. Before that the request could have any method.
+/// A HEAD request with an invalid head gets an error without a body, like every response to HEAD.
+/// If the method is not certainly HEAD, the error has a body.
 #[test]
 fn refusals_of_head_requests_have_no_body() {
     let rows: [(&str, &[u8], u16, bool); 9] = [
@@ -194,7 +194,8 @@ fn bad_hosts_are_refused() {
     assert_refused("two in HTTP/1.0", b"GET / HTTP/1.0\r\nHost: h\r\nHost: h\r\n\r\n", 400);
 }
 
-/// Framing is decided once or not at all (RFC 9112 section 6.3).
+/// Requests whose framing is ambiguous, invalid or not supported are refused (RFC 9112 section
+/// 6.3).
 #[test]
 fn ambiguous_framing_is_refused() {
     for (name, fields, status) in [
@@ -435,9 +436,9 @@ fn ends_of_clients() {
 }
 
 /// A client that ends its side while its response is awaited or under way has left: the backend is
-/// released at once and not blamed, and no pipelined request is begun (J8). A client that ends its
-/// side together with its requests is served. With `forwarding.halfClose` one that ends it later is
-/// served, too.
+/// released at once and not blamed, and no pipelined request is begun (rule J8 of LIFECYCLE.md). A
+/// client that ends its side together with its requests is served. With `forwarding.halfClose` one
+/// that ends it later is served, too.
 #[test]
 fn client_that_ends_before_its_response() {
     let get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";

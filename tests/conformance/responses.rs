@@ -213,7 +213,8 @@ fn chunked_responses_are_encoded_again() {
     }
 }
 
-/// A response until close gets an end that the client can see, in the framing of its version.
+/// A response that ends with the backend's connection gets an end that the client can see: chunks
+/// in HTTP/1.1, the end of the connection in HTTP/1.0.
 #[test]
 fn responses_until_close_are_framed() {
     for step in [usize::MAX, 1] {
@@ -308,7 +309,8 @@ fn cut_responses_are_seen_as_cut() {
     }
 }
 
-/// Bytes outside every response end their connection. The next client gets its own response.
+/// Bytes outside every response end their connection. The client's next request uses another
+/// connection and gets its own response.
 #[test]
 fn bytes_after_a_response_are_dropped() {
     let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
@@ -532,8 +534,8 @@ fn tunnel_sides_that_take_no_more() {
         assert_eq!(driver.peer(other).received.len(), 50_000, "{name}");
         let is_reset = !ends_cleanly && !is_of_client;
         if ends_cleanly && !is_of_client {
-            // If it were closed now, one more ping of the client would destroy the bytes that it
-            // has not read.
+            // If the client's connection were closed now, its next ping would cause a reset, which
+            // destroys the bytes that the client has not read.
             assert!(driver.peer(other).is_shut && driver.peer(other).closed.is_none(), "{name}");
             driver.send(other, b"one more ping");
             driver.pass(Config::default().timeouts.linger);

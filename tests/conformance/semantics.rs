@@ -316,7 +316,7 @@ fn a_response_without_date_gets_one() {
 }
 
 /// A tunnel stays at its address when its backend moves in the configuration, even if that backend
-/// accepts no more bytes (R3). The client's bytes go to no other connection.
+/// accepts no more bytes (rule R3 of LIFECYCLE.md). The client's bytes go to no other connection.
 #[test]
 fn a_tunnel_does_not_move_with_its_backend() {
     for takes_no_more in [false, true] {

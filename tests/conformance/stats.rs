@@ -1,4 +1,5 @@
-//! /stats of many backends: one text for all requests of a while, built a few backends at a time.
+//! /stats of many backends: the text is built a few backends at a time, and for 250 ms it serves
+//! all requests.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
@@ -63,7 +64,9 @@ fn one_text_serves_all_for_a_while() {
     assert_ne!(driver.text(next), first);
 }
 
-/// Clients that end their side or leave meanwhile, that send HEAD, and that read the text slowly.
+/// While the text is being built, one client ends its side and still gets the text, and one leaves.
+/// One sends HEAD, gets a head, and its next request is forwarded. One reads the text slowly and
+/// gets all of it.
 #[test]
 fn clients_differ() {
     let mut driver = driver();

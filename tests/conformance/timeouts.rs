@@ -10,7 +10,8 @@ use crate::expected::refusal;
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Lets `span` pass. `is_over` does not hold one millisecond before its end, and holds at its end.
+/// Lets `span` pass. Checks that `is_over` is false one millisecond before the end of the span and
+/// true at its end.
 #[track_caller]
 fn assert_over_after(driver: &mut Driver, span: Duration, is_over: impl Fn(&Driver) -> bool) {
     driver.pass(span - MILLISECOND);
@@ -268,8 +269,8 @@ fn linger() {
 }
 
 /// `timeouts.lingerTotalMs`: the bytes of a client that goes on sending are dropped for at most
-/// this time. Before that the client of a backend that sends 413 at once can read it, though its
-/// upload goes on.
+/// this time. Until then a client can read the 413 that its backend sent early, although the upload
+/// goes on.
 #[test]
 fn linger_total() {
     let mut driver = Driver::new(Config::default());
@@ -323,7 +324,7 @@ fn waiting_for_100() {
 }
 
 /// A client's body may rest while the response streams: progress in either direction counts.
-/// Without progress in both, the client owes a part of its request, and the backend is not blamed.
+/// Without progress in either, the client is late with its request, and the backend is not blamed.
 #[test]
 fn silent_body_beside_a_stream() {
     let mut driver = Driver::new(Config::default());

@@ -7,7 +7,7 @@ use crate::parties::{
     Script, connect, echo, get, proxy, read_body, read_head, read_response, respond,
 };
 
-/// ureq is a client that shares no code with the proxy: GET, HEAD, POST with a length and in
+/// ureq is a client that shares no code with the proxy: GET, HEAD, POST with a length, PUT in
 /// chunks, and responses with a length, in chunks and until close.
 #[test]
 fn ureq_understands_every_framing() {
@@ -92,8 +92,8 @@ fn bytes_may_come_one_by_one() {
     assert!(second.starts_with("GET /b "), "{second}");
 }
 
-/// Many megabytes in both directions at once, with slow readers at both ends: nothing is lost,
-/// changed or stuck.
+/// 24 MiB in both directions at once, from a backend that sends back what it reads: nothing is
+/// lost, changed or stuck.
 #[test]
 fn bodies_stream_both_ways_at_once() {
     const LENGTH: usize = 24 << 20;

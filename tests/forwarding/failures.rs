@@ -77,7 +77,8 @@ fn requests_are_retried_where_it_is_safe() {
     assert_eq!(read_response(&mut stream).0[0], "HTTP/1.1 502 Bad Gateway");
 }
 
-/// Backends are killed and restarted under load, in turn: no client sees a failure.
+/// Four times the current backend is killed between two requests and restarted later: the client
+/// sees no failure.
 #[test]
 fn killed_backends_are_not_seen() {
     let start =

@@ -1,4 +1,5 @@
-//! The parties: the proxy on its reactor, clients that send bytes, backends that are scripts.
+//! The parties of these tests: the proxy on its reactor, clients that send bytes, backends that are
+//! scripts.
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -51,8 +52,8 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Reads a head as lines, up to its empty line. Returns `None` if the connection ends before it
-/// begins.
+/// Reads a head as lines, up to its empty line. Returns `None` if the connection ends before that
+/// line, or if nothing comes in time.
 pub(crate) fn read_head(stream: &mut impl BufRead) -> Option<Vec<String>> {
     let mut lines = Vec::new();
     loop {
@@ -115,7 +116,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> (String, String) {
     (head[0].clone(), String::from_utf8(body).expect("text"))
 }
 
-/// Waits until `holds` returns true, and calls it again and again.
+/// Calls `holds` again and again until it returns true. Panics after [`DEADLINE`].
 #[track_caller]
 pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + DEADLINE;

@@ -1,4 +1,5 @@
-//! Model backends: the requests that reach them, and their responses.
+//! The state of the model backends: the requests that reach them, and the responses in progress.
+//! `play.rs` moves them, and `response.rs` draws their responses.
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
@@ -88,7 +89,7 @@ pub struct Conn {
     pub is_tunnel: bool,
     /// Bytes that came through the tunnel.
     pub tunnelled: Vec<u8>,
-    /// Whether it has ended its side of the tunnel.
+    /// Whether it is closing because the proxy has ended its side.
     pub is_tunnel_over: bool,
 }
 
@@ -97,7 +98,7 @@ pub struct Conn {
 pub struct Current {
     /// The request so far.
     pub received: Received,
-    /// The response, until the rest of the request has come.
+    /// The response that waits for the rest of the request.
     pub reply: Option<Reply>,
     /// Whether it is a probe.
     pub is_probe: bool,

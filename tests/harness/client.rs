@@ -26,10 +26,9 @@ pub enum Step {
     Wait(Duration),
     /// Wait until this number of final responses has come in total.
     AwaitResponses(usize),
-    /// Wait, for a limited time, until an interim or the final response to the last request has
-    /// come.
+    /// Wait, at most 700 ms, until the next response has begun, interim or final.
     AwaitSign,
-    /// The same, until this time.
+    /// The same, at most until this time.
     AwaitSignUntil(Instant),
     /// Wait until the head of the final response to the last request has come.
     AwaitHead,
@@ -104,9 +103,9 @@ pub struct Client {
     pub script: VecDeque<Step>,
     /// Its reading speed.
     pub pace: Pace,
-    /// Its connection.
+    /// The number of its connection, once it has connected.
     pub link: Option<usize>,
-    /// The end of its connection.
+    /// The kind of end of its connection, once it has ended.
     pub end: Option<End>,
     /// The responses that it got.
     pub responses: Vec<Response>,
@@ -164,7 +163,7 @@ impl Client {
         self.end.is_some()
     }
 
-    /// Returns whether an interim or final response to its last request has come.
+    /// Returns whether the next response has begun, interim or final, or none is outstanding.
     pub fn has_sign(&self) -> bool {
         self.outstanding.is_empty() || !self.interim.is_empty() || self.current.is_some()
     }

@@ -2,8 +2,8 @@
 //! order, with virtual sockets that report each change once.
 //!
 //! It follows the reactor's rules: an event is passed to its connection at once, effects are
-//! carried out after every step, a blocked write waits for an edge, a connection reads at most its
-//! share. After every call the proxy checks its own tables.
+//! carried out after every step, a blocked write waits until its socket reports room, a connection
+//! reads at most `reads_max` times in a row. After every call the proxy checks its own tables.
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ impl Driver {
         }
     }
 
-    /// Passes on that a requested connection was made, or failed.
+    /// Passes on that a requested connection was made, or failed. Returns whether it was made.
     pub fn take_connected(&mut self, net: &mut Net, link: usize) -> bool {
         let Some(result) = net.links[link].connecting.take() else { return false };
         let Some(sock) = self.sock_of(link).filter(|sock| sock.is_connecting) else {
@@ -152,7 +152,8 @@ impl Driver {
         (has_room, before.into_iter().filter(is_gone).collect())
     }
 
-    /// Returns the connections of which some may be closed since more than `most` clients are there.
+    /// Returns all open connections if there are more than `most` clients, otherwise none. The
+    /// proxy may then close some of them.
     pub fn links_in_excess(&self, most: usize) -> Vec<usize> {
         let has_excess = self.proxy.clients() > most;
         self.socks.iter().flatten().filter(|_| has_excess).map(|sock| sock.link).collect()
@@ -386,8 +387,10 @@ fn begins_request(bytes: &[u8]) -> bool {
     line.ends_with(b" HTTP/1.1") && line.split(|&byte| byte == b' ').next().is_some_and(is_method)
 }
 
-/// Records that the proxy sees a peer's end, while `waiting` bytes wait for that peer. Right after
-/// the last bytes it is a half-close; when the response has begun it must follow them closer.
+/// Records the first time that the proxy sees a peer's end, and whether it is a half-close. A
+/// half-close comes within 2 ms after the last bytes that the proxy read. Once a final response has
+/// begun, the limit is 50 us. `waiting` holds the bytes that the proxy is about to write to the
+/// peer.
 fn see_end(net: &mut Net, link: usize, waiting: &[u8]) {
     let link = &mut net.links[link];
     if link.is_half_closed.is_none() {

@@ -30,7 +30,8 @@ pub struct Request {
     pub tunnel: u64,
     /// Whether its trailer has a permitted field.
     pub has_trailer: bool,
-    /// Whether the proxy can repeat it in every framing, because it fits in the smallest buffer.
+    /// Whether the proxy can always repeat it: it has no body, or one with a Content-Length below
+    /// 800, which fits in the smallest buffer.
     pub is_replayable: bool,
 }
 
@@ -54,7 +55,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The number that the next request gets.
+    /// Returns the number that the next request gets.
     pub fn next_id(&self) -> u64 {
         self.requests.len() as u64 + 1
     }
@@ -64,7 +65,7 @@ impl Ledger {
         self.requests.insert(request.id, (request, Vec::new()));
     }
 
-    /// The request of this number.
+    /// Returns the request of this number.
     pub fn request(&self, id: u64) -> Option<Request> {
         self.requests.get(&id).map(|(request, _)| *request)
     }
@@ -74,7 +75,7 @@ impl Ledger {
         self.requests.get(&id).map_or(&[], |(_, runs)| runs)
     }
 
-    /// Records that a backend has received its head.
+    /// Records that a backend has received the head of request `id`.
     pub fn run(&mut self, id: u64, run: Run) {
         if let Some((_, runs)) = self.requests.get_mut(&id) {
             runs.push(run);
@@ -82,7 +83,8 @@ impl Ledger {
     }
 }
 
-/// The `run` of a request's own bytes. Those of a response have the number of its run.
+/// The value of `run` for the bytes of a request itself. Responses use the number of their run,
+/// from 1.
 pub const OF_REQUEST: u64 = 0;
 
 /// Returns `len` bytes that belong to request `id` and this run only.

@@ -1,8 +1,9 @@
 //! The simulated world: the whole proxy without a socket or a clock.
 //!
 //! [`world::World`] puts the real `Proxy` between scripted [`client`]s and model [`backend`]s, over
-//! a virtual [`net`]work, in virtual time. Everything follows from one seed. [`oracle`] has the
-//! rules, and [`reader`] reads every message a second time.
+//! a virtual [`net`]work, in virtual time. Everything follows from one seed: [`seeds`] makes the
+//! random worlds of `tests/simulation.rs`. [`oracle`] has the rules, and [`reader`] reads every
+//! message a second time.
 pub mod backend;
 pub mod client;
 pub mod driver;

@@ -1,8 +1,8 @@
 //! The virtual network: connections as two pipes, and the queue of coming events.
 //!
 //! It is as unreliable as a real one: a write is cut into segments down to one byte. A full pipe
-//! takes no more, and reports room once. A reset destroys unread bytes. Closing with unread bytes
-//! destroys undelivered ones (RFC 9112 section 9.6).
+//! takes no more, and reports room once. A reset may destroy unread bytes. A close with unread
+//! bytes is a reset, and bytes that are still in flight may be lost (RFC 9112 section 9.6).
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ pub enum Moved {
     Bytes(usize),
     /// None now. An edge reports when to try again.
     Blocked,
-    /// None anymore.
+    /// None, and no more will come.
     Ended,
     /// The connection broke.
     Failed,
@@ -77,7 +77,7 @@ pub struct Link {
     is_refused: bool,
     /// Whether the backend left or moved while it was open: no request may begin on it.
     pub is_displaced: bool,
-    /// The coming outcome of the connect, while it is running.
+    /// The outcome of the connect, until it is reported. `None` also if the connect hangs.
     pub connecting: Option<Result<(), ConnectFailure>>,
 }
 
@@ -109,7 +109,7 @@ pub struct Net {
     pub links: Vec<Link>,
     /// The addresses of backends.
     pub listening: Vec<(SocketAddr, Listening)>,
-    /// The properties of connections to backends.
+    /// The properties of connections to backends, towards the proxy and away from it.
     pub paths: (Path, Path),
     /// The addresses to which the proxy may connect now.
     pub configured: Vec<SocketAddr>,
@@ -290,7 +290,7 @@ impl Net {
         self.put(link, Toward::Proxy, bytes)
     }
 
-    /// Writes one piece for the peer, which is neither cut nor made to wait.
+    /// Writes one piece for the peer. The piece is not cut, and a full pipe takes it too.
     pub fn peer_send_whole(&mut self, link: usize, bytes: &[u8]) {
         let Link { outward, inward, is_closed_by_proxy, .. } = &self.links[link];
         if !outward.has_rst && !inward.is_ended && !is_closed_by_proxy {

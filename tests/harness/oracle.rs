@@ -1,4 +1,4 @@
-//! The rules of every world, each a small function.
+//! The rules that worlds are checked against, each a small function. `play.rs` calls them.
 use std::time::Duration;
 
 use intelliproxy::proxy::Proxy;
@@ -28,7 +28,7 @@ pub fn only_idle_clients_give_way(waited: Duration) -> Verdict {
     }
 }
 
-/// A session holds at most its four buffers: received and outgoing bytes, on both sides.
+/// All clients together hold at most four buffers each: received and outgoing bytes, on both sides.
 pub fn buffers_are_bounded(proxy: &Proxy) -> Verdict {
     let (lent, clients) = (proxy.buffers_lent(), proxy.clients());
     if lent > 4 * clients {
@@ -37,7 +37,8 @@ pub fn buffers_are_bounded(proxy: &Proxy) -> Verdict {
     Ok(())
 }
 
-/// No backend works for a client whose end has reached the proxy.
+/// No backend works for a client that left: there are at most as many exchanges as clients that are
+/// still there (`there`).
 pub fn no_backend_works_for_a_client_that_left(proxy: &Proxy, there: usize) -> Verdict {
     match proxy.in_flight() {
         count if count > there => Err(format!("{count} exchanges for {there} clients")),
@@ -88,7 +89,7 @@ pub fn request_trailer_is_kept(request: Request, received: &Received) -> Verdict
     Ok(())
 }
 
-/// A request that may not be repeated is not.
+/// A request that may not be repeated reaches at most one backend, once.
 pub fn nothing_is_done_twice(ledger: &Ledger, request: Request) -> Verdict {
     let runs = ledger.runs(request.id).len();
     if !request.is_idempotent && runs > 1 {
@@ -146,7 +147,8 @@ pub fn tunnel_is_exact_or_cut(response: &Response, request: Request) -> Verdict 
     Ok(())
 }
 
-/// A response that no backend made is one of the proxy's, and its text has only the status.
+/// A response that no backend made is one of the proxy's. Its text begins with the status and is
+/// shorter than 64 bytes.
 pub fn other_responses_are_the_proxys(response: &Response) -> Verdict {
     const OWN: [u16; 13] = [400, 405, 408, 413, 414, 417, 431, 501, 502, 503, 504, 505, 508];
     if response.id.is_none()
@@ -193,7 +195,7 @@ pub fn unsolicited_responses_are_errors(response: &Response) -> Verdict {
     Err(format!("unsolicited response {} with {:?}", response.head.status, response.head.fields))
 }
 
-/// A broken request gets no backend's response.
+/// A request with an invalid head gets no backend's response.
 pub fn nothing_bad_is_served(response: &Response, request: Request) -> Verdict {
     if request.fate == Fate::NeverForwarded && response.head.one("x-answer-to").is_some() {
         return Err(format!("request {} is broken and was served", request.id));

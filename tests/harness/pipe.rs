@@ -33,11 +33,11 @@ pub struct Pipe {
     pub(crate) path: Path,
     pub(crate) in_flight: VecDeque<(Instant, Segment)>,
     pub(crate) arrived: VecDeque<u8>,
-    /// Bytes in flight or arrived.
+    /// Bytes in flight, or arrived and not taken.
     pub(crate) held: usize,
     pub(crate) has_fin: bool,
     pub(crate) has_rst: bool,
-    /// Whether a write was refused since the last edge.
+    /// Whether a write was refused since room was last reported to the writer.
     pub(crate) wants_room: bool,
     /// Whether the writer sends no more.
     pub(crate) is_ended: bool,
@@ -65,7 +65,7 @@ impl Pipe {
         }
     }
 
-    /// Returns whether everything has come, the end included.
+    /// Returns whether a clean end has come and every byte before it was taken.
     pub fn is_at_end(&self) -> bool {
         self.has_fin && self.arrived.is_empty()
     }
@@ -106,15 +106,15 @@ impl Pipe {
         count
     }
 
-    /// Drops bytes that arrived and were not read: their reader gets an error and no clean end, as
-    /// on any system that drops them.
-    pub(crate) fn lose(&mut self) {
+    /// Takes back a clean end if unread bytes are about to be dropped: their reader must get an
+    /// error.
+    pub(crate) fn lose_fin(&mut self) {
         self.has_fin &= self.arrived.is_empty();
     }
 
-    /// Drops everything that was not delivered, and delivers no more.
+    /// Drops everything in flight or unread; nothing arrives later.
     pub(crate) fn destroy(&mut self) {
-        self.lose();
+        self.lose_fin();
         self.in_flight.clear();
         self.arrived.clear();
         self.held = 0;
@@ -135,7 +135,7 @@ impl Pipe {
             Segment::Rst => {
                 self.has_rst = true;
                 if self.path.is_harsh {
-                    self.lose();
+                    self.lose_fin();
                     self.held -= self.arrived.len();
                     self.arrived.clear();
                 }

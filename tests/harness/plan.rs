@@ -49,7 +49,7 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
         draft.is_upgrade = is_last && net.chance(12);
         draft.render(net, is_last && ends == 0);
         if draft.is_upgrade && !ledger.half_closes {
-            // Before the tunnel is open, its end would mean that it left.
+            // Before the tunnel is open, the client's end would mean that the client left.
             let fin = draft.steps.len() - 2;
             draft.steps.insert(fin, Step::AwaitHead);
         }
@@ -67,7 +67,8 @@ pub fn polite(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
         }
     }
     if ends == 1 {
-        // Its end is seen at once if the request before it is read at once.
+        // An end right behind one request without a body counts as a half-close. Otherwise the
+        // client must have its responses before it ends its side.
         if !ledger.half_closes && !is_brief {
             script.push(Step::AwaitResponses(asked));
         }
@@ -85,7 +86,8 @@ fn stats(net: &mut Net) -> [Step; 2] {
     [Step::Ask { asked, id: None }, Step::Send(head.into_bytes())]
 }
 
-/// Returns the script of a client that breaks a rule or leaves. It may get any response.
+/// Returns the script of a client that breaks a rule, stalls, reads slowly or leaves. It may get an
+/// error.
 pub fn rude(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
     let mut script = Vec::new();
     for _ in 0..net.pick(0, 2) {
@@ -98,7 +100,7 @@ pub fn rude(net: &mut Net, ledger: &mut Ledger) -> Vec<Step> {
         0 | 1 => draft.break_head(net),
         2 => draft.break_chunks(net),
         3 => {
-            // It ends in the middle of its body.
+            // It stops in the middle of its body.
             draft.method = "POST";
             let len = net.pick(2, 20_000);
             draft.body = Some(if net.chance(50) { Body::Length(len) } else { Body::Chunked(len) });

@@ -72,7 +72,7 @@ impl World {
         }
     }
 
-    /// Returns whether the proxy accepts one more client. A client that gave way had no exchange.
+    /// Returns whether the proxy accepts one more client, after idle clients gave way if necessary.
     fn makes_room(&mut self) -> bool {
         if self.proxy().accepts() {
             return true;

@@ -117,8 +117,8 @@ impl Reader {
         self.held.extend_from_slice(bytes);
     }
 
-    /// Returns whether a message has begun and is not over. A body that ends with the connection
-    /// counts.
+    /// Returns whether a message has begun and is not over. Bytes that are not read yet count, and
+    /// a body that ends with the connection.
     pub const fn is_inside(&self) -> bool {
         self.is_inside || self.at < self.held.len()
     }

@@ -7,7 +7,8 @@ use crate::reload::{Named, Wanted};
 use crate::world::World;
 
 impl World {
-    /// Applies a new configuration.
+    /// Applies the scripted configuration `index`. An invalid one must be refused and change
+    /// nothing.
     pub(crate) fn reload(&mut self, index: usize) {
         let mut wanted = Wanted { config: self.config.clone(), backends: self.configured.clone() };
         (self.reloads[index])(&mut wanted);

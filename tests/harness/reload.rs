@@ -31,14 +31,14 @@ pub type Reload = Box<dyn Fn(&mut Wanted)>;
 /// The effects of new configurations in a world.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reloads {
-    /// Requests finished by a backend that had left or moved.
+    /// Pieces of responses that backends sent after they had left or moved.
     pub ended_there: usize,
-    /// Connections that were idle, or about to be used, when their backend left or moved.
+    /// Connections that the proxy closed at once when their backend left or moved.
     pub closed: usize,
 }
 
-/// Returns a random configuration. In clear weather it may harm no client. In crashes the backend
-/// that never crashes stays at its address.
+/// Returns a random change of the configuration. In clear weather it may harm no client. In crashes
+/// the backend that never crashes stays at its address.
 pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
     let (kind, first, second) = (net.pick(0, 11), net.pick(0, 9), net.pick(0, 9));
     let (first, second) = (first as usize, second as usize);

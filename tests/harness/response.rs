@@ -73,7 +73,7 @@ fn good_response(net: &mut Net, head: &Head, run: u64, weather: Weather) -> Repl
     }
     if head.one("expect").is_some() && net.chance(60) {
         steps.insert(0, Step::Send(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()));
-        // The interim response comes once the head has arrived, the final one some time later.
+        // The final response comes some time after the interim one.
         steps.insert(1, pause(net, 50));
     }
     let is_early = weather == Weather::Storm && net.chance(8);
@@ -182,8 +182,7 @@ fn fault(net: &mut Net, head: &Head, run: u64) -> Reply {
         }
         4 => vec![Step::Send(malformed(net, id, is_head)), pause(net, 3), end],
         5 => {
-            // A second response behind the first, in one piece, which must not reach another
-            // request.
+            // A second response follows in the same piece. It must not reach another request.
             let mut bytes = whole(0, "Content-Length: 0\r\n");
             let poison = "HTTP/1.1 200 OK\r\nX-Answer-To: 0\r\nContent-Length: 0\r\n\r\n";
             bytes.extend_from_slice(poison.as_bytes());

@@ -1,4 +1,4 @@
-//! One world from one number.
+//! Makes a random world from a seed: weather, configuration, backends, clients and faults.
 use std::time::Duration;
 
 use intelliproxy::config::{Config, Overflow};
@@ -22,7 +22,8 @@ pub fn world(seed: u64, is_shown: bool) -> World {
     world = world.weather(weather);
     let mut config = Config::default();
     shape(world.net(), &mut config, weather);
-    // Without a draw: half of the worlds record their exchanges, the others are as before.
+    // Worlds of even seeds record their exchanges. This takes no draw: the rest of a world is the
+    // same with and without a record.
     config.access_log.file = seed.is_multiple_of(2).then(|| "access".to_owned());
     world.ledger().half_closes = config.forwarding.half_close;
     world = world.config(|own| *own = config);
@@ -77,7 +78,7 @@ pub fn world(seed: u64, is_shown: bool) -> World {
     world
 }
 
-/// The latest time of the last fault.
+/// The time at which the last fault is over.
 const CALM_AT: Instant = Instant::from_millis(6000);
 /// Start of the witness: health has had time to recover, and every timeout to expire.
 const WITNESS_AT: Instant = Instant::from_millis(120_000);

@@ -28,7 +28,7 @@ impl Trace {
         }
     }
 
-    /// The hash of all lines so far.
+    /// Returns the hash of all lines so far.
     pub const fn hash(&self) -> u64 {
         self.hash.0
     }

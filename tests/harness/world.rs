@@ -34,7 +34,8 @@ pub enum Change {
     Calm,
 }
 
-/// Decides on the response to a request without a script.
+/// Decides on the response of a backend without a script. The arguments: the network, the weather,
+/// whether the backend never crashes, the request's head, the number of its run from 1.
 pub type Decide = fn(&mut Net, Weather, bool, &Head, u64) -> (Reply, Run);
 
 /// A world under construction, and then running.
@@ -124,12 +125,10 @@ pub const CALM_PATH: Path = Path {
     is_harsh: false,
 };
 
-/// Maximum duration of a world after its last fault, in its own time. A link that lets 50 bytes a
-/// second through needs this for a whole buffer, and a client that takes them is not cut (seed
-/// 11978).
+/// Maximum virtual time for each goal of `World::run`. A link that lets 50 bytes through per second
+/// needs this for a buffer of 300 000 bytes, and a client that takes them is not cut (seed 11978).
 const PATIENCE: Duration = Duration::from_secs(6000);
-/// The recording of the router is replayed for one in this many seeds, because that takes as long
-/// again.
+/// One in this many seeds replays the recording of its router. The replay takes as long as the run.
 const REPLAYED_EVERY: u64 = 4;
 /// Maximum number of turns in which time does not advance.
 const TURNS_MAX: u32 = 200_000;
@@ -192,7 +191,7 @@ impl World {
         self.backend_at(script, Listening::Yes)
     }
 
-    /// Adds a backend whose address behaves like this.
+    /// Adds a backend whose address behaves as `listening` says.
     #[must_use]
     pub fn backend_at(mut self, script: Vec<Reply>, listening: Listening) -> Self {
         let index = self.backends.len();
@@ -304,7 +303,7 @@ impl World {
         self.add_change(at, Change::Reload(self.reloads.len() - 1));
     }
 
-    /// Returns the numbers of requests, and their facts.
+    /// Returns the record of all requests.
     pub const fn ledger(&mut self) -> &mut Ledger {
         &mut self.ledger
     }
@@ -314,7 +313,7 @@ impl World {
         plan(&mut self.net, &mut self.ledger)
     }
 
-    /// Returns the only source of randomness.
+    /// Returns the network, which has the only source of randomness.
     pub const fn net(&mut self) -> &mut Net {
         &mut self.net
     }
@@ -367,7 +366,7 @@ impl World {
         &self.driver.as_ref().expect("the world is at work").proxy
     }
 
-    /// Panics with the seed if a rule was broken.
+    /// Panics with the virtual time if a rule was broken.
     #[track_caller]
     pub(crate) fn hold(&self, verdict: Verdict) {
         if let Err(text) = verdict {

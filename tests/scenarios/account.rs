@@ -6,8 +6,8 @@ use intelliproxy_tests::world::{CALM_PATH, World};
 
 use super::{UPGRADE, ask, get, narrow, send, wait};
 
-/// Checks the requests in flight and at work at the only backend, as /stats shows them at these
-/// times, in ms.
+/// Checks what /stats shows of the only backend. A row of `expected` is the time in ms, the
+/// requests in flight, and those of them at work.
 #[track_caller]
 fn assert_work(name: &str, world: World, expected: &[(u64, u32, u32)]) {
     let mut world = world.config(|config| config.stats.allow = vec!["192.0.2.0/24".to_owned()]);

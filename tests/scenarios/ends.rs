@@ -15,8 +15,9 @@ fn run(steps: Vec<Step>) -> Report {
     World::new().backend(vec![Reply::steps(parts)]).client(script).run()
 }
 
-/// The same end 1.2 ms after the request is part of sending it, or it is the end of the client, if
-/// the response had begun. In the second case no oracle finds the backend at work.
+/// A client's end 1.2 ms after its request is a half-close: it gets its response. An end after the
+/// response has begun means that the client left: the response is cut. The world checks that the
+/// backend then does no more work for it.
 #[test]
 fn an_end_after_the_first_response_bytes_is_the_clients_end() {
     let report = run(vec![Step::Wait(Duration::from_micros(1200))]);

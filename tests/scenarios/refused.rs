@@ -18,8 +18,8 @@ fn responses(report: &Report) -> Vec<(u16, String)> {
     report.responses(0).into_iter().map(|(status, body, _)| (status, body)).collect()
 }
 
-/// A GET that one backend refuses goes to the other, on another connection. The backend that
-/// refused keeps its connection, and gets no requests for as long as it asked.
+/// A GET that one backend refuses goes to the other. So does the next request, 20 ms later, with
+/// and without Retry-After.
 #[test]
 fn a_refused_get_goes_to_another_backend() {
     for (status, field) in [(429, "Retry-After: 20\r\n"), (503, "retry-after:1\r\n"), (503, "")] {
@@ -76,10 +76,10 @@ fn a_request_that_may_not_be_repeated_is_refused() {
     }
 }
 
-/// One request a second by turns; the second backend fails each for a while. One failure ejects it.
-/// After that it is tried out, and what fails then is served by the first one: the client sees a
-/// single failure. A POST that fails on trial, or one with `forwarding.retryRefused` off, is not
-/// sent again, and a trial that succeeds is the response.
+/// Two backends get one request a second by turns. The second backend fails its seventh and eighth
+/// request. The first failure ejects it. The next one is a trial: a GET that fails on trial is
+/// repeated at the first backend, so the client sees a single failure. A POST is not repeated, nor
+/// is any request with `forwarding.retryRefused` off: the client sees two failures.
 #[test]
 fn a_failure_on_trial_stays_hidden() {
     for (method, retries, expected) in [("GET", true, 1), ("POST", true, 2), ("GET", false, 2)] {

@@ -294,8 +294,7 @@ fn times_change_at_once() {
     assert_eq!(report.statuses(3), [200]);
 }
 
-/// With room for fewer idle connections the surplus is closed. With room for none the next request
-/// opens a new one.
+/// If the pool loses its room for idle connections, the next request opens a new one.
 #[test]
 fn the_pool_shrinks_at_once() {
     let report = World::new()

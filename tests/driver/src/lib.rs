@@ -8,7 +8,7 @@
 //! - only configured addresses are dialled, and ids are new;
 //! - bytes to write are reported, on connected connections only, and none follow the end;
 //! - only a backend's connection is read ahead of a write (`Action::Look`);
-//! - a connection is closed once, and refers to nothing afterwards.
+//! - a connection is closed once, and no later action refers to it.
 //!
 //! Bytes move at once, or [by hand](Moving::ByHand). The simulated world of `tests/harness` has a
 //! driver of its own, because there every byte takes time.
@@ -218,7 +218,7 @@ impl Driver {
         }
     }
 
-    /// Lets a peer accept `takes` bytes more.
+    /// Lets a peer accept `takes` bytes from now on.
     pub fn take(&mut self, conn: ConnId, takes: usize) {
         self.peer_mut(conn).takes = takes;
         self.run();
@@ -339,12 +339,12 @@ impl Driver {
         self.peer(conn).unread().len()
     }
 
-    /// Returns the connections to backends so far.
+    /// Returns the connections to backends so far, without probes that got a response.
     pub fn upstreams(&self) -> &[ConnId] {
         &self.upstreams
     }
 
-    /// Returns the latest connection to a backend.
+    /// Returns the latest of [`upstreams`](Self::upstreams).
     #[track_caller]
     pub fn upstream(&self) -> ConnId {
         *self.upstreams.last().expect("a connection to a backend")
@@ -385,8 +385,8 @@ impl Driver {
         }
     }
 
-    /// Checks the rules that hold after each operation. A driver that moves bytes at once does it by
-    /// itself.
+    /// Checks the rules that hold after each operation. A driver that moves bytes at once calls
+    /// this itself.
     pub fn check(&mut self) {
         self.proxy.check_invariants();
         for peer in self.peers.iter_mut().filter(|peer| peer.is_open()) {

@@ -24,17 +24,18 @@ pub struct Peer {
     pub has_failed: bool,
     /// Whether the proxy has ended its side.
     pub is_shut: bool,
-    /// Whether the proxy has closed it, and then whether by a reset.
+    /// Whether the proxy closed it by a reset. `None` while it is open.
     pub closed: Option<bool>,
-    /// Bytes that the peer has sent, and how many of them the proxy has read.
+    /// Bytes that the peer has sent so far.
     pub(crate) sent: Vec<u8>,
+    /// Number of them that the proxy has read.
     pub(crate) read_to: usize,
     pub(crate) has_ended: bool,
     pub(crate) is_connected: bool,
     pub(crate) is_write_broken: bool,
     /// Whether the proxy had no room for a read, and has not reported any since.
     pub(crate) is_paused: bool,
-    /// Whether the proxy has reported bytes to write since the last write of all of them.
+    /// Whether the proxy has reported bytes to write, of which some are not written yet.
     pub(crate) is_reported: bool,
 }
 

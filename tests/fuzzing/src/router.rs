@@ -138,7 +138,7 @@ impl World {
                 let is_free = |b: &&intelliproxy_core::BackendSnapshot| {
                     b.health != Health::Down && !ids.contains(&b.id)
                 };
-                // An ejected backend comes after a held one.
+                // An ejected backend may be chosen only after the held ones.
                 let is_in = |b: &&intelliproxy_core::BackendSnapshot| {
                     matches!(b.standing, StandingView::In | StandingView::SlowStart { .. })
                 };

@@ -1,8 +1,8 @@
 //! The whole proxy under a list of operations: clients and backends that send any bytes in any
 //! pieces at any time, connections that fail in every way, passing time, new configurations.
 //!
-//! After each operation the proxy's invariants hold. At the end the second reader reads all bytes
-//! of the connections ([`oracle`]), and the proxy comes to rest.
+//! After each operation the proxy's invariants hold. At the end the proxy comes to rest, and
+//! [`oracle`] checks all bytes of the connections.
 mod operations;
 mod oracle;
 mod texts;

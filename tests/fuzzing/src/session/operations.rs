@@ -112,7 +112,8 @@ impl Operations {
     pub(super) fn write(&mut self, conn: Option<ConnId>, count: usize) {
         let Some(conn) = conn else { return };
         self.driver.write(conn, count);
-        // The received bytes count as acknowledged. Some peers never report that.
+        // The received bytes count as acknowledged. If their number is a multiple of 3, the system
+        // does not report it.
         let received = self.driver.peer(conn).received.len() as u64;
         let unacknowledged = (!received.is_multiple_of(3)).then(|| u64::MAX - received);
         self.driver.hold(conn, unacknowledged);

@@ -1,4 +1,5 @@
-//! Checks the bytes of all connections at the end, with the second reader.
+//! Checks the bytes of all connections at the end, with the strict reader, which shares no code
+//! with the proxy's.
 //!
 //! | rule | meaning |
 //! |---|---|
