@@ -3,7 +3,7 @@
 //! | exit code | when |
 //! |---|---|
 //! | 0 | it served until a signal, or `--help`, `--version`, `--check` succeeded |
-//! | 1 | it could not run: a port is in use, a backend does not resolve |
+//! | 1 | it could not run (a port is in use, a backend does not resolve), or `--check` saw that |
 //! | 2 | an argument or the configuration file is invalid |
 use std::ffi::OsString;
 use std::fs::File;
@@ -87,7 +87,7 @@ fn check(config: Box<Config>, file: Option<&str>, is_offline: bool) -> ExitCode 
     print(&format!("{prefix}configuration is valid"))
 }
 
-/// The start of this process.
+/// Facts about the start of this process.
 struct Start {
     /// The name by which the program was called.
     name: Option<OsString>,
@@ -180,7 +180,7 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendT
 fn resolve_within(config: Box<Config>, time: Duration) -> Result<(), String> {
     let (sender, resolved) = crossbeam_channel::bounded(1);
     let work = move || {
-        // After the time the result has no reader.
+        // After the time the result is dropped.
         let _ = sender.send(names(&config));
     };
     let thread = thread::Builder::new().name("names".to_owned()).spawn(work);
@@ -219,12 +219,13 @@ fn read_file_within(path: &Path, time: Duration) -> io::Result<Vec<u8>> {
     let (sender, read) = crossbeam_channel::bounded(1);
     let owned = path.to_owned();
     let reader = thread::Builder::new().name("config".to_owned()).spawn(move || {
-        // After the time the result has no reader.
+        // After the time the result is dropped.
         let _ = sender.send(read_file(&owned));
     })?;
     match read.recv_timeout(time) {
         Ok(result) => {
-            // It ends now. Nothing else begins before, as `--user` needs a process of one thread.
+            // The thread is ending. It must be gone first, as `--user` needs a process of one
+            // thread.
             let _ = reader.join();
             result
         }
@@ -246,8 +247,8 @@ fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "intelliproxy: {}", plain(text));
 }
 
-/// The longest time of reading the configuration at the start and for `--check`; the default of
-/// `timeouts.reloadMs`.
+/// The longest time of reading the configuration at the start and for `--check`, and of resolving
+/// its names for `--check`. The default of `timeouts.reloadMs` is the same.
 const READ_TIME: Duration = Duration::from_secs(30);
 /// Exit code for invalid arguments and files.
 const EXIT_USAGE: u8 = 2;
@@ -275,7 +276,7 @@ mod tests {
         let error =
             read_file_within(&pipe, Duration::from_millis(20)).expect_err("it has no writer");
         assert_eq!(error.to_string(), "reading took longer than 20 ms");
-        // The thread that was given up reads this one.
+        // Ends the thread that was given up, which waits for a writer.
         fs::write(&pipe, "{}").expect("a reader waits");
         fs::remove_dir_all(folder).expect("the folder goes");
     }

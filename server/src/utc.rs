@@ -39,7 +39,8 @@ impl Utc {
 mod tests {
     use super::*;
 
-    /// Dates computed by hand, including leap days.
+    /// Seconds become the right dates, also around leap days. The expected dates were computed by
+    /// hand.
     #[test]
     fn dates_are_right() {
         let rows = [

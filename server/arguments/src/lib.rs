@@ -45,7 +45,8 @@ impl Arguments {
     /// Returns the next argument, `None` at the end.
     ///
     /// # Errors
-    /// A plain argument that is not UTF-8.
+    /// A plain argument that is not UTF-8, or a value behind `=` of the last flag that was not
+    /// read.
     #[expect(
         clippy::should_implement_trait,
         reason = "errors end the reading, unlike an iterator's"
@@ -124,17 +125,17 @@ pub struct ArgumentError {
 }
 
 impl ArgumentError {
-    /// An error with the argument and its fault.
+    /// Returns an error with the argument and its fault.
     pub fn new(argument: &str, wrong: impl Into<String>) -> Self {
         Self { argument: argument.to_owned(), wrong: wrong.into() }
     }
 
-    /// An error that lists the allowed values.
+    /// Returns an error that lists the allowed values.
     pub fn value(argument: &str, allowed: &str, value: &str) -> Self {
         Self::new(argument, format!("must be {allowed}, not {value:?}"))
     }
 
-    /// An error for an argument that the program does not know.
+    /// Returns an error for an argument that the program does not know.
     pub fn unknown(argument: &str) -> Self {
         Self::new(argument, "no such argument; see --help")
     }
@@ -222,7 +223,7 @@ mod tests {
         assert_eq!(arguments.next(), Ok(Some(Argument::Plain("b".to_owned()))));
     }
 
-    /// Arguments that are not UTF-8 are errors; their text is not guessed.
+    /// Arguments that are not UTF-8 are errors. They are shown with U+FFFD for the invalid bytes.
     #[cfg(unix)]
     #[test]
     fn arguments_are_utf8() {

@@ -5,7 +5,7 @@ use crate::config::{RequestIdRules, TakeId};
 #[derive(Debug, Default)]
 pub(crate) struct Ids {
     rules: RequestIdRules,
-    /// Distinguishes this instance: the first half of its ids.
+    /// The number of this instance: the first half of its ids.
     instance: u64,
     made: u64,
 }
@@ -64,7 +64,7 @@ const fn mixed(number: u64) -> u64 {
     bits ^ bits >> 31
 }
 
-/// Characters of an id that is taken.
+/// Most characters of an id that is taken from a client.
 const ID_MAX: usize = 128;
 
 #[cfg(test)]
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// Ids of one instance and of two differ, and have 32 digits.
+    /// All ids of two instances differ, and are lower-case hexadecimal.
     #[test]
     fn ids_differ() {
         let mut ids = BTreeSet::new();
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(ids.iter().filter(|id| id.iter().any(u8::is_ascii_uppercase)).count(), 0);
     }
 
-    /// Row by row: who may choose an id, and which ids are valid.
+    /// An id is taken if the client may choose it and it is valid; row by row.
     #[test]
     fn ids_are_taken_by_the_rules() {
         let long = [b'x'; ID_MAX + 1];

@@ -1,9 +1,11 @@
-//! The access log's part in the proxy: what happened to each exchange, as plain data.
+//! The access log's part in the proxy: the facts about each exchange, as plain data. `edge/access/`
+//! writes the lines.
 //!
 //! While an exchange is in progress its session has a [`Visit`]. At its end the visit becomes a
-//! [`Record`] in a block ([`Records`]), which the driver takes and writes. Without a reader a
-//! visit costs one branch at each step. Records have no allocation of their own: a block holds
-//! their texts one after the other, and blocks and visits are used again.
+//! [`Record`] in a block ([`Records`]), which the driver takes and writes. Without a log, added
+//! fields or ids for backends there are no visits, and a step costs one branch. Records have no
+//! allocation of their own: a block holds their texts one after the other, and blocks and visits
+//! are used again.
 mod ids;
 mod record;
 mod visit;
@@ -53,7 +55,8 @@ impl Access {
         access
     }
 
-    /// Applies a new configuration. Exchanges in progress are recorded if they were before.
+    /// Applies a new configuration. An exchange in progress is recorded if it has a visit and the
+    /// log is on at its end.
     pub(crate) fn reconfigure(&mut self, config: &Config) {
         self.ids.reconfigure(&config.request_id);
         self.route_field.clone_from(&config.forwarding.route_field);
@@ -143,7 +146,8 @@ impl Access {
         visit
     }
 
-    /// Ends a visit: its record waits for the driver.
+    /// Ends a visit. With a log its record waits for the driver. It is lost if [`WAITING_MAX`]
+    /// bytes wait already.
     #[inline(never)]
     pub(crate) fn end(&mut self, visit: Box<Visit>) {
         self.open -= 1;

@@ -1,4 +1,5 @@
-//! One line of the access log as plain data, and a block of such lines.
+//! One line of the access log as plain data, and a block of such lines. A new field also needs
+//! `visit.rs`, which sets it, and `edge/access/format.rs`, which writes it.
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -6,10 +7,10 @@ use intelliproxy_core::{Instant, RouteReason};
 
 use crate::http::head::Version;
 
-/// What happened to one exchange.
+/// The facts about one exchange.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record {
-    /// The first byte of the request.
+    /// The time of the request's first byte.
     pub(crate) started: Instant,
     /// The client; port 0 behind a trusted hop, where it is unknown.
     pub(crate) client: SocketAddr,
@@ -26,7 +27,7 @@ pub(crate) struct Record {
     pub(crate) head: Span,
     /// Time of waiting for a backend with room.
     pub(crate) queue: Span,
-    /// Time to connect to the backend, without a kept connection.
+    /// Time to connect to the backend; missing with a kept connection.
     pub(crate) connect: Span,
     /// From the last dispatch to the response's head, without waiting for the client.
     pub(crate) backend: Span,
@@ -34,7 +35,8 @@ pub(crate) struct Record {
     pub(crate) first_byte: Span,
     /// From the start to the end.
     pub(crate) total: Span,
-    /// Attempts: at backends, and again over a new connection.
+    /// Attempts: one for each backend that was chosen, and one for each repetition over a new
+    /// connection.
     pub(crate) tries: u16,
     pub(crate) why: Why,
     pub(crate) ending: Ending,
@@ -75,7 +77,7 @@ impl Span {
         Self(time.as_nanos() as u64)
     }
 
-    /// Returns the nanoseconds.
+    /// Returns the nanoseconds, or `None` if the time is missing.
     pub(crate) const fn nanos(self) -> Option<u64> {
         if self.0 == u64::MAX { None } else { Some(self.0) }
     }
@@ -105,13 +107,13 @@ impl Text {
 pub(crate) enum Why {
     /// There was no backend.
     None,
-    /// The connection belongs to the client.
+    /// The backend's connection belongs to this client (`http/authentication.rs`).
     Bound,
     Route(RouteReason),
 }
 
 impl Why {
-    /// Returns the word in the log.
+    /// Returns the word in the log, or `None` without a backend.
     pub(crate) const fn word(self) -> Option<&'static str> {
         Some(match self {
             Self::None => return None,
@@ -121,12 +123,12 @@ impl Why {
     }
 }
 
-/// How an exchange ended. `server/docs/operations.md` explains each word.
+/// The end of an exchange. `server/docs/operations.md` explains each word.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ending {
     /// The response is complete, and the client's connection took it.
     Complete,
-    /// The client ended or broke its connection before that.
+    /// The client ended or broke its connection before it had the complete response.
     ClientLeft,
     /// The client sent or took nothing for too long.
     ClientTimeout,

@@ -12,18 +12,18 @@ use crate::http::head::{RequestHead, Version};
 use crate::http::{ClientError, UpstreamError};
 use crate::pages::metrics::{CLOSED_IDLE, REFUSED, reason};
 
-/// What happened to an exchange so far.
+/// The facts about an exchange so far.
 #[derive(Debug)]
 pub(crate) struct Visit {
     record: Record,
     /// Its texts, one after the other.
     texts: Vec<u8>,
     cuts_queries: bool,
-    /// Since when it waits for a backend with room.
+    /// The time since which it waits for a backend with room.
     waits_since: Option<Instant>,
-    /// Since when a connection is being made for it.
+    /// The time since which a connection is being made for it.
     dials_since: Option<Instant>,
-    /// How it ended. Bytes of its response may still wait for the client.
+    /// Its end. Bytes of its response may still wait for the client.
     ending: Option<Ending>,
 }
 
@@ -187,7 +187,7 @@ impl Visit {
         self.end(Ending::Complete);
     }
 
-    /// Notes a failed attempt, after which the request may be sent again over a new connection.
+    /// Notes a failed attempt. `is_redialled`: the request is sent again over a new connection.
     pub(crate) fn fail(&mut self, error: UpstreamError, is_redialled: bool) {
         let reason = if is_redialled { CLOSED_IDLE } else { reason(error) };
         self.record.tries = self.record.tries.saturating_add(is_redialled.into());
@@ -219,7 +219,8 @@ impl Visit {
         self.ending.get_or_insert(ending);
     }
 
-    /// Notes the end of the client's connection while bytes waited for it, or before any other end.
+    /// Notes the end of the client's connection. Of the earlier ends it replaces only a complete
+    /// one, whose bytes still waited.
     pub(crate) fn cut(&mut self, ending: Ending) {
         if matches!(self.ending, None | Some(Ending::Complete)) {
             self.ending = Some(ending);
@@ -255,7 +256,7 @@ impl Visit {
         target.split(|byte| *byte == b'?').next().unwrap_or_default()
     }
 
-    /// Sets one of the texts. Mostly those before it are set and those after it are not.
+    /// Sets one of the texts. Texts are mostly set in their order, so that this one is appended.
     fn push(&mut self, text: Text, bytes: &[u8]) {
         let Range { start: begin, end } = self.range(text);
         if end == self.texts.len() {
@@ -276,7 +277,7 @@ impl Visit {
 }
 
 impl Ending {
-    /// The end that an error of a backend means.
+    /// Returns the end that an error of a backend means.
     const fn of(error: UpstreamError) -> Self {
         match error {
             UpstreamError::NoBackend => Self::NoBackend,

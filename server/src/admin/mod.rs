@@ -9,9 +9,9 @@
 //! | `/config` | the configuration in use, JSON |
 //! | `/explain` | the last decisions, or one with its candidates, JSON |
 //!
-//! A machine like the proxy, beside it: the driver reports bytes and the time, and reads the proxy
-//! only. It has its own few connections and buffers, so the pages can be reached when clients are
-//! at their limit. Time comes from the driver.
+//! The admin pages are a machine beside the proxy. The driver reports bytes and the time to it. It
+//! reads from the proxy and changes nothing there. It has its own few connections and buffers, so
+//! the pages can be reached when clients are at their limit. Time comes from the driver.
 mod pages;
 mod session;
 
@@ -71,7 +71,7 @@ impl Admin {
         self.pages.process = figures;
     }
 
-    /// Closes idle connections. The others end with their next response.
+    /// Closes idle connections. The others end with their current response.
     pub(crate) fn handle_leaving(&mut self) {
         for id in 0..CONNECTIONS_MAX {
             let Some(session) = self.session_mut(id) else { continue };
@@ -104,7 +104,7 @@ impl Admin {
         Some(id)
     }
 
-    /// Returns room for bytes of a connection; empty if they have to wait.
+    /// Returns room for bytes of a connection; empty while its response is not written.
     pub(crate) fn read_space(&mut self, id: usize) -> &mut [u8] {
         self.session_mut(id).map_or(&mut [], Session::read_space)
     }

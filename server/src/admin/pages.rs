@@ -39,7 +39,7 @@ pub(crate) struct Pages {
     metrics: Growing,
 }
 
-/// One page.
+/// One page: its last text and the one in progress.
 #[derive(Debug, Default)]
 struct Growing {
     /// The last text, and the time at which it was finished.
@@ -57,7 +57,7 @@ enum Build {
 }
 
 impl Pages {
-    /// Returns a page; `None` if [`grow`](Self::grow) will return it later.
+    /// Returns a page; `None` if it is in progress. [`grow`](Self::grow) reports its completion.
     pub(crate) fn ask(&mut self, now: Instant, page: Page, proxy: &Proxy) -> Option<Arc<Vec<u8>>> {
         if proxy.configured().len() <= AT_ONCE {
             let mut build = Build::new(now, page, proxy, &self.process);
@@ -151,7 +151,7 @@ impl Build {
     }
 }
 
-/// Removes the next backends from the list.
+/// Takes the next [`AT_ONCE`] backends from the list.
 fn next(left: &mut Vec<BackendId>) -> impl Iterator<Item = BackendId> {
     let first = left.len().saturating_sub(AT_ONCE);
     left.drain(first..).rev()

@@ -7,8 +7,8 @@
 //! | `Sending` | the client to take the response | [`WRITE_MAX`] without a byte taken |
 //! | `Closing` | the client's end; what it still sends is dropped | [`LINGER_MAX`] |
 //!
-//! A response is the last one after an invalid request, a request with a body, `Connection: close`,
-//! and to HTTP/1.0.
+//! A response is the last one of its connection if the request is invalid, has a body or
+//! `Connection: close`, or is HTTP/1.0.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ impl Session {
         self.is_persistent = false;
     }
 
-    /// Returns whether the connection is over.
+    /// Handles the end of the client's side. Returns whether the connection is over.
     pub(super) fn handle_eof(&mut self) -> bool {
         self.is_eof = true;
         self.is_persistent = false;
@@ -115,7 +115,7 @@ impl Session {
         }
     }
 
-    /// Returns whether the response is all written.
+    /// Handles that the client took `count` bytes. Returns whether the response is all written.
     pub(super) fn handle_written(&mut self, now: Instant, count: usize) -> bool {
         let State::Sending { written, since, .. } = &mut self.state else { return false };
         *written += count;
@@ -206,7 +206,8 @@ impl Session {
         matches!(self.state, State::Closing { .. })
     }
 
-    /// Returns the time since which there was no request; `None` while a request is served.
+    /// Returns the time at which the wait for a request, or for the end, began; `None` while a
+    /// request is served.
     pub(super) const fn idle_since(&self) -> Option<Instant> {
         match self.state {
             State::Asking { since, .. } | State::Closing { since } => Some(since),
@@ -230,8 +231,7 @@ impl Session {
     }
 }
 
-/// Returns the resource of a target in origin form or absolute form; only /explain
-/// has a query.
+/// Returns the resource of a target in origin form or absolute form. Only /explain uses the query.
 fn resource(target: &[u8]) -> Option<Asked> {
     let target = std::str::from_utf8(target).ok()?;
     let path = match target.strip_prefix("http://") {

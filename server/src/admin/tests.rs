@@ -1,3 +1,4 @@
+//! Admin connections and pages without sockets: pieces, deadlines and room.
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ fn send(admin: &mut Admin, now: Instant, id: usize, bytes: &[u8], proxy: &Proxy)
     admin.handle_read(now, id, bytes.len(), proxy);
 }
 
-/// All that waits for a connection.
+/// Returns all that waits for a connection.
 fn take(admin: &mut Admin, now: Instant, id: usize, proxy: &Proxy) -> String {
     let mut all = Vec::new();
     while !admin.write_ready(id).is_empty() {
@@ -78,7 +79,7 @@ fn large_pages_are_made_over_turns() {
     }
 }
 
-/// A request is read the same in any pieces. One that is too long is refused.
+/// A request may arrive byte by byte. One that is too long is refused.
 #[test]
 fn heads_come_in_pieces() {
     let proxy = proxy(2);
@@ -101,8 +102,8 @@ fn heads_come_in_pieces() {
     assert_eq!(admin.poll_action(), None);
 }
 
-/// Each wait for a client ends: for a request, for the rest of one, for its taking the response, and
-/// for its end.
+/// Each wait for a client has a deadline: for a request, for the rest of one, for the client to
+/// take the response, and for the client's end.
 #[test]
 fn waits_end() {
     let proxy = proxy(2);
@@ -132,8 +133,8 @@ fn waits_end() {
     }
 }
 
-/// With all connections open the one that has been idle longest gives way, and none while each has
-/// a request under way.
+/// When all connections are open, the one that has been idle longest gives way. None does while
+/// each has a request under way.
 #[test]
 fn the_longest_idle_gives_way() {
     let proxy = proxy(2);

@@ -36,7 +36,7 @@ usage: intelliproxy ctl [--socket PATH] COMMAND
 exit codes: 0 if it is done, 1 if it was refused or no proxy listens there, 2 for an invalid
 argument";
 
-/// The socket without `--socket`.
+/// The socket that is used without `--socket`.
 const SOCKET: &str = "/run/intelliproxy/control.sock";
 /// The longest wait for a response: a reload may take `timeouts.reloadMs`, 30 s by default, twice.
 const WAIT_MAX: Duration = Duration::from_secs(120);

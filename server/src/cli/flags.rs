@@ -1,4 +1,4 @@
-//! The flags that set a value of the configuration.
+//! The flags that set a value of the configuration. `help.rs` lists the other flags.
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ impl Flag {
     }
 }
 
-/// All flags, in the order of the help.
+/// All flags that set a value, in the order of the help.
 pub(super) const FLAGS: [Flag; 27] = [
     Flag {
         name: "--listen",
@@ -334,7 +334,7 @@ fn set_policy(policy: &mut PolicyKind, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The names of the policies, for help and errors.
+/// Returns the names of the policies, for help and errors.
 pub(super) fn known_policies() -> String {
     PolicyKind::ALL.map(PolicyKind::name).join(", ")
 }

@@ -6,7 +6,8 @@ use serde_json::Value;
 use super::flags::{FLAGS, Flag, known_policies};
 use crate::config::Config;
 
-/// The complete help: usage, every flag, and every key of the configuration file with its default.
+/// Returns the complete help: usage, every flag, and every key of the configuration file with its
+/// default.
 pub(super) fn text() -> String {
     let mut text = String::from(
         "intelliproxy: an adaptive HTTP/1.1 reverse proxy\n\
@@ -55,7 +56,7 @@ pub(super) fn text() -> String {
     text
 }
 
-/// The default of a flag with a single value, as written in the configuration file.
+/// Returns the default of a flag with a single value, as written in the configuration file.
 fn default_of(flag: &Flag) -> Option<String> {
     flag.value?;
     let config = serde_json::to_value(Config::default()).ok()?;
@@ -113,7 +114,8 @@ const LINE_MAX: usize = 90;
 mod tests {
     use super::*;
 
-    /// Every flag has a line, every key its default, and no line is too wide for a terminal.
+    /// Every flag has a line, some keys and flags show their defaults, and no line is too wide for
+    /// a terminal.
     #[test]
     fn everything_is_explained() {
         let text = text();

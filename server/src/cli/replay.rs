@@ -46,7 +46,7 @@ pub(super) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// This machine's files.
+/// The files and dates of this machine.
 struct Machine;
 
 impl Host for Machine {
@@ -72,8 +72,8 @@ impl Host for Machine {
     }
 }
 
-/// Maximum size of a recording in bytes. It is held in memory as a whole. A larger one is best made
-/// as a ring of files (`recording.bytesMax`).
+/// Maximum size of a recording in bytes. It is held in memory as a whole. A ring of files
+/// (`recording.bytesMax`) keeps each file smaller.
 const RECORDING_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 #[cfg(test)]

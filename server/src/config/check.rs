@@ -1,4 +1,5 @@
-//! Checks every value of a configuration.
+//! Checks every value of a configuration. A new whole number is a row of [`COUNTS`], a new time a
+//! row of [`SPANS`]; the fields are in `mod.rs`.
 use std::fmt;
 use std::time::Duration;
 
@@ -86,7 +87,7 @@ impl Config {
         Ok(())
     }
 
-    /// Returns the range of the whole number at a path.
+    /// Returns the range of the whole number or time at a path, in words.
     pub(super) fn allowed_at(path: &str) -> Option<String> {
         let count = COUNTS.iter().find(|count| count.path == path).map(Count::allowed);
         let span = || SPANS.iter().any(|span| span.path == path).then(Span::allowed);
@@ -212,7 +213,7 @@ const fn span(path: &'static str, value: fn(&Config) -> Duration) -> Span {
     Span { path, value }
 }
 
-/// Every whole number outside `routing`; the reason for a range is with the field.
+/// Every whole number outside `routing`, except those of a backend.
 const COUNTS: [Count; 16] = [
     count("limits.headBytesMax", |config| config.limits.head_bytes_max as u64, 1024, 60_000),
     count("limits.targetBytesMax", |config| config.limits.target_bytes_max as u64, 64, 60_000),
@@ -247,7 +248,7 @@ const COUNTS: [Count; 16] = [
     count("recording.files", |config| u64::from(config.recording.files), 2, 1000),
 ];
 
-/// Every time outside `routing`.
+/// Every time outside `routing`, except [`LAME_DUCK`].
 const SPANS: [Span; 15] = [
     span("limits.queueMs", |config| config.limits.queue),
     span("timeouts.requestHeadMs", |config| config.timeouts.request_head),
@@ -266,7 +267,7 @@ const SPANS: [Span; 15] = [
     span("pool.idleMs", |config| config.pool.idle),
 ];
 
-/// The only time that may be 0.
+/// The only time outside `routing` that may be 0.
 const LAME_DUCK: &str = "timeouts.lameDuckMs";
 
 fn lame_duck_allowed() -> String {
@@ -277,13 +278,14 @@ fn lame_duck_allowed() -> String {
 const SPAN_MIN: Duration = Duration::from_millis(1);
 /// The longest time that can be configured: a day.
 const SPAN_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Entries of `listen`.
+/// Most entries of `listen`.
 const LISTEN_MAX: usize = 64;
 /// Most entries of `backends`.
 const BACKENDS_MAX: usize = 1000;
-/// Entries of `stats.allow`, and of `forwarding.trusted`; each may be checked for every client.
+/// Most entries of `stats.allow`, and of `forwarding.trusted`. Each may be checked for every
+/// client.
 const NETWORKS_MAX: usize = 64;
-/// Characters of a name: a backend's, or the one in Via.
+/// Most characters of a name: a backend's, the one in Via, or that of an added field.
 const NAME_MAX: usize = 64;
 /// A description of valid levels.
 const LEVEL_ALLOWED: &str =
@@ -291,7 +293,7 @@ const LEVEL_ALLOWED: &str =
 /// A description of valid names of added fields.
 const FIELD_ALLOWED: &str =
     "a token of 1 to 64 characters, not a field that the proxy handles otherwise";
-/// Characters of a probe's path.
+/// Most characters of a probe's path.
 const PATH_MAX: usize = 1024;
 /// A description of valid probe paths.
 const PATH_ALLOWED: &str = "a path: '/' and at most 1023 visible ASCII characters, without '#'";

@@ -1,8 +1,9 @@
-//! The differences between two configurations.
+//! The differences between two configurations. A new top-level key needs a row here.
 use super::Config;
 
 impl Config {
-    /// Returns the keys in which this configuration differs from `old`, without backends.
+    /// Returns the top-level keys in which this configuration differs from `old`, except
+    /// `backends`.
     pub(crate) fn settings_unlike(&self, old: &Self) -> Vec<&'static str> {
         let settings = [
             ("listen", self.listen != old.listen),
@@ -32,7 +33,7 @@ mod tests {
     use super::*;
     use crate::config::Overflow;
 
-    /// Every key of a configuration is reported when it changes, or is `backends`.
+    /// Every top-level key except `backends` is reported when it changes.
     #[test]
     fn every_key_is_told() {
         let old = Config::default();

@@ -1,6 +1,6 @@
 //! A configuration text as a tree of values with their positions.
 //!
-//! The text is JSON with comments and trailing commas, and nothing else that JSON has not. The
+//! The text is JSON with comments and trailing commas. No other extension of JSON is accepted. The
 //! parser bounds the nesting, so that no text overflows the stack.
 use jsonc_parser::ast::Value;
 use jsonc_parser::common::Ranged;
@@ -47,7 +47,8 @@ impl<'t> Document<'t> {
         T::deserialize(node).map_err(|error| error.into_file_error(self.text, path))
     }
 
-    /// Refuses the value at a path, or the nearest value around it if the text lacks it.
+    /// Returns an error at the value at a path, or at the nearest value around it if the text lacks
+    /// it.
     pub(super) fn refuse(&self, path: &str, wrong: String) -> FileError {
         FileError::new(self.text, self.find(path).start(), path.to_owned(), wrong)
     }
@@ -57,7 +58,7 @@ impl<'t> Document<'t> {
         self.root.as_object().is_some_and(|object| object.get(key).is_some())
     }
 
-    /// The value at a path such as `backends[1].url`, or the nearest one around it.
+    /// Returns the value at a path such as `backends[1].url`, or the nearest one around it.
     fn find(&self, path: &str) -> &Value<'t> {
         let mut found = &self.root;
         for step in path.split(['.', '[']).map(|step| step.trim_end_matches(']')) {

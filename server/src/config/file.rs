@@ -22,7 +22,7 @@ impl Config {
         }
     }
 
-    /// The whole configuration as JSON that [`Config::from_json`] reads, indented.
+    /// Returns the whole configuration as indented JSON, which [`Config::from_json`] reads.
     pub fn to_json(&self) -> String {
         // Plain data with string keys can always be written as JSON.
         serde_json::to_string_pretty(self).unwrap_or_default()

@@ -65,7 +65,7 @@ pub enum HostError {
     Ipv4Address,
     /// A character or length that DNS names do not have.
     Name,
-    /// The port is missing after the colon, or not a number from 0 to 65535.
+    /// The port is missing, or is not a number from 0 to 65535 without leading zeros.
     Port,
 }
 

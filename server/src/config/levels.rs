@@ -1,7 +1,7 @@
 //! The levels of log lines: one for all modules, and others for single ones.
 use log::LevelFilter;
 
-/// Which lines are written.
+/// The level down to which lines are written, for each module.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Levels {
     /// The level of modules that are not named.
@@ -40,7 +40,7 @@ impl Levels {
         Some(Self { others: others.unwrap_or(LevelFilter::Info), modules })
     }
 
-    /// The level of a module, by its path in the program.
+    /// Returns the level of a module, by its path in the program.
     pub(crate) fn of(&self, module: &str) -> LevelFilter {
         if self.modules.is_empty() {
             return self.others;
@@ -54,7 +54,7 @@ impl Levels {
         named.map_or(self.others, |(_, level)| *level)
     }
 
-    /// The lowest level of any module.
+    /// Returns the most detailed level of any module.
     pub(crate) fn lowest(&self) -> LevelFilter {
         self.modules.iter().map(|(_, level)| *level).fold(self.others, Ord::max)
     }
@@ -88,7 +88,7 @@ const MODULES_MAX: usize = 16;
 mod tests {
     use super::*;
 
-    /// Row by row: a text, a module, and its level; `None` for an invalid text.
+    /// A text gives a module its level, or is invalid (`None`); row by row.
     #[test]
     fn modules_have_their_levels() {
         use LevelFilter::{Debug, Error, Info, Trace, Warn};

@@ -70,7 +70,7 @@ impl<'a> Deserialize<'a> for Listen {
     }
 }
 
-/// The form of an object.
+/// An entry in the form of an object.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Object {

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LogRules {
-    /// The lowest level (`info`), also for single modules: `info,reactor=debug`.
+    /// The most detailed level that is written (`info`), also for single modules:
+    /// `info,reactor=debug`.
     pub level: String,
     /// The form of a line.
     pub format: LogFormat,

@@ -1,8 +1,21 @@
 //! The configuration: every option with its default, unit and range.
 //!
-//! The types here are plain data; `file.rs` reads them from JSON with comments and `check.rs` holds
-//! every value against its range. Nothing here opens a file or resolves a name: that is `cli` and
-//! `resolve`.
+//! The types here are plain data. `document.rs` parses JSON with comments, `read.rs` reads its
+//! values through serde, `check.rs` checks every value against its range, and `file.rs` puts these
+//! steps together. Nothing here opens a file or resolves a name: see `cli.rs` and
+//! `edge/resolve.rs`.
+//!
+//! To add a key (keys of `routing` begin in `core/src/config.rs`):
+//!
+//! 1. `mod.rs`, here: the field with its default, unit and range, and the default in `Default`. A
+//!    time is a `Duration` with `serde(rename = "...Ms", with = "millis")`. The units of times and
+//!    sizes follow from the key's name (`units.rs`).
+//! 2. `check.rs`: a row in `COUNTS` or `SPANS`, or a check in `validate`. `check/tests.rs`: a row.
+//! 3. A new top-level key: a row in `differences.rs`, and the list of keys in `file/tests.rs`.
+//! 4. If it has a flag: `cli/flags.rs`, and a row in `cli/command/tests.rs`.
+//! 5. `server/docs/configuration.md`: a row in a table of keys, which `tests/tidy.rs` compares with
+//!    the fields. `INTELLIPROXY_SCHEMA=write cargo test -p intelliproxy-tests --test schema` then
+//!    writes the schema again. `CHANGELOG.md`: a line.
 use std::time::Duration;
 
 use intelliproxy_core::Rules;
@@ -39,16 +52,16 @@ pub use url::{BackendUrl, UrlError};
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
-    /// Addresses to listen on, `HOST:PORT`, 1 to 64 that differ; `localhost` means both loopback
-    /// addresses, port 0 any free one.
+    /// Addresses to listen on, `HOST:PORT`, 1 to 64. Only those with port 0 may be equal.
+    /// `localhost` means both loopback addresses, port 0 any free one.
     pub listen: Vec<Listen>,
     /// Backends in order of preference among equals, at most 1000; names differ.
     pub backends: Vec<BackendConfig>,
-    /// Rules for choosing among them.
+    /// Rules for choosing among the backends.
     pub routing: Rules,
-    /// Bounds for each peer.
+    /// Limits of sizes, connections and requests.
     pub limits: Limits,
-    /// Bounds of waiting.
+    /// Limits of times to wait.
     pub timeouts: Timeouts,
     /// Changes to forwarded messages.
     pub forwarding: Forwarding,
@@ -58,7 +71,7 @@ pub struct Config {
     pub overflow: Overflow,
     /// Clients that may read /stats.
     pub stats: StatsRules,
-    /// The listener of the admin pages.
+    /// The listener of the admin pages, and the socket for commands.
     pub admin: AdminRules,
     /// The paths that probes ask for.
     pub probe_paths: ProbePaths,
@@ -117,13 +130,13 @@ pub struct BackendConfig {
 }
 
 impl BackendConfig {
-    /// A backend with the defaults.
+    /// Returns a backend with the defaults of the other values.
     pub fn new(name: &str, url: &str) -> Self {
         Self { name: name.to_owned(), url: url.to_owned(), limit: None, weight: None }
     }
 }
 
-/// Bounds for each peer; every number is a count or bytes.
+/// Limits of sizes, connections and requests.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Limits {
@@ -146,19 +159,19 @@ pub struct Limits {
     /// Connections of one client at the same time (0: any number); 0 to 1 000 000. A client is an
     /// IPv4 address or an IPv6 network of 64 bits. Further connections get 429 and are closed.
     pub client_connections: u32,
-    /// Requests of one client per second (0: any number), and at once; 0 to 1 000 000. Further ones
-    /// get 429.
+    /// Requests of one client per second (0: any number); 0 to 1 000 000. The client may send this
+    /// number at once. Further ones get 429.
     pub client_requests_per_second: u32,
     /// Backends that one request is tried on before it fails (3); 1 to 16.
     pub attempts: usize,
-    /// Requests in percent of all that may be sent to another backend after one failed them (20),
-    /// beside ten a second; 0 to 1000, 0 for none.
+    /// Requests in percent of all that may be sent to another backend after one failed or refused
+    /// them (20); 0 to 1000. Ten a second are allowed besides; 0 allows none at all.
     pub retry_percent: u32,
     /// Requests in flight at a backend at the same time (0: any number); 0 to 1 000 000.
     pub per_backend: u32,
     /// Requests that wait while every backend is at its limit (1000); 0 to 100 000.
     pub queue_length: usize,
-    /// Longest wait of one of them (5000 ms), 1 ms to a day. Then it gets 503.
+    /// Longest wait of such a request (5000 ms), 1 ms to a day. Then it gets 503.
     #[serde(rename = "queueMs", with = "millis")]
     pub queue: Duration,
 }
@@ -184,7 +197,7 @@ impl Default for Limits {
     }
 }
 
-/// Bounds of waiting; every time from 1 ms to a day.
+/// Limits of times to wait; each from 1 ms to a day, only `lame_duck` may be 0.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Timeouts {
@@ -194,10 +207,12 @@ pub struct Timeouts {
     /// Between two pieces of a request's body (30 s); then 408.
     #[serde(rename = "requestBodyMs", with = "millis")]
     pub request_body: Duration,
-    /// Between two requests of a client, and before its first (60 s); then it is closed.
+    /// Between two requests of a client, and before its first (60 s); then its connection is
+    /// closed.
     #[serde(rename = "clientIdleMs", with = "millis")]
     pub client_idle: Duration,
-    /// A client takes nothing of what waits for it (30 s); then it is cut.
+    /// Time in which a client takes none of the bytes that wait for it (30 s); then its connection
+    /// is cut.
     #[serde(rename = "clientWriteMs", with = "millis")]
     pub client_write: Duration,
     /// Time to connect to one address of a backend (2 s); then the next one is tried, or the client
@@ -211,14 +226,14 @@ pub struct Timeouts {
     /// takes none (60 s); then the client's response is cut.
     #[serde(rename = "responseBodyMs", with = "millis")]
     pub response_body: Duration,
-    /// A tunnel without a byte in either direction (1 h); then it is closed.
+    /// Time without a byte in either direction of a tunnel (1 h); then it is closed.
     #[serde(rename = "tunnelIdleMs", with = "millis")]
     pub tunnel_idle: Duration,
     /// After its last response a client's further input is read and dropped until none has arrived
     /// for this time (2 s), so that the response is not lost to a reset (RFC 9112 section 9.6).
     #[serde(rename = "lingerMs", with = "millis")]
     pub linger: Duration,
-    /// The longest time for this in total (30 s).
+    /// The longest total time of such reading (30 s).
     #[serde(rename = "lingerTotalMs", with = "millis")]
     pub linger_total: Duration,
     /// Time for requests in flight after a signal to stop (10 s).
@@ -260,11 +275,12 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// Returns the shortest time from the start of one of them to its first check.
+    /// Returns the shortest time from the start of a timeout to its first check. `lame_duck`,
+    /// `reload` and `upgrade` are checked elsewhere.
     pub(crate) fn shortest(&self) -> Duration {
         let Self { request_head, request_body, client_idle, client_write, .. } = *self;
         let Self { connect, response_head, response_body, tunnel_idle, .. } = *self;
-        // The clocks of a receiving peer are checked four times in their span.
+        // A timeout of a peer that takes bytes is checked four times before it ends.
         let of_clients = request_head.min(request_body).min(client_idle).min(client_write / 4);
         let of_backends = connect.min(response_head / 4).min(response_body / 4);
         let linger = self.linger.min(self.linger_total);
@@ -351,7 +367,8 @@ impl Default for StatsRules {
     }
 }
 
-/// The listener of the admin pages: /stats, /metrics, /healthz, /readyz, /config, /explain.
+/// The listener of the admin pages (/stats, /metrics, /healthz, /readyz, /config, /explain), and
+/// the socket for commands.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct AdminRules {
@@ -382,7 +399,7 @@ impl Default for ProbePaths {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct RecordingRules {
-    /// The file that gets every input of the router (null: none). One that is there is kept as
+    /// The file that gets every input of the router (null: none). An existing file is renamed to
     /// `FILE.old`.
     pub file: Option<String>,
     /// Bytes of one file (0: any number). With a bound the files are `FILE.0`, `FILE.1` and so on.

@@ -1,7 +1,7 @@
 //! Networks of addresses, `10.0.0.0/8` or `::1`, for permissions.
 //!
-//! Own code: one mask and one comparison. The crate `ipnet` takes bits beyond the prefix and has no
-//! rule for IPv4-mapped addresses, so both rules would stay here.
+//! Own code: one mask and one comparison. The crate `ipnet` accepts bits beyond the prefix and has
+//! no rule for IPv4-mapped addresses, so both rules would stay here.
 use std::fmt;
 use std::net::IpAddr;
 
@@ -13,8 +13,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads `ADDRESS` or `ADDRESS/PREFIX`. Bits beyond the prefix must be zero, since they are
-    /// more often a mistake than not. A prefix of IPv4-mapped addresses is taken as IPv4.
+    /// Reads `ADDRESS` or `ADDRESS/PREFIX`. Bits beyond the prefix must be zero: they are mostly a
+    /// mistake. A prefix of IPv4-mapped addresses becomes an IPv4 prefix.
     ///
     /// # Errors
     /// The fault of the address or the prefix.
@@ -77,7 +77,7 @@ fn parse_prefix(digits: &str, length: u8) -> Result<u8, NetworkError> {
     digits.parse().ok().filter(|prefix| *prefix <= length).ok_or(NetworkError::Prefix)
 }
 
-/// The address as a number.
+/// Returns the address as a number.
 fn bits(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u128::from(address.to_bits()),
@@ -98,7 +98,7 @@ const MAPPED_BITS: u8 = 96;
 mod tests {
     use super::*;
 
-    /// Addresses and the networks that contain them; row by row.
+    /// A network contains the addresses that begin with its prefix, and no others; row by row.
     #[test]
     fn addresses_match_their_networks() {
         let rows = [

@@ -1,4 +1,5 @@
-//! Values of a document as serde reads them. Every error names its value.
+//! Values of a document as serde reads them. Every error names its value. The keys are the fields
+//! in `mod.rs`, the ranges in `check.rs`.
 //!
 //! Serde reports faults by kind, so their words are chosen here; those of serde are not parsed.
 use std::fmt;
@@ -14,7 +15,7 @@ use super::nearest::nearest_key;
 use super::place::{FileError, below, first_place, position};
 use super::units::Unit;
 
-/// A value for serde.
+/// A value of a document, from which serde reads.
 #[derive(Clone, Copy)]
 pub(super) struct Node<'d> {
     text: &'d str,
@@ -26,12 +27,12 @@ pub(super) struct Node<'d> {
 }
 
 impl<'d> Node<'d> {
-    /// The root, or any other value whose key does not matter.
+    /// Returns the node of the root, or of another value whose key does not matter.
     pub(super) const fn new(text: &'d str, value: &'d Value<'d>) -> Self {
         Self { text, value, key: "", is_document: false }
     }
 
-    /// A whole document.
+    /// Returns the node of a whole document.
     pub(super) const fn document(text: &'d str, value: &'d Value<'d>) -> Self {
         Self { is_document: true, ..Self::new(text, value) }
     }
@@ -235,7 +236,7 @@ struct Entries<'d> {
 }
 
 impl<'d> Entries<'d> {
-    /// The property whose key was read last.
+    /// Returns the property whose key was read last.
     fn last(&self) -> Option<&'d ObjectProp<'d>> {
         self.properties.get(self.next.checked_sub(1)?)
     }
@@ -252,7 +253,7 @@ impl<'d> MapAccess<'d> for Entries<'d> {
         self.next += 1;
         let key = property.name.as_str();
         if key == SCHEMA && self.node.is_document {
-            // For editors; the program has its own rules.
+            // Editors read it. The program has its own rules.
             let node = Node { value: &property.value, key, is_document: false, ..self.node };
             if !matches!(property.value, Value::StringLit(_)) {
                 let error = ReadError::wrong("a string").at(node, None);

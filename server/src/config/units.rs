@@ -10,7 +10,7 @@ pub(super) enum Unit {
 }
 
 impl Unit {
-    /// The unit of a key, by its name: `connectMs`, `headBytesMax`.
+    /// Returns the unit of a key, by its name: `connectMs`, `headBytesMax`.
     pub(super) fn of_key(key: &str) -> Option<Self> {
         if key.ends_with("Ms") {
             Some(Self::Time)

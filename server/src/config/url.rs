@@ -3,7 +3,7 @@ use std::fmt;
 
 use super::host::{HostError, HostPort};
 
-/// The place of a backend, as its URL names it.
+/// The host and port of a backend, as its URL names them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct BackendUrl {
     /// IPv4 address, IPv6 address without brackets, or DNS name in lower case.
@@ -88,7 +88,7 @@ const DEFAULT_PORT: u16 = 80;
 mod tests {
     use super::*;
 
-    /// Host, port and Host field of every accepted form; row by row.
+    /// Every accepted form gives its host, port and Host field; row by row.
     #[test]
     fn urls_are_read() {
         let rows = [

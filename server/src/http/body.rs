@@ -416,7 +416,7 @@ mod tests {
         }
     }
 
-    /// Four pairs of framings carry the same data, with four sizes of pieces and of draining.
+    /// Four pairs of framings carry the same data, for four combinations of piece and drain size.
     #[test]
     fn data_is_kept() {
         let data: Vec<u8> = (0..200_000_u32).map(|i| (i.wrapping_mul(i) / 7) as u8).collect();

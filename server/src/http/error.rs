@@ -9,7 +9,8 @@ pub(crate) const fn refuse<T, E: Copy>(error: E) -> Result<T, E> {
     Err(error)
 }
 
-/// A fault of a request. The proxy responds with [`status`](Self::status) and closes.
+/// A fault of a request. The proxy responds with [`status`](Self::status) and closes the
+/// connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ClientError {
     /// A line ends in LF without CR. RFC 9112 section 2.2 lets a recipient accept it, but two
@@ -22,7 +23,7 @@ pub enum ClientError {
     /// A version that is neither HTTP/1.0 nor HTTP/1.1.
     UnsupportedVersion,
     /// A target outside the forms of RFC 9112 section 3.2, or with a fragment, a control byte or a
-    /// byte that is not allowed in a URI.
+    /// space.
     InvalidTarget,
     /// CONNECT: the proxy opens no tunnels to other hosts (RFC 9110 section 9.3.6).
     ConnectMethod,
@@ -126,7 +127,7 @@ impl std::error::Error for ClientError {}
 /// nothing of the response has been forwarded; otherwise the response is cut.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum UpstreamError {
-    /// No backend is configured.
+    /// No backend is in service.
     NoBackend,
     /// Every backend and the queue are full.
     QueueFull,

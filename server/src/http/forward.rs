@@ -23,7 +23,7 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) client: &'a str,
     /// The end of its head, with Via.
     pub(crate) ends: &'a RequestEnds,
-    /// A field that replaces those of the client with its name.
+    /// A field that replaces the client's fields of the same name.
     pub(crate) added: Option<AddedField<'a>>,
 }
 
@@ -229,7 +229,8 @@ fn encode_forwarders(fields: &Fields<'_, '_>, out: &mut Buffer) {
     }
 }
 
-/// Appends a request line that differs from the client's. Returns the rest to be appended.
+/// Appends a request line that differs from the client's. Returns the rest of the line, which the
+/// caller appends.
 #[cold]
 fn encode_line(method: &str, path: &[u8], out: &mut Buffer) -> &'static [u8] {
     let begins = path.first().is_some_and(|byte| b"/*".contains(byte));

@@ -1,4 +1,4 @@
-//! Whether a connection stays open after a message (RFC 9112 section 9.3).
+//! Persistence: whether a connection stays open after a message (RFC 9112 section 9.3).
 use std::time::Duration;
 
 use super::field::{Fields, Name, tokens};

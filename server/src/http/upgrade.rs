@@ -3,9 +3,9 @@ use super::field::{Fields, Name, tokens};
 use super::head::{RequestHead, ResponseHead, Version};
 use super::persistence::has_option;
 
-/// Whether a request asks for an upgrade that the proxy forwards: with any method, with or without
-/// a body (`docker exec` posts one), but never to HTTP/2, whose requests the proxy could not see
-/// (h2c smuggling).
+/// Whether a request asks for an upgrade that the proxy forwards. The method does not matter, and a
+/// body is allowed (`docker exec` posts one). Upgrades to HTTP or TLS are not forwarded: the proxy
+/// could not see the requests in them (h2c smuggling).
 #[inline]
 pub(crate) fn is_asked(head: &RequestHead<'_, '_>) -> bool {
     head.fields.has(Name::Upgrade) && is_passed_on(head)
@@ -23,7 +23,7 @@ fn is_passed_on(head: &RequestHead<'_, '_>) -> bool {
 /// The most protocols that one 101 may name. Each is compared with the requested ones.
 const GRANTED_MAX: usize = 8;
 
-/// Whether a 101 switches to a protocol among those that `asked` (an Upgrade value) names.
+/// Whether a 101 switches only to protocols that `asked` (an Upgrade value) names.
 pub(crate) fn is_granted(head: &ResponseHead<'_, '_>, asked: &[u8]) -> bool {
     let fields = &head.fields;
     let count = protocols(fields).take(GRANTED_MAX + 1).count();

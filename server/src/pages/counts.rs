@@ -1,13 +1,13 @@
 //! Counts that /stats shows as header fields, since its body is an array of backends. A field is
-//! omitted until there is something to count.
+//! omitted until there is something to count; that of the recording is always there.
 use intelliproxy_core::journal::RecordingCounts;
 
 /// Log lines lost since the program's start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct LogCounts {
-    /// Lines dropped because stderr was not read fast enough.
+    /// Lines dropped because stderr or the log's file did not take them fast enough.
     pub dropped: u64,
-    /// Writes to stderr that failed; each is repeated until it succeeds.
+    /// Writes that failed; each is repeated until it succeeds.
     pub failed_writes: u64,
     /// Lines omitted because too many of their kind came at once.
     pub limited: u64,
@@ -112,7 +112,7 @@ impl RetryCounts {
     }
 }
 
-/// Configurations that were reloaded at run time.
+/// Attempts to reload the configuration at run time, by result.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct ReloadCounts {
     pub(crate) done: u64,

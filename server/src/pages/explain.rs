@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::stats::{BackendStats, Decimal, millis};
 
-/// A decision, and what the router knew.
+/// A decision, and what the router knew before it.
 #[derive(Clone, Debug)]
 pub(crate) struct Decision {
     pub(crate) at: Instant,
@@ -63,7 +63,7 @@ impl Decision {
         self.number.is_some_and(|number| request.parse() == Ok(number))
     }
 
-    /// The rule in words.
+    /// Returns the rule in words.
     fn why(&self) -> String {
         let Some((_, chosen)) = &self.chosen else {
             return match self.failure {
@@ -121,7 +121,7 @@ impl Decision {
         }
     }
 
-    /// For each other candidate, what would have brought the request there.
+    /// Returns, for each other candidate, the change that would have brought the request to it.
     fn changes(&self) -> Vec<String> {
         let rows = &self.candidates.rows;
         let chosen = self.chosen.as_ref();
@@ -173,7 +173,7 @@ impl Decision {
         }
     }
 
-    /// What keeps a candidate out whatever it scores.
+    /// Returns the reason that keeps a candidate out regardless of its score.
     fn bar(&self, other: &BackendSnapshot) -> Option<String> {
         if self.tried.contains(&other.name) {
             return Some("would need to be untried".to_owned());
@@ -189,7 +189,7 @@ impl Decision {
     }
 }
 
-/// The list of decisions: `{"decisions": [...]}`.
+/// Returns the list of decisions: `{"decisions": [...]}`.
 pub(crate) fn list_text<'a>(
     now: Instant,
     decisions: impl Iterator<Item = &'a Decision>,
@@ -201,7 +201,7 @@ pub(crate) fn list_text<'a>(
     text_of(&List { decisions: decisions.map(|decision| Row::new(now, decision)).collect() })
 }
 
-/// One decision with its candidates.
+/// Returns one decision with its candidates.
 pub(crate) fn decision_text(now: Instant, decision: &Decision) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -225,7 +225,7 @@ pub(crate) fn decision_text(now: Instant, decision: &Decision) -> Vec<u8> {
     })
 }
 
-/// What the list shows of a decision.
+/// The part of a decision that the list shows.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row<'a> {
@@ -276,7 +276,7 @@ mod tests {
         BackendSnapshot { health: Health::Up, score, policy, ..unknown_backend(number, name) }
     }
 
-    /// A decision of `score` for backend A, which is current.
+    /// Returns a decision of `score` for backend A, which is current.
     fn decision(rows: Vec<BackendSnapshot>) -> Decision {
         Decision {
             at: Instant::from_millis(1000),
@@ -298,7 +298,8 @@ mod tests {
         serde_json::from_slice(text).expect("JSON")
     }
 
-    /// One decision: what the list has, and the candidates as in /stats, and what each lacked.
+    /// A single decision has the row of the list, the candidates as in /stats, and the change that
+    /// each candidate needed.
     #[test]
     fn a_decision_in_full() {
         let rows = vec![scored(0, "A", 50.0), scored(1, "B", 32.5), scored(2, "C", 90.0)];
@@ -368,13 +369,42 @@ mod tests {
                 Decision { chosen: None, failure: Some(NoRoute::Full), reason: None, ..a() },
                 "every backend is at its limit",
             ),
+            (
+                Decision { chosen: None, failure: Some(NoRoute::AllTried), reason: None, ..a() },
+                "every backend has been tried",
+            ),
+            (
+                Decision { switch: Some(SwitchReason::Failover), ..a() },
+                "failover to A: the current backend could not be used",
+            ),
+            (
+                Decision { reason: Some(RouteReason::Failover), ..a() },
+                "A replaced a backend that still cannot be used",
+            ),
+            (
+                Decision { reason: Some(RouteReason::Trial), ..a() },
+                "A is tried out: it is ejected or idle",
+            ),
+            (
+                Decision { reason: Some(RouteReason::Control), ..a() },
+                "A by least_request, for comparison with the learned policy",
+            ),
+            (
+                Decision { reason: Some(RouteReason::SecondOpinion), ..a() },
+                "A shows whether the error is the last backend's or the request's",
+            ),
+            (
+                Decision { reason: Some(RouteReason::LastResort), ..a() },
+                "no backend is usable: A is the least bad",
+            ),
         ];
         for (decision, expected) in rows {
             assert_eq!(decision.why(), expected);
         }
     }
 
-    /// What keeps a candidate out is named before its points. The learner's unit is milliseconds.
+    /// If something keeps a candidate out, it is named instead of missing points. The learner's
+    /// unit is milliseconds.
     #[test]
     fn bars_and_units() {
         let left = Duration::from_millis(1500);

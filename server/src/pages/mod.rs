@@ -1,5 +1,5 @@
 //! The pages that the proxy serves itself: plain data in, text out, without any access to the
-//! proxy.
+//! proxy. `admin/` serves them on its own listener, `proxy/` serves /stats to clients.
 mod counts;
 pub(crate) mod explain;
 pub(crate) mod metrics;

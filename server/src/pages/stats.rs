@@ -20,7 +20,7 @@ pub struct StatsText {
 }
 
 impl StatsText {
-    /// A body without backends.
+    /// Returns a body without backends.
     pub fn new() -> Self {
         Self { bytes: b"[".to_vec() }
     }
@@ -41,7 +41,7 @@ impl StatsText {
         debug_assert!(written.is_ok(), "a row of plain data can be written");
     }
 
-    /// The complete text.
+    /// Returns the complete text.
     pub fn finish(mut self) -> Vec<u8> {
         self.bytes.push(b']');
         self.bytes
@@ -89,7 +89,7 @@ pub(super) struct BackendStats<'a> {
     refused_requests: u64,
     /// The remaining pause that it asked for with Retry-After, ms; null without a pause.
     held_for_ms: Option<Decimal>,
-    /// Percent of recent requests, as used by the score; null before the first request.
+    /// Errors in percent of recent requests, as used by the score; null before the first request.
     error_rate: Option<Decimal>,
     active_requests: u32,
     /// Of these, the requests that it works on.
@@ -104,7 +104,7 @@ pub(super) struct BackendStats<'a> {
     report_age_ms: Option<Decimal>,
     reports_read: u64,
     reports_failed: u64,
-    /// `in`, `slowStart`, `ejected` or `probation`, with its numbers.
+    /// `in`; or `slowStart`, `ejectedForMs` or `probation`, each with its number.
     standing: Value,
     ejections: u64,
     /// The policy's own reason for or against it.
@@ -167,7 +167,7 @@ impl<'a> BackendStats<'a> {
     }
 }
 
-/// A standing: its name, or an object of its name and numbers.
+/// Returns a standing: its name, or an object of its name and numbers.
 fn standing_json(standing: StandingView) -> Value {
     match standing {
         StandingView::In => json!("in"),
@@ -177,7 +177,7 @@ fn standing_json(standing: StandingView) -> Value {
     }
 }
 
-/// A policy's reason, under the keys that the policy has for it.
+/// Returns a policy's reason, under the keys that the policy has for it.
 fn policy_json(view: &PolicyView) -> Value {
     match view {
         PolicyView::Score(view) => {
@@ -223,8 +223,8 @@ fn policy_json(view: &PolicyView) -> Value {
     }
 }
 
-/// A policy's reason with the state of the guard over the policy, if there is one. The guard's
-/// part is the same for all backends.
+/// Returns a policy's reason with the state of the guard over the policy, if there is one. The
+/// guard's part is the same for all backends.
 fn with_guard(mut reason: Value, guard: Option<&GuardView>) -> Value {
     if let Some(guard) = guard {
         let pair = |(low, high): (f64, f64)| [Decimal::new(low), Decimal::new(high)];
@@ -247,7 +247,7 @@ impl ScorePoints {
         Self(score.parts().into_iter().map(points).collect())
     }
 
-    /// Their sum, without the binary fractions that adding decimals leaves.
+    /// Returns their sum, without the binary fractions that adding decimals leaves.
     fn sum(&self) -> Decimal {
         Decimal::new(self.0.iter().map(|(_, points)| points.0).sum())
     }
@@ -266,7 +266,7 @@ pub(super) struct Decimal(f64);
 impl Decimal {
     fn new(number: f64) -> Self {
         let rounded = (number * 1000.0).round() / 1000.0;
-        // Numbers beyond 2^53 / 1000 have no thousandths to round, and the product could overflow.
+        // The product overflows for very large numbers, which have no thousandths to round.
         Self(if rounded.is_finite() { rounded } else { number })
     }
 }

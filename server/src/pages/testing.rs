@@ -3,7 +3,7 @@ use intelliproxy_core::{
     BackendId, BackendSnapshot, Health, Mode, PolicyView, ScoreParts, ScoreView, StandingView,
 };
 
-/// A backend without any values.
+/// Returns a backend that was never probed and had no request.
 pub(crate) fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
     let id = BackendId::from_index(number);
     BackendSnapshot {

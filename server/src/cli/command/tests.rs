@@ -32,7 +32,7 @@ fn config(args: &[&str]) -> Config {
     }
 }
 
-/// Without arguments: the defaults, the same as the default values given as flags.
+/// No arguments give the defaults, as do flags with the default addresses and backends.
 #[test]
 fn plain_form_is_the_default() {
     let expected = Command::Run { config: Box::default(), file: None, user: None };
@@ -125,7 +125,7 @@ fn flags_win_over_the_file() {
     assert_eq!(both.backends[0].name, "X");
 }
 
-/// Arguments that ask for something other than serving.
+/// Arguments that ask for something other than serving give the other commands.
 #[test]
 fn other_commands() {
     let rows: [(&[&str], Command); 6] = [

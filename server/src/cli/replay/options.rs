@@ -108,7 +108,7 @@ mod tests {
         super::parse(args.split(' ').map(OsString::from))
     }
 
-    /// Each question is parsed; two at a time are an error.
+    /// Each question is parsed. Two at a time are an error, as are other invalid arguments.
     #[test]
     fn questions_are_understood() {
         let question = |args: &str| parse(args).expect(args).expect(args).question;

@@ -23,8 +23,8 @@ fn default_is_valid() {
     assert_eq!(Config::default().validate(), Ok(()));
 }
 
-/// Every whole number is refused one below its range and one above, and taken at its ends and one
-/// inside.
+/// Every whole number is refused one below its range and one above, and accepted at its ends and
+/// one inside. Not here: `limits.bodyBytesMax` and `recording.bytesMax`, which accept every number.
 #[test]
 fn counts_are_held_to_their_ranges() {
     let rows: [(&str, SetCount, u64, u64); 14] = [
@@ -61,7 +61,7 @@ fn counts_are_held_to_their_ranges() {
     for (path, set, least, most) in rows {
         let with = |number: u64| {
             let mut config = Config::default();
-            // The two related values, out of each other's way.
+            // The head limit bounds the target limit, so set both to extremes.
             config.limits.head_bytes_max = 60_000;
             config.limits.target_bytes_max = 64;
             set(&mut config, number);
@@ -78,7 +78,7 @@ fn counts_are_held_to_their_ranges() {
     }
 }
 
-/// The admin pages have an address of their own; port 0 is any free one.
+/// `admin.listen` must differ from every address in `listen`, unless its port is 0.
 #[test]
 fn admin_listens_elsewhere() {
     let rows = [
@@ -101,7 +101,7 @@ fn admin_listens_elsewhere() {
     }
 }
 
-/// A body may have any size, and no limit at all.
+/// `bodyBytesMax` accepts every number; 0 means no limit.
 #[test]
 fn bodies_have_any_limit() {
     for number in [0, 1, u64::MAX] {
@@ -111,10 +111,11 @@ fn bodies_have_any_limit() {
     }
 }
 
-/// Every time is refused below a millisecond and above a day, and taken at both ends.
+/// Every time is refused below a millisecond and above a day, and accepted at both ends. Not here:
+/// `timeouts.lameDuckMs`, which may be 0.
 #[test]
 fn spans_are_held_to_their_range() {
-    let rows: [(&str, SetSpan); 13] = [
+    let rows: [(&str, SetSpan); 15] = [
         ("limits.queueMs", |c, span| c.limits.queue = span),
         ("timeouts.requestHeadMs", |c, span| c.timeouts.request_head = span),
         ("timeouts.requestBodyMs", |c, span| c.timeouts.request_body = span),
@@ -127,6 +128,8 @@ fn spans_are_held_to_their_range() {
         ("timeouts.lingerMs", |c, span| c.timeouts.linger = span),
         ("timeouts.lingerTotalMs", |c, span| c.timeouts.linger_total = span),
         ("timeouts.shutdownMs", |c, span| c.timeouts.shutdown = span),
+        ("timeouts.reloadMs", |c, span| c.timeouts.reload = span),
+        ("timeouts.upgradeMs", |c, span| c.timeouts.upgrade = span),
         ("pool.idleMs", |c, span| c.pool.idle = span),
     ];
     for (path, set) in rows {
@@ -144,7 +147,7 @@ fn spans_are_held_to_their_range() {
     }
 }
 
-/// A request's target fits into its head, or the smaller limit would never be seen.
+/// A target limit above the head limit is refused: it could never be reached.
 #[test]
 fn target_is_no_longer_than_head() {
     for (target, is_valid) in [(1999, true), (2000, true), (2001, false)] {
@@ -155,7 +158,7 @@ fn target_is_no_longer_than_head() {
     }
 }
 
-/// The rules of routing are the core's, below `routing`.
+/// The core checks the rules of routing. The paths of its errors begin with `routing`.
 #[test]
 fn routing_is_checked_below_its_key() {
     let mut config = Config::default();
@@ -163,7 +166,7 @@ fn routing_is_checked_below_its_key() {
     assert_refused(&config, "routing.switch.threshold");
 }
 
-/// Lists are taken from their least to their most entries.
+/// Each list is accepted from its minimum to its maximum length, refused outside.
 #[test]
 fn lists_are_bounded() {
     let rows = [
@@ -282,7 +285,7 @@ fn texts_are_checked() {
     }
 }
 
-/// The networks are those of the list.
+/// `networks()` parses `stats.allow`; the default is loopback only.
 #[test]
 fn networks_are_read_from_the_list() {
     let networks = StatsRules::default().networks();

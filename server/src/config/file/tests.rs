@@ -1,4 +1,4 @@
-//! Texts and what becomes of them, row by row.
+//! Configuration texts with their values or errors, row by row.
 use std::time::Duration;
 
 use super::*;
@@ -10,14 +10,14 @@ fn refusal(text: &str) -> String {
     Config::from_json(text).expect_err(text).to_string()
 }
 
-/// The whole default configuration, written out and read back, is itself.
+/// The default configuration is the same after writing and reading.
 #[test]
 fn default_survives_json() {
     let config = Config::default();
     assert_eq!(Config::from_json(&config.to_json()), Ok(config));
 }
 
-/// Values other than the defaults, one of every kind, are written so that they are read back.
+/// Values other than the defaults, one of every kind, are the same after writing and reading.
 #[test]
 fn other_values_survive_json() {
     let announced = Listen { proxy_protocol: true, .."[::1]:8080".into() };

@@ -1,4 +1,5 @@
-//! Lines of the access log: JSON, and the combined format of Apache and nginx.
+//! Lines of the access log: JSON, and the combined format of Apache and nginx. A new field also
+//! needs `access/record.rs` and `access/visit.rs`.
 //!
 //! Texts come from peers. In JSON, what is not visible is escaped as `\u00HH`, and a byte that is
 //! not part of UTF-8 appears as `\xHH` in the text; a line is always valid JSON and UTF-8. In the

@@ -6,7 +6,7 @@ use super::histogram::Histogram;
 use crate::http::UpstreamError;
 use crate::pages::counts::{AccessCounts, LimitedCounts, LogCounts, QueueCounts, RetryCounts};
 
-/// Responses by the class of their status: the first digit, 0 for any other.
+/// Responses by the first digit of their status: index 2 counts 200 to 299.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct StatusCounts([u64; 16]);
 
@@ -14,7 +14,7 @@ impl StatusCounts {
     /// Counts a response.
     #[inline]
     pub(crate) fn add(&mut self, status: u16) {
-        // The mask saves a check: a status has three digits.
+        // The mask saves a bounds check: a status has three digits.
         self.0[usize::from(status / 100) & 15] += 1;
     }
 
@@ -100,7 +100,7 @@ impl ReasonCounts {
     }
 }
 
-/// The label for an error of a backend.
+/// Returns the label for an error of a backend.
 pub(crate) const fn reason(error: UpstreamError) -> &'static str {
     match error {
         UpstreamError::NoBackend => "no_backend",
@@ -130,7 +130,7 @@ pub(crate) const fn reason(error: UpstreamError) -> &'static str {
 pub(crate) struct IncidentCounts {
     /// Client connections accepted.
     pub(crate) accepted: u64,
-    /// Client connections that were refused because the limit was reached.
+    /// Client connections that were refused because the limit was reached, or while stopping.
     pub(crate) clients_refused: u64,
     /// Idle client connections closed to make room.
     pub(crate) clients_gave_way: u64,
@@ -138,9 +138,9 @@ pub(crate) struct IncidentCounts {
     pub(crate) limited: LimitedCounts,
     /// Requests that broke a rule.
     pub(crate) client_errors: u64,
-    /// Failed attempts.
+    /// Failed attempts, by reason.
     pub(crate) errors: ReasonCounts,
-    /// Requests sent again.
+    /// Requests sent again, by reason.
     pub(crate) retries: ReasonCounts,
 }
 

@@ -8,7 +8,7 @@ use super::POOL;
 use super::counts::{BackendFigures, Overall, ProcessFigures, REASONS, ReasonCounts, StatusCounts};
 use super::writer::{Family, Kind, Samples, label};
 
-/// Writes the samples of one backend.
+/// A function that writes the samples of one backend.
 type Write = fn(&mut Samples<'_>, &BackendFigures);
 
 const fn counter(name: &'static str, help: &'static str) -> Family {

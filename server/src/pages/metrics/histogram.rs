@@ -44,7 +44,7 @@ impl Histogram {
         self.sum_nanos = self.sum_nanos.wrapping_add(nanos);
     }
 
-    /// The number of times up to each bound, the last one without a bound.
+    /// Returns the number of times up to each bound, then the number of all times.
     pub(super) fn cumulated(&self) -> [u64; BOUNDS.len() + 1] {
         let mut sum = 0;
         self.counts.map(|count| {
@@ -53,7 +53,7 @@ impl Histogram {
         })
     }
 
-    /// The sum of all times, seconds.
+    /// Returns the sum of all times in seconds.
     pub(super) fn sum_seconds(&self) -> f64 {
         self.sum_nanos as f64 / 1e9
     }

@@ -19,7 +19,7 @@ use self::writer::label;
 
 /// The media type of the text.
 pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// The pool of every backend.
+/// Value of the label `pool`: there is one pool.
 const POOL: &str = "default";
 
 /// The text so far, and the position of the next piece.

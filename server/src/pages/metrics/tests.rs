@@ -1,3 +1,4 @@
+//! The text of the metrics as a whole: pieces, families, labels and buckets.
 use std::collections::BTreeSet;
 
 use super::*;
@@ -35,7 +36,7 @@ fn overall() -> Overall {
     }
 }
 
-/// The text for these backends, written in pieces of `count` pairs.
+/// Returns the text for these backends, written in pieces of `count` pairs.
 fn text_of(names: &[&str], count: usize) -> String {
     let process = ProcessFigures { cpu_seconds: Some(1.5), ..ProcessFigures::default() };
     let mut metrics = MetricsText::new(&overall(), &process);
@@ -94,7 +95,7 @@ fn families_are_well_formed() {
     assert!(begun.len() > 60, "{}", begun.len());
 }
 
-/// A name with any characters stays inside of its label.
+/// A name with any characters stays inside its label.
 #[test]
 fn hostile_names_are_escaped() {
     let text = text_of(&["\"} 1\nevil_total 2\\"], usize::MAX);
@@ -102,7 +103,7 @@ fn hostile_names_are_escaped() {
     assert!(text.contains("backend=\"\\\"} 1\\nevil_total 2\\\\\"}"));
 }
 
-/// The last bucket of a histogram is its count.
+/// Each histogram has a bucket without a bound and a count, which are equal.
 #[test]
 fn histograms_are_whole() {
     let text = text_of(&["A"], usize::MAX);

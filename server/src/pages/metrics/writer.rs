@@ -38,7 +38,7 @@ pub(super) struct Samples<'t> {
 }
 
 impl Family {
-    /// Begins the family.
+    /// Writes the lines with help and kind, which come before the samples.
     pub(super) fn begin(self, text: &mut Vec<u8>) {
         let Self { name, kind, help } = self;
         put(text, format_args!("# HELP {name} {help}\n# TYPE {name} {}\n", kind.name()));
@@ -215,7 +215,7 @@ mod tests {
         }
     }
 
-    /// Samples with and without labels and with every kind of number.
+    /// Samples are written with and without labels, and with every kind of number.
     #[test]
     fn samples_are_written() {
         let family = Family { name: "a_total", kind: Kind::Counter, help: "Things." };
