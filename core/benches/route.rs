@@ -1,15 +1,15 @@
 //! The cost of a decision: nanoseconds for `route` and for the request's end, by number of
 //! backends.
 //!
-//! `cargo bench -p intelliproxy-core`; names of policies as arguments select rows of the second
-//! table only. Time is taken of 64 requests at once, and the result is the lower quartile of all of
-//! these: other work on the machine only adds time.
+//! `cargo bench -p intelliproxy-core`; names of policies as arguments restrict the output to their
+//! rows of the second table. 64 requests are timed together; the result is the lower quartile of
+//! these windows, because other work on the machine only adds time.
 //!
 //! First table, policy `score`: `calm`, up to 64 requests in flight; `errors`, every twentieth
 //! response is a 500, so that the error rate decays all the time; `loaded`, hundreds in flight, so
 //! that requests spill over; `held`, the current backend is slow and the cooldown never ends.
-//! Second table: every policy with some three requests in flight at each backend, without errors
-//! and with 5 % of them.
+//! Second table: every policy with up to 50 + 3 · backends requests in flight (8 each at 10
+//! backends, 3 each at 200), without errors and with 5 % of them.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -75,8 +75,8 @@ impl Load {
         load
     }
 
-    /// With three requests in flight at each backend on average, which end in the order of their
-    /// starts. Every response of this number is an error; 0 for none.
+    /// With up to 50 + 3 · `count` requests in flight, which end in the order of their starts.
+    /// Every `error_every`-th response is an error; 0: none.
     fn of_policy(count: usize, policy: PolicyKind, error_every: usize) -> Self {
         let rules = Rules { policy, ..Rules::default() };
         let mut load = Self::start(count, rules, 50 + 3 * count);
@@ -132,7 +132,8 @@ impl Load {
         self.router.handle_event(self.now, finished(lease, 200));
     }
 
-    /// Nanoseconds for a route and for a finish in each of so many windows, by requests 5 us apart.
+    /// Runs this number of windows, in which routes and ends are 5 us apart each. Returns the
+    /// nanoseconds per route and per end in each window.
     fn run(&mut self, windows: usize) -> (Vec<f64>, Vec<f64>) {
         let (mut routes, mut finishes) = (Vec::new(), Vec::new());
         let mut ended = Vec::with_capacity(WINDOW);
@@ -174,8 +175,8 @@ fn lower_quartile(numbers: &mut [f64]) -> f64 {
     numbers[numbers.len() / 4]
 }
 
-/// Requests whose time is taken at once: reading the clock costs as much as a decision. As many as
-/// the model of `learned` waits for between two fits.
+/// Requests that are timed together: reading the clock costs as much as a decision. The model of
+/// `learned` is fitted once in as many completions, so each window contains one fit.
 const WINDOW: usize = 64;
 const WINDOWS_FIRST: usize = 300;
 const WINDOWS: usize = 1200;

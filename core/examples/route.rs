@@ -9,7 +9,7 @@ use intelliproxy_core::{
     ProbeKind, Router, RouterConfig, Rules,
 };
 
-/// The time that each backend takes for a request, before and after `b` becomes slow.
+/// The time that each backend takes for a request, in ms, before and after `b` becomes slow.
 const BEFORE: [u64; 2] = [20, 5];
 const AFTER: [u64; 2] = [20, 200];
 

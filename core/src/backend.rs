@@ -256,8 +256,8 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// Records that it is up after it was down: the failures and the lost pings were those of the
-    /// outage.
+    /// Records that it is up after it was down: the failures and lost pings of the outage no longer
+    /// count.
     pub(crate) fn came_up(&mut self, now: Instant, rules: &Rules) {
         self.pings.loss_ewma = Ewma::default();
         self.rescore_pings(rules);
@@ -295,7 +295,8 @@ impl Backend {
         errors < DECLINES_FEW * requests
     }
 
-    /// The share of 4xx among its latest requests, with one of two added, and their number.
+    /// The share of 4xx among its latest requests, with one 4xx and one other response added, and
+    /// the number of these requests.
     pub(crate) fn decline_share_of_late(&self) -> (f64, f64) {
         let Errors { requests, errors } =
             self.requests.declined_of_late.at(self.requests.ended, DECLINES_MEMORY);
@@ -312,8 +313,8 @@ impl Backend {
         self.requests.comparison = comparison;
     }
 
-    /// The share of 4xx among its recent requests, with one of two added (Agresti and Caffo 2000),
-    /// and the number of these requests.
+    /// The share of 4xx among its recent requests, with one 4xx and one other response added
+    /// (Agresti and Caffo 2000), and the number of these requests.
     pub(crate) fn decline_share(&self, now: Instant, half_life: Duration) -> (f64, f64) {
         let declined = self.requests.declined.at(now, half_life);
         let answered = self.requests.error_rate.requests_at(now, half_life);
@@ -370,7 +371,7 @@ impl Backend {
         self.held_until = None;
     }
 
-    /// Whether it is up and not held at `now`.
+    /// Whether requests may go to it at `now`: it is neither down, full, ejected nor held.
     pub(crate) fn is_free_at(&self, now: Instant) -> bool {
         self.access() <= Access::Slow
             || self.access() == Access::Held && self.held_until.is_none_or(|until| until <= now)
@@ -570,8 +571,8 @@ pub(crate) struct ScanRow {
     /// The cost of a request for a policy that counts them: 1 at the usual weight.
     pub(crate) per_request: f32,
     pub(crate) access: Access,
-    /// Changes of the backend so far, which wrap: figures that were derived from it hold as long as
-    /// this number.
+    /// The number of changes of the backend so far; it wraps. Figures derived from the backend are
+    /// valid until this number changes.
     pub(crate) changes: u32,
 }
 
@@ -583,6 +584,6 @@ const DECLINES_MEMORY: f64 = 32.0;
 const DECLINES_BEFORE: f64 = 512.0;
 /// The share up to which its 4xx are rare.
 const DECLINES_FEW: f64 = 0.1;
-/// Pings after which the next one waits for its regular time even if none succeeded; as many as
-/// the first median of [`SeededEwma`] takes.
+/// After this number of pings, one that failed is followed at the regular time even if the average
+/// still lacks samples. As many as the first median of [`SeededEwma`] takes.
 const PINGS_FIRST: u64 = 5;

@@ -8,8 +8,9 @@
 //! An error is suspect if its group sends at most half of all requests, and `2·(1 + others) ≤ 1 +
 //! own`. Here `own` are the recent errors of the group, this one included, and `others` are those
 //! of the backend in all other groups. If errors are spread over the groups, all but the first one
-//! count. If one group is most of the traffic, all of them count, so that a single client changes
-//! nothing. Errors fade with the half-life of the error rate, requests with their number.
+//! count. If one group is most of the traffic, all of its errors count: with a single client, all
+//! errors are the backend's. Errors fade with the half-life of the error rate, requests with their
+//! number.
 //!
 //! | suspect by | counts against the backend |
 //! |---|---|
@@ -123,7 +124,7 @@ impl Blame {
         self.opinions[asker.target as usize] = Opinion::Asked { lease, not };
     }
 
-    /// Records a request that ended well (`is_good`), or without saying anything.
+    /// Records a request that ended well (`is_good`), or whose end says nothing about the backend.
     #[inline]
     pub(crate) fn ended(&mut self, now: Instant, lease: LeaseId, asker: Asker, is_good: bool) {
         if is_good {
@@ -186,8 +187,8 @@ impl Blame {
                 self.open -= 1;
                 (Opinion::Common { until }, true)
             }
-            // A request that came by chance has failed at another backend before the one that was
-            // sent there.
+            // Another request of this group has failed at another backend before the second opinion
+            // ended.
             Opinion::Wanted { not } | Opinion::Asked { not, .. } if not != backend => {
                 self.open -= 1;
                 (Opinion::Common { until }, is_suspect)

@@ -206,8 +206,8 @@ pub struct SwitchRules {
     /// Time that must have passed since the last switch (1500 ms); at most an hour.
     #[serde(rename = "cooldownMs", with = "millis")]
     pub cooldown: Duration,
-    /// Whether single requests go past a full current backend when load alone makes the gap
-    /// (true).
+    /// Whether single requests go past a full current backend, instead of a switch because of load
+    /// alone (true).
     pub spill_over: bool,
 }
 
@@ -409,8 +409,8 @@ mod tests {
         assert!(serde_json::from_str::<Rules>(r#"{"weights": {"latencies": 1}}"#).is_err());
     }
 
-    /// Every range ends exactly at its documented bounds: a value just inside is accepted, one
-    /// just outside is rejected with its path.
+    /// Samples from every group of rules: a value at its documented bound is accepted, one just
+    /// outside is rejected with its path.
     #[test]
     fn ranges_are_exact() {
         let cases = [

@@ -85,7 +85,7 @@ const FIRST: usize = 5;
 pub(crate) struct ErrorRate {
     requests: f64,
     errors: f64,
-    /// Those of the errors that are left out of the share.
+    /// The part of `errors` that is left out of the share.
     forgiven: f64,
     stepped_at: Instant,
 }
@@ -169,8 +169,9 @@ impl ErrorRate {
         if errors < FORGOTTEN { 0.0 } else { errors / (self.requests * share + prior) }
     }
 
-    /// A number that [`rate_at`](Self::rate_at) is not below, without an `exp2`: the curve of a decay
-    /// lies above its tangent, `2^−x ≥ 1 − x·ln 2`. Close to the rate for a small part of the half-life.
+    /// A lower bound of [`rate_at`](Self::rate_at) that needs no `exp2`: the curve of a decay lies
+    /// above its tangent, `2^−x ≥ 1 − x·ln 2`. The bound is close to the rate while little of the
+    /// half-life has passed.
     pub(crate) fn rate_at_least(&self, now: Instant, half_life: Duration, prior: f64) -> f64 {
         let passed = now.as_nanos().saturating_sub(self.stepped_at.as_nanos());
         let passed = passed as f64 / half_life.as_nanos() as f64;
@@ -327,7 +328,7 @@ mod tests {
     }
 
     /// The bound is never above the rate, and within a thousandth of it for a hundredth of the
-    /// half-life. The rate stays as it is up to the time that is given, and no longer.
+    /// half-life. The rate stays the same up to the time of `steady_until`, and falls after it.
     #[test]
     fn rates_are_bounded_from_below() {
         for (good, passed_us) in [(0, 1), (5, 500), (1000, 3000), (30, 300_000), (1, 900_000_000)] {

@@ -120,7 +120,8 @@ pub enum Notice {
         /// The last failure, if failures caused the change; `None` if successful probes did.
         cause: Option<ProbeFailure>,
     },
-    /// A backend gets no requests for a while because of the ends of earlier requests to it.
+    /// A backend gets no requests for a while, because it failed, refused or did not answer earlier
+    /// ones.
     Ejected {
         /// The ejected backend.
         backend: BackendId,
@@ -269,7 +270,7 @@ pub enum ProbeFailure {
 /// A backend's own load figures; each is `None` when the report does not contain it.
 ///
 /// Negative and non-finite numbers are ignored. For the score, queues count up to 250, where their
-/// points have reached their maximum.
+/// points are within 0.01 % of their maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LoadReport {
     /// Requests waiting in the backend's queue (`queueLen`).

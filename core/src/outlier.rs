@@ -6,7 +6,7 @@
 //! | in | failures well above those of the others, and three in a row (two if the others do not fail) or 2.5 of the last 20 | ejected |
 //! | in | one failure after half a second without requests, if the others do not fail | ejected |
 //! | ejected | a good ping after the back-off | probation |
-//! | ejected, probation | the others fail as much, or more without it (regret) | in |
+//! | ejected, probation | the others fail as much as it does, or its ejection costs more than it saves (regret) | in |
 //! | probation | enough good requests in a row, one at a time; good pings count for all but the last | in, slow start |
 //! | probation | a failure, unless failures are usual with the others | ejected, for longer |
 //!
@@ -61,7 +61,7 @@ pub(crate) struct Watch {
     failed_at: Instant,
     /// Ejections soon after a return, up to [`RELAPSES_MAX`]; each makes the back-off longer.
     relapses: u32,
-    /// The end of the last ejection, or the time of the last return.
+    /// The end of the last back-off, or the time of the last return.
     troubled_at: Option<Instant>,
     /// The time of the first ejection of the current row of ejections.
     since: Instant,
@@ -114,7 +114,8 @@ impl Watch {
         matches!(self.standing, Standing::In)
     }
 
-    /// Whether a good response changes the watch: until the last failures are forgotten.
+    /// Whether a good response changes more than counts: the backend is out, has failures that are
+    /// not forgotten, or is in slow start.
     pub(crate) const fn is_troubled(&self) -> bool {
         !self.is_in() || self.recent.errors > 0.0 || self.window < WINDOW_OPEN
     }
@@ -146,9 +147,9 @@ impl Watch {
         }
     }
 
-    /// Records the failure of a request that was sent at `sent_at`; the backend is asked seldom or
-    /// not. Returns whether it [may be bad](Self::is_bad): if not, nothing that the others do makes
-    /// it so, and they need not be asked.
+    /// Records the failure of a request that was sent at `sent_at`. Returns whether the backend
+    /// [may be bad](Self::is_bad). If not, it is not, whatever the others do, and the caller need
+    /// not compute their figures.
     pub(crate) fn failed(&mut self, now: Instant, sent_at: Instant, is_seldom: bool) -> bool {
         self.failed_at = now;
         self.erred_at = self.erred_at.max(sent_at);
@@ -163,11 +164,12 @@ impl Watch {
         let Some(others) = others else {
             return self.errors_in_row >= ERRORS_IN_ROW_ALONE;
         };
-        // To wait for a second failure would cost a request, and to be without it costs none.
+        // Waiting for a second failure would cost a request. Ejecting a backend that is asked so
+        // seldom costs hardly any.
         if is_seldom && others.have_no_failures() {
             return true;
         }
-        // The others may be known too little for a comparison.
+        // The others may have had too few requests for a comparison.
         if self.errors_in_row >= ERRORS_IN_ROW_ALONE && others.share == 0.0 {
             return true;
         }
@@ -229,7 +231,7 @@ impl Watch {
                     Standing::Probation { good: 0, needed, bad: 0, is_out: false, since: now };
                 true
             }
-            // With hardly any requests, pings have to do for all steps but the last.
+            // Where requests are few, pings replace all steps but the last.
             Standing::Probation { good, needed, is_out: false, .. } => {
                 *good = (*good + 1).min(*needed - 1);
                 false
@@ -260,8 +262,8 @@ impl Watch {
     }
 
     /// Records the end of a request on probation; `None` if it says nothing about the backend.
-    /// Failures that are usual with the others are tolerated: with 5 % failures everywhere no
-    /// probation of 32 requests would end.
+    /// Failures that are usual with the others are tolerated: with 5 % failures everywhere only one
+    /// in five probations of 32 requests would succeed.
     pub(crate) fn probation_ended(
         &mut self,
         now: Instant,
@@ -372,7 +374,8 @@ impl Others {
         Some(Self { share, requests })
     }
 
-    /// Whether most of them have had requests and no failure.
+    /// Whether at least half of them have no failure, and all of them together have had enough
+    /// requests.
     pub(crate) const fn have_no_failures(&self) -> bool {
         self.share == 0.0 && self.requests >= GOOD_REQUESTS
     }
@@ -392,11 +395,11 @@ pub(crate) const fn is_within_cap(ejected: usize, of: usize) -> bool {
 /// with the failures of these.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Regret {
-    /// The share of all requests that failed or were refused before, including those that the
-    /// ejected backends failed.
+    /// The share of failed requests that would be expected without the ejection: that of the other
+    /// backends plus the failures that it avoids.
     bad_before: f64,
-    /// The maximum of the others' latency before ejections are regretted, ms: their latency
-    /// before, with slack, plus the time that the avoided failures would be charged.
+    /// Ejections are regretted if the latency of the others exceeds this, ms: [`LATENCY_SLACK`]
+    /// times their latency at the ejection, plus the charge for the avoided failures.
     latency_max_ms: f64,
     /// Requests since the last ejection, and those that failed or were refused.
     since: Errors,
@@ -557,8 +560,8 @@ const REGRET_REQUESTS: f64 = 50.0;
 /// The latency may rise by this factor without being blamed on the ejection. Chosen; insensitive
 /// from half to twice.
 const LATENCY_SLACK: f64 = 1.5;
-/// The latency may rise by this factor where the ejected backend failed less than half. Chosen;
-/// insensitive from half to twice.
+/// Where the ejected backend failed less than half of its requests, the charge for its failures
+/// adds at most this multiple of the latency. Chosen; insensitive from half to twice.
 const LATENCY_RISE: f64 = 5.0;
 /// The share of a new latency in the average: about the last 50 requests. Chosen; insensitive from
 /// half to twice.

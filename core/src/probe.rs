@@ -9,10 +9,10 @@
 //! | idle (retired) | the backend's return | due |
 //!
 //! So a line never has two probes outstanding. The first probe of each line is due at once. The
-//! next one is due one interval after the start of the last. The second one is earlier: backend
-//! `i` of `n` waits `(i + 1) / n` of the interval, which spreads the backends over the interval
-//! from then on. While a health verdict is open, or there are few pings, the next ping follows a
-//! short time after the end of the last one.
+//! next one is due one interval after the start of the last. Only the wait for the second one is
+//! shorter: backend `i` of `n`, counted from 0, waits `(i + 1) / n` of the interval. This spreads
+//! the backends over the interval from then on. While a health verdict is open, or there are few
+//! pings, the next ping follows a short time after the end of the last one.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -267,8 +267,8 @@ impl ProbeSchedule {
 
 /// Backends that join together and are first probed at the same time.
 const BATCH: usize = 16;
-/// The first probes of two such batches are this far apart. A probe costs the proxy some 0.1 ms,
-/// so that the 2000 of 1000 backends that come together would hold it up for 0.2 s.
+/// The first probes of two such batches are this far apart. A probe costs the proxy some 0.1 ms:
+/// without batches the 2000 first probes of 1000 backends would hold it up for 0.2 s.
 const BATCHES_APART: Duration = Duration::from_millis(8);
 
 impl LineId {

@@ -1,4 +1,8 @@
-//! The router connects health, policy, gate, probes and estimates, which do not know each other.
+//! The router connects health, policy, gate, probes and estimates. This file has its interface; the
+//! files of `router/` do its work: `leases` admits requests and counts their ends, `charge` decides
+//! what counts against a backend, `probing` applies probes, `current` moves the current backend,
+//! `ejection` takes backends out, `asides` follows paused requests and streams, `arranging` applies
+//! configurations, `reason` explains decisions.
 mod arranging;
 mod asides;
 mod charge;
@@ -58,13 +62,13 @@ pub struct Router {
     probes: ProbeSchedule,
     policy: Box<dyn Policy>,
     habits: Habits,
-    /// The number of policies used so far. No policy gets the marks of an earlier one.
+    /// The number of policies before this one. A policy does not get the marks of an earlier one.
     policy_epoch: u32,
     /// Leases out that were set aside: streams, and requests that waited for their clients.
     asides: Asides,
     ejections: Ejections,
     blame: Blame,
-    /// The same for responses with status 4xx.
+    /// Recent responses with status 4xx by group, like the errors in `blame`.
     declines: Blame,
     gate: SwitchGate,
     rng: Rng,

@@ -22,13 +22,13 @@ pub struct Snapshot {
     pub current: Option<BackendId>,
     /// The number of switches. The first choice does not count.
     pub switches: u64,
-    /// Requests that went past a full current backend because load alone made the gap.
+    /// Requests that went past a full current backend.
     pub spills: u64,
     /// The time and the reason of the last change of the current backend.
     pub last_switch: Option<(Instant, SwitchReason)>,
     /// The last hold: its time, the better backend, and the reason for not taking it.
     pub last_hold: Option<(Instant, BackendId, HoldReason)>,
-    /// Probe results without an outstanding probe.
+    /// Probe results that came late or belong to no outstanding probe.
     pub late_probes: u64,
     /// Invalid configurations, which were ignored; the previous ones stayed in force.
     pub refused_configs: u64,
@@ -47,7 +47,7 @@ pub struct RouterCounts {
     pub spills: u64,
     /// Requests that stayed with the current backend although another one scored lower.
     pub holds: u64,
-    /// Probe results without an outstanding probe.
+    /// Probe results that came late or belong to no outstanding probe.
     pub late_probes: u64,
     /// Invalid configurations, which were ignored.
     pub refused_configs: u64,
@@ -88,9 +88,10 @@ pub struct BackendSnapshot {
     pub reports_failed: u64,
     /// Requests that have ended, without those abandoned by their client.
     pub requests: u64,
-    /// Of these, responses with status 5xx and failures.
+    /// Of these, failures and responses with status 5xx, without refusals.
     pub errors: u64,
-    /// Of these, refusals (429 and 503), which do not count as errors.
+    /// Of these, refusals, which do not count as errors: 429, 503, and other 4xx of a backend that
+    /// sends far more of them than the others.
     pub refused: u64,
     /// The remaining time of the pause that it asked for when it refused a request.
     pub held: Option<Duration>,

@@ -13,7 +13,7 @@ use intelliproxy_core::{
 };
 use proptest::prelude::*;
 
-/// A sink in memory that takes some of the blocks.
+/// A sink in memory that takes all blocks except `refused`.
 #[derive(Clone, Debug, Default)]
 struct Memory {
     bytes: Arc<Mutex<Vec<u8>>>,
@@ -251,7 +251,7 @@ fn read(bytes: &[u8]) -> (Header, Vec<Entry>, Option<JournalError>) {
     (header, entries, error)
 }
 
-/// A short history with every kind of record.
+/// A short history with the most frequent kinds of records.
 fn example() -> Vec<u8> {
     let answered = |ms| Outcome::Answered { status: 200, latency: Duration::from_millis(ms) };
     let pong = ProbeAnswer { latency: Duration::from_millis(2), report: None };
@@ -271,8 +271,8 @@ fn example() -> Vec<u8> {
 }
 
 proptest! {
-    /// For any history under any policy the journal replays with every decision and every probe
-    /// the same. The shadow under the same rules agrees with each first attempt.
+    /// For any history under any policy the journal replays with every decision and every probe the
+    /// same.
     #[test]
     fn histories_replay_bit_for_bit(rules in rules(), seed: u64, steps in steps()) {
         let (bytes, told) = record(&rules, seed, &steps, Vec::new());
@@ -438,7 +438,7 @@ fn gaps_are_told() {
     assert!(!replay.is_exact());
 }
 
-/// Another seed or other rules give other decisions, and the replay reports them.
+/// Another seed gives other decisions, and the replay reports them.
 #[test]
 fn differences_are_seen() {
     let rules = Rules { policy: PolicyKind::Random, ..Rules::default() };
@@ -495,7 +495,8 @@ fn states_are_recorded() {
     }
 }
 
-/// The size of a request at a thousand a second with ten in flight: two records.
+/// At a thousand requests a second with ten in flight the two records of a request take less than
+/// 18 bytes together.
 #[test]
 fn a_request_takes_a_few_bytes() {
     let mut steps = vec![Call::Route { tried: 0 }; 10];

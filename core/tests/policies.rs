@@ -62,7 +62,7 @@ fn config(count: usize, policy: PolicyKind) -> RouterConfig {
     let backends = (0..count).map(|slot| format!("b{slot}")).collect();
     let mut rules = Rules { policy, ..Rules::default() };
     rules.learned.control_share = 0.1;
-    // Limits from 1 on, so that both backends are often full.
+    // Small limits, so that `b1` and `b2` are often full.
     rules.limits.own = [("b1".to_owned(), 1), ("b2".to_owned(), 3)].into();
     RouterConfig { backends, rules }
 }
@@ -202,9 +202,10 @@ proptest! {
         prop_assert_eq!(run(policy, &steps), run(policy, &steps));
     }
 
-    /// One backend reports that it is idle, the others report anything; all respond alike. The
-    /// idle one does not get everything, whether the reports come once or repeatedly. (`score`
-    /// sends all requests to one backend by its rule; its reports are bounded by their points.)
+    /// One backend reports that it is idle, the others report anything; all respond alike. The idle
+    /// one gets less than nine tenths of the requests, whether the reports come once or repeatedly.
+    /// (`score` sends all requests to one backend by its rule; its reports are bounded by their
+    /// points.)
     #[test]
     fn reports_cannot_take_everything(
         policy in select(PolicyKind::ALL[1..].to_vec()),

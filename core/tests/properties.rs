@@ -88,7 +88,8 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
 }
 
 /// Rules with constant half-life, alpha, health and probes during a run, because the model sums
-/// over whole histories. The other rules vary from step to step.
+/// over whole histories. The rules of switches and the weight of requests in flight vary from step
+/// to step.
 fn any_rules() -> impl Strategy<Value = Rules> {
     let switch =
         (select(vec![0.0, 1.0, 30.0, 30.0, 200.0]), select(vec![0, 200, 1500]), any::<bool>());
@@ -101,7 +102,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
         rules.weights.in_flight = in_flight;
         rules.probes.ping_interval = Duration::from_millis(1200);
         rules.probes.report_interval = Duration::from_millis(900);
-        // Covered by tests of its own.
+        // The model knows no ejection; other tests cover it.
         rules.errors.eject = false;
         rules
     })
@@ -142,7 +143,7 @@ proptest! {
 proptest! {
     #![proptest_config(cases(100))]
 
-    /// The same list of events gives the same decisions, actions and end, bit for bit.
+    /// The same list of events gives the same decisions, actions and final snapshot, bit for bit.
     #[test]
     fn the_same_events_give_the_same_decisions(
         rules in any_rules(),
@@ -216,7 +217,8 @@ proptest! {
     }
 }
 
-/// The generated runs are useful: they reach every kind of decision many times.
+/// The generated runs are useful: they reach every kind of decision at least ten times, and
+/// `LoadAlone` three times.
 #[test]
 fn every_kind_of_decision_is_reached() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();

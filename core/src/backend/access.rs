@@ -15,7 +15,7 @@ pub(crate) enum Access {
     Down,
     /// It has its maximum of requests in flight: it gets none, even if all others are down.
     Full,
-    /// It is out of service: it gets none, either.
+    /// It is out of service, by its mode or a weight of 0: it gets none.
     Drained,
     /// It is not configured.
     #[default]

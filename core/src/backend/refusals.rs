@@ -19,9 +19,9 @@ impl Backend {
         }
     }
 
-    /// Counts a refusal without a time, while the others worked on `others` requests each. A backend
-    /// that looks idle gets one more request in flight. A backend that works on as many as the
-    /// others gets hardly any: it is full like them, which its load already shows.
+    /// Counts a refusal without a time, while the others worked on `others` requests each on
+    /// average. A backend that looks idle gets one more request in flight. A backend that works on
+    /// as many as the others gets hardly any: it is full like them, which its load already shows.
     ///
     /// With a whole request for each refusal, ten full backends were ranked by their refusals for a
     /// minute after a burst. With `1/(1 + in flight)` two proxies with short queues failed 0.1 %
@@ -35,8 +35,9 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// Recent refusals at `now`; none a while after the last one, until it refuses again. If they
-    /// only faded, a backend that has recovered would wait for as long as it has refused much.
+    /// Recent refusals at `now`; 0 from [`RETRIED_AFTER`] after the last one until the next one. If
+    /// they only faded, a backend that refused much would get no requests long after it has
+    /// recovered.
     pub(super) fn refusals_at(&self, now: Instant, rules: &Rules) -> f64 {
         if now.since(self.requests.turned_away_at) >= RETRIED_AFTER {
             return 0.0;
@@ -52,6 +53,6 @@ impl Backend {
     }
 }
 
-/// Time without a refusal after which a backend that refused is asked again. What refuses still costs
-/// a request each time, and what has recovered is back within 15 s.
+/// Time without a refusal after which a backend that refused is asked again. A backend that still
+/// refuses costs a request each time. One that has recovered is back within 15 s.
 const RETRIED_AFTER: Duration = Duration::from_secs(8);

@@ -202,8 +202,8 @@ impl BackendTable {
         self.backends.iter().map(|backend| (backend.id, backend))
     }
 
-    /// The best backend: a usable one if there is any, otherwise the least bad; `None` when all
-    /// are retired or full.
+    /// The best backend: a usable one if there is any, otherwise the least bad; `None` when all are
+    /// retired, full or out of service.
     pub(crate) fn lowest(&self) -> Option<BackendId> {
         self.ranking.winner().map(|entry| self.ranked_id(entry))
     }

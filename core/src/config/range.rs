@@ -1,4 +1,5 @@
-//! Checks of configured values against their ranges.
+//! Checks of a configured value against a range, and the error that names its path. The bounds
+//! themselves are in `Rules::validate`; those of the server's own keys in its `config/check.rs`.
 use std::fmt;
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Encodes records. A record is appended to the buffer of a block, which is reused, so nothing is
-//! allocated for it.
+//! Encodes records. A record is appended to the buffer of a block, which is reused: only
+//! configurations and restored states allocate.
 use std::time::Duration;
 
 use super::header::config_to_json;

@@ -13,7 +13,7 @@ pub(super) const MAGIC: [u8; 8] = *b"\x89IPJ\r\n\x1a\n";
 /// The largest header or block; more is treated as damage. Ten thousand backends need a megabyte.
 pub(super) const BYTES_MAX: u32 = 64 * 1024 * 1024;
 
-/// The most backends of a configuration. Each takes a kilobyte or more in a router but only three
+/// The most backends of a configuration. Each takes a kilobyte or more in a router but only a few
 /// bytes here, so a small file could otherwise fill the memory.
 const BACKENDS_MAX: usize = 10_000;
 

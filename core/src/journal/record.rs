@@ -118,7 +118,7 @@ pub struct Admission {
 pub(super) mod tag {
     pub(in crate::journal) const NO_TIME: u8 = 0x80;
     pub(in crate::journal) const TIMED_OUT: u8 = 1;
-    /// A first attempt whose lease has the next number.
+    /// A first attempt without groups of its asker, whose lease has the next number.
     pub(in crate::journal) const ROUTED_NEXT: u8 = 2;
     pub(in crate::journal) const ROUTED: u8 = 3;
     pub(in crate::journal) const NOT_ROUTED: u8 = 4;
@@ -138,6 +138,6 @@ pub(super) mod tag {
     pub(in crate::journal) const FINISHED_REFUSED: u8 = 17;
     pub(in crate::journal) const LEASE_PAUSED: u8 = 18;
     pub(in crate::journal) const LEASE_RESUMED: u8 = 19;
-    /// A first attempt with known groups of its asker.
+    /// The same as [`ROUTED_NEXT`] with the groups of its asker.
     pub(in crate::journal) const ROUTED_NEXT_FOR: u8 = 20;
 }

@@ -35,10 +35,10 @@ struct Origin {
     state: Option<PolicyState>,
 }
 
-/// Receives the blocks of a journal. It never waits: blocks that it cannot take are lost and
-/// counted.
+/// Receives the blocks of a journal. It does not wait, except shortly for the last block: blocks
+/// that it cannot take are lost and counted.
 pub trait JournalSink: fmt::Debug + Send {
-    /// Sets the header of files that begin from now on. Each gets its own number.
+    /// Sets the header of files that begin from now on. The sink numbers the files (`part`).
     fn begin(&mut self, header: &Header);
 
     /// Takes a block. Returns `true` if it was taken, with an empty buffer in `block`, and `false`

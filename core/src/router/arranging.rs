@@ -9,7 +9,7 @@ use crate::id::BackendId;
 use crate::policy;
 use crate::time::Instant;
 
-/// The relative capacity of a weight in percent.
+/// The factor of a weight in percent: 1 is the usual capacity.
 fn factor(weight: u32) -> f64 {
     f64::from(weight) / f64::from(BackendLimits::WEIGHT_USUAL)
 }

@@ -210,7 +210,8 @@ const ROW_MIN: u32 = 4;
 /// Added to the others' share, as 4xx do not come independently of each other. Chosen; insensitive
 /// from half to twice.
 const ROW_MARGIN: f64 = 0.05;
-/// Chance makes one row in so many that long. Chosen; without effect from half to twice.
+/// A row of 4xx is unlikely if chance makes less than one row in this number that long. Chosen;
+/// without effect from half to twice.
 const ROW_ODDS: f64 = 1e5;
 /// Recent requests from which on another backend is used in a comparison. Chosen; without effect
 /// from half to twice.

@@ -28,7 +28,8 @@ impl Router {
         }
     }
 
-    /// Whether a backend does not stay current. A full one does; single requests go past it.
+    /// Whether a current backend must be replaced. A full one need not be: single requests go past
+    /// it.
     pub(super) fn is_left(&self, id: BackendId) -> bool {
         let access = self.table.row(id).map_or(Access::Gone, |row| row.access);
         access > Access::Slow && access != Access::Full

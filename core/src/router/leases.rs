@@ -39,7 +39,7 @@ impl Router {
             Some(backend) => (backend, 0, RouteReason::Trial),
             None => self.choose(now, tried)?,
         };
-        // Trials of other policies are the router's own.
+        // A policy that ejects by itself marks its trials. Under all others the router makes them.
         let is_marked = self.habits.guards_itself && reason == RouteReason::Policy;
         let reason = if is_marked { self.policy.reason(token) } else { reason };
         let weights = &self.rules.weights;

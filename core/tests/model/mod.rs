@@ -30,7 +30,7 @@ pub(crate) struct Backend {
     pub(crate) id: BackendId,
     pub(crate) is_configured: bool,
     pub(crate) in_flight: u32,
-    /// Pings that have ended, and requests refused, since it joined.
+    /// Pings that have ended, and requests whose connection was refused, since it joined.
     pub(crate) facts: Vec<(u64, Fact)>,
     pub(crate) reports: Vec<(u64, LoadReport)>,
     /// The time at which its reported figures were last evaluated for the score.
@@ -269,8 +269,8 @@ impl Model {
         }
     }
 
-    /// The decision for a request, from the current scores and the numbers in flight at which
-    /// backends are full, and whether it may go past the current backend.
+    /// Decides a request by the current scores and by the numbers in flight from which on backends
+    /// are full. Returns the decision, and whether the request may go past the current backend.
     pub(crate) fn route(
         &mut self,
         now: u64,

@@ -18,7 +18,7 @@ pub(crate) enum Step {
     Wait {
         ms: u64,
     },
-    /// Time passes together with deadlines, as if the driver was delayed.
+    /// Time passes, and deadlines in it are not handled, as if the driver was delayed.
     Sleep {
         ms: u64,
     },
@@ -317,7 +317,8 @@ impl World {
             Outcome::Abandoned => {}
             Outcome::Answered { status: 429 | 503, .. } | Outcome::Refused { hold: None, .. } => {
                 backend.refused += 1;
-                // (1 + others - own)/(1 + others), cubed: as one where it looks idle beside them.
+                // A refusal counts as ((1 + others - own) / (1 + others))³ of a request: as a whole
+                // one where the backend looks idle beside the others.
                 let own = f64::from(backend.at_work());
                 let idle = ((1.0 + others - own) / (1.0 + others)).clamp(0.0, 1.0);
                 backend.turned_away.push((now, idle * idle * idle));

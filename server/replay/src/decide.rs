@@ -145,7 +145,7 @@ struct Counts {
     chosen: u64,
 }
 
-/// Returns a request's cost; `None` if its outcome does not concern the backend.
+/// Returns a request's cost, ms; `None` for a refused or abandoned request.
 fn cost_ms(outcome: &Outcome, charge_ms: f64) -> Option<f64> {
     match (outcome.is_error()?, outcome) {
         (false, Outcome::Answered { latency, .. }) => Some(latency.as_secs_f64() * 1e3),

@@ -430,7 +430,7 @@ impl Decision<'_> {
     }
 }
 
-/// Returns the parts of a backend's points, with their ages.
+/// Returns the measured values behind a backend's points, with their ages.
 fn known(backend: &BackendSnapshot) -> String {
     let number = |value: Option<f64>, unit: &str| {
         value.map_or_else(|| "unknown".to_owned(), |value| format!("{value:.3}{unit}"))

@@ -1,3 +1,4 @@
+//! Every question, asked about recordings that these tests make.
 use intelliproxy_core::journal::{Header, JournalSink, RecordedRouter, frame};
 use intelliproxy_core::{
     Event, Instant, LeaseId, Outcome, PolicyKind, ProbeAnswer, RouterConfig, Rules,
@@ -92,7 +93,7 @@ fn ask(file: &OneFile, question: Question) -> Answer {
     answer(&Options { files: vec!["f".to_owned()], question }, file).expect("an answer")
 }
 
-/// Every decision is the same, and the text has traffic and bytes.
+/// Every decision is the same. The text has the counts, the date and the policy.
 #[test]
 fn recordings_check() {
     let file = OneFile(recorded(PolicyKind::Random));
@@ -103,7 +104,7 @@ fn recordings_check() {
 }
 
 /// A decision by `score` has the rule, the points, and the changes: B lacks the difference of the
-/// pings and the threshold, and gets this request once A is full.
+/// pings and the threshold, and would get this request with more in flight at A.
 #[test]
 fn decisions_are_explained() {
     let file = OneFile(recorded(PolicyKind::Score));
@@ -123,8 +124,9 @@ fn decisions_are_explained() {
     assert_eq!(same.text, text);
 }
 
-/// For the policy `random`, all requests to A would have cost 5 ms instead of the mean of both,
-/// within the interval. The recorded policy with the recorded seed agrees with itself.
+/// A recording under `random` is decided again by `score`: all requests would have gone to A and
+/// cost 5 ms instead of the mean of both. Decided again by `random` with the recorded seed, it
+/// agrees with itself.
 #[test]
 fn other_rules_are_estimated() {
     let file = OneFile(recorded(PolicyKind::Random));
@@ -138,7 +140,8 @@ fn other_rules_are_estimated() {
     assert!(text.contains("(+0.0 %)"), "{text}");
 }
 
-/// The fitted scenario has both service times.
+/// The fitted scenario has the ratio of the service times (A is three times as fast) and the
+/// arrival rate, but no policy.
 #[test]
 fn scenarios_are_written() {
     let file = OneFile(recorded(PolicyKind::Random));
@@ -153,7 +156,7 @@ fn scenarios_are_written() {
     assert!(scenario["routing"].get("policy").is_none());
 }
 
-/// The output is readable for every policy and question: it has no Rust names.
+/// The output of checks and explanations is readable for every policy: it has no Rust syntax.
 #[test]
 fn no_rust_is_printed() {
     for policy in PolicyKind::ALL {

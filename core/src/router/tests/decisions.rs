@@ -217,8 +217,8 @@ fn a_full_backend_spills_over() {
 }
 
 /// Single requests of 10 ms, then two in flight all the time. A backend that completes one every 5
-/// ms works on two at once and is full at two. One that completes one every 10 ms works on one at
-/// a time.
+/// ms works on two at once and is full at two or three. One that completes one every 10 ms works on
+/// one at a time.
 #[test]
 fn the_width_is_learned_from_completions() {
     for (apart_ms, width) in [(5, 2..=3), (10, 1..=1)] {
@@ -272,7 +272,7 @@ fn a_stalled_backend_is_full() {
         world.advance(10);
         let lease = world.route();
         if lease.backend() == A {
-            // Not overdue yet, or not for longer: it stays in flight like the first one.
+            // A request that still goes to A shows nothing about it, so that A completes nothing.
             world.end(lease, Outcome::Abandoned);
         } else {
             world.finish(lease, 200);

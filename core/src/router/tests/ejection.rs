@@ -1,4 +1,5 @@
-//! Backends that fail while others do not, under every policy.
+//! Ejection, probation and slow start of whole routers, mostly under every policy.
+//! `outlier/tests.rs` tests the same rules on a single backend.
 use super::*;
 use crate::event::EjectReason;
 use crate::outlier::StandingView;
@@ -26,7 +27,7 @@ impl World {
     }
 
     /// Sends one request every `apart` ms for `ms`. The bad backend sends 500 at once, the others
-    /// respond after 10 ms. Returns the number of requests of each.
+    /// respond after 10 ms. Returns the number of requests to each backend.
     fn load(&mut self, ms: u64, apart: u64, bad: Option<BackendId>) -> [u32; 3] {
         let mut counts = [0; 3];
         let mut waiting: VecDeque<(u64, Lease)> = VecDeque::new();
@@ -50,7 +51,7 @@ impl World {
         counts
     }
 
-    /// Fails requests at A, where B alone is left, until it is ejected.
+    /// Fails requests at A until it is ejected; B is excluded.
     fn eject_a(&mut self) {
         for _ in 0..40 {
             self.pass(1);
@@ -69,7 +70,8 @@ impl World {
 }
 
 /// A backend fails everything quickly but passes its pings. Under every policy it costs a few
-/// requests in 20 s at 500 a second. After it has recovered, it is back within 15 s.
+/// requests in 20 s at 500 a second. After it has recovered, 8 s of pings alone and 15 s of
+/// requests bring it back.
 #[test]
 fn a_fast_failure_costs_little_under_every_policy() {
     for policy in PolicyKind::ALL {
@@ -88,8 +90,8 @@ fn a_fast_failure_costs_little_under_every_policy() {
     }
 }
 
-/// At one request a second, too, a recovered backend is back within 15 s after its back-off: pings
-/// take the first steps.
+/// At one request a second, too, a recovered backend is back within 23 s: at most 8 s of back-off,
+/// then 15 s. Pings count for all steps of the probation but the last.
 #[test]
 fn it_returns_at_low_rates() {
     for policy in PolicyKind::ALL {
@@ -105,8 +107,9 @@ fn it_returns_at_low_rates() {
     }
 }
 
-/// At one request every two seconds to each, the first failure ejects, under every policy. After the
-/// probation it no longer ranks the backend behind the others: neither points nor a cost are left.
+/// At one request every two seconds to each, the first failure ejects, under every policy. After
+/// the probation the failure no longer ranks the backend behind the others: it leaves no points and
+/// no high cost.
 #[test]
 fn one_failure_of_a_seldom_asked_backend_is_enough_and_forgotten() {
     for policy in PolicyKind::ALL {
@@ -144,7 +147,8 @@ fn one_failure_of_a_seldom_asked_backend_is_enough_and_forgotten() {
     }
 }
 
-/// What an outage cost in lost pings and failures ends with it.
+/// An outage, here a refused connection, leaves no error rate and no points once the backend is up
+/// again.
 #[test]
 fn an_outage_leaves_no_points() {
     let mut world = world(PolicyKind::Score, &["a", "b"]);
@@ -155,8 +159,8 @@ fn an_outage_leaves_no_points() {
     assert_eq!((seen.health, seen.error_rate, seen.score.loss), (Health::Up, 0.0, 0.0));
 }
 
-/// If all backends fail alike, all are used. None is ejected for long, and every request finds a
-/// backend.
+/// If all backends fail alike, every request still finds a backend, and at most one backend is
+/// ejected or on probation at the end.
 #[test]
 fn failures_of_all_eject_nobody() {
     for policy in PolicyKind::ALL {
@@ -223,8 +227,9 @@ fn an_ejected_backend_comes_up() {
     assert_eq!(world.standing(A), StandingView::SlowStart { window: 2 });
 }
 
-/// A current backend at its limit stays current. Single requests go past it, and to it again when
-/// one of its own ends. No request exceeds the limits.
+/// A current backend at its limit stays current. Further requests go to the other backend. As soon
+/// as a request at the current backend ends, the next one goes there again. No request exceeds the
+/// limits.
 #[test]
 fn a_full_current_backend_stays_current() {
     let mut rules = Rules::default();
@@ -271,8 +276,8 @@ fn slow_start_is_for_those_that_come_later() {
     assert_eq!(world.standing(C), StandingView::SlowStart { window: 4 });
 }
 
-/// A backend on probation that asked to be left alone for two seconds is not tried out until these
-/// are over, though it is its turn: the other one is free.
+/// A backend on probation refuses an earlier request and asks for a pause of two seconds. Requests
+/// go to the other backend during the pause; the first one after it is the trial.
 #[test]
 fn a_held_backend_is_not_tried_out() {
     for policy in PolicyKind::ALL {

@@ -47,8 +47,9 @@ fn loss_counts_from_the_fifth_ping_on() {
     assert!((world.snapshot().backends[0].score.loss - 80.0 * loss).abs() < 1e-12);
 }
 
-/// A report of an endless queue is averaged as one of 250. After 19 reports 0.8^19 of that is 3.6,
-/// which is less than a point. The number itself would have cost 12 points for 3000 reports.
+/// A report of an endless queue is averaged as one of 250. After 19 more reports 0.8^19 of that is
+/// left: 3.6, which costs less than a point. An average of the reported number itself would cost 12
+/// points for 3000 reports.
 #[test]
 fn one_absurd_report_is_forgotten_within_a_minute() {
     let mut world = World::new(&["a"]);
@@ -174,7 +175,7 @@ fn an_outlier_among_the_first_pings_does_not_decide() {
 }
 
 /// Pings: five soon, then spread over the interval, then every 5 s. Reports likewise every 3 s.
-/// Reports get no response here, and no backend has two probes of a kind outstanding.
+/// Reports get no response here and time out.
 #[test]
 fn probes_are_spread_and_steady() {
     let mut world = World::new(&["a", "b"]);

@@ -34,8 +34,8 @@ fn holds_last_their_time() {
     }
 }
 
-/// Without a time a refusal counts as one request in flight: 2 points, halved in 30 s. After 8 s
-/// without another one they do not count, until it refuses again: by hand, 4·2^(−8/30) + 1 = 4.32.
+/// Without a time a refusal counts as one request in flight: 2 points, halved in 30 s. Refusals do
+/// not count from 8 s after the last one until the next one: by hand, 4·2^(−8/30) + 1 = 4.32.
 #[test]
 fn refusals_fade() {
     let mut world = without_spill_over();
@@ -56,8 +56,7 @@ fn refusals_fade() {
 
 /// A refusal of a backend with as much work as the others only shows that all are full. By hand:
 /// with three requests in flight at each backend it counts as 1/64 of a request. With one in flight
-/// there and four at each of the others it counts as (3/4)³ = 0.42, so two refusals count as one
-/// request.
+/// there and three at the other it counts as (3/4)³ = 0.42, so two refusals count as one request.
 #[test]
 fn a_full_backend_is_known_to_be_full() {
     for (own, points) in [(3, 0.0), (1, 2.0)] {
@@ -116,9 +115,9 @@ fn a_sudden_404_is_seen_at_once() {
     }
 }
 
-/// Where the others send no 4xx, five in a row count as refusals from then on, whatever succeeded
-/// before. Four might be chance at 5 % of 4xx. Where the others send 4xx for a quarter of the
-/// requests, nine in a row are chance.
+/// Where the other backend sends no 4xx, a row of 5 to 14 counts as refusing, whatever succeeded
+/// before: four might be chance at 5 % of 4xx. Where the other sends 4xx for a quarter of the
+/// requests, it takes a row of 10 to 29.
 #[test]
 fn a_row_of_404s_is_no_chance() {
     for (every, expected) in [(usize::MAX, 5), (4, 10)] {

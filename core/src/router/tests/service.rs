@@ -47,9 +47,9 @@ const POLICIES: [PolicyKind; 9] = [
     PolicyKind::Random,
 ];
 
-/// Under every policy a drained backend gets no request, not even when it is the only one left or all
-/// others are down, and requests in flight there end. It is still pinged, and back with the next
-/// configuration.
+/// Under every policy a drained backend gets no request, not even when all others are drained, too.
+/// Its requests in flight end, and it is still pinged. It is used again once the configuration no
+/// longer drains it.
 #[test]
 fn a_drained_backend_gets_no_request() {
     for policy in POLICIES {
@@ -86,8 +86,8 @@ fn a_drained_backend_gets_no_request() {
     }
 }
 
-/// A maintained backend is not pinged and keeps its last health. When it is ready again, it is unknown
-/// and pinged at once.
+/// A maintained backend is not pinged. When it is ready again, its health is unknown and it is
+/// pinged at once.
 #[test]
 fn a_maintained_backend_is_not_probed() {
     for policy in [PolicyKind::Score, PolicyKind::Learned] {
@@ -126,8 +126,8 @@ fn a_backend_comes_back_slowly() {
     assert!((1..50).contains(&back), "{back} of 50 requests went there");
 }
 
-/// Weights share the requests in flight in their proportion under `least_request`, and nearly so under
-/// `p2c`. Weight 0 gets none.
+/// Requests in flight are in the proportion of the weights under `least_request` and `p2c`. Weight
+/// 0 gets none.
 #[test]
 fn weights_share_the_requests() {
     for policy in [PolicyKind::LeastRequest, PolicyKind::P2c] {
@@ -144,8 +144,8 @@ fn weights_share_the_requests() {
     }
 }
 
-/// `learned` starts with the weights: of many requests before any completion the backend with twice the
-/// weight gets more, without weights both get as many.
+/// `learned` starts with the weights: of 300 requests before any completion the backend with four
+/// times the weight gets over 50 more than the other. With equal weights both get about as many.
 #[test]
 fn the_learner_starts_with_the_weights() {
     let counts = |weight: u32| {

@@ -53,7 +53,7 @@ pub(super) struct Contact {
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
     pub(super) backends: Vec<BackendHistory>,
-    /// Times at which requests came, without retries.
+    /// Times at which requests came, s, without retries.
     pub(super) arrivals: Vec<f64>,
     pub(super) seconds: f64,
 }

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | width | the number in flight from which responses take longer: `max(1, (n + 1) / workers)` |
 //! | service time | quantiles of the responses that found a free worker |
-//! | speed | its mean service time compared with that of all |
-//! | faults | seconds with much less work done, with errors, refusals, or no responses |
+//! | speed | the mean service time of all backends, divided by its own |
+//! | faults | times with a much lower or higher speed, with errors, refusals, or no responses |
 //!
 //! The network's part of a response's time counts as service, so the scenario has no round trip. A
 //! width above the maximum in flight cannot be observed: the fit reports that.

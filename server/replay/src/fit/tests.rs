@@ -1,3 +1,4 @@
+//! The fit recovers what simulated queues and faults were made with.
 use super::history::{BackendHistory, Contact, Ending};
 use super::spells::What;
 use super::*;
@@ -34,8 +35,8 @@ fn served(
     BackendHistory { visits, ..BackendHistory::default() }
 }
 
-/// The fit finds the width and service time of a queue under high and nearly full load. If no
-/// request ever waited, the width is reported as not observed.
+/// The fit finds the width and service time of a queue at loads of 60 to 90 %. If no request ever
+/// waited, the width is reported as not observed.
 #[test]
 fn widths_come_back() {
     for (workers, load) in [(1, 0.6), (2, 0.7), (4, 0.8), (8, 0.9)] {
@@ -55,8 +56,8 @@ fn widths_come_back() {
     assert!(!width.is_seen, "{width:?}");
 }
 
-/// A period at a fifth of the speed is found, to a second or two, and does not affect the rest of
-/// the fit.
+/// A period at a fifth of the speed is found, its begin to 2 s and its end to 3 s, and does not
+/// affect the rest of the fit.
 #[test]
 fn brownouts_are_found() {
     let speed = |at: f64| if (20.0..40.0).contains(&at) { 0.2 } else { 1.0 };

@@ -42,7 +42,8 @@ impl Change {
     }
 }
 
-/// By number in flight: its duration, and the requests that ended well in it.
+/// For each number in flight: the seconds with this number, and the good requests that ended in
+/// them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exposure {
     pub(super) seconds: Vec<f64>,
@@ -151,7 +152,7 @@ fn misfit(levels: &[Level], workers: u32) -> f64 {
         .sum()
 }
 
-/// Widths beyond this are all the same.
+/// The largest width that is fitted: more requests in flight are counted as this many.
 const WIDTH_MAX: usize = 512;
 /// Levels with fewer responses than this are not used.
 const LEVEL_MIN: f64 = 5.0;
