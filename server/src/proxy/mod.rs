@@ -139,8 +139,8 @@ impl Proxy {
         })
     }
 
-    /// Restores what the router's policy learned, from the text of
-    /// [`policy_state`](Self::policy_state); best before the first request.
+    /// Restores the state that the router's policy learned, from the text of
+    /// [`policy_state`](Self::policy_state). Should be called before the first request.
     ///
     /// # Errors
     /// The text is invalid, or the state of another policy. Nothing has changed then.
@@ -148,7 +148,8 @@ impl Proxy {
         self.upstreams.restore(text)
     }
 
-    /// Returns what the router's policy has learned; `None` for a policy that does not learn.
+    /// Returns the state that the router's policy has learned; `None` for a policy that does not
+    /// learn.
     pub fn policy_state(&self) -> Option<PolicyState> {
         self.upstreams.policy_state()
     }

@@ -1,6 +1,6 @@
 //! A connection to a backend that belongs to one client: the backend has logged it in as that
 //! client (NTLM, Negotiate), or is about to. It carries this client's requests only, is never
-//! pooled, and ends together with the client's connection (B1 to B4 of LIFECYCLE.md).
+//! pooled, and ends together with the client's connection (B1 to B5 of LIFECYCLE.md).
 use intelliproxy_core::{BackendId, Instant, Lease};
 
 use super::Session;
@@ -16,12 +16,12 @@ pub(crate) struct Bound {
 }
 
 impl Session {
-    /// The client's own connection, while no exchange uses it.
+    /// Returns the client's own connection, while no exchange uses it.
     pub(crate) const fn bound(&self) -> Option<Bound> {
         self.bound
     }
 
-    /// Hands the client's own connection over, to be used or closed.
+    /// Takes the client's own connection, to be used or closed by the caller.
     pub(crate) const fn take_bound(&mut self) -> Option<Bound> {
         self.bound.take()
     }
@@ -53,7 +53,7 @@ impl Session {
     }
 
     /// Handles an end or unsolicited bytes of the client's own connection while no exchange used
-    /// it: the client's connection ends, too.
+    /// it. The client's connection ends, too: now, or after the exchange in progress.
     #[cold]
     pub(crate) fn handle_bound_ended(&mut self, now: Instant, shared: &mut Shared) {
         if let Some(buffer) = self.upstream.input.take() {

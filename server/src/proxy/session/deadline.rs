@@ -13,7 +13,7 @@ use crate::access::Ending;
 use crate::http::{ClientError, UpstreamError};
 use crate::proxy::shared::Shared;
 
-/// The kind of the earliest deadline of a session.
+/// The kinds of deadlines of a session. `next_deadline` has the timeout of each.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Expiry {
     ClientIdle,

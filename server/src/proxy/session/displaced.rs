@@ -1,4 +1,4 @@
-//! Effects of a new configuration on a session.
+//! Effects of a new configuration on a session. `proxy/reconfigure.rs` applies the configuration.
 use intelliproxy_core::{Lease, Outcome};
 
 use super::Session;

@@ -19,7 +19,7 @@ pub(crate) struct Hop {
     pub(crate) peer: SocketAddr,
     /// Field lines about the peer in forwarded requests.
     pub(crate) fields: Arc<str>,
-    /// Whether the client may read /stats.
+    /// Whether the peer's address is in `stats.allow`.
     may_see_stats: bool,
     /// Whether the peer's statements about its own clients are trusted (`forwarding.trusted`).
     pub(crate) is_trusted: bool,
@@ -66,8 +66,8 @@ impl Hop {
         self.forwards_for = self.is_trusted.then(origin);
     }
 
-    /// Returns the client: the peer, or the client of a trusted peer, whose port is unknown
-    /// and 0.
+    /// Returns the client: the peer, or the client that a trusted peer named. The port of the
+    /// latter is unknown, so it is 0.
     pub(crate) fn client(&self) -> SocketAddr {
         match self.forwards_for {
             Some(ip) if ip != self.peer.ip() => SocketAddr::new(ip, 0),

@@ -27,14 +27,14 @@ pub(crate) enum Need {
     /// Get the text of /stats.
     Stats,
     /// Give up a connection attempt that takes too long: try another address, or call
-    /// [`handle_unlinked`](Session::handle_unlinked).
+    /// [`handle_unlinked`](super::Session::handle_unlinked).
     GiveUpConnect { conn: ConnId },
     /// Send the end of the stream to the upstream.
     ShutdownUpstream { conn: ConnId },
     /// Send the end of the stream to the client.
     ShutdownClient,
     /// Measure the bytes sent to a side that are not acknowledged;
-    /// [`handle_measured`](Session::handle_measured) takes the result.
+    /// [`handle_measured`](super::Session::handle_measured) takes the result.
     Measure { side: Side },
     /// Close the client's connection, which ends the session.
     Close { with_reset: bool },

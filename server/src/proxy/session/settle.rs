@@ -167,7 +167,8 @@ impl Session {
     fn expect_body(&mut self, framing: Framing, head: Buffer, shared: &mut Shared) -> Buffer {
         let client = &mut self.client;
         let head_len = head.len();
-        // The head is placed before a long body, in the buffer that was read.
+        // A long body stays in the buffer that it was read into. The forwarded head is put before
+        // it.
         let moved = client.input.take_if(|input| match framing {
             Framing::Length(length) => {
                 let is_long = input.len() + head_len > SMALL && input.len() as u64 <= length;
@@ -223,7 +224,7 @@ impl Session {
         }
         match relayed {
             Ok(part) => {
-                // The wait for more input begins when there is room for it.
+                // All received bytes were forwarded, so the wait for more begins now.
                 if client.input.as_ref().is_none_or(Buffer::is_empty) {
                     client.last_read = now;
                 }

@@ -71,7 +71,7 @@ impl Upstreams {
         self.decisions.as_deref()
     }
 
-    /// Restores what the router's policy learned.
+    /// Restores the state that the router's policy learned.
     pub(crate) fn restore(&mut self, text: &str) -> Result<(), PolicyStateError> {
         self.router.restore(&PolicyState::from_json(text)?)
     }
