@@ -57,7 +57,7 @@ impl<'a> Candidates<'a> {
         self.table.get(id)
     }
 
-    /// The number of changes of a backend so far, which wraps: without one its facts are the same.
+    /// A counter of the changes of a backend's facts, which wraps. While it stays the facts stay.
     pub(super) fn changes(&self, id: BackendId) -> u32 {
         self.table.row(id).map_or(0, |row| row.changes)
     }
@@ -67,8 +67,8 @@ impl<'a> Candidates<'a> {
         self.table.row(id).map_or(0, |row| row.load)
     }
 
-    /// The cost of one more request at a backend for a policy that counts them: the requests that
-    /// keep it busy and one, relative to its weight.
+    /// The cost of one more request at a backend, for a policy that counts requests: those that
+    /// keep it busy plus one, relative to its weight.
     pub(super) fn weighted(&self, id: BackendId) -> f64 {
         self.table
             .row(id)

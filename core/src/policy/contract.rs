@@ -24,8 +24,8 @@ use crate::time::Instant;
 
 /// Ranks candidates.
 ///
-/// The router reports every backend (`on_join` before anything else), every request
-/// (`on_dispatch`, then once `on_outcome`) and every ping.
+/// The router reports every backend (`on_join` before anything else) and every ping. A policy that
+/// listens ([`Habits::listens`]) also gets every request: `on_dispatch`, then once `on_outcome`.
 pub(crate) trait Policy: Debug + Send + Sync {
     /// Returns the candidate for this request; `None` only without candidates.
     fn choose(
@@ -214,7 +214,7 @@ pub(crate) struct Reasons {
 }
 
 impl Reasons {
-    /// Before the first ejection.
+    /// A placeholder before the first ejection.
     pub(crate) const NONE: Self = Self {
         ejected: EjectReason::Failures { in_row: 0, share: 0.0, others: None },
         returned: ReturnReason::Probation,

@@ -1,8 +1,8 @@
 //! `least_request`: the fewest requests in flight over all candidates; equals are drawn at random.
 //!
 //! Like HAProxy's leastconn and nginx's least_conn, but counted in requests. The counts are the
-//! proxy's own leases: nothing that a backend reports takes part. With weights it is the fewest
-//! requests, with the new one, for each percent of weight.
+//! proxy's own leases: nothing that a backend reports takes part. With weights the requests in
+//! flight plus the new one are divided by the weight, and the least quotient wins.
 use crate::backend::Backend;
 use crate::id::BackendId;
 use crate::policy::PolicyView;
@@ -18,7 +18,7 @@ pub(crate) struct LeastRequest;
 /// The view that `least_request` has of a backend: the least wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LeastRequestView {
-    /// Requests in flight.
+    /// Requests that the backend works on, and recent ones that it refused.
     pub in_flight: u32,
 }
 

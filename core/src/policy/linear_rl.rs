@@ -45,29 +45,30 @@ pub(crate) struct LinearRl {
     squashed: Vec<Squashed>,
     /// The features of each backend, by slot.
     rows: Vec<Row>,
-    /// The cost of each backend or less, by slot: what a decision reads of all of them.
+    /// A lower bound of each backend's cost, by slot. For most backends a decision reads only this.
     bounds: Vec<Bound>,
-    /// Changes of the weights, which wrap.
+    /// A counter of the changes of the weights, which wraps.
     steps: u32,
 }
 
-/// A number that the cost of a backend, its value with the other sign, is not below.
+/// A lower bound of the cost of a backend, which is its negated value.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bound {
     cost: f64,
     /// The time up to which it holds if neither the backend nor the weights change.
     until: Instant,
-    /// The backend, the number of its changes and of those of the weights, by generation.
+    /// The state that it was computed for: the generation of the backend's id, the counter of its
+    /// changes, and the counter of the changes of the weights.
     of: (u32, u32, u32),
-    /// Whether it is the cost.
+    /// Whether `cost` is the cost itself.
     is_exact: bool,
 }
 
 /// The features of a backend, kept from one decision to the next: with hundreds of backends nearly
-/// all are the same.
+/// all are unchanged.
 #[derive(Clone, Copy, Debug, Default)]
 struct Row {
-    /// The backend that they belong to, and the number of its changes at that time.
+    /// The backend that they belong to, and the counter of its changes at that time.
     of: Option<(BackendId, u32)>,
     /// The time up to which all but the share of errors stay the same without a change.
     hold_until: Instant,
@@ -107,8 +108,8 @@ impl Row {
         now <= self.errors_hold_until
     }
 
-    /// A bound of the cost from `now` on. Errors lower a value, so one with fewer of them is at least
-    /// as high.
+    /// A lower bound of the cost, from `now` until the bound's own end. Fewer errors mean a lower
+    /// cost, so it assumes the least share of errors in that time.
     fn bound(&self, now: Instant, weights: &[f64; FEATURES], rules: &Rules) -> Bound {
         let mut features = self.features;
         let mut until = self.hold_until.min(self.errors_hold_until);
@@ -289,7 +290,7 @@ impl Policy for LinearRl {
                 let cost = if bound.is_exact {
                     bound.cost
                 } else if bound.cost > least {
-                    // The cost is at least as high, whatever it is.
+                    // The cost is at least the bound, so this candidate cannot win.
                     return f64::INFINITY;
                 } else {
                     let row = entry(rows, id);
@@ -374,7 +375,8 @@ const ERRORS: usize = 2;
 const IN_FLIGHT: usize = 3;
 /// The upper bound of the weight of requests in flight, so that no backend can attract everything.
 const IN_FLIGHT_MAX: f64 = -0.1;
-/// The reported figures together weigh at most this share of the greatest possible load in flight.
+/// The reported figures together lower a value by at most this share of the weight of requests in
+/// flight.
 const SAID_SHARE: f64 = 0.5;
 const RATE: f64 = 0.1;
 const BATCH: u32 = 5;
@@ -382,8 +384,8 @@ const EXPLORATION_DECAY: f64 = 1000.0;
 /// Choices whose features are kept. Requests that are out longer teach nothing.
 const FROZEN_MAX: usize = 8192;
 const TOKEN_BIT: Token = 1 << 31;
-/// A bound holds for this part of the half-life of errors, 7 ms of 30 s, in which they decay by less
-/// than 0.02 %.
+/// A bound holds for the half-life of errors divided by this number: 7 ms of 30 s, in which the
+/// errors decay by less than 0.02 %.
 const BOUND_STEPS: u32 = 4096;
 
 #[cfg(test)]
@@ -392,8 +394,9 @@ mod tests {
     use crate::config::PolicyKind;
     use crate::policy::testing::Bench;
 
-    /// By hand: with only the constant feature the value is 0.1. Five steps of 4.9 with reward 5
-    /// in a batch move its weight by 0.1·4.9 to 0.59. The weight of a cost does not rise above 0.
+    /// By hand: with only the constant feature the value is 0.1. A batch of five rewards of 5, each
+    /// 4.9 above the value, moves its weight by 0.1·4.9 to 0.59. The weight of a cost does not rise
+    /// above 0.
     #[test]
     fn steps_by_hand() {
         let mut policy = LinearRl::new(&Rules::default());

@@ -1,5 +1,6 @@
 //! `p2c`: of two different candidates drawn at random, the one with fewer requests in flight; the
-//! first one if they are equal. With weights it is the one with fewer requests for its weight.
+//! first one if they are equal. With weights the requests in flight plus the new one are divided by
+//! the weight.
 //!
 //! Mitzenmacher, The Power of Two Choices in Randomized Load Balancing (2001).
 use crate::backend::Backend;
@@ -17,7 +18,7 @@ pub(crate) struct P2c;
 /// The view that `p2c` has of a backend: the lesser of two drawn wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct P2cView {
-    /// Requests in flight.
+    /// Requests that the backend works on, and recent ones that it refused.
     pub in_flight: u32,
 }
 

@@ -1,11 +1,11 @@
 //! `peak_ewma`: of two different candidates drawn at random, the one with the smaller load.
 //!
-//! `load = cost · (inFlight + 1)`, with the cost in ms. A sample above the cost replaces it
-//! (peak). A sample below it moves it: `cost = cost·w + rtt·(1 − w)`, `w = exp(−dt / decay)`,
-//! where dt is the time since the last sample. A sample is the time to the head of the response. A
-//! failure counts as the charge for it (`errors.chargeMs`), which decays three times as fast: 5 s are
-//! down to 40 ms after 16 s instead of 48 s, and the backend is asked again. Reads project the decay
-//! towards 0 to the present and do not write it.
+//! `load = cost · (inFlight + 1)`, with the cost in ms. A sample above the cost replaces it (peak).
+//! A sample below it moves it: `cost = cost·w + rtt·(1 − w)`, `w = exp(−dt / decay)`, where dt is
+//! the time since the last sample. A sample is the time to the head of the response. A failure
+//! counts as the charge for it (`errors.chargeMs`), which decays three times as fast: by default 5
+//! s are down to 40 ms after 16 s instead of 48 s, and the backend is asked again. A read computes
+//! the decay towards 0 up to the present and does not store it.
 //!
 //! An unknown cost is 0, so that a new backend is tried. Until its first response arrives, each
 //! request in flight there counts as 1 s, the penalty of tower and Finagle.
@@ -136,7 +136,7 @@ impl Policy for PeakEwma {
 
 /// The load of each request in flight before the first response, ms (tower and Finagle: 1 s).
 const UNKNOWN_MS: f64 = 1000.0;
-/// The decay of the charge for a failure, in that of a latency. Chosen.
+/// Factor by which the charge for a failure decays faster than a latency. Chosen.
 const CHARGE_FASTER: f64 = 3.0;
 
 #[cfg(test)]
@@ -156,10 +156,10 @@ mod tests {
         assert!((load - expected_load).abs() < 1e-9, "load {load}");
     }
 
-    /// By hand, e^-1 = 0.367879441171: the first sample is 100 ms. One decay time later, 20 ms
-    /// make 100/e + 20·(1 − 1/e) = 49.430355294. A peak of 80 replaces it. A read half a decay
-    /// time later gives 80·e^-0.5 = 48.522452777, and twice that with one request in flight. It
-    /// changes nothing.
+    /// By hand, e^-1 = 0.367879441171: the first sample is 100 ms. One decay time later, 20 ms make
+    /// 100/e + 20·(1 − 1/e) = 49.430355294. A peak of 80 replaces it. A read half a decay time
+    /// later gives 80·e^-0.5 = 48.522452777, and the load is twice that with one request in flight.
+    /// A read changes nothing.
     #[test]
     fn costs_by_hand() {
         let mut bench = Bench::new(PolicyKind::PeakEwma, 1);
@@ -183,8 +183,8 @@ mod tests {
         assert_cost(&bench, 0, 48.522_452_777, 97.044_905_554);
     }
 
-    /// A failure counts as its charge, 5000 ms by default. Of two backends the smaller load is
-    /// chosen.
+    /// A failure counts as its charge, 5000 ms by default. Within 30 ms that decays to
+    /// 5000·e^-0.009 = 4955.2 ms. The backend with the smaller load is chosen.
     #[test]
     fn failures_are_charged() {
         let mut bench = Bench::new(PolicyKind::PeakEwma, 2);

@@ -9,8 +9,9 @@
 //! budget for trials of `learned`, it goes to one that has been idle for a second or more, since
 //! only requests show that a backend has become faster. Below its width the rule alone decides.
 //!
-//! Requests in flight are what the width is compared with, not a difference between backends: three
-//! serial backends behind a rule of "15 more in flight" do a third of their work.
+//! The width is compared with a backend's own requests in flight, not with a difference between
+//! backends. Under a rule of "15 more in flight" three serial backends would do a third of the work
+//! that they can do.
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::id::BackendId;
@@ -31,13 +32,13 @@ pub(crate) struct Score {
     spills: Vec<u64>,
 }
 
-/// View of `score` of a backend: least is best.
+/// The view that `score` has of a backend: the fewest points win.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoreView {
     /// The score, in points.
     pub points: f64,
-    /// Requests in flight from which on it is full: single requests then go past it. `None`
-    /// with spill-over off.
+    /// Requests in flight with which the backend is full, so that single requests go past it.
+    /// `None` with spill-over off.
     pub full_at: Option<u32>,
     /// Requests that came here past a full current backend.
     pub spills: u64,
@@ -162,10 +163,10 @@ mod tests {
     use crate::event::Outcome;
     use crate::policy::testing::Bench;
 
-    /// Thirteen requests in flight all the time at four backends of four workers, 2 s each; one fails
-    /// all of its requests for half a minute. Fifteen seconds after that it is sent what the others
-    /// are too full for, as before: a sixth of all at least in the next half minute. The model that
-    /// says where requests go past a full backend does not charge it for what it failed then.
+    /// Thirteen requests are always in flight at four backends with four workers each. A request
+    /// takes 2 s. One backend fails all of its requests for half a minute. From fifteen seconds
+    /// later it gets the requests for which the others are too full: at least a sixth of all in the
+    /// next half minute. The model that finds a backend for them has forgotten the failures.
     #[test]
     fn what_was_failed_before_an_ejection_is_forgotten() {
         let mut bench = Bench::new(PolicyKind::Score, 4);

@@ -37,7 +37,7 @@ pub struct LearnedPolicyState {
     pub scale_ms: f64,
     /// Dispersion of completions: variance over mean.
     pub phi: f64,
-    /// Good completions that the curve was learned from.
+    /// Good completions so far.
     pub completions: u64,
     /// Decayed completions of the pool by requests in flight, 1 to 96.
     pub curve_completions: Vec<f64>,
@@ -57,7 +57,7 @@ pub struct LearnedBackendState {
     pub exposure: [f64; 9],
     /// Decayed completions by bin of requests in flight.
     pub shape_completions: [f64; 14],
-    /// Predicted completions by bin of requests in flight.
+    /// Decayed predicted completions by bin of requests in flight.
     pub shape_predicted: [f64; 14],
     /// Dispersion of the backend's completions.
     pub phi: f64,

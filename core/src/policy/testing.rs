@@ -49,7 +49,7 @@ impl Bench {
         slot
     }
 
-    /// Sends a request of these groups. Returns its backend.
+    /// Sends a request of this group of clients and paths. Returns its backend.
     pub(crate) fn send_for(&mut self, asker: Asker) -> usize {
         let lease = self.router.route_for(self.now, &[], asker).expect("a backend");
         let slot = lease.backend().index();
@@ -86,7 +86,7 @@ impl Bench {
         self.now += Duration::from_millis(ms);
     }
 
-    /// Brings a backend down: its connection is refused.
+    /// Brings a backend down: sends it a request whose connection is refused.
     pub(crate) fn bring_down(&mut self, slot: u32) {
         let others: Vec<_> = (0..self.leases.len() as u32).filter(|other| *other != slot).collect();
         assert_eq!(self.send(&others), slot as usize);

@@ -72,8 +72,8 @@ impl Learned {
         true
     }
 
-    /// Requests in flight have changed. The time from now on is counted under the new number; the
-    /// cost is updated at the next question.
+    /// Applies a change of the requests in flight. The time from now on is counted under the new
+    /// number. The cost is updated at the next question to the model.
     #[inline]
     pub(super) fn postpone(&mut self, slot: usize) {
         let unit = &mut self.units[slot];
@@ -102,7 +102,7 @@ impl Learned {
         unit.due_speed = unit.shrunk_speed;
     }
 
-    /// The backend for a single request that finds another one full: the one with the least
+    /// The backend for a single request that finds the current one full: the one with the least
     /// expected delay, or one that has been idle long enough for a trial.
     pub(crate) fn relief(
         &mut self,

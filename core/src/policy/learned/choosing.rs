@@ -1,4 +1,5 @@
-//! The ways to choose a backend: the least cost, the control's rule, probation, and the last resort.
+//! The ways to choose a backend: the least cost, the control's rule, probation, and the last
+//! resort. Trials of idle backends are in [`explore`](super::explore).
 use super::Learned;
 use crate::id::BackendId;
 use crate::policy::candidates::Candidates;
@@ -14,7 +15,8 @@ impl Learned {
         rng: &mut Rng,
     ) -> Option<BackendId> {
         // Costs in the tree are as of each backend's last event. Time alone only raises a cost, so
-        // it suffices to weigh the winner again until it stays the winner.
+        // it suffices to weigh the winner again until it stays the winner, at most [`LOOKS_MAX`]
+        // times.
         let mut slot = self.costs.draw(rng)?.slot;
         for _ in 0..LOOKS_MAX {
             if !self.units[slot].is_stale(now) {
@@ -28,14 +30,15 @@ impl Learned {
         if candidates.has(winner) {
             return Some(winner);
         }
-        // The tree ignores retries and holds. A scan is good enough for these few requests.
+        // The tree does not know which backends were tried or are held. A scan is good enough for
+        // the few requests whose winner is one of these.
         let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
         let cost = |id, _| open(id).map_or(f64::INFINITY, |unit| unit.cost);
         candidates.least(rng, cost).filter(|id| open(*id).is_some())
     }
 
-    /// The open backend with the fewest in flight. Backends whose last request failed come last:
-    /// by failing fast they would have the fewest.
+    /// The open backend with the fewest in flight. Backends whose last response was a recent
+    /// failure come last: they would have the fewest because they fail fast.
     pub(super) fn fewest(
         &self,
         now: Instant,
@@ -64,7 +67,8 @@ impl Learned {
             // No backend is good here, so earlier charges for errors say little. The chance to
             // fail is used instead.
             let is_shut = if unit.restraints.is_normal() { 0 } else { 1 };
-            // Quarantined backends come last: a normal one is usable, however full.
+            // Backends in quarantine or on probation come last: a normal one is usable, however
+            // full.
             f64::from(is_shut) * SHUT_MS
                 + wait
                 + unit.restraints.risk(unit.in_flight) * self.pool.charge_ms
@@ -89,5 +93,5 @@ impl Learned {
 
 /// The most backends that one decision evaluates again; usually it is one or two. Bounds the work.
 const LOOKS_MAX: usize = 4;
-/// More than any wait: what is quarantined comes after all that is not.
+/// More than any wait: ejected backends come after all others.
 const SHUT_MS: f64 = 1e12;

@@ -1,21 +1,29 @@
 //! The rate of completions by requests in flight: one congestion curve for the pool, and each
-//! backend's slow deviation from it.
+//! backend's lasting deviation from it. The speed of a backend is in [`speed`](super::speed).
 //!
-//! The pool's curve `D(n)`, n = 1 … 96: completions per ms of a backend of speed 1 with n in
-//! flight. Four workers give 1, 2, 3, 4, 4, 4 …; a server that batches gives a bending line. The
-//! inputs are good completions `Cc[n]` and speed-weighted time `Ct[n]` at n in flight, both slowly
-//! forgotten: `D(n) = (Cc[n] + 20)/(Ct[n] + 20/prior)`, `prior = D(n−1)·√(n/(n−1))`. Then pool
-//! adjacent violators (weights `Cc + 20`) makes the latency `q(n) = n/D(n)` monotone, so that more
-//! in flight never predicts less latency. Above 96, `D` is constant.
+//! [`Curve`]: `D(n)` is the number of completions per ms of a backend of speed 1 with n in flight,
+//! for n from 1 to 96. With four workers the rates are as 1, 2, 3, 4, 4, 4 …; a server that batches
+//! gives a concave curve. Above 96 the rate is constant. The evidence at n in flight is the number
+//! of good `completions` and the `time`, weighted by the backend's speed. Both are slowly
+//! forgotten.
 //!
-//! A backend's shape: 14 bins of n with completions `bc` against `bx`, the completions that the
-//! pool's curve predicts: `rho = exp(soft(ln((bc+1)/(bx+1)), 2·√(max(1,φ)/(bc+1))))`. Its own
-//! latency `n/(D(n)·rho)` is made monotone by a running maximum.
+//! - `D(n) = (completions[n] + 20) / (time[n] + 20/prior)`
+//! - `prior = D(n−1)·√(n/(n−1))`; for n = 1 it is `1/scale`
+//! - The latency is `q(n) = n/D(n)`. Pool adjacent violators, with the weights
+//!   `completions[n] + 20`, makes it monotone, so that more requests in flight never predict less
+//!   latency.
+//!
+//! [`Shape`]: 14 bins of n, each with the backend's good `completions` and with `predicted`, the
+//! number that the pool's curve predicts for its speed. The factor on the pool's rate in a bin is
+//! `exp(soft(ln((completions+1)/(predicted+1)), 2·√(max(1,φ)/(completions+1))))`. φ is the
+//! dispersion of the backend's completions: their variance over that of a Poisson process. [`soft`]
+//! moves the logarithm towards 0 by two standard errors. The backend's own latency `q(n)/factor` is
+//! made monotone by a running maximum over the bins.
 
 /// The pool's curve.
 #[derive(Clone, Debug)]
 pub(super) struct Curve {
-    /// Good completions with n in flight before them.
+    /// Good completions, by the number in flight just before each.
     pub(super) completions: [f64; LEVELS + 1],
     /// Time at n in flight, ms, weighted by speed.
     pub(super) time: [f64; LEVELS + 1],
@@ -30,9 +38,9 @@ pub(super) struct Curve {
 pub(super) struct Shape {
     /// Good completions by bin.
     pub(super) completions: [f64; BINS],
-    /// Completions that the pool's curve predicts at this backend's speed.
+    /// Completions that the pool's curve predicts for this backend's speed, by bin.
     pub(super) predicted: [f64; BINS],
-    /// Inverse of the rate's factor, by bin.
+    /// Inverse of the factor on the pool's rate, by bin.
     inverse: [f64; BINS],
     /// The highest latency of the bins below, at speed 1, ms.
     floor: [f64; BINS],
@@ -43,7 +51,7 @@ pub(super) struct Shape {
 }
 
 impl Curve {
-    /// A curve of `√n/scale` that anything learned replaces.
+    /// A curve without evidence: `D(n) = √n/scale`.
     pub(super) fn new(scale: f64) -> Self {
         let mut curve = Self {
             completions: [0.0; LEVELS + 1],
@@ -61,7 +69,7 @@ impl Curve {
         if level <= LEVELS {
             self.latency[level]
         } else {
-            // A constant rate: each further request only waits longer.
+            // The rate is constant, so latency grows in proportion to n.
             self.latency[LEVELS] * (f64::from(n) * (1.0 / LEVELS as f64))
         }
     }
@@ -81,8 +89,9 @@ impl Curve {
         let mut rate = 1.0 / self.scale;
         for (level, root) in ROOTS.iter().enumerate().skip(1) {
             let n = level as f64;
-            // The prior continues from the level below as learned. Without evidence, one more in
-            // flight is between no gain (a saturated backend) and a full one (a free worker).
+            // The prior continues from the fitted rate of the level below. Without evidence one
+            // more in flight is assumed to multiply the rate by √(n/(n−1)). That is between 1 (a
+            // saturated backend) and n/(n−1) (a free worker).
             let prior = rate * root;
             let weight = self.completions[level] + PRIOR;
             rate = weight / (self.time[level] + PRIOR / prior);
@@ -105,7 +114,7 @@ impl Curve {
         }
     }
 
-    /// Raises the curve by `factor`; the caller lowers the speeds as much.
+    /// Multiplies the rates by `factor`. The caller divides the speeds by it.
     pub(super) fn rescale(&mut self, factor: f64) {
         self.scale /= factor;
         self.time.iter_mut().for_each(|time| *time /= factor);
@@ -132,14 +141,14 @@ impl Shape {
         (curve.latency(n) * self.inverse[bin]).max(self.floor[bin])
     }
 
-    /// Requests in flight that it works on at once, 1 to 96: the most whose predicted latency is
-    /// at most [`WIDTH_LATENCIES`] times that of a single one. 1 while the latency of a single
-    /// request is unknown.
+    /// Requests in flight that it works on at once, 1 to 96: the highest number with a predicted
+    /// latency of at most [`WIDTH_LATENCIES`] times that of a single one. 1 while the latency of a
+    /// single request is unknown.
     pub(super) const fn width(&self) -> u32 {
         self.width
     }
 
-    /// The latency of a single request if the speed were 1, ms.
+    /// The latency of a single request at speed 1, ms.
     pub(super) const fn single(&self) -> f64 {
         self.single
     }
@@ -149,7 +158,8 @@ impl Shape {
         1.0 / self.inverse[bin(n)]
     }
 
-    /// Fits the deviation to the new evidence, and forgets a share of it, 0 to 1.
+    /// Fits the deviation to the evidence, and then forgets `share` of that, 0 to 1. `phi` is the
+    /// dispersion of the backend's completions.
     pub(super) fn fit(&mut self, phi: f64, share: f64) {
         let mut below = 1.0;
         for bin in 0..BINS {
@@ -179,9 +189,9 @@ impl Shape {
         self.single = self.latency(curve, 1);
         let most = WIDTH_LATENCIES * self.single;
         self.width = 1;
-        // The latency of a single request has to have been seen: where a backend always has four
-        // in flight, the prior would take that latency for the one of a single request. Latency
-        // never falls with n.
+        // The width compares with the latency of a single request. Without completions of single
+        // requests in the pool that is only the guess of the prior, and the width stays 1. Latency
+        // never falls with n, so the first level above `most` ends the search.
         while curve.completions[1] >= PRIOR
             && self.width < LEVELS as u32
             && self.latency(curve, self.width + 1) <= most
@@ -206,14 +216,15 @@ pub(super) fn soft(number: f64, error: f64) -> f64 {
 pub(super) const LEVELS: usize = 96;
 /// Bins of n that a backend's shape distinguishes.
 pub(super) const BINS: usize = 14;
-/// The last level of each bin but the last one. They widen by about 1.4, so that all get evidence.
+/// The last level of each bin but the last one, which has no end. From 3 on each end is about 1.4
+/// times the one before, so that all bins get evidence.
 const BIN_ENDS: [u32; BINS - 1] = [1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90];
 /// A latency above this many times that of a single request shows waiting for others. Chosen.
 const WIDTH_LATENCIES: f64 = 1.25;
-/// Completions that the prior weighs. Chosen; insensitive from half to twice.
+/// The weight of the prior, in completions. Chosen; insensitive from half to twice.
 const PRIOR: f64 = 20.0;
-/// Completions seen or predicted from which on a bin speaks for itself.
-/// Chosen; insensitive from half to twice.
+/// Least sum of seen and predicted completions with which a bin is fitted by itself. Chosen;
+/// insensitive from half to twice.
 const EVIDENCE_MIN: f64 = 1.0;
 
 const BIN_OF: [u8; LEVELS + 1] = {
@@ -230,7 +241,7 @@ const BIN_OF: [u8; LEVELS + 1] = {
     bins
 };
 
-/// `√(n/(n−1))` by n, by Newton's method: the same bits everywhere.
+/// `√(n/(n−1))` for each n from 2 on, computed by Newton's method.
 const ROOTS: [f64; LEVELS + 1] = {
     let mut roots = [1.0; LEVELS + 1];
     let mut n = 2;
@@ -264,7 +275,7 @@ mod tests {
     }
 
     /// Four workers of 10 ms after long observation: 10 ms each up to 4 in flight, and 2.5 ms more
-    /// for each one above. Unseen levels follow the prior, and latency never falls.
+    /// for each one above. Latency never falls, also at the unseen levels above 12.
     #[test]
     fn finds_four_workers() {
         let mut curve = Curve::new(1.0);
@@ -282,8 +293,8 @@ mod tests {
         }
     }
 
-    /// A level that seems faster than the one below is pooled with it: 20 ms and 10 ms of equal
-    /// weight are both 15 ms.
+    /// A level that seems faster than the one below is pooled with it: 20 ms and 10 ms with equal
+    /// weights both become 15 ms.
     #[test]
     fn violators_are_pooled() {
         let mut curve = Curve::new(20.0);
@@ -292,14 +303,16 @@ mod tests {
         curve.completions[2] = 1e6 - PRIOR;
         curve.time[2] = 5e6 - PRIOR * 20.0 / 2.0_f64.sqrt();
         curve.fit();
-        // The next level follows the prior, is even faster, and weighs twenty of two million.
+        // Levels 3 and 4 follow the prior, at 12.2 and 14.1 ms, so they are pooled too. They weigh
+        // forty of two million.
         assert!((curve.latency(1) - 15.0).abs() < 1e-4, "{}", curve.latency(1));
         assert_eq!(curve.latency(2), curve.latency(1));
     }
 
-    /// By hand: 400 completions where 800 were predicted: ln(801/401) = 0.69190 less twice
-    /// 1/√401 = 0.09988 is 0.59203, so latency is e^0.59203 = 1.80765 times as long; a deviation
-    /// within its error counts as zero; a bin without evidence equals the one below.
+    /// By hand: 400 completions where 800 were predicted. ln(801/401) = 0.69190, and the error is
+    /// 2/√401 = 0.09988. The difference is 0.59202, so the latency is e^0.59202 = 1.80764 times as
+    /// long. A deviation within its error counts as zero. A bin without evidence equals the one
+    /// below.
     #[test]
     fn shape_by_hand() {
         let curve = Curve::new(10.0);

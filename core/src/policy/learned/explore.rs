@@ -1,20 +1,20 @@
-//! The exploration budget for requests to backends that the model would not choose.
+//! Trials: requests to idle backends that the model would not choose, and the budget for them.
 //!
-//! Each request earns 0.005 tokens (configurable), at most four. A trial is a request to a backend
-//! that was idle for 1 s or 30 of the pool's mean latencies, whichever is longer. (Its own latency
-//! from a slow time would delay the discovery of its recovery.)
+//! Each request earns 0.005 tokens (configurable). The balance is at most four. A trial is a
+//! request to a backend that was idle for 1 s or 30 of the pool's mean latencies, whichever is
+//! longer. (Its own latency from a slow time would delay the discovery of its recovery.)
 //!
-//! A trial needs one token. It costs as many as its expected delay exceeds the pool's mean latency,
-//! in such latencies, 1 to 16; the balance may become negative. Trials therefore cost about the
-//! same share of the total delay whether the idle backends are a little slower or ten times. With
-//! one token for each, up to 1 % of the requests went to backends that were ten times slower, and
-//! decided the p99.
+//! A trial needs a balance of one token. Its price is the excess of the backend's cost over the
+//! pool's mean latency, in such latencies, from 1 to 16 tokens. The balance may become negative.
+//! Trials therefore cost about the same share of the total delay, whether the idle backends are a
+//! little slower or ten times slower. With a price of one token, up to 1 % of the requests went to
+//! backends that were ten times slower, and these decided the p99.
 //!
 //! A trial with a response in under half of the predicted time starts a series: up to 16 more
 //! requests for its backend, one at a time, while each ends within the time predicted before the
-//! first. These are paid like trials: two of five series of an exponential service are luck. A
-//! series that ends in a slow response makes the next one of this backend wait for twice
-//! as many trials, up to four. A backend that is mostly fast and sometimes very slow would
+//! first. These are paid like trials: with an exponential service two of five trials are that fast
+//! by luck. After a series that ends in a slow response, the next 1, then 2, then 4 fast trials of
+//! this backend start no series. A backend that is mostly fast and sometimes very slow would
 //! otherwise count as recovered every time.
 use std::time::Duration;
 
@@ -38,9 +38,9 @@ pub(super) struct Explorer {
 /// Results of a backend's series of trials.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Trials {
-    /// Trials without a series after a series that ended in a slow response.
+    /// Fast trials that start no series, after the last series that ended in a slow response.
     wait: u8,
-    /// Remaining trials of these.
+    /// Those of them that are still to come.
     left: u8,
 }
 
@@ -151,7 +151,7 @@ impl Learned {
         Some(Choice { backend: self.units[idle].id, token: LEARNER | IDLE_TRIAL })
     }
 
-    /// The tokens for a trial of a backend: its expected delay beyond the usual one, in usual ones.
+    /// The tokens for a trial of a backend, by its cost and the mean latency of the pool.
     fn price_of_trial(&self, slot: usize) -> f64 {
         price(self.units[slot].cost, self.pool.latency_ms)
     }
@@ -165,23 +165,23 @@ fn price(cost_ms: f64, usual_ms: f64) -> f64 {
 
 /// The least price of a trial, and the balance that it needs.
 const TRIAL: f64 = 1.0;
-/// The highest price. A backend that fails everything is found out as recovered after 3200
-/// requests. Chosen; insensitive from quarter to four times on random scenarios.
+/// The highest price, for a backend that failed everything: a trial each 3200 requests shows
+/// whether it has recovered. Chosen; insensitive from quarter to four times on random scenarios.
 const TRIAL_MAX: f64 = 16.0;
 /// Idleness before a backend is worth a trial, at least. Chosen; insensitive from half to twice.
 const IDLE_MIN_MS: f64 = 1000.0;
 /// The same in mean latencies of the pool. Chosen; insensitive from half to twice.
 const IDLE_LATENCIES: f64 = 30.0;
-/// From one search for an idle backend to the next: its work grows with their number.
-/// Chosen; insensitive from half to twice.
+/// Time between two searches for an idle backend. The work of one grows with the number of
+/// backends. Chosen; insensitive from half to twice.
 const IDLE_LOOKS_APART: Duration = Duration::from_millis(50);
-/// Trials that a quiet time saves up, at most. Chosen; the run of [`learned`](super) does not reach
+/// The most tokens that requests can save up. Chosen; the run of [`learned`](super) does not reach
 /// it.
 const TOKENS_MAX: f64 = 4.0;
 /// Requests that follow a trial that went well. Chosen; insensitive from half to twice.
 const FOLLOW_MAX: u32 = 16;
-/// The most trials without a series after a series that ended in a slow response.
-/// Chosen; insensitive from half to twice.
+/// The most fast trials that start no series after a series that ended in a slow response. Chosen;
+/// insensitive from half to twice.
 const SERIES_WAIT_MAX: u8 = 4;
 
 #[cfg(test)]
@@ -221,7 +221,8 @@ mod tests {
         assert!(explorer.can_spend(TRIAL));
     }
 
-    /// A fast trial is followed by sixteen requests at most, and by none after a slow one.
+    /// A fast trial is followed by sixteen requests at most, and by none after a slow one. After
+    /// each slow end 1, 2, 4 and 4 fast trials start no series.
     #[test]
     fn follows_fast_trials() {
         let (backend, other) = (BackendId::from_index(3), BackendId::from_index(4));

@@ -7,7 +7,7 @@ use crate::outlier::{self, Others, Saving, Standing};
 use crate::time::Instant;
 
 impl Learned {
-    /// Handles an error of a request that was in flight with n − 1 others.
+    /// Handles the error of a request, which `in_flight` no longer counts.
     pub(super) fn failed(
         &mut self,
         now: Instant,
@@ -31,8 +31,7 @@ impl Learned {
             && !unit.restraints.is_stalled
             && unit.restraints.is_normal()
         {
-            // An error under that much load is caused by it: it lowers the cap and has no other
-            // effect.
+            // The load caused this error. It lowers the cap and has no other effect on the backend.
             unit.restraints.was_full(n);
             return;
         }
@@ -51,7 +50,7 @@ impl Learned {
         }
     }
 
-    /// Handles a refusal of a request that was in flight with n − 1 others. If a backend refuses
+    /// Handles the refusal of a request, which `in_flight` no longer counts. If a backend refuses
     /// [`REFUSED_ALONE`] requests in a row, each the only one there, it is not full: it refuses
     /// everything.
     pub(super) fn refused(&mut self, now: Instant, slot: usize) {
@@ -65,7 +64,7 @@ impl Learned {
     }
 
     /// Handles an error that is not charged to the backend. It is a sign of life: otherwise a
-    /// backend whose last request ends so after a pause would be ejected for silence.
+    /// backend whose last request ends like this after a long wait would be ejected for silence.
     #[cold]
     pub(super) fn excused(&mut self, now: Instant, slot: usize, elapsed_ms: f64) {
         let unit = &mut self.units[slot];
@@ -94,8 +93,8 @@ impl Learned {
         Others::new(others.map(|(_, unit)| unit.errors), &mut self.shares)
     }
 
-    /// Ejects a backend that fails this share of its requests, if the cap allows it and no recent
-    /// ejection was regretted.
+    /// Ejects a backend that fails `share` of its requests, 0 to 1. Does nothing if too many are
+    /// out, if a recent ejection was regretted, for the last usable backend, or in a model.
     pub(super) fn eject(&mut self, now: Instant, slot: usize, share: f64, reason: EjectReason) {
         let out = self.quarantined + self.probation + 1;
         let may = outlier::is_within_cap(out, self.present) && self.regret.allows(now);
@@ -107,8 +106,8 @@ impl Learned {
             return;
         }
         let here = self.units.iter().filter(|unit| unit.is_present);
-        // By its capacity, not by its requests: a backend that is already avoided gets few of
-        // them.
+        // Its part of the pool is that of its capacity, not of its requests: a backend that is
+        // already avoided gets few of them.
         let capacity: f64 = here.map(|unit| unit.capacity(&self.pool)).sum();
         let of_all = self.units[slot].capacity(&self.pool) / capacity;
         let others = self.others(slot).map_or(0.0, |others| others.share);
@@ -146,7 +145,8 @@ impl Learned {
         }
     }
 
-    /// Returns the backends that are not worse than the others, when the whole pool fails.
+    /// Takes back the ejections of backends that are not worse than the others, when the whole pool
+    /// fails.
     pub(super) fn forgive(&mut self, now: Instant) {
         for slot in 0..self.units.len() {
             let Some(others) = self.others(slot) else { continue };
@@ -180,7 +180,8 @@ pub(super) fn shows(outcome: &Outcome) -> Option<bool> {
     }
 }
 
-/// Refusals in a row of single requests. Chosen, as many as failures.
+/// Refusals of single requests in a row that eject a backend. Chosen; the same number as of
+/// failures.
 const REFUSED_ALONE: u32 = 3;
 /// The pool's share of errors from which on it fails as a whole.
 /// Chosen; the run of [`learned`](super) does not reach it.

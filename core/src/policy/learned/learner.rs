@@ -1,4 +1,4 @@
-//! The services of the learner to the router besides its choices.
+//! The services of the learner to the router besides its choices: state, guard, pings, ejections.
 use std::time::Duration;
 
 use super::{GuardView, Learned};

@@ -214,12 +214,12 @@ impl LiveGuard {
 /// Slopes of the CUSUMs, by how much worse a learner each finds soonest: 0.1, 0.25 and 0.5 standard
 /// deviations (Lorden 1971). Chosen to span what matters.
 const LAMBDAS: [f64; 3] = [0.1, 0.25, 0.5];
-/// ln 10^6, by the false alarms that it allows: see above.
+/// ln 10^6. The header of this file has the rate of false alarms that it allows.
 const ALARM: f64 = 13.815_510_557_964_274;
 /// The share of the alarm from which on there is more control. Chosen.
 const SUSPICION: f64 = 0.25;
-/// Factor of the control slice during a suspicion, and its largest share of the requests. Chosen;
-/// the measurement stands above.
+/// Factor of the control slice during a suspicion, and its largest share of the requests. Chosen by
+/// the measurement in the header of this file.
 const SUSPECTED: f64 = 10.0;
 const SUSPECTED_MAX: f64 = 0.1;
 /// Allowance for the learner, in standard deviations of a sample. Chosen.
@@ -232,19 +232,19 @@ const X_MAX: f64 = 3.0;
 const SAMPLES_MIN: f64 = 10.0;
 /// Samples that mean and deviation remember. Chosen.
 const SAMPLES_MAX: f64 = 2000.0;
-/// The least deviation, so that equal costs do not make a difference of a percent a great one.
-/// Chosen.
+/// The least deviation. Otherwise a difference of one percent would be an extreme sample among
+/// nearly equal costs. Chosen.
 const DEVIATION_MIN: f64 = 0.1;
 /// Keeps logarithms finite.
 const COST_MIN_MS: f64 = 1e-3;
 /// The 97.5 % quantile of the normal distribution.
 const Z_95: f64 = 1.96;
-/// So many times fewer control requests while the gain is clear.
+/// Divisor of the control slice while the gain is clear. Chosen.
 const CLEAR_GAIN: f64 = 5.0;
 /// First and longest duration of a demotion. Chosen.
 const BACK_OFF_MIN: Duration = Duration::from_secs(10);
 const BACK_OFF_MAX: Duration = Duration::from_secs(600);
-/// Times the demotion within which another one is a relapse. Chosen.
+/// A demotion within this many times the last one's duration after the return is a relapse. Chosen.
 const CALM: u32 = 10;
 
 #[cfg(test)]
@@ -257,8 +257,9 @@ mod tests {
         guard
     }
 
-    /// Runs pairs of requests with exponential times of these means until a demotion. Returns the
-    /// number of pairs.
+    /// Runs rounds until a demotion, at most `most`. Each has 20 requests of the learner and one of
+    /// the control, with exponential times of mean `learner` and 10 ms. Returns the number of
+    /// rounds.
     fn pairs_to_demotion(guard: &mut LiveGuard, now: Instant, learner: f64, most: u64) -> u64 {
         let mut rng = Rng::new(9);
         let mut draw = |mean: f64| -mean * libm::log(1.0 - rng.unit());
@@ -296,9 +297,9 @@ mod tests {
     type Draw = fn(&mut Rng) -> f64;
     const SAMPLES: u32 = 50_000;
 
-    /// Equal sides of any distribution: a CUSUM exceeds ln A at most as often as three of them
-    /// may, 3 in A samples. For A = 100 and 1000 this is counted, with a restart after each
-    /// crossing. At A = 10^6 none of 4 times 50 000 samples is a demotion.
+    /// Both sides draw from the same distribution, for four distributions. The highest of the three
+    /// CUSUMs exceeds ln A in at most 3 of A samples. For A = 100 and 1000 this is counted, with a
+    /// restart after each crossing. At A = 10^6 none of 4 times 50 000 samples is a demotion.
     #[test]
     fn equal_sides_are_left_alone() {
         let exponential = |rng: &mut Rng| -10.0 * libm::log(1.0 - rng.unit());
@@ -333,7 +334,8 @@ mod tests {
         }
     }
 
-    /// The first demotion lasts 10 s, one soon after it 20 s; half an hour later it is 10 s again.
+    /// The first demotion lasts 10 s, the next ones soon after a return 20 s and 40 s. Half an hour
+    /// later it is 10 s again.
     #[test]
     fn back_off_doubles_and_forgets() {
         let mut guard = guard();

@@ -1,10 +1,14 @@
-//! Marks on requests, combined by bits.
+//! The marks of `learned`: bits of the token that comes back at the end of a request.
 use crate::event::RouteReason;
 use crate::id::Token;
 
+/// Routed while the learner was in charge, so its cost counts for the learner's side of the guard.
 pub(super) const LEARNER: Token = 1;
+/// Routed by `least_request` for the guard's comparison.
 pub(super) const CONTROL: Token = 2;
+/// A trial of a backend on probation.
 pub(super) const PROBATION: Token = 4;
+/// A trial of an idle backend, or a request of the series after it.
 pub(super) const IDLE_TRIAL: Token = 8;
 
 /// The rule behind a choice with this mark.

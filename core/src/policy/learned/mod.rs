@@ -9,9 +9,9 @@
 //! - T: the charge for a failure, less where failed requests are tried again
 //! - excess: the share of its errors above the pool's and beyond the noise
 //!
-//! Speed and curve are learned from the proxy's own completions, so a backend cannot falsify them.
-//! Speeds are shrunk towards the pool's median by their standard error: equal backends become
-//! exactly equal, and the policy becomes `least_request`.
+//! Speed and curve are learned from the proxy's own completions, so no report of a backend can
+//! falsify them. Speeds are shrunk towards the pool's median by their standard error: equal
+//! backends become exactly equal, and the policy becomes `least_request`.
 //!
 //! | module | content |
 //! |---|---|
@@ -19,13 +19,15 @@
 //! | [`curve`] | the pool's congestion curve, and each backend's deviation |
 //! | [`unit`] | one backend: counters and cost; the figures of the pool |
 //! | [`restraints`] | stall, quarantine, probation, caps, slow start |
-//! | [`choosing`] | the ways to choose a backend, trials for their knowledge aside |
+//! | [`choosing`] | the ways to choose a backend, except trials of idle ones |
 //! | [`calm`] | the short path for a model that is seldom asked |
 //! | [`refit`] | the fit over all backends together, every 64 completions |
 //! | [`faults`] | effects of errors on a standing, compared with all others |
 //! | [`rules`] | the configuration |
-//! | [`explore`] | the budget for trials |
-//! | [`learner`] | pings, ejections and the guard, for the router |
+//! | [`explore`] | trials of idle backends, and the budget for them |
+//! | [`marks`] | the bits of a request's token |
+//! | [`start`] | the first speed of a backend with a configured weight |
+//! | [`learner`] | state, guard, pings and ejections, for the router |
 //! | [`state`] | the state kept across restarts |
 //! | [`view`] | the view for observers |
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
@@ -33,8 +35,8 @@
 //! A cost rises while a backend works without completing anything. Speeds are estimated when a
 //! request ends, so the costs in the tournament tree date from then or from a later dispatch. If
 //! more exposure than that of one completion has passed since, the winner is estimated and weighed
-//! again until it stays the winner. It is then the least of all, to within that one completion.
-//! (Shortest expected delay: Whitt 1986; adaptive memory: Lepski 1991.)
+//! again, at most four times for each choice. A winner that stays has the least cost of all, to
+//! within that one completion. (Shortest expected delay: Whitt 1986; adaptive memory: Lepski 1991.)
 //!
 //! # Constants
 //! A constant without a source was chosen. "Insensitive" means that half and twice its value
@@ -93,7 +95,7 @@ pub(crate) struct Learned {
     present: usize,
     quarantined: usize,
     probation: usize,
-    /// Whether it prefers the highest cost, for tests of the guard.
+    /// Whether it prefers the highest cost. Only for tests of the guard.
     is_inverted: bool,
     /// Whether it serves as the model of another policy. It then excludes no backend for its
     /// errors.
@@ -131,7 +133,7 @@ impl Learned {
         learned
     }
 
-    /// A broken learner, whose first choice is the most expensive backend.
+    /// A broken learner for tests of the guard: it prefers the most expensive backend.
     pub(super) fn inverted(rules: &Rules) -> Self {
         Self { is_inverted: true, ..Self::new(rules) }
     }
@@ -142,13 +144,14 @@ impl Learned {
         Self { is_model: true, ..Self::new(rules) }
     }
 
-    /// Whether a backend has as many requests in flight as it can work on at once.
+    /// Whether a backend has as many requests in flight as it can work on at once. Recent refusals
+    /// (`turned_away`) count as requests in flight.
     pub(super) fn is_full(&self, backend: BackendId, turned_away: u32) -> bool {
         let unit = self.units.get(backend.index());
         unit.is_some_and(|unit| unit.in_flight.saturating_add(turned_away) >= unit.full_at())
     }
 
-    /// Requests in flight that a backend can work on at once; 0 while it completes nothing.
+    /// Requests in flight that a backend can work on at once; 0 while it is stalled.
     pub(super) fn full_at(&self, backend: BackendId) -> u32 {
         self.units.get(backend.index()).map_or(1, Unit::full_at)
     }
@@ -165,7 +168,7 @@ impl Learned {
         self.costs.set(slot, key);
     }
 
-    /// Records a good end of a request that was in flight with n − 1 others.
+    /// Records the good end of a request, which `in_flight` no longer counts.
     fn completed(&mut self, now: Instant, slot: usize, elapsed: Duration) {
         let elapsed_ms = millis(elapsed);
         let pool = &mut self.pool;
@@ -283,7 +286,8 @@ impl Policy for Learned {
         self.shares.reserve(self.units.len());
         self.present = self.units.iter().filter(|unit| unit.is_present).count();
         if self.is_model && self.present == 2 {
-            // The exposure of a single backend was not measured.
+            // While there was a single backend its exposure was not measured. It counts from now
+            // on.
             self.units.iter_mut().for_each(|unit| unit.looked_at = now);
         }
         self.count();
@@ -453,7 +457,8 @@ impl Policy for Learned {
             && restraints.is_normal()
             && self.units[slot].in_flight == 0
         {
-            // More than half of the backends are out, so this one could not be quarantined.
+            // It was silent but could not be quarantined: too many are out, an ejection was
+            // regretted, or no other one is usable. Its ping ends the stall.
             self.units[slot].restraints.come_back(now);
             self.weigh(slot);
         }
@@ -481,8 +486,8 @@ fn average(mean: &mut f64, ms: f64) {
     *mean = if *mean > 0.0 { *mean + LATENCY_ALPHA * (ms - *mean) } else { ms.max(LATENCY_MIN_MS) };
 }
 
-/// Completions from one fit of the pool's curve to the next: its work is spread over as many.
-/// Chosen; insensitive from half to twice.
+/// Completions from one fit of the pool's curve to the next, which share the work of a fit. Chosen;
+/// insensitive from half to twice.
 const REFRESH: u64 = 64;
 /// Completions that a backend's shape remembers: it is a property of the machine.
 /// Chosen; insensitive from half to twice.

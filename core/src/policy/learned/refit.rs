@@ -40,8 +40,8 @@ impl Learned {
         self.adopt_curve();
     }
 
-    /// Finds the share of the requests in flight that wait for others: with n in flight a request
-    /// takes q(n), and alone it would take q(1).
+    /// Updates the price of queues from the share of the requests in flight that wait for others.
+    /// With n in flight a request takes q(n); alone it would take q(1).
     fn price_queues(&mut self) {
         let curve = &self.pool.curve;
         let here = self.units.iter().filter(|unit| unit.is_present && unit.in_flight > 0);
@@ -79,12 +79,12 @@ impl Learned {
     }
 }
 
-/// Completions that the pool's curve remembers, a third of all so far: at least, and at most.
-/// Chosen; insensitive from half to twice.
+/// Bounds of the completions that the pool's curve remembers; between them it is a third of all so
+/// far. Chosen; insensitive from half to twice.
 const CURVE_MEMORY_MIN: f64 = 640.0;
 const CURVE_MEMORY_MAX: f64 = 20_000.0;
 /// Completions of the pool, per backend, after which the errors of a backend without requests have
-/// faded. Chosen; insensitive from half to twice.
+/// faded to 1/e. Chosen; insensitive from half to twice.
 const UNASKED_MEMORY: f64 = 400.0;
 /// Speeds are rescaled when their median is beyond e^0.7, about 2. Only their product with the
 /// curve has a meaning: this keeps both near 1.

@@ -1,9 +1,10 @@
 //! Restraints that keep requests from a backend while the model cannot be trusted with it.
 //!
-//! Besides its standing, which is that of [`outlier`](crate::outlier), a backend may be:
+//! The standing (in use, ejected, on probation) is that of [`outlier`](crate::outlier). Besides, a
+//! backend may be:
 //! - stalled: no completion where twelve were due. It is ejected when every request there has
 //!   ended without a response.
-//! - capped: it refused a request while full.
+//! - capped: it refused or failed a request while full.
 //! - suspect: it failed a request where errors are rare. It gets no more while requests are in
 //!   flight there.
 use crate::outlier::{Others, WINDOW_START, Watch};
@@ -18,12 +19,12 @@ pub(super) struct Restraints {
     pub(super) cap: Option<f64>,
     /// The growth of the cap with each good response.
     growth: f64,
-    /// The number of requests in flight at its last refusal.
+    /// The number of requests in flight at its last error or refusal while full.
     full_at: u32,
     /// Good responses since then.
     good_since: u32,
-    /// Its last request failed where errors are rare. The requests in flight there have to show
-    /// more before it gets another.
+    /// Whether its last request failed where errors are rare. It gets no request while others are
+    /// in flight there.
     is_suspect: bool,
 }
 
@@ -85,10 +86,10 @@ impl Restraints {
         self.watch.failed(now, sent_at, is_seldom) && self.watch.is_bad(others, is_seldom)
     }
 
-    /// Records an error while full, with n in flight. It is evidence only of the backend's size.
-    /// One at about the same number as the last time, after as many good responses, confirms the
-    /// limit, so that it is tried less often. A small cap grows faster, because it may date from a
-    /// time when everything was refused.
+    /// Records an error or refusal while full, with n in flight. It is evidence only of the
+    /// backend's size. If n is about the same as the last time, after at least n good responses,
+    /// the limit is confirmed: the cap then grows more slowly. A small cap grows faster, because it
+    /// may date from a time when everything was refused.
     pub(super) fn was_full(&mut self, n: u32) {
         let gap = (f64::from(n) - f64::from(self.full_at)).abs();
         let is_near = gap <= (CAP_SAME * f64::from(self.full_at)).max(CAP_SAME_MIN);
@@ -152,7 +153,8 @@ const CAP_SHARE: f64 = 0.97;
 /// Growth of the cap per good response: one request per hundred of them.
 /// Chosen; insensitive from half to twice.
 const CAP_GROWTH: f64 = 0.01;
-/// The least growth, of a cap that refusals have confirmed. Chosen on random scenarios.
+/// The least growth of a cap, which refusals have confirmed several times. Chosen on random
+/// scenarios.
 const CAP_GROWTH_MIN: f64 = CAP_GROWTH / 16.0;
 /// The growth of a small cap, times the square of the requests in flight at the refusal: above
 /// [`CAP_GROWTH`] up to five. Chosen.
@@ -188,8 +190,8 @@ mod tests {
         assert!((restraints.risk(0) - 5.8525 / 6.8525).abs() < 1e-12);
     }
 
-    /// After a refusal with 100 in flight at most 96 are allowed; a hundred completions allow one
-    /// more.
+    /// After a refusal with 100 in flight at most 96 are allowed. Each hundred good responses allow
+    /// about one more.
     #[test]
     fn caps_grow_slowly() {
         let mut restraints = Restraints::new();

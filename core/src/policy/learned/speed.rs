@@ -11,10 +11,10 @@
 //! completions that come in clumps are not a sample. The memory is therefore long while the speed
 //! is steady and short just after a change.
 //!
-//! A longer memory that differs by twice as many standard errors describes an earlier time. All
-//! memories longer than the one in use then restart with its contents. Without this they stayed a
-//! standard error or two below a recovered speed, one after the other, and a backend got half its
-//! share for 30 s.
+//! A longer memory describes an earlier time if its interval and that of the memory in use would be
+//! disjoint even at twice their width. All memories longer than the one in use then restart with
+//! its contents. Without this they stayed a standard error or two below a recovered speed, one
+//! after the other, and a backend got half its share for 30 s.
 
 /// Completions and exposure of one backend.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -45,8 +45,8 @@ pub(super) struct Estimate {
 }
 
 impl Speed {
-    /// Starts at a relative speed, as if [`START`] completions at the usual one's exposure had shown
-    /// it. Does nothing if there are completions, or at the usual speed. Returns whether it did.
+    /// Starts at the relative speed `factor`, as if it were measured over an exposure of [`START`].
+    /// Does nothing if there is any evidence or if `factor` is 1. Returns whether it did something.
     pub(super) fn start(&mut self, factor: f64) -> bool {
         if factor == 1.0 || self.exposure[0] > 0.0 || self.completions[0] > 0.0 {
             return false;
@@ -71,7 +71,7 @@ impl Speed {
     /// Takes back exposure that was added a short time ago.
     pub(super) fn withdraw(&mut self, dx: f64) {
         for memory in 0..MEMORIES {
-            // The rest of it if it came at once.
+            // The part of `dx` that is left if it was added in one step.
             let left = dx / (1.0 + dx * (1.0 / length(memory)));
             self.exposure[memory] = (self.exposure[memory] - left).max(0.0);
         }
@@ -97,7 +97,7 @@ impl Speed {
             low[memory] = (root - half) * scale;
             high[memory] = (root + half) * scale;
         }
-        // Completions that come in clumps of phi carry as much evidence as a phi-th of them.
+        // N completions in clumps of phi carry the evidence of N/phi completions.
         let first = (0..MEMORIES - 1).find(|memory| phi < f64::from(2_u32 << memory)).unwrap_or(0);
         // Intersects the intervals from the shortest memory on. The first empty intersection shows
         // that the longer memory contains an earlier speed.
@@ -139,8 +139,8 @@ impl Speed {
     }
 }
 
-/// Completions that a configured weight stands for: as many as the shortest memory has. A wrong
-/// weight is outvoted by as many again.
+/// Exposure that a configured weight stands for: the length of the shortest memory. About as many
+/// completions outvote a wrong weight.
 const START: f64 = 8.0;
 
 impl Stretch {
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(speed.completions[0], 1.5);
     }
 
-    /// After exposure is taken back the speed is as before.
+    /// After exposure is taken back the speed is as before, within 2 %.
     #[test]
     fn exposure_is_taken_back() {
         let mut speed = Speed::default();

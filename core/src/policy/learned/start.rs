@@ -2,7 +2,8 @@
 use super::unit::{Pool, Unit};
 
 impl Unit {
-    /// Starts the speed at `factor` unless there are completions. Returns whether it has changed.
+    /// Starts the speed at `factor`, unless there are completions or `factor` is 1. Returns whether
+    /// the speed has changed.
     pub(super) fn start(&mut self, factor: f64, pool: &Pool) -> bool {
         let is_started = self.speed.start(factor);
         if is_started {

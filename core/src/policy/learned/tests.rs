@@ -18,8 +18,8 @@ fn bench(count: usize) -> Bench {
     Bench::with(rules, count)
 }
 
-/// Sends requests one after another, which take these times by backend. Returns the number of
-/// each.
+/// Sends requests one after another. A request takes `ms` of its backend. Returns the number of
+/// requests by backend.
 fn serve(bench: &mut Bench, requests: usize, ms: &[f64]) -> Vec<usize> {
     let mut counts = vec![0; ms.len()];
     for _ in 0..requests {
@@ -35,8 +35,9 @@ fn error() -> Outcome {
     Outcome::Answered { status: 500, latency: Duration::from_millis(1) }
 }
 
-/// Six requests are always in flight at three equal backends, one of which fails one of ten. If
-/// these are tried again, their clients see no failure, and it gets more requests than otherwise.
+/// Six requests are always in flight at three equal backends, one of which fails every tenth. If
+/// the failed ones are tried again, their clients see no failure, and that backend gets more than
+/// twice as many requests as without retries.
 #[test]
 fn repaired_failures_cost_only_their_time() {
     let share = |is_retried: bool| {
@@ -87,8 +88,8 @@ fn starts_slowly_and_evenly() {
     assert_eq!(learned(&bench, 0).speed, 1.0);
 }
 
-/// Of two backends one is five times as slow. It gets almost nothing, and the view shows the
-/// reason. Equal backends are exactly equal.
+/// Of three backends one is five times as slow. It gets less than a twentieth of the requests, and
+/// the view shows the reason. The two equal backends have exactly the same speed.
 #[test]
 fn finds_the_fast() {
     let mut bench = bench(3);
@@ -341,8 +342,8 @@ fn a_broken_learner_is_demoted() {
     assert!((70..130).contains(&counts[0]), "least_request: {counts:?}");
 }
 
-/// While `least_request` is in charge, a backend that was restarted and one that failed a single
-/// request get requests again, about as many as the other one.
+/// While `least_request` is in charge, a backend gets requests again after it was restarted, and
+/// after it failed a single request: at least 12 of 40.
 #[test]
 fn who_is_up_gets_requests_while_the_learner_is_demoted() {
     let mut rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };

@@ -6,14 +6,14 @@ use crate::id::BackendId;
 use crate::outlier::{Standing, WINDOW_OPEN};
 use crate::time::Instant;
 
-/// The figures of `learned` for a backend, which are the whole reason for its decisions.
+/// The figures of `learned` for a backend, on which its choices depend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearnedView {
     /// Whether the backend may be used.
     pub state: LearnedStanding,
     /// Requests in flight, without streams whose response head has arrived.
     pub in_flight: u32,
-    /// Relative speed; about 1 at the pool's median.
+    /// Relative speed, drawn towards the pool's median by its uncertainty; about 1 at the median.
     pub speed: f64,
     /// The number of completions that the speed averages, approximately.
     pub memory: u32,
@@ -21,7 +21,8 @@ pub struct LearnedView {
     pub latency_ms: f64,
     /// Share of errors among about its last 200 requests, 0 to 1.
     pub error_share: f64,
-    /// The charged part of it: above the pool's share and beyond the noise, 0 to 1.
+    /// The part of `error_share` that is charged: above the pool's share and beyond the noise, 0 to
+    /// 1.
     pub error_excess: f64,
     /// The cap of requests in flight after a refusal, if there was one.
     pub cap: Option<f64>,
@@ -34,7 +35,7 @@ pub struct LearnedView {
 pub enum LearnedStanding {
     /// Used as the model says.
     Normal,
-    /// Completions are overdue: not used until the next one.
+    /// Completions are overdue: not used until it responds.
     Stalled,
     /// Ejected for its errors.
     Quarantined {
@@ -50,7 +51,8 @@ pub enum LearnedStanding {
     },
     /// New or returned: few requests at a time.
     SlowStart {
-        /// Requests in flight allowed; grows by one with each good response.
+        /// Requests in flight allowed. Each good response adds one; after trouble a good ping
+        /// doubles it.
         window: u32,
     },
 }

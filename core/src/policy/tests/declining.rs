@@ -6,9 +6,9 @@ use crate::config::PolicyKind;
 use crate::event::Outcome;
 use crate::policy::testing::Bench;
 
-/// Six requests are always in flight. One backend serves each in 40 ms. The other one sends
-/// 404 after 1 ms, from the start or after it has worked equally well. In the end few of the
-/// requests go there.
+/// Six requests are always in flight. One backend serves each in 40 ms. The other one sends 404
+/// after 1 ms, from the start or after it has worked equally well. In the last 2 s it gets fewer
+/// requests than the other, which does at least half of what it can do alone.
 #[test]
 fn fast_404s_attract_nobody() {
     for policy in PolicyKind::ALL {
