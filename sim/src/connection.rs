@@ -27,7 +27,8 @@ pub(crate) fn refuse(mut stream: &TcpStream) {
     let mut out = Vec::new();
     let date = date();
     text("503 Service Unavailable", &date, b"Too many connections\n").write(None, false, &mut out);
-    // A new connection takes this many bytes at once. A client that has gone needs none.
+    // The send buffer of a new connection holds these few bytes, so this does not block. An error
+    // means that the client has gone.
     drop(stream.write_all(&out));
     drop(stream.shutdown(Shutdown::Write));
 }

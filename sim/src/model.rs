@@ -163,7 +163,8 @@ pub struct Answer {
 }
 
 /// Returns the number of consecutive losses of a packet, from one uniform draw. The chance of n
-/// losses in a row is `loss` to the power of n, so there are n of them if the draw is below that.
+/// losses in a row is `loss` to the power of n, so there are at least n of them if the draw is
+/// below that.
 fn losses(draw: f64, loss: f64) -> u32 {
     let mut count = 0;
     let mut chance = loss;
@@ -183,7 +184,7 @@ fn retransmission_delay(losses: u32) -> Duration {
 const QUEUE_STREAM: u64 = 0x5155_4555_4557_414c;
 /// The queue walks four times a second: from one end to the other it takes some minutes.
 const QUEUE_STEP: Duration = Duration::from_millis(250);
-/// A step changes the length by at most this part of the maximum: 5 of 80.
+/// A step changes the length by at most the maximum divided by this number: 5 of 80.
 const QUEUE_REACHES: u32 = 16;
 /// Enough steps for about ten crossings of the whole range.
 const QUEUE_STEPS_MAX: u128 = 10_000;

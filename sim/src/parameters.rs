@@ -50,7 +50,7 @@ impl Default for Parameters {
 }
 
 impl Parameters {
-    /// Returns a backend without faults and delays, for tests.
+    /// Returns parameters without faults and delays, for tests.
     pub fn faultless() -> Self {
         Self {
             p_g_to_b: 0.0,
@@ -246,7 +246,8 @@ mod tests {
         }
     }
 
-    /// The presets are valid, and differ from the defaults only in the documented parameters.
+    /// The presets are valid, have the default error rate and their documented ports. The faultless
+    /// parameters are valid, too.
     #[test]
     fn presets_are_sound() {
         for preset in [Preset::A, Preset::B] {

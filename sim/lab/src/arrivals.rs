@@ -184,7 +184,7 @@ mod tests {
         assert!((variance / 1000.0 - 1.0).abs() < 4.0 * (2.0_f64 / 399.0).sqrt(), "{variance}");
     }
 
-    /// Surges change the rate exactly between their edges. Factors of overlapping ones multiply.
+    /// Surges change the rate between their edges. Factors of overlapping ones multiply.
     #[test]
     fn surges_change_the_rate() {
         let mut scenario = Scenario::default();
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    /// Bursts keep their mean rate. Their counts vary much more than Poisson's.
+    /// Bursts keep the mean rate. Their counts vary much more than those of a Poisson process.
     #[test]
     fn bursts_vary_and_keep_the_mean() {
         let mut scenario = Scenario::default();

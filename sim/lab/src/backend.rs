@@ -42,11 +42,11 @@ struct FaultState {
     rng: Rng,
     /// Index of the class that a class-specific fault affects.
     class: usize,
-    /// Requests that a rate limit permits at the time beside it.
+    /// For a rate limit: the requests that it permits, and the time of that count, ns.
     allowance: (f64, u64),
 }
 
-/// The sum of the active faults.
+/// The combined effect of the active faults.
 #[derive(Clone, Debug)]
 struct Condition {
     /// Whether nothing but the speed differs from normal.

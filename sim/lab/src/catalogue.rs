@@ -1,4 +1,4 @@
-//! The named scenarios.
+//! The named scenarios: those of load, speed and faults here, those of other aspects in `wide.rs`.
 use std::time::Duration;
 
 use intelliproxy_core::Rules;
@@ -13,7 +13,7 @@ pub use self::wide::wide_catalogue;
 
 mod wide;
 
-/// All named scenarios, in the order of their tables.
+/// The named scenarios of the first catalogue, in the order of their tables.
 ///
 /// By default a backend has 4 workers and exponential work of 10 ms.
 pub fn catalogue() -> Vec<Scenario> {

@@ -2,8 +2,8 @@
 
 /// A tree of minima over the deadlines of lines 0 to n − 1, in nanoseconds.
 ///
-/// Setting one takes a comparison per doubling of the number of lines. Nothing is allocated after
-/// [`Earliest::new`]. Of equal deadlines the one with the lowest line comes first.
+/// Setting a deadline takes at most log2(n) + 1 comparisons. Nothing is allocated after
+/// [`Earliest::new`]. Of equal deadlines that of the lowest line comes first.
 #[derive(Debug)]
 pub(super) struct Earliest {
     /// Node `i` has the children `2i` and `2i + 1`. The leaves are the second half.

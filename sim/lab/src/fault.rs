@@ -26,7 +26,7 @@ pub enum FaultKind {
     /// Redraws its speed at intervals.
     #[serde(rename_all = "camelCase")]
     Redraw {
-        /// Range of the uniform factor of its own speed.
+        /// Range from which the factor of its own speed is drawn uniformly.
         #[serde(deserialize_with = "check::range")]
         between: [f64; 2],
         /// Time between two draws, s. The backends of a group take turns within it.

@@ -18,7 +18,7 @@ pub struct BackendGroup {
     /// Requests that each serves at a time.
     #[serde(deserialize_with = "check::count")]
     pub workers: u32,
-    /// Requests that may wait at each. Another one gets 503 at once.
+    /// Requests that may wait at each. Further ones get 503 at once.
     #[serde(deserialize_with = "check::room")]
     pub queue: u32,
     /// Work done per unit of time.
@@ -64,7 +64,7 @@ impl Default for BackendGroup {
     }
 }
 
-/// Responses of a backend to probes. They do not use its workers, unless `waits`.
+/// Responses of a backend to probes. They do not use its workers.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Probes {

@@ -1,4 +1,4 @@
-//! Events at variable distances: a heap by time, with equal times in the order of entry.
+//! Events whose delays vary: a heap by time. Events at the same time keep the order of entry.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -37,7 +37,7 @@ pub(super) enum Later {
     ProbeEnds { proxy: usize, probe: ProbeId, result: ProbeResult },
     /// A scripted fault starts or ends.
     Fault { backend: usize, index: usize, is_active: bool },
-    /// A speed is redrawn, again every `every` ns.
+    /// A speed is redrawn, and again `every` ns later.
     Redraw { backend: usize, index: usize, every: u64 },
     /// A backend enters or leaves the configuration.
     Member { backend: usize, is_configured: bool },

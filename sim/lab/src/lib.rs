@@ -21,19 +21,20 @@
 //!   refused and cut connections, refusals with Retry-After. Backends join and leave.
 //! - **Probes** are those that the routers request, at the requested times. Backends respond to
 //!   them without using their workers.
-//! - **Failed requests** (5xx, refused, given up, not admitted) are charged a fixed time in
-//!   percentiles and cost, so that fast failures do not look fast.
+//! - **Failed requests** (any status that is not the right one of their class, refused, cut, given
+//!   up by the proxy, not admitted) are charged a fixed time in percentiles and cost, so that fast
+//!   failures do not look fast.
 //!
 //! # Fair comparison
 //! Arrivals and the random draws of each request (its work, its errors) depend on the seed and the
 //! request's number only, so all policies see the same ones (common random numbers).
-//! [`Run::arrivals_hash`] proves it. All figures are divided by those of the `oracle`. It knows
-//! every true speed, queue and fault at once, and sends each request to the backend with the least
-//! expected delay. It is greedy, so it can be beaten: it fills fast backends, and a policy that
-//! leaves room there for later requests may have a lower mean.
+//! [`Run::arrivals_hash`] shows it. The tables also have p99 and cost divided by those of the
+//! `oracle`. It knows every true speed, queue and fault at once, and sends each request to the
+//! backend with the least expected delay. It is greedy, so it can be beaten: it fills fast
+//! backends, and a policy that leaves room there for later requests may have a lower mean.
 //!
 //! # Determinism
-//! Time is a number of nanoseconds; no code reads a clock. The same scenario, contender and seed
+//! Time is a number of nanoseconds; a run reads no clock. The same scenario, contender and seed
 //! give the same [`Run`], bit for bit, on any number of threads. Logarithms are libm's, so that all
 //! platforms give the same bits.
 //!

@@ -22,7 +22,7 @@ pub(super) enum Command {
 /// Settings of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Options {
-    /// Named scenarios; empty for all, unless there are files.
+    /// Named scenarios; if there are none, no files and no random ones, the first catalogue runs.
     pub(super) scenarios: Vec<String>,
     /// Files of further scenarios.
     pub(super) files: Vec<String>,
@@ -32,7 +32,7 @@ pub(super) struct Options {
     pub(super) random: u64,
     /// The seed of the random scenarios.
     pub(super) random_seed: u64,
-    /// The half to run; `None` for all.
+    /// The half of the random scenarios to run; `None` for both.
     pub(super) half: Option<Half>,
     /// Number of seeds.
     pub(super) seeds: u64,

@@ -80,6 +80,7 @@ pub(super) fn new(kind: PeerKind, seed: u64) -> Box<dyn Peer> {
 /// The meaning of a request's end for a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Verdict {
+    /// A status below 500.
     Good,
     /// A 5xx.
     Status,

@@ -114,7 +114,7 @@ fn run_options(options: &Options) -> ExitCode {
     })
 }
 
-/// The runs: scenario by scenario, then seed by seed, then contender by contender.
+/// The runs in order: scenario by scenario, in each contender by contender, in each seed by seed.
 struct Tasks<'a> {
     scenarios: &'a [Scenario],
     options: &'a Options,

@@ -2,7 +2,7 @@
 //!
 //! A scenario is defined by seed and number: `r7.12` is the same everywhere. Even numbers are for
 //! tuning, odd ones for reporting. Each draws its backends, its load and its faults from the ranges
-//! in this file, and lasts for about 25 000 requests.
+//! in this file. It lasts for about 25 000 requests, but from 30 s to 900 s.
 use std::time::Duration;
 
 use intelliproxy_core::Rng;
@@ -17,9 +17,9 @@ use super::service::{Part, Service};
 /// A half of the random scenarios.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Half {
-    /// Even numbers.
+    /// The scenarios with even numbers.
     Tune,
-    /// Odd numbers.
+    /// The scenarios with odd numbers.
     Report,
 }
 
@@ -307,7 +307,7 @@ impl Dice {
 }
 
 const RANDOM: u64 = 5;
-/// Approximate number of requests of a scenario.
+/// Number of requests of a scenario, unless its duration is at a bound.
 const REQUESTS: f64 = 25_000.0;
 
 #[cfg(test)]

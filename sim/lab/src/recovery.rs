@@ -98,7 +98,7 @@ fn recovery_of(
     (back as f64 - at).max(0.0)
 }
 
-/// The part of its fair share from which on a backend counts as recovered.
+/// The part of its fair share with which a backend counts as recovered.
 const ENOUGH: f64 = 0.8;
 /// Requests at the fair share that a measurement needs.
 const REQUESTS: f64 = 20.0;

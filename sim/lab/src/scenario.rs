@@ -75,16 +75,18 @@ impl Default for Scenario {
     }
 }
 
-/// Rule for repeating requests that a backend did not serve, as in the real proxy: after a refused
-/// connection, and, for an idempotent class, after a cut before any byte of the response and after
-/// a 429 or 503.
+/// Rule for repeating requests that a backend did not serve, as in the real proxy:
+/// - after a refused connection
+/// - for an idempotent class: after a cut before any byte of the response
+/// - for an idempotent class, with `refused`: after a 429 or 503, or a 5xx of a backend on trial
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Retries {
     /// Maximum number of backends that one request is tried on.
     #[serde(deserialize_with = "check::attempts")]
     pub attempts: u8,
-    /// Whether a refused request (429, 503) is tried at another backend.
+    /// Whether a request that gets a refusal (429, 503), or a 5xx on a trial, is tried at another
+    /// backend.
     pub refused: bool,
 }
 
@@ -179,7 +181,7 @@ impl Scenario {
     /// Reads a scenario.
     ///
     /// # Errors
-    /// The first fault, with its line and path: invalid JSON, an unknown key, a wrong type, a
+    /// The first error, with its line and path: invalid JSON, an unknown key, a wrong type, a
     /// number out of its range.
     pub fn from_json(text: &str) -> Result<Self, ScenarioError> {
         let mut source = serde_json::Deserializer::from_str(text);
@@ -358,14 +360,14 @@ impl Scenario {
     }
 }
 
-/// A fault of a scenario's text, with its place.
+/// An error in a scenario's text, with its place.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ScenarioError {
     /// The line, from 1.
     pub line: usize,
-    /// The path of the value, as keys joined by dots. Empty for a fault in the JSON itself.
+    /// The path of the value, as keys joined by dots. Empty for invalid JSON.
     pub path: String,
-    /// The description of the fault.
+    /// The description of the error.
     pub wrong: String,
 }
 

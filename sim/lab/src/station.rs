@@ -251,7 +251,8 @@ mod tests {
         assert_eq!(shared.expected(1, 10.0), Some(15.0));
     }
 
-    /// Busy time counts by whole seconds: half a second of one worker, then an idle second.
+    /// Busy time counts by whole seconds: half a second of one worker, then an idle second, then a
+    /// second in which one worker is always busy.
     #[test]
     fn busy_time_of_the_last_second() {
         let mut station = Station::new(2, 0, 0.0, 1.0);

@@ -241,7 +241,7 @@ mod tests {
     }
 
     /// By hand: the best simple policy has 10 and 20. 10.4 is within 5 % of it and 22 is not, so
-    /// half of the scenarios are lost. Without simple policies none is lost.
+    /// half of the scenarios are lost. Without simple policies the share is unknown.
     #[test]
     fn losses_by_hand() {
         let results = |simple: &str| {

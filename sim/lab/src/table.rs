@@ -100,7 +100,7 @@ pub fn summary_table(scenarios: usize, seeds: u64, overall: &[Overall]) -> Strin
     text
 }
 
-/// Formats milliseconds with the significant digits only.
+/// Formats milliseconds: with two decimals below 1000, without decimals from there on.
 fn ms(value: f64) -> String {
     if value < 1000.0 { format!("{value:.2}") } else { format!("{value:.0}") }
 }

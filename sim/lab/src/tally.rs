@@ -22,7 +22,8 @@ pub(super) struct Tally {
 pub struct Figures {
     /// Requests counted: all that arrived after the warm-up.
     pub requests: u64,
-    /// Requests with a 5xx, refused, given up or not admitted.
+    /// Requests without the right response: another status, refused, cut, given up by the proxy or
+    /// not admitted.
     pub failed: u64,
     /// Mean time of the requests that did not fail.
     pub mean_ms: f64,

@@ -1,9 +1,12 @@
 //! One run: arrivals, proxies and backends in virtual time.
 //!
-//! The round trip is the same for all requests, so messages in transit are kept in queues that are
-//! sorted by themselves. Only events at variable distances are kept in a heap, and the next end of
-//! each backend in a tree of minima. Once the queues have grown, a request allocates nothing. Of
-//! events at the same time the script comes first, then backends, then proxies, then arrivals.
+//! Messages with the scenario's round trip are kept in queues, which stay sorted because the delay
+//! is always the same. Events whose delays vary, and messages of backends with their own round
+//! trip, are kept in a heap. The next end of each backend is kept in a tree of minima. Once the
+//! queues have grown, a plain request allocates nothing.
+//!
+//! Events at the same time come in this order: the heap, ends of service, requests at backends,
+//! responses at proxies, deadlines of routers, timeouts of requests, arrivals.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use intelliproxy_core::{ConfigError, Lease, Rng};

@@ -2,7 +2,7 @@ use super::*;
 
 const ROUNDS: usize = 200_000;
 
-/// Returns the fates of `count` requests of one kind, `gap` apart.
+/// Returns the fates of `count` requests of one kind, 10 ms apart.
 fn fates(parameters: &Parameters, seed: u64, kind: RequestKind, count: usize) -> Vec<Fate> {
     let mut model = Model::new(parameters.clone(), seed, Instant::ZERO);
     let mut now = Instant::ZERO;

@@ -9,8 +9,8 @@ use crate::group::BackendGroup;
 use crate::scenario::{Arrivals, Bursts, Rate, Retries, Scenario};
 use crate::service::Service;
 
-/// Returns all of them, in the order of their tables. The proxies retry unless a scenario says
-/// otherwise.
+/// Returns the scenarios of the second catalogue, in the order of their tables. The proxies retry,
+/// except in `big_one`, `short_queues` and `few_fast`.
 pub fn wide_catalogue() -> Vec<Scenario> {
     vec![
         refusals("refuses", "responds 429 in .5 ms", None),

@@ -34,8 +34,9 @@ struct Host {
     consecutive_5xx: u32,
     ejected_until: Option<u64>,
     ejections: u64,
-    /// Good requests of this interval. `all` has the total.
+    /// Good requests of this interval.
     good: u32,
+    /// All requests of this interval.
     all: u32,
 }
 

@@ -2,9 +2,10 @@
 //!
 //! The defaults of `ngx_http_upstream_module` and `ngx_http_proxy_module`: `max_fails=1`,
 //! `fail_timeout=10s`, `proxy_next_upstream error timeout`. So only a missing response is an
-//! unsuccessful attempt; a 5xx is not. A server with one is skipped for ten seconds. Then a single
-//! request tries it, and its outcome decides. If all are skipped the response is 502. Servers with
-//! equally few connections take turns. The only server of a group is never skipped.
+//! unsuccessful attempt; a 5xx is not. A server with an unsuccessful attempt is skipped for ten
+//! seconds. Then a single request tries it, and its outcome decides. If all are skipped the
+//! response is 502. Servers with equally few connections take turns. The only server of a group is
+//! never skipped.
 use intelliproxy_core::Outcome;
 
 use super::{Peer, SECOND, Verdict, least, row, verdict};

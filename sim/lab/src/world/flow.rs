@@ -67,7 +67,7 @@ impl World {
         self.send(number, backend, upload, at >= self.warm_at);
     }
 
-    /// Chooses a backend for a request that failed at these.
+    /// Chooses a backend for a request that failed at `tried`.
     #[inline(always)]
     fn choose(&mut self, proxy: usize, tried: &[usize]) -> Option<(usize, Option<Lease>)> {
         if self.proxies.is_empty() {
@@ -171,7 +171,7 @@ impl World {
             debug_assert!(false, "a backend whose end is due serves a request");
             return;
         };
-        // The proxy has abandoned this request, so it was served in excess.
+        // The request has ended at its proxy. It was served in excess, or its stream is still open.
         let Some(index) = number.checked_sub(self.oldest) else {
             self.end_of_stream(backend, number);
             return;
@@ -244,7 +244,7 @@ impl World {
         self.give_back(proxy, backend, lease, outcome);
     }
 
-    /// Gives a lease back.
+    /// Reports the end of a request to its proxy, with the lease of a routed one.
     #[inline(always)]
     pub(super) fn give_back(
         &mut self,
@@ -294,7 +294,7 @@ impl World {
     }
 
     /// Sends a request that its backend did not serve to another one, as the real proxy would.
-    /// Returns false without another one.
+    /// Returns false if it is not tried again, so that the response ends it.
     #[cold]
     pub(super) fn retry(&mut self, number: u64, index: usize, response: Response) -> bool {
         let Some(retries) = self.retries else {

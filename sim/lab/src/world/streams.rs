@@ -22,7 +22,8 @@ pub(super) struct Open {
     latency: Duration,
     luck: Draw,
     class: usize,
-    /// The latency of a response that is counted at its end, ns.
+    /// The latency of a response that is counted at its end, ns; `None` if it was counted before or
+    /// is not counted.
     unsettled: Option<u64>,
 }
 
@@ -84,7 +85,8 @@ impl World {
         self.note_local(number, backend, true);
     }
 
-    /// Handles a due event that does not end the request at its proxy; returns false if it ends.
+    /// Handles an event that may leave the request open at its proxy. Returns false if the request
+    /// ends.
     #[cold]
     pub(super) fn goes_on(&mut self, number: u64, index: usize, end: End) -> bool {
         let End::Responded(response) = end else {
@@ -303,7 +305,7 @@ impl World {
         self.later.push(self.now + self.timeout, Later::TimesOut { request: number });
     }
 
-    /// The process of a backend has ended, and with it what it held.
+    /// Cuts these requests and the silent streams of a backend whose process has ended.
     #[cold]
     pub(super) fn cut(&mut self, backend: usize, requests: Vec<u64>) {
         for number in requests {
