@@ -1,5 +1,4 @@
-//! Costs of the codec's single steps: heads parsed, judged and encoded again, a chunked body
-//! read. Prints nanoseconds and the rate in bytes.
+//! Times each step of the codec. Prints ns and MB/s.
 //!
 //! `cargo bench -p intelliproxy --bench codec`
 use std::hint::black_box;
@@ -38,7 +37,7 @@ fn main() {
     measure("chunked, 16 x 1 KiB", &body, || measure::chunked(black_box(&body)));
 }
 
-/// Times one step, after a warm-up; the step has to succeed.
+/// Times one step after a warm-up. The step must succeed.
 fn measure(name: &str, input: &[u8], mut step: impl FnMut() -> Option<usize>) {
     for _ in 0..ROUNDS / 10 {
         assert!(black_box(step()).is_some(), "{name}");

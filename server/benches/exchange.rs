@@ -1,6 +1,6 @@
-//! Cost of one exchange in the proxy itself: no socket, no clock, one client and one backend on
-//! kept connections. Prints nanoseconds per exchange; under callgrind (`.ci/instructions`) the same
-//! program gives instructions per exchange, which are the same from run to run.
+//! Times one exchange in the proxy itself: no socket, no clock, one client and one backend on kept
+//! connections. Prints ns per exchange. Under callgrind (`.ci/instructions`) the same program gives
+//! instructions per exchange, which are the same from run to run.
 //!
 //! `cargo bench -p intelliproxy --bench exchange [-- ROUNDS [CASE]]`
 use std::hint::black_box;
@@ -12,7 +12,7 @@ mod memory;
 use intelliproxy::config::Config;
 use memory::World;
 
-/// Exchanges before anything is counted: every buffer and table has its size then.
+/// Exchanges before the measurement. After them every buffer and table has its final size.
 const WARM_UP: u32 = 1000;
 
 struct Case {

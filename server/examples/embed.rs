@@ -25,19 +25,19 @@ fn main() {
     let request = b"GET /hello HTTP/1.1\r\nHost: example.org\r\n\r\n";
     let response = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
-    // Bytes of a connection go into the room that the proxy has for them.
+    // Bytes from a connection are copied into the space that the proxy provides.
     proxy.read_space(client)[..request.len()].copy_from_slice(request);
     proxy.handle_read(now, client, request.len());
 
     loop {
-        // Actions of the proxy: connections here, which this network makes at once.
+        // Carries out the proxy's actions. Only connections matter here; they succeed at once.
         while let Some(action) = proxy.poll_action() {
             if let Action::Connect { conn, address } = action {
                 println!("connects to {address}");
                 proxy.handle_connected(now, conn, Ok(()));
             }
         }
-        // Connections with bytes to be written.
+        // Takes the next connection with bytes to write.
         let Some(conn) = proxy.poll_dirty() else { break };
         let bytes = proxy.write_ready(conn).to_vec();
         if bytes.is_empty() {

@@ -7,7 +7,7 @@ use listenfd::ListenFd;
 use super::listen::{Bound, Place};
 use crate::plain::os_error_text;
 
-/// Takes the listeners that this process was started with. None if it was started without any.
+/// Takes the listeners that this process was started with. The list is empty if there are none.
 ///
 /// # Errors
 /// One line: a descriptor is not a TCP listener.

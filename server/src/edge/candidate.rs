@@ -1,7 +1,7 @@
-//! A new configuration with everything that it needs: opened and tried, but not in use.
+//! A new configuration with the listeners and files that it needs: open, but not in use.
 //!
-//! All that can fail is done here, in the thread that reads the configuration, which may block. A
-//! candidate that is dropped leaves everything as it was.
+//! They are opened in the thread that reads the configuration (`reload.rs`), which may block. If a
+//! candidate is dropped, everything that is in use stays as it was. `reactor/reload.rs` applies it.
 use super::access;
 use super::listen::{Listeners, Place};
 use super::logging;
@@ -21,21 +21,21 @@ pub(crate) struct Candidate {
     pub(crate) listeners: Listeners,
     /// The listeners of the admin pages.
     pub(crate) admin: Listeners,
-    /// The new socket for commands; `None` within if there is none any more.
+    /// The new socket for commands. `None`: no change; `Some(None)`: no socket any more.
     pub(crate) control: Option<Option<ControlSocket>>,
     pub(crate) files: Files,
 }
 
-/// The files of a configuration, so far as they change.
+/// The files of a configuration that change.
 #[derive(Debug)]
 pub(crate) struct Files {
-    /// The new recording; `None` within if there is none any more.
+    /// The new recording. `None`: no change; `Some(None)`: no recording any more.
     pub(crate) recording: Option<Option<Opened>>,
-    /// The new file, form and levels of the program's log.
+    /// The new file, form and levels of the program's log; `None`: no change.
     pub(crate) log: Option<logging::Opened>,
-    /// The new access log.
+    /// The new access log; `None`: no change.
     pub(crate) access_log: Option<access::Opened>,
-    /// The content of the state file; `None` if it is not used.
+    /// The content of the state file, changed or not; `None` if no state file is used.
     pub(crate) state: Option<Kept>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Current {
     pub(crate) admin: Vec<Place>,
     /// The present recording, which must not overwrite files of the next one.
     pub(crate) recording: Option<record::Names>,
-    /// What commands have changed.
+    /// Settings that commands have changed.
     pub(crate) overrides: Overrides,
 }
 
@@ -74,7 +74,7 @@ impl Candidate {
         let log = is_other.then(|| logging::Opened::new(&config.log)).transpose()?;
         let is_other = config.access_log != current.config.access_log;
         let access_log = is_other.then(|| access::Opened::new(&config.access_log)).transpose()?;
-        // The last step, as it renames a file that is there already.
+        // The last step, because it renames an existing file.
         let is_other = config.recording != current.config.recording;
         let recording = match is_other {
             true => Some(record::open(&config.recording, current.recording)?),

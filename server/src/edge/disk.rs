@@ -1,6 +1,7 @@
-//! Files that the program writes in folders in which other users may have placed files or links.
+//! Opening of files in folders where other users may have placed files or links.
 //!
-//! A planted symbolic link is never followed. Opening never waits: pipes and devices are refused.
+//! Opening never waits: pipes and devices are refused. Symbolic links are not followed, except by
+//! [`read_named`].
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// Creates a file under a free name. If a link has that name, dangling or not, the call fails
-/// (`O_EXCL`).
+/// Creates a file. Fails if anything has the name, even a dangling link (`O_EXCL`).
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     File::options().write(true).create_new(true).open(path)
 }
@@ -29,7 +29,7 @@ pub(crate) fn is_regular(path: &Path) -> io::Result<bool> {
 }
 
 /// Opens a regular file for appending, and creates it if the name is free. A symbolic link is not
-/// followed, and opening never waits. Others than owner and group cannot read a new file.
+/// followed, and opening never waits. Only owner and group can read a new file.
 pub(crate) fn append(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     // Opening a pipe would wait for a reader. `NONBLOCK` has no effect on a regular file.
@@ -55,14 +55,14 @@ pub(crate) fn replace(path: &Path) -> io::Result<File> {
 /// The reason why a file was not read.
 #[derive(Debug)]
 pub(crate) enum Unread {
-    /// It is a link, a pipe, a device or a folder, in words.
+    /// It is a link, a pipe, a device or a folder; the text says which kind.
     Irregular(&'static str),
     /// The system's error, or an error of size or encoding.
     Failed(io::Error),
 }
 
-/// Describes what has this name, if it is not a regular file. `None` for a regular file and for a
-/// free name. Nothing is opened.
+/// Returns the error text for a name that belongs to something other than a regular file. `None`
+/// for a regular file and for a free name. Nothing is opened.
 pub(crate) fn irregular(path: &Path) -> Option<&'static str> {
     let found = fs::symlink_metadata(path).ok()?;
     match (found.is_symlink(), found.is_file()) {
@@ -98,7 +98,7 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, U
     Ok(Some(text))
 }
 
-/// Reads a regular file of at most `bytes_max` bytes that a person named; links are followed.
+/// Reads a regular file of at most `bytes_max` bytes that the operator named. Links are followed.
 pub(crate) fn read_named(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let too_large = || io::Error::other(format!("larger than {bytes_max} bytes"));
     let mut options = File::options();

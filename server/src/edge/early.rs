@@ -1,7 +1,8 @@
-//! Signals before the reactor: while the program reads its files and resolves names, those that it
-//! handles later must not end it.
+//! Signals that arrive before the reactor runs, while the program reads files and resolves names.
 //!
-//! SIGINT and SIGTERM keep their effect, since a file or a resolver may hang.
+//! SIGHUP, SIGUSR1 and SIGUSR2 must not end the program then. Only SIGHUP is remembered. SIGINT and
+//! SIGTERM still end it, since a file or a resolver may hang. Later signals are in
+//! `reactor/signal.rs`.
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 use signal_hook::flag;
 use signal_hook::low_level::unregister;
 
-/// The signals that came so far, while this value lives.
+/// Catches the signals as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Early {
     hangup: Arc<AtomicBool>,
@@ -30,7 +31,7 @@ impl Early {
         Ok(early)
     }
 
-    /// Whether a reload was asked for: the configuration may have been read before.
+    /// Whether SIGHUP arrived. The configuration may have been read before it.
     pub(crate) fn has_hung_up(&self) -> bool {
         self.hangup.load(Ordering::SeqCst)
     }

@@ -1,18 +1,19 @@
-//! What a running process hands to its successor: the listeners and what its policy has learned.
+//! The handover from a running process to its successor: the listeners and the learned state.
+//! `upgrade.rs` starts the successor.
 //!
-//! The successor's stdin is one end of a pair of sockets. It gets the listeners over it as
-//! descriptors (SCM_RIGHTS). It replies when it is ready, and accepts clients after the last word of
-//! its predecessor:
+//! The successor's stdin is one end of a pair of sockets. Over it the successor gets the listeners
+//! as descriptors (SCM_RIGHTS). It reports when it is ready, and accepts clients after its
+//! predecessor has sent [`GO`]:
 //!
 //! | from | bytes |
 //! |---|---|
 //! | predecessor | the length of the text (8 bytes, little endian), with the descriptors |
-//! | predecessor | the text: JSON, an address and an entry of `listen` for each descriptor |
+//! | predecessor | the text: JSON with each descriptor's address and entry, and the state |
 //! | successor | [`READY`] |
 //! | predecessor | [`GO`] |
 //!
-//! So a successor that is given up has not accepted any client. One whose predecessor ends before the
-//! last word ends, too.
+//! A successor that is given up has therefore accepted no client. If the predecessor ends before it
+//! sends [`GO`], the successor ends, too.
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
@@ -32,7 +33,7 @@ use crate::plain::os_error_text;
 
 /// The descriptors that one message can carry (SCM_MAX_FD of Linux).
 pub(crate) const LISTENERS_MAX: usize = 253;
-/// The largest text, the same as for a state file.
+/// The longest text, bytes. The limit of a state file is the same.
 const TEXT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The successor is ready to accept clients.
 const READY: u8 = b'r';
@@ -59,7 +60,7 @@ struct Text {
     learned: Option<String>,
 }
 
-/// What a successor has got.
+/// The listeners and the state that a process got at its start.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     /// The listeners for clients.
@@ -68,18 +69,18 @@ pub(crate) struct Taken {
     pub(crate) admin_listeners: Vec<Bound>,
     /// What the policy has learned, as the text of its state.
     pub(crate) learned: Option<String>,
-    /// The process that sent it.
+    /// The connection to the process that sent them; `None` if the service manager did.
     pub(crate) predecessor: Option<Predecessor>,
 }
 
-/// The successor's side, until it has reported that it is ready.
+/// A successor's connection to its predecessor, until the successor may accept clients.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
     stream: UnixStream,
 }
 
 impl Predecessor {
-    /// Reports that this process is ready, and waits for the word to accept clients.
+    /// Reports that this process is ready, and waits until the predecessor lets it accept clients.
     ///
     /// # Errors
     /// One line: the predecessor has ended, or said nothing in time.
@@ -91,12 +92,12 @@ impl Predecessor {
 }
 
 impl Handover {
-    /// Sends everything to the successor, and waits until it is ready. Then it accepts clients, if
-    /// `may_go` still holds.
+    /// Sends everything to the successor, and waits until it is ready. Then lets it accept clients
+    /// if `may_go` returns true.
     ///
     /// # Errors
-    /// The system's error; `UnexpectedEof` if the successor has ended, `WouldBlock` after `time`
-    /// without news.
+    /// The system's error; `UnexpectedEof` if the successor has ended, `WouldBlock` if it sent
+    /// nothing for `time`.
     pub(super) fn pass_on(
         self,
         mut stream: UnixStream,
@@ -218,7 +219,7 @@ mod tests {
     }
 
     /// Listeners arrive with their places, and accept clients that connected before. The state
-    /// arrives as it was, also one of a megabyte. The successor has the last word.
+    /// arrives unchanged, even one of 1 MiB. At the end the successor may accept clients.
     #[test]
     fn everything_arrives() {
         let entry = Listen { proxy_protocol: true, .."127.0.0.1:0".into() };
@@ -247,7 +248,7 @@ mod tests {
         }
     }
 
-    /// A predecessor that stops meanwhile lets no successor serve.
+    /// A predecessor that stops before the end of the handover lets no successor serve.
     #[test]
     fn one_that_stops_has_no_successor() {
         let (own, other) = UnixStream::pair().expect("sockets");
@@ -259,8 +260,8 @@ mod tests {
         assert_eq!(error.to_string(), "this process stops");
     }
 
-    /// A successor that ends, or says nothing, is an error for its predecessor. A predecessor that
-    /// ends is one for its successor.
+    /// The predecessor gets an error if the successor ends or sends nothing. The successor gets one
+    /// if the predecessor ends, or if its text is of another version.
     #[test]
     fn each_side_notices_the_others_end() {
         let (own, other) = UnixStream::pair().expect("sockets");

@@ -1,7 +1,7 @@
-//! JSON texts from bytes of peers.
+//! JSON strings from bytes of peers, for the log and the access log.
 use std::io::Write;
 
-/// Appends a JSON string. What is not visible is escaped as `\u00HH`; a byte that is not part of
+/// Appends a JSON string. Invisible characters are escaped as `\uHHHH`. A byte that is not part of
 /// UTF-8 appears as `\xHH` in the text.
 pub(super) fn put_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
@@ -29,14 +29,15 @@ pub(super) fn put_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
 }
 
-/// Whether all bytes are visible ASCII other than quotes and backslashes. Without an early end, so
-/// that the compiler compares many bytes at once.
+/// Whether all bytes are visible ASCII other than quotes and backslashes. The loop has no early
+/// end, so that the compiler compares many bytes at once.
 pub(super) fn is_plain(text: &[u8]) -> bool {
     let is_plain = |byte: u8| matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\');
     text.iter().fold(true, |all, byte| all & is_plain(*byte))
 }
 
-/// Appends the rest of a text from its first byte on that is not ASCII, or a plain rest.
+/// Appends the rest of a text: either plain ASCII, or beginning with the first byte that is not
+/// ASCII.
 fn put_foreign(out: &mut Vec<u8>, text: &[u8]) {
     if text.is_ascii() {
         return out.extend_from_slice(text);
@@ -62,7 +63,7 @@ fn put_foreign(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// Appends formatted text, which does not fail.
+/// Appends formatted text.
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }

@@ -35,10 +35,9 @@ pub struct Place {
 /// The listeners of a configuration.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    /// Those that were bound for it.
+    /// The new ones.
     pub bound: Vec<Bound>,
-    /// Those that are there already. Their entries may differ from before in anything but the
-    /// address.
+    /// Those that were open before, with their new entries. The address is the same.
     pub kept: Vec<Place>,
 }
 
@@ -55,7 +54,7 @@ impl Listeners {
         Ok(all)
     }
 
-    /// Returns all, with the sockets of those that are kept taken out of `open`.
+    /// Returns all listeners. The sockets of the kept ones are taken out of `open`.
     pub(crate) fn with(self, open: &mut Vec<Bound>) -> Vec<Bound> {
         let mut all = self.bound;
         for place in self.kept {
@@ -65,13 +64,13 @@ impl Listeners {
         all
     }
 
-    /// The addresses of all.
+    /// The places of all, new and kept.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         self.bound.iter().map(|bound| &bound.place).chain(&self.kept)
     }
 
-    /// Listens on every address of an entry that the machine has. For port 0 all get the same
-    /// free port, and listeners of the same entry are kept.
+    /// Listens on every address of an entry that the machine has. With port 0, all addresses get
+    /// the same free port; if listeners of this entry are open, those are kept instead.
     fn add(&mut self, entry: &Listen, held: &[Place]) -> Result<(), String> {
         let text = &entry.address;
         let fail = |wrong: String| format!("cannot listen on {text}: {wrong}");
@@ -115,7 +114,8 @@ impl Listeners {
     }
 }
 
-/// The line for an address that cannot be bound.
+/// The line for an address that cannot be bound. Names the proxy's own listener if that is in the
+/// way.
 fn refusal(address: SocketAddr, error: &io::Error, held: &[Place]) -> String {
     let error_text = os_error_text(error);
     let covers = |place: &&Place| {
@@ -131,8 +131,8 @@ fn refusal(address: SocketAddr, error: &io::Error, held: &[Place]) -> String {
     }
 }
 
-/// Binds all addresses. Addresses that the machine does not have are skipped, but at least one
-/// must be bound, unless there is another listener already.
+/// Binds all addresses. Addresses that the machine does not have are skipped, but at least one must
+/// be bound, unless `has_another`: the entry has an open listener.
 fn bind_all(
     addresses: &[SocketAddr],
     shares_port: bool,
@@ -163,14 +163,14 @@ fn bind_all(
 /// Binds one address. Also returns it with its real port.
 fn bind(address: SocketAddr, shares_port: bool) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = if shares_port { share(address)? } else { TcpListener::bind(address)? };
-    // A second listen only changes the backlog, which the standard library fixes.
+    // Sets the backlog. The standard library listens with a fixed one.
     rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     Ok((listener, address))
 }
 
-/// Binds an address that others may bind, too.
+/// Binds an address that other sockets may bind, too (`SO_REUSEPORT`).
 fn share(address: SocketAddr) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
@@ -188,8 +188,8 @@ fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || has_no_family
 }
 
-/// Connections that wait to be accepted. The system may lower it (on Linux to somaxconn, 4096 by
-/// default).
+/// The maximum of connections that wait to be accepted. The system may lower it (on Linux to
+/// somaxconn, 4096 by default).
 const BACKLOG: i32 = 4096;
 /// Attempts to find a port that is free on all addresses.
 const FREE_PORT_ATTEMPTS: u32 = 8;
@@ -242,14 +242,14 @@ mod tests {
         assert!(Listeners::bind(&[entry(port, true)], &[]).is_err(), "the other does not share it");
     }
 
-    /// An address of another machine (RFC 5737) is an error if the name has no other.
+    /// An address of another machine (RFC 5737) is an error if the entry has no other address.
     #[test]
     fn foreign_address_is_refused() {
         let error = bind_one("192.0.2.1:0", &[]).expect_err("not ours");
         assert!(error.starts_with("cannot listen on 192.0.2.1:0: "), "{error}");
     }
 
-    /// An address of another machine is skipped if the name also has one of this machine.
+    /// An address of another machine is skipped if the entry also has one of this machine.
     #[test]
     fn foreign_address_beside_ours_is_left_out() {
         let addresses = ["192.0.2.1:0", "127.0.0.1:0"].map(|text| text.parse().expect("address"));
@@ -259,8 +259,8 @@ mod tests {
         assert!(bind_all(&addresses[..1], false, true).expect("another one is kept").is_empty());
     }
 
-    /// A listener stays where its address stays, with the new entry. Port 0 stays only for the same
-    /// text. The other addresses are bound.
+    /// A listener whose address is still wanted is kept, with the new entry. With port 0 it is kept
+    /// only if the entry's text is the same. The other addresses are bound.
     #[test]
     fn held_listeners_are_kept() {
         let first = bind_one("127.0.0.1:0", &[]).expect("a free port");

@@ -128,7 +128,7 @@ pub(crate) struct LogGuard {
 }
 
 impl LogGuard {
-    /// Waits until the lines queued so far are written, but no longer than [`FINISH_TIME`].
+    /// Waits until the lines queued so far are written, but no longer than twice [`FINISH_TIME`].
     pub(crate) fn finish(self) {
         let Self { messages, patience, ended, .. } = self;
         drop(patience);
@@ -143,7 +143,7 @@ impl LogGuard {
     }
 }
 
-/// Reads the counts of lost lines, and asks for the file to be opened again.
+/// The reactor's access to the log: its counts, and requests to open or change its file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LogWatch {
     dropped: Arc<AtomicU64>,
@@ -155,7 +155,7 @@ pub(crate) struct LogWatch {
 }
 
 impl LogWatch {
-    /// Opens the file again: a renamed one is let go.
+    /// Asks the writer to open its file again, so that a renamed one is closed.
     pub(crate) fn reopen(&self) {
         self.is_reopen_asked.store(true, Ordering::Release);
         if let Some(messages) = &self.messages {
@@ -164,8 +164,10 @@ impl LogWatch {
         }
     }
 
-    /// Continues with another file, form and levels. A file that finds the queue full is not used;
-    /// the next signal to open it again does not help then, so a line says so.
+    /// Changes the levels, and asks the writer to change form and file.
+    ///
+    /// If the queue is full, form and file stay, and SIGUSR1 does not change them later. The line
+    /// about that is lost if the queue is still full.
     pub(crate) fn set(&self, opened: Opened) {
         let Some(messages) = &self.messages else { return };
         let Opened { levels, format, out } = opened;
@@ -189,7 +191,7 @@ impl LogWatch {
     }
 }
 
-/// The log's side that the program writes to.
+/// The logger of the `log` crate. It queues lines for the writer.
 struct LineQueue {
     levels: Arc<RwLock<Levels>>,
     messages: Queue<Message>,
@@ -223,7 +225,7 @@ enum Message {
     Line(Line),
     /// Wakes the writer, which then opens its file again.
     Reopen,
-    /// The following lines have this form and go there.
+    /// Later lines have this form and go to `out`.
     Set {
         format: LogFormat,
         out: Box<dyn Target>,
@@ -245,7 +247,7 @@ impl Line {
         Self { at: SystemTime::now(), level, target, text }
     }
 
-    /// A line of the log's own, about itself.
+    /// A line about the log itself.
     fn own(text: String) -> Self {
         Self::new(Level::Warn, Cow::Borrowed(module_path!()), text)
     }
@@ -276,7 +278,7 @@ impl fmt::Display for Stamp {
     }
 }
 
-/// Time, level, module and text, without invisible characters so that it stays one line.
+/// Formats time, level, module and text. Invisible characters are escaped, so it stays one line.
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = self.level;
@@ -324,7 +326,8 @@ fn spawn(
                 Message::Set { format, out } => (writer.format, writer.out) = (format, out),
                 Message::Reopen | Message::Finish => {}
             }
-            // Reported when the queue is empty, so that the count covers a whole burst.
+            // Dropped lines are reported when the queue is empty, so that the count covers a whole
+            // burst.
             if is_last || queued.is_empty() {
                 writer.tell_dropped();
             }
@@ -364,7 +367,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes a line, and another one about failed writes that preceded it.
+    /// Writes a line. If writes had failed, a second line reports them.
     fn write(&mut self, line: &Line) {
         self.put(line);
         if self.buffer.is_empty()

@@ -1,8 +1,11 @@
-//! The threads beside the reactor's own: the log, the keeper of the state, the writer of the
-//! recording, and the reader of a new configuration.
+//! Files, names and processes: everything that may block. Separate threads write the log, the
+//! access log, the state and the recording, read a new configuration, and start an upgrade.
 //!
-//! The reactor waits for none of them while the proxy serves. A reading of the configuration that
-//! hangs is given up after `timeouts.reloadMs`; a late result is dropped.
+//! This file has `Edge`, which the reactor calls once a turn. `service.rs` talks to the service
+//! manager and starts an upgrade.
+//!
+//! The reactor waits for none of these threads while the proxy serves. If reading the configuration
+//! hangs, it is given up after `timeouts.reloadMs`; a late result is dropped.
 pub(crate) mod access;
 pub(crate) mod activation;
 pub(crate) mod candidate;
@@ -46,14 +49,14 @@ use crate::proxy::{Notice, Proxy};
 /// The log, files and worker threads of one reactor.
 pub(crate) struct Edge {
     log: LogWatch,
-    /// Decides which lines about peers are written.
+    /// Limits the log lines that peers can cause.
     limits: LineLimits,
-    /// The counts of the log that the proxy knows.
+    /// The log's counts as last passed to the proxy.
     log_counts: LogCounts,
     access: Option<AccessLog>,
     access_counts: AccessCounts,
     keeper: Option<Keeper>,
-    /// What a policy had learned when a command replaced it.
+    /// The learned state of the policy that a command replaced last.
     learned: Option<String>,
     /// Reads the configuration again; `None` if there is nothing to read.
     source: Option<Source>,
@@ -61,11 +64,11 @@ pub(crate) struct Edge {
     /// Whether another reading was asked for during the last one.
     is_asked_again: bool,
     waker: Arc<Waker>,
-    /// Dropped after the proxy: its drop waits until the recording is written.
+    /// Dropped after the proxy, because its drop waits until the recording is written.
     recording: Option<RecordGuard>,
     /// Recordings that a new configuration has ended; they may still be written.
     ending: Vec<RecordGuard>,
-    /// The same for keepers of the state.
+    /// Writers of the state that have been told to end; they may still be writing.
     ending_states: Vec<Ended>,
 }
 
@@ -147,7 +150,7 @@ impl Edge {
         }
     }
 
-    /// Opens the files of logs again: a renamed one is let go.
+    /// Opens the log files again, so that renamed ones are closed.
     #[cold]
     pub(crate) fn reopen_logs(&self) {
         info!("SIGUSR1: opening the files of logs again");
@@ -162,7 +165,7 @@ impl Edge {
         self.reading_until().is_some()
     }
 
-    /// Leaves the files of the state and of the recording to another process.
+    /// Ends the saving of the state and the recording: the process that follows writes these files.
     pub(crate) fn hand_over(&mut self, proxy: &mut Proxy) {
         self.ending_states.extend(self.keeper.take().map(Keeper::end));
         proxy.stop_recording();
@@ -184,8 +187,10 @@ impl Edge {
         self.recording.as_ref().map(RecordGuard::names)
     }
 
-    /// Starts reading the configuration again.
-    /// Returns the number of readings until this one has ended; `None` if there is nothing to read.
+    /// Starts reading the configuration again, or notes that it must be read once more.
+    ///
+    /// Returns how many readings must end until this request is served: 1, or 2 if one is in
+    /// progress. `None` if there is nothing to read.
     pub(crate) fn reload(
         &mut self,
         now: Instant,
@@ -206,7 +211,7 @@ impl Edge {
         Some(readings)
     }
 
-    /// Keeps what the policy has learned, before a command changes the policy.
+    /// Keeps and saves the learned state. Called before a command changes the policy.
     pub(crate) fn remember(&mut self, proxy: &Proxy) {
         if let Some(state) = proxy.policy_state() {
             self.learned = Some(state.to_json());
@@ -216,7 +221,7 @@ impl Edge {
         }
     }
 
-    /// Restores what the policy had learned when it was last in use.
+    /// Restores the state that [`remember`](Self::remember) kept, if it belongs to this policy.
     pub(crate) fn recall(&self, proxy: &mut Proxy) {
         let Some(text) = &self.learned else { return };
         // The state of another policy is refused, and kept for that one.
@@ -232,12 +237,12 @@ impl Edge {
         Some(loaded)
     }
 
-    /// Whether another reading was asked for during the last one. Returns it once.
+    /// Returns whether another reading was asked for during the last one, and resets that.
     pub(crate) fn take_asked_again(&mut self) -> bool {
         std::mem::take(&mut self.is_asked_again)
     }
 
-    /// Saves what the policy has learned if this configuration keeps it elsewhere or not at all.
+    /// Saves the learned state if `next` has another state file or another policy.
     pub(crate) fn save(&self, proxy: &Proxy, next: &Config) {
         let now = proxy.config();
         let stays = now.state_file == next.state_file && now.routing.policy == next.routing.policy;
@@ -312,7 +317,8 @@ impl Edge {
         }
     }
 
-    /// Writes the last state, which may take up to a few seconds.
+    /// Writes the rest of the access log, the last state, and the counts of omitted lines. Waits up
+    /// to a few seconds.
     pub(crate) fn finish(&mut self, now: Instant, proxy: &mut Proxy) {
         if let Some(access) = self.access.take() {
             access.finish(now, proxy);

@@ -4,11 +4,11 @@
 //! |---|---|
 //! | `READY=1` | the listeners accept clients; a reload has ended |
 //! | `RELOADING=1` | a reload begins (`Type=notify-reload`) |
-//! | `WATCHDOG=1` | at half of `WATCHDOG_USEC`, from the serving thread itself |
+//! | `WATCHDOG=1` | every half of `WATCHDOG_USEC`, by the serving thread itself |
 //! | `MAINPID=N` | an upgrade: process N serves now |
 //! | `STOPPING=1` | the proxy stops |
 //!
-//! Own code: a message is one datagram. No reply is awaited, and a message that the manager does not
+//! Own code: a message is one datagram. No reply is awaited. A message that the manager does not
 //! take is dropped.
 use std::ffi::OsString;
 use std::io;
@@ -28,7 +28,7 @@ pub(crate) struct Environment {
     pub(crate) socket: Option<OsString>,
     /// The longest time between two signs of life, microseconds.
     pub(crate) watchdog_usec: Option<OsString>,
-    /// The process that they are expected from; any if absent.
+    /// The process that must send them; any if absent.
     pub(crate) watchdog_pid: Option<OsString>,
 }
 
@@ -54,14 +54,14 @@ impl Environment {
     }
 }
 
-/// The way to the service manager; without one nothing is sent.
+/// The connection to the service manager; without one nothing is sent.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
     socket: Option<UnixDatagram>,
     watchdog: Option<Watchdog>,
 }
 
-/// The signs of life.
+/// The schedule of signs of life.
 #[derive(Debug)]
 struct Watchdog {
     interval: Duration,
@@ -69,7 +69,7 @@ struct Watchdog {
 }
 
 impl Notifier {
-    /// Connects to the manager that the environment names. One that cannot be reached is logged.
+    /// Connects to the manager that the environment names. A failure is logged.
     pub(crate) fn new(environment: &Environment, now: Instant) -> Self {
         let Some(name) = environment.socket.as_ref().filter(|name| !name.is_empty()) else {
             return Self::default();
@@ -91,24 +91,25 @@ impl Notifier {
         }
     }
 
-    /// The proxy accepts clients, or a reload has ended.
+    /// Reports that the proxy accepts clients, or that a reload has ended.
     pub(crate) fn ready(&self) {
         self.send("READY=1");
     }
 
-    /// A reload has begun; [`ready`](Self::ready) ends it.
+    /// Reports that a reload has begun. [`ready`](Self::ready) reports its end.
     pub(crate) fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
-    /// The proxy stops.
+    /// Reports that the proxy stops.
     pub(crate) fn stopping(&self) {
         self.send("STOPPING=1");
     }
 
-    /// Another process serves now. Its messages are its own, so this one sends no more.
+    /// Reports that process `pid` serves now. That process sends its own messages; this one sends
+    /// no more.
     pub(crate) fn succeeded_by(&mut self, pid: u32) {
         self.send(&format!("MAINPID={pid}"));
         *self = Self::default();
@@ -125,7 +126,7 @@ impl Notifier {
         }
     }
 
-    /// The time at which a turn is due for the next sign of life.
+    /// The time of the next sign of life.
     #[inline]
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.watchdog.as_ref().map(|watchdog| watchdog.next)
@@ -247,7 +248,7 @@ mod tests {
         std::fs::remove_file(path).expect("the socket's file");
     }
 
-    /// Without a manager, or with one that cannot be reached or does not read, nothing happens.
+    /// A missing manager, and one that cannot be reached or does not read, do no harm.
     #[test]
     fn a_manager_is_optional() {
         for name in ["", "relative", "/no/such/socket", "@"] {

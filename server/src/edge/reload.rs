@@ -1,10 +1,10 @@
-//! Reading the configuration again while the proxy runs.
+//! Reads the configuration again while the proxy runs (SIGHUP). `reactor/reload.rs` applies it.
 //!
-//! A separate thread reads the file, checks it and resolves the backends' names, all of which may
-//! block. Then it wakes the reactor. Only one such thread is awaited at a time; signals that
-//! arrive meanwhile cause one more reading. A thread that hangs (on a pipe, a dead mount or a
-//! resolver) is given up after a time, so that later signals are not lost. A few of them may hang
-//! at once.
+//! A separate thread reads the file, checks it, resolves the backends' names and opens what is new,
+//! all of which may block. Then it wakes the reactor. Only one such thread is awaited at a time;
+//! signals that arrive meanwhile cause one more reading. A thread that hangs (on a pipe, a dead
+//! mount or a resolver) is given up after a time, so that later signals are not lost. Up to
+//! `HANGING_MAX` threads may hang at once.
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::plain::os_error_text;
 #[derive(Debug, PartialEq)]
 pub(crate) struct Reading<T> {
     pub(crate) loaded: Result<T, String>,
-    /// Whether another reading was asked for meanwhile.
+    /// Whether another reading was asked for during this one.
     pub(crate) is_asked_again: bool,
 }
 
@@ -36,7 +36,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// A source that calls `load`. It returns the configuration with its backends' addresses, or
+    /// A source that calls `load`, which returns the configuration with its backends' addresses, or
     /// the error in one line.
     pub fn new(
         load: impl Fn() -> Result<(Config, Vec<BackendTarget>), String> + Send + Sync + 'static,
@@ -135,7 +135,7 @@ impl<T: Send + 'static> Reloader<T> {
         None
     }
 
-    /// Gives the current reading up if its time is over. If so, returns whether another one was
+    /// Gives up the current reading if its time is over. If so, returns whether another one was
     /// asked for.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<bool> {
         match self.state {
@@ -228,7 +228,7 @@ mod tests {
         let (woken, wakes) = crossbeam_channel::unbounded();
         let wake = || {
             let woken = woken.clone();
-            // The last threads hang until the test has ended.
+            // The last threads hang beyond the end of the test, when nobody receives.
             move || {
                 let _ = woken.send(());
             }

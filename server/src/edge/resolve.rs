@@ -1,7 +1,7 @@
-//! Resolves names before anything is served, and again, by another thread, when the configuration
-//! is reloaded.
+//! Resolves the names of backends and listeners, and builds the [`Setup`] that serving needs.
 //!
-//! The calls of the standard library may block, so the reactor never makes them.
+//! The resolver of the standard library may block, so the reactor never calls it. Names are
+//! resolved before anything is served; for a reload, a separate thread resolves them.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use super::early::Early;
@@ -29,15 +29,15 @@ pub struct Setup {
     pub reload: Option<Source>,
     /// Counts of the log, for /stats.
     pub(crate) log: LogWatch,
-    /// What an earlier process has learned, as the text of its state.
+    /// The learned state of the process before this one, as JSON.
     pub(crate) learned: Option<String>,
-    /// The process that this one follows.
+    /// The connection to the process that this one replaces (SIGUSR2).
     pub(crate) predecessor: Option<Predecessor>,
     /// The command of this process, for SIGUSR2; `None` ignores the signal.
     pub(crate) program: Option<Program>,
     /// The service manager.
     pub(crate) manager: Environment,
-    /// The signals that came before the reactor.
+    /// The signals that arrived before the reactor started.
     pub(crate) early: Option<Early>,
 }
 
@@ -50,11 +50,11 @@ impl Setup {
         Self::following(config, None)
     }
 
-    /// The same with listeners that are open already: those of the process before this one, of
-    /// which the ones that are not needed are closed, or those of the service manager.
+    /// Like [`new`](Self::new), but uses open listeners where they fit: those of the process before
+    /// this one, or those of the service manager. The former are closed where they are not needed.
     ///
     /// # Errors
-    /// As for [`new`](Self::new), and a listener of the service manager that is not needed.
+    /// As for [`new`](Self::new), and if a listener of the service manager is not needed.
     pub(crate) fn following(config: Config, taken: Option<Taken>) -> Result<Self, String> {
         let backends = backend_targets(&config)?;
         let Taken { mut listeners, mut admin_listeners, learned, predecessor } =
@@ -114,7 +114,7 @@ impl Setup {
 /// file.
 ///
 /// # Errors
-/// The error of the system's resolver.
+/// The error of the system's resolver, or that the name has no address.
 pub fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     if host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case("localhost") {
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];

@@ -1,4 +1,4 @@
-//! The process as others see it: the service manager, and a successor.
+//! Messages to the service manager (`notify.rs`), and the start of a successor (`upgrade.rs`).
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl Service {
         self.notifier.ready();
     }
 
-    /// Reports that the proxy stops, and starts no successor any more.
+    /// Reports that the proxy stops. From now on no successor may take over.
     pub(crate) fn handle_stopping(&self) {
         self.notifier.stopping();
         self.upgrader.iter().for_each(Upgrader::cancel);
@@ -52,7 +52,7 @@ impl Service {
         self.notifier.reloading();
     }
 
-    /// Reports the end of a reload and signs of life. Called once a turn.
+    /// Reports the end of a reload, and sends signs of life. Called once a turn.
     #[inline]
     pub(crate) fn handle_turn(&mut self, now: Instant, is_reading: bool) {
         if self.is_reloading && !is_reading {
@@ -81,7 +81,7 @@ impl Service {
         }
     }
 
-    /// Returns the number of the process that follows this one, once it is ready.
+    /// Returns the id of the successor once it serves. A failed start is logged.
     pub(crate) fn take_successor(&mut self) -> Option<u32> {
         match self.upgrader.as_mut()?.take()? {
             Ok(pid) => {

@@ -1,7 +1,8 @@
 //! The Unix socket for commands: a name in the file system that only its owner may use.
 //!
-//! The name goes when the socket is dropped, if it still belongs to it. A socket that another
-//! process has left is replaced; one that a process listens on is not. Links are not followed.
+//! When the socket is dropped, its name is removed, unless the name belongs to something else by
+//! then. A stale socket of a dead process is replaced; one that a process listens on is not. Links
+//! are not followed. `reactor/control.rs` accepts its connections.
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -14,7 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socke
 use super::disk;
 use crate::plain::os_error_text;
 
-/// A bound socket, whose name goes with it.
+/// A bound socket. Its name is removed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     /// Taken when the socket is put to use.
@@ -25,8 +26,8 @@ pub(crate) struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Binds and listens. The name appears with mode 0600, in place of a stale socket if there is
-    /// one, or of the socket of the process before this one (`takes_over`).
+    /// Binds and listens. The name appears with mode 0600. It replaces a stale socket or, if
+    /// `takes_over` is set, the socket of the process before this one.
     ///
     /// # Errors
     /// One line that names the path: it belongs to something else, another process listens there,
@@ -40,7 +41,7 @@ impl ControlSocket {
             }
             Ok(found) if !found.file_type().is_socket() => return Err(fail("is not a socket")),
             Ok(_) if takes_over => {}
-            // A backlog that is full is a sign of a listener, too.
+            // A full backlog is also an error, but shows that a process listens.
             Ok(_) => match UnixStream::connect(&file).map_err(|error| error.kind()) {
                 Err(ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {}
                 Ok(_) | Err(_) => return Err(fail("another process listens there")),
@@ -57,7 +58,7 @@ impl ControlSocket {
             _ => {}
         }
         let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
-        // On Linux the name gets this mode. No client can connect before the listen below.
+        // On Linux the name inherits this mode. No client can connect before the listen below.
         fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         bind(&socket, &SocketAddrUnix::new(&beside)?)?;
         let result = Self::publish(&beside, &path).and_then(|identity| {
@@ -67,7 +68,7 @@ impl ControlSocket {
             Ok(Self { listener: Some(listener), path, identity })
         });
         if result.is_err() {
-            // It may have been renamed already.
+            // Fails if the file was renamed already.
             let _ = fs::remove_file(&beside);
         }
         result
@@ -94,7 +95,7 @@ impl Drop for ControlSocket {
     fn drop(&mut self) {
         let found = fs::symlink_metadata(&self.path);
         if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
-            // Without it nothing can be removed.
+            // If this fails, a stale name stays, which the next start replaces.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -102,7 +103,7 @@ impl Drop for ControlSocket {
 
 /// The mode of the name.
 const MODE: u32 = 0o600;
-/// Connections that wait to be accepted: as many as there can be.
+/// The maximum of connections that wait to be accepted: as many as can be open.
 const BACKLOG: i32 = crate::control::CONNECTIONS_MAX as i32;
 
 #[cfg(test)]
@@ -117,7 +118,7 @@ mod tests {
         folder
     }
 
-    /// The name has mode 0600 and goes with the socket. A stale name is replaced.
+    /// The name has mode 0600 and is removed with the socket. A stale name is replaced.
     #[test]
     fn names_come_and_go() {
         let folder = folder("names");
@@ -137,7 +138,7 @@ mod tests {
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// A process takes the name of the one before it over, which leaves it alone at its end.
+    /// A process takes over the name of the process before it, which does not remove it at its end.
     #[test]
     fn a_name_passes_on() {
         let folder = folder("passes");
@@ -151,8 +152,8 @@ mod tests {
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// A name that is in use, a link, a file and a missing folder are refused, and stay as they are. A
-    /// name that another process has taken over is not removed.
+    /// A name that is in use, a link, a file, a missing folder and a name that is too long are
+    /// refused. A name that now belongs to something else is not removed.
     #[test]
     fn other_names_are_left_alone() {
         let folder = folder("others");

@@ -1,9 +1,10 @@
 //! The file that keeps what a policy learns across restarts.
 //!
-//! The file is a cache. It is read once, before anything is served; an unusable file is moved
-//! aside. A thread writes it at most every [`SAVE_INTERVAL`] and at the end. It writes a new file
-//! beside the old one and renames it, so that a complete file exists at any time. The reactor only
-//! hands the state over and never waits for the disk.
+//! The file is a cache. It is read before anything is served, and for a new configuration. An
+//! unusable file is moved aside. A separate thread writes the state every [`SAVE_INTERVAL`], before
+//! the policy or the file changes, and at the end. It writes a new file beside the old one and
+//! renames it, so the name always has a complete file. The reactor only queues the state and never
+//! waits for the disk.
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -18,14 +19,14 @@ use crate::config::Config;
 use crate::plain::os_error_text;
 use crate::proxy::Proxy;
 
-/// Time between two saves, and so the longest time that a crash may lose.
+/// Time between two saves. A crash loses what was learned since the last one.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 /// The longest wait for the last save at the end.
 pub(super) const FINISH_TIME: Duration = Duration::from_secs(2);
 /// The largest file that is read; 10 000 backends with all their numbers fit.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// The state file of a configuration, read.
+/// The content of a configuration's state file.
 #[derive(Debug)]
 pub(crate) struct Kept {
     path: String,
@@ -71,7 +72,7 @@ pub(crate) struct Keeper {
 #[derive(Debug)]
 enum Message {
     Write(PolicyState),
-    /// Rename the file that is there, so that it is kept.
+    /// Rename the existing file, so that it is kept.
     SetAside {
         suffix: &'static str,
         wrong: Option<String>,
@@ -79,9 +80,10 @@ enum Message {
 }
 
 impl Keeper {
-    /// Restores the file's state in the proxy, if there is one, and starts the writer. Returns
-    /// `None` if the file is not used; a log line says why. With `is_restored` the proxy has its
-    /// state already, and the file is not read.
+    /// Restores the file's state in the proxy, if there is one, and starts the writer. With
+    /// `is_restored` the proxy has its state already, and the file's content is ignored.
+    ///
+    /// Returns `None` if no file is configured, or if it is not used; then a log line says why.
     ///
     /// An unusable file is renamed to `.bad`, and the proxy starts empty.
     ///
@@ -103,7 +105,8 @@ impl Keeper {
         Self::begin(kept, !is_restored, proxy, now).map(Some)
     }
 
-    /// Starts the writer, and restores the file's state in the proxy or keeps the file as `.old`.
+    /// Starts the writer. If `restores` is set, restores the file's state in the proxy; otherwise
+    /// an existing file is renamed to `.old`.
     ///
     /// # Errors
     /// One line: the thread cannot be started.
@@ -115,8 +118,8 @@ impl Keeper {
     ) -> Result<Self, String> {
         let path = kept.path.clone();
         let file = PathBuf::from(&path);
-        // A state may wait while another is written, with the last one behind it. More would only
-        // be older.
+        // Room for a rename, a state that waits while another is written, and the last state. More
+        // room would only hold older states.
         let writer = Worker::start("state", 3, move |messages| write_all(&file, messages))
             .map_err(|error| format!("state {path}: {}", os_error_text(&error)))?;
         let keeper = Self { path, writer, next_save: now + SAVE_INTERVAL };
@@ -142,17 +145,17 @@ impl Keeper {
         self.set_aside(".bad", Some(wrong));
     }
 
-    /// Whether it keeps the state in this file.
+    /// Whether it writes the file of `kept`.
     pub(crate) fn is_at(&self, kept: &Kept) -> bool {
         self.path == kept.path
     }
 
     fn set_aside(&self, suffix: &'static str, wrong: Option<String>) {
-        // The queue has room: nothing was saved before.
+        // At the start the queue is empty. Later, a rename that finds the queue full is dropped.
         let _ = self.writer.queue.offer(Message::SetAside { suffix, wrong });
     }
 
-    /// Hands the state over if a save is due. Called once a turn.
+    /// Queues the state for the writer if a save is due. Called once a turn.
     pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &Proxy) {
         if now < self.next_save {
             return;
@@ -164,7 +167,7 @@ impl Keeper {
         self.save(proxy);
     }
 
-    /// Hands the state over.
+    /// Queues the state for the writer, if the policy learns.
     pub(crate) fn save(&self, proxy: &Proxy) {
         if let Some(state) = proxy.policy_state()
             && let Err(Refused { has_ended, .. }) = self.writer.queue.offer(Message::Write(state))
@@ -176,7 +179,7 @@ impl Keeper {
         }
     }
 
-    /// Ends the saving. What was handed over is still written; the returned end waits for it.
+    /// Stops saving. Queued states are still written; the returned value can wait for that.
     pub(crate) fn end(self) -> Ended {
         self.writer.ended
     }
@@ -186,7 +189,7 @@ impl Keeper {
     pub(crate) fn finish(self, proxy: &Proxy) {
         let Worker { queue, ended } = self.writer;
         if let Some(state) = proxy.policy_state() {
-            // A writer that is stuck for the whole wait would not write it anyway.
+            // A writer that is stuck for this long would not write the state anyway.
             let _ = queue.insist(Message::Write(state), FINISH_TIME);
         }
         drop(queue);
@@ -216,7 +219,7 @@ pub(crate) fn unusable(config: &Config) -> Option<String> {
     unused(config).is_none().then(|| format!("state {path}: {wrong}"))
 }
 
-/// Writes states until the sender is dropped.
+/// Writes states until the sender is dropped, or until a file cannot be moved aside.
 fn write_all(file: &Path, messages: impl Iterator<Item = Message>) {
     let mut has_failed = false;
     for message in messages {
@@ -242,7 +245,7 @@ fn write_all(file: &Path, messages: impl Iterator<Item = Message>) {
     }
 }
 
-/// Renames a file that is there. Returns whether the name is free now.
+/// Renames the file if it exists. Returns whether the name is free now.
 fn set_aside(file: &Path, suffix: &str, wrong: Option<String>) -> bool {
     let (path, beside) = (file.display(), disk::beside(file, suffix));
     let wrong = wrong.map_or_else(String::new, |wrong| format!("{wrong}; "));
@@ -283,7 +286,7 @@ mod tests {
     use super::*;
     use crate::config::BackendTarget;
 
-    /// A folder of the test's own, empty.
+    /// Creates an empty folder for one test.
     fn folder(name: &str) -> PathBuf {
         let folder =
             std::env::temp_dir().join(format!("intelliproxy-{name}-{}", std::process::id()));
@@ -313,8 +316,8 @@ mod tests {
         (proxy, keeper)
     }
 
-    /// A restart reads the last written state, and the temporary file is gone. A link of that name
-    /// is not followed.
+    /// The last save writes the state, and the temporary file is gone. A link with the temporary
+    /// file's name is not followed. A restart with the written file succeeds.
     #[test]
     fn a_state_comes_back() {
         let folder = folder("state-back");
@@ -372,8 +375,8 @@ mod tests {
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// A pipe, a folder or a link as a state file is an error, without waiting for it. What a link
-    /// leads to is neither read nor replaced.
+    /// A pipe, a folder or a link as a state file is an error, and is not waited for. The link
+    /// stays.
     #[test]
     fn irregular_files_are_refused() {
         let folder = folder("state-pipe");

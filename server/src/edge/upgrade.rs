@@ -1,8 +1,9 @@
-//! Starting the program again while it serves: the new process gets the listeners, and takes over
-//! when it is ready.
+//! SIGUSR2: starts the program again while it serves. The new process gets the listeners, and takes
+//! over when it is ready. SIGUSR2 arrives in `reactor/signal.rs` and `reactor/succession.rs`.
+//! `handover.rs` has the protocol between both processes.
 //!
-//! A separate thread starts the process and waits for it, so the reactor serves meanwhile. A process
-//! that ends, or is not ready in time, is given up, and the current one goes on as before.
+//! A separate thread starts the process and waits for it, so the reactor serves meanwhile. If the
+//! new process ends or is not ready in time, it is killed, and the current one continues as before.
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,10 +22,10 @@ use crate::plain::os_error_text;
 
 /// The variable that marks the process of an upgrade: its stdin is the socket of the handover.
 const VARIABLE: &str = "INTELLIPROXY_UPGRADE";
-/// Variables that are about this process only.
+/// Variables that are meant for this process only, and are not passed on.
 const OF_THIS_PROCESS: [&str; 5] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID"];
-/// The longest wait of a new process for its predecessor.
+/// The longest wait of a new process for a message of its predecessor.
 const TAKE_TIME: Duration = Duration::from_secs(30);
 
 /// The command by which this process was started.
@@ -35,8 +36,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// The program by its name as it was called, `argv[0]`, and its arguments. The path is decided
-    /// here, before the file is replaced. A symbolic link in it is followed at each start.
+    /// Finds the program by `argv[0]`, the name by which it was called. The path is decided here,
+    /// before the file is replaced. A symbolic link in it is followed at each start.
     pub(crate) fn new(name: Option<&OsStr>, args: Vec<OsString>) -> io::Result<Self> {
         let called = name.and_then(|name| find(Path::new(name)));
         let path = called.map_or_else(env::current_exe, Ok)?;
@@ -54,7 +55,7 @@ fn find(name: &Path) -> Option<PathBuf> {
         let path = env::var_os("PATH")?;
         env::split_paths(&path).map(|place| folder.join(place).join(name)).collect()
     };
-    // Without the dots of `./name`, for the log.
+    // Removes the dot of `./name`, for the log.
     let plain = |path: PathBuf| path.components().collect();
     candidates.into_iter().find(|path| path.is_file()).map(plain)
 }
@@ -64,7 +65,7 @@ fn find(name: &Path) -> Option<PathBuf> {
 pub(crate) struct Upgrader {
     program: Program,
     is_running: bool,
-    /// Whether this process stops, so that no other may follow it.
+    /// Whether this process stops, so that no other may take over.
     is_cancelled: Arc<AtomicBool>,
     sender: Sender<Result<u32, String>>,
     results: Receiver<Result<u32, String>>,
@@ -80,7 +81,7 @@ impl Upgrader {
     /// be [taken](Self::take). Returns the path of the program.
     ///
     /// # Errors
-    /// One line: an earlier start has not ended, or no process can follow this one.
+    /// One line: an earlier start has not ended, this is process 1, or no thread can be started.
     pub(crate) fn start(
         &mut self,
         handover: Handover,
@@ -107,13 +108,13 @@ impl Upgrader {
         Ok(self.program.path.display().to_string())
     }
 
-    /// Lets no new process follow this one any more.
+    /// From now on no new process may take over.
     pub(crate) fn cancel(&self) {
         self.is_cancelled.store(true, Ordering::SeqCst);
     }
 
-    /// Returns the number of the new process that serves now, or the reason why there is none;
-    /// `None` if neither is known yet.
+    /// Returns the id of the new process that serves now, or the reason why there is none. `None`
+    /// if neither is known yet.
     pub(crate) fn take(&mut self) -> Option<Result<u32, String>> {
         let result = self.results.try_recv().ok()?;
         self.is_running = false;
@@ -121,7 +122,7 @@ impl Upgrader {
     }
 }
 
-/// Starts the program and hands over. Returns the number of the new process.
+/// Starts the program and hands over. Returns the id of the new process.
 fn upgrade(
     program: &Program,
     handover: Handover,
@@ -138,7 +139,7 @@ fn upgrade(
     };
     let id = child.id();
     let what = match wrong.kind() {
-        // A process that has closed its socket is ending: its status is its own.
+        // A process that has closed its socket is ending. Its exit status is the reason.
         ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
             match end(&mut child) {
                 Ok(status) => return Err(format!("process {id} ended: {status}")),
@@ -161,7 +162,8 @@ fn start(program: &Program, stdin: UnixStream) -> io::Result<Child> {
         command.env_remove(variable);
     });
     command.spawn()
-    // Here `command` drops its copy of the socket: the other side then notices the end of the process.
+    // `command` is dropped here, with its copy of the socket. So the other end is closed when the
+    // process ends.
 }
 
 fn end(child: &mut Child) -> io::Result<process::ExitStatus> {
@@ -194,7 +196,7 @@ mod tests {
         Program::new(Some(OsStr::new("sh")), args).expect("a shell")
     }
 
-    /// A command is found by PATH, or as given. An unknown one is this program's own file.
+    /// A command is found by PATH, or as given. For an unknown one the path is this program's file.
     #[test]
     fn the_program_is_found() {
         let own = env::current_exe().expect("this test");
@@ -207,8 +209,8 @@ mod tests {
         assert_eq!(Program::new(None, Vec::new()).expect("a path").path, own);
     }
 
-    /// A process that ends, one that is silent, and one that replies anything else: each is given
-    /// up with its reason, and none is left running. A file that cannot be run is named.
+    /// A process that ends, one that is silent, and one that sends an unknown reply are given up,
+    /// each with its reason. A file that cannot be run is named.
     #[test]
     fn failures_are_named() {
         let short = Duration::from_millis(50);

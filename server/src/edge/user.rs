@@ -1,4 +1,5 @@
-//! Giving up the rights of root, after the listeners are open and before anything else begins.
+//! `--user`: gives up the rights of root, after the listeners are open and before anything else
+//! begins. Linux only.
 //!
 //! The calls change the rights of one thread, so this must happen while the process has no other.
 //! Afterwards every thread's rights are read back.
@@ -56,11 +57,12 @@ impl User {
         Ok(Self { uid, gid })
     }
 
-    /// Becomes this user, without any other group. Does nothing if the process is that user.
+    /// Becomes this user, without any other group. A process that is this user already keeps its
+    /// rights as they are.
     ///
     /// # Errors
-    /// One line: the process is not root, a file of `config` could not be written later, or a thread
-    /// kept other rights.
+    /// One line: the process is not root, a thread kept other rights, or the user cannot write into
+    /// the state file's folder.
     pub(crate) fn become_it(self, config: &Config) -> Result<(), String> {
         let Self { uid, gid } = self;
         if getuid().as_raw() != uid || getgid().as_raw() != gid {
@@ -95,7 +97,7 @@ impl User {
         Ok(())
     }
 
-    /// Whether a thread with this text in /proc has all its rights from this user and group.
+    /// Whether a status file of /proc shows only this user and this group.
     fn is_of(self, status: &str) -> bool {
         let numbers = |name: &str| -> Vec<Option<u32>> {
             let row = status.lines().find_map(|line| line.strip_prefix(name));
@@ -142,7 +144,7 @@ fn rows(text: &str) -> impl Iterator<Item = Row<'_>> {
     })
 }
 
-/// Reads a number without a sign. The largest is not an id.
+/// Reads an id: a number without a sign. `u32::MAX` is not an id.
 fn number(text: &str) -> Option<u32> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|number| is_plain && *number != u32::MAX)
@@ -156,7 +158,7 @@ mod tests {
         toor:x:0:0::/:/bin/sh\nstrange:x:15:0::/:/no\nbroken\n";
     const GROUP: &str = "root:x:0:\nproxy:x:14:\nweb:x:33:a,b\n";
 
-    /// Users and groups by name and by number, and those that are refused; row by row.
+    /// Users and groups are found by name and by number. Unknown ones and root are refused.
     #[test]
     fn users_are_found() {
         let unknown = Err("no such user in /etc/passwd");
@@ -188,7 +190,8 @@ mod tests {
         }
     }
 
-    /// A thread is of the user only if all four of its numbers are, and it has no other group.
+    /// A thread belongs to the user only if all four user ids and all four group ids do, and if it
+    /// has no other group.
     #[test]
     fn rights_are_read_back() {
         let user = User { uid: 13, gid: 14 };

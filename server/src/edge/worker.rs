@@ -28,7 +28,7 @@ impl<T: Send + 'static> Worker<T> {
         let dropped = Arc::<AtomicU64>::default();
         let queued = Queued { messages: queued, dropped: Arc::clone(&dropped) };
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            // Dropped last, also by a panic. By then the queue accepts no more messages.
+            // Dropped last, even in a panic. By then the queue accepts no more messages.
             let _ending: Sender<()> = ending;
             work(queued);
         })?;
@@ -66,8 +66,8 @@ impl<T> Queue<T> {
         self.messages.len()
     }
 
-    /// Enqueues a message, or returns it if there is no room within `time`. The call waits, so it
-    /// is only for the program's end.
+    /// Enqueues a message, or returns it if there is no room within `time`. It waits, so it is only
+    /// used at the program's end.
     pub(super) fn insist(&self, message: T, time: Duration) -> Result<(), T> {
         self.messages.send_timeout(message, time).map_err(|error| error.into_inner())
     }
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(reported.iter().collect::<Vec<_>>(), [1, 2, 5]);
     }
 
-    /// A thread that has ended refuses messages, whatever room its queue had.
+    /// A thread that has ended refuses messages, even if its queue had room.
     #[test]
     fn an_ended_thread_refuses() {
         let Worker { queue, ended } = Worker::start("test", 2, drop).expect("a thread");

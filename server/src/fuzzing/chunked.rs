@@ -1,5 +1,5 @@
-//! Chunked bodies: compared with the second reader, read whole and piece by piece, and encoded
-//! bodies decoded again.
+//! The fuzz target for chunked bodies. They are compared with the second reader (`strict.rs`), read
+//! whole and piece by piece, and relayed. Encoded bodies are decoded again.
 use super::Source;
 use super::strict::{self, Extent, Verdict};
 use crate::buffer::{BufferPool, Outbox};
@@ -15,7 +15,8 @@ const USUAL: ChunkLimits =
 const NARROW: ChunkLimits =
     ChunkLimits { extension_bytes_max: 8, trailer_bytes_max: 24, fields_max: 2 };
 
-/// Three bytes for the sizes of pieces, then any bytes: as a chunked body, and as the data of one.
+/// The input is three bytes for the sizes of pieces, then bytes that are used twice: as a chunked
+/// body, and as the data of one.
 ///
 /// # Panics
 /// If the two readers differ, if the pieces make a difference, or if a body changes on its way.
@@ -105,13 +106,13 @@ fn agrees_with_the_second_reader(wire: &[u8], ours: &Result<Decoded, ChunkError>
             }
         }
         (Ok(Decoded { len: None, .. }), Verdict::More) => {}
-        // One reader reports control bytes of a trailer line at once, the other at the end of the
-        // line.
+        // The second reader reports a fault in a trailer section earlier than the codec.
         (
             Ok(Decoded { len: None, .. }),
             Verdict::Wrong("control byte or line end" | "trailer field"),
         ) => {}
-        // The codec reads byte by byte, the second reader whole lines.
+        // The codec may report a fault earlier: it reads byte by byte, the second reader whole
+        // lines.
         (Err(_), Verdict::More | Verdict::Wrong(_)) => {}
         // The second reader does not have these limits.
         (
@@ -126,7 +127,8 @@ fn agrees_with_the_second_reader(wire: &[u8], ours: &Result<Decoded, ChunkError>
     }
 }
 
-/// Relays a chunked body in chunks and without them. The output is the data that was read.
+/// Relays a chunked body in chunks and without them. The output has the same data, and the end or
+/// the error that reading it has.
 fn passes_on(
     wire: &[u8],
     limits: ChunkLimits,

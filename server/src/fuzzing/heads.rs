@@ -1,5 +1,5 @@
-//! Heads: compared with httparse and with the second reader, read whole and piece by piece, and
-//! forwarded heads read again.
+//! The fuzz targets for heads. They are compared with httparse and with the second reader
+//! (`strict.rs`), and read whole and piece by piece. Forwarded heads are read again.
 use std::net::Ipv4Addr;
 
 use super::strict::{self, Extent, Head, Verdict};
@@ -33,11 +33,10 @@ pub fn request_head(data: &[u8]) {
         let whole = read_request(data, limits);
         let pieces = by_pieces(data, |input| read_request(input, limits));
         match (&whole, &pieces) {
-            // A limit, or a line end that httparse would accept, is found before an error behind
-            // it.
+            // With pieces, an exceeded limit or a bare line feed is found before a fault after it.
             (Err(_), Err(error)) if is_early(*error) => {}
-            // Wrong line ends are searched for before anything is parsed. With pieces, the bytes
-            // before such a line end may have been parsed and refused before it comes.
+            // A bare line feed is searched for before anything is parsed. With pieces, the bytes
+            // before it may be parsed and refused before it comes.
             (Err(ClientError::BareLineFeed), Err(_)) => {}
             _ => assert_eq!(whole, pieces, "pieces make no difference"),
         }
@@ -50,7 +49,7 @@ pub fn request_head(data: &[u8]) {
     let Ok(destination) = destination(&head, &mut KnownHost::default()) else { return };
     let Ok(framing) = request_framing(&head) else { return };
 
-    // An accepted message is one message to the second reader, too, and the same one.
+    // The second reader must accept the same message.
     let Verdict::Whole(other) = strict::request(data) else {
         panic!("accepted, but not a request to a strict reader: {:?}", strict::request(data))
     };
@@ -223,7 +222,7 @@ fn read_response(input: &[u8], limits: &HeadLimits) -> Result<Option<Read>, Upst
     })
 }
 
-/// Returns the first verdict while the input comes in pieces.
+/// Reads the input while it grows piece by piece. Returns the first head or error.
 fn by_pieces<T, E>(
     data: &[u8],
     read: impl Fn(&[u8]) -> Result<Option<T>, E>,

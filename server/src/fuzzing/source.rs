@@ -1,6 +1,6 @@
-//! Decodes operations from bytes.
+//! A fuzz input as a source of numbers and byte strings.
 
-/// Takes values from the front of the input. Missing bytes are zero.
+/// Takes values from the front of the input. Missing bytes of a number are zero.
 #[derive(Debug)]
 pub struct Source<'b> {
     pub rest: &'b [u8],

@@ -1,5 +1,5 @@
-//! A second reader of HTTP/1.1 messages, for comparisons: small, slow, strict, and without shared
-//! code with the codec. Each call reads its whole input.
+//! A second reader of HTTP/1.1 messages, for comparisons: small, slow and strict. It shares no code
+//! with the codec. Each call reads from the beginning of its input.
 
 /// A reader's verdict on bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,7 +23,7 @@ pub struct Head {
     pub len: usize,
 }
 
-/// The end of a body.
+/// The rule by which a body ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Extent {
     Length(u64),
@@ -128,7 +128,7 @@ pub fn response(input: &[u8]) -> Verdict<Head> {
     Verdict::Whole(head)
 }
 
-/// Reads a body at the beginning of `input`.
+/// Reads a body at the beginning of `input`. `is_closed` says that nothing follows the input.
 pub fn body(input: &[u8], extent: Extent, is_closed: bool) -> Verdict<Body> {
     match extent {
         Extent::Length(length) if input.len() as u64 >= length => {
@@ -271,8 +271,7 @@ fn plain_number(text: &[u8]) -> Result<u64, &'static str> {
 mod tests {
     use super::*;
 
-    /// The second reader's own test: it reads good messages, refuses broken ones, and waits at each
-    /// cut.
+    /// The second reader reads a good message, refuses broken ones, and returns `More` at each cut.
     #[test]
     fn reads_strictly() {
         let good = b"\r\nPOST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n\

@@ -1,4 +1,4 @@
-//! Accepting clients, and stopping.
+//! Accepts clients, and stops after SIGTERM or SIGINT.
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -8,14 +8,15 @@ use mio::Events;
 use super::Reactor;
 use super::socket::{Socket, is_readable};
 
-/// Connections accepted from one listener in one turn.
+/// The maximum of connections accepted from one listener in one turn.
 const ACCEPTS_MAX: usize = 128;
 /// Pause of accepting after the system ran out of sockets.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// The shortest time between two log lines about failed accepts.
 const ACCEPT_WARNS_EVERY: Duration = Duration::from_secs(5);
-/// Rounds in which waiting clients are still accepted after a signal asked for a stop. A listener's
-/// backlog of 4096 takes 32. The bound stops the proxy even if new clients never stop arriving.
+/// The maximum of rounds in which waiting clients are accepted before a listener closes: at a stop,
+/// or after a reload. A backlog of 4096 clients takes 32. The bound holds even if new clients never
+/// stop arriving.
 pub(super) const LAST_ROUNDS_MAX: usize = 64;
 
 impl Reactor {
@@ -90,12 +91,14 @@ impl Reactor {
         }
     }
 
+    /// Handles SIGTERM and SIGINT. The first one asks for a stop, the second one for the end at
+    /// once.
     pub(super) fn take_signals(&mut self) {
         let count = self.signals.ends.take();
         if count == 0 {
             return;
         }
-        // A process whose successor serves waits for its clients without having been asked to.
+        // After an upgrade `stops_at` is set, although no signal has asked for a stop.
         let is_asked = self.is_stop_asked || (self.stops_at.is_some() && !self.has_successor);
         let is_second = is_asked || self.proxy.is_stopping();
         if count > 1 || is_second {

@@ -19,9 +19,9 @@ use crate::admin::{Action, Admin, CONNECTIONS_MAX};
 use crate::edge::listen::Place;
 use crate::proxy::Proxy;
 
-/// Bytes written to one connection in a turn, about 0.1 ms of work.
+/// The maximum of bytes written to one connection in a turn, about 0.1 ms of work.
 const WRITE_SHARE: usize = 256 * 1024;
-/// Reads of one connection in a turn.
+/// The maximum of reads of one connection in a turn.
 const READS_MAX: usize = 4;
 /// Pause after a failed accept.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -63,8 +63,8 @@ impl AdminPort {
         !self.listeners.is_empty() || self.streams.iter().any(Option::is_some)
     }
 
-    /// Makes the `opened` and the `kept` listeners those of the configuration. If others close, the
-    /// present connections end with their next response.
+    /// Makes the `opened` and the `kept` listeners those of the configuration. If others close,
+    /// idle connections are closed and the others end with their next response.
     pub(super) fn keep(&mut self, opened: &[usize], kept: Vec<Place>, now: Instant) {
         self.listeners.keep(opened, kept, now);
         if self.listeners.leaves_by().is_some() {
@@ -136,7 +136,7 @@ impl AdminPort {
                     break;
                 }
                 if !self.admin.make_room() {
-                    // Waiting clients are accepted when a connection ends or becomes idle.
+                    // Waiting clients are accepted later, when a connection ends or becomes idle.
                     return;
                 }
                 match listener.socket.accept() {
@@ -216,7 +216,8 @@ impl AdminPort {
                 Ok(count) => {
                     left -= count.min(left);
                     self.admin.handle_written(now, id, count, proxy);
-                    // A next request may already be read, or a waiting client be accepted.
+                    // The next request may be in the buffer already, or a client wait for the place
+                    // of an idle connection.
                     self.is_due |= self.admin.write_ready(id).is_empty();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => stream.is_writable = false,

@@ -1,24 +1,24 @@
-//! Bounds of the work for one connection, and for one turn, before other connections get their
-//! part.
+//! Bounds of the work for one connection and for one turn, so that every connection gets its part.
 //!
 //! Work is counted by [`Proxy::work`](crate::proxy::Proxy::work), not by reads: a read of tiny
 //! chunks costs ten times as much as one of plain bytes. Connections that exceed their share wait
-//! in the list of unread ones, which gets as much of each turn as new events.
+//! in the list of unread ones. Each turn has one budget for that list and another one of the same
+//! size for new events.
 
-/// Consecutive reads of one connection.
+/// The maximum of consecutive reads of one connection.
 pub(super) const READS_MAX: usize = 16;
 /// Work for one connection at a time: 0.2 ms of plain bytes, 0.1 ms of tiny chunks.
 const SHARE: u64 = 512 * 1024;
-/// The same while other connections wait: one read of a large buffer.
+/// The same while other connections wait: one full read of a large buffer.
 const SHARE_OF_MANY: u64 = 64 * 1024;
 /// Work of a turn for new events, and again for connections that waited: 1 to 2 ms each.
 const TURN: u64 = 4 * 1024 * 1024;
-/// Bytes of one read where bytes cost at least [`COSTLY`] times as much as plain ones.
+/// The maximum of bytes of one read after a costly one.
 pub(super) const COSTLY_READ: usize = 16 * 1024;
-/// The cost per byte, relative to plain bytes, from which on a read is costly.
+/// A read is costly if its bytes cost more than this, relative to plain bytes.
 const COSTLY: u64 = 4;
 
-/// Bounds of the work counter in this turn.
+/// The bound of the work counter in this half of the turn.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     end: u64,
@@ -36,13 +36,12 @@ impl Budget {
     }
 }
 
-/// Returns the value of the work counter at which the share of a connection ends that began at
-/// `work`.
+/// Returns the value of the work counter at which a share that began at `work` ends.
 pub(super) const fn share_end(work: u64, others_wait: bool) -> u64 {
     work + if others_wait { SHARE_OF_MANY } else { SHARE }
 }
 
-/// Whether reading `count` bytes was costly, having taken `work`.
+/// Whether a read of `count` bytes that took `work` was costly.
 pub(super) const fn is_costly(count: usize, work: u64) -> bool {
     work > COSTLY * count as u64
 }

@@ -1,5 +1,5 @@
-//! Bytes between the sockets and the proxy: what has arrived is read within a connection's share,
-//! and pending output is written until the system accepts no more.
+//! Moves bytes between the sockets and the proxy. Reads what has arrived, within a connection's
+//! share (`budget.rs`), and writes pending output until the system accepts no more.
 use super::Reactor;
 use super::budget::{COSTLY_READ, READS_MAX, is_costly, share_end};
 use super::socket::Moved;
@@ -42,7 +42,7 @@ impl Reactor {
                 let is_client = !socket.is_outgoing;
                 let (is_ending, is_broken) = (socket.is_ending, socket.is_broken);
                 if is_client && is_ending {
-                    // Bytes that arrived before a break are not read any more.
+                    // If the connection broke, bytes that arrived before are not read any more.
                     socket.is_readable &= !is_broken;
                     self.see_end(conn, is_broken);
                 }
@@ -82,7 +82,8 @@ impl Reactor {
         self.flush();
     }
 
-    /// Reads once from a connection without a reported edge; the caller handles the effects.
+    /// Reads once from a connection, although the poll has reported nothing. The caller handles the
+    /// effects.
     pub(super) fn look(&mut self, conn: ConnId) {
         let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else { return };
         let space = self.proxy.read_space(conn);

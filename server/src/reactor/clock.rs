@@ -1,4 +1,5 @@
-//! The only clock of the proxy.
+//! The clock of the reactor, by which the proxy and its deadlines run. Log lines and seeds use the
+//! system's time of day.
 use std::time::{Duration, SystemTime};
 
 use intelliproxy_core::Instant;
@@ -7,7 +8,7 @@ use intelliproxy_core::Instant;
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: std::time::Instant,
-    /// The time at which the next second of the time of day begins.
+    /// The time at which the next second of the time of day begins, and a new date is due.
     next_date: Instant,
 }
 
@@ -41,7 +42,7 @@ impl Clock {
     }
 }
 
-/// A seed that differs from run to run. A recording contains its seed.
+/// A seed that differs from run to run. A recording contains it, so that it can be replayed.
 pub(super) fn seed() -> u64 {
     wall_clock_nanos()
 }

@@ -1,4 +1,5 @@
-//! The control socket in the reactor: its connections, and its commands carried out.
+//! The control socket in the reactor: serves its connections, and carries out their commands.
+//! `crate::control` parses the commands, `edge/socket.rs` opens the socket.
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::control::{CONNECTIONS_MAX, Command, Control};
 use crate::edge::socket::ControlSocket;
 use crate::proxy::Proxy;
 
-/// Bytes written to one connection in a turn, about 0.1 ms of work.
+/// The maximum of bytes written to one connection in a turn, about 0.1 ms of work.
 const WRITE_SHARE: usize = 256 * 1024;
 /// Pause after a failed accept.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -31,7 +32,8 @@ pub(super) struct ControlPort {
     has_clients: bool,
     /// The streams by the number of the connection.
     streams: [Option<Stream>; CONNECTIONS_MAX],
-    /// Connections that wait for a reload, and the number of finished ones that they wait for.
+    /// Connections that wait for a reload. Each has the count of finished reloads at which it gets
+    /// its response.
     reloading: Vec<(usize, u64)>,
     /// Connections that wait for the text of /stats.
     asking: Vec<usize>,
@@ -48,7 +50,7 @@ struct Stream {
 }
 
 impl ControlPort {
-    /// Watches a socket.
+    /// Lets the poll watch a socket.
     pub(super) fn new(mut socket: ControlSocket, registry: &Registry) -> io::Result<Self> {
         let mut listener = socket.take_listener().map(UnixListener::from_std);
         if let Some(listener) = &mut listener {
@@ -206,7 +208,7 @@ impl ControlPort {
                 Ok(count) => {
                     left -= count.min(left);
                     self.control.handle_written(now, id, count);
-                    // A next command may already be read, or the connection be over.
+                    // The next command may be in the buffer already, or the connection may end.
                     self.is_due |= self.control.write_ready(id).is_empty();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => stream.is_writable = false,
@@ -232,8 +234,8 @@ impl ControlPort {
 }
 
 impl Reactor {
-    /// Opens the socket of the configuration, if it has one. `takes_over` is whether the process
-    /// before this one has it.
+    /// Opens the socket of the configuration, if it has one. With `takes_over` it may replace the
+    /// socket of the process before this one.
     pub(super) fn open_control(&mut self, takes_over: bool) -> Result<(), String> {
         let Some(path) = &self.proxy.config().admin.socket else { return Ok(()) };
         let socket = ControlSocket::open(path, takes_over)?;
@@ -245,7 +247,7 @@ impl Reactor {
     }
 
     /// Carries out what has arrived on the control socket: at most one command of each connection,
-    /// so that none of them holds the others up.
+    /// so that no connection delays the others.
     #[cold]
     pub(super) fn serve_control(&mut self) {
         let Some(mut port) = self.control.take() else { return };

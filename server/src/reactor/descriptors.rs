@@ -4,8 +4,8 @@ use std::fs;
 use log::{info, warn};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Descriptors kept free for files that are opened now and then: the state file, a reload with its
-/// resolver, a socket that is accepted only to be refused.
+/// Descriptors kept free for short uses: the state file, a reload with its resolver, a socket that
+/// is accepted only to be refused.
 const SPARE: usize = 6;
 /// Descriptors assumed to be open where the system does not report them.
 const OPEN_GUESSED: usize = 32;

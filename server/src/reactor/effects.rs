@@ -1,4 +1,4 @@
-//! The proxy's effects, carried out after each step of a turn.
+//! Carries out the proxy's effects (its actions and its output) after each step of a turn.
 use super::Reactor;
 use super::socket::{Socket, connect_failure};
 use crate::proxy::Action;

@@ -11,7 +11,7 @@ use crate::pages::ProcessFigures;
 /// Time for which figures are reused.
 const AGE_MAX: Duration = Duration::from_millis(250);
 
-/// Reads the figures, and remembers the time of the last reading.
+/// Reads the figures, and remembers when they may be read again.
 pub(super) struct Figures {
     start_seconds: Option<f64>,
     next: Instant,
@@ -23,7 +23,7 @@ impl Figures {
         Self { start_seconds: now.map(|now| now.as_secs_f64()), next: Instant::ZERO }
     }
 
-    /// New figures, if the last ones are too old.
+    /// New figures; `None` if the last ones are recent enough.
     pub(super) fn fresh(&mut self, now: Instant) -> Option<ProcessFigures> {
         if now < self.next {
             return None;
@@ -40,8 +40,8 @@ impl Figures {
     }
 }
 
-/// The number of open descriptors. From Linux 6.2 on it is the size of their folder; counting the
-/// entries takes 1 ms for 10 000 of them.
+/// The number of open descriptors. From Linux 6.2 on it is the size of /proc/self/fd. Elsewhere the
+/// entries are counted, which takes 1 ms for 10 000 of them.
 fn open_descriptors() -> Option<u64> {
     let size = fs::metadata("/proc/self/fd").map_or(0, |folder| folder.len());
     if size > 0 {
@@ -52,7 +52,7 @@ fn open_descriptors() -> Option<u64> {
     Some(entries.saturating_sub(1) as u64)
 }
 
-/// Resident memory in bytes, if /proc reports it. The second number there is in pages.
+/// Resident memory in bytes, if /proc reports it. The second number in the file counts its pages.
 fn resident_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;

@@ -1,7 +1,7 @@
 //! The listeners of one kind: for clients, or for the admin pages.
 //!
 //! Each has a slot, whose number is in its token. The slot of a closed listener is used again. A
-//! late event of the old one only causes one look at the new one.
+//! late event of the old listener only causes one look at the new one.
 use std::io;
 
 use intelliproxy_core::Instant;
@@ -16,9 +16,9 @@ use crate::edge::listen::{Bound, Place};
 /// The listeners by slot.
 pub(super) struct Listeners {
     slots: Vec<Option<Listener>>,
-    /// The earliest [`Listener::leaves_by`], which every turn asks for.
+    /// The earliest [`Listener::leaves_by`]. It is stored, because every turn asks for it.
     leaves_by: Option<Instant>,
-    /// The most slots that there are tokens for.
+    /// The number of slots that have tokens.
     slots_max: usize,
     to_source: fn(usize) -> Source,
 }
@@ -29,9 +29,9 @@ pub(super) struct Listener {
     pub(super) place: Place,
     /// Whether clients may wait.
     pub(super) is_ready: bool,
-    /// Clients accepted in the last turn in which any were.
+    /// Clients accepted in the last turn after which none was waiting.
     pub(super) burst: usize,
-    /// The time of its end at the latest, if the configuration no longer has it.
+    /// The time by which it closes; `None` if the configuration has it.
     leaves_by: Option<Instant>,
 }
 
@@ -78,7 +78,7 @@ impl Listeners {
         self.iter().count()
     }
 
-    /// The places of those that the configuration has.
+    /// The places of the listeners that the configuration has.
     pub(super) fn places(&self) -> Vec<Place> {
         let stay = self.iter().filter(|listener| listener.leaves_by.is_none());
         stay.map(|listener| listener.place.clone()).collect()
@@ -117,7 +117,7 @@ impl Listeners {
         opened.iter().for_each(|slot| self.slots[*slot] = None);
     }
 
-    /// Makes the `opened` and the `kept` listeners those of the configuration. The others leave by
+    /// Makes the `opened` and the `kept` listeners those of the configuration. The others close by
     /// `leaves_by`.
     pub(super) fn keep(&mut self, opened: &[usize], kept: Vec<Place>, leaves_by: Instant) {
         for (slot, listener) in self.slots.iter_mut().enumerate() {
@@ -137,13 +137,13 @@ impl Listeners {
         self.leaves_by = self.iter().filter_map(|listener| listener.leaves_by).min();
     }
 
-    /// Whether a listener leaves, and by when.
+    /// The time by which the next leaving listener closes; `None` if none leaves.
     #[inline]
     pub(super) const fn leaves_by(&self) -> Option<Instant> {
         self.leaves_by
     }
 
-    /// Looks for clients that wait at listeners that leave. Returns whether there are any.
+    /// Looks for clients that wait at leaving listeners. Returns whether there are any.
     pub(super) fn look_at_leaving(&mut self) -> bool {
         let mut is_awaited = false;
         for listener in self.slots.iter_mut().flatten().filter(|one| one.leaves_by.is_some()) {
@@ -153,7 +153,7 @@ impl Listeners {
         is_awaited
     }
 
-    /// Closes those of the leaving listeners where no client waits, or whose time is over.
+    /// Closes the leaving listeners at which no client waits, or whose time is over.
     pub(super) fn close_left(&mut self, now: Instant) {
         for slot in &mut self.slots {
             let is_over = |one: &mut Listener| {

@@ -1,4 +1,4 @@
-//! Sockets, clock and signals of the proxy: one thread, one poll, one clock reading a turn. Files
+//! Sockets, clock and signals of the proxy: one thread, one poll, one clock reading per turn. Files
 //! and names belong to [`edge`](crate::edge), whose threads may block.
 //!
 //! A turn waits for readiness, reads the clock, and takes each event to its connection at once. Then
@@ -52,17 +52,20 @@ use crate::edge::state::Keeper;
 use crate::edge::{access, record};
 use crate::proxy::{ConnId, Proxy, earliest};
 
-/// Events taken from the system in one turn.
+/// The maximum of events that one poll takes from the system.
 const EVENTS_MAX: usize = 1024;
 /// A deadline handled later than this may have passed while the process was paused: bytes that
 /// arrived meanwhile are read first. Ordinary turns are late by the poll's 1 ms granularity.
 const LATE: Duration = Duration::from_millis(5);
-/// A turn this late was delayed from outside, and the times of its probes say nothing.
+/// If a turn is this late, the process was delayed from outside. The latencies of its probes are
+/// then meaningless.
 const PAUSED: Duration = Duration::from_millis(100);
-/// Consecutive polls that read what arrived during a pause, with up to [`EVENTS_MAX`] events each.
+/// The maximum of consecutive polls that read what arrived during a pause. Each takes up to
+/// [`EVENTS_MAX`] events.
 const CATCH_UPS_MAX: usize = 64;
 
-/// Serves until a signal ends the process.
+/// Serves until a signal ends the process, or until a successor has taken over and no client is
+/// left.
 ///
 /// # Errors
 /// The reason why serving cannot begin or continue, in one line.
@@ -70,7 +73,7 @@ pub fn serve(mut setup: Setup) -> Result<(), String> {
     let announcement = setup.announcement();
     let (predecessor, early) = (setup.predecessor.take(), setup.early.take());
     let mut reactor = Reactor::new(setup)?;
-    // Until here nothing was accepted: the process before this one may still go on alone.
+    // Until here nothing was accepted: the process before this one can still continue alone.
     if let Some(predecessor) = predecessor {
         predecessor.report_ready()?;
         if let Err(wrong) = reactor.open_control(true) {
@@ -109,19 +112,19 @@ struct Reactor {
     room: usize,
     /// Sockets by the slot of the connection's id.
     sockets: Vec<Option<Socket>>,
-    /// The time of the next call of the proxy if nothing happens, as of the end of the last turn.
+    /// The proxy's next deadline, as of the end of the last turn.
     deadline: Option<Instant>,
     /// Connections with bytes left to read.
     unread: VecDeque<ConnId>,
-    /// The remaining work of this turn.
+    /// The bound of this turn's work.
     budget: Budget,
     /// The time from which accepting continues after the system ran out of sockets.
     accepts_from: Instant,
     /// The time from which a failed accept is logged again.
     accept_warns_from: Instant,
-    /// Whether a signal asked for a stop. Clients in the backlog are accepted before it.
+    /// Whether a signal asked for a stop. Clients in the backlog are accepted before the stop.
     is_stop_asked: bool,
-    /// The time at which the proxy stops if it continues for a while after a signal.
+    /// The time at which the proxy stops, if it continues for a while after a signal or an upgrade.
     stops_at: Option<Instant>,
     /// Whether a second signal asked for the end at once.
     is_aborted: bool,
@@ -138,8 +141,8 @@ struct Reactor {
 impl Reactor {
     fn new(setup: Setup) -> Result<Self, String> {
         let fail = |error: std::io::Error| format!("cannot set up polling: {error}");
-        // Before the signal handlers: opening a file may hang, and signals must still end the
-        // process then.
+        // Files are opened before the signal handlers are installed: opening may hang, and signals
+        // must still end the process then.
         let clock = Clock::new();
         let now = clock.now();
         let recording = record::open(&setup.config.recording, None)?;
@@ -173,7 +176,8 @@ impl Reactor {
         edge.set_access_log(now, access_log, &mut proxy)?;
         let mut admin = AdminPort::new();
         admin.listeners.open(setup.admin_listeners, registry).map_err(fail)?;
-        // After everything that opens files for the life of the process.
+        // Called after everything that opens files for the life of the process, because it counts
+        // the open files.
         let room = connections_max() + listeners.count() + admin.listeners.count();
         let mut reactor = Self {
             poll,
@@ -268,8 +272,8 @@ impl Reactor {
 
     #[inline(always)]
     fn take_events(&mut self, events: &Events) {
-        // Responses before requests. Connections to backends are then free for requests of the
-        // same turn, and unsolicited bytes are seen before a connection is reused.
+        // Responses are taken before requests. Connections to backends are then free for requests
+        // of the same turn, and unsolicited bytes are seen before a connection is reused.
         let is_of_backend = |event: &&Event| Source::is_backend(event.token());
         events.iter().filter(is_of_backend).for_each(|event| self.take_event(event));
         let others = events.iter().filter(|event| !is_of_backend(event));
@@ -359,7 +363,7 @@ impl Reactor {
             if has_room_again {
                 self.write(conn);
             }
-            // A probe does not wait for others: the wait would count as its backend's latency.
+            // A probe does not wait: the wait would count as its backend's latency.
             if self.budget.is_spent(self.proxy.work()) && !self.proxy.is_probe(conn) {
                 self.queue(conn);
             } else {

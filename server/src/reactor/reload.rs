@@ -1,4 +1,5 @@
-//! A new configuration while the reactor serves: its listeners open before others close.
+//! Applies a new configuration while the reactor serves: new listeners open before old ones close.
+//! `edge/reload.rs` reads it, `edge/candidate.rs` opens what it needs.
 use std::time::Duration;
 
 use log::info;
@@ -11,13 +12,13 @@ use crate::admin::CONNECTIONS_MAX;
 use crate::control::CONNECTIONS_MAX as CONTROL_MAX;
 use crate::edge::candidate::{Candidate, Current};
 
-/// The longest time for which a listener that leaves still accepts the clients that wait there.
-/// Only with all of `limits.clients` connected does it take more than one turn.
+/// The longest time for which a leaving listener still accepts the clients that wait there. It
+/// takes more than one turn only if the proxy has no room for more clients.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
 impl Reactor {
-    /// Starts reading the configuration again. Returns the number of readings until the one that was
-    /// asked for has ended; `None` if there is none.
+    /// Starts reading the configuration again. Returns how many readings must end until this
+    /// request is served; `None` if nothing is read.
     pub(super) fn reload(&mut self) -> Option<u64> {
         if self.listeners.is_empty() {
             info!("stopping: reload ignored");
@@ -52,7 +53,7 @@ impl Reactor {
         }
     }
 
-    /// Applies a configuration whole, or leaves everything as it was.
+    /// Applies a configuration completely, or leaves everything as it was.
     fn apply(&mut self, candidate: Candidate) -> Result<(), String> {
         let Candidate { config, targets, listeners, admin, control, files } = candidate;
         let fail = |error: std::io::Error| format!("cannot watch a new listener: {error}");
@@ -86,7 +87,7 @@ impl Reactor {
             self.admin = None;
         }
         let is_other_policy = result.inspect_err(|_| self.listeners.abandon(&opened))?;
-        // The line about the configuration comes before those about its parts.
+        // Logs the line about the configuration before those about its parts.
         self.flush();
         for slot in opened {
             if let Some(listener) = self.listeners.get_mut(slot) {
@@ -95,7 +96,7 @@ impl Reactor {
         }
         self.edge.adopt(self.now, wall_clock_nanos(), files, is_other_policy, &mut self.proxy);
         if let Some(control) = control {
-            // A command that asked for this reload gets its response from the old one first.
+            // The old socket first sends the response to a command that asked for this reload.
             self.serve_control();
             self.control = control;
         }
@@ -117,7 +118,8 @@ impl Reactor {
         self.reserve();
     }
 
-    /// Tells the proxy how many connections fit beside the listeners and the admin pages.
+    /// Tells the proxy how many connections fit beside the listeners, the admin pages and the
+    /// control socket.
     pub(super) fn reserve(&mut self) {
         let admin = self.admin.as_ref();
         let of_admin = admin.map_or(0, |port| CONNECTIONS_MAX + port.listeners.count());

@@ -1,4 +1,5 @@
-//! Signals as bytes on a socket, which the poll watches.
+//! Turns signals into bytes on a socket, which the poll watches. `edge/early.rs` catches signals
+//! before the reactor runs.
 use std::io::{self, Read};
 
 use mio::net::UnixStream;
@@ -37,7 +38,7 @@ impl Watched {
     }
 }
 
-/// Some signals that are not to end the process, while this value lives.
+/// Catches and counts some signals as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Signals {
     pub(crate) stream: UnixStream,

@@ -1,7 +1,7 @@
 //! One stream socket and its readiness.
 //!
-//! The system reports readiness once per edge. The socket remembers it until a read or a write
-//! uses it up.
+//! The poll is edge-triggered: it reports readiness once, when it begins. The socket remembers it
+//! until a read or a write finds no more.
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -17,8 +17,8 @@ use super::token::Source;
 use super::transfer::{receive, send};
 use crate::proxy::{ConnId, ConnectFailure};
 
-/// A stream that is registered once for its life: for reading and, from the first write that has
-/// to wait, for writing. A stream that is being connected is registered for both from the start.
+/// A stream that the poll watches until it is closed: for reading and, from the first write that
+/// has to wait, for writing. A stream that is being connected is watched for both from the start.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
@@ -28,8 +28,8 @@ pub(crate) struct Socket {
     pub(crate) is_connecting: bool,
     pub(crate) is_readable: bool,
     pub(crate) is_writable: bool,
-    /// Whether the peer has ended its side behind bytes that are not read yet: a short read is
-    /// then not the last one.
+    /// Whether the peer has ended its side, possibly behind bytes that are not read yet. After a
+    /// short read the end is still to be read.
     pub(crate) is_ending: bool,
     /// Whether the connection broke, possibly with bytes of the peer left to read.
     pub(crate) is_broken: bool,
@@ -42,7 +42,7 @@ pub(crate) struct Socket {
     is_held: bool,
     /// Whether the last bytes took much work, so that less is read at a time.
     pub(crate) is_costly: bool,
-    /// Whether it is in the list of connections with bytes left to read.
+    /// Whether it is in the reactor's list of connections with bytes left to read.
     pub(crate) is_queued: bool,
 }
 
@@ -113,8 +113,8 @@ impl Socket {
         if self.is_outgoing { Source::Backend(self.conn) } else { Source::Client(self.conn) }
     }
 
-    /// Asks for an edge when there is room to write again. Most sockets never need it, and it
-    /// lasts for the socket's life.
+    /// Asks the poll to report room to write. Most sockets never need it. It lasts for the socket's
+    /// life.
     #[cold]
     pub(crate) fn watch_writes(&mut self, registry: &Registry) -> io::Result<()> {
         if self.watches_writes {
@@ -162,8 +162,8 @@ impl Socket {
         }
     }
 
-    /// Writes bytes. If `is_last` is set, they wait for the end that follows and leave with it in
-    /// one segment.
+    /// Writes bytes. If `is_last` is set, the system holds them until the end of the stream and
+    /// sends both in one segment.
     pub(crate) fn write(&mut self, bytes: &[u8], is_last: bool) -> Moved {
         self.is_held |= is_last;
         loop {
@@ -212,8 +212,8 @@ impl Socket {
     }
 }
 
-/// Whether there is something to read or accept. It makes a poll of its own, which needs no edge
-/// and uses none up.
+/// Whether there is something to read or accept. It asks the system directly, so the readiness that
+/// the poll reports does not change.
 pub(crate) fn is_readable(socket: &impl AsFd) -> bool {
     let mut asked = [PollFd::new(socket, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -1,4 +1,5 @@
-//! The upgrade of the program: a new process takes the listeners over, then this one stops.
+//! The upgrade of the program (SIGUSR2): a new process takes over the listeners, then this one
+//! stops. `edge/upgrade.rs` starts the process.
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -34,8 +35,8 @@ impl Reactor {
         })
     }
 
-    /// Leaves new clients to the new process if it is ready. Clients that are connected are served
-    /// on; every response ends its connection. After `timeouts.shutdownMs` this process stops as at
+    /// Leaves new clients to the new process if it serves. Connected clients are still served, and
+    /// every response ends its connection. After `timeouts.shutdownMs` this process stops as at
     /// SIGTERM.
     #[cold]
     pub(super) fn take_successor(&mut self) {

@@ -25,7 +25,7 @@ pub(crate) enum Source {
     Reopens,
     /// Signals that ask for a new process.
     Upgrades,
-    /// Another thread has something.
+    /// Another thread has a result: a configuration, or the end of an upgrade.
     Waker,
     /// A client's connection.
     Client(ConnId),
@@ -33,8 +33,8 @@ pub(crate) enum Source {
     Backend(ConnId),
 }
 
-/// The first token of listeners and signals. The ids of connections do not reach it: a generation
-/// would have to count 2^32 connections, less a thousand, in one slot.
+/// The first token that is not a connection's. The ids of connections do not reach it: that takes
+/// about 2^32 connections in one slot, and a slot number near 2^31.
 const SPECIAL: usize = usize::MAX - 1024;
 const HANGUPS: usize = SPECIAL + 1;
 const WAKER: usize = SPECIAL + 2;
@@ -45,10 +45,10 @@ const CONTROL: usize = SPECIAL + 6;
 const ADMIN: usize = CONTROL + CONTROL_MAX;
 const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
 const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
-/// The most addresses of a host in `admin.listen`, twice: a new configuration opens its listeners
-/// beside the old ones.
+/// The maximum of admin listeners. A new configuration opens its listeners beside the old ones, so
+/// each may have 16 addresses.
 pub(super) const ADMIN_LISTENERS_MAX: usize = 32;
-/// The most listeners for clients.
+/// The maximum of listeners for clients.
 pub(super) const LISTENERS_MAX: usize = usize::MAX - LISTENERS;
 /// The bit that marks connections to backends. Slot numbers do not reach it.
 const BACKEND: usize = 1 << 31;

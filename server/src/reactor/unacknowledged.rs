@@ -1,4 +1,4 @@
-//! Bytes written to a connection that its peer has not acknowledged.
+//! The number of bytes written to a connection that its peer has not acknowledged.
 //!
 //! Linux reports them through a netlink socket, by the addresses of the connection. The proxy
 //! asks only about connections that have taken nothing for seconds. Elsewhere, and where the system
@@ -35,16 +35,16 @@ mod linux {
 
     /// Bytes of a netlink message's header.
     const HEADER: usize = 16;
-    /// Bytes of a request: header, family and so on, addresses.
+    /// Bytes of a request: header, 8 bytes from the family to the states, addresses.
     const REQUEST: usize = HEADER + 8 + 48;
     /// `SOCK_DIAG_BY_FAMILY`, of request and response.
     const BY_FAMILY: u16 = 20;
     /// Range of the send queue's length in a response.
     const QUEUE: std::ops::Range<usize> = HEADER + 60..HEADER + 64;
-    /// Datagrams that are read for one question; responses to earlier questions are skipped.
+    /// The maximum of datagrams read for one question. Responses to earlier questions are skipped.
     const ANSWERS_MAX: usize = 4;
 
-    /// The system's knowledge of connections.
+    /// Asks the system about connections.
     #[derive(Debug, Default)]
     pub(crate) struct Diagnosis {
         /// Opened at the first question.
@@ -125,7 +125,8 @@ mod linux {
 
         use super::*;
 
-        /// Written bytes that were not read are counted over IPv4 and IPv6; fewer after a read.
+        /// Written bytes that were not read are counted over IPv4 and IPv6. After some reads there
+        /// are fewer.
         #[test]
         fn what_a_peer_takes_is_known() {
             for address in ["127.0.0.1:0", "[::1]:0"] {

@@ -21,7 +21,7 @@ use crate::utc::Utc;
 #[derive(Debug)]
 pub(super) struct Formatter {
     format: AccessLogFormat,
-    /// The second of the last line, and its text.
+    /// The second of the last line; `date` is its text.
     second: u64,
     date: Vec<u8>,
 }
@@ -132,7 +132,7 @@ impl Formatter {
         }
     }
 
-    /// Formats a second unless it was the last one, too.
+    /// Formats `second` by `write`, unless the last line had the same second.
     fn date_of(&mut self, second: u64, write: impl FnOnce(&mut Vec<u8>, Utc)) {
         if self.second != second {
             self.second = second;
@@ -149,12 +149,12 @@ const fn version(version: Version) -> &'static [u8] {
     }
 }
 
-/// Appends formatted text, which does not fail. For what is rare: it costs a microsecond a line.
+/// Appends formatted text. Used only for rare parts, because it costs a microsecond a line.
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
-/// Appends an address; one of IPv4 in an IPv6 address has its usual form.
+/// Appends an address. An IPv4-mapped IPv6 address is written as IPv4.
 fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
@@ -170,7 +170,7 @@ fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
 }
 
 fn put_number(out: &mut Vec<u8>, mut number: u64) {
-    // 2^64 has 20 digits.
+    // The largest number has 20 digits.
     let mut digits = [b'0'; 20];
     let mut begin = digits.len() - 1;
     for (index, digit) in digits.iter_mut().enumerate().rev() {
@@ -220,7 +220,7 @@ fn put_text(out: &mut Vec<u8>, name: &str, text: &[u8]) {
     }
 }
 
-/// Appends a text of the combined format.
+/// Appends a text, escaped for the combined format.
 fn put_escaped(out: &mut Vec<u8>, text: &[u8]) {
     if json::is_plain(text) {
         return out.extend_from_slice(text);

@@ -1,12 +1,14 @@
-//! The access log: one line for each exchange, written by a thread of its own.
+//! The access log: one line for each exchange, written by a separate thread.
 //!
-//! The proxy makes records; the reactor's thread passes them on in blocks and never waits. The
-//! writer formats them and writes each block at once. A block that finds the queue full is lost and
-//! its lines are counted. A write that fails, because the disk is full or the reader of a pipe has
-//! left, is counted and repeated until it succeeds; blocks wait in the queue meanwhile. A line in
-//! the program's log tells of the failure, and another one of its end and the lost lines.
+//! The proxy makes records (`crate::access`). The reactor's thread passes them on in blocks and
+//! never waits. The writer (`writer.rs`) formats them (`format.rs`) and writes each block at once.
 //!
-//! SIGUSR1 makes the writer open its file again, so that a renamed one is let go.
+//! If the queue is full, a block is lost and its lines are counted. If a write fails, because the
+//! disk is full or the reader of a pipe has left, the failure is counted and the write is repeated
+//! until it succeeds. Blocks wait in the queue meanwhile. One line in the program's log reports the
+//! failure; another one reports its end and the lost lines.
+//!
+//! SIGUSR1 makes the writer open its file again, so that a renamed one is closed.
 mod format;
 mod writer;
 
@@ -42,20 +44,20 @@ pub(crate) struct AccessLog {
     ended: Ended,
 }
 
-/// What both threads read.
+/// The state that the reactor and the writer share.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     /// Whether the file is to be opened again.
     is_reopen_asked: AtomicBool,
     failed_writes: AtomicU64,
-    /// Lines lost so far, for the writer's lines in the program's log.
+    /// Lines lost so far. The writer reports them in the program's log.
     dropped: AtomicU64,
 }
 
 /// A message to the writer.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Records, and the same moment by the proxy's clock and as time of day.
+    /// Records. `now` and `time_of_day` are the same moment.
     Block { records: Records, now: Instant, time_of_day: SystemTime },
     /// Wakes the writer, which then opens its file again.
     Reopen,
@@ -119,8 +121,8 @@ impl AccessLog {
         Ok(Self { messages: queue, spares, flush_at: None, dropped: 0, state, patience, ended })
     }
 
-    /// Replaces the log of `slot` by another one, or by none. Exchanges that have ended are still
-    /// in the old one, whose thread ends by itself when everything is written.
+    /// Replaces the log of `slot` by another one, or by none. Exchanges that have ended are written
+    /// to the old one, whose thread ends by itself afterwards.
     ///
     /// # Errors
     /// The new one cannot be started. The old one continues then.
@@ -169,8 +171,8 @@ impl AccessLog {
         self.flush_at
     }
 
-    /// Opens the file again: a renamed one is let go. Records of earlier exchanges may still go to
-    /// either file.
+    /// Asks the writer to open its file again, so that a renamed one is closed. Records of earlier
+    /// exchanges may go to either file.
     pub(crate) fn reopen(&self) {
         self.state.is_reopen_asked.store(true, Ordering::Release);
         // If the queue is full, no message is needed: the writer checks the flag with each block.
@@ -201,7 +203,7 @@ impl AccessLog {
     }
 }
 
-/// Bytes of records in a block that is passed on at once; about 100 lines.
+/// Waiting bytes of records from which a block is passed on at once; about 100 lines.
 const BLOCK_BYTES: usize = 32 * 1024;
 /// The longest time for which records wait to be passed on.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);

@@ -10,7 +10,7 @@ use crate::config::{BackendTarget, Config};
 
 const TIME: Duration = Duration::from_secs(30);
 
-/// A folder of this test's own, which is empty.
+/// Creates an empty folder for one test.
 fn folder(name: &str) -> PathBuf {
     let name = format!("intelliproxy-access-{name}-{}", std::process::id());
     let folder = std::env::temp_dir().join(name);
@@ -52,7 +52,8 @@ fn spawn(sink: Sink, blocks_max: usize) -> AccessLog {
     AccessLog::spawn(AccessLogFormat::Json, sink, blocks_max).expect("a thread")
 }
 
-/// Ends a log as at the end of the program. Returns whether its thread ended.
+/// Closes the queue of a log and waits until everything is written. Returns whether its thread
+/// ended.
 fn end(log: AccessLog) -> bool {
     let AccessLog { messages, patience, ended, .. } = log;
     drop(messages);
@@ -108,8 +109,8 @@ fn a_planted_link_is_not_followed() {
     fs::remove_dir_all(folder).expect("the folder goes");
 }
 
-/// On a full disk writes fail and are counted. After the operator has made room, by a file on
-/// another disk and SIGUSR1, every line is there, each whole.
+/// On a full disk writes fail and are counted. The operator then moves the file to another disk and
+/// sends SIGUSR1: every line is there, each whole.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_delays_lines() {
@@ -145,8 +146,8 @@ fn a_full_disk_does_not_delay_the_end() {
     assert!(ended.wait(TIME));
 }
 
-/// A pipe that is not read holds the writer. Blocks beyond the queue are dropped and their lines
-/// counted; when it is read again, the others are there, each line whole.
+/// A pipe that is not read blocks the writer. Blocks beyond the queue are dropped and their lines
+/// counted. When the pipe is read again, the other lines are there, each whole.
 #[test]
 fn a_slow_reader_costs_lines_only() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -177,8 +178,8 @@ fn a_slow_reader_costs_lines_only() {
     assert_eq!(lines.join().expect("it read all"), sent - dropped);
 }
 
-/// A log replaces another one while exchanges end: the lines before are in the old file, those
-/// after in the new one, and with none the exchanges have no line.
+/// One log replaces another: earlier lines are in the old file, later ones in the new one. Without
+/// a file there is no log.
 #[test]
 fn a_log_is_replaced() {
     let folder = folder("replace");

@@ -1,4 +1,5 @@
-//! The writer's thread of the access log: its file, and what it does when writing fails.
+//! The writer of the access log, which runs in its own thread: its file, and its retries when
+//! writing fails.
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -27,7 +28,7 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// Opens a regular file, or stdout by that word.
+    /// Opens a regular file, or standard output if the path is `stdout`.
     pub(super) fn open(path: &str) -> io::Result<Self> {
         if path == STDOUT {
             let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -67,7 +68,7 @@ pub(super) struct Writer {
     lines: Vec<u8>,
     /// Failed writes since the last success.
     failures: u64,
-    /// Lost lines that the program's log has already reported, and when.
+    /// Lost lines that the program's log has already reported; `reported_at` is the last time.
     reported: u64,
     reported_at: Option<std::time::Instant>,
 }
@@ -99,7 +100,7 @@ impl Writer {
         self.tell();
     }
 
-    /// Writes all lines, continuing where a failed write stopped.
+    /// Writes all lines, continuing where a failed write stopped. Gives up when the log ends.
     fn put(&mut self) {
         let mut written = 0;
         while let Some(rest) = self.lines.get(written..).filter(|rest| !rest.is_empty()) {
@@ -130,7 +131,7 @@ impl Writer {
         }
     }
 
-    /// Reports the end of failures, and lines that were lost.
+    /// Logs the end of failures, and lines that were lost.
     fn tell(&mut self) {
         let lost = self.state.dropped.load(Ordering::Relaxed);
         let is_recent = self.reported_at.is_some_and(|at| at.elapsed() < REPORTS_APART);

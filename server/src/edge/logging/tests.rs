@@ -37,7 +37,7 @@ fn text_of(bytes: &[u8]) -> String {
     text.trim_end().to_owned()
 }
 
-/// Lines are written in order, those below the level are not, and the end waits for them.
+/// Lines are written in order, except those below the level. The end waits until they are written.
 #[test]
 fn lines_are_written_in_order() {
     let (written, lines) = crossbeam_channel::unbounded();
@@ -131,8 +131,8 @@ fn failed_writes_are_repeated() {
     guard.finish();
 }
 
-/// An output that never accepts anything costs lines and nothing else: neither logging nor the end
-/// waits for it.
+/// If the output never accepts anything, lines are lost, but neither logging nor the end of the
+/// program waits for it.
 #[test]
 fn a_dead_place_is_harmless() {
     let write = |_: &[u8]| Err(ErrorKind::BrokenPipe.into());
@@ -148,7 +148,7 @@ fn a_dead_place_is_harmless() {
     assert!(watch.counts().dropped >= 5, "{:?}", watch.counts());
 }
 
-/// A line as JSON is read back unchanged, whatever its text.
+/// A JSON line has time, level, module and text. Quotes and invisible characters are escaped.
 #[test]
 fn json_lines_have_their_form() {
     let line = Line {
@@ -167,7 +167,8 @@ fn json_lines_have_their_form() {
     );
 }
 
-/// A file is continued, let go when it was renamed, and kept if it cannot be opened again.
+/// An existing file is appended to. After a rename and `reopen`, lines go to a new file. If that
+/// cannot be opened, they go to the open one.
 #[test]
 fn a_renamed_file_is_let_go() {
     let name = format!("intelliproxy-log-{}", std::process::id());

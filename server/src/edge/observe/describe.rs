@@ -1,4 +1,5 @@
-//! One log line for each notice of the router.
+//! One log line for each notice of the router, and for each fault of a load report. Lines for the
+//! proxy's own notices (failed requests, refused clients) are in `mod.rs`.
 use intelliproxy_core::{
     BackendId, EjectReason, HoldReason, Notice, ProbeFailure, ReturnReason, SwitchReason,
 };
@@ -219,6 +220,7 @@ mod tests {
                 changed(false, Some(ProbeFailure::Status(503))),
                 "B is down: status 503 to GET /health",
             ),
+            (changed(false, Some(ProbeFailure::Abandoned)), "B is down: not probed"),
         ];
         for (notice, expected) in rows {
             let config = Config::default();

@@ -1,7 +1,7 @@
 //! A limit of log lines per kind and second, so that peers cannot fill the disk.
 //!
-//! Each kind has a bucket of tokens that fills at a steady rate. Lines beyond it are counted, and
-//! one line a second reports the count. The time is passed in.
+//! Each kind has a bucket of tokens that fills at a steady rate. Lines beyond it are omitted and
+//! counted. At most one line per kind and second reports the count. The time is passed in.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use intelliproxy_core::Instant;
 pub(crate) struct Kind {
     pub(crate) about: &'static str,
     pub(crate) status: u16,
-    /// The burst, and the lines per second.
+    /// The limit: lines at once, and lines per second.
     pub(crate) lines: u32,
 }
 
@@ -97,8 +97,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
 
-    /// A burst is written up to its limit, then as many lines as the rate allows. One line a
-    /// second reports the rest. Another kind is not affected.
+    /// A burst is written up to its limit, then as many lines as the rate allows. One line reports
+    /// the rest after a second. Another kind is not affected.
     #[test]
     fn lines_beyond_the_rate_are_counted() {
         let mut limits = LineLimits::default();

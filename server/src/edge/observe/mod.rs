@@ -1,4 +1,5 @@
-//! The log lines of the proxy.
+//! The log lines of the proxy's notices. `describe.rs` has those of the router's notices, and
+//! `limit.rs` limits their number.
 mod describe;
 mod limit;
 
@@ -106,8 +107,8 @@ pub(crate) fn log_notice<'a>(
     }
 }
 
-/// The level and the kind of a notice's line; `None` if only the operator can cause it, so that it
-/// needs no limit.
+/// The level and the kind of a notice's line; `None` if it needs no limit: only the operator can
+/// cause it, or the proxy itself limits the notices.
 fn kind(notice: &Notice) -> Option<(Level, Kind)> {
     let kind = |about, status| Kind { about, status, lines: LINES };
     Some(match notice {
@@ -169,7 +170,7 @@ const LINES: u32 = 20;
 /// The same for changes of health; each backend of a large configuration may change once.
 const HEALTH_LINES: u32 = 1000;
 
-/// A client in a log line. The port of a client behind a trusted hop is unknown.
+/// A client in a log line. Port 0 means unknown (a client behind a trusted hop) and is omitted.
 struct Client(SocketAddr);
 
 impl fmt::Display for Client {

@@ -11,8 +11,8 @@ use crate::edge::disk;
 
 /// Writes blocks, and begins the next file when one is full.
 ///
-/// After a failed write the file keeps everything up to the last complete block. The next block is
-/// tried again, after a block that counts the records lost in between.
+/// After a failed write the file keeps everything up to the last complete block, and the failed
+/// block is lost. Before the next one, a block with the number of lost records is written.
 #[derive(Debug)]
 pub(super) struct Files<F = File> {
     base: PathBuf,
@@ -26,14 +26,14 @@ pub(super) struct Files<F = File> {
     file: F,
     /// Bytes of the current file up to the end of its last complete block.
     written: u64,
-    /// Whether a failed write may have left bytes behind `written`.
+    /// Whether a failed write may have left bytes after `written`.
     is_torn: bool,
     /// Whether the current file has its end mark, so that the next block begins a new file.
     has_ended: bool,
     header: Option<Header>,
     /// Records lost since the last block that was written.
     lost: u64,
-    /// Whether files may still be begun.
+    /// Says whether this recording may still create files.
     names: Names,
     /// Reused: a block with its frame.
     buffer: Vec<u8>,
@@ -41,7 +41,7 @@ pub(super) struct Files<F = File> {
 
 /// A file that can be cut back to its complete part.
 pub(super) trait Target: Write {
-    /// Removes everything behind `bytes` and continues writing there.
+    /// Cuts the file to `bytes` bytes and continues writing there.
     fn cut(&mut self, bytes: u64) -> io::Result<()>;
 }
 
@@ -72,14 +72,14 @@ impl Files {
         Ok(Self { has_old, ..Self::new(base, bytes_max, count, path, file) })
     }
 
-    /// Whether files may still be begun, shared with the next recording.
+    /// Returns the shared flag by which the next recording keeps this one from creating files.
     pub(super) fn names(&self) -> Names {
         self.names.clone()
     }
 
     /// Removes the first file, in which nothing was written, and gives an older one its name back.
     pub(super) fn undo(&self) {
-        // Without the file nothing can be undone.
+        // If the file cannot be removed, nothing can be undone.
         if fs::remove_file(&self.path).is_ok() && self.has_old {
             let _ = fs::rename(disk::beside(&self.path, ".old"), &self.path);
         }
@@ -95,7 +95,7 @@ impl Files {
         let result = match (is_full || self.has_ended, *is_superseded) {
             (false, _) => Ok(()),
             (true, false) => self.begin_next(at),
-            // The last file takes the rest, beyond its bound by what waits in the queue.
+            // The next recording owns the names: the current file takes the rest, beyond its bound.
             (true, true) if !self.has_ended => Ok(()),
             (true, true) => Err(io::Error::other("the next recording has begun")),
         };

@@ -5,10 +5,11 @@
 //! reported in the file before the next block, in a field of /stats, and in one log line per
 //! outage. Buffers return to the router's thread, so nothing is allocated in steady state.
 //!
-//! A block that cannot be written, because the disk is full, is lost and reported in the same way.
-//! The next one is tried.
+//! If a block cannot be written, because the disk is full, it is lost and reported in the same way.
+//! The next block is tried.
 //!
-//! A recording ends with its router. [`RecordGuard`] waits until it is written.
+//! A recording ends with its router, or by a reload. [`RecordGuard`] waits until it is written.
+//! `files.rs` has its files.
 mod files;
 
 use std::io;
@@ -33,12 +34,12 @@ pub(crate) struct Recorder {
     blocks_max: usize,
     spares: Receiver<Vec<u8>>,
     unwritten: Arc<AtomicU64>,
-    /// Whether the last block was lost, which is logged once.
+    /// Whether the last block was lost. Only the first loss of an outage is logged.
     is_losing: bool,
 }
 
-/// Waits on drop until the recording of a router that has ended is written, at most
-/// [`FINISH_TIME`].
+/// Its drop waits until the recording is written, at most [`FINISH_TIME`]. The recorder must have
+/// ended before.
 #[derive(Debug)]
 #[must_use = "queued records are lost unless the guard is finished"]
 pub(crate) struct RecordGuard {
@@ -65,15 +66,15 @@ enum Message {
     Block { payload: Vec<u8>, at: Instant, records: u64 },
 }
 
-/// A recording whose file is open and that has not begun. If it is dropped, its file goes again.
+/// A recording that has not begun; its file is open. If it is dropped, the file is removed.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) recorder: Recorder,
     pub(crate) guard: RecordGuard,
 }
 
-/// Whether the files of a recording are free for it to replace: not any more once the next
-/// recording has been opened, which may have the same names. Locked while files are created.
+/// Whether a recording may still create files. It may not once the next recording is open, which
+/// may use the same names. Locked while files are created.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     is_superseded: Arc<Mutex<bool>>,
@@ -85,8 +86,8 @@ impl Names {
     }
 }
 
-/// Opens the file and starts the writer; `None` if no recording is configured. The recording of
-/// `before`, if there is one, begins no more files from now on.
+/// Opens the file and starts the writer; `None` if no recording is configured. From now on the
+/// recording of `before`, if there is one, creates no more files.
 ///
 /// # Errors
 /// The reason why the file cannot be created, in one line.
@@ -188,8 +189,8 @@ impl Failure {
 
 impl JournalSink for Recorder {
     fn begin(&mut self, header: &Header) {
-        // If the header is lost, the file is still readable: a record has the new configuration,
-        // too.
+        // If a later header is lost, the file is still readable: a record has the new
+        // configuration, too.
         let _ = self.messages.offer(Message::Begin(Box::new(header.clone())));
     }
 
@@ -197,7 +198,7 @@ impl JournalSink for Recorder {
         let spare = self.spares.try_recv().unwrap_or_default();
         let payload = std::mem::replace(block, spare);
         let message = Message::Block { payload, at, records };
-        // The last block has room of its own in the queue, so that a recording always ends well.
+        // Room in the queue is reserved for the last block, so that a recording always has its end.
         let sent = if is_last || self.messages.len() < self.blocks_max {
             self.messages.offer(message).map_err(|refused| refused.message)
         } else {
@@ -232,7 +233,7 @@ impl Drop for RecordGuard {
 
 /// Blocks that wait to be written: 2 MiB, about a second at 100 000 requests per second.
 const BLOCKS_MAX: usize = 64;
-/// Room in the queue beside the blocks: for the last one and for headers.
+/// Room in the queue beside [`BLOCKS_MAX`] blocks: for the last one and for headers.
 const RESERVED: usize = 4;
 /// The longest wait for the disk at the program's end.
 const FINISH_TIME: Duration = Duration::from_secs(5);

@@ -82,7 +82,7 @@ fn rings_are_bounded() {
     router.record_into(Box::new(recorder), 5);
     for number in 0..60_000 {
         let _ = router.route(Instant::from_millis(number), &[]).expect("a backend");
-        // A slow disk must not lose records here.
+        // Gives the writer time, so that a slow disk loses no records.
         if number % 5_000 == 0 {
             thread::sleep(Duration::from_millis(10));
         }
@@ -131,8 +131,8 @@ fn a_full_queue_loses_and_tells() {
     for second in 0..40 {
         let _ = router.route(Instant::from_millis(2000 * second), &[]).expect("a backend");
     }
-    // The header takes one place in the queue and the first block the other. Every second begins a
-    // new block.
+    // The queue has two places: the header takes one, the first block the other. Every second
+    // begins a new block.
     let counts = router.recording().expect("a recording");
     assert_eq!((counts.records, counts.lost), (40, 38));
     drop(release);
@@ -147,7 +147,7 @@ fn a_full_queue_loses_and_tells() {
 }
 
 /// A recording that never begins leaves the names of files as they were. The next one with the same
-/// names takes them: the one before writes its rest into the file that it has.
+/// names takes them; the recording before writes its rest into its current file.
 #[test]
 fn names_pass_to_the_next_recording() {
     let folder = Folder::new("names");
@@ -167,7 +167,7 @@ fn names_pass_to_the_next_recording() {
     let next = open(&rules, Some(guard.names())).expect("a file").expect("a recorder");
     let mut second = router();
     second.record_into(Box::new(next.recorder), 2);
-    // Enough for several files, which the first recording begins no more.
+    // Enough for several files, but the first recording must not begin another one.
     for number in 0..40_000 {
         let _ = first.route(Instant::from_millis(number), &[]).expect("a backend");
     }

@@ -5,7 +5,7 @@ use crate::access::{Access, Ending};
 use crate::config::{AccessLogRules, Config};
 use crate::http::{ClientError, UpstreamError};
 
-/// The line of a request that begins with these bytes.
+/// The line of a request that begins with these bytes and is answered with 400.
 fn line(format: AccessLogFormat, query: bool, client: SocketAddr, request: &[u8]) -> String {
     let access_log = AccessLogRules { file: Some("f".to_owned()), format, query };
     let mut access = Access::new(&Config { access_log, ..Config::default() }, 1);
@@ -18,7 +18,7 @@ fn line(format: AccessLogFormat, query: bool, client: SocketAddr, request: &[u8]
     visit.finish(started + Duration::from_millis(3), client);
     access.end(visit);
     let mut out = Vec::new();
-    // 2024-02-29 23:59:59, one second after the start.
+    // 2024-03-01 00:00:00, one second after the start: the line has 2024-02-29 23:59:59.
     let time_of_day = SystemTime::UNIX_EPOCH + Duration::from_millis(1_709_251_200_000);
     let records = access.take(Records::default());
     Formatter::new(format).write(&records, Instant::from_millis(2000), time_of_day, &mut out);
@@ -58,8 +58,8 @@ fn queries_are_cut() {
     }
 }
 
-/// The port of a client behind a trusted hop is unknown, and IPv4 clients of an IPv6 listener have
-/// their usual address.
+/// The unknown port of a client behind a trusted hop is null. IPv4 clients of an IPv6 listener have
+/// an IPv4 address.
 #[test]
 fn clients_have_their_addresses() {
     for (client, ip, port) in [
@@ -75,8 +75,7 @@ fn clients_have_their_addresses() {
     }
 }
 
-/// Texts of peers stay in their place, whatever bytes they have. What is UTF-8 is read back
-/// unchanged from JSON; row by row.
+/// No bytes of a peer can break a line. Valid UTF-8 is read back unchanged from JSON.
 #[test]
 fn hostile_bytes_are_escaped() {
     let rows: [(&[u8], &str, &str); 10] = [
@@ -107,7 +106,7 @@ fn hostile_bytes_are_escaped() {
     }
 }
 
-/// Every byte alone, between two others and at both ends leaves valid lines.
+/// Every byte except space, CR and LF leaves valid lines: alone, first, in the middle and last.
 #[test]
 fn every_byte_is_harmless() {
     for byte in (0..=u8::MAX).filter(|byte| !b" \r\n".contains(byte)) {
@@ -121,7 +120,7 @@ fn every_byte_is_harmless() {
     }
 }
 
-/// A client that sent nothing that can be called a request has a line, too.
+/// A client that sent only an empty line has a log line, too.
 #[test]
 fn a_request_without_words_has_a_line() {
     let combined = line(AccessLogFormat::Combined, true, CLIENT, b"\r\n\r\n");
@@ -165,7 +164,7 @@ fn a_retried_exchange_has_all_its_parts() {
     assert_eq!(json, expected);
 }
 
-/// Numbers have all their digits and no others; row by row.
+/// Numbers have all their digits and no others. Spans are cut to microseconds.
 #[test]
 fn numbers_are_exact() {
     for number in [0, 1, 9, 10, 99, 100, 12_345, 1_000_000, u64::MAX - 1, u64::MAX] {
