@@ -1,4 +1,4 @@
-//! The access log over real sockets: a process, the test's own backend, clients, and the file.
+//! The access log over real sockets: the program as a process, backends, clients, and the file.
 mod process;
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use process::{DEADLINE, Program};
 use serde_json::Value;
 
-/// A folder of this test's own.
+/// A folder for one test, removed with it.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -119,7 +119,8 @@ fn stop(program: &mut Program) {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// Every kind of end has its line, with status, reason, backend and bytes as the client saw them.
+/// Exchanges with many kinds of ends have one line each, with status, end, error and backend. The
+/// bytes sent are those that the client received.
 #[test]
 fn every_exchange_has_its_line() {
     let folder = Folder::new("ends");
@@ -146,7 +147,7 @@ fn every_exchange_has_its_line() {
     let bad = b"GET /no-host\xff HTTP/1.1\r\n\r\n";
     sent.insert("/no-host\\xff", exchange(&program, bad).len());
     sent.insert("/incomplete", exchange(&program, b"GET /incomplete HTTP/1.1\r\nHo").len());
-    // Two requests at once: each has a line of its own.
+    // Two pipelined requests: each has its line.
     let twice = "GET /first HTTP/1.1\r\nHost: h\r\n\r\nGET /second HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
     exchange(&program, twice.as_bytes());
     // A client that leaves before its response.
@@ -161,7 +162,7 @@ fn every_exchange_has_its_line() {
         line.clear();
         answer.read_line(&mut line).expect("a head");
     }
-    // An end within 2 ms of the request would be part of it.
+    // The client waits, because an end within 2 ms of the request counts as part of the request.
     left.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
     left.read(&mut [0]).expect_err("no response has come");
     drop(left);

@@ -1,4 +1,4 @@
-//! The admin pages over real sockets: a process, the test's own backends, and clients.
+//! The admin pages over real sockets: the program as a process, backends, and clients.
 mod process;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,15 +8,15 @@ use std::thread;
 
 use process::{DEADLINE, Program};
 
-/// Responds to every request on every connection with 200 and two bytes, once `may_respond` permits
-/// it. Returns the flag with its address.
+/// Starts a backend that responds to every request with 200 and two bytes. The first connection
+/// with a request for `/` waits for a message of `may_respond`. Returns the flag with its address.
 fn start_backend(name: &str, may_respond: Option<mpsc::Receiver<()>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let flag = format!("--backend={name}=http://{}", listener.local_addr().expect("bound"));
     thread::spawn(move || {
         let mut may_respond = may_respond;
         for stream in listener.incoming().map_while(Result::ok) {
-            // A probe gets its response at once: its path is not `/`.
+            // A probe does not wait: its path is not `/`.
             let mut stream = BufReader::new(stream);
             let mut first = String::new();
             if stream.read_line(&mut first).is_err() {
@@ -100,7 +100,8 @@ fn ask_all(clients: &mut [TcpStream]) {
     }
 }
 
-/// Every page has its status and type, other paths and methods have theirs, and HEAD has no body.
+/// Every page has its status and type, and HEAD gets no body. Other paths, methods and invalid
+/// requests are refused.
 #[test]
 fn pages_have_their_statuses() {
     let (program, port) = start(&[&start_backend("A", None)]);
@@ -146,7 +147,7 @@ fn pages_have_their_statuses() {
     assert!(response.ends_with("\r\n\r\nok"), "the backend's: {response}");
 }
 
-/// The counts are those of the clients: requests by backend and in total, every histogram, and
+/// /metrics counts what the clients did: requests by backend and in total, two histograms, and
 /// bytes.
 #[test]
 fn counts_are_those_of_the_clients() {
@@ -182,7 +183,7 @@ fn counts_are_those_of_the_clients() {
     assert!(text.contains("\nintelliproxy_client_connections_accepted_total 6\n"), "{text}");
 }
 
-/// A scraper's kept connection carries one request after another, also pipelined ones.
+/// A scraper's connection is kept for further requests, even pipelined ones.
 #[test]
 fn connections_are_kept() {
     let (_program, port) = start(&[&start_backend("A", None)]);
@@ -200,8 +201,8 @@ fn connections_are_kept() {
     }
 }
 
-/// With the maximum of clients and of admin connections, another scrape gets its response: idle
-/// connections give way. The same holds if clients need more descriptors than there are.
+/// With the maximum of clients and of admin connections, another scrape gets its response, because
+/// idle connections are closed. The same holds if clients need more descriptors than there are.
 #[test]
 fn full_of_clients_it_can_be_reached() {
     let flag = start_backend("A", None);
@@ -252,9 +253,9 @@ fn readiness_follows_backends_and_the_end() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// With `timeouts.lameDuckMs` a signal to stop makes every response end its connection, and /readyz
-/// say 503, while new clients are accepted and served. Then the proxy stops; a second signal ends
-/// it at once.
+/// With `timeouts.lameDuckMs`, new clients are still accepted after SIGTERM. Every response ends
+/// its connection, and /readyz says that the proxy stops. At the end of that time the proxy stops;
+/// a second signal ends it at once.
 #[test]
 fn a_lame_duck_goes_on_serving() {
     let backend = start_backend("A", None);
@@ -292,7 +293,7 @@ fn a_lame_duck_goes_on_serving() {
     std::fs::remove_file(path).expect("it is there");
 }
 
-/// SIGUSR1 and SIGPIPE do not end the process; the first one is logged.
+/// SIGUSR1 and SIGPIPE do not end the process. SIGUSR1 is logged.
 #[test]
 fn signals_without_an_effect_are_ignored() {
     let (mut program, port) = start(&[&start_backend("A", None)]);
@@ -302,8 +303,8 @@ fn signals_without_an_effect_are_ignored() {
     assert!(get(port, "/healthz").ends_with("\r\n\r\nok\n"));
 }
 
-/// Each request leaves a decision: the list has them, newest first, and one of them can be asked for
-/// with its candidates. What is not kept is 404.
+/// /explain lists the decision of each request, newest first, and shows one decision with its
+/// candidates. A number that is not kept, or missing, gets 404.
 #[test]
 fn explain_shows_decisions() {
     let backends = [start_backend("A", None), start_backend("B", None)];

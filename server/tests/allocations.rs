@@ -1,4 +1,4 @@
-//! In the steady state an exchange allocates nothing: tables, buffers and heaps have reached their
+//! In the steady state an exchange allocates nothing: tables, buffers and heaps have their final
 //! size.
 mod memory;
 

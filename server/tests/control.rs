@@ -14,14 +14,14 @@ use std::thread;
 use process::{DEADLINE, Program, output, program};
 use serde_json::Value;
 
-/// A proxy with a control socket in a folder of its own, and its backends A and B.
+/// A proxy with a control socket in its own folder, and its backends A and B.
 struct Proxy {
     program: Program,
     folder: PathBuf,
     backends: [Backend; 2],
 }
 
-/// A backend that sends its name, and counts pings.
+/// A backend that responds with its name, and counts pings.
 struct Backend {
     address: String,
     pings: Arc<AtomicUsize>,
@@ -104,7 +104,7 @@ impl Proxy {
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     }
 
-    /// Carries out a command that must succeed without a text.
+    /// Carries out a command that must succeed without output.
     #[track_caller]
     fn done(&self, command: &str) {
         assert_eq!(self.ctl(command), (Some(0), String::new(), String::new()), "{command}");
@@ -121,7 +121,8 @@ impl Proxy {
         response.lines().map(str::to_owned).collect()
     }
 
-    /// The names of the backends that serve this many requests, each on a connection of its own.
+    /// Sends `count` requests, each on a new connection. Returns the names of the backends that
+    /// responded.
     fn ask(&self, count: usize) -> Vec<String> {
         let request = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
         let served = (0..count).map(|_| {
@@ -145,8 +146,8 @@ impl Drop for Proxy {
     }
 }
 
-/// A drained backend gets no request and is back when it is ready. All of it shows in /stats. An
-/// unknown backend is an error with exit code 1, an invalid command one with exit code 2.
+/// A drained backend gets no request until `ready`. /stats shows modes and weights. An unknown
+/// backend is an error with exit code 1, an invalid command one with exit code 2.
 #[test]
 fn backends_are_taken_out_and_back() {
     let mut proxy = Proxy::start("drain", ", \"routing\": {\"policy\": \"round_robin\"}");
@@ -175,15 +176,14 @@ fn backends_are_taken_out_and_back() {
     assert_eq!((code, &*error), (Some(2), "intelliproxy: ctl: drain: needs the name of a backend"));
 }
 
-/// A maintained backend is not pinged, and its idle connections are closed. When it is ready, it is
-/// pinged at once.
+/// A maintained backend is not pinged. After `ready` it is pinged again.
 #[test]
 fn a_maintained_backend_is_left_alone() {
     let keys = ", \"routing\": {\"policy\": \"round_robin\", \"probes\": {\"pingIntervalMs\": 20}}";
     let proxy = Proxy::start("maintain", keys);
     proxy.ask(10);
     proxy.done("maintain A");
-    // A ping that was on its way has ended when B has had a few more.
+    // After three more pings of B, a ping of A that was in progress has ended.
     let pings = |index: usize| proxy.backends[index].pings.load(Ordering::SeqCst);
     let wait_for = |index: usize, more: usize| {
         let (first, deadline) = (pings(index), std::time::Instant::now() + DEADLINE);
@@ -201,8 +201,8 @@ fn a_maintained_backend_is_left_alone() {
     wait_for(0, 3);
 }
 
-/// Policy and weight change by command and stay over a reload of the same file. A file that names
-/// others ends them, and `ready` is not needed for a backend that leaves the file and returns.
+/// Changes by command outlast a reload of the same file. A file with another policy replaces the
+/// commanded policy; weight and mode stay.
 #[test]
 fn commands_end_with_a_file_that_says_otherwise() {
     let mut proxy = Proxy::start("otherwise", "");
@@ -233,7 +233,7 @@ fn commands_are_recorded() {
     let mut proxy = Proxy::start("recorded", "");
     let journal = proxy.folder.join("journal").display().to_string();
     let file = proxy.folder.join("proxy.json").display().to_string();
-    // From the start: a recording that begins later cannot be compared.
+    // The program is started again: a recording that begins later cannot be compared.
     proxy.program.signal("-TERM");
     assert_eq!(proxy.program.exit_code(), Some(0));
     let mut command = program();
@@ -260,7 +260,8 @@ fn commands_are_recorded() {
     assert_eq!(replayed.status.code(), Some(0), "{text}");
 }
 
-/// A reload by command is answered when it is done, with the error of an invalid file.
+/// A reload by command gets its response when the reload has ended: `ok`, or the error of an
+/// invalid file.
 #[test]
 fn a_reload_is_answered_with_its_result() {
     let proxy = Proxy::start("reload", "");
@@ -273,8 +274,8 @@ fn a_reload_is_answered_with_its_result() {
     assert_eq!(proxy.send("reload\nreload\n"), ["ok", "ok"]);
 }
 
-/// The socket is its owner's only, and goes with the program. A stale one is replaced; one that is in
-/// use ends the start. A reload moves it and closes it.
+/// Only the owner may use the socket, and the program removes it at its end. A stale socket is
+/// replaced. If another process uses it, the start fails. A reload moves it.
 #[test]
 fn the_socket_comes_and_goes() {
     let mut proxy = Proxy::start("socket", "");
@@ -307,8 +308,8 @@ fn the_socket_comes_and_goes() {
     assert!(!Path::new(&moved).exists());
 }
 
-/// Clients that hang, send garbage or never read disturb neither requests nor other commands, and more
-/// of them than fit are replaced.
+/// Clients that hang, send garbage or never read disturb neither requests nor other commands. When
+/// there are more than fit, new ones replace them.
 #[test]
 fn bad_clients_disturb_nothing() {
     let proxy = Proxy::start("bad", "");

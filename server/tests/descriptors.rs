@@ -7,7 +7,7 @@ use std::thread;
 
 use process::{DEADLINE, Program};
 
-/// Responds to every request on every connection with an empty 200. Returns the flag with its
+/// Starts a backend that responds to every request with an empty 200. Returns the flag with its
 /// address.
 fn start_backend() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -31,7 +31,7 @@ fn start_backend() -> String {
 }
 
 /// With 64 descriptors and 100 clients, all admitted clients are served: each has a descriptor for
-/// its upstream. The log reports their number.
+/// its upstream. The log reports how many are admitted.
 #[test]
 fn clients_leave_descriptors_for_their_upstreams() {
     let flag = start_backend();

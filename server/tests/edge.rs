@@ -58,8 +58,8 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// A request that is refused and logged.
 const BAD: &str = "GET / HTTP/1.1\r\n\r\n";
 
-/// Without a reader of the log, writes to it fail and /stats counts them. Once it is read again the
-/// log continues, with the lines of that time and a line about them.
+/// Without a reader of the log, writes to it fail and /stats counts them. Once it is read again,
+/// the lines of that time are written, and a line about the failed writes.
 #[test]
 fn a_log_without_a_reader_goes_on_later() {
     let folder = Folder::new("log");
@@ -218,8 +218,8 @@ fn a_flood_of_bad_requests_does_not_fill_the_log() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// The log lines of failures: the path of a ping, an invalid report (once), and a refused request
-/// without another backend to send it to.
+/// The log lines of failures: a failed ping with its path, an invalid report (logged once), and a
+/// refused connection without and with another backend.
 #[test]
 fn failures_say_what_happened() {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");

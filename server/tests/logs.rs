@@ -66,7 +66,7 @@ impl Drop for Logging {
     }
 }
 
-/// Waits until a file has a text. Returns its content.
+/// Waits until a file contains `what` and ends with a whole line. Returns its content.
 #[track_caller]
 fn await_text(path: &Path, what: &str) -> String {
     let end = Instant::now() + DEADLINE;

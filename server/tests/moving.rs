@@ -39,7 +39,7 @@ impl Drop for Folder {
 struct Proxy {
     program: Program,
     folder: Folder,
-    /// Where its only backend is.
+    /// The address of its only backend.
     backend: String,
 }
 
@@ -119,8 +119,8 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-/// A free port on the loopback address, below those that connections get (32768 on Linux): one of
-/// them may be taken at any time.
+/// A free port on the loopback address. It is below the range of outgoing connections (from 32768
+/// on Linux), which may take a port at any time.
 fn free_port() -> u16 {
     static TRIED: AtomicUsize = AtomicUsize::new(0);
     let first = std::process::id() as usize * 61;
@@ -152,8 +152,8 @@ fn is_good(response: &str) -> bool {
     response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("hello")
 }
 
-/// The listener moves while a download runs and requests come on kept and new connections: none
-/// fails, the old port refuses afterwards, and the download ends whole.
+/// The listener moves while a download runs and requests come on new connections. No request fails,
+/// the old port refuses afterwards, and the download is complete.
 #[test]
 fn the_listener_moves_without_a_failed_request() {
     let (address, is_released) = backend();
@@ -209,8 +209,8 @@ fn the_listener_moves_without_a_failed_request() {
     assert!(rest.ends_with("helloworld"), "{rest}");
 }
 
-/// A port that is taken, and a recording that cannot be created, change nothing: neither the other
-/// listener, nor the backends, nor the files. The line names the reason.
+/// If a port is taken, a recording cannot be created or a state file is a folder, nothing changes:
+/// neither the listeners nor the files. The log line names the reason.
 #[test]
 fn what_cannot_be_opened_changes_nothing() {
     let (address, _) = backend();
@@ -260,7 +260,8 @@ fn what_cannot_be_opened_changes_nothing() {
     assert!(is_good(&ask(taken, "/").expect("it is open now")));
 }
 
-/// The admin pages come, move and go. A connection of the old listener gets its last response.
+/// The admin pages are added, moved and removed. An idle connection of the old listener is closed
+/// after its response.
 #[test]
 fn admin_pages_move() {
     let (address, _) = backend();
@@ -284,7 +285,8 @@ fn admin_pages_move() {
     TcpStream::connect(("127.0.0.1", second)).expect_err("it is closed");
 }
 
-/// A hundred reloads, each of which moves a second listener, under steady requests: none fails.
+/// A hundred reloads, each of which moves a second listener, under steady requests: no request
+/// fails.
 #[test]
 fn a_hundred_reloads_fail_no_request() {
     let (address, _) = backend();
@@ -323,8 +325,7 @@ fn a_hundred_reloads_fail_no_request() {
     assert!(ask(port, "/stats").expect("a page").contains("Reloads: done=100, refused=0\r\n"));
 }
 
-/// A recording that ends by a reload has its end mark, and the next one is complete as well. Both can
-/// be read by `replay`.
+/// A recording that ends by a reload has its end mark, and the next one is complete as well.
 #[test]
 fn the_recording_moves() {
     let (address, _) = backend();
@@ -357,7 +358,7 @@ fn the_recording_moves() {
     }
 }
 
-/// The access log comes, moves and goes: each file has the lines of its time.
+/// The access log is added, moved and removed: each file has the lines of its time.
 #[test]
 fn the_access_log_moves() {
     let (address, _) = backend();
@@ -379,8 +380,8 @@ fn the_access_log_moves() {
     assert_eq!((lines(&first), lines(&second)), (3, 2));
 }
 
-/// A state file that comes with its policy is restored. Under a policy that was learning already,
-/// the file of a new name gets what it knows, and one that was there is kept.
+/// A state file that is configured together with its policy is restored. If the policy was learning
+/// already, a new state file gets its state; an existing file of that name is kept as `.old`.
 #[test]
 fn the_state_file_moves() {
     let (address, _) = backend();
@@ -396,7 +397,7 @@ fn the_state_file_moves() {
     assert!(proxy.reload(&keys(&second)).ends_with("configuration: other stateFile"));
     proxy.program.line_with(&format!("state {second}: kept as {second}.old"));
     proxy.reload(&listen);
-    // A thread writes it.
+    // A separate thread writes the file.
     let deadline = Instant::now() + DEADLINE;
     while !Path::new(&first).exists() {
         assert!(Instant::now() < deadline, "{first} is not written");

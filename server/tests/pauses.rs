@@ -1,5 +1,5 @@
-//! A process that is stopped and continued (SIGSTOP, a frozen container), and one that is asked to
-//! end: bytes that arrived earlier count.
+//! A process that is paused (SIGSTOP, a frozen container) or asked to end handles the bytes that
+//! arrived before.
 mod process;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -19,7 +19,8 @@ fn backend() -> (TcpListener, String) {
     (listener, flag)
 }
 
-/// Accepts `count` connections of a backend with a request. Those of probes stay open.
+/// Accepts connections of a backend until `count` of them have a request. Connections of probes are
+/// kept open meanwhile.
 fn asked(backend: &TcpListener, count: usize) -> Vec<TcpStream> {
     let (mut asked, mut probes) = (Vec::new(), Vec::new());
     while asked.len() < count {
@@ -42,8 +43,8 @@ fn assert_is_done(stream: &mut TcpStream) {
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
 }
 
-/// Ten responses come while the proxy is stopped for longer than `timeouts.responseHeadMs`: arrived
-/// bytes are read before the deadline is checked.
+/// Ten responses arrive while the proxy is paused for longer than `timeouts.responseHeadMs`. They
+/// are read before the deadline is checked.
 #[test]
 fn responses_that_came_during_a_pause_count() {
     let (listener, flag) = backend();
@@ -68,7 +69,7 @@ fn responses_that_came_during_a_pause_count() {
 }
 
 /// Clients that connected and sent their requests before SIGTERM are served, although the proxy had
-/// not accepted them yet: there are more than one turn accepts.
+/// not accepted them yet. There are more of them than one turn accepts.
 #[test]
 fn clients_in_the_backlog_are_served_before_the_end() {
     const CLIENTS: usize = 200;

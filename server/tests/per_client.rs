@@ -76,8 +76,8 @@ impl Client {
     }
 }
 
-/// Each of two clients has its own two connections and its own rate; the log, /stats and /metrics
-/// say what was refused. A reload removes the limits.
+/// Each of two clients has its own limit of two connections and its own rate. The log and /stats
+/// report what was refused. A reload removes the limits.
 #[test]
 fn clients_have_their_own_limits() {
     let name = format!("intelliproxy-per-client-{}.json", std::process::id());
@@ -94,7 +94,7 @@ fn clients_have_their_own_limits() {
     let mut program = Program::start(&["--config", path]);
     let (one, other) = ([127, 0, 0, 1], [127, 0, 0, 2]);
     let mut first = Client::connect(&program, one);
-    // Far more than the rate allows, however long they take.
+    // Far more than the rate allows, even if they take long.
     let statuses: Vec<u16> = (0..200).map(|_| first.ask()).collect();
     assert_eq!(statuses[..5], [204; 5]);
     let refused = statuses.iter().filter(|status| **status == 429).count();

@@ -16,7 +16,7 @@ fn assert_ends(arguments: &[&str], code: i32, stdout: &str, stderr: &str) {
     assert_eq!(output.status.code(), Some(code), "{arguments:?}");
 }
 
-/// If a line never comes, the test ends with the lines that came, although the program continues.
+/// If a line never comes, the wait for it ends with a panic, although the program continues.
 #[test]
 #[should_panic(expected = "the log has no \"never\" within")]
 fn a_line_that_never_comes_is_not_awaited_for_ever() {
@@ -45,8 +45,8 @@ fn usage_errors_exit_with_2() {
     }
 }
 
-/// `--check` resolves the names of backends and listeners, and fails with the one that has no address;
-/// `--offline` leaves that out.
+/// `--check` resolves the names of backends and listeners, and fails if one has no address.
+/// `--offline` skips that.
 #[test]
 fn check_resolves_names() {
     let backend = ["--check", "--backend", "A=http://nowhere.invalid"];
@@ -143,7 +143,8 @@ fn run_time_errors_exit_with_1() {
     }
 }
 
-/// A signal lets the current response finish and closes idle clients. The exit code is 0.
+/// After a signal the current response is completed and idle clients are closed. The exit code is
+/// 0.
 #[test]
 fn signals_end_it_after_requests_in_flight() {
     for name in ["-TERM", "-INT"] {
@@ -153,7 +154,7 @@ fn signals_end_it_after_requests_in_flight() {
         let mut idle = program.connect();
         let mut busy = program.connect();
         busy.write_all(b"GET /busy HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-        // Pings connect, too: the request is on the connection with its path.
+        // Pings connect, too. The request's connection is known by its path.
         let mut upstream = loop {
             let (mut stream, _) = backend.accept().expect("a connection");
             let mut start = [0; 9];
@@ -174,7 +175,7 @@ fn signals_end_it_after_requests_in_flight() {
     }
 }
 
-/// A second signal ends it at once, even with clients that wait.
+/// A second signal ends the program at once, even if clients wait for their responses.
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -200,8 +201,8 @@ fn a_hangup_without_a_file_resolves_again() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// A refusal reaches the client as a status, and the log with the rule, the client, and its bytes,
-/// escaped.
+/// The client gets a status for a refused request. The log has the client, the status, the reason
+/// and the escaped bytes.
 #[test]
 fn refusals_are_logged() {
     let mut program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);
@@ -216,8 +217,8 @@ fn refusals_are_logged() {
     assert!(line.contains("\"GET /\\x1b[31m HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n\""), "{line}");
 }
 
-/// Clients that the system holds ready at the same time, more than one turn accepts, are all
-/// served, whether their requests came before or after the accept.
+/// 150 clients wait at the same time, more than one turn accepts. All are served, whether their
+/// requests came before or after the process continued.
 #[test]
 fn a_burst_of_clients_is_served() {
     let program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);
@@ -235,7 +236,7 @@ fn a_burst_of_clients_is_served() {
     }
 }
 
-/// `--help` lists every flag, and `--version` is one line.
+/// `--help` lists flags (four are checked), and `--version` is one line.
 #[test]
 fn help_and_version_are_printed() {
     let output = output(&["--help"]);

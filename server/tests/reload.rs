@@ -1,4 +1,5 @@
-//! SIGHUP and the program as a process: immediate changes, refused files, and log lines.
+//! SIGHUP and the program as a process: changes of backends and timeouts, refused files, and log
+//! lines. `moving.rs` moves listeners, logs and other files.
 mod process;
 
 use std::fs;
@@ -9,7 +10,7 @@ use std::thread;
 
 use process::{DEADLINE, Program};
 
-/// A running proxy and its file, which is removed with it.
+/// A running proxy and its configuration file, which is removed with it.
 struct Configured {
     program: Program,
     file: PathBuf,
@@ -128,7 +129,7 @@ fn config(backends: &[(&str, &Backend)], further: &str) -> String {
     format!("{{\n\"backends\": [{}]{further}\n}}", backends.join(", "))
 }
 
-/// A good file takes effect without a dropped connection: the request in flight finishes on the
+/// A good file takes effect without a dropped connection: the request in flight is completed by the
 /// removed backend, the client's connection stays open, and its next request goes to the new
 /// backend.
 #[test]
@@ -156,8 +157,8 @@ fn a_good_file_takes_effect_at_once() {
     assert!(body.contains("\"name\":\"B\"") && !body.contains("\"name\":\"A\""), "{body}");
 }
 
-/// For a bad file, one line has the file, line and path. The current configuration stays, and a
-/// later good file is applied.
+/// For a bad file, one log line has file, line, column and reason. The current configuration stays,
+/// and a later good file is applied.
 #[test]
 fn a_bad_file_changes_nothing() {
     let backend = Backend::start("only");

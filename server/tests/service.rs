@@ -99,7 +99,7 @@ fn listeners_of_the_manager_are_used() {
     let mut response = String::new();
     early.read_to_string(&mut response).expect("a response");
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
-    // The next process has it from this one, not from the manager.
+    // The successor gets the listener from this process, not from the manager.
     program.signal("-USR2");
     let line = program.line_with("upgraded: process ");
     let pid = line.split("process ").nth(1).and_then(|rest| rest.split(' ').next());
@@ -109,8 +109,8 @@ fn listeners_of_the_manager_are_used() {
     assert!(status.success());
 }
 
-/// A listener that the configuration does not name, and a descriptor that is none, end the start
-/// with one line.
+/// If a listener is not in the configuration, or a descriptor is not a socket, the start fails with
+/// one line.
 #[test]
 fn other_descriptors_are_refused() {
     let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 </dev/null";

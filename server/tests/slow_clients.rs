@@ -15,8 +15,8 @@ const SENT: usize = 30_000;
 /// rest.
 const KEPT_KIB: usize = 128 * 70 + 1024 * 2 + 3 * 1024;
 
-/// Waits until the resident memory of the process is as expected. Requests between two looks give
-/// it time, and show that it serves.
+/// Waits until the resident memory of the process is as expected. A request before each look shows
+/// that the process serves.
 fn wait_for(program: &Program, what: &str, is_expected: impl Fn(usize) -> bool) {
     let end = Instant::now() + DEADLINE;
     loop {
@@ -29,8 +29,8 @@ fn wait_for(program: &Program, what: &str, is_expected: impl Fn(usize) -> bool) 
     }
 }
 
-/// Clients with a part of a head of 30 KB take little more than its bytes. When they have left,
-/// their memory is the system's again. (The allocator kept three quarters of it for good.)
+/// Clients that have sent 30 KB of a head take less than twice that. When they have left, their
+/// memory returns to the system. (The allocator alone would keep three quarters of it.)
 #[test]
 fn memory_of_slow_clients_returns_to_the_system() {
     let program = Program::start(&["--backend=A=http://127.0.0.1:1"]);

@@ -17,7 +17,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 /// Upgrades under traffic.
 const UPGRADES: usize = 4;
 
-/// A running proxy, its file, and the processes that followed it, which end with it.
+/// A running proxy, its configuration file, and its successors, which are killed with it.
 struct Upgraded {
     program: Program,
     file: PathBuf,
@@ -92,7 +92,8 @@ fn config(settings: &str) -> String {
     format!("{{\"backends\": [{{\"name\": \"A\", \"url\": \"{url}\"}}]{settings}}}")
 }
 
-/// A client that asks without pause, on kept connections or on new ones, until it is stopped.
+/// Four clients that send requests without pause until they are stopped: three on kept connections,
+/// one on new ones.
 struct Traffic {
     clients: Vec<JoinHandle<u32>>,
     is_over: Arc<AtomicBool>,
@@ -120,7 +121,7 @@ impl Traffic {
         Self { clients, is_over, done }
     }
 
-    /// Waits until each client has probably sent some more requests.
+    /// Waits for 200 more responses. Each client has probably had some of them.
     fn go_on(&self) {
         let until = self.done.load(Ordering::SeqCst) + 200;
         let end = std::time::Instant::now() + DEADLINE;
@@ -130,7 +131,7 @@ impl Traffic {
         }
     }
 
-    /// Stops it. Every request has got its response, or this panics.
+    /// Stops the clients. Returns the number of responses. Panics if a request got none.
     fn finish(self) -> u32 {
         self.is_over.store(true, Ordering::SeqCst);
         self.clients.into_iter().map(|client| client.join().expect("no request is lost")).sum()
@@ -184,8 +185,8 @@ fn upgrades_lose_no_request() {
     assert!(TcpStream::connect(("127.0.0.1", proxy.program.port())).is_err(), "the port is closed");
 }
 
-/// A client that asks nothing keeps its connection for `timeouts.shutdownMs`, and what it asks
-/// meanwhile is served by the old process. Clients that come later are served by the new one.
+/// A client that connected before the upgrade is served by the old process, and the response ends
+/// its connection. Clients that come later are served by the new process.
 #[test]
 fn kept_connections_are_served_by_the_old_process() {
     let mut proxy = Upgraded::start("kept", &config(""));
@@ -204,7 +205,8 @@ fn kept_connections_are_served_by_the_old_process() {
     assert!(!ask(&mut new), "process {follower} serves it on");
 }
 
-/// A signal to stop an old process that waits for its clients is its first one: it stops in order.
+/// If an old process still waits for its clients, SIGTERM counts as its first signal: it stops in
+/// order.
 #[test]
 fn an_old_process_can_be_stopped() {
     let mut proxy = Upgraded::start("stopped", &config(""));
@@ -218,8 +220,8 @@ fn an_old_process_can_be_stopped() {
     assert!(!ask(&mut connect(proxy.program.port())), "the new one serves on");
 }
 
-/// A new process that ends, or that is not ready in time, is given up with a reason in the log. The
-/// old one serves on, and a later upgrade succeeds.
+/// A new process that ends, or that is not ready in time, is given up, and the log has the reason.
+/// The old process continues, and a later upgrade succeeds.
 #[test]
 fn a_new_process_that_fails_changes_nothing() {
     let good = config("");
@@ -230,12 +232,12 @@ fn a_new_process_that_fails_changes_nothing() {
     let line = proxy.program.line_with("upgrade failed, serving on: process ");
     assert!(line.ends_with("ended: exit status: 2"), "{line}");
     assert!(!ask(&mut kept));
-    // The program takes the time for an upgrade from its configuration.
+    // The time limit of an upgrade comes from the running process's configuration.
     let impatient = good.replacen('{', "{\"timeouts\": {\"upgradeMs\": 300}, ", 1);
     fs::write(&proxy.file, impatient).expect("a file");
     proxy.program.signal("-HUP");
     proxy.program.line_with("configuration: other timeouts");
-    // Reading this one never ends.
+    // Reading a pipe without a writer never ends.
     fs::remove_file(&proxy.file).expect("a file");
     assert!(Command::new("mkfifo").arg(&proxy.file).status().expect("mkfifo").success());
     proxy.ask();
@@ -251,7 +253,7 @@ fn a_new_process_that_fails_changes_nothing() {
     assert!(!ask(&mut connect(proxy.program.port())));
 }
 
-/// What the policy has learned goes over, without a state file.
+/// The learned state reaches the new process without a state file.
 #[test]
 fn the_learned_state_goes_over() {
     let text = config(", \"routing\": {\"policy\": \"learned\"}");
@@ -272,7 +274,7 @@ fn the_learned_state_goes_over() {
     assert_ne!(latency(&proxy), unlearned, "a process without this state begins with {unlearned}");
 }
 
-/// SIGUSR1, SIGUSR2 and SIGHUP do not end the program before it serves, either. A SIGHUP then is
+/// SIGUSR1, SIGUSR2 and SIGHUP do not end the program even before it serves. The SIGHUP then causes
 /// a reload.
 #[test]
 fn early_signals_do_not_end_the_program() {
@@ -288,7 +290,7 @@ fn early_signals_do_not_end_the_program() {
     let mut child = command.spawn().expect("a process");
     let pid = child.id().to_string();
     let log = OwnedFd::from(child.stderr.take().expect("a pipe"));
-    // The program waits for a writer of the pipe; this returns when it is there.
+    // The program waits for a writer of the pipe. This call returns once the program reads it.
     let mut pipe = fs::File::options().write(true).open(&file).expect("a reader");
     for signal in ["-USR1", "-USR2", "-HUP"] {
         kill(signal, &pid);

@@ -24,7 +24,7 @@ fn is_root() -> bool {
     value(&text, "Uid:").starts_with("0 ")
 }
 
-/// A free port that only root may open. Processes look for it from different ports on.
+/// A free port that only root may open. Each process begins its search at another port.
 fn low_port() -> u16 {
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     let first = std::process::id();
@@ -32,9 +32,9 @@ fn low_port() -> u16 {
     ports.find(is_free).expect("a free port below 1024")
 }
 
-/// Started by root, the program listens on a low port. All of its threads have the rights of the
-/// user and of no other group, and no capability. It serves and stops as usual. A state file that
-/// the user could not write ends the start. Without root the flag is refused.
+/// Started by root, the program listens on a low port. All of its threads have the user's rights,
+/// no further group and no capability. It serves and stops as usual. If the user could not write
+/// the state file, the start fails. Without root the flag is refused.
 #[test]
 fn root_is_given_up_after_the_listeners_are_open() {
     if !is_root() {

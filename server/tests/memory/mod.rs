@@ -1,7 +1,7 @@
 //! A proxy in memory with one client and one backend. Bytes are passed at once and completely.
 //!
-//! It is not the driver of the tests (`tests/driver`): that one keeps all bytes and checks every
-//! call, so that its own allocations and instructions would be counted.
+//! Measurements use it instead of the tests' driver (`tests/driver`), which keeps all bytes and
+//! checks every call: its allocations and instructions would be counted.
 use std::net::SocketAddr;
 
 use intelliproxy::config::{BackendTarget, Config};

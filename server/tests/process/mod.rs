@@ -1,4 +1,5 @@
-//! The program as a process, with its log and its port. Each test program uses a part of this.
+//! Runs the program as a process, reads its log and connects to its port. Each test program uses a
+//! part of this.
 #![allow(dead_code)]
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Much longer than anything here takes: only a failing test waits this long.
+/// The longest wait of a test. Only a failing test waits this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running proxy and its log. Dropping it kills the process.
@@ -39,7 +40,7 @@ impl Program {
         Self::started_by(command)
     }
 
-    /// Starts this command, and waits until it listens.
+    /// Starts a command that is the program, and waits until it listens.
     pub(crate) fn started_by(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("a process");
         let log = File::from(OwnedFd::from(child.stderr.take().expect("a pipe")));
