@@ -110,7 +110,7 @@ fn respond(mut stream: TcpStream, is_released: &AtomicBool) {
     }
 }
 
-/// Sets a flag when a test ends, also by a panic, so that its clients end, too.
+/// Sets a flag when a test ends, even by a panic, so that its clients end.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {

@@ -39,7 +39,7 @@ pub(crate) struct Files {
     pub(crate) state: Option<Kept>,
 }
 
-/// What is in use while a candidate is prepared.
+/// The settings, listeners and names in use while a candidate is prepared.
 #[derive(Debug)]
 pub(crate) struct Current {
     pub(crate) config: Config,

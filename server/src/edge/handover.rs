@@ -47,7 +47,7 @@ pub(crate) struct Handover {
     pub(crate) listeners: Vec<(OwnedFd, Place)>,
     /// The listeners of the admin pages.
     pub(crate) admin_listeners: Vec<(OwnedFd, Place)>,
-    /// What the policy has learned, as the text of its state.
+    /// The policy's learned state, as JSON; `None` if it learns nothing.
     pub(crate) learned: Option<String>,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Taken {
     pub(crate) listeners: Vec<Bound>,
     /// The listeners of the admin pages.
     pub(crate) admin_listeners: Vec<Bound>,
-    /// What the policy has learned, as the text of its state.
+    /// The policy's learned state, as JSON; `None` if it learns nothing.
     pub(crate) learned: Option<String>,
     /// The connection to the process that sent them; `None` if the service manager did.
     pub(crate) predecessor: Option<Predecessor>,
@@ -83,7 +83,7 @@ impl Predecessor {
     /// Reports that this process is ready, and waits until the predecessor lets it accept clients.
     ///
     /// # Errors
-    /// One line: the predecessor has ended, or said nothing in time.
+    /// One line: the predecessor has ended, or sent nothing in time.
     pub(crate) fn report_ready(mut self) -> Result<(), String> {
         let mut word = [0];
         let go = self.stream.write_all(&[READY]).and_then(|()| self.stream.read_exact(&mut word));
@@ -131,7 +131,7 @@ impl Handover {
     /// Takes everything from the predecessor.
     ///
     /// # Errors
-    /// One line: the predecessor is of another version, has ended, or said nothing for `time`.
+    /// One line: the predecessor is of another version, has ended, or sent nothing for `time`.
     pub(crate) fn take(stream: UnixStream, time: Duration) -> Result<Taken, String> {
         let fail = |error: io::Error| format!("cannot take over: {}", os_error_text(&error));
         let take = |stream: &UnixStream| {

@@ -68,7 +68,7 @@ pub(crate) struct Edge {
     recording: Option<RecordGuard>,
     /// Recordings that a new configuration has ended; they may still be written.
     ending: Vec<RecordGuard>,
-    /// Writers of the state that have been told to end; they may still be writing.
+    /// Former writers of the state; they may still be writing.
     ending_states: Vec<Ended>,
 }
 

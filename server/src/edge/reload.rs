@@ -228,7 +228,7 @@ mod tests {
         let (woken, wakes) = crossbeam_channel::unbounded();
         let wake = || {
             let woken = woken.clone();
-            // The last threads hang beyond the end of the test, when nobody receives.
+            // The last threads may end after the test; then the receiver is gone.
             move || {
                 let _ = woken.send(());
             }

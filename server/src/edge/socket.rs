@@ -1,4 +1,4 @@
-//! The Unix socket for commands: a name in the file system that only its owner may use.
+//! The Unix socket for commands. Only the owner of its name in the file system may use it.
 //!
 //! When the socket is dropped, its name is removed, unless the name belongs to something else by
 //! then. A stale socket of a dead process is replaced; one that a process listens on is not. Links
@@ -41,7 +41,7 @@ impl ControlSocket {
             }
             Ok(found) if !found.file_type().is_socket() => return Err(fail("is not a socket")),
             Ok(_) if takes_over => {}
-            // A full backlog is also an error, but shows that a process listens.
+            // Other errors, such as missing rights, do not show that the socket is stale.
             Ok(_) => match UnixStream::connect(&file).map_err(|error| error.kind()) {
                 Err(ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {}
                 Ok(_) | Err(_) => return Err(fail("another process listens there")),

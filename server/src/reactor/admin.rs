@@ -237,7 +237,7 @@ impl AdminPort {
             match action {
                 Action::Shutdown(id) => {
                     if let Some(stream) = self.streams.get(id).and_then(Option::as_ref) {
-                        // A connection that broke meanwhile needs no end.
+                        // Fails if the connection broke. Then no end is needed.
                         let _ = stream.socket.shutdown(Shutdown::Write);
                     }
                 }

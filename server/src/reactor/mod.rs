@@ -54,8 +54,8 @@ use crate::proxy::{ConnId, Proxy, earliest};
 
 /// The maximum of events that one poll takes from the system.
 const EVENTS_MAX: usize = 1024;
-/// A deadline handled later than this may have passed while the process was paused: bytes that
-/// arrived meanwhile are read first. Ordinary turns are late by the poll's 1 ms granularity.
+/// If a deadline is handled later than this, the process may have been paused. Bytes that arrived
+/// in the pause are then read first. Ordinary turns are late by the poll's 1 ms granularity.
 const LATE: Duration = Duration::from_millis(5);
 /// If a turn is this late, the process was delayed from outside. The latencies of its probes are
 /// then meaningless.

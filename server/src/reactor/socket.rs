@@ -196,7 +196,7 @@ impl Socket {
 
     /// Sends the end of the stream.
     pub(crate) fn shutdown(&self) {
-        // A connection that broke meanwhile needs no end.
+        // Fails if the connection broke. Then no end is needed.
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
