@@ -545,6 +545,7 @@ impl Backend {
     }
 
     /// Evaluates the counts that fade with time: errors and refusals.
+    #[inline(always)]
     fn rescore_errors(&mut self, now: Instant, rules: &Rules) {
         self.parts.errors = rules.weights.error_points(self.error_rate_at(now, rules));
         let turned_away = self.refusals_at(now, rules);

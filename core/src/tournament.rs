@@ -45,6 +45,7 @@ impl Tournament {
     }
 
     /// Changes the key of a slot.
+    #[inline(always)]
     pub(crate) fn set(&mut self, slot: usize, key: u64) {
         debug_assert!(slot < self.len, "only slots that were pushed have keys");
         let mut node = self.leaves + slot;

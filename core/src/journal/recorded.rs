@@ -131,6 +131,7 @@ impl RecordedRouter {
     }
 
     /// Applies a fact; see [`Router::handle_event`].
+    #[inline(always)]
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         if let Some(journal) = &mut self.journal {
             journal.event(now, &event);
@@ -163,6 +164,7 @@ impl RecordedRouter {
     ///
     /// # Errors
     /// The reason why no backend can take the request.
+    #[inline(always)]
     pub fn route_for(
         &mut self,
         now: Instant,

@@ -23,6 +23,7 @@ impl Router {
         Ok(lease)
     }
 
+    #[inline(always)]
     pub(super) fn admit(
         &mut self,
         now: Instant,
@@ -54,6 +55,7 @@ impl Router {
     }
 
     /// Returns the backend that policy and gate choose, and the policy's mark.
+    #[inline(always)]
     fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<Chosen, NoRoute> {
         let candidates = Candidates::new(&self.table, tried);
         let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {

@@ -39,6 +39,7 @@ impl From<Vec<u8>> for Memory {
 impl Deref for Memory {
     type Target = [u8];
 
+    #[inline(always)]
     fn deref(&self) -> &[u8] {
         match self {
             Self::Heap(bytes) => bytes,
@@ -48,6 +49,7 @@ impl Deref for Memory {
 }
 
 impl DerefMut for Memory {
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut [u8] {
         match self {
             Self::Heap(bytes) => bytes,

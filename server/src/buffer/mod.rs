@@ -305,6 +305,7 @@ impl BufferPool {
 
     /// Returns room for reading after the bytes in `slot`. Takes a large buffer if `slot` is empty.
     /// Returns an empty slice if the buffer is full.
+    #[inline(always)]
     pub(crate) fn read_space<'a>(&mut self, slot: &'a mut Option<Buffer>) -> &'a mut [u8] {
         if slot.is_some() {
             self.make_room(slot);

@@ -22,6 +22,7 @@ pub(super) struct Counters {
 
 impl Counters {
     /// Returns the counts of a backend.
+    #[inline(always)]
     fn of(&mut self, backend: BackendId) -> &mut BackendCounts {
         let index = backend.index();
         if self.backends.get(index).is_none_or(|(id, _)| *id != backend) {
@@ -59,6 +60,7 @@ impl Counters {
     }
 
     /// Counts the end of a request at a backend.
+    #[inline(always)]
     pub(super) fn finished(&mut self, now: Instant, lease: &Lease, outcome: &Outcome) {
         let counts = self.of(lease.backend());
         match *outcome {

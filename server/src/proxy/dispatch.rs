@@ -38,6 +38,7 @@ impl Proxy {
     }
 
     /// Finds a backend and a connection for a request. Returns false if every backend is full.
+    #[inline(always)]
     fn dispatch_freely(&mut self, now: Instant, id: ConnId, reuse: Reuse) -> bool {
         let Some(session) = self.table.session_mut(id) else {
             return true;
@@ -99,6 +100,7 @@ impl Proxy {
     }
 
     /// Gives the session an idle connection to the backend if its request may use one.
+    #[inline(always)]
     fn take_idle(
         &mut self,
         now: Instant,
@@ -217,6 +219,7 @@ impl Proxy {
     }
 
     /// Releases an upstream connection: keeps it for the next request, or closes it.
+    #[inline(always)]
     pub(super) fn release(&mut self, now: Instant, conn: ConnId, kept: Option<Duration>) {
         let rules = self.shared.config.pool;
         let Some(entry) = self.table.get_mut(conn) else { return };

@@ -45,6 +45,7 @@ impl Proxy {
     }
 
     /// Returns room for bytes of a connection; empty if they have to wait.
+    #[inline(always)]
     pub fn read_space(&mut self, conn: ConnId) -> &mut [u8] {
         match self.owner(conn) {
             Owner::Session(id, side) => match self.table.session_mut(id) {
@@ -59,6 +60,7 @@ impl Proxy {
 
     /// Handles `count` bytes that were put into [`read_space`](Self::read_space); 0 if none had
     /// arrived.
+    #[inline(always)]
     pub fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
         // Not by `owner`: a second look at the same entry costs 15 instructions for each read.
         let id = match self.table.get_mut(conn).map(|entry| &mut entry.conn) {

@@ -105,6 +105,7 @@ impl Session {
     }
 
     /// Returns room for bytes from one side; empty if the side has to wait.
+    #[inline(always)]
     pub(crate) fn read_space(&mut self, side: Side, shared: &mut Shared) -> &mut [u8] {
         let (input, is_paused, is_wanted) = match side {
             Side::Client => (
@@ -150,6 +151,7 @@ impl Session {
     }
 
     /// Handles `count` bytes from one side.
+    #[inline(always)]
     pub(crate) fn handle_read(
         &mut self,
         now: Instant,
@@ -349,6 +351,7 @@ impl Session {
     }
 
     /// Takes the backend chosen for the waiting request.
+    #[inline(always)]
     pub(crate) fn handle_routed(
         &mut self,
         now: Instant,

@@ -69,6 +69,7 @@ impl Session {
 
     /// Forwards a head to the client, and begins what follows it. Returns false if the head has to
     /// wait for room.
+    #[inline(always)]
     fn pass_head(&mut self, now: Instant, headed: PassedHead, shared: &mut Shared) -> bool {
         let moved = self.move_answer(headed, shared);
         if moved.is_none() {
@@ -125,6 +126,7 @@ impl Session {
     /// Passes a response's head to the client in the buffer in which it arrived, with the received
     /// part of its body. Returns the number of bytes of that part. If this is not possible, changes
     /// nothing and returns `None`.
+    #[inline(always)]
     fn move_answer(&mut self, headed: PassedHead, shared: &mut Shared) -> Option<u64> {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let input = upstream.input.as_mut()?;
