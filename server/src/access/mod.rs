@@ -193,8 +193,8 @@ impl Access {
     }
 }
 
-/// Bytes of records that wait for the driver; later ones are lost. A turn of 1024 events makes less
-/// than half of it.
+/// Bytes of records that wait for the driver; later ones are lost. With usual requests a turn of
+/// 1024 events makes less than half of it.
 const WAITING_MAX: usize = 1024 * 1024;
 /// Visits that are kept for use again.
 const SPARES_MAX: usize = 256;
