@@ -10,7 +10,7 @@ use crate::parties::{
     wait_until,
 };
 
-/// /stats has every field that `operations.md` lists, each with a permitted kind of value.
+/// /stats has every field that `operations.md` lists, each with a permitted type of value.
 #[test]
 fn stats_are_shown_to_permitted_peers() {
     let backend = Script::start(|stream, _| respond(stream, b"own"));
@@ -22,29 +22,41 @@ fn stats_are_shown_to_permitted_peers() {
     let stats = parsed(&text);
     assert_eq!(stats.as_array().map(Vec::len), Some(2));
     let names = [
+        "ejections",
         "latency",
         "latencyEwma",
+        "latencyAgeMs",
         "lossPercent",
         "lossEwma",
         "successPings",
         "failPings",
         "totalPings",
+        "pingAgeMs",
         "totalRequests",
         "errorRequests",
         "errorRate",
         "activeRequests",
         "workingRequests",
+        "responseEwma",
+        "requestAgeMs",
         "refusedRequests",
         "heldForMs",
         "queue",
         "queueEwma",
         "cpu",
         "memory",
+        "reportAgeMs",
+        "reportsRead",
+        "reportsFailed",
         "score",
     ];
     for backend in stats.as_array().expect("an array") {
         assert!(backend["name"].is_string() && backend["url"].is_string());
         assert!(backend["current"].is_boolean() && backend["scoreParts"].is_object());
+        assert!(backend["health"].is_string() && backend["standing"] == "in");
+        assert!(backend["policy"].is_object());
+        let is_up = backend.get("alive").expect("alive");
+        assert!(is_up.is_boolean() || is_up.is_null(), "alive: {is_up}");
         for name in names {
             let value = backend.get(name).expect(name);
             assert!(value.is_number() || value.is_null(), "{name}: {value}");
