@@ -1,8 +1,9 @@
-//! The JSON Schema of the configuration file. It is made of the defaults of the program and of the
-//! tables in `configuration.md`, which `tidy` holds to the program, and then held against the
-//! program's reader itself.
+//! The JSON Schema of the configuration file. It is made from the program's defaults and the tables
+//! in `configuration.md`, which `tidy.rs` compares with the program. Then tests compare the schema
+//! with the program's own reader.
 //!
-//! `INTELLIPROXY_SCHEMA=write cargo test -p intelliproxy-tests --test schema` writes it again.
+//! After a change of the tables, `INTELLIPROXY_SCHEMA=write cargo test -p intelliproxy-tests --test
+//! schema` writes the file again.
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 const SCHEMA: &str = "server/schema/intelliproxy.schema.json";
 const CONFIGURATION: &str = "server/docs/configuration.md";
 
-/// The file is the one that is made of the program's defaults and tables.
+/// The file in the repository equals the schema that is made now.
 #[test]
 fn the_schema_is_current() {
     let made = format!("{:#}\n", made());
@@ -39,8 +40,8 @@ fn the_schema_has_every_key() {
     }
 }
 
-/// The reader accepts what the schema permits, at its bounds and in every form, and refuses what lies
-/// beyond.
+/// The reader accepts each bound, name and form that the schema permits. It refuses numbers beyond
+/// the bounds and values of another form.
 #[test]
 fn the_reader_agrees_with_the_schema() {
     let mut keys = BTreeMap::new();
@@ -136,7 +137,7 @@ fn files_name_the_schema() {
     assert!(seen >= 3, "{seen} examples were found");
 }
 
-/// The schema, made of the defaults and the tables.
+/// Returns the schema, made from the defaults and the tables.
 fn made() -> Value {
     let mut real = BTreeMap::new();
     flatten("", &defaults(), &mut real);
@@ -151,7 +152,7 @@ fn made() -> Value {
     root
 }
 
-/// The rule for the value of one key.
+/// Returns the rule for the value of one key.
 fn rule(row: &Row, default: &Value) -> Value {
     let mut rule = match row.kind.as_str() {
         "boolean" => json!({ "type": "boolean" }),
@@ -219,7 +220,8 @@ fn list_rule(row: &Row) -> Value {
     rule
 }
 
-/// A number of this type in a range such as `1 to 5`, `0 or more` or `above 0, at most 1`.
+/// Returns the rule for a number of this type in a range such as `1 to 5`, `0 or more` or `above 0,
+/// at most 1`.
 fn bounded(kind: &str, range: &str) -> Value {
     let number = |text: &str| -> Value {
         let number: f64 = text.replace(' ', "").parse().unwrap_or_else(|_| panic!("{range}"));
@@ -238,7 +240,7 @@ fn bounded(kind: &str, range: &str) -> Value {
     }
 }
 
-/// Text of Markdown without its links and code marks.
+/// Returns a Markdown text without link targets and code marks.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;
@@ -251,12 +253,12 @@ fn plain(text: &str) -> String {
     (plain + rest).replace('`', "")
 }
 
-/// An object with these properties and no others.
+/// Returns the rule for an object with these properties and no others.
 fn object(properties: Map<String, Value>) -> Value {
     json!({ "type": "object", "additionalProperties": false, "properties": properties })
 }
 
-/// Puts a rule at a path; objects on the way are made.
+/// Puts a rule at a path. Missing objects on the way are created.
 fn put(at: &mut Value, path: &str, rule: Value) {
     let properties = at["properties"].as_object_mut().expect("an object");
     match path.split_once('.') {
@@ -320,7 +322,7 @@ fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
     }
 }
 
-/// Whether the reader accepts a configuration with this value at this key.
+/// Returns whether the reader accepts a configuration with this value at this key.
 fn takes(key: &str, value: Value) -> bool {
     let mut config = defaults();
     // Two keys depend on each other: each is tried with enough room from the other.

@@ -1,5 +1,5 @@
-//! The proxy reads a client again once its full buffer has room. Reads also cost work, by which a
-//! connection's share of the proxy's time is measured.
+//! The proxy reads a client again once its full buffer has room. A connection's share of the
+//! proxy's time is measured in units of work, not in bytes.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
