@@ -274,7 +274,7 @@ fn forward_signals(events: SyncSender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// Interval of the checks that all children still run.
+/// Interval of the checks whether all children still run.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const END_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Maximum number of lines that wait for a slow output. After that the children wait, too.

@@ -1,5 +1,5 @@
 //! The lab's special requests: traces, classes, clients, streams, retries, refusals, distances.
-//! Every scenario here is so small that its figures are known.
+//! Most scenarios here are so small that their figures are computed by hand.
 use intelliproxy_lab::{Contender, Run, Scenario, run};
 
 /// Runs a scenario for a contender.
@@ -40,8 +40,8 @@ fn traces_are_played() {
     assert_near(play_trace(&json, csv, "oracle").figures.mean_ms, (11.0 + 26.0 + 81.0) / 3.0);
 }
 
-/// Without retries the requests that a dead backend refuses fail. With retries none fails, and each
-/// attempt is counted at its backend.
+/// Requests that a dead backend refuses fail without retries, and with a single attempt. With the
+/// default retries none fails, and the number of requests is the same.
 #[test]
 fn refused_requests_are_tried_elsewhere() {
     let json = |retries: &str| {
@@ -194,7 +194,8 @@ fn cut_streams_fail() {
     }
 }
 
-/// Idle tunnels and event streams use no worker, and end with the run at the latest.
+/// Idle tunnels and event streams use no worker: one worker serves a request of 10 ms every 100 ms,
+/// although each stays open for 5 s.
 #[test]
 fn silent_streams_hold_no_worker() {
     for stream in ["tunnel", "events"] {
@@ -243,7 +244,8 @@ fn an_oracle_of_one_proxy() {
     assert!(own < counting, "{own} {counting}");
 }
 
-/// The same seed gives the same bits for a scenario with all features, with every contender.
+/// The same seed gives the same bits for a scenario with most of these features, with every
+/// contender. All contenders get the same arrivals, and every request is counted.
 #[test]
 fn everything_at_once_is_reproducible() {
     let json = r#"{
