@@ -39,17 +39,17 @@ pub(crate) struct Backend {
     pub(crate) health: HealthTracker,
     /// Leases that are out.
     in_flight: u32,
-    /// The maximum of open leases.
+    /// The maximum of leases that may be out.
     limit: u32,
-    /// The maximum, or the number of open leases when the maximum was lowered below it.
+    /// The maximum, or the number of leases that were out when the maximum was lowered below it.
     most: u32,
     /// Relative capacity, percent.
     weight: u32,
     mode: Mode,
-    /// Open leases that are not work for the backend: streams, and requests that wait for their
+    /// Leases out that are not work for the backend: streams, and requests that wait for their
     /// client.
     aside: u32,
-    /// Open leases that were set aside at least once.
+    /// Leases out that were set aside at least once.
     marked: u32,
     /// Recent requests that it refused, as of its last event.
     turned_away: u32,

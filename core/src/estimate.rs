@@ -1,6 +1,6 @@
 //! Averages of observed values, without any knowledge of backends.
 //!
-//! `observe` takes a sample in. All other methods only read, projected to the given time.
+//! `observe` and `add` take samples in. Reads change nothing: they project to the given time.
 use std::time::Duration;
 
 use crate::errors::Errors;

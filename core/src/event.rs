@@ -187,8 +187,8 @@ pub enum SwitchReason {
         /// The difference in points.
         by: f64,
     },
-    /// The old backend went down, is held or left the configuration. Threshold and cooldown do not
-    /// apply.
+    /// The old backend is down, ejected, held, out of service or no longer configured. Threshold
+    /// and cooldown do not apply.
     Failover,
 }
 

@@ -141,6 +141,7 @@ mod tests {
             ("aR", Health::Down, false),
             ("afffa", Health::Down, true),
             ("afffaf", Health::Down, false),
+            ("afffar", Health::Down, false),
             ("afffaR", Health::Down, false),
             ("afffafa", Health::Down, true),
             ("afffaa", Health::Up, false),

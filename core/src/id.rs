@@ -33,7 +33,7 @@ impl BackendId {
         Self { slot, generation }
     }
 
-    /// The slot as stored.
+    /// The slot in the width in which it is stored.
     pub(crate) const fn slot(self) -> u32 {
         self.slot
     }
@@ -71,7 +71,7 @@ impl ProbeId {
 pub struct LeaseId(pub(crate) u64);
 
 impl LeaseId {
-    /// The number.
+    /// The number behind the id: 1 for the first request that the router admitted.
     pub const fn as_u64(self) -> u64 {
         self.0
     }

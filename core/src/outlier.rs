@@ -15,11 +15,11 @@
 //! requests. Where no other backend has had enough requests, five failures in a row are needed.
 //!
 //! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s of calm. From the fourth
-//! ejection in a row on it is a quarter of the time since the first one, 8 s to 2 min: a backend that
-//! has failed for long will most likely fail the next trial, too, and each trial is a request that
-//! fails. It ends early when the others fail or refuse enough requests to justify a trial. A
-//! probation needs 4 good requests, doubled by each relapse up to 32, or as many as fit into
-//! [`PROBATION_TIME`].
+//! ejection in a row on it is a quarter of the time since the first one, 8 s to 2 min: a backend
+//! that has failed for long will most likely fail the next trial, too, and each trial is a request
+//! that fails. The back-off ends early when the others fail or refuse enough requests to justify a
+//! trial. A probation needs 4 good requests, doubled by each relapse up to 32, or as many as fit
+//! into [`PROBATION_TIME`].
 //!
 //! (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe` after 10. Three with the
 //! comparison lost fewer requests in the lab and ejected no good backend.)
@@ -288,7 +288,7 @@ impl Watch {
         self.standing = Standing::Probation { good, needed, bad, is_out: false, since };
     }
 
-    /// Returns the backend: its failures are forgotten, and slow start begins.
+    /// Lets the backend return: its failures are forgotten, and slow start begins.
     pub(crate) fn come_back(&mut self, now: Instant) {
         self.standing = Standing::In;
         self.troubled_at = Some(now);

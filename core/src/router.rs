@@ -48,9 +48,9 @@ use crate::time::Instant;
 /// and cost a few comparisons for each doubling of the number of backends.
 ///
 /// Rules that hold between calls:
-/// - The current backend is configured, and usable if any backend is. When it goes down, leaves or
-///   is held, the best usable backend replaces it at once, or as soon as there is one (failover,
-///   which starts a cooldown like any switch).
+/// - The current backend is configured, and usable if any backend is. When it goes down, leaves, or
+///   is ejected or held, the best usable backend replaces it at once, or as soon as there is one
+///   (failover, which starts a cooldown like any switch).
 /// - A backend that refused a request and named a time is held for that time: it gets requests only
 ///   if every other usable backend was tried or is held.
 /// - While no backend is usable, requests go to the least bad one, which does not become current.
@@ -319,7 +319,8 @@ impl Router {
         learner.restore(&state.of, &name)
     }
 
-    /// The current backend, which requests go to; `None` before the first one.
+    /// The current backend, which requests go to; `None` before the first choice and under policies
+    /// that have none.
     pub const fn current(&self) -> Option<BackendId> {
         self.current
     }

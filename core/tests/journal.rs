@@ -251,21 +251,32 @@ fn read(bytes: &[u8]) -> (Header, Vec<Entry>, Option<JournalError>) {
     (header, entries, error)
 }
 
-/// A short history with the most frequent kinds of records.
+/// A short history with every kind of record but a restored state.
 fn example() -> Vec<u8> {
     let answered = |ms| Outcome::Answered { status: 200, latency: Duration::from_millis(ms) };
+    let missing = Outcome::Answered { status: 404, latency: Duration::from_millis(1) };
     let pong = ProbeAnswer { latency: Duration::from_millis(2), report: None };
     let steps = [
         Call::Wait { nanos: 1_000 },
         Call::EndProbe { which: 0, result: Ok(pong) },
+        Call::EndProbe { which: 0, result: Err(ProbeFailure::Cut) },
         Call::Route { tried: 0 },
         Call::Wait { nanos: 1_500_000_000 },
         Call::Route { tried: 1 },
+        Call::Pause { which: 0, is_over: false },
+        Call::Pause { which: 0, is_over: true },
+        Call::Stream { which: 1, status: 101 },
         Call::Finish { which: 0, outcome: answered(5) },
         Call::Configure { backends: 0b11, rules: Box::default() },
         Call::Load { backend: 1, report: LoadReport { queue: Some(2.0), ..Default::default() } },
         Call::Route { tried: 0b11 },
         Call::Finish { which: 0, outcome: Outcome::Failed(RequestFailure::Cut) },
+        Call::Route { tried: 0 },
+        Call::Finish { which: 0, outcome: Outcome::Refused { status: 429, hold: None } },
+        Call::Route { tried: 0 },
+        Call::Finish { which: 0, outcome: Outcome::Abandoned },
+        Call::Route { tried: 0 },
+        Call::Finish { which: 0, outcome: missing },
     ];
     record(&Rules::default(), 7, &steps, Vec::new()).0
 }

@@ -21,7 +21,7 @@
 //! Version 1 is not read: it had slots without generations, no refusals and no pauses, and its
 //! routers made other decisions.
 //!
-//! Own code, not a serialization crate: the bytes are a promise to old recordings, and a record is
+//! Own code, not a serialization crate: old recordings must stay readable, and frequent records are
 //! appended without an allocation.
 //!
 //! | record | fields | bytes at 1000 requests a second |

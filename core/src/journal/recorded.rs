@@ -197,7 +197,7 @@ impl RecordedRouter {
         self.journal.as_ref().map(|journal| journal.counts())
     }
 
-    /// Drops the initial state at the first input: a recording cannot begin any more.
+    /// Drops the initial state at the first input: a recording can no longer begin with the router.
     #[inline]
     fn begun(&mut self) {
         if self.origin.is_some() {

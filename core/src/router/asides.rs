@@ -74,7 +74,7 @@ impl Router {
         if !is_possible {
             return;
         }
-        // A pause ends first, so that in flight is counted once for each lease.
+        // A pause ends first, so that each lease is set aside once at a time.
         if known.is_some_and(|aside| !aside.is_work()) {
             self.take_back(now, backend);
         }
@@ -136,7 +136,7 @@ impl Router {
     /// Counts a paused request in flight again.
     fn take_back(&mut self, now: Instant, backend: BackendId) {
         self.set_aside(backend, false);
-        // Not if the slot of the backend was taken by another one.
+        // A policy knows nothing of a backend whose slot another one has taken.
         if self.habits.listens && self.table.get(backend).is_some() {
             self.policy.on_resume(now, backend);
         }

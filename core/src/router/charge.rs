@@ -1,5 +1,5 @@
 //! Decides whether the end of a request counts against its backend or only against the request.
-//! [`outlier`](crate::outlier) explains the words on constants.
+//! [`outlier`](crate::outlier) explains the words "insensitive" and "without effect" on constants.
 use std::time::Duration;
 
 use super::Router;
@@ -10,7 +10,8 @@ use crate::id::BackendId;
 use crate::time::Instant;
 
 impl Router {
-    /// The backend that a request of these groups would avoid, for a second opinion of another one.
+    /// The backend that the next request of these groups avoids, so that another one gives a second
+    /// opinion.
     pub fn second_opinion_on(&self, now: Instant, asker: Asker) -> Option<BackendId> {
         let not = self.blame.wants_other(asker.bounded())?;
         Some(not).filter(|not| self.has_other(now, &[*not]))
@@ -96,7 +97,8 @@ impl Router {
         }
         let known = self.table.get(backend).and_then(|facts| {
             let Comparison { at, stands_out, .. } = facts.comparison();
-            // A backend that has just begun to send 4xx was last compared before that.
+            // A backend that has just begun to send 4xx was last compared before that: it is
+            // compared again sooner.
             let is_row = facts.declines_in_row() >= ROW_MIN;
             let is_sudden = !stands_out && (is_row || declines_most(facts));
             let apart = if is_sudden { COMPARED_APART_MIN } else { COMPARED_APART };
@@ -107,11 +109,11 @@ impl Router {
         if stands_out { Outcome::Refused { status, hold: None } } else { outcome }
     }
 
-    /// Whether a backend sends 4xx for a larger share of its requests than the others do: more
-    /// than their median, without itself, by some standard errors and at least a tenth. All recent
-    /// requests show small differences; the latest ones show sudden changes. A row of 4xx is
-    /// enough if it is unlikely at the others' share. If most of the backends begin to send 4xx at
-    /// the same time, the median is theirs; they are compared with the best one.
+    /// Whether a backend sends 4xx for a larger share of its requests than the others do: its share
+    /// exceeds the median of the others by some standard errors and at least a tenth. All recent
+    /// requests show small differences; the latest ones show sudden changes. A row of 4xx is enough
+    /// if it is unlikely at the others' share. If most of the backends begin to send 4xx at the
+    /// same time, the median is one of theirs, so they are compared with the best backend.
     fn compare(&mut self, now: Instant, id: BackendId) -> bool {
         let half_life = self.rules.errors.half_life;
         let share = |backend: &Backend| backend.decline_share(now, half_life);
@@ -134,8 +136,8 @@ impl Router {
         stands_out
     }
 
-    /// Whether a backend's 4xx in a row are not chance: so many would follow each other less than
-    /// once in [`ROW_ODDS`] times at the median share of the others.
+    /// Whether a backend's 4xx in a row are more than chance: at the median share of the others, a
+    /// row of this length has a chance below 1 in [`ROW_ODDS`].
     fn is_unlikely_row(&self, id: BackendId) -> bool {
         let Some(row) = self.table.get(id).map(Backend::declines_in_row) else { return false };
         let usual = self.of_others(id, Backend::decline_share_of_late, median);
@@ -145,9 +147,10 @@ impl Router {
             })
     }
 
-    /// Whether a backend's share is above that of `which` of the others by `errors` standard
-    /// errors and at least a tenth; `None` if nothing is known of the others. `share` returns a
-    /// share and its number of requests.
+    /// Whether a backend's share is above that of another one by `errors` standard errors and at
+    /// least a tenth; `None` if nothing is known of the others. `which` selects the other one by
+    /// its place, see [`of_others`](Self::of_others). `share` returns a share and its number of
+    /// requests.
     fn is_above(
         &self,
         id: BackendId,
@@ -204,8 +207,8 @@ const COMPARED_APART_MIN: Duration = Duration::from_millis(5);
 /// The share of 4xx among the latest requests from which a backend is compared at once. Chosen;
 /// insensitive from half to twice.
 const DECLINES_MANY: f64 = 0.4;
-/// The fewest 4xx in a row that are compared with chance; below it, by [`ROW_MARGIN`], no row is
-/// unlikely enough. Chosen; insensitive from half to twice.
+/// Shorter rows of 4xx are not compared with chance: with [`ROW_MARGIN`] none of them is unlikely
+/// enough. Chosen; insensitive from half to twice.
 const ROW_MIN: u32 = 4;
 /// Added to the others' share, as 4xx do not come independently of each other. Chosen; insensitive
 /// from half to twice.
@@ -222,6 +225,6 @@ const GAP_MIN: f64 = 0.1;
 /// Standard errors of a significant difference among all recent requests. Chosen; without effect
 /// from half to twice.
 const ERRORS_APART: f64 = 3.0;
-/// The same for the latest requests. They are compared often, so that chance needs a wider margin.
+/// The same for the latest requests. They are compared often, so a wider margin keeps chance out.
 /// Chosen; insensitive from half to twice.
 const ERRORS_APART_OF_LATE: f64 = 5.0;

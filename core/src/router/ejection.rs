@@ -9,7 +9,7 @@ use crate::id::BackendId;
 use crate::outlier::{self, Others, PING_EVERY, Regret, Saving, Standing, WINDOW_START, Watch};
 use crate::time::{Instant, millis};
 
-/// State of ejections that is not of a single backend.
+/// The state of ejections that concerns all backends together.
 #[derive(Debug, Default)]
 pub(super) struct Ejections {
     /// Backends that are ejected or on probation.
@@ -155,7 +155,7 @@ impl Router {
         self.ejections.out = here.filter(|backend| !backend.watch.is_in()).count();
     }
 
-    /// Returns all backends, after a change of the rules or of the policy.
+    /// Lets all backends return, after a change of the rules or of the policy.
     pub(super) fn forget_ejections(&mut self) {
         for index in 0..self.order.len() {
             let watch = self.new_watch(false);
@@ -250,7 +250,7 @@ impl Router {
         };
         if watch.is_in() && before != Standing::In {
             if reason == ReturnReason::Probation {
-                // Otherwise a policy that ranks by errors would leave it out for as long as they fade.
+                // Otherwise a policy that ranks by errors would leave it out until they have faded.
                 let rules = &self.rules;
                 self.table.update(id, |backend| backend.forgive(now, rules));
             }
@@ -289,7 +289,7 @@ impl Router {
         }
     }
 
-    /// Returns the ejected backends that are not worse than the others.
+    /// Lets the ejected backends return that are not worse than the others.
     fn forgive(&mut self, now: Instant) {
         for index in 0..self.order.len() {
             let id = self.order[index];

@@ -1,4 +1,4 @@
-//! Leases: requests are admitted, and their ends are counted.
+//! Admits requests, each with a lease, and counts their ends.
 use std::time::Duration;
 
 use super::{Chosen, Router};

@@ -18,7 +18,7 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 { "-".to_owned() } else { format!("{:.2} %", 100.0 * part as f64 / whole as f64) }
 }
 
-/// Returns the least of the sorted numbers that at least this share of them does not exceed.
+/// Returns the quantile of sorted numbers at `share`, 0 to 1. At 0.5 it is the lower median.
 pub(crate) fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let index = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(index.max(1) - 1).or_else(|| sorted.last()).copied()

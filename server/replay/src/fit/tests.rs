@@ -56,8 +56,8 @@ fn widths_come_back() {
     assert!(!width.is_seen, "{width:?}");
 }
 
-/// A period at a fifth of the speed is found, its begin to 2 s and its end to 3 s, and does not
-/// affect the rest of the fit.
+/// A period at a fifth of the speed is found, its begin within 2 s and its end within 3 s, and does
+/// not affect the rest of the fit.
 #[test]
 fn brownouts_are_found() {
     let speed = |at: f64| if (20.0..40.0).contains(&at) { 0.2 } else { 1.0 };
