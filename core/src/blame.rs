@@ -45,7 +45,7 @@ pub(crate) struct Blame {
     backends: Vec<Option<Box<Failures>>>,
     /// The second opinions on targets that fail.
     opinions: [Opinion; GROUPS],
-    /// Opinions that still wait for a request or its end.
+    /// The number of opinions that still wait for a request or its end.
     open: u32,
 }
 
@@ -280,7 +280,8 @@ const REQUESTS: u32 = 4096;
 /// The time for which a second opinion holds.
 /// Chosen; without effect from half to twice in the scenarios of [`outlier`](crate::outlier).
 const OPINION: Duration = Duration::from_secs(10);
-/// Tolerance for the decay between two errors in quick succession, which should count as two.
+/// Tolerance for the decay of the first of two errors in quick succession, which should count as
+/// two.
 const ROUNDING: f64 = 0.1;
 
 #[cfg(test)]

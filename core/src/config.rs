@@ -114,7 +114,7 @@ pub enum Mode {
     Ready,
     /// It gets no new requests. Requests in flight finish, and probes go on.
     Drain,
-    /// The same without probes.
+    /// It gets neither new requests nor probes. Requests in flight finish.
     Maintain,
 }
 
@@ -276,8 +276,8 @@ pub struct ErrorRules {
     /// Time after which a request has half its weight (30 000 ms); from 1 ms to a day.
     #[serde(rename = "halfLifeMs", with = "millis")]
     pub half_life: Duration,
-    /// Good requests added for every backend, so that one error among few does not decide (10);
-    /// finite, from 0 to 1e6. With 0, a backend without requests has no errors.
+    /// Good requests added to those of every backend, so that one error among few requests weighs
+    /// little (10); finite, from 0 to 1e6. With 0, a backend without requests has no errors.
     pub prior: f64,
     /// Time charged for a failed request wherever costs are compared (5000 ms), about the timeout
     /// of a request; from 1 ms to an hour.

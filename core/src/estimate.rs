@@ -33,10 +33,10 @@ impl Ewma {
     }
 }
 
-/// A moving average that starts with the median of its first five samples (the lower one of an
-/// even number). An outlier among the first samples therefore does not decide: a median withstands
-/// up to half of its samples (Hampel 1971). The first sample of a plain moving average would
-/// outweigh all later ones for a long time.
+/// A moving average that starts with the median of its first five samples (the lower one of an even
+/// number). One outlier among the first samples therefore changes it little: a median withstands up
+/// to half of its samples (Hampel 1971). The first sample of a plain moving average would outweigh
+/// all later ones for a long time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SeededEwma {
     first: [f64; FIRST],

@@ -101,8 +101,8 @@ pub enum Notice {
         /// The reason of the change.
         reason: SwitchReason,
     },
-    /// A better backend was seen and not taken. Sent when the candidate or the kind of reason
-    /// changes, at most once a second between two switches, and not for every request.
+    /// A better backend was seen and not taken. Sent when the candidate or the kind of reason has
+    /// changed, at most once a second between two switches.
     Held {
         /// The current backend.
         current: BackendId,
@@ -150,12 +150,13 @@ pub enum EjectReason {
         /// them has had enough requests.
         others: Option<f64>,
     },
-    /// It refused requests although each was the only one there.
+    /// It refused requests although no other request was in flight there.
     Refusals {
         /// Such refusals in a row.
         in_row: u32,
     },
-    /// It was silent for longer than its speed explains, until no request was left there.
+    /// It sent no response for longer than its speed explains, until the last request in flight
+    /// there ended.
     Silence {
         /// The time of silence.
         lasted: Duration,
@@ -169,11 +170,11 @@ pub enum EjectReason {
 pub enum ReturnReason {
     /// The backend served its requests on probation well.
     Probation,
-    /// The other backends fail as much.
+    /// The other backends fail about as much as it does.
     OthersFail,
     /// The other backends failed more without it than it had failed.
     Regretted,
-    /// It came up after it was down, so that earlier failures say nothing any more.
+    /// It came up after it was down, so earlier failures no longer count.
     CameUp,
 }
 

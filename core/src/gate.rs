@@ -27,8 +27,8 @@ use crate::time::Instant;
 pub(crate) struct SwitchGate {
     threshold: f64,
     cooldown: Duration,
-    /// Requests that the current backend must have in flight beyond the best one before the gap
-    /// can be load alone; `None` without spill-over.
+    /// Requests that the current backend must have in flight beyond the best one before the gap can
+    /// be load alone; `None` without spill-over or with an in-flight weight of 0.
     load_gap: Option<u32>,
     spills: bool,
     last_switch_at: Option<Instant>,

@@ -6,7 +6,7 @@
 //! | in | failures well above those of the others, and three in a row (two if the others do not fail) or 2.5 of the last 20 | ejected |
 //! | in | one failure after half a second without requests, if the others do not fail | ejected |
 //! | ejected | a good ping after the back-off | probation |
-//! | ejected, probation | the others fail as much as it does, or its ejection costs more than it saves (regret) | in |
+//! | ejected, probation | the others fail about as much, or the ejection costs more than it saves (regret) | in |
 //! | probation | enough good requests in a row, one at a time; good pings count for all but the last | in, slow start |
 //! | probation | a failure, unless failures are usual with the others | ejected, for longer |
 //!
@@ -148,8 +148,8 @@ impl Watch {
     }
 
     /// Records the failure of a request that was sent at `sent_at`. Returns whether the backend
-    /// [may be bad](Self::is_bad). If not, it is not, whatever the others do, and the caller need
-    /// not compute their figures.
+    /// [may be bad](Self::is_bad). If it returns false, `is_bad` is false whatever the others do,
+    /// and the caller need not compute their figures.
     pub(crate) fn failed(&mut self, now: Instant, sent_at: Instant, is_seldom: bool) -> bool {
         self.failed_at = now;
         self.erred_at = self.erred_at.max(sent_at);
@@ -189,7 +189,8 @@ impl Watch {
         self.recent.share() > 3.0 * (others.share + 1.0 / (others.requests + 1.0)) + 0.1
     }
 
-    /// Whether the others fail, and as much as it does: then it need not stay out.
+    /// Whether the others fail, and it does not fail much more than they do. Then it need not stay
+    /// out.
     pub(crate) fn is_excused_by(&self, others: Others) -> bool {
         others.share > 0.0 && !self.is_worse_than(others)
     }
@@ -330,7 +331,7 @@ impl Watch {
 pub enum StandingView {
     /// It gets requests.
     In,
-    /// It gets a few requests, and one more with each that succeeds.
+    /// Its requests in flight are limited. Each good response raises the limit by one.
     SlowStart {
         /// The number of requests that it may have in flight.
         window: u32,
@@ -391,8 +392,8 @@ pub(crate) const fn is_within_cap(ejected: usize, of: usize) -> bool {
     2 * ejected <= of
 }
 
-/// Decides whether ejections pay: compares the results of the others without the ejected backends
-/// with the failures of these.
+/// Decides whether ejections pay: compares the results of the others since the ejection with the
+/// failures that it avoids.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Regret {
     /// The share of failed requests that would be expected without the ejection: that of the other
@@ -552,8 +553,8 @@ const SAVED_MIN: f64 = 0.01;
 /// Requests over which failures after an ejection are remembered. Chosen; insensitive from half to
 /// twice.
 const REGRET_MEMORY: f64 = 400.0;
-/// Failures and refusals elsewhere after which one more failed request, a trial, is tolerable.
-/// Chosen; without effect from half to twice.
+/// Failures and refusals elsewhere after which a trial, which may cost one more request, is
+/// tolerable. Chosen; without effect from half to twice.
 const MISSED: u32 = 20;
 /// Requests to wait for before an ejection is judged. Chosen; without effect from half to twice.
 const REGRET_REQUESTS: f64 = 50.0;

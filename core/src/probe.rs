@@ -1,4 +1,5 @@
-//! Schedules probes: the due, outstanding and overdue ones.
+//! Schedules probes: starts those that are due, follows the outstanding ones, gives up overdue
+//! ones. The results are applied in `router/probing.rs`.
 //!
 //! Each backend has one line of pings and one of reports. A line is always in one state:
 //!
@@ -86,10 +87,10 @@ impl ProbeSchedule {
     }
 
     /// Adds a new or returned backend, number `index` of `count` and the `nth` that joins now. Its
-    /// first probes are due at once; in a large pool, a little later for each batch before it. If
-    /// probes from before its removal are still outstanding, the first ones are due when those
-    /// have ended. Probes of another backend that had the slot before are given up; their results
-    /// will be late.
+    /// first probes are due at once; in a large pool, a little later for each batch before it. If a
+    /// probe from before its removal is still outstanding, the next one of the same kind is due
+    /// after that has ended. Probes of another backend that had the slot before are given up; their
+    /// results will be late.
     pub(crate) fn add(
         &mut self,
         now: Instant,

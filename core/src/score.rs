@@ -63,7 +63,7 @@ impl ScoreParts {
         ]
     }
 
-    /// The sum of the parts, which [`total`](Self::total) then holds.
+    /// The sum of the parts. The caller stores it in [`total`](Self::total).
     pub(crate) fn sum(&self) -> f64 {
         // The sum starts at 0.0, so that parts of −0.0 (from a weight of −0) do not give a total
         // of −0.0.
@@ -128,7 +128,7 @@ const LATENCY_UNKNOWN_MS: f64 = 10_000.0;
 const LOSS_MAX: f64 = 0.98;
 const QUEUE_SCALE: f64 = 50.0;
 /// The largest reported queue that enters the average. At five times the scale tanh is within 0.01
-/// % of 1: a larger value would not add points, and would only take longer to be forgotten.
+/// % of 1: a larger value would add hardly any points, and would only take longer to be forgotten.
 pub(crate) const QUEUE_SAMPLE_MAX: f64 = 5.0 * QUEUE_SCALE;
 const CPU_SCALE_MS: f64 = 100.0;
 const MEMORY_SCALE_BYTES: f64 = 200.0 * 1024.0 * 1024.0;

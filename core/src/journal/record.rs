@@ -1,4 +1,4 @@
-//! The records of a journal as they are read.
+//! The records of a journal, as the reader returns them.
 use std::time::Duration;
 
 use crate::blame::Asker;

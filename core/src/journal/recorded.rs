@@ -59,7 +59,7 @@ pub struct RecordingCounts {
 }
 
 impl RecordedRouter {
-    /// A router like that of [`Router::new`]. Nothing is recorded yet.
+    /// Builds the same router as [`Router::new`]. Nothing is recorded yet.
     ///
     /// # Errors
     /// The first invalid value of the configuration.

@@ -61,7 +61,7 @@ impl Router {
         }
     }
 
-    /// Makes the backends of these names the configured ones. All others are retired.
+    /// Makes the named backends the configured ones. All others are retired.
     pub(super) fn arrange(&mut self, now: Instant, names: &[String]) {
         // The slots of backends that leave now are not reused yet: notices still name these
         // backends.
@@ -106,7 +106,7 @@ impl Router {
         match (was == Mode::Maintain, mode == Mode::Maintain) {
             (false, true) => self.probes.retire(id),
             (true, false) => {
-                // What earlier probes have shown is old.
+                // The results of earlier probes are out of date.
                 self.table.update(id, |backend| backend.health = HealthTracker::default());
                 self.probes.add(now, id, place, 0, &self.rules.probes);
             }

@@ -21,7 +21,7 @@ impl Router {
     /// a request.
     pub fn has_other(&self, now: Instant, tried: &[BackendId]) -> bool {
         let guards_itself = self.habits.guards_itself;
-        // The table does not know what such a policy has ejected.
+        // The table does not know which backends a policy with its own ejection has ejected.
         let is_out = |id| guards_itself && self.watch_of(id).is_some_and(|watch| !watch.is_in());
         let is_free = |id| self.table.get(id).is_some_and(|b| b.is_free_at(now)) && !is_out(id);
         let is_other = |id: &BackendId| !tried.contains(id) && is_free(*id);
@@ -201,8 +201,8 @@ fn declines_most(backend: &Backend) -> bool {
 /// The shortest time between two comparisons of a backend. Chosen; without effect from half to
 /// twice.
 const COMPARED_APART: Duration = Duration::from_millis(100);
-/// The same for a backend that sends many 4xx and is not known to stand out. Chosen; insensitive
-/// from half to twice.
+/// The shortest time between two comparisons of a backend that sends many 4xx and is not known to
+/// stand out. Chosen; insensitive from half to twice.
 const COMPARED_APART_MIN: Duration = Duration::from_millis(5);
 /// The share of 4xx among the latest requests from which a backend is compared at once. Chosen;
 /// insensitive from half to twice.
@@ -225,6 +225,6 @@ const GAP_MIN: f64 = 0.1;
 /// Standard errors of a significant difference among all recent requests. Chosen; without effect
 /// from half to twice.
 const ERRORS_APART: f64 = 3.0;
-/// The same for the latest requests. They are compared often, so a wider margin keeps chance out.
-/// Chosen; insensitive from half to twice.
+/// Standard errors of a significant difference among the latest requests. They are compared often,
+/// so a wider margin keeps chance out. Chosen; insensitive from half to twice.
 const ERRORS_APART_OF_LATE: f64 = 5.0;

@@ -5,11 +5,11 @@
 //! B is therefore estimated at the mean cost of that second's requests at B. In other words, each
 //! recorded request counts with the weight `share wanted / share recorded` of its backend in its
 //! second (inverse propensity, with the recorded share as the propensity). A second without
-//! requests to B gives no evidence: such requests are omitted, and the share of the others is
-//! printed.
+//! recorded requests to B gives no evidence: requests that would have gone to B in it are omitted,
+//! and the share of the rest is printed.
 //!
-//! The interval is that of the jackknife over consecutive blocks of seconds: 1.96 standard errors
-//! on either side. Consecutive seconds depend on each other, blocks hardly do.
+//! The interval comes from a jackknife over consecutive blocks of seconds: 1.96 standard errors on
+//! either side. Consecutive seconds depend on each other, blocks hardly do.
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -31,8 +31,8 @@ fn a_removed_backend_rests_and_returns() {
     assert!(world.asked.iter().any(|asked| asked.1 == A));
 }
 
-/// New names in every configuration take the slots of removed backends, regardless of the leases
-/// and probes that are out. The ends of those change nothing for the successors.
+/// New names in every configuration take the slots of removed backends, even if leases and probes
+/// of these are out. The ends of such leases and probes change nothing for the new backends.
 #[test]
 fn slots_are_used_again() {
     for policy in PolicyKind::ALL {

@@ -2,8 +2,8 @@
 use super::*;
 use crate::policy::PolicyView;
 
-/// Before any response the first backend by id is chosen, which does not count as a switch. A
-/// better one is taken without a cooldown as soon as it is known.
+/// Before any ping has succeeded the first backend by id is chosen, which does not count as a
+/// switch. A better one is taken without a cooldown once its ping has succeeded.
 #[test]
 fn the_first_choice_is_no_switch() {
     let mut world = World::new(&["a", "b"]);

@@ -38,7 +38,7 @@ pub(super) struct BackendHistory {
     pub(super) visits: Vec<Visit>,
     /// Latencies of successful pings.
     pub(super) pings_ms: Vec<f64>,
-    /// What showed whether it took connections.
+    /// Events that show whether it took connections.
     pub(super) contacts: Vec<Contact>,
 }
 

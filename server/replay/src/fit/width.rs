@@ -131,8 +131,8 @@ fn levels(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Vec<Level> {
     levels
 }
 
-/// Returns the distance of the means from those of `workers` workers, in squares of their standard
-/// errors, with the service time that fits best.
+/// Returns the sum of squared distances, in standard errors, between the observed means and the
+/// curve of `workers` workers with the service time that fits best.
 fn misfit(levels: &[Level], workers: u32) -> f64 {
     let slower = |n: usize| ((n as f64 + 1.0) / f64::from(workers)).max(1.0);
     let large = || levels.iter().enumerate().filter(|(_, level)| level.count >= LEVEL_MIN);
