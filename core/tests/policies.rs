@@ -1,4 +1,4 @@
-//! Rules for every policy and every list of events, stated without a model of the decisions.
+//! Properties of every policy under any list of events, stated without a model of the decisions.
 use std::time::Duration;
 
 use intelliproxy_core::{

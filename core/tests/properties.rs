@@ -1,5 +1,5 @@
-//! Rules for every list of events: a router compared with an oracle model, and the most important
-//! properties stated without the model.
+//! Properties of the policy `score` under any list of events: the router agrees with an oracle
+//! model, and the most important properties are stated without the model.
 mod model;
 mod world;
 

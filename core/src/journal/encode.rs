@@ -233,7 +233,7 @@ impl Encoder {
 
     fn backend(&mut self, backend: BackendId) {
         let (slot, generation) = (backend.index() as u64, backend.generation());
-        // Most backends are the first in their slot, which then takes one byte.
+        // Most backends are the first in their slot. Their ids take one byte up to slot 63.
         put_varint(&mut self.block, 2 * slot + u64::from(generation > 0));
         if generation > 0 {
             put_varint(&mut self.block, u64::from(generation));

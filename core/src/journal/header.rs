@@ -24,7 +24,7 @@ pub struct Header {
     pub config: RouterConfig,
     /// The seed of the router's random choices.
     pub seed: u64,
-    /// The time at which the router was made.
+    /// The time at which the router was made, or at which a recording of an older router began.
     pub started: Instant,
     /// The wall clock at that time, nanoseconds since 1970; 0 if unknown.
     pub wall_clock_nanos: u64,

@@ -93,7 +93,7 @@ pub enum Record {
     Reconfigured(Box<RouterConfig>),
     /// `restore` was called and accepted this state.
     Restored(Box<PolicyState>),
-    /// Records are missing because the writer was too slow.
+    /// Records are missing because the writer was too slow or failed.
     Lost {
         /// The number of missing records.
         records: u64,

@@ -119,8 +119,8 @@ impl World {
             Step::Sleep { ms } => self.now += ms,
             Step::Route => self.route(&[]),
             Step::Retry { tried } => {
-                // Among them are backends that left long ago, and whose slot may belong to another
-                // one.
+                // `seen` also has backends that left long ago, whose slots may belong to others
+                // now.
                 let bit = |id: &&BackendId| tried >> ((id.index() + id.generation() as usize) % 8);
                 let tried: Vec<_> =
                     self.seen.iter().filter(|id| bit(id) & 1 == 1).copied().collect();
@@ -527,7 +527,7 @@ pub(crate) fn config(names: &[&str], rules: Rules) -> RouterConfig {
 fn names_of(mask: u8) -> Vec<&'static str> {
     let chosen = NAMES.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1);
     let names = chosen.map(|(_, name)| *name);
-    // The order also varies: ids are not places.
+    // The order also varies, because the id of a backend is not its place in the configuration.
     if mask & 0b100_0000 == 0 { names.collect() } else { names.rev().collect() }
 }
 

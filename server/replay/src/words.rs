@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    /// A difference names both sides and the backend, in each row.
+    /// The text of a difference has both sides, with the names of their backends.
     #[test]
     fn differences_are_described() {
         let a = BackendId::from_index(0);

@@ -134,7 +134,7 @@ fn failed_requests_do_not_bring_a_backend_down() {
         world.end(lease, Outcome::Failed(failure));
         let a = &world.snapshot().backends[0];
         assert_eq!((a.health, a.requests, a.errors), (Health::Up, 1, 1), "{failure:?}");
-        // 1 of 1 + 10 credited: 100/11 percent, 40 points each.
+        // One error of one request and ten good ones added: 100/11 percent at 40 points each.
         assert!((a.score.errors - 4000.0 / 11.0).abs() < 1e-9);
     }
 }

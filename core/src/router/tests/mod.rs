@@ -74,7 +74,7 @@ impl World {
         self.tell(Event::ProbeFinished { probe, result });
     }
 
-    /// Ends the backend's latest ping well.
+    /// Completes the backend's latest ping with a latency of `ms`.
     #[track_caller]
     fn answer(&mut self, backend: BackendId, ms: u64) {
         let answer = ProbeAnswer { latency: Duration::from_millis(ms), report: None };
@@ -95,7 +95,7 @@ impl World {
         }
     }
 
-    /// Ends the first five pings of each of these backends well, in this number of ms.
+    /// Completes the first five pings of each of these backends with its latency in ms.
     fn first_pings(&mut self, latencies: &[(BackendId, u64)]) {
         for _ in 0..5 {
             for (backend, ms) in latencies {
@@ -129,7 +129,7 @@ impl World {
         lease
     }
 
-    /// Routes one request and ends it well. Returns its backend.
+    /// Routes one request and finishes it with status 200. Returns its backend.
     #[track_caller]
     fn serve(&mut self) -> BackendId {
         let lease = self.route();

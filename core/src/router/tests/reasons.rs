@@ -103,7 +103,8 @@ fn trials_are_named() {
             if is_out && backend == A {
                 break reason;
             }
-            // Under `score` only one backend gets requests: A fails some that were retried there.
+            // Under `score` only the current backend gets first attempts, so A gets further
+            // requests as retries, and fails them.
             if !is_out {
                 let lease = world.router.route(world.now, &[B]).expect("a is left");
                 world.finish(lease, 500);

@@ -143,9 +143,9 @@ fn a_row_of_404s_is_no_chance() {
     }
 }
 
-/// Three of four backends begin to send 404 for everything, so that for each of them the median of
-/// the others is as high. Their 404s count as refusals nevertheless, and do not where they have
-/// always sent them: then the fourth one is the odd one.
+/// Three of four backends begin to send 404 for everything, so the median of the others is the same
+/// for each of them. Their 404s count as refusals nevertheless. They do not if the three have
+/// always sent them: then the fourth backend is the exception.
 #[test]
 fn most_backends_may_turn_at_once() {
     for are_always in [false, true] {

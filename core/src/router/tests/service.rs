@@ -164,7 +164,7 @@ fn the_learner_starts_with_the_weights() {
     assert!(one.abs_diff(other) < 50, "{one} and {other}");
 }
 
-/// A weight above the maximum is refused by the name of its backend.
+/// A weight above the maximum is refused, and the error names the backend.
 #[test]
 fn weights_have_a_range() {
     let (_, mut config) = router(PolicyKind::Score, 1);

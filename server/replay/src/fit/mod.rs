@@ -188,7 +188,7 @@ impl<'a> Fitted<'a> {
     }
 }
 
-/// Returns points of the quantile function, as work at the backend's speed.
+/// Returns points of the quantile function of the work, ms at speed 1.
 fn quantiles(sorted_ms: &[f64], speed: f64, mean_ms: f64) -> Vec<[f64; 2]> {
     let of = |share: f64| quantile(sorted_ms, share).map_or(mean_ms, |ms| ms * speed);
     SHARES.iter().map(|share| [*share, rounded(of(*share))]).collect()
@@ -204,8 +204,8 @@ fn surges(history: &History, rate: f64) -> Vec<Value> {
     // More than the random variation of a Poisson count, and large enough to matter.
     let least = f64::max(0.25, 4.0 / (rate * SURGE_S).sqrt());
     if least < 1.0 {
-        // Windows without requests count only where 16 or more are expected in each. Fewer could be
-        // missing by chance.
+        // Windows without requests count only where more than 16 are expected in each. Fewer could
+        // be missing by chance.
         for window in 0..windows {
             counts.entry(window).or_default();
         }
@@ -231,7 +231,7 @@ const SHARES: [f64; 19] = [
     0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999,
     0.9999, 1.0,
 ];
-/// With fewer responses that found a free worker than this, all responses are used.
+/// If fewer responses than this found a free worker, the service time is fitted from all responses.
 const SERVICE_MIN: usize = 50;
 /// Requests that may wait at a backend, unless more were observed.
 const QUEUE: u32 = 128;
@@ -239,7 +239,7 @@ const QUEUE: u32 = 128;
 const TIMEOUT_MS: f64 = 5000.0;
 /// Shares of errors below this are omitted.
 const ERRORS_MIN: f64 = 0.001;
-/// The grain of the arrival rate, s.
+/// The length of the windows in which arrivals are counted, s.
 const SURGE_S: f64 = 5.0;
 
 #[cfg(test)]

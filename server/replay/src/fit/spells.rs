@@ -1,7 +1,7 @@
 //! The times of a backend's faults.
 //!
-//! The history is cut into pieces in which about [`EXPECTED`] requests should have ended. Pieces
-//! that stand out are joined to spells.
+//! The history is cut into pieces in which about [`EXPECTED`] requests should have ended. Adjacent
+//! pieces with the same kind of fault are joined to spells.
 use std::fmt;
 
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! The fit recovers what simulated queues and faults were made with.
+//! The fit recovers the widths, speeds and faults of simulated queues.
 use super::history::{BackendHistory, Contact, Ending};
 use super::spells::What;
 use super::*;

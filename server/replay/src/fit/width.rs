@@ -20,7 +20,7 @@ pub(super) struct Width {
     pub(super) is_seen: bool,
 }
 
-/// The time at which a request begins or ends.
+/// The begin or the end of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Change {
     pub(super) at_s: f64,
