@@ -2,9 +2,10 @@
 mod process;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -302,4 +303,25 @@ fn early_signals_do_not_end_the_program() {
     kill("-TERM", &pid);
     assert_eq!(program.exit_code(), Some(0));
     drop(fs::remove_file(&file));
+}
+
+/// The control socket is not passed on: the new process opens its own under the same name, and the
+/// old one goes with the old process.
+#[test]
+fn the_control_socket_is_not_inherited() {
+    let name = format!("intelliproxy-upgrade-control-{}", std::process::id());
+    let socket = std::env::temp_dir().join(name);
+    let text = config(&format!(", \"admin\": {{\"socket\": \"{}\"}}", socket.display()));
+    let mut proxy = Upgraded::start("control", &text);
+    proxy.program.line_with("commands on ");
+    let old = socket.with_extension("old");
+    fs::rename(&socket, &old).expect("a socket");
+    UnixStream::connect(&old).expect("the first process listens");
+    proxy.ask();
+    proxy.take_follower();
+    assert_eq!(proxy.program.exit_code(), Some(0));
+    let error = UnixStream::connect(&old).expect_err("no listener is left");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    fs::remove_file(old).expect("it is left");
+    drop(fs::remove_file(socket));
 }

@@ -10,6 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, fchmod};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 
 use super::disk;
@@ -58,6 +59,8 @@ impl ControlSocket {
             _ => {}
         }
         let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+        // A process that follows this one opens its own.
+        fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
         // On Linux the name inherits this mode. No client can connect before the listen below.
         fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         bind(&socket, &SocketAddrUnix::new(&beside)?)?;
