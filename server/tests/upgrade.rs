@@ -325,3 +325,26 @@ fn the_control_socket_is_not_inherited() {
     fs::remove_file(old).expect("it is left");
     drop(fs::remove_file(socket));
 }
+
+/// A signal to stop during an upgrade ends the new process, which has the listeners, too, before the
+/// old one. A second signal, which ends the old one at once, does not leave it behind, either.
+#[test]
+fn a_stop_ends_an_unfinished_upgrade() {
+    for signals in [1, 2] {
+        let mut proxy = Upgraded::start(&format!("unfinished-{signals}"), &config(""));
+        fs::remove_file(&proxy.file).expect("a file");
+        assert!(Command::new("mkfifo").arg(&proxy.file).status().expect("mkfifo").success());
+        proxy.ask();
+        // Returns when the new process reads its configuration, which never ends.
+        let _pipe = fs::File::options().write(true).open(&proxy.file).expect("a reader");
+        let _client = connect(proxy.program.port());
+        (0..signals).for_each(|_| proxy.program.signal("-TERM"));
+        if signals == 1 {
+            proxy.program.line_with("upgrade given up: process ");
+            proxy.program.line_with("stopping: 1 clients are connected");
+        }
+        assert_eq!(proxy.program.exit_code(), Some(0));
+        let port = proxy.program.port();
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "the port is closed");
+    }
+}

@@ -40,10 +40,21 @@ impl Service {
         self.notifier.ready();
     }
 
-    /// Reports that the proxy stops. From now on no successor may take over.
-    pub(crate) fn handle_stopping(&self) {
+    /// Reports that the proxy stops. From now on no successor may take over, and one that is
+    /// starting is given up.
+    pub(crate) fn handle_stopping(&mut self) {
         self.notifier.stopping();
-        self.upgrader.iter().for_each(Upgrader::cancel);
+        self.upgrader.iter_mut().for_each(Upgrader::cancel);
+    }
+
+    /// Whether a successor is starting, or being given up.
+    pub(crate) fn is_upgrading(&self) -> bool {
+        self.upgrader.as_ref().is_some_and(Upgrader::is_running)
+    }
+
+    /// Lets no successor outlive the proxy that it does not follow.
+    pub(crate) fn finish(self) {
+        self.upgrader.into_iter().for_each(Upgrader::finish);
     }
 
     /// Reports that a reload begins.
@@ -83,11 +94,16 @@ impl Service {
 
     /// Returns the id of the successor once it serves. A failed start is logged.
     pub(crate) fn take_successor(&mut self) -> Option<u32> {
-        match self.upgrader.as_mut()?.take()? {
+        let upgrader = self.upgrader.as_mut()?;
+        match upgrader.take()? {
             Ok(pid) => {
                 self.notifier.succeeded_by(pid);
                 self.upgrader = None;
                 Some(pid)
+            }
+            Err(wrong) if upgrader.is_cancelled() => {
+                info!("upgrade given up: {wrong}");
+                None
             }
             Err(wrong) => {
                 error!("upgrade failed, serving on: {wrong}");

@@ -4,18 +4,20 @@
 //!
 //! A separate thread starts the process and waits for it, so the reactor serves meanwhile. If the
 //! new process ends or is not ready in time, it is killed, and the current one continues as before.
+//! If the current one is to stop, the new process is killed first: it has the listeners, too.
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{env, io, process, thread};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use super::handover::{Handover, Taken};
 use crate::plain::os_error_text;
@@ -27,6 +29,11 @@ const OF_THIS_PROCESS: [&str; 5] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID"];
 /// The longest wait of a new process for a message of its predecessor.
 const TAKE_TIME: Duration = Duration::from_secs(30);
+/// The longest time between the end of a process's socket and its own end. Meanwhile it prints its
+/// error, which takes about a millisecond.
+const END_TIME: Duration = Duration::from_secs(1);
+/// The longest wait for a killed process. It ends at once unless the system holds it.
+const KILL_TIME: Duration = Duration::from_secs(1);
 
 /// The command by which this process was started.
 #[derive(Clone, Debug)]
@@ -64,17 +71,24 @@ fn find(name: &Path) -> Option<PathBuf> {
 #[derive(Debug)]
 pub(crate) struct Upgrader {
     program: Program,
-    is_running: bool,
-    /// Whether this process stops, so that no other may take over.
-    is_cancelled: Arc<AtomicBool>,
-    sender: Sender<Result<u32, String>>,
-    results: Receiver<Result<u32, String>>,
+    running: Option<Running>,
+    /// Whether this process stops, so that no other may follow it.
+    is_cancelled: bool,
+}
+
+/// A start whose result has not been taken.
+#[derive(Debug)]
+struct Running {
+    /// This side of the handover.
+    socket: UnixStream,
+    /// Dropped to give it up.
+    hold: Option<Sender<()>>,
+    result: Receiver<Result<u32, String>>,
 }
 
 impl Upgrader {
-    pub(crate) fn new(program: Program) -> Self {
-        let (sender, results) = crossbeam_channel::bounded(1);
-        Self { program, is_running: false, is_cancelled: Arc::default(), sender, results }
+    pub(crate) const fn new(program: Program) -> Self {
+        Self { program, running: None, is_cancelled: false }
     }
 
     /// Starts a new process that must be ready within `time`. `wake` is called when the result can
@@ -88,59 +102,89 @@ impl Upgrader {
         time: Duration,
         wake: impl FnOnce() + Send + 'static,
     ) -> Result<String, String> {
-        if self.is_running {
+        if self.running.is_some() {
             return Err("an upgrade is in progress".to_owned());
         }
         if process::id() == 1 {
             return Err("process 1 ends its container when it ends".to_owned());
         }
-        let (program, sender) = (self.program.clone(), self.sender.clone());
-        let is_cancelled = Arc::clone(&self.is_cancelled);
+        let path = self.program.path.display().to_string();
+        let cannot = |error: io::Error| format!("cannot start {path}: {}", os_error_text(&error));
+        let (own, other) = UnixStream::pair().map_err(cannot)?;
+        let socket = own.try_clone().map_err(cannot)?;
+        let (hold, given_up) = crossbeam_channel::bounded(0);
+        let (sender, result) = crossbeam_channel::bounded(1);
+        let program = self.program.clone();
         let work = move || {
-            let may_go = || !is_cancelled.load(Ordering::SeqCst);
             // When the proxy has ended, the result has no reader.
-            let _ = sender.send(upgrade(&program, handover, time, may_go));
+            let _ = sender.send(upgrade(&program, handover, (own, other), time, &given_up));
             wake();
         };
-        let start = |error: io::Error| format!("cannot start a thread: {}", os_error_text(&error));
-        thread::Builder::new().name("upgrade".to_owned()).spawn(work).map_err(start)?;
-        self.is_running = true;
-        Ok(self.program.path.display().to_string())
+        let fail = |error: io::Error| format!("cannot start a thread: {}", os_error_text(&error));
+        thread::Builder::new().name("upgrade".to_owned()).spawn(work).map_err(fail)?;
+        self.running = Some(Running { socket, hold: Some(hold), result });
+        Ok(path)
     }
 
-    /// From now on no new process may take over.
-    pub(crate) fn cancel(&self) {
-        self.is_cancelled.store(true, Ordering::SeqCst);
+    /// From now on no new process may take over. One that is starting is killed; the result can be
+    /// taken when it has ended.
+    pub(crate) fn cancel(&mut self) {
+        self.is_cancelled = true;
+        if let Some(running) = &mut self.running {
+            running.hold = None;
+            // The thread notices it at once. Fails if the other side has ended.
+            let _ = running.socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Whether the start of a process was given up since this one stops.
+    pub(crate) const fn is_cancelled(&self) -> bool {
+        self.is_cancelled
+    }
+
+    /// Whether a result is still to come.
+    pub(crate) const fn is_running(&self) -> bool {
+        self.running.is_some()
     }
 
     /// Returns the id of the new process that serves now, or the reason why there is none. `None`
     /// if neither is known yet.
     pub(crate) fn take(&mut self) -> Option<Result<u32, String>> {
-        let result = self.results.try_recv().ok()?;
-        self.is_running = false;
+        let result = self.running.as_ref()?.result.try_recv().ok()?;
+        self.running = None;
         Some(result)
+    }
+
+    /// Gives up a process that is starting, and waits for its end. This process is ending.
+    pub(crate) fn finish(mut self) {
+        self.cancel();
+        if let Some(running) = self.running {
+            // One that the system holds is left to it.
+            let _ = running.result.recv_timeout(KILL_TIME * 2);
+        }
     }
 }
 
-/// Starts the program and hands over. Returns the id of the new process.
+/// Starts the program and hands over, by a pair of sockets. Returns the id of the new process.
+/// The upgrade is given up when the sender of `given_up` is dropped and the socket is shut down.
 fn upgrade(
     program: &Program,
     handover: Handover,
+    (own, other): (UnixStream, UnixStream),
     time: Duration,
-    may_go: impl FnOnce() -> bool,
+    given_up: &Receiver<()>,
 ) -> Result<u32, String> {
     let path = program.path.display();
     let cannot = |error: io::Error| format!("cannot start {path}: {}", os_error_text(&error));
-    let (own, other) = UnixStream::pair().map_err(cannot)?;
     let mut child = start(program, other).map_err(cannot)?;
-    let wrong = match handover.pass_on(own, time, may_go) {
-        Ok(()) => return Ok(child.id()),
-        Err(error) => error,
-    };
     let id = child.id();
+    let is_given_up = || matches!(given_up.try_recv(), Err(TryRecvError::Disconnected));
+    let Err(wrong) = handover.pass_on(own, time, || !is_given_up()) else { return Ok(id) };
     let what = match wrong.kind() {
+        _ if is_given_up() => "this process stops".to_owned(),
         // A process that has closed its socket is ending. Its exit status is the reason.
         ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+            wait_for(&child, END_TIME, given_up);
             match end(&mut child) {
                 Ok(status) => return Err(format!("process {id} ended: {status}")),
                 Err(error) => os_error_text(&error),
@@ -153,6 +197,26 @@ fn upgrade(
     };
     let _ = end(&mut child);
     Err(format!("process {id}: {what}"))
+}
+
+/// Waits until the process has ended, for `time` at most, or until it is given up.
+fn wait_for(child: &Child, time: Duration, given_up: &Receiver<()>) {
+    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
+    let (sender, ended) = crossbeam_channel::bounded(1);
+    // The process is not reaped here, so that its number stays its own. If this waits longer, it
+    // ends when the process is killed.
+    let work = move || {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let _ = retry_on_intr(|| waitid(WaitId::Pid(pid), options));
+        let _ = sender.send(());
+    };
+    if thread::Builder::new().name("upgrade-end".to_owned()).spawn(work).is_ok() {
+        select! {
+            recv(ended) -> _ => {}
+            recv(given_up) -> _ => {}
+            default(time) => {}
+        }
+    }
 }
 
 fn start(program: &Program, stdin: UnixStream) -> io::Result<Child> {
@@ -169,7 +233,8 @@ fn start(program: &Program, stdin: UnixStream) -> io::Result<Child> {
 fn end(child: &mut Child) -> io::Result<process::ExitStatus> {
     // Fails if the process has ended.
     let _ = child.kill();
-    child.wait()
+    wait_for(child, KILL_TIME, &never());
+    child.try_wait()?.ok_or_else(|| io::Error::other("killed, but it has not ended"))
 }
 
 /// Takes over from the process that started this one; `None` if this is not an upgrade.
@@ -219,9 +284,19 @@ mod tests {
             ("exit 3", long, " ended: exit status: 3"),
             ("exec cat >/dev/null", short, ": not ready within 50 ms (timeouts.upgradeMs)"),
             ("echo no >&0; exec cat >/dev/null", long, ": an unknown reply"),
+            // The socket ends long before the process.
+            (
+                "exec 0<&-; n=0; while [ $n -lt 9999 ]; do n=$((n+1)); done; exit 3",
+                long,
+                " ended: exit status: 3",
+            ),
+            ("exec 0<&-; kill -STOP $$", long, " ended: signal: 9 (SIGKILL)"),
         ];
+        let (_hold, given_up) = crossbeam_channel::bounded(0);
+        let pair = || UnixStream::pair().expect("sockets");
         for (script, time, expected) in rows {
-            let error = upgrade(&program(script), Handover::default(), time, || true);
+            let handover = Handover::default();
+            let error = upgrade(&program(script), handover, pair(), time, &given_up);
             let error = error.expect_err(script);
             assert!(
                 error.starts_with("process ") && error.ends_with(expected),
@@ -229,7 +304,8 @@ mod tests {
             );
         }
         let missing = Program { path: "/no/such/file".into(), args: Vec::new() };
-        let error = upgrade(&missing, Handover::default(), long, || true).expect_err("no file");
+        let error =
+            upgrade(&missing, Handover::default(), pair(), long, &given_up).expect_err("no file");
         assert_eq!(error, "cannot start /no/such/file: no such file or directory");
     }
 

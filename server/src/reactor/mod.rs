@@ -96,6 +96,7 @@ pub fn serve(mut setup: Setup) -> Result<(), String> {
         reactor.turn(&mut events).map_err(|error| format!("cannot wait for events: {error}"))?;
     }
     reactor.edge.finish(reactor.now, &mut reactor.proxy);
+    reactor.service.finish();
     Ok(())
 }
 
@@ -234,7 +235,9 @@ impl Reactor {
         if self.listeners.leaves_by().is_some() {
             self.close_leaving();
         }
-        if self.is_stop_asked || self.stops_at.is_some_and(|at| at <= self.now) {
+        let is_stop_due = self.is_stop_asked || self.stops_at.is_some_and(|at| at <= self.now);
+        // A successor that is being given up has the listeners, too: it ends first.
+        if is_stop_due && !self.service.is_upgrading() {
             self.stop(events)?;
         }
         if self.control.as_ref().is_some_and(|port| port.is_due(self.now)) {
