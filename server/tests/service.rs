@@ -136,3 +136,16 @@ fn other_descriptors_are_refused() {
         );
     }
 }
+
+/// Descriptors without `LISTEN_PID`, or for another process, are not this one's: they are ignored.
+#[test]
+fn descriptors_of_others_are_ignored() {
+    for pid in ["", "LISTEN_PID= ", "LISTEN_PID=1 "] {
+        let script =
+            format!("unset LISTEN_PID; {pid}LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 </dev/null");
+        let null = File::open("/dev/null").expect("it is there");
+        let arguments = ["--listen", "127.0.0.1:0", "--backend", "A=http://127.0.0.1:9"];
+        let program = start(&script, null.into(), &[], &arguments);
+        assert!(program.stats().starts_with("HTTP/1.1 200 OK\r\n"), "{pid}");
+    }
+}

@@ -1,17 +1,23 @@
 //! Listeners that the service manager has opened (socket activation): the protocol of
 //! sd_listen_fds(3).
-use std::io;
+use std::{env, io, process};
 
 use listenfd::ListenFd;
 
 use super::listen::{Bound, Place};
 use crate::plain::os_error_text;
 
-/// Takes the listeners that this process was started with. The list is empty if there are none.
+/// Takes the listeners that this process was started with. The list is empty if there are none, or if
+/// they are meant for another process (`LISTEN_PID`).
 ///
 /// # Errors
 /// One line: a descriptor is not a TCP listener.
 pub(crate) fn take() -> Result<Vec<Bound>, String> {
+    let pid = env::var("LISTEN_PID").ok().and_then(|text| text.parse().ok());
+    // The library would also take those that are meant for no process in particular.
+    if pid != Some(process::id()) {
+        return Ok(Vec::new());
+    }
     let mut passed = ListenFd::from_env();
     let mut all = Vec::new();
     for index in 0..passed.len() {
