@@ -304,7 +304,6 @@ fn an_unusable_file_ends_the_start() {
     let link = folder.path("link");
     std::os::unix::fs::symlink("target", &link).expect("a link");
     for (path, wrong) in [
-        (folder.path("none/log"), "no such file or directory"),
         (folder.path(""), "is not a regular file"),
         (link, "is a symbolic link, which is not followed"),
     ] {
@@ -313,5 +312,70 @@ fn an_unusable_file_ends_the_start() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let line = format!("intelliproxy: cannot write the access log {path}: {wrong}\n");
         assert_eq!((text, output.status.code()), (line, Some(1)));
+    }
+}
+
+/// Passwords in targets and in Referer are masked; what looks alike elsewhere stays.
+#[test]
+fn passwords_are_masked() {
+    let folder = Folder::new("masks");
+    let path = folder.path("log");
+    let mut program = Program::start(&["--access-log", &path, &start_backend("A")]);
+    let rows = [
+        ("http://u:pw@h/a@b?c", "http://***@h/a@b?c"),
+        ("http://h/?u=http://u:pw@h/", "http://h/?u=http://u:pw@h/"),
+        ("/a@b", "/a@b"),
+    ];
+    for (text, _) in rows {
+        let end = "Host: h\r\nConnection: close\r\n\r\n";
+        exchange(&program, format!("GET {text} HTTP/1.1\r\n{end}").as_bytes());
+        exchange(&program, format!("GET / HTTP/1.1\r\nReferer: {text}\r\n{end}").as_bytes());
+    }
+    exchange(&program, b"CONNECT u:pw@h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n");
+    stop(&mut program);
+    let lines = lines(&path);
+    let pairs = lines.chunks_exact(2);
+    for ((_, shown), pair) in rows.iter().zip(pairs) {
+        assert_eq!((&pair[0]["target"], &pair[1]["referer"]), (&(*shown).into(), &(*shown).into()));
+    }
+    assert_eq!(lines.len(), 7);
+    assert_eq!(lines[6]["target"], "***@h:80");
+}
+
+/// While nobody reads a pipe, the program's log tells of lost lines, and SIGUSR1 does not claim to
+/// have opened stdout again.
+#[test]
+fn a_pipe_that_nobody_reads_is_told() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = process::program();
+    command.stdout(writer).args(["--listen", "127.0.0.1:0", "--access-log", "stdout"]);
+    let mut program = Program::started_by(command);
+    let request =
+        format!("GET /stats HTTP/1.1\r\nHost: h\r\nUser-Agent: {}\r\n\r\n", "u".repeat(30_000));
+    let mut client = program.connect();
+    let mut source = client.try_clone().expect("a handle");
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let drain = thread::spawn(move || std::io::copy(&mut source, &mut std::io::sink()));
+    let load = thread::spawn(move || {
+        while stopped.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+            client.write_all(request.as_bytes()).expect("sent");
+        }
+        client.shutdown(Shutdown::Both).expect("an end");
+    });
+    program.line_with("access log stdout: not written fast enough, ");
+    // It goes on being told.
+    program.line_with("access log stdout: not written fast enough, ");
+    drop(stop);
+    load.join().expect("it was sent");
+    let _ = drain.join().expect("an end");
+    program.signal("-USR1");
+    drop(reader);
+    program.signal("-TERM");
+    loop {
+        let line = program.line_with("");
+        assert!(!line.contains("opened again"), "{line}");
+        if line.ends_with("stopped") {
+            break;
+        }
     }
 }

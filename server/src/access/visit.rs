@@ -1,4 +1,5 @@
 //! An exchange in progress, as far as the access log is concerned.
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
@@ -79,7 +80,7 @@ impl Visit {
         self.record.version = head.version;
         self.record.head = Span::of(now.since(self.record.started));
         self.push(Text::Method, head.method.as_bytes());
-        self.push(Text::Target, self.shown(head.target));
+        self.push(Text::Target, &self.shown(head.target));
         let (mut referer, mut agent, mut trace, mut id) = (&[][..], &[][..], &[][..], &[][..]);
         for (name, known, value) in head.fields.iter() {
             if known != Name::Other {
@@ -100,7 +101,7 @@ impl Visit {
             self.push(Text::RequestId, &ids.make());
         }
         self.push(Text::TraceParent, trace);
-        self.push(Text::Referer, self.shown(referer));
+        self.push(Text::Referer, &self.shown(referer));
         self.push(Text::UserAgent, agent);
     }
 
@@ -119,7 +120,7 @@ impl Visit {
         self.record.version =
             if words.next() == Some(b"HTTP/1.0") { Version::Http10 } else { Version::Http11 };
         self.push(Text::Method, method);
-        self.push(Text::Target, self.shown(target));
+        self.push(Text::Target, &self.shown(target));
         self.push(Text::RequestId, id);
     }
 
@@ -249,11 +250,11 @@ impl Visit {
     }
 
     /// Returns the part of a target that is recorded.
-    fn shown<'t>(&self, target: &'t [u8]) -> &'t [u8] {
+    fn shown<'t>(&self, target: &'t [u8]) -> Cow<'t, [u8]> {
         if !self.cuts_queries {
-            return target;
+            return without_user(target);
         }
-        target.split(|byte| *byte == b'?').next().unwrap_or_default()
+        without_user(target.split(|byte| *byte == b'?').next().unwrap_or_default())
     }
 
     /// Sets one of the texts. Texts are mostly set in their order, so that this one is appended.
@@ -297,6 +298,27 @@ impl Ending {
             | UpstreamError::UnexpectedUpgrade
             | UpstreamError::MalformedChunk(_) => Self::BackendError,
         }
+    }
+}
+
+/// Masks `user:password` of `http://user:password@host`, as in the program's log.
+fn without_user(target: &[u8]) -> Cow<'_, [u8]> {
+    if target.first() == Some(&b'/') {
+        return Cow::Borrowed(target);
+    }
+    let end_from = |begin: usize| {
+        let rest = target.get(begin..).unwrap_or_default();
+        rest.iter().position(|byte| b"/?#".contains(byte)).map_or(target.len(), |at| begin + at)
+    };
+    let first = end_from(0);
+    // Without a scheme it is `user:password@host:port`, of CONNECT.
+    let has_scheme = target[..first].ends_with(b":") && target[first..].starts_with(b"//");
+    let begin = if has_scheme { first + 2 } else { 0 };
+    match target[begin..end_from(begin)].iter().rposition(|byte| *byte == b'@') {
+        Some(at) if at > 0 => {
+            Cow::Owned([&target[..begin], b"***", &target[begin + at..]].concat())
+        }
+        _ => Cow::Borrowed(target),
     }
 }
 

@@ -3,7 +3,8 @@
 //! The proxy makes records (`crate::access`). The reactor's thread passes them on in blocks and
 //! never waits. The writer (`writer.rs`) formats them (`format.rs`) and writes each block at once.
 //!
-//! If the queue is full, a block is lost and its lines are counted. If a write fails, because the
+//! If the queue is full, a block is lost and its lines are counted; the reactor's thread reports that
+//! in the program's log, at most once a second. If a write fails, because the
 //! disk is full or the reader of a pipe has left, the failure is counted and the write is repeated
 //! until it succeeds. Blocks wait in the queue meanwhile. One line in the program's log reports the
 //! failure; another one reports its end and the lost lines.
@@ -18,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 use intelliproxy_core::Instant;
-use log::info;
+use log::{info, warn};
 
 use self::writer::{Sink, Writer};
 use super::worker::{Ended, Queue, Worker};
@@ -38,6 +39,11 @@ pub(crate) struct AccessLog {
     flush_at: Option<Instant>,
     /// Lines that were lost because the queue was full.
     dropped: u64,
+    /// How many of them the program's log has already reported, and when it may report again.
+    told: u64,
+    tell_at: Option<Instant>,
+    /// The file, for the program's log.
+    name: String,
     state: Arc<State>,
     /// Dropped at the end. From then on failed writes are not repeated.
     patience: Sender<()>,
@@ -50,8 +56,19 @@ pub(crate) struct State {
     /// Whether the file is to be opened again.
     is_reopen_asked: AtomicBool,
     failed_writes: AtomicU64,
-    /// Lines lost so far. The writer reports them in the program's log.
+    /// Whether the last write failed. The writer reports lost lines when that ends.
+    is_failing: AtomicBool,
+    /// Lines lost so far, and those that the program's log has already reported.
     dropped: AtomicU64,
+    reported: AtomicU64,
+}
+
+impl State {
+    /// Returns the number of lines among the first `lost` that no line of the program's log has
+    /// reported, and counts them as reported.
+    fn report(&self, lost: u64) -> u64 {
+        lost.saturating_sub(self.reported.fetch_max(lost, Ordering::Relaxed))
+    }
 }
 
 /// A message to the writer.
@@ -106,6 +123,7 @@ impl AccessLog {
         let (patience, impatient) = crossbeam_channel::bounded(0);
         let state = Arc::<State>::default();
         let shared = Arc::clone(&state);
+        let name = sink.name().to_owned();
         let Worker { queue, ended } = Worker::start("access", blocks_max, move |queued| {
             let mut writer = Writer::new(sink, format, shared, impatient);
             for message in queued {
@@ -118,7 +136,18 @@ impl AccessLog {
                 }
             }
         })?;
-        Ok(Self { messages: queue, spares, flush_at: None, dropped: 0, state, patience, ended })
+        Ok(Self {
+            messages: queue,
+            spares,
+            flush_at: None,
+            dropped: 0,
+            told: 0,
+            tell_at: None,
+            name,
+            state,
+            patience,
+            ended,
+        })
     }
 
     /// Replaces the log of `slot` by another one, or by none. Exchanges that have ended are written
@@ -135,6 +164,7 @@ impl AccessLog {
         let new = opened.start()?;
         if let Some(old) = slot {
             old.flush(now, proxy);
+            old.warn();
         }
         *slot = new;
         Ok(())
@@ -143,6 +173,9 @@ impl AccessLog {
     /// Passes the waiting records on if there are many or they have waited for long enough.
     #[inline]
     pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &mut Proxy) {
+        if self.told < self.dropped {
+            self.tell(now);
+        }
         let waiting = proxy.access_waiting();
         if waiting == 0 {
             return;
@@ -163,12 +196,36 @@ impl AccessLog {
         if self.messages.offer(Message::Block { records, now, time_of_day }).is_err() {
             self.dropped += lines;
             self.state.dropped.store(self.dropped, Ordering::Relaxed);
+            self.tell(now);
+        }
+    }
+
+    /// Reports lost lines, unless that was done a moment ago. The writer cannot: a reader that takes
+    /// nothing holds it for as long as it likes.
+    #[cold]
+    fn tell(&mut self, now: Instant) {
+        if self.tell_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.tell_at = Some(now + REPORTS_APART);
+        if !self.state.is_failing.load(Ordering::Relaxed) {
+            self.warn();
+        }
+    }
+
+    /// Reports the lost lines that are not reported yet.
+    fn warn(&mut self) {
+        self.told = self.dropped;
+        let count = self.state.report(self.dropped);
+        if count > 0 {
+            warn!("access log {}: not written fast enough, {count} lines lost", self.name);
         }
     }
 
     /// The time at which a turn is due even if nothing happens.
-    pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
-        self.flush_at
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let tell_at = self.tell_at.filter(|_| self.told < self.dropped);
+        self.flush_at.into_iter().chain(tell_at).min()
     }
 
     /// Asks the writer to open its file again, so that a renamed one is closed. Records of earlier
@@ -190,6 +247,7 @@ impl AccessLog {
 
     /// Writes what is left, and ends the writer. Takes at most twice [`FINISH_TIME`].
     pub(crate) fn finish(mut self, now: Instant, proxy: &mut Proxy) {
+        self.warn();
         drop(self.patience);
         let records = proxy.take_access(Records::default());
         if !records.is_empty() {
@@ -209,6 +267,8 @@ const BLOCK_BYTES: usize = 32 * 1024;
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 /// Blocks that wait to be written: 8 MiB, half a second at 50 000 requests a second.
 const BLOCKS_MAX: usize = 256;
+/// The shortest time between two reports of lost lines.
+const REPORTS_APART: Duration = Duration::from_secs(1);
 /// Emptied blocks that wait to be filled again.
 const SPARES_MAX: usize = 8;
 /// The longest wait for the disk at the end. It may occur twice.

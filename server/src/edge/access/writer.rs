@@ -68,9 +68,6 @@ pub(super) struct Writer {
     lines: Vec<u8>,
     /// Failed writes since the last success.
     failures: u64,
-    /// Lost lines that the program's log has already reported; `reported_at` is the last time.
-    reported: u64,
-    reported_at: Option<std::time::Instant>,
 }
 
 impl Writer {
@@ -87,8 +84,6 @@ impl Writer {
             impatient,
             lines: Vec::new(),
             failures: 0,
-            reported: 0,
-            reported_at: None,
         }
     }
 
@@ -96,12 +91,14 @@ impl Writer {
     pub(super) fn write(&mut self, records: &Records, now: Instant, time_of_day: SystemTime) {
         self.lines.clear();
         self.formatter.write(records, now, time_of_day, &mut self.lines);
-        self.put();
-        self.tell();
+        if self.put() && self.failures > 0 {
+            self.tell();
+        }
     }
 
     /// Writes all lines, continuing where a failed write stopped. Gives up when the log ends.
-    fn put(&mut self) {
+    /// Returns whether all are written.
+    fn put(&mut self) -> bool {
         let mut written = 0;
         while let Some(rest) = self.lines.get(written..).filter(|rest| !rest.is_empty()) {
             let wrong = match self.sink.file.write(rest) {
@@ -115,13 +112,14 @@ impl Writer {
             };
             self.state.failed_writes.fetch_add(1, Ordering::Relaxed);
             self.failures += 1;
+            self.state.is_failing.store(true, Ordering::Relaxed);
             if self.failures == 1 {
                 let (name, wrong) = (self.sink.name(), os_error_text(&wrong));
                 error!("access log {name}: {wrong}: lines wait, and are dropped beyond the queue");
             }
             // The channel carries no messages: the other end is dropped when the log ends.
             if self.impatient.recv_timeout(RETRY_TIME) == Err(RecvTimeoutError::Disconnected) {
-                return;
+                return false;
             }
             if self.reopen_if_asked() {
                 // A line that was cut is written whole into the new file.
@@ -129,32 +127,27 @@ impl Writer {
                 written = whole.map_or(0, |end| end + 1);
             }
         }
+        true
     }
 
-    /// Logs the end of failures, and lines that were lost.
+    /// Reports the end of failures, with the lines that were lost meanwhile.
     fn tell(&mut self) {
-        let lost = self.state.dropped.load(Ordering::Relaxed);
-        let is_recent = self.reported_at.is_some_and(|at| at.elapsed() < REPORTS_APART);
-        if self.failures == 0 && (lost == self.reported || is_recent) {
-            return;
-        }
-        self.reported_at = Some(std::time::Instant::now());
-        let count = lost - self.reported;
-        let name = self.sink.name();
-        if self.failures > 0 {
-            let failures = self.failures;
-            warn!(
-                "access log {name}: written again after {failures} failed writes, {count} lines lost"
-            );
-        } else {
-            warn!("access log {name}: not written fast enough, {count} lines lost");
-        }
-        (self.failures, self.reported) = (0, lost);
+        let count = self.state.report(self.state.dropped.load(Ordering::Relaxed));
+        let (name, failures) = (self.sink.name(), self.failures);
+        warn!(
+            "access log {name}: written again after {failures} failed writes, {count} lines lost"
+        );
+        self.failures = 0;
+        self.state.is_failing.store(false, Ordering::Relaxed);
     }
 
     /// Opens the file again if that was asked for. Returns whether it was opened.
     pub(super) fn reopen_if_asked(&mut self) -> bool {
         if !self.state.is_reopen_asked.swap(false, Ordering::Acquire) {
+            return false;
+        }
+        if self.sink.path.is_none() {
+            // Stdout has no name that could be opened again.
             return false;
         }
         let result = self.sink.reopen();
@@ -172,7 +165,5 @@ impl Writer {
 
 /// The word for standard output.
 const STDOUT: &str = "stdout";
-/// The shortest time between two reports of lost lines.
-const REPORTS_APART: Duration = Duration::from_secs(1);
 /// Time between a failed write and the next attempt.
 const RETRY_TIME: Duration = Duration::from_millis(100);
