@@ -18,6 +18,7 @@ use log::{info, warn};
 use crate::config::{BackendTarget, Config, ListenAddress};
 use crate::edge::activation;
 use crate::edge::early::Early;
+use crate::edge::folders;
 use crate::edge::handover::Taken;
 use crate::edge::logging;
 use crate::edge::notify::Environment;
@@ -75,7 +76,7 @@ fn check(config: Box<Config>, file: Option<&str>, is_offline: bool) -> ExitCode 
     if let Some(line) = state::unused(&config) {
         complain(&line);
     }
-    if let Some(line) = state::unusable(&config) {
+    if let Some(line) = state::unusable(&config).or_else(|| folders::missing(&config)) {
         complain(&line);
         return ExitCode::FAILURE;
     }
@@ -102,6 +103,10 @@ struct Start {
 /// Serves until a signal ends the program. On SIGHUP the file is read again with the same
 /// arguments, on SIGUSR2 the program is started again with them.
 fn run(config: Config, file: Option<String>, start: Start) -> ExitCode {
+    if let Some(line) = folders::missing(&config) {
+        complain(&line);
+        return ExitCode::FAILURE;
+    }
     // Before the log: until here the process has no other thread, so that the user can change.
     let rules = config.log.clone();
     let setup = match set_up(config, &start) {
@@ -166,7 +171,7 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendT
         // The arguments are the same as at the start, so this does not occur.
         return Err("these arguments serve nothing".to_owned());
     };
-    if let Some(line) = state::unusable(&config) {
+    if let Some(line) = state::unusable(&config).or_else(|| folders::missing(&config)) {
         return Err(line);
     }
     let targets = backend_targets(&config)?;

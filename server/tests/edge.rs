@@ -147,6 +147,54 @@ fn irregular_files_are_refused_at_the_start() {
     assert!(!std::path::Path::new(&folder.file("target")).exists());
 }
 
+/// A file in a folder that does not exist is refused by the start, `--check` and SIGHUP, which
+/// leaves nothing behind.
+#[test]
+fn a_missing_folder_is_refused() {
+    let folder = Folder::new("folders");
+    let (file, none) = (folder.file("file"), folder.file("none"));
+    fs::write(&file, "").expect("a file");
+    let rows = [
+        ("--state", "stateFile"),
+        ("--record", "recording.file"),
+        ("--log-file", "log.file"),
+        ("--access-log", "accessLog.file"),
+    ];
+    let further = ["--listen=127.0.0.1:0", "--policy=learned", "--backend=A=http://127.0.0.1:1"];
+    for (flag, key) in rows {
+        for (place, wrong) in [(&file, "is not a directory"), (&none, "does not exist")] {
+            let path = format!("{place}/f");
+            for check in [&[][..], &["--check"]] {
+                let output = output(&[&further[..], check, &[flag, &path]].concat());
+                let text = String::from_utf8_lossy(&output.stderr).into_owned();
+                let line = format!("intelliproxy: {key} {path}: the folder {place} {wrong}\n");
+                assert_eq!((text, output.status.code()), (line, Some(1)));
+            }
+        }
+    }
+    // It is not used.
+    let path = format!("{none}/f");
+    let state = ["--check", "--backend=A=http://127.0.0.1:1", "--policy=score", "--state", &path];
+    assert_eq!(output(&state).status.code(), Some(0));
+
+    let (config, pipe) = (folder.file("proxy.json"), folder.file("pipe"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    fs::write(&config, "{}").expect("a file");
+    let mut program = Program::start(&["--config", &config, "--policy=learned", further[2]]);
+    fs::write(&config, format!("{{\"stateFile\": {path:?}}}")).expect("a file");
+    program.signal("-HUP");
+    program.line_with(&format!("stateFile {path}: the folder {none} does not exist"));
+    let (log, access) = (folder.file("log"), folder.file("access"));
+    let text = format!(
+        "{{\"log\": {{\"file\": {log:?}}}, \"accessLog\": {{\"file\": {access:?}}}, \
+         \"recording\": {{\"file\": {pipe:?}}}}}"
+    );
+    fs::write(&config, text).expect("a file");
+    program.signal("-HUP");
+    program.line_with(&format!("cannot record into {pipe}: is not a regular file"));
+    assert!(!fs::exists(&log).expect("a folder") && !fs::exists(&access).expect("a folder"));
+}
+
 /// A bad state file does not prevent the start: it is renamed, and a good one is written.
 #[test]
 fn a_bad_state_is_kept_beside() {

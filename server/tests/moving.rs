@@ -218,7 +218,8 @@ fn what_cannot_be_opened_changes_nothing() {
     let taken = holder.local_addr().expect("bound").port();
     let (port, other) = (free_port(), free_port());
     let mut proxy = Proxy::start("taken", address, &format!("\"listen\": [\"127.0.0.1:{port}\"]"));
-    let (journal, absent) = (proxy.path("journal"), proxy.path("absent/journal"));
+    let (journal, occupied) = (proxy.path("journal"), proxy.path("occupied"));
+    fs::create_dir(&occupied).expect("a folder");
     fs::write(&journal, "older").expect("a file");
     let with = |keys: &str| {
         format!("\"limits\": {{\"clients\": 7}}, \"listen\": [\"127.0.0.1:{other}\"], {keys}")
@@ -234,8 +235,8 @@ fn what_cannot_be_opened_changes_nothing() {
             format!("cannot listen on 127.0.0.1:{taken}: address already in use"),
         ),
         (
-            with(&format!("\"recording\": {{\"file\": \"{absent}\"}}")),
-            format!("cannot record into {absent}: no such file or directory"),
+            with(&format!("\"recording\": {{\"file\": \"{occupied}\"}}")),
+            format!("cannot record into {occupied}: is not a regular file"),
         ),
         (
             with(&format!(

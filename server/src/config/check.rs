@@ -1,6 +1,7 @@
 //! Checks every value of a configuration. A new whole number is a row of [`COUNTS`], a new time a
 //! row of [`SPANS`]; the fields are in `mod.rs`.
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use intelliproxy_core::{BackendLimits, ConfigError};
@@ -83,6 +84,33 @@ impl Config {
         }
         if self.recording.file.as_ref().is_some_and(String::is_empty) {
             return Err(ConfigError::new("recording.file", "the path of a file, or null"));
+        }
+        self.check_files()
+    }
+
+    /// Returns the keys of the files that are written, each with its path.
+    pub(crate) fn files(&self) -> [(&'static str, Option<&str>); 4] {
+        let access_log = self.access_log.file.as_deref().filter(|path| *path != "stdout");
+        [
+            ("log.file", self.log.file.as_deref()),
+            ("accessLog.file", access_log),
+            ("recording.file", self.recording.file.as_deref()),
+            ("stateFile", self.state_file.as_deref()),
+        ]
+    }
+
+    /// Checks that no file has two purposes.
+    fn check_files(&self) -> Result<(), ConfigError> {
+        // `./a` and `a` are one file.
+        let plain = |path| Path::new(path).strip_prefix(".").unwrap_or(Path::new(path));
+        let files = self.files();
+        for (index, (key, path)) in files.iter().enumerate() {
+            let Some(path) = path else { continue };
+            let mut earlier = files.iter().take(index);
+            let same = earlier.find(|(_, other)| other.is_some_and(|it| plain(it) == plain(path)));
+            if let Some((other, _)) = same {
+                return Err(refuse(key, "a file of its own", path, &format!("is {other}")));
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! They are opened in the thread that reads the configuration (`reload.rs`), which may block. If a
 //! candidate is dropped, everything that is in use stays as it was. `reactor/reload.rs` applies it.
 use super::access;
+use super::disk;
 use super::listen::{Listeners, Place};
 use super::logging;
 use super::record::{self, Opened};
@@ -70,9 +71,14 @@ impl Candidate {
         let mut effective = config.clone();
         current.overrides.apply(&mut effective);
         let state = Kept::read(&effective)?;
+        // Removed again if a later step fails, unless it was there before.
+        let mut fresh = Vec::new();
         let is_other = config.log != current.config.log;
+        fresh.extend(config.log.file.as_deref().filter(|_| is_other).and_then(disk::Fresh::new));
         let log = is_other.then(|| logging::Opened::new(&config.log)).transpose()?;
         let is_other = config.access_log != current.config.access_log;
+        let path = config.access_log.file.as_deref().filter(|_| is_other);
+        fresh.extend(path.and_then(disk::Fresh::new));
         let access_log = is_other.then(|| access::Opened::new(&config.access_log)).transpose()?;
         // The last step, because it renames an existing file.
         let is_other = config.recording != current.config.recording;
@@ -80,6 +86,7 @@ impl Candidate {
             true => Some(record::open(&config.recording, current.recording)?),
             false => None,
         };
+        fresh.into_iter().for_each(disk::Fresh::keep);
         Ok(Self {
             config,
             targets,

@@ -44,6 +44,34 @@ pub(crate) fn append(path: &Path) -> io::Result<File> {
     }
 }
 
+/// A file that is about to be created. Dropping this removes it while it is empty.
+#[derive(Debug)]
+pub(crate) struct Fresh(Option<PathBuf>);
+
+impl Fresh {
+    /// `None` if something has this name already.
+    pub(crate) fn new(path: &str) -> Option<Self> {
+        let found = fs::symlink_metadata(path);
+        let is_free = found.is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        is_free.then(|| Self(Some(path.into())))
+    }
+
+    /// Leaves the file where it is.
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        let Some(path) = &self.0 else { return };
+        if fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0) {
+            // A file that stays is empty, and does no harm.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// Creates a file, replacing a regular one of the same name.
 pub(crate) fn replace(path: &Path) -> io::Result<File> {
     if is_regular(path)? {

@@ -11,6 +11,7 @@ pub(crate) mod activation;
 pub(crate) mod candidate;
 pub(crate) mod disk;
 pub(crate) mod early;
+pub(crate) mod folders;
 pub(crate) mod handover;
 mod json;
 pub mod listen;

@@ -209,7 +209,7 @@ fn lists_are_bounded() {
 #[test]
 fn texts_are_checked() {
     type Change = fn(&mut Config);
-    let rows: [(&str, Change, &str); 18] = [
+    let rows: [(&str, Change, &str); 20] = [
         (
             "listen[0]",
             |c| c.listen = vec!["3001".into()],
@@ -252,6 +252,16 @@ fn texts_are_checked() {
             "http://HOST[:PORT], and \"http://x:0\" has an invalid port",
         ),
         ("forwarding.via", |c| c.forwarding.via = String::new(), "a token of 1 to 64 characters"),
+        (
+            "stateFile",
+            |c| (c.log.file, c.state_file) = (Some("a/b".into()), Some("./a//b".into())),
+            "a file of its own, and \"./a//b\" is log.file",
+        ),
+        (
+            "recording.file",
+            |c| (c.access_log.file, c.recording.file) = (Some("a".into()), Some("a".into())),
+            "a file of its own, and \"a\" is accessLog.file",
+        ),
         (
             "recording.file",
             |c| c.recording.file = Some(String::new()),
