@@ -88,6 +88,11 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<(String, Command
             Argument::Flag(name) => match name.as_str() {
                 "--socket" => socket = args.value()?,
                 "--help" | "-h" => return args.no_value().map(|()| None),
+                // A negative number. The command says which numbers it takes.
+                _ if is_number(&name) => {
+                    let rest = args.inline_value().unwrap_or_default();
+                    words.push(format!("{name}{}", rest.to_string_lossy()));
+                }
                 _ => return Err(ArgumentError::unknown(&name)),
             },
         }
@@ -97,6 +102,11 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<(String, Command
         Ok(command) => Ok(Some((socket, command))),
         Err(wrong) => Err(ArgumentError::new("ctl", wrong)),
     }
+}
+
+/// Whether an argument is a dash and a digit.
+fn is_number(flag: &str) -> bool {
+    flag.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -119,6 +129,11 @@ mod tests {
             (&["--loud"][..], "--loud: no such argument; see --help"),
             (&["drain"], "ctl: drain: needs the name of a backend"),
             (&["reload", "--socket"], "--socket: needs a value"),
+            (&["weight", "A", "-1"], "ctl: weight: must be a whole number from 0 to 1000"),
+            (&["weight", "A", "-12"], "ctl: weight: must be a whole number from 0 to 1000"),
+            (&["weight", "A", "-1", "2"], "ctl: weight: must be a whole number from 0 to 1000"),
+            (&["drain", "-1", "2"], "ctl: drain: takes no more words"),
+            (&["weight", "A", "-x"], "-x: no such argument; see --help"),
         ] {
             assert_eq!(parsed(args), Err(wrong.to_owned()));
         }

@@ -217,7 +217,7 @@ pub(super) const FLAGS: [Flag; 27] = [
         name: "--admin",
         value: Some("HOST:PORT"),
         path: "admin.listen",
-        help: "address of the pages /stats, /metrics, /healthz, /readyz and /config",
+        help: "address of the pages /stats, /metrics, /healthz, /readyz, /config and /explain",
         change: Change::Set(|config, text| {
             config.admin.listen = Some(text.to_owned());
             Ok(())

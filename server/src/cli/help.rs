@@ -71,6 +71,10 @@ fn default_of(flag: &Flag) -> Option<String> {
 /// Adds one flag with its explanation, wrapped in a column of its own.
 fn push_flag(text: &mut String, usage: &str, help: &str) {
     let mut line = format!("  {usage:<width$}", width = HELP_COLUMN - 2);
+    if line.len() > HELP_COLUMN || !line.ends_with(' ') {
+        push_line(text, &line);
+        line = " ".repeat(HELP_COLUMN);
+    }
     let mut is_empty = true;
     for word in help.split(' ') {
         if !is_empty && line.len() + 1 + word.len() > LINE_MAX {
@@ -121,6 +125,10 @@ mod tests {
         let text = text();
         for flag in &FLAGS {
             assert!(text.contains(&format!("\n  {} ", flag.name)), "{}", flag.name);
+            let help = flag.help.split(' ').next().unwrap_or_default();
+            let usage = flag.value.map_or(flag.name.to_owned(), |it| format!("{} {it}", flag.name));
+            let words: Vec<&str> = text.split_whitespace().collect();
+            assert!(words.join(" ").contains(&format!("{usage} {help}")), "{usage}");
         }
         for key in ["\"headBytesMax\": 32768", "\"cooldownMs\": 1500", "\"spillOver\": true"] {
             assert!(text.contains(key), "{key}");

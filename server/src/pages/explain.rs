@@ -319,6 +319,8 @@ mod tests {
         assert_eq!(full["backends"], 3);
         let changes = ["B would need 12.5 points less", "C would need 70.0 points less"];
         assert_eq!(full["wouldChange"], json!(changes));
+        let first = full["candidates"][0].as_object().expect("a row");
+        assert!(first.contains_key("health") && !first.contains_key("url"), "{first:?}");
         let scores: Vec<&Value> = full["candidates"]
             .as_array()
             .expect("a list")

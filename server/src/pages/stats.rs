@@ -35,7 +35,7 @@ impl StatsText {
         if self.bytes.len() > 1 {
             self.bytes.push(b',');
         }
-        let row = BackendStats::new(backend, url, guard);
+        let row = BackendStats::new(backend, Some(url), guard);
         // Plain data with string keys, which always serialises.
         let written = serde_json::to_writer(&mut self.bytes, &row);
         debug_assert!(written.is_ok(), "a row of plain data can be written");
@@ -59,7 +59,9 @@ impl Default for StatsText {
 #[serde(rename_all = "camelCase")]
 pub(super) struct BackendStats<'a> {
     name: &'a str,
-    url: Option<&'a str>,
+    /// Left out of a candidate of /explain, as a decision keeps no URLs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<Option<&'a str>>,
     /// `unknown` until the first pings have ended.
     health: &'static str,
     /// Whether it is up; null while unknown.
@@ -114,7 +116,7 @@ pub(super) struct BackendStats<'a> {
 impl<'a> BackendStats<'a> {
     pub(super) fn new(
         backend: &'a BackendSnapshot,
-        url: Option<&'a str>,
+        url: Option<Option<&'a str>>,
         guard: Option<&GuardView>,
     ) -> Self {
         let (health, alive) = match backend.health {
