@@ -102,14 +102,14 @@ impl Config {
     /// Checks that no file has two purposes.
     fn check_files(&self) -> Result<(), ConfigError> {
         // `./a` and `a` are one file.
-        let plain = |path| Path::new(path).strip_prefix(".").unwrap_or(Path::new(path));
+        let plain = |path| Path::new(path).strip_prefix(".").unwrap_or_else(|_| Path::new(path));
         let files = self.files();
         for (index, (key, path)) in files.iter().enumerate() {
             let Some(path) = path else { continue };
             let mut earlier = files.iter().take(index);
             let same = earlier.find(|(_, other)| other.is_some_and(|it| plain(it) == plain(path)));
             if let Some((other, _)) = same {
-                return Err(refuse(key, "a file of its own", path, &format!("is {other}")));
+                return Err(refuse(key, "a file of its own", path, format!("is {other}")));
             }
         }
         Ok(())
