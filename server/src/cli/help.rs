@@ -126,7 +126,9 @@ mod tests {
         for flag in &FLAGS {
             assert!(text.contains(&format!("\n  {} ", flag.name)), "{}", flag.name);
             let help = flag.help.split(' ').next().unwrap_or_default();
-            let usage = flag.value.map_or(flag.name.to_owned(), |it| format!("{} {it}", flag.name));
+            let usage = flag
+                .value
+                .map_or_else(|| flag.name.to_owned(), |value| format!("{} {value}", flag.name));
             let words: Vec<&str> = text.split_whitespace().collect();
             assert!(words.join(" ").contains(&format!("{usage} {help}")), "{usage}");
         }
