@@ -342,10 +342,10 @@ fn passwords_are_masked() {
     assert_eq!(lines[6]["target"], "***@h:80");
 }
 
-/// While nobody reads a pipe, the program's log tells of lost lines, and SIGUSR1 does not claim to
+/// While a pipe is not read, the program's log tells of lost lines, and SIGUSR1 does not claim to
 /// have opened stdout again.
 #[test]
-fn a_pipe_that_nobody_reads_is_told() {
+fn a_pipe_that_is_not_read_is_told() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = process::program();
     command.stdout(writer).args(["--listen", "127.0.0.1:0", "--access-log", "stdout"]);
