@@ -345,7 +345,7 @@ fn passwords_are_masked() {
 /// While a pipe is not read, the program's log tells of lost lines, and SIGUSR1 does not claim to
 /// have opened stdout again.
 #[test]
-fn a_pipe_that_is_not_read_is_told() {
+fn lines_lost_at_a_held_pipe_are_reported() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = process::program();
     command.stdout(writer).args(["--listen", "127.0.0.1:0", "--access-log", "stdout"]);
@@ -363,7 +363,7 @@ fn a_pipe_that_is_not_read_is_told() {
         client.shutdown(Shutdown::Both).expect("an end");
     });
     program.line_with("access log stdout: not written fast enough, ");
-    // It goes on being told.
+    // Further lines are reported, too.
     program.line_with("access log stdout: not written fast enough, ");
     drop(stop);
     load.join().expect("it was sent");
