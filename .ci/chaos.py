@@ -33,7 +33,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 BACKENDS, CLIENTS = 4, 32
 TURN_S = 10
-# What counts as growth: allocators and socket buffers breathe by some hundred KiB.
+# Bounds beyond which it counts as growth: memory varies by some hundred KiB anyway.
 MEMORY_MAX, MEMORY_SLACK, DESCRIPTORS_SLACK = 1.10, 2 * 1024 * 1024, 40
 QUIET = "P_G_TO_B LOSS_IN_G LOSS_IN_B ERR_RATE SLOW_RATE CPU_LOAD_MS OVERLOAD_DROP_MULTIPLIER".split()
 
@@ -125,7 +125,7 @@ def disturb(backend, number, dice, start, end, done):
         return int((at - start) / TURN_S) % BACKENDS
 
     while (now := time.monotonic()) < end:
-        # What has begun ends before this backend's turn to be left alone.
+        # A disturbance ends before this backend's turn to be left alone.
         upto = min(now + dice.uniform(0.5, 5), end)
         if turn(now) == number or turn(upto + 1) == number:
             time.sleep(0.1)

@@ -4,16 +4,16 @@
 //!
 //! After a change of the tables, `INTELLIPROXY_SCHEMA=write cargo test -p intelliproxy-tests --test
 //! schema` writes the file again.
+mod documents;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 
+use documents::{KeyRow, flatten, key_rows, read, root};
 use intelliproxy::config::Config;
 use serde_json::{Map, Value, json};
 
 const SCHEMA: &str = "server/schema/intelliproxy.schema.json";
-const CONFIGURATION: &str = "server/docs/configuration.md";
-
 /// The file in the repository equals the schema that is made now.
 #[test]
 fn the_schema_is_current() {
@@ -145,7 +145,7 @@ fn made() -> Value {
     root["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     root["title"] = json!("Configuration of IntelliProxy");
     put(&mut root, "$schema", json!({ "type": "string", "description": "This schema." }));
-    for row in rows() {
+    for row in key_rows() {
         let default = real.get(&row.key).unwrap_or_else(|| panic!("no key {}", row.key));
         put(&mut root, &row.key, rule(&row, default));
     }
@@ -153,7 +153,7 @@ fn made() -> Value {
 }
 
 /// Returns the rule for the value of one key.
-fn rule(row: &Row, default: &Value) -> Value {
+fn rule(row: &KeyRow, default: &Value) -> Value {
     let mut rule = match row.kind.as_str() {
         "boolean" => json!({ "type": "boolean" }),
         "string" => text_rule(&row.range, default),
@@ -185,7 +185,7 @@ fn text_rule(range: &str, default: &Value) -> Value {
     }
 }
 
-fn list_rule(row: &Row) -> Value {
+fn list_rule(row: &KeyRow) -> Value {
     let address = json!({ "type": "string", "pattern": ":[0-9]+$" });
     let items = match row.key.as_str() {
         "listen" => {
@@ -272,32 +272,6 @@ fn put(at: &mut Value, path: &str, rule: Value) {
     }
 }
 
-/// A row of a table of keys.
-struct Row {
-    key: String,
-    kind: String,
-    range: String,
-    meaning: String,
-}
-
-fn rows() -> Vec<Row> {
-    let document = read(&root().join(CONFIGURATION));
-    let is_key = |line: &&str| line.starts_with("| `") && !line.starts_with("| `-");
-    let lines = document.lines().filter(is_key);
-    lines
-        .map(|line| {
-            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-            let [key, kind, _, range, meaning] = cells[..] else { panic!("five cells: {line}") };
-            Row {
-                key: key.trim_matches('`').to_owned(),
-                kind: kind.to_owned(),
-                range: range.to_owned(),
-                meaning: meaning.to_owned(),
-            }
-        })
-        .collect()
-}
-
 /// Collects every leaf of the schema by its path.
 fn leaves(path: &str, at: &Value, into: &mut BTreeMap<String, Value>) {
     let Some(properties) = at["properties"].as_object() else {
@@ -307,18 +281,6 @@ fn leaves(path: &str, at: &Value, into: &mut BTreeMap<String, Value>) {
     for (key, value) in properties {
         let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         leaves(&path, value, into);
-    }
-}
-
-/// Collects every leaf of a configuration by its path. Lists are leaves.
-fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
-    let Value::Object(map) = value else {
-        into.insert(path.to_owned(), value.clone());
-        return;
-    };
-    for (key, value) in map {
-        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        flatten(&path, value, into);
     }
 }
 
@@ -345,13 +307,4 @@ fn defaults() -> Value {
 
 fn schema() -> Value {
     serde_json::from_str(&read(&root().join(SCHEMA))).expect("JSON")
-}
-
-fn read(file: &Path) -> String {
-    fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
-}
-
-fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().expect("tests is a folder of the repository").to_owned()
 }

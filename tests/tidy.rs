@@ -1,9 +1,12 @@
 //! The repository's own rules, checked by reading its files: purity of the inner rings, lengths,
 //! reasons for dependencies, and documents that match the program.
+mod documents;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use documents::{CONFIGURATION, KeyRow, flatten, key_rows, read, root};
 use intelliproxy::config::Config;
 use serde_json::Value;
 
@@ -337,33 +340,6 @@ fn documents_list_every_flag() {
     assert_eq!(listed, real, "left: the document's flags; right: the program's");
 }
 
-/// The document that lists flags and keys.
-const CONFIGURATION: &str = "server/docs/configuration.md";
-
-/// One row of a table of keys: `` | `key` | type | default | range | meaning | ``.
-struct KeyRow {
-    key: String,
-    kind: String,
-    default: String,
-    range: String,
-}
-
-fn key_rows() -> Vec<KeyRow> {
-    let document = read(&root().join(CONFIGURATION));
-    let mut rows = Vec::new();
-    let is_key = |line: &&str| line.starts_with("| `") && !line.starts_with("| `-");
-    for line in document.lines().filter(is_key) {
-        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [key, kind, default, range, _] = cells[..] else {
-            panic!("a row of keys has five cells: {line}");
-        };
-        let [key, kind, default, range] =
-            [key, kind, default, range].map(|cell| cell.trim_matches('`').to_owned());
-        rows.push(KeyRow { key, kind, default, range });
-    }
-    rows
-}
-
 /// Returns whether a default fits the type that its row lists, and the unit fits the key's name.
 fn has_kind(row: &KeyRow, default: &Value) -> bool {
     let is_millis = row.key.ends_with("Ms");
@@ -376,18 +352,6 @@ fn has_kind(row: &KeyRow, default: &Value) -> bool {
         "bytes" => is_bytes && default.is_u64(),
         "count" | "number" | "pts" => !is_millis && !is_bytes && default.is_number(),
         _ => false,
-    }
-}
-
-/// Collects every leaf of a configuration by its path. Lists are leaves.
-fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
-    let Value::Object(map) = value else {
-        into.insert(path.to_owned(), value.clone());
-        return;
-    };
-    for (key, value) in map {
-        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        flatten(&path, value, into);
     }
 }
 
@@ -485,13 +449,4 @@ fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
     }
     found.sort_unstable();
     found
-}
-
-fn read(file: &Path) -> String {
-    fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
-}
-
-fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().expect("tests is a folder of the repository").to_owned()
 }

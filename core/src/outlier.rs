@@ -232,7 +232,7 @@ impl Watch {
                     Standing::Probation { good: 0, needed, bad: 0, is_out: false, since: now };
                 true
             }
-            // Where requests are few, pings replace all steps but the last.
+            // Few requests would make the probation long: pings replace all steps but the last.
             Standing::Probation { good, needed, is_out: false, .. } => {
                 *good = (*good + 1).min(*needed - 1);
                 false
@@ -561,8 +561,8 @@ const REGRET_REQUESTS: f64 = 50.0;
 /// The latency may rise by this factor without being blamed on the ejection. Chosen; insensitive
 /// from half to twice.
 const LATENCY_SLACK: f64 = 1.5;
-/// Where the ejected backend failed less than half of its requests, the charge for its failures
-/// adds at most this multiple of the latency. Chosen; insensitive from half to twice.
+/// Bound of the charge for failures, as a multiple of the latency, if the ejected backend failed less
+/// than half of its requests. Chosen; insensitive from half to twice.
 const LATENCY_RISE: f64 = 5.0;
 /// The share of a new latency in the average: about the last 50 requests. Chosen; insensitive from
 /// half to twice.

@@ -319,8 +319,8 @@ impl Router {
         learner.restore(&state.of, &name)
     }
 
-    /// The current backend, which requests go to; `None` before the first choice and under policies
-    /// that have none.
+    /// The current backend, which requests go to; `None` before the first choice, and under every policy
+    /// but `score`.
     pub const fn current(&self) -> Option<BackendId> {
         self.current
     }

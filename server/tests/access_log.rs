@@ -5,36 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use process::{DEADLINE, Program};
+use process::{DEADLINE, Folder, Program};
 use serde_json::Value;
 
 /// A folder for one test, removed with it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let name = format!("intelliproxy-access-log-{name}-{}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).expect("a folder");
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("UTF-8").to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// A backend whose behaviour depends on the path.
 fn start_backend(name: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -123,7 +100,7 @@ fn stop(program: &mut Program) {
 /// bytes sent are those that the client received.
 #[test]
 fn every_exchange_has_its_line() {
-    let folder = Folder::new("ends");
+    let folder = Folder::new("access-log-ends");
     let path = folder.path("log");
     let config = folder.path("proxy.json");
     let text =
@@ -238,7 +215,7 @@ fn every_exchange_has_its_line() {
 fn rotation_loses_no_line() {
     const CLIENTS: usize = 4;
     const REQUESTS: usize = 1000;
-    let folder = Folder::new("rotation");
+    let folder = Folder::new("access-log-rotation");
     let path = folder.path("log");
     let backend = start_backend("A");
     let mut program = Program::start(&["--access-log", &path, &backend, "--admin", "127.0.0.1:0"]);
@@ -300,7 +277,7 @@ fn rotation_loses_no_line() {
 /// A file that cannot be opened ends the start with one line.
 #[test]
 fn an_unusable_file_ends_the_start() {
-    let folder = Folder::new("unusable");
+    let folder = Folder::new("access-log-unusable");
     let link = folder.path("link");
     std::os::unix::fs::symlink("target", &link).expect("a link");
     for (path, wrong) in [
@@ -318,7 +295,7 @@ fn an_unusable_file_ends_the_start() {
 /// Passwords in targets and in Referer are masked; what looks alike elsewhere stays.
 #[test]
 fn passwords_are_masked() {
-    let folder = Folder::new("masks");
+    let folder = Folder::new("access-log-masks");
     let path = folder.path("log");
     let mut program = Program::start(&["--access-log", &path, &start_backend("A")]);
     let rows = [

@@ -4,42 +4,17 @@ mod process;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use process::{DEADLINE, Program, output};
+use process::{DEADLINE, Folder, Program, output};
 
-/// A temporary folder, removed with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = format!("intelliproxy-edge-{name}-{}", std::process::id());
-        let folder = std::env::temp_dir().join(folder);
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).expect("a folder");
-        Self(folder)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("a path of UTF-8").to_owned()
-    }
-
-    /// Makes a named pipe.
-    fn pipe(&self, name: &str) -> String {
-        let path = self.file(name);
-        let status = Command::new("mkfifo").arg(&path).status().expect("the mkfifo program");
-        assert!(status.success());
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Files left in the system's folder for temporary files do no harm.
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// Makes a named pipe in a folder. Returns its path.
+fn pipe(folder: &Folder, name: &str) -> String {
+    let path = folder.path(name);
+    let status = Command::new("mkfifo").arg(&path).status().expect("the mkfifo program");
+    assert!(status.success());
+    path
 }
 
 /// Calls `look` until it returns a value. Fails at the deadline.
@@ -62,8 +37,8 @@ const BAD: &str = "GET / HTTP/1.1\r\n\r\n";
 /// the lines of that time are written, and a line about the failed writes.
 #[test]
 fn a_log_without_a_reader_goes_on_later() {
-    let folder = Folder::new("log");
-    let path = folder.pipe("log");
+    let folder = Folder::new("edge-log");
+    let path = pipe(&folder, "log");
     // A pipe opened for reading and writing does not block.
     let open = || File::options().read(true).write(true).open(&path).expect("a pipe");
     let reader = open();
@@ -92,14 +67,14 @@ fn a_log_without_a_reader_goes_on_later() {
 /// handled.
 #[test]
 fn a_hanging_configuration_is_given_up() {
-    let folder = Folder::new("hang");
-    let path = folder.file("proxy.json");
+    let folder = Folder::new("edge-hang");
+    let path = folder.path("proxy.json");
     let backend = r#""backends": [{"name": "A", "url": "http://127.0.0.1:1"}]"#;
     let text = format!("{{{backend}, \"timeouts\": {{\"reloadMs\": 50}}}}");
     fs::write(&path, &text).expect("a file");
     let mut program = Program::start(&["--config", &path]);
     fs::remove_file(&path).expect("it was there");
-    folder.pipe("proxy.json");
+    pipe(&folder, "proxy.json");
     program.signal("-HUP");
     program.line_with(
         "configuration not applied, keeping the current one: reading the file and resolving its \
@@ -120,11 +95,11 @@ fn a_hanging_configuration_is_given_up() {
 /// line and does not block.
 #[test]
 fn irregular_files_are_refused_at_the_start() {
-    let folder = Folder::new("irregular");
-    let pipe = folder.pipe("pipe");
-    let here = folder.file("");
-    let link = folder.file("link");
-    std::os::unix::fs::symlink(folder.file("target"), &link).expect("a link");
+    let folder = Folder::new("edge-irregular");
+    let pipe = pipe(&folder, "pipe");
+    let here = folder.path("");
+    let link = folder.path("link");
+    std::os::unix::fs::symlink(folder.path("target"), &link).expect("a link");
     let irregular = "is not a regular file";
     for (flags, line) in [
         (["--record", &pipe], format!("cannot record into {pipe}: {irregular}")),
@@ -144,15 +119,15 @@ fn irregular_files_are_refused_at_the_start() {
             assert_eq!((text, output.status.code()), (format!("intelliproxy: {line}\n"), Some(1)));
         }
     }
-    assert!(!std::path::Path::new(&folder.file("target")).exists());
+    assert!(!std::path::Path::new(&folder.path("target")).exists());
 }
 
 /// A file in a folder that does not exist is refused by the start, `--check` and SIGHUP, which
 /// leaves nothing behind.
 #[test]
 fn a_missing_folder_is_refused() {
-    let folder = Folder::new("folders");
-    let (file, none) = (folder.file("file"), folder.file("none"));
+    let folder = Folder::new("edge-folders");
+    let (file, none) = (folder.path("file"), folder.path("none"));
     fs::write(&file, "").expect("a file");
     let rows = [
         ("--state", "stateFile"),
@@ -177,14 +152,14 @@ fn a_missing_folder_is_refused() {
     let state = ["--check", "--backend=A=http://127.0.0.1:1", "--policy=score", "--state", &path];
     assert_eq!(output(&state).status.code(), Some(0));
 
-    let (config, pipe) = (folder.file("proxy.json"), folder.file("pipe"));
+    let (config, pipe) = (folder.path("proxy.json"), folder.path("pipe"));
     assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
     fs::write(&config, "{}").expect("a file");
     let mut program = Program::start(&["--config", &config, "--policy=learned", further[2]]);
     fs::write(&config, format!("{{\"stateFile\": {path:?}}}")).expect("a file");
     program.signal("-HUP");
     program.line_with(&format!("stateFile {path}: the folder {none} does not exist"));
-    let (log, access) = (folder.file("log"), folder.file("access"));
+    let (log, access) = (folder.path("log"), folder.path("access"));
     let text = format!(
         "{{\"log\": {{\"file\": {log:?}}}, \"accessLog\": {{\"file\": {access:?}}}, \
          \"recording\": {{\"file\": {pipe:?}}}}}"
@@ -198,8 +173,8 @@ fn a_missing_folder_is_refused() {
 /// A bad state file does not prevent the start: it is renamed, and a good one is written.
 #[test]
 fn a_bad_state_is_kept_beside() {
-    let folder = Folder::new("state");
-    let path = folder.file("state.json");
+    let folder = Folder::new("edge-state");
+    let path = folder.path("state.json");
     fs::write(&path, "not a state").expect("a file");
     let flags = ["--backend", "A=http://127.0.0.1:1", "--policy", "learned", "--state", &path];
     let mut program = Program::start(&flags);
@@ -214,8 +189,8 @@ fn a_bad_state_is_kept_beside() {
 /// report that and continue.
 #[test]
 fn an_unused_state_file_is_a_warning() {
-    let folder = Folder::new("unused");
-    let (path, state) = (folder.file("proxy.json"), folder.file("s"));
+    let folder = Folder::new("edge-unused");
+    let (path, state) = (folder.path("proxy.json"), folder.path("s"));
     let text = |policy: &str| {
         let backend = r#""backends": [{"name": "A", "url": "http://127.0.0.1:1"}]"#;
         format!("{{{backend}, \"routing\": {{\"policy\": \"{policy}\"}}}}")
@@ -281,8 +256,8 @@ fn failures_say_what_happened() {
             drop(stream.write_all((head + body).as_bytes()));
         }
     });
-    let folder = Folder::new("failures");
-    let path = folder.file("proxy.json");
+    let folder = Folder::new("edge-failures");
+    let path = folder.path("proxy.json");
     let text = format!(
         r#"{{"backends": [{{"name": "A", "url": "{url}"}}, {{"name": "B", "url": "http://127.0.0.1:1"}}],
             "routing": {{"probes": {{"reportIntervalMs": 20, "pingIntervalMs": 20, "pingRetryMs": 20}}}}}}"#
@@ -340,8 +315,8 @@ fn a_cut_names_its_key() {
             kept.push(stream);
         }
     });
-    let folder = Folder::new("cut");
-    let path = folder.file("proxy.json");
+    let folder = Folder::new("edge-cut");
+    let path = folder.path("proxy.json");
     let text = format!(
         r#"{{"backends": [{{"name": "A", "url": "{url}"}}], "timeouts": {{"responseBodyMs": 50}}}}"#
     );

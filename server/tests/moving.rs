@@ -4,36 +4,13 @@ mod process;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use intelliproxy_core::journal::{Entry, Reader, Record};
-use process::{DEADLINE, Program, program};
-
-/// A folder that is removed at the end of the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let name = format!("intelliproxy-moving-{name}-{}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).expect("a folder");
-        Self(folder)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use process::{DEADLINE, Folder, Program, program};
 
 /// A running proxy with its configuration file.
 struct Proxy {
@@ -46,7 +23,7 @@ struct Proxy {
 impl Proxy {
     /// Starts the proxy with these keys beside `backends`.
     fn start(name: &str, backend: String, keys: &str) -> Self {
-        let folder = Folder::new(name);
+        let folder = Folder::new(&format!("moving-{name}"));
         let file = folder.file("proxy.json");
         fs::write(&file, text(&backend, keys)).expect("a file");
         let mut command = program();
@@ -138,7 +115,7 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// Requests a path on a new connection. Returns the response, or why there is none.
+/// Requests a path on a new connection. Returns the response, or the error of the connection.
 fn ask(port: u16, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(DEADLINE))?;
@@ -241,9 +218,9 @@ fn what_cannot_be_opened_changes_nothing() {
         (
             with(&format!(
                 "\"routing\": {{\"policy\": \"learned\"}}, \"stateFile\": \"{}\"",
-                proxy.folder.0.display()
+                proxy.folder.root().display()
             )),
-            format!("state {}: is not a regular file", proxy.folder.0.display()),
+            format!("state {}: is not a regular file", proxy.folder.root().display()),
         ),
     ];
     for (keys, wrong) in rows {

@@ -3,35 +3,12 @@ mod process;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::thread;
+use std::net::{SocketAddr, TcpStream};
 
-use process::{DEADLINE, Program};
+use process::{DEADLINE, Program, empty_backend};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
-
-/// Starts a backend that responds to every request with 204. Returns its URL.
-fn backend() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("bound").port();
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || {
-                let mut reader = BufReader::new(&stream);
-                let mut line = String::new();
-                while reader.read_line(&mut line).is_ok_and(|count| count > 0) {
-                    if line == "\r\n" {
-                        // The proxy has closed the connection if this fails.
-                        let _ = (&stream).write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
-                    }
-                    line.clear();
-                }
-            });
-        }
-    });
-    format!("http://127.0.0.1:{port}")
-}
 
 /// A connection from a loopback address.
 struct Client(BufReader<TcpStream>);
@@ -83,7 +60,7 @@ fn clients_have_their_own_limits() {
     let name = format!("intelliproxy-per-client-{}.json", std::process::id());
     let file = std::env::temp_dir().join(name);
     let text = |limits: &str| {
-        let url = backend();
+        let url = empty_backend();
         format!(
             "{{\"backends\": [{{\"name\": \"A\", \"url\": \"{url}\"}}], \"limits\": {{{limits}}}}}"
         )

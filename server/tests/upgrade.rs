@@ -3,7 +3,7 @@ mod process;
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
-use process::{DEADLINE, Program, program};
+use process::{DEADLINE, Program, empty_backend, program};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 /// Upgrades under traffic.
@@ -66,30 +66,8 @@ fn kill(signal: &str, pid: &str) {
     command.status().expect("the kill program");
 }
 
-/// A backend that responds to every request with 204.
-fn backend() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("bound").port();
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || {
-                let mut reader = BufReader::new(&stream);
-                let mut line = String::new();
-                while reader.read_line(&mut line).is_ok_and(|count| count > 0) {
-                    if line == "\r\n" {
-                        // The proxy has closed the connection if this fails.
-                        let _ = (&stream).write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
-                    }
-                    line.clear();
-                }
-            });
-        }
-    });
-    format!("http://127.0.0.1:{port}")
-}
-
 fn config(settings: &str) -> String {
-    let url = backend();
+    let url = empty_backend();
     format!("{{\"backends\": [{{\"name\": \"A\", \"url\": \"{url}\"}}]{settings}}}")
 }
 

@@ -135,7 +135,7 @@ fn every_final_response_has_the_id() {
 }
 
 /// The field of `forwarding.routeField` names the backend and the rule. A backend's own field of
-/// this name is replaced. Responses without a backend have none.
+/// this name is replaced. The proxy's own responses do not have the field.
 #[test]
 fn the_route_is_named() {
     let mut config = Config::default();

@@ -266,7 +266,7 @@ impl Router {
     /// they cost more than they save.
     fn weigh_ejections(&mut self, now: Instant, good_ms: Option<f64>) {
         let is_regretted = self.ejections.regret.observe(now, good_ms);
-        // The others lose so many requests that the risk of losing one more, a trial, is worth it.
+        // The others fail a large share of requests: ejected backends get trials at once.
         if self.ejections.regret.calls_back() {
             for index in 0..self.order.len() {
                 self.table.update(self.order[index], |backend| backend.watch.call_back(now));

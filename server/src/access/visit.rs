@@ -54,7 +54,7 @@ impl Visit {
         &self.record
     }
 
-    /// Returns one of its texts; empty if it has none.
+    /// Returns one of its texts; empty if that text is missing.
     pub(crate) fn text(&self, text: Text) -> &[u8] {
         self.texts.get(self.range(text)).unwrap_or_default()
     }

@@ -67,7 +67,7 @@ pub(super) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Sends a line and returns the response without its end; empty if there is none.
+/// Sends a line and returns the response without its line end; empty if the connection ends first.
 fn ask(socket: &str, line: &str) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(WAIT_MAX))?;

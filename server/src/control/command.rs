@@ -20,7 +20,7 @@ impl Command {
     /// Reads a line without its end.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault of the line, in words.
     pub(crate) fn parse(line: &str) -> Result<Self, String> {
         let mut words = line.split_ascii_whitespace();
         let name = words.next().ok_or("empty command")?;

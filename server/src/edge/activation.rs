@@ -7,8 +7,8 @@ use listenfd::ListenFd;
 use super::listen::{Bound, Place};
 use crate::plain::os_error_text;
 
-/// Takes the listeners that this process was started with. The list is empty if there are none, or if
-/// they are meant for another process (`LISTEN_PID`).
+/// Takes the listeners that this process was started with. The list is empty without
+/// `LISTEN_FDS`, or if they are meant for another process (`LISTEN_PID`).
 ///
 /// # Errors
 /// One line: a descriptor is not a TCP listener.

@@ -83,11 +83,12 @@ impl Predecessor {
     /// Reports that this process is ready, and waits until the predecessor lets it accept clients.
     ///
     /// # Errors
-    /// One line: the predecessor has ended, or sent nothing in time.
+    /// One line: the predecessor has ended, sent nothing in time, or sent another byte.
     pub(crate) fn report_ready(mut self) -> Result<(), String> {
         let mut word = [0];
         let go = self.stream.write_all(&[READY]).and_then(|()| self.stream.read_exact(&mut word));
-        go.map_err(|error| format!("not taking over: {}", os_error_text(&error)))
+        go.map_err(|error| format!("not taking over: {}", os_error_text(&error)))?;
+        if word == [GO] { Ok(()) } else { Err("not taking over: an unknown word".to_owned()) }
     }
 }
 
@@ -258,6 +259,10 @@ mod tests {
         assert!(error.starts_with("not taking over: "), "{error}");
         let error = sender.join().expect("no panic").expect_err("it stops");
         assert_eq!(error.to_string(), "this process stops");
+        let (own, mut other) = UnixStream::pair().expect("sockets");
+        other.write_all(b"x").expect("room");
+        let error = Predecessor { stream: own }.report_ready().expect_err("not the word");
+        assert_eq!(error, "not taking over: an unknown word");
     }
 
     /// The predecessor gets an error if the successor ends or sends nothing. The successor gets one

@@ -114,7 +114,7 @@ impl Listeners {
     }
 }
 
-/// The line for an address that cannot be bound. Names the proxy's own listener if that is in the
+/// The line for an address at which binding failed. Names the proxy's own listener if that is in the
 /// way.
 fn refusal(address: SocketAddr, error: &io::Error, held: &[Place]) -> String {
     let error_text = os_error_text(error);

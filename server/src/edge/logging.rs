@@ -69,7 +69,7 @@ impl Opened {
 
 /// The destination of lines.
 trait Target: Write + Send + fmt::Debug {
-    /// Opens it again; does nothing where there is nothing to open.
+    /// Opens its file again; does nothing for a target without a file.
     fn reopen(&mut self) -> io::Result<()> {
         Ok(())
     }

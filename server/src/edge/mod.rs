@@ -59,7 +59,7 @@ pub(crate) struct Edge {
     keeper: Option<Keeper>,
     /// The learned state of the policy that a command replaced last.
     learned: Option<String>,
-    /// Reads the configuration again; `None` if there is nothing to read.
+    /// Reads the configuration again; `None` without a file and without names to resolve.
     source: Option<Source>,
     reloader: Reloader<Candidate>,
     /// Whether another reading was asked for during the last one.
@@ -191,7 +191,7 @@ impl Edge {
     /// Starts reading the configuration again, or notes that it must be read once more.
     ///
     /// Returns how many readings must end until this request is served: 1, or 2 if one is in
-    /// progress. `None` if there is nothing to read.
+    /// progress. `None` without a source of configuration.
     pub(crate) fn reload(
         &mut self,
         now: Instant,

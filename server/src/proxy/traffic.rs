@@ -62,7 +62,7 @@ impl Proxy {
     /// arrived.
     #[inline(always)]
     pub fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
-        // Not by `owner`: a second look at the same entry costs 15 instructions for each read.
+        // Not by `owner`: a second search of the same entry costs 15 instructions for each read.
         let id = match self.table.get_mut(conn).map(|entry| &mut entry.conn) {
             Some(Conn::Client(session)) => {
                 session.handle_read(now, Side::Client, count, &mut self.shared);

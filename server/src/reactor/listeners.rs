@@ -1,7 +1,7 @@
 //! The listeners of one kind: for clients, or for the admin pages.
 //!
 //! Each has a slot, whose number is in its token. The slot of a closed listener is used again. A
-//! late event of the old listener only causes one look at the new one.
+//! late event of the old listener only makes the reactor accept once from the new one.
 use std::io;
 
 use intelliproxy_core::Instant;

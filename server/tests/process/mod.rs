@@ -1,6 +1,8 @@
 //! Runs the program as a process, reads its log and connects to its port. Each test program uses a
 //! part of this.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
+mod folder;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -8,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+pub(crate) use folder::{Folder, empty_backend};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The longest wait of a test. Only a failing test waits this long.

@@ -22,7 +22,7 @@ pub(super) enum Command {
 /// Settings of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Options {
-    /// Named scenarios; if there are none, no files and no random ones, the first catalogue runs.
+    /// Named scenarios. Without names, files and random ones the first catalogue runs.
     pub(super) scenarios: Vec<String>,
     /// Files of further scenarios.
     pub(super) files: Vec<String>,

@@ -115,9 +115,9 @@ fn a_sudden_404_is_seen_at_once() {
     }
 }
 
-/// Where the other backend sends no 4xx, a row of 5 to 14 counts as refusing, whatever succeeded
-/// before: four might be chance at 5 % of 4xx. Where the other sends 4xx for a quarter of the
-/// requests, it takes a row of 10 to 29.
+/// A row of 5 to 14 responses with 4xx counts as refusing if the other backend sends no 4xx, whatever
+/// succeeded before: four might be chance at 5 % of 4xx. It takes a row of 10 to 29 if the other one
+/// sends 4xx for a quarter of the requests.
 #[test]
 fn a_row_of_404s_is_no_chance() {
     for (every, expected) in [(usize::MAX, 5), (4, 10)] {

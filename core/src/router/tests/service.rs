@@ -111,7 +111,7 @@ fn a_maintained_backend_is_not_probed() {
 }
 
 /// A backend that comes back has slow start where the router ejects: it does not get all of the next
-/// requests although it has none in flight.
+/// requests although no request is in flight there.
 #[test]
 fn a_backend_comes_back_slowly() {
     let (mut router, mut config) = router(PolicyKind::LeastRequest, 2);

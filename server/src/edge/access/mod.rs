@@ -39,7 +39,7 @@ pub(crate) struct AccessLog {
     flush_at: Option<Instant>,
     /// Lines that were lost because the queue was full.
     dropped: u64,
-    /// How many of them the program's log has already reported, and when it may report again.
+    /// The number of them that the program's log has reported, and the time of its next report.
     told: u64,
     tell_at: Option<Instant>,
     /// The file, for the program's log.

@@ -19,7 +19,7 @@ use crate::config::AccessLogFormat;
 use crate::edge::disk;
 use crate::plain::os_error_text;
 
-/// Where the lines go.
+/// The file or standard output that takes the lines.
 #[derive(Debug)]
 pub(super) struct Sink {
     file: File,

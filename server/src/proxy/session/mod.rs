@@ -303,8 +303,8 @@ impl Session {
         }
     }
 
-    /// Notes whether the bytes that the client now takes had waited so long that its backend may
-    /// give up.
+    /// Notes whether the bytes that the client now takes had waited long enough for its backend to time
+    /// out.
     #[cold]
     fn note_late_client(&mut self, now: Instant) {
         let is_late = self.is_client_late(now);
