@@ -156,3 +156,19 @@ fn an_unreadable_report_is_reported() {
     }
     assert_eq!(faults, [ReportFault::NoObject { excerpt: "[1,2]".to_owned() }]);
 }
+
+/// When a backend moves, the proxy closes the connection on which it awaits a report. No notice
+/// blames the backend for that.
+#[test]
+fn a_moved_backend_is_not_blamed_for_its_report() {
+    let mut driver = Driver::new(Config::default());
+    driver.responds_to_probes = false;
+    driver.pass(Duration::ZERO);
+    let mut peers = driver.peers().iter();
+    let report = peers.find(|peer| peer.received.starts_with(b"GET /metrics "));
+    let report = report.expect("a report is requested").conn;
+    driver.move_backend("a");
+    assert_eq!(driver.peer(report).closed, Some(false));
+    let is_blame = |notice: &Notice| matches!(notice, Notice::UnreadableReport { .. });
+    assert!(!driver.notices.iter().any(is_blame), "{:?}", driver.notices);
+}
