@@ -122,7 +122,8 @@ fn a_refusal_is_reported() {
     assert!(driver.text(client).is_empty());
 }
 
-/// A client that is turned away gets 503. The notice names it and the limit.
+/// A client that is turned away gets 503. The notice names it and the limit, or no limit if the
+/// proxy is stopping.
 #[test]
 fn a_client_that_is_turned_away_is_reported() {
     let mut config = Config { overflow: Overflow::Reject, ..Config::default() };
@@ -132,7 +133,14 @@ fn a_client_that_is_turned_away_is_reported() {
     let late = driver.client_from("192.0.2.8:4712");
     assert!(driver.text(late).starts_with("HTTP/1.1 503 "));
     let peer = "192.0.2.8:4712".parse().expect("an address");
-    assert!(driver.notices.contains(&Notice::ClientRefused { peer, full: Full::Clients }));
+    let expected = Notice::ClientRefused { peer, full: Some(Full::Clients) };
+    assert!(driver.notices.contains(&expected), "{:?}", driver.notices);
+    driver.stop();
+    let last = driver.client_from("192.0.2.9:4713");
+    assert!(driver.text(last).starts_with("HTTP/1.1 503 "));
+    let peer = "192.0.2.9:4713".parse().expect("an address");
+    let expected = Notice::ClientRefused { peer, full: None };
+    assert!(driver.notices.contains(&expected), "{:?}", driver.notices);
 }
 
 /// A report that is not a JSON object is reported once, not with every report.

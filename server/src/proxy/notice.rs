@@ -45,8 +45,8 @@ pub enum Notice {
     ClientRefused {
         /// The client.
         peer: SocketAddr,
-        /// The bound.
-        full: Full,
+        /// The bound; `None` if the proxy is stopping.
+        full: Option<Full>,
     },
     /// A client exceeds its own limit: its request or connection got 429, or its connection was
     /// reset.

@@ -36,14 +36,18 @@ impl Proxy {
     /// exceeds its own limit.
     pub(super) fn admit(&mut self, now: Instant, id: ConnId, peer: SocketAddr) {
         let is_over = self.shared.per_client.limits_connections() && !self.count_connection(id);
-        let is_full = !is_over && self.admitted() >= self.room.clients_max && !self.make_room(now);
+        let is_stopping = self.shared.is_stopping;
+        let is_full = !is_over
+            && !is_stopping
+            && self.admitted() >= self.room.clients_max
+            && !self.make_room(now);
         self.clients += 1;
         self.counters.incidents.accepted += 1;
         if is_over {
             self.notify(Notice::ClientLimited { peer, excess: Excess::Connections });
             self.turn_away(now, id, 429);
-        } else if is_full || self.shared.is_stopping {
-            let full = self.full();
+        } else if is_full || is_stopping {
+            let full = is_full.then(|| self.full());
             self.notify(Notice::ClientRefused { peer, full });
             self.turn_away(now, id, 503);
         } else {

@@ -70,7 +70,8 @@ pub(crate) fn log_notice<'a>(
             log!(level_of_fault(fault), "backend {backend}: {}", describe_fault(fault, config));
         }
         Notice::ClientRefused { peer, full } => {
-            warn!("client {peer}: 503: {}", describe_full(*full));
+            let why = full.map_or_else(|| "stopping".to_owned(), describe_full);
+            warn!("client {peer}: 503: {why}");
         }
         Notice::ClientLimited { peer, excess } => {
             warn!("{}: 429: {} reached", Client(*peer), key(*excess));
