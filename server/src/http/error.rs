@@ -18,8 +18,6 @@ pub enum ClientError {
     BareLineFeed,
     /// A byte before the request line that is not CRLF, or an invalid request line.
     MalformedRequestLine,
-    /// A method that is not a token.
-    InvalidMethod,
     /// A version that is neither HTTP/1.0 nor HTTP/1.1.
     UnsupportedVersion,
     /// A target outside the forms of RFC 9112 section 3.2, or with a fragment, a control byte or a
@@ -93,7 +91,6 @@ impl fmt::Display for ClientError {
         f.write_str(match self {
             Self::BareLineFeed => "line ends in a bare LF",
             Self::MalformedRequestLine => "malformed request line",
-            Self::InvalidMethod => "invalid method",
             Self::UnsupportedVersion => "unsupported version",
             Self::MalformedProxyHeader => "malformed PROXY protocol header",
             Self::Loop => "loop: the request came back to this proxy",
