@@ -1,6 +1,8 @@
 //! Limits, most of them at one below, at the limit, and at one above.
+use std::time::Duration;
+
 use intelliproxy::config::{Config, Overflow};
-use intelliproxy::proxy::{Notice, RemedyTaken};
+use intelliproxy::proxy::{ConnId, Notice, RemedyTaken};
 use intelliproxy_core::PolicyKind;
 use intelliproxy_driver::{Dialling, Driver};
 
@@ -190,6 +192,36 @@ fn clients() {
     assert!(!driver.proxy.accepts(), "two of two");
     driver.end(first);
     assert!(driver.proxy.accepts(), "one has left");
+}
+
+/// With `overflow: reject`, refused clients that do not leave keep only the descriptors that
+/// clients, their upstreams and probes do not need, but 64 at least. Further ones are reset. Without
+/// a limit of descriptors each gets 503.
+#[test]
+fn refused_clients_leave_descriptors() {
+    // Two clients with an upstream each, and the two probes of one backend, take 6.
+    for (connections, answered) in [(None, 500), (Some(206), 200), (Some(6), 64)] {
+        let mut config = Config::default();
+        config.limits.clients = 2;
+        config.overflow = Overflow::Reject;
+        let mut driver = Driver::new(config);
+        if let Some(connections) = connections {
+            driver.proxy.limit_connections(connections);
+        }
+        let request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        let served = [(); 2].map(|()| driver.client_with(request));
+        let refused: Vec<ConnId> = (0..500).map(|_| driver.client()).collect();
+        let gets_503 = |conn: &&ConnId| driver.text(**conn) == refusal(503);
+        assert_eq!(refused.iter().filter(gets_503).count(), answered, "{connections:?}");
+        let is_reset = |conn: &&ConnId| driver.peer(**conn).closed == Some(true);
+        assert_eq!(refused.iter().filter(is_reset).count(), 500 - answered, "{connections:?}");
+        for upstream in driver.upstreams().to_vec() {
+            driver.send(upstream, OWN);
+        }
+        assert!(served.iter().all(|client| driver.text(*client).ends_with("own")));
+        driver.pass(Duration::from_secs(30));
+        assert_eq!(driver.proxy.clients(), 2, "the time of the refused ones is over");
+    }
 }
 
 /// A request that met a closed idle connection uses only new connections from then on. It is sent

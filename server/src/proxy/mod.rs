@@ -186,8 +186,8 @@ impl Proxy {
         self.shared.set_date(http_date);
     }
 
-    /// Accepts a new client. It gets 503 if there is no room, and 429 or a reset if it has too many
-    /// connections already.
+    /// Accepts a new client. If there is no room for it, or if it has too many connections already,
+    /// it gets 503 or 429, or a reset where many clients were refused that have not left.
     pub fn handle_accept(&mut self, now: Instant, peer: SocketAddr) -> ConnId {
         let id = self.table.insert(|_| {
             let client = ClientHalf::new(Hop::new(peer, &mut self.shared), now);

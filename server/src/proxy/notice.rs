@@ -41,7 +41,8 @@ pub enum Notice {
         /// The status of the refusal.
         status: u16,
     },
-    /// A new client got 503: the bound on clients is reached, or the proxy is stopping.
+    /// A new client got 503, or its connection was reset: the bound on clients is reached, or the
+    /// proxy is stopping.
     ClientRefused {
         /// The client.
         peer: SocketAddr,

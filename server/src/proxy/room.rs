@@ -16,19 +16,24 @@ pub(super) struct Room {
     connections_max: usize,
     /// Clients: `limits.clients`, or fewer if their upstreams would have no room otherwise.
     pub(super) clients_max: usize,
+    /// Clients refused with 503 that stay connected at the same time: as many as leave room for
+    /// clients, upstreams and probes, but at least [`TURNED_AWAY_MAX`].
+    turned_away_max: usize,
     /// The last reported `clients_max`; `None` if it was not less than `limits.clients`.
     reported: Option<usize>,
 }
 
 impl Room {
     pub(super) const fn new(clients_max: usize) -> Self {
-        Self { connections_max: usize::MAX, clients_max, reported: None }
+        let (connections_max, turned_away_max) = (usize::MAX, usize::MAX);
+        Self { connections_max, clients_max, turned_away_max, reported: None }
     }
 }
 
 /// Refused clients at the same time that stay connected until they have read their response. Beyond
 /// this number, a client over its own limit is reset at once instead of getting 429, so that
-/// refusing takes few descriptors.
+/// refusing takes few descriptors. A client for which there is no room is reset instead of getting
+/// 503 only if the descriptors are needed, see [`Room`].
 const TURNED_AWAY_MAX: usize = 64;
 
 impl Proxy {
@@ -65,7 +70,8 @@ impl Proxy {
 
     #[cold]
     fn turn_away(&mut self, now: Instant, id: ConnId, status: u16) {
-        let is_answered = status == 503 || self.refused < TURNED_AWAY_MAX;
+        let most = if status == 503 { self.room.turned_away_max } else { TURNED_AWAY_MAX };
+        let is_answered = self.refused < most;
         let Some(session) = self.table.session_mut(id) else { return };
         if is_answered {
             session.handle_refused(now, status, &mut self.shared);
@@ -76,7 +82,7 @@ impl Proxy {
     }
 
     /// Sets the number of connections of all kinds that the driver's system has room for: clients,
-    /// upstreams and probes. Must be called before any other method.
+    /// upstreams and probes. Must be called before the first client, and may be called again.
     pub fn limit_connections(&mut self, connections_max: usize) {
         self.room.connections_max = connections_max;
         self.derive_clients_max();
@@ -104,7 +110,10 @@ impl Proxy {
         let probes = (2 * self.upstreams.configured().len()).min(connections / 4);
         // Each client may need an upstream at the same time.
         let derived = ((connections - probes) / 2).max(1);
-        self.room.clients_max = limit.min(derived);
+        let clients_max = limit.min(derived);
+        self.room.clients_max = clients_max;
+        let spare = (connections - probes).saturating_sub(clients_max.saturating_mul(2));
+        self.room.turned_away_max = spare.max(TURNED_AWAY_MAX);
         let lower = (derived < limit).then_some(derived);
         if std::mem::replace(&mut self.room.reported, lower) != lower
             && let Some(clients_max) = lower

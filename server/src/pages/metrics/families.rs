@@ -372,7 +372,7 @@ fn write_clients(to: &mut Families<'_>, overall: &Overall) {
     let help = "Client connections accepted.";
     to.count("intelliproxy_client_connections_accepted_total", help, incidents.accepted);
     let help =
-        "Client connections refused with 503 because the limit was reached, or while stopping.";
+        "Client connections refused with 503 or a reset because the limit was reached, or while stopping.";
     to.count("intelliproxy_client_connections_refused_total", help, incidents.clients_refused);
     let help =
         "Requests and client connections that got 429 because their client exceeds its own limit.";
