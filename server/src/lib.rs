@@ -12,6 +12,7 @@ pub mod edge;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
+mod mix;
 pub mod pages;
 mod plain;
 pub mod proxy;

@@ -1,5 +1,6 @@
 //! Ids of requests: taken from the client or made.
 use crate::config::{RequestIdRules, TakeId};
+use crate::mix::mixed;
 
 /// Takes and makes ids.
 #[derive(Debug, Default)]
@@ -42,6 +43,7 @@ impl Ids {
     /// Makes an id of 32 hexadecimal digits.
     pub(super) fn make(&mut self) -> [u8; 32] {
         self.made += 1;
+        // Mixing is one to one, so the ids of one instance differ.
         let halves = [self.instance, mixed(self.instance ^ self.made)];
         let bytes = halves.map(u64::to_be_bytes);
         let mut id = [0; 32];
@@ -54,14 +56,6 @@ impl Ids {
 
 const fn digit(value: u8) -> u8 {
     if value < 10 { b'0' + value } else { b'a' + value - 10 }
-}
-
-/// Mixes the bits of a number, one to one (splitmix64): ids of one instance differ.
-const fn mixed(number: u64) -> u64 {
-    let mut bits = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ bits >> 31
 }
 
 /// Most characters of an id that is taken from a client.

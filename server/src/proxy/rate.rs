@@ -11,6 +11,8 @@
 //! a client that keeps its limit.
 use intelliproxy_core::Instant;
 
+use crate::mix::mixed;
+
 /// Slots of the table: 65 536 of 16 bytes, 1 MiB. The table holds the clients of one second. A
 /// client is refused exactly at its limit unless its bucket is dropped.
 const SLOTS: usize = 1 << 16;
@@ -67,11 +69,8 @@ impl RateTable {
     }
 
     fn first_slot(&self, client: u64) -> usize {
-        // Two rounds of splitmix64's mixing: addresses of one network differ in few bits.
-        let mut bits = (client ^ self.seed).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((bits ^ bits >> 31) as usize % (SLOTS / WAYS)) * WAYS
+        // Addresses of one network differ in few bits.
+        (mixed(client ^ self.seed) as usize % (SLOTS / WAYS)) * WAYS
     }
 }
 

@@ -18,6 +18,7 @@ use crate::http::chunked::ChunkLimits;
 use crate::http::forward::{HostLine, RequestEnds, client_fields};
 use crate::http::head::HeadLimits;
 use crate::http::target::KnownHost;
+use crate::mix::mixed;
 use crate::pages::metrics::ExchangeCounts;
 
 /// Interval of dropping free buffers that were not needed since the last time.
@@ -196,11 +197,8 @@ impl Shared {
 /// Returns a hyphen and eight hexadecimal digits, so that two proxies on the same path almost
 /// certainly have different names.
 fn via_suffix(seed: u64) -> String {
-    // Seeds of instances that start together differ in few bits; this mixes them (splitmix64).
-    let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    format!("-{:08x}", (bits ^ bits >> 31) >> 32)
+    // Seeds of instances that start together differ in few bits.
+    format!("-{:08x}", mixed(seed) >> 32)
 }
 
 fn request_ends(config: &Config, via_suffix: &str) -> RequestEnds {

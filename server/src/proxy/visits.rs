@@ -1,12 +1,11 @@
 //! The access log at the proxy: notes the backend of a request, and hands the finished records to
 //! the driver. `session/visit.rs` notes the rest of an exchange; `access/` formats the records.
-use intelliproxy_core::Lease;
+use intelliproxy_core::{Instant, Lease};
 
 use super::Proxy;
 use super::id::ConnId;
 use crate::access::{Records, Why};
 use crate::pages::AccessCounts;
-use intelliproxy_core::Instant;
 
 impl Proxy {
     /// Notes the backend of a request, and the rule by which it was chosen.
