@@ -83,7 +83,6 @@ fn a_post_looks_before_it_uses_a_connection() {
     let (client, first) = served(&mut driver, GET, OWN);
     driver.end_unseen(first);
     driver.send(client, POST.as_bytes());
-    assert_eq!(driver.peer(first).received.len(), driver.text(first).len());
     assert!(!driver.text(first).contains("POST"), "nothing of it went over the closed one");
     assert_eq!(driver.peer(first).closed, Some(false));
     let second = driver.upstream();
