@@ -445,7 +445,7 @@ pub enum RequestFailure {
 /// The reason why a request was not admitted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum NoRoute {
-    /// No backend is configured.
+    /// No backend is in service.
     NoBackends,
     /// Every backend has been tried for this request.
     AllTried,

@@ -127,6 +127,11 @@ pub struct BackendSnapshot {
 }
 
 impl BackendSnapshot {
+    /// Whether it may get new requests, as far as its configuration decides.
+    pub const fn is_in_service(&self) -> bool {
+        matches!(self.mode, Mode::Ready) && self.weight > 0
+    }
+
     /// The backend at `now`. `watch` is the standing that applies: its own, or the one that the
     /// policy keeps.
     pub(crate) fn new(

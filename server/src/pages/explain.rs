@@ -2,6 +2,8 @@
 //!
 //! The list names each decision's backend and rule, the newest one first. A single decision also has
 //! its candidates, as they were before it, and the changes that would have led to another backend.
+use std::cmp::Ordering;
+
 use intelliproxy_core::{
     BackendId, BackendSnapshot, Health, HoldReason, Instant, NoRoute, PolicyKind, PolicyView,
     RouteReason, StandingView, SwitchReason,
@@ -67,7 +69,7 @@ impl Decision {
     fn why(&self) -> String {
         let Some((_, chosen)) = &self.chosen else {
             return match self.failure {
-                Some(NoRoute::NoBackends) => "no backend is configured",
+                Some(NoRoute::NoBackends) => "no backend is in service",
                 Some(NoRoute::Full) => "every backend is at its limit",
                 Some(NoRoute::AllTried) | None => "every backend has been tried",
             }
@@ -163,11 +165,13 @@ impl Decision {
             (PolicyView::LinearRl(to), PolicyView::LinearRl(other)) => {
                 (other.value <= to.value).then(|| less("more value", to.value - other.value))?
             }
-            (PolicyView::LeastRequest(_), _) | (PolicyView::P2c(_), _) => {
-                let more = other.in_flight.checked_sub(to.in_flight)?;
-                Some(format!(
-                    "{name} would need {more} fewer requests in flight, or one more for a draw"
-                ))
+            (PolicyView::LeastRequest(of), PolicyView::LeastRequest(view)) => {
+                let need = lighter((of.in_flight, to.weight), (view.in_flight, other.weight))?;
+                Some(format!("{name} {need}"))
+            }
+            (PolicyView::P2c(of), PolicyView::P2c(view)) => {
+                let need = lighter((of.in_flight, to.weight), (view.in_flight, other.weight))?;
+                Some(format!("{name} {need}"))
             }
             _ => None,
         }
@@ -178,6 +182,9 @@ impl Decision {
         if self.tried.contains(&other.name) {
             return Some("would need to be untried".to_owned());
         }
+        if !other.is_in_service() {
+            return Some("would need to be in service".to_owned());
+        }
         if other.health == Health::Down {
             return Some("would need to be up".to_owned());
         }
@@ -186,6 +193,24 @@ impl Decision {
         }
         let left = other.held?;
         Some(format!("asked for no requests for {} ms more", left.as_millis()))
+    }
+}
+
+/// Returns what `other` needs to be chosen like `to`, where the least requests in flight win, with
+/// the new one and divided by the weight. Each has its requests in flight and its weight.
+fn lighter(to: (u32, u32), other: (u32, u32)) -> Option<String> {
+    let product =
+        |(load, _): (u32, u32), (_, weight): (u32, u32)| (u64::from(load) + 1) * u64::from(weight);
+    let (bound, has) = (product(to, other), product(other, to));
+    match has.cmp(&bound) {
+        Ordering::Less => None,
+        Ordering::Equal => Some("would need to win the draw".to_owned()),
+        Ordering::Greater => {
+            // The load with the new request at which both are equal. None is below 1.
+            let most = bound.checked_div(u64::from(to.1)).filter(|most| *most > 0)?;
+            let fewer = u64::from(other.0) + 1 - most;
+            Some(format!("would need {fewer} fewer requests in flight for a draw"))
+        }
     }
 }
 
@@ -263,7 +288,9 @@ fn text_of(data: &impl Serialize) -> Vec<u8> {
 mod tests {
     use std::time::Duration;
 
-    use intelliproxy_core::{LearnedStanding, LearnedView, ScoreParts, ScoreView};
+    use intelliproxy_core::{
+        LearnedStanding, LearnedView, LeastRequestView, Mode, ScoreParts, ScoreView,
+    };
     use serde_json::{Value, json};
 
     use super::*;
@@ -368,6 +395,10 @@ mod tests {
                 "A is the choice of p2c",
             ),
             (
+                Decision { chosen: None, failure: Some(NoRoute::NoBackends), reason: None, ..a() },
+                "no backend is in service",
+            ),
+            (
                 Decision { chosen: None, failure: Some(NoRoute::Full), reason: None, ..a() },
                 "every backend is at its limit",
             ),
@@ -415,13 +446,17 @@ mod tests {
         let ejected = BackendSnapshot { standing, ..scored(2, "C", 1.0) };
         let held = BackendSnapshot { held: Some(left), ..scored(3, "D", 1.0) };
         let tried = scored(4, "E", 1.0);
-        let rows = vec![scored(0, "A", 50.0), down, ejected, held, tried];
+        let drained = BackendSnapshot { mode: Mode::Drain, ..scored(5, "F", 90.0) };
+        let weightless = BackendSnapshot { weight: 0, ..scored(6, "G", 90.0) };
+        let rows = vec![scored(0, "A", 50.0), down, ejected, held, tried, drained, weightless];
         let decision = Decision { tried: vec!["E".to_owned()], ..decision(rows) };
         let expected = [
             "B would need to be up",
             "C is ejected for 1500 ms more",
             "D asked for no requests for 1500 ms more",
             "E would need to be untried",
+            "F would need to be in service",
+            "G would need to be in service",
         ];
         assert_eq!(decision.changes(), expected);
 
@@ -442,6 +477,32 @@ mod tests {
         let rows = vec![learned(0, "A", 12.0), learned(1, "B", 19.5)];
         let decision = Decision { candidates: Candidates { of: 2, rows }, ..decision };
         assert_eq!(decision.changes(), ["B would need 7.5 ms less expected cost"]);
+    }
+
+    /// With `least_request` and `p2c` the requests in flight count in relation to the weight; row by
+    /// row.
+    #[test]
+    fn loads_and_weights() {
+        let fewer = |count| Some(format!("would need {count} fewer requests in flight for a draw"));
+        let draw = Some("would need to win the draw".to_owned());
+        let rows = [
+            ((0, 100), (0, 100), draw.clone()),
+            ((2, 100), (5, 100), fewer(3)),
+            ((5, 100), (2, 100), None),
+            ((1, 100), (3, 200), draw),
+            ((1, 100), (4, 200), fewer(1)),
+            ((1, 200), (1, 100), fewer(1)),
+            ((0, 200), (0, 100), None),
+        ];
+        for (to, other, expected) in rows {
+            assert_eq!(lighter(to, other), expected, "{to:?} {other:?}");
+        }
+        let view = |number, name: &str, in_flight| BackendSnapshot {
+            policy: PolicyView::LeastRequest(LeastRequestView { in_flight }),
+            ..scored(number, name, 1.0)
+        };
+        let decision = decision(vec![view(0, "A", 2), view(1, "B", 5)]);
+        assert_eq!(decision.changes(), ["B would need 3 fewer requests in flight for a draw"]);
     }
 
     /// Of many candidates the chosen and the current one stay, and those with the lowest scores.

@@ -131,7 +131,7 @@ pub(super) const OF_BACKENDS: [(Family, Write); 37] = [
             "Whether the backend is neither drained nor maintained, and has a weight above 0.",
         ),
         |to, of| {
-            to.put(of.snapshot.mode == Mode::Ready && of.snapshot.weight > 0);
+            to.put(of.snapshot.is_in_service());
         },
     ),
     (
