@@ -1,5 +1,6 @@
 //! The text of the metrics as a whole: pieces, families, labels and buckets.
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::*;
 use crate::pages::testing::unknown_backend;
@@ -9,6 +10,10 @@ fn figures(name: &str) -> BackendFigures {
     counts.responses.add(204);
     counts.responses.add(999);
     counts.failed = 3;
+    for ms in [1, 40, 100_000] {
+        counts.duration.add(Duration::from_millis(ms));
+    }
+    counts.first_byte.add(Duration::from_millis(2));
     BackendFigures { snapshot: unknown_backend(0, name), counts, idle: 2 }
 }
 
@@ -103,15 +108,27 @@ fn hostile_names_are_escaped() {
     assert!(text.contains("backend=\"\\\"} 1\\nevil_total 2\\\\\"}"));
 }
 
-/// Each histogram has a bucket without a bound and a count, which are equal.
+/// Each histogram shows its own times: counts up to each bound, their sum, and the number of all in
+/// the bucket without a bound and in the count.
 #[test]
 fn histograms_are_whole() {
     let text = text_of(&["A"], usize::MAX);
-    let of = "{pool=\"default\",backend=\"A\"";
-    for name in ["request_duration", "first_byte", "connect_duration"] {
-        for line in [format!("_bucket{of},le=\"+Inf\"}} 0"), format!("_count{of}}} 0")] {
+    let of = "pool=\"default\",backend=\"A\"";
+    let rows = [
+        ("request_duration", [1, 2, 3], "100.041"),
+        ("first_byte", [0, 1, 1], "0.002"),
+        ("connect_duration", [0, 0, 0], "0"),
+    ];
+    for (name, [first, within, all], sum) in rows {
+        for line in [
+            format!("_bucket{{{of},le=\"0.001\"}} {first}"),
+            format!("_bucket{{{of},le=\"60\"}} {within}"),
+            format!("_bucket{{{of},le=\"+Inf\"}} {all}"),
+            format!("_sum{{{of}}} {sum}"),
+            format!("_count{{{of}}} {all}"),
+        ] {
             let line = format!("\nintelliproxy_backend_{name}_seconds{line}\n");
-            assert!(text.contains(&line), "{line}");
+            assert!(text.contains(&line), "{line}{text}");
         }
     }
 }
