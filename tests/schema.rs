@@ -107,8 +107,13 @@ fn entries_of_lists_agree() {
         let is_required = backend["required"].as_array().expect("a list").contains(&json!(key));
         assert_eq!(takes("backends", json!([without])), !is_required, "{key}");
     }
-    let most = backend["properties"]["weight"]["maximum"].as_u64().expect("a bound");
-    assert!(!takes("backends", json!([{ "name": "A", "url": "http://h", "weight": most + 1 }])));
+    for key in ["limit", "weight"] {
+        let most = backend["properties"][key]["maximum"].as_u64().expect("a bound");
+        for (number, is_good) in [(most, true), (most + 1, false)] {
+            let backends = json!([{ "name": "A", "url": "http://h", key: number }]);
+            assert_eq!(takes("backends", backends), is_good, "{key} = {number}");
+        }
+    }
     assert!(!takes("backends", json!([{ "name": "A", "url": "http://h", "colour": "blue" }])));
     let listener = json!({ "address": "127.0.0.1:1", "proxyProtocol": false, "reusePort": false });
     let of_schema = &schema["properties"]["listen"]["items"]["anyOf"][1]["properties"];
@@ -201,7 +206,11 @@ fn list_rule(row: &KeyRow) -> Value {
             let name = json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" });
             put(&mut entry, "name", name);
             put(&mut entry, "url", json!({ "type": "string", "pattern": "^[Hh][Tt][Tt][Pp]://" }));
-            put(&mut entry, "limit", json!({ "type": "integer", "minimum": 0 }));
+            put(
+                &mut entry,
+                "limit",
+                json!({ "type": "integer", "minimum": 0, "maximum": 1_000_000 }),
+            );
             let weight =
                 json!({ "type": "integer", "minimum": 0, "maximum": 1000, "default": 100 });
             put(&mut entry, "weight", weight);

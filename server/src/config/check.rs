@@ -167,11 +167,15 @@ impl Config {
             let path = format!("backends[{index}].url");
             BackendUrl::parse(&backend.url)
                 .map_err(|error| refuse(&path, "http://HOST[:PORT]", &backend.url, error))?;
-            let most = BackendLimits::WEIGHT_MAX;
-            if backend.weight.is_some_and(|weight| weight > most) {
-                let path = format!("backends[{index}].weight");
-                let allowed = format!("a whole number from 0 to {most}");
-                return Err(ConfigError::new(&path, &allowed));
+            for (key, value, most) in [
+                ("limit", backend.limit, PER_BACKEND_MAX),
+                ("weight", backend.weight, BackendLimits::WEIGHT_MAX),
+            ] {
+                if value.is_some_and(|value| value > most) {
+                    let path = format!("backends[{index}].{key}");
+                    let allowed = format!("a whole number from 0 to {most}");
+                    return Err(ConfigError::new(&path, &allowed));
+                }
             }
         }
         Ok(())
@@ -268,7 +272,12 @@ const COUNTS: [Count; 16] = [
         1_000_000,
     ),
     count("limits.attempts", |config| config.limits.attempts as u64, 1, 16),
-    count("limits.perBackend", |config| u64::from(config.limits.per_backend), 0, 1_000_000),
+    count(
+        "limits.perBackend",
+        |config| u64::from(config.limits.per_backend),
+        0,
+        PER_BACKEND_MAX as u64,
+    ),
     count("limits.queueLength", |config| config.limits.queue_length as u64, 0, 100_000),
     count("limits.retryPercent", |config| u64::from(config.limits.retry_percent), 0, 1000),
     count("pool.idlePerBackend", |config| config.pool.idle_per_backend as u64, 0, 100_000),
@@ -306,6 +315,8 @@ fn lame_duck_allowed() -> String {
 const SPAN_MIN: Duration = Duration::from_millis(1);
 /// The longest time that can be configured: a day.
 const SPAN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Most requests in flight that can be the limit of a backend.
+const PER_BACKEND_MAX: u32 = 1_000_000;
 /// Most entries of `listen`.
 const LISTEN_MAX: usize = 64;
 /// Most entries of `backends`.

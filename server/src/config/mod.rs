@@ -121,7 +121,8 @@ pub struct BackendConfig {
     pub name: String,
     /// `http://HOST[:PORT]`, without path, query or user; port 80 if omitted.
     pub url: String,
-    /// Requests in flight at the same time, instead of `limits.perBackend`; 0 for any number.
+    /// Requests in flight at the same time, instead of `limits.perBackend` and with its range; 0 for
+    /// any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// Capacity relative to the other backends, percent (100); 0 to 1000, 0 for no requests.

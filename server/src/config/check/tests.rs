@@ -78,6 +78,25 @@ fn counts_are_held_to_their_ranges() {
     }
 }
 
+/// The numbers of a backend are accepted up to their bounds and refused beyond.
+#[test]
+fn numbers_of_backends_have_ranges() {
+    type Set = fn(&mut BackendConfig, u32);
+    let rows: [(&str, Set, u32); 2] = [
+        ("backends[1].limit", |backend, number| backend.limit = Some(number), 1_000_000),
+        ("backends[1].weight", |backend, number| backend.weight = Some(number), 1000),
+    ];
+    for (path, set, most) in rows {
+        let mut config = Config::default();
+        for number in [0, most] {
+            set(&mut config.backends[1], number);
+            assert_eq!(config.validate(), Ok(()), "{path} {number}");
+        }
+        set(&mut config.backends[1], most + 1);
+        assert_refused(&config, path);
+    }
+}
+
 /// `admin.listen` must differ from every address in `listen`, unless its port is 0.
 #[test]
 fn admin_listens_elsewhere() {
