@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-use process::{DEADLINE, Program};
+use process::{DEADLINE, Folder, Program};
 
 /// Starts a backend that responds to every request with an empty 200. Returns the flag with its
 /// address.
@@ -60,4 +60,24 @@ fn a_chosen_limit_that_does_not_fit_is_a_warning() {
     let mut program = Program::start_with_descriptors(64, &flags);
     let line = program.line_with("limits.clients is 9000");
     assert!(line.contains(" WARN "), "{line}");
+}
+
+/// The descriptors of the control socket are reserved at once, so the limit is reported once.
+#[test]
+fn a_limit_is_reported_once() {
+    let folder = Folder::new("descriptors");
+    let (file, socket) = (folder.path("proxy.json"), folder.path("s"));
+    let text = format!("{{\"admin\": {{\"socket\": \"{socket}\"}}}}");
+    std::fs::write(&file, text).expect("a file");
+    let flags = ["--config", &file, "--backend", "A=http://127.0.0.1:1"];
+    let mut program = Program::start_with_descriptors(64, &flags);
+    program.line_with("limits.clients is 10000");
+    program.signal("-TERM");
+    loop {
+        let line = program.line_with("");
+        assert!(!line.contains("limits.clients is"), "{line}");
+        if line.ends_with(" stopped") {
+            break;
+        }
+    }
 }

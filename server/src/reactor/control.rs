@@ -242,7 +242,6 @@ impl Reactor {
         let port = ControlPort::new(socket, self.poll.registry());
         let fail = |error| format!("cannot watch admin.socket: {error}");
         self.control = Some(port.map_err(fail)?);
-        self.reserve();
         Ok(())
     }
 

@@ -82,6 +82,8 @@ pub fn serve(mut setup: Setup) -> Result<(), String> {
     } else {
         reactor.open_control(false)?;
     }
+    // Once, when everything that needs descriptors is open, so that a limit is reported once.
+    reactor.reserve();
     // Logged after the listeners accept: a script that waits for these lines may connect or send a
     // signal at once.
     for line in announcement {
@@ -180,7 +182,7 @@ impl Reactor {
         // Called after everything that opens files for the life of the process, because it counts
         // the open files.
         let room = connections_max() + listeners.count() + admin.listeners.count();
-        let mut reactor = Self {
+        Ok(Self {
             poll,
             clock,
             now,
@@ -203,9 +205,7 @@ impl Reactor {
             service,
             has_successor: false,
             edge,
-        };
-        reactor.reserve();
-        Ok(reactor)
+        })
     }
 
     fn is_over(&self) -> bool {
