@@ -6,12 +6,12 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, fchmod};
-use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+use rustix::io::{FdFlags, fcntl_setfd, ioctl_fionbio};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, listen, socket};
 
 use super::disk;
 use crate::plain::os_error_text;
@@ -42,10 +42,11 @@ impl ControlSocket {
             }
             Ok(found) if !found.file_type().is_socket() => return Err(fail("is not a socket")),
             Ok(_) if takes_over => {}
-            // Other errors, such as missing rights, do not show that the socket is stale.
-            Ok(_) => match UnixStream::connect(&file).map_err(|error| error.kind()) {
+            // Other errors, such as missing rights or a full backlog, do not show that the socket is
+            // stale.
+            Ok(_) => match connect_at_once(&file).map_err(|error| error.kind()) {
                 Err(ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {}
-                Ok(_) | Err(_) => return Err(fail("another process listens there")),
+                Ok(()) | Err(_) => return Err(fail("another process listens there")),
             },
             Err(_) => {}
         }
@@ -64,28 +65,19 @@ impl ControlSocket {
         // On Linux the name inherits this mode. No client can connect before the listen below.
         fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         bind(&socket, &SocketAddrUnix::new(&beside)?)?;
-        let result = Self::publish(&beside, &path).and_then(|identity| {
+        // The name is given last, so that nothing can fail afterwards.
+        let result = restrict(&beside).and_then(|identity| {
             listen(&socket, BACKLOG)?;
             let listener = UnixListener::from(socket);
             listener.set_nonblocking(true)?;
+            fs::rename(&beside, &path)?;
             Ok(Self { listener: Some(listener), path, identity })
         });
         if result.is_err() {
-            // Fails if the file was renamed already.
+            // If this fails, the next start removes it.
             let _ = fs::remove_file(&beside);
         }
         result
-    }
-
-    /// Gives the socket its name, atomically. Returns its identity.
-    fn publish(beside: &Path, path: &Path) -> io::Result<(u64, u64)> {
-        let mut found = fs::symlink_metadata(beside)?;
-        if found.mode() & 0o777 != MODE {
-            fs::set_permissions(beside, fs::Permissions::from_mode(MODE))?;
-            found = fs::symlink_metadata(beside)?;
-        }
-        fs::rename(beside, path)?;
-        Ok((found.dev(), found.ino()))
     }
 
     /// Takes the listener, once.
@@ -104,6 +96,23 @@ impl Drop for ControlSocket {
     }
 }
 
+/// Gives a socket file the mode [`MODE`]. Returns its identity.
+fn restrict(file: &Path) -> io::Result<(u64, u64)> {
+    let mut found = fs::symlink_metadata(file)?;
+    if found.mode() & 0o777 != MODE {
+        fs::set_permissions(file, fs::Permissions::from_mode(MODE))?;
+        found = fs::symlink_metadata(file)?;
+    }
+    Ok((found.dev(), found.ino()))
+}
+
+/// Connects without waiting for room in the backlog.
+fn connect_at_once(file: &Path) -> io::Result<()> {
+    let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    ioctl_fionbio(&socket, true)?;
+    Ok(connect(&socket, &SocketAddrUnix::new(file)?)?)
+}
+
 /// The mode of the name.
 const MODE: u32 = 0o600;
 /// The maximum of connections that wait to be accepted: as many as can be open.
@@ -111,7 +120,12 @@ const BACKLOG: i32 = crate::control::CONNECTIONS_MAX as i32;
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
     use super::*;
+
+    const TIME: Duration = Duration::from_secs(30);
 
     fn folder(name: &str) -> PathBuf {
         let name = format!("intelliproxy-socket-{name}-{}", std::process::id());
@@ -152,6 +166,27 @@ mod tests {
         UnixStream::connect(&text).expect("the second one listens");
         drop(second);
         assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 0);
+        fs::remove_dir_all(folder).expect("the folder goes");
+    }
+
+    /// A socket whose backlog is full belongs to a process, which is not waited for.
+    #[test]
+    fn a_full_backlog_is_in_use() {
+        let folder = folder("full");
+        let path = folder.join("s");
+        let busy = socket(AddressFamily::UNIX, SocketType::STREAM, None).expect("a socket");
+        bind(&busy, &SocketAddrUnix::new(&path).expect("a short name")).expect("a free name");
+        listen(&busy, 0).expect("it is bound");
+        let mut waiting = 0;
+        while connect_at_once(&path).is_ok() {
+            waiting += 1;
+            assert!(waiting < 100, "the backlog is bounded");
+        }
+        let text = path.display().to_string();
+        let (sender, opened) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(ControlSocket::open(&text, false).err()));
+        let error = opened.recv_timeout(TIME).expect("it does not wait");
+        assert!(error.is_some_and(|error| error.ends_with(": another process listens there")));
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
