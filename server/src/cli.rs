@@ -40,8 +40,6 @@ pub use command::{Command, UsageError};
 
 /// Runs the program with its arguments, the first of which is its own name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    // Signals that the program handles later must not end it while it starts.
-    let early = Early::catch();
     let mut args = args.peekable();
     let name = args.next();
     if args.next_if(|arg| arg == "replay").is_some() {
@@ -50,6 +48,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     if args.next_if(|arg| arg == "ctl").is_some() {
         return ctl::main(args);
     }
+    // Signals that the proxy handles later must not end it while it starts.
+    let early = Early::catch();
     let args: Vec<OsString> = args.collect();
     let read_file = |path: &Path| read_file_within(path, READ_TIME);
     match Command::parse(args.iter().cloned(), read_file) {

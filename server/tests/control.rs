@@ -5,8 +5,10 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -21,10 +23,11 @@ struct Proxy {
     backends: [Backend; 2],
 }
 
-/// A backend that responds with its name, and counts pings.
+/// A backend that responds with its name, and counts pings and open connections.
 struct Backend {
     address: String,
     pings: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
 }
 
 impl Backend {
@@ -32,14 +35,19 @@ impl Backend {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let pings = Arc::<AtomicUsize>::default();
-        let counted = Arc::clone(&pings);
+        let open = Arc::<AtomicUsize>::default();
+        let counted = [&pings, &open].map(Arc::clone);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let counted = Arc::clone(&counted);
-                thread::spawn(move || serve(&stream, name, &counted));
+                let [pings, open] = counted.clone();
+                open.fetch_add(1, Ordering::SeqCst);
+                thread::spawn(move || {
+                    serve(&stream, name, &pings);
+                    open.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
-        Self { address, pings }
+        Self { address, pings, open }
     }
 }
 
@@ -176,27 +184,37 @@ fn backends_are_taken_out_and_back() {
     assert_eq!((code, &*error), (Some(2), "intelliproxy: ctl: drain: needs the name of a backend"));
 }
 
-/// A maintained backend is not pinged. After `ready` it is pinged again.
+/// A maintained backend is not pinged, and its idle connections are closed. After `ready` it is
+/// pinged again.
 #[test]
 fn a_maintained_backend_is_left_alone() {
-    let keys = ", \"routing\": {\"policy\": \"round_robin\", \"probes\": {\"pingIntervalMs\": 20}}";
+    let keys = ", \"routing\": {\"policy\": \"round_robin\", \"probes\": {\"pingIntervalMs\": 20}}, \
+                \"pool\": {\"idleMs\": \"1h\"}";
     let proxy = Proxy::start("maintain", keys);
     proxy.ask(10);
-    proxy.done("maintain A");
-    // After three more pings of B, a ping of A that was in progress has ended.
     let pings = |index: usize| proxy.backends[index].pings.load(Ordering::SeqCst);
-    let wait_for = |index: usize, more: usize| {
-        let (first, deadline) = (pings(index), std::time::Instant::now() + DEADLINE);
-        while pings(index) < first + more {
-            assert!(std::time::Instant::now() < deadline, "no pings");
+    let open = |index: usize| proxy.backends[index].open.load(Ordering::SeqCst);
+    let wait_until = |is_so: &dyn Fn() -> bool, what: &str| {
+        let deadline = std::time::Instant::now() + DEADLINE;
+        while !is_so() {
+            assert!(std::time::Instant::now() < deadline, "{what}");
             thread::yield_now();
         }
     };
+    let wait_for = |index: usize, more: usize| {
+        let first = pings(index);
+        wait_until(&|| pings(index) >= first + more, "no pings");
+    };
+    assert!(open(0) > 0, "an idle connection is kept");
+    proxy.done("maintain A");
+    wait_until(&|| open(0) == 0, "idle connections stay open");
+    // After three more pings of B, a ping of A that was in progress has ended.
     wait_for(1, 3);
     let before = pings(0);
     wait_for(1, 5);
     assert_eq!(pings(0), before);
     assert_eq!(proxy.stats()[0]["mode"], "maintain");
+    assert!(open(1) > 0, "those of others stay");
     proxy.done("ready A");
     wait_for(0, 3);
 }
@@ -327,4 +345,25 @@ fn bad_clients_disturb_nothing() {
     assert!(responses[..3].iter().all(|line| line.starts_with("error ")), "{responses:?}");
     assert_eq!(responses[3], "ok");
     proxy.done("ready A");
+}
+
+/// Only the proxy catches SIGHUP: `ctl` ends with its terminal, even while it waits.
+#[test]
+fn ctl_ends_with_its_terminal() {
+    let name = format!("intelliproxy-control-silent-{}", std::process::id());
+    let socket = std::env::temp_dir().join(name);
+    let _ = fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket).expect("a free name");
+    let mut command = program();
+    command.args(["ctl", "--socket"]).arg(&socket).arg("reload");
+    let mut child = command.spawn().expect("a process");
+    let (mut stream, _) = listener.accept().expect("a client");
+    stream.read_exact(&mut [0; 7]).expect("its command");
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().expect("kill").success());
+    let mut rest = Vec::new();
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    stream.read_to_end(&mut rest).expect("it has ended");
+    assert_eq!(child.wait().expect("a status").signal(), Some(1));
+    fs::remove_file(socket).expect("the socket");
 }
