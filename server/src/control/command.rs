@@ -40,8 +40,7 @@ impl Command {
             }
             "policy" => {
                 let text = value("a name")?;
-                let known = PolicyKind::ALL.into_iter().find(|kind| kind.name() == text);
-                Self::Policy(known.ok_or_else(|| {
+                Self::Policy(PolicyKind::named(&text).ok_or_else(|| {
                     let names = PolicyKind::ALL.map(PolicyKind::name).join(", ");
                     format!("policy: must be one of {names}")
                 })?)
