@@ -8,6 +8,7 @@ pub(crate) mod buffer;
 pub mod cli;
 pub mod config;
 mod control;
+mod digits;
 pub mod edge;
 #[doc(hidden)]
 pub mod fuzzing;

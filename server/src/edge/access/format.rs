@@ -13,6 +13,7 @@ use intelliproxy_core::Instant;
 
 use crate::access::{Record, Records, Span, Text, Texts};
 use crate::config::AccessLogFormat;
+use crate::digits::{last_digit, put_number};
 use crate::edge::json;
 use crate::http::head::Version;
 use crate::utc::Utc;
@@ -169,29 +170,9 @@ fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
     }
 }
 
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
-    // The largest number has 20 digits.
-    let mut digits = [b'0'; 20];
-    let mut begin = digits.len() - 1;
-    for (index, digit) in digits.iter_mut().enumerate().rev() {
-        *digit = digit_of(number);
-        begin = index;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(begin..).unwrap_or_default());
-}
-
 /// Appends a number below 1000 with three digits.
 fn put_thousandths(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(&[number / 100, number / 10, number].map(digit_of));
-}
-
-/// The last digit of a number.
-const fn digit_of(number: u64) -> u8 {
-    b'0' + (number % 10) as u8
+    out.extend_from_slice(&[number / 100, number / 10, number].map(last_digit));
 }
 
 fn put_whole(out: &mut Vec<u8>, number: Option<u64>) {
