@@ -13,11 +13,11 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use log::{Level, Log, Metadata, Record, warn};
+use log::{Level, Log, Metadata, Record};
 
 use super::worker::{Ended, Queue, Worker};
 use super::{disk, json};
@@ -33,10 +33,10 @@ use crate::utc::Utc;
 /// The file cannot be opened, the thread cannot be started, or the process already has a log; in
 /// one line.
 pub(crate) fn start(rules: &LogRules) -> Result<LogGuard, String> {
-    let Opened { levels, format, out } = Opened::new(rules)?;
+    let Opened { levels, output } = Opened::new(rules)?;
     let lowest = levels.lowest();
     let fail = |error: io::Error| format!("cannot start the log: {}", os_error_text(&error));
-    let (queue, guard) = spawn(levels, format, LINES_MAX, out).map_err(fail)?;
+    let (queue, guard) = spawn(levels, output, LINES_MAX).map_err(fail)?;
     log::set_boxed_logger(Box::new(queue)).map_err(|error| fail(io::Error::other(error)))?;
     log::set_max_level(lowest);
     Ok(guard)
@@ -46,6 +46,12 @@ pub(crate) fn start(rules: &LogRules) -> Result<LogGuard, String> {
 #[derive(Debug)]
 pub(crate) struct Opened {
     levels: Levels,
+    output: Output,
+}
+
+/// Where lines go, and in which form.
+#[derive(Debug)]
+struct Output {
     format: LogFormat,
     out: Box<dyn Target>,
 }
@@ -63,8 +69,17 @@ impl Opened {
                 format!("cannot write the log {path}: {}", os_error_text(&error))
             })?),
         };
-        Ok(Self { levels, format: rules.format, out })
+        Ok(Self { levels, output: Output { format: rules.format, out } })
     }
+}
+
+/// A change of form and file.
+#[derive(Debug)]
+struct Next {
+    output: Output,
+    /// Whether a [`Message::Set`] makes it. Otherwise the queue was full, and the writer makes it
+    /// before its next line.
+    is_queued: bool,
 }
 
 /// The destination of lines.
@@ -150,6 +165,8 @@ pub(crate) struct LogWatch {
     failed_writes: Arc<AtomicU64>,
     /// Asks the writer to open its file again.
     is_reopen_asked: Arc<AtomicBool>,
+    /// The change that the writer is to make.
+    next: Arc<Mutex<Option<Next>>>,
     levels: Arc<RwLock<Levels>>,
     messages: Option<Queue<Message>>,
 }
@@ -160,25 +177,26 @@ impl LogWatch {
         self.is_reopen_asked.store(true, Ordering::Release);
         if let Some(messages) = &self.messages {
             // A writer with a full queue sees the request without a message.
-            let _ = messages.offer(Message::Reopen);
+            let _ = messages.nudge(Message::Reopen);
         }
     }
 
-    /// Changes the levels, and asks the writer to change form and file.
-    ///
-    /// If the queue is full, form and file stay, and SIGUSR1 does not change them later. The line
-    /// about that is lost if the queue is still full.
+    /// Changes the levels, and asks the writer to change form and file. Earlier lines go to the old
+    /// file, unless it does not take them or the queue is full.
     pub(crate) fn set(&self, opened: Opened) {
         let Some(messages) = &self.messages else { return };
-        let Opened { levels, format, out } = opened;
+        let Opened { levels, output } = opened;
         let lowest = levels.lowest();
         if let Ok(mut current) = self.levels.write() {
             *current = levels;
         }
         log::set_max_level(lowest);
-        if messages.offer(Message::Set { format, out }).is_err() {
-            warn!("log: too busy to change its file, keeping the old one");
-        }
+        let mut next = self.next();
+        *next = Some(Next { output, is_queued: messages.nudge(Message::Set) });
+    }
+
+    fn next(&self) -> MutexGuard<'_, Option<Next>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The counts since the program's start.
@@ -225,11 +243,8 @@ enum Message {
     Line(Line),
     /// Wakes the writer, which then opens its file again.
     Reopen,
-    /// Later lines have this form and go to `out`.
-    Set {
-        format: LogFormat,
-        out: Box<dyn Target>,
-    },
+    /// Later lines have the form and go to the file of [`LogWatch::next`].
+    Set,
     Finish,
 }
 
@@ -287,27 +302,24 @@ impl fmt::Display for Line {
 }
 
 /// Starts a writer behind a queue of `lines_max` lines.
-fn spawn(
-    levels: Levels,
-    format: LogFormat,
-    lines_max: usize,
-    out: Box<dyn Target>,
-) -> io::Result<(LineQueue, LogGuard)> {
+fn spawn(levels: Levels, output: Output, lines_max: usize) -> io::Result<(LineQueue, LogGuard)> {
     let (patience, impatient) = crossbeam_channel::bounded(0);
     let failed_writes = Arc::<AtomicU64>::default();
     let is_reopen_asked = Arc::<AtomicBool>::default();
     let (counted, reopens) = (Arc::clone(&failed_writes), Arc::clone(&is_reopen_asked));
+    let next = Arc::<Mutex<Option<Next>>>::default();
+    let following = Arc::clone(&next);
     let Worker { queue, ended } = Worker::start("log", lines_max, move |mut queued| {
         let watch = LogWatch {
             dropped: queued.dropped(),
             failed_writes: counted,
             is_reopen_asked: reopens,
+            next: following,
             ..LogWatch::default()
         };
         let buffer = Vec::new();
         let mut writer = Writer {
-            out,
-            format,
+            output,
             watch,
             impatient,
             buffer,
@@ -316,6 +328,7 @@ fn spawn(
             failure: None,
         };
         while let Some(message) = queued.next() {
+            writer.change(|next| !next.is_queued);
             writer.reopen_if_asked();
             if let Some(line) = writer.unwritten.take() {
                 writer.write(&line);
@@ -323,7 +336,9 @@ fn spawn(
             let is_last = matches!(message, Message::Finish);
             match message {
                 Message::Line(line) => writer.write(&line),
-                Message::Set { format, out } => (writer.format, writer.out) = (format, out),
+                Message::Set => {
+                    writer.change(|_| true);
+                }
                 Message::Reopen | Message::Finish => {}
             }
             // Dropped lines are reported when the queue is empty, so that the count covers a whole
@@ -342,6 +357,7 @@ fn spawn(
         dropped: queue.dropped(),
         failed_writes,
         is_reopen_asked,
+        next,
         levels: Arc::clone(&levels),
         messages,
     };
@@ -351,8 +367,7 @@ fn spawn(
 
 /// Writes lines and counts those that it could not write.
 struct Writer {
-    out: Box<dyn Target>,
-    format: LogFormat,
+    output: Output,
     watch: LogWatch,
     /// Disconnected once the program ends.
     impatient: Receiver<()>,
@@ -384,7 +399,7 @@ impl Writer {
         let count = dropped - self.told_dropped;
         if count > 0 {
             self.told_dropped = dropped;
-            let why = self.out.slowness();
+            let why = self.output.out.slowness();
             self.write(&Line::own(format!("{count} log lines dropped: {why}")));
         }
     }
@@ -399,25 +414,36 @@ impl Writer {
     /// Opens the file again. Returns whether it was opened.
     fn reopen(&mut self) -> bool {
         self.watch.is_reopen_asked.store(false, Ordering::Release);
-        let Err(error) = self.out.reopen() else { return true };
+        let Err(error) = self.output.out.reopen() else { return true };
         let wrong = os_error_text(&error);
         let text = format!("log: cannot be opened again: {wrong}: keeping the open file");
         self.unwritten = Some(Line::own(text));
         false
     }
 
-    /// Writes one line, continuing where a failed write stopped. Empties the buffer unless the
-    /// line was given up because the program ends.
-    fn put(&mut self, line: &Line) {
+    /// Makes the change that is asked for, if it is due. Returns whether there was one.
+    fn change(&mut self, is_due: impl FnOnce(&Next) -> bool) -> bool {
+        let next = self.watch.next().take_if(|next| is_due(next));
+        next.map(|next| self.output = next.output).is_some()
+    }
+
+    /// Fills the buffer with one line.
+    fn encode(&mut self, line: &Line) {
         self.buffer.clear();
         // Writing into a vector does not fail.
-        let _ = match self.format {
+        let _ = match self.output.format {
             LogFormat::Text => writeln!(self.buffer, "{line}"),
             LogFormat::Json => line.write_json(&mut self.buffer),
         };
+    }
+
+    /// Writes one line, continuing where a failed write stopped. Empties the buffer unless the
+    /// line was given up because the program ends.
+    fn put(&mut self, line: &Line) {
+        self.encode(line);
         let mut written = 0;
         while let Some(rest) = self.buffer.get(written..).filter(|rest| !rest.is_empty()) {
-            let error = match self.out.write(rest) {
+            let error = match self.output.out.write(rest) {
                 Ok(0) => io::Error::from(ErrorKind::WriteZero),
                 Ok(count) => {
                     written += count;
@@ -433,8 +459,10 @@ impl Writer {
                 self.watch.dropped.fetch_add(1, Ordering::Relaxed);
                 return;
             }
-            if self.watch.is_reopen_asked.load(Ordering::Acquire) && self.reopen() {
+            let is_reopen_asked = self.watch.is_reopen_asked.load(Ordering::Acquire);
+            if self.change(|_| true) || (is_reopen_asked && self.reopen()) {
                 // The line is written whole into the new file.
+                self.encode(line);
                 written = 0;
             }
         }

@@ -14,13 +14,18 @@ use intelliproxy_core::{Instant, PolicyState, Router, RouterConfig};
 use log::{info, warn};
 
 use super::disk::{self, Unread};
-use super::worker::{Ended, Refused, Worker};
+use super::worker::{Ended, Worker};
 use crate::config::Config;
 use crate::plain::os_error_text;
 use crate::proxy::Proxy;
 
 /// Time between two saves. A crash loses what was learned since the last one.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);
+/// States that wait while another one is written: one before a command and one before a reload. More
+/// room would only hold older states.
+const STATES_MAX: usize = 2;
+/// Room in the queue beside [`STATES_MAX`] states, for a rename.
+const RESERVED: usize = 1;
 /// The longest wait for the last save at the end.
 pub(super) const FINISH_TIME: Duration = Duration::from_secs(2);
 /// The largest file that is read; 10 000 backends with all their numbers fit.
@@ -118,9 +123,8 @@ impl Keeper {
     ) -> Result<Self, String> {
         let path = kept.path.clone();
         let file = PathBuf::from(&path);
-        // Room for a rename, a state that waits while another is written, and the last state. More
-        // room would only hold older states.
-        let writer = Worker::start("state", 3, move |messages| write_all(&file, messages))
+        let room = STATES_MAX + RESERVED;
+        let writer = Worker::start("state", room, move |messages| write_all(&file, messages))
             .map_err(|error| format!("state {path}: {}", os_error_text(&error)))?;
         let keeper = Self { path, writer, next_save: now + SAVE_INTERVAL };
         if restores {
@@ -151,7 +155,8 @@ impl Keeper {
     }
 
     fn set_aside(&self, suffix: &'static str, wrong: Option<String>) {
-        // At the start the queue is empty. Later, a rename that finds the queue full is dropped.
+        // Room is reserved for one rename. A second one finds no room only while the first one
+        // waits, which renames the same file.
         let _ = self.writer.queue.offer(Message::SetAside { suffix, wrong });
     }
 
@@ -169,13 +174,12 @@ impl Keeper {
 
     /// Queues the state for the writer, if the policy learns.
     pub(crate) fn save(&self, proxy: &Proxy) {
-        if let Some(state) = proxy.policy_state()
-            && let Err(Refused { has_ended, .. }) = self.writer.queue.offer(Message::Write(state))
-        {
-            match has_ended {
-                true => warn!("state: the writer thread ended, saving is disabled"),
-                false => warn!("state: earlier saves still running, skipped this one"),
-            }
+        let Some(state) = proxy.policy_state() else { return };
+        let queue = &self.writer.queue;
+        if queue.len() >= STATES_MAX {
+            warn!("state: earlier saves still running, skipped this one");
+        } else if queue.offer(Message::Write(state)).is_err() {
+            warn!("state: the writer thread ended, saving is disabled");
         }
     }
 
@@ -317,7 +321,7 @@ mod tests {
     }
 
     /// The last save writes the state, and the temporary file is gone. A link with the temporary
-    /// file's name is not followed. A restart with the written file succeeds.
+    /// file's name is not followed. A restart restores the state of the file.
     #[test]
     fn a_state_comes_back() {
         let folder = folder("state-back");
@@ -331,8 +335,38 @@ mod tests {
         assert_eq!(Some(PolicyState::from_json(&text).expect("a state")), first.policy_state());
         assert_eq!(fs::read_to_string(&victim).expect("still there"), "precious");
         assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 2);
-        let (_, keeper) = start(&path, PolicyKind::Learned);
+        // A restart restores what the file has, which differs from an empty state.
+        let learned = text.replacen("\"completions\": 0,", "\"completions\": 7,", 1);
+        assert_ne!(learned, text);
+        fs::write(&path, &learned).expect("written");
+        let (second, keeper) = start(&path, PolicyKind::Learned);
         keeper.expect("a good state").expect("it learns");
+        assert_eq!(second.policy_state(), Some(PolicyState::from_json(&learned).expect("a state")));
+        fs::remove_dir_all(folder).expect("the folder goes");
+    }
+
+    /// However many saves wait, there is room for the rename of an unusable file.
+    #[test]
+    fn a_rename_always_has_room() {
+        let folder = folder("state-room");
+        let path = folder.join("learned.json").display().to_string();
+        let mut proxy = proxy(PolicyKind::Learned);
+        let (gate, opened) = crossbeam_channel::bounded::<()>(0);
+        let file = PathBuf::from(&path);
+        let writer = Worker::start("state", STATES_MAX + RESERVED, move |messages| {
+            // Held up until the gate is gone.
+            let _ = opened.recv();
+            write_all(&file, messages);
+        });
+        let writer = writer.expect("a thread");
+        let keeper = Keeper { path: path.clone(), writer, next_save: Instant::ZERO };
+        (0..5).for_each(|_| keeper.save(&proxy));
+        let found = Found::Text("unusable".to_owned());
+        keeper.restore(Kept { path: path.clone(), found }, &mut proxy);
+        drop(gate);
+        assert!(keeper.end().wait(Duration::from_secs(30)));
+        assert!(Path::new(&format!("{path}.bad")).exists());
+        assert!(!Path::new(&path).exists());
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 

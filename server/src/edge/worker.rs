@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 /// A running thread: its queue and its end.
 #[derive(Debug)]
@@ -51,14 +51,17 @@ impl<T> Clone for Queue<T> {
 
 impl<T> Queue<T> {
     /// Enqueues a message at once, or returns it and counts it as dropped.
-    pub(super) fn offer(&self, message: T) -> Result<(), Refused<T>> {
+    pub(super) fn offer(&self, message: T) -> Result<(), T> {
         self.messages.try_send(message).map_err(|error| {
             self.dropped.fetch_add(1, Ordering::Relaxed);
-            match error {
-                TrySendError::Full(message) => Refused { message, has_ended: false },
-                TrySendError::Disconnected(message) => Refused { message, has_ended: true },
-            }
+            error.into_inner()
         })
+    }
+
+    /// Enqueues a message that may be left out: if there is no room, it is not counted. Returns
+    /// whether it was enqueued.
+    pub(super) fn nudge(&self, message: T) -> bool {
+        self.messages.try_send(message).is_ok()
     }
 
     /// The number of messages that wait.
@@ -105,14 +108,6 @@ impl<T> Iterator for Queued<T> {
     }
 }
 
-/// A message that did not get into the queue.
-#[derive(Debug)]
-pub(super) struct Refused<T> {
-    pub(super) message: T,
-    /// Whether the thread has ended; otherwise the queue was full.
-    pub(super) has_ended: bool,
-}
-
 /// The end of a worker's thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Ended {
@@ -144,8 +139,8 @@ mod tests {
         })
         .expect("a thread");
         let refused: Vec<_> = (1..=4).filter_map(|number| queue.offer(number).err()).collect();
-        assert_eq!(refused.iter().map(|refused| refused.message).collect::<Vec<_>>(), [3, 4]);
-        assert!(refused.iter().all(|refused| !refused.has_ended));
+        assert_eq!(refused, [3, 4]);
+        assert!(!queue.nudge(5), "it is left out, and not counted");
         assert_eq!(queue.dropped().load(Ordering::Relaxed), 2);
         assert!(!ended.wait(Duration::ZERO));
         drop(release);
@@ -160,7 +155,7 @@ mod tests {
     fn an_ended_thread_refuses() {
         let Worker { queue, ended } = Worker::start("test", 2, drop).expect("a thread");
         assert!(ended.wait(Duration::from_secs(10)));
-        assert!(queue.offer(1).expect_err("it has ended").has_ended);
+        assert_eq!(queue.offer(1), Err(1));
         assert_eq!(queue.insist(2, Duration::ZERO), Err(2));
     }
 }

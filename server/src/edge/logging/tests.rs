@@ -26,6 +26,10 @@ impl<F> fmt::Debug for Out<F> {
 
 impl<F: FnMut(&[u8]) -> io::Result<usize> + Send> Target for Out<F> {}
 
+fn text(out: impl Target + 'static) -> Output {
+    Output { format: LogFormat::Text, out: Box::new(out) }
+}
+
 fn levels(text: &str) -> Levels {
     Levels::parse(text).expect("valid levels")
 }
@@ -45,8 +49,7 @@ fn lines_are_written_in_order() {
         written.send(text_of(bytes)).expect("a reader");
         Ok(bytes.len())
     };
-    let (queue, guard) =
-        spawn(levels("info"), LogFormat::Text, 8, Box::new(Out(write))).expect("a thread");
+    let (queue, guard) = spawn(levels("info"), text(Out(write)), 8).expect("a thread");
     log(&queue, Level::Info, "one");
     log(&queue, Level::Debug, "hidden");
     log(&queue, Level::Error, "two\u{1b}[m");
@@ -78,8 +81,7 @@ fn lines_beyond_the_queue_are_counted() {
         let _ = opened.recv();
         Ok(bytes.len())
     };
-    let (queue, guard) =
-        spawn(levels("info"), LogFormat::Text, 2, Box::new(Out(write))).expect("a thread");
+    let (queue, guard) = spawn(levels("info"), text(Out(write)), 2).expect("a thread");
     let watch = guard.watch();
     log(&queue, Level::Info, "0");
     let first = lines.recv().expect("the first line, then the writer is held up");
@@ -119,8 +121,7 @@ fn failed_writes_are_repeated() {
             }
         }
     };
-    let (queue, guard) =
-        spawn(levels("info"), LogFormat::Text, 8, Box::new(Out(write))).expect("a thread");
+    let (queue, guard) = spawn(levels("info"), text(Out(write)), 8).expect("a thread");
     let watch = guard.watch();
     log(&queue, Level::Info, "one");
     log(&queue, Level::Info, "two");
@@ -136,8 +137,7 @@ fn failed_writes_are_repeated() {
 #[test]
 fn a_dead_place_is_harmless() {
     let write = |_: &[u8]| Err(ErrorKind::BrokenPipe.into());
-    let (queue, guard) =
-        spawn(levels("info"), LogFormat::Text, 1, Box::new(Out(write))).expect("a thread");
+    let (queue, guard) = spawn(levels("info"), text(Out(write)), 1).expect("a thread");
     let (watch, ended) = (guard.watch(), guard.ended.clone());
     for _ in 0..5 {
         log(&queue, Level::Info, "lost");
@@ -181,14 +181,14 @@ fn a_renamed_file_is_let_go() {
         let text = std::fs::read_to_string(path).expect("a file");
         text.lines().map(|line| text_of(line.as_bytes())).collect::<Vec<_>>()
     };
-    let open = || Box::new(LogFile::open(&name).expect("a file"));
+    let open = || LogFile::open(&name).expect("a file");
     for text in ["one", "two"] {
-        let (queue, guard) = spawn(levels("info"), LogFormat::Text, 8, open()).expect("a thread");
+        let (queue, guard) = spawn(levels("info"), text(open()), 8).expect("a thread");
         log(&queue, Level::Info, text);
         guard.finish();
     }
     std::fs::rename(&path, &old).expect("a rename");
-    let (queue, guard) = spawn(levels("info"), LogFormat::Text, 8, open()).expect("a thread");
+    let (queue, guard) = spawn(levels("info"), text(open()), 8).expect("a thread");
     let planted = folder.join("log.2");
     std::fs::rename(&path, &planted).expect("a rename");
     guard.watch().reopen();
@@ -197,7 +197,7 @@ fn a_renamed_file_is_let_go() {
     assert_eq!(texts(&old), ["one", "two"]);
     assert_eq!(texts(&planted), [""; 0]);
     assert_eq!(texts(&path), ["three"]);
-    let (queue, guard) = spawn(levels("info"), LogFormat::Text, 8, open()).expect("a thread");
+    let (queue, guard) = spawn(levels("info"), text(open()), 8).expect("a thread");
     std::fs::rename(&path, &planted).expect("a rename");
     std::os::unix::fs::symlink(&old, &path).expect("a link");
     guard.watch().reopen();
@@ -206,4 +206,61 @@ fn a_renamed_file_is_let_go() {
     let wrong = "log: cannot be opened again: is a symbolic link, which is not followed: keeping the open file";
     assert_eq!(texts(&planted), ["three", wrong, "four"]);
     std::fs::remove_dir_all(folder).expect("the folder goes");
+}
+
+/// The log moves although its queue is full and its file takes nothing more, or takes one line only.
+/// No line is lost.
+#[test]
+fn a_full_queue_does_not_keep_the_log() {
+    for fails in [false, true] {
+        let (gate, opened) = crossbeam_channel::bounded::<()>(0);
+        let (begun, begins) = crossbeam_channel::unbounded();
+        let (moved, lines) = crossbeam_channel::unbounded();
+        let old = move |bytes: &[u8]| {
+            begun.send(text_of(bytes)).expect("a reader");
+            // Held up until the gate is gone.
+            let _ = opened.recv();
+            if fails { Err(ErrorKind::StorageFull.into()) } else { Ok(bytes.len()) }
+        };
+        let new = move |bytes: &[u8]| {
+            moved.send(text_of(bytes)).expect("a reader");
+            Ok(bytes.len())
+        };
+        let (queue, guard) = spawn(levels("info"), text(Out(old)), 2).expect("a thread");
+        log(&queue, Level::Info, "0");
+        let first = begins.recv_timeout(Duration::from_secs(30)).expect("the writer is held up");
+        assert_eq!(first, "0");
+        log(&queue, Level::Info, "1");
+        log(&queue, Level::Info, "2");
+        guard.watch().set(Opened { levels: levels("info"), output: text(Out(new)) });
+        drop(gate);
+        let told = "log: written again after 1 failed writes: no storage space";
+        let expected = if fails { &["0", told, "1", "2"][..] } else { &["1", "2"] };
+        for line in expected {
+            let next = lines.recv_timeout(Duration::from_secs(30));
+            assert_eq!(next.as_deref(), Ok(*line), "{fails}");
+        }
+        guard.finish();
+        assert_eq!(lines.try_iter().count(), 0, "none is reported as dropped");
+        assert_eq!(begins.try_iter().count(), 0, "nothing more went to the old file");
+    }
+}
+
+/// With room in the queue, the lines before a change go to the old file.
+#[test]
+fn a_change_keeps_the_order() {
+    let (written, lines) = crossbeam_channel::unbounded();
+    let out = |name: &'static str| {
+        let written = written.clone();
+        text(Out(move |bytes: &[u8]| {
+            written.send(format!("{name} {}", text_of(bytes))).expect("a reader");
+            Ok(bytes.len())
+        }))
+    };
+    let (queue, guard) = spawn(levels("info"), out("old"), 8).expect("a thread");
+    log(&queue, Level::Info, "0");
+    guard.watch().set(Opened { levels: levels("info"), output: out("new") });
+    log(&queue, Level::Info, "1");
+    guard.finish();
+    assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["old 0", "new 1"]);
 }

@@ -200,7 +200,7 @@ impl JournalSink for Recorder {
         let message = Message::Block { payload, at, records };
         // Room in the queue is reserved for the last block, so that a recording always has its end.
         let sent = if is_last || self.messages.len() < self.blocks_max {
-            self.messages.offer(message).map_err(|refused| refused.message)
+            self.messages.offer(message)
         } else {
             Err(message)
         };
