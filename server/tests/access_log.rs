@@ -11,7 +11,6 @@ use std::time::Duration;
 use process::{DEADLINE, Folder, Program};
 use serde_json::Value;
 
-/// A folder for one test, removed with it.
 /// A backend whose behaviour depends on the path.
 fn start_backend(name: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -355,4 +354,45 @@ fn lines_lost_at_a_held_pipe_are_reported() {
             break;
         }
     }
+}
+
+/// Lines that a full disk refuses until the end are reported as lost.
+#[test]
+#[cfg(target_os = "linux")]
+fn lines_lost_at_the_end_are_reported() {
+    let full = fs::File::options().write(true).open("/dev/full").expect("the full device");
+    let mut command = process::program();
+    command.stdout(full).args(["--listen", "127.0.0.1:0", "--access-log", "stdout"]);
+    let mut program = Program::started_by(command);
+    program.stats();
+    program.line_with(": lines wait, and are dropped beyond the queue");
+    program.stats();
+    program.stats();
+    program.signal("-TERM");
+    program.line_with("access log stdout: ended, 3 lines lost");
+    assert_eq!(program.exit_code(), Some(0));
+}
+
+/// The counts of lost lines and failed writes go on when a reload moves the log.
+#[test]
+#[cfg(target_os = "linux")]
+fn counts_outlast_the_file() {
+    let folder = Folder::new("access-log-counts");
+    let (file, log) = (folder.path("proxy.json"), folder.path("log"));
+    let config = |log: &str| format!("{{\"accessLog\": {{\"file\": \"{log}\"}}}}");
+    fs::write(&file, config("stdout")).expect("a file");
+    let full = fs::File::options().write(true).open("/dev/full").expect("the full device");
+    let mut command = process::program();
+    command.stdout(full).args(["--listen", "127.0.0.1:0", "--config", &file]);
+    let mut program = Program::started_by(command);
+    program.stats();
+    program.line_with(": lines wait, and are dropped beyond the queue");
+    fs::write(&file, config(&log)).expect("a file");
+    program.signal("-HUP");
+    program.line_with("configuration: other accessLog");
+    program.line_with("access log stdout: ended, 1 lines lost");
+    let stats = program.stats();
+    assert!(stats.contains("\r\nX-IntelliProxy-Access-Log: dropped=1, failedWrites="), "{stats}");
+    stop(&mut program);
+    assert_eq!(lines(&log).len(), 1);
 }

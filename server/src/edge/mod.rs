@@ -55,6 +55,8 @@ pub(crate) struct Edge {
     /// The log's counts as last passed to the proxy.
     log_counts: LogCounts,
     access: Option<AccessLog>,
+    access_totals: Arc<access::Totals>,
+    /// The totals as last passed to the proxy.
     access_counts: AccessCounts,
     keeper: Option<Keeper>,
     /// The learned state of the policy that a command replaced last.
@@ -86,6 +88,7 @@ impl Edge {
             limits: LineLimits::default(),
             log_counts: LogCounts::default(),
             access: None,
+            access_totals: Arc::default(),
             access_counts: AccessCounts::default(),
             keeper,
             learned: None,
@@ -137,14 +140,14 @@ impl Edge {
         opened: access::Opened,
         proxy: &mut Proxy,
     ) -> Result<(), String> {
-        AccessLog::replace(&mut self.access, opened, now, proxy)
+        AccessLog::replace(&mut self.access, opened, &self.access_totals, now, proxy)
     }
 
     /// Passes records of the access log on, and reports its losses.
     fn handle_access(&mut self, now: Instant, proxy: &mut Proxy) {
         let Some(access) = &mut self.access else { return };
         access.handle_turn(now, proxy);
-        let counts = access.counts();
+        let counts = self.access_totals.counts();
         if counts != self.access_counts {
             self.access_counts = counts;
             proxy.handle_access_counts(counts);

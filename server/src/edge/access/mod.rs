@@ -37,10 +37,7 @@ pub(crate) struct AccessLog {
     spares: Receiver<Records>,
     /// The time at which the waiting records are passed on.
     flush_at: Option<Instant>,
-    /// Lines that were lost because the queue was full.
-    dropped: u64,
-    /// The number of them that the program's log has reported, and the time of its next report.
-    told: u64,
+    /// The time from which this side may report lost lines again.
     tell_at: Option<Instant>,
     /// The file, for the program's log.
     name: String,
@@ -50,12 +47,30 @@ pub(crate) struct AccessLog {
     ended: Ended,
 }
 
+/// The losses of all access logs since the program's start.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    dropped: AtomicU64,
+    failed_writes: AtomicU64,
+}
+
+impl Totals {
+    /// Returns the counts of lost lines and failed writes.
+    pub(crate) fn counts(&self) -> AccessCounts {
+        AccessCounts {
+            lines: 0,
+            dropped: self.dropped.load(Ordering::Relaxed),
+            failed_writes: self.failed_writes.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// The state that the reactor and the writer share.
 #[derive(Debug, Default)]
 pub(crate) struct State {
+    totals: Arc<Totals>,
     /// Whether the file is to be opened again.
     is_reopen_asked: AtomicBool,
-    failed_writes: AtomicU64,
     /// Whether the last write failed. The writer reports lost lines when that ends.
     is_failing: AtomicBool,
     /// Lines lost so far, and those that the program's log has already reported.
@@ -64,10 +79,26 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Returns the number of lines among the first `lost` that no line of the program's log has
-    /// reported, and counts them as reported.
-    fn report(&self, lost: u64) -> u64 {
+    /// Returns the number of lost lines that no line of the program's log has reported, and counts
+    /// them as reported.
+    fn report(&self) -> u64 {
+        let lost = self.dropped();
         lost.saturating_sub(self.reported.fetch_max(lost, Ordering::Relaxed))
+    }
+
+    /// Counts lost lines.
+    fn lose(&self, lines: u64) {
+        self.dropped.fetch_add(lines, Ordering::Relaxed);
+        self.totals.dropped.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Whether lost lines are not reported yet.
+    fn has_news(&self) -> bool {
+        self.reported.load(Ordering::Relaxed) < self.dropped()
     }
 }
 
@@ -106,11 +137,11 @@ impl Opened {
     ///
     /// # Errors
     /// The thread cannot be started.
-    fn start(self) -> Result<Option<AccessLog>, String> {
+    fn start(self, totals: &Arc<Totals>) -> Result<Option<AccessLog>, String> {
         let Self { format, sink } = self;
         let Some(sink) = sink else { return Ok(None) };
         info!("writing the access log to {}", sink.name());
-        AccessLog::spawn(format, sink, BLOCKS_MAX)
+        AccessLog::spawn(format, sink, BLOCKS_MAX, totals)
             .map(Some)
             .map_err(|error| format!("cannot start the access log: {}", os_error_text(&error)))
     }
@@ -118,10 +149,15 @@ impl Opened {
 
 impl AccessLog {
     /// Starts a writer behind a queue of `blocks_max` blocks.
-    fn spawn(format: AccessLogFormat, sink: Sink, blocks_max: usize) -> std::io::Result<Self> {
+    fn spawn(
+        format: AccessLogFormat,
+        sink: Sink,
+        blocks_max: usize,
+        totals: &Arc<Totals>,
+    ) -> std::io::Result<Self> {
         let (spare, spares) = crossbeam_channel::bounded(SPARES_MAX);
         let (patience, impatient) = crossbeam_channel::bounded(0);
-        let state = Arc::<State>::default();
+        let state = Arc::new(State { totals: Arc::clone(totals), ..State::default() });
         let shared = Arc::clone(&state);
         let name = sink.name().to_owned();
         let Worker { queue, ended } = Worker::start("access", blocks_max, move |queued| {
@@ -135,13 +171,12 @@ impl AccessLog {
                     let _ = spare.try_send(records);
                 }
             }
+            writer.finish();
         })?;
         Ok(Self {
             messages: queue,
             spares,
             flush_at: None,
-            dropped: 0,
-            told: 0,
             tell_at: None,
             name,
             state,
@@ -158,10 +193,11 @@ impl AccessLog {
     pub(crate) fn replace(
         slot: &mut Option<Self>,
         opened: Opened,
+        totals: &Arc<Totals>,
         now: Instant,
         proxy: &mut Proxy,
     ) -> Result<(), String> {
-        let new = opened.start()?;
+        let new = opened.start(totals)?;
         if let Some(old) = slot {
             old.flush(now, proxy);
             old.warn();
@@ -173,7 +209,7 @@ impl AccessLog {
     /// Passes the waiting records on if there are many or they have waited for long enough.
     #[inline]
     pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &mut Proxy) {
-        if self.told < self.dropped {
+        if self.state.has_news() {
             self.tell(now);
         }
         let waiting = proxy.access_waiting();
@@ -194,8 +230,7 @@ impl AccessLog {
         let lines = records.len() as u64;
         let time_of_day = SystemTime::now();
         if self.messages.offer(Message::Block { records, now, time_of_day }).is_err() {
-            self.dropped += lines;
-            self.state.dropped.store(self.dropped, Ordering::Relaxed);
+            self.state.lose(lines);
             self.tell(now);
         }
     }
@@ -214,9 +249,8 @@ impl AccessLog {
     }
 
     /// Reports the lost lines that are not reported yet.
-    fn warn(&mut self) {
-        self.told = self.dropped;
-        let count = self.state.report(self.dropped);
+    fn warn(&self) {
+        let count = self.state.report();
         if count > 0 {
             warn!("access log {}: not written fast enough, {count} lines lost", self.name);
         }
@@ -224,7 +258,7 @@ impl AccessLog {
 
     /// The time at which a turn is due even if nothing happens.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let tell_at = self.tell_at.filter(|_| self.told < self.dropped);
+        let tell_at = self.tell_at.filter(|_| self.state.has_news());
         self.flush_at.into_iter().chain(tell_at).min()
     }
 
@@ -233,31 +267,26 @@ impl AccessLog {
     pub(crate) fn reopen(&self) {
         self.state.is_reopen_asked.store(true, Ordering::Release);
         // If the queue is full, no message is needed: the writer checks the flag with each block.
-        let _ = self.messages.offer(Message::Reopen);
-    }
-
-    /// Returns the counts of lost lines and failed writes.
-    pub(crate) fn counts(&self) -> AccessCounts {
-        AccessCounts {
-            lines: 0,
-            dropped: self.dropped,
-            failed_writes: self.state.failed_writes.load(Ordering::Relaxed),
-        }
+        let _ = self.messages.nudge(Message::Reopen);
     }
 
     /// Writes what is left, and ends the writer. Takes at most twice [`FINISH_TIME`].
-    pub(crate) fn finish(mut self, now: Instant, proxy: &mut Proxy) {
+    pub(crate) fn finish(self, now: Instant, proxy: &mut Proxy) {
         self.warn();
         drop(self.patience);
         let records = proxy.take_access(Records::default());
         if !records.is_empty() {
             let time_of_day = SystemTime::now();
+            let lines = records.len() as u64;
             let block = Message::Block { records, now, time_of_day };
-            let _ = self.messages.insist(block, FINISH_TIME);
+            if self.messages.insist(block, FINISH_TIME).is_err() {
+                self.state.lose(lines);
+            }
         }
-        self.flush_at = None;
         drop(self.messages);
-        let _ = self.ended.wait(FINISH_TIME);
+        if !self.ended.wait(FINISH_TIME) {
+            warn!("access log {}: the last lines were not written in time", self.name);
+        }
     }
 }
 

@@ -49,7 +49,7 @@ fn targets_in(path: &PathBuf) -> Vec<String> {
 }
 
 fn spawn(sink: Sink, blocks_max: usize) -> AccessLog {
-    AccessLog::spawn(AccessLogFormat::Json, sink, blocks_max).expect("a thread")
+    AccessLog::spawn(AccessLogFormat::Json, sink, blocks_max, &Arc::default()).expect("a thread")
 }
 
 /// Closes the queue of a log and waits until everything is written. Returns whether its thread
@@ -121,7 +121,7 @@ fn a_full_disk_delays_lines() {
     let log = spawn(sink, 4);
     log.messages.offer(block((0..3).map(|number| format!("/{number}")))).expect("room");
     let end_of_wait = std::time::Instant::now() + TIME;
-    while log.counts().failed_writes < 2 {
+    while log.state.totals.counts().failed_writes < 2 {
         assert!(std::time::Instant::now() < end_of_wait, "failed writes are repeated");
         std::thread::yield_now();
     }
@@ -132,18 +132,22 @@ fn a_full_disk_delays_lines() {
     fs::remove_dir_all(folder).expect("the folder goes");
 }
 
-/// While a full disk fails every write, the end of the program is not delayed.
+/// While a full disk fails every write, the end of the program is not delayed. All lines are counted
+/// as lost.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_does_not_delay_the_end() {
     let file = File::options().write(true).open("/dev/full").expect("the full device");
     let log = spawn(Sink::of(file, "/no/such/folder/log"), 4);
-    log.messages.offer(block(["/".to_owned()])).expect("room");
+    log.messages.offer(block(["/a".to_owned(), "/b".to_owned()])).expect("room");
     log.reopen();
-    let AccessLog { messages, patience, ended, .. } = log;
+    log.messages.offer(block(["/c".to_owned()])).expect("room");
+    let AccessLog { messages, patience, ended, state, .. } = log;
     drop(patience);
     drop(messages);
     assert!(ended.wait(TIME));
+    assert_eq!(state.dropped(), 3);
+    assert!(!state.has_news(), "the writer has reported them");
 }
 
 /// A pipe that is not read blocks the writer. Blocks beyond the queue are dropped and their lines
@@ -156,7 +160,7 @@ fn a_slow_reader_costs_lines_only() {
     let mut now = Instant::from_millis(1);
     let mut sent = 0;
     // A pipe holds 64 KiB.
-    while log.counts().dropped == 0 {
+    while log.state.totals.counts().dropped == 0 {
         assert!(sent < 100_000, "the queue is bounded");
         now += FLUSH_EVERY;
         for _ in 0..100 {
@@ -166,7 +170,7 @@ fn a_slow_reader_costs_lines_only() {
         log.handle_turn(now, &mut proxy);
         log.handle_turn(now + FLUSH_EVERY, &mut proxy);
     }
-    let dropped = log.counts().dropped;
+    let dropped = log.state.totals.counts().dropped;
     let lines = std::thread::spawn(move || {
         let lines = BufReader::new(reader).lines();
         lines.fold(0, |count, line| {
@@ -186,18 +190,18 @@ fn a_log_is_replaced() {
     let paths = [folder.join("one"), folder.join("two")];
     let mut proxy = logging_proxy();
     let now = Instant::from_millis(1);
-    let mut slot = None;
+    let (mut slot, totals) = (None, Arc::default());
     let mut ends = Vec::new();
     for path in &paths {
         let opened = Opened::new(&rules(path.to_str())).expect("a file");
-        AccessLog::replace(&mut slot, opened, now, &mut proxy).expect("a thread");
+        AccessLog::replace(&mut slot, opened, &totals, now, &mut proxy).expect("a thread");
         ends.push(slot.as_ref().expect("a log").ended.clone());
         for _ in 0..3 {
             bad_request(&mut proxy, now);
         }
     }
     let none = Opened::new(&rules(None)).expect("nothing to open");
-    AccessLog::replace(&mut slot, none, now, &mut proxy).expect("nothing to start");
+    AccessLog::replace(&mut slot, none, &totals, now, &mut proxy).expect("nothing to start");
     assert!(slot.is_none());
     assert!(ends.iter().all(|ended| ended.wait(TIME)), "the old writers end by themselves");
     assert_eq!(paths.map(|path| targets_in(&path).len()), [3, 3]);

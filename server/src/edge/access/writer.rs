@@ -68,6 +68,8 @@ pub(super) struct Writer {
     lines: Vec<u8>,
     /// Failed writes since the last success.
     failures: u64,
+    /// Whether the log ended before all lines were written.
+    has_given_up: bool,
 }
 
 impl Writer {
@@ -84,21 +86,28 @@ impl Writer {
             impatient,
             lines: Vec::new(),
             failures: 0,
+            has_given_up: false,
         }
     }
 
-    /// Writes the lines of a block.
+    /// Writes the lines of a block. Those that are given up are counted as lost.
     pub(super) fn write(&mut self, records: &Records, now: Instant, time_of_day: SystemTime) {
         self.lines.clear();
         self.formatter.write(records, now, time_of_day, &mut self.lines);
-        if self.put() && self.failures > 0 {
+        // After a line that was cut, the file takes no other.
+        let written = if self.has_given_up { 0 } else { self.put() };
+        let lost = self.lines[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
+        if lost > 0 {
+            self.has_given_up = true;
+            self.state.lose(lost);
+        } else if self.failures > 0 {
             self.tell();
         }
     }
 
     /// Writes all lines, continuing where a failed write stopped. Gives up when the log ends.
-    /// Returns whether all are written.
-    fn put(&mut self) -> bool {
+    /// Returns the number of bytes that are written.
+    fn put(&mut self) -> usize {
         let mut written = 0;
         while let Some(rest) = self.lines.get(written..).filter(|rest| !rest.is_empty()) {
             let wrong = match self.sink.file.write(rest) {
@@ -110,7 +119,7 @@ impl Writer {
                 Err(wrong) if wrong.kind() == ErrorKind::Interrupted => continue,
                 Err(wrong) => wrong,
             };
-            self.state.failed_writes.fetch_add(1, Ordering::Relaxed);
+            self.state.totals.failed_writes.fetch_add(1, Ordering::Relaxed);
             self.failures += 1;
             self.state.is_failing.store(true, Ordering::Relaxed);
             if self.failures == 1 {
@@ -119,7 +128,7 @@ impl Writer {
             }
             // The channel carries no messages: the other end is dropped when the log ends.
             if self.impatient.recv_timeout(RETRY_TIME) == Err(RecvTimeoutError::Disconnected) {
-                return false;
+                return written;
             }
             if self.reopen_if_asked() {
                 // A line that was cut is written whole into the new file.
@@ -127,12 +136,20 @@ impl Writer {
                 written = whole.map_or(0, |end| end + 1);
             }
         }
-        true
+        written
+    }
+
+    /// Reports the lines that were lost at the end.
+    pub(super) fn finish(self) {
+        let count = self.state.report();
+        if count > 0 {
+            warn!("access log {}: ended, {count} lines lost", self.sink.name());
+        }
     }
 
     /// Reports the end of failures, with the lines that were lost meanwhile.
     fn tell(&mut self) {
-        let count = self.state.report(self.state.dropped.load(Ordering::Relaxed));
+        let count = self.state.report();
         let (name, failures) = (self.sink.name(), self.failures);
         warn!(
             "access log {name}: written again after {failures} failed writes, {count} lines lost"
