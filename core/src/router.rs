@@ -274,9 +274,11 @@ impl Router {
 
     /// Whether a backend is configured, up and not ejected, however busy it is.
     pub fn has_usable(&self) -> bool {
-        let is_down = |id| self.table.get(id).is_none_or(|b| b.health.health() == Health::Down);
-        let is_good = |id| self.is_usable(id) || (self.is_full(id) && !is_down(id));
-        self.order.iter().any(|id| is_good(*id))
+        let is_good = |id: &BackendId| {
+            let backend = self.table.get(*id).filter(|backend| backend.is_available());
+            backend.is_some_and(|backend| self.watch_of(*id).unwrap_or(&backend.watch).is_in())
+        };
+        self.order.iter().any(is_good)
     }
 
     /// One backend as plain data; `None` if it was removed and its slot taken by another one.

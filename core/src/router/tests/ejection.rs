@@ -147,16 +147,68 @@ fn one_failure_of_a_seldom_asked_backend_is_enough_and_forgotten() {
     }
 }
 
-/// An outage, here a refused connection, leaves no error rate and no points once the backend is up
-/// again.
+/// An outage, a refused connection or lost pings, leaves no error rate and no points once the
+/// backend is up again.
 #[test]
 fn an_outage_leaves_no_points() {
-    let mut world = world(PolicyKind::Score, &["a", "b"]);
-    let lease = world.router.route(world.now, &[B]).expect("a is left");
-    world.end(lease, Outcome::Failed(RequestFailure::Refused));
-    world.pass(20_000);
-    let seen = world.router.backend_snapshot(world.now, A).expect("it is there");
-    assert_eq!((seen.health, seen.error_rate, seen.score.loss), (Health::Up, 0.0, 0.0));
+    for is_by_pings in [false, true] {
+        let mut world = world(PolicyKind::Score, &["a", "b"]);
+        let seen =
+            |world: &World| world.router.backend_snapshot(world.now, A).expect("it is there");
+        if is_by_pings {
+            while seen(&world).health != Health::Down {
+                assert!(world.now < Instant::from_millis(1_060_000), "it goes down");
+                world.advance(1);
+                while let Some(at) = world.asked.iter().position(|asked| asked.2 == ProbeKind::Ping)
+                {
+                    match world.asked[at].1 {
+                        A => world.fail(A, ProbeFailure::Cut),
+                        other => world.answer(other, 1),
+                    }
+                }
+            }
+            assert!(seen(&world).score.loss > 0.0);
+        } else {
+            let lease = world.router.route(world.now, &[B]).expect("a is left");
+            world.end(lease, Outcome::Failed(RequestFailure::Refused));
+            assert!(seen(&world).error_rate > 0.0);
+        }
+        world.pass(20_000);
+        let seen = seen(&world);
+        assert_eq!((seen.health, seen.error_rate, seen.score.loss), (Health::Up, 0.0, 0.0));
+    }
+}
+
+/// Under every policy an ejected backend is not usable, however busy it is, and neither is one that
+/// is down.
+#[test]
+fn an_ejected_backend_is_not_usable_when_full() {
+    for policy in PolicyKind::ALL {
+        let mut rules = Rules { policy, ..Rules::default() };
+        rules.limits.per_backend = 2;
+        let mut world = World::with_rules(&["a", "b"], rules);
+        world.pass(100);
+        let is_ejected = |world: &World| matches!(world.standing(A), StandingView::Ejected { .. });
+        for status in [200, 500] {
+            for _ in 0..60 {
+                for (not, status) in [(A, 200), (B, status)] {
+                    if !is_ejected(&world) {
+                        world.pass(2);
+                        let lease = world.router.route(world.now, &[not]).expect("one is left");
+                        world.finish(lease, status);
+                    }
+                }
+            }
+        }
+        assert!(is_ejected(&world), "{policy:?}");
+        assert!(world.router.has_usable(), "{policy:?}: the other one");
+        let held = [(); 2].map(|()| world.router.route(world.now, &[B]).expect("a is left"));
+        let lease = world.router.route(world.now, &[A]).expect("b is left");
+        world.end(lease, Outcome::Failed(RequestFailure::Refused));
+        assert!(is_ejected(&world) && !world.router.has_usable(), "{policy:?}");
+        held.into_iter().for_each(|lease| world.finish(lease, 200));
+        assert!(!world.router.has_usable(), "{policy:?}: it is ejected, full or not");
+    }
 }
 
 /// If all backends fail alike, every request still finds a backend, and at most one backend is
