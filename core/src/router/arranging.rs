@@ -43,14 +43,14 @@ impl Router {
         self.settle(now);
     }
 
-    /// Starts the policy that the rules name, and passes it the backends and their states.
+    /// Starts the policy that the rules name, and passes it the backends and their states. The new
+    /// configuration's weights follow in [`arrange`](Self::arrange).
     fn change_policy(&mut self, now: Instant) {
         self.policy = policy::new(&self.rules);
         self.habits = self.policy.habits();
         self.policy_epoch = self.policy_epoch.wrapping_add(1);
         for (id, backend) in self.table.iter() {
             self.policy.on_join(now, id, backend.at_work());
-            self.policy.set_weight(id, factor(backend.weight()));
             // A full backend may be up or down.
             if !backend.is_available() {
                 self.policy.on_health(now, id, false);

@@ -35,24 +35,12 @@ fn in_flight(router: &Router, now: Instant) -> Vec<u32> {
     router.snapshot(now).backends.iter().map(|backend| backend.in_flight).collect()
 }
 
-const POLICIES: [PolicyKind; 9] = [
-    PolicyKind::Score,
-    PolicyKind::Learned,
-    PolicyKind::LeastRequest,
-    PolicyKind::P2c,
-    PolicyKind::PeakEwma,
-    PolicyKind::LinearRl,
-    PolicyKind::Prequal,
-    PolicyKind::RoundRobin,
-    PolicyKind::Random,
-];
-
 /// Under every policy a drained backend gets no request, not even when all others are drained, too.
 /// Its requests in flight end, and it is still pinged. It is used again once the configuration no
 /// longer drains it.
 #[test]
 fn a_drained_backend_gets_no_request() {
-    for policy in POLICIES {
+    for policy in PolicyKind::ALL {
         let (mut router, mut config) = router(policy, 3);
         let mut now = Instant::from_millis(10);
         let leases: Vec<_> = (0..30).map(|_| router.route(now, &[]).expect("a backend")).collect();
@@ -162,6 +150,23 @@ fn the_learner_starts_with_the_weights() {
     assert!(heavy > light + 50, "{heavy} and {light}");
     let (one, other) = counts(BackendLimits::WEIGHT_USUAL);
     assert!(one.abs_diff(other) < 50, "{one} and {other}");
+}
+
+/// With a weight and the policy `learned` in one configuration the learner starts with the new
+/// weight, not with the one before it.
+#[test]
+fn a_new_learner_starts_with_the_new_weights() {
+    let (mut router, mut config) = router(PolicyKind::Score, 2);
+    let now = Instant::from_millis(10);
+    config.rules.limits.weights = [("b0".to_owned(), 25)].into();
+    reconfigure(&mut router, now, &config);
+    config.rules.limits.weights = [("b0".to_owned(), 400)].into();
+    config.rules.policy = PolicyKind::Learned;
+    reconfigure(&mut router, now, &config);
+    let leases: Vec<_> = (0..300).map(|_| router.route(now, &[]).expect("one")).collect();
+    drop(leases);
+    let counts = in_flight(&router, now);
+    assert!(counts[0] > counts[1] + 50, "{counts:?}");
 }
 
 /// A weight above the maximum is refused, and the error names the backend.
