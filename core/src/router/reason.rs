@@ -1,4 +1,5 @@
-//! The rule by which a request got its backend. Nothing is computed unless it is asked for.
+//! The rule by which a request got its backend. What the lease does not hold is computed only when
+//! it is asked for.
 use super::Router;
 use crate::config::Rules;
 use crate::event::{HoldReason, Lease, RouteReason, SwitchReason};
@@ -14,10 +15,6 @@ impl Router {
                 RouteReason::Failover
             }
             RouteReason::Policy if !self.is_usable(lease.backend) => self.without_any(lease),
-            // A later policy cannot interpret the mark.
-            RouteReason::Policy if lease.policy_epoch == self.policy_epoch => {
-                self.policy.reason(lease.token)
-            }
             reason => reason,
         }
     }
