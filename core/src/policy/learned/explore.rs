@@ -14,8 +14,9 @@
 //! requests for its backend, one at a time, while each ends within the time predicted before the
 //! first. These are paid like trials: with an exponential service two of five trials are that fast
 //! by luck. After a series that ends in a slow response, the next 1, then 2, then 4 fast trials of
-//! this backend start no series. A backend that is mostly fast and sometimes very slow would
-//! otherwise count as recovered every time.
+//! this backend start no series, for as long as it is configured. A backend that is mostly fast and
+//! sometimes very slow would otherwise count as recovered every time. A backend that has recovered
+//! after that is found four trials later.
 use std::time::Duration;
 
 use super::Learned;

@@ -1,6 +1,7 @@
 //! Learned figures of one backend, and of the pool as a whole: counters, estimates and the cost.
 use super::curve::{Curve, LEVELS, Shape, bin};
 use super::explore::Trials;
+use super::losses::Losses;
 use super::restraints::Restraints;
 use super::speed::{Estimate, Speed};
 use crate::errors::Errors;
@@ -36,9 +37,7 @@ pub(super) struct Pool {
     pub(super) confidence: f64,
     /// The charge for a failed request, ms.
     pub(super) charge_ms: f64,
-    /// Recent failures and refusals, and the retries after them.
-    broken: f64,
-    repaired: f64,
+    pub(super) losses: Losses,
 }
 
 /// One backend.
@@ -111,8 +110,7 @@ impl Pool {
             boot_exposure: 0.0,
             confidence: 1.5,
             charge_ms: 5000.0,
-            broken: 0.0,
-            repaired: 0.0,
+            losses: Losses::default(),
         }
     }
 
@@ -125,24 +123,6 @@ impl Pool {
     pub(super) fn boot(&mut self) {
         let scale = self.boot_exposure / self.completions as f64;
         self.curve = Curve::new(scale.clamp(SCALE_MIN_MS, SCALE_MAX_MS));
-    }
-
-    /// Records a failure or refusal.
-    pub(super) fn broke(&mut self) {
-        self.broken = self.broken * REPAIRS_KEPT + 1.0;
-        self.repaired *= REPAIRS_KEPT;
-    }
-
-    /// Records that a failed request is tried again.
-    pub(super) fn is_tried_again(&mut self) {
-        self.repaired += 1.0;
-    }
-
-    /// The expected charge for a failed attempt, ms. One that is tried again costs its client only
-    /// the time.
-    pub(super) fn charge(&self) -> f64 {
-        let share = (self.repaired / (self.broken + REPAIRS_PRIOR)).min(1.0);
-        self.charge_ms + share * (self.latency_ms - self.charge_ms)
     }
 
     /// The share of errors in the pool, 0 to 1.
@@ -553,33 +533,12 @@ const REFUSALS_MIN: f64 = 0.01;
 const REFUSALS_KEPT: f64 = 1.0 - 1.0 / 16.0;
 /// Good requests credited in the share of errors of the pool. Chosen; insensitive from half to twice.
 const ERRORS_PRIOR: f64 = 10.0;
-/// Share of earlier failures that a further one leaves in the count of retries. Chosen.
-const REPAIRS_KEPT: f64 = 0.98;
-/// Failures without a retry that are added to the count of failures. Chosen.
-const REPAIRS_PRIOR: f64 = 2.0;
 /// Keeps a cost finite where a speed is next to 0.
 const COST_MAX: f64 = 1e15;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// By hand: 1 failure, 2 added ones and 1 retry: a third of the charge is replaced by the time
-    /// of a request. After 400 failures that are tried again the charge is below 250 ms of 5000;
-    /// after 400 more that are not it is above 4900.
-    #[test]
-    fn a_retry_repairs() {
-        let mut pool = Pool::new();
-        pool.latency_ms = 20.0;
-        pool.broke();
-        assert_eq!(pool.charge(), 5000.0);
-        pool.is_tried_again();
-        assert!((pool.charge() - (5000.0 - 4980.0 / 3.0)).abs() < 1e-9, "{}", pool.charge());
-        (0..400).for_each(|_| (pool.broke(), pool.is_tried_again()).0);
-        assert!(pool.charge() < 250.0, "{}", pool.charge());
-        (0..400).for_each(|_| pool.broke());
-        assert!(pool.charge() > 4900.0, "{}", pool.charge());
-    }
 
     /// By hand: the price is 0.06·4² if four of five requests wait, 0.06 if half do, and at most
     /// 1. One sample moves the average by a twentieth.
