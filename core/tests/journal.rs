@@ -462,6 +462,35 @@ fn differences_are_seen() {
     assert!((10..40).contains(&differ), "{differ} of 40");
 }
 
+/// Another policy gives other decisions, another interval other probes, and the replay reports both.
+/// The recorded rules give the recorded ones.
+#[test]
+fn other_rules_are_seen() {
+    let pong = ProbeAnswer { latency: Duration::from_millis(2), report: None };
+    let mut calls = vec![Call::Wait { nanos: 1 }];
+    for _ in 0..40 {
+        calls.push(Call::Wait { nanos: 1_000_000_000 });
+        calls.push(Call::EndProbe { which: 0, result: Ok(pong.clone()) });
+        calls.push(Call::Route { tried: 0 });
+    }
+    let rules = Rules { policy: PolicyKind::RoundRobin, ..Rules::default() };
+    let (bytes, _) = record(&rules, 3, &calls, Vec::new());
+    let (recorded, entries, _) = read(&bytes);
+    let differences = |change: fn(&mut Rules)| {
+        let mut header = recorded.clone();
+        change(&mut header.config.rules);
+        let mut replay = Replay::new(&header).expect("a valid configuration");
+        let steps: Vec<Step> = entries.iter().map(|entry| replay.apply(entry)).collect();
+        let routes = steps.iter().filter(|step| matches!(step, Step::OtherRoute { .. })).count();
+        (routes, steps.iter().filter(|step| matches!(step, Step::OtherProbe { .. })).count())
+    };
+    assert_eq!(differences(|_| {}), (0, 0));
+    let (routes, probes) = differences(|rules| rules.policy = PolicyKind::Random);
+    assert!(routes >= 10 && probes == 0, "{routes}, {probes}");
+    let (routes, probes) = differences(|rules| rules.probes.ping_interval *= 3);
+    assert!(routes == 0 && probes > 0, "{routes}, {probes}");
+}
+
 /// The learned state is part of the journal, whether it is restored before the recording begins or
 /// afterwards.
 #[test]
