@@ -246,16 +246,29 @@ mod tests {
         }
     }
 
-    /// The presets are valid, have the default error rate and their documented ports. The faultless
-    /// parameters are valid, too.
+    /// The presets are valid, have their documented ports, and differ only as documented: B is more
+    /// often slow, by more, and works less. The faultless parameters are valid and have no fault.
     #[test]
     fn presets_are_sound() {
-        for preset in [Preset::A, Preset::B] {
-            let parameters = preset.parameters();
+        let (a, b) = (Preset::A.parameters(), Preset::B.parameters());
+        for parameters in [&a, &b, &Parameters::faultless()] {
             assert_eq!(parameters.check(), Ok(()));
-            assert_eq!(parameters.error_rate, Parameters::default().error_rate);
         }
         assert_eq!((Preset::A.port(), Preset::B.port()), (3000, 3002));
-        assert_eq!(Parameters::faultless().check(), Ok(()));
+        assert!(a.slow_rate < b.slow_rate && a.slow_ms < b.slow_ms);
+        assert_eq!((a.cpu_load_ms, b.cpu_load_ms), (16, 8));
+        for Parameters { slow_rate, slow_ms, cpu_load_ms, .. } in [a.clone(), b.clone()] {
+            let usual = Parameters { slow_rate, slow_ms, cpu_load_ms, ..Parameters::default() };
+            assert!(a == usual || b == usual, "{usual:?}");
+        }
+        let mut faultless = Parameters::faultless();
+        let is_fault = |range: &&Range| !["P_B_TO_G", "SIM_QUEUE_MAX"].contains(&range.name);
+        for range in RANGES.iter().filter(is_fault) {
+            let value = match range.field {
+                Field::Fraction(field) => *field(&mut faultless),
+                Field::Whole { field, .. } => f64::from(*field(&mut faultless)),
+            };
+            assert_eq!(value, 0.0, "{}", range.name);
+        }
     }
 }

@@ -205,39 +205,53 @@ mod tests {
         parse(line.split_whitespace().map(OsString::from))
     }
 
-    /// Every flag on its own, in both spellings, with defaults for the others.
+    /// Every flag of the help text, in both spellings, with defaults for the others.
     #[test]
     fn flags_are_read() {
-        let run = |change: &dyn Fn(&mut Options)| {
+        type Change = fn(&mut Options);
+        let runs: [(&str, Change); 11] = [
+            ("", |_| {}),
+            ("llm burst120", |o| o.scenarios = vec!["llm".to_owned(), "burst120".to_owned()]),
+            ("--seeds 3", |o| o.seeds = 3),
+            ("--first-seed 9", |o| o.first_seed = 9),
+            ("--json", |o| o.json = true),
+            ("--timeline", |o| (o.json, o.timeline) = (true, true)),
+            ("--jobs 1", |o| o.jobs = 1),
+            ("--duration-scale .5", |o| o.duration_scale = 0.5),
+            ("--random 40 --seed 7 --half report", |o| {
+                (o.random, o.random_seed, o.half) = (40, 7, Some(Half::Report));
+            }),
+            ("--scenario a.json", |o| o.files = vec!["a.json".to_owned()]),
+            ("--policies score,score", |o| {
+                let named = ["oracle", "score"].iter().filter_map(|n| Contender::named(n));
+                o.contenders = named.collect();
+            }),
+        ];
+        let runs = runs.map(|(line, change)| {
             let mut options = Options::default();
             change(&mut options);
-            Ok(Command::Run(options))
-        };
-        assert_eq!(read(""), run(&|_| {}));
-        assert_eq!(
-            read("llm burst120"),
-            run(&|o| {
-                o.scenarios = vec!["llm".to_owned(), "burst120".to_owned()];
-            })
-        );
-        assert_eq!(read("--seeds 3 --first-seed=9"), run(&|o| (o.seeds, o.first_seed) = (3, 9)));
-        assert_eq!(read("--json --jobs 1"), run(&|o| (o.json, o.jobs) = (true, 1)));
-        assert_eq!(read("--duration-scale .5"), run(&|o| o.duration_scale = 0.5));
-        assert_eq!(
-            read("--random 40 --seed 7 --half report"),
-            run(&|o| (o.random, o.random_seed, o.half) = (40, 7, Some(Half::Report)))
-        );
-        assert_eq!(read("--scenario a.json"), run(&|o| o.files = vec!["a.json".to_owned()]));
-        assert_eq!(
-            read("--policies score,score"),
-            run(&|o| {
-                o.contenders =
-                    ["oracle", "score"].iter().filter_map(|n| Contender::named(n)).collect();
-            })
-        );
-        assert_eq!(read("--list"), Ok(Command::List));
-        assert_eq!(read("--show llm"), Ok(Command::Show("llm".to_owned())));
-        assert_eq!(read("x --help"), Ok(Command::Help));
+            (line, Command::Run(options))
+        });
+        let others = [
+            ("--list", Command::List),
+            ("--show llm", Command::Show("llm".to_owned())),
+            ("x --help", Command::Help),
+            ("x -h", Command::Help),
+        ];
+        let cases: Vec<_> = runs.into_iter().chain(others).collect();
+        for (line, expected) in &cases {
+            assert_eq!(read(line).as_ref(), Ok(expected), "{line}");
+            if line.starts_with("--") {
+                // A value follows its flag: `--flag value` becomes `--flag=value`.
+                let joined = line.replace(' ', "=").replace("=--", " --");
+                assert_eq!(read(&joined).as_ref(), Ok(expected), "{joined}");
+            }
+        }
+        let words = HELP.split_whitespace().map(|word| word.trim_end_matches([',', ';', '.']));
+        for flag in words.filter(|word| word.starts_with("--")) {
+            let is_case = |(line, _): &(&str, Command)| line.split(' ').any(|word| word == flag);
+            assert!(cases.iter().any(is_case), "{flag}");
+        }
     }
 
     /// Errors name the flag of an invalid value.
