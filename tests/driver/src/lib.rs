@@ -14,7 +14,7 @@
 //! driver of its own, because there every byte takes time.
 mod peer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ pub struct Driver {
     /// The connections that the proxy has closed, in that order.
     pub closed: Vec<ConnId>,
     peers: Vec<Peer>,
-    /// The place in `peers` of the latest connection of each slot.
-    slots: Vec<usize>,
+    /// The place of each connection in `peers`.
+    places: BTreeMap<ConnId, usize>,
     /// Peers whose bytes may move.
     active: BTreeSet<usize>,
     /// Connections to backends in the order of dialling, without probes that got a response.
@@ -120,7 +120,7 @@ impl Driver {
             notices: Vec::new(),
             closed: Vec::new(),
             peers: Vec::new(),
-            slots: Vec::new(),
+            places: BTreeMap::new(),
             active: BTreeSet::new(),
             upstreams: Vec::new(),
             addresses,
@@ -399,24 +399,21 @@ impl Driver {
     }
 
     fn insert(&mut self, peer: Peer) {
-        let slot = peer.conn.slot();
-        if self.slots.len() <= slot {
-            self.slots.resize(slot + 1, usize::MAX);
-        }
-        let last = self.peers.get(self.slots[slot]);
-        let is_new = last.is_none_or(|last| !last.is_open() && last.conn != peer.conn);
-        assert!(is_new, "a slot is used by one connection at a time, and ids are new");
-        self.slots[slot] = self.peers.len();
+        let conn = peer.conn;
+        // In the order of ids the earlier connections of a slot come before.
+        let last = self.places.range(..conn).next_back();
+        let last = last.filter(|(last, _)| last.slot() == conn.slot());
+        let is_free = last.is_none_or(|(_, at)| !self.peers[*at].is_open());
+        assert!(is_free, "a slot is used by one connection at a time");
+        let earlier = self.places.insert(conn, self.peers.len());
+        assert_eq!(earlier, None, "ids are new");
         self.peers.push(peer);
     }
 
     /// Returns the place of a connection in `peers`.
     #[track_caller]
     fn place(&self, conn: ConnId) -> usize {
-        let is_it = |at: &usize| self.peers.get(*at).is_some_and(|peer| peer.conn == conn);
-        let latest = self.slots.get(conn.slot()).copied().filter(is_it);
-        let earlier = || self.peers.iter().position(|peer| peer.conn == conn);
-        latest.or_else(earlier).expect("a connection of this proxy")
+        *self.places.get(&conn).expect("a connection of this proxy")
     }
 
     /// Returns a peer whose bytes may move from now on.
