@@ -218,6 +218,12 @@ impl Net {
         links.map(|link| link.inward.taken).sum()
     }
 
+    /// Returns the number of bytes that the proxy has read from clients.
+    pub fn taken_from_clients(&self) -> u64 {
+        let links = self.links.iter().filter(|link| link.address.is_none());
+        links.map(|link| link.inward.taken).sum()
+    }
+
     /// Reads for the proxy.
     pub fn proxy_read(&mut self, link: usize, space: &mut [u8]) -> Moved {
         let pipe = &mut self.links[link].inward;

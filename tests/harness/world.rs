@@ -84,6 +84,8 @@ pub struct Report {
     pub steps: u64,
     /// Bytes that the proxy read from backends.
     pub taken_from_backends: u64,
+    /// Bytes that the proxy read from clients.
+    pub taken_from_clients: u64,
     /// The time of its end.
     pub ended_at: Instant,
 }
@@ -354,6 +356,7 @@ impl World {
             steps: self.net.trace.lines(),
             ended_at: self.net.now,
             taken_from_backends: self.net.taken_from_backends(),
+            taken_from_clients: self.net.taken_from_clients(),
             clients: self.clients,
             backends: self.backends,
             notices,

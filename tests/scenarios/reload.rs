@@ -294,9 +294,34 @@ fn times_change_at_once() {
     assert_eq!(report.statuses(3), [200]);
 }
 
-/// If the pool loses its room for idle connections, the next request opens a new one.
+/// If the pool loses room for idle connections, those beyond the new size are closed: of two
+/// requests at a time as many get new connections as the pool has lost.
 #[test]
 fn the_pool_shrinks_at_once() {
+    for (size, kept) in [(2, 2), (1, 1), (0, 0)] {
+        let slow = || {
+            let response = send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            Reply::steps(vec![wait(50), response])
+        };
+        let script = || [get("/1"), vec![Step::AwaitResponses(1), wait(200)], get("/2")].concat();
+        let report = World::new()
+            .config(|config| config.pool.idle_per_backend = 2)
+            .backend((0..4).map(|_| slow()).collect())
+            .reload_at(100, move |wanted| wanted.config.pool.idle_per_backend = size)
+            .client(script())
+            .client(script())
+            .run();
+        assert_eq!([report.statuses(0), report.statuses(1)], [[200, 200]; 2]);
+        let requests = &report.backends[0].requests;
+        let links: Vec<_> = requests.iter().map(|request| request.link).collect();
+        let is_kept = |link: &&usize| links[..2].contains(link);
+        assert_eq!(links[2..].iter().filter(is_kept).count(), kept, "{size}: {links:?}");
+    }
+}
+
+/// If the pool loses all room for idle connections, the next request opens a new one.
+#[test]
+fn an_empty_pool_keeps_nothing() {
     let report = World::new()
         .backend(Vec::new())
         .reload_at(100, |wanted| wanted.config.pool.idle_per_backend = 0)
