@@ -396,8 +396,10 @@ pub(crate) const fn is_within_cap(ejected: usize, of: usize) -> bool {
 /// failures that it avoids.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Regret {
-    /// The share of failed requests that would be expected without the ejection: that of the other
-    /// backends plus the failures that it avoids.
+    /// The share of refused requests before the first of the present ejections.
+    refused_before: f64,
+    /// The share of failed or refused requests that would be expected without the ejection: the
+    /// failures of the other backends, the failures that it avoids, and the refusals before it.
     bad_before: f64,
     /// Ejections are regretted if the latency of the others exceeds this, ms: [`LATENCY_SLACK`]
     /// times their latency at the ejection, plus the charge for the avoided failures.
@@ -424,6 +426,9 @@ pub(crate) struct Saving {
     pub(crate) failed: f64,
     /// The share of failures at the other backends.
     pub(crate) others: f64,
+    /// The share of all requests that were refused, without those that `failed` counts. `None` while
+    /// another backend is out: the refusals may be due to that ejection.
+    pub(crate) refused: Option<f64>,
     /// The average latency of the other backends, ms.
     pub(crate) latency_ms: f64,
     /// The time charged for a failure, ms.
@@ -439,7 +444,8 @@ impl Regret {
     /// Records an ejection.
     pub(crate) fn ejected(&mut self, saving: &Saving) {
         let saved = (saving.share * saving.failed).max(SAVED_MIN);
-        self.bad_before = saving.others + saved;
+        self.refused_before = saving.refused.unwrap_or(self.refused_before);
+        self.bad_before = saving.others + saved + self.refused_before;
         // A backend that fails only some of its requests still carries load. If the others become
         // that much slower without it, their queues are filling.
         let most = if saving.failed < 0.5 { LATENCY_RISE * saving.latency_ms } else { f64::MAX };
@@ -550,9 +556,9 @@ const PROBATION_TIME: Duration = Duration::from_secs(8);
 /// The minimum saving of an ejection, as a share of all requests: a backend that stopped responding
 /// has not failed many yet. Chosen; without effect from half to twice.
 const SAVED_MIN: f64 = 0.01;
-/// Requests over which failures after an ejection are remembered. Chosen; insensitive from half to
-/// twice.
-const REGRET_MEMORY: f64 = 400.0;
+/// Requests over which refusals before an ejection, and failures and refusals after it, are
+/// remembered. Chosen; insensitive from half to twice.
+pub(crate) const REGRET_MEMORY: f64 = 400.0;
 /// Failures and refusals elsewhere after which a trial, which may cost one more request, is
 /// tolerable. Chosen; without effect from half to twice.
 const MISSED: u32 = 20;

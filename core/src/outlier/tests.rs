@@ -1,6 +1,15 @@
 //! The rules of ejection for one backend, and of regret, with numbers worked out by hand.
 use super::*;
 
+const SAVING: Saving = Saving {
+    share: 0.5,
+    failed: 1.0,
+    others: 0.0,
+    refused: None,
+    latency_ms: 10.0,
+    charge_ms: 5000.0,
+};
+
 const fn others(share: f64) -> Option<Others> {
     Some(Others { share, requests: 1e9 })
 }
@@ -142,8 +151,7 @@ fn pings_carry_all_steps_but_the_last() {
 /// more. Then no backend is ejected for 8 s, and for 16 s the next time.
 #[test]
 fn an_ejection_that_costs_more_than_it_saves_is_regretted() {
-    let saving =
-        Saving { share: 0.5, failed: 0.1, others: 0.0, latency_ms: 10.0, charge_ms: 5000.0 };
+    let saving = Saving { share: 0.5, failed: 0.1, refused: Some(0.0), ..SAVING };
     let now = Instant::from_millis(1000);
     let mut regret = Regret::default();
     regret.ejected(&saving);
@@ -161,6 +169,20 @@ fn an_ejection_that_costs_more_than_it_saves_is_regretted() {
     );
     assert!(!regret.allows(again + Duration::from_millis(15_999)));
     assert!(regret.allows(again + Duration::from_secs(16)));
+}
+
+/// A pool that refuses a quarter of its requests goes on to do so while a backend is out. That is
+/// not regretted, also if a second backend is ejected. Twice as many refusals are.
+#[test]
+fn refusals_from_before_are_not_regretted() {
+    let now = Instant::from_millis(1000);
+    let mut regret = Regret::default();
+    for refused in [Some(0.25), None] {
+        regret.ejected(&Saving { share: 0.5, failed: 0.1, refused, ..SAVING });
+        let mut ends = (0..1000).map(|number| (number % 4 != 0).then_some(10.0));
+        assert!(ends.all(|good_ms| !regret.observe(now, good_ms)), "{refused:?}");
+    }
+    assert!((0..200).any(|number| regret.observe(now, (number % 2 != 0).then_some(10.0))));
 }
 
 /// If the others fail 5 %, a probation of 32 tolerates two failures at its start, and more the
@@ -217,8 +239,7 @@ fn what_fails_for_long_is_tried_seldom() {
 /// Each twenty requests that fail or are refused elsewhere end the back-off early.
 #[test]
 fn it_is_called_back_where_the_others_refuse() {
-    let saving =
-        Saving { share: 0.5, failed: 1.0, others: 0.0, latency_ms: 10.0, charge_ms: 5000.0 };
+    let saving = Saving { share: 0.5, failed: 1.0, refused: Some(0.0), ..SAVING };
     let now = Instant::from_millis(1000);
     let mut regret = Regret::default();
     regret.ejected(&saving);

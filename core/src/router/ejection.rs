@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use super::Router;
 use crate::backend::Access;
+use crate::errors::Rare;
 use crate::event::{EjectReason, Notice, Outcome, ReturnReason};
 use crate::id::BackendId;
-use crate::outlier::{self, Others, PING_EVERY, Regret, Saving, Standing, WINDOW_START, Watch};
+use crate::outlier::{
+    self, Others, PING_EVERY, REGRET_MEMORY, Regret, Saving, Standing, WINDOW_START, Watch,
+};
 use crate::time::{Instant, millis};
 
 /// The state of ejections that concerns all backends together.
@@ -15,6 +18,8 @@ pub(super) struct Ejections {
     /// Backends that are ejected or on probation.
     pub(super) out: usize,
     regret: Regret,
+    /// Refusals among the latest requests.
+    refusals: Rare,
     /// The time of the next comparison of ejected backends with the others.
     forgive_at: Instant,
     /// Buffer for medians, kept to avoid allocations.
@@ -231,9 +236,20 @@ impl Router {
             share: own / all.max(1.0),
             failed: share,
             others: others.unwrap_or(0.0),
+            refused: (self.ejections.out == 0).then(|| self.refused_of_late()),
             latency_ms: known_ms.or(own_ms).unwrap_or(0.0),
             charge_ms: millis(self.rules.errors.charge),
         }
+    }
+
+    /// Counts the refusal of a request, whose lease is home.
+    pub(super) fn count_refusal(&mut self) {
+        self.ejections.refusals.observe(self.leases_home.saturating_sub(1), REGRET_MEMORY);
+    }
+
+    /// The share of refusals among the latest requests.
+    fn refused_of_late(&self) -> f64 {
+        self.ejections.refusals.at(self.leases_home, REGRET_MEMORY).share()
     }
 
     /// Notifies observers if the backend has returned, and updates everything that depends on
@@ -283,6 +299,7 @@ impl Router {
     /// Forgets refusals after regretted ejections: the others refused because of the additional
     /// load.
     pub(super) fn forget_refusals(&mut self) {
+        self.ejections.refusals = Rare::default();
         for index in 0..self.order.len() {
             let weights = &self.rules.weights;
             self.table.update(self.order[index], |backend| backend.forget_refusals(weights));

@@ -114,6 +114,7 @@ impl Router {
         };
         let is_refusal = matches!(outcome, Outcome::Refused { .. });
         if is_refusal {
+            self.count_refusal();
             self.note_refusal(now, backend, &outcome);
         }
         if let Some(waited) = waited

@@ -54,7 +54,7 @@ impl Learned {
     /// [`REFUSED_ALONE`] requests in a row, each the only one there, it is not full: it refuses
     /// everything.
     pub(super) fn refused(&mut self, now: Instant, slot: usize) {
-        self.pool.broke();
+        self.pool.refused();
         let unit = &mut self.units[slot];
         unit.refused(now);
         if unit.refused_alone >= REFUSED_ALONE && unit.restraints.is_normal() {
@@ -111,10 +111,14 @@ impl Learned {
         let capacity: f64 = here.map(|unit| unit.capacity(&self.pool)).sum();
         let of_all = self.units[slot].capacity(&self.pool) / capacity;
         let others = self.others(slot).map_or(0.0, |others| others.share);
+        let refused = self.pool.refused_of_late();
+        // `share` already counts the refusals of a backend that is ejected for them.
+        let counted = if matches!(reason, EjectReason::Refusals { .. }) { of_all } else { 0.0 };
         self.regret.ejected(&Saving {
             share: of_all,
             failed: share,
             others,
+            refused: (out == 1).then_some((refused - counted).max(0.0)),
             latency_ms: self.pool.latency_ms,
             charge_ms: self.pool.charge(),
         });
@@ -133,6 +137,7 @@ impl Learned {
         if is_regretted {
             // Refusals of the others, and the caps after them, may be due to the ejections.
             self.has_regretted = true;
+            self.pool.forget_refusals();
             for slot in 0..self.units.len() {
                 self.units[slot].forget_refusals();
                 if !self.units[slot].restraints.is_normal() {

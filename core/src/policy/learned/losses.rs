@@ -1,5 +1,7 @@
-//! Failures and refusals of the pool, and the charge for one.
+//! Failures and refusals of the pool: the charge for one, and the share of refusals.
 use super::unit::Pool;
+use crate::errors::Rare;
+use crate::outlier::REGRET_MEMORY;
 
 /// The pool's failures and refusals.
 #[derive(Clone, Debug, Default)]
@@ -7,6 +9,10 @@ pub(super) struct Losses {
     /// Recent failures and refusals, and the retries after them.
     broken: f64,
     repaired: f64,
+    /// All failures and refusals so far.
+    broken_ever: u64,
+    /// Refusals among the latest requests.
+    refusals: Rare,
 }
 
 impl Pool {
@@ -14,6 +20,28 @@ impl Pool {
     pub(super) fn broke(&mut self) {
         self.losses.broken = self.losses.broken * REPAIRS_KEPT + 1.0;
         self.losses.repaired *= REPAIRS_KEPT;
+        self.losses.broken_ever += 1;
+    }
+
+    /// Records a refusal.
+    pub(super) fn refused(&mut self) {
+        self.losses.refusals.observe(self.ended(), REGRET_MEMORY);
+        self.broke();
+    }
+
+    /// The share of refusals among the latest requests, 0 to 1.
+    pub(super) fn refused_of_late(&self) -> f64 {
+        self.losses.refusals.at(self.ended(), REGRET_MEMORY).share()
+    }
+
+    /// Forgets refusals that ejections have caused.
+    pub(super) fn forget_refusals(&mut self) {
+        self.losses.refusals = Rare::default();
+    }
+
+    /// Requests that have ended so far.
+    const fn ended(&self) -> u64 {
+        self.completions + self.losses.broken_ever
     }
 
     /// Records that a failed request is tried again. A second opinion is not the repair of a failure

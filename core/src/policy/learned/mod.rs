@@ -23,7 +23,7 @@
 //! | [`calm`] | the short path for a model that is seldom asked |
 //! | [`refit`] | the fit over all backends together, every 64 completions |
 //! | [`faults`] | effects of errors on a standing, compared with all others |
-//! | [`losses`] | the charge for a failure, by the failures that are tried again |
+//! | [`losses`] | the charge for a failure, and the share of refusals |
 //! | [`rules`] | the configuration |
 //! | [`explore`] | trials of idle backends, and the budget for them |
 //! | [`marks`] | the bits of a request's token |

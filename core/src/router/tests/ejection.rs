@@ -1,7 +1,7 @@
 //! Ejection, probation and slow start of whole routers, mostly under every policy.
 //! `outlier/tests.rs` tests the same rules on a single backend.
 use super::*;
-use crate::event::EjectReason;
+use crate::event::{EjectReason, ReturnReason};
 use crate::outlier::StandingView;
 use crate::policy::PolicyView;
 
@@ -179,6 +179,36 @@ fn an_outage_leaves_no_points() {
     }
 }
 
+/// Each backend refuses every other request. One of them then fails all that it does not refuse, and
+/// is ejected. The others go on to refuse half, so the ejection is not regretted.
+#[test]
+fn refusals_from_before_an_ejection_are_not_its_fault() {
+    for policy in [PolicyKind::RoundRobin, PolicyKind::LeastRequest, PolicyKind::Learned] {
+        let mut world = world(policy, &["a", "b", "c"]);
+        let mut counts = [0; 3];
+        for number in 0..2500 {
+            let lease = world.route();
+            let backend = lease.backend();
+            let count = &mut counts[backend.index()];
+            *count += 1;
+            let status = match *count % 2 {
+                0 => 429,
+                _ if number > 600 && backend == A => 500,
+                _ => 200,
+            };
+            world.pass(1);
+            world.finish(lease, status);
+        }
+        let notices = world.notices();
+        let is_out = |notice: &Notice| matches!(notice, Notice::Ejected { backend: A, .. });
+        assert!(notices.iter().any(is_out), "{policy:?}: {notices:?}");
+        let is_regret = |notice: &Notice| {
+            matches!(notice, Notice::Returned { reason: ReturnReason::Regretted, .. })
+        };
+        assert!(!notices.iter().any(is_regret), "{policy:?}: {notices:?}");
+    }
+}
+
 /// Under every policy an ejected backend is not usable, however busy it is, and neither is one that
 /// is down.
 #[test]
@@ -248,7 +278,7 @@ fn ejections_are_told() {
         matches!(reason, EjectReason::Failures { in_row: 2, others: Some(0.0), .. }),
         "{reason:?}"
     );
-    assert_eq!(*why, crate::event::ReturnReason::Probation);
+    assert_eq!(*why, ReturnReason::Probation);
     assert!(world.snapshot().backends[0].ejections >= 1);
 }
 
