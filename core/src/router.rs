@@ -26,7 +26,6 @@ use crate::event::{
     Action, Event, HoldReason, Lease, NoRoute, Notice, ProbeFailure, RouteReason, SwitchReason,
 };
 use crate::gate::SwitchGate;
-use crate::health::Health;
 use crate::id::{BackendId, Token};
 use crate::policy::state::{PolicyState, PolicyStateError};
 use crate::policy::{self, GuardView, Habits, Policy};

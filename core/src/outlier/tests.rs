@@ -182,7 +182,7 @@ fn refusals_from_before_are_not_regretted() {
         let mut ends = (0..1000).map(|number| (number % 4 != 0).then_some(10.0));
         assert!(ends.all(|good_ms| !regret.observe(now, good_ms)), "{refused:?}");
     }
-    assert!((0..200).any(|number| regret.observe(now, (number % 2 != 0).then_some(10.0))));
+    assert!((0..1000).any(|number| regret.observe(now, (number % 2 != 0).then_some(10.0))));
 }
 
 /// If the others fail 5 %, a probation of 32 tolerates two failures at its start, and more the

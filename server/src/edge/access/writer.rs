@@ -100,7 +100,7 @@ impl Writer {
         if lost > 0 {
             self.has_given_up = true;
             self.state.lose(lost);
-        } else if self.failures > 0 {
+        } else if self.failures > 0 && !self.has_given_up {
             self.tell();
         }
     }

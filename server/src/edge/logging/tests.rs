@@ -182,9 +182,9 @@ fn a_renamed_file_is_let_go() {
         text.lines().map(|line| text_of(line.as_bytes())).collect::<Vec<_>>()
     };
     let open = || LogFile::open(&name).expect("a file");
-    for text in ["one", "two"] {
+    for one in ["one", "two"] {
         let (queue, guard) = spawn(levels("info"), text(open()), 8).expect("a thread");
-        log(&queue, Level::Info, text);
+        log(&queue, Level::Info, one);
         guard.finish();
     }
     std::fs::rename(&path, &old).expect("a rename");

@@ -371,8 +371,7 @@ fn write_clients(to: &mut Families<'_>, overall: &Overall) {
     to.level("intelliproxy_client_connections_max", help, overall.clients_max);
     let help = "Client connections accepted.";
     to.count("intelliproxy_client_connections_accepted_total", help, incidents.accepted);
-    let help =
-        "Client connections refused with 503 or a reset because the limit was reached, or while stopping.";
+    let help = "Client connections refused with 503 or a reset because the limit was reached, or while stopping.";
     to.count("intelliproxy_client_connections_refused_total", help, incidents.clients_refused);
     let help =
         "Requests and client connections that got 429 because their client exceeds its own limit.";
