@@ -39,15 +39,15 @@ pub(crate) struct Backend {
     pub(crate) health: HealthTracker,
     /// Leases that are out.
     in_flight: u32,
-    /// The maximum of leases that may be out.
+    /// The maximum number of leases that may be out.
     limit: u32,
     /// The maximum, or the number of leases that were out when the maximum was lowered below it.
     most: u32,
     /// Relative capacity, percent.
     weight: u32,
     mode: Mode,
-    /// Leases out that are not work for the backend: streams, and requests that wait for their
-    /// client.
+    /// Leases out that are not counted as work for the backend: streams, and requests that wait for
+    /// their client.
     aside: u32,
     /// Leases out that were set aside at least once.
     marked: u32,
@@ -56,7 +56,7 @@ pub(crate) struct Backend {
     /// The end of the hold that the backend asked for. Until then it gets no requests while
     /// another backend can take them.
     held_until: Option<Instant>,
-    /// Its failures, followed where the router ejects on behalf of the policy.
+    /// Its failures, tracked if the router ejects on behalf of the policy.
     pub(crate) watch: Watch,
     /// Whether observers know that a policy with its own ejection has ejected the backend.
     pub(crate) is_told_out: bool,
@@ -178,7 +178,7 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// Whether the next ping should come soon: a verdict on its health is open, or the latency
+    /// Whether the next ping should follow soon: a verdict on its health is open, or the latency
     /// average has too few samples.
     pub(crate) const fn wants_ping(&self) -> bool {
         let pings = &self.pings;
@@ -207,7 +207,8 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// Records a failed or unreadable report. The weight of the earlier ones has fallen since.
+    /// Records a failed or unreadable report. The earlier figures are evaluated again, as their
+    /// weight has fallen.
     pub(crate) fn report_failed(&mut self, now: Instant, rules: &Rules) {
         self.reports.failed += 1;
         self.rescore_load(now, rules);
@@ -243,14 +244,13 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// Whether it was asked so seldom before its last failure that the first back-off of an ejection
-    /// displaces hardly a request.
+    /// Whether it got so few requests before its last failure that the first back-off of an
+    /// ejection would divert hardly any.
     pub(crate) const fn is_asked_seldom(&self) -> bool {
         self.requests.was_quiet
     }
 
-    /// Records that a probation has shown that it works again: earlier failures no longer rank it
-    /// behind the others.
+    /// Records a passed probation: earlier failures no longer rank it behind the others.
     pub(crate) fn forgive(&mut self, now: Instant, rules: &Rules) {
         self.requests.error_rate.forgive();
         self.rescore_errors(now, rules);
@@ -323,7 +323,7 @@ impl Backend {
         ((declined + 1.0) / (requests + 2.0), requests)
     }
 
-    /// Sets the maximum of leases that may be out. Leases beyond it stay out until they end.
+    /// Sets the maximum number of leases that may be out. Leases beyond it stay out until they end.
     pub(crate) fn set_limit(&mut self, limit: u32) {
         self.limit = limit;
         self.most = limit.max(self.in_flight);
@@ -334,7 +334,7 @@ impl Backend {
         !self.is_retired && self.health.health().is_usable()
     }
 
-    /// Whether it has its maximum of leases out.
+    /// Whether the maximum number of its leases is out.
     pub(crate) const fn is_full(&self) -> bool {
         self.in_flight >= self.limit
     }
@@ -459,7 +459,7 @@ impl Backend {
     }
 
     const fn row(&self) -> ScanRow {
-        // Exactly 1 for the usual weight, so that costs are whole numbers then.
+        // Exactly 1 for the usual weight, so that its costs are whole numbers.
         let per_request = BackendLimits::WEIGHT_USUAL as f32 / self.weight as f32;
         let (generation, load, access) = (self.id.generation(), self.load(), self.access());
         ScanRow { generation, load, per_request, access, changes: 0 }
@@ -581,10 +581,11 @@ pub(crate) struct ScanRow {
 const SELDOM: Duration = Duration::from_millis(500);
 /// The number of latest requests that show a sudden rise of 4xx.
 const DECLINES_MEMORY: f64 = 32.0;
-/// Requests over which a backend's usual share of 4xx is known.
+/// The number of requests that define a backend's usual share of 4xx.
 const DECLINES_BEFORE: f64 = 512.0;
 /// The share up to which its 4xx are rare.
 const DECLINES_FEW: f64 = 0.1;
-/// After this number of pings, one that failed is followed at the regular time even if the average
-/// still lacks samples. As many as the first median of [`SeededEwma`] takes.
+/// After this number of pings, a failed one is followed by the next at the regular interval, even
+/// if the average still lacks samples. It is the number of samples in the first median of
+/// [`SeededEwma`].
 const PINGS_FIRST: u64 = 5;

@@ -9,17 +9,17 @@
 //! own`. Here `own` are the recent errors of the group, this one included, and `others` are those
 //! of the backend in all other groups. If errors are spread over the groups, all but the first one
 //! count. If one group is most of the traffic, all of its errors count: with a single client, all
-//! errors are the backend's. Errors fade with the half-life of the error rate, requests with their
-//! number.
+//! errors are the backend's. Errors fade with the half-life of the error rate. The counts of
+//! requests are halved every 4096 requests.
 //!
 //! | suspect by | counts against the backend |
 //! |---|---|
 //! | client | no |
 //! | target | only if the same target succeeds at another backend |
 //!
-//! The next request of the target's group is sent to another backend (a second opinion); its
-//! result holds for ten seconds. Until it is known, errors of that group do not count. A group
-//! that fails at two backends anyway needs no second opinion.
+//! The next request of the target's group is sent to another backend (a second opinion); its result
+//! holds for ten seconds. Until it is known, errors of that group do not count. A group that has
+//! failed at two backends by itself needs no second opinion.
 use std::time::Duration;
 
 use crate::estimate::Fading;
@@ -64,7 +64,7 @@ struct Failures {
     targets: [Fading; GROUPS],
 }
 
-/// Whether other backends fail a target that fails at one.
+/// Whether a target that fails at one backend also fails at others.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Opinion {
     /// No opinion. The last failure, if there was one, is kept.
@@ -73,9 +73,9 @@ enum Opinion {
     Wanted { not: BackendId },
     /// A request was sent to another backend.
     Asked { lease: LeaseId, not: BackendId },
-    /// Other backends fail it, too.
+    /// The target fails at other backends, too.
     Common { until: Instant },
-    /// Other backends do not fail it.
+    /// The target succeeds at another backend.
     Own { until: Instant },
 }
 
@@ -197,7 +197,8 @@ impl Blame {
             known @ Opinion::Common { until } if now < until => (known, is_suspect),
             // The target has just succeeded at another backend, so there is no excuse.
             known @ Opinion::Own { until } if now < until => (known, false),
-            // Two backends have failed it recently without being asked: that is an opinion, too.
+            // The target has failed at two backends recently, without a request for a second
+            // opinion.
             Opinion::Unknown { failed: Some((other, at)) }
                 if is_suspect && other != backend && now.since(at) < OPINION =>
             {
@@ -280,8 +281,8 @@ const REQUESTS: u32 = 4096;
 /// The time for which a second opinion holds.
 /// Chosen; without effect from half to twice in the scenarios of [`outlier`](crate::outlier).
 const OPINION: Duration = Duration::from_secs(10);
-/// Tolerance for the decay of the first of two errors in quick succession, which should count as
-/// two.
+/// Two errors in quick succession should count as two, although the first has decayed a little.
+/// This is the tolerance for that decay.
 const ROUNDING: f64 = 0.1;
 
 #[cfg(test)]

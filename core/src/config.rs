@@ -26,8 +26,8 @@ pub struct RouterConfig {
 }
 
 impl RouterConfig {
-    /// The maximum number of backends of a router. With more, the probes alone would be a heavy
-    /// load.
+    /// The maximum number of backends of a router: chosen, because the probes of more backends
+    /// would be a heavy load.
     pub const BACKENDS_MAX: usize = 10_000;
 
     /// Checks names and rules.
@@ -228,8 +228,8 @@ pub struct ProbeRules {
     /// Time in which a ping must be complete (1000 ms).
     #[serde(rename = "pingTimeoutMs", with = "millis")]
     pub ping_timeout: Duration,
-    /// Wait before the next ping while a verdict is open, that is after a first failure or success
-    /// and before the backend is down or up (500 ms).
+    /// Wait before the next ping while a verdict is open (500 ms): after a first failure or
+    /// success, before the backend is down or up.
     #[serde(rename = "pingRetryMs", with = "millis")]
     pub ping_retry: Duration,
     /// Time between two reports of a backend (3000 ms).

@@ -80,7 +80,8 @@ mod tests {
         }
     }
 
-    /// By hand, memory 20: an error, then a good one: 0.95 of 1.95 requests, 0.95/2.95.
+    /// By hand, with memory 20: an error and then a success are 0.95 of 1.95 requests, so the share
+    /// is 0.95/2.95.
     #[test]
     fn shares_by_hand() {
         let mut errors = Errors::default();

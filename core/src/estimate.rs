@@ -1,6 +1,6 @@
 //! Averages of observed values, without any knowledge of backends.
 //!
-//! `observe` and `add` take samples in. Reads change nothing: they project to the given time.
+//! `observe` and `add` record samples. Reads change nothing: they project to the given time.
 use std::time::Duration;
 
 use crate::errors::Errors;
@@ -15,7 +15,7 @@ pub(crate) struct Ewma {
 }
 
 impl Ewma {
-    /// Takes in a finite sample with weight `alpha`, above 0 and at most 1.
+    /// Records a finite sample with weight `alpha`, above 0 and at most 1.
     pub(crate) fn observe(&mut self, alpha: f64, sample: f64) {
         debug_assert!(sample.is_finite(), "samples are checked where they enter");
         self.value = Some(match self.value {
@@ -45,7 +45,7 @@ pub(crate) struct SeededEwma {
 }
 
 impl SeededEwma {
-    /// Takes in a finite sample, like [`Ewma::observe`].
+    /// Records a finite sample, like [`Ewma::observe`].
     pub(crate) fn observe(&mut self, alpha: f64, sample: f64) {
         if self.count < FIRST {
             self.first[self.count] = sample;
@@ -77,10 +77,10 @@ const FIRST: usize = 5;
 /// The share of errors among recent requests: `errors / (requests + prior)`. Both counts halve
 /// every half-life.
 ///
-/// Counts decay in steps. They stand still while less than 1/65536 of the half-life has passed
-/// since the last step (0.46 ms of 30 s); the next step makes up for that time. The error of a
-/// reading is therefore below 0.0011 %, and a busy backend pays for one `exp2` per step instead of
-/// one per request.
+/// Counts decay in steps. They do not change while less than 1/65536 of the half-life has passed
+/// since the last step (0.46 ms of 30 s); the next step covers that time. The error of a reading is
+/// therefore below 0.0011 %, and a busy backend pays for one `exp2` per step instead of one per
+/// request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ErrorRate {
     requests: f64,
@@ -217,7 +217,7 @@ fn decay(passed: u64, half_life: u64) -> f64 {
 const STEPS_PER_HALF_LIFE: u64 = 65_536;
 /// Decayed errors below this are treated as 0: a single error after 30 half-lives.
 const FORGOTTEN: f64 = 1e-9;
-/// More than what rounding changes in a rate.
+/// A bound above the rounding error of a rate.
 const ROUNDING: f64 = 1e-12;
 /// Counts below this are treated as 0: a single event after 20 half-lives.
 const FADED: f64 = 1e-6;
@@ -245,8 +245,8 @@ mod tests {
         }
     }
 
-    /// By hand: an outlier of 500 at any place among the first five decides only until the second
-    /// sample arrives. The sixth sample moves the median by a fifth of the distance.
+    /// By hand: an outlier of 500 at any place among the first five determines the average only
+    /// until the second sample. The sixth sample moves the median by a fifth of the distance.
     #[test]
     fn outliers_among_the_first_do_not_decide() {
         for place in 0..5 {

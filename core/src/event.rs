@@ -1,5 +1,5 @@
-//! The vocabulary between the router and its driver: facts for the router ([`Event`]), work for
-//! the driver ([`Action`]) and news for observers ([`Notice`]).
+//! The types that the router and its driver exchange: facts for the router ([`Event`]), work for
+//! the driver ([`Action`]) and facts for observers ([`Notice`]).
 use std::time::Duration;
 
 use crate::blame::Asker;
@@ -26,10 +26,10 @@ pub enum Event {
         outcome: Outcome,
     },
     /// A request stops being work for its backend before it ends: its connection became a tunnel,
-    /// or its response has been silent for the configured time. Policies stop counting it in
-    /// flight and learn nothing from it: neither a handshake nor the head of a stream measures
-    /// requests. Its lease stays out until [`Event::RequestFinished`]. Sent at most once for a
-    /// lease.
+    /// or its response has been silent for the configured time. Policies stop counting it in flight
+    /// and learn nothing from it: the time of a handshake or of a stream's head does not show how
+    /// fast requests are served. Its lease stays out until [`Event::RequestFinished`]. Sent at most
+    /// once for a lease.
     StreamOpened {
         /// The number of the lease.
         lease: LeaseId,
@@ -101,8 +101,8 @@ pub enum Notice {
         /// The reason of the change.
         reason: SwitchReason,
     },
-    /// A better backend was seen and not taken. Sent when the candidate or the kind of reason has
-    /// changed, at most once a second between two switches.
+    /// The current backend was kept although another one scored lower. Sent when the candidate or
+    /// the kind of reason has changed, at most once a second between two switches.
     Held {
         /// The current backend.
         current: BackendId,
@@ -120,8 +120,8 @@ pub enum Notice {
         /// The last failure, if failures caused the change; `None` if successful probes did.
         cause: Option<ProbeFailure>,
     },
-    /// A backend gets no requests for a while, because it failed, refused or did not answer earlier
-    /// ones.
+    /// A backend gets no requests for a while, because it failed or refused earlier ones, or sent
+    /// no response to them.
     Ejected {
         /// The ejected backend.
         backend: BackendId,
@@ -155,12 +155,12 @@ pub enum EjectReason {
         /// Such refusals in a row.
         in_row: u32,
     },
-    /// It sent no response for longer than its speed explains, until the last request in flight
-    /// there ended.
+    /// It sent no response for longer than its speed explains. Counted to the end of its last
+    /// request in flight.
     Silence {
         /// The time of silence.
         lasted: Duration,
-        /// The responses that were due in it.
+        /// The number of responses expected in that time.
         due: f64,
     },
 }
@@ -172,7 +172,7 @@ pub enum ReturnReason {
     Probation,
     /// The other backends fail about as much as it does.
     OthersFail,
-    /// The other backends failed more without it than it had failed.
+    /// Without it the share of failures was higher than with it.
     Regretted,
     /// It came up after it was down, so earlier failures no longer count.
     CameUp,
@@ -270,8 +270,8 @@ pub enum ProbeFailure {
 
 /// A backend's own load figures; each is `None` when the report does not contain it.
 ///
-/// Negative and non-finite numbers are ignored. For the score, queues count up to 250, where their
-/// points are within 0.01 % of their maximum.
+/// Negative and non-finite numbers are ignored. The score caps queues at 250, where their points
+/// are within 0.01 % of the maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LoadReport {
     /// Requests waiting in the backend's queue (`queueLen`).
@@ -292,13 +292,13 @@ pub struct Lease {
     pub(crate) id: LeaseId,
     pub(crate) backend: BackendId,
     pub(crate) routed_at: Instant,
-    /// The policy's mark on the request.
+    /// The policy's token for the request.
     pub(crate) token: Token,
-    /// The number of the policy that set the mark, counted from the start of the router.
+    /// The number of the policy that set the token, counted from the start of the router.
     pub(crate) policy_epoch: u32,
     /// The groups of the client and of the requested target.
     pub(crate) asker: Asker,
-    /// The rule by which the router chose, as far as it knows without the policy's mark.
+    /// The rule by which the router chose, without those that only the policy's token shows.
     pub(crate) reason: RouteReason,
 }
 
@@ -317,9 +317,9 @@ pub enum RouteReason {
     Retry,
     /// A request that tries out a backend that is ejected or idle.
     Trial,
-    /// A request that the learner's control routes, for comparison.
+    /// A request of the learner's control slice, routed by `least_request` for comparison.
     Control,
-    /// A request that shows whether another backend fails like the last one did.
+    /// A request that shows whether a target that failed at one backend fails at another.
     SecondOpinion,
     /// No backend is usable: the least bad one.
     LastResort,
@@ -353,8 +353,8 @@ impl Lease {
         self.backend
     }
 
-    /// Whether the request tries out a backend that may fail it: one that was ejected or idle. If the
-    /// request may be sent again and another backend is there, the client need not see the failure.
+    /// Whether the request tries out a backend that was ejected or idle. If it fails there, may be
+    /// sent again and has another backend, the client need not see the failure.
     pub fn is_trial(&self) -> bool {
         self.reason == RouteReason::Trial
     }
@@ -382,9 +382,9 @@ pub enum Outcome {
         /// The status of the response, usually 429 or 503.
         status: u16,
         /// The value of Retry-After: the backend gets no requests for this long while another one
-        /// can take them, at most 60 s. Without it the refusal counts as one more request in
-        /// flight, and as less if the backend works on many requests compared with the others. This
-        /// weight fades with the half-life of errors.
+        /// can take them, at most 60 s. Without it the refusal counts as up to one more request in
+        /// flight: less if the backend works on many requests compared with the others. This weight
+        /// fades with the half-life of errors.
         hold: Option<Duration>,
     },
     /// The request failed at the backend or on the way to it.
@@ -449,7 +449,7 @@ pub enum NoRoute {
     NoBackends,
     /// Every backend has been tried for this request.
     AllTried,
-    /// Every backend that was not tried has its maximum of requests in flight. The end of one of
-    /// them makes room.
+    /// Every backend that was not tried has the maximum number of requests in flight. The end of
+    /// one of them makes room.
     Full,
 }

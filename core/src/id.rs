@@ -3,7 +3,7 @@
 /// The id of a backend: its slot in every table and the slot's generation.
 ///
 /// The slot of a removed backend is reused by a later one with the next generation, so that late
-/// news about the old one is recognised. Slots depend on the sequence of configurations only. Ids
+/// results of the old one are recognised. Slots depend on the sequence of configurations only. Ids
 /// are ordered by slot.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BackendId {
@@ -77,5 +77,5 @@ impl LeaseId {
     }
 }
 
-/// A policy's own mark on a request; 0 if the policy sets none.
+/// A policy's own tag of a request; 0 if the policy sets none.
 pub(crate) type Token = u32;

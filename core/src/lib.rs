@@ -1,7 +1,7 @@
 //! The routing brain of IntelliProxy.
 //!
 //! A [`Router`] decides which backend serves a request. It is a plain data structure: its inputs
-//! are facts and the time, its outputs decisions, actions and a deadline. It opens no socket,
+//! are facts and the time; its outputs are decisions, actions and a deadline. It opens no socket,
 //! reads no clock, starts no thread, and all its randomness comes from the given seed. The same
 //! inputs give the same outputs, bit for bit, on every platform.
 //!

@@ -14,19 +14,19 @@
 //! the other backends, each with one good request added, plus one failure spread over all their
 //! requests. Where no other backend has had enough requests, five failures in a row are needed.
 //!
-//! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s of calm. From the fourth
-//! ejection in a row on it is a quarter of the time since the first one, 8 s to 2 min: a backend
-//! that has failed for long will most likely fail the next trial, too, and each trial is a request
-//! that fails. The back-off ends early when the others fail or refuse enough requests to justify a
-//! trial. A probation needs 4 good requests, doubled by each relapse up to 32, or as many as fit
-//! into [`PROBATION_TIME`].
+//! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s without an ejection. From the
+//! fourth consecutive ejection on it is a quarter of the time since the first one, 8 s to 2 min. A
+//! backend that has failed for long will most likely fail the next trial, too, and each trial is a
+//! request that fails. The back-off ends early when the others fail or refuse enough requests to
+//! justify a trial. A probation needs 4 good requests, doubled by each relapse up to 32, or as many
+//! as fit into [`PROBATION_TIME`].
 //!
 //! (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe` after 10. Three with the
 //! comparison lost fewer requests in the lab and ejected no good backend.)
 //!
-//! [`Watch`] follows one backend. [`Regret`] follows the pool: an ejection moves load to the
-//! others. If they then fail more than the ejection saved, it is taken back. This needs no
-//! knowledge of capacities, only the observed results.
+//! [`Watch`] tracks one backend. [`Regret`] tracks the pool: an ejection moves load to the others.
+//! If they then fail more than the ejection saved, it is reversed. This needs no knowledge of
+//! capacities, only the observed results.
 //!
 //! # Constants
 //! A constant without a source was chosen. "Insensitive" means that half and twice its value
@@ -42,7 +42,7 @@ use std::time::Duration;
 use crate::errors::Errors;
 use crate::time::Instant;
 
-/// Follows one backend's failures.
+/// Tracks one backend's failures.
 #[derive(Clone, Debug)]
 pub(crate) struct Watch {
     pub(crate) standing: Standing,
@@ -53,7 +53,7 @@ pub(crate) struct Watch {
     /// About the last twenty requests.
     pub(crate) recent: Errors,
     pub(crate) errors_in_row: u32,
-    /// Times that it was ejected.
+    /// The number of ejections.
     pub(crate) ejections: u64,
     /// The time at which the latest failed request was sent.
     erred_at: Instant,
@@ -93,7 +93,7 @@ pub(crate) enum Standing {
 }
 
 impl Watch {
-    /// The watch over a backend whose window is `window` now and `slow` after a return.
+    /// A watch of a backend whose window is `window` now and `slow` after a return.
     pub(crate) const fn new(window: u32, slow: u32) -> Self {
         Self {
             standing: Standing::In,
@@ -114,8 +114,8 @@ impl Watch {
         matches!(self.standing, Standing::In)
     }
 
-    /// Whether a good response changes more than counts: the backend is out, has failures that are
-    /// not forgotten, or is in slow start.
+    /// Whether a good response has effects beyond the counts: the backend is out, has recent
+    /// failures, or is in slow start.
     pub(crate) const fn is_troubled(&self) -> bool {
         !self.is_in() || self.recent.errors > 0.0 || self.window < WINDOW_OPEN
     }
@@ -164,8 +164,8 @@ impl Watch {
         let Some(others) = others else {
             return self.errors_in_row >= ERRORS_IN_ROW_ALONE;
         };
-        // Waiting for a second failure would cost a request. Ejecting a backend that is asked so
-        // seldom costs hardly any.
+        // Waiting for a second failure would cost a request. Ejecting a backend with so few
+        // requests diverts hardly any.
         if is_seldom && others.have_no_failures() {
             return true;
         }
@@ -173,7 +173,7 @@ impl Watch {
         if self.errors_in_row >= ERRORS_IN_ROW_ALONE && others.share == 0.0 {
             return true;
         }
-        // If failures are so rare, two in a row are not chance, whatever succeeded before.
+        // With failures this rare, two in a row are not chance, whatever succeeded before.
         others.are_calm() && self.errors_in_row >= ERRORS_IN_ROW_CALM
             || self.is_worse_than(others)
                 && (self.errors_in_row >= ERRORS_IN_ROW || self.recent.errors >= ERRORS_RECENT)
@@ -189,8 +189,7 @@ impl Watch {
         self.recent.share() > 3.0 * (others.share + 1.0 / (others.requests + 1.0)) + 0.1
     }
 
-    /// Whether the others fail, and it does not fail much more than they do. Then it need not stay
-    /// out.
+    /// Whether the others fail, too, and it does not fail much more. If so, it need not stay out.
     pub(crate) fn is_excused_by(&self, others: Others) -> bool {
         others.share > 0.0 && !self.is_worse_than(others)
     }
@@ -209,7 +208,8 @@ impl Watch {
             (now.since(self.since) / BACK_OFF_SHARE).clamp(BACK_OFF_MAX, BACK_OFF_LONG)
         };
         let until = now + wait;
-        // Calm is counted from the end of the back-off: an ejected backend cannot fail.
+        // The time without an ejection is counted from the end of the back-off: an ejected backend
+        // cannot fail.
         self.troubled_at = Some(until);
         self.standing = Standing::Ejected { until };
     }
@@ -232,7 +232,8 @@ impl Watch {
                     Standing::Probation { good: 0, needed, bad: 0, is_out: false, since: now };
                 true
             }
-            // Few requests would make the probation long: pings replace all steps but the last.
+            // With few requests the probation would take long, so pings count for all steps but the
+            // last.
             Standing::Probation { good, needed, is_out: false, .. } => {
                 *good = (*good + 1).min(*needed - 1);
                 false
@@ -326,7 +327,7 @@ impl Watch {
     }
 }
 
-/// Whether a backend is trusted, judged by its requests.
+/// The standing of a backend, by the results of its requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StandingView {
     /// It gets requests.
@@ -392,11 +393,11 @@ pub(crate) const fn is_within_cap(ejected: usize, of: usize) -> bool {
     2 * ejected <= of
 }
 
-/// Decides whether ejections pay: compares the results of the others since the ejection with the
-/// failures that it avoids.
+/// Decides whether ejections are worth their cost: compares the results of the others since the
+/// ejection with the failures that it avoids.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Regret {
-    /// The share of refused requests before the first of the present ejections.
+    /// The share of refused requests before the first of the current ejections.
     refused_before: f64,
     /// The share of failed or refused requests that would be expected without the ejection: the
     /// failures of the other backends, the failures that it avoids, and the refusals before it.
@@ -413,7 +414,7 @@ pub(crate) struct Regret {
     missed: u32,
     /// The time until which no backend is ejected.
     until: Instant,
-    /// Consecutive times that ejections were regretted.
+    /// The number of consecutive regrets.
     times: u32,
 }
 
@@ -468,7 +469,7 @@ impl Regret {
 
     /// Records the end of a request at another backend while one is out: its time in ms if it
     /// succeeded, `None` if it failed or was refused. Returns whether the ejections are to be
-    /// taken back.
+    /// reversed.
     pub(crate) fn observe(&mut self, now: Instant, good_ms: Option<f64>) -> bool {
         self.since.observe(good_ms.is_none(), REGRET_MEMORY);
         self.missed = self.missed.saturating_add(good_ms.is_none() as u32);
@@ -508,21 +509,23 @@ const FORGOTTEN: f64 = 1e-3;
 /// Failures in a row that eject a backend that is worse than the others. Chosen; insensitive from
 /// half to twice.
 const ERRORS_IN_ROW: u32 = 3;
-/// Failures in a row that eject where the others have no failures. Chosen; insensitive from 1 to 4.
+/// Failures in a row that eject a backend if the others have no failures. Chosen; insensitive from
+/// 1 to 4.
 const ERRORS_IN_ROW_CALM: u32 = 2;
-/// Failures in a row that eject where nothing is known of the others (Envoy's `consecutive_5xx`).
+/// Failures in a row that eject a backend if nothing is known of the others (Envoy's
+/// `consecutive_5xx`).
 const ERRORS_IN_ROW_ALONE: u32 = 5;
 /// Recent failures, not in a row, that eject a backend that is worse than the others. Chosen: half
 /// of it saves 1.1 %, twice costs 1.5 %; half of it is a second failure in 20, which may be chance.
 const ERRORS_RECENT: f64 = 2.5;
-/// Requests from which on the share of a backend is used. Chosen; without effect from half to
-/// twice.
+/// The least number of requests with which a backend's share is used. Chosen; without effect from
+/// half to twice.
 const KNOWN_REQUESTS: f64 = 2.0;
 /// Below this share, failures of the others are treated as none. Chosen; without effect from half
 /// to twice.
 const CALM_SHARE: f64 = 0.001;
-/// Requests of the others, all good, after which a single failure of a backend that is asked seldom
-/// ejects it: two of each of two.
+/// Requests of the others, all good, after which a single failure ejects a backend that gets few
+/// requests: two of each of two.
 const GOOD_REQUESTS: f64 = 4.0;
 /// With fewer requests of the others a share of 0 does not show that failures are rare. Chosen;
 /// insensitive from half to twice.
@@ -541,14 +544,16 @@ const BACK_OFF_LONG: Duration = Duration::from_secs(120);
 const BACK_OFF_SHARE: u32 = 4;
 /// Relapses that are counted. Chosen; without effect from half to twice.
 const RELAPSES_MAX: u32 = 3;
-/// Time after which an ejection is no relapse any more. Chosen; without effect from half to twice.
+/// Time after which an ejection no longer counts as a relapse. Chosen; without effect from half to
+/// twice.
 const CALM: Duration = Duration::from_secs(30);
 /// Good requests that a first probation needs; each relapse doubles them. Chosen; insensitive from
 /// half to twice.
 const PROBATION: u32 = 4;
 /// The most good requests that a probation needs. Chosen; without effect from half to twice.
 const PROBATION_MAX: u32 = 32;
-/// From this share on, failures of the others are usual. Chosen; without effect from half to twice.
+/// From this share on, failures of the others count as usual. Chosen; without effect from half to
+/// twice.
 const COMMON_SHARE: f64 = 0.01;
 /// A probation without a failure ends after this time at the latest. Chosen; without effect from
 /// half to twice.
@@ -564,8 +569,8 @@ pub(crate) const REGRET_MEMORY: f64 = 400.0;
 const MISSED: u32 = 20;
 /// Requests to wait for before an ejection is judged. Chosen; without effect from half to twice.
 const REGRET_REQUESTS: f64 = 50.0;
-/// The latency may rise by this factor without being blamed on the ejection. Chosen; insensitive
-/// from half to twice.
+/// A rise of the latency by up to this factor does not count against the ejection. Chosen;
+/// insensitive from half to twice.
 const LATENCY_SLACK: f64 = 1.5;
 /// Bound of the charge for failures, as a multiple of the latency, if the ejected backend failed less
 /// than half of its requests. Chosen; insensitive from half to twice.

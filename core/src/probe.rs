@@ -1,4 +1,4 @@
-//! Schedules probes: starts those that are due, follows the outstanding ones, gives up overdue
+//! Schedules probes: starts those that are due, tracks the outstanding ones, and gives up overdue
 //! ones. The results are applied in `router/probing.rs`.
 //!
 //! Each backend has one line of pings and one of reports. A line is always in one state:
@@ -86,11 +86,11 @@ impl ProbeSchedule {
         }
     }
 
-    /// Adds a new or returned backend, number `index` of `count` and the `nth` that joins now. Its
-    /// first probes are due at once; in a large pool, a little later for each batch before it. If a
-    /// probe from before its removal is still outstanding, the next one of the same kind is due
-    /// after that has ended. Probes of another backend that had the slot before are given up; their
-    /// results will be late.
+    /// Adds a new or returned backend: number `index` of `count`, and the `nth` of those that join
+    /// now. Its first probes are due at once or, in a large pool, a little later for each batch
+    /// before it. If a probe from before its removal is still outstanding, the next one of the same
+    /// kind is due after that one's end. Probes of a previous backend in its slot are given up;
+    /// their results count as late.
     pub(crate) fn add(
         &mut self,
         now: Instant,
@@ -194,7 +194,7 @@ impl ProbeSchedule {
     }
 
     /// Makes the line of an ended probe due again, unless its backend is retired. `is_open` is
-    /// whether a health verdict or a new average waits for the next ping.
+    /// whether a health verdict or a new average needs the next ping soon.
     pub(crate) fn schedule(
         &mut self,
         now: Instant,
@@ -269,7 +269,7 @@ impl ProbeSchedule {
 /// Backends that join together and are first probed at the same time.
 const BATCH: usize = 16;
 /// The first probes of two such batches are this far apart. A probe costs the proxy some 0.1 ms:
-/// without batches the 2000 first probes of 1000 backends would hold it up for 0.2 s.
+/// without batches the 2000 first probes of 1000 backends would occupy it for 0.2 s.
 const BATCHES_APART: Duration = Duration::from_millis(8);
 
 impl LineId {

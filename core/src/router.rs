@@ -1,11 +1,11 @@
 //! The router connects health, policy, gate, probes and estimates. This file has its interface; the
 //! files of `router/` do its work: `leases` admits requests and counts their ends, `charge` decides
-//! what counts against a backend, `probing` applies probes, `current` moves the current backend,
-//! `ejection` takes backends out, `asides` follows paused requests and streams, `arranging` applies
-//! configurations, `reason` explains decisions.
+//! which outcomes count against a backend, `probing` applies probes, `current` changes the current
+//! backend, `ejection` ejects and returns backends, `asides` tracks paused requests and streams,
+//! `arranging` applies configurations, `reason` explains decisions.
 //!
-//! The `inline(always)` attributes on the way of a request save a call each. They were measured in the
-//! proxy, together with its own: see `server/src/proxy/mod.rs`.
+//! The `inline(always)` attributes on the path of a request save a call each. They were measured in
+//! the proxy, together with its own: see `server/src/proxy/mod.rs`.
 mod arranging;
 mod asides;
 mod charge;
@@ -64,7 +64,7 @@ pub struct Router {
     probes: ProbeSchedule,
     policy: Box<dyn Policy>,
     habits: Habits,
-    /// The number of policies before this one. A policy does not get the marks of an earlier one.
+    /// The number of policies before this one. A policy does not get the tokens of an earlier one.
     policy_epoch: u32,
     /// Leases out that were set aside: streams, and requests that waited for their clients.
     asides: Asides,
@@ -302,8 +302,8 @@ impl Router {
         Some(PolicyState { version: PolicyState::VERSION, of })
     }
 
-    /// Restores a learned state for its configured backends, best before the first request. It is an
-    /// input like any event: a replay needs it.
+    /// Restores a learned state for the configured backends in it, preferably before the first
+    /// request. It is an input like any event: a replay needs it.
     ///
     /// # Errors
     /// Another version or policy, or a number out of range. Nothing has changed then.
@@ -406,7 +406,7 @@ impl Router {
         self.table.row(id).is_some_and(|row| row.access <= Access::Held)
     }
 
-    /// Whether a backend has its maximum of requests in flight.
+    /// Whether a backend has the maximum number of requests in flight.
     #[inline]
     fn is_full(&self, id: BackendId) -> bool {
         self.table.row(id).is_some_and(|row| row.access == Access::Full)
@@ -419,7 +419,7 @@ impl Router {
     }
 }
 
-/// A backend, the policy's mark, and the rule.
+/// A backend, the policy's token, and the rule.
 type Chosen = (BackendId, Token, RouteReason);
 
 #[cfg(test)]

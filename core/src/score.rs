@@ -65,8 +65,8 @@ impl ScoreParts {
 
     /// The sum of the parts. The caller stores it in [`total`](Self::total).
     pub(crate) fn sum(&self) -> f64 {
-        // The sum starts at 0.0, so that parts of −0.0 (from a weight of −0) do not give a total
-        // of −0.0.
+        // The sum starts at 0.0, so that parts of −0.0 (from a weight of −0) do not give a total of
+        // −0.0.
         self.parts().iter().fold(0.0, |sum, (_, points)| sum + points)
     }
 }

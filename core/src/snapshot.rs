@@ -127,7 +127,7 @@ pub struct BackendSnapshot {
 }
 
 impl BackendSnapshot {
-    /// Whether it may get new requests, as far as its configuration decides.
+    /// Whether the configuration lets it get new requests: it is ready and its weight is not 0.
     pub const fn is_in_service(&self) -> bool {
         matches!(self.mode, Mode::Ready) && self.weight > 0
     }

@@ -23,7 +23,7 @@ impl Figure {
         ((FORGOTTEN_AT - age) / (FORGOTTEN_AT - 1.0)).clamp(0.0, 1.0)
     }
 
-    /// The time up to which the weight stays as it is at `now`.
+    /// The time until which the weight stays as it is at `now`.
     pub(super) fn holds_until(&self, now: Instant, interval: Duration) -> Instant {
         match self.weight(now, interval) {
             1.0 => self.said_at + interval,

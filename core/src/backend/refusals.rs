@@ -23,9 +23,9 @@ impl Backend {
     /// average. A backend that looks idle gets one more request in flight. A backend that works on
     /// as many as the others gets hardly any: it is full like them, which its load already shows.
     ///
-    /// With a whole request for each refusal, ten full backends were ranked by their refusals for a
-    /// minute after a burst. With `1/(1 + in flight)` two proxies with short queues failed 0.1 %
-    /// more.
+    /// Measured alternatives: a whole request for each refusal ranked ten full backends by their
+    /// refusals for a minute after a burst; `1/(1 + in flight)` made two proxies with short queues
+    /// fail 0.1 % more requests.
     #[cold]
     pub(crate) fn turned_one_away(&mut self, now: Instant, others: f64, rules: &Rules) {
         let idle = ((1.0 + others - f64::from(self.at_work())) / (1.0 + others)).clamp(0.0, 1.0);
@@ -36,8 +36,7 @@ impl Backend {
     }
 
     /// Recent refusals at `now`; 0 from [`RETRIED_AFTER`] after the last one until the next one. If
-    /// they only faded, a backend that refused much would get no requests long after it has
-    /// recovered.
+    /// they only faded, a backend with many refusals would get no requests long after its recovery.
     pub(super) fn refusals_at(&self, now: Instant, rules: &Rules) -> f64 {
         if now.since(self.requests.turned_away_at) >= RETRIED_AFTER {
             return 0.0;
@@ -45,7 +44,7 @@ impl Backend {
         self.requests.turned_away.at(now, rules.errors.half_life)
     }
 
-    /// Forgets recent refusals, which were not caused by the backend.
+    /// Forgets recent refusals because the backend did not cause them.
     pub(crate) fn forget_refusals(&mut self, weights: &Weights) {
         self.requests.turned_away = Fading::default();
         self.turned_away = 0;
@@ -53,6 +52,6 @@ impl Backend {
     }
 }
 
-/// Time without a refusal after which a backend that refused is asked again. A backend that still
-/// refuses costs a request each time. One that has recovered is back within 15 s.
+/// Time without a refusal after which a backend that refused gets a request again. A backend that
+/// still refuses costs one request each time. A recovered one is in full use within 15 s.
 const RETRIED_AFTER: Duration = Duration::from_secs(8);

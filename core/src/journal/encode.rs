@@ -59,7 +59,7 @@ impl Encoder {
         result: Result<&Lease, NoRoute>,
     ) {
         match result {
-            // By far the most frequent record: its lease needs no bytes.
+            // By far the most frequent record, so its lease takes no bytes.
             Ok(lease) if tried.is_empty() && lease.id.0 == self.last_lease.wrapping_add(1) => {
                 if lease.asker == Asker::default() {
                     self.tag(now, tag::ROUTED_NEXT);

@@ -6,7 +6,7 @@ use super::VERSION;
 /// The place where a journal stops being readable, and the reason.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct JournalError {
-    /// Bytes before the damage. Records that end before it were read.
+    /// The offset of the damage, bytes. Records that end before it were read.
     pub offset: u64,
     /// The fault.
     pub fault: Fault,

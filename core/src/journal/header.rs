@@ -13,8 +13,8 @@ pub(super) const MAGIC: [u8; 8] = *b"\x89IPJ\r\n\x1a\n";
 /// The largest header or block; more is treated as damage. Ten thousand backends need a megabyte.
 pub(super) const BYTES_MAX: u32 = 64 * 1024 * 1024;
 
-/// The most backends of a configuration. Each takes a kilobyte or more in a router but only a few
-/// bytes here, so a small file could otherwise fill the memory.
+/// The maximum number of backends in a configuration. A backend takes a kilobyte or more in a
+/// router but only a few bytes here, so a small file could otherwise exhaust the memory.
 const BACKENDS_MAX: usize = 10_000;
 
 /// The header of a journal.

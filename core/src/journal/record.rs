@@ -118,7 +118,7 @@ pub struct Admission {
 pub(super) mod tag {
     pub(in crate::journal) const NO_TIME: u8 = 0x80;
     pub(in crate::journal) const TIMED_OUT: u8 = 1;
-    /// A first attempt without groups of its asker, whose lease has the next number.
+    /// A first attempt whose asker has no groups and whose lease has the next number.
     pub(in crate::journal) const ROUTED_NEXT: u8 = 2;
     pub(in crate::journal) const ROUTED: u8 = 3;
     pub(in crate::journal) const NOT_ROUTED: u8 = 4;

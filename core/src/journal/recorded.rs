@@ -16,13 +16,13 @@ use crate::time::Instant;
 /// A [`Router`] that writes a journal of its inputs into a [`JournalSink`]. Without a sink it
 /// costs one branch more than the router.
 ///
-/// Its methods that change the router record the call. Methods that do not are available by
+/// Its methods that change the router record the call. Those that only read are available through
 /// [`Deref`].
 #[derive(Debug)]
 pub struct RecordedRouter {
     router: Router,
     journal: Option<Box<Journal>>,
-    /// The present configuration and the seed, for later recordings.
+    /// The current configuration and the seed, for later recordings.
     header: Box<Header>,
     /// The initial state, kept until the first input.
     origin: Option<Box<Origin>>,
@@ -35,8 +35,8 @@ struct Origin {
     state: Option<PolicyState>,
 }
 
-/// Receives the blocks of a journal. It does not wait, except shortly for the last block: blocks
-/// that it cannot take are lost and counted.
+/// Receives the blocks of a journal. It does not block the caller, except briefly for the last
+/// block: blocks that it cannot take are lost and counted.
 pub trait JournalSink: fmt::Debug + Send {
     /// Sets the header of files that begin from now on. The sink numbers the files (`part`).
     fn begin(&mut self, header: &Header);

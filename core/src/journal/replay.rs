@@ -8,7 +8,8 @@ use crate::event::{Action, Event, Lease, NoRoute, ProbeKind};
 use crate::id::{BackendId, LeaseId, ProbeId};
 use crate::router::Router;
 
-/// A router that gets every input of a journal at its time. Every decision is compared.
+/// A router that gets every input of a journal at its recorded time. Every decision is compared
+/// with the recorded one.
 ///
 /// The comparison is exact from the first record of the first file to the first gap. After a gap,
 /// or from a later file, nothing can be compared, because the router's learned state is unknown.

@@ -1,9 +1,9 @@
 //! Another router with the same inputs: its decision at each recorded request.
 //!
-//! The shadow decides at every recorded request and then gets the recorded result: the request
-//! counts at its real backend, with its real outcome. Its view of the backends is therefore always
-//! the recorded one. Only its own memory (the current backend, the draws and counts of its policy)
-//! follows its own decisions.
+//! The shadow decides on every recorded request and then gets the recorded result: the request is
+//! counted for its real backend, with its real outcome. Its view of the backends is therefore
+//! always the recorded one. Only its own state (the current backend, the draws and counts of its
+//! policy) follows its own decisions.
 //!
 //! The effects of its own decisions are not visible: a backend that gets more requests would also
 //! get slower.
@@ -18,7 +18,7 @@ use crate::probe::LineId;
 use crate::router::Router;
 use crate::time::Instant;
 
-/// A router under its own rules that decides along a journal.
+/// A router with its own rules that decides on each request of a journal.
 #[derive(Debug)]
 pub struct Shadow {
     router: Router,
@@ -154,8 +154,7 @@ impl Shadow {
             }
             (lease, admission) => {
                 if let Ok(lease) = lease {
-                    // The decision was only a question. Abandoned requests teach the policy
-                    // nothing.
+                    // Only the decision is wanted. Policies learn nothing from abandoned requests.
                     let outcome = Outcome::Abandoned;
                     self.router.handle_event(now, Event::RequestFinished { lease, outcome });
                 }
@@ -198,8 +197,8 @@ impl Shadow {
         self.router.handle_event(now, Event::LoadReported { backend, report });
     }
 
-    /// Ends probes of lines that were not probed in the recording at this time, with the last
-    /// result of the line. Recorded probes end by themselves.
+    /// Ends probes that have no recorded counterpart at this time, with the last recorded result of
+    /// their line. Other probes end with their recorded counterpart.
     fn answer_waiting(&mut self, now: Instant) {
         let ready = |(line, (_, since)): (&LineId, &(ProbeId, Instant))| {
             let is_ready = *since < now && !self.lines_out.contains(line);

@@ -94,7 +94,8 @@ impl<'a> Cursor<'a> {
 mod tests {
     use super::*;
 
-    /// Numbers at every length boundary are read back, and the cursor stops at their ends.
+    /// Numbers at every length boundary are read back as written, and the cursor stops at their
+    /// ends.
     #[test]
     fn numbers_come_back() {
         let mut numbers = vec![0, 1, u64::MAX];

@@ -23,7 +23,8 @@ fn fails(watch: &mut Watch, now: Instant, others: Option<Others>) -> bool {
 }
 
 /// Three errors in a row eject for 250 ms. Each relapse makes it eight times as long up to 8 s and
-/// doubles the good requests needed, up to 32. Half a minute of calm starts again.
+/// doubles the good requests needed, up to 32. After half a minute without an ejection it starts
+/// again.
 #[test]
 fn back_off_grows() {
     let mut watch = Watch::new(WINDOW_START, WINDOW_START);
@@ -99,8 +100,8 @@ fn alone_it_takes_five() {
     assert!(few.is_some_and(|few| !watch.is_excused_by(few)));
 }
 
-/// A single failure is enough for a backend that is asked seldom, if the others were asked and have
-/// not failed.
+/// A single failure is enough for a backend that gets few requests, if the others had requests and
+/// have not failed.
 #[test]
 fn seldom_asked_one_failure_is_enough() {
     let now = Instant::from_millis(5);
@@ -115,7 +116,7 @@ fn seldom_asked_one_failure_is_enough() {
     }
 }
 
-/// Pings carry a backend to the last step of its probation, which takes a request. A probation of
+/// Pings count for all steps of a probation but the last, which takes a request. A probation of
 /// eight seconds needs only that one.
 #[test]
 fn pings_carry_all_steps_but_the_last() {
@@ -171,8 +172,8 @@ fn an_ejection_that_costs_more_than_it_saves_is_regretted() {
     assert!(regret.allows(again + Duration::from_secs(16)));
 }
 
-/// A pool that refuses a quarter of its requests goes on to do so while a backend is out. That is
-/// not regretted, also if a second backend is ejected. Twice as many refusals are.
+/// A pool refuses a quarter of its requests before and during an ejection. The ejection is not
+/// regretted, nor that of a second backend. It is once twice as many are refused.
 #[test]
 fn refusals_from_before_are_not_regretted() {
     let now = Instant::from_millis(1000);
@@ -211,9 +212,9 @@ fn probation_puts_up_with_what_is_usual() {
     assert!(watch.is_in());
 }
 
-/// A backend that fails every trial is tried after 250 ms, 2 s and 8 s, then every 8 s, and once it
-/// has failed for longer than 32 s after a quarter of that time, 2 min at most. It is ejected nine
-/// times in the first minute and 13 times in the next 14 minutes.
+/// A backend that fails every trial is tried after 250 ms, 2 s and 8 s, then every 8 s, and after
+/// more than 32 s of failures at intervals of a quarter of that time, 2 min at most. It is ejected
+/// nine times in the first minute and 13 times in the next 14 minutes.
 #[test]
 fn what_fails_for_long_is_tried_seldom() {
     let start = Instant::from_millis(1000);
@@ -236,7 +237,7 @@ fn what_fails_for_long_is_tried_seldom() {
     assert_eq!(watch.standing, Standing::Ejected { until: now + CALM + BACK_OFF }, "anew");
 }
 
-/// Each twenty requests that fail or are refused elsewhere end the back-off early.
+/// Every twenty requests that fail or are refused elsewhere end the back-off early.
 #[test]
 fn it_is_called_back_where_the_others_refuse() {
     let saving = Saving { share: 0.5, failed: 1.0, refused: Some(0.0), ..SAVING };

@@ -57,7 +57,8 @@ impl<'a> Candidates<'a> {
         self.table.get(id)
     }
 
-    /// A counter of the changes of a backend's facts, which wraps. While it stays the facts stay.
+    /// A counter of the changes of a backend's facts, which wraps. While it is unchanged, so are
+    /// the facts.
     pub(super) fn changes(&self, id: BackendId) -> u32 {
         self.table.row(id).map_or(0, |row| row.changes)
     }
@@ -129,12 +130,13 @@ impl<'a> Candidates<'a> {
         best.map(|(id, _)| id)
     }
 
-    /// Two different candidates in the order of drawing; the same twice if there is only one.
+    /// Two different candidates in the order in which they were drawn; the same one twice if there
+    /// is only one.
     pub(super) fn two(&self, rng: &mut Rng) -> Option<(BackendId, BackendId)> {
         let first = self.draw(rng)?;
         Some((first, self.draw_but(Some(first), rng).unwrap_or(first)))
     }
 }
 
-/// Draws from all backends before candidates are counted.
+/// The maximum number of draws from all backends, before the candidates are counted.
 const DRAWS_MAX: usize = 8;

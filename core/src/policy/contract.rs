@@ -6,8 +6,8 @@
 //! the same choices.
 //!
 //! Besides its choices a policy decides which backends are full ([`Policy::is_full`],
-//! [`Policy::overflow`]). A [`Learner`] also vouches for backends against lost pings, asks for
-//! more pings, and ejects backends by itself.
+//! [`Policy::overflow`]). A [`Learner`] also vouches for backends that lose pings, requests more
+//! pings, and ejects backends by itself.
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// A request now waits for its client, or has become a stream: it is not work for its backend.
     fn on_pause(&mut self, _now: Instant, _backend: BackendId) {}
 
-    /// A request that waited for its client is work again, or is about to end.
+    /// A request that waited for its client counts as work again, or is about to end.
     fn on_resume(&mut self, _now: Instant, _backend: BackendId) {}
 
     /// A request ended.
@@ -70,8 +70,8 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// A ping ended. `facts` is the state of the backend after it.
     fn on_ping(&mut self, _now: Instant, _backend: BackendId, _is_good: bool, _facts: &Backend) {}
 
-    /// Whether a backend has as many requests in flight as it can work on at once, if the policy
-    /// knows. Recent refusals (`turned_away`) count as requests in flight.
+    /// Whether a backend has as many requests in flight as it can work on at once; false if the
+    /// policy does not know. Recent refusals (`turned_away`) count as requests in flight.
     fn is_full(&self, _backend: BackendId, _turned_away: u32) -> bool {
         false
     }
@@ -88,7 +88,7 @@ pub(crate) trait Policy: Debug + Send + Sync {
         None
     }
 
-    /// The rule behind a choice with this mark.
+    /// The rule behind a choice with this token.
     fn reason(&self, _token: Token) -> RouteReason {
         RouteReason::Policy
     }
@@ -167,12 +167,11 @@ pub(crate) trait Learner {
 /// The services that a policy needs from the router with every request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Habits {
-    /// Whether the gate restrains its choices. Only a policy that sends everything to one backend
-    /// needs that.
+    /// Whether the gate restrains its choices, which only a policy with a current backend needs.
     pub(crate) is_gated: bool,
-    /// Whether it follows requests ([`Policy::on_dispatch`], [`Policy::on_outcome`]).
+    /// Whether it gets every request ([`Policy::on_dispatch`], [`Policy::on_outcome`]).
     pub(crate) listens: bool,
-    /// Whether it ejects failing backends by itself and asks for pings ([`Learner::ping_every`]).
+    /// Whether it ejects failing backends by itself and requests pings ([`Learner::ping_every`]).
     /// The router ejects for all other policies.
     pub(crate) guards_itself: bool,
 }
@@ -186,7 +185,7 @@ impl Habits {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Choice {
     pub(crate) backend: BackendId,
-    /// The policy's mark, which is returned at the end of the request.
+    /// The policy's token, which is returned at the end of the request.
     pub(crate) token: Token,
 }
 
@@ -194,7 +193,7 @@ pub(crate) struct Choice {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended<'a> {
     pub(crate) backend: BackendId,
-    /// The mark of the choice; 0 if another policy made it.
+    /// The token of the choice; 0 if another policy made it.
     pub(crate) token: Token,
     pub(crate) outcome: &'a Outcome,
     /// Time from the decision to the end, without waiting for the client.

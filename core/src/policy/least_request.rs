@@ -1,8 +1,8 @@
 //! `least_request`: the fewest requests in flight over all candidates; equals are drawn at random.
 //!
 //! Like HAProxy's leastconn and nginx's least_conn, but counted in requests. The counts are the
-//! proxy's own leases: nothing that a backend reports takes part. With weights the requests in
-//! flight plus the new one are divided by the weight, and the least quotient wins.
+//! proxy's own leases; reports of backends are not used. With weights the requests in flight plus
+//! the new one are divided by the weight, and the least quotient wins.
 use crate::backend::Backend;
 use crate::id::BackendId;
 use crate::policy::PolicyView;
@@ -15,7 +15,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(crate) struct LeastRequest;
 
-/// The view that `least_request` has of a backend: the least wins.
+/// The figures of a backend for `least_request`; the smallest quotient wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LeastRequestView {
     /// Requests that the backend works on, and recent ones that it refused.

@@ -6,13 +6,13 @@
 //! failure. The weights follow stochastic gradient descent with rate 0.1 over batches of 5: `w +=
 //! 0.1 · mean((r − w·f)·f)`.
 //!
-//! Features are those at the time of the decision, kept until its end. The weights of costs stay
-//! at most 0; without that bound they learned to reward lost pings. Requests in flight are exact.
-//! The figures that a backend reports count at most half as much as the weight of requests in
-//! flight, so that no report attracts all traffic.
+//! Features are those at the time of the decision, kept until its end. The weights of costs are at
+//! most 0; without that bound they learned to reward lost pings. Requests in flight are exact. The
+//! figures that a backend reports count at most half as much as the weight of requests in flight,
+//! so that no report attracts all traffic.
 //!
 //! Exploration: with probability ε a random candidate, `ε = max(0.01, 0.1/(1 + decisions/1000))`,
-//! for the default start of 0.1. The policy is a readable baseline of learning. Its model cannot
+//! for the default start of 0.1. The policy is a simple baseline for learning. Its model cannot
 //! distinguish a queue from a slow backend.
 pub(crate) mod rules;
 
@@ -55,7 +55,7 @@ pub(crate) struct LinearRl {
 #[derive(Clone, Copy, Debug, Default)]
 struct Bound {
     cost: f64,
-    /// The time up to which it holds if neither the backend nor the weights change.
+    /// The time until which it holds if neither the backend nor the weights change.
     until: Instant,
     /// The state that it was computed for: the generation of the backend's id, the counter of its
     /// changes, and the counter of the changes of the weights.
@@ -70,7 +70,8 @@ struct Bound {
 struct Row {
     /// The backend that they belong to, and the counter of its changes at that time.
     of: Option<(BackendId, u32)>,
-    /// The time up to which all but the share of errors stay the same without a change.
+    /// The time until which all but the share of errors stay the same if the backend does not
+    /// change.
     hold_until: Instant,
     /// The same for the share of errors.
     errors_hold_until: Instant,
@@ -162,7 +163,7 @@ impl Tanh {
     }
 }
 
-/// The view that `linear_rl` has of a backend: the highest value wins.
+/// The figures of a backend for `linear_rl`; the highest value wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearRlView {
     /// The sum of the weights times the features.
@@ -200,7 +201,7 @@ impl LinearRl {
             self.first = self.first.wrapping_add(1);
         }
         self.frozen.push_back(features);
-        // With its highest bit set a token is never 0, which means a missing token.
+        // The highest bit is set, so that a token is never 0, which means a missing one.
         self.first.wrapping_add(self.frozen.len() as u32 - 1) | TOKEN_BIT
     }
 
@@ -239,7 +240,7 @@ fn features(
     rules: &Rules,
     squashed: &mut Squashed,
 ) -> [f64; FEATURES] {
-    // Figures without weight skip the arithmetic.
+    // Figures whose weight is 0 skip the arithmetic.
     let said = |figure: Option<(f64, f64)>, unit: f64, tanh: &mut Tanh| {
         let fresh = figure.filter(|(_, weight)| *weight > 0.0);
         fresh.map_or(0.0, |(value, weight)| weight * tanh.of(value, unit))
@@ -317,7 +318,7 @@ impl Policy for LinearRl {
         let Some(is_error) = ended.outcome.is_error().filter(|_| ended.token != 0) else {
             return;
         };
-        // The features of the decision: those of now would credit another state.
+        // The features at the decision: the current ones describe another state.
         let Some(features) = self.frozen(ended.token) else {
             return;
         };
@@ -381,7 +382,7 @@ const SAID_SHARE: f64 = 0.5;
 const RATE: f64 = 0.1;
 const BATCH: u32 = 5;
 const EXPLORATION_DECAY: f64 = 1000.0;
-/// Choices whose features are kept. Requests that are out longer teach nothing.
+/// The number of choices whose features are kept. Nothing is learned from requests that end later.
 const FROZEN_MAX: usize = 8192;
 const TOKEN_BIT: Token = 1 << 31;
 /// A bound holds for the half-life of errors divided by this number: 7 ms of 30 s, in which the

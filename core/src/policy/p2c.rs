@@ -15,7 +15,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(crate) struct P2c;
 
-/// The view that `p2c` has of a backend: the lesser of two drawn wins.
+/// The figures of a backend for `p2c`; the lower load of two drawn backends wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct P2cView {
     /// Requests that the backend works on, and recent ones that it refused.

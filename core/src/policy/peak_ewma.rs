@@ -3,9 +3,9 @@
 //! `load = cost · (inFlight + 1)`, with the cost in ms. A sample above the cost replaces it (peak).
 //! A sample below it moves it: `cost = cost·w + rtt·(1 − w)`, `w = exp(−dt / decay)`, where dt is
 //! the time since the last sample. A sample is the time to the head of the response. A failure
-//! counts as the charge for it (`errors.chargeMs`), which decays three times as fast: by default 5
-//! s are down to 40 ms after 16 s instead of 48 s, and the backend is asked again. A read computes
-//! the decay towards 0 up to the present and does not store it.
+//! counts as the charge for it (`errors.chargeMs`), which decays three times as fast. By default 5
+//! s have decayed to 40 ms after 16 s instead of 48 s, and the backend gets requests again. A read
+//! computes the decay up to the given time and does not store it.
 //!
 //! An unknown cost is 0, so that a new backend is tried. Until its first response arrives, each
 //! request in flight there counts as 1 s, the penalty of tower and Finagle.
@@ -40,7 +40,7 @@ struct Cost {
     is_charge: bool,
 }
 
-/// The view that `peak_ewma` has of a backend: the lesser load of two drawn wins.
+/// The figures of a backend for `peak_ewma`; the lower load of two drawn backends wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PeakEwmaView {
     /// The decaying peak of response times, ms; `None` before the first.
@@ -68,8 +68,8 @@ impl PeakEwma {
         }
     }
 
-    /// Forgets the cost of a backend that works again: the charge for a failure would take most of a
-    /// minute to fade.
+    /// Forgets the cost of a backend that has recovered. By default the charge for a failure would
+    /// take 16 s to fade.
     fn forget(&mut self, backend: BackendId) {
         *entry(&mut self.costs, backend) = None;
     }

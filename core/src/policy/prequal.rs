@@ -1,10 +1,10 @@
 //! `prequal`: the hot-cold rule over a pool of recent load probes.
 //!
-//! A probe here is a record of the proxy's own knowledge of a backend at one moment: the requests
-//! in flight (its own, plus the queue that the backend reported within the last second), and the
-//! recent latency at about that number in flight. Such probes cost nothing. Each request adds a
-//! probe of a random candidate, each good response one of its backend. A newer probe replaces the
-//! older one of the same backend.
+//! A probe here is not a request. It records what the proxy knows of a backend at one moment: the
+//! requests in flight (its own, plus the queue that the backend reported within the last second),
+//! and the recent latency at about that number in flight. Such probes cost nothing. Each request
+//! adds a probe of a random candidate, each good response one of its backend. A newer probe
+//! replaces the older one of the same backend.
 //!
 //! The pool has at most 16 probes of at most 1 s. When it is full, the oldest and the worst are
 //! removed alternately. A probe is hot if its requests in flight are above the 0.84 quantile
@@ -14,8 +14,8 @@
 //! random candidate.
 //!
 //! Wydrowski et al., Load is not what you should balance: Introducing Prequal (NSDI 2024).
-//! Latencies are in ms, by the requests in flight that a request met. A latency that is unknown,
-//! or without a response for 5 s, is 0, so that a new or forgotten backend is tried.
+//! Latencies are in ms, by the requests in flight when the request arrived. A latency that is
+//! unknown, or without a response for 5 s, is 0, so that a new or forgotten backend is tried.
 pub(crate) mod rules;
 
 use crate::backend::Backend;
@@ -53,7 +53,7 @@ struct Latencies {
     seen_at: Instant,
 }
 
-/// The view that `prequal` has of a backend: the cold one with the least latency wins.
+/// The figures of a backend for `prequal`; the cold one with the least latency wins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrequalView {
     /// Probes of the backend in the pool.
@@ -159,7 +159,7 @@ impl Policy for Prequal {
         match best.filter(|_| able().count() >= POOL_MIN) {
             Some(best) => {
                 let probe = &mut self.pool[best];
-                // The request that is being sent is part of the load that the next one meets.
+                // The request that is being sent is part of the load for the next one.
                 probe.in_flight += 1.0;
                 let in_flight = candidates.load(probe.backend).saturating_add(1);
                 probe.latency_ms = entry(&mut self.latencies, probe.backend).at(now, in_flight);

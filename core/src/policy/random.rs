@@ -1,6 +1,6 @@
 //! `random`: every candidate is equally likely, regardless of its state.
 //!
-//! The reference that every other policy must beat. Its only source is the seed.
+//! The baseline that every other policy must beat. Its choices depend only on the seed.
 use crate::backend::Backend;
 use crate::id::BackendId;
 use crate::policy::PolicyView;

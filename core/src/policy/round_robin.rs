@@ -16,7 +16,7 @@ pub(crate) struct RoundRobin {
     next: usize,
 }
 
-/// The view that `round_robin` has of a backend: backends take turns.
+/// The figures of a backend for `round_robin`; backends take turns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RoundRobinView {
     /// Whether the last request went to it.

@@ -4,14 +4,15 @@
 //!
 //! The gate keeps all requests at one current backend. That backend may be full: it has as many
 //! requests in flight as it can work on at once ([`width`](super::learned::Shape::width), learned
-//! from its own completions). Then the single request goes where the expected delay is least, under
-//! the model of [`learned`](super::learned). That may be the current backend. Now and then, by the
-//! budget for trials of `learned`, it goes to one that has been idle for a second or more, since
-//! only requests show that a backend has become faster. Below its width the rule alone decides.
+//! from its own completions). A single request then goes to the backend with the least expected
+//! delay under the model of [`learned`](super::learned), which may be the current one.
+//! Occasionally, by the budget for trials of `learned`, it goes to one that has been idle for a
+//! second or more, since only requests show that a backend has become faster. Below its width the
+//! score alone decides.
 //!
 //! The width is compared with a backend's own requests in flight, not with a difference between
-//! backends. Under a rule of "15 more in flight" three serial backends would do a third of the work
-//! that they can do.
+//! backends. Under a rule of "15 more in flight" three serial backends would do a third of their
+//! possible work.
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::id::BackendId;
@@ -23,24 +24,24 @@ use crate::policy::rows::entry;
 use crate::rng::Rng;
 use crate::time::Instant;
 
-/// Ranks by score, and knows by a model of completions when a backend is full.
+/// Ranks by score. A model of completions shows when a backend is full.
 #[derive(Debug)]
 pub(crate) struct Score {
     /// `None` with spill-over off.
     model: Option<Learned>,
-    /// Requests that came past a full current backend, by the backend that they went to.
+    /// Spills, by the backend that got them.
     spills: Vec<u64>,
 }
 
-/// The view that `score` has of a backend: the fewest points win.
+/// The figures of a backend for `score`; the fewest points win.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoreView {
     /// The score, in points.
     pub points: f64,
-    /// Requests in flight with which the backend is full, so that single requests go past it.
-    /// `None` with spill-over off.
+    /// Requests in flight at which the backend is full and requests spill over. `None` with
+    /// spill-over off.
     pub full_at: Option<u32>,
-    /// Requests that came here past a full current backend.
+    /// Requests that spilled over to this backend from a full current one.
     pub spills: u64,
 }
 

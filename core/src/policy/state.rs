@@ -1,8 +1,8 @@
 //! The learned state of a policy, kept across restarts: plain data with a version.
 //!
-//! The driver writes the state to a file and reads it again, so it is not trusted. The router
-//! refuses another version. Each policy refuses the state of another policy, and numbers that it
-//! cannot have learned.
+//! The driver writes the state to a file and reads it again, so it is checked like any input. The
+//! router refuses another version. Each policy refuses the state of another policy, and numbers
+//! that it cannot have learned.
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -114,7 +114,7 @@ impl fmt::Display for PolicyStateError {
 
 impl std::error::Error for PolicyStateError {}
 
-/// Refuses the state unless the number at `path` is good.
+/// Refuses the state unless the number at `path` is valid.
 pub(super) fn check(path: &str, is_good: bool) -> Result<(), PolicyStateError> {
     if is_good { Ok(()) } else { Err(PolicyStateError::Number(path.to_owned())) }
 }

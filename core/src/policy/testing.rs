@@ -40,7 +40,7 @@ impl Bench {
         bench
     }
 
-    /// Sends a request that was tried at `tried` before. Returns its backend.
+    /// Sends a request that has failed at the backends `tried`. Returns its backend.
     pub(crate) fn send(&mut self, tried: &[u32]) -> usize {
         let tried: Vec<_> = tried.iter().map(|slot| BackendId::from_index(*slot)).collect();
         let lease = self.router.route(self.now, &tried).expect("a backend");

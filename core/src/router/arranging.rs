@@ -35,7 +35,8 @@ impl Router {
         if is_other || self.ejects() != ejected {
             self.forget_ejections();
         }
-        // Before backends join or leave: a failover must compare scores under the new weights.
+        // Before backends join or leave, because a failover must compare scores under the new
+        // weights.
         self.table.rescore_all(now, &self.rules);
         self.arrange(now, &config.backends);
         self.count_out();
@@ -117,7 +118,7 @@ impl Router {
         if is_available != (was_in && is_up) {
             self.policy.on_health(now, id, is_available);
         }
-        // It has no requests now: without slow start it would get all of the next ones.
+        // It has no requests in flight: without slow start it would get all of the next ones.
         if is_in && !was_in {
             self.table.update(id, |backend| backend.release_now());
             if is_available {

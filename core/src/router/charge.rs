@@ -10,8 +10,8 @@ use crate::id::BackendId;
 use crate::time::Instant;
 
 impl Router {
-    /// The backend that the next request of these groups avoids, so that another one gives a second
-    /// opinion.
+    /// The backend that the next request with these groups (`asker`) must avoid: another backend is
+    /// to give a second opinion.
     pub fn second_opinion_on(&self, now: Instant, asker: Asker) -> Option<BackendId> {
         let not = self.blame.wants_other(asker.bounded())?;
         Some(not).filter(|not| self.has_other(now, &[*not]))
@@ -90,15 +90,15 @@ impl Router {
     ) -> Outcome {
         let half_life = self.rules.errors.half_life;
         let (backend, id, asker) = (lease.backend, lease.id, lease.asker);
-        // 4xx of one client among many are that client's own matter. A second opinion is not
-        // needed, as the shares of the other backends are compared.
+        // 4xx that one client among many provokes do not count. A second opinion is not needed, as
+        // the shares of the other backends are compared.
         if !self.declines.counts(now, backend, id, asker, half_life, false) {
             return outcome;
         }
         let known = self.table.get(backend).and_then(|facts| {
             let Comparison { at, stands_out, .. } = facts.comparison();
-            // A backend that has just begun to send 4xx was last compared before that: it is
-            // compared again sooner.
+            // The last comparison of a backend that has just begun to send 4xx is out of date, so
+            // the next one comes sooner.
             let is_row = facts.declines_in_row() >= ROW_MIN;
             let is_sudden = !stands_out && (is_row || declines_most(facts));
             let apart = if is_sudden { COMPARED_APART_MIN } else { COMPARED_APART };
@@ -126,8 +126,8 @@ impl Router {
             || self.is_unlikely_row(id)
             || self
                 .is_above(id, ERRORS_APART_OF_LATE, late, median)
-                // If it gets all requests, the others are unknown. They have to show that they do
-                // better.
+                // A backend that gets all requests leaves no figures of the others. Its share is
+                // then compared with 0: the others must get the chance to do better.
                 .unwrap_or_else(|| {
                     self.table.get(id).is_some_and(declines_most) && self.has_other(now, &[id])
                 });
@@ -210,14 +210,13 @@ const DECLINES_MANY: f64 = 0.4;
 /// Shorter rows of 4xx are not compared with chance: with [`ROW_MARGIN`] none of them is unlikely
 /// enough. Chosen; insensitive from half to twice.
 const ROW_MIN: u32 = 4;
-/// Added to the others' share, as 4xx do not come independently of each other. Chosen; insensitive
-/// from half to twice.
+/// Added to the others' share, because 4xx are correlated. Chosen; insensitive from half to twice.
 const ROW_MARGIN: f64 = 0.05;
-/// A row of 4xx is unlikely if chance makes less than one row in this number that long. Chosen;
-/// without effect from half to twice.
+/// A row of 4xx is unlikely if its chance is below 1 in this number. Chosen; without effect from
+/// half to twice.
 const ROW_ODDS: f64 = 1e5;
-/// Recent requests from which on another backend is used in a comparison. Chosen; without effect
-/// from half to twice.
+/// The least number of recent requests with which another backend is part of a comparison. Chosen;
+/// without effect from half to twice.
 const REQUESTS_MIN: f64 = 1.0;
 /// The least difference of two shares that counts, however certain it is. Chosen; without effect
 /// from half to twice.

@@ -19,7 +19,7 @@ impl Router {
         let Some(current) = self.current.filter(|id| self.is_left(*id)) else {
             return;
         };
-        // Never to a backend that is down or full: failing open does not change the current one.
+        // Never by one that is down or full: failing open does not change the current backend.
         let is_better = |id: &BackendId| access(*id) < access(current).min(Access::Down);
         match self.table.lowest().filter(is_better) {
             Some(best) => self.change_current(now, best, SwitchReason::Failover),
@@ -43,8 +43,7 @@ impl Router {
         let Some(facts) = self.table.get(current) else { return (best, 0, RouteReason::Current) };
         let is_full = facts.access() == Access::Full;
         let turned_away = facts.turned_away();
-        // With one backend alone there is nowhere to spill to. The check saves a call for each
-        // request.
+        // A single backend has no other to spill over to. The check saves a call for each request.
         let spills = self.gate.spills() && self.order.len() > 1;
         if !(is_full || spills && self.policy.is_full(current, turned_away)) {
             return (current, 0, RouteReason::Current);
@@ -101,9 +100,8 @@ impl Router {
         self.notify(Notice::Switched { from, to, reason });
     }
 
-    /// Records a hold. Observers are notified if it differs from the last one that they know, at
-    /// most once in [`HELD_NOTICES_APART`]: under load the best candidate may change with every
-    /// request.
+    /// Records a hold. Observers are notified if it differs from the last reported one, at most
+    /// once in [`HELD_NOTICES_APART`]: under load the best candidate may change with every request.
     fn held(&mut self, now: Instant, current: BackendId, candidate: BackendId, reason: HoldReason) {
         self.holds += 1;
         self.last_hold = Some((now, candidate, reason));

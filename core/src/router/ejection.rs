@@ -12,7 +12,7 @@ use crate::outlier::{
 };
 use crate::time::{Instant, millis};
 
-/// The state of ejections that concerns all backends together.
+/// The state of ejections that is common to all backends.
 #[derive(Debug, Default)]
 pub(super) struct Ejections {
     /// Backends that are ejected or on probation.
@@ -27,9 +27,9 @@ pub(super) struct Ejections {
 }
 
 impl Router {
-    /// The watch over a backend that joins the configuration, or that another policy takes over.
-    /// Slow start applies to backends that join later than others. It does not apply under the
-    /// gate, where a backend gets all requests or none.
+    /// The watch of a backend that joins the configuration, or when another policy takes over. Slow
+    /// start applies to backends that join later than others. It does not apply under the gate,
+    /// where a backend gets all requests or none.
     pub(super) fn new_watch(&self, is_late: bool) -> Watch {
         let slow = if self.habits.is_gated { u32::MAX } else { WINDOW_START };
         let is_slow = is_late && self.ejects();
@@ -56,8 +56,8 @@ impl Router {
         Some(id)
     }
 
-    /// Records the end of a request, where failures are counted or while a backend is out. The
-    /// request was routed at `routed_at`.
+    /// Records the end of a request, if failures are counted or while a backend is out. The request
+    /// was routed at `routed_at`.
     #[cold]
     pub(super) fn watch_end(
         &mut self,
@@ -194,7 +194,7 @@ impl Router {
             let row = self.table.row(*other);
             *other != id && row.is_some_and(|row| row.access < Access::Ejected)
         };
-        // The last usable backend is never ejected, whatever it fails.
+        // The last usable backend is never ejected, however much it fails.
         let is_needed = !self.order.iter().any(is_other);
         let is_capped = !outlier::is_within_cap(self.ejections.out + 1, self.order.len());
         if is_needed || is_capped || !self.ejections.regret.allows(now) {
@@ -229,7 +229,7 @@ impl Router {
             }
         }
         let elsewhere = all - own;
-        // Weighted by requests: a backend with hardly any traffic says little about the pool.
+        // Weighted by requests: a backend with hardly any traffic shows little about the pool.
         let known_ms = (elsewhere > 1.0).then(|| elsewhere_ms / elsewhere);
         let own_ms = self.table.get(id).and_then(|backend| backend.response_ms());
         Saving {
@@ -242,7 +242,7 @@ impl Router {
         }
     }
 
-    /// Counts the refusal of a request, whose lease is home.
+    /// Counts the refusal of a request whose lease has ended.
     pub(super) fn count_refusal(&mut self) {
         self.ejections.refusals.observe(self.leases_home.saturating_sub(1), REGRET_MEMORY);
     }
@@ -278,7 +278,7 @@ impl Router {
         self.settle(now);
     }
 
-    /// Records a request that ended elsewhere while a backend is out. Takes the ejections back if
+    /// Records a request that ended elsewhere while a backend is out. Reverses the ejections if
     /// they cost more than they save.
     fn weigh_ejections(&mut self, now: Instant, good_ms: Option<f64>) {
         let is_regretted = self.ejections.regret.observe(now, good_ms);

@@ -30,7 +30,8 @@ impl Router {
         tried: &[BackendId],
         asker: Asker,
     ) -> Result<Lease, NoRoute> {
-        // Holds end with the next request instead of a timer: no request needs the backend earlier.
+        // Holds end with the next request instead of a timer, because nothing else needs the
+        // backend earlier.
         if now >= self.table.releases_at() {
             self.release(now);
         }
@@ -54,7 +55,7 @@ impl Router {
         Ok(Lease { id, backend, routed_at: now, token, policy_epoch, asker, reason })
     }
 
-    /// Returns the backend that policy and gate choose, and the policy's mark.
+    /// Returns the backend that policy and gate choose, and the policy's token.
     #[inline(always)]
     fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<Chosen, NoRoute> {
         let candidates = Candidates::new(&self.table, tried);
@@ -120,7 +121,7 @@ impl Router {
         if let Some(waited) = waited
             && self.habits.listens
         {
-            // A later policy cannot interpret the mark.
+            // A later policy cannot interpret the token.
             let token = if lease.policy_epoch == self.policy_epoch { lease.token } else { 0 };
             let mut elapsed = now.since(lease.routed_at);
             if !waited.is_zero() {
@@ -174,8 +175,8 @@ impl Router {
 struct LeaseEnd {
     /// Whether a refused connection has just brought the backend down.
     is_newly_down: bool,
-    /// Whether the watch has to evaluate the end.
+    /// Whether the watch must evaluate the end.
     is_watched: bool,
-    /// Whether the backend had its maximum of leases out.
+    /// Whether the backend had the maximum number of leases out.
     was_full: bool,
 }

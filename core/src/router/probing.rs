@@ -23,8 +23,8 @@ impl Router {
         if *result == Err(ProbeFailure::Abandoned) {
             self.probe_abandoned(now, ended);
         } else if now > ended.deadline {
-            // Treated as if `handle_timeout` had come first, so that the order of the two does not
-            // matter.
+            // Handled as if `handle_timeout` had been called first, so that the order of the two
+            // does not matter.
             self.late_probes += 1;
             self.probe_ended(now, ended, &Err(ProbeFailure::TimedOut));
         } else {
@@ -47,8 +47,8 @@ impl Router {
     pub(super) fn probe_ended(&mut self, now: Instant, ended: EndedProbe, result: &ProbeResult) {
         let mut result = result.clone();
         if let Ok(answer) = &mut result {
-            // The average must not take in more than a probe can last, even if the driver reports
-            // it late.
+            // The sample must not exceed the longest duration of a probe, even if the driver
+            // reports it late.
             answer.latency = answer.latency.min(ended.deadline.since(ended.started_at));
         }
         let id = ended.line.backend;

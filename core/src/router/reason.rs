@@ -1,5 +1,5 @@
-//! The rule by which a request got its backend. What the lease does not hold is computed only when
-//! it is asked for.
+//! The rule by which a request got its backend. The parts that the lease does not hold are computed
+//! only on request.
 use super::Router;
 use crate::config::Rules;
 use crate::event::{HoldReason, Lease, RouteReason, SwitchReason};

@@ -1,10 +1,11 @@
-//! The short path for a model that is seldom asked: requests that end well at a calm backend.
+//! The short path for a model that is seldom consulted: successful requests at a backend without
+//! restrictions.
 //!
-//! Policy `score` asks its model only while the current backend is full. Until then a good end is
-//! only counted. Its effect on speed, errors and cost is applied at the next question, at any
-//! other event of the backend, or after [`BATCH`] good ends. With a single backend good ends are
-//! not counted at all. The resulting speeds and costs equal those of the long path, except that
-//! the good ends of a batch count as evenly spaced.
+//! Policy `score` consults its model only while the current backend is full. Until then a success
+//! is only counted. Its effect on speed, errors and cost is applied at the next consultation, at
+//! any other event of the backend, or after [`BATCH`] successes. With a single backend successes
+//! are not counted at all. The resulting speeds and costs equal those of the long path, except that
+//! the successes of a batch count as evenly spaced.
 use std::time::Duration;
 
 use super::curve::{LEVELS, bin};
@@ -29,7 +30,7 @@ impl Learned {
         is_done
     }
 
-    /// Handles a good end at a calm backend. Returns `false` if the long path has to.
+    /// Handles a success at a calm backend. Returns `false` if the long path has to.
     #[inline]
     fn completed_calmly(&mut self, now: Instant, slot: usize, elapsed: Duration) -> bool {
         let is_alone = self.present < 2;
@@ -73,7 +74,7 @@ impl Learned {
     }
 
     /// Applies a change of the requests in flight. The time from now on is counted under the new
-    /// number. The cost is updated at the next question to the model.
+    /// number. The cost is updated at the next consultation of the model.
     #[inline]
     pub(super) fn postpone(&mut self, slot: usize) {
         let unit = &mut self.units[slot];
@@ -119,7 +120,7 @@ impl Learned {
         cheapest.or_else(|| self.least_bad(candidates, rng)).map(Choice::of)
     }
 
-    /// Updates every cost before a question to the model.
+    /// Updates every cost before a consultation of the model.
     pub(super) fn catch_up(&mut self) {
         while let Some(slot) = self.postponed.pop() {
             self.units[slot].is_postponed = false;
@@ -138,13 +139,13 @@ impl Unit {
         self.due = 0.0;
     }
 
-    /// Whether a good end changes no restriction.
+    /// Whether a success changes no restriction.
     #[inline]
     fn is_calm(&self) -> bool {
         self.is_present && self.restraints.is_calm()
     }
 }
 
-/// Maximum number of good ends that wait to be applied. An estimate of the speed costs about as
+/// Maximum number of successes that wait to be applied. An estimate of the speed costs about as
 /// much as the rest of a decision.
 const BATCH: u32 = 16;

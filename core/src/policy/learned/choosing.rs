@@ -75,8 +75,8 @@ impl Learned {
         })
     }
 
-    /// The backend on probation that waits for a request. Its return depends neither on the budget
-    /// for trials nor on the learner being in charge.
+    /// The backend on probation that waits for a request. It gets the request even without a budget
+    /// for trials and while the learner is not in charge.
     #[cold]
     pub(super) fn try_out(&mut self, candidates: &Candidates<'_>) -> Option<BackendId> {
         let mut units = self.units.iter_mut();
@@ -93,5 +93,5 @@ impl Learned {
 
 /// The most backends that one decision evaluates again; usually it is one or two. Bounds the work.
 const LOOKS_MAX: usize = 4;
-/// More than any wait: ejected backends come after all others.
+/// Longer than any wait, so that ejected backends come after all others.
 const SHUT_MS: f64 = 1e12;

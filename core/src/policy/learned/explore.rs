@@ -2,7 +2,7 @@
 //!
 //! Each request earns 0.005 tokens (configurable). The balance is at most four. A trial is a
 //! request to a backend that was idle for 1 s or 30 of the pool's mean latencies, whichever is
-//! longer. (Its own latency from a slow time would delay the discovery of its recovery.)
+//! longer. (With its own latency, a slow phase would delay the discovery of its recovery.)
 //!
 //! A trial needs a balance of one token. Its price is the excess of the backend's cost over the
 //! pool's mean latency, in such latencies, from 1 to 16 tokens. The balance may become negative.
@@ -41,7 +41,7 @@ pub(super) struct Explorer {
 pub(super) struct Trials {
     /// Fast trials that start no series, after the last series that ended in a slow response.
     wait: u8,
-    /// Those of them that are still to come.
+    /// Those of them that have not happened yet.
     left: u8,
 }
 
@@ -99,8 +99,7 @@ impl Explorer {
         predicted_ms: f64,
         good_ms: Option<f64>,
     ) {
-        // The prediction from before the series: later ones have already learned from its
-        // responses.
+        // The prediction from before the series: later predictions include its responses.
         let ours = self.following.filter(|following| following.backend == backend);
         let predicted_ms = ours.map_or(predicted_ms, |following| following.predicted_ms);
         // The first trial has to be clearly faster, since one fast response may be luck. Later
@@ -132,7 +131,7 @@ impl Learned {
             && self.units[backend.index()].is_open()
             && candidates.has(backend)
         {
-            // A trial there went well. Only more requests show whether it has recovered.
+            // A trial there was fast. Only more requests show whether it has recovered.
             self.explorer.follow();
             self.explorer.spend(self.price_of_trial(backend.index()));
             return Some(Choice { backend, token: LEARNER | IDLE_TRIAL });
@@ -167,19 +166,20 @@ fn price(cost_ms: f64, usual_ms: f64) -> f64 {
 /// The least price of a trial, and the balance that it needs.
 const TRIAL: f64 = 1.0;
 /// The highest price, for a backend that failed everything: a trial each 3200 requests shows
-/// whether it has recovered. Chosen; insensitive from quarter to four times on random scenarios.
+/// whether it has recovered. Chosen; insensitive from a quarter to four times on random scenarios.
 const TRIAL_MAX: f64 = 16.0;
-/// Idleness before a backend is worth a trial, at least. Chosen; insensitive from half to twice.
+/// The least idle time before a trial, ms. Chosen; insensitive from half to twice.
 const IDLE_MIN_MS: f64 = 1000.0;
-/// The same in mean latencies of the pool. Chosen; insensitive from half to twice.
+/// The least idle time before a trial, in mean latencies of the pool. Chosen; insensitive from half
+/// to twice.
 const IDLE_LATENCIES: f64 = 30.0;
 /// Time between two searches for an idle backend. The work of one grows with the number of
 /// backends. Chosen; insensitive from half to twice.
 const IDLE_LOOKS_APART: Duration = Duration::from_millis(50);
-/// The most tokens that requests can save up. Chosen; the run of [`learned`](super) does not reach
-/// it.
+/// The maximum balance, tokens. Chosen; the run of [`learned`](super) does not reach it.
 const TOKENS_MAX: f64 = 4.0;
-/// Requests that follow a trial that went well. Chosen; insensitive from half to twice.
+/// The maximum number of requests in a series after a fast trial. Chosen; insensitive from half to
+/// twice.
 const FOLLOW_MAX: u32 = 16;
 /// The most fast trials that start no series after a series that ended in a slow response. Chosen;
 /// insensitive from half to twice.
@@ -222,8 +222,8 @@ mod tests {
         assert!(explorer.can_spend(TRIAL));
     }
 
-    /// A fast trial is followed by sixteen requests at most, and by none after a slow one. After
-    /// each slow end 1, 2, 4 and 4 fast trials start no series.
+    /// A fast trial is followed by sixteen requests at most, and by none after a slow one. After a
+    /// series that ends slowly, the next 1, then 2, 4 and 4 fast trials start no series.
     #[test]
     fn follows_fast_trials() {
         let (backend, other) = (BackendId::from_index(3), BackendId::from_index(4));

@@ -22,7 +22,7 @@ impl Learned {
         let common = self.pool.error_share();
         let n = unit.in_flight + 1;
         if !is_timeout && unit.restraints.is_normal() {
-            // An error is a sign of life: the backend is not stalled.
+            // An error is a response: the backend is not stalled.
             unit.restraints.is_stalled = false;
             unit.quiet_since = now;
             unit.due = 0.0;
@@ -44,7 +44,7 @@ impl Learned {
             let (in_row, others) = (restraints.watch.errors_in_row, others.map(|o| o.share));
             self.eject(now, slot, share, EjectReason::Failures { in_row, share, others });
         }
-        // If the whole pool fails, ejected backends are not worse than the others any more.
+        // If the whole pool fails, ejected backends are no longer worse than the others.
         if common >= AMNESTY && self.quarantined + self.probation > 0 {
             self.forgive(now);
         }
@@ -63,8 +63,8 @@ impl Learned {
         }
     }
 
-    /// Handles an error that is not charged to the backend. It is a sign of life: otherwise a
-    /// backend whose last request ends like this after a long wait would be ejected for silence.
+    /// Handles an error that is not charged to the backend. It ends a stall: otherwise a backend
+    /// whose last request ends like this after a long wait would be ejected for silence.
     #[cold]
     pub(super) fn excused(&mut self, now: Instant, slot: usize, elapsed_ms: f64) {
         let unit = &mut self.units[slot];
@@ -75,7 +75,7 @@ impl Learned {
     }
 
     /// Ejects a stalled backend whose last request has ended without a response. No request is left
-    /// that could show recovery. Pings and probation have to.
+    /// that could show its recovery, so pings and probation have to.
     #[cold]
     pub(super) fn eject_silent(&mut self, now: Instant, slot: usize) {
         let unit = &mut self.units[slot];
@@ -94,20 +94,20 @@ impl Learned {
     }
 
     /// Ejects a backend that fails `share` of its requests, 0 to 1. Does nothing if too many are
-    /// out, if a recent ejection was regretted, for the last usable backend, or in a model.
+    /// out, if a recent ejection was regretted, if it is the last usable backend, or in a model.
     pub(super) fn eject(&mut self, now: Instant, slot: usize, share: f64, reason: EjectReason) {
         let out = self.quarantined + self.probation + 1;
         let may = outlier::is_within_cap(out, self.present) && self.regret.allows(now);
         let mut others = self.units.iter().enumerate().filter(|(other, _)| *other != slot);
-        // The last usable backend is never ejected, whatever it fails.
+        // The last usable backend is never ejected, however much it fails.
         let is_needed =
             !others.any(|(_, unit)| unit.is_present && unit.is_up && unit.restraints.is_normal());
         if self.is_model || !may || is_needed {
             return;
         }
         let here = self.units.iter().filter(|unit| unit.is_present);
-        // Its part of the pool is that of its capacity, not of its requests: a backend that is
-        // already avoided gets few of them.
+        // The share is that of its capacity, not of its requests: a backend that is already avoided
+        // gets few of them.
         let capacity: f64 = here.map(|unit| unit.capacity(&self.pool)).sum();
         let of_all = self.units[slot].capacity(&self.pool) / capacity;
         let others = self.others(slot).map_or(0.0, |others| others.share);
@@ -127,7 +127,7 @@ impl Learned {
         self.count();
     }
 
-    /// Records a request that ended while a backend is out. Takes the ejections back if they cost
+    /// Records a request that ended while a backend is out. Reverses the ejections if they cost
     /// more than they save.
     pub(super) fn weigh_ejections(&mut self, now: Instant, good_ms: Option<f64>) {
         let is_regretted = self.regret.observe(now, good_ms);
@@ -150,7 +150,7 @@ impl Learned {
         }
     }
 
-    /// Takes back the ejections of backends that are not worse than the others, when the whole pool
+    /// Reverses the ejections of backends that are not worse than the others, when the whole pool
     /// fails.
     pub(super) fn forgive(&mut self, now: Instant) {
         for slot in 0..self.units.len() {
@@ -188,6 +188,6 @@ pub(super) fn shows(outcome: &Outcome) -> Option<bool> {
 /// Refusals of single requests in a row that eject a backend. Chosen; the same number as of
 /// failures.
 const REFUSED_ALONE: u32 = 3;
-/// The pool's share of errors from which on it fails as a whole.
-/// Chosen; the run of [`learned`](super) does not reach it.
+/// The share of errors from which on the pool counts as failing as a whole. Chosen; the run of
+/// [`learned`](super) does not reach it.
 const AMNESTY: f64 = 0.1;

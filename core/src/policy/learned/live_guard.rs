@@ -211,12 +211,12 @@ impl LiveGuard {
     }
 }
 
-/// Slopes of the CUSUMs, by how much worse a learner each finds soonest: 0.1, 0.25 and 0.5 standard
-/// deviations (Lorden 1971). Chosen to span what matters.
+/// Slopes of the CUSUMs. Each detects a learner that is worse by this many standard deviations
+/// soonest (Lorden 1971). Chosen to span the range that matters.
 const LAMBDAS: [f64; 3] = [0.1, 0.25, 0.5];
 /// ln 10^6. The header of this file has the rate of false alarms that it allows.
 const ALARM: f64 = 13.815_510_557_964_274;
-/// The share of the alarm from which on there is more control. Chosen.
+/// The share of the alarm's threshold above which the control slice grows. Chosen.
 const SUSPICION: f64 = 0.25;
 /// Factor of the control slice during a suspicion, and its largest share of the requests. Chosen by
 /// the measurement in the header of this file.
@@ -224,8 +224,8 @@ const SUSPECTED: f64 = 10.0;
 const SUSPECTED_MAX: f64 = 0.1;
 /// Allowance for the learner, in standard deviations of a sample. Chosen.
 const ALLOWANCE: f64 = 0.05;
-/// Standard deviations that a single sample counts at most: one request of a heavy tail is no
-/// verdict (a bounded influence: Huber 1964). Chosen.
+/// The bound of a single sample, in standard deviations: one request of a heavy tail does not
+/// decide (bounded influence: Huber 1964). Chosen.
 const X_MAX: f64 = 3.0;
 /// Samples before the guard judges. With fewer, the deviation is uncertain by more than a
 /// quarter (1/√(2·(n − 1)) of itself, for normal samples).

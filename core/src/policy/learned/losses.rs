@@ -44,8 +44,8 @@ impl Pool {
         self.completions + self.losses.broken_ever
     }
 
-    /// Records that a failed request is tried again. A second opinion is not the repair of a failure
-    /// and looks the same here: without failures there is nothing to repair.
+    /// Records that a failed request is tried again. Second opinions are not distinguished from
+    /// retries here. The count is therefore at most that of the failures.
     pub(super) fn is_tried_again(&mut self) {
         self.losses.repaired = (self.losses.repaired + 1.0).min(self.losses.broken);
     }
@@ -58,7 +58,7 @@ impl Pool {
     }
 }
 
-/// Share of earlier failures that a further one leaves in the count of retries. Chosen.
+/// The factor by which each further failure reduces the earlier counts. Chosen.
 const REPAIRS_KEPT: f64 = 0.98;
 /// Failures without a retry that are added to the count of failures. Chosen.
 const REPAIRS_PRIOR: f64 = 2.0;

@@ -11,7 +11,7 @@ pub(super) const PROBATION: Token = 4;
 /// A trial of an idle backend, or a request of the series after it.
 pub(super) const IDLE_TRIAL: Token = 8;
 
-/// The rule behind a choice with this mark.
+/// The rule behind a choice with this token.
 pub(super) const fn reason(token: Token) -> RouteReason {
     if token & CONTROL != 0 {
         RouteReason::Control

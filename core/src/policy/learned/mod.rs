@@ -20,7 +20,7 @@
 //! | [`unit`] | one backend: counters and cost; the figures of the pool |
 //! | [`restraints`] | stall, quarantine, probation, caps, slow start |
 //! | [`choosing`] | the ways to choose a backend, except trials of idle ones |
-//! | [`calm`] | the short path for a model that is seldom asked |
+//! | [`calm`] | the short path for a model that is seldom consulted |
 //! | [`refit`] | the fit over all backends together, every 64 completions |
 //! | [`faults`] | effects of errors on a standing, compared with all others |
 //! | [`losses`] | the charge for a failure, and the share of refusals |
@@ -34,10 +34,11 @@
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
 //!
 //! A cost rises while a backend works without completing anything. Speeds are estimated when a
-//! request ends, so the costs in the tournament tree date from then or from a later dispatch. If
-//! more exposure than that of one completion has passed since, the winner is estimated and weighed
-//! again, at most four times for each choice. A winner that stays has the least cost of all, to
-//! within that one completion. (Shortest expected delay: Whitt 1986; adaptive memory: Lepski 1991.)
+//! request ends, so a cost in the tournament tree is as of that time or of a later dispatch. If the
+//! winner has had more exposure than that of one completion since, its speed is estimated and its
+//! cost computed again, at most four times for each choice. If it still wins, it has the least cost
+//! of all, to within that one completion. (Shortest expected delay: Whitt 1986; adaptive memory:
+//! Lepski 1991.)
 //!
 //! # Constants
 //! A constant without a source was chosen. "Insensitive" means that half and twice its value
@@ -102,7 +103,7 @@ pub(crate) struct Learned {
     /// Whether it serves as the model of another policy. It then excludes no backend for its
     /// errors.
     is_model: bool,
-    /// The decision whether ejections pay.
+    /// Decides whether ejections are worth their cost.
     regret: Regret,
     has_regretted: bool,
     /// Backends whose cost is out of date; only in a model.
@@ -140,7 +141,7 @@ impl Learned {
         Self { is_inverted: true, ..Self::new(rules) }
     }
 
-    /// The model alone, for a policy that ranks by something else and asks for delays and widths.
+    /// The model alone, for a policy that ranks by something else and uses only delays and widths.
     /// It quarantines no backend, since such a policy makes no trials that would bring it back.
     pub(super) fn model(rules: &Rules) -> Self {
         Self { is_model: true, ..Self::new(rules) }
@@ -170,7 +171,7 @@ impl Learned {
         self.costs.set(slot, key);
     }
 
-    /// Records the good end of a request, which `in_flight` no longer counts.
+    /// Records the success of a request, which `in_flight` no longer counts.
     fn completed(&mut self, now: Instant, slot: usize, elapsed: Duration) {
         let elapsed_ms = millis(elapsed);
         let pool = &mut self.pool;
@@ -190,8 +191,8 @@ impl Learned {
         unit.quiet_since = now;
         unit.due = 0.0;
         if was_booting {
-            // Before the time scale is known a completion says nothing about speed: the first
-            // requests would be judged by a guess of their duration.
+            // Before the time scale is known, a completion shows nothing about the speed: it would
+            // be compared with a guessed duration.
             pool.boot();
             if !pool.is_booting() {
                 self.adopt_curve();
@@ -288,8 +289,7 @@ impl Policy for Learned {
         self.shares.reserve(self.units.len());
         self.present = self.units.iter().filter(|unit| unit.is_present).count();
         if self.is_model && self.present == 2 {
-            // While there was a single backend its exposure was not measured. It counts from now
-            // on.
+            // While there was a single backend, its exposure was not measured. It is from now on.
             self.units.iter_mut().for_each(|unit| unit.looked_at = now);
         }
         self.count();
@@ -297,7 +297,7 @@ impl Policy for Learned {
     }
 
     fn set_weight(&mut self, backend: BackendId, factor: f64) {
-        // Only a start: completions show the real speed soon.
+        // Only a first estimate: completions soon replace it.
         if factor > 0.0 && self.units[backend.index()].start(factor, &self.pool) {
             self.weigh(backend.index());
         }
@@ -361,7 +361,7 @@ impl Policy for Learned {
         unit.count(now, &mut self.pool);
         unit.take_in(&mut self.pool, is_error == Some(false));
         let is_trial = ended.token & IDLE_TRIAL != 0;
-        // A good end is counted before the speed is estimated.
+        // Successes are counted before the speed is estimated.
         if is_trial || is_error != Some(false) {
             unit.settle(&self.pool);
         }
@@ -459,8 +459,8 @@ impl Policy for Learned {
             && restraints.is_normal()
             && self.units[slot].in_flight == 0
         {
-            // It was silent but could not be quarantined: too many are out, an ejection was
-            // regretted, or no other one is usable. Its ping ends the stall.
+            // The backend was silent but could not be quarantined: too many are out, ejections are
+            // suspended after a regret, or no other one is usable. Its ping ends the stall.
             self.units[slot].restraints.come_back(now);
             self.weigh(slot);
         }
@@ -483,13 +483,14 @@ impl Policy for Learned {
     }
 }
 
-/// Updates an average of latencies: the first sample counts as it is, later ones a twentieth.
+/// Updates an average of latencies: the first sample is taken as it is, later ones with weight
+/// 1/20.
 fn average(mean: &mut f64, ms: f64) {
     *mean = if *mean > 0.0 { *mean + LATENCY_ALPHA * (ms - *mean) } else { ms.max(LATENCY_MIN_MS) };
 }
 
-/// Completions from one fit of the pool's curve to the next, which share the work of a fit. Chosen;
-/// insensitive from half to twice.
+/// Completions from one fit of the pool's curve to the next, so that the cost of a fit is shared.
+/// Chosen; insensitive from half to twice.
 const REFRESH: u64 = 64;
 /// Completions that a backend's shape remembers: it is a property of the machine.
 /// Chosen; insensitive from half to twice.

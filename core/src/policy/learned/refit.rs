@@ -6,8 +6,8 @@ use crate::time::Instant;
 impl Learned {
     /// Fits the curve and the median of the speeds, and weighs all backends.
     pub(super) fn refresh(&mut self, now: Instant) {
-        // A backend that is charged for its errors gets no requests that could show that it has
-        // recovered. So its errors fade without requests, too.
+        // A backend that is charged for its errors gets no requests that could show its recovery.
+        // Its errors therefore fade without requests, too.
         let stale = REFRESH as f64 / (UNASKED_MEMORY * self.present.max(1) as f64);
         for slot in 0..self.units.len() {
             self.settle_up(slot);
@@ -79,7 +79,7 @@ impl Learned {
     }
 }
 
-/// Bounds of the completions that the pool's curve remembers; between them it is a third of all so
+/// Bounds of the number of completions that the pool's curve remembers, which is a third of all so
 /// far. Chosen; insensitive from half to twice.
 const CURVE_MEMORY_MIN: f64 = 640.0;
 const CURVE_MEMORY_MAX: f64 = 20_000.0;

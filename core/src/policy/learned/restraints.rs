@@ -1,7 +1,7 @@
-//! Restraints that keep requests from a backend while the model cannot be trusted with it.
+//! Restraints that keep requests from a backend while its model is unreliable.
 //!
-//! The standing (in use, ejected, on probation) is that of [`outlier`](crate::outlier). Besides, a
-//! backend may be:
+//! The standing (in use, ejected, on probation) is that of [`outlier`](crate::outlier). In
+//! addition, a backend may be:
 //! - stalled: no completion where twelve were due. It is ejected when every request there has
 //!   ended without a response.
 //! - capped: it refused or failed a request while full.
@@ -74,7 +74,7 @@ impl Restraints {
 
     /// Records an error that is the backend's own fault, of a request that was sent at `sent_at`.
     /// Returns whether the backend's own figures call for an ejection. `others` are the errors of
-    /// the others; `is_seldom` is whether the backend is asked seldom.
+    /// the others; `is_seldom` is whether the backend gets few requests.
     pub(super) fn failed(
         &mut self,
         now: Instant,
@@ -86,10 +86,10 @@ impl Restraints {
         self.watch.failed(now, sent_at, is_seldom) && self.watch.is_bad(others, is_seldom)
     }
 
-    /// Records an error or refusal while full, with n in flight. It is evidence only of the
-    /// backend's size. If n is about the same as the last time, after at least n good responses,
-    /// the limit is confirmed: the cap then grows more slowly. A small cap grows faster, because it
-    /// may date from a time when everything was refused.
+    /// Records an error or refusal while full, with n in flight. It shows only the backend's
+    /// capacity. If n is about the same as the last time, after at least n good responses, the
+    /// limit is confirmed: the cap then grows more slowly. A small cap grows faster, because it may
+    /// date from a time when everything was refused.
     pub(super) fn was_full(&mut self, n: u32) {
         let gap = (f64::from(n) - f64::from(self.full_at)).abs();
         let is_near = gap <= (CAP_SAME * f64::from(self.full_at)).max(CAP_SAME_MIN);
@@ -150,11 +150,10 @@ impl Restraints {
 /// Share of the requests in flight at a refusal that may be in flight after it.
 /// Chosen; insensitive from half to twice.
 const CAP_SHARE: f64 = 0.97;
-/// Growth of the cap per good response: one request per hundred of them.
-/// Chosen; insensitive from half to twice.
+/// Growth of the cap per good response: one request per hundred responses. Chosen; insensitive from
+/// half to twice.
 const CAP_GROWTH: f64 = 0.01;
-/// The least growth of a cap, which refusals have confirmed several times. Chosen on random
-/// scenarios.
+/// The least growth of a cap, after several refusals have confirmed it. Chosen on random scenarios.
 const CAP_GROWTH_MIN: f64 = CAP_GROWTH / 16.0;
 /// The growth of a small cap, times the square of the requests in flight at the refusal: above
 /// [`CAP_GROWTH`] up to five. Chosen.
@@ -229,9 +228,10 @@ mod tests {
         assert_eq!(restraints.cap, None);
     }
 
-    /// An error in a calm pool: no more requests while it has some, one when idle; a good
-    /// response clears it. If errors are usual, one is not a reason. Two errors are in a row if the
-    /// good responses between them belong to requests sent before the first.
+    /// An error in a pool with rare errors: the backend gets no more requests while it has any, and
+    /// one when idle. A good response clears this. If errors are usual, one is not a reason. Two
+    /// errors are in a row if the good responses between them belong to requests sent before the
+    /// first.
     #[test]
     fn an_error_makes_suspect() {
         let mut restraints = Restraints::new();

@@ -8,15 +8,15 @@ use crate::config::range::{self, ConfigError};
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LearnedRules {
     /// Standard errors by which completions must differ from the estimated speed before older ones
-    /// are forgotten (1.5); from 0.5 to 5. Lower values follow changes sooner, but take noise for
-    /// change more often.
+    /// are forgotten (1.5); from 0.5 to 5. Lower values follow changes sooner, but mistake noise
+    /// for a change more often.
     pub confidence: f64,
     /// Trials of idle or returning backends that each request adds to the budget (0.005); from 0
     /// to 0.1.
     pub exploration: f64,
     /// Share of the requests that `least_request` routes for comparison (0.005); from 0, which
-    /// turns the guard off, to 0.1. Keep it below the tail that matters: 0.005 does not reach the
-    /// 99th percentile.
+    /// turns the guard off, to 0.1. Keep it smaller than the tail of interest: 0.005 hardly affects
+    /// the 99th percentile.
     pub control_share: f64,
 }
 

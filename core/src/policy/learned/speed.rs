@@ -26,7 +26,7 @@ pub(super) struct Speed {
     block: Stretch,
 }
 
-/// Two neighbouring stretches of equal exposure, whose completions show the dispersion.
+/// Two adjacent stretches of equal exposure, whose completions show the dispersion.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Stretch {
     completions: [f64; 2],
@@ -97,7 +97,7 @@ impl Speed {
             low[memory] = (root - half) * scale;
             high[memory] = (root + half) * scale;
         }
-        // N completions in clumps of phi carry the evidence of N/phi completions.
+        // N completions in clumps of phi are as much evidence as N/phi independent ones.
         let first = (0..MEMORIES - 1).find(|memory| phi < f64::from(2_u32 << memory)).unwrap_or(0);
         // Intersects the intervals from the shortest memory on. The first empty intersection shows
         // that the longer memory contains an earlier speed.
@@ -119,7 +119,8 @@ impl Speed {
             apart(used, memory) || apart(memory, used)
         };
         let (completions, exposure) = (self.completions[used], self.exposure[used]);
-        // The longer memories would take their own length to forget a change that is certain.
+        // A certain change: the longer memories would need their own length to forget the time
+        // before it.
         if (used + 1..MEMORIES).any(is_past) {
             self.completions[used + 1..].fill(completions);
             self.exposure[used + 1..].fill(exposure);
@@ -139,8 +140,8 @@ impl Speed {
     }
 }
 
-/// Exposure that a configured weight stands for: the length of the shortest memory. About as many
-/// completions outvote a wrong weight.
+/// The exposure that a configured weight counts as: the length of the shortest memory. About as
+/// many completions correct a wrong weight.
 const START: f64 = 8.0;
 
 impl Stretch {

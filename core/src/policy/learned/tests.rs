@@ -18,7 +18,7 @@ fn bench(count: usize) -> Bench {
     Bench::with(rules, count)
 }
 
-/// Sends requests one after another. A request takes `ms` of its backend. Returns the number of
+/// Sends requests one after another. A request takes the `ms` of its backend. Returns the number of
 /// requests by backend.
 fn serve(bench: &mut Bench, requests: usize, ms: &[f64]) -> Vec<usize> {
     let mut counts = vec![0; ms.len()];
@@ -174,8 +174,8 @@ fn reasons(bench: &mut Bench) -> Vec<Notice> {
 }
 
 /// One client's errors are not charged. The last request in flight lasts until its backend seems
-/// silent, and ends with such an error: the backend has responded and is not ejected. If the client
-/// leaves instead, the backend is ejected, and the reason is the silence.
+/// silent, and then ends with such an error. As the backend has responded, it is not ejected. If
+/// the client leaves instead, the backend is ejected, and the reason is the silence.
 #[test]
 fn an_excused_error_is_a_sign_of_life() {
     for leaves in [false, true] {
@@ -207,7 +207,7 @@ fn an_excused_error_is_a_sign_of_life() {
     }
 }
 
-/// The last backend that can serve is not ejected, whatever it fails.
+/// The last backend that can serve is not ejected, however much it fails.
 #[test]
 fn the_last_one_stays() {
     let mut bench = bench(2);
@@ -220,8 +220,8 @@ fn the_last_one_stays() {
     assert!(!matches!(learned(&bench, 0).state, LearnedStanding::Quarantined { .. }));
 }
 
-/// A stream stops counting at its head. It stays in flight until its end, and its length teaches
-/// nothing.
+/// A stream stops counting at its head. It stays in flight until its end, and the learner ignores
+/// its duration.
 #[test]
 fn streams_leave_early() {
     let mut bench = bench(1);
@@ -381,8 +381,8 @@ fn who_is_up_gets_requests_while_the_learner_is_demoted() {
 }
 
 /// A backend that refuses single requests is ejected after the third in a row. The trial on
-/// probation is refused, too, and ejects it again. A backend that works and refuses only
-/// additional requests is not ejected: it gets no more at a time than it takes.
+/// probation is refused, too, and ejects it again. A backend that refuses only requests beyond its
+/// limit is not ejected: it gets no more at a time than it accepts.
 #[test]
 fn what_refuses_everything_is_ejected_and_what_is_full_is_not() {
     let refusal = Outcome::Refused { status: 503, hold: None };

@@ -45,15 +45,15 @@ pub(super) struct Pool {
 pub(super) struct Unit {
     pub(super) id: BackendId,
     pub(super) is_present: bool,
-    /// Whether its pings and connections let it be used.
+    /// Whether it may be used, by its pings and connections.
     pub(super) is_up: bool,
     /// Requests in flight, without streams whose response head has arrived.
     pub(super) in_flight: u32,
     /// Recent refusals, which the cost counts as requests in flight.
     pub(super) turned_away: u32,
-    /// The same as a sum: a refusal with n in flight adds 1/n, and good responses reduce it.
+    /// Recent refusals as a sum: a refusal with n in flight adds 1/n, and good responses reduce it.
     refused_lately: f64,
-    /// Refusals in a row, each of the only request there.
+    /// Refusals in a row, each of the only request in flight at the backend.
     pub(super) refused_alone: u32,
     /// The time up to which exposure is counted.
     pub(super) looked_at: Instant,
@@ -61,7 +61,7 @@ pub(super) struct Unit {
     pending: f64,
     /// Exposure per ms at the current number in flight.
     pace: f64,
-    /// Counted good ends that were not passed to speed and errors yet; only in a model.
+    /// Counted successes that were not passed to speed and errors yet; only in a model.
     pub(super) unsettled: u32,
     /// Whether its cost is out of date; only in a model.
     pub(super) is_postponed: bool,
@@ -84,7 +84,7 @@ pub(super) struct Unit {
     pub(super) answered_at: Option<Instant>,
     /// The time of the last dispatch.
     pub(super) used_at: Instant,
-    /// The time of the last sign of life, or of the dispatch that ended idleness.
+    /// The time of the last response, or of the dispatch that ended idleness.
     pub(super) quiet_since: Instant,
     /// Completions due since then, at the speed `due_speed` of that time.
     pub(super) due: f64,
@@ -185,8 +185,8 @@ impl Unit {
         unit
     }
 
-    /// Whether the estimate of the speed is out of date: since then a completion has become due, at
-    /// the estimated speed or at speed 1.
+    /// Whether the estimate of the speed is out of date: at the estimated speed or at speed 1, a
+    /// completion has become due since.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
         if self.in_flight == 0 || self.looked_at == now {
             return false;
@@ -250,8 +250,8 @@ impl Unit {
         }
     }
 
-    /// Passes completions to the speed, with an equal part of the counted exposure before each.
-    /// All of it at once would let short memories forget their contents and then count every
+    /// Passes completions to the speed, with an equal part of the counted exposure before each. If
+    /// all exposure came first, short memories would forget their contents and then count every
     /// completion in full.
     pub(super) fn take_in_parts(&mut self, pool: &mut Pool, completions: u32) {
         let part = self.pending / f64::from(completions);
@@ -272,7 +272,7 @@ impl Unit {
         self.in_flight += 1;
     }
 
-    /// Restarts the wait for completions: the backend is idle, or has just given a sign of life.
+    /// Restarts the wait for completions: the backend is idle, or has just responded.
     pub(super) fn quiet(&mut self, now: Instant) {
         if self.restraints.is_stalled {
             self.restraints.is_stalled = false;
@@ -282,9 +282,9 @@ impl Unit {
         self.due = 0.0;
     }
 
-    /// Records a refusal of a request that was in flight with the current number of others. It is
-    /// a sign of life, but not work. If others are in flight, the backend is full. The curve is
-    /// not asked, since a backend with a short queue refuses before latencies rise much.
+    /// Records a refusal of a request that was in flight with the current number of others. It ends
+    /// a stall, but is not counted as work. If others are in flight, the backend is full. The curve
+    /// does not decide this, since a backend with a short queue refuses before latencies rise much.
     pub(super) fn refused(&mut self, now: Instant) {
         let n = self.in_flight + 1;
         if !self.restraints.is_normal() {
@@ -330,8 +330,8 @@ impl Unit {
         self.shape.latency(curve, n) > FULL * self.shape.latency(curve, 1)
     }
 
-    /// Takes back the exposure of a request that its client gave up after `elapsed_ms`. The
-    /// exposure was counted at varying numbers in flight; it is taken back at the current one.
+    /// Subtracts the exposure of a request that its client gave up after `elapsed_ms`. The exposure
+    /// was counted at varying numbers in flight; it is subtracted at the current one.
     pub(super) fn abandoned(&mut self, pool: &mut Pool, elapsed_ms: f64) {
         let n = self.in_flight + 1;
         if pool.is_booting() {
@@ -408,8 +408,7 @@ impl Unit {
         self.set_pace(pool);
         let next = self.in_flight.saturating_add(self.turned_away).saturating_add(1);
         let latency = self.shape.latency(&pool.curve, next);
-        // The part of the latency that is waiting: this request would extend the queue for those
-        // after it.
+        // The waiting time within the latency: this request would extend the queue for later ones.
         let queueing = pool.price * (latency - self.shape.single());
         let wait = (latency + f64::from(next) * (CROWD * latency + queueing)) / self.shrunk_speed;
         let excess = self.error_excess(pool);
@@ -471,7 +470,7 @@ fn firm(gap: f64, error: f64) -> f64 {
 }
 
 /// The median of numbers with their standard errors, each weighted by the inverse square: an
-/// uncertain number has little influence, which matters with two of them. 0 for an empty list.
+/// uncertain number has little influence, even among two. 0 for an empty list.
 pub(super) fn median(numbers: &mut [(f64, f64)]) -> f64 {
     numbers.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     let weight = |(_, error): &(f64, f64)| 1.0 / (error * error);
@@ -493,32 +492,32 @@ const SCALE_MIN_MS: f64 = 1e-4;
 const SCALE_MAX_MS: f64 = 1e7;
 /// Share of a new sample in the dispersion. Chosen; insensitive from half to twice.
 const PHI_RATE: f64 = 0.02;
-/// Samples that the dispersion of the pool counts for in a new backend.
-/// Chosen; insensitive from half to twice.
+/// The weight of the pool's dispersion in a new backend, in samples. Chosen; insensitive from half
+/// to twice.
 const PHI_PRIOR: f64 = 4.0;
 /// Bounds of the dispersion, which is 1 for a Poisson process. Chosen.
 const PHI_MIN: f64 = 0.5;
 const PHI_MAX: f64 = 16.0;
-/// Completions due since the speed was estimated, from which on it is estimated again.
-/// Chosen; insensitive from half to twice.
+/// Completions that have become due since the last estimate of the speed, after which it is
+/// estimated again. Chosen; insensitive from half to twice.
 const STALE: f64 = 1.0;
 /// Completions that are overdue before a backend is stalled. In a Poisson process such a silence
-/// has the chance e^−12. Chosen; insensitive from half to twice.
+/// has probability e^−12. Chosen; insensitive from half to twice.
 const STALL_DUE: f64 = 12.0;
-/// Mean latencies that a backend is silent before it is stalled. Chosen; insensitive from half to
-/// twice.
+/// The least silence before a backend is stalled, in mean latencies. Chosen; insensitive from half
+/// to twice.
 const STALL_LATENCIES: f64 = 2.0;
 /// Above this many times the latency of a single request, a backend that refuses is full.
 /// Chosen; the run of [`learned`](super) does not reach it.
 const FULL: f64 = 4.0;
-/// Cost of a request's presence for later ones, by requests in flight.
+/// The cost that a request adds for later ones, relative to its latency and per request in flight.
 /// Chosen; insensitive from half to twice but for `hetero80`: its cost changes by +5 % and −6 %.
 const CROWD: f64 = 0.08;
-/// The price of a queue where as many requests wait as are worked on; it grows with the square of
-/// that ratio. A queue of a burst is gone soon. A queue that stands makes all later requests wait,
-/// so it is cheaper to use the slow backends, too: with seven fast backends that can do .93 of all
-/// work (the lab's few_fast) the mean is 48 ms instead of 75. Chosen: at .04 it is 50 ms; at .1 the
-/// p99 of `llm` is 2 % higher.
+/// The price of a queue if as many requests wait as are worked on; it grows with the square of that
+/// ratio. The queue of a burst is soon gone. A persistent queue makes all later requests wait, so
+/// it is cheaper to use the slow backends, too. Measured in the lab's `few_fast`, where seven fast
+/// backends can do 93 % of the work: the mean is 48 ms instead of 75. Chosen: at 0.04 it is 50 ms;
+/// at 0.1 the p99 of `llm` is 2 % higher.
 const PRICE: f64 = 0.06;
 /// The highest price. Chosen; reached where about four of five requests wait.
 const PRICE_MAX: f64 = 1.0;
@@ -526,10 +525,10 @@ const PRICE_MAX: f64 = 1.0;
 const WAITING_ALPHA: f64 = 0.05;
 /// Keeps the ratio finite where all requests wait.
 const WAITING_REST: f64 = 0.01;
-/// A smaller part of a refusal counts as zero. Chosen.
+/// A sum of refusals below this counts as zero. Chosen.
 const REFUSALS_MIN: f64 = 0.01;
-/// Share of recent refusals that a good response leaves: a short queue holds about 16 requests.
-/// Chosen on random scenarios.
+/// The factor by which a good response reduces the recent refusals: a short queue holds about 16
+/// requests. Chosen on random scenarios.
 const REFUSALS_KEPT: f64 = 1.0 - 1.0 / 16.0;
 /// Good requests credited in the share of errors of the pool. Chosen; insensitive from half to twice.
 const ERRORS_PRIOR: f64 = 10.0;

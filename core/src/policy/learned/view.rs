@@ -13,7 +13,7 @@ pub struct LearnedView {
     pub state: LearnedStanding,
     /// Requests in flight, without streams whose response head has arrived.
     pub in_flight: u32,
-    /// Relative speed, drawn towards the pool's median by its uncertainty; about 1 at the median.
+    /// Relative speed, shrunk towards the pool's median by its uncertainty; about 1 at the median.
     pub speed: f64,
     /// The number of completions that the speed averages, approximately.
     pub memory: u32,
@@ -51,8 +51,8 @@ pub enum LearnedStanding {
     },
     /// New or returned: few requests at a time.
     SlowStart {
-        /// Requests in flight allowed. Each good response adds one; after trouble a good ping
-        /// doubles it.
+        /// Requests in flight allowed. Each good response adds one; after an ejection or outage a
+        /// good ping doubles it.
         window: u32,
     },
 }

@@ -8,8 +8,8 @@ use crate::config::range::{self, ConfigError};
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct PrequalRules {
     /// The quantile of requests in flight above which a probe is hot (0.84, as in the paper); from
-    /// 0 to 1. Low values weigh load more than latency, and more requests then follow the same
-    /// probe.
+    /// 0 to 1. Low values give load more weight than latency, and send more consecutive requests to
+    /// one backend.
     pub hot_quantile: f64,
 }
 

@@ -1,5 +1,5 @@
 //! Tunnels, silent streams and requests that wait for their clients, all at one of two equal
-//! backends. They move the other requests under no policy.
+//! backends. Under no policy do they move the other requests.
 use std::time::Duration;
 
 use crate::config::PolicyKind;

@@ -2,7 +2,7 @@
 use super::*;
 
 /// A removed backend gets neither requests nor probes, and its lease ends. If its name returns, it
-/// has its old id and no history.
+/// has its old id and an empty history.
 #[test]
 fn a_removed_backend_rests_and_returns() {
     let mut world = World::with_latencies(10, 20);

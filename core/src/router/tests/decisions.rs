@@ -198,9 +198,9 @@ fn a_retry_moves_nothing() {
     assert_eq!(world.snapshot().last_switch, before.last_switch);
 }
 
-/// Before its first completion a backend counts as one that works on a single request at a time
-/// (width 1), so each of two equals gets every second request of a burst. No such request is a
-/// switch: a gap of 2 points is below the threshold, and the current backend stays.
+/// Before its first completion a backend is treated as working on a single request at a time (width
+/// 1), so each of two equals gets every second request of a burst. No such request is a switch: a
+/// gap of 2 points is below the threshold, and the current backend stays.
 #[test]
 fn a_full_backend_spills_over() {
     let mut world = World::with_latencies(10, 10);
@@ -272,7 +272,7 @@ fn a_stalled_backend_is_full() {
         world.advance(10);
         let lease = world.route();
         if lease.backend() == A {
-            // A request that still goes to A shows nothing about it, so that A completes nothing.
+            // Requests that still go to A are abandoned, so that A completes nothing.
             world.end(lease, Outcome::Abandoned);
         } else {
             world.finish(lease, 200);
@@ -301,8 +301,8 @@ fn without_spill_over_load_switches() {
     leases.into_iter().for_each(|lease| world.finish(lease, 200));
 }
 
-/// With 16 requests in flight from retries that changed nothing, load alone makes the gap of 32
-/// points. The full current backend is kept.
+/// Retries, which do not change the current backend, have put 16 requests in flight there. Load
+/// alone makes the gap of 32 points, so the full current backend is kept.
 #[test]
 fn load_alone_holds_a_full_backend() {
     let mut world = World::with_latencies(10, 10);
@@ -395,7 +395,7 @@ fn a_spill_never_goes_to_a_down_backend() {
     leases.into_iter().for_each(|lease| world.finish(lease, 200));
 }
 
-/// The number of requests in flight from which on each backend is full.
+/// The number of requests in flight at which each backend is full.
 fn full_at(snapshot: &Snapshot) -> Vec<Option<u32>> {
     let full_at = |policy: &PolicyView| match policy {
         PolicyView::Score(view) => view.full_at,
@@ -404,7 +404,8 @@ fn full_at(snapshot: &Snapshot) -> Vec<Option<u32>> {
     snapshot.backends.iter().map(|backend| full_at(&backend.policy)).collect()
 }
 
-/// Pings every 100 ms without a practical timeout. From the sixth on each is the whole average.
+/// Pings every 100 ms without a practical timeout. The average is the last ping alone from the
+/// sixth on.
 fn quick_pings() -> Rules {
     let mut rules = Rules::default();
     rules.probes.ping_interval = Duration::from_millis(100);

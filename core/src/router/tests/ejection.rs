@@ -107,9 +107,9 @@ fn it_returns_at_low_rates() {
     }
 }
 
-/// At one request every two seconds to each, the first failure ejects, under every policy. After
-/// the probation the failure no longer ranks the backend behind the others: it leaves no points and
-/// no high cost.
+/// At one request every two seconds to each backend, the first failure ejects one, under every
+/// policy. After the probation the failure no longer ranks the backend behind the others: it leaves
+/// no points and no high cost.
 #[test]
 fn one_failure_of_a_seldom_asked_backend_is_enough_and_forgotten() {
     for policy in PolicyKind::ALL {
@@ -182,8 +182,8 @@ fn an_outage_leaves_no_points() {
     }
 }
 
-/// Each backend refuses every other request. One of them then fails all that it does not refuse, and
-/// is ejected. The others go on to refuse half, so the ejection is not regretted.
+/// Each backend refuses every other request. One of them then fails all requests that it does not
+/// refuse, and is ejected. The others still refuse half, so the ejection is not regretted.
 #[test]
 fn refusals_from_before_an_ejection_are_not_its_fault() {
     for policy in [PolicyKind::RoundRobin, PolicyKind::LeastRequest, PolicyKind::Learned] {

@@ -1,7 +1,7 @@
 //! Effects of pings, reports and the ends of requests.
 use super::*;
 
-/// All factors at once, against numbers worked out by hand; tanh(.5) = 0.462117157260.
+/// All factors at once, against numbers worked out by hand; tanh(0.5) = 0.462117157260.
 #[test]
 fn the_score_is_the_rule() {
     let mut world = World::with_rules(
@@ -174,8 +174,8 @@ fn an_outlier_among_the_first_pings_does_not_decide() {
     }
 }
 
-/// Pings: five soon, then spread over the interval, then every 5 s. Reports likewise every 3 s.
-/// Reports get no response here and time out.
+/// The first five pings follow soon; the next ones are spread over the interval and then come every
+/// 5 s. Reports come every 3 s; they get no response here and time out.
 #[test]
 fn probes_are_spread_and_steady() {
     let mut world = World::new(&["a", "b"]);

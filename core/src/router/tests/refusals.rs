@@ -54,7 +54,7 @@ fn refusals_fade() {
     assert_eq!(points(&world), 8.0);
 }
 
-/// A refusal of a backend with as much work as the others only shows that all are full. By hand:
+/// A refusal by a backend with as much work as the others only shows that all are full. By hand:
 /// with three requests in flight at each backend it counts as 1/64 of a request. With one in flight
 /// there and three at the other it counts as (3/4)³ = 0.42, so two refusals count as one request.
 #[test]
@@ -103,7 +103,7 @@ fn a_sudden_404_is_seen_at_once() {
         let refused = world.snapshot().backends[0].refused as usize;
         assert!(count - refused <= 24, "{count} and {refused}");
         assert!(count < 200, "{count}");
-        // If all backends do it, none stands out for long.
+        // If all backends send 404s, none stands out for long.
         let mut world = World::with_latencies(10, 20);
         for _ in 0..5000 {
             let lease = world.route();
@@ -115,9 +115,9 @@ fn a_sudden_404_is_seen_at_once() {
     }
 }
 
-/// A row of 5 to 14 responses with 4xx counts as refusing if the other backend sends no 4xx, whatever
-/// succeeded before: four might be chance at 5 % of 4xx. It takes a row of 10 to 29 if the other one
-/// sends 4xx for a quarter of the requests.
+/// A row of 5 to 14 responses with 4xx counts as refusing if the other backend sends no 4xx,
+/// whatever succeeded before: four might be chance at 5 % of 4xx. A row of 10 to 29 is needed if
+/// the other one sends 4xx for a quarter of the requests.
 #[test]
 fn a_row_of_404s_is_no_chance() {
     for (every, expected) in [(usize::MAX, 5), (4, 10)] {
@@ -180,8 +180,9 @@ fn most_backends_may_turn_at_once() {
     }
 }
 
-/// A stream and a request that waits for its client are in flight but not work: neither points nor
-/// loads count them until the request is resumed. Repeated and foreign events change nothing.
+/// A stream and a request that waits for its client are in flight but do not count as work: they
+/// add neither points nor load until the request is resumed. Repeated and foreign events change
+/// nothing.
 #[test]
 fn what_waits_for_its_client_is_no_work() {
     let mut world = without_spill_over();
@@ -226,8 +227,8 @@ fn without_spill_over() -> World {
     world
 }
 
-/// A backend that counts as refusing by its 404s still does ten minutes later, if all its responses
-/// since then were 404s.
+/// A backend that counts as refusing because of its 404s still does so ten minutes later, if all
+/// its responses since then were 404s.
 #[test]
 fn a_broken_release_stays_one_until_it_answers() {
     let mut world = without_spill_over();

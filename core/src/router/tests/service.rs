@@ -2,7 +2,7 @@
 use super::*;
 use crate::config::{BackendLimits, Mode, PolicyKind};
 
-/// A router of the policy whose backends are `b0`, `b1` and so on; all of them answer pings.
+/// A router of the policy whose backends are `b0`, `b1` and so on; all of them respond to pings.
 fn router(policy: PolicyKind, count: usize) -> (Router, RouterConfig) {
     let rules = Rules { policy, ..Rules::default() };
     let backends = (0..count).map(|number| format!("b{number}")).collect();
@@ -12,7 +12,7 @@ fn router(policy: PolicyKind, count: usize) -> (Router, RouterConfig) {
     (router, config)
 }
 
-/// Starts what is due and answers every ping. Returns the slots that were pinged.
+/// Starts the probes that are due and completes every ping. Returns the slots that were pinged.
 fn answer_pings(router: &mut Router, now: Instant) -> Vec<usize> {
     router.handle_timeout(now);
     let mut pinged = Vec::new();
@@ -98,8 +98,8 @@ fn a_maintained_backend_is_not_probed() {
     }
 }
 
-/// A backend that comes back has slow start where the router ejects: it does not get all of the next
-/// requests although no request is in flight there.
+/// A backend that is back in service gets slow start where the router ejects. Although it has no
+/// request in flight, it does not get all of the next requests.
 #[test]
 fn a_backend_comes_back_slowly() {
     let (mut router, mut config) = router(PolicyKind::LeastRequest, 2);
@@ -114,8 +114,8 @@ fn a_backend_comes_back_slowly() {
     assert!((1..50).contains(&back), "{back} of 50 requests went there");
 }
 
-/// Requests in flight are in the proportion of the weights under `least_request` and `p2c`. Weight
-/// 0 gets none.
+/// Requests in flight are proportional to the weights under `least_request` and `p2c`. Weight 0
+/// gets none.
 #[test]
 fn weights_share_the_requests() {
     for policy in [PolicyKind::LeastRequest, PolicyKind::P2c] {
@@ -152,8 +152,8 @@ fn the_learner_starts_with_the_weights() {
     assert!(one.abs_diff(other) < 50, "{one} and {other}");
 }
 
-/// With a weight and the policy `learned` in one configuration the learner starts with the new
-/// weight, not with the one before it.
+/// A configuration sets another weight and the policy `learned`. The learner starts with that
+/// weight, not with the previous one.
 #[test]
 fn a_new_learner_starts_with_the_new_weights() {
     let (mut router, mut config) = router(PolicyKind::Score, 2);
