@@ -4,7 +4,6 @@ mod process;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
-use process::{DEADLINE, Program, empty_backend, program};
+use process::{DEADLINE, Program, empty_backend};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 /// Upgrades under traffic.
@@ -251,36 +250,6 @@ fn the_learned_state_goes_over() {
     proxy.ask();
     proxy.take_follower();
     assert_ne!(latency(&proxy), unlearned, "a process without this state begins with {unlearned}");
-}
-
-/// SIGUSR1, SIGUSR2 and SIGHUP do not end the program even before it serves. The SIGHUP then causes
-/// a reload.
-#[test]
-fn early_signals_do_not_end_the_program() {
-    let name = format!("intelliproxy-early-{}.json", std::process::id());
-    let file = std::env::temp_dir().join(name);
-    drop(fs::remove_file(&file));
-    assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo").success());
-    let path = file.to_str().expect("a path of UTF-8");
-    let mut command = program();
-    command
-        .args(["--listen", "127.0.0.1:0", "--config", path])
-        .stderr(std::process::Stdio::piped());
-    let mut child = command.spawn().expect("a process");
-    let pid = child.id().to_string();
-    let log = OwnedFd::from(child.stderr.take().expect("a pipe"));
-    // The program waits for a writer of the pipe. This call returns once the program reads it.
-    let mut pipe = fs::File::options().write(true).open(&file).expect("a reader");
-    for signal in ["-USR1", "-USR2", "-HUP"] {
-        kill(signal, &pid);
-    }
-    pipe.write_all(config("").as_bytes()).expect("a reader");
-    drop(pipe);
-    let mut program = Program::started(child, fs::File::from(log));
-    program.line_with("reading /");
-    kill("-TERM", &pid);
-    assert_eq!(program.exit_code(), Some(0));
-    drop(fs::remove_file(&file));
 }
 
 /// The control socket is not passed on: the new process opens its own under the same name, and the

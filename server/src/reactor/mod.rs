@@ -216,6 +216,7 @@ impl Reactor {
     fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
         let is_interrupted = self.wait(events, self.patience())?;
         self.now = self.clock.now();
+        self.signals.handle_turn();
         if let Some(date) = self.clock.new_date(self.now) {
             self.proxy.handle_date(&date);
             self.admin.iter_mut().for_each(|admin| admin.handle_date(&date));

@@ -1,13 +1,18 @@
 //! Turns signals into bytes on a socket, which the poll watches. `edge/early.rs` catches signals
 //! before the reactor runs.
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use log::info;
 use mio::net::UnixStream;
 use mio::{Interest, Registry};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook::low_level::{pipe, unregister};
+use signal_hook::flag;
+use signal_hook::low_level::{pipe, signal_name, unregister};
 
 use super::token::Source;
+use crate::edge::early::without_effect;
 
 /// The signals of the program. SIGPIPE is ignored by the standard library from the start.
 #[derive(Debug)]
@@ -20,6 +25,8 @@ pub(crate) struct Watched {
     pub(crate) reopens: Signals,
     /// Those that ask for a new process in place of this one.
     pub(crate) upgrades: Signals,
+    /// The last signal without effect; 0 if none came since it was logged.
+    other: Arc<AtomicUsize>,
 }
 
 impl Watched {
@@ -29,12 +36,37 @@ impl Watched {
             registry.register(&mut signals.stream, source.to_token(), Interest::READABLE)?;
             io::Result::Ok(signals)
         };
+        let other = Arc::<AtomicUsize>::default();
+        for signal in without_effect() {
+            // They are caught for the rest of the process's life. A system that lacks this signal
+            // cannot send it.
+            let _ = flag::register_usize(signal, Arc::clone(&other), signal as usize);
+        }
         Ok(Self {
+            other,
             ends: watch(&[SIGINT, SIGTERM], Source::Signals)?,
             hangups: watch(&[SIGHUP], Source::Hangups)?,
             reopens: watch(&[SIGUSR1], Source::Reopens)?,
             upgrades: watch(&[SIGUSR2], Source::Upgrades)?,
         })
+    }
+
+    /// Logs a signal without effect. Called once a turn: a signal begins one.
+    #[inline]
+    pub(crate) fn handle_turn(&self) {
+        if self.other.load(Ordering::Relaxed) != 0 {
+            self.report_other();
+        }
+    }
+
+    #[cold]
+    fn report_other(&self) {
+        let signal = self.other.swap(0, Ordering::Relaxed);
+        let known = i32::try_from(signal).ok().and_then(signal_name);
+        match known {
+            Some(name) => info!("{name}: no effect"),
+            None => info!("signal {signal}: no effect"),
+        }
     }
 }
 
