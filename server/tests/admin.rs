@@ -3,10 +3,13 @@ mod process;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Instant;
 
-use process::{DEADLINE, Program};
+use process::{DEADLINE, Folder, Program};
+use serde_json::json;
 
 /// Starts a backend that responds to every request with 200 and two bytes. The first connection
 /// with a request for `/` waits for a message of `may_respond`. Returns the flag with its address.
@@ -333,4 +336,63 @@ fn explain_shows_decisions() {
     assert!(candidates.iter().all(|row| row["scoreParts"]["latency"].is_number()), "{full}");
     assert!(get(port, "/explain?request=999").starts_with("HTTP/1.1 404 "));
     assert!(get(port, "/explain?request=").starts_with("HTTP/1.1 404 "));
+}
+
+/// Starts a backend that breaks off its first request for `/` unless `has_cut` says that this has
+/// happened already. Returns the flag with its address.
+fn start_cutter(name: &str, has_cut: &Arc<AtomicBool>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let flag = format!("--backend={name}=http://{}", listener.local_addr().expect("bound"));
+    let has_cut = Arc::clone(has_cut);
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut stream = BufReader::new(stream);
+            let mut first = String::new();
+            let is_read = stream.read_line(&mut first).is_ok();
+            if is_read && (!first.starts_with("GET / ") || has_cut.swap(true, Ordering::SeqCst)) {
+                thread::spawn(move || respond(stream, None));
+            }
+        }
+    });
+    flag
+}
+
+/// /explain finds a request by the id that the client's hop gave it, here after a retry, and by the
+/// id that the proxy made, which the access log has.
+#[test]
+fn explain_finds_a_request_by_its_id() {
+    let folder = Folder::new("admin-explain");
+    let log = folder.path("access.log");
+    let has_cut = Arc::<AtomicBool>::default();
+    let backends = [start_cutter("A", &has_cut), start_cutter("B", &has_cut)];
+    let flags = ["--trusted", "127.0.0.1", "--access-log", &log];
+    let (program, port) = start(&[&[&*backends[0], &backends[1]], &flags[..]].concat());
+    let json = |path: &str| {
+        let response = get(port, path);
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {response}");
+        serde_json::from_str::<serde_json::Value>(body(&response)).expect("JSON")
+    };
+    let fields = "Host: h\r\nConnection: close\r\nX-Request-Id: a&b%20\r\n";
+    let response = program.ask(&format!("GET / HTTP/1.1\r\n{fields}\r\n"));
+    assert!(response.ends_with("ok"), "{response}");
+    let full = json("/explain?of=all&request=a%26b%2520");
+    assert_eq!((&full["requestId"], &full["rule"]), (&"a&b%20".into(), &"retry".into()), "{full}");
+    let first = full["earlier"][0].as_u64().expect("a number");
+    let before = json(&format!("/explain?request={first}"));
+    assert_eq!((&before["requestId"], &before["earlier"]), (&full["requestId"], &json!([])));
+    assert_eq!(full["tried"], json!([before["backend"]]), "{full}");
+    assert!(get(port, "/explain?request=a%26b").starts_with("HTTP/1.1 404 "));
+
+    program.ask("GET /made HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    let begin = Instant::now();
+    let made = loop {
+        let text = std::fs::read_to_string(&log).expect("a file");
+        if let Some(line) = text.lines().find(|line| line.contains("\"target\":\"/made\"")) {
+            break serde_json::from_str::<serde_json::Value>(line).expect("JSON");
+        }
+        assert!(begin.elapsed() < DEADLINE, "no line: {text}");
+        thread::yield_now();
+    };
+    let id = made["requestId"].as_str().expect("an id");
+    assert_eq!(json(&format!("/explain?request={id}"))["backend"], made["backend"]);
 }

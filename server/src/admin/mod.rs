@@ -248,19 +248,24 @@ impl Admin {
 
 /// Returns status, type and text of /explain: one decision, or all that are kept.
 fn explain(now: Instant, request: Option<&str>, proxy: &Proxy) -> (u16, &'static str, Vec<u8>) {
-    let mut decisions = proxy.decisions();
-    match request {
-        None => (200, JSON, list_text(now, decisions)),
-        Some(wanted) => match decisions.find(|decision| decision.is_of(wanted)) {
-            Some(decision) => (200, JSON, decision_text(now, decision)),
-            None => {
-                let text = "404 Not Found: not among the last decisions\n";
-                (404, TEXT, text.into())
-            }
-        },
+    let Some(wanted) = request else {
+        return (200, JSON, list_text(now, proxy.decisions()));
+    };
+    if let Some(decision) = proxy.decisions().find(|decision| decision.has_number(wanted)) {
+        return (200, JSON, decision_text(now, decision, &[]));
+    }
+    let mut of_id = proxy.decisions().filter(|decision| decision.has_id(wanted));
+    match of_id.next() {
+        Some(last) => {
+            let mut earlier: Vec<u64> = of_id.filter_map(|decision| decision.number).collect();
+            earlier.reverse();
+            (200, JSON, decision_text(now, last, &earlier))
+        }
+        None => (404, TEXT, NOT_KEPT.into()),
     }
 }
 
+const NOT_KEPT: &str = "404 Not Found: not among the last decisions\n";
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 

@@ -231,6 +231,28 @@ impl Session {
     }
 }
 
+/// Decodes percent-encoded octets (RFC 3986 section 2.1). What is no such octet stays as it is.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, further @ ..] = rest {
+        let digits = further.get(..2).filter(|_| *first == b'%');
+        let digits = digits.filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.and_then(|digits| str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(octet) => {
+                bytes.push(octet);
+                rest = &further[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = further;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Returns the resource of a target in origin form or absolute form. Only /explain uses the query.
 fn resource(target: &[u8]) -> Option<Asked> {
     let target = std::str::from_utf8(target).ok()?;
@@ -247,7 +269,7 @@ fn resource(target: &[u8]) -> Option<Asked> {
         "/config" => Asked::Config,
         "/explain" => {
             let request = query.split('&').find_map(|pair| pair.strip_prefix("request="));
-            Asked::Explain(request.map(str::to_owned))
+            Asked::Explain(request.map(decoded))
         }
         _ => return None,
     })

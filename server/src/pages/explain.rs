@@ -2,6 +2,7 @@
 //!
 //! The list names each decision's backend and rule, the newest one first. A single decision also has
 //! its candidates, as they were before it, and the changes that would have led to another backend.
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use intelliproxy_core::{
@@ -18,6 +19,8 @@ pub(crate) struct Decision {
     pub(crate) at: Instant,
     /// The number of the request, as in a recording; `None` if no backend was found.
     pub(crate) number: Option<u64>,
+    /// The id of the request, as in the access log; `None` if requests have none.
+    pub(crate) request_id: Option<Vec<u8>>,
     pub(crate) policy: PolicyKind,
     pub(crate) chosen: Option<(BackendId, String)>,
     pub(crate) failure: Option<NoRoute>,
@@ -61,8 +64,13 @@ impl Candidates {
 
 impl Decision {
     /// Whether this is the decision for the request with this number.
-    pub(crate) fn is_of(&self, request: &str) -> bool {
+    pub(crate) fn has_number(&self, request: &str) -> bool {
         self.number.is_some_and(|number| request.parse() == Ok(number))
+    }
+
+    /// Whether this is a decision for the request with this id.
+    pub(crate) fn has_id(&self, request: &str) -> bool {
+        self.request_id.as_deref() == Some(request.as_bytes())
     }
 
     /// Returns the rule in words.
@@ -226,8 +234,9 @@ pub(crate) fn list_text<'a>(
     text_of(&List { decisions: decisions.map(|decision| Row::new(now, decision)).collect() })
 }
 
-/// Returns one decision with its candidates.
-pub(crate) fn decision_text(now: Instant, decision: &Decision) -> Vec<u8> {
+/// Returns one decision with its candidates. `earlier` has the numbers of earlier decisions with the
+/// same id.
+pub(crate) fn decision_text(now: Instant, decision: &Decision, earlier: &[u64]) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Full<'a> {
@@ -235,6 +244,7 @@ pub(crate) fn decision_text(now: Instant, decision: &Decision) -> Vec<u8> {
         row: Row<'a>,
         current: Option<&'a str>,
         tried: &'a [String],
+        earlier: &'a [u64],
         backends: usize,
         would_change: Vec<String>,
         candidates: Vec<BackendStats<'a>>,
@@ -244,6 +254,7 @@ pub(crate) fn decision_text(now: Instant, decision: &Decision) -> Vec<u8> {
         row: Row::new(now, decision),
         current: decision.current.as_deref(),
         tried: &decision.tried,
+        earlier,
         backends: decision.candidates.of,
         would_change: decision.changes(),
         candidates: rows.map(|row| BackendStats::new(row, None, None)).collect(),
@@ -255,6 +266,7 @@ pub(crate) fn decision_text(now: Instant, decision: &Decision) -> Vec<u8> {
 #[serde(rename_all = "camelCase")]
 struct Row<'a> {
     request: Option<u64>,
+    request_id: Option<Cow<'a, str>>,
     ago_ms: Option<Decimal>,
     backend: Option<&'a str>,
     policy: &'static str,
@@ -266,6 +278,7 @@ impl<'a> Row<'a> {
     fn new(now: Instant, decision: &'a Decision) -> Self {
         Self {
             request: decision.number,
+            request_id: decision.request_id.as_deref().map(String::from_utf8_lossy),
             ago_ms: millis(Some(now.since(decision.at))),
             backend: decision.chosen.as_ref().map(|(_, name)| name.as_str()),
             policy: decision.policy.name(),
@@ -308,6 +321,7 @@ mod tests {
         Decision {
             at: Instant::from_millis(1000),
             number: Some(7),
+            request_id: Some(b"a-7".to_vec()),
             policy: PolicyKind::Score,
             chosen: Some((BackendId::from_index(0), "A".to_owned())),
             failure: None,
@@ -334,13 +348,14 @@ mod tests {
         let held = Decision { hold: Some(("B".to_owned(), missing)), ..decision(rows) };
         let now = Instant::from_millis(1250);
         let row = json!({
-            "request": 7, "agoMs": 250, "backend": "A", "policy": "score",
+            "request": 7, "requestId": "a-7", "agoMs": 250, "backend": "A", "policy": "score",
             "rule": "current",
             "why": "A stays although B is better: 12.5 points are missing to the threshold of 30",
         });
         let list = json_of(&list_text(now, [&held].into_iter()));
         assert_eq!(list, json!({ "decisions": [row] }));
-        let full = json_of(&decision_text(now, &held));
+        let full = json_of(&decision_text(now, &held, &[3, 5]));
+        assert_eq!(full["earlier"], json!([3, 5]));
         assert_eq!(full["why"], row["why"]);
         assert_eq!(full["current"], "A");
         assert_eq!(full["backends"], 3);
@@ -355,7 +370,8 @@ mod tests {
             .map(|row| &row["score"])
             .collect();
         assert_eq!(scores, [&json!(50), &json!(32.5), &json!(90)]);
-        assert!(held.is_of("7") && !held.is_of("70") && !held.is_of(""));
+        assert!(held.has_number("7") && !held.has_number("70") && !held.has_number(""));
+        assert!(held.has_id("a-7") && !held.has_id("7") && !held.has_id(""));
     }
 
     /// Each rule has its sentence.

@@ -49,6 +49,7 @@ impl Proxy {
         let lease = match routed {
             Ok(lease) => lease,
             Err(reason) => {
+                self.note_decision(id);
                 // Not an error yet: the request waits for room.
                 if reason == NoRoute::Full {
                     return false;

@@ -4,7 +4,7 @@ use intelliproxy_core::{Instant, Lease};
 
 use super::Proxy;
 use super::id::ConnId;
-use crate::access::{Records, Why};
+use crate::access::{Records, Text, Why};
 use crate::pages::AccessCounts;
 
 impl Proxy {
@@ -16,6 +16,20 @@ impl Proxy {
             let why = if is_bound { Why::Bound } else { reason };
             let backend = self.upstreams.target(lease.backend());
             visit.route(now, why, backend.map_or("", |target| &target.name));
+        }
+        // A connection of the client's own is no decision of the router.
+        if !is_bound {
+            self.note_decision(id);
+        }
+    }
+
+    /// Notes the id of a request in the router's decision for it, if /explain shows decisions.
+    pub(super) fn note_decision(&mut self, id: ConnId) {
+        if let Some(decisions) = self.upstreams.decisions_mut()
+            && let Some(session) = self.table.session_mut(id)
+            && let Some(visit) = session.visit_mut()
+        {
+            decisions.name_last(visit.text(Text::RequestId));
         }
     }
 

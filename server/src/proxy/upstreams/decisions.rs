@@ -50,6 +50,7 @@ impl Decisions {
         let decision = Decision {
             at: now,
             number: routed.as_ref().ok().map(|lease| lease.id().as_u64()),
+            request_id: None,
             policy,
             chosen: chosen.map(|id| (id, name(router, id))),
             failure: routed.as_ref().err().copied(),
@@ -66,6 +67,14 @@ impl Decisions {
         }
         self.last.push_back(decision);
         routed
+    }
+
+    /// Takes the id of the request that the last decision was for. Its length is bounded where it is
+    /// made or taken.
+    pub(crate) fn name_last(&mut self, request_id: &[u8]) {
+        if let Some(last) = self.last.back_mut() {
+            last.request_id = Some(request_id.to_vec());
+        }
     }
 
     /// Returns the decisions, the newest one first.

@@ -66,6 +66,11 @@ impl Upstreams {
         }
     }
 
+    /// Returns the last decisions for additions, while they are kept.
+    pub(crate) fn decisions_mut(&mut self) -> Option<&mut Decisions> {
+        self.decisions.as_deref_mut()
+    }
+
     /// Returns the last decisions, while they are kept.
     pub(crate) fn decisions(&self) -> Option<&Decisions> {
         self.decisions.as_deref()
