@@ -71,7 +71,9 @@ fn inner_rings_are_pure() {
 /// No source file has more than 600 lines, so that each can be read as a whole.
 #[test]
 fn files_are_short() {
-    for file in files(".", &["rs", "py", "mjs", "sh"]).into_iter().chain(files(".ci", &[""])) {
+    for file in
+        files(".", &["rs", "py", "js", "mjs", "css", "sh"]).into_iter().chain(files(".ci", &[""]))
+    {
         let lines = read(&file).lines().count();
         assert!(lines <= 600, "{} has {lines} lines", file.display());
     }
@@ -87,7 +89,7 @@ fn nothing_is_left_for_later() {
         concat!("to", "do!("),
         concat!("unimple", "mented!("),
     ];
-    for file in files(".", &["rs", "md", "toml", "py", "mjs", "yml"]) {
+    for file in files(".", &["rs", "md", "toml", "py", "js", "mjs", "css", "yml"]) {
         for (number, line) in read(&file).lines().enumerate() {
             let found = marks.iter().find(|mark| has_word(line, mark));
             assert_eq!(found, None, "{}:{}: {line}", file.display(), number + 1);
