@@ -3,7 +3,7 @@
 //! | exit code | when |
 //! |---|---|
 //! | 0 | it served until a signal, or `--help`, `--version`, `--check` succeeded |
-//! | 1 | it could not run (a port is in use, a backend does not resolve), or `--check` saw that |
+//! | 1 | it could not run (a port is in use, a backend does not resolve), or `--check` found such a fault |
 //! | 2 | an argument or the configuration file is invalid |
 use std::ffi::OsString;
 use std::fs::File;
@@ -100,8 +100,8 @@ struct Start {
     user: Option<String>,
 }
 
-/// Serves until a signal ends the program. On SIGHUP the file is read again with the same
-/// arguments, on SIGUSR2 the program is started again with them.
+/// Serves until a signal ends the program. SIGHUP reads the file again with the same arguments;
+/// SIGUSR2 starts the program again with them.
 fn run(config: Config, file: Option<String>, start: Start) -> ExitCode {
     if let Some(line) = folders::missing(&config) {
         complain(&line);
@@ -140,8 +140,8 @@ fn run(config: Config, file: Option<String>, start: Start) -> ExitCode {
     }
 }
 
-/// Takes over from a process that has started this one, or from the service manager, and opens what
-/// else is needed. Then becomes the user that serves.
+/// Takes over the listeners of the process that has started this one, or of the service manager,
+/// and opens the remaining ones. Then changes to the user that serves.
 fn set_up(config: Config, start: &Start) -> Result<Setup, String> {
     let user = start.user.as_deref().map(User::find).transpose()?;
     let taken = match upgrade::take_over()? {

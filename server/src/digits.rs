@@ -25,7 +25,7 @@ pub(crate) const fn last_digit(number: u64) -> u8 {
 mod tests {
     use super::*;
 
-    /// Numbers have all of their digits.
+    /// Every digit of a number is written.
     #[test]
     fn numbers_are_whole() {
         for number in [0, 9, 10, 1_234_567_890, u64::MAX] {

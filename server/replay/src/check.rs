@@ -1,4 +1,4 @@
-//! Checks whether every recorded decision comes out the same.
+//! Checks whether the replayed router makes every recorded decision again.
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::ControlFlow;

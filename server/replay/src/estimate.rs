@@ -1,15 +1,15 @@
 //! The cost of other decisions, estimated from the recorded ones.
 //!
-//! Within a second the recorded choice of a backend is taken as random: requests of the same second
-//! met the same backends in about the same state. A request that the other rules would have sent to
-//! B is therefore estimated at the mean cost of that second's requests at B. In other words, each
+//! Within a second the recorded choice of a backend is taken as random, because the state of the
+//! backends hardly changes in that time. A request that the other rules would have sent to B is
+//! therefore estimated at the mean cost of that second's requests at B. In other words, each
 //! recorded request counts with the weight `share wanted / share recorded` of its backend in its
 //! second (inverse propensity, with the recorded share as the propensity). A second without
 //! recorded requests to B gives no evidence: requests that would have gone to B in it are omitted,
 //! and the share of the rest is printed.
 //!
 //! The interval comes from a jackknife over consecutive blocks of seconds: 1.96 standard errors on
-//! either side. Consecutive seconds depend on each other, blocks hardly do.
+//! either side. Consecutive seconds are correlated; blocks of them hardly are.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -182,8 +182,8 @@ mod tests {
         (0..20 * seconds).map(sample).collect()
     }
 
-    /// Half and half costs 20.5 ms. With all requests at backend 0 the cost would have been 11 ms,
-    /// as recorded there.
+    /// With half of the requests at each backend the cost is 20.5 ms. With all requests at backend
+    /// 0 the cost would have been 11 ms, as recorded there.
     #[test]
     fn costs_by_hand() {
         let all = estimate(&samples(60, |_| 0)).expect("an estimate");

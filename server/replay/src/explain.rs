@@ -1,8 +1,8 @@
 //! One decision in full: the candidates, their values with reasons, and the changes that would have
 //! led to another decision.
 //!
-//! Such changes are tried, not guessed: a router is brought to the same point again and decides
-//! with one changed input.
+//! Such changes are tried, not estimated: a router replays the recording up to the same point and
+//! decides with one changed input.
 use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -408,8 +408,8 @@ impl Decision<'_> {
         Ok(format!("{many} more in flight at {name}: {to}"))
     }
 
-    /// Brings a router to this point again and asks it with changes: at a later time, with other
-    /// backends tried, or with more requests in flight at one.
+    /// Replays a router up to this point and lets it decide with changes: at a later time, with
+    /// other backends tried, or with more requests in flight at one.
     fn ask(
         &self,
         now: Instant,
@@ -463,5 +463,5 @@ const fn why_switched(reason: SwitchReason) -> &'static str {
     }
 }
 
-/// Maximum of additional requests in flight that is tried.
+/// The maximum number of additional requests in flight that is tried.
 const LOAD_MAX: u32 = 256;

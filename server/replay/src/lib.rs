@@ -2,7 +2,7 @@
 //!
 //! | option | output |
 //! |---|---|
-//! | none of these | whether every decision comes out bit for bit, and a summary of the traffic |
+//! | none of these | whether every decision is the same, bit for bit, and a summary of the traffic |
 //! | `--at`, `--request` | one decision: candidates, points, ages, rule, changes that would alter it |
 //! | `--policy`, `--rules` | other decisions: agreement, shares, an estimate of their cost |
 //! | `--fit` | a scenario for the lab with backends as recorded |

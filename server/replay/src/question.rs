@@ -15,7 +15,7 @@ pub struct Options {
 /// The kinds of questions.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Question {
-    /// Whether every decision comes out the same.
+    /// Whether every decision is the same again.
     Check,
     /// The reasons for this decision.
     Explain(Which),

@@ -104,7 +104,7 @@ fn recordings_check() {
 }
 
 /// A decision by `score` has the rule, the points, and the changes: B lacks the difference of the
-/// pings and the threshold, and would get this request with more in flight at A.
+/// pings and the threshold, and would get this request if A had more in flight.
 #[test]
 fn decisions_are_explained() {
     let file = OneFile(recorded(PolicyKind::Score));

@@ -25,7 +25,7 @@ impl Ids {
         &self.rules
     }
 
-    /// Whether a field with this name has an id.
+    /// Whether the field with this name contains the id.
     pub(super) fn is_field(&self, name: &str) -> bool {
         name.eq_ignore_ascii_case(self.rules.field.as_str())
     }
@@ -58,7 +58,7 @@ const fn digit(value: u8) -> u8 {
     if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
 
-/// Most characters of an id that is taken from a client.
+/// The maximum length of an id that is taken from a client, characters.
 const ID_MAX: usize = 128;
 
 #[cfg(test)]

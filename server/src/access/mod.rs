@@ -4,8 +4,8 @@
 //! While an exchange is in progress its session has a [`Visit`]. At its end the visit becomes a
 //! [`Record`] in a block ([`Records`]), which the driver takes and writes. Without a log, added
 //! fields or ids for backends there are no visits, and a step costs one branch. Records have no
-//! allocation of their own: a block holds their texts one after the other, and blocks and visits
-//! are used again.
+//! allocation of their own: a block holds their texts one after the other. Blocks and visits are
+//! reused.
 mod ids;
 mod record;
 mod visit;
@@ -153,7 +153,7 @@ impl Access {
         self.open -= 1;
         self.lines += u64::from(self.is_logged);
         if !self.is_logged {
-            // The visit served only the fields of its response.
+            // The visit was only needed for the fields of its response.
         } else if self.records.bytes() < WAITING_MAX {
             self.records.push(visit.record(), visit.texts());
         } else {
@@ -193,8 +193,8 @@ impl Access {
     }
 }
 
-/// Bytes of records that wait for the driver; later ones are lost. With usual requests a turn of
-/// 1024 events makes less than half of it.
+/// The maximum number of bytes of records that wait for the driver; later ones are lost. With usual
+/// requests a turn of 1024 events produces less than half of it.
 const WAITING_MAX: usize = 1024 * 1024;
-/// Visits that are kept for use again.
+/// The maximum number of free visits that are kept.
 const SPARES_MAX: usize = 256;

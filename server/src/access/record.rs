@@ -19,7 +19,7 @@ pub(crate) struct Record {
     pub(crate) status: u16,
     /// Bytes of the request that were read, its head included.
     pub(crate) received: u64,
-    /// Bytes of the response that the client's connection took, heads included.
+    /// Bytes of the response that the client's connection accepted, heads included.
     pub(crate) sent: u64,
     /// Bytes of heads among them, interim ones included.
     pub(crate) heads: u64,
@@ -94,7 +94,7 @@ pub(crate) enum Text {
     UserAgent,
     /// The last backend's name.
     Backend,
-    /// The last failure, also of an attempt after which another one was made.
+    /// The last failure, even if another attempt followed.
     Error,
 }
 
@@ -126,11 +126,11 @@ impl Why {
 /// The end of an exchange. `server/docs/operations.md` explains each word.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ending {
-    /// The response is complete, and the client's connection took it.
+    /// The response is complete, and the client's connection accepted it.
     Complete,
     /// The client ended or broke its connection before it had the complete response.
     ClientLeft,
-    /// The client sent or took nothing for too long.
+    /// The client sent or accepted nothing for too long.
     ClientTimeout,
     /// The request broke a rule.
     ClientError,
@@ -142,7 +142,7 @@ pub(crate) enum Ending {
     NoBackend,
     /// The backend could not be connected.
     ConnectFailed,
-    /// The backend sent or took nothing for too long.
+    /// The backend sent or accepted nothing for too long.
     BackendTimeout,
     /// The backend ended its connection before the response was complete.
     BackendCut,

@@ -1,4 +1,4 @@
-//! An exchange in progress, as far as the access log is concerned.
+//! The facts about an exchange in progress, for the access log.
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -63,7 +63,7 @@ impl Visit {
         &self.texts
     }
 
-    /// Whether its memory is small enough to be kept.
+    /// Whether its memory is small enough to be reused.
     pub(super) const fn is_small(&self) -> bool {
         self.texts.capacity() <= TEXTS_KEPT_MAX
     }
@@ -130,7 +130,7 @@ impl Visit {
         self.record.received += count as u64;
     }
 
-    /// Notes bytes that the client's connection took.
+    /// Notes bytes that the client's connection accepted.
     #[inline]
     pub(crate) const fn send(&mut self, count: usize) {
         self.record.sent += count as u64;
@@ -220,8 +220,8 @@ impl Visit {
         self.ending.get_or_insert(ending);
     }
 
-    /// Notes the end of the client's connection. Of the earlier ends it replaces only a complete
-    /// one, whose bytes still waited.
+    /// Notes the end of the client's connection. It replaces an earlier end only if that was a
+    /// complete response whose bytes still waited.
     pub(crate) fn cut(&mut self, ending: Ending) {
         if matches!(self.ending, None | Some(Ending::Complete)) {
             self.ending = Some(ending);
@@ -322,7 +322,7 @@ fn without_user(target: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Bytes of texts for which memory is kept; usual requests have less than a tenth.
+/// The largest memory of texts that is reused, bytes; usual requests need less than a tenth.
 const TEXTS_KEPT_MAX: usize = 4096;
-/// Bytes of an invalid request line that are recorded.
+/// The maximum number of bytes of an invalid request line that are recorded.
 const FRAGMENT_MAX: usize = 1024;

@@ -454,8 +454,9 @@ mod tests {
         assert!(!buffer.append(&[0; TAILROOM]));
     }
 
-    /// Bytes that wait for a long time take little more than their own length, or a small buffer; a
-    /// full large buffer stays. More can be read after them unless it is full.
+    /// Bytes that wait for a long time are moved to memory of little more than their own length, or
+    /// to a small buffer; a full large buffer is kept. More can be read after them unless the
+    /// buffer is full.
     #[test]
     fn waiting_bytes_take_their_own_length() {
         for len in [1, SMALL, SMALL + 1, 20_000, LARGE] {

@@ -3,14 +3,14 @@ use std::ops::Range;
 
 use super::{Buffer, BufferPool, LARGE, SMALL};
 
-/// Bytes waiting for one connection. While `is_holding`, written bytes stay too, so that they can
-/// be written again to another connection.
+/// Bytes that wait for one connection. While `is_holding`, written bytes are kept, too, so that
+/// they can be written again to another connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     buffer: Option<Buffer>,
     sent: usize,
     is_holding: bool,
-    /// Whether the connection took any byte since the last [`clear`](Self::clear) or
+    /// Whether the connection accepted any byte since the last [`clear`](Self::clear) or
     /// [`rewind`](Self::rewind).
     has_sent: bool,
 }
@@ -23,7 +23,7 @@ impl Outbox {
         self.is_holding = true;
     }
 
-    /// Handles that the connection took `count` of the [`pending`](Self::pending) bytes.
+    /// Handles that the connection accepted `count` of the [`pending`](Self::pending) bytes.
     pub(crate) fn written(&mut self, count: usize, pool: &mut BufferPool) {
         self.sent += count;
         self.has_sent = true;
@@ -40,7 +40,7 @@ impl Outbox {
         }
     }
 
-    /// Drops the bytes that were not written: the connection takes no more.
+    /// Drops the bytes that were not written, because the connection accepts no more.
     /// [`has_sent`](Self::has_sent) is not changed.
     pub(crate) fn drop_pending(&mut self, pool: &mut BufferPool) {
         let has_sent = self.has_sent;
@@ -166,12 +166,12 @@ impl Outbox {
         self.buffer.as_ref().is_none_or(|own| own.len() == self.sent)
     }
 
-    /// Whether all bytes from the first one on are still held.
+    /// Whether all bytes, from the first one on, are still held.
     pub(crate) const fn can_rewind(&self) -> bool {
         self.is_holding || !self.has_sent
     }
 
-    /// Whether the connection took any byte.
+    /// Whether the connection accepted any byte.
     pub(crate) const fn has_sent(&self) -> bool {
         self.has_sent
     }

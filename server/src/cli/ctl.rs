@@ -88,7 +88,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<(String, Command
             Argument::Flag(name) => match name.as_str() {
                 "--socket" => socket = args.value()?,
                 "--help" | "-h" => return args.no_value().map(|()| None),
-                // A negative number. The command says which numbers it takes.
+                // A negative number. The command's own error names the allowed numbers.
                 _ if is_number(&name) => {
                     let rest = args.inline_value().unwrap_or_default();
                     words.push(format!("{name}{}", rest.to_string_lossy()));

@@ -315,16 +315,17 @@ fn lame_duck_allowed() -> String {
 const SPAN_MIN: Duration = Duration::from_millis(1);
 /// The longest time that can be configured: a day.
 const SPAN_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Most requests in flight that can be the limit of a backend.
+/// The largest limit of a backend, requests in flight.
 const PER_BACKEND_MAX: u32 = 1_000_000;
-/// Most entries of `listen`.
+/// The maximum number of entries of `listen`.
 const LISTEN_MAX: usize = 64;
-/// Most entries of `backends`.
+/// The maximum number of entries of `backends`.
 const BACKENDS_MAX: usize = 1000;
-/// Most entries of `stats.allow`, and of `forwarding.trusted`. Each may be checked for every
-/// client.
+/// The maximum number of entries of `stats.allow`, and of `forwarding.trusted`. Each may be checked
+/// for every client.
 const NETWORKS_MAX: usize = 64;
-/// Most characters of a name: a backend's, the one in Via, or that of an added field.
+/// The maximum length of a name, characters: a backend's, the one in Via, or that of an added
+/// field.
 const NAME_MAX: usize = 64;
 /// A description of valid levels.
 const LEVEL_ALLOWED: &str =
@@ -332,7 +333,7 @@ const LEVEL_ALLOWED: &str =
 /// A description of valid names of added fields.
 const FIELD_ALLOWED: &str =
     "a token of 1 to 64 characters, not a field that the proxy handles otherwise";
-/// Most characters of a probe's path.
+/// The maximum length of a probe's path, characters.
 const PATH_MAX: usize = 1024;
 /// A description of valid probe paths.
 const PATH_ALLOWED: &str = "a path: '/' and at most 1023 visible ASCII characters, without '#'";

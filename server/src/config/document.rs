@@ -38,7 +38,7 @@ impl<'t> Document<'t> {
         Ok(Self { text, root })
     }
 
-    /// Reads the value at a path, or the whole text where the path is empty.
+    /// Reads the value at a path, or the whole text if the path is empty.
     pub(super) fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, FileError> {
         let node = match path {
             "" => Node::document(self.text, &self.root),

@@ -95,8 +95,8 @@ fn parse_port(digits: &str) -> Result<u16, HostError> {
     digits.parse().map_err(|_| HostError::Port)
 }
 
-/// Whether a resolver would accept the host as an IPv4 address in one of many spellings (`127.1`,
-/// `0x7f.1`). Then only the plain spelling is valid.
+/// Whether a resolver might accept the host as an IPv4 address in one of many spellings (`127.1`,
+/// `0x7f.1`). If so, only the dotted decimal form is valid.
 fn ends_in_number(host: &str) -> bool {
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));

@@ -1,4 +1,4 @@
-//! The levels of log lines: one for all modules, and others for single ones.
+//! The levels of log lines: one for all modules, and exceptions for some.
 use log::LevelFilter;
 
 /// The level down to which lines are written, for each module.
@@ -81,7 +81,7 @@ fn is_path(text: &str) -> bool {
 
 /// The crate of the program's modules, which may be left out.
 const CRATE: &str = "intelliproxy::";
-/// The most modules with a level of their own; each is compared with each line.
+/// The maximum number of modules with a level of their own; each is compared with each line.
 const MODULES_MAX: usize = 16;
 
 #[cfg(test)]

@@ -105,7 +105,8 @@ impl<'a> Visitor<'a> for ListenVisitor {
 mod tests {
     use super::*;
 
-    /// An entry is written as it is read: as text, or as an object with what is not the default.
+    /// An entry is written as it is read: as text, or as an object with the values that differ from
+    /// the defaults.
     #[test]
     fn entries_are_written_as_they_are_read() {
         for text in [

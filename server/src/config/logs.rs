@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LogRules {
-    /// The most detailed level that is written (`info`), also for single modules:
-    /// `info,reactor=debug`.
+    /// The most detailed level that is written (`info`), also by module: `info,reactor=debug`.
     pub level: String,
     /// The form of a line.
     pub format: LogFormat,

@@ -73,7 +73,7 @@ pub struct Config {
     pub stats: StatsRules,
     /// The listener of the admin pages, and the socket for commands.
     pub admin: AdminRules,
-    /// The paths that probes ask for.
+    /// The paths that probes request.
     pub probe_paths: ProbePaths,
     /// The program's log.
     pub log: LogRules,
@@ -165,8 +165,8 @@ pub struct Limits {
     pub client_requests_per_second: u32,
     /// Backends that one request is tried on before it fails (3); 1 to 16.
     pub attempts: usize,
-    /// Requests in percent of all that may be sent to another backend after one failed or refused
-    /// them (20); 0 to 1000. Ten a second are allowed besides; 0 allows none at all.
+    /// Requests that may be sent to another backend after one failed or refused them, in percent of
+    /// all (20); 0 to 1000. Ten more a second are always allowed, except with 0, which allows none.
     pub retry_percent: u32,
     /// Requests in flight at a backend at the same time (0: any number); 0 to 1 000 000.
     pub per_backend: u32,
@@ -212,8 +212,8 @@ pub struct Timeouts {
     /// closed.
     #[serde(rename = "clientIdleMs", with = "millis")]
     pub client_idle: Duration,
-    /// Time in which a client takes none of the bytes that wait for it (30 s); then its connection
-    /// is cut.
+    /// Time in which a client accepts none of the bytes that wait for it (30 s); then its
+    /// connection is cut.
     #[serde(rename = "clientWriteMs", with = "millis")]
     pub client_write: Duration,
     /// Time to connect to one address of a backend (2 s); then the next one is tried, or the client
@@ -224,7 +224,7 @@ pub struct Timeouts {
     #[serde(rename = "responseHeadMs", with = "millis")]
     pub response_head: Duration,
     /// Between two pieces of a response's body, or of the request's body towards a backend that
-    /// takes none (60 s); then the client's response is cut.
+    /// accepts none (60 s); then the client's response is cut.
     #[serde(rename = "responseBodyMs", with = "millis")]
     pub response_body: Duration,
     /// Time without a byte in either direction of a tunnel (1 h); then it is closed.
@@ -240,16 +240,16 @@ pub struct Timeouts {
     /// Time for requests in flight after a signal to stop (10 s).
     #[serde(rename = "shutdownMs", with = "millis")]
     pub shutdown: Duration,
-    /// Time from a signal to stop until no client is accepted any more (0); up to a day. During it
+    /// Time from a signal to stop until no more clients are accepted (0); up to a day. In this time
     /// responses end their connections, and /readyz returns 503.
     #[serde(rename = "lameDuckMs", with = "millis")]
     pub lame_duck: Duration,
-    /// Time from a SIGHUP until the configuration is read and its names are resolved (30 s). Then
-    /// the reading is given up and the current configuration stays.
+    /// Time from a SIGHUP until the configuration is read and its names are resolved (30 s). A
+    /// longer reading is given up, and the current configuration stays.
     #[serde(rename = "reloadMs", with = "millis")]
     pub reload: Duration,
-    /// Time from a SIGUSR2 until the new process is ready (30 s). Then it is ended, and this one
-    /// serves as before.
+    /// Time from a SIGUSR2 until the new process is ready (30 s). If it takes longer, it is ended,
+    /// and this one serves as before.
     #[serde(rename = "upgradeMs", with = "millis")]
     pub upgrade: Duration,
 }
@@ -281,7 +281,7 @@ impl Timeouts {
     pub(crate) fn shortest(&self) -> Duration {
         let Self { request_head, request_body, client_idle, client_write, .. } = *self;
         let Self { connect, response_head, response_body, tunnel_idle, .. } = *self;
-        // A timeout of a peer that takes bytes is checked four times before it ends.
+        // A timeout of a peer that receives is checked four times before it ends.
         let of_clients = request_head.min(request_body).min(client_idle).min(client_write / 4);
         let of_backends = connect.min(response_head / 4).min(response_body / 4);
         let linger = self.linger.min(self.linger_total);
@@ -298,8 +298,8 @@ pub struct Forwarding {
     /// The proxy's name in Via (`intelliproxy`), followed by `-` and eight digits of the instance;
     /// a token of 1 to 64 characters.
     pub via: String,
-    /// Addresses or networks whose X-Forwarded fields, Forwarded and PROXY protocol count, at most
-    /// 64 (none).
+    /// Addresses or networks whose X-Forwarded fields, Forwarded and PROXY protocol headers are
+    /// used, at most 64 (none).
     pub trusted: Vec<String>,
     /// Serve a client that ends its side at any time before its response (false: only if the end
     /// comes with the request; a later end aborts the request).
@@ -379,7 +379,7 @@ pub struct AdminRules {
     pub socket: Option<String>,
 }
 
-/// The paths that probes ask for; each begins with `/` and has at most 1024 visible ASCII
+/// The paths that probes request; each begins with `/` and has at most 1024 visible ASCII
 /// characters, without `#`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -404,8 +404,8 @@ pub struct RecordingRules {
     /// `FILE.old`.
     pub file: Option<String>,
     /// Bytes of one file (0: any number). With a bound the files are `FILE.0`, `FILE.1` and so on.
-    /// When all are full the oldest is overwritten: its decisions are lost, and later ones can no
-    /// longer be checked against the start.
+    /// When all are full the oldest is overwritten. Its decisions are lost, and later ones can no
+    /// longer be checked.
     pub bytes_max: u64,
     /// Number of files in the ring (4); 2 to 1000.
     pub files: u32,

@@ -39,7 +39,7 @@ fn all_keys() -> Vec<String> {
     keys
 }
 
-/// The same key elsewhere ranks like one wrong letter here.
+/// The rank of the same key in another object: that of one wrong letter.
 const ELSEWHERE: usize = 1;
 /// Longer keys have no suggestion, which bounds the time of the comparison.
 const KEY_BYTES_MAX: usize = 64;

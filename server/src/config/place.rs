@@ -51,7 +51,7 @@ pub(super) fn below(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// Returns the byte offset of the first property with this key, or else of the object.
+/// Returns the byte offset of the first property with this key, otherwise that of the object.
 pub(super) fn first_place(object: &Object<'_>, key: &str) -> usize {
     object.get(key).map_or_else(|| object.start(), |property| property.name.start())
 }

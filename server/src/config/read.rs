@@ -1,7 +1,7 @@
 //! Values of a document as serde reads them. Every error names its value. The keys are the fields
 //! in `mod.rs`, the ranges in `check.rs`.
 //!
-//! Serde reports faults by kind, so their words are chosen here; those of serde are not parsed.
+//! Serde reports faults by kind, so the texts are made here; those of serde are not parsed.
 use std::fmt;
 
 use jsonc_parser::ast::{Object, ObjectProp, StringLit, Value};
@@ -253,7 +253,7 @@ impl<'d> MapAccess<'d> for Entries<'d> {
         self.next += 1;
         let key = property.name.as_str();
         if key == SCHEMA && self.node.is_document {
-            // Editors read it. The program has its own rules.
+            // For editors; the program ignores it.
             let node = Node { value: &property.value, key, is_document: false, ..self.node };
             if !matches!(property.value, Value::StringLit(_)) {
                 let error = ReadError::wrong("a string").at(node, None);
@@ -427,5 +427,5 @@ fn one_of(names: &[&str]) -> String {
 
 /// The key that names the schema of a document.
 const SCHEMA: &str = "$schema";
-/// Characters of a value in an error.
+/// The maximum number of characters of a value in an error.
 const SHOWN_MAX: usize = 60;

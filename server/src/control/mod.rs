@@ -1,15 +1,15 @@
 //! The control socket: commands that change the running proxy, one line each.
 //!
 //! A machine beside the proxy, like the admin pages: the driver reports bytes and the time, carries
-//! out the commands and reports their results. A line may have [`LINE_MAX`] bytes. The response is a
-//! line as well: `ok`, `error` and the reason, or the JSON of /stats. A connection may send one
-//! command after another; it is closed when its client ends its side.
+//! out the commands and reports their results. A line has at most [`LINE_MAX`] bytes. The response
+//! is a line as well: `ok`, `error` and the reason, or the JSON of /stats. A connection may send
+//! one command after another; it is closed when its client ends its side.
 //!
 //! | a connection waits for | at most |
 //! |---|---|
 //! | a whole line | [`IDLE_MAX`] |
 //! | the result of a command | as long as that takes |
-//! | its client to take the response | [`WRITE_MAX`] |
+//! | its client to accept the response | [`WRITE_MAX`] |
 mod command;
 
 use std::collections::VecDeque;
@@ -19,14 +19,14 @@ use intelliproxy_core::Instant;
 
 pub(crate) use self::command::Command;
 
-/// Connections at the same time. When all are used, the one that has been idle longest is closed
-/// for a new one.
+/// The maximum number of connections. When all are used, the one that has been idle longest is
+/// closed for a new one.
 pub(crate) const CONNECTIONS_MAX: usize = 8;
-/// Bytes of a command's line.
+/// The maximum length of a command's line, bytes.
 const LINE_MAX: usize = 1024;
-/// Time without a whole command.
+/// The longest time without a whole command.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// Time in which the client takes no byte of a response.
+/// The longest time in which the client accepts no byte of a response.
 const WRITE_MAX: Duration = Duration::from_secs(10);
 
 /// The control connections.
@@ -47,7 +47,7 @@ struct Session {
     /// Whether a command is carried out.
     is_busy: bool,
     is_eof: bool,
-    /// The last progress.
+    /// The time of the last progress.
     since: Instant,
 }
 
@@ -112,9 +112,8 @@ impl Control {
         self.close(id);
     }
 
-    /// Returns the next command of a connection. Its result must be passed to
-    /// [`respond`](Self::respond), before which there is no other. Lines that are not commands get
-    /// their response here.
+    /// Returns the next command of a connection. There is no further one until its result was
+    /// passed to [`respond`](Self::respond). Lines that are not commands get their response here.
     pub(crate) fn take_command(&mut self, now: Instant, id: usize) -> Option<Command> {
         loop {
             let session = self.session_mut(id)?;
@@ -167,7 +166,7 @@ impl Control {
         session.map_or(&[], |session| &session.output[session.written..])
     }
 
-    /// Handles that a connection took the first `count` bytes of
+    /// Handles that a connection accepted the first `count` bytes of
     /// [`write_ready`](Self::write_ready).
     pub(crate) fn handle_written(&mut self, now: Instant, id: usize, count: usize) {
         let Some(session) = self.session_mut(id) else { return };
@@ -211,7 +210,7 @@ impl Control {
 }
 
 impl Session {
-    /// Takes the first line, without its end. The last one needs none.
+    /// Takes the first line, without its end. The last line needs no end.
     fn take_line(&mut self) -> Option<Vec<u8>> {
         let end = self.input[..self.filled].iter().position(|byte| *byte == b'\n');
         let (line, after) = match end {

@@ -2,7 +2,7 @@ use super::*;
 
 const NOW: Instant = Instant::ZERO;
 
-/// A connection of its own.
+/// A control machine with one connection.
 fn connected() -> (Control, usize) {
     let mut control = Control::default();
     let id = control.handle_accept(NOW).expect("room");
@@ -80,8 +80,8 @@ fn garbage_is_refused() {
     assert_eq!(send(&mut control, id, &longest), ["ok drain A\n"]);
 }
 
-/// A silent client, and one that takes no response, are closed in time; one whose command is carried
-/// out is not. With all connections in use the one idle longest gives way.
+/// A silent client, and one that accepts no response, are closed in time; one whose command is
+/// being carried out is not. With all connections in use the one idle longest gives way.
 #[test]
 fn silent_clients_are_closed() {
     let (mut control, id) = connected();

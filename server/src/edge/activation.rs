@@ -14,7 +14,7 @@ use crate::plain::os_error_text;
 /// One line: a descriptor is not a TCP listener.
 pub(crate) fn take() -> Result<Vec<Bound>, String> {
     let pid = env::var("LISTEN_PID").ok().and_then(|text| text.parse().ok());
-    // The library would also take those that are meant for no process in particular.
+    // The library would also accept listeners without `LISTEN_PID`.
     if pid != Some(process::id()) {
         return Ok(Vec::new());
     }

@@ -13,7 +13,7 @@ use super::state::Kept;
 use crate::config::{BackendTarget, Config};
 use crate::proxy::Overrides;
 
-/// A configuration that can be applied at once.
+/// A configuration that can be applied without waiting.
 #[derive(Debug)]
 pub(crate) struct Candidate {
     pub(crate) config: Config,
@@ -22,7 +22,7 @@ pub(crate) struct Candidate {
     pub(crate) listeners: Listeners,
     /// The listeners of the admin pages.
     pub(crate) admin: Listeners,
-    /// The new socket for commands. `None`: no change; `Some(None)`: no socket any more.
+    /// The new socket for commands. `None`: no change; `Some(None)`: the socket is removed.
     pub(crate) control: Option<Option<ControlSocket>>,
     pub(crate) files: Files,
 }
@@ -30,7 +30,7 @@ pub(crate) struct Candidate {
 /// The files of a configuration that change.
 #[derive(Debug)]
 pub(crate) struct Files {
-    /// The new recording. `None`: no change; `Some(None)`: no recording any more.
+    /// The new recording. `None`: no change; `Some(None)`: the recording ends.
     pub(crate) recording: Option<Option<Opened>>,
     /// The new file, form and levels of the program's log; `None`: no change.
     pub(crate) log: Option<logging::Opened>,
@@ -46,7 +46,7 @@ pub(crate) struct Current {
     pub(crate) config: Config,
     pub(crate) listeners: Vec<Place>,
     pub(crate) admin: Vec<Place>,
-    /// The present recording, which must not overwrite files of the next one.
+    /// The current recording, which must not overwrite files of the next one.
     pub(crate) recording: Option<record::Names>,
     /// Settings that commands have changed.
     pub(crate) overrides: Overrides,
@@ -71,7 +71,7 @@ impl Candidate {
         let mut effective = config.clone();
         current.overrides.apply(&mut effective);
         let state = Kept::read(&effective)?;
-        // Removed again if a later step fails, unless it was there before.
+        // Removed again if a later step fails, unless they existed before.
         let mut fresh = Vec::new();
         let is_other = config.log != current.config.log;
         fresh.extend(config.log.file.as_deref().filter(|_| is_other).and_then(disk::Fresh::new));

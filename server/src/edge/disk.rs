@@ -66,7 +66,7 @@ impl Drop for Fresh {
     fn drop(&mut self) {
         let Some(path) = &self.0 else { return };
         if fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0) {
-            // A file that stays is empty, and does no harm.
+            // If this fails, an empty file stays, which is harmless.
             let _ = fs::remove_file(path);
         }
     }

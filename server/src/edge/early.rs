@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGALRM, SIGHUP, SIGIO, SIGPROF, SIGUSR1, SIGUSR2, SIG
 use signal_hook::flag;
 use signal_hook::low_level::unregister;
 
-/// Catches the signals as long as this value lives.
+/// Catches the signals while this value exists.
 #[derive(Debug)]
 pub(crate) struct Early {
     hangup: Arc<AtomicBool>,

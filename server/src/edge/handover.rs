@@ -31,7 +31,7 @@ use super::listen::{Bound, Place};
 use crate::config::Listen;
 use crate::plain::os_error_text;
 
-/// The descriptors that one message can carry (SCM_MAX_FD of Linux).
+/// The maximum number of descriptors in one message (SCM_MAX_FD of Linux).
 pub(crate) const LISTENERS_MAX: usize = 253;
 /// The longest text, bytes. The limit of a state file is the same.
 const TEXT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -60,7 +60,7 @@ struct Text {
     learned: Option<String>,
 }
 
-/// The listeners and the state that a process got at its start.
+/// The listeners and the state that a process received at its start.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     /// The listeners for clients.
@@ -173,7 +173,7 @@ fn send(stream: &UnixStream, length: u64, sockets: &[OwnedFd]) -> io::Result<()>
         return Err(io::Error::other(format!("more than {LISTENERS_MAX} listeners")));
     }
     let length = length.to_le_bytes();
-    // A message of 8 bytes is taken whole by an empty socket.
+    // An empty socket accepts a message of 8 bytes completely.
     sendmsg(stream, &[IoSlice::new(&length)], &mut control, SendFlags::empty())?;
     Ok(())
 }
@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    /// A predecessor that stops before the end of the handover lets no successor serve.
+    /// If the predecessor stops before the end of the handover, the successor does not serve.
     #[test]
     fn one_that_stops_has_no_successor() {
         let (own, other) = UnixStream::pair().expect("sockets");

@@ -29,8 +29,8 @@ pub(super) fn put_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
 }
 
-/// Whether all bytes are visible ASCII other than quotes and backslashes. The loop has no early
-/// end, so that the compiler compares many bytes at once.
+/// Whether all bytes are visible ASCII other than quotes and backslashes. The loop does not stop
+/// early, so that the compiler can vectorise it.
 pub(super) fn is_plain(text: &[u8]) -> bool {
     let is_plain = |byte: u8| matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\');
     text.iter().fold(true, |all, byte| all & is_plain(*byte))

@@ -1,7 +1,7 @@
 //! Binds listeners, at the start and for a new configuration.
 //!
-//! A new configuration keeps every listener whose address stays. The others are bound beside the
-//! old ones, so that a port that is taken changes nothing.
+//! A new configuration keeps every listener whose address stays. The others are bound while the old
+//! ones are open, so that nothing has changed if a port is taken.
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
@@ -23,7 +23,7 @@ pub struct Bound {
 }
 
 /// The address of a listener and the entry of the configuration that it belongs to. A name may
-/// stand for several addresses.
+/// resolve to several addresses.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Place {
     /// The address with its real port.
@@ -114,8 +114,8 @@ impl Listeners {
     }
 }
 
-/// The line for an address at which binding failed. Names the proxy's own listener if that is in the
-/// way.
+/// The line for an address at which binding failed. Names the proxy's own listener if that holds
+/// the address.
 fn refusal(address: SocketAddr, error: &io::Error, held: &[Place]) -> String {
     let error_text = os_error_text(error);
     let covers = |place: &&Place| {
@@ -188,10 +188,10 @@ fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || has_no_family
 }
 
-/// The maximum of connections that wait to be accepted. The system may lower it (on Linux to
+/// The maximum number of connections that wait to be accepted. The system may lower it (on Linux to
 /// somaxconn, 4096 by default).
 const BACKLOG: i32 = 4096;
-/// Attempts to find a port that is free on all addresses.
+/// The maximum number of attempts to find a port that is free on all addresses.
 const FREE_PORT_ATTEMPTS: u32 = 8;
 
 #[cfg(test)]
@@ -226,7 +226,7 @@ mod tests {
         }
     }
 
-    /// A port is shared if both sides say so, and not otherwise.
+    /// A port is shared if both listeners have `reusePort`, and not otherwise.
     #[test]
     fn a_port_is_shared_by_agreement() {
         let entry =

@@ -49,7 +49,7 @@ pub(crate) struct Opened {
     output: Output,
 }
 
-/// Where lines go, and in which form.
+/// The destination and the form of lines.
 #[derive(Debug)]
 struct Output {
     format: LogFormat,
@@ -77,8 +77,8 @@ impl Opened {
 #[derive(Debug)]
 struct Next {
     output: Output,
-    /// Whether a [`Message::Set`] makes it. Otherwise the queue was full, and the writer makes it
-    /// before its next line.
+    /// Whether a [`Message::Set`] is queued for it. Otherwise the queue was full, and the writer
+    /// makes the change before its next line.
     is_queued: bool,
 }
 
@@ -89,7 +89,7 @@ trait Target: Write + Send + fmt::Debug {
         Ok(())
     }
 
-    /// Why lines are lost if it is too slow.
+    /// The reason for lost lines, if it is too slow.
     fn slowness(&self) -> String {
         "stderr was not read fast enough".to_owned()
     }
@@ -176,13 +176,13 @@ impl LogWatch {
     pub(crate) fn reopen(&self) {
         self.is_reopen_asked.store(true, Ordering::Release);
         if let Some(messages) = &self.messages {
-            // A writer with a full queue sees the request without a message.
+            // The writer of a full queue checks the flag without a message.
             let _ = messages.nudge(Message::Reopen);
         }
     }
 
     /// Changes the levels, and asks the writer to change form and file. Earlier lines go to the old
-    /// file, unless it does not take them or the queue is full.
+    /// file, unless writing fails or the queue is full.
     pub(crate) fn set(&self, opened: Opened) {
         let Some(messages) = &self.messages else { return };
         let Opened { levels, output } = opened;
@@ -229,7 +229,7 @@ impl Log for LineQueue {
             _ => Cow::Owned(record.target().to_owned()),
         };
         let line = Line::new(record.level(), target, record.args().to_string());
-        // A line that finds no room is counted by the queue.
+        // If there is no room, the queue counts the line as dropped.
         let _ = self.messages.offer(Message::Line(line));
     }
 
@@ -404,7 +404,7 @@ impl Writer {
         }
     }
 
-    /// Opens the file again if that was asked for, and logs a failure. The open file is kept then.
+    /// Opens the file again if that was requested, and logs a failure. The open file is kept then.
     fn reopen_if_asked(&mut self) {
         if self.watch.is_reopen_asked.load(Ordering::Acquire) {
             self.reopen();
@@ -421,7 +421,7 @@ impl Writer {
         false
     }
 
-    /// Makes the change that is asked for, if it is due. Returns whether there was one.
+    /// Makes the requested change, if it is due. Returns whether there was one.
     fn change(&mut self, is_due: impl FnOnce(&Next) -> bool) -> bool {
         let next = self.watch.next().take_if(|next| is_due(next));
         next.map(|next| self.output = next.output).is_some()
@@ -461,7 +461,7 @@ impl Writer {
             }
             let is_reopen_asked = self.watch.is_reopen_asked.load(Ordering::Acquire);
             if self.change(|_| true) || (is_reopen_asked && self.reopen()) {
-                // The line is written whole into the new file.
+                // The line is written completely into the new file.
                 self.encode(line);
                 written = 0;
             }
@@ -470,13 +470,13 @@ impl Writer {
     }
 }
 
-/// Lines that wait to be written; later ones are dropped. At 300 bytes a line this is 5 MB of
-/// memory.
+/// The maximum number of lines that wait to be written; later ones are dropped. At 300 bytes a line
+/// this is 5 MB of memory.
 const LINES_MAX: usize = 16 * 1024;
 /// Time between a failed write and the next attempt.
 const RETRY_TIME: Duration = Duration::from_millis(100);
 /// The longest wait for the log at the program's end. It may occur twice: to queue the end and to
-/// see it.
+/// wait for it.
 const FINISH_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

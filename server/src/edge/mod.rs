@@ -64,7 +64,7 @@ pub(crate) struct Edge {
     /// Reads the configuration again; `None` without a file and without names to resolve.
     source: Option<Source>,
     reloader: Reloader<Candidate>,
-    /// Whether another reading was asked for during the last one.
+    /// Whether another reading was requested during the last one.
     is_asked_again: bool,
     waker: Arc<Waker>,
     /// Dropped after the proxy, because its drop waits until the recording is written.
@@ -169,7 +169,7 @@ impl Edge {
         self.reading_until().is_some()
     }
 
-    /// Ends the saving of the state and the recording: the process that follows writes these files.
+    /// Ends the saving of the state and the recording, because the successor writes these files.
     pub(crate) fn hand_over(&mut self, proxy: &mut Proxy) {
         self.ending_states.extend(self.keeper.take().map(Keeper::end));
         proxy.stop_recording();
@@ -186,7 +186,7 @@ impl Edge {
         log_notice(now, notice, proxy.config(), &mut self.limits, name);
     }
 
-    /// The names of the present recording's files.
+    /// The names of the current recording's files.
     pub(crate) fn recording_names(&self) -> Option<Names> {
         self.recording.as_ref().map(RecordGuard::names)
     }
@@ -241,7 +241,7 @@ impl Edge {
         Some(loaded)
     }
 
-    /// Returns whether another reading was asked for during the last one, and resets that.
+    /// Returns whether another reading was requested during the last one, and resets that.
     pub(crate) fn take_asked_again(&mut self) -> bool {
         std::mem::take(&mut self.is_asked_again)
     }
@@ -274,7 +274,8 @@ impl Edge {
             warn!("{wrong}: keeping the old one");
         }
         if let Some(recording) = files.recording {
-            // The old journal ends first: the new one begins with the state that it needs.
+            // The old journal ends first, because the new one begins with the router's current
+            // state.
             proxy.stop_recording();
             self.ending.retain(|guard| !guard.has_ended());
             self.ending.extend(self.recording.take());
@@ -298,7 +299,7 @@ impl Edge {
             self.ending_states.push(keeper.end());
         }
         let Some(kept) = kept else { return };
-        // A policy that was learning already knows more than the file.
+        // A policy that was already learning has newer figures than the file.
         match &self.keeper {
             Some(keeper) if is_other_policy => keeper.restore(kept, proxy),
             Some(_) => {}

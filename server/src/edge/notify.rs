@@ -8,8 +8,8 @@
 //! | `MAINPID=N` | an upgrade: process N serves now |
 //! | `STOPPING=1` | the proxy stops |
 //!
-//! Own code: a message is one datagram. No reply is awaited. A message that the manager does not
-//! take is dropped.
+//! Own code: a message is one datagram. No reply is awaited. A message that cannot be sent at once
+//! is dropped.
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -26,9 +26,9 @@ use rustix::time::{ClockId, clock_gettime};
 pub(crate) struct Environment {
     /// The manager's socket: a path, or a name that begins with `@`.
     pub(crate) socket: Option<OsString>,
-    /// The longest time between two signs of life, microseconds.
+    /// The longest time between two watchdog messages, microseconds.
     pub(crate) watchdog_usec: Option<OsString>,
-    /// The process that must send them; any if absent.
+    /// The process that must send them; any process if absent.
     pub(crate) watchdog_pid: Option<OsString>,
 }
 
@@ -42,7 +42,7 @@ impl Environment {
         }
     }
 
-    /// Half of the time within which the manager expects a sign of life.
+    /// Half of the time within which the manager expects a watchdog message.
     fn watchdog_interval(&self) -> Option<Duration> {
         let text = |value: &Option<OsString>| value.as_ref()?.to_str()?.parse::<u64>().ok();
         let is_ours = match &self.watchdog_pid {
@@ -61,7 +61,7 @@ pub(crate) struct Notifier {
     watchdog: Option<Watchdog>,
 }
 
-/// The schedule of signs of life.
+/// The schedule of watchdog messages.
 #[derive(Debug)]
 struct Watchdog {
     interval: Duration,
@@ -115,7 +115,7 @@ impl Notifier {
         *self = Self::default();
     }
 
-    /// Sends a sign of life if one is due. Called once a turn.
+    /// Sends a watchdog message if one is due. Called once a turn.
     #[inline]
     pub(crate) fn handle_turn(&mut self, now: Instant) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
@@ -126,7 +126,7 @@ impl Notifier {
         }
     }
 
-    /// The time of the next sign of life.
+    /// The time of the next watchdog message.
     #[inline]
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.watchdog.as_ref().map(|watchdog| watchdog.next)
@@ -134,7 +134,7 @@ impl Notifier {
 
     fn send(&self, message: &str) {
         if let Some(socket) = &self.socket {
-            // A manager that does not read, or that has ended, is no reason to stop serving.
+            // Serving continues if the manager does not read or has ended.
             let _ = socket.send(message.as_bytes());
         }
     }
@@ -215,8 +215,8 @@ mod tests {
         std::fs::remove_file(path).expect("the socket's file");
     }
 
-    /// Signs of life are sent at half of the manager's time, only if it expects them from this
-    /// process.
+    /// Watchdog messages are sent at half of the manager's time, and only if it expects them from
+    /// this process.
     #[test]
     fn signs_of_life() {
         let path = env::temp_dir().join(format!("intelliproxy-watchdog-{}", process::id()));

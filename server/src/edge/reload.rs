@@ -1,10 +1,10 @@
 //! Reads the configuration again while the proxy runs (SIGHUP). `reactor/reload.rs` applies it.
 //!
-//! A separate thread reads the file, checks it, resolves the backends' names and opens what is new,
-//! all of which may block. Then it wakes the reactor. Only one such thread is awaited at a time;
-//! signals that arrive meanwhile cause one more reading. A thread that hangs (on a pipe, a dead
-//! mount or a resolver) is given up after a time, so that later signals are not lost. Up to
-//! `HANGING_MAX` threads may hang at once.
+//! A separate thread reads the file, checks it, resolves the backends' names and opens new
+//! listeners and files. All of this may block. Then it wakes the reactor. Only one such thread is
+//! awaited at a time; signals that arrive meanwhile cause one more reading. A thread that hangs (on
+//! a pipe, a dead mount or a resolver) is given up after a time, so that later signals are not
+//! lost. Up to `HANGING_MAX` threads may hang at once.
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::plain::os_error_text;
 #[derive(Debug, PartialEq)]
 pub(crate) struct Reading<T> {
     pub(crate) loaded: Result<T, String>,
-    /// Whether another reading was asked for during this one.
+    /// Whether another reading was requested during this one.
     pub(crate) is_asked_again: bool,
 }
 
@@ -128,7 +128,7 @@ impl<T: Send + 'static> Reloader<T> {
                     self.state = State::Idle;
                     return Some(Reading { loaded, is_asked_again });
                 }
-                // A late result: its thread does not hang any more.
+                // A late result: its thread no longer hangs.
                 _ => self.hanging = self.hanging.saturating_sub(1),
             }
         }
@@ -136,7 +136,7 @@ impl<T: Send + 'static> Reloader<T> {
     }
 
     /// Gives up the current reading if its time is over. If so, returns whether another one was
-    /// asked for.
+    /// requested.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<bool> {
         match self.state {
             State::Reading { is_asked_again, deadline } if deadline <= now => {
@@ -157,7 +157,7 @@ impl<T: Send + 'static> Reloader<T> {
     }
 }
 
-/// The maximum of threads that hang in a reading. Each holds a stack and possibly a file.
+/// The maximum number of threads that hang in a reading. Each holds a stack and possibly a file.
 const HANGING_MAX: usize = 4;
 
 #[cfg(test)]
@@ -228,7 +228,7 @@ mod tests {
         let (woken, wakes) = crossbeam_channel::unbounded();
         let wake = || {
             let woken = woken.clone();
-            // The last threads may end after the test; then the receiver is gone.
+            // The last threads may end after the test, when the receiver is gone.
             move || {
                 let _ = woken.send(());
             }

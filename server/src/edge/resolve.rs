@@ -50,8 +50,9 @@ impl Setup {
         Self::following(config, None)
     }
 
-    /// Like [`new`](Self::new), but uses open listeners where they fit: those of the process before
-    /// this one, or those of the service manager. The former are closed where they are not needed.
+    /// Like [`new`](Self::new), but uses open listeners whose addresses match: those of the process
+    /// before this one, or those of the service manager. The former are closed if they are not
+    /// needed.
     ///
     /// # Errors
     /// As for [`new`](Self::new), and if a listener of the service manager is not needed.

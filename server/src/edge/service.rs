@@ -52,7 +52,7 @@ impl Service {
         self.upgrader.as_ref().is_some_and(Upgrader::is_running)
     }
 
-    /// Lets no successor outlive the proxy that it does not follow.
+    /// Ends a successor that is still starting.
     pub(crate) fn finish(self) {
         self.upgrader.into_iter().for_each(Upgrader::finish);
     }
@@ -63,7 +63,7 @@ impl Service {
         self.notifier.reloading();
     }
 
-    /// Reports the end of a reload, and sends signs of life. Called once a turn.
+    /// Reports the end of a reload, and sends watchdog messages. Called once a turn.
     #[inline]
     pub(crate) fn handle_turn(&mut self, now: Instant, is_reading: bool) {
         if self.is_reloading && !is_reading {

@@ -1,6 +1,6 @@
 //! The Unix socket for commands. Only the owner of its name in the file system may use it.
 //!
-//! When the socket is dropped, its name is removed, unless the name belongs to something else by
+//! When the socket is dropped, its name is removed, unless the name belongs to another file by
 //! then. A stale socket of a dead process is replaced; one that a process listens on is not. Links
 //! are not followed. `reactor/control.rs` accepts its connections.
 use std::fs;
@@ -60,12 +60,12 @@ impl ControlSocket {
             _ => {}
         }
         let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
-        // A process that follows this one opens its own.
+        // A successor opens its own.
         fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
         // On Linux the name inherits this mode. No client can connect before the listen below.
         fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         bind(&socket, &SocketAddrUnix::new(&beside)?)?;
-        // The name is given last, so that nothing can fail afterwards.
+        // The rename comes last, so that nothing can fail afterwards.
         let result = restrict(&beside).and_then(|identity| {
             listen(&socket, BACKLOG)?;
             let listener = UnixListener::from(socket);
@@ -115,7 +115,7 @@ fn connect_at_once(file: &Path) -> io::Result<()> {
 
 /// The mode of the name.
 const MODE: u32 = 0o600;
-/// The maximum of connections that wait to be accepted: as many as can be open.
+/// The maximum number of connections that wait to be accepted: as many as can be open.
 const BACKLOG: i32 = crate::control::CONNECTIONS_MAX as i32;
 
 #[cfg(test)]
@@ -169,7 +169,7 @@ mod tests {
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// A socket whose backlog is full belongs to a process, which is not waited for.
+    /// A socket whose backlog is full is in use. Opening does not wait for that process.
     #[test]
     fn a_full_backlog_is_in_use() {
         let folder = folder("full");

@@ -21,8 +21,8 @@ use crate::proxy::Proxy;
 
 /// Time between two saves. A crash loses what was learned since the last one.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);
-/// States that wait while another one is written: one before a command and one before a reload. More
-/// room would only hold older states.
+/// The maximum number of states that wait while another one is written: one before a command and
+/// one before a reload. More room would only hold older states.
 const STATES_MAX: usize = 2;
 /// Room in the queue beside [`STATES_MAX`] states, for a rename.
 const RESERVED: usize = 1;
@@ -86,9 +86,9 @@ enum Message {
 
 impl Keeper {
     /// Restores the file's state in the proxy, if there is one, and starts the writer. With
-    /// `is_restored` the proxy has its state already, and the file's content is ignored.
+    /// `is_restored` the proxy already has its state, and the file's content is ignored.
     ///
-    /// Returns `None` if no file is configured, or if it is not used; then a log line says why.
+    /// Returns `None` if no file is configured, or if it is not used, which a log line explains.
     ///
     /// An unusable file is renamed to `.bad`, and the proxy starts empty.
     ///
@@ -193,7 +193,7 @@ impl Keeper {
     pub(crate) fn finish(self, proxy: &Proxy) {
         let Worker { queue, ended } = self.writer;
         if let Some(state) = proxy.policy_state() {
-            // A writer that is stuck for this long would not write the state anyway.
+            // A writer that is blocked for this long would not write the state anyway.
             let _ = queue.insist(Message::Write(state), FINISH_TIME);
         }
         drop(queue);
@@ -203,8 +203,8 @@ impl Keeper {
     }
 }
 
-/// The line that says why the state file of a configuration is not used: its policy does not
-/// learn. `None` if it is used.
+/// Returns the warning for a state file that is not used because the policy does not learn; `None`
+/// if it is used.
 ///
 /// `--check`, the start and SIGHUP share this rule: it is a warning, not an error.
 pub(crate) fn unused(config: &Config) -> Option<String> {
@@ -215,8 +215,8 @@ pub(crate) fn unused(config: &Config) -> Option<String> {
     (!learns).then(|| format!("state {path}: not used, as the policy learns nothing"))
 }
 
-/// The line that says why the state file of a configuration cannot be used: its name belongs to a
-/// link, a pipe, a device or a folder. `--check` and SIGHUP refuse it with the words of the start.
+/// Returns the error for a state file whose name belongs to a link, a pipe, a device or a folder.
+/// `--check` and SIGHUP refuse it with the same text as the start.
 pub(crate) fn unusable(config: &Config) -> Option<String> {
     let path = config.state_file.as_ref()?;
     let wrong = disk::irregular(Path::new(path))?;
@@ -345,7 +345,7 @@ mod tests {
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// However many saves wait, there is room for the rename of an unusable file.
+    /// The queue has room for the rename of an unusable file, however many saves wait.
     #[test]
     fn a_rename_always_has_room() {
         let folder = folder("state-room");
@@ -354,7 +354,7 @@ mod tests {
         let (gate, opened) = crossbeam_channel::bounded::<()>(0);
         let file = PathBuf::from(&path);
         let writer = Worker::start("state", STATES_MAX + RESERVED, move |messages| {
-            // Held up until the gate is gone.
+            // Blocked until the gate is dropped.
             let _ = opened.recv();
             write_all(&file, messages);
         });
@@ -409,8 +409,8 @@ mod tests {
         fs::remove_dir_all(folder).expect("the folder goes");
     }
 
-    /// A pipe, a folder or a link as a state file is an error, and is not waited for. The link
-    /// stays.
+    /// A pipe, a folder or a link as a state file is an error, which is reported without waiting.
+    /// The link is kept.
     #[test]
     fn irregular_files_are_refused() {
         let folder = folder("state-pipe");

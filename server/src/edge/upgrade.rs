@@ -4,7 +4,8 @@
 //!
 //! A separate thread starts the process and waits for it, so the reactor serves meanwhile. If the
 //! new process ends or is not ready in time, it is killed, and the current one continues as before.
-//! If the current one is to stop, the new process is killed first: it has the listeners, too.
+//! If the current one is to stop, the new process is killed first, because it has the listeners,
+//! too.
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::net::Shutdown;
@@ -24,7 +25,7 @@ use crate::plain::os_error_text;
 
 /// The variable that marks the process of an upgrade: its stdin is the socket of the handover.
 const VARIABLE: &str = "INTELLIPROXY_UPGRADE";
-/// Variables that are meant for this process only, and are not passed on.
+/// Variables for this process alone, which are not passed on.
 const OF_THIS_PROCESS: [&str; 5] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID"];
 /// The longest wait of a new process for a message of its predecessor.
@@ -32,7 +33,7 @@ const TAKE_TIME: Duration = Duration::from_secs(30);
 /// The longest time between the end of a process's socket and its own end. Meanwhile it prints its
 /// error, which takes about a millisecond.
 const END_TIME: Duration = Duration::from_secs(1);
-/// The longest wait for a killed process. It ends at once unless the system holds it.
+/// The longest wait for a killed process. It ends at once unless a system call blocks it.
 const KILL_TIME: Duration = Duration::from_secs(1);
 
 /// The command by which this process was started.
@@ -43,8 +44,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Finds the program by `argv[0]`, the name by which it was called. The path is decided here,
-    /// before the file is replaced. A symbolic link in it is followed at each start.
+    /// Finds the program by `argv[0]`, the name by which it was called. The path is determined now,
+    /// before the file may be replaced. A symbolic link in it is followed at each start.
     pub(crate) fn new(name: Option<&OsStr>, args: Vec<OsString>) -> io::Result<Self> {
         let called = name.and_then(|name| find(Path::new(name)));
         let path = called.map_or_else(env::current_exe, Ok)?;
@@ -72,7 +73,7 @@ fn find(name: &Path) -> Option<PathBuf> {
 pub(crate) struct Upgrader {
     program: Program,
     running: Option<Running>,
-    /// Whether this process stops, so that no other may follow it.
+    /// Whether this process stops, so that it may have no successor.
     is_cancelled: bool,
 }
 
@@ -137,12 +138,12 @@ impl Upgrader {
         }
     }
 
-    /// Whether the start of a process was given up since this one stops.
+    /// Whether the start of a process was given up because this one stops.
     pub(crate) const fn is_cancelled(&self) -> bool {
         self.is_cancelled
     }
 
-    /// Whether a result is still to come.
+    /// Whether a result is outstanding.
     pub(crate) const fn is_running(&self) -> bool {
         self.running.is_some()
     }
@@ -159,7 +160,7 @@ impl Upgrader {
     pub(crate) fn finish(mut self) {
         self.cancel();
         if let Some(running) = self.running {
-            // One that the system holds is left to it.
+            // A process that the system does not end within this time is left behind.
             let _ = running.result.recv_timeout(KILL_TIME * 2);
         }
     }
@@ -203,8 +204,8 @@ fn upgrade(
 fn wait_for(child: &Child, time: Duration, given_up: &Receiver<()>) {
     let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
     let (sender, ended) = crossbeam_channel::bounded(1);
-    // The process is not reaped here, so that its number stays its own. If this waits longer, it
-    // ends when the process is killed.
+    // The process is not reaped here, so that its number is not reused. If the wait exceeds `time`,
+    // it ends when the process is killed.
     let work = move || {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let _ = retry_on_intr(|| waitid(WaitId::Pid(pid), options));
@@ -226,8 +227,8 @@ fn start(program: &Program, stdin: UnixStream) -> io::Result<Child> {
         command.env_remove(variable);
     });
     command.spawn()
-    // `command` is dropped here, with its copy of the socket. So the other end is closed when the
-    // process ends.
+    // `command` is dropped here, with its copy of the socket, so that the other end is closed when
+    // the process ends.
 }
 
 fn end(child: &mut Child) -> io::Result<process::ExitStatus> {

@@ -1,7 +1,7 @@
 //! `--user`: gives up the rights of root, after the listeners are open and before anything else
 //! begins. Linux only.
 //!
-//! The calls change the rights of one thread, so this must happen while the process has no other.
+//! The calls change the rights of one thread, so they must be made while the process has no other.
 //! Afterwards every thread's rights are read back.
 use std::fs;
 use std::path::Path;
@@ -57,8 +57,8 @@ impl User {
         Ok(Self { uid, gid })
     }
 
-    /// Becomes this user, without any other group. A process that is this user already keeps its
-    /// rights as they are.
+    /// Becomes this user, without any other group. A process that already has this user keeps its
+    /// rights.
     ///
     /// # Errors
     /// One line: the process is not root, a thread kept other rights, or the user cannot write into
@@ -109,7 +109,7 @@ impl User {
     }
 }
 
-/// Sets the groups first: without the rights of root that is not possible.
+/// Sets the groups first, because that needs the rights of root.
 #[cfg(target_os = "linux")]
 fn set_rights(user: User) -> Result<(), String> {
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};

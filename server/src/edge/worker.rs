@@ -58,8 +58,8 @@ impl<T> Queue<T> {
         })
     }
 
-    /// Enqueues a message that may be left out: if there is no room, it is not counted. Returns
-    /// whether it was enqueued.
+    /// Enqueues a message that may be omitted: if there is no room, it is not counted as dropped.
+    /// Returns whether it was enqueued.
     pub(super) fn nudge(&self, message: T) -> bool {
         self.messages.try_send(message).is_ok()
     }
@@ -115,7 +115,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Waits for the thread's end. Returns whether it came within `time`.
+    /// Waits for the thread's end. Returns whether it ended within `time`.
     pub(super) fn wait(&self, time: Duration) -> bool {
         // No message is ever sent: the thread ends by dropping its side.
         self.ended.recv_timeout(time) != Err(RecvTimeoutError::Timeout)

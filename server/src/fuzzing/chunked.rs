@@ -19,7 +19,7 @@ const NARROW: ChunkLimits =
 /// body, and as the data of one.
 ///
 /// # Panics
-/// If the two readers differ, if the pieces make a difference, or if a body changes on its way.
+/// If the two readers differ, if the result depends on the pieces, or if the relay changes a body.
 pub fn chunked(data: &[u8]) {
     let mut source = Source::new(data);
     let step = 1 + usize::from(source.byte());
@@ -44,7 +44,7 @@ pub fn chunked(data: &[u8]) {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Decoded {
     data: Vec<u8>,
-    /// Bytes of the input that a complete body took; `None` for an incomplete one.
+    /// The length of a complete body in the input, bytes; `None` for an incomplete one.
     len: Option<usize>,
     trailer: Vec<u8>,
 }
@@ -127,8 +127,8 @@ fn agrees_with_the_second_reader(wire: &[u8], ours: &Result<Decoded, ChunkError>
     }
 }
 
-/// Relays a chunked body in chunks and without them. The output has the same data, and the end or
-/// the error that reading it has.
+/// Relays a chunked body in chunks and without them. The output has the same data, and the same end
+/// or error as a read of the body.
 fn passes_on(
     wire: &[u8],
     limits: ChunkLimits,
@@ -199,13 +199,13 @@ fn carries(data: &[u8], writer: BodyWriter, step: usize, drain: usize) {
     }
 }
 
-/// The part of a body that a peer took, and whether it ended.
+/// The part of a body that a peer accepted, and whether it ended.
 struct Relayed {
     written: Vec<u8>,
     is_end: bool,
 }
 
-/// Relays `wire`, which comes in steps of `step` bytes, to a peer that takes `drain` bytes at a
+/// Relays `wire`, which arrives in steps of `step` bytes, to a peer that accepts `drain` bytes at a
 /// time.
 fn run(
     mut reader: BodyReader,

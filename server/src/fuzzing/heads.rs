@@ -36,7 +36,7 @@ pub fn request_head(data: &[u8]) {
             // With pieces, an exceeded limit or a bare line feed is found before a fault after it.
             (Err(_), Err(error)) if is_early(*error) => {}
             // A bare line feed is searched for before anything is parsed. With pieces, the bytes
-            // before it may be parsed and refused before it comes.
+            // before it may be parsed and refused before it arrives.
             (Err(ClientError::BareLineFeed), Err(_)) => {}
             _ => assert_eq!(whole, pieces, "pieces make no difference"),
         }
@@ -236,7 +236,7 @@ fn by_pieces<T, E>(
     read(data)
 }
 
-/// Returns whether an error may be found before the one that the whole input has.
+/// Returns whether an error may be found before the error of the whole input.
 const fn is_early(error: ClientError) -> bool {
     matches!(
         error,
@@ -294,8 +294,7 @@ pub fn forwarded_target(head: &Head) -> Vec<u8> {
     }
 }
 
-/// Checks that every forwarded field is the proxy's own or came unchanged, and that none is
-/// hop-by-hop.
+/// Checks that every forwarded field is the proxy's own or unchanged, and that none is hop-by-hop.
 fn carries_nothing_else(sent: &Head, came: &Head, is_upgrade: bool, is_trusted: bool) {
     for (name, value) in &sent.fields {
         let known = String::from_utf8_lossy(name).to_ascii_lowercase();

@@ -36,7 +36,7 @@ pub enum Extent {
 pub struct Body {
     pub data: Vec<u8>,
     pub trailer: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Bytes of the input that it took.
+    /// Its length in the input, bytes.
     pub len: usize,
 }
 
@@ -128,7 +128,7 @@ pub fn response(input: &[u8]) -> Verdict<Head> {
     Verdict::Whole(head)
 }
 
-/// Reads a body at the beginning of `input`. `is_closed` says that nothing follows the input.
+/// Reads a body at the beginning of `input`. `is_closed` means that nothing follows the input.
 pub fn body(input: &[u8], extent: Extent, is_closed: bool) -> Verdict<Body> {
     match extent {
         Extent::Length(length) if input.len() as u64 >= length => {

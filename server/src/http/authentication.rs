@@ -3,7 +3,7 @@
 use super::field::{Fields, Name, tokens};
 use super::head::ResponseHead;
 
-/// Whether a response asks for one of these schemes: a 401 in WWW-Authenticate, a 407 in
+/// Whether a response requires one of these schemes: a 401 in WWW-Authenticate, a 407 in
 /// Proxy-Authenticate.
 #[cold]
 pub(crate) fn challenges_connection(head: &ResponseHead<'_, '_>) -> bool {
@@ -19,7 +19,7 @@ pub(crate) fn logs_connection_in(fields: &Fields<'_, '_>) -> bool {
 }
 
 /// Whether a challenge or credentials begin with the name of one of these schemes. A parameter's
-/// value that looks like one also counts. The connection is then only shared less.
+/// value that looks like one also counts. The only effect is that the connection is not shared.
 fn is_of_connection(text: &[u8]) -> bool {
     let end = text.iter().position(|byte| b" \t".contains(byte)).unwrap_or(text.len());
     let scheme = &text[..end];

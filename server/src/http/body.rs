@@ -22,7 +22,7 @@ pub(crate) enum BodyReader {
 pub(crate) enum BodyWriter {
     /// The data alone. The head announces its length, or the end of the connection ends it.
     Plain,
-    /// In chunks; `with_trailer` if the recipient takes trailer fields.
+    /// In chunks; `with_trailer` if the recipient accepts trailer fields.
     Chunked { with_trailer: bool },
 }
 
@@ -31,7 +31,7 @@ pub(crate) enum BodyWriter {
 pub(crate) struct Relayed {
     /// Bytes of the body's data that were moved.
     pub(crate) data: u64,
-    /// Bytes of a chunked body that were consumed: framing and data.
+    /// Bytes of a chunked body that were consumed, framing and data together.
     pub(crate) parsed: usize,
     /// Whether the body is complete and its end is written.
     pub(crate) is_end: bool,
@@ -378,8 +378,8 @@ mod tests {
         panic!("the body never ended");
     }
 
-    /// Tiny chunks that arrive together are forwarded as one, both if their data is moved and if it
-    /// is copied. Each of their bytes is counted.
+    /// Tiny chunks that arrive together are forwarded as one, whether their data is moved or
+    /// copied. Each of their bytes is counted.
     #[test]
     fn chunks_that_came_together_go_on_as_one() {
         for count in [10, 5000] {
@@ -443,7 +443,7 @@ mod tests {
         }
     }
 
-    /// Trailer fields are forwarded only to a writer that takes them, and Content-Length never.
+    /// Trailer fields are forwarded only to a writer that accepts them, and Content-Length never.
     #[test]
     fn trailers_go_where_they_may() {
         let wire = b"1\r\nx\r\n0\r\nX-T: 1\r\nContent-Length: 5\r\n\r\n";

@@ -10,7 +10,7 @@
 //! | `Size` | hex digits | `;` `Extension`, CR `SizeEnd`, a blank `Blank` |
 //! | `Blank` | blanks | `;` `Extension`, CR `SizeEnd` |
 //! | `Extension` | bytes other than control bytes; tabs are allowed | CR `SizeEnd` |
-//! | `SizeEnd` | LF | size 0 `Trailer`, else `Data` |
+//! | `SizeEnd` | LF | size 0 `Trailer`, otherwise `Data` |
 //! | `Data` | as many bytes as the size says | `DataCr` |
 //! | `DataCr`, `DataLf` | CR, LF | `Size` |
 //! | `Trailer` | field lines and an empty one | `Done`; if the first byte is CR: `TrailerEnd` |

@@ -16,7 +16,7 @@ pub enum ClientError {
     /// A line ends in LF without CR. RFC 9112 section 2.2 lets a recipient accept it, but two
     /// readers that differ on it allow request smuggling.
     BareLineFeed,
-    /// A byte before the request line that is not CRLF, or an invalid request line.
+    /// Anything but empty lines before the request line, or an invalid request line.
     MalformedRequestLine,
     /// A version that is neither HTTP/1.0 nor HTTP/1.1.
     UnsupportedVersion,
@@ -50,7 +50,7 @@ pub enum ClientError {
     UnsupportedTransferEncoding,
     /// Transfer-Encoding from HTTP/1.0 (RFC 9112 section 6.1).
     TransferEncodingInOldVersion,
-    /// No valid PROXY protocol header where a trusted hop must send one.
+    /// The PROXY protocol header that a trusted hop must send is missing or invalid.
     MalformedProxyHeader,
     /// The request has already passed through this instance, as its Via shows.
     Loop,
@@ -161,7 +161,7 @@ pub enum UpstreamError {
     Truncated,
     /// The response's chunked body breaks its grammar.
     MalformedChunk(ChunkError),
-    /// The response's body stalled, or the backend stopped taking the request's.
+    /// The response's body stalled, or the backend stopped accepting the request's.
     BodyTimeout,
 }
 

@@ -61,8 +61,8 @@ impl Name {
         }
     }
 
-    /// Whether a Connection field can make a field of this name hop-by-hop. It cannot where the
-    /// name frames or routes the message, or where the proxy writes or checks the field itself.
+    /// Whether a Connection field can make a field of this name hop-by-hop. It cannot if the field
+    /// frames or routes the message, or if the proxy writes or checks the field itself.
     const fn can_be_nominated(self) -> bool {
         matches!(self, Self::Other | Self::Authorization)
     }

@@ -115,8 +115,8 @@ pub(crate) fn request_len_max(
     plan: &RequestPlan<'_>,
     context: &RequestContext<'_>,
 ) -> usize {
-    // The sum counts the new lines. Every other addition is shorter than the client's field that it
-    // replaces: a comma for each X-Forwarded-For, Connection for TE and Upgrade.
+    // The sum includes the new lines. Every other addition is shorter than the client's field that
+    // it replaces: a comma for each X-Forwarded-For, Connection for TE and Upgrade.
     let hosts = context.host_line.0.len() + plan.destination.host.len();
     // One byte more, for `https` instead of `http`.
     let ends = context.ends.of(head.version).len() + 1;
@@ -136,7 +136,7 @@ pub(crate) fn encode_request(
 ) -> Range<usize> {
     let start = out.len();
     let fields = &head.fields;
-    // A path as long as the target is the target. Otherwise a scheme and a host precede it.
+    // A path as long as the target is the whole target. Otherwise a scheme and a host precede it.
     let is_own =
         plan.destination.path.len() == head.target.len() && head.version == Version::Http11;
     let line =

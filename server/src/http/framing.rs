@@ -44,7 +44,7 @@ pub(crate) fn request_framing(head: &RequestHead<'_, '_>) -> Result<Framing, Cli
 fn body_framing(head: &RequestHead<'_, '_>) -> Result<Framing, ClientError> {
     let fields = &head.fields;
     if fields.has(Name::TransferEncoding) {
-        // Rule 3, read strictly: both together are refused.
+        // Rule 3, applied strictly: both together are refused.
         if fields.has(Name::ContentLength) {
             return Err(ClientError::AmbiguousFraming);
         }
@@ -88,7 +88,7 @@ pub(crate) fn response_framing(
     is_head_request: bool,
 ) -> Result<(Framing, LengthField), UpstreamError> {
     let fields = &head.fields;
-    // Rule 1: HEAD, 1xx, 204 and 304 have no body whatever their fields say.
+    // Rule 1: HEAD, 1xx, 204 and 304 have no body, whatever their fields are.
     if is_head_request || matches!(head.status, 100..=199 | 204 | 304) {
         return Ok((Framing::None, bodiless_length(fields)));
     }

@@ -287,7 +287,7 @@ fn whole_response<'h, 'b>(
     Ok(Parsed::Complete(ResponseHead { status, reason, version, fields, len }))
 }
 
-/// The answer of httparse for a head that is not complete, but valid so far.
+/// The result of httparse for a head that is incomplete, but valid so far.
 #[derive(Clone, Copy)]
 struct Unfinished;
 
@@ -371,7 +371,7 @@ fn oversize(input: &[u8], limits: &HeadLimits) -> Option<ClientError> {
 }
 
 /// Returns the maximum length of a request line without its LF: method, spaces and version are
-/// added to the target. A method that does not fit is unknown to the proxy.
+/// added to the target. A method that does not fit is not one that the proxy knows.
 const fn line_bytes_max(limits: &HeadLimits) -> usize {
     limits.target_bytes_max + 32
 }
@@ -422,8 +422,8 @@ mod tests {
         Ok(false)
     }
 
-    /// A head gets the same verdict whole and byte by byte. The fuzzer found that it did not, for
-    /// an incomplete unsupported version and for a long method.
+    /// A head gets the same verdict whole and byte by byte. (The fuzzer found differences for an
+    /// incomplete unsupported version and for a long method.)
     #[test]
     fn pieces_make_no_difference() {
         let long_method = "M".repeat(90);

@@ -62,7 +62,8 @@ pub fn request_head(input: &[u8], encoder: &mut Encoder) -> Option<usize> {
     Some(len)
 }
 
-/// Does the same for a response's head and writes it into `out`.
+/// Parses a response's head, decides its framing and writes the forwarded head into `out`. Returns
+/// its length, or `None` if the head is incomplete or invalid.
 pub fn response_head(input: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     let mut slots = Slots::new();
     let Ok(Parsed::Complete(head)) = parse_response(input, &mut slots, &LIMITS) else {

@@ -1,5 +1,5 @@
-//! The HTTP/1.1 codec: bytes in, values out, and back. Nothing here knows of connections, time or
-//! routing.
+//! The HTTP/1.1 codec: bytes in, values out, and back. This module knows nothing of connections,
+//! time or routing.
 //!
 //! Heads are stateless (`head.rs`), bodies are small machines (`body.rs`, `chunked.rs`). Framing is
 //! decided once, in `framing.rs`; no other file reads Content-Length or Transfer-Encoding.

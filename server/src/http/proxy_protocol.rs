@@ -10,15 +10,15 @@ use super::head::Parsed;
 pub(crate) struct ProxyHeader {
     /// Bytes of the header.
     pub(crate) len: usize,
-    /// The client; `None` if the hop speaks for itself (LOCAL) or does not name a TCP client
+    /// The client; `None` if the hop is itself the client (LOCAL) or does not name a TCP client
     /// (UNKNOWN, UNSPEC, other protocols).
     pub(crate) source: Option<SocketAddr>,
 }
 
-/// The most bytes of a version 1 header, with its CRLF.
+/// The maximum length of a version 1 header with its CRLF, bytes.
 const TEXT_MAX: usize = 107;
-/// The most bytes of a version 2 header. With IPv6 addresses it has 52, with UNIX sockets 232; the
-/// rest is for extensions, which are skipped.
+/// The maximum length of a version 2 header, bytes. With IPv6 addresses it has 52, with UNIX
+/// sockets 232; the rest is for extensions, which are skipped.
 const BINARY_MAX: usize = 4096;
 /// First bytes of a version 2 header.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";

@@ -1,4 +1,4 @@
-//! Refusals: responses by which a backend declines a request, and the pause that they ask for.
+//! Refusals: responses by which a backend declines a request, and the pause that they name.
 use std::time::Duration;
 
 use super::field::{Fields, Name};
@@ -51,8 +51,8 @@ mod tests {
     use crate::http::field::Slots;
     use crate::http::head::{HeadLimits, Parsed, parse_response};
 
-    /// Retry-After is read as seconds, or as a date relative to the response's Date or else the
-    /// proxy's. Invalid values are ignored.
+    /// Retry-After is read as seconds, or as a date relative to the response's Date, or to the
+    /// proxy's if that is missing. Invalid values are ignored.
     #[test]
     fn retry_after_is_read() {
         let sent = "Date: Sun, 06 Nov 1994 08:49:30 GMT\r\n";

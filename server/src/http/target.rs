@@ -18,7 +18,8 @@ pub(crate) struct Destination<'b> {
 pub(crate) struct KnownHost(Vec<u8>);
 
 impl KnownHost {
-    /// Bytes of a Host that is remembered. A longer one is checked for each request.
+    /// The maximum length of a Host that is remembered, bytes. A longer one is checked for each
+    /// request.
     const LEN_MAX: usize = 255;
 
     #[inline]
@@ -133,8 +134,8 @@ fn host<'b>(
     if known_host.is_good(value) { Ok(value) } else { refuse(ClientError::InvalidHost) }
 }
 
-/// Returns the part after `http://` or `https://`, in any case. Clients of a TLS front send the
-/// latter, and RFC 9112 section 3.2.2 requires a server to accept it.
+/// Returns the part after `http://` or `https://`, in any case. Clients of a TLS terminator send
+/// the latter, and RFC 9112 section 3.2.2 requires a server to accept it.
 fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
     [&b"http://"[..], b"https://"].into_iter().find_map(|known| {
         let (scheme, rest) = target.split_at_checked(known.len())?;

@@ -3,9 +3,9 @@ use super::field::{Fields, Name, tokens};
 use super::head::{RequestHead, ResponseHead, Version};
 use super::persistence::has_option;
 
-/// Whether a request asks for an upgrade that the proxy forwards. The method does not matter, and a
-/// body is allowed (`docker exec` posts one). Upgrades to HTTP or TLS are not forwarded: the proxy
-/// could not see the requests in them (h2c smuggling).
+/// Whether a request has an upgrade that the proxy forwards. The method does not matter, and a body
+/// is allowed (`docker exec` posts one). Upgrades to HTTP or TLS are not forwarded: the proxy could
+/// not see the requests in them (h2c smuggling).
 #[inline]
 pub(crate) fn is_asked(head: &RequestHead<'_, '_>) -> bool {
     head.fields.has(Name::Upgrade) && is_passed_on(head)
@@ -20,7 +20,7 @@ fn is_passed_on(head: &RequestHead<'_, '_>) -> bool {
         && protocols(fields).next().is_some()
 }
 
-/// The most protocols that one 101 may name. Each is compared with the requested ones.
+/// The maximum number of protocols that one 101 may name. Each is compared with the requested ones.
 const GRANTED_MAX: usize = 8;
 
 /// Whether a 101 switches only to protocols that `asked` (an Upgrade value) names.

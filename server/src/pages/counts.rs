@@ -1,15 +1,15 @@
 //! Counts that /stats shows as header fields, since its body is an array of backends. A field is
-//! omitted until there is something to count; that of the recording is always there.
+//! omitted until there is something to count, except that of the recording.
 use intelliproxy_core::journal::RecordingCounts;
 
 /// Log lines lost since the program's start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct LogCounts {
-    /// Lines dropped because stderr or the log's file did not take them fast enough.
+    /// Lines dropped because stderr or the log's file did not accept them fast enough.
     pub dropped: u64,
     /// Writes that failed; each is repeated until it succeeds.
     pub failed_writes: u64,
-    /// Lines omitted because too many of their kind came at once.
+    /// Lines omitted because there were too many of their kind within a second.
     pub limited: u64,
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn recording_field(counts: RecordingCounts) -> String {
     format!("X-IntelliProxy-Recording: records={records}, lost={lost}\r\n")
 }
 
-/// Characters of an error that are shown.
+/// The maximum number of characters of an error.
 const ERROR_MAX: usize = 200;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::stats::{BackendStats, Decimal, millis};
 
-/// A decision, and what the router knew before it.
+/// A decision, and the state of the router before it.
 #[derive(Clone, Debug)]
 pub(crate) struct Decision {
     pub(crate) at: Instant,
@@ -204,8 +204,9 @@ impl Decision {
     }
 }
 
-/// Returns what `other` needs to be chosen like `to`, where the least requests in flight win, with
-/// the new one and divided by the weight. Each has its requests in flight and its weight.
+/// Returns the change that would make `other` win against `to` where the fewest requests in flight
+/// win, counted with the new one and divided by the weight. Both are given as requests in flight
+/// and weight.
 fn lighter(to: (u32, u32), other: (u32, u32)) -> Option<String> {
     let product =
         |(load, _): (u32, u32), (_, weight): (u32, u32)| (u64::from(load) + 1) * u64::from(weight);
@@ -214,7 +215,7 @@ fn lighter(to: (u32, u32), other: (u32, u32)) -> Option<String> {
         Ordering::Less => None,
         Ordering::Equal => Some("would need to win the draw".to_owned()),
         Ordering::Greater => {
-            // The load with the new request at which both are equal. None is below 1.
+            // The load with the new request at which both are equal. It cannot be below 1.
             let most = bound.checked_div(u64::from(to.1)).filter(|most| *most > 0)?;
             let fewer = u64::from(other.0) + 1 - most;
             Some(format!("would need {fewer} fewer requests in flight for a draw"))
@@ -452,7 +453,7 @@ mod tests {
         }
     }
 
-    /// If something keeps a candidate out, it is named instead of missing points. The learner's
+    /// If a candidate is excluded, the reason is named instead of missing points. The learner's
     /// unit is milliseconds.
     #[test]
     fn bars_and_units() {
@@ -521,7 +522,8 @@ mod tests {
         assert_eq!(decision.changes(), ["B would need 3 fewer requests in flight for a draw"]);
     }
 
-    /// Of many candidates the chosen and the current one stay, and those with the lowest scores.
+    /// Of many candidates the chosen and the current one are kept, and those with the lowest
+    /// scores.
     #[test]
     fn many_candidates_are_shortened() {
         let rows = (0..40).map(|number| scored(number, "x", f64::from(100 - number))).collect();

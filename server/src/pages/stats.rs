@@ -2,8 +2,8 @@
 //!
 //! An array with one object per backend, in the configured order. An unknown value is null. The
 //! score and its parts are the ones that decisions use: a backend without a ping has the points of
-//! an unknown latency there, and null as its latency. Percentages are of 100, times and ages are
-//! in ms, memory is in bytes. Fractions are rounded to three decimals.
+//! an unknown latency, and null as its latency. Percentages are of 100, times and ages are in ms,
+//! memory is in bytes. Fractions are rounded to three decimals.
 use std::time::Duration;
 
 use intelliproxy_core::{
@@ -179,7 +179,7 @@ fn standing_json(standing: StandingView) -> Value {
     }
 }
 
-/// Returns a policy's reason, under the keys that the policy has for it.
+/// Returns a policy's reason, as an object with the policy's own keys.
 fn policy_json(view: &PolicyView) -> Value {
     match view {
         PolicyView::Score(view) => {

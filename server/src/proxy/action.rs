@@ -16,7 +16,7 @@ pub enum Action {
         address: SocketAddr,
     },
     /// Read all that the connection has received, including its end, before writing to it: if the
-    /// peer has closed it, the request to be written would be lost.
+    /// peer has closed it, a request written now would be lost.
     Look {
         /// The connection.
         conn: ConnId,

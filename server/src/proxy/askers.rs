@@ -1,10 +1,11 @@
-//! Sorts requests into groups by client and by path. The router uses them to tell whose fault
-//! errors are. Groups depend on the proxy's seed, so that no client can choose its group.
+//! Sorts requests into groups by client and by path. By these groups the router separates errors of
+//! a backend from errors that one client or path causes. Groups depend on the proxy's seed, so that
+//! no client can choose its group.
 use std::net::IpAddr;
 
 use intelliproxy_core::Asker;
 
-/// Bytes of a path that decide its group.
+/// The number of bytes of a path that determine its group.
 const PATH_MAX: usize = 256;
 
 /// Hashes addresses and paths.

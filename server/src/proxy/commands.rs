@@ -3,8 +3,8 @@
 //! | command | lasts until |
 //! |---|---|
 //! | a backend's mode | `ready`, or a configuration without the backend |
-//! | a backend's weight | a configuration that names another weight than the one before, or lacks the backend |
-//! | the policy | a configuration that names another policy than the one before |
+//! | a backend's weight | a configuration that changes the weight, or lacks the backend |
+//! | the policy | a configuration that changes the policy |
 //!
 //! The router gets each change as a new configuration, so that recordings contain it.
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use super::Proxy;
 use super::upstreams::router_config;
 use crate::config::Config;
 
-/// The changes by commands, each kept as long as the table above says.
+/// The changes by commands, each kept until the time in the table above.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
     /// The policy of the configuration, and the policy in use instead.

@@ -31,8 +31,8 @@ impl Counters {
         &mut self.backends[index].1
     }
 
-    /// Starts the counts of a backend that is new in its slot. Late events of an older backend are
-    /// counted in `gone`.
+    /// Starts the counts of a backend that is new in its slot. Late events of earlier backends in
+    /// the slot are counted in `gone`.
     #[cold]
     fn begin(&mut self, backend: BackendId) -> &mut BackendCounts {
         for slot in self.backends.len()..=backend.index() {

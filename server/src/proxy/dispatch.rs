@@ -1,5 +1,5 @@
 //! Backends and connections for requests: asks the router, takes an idle connection from the pool,
-//! or dials the addresses of the backend in turn. Requests that have to wait for a backend go to
+//! or dials the addresses of the backend in turn. Requests that have to wait for a backend are in
 //! `queue.rs`.
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ impl Proxy {
         if reuse == Reuse::Bound {
             return self.dispatch_bound(now, id);
         }
-        // A new request does not overtake waiting ones. A request that has been at a backend has
-        // already waited.
+        // A new request does not overtake waiting ones. A request that was sent to a backend before
+        // has already waited.
         let must_wait = !self.queue.is_empty() && session.tried().is_empty();
         if must_wait || !self.dispatch_freely(now, id, reuse) {
             self.enqueue(now, id);

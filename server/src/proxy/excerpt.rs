@@ -1,9 +1,9 @@
 //! Excerpts for the log: the beginning of the bytes that a peer sent, escaped and cut. Excerpts of
-//! clients are without secrets.
+//! what clients sent contain no secrets.
 //!
 //! Query strings, fragments, user information in a target and the values of fields with credentials
-//! are replaced by [`MASK`]. Refused requests are often malformed. So a secret is recognised by its
-//! line alone, not by a complete and valid head.
+//! are replaced by [`MASK`]. Refused requests are often malformed, so a secret is recognised by its
+//! line alone, without a complete and valid head.
 
 /// Returns the first [`HEAD_BYTES`] bytes of a request's head, masked and escaped.
 pub(super) fn of_head(input: &[u8]) -> String {
@@ -25,7 +25,7 @@ pub(super) fn of_head(input: &[u8]) -> String {
 }
 
 /// Returns the size at the start of a chunk's line and the byte after it. The rest may be private:
-/// an extension, or data if the size of the chunk before was wrong.
+/// an extension, or data if the previous chunk's size was wrong.
 pub(super) fn of_size_line(input: &[u8]) -> String {
     let cut = &input[..input.len().min(SIZE_BYTES)];
     let end = cut.iter().position(|byte| !byte.is_ascii_hexdigit());
@@ -44,7 +44,7 @@ fn put_request_line(line: &[u8], shown: &mut Vec<u8>) {
     put_without_user(path, shown);
     let Some((mark, secret)) = rest.split_first() else { return };
     shown.push(*mark);
-    // Everything before the version is masked, spaces included: some server may take it for the
+    // Everything before the version is masked, spaces included: some servers may read them as the
     // query.
     let version = find_last(secret, b" HTTP/").unwrap_or(secret.len());
     put_mask(&secret[..version], shown);
@@ -115,9 +115,10 @@ const SECRET_NAMES: [&str; 10] = [
 ];
 /// Stands in place of a secret.
 const MASK: &[u8] = b"***";
-/// The most bytes of a head, or of a backend's text, that are shown, before masking and escaping.
+/// The maximum number of bytes of a head, or of a backend's text, that are shown, before masking
+/// and escaping.
 const HEAD_BYTES: usize = 80;
-/// The most bytes of a chunk's size that are shown. A size of 17 digits is too large.
+/// The maximum number of bytes of a chunk's size that are shown. A size of 17 digits is too large.
 const SIZE_BYTES: usize = 17;
 
 #[cfg(test)]

@@ -28,9 +28,9 @@ use super::{Notice, Proxy};
 const SILENT_GRACE: Duration = Duration::from_secs(5);
 /// Idle time between two exchanges after which a client gives way.
 const KEPT_GRACE: Duration = Duration::from_secs(1);
-/// Entries checked in one call.
+/// The maximum number of entries checked in one call.
 const LOOKS_MAX: usize = 1024;
-/// Checks that cost as much as closing a client.
+/// The number of checks that cost as much as closing a client.
 const LOOKS_PER_CLOSE: usize = 8;
 /// Wait before the next call if one call was not enough.
 const LOOKS_REST: Duration = Duration::from_millis(10);

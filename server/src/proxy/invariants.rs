@@ -3,8 +3,8 @@ use super::Proxy;
 use super::conn::{Conn, Upstream};
 
 impl Proxy {
-    /// Compares the connection table with the pool and the counts. For tests: the time is linear in
-    /// the connections.
+    /// Compares the connection table with the pool and the counts. For tests, since the time is
+    /// linear in the number of connections.
     ///
     /// # Panics
     /// An invariant of LIFECYCLE.md does not hold.

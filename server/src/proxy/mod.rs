@@ -187,7 +187,7 @@ impl Proxy {
     }
 
     /// Accepts a new client. If there is no room for it, or if it has too many connections already,
-    /// it gets 503 or 429, or a reset where many clients were refused that have not left.
+    /// it gets 503 or 429, or a reset if many refused clients have not left yet.
     pub fn handle_accept(&mut self, now: Instant, peer: SocketAddr) -> ConnId {
         let id = self.table.insert(|_| {
             let client = ClientHalf::new(Hop::new(peer, &mut self.shared), now);

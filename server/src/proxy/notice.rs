@@ -18,7 +18,7 @@ pub enum Notice {
         peer: SocketAddr,
         /// The rule that it broke.
         error: ClientError,
-        /// The beginning of what it sent, escaped and without secrets.
+        /// The beginning of the received bytes, escaped and without secrets.
         excerpt: String,
     },
     /// A backend, or the way to it, failed a request.
@@ -134,7 +134,7 @@ pub enum Full {
 pub enum ReportFault {
     /// It is not a JSON object.
     NoObject {
-        /// The beginning of what came, escaped.
+        /// The beginning of the received text, escaped.
         excerpt: String,
     },
     /// A figure is not a number; the others are used.
@@ -211,7 +211,7 @@ pub struct ConfigChange {
 pub enum RemedyTaken {
     /// The same backend was tried over a new connection.
     Redialled,
-    /// No blame: the client kept the backend waiting.
+    /// The backend was not blamed, because the client kept it waiting.
     Excused,
     /// Another backend was tried.
     Retried,

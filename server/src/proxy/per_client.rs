@@ -2,9 +2,8 @@
 //!
 //! A client is an IPv4 address or an IPv6 network of 64 bits, which one customer usually has.
 //! Trusted hops (`forwarding.trusted`) have no such limits: they carry the traffic of other
-//! clients. The requests over such a hop count for the client that it names. The hop's connections
-//! do not count. But if a PROXY protocol header names a connection's client, the connection counts
-//! for that client.
+//! clients. Requests over such a hop count for the client that it names. Its connections do not
+//! count, unless a PROXY protocol header names their client: then they count for that client.
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -13,7 +12,7 @@ use intelliproxy_core::Instant;
 use super::rate::RateTable;
 use crate::config::Limits;
 
-/// The limits and what each client uses of them.
+/// The limits, and their use by each client.
 #[derive(Debug)]
 pub(crate) struct PerClient {
     /// `limits.clientConnections`; 0 for any number.

@@ -1,5 +1,5 @@
 //! One probe on its own connection: sends a request and judges the response. `probing.rs` makes and
-//! closes the connection. The status decides a ping, so nothing after its head matters. A report's
+//! closes the connection. The status decides a ping, so nothing after the head is read. A report's
 //! figures are read from its body.
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,13 +22,13 @@ use crate::http::framing::response_framing;
 use crate::http::head::{HeadLimits, Parsed, parse_response};
 use crate::http::progress::HeadProgress;
 
-/// The most bytes of a report that are read. A longer text is not a report.
+/// The maximum length of a report, bytes. A longer text is not a report.
 pub(crate) const REPORT_BYTES_MAX: usize = 256 * 1024;
-/// The most bytes of all interim responses before the response to a probe.
+/// The maximum length of all interim responses before the response to a probe, bytes.
 const INTERIM_BYTES_MAX: usize = HEAD_BYTES_MAX;
-/// The most bytes of the head of a probe's response.
+/// The maximum length of the head of a probe's response, bytes.
 pub(crate) const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// The most bytes of one read.
+/// The maximum length of one read, bytes.
 const READ_BYTES: usize = 8 * 1024;
 
 /// A probe in progress.

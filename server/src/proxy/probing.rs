@@ -65,8 +65,8 @@ impl Proxy {
     }
 
     /// Handles the timeout of a probe. If no address accepted the connection, the next probe starts
-    /// with the address after the current one. So an address that drops all packets does not hide
-    /// the others.
+    /// with the address after the current one. An address that drops all packets therefore does not
+    /// hide the others.
     pub(super) fn time_out_probe(&mut self, now: Instant, conn: ConnId) {
         if let Some(probe) = self.probe_mut(conn)
             && !probe.is_open()

@@ -1,4 +1,4 @@
-//! Requests that wait because every backend has its maximum of requests in flight
+//! Requests that wait because every backend has the maximum number of requests in flight
 //! (`limits.perBackend`).
 //!
 //! The queue is first in, first out. A new request is added at the back. When a request at a

@@ -2,8 +2,8 @@
 //!
 //! A client may send `limits.clientRequestsPerSecond` requests at once. Its bucket fills at the
 //! same number per second. The bucket is stored as one number: the time at which it is full again.
-//! The bucket of a client that has sent nothing for a second is full, and then its place in the
-//! table is free. So the table only holds the clients of the last second.
+//! The bucket of a client that has sent nothing for a second is full, and its place in the table is
+//! free. The table therefore holds only the clients of the last second.
 //!
 //! A client's place is in one of [`WAYS`] slots that its address selects. When all of them are in
 //! use, the bucket that is nearest to full is dropped for the new client. A dropped bucket counts
@@ -14,7 +14,7 @@ use intelliproxy_core::Instant;
 use crate::mix::mixed;
 
 /// Slots of the table: 65 536 of 16 bytes, 1 MiB. The table holds the clients of one second. A
-/// client is refused exactly at its limit unless its bucket is dropped.
+/// client is refused exactly at its limit, unless its bucket was dropped.
 const SLOTS: usize = 1 << 16;
 /// Slots that one client may use: 128 bytes, two cache lines. With 32 768 clients a second, half of
 /// the slots, 1 of 50 such sets has more clients than slots and drops a bucket.
@@ -165,10 +165,9 @@ mod tests {
         assert_eq!((table.slots.len(), table.slots.capacity()), (SLOTS, SLOTS));
     }
 
-    /// Far more addresses at once than slots, in random order: none is refused that has kept its
-    /// limit by exact buckets. Some that have not kept it are admitted, because a dropped bucket
-    /// counts as full. But the bucket of a client far beyond its limit is never the one nearest to
-    /// full.
+    /// Far more addresses than slots, in random order. No client that keeps its limit by exact
+    /// buckets is refused. Some that exceed it are admitted, because a dropped bucket counts as
+    /// full. The bucket of a client far beyond its limit is never the one nearest to full.
     #[test]
     fn a_full_table_never_refuses_wrongly() {
         let mut table = RateTable::new(4, 3);

@@ -14,8 +14,8 @@ use crate::pages::{LogCounts, ReloadCounts};
 
 impl Proxy {
     /// Applies a new configuration; `targets` are its backends in their order, with their
-    /// addresses. It takes effect at once, by the rules R1 to R8. No request is lost by it. Idle
-    /// clients beyond a lower limit give way, and bound connections to displaced backends end.
+    /// addresses. It takes effect at once, by the rules R1 to R8. No request is lost. Idle clients
+    /// beyond a lower limit give way, and bound connections to displaced backends end.
     ///
     /// # Errors
     /// The first invalid value; nothing has changed then.

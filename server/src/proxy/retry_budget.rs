@@ -3,7 +3,7 @@
 //!
 //! This file has only the bucket. A retry is decided elsewhere: after a failure in
 //! `session/remedy.rs` and `session/failure.rs`, after a refusal in `session/refused.rs`. They call
-//! [`spend`](RetryBudget::spend), which may still forbid the retry.
+//! [`spend`](RetryBudget::spend), which may forbid the retry.
 //!
 //! Each request adds `limits.retryPercent` percent of a token; 0 turns retries off. While there are
 //! fewer than [`FLOOR`] tokens, each second adds [`FLOOR_PER_SECOND`]. There are at most
@@ -15,7 +15,7 @@ use intelliproxy_core::Instant;
 
 use crate::pages::RetryCounts;
 
-/// The tokens, and the counts of retries that got a token or were refused one.
+/// The tokens, and the counts of permitted and forbidden retries.
 #[derive(Clone, Debug)]
 pub(crate) struct RetryBudget {
     tokens: f64,

@@ -16,8 +16,8 @@ pub(super) struct Room {
     connections_max: usize,
     /// Clients: `limits.clients`, or fewer if their upstreams would have no room otherwise.
     pub(super) clients_max: usize,
-    /// Clients refused with 503 that stay connected at the same time: as many as leave room for
-    /// clients, upstreams and probes, but at least [`TURNED_AWAY_MAX`].
+    /// The maximum number of clients that are refused with 503 and still connected: it leaves room
+    /// for clients, upstreams and probes, but is at least [`TURNED_AWAY_MAX`].
     turned_away_max: usize,
     /// The last reported `clients_max`; `None` if it was not less than `limits.clients`.
     reported: Option<usize>,
@@ -30,10 +30,10 @@ impl Room {
     }
 }
 
-/// Refused clients at the same time that stay connected until they have read their response. Beyond
-/// this number, a client over its own limit is reset at once instead of getting 429, so that
-/// refusing takes few descriptors. A client for which there is no room is reset instead of getting
-/// 503 only if the descriptors are needed, see [`Room`].
+/// The number of refused clients that stay connected until they have read their response. Beyond
+/// it, a client over its own limit is reset at once instead of getting 429, so that refusals take
+/// few descriptors. A client for which there is no room is reset instead of getting 503 only if the
+/// descriptors are needed, see [`Room`].
 const TURNED_AWAY_MAX: usize = 64;
 
 impl Proxy {
@@ -106,7 +106,7 @@ impl Proxy {
     fn derive_clients_max(&mut self) {
         let limit = self.shared.config.limits.clients;
         let connections = self.room.connections_max;
-        // One ping and one report for each backend; all at once only at the start.
+        // One ping and one report for each backend, which is the case at the start.
         let probes = (2 * self.upstreams.configured().len()).min(connections / 4);
         // Each client may need an upstream at the same time.
         let derived = ((connections - probes) / 2).max(1);

@@ -22,7 +22,7 @@ impl Proxy {
         self.serve_until(now, id, self.shared.horizon(now));
     }
 
-    /// The same as [`serve`](Self::serve), with the next check at `horizon` or before.
+    /// Does the work of [`serve`](Self::serve). The next check is at `horizon` or before.
     fn serve_until(&mut self, now: Instant, id: ConnId, horizon: Instant) {
         loop {
             let Some(entry) = self.table.get_mut(id) else {

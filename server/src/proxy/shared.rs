@@ -27,7 +27,7 @@ const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// is 1. They take 2.5 ns and 0.3 ns; the rest of the factor is a margin for slower machines.
 const PARSED_WORK: u64 = 15;
 /// The work of a response that the proxy makes itself: 1.6 to 4.8 us including its write. A client
-/// can pipeline requests for such responses, and no backend's time separates them.
+/// can pipeline requests for such responses, and no waiting for a backend separates them.
 const OWN_RESPONSE_WORK: u64 = 15_000;
 
 /// Facts about a client that depend on its address alone.
@@ -63,8 +63,8 @@ pub(crate) struct Shared {
     /// Room for encoding the head of one response.
     pub(crate) scratch: Vec<u8>,
     /// The Host line of the backend that was chosen last, a guess for the next request. The head of
-    /// a request is encoded before its backend is chosen, while the parsed head still points into
-    /// the client's input. The guess is mostly right with a policy that holds its backend; then the
+    /// a request is encoded before its backend is chosen, while the parsed head still borrows the
+    /// client's input. The guess is mostly right with a policy that holds its backend; then the
     /// bytes are final. Otherwise [`Session::handle_routed`](super::session::Session) replaces the
     /// value of the field, which moves the bytes after it.
     pub(crate) host_line: HostLine,
@@ -179,7 +179,7 @@ impl Shared {
         facts
     }
 
-    /// Applies a new configuration. Bodies in progress keep their limits.
+    /// Applies a new configuration. Bodies in progress keep their old limits.
     pub(crate) fn reconfigure(&mut self, config: Config) {
         self.head_limits = head_limits(&config.limits);
         self.chunk_limits = chunk_limits(&config.limits);

@@ -7,8 +7,8 @@
 //! | more | the last text if it was begun within [`AGE_MAX`]; otherwise it waits for the next one |
 //!
 //! The first request that finds no text begins the next one, so at most four are begun per second.
-//! It grows by [`AT_ONCE`] backends every [`STEP`], with traffic in between. So the rows of one
-//! text are of slightly different times; the ages in a row are relative to its own time. A new
+//! It grows by [`AT_ONCE`] backends every [`STEP`], with traffic in between. The rows of one text
+//! are therefore of slightly different times; the ages in a row are relative to its own time. A new
 //! configuration discards the text, and the next step begins another.
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::upstreams::Decisions;
 use crate::pages::explain::Decision;
 use crate::pages::{StatsText, recording_field};
 
-/// Backends written, and clients served with the text, in one step.
+/// The number of backends written, and of clients served with the text, in one step.
 const AT_ONCE: usize = 16;
 /// Time between two steps.
 const STEP: Duration = Duration::from_millis(1);

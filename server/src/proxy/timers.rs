@@ -3,8 +3,8 @@
 //! A connection's deadline changes with every event. Of its entries in the heap only the one at
 //! `Entry::armed` counts; the others are stale and are dropped when they are due. When the entry is
 //! due, the proxy compares it with the connection's current deadline, and adds a new entry for a
-//! later deadline. So a busy connection costs one heap operation per shortest timeout, not one per
-//! request.
+//! later deadline. A busy connection therefore costs one heap operation per shortest timeout, not
+//! one per request.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -20,7 +20,7 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// Ensures that `conn` is checked no later than `at`. `armed` is the time of its present check.
+    /// Ensures that `conn` is checked no later than `at`. `armed` is the time of its current check.
     #[inline]
     pub(crate) fn arm(&mut self, armed: &mut Instant, conn: ConnId, at: Instant) {
         if at < *armed {

@@ -62,7 +62,8 @@ impl Proxy {
     /// arrived.
     #[inline(always)]
     pub fn handle_read(&mut self, now: Instant, conn: ConnId, count: usize) {
-        // Not by `owner`: a second search of the same entry costs 15 instructions for each read.
+        // Does not call `owner`: a second search of the same entry costs 15 instructions for each
+        // read.
         let id = match self.table.get_mut(conn).map(|entry| &mut entry.conn) {
             Some(Conn::Client(session)) => {
                 session.handle_read(now, Side::Client, count, &mut self.shared);
@@ -150,7 +151,7 @@ impl Proxy {
         }
     }
 
-    /// Handles that a connection took the first `count` bytes of
+    /// Handles that a connection accepted the first `count` bytes of
     /// [`write_ready`](Self::write_ready).
     pub fn handle_written(&mut self, now: Instant, conn: ConnId, count: usize) {
         let (id, side) = match self.table.get_mut(conn).map(|entry| &mut entry.conn) {
@@ -174,7 +175,7 @@ impl Proxy {
         }
     }
 
-    /// Handles a connection that takes no more bytes. Bytes that it sent may still be unread.
+    /// Handles a connection that accepts no more bytes. Bytes that it sent may still be unread.
     pub fn handle_write_failed(&mut self, now: Instant, conn: ConnId) {
         match self.owner(conn) {
             Owner::Session(id, side) => {
@@ -211,8 +212,8 @@ impl Proxy {
         }
     }
 
-    /// Notes whether bytes of a connection wait to be read. As long as some do, the deadlines of
-    /// its session are delayed: received bytes are read first.
+    /// Notes whether bytes of a connection wait to be read. While some do, the deadlines of its
+    /// session are delayed, because received bytes are read first.
     pub fn handle_unread(&mut self, conn: ConnId, is_unread: bool) {
         if let Some(entry) = self.table.get_mut(conn) {
             entry.is_unread = is_unread;

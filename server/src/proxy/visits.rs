@@ -1,5 +1,6 @@
-//! The access log at the proxy: notes the backend of a request, and hands the finished records to
-//! the driver. `session/visit.rs` notes the rest of an exchange; `access/` formats the records.
+//! The proxy's part of the access log: notes the backend of a request, and passes the finished
+//! records to the driver. `session/visit.rs` notes the rest of an exchange; `access/` formats the
+//! records.
 use intelliproxy_core::{Instant, Lease};
 
 use super::Proxy;

@@ -8,15 +8,15 @@ use mio::Events;
 use super::Reactor;
 use super::socket::{Socket, is_readable};
 
-/// The maximum of connections accepted from one listener in one turn.
+/// The maximum number of connections accepted from one listener in one turn.
 const ACCEPTS_MAX: usize = 128;
-/// Pause of accepting after the system ran out of sockets.
+/// Time without accepting after the system ran out of sockets.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// The shortest time between two log lines about failed accepts.
 const ACCEPT_WARNS_EVERY: Duration = Duration::from_secs(5);
-/// The maximum of rounds in which waiting clients are accepted before a listener closes: at a stop,
-/// or after a reload. A backlog of 4096 clients takes 32. The bound holds even if new clients never
-/// stop arriving.
+/// The maximum number of rounds in which waiting clients are accepted before a listener closes: at
+/// a stop, or after a reload. A backlog of 4096 clients takes 32. The bound holds even if new
+/// clients never stop arriving.
 pub(super) const LAST_ROUNDS_MAX: usize = 64;
 
 impl Reactor {
@@ -35,7 +35,7 @@ impl Reactor {
                     break;
                 }
                 if !self.proxy.accepts() {
-                    // An idle client is closed only if a new one is really waiting.
+                    // An idle client is closed only if a new one is waiting.
                     listener.is_ready = is_readable(&listener.socket);
                     if !listener.is_ready || !self.proxy.make_room(self.now) {
                         break;
@@ -46,8 +46,8 @@ impl Reactor {
                     break;
                 };
                 // Clients mostly arrive one at a time. A failing accept costs six times as much as
-                // a poll: the system creates a socket first and drops it again. After a turn that
-                // accepted many, half as many are expected without a poll.
+                // a poll, because the system first creates a socket. After a turn that accepted
+                // many, half as many are accepted without a poll.
                 let is_sure = count == 0 || count < listener.burst / 2;
                 if !is_sure && !is_readable(&listener.socket) {
                     listener.is_ready = false;
@@ -91,14 +91,13 @@ impl Reactor {
         }
     }
 
-    /// Handles SIGTERM and SIGINT. The first one asks for a stop, the second one for the end at
-    /// once.
+    /// Handles SIGTERM and SIGINT. The first one requests a stop, the second one an immediate end.
     pub(super) fn take_signals(&mut self) {
         let count = self.signals.ends.take();
         if count == 0 {
             return;
         }
-        // After an upgrade `stops_at` is set, although no signal has asked for a stop.
+        // After an upgrade `stops_at` is set, although no signal has requested a stop.
         let is_asked = self.is_stop_asked || (self.stops_at.is_some() && !self.has_successor);
         let is_second = is_asked || self.proxy.is_stopping();
         if count > 1 || is_second {

@@ -1,4 +1,4 @@
-//! The few sockets of the admin pages, served once a turn after the proxy.
+//! The sockets of the admin pages, served once a turn after the proxy.
 //!
 //! Their descriptors are reserved, so that the pages work when clients use all the others.
 use std::io::ErrorKind;
@@ -19,9 +19,9 @@ use crate::admin::{Action, Admin, CONNECTIONS_MAX};
 use crate::edge::listen::Place;
 use crate::proxy::Proxy;
 
-/// The maximum of bytes written to one connection in a turn, about 0.1 ms of work.
+/// The maximum number of bytes written to one connection in a turn, about 0.1 ms of work.
 const WRITE_SHARE: usize = 256 * 1024;
-/// The maximum of reads of one connection in a turn.
+/// The maximum number of reads of one connection in a turn.
 const READS_MAX: usize = 4;
 /// Pause after a failed accept.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -130,7 +130,7 @@ impl AdminPort {
         self.accepts_at = None;
         for slot in 0..self.listeners.slots() {
             while let Some(listener) = self.listeners.get_mut(slot).filter(|one| one.is_ready) {
-                // An idle connection is closed only if a new client is really waiting.
+                // An idle connection is closed only if a new client is waiting.
                 listener.is_ready = is_readable(&listener.socket);
                 if !listener.is_ready {
                     break;
@@ -216,8 +216,8 @@ impl AdminPort {
                 Ok(count) => {
                     left -= count.min(left);
                     self.admin.handle_written(now, id, count, proxy);
-                    // The next request may be in the buffer already, or a client wait for the place
-                    // of an idle connection.
+                    // The next request may be in the buffer already, or a client may wait for the
+                    // place of an idle connection.
                     self.is_due |= self.admin.write_ready(id).is_empty();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => stream.is_writable = false,

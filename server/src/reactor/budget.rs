@@ -5,15 +5,15 @@
 //! in the list of unread ones. Each turn has one budget for that list and another one of the same
 //! size for new events.
 
-/// The maximum of consecutive reads of one connection.
+/// The maximum number of consecutive reads of one connection.
 pub(super) const READS_MAX: usize = 16;
 /// Work for one connection at a time: 0.2 ms of plain bytes, 0.1 ms of tiny chunks.
 const SHARE: u64 = 512 * 1024;
-/// The same while other connections wait: one full read of a large buffer.
+/// Work for one connection at a time while others wait: one full read of a large buffer.
 const SHARE_OF_MANY: u64 = 64 * 1024;
 /// Work of a turn for new events, and again for connections that waited: 1 to 2 ms each.
 const TURN: u64 = 4 * 1024 * 1024;
-/// The maximum of bytes of one read after a costly one.
+/// The maximum number of bytes of one read after a costly one.
 pub(super) const COSTLY_READ: usize = 16 * 1024;
 /// A read is costly if its bytes cost more than this, relative to plain bytes.
 const COSTLY: u64 = 4;

@@ -42,7 +42,7 @@ impl Reactor {
                 let is_client = !socket.is_outgoing;
                 let (is_ending, is_broken) = (socket.is_ending, socket.is_broken);
                 if is_client && is_ending {
-                    // If the connection broke, bytes that arrived before are not read any more.
+                    // If the connection broke, bytes that arrived before are no longer read.
                     socket.is_readable &= !is_broken;
                     self.see_end(conn, is_broken);
                 }

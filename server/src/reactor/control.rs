@@ -17,7 +17,7 @@ use crate::control::{CONNECTIONS_MAX, Command, Control};
 use crate::edge::socket::ControlSocket;
 use crate::proxy::Proxy;
 
-/// The maximum of bytes written to one connection in a turn, about 0.1 ms of work.
+/// The maximum number of bytes written to one connection in a turn, about 0.1 ms of work.
 const WRITE_SHARE: usize = 256 * 1024;
 /// Pause after a failed accept.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -50,7 +50,7 @@ struct Stream {
 }
 
 impl ControlPort {
-    /// Lets the poll watch a socket.
+    /// Registers a socket with the poll.
     pub(super) fn new(mut socket: ControlSocket, registry: &Registry) -> io::Result<Self> {
         let mut listener = socket.take_listener().map(UnixListener::from_std);
         if let Some(listener) = &mut listener {
@@ -119,7 +119,7 @@ impl ControlPort {
         while self.has_clients {
             let Some(listener) = &self.listener else { return };
             self.has_clients = is_readable(listener);
-            // An idle connection is closed only if a new client is really waiting.
+            // An idle connection is closed only if a new client is waiting.
             if !self.has_clients || !self.control.make_room() {
                 return;
             }
@@ -277,7 +277,7 @@ impl Reactor {
         self.control = Some(port);
     }
 
-    /// Carries out a command. Returns `None` if its result comes later.
+    /// Carries out a command. Returns `None` if its result is not available yet.
     fn obey(
         &mut self,
         port: &mut ControlPort,

@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// Descriptors kept free for short uses: the state file, a reload with its resolver, a socket that
 /// is accepted only to be refused.
 const SPARE: usize = 6;
-/// Descriptors assumed to be open where the system does not report them.
+/// The number of descriptors assumed to be open if the system does not report it.
 const OPEN_GUESSED: usize = 32;
 
 /// Raises the limit of open files as far as the system allows. Returns the number of connections

@@ -11,7 +11,7 @@ use crate::pages::ProcessFigures;
 /// Time for which figures are reused.
 const AGE_MAX: Duration = Duration::from_millis(250);
 
-/// Reads the figures, and remembers when they may be read again.
+/// Reads the figures, and notes the time at which they may be read again.
 pub(super) struct Figures {
     start_seconds: Option<f64>,
     next: Instant,

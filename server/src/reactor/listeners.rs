@@ -16,7 +16,7 @@ use crate::edge::listen::{Bound, Place};
 /// The listeners by slot.
 pub(super) struct Listeners {
     slots: Vec<Option<Listener>>,
-    /// The earliest [`Listener::leaves_by`]. It is stored, because every turn asks for it.
+    /// The earliest [`Listener::leaves_by`]. It is stored, because every turn reads it.
     leaves_by: Option<Instant>,
     /// The number of slots that have tokens.
     slots_max: usize,
@@ -65,7 +65,7 @@ impl Listeners {
         self.iter().any(|listener| listener.is_ready)
     }
 
-    /// Looks for waiting clients. Returns whether there are any.
+    /// Checks for waiting clients. Returns whether there are any.
     pub(super) fn look(&mut self) -> bool {
         for listener in self.slots.iter_mut().flatten() {
             listener.is_ready = is_readable(&listener.socket);
@@ -90,7 +90,7 @@ impl Listeners {
         self.leaves_by = None;
     }
 
-    /// Opens new listeners beside the present ones. Returns their slots.
+    /// Opens new listeners beside the current ones. Returns their slots.
     ///
     /// # Errors
     /// The poll cannot watch one of them. All of the new ones are closed then.
@@ -143,7 +143,7 @@ impl Listeners {
         self.leaves_by
     }
 
-    /// Looks for clients that wait at leaving listeners. Returns whether there are any.
+    /// Checks for clients that wait at leaving listeners. Returns whether there are any.
     pub(super) fn look_at_leaving(&mut self) -> bool {
         let mut is_awaited = false;
         for listener in self.slots.iter_mut().flatten().filter(|one| one.leaves_by.is_some()) {

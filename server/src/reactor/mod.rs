@@ -52,15 +52,15 @@ use crate::edge::state::Keeper;
 use crate::edge::{access, record};
 use crate::proxy::{ConnId, Proxy, earliest};
 
-/// The maximum of events that one poll takes from the system.
+/// The maximum number of events that one poll takes from the system.
 const EVENTS_MAX: usize = 1024;
 /// If a deadline is handled later than this, the process may have been paused. Bytes that arrived
 /// in the pause are then read first. Ordinary turns are late by the poll's 1 ms granularity.
 const LATE: Duration = Duration::from_millis(5);
-/// If a turn is this late, the process was delayed from outside. The latencies of its probes are
-/// then meaningless.
+/// If a turn is this late, the process was suspended or starved of CPU time. The latencies of its
+/// probes are then meaningless.
 const PAUSED: Duration = Duration::from_millis(100);
-/// The maximum of consecutive polls that read what arrived during a pause. Each takes up to
+/// The maximum number of consecutive polls that read what arrived during a pause. Each takes up to
 /// [`EVENTS_MAX`] events.
 const CATCH_UPS_MAX: usize = 64;
 
@@ -73,7 +73,7 @@ pub fn serve(mut setup: Setup) -> Result<(), String> {
     let announcement = setup.announcement();
     let (predecessor, early) = (setup.predecessor.take(), setup.early.take());
     let mut reactor = Reactor::new(setup)?;
-    // Until here nothing was accepted: the process before this one can still continue alone.
+    // Nothing was accepted so far, so the predecessor could still continue alone.
     if let Some(predecessor) = predecessor {
         predecessor.report_ready()?;
         if let Err(wrong) = reactor.open_control(true) {
@@ -125,11 +125,11 @@ struct Reactor {
     accepts_from: Instant,
     /// The time from which a failed accept is logged again.
     accept_warns_from: Instant,
-    /// Whether a signal asked for a stop. Clients in the backlog are accepted before the stop.
+    /// Whether a signal requested a stop. Clients in the backlog are accepted before the stop.
     is_stop_asked: bool,
     /// The time at which the proxy stops, if it continues for a while after a signal or an upgrade.
     stops_at: Option<Instant>,
-    /// Whether a second signal asked for the end at once.
+    /// Whether a second signal requested an immediate end.
     is_aborted: bool,
     /// Reads how much peers have acknowledged.
     diagnosis: Diagnosis,
@@ -237,7 +237,7 @@ impl Reactor {
             self.close_leaving();
         }
         let is_stop_due = self.is_stop_asked || self.stops_at.is_some_and(|at| at <= self.now);
-        // A successor that is being given up has the listeners, too: it ends first.
+        // A successor that is being given up must end first, because it has the listeners, too.
         if is_stop_due && !self.service.is_upgrading() {
             self.stop(events)?;
         }
@@ -367,7 +367,7 @@ impl Reactor {
             if has_room_again {
                 self.write(conn);
             }
-            // A probe does not wait: the wait would count as its backend's latency.
+            // Probes do not wait, because the wait would count as latency of the backend.
             if self.budget.is_spent(self.proxy.work()) && !self.proxy.is_probe(conn) {
                 self.queue(conn);
             } else {

@@ -118,7 +118,7 @@ impl Reactor {
         self.reserve();
     }
 
-    /// Tells the proxy how many connections fit beside the listeners, the admin pages and the
+    /// Passes to the proxy how many connections fit beside the listeners, the admin pages and the
     /// control socket.
     pub(super) fn reserve(&mut self) {
         let admin = self.admin.as_ref();

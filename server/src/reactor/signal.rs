@@ -17,13 +17,13 @@ use crate::edge::early::without_effect;
 /// The signals of the program. SIGPIPE is ignored by the standard library from the start.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    /// Those that ask for an end.
+    /// Signals that request an end.
     pub(crate) ends: Signals,
-    /// Those that ask for another reading of the configuration.
+    /// Signals that request another reading of the configuration.
     pub(crate) hangups: Signals,
-    /// Those that ask for the logs' files to be opened again.
+    /// Signals that request that the logs' files are opened again.
     pub(crate) reopens: Signals,
-    /// Those that ask for a new process in place of this one.
+    /// Signals that request a new process in place of this one.
     pub(crate) upgrades: Signals,
     /// The last signal without effect; 0 if none came since it was logged.
     other: Arc<AtomicUsize>,
@@ -70,7 +70,7 @@ impl Watched {
     }
 }
 
-/// Catches and counts some signals as long as this value lives.
+/// Catches and counts some signals while this value exists.
 #[derive(Debug)]
 pub(crate) struct Signals {
     pub(crate) stream: UnixStream,

@@ -23,13 +23,13 @@ use crate::proxy::{ConnId, ConnectFailure};
 pub(crate) struct Socket {
     stream: TcpStream,
     pub(crate) conn: ConnId,
-    /// Whether it leads to a backend.
+    /// Whether its peer is a backend.
     pub(crate) is_outgoing: bool,
     pub(crate) is_connecting: bool,
     pub(crate) is_readable: bool,
     pub(crate) is_writable: bool,
     /// Whether the peer has ended its side, possibly behind bytes that are not read yet. After a
-    /// short read the end is still to be read.
+    /// short read, the end must still be read.
     pub(crate) is_ending: bool,
     /// Whether the connection broke, possibly with bytes of the peer left to read.
     pub(crate) is_broken: bool,
@@ -212,8 +212,8 @@ impl Socket {
     }
 }
 
-/// Whether there is something to read or accept. It asks the system directly, so the readiness that
-/// the poll reports does not change.
+/// Whether there is something to read or accept. It queries the system directly, so the readiness
+/// that the poll reports does not change.
 pub(crate) fn is_readable(socket: &impl AsFd) -> bool {
     let mut asked = [PollFd::new(socket, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -17,13 +17,13 @@ pub(crate) enum Source {
     ControlListener,
     /// A connection of the control socket.
     Control(usize),
-    /// Signals that ask for a stop.
+    /// Signals that request a stop.
     Signals,
-    /// Signals that ask for a reload of the configuration.
+    /// Signals that request a reload of the configuration.
     Hangups,
-    /// Signals that ask for the logs' files to be opened again.
+    /// Signals that request that the logs' files are opened again.
     Reopens,
-    /// Signals that ask for a new process.
+    /// Signals that request a new process.
     Upgrades,
     /// Another thread has a result: a configuration, or the end of an upgrade.
     Waker,
@@ -45,10 +45,10 @@ const CONTROL: usize = SPECIAL + 6;
 const ADMIN: usize = CONTROL + CONTROL_MAX;
 const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
 const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
-/// The maximum of admin listeners. A new configuration opens its listeners beside the old ones, so
-/// each may have 16 addresses.
+/// The maximum number of admin listeners. A new configuration opens its listeners beside the old
+/// ones, so each may have 16 addresses.
 pub(super) const ADMIN_LISTENERS_MAX: usize = 32;
-/// The maximum of listeners for clients.
+/// The maximum number of listeners for clients.
 pub(super) const LISTENERS_MAX: usize = usize::MAX - LISTENERS;
 /// The bit that marks connections to backends. Slot numbers do not reach it.
 const BACKEND: usize = 1 << 31;

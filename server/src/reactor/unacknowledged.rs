@@ -1,7 +1,7 @@
 //! The number of bytes written to a connection that its peer has not acknowledged.
 //!
-//! Linux reports them through a netlink socket, by the addresses of the connection. The proxy
-//! asks only about connections that have taken nothing for seconds. Elsewhere, and where the system
+//! Linux reports them through a netlink socket, by the addresses of the connection. The proxy asks
+//! only about connections that have accepted nothing for seconds. Elsewhere, and where the system
 //! lacks such a socket, the number is unknown.
 use crate::proxy::ConnId;
 
@@ -41,7 +41,8 @@ mod linux {
     const BY_FAMILY: u16 = 20;
     /// Range of the send queue's length in a response.
     const QUEUE: std::ops::Range<usize> = HEADER + 60..HEADER + 64;
-    /// The maximum of datagrams read for one question. Responses to earlier questions are skipped.
+    /// The maximum number of datagrams read for one question. Responses to earlier questions are
+    /// skipped.
     const ANSWERS_MAX: usize = 4;
 
     /// Asks the system about connections.
@@ -125,8 +126,8 @@ mod linux {
 
         use super::*;
 
-        /// Written bytes that were not read are counted over IPv4 and IPv6. After some reads there
-        /// are fewer.
+        /// Written bytes that were not read are counted, over IPv4 and IPv6. After some reads the
+        /// count is lower.
         #[test]
         fn what_a_peer_takes_is_known() {
             for address in ["127.0.0.1:0", "[::1]:0"] {

@@ -27,7 +27,7 @@ pub(super) enum Ending {
     Error,
     Refused,
     TimedOut,
-    /// No statement about the backend.
+    /// The outcome shows nothing about the backend.
     Silent,
 }
 
@@ -38,11 +38,11 @@ pub(super) struct BackendHistory {
     pub(super) visits: Vec<Visit>,
     /// Latencies of successful pings.
     pub(super) pings_ms: Vec<f64>,
-    /// Events that show whether it took connections.
+    /// Events that show whether it accepted connections.
     pub(super) contacts: Vec<Contact>,
 }
 
-/// A connection that a backend refused, or a response, which shows that it took one.
+/// A connection that a backend refused, or a response, which shows that it accepted one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Contact {
     pub(super) at_s: f64,
@@ -53,7 +53,7 @@ pub(super) struct Contact {
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
     pub(super) backends: Vec<BackendHistory>,
-    /// Times at which requests came, s, without retries.
+    /// Times at which requests arrived, s, without retries.
     pub(super) arrivals: Vec<f64>,
     pub(super) seconds: f64,
 }

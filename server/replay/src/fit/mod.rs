@@ -2,10 +2,10 @@
 //!
 //! | property of a backend | fitted from |
 //! |---|---|
-//! | width | the number in flight from which responses take longer: `max(1, (n + 1) / workers)` |
+//! | width | the number in flight above which responses take longer: `max(1, (n + 1) / workers)` |
 //! | service time | quantiles of the responses that found a free worker |
 //! | speed | the mean service time of all backends, divided by its own |
-//! | faults | times with a much lower or higher speed, with errors, refusals, or no responses |
+//! | faults | periods with a much lower or higher speed, with errors, refusals, or no responses |
 //!
 //! The network's part of a response's time counts as service, so the scenario has no round trip. A
 //! width above the maximum in flight cannot be observed: the fit reports that.
@@ -42,7 +42,7 @@ pub(super) fn fit(recording: &Recording<'_>) -> Result<(String, Answer), String>
     let mean_ms = means.iter().sum::<f64>() / means.len() as f64;
     let mut text = String::new();
     // The width of a backend that was never full is not known. It is at least the number in flight,
-    // and taken from the other backends.
+    // and is set to that of the other backends.
     let seen = fitted.iter().filter_map(|backend| backend.width.as_ref());
     let widest = seen.filter(|width| width.is_seen).map(|width| width.workers).max();
     let backends: Vec<Value> = fitted
@@ -194,7 +194,7 @@ fn quantiles(sorted_ms: &[f64], speed: f64, mean_ms: f64) -> Vec<[f64; 2]> {
     SHARES.iter().map(|share| [*share, rounded(of(*share))]).collect()
 }
 
-/// Returns the times in which many more or many fewer requests came.
+/// Returns the periods in which many more or many fewer requests arrived.
 fn surges(history: &History, rate: f64) -> Vec<Value> {
     let windows = (history.seconds / SURGE_S).floor() as u64;
     let mut counts: BTreeMap<u64, u32> = BTreeMap::new();

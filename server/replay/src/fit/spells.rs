@@ -1,4 +1,4 @@
-//! The times of a backend's faults.
+//! The periods of a backend's faults.
 //!
 //! The history is cut into pieces in which about [`EXPECTED`] requests should have ended. Adjacent
 //! pieces with the same kind of fault are joined to spells.
@@ -11,7 +11,7 @@ use super::history::{BackendHistory, Contact, Ending, Visit};
 use super::rounded;
 use super::width::{Change, Width};
 
-/// A time with a fault.
+/// A period with a fault.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Spell {
     pub(super) from_s: f64,
@@ -248,7 +248,7 @@ impl Cutter<'_> {
     fn pass_to(&mut self, second: u64, workers: f64) {
         let each = workers * self.per_second;
         let mut quiet = second.saturating_sub(self.next);
-        // The seconds that still belong to a piece in which a request ended.
+        // These seconds belong to a piece in which a request has ended.
         if each > 0.0 {
             let missing = ((EXPECTED - self.expected) / each).ceil().max(1.0) as u64;
             if missing <= quiet {

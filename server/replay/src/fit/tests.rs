@@ -3,8 +3,8 @@ use super::history::{BackendHistory, Contact, Ending};
 use super::spells::What;
 use super::*;
 
-/// Returns the history of a queue before workers, served in order with exponential times, as a
-/// proxy would observe it.
+/// Returns the history of a queue in front of several workers, served in order with exponential
+/// times, as a proxy would observe it.
 fn served(
     workers: usize,
     mean_ms: f64,
@@ -56,8 +56,8 @@ fn widths_come_back() {
     assert!(!width.is_seen, "{width:?}");
 }
 
-/// A period at a fifth of the speed is found, its begin within 2 s and its end within 3 s, and does
-/// not affect the rest of the fit.
+/// A period at a fifth of the speed is found, its beginning within 2 s and its end within 3 s. It
+/// does not affect the rest of the fit.
 #[test]
 fn brownouts_are_found() {
     let speed = |at: f64| if (20.0..40.0).contains(&at) { 0.2 } else { 1.0 };

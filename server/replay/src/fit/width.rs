@@ -20,7 +20,7 @@ pub(super) struct Width {
     pub(super) is_seen: bool,
 }
 
-/// The begin or the end of a request.
+/// The beginning or the end of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Change {
     pub(super) at_s: f64,
@@ -30,7 +30,7 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// Returns the begin and the end of a request.
+    /// Returns the beginning and the end of a request.
     pub(super) fn both(visit: &Visit) -> [Self; 2] {
         let begin = Self { at_s: visit.at_s, is_begin: true, is_good: false };
         [begin, Self { at_s: visit.end_s, is_begin: false, is_good: visit.is_good() }]
@@ -89,7 +89,7 @@ pub(super) fn fit_width(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Optio
     let mut best = (most, f64::INFINITY);
     for workers in (1..=most).rev() {
         let misfit = misfit(&levels, workers);
-        // Of widths that fit equally, the widest: then no request has waited.
+        // Of widths that fit equally the largest is taken: with it no request has waited.
         if misfit < best.1 - 1e-9 {
             best = (workers, misfit);
         }

@@ -125,7 +125,7 @@ fn flags_win_over_the_file() {
     assert_eq!(both.backends[0].name, "X");
 }
 
-/// Arguments that ask for something other than serving give the other commands.
+/// The arguments for other commands than serving give those commands.
 #[test]
 fn other_commands() {
     let rows: [(&[&str], Command); 6] = [

@@ -1,4 +1,4 @@
-//! Ranges at their edges, lists and texts row by row.
+//! Ranges at their bounds; lists and texts row by row.
 use super::super::BackendConfig;
 use super::*;
 
@@ -24,7 +24,7 @@ fn default_is_valid() {
 }
 
 /// Every whole number is refused one below its range and one above, and accepted at its ends and
-/// one inside. Not here: `limits.bodyBytesMax` and `recording.bytesMax`, which accept every number.
+/// one inside. Except `limits.bodyBytesMax` and `recording.bytesMax`, which accept every number.
 #[test]
 fn counts_are_held_to_their_ranges() {
     let rows: [(&str, SetCount, u64, u64); 14] = [
@@ -130,7 +130,7 @@ fn bodies_have_any_limit() {
     }
 }
 
-/// Every time is refused below a millisecond and above a day, and accepted at both ends. Not here:
+/// Every time is refused below a millisecond and above a day, and accepted at both ends. Except
 /// `timeouts.lameDuckMs`, which may be 0.
 #[test]
 fn spans_are_held_to_their_range() {

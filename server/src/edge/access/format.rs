@@ -1,8 +1,8 @@
 //! Lines of the access log: JSON, and the combined format of Apache and nginx. A new field also
 //! needs `access/record.rs` and `access/visit.rs`.
 //!
-//! Texts come from peers. In JSON, what is not visible is escaped as `\u00HH`, and a byte that is
-//! not part of UTF-8 appears as `\xHH` in the text; a line is always valid JSON and UTF-8. In the
+//! Texts come from peers. In JSON, invisible characters are escaped as `\u00HH`, and a byte that is
+//! not part of UTF-8 appears as `\xHH` in the text. A line is always valid JSON and UTF-8. In the
 //! combined format quotes, backslashes and everything but visible ASCII appear as `\xHH`, as nginx
 //! writes them.
 use std::io::Write;

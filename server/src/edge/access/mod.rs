@@ -37,7 +37,7 @@ pub(crate) struct AccessLog {
     spares: Receiver<Records>,
     /// The time at which the waiting records are passed on.
     flush_at: Option<Instant>,
-    /// The time from which this side may report lost lines again.
+    /// The time from which the reactor may report lost lines again.
     tell_at: Option<Instant>,
     /// The file, for the program's log.
     name: String,
@@ -235,8 +235,8 @@ impl AccessLog {
         }
     }
 
-    /// Reports lost lines, unless that was done a moment ago. The writer cannot: a reader that takes
-    /// nothing holds it for as long as it likes.
+    /// Reports lost lines, unless that was done within [`REPORTS_APART`]. The writer cannot: it is
+    /// blocked while the reader of a pipe reads nothing.
     #[cold]
     fn tell(&mut self, now: Instant) {
         if self.tell_at.is_some_and(|at| now < at) {
@@ -290,15 +290,16 @@ impl AccessLog {
     }
 }
 
-/// Waiting bytes of records from which a block is passed on at once; about 100 lines.
+/// The number of waiting bytes at which a block is passed on at once; about 100 lines.
 const BLOCK_BYTES: usize = 32 * 1024;
 /// The longest time for which records wait to be passed on.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
-/// Blocks that wait to be written: 8 MiB, half a second at 50 000 requests a second.
+/// The maximum number of blocks that wait to be written: 8 MiB, half a second at 50 000 requests a
+/// second.
 const BLOCKS_MAX: usize = 256;
 /// The shortest time between two reports of lost lines.
 const REPORTS_APART: Duration = Duration::from_secs(1);
-/// Emptied blocks that wait to be filled again.
+/// The maximum number of emptied blocks that wait to be filled again.
 const SPARES_MAX: usize = 8;
 /// The longest wait for the disk at the end. It may occur twice.
 const FINISH_TIME: Duration = Duration::from_secs(1);

@@ -63,7 +63,7 @@ fn end(log: AccessLog) -> bool {
 }
 
 /// Lines before a rename are in the renamed file, lines after the signal in a new one. None is
-/// lost, and a file of an earlier run is continued.
+/// lost, and an existing file is appended to.
 #[test]
 fn a_renamed_file_is_let_go() {
     let folder = folder("reopen");
@@ -76,7 +76,7 @@ fn a_renamed_file_is_let_go() {
     }
     let log = spawn(Sink::open(name).expect("a file"), 4);
     log.messages.offer(block(["/c".to_owned()])).expect("room");
-    // The block is written when its memory has come back.
+    // The block has been written when its memory is returned.
     let _ = log.spares.recv_timeout(TIME).expect("it is written");
     fs::rename(&path, &old).expect("a rename");
     log.reopen();
@@ -110,7 +110,7 @@ fn a_planted_link_is_not_followed() {
 }
 
 /// On a full disk writes fail and are counted. The operator then moves the file to another disk and
-/// sends SIGUSR1: every line is there, each whole.
+/// sends SIGUSR1: every line is there and complete.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_delays_lines() {
@@ -151,7 +151,7 @@ fn a_full_disk_does_not_delay_the_end() {
 }
 
 /// A pipe that is not read blocks the writer. Blocks beyond the queue are dropped and their lines
-/// counted. When the pipe is read again, the other lines are there, each whole.
+/// counted. When the pipe is read again, the other lines are there and complete.
 #[test]
 fn a_slow_reader_costs_lines_only() {
     let (reader, writer) = std::io::pipe().expect("a pipe");

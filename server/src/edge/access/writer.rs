@@ -94,7 +94,7 @@ impl Writer {
     pub(super) fn write(&mut self, records: &Records, now: Instant, time_of_day: SystemTime) {
         self.lines.clear();
         self.formatter.write(records, now, time_of_day, &mut self.lines);
-        // After a line that was cut, the file takes no other.
+        // Nothing is written after a line that was cut.
         let written = if self.has_given_up { 0 } else { self.put() };
         let lost = self.lines[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
         if lost > 0 {
@@ -131,7 +131,7 @@ impl Writer {
                 return written;
             }
             if self.reopen_if_asked() {
-                // A line that was cut is written whole into the new file.
+                // A line that was cut is written completely into the new file.
                 let whole = self.lines[..written].iter().rposition(|byte| *byte == b'\n');
                 written = whole.map_or(0, |end| end + 1);
             }
@@ -158,7 +158,7 @@ impl Writer {
         self.state.is_failing.store(false, Ordering::Relaxed);
     }
 
-    /// Opens the file again if that was asked for. Returns whether it was opened.
+    /// Opens the file again if that was requested. Returns whether it was opened.
     pub(super) fn reopen_if_asked(&mut self) -> bool {
         if !self.state.is_reopen_asked.swap(false, Ordering::Acquire) {
             return false;

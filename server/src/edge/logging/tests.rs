@@ -69,8 +69,8 @@ fn lines_have_their_form() {
     assert_eq!(line.to_string(), "2000-02-29T00:00:00.007Z WARN  [t] x");
 }
 
-/// With the writer held up, lines beyond the queue are dropped at once; their count is
-/// reported after the queued lines.
+/// While the writer is blocked, lines beyond the queue are dropped at once; their count is reported
+/// after the queued lines.
 #[test]
 fn lines_beyond_the_queue_are_counted() {
     let (written, lines) = crossbeam_channel::unbounded();
@@ -208,8 +208,8 @@ fn a_renamed_file_is_let_go() {
     std::fs::remove_dir_all(folder).expect("the folder goes");
 }
 
-/// The log moves although its queue is full and its file takes nothing more, or takes one line only.
-/// No line is lost.
+/// The log changes to another file although its queue is full and its old file accepts nothing
+/// more, or one line only. No line is lost.
 #[test]
 fn a_full_queue_does_not_keep_the_log() {
     for fails in [false, true] {

@@ -19,7 +19,7 @@ pub(crate) struct Kind {
 /// Decides which lines are written.
 #[derive(Debug, Default)]
 pub(crate) struct LineLimits {
-    /// Kinds are few: a handful of subjects, each with the statuses that the proxy knows.
+    /// There are few kinds: some subjects, each with the statuses that the proxy sends.
     buckets: BTreeMap<Kind, Bucket>,
     limited: u64,
     /// The time at which the lines about omitted lines are due.

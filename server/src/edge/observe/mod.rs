@@ -86,7 +86,7 @@ pub(crate) fn log_notice<'a>(
             );
         }
         Notice::ClientsLimited { limit, clients_max } => {
-            // A default that does not fit is not the operator's mistake.
+            // A default that exceeds the system's limit is not the operator's mistake.
             let is_default = *limit == Limits::default().clients;
             let level = if is_default { Level::Info } else { Level::Warn };
             log!(
@@ -139,8 +139,8 @@ const fn level_of(remedy: RemedyTaken) -> Level {
     }
 }
 
-/// The level of a report's fault. A status or missing figures only mean that the backend offers no
-/// report, which is allowed.
+/// The level of a report's fault. A failure status or missing figures only mean that the backend
+/// offers no report, which is allowed.
 const fn level_of_fault(fault: &ReportFault) -> Level {
     match fault {
         ReportFault::Status(_) | ReportFault::NoFigures => Level::Info,
@@ -168,7 +168,7 @@ const fn key(excess: Excess) -> &'static str {
 
 /// Lines of one kind per second: 20 of 300 bytes are 22 MB an hour.
 const LINES: u32 = 20;
-/// The same for changes of health; each backend of a large configuration may change once.
+/// Lines about changes of health per second: each backend of a large configuration may change once.
 const HEALTH_LINES: u32 = 1000;
 
 /// A client in a log line. Port 0 means unknown (a client behind a trusted hop) and is omitted.

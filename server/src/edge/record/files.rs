@@ -16,7 +16,7 @@ use crate::edge::disk;
 #[derive(Debug)]
 pub(super) struct Files<F = File> {
     base: PathBuf,
-    /// The maximum of bytes per file; 0 for one file of any size.
+    /// The maximum number of bytes per file; 0 for one file of any size.
     bytes_max: u64,
     /// The number of files in the ring.
     count: u32,
@@ -33,7 +33,7 @@ pub(super) struct Files<F = File> {
     header: Option<Header>,
     /// Records lost since the last block that was written.
     lost: u64,
-    /// Says whether this recording may still create files.
+    /// The flag for whether this recording may still create files.
     names: Names,
     /// Reused: a block with its frame.
     buffer: Vec<u8>,
@@ -95,7 +95,8 @@ impl Files {
         let result = match (is_full || self.has_ended, *is_superseded) {
             (false, _) => Ok(()),
             (true, false) => self.begin_next(at),
-            // The next recording owns the names: the current file takes the rest, beyond its bound.
+            // The next recording owns the names, so the rest goes into the current file, beyond its
+            // bound.
             (true, true) if !self.has_ended => Ok(()),
             (true, true) => Err(io::Error::other("the next recording has begun")),
         };
@@ -182,7 +183,7 @@ impl<F: Target> Files<F> {
     }
 
     fn put_block(&mut self, payload: &[u8]) -> io::Result<()> {
-        // Frame and payload leave in one call.
+        // Frame and payload are written in one call.
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         buffer.extend_from_slice(&frame(payload));

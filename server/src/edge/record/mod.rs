@@ -152,7 +152,7 @@ fn spawn(mut files: Files, blocks_max: usize, before: Names) -> io::Result<Opene
     Ok(Opened { recorder, guard: RecordGuard { ended, names } })
 }
 
-/// An outage: a time in which blocks could not be written.
+/// An outage: a period in which blocks could not be written.
 #[derive(Debug, Default)]
 struct Failure {
     is_on: bool,
@@ -231,7 +231,8 @@ impl Drop for RecordGuard {
     }
 }
 
-/// Blocks that wait to be written: 2 MiB, about a second at 100 000 requests per second.
+/// The maximum number of blocks that wait to be written: 2 MiB, about a second at 100 000 requests
+/// per second.
 const BLOCKS_MAX: usize = 64;
 /// Room in the queue beside [`BLOCKS_MAX`] blocks: for the last one and for headers.
 const RESERVED: usize = 4;

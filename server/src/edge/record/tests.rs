@@ -131,7 +131,7 @@ fn a_full_queue_loses_and_tells() {
     for second in 0..40 {
         let _ = router.route(Instant::from_millis(2000 * second), &[]).expect("a backend");
     }
-    // The queue has two places: the header takes one, the first block the other. Every second
+    // The queue has two places, for the header and the first block. Each second of the recording
     // begins a new block.
     let counts = router.recording().expect("a recording");
     assert_eq!((counts.records, counts.lost), (40, 38));

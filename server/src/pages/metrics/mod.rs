@@ -1,6 +1,6 @@
 //! The metrics as Prometheus text, family by family.
 //!
-//! The text is written in pieces. First the figures of all backends are taken in; then
+//! The text is written in pieces. First the figures of all backends are added; then
 //! [`write_some`](MetricsText::write_some) writes a bounded part of it, so that a large pool does
 //! not delay a turn.
 mod counts;
@@ -41,7 +41,7 @@ impl MetricsText {
         Self { text, backends: Vec::new(), family: 0, backend: 0 }
     }
 
-    /// Takes in a backend. Called for all of them before the first `write_some`.
+    /// Adds a backend. Called for all of them before the first `write_some`.
     pub(crate) fn push(&mut self, backend: BackendFigures) {
         let labels =
             format!("{},{}", label("pool", POOL), label("backend", &backend.snapshot.name));

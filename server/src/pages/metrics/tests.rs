@@ -50,7 +50,7 @@ fn text_of(names: &[&str], count: usize) -> String {
     String::from_utf8(metrics.finish()).expect("UTF-8")
 }
 
-/// Pieces of any size make the same text.
+/// The text is the same for pieces of any size.
 #[test]
 fn pieces_make_the_whole() {
     let whole = text_of(&["A", "B", "C"], usize::MAX);

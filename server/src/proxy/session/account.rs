@@ -1,5 +1,5 @@
-//! Tells the router which party an exchange waits for, so that no backend looks slow because of its
-//! client. An exchange that never waits for its client costs nothing.
+//! Reports to the router which party an exchange waits for, so that no backend looks slow because
+//! of its client. An exchange that never waits for its client costs nothing.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -38,8 +38,8 @@ pub(crate) enum Party {
     Backend,
 }
 
-/// Time for which the other party must be awaited before the router is notified. The parties take
-/// turns with every piece of a long body, so shorter waits mean nothing.
+/// Time for which the other party must be awaited before the router is notified. The awaited party
+/// changes with every piece of a long body, so shorter waits mean nothing.
 const AWAITED_AFTER: Duration = Duration::from_millis(10);
 
 impl Session {
@@ -74,7 +74,7 @@ impl Session {
             return None;
         }
         let since = *account.other_since.get_or_insert(now);
-        // The last byte of the request's body ends the client's turn at once.
+        // The last byte of the request's body ends the wait for the client at once.
         let is_over = account.is_paused && is_request_whole && exchange.answer.is_none();
         if !is_over && now.since(since) < AWAITED_AFTER {
             return Some(since + AWAITED_AFTER);

@@ -40,7 +40,7 @@ pub(crate) struct ClientHalf {
     /// Whether a tunnel's connection was reset or broke otherwise; without a tunnel this ends the
     /// session.
     pub(crate) has_failed: bool,
-    /// Whether a tunnel's client takes no more bytes; it may still have sent some.
+    /// Whether a tunnel's client accepts no more bytes; it may still have sent some.
     pub(crate) is_write_broken: bool,
     /// Whether the client announced the current request as its last one.
     pub(crate) has_said_last: bool,
@@ -60,7 +60,7 @@ pub(crate) struct ClientHalf {
     pub(crate) bytes_at: Instant,
     /// Time at which the client last sent bytes, or at which waiting for it began.
     pub(crate) last_read: Instant,
-    /// Time at which the client last took bytes, or at which bytes began to wait for it.
+    /// Time at which the client last accepted bytes, or at which bytes began to wait for it.
     pub(crate) last_write: Instant,
     /// The last measurement of the client's unacknowledged bytes; rarely present, so it is boxed.
     pub(crate) look: Option<Box<Look>>,
@@ -142,12 +142,12 @@ pub(crate) enum Aim {
 }
 
 /// An end this soon after the last bytes is part of sending the request, as with `printf ... | nc
-/// -N`: it follows within about 100 us and often in the same packet. A client that closes because
-/// of what its backend does closes later than this.
+/// -N`: it follows within about 100 us and often in the same packet. A client that closes in
+/// reaction to its backend closes later than this.
 pub(crate) const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(2);
-/// The same after the response has begun. It must be shorter than the time in which a fast backend
-/// responds and a fast client then leaves, both on this machine: with 500 us, an event stream that
-/// its client left after the first event was kept in 7 of 12 runs.
+/// The bound of such an end after the response has begun. A fast backend and a fast client on the
+/// same machine must take longer than this to respond and to leave: with 500 us, an event stream
+/// that its client left after the first event was kept in 7 of 12 runs.
 const HALF_CLOSE_ANYWAY_WITHIN: Duration = Duration::from_micros(50);
 
 impl ClientHalf {
@@ -310,7 +310,7 @@ impl ClientHalf {
     }
 
     /// Drops complete empty lines before the next request. They are not a request (RFC 9112 section
-    /// 2.2): the idle time runs on, and they do not extend it.
+    /// 2.2) and do not extend the idle time.
     #[cold]
     pub(crate) fn skip_empty_lines(&mut self) {
         let Some(input) = &mut self.input else { return };

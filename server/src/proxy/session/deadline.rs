@@ -1,5 +1,5 @@
 //! Deadlines of a session. LIFECYCLE.md has a table of them; `taking.rs` has the clocks of a peer
-//! that takes no bytes.
+//! that accepts no bytes.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -29,13 +29,14 @@ enum Expiry {
     Linger,
 }
 
-/// If the client was awaited for this time, a backend that breaks off may have given up because of
-/// that. Servers do so after 1 s or more. A backend that breaks off earlier has failed by itself.
+/// If the client was awaited for this time, a backend that breaks off may have given up waiting for
+/// the client. Servers do so after 1 s or more. A backend that breaks off earlier has failed by
+/// itself.
 const CLIENT_LATE_AFTER: Duration = Duration::from_millis(500);
 
 impl Session {
-    /// Returns the party that must send or take bytes before the exchange can continue. The waiting
-    /// time counts for that party. In a tunnel the answer has no effect.
+    /// Returns the party that must send or accept bytes before the exchange can continue. The
+    /// waiting time counts for that party. In a tunnel the result has no effect.
     pub(crate) fn awaited(&self) -> Party {
         let (client, upstream) = (&self.client, &self.upstream);
         if self.exchange.is_none() || !client.output.is_empty() {
@@ -110,7 +111,8 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Handles a due clock of a side that takes no bytes: asks for a measurement, or ends the wait.
+    /// Handles a due clock of a side that accepts no bytes: requests a measurement, or ends the
+    /// wait.
     fn time_taking(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         if !self.look(now, side, shared) {
             self.end_taking(now, side, shared);

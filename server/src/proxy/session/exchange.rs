@@ -26,7 +26,7 @@ pub(crate) struct Exchange {
     pub(crate) binds: bool,
     /// Protocols that the client asked to switch to, if that was forwarded.
     pub(crate) upgrade: Option<Box<[u8]>>,
-    /// Whether the client holds its body back until the backend asks for it by a 100 (Continue).
+    /// Whether the client holds its body back until the backend sends a 100 (Continue).
     pub(crate) awaits_continue: bool,
     /// Whether the client reads trailer fields.
     pub(crate) takes_trailers: bool,
@@ -50,7 +50,8 @@ pub(crate) struct Exchange {
     /// Whether an idle connection turned out to be closed. From then on the request uses new
     /// connections only.
     pub(crate) has_redialled: bool,
-    /// Whether the client once received nothing for long enough that its backend may have given up.
+    /// Whether the client at some point received nothing for so long that its backend may have
+    /// given up.
     pub(crate) was_client_late: bool,
     /// Time for which the client's body was awaited in the current attempt.
     pub(crate) client_wait: Duration,

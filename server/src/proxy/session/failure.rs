@@ -130,7 +130,7 @@ impl Session {
         let with_reset = upstream.ends_with_connection();
         upstream.unlink(shared);
         if remedy == Remedy::Redial {
-            // The lease stays: the backend closed a connection that was idle, and failed nothing.
+            // The lease stays: closing an idle connection is not a failure of the backend.
             exchange.has_redialled = true;
             exchange.has_seen_answer = false;
             upstream.output.rewind();
@@ -290,7 +290,7 @@ impl Session {
     }
 }
 
-/// Returns the notice that a request goes to another backend after this one failed it.
+/// Returns the notice for a request that goes to another backend after this one failed it.
 #[cold]
 pub(super) const fn retried(peer: SocketAddr, backend: BackendId, error: UpstreamError) -> Action {
     let (backend, remedy) = (Some(backend), RemedyTaken::Retried);

@@ -1,5 +1,5 @@
 //! The origin of a client connection: its peer, and the client that a trusted peer names in a
-//! header field or a PROXY protocol header. `trust.rs` says who is trusted.
+//! header field or a PROXY protocol header. `trust.rs` decides which peers are trusted.
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ impl Hop {
         }
     }
 
-    /// Reads the client from a request's head; only a trusted peer's statement counts.
+    /// Reads the client from a request's head if the peer is trusted.
     #[cold]
     pub(super) fn take_origin(&mut self, fields: &Fields<'_, '_>, shared: &Shared) {
         let origin = || shared.trust.client(fields, self.peer.ip());
@@ -85,7 +85,7 @@ impl Hop {
     }
 
     /// Counts the connection for its peer, unless that is a trusted hop. Returns false if the peer
-    /// has its maximum of connections.
+    /// has the maximum number of connections.
     #[cold]
     pub(super) fn count(&mut self, shared: &mut Shared) -> bool {
         let ip = self.peer.ip();

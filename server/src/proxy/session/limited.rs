@@ -15,7 +15,7 @@ use crate::proxy::shared::Shared;
 const TOO_MANY_REQUESTS: u16 = 429;
 
 impl Session {
-    /// Counts the connection for its client. Returns false if the client has its maximum of
+    /// Counts the connection for its client. Returns false if the client has the maximum number of
     /// connections.
     pub(crate) fn count_connection(&mut self, shared: &mut Shared) -> bool {
         self.client.hop.count(shared)
@@ -52,7 +52,7 @@ impl Session {
     }
 
     /// Responds 429 to a client that a PROXY protocol header names, and ends the connection: the
-    /// client has its maximum of connections.
+    /// client has the maximum number of connections.
     #[cold]
     pub(super) fn refuse_connection(&mut self, now: Instant, shared: &mut Shared) {
         let status = TOO_MANY_REQUESTS;

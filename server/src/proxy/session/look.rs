@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-/// Measurements within one timeout.
+/// The number of measurements within one timeout.
 const LOOKS: u32 = 4;
 
 /// The last measurement of a peer's unacknowledged bytes.
@@ -20,7 +20,8 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// Returns the time at which a clock that began at `since` asks again or ends.
+    /// Returns the time at which a clock that began at `since` requests another measurement or
+    /// ends.
     pub(super) fn due(look: Option<&Self>, since: Instant, span: Duration) -> Instant {
         let over = since + span;
         match look.filter(|look| look.since == since) {

@@ -138,7 +138,7 @@ impl Session {
             Side::Client => (&self.client.input, &mut self.client.is_paused),
             Side::Upstream => (&self.upstream.input, &mut self.upstream.is_paused),
         };
-        // A read resumes at half a buffer, not at the first free byte: otherwise each byte taken
+        // A read resumes at half a buffer, not at the first free byte: otherwise each accepted byte
         // would cause another small read. It does not wait for an empty buffer: an incomplete head
         // must not wait forever.
         let resumes = *is_paused
@@ -242,7 +242,8 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Handles `count` bytes taken by one side. Returns whether the session must be served.
+    /// Handles `count` bytes that one side has accepted. Returns whether the session must be
+    /// served.
     pub(crate) fn handle_written(
         &mut self,
         now: Instant,
@@ -303,8 +304,8 @@ impl Session {
         }
     }
 
-    /// Notes whether the bytes that the client now takes had waited long enough for its backend to time
-    /// out.
+    /// Notes whether the bytes that the client now accepts had waited long enough for its backend
+    /// to time out.
     #[cold]
     fn note_late_client(&mut self, now: Instant) {
         let is_late = self.is_client_late(now);
@@ -313,7 +314,7 @@ impl Session {
         }
     }
 
-    /// Handles a side that takes no more bytes, but may still send some.
+    /// Handles a side that accepts no more bytes, but may still send some.
     pub(crate) fn handle_write_failed(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         let is_tunnel = self.client.is_tunnel();
         match side {
@@ -493,7 +494,7 @@ impl Session {
         self.needs.poll()
     }
 
-    /// Returns the bytes that wait for one side, as far as it can take them.
+    /// Returns the bytes that wait for one side and that it can accept.
     pub(crate) fn write_ready(&self, side: Side) -> &[u8] {
         match side {
             Side::Client if self.client.is_write_broken => &[],
@@ -510,7 +511,7 @@ impl Session {
         self.client.is_closing()
     }
 
-    /// Whether bytes wait for one side that it can take.
+    /// Whether bytes wait for one side that it can accept.
     pub(crate) fn has_output(&self, side: Side) -> bool {
         match side {
             Side::Client => !self.client.output.is_empty() && !self.client.is_write_broken,

@@ -42,7 +42,7 @@ pub(crate) enum Need {
 
 /// The needs in the order in which they are fetched, as bits of a set.
 mod ask {
-    /// First: the router must get the news of a lease before its end.
+    /// First, because the router must get the news of a lease before its end.
     pub(super) const NEWS: u16 = 1;
     pub(super) const FINISH: u16 = 1 << 1;
     pub(super) const RELEASE: u16 = 1 << 2;

@@ -14,7 +14,7 @@ pub(crate) enum Remedy {
     /// kept connection just when it was reused, and only the client may repeat the request. Clients
     /// expect such an end of a kept connection (RFC 9112 section 9.3.1).
     Close,
-    /// No blame: the backend gave up waiting for the client. The client gets 408 or is cut.
+    /// Blame no one: the backend gave up waiting for the client. The client gets 408 or is cut.
     Excuse,
     /// Send the error to the client. The backend is blamed, unless the proxy's own system failed.
     Answer,
@@ -75,7 +75,7 @@ pub(crate) const fn remedy(failure: &Failure) -> Remedy {
         && (is_unconnected || is_cut)
         && (failure.is_idempotent || !failure.has_sent);
     let is_stale = is_cut && failure.is_reused;
-    // No other connection is logged in as this client.
+    // No other connection is authenticated as this client.
     let is_safe = is_safe && !failure.is_bound;
     if !is_safe {
         let is_close = is_stale && !failure.has_seen_answer && !failure.is_first;

@@ -11,8 +11,8 @@ use crate::http::head::Parsed;
 use crate::proxy::shared::Shared;
 
 /// Bound on the interim responses (1xx) of one exchange together, as a multiple of
-/// `limits.headBytesMax`. With the default of 32 KiB it allows a short one every 10 s for a day,
-/// and stops a faulty backend.
+/// `limits.headBytesMax`. With the default of 32 KiB this allows a short one every 10 s for a day,
+/// and still stops a faulty backend.
 const INTERIM_HEADS_MAX: usize = 8;
 
 impl Session {
@@ -67,8 +67,8 @@ impl Session {
         false
     }
 
-    /// Forwards a head to the client, and begins what follows it. Returns false if the head has to
-    /// wait for room.
+    /// Forwards a head to the client, and begins the body or tunnel after it. Returns false if the
+    /// head has to wait for room.
     #[inline(always)]
     fn pass_head(&mut self, now: Instant, headed: PassedHead, shared: &mut Shared) -> bool {
         let moved = self.move_answer(headed, shared);
@@ -99,7 +99,7 @@ impl Session {
             } => {
                 let mut latency = now.since(exchange.dispatched_at);
                 if waited.is_some() || !exchange.client_wait.is_zero() {
-                    // Time spent waiting for the client is not the backend's.
+                    // Time spent waiting for the client does not count for the backend.
                     let waited = exchange.client_wait + waited.unwrap_or_default();
                     latency = latency.saturating_sub(waited);
                 }

@@ -197,13 +197,13 @@ impl Session {
     fn relay_request(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let upstream = &self.upstream;
         let is_tunnel = upstream.is_tunnel();
-        // Nothing more can reach the backend, and a clean end would hide that bytes are lost.
+        // Nothing more can reach the backend, and a clean end would hide the loss of bytes.
         if is_tunnel && (upstream.has_failed || upstream.is_write_broken) {
             self.end_visit(Ending::BackendCut);
             self.end(now, true, shared);
             return true;
         }
-        // A backend that takes no more of the body may still send its response, such as a 413.
+        // A backend that accepts no more of the body may still send its response, such as a 413.
         if self.exchange.is_none() || upstream.is_write_broken {
             return false;
         }
@@ -256,7 +256,7 @@ impl Session {
         let was_empty = client.output.is_empty();
         // The end of a chunked body may wait for room after all input was read.
         let relayed = upstream.relay_body(&mut client.output, shared);
-        // Even after an error: bytes that begin to wait now get the full time.
+        // Also after an error: bytes that begin to wait now get the full time.
         if was_empty && !client.output.is_empty() {
             client.last_write = now;
         }
@@ -297,7 +297,7 @@ impl Session {
             return false;
         };
         let is_whole = client.has_ended_request();
-        // Bytes left over on either side would be taken for those of the next exchange.
+        // Bytes left over on either side would be read as part of the next exchange.
         let is_reusable = is_whole
             && upstream.output.is_empty()
             && upstream.input.as_ref().is_none_or(Buffer::is_empty)
@@ -377,7 +377,8 @@ impl Session {
     /// written.
     fn say_end(&mut self, now: Instant, with_reset: bool, shared: &Shared) -> bool {
         let client = &mut self.client;
-        // A client that sees the end only in its response may already have sent its next request.
+        // A client that learns of the end only from its response may already have sent its next
+        // request.
         let has_all = client.is_eof
             || (client.has_said_last
                 && client.has_ended_request()

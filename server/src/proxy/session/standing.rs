@@ -1,5 +1,5 @@
 //! The standing of a session: whether it may be closed to make room for another client.
-//! `give_way.rs` chooses among them.
+//! `give_way.rs` chooses by it.
 use intelliproxy_core::Instant;
 
 use super::Session;
@@ -12,7 +12,7 @@ pub(crate) enum Standing {
     Silent { since: Instant },
     /// Between two exchanges, or after the end was sent to it.
     Kept { since: Instant },
-    /// With work: never closed.
+    /// With an exchange, a tunnel or waiting bytes: never closed.
     Busy,
 }
 

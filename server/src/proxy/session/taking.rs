@@ -1,9 +1,10 @@
-//! Detects a peer that takes no bytes.
+//! Detects a peer that accepts no bytes.
 //!
-//! A successful write says little: the system's buffer holds megabytes. A write waits until much of
-//! the buffer is free, and a steady slow reader may take minutes for that. So progress is measured
-//! by the bytes that the peer has acknowledged. While a write waits, the session asks the driver
-//! four times per timeout for the number of unacknowledged bytes. A smaller number is progress.
+//! A successful write shows little, because the system's buffer holds megabytes. A waiting write
+//! continues only when much of the buffer is free, which may take minutes with a slow but steady
+//! reader. Progress is therefore measured by the bytes that the peer has acknowledged. While a
+//! write waits, the session asks the driver four times per timeout for the number of unacknowledged
+//! bytes. A smaller number is progress.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -66,7 +67,8 @@ impl Session {
         }
     }
 
-    /// Ends the session or the exchange because a peer took nothing for the longest time allowed.
+    /// Ends the session or the exchange because a peer accepted nothing for the longest time
+    /// allowed.
     #[cold]
     pub(super) fn end_taking(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         match side {
@@ -93,7 +95,7 @@ impl Session {
             && (self.client.has_whole_request() || self.awaits_continue())
     }
 
-    /// Returns the longest time for which a side may take nothing.
+    /// Returns the longest time for which a side may accept nothing.
     fn taking_span(&self, side: Side, shared: &Shared) -> Duration {
         let times = &shared.config.timeouts;
         match side {

@@ -8,7 +8,7 @@ use crate::http::body::{self, BodyReader, BodyWriter};
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// Opens a tunnel: the backend agreed to switch to the protocol that the client asked for.
+    /// Opens a tunnel: the backend agreed to switch to the protocol that the client requested.
     #[cold]
     pub(super) fn open_tunnel(&mut self, now: Instant, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
@@ -94,7 +94,7 @@ impl Session {
         client.linger(now, shared.config.timeouts.linger_total);
     }
 
-    /// Drops the bytes for a side of a tunnel that takes no more. Bytes from that side are still
+    /// Drops the bytes for a side of a tunnel that accepts no more. Bytes from that side are still
     /// forwarded.
     fn drop_undeliverable(&mut self, shared: &mut Shared) {
         let (client, upstream) = (&mut self.client, &mut self.upstream);

@@ -38,7 +38,7 @@ pub(crate) struct UpstreamHalf {
     pub(crate) is_eof: bool,
     /// Whether the connection was reset or broke otherwise.
     pub(crate) has_failed: bool,
-    /// Whether the backend takes no more bytes. It may still send some.
+    /// Whether the backend accepts no more bytes. It may still send some.
     pub(crate) is_write_broken: bool,
     /// Whether the connection belonged to the client before this exchange.
     pub(crate) is_bound: bool,
@@ -71,7 +71,7 @@ enum Link {
 #[derive(Debug)]
 #[repr(u8)]
 pub(super) enum Receive {
-    /// Nothing: no exchange.
+    /// Nothing: there is no exchange.
     Idle,
     /// The response's head.
     Head,
@@ -105,7 +105,7 @@ pub(crate) enum HeadKind {
     /// A 1xx: another head follows. It is not forwarded to an HTTP/1.0 client (RFC 9110 section
     /// 15.2).
     Interim { is_passed_on: bool, is_continue: bool },
-    /// 101 to a request that asked for it.
+    /// 101 in response to a request with Upgrade.
     Switch,
     /// The response.
     Final {
@@ -365,7 +365,7 @@ impl UpstreamHalf {
                     binds |= authentication::challenges_connection(head);
                 }
                 // If the response begins before the end of the request, unread bytes of the request
-                // may remain. So no request can follow.
+                // may remain, so no request can follow.
                 let is_client_persistent = exchange.is_persistent
                     && has_whole_request
                     && !(has_body_mark && is_old)

@@ -19,8 +19,8 @@ impl Session {
         self.client.visit.is_some()
     }
 
-    /// Ends the record of an exchange that has ended, as soon as the client's connection has taken
-    /// the response or is to be closed.
+    /// Ends the record of an exchange that has ended, as soon as the client's connection has
+    /// accepted the response or is to be closed.
     pub(super) fn close_visit(&mut self, now: Instant, shared: &mut Shared) {
         let client = &mut self.client;
         let is_over = client.output.is_empty() || self.needs.has_close();

@@ -9,9 +9,9 @@ use intelliproxy_core::{Asker, BackendId, BackendSnapshot, Instant, Lease, NoRou
 
 use crate::pages::explain::{Candidates, Decision};
 
-/// Decisions kept.
+/// The number of decisions that are kept.
 const DECISIONS_MAX: usize = 256;
-/// Candidates kept of one decision: 256 decisions then take 2 MB at most.
+/// The maximum number of candidates kept of one decision: 256 decisions then take 2 MB at most.
 const CANDIDATES_MAX: usize = 16;
 /// Candidates copied per second, and the largest burst of them. One takes 0.3 us, so this is 0.1 %
 /// of the thread.

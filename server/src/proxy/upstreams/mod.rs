@@ -2,7 +2,7 @@
 //! requests whose backend left or moved.
 //!
 //! The pool only decides. The proxy applies the decisions to connections and sessions, mostly in
-//! `dispatch.rs`. The pool's parts are private, so that a proxy could have several pools.
+//! `dispatch.rs`. The pool's parts are private, so that a proxy can have several pools later.
 mod decisions;
 mod idle;
 mod places;

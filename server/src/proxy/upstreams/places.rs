@@ -59,7 +59,7 @@ impl Attempt {
 
     /// Returns the error to report when all addresses have failed, the last one with `last`. If
     /// that is a failure of the proxy's own system, an earlier error of another kind is reported
-    /// instead. For example, `[::1]` fails so on a system without IPv6.
+    /// instead. For example, `[::1]` fails in this way on a system without IPv6.
     pub(crate) fn error(self, last: UpstreamError) -> UpstreamError {
         match last {
             UpstreamError::Exhausted => self.earlier.unwrap_or(last),
@@ -230,8 +230,7 @@ mod tests {
         assert_eq!(places.target(A).map(|target| &*target.url), Some("http://a/"));
     }
 
-    /// A backend in the slot of a removed one is another backend: attempts at the old one are not
-    /// valid for it.
+    /// A new backend in the slot of a removed one: attempts at the old one are not valid for it.
     #[test]
     fn a_slot_that_is_used_again_has_another_backend() {
         let mut places = Places::new(vec![target("A", "a", &[1])]);
