@@ -96,7 +96,7 @@ fn stop(program: &mut Program) {
 }
 
 /// Exchanges with many kinds of ends have one line each, with status, end, error and backend. The
-/// bytes sent are those that the client received.
+/// bytes sent are those that the client received, and the version is the one that it sent.
 #[test]
 fn every_exchange_has_its_line() {
     let folder = Folder::new("access-log-ends");
@@ -122,6 +122,7 @@ fn every_exchange_has_its_line() {
     sent.insert("/upload", exchange(&program, &post).len());
     let bad = b"GET /no-host\xff HTTP/1.1\r\n\r\n";
     sent.insert("/no-host\\xff", exchange(&program, bad).len());
+    sent.insert("/newer", exchange(&program, b"GET /newer HTTP/2.0\r\nHost: h\r\n\r\n").len());
     sent.insert("/incomplete", exchange(&program, b"GET /incomplete HTTP/1.1\r\nHo").len());
     // Two pipelined requests: each has its line.
     let twice = "GET /first HTTP/1.1\r\nHost: h\r\n\r\nGET /second HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
@@ -169,6 +170,7 @@ fn every_exchange_has_its_line() {
         ("/garbage", 502, "backend_error", "invalid_head".into(), "A"),
         ("/silent", 504, "backend_timeout", "head_timeout".into(), "A"),
         ("/no-host\\xff", 400, "client_error", "no Host".into(), ""),
+        ("/newer", 505, "client_error", "unsupported version".into(), ""),
         (
             "/incomplete",
             408,
@@ -186,6 +188,9 @@ fn every_exchange_has_its_line() {
         assert_eq!(line["tries"], i32::from(!backend.is_empty()), "{line:#}");
         assert_eq!(line["why"], if backend.is_empty() { Value::Null } else { "current".into() });
         assert_eq!(line["client"], "127.0.0.1", "{line:#}");
+        let version = if target == "/newer" { "HTTP/2.0" } else { "HTTP/1.1" };
+        assert_eq!(line["version"], version, "{line:#}");
+        assert_eq!(line["backendMs"].is_number(), !backend.is_empty(), "{line:#}");
         if let Some(bytes) = sent.get(target) {
             assert_eq!(line["sent"], *bytes, "{line:#}");
         }
@@ -194,7 +199,11 @@ fn every_exchange_has_its_line() {
         assert!(time("backendMs") <= time("firstByteMs"), "{line:#}");
         assert!(time("firstByteMs") <= time("totalMs"), "{line:#}");
     }
+    // The time for which a backend was awaited in vain is its time, too.
+    let awaited = of("/silent")["backendMs"].as_f64();
+    assert!(awaited.is_some_and(|time| time >= 300.0), "{:#}", of("/silent"));
     let left = of("/silent?left");
+    assert!(left["backendMs"].is_number() && left["firstByteMs"].is_null(), "{left:#}");
     assert_eq!((&left["status"], &left["end"]), (&Value::Null, &"client_left".into()), "{left:#}");
     assert_eq!(of("/upload")["received"], post.len(), "head and body");
     let tunnel = of("/tunnel");
@@ -205,7 +214,7 @@ fn every_exchange_has_its_line() {
     assert_eq!(head["userAgent"], "\"a\\b\u{e9}\"");
     assert_eq!(head["referer"], "http://h/?q");
     assert_eq!(head["traceparent"], "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-    assert_eq!(lines.len(), 15, "no other lines");
+    assert_eq!(lines.len(), 16, "no other lines");
 }
 
 /// Clients send 4000 requests while the file is renamed and SIGUSR1 is sent five times. The files

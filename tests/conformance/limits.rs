@@ -1,4 +1,5 @@
 //! Limits, most of them at one below, at the limit, and at one above.
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use intelliproxy::config::{Config, Overflow};
@@ -271,6 +272,37 @@ fn attempts() {
         }
         assert_eq!(driver.upstreams().len(), attempts);
         assert!(driver.text(client).starts_with("HTTP/1.1 502 "));
+    }
+}
+
+/// A backend that refuses the connection does not count as an attempt as long as another one is up:
+/// four of five backends go at the same moment, and the request reaches the fifth. With one attempt
+/// no other backend is tried. Without a backend that is up, the request is given up.
+#[test]
+fn refused_connections_are_no_attempts() {
+    for (attempts, gone, dials, status) in
+        [(1, 4, 1, 502), (2, 4, 5, 200), (3, 4, 5, 200), (2, 5, 5, 502)]
+    {
+        let mut config = Config::default();
+        config.limits.attempts = attempts;
+        let mut driver = Driver::with_backends(config, &["a", "b", "c", "d", "e"]);
+        driver.pass(Duration::from_secs(6));
+        let before = driver.peers().len();
+        driver.refusing =
+            (1..=gone).map(|place| SocketAddr::from(([10, 0, 0, place], 80))).collect();
+        let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        // The client is one of the peers.
+        assert_eq!(driver.peers().len(), before + 1 + dials, "{attempts} {gone}");
+        if status == 200 {
+            driver.send(driver.upstream(), OWN);
+        }
+        assert!(driver.text(client).starts_with(&format!("HTTP/1.1 {status} ")));
+        if attempts > 1 {
+            // From now on they are known to be down.
+            let begin = driver.peers().len();
+            driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+            assert!(driver.peers().len() <= begin + 1 + attempts);
+        }
     }
 }
 

@@ -14,7 +14,8 @@ pub(crate) struct Record {
     pub(crate) started: Instant,
     /// The client; port 0 behind a trusted hop, where it is unknown.
     pub(crate) client: SocketAddr,
-    pub(crate) version: Version,
+    /// The version of a valid request; `None` for others, whose version is one of the texts.
+    pub(crate) version: Option<Version>,
     /// The status of the final response; 0 if the client got none.
     pub(crate) status: u16,
     /// Bytes of the request that were read, its head included.
@@ -27,9 +28,10 @@ pub(crate) struct Record {
     pub(crate) head: Span,
     /// Time of waiting for a backend with room.
     pub(crate) queue: Span,
-    /// Time to connect to the backend; missing with a kept connection.
+    /// Time to connect to the backend, or until that failed; missing with a kept connection.
     pub(crate) connect: Span,
-    /// From the last dispatch to the response's head, without waiting for the client.
+    /// From the last dispatch to the response's head, or to the end of an attempt without one;
+    /// without waiting for the client.
     pub(crate) backend: Span,
     /// From the start to the response's head.
     pub(crate) first_byte: Span,
@@ -48,7 +50,7 @@ impl Record {
     pub(super) const EMPTY: Self = Self {
         started: Instant::ZERO,
         client: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-        version: Version::Http11,
+        version: None,
         status: 0,
         received: 0,
         sent: 0,
@@ -88,6 +90,8 @@ impl Span {
 pub(crate) enum Text {
     Method,
     Target,
+    /// The version as it was sent. Only requests without a valid head have it.
+    Version,
     RequestId,
     TraceParent,
     Referer,
@@ -99,7 +103,7 @@ pub(crate) enum Text {
 }
 
 impl Text {
-    pub(super) const COUNT: usize = 8;
+    pub(super) const COUNT: usize = 9;
 }
 
 /// The rule by which the request got its last backend.

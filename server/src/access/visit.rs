@@ -9,7 +9,7 @@ use intelliproxy_core::Instant;
 use super::ids::Ids;
 use super::record::{Ending, Record, Span, Text, Why};
 use crate::http::field::Name;
-use crate::http::head::{RequestHead, Version};
+use crate::http::head::RequestHead;
 use crate::http::{ClientError, UpstreamError};
 use crate::pages::metrics::{CLOSED_IDLE, REFUSED, reason};
 
@@ -77,7 +77,7 @@ impl Visit {
         is_trusted: bool,
     ) {
         self.record.received = head.len as u64;
-        self.record.version = head.version;
+        self.record.version = Some(head.version);
         self.record.head = Span::of(now.since(self.record.started));
         self.push(Text::Method, head.method.as_bytes());
         self.push(Text::Target, &self.shown(head.target));
@@ -106,7 +106,7 @@ impl Visit {
     }
 
     /// Takes the bytes of a head that is incomplete or invalid: the first two words of its first line
-    /// are taken for method and target.
+    /// are taken for method and target, and its last one for the version if it looks like one.
     pub(crate) fn take_fragment(&mut self, now: Instant, input: &[u8], id: &[u8]) {
         let begin = input.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(input.len());
         let rest = &input[begin..];
@@ -117,10 +117,11 @@ impl Visit {
         let target = words.next().unwrap_or_default();
         self.record.received = input.len() as u64;
         self.record.head = Span::of(now.since(self.record.started));
-        self.record.version =
-            if words.next() == Some(b"HTTP/1.0") { Version::Http10 } else { Version::Http11 };
+        let names_http =
+            |word: &&[u8]| word.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"HTTP/"));
         self.push(Text::Method, method);
         self.push(Text::Target, &self.shown(target));
+        self.push(Text::Version, words.next_back().filter(names_http).unwrap_or_default());
         self.push(Text::RequestId, id);
     }
 
@@ -146,7 +147,7 @@ impl Visit {
         self.end_wait(now);
         self.record.why = why;
         self.record.tries = self.record.tries.saturating_add(1);
-        self.record.connect = Span::NONE;
+        (self.record.connect, self.record.backend) = (Span::NONE, Span::NONE);
         self.dials_since = None;
         self.push(Text::Backend, backend.as_bytes());
     }
@@ -171,8 +172,11 @@ impl Visit {
         backend: Option<Duration>,
         head: usize,
     ) {
+        self.end_wait(now);
         self.record.status = status;
-        self.record.backend = backend.map_or(Span::NONE, Span::of);
+        if let Some(time) = backend {
+            self.record.backend = Span::of(time);
+        }
         self.record.first_byte = Span::of(now.since(self.record.started));
         self.record.heads += head as u64;
     }
@@ -186,6 +190,12 @@ impl Visit {
     pub(crate) fn answer_itself(&mut self, now: Instant, status: u16, head: usize) {
         self.answer(now, status, None, head);
         self.end(Ending::Complete);
+    }
+
+    /// Notes the end of an attempt without a response: the time that the backend had.
+    pub(crate) fn give_up(&mut self, now: Instant, backend: Duration) {
+        self.record.backend = Span::of(backend);
+        self.link(now);
     }
 
     /// Notes a failed attempt. `is_redialled`: the request is sent again over a new connection.

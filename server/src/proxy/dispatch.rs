@@ -43,6 +43,14 @@ impl Proxy {
         let Some(session) = self.table.session_mut(id) else {
             return true;
         };
+        let tried = session.tried();
+        if tried.len() >= self.shared.config.limits.attempts
+            && !self.upstreams.has_other(now, tried)
+        {
+            // Refused connections are no attempts as long as another backend is up.
+            session.handle_unroutable(now, &mut self.shared);
+            return true;
+        }
         let asker = session.asker(&self.shared);
         let routed = self.upstreams.route(now, session.tried(), asker);
         self.drain_router(now);

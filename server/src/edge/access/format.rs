@@ -70,9 +70,8 @@ impl Formatter {
         put_text(out, ",\"traceparent\":", texts.get(Text::TraceParent));
         put_text(out, ",\"method\":", texts.get(Text::Method));
         put_text(out, ",\"target\":", texts.get(Text::Target));
-        out.extend_from_slice(b",\"version\":\"");
-        out.extend_from_slice(version(record.version));
-        out.extend_from_slice(b"\",\"status\":");
+        put_text(out, ",\"version\":", version(record, texts));
+        out.extend_from_slice(b",\"status\":");
         put_whole(out, (record.status > 0).then_some(u64::from(record.status)));
         out.extend_from_slice(b",\"received\":");
         put_number(out, record.received);
@@ -115,8 +114,11 @@ impl Formatter {
             put_escaped(out, method);
             out.push(b' ');
             put_escaped(out, target);
-            out.push(b' ');
-            out.extend_from_slice(version(record.version));
+            let version = version(record, texts);
+            if !version.is_empty() {
+                out.push(b' ');
+                put_escaped(out, version);
+            }
         }
         out.extend_from_slice(b"\" ");
         // nginx writes 000 for a client that got no response.
@@ -143,10 +145,12 @@ impl Formatter {
     }
 }
 
-const fn version(version: Version) -> &'static [u8] {
-    match version {
-        Version::Http10 => b"HTTP/1.0",
-        Version::Http11 => b"HTTP/1.1",
+/// Returns the version that the client sent; empty if it sent none.
+fn version<'r>(record: &Record, texts: &Texts<'r>) -> &'r [u8] {
+    match record.version {
+        Some(Version::Http10) => b"HTTP/1.0",
+        Some(Version::Http11) => b"HTTP/1.1",
+        None => texts.get(Text::Version),
     }
 }
 

@@ -404,6 +404,7 @@ impl ClientHalf {
             awaits_continue: expects && head.version == Version::Http11,
             takes_trailers: forward::takes_trailers(&head.fields),
             host: (!keeps_host).then_some(host),
+            unreached: 0,
             dispatched_at: now,
             answer: None,
             has_seen_answer: false,

@@ -16,6 +16,8 @@ pub(crate) struct Exchange {
     pub(crate) lease: Option<Lease>,
     /// Backends that failed or refused the request already; allocates only then.
     pub(crate) tried: Vec<BackendId>,
+    /// The number of them whose connections were refused, so that they got nothing.
+    pub(crate) unreached: usize,
     pub(crate) is_head_request: bool,
     /// Whether the request is idempotent (RFC 9110 section 9.2.2).
     pub(crate) is_idempotent: bool,
@@ -87,6 +89,11 @@ impl Exchange {
             Some(Refusal { hold }) => Outcome::Refused { status, hold },
             None => Outcome::Answered { status, latency },
         })
+    }
+
+    /// Returns the number of attempts before the current one, as `limits.attempts` counts them.
+    pub(crate) fn attempts(&self) -> usize {
+        self.tried.len().saturating_sub(self.unreached)
     }
 
     /// Returns the backend of the current attempt.

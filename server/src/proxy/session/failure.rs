@@ -36,6 +36,7 @@ impl Session {
             // The head itself broke the rule. Its method may have arrived completely.
             None => client.is_at_head() && is_head_method(excerpt),
         };
+        self.visit_attempt(now);
         self.visit_client_error(now, error, shared);
         self.abandon(shared);
         if has_begun_answer {
@@ -58,6 +59,7 @@ impl Session {
         let Some(exchange) = &self.exchange else { return };
         let is_head_request = exchange.is_head_request;
         let has_begun_answer = exchange.has_begun_answer;
+        self.visit_attempt(now);
         self.end_visit(Ending::ClientTimeout);
         self.abandon(shared);
         if has_begun_answer {
@@ -75,6 +77,7 @@ impl Session {
         error: UpstreamError,
         shared: &mut Shared,
     ) {
+        self.visit_attempt(now);
         let Some(exchange) = &self.exchange else {
             return;
         };
@@ -83,6 +86,10 @@ impl Session {
         let Some(exchange) = &mut self.exchange else {
             return;
         };
+        // A backend that refuses the connection got nothing and is down from now on, so it is no
+        // attempt. `Proxy::dispatch` gives up where no other backend is up.
+        let is_unreached = error == UpstreamError::Refused && attempts_max > 1;
+        let attempts = exchange.attempts() + usize::from(!is_unreached);
         let upstream = &mut self.upstream;
         let failure = Failure {
             error,
@@ -95,7 +102,7 @@ impl Session {
             is_reused: upstream.is_reused(),
             is_first: !self.client.has_been_served,
             is_bound: upstream.is_bound,
-            attempts_left: attempts_max.saturating_sub(exchange.tried.len() + 1),
+            attempts_left: attempts_max.saturating_sub(attempts),
         };
         let backend = exchange.backend();
         let mut remedy = remedy(&failure);
@@ -149,6 +156,7 @@ impl Session {
         exchange.last_error = Some(error);
         if let Some(lease) = exchange.lease.take() {
             exchange.tried.push(lease.backend());
+            exchange.unreached += usize::from(is_unreached);
             self.needs.finish(lease, outcome(error));
         }
         match remedy {
@@ -261,6 +269,7 @@ impl Session {
             return;
         }
         let with_reset = self.upstream.ends_with_connection();
+        self.visit_attempt(now);
         self.abandon(shared);
         self.needs.close(with_reset);
         self.leave_visit(now, shared);
@@ -284,6 +293,7 @@ impl Session {
         // framing of the response shows the cut, the bytes in the system's buffer still arrive.
         let shows_cut = self.exchange.is_some() && !self.upstream.ends_with_connection();
         let is_lossy = !self.client.output.is_empty() && !shows_cut;
+        self.visit_attempt(now);
         self.abandon(shared);
         self.needs.close(with_reset || is_lossy);
         self.leave_visit(now, shared);

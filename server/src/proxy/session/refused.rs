@@ -31,7 +31,7 @@ impl Session {
             && exchange.is_idempotent
             && upstream.output.can_rewind()
             && !upstream.is_bound
-            && exchange.tried.len() + 1 < shared.config.limits.attempts
+            && exchange.attempts() + 1 < shared.config.limits.attempts
             && exchange.lease.is_some();
         if !can_ask {
             return false;
@@ -67,6 +67,8 @@ impl Session {
             exchange.asking = Asking::Kept;
             return self.settle(now, shared);
         }
+        self.visit_attempt(now);
+        let Some(exchange) = &mut self.exchange else { return };
         let outcome = match exchange.refusal {
             Some(Refusal { hold }) => Outcome::Refused { status, hold },
             None => {

@@ -1,7 +1,10 @@
 //! A session's notes for the access log, in its [`Visit`]. Each step is skipped without one.
+use std::time::Duration;
+
 use intelliproxy_core::Instant;
 
 use super::Session;
+use super::client_half::Receive;
 use super::upstream_half::{HeadKind, PassedHead};
 use crate::access::{Ending, Visit};
 use crate::buffer::Buffer;
@@ -28,6 +31,23 @@ impl Session {
         if is_over && let Some(mut visit) = client.visit.take_if(has_ended) {
             visit.finish(now, client.hop.client());
             shared.access.end(visit);
+        }
+    }
+
+    /// Notes the time of an attempt that ends without a response.
+    #[cold]
+    pub(super) fn visit_attempt(&mut self, now: Instant) {
+        if self.client.visit.is_none() {
+            return;
+        }
+        let is_body = matches!(self.client.receive(), Receive::Body { .. });
+        let wait = if is_body { self.body_wait(now) } else { Duration::ZERO };
+        let (Some(exchange), Some(visit)) = (&self.exchange, &mut self.client.visit) else {
+            return;
+        };
+        if exchange.lease.is_some() && exchange.answer.is_none() {
+            let time = now.since(exchange.dispatched_at);
+            visit.give_up(now, time.saturating_sub(exchange.client_wait + wait));
         }
     }
 

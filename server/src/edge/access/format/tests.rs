@@ -127,6 +127,26 @@ fn a_request_without_words_has_a_line() {
     assert!(combined.contains("] \"-\" 400 15 "), "{combined}");
 }
 
+/// The version of an invalid request is the last word of its first line, if that is a version.
+#[test]
+fn versions_are_those_that_were_sent() {
+    for (request, version, combined) in [
+        ("GET / HTTP/2.0\r\nHost: h\r\n\r\n", "HTTP/2.0", "\"GET / HTTP/2.0\""),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2.0", "\"PRI * HTTP/2.0\""),
+        ("GET /a b HTTP/1.0\r\n\r\n", "HTTP/1.0", "\"GET /a HTTP/1.0\""),
+        ("GET / http/1.1\"\r\n\r\n", "http/1.1\"", "\"GET / http/1.1\\x22\""),
+        ("GET /\r\n\r\n", "", "\"GET /\""),
+        ("GET / HTT", "", "\"GET /\""),
+        ("", "", "\"-\""),
+    ] {
+        let json = line(AccessLogFormat::Json, true, CLIENT, request.as_bytes());
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(json["version"].as_str().unwrap_or_default(), version, "{request}");
+        let line = line(AccessLogFormat::Combined, true, CLIENT, request.as_bytes());
+        assert!(line.contains(&format!("] {combined} 400 ")), "{line}");
+    }
+}
+
 /// An exchange with a backend: its times, its name, the failure of an earlier attempt.
 #[test]
 fn a_retried_exchange_has_all_its_parts() {
@@ -138,6 +158,7 @@ fn a_retried_exchange_has_all_its_parts() {
     visit.wait(at(1));
     visit.route(at(3), crate::access::Why::Bound, "first");
     visit.dial(at(3));
+    visit.give_up(at(5), Duration::from_millis(2));
     visit.fail(UpstreamError::Refused, false);
     visit.route(at(5), crate::access::Why::Route(intelliproxy_core::RouteReason::Retry), "B");
     visit.dial(at(5));
