@@ -36,6 +36,29 @@ fn a_stalled_upload_is_no_work() {
     assert_work("upload", world, &[(150, 1, 0), (250, 1, 0), (400, 1, 1), (900, 0, 0)]);
 }
 
+/// The pauses of an upload are not the backend's time: 200 ms pass between its last byte and the
+/// response, and 600 ms before.
+#[test]
+fn a_stalled_upload_is_not_the_backends_time() {
+    let mut script = ask(PUT);
+    for piece in ["fir", "sta", "ga", "in"] {
+        script.extend([wait(200), send(piece)]);
+    }
+    script.push(Step::AwaitResponses(1));
+    let slow =
+        Reply::steps(vec![wait(200), send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")]);
+    let report = World::new()
+        .config(|config| config.stats.allow = vec!["192.0.2.0/24".to_owned()])
+        .backend(vec![slow])
+        .client(script)
+        .client_at(1500, get("/stats"))
+        .run();
+    let (_, stats, _) = report.responses(1).remove(0);
+    let time = stats.split("\"responseEwma\":").nth(1).and_then(|rest| rest.split(',').next());
+    let time: f64 = time.and_then(|text| text.parse().ok()).expect("a number");
+    assert!((200.0..300.0).contains(&time), "{time} ms");
+}
+
 /// A response that its client does not read is not work.
 #[test]
 fn a_download_that_is_not_taken_is_no_work() {

@@ -10,6 +10,7 @@ use super::look::Look;
 use super::upstream_half;
 use super::{Session, Side};
 use crate::access::Ending;
+use crate::buffer::Buffer;
 use crate::http::{ClientError, UpstreamError};
 use crate::proxy::shared::Shared;
 
@@ -70,7 +71,8 @@ impl Session {
     fn is_body_awaited(&self) -> bool {
         let client = &self.client;
         client.lacks_body()
-            && client.input.is_none()
+            // While bytes are being read, the buffer that they come into is still empty.
+            && client.input.as_ref().is_none_or(Buffer::is_empty)
             && client.is_sending()
             && !self.awaits_continue()
     }
