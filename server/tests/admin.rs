@@ -249,6 +249,8 @@ fn readiness_follows_backends_and_the_end() {
     assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
     assert!(response.ends_with("not ready: the proxy is stopping\n"), "{response}");
     assert!(get(port, "/healthz").starts_with("HTTP/1.1 200 "));
+    assert!(get(port, "/metrics").contains("\nintelliproxy_ready 0\n"));
+    assert!(get(port, "/stats").contains("\"activeRequests\":1,"));
     go.send(()).expect("a backend that waits");
     let mut rest = String::new();
     client.read_to_string(&mut rest).expect("a response and an end");
@@ -289,6 +291,10 @@ fn a_lame_duck_goes_on_serving() {
             client.read_to_string(&mut response).expect("a response and an end");
             assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
             assert!(response.contains("\r\nConnection: close\r\n"), "{response}");
+        }
+        let metrics = get(port, "/metrics");
+        for line in ["\nintelliproxy_requests_total 4\n", "\nintelliproxy_ready 0\n"] {
+            assert!(metrics.contains(line), "{line} in {metrics}");
         }
         program.signal("-TERM");
         assert_eq!(program.exit_code(), Some(0));

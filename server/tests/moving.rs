@@ -341,8 +341,12 @@ fn the_recording_moves() {
             text.contains("decisions  0 the same, 0 differ, 50 could not be checked"),
             "{text}"
         );
-        let explained = output(&["replay", &file, "--at", "0s"]);
-        assert_eq!(explained.status.code(), Some(0));
+        let wrong = String::from_utf8_lossy(&replayed.stderr).into_owned();
+        assert!(wrong.contains("a recording begun by a reload: what the router knew"), "{wrong}");
+        for question in [["--at", "0s"], ["--policy", "p2c"]] {
+            let answered = output(&[&["replay", &*file][..], &question].concat());
+            assert_eq!(answered.status.code(), Some(0), "{question:?}");
+        }
     }
 }
 

@@ -146,11 +146,12 @@ impl Tally {
             wrong.push(format!("{} differ; the first {difference}", self.differ));
         }
         if !recording.is_from_start() {
-            wrong.push(format!(
-                "begins with part {} of a ring: what the router knew before is gone, and no \
-                 decision can be checked against it",
-                header.part
-            ));
+            wrong.push(
+                "begins after the start of its router, as a later file of a ring does, or a \
+                 recording begun by a reload: what the router knew before is gone, and no decision \
+                 is compared; --request, --at, --policy and --fit use what is there"
+                    .to_owned(),
+            );
         } else if self.unchecked > 0 {
             wrong.push(format!(
                 "{} records are missing, and {} decisions behind the gap cannot be checked",

@@ -43,14 +43,6 @@ impl Proxy {
         let Some(session) = self.table.session_mut(id) else {
             return true;
         };
-        let tried = session.tried();
-        if tried.len() >= self.shared.config.limits.attempts
-            && !self.upstreams.has_other(now, tried)
-        {
-            // Refused connections are no attempts as long as another backend is up.
-            session.handle_unroutable(now, &mut self.shared);
-            return true;
-        }
         let asker = session.asker(&self.shared);
         let routed = self.upstreams.route(now, session.tried(), asker);
         self.drain_router(now);
@@ -213,7 +205,12 @@ impl Proxy {
         if self.upstreams.address(backend, next).is_some() {
             self.dial(now, id, backend, next);
         } else if let Some(session) = self.table.session_mut(id) {
-            session.handle_unlinked(now, next.error(error), &mut self.shared);
+            let error = next.error(error);
+            if error == UpstreamError::Refused {
+                let has_other = self.upstreams.has_other(now, &session.refused_by());
+                session.handle_gone(has_other);
+            }
+            session.handle_unlinked(now, error, &mut self.shared);
         }
     }
 

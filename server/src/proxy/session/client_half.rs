@@ -405,6 +405,7 @@ impl ClientHalf {
             takes_trailers: forward::takes_trailers(&head.fields),
             host: (!keeps_host).then_some(host),
             unreached: 0,
+            is_unreached: false,
             dispatched_at: now,
             answer: None,
             has_seen_answer: false,

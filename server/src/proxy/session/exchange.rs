@@ -16,8 +16,11 @@ pub(crate) struct Exchange {
     pub(crate) lease: Option<Lease>,
     /// Backends that failed or refused the request already; allocates only then.
     pub(crate) tried: Vec<BackendId>,
-    /// The number of them whose connections were refused, so that they got nothing.
+    /// The number of them that refused the connection, so that they got nothing, while another one
+    /// was up.
     pub(crate) unreached: usize,
+    /// Whether the backend of the current attempt is one of these.
+    pub(crate) is_unreached: bool,
     pub(crate) is_head_request: bool,
     /// Whether the request is idempotent (RFC 9110 section 9.2.2).
     pub(crate) is_idempotent: bool,

@@ -86,10 +86,14 @@ impl Session {
         let Some(exchange) = &mut self.exchange else {
             return;
         };
-        // A backend that refuses the connection got nothing and is down from now on, so it is no
-        // attempt. `Proxy::dispatch` gives up where no other backend is up.
-        let is_unreached = error == UpstreamError::Refused && attempts_max > 1;
-        let attempts = exchange.attempts() + usize::from(!is_unreached);
+        // A backend that refuses the connection got nothing and is down from now on. While another
+        // one is up, it is no attempt: several may go at the same moment.
+        let is_unreached = std::mem::take(&mut exchange.is_unreached) && attempts_max > 1;
+        let attempts = match error {
+            UpstreamError::Refused if is_unreached => exchange.attempts(),
+            UpstreamError::Refused => exchange.tried.len() + 1,
+            _ => exchange.attempts() + 1,
+        };
         let upstream = &mut self.upstream;
         let failure = Failure {
             error,

@@ -383,6 +383,14 @@ impl Session {
         }
     }
 
+    /// Notes that the backend of the current attempt refuses connections, and whether another one is
+    /// up.
+    pub(crate) const fn handle_gone(&mut self, has_other: bool) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.is_unreached = has_other;
+        }
+    }
+
     /// Fails the current attempt: no address of the backend accepted a connection, there is no
     /// backend to try, or the queue gives the request up.
     pub(crate) fn handle_unlinked(
