@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The metrics of the release build, read by the parser of the PyPI package prometheus-client, and its access log.
+"""The metrics of the release build, read by the parser of the PyPI package prometheus-client, its access log, and the queries
+of the dashboard.
 
     .ci/metrics.py    builds nothing: `cargo build --workspace --release --locked` comes before
 
@@ -11,18 +12,24 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 sys.dont_write_bytecode = True  # Nothing of this is left in the clone.
 from origin import Origin
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+DASHBOARD = ROOT / "server" / "docs" / "grafana.json"
 DEADLINE_S = 60
 CLIENTS, REQUESTS = 8, 250
 MANY = 1000
@@ -140,12 +147,69 @@ def check_counts(read, folder):
 
 
 def check_dashboard(families):
-    """Every metric that the dashboard asks for is there; what only `learned` or a queue has is in no family here."""
+    """The dashboard asks for every metric, and for no other; those of the guard of `learned` are in no family here."""
     samples = {re.sub("_total$", "", name) for name in families}
-    asked = set(re.findall(r"(?:intelliproxy|process)_[a-z_]+", (ROOT / "server" / "docs" / "grafana.json").read_text()))
-    unknown = {name for name in asked if re.sub("_(total|bucket)$", "", name) not in samples}
-    assert unknown <= {"intelliproxy_learned_cost_ratio", "intelliproxy_learned_in_charge"}, unknown
+    asked = {re.sub("_(total|bucket)$", "", name) for name in re.findall(r"(?:intelliproxy|process)_[a-z_]+", DASHBOARD.read_text())}
+    unknown = {name for name in asked - samples if not name.startswith("intelliproxy_learned_")}
+    assert not unknown, f"the dashboard asks for {unknown}"
+    missing = samples - asked
+    assert not missing, f"the dashboard has no panel with {missing}"
     print(f"{len(asked)} metrics of the dashboard are known", flush=True)
+
+
+def queries():
+    """The queries of the dashboard with the titles of their panels, for all jobs and backends."""
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel.get("targets", []):
+            yield panel["title"], re.sub(r"\$(job|instance|pool|backend)\b", ".*", target["expr"]).replace("$__rate_interval", "10s")
+
+
+def check_queries(folder):
+    """A real Prometheus, where there is one, has data for every panel."""
+    if not shutil.which("prometheus"):
+        return print("no prometheus here: the dashboard's queries are not tried", flush=True)
+    with Origin("A") as a, Origin("B") as b, socket.create_server(("127.0.0.1", 0)) as free:
+        backends = [{"name": origin.name, "url": origin.url, "limit": 1} for origin in (a, b)]
+        rest = {"backends": backends, "accessLog": {"file": str(pathlib.Path(folder) / "dashboard.log")}}
+        folders = [pathlib.Path(folder) / policy for policy in ("score", "learned")]
+        for path in folders:
+            path.mkdir()
+        with Proxy({**rest, "routing": {"policy": "score"}}, folders[0]) as one, Proxy({**rest, "routing": {"policy": "learned"}}, folders[1]) as two:
+            rules = pathlib.Path(folder) / "prometheus.yml"
+            targets = ", ".join(f"'127.0.0.1:{proxy.admin}'" for proxy in (one, two))
+            rules.write_text(f"global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: i\n  static_configs: [{{targets: [{targets}]}}]\n")
+            port = free.getsockname()[1]
+            free.close()
+            command = ["prometheus", f"--config.file={rules}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"]
+            prometheus = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                left, end = list(queries()), time.monotonic() + DEADLINE_S
+                count = len(left)
+                while left and time.monotonic() < end:
+                    for proxy in (one, two):
+                        clients = [threading.Thread(target=load, args=(proxy.port,)) for _ in range(4)]
+                        for client in clients:
+                            client.start()
+                        for client in clients:
+                            client.join()
+                    left = [(title, query) for title, query in left if not has_data(port, query)]
+                assert not left, f"no data for {left}"
+            finally:
+                prometheus.kill()
+                prometheus.wait()
+    print(f"{count} queries of the dashboard have data in Prometheus", flush=True)
+
+
+def has_data(port, query):
+    """Whether a query returns a sample; not yet while Prometheus starts."""
+    url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    try:
+        with urllib.request.urlopen(url, timeout=DEADLINE_S) as response:
+            return bool(json.load(response)["data"]["result"])
+    except urllib.error.HTTPError as error:
+        raise AssertionError(f"{query}: {error.read()}") from error
+    except OSError:
+        return False
 
 
 def check_many(read, folder):
@@ -210,6 +274,7 @@ def main():
         check_access_log(read, folder)
         check_counts(read, folder)
         check_many(read, folder)
+        check_queries(folder)
 
 
 main()

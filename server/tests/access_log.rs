@@ -199,7 +199,7 @@ fn every_exchange_has_its_line() {
         assert!(time("backendMs") <= time("firstByteMs"), "{line:#}");
         assert!(time("firstByteMs") <= time("totalMs"), "{line:#}");
     }
-    // The time for which a backend was awaited in vain is its time, too.
+    // The time for which a silent backend was awaited is its time, too.
     let awaited = of("/silent")["backendMs"].as_f64();
     assert!(awaited.is_some_and(|time| time >= 300.0), "{:#}", of("/silent"));
     let left = of("/silent?left");

@@ -1,6 +1,15 @@
-//! The configurations in `examples/` are valid.
+//! The configurations in `examples/` are valid, and the one for operation does what it says.
+mod process;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
+use std::thread;
+use std::time::Instant;
+
+use process::{DEADLINE, Folder, empty_backend, program};
 
 /// `--check` accepts each of them.
 #[test]
@@ -18,5 +27,85 @@ fn examples_are_valid() {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {errors}", file.display());
     }
-    assert!(seen >= 3, "{seen} examples were found");
+    assert!(seen >= 4, "{seen} examples were found");
+}
+
+/// A process that is killed with this value.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // Fails if the process has ended, as it should have.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Returns the part of a text between two others.
+fn between<'t>(text: &'t str, before: &str, after: &str) -> &'t str {
+    let rest = text.split_once(before).unwrap_or_else(|| panic!("{before} in {text}")).1;
+    rest.split(after).next().unwrap_or(rest)
+}
+
+/// The example `operated.json` with other ports, and with its files in a folder of the test: a
+/// request has the same id for the client, in the access log and on /explain, the pages and the
+/// control socket answer, and the log is JSON.
+#[test]
+fn the_example_for_operation_works() {
+    let folder = Folder::new("examples");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/operated.json");
+    let backend = empty_backend();
+    let mut text = fs::read_to_string(path).expect("the example");
+    for (from, to) in [
+        ("/var/log/", folder.path("")),
+        ("/var/run/", folder.path("")),
+        ("127.0.0.1:8080", "127.0.0.1:0".to_owned()),
+        ("127.0.0.1:9101", "127.0.0.1:0".to_owned()),
+        ("http://127.0.0.1:9001", backend.clone()),
+        ("http://127.0.0.1:9002", backend),
+        ("\"10s\"", "0".to_owned()),
+    ] {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, &to);
+    }
+    let config = folder.path("proxy.json");
+    fs::write(&config, text).expect("a file");
+    let log = folder.path("intelliproxy.log");
+    let mut child = Started(program().args(["--config", &config]).spawn().expect("a process"));
+    let begin = Instant::now();
+    let read = |path: &str, what: &str| loop {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        if text.contains(what) {
+            return text;
+        }
+        assert!(begin.elapsed() < DEADLINE, "no {what} in {text}");
+        thread::yield_now();
+    };
+    let lines = read(&log, "\"text\":\"listening on ");
+    let port = |mark: &str| between(&lines, mark, "\"").parse::<u16>().expect("a port");
+    let (port, admin) =
+        (port("listening on http://127.0.0.1:"), port("admin pages on http://127.0.0.1:"));
+    let ask = |port: u16, path: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("a response and an end");
+        response
+    };
+    let response = ask(port, "/page?secret");
+    let id = between(&response, "X-Request-Id: ", "\r\n");
+    assert!(response.contains("X-Served-By: one; why=current\r\n"), "{response}");
+    let access = read(&folder.path("intelliproxy-access.log"), "\n");
+    assert!(access.contains(&format!("\"requestId\":\"{id}\"")), "{access}");
+    assert!(access.contains("\"target\":\"/page\""), "{access}");
+    assert!(ask(admin, &format!("/explain?request={id}")).contains("\"backend\":\"one\""));
+    assert!(ask(admin, "/metrics").contains("\nintelliproxy_requests_total 1\n"));
+    let socket = folder.path("intelliproxy.sock");
+    let drained = process::output(&["ctl", "--socket", &socket, "drain", "one"]);
+    assert!(drained.status.success(), "{drained:?}");
+    assert!(ask(port, "/").contains("X-Served-By: two; why="));
+    let pid = child.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+    assert_eq!(child.0.wait().expect("a status").code(), Some(0));
 }
