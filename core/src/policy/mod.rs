@@ -60,6 +60,23 @@ pub enum PolicyView {
     Random,
 }
 
+impl PolicyView {
+    /// The policy that gives this reason.
+    pub const fn kind(&self) -> PolicyKind {
+        match self {
+            Self::Score(_) => PolicyKind::Score,
+            Self::Learned(_) => PolicyKind::Learned,
+            Self::LinearRl(_) => PolicyKind::LinearRl,
+            Self::LeastRequest(_) => PolicyKind::LeastRequest,
+            Self::P2c(_) => PolicyKind::P2c,
+            Self::PeakEwma(_) => PolicyKind::PeakEwma,
+            Self::Prequal(_) => PolicyKind::Prequal,
+            Self::RoundRobin(_) => PolicyKind::RoundRobin,
+            Self::Random => PolicyKind::Random,
+        }
+    }
+}
+
 /// A new policy for these rules, without any learned state.
 pub(crate) fn new(rules: &Rules) -> Box<dyn Policy> {
     match rules.policy {

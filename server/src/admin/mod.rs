@@ -211,7 +211,7 @@ impl Admin {
             return;
         };
         let (kind, fields) = match page {
-            Page::Stats => (JSON, proxy.stats_fields()),
+            Page::Stats => (JSON, DECISIONS.to_owned() + &proxy.stats_fields()),
             Page::Metrics => (MEDIA_TYPE, String::new()),
         };
         self.respond_shared(now, id, (200, kind), &fields, text);
@@ -266,6 +266,8 @@ fn explain(now: Instant, request: Option<&str>, proxy: &Proxy) -> (u16, &'static
 }
 
 const NOT_KEPT: &str = "404 Not Found: not among the last decisions\n";
+/// The field of /stats that names the page of decisions, which only this listener has.
+const DECISIONS: &str = "X-IntelliProxy-Decisions: /explain\r\n";
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 

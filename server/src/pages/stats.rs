@@ -13,6 +13,8 @@ use intelliproxy_core::{
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use super::metrics::Histogram;
+
 /// The body of a response to /stats, built one backend at a time.
 #[derive(Debug)]
 pub struct StatsText {
@@ -25,17 +27,20 @@ impl StatsText {
         Self { bytes: b"[".to_vec() }
     }
 
-    /// Adds a backend, its URL, and the state of the guard over the policy if there is one.
-    pub fn push(
+    /// Adds a backend, its URL, the state of the guard over the policy if there is one, and the times
+    /// to the heads of its responses.
+    pub(crate) fn push(
         &mut self,
         backend: &BackendSnapshot,
         url: Option<&str>,
         guard: Option<&GuardView>,
+        head_times: Option<Histogram>,
     ) {
         if self.bytes.len() > 1 {
             self.bytes.push(b',');
         }
-        let row = BackendStats::new(backend, Some(url), guard);
+        let mut row = BackendStats::new(backend, Some(url), guard);
+        row.head_times = Some(HeadTimes(head_times.unwrap_or_default()));
         // Plain data with string keys, which always serialises.
         let written = serde_json::to_writer(&mut self.bytes, &row);
         debug_assert!(written.is_ok(), "a row of plain data can be written");
@@ -97,6 +102,9 @@ pub(super) struct BackendStats<'a> {
     /// Of these, the requests that it works on.
     working_requests: u32,
     response_ewma: Option<Decimal>,
+    /// Left out of a candidate of /explain, as a decision does not depend on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_times: Option<HeadTimes>,
     request_age_ms: Option<Decimal>,
     queue: Option<Decimal>,
     queue_ewma: Option<Decimal>,
@@ -154,6 +162,7 @@ impl<'a> BackendStats<'a> {
             active_requests: backend.in_flight,
             working_requests: backend.at_work,
             response_ewma: backend.response_ewma_ms.map(Decimal::new),
+            head_times: None,
             request_age_ms: millis(backend.request_age),
             queue: backend.queue.map(Decimal::new),
             queue_ewma: backend.queue_ewma.map(Decimal::new),
@@ -164,7 +173,7 @@ impl<'a> BackendStats<'a> {
             reports_failed: backend.reports_failed,
             standing: standing_json(backend.standing),
             ejections: backend.ejections,
-            policy: with_guard(policy_json(&backend.policy), guard),
+            policy: with_guard(named(policy_json(&backend.policy), &backend.policy), guard),
         }
     }
 }
@@ -225,6 +234,12 @@ fn policy_json(view: &PolicyView) -> Value {
     }
 }
 
+/// Returns a policy's reason with the policy's name.
+fn named(mut reason: Value, view: &PolicyView) -> Value {
+    reason["kind"] = view.kind().name().into();
+    reason
+}
+
 /// Returns a policy's reason with the state of the guard over the policy, if there is one. The
 /// guard's part is the same for all backends.
 fn with_guard(mut reason: Value, guard: Option<&GuardView>) -> Value {
@@ -238,6 +253,20 @@ fn with_guard(mut reason: Value, guard: Option<&GuardView>) -> Value {
         });
     }
     reason
+}
+
+/// The number of responses in each bucket by its upper bound in ms; buckets without any are left
+/// out, and `more` is beyond all bounds.
+struct HeadTimes(Histogram);
+
+impl Serialize for HeadTimes {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let name = |bound: Option<u64>| {
+            bound.map_or_else(|| "more".to_owned(), |nanos| (nanos as f64 / 1e6).to_string())
+        };
+        let filled = self.0.buckets().filter(|(_, count)| *count > 0);
+        to.collect_map(filled.map(|(bound, count)| (name(bound), count)))
+    }
 }
 
 /// The points of each factor by its name.
@@ -296,7 +325,7 @@ mod tests {
     fn stats(backends: &[BackendSnapshot], urls: &[&str]) -> Value {
         let mut text = StatsText::new();
         for backend in backends {
-            text.push(backend, urls.get(backend.id.index()).copied(), None);
+            text.push(backend, urls.get(backend.id.index()).copied(), None, None);
         }
         serde_json::from_slice(&text.finish()).expect("JSON")
     }
@@ -318,7 +347,8 @@ mod tests {
             "errorRate": null, "activeRequests": 0, "workingRequests": 0,
             "responseEwma": null, "requestAgeMs": null,
             "queue": null, "queueEwma": null, "cpu": null, "memory": null, "reportAgeMs": null,
-            "reportsRead": 0, "reportsFailed": 0, "standing": "in", "ejections": 0, "policy": { "points": 10000, "fullAt": 4, "spills": 7 },
+            "reportsRead": 0, "reportsFailed": 0, "standing": "in", "ejections": 0, "policy": { "kind": "score", "points": 10000, "fullAt": 4, "spills": 7 },
+            "headTimes": {},
         }]);
         (expected[0]["mode"], expected[0]["weight"]) = ("ready".into(), 100.into());
         assert_eq!(stats(&[unknown_backend(0, "A")], &["http://A"]), expected);
@@ -423,6 +453,31 @@ mod tests {
         let stats = stats(&backends, &["http://A", "http://B"]);
         let urls: Vec<&Value> = (0..3).map(|index| &stats[index]["url"]).collect();
         assert_eq!(urls, [&json!("http://B"), &json!("http://A"), &Value::Null]);
+    }
+
+    /// Responses are counted by the least bound that their time does not exceed.
+    #[test]
+    fn head_times_have_their_bounds() {
+        let mut times = Histogram::default();
+        for micros in [900, 2_500, 2_501, 4_000, 61_000_000] {
+            times.add(Duration::from_micros(micros));
+        }
+        let mut text = StatsText::new();
+        text.push(&unknown_backend(0, "A"), None, None, Some(times));
+        let stats: Value = serde_json::from_slice(&text.finish()).expect("JSON");
+        let expected = json!({ "1": 1, "2.5": 1, "5": 2, "more": 1 });
+        assert_eq!(stats[0]["headTimes"], expected);
+    }
+
+    /// Each policy has its name among its reason.
+    #[test]
+    fn policies_have_their_names() {
+        let least = PolicyView::LeastRequest(LeastRequestView { in_flight: 1 });
+        let p2c = PolicyView::P2c(P2cView { in_flight: 1 });
+        for (view, name) in [(least, "least_request"), (p2c, "p2c"), (PolicyView::Random, "random")]
+        {
+            assert_eq!(named(policy_json(&view), &view)["kind"], name);
+        }
     }
 
     /// Under a guard every backend's reason shows the policy in charge and the measured gain.

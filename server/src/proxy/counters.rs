@@ -6,7 +6,7 @@ use super::Proxy;
 use super::id::ConnId;
 use super::notice::{Excess, Notice, RemedyTaken};
 use crate::pages::metrics::{
-    BackendCounts, BackendFigures, CLOSED_IDLE, IncidentCounts, Overall, REFUSED, reason,
+    BackendCounts, BackendFigures, CLOSED_IDLE, Histogram, IncidentCounts, Overall, REFUSED, reason,
 };
 
 /// The counts of backends and of rare events.
@@ -160,10 +160,19 @@ impl Proxy {
     /// Returns the metrics of one backend; `None` if another backend uses its slot.
     pub(crate) fn figures(&self, now: Instant, backend: BackendId) -> Option<BackendFigures> {
         let snapshot = self.upstreams.backend_snapshot(now, backend)?;
-        let counts = self.counters.backends.get(backend.index());
-        let counts = counts.filter(|(id, _)| *id == backend).map(|(_, counts)| *counts);
+        let counts = self.counts_of(backend).copied().unwrap_or_default();
         let idle = self.upstreams.idle(backend).len();
-        Some(BackendFigures { snapshot, counts: counts.unwrap_or_default(), idle })
+        Some(BackendFigures { snapshot, counts, idle })
+    }
+
+    /// Returns the times to the heads of a backend's responses; `None` before its first request.
+    pub(crate) fn head_times(&self, backend: BackendId) -> Option<Histogram> {
+        self.counts_of(backend).map(|counts| counts.first_byte)
+    }
+
+    fn counts_of(&self, backend: BackendId) -> Option<&BackendCounts> {
+        let counts = self.counters.backends.get(backend.index());
+        counts.filter(|(id, _)| *id == backend).map(|(_, counts)| counts)
     }
 
     /// Returns the configured backends in their order.

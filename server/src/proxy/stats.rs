@@ -158,7 +158,7 @@ impl Proxy {
     ) {
         if let Some(backend) = self.upstreams.backend_snapshot(now, id) {
             let url = self.upstreams.target(id).map(|target| target.url.as_str());
-            text.push(&backend, url, guard);
+            text.push(&backend, url, guard, self.head_times(id));
         }
     }
 

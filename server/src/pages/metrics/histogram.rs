@@ -53,6 +53,12 @@ impl Histogram {
         })
     }
 
+    /// Returns each bucket: its upper bound in nanoseconds, `None` for the last one, and its count.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
+        let bounds = BOUNDS.iter().map(|(bound, _)| Some(*bound)).chain([None]);
+        bounds.zip(self.counts)
+    }
+
     /// Returns the sum of all times in seconds.
     pub(super) fn sum_seconds(&self) -> f64 {
         self.sum_nanos as f64 / 1e9
