@@ -48,6 +48,12 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     if args.next_if(|arg| arg == "ctl").is_some() {
         return ctl::main(args);
     }
+    if args.next_if(|arg| arg == "top").is_some() {
+        return intelliproxy_top::top(args);
+    }
+    if args.next_if(|arg| arg == "stats").is_some() {
+        return intelliproxy_top::stats(args);
+    }
     // Signals that the proxy handles later must not end it while it starts.
     let early = Early::catch();
     let args: Vec<OsString> = args.collect();

@@ -15,6 +15,8 @@ pub(super) fn text() -> String {
          usage: intelliproxy [FLAG]...\n\
          \x20      intelliproxy replay FILE...   runs a recording again; see replay --help\n\
          \x20      intelliproxy ctl COMMAND      changes a running proxy; see ctl --help\n\
+         \x20      intelliproxy top [URL]        shows a running proxy, redrawn; see top --help\n\
+         \x20      intelliproxy stats [URL]      prints one table of it; see stats --help\n\
          \n\
          Without flags it listens on 127.0.0.1:3001 and routes to the backends\n\
          A=http://localhost:3000 and B=http://localhost:3002. A flag and its value may also be\n\

@@ -1,0 +1,188 @@
+//! Where the figures of a proxy come from.
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::decisions;
+use crate::http::{self, BODY_BYTES_MAX, Failure};
+use crate::reading::Reading;
+
+/// An `http` URL.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Url {
+    /// IPv4 address, IPv6 address without brackets, or name.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Host and port as written, for the Host field.
+    pub(crate) authority: String,
+    /// Path and query.
+    pub(crate) target: String,
+}
+
+impl Url {
+    /// Parses `http://HOST[:PORT][/PATH]`. Without a path it is /stats.
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+        let rest = text.strip_prefix("http://").ok_or("does not begin with http://")?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, target) = rest.split_at(end);
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("has a character that a URL cannot have");
+        }
+        if authority.contains('@') || target.contains('#') {
+            return Err("has a user or a fragment");
+        }
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').ok_or("has an invalid host")?,
+            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(port) => {
+                port.parse().ok().filter(|port| *port > 0).ok_or("has an invalid port")?
+            }
+            None if port.is_empty() => 80,
+            None => return Err("has an invalid port"),
+        };
+        if host.is_empty() {
+            return Err("has no host");
+        }
+        let target = match target {
+            "" | "/" => STATS.to_owned(),
+            path if path.starts_with('/') => path.to_owned(),
+            _ => return Err("has a query without a path"),
+        };
+        Ok(Self { host: host.to_owned(), port, authority: authority.to_owned(), target })
+    }
+}
+
+/// A place from which the figures are read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Source {
+    Url(Url),
+    /// The path of a control socket.
+    Socket(String),
+    /// The usual admin listener, or the usual socket if nothing listens there.
+    Usual,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => f.write_str(&url.authority),
+            Self::Socket(path) => f.write_str(path),
+            Self::Usual => f.write_str(USUAL),
+        }
+    }
+}
+
+impl Source {
+    /// Reads the figures, and the last decisions if they are wanted and can be had.
+    ///
+    /// # Errors
+    /// The reason in one line, with the address.
+    pub(crate) fn read(&self, wants_decisions: bool) -> Result<Reading, String> {
+        match self {
+            Self::Url(url) => read_url(url, wants_decisions).map_err(|failure| failure.text()),
+            Self::Socket(path) => read_socket(path),
+            Self::Usual => {
+                let url = Url::parse(&format!("http://{USUAL}")).map_err(str::to_owned)?;
+                match read_url(&url, wants_decisions) {
+                    Ok(reading) => Ok(reading),
+                    Err(failure @ Failure::NoConnection { .. }) => read_socket(SOCKET)
+                        .map_err(|socket| format!("{}; {socket}", failure.text())),
+                    Err(failure) => Err(failure.text()),
+                }
+            }
+        }
+    }
+}
+
+fn read_url(url: &Url, wants_decisions: bool) -> Result<Reading, Failure> {
+    let response = http::get(url, &url.target)?;
+    let mut reading = Reading::parse(&response.body).map_err(|wrong| url.fault(wrong))?;
+    reading.counts = response.fields_of_proxy().collect();
+    if wants_decisions && let Some(target) = response.field(DECISIONS_FIELD) {
+        // The page of another path, as the proxy names it; the figures do without it.
+        let page = http::get(url, target).ok();
+        reading.decisions = page.and_then(|page| decisions::parse(&page.body));
+    }
+    Ok(reading)
+}
+
+impl Url {
+    pub(crate) fn fault(&self, wrong: impl Into<String>) -> Failure {
+        Failure::Other { address: self.authority.clone(), wrong: wrong.into() }
+    }
+}
+
+fn read_socket(path: &str) -> Result<Reading, String> {
+    let fail = |error: io::Error| format!("{path}: {}", http::reason(&error));
+    let mut stream = UnixStream::connect(path).map_err(fail)?;
+    stream.set_read_timeout(Some(WAIT_MAX)).map_err(fail)?;
+    stream.set_write_timeout(Some(WAIT_MAX)).map_err(fail)?;
+    stream.write_all(b"stats\n").map_err(fail)?;
+    let mut line = Vec::new();
+    let end = Instant::now() + WAIT_MAX;
+    let mut reader = BufReader::new(stream.take(BODY_BYTES_MAX as u64));
+    while !line.ends_with(b"\n") {
+        // A line that trickles in does not hold up for ever.
+        if Instant::now() > end {
+            return Err(format!("{path}: no whole response within {} s", WAIT_MAX.as_secs()));
+        }
+        if reader.read_until(b'\n', &mut line).map_err(fail)? == 0 {
+            break;
+        }
+    }
+    let parsed = match line.strip_prefix(b"error ") {
+        Some(wrong) => Err(String::from_utf8_lossy(wrong).trim_end().to_owned()),
+        None => Reading::parse(&line),
+    };
+    parsed.map_err(|wrong| format!("{path}: {wrong}"))
+}
+
+/// The admin listener that `cargo all` and the examples use.
+const USUAL: &str = "127.0.0.1:3003";
+/// The control socket that `ctl` uses without `--socket`.
+const SOCKET: &str = "/run/intelliproxy/control.sock";
+const STATS: &str = "/stats";
+/// Names the page of decisions. Only the admin listener has it.
+const DECISIONS_FIELD: &str = "x-intelliproxy-decisions";
+/// The longest wait for bytes of the socket.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each form of a URL has its host, port, Host field and target; row by row.
+    #[test]
+    fn urls_are_read() {
+        for (text, host, port, authority, target) in [
+            ("http://h:3003/stats", "h", 3003, "h:3003", "/stats"),
+            ("http://h:3003", "h", 3003, "h:3003", "/stats"),
+            ("http://h/", "h", 80, "h", "/stats"),
+            ("http://[::1]:81/proxy/stats?x=1", "::1", 81, "[::1]:81", "/proxy/stats?x=1"),
+            ("http://[::1]", "::1", 80, "[::1]", "/stats"),
+        ] {
+            let url = Url::parse(text).expect(text);
+            let read = (&*url.host, url.port, &*url.authority, &*url.target);
+            assert_eq!(read, (host, port, authority, target), "{text}");
+        }
+        for (text, wrong) in [
+            ("https://h", "does not begin with http://"),
+            ("h:3003", "does not begin with http://"),
+            ("http://", "has no host"),
+            ("http://:80", "has no host"),
+            ("http://h:0", "has an invalid port"),
+            ("http://h:x", "has an invalid port"),
+            ("http://[::1", "has an invalid host"),
+            ("http://[::1]80", "has an invalid port"),
+            ("http://u@h", "has a user or a fragment"),
+            ("http://h/#x", "has a user or a fragment"),
+            ("http://h?x", "has a query without a path"),
+            ("http://h/a\r\nEvil: 1", "has a character that a URL cannot have"),
+        ] {
+            assert_eq!(Url::parse(text), Err(wrong), "{text}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The loop of `top`: readings, keys and signals in, frames out.
+//!
+//! Threads read the proxy, the keys and the signals, and send events to the thread that draws. So a
+//! proxy that does not respond never holds up a key.
+use std::io::{self, IsTerminal, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
+use crate::history::{History, Rates};
+use crate::keys::{Key, keys};
+use crate::options::Options;
+use crate::reading::Reading;
+use crate::screen::Screen;
+use crate::table::Layout;
+use crate::terminal::{Terminal, size, write};
+use crate::{can_move, has_colours};
+
+/// Something to react to.
+enum Event {
+    Reading(Result<Box<Reading>, String>),
+    Keys(Vec<Key>),
+    /// No more keys: the terminal is gone.
+    Closed,
+    Signal(i32),
+}
+
+/// Shows the proxy until a key, a signal or the last reading.
+pub(crate) fn run(options: &Options) -> Result<(), String> {
+    if io::stdout().is_terminal() && can_move() {
+        on_screen(options).map_err(|error| format!("the terminal: {}", crate::http::reason(&error)))
+    } else {
+        in_lines(options)
+    }
+}
+
+fn on_screen(options: &Options) -> io::Result<()> {
+    let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGTSTP])?;
+    let terminal = Terminal::take()?;
+    let wants_decisions = Arc::new(AtomicBool::new(false));
+    let (wake, waker) = mpsc::sync_channel(1);
+    read_on(options, Arc::clone(&wants_decisions), waker, sender.clone())?;
+    if io::stdin().is_terminal() {
+        let sender = sender.clone();
+        thread::Builder::new().spawn(move || read_keys(&sender))?;
+    }
+    thread::Builder::new().spawn(move || pass_signals(signals, &sender))?;
+
+    let started = Instant::now();
+    let mut screen = Screen::new(options.source.to_string());
+    let mut readings = 0;
+    loop {
+        draw(&mut screen, started.elapsed())?;
+        // Without events a second passes: the age of the last reading is shown.
+        let event = match events.recv_timeout(Duration::from_secs(1)) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
+        match event {
+            Event::Reading(reading) => {
+                screen.handle_reading(started.elapsed(), reading.map(|reading| *reading));
+                readings += 1;
+                if options.samples.is_some_and(|samples| readings >= samples) {
+                    draw(&mut screen, started.elapsed())?;
+                    return Ok(());
+                }
+            }
+            Event::Keys(keys) if keys.contains(&Key::Letter('q')) => return Ok(()),
+            Event::Keys(keys) => {
+                let had = screen.has_selection();
+                keys.into_iter().for_each(|key| screen.handle_key(key));
+                wants_decisions.store(screen.has_selection(), Ordering::Relaxed);
+                if screen.has_selection() && !had {
+                    // Full means that it is woken already.
+                    let _ = wake.try_send(());
+                }
+            }
+            Event::Signal(SIGWINCH) => {}
+            Event::Signal(SIGTSTP) => {
+                terminal.release();
+                emulate_default_handler(SIGTSTP)?;
+                terminal.enter()?;
+            }
+            Event::Closed | Event::Signal(_) => return Ok(()),
+        }
+    }
+}
+
+fn draw(screen: &mut Screen, now: Duration) -> io::Result<()> {
+    let (wide, high) = size();
+    let mut text = "\x1b[H".to_owned();
+    let lines = screen.draw(now, wide, high);
+    for (at, line) in lines.iter().enumerate() {
+        // Cleared before it is written: behind a full line the cursor is still on its last column.
+        text.push_str(if at == 0 { "\x1b[2K" } else { "\n\x1b[2K" });
+        line.write(&mut text, has_colours());
+    }
+    if lines.len() < high {
+        text.push_str("\x1b[J");
+    }
+    write(&text)
+}
+
+/// Reads the proxy at intervals, and at once when it is woken.
+fn read_on(
+    options: &Options,
+    wants_decisions: Arc<AtomicBool>,
+    waker: Receiver<()>,
+    events: SyncSender<Event>,
+) -> io::Result<()> {
+    let (source, interval) = (options.source.clone(), options.interval);
+    thread::Builder::new().spawn(move || {
+        loop {
+            let begun = Instant::now();
+            let reading = source.read(wants_decisions.load(Ordering::Relaxed));
+            if events.send(Event::Reading(reading.map(Box::new))).is_err() {
+                return;
+            }
+            let left = interval.saturating_sub(begun.elapsed());
+            if waker.recv_timeout(left) == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn read_keys(events: &SyncSender<Event>) {
+    let mut bytes = [0; 64];
+    loop {
+        match io::stdin().lock().read(&mut bytes) {
+            Ok(0) => break,
+            Ok(count) => {
+                if events.send(Event::Keys(keys(&bytes[..count]))).is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    // Without a receiver the program is ending already.
+    let _ = events.send(Event::Closed);
+}
+
+fn pass_signals(mut signals: Signals, events: &SyncSender<Event>) {
+    for signal in signals.forever() {
+        if events.send(Event::Signal(signal)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes a line for each backend and reading.
+fn in_lines(options: &Options) -> Result<(), String> {
+    let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
+    let (_wake, waker) = mpsc::sync_channel(1);
+    read_on(options, Arc::default(), waker, sender)
+        .map_err(|error| format!("cannot start a thread: {}", crate::http::reason(&error)))?;
+    let started = Instant::now();
+    let mut history = History::default();
+    let mut heading = String::new();
+    let mut readings = 0;
+    for event in events {
+        let Event::Reading(reading) = event else { continue };
+        let mut text = String::new();
+        let time = time_of_day();
+        let result = match reading {
+            Ok(reading) => {
+                history.add(started.elapsed(), &reading);
+                let Rates { rows, .. } = history.rates(&reading);
+                let layout = Layout::of_lines(&reading);
+                let mut own = "time     ".to_owned();
+                layout.heading().write(&mut own, false);
+                if own != heading {
+                    text.push_str(&own);
+                    text.push('\n');
+                    heading = own;
+                }
+                for (row, traffic) in reading.rows.iter().zip(&rows) {
+                    text.push_str(&time);
+                    layout.row(row, traffic, false).write(&mut text, false);
+                    text.push('\n');
+                }
+                Ok(())
+            }
+            Err(wrong) => {
+                let wrong = crate::text::visible(&wrong, usize::MAX);
+                text.push_str(&format!("{time}  no proxy: {wrong}\n"));
+                Err(wrong)
+            }
+        };
+        let mut output = io::stdout().lock();
+        if output.write_all(text.as_bytes()).and_then(|()| output.flush()).is_err() {
+            // Its reader has what it wanted.
+            return Ok(());
+        }
+        readings += 1;
+        if options.samples.is_some_and(|samples| readings >= samples) {
+            return result;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the time of day, UTC.
+fn time_of_day() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() % 86_400;
+    format!("{:02}:{:02}:{:02}Z", now / 3600, now / 60 % 60, now % 60)
+}
+
+/// Events that wait for the drawing thread. Beyond that their threads wait.
+const EVENTS_MAX: usize = 16;

@@ -1,0 +1,276 @@
+//! The backends as a table.
+use crate::history::{Rates, Traffic, since_start};
+use crate::line::{Line, Style};
+use crate::reading::{Reading, Row};
+use crate::text::{bar, columns, left, number, right, span, whole};
+
+/// A column of the live table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Column {
+    State,
+    Share,
+    Bar,
+    Rate,
+    P50,
+    P99,
+    Errors,
+    InFlight,
+    Score,
+}
+
+/// The columns in their order, each with its heading and width, and whether it is on the left side.
+const COLUMNS: [(Column, &str, usize); 9] = [
+    (Column::State, "STATE", 10),
+    (Column::Share, "SHARE", 6),
+    (Column::Bar, "", 6),
+    (Column::Rate, "REQ/S", 6),
+    (Column::P50, "P50 MS", 6),
+    (Column::P99, "P99 MS", 6),
+    (Column::Errors, "ERR %", 5),
+    (Column::InFlight, "FLIGHT", 6),
+    (Column::Score, "SCORE", 6),
+];
+/// In a narrow window these are left out, the first one first.
+const LEAVING: [Column; 7] = [
+    Column::Bar,
+    Column::P50,
+    Column::Score,
+    Column::InFlight,
+    Column::Errors,
+    Column::Share,
+    Column::State,
+];
+/// Columns of the marks before the selected and the current backend.
+const MARK: usize = 3;
+const NAME_MIN: usize = 11;
+const NAME_MAX: usize = 40;
+const BAR_MAX: usize = 30;
+
+/// The columns that fit a window.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    name: usize,
+    columns: Vec<(Column, &'static str, usize)>,
+}
+
+impl Layout {
+    /// Returns the layout for a window of `wide` columns.
+    pub(crate) fn new(reading: &Reading, wide: usize) -> Self {
+        let mut chosen = COLUMNS.to_vec();
+        let used = |chosen: &[(Column, &str, usize)]| -> usize {
+            MARK + chosen.iter().map(|(.., own)| own + 1).sum::<usize>()
+        };
+        for leaving in LEAVING {
+            if used(&chosen) + NAME_MIN > wide {
+                chosen.retain(|(column, ..)| *column != leaving);
+            }
+        }
+        let longest = reading.rows.iter().map(|row| columns(&row.name)).max().unwrap_or(0);
+        let room = wide.saturating_sub(used(&chosen));
+        let name = room.min(longest.clamp(NAME_MIN, NAME_MAX));
+        if let Some((.., own)) = chosen.iter_mut().find(|(column, ..)| *column == Column::Bar) {
+            *own = (*own + room - name).min(BAR_MAX);
+        }
+        Self { name, columns: chosen }
+    }
+
+    /// Returns a layout without marks and bars, for lines in a file.
+    pub(crate) fn of_lines(reading: &Reading) -> Self {
+        let longest = reading.rows.iter().map(|row| columns(&row.name)).max().unwrap_or(0);
+        let columns = COLUMNS.into_iter().filter(|(column, ..)| *column != Column::Bar);
+        Self { name: longest.clamp(NAME_MIN, NAME_MAX), columns: columns.collect() }
+    }
+
+    pub(crate) fn heading(&self) -> Line {
+        let mut text = " ".repeat(MARK) + &left("BACKEND", self.name);
+        for (column, heading, wide) in &self.columns {
+            text.push(' ');
+            text.push_str(&match column {
+                Column::State | Column::Bar => left(heading, *wide),
+                _ => right(heading, *wide),
+            });
+        }
+        Line::default().and(Style::Bold, &text)
+    }
+
+    pub(crate) fn row(&self, row: &Row, traffic: &Traffic, is_selected: bool) -> Line {
+        let selected = if is_selected { ">" } else { " " };
+        let current = if row.json["current"] == true { "* " } else { "  " };
+        let mut line = Line::plain(selected)
+            .and(Style::Accent, current)
+            .and(Style::Plain, &left(&row.name, self.name));
+        for (column, _, wide) in &self.columns {
+            line.push(Style::Plain, " ");
+            let (style, text) = cell(*column, *wide, row, traffic);
+            line.push(style, &text);
+        }
+        if is_selected { line.all(Style::Reverse) } else { line }
+    }
+}
+
+fn cell(column: Column, wide: usize, row: &Row, traffic: &Traffic) -> (Style, String) {
+    let known = |value: Option<f64>| right(&value.map_or_else(|| "-".to_owned(), number), wide);
+    match column {
+        Column::State => (row.state.style(), left(row.state.word(), wide)),
+        Column::Share => {
+            let share = traffic.share.map(|share| format!("{:.1}%", 100.0 * share));
+            (Style::Plain, right(&share.unwrap_or_else(|| "-".to_owned()), wide))
+        }
+        Column::Bar => (Style::Accent, left(&bar(traffic.share.unwrap_or(0.0), wide), wide)),
+        Column::Rate => (Style::Plain, known(traffic.per_second)),
+        Column::P50 => (Style::Plain, known(traffic.p50_ms)),
+        Column::P99 => (Style::Plain, known(traffic.p99_ms)),
+        Column::Errors => (error_style(traffic.error_percent), known(traffic.error_percent)),
+        Column::InFlight => {
+            let text = row.in_flight.map_or_else(|| "-".to_owned(), |count| format!("{count:.0}"));
+            (Style::Plain, right(&text, wide))
+        }
+        Column::Score => (Style::Plain, known(row.score)),
+    }
+}
+
+/// Returns the style of an error rate: most services promise 99 % or more.
+pub(crate) fn error_style(percent: Option<f64>) -> Style {
+    match percent {
+        Some(percent) if percent >= 5.0 => Style::Bad,
+        Some(percent) if percent >= 1.0 => Style::Warning,
+        _ => Style::Plain,
+    }
+}
+
+/// Returns the lines of the table that `stats` prints.
+pub(crate) fn once(reading: &Reading) -> Vec<Line> {
+    let Rates { rows, all } = since_start(reading);
+    let headings = [
+        "BACKEND", "STATE", "REQUESTS", "SHARE", "ERR %", "REFUSED", "FLIGHT", "P50 MS", "P99 MS",
+        "SCORE", "PING", "REPORT",
+    ];
+    let known = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
+    let age = |value: &serde_json::Value| value.as_f64().map_or_else(|| "-".to_owned(), span);
+    let cells = reading.rows.iter().zip(&rows).map(|(row, traffic)| {
+        [
+            left(&row.name, columns(&row.name).min(NAME_MAX)),
+            row.state.word().to_owned(),
+            whole(row.requests as f64),
+            traffic.share.map_or_else(|| "-".to_owned(), |share| format!("{:.1}%", 100.0 * share)),
+            known(traffic.error_percent),
+            whole(row.refused as f64),
+            row.in_flight.map_or_else(|| "-".to_owned(), |count| format!("{count:.0}")),
+            known(traffic.p50_ms),
+            known(traffic.p99_ms),
+            known(row.score),
+            age(&row.json["pingAgeMs"]),
+            age(&row.json["reportAgeMs"]),
+        ]
+    });
+    let cells: Vec<[String; 12]> = cells.collect();
+    let wide: Vec<usize> = (0..headings.len())
+        .map(|at| {
+            let widest = cells.iter().map(|row| columns(&row[at])).max().unwrap_or(0);
+            widest.max(headings[at].len())
+        })
+        .collect();
+    let place = |at: usize, text: &str| {
+        let text = if at < 2 { left(text, wide[at]) } else { right(text, wide[at]) };
+        text + if at + 1 == headings.len() { "" } else { "  " }
+    };
+    let mut lines = Vec::with_capacity(cells.len() + 8);
+    let mut heading = Line::default();
+    for (at, text) in headings.iter().enumerate() {
+        heading.push(Style::Bold, &place(at, text));
+    }
+    lines.push(heading);
+    for (row, (cells, traffic)) in reading.rows.iter().zip(cells.iter().zip(&rows)) {
+        let mut line = Line::default();
+        for (at, text) in cells.iter().enumerate() {
+            let style = match at {
+                1 => row.state.style(),
+                4 => error_style(traffic.error_percent),
+                _ => Style::Plain,
+            };
+            line.push(style, &place(at, text));
+        }
+        lines.push(line);
+    }
+    lines.push(Line::default());
+    let requests = reading.rows.iter().map(|row| row.requests as f64).sum();
+    let mut total = format!("{} requests", whole(requests));
+    if let (Some(p50), Some(p99)) = (all.p50_ms, all.p99_ms) {
+        total.push_str(&format!(", p50 {}, p99 {}", span(p50), span(p99)));
+    }
+    if let Some(percent) = all.error_percent {
+        total.push_str(&format!(", {} % failed", number(percent)));
+    }
+    lines.push(Line::plain(&total));
+    if let Some(policy) = reading.policy() {
+        lines.push(Line::plain(&format!("policy {policy}")));
+    }
+    lines.extend(
+        reading
+            .counts
+            .iter()
+            .map(|(name, value)| Line::plain(&format!("{} {value}", name.replace('-', " ")))),
+    );
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::tests::reading;
+
+    fn written(line: &Line) -> String {
+        let mut text = String::new();
+        line.write(&mut text, false);
+        text
+    }
+
+    /// At every width from 20 columns on a row fits, also with hostile figures; at 80 all columns
+    /// are there.
+    #[test]
+    fn rows_fit_their_window() {
+        let mut reading =
+            reading(&[("A", 1, 1), ("a name that is long, \u{1b}[2J and wide 漢字", 2, 2)]);
+        reading.rows[1].score = Some(f64::MAX);
+        reading.rows[1].in_flight = Some(1e300);
+        let huge = Traffic {
+            per_second: Some(1e300),
+            share: Some(1e300),
+            error_percent: Some(-1e300),
+            p50_ms: Some(f64::NAN),
+            p99_ms: Some(f64::INFINITY),
+        };
+        for wide in 20..200 {
+            let layout = Layout::new(&reading, wide);
+            assert!(layout.heading().columns() <= wide, "{wide}");
+            for row in &reading.rows {
+                let line = layout.row(row, &huge, false);
+                assert!(line.columns() <= wide, "{wide}: {}", line.columns());
+                assert!(!written(&line).contains(char::is_control));
+            }
+        }
+        let heading = written(&Layout::new(&reading, 80).heading());
+        for (_, name, _) in COLUMNS {
+            assert!(heading.contains(name), "{heading}");
+        }
+    }
+
+    /// The table of `stats`: figures since the start, with totals and the counts of the proxy.
+    #[test]
+    fn the_table_of_stats() {
+        let mut reading = reading(&[("A", 3000, 3000), ("B", 1000, 0)]);
+        reading.counts.push(("access-log".to_owned(), "dropped=1\u{7}".to_owned()));
+        let text: Vec<String> = once(&reading).iter().map(written).collect();
+        let expected = [
+            "BACKEND  STATE  REQUESTS  SHARE  ERR %  REFUSED  FLIGHT  P50 MS  P99 MS  SCORE  PING  REPORT",
+            "A        up        3 000  75.0%   10.0        0       2     3.8     5.0    1.5     -       -",
+            "B        up        1 000  25.0%   10.0        0       2       -       -    1.5     -       -",
+            "",
+            "4 000 requests, p50 3.8 ms, p99 5.0 ms, 10.0 % failed",
+            "policy score",
+            "access log dropped=1\\u{7}",
+        ];
+        assert_eq!(text, expected);
+        assert_eq!(once(&Reading::default()).len(), 3);
+    }
+}
