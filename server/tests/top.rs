@@ -136,7 +136,7 @@ fn a_lost_proxy_comes_back() {
     let mut terminal = Terminal::start(top(&[&url, "--interval", "0.1"]), (80, 24));
     terminal.wait_for("1 of 1 usable");
     drop(stop);
-    // Whoever connects next, this test or the program, ends the listener.
+    // The next connection, of this test or of the program, ends the listener.
     drop(TcpStream::connect(("127.0.0.1", port)));
     terminal.wait_for("no proxy for ");
     terminal.wait_for("connection refused");

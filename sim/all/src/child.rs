@@ -1,7 +1,7 @@
 //! One of the three processes, with the threads that read its log.
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{self, ExitStatus, Stdio};
 use std::sync::mpsc::SyncSender;
@@ -71,6 +71,13 @@ impl Child {
             child.readers.push(read_lines(role, stderr, events.clone())?);
         }
         Ok(child)
+    }
+
+    /// Sends a line to the child. One that is ending does not take it.
+    pub(crate) fn order(&mut self, line: &str) {
+        if let Some(stdin) = &mut self.process.stdin {
+            drop(stdin.write_all(line.as_bytes()));
+        }
     }
 
     /// Asks the child to end in order. Repeated calls are harmless.

@@ -11,7 +11,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::child::{Child, Role};
+use crate::demo::Demo;
 use crate::options::Options;
+use crate::traffic::Traffic;
 
 /// An event for the launcher.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub(crate) struct Launcher {
     urls: Vec<(Role, String)>,
     /// The address of the proxy's admin pages.
     admin: Option<String>,
+    /// Traffic and faults, once they have begun.
+    demo: Option<(Demo, Traffic)>,
 }
 
 impl Launcher {
@@ -64,6 +68,7 @@ impl Launcher {
             has_colours,
             urls: Vec::new(),
             admin: None,
+            demo: None,
         };
         let stop = match launcher.start(options) {
             Ok(()) => launcher.watch(None, |_| false).err(),
@@ -87,7 +92,8 @@ impl Launcher {
     /// Starts the servers, then the proxy, whose first pings should reach them.
     fn start(&mut self, options: &Options) -> Result<(), Stop> {
         for (role, port) in [(Role::A, options.port_a), (Role::B, options.port_b)] {
-            self.spawn(role, &["--port".into(), port.to_string().into()])?;
+            let port = ["--port".into(), port.to_string().into()];
+            self.spawn(role, &[&port, options.server_arguments.as_slice()].concat())?;
         }
         self.watch(Some(START_MAX), |launcher| {
             launcher.url(Role::A).is_some() && launcher.url(Role::B).is_some()
@@ -110,7 +116,33 @@ impl Launcher {
         self.watch(Some(START_MAX), |launcher| launcher.url(Role::Proxy).is_some())?;
         // Shows the rest of their first lines before the introduction.
         self.watch(Some(LOOK_EVERY), |_| false)?;
-        self.introduce(port_a, port_b)
+        self.introduce(port_a, port_b)?;
+        if let (Some(period), Some(url)) = (options.demo, self.url(Role::Proxy)) {
+            let address = url.strip_prefix("http://").unwrap_or(url);
+            let traffic = Traffic::start(address)?;
+            self.demo = Some((Demo::new(Instant::now(), period), traffic));
+            let seconds = period.as_secs_f64();
+            self.print("demo", &format!("50 requests a second, and a fault every {seconds} s"))?;
+        }
+        Ok(())
+    }
+
+    /// Begins or ends a fault if it is time.
+    fn demonstrate(&mut self) -> Result<(), Stop> {
+        let Some((mut demo, traffic)) = self.demo.take() else { return Ok(()) };
+        let busiest = || {
+            let port = traffic.busiest();
+            if port.is_some() && port == self.port(Role::B) { Role::B } else { Role::A }
+        };
+        if let Some(order) = demo.handle_time(Instant::now(), busiest) {
+            self.print("demo", &demo.sentence(order))?;
+            let mut children = self.children.iter_mut();
+            if let Some(child) = children.find(|child| child.role == order.role) {
+                child.order(&order.line());
+            }
+        }
+        self.demo = Some((demo, traffic));
+        Ok(())
     }
 
     fn spawn(&mut self, role: Role, arguments: &[OsString]) -> Result<(), Stop> {
@@ -131,6 +163,7 @@ impl Launcher {
         }
         if let Some(admin) = &self.admin {
             lines.push(format!("          curl {admin}/metrics"));
+            lines.push(format!("watch     cargo proxy top {admin}"));
         }
         lines.push("Ctrl-C ends all three".to_owned());
         for line in lines {
@@ -166,6 +199,7 @@ impl Launcher {
                 continue;
             }
             looked_at = Instant::now();
+            self.demonstrate()?;
             for index in 0..self.children.len() {
                 let child = &mut self.children[index];
                 let role = child.role;
@@ -180,6 +214,8 @@ impl Launcher {
 
     /// Ends the children, the proxy first: it still needs the servers for its requests in flight.
     fn end(mut self) {
+        // No new requests for a proxy that is ending.
+        self.demo = None;
         let (proxy, servers): (Vec<Child>, Vec<Child>) =
             self.children.drain(..).partition(|child| child.role == Role::Proxy);
         for group in [proxy, servers] {
@@ -253,6 +289,7 @@ impl Launcher {
             "[proxy]" => ("\x1b[36m", "\x1b[0m"),
             "[A]" => ("\x1b[32m", "\x1b[0m"),
             "[B]" => ("\x1b[33m", "\x1b[0m"),
+            "[demo]" => ("\x1b[35m", "\x1b[0m"),
             _ => ("\x1b[1m", "\x1b[0m"),
         };
         let mut stdout = io::stdout().lock();

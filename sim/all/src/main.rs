@@ -8,18 +8,22 @@
 //! SIGKILL, so no process is left. The children are in their own process groups, so Ctrl-C in the
 //! terminal reaches only this process, and each child is notified exactly once.
 mod child;
+mod demo;
 mod launcher;
 mod options;
+mod traffic;
 
 use std::env;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, BufRead};
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::thread;
 
 use signal_hook::consts::SIGTERM;
 use signal_hook::low_level;
 
+use crate::demo::Order;
 use crate::launcher::Launcher;
 use crate::options::Command;
 
@@ -43,17 +47,23 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs one of the three until standard input ends.
+/// Runs one of the three until standard input ends. Its lines are orders for a server.
 fn run_role(role: &OsString, arguments: Vec<OsString>) -> ExitCode {
-    thread::spawn(|| {
+    let (sender, orders) = mpsc::channel();
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            if let Some(order) = Order::outage_in(&line) {
+                // Without a receiver the server is ending.
+                let _ = sender.send(order);
+            }
+        }
         // An end and a failure mean the same: the launcher has ended, or asks this process to end.
-        drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
         drop(low_level::raise(SIGTERM));
     });
     if role == "proxy" {
         intelliproxy::cli::main([OsString::from("intelliproxy")].into_iter().chain(arguments))
     } else {
-        intelliproxy_sim::cli::main([role.clone()].into_iter().chain(arguments))
+        intelliproxy_sim::cli::main_with([role.clone()].into_iter().chain(arguments), orders)
     }
 }
 

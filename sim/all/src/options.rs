@@ -1,5 +1,6 @@
 //! The launcher's options. Nearly all belong to the proxy.
 use std::ffi::OsString;
+use std::time::Duration;
 
 use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 use intelliproxy_sim::Preset;
@@ -26,6 +27,10 @@ pub(crate) struct Options {
     pub(crate) proxy_arguments: Vec<OsString>,
     /// Whether the proxy's arguments name backends.
     pub(crate) names_backends: bool,
+    /// The period of the faults, if there are traffic and faults.
+    pub(crate) demo: Option<Duration>,
+    /// Arguments of both servers, for a demonstration whose only faults are the announced ones.
+    pub(crate) server_arguments: Vec<OsString>,
 }
 
 /// Reads arguments (without the program's name) and the environment's variables.
@@ -34,6 +39,7 @@ pub(crate) fn parse(
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Command, ArgumentError> {
     let (mut names_backends, mut names_admin) = (false, false);
+    let (arguments, demo) = take_demo(arguments)?;
     let mut proxy_arguments = Arguments::new(arguments.iter().cloned(), []);
     // The launcher does not know which of the proxy's flags take a value, so it checks each
     // argument separately. The proxy refuses invalid ones.
@@ -55,7 +61,14 @@ pub(crate) fn parse(
             value.parse().map_err(|_| ArgumentError::value(name, "a port from 0 to 65535", &value))
         }
     };
+    if demo.is_some() && names_backends {
+        return Err(ArgumentError::new(DEMO, "not together with --backend or --config"));
+    }
+    let calm = CALM.iter().filter(|(name, ..)| demo.is_some() && variable(name).is_none());
+    let calm = calm.flat_map(|(_, flag, value)| [OsString::from(flag), OsString::from(value)]);
     Ok(Command::Run(Options {
+        demo,
+        server_arguments: calm.collect(),
         port_a: port("A_PORT", Preset::A.port())?,
         port_b: port("B_PORT", Preset::B.port())?,
         port_admin: if names_admin { None } else { Some(port("ADMIN_PORT", ADMIN_PORT)?) },
@@ -63,6 +76,40 @@ pub(crate) fn parse(
         names_backends,
     }))
 }
+
+/// Takes the launcher's own arguments out. Returns the others, and the period of the faults.
+fn take_demo(arguments: Vec<OsString>) -> Result<(Vec<OsString>, Option<Duration>), ArgumentError> {
+    let (mut is_demo, mut period) = (false, DEMO_PERIOD);
+    let mut others = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        let text = argument.to_string_lossy();
+        if text == DEMO {
+            is_demo = true;
+        } else if let Some(value) = text.strip_prefix("--demo-period-ms=") {
+            let millis = value.parse().ok().filter(|millis| (100..=3_600_000).contains(millis));
+            let allowed = "a whole number from 100 to 3600000";
+            let wrong = || ArgumentError::value("--demo-period-ms", allowed, value);
+            period = Duration::from_millis(millis.ok_or_else(wrong)?);
+        } else {
+            others.push(argument);
+        }
+    }
+    Ok((others, is_demo.then_some(period)))
+}
+
+const DEMO: &str = "--demo";
+/// Long enough to see a fault begin, have its effect and end.
+const DEMO_PERIOD: Duration = Duration::from_secs(20);
+/// Parameters of the servers in a demonstration, unless a variable sets them: few faults of their
+/// own, and little work for the machine.
+const CALM: [(&str, &str, &str); 6] = [
+    ("P_G_TO_B", "--p-g-to-b", "0"),
+    ("LOSS_IN_G", "--loss-in-g", "0"),
+    ("OVERLOAD_DROP_MULTIPLIER", "--overload-drop-multiplier", "0"),
+    ("ERR_RATE", "--err-rate", "0.002"),
+    ("SLOW_RATE", "--slow-rate", "0.02"),
+    ("CPU_LOAD_MS", "--cpu-load-ms", "2"),
+];
 
 /// The port of the admin pages.
 const ADMIN_PORT: u16 = 3003;
@@ -72,10 +119,14 @@ pub(crate) const HELP: &str = "\
 Starts the proxy IntelliProxy and the simulated servers A and B, shows the log lines of
 all three, and ends them on Ctrl-C.
 
-Usage: all [PROXY OPTIONS]
+Usage: all [--demo] [PROXY OPTIONS]
 
-Every argument is handed to the proxy; `cargo proxy --help` explains them. Examples:
-  cargo all --policy learned
+  --demo  also makes 50 requests a second, and every 20 s a fault in turn for 10 s: slow,
+          errors, silent, gone. The log names it and the server that has it, which is the
+          one with the most traffic. The servers have few other faults.
+
+Every other argument is handed to the proxy; `cargo proxy --help` explains them. Examples:
+  cargo all --demo --policy learned
   cargo all --listen 127.0.0.1:8080
 
 Environment:
@@ -123,8 +174,34 @@ mod tests {
                     port_admin,
                     proxy_arguments: arguments.iter().map(OsString::from).collect(),
                     names_backends,
+                    demo: None,
+                    server_arguments: Vec::new(),
                 }))
             );
+        }
+    }
+
+    /// `--demo` is the launcher's own. It calms the servers, except where a variable says how.
+    #[test]
+    fn a_demonstration_is_asked_for() {
+        let Ok(Command::Run(read)) = options(&["--policy", "p2c", "--demo"], &[]) else {
+            panic!("it is valid");
+        };
+        assert_eq!(read.demo, Some(Duration::from_secs(20)));
+        assert_eq!(read.proxy_arguments, ["--policy", "p2c"]);
+        assert_eq!(read.server_arguments.len(), 2 * CALM.len());
+        let period = options(&["--demo", "--demo-period-ms=400"], &[("CPU_LOAD_MS", "9")]);
+        let Ok(Command::Run(read)) = period else { panic!("it is valid") };
+        assert_eq!(read.demo, Some(Duration::from_millis(400)));
+        assert!(!read.server_arguments.contains(&"--cpu-load-ms".into()));
+        for (arguments, wrong) in [
+            (&["--demo", "--config", "x"][..], "--demo: not together with --backend or --config"),
+            (
+                &["--demo-period-ms=1"],
+                "--demo-period-ms: must be a whole number from 100 to 3600000, not \"1\"",
+            ),
+        ] {
+            assert_eq!(options(arguments, &[]).unwrap_err().to_string(), wrong);
         }
     }
 

@@ -87,6 +87,37 @@ fn nothing_outlives_a_killed_launcher() {
     wait_until("all ports are free", || ports.into_iter().all(is_refused));
 }
 
+/// With `--demo` requests pass through the proxy, each fault is announced in turn and ends, and
+/// Ctrl-C ends all of it.
+#[test]
+fn a_demonstration_has_traffic_and_faults() {
+    let mut command = all();
+    command.args(["--listen", "127.0.0.1:0", "--demo", "--demo-period-ms=800"]).env_clear().envs([
+        ("A_PORT", "0"),
+        ("B_PORT", "0"),
+        ("ADMIN_PORT", "0"),
+    ]);
+    let mut program = Program::start(&mut command);
+    let proxy = program.wait_for_port("[all]   proxy     http://127.0.0.1:");
+    program.wait_for("[all]   watch     cargo proxy top http://127.0.0.1:");
+    program.wait_for("[demo]  50 requests a second, and a fault every 0.8 s");
+    for fault in ["slow", "errors", "silent", "gone", "slow"] {
+        let line = program.wait_for(&format!("[demo]  fault {fault}: server "));
+        let server = if line.contains("server A ") { "A" } else { "B" };
+        program.wait_for(&format!("[demo]  server {server} is well again"));
+        if fault == "gone" {
+            program.wait_for(&format!("[{server}]     INFO  [sim] backend "));
+        }
+    }
+    // The program's own requests are among those that the proxy has counted.
+    let stats = Client::connect(proxy).get("/stats").body;
+    let (counted, ended) = (stats.matches("\"totalRequests\":").count(), "\"totalRequests\":0,");
+    assert_eq!(counted, 2, "{stats}");
+    assert!(stats.matches(ended).count() < 2, "{stats}");
+    program.signal("-INT");
+    assert_eq!(program.exit_code(), Some(0), "{:#?}", program.seen);
+}
+
 /// If one of the three ends by itself, the others end, too. A line names it, with exit code 1.
 #[test]
 fn all_end_when_one_does() {
