@@ -310,7 +310,7 @@ fn damage_is_reported() {
 }
 
 /// The complete files of a ring are one recording. Without the first file nothing can be checked,
-/// and the output says so.
+/// which the output reports.
 #[test]
 fn rings_replay_from_their_start() {
     let folder = Folder::new("ring");

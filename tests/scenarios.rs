@@ -240,8 +240,8 @@ fn an_old_client_gets_no_chunks() {
     assert_eq!(report.end(0), Some(End::Clean));
 }
 
-/// A client that goes on sending after an error response still gets that response: the proxy reads
-/// for a while before it closes (RFC 9112 section 9.6).
+/// A client that continues to send after an error response still gets that response: the proxy
+/// reads for a while before it closes (RFC 9112 section 9.6).
 #[test]
 fn an_early_error_is_not_lost_to_a_reset() {
     let mut script = ask("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\n");
@@ -296,7 +296,7 @@ fn a_tunnel_opens_after_the_101_only() {
     assert_eq!(report.responses(0), [(101, "early late".to_owned(), true)]);
 }
 
-/// A tunnel stays open while bytes come in either direction in time. After that it is closed.
+/// A tunnel stays open while bytes arrive in either direction in time. After that it is closed.
 #[test]
 fn an_idle_tunnel_is_closed() {
     let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: sim/1\r\n\r\n";
@@ -410,7 +410,7 @@ fn a_slow_backend_costs_no_memory() {
     assert!((40_000..400_000).contains(&taken), "{taken} bytes were read ahead");
 }
 
-/// A head that comes too slowly gets 408, and so does a body that stalls.
+/// A head that arrives too slowly gets 408, and so does a body that stalls.
 #[test]
 fn slow_clients_get_408() {
     let mut head = vec![Step::Ask { asked: Asked::default(), id: None }];

@@ -296,7 +296,7 @@ fn leaves(path: &str, at: &Value, into: &mut BTreeMap<String, Value>) {
 /// Returns whether the reader accepts a configuration with this value at this key.
 fn takes(key: &str, value: Value) -> bool {
     let mut config = defaults();
-    // Two keys depend on each other: each is tried with enough room from the other.
+    // Two keys depend on each other: each is tried with a value of the other that permits it.
     if key == "limits.targetBytesMax" {
         config["limits"]["headBytesMax"] = 60_000.into();
     } else {

@@ -21,7 +21,7 @@ const SEEDS: Range<u64> = 0..200;
 /// A world whose seed is a multiple of this is made twice, and both runs must be equal.
 const TWICE_EVERY: u64 = 25;
 
-/// Runs the world of one seed. The text of a broken rule says how to run it again.
+/// Runs the world of one seed. The text of a broken rule has the command that runs it again.
 fn run(seed: u64, is_shown: bool) -> Result<Report, String> {
     catch_unwind(AssertUnwindSafe(|| seeds::world(seed, is_shown).run())).map_err(|panic| {
         format!(
@@ -39,7 +39,7 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_default()
 }
 
-/// Returns the seeds that the environment asks for, and whether to print every event.
+/// Returns the seeds that the environment selects, and whether to print every event.
 fn wanted() -> (Range<u64>, bool) {
     let number = |text: &str| text.trim().parse::<u64>().expect("a seed is a number");
     if let Ok(seed) = std::env::var("INTELLIPROXY_SEED") {
@@ -92,7 +92,7 @@ fn rules_hold_in_every_world() {
     assert!(count < SEEDS.end || missing.is_empty(), "no world had {missing:?}: {seen:?}");
 }
 
-/// Marks that a sweep must have seen. Otherwise its rules had nothing to check.
+/// Marks that a sweep must reach. Otherwise its rules had nothing to check.
 const EXPECTED: [&str; 65] = [
     "101",
     "200",
@@ -164,7 +164,7 @@ const EXPECTED: [&str; 65] = [
     "notice ConfigRefused",
 ];
 
-/// Returns the marks of a world: what happened in it.
+/// Returns the marks of a world: the kinds of things that happened in it.
 fn marks(report: &Report) -> BTreeSet<String> {
     let mut marks: BTreeSet<String> = report.kinds.iter().map(|kind| (*kind).to_owned()).collect();
     for client in &report.clients {

@@ -101,8 +101,8 @@ fn nothing_is_left_for_later() {
 #[test]
 fn nothing_sleeps() {
     let sleep = concat!("sle", "ep(");
-    // A test of the ring of files must give a disk time: the writer reports nothing that the test
-    // could wait for.
+    // A test of the ring of files must give the disk time, because the writer reports nothing that
+    // the test could wait for.
     let excepted = root().join("server/src/edge/record/tests.rs");
     let folders = [
         "core",

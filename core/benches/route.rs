@@ -175,8 +175,9 @@ fn lower_quartile(numbers: &mut [f64]) -> f64 {
     numbers[numbers.len() / 4]
 }
 
-/// Requests that are timed together: reading the clock costs as much as a decision. The model of
-/// `learned` is fitted once in as many completions, so each window contains one fit.
+/// The number of requests that are timed together, because reading the clock costs as much as a
+/// decision. The model of `learned` is fitted once in as many completions, so each window contains
+/// one fit.
 const WINDOW: usize = 64;
 const WINDOWS_FIRST: usize = 300;
 const WINDOWS: usize = 1200;

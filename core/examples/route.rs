@@ -14,7 +14,7 @@ const BEFORE: [u64; 2] = [20, 5];
 const AFTER: [u64; 2] = [20, 200];
 
 fn main() -> Result<(), ConfigError> {
-    // The driver owns the time: any monotonic count of nanoseconds works. The seed fixes every
+    // The driver owns the time: any monotonic count of nanoseconds will do. The seed fixes every
     // random choice, so the same inputs give the same decisions.
     let mut now = Instant::ZERO;
     let backends = vec!["a".to_owned(), "b".to_owned()];

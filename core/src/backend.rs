@@ -53,8 +53,8 @@ pub(crate) struct Backend {
     marked: u32,
     /// Recent requests that it refused, as of its last event.
     turned_away: u32,
-    /// The end of the hold that the backend asked for. Until then it gets no requests while
-    /// another backend can take them.
+    /// The end of the hold that the backend requested. Until then it gets no requests while another
+    /// backend can take them.
     held_until: Option<Instant>,
     /// Its failures, tracked if the router ejects on behalf of the policy.
     pub(crate) watch: Watch,
@@ -478,7 +478,7 @@ impl Backend {
         &self.requests
     }
 
-    /// The end of the hold that the backend asked for, if there is one.
+    /// The end of the hold that the backend requested, if there is one.
     pub(crate) const fn held_until(&self) -> Option<Instant> {
         self.held_until
     }

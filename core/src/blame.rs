@@ -124,7 +124,7 @@ impl Blame {
         self.opinions[asker.target as usize] = Opinion::Asked { lease, not };
     }
 
-    /// Records a request that ended well (`is_good`), or whose end says nothing about the backend.
+    /// Records a request that ended well (`is_good`), or whose end shows nothing about the backend.
     #[inline]
     pub(crate) fn ended(&mut self, now: Instant, lease: LeaseId, asker: Asker, is_good: bool) {
         if is_good {

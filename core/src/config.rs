@@ -112,7 +112,7 @@ pub enum Mode {
     /// In service.
     #[default]
     Ready,
-    /// It gets no new requests. Requests in flight finish, and probes go on.
+    /// It gets no new requests. Requests in flight finish, and probes continue.
     Drain,
     /// It gets neither new requests nor probes. Requests in flight finish.
     Maintain,

@@ -263,8 +263,8 @@ pub enum ProbeFailure {
     TooLarge,
     /// The status of the response was neither 2xx nor 3xx.
     Status(u16),
-    /// The proxy gave up for a reason of its own, such as a lack of file descriptors. The probe
-    /// says nothing about the backend and is not counted.
+    /// The proxy gave up for its own reasons, such as a lack of file descriptors. The probe shows
+    /// nothing about the backend and is not counted.
     Abandoned,
 }
 
@@ -389,13 +389,13 @@ pub enum Outcome {
     },
     /// The request failed at the backend or on the way to it.
     Failed(RequestFailure),
-    /// The client left, or the proxy gave up for a reason of its own. The end says nothing about
-    /// the backend.
+    /// The client left, or the proxy gave up for its own reasons. The end shows nothing about the
+    /// backend.
     Abandoned,
 }
 
 impl Outcome {
-    /// Whether the outcome counts as an error of the backend; `None` when it says nothing about
+    /// Whether the outcome counts as an error of the backend; `None` when it shows nothing about
     /// errors.
     pub const fn is_error(&self) -> Option<bool> {
         match self {

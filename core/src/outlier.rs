@@ -263,7 +263,7 @@ impl Watch {
         }
     }
 
-    /// Records the end of a request on probation; `None` if it says nothing about the backend.
+    /// Records the end of a request on probation; `None` if it shows nothing about the backend.
     /// Failures that are usual with the others are tolerated: with 5 % failures everywhere only one
     /// in five probations of 32 requests would succeed.
     pub(crate) fn probation_ended(
@@ -550,7 +550,8 @@ const CALM: Duration = Duration::from_secs(30);
 /// Good requests that a first probation needs; each relapse doubles them. Chosen; insensitive from
 /// half to twice.
 const PROBATION: u32 = 4;
-/// The most good requests that a probation needs. Chosen; without effect from half to twice.
+/// The maximum number of good requests that a probation needs. Chosen; without effect from half to
+/// twice.
 const PROBATION_MAX: u32 = 32;
 /// From this share on, failures of the others count as usual. Chosen; without effect from half to
 /// twice.

@@ -93,7 +93,7 @@ pub struct BackendSnapshot {
     /// Of these, refusals, which do not count as errors: 429, 503, and other 4xx of a backend that
     /// sends far more of them than the others.
     pub refused: u64,
-    /// The remaining time of the pause that it asked for when it refused a request.
+    /// The remaining time of the pause that it requested with a refusal.
     pub held: Option<Duration>,
     /// Requests in flight that it works on: without those that wait for their client, and without
     /// streams that no longer count.
@@ -122,7 +122,7 @@ pub struct BackendSnapshot {
     pub report_age: Option<Duration>,
     /// The score that decisions use, as of the last event of this backend.
     pub score: ScoreParts,
-    /// The policy's own reason for or against it.
+    /// The policy's reason for or against it.
     pub policy: PolicyView,
 }
 

@@ -366,7 +366,7 @@ proptest! {
     }
 }
 
-/// A journal that is cut after any byte gives an error at an offset inside of it, and everything
+/// A journal that is cut after any byte gives an error at an offset inside it, and everything
 /// complete before that is read.
 #[test]
 fn cuts_are_told() {
@@ -462,8 +462,8 @@ fn differences_are_seen() {
     assert!((10..40).contains(&differ), "{differ} of 40");
 }
 
-/// Another policy gives other decisions, another interval other probes, and the replay reports both.
-/// The recorded rules give the recorded ones.
+/// Another policy gives other decisions, another interval gives other probes, and the replay
+/// reports both. The recorded rules give the recorded decisions and probes.
 #[test]
 fn other_rules_are_seen() {
     let pong = ProbeAnswer { latency: Duration::from_millis(2), report: None };

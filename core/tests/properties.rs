@@ -217,8 +217,7 @@ proptest! {
     }
 }
 
-/// The generated runs are useful: they reach every kind of decision at least ten times, and
-/// `LoadAlone` three times.
+/// The generated runs reach every kind of decision at least ten times, and `LoadAlone` three times.
 #[test]
 fn every_kind_of_decision_is_reached() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();

@@ -69,7 +69,7 @@ fn serve(mut stream: BufReader<TcpStream>) {
     }
 }
 
-/// Sends bytes on a new connection. Returns all bytes that come back.
+/// Sends bytes on a new connection. Returns all received bytes.
 fn exchange(program: &Program, request: &[u8]) -> Vec<u8> {
     let mut client = program.connect();
     client.write_all(request).expect("sent");
@@ -300,7 +300,7 @@ fn an_unusable_file_ends_the_start() {
     }
 }
 
-/// Passwords in targets and in Referer are masked; what looks alike elsewhere stays.
+/// Passwords in targets and in Referer are masked; similar text elsewhere is not.
 #[test]
 fn passwords_are_masked() {
     let folder = Folder::new("access-log-masks");
@@ -327,8 +327,8 @@ fn passwords_are_masked() {
     assert_eq!(lines[6]["target"], "***@h:80");
 }
 
-/// While a pipe is not read, the program's log tells of lost lines, and SIGUSR1 does not claim to
-/// have opened stdout again.
+/// While a pipe is not read, the program's log reports lost lines, and SIGUSR1 logs no line about
+/// stdout being opened again.
 #[test]
 fn lines_lost_at_a_held_pipe_are_reported() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -382,7 +382,7 @@ fn lines_lost_at_the_end_are_reported() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// The counts of lost lines and failed writes go on when a reload moves the log.
+/// The counts of lost lines and failed writes continue when a reload moves the log.
 #[test]
 #[cfg(target_os = "linux")]
 fn counts_outlast_the_file() {

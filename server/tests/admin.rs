@@ -64,7 +64,7 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// Sends bytes on a new connection. Returns all bytes that come back.
+/// Sends bytes on a new connection. Returns all received bytes.
 fn exchange(port: u16, request: &str) -> String {
     let mut stream = connect(port);
     stream.write_all(request.as_bytes()).expect("sent");
@@ -204,8 +204,9 @@ fn connections_are_kept() {
     }
 }
 
-/// With the maximum of clients and of admin connections, another scrape gets its response, because
-/// idle connections are closed. The same holds if clients need more descriptors than there are.
+/// With the maximum number of clients and of admin connections, another scrape gets its response,
+/// because idle connections are closed. The same holds if clients need more descriptors than there
+/// are.
 #[test]
 fn full_of_clients_it_can_be_reached() {
     let flag = start_backend("A", None);
@@ -259,8 +260,8 @@ fn readiness_follows_backends_and_the_end() {
 }
 
 /// With `timeouts.lameDuckMs`, new clients are still accepted after SIGTERM. Every response ends
-/// its connection, and /readyz says that the proxy stops. At the end of that time the proxy stops;
-/// a second signal ends it at once.
+/// its connection, and /readyz reports that the proxy stops. At the end of that time the proxy
+/// stops; a second signal ends it at once.
 #[test]
 fn a_lame_duck_goes_on_serving() {
     let backend = start_backend("A", None);

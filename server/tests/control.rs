@@ -220,7 +220,7 @@ fn a_maintained_backend_is_left_alone() {
 }
 
 /// Changes by command outlast a reload of the same file. A file with another policy replaces the
-/// commanded policy; weight and mode stay.
+/// policy set by command; weight and mode stay.
 #[test]
 fn commands_end_with_a_file_that_says_otherwise() {
     let mut proxy = Proxy::start("otherwise", "");
@@ -326,8 +326,8 @@ fn the_socket_comes_and_goes() {
     assert!(!Path::new(&moved).exists());
 }
 
-/// Clients that hang, send garbage or never read disturb neither requests nor other commands. When
-/// there are more than fit, new ones replace them.
+/// Clients that hang, send garbage or never read disturb neither requests nor other commands.
+/// Beyond the maximum number of connections, new clients replace them.
 #[test]
 fn bad_clients_disturb_nothing() {
     let proxy = Proxy::start("bad", "");
@@ -335,7 +335,7 @@ fn bad_clients_disturb_nothing() {
     for number in 0..20 {
         let mut stream = UnixStream::connect(proxy.socket()).expect("a listener");
         let garbage = [&b"dra"[..], &[0xff; 3000], b"\n\n\n", &[b'x'; 900]][number % 4];
-        // One whose line is too long may be closed by now.
+        // A connection whose line is too long may be closed by now.
         let _ = stream.write_all(garbage);
         hanging.push(stream);
         assert_eq!(proxy.ask(1).len(), 1);

@@ -53,7 +53,7 @@ fn clients_leave_descriptors_for_their_upstreams() {
     }
 }
 
-/// A configured limit that does not fit is a warning.
+/// A configured limit above the number of descriptors is logged as a warning.
 #[test]
 fn a_chosen_limit_that_does_not_fit_is_a_warning() {
     let flags = ["--backend", "A=http://127.0.0.1:1", "--clients", "9000"];

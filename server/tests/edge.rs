@@ -34,7 +34,7 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 const BAD: &str = "GET / HTTP/1.1\r\n\r\n";
 
 /// Without a reader of the log, writes to it fail and /stats counts them. Once it is read again,
-/// the lines of that time are written, and a line about the failed writes.
+/// the lines of that time are written, and one more about the failed writes.
 #[test]
 fn a_log_without_a_reader_goes_on_later() {
     let folder = Folder::new("edge-log");

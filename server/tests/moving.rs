@@ -129,8 +129,8 @@ fn is_good(response: &str) -> bool {
     response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("hello")
 }
 
-/// The listener moves while a download runs and requests come on new connections. No request fails,
-/// the old port refuses afterwards, and the download is complete.
+/// The listener moves while a download runs and requests arrive on new connections. No request
+/// fails, the old port refuses afterwards, and the download is complete.
 #[test]
 fn the_listener_moves_without_a_failed_request() {
     let (address, is_released) = backend();
@@ -304,7 +304,7 @@ fn a_hundred_reloads_fail_no_request() {
 }
 
 /// A recording that ends by a reload has its end mark, and the next one is complete as well. Both
-/// can be replayed, but decisions cannot be compared: the state before their begin is not known.
+/// can be replayed, but decisions cannot be compared: the state before their beginning is unknown.
 #[test]
 fn the_recording_moves() {
     let (address, _) = backend();

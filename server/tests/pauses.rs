@@ -1,5 +1,5 @@
-//! A process that is paused (SIGSTOP, a frozen container) or asked to end handles the bytes that
-//! arrived before.
+//! A process that is paused (SIGSTOP, a frozen container) or stopped by a signal handles the
+//! bytes that arrived before.
 mod process;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -60,7 +60,7 @@ fn responses_that_came_during_a_pause_count() {
     }
     // The deadline passes without any bytes.
     clients[0].set_read_timeout(Some(Duration::from_millis(600))).expect("a timeout");
-    // A test that is itself stopped meanwhile finds its read interrupted.
+    // If the test itself is stopped meanwhile, its read is interrupted.
     let mut wait = || clients[0].read(&mut [0]).expect_err("the proxy is stopped");
     let early = match wait() {
         error if error.kind() == ErrorKind::Interrupted => wait(),

@@ -16,7 +16,7 @@ fn assert_ends(arguments: &[&str], code: i32, stdout: &str, stderr: &str) {
     assert_eq!(output.status.code(), Some(code), "{arguments:?}");
 }
 
-/// If a line never comes, the wait for it ends with a panic, although the program continues.
+/// If a log line never appears, the wait for it ends with a panic, although the program continues.
 #[test]
 #[should_panic(expected = "the log has no \"never\" within")]
 fn a_line_that_never_comes_is_not_awaited_for_ever() {
@@ -218,7 +218,7 @@ fn refusals_are_logged() {
 }
 
 /// 150 clients wait at the same time, more than one turn accepts. All are served, whether their
-/// requests came before or after the process continued.
+/// requests arrived before or after the process continued.
 #[test]
 fn a_burst_of_clients_is_served() {
     let program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);

@@ -29,7 +29,7 @@ impl Manager {
         Self { socket, name: format!("@{name}") }
     }
 
-    /// The next message other than a sign of life.
+    /// The next message that is not a watchdog message.
     fn next(&self) -> String {
         loop {
             let message = self.next_of_any_kind();
@@ -56,8 +56,8 @@ fn start(script: &str, stdin: Stdio, variables: &[(&str, &str)], arguments: &[&s
     Program::started(child, File::from(log))
 }
 
-/// The messages from start to stop: ready, signs of life, a reload, an upgrade, the end. The new
-/// process of an upgrade sends its own.
+/// The messages from start to stop: ready, watchdog, a reload, an upgrade, the end. The new process
+/// of an upgrade sends its own.
 #[test]
 fn the_manager_is_informed() {
     let manager = Manager::start("informed");

@@ -15,7 +15,7 @@ const SENT: usize = 30_000;
 /// rest.
 const KEPT_KIB: usize = 128 * 70 + 1024 * 2 + 3 * 1024;
 
-/// Waits until the resident memory of the process is as expected. A request before each look shows
+/// Waits until the resident memory of the process is as expected. A request before each check shows
 /// that the process serves.
 fn wait_for(program: &Program, what: &str, is_expected: impl Fn(usize) -> bool) {
     let end = Instant::now() + DEADLINE;

@@ -99,7 +99,7 @@ impl Traffic {
         Self { clients, is_over, done }
     }
 
-    /// Waits for 200 more responses. Each client has probably had some of them.
+    /// Waits for 200 more responses, so that each client has very likely had some of them.
     fn go_on(&self) {
         let until = self.done.load(Ordering::SeqCst) + 200;
         let end = std::time::Instant::now() + DEADLINE;
@@ -164,7 +164,7 @@ fn upgrades_lose_no_request() {
 }
 
 /// A client that connected before the upgrade is served by the old process, and the response ends
-/// its connection. Clients that come later are served by the new process.
+/// its connection. Clients that connect later are served by the new process.
 #[test]
 fn kept_connections_are_served_by_the_old_process() {
     let mut proxy = Upgraded::start("kept", &config(""));
@@ -253,7 +253,7 @@ fn the_learned_state_goes_over() {
 }
 
 /// The control socket is not passed on: the new process opens its own under the same name, and the
-/// old one goes with the old process.
+/// old one is closed with the old process.
 #[test]
 fn the_control_socket_is_not_inherited() {
     let name = format!("intelliproxy-upgrade-control-{}", std::process::id());

@@ -16,7 +16,8 @@ pub(crate) fn accept(host: &Arc<Host>, listener: &TcpListener) {
         }
         match stream {
             Ok(stream) => admit(host, stream),
-            // Out of descriptors, or a client that has gone already: pause instead of spinning.
+            // The process has no free descriptors, or the client has already left. A pause avoids a
+            // busy loop.
             Err(error) => {
                 host.log(LogLevel::Debug, || format!("cannot accept: {error}"));
                 host.wait_for_phase(Phase::Draining, ACCEPT_PAUSE);

@@ -1,7 +1,7 @@
-//! A blocking HTTP/1.1 server that acts out a [`Model`](crate::Model), with a thread per
-//! connection.
+//! A blocking HTTP/1.1 server that applies the decisions of a [`Model`](crate::Model), with a
+//! thread per connection.
 //!
-//! This file has the owner's view: start, end, parameters and counters. The state shared by the
+//! This file has the public interface: start, end, parameters and counters. The state shared by the
 //! threads is in `host.rs`, the handling of a connection in `connection.rs`.
 use std::error::Error;
 use std::fmt;
@@ -164,13 +164,13 @@ fn listen(port: u16) -> Result<Vec<TcpListener>, StartError> {
         match TcpListener::bind(address) {
             Ok(v6) => return Ok(vec![v4, v6]),
             Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-                // A port that is free on 127.0.0.1 may be taken on ::1. Another one may be free on
+                // A port that is free on 127.0.0.1 may be in use on ::1. Another one may be free on
                 // both.
                 if port != 0 || attempts.next().is_none() {
                     return Err(StartError::Listen { address, source });
                 }
             }
-            // No IPv6 here.
+            // The system has no IPv6.
             Err(_) => return Ok(vec![v4]),
         }
     }

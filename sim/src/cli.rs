@@ -35,7 +35,7 @@ pub fn main_with(
     let config = match options::parse(arguments, |name| env::var_os(name)) {
         Ok(Command::Run(config)) => config,
         Ok(Command::Help) => {
-            // With stdout closed there is no reader for an error either.
+            // If stdout is closed, an error has no reader, either.
             drop(io::stdout().write_all(options::help().as_bytes()));
             return ExitCode::SUCCESS;
         }

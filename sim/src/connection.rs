@@ -231,7 +231,7 @@ fn close(stream: &TcpStream) {
     }
 }
 
-/// Reads and drops bytes until the client closes, the time is over or the maximum has come.
+/// Reads and drops bytes until the client closes, the time is over or the maximum has arrived.
 fn drain(mut stream: &TcpStream, time_max: Duration, bytes_max: u64) -> io::Result<()> {
     let end = Instant::now() + time_max;
     let mut scratch = [0; 4096];

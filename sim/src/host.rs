@@ -138,7 +138,7 @@ impl Host {
     /// Marks a connection as one that may be closed at any time. Returns false if it must close
     /// itself.
     pub(crate) fn enter_idle(&self, connection: &Connection) -> bool {
-        // Under the lock, so that a thread that ends the phase after this sees the mark.
+        // Set under the lock, so that a thread that ends the phase later sees the mark.
         let phase = lock(&self.phase);
         connection.is_idle.store(true, Ordering::SeqCst);
         *phase == Phase::Running

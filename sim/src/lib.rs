@@ -19,9 +19,9 @@
 //!   more: an independent loss of `multiplier · (queue / max − 0.8) / 0.2` on top. A lost *ping*
 //!   gets no response: the connection stays silent until the client leaves, at most 30 s. Lost
 //!   *traffic* is late instead, as with TCP: sent again after 200 ms, then after 400 ms, and so on,
-//!   five times at most. So a lossy period affects both, and curl in the demonstration does not
-//!   hang.
-//! - **errors** have status 500, **slow responses** come later by a fixed time, and every request
+//!   five times at most. A lossy period therefore affects both, and curl in the demonstration does
+//!   not hang.
+//! - **errors** have status 500, **slow responses** are delayed by a fixed time, and every request
 //!   costs **CPU work**.
 //! - the **queue** is the model's own random walk, reported by `/metrics`.
 //!

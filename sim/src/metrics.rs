@@ -37,7 +37,7 @@ pub(crate) fn to_json(model: &Model, measured: &Measured) -> String {
             "lossInB": parameters.loss_in_b,
         },
         "memRss": measured.memory_rss,
-        // The allocator has no readable count: null rather than an invented figure.
+        // The allocator has no readable count, so the figure is null.
         "heapUsed": null,
         "uptime": measured.uptime.as_millis() as f64 / 1000.0,
         "timestamp": measured.unix_time.as_millis() as u64,

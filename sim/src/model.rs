@@ -2,9 +2,9 @@
 //!
 //! The model does not sleep, compute or respond. Its host does ([`crate::Backend`], or a simulator
 //! in virtual time). Time is a parameter. It has two streams of random numbers, one for requests
-//! and one for the queue, and a fixed number of draws per request and per step. So the fate of the
-//! n-th request depends on the seed and on n, not on its time, unless a queue above 80 % of its
-//! maximum adds loss. A change of one rate does not shift the draws of another.
+//! and one for the queue, and a fixed number of draws per request and per step. The fate of the
+//! n-th request therefore depends on the seed and on n, not on its time, unless a queue above 80 %
+//! of its maximum adds loss. A change of one rate does not shift the draws of another.
 use std::time::Duration;
 
 use intelliproxy_core::{Instant, Rng};

@@ -93,9 +93,9 @@ pub enum Faults {
 /// One of the two servers of the demonstration. They differ enough to make routing worthwhile.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Preset {
-    /// Port 3000: seldom slow, and then by little; 16 ms of CPU work per request.
+    /// Port 3000: rarely slow, by a short time; 16 ms of CPU work per request.
     A,
-    /// Port 3002: often slow, and then by much; 8 ms of CPU work per request.
+    /// Port 3002: often slow, by a long time; 8 ms of CPU work per request.
     B,
 }
 

@@ -162,7 +162,7 @@ fn a_long_trailer_section_waits_for_room() {
     }
 }
 
-/// A client that leaves inside its body: the backend never gets a complete request.
+/// If a client leaves inside its body, the backend never gets a complete request.
 #[test]
 fn cut_uploads_are_seen_as_cut() {
     for request in [
@@ -189,7 +189,7 @@ fn cut_uploads_are_seen_as_cut() {
     }
 }
 
-/// Pipelined requests: one at a time goes to the backend, responses come back in order, and each
+/// Pipelined requests: one at a time goes to the backend, responses are returned in order, and each
 /// message is framed on its own.
 #[test]
 fn pipelined_requests_are_served_in_order() {
@@ -231,7 +231,8 @@ fn pipelined_requests_are_served_in_order() {
 }
 
 /// `Expect: 100-continue` is forwarded: the backend's 100 goes to the client, which then sends its
-/// body. A final response instead of the 100 ends the connection, because the body may still come.
+/// body. A final response instead of the 100 ends the connection, because the body may still
+/// arrive.
 #[test]
 fn expectations_are_passed_on() {
     let request =

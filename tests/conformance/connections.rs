@@ -107,8 +107,8 @@ fn a_client_that_did_not_ask_for_the_end_is_not_closed_at_once() {
     }
 }
 
-/// A client's idle time begins when its last response is written, also for a slow reader. (Found by
-/// the fuzzer: the deadline was before the time of its check.)
+/// A client's idle time begins when its last response is written, also for a slow reader. (The
+/// fuzzer found a deadline that was earlier than its check.)
 #[test]
 fn a_slow_reader_is_not_idle() {
     let mut driver = Driver::new(Config::default());

@@ -26,7 +26,7 @@ fn target() -> BackendTarget {
     }
 }
 
-/// A proxy with a maximum of clients.
+/// A proxy with a maximum number of clients.
 struct Full {
     driver: Driver,
     overflow: Overflow,
@@ -64,7 +64,7 @@ impl Full {
 
     /// Runs a complete exchange: the backend responds at once, and closes.
     fn ask(&mut self, now: Instant, conn: ConnId) {
-        // A read that finds no bytes is not a sign of life.
+        // A read that finds no bytes is not activity of the client.
         self.driver.proxy.handle_read(now, conn, 0);
         self.send(now, conn, REQUEST);
         let upstream = self.driver.upstream();
@@ -212,8 +212,8 @@ fn clients_beyond_a_lowered_limit_give_way() {
     }
 }
 
-/// A client that is turned away takes no place while its connection lasts: no idle client gives way
-/// for it. One gives way for the next client that is admitted.
+/// A client that is turned away does not count while its connection lasts, so no idle client gives
+/// way for it. One gives way for the next client that is admitted.
 #[test]
 fn one_turned_away_takes_no_place() {
     let mut full = Full::new(2);

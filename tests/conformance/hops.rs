@@ -1,5 +1,4 @@
-//! Hops before the proxy: which fields are trusted, which address is the client's, access to
-//! /stats, and loops.
+//! Hops before the proxy: trusted fields, the client's address, access to /stats, and loops.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
@@ -162,11 +161,11 @@ fn stats_are_not_shown_to_forwarded_clients() {
     }
 }
 
-/// A request that this instance has forwarded comes back: the client gets 508, and a notice is
+/// A request that this instance has forwarded arrives again: the client gets 508, and a notice is
 /// sent. A request from another instance with the same name is not a loop.
 #[test]
 fn a_loop_is_ended() {
-    // The proxy is its own backend: each request that it sends comes back.
+    // The proxy is its own backend: each request that it sends returns to it.
     let mut driver = Driver::new(Config::default());
     let first = driver.client_with(b"GET /round HTTP/1.1\r\nHost: h\r\n\r\n");
     let sent = driver.text(driver.upstream());
@@ -223,7 +222,7 @@ fn a_proxy_header_names_the_client() {
             let proto = if client.starts_with("192.0.2.") { "https" } else { "http" };
             assert!(text.contains(&format!("\r\nX-Forwarded-For: {client}\r\n")), "{text}");
             assert!(text.contains(&format!("\r\nX-Forwarded-Proto: {proto}\r\n")), "{text}");
-            // The header is read once: no header comes before the next request.
+            // The header is read once: no header precedes the next request.
             driver.send(driver.upstream(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
             driver.drain(conn);
             driver.send(conn, request);

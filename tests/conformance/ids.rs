@@ -70,7 +70,8 @@ fn ids_are_taken_or_made() {
     }
 }
 
-/// Without the two options a client's field is a field like any other, even with the access log on.
+/// Without the two options a client's field is forwarded like any other, even with the access log
+/// on.
 #[test]
 fn the_field_is_untouched_by_default() {
     for file in [None, Some("access.log".to_owned())] {

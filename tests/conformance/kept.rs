@@ -1,4 +1,5 @@
-//! Idle connections to backends: how long they are kept, and which requests may use them.
+//! Idle connections to backends: the time for which they are kept, and the requests that may use
+//! them.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
@@ -63,8 +64,8 @@ fn a_backends_keep_alive_time_is_held() {
     }
 }
 
-/// An idle connection whose time is over is not used, even if the request comes before its timer is
-/// handled, as after a pause of the process.
+/// An idle connection whose time is over is not used, even if the request arrives before its timer
+/// is handled, as after a pause of the process.
 #[test]
 fn a_connection_whose_time_is_over_is_not_used() {
     let mut driver = Driver::new(Config::default());
@@ -161,7 +162,7 @@ fn a_lost_post_closes_a_kept_client() {
 const CHALLENGE: &str = "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\
     www-authenticate: Negotiate, NTLM\r\nContent-Length: 0\r\n\r\n";
 
-/// A 401 or 407 that asks for NTLM or Negotiate binds the connection to the client, and so do
+/// A 401 or 407 that requires NTLM or Negotiate binds the connection to the client, and so do
 /// credentials of these schemes. Other schemes do not.
 #[test]
 fn authenticated_connections_stay_with_their_client() {

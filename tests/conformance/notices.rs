@@ -76,7 +76,7 @@ fn changes_of_the_current_backend_are_reported() {
     assert_eq!(take(&mut driver), [up]);
 }
 
-/// A backend that responds 500 is ejected for its failures. When it responds well again, it
+/// A backend that responds 500 is ejected for its failures. When its responses are good again, it
 /// returns. Both are reported.
 #[test]
 fn ejections_are_reported() {

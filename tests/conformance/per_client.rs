@@ -184,8 +184,8 @@ fn requests_count_for_the_client_behind_trusted_hops() {
     assert_eq!(excesses(&driver).last().expect("one").0, "203.0.113.9");
 }
 
-/// Two connections for each client: the third gets 429 at once and ends. When one ends, another may
-/// come. Other clients are not affected, and one that was turned away takes no place.
+/// Two connections for each client: the third gets 429 at once and ends. When one ends, another is
+/// accepted. Other clients are not affected, and one that was turned away takes no place.
 #[test]
 fn connections_beyond_the_limit() {
     let mut driver = Driver::new(config(2, 0));
@@ -211,8 +211,8 @@ fn connections_beyond_the_limit() {
 }
 
 /// A client that opens connections without end: 64 get 429 and time to read it, the others are
-/// reset at once. So its refused connections take a bounded number of descriptors. Other clients
-/// are served meanwhile.
+/// reset at once. Its refused connections therefore take a bounded number of descriptors. Other
+/// clients are served meanwhile.
 #[test]
 fn refused_connections_are_bounded() {
     let mut driver = Driver::new(config(1, 0));

@@ -1,4 +1,4 @@
-//! Backends at their limits: which requests wait, in which order, and for how long.
+//! Backends at their limits: the requests that wait, their order, and their longest wait.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
@@ -45,7 +45,7 @@ fn assert_busy(driver: &Driver, client: ConnId) {
 }
 
 /// With a limit of 2 the third request waits, and the fourth waits behind it. Each response lets
-/// the oldest waiting request go on. A later client does not overtake.
+/// the oldest waiting request continue. A later client does not overtake.
 #[test]
 fn first_come_first_served() {
     let mut driver = Driver::new(config(2, 10));
@@ -97,7 +97,7 @@ fn the_queue_is_bounded() {
     }
 }
 
-/// Clients that leave the queue free their place: the next one goes on, and another one may wait.
+/// Clients that leave the queue free their place: the next one continues, and another one may wait.
 #[test]
 fn clients_that_leave_are_skipped() {
     let mut driver = Driver::new(config(1, 2));
@@ -116,7 +116,7 @@ fn clients_that_leave_are_skipped() {
 }
 
 /// One of two backends has a limit: with every policy, requests above the limit go to the other.
-/// Raising the limit lets waiting requests go on.
+/// Raising the limit lets waiting requests continue.
 #[test]
 fn limits_differ_and_change() {
     for policy in intelliproxy_core::PolicyKind::ALL {

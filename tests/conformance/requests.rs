@@ -1,4 +1,4 @@
-//! Request heads: which are refused, with which status, and what the backend gets of the others.
+//! Request heads: those that are refused, with the status, and the forwarded form of the others.
 use std::time::Duration;
 
 use intelliproxy::config::Config;

@@ -1,4 +1,4 @@
-//! Responses of backends: which pass, which are replaced by 502, and which are cut.
+//! Responses of backends: those that are forwarded, replaced by 502, or cut.
 use intelliproxy::config::Config;
 use intelliproxy::proxy::{ConnId, Notice};
 use intelliproxy_driver::{Dialling, Driver};
@@ -180,8 +180,8 @@ fn good_responses_pass() {
     }
 }
 
-/// Chunks are encoded again for HTTP/1.1 and decoded for HTTP/1.0, without extensions. Trailers go
-/// to clients that asked for them.
+/// Chunks are encoded again for HTTP/1.1 and decoded for HTTP/1.0, without extensions. Trailers are
+/// forwarded to clients with `TE: trailers`.
 #[test]
 fn chunked_responses_are_encoded_again() {
     let body = "5;a=b\r\nhello\r\n001\r\n!\r\n0\r\nX-Sum: 1\r\nContent-Length: 3\r\n\r\n";
@@ -242,7 +242,7 @@ fn responses_until_close_are_framed() {
     }
 }
 
-/// A cut body is seen as cut: the bytes that came are forwarded, then the connection ends, without
+/// A cut body is seen as cut: the received bytes are forwarded, then the connection ends, without
 /// the body's end. It is reset only where a clean end would look complete.
 #[test]
 fn cut_responses_are_seen_as_cut() {
@@ -322,7 +322,7 @@ fn bytes_after_a_response_are_dropped() {
         ("chunks", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     ] {
         for step in [usize::MAX, 1] {
-            // At once behind the response, or when the connection is idle.
+            // The bytes arrive directly behind the response, or when the connection is idle.
             for is_late in [false, true] {
                 let mut driver = Driver::new(Config::default());
                 driver.step = step;
@@ -379,8 +379,8 @@ fn interim_responses() {
     assert!(driver.text(client).ends_with(BAD_GATEWAY), "{}", driver.text(client));
 }
 
-/// A tunnel opens after a 101 to a request that asked for that protocol, not earlier. Then bytes
-/// pass in both directions, early ones included, and so do ends.
+/// A tunnel opens after a 101 to a request that named that protocol, not earlier. Then bytes pass
+/// in both directions, early ones included, and so do ends.
 #[test]
 fn tunnels_open_after_a_101() {
     let request =
@@ -504,7 +504,8 @@ fn dead_pooled_connections_are_replaced() {
 }
 
 /// The bytes that one side of a tunnel sent are forwarded completely, even if that side accepts no
-/// more: it ended cleanly and reset a late ping, or it broke. Only then does the tunnel end.
+/// more because it ended cleanly and reset a late ping, or because it broke. Only then does the
+/// tunnel end.
 #[test]
 fn tunnel_sides_that_take_no_more() {
     let request = "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";

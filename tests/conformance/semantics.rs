@@ -1,4 +1,4 @@
-//! Rules of RFC 9110 and 9112 on where a message ends and on what a proxy does by itself: responses
+//! Rules of RFC 9110 and 9112 on the end of a message and on the proxy's own part: responses
 //! without a body, lists of lengths, blanks after chunk sizes, upgrades, interim responses.
 use intelliproxy::config::Config;
 use intelliproxy::proxy::Notice;
@@ -9,7 +9,7 @@ use crate::expected::forwarded;
 
 const OWN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
 
-/// Responses to HEAD, and 204 and 304, end at the empty line whatever their fields say (RFC 9112
+/// Responses to HEAD, and 204 and 304, end at the empty line, whatever their fields are (RFC 9112
 /// section 6.3 rule 1), and their connection carries the next exchange.
 #[test]
 fn bodiless_responses_end_at_the_empty_line() {
@@ -127,7 +127,7 @@ fn a_426_names_its_protocol() {
     assert_eq!(driver.text(client), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
 }
 
-/// An upgrade by POST becomes a tunnel, with or without a body, even if the 101 comes before the
+/// An upgrade by POST becomes a tunnel, with or without a body, even if the 101 arrives before the
 /// body is complete. The client's bytes in the tunnel begin behind its request.
 #[test]
 fn an_upgrade_by_post_becomes_a_tunnel() {
@@ -189,8 +189,8 @@ fn a_tunnel_that_breaks_before_the_body_is_whole_ends() {
     assert!(driver.proxy.is_at_rest());
 }
 
-/// Any number of interim responses passes, up to a limit on their bytes. A flood ends with an error
-/// that names the limit.
+/// Any number of interim responses is forwarded, up to a limit on their bytes. A flood ends with an
+/// error that names the limit.
 #[test]
 fn interim_responses_are_bounded_by_their_bytes() {
     let interim = "HTTP/1.1 102 Processing\r\n\r\n";
@@ -269,7 +269,7 @@ fn max_forwards_limits_options() {
 }
 
 /// A final response without Date gets one (RFC 9110 section 6.6.1), whether its head is forwarded
-/// unchanged or rewritten. A Date that is there is kept. The proxy's own responses have a Date.
+/// unchanged or rewritten. An existing Date is kept. The proxy's own responses have a Date.
 #[test]
 fn a_response_without_date_gets_one() {
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";

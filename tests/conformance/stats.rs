@@ -64,9 +64,9 @@ fn one_text_serves_all_for_a_while() {
     assert_ne!(driver.text(next), first);
 }
 
-/// While the text is being built, one client ends its side and still gets the text, and one leaves.
-/// One sends HEAD, gets a head, and its next request is forwarded. One reads the text slowly and
-/// gets all of it.
+/// Four clients while the text is being built: one ends its side and still gets the text, and one
+/// leaves. One sends HEAD, gets a head, and its next request is forwarded. One reads slowly and
+/// gets all of the text.
 #[test]
 fn clients_differ() {
     let mut driver = driver();
@@ -95,7 +95,7 @@ fn clients_differ() {
     assert_eq!(driver.peer(slow).closed, None);
 }
 
-/// A configuration that comes while the text is being built restarts it: the text has the new
+/// A configuration that arrives while the text is being built restarts it: the text has the new
 /// backends and no others.
 #[test]
 fn a_new_configuration_starts_the_text_again() {

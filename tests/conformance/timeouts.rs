@@ -178,8 +178,8 @@ fn backend_that_takes_nothing() {
     });
 }
 
-/// A backend that has begun its response and reads the upload slowly is alive: its response is not
-/// cut while the upload makes progress, however long the response rests. After that it has
+/// A backend that has begun its response and reads the upload slowly has not failed: its response
+/// is not cut while the upload makes progress, however long the response pauses. After that it has
 /// `timeouts.responseBodyMs`.
 #[test]
 fn slow_upload_beside_a_begun_response() {
@@ -224,7 +224,7 @@ fn tunnel_idle() {
     assert!(driver.peer(upstream).closed.is_some());
 }
 
-/// A tunnel whose sides accept waiting bytes is not idle, even if no new bytes come.
+/// A tunnel whose sides accept waiting bytes is not idle, even if no new bytes arrive.
 #[test]
 fn a_tunnel_that_drains_is_not_idle() {
     for is_upload in [false, true] {
@@ -253,7 +253,7 @@ fn a_tunnel_that_drains_is_not_idle() {
 }
 
 /// `timeouts.lingerMs`: bytes that a client sends after its last response are dropped until none
-/// come for this time.
+/// arrive for this time.
 #[test]
 fn linger() {
     let mut driver = Driver::new(Config::default());
@@ -268,9 +268,9 @@ fn linger() {
     assert!(driver.proxy.is_at_rest());
 }
 
-/// `timeouts.lingerTotalMs`: the bytes of a client that goes on sending are dropped for at most
+/// `timeouts.lingerTotalMs`: the bytes of a client that continues to send are dropped for at most
 /// this time. Until then a client can read the 413 that its backend sent early, although the upload
-/// goes on.
+/// continues.
 #[test]
 fn linger_total() {
     let mut driver = Driver::new(Config::default());
@@ -323,7 +323,7 @@ fn waiting_for_100() {
     });
 }
 
-/// A client's body may rest while the response streams: progress in either direction counts.
+/// A client's body may pause while the response streams: progress in either direction counts.
 /// Without progress in either, the client is late with its request, and the backend is not blamed.
 #[test]
 fn silent_body_beside_a_stream() {
@@ -489,8 +489,8 @@ fn slow_reader_is_not_cut() {
     });
 }
 
-/// The same for a backend that reads an upload slowly, whether some bytes wait in the proxy or the
-/// system holds them all: 504 only when it accepts nothing.
+/// A backend that reads an upload slowly gets 504 only when it accepts nothing, whether some bytes
+/// wait in the proxy or the system holds them all.
 #[test]
 fn slow_backend_is_not_cut() {
     for (takes, name) in [(100, "bytes wait"), (usize::MAX, "all is written")] {

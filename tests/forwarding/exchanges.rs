@@ -76,7 +76,7 @@ fn pipelined_requests_are_served_in_order() {
     assert_eq!(backend.connections(), 1);
 }
 
-/// A request that comes byte by byte is one request.
+/// A request that arrives byte by byte is one request.
 #[test]
 fn bytes_may_come_one_by_one() {
     let backend = Script::start(echo);
@@ -98,7 +98,7 @@ fn bytes_may_come_one_by_one() {
 fn bodies_stream_both_ways_at_once() {
     const LENGTH: usize = 24 << 20;
     let backend = Script::start(|stream, _| {
-        // Bytes go back as they come, while the rest is still coming.
+        // Bytes are returned as they arrive, while the rest is still arriving.
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
         stream.get_mut().write_all(head.as_bytes()).expect("sent");
         let mut left = LENGTH;
@@ -190,7 +190,7 @@ fn half_closed_clients_are_served() {
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("GET /x "), "{text}");
 }
 
-/// HTTP/1.0 clients get their response and the end of the connection, or keep it if they ask for
+/// HTTP/1.0 clients get their response and the end of the connection, or keep it if they request
 /// that.
 #[test]
 fn old_clients_are_served() {

@@ -146,7 +146,7 @@ fn clients_that_leave_end_their_upstream() {
 }
 
 /// All bytes of a response that breaks off arrive, even if they are more than the system's buffers
-/// hold. Then comes a clean end if length or chunks show the cut.
+/// hold. A clean end follows if length or chunks show the cut.
 #[test]
 fn cut_responses_arrive_as_far_as_they_came() {
     const SENT: usize = 6 << 20;

@@ -13,7 +13,7 @@ use intelliproxy::edge::resolve::Setup;
 use intelliproxy::reactor;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 
-/// Much longer than anything here takes: only a failing test waits this long.
+/// The longest wait of a test. Only a failing test waits this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Returns a configuration with these backends, named A, B and so on, and a free port.
@@ -53,7 +53,7 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// Reads a head as lines, up to its empty line. Returns `None` if the connection ends before that
-/// line, or if nothing comes in time.
+/// line, or if nothing arrives in time.
 pub(crate) fn read_head(stream: &mut impl BufRead) -> Option<Vec<String>> {
     let mut lines = Vec::new();
     loop {
@@ -203,7 +203,7 @@ fn run_script(
     }
 }
 
-/// Responds with the request as it came: the lines of its head, an empty line, its body.
+/// Responds with the received request: the lines of its head, an empty line, its body.
 pub(crate) fn echo(stream: &mut BufReader<TcpStream>, head: &[String]) -> bool {
     let body = read_body(stream, head);
     let mut text = head.join("\n").into_bytes();

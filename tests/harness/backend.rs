@@ -47,7 +47,7 @@ pub struct Received {
     pub trailer: Vec<(String, String)>,
     /// Whether it was received completely.
     pub is_whole: bool,
-    /// The connection on which it came.
+    /// The connection on which it arrived.
     pub link: usize,
 }
 
@@ -87,7 +87,7 @@ pub struct Conn {
     pub has_served: bool,
     /// Whether it sends every byte back.
     pub is_tunnel: bool,
-    /// Bytes that came through the tunnel.
+    /// Bytes that arrived through the tunnel.
     pub tunnelled: Vec<u8>,
     /// Whether it is closing because the proxy has ended its side.
     pub is_tunnel_over: bool,
@@ -150,7 +150,7 @@ impl Conn {
         waits || !self.steps.is_empty() || !self.unsent.is_empty()
     }
 
-    /// Returns whether bytes of a response are still to come.
+    /// Returns whether bytes of a response are left to send.
     pub fn is_responding(&self) -> bool {
         let is_send = |step: &Step| matches!(step, Step::Send(_) | Step::SendWhole(_));
         !self.unsent.is_empty() || self.steps.iter().any(is_send)

@@ -24,19 +24,19 @@ pub enum Step {
     },
     /// Do nothing for this time.
     Wait(Duration),
-    /// Wait until this number of final responses has come in total.
+    /// Wait until this number of final responses has arrived in total.
     AwaitResponses(usize),
     /// Wait, at most 700 ms, until the next response has begun, interim or final.
     AwaitSign,
-    /// The same, at most until this time.
+    /// Wait as for `AwaitSign`, at most until this time.
     AwaitSignUntil(Instant),
-    /// Wait until the head of the final response to the last request has come.
+    /// Wait until the head of the final response to the last request has arrived.
     AwaitHead,
     /// Wait until the proxy ends the connection.
     AwaitEnd,
     /// Change the reading speed.
     Pace(Pace),
-    /// End the client's or backend's own side and go on reading.
+    /// End the client's or backend's own side and continue to read.
     Fin,
     /// Close.
     Close,
@@ -80,7 +80,7 @@ pub struct Response {
     pub is_asked_for: bool,
     /// The facts about that request.
     pub asked: Asked,
-    /// Its head, with status 0 if none came.
+    /// Its head, with status 0 if none arrived.
     pub head: Head,
     /// Statuses of the interim responses before it.
     pub interim: Vec<u16>,
@@ -88,7 +88,7 @@ pub struct Response {
     pub body: Vec<u8>,
     /// Its trailer fields.
     pub trailer: Vec<(String, String)>,
-    /// Whether its reader takes it for complete.
+    /// Whether its reader regards it as complete.
     pub is_whole: bool,
 }
 
@@ -111,7 +111,7 @@ pub struct Client {
     pub responses: Vec<Response>,
     /// Whether it does nothing that permits an error response.
     pub is_polite: bool,
-    /// Whether it comes after all faults, so that it must be served.
+    /// Whether it connects after all faults, so that it must be served.
     pub must_be_served: bool,
     /// Bytes that wait for room in the network.
     pub unsent: Vec<u8>,
@@ -168,7 +168,7 @@ impl Client {
         self.outstanding.is_empty() || !self.interim.is_empty() || self.current.is_some()
     }
 
-    /// Returns whether the head of the final response to its last request has come.
+    /// Returns whether the head of the final response to its last request has arrived.
     pub fn has_head(&self) -> bool {
         self.outstanding.is_empty() || (self.outstanding.len() == 1 && self.current.is_some())
     }

@@ -14,7 +14,7 @@ use crate::net::{Moved, Net};
 
 /// Maximum delay between a client's last bytes and its end for a half-close.
 const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(2);
-/// The same once the response has begun.
+/// Maximum delay for a half-close once the response has begun.
 const HALF_CLOSE_ANYWAY_WITHIN: Duration = Duration::from_micros(50);
 
 /// The proxy and its sockets.
@@ -24,11 +24,11 @@ pub struct Driver {
     pub proxy: Proxy,
     /// Its notices, oldest first.
     pub notices: Vec<Notice>,
-    /// The kinds of actions that the proxy asked for, and of its notices.
+    /// The kinds of actions that the proxy requested, and of its notices.
     pub kinds: BTreeSet<&'static str>,
     socks: Vec<Option<Sock>>,
     unread: VecDeque<ConnId>,
-    /// Closed connections, for events that come too late.
+    /// Closed connections, for late events.
     gone: Vec<ConnId>,
     reads_max: usize,
 }
@@ -48,7 +48,7 @@ struct Sock {
 /// An event of a socket.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Edge {
-    /// Bytes have come.
+    /// Bytes have arrived.
     pub is_readable: bool,
     /// There is room to write again.
     pub is_writable: bool,
@@ -81,7 +81,7 @@ impl Driver {
         net.trace.note(net.now, format_args!("accept link {link}"));
         self.insert(conn, link, false);
         self.carry_out(net);
-        // Bytes that came before it was accepted are readable at once.
+        // Bytes that arrived before it was accepted are readable at once.
         let inward = &net.links[link].inward;
         let edge = Edge {
             is_readable: inward.waiting() > 0 || inward.has_end(),
@@ -93,7 +93,8 @@ impl Driver {
         }
     }
 
-    /// Passes on that a requested connection was made, or failed. Returns whether it was made.
+    /// Reports to the proxy that a requested connection was made, or failed. Returns whether it was
+    /// made.
     pub fn take_connected(&mut self, net: &mut Net, link: usize) -> bool {
         let Some(result) = net.links[link].connecting.take() else { return false };
         let Some(sock) = self.sock_of(link).filter(|sock| sock.is_connecting) else {
@@ -388,8 +389,8 @@ fn begins_request(bytes: &[u8]) -> bool {
 }
 
 /// Records the first time that the proxy sees a peer's end, and whether it is a half-close. A
-/// half-close comes within 2 ms after the last bytes that the proxy read. Once a final response has
-/// begun, the limit is 50 us. `waiting` holds the bytes that the proxy is about to write to the
+/// half-close arrives within 2 ms after the last bytes that the proxy read. Once a final response
+/// has begun, the limit is 50 us. `waiting` holds the bytes that the proxy is about to write to the
 /// peer.
 fn see_end(net: &mut Net, link: usize, waiting: &[u8]) {
     let link = &mut net.links[link];

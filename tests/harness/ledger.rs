@@ -49,7 +49,7 @@ pub struct Run {
 /// All requests of a world.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Whether clients may end their side before their responses came and still get them.
+    /// Whether clients may end their side before their responses arrive and still get them.
     pub half_closes: bool,
     requests: BTreeMap<u64, (Request, Vec<Run>)>,
 }

@@ -1,7 +1,7 @@
-//! The virtual network: connections as two pipes, and the queue of coming events.
+//! The virtual network: connections as two pipes, and the queue of future events.
 //!
 //! It is as unreliable as a real one: a write is cut into segments down to one byte. A full pipe
-//! takes no more, and reports room once. A reset may destroy unread bytes. A close with unread
+//! accepts no more, and reports room once. A reset may destroy unread bytes. A close with unread
 //! bytes is a reset, and bytes that are still in flight may be lost (RFC 9112 section 9.6).
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,7 +16,7 @@ use crate::pipe::{Pipe, Segment};
 use crate::trace::Trace;
 use crate::written::Written;
 
-/// A coming event.
+/// A future event.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Happening {
     /// The next segment arrives at the proxy.
@@ -44,7 +44,7 @@ pub enum Moved {
     Bytes(usize),
     /// None now. An edge reports when to try again.
     Blocked,
-    /// None, and no more will come.
+    /// None, and no more will arrive.
     Ended,
     /// The connection broke.
     Failed,
@@ -283,7 +283,7 @@ impl Net {
         }
     }
 
-    /// Writes for the peer. Returns the number of bytes taken.
+    /// Writes for the peer. Returns the number of bytes accepted.
     pub fn peer_send(&mut self, link: usize, bytes: &[u8]) -> usize {
         let Link { outward, inward, is_closed_by_proxy, .. } = &self.links[link];
         if outward.has_rst || inward.is_ended || *is_closed_by_proxy {
@@ -296,7 +296,7 @@ impl Net {
         self.put(link, Toward::Proxy, bytes)
     }
 
-    /// Writes one piece for the peer. The piece is not cut, and a full pipe takes it too.
+    /// Writes one piece for the peer. The piece is not cut, and even a full pipe accepts it.
     pub fn peer_send_whole(&mut self, link: usize, bytes: &[u8]) {
         let Link { outward, inward, is_closed_by_proxy, .. } = &self.links[link];
         if !outward.has_rst && !inward.is_ended && !is_closed_by_proxy {
@@ -318,7 +318,7 @@ impl Net {
         bytes
     }
 
-    /// Ends the peer's side. It goes on reading.
+    /// Ends the peer's side. It continues to read.
     pub fn peer_fin(&mut self, link: usize) {
         self.end(link, Toward::Proxy, Segment::Fin);
     }
@@ -402,7 +402,7 @@ impl Net {
         pipe.wants_room |= count < bytes.len();
         pipe.put += count as u64;
         if count < bytes.len() && pipe.held + count < path.capacity {
-            // There is room already: the edge comes at once.
+            // There is room already, so the edge is immediate.
             pipe.wants_room = false;
             self.after(path.latency, toward.room(link));
         }

@@ -37,8 +37,8 @@ pub fn buffers_are_bounded(proxy: &Proxy) -> Verdict {
     Ok(())
 }
 
-/// No backend works for a client that left: there are at most as many exchanges as clients that are
-/// still there (`there`).
+/// No backend works for a client that left: there are at most as many exchanges as connected
+/// clients (`there`).
 pub fn no_backend_works_for_a_client_that_left(proxy: &Proxy, there: usize) -> Verdict {
     match proxy.in_flight() {
         count if count > there => Err(format!("{count} exchanges for {there} clients")),

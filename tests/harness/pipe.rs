@@ -9,17 +9,17 @@ use intelliproxy_core::Instant;
 pub struct Path {
     /// Time that a segment takes.
     pub latency: Duration,
-    /// Maximum of additional time.
+    /// Maximum additional time.
     pub jitter: Duration,
     /// Bytes of the largest segment. 1 means byte by byte.
     pub segment_max: usize,
-    /// Bytes that fit in before the writer must wait.
+    /// Bytes that it holds before the writer must wait.
     pub capacity: usize,
     /// Whether a reset destroys bytes that arrived and were not read.
     pub is_harsh: bool,
 }
 
-/// A piece of what a pipe carries.
+/// A piece of the stream in a pipe.
 #[derive(Debug)]
 pub(crate) enum Segment {
     Bytes(Vec<u8>),
@@ -65,17 +65,17 @@ impl Pipe {
         }
     }
 
-    /// Returns whether a clean end has come and every byte before it was taken.
+    /// Returns whether a clean end has arrived and every byte before it was taken.
     pub fn is_at_end(&self) -> bool {
         self.has_fin && self.arrived.is_empty()
     }
 
-    /// Returns whether its end has come, clean or not. Bytes may wait before it.
+    /// Returns whether its end has arrived, clean or not. Bytes may wait before it.
     pub const fn has_end(&self) -> bool {
         self.has_fin || self.has_rst
     }
 
-    /// Returns whether a reset has come.
+    /// Returns whether a reset has arrived.
     pub const fn is_reset(&self) -> bool {
         self.has_rst
     }
@@ -106,8 +106,7 @@ impl Pipe {
         count
     }
 
-    /// Takes back a clean end if unread bytes are about to be dropped: their reader must get an
-    /// error.
+    /// Removes a clean end if unread bytes are about to be dropped: their reader must get an error.
     pub(crate) fn lose_fin(&mut self) {
         self.has_fin &= self.arrived.is_empty();
     }

@@ -1,4 +1,4 @@
-//! Random scripts of clients: methods, framings, pipelining, timing and manners.
+//! Random scripts of clients: methods, framings, pipelining, timing and violations.
 use std::time::Duration;
 
 use crate::client::{Pace, Step};
@@ -227,7 +227,7 @@ impl Draft {
         self.steps
     }
 
-    /// Writes it correctly.
+    /// Writes the request correctly.
     fn render(&mut self, net: &mut Net, is_last: bool) {
         if self.is_upgrade {
             return self.render_upgrade(net);

@@ -14,7 +14,7 @@ use crate::world::{Change, World};
 const SIGN_WAIT: Duration = Duration::from_millis(700);
 
 impl World {
-    /// Goes on to the next event. Returns false without one.
+    /// Advances to the next event. Returns false without one.
     pub(crate) fn turn(&mut self) -> bool {
         let accepts = !self.backlog.is_empty() && self.proxy().accepts();
         let makes_room = (!self.backlog.is_empty()).then(|| self.proxy().makes_room_from());
@@ -90,8 +90,8 @@ impl World {
         has_room
     }
 
-    /// Returns the number of clients whose exchange may go on: those whose end has not reached the
-    /// proxy, and those that may end their side earlier or did so with their last bytes.
+    /// Returns the number of clients whose exchange may continue: those whose end has not reached
+    /// the proxy, and those that may end their side earlier or did so with their last bytes.
     fn clients_there(&self) -> usize {
         let is_there = |client: &&Client| {
             let Some(link) = client.link.map(|link| &self.net.links[link]) else { return false };

@@ -2,7 +2,7 @@
 //! fuzz targets, which shares no code and no library with the proxy's.
 //!
 //! Beyond the grammar it refuses what a proxy must not forward (RFC 9110 section 7.6.1) and what
-//! this proxy never sends. It knows nothing of the proxy's state: only bytes in order.
+//! this proxy never sends. It does not know the proxy's state, only bytes in order.
 use intelliproxy::fuzzing::strict::{self, Extent, Verdict};
 
 /// The direction of messages.
@@ -64,9 +64,9 @@ pub enum Item {
 pub struct Asked {
     /// Whether its method was HEAD.
     pub is_head: bool,
-    /// Whether it came as HTTP/1.0.
+    /// Whether it was HTTP/1.0.
     pub is_old: bool,
-    /// Whether it asked for an upgrade.
+    /// Whether it requested an upgrade.
     pub is_upgrade: bool,
 }
 
@@ -117,8 +117,8 @@ impl Reader {
         self.held.extend_from_slice(bytes);
     }
 
-    /// Returns whether a message has begun and is not over. Bytes that are not read yet count, and
-    /// a body that ends with the connection.
+    /// Returns whether a message has begun and is not complete. Unread bytes count as a message,
+    /// and so does a body that ends with the connection.
     pub const fn is_inside(&self) -> bool {
         self.is_inside || self.at < self.held.len()
     }

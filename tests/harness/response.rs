@@ -73,7 +73,7 @@ fn good_response(net: &mut Net, head: &Head, run: u64, weather: Weather) -> Repl
     }
     if head.one("expect").is_some() && net.chance(60) {
         steps.insert(0, Step::Send(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()));
-        // The final response comes some time after the interim one.
+        // The final response follows some time after the interim one.
         steps.insert(1, pause(net, 50));
     }
     let is_early = weather == Weather::Storm && net.chance(8);
@@ -222,7 +222,7 @@ fn fault(net: &mut Net, head: &Head, run: u64) -> Reply {
 const FRAMINGS: u64 = 5;
 
 fn malformed(net: &mut Net, id: u64, is_head: bool) -> Vec<u8> {
-    // Invalid framings come first: a response to HEAD has no framing that could be invalid.
+    // Invalid framings are first, because a response to HEAD has no framing that could be invalid.
     let heads = [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",

@@ -93,7 +93,7 @@ fn add_client(world: &mut World, weather: Weather) {
     client.paths = Some(paths);
 }
 
-/// Adds a client that comes after all faults: it must be served.
+/// Adds a client that connects after all faults: it must be served.
 fn add_witness(world: &mut World) {
     let script = world.script(plan::polite);
     let client = world.add_client(WITNESS_AT, script);

@@ -44,7 +44,7 @@ impl Trace {
     }
 }
 
-/// FNV-1a, 64 bits: small, and the same everywhere.
+/// FNV-1a, 64 bits: small, and the same on every platform.
 #[derive(Debug)]
 struct Fnv(u64);
 

@@ -5,7 +5,7 @@
 pub enum Weather {
     /// None: odd segments, slow paths and slow readers are not faults.
     Clear,
-    /// Backends crash without a response, and one of them never does.
+    /// Backends crash without a response, except one that never does.
     Crashes,
     /// All faults, until it is calm.
     Storm,

@@ -61,7 +61,7 @@ pub struct World {
     /// An address that every backend has and at which it cannot be reached.
     pub(crate) dead_address: Option<SocketAddr>,
     pub(crate) has_stopped: bool,
-    /// Whether nothing goes wrong from the beginning to the end.
+    /// Whether there are no faults from the beginning to the end.
     pub(crate) is_fair: bool,
 }
 
@@ -118,7 +118,7 @@ impl Report {
     }
 }
 
-/// A network without surprises.
+/// A network without delays or cuts.
 pub const CALM_PATH: Path = Path {
     latency: Duration::from_micros(200),
     jitter: Duration::ZERO,
@@ -193,7 +193,7 @@ impl World {
         self.backend_at(script, Listening::Yes)
     }
 
-    /// Adds a backend whose address behaves as `listening` says.
+    /// Adds a backend with the given outcome of connections to its address.
     #[must_use]
     pub fn backend_at(mut self, script: Vec<Reply>, listening: Listening) -> Self {
         let index = self.backends.len();
@@ -279,7 +279,7 @@ impl World {
         &mut self.clients[index]
     }
 
-    /// Declares that nothing goes wrong: every polite client must be served.
+    /// Declares that there are no faults: every polite client must be served.
     #[must_use]
     pub const fn fair(mut self) -> Self {
         self.is_fair = true;

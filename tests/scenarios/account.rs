@@ -1,4 +1,4 @@
-//! Scenes in which a backend has requests in flight but no work: what /stats counts as its work.
+//! Scenes in which a backend has requests in flight but no work, with the work that /stats counts.
 use intelliproxy_tests::backend::Reply;
 use intelliproxy_tests::client::{Pace, Step};
 use intelliproxy_tests::net::Path;

@@ -123,7 +123,7 @@ fn a_redial_is_routed_again() {
     }
 }
 
-/// Nothing is known of a backend that moved: its record at the old address is dropped.
+/// A backend that moved starts as unknown: its record at the old address is dropped.
 #[test]
 fn a_moved_backend_starts_again() {
     let report = World::new()

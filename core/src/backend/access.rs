@@ -7,7 +7,7 @@ pub(crate) enum Access {
     Free,
     /// New or returned, and at the limit of its slow start.
     Slow,
-    /// It asked for a pause.
+    /// It requested a pause.
     Held,
     /// Its requests failed: it gets none, or one at a time.
     Ejected,

@@ -169,7 +169,7 @@ impl Encoder {
 
     fn finished(&mut self, now: Instant, lease: &Lease, outcome: &Outcome) {
         match outcome {
-            // The most frequent end gets a kind of its own, which saves the status.
+            // The most frequent end has its own kind of record, without the status.
             Outcome::Answered { status: 200, latency } => {
                 self.tag(now, tag::FINISHED_OK);
                 self.lease(lease);

@@ -198,7 +198,7 @@ pub(crate) struct Ended<'a> {
     pub(crate) outcome: &'a Outcome,
     /// Time from the decision to the end, without waiting for the client.
     pub(crate) elapsed: Duration,
-    /// Whether the backend sent an error that is not charged to it: the outcome says nothing about
+    /// Whether the backend sent an error that is not charged to it: the outcome shows nothing about
     /// errors, but the backend is not silent.
     pub(crate) is_excused: bool,
     /// The state of the backend after the end.

@@ -426,7 +426,7 @@ mod tests {
         assert!((value(&bench) + 0.9 + 0.761_594).abs() < 1e-6);
     }
 
-    /// A kept `tanh` is that of its own figure, bit for bit, whichever figures came before.
+    /// A kept `tanh` is that of its own figure, bit for bit, whichever figures preceded it.
     #[test]
     fn a_kept_tanh_is_the_right_one() {
         let mut tanh = Tanh::default();

@@ -136,7 +136,7 @@ impl Router {
     /// Counts a paused request in flight again.
     fn take_back(&mut self, now: Instant, backend: BackendId) {
         self.set_aside(backend, false);
-        // A policy knows nothing of a backend whose slot another one has taken.
+        // The policy has no row for a backend whose slot another one has taken.
         if self.habits.listens && self.table.get(backend).is_some() {
             self.policy.on_resume(now, backend);
         }

@@ -32,7 +32,7 @@ impl Router {
         }
     }
 
-    /// Schedules the next probe after one that says nothing about the backend.
+    /// Schedules the next probe after one that shows nothing about the backend.
     #[cold]
     fn probe_abandoned(&mut self, now: Instant, ended: EndedProbe) {
         let id = ended.line.backend;

@@ -82,7 +82,7 @@ pub(crate) enum Decision {
         candidate: BackendId,
         reason: HoldReason,
     },
-    /// A retry or failing open: nothing else changes.
+    /// A retry, or a request while no backend is usable: nothing else changes.
     Aside(BackendId),
     Nowhere,
 }
@@ -214,7 +214,7 @@ impl Model {
                 let Some(ended) = line.outstanding.filter(|out| out.probe == probe) else {
                     continue;
                 };
-                // An abandoned probe says nothing, even if it is late.
+                // An abandoned probe shows nothing, even if it is late.
                 let is_abandoned = matches!(result, Err(ProbeFailure::Abandoned));
                 let is_late = now > ended.deadline && !is_abandoned;
                 let result = if is_late { Err(ProbeFailure::TimedOut) } else { result };
@@ -269,8 +269,8 @@ impl Model {
         }
     }
 
-    /// Decides a request by the current scores and by the numbers in flight from which on backends
-    /// are full. Returns the decision, and whether the request may go past the current backend.
+    /// Decides a request by the current scores and by the numbers in flight at which backends are
+    /// full. Returns the decision, and whether the request may go past the current backend.
     pub(crate) fn route(
         &mut self,
         now: u64,
@@ -353,12 +353,12 @@ impl Model {
         Decision::Hold { candidate: best, reason }
     }
 
-    /// Whether it is usable and not held. Holds end when a request comes.
+    /// Whether it is usable and not held. Holds end when a request arrives.
     pub(crate) fn is_free(&self, id: BackendId) -> bool {
         self.is_usable(id) && self.by_id(id).held_until == 0
     }
 
-    /// Ends the holds that have expired, when a request comes.
+    /// Ends the holds that have expired, when a request arrives.
     pub(crate) fn release(&mut self, now: u64) {
         for backend in self.backends.values_mut() {
             if backend.held_until <= now {
@@ -368,7 +368,7 @@ impl Model {
         self.settle(now);
     }
 
-    /// Requests that the usable backends except `id` have to work on, the mean; 0 without others.
+    /// The mean number of requests that the usable backends except `id` work on; 0 without others.
     pub(crate) fn work_beside(&self, id: BackendId) -> f64 {
         let others = self.backends.values().map(|backend| backend.id);
         let others: Vec<f64> = others

@@ -210,7 +210,7 @@ impl World {
             overdue.min_by_key(|(probe, id, kind)| (probe.deadline, *id, *kind))
         };
         while let Some((probe, ..)) = overdue(&self.model, self.now) {
-            // The model treats a result past its deadline as late; here it is not.
+            // The model counts a result past its deadline as late, which this one is not.
             let late = self.model.late;
             self.model.probe_ended(self.now, probe.probe, Err(ProbeFailure::TimedOut));
             self.model.late = late;
@@ -416,7 +416,7 @@ impl World {
         }
     }
 
-    /// The number of requests in flight from which on each backend is full.
+    /// The number of requests in flight at which each backend is full.
     fn full_at(&self) -> BTreeMap<BackendId, Option<u32>> {
         let snapshot = self.router.snapshot(Instant::from_millis(self.now));
         let full_at = |policy: &PolicyView| match policy {

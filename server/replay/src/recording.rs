@@ -75,7 +75,7 @@ impl<'h> Recording<'h> {
     }
 
     /// Passes the records to `take` until it breaks. Returns the damage of the files: reading ends
-    /// there, or goes on after a gap where a file is missing.
+    /// there, or continues after a gap where a file is missing.
     pub(crate) fn each(&self, mut take: impl FnMut(&Entry) -> ControlFlow<()>) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut next = self.header().part;

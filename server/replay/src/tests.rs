@@ -1,4 +1,4 @@
-//! Every question, asked about recordings that these tests make.
+//! Every question about recordings, which these tests make.
 use intelliproxy_core::journal::{Header, JournalSink, RecordedRouter, frame};
 use intelliproxy_core::{
     Event, Instant, LeaseId, Outcome, PolicyKind, ProbeAnswer, RouterConfig, Rules,

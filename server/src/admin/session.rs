@@ -30,7 +30,7 @@ const LIMITS: HeadLimits =
 const IDLE_MAX: Duration = Duration::from_secs(75);
 /// Time from a head's first byte to its end.
 const HEAD_MAX: Duration = Duration::from_secs(10);
-/// The longest time in which the client takes no byte of the response.
+/// The longest time in which the client accepts no byte of the response.
 const WRITE_MAX: Duration = Duration::from_secs(10);
 /// Time for which further bytes of a client are dropped after the last response, so that a reset
 /// does not destroy the response (RFC 9112 section 9.6).

@@ -415,8 +415,8 @@ impl BufferPool {
 mod tests {
     use super::*;
 
-    /// Bytes come out in the order in which they went in, at both ends and after a move to the
-    /// front.
+    /// Bytes are returned in the order in which they were added, at both ends and after a move to
+    /// the front.
     #[test]
     fn bytes_stay_in_order() {
         let mut pool = BufferPool::default();

@@ -13,7 +13,7 @@ use super::host::{HostError, HostPort};
 pub struct ListenAddress {
     /// IPv4 address, IPv6 address without brackets, or DNS name in lower case.
     pub host: String,
-    /// The port; 0 asks for any free one.
+    /// The port; 0 means any free one.
     pub port: u16,
 }
 

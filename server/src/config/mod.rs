@@ -302,7 +302,7 @@ pub struct Forwarding {
     /// used, at most 64 (none).
     pub trusted: Vec<String>,
     /// Serve a client that ends its side at any time before its response (false: only if the end
-    /// comes with the request; a later end aborts the request).
+    /// arrives with the request; a later end aborts the request).
     pub half_close: bool,
     /// Send a request that a backend refuses (429, 503) to another one, if its method allows that
     /// and all of it is held (true).

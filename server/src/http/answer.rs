@@ -64,8 +64,8 @@ pub(crate) fn encode_error(
     encode(status, date, kind, "", body.as_bytes(), is_head_request, connection)
 }
 
-/// Returns an error response that asks for a retry after a second: no backend has room (503), or
-/// the client exceeds its limit (429).
+/// Returns an error response with Retry-After of a second: no backend has room (503), or the client
+/// exceeds its limit (429).
 pub(crate) fn encode_busy(
     status: u16,
     date: &str,

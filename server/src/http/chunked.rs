@@ -11,7 +11,7 @@
 //! | `Blank` | blanks | `;` `Extension`, CR `SizeEnd` |
 //! | `Extension` | bytes other than control bytes; tabs are allowed | CR `SizeEnd` |
 //! | `SizeEnd` | LF | size 0 `Trailer`, otherwise `Data` |
-//! | `Data` | as many bytes as the size says | `DataCr` |
+//! | `Data` | the number of bytes of the size | `DataCr` |
 //! | `DataCr`, `DataLf` | CR, LF | `Size` |
 //! | `Trailer` | field lines and an empty one | `Done`; if the first byte is CR: `TrailerEnd` |
 //! | `TrailerEnd` | LF | `Done` |

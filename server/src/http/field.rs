@@ -585,7 +585,7 @@ mod tests {
         }
     }
 
-    /// List members come without white space, and empty members are skipped.
+    /// List members are returned without white space, and empty members are skipped.
     #[test]
     fn lists_are_split() {
         let members: Vec<&[u8]> = tokens(b" a ,, b\t,c d,").collect();

@@ -94,7 +94,7 @@ pub(super) struct BackendStats<'a> {
     error_requests: u64,
     /// Responses with status 429 or 503.
     refused_requests: u64,
-    /// The remaining pause that it asked for with Retry-After, ms; null without a pause.
+    /// The remaining pause that it requested with Retry-After, ms; null without a pause.
     held_for_ms: Option<Decimal>,
     /// Errors in percent of recent requests, as used by the score; null before the first request.
     error_rate: Option<Decimal>,

@@ -1,4 +1,4 @@
-//! The id of a connection: a slot of the table, and a generation that tells its users apart.
+//! The id of a connection: a slot of the table, and a generation that distinguishes its users.
 
 /// Names one connection of the proxy: to a client, to a backend, or for a probe. Slots are reused.
 /// The generation differs for each user of a slot, so that late events of a closed connection are

@@ -96,7 +96,7 @@ impl Reactor {
         }
         self.edge.adopt(self.now, wall_clock_nanos(), files, is_other_policy, &mut self.proxy);
         if let Some(control) = control {
-            // The old socket first sends the response to a command that asked for this reload.
+            // The old socket first sends the response to a command that requested this reload.
             self.serve_control();
             self.control = control;
         }

@@ -86,8 +86,8 @@ impl Program {
         self.ask("GET /stats HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
     }
 
-    /// Returns the next log line that contains `what`. Panics with the lines before it if none
-    /// comes within [`DEADLINE`].
+    /// Returns the next log line that contains `what`. Panics with the lines before it if there is
+    /// none within [`DEADLINE`].
     #[track_caller]
     pub(crate) fn line_with(&mut self, what: &str) -> String {
         self.line_within(what, DEADLINE)
@@ -158,7 +158,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Fails if the process has ended, as it should have.
+        // Fails if the process has already ended, which is the usual case.
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -133,5 +133,5 @@ fn read_lines(
     })
 }
 
-/// Longer lines are shown in pieces.
+/// The longest line that is shown in one piece, bytes.
 const LINE_BYTES_MAX: u64 = 8 * 1024;

@@ -20,7 +20,7 @@ use crate::traffic::Traffic;
 pub(crate) enum Event {
     /// A child logged a line.
     Line { role: Role, text: String },
-    /// The user or the system asks for an end.
+    /// A signal requests the end.
     Signal,
 }
 
@@ -225,8 +225,8 @@ impl Launcher {
         self.say("all have ended");
     }
 
-    /// Asks a group to end and waits. Kills children that have not ended in time, or on another
-    /// signal.
+    /// Requests the end of a group and waits. Kills children that have not ended in time, or at
+    /// another signal.
     fn end_group(&mut self, mut group: Vec<Child>) {
         let deadline = Instant::now() + END_MAX;
         group.iter_mut().for_each(Child::end);
@@ -298,7 +298,7 @@ impl Launcher {
     }
 }
 
-/// Forwards signals that ask for an end as events.
+/// Forwards signals that request the end as events.
 fn forward_signals(events: SyncSender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     thread::Builder::new().spawn(move || {
@@ -316,7 +316,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const END_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Maximum number of lines that wait for a slow output. After that the children wait, too.
 const EVENTS_MAX: usize = 256;
-/// Time after which a child without a line about its address counts as listening.
+/// Time after which a child counts as listening even if it has logged no address.
 const START_MAX: Duration = Duration::from_secs(5);
 /// The proxy takes up to 10 s for its requests in flight.
 const END_MAX: Duration = Duration::from_secs(11);

@@ -5,8 +5,8 @@
 //! the proxy, which still needs the servers for its requests in flight, then the servers.
 //!
 //! A child ends when its standard input ends. That happens however this process ends, even by a
-//! SIGKILL, so no process is left. The children are in their own process groups, so Ctrl-C in the
-//! terminal reaches only this process, and each child is notified exactly once.
+//! SIGKILL, so that no process is left. The children are in their own process groups, so Ctrl-C in
+//! the terminal reaches only this process, and each child is notified exactly once.
 mod child;
 mod demo;
 mod launcher;
@@ -57,7 +57,8 @@ fn run_role(role: &OsString, arguments: Vec<OsString>) -> ExitCode {
                 let _ = sender.send(order);
             }
         }
-        // An end and a failure mean the same: the launcher has ended, or asks this process to end.
+        // The end of stdin and an error mean the same: the launcher has ended, or requests the end
+        // of this process.
         drop(low_level::raise(SIGTERM));
     });
     if role == "proxy" {

@@ -112,7 +112,7 @@ impl Iterator for Arrivals {
         loop {
             let (rate, changes_at) = (self.rate(), self.rate_changes_at());
             let reach = (changes_at - self.now) * rate;
-            // If the rate stays 0, the next request comes in the far future.
+            // If the rate stays 0, the next request arrives in the far future.
             if gap <= reach || changes_at.is_infinite() {
                 self.now += gap / rate;
                 break;

@@ -304,7 +304,7 @@ impl Backend {
         self.expected_behind(now, self.station.len() + self.inbound, charge)
     }
 
-    /// Returns the same with a given number of requests ahead of it.
+    /// Returns the expected time of a request with a given number of others ahead of it.
     #[inline]
     pub(super) fn expected_behind(&self, now: u64, ahead: usize, charge: f64) -> f64 {
         if self.condition.is_faultless {

@@ -49,7 +49,7 @@ impl Default for RequestClass {
     }
 }
 
-/// A response that goes on after its head.
+/// A response that continues after its head.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Stream {
@@ -67,11 +67,11 @@ pub enum Stream {
         /// Duration, ms.
         for_ms: Service,
     },
-    /// The head comes at once, and the work produces the response: tokens of a language model. The
-    /// latency is that of the first token.
+    /// The head is sent at once, and the work produces the rest: the tokens of a language model.
+    /// The latency is that of the first token.
     #[serde(rename_all = "camelCase")]
     Tokens {
-        /// The share of the work after which the first token comes.
+        /// The share of the work after which the first token is sent.
         #[serde(deserialize_with = "check::share")]
         first_share: f64,
     },

@@ -14,7 +14,7 @@ pub enum Contender {
     Oracle,
     /// Knows every true speed and fault, but only the queues that one proxy can know: those of its
     /// own requests. It assumes that the other proxies behave like itself. It is the reference for
-    /// fleets. With a single proxy it lacks only the knowledge of requests on their way back.
+    /// fleets. With a single proxy it lacks only the knowledge of responses in transit.
     LocalOracle,
     /// A policy of the core, in a router for each proxy.
     Policy(PolicyKind),

@@ -85,8 +85,8 @@ pub struct Door {
     /// Time to the response, ms.
     #[serde(deserialize_with = "check::amount")]
     pub after_ms: f64,
-    /// Only requests above this rate, with up to one second's worth saved up: a rate limit; null:
-    /// all.
+    /// Only requests above this rate, with a burst of up to one second's requests: a rate limit;
+    /// null: all.
     #[serde(deserialize_with = "check::some_positive")]
     pub above_per_second: Option<f64>,
     /// The Retry-After of the response, s; null: none.

@@ -19,7 +19,7 @@ pub(super) struct LaterEvents {
 pub(super) enum Later {
     /// A request with its own transit time arrives at its backend.
     Arrives { request: u64, backend: usize },
-    /// The last byte of a request has come from its client.
+    /// The last byte of a request has arrived from its client.
     Whole { request: u64 },
     /// A response leaves its backend.
     Leaves { request: u64, backend: usize, response: Response },

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! # The model
-//! - **Arrivals** are open-loop: requests come whether or not earlier ones have completed. They
+//! - **Arrivals** are open-loop: requests arrive whether or not earlier ones have completed. They
 //!   follow a Poisson process, a process with random and scripted changes of the rate (MMPP), or a
-//!   recorded trace. Each request comes to one of the proxies with equal chance.
+//!   recorded trace. Each request arrives at one of the proxies, all equally likely.
 //! - **A request** reaches a backend after half the round trip, waits in its queue and is served.
 //!   The response takes the other half. A full queue responds 503 at once. A proxy gives a request
 //!   up after the timeout; the backend still does its work. In a scenario with retries, a refused
@@ -31,7 +31,7 @@
 //! [`Run::arrivals_hash`] shows it. The tables also have p99 and cost divided by those of the
 //! `oracle`. It knows every true speed, queue and fault at once, and sends each request to the
 //! backend with the least expected delay. It is greedy, so it can be beaten: it fills fast
-//! backends, and a policy that leaves room there for later requests may have a lower mean.
+//! backends, while a policy that leaves room there for later requests may have a lower mean.
 //!
 //! # Determinism
 //! Time is a number of nanoseconds; a run reads no clock. The same scenario, contender and seed

@@ -27,7 +27,7 @@ use super::world::{Run, run};
 /// | exit code | reason |
 /// |---|---|
 /// | 0 | all ran |
-/// | 1 | a file cannot be read, or the output has no reader anymore |
+/// | 1 | a file cannot be read, or the reader of the output has ended |
 /// | 2 | an argument or a scenario is invalid |
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let text = match options::parse(arguments) {

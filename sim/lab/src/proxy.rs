@@ -83,7 +83,7 @@ impl Proxy {
         }
     }
 
-    /// Records that a request is no longer work of its backend, before its end.
+    /// Records that a request no longer counts as work of its backend, before its end.
     pub(super) fn open_stream(
         &mut self,
         now: u64,

@@ -2,7 +2,7 @@
 //!
 //! A scenario is defined by seed and number: `r7.12` is the same everywhere. Even numbers are for
 //! tuning, odd ones for reporting. Each draws its backends, its load and its faults from the ranges
-//! in this file. It lasts for about 25 000 requests, but from 30 s to 900 s.
+//! in this file. It lasts for about 25 000 requests, but at least 30 s and at most 900 s.
 use std::time::Duration;
 
 use intelliproxy_core::Rng;

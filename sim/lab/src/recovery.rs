@@ -3,7 +3,7 @@
 //! A backend **returns** when its last fault ends, or when it joins. Its fair share is its share of
 //! the capacity of the backends configured then. It has recovered at the first second that begins a
 //! window in which it gets at least 0.8 of that share. The window has as many seconds as bring 20
-//! requests at that share. With fewer requests, chance would decide.
+//! requests at that share. With fewer requests the result would be random.
 //!
 //! The **unfairness** of a group is the difference between its backends' largest and smallest
 //! number of requests, divided by their mean. Only groups without faults count. The figure is that
@@ -56,7 +56,7 @@ fn returns_at(group: &BackendGroup) -> Option<f64> {
     let mut at = (group.joins_s > 0.0).then_some(group.joins_s);
     for fault in &group.faults {
         match (&fault.what, fault.for_s) {
-            // Neither takes a backend out of use.
+            // None of these takes a backend out of use.
             (FaultKind::Slow { .. } | FaultKind::Redraw { .. }, _) => {}
             (_, Some(span)) => at = Some(at.unwrap_or(0.0).max(fault.from_s + span)),
             (_, None) => return None,

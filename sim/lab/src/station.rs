@@ -1,9 +1,9 @@
 //! The workers and the queue of a backend.
 //!
 //! All requests in service advance at the same pace: `speed / (1 + sharing · (k − 1))` with k in
-//! service. So a single clock of completed work serves all of them: a request ends when that clock
-//! has advanced by its work. A change of speed therefore only changes the pace, and the same code
-//! covers k FIFO workers (`sharing` 0) and a batching server.
+//! service. A single clock of completed work therefore serves all of them: a request ends when that
+//! clock has advanced by its work. A change of speed therefore only changes the pace, and the same
+//! code covers k FIFO workers (`sharing` 0) and a batching server.
 use std::collections::VecDeque;
 
 use super::earliest::NEVER;
@@ -65,7 +65,7 @@ impl Station {
     pub(super) fn end(&mut self, now: u64) -> Option<u64> {
         self.advance(now);
         let (end, request) = self.serving.pop()?;
-        // The event comes at a whole nanosecond, but the clock of work takes the exact value.
+        // The event is at a whole nanosecond, but the clock of work has the exact value.
         self.work_done = self.work_done.max(end);
         if let Some((next, work)) = self.waiting.pop_front() {
             self.serve(next, work);
@@ -73,7 +73,7 @@ impl Station {
         Some(request)
     }
 
-    /// Continues a request whose time has come, on the same worker, with more work.
+    /// Continues the request that ends now, on the same worker, with more work.
     pub(super) fn resume(&mut self, now: u64, work: f64) {
         self.advance(now);
         if let Some((end, request)) = self.serving.pop() {
@@ -82,7 +82,7 @@ impl Station {
         }
     }
 
-    /// Returns the request whose time has come.
+    /// Returns the request that ends next.
     pub(super) fn ending(&self) -> Option<u64> {
         self.serving.last().map(|(_, request)| *request)
     }

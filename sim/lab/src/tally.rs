@@ -44,7 +44,7 @@ pub struct Figures {
     /// time, and they are not failed.
     pub gave_up: u64,
     /// The longest time from the return of a backend, by the end of its fault or by joining, until
-    /// it has 0.8 of its fair share, s; `None` if no backend returns.
+    /// it gets 0.8 of its fair share, s; `None` if no backend returns.
     pub recovery_s: Option<f64>,
     /// Unevenness among equal backends: the difference between the largest and the least number of
     /// requests, divided by their mean; the worst of several groups. `None` without equal backends

@@ -5,8 +5,8 @@
 //! trip, are kept in a heap. The next end of each backend is kept in a tree of minima. Once the
 //! queues have grown, a plain request allocates nothing.
 //!
-//! Events at the same time come in this order: the heap, ends of service, requests at backends,
-//! responses at proxies, deadlines of routers, timeouts of requests, arrivals.
+//! Events at the same time are handled in this order: the heap, ends of service, requests at
+//! backends, responses at proxies, deadlines of routers, timeouts of requests, arrivals.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use intelliproxy_core::{ConfigError, Lease, Rng};
@@ -86,7 +86,7 @@ struct World {
     later: LaterEvents,
     classes: Vec<RequestClass>,
     retries: Option<Retries>,
-    /// Whether a response may be something else than a request's end: with classes or retries.
+    /// Whether a response may be something other than a request's end: with classes or retries.
     is_wide: bool,
     /// Whether some class has streams that are work.
     has_streams: bool,
@@ -94,13 +94,13 @@ struct World {
     times_apart: bool,
     /// Whether backends have different round trips.
     has_distances: bool,
-    /// Silence after which a stream is no longer work, ns.
+    /// Silence after which a stream no longer counts as work, ns.
     idle_span: u64,
     /// The backends tried so far, for requests that are being repeated.
     tried: BTreeMap<u64, Tried>,
     /// Time to the head of responses whose first token is awaited, ns.
     heads: BTreeMap<u64, u64>,
-    /// Responses that go on after their heads.
+    /// Responses that continue after their heads.
     streams: BTreeMap<u64, Open>,
     /// The number of these that are work.
     working: usize,
@@ -136,7 +136,7 @@ struct Request {
     /// Whether its first token was sent.
     has_first: bool,
     is_open: bool,
-    /// Whether it came after the warm-up.
+    /// Whether it arrived after the warm-up.
     is_counted: bool,
     /// `None` for oracles and peers, and after the end of the request.
     lease: Option<Lease>,

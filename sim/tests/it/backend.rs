@@ -213,7 +213,7 @@ fn faults_affect_the_chosen_requests() {
     assert_eq!(backend.counters().errors, 3);
 }
 
-/// Slow responses come no sooner than their delay.
+/// Slow responses arrive no sooner than their delay.
 #[test]
 fn slow_responses_take_their_time() {
     let backend = start(slow(80));

@@ -1,17 +1,17 @@
 //! Drives a `Proxy` in memory, for tests. Its peers are byte strings, and its time is a number.
 //!
-//! The driver does what the reactor does, and nothing that the reactor would not do: it reads a
-//! connection after bytes have arrived or the proxy has reported room, and it writes after the
-//! proxy has reported bytes. A report that is missing therefore stalls a test, as it would stall a
-//! client. After every call the proxy checks its own tables, and the driver checks the calls:
+//! The driver makes the calls that the reactor makes, and no others: it reads a connection after
+//! bytes have arrived or the proxy has reported room, and it writes after the proxy has reported
+//! bytes. A report that is missing therefore stalls a test, as it would stall a client. After every
+//! call the proxy checks its own tables, and the driver checks the calls:
 //!
 //! - only configured addresses are dialled, and ids are new;
 //! - bytes to write are reported, on connected connections only, and none follow the end;
 //! - only a backend's connection is read ahead of a write (`Action::Look`);
 //! - a connection is closed once, and no later action refers to it.
 //!
-//! Bytes move at once, or [by hand](Moving::ByHand). The simulated world of `tests/harness` has a
-//! driver of its own, because there every byte takes time.
+//! Bytes move at once, or [by hand](Moving::ByHand). The simulated world of `tests/harness` has its
+//! own driver, because there every byte takes time.
 mod peer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,11 +29,11 @@ pub use self::peer::Peer;
 pub struct Driver {
     /// The proxy under test.
     pub proxy: Proxy,
-    /// The time. It changes only as the test says.
+    /// The time. Only the test changes it.
     pub now: Instant,
     /// Whether bytes move at once.
     pub moving: Moving,
-    /// Maximum of bytes that one read or write moves.
+    /// Maximum number of bytes that one read or write moves.
     pub step: usize,
     /// The fate of new connections to backends.
     pub dialling: Dialling,
@@ -400,7 +400,7 @@ impl Driver {
 
     fn insert(&mut self, peer: Peer) {
         let conn = peer.conn;
-        // In the order of ids the earlier connections of a slot come before.
+        // In the order of ids the earlier connections of a slot come first.
         let last = self.places.range(..conn).next_back();
         let last = last.filter(|(last, _)| last.slot() == conn.slot());
         let is_free = last.is_none_or(|(_, at)| !self.peers[*at].is_open());

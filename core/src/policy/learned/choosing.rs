@@ -91,7 +91,8 @@ impl Learned {
     }
 }
 
-/// The most backends that one decision evaluates again; usually it is one or two. Bounds the work.
+/// The maximum number of backends that one decision evaluates again, which bounds its work. Usually
+/// it is one or two.
 const LOOKS_MAX: usize = 4;
 /// Longer than any wait, so that ejected backends come after all others.
 const SHUT_MS: f64 = 1e12;

@@ -181,8 +181,8 @@ const TOKENS_MAX: f64 = 4.0;
 /// The maximum number of requests in a series after a fast trial. Chosen; insensitive from half to
 /// twice.
 const FOLLOW_MAX: u32 = 16;
-/// The most fast trials that start no series after a series that ended in a slow response. Chosen;
-/// insensitive from half to twice.
+/// The maximum number of fast trials that start no series, after a series that ended in a slow
+/// response. Chosen; insensitive from half to twice.
 const SERIES_WAIT_MAX: u8 = 4;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The marks of `learned`: bits of the token that comes back at the end of a request.
+//! The marks of `learned`: bits of the token that is returned at the end of a request.
 use crate::event::RouteReason;
 use crate::id::Token;
 

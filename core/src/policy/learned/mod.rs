@@ -200,7 +200,7 @@ impl Learned {
             return;
         }
         unit.speed.complete();
-        // Completions after a stall come in a clump, and probation is one request at a time.
+        // Completions after a stall arrive in a clump, and probation has one request at a time.
         // Neither shows the backend's rate at that number in flight.
         if unit.restraints.is_normal() && !was_stalled {
             pool.curve.completions[(n as usize).min(LEVELS)] += 1.0;

@@ -112,7 +112,7 @@ impl Restraints {
         self.clear();
     }
 
-    /// Records the end of a request on probation; `None` if it says nothing about the backend.
+    /// Records the end of a request on probation; `None` if it shows nothing about the backend.
     pub(super) fn probation_ended(
         &mut self,
         now: Instant,

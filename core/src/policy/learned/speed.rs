@@ -8,8 +8,8 @@
 //! The memory in use is Lepski's choice: the longest one whose interval for the root of the speed,
 //! `(√(C + 3/8) ± h)/√X` with `h = confidence·√φ/2` (Anscombe's transform), overlaps those of all
 //! shorter ones. The shortest one considered has 4·φ to 8·φ completions, and at least 8; fewer
-//! completions that come in clumps are not a sample. The memory is therefore long while the speed
-//! is steady and short just after a change.
+//! completions, in clumps, are not a sample. The memory is therefore long while the speed is steady
+//! and short just after a change.
 //!
 //! A longer memory describes an earlier time if its interval and that of the memory in use would be
 //! disjoint even at twice their width. All memories longer than the one in use then restart with

@@ -356,7 +356,7 @@ impl Unit {
         }
     }
 
-    /// Drops the exposure of a silence: it says nothing about the speed after the silence.
+    /// Drops the exposure of a silence: it shows nothing about the speed after the silence.
     pub(super) fn was_silent(&mut self) {
         self.pending = 0.0;
     }

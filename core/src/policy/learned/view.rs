@@ -33,7 +33,7 @@ pub struct LearnedView {
 /// Whether `learned` uses a backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LearnedStanding {
-    /// Used as the model says.
+    /// Used by the model's cost alone.
     Normal,
     /// Completions are overdue: not used until it responds.
     Stalled,

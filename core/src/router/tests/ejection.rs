@@ -15,7 +15,7 @@ fn world(policy: PolicyKind, names: &[&str]) -> World {
 }
 
 impl World {
-    /// Lets `ms` pass. Pings succeed as they come.
+    /// Lets `ms` pass. Pings succeed at once.
     fn pass(&mut self, ms: u64) {
         for _ in 0..ms {
             self.advance(1);
@@ -361,7 +361,7 @@ fn slow_start_is_for_those_that_come_later() {
     assert_eq!(world.standing(C), StandingView::SlowStart { window: 4 });
 }
 
-/// A backend on probation refuses an earlier request and asks for a pause of two seconds. Requests
+/// A backend on probation refuses an earlier request and requests a pause of two seconds. Requests
 /// go to the other backend during the pause; the first one after it is the trial.
 #[test]
 fn a_held_backend_is_not_tried_out() {

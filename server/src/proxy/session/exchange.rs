@@ -29,7 +29,7 @@ pub(crate) struct Exchange {
     pub(crate) is_persistent: bool,
     /// Whether the connection to the backend is bound to the client after this exchange (B1).
     pub(crate) binds: bool,
-    /// Protocols that the client asked to switch to, if that was forwarded.
+    /// Protocols of the client's Upgrade, if that was forwarded.
     pub(crate) upgrade: Option<Box<[u8]>>,
     /// Whether the client holds its body back until the backend sends a 100 (Continue).
     pub(crate) awaits_continue: bool,

@@ -29,7 +29,7 @@ pub(crate) struct Failure {
     pub(crate) error: UpstreamError,
     /// Whether any byte of the final response was forwarded.
     pub(crate) has_begun_answer: bool,
-    /// Whether any byte came from this upstream for this request.
+    /// Whether any byte arrived from this upstream for this request.
     pub(crate) has_seen_answer: bool,
     /// Whether any byte of the request was written to the upstream.
     pub(crate) has_sent: bool,

@@ -2,7 +2,7 @@
 //!
 //! | setting | value | source |
 //! |---|---|---|
-//! | choice count | 2 of the healthy hosts at random, the fewer requests active | `LeastRequestLbConfig` |
+//! | choice count | 2 of the healthy hosts at random, the one with fewer active requests | `LeastRequestLbConfig` |
 //! | `consecutive_5xx` | 5, a missing response counts as 5xx | `OutlierDetection` |
 //! | `interval` | 10 s | |
 //! | `base_ejection_time`, `max_ejection_time` | 30 s times the ejections so far, 300 s | |

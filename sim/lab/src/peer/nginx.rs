@@ -1,7 +1,7 @@
 //! nginx's `least_conn` with `max_fails` and `fail_timeout`.
 //!
 //! The defaults of `ngx_http_upstream_module` and `ngx_http_proxy_module`: `max_fails=1`,
-//! `fail_timeout=10s`, `proxy_next_upstream error timeout`. So only a missing response is an
+//! `fail_timeout=10s`, `proxy_next_upstream error timeout`. Only a missing response is therefore an
 //! unsuccessful attempt; a 5xx is not. A server with an unsuccessful attempt is skipped for ten
 //! seconds. Then a single request tries it, and its outcome decides. If all are skipped the
 //! response is 502. Servers with equally few connections take turns. The only server of a group is

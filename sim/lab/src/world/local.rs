@@ -2,10 +2,10 @@
 //! requests. It assumes that each other proxy has as many requests at a backend as it has itself,
 //! as a mean over two services.
 //!
-//! Such a short mean is best because a proxy's own current requests tell most about those of the
-//! others: all react to the same speeds and faults. On `fleet200` the mean latency is 13.1 ms with
-//! a mean over two services, 13.7 ms over ten and 15.4 ms over a hundred. Drawing the others'
-//! requests from a Poisson distribution instead of using their mean changes nothing.
+//! Such a short mean is best because a proxy's own current requests are the best indicator of those
+//! of the others: all react to the same speeds and faults. On `fleet200` the mean latency is 13.1
+//! ms with a mean over two services, 13.7 ms over ten and 15.4 ms over a hundred. Drawing the
+//! others' requests from a Poisson distribution instead of using their mean changes nothing.
 
 /// Requests in flight by proxy and backend.
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! Special requests: slow clients, clients that leave, and responses that go on after their heads.
+//! Special requests: slow clients, clients that leave, and responses that continue after their
+//! heads.
 use std::time::Duration;
 
 use intelliproxy_core::{Lease, Outcome, RequestFailure};
@@ -11,7 +12,7 @@ use crate::draw::Draw;
 use crate::later::Later;
 use crate::service::Service;
 
-/// A response that goes on after its head.
+/// A response that continues after its head.
 #[derive(Debug)]
 pub(super) struct Open {
     proxy: usize,
@@ -220,11 +221,11 @@ impl World {
     /// Ends a stream at its proxy.
     #[cold]
     pub(super) fn finish_stream(&mut self, number: u64, end: End) {
-        // Its client has got its response.
+        // Its client has received its response.
         if end == End::GivenUp {
             return;
         }
-        // The timeout of a request whose response has begun since.
+        // The response has begun since, so this timeout no longer applies.
         if end == End::TimedOut && !self.muted.contains(&number) {
             return;
         }
@@ -325,7 +326,7 @@ impl World {
     }
 }
 
-/// Whether a response goes on after its work.
+/// Whether a response continues after its work.
 const fn goes_on_after_head(class: &RequestClass) -> bool {
     match class.stream {
         Some(Stream::Tunnel { .. } | Stream::Events { .. }) => true,

@@ -129,9 +129,9 @@ fn five_at_60_percent() -> Scenario {
     }
 }
 
-/// `score` under more load than all backends can serve: less than one percentage point more
-/// requests fail than under `p2c`, because the requests past the full current backend are shared by
-/// the others. The same holds for eight proxies that share a fleet without knowing of each other.
+/// Under more load than all backends can serve, `score` fails less than one percentage point more
+/// requests than `p2c`, because the requests past the full current backend are shared by the
+/// others. The same holds for eight proxies that share a fleet without knowing of each other.
 #[test]
 fn score_shares_what_is_too_much() {
     let group = BackendGroup { queue: 32, ..BackendGroup::default() };
@@ -198,8 +198,8 @@ fn golden_table() {
     compare_with_golden(&table, "lab.txt");
 }
 
-/// The same for the second catalogue, with four policies and the baselines. The table also has the
-/// clients that gave up, the recovery and the unfairness.
+/// The golden tables of the second catalogue, with four policies and the baselines. The table also
+/// has the clients that gave up, the recovery and the unfairness.
 #[test]
 fn golden_table_wide() {
     let names = "oracle score learned least_request p2c envoy haproxy nginx local_oracle";

@@ -13,8 +13,8 @@ fn named(name: &str) -> Scenario {
 
 /// One request a second arrives, and one of four backends fails all of its requests for half a
 /// minute. The first failure ejects it, and requests that fail on a trial are served by another
-/// one. At most two of about 600 clients see a failure in a run, and over four runs at most 0.2 %
-/// and one more.
+/// one. In a run at most two of about 600 clients see a failure. Over four runs it is at most 0.2 %
+/// of them, plus one.
 #[test]
 fn a_fault_at_one_request_a_second_is_seen_once() {
     let scenario = named("low_sinkhole");

@@ -105,8 +105,8 @@ fn refusals_are_tried_elsewhere() {
     assert_eq!(all.failed, all.requests);
 }
 
-/// A rate limit permits its rate and one second's worth saved up: of 100 requests a second for 10 s
-/// at a limit of 60, about 400 are refused.
+/// A rate limit permits its rate and a burst of one second's requests: of 100 requests a second for
+/// 10 s at a limit of 60, about 400 are refused.
 #[test]
 fn rate_limits_hold() {
     let json = r#"{ "durationS": 10, "arrivals": { "rate": { "perSecond": 100 } },
@@ -132,8 +132,8 @@ fn slow_clients_use_no_worker() {
     }
 }
 
-/// Clients that leave count with their waiting time and are not failures. Clients of a silent
-/// backend leave, too.
+/// Clients that leave count with their waiting time, not as failures. Clients of a silent backend
+/// leave, too.
 #[test]
 fn impatient_clients_leave() {
     let json = r#"{ "durationS": 10, "rttMs": 1, "arrivals": { "trace": "t" },

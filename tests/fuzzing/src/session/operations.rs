@@ -10,10 +10,10 @@ use intelliproxy_driver::{Dialling, Driver, Moving, Peer};
 
 use super::texts;
 
-/// Maximum of bytes that all peers send together.
+/// Maximum number of bytes that all peers send together.
 const SAID_MAX: usize = 1 << 20;
 
-/// The proxy and its peers, with what the checks at the end need to know about each peer.
+/// The proxy and its peers, with the facts about each peer that the checks at the end need.
 pub(super) struct Operations {
     driver: Driver,
     config: Config,
@@ -289,7 +289,7 @@ fn target(index: usize, place: u8, addresses: usize) -> BackendTarget {
 }
 
 /// Returns the target of the last request whose head a backend received; `None` while another head
-/// is coming.
+/// is arriving.
 fn last_target(got: &[u8]) -> Option<String> {
     let (mut rest, mut target) = (got, None);
     while !rest.is_empty() {

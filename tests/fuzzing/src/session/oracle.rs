@@ -11,7 +11,7 @@
 //! | O6 | a response that names a target belongs to the request for that target |
 //! | O7 | no bytes follow a response that ends the connection |
 //! | O8 | a connection to a backend is reused only if the backend's bytes ended with its response |
-//! | O9 | a connection that asked for NTLM carries only requests of the client that it asked |
+//! | O9 | a connection that required NTLM carries only requests of the client that got the challenge |
 use std::collections::BTreeMap;
 
 use super::operations::Link;
@@ -65,7 +65,7 @@ fn requests(mut bytes: &[u8]) -> Vec<(Head, Option<Body>)> {
 
 /// A request that a backend received, completely or in part.
 struct Begun {
-    /// `None` if only the beginning of the head came.
+    /// `None` if only the beginning of the head arrived.
     target: Option<Vec<u8>>,
     /// Possibly only its beginning.
     method: Vec<u8>,
@@ -100,7 +100,7 @@ fn check_forwarded(link: &Link<'_>, sent: &mut BTreeMap<Request, usize>) -> Vec<
         };
         rest = &rest[head.len + body.len..];
         if head.values("User-Agent").any(|value| value == b"intelliproxy") {
-            // A probe has a connection of its own.
+            // A probe has its own connection.
             assert!(rest.is_empty(), "O1: a probe is alone");
             return begun;
         }
@@ -142,7 +142,7 @@ fn is_switched(mut sent: &[u8], begun: &[Begun]) -> bool {
     false
 }
 
-/// Checks O9: after `request` was asked to log in, no other client's request follows.
+/// Checks O9: after `request` got a challenge, no other client's request follows.
 fn check_own(request: &Begun, later: &[Begun]) {
     // The target is `/CLIENT/NUMBER`. Other targets do not name the client.
     let owner = |begun: &Begun| {
@@ -160,7 +160,7 @@ fn read_responses(link: &Link<'_>, begun: &[Begun], responses: &mut Vec<Response
     let (mut rest, mut begun) = (link.peer.read(), begun.iter());
     let mut asked = begun.next();
     while let (Verdict::Whole(head), Some(request)) = (strict::response(rest), asked) {
-        // A response may come before the method has been written completely.
+        // A response may arrive before the method has been written completely.
         let is_head_request = b"HEAD".starts_with(&request.method);
         let is_closed = link.peer.is_end_read && !link.peer.has_failed;
         let Ok(extent) = head.response_extent(is_head_request) else { break };
