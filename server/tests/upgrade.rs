@@ -207,7 +207,7 @@ fn a_new_process_that_fails_changes_nothing() {
     let mut kept = connect(proxy.program.port());
     fs::write(&proxy.file, "{\"listen\": 1}").expect("a file");
     proxy.ask();
-    let line = proxy.program.line_with("upgrade failed, serving on: process ");
+    let line = proxy.program.line_with("upgrade failed, still serving: process ");
     assert!(line.ends_with("ended: exit status: 2"), "{line}");
     assert!(!ask(&mut kept));
     // The time limit of an upgrade comes from the running process's configuration.

@@ -300,8 +300,8 @@ impl Decision<'_> {
             HoldReason::BelowThreshold { missing } => {
                 format!("{missing:.3} points are missing to the threshold")
             }
-            HoldReason::Cooldown { left } => format!("{} of the cooldown are left", span(left)),
-            HoldReason::LoadAlone => "load alone makes the gap".to_owned(),
+            HoldReason::Cooldown { left } => format!("{} of the cooldown is left", span(left)),
+            HoldReason::LoadAlone => "the gap is load alone".to_owned(),
         };
         format!("hold {chosen} although {candidate} is better: {why}")
     }
@@ -392,7 +392,7 @@ impl Decision<'_> {
         let (mut few, mut many) = (0, 1);
         while !is_other(other(many)?) {
             if many >= LOAD_MAX {
-                return Ok(format!("no load at {name} up to {LOAD_MAX} requests more"));
+                return Ok(format!("none up to {LOAD_MAX} more in flight at {name}"));
             }
             (few, many) = (many, many * 2);
         }

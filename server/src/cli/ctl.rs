@@ -132,7 +132,7 @@ mod tests {
             (&["weight", "A", "-1"], "ctl: weight: must be a whole number from 0 to 1000"),
             (&["weight", "A", "-12"], "ctl: weight: must be a whole number from 0 to 1000"),
             (&["weight", "A", "-1", "2"], "ctl: weight: must be a whole number from 0 to 1000"),
-            (&["drain", "-1", "2"], "ctl: drain: takes no more words"),
+            (&["drain", "-1", "2"], "ctl: drain: takes no further words"),
             (&["weight", "A", "-x"], "-x: no such argument; see --help"),
         ] {
             assert_eq!(parsed(args), Err(wrong.to_owned()));

@@ -89,7 +89,7 @@ pub(super) const FLAGS: [Flag; 27] = [
         name: "--threshold",
         value: Some("POINTS"),
         path: "routing.switch.threshold",
-        help: "points by which another backend must be better to become the current one",
+        help: "points by which another backend must be better to become current",
         change: Change::Set(|config, text| {
             set(&mut config.routing.switch.threshold, text, "a number")
         }),
@@ -153,7 +153,7 @@ pub(super) const FLAGS: [Flag; 27] = [
         name: "--trusted",
         value: Some("NETWORK"),
         path: "forwarding.trusted",
-        help: "hop before the proxy whose X-Forwarded fields, Forwarded and PROXY protocol are believed: ADDRESS or ADDRESS/PREFIX",
+        help: "hop before the proxy whose X-Forwarded fields, Forwarded and PROXY protocol are trusted: ADDRESS or ADDRESS/PREFIX",
         change: Change::Append {
             clear: |config| config.forwarding.trusted.clear(),
             push: |config, text| {

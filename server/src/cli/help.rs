@@ -104,7 +104,7 @@ const PROGRAM_FLAGS: [(&str, &str); 7] = [
     ("--check", "validate flags and file, resolve names, then exit"),
     ("--offline", "with --check: resolve no names"),
     ("--print-config", "print the resulting configuration as JSON, then exit"),
-    ("--user NAME[:GROUP]", "serve as this user, by name or number, where root starts the program"),
+    ("--user NAME[:GROUP]", "serve as this user, by name or number, if root starts the program"),
     ("-h, --help", "print this help, then exit"),
     ("-V, --version", "print the version, then exit"),
 ];
@@ -137,7 +137,7 @@ mod tests {
         for key in ["\"headBytesMax\": 32768", "\"cooldownMs\": 1500", "\"spillOver\": true"] {
             assert!(text.contains(key), "{key}");
         }
-        for line in ["must be better to become the current one (default 30)", "(default score)"] {
+        for line in ["must be better to become current (default 30)", "(default score)"] {
             let words: Vec<&str> = text.split_whitespace().collect();
             assert!(words.join(" ").contains(line), "{line}");
         }

@@ -50,7 +50,7 @@ impl Command {
             _ => return Err(format!("no such command; the commands are {}", NAMES.join(", "))),
         };
         match words.next() {
-            Some(_) => Err(format!("{name}: takes no more words")),
+            Some(_) => Err(format!("{name}: takes no further words")),
             None => Ok(command),
         }
     }
@@ -102,8 +102,8 @@ mod tests {
             ("weight A 1001", range.to_owned()),
             ("weight A -1", range.to_owned()),
             ("weight A 1.5", range.to_owned()),
-            ("reload now", "reload: takes no more words".to_owned()),
-            ("drain A B", "drain: takes no more words".to_owned()),
+            ("reload now", "reload: takes no further words".to_owned()),
+            ("drain A B", "drain: takes no further words".to_owned()),
             ("Drain A", format!("no such command; the commands are {names}")),
         ];
         for (line, wrong) in rows {

@@ -88,7 +88,7 @@ impl Service {
         };
         match upgrader.start(handover, time, wake) {
             Ok(path) => info!("SIGUSR2: starting {path} in place of this process"),
-            Err(wrong) => error!("upgrade failed, serving on: {wrong}"),
+            Err(wrong) => error!("upgrade failed, still serving: {wrong}"),
         }
     }
 
@@ -106,7 +106,7 @@ impl Service {
                 None
             }
             Err(wrong) => {
-                error!("upgrade failed, serving on: {wrong}");
+                error!("upgrade failed, still serving: {wrong}");
                 None
             }
         }

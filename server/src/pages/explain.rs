@@ -102,11 +102,11 @@ impl Decision {
                     self.threshold
                 ),
                 Some((better, HoldReason::Cooldown { left })) => format!(
-                    "{chosen} stays although {better} is better: {} ms of the cooldown are left",
+                    "{chosen} stays although {better} is better: {} ms of the cooldown is left",
                     left.as_millis()
                 ),
                 Some((better, HoldReason::LoadAlone)) => {
-                    format!("{chosen} stays although {better} is better: load alone makes the gap")
+                    format!("{chosen} stays although {better} is better: the gap is load alone")
                 }
                 None => format!("{chosen} stays: no other backend scores lower"),
             },
@@ -385,11 +385,11 @@ mod tests {
             (a(), "A stays: no other backend scores lower"),
             (
                 Decision { hold: hold(HoldReason::Cooldown { left }), ..a() },
-                "A stays although B is better: 800 ms of the cooldown are left",
+                "A stays although B is better: 800 ms of the cooldown is left",
             ),
             (
                 Decision { hold: hold(HoldReason::LoadAlone), ..a() },
-                "A stays although B is better: load alone makes the gap",
+                "A stays although B is better: the gap is load alone",
             ),
             (
                 Decision { switch: Some(SwitchReason::Better { by: 41.25 }), ..a() },

@@ -22,7 +22,7 @@ impl Reactor {
         }
         match self.handover() {
             Ok(handover) => self.service.upgrade(handover, self.proxy.config().timeouts.upgrade),
-            Err(wrong) => error!("upgrade failed, serving on: cannot copy a listener: {wrong}"),
+            Err(wrong) => error!("upgrade failed, still serving: cannot copy a listener: {wrong}"),
         }
     }
 

@@ -159,42 +159,48 @@ Compares routing policies on scenarios, in virtual time, on the router that the 
 
 Usage: cargo lab [SCENARIO...] [OPTIONS]
 
-Without a SCENARIO the first fourteen named ones run; `wide` stands for the others. Each runs under the oracle, which knows every true speed,
-queue and fault, and under every policy; arrivals and their luck are the same for all of them.
+Without a SCENARIO the fourteen scenarios of the first catalogue run; `wide` selects the second one.
+Each runs under the oracle, which knows every true speed, queue and fault, and under every policy.
+All of them get the same requests with the same random draws.
 
 Options:
       --policies A,B       only these policies, and the oracle (all); `all` for every policy,
                            `baselines` for other products and the oracle of one proxy
-      --seeds N            runs of each, by different seeds (5)
+      --seeds N            runs of each, with different seeds (5)
       --first-seed N       the first seed (1)
-      --duration-scale X   every scenario's time multiplied by X, for short or long runs (1)
-      --scenario FILE      also run the scenario in this JSON file, see sim/lab/SCENARIOS.md; with no
-                           SCENARIO named, nothing but files
-      --random N           also run N scenarios drawn at random, a line for each; rS.K is the name of
+      --duration-scale X   factor of every scenario's duration, for short or long runs (1)
+      --scenario FILE      also run the scenario in this JSON file, see sim/lab/SCENARIOS.md; without a
+                           SCENARIO, run only files
+      --random N           also run N random scenarios, with a line for each; rS.K is the name of
                            number K of seed S
-      --seed S             the seed they are drawn from (1)
-      --half HALF          only one half of them: `tune` to work with, `report` to judge by (both)
+      --seed S             the seed of the random scenarios (1)
+      --half HALF          only one half of them: `tune` for tuning, `report` for judging (both)
       --json               results as JSON, every run with its figures
-      --timeline           as --json, with the requests that each backend was sent in every second
+      --timeline           as --json, with the requests sent to each backend in each second
       --jobs N             runs at a time (one for each core)
-      --list               name scenarios and policies
-      --show SCENARIO      print a named scenario as JSON, to start one's own from
+      --list               list scenarios and policies
+      --show SCENARIO      print a named scenario as JSON, as a start for your own
   -h, --help               print this
 
-Columns: times in ms. mean of answered requests; p50, p99, p99.9 and cost (the mean of all) with
-failed requests charged; failed, in % of requests; back, the seconds from the return of a backend
-until it has 0.8 of its fair share, the longest; unfair, the spread of requests between equal
-backends, most less least, in % of their mean; switches of the current backend a second; p99 and
-cost over the oracle's, the geometric mean over seeds; shares, in %, the least and the most in a
-group of equal backends.
+Columns, times in ms:
+  mean                     of the requests that did not fail
+  p50, p99, p99.9, cost    with the charge for failed requests; cost is the mean
+  failed                   in % of requests
+  back                     the longest time from the return of a backend until it has 0.8 of its fair
+                           share, s
+  unfair                   the difference between the most and the fewest requests of equal backends,
+                           in % of their mean
+  switches                 of the current backend, per second
+  p99 and cost over the oracle's: the geometric mean over seeds
+  share                    in %, the least and the most in a group of equal backends
 
-Summary: the geometric means of p99 and cost over the oracle's, the worst p99, the most failed above
+Summary: the geometric means of p99 and cost over the oracle's, the worst p99, the most failures above
 the oracle, and the share of scenarios in which p99 or cost is over 5 % above the best of
 least_request, p2c and peak_ewma, if these run.
 
-Baselines: envoy is least request with outlier detection, haproxy leastconn with observe and slow
-start, nginx least_conn with max_fails, each by its documented defaults; local_oracle knows all but
-the requests of other proxies.
+Baselines, each with its documented defaults: envoy is least request with outlier detection, haproxy
+is leastconn with observe and slow start, nginx is least_conn with max_fails. local_oracle knows
+everything except the requests of other proxies.
 ";
 
 #[cfg(test)]

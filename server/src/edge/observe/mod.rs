@@ -81,7 +81,7 @@ pub(crate) fn log_notice<'a>(
         }
         Notice::ClientsInExcess { clients, clients_max } => {
             warn!(
-                "{clients} clients are connected, {clients_max} may be now: closing idle ones, \
+                "{clients} clients are connected, {clients_max} are permitted now: closing idle ones, \
                  accepting no more until there is room"
             );
         }

@@ -47,7 +47,7 @@ pub(super) const OF_BACKENDS: [(Family, Write); 37] = [
     (
         counter(
             "intelliproxy_backend_requests_total",
-            "Requests sent that ended, by class of the response's status; failed: no whole response; abandoned: given up for another reason, mostly the client's.",
+            "Ended requests by status class of the response; failed: no complete response; abandoned: given up for another reason, mostly by the client.",
         ),
         |to, of| {
             put_classes(to, of.counts.responses);
@@ -58,14 +58,14 @@ pub(super) const OF_BACKENDS: [(Family, Write); 37] = [
     (
         histogram(
             "intelliproxy_backend_request_duration_seconds",
-            "Time from the dispatch of a request to the end of its response; refused requests are left out.",
+            "Time from the dispatch of a request to the end of its response; without refused requests.",
         ),
         |to, of| to.put_histogram(&of.counts.duration),
     ),
     (
         histogram(
             "intelliproxy_backend_first_byte_seconds",
-            "Time from the dispatch of a request to the head of its response, without waits for the client; refused requests are left out.",
+            "Time from the dispatch of a request to the head of its response, without waits for the client; without refused requests.",
         ),
         |to, of| to.put_histogram(&of.counts.first_byte),
     ),
@@ -76,21 +76,21 @@ pub(super) const OF_BACKENDS: [(Family, Write); 37] = [
     (
         counter(
             "intelliproxy_backend_connect_failures_total",
-            "Connections that could not be made, probes left out.",
+            "Connections that could not be made, without probes.",
         ),
         |to, of| to.put(of.counts.connect_failures),
     ),
     (
         counter(
             "intelliproxy_backend_received_bytes_total",
-            "Bytes read from the backend, probes left out.",
+            "Bytes read from the backend, without probes.",
         ),
         |to, of| to.put(of.counts.received),
     ),
     (
         counter(
             "intelliproxy_backend_sent_bytes_total",
-            "Bytes written to the backend, probes left out.",
+            "Bytes written to the backend, without probes.",
         ),
         |to, of| to.put(of.counts.sent),
     ),
@@ -100,7 +100,7 @@ pub(super) const OF_BACKENDS: [(Family, Write); 37] = [
     (
         gauge(
             "intelliproxy_backend_requests_working",
-            "Requests in flight that the backend works on: tunnels, silent streams and requests that wait for their client are left out.",
+            "Requests in flight that the backend works on, without tunnels, silent streams and requests that wait for their client.",
         ),
         |to, of| to.put(of.snapshot.at_work),
     ),
@@ -262,7 +262,7 @@ pub(super) const OF_BACKENDS: [(Family, Write); 37] = [
     (
         counter(
             "intelliproxy_backend_router_requests_total",
-            "Requests that the router counts: those abandoned are left out.",
+            "Requests that the router counts: all but abandoned ones.",
         ),
         |to, of| to.put(of.snapshot.requests),
     ),
@@ -388,7 +388,8 @@ fn write_clients(to: &mut Families<'_>, overall: &Overall) {
 
 fn write_edge(to: &mut Families<'_>, overall: &Overall) {
     let log = overall.log;
-    let help = "Log lines lost, because stderr was not read fast enough or too many of a kind came at once.";
+    let help =
+        "Log lines lost, because stderr was not read fast enough or there were too many of a kind.";
     to.family(counter("intelliproxy_log_lines_dropped_total", help), |to| {
         to.put_by("reason", "slow_reader", log.dropped);
         to.put_by("reason", "limited", log.limited);
@@ -428,7 +429,7 @@ fn write_router(to: &mut Families<'_>, overall: &Overall) {
     to.count("intelliproxy_spills_total", help, router.spills);
     let help = "Requests that stayed with the current backend although another one scored lower.";
     to.count("intelliproxy_holds_total", help, router.holds);
-    let help = "Results of probes that were not outstanding any more.";
+    let help = "Results of probes that were no longer outstanding.";
     to.count("intelliproxy_late_probes_total", help, router.late_probes);
     let Some(guard) = overall.guard else { return };
     let help = "Whether the learned policy ranks the backends, not least_request.";
