@@ -1,51 +1,18 @@
 //! Journals: every record is read as it was written, a recorded router replays bit for bit, and
 //! damage is reported with its place.
-use std::sync::{Arc, Mutex};
+mod memory;
+
 use std::time::Duration;
 
 use intelliproxy_core::journal::{
-    Entry, Fault, Header, JournalError, JournalSink, Reader, Record, RecordedRouter, Replay,
-    Shadow, Step, frame,
+    Entry, Fault, Header, JournalError, Reader, Record, RecordedRouter, Replay, Shadow, Step, frame,
 };
 use intelliproxy_core::{
     Action, Asker, Event, Instant, Lease, LoadReport, Outcome, PolicyKind, ProbeAnswer,
     ProbeFailure, ProbeId, ProbeResult, RequestFailure, RouterConfig, Rules, Smoothing,
 };
+use memory::MemorySink;
 use proptest::prelude::*;
-
-/// A sink in memory that takes all blocks except `refused`.
-#[derive(Clone, Debug, Default)]
-struct Memory {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    /// The numbers of the blocks that it does not take.
-    refused: Vec<usize>,
-    blocks: usize,
-}
-
-impl JournalSink for Memory {
-    fn begin(&mut self, header: &Header) {
-        let mut bytes = self.bytes.lock().expect("no panic in another test thread");
-        if bytes.is_empty() {
-            *bytes = header.encode();
-        }
-    }
-
-    fn put(&mut self, block: &mut Vec<u8>, _at: Instant, _records: u64, _is_last: bool) -> bool {
-        let number = self.blocks;
-        self.blocks += 1;
-        if self.refused.contains(&number) {
-            return false;
-        }
-        let mut bytes = self.bytes.lock().expect("no panic in another test thread");
-        bytes.extend_from_slice(&frame(block));
-        bytes.append(block);
-        true
-    }
-
-    fn unwritten(&self) -> u64 {
-        0
-    }
-}
 
 /// An operation on a router.
 #[derive(Clone, Debug)]
@@ -161,12 +128,11 @@ fn config(mask: u8, rules: Rules) -> RouterConfig {
 
 /// Records a router through these steps. Returns the journal and the decisions.
 fn record(rules: &Rules, seed: u64, steps: &[Call], refused: Vec<usize>) -> (Vec<u8>, Vec<String>) {
-    let sink = Memory { refused, ..Memory::default() };
-    let bytes = Arc::clone(&sink.bytes);
+    let sink = MemorySink::refusing(refused);
     let mut now = Instant::from_nanos(123_456_789);
     let mut router = RecordedRouter::new(config(0b111, rules.clone()), seed, now)
         .expect("a valid configuration");
-    router.record_into(Box::new(sink), 1_700_000_000_000_000_000);
+    router.record_into(Box::new(sink.clone()), 1_700_000_000_000_000_000);
     let (mut leases, mut probes, mut told): (Vec<Lease>, Vec<ProbeId>, Vec<String>) =
         Default::default();
     for step in steps {
@@ -235,7 +201,7 @@ fn record(rules: &Rules, seed: u64, steps: &[Call], refused: Vec<usize>) -> (Vec
         }
     }
     drop(router);
-    let bytes = bytes.lock().expect("no panic in another test thread").clone();
+    let bytes = sink.bytes();
     (bytes, told)
 }
 
@@ -512,20 +478,18 @@ fn states_are_recorded() {
     learn(&mut teacher, 500);
     let state = teacher.policy_state().expect("it learns");
     for is_before in [true, false] {
-        let sink = Memory::default();
-        let bytes = Arc::clone(&sink.bytes);
+        let sink = MemorySink::default();
         let mut router = new();
         if is_before {
             router.restore(&state).expect("its own");
         }
-        router.record_into(Box::new(sink), 0);
+        router.record_into(Box::new(sink.clone()), 0);
         if !is_before {
             router.restore(&state).expect("its own");
         }
         learn(&mut router, 200);
         drop(router);
-        let bytes = bytes.lock().expect("no panic in another test thread").clone();
-        let (header, entries, error) = read(&bytes);
+        let (header, entries, error) = read(&sink.bytes());
         assert_eq!(error, None);
         assert_eq!(entries[0].record, Record::Restored(Box::new(state.clone())));
         let mut replay = Replay::new(&header).expect("a valid configuration");

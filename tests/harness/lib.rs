@@ -9,6 +9,8 @@ pub mod client;
 pub mod driver;
 mod kinds;
 pub mod ledger;
+#[path = "../../core/tests/memory/mod.rs"]
+mod memory;
 pub mod net;
 pub mod oracle;
 mod pipe;

@@ -1,40 +1,24 @@
 //! A recording of a world's router in memory, and its replay.
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
 
-use intelliproxy_core::Instant;
-use intelliproxy_core::journal::{Header, JournalSink, Reader, Record, Replay, Step, frame};
+use intelliproxy_core::journal::{JournalSink, Reader, Record, Replay, Step};
 
+use crate::memory::MemorySink;
 use crate::oracle::Verdict;
 
-/// The bytes of a recording. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub struct Recording(Arc<Mutex<Vec<u8>>>);
-
-impl JournalSink for Recording {
-    fn begin(&mut self, header: &Header) {
-        let mut bytes = self.0.lock().expect("one thread");
-        if bytes.is_empty() {
-            *bytes = header.encode();
-        }
-    }
-
-    fn put(&mut self, block: &mut Vec<u8>, _at: Instant, _records: u64, _is_last: bool) -> bool {
-        let mut bytes = self.0.lock().expect("one thread");
-        bytes.extend_from_slice(&frame(block));
-        bytes.append(block);
-        true
-    }
-
-    fn unwritten(&self) -> u64 {
-        0
-    }
-}
+/// A recording in memory.
+#[derive(Debug, Default)]
+pub struct Recording(MemorySink);
 
 impl Recording {
+    /// Returns a sink that writes into this recording.
+    pub fn sink(&self) -> Box<dyn JournalSink> {
+        Box::new(self.0.clone())
+    }
+
     /// Returns the kinds of events and of router actions; to be called once the router is gone.
     pub fn events(&self) -> BTreeSet<&'static str> {
-        let bytes = self.0.lock().expect("one thread");
+        let bytes = self.0.bytes();
         let (_, reader) = Reader::new(&bytes).expect("a recording of its own");
         let kind = |record| match record {
             Record::ProbeStarted { .. } => Some("action StartProbe"),
@@ -52,7 +36,7 @@ impl Recording {
 
     /// Replays the recording of a router that has ended: every decision must be the same.
     pub fn replays(&self) -> Verdict {
-        let bytes = self.0.lock().map_err(|error| error.to_string())?;
+        let bytes = self.0.bytes();
         let (header, reader) = Reader::new(&bytes).map_err(|error| error.to_string())?;
         let mut replay = Replay::new(&header).map_err(|error| error.to_string())?;
         for entry in reader {

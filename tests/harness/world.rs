@@ -328,7 +328,7 @@ impl World {
             .expect("a valid configuration");
         proxy.handle_date("Sun, 06 Nov 1994 08:49:37 GMT");
         let recording = Recording::default();
-        proxy.record_into(Box::new(recording.clone()), 0);
+        proxy.record_into(recording.sink(), 0);
         let reads_max = self.net.pick(1, 16) as usize;
         self.driver = Some(Driver::new(proxy, reads_max));
         self.run_until("every client is done", |world| world.clients.iter().all(Client::is_done));

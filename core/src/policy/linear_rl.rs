@@ -46,14 +46,14 @@ pub(crate) struct LinearRl {
     /// The features of each backend, by slot.
     rows: Vec<Row>,
     /// A lower bound of each backend's cost, by slot. For most backends a decision reads only this.
-    bounds: Vec<Bound>,
+    bounds: Vec<CostBound>,
     /// A counter of the changes of the weights, which wraps.
     steps: u32,
 }
 
 /// A lower bound of the cost of a backend, which is its negated value.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bound {
+struct CostBound {
     cost: f64,
     /// The time until which it holds if neither the backend nor the weights change.
     until: Instant,
@@ -111,7 +111,7 @@ impl Row {
 
     /// A lower bound of the cost, from `now` until the bound's own end. Fewer errors mean a lower
     /// cost, so it assumes the least share of errors in that time.
-    fn bound(&self, now: Instant, weights: &[f64; FEATURES], rules: &Rules) -> Bound {
+    fn bound(&self, now: Instant, weights: &[f64; FEATURES], rules: &Rules) -> CostBound {
         let mut features = self.features;
         let mut until = self.hold_until.min(self.errors_hold_until);
         let is_exact = self.is_exact(now);
@@ -121,7 +121,7 @@ impl Row {
             features[ERRORS] = self.error_rate.rate_at_least(until, errors.half_life, errors.prior);
             until = until.min(self.hold_until);
         }
-        Bound { cost: -value(weights, &features), until, is_exact, ..Bound::default() }
+        CostBound { cost: -value(weights, &features), until, is_exact, ..CostBound::default() }
     }
 
     /// The features at `now`.
@@ -286,7 +286,7 @@ impl Policy for LinearRl {
                 if bound.of != of || now > bound.until {
                     let row = entry(rows, id);
                     row.update(now, id, candidates, rules, squashed);
-                    *bound = Bound { of, ..row.bound(now, weights, rules) };
+                    *bound = CostBound { of, ..row.bound(now, weights, rules) };
                 }
                 let cost = if bound.is_exact {
                     bound.cost

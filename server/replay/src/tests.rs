@@ -1,12 +1,15 @@
 //! Every question about recordings, which these tests make.
-use intelliproxy_core::journal::{Header, JournalSink, RecordedRouter, frame};
+#[path = "../../../core/tests/memory/mod.rs"]
+mod memory;
+
+use intelliproxy_core::journal::RecordedRouter;
 use intelliproxy_core::{
     Event, Instant, LeaseId, Outcome, PolicyKind, ProbeAnswer, RouterConfig, Rules,
 };
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use self::memory::MemorySink;
 use super::*;
 
 /// A host with one file.
@@ -30,33 +33,13 @@ impl Host for OneFile {
     }
 }
 
-#[derive(Debug)]
-struct Memory(Arc<Mutex<Vec<u8>>>);
-
-impl JournalSink for Memory {
-    fn begin(&mut self, header: &Header) {
-        *self.0.lock().expect("one thread") = header.encode();
-    }
-
-    fn put(&mut self, block: &mut Vec<u8>, _at: Instant, _records: u64, _is_last: bool) -> bool {
-        let mut bytes = self.0.lock().expect("one thread");
-        bytes.extend_from_slice(&frame(block));
-        bytes.append(block);
-        true
-    }
-
-    fn unwritten(&self) -> u64 {
-        0
-    }
-}
-
 /// Records a minute with a request every 10 ms to A (5 ms) and B (15 ms). Pings take 2 and 6 ms.
 fn recorded(policy: PolicyKind) -> Vec<u8> {
-    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let sink = MemorySink::default();
     let rules = Rules { policy, ..Rules::default() };
     let config = RouterConfig { backends: vec!["A".to_owned(), "B".to_owned()], rules };
     let mut router = RecordedRouter::new(config, 5, Instant::ZERO).expect("a configuration");
-    router.record_into(Box::new(Memory(Arc::clone(&bytes))), 1_700_000_000_000_000_000);
+    router.record_into(Box::new(sink.clone()), 1_700_000_000_000_000_000);
     let mut out: BTreeMap<(u64, LeaseId), intelliproxy_core::Lease> = BTreeMap::new();
     for millis in 0..60_000_u64 {
         let now = Instant::from_millis(millis);
@@ -86,7 +69,7 @@ fn recorded(policy: PolicyKind) -> Vec<u8> {
         }
     }
     drop(router);
-    Arc::try_unwrap(bytes).expect("the router is gone").into_inner().expect("one thread")
+    sink.bytes()
 }
 
 fn ask(file: &OneFile, question: Question) -> Answer {

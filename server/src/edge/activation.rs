@@ -4,7 +4,7 @@ use std::{env, io, process};
 
 use listenfd::ListenFd;
 
-use super::listen::{Bound, Place};
+use super::listen::{BoundListener, Place};
 use crate::plain::os_error_text;
 
 /// Takes the listeners that this process was started with. The list is empty without
@@ -12,7 +12,7 @@ use crate::plain::os_error_text;
 ///
 /// # Errors
 /// One line: a descriptor is not a TCP listener.
-pub(crate) fn take() -> Result<Vec<Bound>, String> {
+pub(crate) fn take() -> Result<Vec<BoundListener>, String> {
     let pid = env::var("LISTEN_PID").ok().and_then(|text| text.parse().ok());
     // The library would also accept listeners without `LISTEN_PID`.
     if pid != Some(process::id()) {
@@ -26,7 +26,7 @@ pub(crate) fn take() -> Result<Vec<Bound>, String> {
         socket.set_nonblocking(true).map_err(fail)?;
         let address = socket.local_addr().map_err(fail)?;
         let entry = (&*address.to_string()).into();
-        all.push(Bound { socket, place: Place { address, entry } });
+        all.push(BoundListener { socket, place: Place { address, entry } });
     }
     Ok(all)
 }

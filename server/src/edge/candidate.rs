@@ -4,7 +4,7 @@
 //! candidate is dropped, everything that is in use stays as it was. `reactor/reload.rs` applies it.
 use super::access;
 use super::disk;
-use super::listen::{Listeners, Place};
+use super::listen::{ConfiguredListeners, Place};
 use super::logging;
 use super::record::{self, Opened};
 use super::resolve::admin_entries;
@@ -19,9 +19,9 @@ pub(crate) struct Candidate {
     pub(crate) config: Config,
     /// The backends with their addresses.
     pub(crate) targets: Vec<BackendTarget>,
-    pub(crate) listeners: Listeners,
+    pub(crate) listeners: ConfiguredListeners,
     /// The listeners of the admin pages.
-    pub(crate) admin: Listeners,
+    pub(crate) admin: ConfiguredListeners,
     /// The new socket for commands. `None`: no change; `Some(None)`: the socket is removed.
     pub(crate) control: Option<Option<ControlSocket>>,
     pub(crate) files: Files,
@@ -62,8 +62,8 @@ impl Candidate {
         targets: Vec<BackendTarget>,
         mut current: Current,
     ) -> Result<Self, String> {
-        let listeners = Listeners::bind(&config.listen, &current.listeners)?;
-        let admin = Listeners::bind(&admin_entries(&config), &current.admin)?;
+        let listeners = ConfiguredListeners::bind(&config.listen, &current.listeners)?;
+        let admin = ConfiguredListeners::bind(&admin_entries(&config), &current.admin)?;
         let is_other = config.admin.socket != current.config.admin.socket;
         let path = config.admin.socket.as_deref();
         let open = || path.map(|path| ControlSocket::open(path, false)).transpose();

@@ -27,7 +27,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::listen::{Bound, Place};
+use super::listen::{BoundListener, Place};
 use crate::config::Listen;
 use crate::plain::os_error_text;
 
@@ -64,9 +64,9 @@ struct Text {
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     /// The listeners for clients.
-    pub(crate) listeners: Vec<Bound>,
+    pub(crate) listeners: Vec<BoundListener>,
     /// The listeners of the admin pages.
-    pub(crate) admin_listeners: Vec<Bound>,
+    pub(crate) admin_listeners: Vec<BoundListener>,
     /// The policy's learned state, as JSON; `None` if it learns nothing.
     pub(crate) learned: Option<String>,
     /// The connection to the process that sent them; `None` if the service manager did.
@@ -149,7 +149,7 @@ impl Handover {
         if said != came {
             return Err(format!("cannot take over: {came} of {said} listeners arrived"));
         }
-        let of = |(socket, (address, entry)): (OwnedFd, (SocketAddr, Listen))| Bound {
+        let of = |(socket, (address, entry)): (OwnedFd, (SocketAddr, Listen))| BoundListener {
             socket: TcpListener::from(socket),
             place: Place { address, entry },
         };
@@ -206,15 +206,15 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::edge::listen::Listeners;
+    use crate::edge::listen::ConfiguredListeners;
 
     const TIME: Duration = Duration::from_secs(30);
 
     fn handover(entries: &[Listen], learned: Option<&str>) -> Handover {
-        let all = Listeners::bind(entries, &[]).expect("free ports");
-        let owned = |bound: Bound| (OwnedFd::from(bound.socket), bound.place);
+        let all = ConfiguredListeners::bind(entries, &[]).expect("free ports");
+        let owned = |bound: BoundListener| (OwnedFd::from(bound.socket), bound.place);
         let listeners = all.bound.into_iter().map(owned).collect();
-        let admin = Listeners::bind(&["127.0.0.1:0".into()], &[]).expect("a free port");
+        let admin = ConfiguredListeners::bind(&["127.0.0.1:0".into()], &[]).expect("a free port");
         let admin_listeners = admin.bound.into_iter().map(owned).collect();
         Handover { listeners, admin_listeners, learned: learned.map(str::to_owned) }
     }

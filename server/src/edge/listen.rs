@@ -15,7 +15,7 @@ use crate::plain::os_error_text;
 
 /// A listener, bound, listening and non-blocking.
 #[derive(Debug)]
-pub struct Bound {
+pub struct BoundListener {
     /// The socket.
     pub socket: TcpListener,
     /// Its place in the configuration, and its address.
@@ -34,14 +34,14 @@ pub struct Place {
 
 /// The listeners of a configuration.
 #[derive(Debug, Default)]
-pub struct Listeners {
+pub struct ConfiguredListeners {
     /// The new ones.
-    pub bound: Vec<Bound>,
+    pub bound: Vec<BoundListener>,
     /// Those that were open before, with their new entries. The address is the same.
     pub kept: Vec<Place>,
 }
 
-impl Listeners {
+impl ConfiguredListeners {
     /// Binds the listeners of these entries, except where one of the `held` listeners fits.
     ///
     /// # Errors
@@ -55,11 +55,11 @@ impl Listeners {
     }
 
     /// Returns all listeners. The sockets of the kept ones are taken out of `open`.
-    pub(crate) fn with(self, open: &mut Vec<Bound>) -> Vec<Bound> {
+    pub(crate) fn with(self, open: &mut Vec<BoundListener>) -> Vec<BoundListener> {
         let mut all = self.bound;
         for place in self.kept {
             let found = open.iter().position(|bound| bound.place.address == place.address);
-            all.extend(found.map(|at| Bound { place, ..open.swap_remove(at) }));
+            all.extend(found.map(|at| BoundListener { place, ..open.swap_remove(at) }));
         }
         all
     }
@@ -108,7 +108,7 @@ impl Listeners {
         };
         let place = |address| Place { address, entry: entry.clone() };
         let bound = bound.into_iter();
-        self.bound.extend(bound.map(|(socket, at)| Bound { socket, place: place(at) }));
+        self.bound.extend(bound.map(|(socket, at)| BoundListener { socket, place: place(at) }));
         self.kept.append(&mut kept);
         Ok(())
     }
@@ -200,8 +200,8 @@ mod tests {
 
     use super::*;
 
-    fn bind_one(text: &str, held: &[Place]) -> Result<Listeners, String> {
-        Listeners::bind(&[text.into()], held)
+    fn bind_one(text: &str, held: &[Place]) -> Result<ConfiguredListeners, String> {
+        ConfiguredListeners::bind(&[text.into()], held)
     }
 
     /// Port 0 becomes one real port, the same on all addresses of a name.
@@ -231,15 +231,18 @@ mod tests {
     fn a_port_is_shared_by_agreement() {
         let entry =
             |port: u16, reuse_port| Listen { reuse_port, ..(&*format!("127.0.0.1:{port}")).into() };
-        let first = Listeners::bind(&[entry(0, true)], &[]).expect("a free port");
+        let first = ConfiguredListeners::bind(&[entry(0, true)], &[]).expect("a free port");
         let port = first.bound[0].place.address.port();
-        let second = Listeners::bind(&[entry(port, true)], &[]).expect("it is shared");
+        let second = ConfiguredListeners::bind(&[entry(port, true)], &[]).expect("it is shared");
         assert_eq!(second.bound[0].place.address, first.bound[0].place.address);
-        let error = Listeners::bind(&[entry(port, false)], &[]).expect_err("it is taken");
+        let error = ConfiguredListeners::bind(&[entry(port, false)], &[]).expect_err("it is taken");
         assert!(error.ends_with("address already in use"), "{error}");
-        let alone = Listeners::bind(&[entry(0, false)], &[]).expect("a free port");
+        let alone = ConfiguredListeners::bind(&[entry(0, false)], &[]).expect("a free port");
         let port = alone.bound[0].place.address.port();
-        assert!(Listeners::bind(&[entry(port, true)], &[]).is_err(), "the other does not share it");
+        assert!(
+            ConfiguredListeners::bind(&[entry(port, true)], &[]).is_err(),
+            "the other does not share it"
+        );
     }
 
     /// An address of another machine (RFC 5737) is an error if the entry has no other address.
@@ -271,7 +274,7 @@ mod tests {
         assert_eq!(again.kept, held);
         let entry = Listen { proxy_protocol: true, ..(&*format!("127.0.0.1:{port}")).into() };
         let entries = [entry.clone(), "127.0.0.2:0".into()];
-        let moved = Listeners::bind(&entries, &held).expect("one more port");
+        let moved = ConfiguredListeners::bind(&entries, &held).expect("one more port");
         assert_eq!(moved.kept, [Place { address: held[0].address, entry }]);
         assert_eq!(moved.bound.len(), 1);
         assert_eq!(moved.bound[0].place.entry, "127.0.0.2:0".into());
@@ -288,7 +291,8 @@ mod tests {
         let (used, left) = (held[0].address, held[1].address);
         let entry = Listen { proxy_protocol: true, ..(&*used.to_string()).into() };
         let entries = [entry.clone(), "127.0.0.3:0".into()];
-        let all = Listeners::bind(&entries, &held).expect("one more port").with(&mut open);
+        let all =
+            ConfiguredListeners::bind(&entries, &held).expect("one more port").with(&mut open);
         let places: Vec<&Place> = all.iter().map(|bound| &bound.place).collect();
         assert_eq!(places.len(), 2);
         assert!(places.contains(&&Place { address: used, entry }));

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use super::early::Early;
 use super::handover::{Predecessor, Taken};
-use super::listen::{Bound, Listeners, Place};
+use super::listen::{BoundListener, ConfiguredListeners, Place};
 use super::logging::LogWatch;
 use super::notify::Environment;
 use super::reload::Source;
@@ -22,9 +22,9 @@ pub struct Setup {
     /// The backends in their configured order, with their addresses.
     pub backends: Vec<BackendTarget>,
     /// The listeners for clients.
-    pub listeners: Vec<Bound>,
+    pub listeners: Vec<BoundListener>,
     /// The listeners of the admin pages; empty if `admin.listen` is null.
-    pub(crate) admin_listeners: Vec<Bound>,
+    pub(crate) admin_listeners: Vec<BoundListener>,
     /// Reads the configuration again on SIGHUP; `None` ignores the signal.
     pub reload: Option<Source>,
     /// Counts of the log, for /stats.
@@ -60,17 +60,20 @@ impl Setup {
         let backends = backend_targets(&config)?;
         let Taken { mut listeners, mut admin_listeners, learned, predecessor } =
             taken.unwrap_or_default();
-        let places = |open: &[Bound]| -> Vec<Place> {
+        let places = |open: &[BoundListener]| -> Vec<Place> {
             open.iter().map(|bound| bound.place.clone()).collect()
         };
-        let all = Listeners::bind(&config.listen, &places(&listeners))?.with(&mut listeners);
+        let all =
+            ConfiguredListeners::bind(&config.listen, &places(&listeners))?.with(&mut listeners);
         let is_of_manager = predecessor.is_none();
         if is_of_manager {
             admin_listeners.append(&mut listeners);
         }
-        let of_admin = Listeners::bind(&admin_entries(&config), &places(&admin_listeners))?;
+        let of_admin =
+            ConfiguredListeners::bind(&admin_entries(&config), &places(&admin_listeners))?;
         let of_admin = of_admin.with(&mut admin_listeners);
-        if let Some(Bound { place, .. }) = admin_listeners.first().filter(|_| is_of_manager) {
+        if let Some(BoundListener { place, .. }) = admin_listeners.first().filter(|_| is_of_manager)
+        {
             let address = place.address;
             return Err(format!("LISTEN_FDS: {address} is neither in listen nor admin.listen"));
         }
@@ -92,10 +95,10 @@ impl Setup {
     /// Returns a line for each listening address and each backend.
     pub(crate) fn announcement(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for Bound { place, .. } in &self.listeners {
+        for BoundListener { place, .. } in &self.listeners {
             lines.push(format!("listening on http://{}", place.address));
         }
-        for Bound { place, .. } in &self.admin_listeners {
+        for BoundListener { place, .. } in &self.admin_listeners {
             lines.push(format!("admin pages on http://{}", place.address));
         }
         if let Some(path) = &self.config.admin.socket {

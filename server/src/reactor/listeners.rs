@@ -11,7 +11,7 @@ use mio::{Interest, Registry};
 
 use super::socket::is_readable;
 use super::token::Source;
-use crate::edge::listen::{Bound, Place};
+use crate::edge::listen::{BoundListener, Place};
 
 /// The listeners by slot.
 pub(super) struct Listeners {
@@ -96,11 +96,11 @@ impl Listeners {
     /// The poll cannot watch one of them. All of the new ones are closed then.
     pub(super) fn open(
         &mut self,
-        bound: Vec<Bound>,
+        bound: Vec<BoundListener>,
         registry: &Registry,
     ) -> io::Result<Vec<usize>> {
         let mut opened = Vec::with_capacity(bound.len());
-        for Bound { socket, place } in bound {
+        for BoundListener { socket, place } in bound {
             match self.open_one(socket, place, registry) {
                 Ok(slot) => opened.push(slot),
                 Err(error) => {
