@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use intelliproxy::config::{BackendConfig, Config};
-use intelliproxy::edge::resolve::Setup;
+use intelliproxy::edge::setup::Setup;
 use intelliproxy::reactor;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 

@@ -4,10 +4,9 @@
 //! candidate is dropped, everything that is in use stays as it was. `reactor/reload.rs` applies it.
 use super::access;
 use super::disk;
-use super::listen::{ConfiguredListeners, Place};
+use super::listen::{ConfiguredListeners, Place, admin_entries};
 use super::logging;
 use super::record::{self, Opened};
-use super::resolve::admin_entries;
 use super::socket::ControlSocket;
 use super::state::Kept;
 use crate::config::{BackendTarget, Config};

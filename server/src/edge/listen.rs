@@ -114,6 +114,11 @@ impl ConfiguredListeners {
     }
 }
 
+/// The entries of the admin listener.
+pub(crate) fn admin_entries(config: &Config) -> Vec<Listen> {
+    config.admin.listen.iter().map(|address| address.as_str().into()).collect()
+}
+
 /// The line for an address at which binding failed. Names the proxy's own listener if that holds
 /// the address.
 fn refusal(address: SocketAddr, error: &io::Error, held: &[Place]) -> String {

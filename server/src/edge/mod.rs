@@ -22,6 +22,7 @@ pub(crate) mod record;
 pub mod reload;
 pub mod resolve;
 pub(crate) mod service;
+pub mod setup;
 pub(crate) mod socket;
 pub(crate) mod state;
 pub(crate) mod upgrade;

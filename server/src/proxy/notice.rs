@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use intelliproxy_core::{BackendId, ProbeFailure};
 
 use super::excerpt;
-use super::session::Remedy;
 use crate::http::{ClientError, UpstreamError};
 
 /// A fact for observers. No decision of the proxy depends on whether it is read.
@@ -225,19 +224,6 @@ pub enum RemedyTaken {
     Unretried,
     /// The client's response was cut.
     Truncated,
-}
-
-impl From<Remedy> for RemedyTaken {
-    fn from(remedy: Remedy) -> Self {
-        match remedy {
-            Remedy::Redial => Self::Redialled,
-            Remedy::Excuse => Self::Excused,
-            Remedy::Retry => Self::Retried,
-            Remedy::Close => Self::Closed,
-            Remedy::Answer => Self::Answered,
-            Remedy::Truncate => Self::Truncated,
-        }
-    }
 }
 
 impl Notice {

@@ -8,7 +8,6 @@ use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
 
 use crate::ROLE_FLAG;
-use crate::launcher::Event;
 
 /// One of the three processes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,6 +35,15 @@ impl Role {
             Self::B => "server B",
         }
     }
+}
+
+/// An event for the launcher.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A child logged a line.
+    Line { role: Role, text: String },
+    /// A signal requests the end.
+    Signal,
 }
 
 /// A child process. Dropping it kills a process that still runs.

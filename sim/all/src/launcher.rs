@@ -10,19 +10,10 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::child::{Child, Role};
+use crate::child::{Child, Event, Role};
 use crate::demo::Demo;
 use crate::options::Options;
 use crate::traffic::Traffic;
-
-/// An event for the launcher.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A child logged a line.
-    Line { role: Role, text: String },
-    /// A signal requests the end.
-    Signal,
-}
 
 /// The reason for the end of the demonstration.
 #[derive(Debug)]

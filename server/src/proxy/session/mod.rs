@@ -41,7 +41,6 @@ use self::failure::retried;
 pub(crate) use self::hop::Hop;
 pub(crate) use self::needs::Need;
 use self::needs::Needs;
-pub(crate) use self::remedy::Remedy;
 pub(crate) use self::standing::Standing;
 use self::upstream_half::UpstreamHalf;
 use super::id::ConnId;

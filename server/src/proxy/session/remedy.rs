@@ -1,6 +1,7 @@
 //! The remedy for an exchange whose upstream failed: a pure function of the facts. `failure.rs`
 //! collects the facts and carries the remedy out.
 use crate::http::UpstreamError;
+use crate::proxy::notice::RemedyTaken;
 
 /// Remedy for a failed upstream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,6 +22,19 @@ pub(crate) enum Remedy {
     /// Blame the backend and cut the client's response, which was sent in part. The end is a clean
     /// one if the framing shows the cut, otherwise a reset.
     Truncate,
+}
+
+impl From<Remedy> for RemedyTaken {
+    fn from(remedy: Remedy) -> Self {
+        match remedy {
+            Remedy::Redial => Self::Redialled,
+            Remedy::Excuse => Self::Excused,
+            Remedy::Retry => Self::Retried,
+            Remedy::Close => Self::Closed,
+            Remedy::Answer => Self::Answered,
+            Remedy::Truncate => Self::Truncated,
+        }
+    }
 }
 
 /// The facts of a failed upstream.

@@ -1,0 +1,108 @@
+//! The parts that serving needs, from a configuration: resolved backends and bound listeners.
+use super::early::Early;
+use super::handover::{Predecessor, Taken};
+use super::listen::{BoundListener, ConfiguredListeners, Place, admin_entries};
+use super::logging::LogWatch;
+use super::notify::Environment;
+use super::reload::Source;
+use super::resolve::backend_targets;
+use super::upgrade::Program;
+use crate::config::{BackendTarget, Config};
+
+/// The parts that serving needs: the configuration, addresses and listeners.
+#[derive(Debug)]
+pub struct Setup {
+    /// The configuration, validated.
+    pub config: Config,
+    /// The backends in their configured order, with their addresses.
+    pub backends: Vec<BackendTarget>,
+    /// The listeners for clients.
+    pub listeners: Vec<BoundListener>,
+    /// The listeners of the admin pages; empty if `admin.listen` is null.
+    pub(crate) admin_listeners: Vec<BoundListener>,
+    /// Reads the configuration again on SIGHUP; `None` ignores the signal.
+    pub reload: Option<Source>,
+    /// Counts of the log, for /stats.
+    pub(crate) log: LogWatch,
+    /// The learned state of the process before this one, as JSON.
+    pub(crate) learned: Option<String>,
+    /// The connection to the process that this one replaces (SIGUSR2).
+    pub(crate) predecessor: Option<Predecessor>,
+    /// The command of this process, for SIGUSR2; `None` ignores the signal.
+    pub(crate) program: Option<Program>,
+    /// The service manager.
+    pub(crate) manager: Environment,
+    /// The signals that arrived before the reactor started.
+    pub(crate) early: Option<Early>,
+}
+
+impl Setup {
+    /// Resolves the backends and binds the listeners of a configuration.
+    ///
+    /// # Errors
+    /// One line that names the faulty backend or address.
+    pub fn new(config: Config) -> Result<Self, String> {
+        Self::following(config, None)
+    }
+
+    /// Like [`new`](Self::new), but uses open listeners whose addresses match: those of the process
+    /// before this one, or those of the service manager. The former are closed if they are not
+    /// needed.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new), and if a listener of the service manager is not needed.
+    pub(crate) fn following(config: Config, taken: Option<Taken>) -> Result<Self, String> {
+        let backends = backend_targets(&config)?;
+        let Taken { mut listeners, mut admin_listeners, learned, predecessor } =
+            taken.unwrap_or_default();
+        let places = |open: &[BoundListener]| -> Vec<Place> {
+            open.iter().map(|bound| bound.place.clone()).collect()
+        };
+        let all =
+            ConfiguredListeners::bind(&config.listen, &places(&listeners))?.with(&mut listeners);
+        let is_of_manager = predecessor.is_none();
+        if is_of_manager {
+            admin_listeners.append(&mut listeners);
+        }
+        let of_admin =
+            ConfiguredListeners::bind(&admin_entries(&config), &places(&admin_listeners))?;
+        let of_admin = of_admin.with(&mut admin_listeners);
+        if let Some(BoundListener { place, .. }) = admin_listeners.first().filter(|_| is_of_manager)
+        {
+            let address = place.address;
+            return Err(format!("LISTEN_FDS: {address} is neither in listen nor admin.listen"));
+        }
+        Ok(Self {
+            listeners: all,
+            admin_listeners: of_admin,
+            config,
+            backends,
+            reload: None,
+            log: LogWatch::default(),
+            learned,
+            predecessor,
+            program: None,
+            manager: Environment::default(),
+            early: None,
+        })
+    }
+
+    /// Returns a line for each listening address and each backend.
+    pub(crate) fn announcement(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for BoundListener { place, .. } in &self.listeners {
+            lines.push(format!("listening on http://{}", place.address));
+        }
+        for BoundListener { place, .. } in &self.admin_listeners {
+            lines.push(format!("admin pages on http://{}", place.address));
+        }
+        if let Some(path) = &self.config.admin.socket {
+            lines.push(format!("commands on {path}"));
+        }
+        for BackendTarget { name, url, addresses, .. } in &self.backends {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            lines.push(format!("backend {name} is {url} ({})", addresses.join(", ")));
+        }
+        lines
+    }
+}
