@@ -16,10 +16,10 @@
 //!
 //! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s without an ejection. From the
 //! fourth consecutive ejection on it is a quarter of the time since the first one, 8 s to 2 min. A
-//! backend that has failed for long will most likely fail the next trial, too, and each trial is a
-//! request that fails. The back-off ends early when the others fail or refuse enough requests to
-//! justify a trial. A probation needs 4 good requests, doubled by each relapse up to 32, or as many
-//! as fit into [`PROBATION_TIME`].
+//! backend that has failed for a long time will most likely fail the next trial, too, and each
+//! trial is a request that fails. The back-off ends early when the others fail or refuse enough
+//! requests to justify a trial. A probation needs 4 good requests, doubled by each relapse up to
+//! 32, or as many as fit into [`PROBATION_TIME`].
 //!
 //! (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe` after 10. Three with the
 //! comparison lost fewer requests in the lab and ejected no good backend.)

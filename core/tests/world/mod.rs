@@ -1,4 +1,4 @@
-//! A router beside its oracle, and the driver of both. Each step does the same thing to both and
+//! A router beside its oracle, and the driver of both. Each step applies one operation to both and
 //! compares everything visible.
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -10,7 +10,7 @@ use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
 use rustix::net::{AddressFamily, SocketType};
 
 use super::resolve::resolve;
-use crate::config::{Listen, ListenAddress};
+use crate::config::{Config, Listen, ListenAddress};
 use crate::plain::os_error_text;
 
 /// A listener, bound, listening and non-blocking.

@@ -13,8 +13,8 @@
 //!
 //! A longer memory describes an earlier time if its interval and that of the memory in use would be
 //! disjoint even at twice their width. All memories longer than the one in use then restart with
-//! its contents. Without this they stayed a standard error or two below a recovered speed, one
-//! after the other, and a backend got half its share for 30 s.
+//! its contents. Without this rule, one longer memory after the other estimated a standard error or
+//! two below a recovered speed, and a backend got half its share for 30 s.
 
 /// Completions and exposure of one backend.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -255,8 +255,8 @@ fn below_the_width_the_rule_decides() {
     assert_eq!(world.snapshot().spills, 0);
 }
 
-/// A backend that has completed nothing for long is full at once. Requests go past it before its
-/// pings fail, and to it again once it completes one.
+/// A backend that has completed nothing for a long time is full at once. Requests go past it before
+/// its pings fail, and to it again once it completes one.
 #[test]
 fn a_stalled_backend_is_full() {
     let mut world = World::with_latencies(10, 10);

@@ -103,7 +103,7 @@ fn a_sudden_404_is_seen_at_once() {
         let refused = world.snapshot().backends[0].refused as usize;
         assert!(count - refused <= 24, "{count} and {refused}");
         assert!(count < 200, "{count}");
-        // If all backends send 404s, none stands out for long.
+        // If all backends send 404s, soon none stands out any longer.
         let mut world = World::with_latencies(10, 20);
         for _ in 0..5000 {
             let lease = world.route();

@@ -88,7 +88,7 @@ impl Session {
     }
 
     /// Stops counting the exchange for its backend: it is a tunnel, or its response was silent for
-    /// long.
+    /// too long.
     #[cold]
     pub(super) fn leave_account(&mut self) {
         let Some(exchange) = &mut self.exchange else { return };
