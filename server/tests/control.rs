@@ -181,7 +181,10 @@ fn backends_are_taken_out_and_back() {
     assert_eq!(error, "intelliproxy: no backend is named C");
     proxy.program.line_with("control: drain C: no backend is named C");
     let (code, _, error) = proxy.ctl("drain");
-    assert_eq!((code, &*error), (Some(2), "intelliproxy: ctl: drain: needs the name of a backend"));
+    assert_eq!(
+        (code, &*error),
+        (Some(2), "intelliproxy: ctl: drain: needs the name of a backend; see ctl --help")
+    );
 }
 
 /// A maintained backend is not pinged, and its idle connections are closed. After `ready` it is

@@ -157,6 +157,31 @@ fn a_good_file_takes_effect_at_once() {
     assert!(body.contains("\"name\":\"B\"") && !body.contains("\"name\":\"A\""), "{body}");
 }
 
+/// The log line names backends with another limit or weight, and the new ones are in use: a backend
+/// of weight 0 gets no further request.
+#[test]
+fn limits_and_weights_of_backends_change() {
+    let (one, two) = (Backend::start("one"), Backend::start("two"));
+    let text = |one_more: &str, two_more: &str| {
+        let row = |name: &str, of: &Backend, more: &str| {
+            format!(r#"{{"name": "{name}", "url": "{}"{more}}}"#, of.url())
+        };
+        format!(r#"{{"backends": [{}, {}]}}"#, row("A", &one, one_more), row("B", &two, two_more))
+    };
+    let mut program = Configured::start("shares", &text("", ""), &[]);
+    program.reload(&text(r#", "weight": 0"#, r#", "limit": 5"#));
+    let line = program.line_with("configuration: ");
+    assert!(line.ends_with("configuration: changed A, B"), "{line}");
+    let mut client = program.connect();
+    for _ in 0..3 {
+        ask(&mut client, "/");
+        assert_eq!(read_response(&mut client).1, "two");
+    }
+    program.hang_up();
+    let line = program.line_with("configuration: ");
+    assert!(line.ends_with("configuration: nothing changed"), "{line}");
+}
+
 /// For a bad file, one log line has file, line, column and reason. The current configuration stays,
 /// and a later good file is applied.
 #[test]

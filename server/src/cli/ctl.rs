@@ -6,7 +6,7 @@
 //! | 1 | the proxy has refused it, or cannot be reached |
 //! | 2 | an argument is invalid |
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,6 +41,10 @@ const SOCKET: &str = "/run/intelliproxy/control.sock";
 /// The longest wait for a response: a reload may take `timeouts.reloadMs`, 30 s by default, twice.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
+/// Follows the error if no proxy listens there.
+const NO_PROXY: &str =
+    ": no proxy listens there (`admin.socket` of its configuration, --socket here)";
+
 /// Carries out the command in the arguments after `ctl`.
 pub(super) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let (socket, command) = match parse(args) {
@@ -57,7 +61,12 @@ pub(super) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let response = match ask(&socket, &command.line()) {
         Ok(response) => response,
-        Err(error) => return failed(&format!("{socket}: {}", os_error_text(&error))),
+        Err(error) => {
+            let is_absent =
+                matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+            let hint = if is_absent { NO_PROXY } else { "" };
+            return failed(&format!("{socket}: {}{hint}", os_error_text(&error)));
+        }
     };
     match response.strip_prefix("error ") {
         Some(wrong) => failed(wrong),
@@ -100,7 +109,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<(String, Command
     let line = words.join(" ");
     match Command::parse(&line) {
         Ok(command) => Ok(Some((socket, command))),
-        Err(wrong) => Err(ArgumentError::new("ctl", wrong)),
+        Err(wrong) => Err(ArgumentError::new("ctl", wrong + "; see ctl --help")),
     }
 }
 
@@ -127,12 +136,21 @@ mod tests {
         assert_eq!(parsed(&["reload", "--help"]), Ok(None));
         for (args, wrong) in [
             (&["--loud"][..], "--loud: no such argument; see --help"),
-            (&["drain"], "ctl: drain: needs the name of a backend"),
+            (&["drain"], "ctl: drain: needs the name of a backend; see ctl --help"),
             (&["reload", "--socket"], "--socket: needs a value"),
-            (&["weight", "A", "-1"], "ctl: weight: must be a whole number from 0 to 1000"),
-            (&["weight", "A", "-12"], "ctl: weight: must be a whole number from 0 to 1000"),
-            (&["weight", "A", "-1", "2"], "ctl: weight: must be a whole number from 0 to 1000"),
-            (&["drain", "-1", "2"], "ctl: drain: takes no further words"),
+            (
+                &["weight", "A", "-1"],
+                "ctl: weight: must be a whole number from 0 to 1000; see ctl --help",
+            ),
+            (
+                &["weight", "A", "-12"],
+                "ctl: weight: must be a whole number from 0 to 1000; see ctl --help",
+            ),
+            (
+                &["weight", "A", "-1", "2"],
+                "ctl: weight: must be a whole number from 0 to 1000; see ctl --help",
+            ),
+            (&["drain", "-1", "2"], "ctl: drain: takes no further words; see ctl --help"),
             (&["weight", "A", "-x"], "-x: no such argument; see --help"),
         ] {
             assert_eq!(parsed(args), Err(wrong.to_owned()));

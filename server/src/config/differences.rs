@@ -1,5 +1,7 @@
 //! The differences between two configurations. A new top-level key needs a row here.
-use super::Config;
+use std::collections::BTreeMap;
+
+use super::{BackendConfig, Config};
 
 impl Config {
     /// Returns the top-level keys in which this configuration differs from `old`, except
@@ -23,6 +25,17 @@ impl Config {
             ("stateFile", self.state_file != old.state_file),
         ];
         settings.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect()
+    }
+
+    /// Returns the names of the backends that `old` has, too, but with another limit or weight.
+    pub(crate) fn backends_unlike(&self, old: &Self) -> Vec<String> {
+        let share = |backend: &BackendConfig| (backend.limit, backend.weight);
+        let old: BTreeMap<&str, _> =
+            old.backends.iter().map(|backend| (backend.name.as_str(), share(backend))).collect();
+        let is_other = |backend: &&BackendConfig| {
+            old.get(backend.name.as_str()).is_some_and(|old| *old != share(backend))
+        };
+        self.backends.iter().filter(is_other).map(|backend| backend.name.clone()).collect()
     }
 }
 

@@ -53,6 +53,8 @@ impl HostPort {
 pub enum HostError {
     /// The host is missing.
     NoHost,
+    /// The address to listen on is missing, or `*` as in other programs.
+    NoAddress,
     /// A `[` without its `]`.
     OpenBracket,
     /// Something other than a port after `]`.
@@ -73,6 +75,7 @@ impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoHost => "has no host",
+            Self::NoAddress => "has no address; all of them are 0.0.0.0 or [::]",
             Self::OpenBracket => "has a [ without its ]",
             Self::AfterBracket => "has something other than a port after its ]",
             Self::Ipv6Address => "has brackets around something other than an IPv6 address",

@@ -23,6 +23,12 @@ impl ListenAddress {
     /// # Errors
     /// The fault of the host or the port.
     pub fn parse(text: &str) -> Result<Self, HostError> {
+        // nginx and HAProxy accept `80`, `:80` and `*:80`.
+        let rest = text.strip_prefix('*').unwrap_or(text);
+        let rest = rest.strip_prefix(':').unwrap_or(rest);
+        if !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(HostError::NoAddress);
+        }
         let HostPort { host, port, .. } = HostPort::parse(text)?;
         Ok(Self { host, port: port.ok_or(HostError::Port)? })
     }
@@ -130,8 +136,10 @@ mod tests {
             ("[::]:80", address("::", 80)),
             ("Localhost:65535", address("localhost", 65535)),
             ("127.0.0.1", Err(HostError::Port)),
-            ("3001", Err(HostError::Ipv4Address)),
-            (":3001", Err(HostError::NoHost)),
+            ("3001", Err(HostError::NoAddress)),
+            (":3001", Err(HostError::NoAddress)),
+            ("*:3001", Err(HostError::NoAddress)),
+            ("*", Err(HostError::Name)),
             ("[::1]", Err(HostError::Port)),
             ("127.0.0.1:70000", Err(HostError::Port)),
             ("http://127.0.0.1:3001", Err(HostError::BareIpv6)),

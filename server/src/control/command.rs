@@ -47,7 +47,10 @@ impl Command {
             }
             "reload" => Self::Reload,
             "stats" => Self::Stats,
-            _ => return Err(format!("no such command; the commands are {}", NAMES.join(", "))),
+            _ => {
+                let names = NAMES.join(", ");
+                return Err(format!("{name}: no such command; the commands are {names}"));
+            }
         };
         match words.next() {
             Some(_) => Err(format!("{name}: takes no further words")),
@@ -104,7 +107,7 @@ mod tests {
             ("weight A 1.5", range.to_owned()),
             ("reload now", "reload: takes no further words".to_owned()),
             ("drain A B", "drain: takes no further words".to_owned()),
-            ("Drain A", format!("no such command; the commands are {names}")),
+            ("Drain A", format!("Drain: no such command; the commands are {names}")),
         ];
         for (line, wrong) in rows {
             assert_eq!(Command::parse(line), Err(wrong), "{line}");

@@ -57,7 +57,7 @@ fn commands_arrive_in_pieces() {
     };
     assert_eq!(whole.len(), 5, "{whole:?}");
     assert_eq!(whole[..3], ["ok drain A\n", "ok reload\n", "error empty command\n"]);
-    assert!(whole[3].starts_with("error no such command"), "{whole:?}");
+    assert!(whole[3].starts_with("error nonsense: no such command"), "{whole:?}");
     assert_eq!(whole[4], "ok weight A 7\n");
     let (mut control, id) = connected();
     let mut responses: Vec<String> =

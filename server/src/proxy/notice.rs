@@ -201,6 +201,8 @@ pub struct ConfigChange {
     pub removed: Vec<String>,
     /// Backends at another address.
     pub moved: Vec<String>,
+    /// Backends with another limit or weight.
+    pub changed: Vec<String>,
     /// Keys with changed values, without `backends`. The new values are in use.
     pub settings: Vec<&'static str>,
 }

@@ -34,6 +34,7 @@ impl Proxy {
         self.overrides = overrides;
         let mut change = ConfigChange {
             settings: config.settings_unlike(&self.shared.config),
+            changed: config.backends_unlike(&self.shared.config),
             ..ConfigChange::default()
         };
         let displaced = self.upstreams.compare(&targets, &mut change);

@@ -175,8 +175,7 @@ fn faults_are_told_in_one_line() {
         ),
         (
             &["--listen", "a:1", "--listen", "3001"],
-            "--listen: must be HOST:PORT, and \"3001\" has a host that ends in a number \
-             but is not an IPv4 address",
+            "--listen: must be HOST:PORT, and \"3001\" has no address; all of them are 0.0.0.0 or [::]",
         ),
         (
             &["--backend", "http://x"],

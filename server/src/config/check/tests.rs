@@ -232,8 +232,7 @@ fn texts_are_checked() {
         (
             "listen[0]",
             |c| c.listen = vec!["3001".into()],
-            "HOST:PORT, and \"3001\" has a host that ends in a number \
-             but is not an IPv4 address",
+            "HOST:PORT, and \"3001\" has no address; all of them are 0.0.0.0 or [::]",
         ),
         (
             "listen[1]",

@@ -185,9 +185,15 @@ impl fmt::Display for Client {
 
 /// Describes the changes of a new configuration: backends by name, other settings by key.
 fn describe_change(change: &ConfigChange) -> String {
-    let ConfigChange { added, removed, moved, settings } = change;
+    let ConfigChange { added, removed, moved, changed, settings } = change;
     let settings: Vec<String> = settings.iter().map(|&key| key.to_owned()).collect();
-    let parts = [("added", added), ("removed", removed), ("moved", moved), ("other", &settings)];
+    let parts = [
+        ("added", added),
+        ("removed", removed),
+        ("moved", moved),
+        ("changed", changed),
+        ("other", &settings),
+    ];
     let parts: Vec<String> = parts
         .iter()
         .filter(|(_, names)| !names.is_empty())
@@ -210,9 +216,10 @@ mod tests {
             added: names(&["C", "D"]),
             removed: names(&["A"]),
             moved: names(&["B"]),
+            changed: names(&["E"]),
             settings: vec!["limits", "timeouts"],
         };
-        let line = "added C, D; removed A; moved B; other limits, timeouts";
+        let line = "added C, D; removed A; moved B; changed E; other limits, timeouts";
         assert_eq!(describe_change(&all), line);
     }
 }
