@@ -1,12 +1,12 @@
 //! The state of each backend.
 //!
-//! The score of a backend is cached and changes only with events of that backend. A ping's end
-//! sets latency and loss. A report sets queue, CPU and memory; their weight falls with the age of
-//! the report, evaluated at the end of each ping and report. A lease that is given out or ends
-//! sets the requests in flight. The error rate and the count of refusals decay with time. They are
-//! evaluated at the end of each ping, report and request and are constant in between, so they are
-//! at most one ping interval old. A hold ends at its own time: from [`BackendTable::releases_at`]
-//! on, [`BackendTable::release`] is due.
+//! The score of a backend is cached and changes only with events of that backend. A ping's end sets
+//! latency and loss. A report sets queue, CPU and memory; their weight falls with the age of the
+//! report, evaluated at the end of each ping and report. The start and the end of a lease set the
+//! requests in flight. The error rate and the count of refusals decay with time. They are evaluated
+//! at the end of each ping, report and request and are constant in between, so they are at most one
+//! ping interval old. A hold ends at its own time: from [`BackendTable::releases_at`] on,
+//! [`BackendTable::release`] is due.
 mod access;
 mod figure;
 mod refusals;
@@ -37,19 +37,19 @@ pub(crate) struct Backend {
     /// here.
     pub(crate) is_retired: bool,
     pub(crate) health: HealthTracker,
-    /// Leases that are out.
+    /// Outstanding leases.
     in_flight: u32,
-    /// The maximum number of leases that may be out.
+    /// The maximum number of outstanding leases.
     limit: u32,
-    /// The maximum, or the number of leases that were out when the maximum was lowered below it.
+    /// The maximum, or the number of outstanding leases when the maximum was lowered below it.
     most: u32,
     /// Relative capacity, percent.
     weight: u32,
     mode: Mode,
-    /// Leases out that are not counted as work for the backend: streams, and requests that wait for
-    /// their client.
+    /// Outstanding leases that are not counted as work for the backend: streams, and requests that
+    /// wait for their client.
     aside: u32,
-    /// Leases out that were set aside at least once.
+    /// Outstanding leases that were set aside at least once.
     marked: u32,
     /// Recent requests that it refused, as of its last event.
     turned_away: u32,
@@ -102,7 +102,7 @@ pub(crate) struct Requests {
     pub(crate) errors: u64,
     pub(crate) refused: u64,
     pub(crate) turned_away: Fading,
-    /// The time of the last refusal without a time.
+    /// The time of the last refusal without Retry-After.
     pub(crate) turned_away_at: Instant,
     /// Recent responses with status 4xx, without those that only one client provokes.
     pub(crate) declined: Fading,
@@ -323,7 +323,7 @@ impl Backend {
         ((declined + 1.0) / (requests + 2.0), requests)
     }
 
-    /// Sets the maximum number of leases that may be out. Leases beyond it stay out until they end.
+    /// Sets the maximum number of outstanding leases. Leases beyond it remain until they end.
     pub(crate) fn set_limit(&mut self, limit: u32) {
         self.limit = limit;
         self.most = limit.max(self.in_flight);
@@ -334,12 +334,12 @@ impl Backend {
         !self.is_retired && self.health.health().is_usable()
     }
 
-    /// Whether the maximum number of its leases is out.
+    /// Whether it has the maximum number of outstanding leases.
     pub(crate) const fn is_full(&self) -> bool {
         self.in_flight >= self.limit
     }
 
-    /// Moves one of its leases out of its work (`is_aside`) or back.
+    /// Stops counting one of its leases as work (`is_aside`), or counts it again.
     pub(crate) fn set_aside(&mut self, is_aside: bool, weights: &Weights) {
         if is_aside {
             debug_assert!(self.aside < self.in_flight, "only a lease that is out is set aside");
@@ -356,7 +356,7 @@ impl Backend {
         self.marked = if is_marked { self.marked + 1 } else { self.marked.saturating_sub(1) };
     }
 
-    /// Whether a lease is out that was never set aside.
+    /// Whether an outstanding lease was never set aside.
     pub(crate) const fn has_unmarked(&self) -> bool {
         self.marked < self.in_flight
     }
@@ -377,7 +377,7 @@ impl Backend {
             || self.access() == Access::Held && self.held_until.is_none_or(|until| until <= now)
     }
 
-    /// Leases that are out.
+    /// Outstanding leases.
     pub(crate) const fn in_flight(&self) -> u32 {
         self.in_flight
     }

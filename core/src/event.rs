@@ -20,7 +20,7 @@ pub enum Event {
     },
     /// A request that [`Router::route`](crate::Router::route) admitted has ended.
     RequestFinished {
-        /// The lease that `route` gave out.
+        /// The lease that `route` returned.
         lease: Lease,
         /// The outcome of the request for its backend.
         outcome: Outcome,
@@ -28,8 +28,8 @@ pub enum Event {
     /// A request stops being work for its backend before it ends: its connection became a tunnel,
     /// or its response has been silent for the configured time. Policies stop counting it in flight
     /// and learn nothing from it: the time of a handshake or of a stream's head does not show how
-    /// fast requests are served. Its lease stays out until [`Event::RequestFinished`]. Sent at most
-    /// once for a lease.
+    /// fast requests are served. Its lease remains outstanding until [`Event::RequestFinished`].
+    /// Sent at most once for a lease.
     StreamOpened {
         /// The number of the lease.
         lease: LeaseId,
@@ -41,7 +41,7 @@ pub enum Event {
         latency: Duration,
     },
     /// A request waits for its client: the rest of its body is missing, or the client does not
-    /// take the response. Until [`Event::LeaseResumed`] the time is not charged to the backend,
+    /// accept the response. Until [`Event::LeaseResumed`] the time is not charged to the backend,
     /// and the request is not counted in flight. Ignored for a lease that is already paused or has
     /// become a stream.
     LeasePaused {

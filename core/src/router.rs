@@ -53,8 +53,8 @@ use crate::time::Instant;
 /// - A backend that refused a request and named a time is held for that time: it gets requests only
 ///   if every other usable backend was tried or is held.
 /// - While no backend is usable, requests go to the least bad one, which does not become current.
-/// - The requests in flight of all backends are the leases out. Leases of a backend whose slot was
-///   taken by another one do not count and end without effect.
+/// - The requests in flight of all backends are the outstanding leases. Leases of a backend whose
+///   slot was taken by another one do not count and end without effect.
 #[derive(Debug)]
 pub struct Router {
     rules: Rules,
@@ -66,7 +66,7 @@ pub struct Router {
     habits: Habits,
     /// The number of policies before this one. A policy does not get the tokens of an earlier one.
     policy_epoch: u32,
-    /// Leases out that were set aside: streams, and requests that waited for their clients.
+    /// Outstanding leases that were set aside: streams, and requests that waited for their clients.
     asides: Asides,
     ejections: Ejections,
     blame: Blame,
@@ -80,7 +80,7 @@ pub struct Router {
     actions: VecDeque<Action>,
     leases_given: u64,
     leases_home: u64,
-    /// Leases out whose backend was removed and whose slot was taken by another one since.
+    /// Outstanding leases whose backend was removed and whose slot was taken by another one since.
     leases_orphaned: u64,
     switches: u64,
     spills: u64,

@@ -385,8 +385,7 @@ fn foreign_files_are_refused() {
     );
 }
 
-/// Blocks that the sink does not take become a gap of that many records. Nothing is compared after
-/// it.
+/// Blocks that the sink rejects become a gap of that many records. Nothing is compared after it.
 #[test]
 fn gaps_are_told() {
     // Blocks are handed over every second. The first one has all records up to then.

@@ -1,5 +1,5 @@
 //! `intelliproxy top` and `intelliproxy stats` as processes: in a terminal, into a pipe, beside a
-//! proxy and beside a server that is none.
+//! proxy and beside another kind of server.
 mod process;
 mod terminal;
 

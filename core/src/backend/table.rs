@@ -47,7 +47,7 @@ impl BackendTable {
         let retired = self.backends.iter().filter(|backend| backend.is_retired);
         let mut free: BTreeSet<u32> = retired.map(|backend| backend.id.slot()).collect();
         if !free.is_empty() {
-            // A returning name gets its own slot back, with the leases that are still out.
+            // A returning name gets its own slot back, with its outstanding leases.
             for id in names.iter().filter_map(|name| self.find(name)) {
                 free.remove(&id.slot());
             }

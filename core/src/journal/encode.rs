@@ -222,7 +222,7 @@ impl Encoder {
         }
     }
 
-    /// Appends a lease's number, counted back from the last one given out.
+    /// Appends a lease's number, counted back from the last one issued.
     fn lease(&mut self, lease: &Lease) {
         put_varint(&mut self.block, self.last_lease.wrapping_sub(lease.id.0));
     }

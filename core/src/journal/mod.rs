@@ -14,7 +14,7 @@
 //! record   tag(u8; bit 7: no time has passed) [ns since the record before] fields
 //! ```
 //! Times are exact, in nanoseconds. The first time of a block is relative to its base time, and a
-//! lease is counted from the last one given out, so each block can be read by itself. `lost` is the
+//! lease is counted from the last one issued, so each block can be read by itself. `lost` is the
 //! number of records that are missing before a block because the writer was too slow or failed. A
 //! backend is twice its slot, plus 1 if a generation above 0 follows.
 //!

@@ -291,7 +291,7 @@ impl Journal {
         self.records += 1;
     }
 
-    /// Passes the current block to the sink; records that it does not take become the next block's
+    /// Passes the current block to the sink. Records that the sink rejects become the next block's
     /// gap.
     fn hand_over(&mut self, is_last: bool) {
         let pending = std::mem::take(&mut self.pending);

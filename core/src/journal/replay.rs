@@ -43,8 +43,8 @@ pub enum Step {
         /// The probe of this router; `None` if it started none.
         replayed: Option<(ProbeId, BackendId, ProbeKind)>,
     },
-    /// Records are missing before this one, or a lease ended that was never given out. Nothing can
-    /// be compared from here on.
+    /// Records are missing before this one, or a lease ended that was never issued. Nothing can be
+    /// compared from here on.
     Unknown,
 }
 

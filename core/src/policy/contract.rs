@@ -157,8 +157,8 @@ pub(crate) trait Learner {
         None
     }
 
-    /// Whether it took ejections back since the last call, because the others did worse without
-    /// the ejected backends.
+    /// Whether the policy reversed ejections since the last call, because the other backends
+    /// performed worse without the ejected ones.
     fn take_regret(&mut self) -> bool {
         false
     }

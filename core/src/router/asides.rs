@@ -1,4 +1,4 @@
-//! Leases that are out but are not work for their backends: streams, and requests that wait for
+//! Outstanding leases that are not work for their backends: streams, and requests that wait for
 //! their clients. A lease is entered when it is first set aside, and removed when it ends.
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::Router;
 use crate::id::{BackendId, LeaseId};
 use crate::time::Instant;
 
-/// The leases out that were set aside at least once.
+/// The outstanding leases that were set aside at least once.
 pub(super) type Asides = BTreeMap<LeaseId, Aside>;
 
 /// A lease that was set aside.
@@ -119,8 +119,8 @@ impl Router {
         }
     }
 
-    /// Whether a lease without an entry may be out at this backend. The router keeps no list of
-    /// leases, so it checks that more leases are out there than have entries.
+    /// Whether a lease without an entry may be outstanding at this backend. The router keeps no
+    /// list of leases, so it checks that more leases are outstanding there than have entries.
     fn may_enter(&self, lease: LeaseId, backend: BackendId) -> bool {
         lease.0 <= self.leases_given
             && self.table.get(backend).is_some_and(|backend| backend.has_unmarked())

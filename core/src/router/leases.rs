@@ -177,6 +177,6 @@ struct LeaseEnd {
     is_newly_down: bool,
     /// Whether the watch must evaluate the end.
     is_watched: bool,
-    /// Whether the backend had the maximum number of leases out.
+    /// Whether the backend had the maximum number of outstanding leases.
     was_full: bool,
 }

@@ -20,7 +20,7 @@ pub(crate) struct Model {
     pub(crate) switches: u64,
     pub(crate) spills: u64,
     pub(crate) late: u64,
-    /// The number of slots ever given out.
+    /// The number of slots ever assigned.
     pub(crate) slots: u32,
     /// The backends of failovers since the last check, and the scores that decided.
     pub(crate) failovers: Vec<(BackendId, BTreeMap<BackendId, f64>)>,

@@ -54,7 +54,7 @@ pub(crate) enum Step {
     },
 }
 
-/// The state of a lease that is out.
+/// The state of an outstanding lease.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Aside {
     Paused,

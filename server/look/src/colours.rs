@@ -88,8 +88,8 @@ fn contrast(one: Rgb, other: Rgb) -> f64 {
     one.max(other) / one.min(other)
 }
 
-/// Texts have a contrast of at least 4.5 on every background that they stand on (WCAG 2 AA), and
-/// lines and bars at least 1.5 on theirs.
+/// Texts have a contrast of at least 4.5 to each of their backgrounds (WCAG 2 AA), and lines and
+/// bars one of at least 1.5.
 #[test]
 fn texts_are_legible() {
     for theme in themes() {
@@ -139,5 +139,5 @@ fn parts_look_different() {
     assert!(close.is_empty(), "{close:#?}");
 }
 
-/// The least distance: about twice what is just noticed side by side (0.02 in Oklab).
+/// The minimum distance: about twice the just noticeable difference (0.02 in Oklab).
 const LEAST: f64 = 0.045;

@@ -1,4 +1,4 @@
-//! One HTML document that needs nothing from outside.
+//! A self-contained HTML document.
 use std::fmt::Write as _;
 
 use crate::hash::hash_base64;
@@ -43,7 +43,7 @@ impl Document {
         self
     }
 
-    /// Adds HTML of the program itself to the body. Text from outside goes through [`escape`].
+    /// Adds HTML of the program itself to the body. Text from outside must pass through [`escape`].
     #[must_use]
     pub fn body(mut self, html: &str) -> Self {
         self.body.push_str(html);

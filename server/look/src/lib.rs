@@ -1,9 +1,9 @@
 //! The look that the live page and the reports have in common.
 //!
-//! [`STYLE`] is the style sheet, light and dark. [`CHARTS`] draws charts with uPlot ([`UPLOT`]), which
-//! is vendored. [`Document`] joins styles, scripts, a body and data to one document that needs
-//! nothing from outside, with a Content-Security-Policy that allows its own parts by their hashes
-//! and no others. The sources are the files beside `src/`; nothing is generated.
+//! [`STYLE`] is the style sheet, light and dark. [`CHARTS`] draws charts with uPlot ([`UPLOT`]),
+//! which is vendored. [`Document`] joins styles, scripts, a body and data to one self-contained
+//! document. Its Content-Security-Policy allows its own parts by their hashes, and no others. The
+//! sources are the files beside `src/`; nothing is generated.
 //!
 //! ```
 //! use intelliproxy_look::{CHARTS, Document, STYLE, UPLOT, UPLOT_STYLE};

@@ -41,7 +41,7 @@ pub(crate) struct Access {
     open: u64,
     /// Exchanges recorded so far.
     lines: u64,
-    /// Records that the driver did not take in time.
+    /// Records that the driver did not fetch in time.
     lost: u64,
     /// The driver's own counts.
     driver: AccessCounts,

@@ -36,7 +36,7 @@ pub enum Action {
     Close {
         /// The connection.
         conn: ConnId,
-        /// Whether to reset it, so that the peer does not take the end for a clean one.
+        /// Whether to reset it, so that the peer does not mistake the end for a clean one.
         with_reset: bool,
     },
     /// A fact for observers.

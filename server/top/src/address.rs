@@ -1,4 +1,4 @@
-//! Where the figures of a proxy come from.
+//! The source of a proxy's figures: a URL or a control socket.
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -76,7 +76,7 @@ impl fmt::Display for Source {
 }
 
 impl Source {
-    /// Reads the figures, and the last decisions if they are wanted and can be had.
+    /// Reads the figures, and the last decisions if they are wanted and available.
     ///
     /// # Errors
     /// The reason in one line, with the address.
@@ -102,7 +102,7 @@ fn read_url(url: &Url, wants_decisions: bool) -> Result<Reading, Failure> {
     let mut reading = Reading::parse(&response.body).map_err(|wrong| url.fault(wrong))?;
     reading.counts = response.fields_of_proxy().collect();
     if wants_decisions && let Some(target) = response.field(DECISIONS_FIELD) {
-        // The page of another path, as the proxy names it; the figures do without it.
+        // The proxy names the path of this page. Without the page, the figures are still shown.
         let page = http::get(url, target).ok();
         reading.decisions = page.and_then(|page| decisions::parse(&page.body));
     }
@@ -125,7 +125,7 @@ fn read_socket(path: &str) -> Result<Reading, String> {
     let end = Instant::now() + WAIT_MAX;
     let mut reader = BufReader::new(stream.take(BODY_BYTES_MAX as u64));
     while !line.ends_with(b"\n") {
-        // A line that trickles in does not hold up for ever.
+        // A line that arrives slowly must not block for ever.
         if Instant::now() > end {
             return Err(format!("{path}: no whole response within {} s", WAIT_MAX.as_secs()));
         }

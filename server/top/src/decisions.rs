@@ -5,7 +5,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Decision {
     pub(crate) ago_ms: f64,
-    /// The chosen backend; `None` if there was none.
+    /// The chosen backend; `None` if no backend was chosen.
     pub(crate) backend: Option<String>,
     pub(crate) rule: String,
     pub(crate) why: String,
@@ -29,7 +29,7 @@ pub(crate) fn parse(body: &[u8]) -> Option<Vec<Decision>> {
 mod tests {
     use super::*;
 
-    /// Decisions are read in their order; another page is not one of decisions.
+    /// Decisions are parsed in their order, and any other page is refused.
     #[test]
     fn decisions_are_parsed() {
         let body = br#"{"decisions": [

@@ -18,12 +18,13 @@ struct Counters {
     heads: Vec<(f64, u64)>,
 }
 
-/// The traffic of a backend, or of all; `None` before there are two readings or without requests.
+/// The traffic of a backend, or of all. Fields are `None` before the second reading and without
+/// requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Traffic {
     /// Requests that ended per second.
     pub(crate) per_second: Option<f64>,
-    /// Its share of all these, 0 to 1.
+    /// Its share of the requests of all backends, 0 to 1.
     pub(crate) share: Option<f64>,
     /// Failed requests in percent.
     pub(crate) error_percent: Option<f64>,
@@ -40,7 +41,7 @@ pub(crate) struct Rates {
 }
 
 impl History {
-    /// Adds a reading of the time `at`, which is later than the earlier ones.
+    /// Adds a reading made at `at`, later than all earlier ones.
     pub(crate) fn add(&mut self, at: Duration, reading: &Reading) {
         let counters = reading.rows.iter().map(|row| (row.name.clone(), Counters::of(row)));
         self.samples.push_back((at, counters.collect()));
@@ -74,8 +75,8 @@ impl History {
         Rates { rows, all: Traffic { per_second: whole, share: None, ..all.times() } }
     }
 
-    /// Returns the change of a backend's counters over the last `span`, or since its counters began
-    /// again.
+    /// Returns the change of a backend's counters over the last `span`, or since they restarted
+    /// from zero.
     fn since(&self, name: &str, span: Duration) -> Option<Change> {
         let mut samples = self.samples.iter().rev();
         let (end, newest) = samples.next()?;
@@ -123,7 +124,7 @@ impl Counters {
         Self { requests: row.requests, errors: row.errors, heads: row.heads.clone() }
     }
 
-    /// Whether it counts more than `later`, so that the proxy was started in between.
+    /// Whether a counter is higher than in `later`, because the proxy was restarted in between.
     fn is_after(&self, later: &Self) -> bool {
         self.requests > later.requests || self.errors > later.errors
     }
@@ -232,7 +233,7 @@ mod tests {
         assert!(history.samples.len() <= 12, "{}", history.samples.len());
     }
 
-    /// A proxy that was started again counts from zero: only what is after its start is used.
+    /// A restarted proxy counts from zero: only readings after its restart are used.
     #[test]
     fn a_restart_is_not_a_rate() {
         let mut history = History::default();

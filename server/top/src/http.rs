@@ -18,7 +18,7 @@ impl Response {
         self.fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Returns the fields of the proxy's own counts, by the rest of their names.
+    /// Returns the fields with the proxy's own counts, by their names without the prefix.
     pub(crate) fn fields_of_proxy(&self) -> impl Iterator<Item = (String, String)> {
         let own = self.fields.iter().filter_map(|(name, value)| {
             let rest = name.strip_prefix("x-intelliproxy-")?;
@@ -79,7 +79,7 @@ fn connect(url: &Url, end: Instant) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Returns the rest of the time.
+/// Returns the time left until `end`.
 fn left(end: Instant) -> io::Result<Duration> {
     let left = end.saturating_duration_since(Instant::now());
     let is_over = || io::Error::new(io::ErrorKind::TimedOut, "no response in time");
@@ -120,7 +120,7 @@ impl<S: Timed> Input<S> {
         Ok(count > 0)
     }
 
-    /// Reads until `count` bytes are there.
+    /// Reads until `count` bytes are buffered.
     fn fill(&mut self, count: usize) -> Result<(), String> {
         if count > BODY_BYTES_MAX {
             return Err(format!("the response is larger than {BODY_BYTES_MAX} bytes"));

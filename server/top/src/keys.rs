@@ -13,7 +13,7 @@ pub(crate) enum Key {
     Escape,
 }
 
-/// Returns the keys in bytes that came together. A sequence without a meaning is skipped.
+/// Returns the keys in bytes that arrived together. A sequence without a meaning is skipped.
 pub(crate) fn keys(bytes: &[u8]) -> Vec<Key> {
     let mut keys = Vec::new();
     let mut rest = bytes;
@@ -34,7 +34,7 @@ pub(crate) fn keys(bytes: &[u8]) -> Vec<Key> {
                     rest = tail.get(1..).unwrap_or_default();
                     keys.extend(meaning(body, tail.first().copied()));
                 }
-                // Also before a key that came together with it: no key with Alt has a meaning.
+                // Also before a key that arrived with it, because no key with Alt has a meaning.
                 _ => keys.push(Key::Escape),
             },
             _ => {}

@@ -3,15 +3,15 @@
 //! | file | contents |
 //! |---|---|
 //! | `options.rs` | the arguments |
-//! | `address.rs`, `http.rs` | where the figures come from: a URL, or the control socket |
+//! | `address.rs`, `http.rs` | the source of the figures: a URL or the control socket |
 //! | `reading.rs`, `state.rs`, `decisions.rs` | the JSON of /stats and /explain as plain data |
 //! | `history.rs` | rates and quantiles between readings |
 //! | `text.rs`, `line.rs` | text for a terminal: its width, its colours, nothing that controls it |
 //! | `table.rs`, `screen.rs`, `detail.rs` | the figures as lines |
 //! | `keys.rs`, `terminal.rs`, `live.rs` | keys, the terminal's mode, and the loop |
 //!
-//! Everything that comes from the proxy is foreign text: no byte of it reaches the terminal unless
-//! it is a visible character of a known width.
+//! All text from the proxy is untrusted: only visible characters of a known width reach the
+//! terminal.
 mod address;
 mod decisions;
 mod detail;

@@ -43,7 +43,7 @@ impl Line {
         Self::default().and(Style::Plain, text)
     }
 
-    /// Adds a part. What is not visible in it is escaped.
+    /// Adds a part. Characters that are not visible are escaped.
     #[must_use]
     pub(crate) fn and(mut self, style: Style, text: &str) -> Self {
         self.push(style, text);

@@ -1,7 +1,7 @@
 //! The loop of `top`: readings, keys and signals in, frames out.
 //!
-//! Threads read the proxy, the keys and the signals, and send events to the thread that draws. So a
-//! proxy that does not respond never holds up a key.
+//! Threads read the proxy, the keys and the signals, and send events to the thread that draws. A
+//! proxy that does not respond therefore never delays a key.
 use std::io::{self, IsTerminal, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,7 +58,7 @@ fn on_screen(options: &Options) -> io::Result<()> {
     let mut readings = 0;
     loop {
         draw(&mut screen, started.elapsed())?;
-        // Without events a second passes: the age of the last reading is shown.
+        // Draws at least once a second, because the age of the last reading is shown.
         let event = match events.recv_timeout(Duration::from_secs(1)) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => continue,
@@ -79,7 +79,7 @@ fn on_screen(options: &Options) -> io::Result<()> {
                 keys.into_iter().for_each(|key| screen.handle_key(key));
                 wants_decisions.store(screen.has_selection(), Ordering::Relaxed);
                 if screen.has_selection() && !had {
-                    // Full means that it is woken already.
+                    // A full channel has woken it already.
                     let _ = wake.try_send(());
                 }
             }
@@ -200,7 +200,7 @@ fn in_lines(options: &Options) -> Result<(), String> {
         };
         let mut output = io::stdout().lock();
         if output.write_all(text.as_bytes()).and_then(|()| output.flush()).is_err() {
-            // Its reader has what it wanted.
+            // The reader has closed the output.
             return Ok(());
         }
         readings += 1;

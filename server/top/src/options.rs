@@ -6,7 +6,7 @@ use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 
 use crate::address::{Source, Url};
 
-/// What the arguments ask for.
+/// The command of the arguments.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     Help,
@@ -18,7 +18,7 @@ pub(crate) struct Options {
     pub(crate) source: Source,
     /// Time between two readings.
     pub(crate) interval: Duration,
-    /// Readings after which it ends; `None` for no end.
+    /// Number of readings after which the program ends; `None` for no limit.
     pub(crate) samples: Option<u64>,
 }
 

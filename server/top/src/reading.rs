@@ -8,7 +8,7 @@ use crate::state::State;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Reading {
     pub(crate) rows: Vec<Row>,
-    /// The counts of the proxy itself, by the rest of their field's name.
+    /// The counts of the proxy itself, by the names of their fields without the prefix.
     pub(crate) counts: Vec<(String, String)>,
     /// The last decisions, the newest one first; `None` if they were not read.
     pub(crate) decisions: Option<Vec<Decision>>,
@@ -43,7 +43,7 @@ impl Reading {
         Ok(Self { rows: rows.ok_or_else(wrong)?, ..Self::default() })
     }
 
-    /// Returns the policy by which the proxy decides, as far as it says.
+    /// Returns the policy by which the proxy decides, if the figures name it.
     pub(crate) fn policy(&self) -> Option<String> {
         let policy = &self.rows.first()?.json["policy"];
         let kind = policy["kind"].as_str()?;
@@ -115,7 +115,7 @@ pub(crate) mod tests {
         Reading::parse(Value::Array(rows.collect()).to_string().as_bytes()).expect("a reading")
     }
 
-    /// What is missing is unknown, and what is not /stats is an error.
+    /// Missing fields are unknown, and a body other than that of /stats is an error.
     #[test]
     fn readings_are_parsed() {
         let body = json!([{"name": "A", "headTimes": {"2.5": 1, "10": 2, "more": 1, "x": 9}}]);

@@ -38,7 +38,7 @@ impl Order {
     }
 }
 
-/// What the window shows.
+/// The contents of the window.
 #[derive(Debug)]
 pub(crate) struct Screen {
     address: String,
@@ -75,7 +75,7 @@ impl Screen {
         }
     }
 
-    /// Takes a reading, or the reason why there is none.
+    /// Applies a reading, or the error of an attempt.
     pub(crate) fn handle_reading(&mut self, now: Duration, reading: Result<Reading, String>) {
         match reading {
             Ok(reading) => {
@@ -106,7 +106,7 @@ impl Screen {
             Key::Up => self.select(|at| at.saturating_sub(1), rows.saturating_sub(1)),
             Key::Down => self.select(|at| at + 1, 0),
             Key::PageUp => self.above = self.above.saturating_sub(self.page),
-            // Drawing bounds it.
+            // `draw` limits it.
             Key::PageDown => self.above += self.page,
             Key::Home => self.above = 0,
             Key::End => self.above = rows,
@@ -388,7 +388,7 @@ mod tests {
         assert!(!screen.has_selection());
     }
 
-    /// A proxy that is gone is shown with the last figures, and forgotten when it is back.
+    /// The loss of the proxy is shown beside the last figures, until the proxy is back.
     #[test]
     fn a_lost_proxy_is_shown() {
         let mut screen = Screen::new("h".to_owned());

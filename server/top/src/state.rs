@@ -10,7 +10,7 @@ pub(crate) enum State {
     Drained,
     Down,
     Ejected,
-    /// It asked for a pause by Retry-After.
+    /// It requested a pause with Retry-After.
     Held,
     Probation,
     Full,

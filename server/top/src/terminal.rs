@@ -18,13 +18,13 @@ impl Terminal {
     /// Takes the terminal of stdin and stdout.
     ///
     /// # Errors
-    /// Its mode cannot be set, or it takes no bytes.
+    /// Its mode cannot be set, or a write to it fails.
     pub(crate) fn take() -> io::Result<Self> {
         let terminal = Self { saved: tcgetattr(io::stdin()).ok() };
         let saved = terminal.saved.clone();
         let report = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
-            // First the terminal: the report must be on the screen that stays.
+            // Restores the terminal first, so that the report is on the normal screen.
             leave(saved.as_ref());
             report(panic);
         }));
@@ -54,7 +54,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         self.release();
-        // The hook of panics has nothing left to restore.
+        // The terminal is restored, so the panic hook is no longer needed.
         if !std::thread::panicking() {
             drop(panic::take_hook());
         }
@@ -76,7 +76,7 @@ pub(crate) fn write(text: &str) -> io::Result<()> {
 }
 
 fn leave(saved: Option<&Termios>) {
-    // A terminal that is gone needs nothing.
+    // A closed terminal need not be restored.
     let _ = write(LEAVE);
     if let Some(saved) = saved {
         let _ = tcsetattr(io::stdin(), OptionalActions::Flush, saved);

@@ -61,7 +61,8 @@ fn columns_of(character: char) -> Option<usize> {
     match character {
         ' '..='~' => Some(1),
         '\u{ad}' => None,
-        // Latin, Greek, Cyrillic without the marks that combine, and what this program draws.
+        // Latin, Greek and Cyrillic without combining marks, and the characters that this program
+        // draws.
         '\u{a1}'..='\u{24f}' | '\u{370}'..='\u{373}' | '\u{376}'..='\u{377}' => Some(1),
         '\u{37b}'..='\u{37f}' | '\u{386}' | '\u{388}'..='\u{38a}' | '\u{38c}' => Some(1),
         '\u{38e}'..='\u{3a1}' | '\u{3a3}'..='\u{3ff}' => Some(1),
@@ -95,7 +96,7 @@ pub(crate) fn number(value: f64) -> String {
     if part.abs() < 99.95 { format!("{part:.1}{unit}") } else { format!("{part:.0}{unit}") }
 }
 
-/// Returns a whole number with its thousands apart.
+/// Returns a whole number with its thousands separated.
 pub(crate) fn whole(value: f64) -> String {
     if !(0.0..1e15).contains(&value) {
         return number(value);
@@ -143,8 +144,8 @@ pub(crate) fn bar(share: f64, wide: usize) -> String {
 mod tests {
     use super::*;
 
-    /// Nothing that controls a terminal, hides or turns text gets through; widths are those of a
-    /// terminal; row by row.
+    /// No character that controls a terminal, hides text or changes its direction passes, and
+    /// widths are those of a terminal; row by row.
     #[test]
     fn foreign_text_is_harmless() {
         for (text, wide, expected) in [

@@ -81,14 +81,14 @@ impl Child {
         Ok(child)
     }
 
-    /// Sends a line to the child. One that is ending does not take it.
+    /// Sends a line to the child. A child that is ending ignores it.
     pub(crate) fn order(&mut self, line: &str) {
         if let Some(stdin) = &mut self.process.stdin {
             drop(stdin.write_all(line.as_bytes()));
         }
     }
 
-    /// Asks the child to end in order. Repeated calls are harmless.
+    /// Requests an orderly end of the child. Repeated calls are harmless.
     pub(crate) fn end(&mut self) {
         drop(self.process.stdin.take());
     }

@@ -2,9 +2,9 @@
 //!
 //! | part of the period | backends |
 //! |---|---|
-//! | first quarter | well |
+//! | first quarter | healthy |
 //! | second and third quarter | one of them has an outage |
-//! | last quarter | well again |
+//! | last quarter | healthy again |
 use std::time::{Duration, Instant};
 
 use intelliproxy_sim::Outage;
@@ -22,7 +22,7 @@ pub(crate) struct Demo {
     ill: Option<Role>,
 }
 
-/// An order for a backend: an outage, or `None` to be well.
+/// An order for a backend: an outage, or `None` for the end of its outage.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Order {
     pub(crate) role: Role,
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     /// Over five periods by hand: an outage in each, in turn, of the backend that is busiest then,
-    /// and the same backend is well again before the next one.
+    /// and each ends before the next one begins.
     #[test]
     fn outages_take_turns() {
         let start = Instant::now();

@@ -181,7 +181,8 @@ mod tests {
         }
     }
 
-    /// `--demo` is the launcher's own. It calms the servers, except where a variable says how.
+    /// `--demo` is the launcher's own. It reduces the servers' faults, except those that a variable
+    /// sets.
     #[test]
     fn a_demonstration_is_asked_for() {
         let Ok(Command::Run(read)) = options(&["--policy", "p2c", "--demo"], &[]) else {

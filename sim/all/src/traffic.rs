@@ -1,4 +1,4 @@
-//! The traffic of `--demo`: a steady number of requests to the proxy, each on a connection of its own.
+//! The traffic of `--demo`: a steady number of requests to the proxy, each on its own connection.
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Requests that go on until this is dropped.
+/// Requests that continue until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Traffic {
     shared: Arc<Shared>,
@@ -62,7 +62,7 @@ impl Shared {
                 *next
             };
             thread::sleep(at.saturating_duration_since(Instant::now()));
-            // What went wrong is among the figures of the proxy.
+            // The proxy's figures contain the errors.
             if let Ok(Some(port)) = self.ask() {
                 *lock(&self.responses).entry(port).or_default() += 1;
             }

@@ -2,8 +2,8 @@
 //!
 //! A backend **returns** when its last fault ends, or when it joins. Its fair share is its share of
 //! the capacity of the backends configured then. It has recovered at the first second that begins a
-//! window in which it gets at least 0.8 of that share. The window has as many seconds as bring 20
-//! requests at that share. With fewer requests the result would be random.
+//! window in which it gets at least 0.8 of that share. The window has as many seconds as are needed
+//! for 20 requests at that share. With fewer requests the result would be random.
 //!
 //! The **unfairness** of a group is the difference between its backends' largest and smallest
 //! number of requests, divided by their mean. Only groups without faults count. The figure is that

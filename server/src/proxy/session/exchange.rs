@@ -55,8 +55,7 @@ pub(crate) struct Exchange {
     /// Whether an idle connection turned out to be closed. From then on the request uses new
     /// connections only.
     pub(crate) has_redialled: bool,
-    /// Whether the client at some point received nothing for so long that its backend may have
-    /// given up.
+    /// Whether bytes for the client waited so long that the backend may have timed out.
     pub(crate) was_client_late: bool,
     /// Time for which the client's body was awaited in the current attempt.
     pub(crate) client_wait: Duration,
