@@ -1,7 +1,7 @@
 //! Files, names and processes: everything that may block. Separate threads write the log, the
 //! access log, the state and the recording, read a new configuration, and start an upgrade.
 //!
-//! This file has `Edge`, which the reactor calls once a turn. `service.rs` talks to the service
+//! This file has `Edge`, which the reactor calls when something of it is due. `service.rs` talks to the service
 //! manager and starts an upgrade.
 //!
 //! The reactor waits for none of these threads while the proxy serves. If reading the configuration
@@ -103,7 +103,9 @@ impl Edge {
         }
     }
 
-    /// Handles what is due at the end of a turn.
+    /// Handles what is due. Called when [`poll_timeout`](Self::poll_timeout) or
+    /// [`records_max`](Self::records_max) is reached, when [`losses`](Self::losses) has changed,
+    /// after a line of the log, and at least once in a second with traffic.
     pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &mut Proxy) {
         if let Some(keeper) = &mut self.keeper {
             keeper.handle_turn(now, proxy);
@@ -129,6 +131,19 @@ impl Edge {
         let access = self.access.as_ref().and_then(AccessLog::poll_timeout);
         let times = [self.reading_until(), self.limits.poll_timeout(), access];
         times.into_iter().flatten().min()
+    }
+
+    /// Waiting bytes of the access log's records with which a turn is due.
+    pub(crate) fn records_max(&self) -> usize {
+        self.access.as_ref().map_or(usize::MAX, AccessLog::records_max)
+    }
+
+    /// The number of losses and failed writes of the logs so far. When it has changed,
+    /// [`handle_turn`](Self::handle_turn) is due.
+    #[inline]
+    pub(crate) fn losses(&self) -> u64 {
+        let (log, access) = (self.log.counts(), self.access_totals.counts());
+        log.dropped + log.failed_writes + access.dropped + access.failed_writes
     }
 
     /// Replaces the access log by another one, or by none.

@@ -115,7 +115,7 @@ impl Notifier {
         *self = Self::default();
     }
 
-    /// Sends a watchdog message if one is due. Called once a turn.
+    /// Sends a watchdog message if one is due.
     #[inline]
     pub(crate) fn handle_turn(&mut self, now: Instant) {
         if self.poll_timeout().is_some_and(|at| at <= now) {

@@ -63,8 +63,7 @@ impl Service {
         self.notifier.reloading();
     }
 
-    /// Reports the end of a reload, and sends watchdog messages. Called once a turn.
-    #[inline]
+    /// Reports the end of a reload, and sends watchdog messages.
     pub(crate) fn handle_turn(&mut self, now: Instant, is_reading: bool) {
         if self.is_reloading && !is_reading {
             self.is_reloading = false;

@@ -160,7 +160,8 @@ impl Keeper {
         let _ = self.writer.queue.offer(Message::SetAside { suffix, wrong });
     }
 
-    /// Queues the state for the writer if a save is due. Called once a turn.
+    /// Queues the state for the writer if a save is due. Called at least once in a
+    /// second with traffic.
     pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &Proxy) {
         if now < self.next_save {
             return;

@@ -60,9 +60,11 @@ impl Timers {
 }
 
 /// Returns the earliest of `times`; `None` without any. [`Instant::FAR_FUTURE`] counts as none.
-#[inline]
+#[inline(always)]
 pub(crate) fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
-    let far = Instant::FAR_FUTURE;
-    let first = times.into_iter().fold(far, |first, at| first.min(at.unwrap_or(far)));
-    (first < far).then_some(first)
+    let mut first = Instant::FAR_FUTURE;
+    for at in times.into_iter().flatten() {
+        first = first.min(at);
+    }
+    (first < Instant::FAR_FUTURE).then_some(first)
 }

@@ -154,18 +154,24 @@ impl Proxy {
     /// Handles that a connection accepted the first `count` bytes of
     /// [`write_ready`](Self::write_ready).
     pub fn handle_written(&mut self, now: Instant, conn: ConnId, count: usize) {
-        let (id, side) = match self.table.get_mut(conn).map(|entry| &mut entry.conn) {
-            Some(Conn::Client(_)) => (conn, Side::Client),
-            Some(&mut Conn::Upstream(Upstream { backend, session: Some(id), .. })) => {
-                self.counters.sent(backend, count);
-                (id, Side::Upstream)
-            }
-            Some(Conn::Probe(probe)) => {
-                return probe.handle_written(count);
-            }
-            Some(Conn::Upstream(_)) | None => return,
+        let mut entry = match self.table.get_mut(conn) {
+            Some(entry) => entry,
+            None => return,
         };
-        let Some(entry) = self.table.get_mut(id) else { return };
+        let (mut id, mut side) = (conn, Side::Client);
+        match &mut entry.conn {
+            Conn::Client(_) => {}
+            &mut Conn::Upstream(Upstream { backend, session: Some(own), .. }) => {
+                self.counters.sent(backend, count);
+                (id, side) = (own, Side::Upstream);
+                match self.table.get_mut(own) {
+                    Some(own) => entry = own,
+                    None => return,
+                }
+            }
+            Conn::Upstream(_) => return,
+            Conn::Probe(probe) => return probe.handle_written(count),
+        }
         let Conn::Client(session) = &mut entry.conn else { return };
         if session.handle_written(now, side, count, &mut self.shared) {
             self.serve(now, id);

@@ -23,9 +23,13 @@ impl Reactor {
     /// Accepts waiting clients while there is room for them.
     #[inline(never)]
     pub(super) fn accept(&mut self) {
-        if self.now < self.accepts_from {
-            return;
+        if self.now >= self.accepts_from {
+            self.accept_waiting();
+            self.listeners.note_ready();
         }
+    }
+
+    fn accept_waiting(&mut self) {
         for slot in 0..self.listeners.slots() {
             for count in 0..ACCEPTS_MAX {
                 let Some(listener) = self.listeners.get_mut(slot) else {

@@ -1,4 +1,4 @@
-//! The sockets of the admin pages, served once a turn after the proxy.
+//! The sockets of the admin pages, served at the end of a turn.
 //!
 //! Their descriptors are reserved, so that the pages work when clients use all the others.
 use std::io::ErrorKind;
@@ -81,9 +81,7 @@ impl AdminPort {
     /// Notes that a listener has clients to accept.
     pub(super) fn take_listener(&mut self, slot: usize) {
         self.is_due = true;
-        if let Some(listener) = self.listeners.get_mut(slot) {
-            listener.is_ready = true;
-        }
+        self.listeners.take_readiness(slot);
     }
 
     /// Notes that a client's stream may be read and written. One that was closed since is ignored.
@@ -94,7 +92,7 @@ impl AdminPort {
         }
     }
 
-    /// Does the work that is due. Called once a turn.
+    /// Does the work that is due.
     pub(super) fn handle_turn(&mut self, now: Instant, proxy: &Proxy, registry: &Registry) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.serve(now, proxy, registry);
@@ -244,6 +242,7 @@ impl AdminPort {
                 Action::Close(id) => {
                     self.streams[id] = None;
                     // A waiting client can be accepted now.
+                    self.listeners.note_ready();
                     self.is_due |= self.listeners.is_any_ready();
                 }
             }

@@ -88,7 +88,12 @@ impl ControlPort {
 
     /// Whether there is work at this time.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        !self.reloading.is_empty() || self.poll_timeout().is_some_and(|at| at <= now)
+        self.waits() || self.poll_timeout().is_some_and(|at| at <= now)
+    }
+
+    /// Whether a connection waits for the end of a reload.
+    pub(super) fn waits(&self) -> bool {
+        !self.reloading.is_empty()
     }
 
     /// The time at which a turn is due even if nothing happens.

@@ -62,6 +62,7 @@ impl Reactor {
                 }
             }
             Action::Notify(notice) => {
+                self.upkeep.call();
                 self.edge.log_notice(self.now, &notice, &self.proxy);
             }
         }

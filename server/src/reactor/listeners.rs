@@ -16,7 +16,9 @@ use crate::edge::listen::{BoundListener, Place};
 /// The listeners by slot.
 pub(super) struct Listeners {
     slots: Vec<Option<Listener>>,
-    /// The earliest [`Listener::leaves_by`]. It is stored, because every turn reads it.
+    /// Whether clients may wait at one of them. It is stored, because every turn asks for it.
+    is_any_ready: bool,
+    /// The earliest [`Listener::leaves_by`].
     leaves_by: Option<Instant>,
     /// The number of slots that have tokens.
     slots_max: usize,
@@ -38,7 +40,7 @@ pub(super) struct Listener {
 impl Listeners {
     /// An empty table of up to `slots_max` listeners.
     pub(super) const fn new(slots_max: usize, to_source: fn(usize) -> Source) -> Self {
-        Self { slots: Vec::new(), leaves_by: None, slots_max, to_source }
+        Self { slots: Vec::new(), is_any_ready: false, leaves_by: None, slots_max, to_source }
     }
 
     /// The number of slots, for loops over [`get_mut`](Self::get_mut).
@@ -61,8 +63,21 @@ impl Listeners {
 
     /// Whether clients may wait at one of them.
     #[inline]
-    pub(super) fn is_any_ready(&self) -> bool {
-        self.iter().any(|listener| listener.is_ready)
+    pub(super) const fn is_any_ready(&self) -> bool {
+        self.is_any_ready
+    }
+
+    /// Notes that a listener has clients to accept. One that was closed since is ignored.
+    pub(super) fn take_readiness(&mut self, slot: usize) {
+        if let Some(listener) = self.get_mut(slot) {
+            listener.is_ready = true;
+            self.is_any_ready = true;
+        }
+    }
+
+    /// Notes where clients may wait, after [`Listener::is_ready`] of some has changed.
+    pub(super) fn note_ready(&mut self) {
+        self.is_any_ready = self.slots.iter().flatten().any(|listener| listener.is_ready);
     }
 
     /// Checks for waiting clients. Returns whether there are any.
@@ -70,7 +85,8 @@ impl Listeners {
         for listener in self.slots.iter_mut().flatten() {
             listener.is_ready = is_readable(&listener.socket);
         }
-        self.is_any_ready()
+        self.note_ready();
+        self.is_any_ready
     }
 
     /// The number of listeners.
@@ -87,6 +103,7 @@ impl Listeners {
     /// Closes all.
     pub(super) fn close(&mut self) {
         self.slots.clear();
+        self.is_any_ready = false;
         self.leaves_by = None;
     }
 
@@ -115,6 +132,7 @@ impl Listeners {
     /// Closes listeners that were opened for a configuration that is not applied.
     pub(super) fn abandon(&mut self, opened: &[usize]) {
         opened.iter().for_each(|slot| self.slots[*slot] = None);
+        self.note_ready();
     }
 
     /// Makes the `opened` and the `kept` listeners those of the configuration. The others close by
@@ -150,6 +168,7 @@ impl Listeners {
             listener.is_ready = is_readable(&listener.socket);
             is_awaited |= listener.is_ready;
         }
+        self.note_ready();
         is_awaited
     }
 
@@ -164,6 +183,7 @@ impl Listeners {
             }
         }
         self.note_leaving();
+        self.note_ready();
     }
 
     fn open_one(

@@ -23,6 +23,7 @@ mod succession;
 mod token;
 mod transfer;
 mod unacknowledged;
+mod upkeep;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -44,6 +45,7 @@ use self::signal::Watched;
 use self::socket::Socket;
 use self::token::{LISTENERS_MAX, Source};
 use self::unacknowledged::Diagnosis;
+use self::upkeep::Upkeep;
 use crate::edge::Edge;
 use crate::edge::record::Opened;
 use crate::edge::service::Service;
@@ -137,6 +139,7 @@ struct Reactor {
     service: Service,
     /// Whether another process serves new clients.
     has_successor: bool,
+    upkeep: Upkeep,
     /// Dropped after the proxy.
     edge: Edge,
 }
@@ -204,6 +207,7 @@ impl Reactor {
             diagnosis: Diagnosis::default(),
             service,
             has_successor: false,
+            upkeep: Upkeep::new(),
             edge,
         })
     }
@@ -218,8 +222,7 @@ impl Reactor {
         self.now = self.clock.now();
         self.signals.handle_turn();
         if let Some(date) = self.clock.new_date(self.now) {
-            self.proxy.handle_date(&date);
-            self.admin.iter_mut().for_each(|admin| admin.handle_date(&date));
+            self.take_date(&date);
         }
         if self.deadline.is_some_and(|at| self.now > at + PAUSED) {
             self.proxy.handle_pause(self.now);
@@ -233,23 +236,6 @@ impl Reactor {
         if self.listeners.is_any_ready() {
             self.accept();
         }
-        if self.listeners.leaves_by().is_some() {
-            self.close_leaving();
-        }
-        let is_stop_due = self.is_stop_asked || self.stops_at.is_some_and(|at| at <= self.now);
-        // A successor that is being given up must end first, because it has the listeners, too.
-        if is_stop_due && !self.service.is_upgrading() {
-            self.stop(events)?;
-        }
-        if self.control.as_ref().is_some_and(|port| port.is_due(self.now)) {
-            self.serve_control();
-        }
-        self.edge.handle_turn(self.now, &mut self.proxy);
-        self.service.handle_turn(self.now, self.edge.is_reading());
-        self.flush();
-        if let Some(admin) = &mut self.admin {
-            admin.handle_turn(self.now, &self.proxy, self.poll.registry());
-        }
         self.deadline = self.proxy.poll_timeout();
         if let Some(at) = self.deadline.filter(|at| *at <= self.now) {
             if is_interrupted || self.now.since(at) > LATE || is_full(events) {
@@ -259,7 +245,20 @@ impl Reactor {
             self.flush();
             self.deadline = self.proxy.poll_timeout();
         }
+        // Last, so that it sees the lines of the log and of the access log that the turn has caused.
+        if self.is_upkeep_due() {
+            self.keep_up(events)?;
+            self.deadline = self.proxy.poll_timeout();
+        }
         Ok(())
+    }
+
+    /// Takes the date of a new second.
+    #[cold]
+    fn take_date(&mut self, date: &str) {
+        self.proxy.handle_date(date);
+        self.admin.iter_mut().for_each(|admin| admin.handle_date(date));
+        self.upkeep.call();
     }
 
     /// Waits for events. Returns whether a signal or a pause of the process interrupted the wait.
@@ -304,12 +303,7 @@ impl Reactor {
         if !self.unread.is_empty() {
             return Some(Duration::ZERO);
         }
-        let admin = self.admin.as_ref().and_then(AdminPort::poll_timeout);
-        let (leaves_by, of_service) = (self.listeners.leaves_by(), self.service.poll_timeout());
-        let of_edge = self.edge.poll_timeout();
-        let control = self.control.as_ref().and_then(ControlPort::poll_timeout);
-        let times = [self.deadline, of_edge, admin, control, self.stops_at, leaves_by, of_service];
-        let mut next = earliest(times);
+        let mut next = earliest([self.deadline, self.upkeep.poll_timeout()]);
         if self.listeners.is_any_ready() {
             let mut at = self.accepts_from;
             if !self.proxy.accepts() {
@@ -323,30 +317,8 @@ impl Reactor {
     fn take_event(&mut self, event: &Event) {
         match Source::from_token(event.token()) {
             Source::Client(conn) | Source::Backend(conn) => self.take_readiness(conn, event),
-            Source::Signals => self.take_signals(),
-            Source::Hangups => {
-                if self.signals.hangups.take() > 0 {
-                    let _ = self.reload();
-                }
-            }
-            Source::Reopens => self.reopen_logs(),
-            Source::Upgrades => self.upgrade(),
-            Source::Waker => {
-                self.take_successor();
-                self.take_reloaded();
-            }
-            Source::Listener(index) => {
-                if let Some(listener) = self.listeners.get_mut(index) {
-                    listener.is_ready = true;
-                }
-            }
-            source @ (Source::ControlListener | Source::Control(_)) => {
-                self.control.iter_mut().for_each(|control| control.take_readiness(source));
-            }
-            Source::AdminListener(index) => {
-                self.admin.iter_mut().for_each(|admin| admin.take_listener(index));
-            }
-            Source::Admin(id) => self.admin.iter_mut().for_each(|admin| admin.take_stream(id)),
+            Source::Listener(slot) => self.listeners.take_readiness(slot),
+            seldom => self.take_seldom(seldom),
         }
     }
 

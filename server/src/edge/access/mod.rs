@@ -222,6 +222,11 @@ impl AccessLog {
         }
     }
 
+    /// Waiting bytes of records with which [`handle_turn`](Self::handle_turn) is due.
+    pub(crate) const fn records_max(&self) -> usize {
+        if self.flush_at.is_some() { BLOCK_BYTES } else { 1 }
+    }
+
     /// Passes all waiting records on.
     #[cold]
     fn flush(&mut self, now: Instant, proxy: &mut Proxy) {
