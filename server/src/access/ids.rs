@@ -45,17 +45,26 @@ impl Ids {
         self.made += 1;
         // Mixing is one to one, so the ids of one instance differ.
         let halves = [self.instance, mixed(self.instance ^ self.made)];
-        let bytes = halves.map(u64::to_be_bytes);
         let mut id = [0; 32];
-        for (digits, byte) in id.chunks_exact_mut(2).zip(bytes.as_flattened()) {
-            digits.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        for (digits, half) in id.chunks_exact_mut(16).zip(halves) {
+            digits[..8].copy_from_slice(&eight_digits(half >> 32));
+            digits[8..].copy_from_slice(&eight_digits(half & 0xffff_ffff));
         }
         id
     }
 }
 
-const fn digit(value: u8) -> u8 {
-    if value < 10 { b'0' + value } else { b'a' + value - 10 }
+/// Returns the eight hexadecimal digits of a number below 2^32, all at once: one by one they take
+/// 150 instructions more for each id.
+const fn eight_digits(number: u64) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // Each half byte moves to a byte of its own.
+    let spread = (number | number << 16) & 0x0000_ffff_0000_ffff;
+    let spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
+    let halves = (spread | spread << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    // 1 in each byte of a letter: 6 more than a letter's value reaches 16.
+    let letters = (halves + 6 * ONES) >> 4 & ONES;
+    (halves + b'0' as u64 * ONES + letters * (b'a' - 10 - b'0') as u64).to_be_bytes()
 }
 
 /// The maximum length of an id that is taken from a client, characters.
@@ -78,6 +87,14 @@ mod tests {
         assert_eq!(ids.len(), 2000);
         assert!(ids.iter().flatten().all(u8::is_ascii_hexdigit));
         assert_eq!(ids.iter().filter(|id| id.iter().any(u8::is_ascii_uppercase)).count(), 0);
+    }
+
+    /// The digits are those of the standard library.
+    #[test]
+    fn digits_are_hexadecimal() {
+        for number in [0, 9, 10, 15, 0x0123_4567, 0x89ab_cdef, 0xffff_ffff, 0x1000_0000] {
+            assert_eq!(eight_digits(number), format!("{number:08x}").as_bytes());
+        }
     }
 
     /// An id is taken if the client may choose it and it is valid; row by row.

@@ -188,6 +188,8 @@ impl Ending {
 pub(crate) struct Records {
     records: Vec<Record>,
     texts: Vec<u8>,
+    /// The bytes in use.
+    bytes: usize,
 }
 
 impl Records {
@@ -196,6 +198,7 @@ impl Records {
         debug_assert_eq!(record.lengths.iter().sum::<u32>() as usize, texts.len());
         self.records.push(*record);
         self.texts.extend_from_slice(texts);
+        self.bytes += size_of::<Record>() + texts.len();
     }
 
     /// Returns the number of records.
@@ -209,13 +212,14 @@ impl Records {
 
     /// Returns the bytes in use.
     pub(crate) const fn bytes(&self) -> usize {
-        self.records.len() * size_of::<Record>() + self.texts.len()
+        self.bytes
     }
 
     /// Drops all records; the memory stays.
     pub(crate) fn clear(&mut self) {
         self.records.clear();
         self.texts.clear();
+        self.bytes = 0;
     }
 
     /// Returns each record with its texts.

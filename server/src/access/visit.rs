@@ -79,8 +79,6 @@ impl Visit {
         self.record.received = head.len as u64;
         self.record.version = Some(head.version);
         self.record.head = Span::of(now.since(self.record.started));
-        self.push(Text::Method, head.method.as_bytes());
-        self.push(Text::Target, &self.shown(head.target));
         let (mut referer, mut agent, mut trace, mut id) = (&[][..], &[][..], &[][..], &[][..]);
         for (name, known, value) in head.fields.iter() {
             if known != Name::Other {
@@ -95,14 +93,16 @@ impl Visit {
             };
             *kept = value;
         }
-        if ids.takes(id, is_trusted) {
-            self.push(Text::RequestId, id);
+        let made;
+        let id = if ids.takes(id, is_trusted) {
+            id
         } else {
-            self.push(Text::RequestId, &ids.make());
-        }
-        self.push(Text::TraceParent, trace);
-        self.push(Text::Referer, &self.shown(referer));
-        self.push(Text::UserAgent, agent);
+            made = ids.make();
+            &made
+        };
+        // In the order of `Text`.
+        let (target, referer) = (self.shown(head.target), self.shown(referer));
+        self.begin_texts([head.method.as_bytes(), &target, b"", id, trace, &referer, agent]);
     }
 
     /// Takes the bytes of a head that is incomplete or invalid: the first two words of its first line
@@ -267,6 +267,16 @@ impl Visit {
         without_user(target.split(|byte| *byte == b'?').next().unwrap_or_default())
     }
 
+    /// Sets the first texts, before any other is set.
+    fn begin_texts<const N: usize>(&mut self, texts: [&[u8]; N]) {
+        debug_assert!(self.texts.is_empty(), "a head comes first, and once");
+        self.texts.reserve(texts.iter().map(|text| text.len()).sum::<usize>() + LATER_TEXTS);
+        for (text, length) in texts.into_iter().zip(&mut self.record.lengths) {
+            self.texts.extend_from_slice(text);
+            *length = text.len() as u32;
+        }
+    }
+
     /// Sets one of the texts. Texts are mostly set in their order, so that this one is appended.
     fn push(&mut self, text: Text, bytes: &[u8]) {
         let Range { start: begin, end } = self.range(text);
@@ -313,7 +323,7 @@ impl Ending {
 
 /// Masks `user:password` of `http://user:password@host`, as in the program's log.
 fn without_user(target: &[u8]) -> Cow<'_, [u8]> {
-    if target.first() == Some(&b'/') {
+    if matches!(target, [] | [b'/', ..]) {
         return Cow::Borrowed(target);
     }
     let end_from = |begin: usize| {
@@ -332,7 +342,9 @@ fn without_user(target: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The largest memory of texts that is reused, bytes; usual requests need less than a tenth.
-const TEXTS_KEPT_MAX: usize = 4096;
+/// Room for the texts after the head's, bytes: usual names of a backend and an error.
+const LATER_TEXTS: usize = 32;
+/// The largest memory of texts that is reused, bytes; usual requests need less than a third.
+const TEXTS_KEPT_MAX: usize = 1024;
 /// The maximum number of bytes of an invalid request line that are recorded.
 const FRAGMENT_MAX: usize = 1024;

@@ -138,6 +138,13 @@ impl Edge {
         self.access.as_ref().map_or(usize::MAX, AccessLog::records_max)
     }
 
+    /// Passes the waiting records of the access log on.
+    pub(crate) fn pass_records(&mut self, now: Instant, proxy: &mut Proxy) {
+        if let Some(access) = &mut self.access {
+            access.flush(now, proxy);
+        }
+    }
+
     /// The number of losses and failed writes of the logs so far. When it has changed,
     /// [`handle_turn`](Self::handle_turn) is due.
     #[inline]

@@ -1,6 +1,7 @@
 //! Carries out the proxy's effects (its actions and its output) after each step of a turn.
 use super::Reactor;
 use super::socket::{Socket, connect_failure};
+use crate::edge::access::BLOCK_BYTES;
 use crate::proxy::Action;
 
 impl Reactor {
@@ -20,13 +21,16 @@ impl Reactor {
                 self.act_all();
             }
             let Some(conn) = self.proxy.poll_dirty() else {
-                return;
+                break;
             };
             // The write may have ended back-pressure, and edge-triggered polling reports no second
             // edge for bytes that are already there.
             if self.write(conn) {
                 self.queue(conn);
             }
+        }
+        if self.proxy.access_waiting() >= BLOCK_BYTES {
+            self.pass_records();
         }
     }
 

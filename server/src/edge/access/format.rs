@@ -6,14 +6,14 @@
 //! combined format quotes, backslashes and everything but visible ASCII appear as `\xHH`, as nginx
 //! writes them.
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
 use intelliproxy_core::Instant;
 
+use super::part::Part;
 use crate::access::{Record, Records, Span, Text, Texts};
 use crate::config::AccessLogFormat;
-use crate::digits::{last_digit, put_number};
 use crate::edge::json;
 use crate::http::head::Version;
 use crate::utc::Utc;
@@ -25,11 +25,22 @@ pub(super) struct Formatter {
     /// The second of the last line; `date` is its text.
     second: u64,
     date: Vec<u8>,
+    /// The address of the last line; `client` is its text. Clients mostly come from few addresses.
+    ip: IpAddr,
+    client: Vec<u8>,
+    part: Part,
 }
 
 impl Formatter {
-    pub(super) const fn new(format: AccessLogFormat) -> Self {
-        Self { format, second: u64::MAX, date: Vec::new() }
+    pub(super) fn new(format: AccessLogFormat) -> Self {
+        Self {
+            format,
+            second: u64::MAX,
+            date: Vec::new(),
+            ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            client: b"0.0.0.0".to_vec(),
+            part: Part::new(),
+        }
     }
 
     /// Appends a line for each record. `now` and `time_of_day` are the same moment.
@@ -43,96 +54,120 @@ impl Formatter {
         let since = time_of_day.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         for (record, texts) in records.iter() {
             let at = since.saturating_sub(now.since(record.started));
+            self.note_client(record.client.ip());
             match self.format {
                 AccessLogFormat::Json => self.json(at, record, &texts, out),
                 AccessLogFormat::Combined => self.combined(at, record, &texts, out),
             }
-            out.push(b'\n');
         }
     }
 
     fn json(&mut self, at: Duration, record: &Record, texts: &Texts<'_>, out: &mut Vec<u8>) {
         self.date_of(at.as_secs(), |date, utc| {
             let Utc { year, month, day, hour, minute, second } = utc;
-            put(
-                date,
-                format_args!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}."),
-            );
+            let time =
+                format_args!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.");
+            put(date, format_args!("{{\"time\":\"{time}"));
         });
-        out.extend_from_slice(b"{\"time\":\"");
         out.extend_from_slice(&self.date);
-        put_thousandths(out, u64::from(at.subsec_millis()));
-        out.extend_from_slice(b"Z\",\"client\":\"");
-        put_ip(out, record.client.ip());
-        out.extend_from_slice(b"\",\"port\":");
-        put_whole(out, Some(u64::from(record.client.port())).filter(|port| *port != 0));
-        put_text(out, ",\"requestId\":", texts.get(Text::RequestId));
-        put_text(out, ",\"traceparent\":", texts.get(Text::TraceParent));
-        put_text(out, ",\"method\":", texts.get(Text::Method));
-        put_text(out, ",\"target\":", texts.get(Text::Target));
-        put_text(out, ",\"version\":", version(record, texts));
-        out.extend_from_slice(b",\"status\":");
-        put_whole(out, (record.status > 0).then_some(u64::from(record.status)));
-        out.extend_from_slice(b",\"received\":");
-        put_number(out, record.received);
-        out.extend_from_slice(b",\"sent\":");
-        put_number(out, record.sent);
-        put_span(out, ",\"headMs\":", record.head);
-        put_span(out, ",\"queueMs\":", record.queue);
-        put_span(out, ",\"connectMs\":", record.connect);
-        put_span(out, ",\"backendMs\":", record.backend);
-        put_span(out, ",\"firstByteMs\":", record.first_byte);
-        put_span(out, ",\"totalMs\":", record.total);
-        put_text(out, ",\"backend\":", texts.get(Text::Backend));
-        out.extend_from_slice(b",\"tries\":");
-        put_number(out, u64::from(record.tries));
-        put_text(out, ",\"why\":", record.why.word().unwrap_or_default().as_bytes());
-        put_text(out, ",\"end\":", record.ending.word().as_bytes());
-        put_text(out, ",\"error\":", texts.get(Text::Error));
-        put_text(out, ",\"referer\":", texts.get(Text::Referer));
-        put_text(out, ",\"userAgent\":", texts.get(Text::UserAgent));
-        out.push(b'}');
+        let part = &mut self.part;
+        part.clear();
+        part.thousandths(u64::from(at.subsec_millis()));
+        part.word(b"Z\",\"client\":\"");
+        out.extend_from_slice(part.bytes());
+        out.extend_from_slice(&self.client);
+        part.clear();
+        part.word(b"\",\"port\":");
+        put_whole(part, Some(u64::from(record.client.port())).filter(|port| *port != 0));
+        out.extend_from_slice(part.bytes());
+        put_text(out, b",\"requestId\":", texts.get(Text::RequestId));
+        put_text(out, b",\"traceparent\":", texts.get(Text::TraceParent));
+        put_text(out, b",\"method\":", texts.get(Text::Method));
+        put_text(out, b",\"target\":", texts.get(Text::Target));
+        part.clear();
+        match record.version {
+            Some(version) => {
+                part.word(b",\"version\":\"");
+                part.word(name_of(version));
+                part.word(b"\",\"status\":");
+            }
+            None => {
+                put_text(out, b",\"version\":", texts.get(Text::Version));
+                part.word(b",\"status\":");
+            }
+        }
+        put_whole(part, (record.status > 0).then_some(u64::from(record.status)));
+        part.word(b",\"received\":");
+        part.number(record.received);
+        part.word(b",\"sent\":");
+        part.number(record.sent);
+        put_span(part, b",\"headMs\":", record.head);
+        put_span(part, b",\"queueMs\":", record.queue);
+        put_span(part, b",\"connectMs\":", record.connect);
+        put_span(part, b",\"backendMs\":", record.backend);
+        put_span(part, b",\"firstByteMs\":", record.first_byte);
+        put_span(part, b",\"totalMs\":", record.total);
+        out.extend_from_slice(part.bytes());
+        put_text(out, b",\"backend\":", texts.get(Text::Backend));
+        part.clear();
+        part.word(b",\"tries\":");
+        part.number(u64::from(record.tries));
+        out.extend_from_slice(part.bytes());
+        put_word(out, b",\"why\":", record.why.word().unwrap_or_default());
+        put_word(out, b",\"end\":", record.ending.word());
+        put_text(out, b",\"error\":", texts.get(Text::Error));
+        put_text(out, b",\"referer\":", texts.get(Text::Referer));
+        put_text(out, b",\"userAgent\":", texts.get(Text::UserAgent));
+        out.extend_from_slice(b"}\n");
     }
 
     fn combined(&mut self, at: Duration, record: &Record, texts: &Texts<'_>, out: &mut Vec<u8>) {
         self.date_of(at.as_secs(), |date, utc| {
             let Utc { year, month, day, hour, minute, second } = utc;
             let month = MONTHS.get(month as usize - 1).unwrap_or(&"Jan");
-            put(
-                date,
-                format_args!("{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000"),
-            );
+            let time = format_args!("{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02}");
+            put(date, format_args!(" - - [{time} +0000] \""));
         });
-        put_ip(out, record.client.ip());
-        out.extend_from_slice(b" - - [");
+        out.extend_from_slice(&self.client);
         out.extend_from_slice(&self.date);
-        out.extend_from_slice(b"] \"");
+        let part = &mut self.part;
+        part.clear();
         let (method, target) = (texts.get(Text::Method), texts.get(Text::Target));
         if method.is_empty() {
-            out.push(b'-');
+            part.word(b"-");
         } else {
             put_escaped(out, method);
             out.push(b' ');
             put_escaped(out, target);
-            let version = version(record, texts);
-            if !version.is_empty() {
-                out.push(b' ');
-                put_escaped(out, version);
+            match (record.version, texts.get(Text::Version)) {
+                (Some(version), _) => {
+                    part.word(b" ");
+                    part.word(name_of(version));
+                }
+                (None, []) => {}
+                (None, version) => {
+                    out.push(b' ');
+                    put_escaped(out, version);
+                }
             }
         }
-        out.extend_from_slice(b"\" ");
+        part.word(b"\" ");
         // nginx writes 000 for a client that got no response.
-        put_thousandths(out, u64::from(record.status));
-        out.push(b' ');
-        put_number(out, record.sent.saturating_sub(record.heads));
+        part.thousandths(u64::from(record.status));
+        part.word(b" ");
+        part.number(record.sent.saturating_sub(record.heads));
+        out.extend_from_slice(part.bytes());
         for text in [Text::Referer, Text::UserAgent] {
-            out.extend_from_slice(b" \"");
             match texts.get(text) {
-                [] => out.push(b'-'),
-                value => put_escaped(out, value),
+                [] => out.extend_from_slice(b" \"-\""),
+                value => {
+                    out.extend_from_slice(b" \"");
+                    put_escaped(out, value);
+                    out.push(b'"');
+                }
             }
-            out.push(b'"');
         }
+        out.push(b'\n');
     }
 
     /// Formats `second` by `write`, unless the last line had the same second.
@@ -143,65 +178,70 @@ impl Formatter {
             write(&mut self.date, Utc::from_seconds(second));
         }
     }
+
+    /// Formats an address, unless the last line had the same one. An IPv4-mapped IPv6 address is
+    /// written as IPv4.
+    fn note_client(&mut self, ip: IpAddr) {
+        if self.ip != ip {
+            self.ip = ip;
+            self.client.clear();
+            put(&mut self.client, format_args!("{}", ip.to_canonical()));
+        }
+    }
 }
 
-/// Returns the version that the client sent; empty if it sent none.
-fn version<'r>(record: &Record, texts: &Texts<'r>) -> &'r [u8] {
-    match record.version {
-        Some(Version::Http10) => b"HTTP/1.0",
-        Some(Version::Http11) => b"HTTP/1.1",
-        None => texts.get(Text::Version),
+const fn name_of(version: Version) -> &'static [u8; 8] {
+    match version {
+        Version::Http10 => b"HTTP/1.0",
+        Version::Http11 => b"HTTP/1.1",
     }
 }
 
 /// Appends formatted text. Used only for rare parts, because it costs a microsecond a line.
+#[cold]
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
-/// Appends an address. An IPv4-mapped IPv6 address is written as IPv4.
-fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            for (index, octet) in ip.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
-                }
-                put_number(out, u64::from(octet));
-            }
-        }
-        IpAddr::V6(ip) => put(out, format_args!("{ip}")),
-    }
-}
-
-/// Appends a number below 1000 with three digits.
-fn put_thousandths(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(&[number / 100, number / 10, number].map(last_digit));
-}
-
-fn put_whole(out: &mut Vec<u8>, number: Option<u64>) {
+fn put_whole(part: &mut Part, number: Option<u64>) {
     match number {
-        Some(number) => put_number(out, number),
-        None => out.extend_from_slice(b"null"),
+        Some(number) => part.number(number),
+        None => part.word(b"null"),
     }
 }
 
-/// Appends a member that is a time in milliseconds with three decimals.
-fn put_span(out: &mut Vec<u8>, name: &str, span: Span) {
-    out.extend_from_slice(name.as_bytes());
-    let Some(nanos) = span.nanos() else { return out.extend_from_slice(b"null") };
+/// Adds a member that is a time in milliseconds with three decimals.
+#[inline]
+fn put_span<const N: usize>(part: &mut Part, name: &[u8; N], span: Span) {
+    part.word(name);
+    let Some(nanos) = span.nanos() else { return part.word(b"null") };
     let micros = nanos / 1000;
-    put_number(out, micros / 1000);
-    out.push(b'.');
-    put_thousandths(out, micros % 1000);
+    part.number(micros / 1000);
+    part.word(b".");
+    part.thousandths(micros % 1000);
 }
 
 /// Appends a member whose value is a text; null if it is empty.
-fn put_text(out: &mut Vec<u8>, name: &str, text: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
+#[inline]
+fn put_text<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], text: &[u8]) {
+    out.extend_from_slice(name);
     match text {
         [] => out.extend_from_slice(b"null"),
         text => json::put_string(out, text),
+    }
+}
+
+/// Appends a member whose value is a word of the log's own; null if it is empty.
+#[inline]
+fn put_word<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], word: &str) {
+    out.extend_from_slice(name);
+    match word {
+        "" => out.extend_from_slice(b"null"),
+        word => {
+            out.push(b'"');
+            out.extend_from_slice(word.as_bytes());
+            out.push(b'"');
+        }
     }
 }
 
