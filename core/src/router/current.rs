@@ -40,18 +40,22 @@ impl Router {
     #[inline]
     pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> Chosen {
         let current = if self.current == Some(best) { best } else { self.judge(now, best) };
-        let Some(facts) = self.table.get(current) else { return (best, 0, RouteReason::Current) };
-        let is_full = facts.access() == Access::Full;
-        let turned_away = facts.turned_away();
+        let Some(row) = self.table.row(current) else { return (best, 0, RouteReason::Current) };
+        let is_full = row.access == Access::Full;
         // A single backend has no other to spill over to. The check saves a call for each request.
         let spills = self.gate.spills() && self.order.len() > 1;
-        if !(is_full || spills && self.policy.is_full(current, turned_away)) {
+        if !(is_full || spills && self.has_no_room(current)) {
             return (current, 0, RouteReason::Current);
         }
         let (to, token) = if spills { self.spill(now, current) } else { (current, 0) };
         let (to, token) = if self.is_full(to) { (best, 0) } else { (to, token) };
         let is_past = self.current != Some(to);
         (to, token, if is_past { RouteReason::Spill } else { RouteReason::Current })
+    }
+
+    /// Whether the policy counts a backend as full.
+    fn has_no_room(&self, id: BackendId) -> bool {
+        self.table.get(id).is_some_and(|facts| self.policy.is_full(id, facts.turned_away()))
     }
 
     fn judge(&mut self, now: Instant, best: BackendId) -> BackendId {

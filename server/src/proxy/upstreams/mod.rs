@@ -108,8 +108,9 @@ impl Upstreams {
         self.router.handle_timeout(now);
     }
 
-    /// Chooses a backend for a request.
-    #[inline]
+    /// Chooses a backend for a request. As a call of its own it costs 40 instructions more, mostly to
+    /// move the lease.
+    #[inline(always)]
     pub(crate) fn route(
         &mut self,
         now: Instant,
@@ -187,7 +188,7 @@ impl Upstreams {
 
     /// Keeps an idle connection to `backend`, made by `attempt`. Returns false if the backend has
     /// moved or is in maintenance, or if there are `most` already.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn keep_idle(
         &mut self,
         backend: BackendId,
