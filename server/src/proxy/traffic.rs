@@ -154,10 +154,7 @@ impl Proxy {
     /// Handles that a connection accepted the first `count` bytes of
     /// [`write_ready`](Self::write_ready).
     pub fn handle_written(&mut self, now: Instant, conn: ConnId, count: usize) {
-        let mut entry = match self.table.get_mut(conn) {
-            Some(entry) => entry,
-            None => return,
-        };
+        let Some(mut entry) = self.table.get_mut(conn) else { return };
         let (mut id, mut side) = (conn, Side::Client);
         match &mut entry.conn {
             Conn::Client(_) => {}
